@@ -202,7 +202,7 @@ impl WrittenRecord {
 
     /// Returns the event, with `payload` if that came from a file.
     pub(crate) fn into_record(self, payload: Option<String>) -> Result<RecordedEvent, BoxError> {
-        let stream = StreamId::parse(&self.aggregate_type, &self.aggregate_id)?;
+        let stream = StreamId::parse(&self.aggregate_type, &self.aggregate_id)?.with_tenant_id(self.tenant_id);
         let event_type = Name::new("event type", &self.event_type)?;
         let occurred_at = to_utc("occurred_at", self.occurred_at)?;
         let recorded_at = self.recorded_at.map(|time| to_utc("recorded_at", time)).transpose()?;
@@ -215,7 +215,6 @@ impl WrittenRecord {
             .with_sealed_fields(self.has_sealed_fields)
             .with_correlation_id(self.correlation_id)
             .with_causation_id(self.causation_id)
-            .with_tenant_id(self.tenant_id)
             .with_actor_id(self.actor_id);
         if let Some(attributes) = self.metadata {
             metadata = metadata.with_attributes(Attributes::parse(attributes.get())?);

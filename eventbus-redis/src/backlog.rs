@@ -90,10 +90,7 @@ pub(crate) async fn fill(
         return Ok(FillOutcome::Moved); // the number of partitions was changed
     };
     let is_here = |event: &&RecordedEvent| {
-        parts.len() == 1 || {
-            let id = event.metadata().aggregate_id().as_str();
-            partition_of(id, bus.config().partitions) as usize == fill.part
-        }
+        parts.len() == 1 || partition_of(event.metadata().stream(), bus.config().partitions) as usize == fill.part
     };
     let event_type = fill.event_type.as_ref().map_or("", Name::as_str);
     let store = fill.store.to_string();

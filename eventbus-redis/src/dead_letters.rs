@@ -8,6 +8,7 @@ use eventbus::{
     support::PAGE_BYTES,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
 
 use crate::{
     RedisCommandError,
@@ -19,6 +20,7 @@ use crate::{
     inner::BusInner,
     keys::field,
     partition::layout,
+    partition_hash::partition_of_parts,
     reply::Entry,
     script, wire,
 };
@@ -174,7 +176,7 @@ async fn replay_to_partitions(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>
             replies.push(0);
             continue;
         };
-        let part = bus.partition_for(dead_letter.aggregate_id.as_deref().unwrap_or_default());
+        let part = partition_for(bus, &dead_letter);
         let mut replay = script::dead_letters::REPLAY_TO_PARTITION.prepare_invoke();
         replay.key(part.stream()).key(bus.config().dlq_stream_name()).arg(id);
         layout::add_layout_arguments(bus, &mut replay);
@@ -182,6 +184,17 @@ async fn replay_to_partitions(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>
         replies.extend(reply.map_err(|error| dead_letter_error(bus, bus.command_error(error)))?);
     }
     Ok(replies)
+}
+
+fn partition_for<'b>(bus: &'b BusInner, dead_letter: &DeadLetter) -> &'b BusInner {
+    if let Some(record) = &dead_letter.record {
+        return bus.partition_for(record.metadata().stream());
+    }
+    // not decodable: by the fields beside its payload
+    let tenant_id = dead_letter.fields.iter().find(|(name, _)| name == field::TENANT_ID);
+    let tenant_id = tenant_id.and_then(|(_, text)| Uuid::try_parse(text).ok());
+    let aggregate_id = dead_letter.aggregate_id.as_deref().unwrap_or_default();
+    bus.partition(partition_of_parts(tenant_id, aggregate_id, bus.config().partitions))
 }
 
 async fn discard_ids(bus: &BusInner, ids: &[String]) -> Result<u64, DeadLetterError> {

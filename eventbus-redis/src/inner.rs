@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use eventbus::{
-    BoxError, Name,
+    BoxError, Name, StreamId,
     delivery::{BusCounters, Consuming, RunLock, Subscribers},
     port::ConsumeError,
 };
@@ -188,9 +188,13 @@ impl BusInner {
     }
 
     /// Returns the partition that carries the events of an aggregate; this bus if there is one stream.
-    pub(crate) fn partition_for(&self, aggregate_id: &str) -> &Self {
-        let number = partition_of(aggregate_id, self.config.partitions) as usize;
-        self.partitions.get(number).map_or(self, |part| part)
+    pub(crate) fn partition_for(&self, aggregate: &StreamId) -> &Self {
+        self.partition(partition_of(aggregate, self.config.partitions))
+    }
+
+    /// Returns the partition with a number; this bus if there is one stream.
+    pub(crate) fn partition(&self, number: u32) -> &Self {
+        self.partitions.get(number as usize).map_or(self, |part| part)
     }
 
     /// Returns the bus state for reading the backlog of a group. With partitions one consumer at a time owns all of it,

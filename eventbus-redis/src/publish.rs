@@ -121,7 +121,7 @@ fn publish_script(
     let mut adding = script::relay::PUBLISH.prepare_invoke();
     let mut numbers = HashMap::new();
     for (event, fields) in events.iter().zip(entries) {
-        let part = bus.partition_for(event.metadata().aggregate_id().as_str());
+        let part = bus.partition_for(event.metadata().stream());
         let next = numbers.len() + 1;
         let number = *numbers.entry(part.stream()).or_insert_with(|| {
             adding.key(part.stream());

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use common::{
     config, said,
-    seen::{command, event},
+    seen::{command, event, order},
 };
 use eventbus::port::{EventBus, MessageId, PublishError};
 use eventbus_redis::{PartitionCountMismatch, RedisConnectError, RedisEventBus, RedisEventBusConfig};
@@ -45,7 +45,7 @@ async fn each_event_is_in_the_stream_of_its_aggregate_and_the_ids_are_in_the_ord
     for number in 0..4 {
         let stream = format!("{}:{number}", bus.config().stream_name());
         for (id, aggregate) in entries(&bus, &stream).await {
-            assert_eq!(bus.config().stream_of(&aggregate), stream);
+            assert_eq!(bus.config().stream_of(&order(&aggregate)), stream);
             found.insert(place(&MessageId::new(id)), aggregate);
         }
     }
@@ -131,7 +131,7 @@ async fn a_lost_layout_is_recorded_again_and_ids_go_on() {
     let layout = format!("{}:layout", bus.config().stream_name());
     let before = bus.publish(&[event("a")]).await.unwrap();
     // the clock of the layout was far ahead
-    let stream = bus.config().stream_of("a");
+    let stream = bus.config().stream_of(&order("a"));
     let _: String = command(&bus, "XADD", &[&stream, "99999999999999-7", "none", "none"]).await;
     let _: u64 = command(&bus, "DEL", &[&layout]).await;
     let after = bus.publish(&[event("b"), event("a")]).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_lost_layout_is_recorded_again_and_ids_go_on() {
 async fn an_id_that_is_taken_is_passed_over() {
     let bus = RedisEventBus::connect(partitioned(4)).await.unwrap();
     bus.publish(&[event("a")]).await.unwrap();
-    let stream = bus.config().stream_of("a");
+    let stream = bus.config().stream_of(&order("a"));
     let _: String = command(&bus, "XADD", &[&stream, "99999999999999-7", "none", "none"]).await;
     let ids = bus.publish(&[event("a")]).await.unwrap();
     assert_eq!(place(&ids[0]), (99_999_999_999_999, 8));

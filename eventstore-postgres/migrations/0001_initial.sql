@@ -6,39 +6,51 @@
 -- 2^44 - 1 is the largest position that fits into the key of the feed's advisory locks.
 CREATE SEQUENCE IF NOT EXISTS {schema}.events_position_seq AS bigint MAXVALUE 17592186044415 CACHE 1 NO CYCLE;
 
--- The row of a stream is what its writers lock; 90 % keeps its updates on the same page.
+-- Names streams in `events` by 8 bytes. Numbers are skipped, never used twice, and their order means nothing.
+CREATE SEQUENCE IF NOT EXISTS {schema}.streams_stream_no_seq AS bigint NO CYCLE;
+
+-- The row of a stream is what its writers lock: the version in it makes the versions of its events unique. 90 % keeps its
+-- updates on the same page.
 CREATE TABLE IF NOT EXISTS {schema}.streams (
+    stream_no      bigint           NOT NULL DEFAULT nextval('{schema}.streams_stream_no_seq'),
+    version        bigint           NOT NULL,           -- of its last event
+    recorded_at    timestamptz      NOT NULL,           -- of its last event: the next one is not recorded earlier
+    tenant_id      uuid             NOT NULL,           -- the nil UUID is no tenant
+    kind           smallint         NOT NULL DEFAULT 0, -- 0: a stream; reserved: 1 a unique value, 2 a tag
     aggregate_id   text COLLATE "C" NOT NULL,
     aggregate_type text COLLATE "C" NOT NULL,
-    version        bigint           NOT NULL,
-    CONSTRAINT streams_pkey PRIMARY KEY (aggregate_id, aggregate_type)
+    CONSTRAINT streams_pkey PRIMARY KEY (stream_no),
+    CONSTRAINT streams_identity_key UNIQUE (aggregate_id, aggregate_type, tenant_id, kind)
 ) WITH (fillfactor = 90);
 
+ALTER SEQUENCE {schema}.streams_stream_no_seq OWNED BY {schema}.streams.stream_no;
+
+-- No statement depends on a key that spans all events: the table can be partitioned by ranges of positions, each
+-- partition with these three keys.
+--
 -- Payloads are JSON texts and stay so: `json`, not `jsonb`, keeps the bytes as given, and no payload is ever binary.
 --
 -- Fixed-width columns first, so that nothing is padded; optional columns last, where a null costs a bit.
 CREATE TABLE IF NOT EXISTS {schema}.events (
     position             bigint           NOT NULL, -- drawn in the append statement, never by a default
+    stream_no            bigint           NOT NULL,
     version              bigint           NOT NULL,
     occurred_at          timestamptz      NOT NULL,
-    recorded_at          timestamptz      NOT NULL DEFAULT now(),
+    recorded_at          timestamptz      NOT NULL, -- never decreases along a stream
     event_id             uuid             NOT NULL,
     correlation_id       uuid             NOT NULL,
     schema_version       integer          NOT NULL,
     has_sealed_fields    boolean          NOT NULL DEFAULT false, -- reserved: fields of the payload are encrypted
-    aggregate_id         text COLLATE "C" NOT NULL,
-    aggregate_type       text COLLATE "C" NOT NULL,
     event_type           text COLLATE "C" NOT NULL,
     payload              json             NOT NULL, -- the event's own fields
     causation_id         uuid,
-    tenant_id            uuid,
     actor_id             text,
     attributes           json,                      -- null when nothing is attached
     original_recorded_at timestamptz,               -- of an imported event: when the store it comes from recorded it
     tags                 text[],                    -- reserved: what a decision reads beside streams
     CONSTRAINT events_pkey PRIMARY KEY (position),
-    CONSTRAINT events_stream_key UNIQUE (aggregate_id, aggregate_type, version),
-    CONSTRAINT events_event_id_key UNIQUE (event_id)
+    CONSTRAINT events_stream_key UNIQUE (stream_no, version),
+    CONSTRAINT events_event_id_key UNIQUE (event_id, stream_no)
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_freeze_min_age = 0);
 
 ALTER SEQUENCE {schema}.events_position_seq OWNED BY {schema}.events.position;

@@ -1,22 +1,33 @@
 //! The parameters of append statements: new events, one array per column.
 
 use eventbus::{ExpectedVersion, NewEvent, StreamId, Version};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::pool::Query;
 
 /// Binds the parameters of an append to one stream, in the order of `append.sql`.
 pub(crate) fn bind_claim<'q>(
     query: Query<'q>,
-    stream: &StreamId,
+    stream: &'q StreamId,
     expected: ExpectedVersion,
     events: &(impl Iterator<Item = &'q NewEvent> + Clone),
 ) -> Query<'q> {
-    let query = query.bind(stream.aggregate_id().as_str()).bind(stream.aggregate_type().as_str());
-    let query = bind_events(query, events);
+    let query = bind_events(bind_stream(query, stream), events);
     match expected {
         ExpectedVersion::Exact(version) if version > Version::NONE => query.bind(version.as_i64()),
         _ => query,
     }
+}
+
+/// Binds the identity of a stream as the first parameters, in the order of `is_stream.sql`.
+pub(crate) fn bind_stream<'q>(query: Query<'q>, stream: &'q StreamId) -> Query<'q> {
+    query.bind(stream.aggregate_id().as_str()).bind(stream.aggregate_type().as_str()).bind(tenant_column(stream))
+}
+
+/// The tenant of a stream as its column: the nil UUID for none.
+pub(crate) fn tenant_column(stream: &StreamId) -> Uuid {
+    stream.tenant_id().unwrap_or_default()
 }
 
 /// Binds the ten arrays of events, which `check_append` has passed.
@@ -29,12 +40,12 @@ pub(crate) fn bind_events<'q>(query: Query<'q>, events: &(impl Iterator<Item = &
         .bind(column(events, NewEvent::payload))
         .bind(column(events, NewEvent::correlation_id))
         .bind(column(events, |event| event.context().causation_id))
-        .bind(column(events, |event| event.context().tenant_id))
         .bind(column(events, |event| event.context().actor_id.as_deref()))
         .bind(column(events, |event| {
             let attributes = &event.context().attributes;
             (!attributes.is_empty()).then(|| attributes.as_json())
         }))
+        .bind(column(events, |_| None::<OffsetDateTime>))
 }
 
 fn column<'e, T>(events: &(impl Iterator<Item = &'e NewEvent> + Clone), value: impl Fn(&'e NewEvent) -> T) -> Vec<T> {

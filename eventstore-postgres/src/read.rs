@@ -2,14 +2,15 @@
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, RecordedEvent, StreamId, Version,
+    BoxError, StreamId, Version,
     port::{Direction, ReadError, ReadStream, RecordStream},
-    support::{Page, paged},
+    support::{Page, StreamCursor, missing_event_error, paged},
 };
 use sqlx::Row as _;
 
 use crate::{
-    record::{PAGE_EVENTS_MAX, decode_page},
+    columns::bind_stream,
+    record::{PAGE_EVENTS_MAX, decode_stream_page},
     store::PgEventStore,
     store_inner::StoreInner,
 };
@@ -18,16 +19,15 @@ use crate::{
 impl ReadStream for PgEventStore {
     fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
         let stream = stream.clone();
-        paged(from, move |from| {
+        paged(StreamCursor::new(from), move |cursor| {
             let stream = stream.clone();
-            async move { stream_page(self.inner(), &stream, from, direction).await }
+            async move { stream_page(self.inner(), &stream, cursor, direction).await }
         })
     }
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
         let query = self.inner().statements().query(include_str!("sql/stream_version.sql"));
-        let query = query.bind(stream.aggregate_id().as_str()).bind(stream.aggregate_type().as_str());
-        let Some(row) = self.inner().connections().fetch_all(query).await?.pop() else {
+        let Some(row) = self.inner().connections().fetch_all(bind_stream(query, stream)).await?.pop() else {
             return Ok(Version::NONE);
         };
         let corrupt = |source: BoxError| ReadError::corrupt(format!("stream `{stream}`"), source);
@@ -39,26 +39,16 @@ impl ReadStream for PgEventStore {
 pub(crate) async fn stream_page(
     inner: &StoreInner,
     stream: &StreamId,
-    from: Version,
+    cursor: StreamCursor,
     direction: Direction,
-) -> Result<Page<Version>, ReadError> {
+) -> Result<Page<StreamCursor>, ReadError> {
     let query = match direction {
-        Direction::Forward => inner.statements().page(include_str!("sql/read_forward.sql"), "version"),
-        Direction::Backward => inner.statements().page(include_str!("sql/read_backward.sql"), "version DESC"),
+        Direction::Forward => inner.statements().stream_page(include_str!("sql/read_forward.sql"), "version"),
+        Direction::Backward => inner.statements().stream_page(include_str!("sql/read_backward.sql"), "version DESC"),
     };
-    let query = query
-        .bind(stream.aggregate_id().as_str())
-        .bind(stream.aggregate_type().as_str())
-        .bind(from.as_i64())
-        .bind(PAGE_EVENTS_MAX);
+    let query = bind_stream(query, stream).bind(cursor.start().as_i64()).bind(PAGE_EVENTS_MAX);
     let rows = inner.connections().fetch_all(query).await?;
-    let (events, has_more) = decode_page(&rows)?;
-    let next = match events.last().map(RecordedEvent::version) {
-        Some(last) if has_more => match direction {
-            Direction::Forward => Some(last.next()),
-            Direction::Backward => last.get().checked_sub(1).map(Version::new),
-        },
-        _ => None,
-    };
-    Ok((events, next))
+    let (mut events, has_more) = decode_stream_page(&rows, stream)?;
+    let next = cursor.after_page(direction, &mut events, has_more);
+    Ok((events, next.map_err(|missing| missing_event_error(stream, missing))?))
 }

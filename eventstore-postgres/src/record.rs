@@ -13,6 +13,9 @@ use uuid::Uuid;
 /// The most events of a page; fewer if their payloads have more than [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
 pub(crate) const PAGE_EVENTS_MAX: i64 = 1_000;
 
+/// The number of columns of `record.sql`.
+const RECORD_COLUMNS: usize = 14;
+
 /// Midnight of 2000-01-01, from which the server counts, in microseconds since 1970.
 const SERVER_EPOCH: i128 = 946_684_800_000_000;
 
@@ -21,10 +24,19 @@ pub(crate) fn read_position(row: &PgRow, first: usize) -> Result<Option<i64>, sq
     row.try_get(first)
 }
 
-/// Decodes the event in the columns of `record.sql`, the first of which is column `first`.
-pub(crate) fn decode_event(row: &PgRow, first: usize) -> Result<RecordedEvent, ReadError> {
-    let mut columns = RowColumns { row, next: first };
-    columns.event().map_err(|source| {
+/// Decodes the event of `stream` in the columns of `record.sql`, the first of which is column `first`.
+pub(crate) fn decode_event(row: &PgRow, first: usize, stream: &StreamId) -> Result<RecordedEvent, ReadError> {
+    corrupt_at_position(row, first, RowColumns { row, next: first }.event(stream.clone()))
+}
+
+/// Decodes the event in the columns of `record.sql` and those of its stream behind them.
+fn decode_event_and_stream(row: &PgRow) -> Result<RecordedEvent, ReadError> {
+    let stream = RowColumns { row, next: RECORD_COLUMNS }.stream();
+    corrupt_at_position(row, 0, stream.and_then(|stream| RowColumns { row, next: 0 }.event(stream)))
+}
+
+fn corrupt_at_position<T>(row: &PgRow, first: usize, decoded: Result<T, BoxError>) -> Result<T, ReadError> {
+    decoded.map_err(|source| {
         let position = read_position(row, first).ok().flatten();
         ReadError::Corrupt {
             place: position.map_or_else(|| "an unknown position".into(), |position| format!("position {position}")),
@@ -34,9 +46,14 @@ pub(crate) fn decode_event(row: &PgRow, first: usize) -> Result<RecordedEvent, R
     })
 }
 
-/// Decodes the events of a page; `true` if there may be more.
-pub(crate) fn decode_page(rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
-    collect_page(rows.iter().map(|row| decode_event(row, 0)), PAGE_EVENTS_MAX as usize)
+/// Decodes the events of a page of `stream`; `true` if there may be more.
+pub(crate) fn decode_stream_page(rows: &[PgRow], stream: &StreamId) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
+    collect_page(rows.iter().map(|row| decode_event(row, 0, stream)), PAGE_EVENTS_MAX as usize)
+}
+
+/// Decodes the events of a page of the feed; `true` if there may be more.
+pub(crate) fn decode_feed_page(rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
+    collect_page(rows.iter().map(decode_event_and_stream), PAGE_EVENTS_MAX as usize)
 }
 
 /// The columns of a row, taken one after the other in the order of `record.sql`.
@@ -57,7 +74,14 @@ impl<'r> RowColumns<'r> {
         self.row.try_get_unchecked(self.next - 1)
     }
 
-    fn event(&mut self) -> Result<RecordedEvent, BoxError> {
+    fn stream(&mut self) -> Result<StreamId, BoxError> {
+        let aggregate_type: Option<&str> = self.take()?;
+        let aggregate_type = aggregate_type.ok_or("the table of streams has no row with its `stream_no`")?;
+        let stream = StreamId::parse(aggregate_type, self.take()?)?;
+        Ok(stream.with_tenant_id(Some(self.take()?)))
+    }
+
+    fn event(&mut self, stream: StreamId) -> Result<RecordedEvent, BoxError> {
         let position = Position::new(positive_number("position", self.take()?)?);
         let version = Version::new(positive_number("version", self.take()?)?);
         let occurred_at = decode_time(self.take_raw()?)?;
@@ -65,15 +89,12 @@ impl<'r> RowColumns<'r> {
         let correlation_id = self.take()?;
         let schema_version = self.take::<i32>()?;
         let schema_version = u32::try_from(positive_number("schema version", schema_version.into())?)?;
-        let (aggregate_id, aggregate_type) = (self.take::<&str>()?, self.take::<&str>()?);
-        let stream = StreamId::parse(aggregate_type, aggregate_id)?;
         let event_type = Name::new("event type", self.take::<&str>()?)?;
         let payload = self.take_raw::<&str>()?;
         if !is_object(payload) {
             return Err("its payload is not a JSON object".into());
         }
         let causation_id = self.take()?;
-        let tenant_id = self.take()?;
         let actor_id: Option<&str> = self.take()?;
         let attributes = match self.take_raw::<Option<&str>>()? {
             Some(json) => Attributes::parse(json)?,
@@ -86,7 +107,6 @@ impl<'r> RowColumns<'r> {
             .with_position(Some(position))
             .with_correlation_id(correlation_id)
             .with_causation_id(causation_id)
-            .with_tenant_id(tenant_id)
             .with_actor_id(actor_id)
             .with_attributes(attributes);
         Ok(RecordedEvent::new(metadata, payload))

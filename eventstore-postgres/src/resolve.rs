@@ -1,13 +1,13 @@
 //! Resolving appends that were not stored, or are in doubt: the cold path, decided from one snapshot.
 
 use eventbus::{
-    BoxError, EventId, NewEvent, RecordedEvent, Version,
+    BoxError, EventId, NewEvent, RecordedEvent, StreamId, Version,
     port::{Append, AppendError, ReadError},
     support::first_result,
 };
 use sqlx::{Row as _, postgres::PgRow};
 
-use crate::{pool::Query, record, statements::Statements};
+use crate::{columns::tenant_column, pool::Query, record, statements::Statements};
 
 /// The decision about an append, from what one snapshot shows of its events and its stream.
 #[derive(Debug)]
@@ -26,15 +26,17 @@ pub(crate) enum AppendResolution {
 
 /// Returns the statement for the state of the appends; [`decide`] reads its rows.
 pub(crate) fn query<'a>(statements: &Statements, appends: impl Iterator<Item = &'a Append>) -> Query<'a> {
-    let (mut ids, mut aggregate_ids, mut aggregate_types) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ids, mut aggregate_ids, mut aggregate_types, mut tenants) = <(Vec<_>, Vec<_>, Vec<_>, Vec<_>)>::default();
     for Append { stream, events, .. } in appends {
         for event in events {
             ids.push(event.event_id().as_uuid());
             aggregate_ids.push(stream.aggregate_id().as_str());
             aggregate_types.push(stream.aggregate_type().as_str());
+            tenants.push(tenant_column(stream));
         }
     }
-    statements.query(include_str!("sql/resolve.sql")).bind(ids).bind(aggregate_ids).bind(aggregate_types)
+    let query = statements.query(include_str!("sql/resolve.sql"));
+    query.bind(ids).bind(aggregate_ids).bind(aggregate_types).bind(tenants)
 }
 
 /// Decides about each append, from the rows of [`query`].
@@ -49,7 +51,7 @@ pub(crate) fn decide<'a>(
     for append in appends {
         let (own, rest) = rows.split_at_checked(append.events.len()).ok_or("fewer rows than asked for")?;
         rows = rest;
-        all.push(match decode_state(own) {
+        all.push(match decode_state(own, &append.stream) {
             Ok((actual, stored)) => AppendResolution::new(append, actual, stored),
             Err(ReadError::Unavailable(source)) => return Err(source),
             Err(corrupt) => AppendResolution::Corrupt(corrupt),
@@ -59,14 +61,14 @@ pub(crate) fn decide<'a>(
 }
 
 /// Returns the version of the stream, and the events that are stored under one of the append's ids.
-fn decode_state(rows: &[PgRow]) -> Result<(Version, Vec<RecordedEvent>), ReadError> {
+fn decode_state(rows: &[PgRow], stream: &StreamId) -> Result<(Version, Vec<RecordedEvent>), ReadError> {
     let unreadable = |error: sqlx::Error| ReadError::Unavailable(error.into());
     let (mut actual, mut stored) = (Version::NONE, Vec::new());
     for row in rows {
         let version: i64 = row.try_get(0).map_err(unreadable)?;
         actual = Version::new(u64::try_from(version).unwrap_or(0));
         if record::read_position(row, 1).map_err(unreadable)?.is_some() {
-            stored.push(record::decode_event(row, 1)?);
+            stored.push(record::decode_event(row, 1, stream)?);
         }
     }
     Ok((actual, stored))
@@ -88,7 +90,7 @@ impl AppendResolution {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use eventbus::{ExpectedVersion, Name, Position, StreamId};
+    use eventbus::{ExpectedVersion, Name, Position};
 
     fn resolve(expected: ExpectedVersion, actual: u64, is_stored: bool) -> AppendResolution {
         let stream = StreamId::parse("Order", "a").unwrap();

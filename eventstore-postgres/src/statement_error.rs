@@ -113,7 +113,8 @@ impl StatementError {
         let sort = match answer.code() {
             "40001" | "40P01" => Self::TransactionConflict,
             "55P03" => Self::LockTimeout,
-            "23505" if answer.constraint() == Some("events_event_id_key") => Self::DuplicateEventId,
+            // the key of a partition has another name in front
+            "23505" if answer.constraint().is_some_and(|key| key.ends_with("_event_id_key")) => Self::DuplicateEventId,
             "57014" => Self::ServerFailure, // the server's time limit, which the batch may have used up
             code if is_server_sqlstate(code) => Self::ServerFailure,
             code => match code.get(..2) {

@@ -44,12 +44,30 @@ impl Statements {
         sqlx::query(self.get(sql))
     }
 
-    /// Returns the statement that reads a page of `rows`, a text of `sql/`.
-    pub(crate) fn page(&self, rows: &'static str, order: &'static str) -> Query<'static> {
+    /// Returns the statement that reads a page of `rows`, a text of `sql/`, which are events of one stream.
+    pub(crate) fn stream_page(&self, rows: &'static str, order: &'static str) -> Query<'static> {
+        self.page(rows, order, "", "")
+    }
+
+    /// Returns the statement that reads a page of `rows`, a text of `sql/`, with the stream of each event.
+    pub(crate) fn feed_page(&self, rows: &'static str) -> Query<'static> {
+        let stream_columns = ", t.aggregate_type, t.aggregate_id, t.tenant_id";
+        self.page(rows, "position", stream_columns, include_str!("sql/join_streams.sql"))
+    }
+
+    fn page(
+        &self,
+        rows: &'static str,
+        order: &'static str,
+        stream_columns: &'static str,
+        join_streams: &'static str,
+    ) -> Query<'static> {
         sqlx::query(self.get_or_fill(template(rows, order, false), || {
             let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
             without_comments(include_str!("sql/page.sql"))
                 .replace("{rows}", &without_comments(rows))
+                .replace("{stream_columns}", stream_columns)
+                .replace("{join_streams}", &format!("\n{}", without_comments(join_streams)).trim_end())
                 .replace("{order}", order)
                 .replace("{page_bytes}", &PAGE_BYTES.to_string())
                 .replace("{stored_bytes}", &stored_bytes.to_string())
@@ -89,6 +107,8 @@ impl Statements {
         let sql = fill()
             .replace("{record}", include_str!("sql/record.sql").trim())
             .replace("{wanted}", include_str!("sql/wanted.sql").trim())
+            .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())
+            .replace("{is_repeat}", include_str!("sql/is_repeat.sql").trim())
             .replace("{appended_in}", &without_comments(include_str!("sql/appended_in.sql")));
         self.filled.write().entry(template).or_insert(self.schema.statement(&sql)).clone()
     }
@@ -105,6 +125,8 @@ mod tests {
     use std::{sync::Arc, time::Duration};
 
     use eventbus::{Name, NewEvent};
+    use uuid::Uuid;
+
     use sqlx::{AssertSqlSafe, Connection as _, Execute as _, Executor as _, PgConnection, SqlSafeStr as _};
 
     use super::*;
@@ -137,7 +159,8 @@ mod tests {
         let events = [(); 2].map(|()| NewEvent::new(Name::from_static("Deposited"), 1, "{}"));
         let mut connection = connection(&name).await;
         run(&mut connection, &schema.fill_placeholders("SET search_path TO {schema}")).await;
-        let query = sqlx::query(sql).bind(vec!["first", "second"]).bind(vec!["Account"; 2]).bind(vec![-1_i64; 2]);
+        let query = sqlx::query(sql).bind(vec!["first", "second"]).bind(vec!["Account"; 2]);
+        let query = query.bind(vec![Uuid::nil(); 2]).bind(vec![-1_i64; 2]);
         let query = query.bind(vec![1_i64; 2]).bind(vec![1_i64, 2]).bind(vec![1_i64; 2]);
         Ok(bind_events(query, &events.iter()).fetch_all(&mut connection).await?.len())
     }
@@ -180,7 +203,8 @@ mod tests {
         run(
             &mut watcher,
             &schema.fill_placeholders(
-                "INSERT INTO {schema}.streams (aggregate_id, aggregate_type, version) VALUES ('second', 'Account', 0)",
+                "INSERT INTO {schema}.streams (aggregate_id, aggregate_type, tenant_id, version, recorded_at)
+                 VALUES ('second', 'Account', '00000000-0000-0000-0000-000000000000', 0, now())",
             ),
         )
         .await;

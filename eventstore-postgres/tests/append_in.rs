@@ -113,12 +113,12 @@ async fn what_is_recorded_is_what_is_read() {
 async fn goes_wrong(app: &mut Application, wrong: &str) {
     let (there, mine) = (stream(), stream());
     let known = add(&app.store, &there, 2).await;
-    let known_id = event().with_event_id(known[0].metadata().event_id());
     let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
     let deep = NewEvent::new(Name::from_static("Deposited"), 1, deep);
     let mut transaction = app.connection.begin().await.unwrap();
     run(&mut transaction, "INSERT INTO rows VALUES (1)").await;
     let before = app.store.append_in(&mut transaction, &mine, NoStream, events(1)).await.unwrap();
+    let known_id = event().with_event_id(before[0].metadata().event_id());
     let failed = match wrong {
         "conflict" => app.store.append_in(&mut transaction, &there, NoStream, events(1)).await,
         "id taken" => app.store.append_in(&mut transaction, &mine, Any, vec![event(), known_id]).await,

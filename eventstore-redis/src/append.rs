@@ -17,6 +17,7 @@ use crate::{
     error::{append_error, corrupt_last_entry},
     feed::events_at,
     inner::StoreInner,
+    keys::event_key,
     script::APPEND,
 };
 
@@ -114,15 +115,15 @@ fn append_script(inner: &StoreInner, appends: &[Append], acknowledged: Position)
     script.key(keys.feed()).key(keys.ids()).key(keys.event_types()).arg(acknowledged.get());
     script.arg(entry::micros_of(inner.config().clock.now()).to_string());
     for Append { stream, expected, events } in appends {
-        script.key(keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str()));
+        script.key(keys.stream(stream));
         match expected {
             ExpectedVersion::Any => script.arg("any"),
             ExpectedVersion::NoStream => script.arg("none"),
             ExpectedVersion::StreamExists => script.arg("exists"),
             ExpectedVersion::Exact(version) => script.arg(version.get()),
         };
-        script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
-        write_events(events, inner.known_event_types(), |word| {
+        script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str()).arg(tenant_text(stream));
+        write_events(stream, events, inner.known_event_types(), |word| {
             script.arg(word);
         });
     }
@@ -186,21 +187,29 @@ pub(crate) async fn load_first_result(
 }
 
 /// Adds events to the arguments of a script, in the order in which `take_events` reads them.
-pub(crate) fn write_events(events: &[NewEvent], listed: &ListedEventTypes, mut add: impl FnMut(&[u8])) {
+pub(crate) fn write_events(
+    stream: &StreamId,
+    events: &[NewEvent],
+    listed: &ListedEventTypes,
+    mut add: impl FnMut(&[u8]),
+) {
     add(events.len().to_string().as_bytes());
     for event in events {
-        let tenant = event.context().tenant_id.map(|id| id.to_string()).unwrap_or_default();
-        add(event.event_id().as_uuid().as_bytes());
+        add(&event_key(stream, event.event_id()));
         add(event.event_type().as_bytes());
         let known_prefix = if listed.has(event) { "(" } else { "" };
         add(format!("{known_prefix}{}", event.schema_version()).as_bytes());
-        add(tenant.as_bytes());
         add(event_bytes(event).to_string().as_bytes());
         let mut fields = Vec::with_capacity(24);
         let count = entry::write_fields(event, |part| fields.push(part.to_vec()));
         add(count.to_string().as_bytes());
         fields.iter().for_each(|field| add(field));
     }
+}
+
+/// The tenant of a stream as in the feed: empty for none.
+pub(crate) fn tenant_text(stream: &StreamId) -> String {
+    stream.tenant_id().map(|id| id.to_string()).unwrap_or_default()
 }
 
 fn to_recorded(

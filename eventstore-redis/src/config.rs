@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use eventbus::clock::SharedClock;
+use eventbus::{StreamId, clock::SharedClock};
 use eventbus_redis_core::{
     env_vars::{EnvVars, NotUtf8, process_variable, warn_unknown_variables},
     error::InvalidConfig,
@@ -26,9 +26,11 @@ use serde::Deserialize;
 ///
 /// # Examples
 /// ```
+/// use eventbus::StreamId;
 /// use eventstore_redis::RedisEventStoreConfig;
 /// let config = RedisEventStoreConfig { key_prefix: "shop".into(), ..Default::default() };
-/// assert_eq!(config.stream_key("Order", "12345"), "shop:aggregate:Order:12345");
+/// assert_eq!(config.stream_key(&StreamId::parse("Order", "12345")?), "shop:aggregate:Order:12345");
+/// # Ok::<(), eventbus::event::InvalidName>(())
 /// ```
 #[derive(derive_more::Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -139,11 +141,12 @@ impl RedisEventStoreConfig {
         vars.finish("event store", config)
     }
 
-    /// Returns the key of the stream that holds the events of an aggregate: `aggregate:{type}:{id}` behind the prefix.
-    /// In the type `:` and `%` are written as `%3A` and `%25`, so that two aggregates never share a key.
+    /// Returns the key of the stream that holds the events of an aggregate: behind the prefix `aggregate:{type}:{id}`, for
+    /// an aggregate of a tenant `tenant:{tenant}:aggregate:{type}:{id}`. In the type `:` and `%` are written as `%3A` and
+    /// `%25`, so that two aggregates never share a key.
     #[must_use]
-    pub fn stream_key(&self, aggregate_type: &str, aggregate_id: &str) -> String {
-        crate::keys::StoreKeys::new(&self.key_prefix).stream(aggregate_type, aggregate_id)
+    pub fn stream_key(&self, stream: &StreamId) -> String {
+        crate::keys::StoreKeys::new(&self.key_prefix).stream(stream)
     }
 
     pub(crate) fn server(&self) -> ServerConfig<'_> {

@@ -30,7 +30,6 @@ mod field {
     pub(crate) const SCHEMA_VERSION: &str = "schema_version";
     pub(crate) const CORRELATION_ID: &str = "correlation_id";
     pub(crate) const CAUSATION_ID: &str = "causation_id";
-    pub(crate) const TENANT_ID: &str = "tenant_id";
     pub(crate) const ACTOR_ID: &str = "actor_id";
     pub(crate) const ATTRIBUTES: &str = "attributes";
     /// Time of the append in microseconds since 1970; the script that judges it adds this field.
@@ -41,6 +40,7 @@ mod field {
     /// Fields of a pointer, beside `type`.
     pub(crate) const AGGREGATE_TYPE: &str = "aggregate_type";
     pub(crate) const AGGREGATE_ID: &str = "aggregate_id";
+    pub(crate) const TENANT_ID: &str = "tenant_id";
     pub(crate) const VERSION: &str = "version";
     /// Bytes of the event, approximately.
     pub(crate) const BYTES: &str = "bytes";
@@ -71,9 +71,6 @@ pub(crate) fn write_fields(event: &NewEvent, mut add: impl FnMut(&[u8])) -> usiz
     }
     if let Some(id) = context.causation_id {
         put(field::CAUSATION_ID, &id.to_string());
-    }
-    if let Some(id) = context.tenant_id {
-        put(field::TENANT_ID, &id.to_string());
     }
     if let Some(actor) = &context.actor_id {
         put(field::ACTOR_ID, actor);
@@ -120,7 +117,6 @@ fn decode(stream: &StreamId, entry: Entry) -> Result<RecordedEvent, BoxError> {
         .with_sealed_fields(fields.optional(field::HAS_SEALED_FIELDS)?.is_some_and(|flag| flag == "1"))
         .with_correlation_id(fields.uuid(field::CORRELATION_ID)?.unwrap_or(event_id.as_uuid()))
         .with_causation_id(fields.uuid(field::CAUSATION_ID)?)
-        .with_tenant_id(fields.uuid(field::TENANT_ID)?)
         .with_actor_id(fields.optional(field::ACTOR_ID)?)
         .with_attributes(match fields.optional(field::ATTRIBUTES)? {
             Some(json) => Attributes::parse(&json)?,
@@ -141,7 +137,6 @@ pub(crate) struct FeedPointer {
     pub(crate) event_type: Name,
     pub(crate) stream: StreamId,
     pub(crate) version: u64,
-    tenant: Option<Uuid>,
     pub(crate) bytes: usize,
 }
 
@@ -155,15 +150,13 @@ impl FeedPointer {
     fn decode(entry: Entry) -> Result<Self, BoxError> {
         let position = number_of(&entry.id)?;
         let mut fields = FieldReader::from_entry(entry)?;
+        let stream = StreamId::parse(&fields.text(field::AGGREGATE_TYPE)?, &fields.text(field::AGGREGATE_ID)?)?;
+        let tenant_id = Some(fields.text(field::TENANT_ID)?).filter(|id| !id.is_empty());
         Ok(Self {
             position,
             event_type: Name::new("event type", fields.text(field::TYPE)?)?,
-            stream: StreamId::parse(&fields.text(field::AGGREGATE_TYPE)?, &fields.text(field::AGGREGATE_ID)?)?,
+            stream: stream.with_tenant_id(tenant_id.map(|id| Uuid::try_parse(&id)).transpose()?),
             version: fields.parsed(field::VERSION)?,
-            tenant: Some(fields.text(field::TENANT_ID)?)
-                .filter(|id| !id.is_empty())
-                .map(|id| Uuid::try_parse(&id))
-                .transpose()?,
             bytes: fields.optional(field::BYTES)?.and_then(|bytes| bytes.parse().ok()).unwrap_or_default(),
         })
     }
@@ -173,7 +166,7 @@ impl FeedPointer {
         let types = filter.wanted_aggregate_types();
         types.is_none_or(|types| types.contains(self.stream.aggregate_type()))
             && filter.wanted_event_types().is_none_or(|types| types.contains(&self.event_type))
-            && filter.wanted_tenant().is_none_or(|tenant| self.tenant == Some(tenant))
+            && filter.wanted_tenant().is_none_or(|tenant| self.stream.tenant_id().unwrap_or_default() == tenant)
     }
 }
 

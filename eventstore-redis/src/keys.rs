@@ -3,10 +3,11 @@
 //! Invariant: no two items share a key, for all names of aggregates, projections and roles. So each name that a second
 //! name follows has its colons escaped.
 
-use eventbus::Name;
+use eventbus::{EventId, Name, StreamId};
+use uuid::Uuid;
 
 /// Prefixes of the store's own keys, behind `key_prefix`.
-const RESERVED_PREFIXES: [&str; 4] = ["aggregate:", "projection:", "checkpoint:", "eventstore:"];
+const RESERVED_PREFIXES: [&str; 5] = ["aggregate:", "tenant:", "projection:", "checkpoint:", "eventstore:"];
 
 /// Prefix of the roles of projections.
 const PROJECTION_ROLE_PREFIX: &str = "projection:";
@@ -23,8 +24,8 @@ impl StoreKeys {
     }
 
     /// The stream with the events of an aggregate.
-    pub(crate) fn stream(&self, aggregate_type: &str, aggregate_id: &str) -> String {
-        format!("{}aggregate:{}:{aggregate_id}", self.prefix, escape(aggregate_type))
+    pub(crate) fn stream(&self, stream: &StreamId) -> String {
+        format!("{}{}", self.prefix, unprefixed_stream_key(stream))
     }
 
     /// The stream that orders all events. The key of an aggregate's stream has one colon more.
@@ -32,7 +33,7 @@ impl StoreKeys {
         format!("{}aggregate:feed", self.prefix)
     }
 
-    /// Hash: the position of the event of each id.
+    /// Hash: the position of the event of each [`event_key`].
     pub(crate) fn ids(&self) -> String {
         self.own_key("ids")
     }
@@ -130,6 +131,16 @@ impl StoreKeys {
     }
 }
 
+/// Names an event within the store: an event id is unique within its stream only.
+pub(crate) fn event_key(stream: &StreamId, event_id: EventId) -> [u8; 16] {
+    *Uuid::new_v5(&event_id.as_uuid(), unprefixed_stream_key(stream).as_bytes()).as_bytes()
+}
+
+fn unprefixed_stream_key(stream: &StreamId) -> String {
+    let of_tenant = stream.tenant_id().map(|id| format!("tenant:{id}:")).unwrap_or_default();
+    format!("{of_tenant}aggregate:{}:{}", escape(stream.aggregate_type()), stream.aggregate_id())
+}
+
 /// Returns `true` if a key, without the prefix, is the store's own.
 pub(crate) fn is_reserved(key: &str) -> bool {
     RESERVED_PREFIXES.iter().any(|own| key.starts_with(own))
@@ -159,10 +170,14 @@ mod tests {
     #[test]
     fn keys_are_called_as_in_the_tutorial() {
         let keys = StoreKeys::new("");
-        assert_eq!(keys.stream("Order", "12345"), "aggregate:Order:12345");
+        let order = StreamId::parse("Order", "12345").unwrap();
+        assert_eq!(keys.stream(&order), "aggregate:Order:12345");
         assert_eq!(keys.checkpoint(&Name::from_static("projection:order-stats")), "projection:order-stats:checkpoint");
         assert_eq!(keys.live_key("stats:orders"), "stats:orders");
-        assert_eq!(StoreKeys::new("{shop}").stream("Order", "12345"), "{shop}:aggregate:Order:12345");
+        assert_eq!(StoreKeys::new("{shop}").stream(&order), "{shop}:aggregate:Order:12345");
+        let of_tenant = order.with_tenant_id(Some(Uuid::from_u128(7)));
+        let key = "{shop}:tenant:00000000-0000-0000-0000-000000000007:aggregate:Order:12345";
+        assert_eq!(StoreKeys::new("{shop}").stream(&of_tenant), key);
     }
 
     #[test]
@@ -181,11 +196,13 @@ mod tests {
             all.extend([keys.shadow_copies(&name), keys.waiting(&name), keys.note(&name)]);
             made += 7;
             for two in texts {
-                for key in [keys.stream(one, two), keys.shadow_copy(&name, two)] {
+                let stream = StreamId::parse(one, two).unwrap();
+                let of_tenant = stream.clone().with_tenant_id(Some(Uuid::max()));
+                for key in [keys.stream(&stream), keys.stream(&of_tenant), keys.shadow_copy(&name, two)] {
                     assert!(is_reserved(&key), "{key}");
                     all.insert(key);
                 }
-                made += 2;
+                made += 3;
             }
         }
         assert_eq!(all.len(), made + 7);

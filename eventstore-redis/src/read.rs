@@ -30,11 +30,7 @@ pub(crate) fn read_stream<'s>(
     from: Version,
     direction: Direction,
 ) -> RecordStream<'s> {
-    let reading = StreamRead {
-        key: inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str()),
-        stream: stream.clone(),
-        direction,
-    };
+    let reading = StreamRead { key: inner.keys().stream(stream), stream: stream.clone(), direction };
     paged(StreamCursor::new(from), move |cursor| {
         let reading = reading.clone();
         async move { read_page(inner, &reading, cursor).await }
@@ -62,7 +58,7 @@ pub(crate) struct StreamEnd {
 
 /// Returns the version of a stream, and when its last event was recorded.
 pub(crate) async fn stream_end(inner: &StoreInner, stream: &StreamId) -> Result<StreamEnd, ReadError> {
-    let key = inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str());
+    let key = inner.keys().stream(stream);
     let mut script = STREAM_VERSION.prepare_invoke();
     script.key(&key);
     let found: Vec<String> =
@@ -92,8 +88,9 @@ async fn read_page(
     let (reply, more): (Value, u8) =
         inner.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))?;
     let entries = parse_entries(key, Ok(reply))?;
-    let events: Vec<_> = entries.into_iter().map(|found| entry::read(key, stream, found)).collect::<Result<_, _>>()?;
-    let next = cursor.after_page(*direction, &events, more != 0).map_err(|missing| missing_event(key, missing))?;
+    let mut events: Vec<_> =
+        entries.into_iter().map(|found| entry::read(key, stream, found)).collect::<Result<_, _>>()?;
+    let next = cursor.after_page(*direction, &mut events, more != 0).map_err(|missing| missing_event(key, missing))?;
     Ok((events, next))
 }
 
@@ -138,10 +135,7 @@ pub(crate) async fn load_events(
     if runs.is_empty() {
         return Ok(Vec::new());
     }
-    let key_of = |run: &[entry::FeedPointer]| {
-        let stream = &run[0].stream;
-        inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str())
-    };
+    let key_of = |run: &[entry::FeedPointer]| inner.keys().stream(&run[0].stream);
     let range = |run: &&[_]| commands::range(&key_of(run), run[0].version, run[run.len() - 1].version, run.len());
     let replies = query_all(inner, runs.iter().map(range)).await?;
     let mut events = Vec::with_capacity(pointers.len());

@@ -1,6 +1,25 @@
 -- The tables of a store. Times are microseconds since 1970, UTC, by the clock of the machine; ids are the 16 bytes of a
 -- UUID.
 
+-- The identity of each stream, and its last event. The rows number the streams, so that an event names its stream by a
+-- few bytes.
+CREATE TABLE eventbus_streams (
+    stream_no      INTEGER PRIMARY KEY,
+    version        INTEGER NOT NULL,           -- of its last event
+    recorded_at    INTEGER NOT NULL,           -- of its last event: the next one is not recorded earlier
+    tenant_id      BLOB NOT NULL,              -- the nil UUID is no tenant
+    kind           INTEGER NOT NULL DEFAULT 0, -- 0: a stream; reserved: 1 a unique value, 2 a tag
+    aggregate_id   TEXT NOT NULL,
+    aggregate_type TEXT NOT NULL,
+    CONSTRAINT eventbus_streams_identity_key UNIQUE (aggregate_id, aggregate_type, tenant_id, kind)
+) STRICT;
+
+-- Without its row a stream's number would be used again, and its events would belong to the next stream.
+CREATE TRIGGER eventbus_streams_keep_rows BEFORE DELETE ON eventbus_streams
+BEGIN
+    SELECT raise(ABORT, 'a stream cannot be deleted: its events would belong to another one');
+END;
+
 -- Events in commit order, which is position order: SQLite has one writer at a time. Checkpoints, floors and the relay's
 -- published position are numbers of this one order, so it stays one per store, not one per tenant or stream.
 --
@@ -9,25 +28,23 @@
 -- Without AUTOINCREMENT (20 % slower) a position is one more than the highest, hence the trigger below.
 CREATE TABLE eventbus_events (
     position             INTEGER PRIMARY KEY,
+    stream_no            INTEGER NOT NULL,
     version              INTEGER NOT NULL,
     occurred_at          INTEGER NOT NULL,
-    recorded_at          INTEGER NOT NULL,
+    recorded_at          INTEGER NOT NULL,           -- never decreases along a stream
     event_id             BLOB NOT NULL,
     correlation_id       BLOB NOT NULL,
     schema_version       INTEGER NOT NULL,
     has_sealed_fields    INTEGER NOT NULL DEFAULT 0, -- reserved: 1 if fields of the payload are encrypted
-    aggregate_id         TEXT NOT NULL,
-    aggregate_type       TEXT NOT NULL,
     event_type           TEXT NOT NULL,
     payload              TEXT NOT NULL,              -- the event's own fields
     causation_id         BLOB,
-    tenant_id            BLOB,
     actor_id             TEXT,
     attributes           TEXT,                       -- JSON as it was given; null when nothing is attached
     original_recorded_at INTEGER,                    -- of an imported event: when the store it comes from recorded it
     tags                 TEXT,                       -- reserved, a JSON array: what a decision reads beside streams
-    CONSTRAINT eventbus_events_stream_key UNIQUE (aggregate_id, aggregate_type, version),
-    CONSTRAINT eventbus_events_event_id_key UNIQUE (event_id)
+    CONSTRAINT eventbus_events_stream_key UNIQUE (stream_no, version),
+    CONSTRAINT eventbus_events_event_id_key UNIQUE (event_id, stream_no)
 ) STRICT;
 
 -- Deleting the last event would hand its position to the next one, and every reader would miss that.

@@ -1,6 +1,6 @@
 //! Appending to one stream, inside the transaction of a batch.
 //!
-//! The hot path reads the stream's version and inserts. Only a refused append looks its event ids up, to find out
+//! The hot path reads the stream's row, inserts and updates the row. Only a refused append looks its event ids up, to find out
 //! whether it repeats a stored append.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use eventbus::{
     port::{self, AppendError, ReadError},
     support::{ListedEventTypes, check_events, check_ids, first_result},
 };
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use time::OffsetDateTime;
 
 use crate::{
@@ -67,7 +67,8 @@ impl CheckedAppend {
     /// The inner error is about this append alone. The outer one is about the transaction: the caller must roll it
     /// back.
     pub(crate) fn run(&self, connection: &Connection) -> rusqlite::Result<Result<AppendOutcome, AppendError>> {
-        let actual = stream_version(connection, &self.stream)?;
+        let stream = StreamRow::find(connection, &self.stream)?;
+        let actual = stream.as_ref().map_or(Version::NONE, |stream| stream.version);
         if !self.expected.matches(actual) {
             return self.resolve(connection, || AppendError::Conflict {
                 stream: self.stream.clone(),
@@ -75,9 +76,10 @@ impl CheckedAppend {
                 actual,
             });
         }
-        let recorded_at = self.clock.now();
+        let now = self.clock.now();
+        let recorded_at = stream.as_ref().map_or(now, |stream| stream.recorded_at.max(now));
         let lists = !self.listed_types.has_all(&self.events);
-        match self.insert_atomically(connection, actual, recorded_at, lists) {
+        match self.insert_atomically(connection, stream, recorded_at, lists) {
             Ok(first) => Ok(Ok(AppendOutcome::Appended {
                 previous_version: actual,
                 first_position: first,
@@ -91,19 +93,20 @@ impl CheckedAppend {
         }
     }
 
-    /// Inserts all events or none: a single statement that fails leaves no trace, several need a savepoint.
+    /// Inserts all events and the row of the stream, or nothing: the events come first, so that a single one that fails
+    /// leaves no trace; several need a savepoint.
     fn insert_atomically(
         &self,
         connection: &Connection,
-        after: Version,
+        stream: Option<StreamRow>,
         recorded_at: OffsetDateTime,
         lists: bool,
     ) -> rusqlite::Result<Position> {
         if self.events.len() == 1 && !lists {
-            return self.insert_events(connection, after, recorded_at, lists);
+            return self.insert(connection, stream, recorded_at, lists);
         }
         execute(connection, "SAVEPOINT append", [])?;
-        let inserted = self.insert_events(connection, after, recorded_at, lists);
+        let inserted = self.insert(connection, stream, recorded_at, lists);
         if inserted.is_err() && !connection.is_autocommit() {
             execute(connection, "ROLLBACK TO append", [])?;
         }
@@ -113,17 +116,40 @@ impl CheckedAppend {
         inserted
     }
 
+    fn insert(
+        &self,
+        connection: &Connection,
+        stream: Option<StreamRow>,
+        recorded_at: OffsetDateTime,
+        lists: bool,
+    ) -> rusqlite::Result<Position> {
+        let micros = row::to_micros(recorded_at);
+        if let Some(StreamRow { number, version, .. }) = stream {
+            let first = self.insert_events(connection, number, version, recorded_at, lists)?;
+            let version = version.plus(self.events.len()).as_i64();
+            execute(connection, include_str!("sql/advance_stream.sql"), (number, version, micros))?;
+            return Ok(first);
+        }
+        let number: i64 = query_value(connection, include_str!("sql/next_stream_no.sql"), [])?.unwrap_or(1);
+        let first = self.insert_events(connection, number, Version::NONE, recorded_at, lists)?;
+        let (id, of_type, tenant) = row::stream_columns(&self.stream);
+        let version = Version::NONE.plus(self.events.len()).as_i64();
+        execute(connection, include_str!("sql/insert_stream.sql"), (number, version, micros, &tenant, id, of_type))?;
+        Ok(first)
+    }
+
     /// Inserts the events; their positions follow each other, as no other connection writes meanwhile.
     fn insert_events(
         &self,
         connection: &Connection,
+        stream_no: i64,
         after: Version,
         recorded_at: OffsetDateTime,
         lists: bool,
     ) -> rusqlite::Result<Position> {
         let mut first = None;
         for (i, event) in self.events.iter().enumerate() {
-            let position = row::insert_event(connection, &self.stream, after.plus(i + 1), event, recorded_at)?;
+            let position = row::insert_event(connection, stream_no, after.plus(i + 1), event, recorded_at)?;
             first.get_or_insert(position);
             if lists {
                 row::insert_type(connection, event, position)?;
@@ -132,7 +158,7 @@ impl CheckedAppend {
         Ok(first.unwrap_or_default())
     }
 
-    /// Decides about an append that cannot be stored: a repeat, a use of foreign event ids, or else `otherwise`.
+    /// Decides about an append that cannot be stored: a repeat, a use of known event ids, or else `otherwise`.
     fn resolve(
         &self,
         connection: &Connection,
@@ -140,9 +166,11 @@ impl CheckedAppend {
     ) -> rusqlite::Result<Result<AppendOutcome, AppendError>> {
         let ids: Vec<EventId> = self.events.iter().map(NewEvent::event_id).collect();
         let read = |row: &Row<'_>| -> rusqlite::Result<_> { Ok(row::read_event(row)) };
+        let (aggregate_id, aggregate_type, tenant) = row::stream_columns(&self.stream);
         let mut found = Vec::new();
         for id in &ids {
-            let event = query_rows(connection, include_str!("sql/event_by_id.sql"), [id.as_uuid().as_bytes()], read)?;
+            let parameters = (aggregate_id, aggregate_type, &tenant, id.as_uuid().into_bytes());
+            let event = query_rows(connection, include_str!("sql/event_by_id.sql"), parameters, read)?;
             match event.into_iter().next().transpose() {
                 Ok(event) => found.extend(event),
                 Err(corrupt) => return Ok(Err(self.refused_error(ReadError::from(corrupt)))),
@@ -181,10 +209,31 @@ impl CheckedAppend {
     }
 }
 
-/// Returns the version of a stream, from its last event: one probe of the index.
+/// The row of a stream: its number and its last event.
+#[derive(Debug)]
+struct StreamRow {
+    number: i64,
+    version: Version,
+    recorded_at: OffsetDateTime,
+}
+
+impl StreamRow {
+    fn find(connection: &Connection, stream: &StreamId) -> rusqlite::Result<Option<Self>> {
+        let decode = |row: &Row<'_>| {
+            let (version, recorded_at): (i64, i64) = (row.get(1)?, row.get(2)?);
+            Ok(Self {
+                number: row.get(0)?,
+                // a negative version and a time out of range are damage; then an append is refused as a conflict
+                version: Version::new(u64::try_from(version).unwrap_or_default()),
+                recorded_at: row::from_micros(recorded_at).unwrap_or(OffsetDateTime::UNIX_EPOCH),
+            })
+        };
+        let sql = include_str!("sql/find_stream.sql");
+        connection.prepare_cached(sql)?.query_row(row::stream_columns(stream), decode).optional()
+    }
+}
+
+/// Returns the version of a stream.
 pub(crate) fn stream_version(connection: &Connection, stream: &StreamId) -> rusqlite::Result<Version> {
-    let id = (stream.aggregate_id().as_str(), stream.aggregate_type().as_str());
-    let version: Option<i64> = query_value(connection, include_str!("sql/stream_version.sql"), id)?;
-    // a negative version is damage, which reading the stream reports
-    Ok(version.map_or(Version::NONE, |version| Version::new(u64::try_from(version).unwrap_or_default())))
+    Ok(StreamRow::find(connection, stream)?.map_or(Version::NONE, |stream| stream.version))
 }

@@ -4,14 +4,14 @@ use async_trait::async_trait;
 use eventbus::{
     StreamId, Version,
     port::{Direction, ReadError, ReadStream, RecordStream},
-    support::{Page, StreamCursor, paged},
+    support::{Page, StreamCursor, missing_event_error, paged},
 };
 use rusqlite::Connection;
 
 use crate::{
     checked_append,
     query::QueryError,
-    row::{PAGE_EVENTS_MAX, query_page},
+    row::{PAGE_EVENTS_MAX, query_page, stream_columns},
     store::SqliteEventStore,
 };
 
@@ -41,10 +41,9 @@ fn load_page(
         Direction::Forward => include_str!("sql/read_forward.sql"),
         Direction::Backward => include_str!("sql/read_backward.sql"),
     };
-    let (id, of_type) = (stream.aggregate_id().as_str(), stream.aggregate_type().as_str());
-    let (events, has_more) = query_page(connection, sql, (id, of_type, cursor.start().as_i64(), PAGE_EVENTS_MAX))?;
-    let next = cursor.after_page(direction, &events, has_more).map_err(|missing| {
-        ReadError::corrupt(format!("stream `{stream}`, version {missing}"), "the event is missing")
-    })?;
-    Ok((events, next))
+    let (id, of_type, tenant) = stream_columns(stream);
+    let parameters = (id, of_type, tenant, cursor.start().as_i64(), PAGE_EVENTS_MAX);
+    let (mut events, has_more) = query_page(connection, sql, parameters)?;
+    let next = cursor.after_page(direction, &mut events, has_more);
+    Ok((events, next.map_err(|missing| missing_event_error(stream, missing))?))
 }

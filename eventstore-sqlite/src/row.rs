@@ -13,10 +13,10 @@ use crate::query::{QueryError, execute};
 /// Maximum number of events on a page, which also ends after [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
 pub(crate) const PAGE_EVENTS_MAX: i64 = 256;
 
-/// Inserts an event and returns its position.
+/// Inserts an event of the stream with a number, and returns its position.
 pub(crate) fn insert_event(
     connection: &Connection,
-    stream: &StreamId,
+    stream_no: i64,
     version: Version,
     event: &NewEvent,
     recorded_at: OffsetDateTime,
@@ -28,24 +28,28 @@ pub(crate) fn insert_event(
         connection,
         sql,
         (
+            stream_no,
             version.as_i64(),
             to_micros(event.occurred_at()),
+            to_micros(recorded_at),
             event.event_id().as_uuid().as_bytes(),
+            event.correlation_id().as_bytes(),
             event.schema_version(),
-            stream.aggregate_type().as_str(),
-            stream.aggregate_id().as_str(),
             event.event_type().as_str(),
             event.payload(),
-            event.correlation_id().as_bytes(),
             context.causation_id.as_ref().map(Uuid::as_bytes),
-            context.tenant_id.as_ref().map(Uuid::as_bytes),
             context.actor_id.as_deref(),
             (!attributes.is_empty()).then(|| attributes.as_json()),
-            to_micros(recorded_at),
         ),
     )?;
     // negative only after 2^63 events
     Ok(Position::new(connection.last_insert_rowid().cast_unsigned()))
+}
+
+/// Returns the columns that name a stream: aggregate id, aggregate type and tenant, which is the nil UUID for none.
+pub(crate) fn stream_columns(stream: &StreamId) -> (&str, &str, [u8; 16]) {
+    let tenant = stream.tenant_id().unwrap_or_default().into_bytes();
+    (stream.aggregate_id().as_str(), stream.aggregate_type().as_str(), tenant)
 }
 
 /// Lists the type of an event, in the transaction that stored it at `position`.
@@ -101,7 +105,8 @@ pub(crate) fn read_event(row: &Row<'_>) -> Result<RecordedEvent, QueryError> {
 }
 
 fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
-    let stream = StreamId::parse(&get_column::<String>(row, 5)?, &get_column::<String>(row, 6)?)?;
+    let stream = StreamId::parse(&get_column::<String>(row, 5)?, &get_column::<String>(row, 6)?)?
+        .with_tenant_id(get_uuid(row, 11)?);
     let version = Version::new(get_counter(row, 1)?);
     if version == Version::NONE {
         return Err("the version is 0, versions start at 1".into());
@@ -118,7 +123,6 @@ fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
     .with_recorded_at(Some(from_micros(get_column(row, 14)?)?))
     .with_correlation_id(get_uuid(row, 9)?.ok_or("the correlation id is null")?)
     .with_causation_id(get_uuid(row, 10)?)
-    .with_tenant_id(get_uuid(row, 11)?)
     .with_actor_id(get_column::<Option<String>>(row, 12)?)
     .with_attributes(match get_column::<Option<String>>(row, 13)? {
         Some(json) => Attributes::parse(&json)?,

@@ -55,13 +55,10 @@ async fn damaged_columns_are_named() {
         ("event_id = x'0102'", "column `event_id`"),
         ("correlation_id = x''", "column `correlation_id`"),
         ("causation_id = x'01'", "column `causation_id`"),
-        ("tenant_id = zeroblob(17)", "column `tenant_id`"),
         ("version = -2", "column `version`"),
         ("version = 0", "versions start at 1"),
         ("schema_version = -1", "out of range"),
         ("occurred_at = 9223372036854775807", "in range"),
-        ("aggregate_id = ''", "invalid aggregate id"),
-        ("aggregate_type = char(10)", "invalid aggregate type"),
         ("event_type = ''", "invalid event type"),
         ("event_type = cast(x'ff' AS TEXT)", "column `event_type`"),
         ("payload = cast(x'ff' AS TEXT)", "column `payload`"),
@@ -73,6 +70,17 @@ async fn damaged_columns_are_named() {
         let (store, ..) = damaged(&format!("UPDATE eventbus_events SET {change} WHERE version = 2")).await;
         let (place, source) = feed_fault(&store).await;
         assert_eq!(place, "position 2", "{change}");
+        assert!(source.contains(said), "{change}: {source}");
+    }
+    for (change, said) in [
+        ("tenant_id = zeroblob(17)", "column `tenant_id`"),
+        ("aggregate_id = ''", "invalid aggregate id"),
+        ("aggregate_type = char(10)", "invalid aggregate type"),
+        ("stream_no = 7", "column `aggregate_type`"),
+    ] {
+        let (store, ..) = damaged(&format!("UPDATE eventbus_streams SET {change}")).await;
+        let (place, source) = feed_fault(&store).await;
+        assert_eq!(place, "position 1", "{change}");
         assert!(source.contains(said), "{change}: {source}");
     }
 }
@@ -430,7 +438,7 @@ async fn a_hole_in_a_stream_is_damage_both_ways() {
         let (store, stream, _) = damaged(&sql).await;
         let all = store.read_stream(&stream, from, direction);
         let (named, _) = place(all.try_collect::<Vec<_>>().await.unwrap_err());
-        assert_eq!(named, format!("stream `{stream}`, version {version}"), "{direction:?}");
+        assert_eq!(named, format!("event {version} of stream `{stream}`"), "{direction:?}");
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) use validate::MAX_PARTITIONS;
 use std::{path::PathBuf, time::Duration};
 
 use eventbus::{
+    StreamId,
     clock::SharedClock,
     delivery::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN},
 };
@@ -267,20 +268,23 @@ impl RedisEventBusConfig {
     }
 
     /// Returns the name of the stream that carries the events of an aggregate: with several partitions its number is
-    /// the XXH3 hash (64 bits, seed 0) of the id's text, modulo the number of partitions.
+    /// the XXH3 hash (64 bits, seed 0) of the 16 bytes of the tenant, if there is one, and the id's text, modulo the
+    /// number of partitions.
     ///
     /// # Examples
     /// ```
+    /// use eventbus::StreamId;
     /// use eventbus_redis::RedisEventBusConfig;
     /// let config = RedisEventBusConfig { stream_prefix: "orders".into(), partitions: 16, ..Default::default() };
-    /// assert_eq!(config.stream_of("order-1"), "orders:stream:6");
+    /// assert_eq!(config.stream_of(&StreamId::parse("Order", "order-1")?), "orders:stream:6");
+    /// # Ok::<(), eventbus::event::InvalidName>(())
     /// ```
     #[must_use]
-    pub fn stream_of(&self, aggregate_id: &str) -> String {
+    pub fn stream_of(&self, aggregate: &StreamId) -> String {
         let stream = self.stream_name();
         match self.partitions {
             0 | 1 => stream,
-            partitions => keys::partition(&stream, partition_of(aggregate_id, partitions)),
+            partitions => keys::partition(&stream, partition_of(aggregate, partitions)),
         }
     }
 

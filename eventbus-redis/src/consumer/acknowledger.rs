@@ -417,10 +417,7 @@ impl Acknowledger {
         let stream = match bus.is_backlog() {
             false => bus.stream().to_owned(),
             true if partitions == 1 => bus.bus_stream().to_owned(),
-            true => {
-                let id = record.metadata().aggregate_id();
-                keys::partition(bus.bus_stream(), partition_of(id.as_str(), partitions))
-            }
+            true => keys::partition(bus.bus_stream(), partition_of(record.metadata().stream(), partitions)),
         };
         keys::skipped(&stream, self.inner.group())
     }

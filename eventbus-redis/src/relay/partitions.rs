@@ -56,9 +56,7 @@ pub(super) async fn publish_by_partition(
     let mut lowest: Option<Position> = None;
     let mut has_published = false;
     for part in bus.partitions() {
-        let is_its = |event: &&RecordedEvent| {
-            bus.partition_for(event.metadata().aggregate_id().as_str()).stream() == part.stream()
-        };
+        let is_its = |event: &&RecordedEvent| bus.partition_for(event.metadata().stream()).stream() == part.stream();
         let mut events: Vec<RecordedEvent> = range.events.iter().filter(is_its).cloned().collect();
         let mut after = range.after;
         loop {

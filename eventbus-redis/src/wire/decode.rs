@@ -49,7 +49,8 @@ pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Unde
     };
     let event_type = Name::new("event type", event_type).map_err(|error| undecodable(&error))?;
     let stream = StreamId::parse(&base.required_text("aggregate_type")?, &base.required_text("aggregate_id")?)
-        .map_err(|error| undecodable(&error))?;
+        .map_err(|error| undecodable(&error))?
+        .with_tenant_id(base.uuid("tenant_id", "tenant id")?);
     let event_id = base.uuid("event_id", "event id")?.ok_or_else(|| Undecodable::field("event_id", "is missing"))?;
     let version = base.number("aggregate_version")?;
     let schema_version = u32::try_from(base.number("event_version")?)
@@ -70,7 +71,6 @@ pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Unde
         .with_sealed_fields(matches!(base.flat.text(field::HAS_SEALED_FIELDS), Ok(Some("1"))))
         .with_correlation_id(correlation_id.unwrap_or(event_id))
         .with_causation_id(base.uuid("causation_id", "causation id")?)
-        .with_tenant_id(base.uuid("tenant_id", "tenant id")?)
         .with_actor_id(base.text("actor_id")?)
         .with_attributes(base.attributes()?);
     let event = RecordedEvent::new(metadata, split.own_fields);

@@ -94,3 +94,8 @@ pub(crate) async fn command<T: redis::FromRedisValue>(bus: &RedisEventBus, name:
     let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
     redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
 }
+
+/// The stream of an order of no tenant.
+pub(crate) fn order(id: &str) -> StreamId {
+    StreamId::parse("Order", id).unwrap()
+}

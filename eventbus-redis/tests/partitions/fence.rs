@@ -9,7 +9,7 @@ use crate::{
     common::{
         actor::{Act, Actor, BOTH, CREATED, ONLY_SHIPPED, connect, dead_letter_count, kill, never},
         config, log,
-        seen::{command, event, start},
+        seen::{command, event, order, start},
         until,
     },
     journal::{Account, Journal, Load, account},
@@ -22,7 +22,7 @@ fn slow() -> RedisEventBusConfig {
 }
 
 fn lease_key(bus: &RedisEventBus, aggregate: &str) -> String {
-    format!("{{{}}}:lease:{}", bus.config().stream_of(aggregate), bus.default_group())
+    format!("{{{}}}:lease:{}", bus.config().stream_of(&order(aggregate)), bus.default_group())
 }
 
 /// Gives the partition of an aggregate to a second owner.
@@ -33,7 +33,7 @@ async fn steal(bus: &RedisEventBus, aggregate: &str) {
 }
 
 async fn pending(bus: &RedisEventBus, aggregate: &str) -> usize {
-    let (stream, group) = (bus.config().stream_of(aggregate), bus.default_group().to_string());
+    let (stream, group) = (bus.config().stream_of(&order(aggregate)), bus.default_group().to_string());
     let rows: Vec<redis::Value> = command(bus, "XPENDING", &[&stream, &group, "-", "+", "1000"]).await;
     rows.len()
 }
@@ -70,7 +70,7 @@ async fn a_consumer_without_its_lease_notes_no_failure_and_writes_no_dead_letter
         actor.let_go(100);
         // its reader may notice first that the partition has a new owner
         until("it has failed", async || bus.stats().events_processed_failed == 1 || actor.cancelled() == 1).await;
-        let notes = format!("{{{}}}:retry:{}", bus.config().stream_of("a"), bus.default_group());
+        let notes = format!("{{{}}}:retry:{}", bus.config().stream_of(&order("a")), bus.default_group());
         never("it writes", Duration::from_millis(300), async || {
             let noted: u64 = command(&bus, "HLEN", &[&notes]).await;
             noted > 0 || dead_letter_count(&bus).await > 0 || pending(&bus, "a").await != 1
@@ -117,7 +117,7 @@ async fn a_read_that_arrives_late_reads_nothing() {
     let lease: BTreeMap<String, String> = command(&bus, "HGETALL", &[&lease_key(&bus, "a")]).await;
     // the script treats every other read of the same owner as one that was sent before
     let take = include_str!("../../src/script/partition/read_partitions.lua");
-    let (stream, group) = (bus.config().stream_of("a"), bus.default_group().to_string());
+    let (stream, group) = (bus.config().stream_of(&order("a")), bus.default_group().to_string());
     let (lease_key, epoch) = (lease_key(&bus, "a"), &lease["epoch"]);
     for (reader, epoch) in [("0", epoch.as_str()), (&lease["reader"], "1")] {
         let arguments = [take, "2", &stream, &lease_key, &group, "10", epoch, reader];
@@ -254,7 +254,7 @@ async fn a_partition_that_cannot_be_written_holds_up_no_writes_of_others() {
     let config = RedisEventBusConfig { max_retries: Some(5), retry_delay_ms: 20, concurrency: 2, ..slow() };
     let bus = connect(&config).await;
     let of = |number: usize| {
-        let is_there = |id: &String| bus.config().stream_of(id).ends_with(&format!(":{number}"));
+        let is_there = |id: &String| bus.config().stream_of(&order(id)).ends_with(&format!(":{number}"));
         (0..).map(|id: u32| id.to_string()).find(is_there).unwrap()
     };
     let [first, second] = [0, 1].map(of);
@@ -264,7 +264,7 @@ async fn a_partition_that_cannot_be_written_holds_up_no_writes_of_others() {
     bus.publish(&[event(&first), event(&second)]).await.unwrap();
     until_finished(&bus, Duration::from_secs(60)).await;
     let [damaged, notes] = [&first, &second]
-        .map(|aggregate| format!("{{{}}}:retry:{}", bus.config().stream_of(aggregate), bus.default_group()));
+        .map(|aggregate| format!("{{{}}}:retry:{}", bus.config().stream_of(&order(aggregate)), bus.default_group()));
     let _: String = command(&bus, "SET", &[&damaged, "no hash"]).await;
     bus.publish(&[event(&first)]).await.unwrap();
     never("its failure is noted", Duration::from_millis(300), async || actor.runs_of(&first) > 3).await;

@@ -102,8 +102,7 @@ async fn a_range_that_reached_some_partitions_only_is_completed() {
     // two partitions are ahead: one has the next range, the second one a part of it
     for (number, through) in [(0, 60), (2, 40)] {
         let stream = format!("{}:{number}", bus.config().stream_name());
-        let is_its =
-            |event: &&RecordedEvent| bus.config().stream_of(event.metadata().aggregate_id().as_str()) == stream;
+        let is_its = |event: &&RecordedEvent| bus.config().stream_of(event.metadata().stream()) == stream;
         let own: Vec<_> = events[20..through].iter().filter(is_its).cloned().collect();
         let key = format!("{{{stream}}}:relay");
         let store = PUBLISHER.store.to_string();
@@ -124,7 +123,7 @@ async fn a_range_that_reached_some_partitions_only_is_completed() {
 async fn one_partition_that_is_lost_or_behind_holds_all() {
     let (bus, events) = (begun().await, store(60));
     publish(&bus, &events, 0, 40).await;
-    let stream = bus.config().stream_of("order-1");
+    let stream = bus.config().stream_of(&StreamId::parse("Order", "order-1").unwrap());
     let _: u64 = command(&bus, "DEL", &[&stream]).await;
     assert!(matches!(publish(&bus, &events, 40, 60).await, RangeOutcome::Lost));
     assert_eq!(adopt(&bus, 10).await, ResyncOutcome::At(at(10)));
@@ -133,9 +132,7 @@ async fn one_partition_that_is_lost_or_behind_holds_all() {
     assert!(matches!(publish(&bus, &events, 10, 60).await, RangeOutcome::Published(_)));
     let published = positions(&bus).await;
     let all: std::collections::BTreeSet<_> = published.iter().copied().collect();
-    let its = |position: &u64| {
-        bus.config().stream_of(events[*position as usize - 1].metadata().aggregate_id().as_str()) == stream
-    };
+    let its = |position: &u64| bus.config().stream_of(events[*position as usize - 1].metadata().stream()) == stream;
     let expected = (1..=60).filter(|position| !its(position) || *position > 10);
     assert_eq!(all, expected.collect());
     assert_eq!(published.len(), all.len(), "nothing is there twice");
@@ -221,7 +218,7 @@ async fn publish_in_part(bus: &RedisEventBus, publisher: Publisher, range: Publi
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_went_back_is_known_by_the_partitions_that_are_ahead() {
     let (lost, of_four) = (store(80), RedisEventBusConfig { partitions: 4, ..config() });
-    let is_last = |event: &RecordedEvent| of_four.stream_of(event.metadata().aggregate_id().as_str()).ends_with(":3");
+    let is_last = |event: &RecordedEvent| of_four.stream_of(event.metadata().stream()).ends_with(":3");
     let one = 40 + lost[40..].iter().position(is_last).unwrap();
     // many events; one that only the unwritten partition was to get; the first ones of all
     for (copied, lost) in [(40, &lost[40..60]), (40, &lost[one..=one]), (0, &lost[..20])] {

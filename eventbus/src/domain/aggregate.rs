@@ -9,6 +9,7 @@ use super::{
     record::{EncodeEvent, EventSet},
     stream::{AggregateId, StreamId, Version},
 };
+use uuid::Uuid;
 
 /// State that is folded from the events of one stream; made by `#[derive(Aggregate)]`.
 #[diagnostic::on_unimplemented(
@@ -22,7 +23,7 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     /// The generated enum of its events.
     type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
 
-    /// The stream of one aggregate of this type.
+    /// The stream of one aggregate of this type, of no tenant.
     fn stream(id: &AggregateId) -> StreamId {
         StreamId::new(Name::from_static(Self::AGGREGATE_TYPE), id.clone())
     }
@@ -139,6 +140,7 @@ tuple_of_events!(A B C D F G H I);
 #[must_use]
 pub struct AggregateRoot<A: Aggregate> {
     id: AggregateId,
+    tenant_id: Option<Uuid>,
     version: Version,
     #[deref]
     state: A,
@@ -150,10 +152,22 @@ pub struct AggregateRoot<A: Aggregate> {
 }
 
 impl<A: Aggregate> AggregateRoot<A> {
-    /// Begins a new aggregate: default state, version 0, no recorded events.
+    /// Begins a new aggregate of no tenant: default state, version 0, no recorded events.
     pub fn new(id: AggregateId) -> Self {
-        let (version, clock) = (Version::NONE, SharedClock::SYSTEM);
-        Self { id, version, state: A::default(), pending: Vec::new(), pending_ids: Vec::new(), clock }
+        Self {
+            id,
+            tenant_id: None,
+            version: Version::NONE,
+            state: A::default(),
+            pending: Vec::new(),
+            pending_ids: Vec::new(),
+            clock: SharedClock::SYSTEM,
+        }
+    }
+
+    /// Sets the tenant that the aggregate belongs to.
+    pub(crate) fn with_tenant_id(self, tenant_id: Option<Uuid>) -> Self {
+        Self { tenant_id, ..self }
     }
 
     /// Makes the ids of its events by this clock.
@@ -165,6 +179,11 @@ impl<A: Aggregate> AggregateRoot<A> {
     #[must_use]
     pub const fn id(&self) -> &AggregateId {
         &self.id
+    }
+
+    /// The tenant that the aggregate belongs to.
+    pub(crate) const fn tenant_id(&self) -> Option<Uuid> {
+        self.tenant_id
     }
 
     /// The number of stored events the state includes; recorded events count only once they are saved.

@@ -24,7 +24,7 @@ pub struct EventContext {
     pub correlation_id: Option<Uuid>,
     /// The event that directly caused these.
     pub causation_id: Option<Uuid>,
-    /// The tenant they belong to.
+    /// The tenant they belong to; a save into a stream of a different tenant is refused. `None` says nothing about it.
     pub tenant_id: Option<Uuid>,
     /// The actor that caused them: a user, a service.
     pub actor_id: Option<String>,

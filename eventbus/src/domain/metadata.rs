@@ -100,7 +100,6 @@ pub struct Metadata {
     has_sealed_fields: bool,
     correlation_id: Uuid,
     causation_id: Option<Uuid>,
-    tenant_id: Option<Uuid>,
     actor_id: Option<Box<str>>,
     #[serde(rename = "metadata", serialize_with = "shown::json")]
     attributes: Attributes,
@@ -129,7 +128,6 @@ impl Metadata {
             has_sealed_fields: false,
             correlation_id: event_id.as_uuid(),
             causation_id: None,
-            tenant_id: None,
             actor_id: None,
             attributes: Attributes::EMPTY,
         }
@@ -180,11 +178,6 @@ impl Metadata {
     /// Sets the direct cause.
     pub fn with_causation_id(self, causation_id: Option<Uuid>) -> Self {
         Self { causation_id, ..self }
-    }
-
-    /// Sets the tenant.
-    pub fn with_tenant_id(self, tenant_id: Option<Uuid>) -> Self {
-        Self { tenant_id, ..self }
     }
 
     /// Sets the actor that caused the event.
@@ -290,10 +283,10 @@ impl Metadata {
         self.causation_id
     }
 
-    /// The tenant the event belongs to.
+    /// The tenant that the event's [stream](Self::stream) belongs to.
     #[must_use]
     pub const fn tenant_id(&self) -> Option<Uuid> {
-        self.tenant_id
+        self.stream.tenant_id()
     }
 
     /// The actor that caused the event.

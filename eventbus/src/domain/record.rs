@@ -14,8 +14,8 @@ use super::{
     metadata::{EventId, Metadata},
     name::Name,
     shown,
-    stream::{AggregateId, Position, StreamId, Version},
-    validity::{self, BackendKind, InvalidEvent, check_payload, check_version},
+    stream::{AggregateId, Position, StreamId, Version, known_tenant},
+    validity::{self, BackendKind, EventFault, InvalidEvent, check_payload, check_version},
 };
 
 /// An event before append: encoded, with its id, without a place in a stream yet.
@@ -160,7 +160,7 @@ impl NewEvent {
         self.context.correlation_id.unwrap_or(self.event_id.as_uuid())
     }
 
-    /// Checks that every store can keep the event, and every bus carry it; stores call it before they append.
+    /// Checks that every store can keep the event, and every bus carry it.
     ///
     /// # Errors
     /// [`InvalidEvent`] with the first fault, see [`EventFault`](crate::event::EventFault).
@@ -174,6 +174,28 @@ impl NewEvent {
     /// assert_eq!(invalid.fault, EventFault::ReservedField("aggregate_id"));
     /// ```
     pub fn check(&self) -> Result<(), InvalidEvent> {
+        self.invalid_unless(self.check_parts())
+    }
+
+    /// Checks the event as [`check`](Self::check) does, and that its context names no tenant but that of `stream`; stores
+    /// call it before they append.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] with the first fault.
+    pub fn check_for(&self, stream: &StreamId) -> Result<(), InvalidEvent> {
+        let (named, of_stream) = (known_tenant(self.context.tenant_id), stream.tenant_id());
+        let tenant = match named {
+            Some(named) if of_stream != Some(named) => Err(EventFault::OtherTenant { named, of_stream }),
+            _ => Ok(()),
+        };
+        self.invalid_unless(tenant.and_then(|()| self.check_parts()))
+    }
+
+    fn invalid_unless(&self, checked: Result<(), EventFault>) -> Result<(), InvalidEvent> {
+        checked.map_err(|fault| InvalidEvent { event_id: self.event_id, event_type: self.event_type.clone(), fault })
+    }
+
+    fn check_parts(&self) -> Result<(), EventFault> {
         let parts = validity::EventParts {
             schema_version: self.schema_version,
             occurred_at: self.occurred_at,
@@ -183,24 +205,24 @@ impl NewEvent {
             attributes: self.context.attributes.as_json(),
         };
         let payload = || if self.is_checked { Ok(()) } else { check_payload(&self.payload, BackendKind::Store) };
-        let checked = parts.check(BackendKind::Store).and_then(|()| payload());
-        checked.map_err(|fault| InvalidEvent { event_id: self.event_id, event_type: self.event_type.clone(), fault })
+        parts.check(BackendKind::Store).and_then(|()| payload())
     }
 
     /// Gives the event its place in a stream; stores call it when they append.
     ///
-    /// Without a position it makes an event to publish without a store.
+    /// Without a position it makes an event to publish without a store. A stream of no tenant gets that of the context.
     #[must_use]
     pub fn recorded_as(self, stream: StreamId, version: Version, position: Option<Position>) -> RecordedEvent {
         let correlation_id = self.correlation_id();
         let context = self.context;
+        let tenant_id = stream.tenant_id().or(context.tenant_id);
+        let stream = stream.with_tenant_id(tenant_id);
         let metadata = Metadata::new(self.event_id, self.event_type, stream, version, self.occurred_at)
             .with_schema_version(self.schema_version)
             .with_position(position)
             .with_original_recorded_at(self.original_recorded_at)
             .with_correlation_id(correlation_id)
             .with_causation_id(context.causation_id)
-            .with_tenant_id(context.tenant_id)
             .with_actor_id(context.actor_id)
             .with_attributes(context.attributes);
         RecordedEvent(Arc::new(Recorded { metadata, payload: self.payload.into(), is_checked: self.is_checked }))

@@ -82,22 +82,42 @@ impl From<AggregateId> for String {
 }
 
 /// One aggregate's sequence of events: the unit of consistency and order.
+///
+/// Aggregates of two tenants have two streams, also if type and id are the same.
+///
+/// # Examples
+/// ```
+/// use eventbus::{StreamId, Uuid};
+/// let tenant = Uuid::parse_str("01a1f85f-1b76-73fd-9432-86542dd2f87b")?;
+/// let order = StreamId::parse("Order", "1")?;
+/// let order_of_tenant = order.clone().with_tenant_id(Some(tenant));
+/// assert_ne!(order, order_of_tenant);
+/// assert_eq!(order.to_string(), "Order/1");
+/// assert_eq!(order_of_tenant.to_string(), "Order/1@01a1f85f-1b76-73fd-9432-86542dd2f87b");
+/// # Ok::<(), eventbus::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Display, Serialize)]
-#[display("{aggregate_type}/{aggregate_id}")]
+#[display("{aggregate_type}/{aggregate_id}{}", tenant_id.map(|id| format!("@{id}")).unwrap_or_default())]
 #[must_use]
 pub struct StreamId {
     #[serde(serialize_with = "shown::display")]
     aggregate_type: Name,
     aggregate_id: AggregateId,
+    tenant_id: Option<Uuid>,
 }
 
 impl StreamId {
-    /// Names the stream of one aggregate.
+    /// Names the stream of one aggregate of no tenant.
     pub const fn new(aggregate_type: Name, aggregate_id: AggregateId) -> Self {
-        Self { aggregate_type, aggregate_id }
+        Self { aggregate_type, aggregate_id, tenant_id: None }
     }
 
-    /// Names a stream by two texts, as a store reads them back.
+    /// Sets the tenant that the aggregate belongs to. The nil UUID stands for no tenant.
+    pub fn with_tenant_id(self, tenant_id: Option<Uuid>) -> Self {
+        Self { tenant_id: known_tenant(tenant_id), ..self }
+    }
+
+    /// Names a stream of no tenant by two texts, as a store reads them back.
     ///
     /// # Errors
     /// [`InvalidName`] if one of them is empty, longer than 255 bytes or holds a control character.
@@ -116,6 +136,17 @@ impl StreamId {
     pub const fn aggregate_id(&self) -> &AggregateId {
         &self.aggregate_id
     }
+
+    /// The tenant that the aggregate belongs to; never the nil UUID.
+    #[must_use]
+    pub const fn tenant_id(&self) -> Option<Uuid> {
+        self.tenant_id
+    }
+}
+
+/// Returns `None` for the nil UUID, by which stores write that a stream has no tenant.
+pub(crate) fn known_tenant(tenant_id: Option<Uuid>) -> Option<Uuid> {
+    tenant_id.filter(|id| !id.is_nil())
 }
 
 macro_rules! counter {

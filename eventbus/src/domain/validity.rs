@@ -10,6 +10,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 use time::{OffsetDateTime, UtcOffset};
+use uuid::Uuid;
 
 use super::{field_error::FieldError, metadata::EventId, name::Name, stream::Version};
 
@@ -78,6 +79,17 @@ pub enum EventFault {
     /// The time at which another store recorded it is, in UTC, outside of the years 1 to 9999.
     #[error("its original recorded time is outside of the years 1 to 9999 (UTC)")]
     OriginalRecordedAt,
+    /// The context of the event names a tenant, and its stream belongs to a different one or to none.
+    #[error(
+        "its context names tenant {named}, its stream belongs to {}",
+        of_stream.map_or_else(|| "no tenant".to_owned(), |id| format!("tenant {id}"))
+    )]
+    OtherTenant {
+        /// The tenant that the context names.
+        named: Uuid,
+        /// The tenant that the stream belongs to.
+        of_stream: Option<Uuid>,
+    },
     /// The place in the stream is 0, or above 9,223,372,036,854,775,807.
     #[error("its version in the stream is not within 1..=9223372036854775807")]
     Version,

@@ -129,12 +129,18 @@ impl InMemoryEventStore {
 #[derive(Debug, Default)]
 struct StoreLog {
     events: Vec<RecordedEvent>,
-    /// Indexes of the events of each stream: the event at index `i` of the list has version `i + 1`.
-    streams: HashMap<StreamId, Vec<usize>>,
-    by_id: HashMap<EventId, usize>,
+    streams: HashMap<StreamId, StreamIndex>,
     /// The highest schema version of each event type, and the position of its first event.
     types: BTreeMap<Name, (u32, Position)>,
     clock: SharedClock,
+}
+
+/// Indexes of the events of one stream.
+#[derive(Debug, Default)]
+struct StreamIndex {
+    /// The event at place `i` of the list has version `i + 1`.
+    by_version: Vec<usize>,
+    by_id: HashMap<EventId, usize>,
 }
 
 impl StoreLog {
@@ -146,7 +152,7 @@ impl StoreLog {
     ) -> Result<Vec<RecordedEvent>, AppendError> {
         let ids: Vec<_> = events.iter().map(NewEvent::event_id).collect();
         // before the version: the expected one of a repeat is that before its first try
-        if let Some(first) = first_result(stream, &ids, self.with_ids(&ids))? {
+        if let Some(first) = first_result(stream, &ids, self.with_ids(stream, &ids))? {
             return Ok(first);
         }
         let actual = self.version(stream);
@@ -159,25 +165,29 @@ impl StoreLog {
     fn push(&mut self, stream: &StreamId, version: Version, event: NewEvent) -> RecordedEvent {
         let index = self.events.len();
         let position = Position::new(index as u64 + 1);
-        self.by_id.insert(event.event_id(), index);
         let (highest, _) = self.types.entry(event.event_type().clone()).or_insert((0, position));
         *highest = event.schema_version().max(*highest);
         // the clock may have been set back since the stream's previous event
         let previous = self.indexes(stream).last().and_then(|&index| self.events[index].metadata().recorded_at());
         let recorded_at = Some(self.clock.now()).max(previous);
         let recorded = event.recorded_as(stream.clone(), version, Some(position)).with_recorded_at(recorded_at);
-        self.streams.entry(stream.clone()).or_default().push(index);
+        let of_stream = self.streams.entry(stream.clone()).or_default();
+        of_stream.by_version.push(index);
+        of_stream.by_id.insert(recorded.metadata().event_id(), index);
         self.events.push(recorded.clone());
         recorded
     }
 
-    fn with_ids(&self, ids: &[EventId]) -> Vec<RecordedEvent> {
-        let indexes = ids.iter().filter_map(|id| self.by_id.get(id));
+    fn with_ids(&self, stream: &StreamId, ids: &[EventId]) -> Vec<RecordedEvent> {
+        let Some(of_stream) = self.streams.get(stream) else {
+            return Vec::new();
+        };
+        let indexes = ids.iter().filter_map(|id| of_stream.by_id.get(id));
         indexes.map(|&index| self.events[index].clone()).collect()
     }
 
     fn indexes(&self, stream: &StreamId) -> &[usize] {
-        self.streams.get(stream).map_or(&[], Vec::as_slice)
+        self.streams.get(stream).map_or(&[], |of_stream| &of_stream.by_version)
     }
 
     fn version(&self, stream: &StreamId) -> Version {

@@ -50,7 +50,7 @@ impl FeedFilter {
         Self { event_types: Some(types.into_iter().collect()), ..self }
     }
 
-    /// Matches only events of this tenant.
+    /// Matches only events of this tenant; the nil UUID stands for the events of no tenant.
     pub const fn tenant(mut self, tenant: Uuid) -> Self {
         self.tenant = Some(tenant);
         self
@@ -87,7 +87,7 @@ impl FeedFilter {
             |types: &Option<BTreeSet<Name>>, wanted: &str| types.as_ref().is_none_or(|types| types.contains(wanted));
         is_among(&self.aggregate_types, event.metadata().aggregate_type())
             && is_among(&self.event_types, event.event_type())
-            && self.tenant.is_none_or(|tenant| event.metadata().tenant_id() == Some(tenant))
+            && self.tenant.is_none_or(|tenant| event.metadata().tenant_id().unwrap_or_default() == tenant)
     }
 }
 

@@ -29,8 +29,8 @@ pub enum AppendError {
         /// The version of the stream.
         actual: Version,
     },
-    /// A stored event has this id already, or the append contains it twice. No event was stored.
-    #[error("event id {event_id} is used by another event already (append to stream `{stream}`)")]
+    /// An event of the stream has this id already, or the append contains it twice. No event was stored.
+    #[error("event id {event_id} is used by another event of stream `{stream}` already")]
     EventIdTaken {
         /// The id.
         event_id: EventId,

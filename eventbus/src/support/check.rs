@@ -28,14 +28,14 @@ pub fn check_ids(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendErr
     }
 }
 
-/// Finds an event that [cannot be kept](NewEvent::check); stores refuse it before sending, so that the same append is
+/// Finds an event that [cannot be kept](NewEvent::check_for) in `stream`; stores refuse it before sending, so that the same append is
 /// good on every store or on none.
 ///
 /// # Errors
 /// [`AppendError::Refused`] with an [`InvalidEvent`](crate::event::InvalidEvent) that names the first such event.
 pub fn check_events(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
     let refused = |invalid| AppendError::Refused { stream: stream.clone(), source: Box::new(invalid) };
-    events.iter().try_for_each(NewEvent::check).map_err(refused)
+    events.iter().try_for_each(|event| event.check_for(stream)).map_err(refused)
 }
 
 /// Finds an event that [cannot be kept](RecordedEvent::check); buses refuse it before they publish any event.
@@ -81,13 +81,13 @@ pub fn check_range(destination: &Name, range: PublishRange<'_>) -> Result<(), Pu
     Ok(())
 }
 
-/// Decides whether an append of `ids` to `stream` is a repeat; `found` are the stored events with one of these ids.
+/// Decides whether an append of `ids` to `stream` is a repeat; `found` are the events of the stream with one of these ids.
 ///
 /// Returns `None` if no id is stored, so that the append is not a repeat; returns the result of the first append if it
 /// is.
 ///
 /// # Errors
-/// [`AppendError::EventIdTaken`] if only some are stored, or in a different stream, or not one after the other.
+/// [`AppendError::EventIdTaken`] if only some are stored, or not one after the other.
 pub fn first_result(
     stream: &StreamId,
     ids: &[EventId],
@@ -96,14 +96,12 @@ pub fn first_result(
     let Some(first) = found.first() else {
         return Ok(None);
     };
-    let foreign = found.iter().find(|event| event.metadata().stream() != stream);
-    let culprit = foreign.unwrap_or(first).metadata().event_id();
-    let same_stream = foreign.is_none();
+    let culprit = first.metadata().event_id();
     found.sort_unstable_by_key(RecordedEvent::version);
     let found_ids = found.iter().map(|event| event.metadata().event_id());
     let same_ids = found_ids.eq(ids.iter().copied());
     let contiguous = found.windows(2).all(|pair| pair[0].version().next() == pair[1].version());
-    if same_stream && same_ids && contiguous { Ok(Some(found)) } else { Err(taken(stream, culprit)) }
+    if same_ids && contiguous { Ok(Some(found)) } else { Err(taken(stream, culprit)) }
 }
 
 fn taken(stream: &StreamId, event_id: EventId) -> AppendError {

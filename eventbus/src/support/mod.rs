@@ -21,7 +21,7 @@ pub(crate) use skip::{
     Skip, SkipsError, count_around, read_around, relay_to, save_skips, skipped_positions, skips, skips_to_note,
 };
 pub use source_chain::source_chain;
-pub use stream_cursor::StreamCursor;
+pub use stream_cursor::{StreamCursor, missing_event_error};
 
 pub use crate::domain::json::{from_json, to_json};
 

@@ -1,8 +1,11 @@
 //! The place in a stream where its next page begins.
 
 use crate::{
-    domain::{record::RecordedEvent, stream::Version},
-    port::Direction,
+    domain::{
+        record::RecordedEvent,
+        stream::{StreamId, Version},
+    },
+    port::{Direction, ReadError},
 };
 
 /// The place in a stream where its next page begins.
@@ -31,21 +34,25 @@ impl StreamCursor {
 
     /// Returns the cursor of the page after `events`, the page of this cursor; `None` if it is the last page.
     ///
+    /// Where an event is missing the page ends: removes the events behind the gap, and returns the cursor at which the
+    /// next page fails.
+    ///
     /// # Errors
-    /// The version of an event that is missing.
+    /// The version of an event that is missing, if it is the first one of the page.
     pub fn after_page(
         self,
         direction: Direction,
-        events: &[RecordedEvent],
+        events: &mut Vec<RecordedEvent>,
         has_more: bool,
     ) -> Result<Option<Self>, Version> {
         let mut wanted = match direction {
             Direction::Forward => Some(self.from.max(Version::FIRST)),
             Direction::Backward => self.is_continued.then_some(self.from),
         };
-        for event in events {
+        for (place, event) in events.iter().enumerate() {
             if let Some(missing) = wanted.filter(|wanted| *wanted != event.version()) {
-                return Err(missing);
+                events.truncate(place);
+                return if place == 0 { Err(missing) } else { Ok(Some(Self { from: missing, is_continued: true })) };
             }
             wanted = Some(match direction {
                 Direction::Forward => event.version().next(),
@@ -58,4 +65,21 @@ impl StreamCursor {
             Some(from) => Ok(has_more.then_some(Self { from, is_continued: true })),
         }
     }
+}
+
+/// Returns the error of a store that misses an event of a stream which has later ones.
+///
+/// # Examples
+/// ```
+/// use eventbus::{StreamId, support::missing_event_error};
+/// let error = missing_event_error(&StreamId::parse("Order", "1")?, 3.into());
+/// assert_eq!(error.to_string(), "event store holds corrupt data at event 3 of stream `Order/1`");
+/// # Ok::<(), eventbus::Error>(())
+/// ```
+#[must_use]
+pub fn missing_event_error(stream: &StreamId, version: Version) -> ReadError {
+    ReadError::corrupt(
+        format!("event {version} of stream `{stream}`"),
+        "the event is missing, and later ones are there: other software removed it",
+    )
 }

@@ -3,8 +3,8 @@
 use std::{cell::Cell, convert::Infallible, time::Duration};
 
 use eventbus::{
-    EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, NewEvent, StreamId,
-    UpdateError, Uuid, Version,
+    EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, Never, NewEvent, SaveError,
+    StreamId, UpdateError, Uuid, Version,
     delivery::RetryPolicy,
     port::AppendEvents,
     prelude::*,
@@ -224,6 +224,7 @@ async fn a_save_is_one_conversation_stamped_with_its_context() {
     let orders = orders();
     let tenant = Uuid::now_v7();
     let context = EventContext::default().with_tenant(tenant).with_actor("ada");
+    let orders = orders.for_tenant(tenant);
     let mut order = orders.create(AggregateId::new());
     order.record((created("ada", 1.0), OrderShipped { tracking_number: "T".into() }));
     let saved = orders.with_context(context).clone().save(&mut order).await.unwrap();
@@ -238,6 +239,58 @@ async fn a_save_is_one_conversation_stamped_with_its_context() {
     assert_eq!(effect.causation_id(), Some(first.event_id().as_uuid()));
     assert_eq!(effect.correlation_id(), first.correlation_id());
     assert_eq!(effect.tenant_id(), Some(tenant));
+}
+
+#[tokio::test]
+async fn aggregates_of_two_tenants_are_two_aggregates() {
+    let orders = orders();
+    let [one, other] = [Uuid::from_u128(1), Uuid::from_u128(2)].map(|tenant| orders.for_tenant(tenant));
+    let id = "1".parse().unwrap();
+    for (repository, customer) in [(&one, "ada"), (&other, "bob"), (&orders, "eve")] {
+        repository.create_with(&id, |_| Ok::<_, Never>(created(customer, 1.0))).await.unwrap();
+    }
+    one.update(&id, |order| order.ship("T")).await.unwrap();
+    let versions =
+        [one.version(&id).await.unwrap(), other.version(&id).await.unwrap(), orders.version(&id).await.unwrap()];
+    assert_eq!(versions.map(Version::get), [2, 1, 1]);
+    assert_eq!(one.load(&id).await.unwrap().customer_id, "ada");
+    assert_eq!(other.load(&id).await.unwrap().customer_id, "bob");
+    assert_eq!(orders.for_tenant(Uuid::nil()).load(&id).await.unwrap().customer_id, "eve");
+    let unknown = orders.for_tenant(Uuid::from_u128(3)).load(&id).await.unwrap_err();
+    assert_eq!(unknown.to_string(), "aggregate `Order/1@00000000-0000-0000-0000-000000000003` does not exist");
+}
+
+#[tokio::test]
+async fn a_repository_saves_for_its_own_tenant_only() {
+    let orders = orders();
+    let [one, other] = [Uuid::from_u128(1), Uuid::from_u128(2)];
+    let [of_one, of_other] = [one, other].map(|tenant| orders.for_tenant(tenant));
+    let id: AggregateId = "1".parse().unwrap();
+    let refused = |error: SaveError, wanted: Option<Uuid>| match error {
+        SaveError::OtherTenant { found, .. } => assert_eq!(found, wanted),
+        error => panic!("{error:?}"),
+    };
+    for (repository, named) in [(&of_one, other), (&orders, other)] {
+        let repository = repository.with_context(EventContext::default().with_tenant(named));
+        let mut order = repository.create(id.clone());
+        order.record(created("ada", 1.0));
+        refused(repository.save(&mut order).await.unwrap_err(), Some(named));
+        assert_eq!(order.pending().len(), 1);
+    }
+    let mut order = of_one.create(id.clone());
+    order.record(created("ada", 1.0));
+    refused(of_other.save(&mut order).await.unwrap_err(), Some(one));
+    let mut of_none = AggregateRoot::<Order>::new(id.clone());
+    of_none.record(created("ada", 1.0));
+    let error = of_other.save(&mut of_none).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a repository of tenant 00000000-0000-0000-0000-000000000002 does not save what belongs to no tenant (aggregate \
+         `Order/1@00000000-0000-0000-0000-000000000002`); to repair: `repository.for_tenant(..)`"
+    );
+    refused(error, None);
+    of_one.save(&mut order).await.unwrap();
+    assert!(!of_other.exists(&id).await.unwrap() && !orders.exists(&id).await.unwrap());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The plan of a statement: which appends of a batch it holds.
 //!
 //! Invariant: the appends to one stream are sent in the order given, so one that cannot join the earlier ones defers
-//! the later ones too. A statement claims a stream once, with one expected version, and holds no event id twice.
+//! the later ones too. A statement claims a stream once, with one expected version, and holds no event id of a stream twice.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use eventbus::{EventId, ExpectedVersion, NewEvent, StreamId, Version, port::Appe
 
 use super::entry::CommitEntry;
 use crate::{
-    columns::{bind_claim, bind_events},
+    columns::{bind_claim, bind_events, tenant_column},
     pool::Query,
     statements::Statements,
 };
@@ -102,6 +102,7 @@ impl StatementPlan {
             .multi_stream_append(lists_types)
             .bind(claims.clone().map(|append| append.stream.aggregate_id().as_str()).collect::<Vec<_>>())
             .bind(claims.clone().map(|append| append.stream.aggregate_type().as_str()).collect::<Vec<_>>())
+            .bind(claims.clone().map(|append| tenant_column(&append.stream)).collect::<Vec<_>>())
             .bind(claims.map(|append| expected_number(append.expected)).collect::<Vec<_>>())
             .bind(events_of_stream)
             .bind(stream_of_event)
@@ -124,13 +125,18 @@ fn expected_number(expected: ExpectedVersion) -> i64 {
     }
 }
 
+fn event_keys(append: &Append) -> impl Iterator<Item = (StreamId, EventId)> {
+    append.events.iter().map(|event| (append.stream.clone(), event.event_id()))
+}
+
 #[derive(Default)]
 struct StatementPlanner {
     plan: StatementPlan,
     one_per_stream: bool,
     /// The chain of each planned stream; `None` if further appends to the stream are deferred.
     open_chains: HashMap<StreamId, Option<usize>>,
-    ids: HashSet<EventId>,
+    /// The ids of the planned events of each stream.
+    ids: HashSet<(StreamId, EventId)>,
 }
 
 impl StatementPlanner {
@@ -145,14 +151,14 @@ impl StatementPlanner {
             Some(chain) => chain.push(&entry.append),
             None => self.plan.chains.push(StreamChain::new(&entry.append, self.plan.entries.len())),
         }
-        self.ids.extend(entry.append.events.iter().map(NewEvent::event_id));
+        self.ids.extend(event_keys(&entry.append));
         self.plan.chain_of_entry.push(chain);
         self.plan.entries.push(entry);
     }
 
     /// Returns the number of the append's chain, possibly a new one; `None` if the append is deferred.
     fn chain_for(&self, append: &Append) -> Option<usize> {
-        if append.events.iter().any(|event| self.ids.contains(&event.event_id())) {
+        if event_keys(append).any(|key| self.ids.contains(&key)) {
             return None;
         }
         match self.open_chains.get(&append.stream) {

@@ -1,8 +1,12 @@
 -- Appends events to one stream; returns no rows and stores no events if the stream is not at the expected version.
 --
--- $1 aggregate id, $2 aggregate type, $3 to $12 the events, one array per column, $13 the version for `claim_exact.sql`.
+-- $1 aggregate id, $2 aggregate type, $3 tenant, $4 to $13 the events, one array per column, $14 the version for
+-- `claim_exact.sql`.
 --
 -- `{stored}` and `{listed}` are empty, or make `list_types.sql` of what the insert returns.
+--
+-- A claim finds no stream if an event of the stream has one of the ids. It may miss an event that a concurrent statement
+-- stores; then the key of the event ids makes this one fail.
 --
 -- Invariant: the statement locks the stream's row, then locks the bound, then draws positions. A reader may skip a
 -- position drawn before the bound is locked; one drawn before the row is locked may sort behind a later version. A
@@ -12,21 +16,21 @@ WITH claimed AS (
     {claim}
 ),
 bound AS MATERIALIZED (
-    SELECT c.base, pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | {drawn})
+    SELECT c.stream_no, c.base, c.recorded_at, pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | {drawn})
     FROM claimed c
 ){stored}
 INSERT INTO {schema}.events (
-    position, version, occurred_at, event_id, correlation_id, schema_version, aggregate_id, aggregate_type,
-    event_type, payload, causation_id, tenant_id, actor_id, attributes)
+    position, stream_no, version, occurred_at, recorded_at, event_id, correlation_id, schema_version, event_type,
+    payload, causation_id, actor_id, attributes, original_recorded_at)
 SELECT
-    nextval('{schema}.events_position_seq'), bound.base + e.ordinal, e.occurred_at, e.event_id, e.correlation_id,
-    e.schema_version, $1::text, $2::text, e.event_type, e.payload::json, e.causation_id, e.tenant_id, e.actor_id,
-    e.attributes::json
+    nextval('{schema}.events_position_seq'), bound.stream_no, bound.base + e.ordinal, e.occurred_at, bound.recorded_at,
+    e.event_id, e.correlation_id, e.schema_version, e.event_type, e.payload::json, e.causation_id, e.actor_id,
+    e.attributes::json, e.original_recorded_at
 FROM bound, unnest(
-        $3::uuid[], $4::text[], $5::integer[], $6::timestamptz[], $7::text[], $8::uuid[], $9::uuid[], $10::uuid[],
-        $11::text[], $12::text[])
+        $4::uuid[], $5::text[], $6::integer[], $7::timestamptz[], $8::text[], $9::uuid[], $10::uuid[], $11::text[],
+        $12::text[], $13::timestamptz[])
     WITH ORDINALITY e(
-        event_id, event_type, schema_version, occurred_at, payload, correlation_id, causation_id, tenant_id,
-        actor_id, attributes, ordinal)
+        event_id, event_type, schema_version, occurred_at, payload, correlation_id, causation_id, actor_id,
+        attributes, original_recorded_at, ordinal)
 ORDER BY e.ordinal
 RETURNING event_id, version, position, recorded_at{listed}

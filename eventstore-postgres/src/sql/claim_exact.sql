@@ -1,5 +1,5 @@
--- The stream is at version $13.
+-- The stream is at version $14.
     UPDATE {schema}.streams s
-    SET version = s.version + cardinality($3::uuid[])
-    WHERE s.aggregate_id = $1::text AND s.aggregate_type = $2::text AND s.version = $13::bigint
-    RETURNING $13::bigint AS base
+    SET version = s.version + cardinality($4::uuid[]), recorded_at = greatest(s.recorded_at, clock_timestamp())
+    WHERE {is_stream} AND s.version = $14::bigint AND NOT {is_repeat}
+    RETURNING s.stream_no, $14::bigint AS base, s.recorded_at

@@ -1,5 +1,5 @@
 -- The stream has events.
     UPDATE {schema}.streams s
-    SET version = s.version + cardinality($3::uuid[])
-    WHERE s.aggregate_id = $1::text AND s.aggregate_type = $2::text AND s.version > 0
-    RETURNING s.version - cardinality($3::uuid[]) AS base
+    SET version = s.version + cardinality($4::uuid[]), recorded_at = greatest(s.recorded_at, clock_timestamp())
+    WHERE {is_stream} AND s.version > 0 AND NOT {is_repeat}
+    RETURNING s.stream_no, s.version - cardinality($4::uuid[]) AS base, s.recorded_at

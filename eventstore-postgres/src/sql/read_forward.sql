@@ -1,6 +1,6 @@
--- The rows of a page of one stream, older events first: from version $3 on, itself included, at most $4 events.
+-- The rows of a page of one stream, older events first: from version $4 on, itself included, at most $5 events.
 SELECT w.*
 FROM {schema}.events w
-WHERE w.aggregate_id = $1::text AND w.aggregate_type = $2::text AND w.version >= $3::bigint
+WHERE w.stream_no = (SELECT s.stream_no FROM {schema}.streams s WHERE {is_stream}) AND w.version >= $4::bigint
 ORDER BY w.version
-LIMIT $4::bigint
+LIMIT $5::bigint

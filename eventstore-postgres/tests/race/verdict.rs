@@ -23,8 +23,8 @@ pub(crate) struct Truth {
 
 impl Truth {
     pub(crate) async fn read(connection: &mut PgConnection) -> Self {
-        let sql = "SELECT position, aggregate_type || '/' || aggregate_id, version, event_id
-            FROM events ORDER BY position";
+        let sql = "SELECT e.position, s.aggregate_type || '/' || s.aggregate_id, e.version, e.event_id
+            FROM events e LEFT JOIN streams s USING (stream_no) ORDER BY e.position";
         let rows: Vec<(i64, String, i64, Uuid)> = sqlx::query_as(sql).fetch_all(&mut *connection).await.unwrap();
         let events =
             rows.into_iter().map(|(position, stream, version, event_id)| Row { position, stream, version, event_id });

@@ -9,10 +9,10 @@ use eventbus_redis_core::{error::boxed, program::AtomicProgram, reply::request};
 use time::OffsetDateTime;
 
 use crate::{
-    append::{load_first_result, write_events},
+    append::{load_first_result, tenant_text, write_events},
     entry,
     inner::StoreInner,
-    keys::StoreKeys,
+    keys::{StoreKeys, event_key},
     read::{StreamEnd, stream_end},
 };
 
@@ -38,7 +38,8 @@ impl PlannedAppends {
         let Append { stream, expected, events } = append;
         let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();
         // ids that this transaction has planned are not in the store yet
-        let planned = self.0.iter().flat_map(|appended| &appended.recorded);
+        let planned = self.0.iter().filter(|appended| appended.stream == stream);
+        let planned = planned.flat_map(|appended| &appended.recorded);
         let planned = planned.filter(|event| ids.contains(&event.metadata().event_id())).cloned().collect();
         if let Some(first) = first_result(&stream, &ids, planned)? {
             return Ok(first);
@@ -82,13 +83,14 @@ impl PlannedAppends {
     pub(crate) fn add_checks(&self, inner: &StoreInner, program: &mut AtomicProgram) {
         let keys = inner.keys();
         for PlannedAppend { stream, stored_version: before, already_planned: own, events, recorded_at, .. } in &self.0 {
-            let key = keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str());
+            let key = keys.stream(stream);
             program.step("events").key(&keys.feed()).key(&keys.ids()).key(&key);
             program.arg(before.to_string()).arg(own.to_string());
             program.arg(inner.acknowledged().position().to_string());
             program.arg(entry::micros_of(*recorded_at).to_string());
             program.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
-            write_events(events, inner.known_event_types(), |word| program.push_arg(word));
+            program.arg(tenant_text(stream));
+            write_events(stream, events, inner.known_event_types(), |word| program.push_arg(word));
         }
     }
 
@@ -116,7 +118,7 @@ async fn find_stored(
     stream: &StreamId,
     events: &[NewEvent],
 ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
-    let ids: Vec<_> = events.iter().map(|event| *event.event_id().as_uuid().as_bytes()).collect();
+    let ids: Vec<_> = events.iter().map(|event| event_key(stream, event.event_id())).collect();
     let command = request("HMGET", (inner.keys().ids(), ids.iter().map(|id| &id[..]).collect::<Vec<_>>()));
     let found: Vec<Option<u64>> =
         inner.connection().query_idempotent(&command).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;

@@ -1,12 +1,12 @@
 -- Appends events to streams. Each append is all or nothing, independent of the rest.
 --
--- KEYS  the feed; the positions by event id; the stored event types; then the stream of each append
+-- KEYS  the feed; the positions of events; the stored event types; then the stream of each append
 -- ARGV  the highest acknowledged position; the time now in microseconds since 1970; for each append: the expected
---       version (any, none, exists or a number), the aggregate's type and id, the number of events; for each of these: id, type, schema version (behind a `(` if its
---       type is known to be listed), tenant, size in bytes, the number of arguments that follow, names and values of
---       its fields
--- Reply for each append: `new`, the version before, the first position, the recorded time; `known` and for each id its position, or '' if
---       it is new; `conflict` and the version; `damaged`, key and entry; `failed` and the server's error.
+--       version (any, none, exists or a number), the aggregate's type, id and tenant ('' for none), the number of
+--       events; for each of these: its key in the index, type, schema version (behind a `(` if its type is known to be
+--       listed), size in bytes, the number of arguments that follow, names and values of its fields
+-- Reply for each append: `new`, the version before, the first position, the recorded time; `known` and for each id its
+--       position, or '' if it is new; `conflict` and the version; `damaged`, key and entry; `failed` and the server's error.
 local feed, ids, types = KEYS[1], KEYS[2], KEYS[3]
 
 local function is_as_expected(expected, version)
@@ -21,7 +21,7 @@ note_lost_events(head, take())
 local now = take()
 
 local function append(key)
-  local expected, aggregate_type, aggregate_id = take(), take(), take()
+  local expected, stream = take(), { type = take(), id = take(), tenant = take() }
   local events, by_id = take_events()
   local known = known_positions(ids, by_id)
   if known then return known end
@@ -39,7 +39,7 @@ local function append(key)
     local _, foreign = checked_length_of(key)
     return foreign or { 'failed', refused }
   end
-  if add_to_feed(feed, ids, types, aggregate_type, aggregate_id, version, head, events) then
+  if add_to_feed(feed, ids, types, stream, version, head, events) then
     remove_events(key, version, events)
     return damage_of(feed, ids)
   end

@@ -33,7 +33,8 @@ end
 function steps.events()
   local feed, ids, key, before, own = take_key(), take_key(), take_key(), tonumber(take()), tonumber(take())
   local acknowledged = take()
-  local append = { key = key, version = before + own, recorded_at = take(), type = take(), id = take() }
+  local append = { key = key, version = before + own, recorded_at = take() }
+  append.stream = { type = take(), id = take(), tenant = take() }
   local by_id, damage
   append.events, by_id = take_events()
   appends[#appends + 1] = append
@@ -62,7 +63,7 @@ function steps.place()
   local feed, ids, types = take_key(), take_key(), take_key()
   for _, append in ipairs(appends) do
     -- the server can refuse only the first entry
-    local refused = add_to_feed(feed, ids, types, append.type, append.id, append.version, head, append.events)
+    local refused = add_to_feed(feed, ids, types, append.stream, append.version, head, append.events)
     if refused then return undo_all(feed, 'XADD', refused) end
     head = head + #append.events
   end

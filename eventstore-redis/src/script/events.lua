@@ -40,7 +40,7 @@ end
 local function take_events()
   local events, by_id, count = {}, {}, tonumber(take())
   for i = 1, count do
-    local event = { id = take(), type = take(), lists = take(), tenant = take(), bytes = take(), fields = {} }
+    local event = { id = take(), type = take(), lists = take(), bytes = take(), fields = {} }
     for f = 1, tonumber(take()) do event.fields[f] = take() end
     events[i], by_id[i] = event, event.id
   end
@@ -130,10 +130,10 @@ end
 
 -- Adds events to the feed and to the index by id, and lists types that may be missing; returns the error if the server
 -- refuses the first.
-local function add_to_feed(feed, ids, types, aggregate_type, aggregate_id, version, head, events)
+local function add_to_feed(feed, ids, types, stream, version, head, events)
   for i, event in ipairs(events) do
-    local added = redis.pcall('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate_type',
-      aggregate_type, 'aggregate_id', aggregate_id, 'version', version + i, 'tenant_id', event.tenant, 'bytes', event.bytes)
+    local added = redis.pcall('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate_type', stream.type,
+      'aggregate_id', stream.id, 'version', version + i, 'tenant_id', stream.tenant, 'bytes', event.bytes)
     if error_of(added) then return added.err end
     redis.call('HSET', ids, event.id, head + i)
     list_type(types, event, head + i)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventbus::{
-    ExpectedVersion, Name,
+    ExpectedVersion, Name, StreamId,
     port::{AppendEvents as _, Checkpoints as _, ReadFeed as _},
 };
 use eventstore_redis::{RedisConnectError, RedisEventStore, RedisEventStoreConfig};
@@ -48,7 +48,7 @@ fn a_configuration_is_read_from_json() {
         (config.socket_timeout, config.transaction_timeout),
         (Duration::from_millis(1_500), Duration::from_secs(10))
     );
-    assert_eq!(config.stream_key("Order", "12345"), "shop:aggregate:Order:12345");
+    assert_eq!(config.stream_key(&StreamId::parse("Order", "12345").unwrap()), "shop:aggregate:Order:12345");
     assert!(serde_json::from_str::<RedisEventStoreConfig>(r#"{"prefix":"shop"}"#).is_err());
 }
 

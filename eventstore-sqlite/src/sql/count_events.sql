@@ -1,5 +1,6 @@
-SELECT count(*) FROM eventbus_events
-WHERE position > ?1 AND position <= ?2
-  AND (?3 IS NULL OR +aggregate_type IN (SELECT value FROM json_each(?3)))
-  AND (?4 IS NULL OR +event_type IN (SELECT value FROM json_each(?4)))
-  AND (?5 IS NULL OR +tenant_id = ?5)
+SELECT count(*)
+FROM eventbus_events e LEFT JOIN eventbus_streams s USING (stream_no)
+WHERE e.position > ?1 AND e.position <= ?2
+  AND (?3 IS NULL OR +s.aggregate_type IN (SELECT value FROM json_each(?3)))
+  AND (?4 IS NULL OR +e.event_type IN (SELECT value FROM json_each(?4)))
+  AND (?5 IS NULL OR +s.tenant_id = ?5)

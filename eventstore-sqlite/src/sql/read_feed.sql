@@ -1,5 +1,5 @@
-SELECT position, version, occurred_at, event_id, schema_version, aggregate_type, aggregate_id, event_type, payload,
-    correlation_id, causation_id, tenant_id, actor_id, attributes, recorded_at
-FROM eventbus_events
-WHERE position > ?1 AND position <= ?2
-ORDER BY position LIMIT ?3
+SELECT e.position, e.version, e.occurred_at, e.event_id, e.schema_version, s.aggregate_type, s.aggregate_id, e.event_type,
+    e.payload, e.correlation_id, e.causation_id, s.tenant_id, e.actor_id, e.attributes, e.recorded_at
+FROM eventbus_events e LEFT JOIN eventbus_streams s USING (stream_no)
+WHERE e.position > ?1 AND e.position <= ?2
+ORDER BY e.position LIMIT ?3

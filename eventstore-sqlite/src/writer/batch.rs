@@ -170,7 +170,8 @@ mod tests {
     }
 
     fn stored(connection: &Connection) -> String {
-        let sql = "SELECT coalesce(group_concat(aggregate_id || version, ' '), '') FROM eventbus_events";
+        let sql = "SELECT coalesce(group_concat(s.aggregate_id || e.version, ' '), '')
+            FROM eventbus_events e JOIN eventbus_streams s USING (stream_no)";
         connection.query_row(sql, [], |row| row.get(0)).unwrap()
     }
 

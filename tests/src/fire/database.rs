@@ -16,8 +16,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, postgres
 use super::{HarnessError, evidence::Stored, history::StoredAt};
 
 const STORED_SQL: &str = "
-    SELECT position, version, event_id, aggregate_type || '/' || aggregate_id, (payload ->> 'amount')::bigint
-    FROM events ORDER BY position";
+    SELECT e.position, e.version, e.event_id, s.aggregate_type || '/' || s.aggregate_id, (e.payload ->> 'amount')::bigint
+    FROM events e JOIN streams s USING (stream_no) ORDER BY e.position";
 
 /// Time limit for opening a session while the server refuses or terminates it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);

@@ -208,8 +208,8 @@ fn names_a_file(error: &(dyn Error + 'static)) -> bool {
 
 /// Reads the stored events without the code under test.
 fn load_stored(path: &Path) -> Result<Vec<Stored>, HarnessError> {
-    const STORED: &str = "SELECT position, version, event_id, aggregate_id, payload ->> 'amount'
-                          FROM eventbus_events ORDER BY position";
+    const STORED: &str = "SELECT e.position, e.version, e.event_id, s.aggregate_id, e.payload ->> 'amount'
+                          FROM eventbus_events e JOIN eventbus_streams s USING (stream_no) ORDER BY e.position";
     let connection = Connection::open(path)?;
     let mut statement = connection.prepare(STORED)?;
     let rows = statement.query_map([], |row| {

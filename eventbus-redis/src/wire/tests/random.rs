@@ -56,7 +56,7 @@ prop_compose! {
         let metadata = Metadata::new(
             EventId::from(Uuid::from_u128(ids.0)),
             Name::new("event type", event_type).ok()?,
-            StreamId::parse(&stream.0, &stream.1).ok()?,
+            StreamId::parse(&stream.0, &stream.1).ok()?.with_tenant_id(ids.3.map(Uuid::from_u128)),
             Version::new(versions.0),
             time(micros)?,
         )
@@ -67,7 +67,6 @@ prop_compose! {
         .with_sealed_fields(recorded.2)
         .with_correlation_id(Uuid::from_u128(ids.1))
         .with_causation_id(ids.2.map(Uuid::from_u128))
-        .with_tenant_id(ids.3.map(Uuid::from_u128))
         .with_actor_id(actor)
         .with_attributes(Attributes::parse(&attributes).ok()?);
         Some(RecordedEvent::new(metadata, payload))

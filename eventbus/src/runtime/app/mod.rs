@@ -232,7 +232,7 @@ impl App {
     /// so no reader sees it without rows. The projection pauses meanwhile. Events that an operator had skipped are left
     /// out and counted, also those that cannot be read.
     ///
-    /// The rebuild finds the rows by the id alone: where the tables hold aggregates of several types, no two of them
+    /// The rebuild finds the rows by the id alone: where the tables hold aggregates of several types or tenants, no two of them
     /// may have the same id, or it deletes the rows of the other aggregate and does not write them again.
     ///
     /// # Errors

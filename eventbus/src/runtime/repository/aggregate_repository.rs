@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::{TryStreamExt, future::BoxFuture};
+use uuid::Uuid;
 
 use super::{
     error::{LoadError, SaveError, UpdateError},
@@ -22,7 +23,7 @@ use crate::{
         clock::SharedClock,
         context::EventContext,
         record::{EncodeEvent, EventSet, NewEvent, RecordedEvent},
-        stream::{AggregateId, ExpectedVersion, Version},
+        stream::{AggregateId, ExpectedVersion, StreamId, Version, known_tenant},
     },
     port::{AppendError, Direction, EventBus, EventStore, backoff::Backoff, retry::RetryPolicy},
 };
@@ -73,6 +74,7 @@ const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
 pub struct AggregateRepository<A: Aggregate> {
     store: Arc<dyn EventStore>,
     publisher: SavePublisher,
+    tenant_id: Option<Uuid>,
     context: EventContext,
     conflict_retry: RetryPolicy,
     clock: SharedClock,
@@ -94,6 +96,7 @@ impl<A: Apply> AggregateRepository<A> {
         Self {
             store,
             publisher,
+            tenant_id: None,
             context: EventContext::default(),
             conflict_retry: CONFLICT_RETRY,
             clock: SharedClock::SYSTEM,
@@ -110,7 +113,39 @@ impl<A: Apply> AggregateRepository<A> {
         Self { publisher: SavePublisher::to_bus(Arc::new(bus)), ..self }
     }
 
-    /// Returns a clone that stamps its saves with `context`.
+    /// Returns a clone for the aggregates of one tenant: it loads no others, and all its saves belong to the tenant. `None`
+    /// and the nil UUID are the aggregates of no tenant, which a new repository is for.
+    ///
+    /// Aggregates of two tenants are two aggregates, also if they have one id.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{AggregateRepository, InMemoryEventStore, Never, Uuid, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Room)]
+    /// # struct Booked { guest: String }
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(Booked))]
+    /// # struct Room { guest: String }
+    /// # impl Apply for Room {
+    /// #     fn apply(&mut self, RoomEvent::Booked(booked): &RoomEvent) { self.guest = booked.guest.clone(); }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// let rooms = AggregateRepository::<Room>::new(InMemoryEventStore::new());
+    /// let (of_hotel_a, of_hotel_b) = (rooms.for_tenant(Uuid::from_u128(1)), rooms.for_tenant(Uuid::from_u128(2)));
+    /// let id = "12".parse()?;
+    /// of_hotel_a.upsert(&id, |_| Ok::<_, Never>(Booked { guest: "ada".into() })).await?;
+    /// assert!(of_hotel_b.find(&id).await?.is_none()); // the other hotel has a room 12 of its own
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn for_tenant(&self, tenant_id: impl Into<Option<Uuid>>) -> Self {
+        Self { tenant_id: known_tenant(tenant_id.into()), ..self.clone() }
+    }
+
+    /// Returns a clone that stamps its saves with `context`. A save is refused if the context names a tenant but that of
+    /// the [repository](Self::for_tenant).
     pub fn with_context(&self, context: EventContext) -> Self {
         Self { context, ..self.clone() }
     }
@@ -128,7 +163,12 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Creates a new aggregate; the store has no event of it before a save.
     pub fn create(&self, id: AggregateId) -> AggregateRoot<A> {
-        AggregateRoot::<A>::new(id).with_clock(self.clock.clone())
+        AggregateRoot::<A>::new(id).with_tenant_id(self.tenant_id).with_clock(self.clock.clone())
+    }
+
+    /// Names the stream of an aggregate of the repository's tenant.
+    fn stream(&self, id: &AggregateId) -> StreamId {
+        A::stream(id).with_tenant_id(self.tenant_id)
     }
 
     /// Loads an aggregate.
@@ -137,7 +177,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// [`LoadError::NotFound`] if it has no events; [`LoadError::Decode`] if one of them does not fit;
     /// [`LoadError::Read`] if the store cannot be read.
     pub async fn load(&self, id: &AggregateId) -> Result<AggregateRoot<A>, LoadError> {
-        self.find(id).await?.ok_or_else(|| LoadError::NotFound { stream: A::stream(id) })
+        self.find(id).await?.ok_or_else(|| LoadError::NotFound { stream: self.stream(id) })
     }
 
     /// Loads an aggregate, if it has events.
@@ -158,9 +198,9 @@ impl<A: Apply> AggregateRepository<A> {
     pub async fn load_at(&self, id: &AggregateId, version: Version) -> Result<AggregateRoot<A>, LoadError> {
         let root = self.fold(id, version).await?;
         match root.version() {
-            Version::NONE => Err(LoadError::NotFound { stream: A::stream(id) }),
+            Version::NONE => Err(LoadError::NotFound { stream: self.stream(id) }),
             actual if actual < version => {
-                Err(LoadError::VersionNotReached { stream: A::stream(id), wanted: version, actual })
+                Err(LoadError::VersionNotReached { stream: self.stream(id), wanted: version, actual })
             }
             _ => Ok(root),
         }
@@ -179,7 +219,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// # Errors
     /// [`LoadError::Read`] if the store cannot be read.
     pub async fn version(&self, id: &AggregateId) -> Result<Version, LoadError> {
-        Ok(self.store.stream_version(&A::stream(id)).await?)
+        Ok(self.store.stream_version(&self.stream(id)).await?)
     }
 
     /// Stores the pending events of `root`, if no other writer appended to its stream since it was loaded.
@@ -190,11 +230,13 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// [`SaveError::Append`] with a conflict if a concurrent writer was first, or because the store could not be
-    /// reached; [`SaveError::Encode`] if an event cannot be written. No event is stored unless the outcome is unknown.
+    /// reached; [`SaveError::Encode`] if an event cannot be written; [`SaveError::OtherTenant`] if the aggregate or the
+    /// context belongs to a tenant but the repository's. No event is stored unless the outcome is unknown.
     pub async fn save(&self, root: &mut AggregateRoot<A>) -> Result<Saved, SaveError> {
         if root.pending().is_empty() {
             return Ok(Saved::nothing(root.version()));
         }
+        self.check_tenant(root)?;
         let events = self.encode(root)?;
         let records = self.append(root, events).await?;
         root.mark_saved(root.version().plus(records.len()));
@@ -321,7 +363,7 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Folds the events up to `last` into a new root.
     async fn fold(&self, id: &AggregateId, last: Version) -> Result<AggregateRoot<A>, LoadError> {
-        let stream = A::stream(id);
+        let stream = self.stream(id);
         let mut root = self.create(id.clone());
         let mut records = self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
         while let Some(record) = records.try_next().await? {
@@ -336,6 +378,15 @@ impl<A: Apply> AggregateRepository<A> {
             root.replay(&event, record.version());
         }
         Ok(root)
+    }
+
+    /// Refuses an aggregate, or a context, of a tenant but the repository's.
+    fn check_tenant(&self, root: &AggregateRoot<A>) -> Result<(), SaveError> {
+        let named_by_context = known_tenant(self.context.tenant_id).map(Some);
+        match [Some(root.tenant_id()), named_by_context].into_iter().flatten().find(|found| *found != self.tenant_id) {
+            Some(found) => Err(SaveError::OtherTenant { stream: self.stream(root.id()), found }),
+            None => Ok(()),
+        }
     }
 
     /// Encodes the events of one save. They share one correlation id: that of the context, else a new one.
@@ -353,7 +404,7 @@ impl<A: Apply> AggregateRepository<A> {
     async fn append(&self, root: &AggregateRoot<A>, events: Vec<NewEvent>) -> Result<Vec<RecordedEvent>, AppendError> {
         const OUTCOME_RETRIES_MAX: u32 = 3;
         const OUTCOME_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        let (stream, expected) = (A::stream(root.id()), ExpectedVersion::Exact(root.version()));
+        let (stream, expected) = (self.stream(root.id()), ExpectedVersion::Exact(root.version()));
         let mut attempt = 0;
         loop {
             let error = match self.store.append(&stream, expected, events.clone()).await {
@@ -377,6 +428,7 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
         Self {
             store: Arc::clone(&self.store),
             publisher: self.publisher.clone(),
+            tenant_id: self.tenant_id,
             context: self.context.clone(),
             conflict_retry: self.conflict_retry,
             clock: self.clock.clone(),
@@ -479,7 +531,7 @@ impl<A: Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O> {
                             && existence != AggregateExistence::Absent
                             && repository.conflict_retry.allows(*attempt) =>
                     {
-                        tracing::debug!(stream = %A::stream(id), attempt, "conflict, loading and deciding anew");
+                        tracing::debug!(stream = %repository.stream(id), attempt, "conflict, loading and deciding anew");
                         let delay = repository.conflict_retry.jittered(*attempt);
                         *state = UpdateState::Load(Box::pin(async move {
                             repository.clock.sleep(delay).await;

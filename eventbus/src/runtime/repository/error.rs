@@ -1,5 +1,7 @@
 //! The errors of loading, saving and updating an aggregate.
 
+use uuid::Uuid;
+
 use crate::{
     domain::{
         codec::{DecodeError, EncodeError},
@@ -61,6 +63,23 @@ pub enum SaveError {
     /// An event cannot be written.
     #[error(transparent)]
     Encode(#[from] EncodeError),
+    /// The aggregate, or the context of the save, belongs to a tenant but the repository's.
+    #[error(
+        "a repository of {} does not save what belongs to {} (aggregate `{stream}`); to repair: \
+         `repository.for_tenant(..)`",
+        shown_tenant(stream.tenant_id()),
+        shown_tenant(*found)
+    )]
+    OtherTenant {
+        /// The stream that the repository would save to.
+        stream: StreamId,
+        /// The tenant of the aggregate or of the context.
+        found: Option<Uuid>,
+    },
+}
+
+fn shown_tenant(tenant_id: Option<Uuid>) -> String {
+    tenant_id.map_or_else(|| "no tenant".into(), |id| format!("tenant {id}"))
 }
 
 impl SaveError {

@@ -1,6 +1,8 @@
 //! Rules of repeated appends, and of event ids already in use.
 
 use super::store_under_test::{StoreUnderTest, event, events, stream};
+use uuid::Uuid;
+
 use crate::{
     AggregateId, EventId, ExpectedVersion, Name, NewEvent, Position, StreamId,
     port::{AppendError, EventStore},
@@ -111,23 +113,25 @@ pub async fn partly_known_ids_are_refused<S: EventStore>(store: S) {
     store.holds(&stream, &first).await;
 }
 
-/// The id of an event of another stream is refused, also if the streams have one aggregate id and different types.
-pub async fn ids_of_another_stream_are_refused<S: EventStore>(store: S) {
-    let store = StoreUnderTest::new("ids_of_another_stream_are_refused", store);
+/// An event id is unique within its stream: streams that differ in type, id or tenant alone each store it.
+pub async fn streams_may_share_an_event_id<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("streams_may_share_an_event_id", store);
     let id = AggregateId::new();
-    let first_stream = StreamId::new(Name::from_static("Account"), id.clone());
-    let first = store.add(&first_stream, ExpectedVersion::NoStream, &events(1)).await;
-    let known = event().with_event_id(first[0].metadata().event_id());
-    for stream in [stream(), StreamId::new(Name::from_static("Owner"), id)] {
-        for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM {
-            let given = [known.clone()];
-            assert_id_taken(&store, &stream, expected, &given, known.event_id()).await;
-            let given = [event(), known.clone()];
-            assert_id_taken(&store, &stream, expected, &given, known.event_id()).await;
-        }
-        store.holds(&stream, &[]).await;
+    let account = StreamId::new(Name::from_static("Account"), id.clone());
+    let owner = StreamId::new(Name::from_static("Owner"), id);
+    let streams = [account.clone(), account.with_tenant_id(Some(Uuid::from_u128(1))), owner, stream()];
+    let given = events(2);
+    let mut stored = Vec::new();
+    for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM.into_iter().cycle().zip(&streams) {
+        let (expected, stream) = expected;
+        stored.push(store.add(stream, expected, &given).await);
     }
-    store.same(&store.feed(Position::START).await, &first, "the store holds other events");
+    for (stream, first) in streams.iter().zip(&stored) {
+        let again = store.add(stream, ExpectedVersion::NoStream, &given).await;
+        store.same(&again, first, "repeat");
+        store.holds(stream, first).await;
+    }
+    store.same(store.feed(Position::START).await, stored.concat(), "the feed");
 }
 
 /// An append that contains an id twice is refused.

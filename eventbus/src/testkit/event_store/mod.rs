@@ -92,7 +92,7 @@ macro_rules! event_store_conformance {
                 repeat_does_not_overwrite,
                 concurrent_repeats_are_stored_once,
                 partly_known_ids_are_refused,
-                ids_of_another_stream_are_refused,
+                streams_may_share_an_event_id,
                 id_twice_in_one_append_is_refused,
                 any_never_conflicts,
                 one_writer_creates_the_stream,
@@ -105,6 +105,8 @@ macro_rules! event_store_conformance {
                 repeats_among_many_return_the_first_result,
                 many_streams_are_appended_to_at_once,
                 aggregate_types_do_not_mix,
+                tenants_do_not_mix,
+                context_of_another_tenant_is_refused,
                 natural_keys_are_kept_apart,
                 type_and_id_do_not_run_together,
                 reads_forward_from_a_version,
@@ -285,6 +287,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 102);
+        assert_eq!(rules, 104);
     }
 }

@@ -1,7 +1,13 @@
 //! Rules of the identity of streams.
 
-use super::store_under_test::{StoreUnderTest, events, versions};
-use crate::{AggregateId, ExpectedVersion, Name, Position, StreamId, port::EventStore};
+use uuid::Uuid;
+
+use super::store_under_test::{StoreUnderTest, event, events, versions};
+use crate::{
+    AggregateId, EventContext, ExpectedVersion, Name, Position, StreamId, Version,
+    event::{EventFault, InvalidEvent},
+    port::{AppendError, EventStore},
+};
 
 /// Streams of two aggregate types are two streams, also if the aggregates have one id.
 pub async fn aggregate_types_do_not_mix<S: EventStore>(store: S) {
@@ -15,6 +21,50 @@ pub async fn aggregate_types_do_not_mix<S: EventStore>(store: S) {
     store.conflict(&owner, ExpectedVersion::Exact(3.into()), 1).await;
     store.holds(&account, &of_account).await;
     store.holds(&owner, &of_owner).await;
+}
+
+/// Streams of two tenants, and of none, are streams of their own, also if type and id are the same.
+pub async fn tenants_do_not_mix<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("tenants_do_not_mix", store);
+    let of_none = store.ok(StreamId::parse("Order", "1"), "naming a stream");
+    let [of_one, of_other] = [1, 2].map(|tenant| of_none.clone().with_tenant_id(Some(Uuid::from_u128(tenant))));
+    let mut first = store.add(&of_one, ExpectedVersion::NoStream, &events(2)).await;
+    let other = store.add(&of_other, ExpectedVersion::NoStream, &events(1)).await;
+    let none = store.add(&of_none, ExpectedVersion::NoStream, &events(3)).await;
+    store.conflict(&of_other, ExpectedVersion::Exact(2.into()), 1).await;
+    first.extend(store.add(&of_one, ExpectedVersion::Exact(2.into()), &events(1)).await);
+    for (stream, wanted) in [(&of_one, &first), (&of_other, &other), (&of_none, &none)] {
+        store.holds(stream, wanted).await;
+        for event in wanted {
+            store.same(event.metadata().tenant_id(), stream.tenant_id(), "the tenant of an event");
+        }
+    }
+    let unknown = of_none.with_tenant_id(Some(Uuid::from_u128(3)));
+    store.holds(&unknown, &[]).await;
+    let by_nil = of_other.clone().with_tenant_id(Some(Uuid::nil()));
+    store.holds(&by_nil, &none).await;
+}
+
+/// An event whose context names another tenant than that of its stream is refused; a context that names none is not.
+pub async fn context_of_another_tenant_is_refused<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("context_of_another_tenant_is_refused", store);
+    let [one, other] = [1, 2].map(Uuid::from_u128);
+    let of_none = store.ok(StreamId::parse("Order", "1"), "naming a stream");
+    let of_one = of_none.clone().with_tenant_id(Some(one));
+    for (stream, named) in [(&of_one, other), (&of_none, other)] {
+        let given = [event(), event().with_context(EventContext::default().with_tenant(named))];
+        let refused = store.refused(stream, ExpectedVersion::Any, &given).await;
+        let fault = match &refused {
+            AppendError::Refused { source, .. } => source.downcast_ref::<InvalidEvent>().map(|invalid| &invalid.fault),
+            _ => None,
+        };
+        let wanted = EventFault::OtherTenant { named, of_stream: stream.tenant_id() };
+        store.same(fault, Some(&wanted), format_args!("{refused}"));
+        store.holds(stream, &[]).await;
+    }
+    let given = [event(), event().with_context(EventContext::default().with_tenant(one))];
+    let stored = store.add(&of_one, ExpectedVersion::Exact(Version::NONE), &given).await;
+    store.holds(&of_one, &stored).await;
 }
 
 /// Any text of 1 to 255 bytes is a key of its own, however it is spelled.
