@@ -44,10 +44,20 @@ pub(crate) struct Disk {
     folders: &'static [&'static str],
 }
 
+/// The format of the files that this release writes.
+const FORMAT: u32 = 1;
+/// The lowest format that a release must know to work in a folder of this one: the number of the last change that was no
+/// addition.
+const MIN_READER: u32 = 1;
+
 /// Identity of the queue in the folder: a folder that was removed and made anew holds a new queue.
 #[derive(Debug, Serialize, Deserialize)]
 struct QueueIdentity {
     queue_id: Uuid,
+    /// The format of the files: the newest that a release has written here.
+    format: u32,
+    /// The lowest format that a release must know to work here.
+    min_reader: u32,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
 }
@@ -83,6 +93,8 @@ impl Disk {
                 .create(&disk.root)
                 .map_err(FileQueueError::io("create folder", &disk.root))?;
         }
+        // before the first change: a newer release may not have these folders
+        disk.load_identity()?;
         disk.make_folders()?;
         // a worker without the right to write fails here, not at its first event
         drop(disk.stage(&[])?);
@@ -98,19 +110,31 @@ impl Disk {
         self.sync_folder(&self.root)
     }
 
-    /// Returns the id of the queue in the folder. A folder that was removed and exists again, empty, becomes a new
-    /// queue.
+    /// Returns the id of the queue in the folder, unless a newer release has written it in a format that this one does
+    /// not know. A folder that was removed and exists again, empty, becomes a new queue.
     pub(crate) fn load_queue_id(&self) -> Result<Uuid> {
         let path = self.root.join(names::QUEUE_FILE);
         loop {
-            if let Some(identity) = read_json::<QueueIdentity>(&path, "queue")? {
-                return Ok(identity.queue_id);
+            if let Some(queue_id) = self.load_identity()? {
+                return Ok(queue_id);
             }
             // the root folder is never made here: it may be on a disk that is not mounted now
             fs::metadata(&self.root).map_err(FileQueueError::io(FIND_FOLDER, &self.root))?;
             self.make_folders()?;
-            let identity = QueueIdentity { queue_id: Uuid::now_v7(), created_at: event::now() };
+            let (queue_id, created_at) = (Uuid::now_v7(), event::now());
+            let identity = QueueIdentity { queue_id, format: FORMAT, min_reader: MIN_READER, created_at };
             self.create(&path, &event::to_pretty_json("the queue", &identity)?)?;
+        }
+    }
+
+    /// Returns the id of the queue in the folder, if there is one of a known format.
+    fn load_identity(&self) -> Result<Option<Uuid>> {
+        let path = self.root.join(names::QUEUE_FILE);
+        match read_json::<QueueIdentity>(&path, "queue")? {
+            Some(QueueIdentity { format, min_reader, .. }) if min_reader > FORMAT => {
+                Err(FileQueueError::FormatTooNew { path, format, min_reader, known: FORMAT })
+            }
+            identity => Ok(identity.map(|identity| identity.queue_id)),
         }
     }
 

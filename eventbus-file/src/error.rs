@@ -29,6 +29,21 @@ pub enum FileQueueError {
         /// The reason.
         source: BoxError,
     },
+    /// A newer release wrote the folder in a format that this release does not know; it leaves all files as they are.
+    #[error(
+        "`{path}` records format {format}, which takes a release that knows format {min_reader}; this one knows format \
+         {known}: use a newer release"
+    )]
+    FormatTooNew {
+        /// The file that records the format.
+        path: PathBuf,
+        /// The recorded format.
+        format: u32,
+        /// The lowest format that a release must know to work in the folder.
+        min_reader: u32,
+        /// The highest format that this release knows.
+        known: u32,
+    },
     /// A value cannot be written as JSON, for example as a number is NaN, or is not JSON of the requested type.
     #[error("{what} is not JSON of that type")]
     Json {

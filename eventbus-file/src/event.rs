@@ -140,6 +140,12 @@ pub(crate) struct WrittenRecord {
     position: Option<u64>,
     #[serde(with = "time::serde::rfc3339")]
     occurred_at: OffsetDateTime,
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    recorded_at: Option<OffsetDateTime>,
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    original_recorded_at: Option<OffsetDateTime>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    has_sealed_fields: bool,
     correlation_id: Uuid,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     causation_id: Option<Uuid>,
@@ -176,6 +182,9 @@ impl WrittenRecord {
             version: metadata.version().get(),
             position: metadata.position().map(Position::get),
             occurred_at: metadata.occurred_at(),
+            recorded_at: metadata.recorded_at(),
+            original_recorded_at: metadata.original_recorded_at(),
+            has_sealed_fields: metadata.has_sealed_fields(),
             correlation_id: metadata.correlation_id(),
             causation_id: metadata.causation_id(),
             tenant_id: metadata.tenant_id(),
@@ -195,11 +204,15 @@ impl WrittenRecord {
     pub(crate) fn into_record(self, payload: Option<String>) -> Result<RecordedEvent, BoxError> {
         let stream = StreamId::parse(&self.aggregate_type, &self.aggregate_id)?.with_tenant_id(self.tenant_id);
         let event_type = Name::new("event type", &self.event_type)?;
-        let utc = self.occurred_at.checked_to_offset(time::UtcOffset::UTC);
-        let occurred_at = utc.ok_or("`occurred_at` is outside of the years 1 to 9999 (UTC)")?;
+        let occurred_at = to_utc("occurred_at", self.occurred_at)?;
+        let recorded_at = self.recorded_at.map(|time| to_utc("recorded_at", time)).transpose()?;
+        let original = self.original_recorded_at.map(|time| to_utc("original_recorded_at", time)).transpose()?;
         let mut metadata = Metadata::new(self.event_id, event_type, stream, self.version.into(), occurred_at)
             .with_schema_version(self.schema_version)
             .with_position(self.position.map(Position::new))
+            .with_recorded_at(recorded_at)
+            .with_original_recorded_at(original)
+            .with_sealed_fields(self.has_sealed_fields)
             .with_correlation_id(self.correlation_id)
             .with_causation_id(self.causation_id)
             .with_actor_id(self.actor_id);
@@ -209,6 +222,16 @@ impl WrittenRecord {
         let payload = payload.unwrap_or_else(|| self.payload.get().into());
         Ok(RecordedEvent::new(metadata, payload))
     }
+}
+
+fn to_utc(field: &str, time: OffsetDateTime) -> Result<OffsetDateTime, BoxError> {
+    let utc = time.checked_to_offset(time::UtcOffset::UTC);
+    utc.ok_or_else(|| format!("`{field}` is outside of the years 1 to 9999 (UTC)").into())
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// Converts a value to JSON in memory, with all digits of its numbers.

@@ -320,3 +320,41 @@ async fn a_claim_from_a_future_that_is_over_keeps_nobody_away() {
     tokio::spawn(async move { consuming.start_consuming().await });
     until("the group is served", async || seen.lock().unwrap().len() == 1).await;
 }
+
+/// Records a format in the folder of a queue, as a newer release would.
+fn record_format(root: &Path, format: u32, min_reader: u32) {
+    let path = root.join("queue.json");
+    let mut identity: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    (identity["format"], identity["min_reader"]) = (format.into(), min_reader.into());
+    fs::write(path, identity.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn a_newer_format_is_accepted_if_it_only_adds_and_refused_by_its_numbers_if_not() {
+    let queue = fresh().await;
+    let root = queue.config().root_dir.clone();
+    let identity: serde_json::Value = serde_json::from_slice(&fs::read(root.join("queue.json")).unwrap()).unwrap();
+    assert_eq!((&identity["format"], &identity["min_reader"]), (&json!(1), &json!(1)));
+
+    record_format(&root, 3, 1);
+    let older = another(&queue).await;
+    older.publish(&"beside a newer release").await.unwrap();
+    assert_eq!(next_work(&queue).await.event().payload::<String>().unwrap(), "beside a newer release");
+    let identity = fs::read_to_string(root.join("queue.json")).unwrap();
+    assert!(identity.contains(r#""format":3"#), "an older release lowers no format: {identity}");
+
+    record_format(&root, 3, 2);
+    fs::remove_dir_all(root.join("relays")).unwrap();
+    let opened = FileQueue::open(FileQueueConfig { worker_id: None, ..queue.config().clone() }).await.map(drop);
+    for refused in [opened, queue.publish(&"from before").await.map(drop)] {
+        let error = refused.unwrap_err();
+        assert!(
+            matches!(&error, FileQueueError::FormatTooNew { path, format: 3, min_reader: 2, known: 1 } if path.ends_with("queue.json")),
+            "{error:?}"
+        );
+        assert!(!error.is_retryable());
+        let text = "records format 3, which takes a release that knows format 2; this one knows format 1";
+        assert!(error.to_string().contains(text), "{error}");
+    }
+    assert!(!root.join("relays").exists(), "a release that does not know the format changes nothing");
+}

@@ -162,6 +162,23 @@ pub enum RedisConnectError {
     /// The stream has a different number of partitions; connecting wrote no key.
     #[error(transparent)]
     PartitionCountMismatch(#[from] PartitionCountMismatch),
+    /// A newer release wrote the keys in a format that this release does not know; connecting wrote no key.
+    #[error(
+        "`{key}` on Redis at {address} records format {format}, which takes a release that knows format {min_reader}; \
+         this one knows format {known}: use a newer release"
+    )]
+    FormatTooNew {
+        /// The address, without the password.
+        address: String,
+        /// The key that records the format.
+        key: String,
+        /// The recorded format.
+        format: u32,
+        /// The lowest format that a release must know to read and write beside it.
+        min_reader: u32,
+        /// The highest format that this release knows.
+        known: u32,
+    },
     /// The server refuses: the password is wrong, rights are missing, the database does not exist, a key has the
     /// wrong type, or a different node of the cluster holds it.
     #[error("Redis at {address} refuses")]

@@ -10,6 +10,8 @@ pub mod env_vars;
 #[doc(hidden)]
 pub mod error;
 #[doc(hidden)]
+pub mod format;
+#[doc(hidden)]
 pub mod hash_tag;
 #[doc(hidden)]
 pub mod program;

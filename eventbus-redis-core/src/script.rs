@@ -6,6 +6,7 @@ use redis::Script;
 
 pub const ENTRY_BYTES: &str = include_str!("lua/entry_bytes.lua");
 pub const ENTRY_IDS: &str = include_str!("lua/entry_ids.lua");
+pub const FORMAT: &str = include_str!("lua/format.lua");
 pub const LEASE_IS_LIVE: &str = include_str!("lua/lease_is_live.lua");
 pub const PAGES: &str = include_str!("lua/pages.lua");
 /// Begins a script of programs: reads the steps. The script goes on with the steps of its own, if any.

@@ -14,7 +14,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    RedisCommandError, command, entry_id::EntryId, error::CommandError, inner::BusInner, keys, reply::request, script,
+    RedisCommandError, command,
+    entry_id::EntryId,
+    error::CommandError,
+    inner::BusInner,
+    keys::{self, FORMAT},
+    reply::request,
+    script,
 };
 
 /// Entries that one script searches for a position.
@@ -198,7 +204,8 @@ pub(crate) fn create_group_script(
 ) -> ScriptInvocation<'static> {
     let mut create = script::group::CREATE_GROUP.key(bus.stream());
     create.key(keys::floors(bus.stream())).key(keys::relay(bus.stream()));
-    create.arg(group.as_str()).arg(start).arg(joining as u8);
+    create.key(keys::meta(bus.bus_stream())).arg(group.as_str()).arg(start).arg(joining as u8);
+    FORMAT.add_arguments(&mut create);
     create
 }
 

@@ -1,6 +1,11 @@
 //! The names of all keys, and of all fields of entries; no other module spells one.
 
+use eventbus_redis_core::format::KeyFormat;
+
 use crate::hash_tag::has_hash_tag;
+
+/// The format of keys and entries that this release writes, beside the fields of the wire format that Python shares.
+pub(crate) const FORMAT: KeyFormat = KeyFormat { format: 1, min_reader: 1 };
 
 /// The consumer name of entries left for an absent member: the first member that handles their type claims them.
 pub(crate) const ABSENT_CONSUMER: &str = "absent";
@@ -17,12 +22,17 @@ pub(crate) fn dead_letters(prefix: &str, suffix: &str) -> String {
 
 /// Names the hash with the records of the stores' copies of dead letters, by store.
 pub(crate) fn dead_letter_copies(dead_letters: &str) -> String {
-    same_slot_key(dead_letters, "copies")
+    same_slot_key(dead_letters, "dead_letter_copies")
 }
 
 /// Names the stream of one partition.
 pub(crate) fn partition(stream: &str, number: u32) -> String {
     format!("{stream}:{number}")
+}
+
+/// Names the hash with the format of a bus's keys and entries.
+pub(crate) fn meta(bus_stream: &str) -> String {
+    same_slot_key(bus_stream, "meta")
 }
 
 /// Names the hash with the number of partitions.
@@ -47,7 +57,7 @@ pub(crate) fn members(stream: &str, group: &str) -> String {
 
 /// Names the hash with every type that a group ever announced, as `type@version`.
 pub(crate) fn known_types(stream: &str, group: &str) -> String {
-    same_slot_key(stream, &format!("types:{group}"))
+    same_slot_key(stream, &format!("event_types:{group}"))
 }
 
 /// Names the hash with the entries that a group skipped, by event type.
@@ -67,7 +77,7 @@ pub(crate) fn backlog(stream: &str, group: &str) -> String {
 
 /// Names the hash with the number of entries that wait for a retry in a backlog, by consumer.
 pub(crate) fn retried(backlog: &str) -> String {
-    same_slot_key(backlog, "retried")
+    same_slot_key(backlog, "waiting")
 }
 
 /// Names the hash with the low-water mark of each group: the group has finished all entries below it.
@@ -130,6 +140,12 @@ pub(crate) mod field {
     pub(crate) const STORE: &str = "store";
     /// The position in the store's total order; ours.
     pub(crate) const POSITION: &str = "position";
+    /// The time at which the store recorded it; ours, absent if none did.
+    pub(crate) const RECORDED_AT: &str = "recorded_at";
+    /// The time at which another store recorded it, if it was imported from there; ours.
+    pub(crate) const ORIGINAL_RECORDED_AT: &str = "original_recorded_at";
+    /// `1` if some fields of the payload are sealed; ours, absent otherwise.
+    pub(crate) const HAS_SEALED_FIELDS: &str = "has_sealed_fields";
     /// The trace that the event is part of, in the W3C's format; ours.
     pub(crate) const TRACEPARENT: &str = "traceparent";
     /// The additions of tracing systems to the trace; ours.

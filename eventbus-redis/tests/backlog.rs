@@ -265,7 +265,7 @@ async fn what_another_member_has_of_a_type_is_not_delivered_twice_when_it_is_ann
     consumer.await.unwrap();
     let had = old.publish(&[shipped("b")]).await.unwrap();
     read_as(&old, "gone", 1).await;
-    let said = r#"{"at":1,"live_ms":1,"types":"\"*\"","instance":"x"}"#;
+    let said = r#"{"at":1,"live_ms":1,"event_types":"\"*\"","instance":"x"}"#;
     let _: u64 = command(&old, "HSET", &[&members_key(&old), "gone", said]).await;
     start(&old).await;
     old.publish(&[shipped("c")]).await.unwrap();
@@ -359,7 +359,7 @@ async fn a_choice_is_recorded_with_the_type() {
     };
     assert!(bus.announce(&[announced(Some(HandlerStart::Now))], None).await.unwrap().is_empty());
     bus.announce(&[announced(Some(HandlerStart::Oldest))], None).await.unwrap();
-    let key = format!("{{{}}}:types:{}", bus.config().stream_name(), bus.default_group());
+    let key = format!("{{{}}}:event_types:{}", bus.config().stream_name(), bus.default_group());
     let noted: String = command(&bus, "HGET", &[&key, "OrderShipped@1"]).await;
     assert!(noted.ends_with(" now"), "{noted}");
 }
@@ -453,7 +453,7 @@ async fn a_backlog_waits_for_an_absent_member(partitions: u32) {
     app.settled().await.unwrap();
     bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
     // a different release of the group announced the second type, and stopped
-    let types = format!("{{{}}}:types:second", bus.config().stream_name());
+    let types = format!("{{{}}}:event_types:second", bus.config().stream_name());
     let _: u64 = command(&bus, "HSET", &[&types, "Checked@1", "1"]).await;
     let (new, seen) = app_of_second(&connect(&config).await, &store).await;
     save(&new, 101..120).await;

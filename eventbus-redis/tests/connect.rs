@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::{config, config_on, fresh_bus, said, seen::command};
 use eventbus::{
-    Name, NewEvent, RecordedEvent, StreamId, Version,
+    EventBusExt as _, Name, NewEvent, RecordedEvent, StreamId, Version,
     port::{EventBus, PublishError},
 };
 use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
@@ -300,4 +300,65 @@ async fn a_stream_whose_ids_run_out_leaves_the_outcome_unknown() {
     assert!(matches!(partly, Err(PublishError::OutcomeUnknown { .. })), "{partly:?}");
     let nothing = bus.publish(&[event()]).await;
     assert!(matches!(nothing, Err(PublishError::Refused { .. })), "{nothing:?}");
+}
+
+/// The record of the format, and the keys of a bus.
+async fn format_and_keys(bus: &RedisEventBus) -> (Vec<Option<String>>, Vec<String>) {
+    let meta = format!("{{{}}}:meta", bus.config().stream_name());
+    let format = command(bus, "HMGET", &[&meta, "format", "min_reader"]).await;
+    let mut keys: Vec<String> = command(bus, "KEYS", &[&format!("*{}*", bus.config().stream_prefix)]).await;
+    keys.sort_unstable();
+    (format, keys)
+}
+
+async fn record_format(bus: &RedisEventBus, format: &str, min_reader: &str) {
+    let meta = format!("{{{}}}:meta", bus.config().stream_name());
+    let _: i64 = command(bus, "HSET", &[&meta, "format", format, "min_reader", min_reader]).await;
+}
+
+#[tokio::test]
+async fn a_newer_format_is_accepted_if_it_only_adds_and_refused_by_its_numbers_if_not() {
+    for partitions in [1, 4] {
+        let bus = RedisEventBus::connect(RedisEventBusConfig { partitions, ..config() }).await.unwrap();
+        let recorded = |format: &str, min_reader: &str| vec![Some(format.to_owned()), Some(min_reader.to_owned())];
+        assert_eq!(format_and_keys(&bus).await.0, recorded("1", "1"));
+
+        record_format(&bus, "3", "1").await;
+        let older = RedisEventBus::connect(bus.config().clone()).await.unwrap();
+        older.publish(&[event()]).await.unwrap();
+        assert_eq!(bus.stream_info().await.stream.length, 1);
+        assert_eq!(format_and_keys(&bus).await.0, recorded("3", "1"), "an older release lowers no format");
+
+        record_format(&bus, "3", "2").await;
+        let before = format_and_keys(&bus).await;
+        let other_group = RedisEventBusConfig { consumer_group: "other".into(), ..bus.config().clone() };
+        let error = RedisEventBus::connect(other_group).await.unwrap_err();
+        assert!(
+            matches!(&error, RedisConnectError::FormatTooNew { format: 3, min_reader: 2, known: 1, .. }),
+            "{error:?}"
+        );
+        assert!(!error.is_retryable());
+        let text = "records format 3, which takes a release that knows format 2; this one knows format 1";
+        assert!(error.to_string().contains(text), "{error}");
+        let lazy = RedisEventBus::lazy(bus.config().clone()).unwrap();
+        assert!(lazy.ensure_connected().await.is_err(), "an app does not start");
+        assert!(lazy.publish(&[event()]).await.is_err());
+        assert_eq!(format_and_keys(&bus).await, before, "connecting wrote no key");
+        assert_eq!(bus.stream_info().await.consumer_groups.len(), 1);
+    }
+}
+
+/// A server that was emptied is filled by processes that run on; an older release must still find the format.
+#[tokio::test]
+async fn a_format_that_the_server_lost_is_recorded_again_with_the_group() {
+    let bus = fresh_bus().await;
+    let (before, keys) = format_and_keys(&bus).await;
+    for key in &keys {
+        let _: i64 = command(&bus, "DEL", &[key]).await;
+    }
+    bus.subscribe(async |_: RecordedEvent| {});
+    let consuming = bus.start_consuming_in_background();
+    common::until("the format is there again", async || format_and_keys(&bus).await.0 == before).await;
+    bus.stop_consuming().await;
+    consuming.await.unwrap().unwrap();
 }

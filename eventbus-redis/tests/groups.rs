@@ -176,7 +176,7 @@ async fn a_group_with_live_members_is_not_retired() {
     bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();
     let members = format!("{{{}}}:members:{}", bus.config().stream_name(), &*GROUP);
     let now = OffsetDateTime::now_utc().unix_timestamp() * 1_000;
-    let live = format!(r#"{{"at":{now},"live_ms":600000,"types":["OrderCreated"]}}"#);
+    let live = format!(r#"{{"at":{now},"live_ms":600000,"event_types":["OrderCreated"]}}"#);
     let _: i64 = command(&bus, "HSET", &[&members, "live", &live, "dead", r#"{"at":1,"live_ms":5}"#]).await;
     let error = bus.retire_group(&GROUP).await.unwrap_err();
     assert!(matches!(&error, GroupError::InUse { consumers: 1, .. }), "{error:?}");

@@ -298,7 +298,8 @@ async fn members_count_as_long_as_they_show_life_and_others_as_long_as_they_are_
     let active = async |bus: &RedisEventBus| bus.stream_info().await.active_consumers;
     assert_eq!(active(&bus).await, 0);
     bus.publish(&[event("a"), event("b"), event("c")]).await.unwrap();
-    announce(&bus, "live", &format!(r#"{{"at":{},"live_ms":600000,"types":["OrderCreated"]}}"#, now_in_ms())).await;
+    announce(&bus, "live", &format!(r#"{{"at":{},"live_ms":600000,"event_types":["OrderCreated"]}}"#, now_in_ms()))
+        .await;
     assert_eq!(active(&bus).await, 1, "though it has not read anything yet");
     announce(&bus, "dead", &format!(r#"{{"at":{},"live_ms":1000}}"#, now_in_ms() - 700_000)).await;
     read(&bus, "dead").await;

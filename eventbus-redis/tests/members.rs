@@ -51,7 +51,7 @@ fn handles(actor: &Actor, bus: &RedisEventBus, events: EventFilter) -> eventbus:
 async fn announced(bus: &RedisEventBus, member: &str) -> Option<String> {
     let text: Option<String> = command(bus, "HGET", &[&members_key(bus), member]).await;
     let member: serde_json::Value = serde_json::from_str(&text?).unwrap();
-    Some(member["types"].as_str().unwrap().to_owned())
+    Some(member["event_types"].as_str().unwrap().to_owned())
 }
 
 /// Two members of one group; `pending_idle_ms` is long, so that no member reclaims entries by their idle time.

@@ -39,7 +39,7 @@ async fn left_by(consumer: &str, left: usize, config: &RedisEventBusConfig) -> (
 /// Marks a consumer as one that left its group when it ended.
 async fn has_left(bus: &RedisEventBus, consumer: &str) {
     let at = time::OffsetDateTime::now_utc().unix_timestamp() * 1_000;
-    let member = format!(r#"{{"at":{at},"live_ms":60000,"types":"\"*\"","instance":"before","left":true}}"#);
+    let member = format!(r#"{{"at":{at},"live_ms":60000,"event_types":"\"*\"","instance":"before","left":true}}"#);
     let _: u64 = command(bus, "HSET", &[&members_key(bus), consumer, &member]).await;
 }
 

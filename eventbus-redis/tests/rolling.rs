@@ -79,7 +79,7 @@ async fn a_type_that_was_announced_before_waits_for_a_member_that_handles_it() {
     let new = named(&old, "new").await;
     handles(&both, &new, BOTH);
     start(&new).await;
-    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "types"), "OrderShipped@1"]).await;
+    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "event_types"), "OrderShipped@1"]).await;
     until("the new type is announced", known).await;
     new.disconnect().await;
     let members = key(&old, "members");
@@ -116,7 +116,7 @@ async fn an_event_that_one_cannot_decode_is_left_to_a_member_of_its_version() {
     let new = named(&old, "new").await;
     handles(&can, &new, SHIPPED_2);
     start(&new).await;
-    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "types"), "OrderShipped@2"]).await;
+    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "event_types"), "OrderShipped@2"]).await;
     until("the version is announced", known).await;
     let events: Vec<_> = (0..20).map(|n| shipped(&n.to_string(), 2)).collect();
     old.publish(&events).await.unwrap();
@@ -189,7 +189,7 @@ async fn what_a_member_of_ours_was_given_often_does_not_count() {
     bus.publish(&[event("one")]).await.unwrap();
     read_as(&bus, "ours", 1).await;
     let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
-    let said = format!(r#"{{"at":{at},"live_ms":1,"types":"\"*\"","instance":"x"}}"#);
+    let said = format!(r#"{{"at":{at},"live_ms":1,"event_types":"\"*\"","instance":"x"}}"#);
     let _: u64 = command(&bus, "HSET", &[&key(&bus, "members"), "ours", &said]).await;
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let id = pending(&bus).await[0].0.clone();
@@ -241,7 +241,7 @@ async fn one_that_lets_an_event_wait_does_not_take_it_again_and_again() {
     let bus = connect(&RedisEventBusConfig { pending_idle_ms: 600, ..quick() }).await;
     let created = Actor::willing();
     handles(&created, &bus, ONLY_CREATED);
-    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderShipped@1", "1"]).await;
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "event_types"), "OrderShipped@1", "1"]).await;
     start(&bus).await;
     bus.publish(&[shipped("a", 1)]).await.unwrap();
     until("it waits", async || pending(&bus).await.iter().any(|(_, on)| on == "absent")).await;
@@ -256,7 +256,7 @@ async fn an_event_of_an_older_version_that_fails_for_good_is_a_dead_letter() {
     let cannot = Actor::new(|_, _| Act::Fail(HandlerError::permanent("refused")));
     handles(&cannot, &bus, SHIPPED_2);
     // the former release announced the older version, and never comes back
-    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderShipped@1", "1"]).await;
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "event_types"), "OrderShipped@1", "1"]).await;
     start(&bus).await;
     bus.publish(&[shipped("a", 1)]).await.unwrap();
     until("it is a dead letter", async || dead_letter_count(&bus).await == 1).await;
@@ -274,7 +274,7 @@ async fn an_event_of_an_older_version_is_left_to_a_live_member_of_that_version()
     let new = named(&old, "new").await;
     handles(&cannot, &new, SHIPPED_2);
     start(&new).await;
-    let known = async |what: &str| command::<bool>(&old, "HEXISTS", &[&key(&old, "types"), what]).await;
+    let known = async |what: &str| command::<bool>(&old, "HEXISTS", &[&key(&old, "event_types"), what]).await;
     until("both are announced", async || known("OrderShipped@1").await && known("OrderShipped@2").await).await;
     until("both are here", async || command::<u64>(&old, "HLEN", &[&key(&old, "members")]).await == 2).await;
     let mut published = 0;
@@ -298,7 +298,7 @@ async fn a_handler_that_has_succeeded_does_not_run_again_where_another_one_left_
         (Actor::willing(), Actor::new(|_, _| Act::Fail(HandlerError::permanent("unknown field"))), Actor::willing());
     every.join_as(&old, "every", EventFilter::All, HandlerOptions::default());
     cannot.join_as(&old, "typed", SHIPPED_1, HandlerOptions::default());
-    let _: u64 = command(&old, "HSET", &[&key(&old, "types"), "OrderShipped@2", "1"]).await;
+    let _: u64 = command(&old, "HSET", &[&key(&old, "event_types"), "OrderShipped@2", "1"]).await;
     start(&old).await;
     old.publish(&[shipped("a", 2)]).await.unwrap();
     until("it waits", async || pending(&old).await.iter().any(|(_, on)| on == "absent")).await;
@@ -323,7 +323,7 @@ async fn what_waits_in_a_partition_is_skipped_when_its_type_is_forgotten() {
     let bus = connect(&RedisEventBusConfig { partitions: 4, partition_lease_ms: 1_000, ..quick() }).await;
     let created = Actor::willing();
     handles(&created, &bus, ONLY_CREATED);
-    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderShipped@1", "1"]).await;
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "event_types"), "OrderShipped@1", "1"]).await;
     start(&bus).await;
     bus.publish(&[shipped("a", 1), event("b")]).await.unwrap();
     until("it waits", async || bus.stats().events_consumed == 2 && created.done() == ["b"]).await;
@@ -339,7 +339,7 @@ async fn what_waits_in_a_partition_is_given_to_a_handler_that_comes_to_its_owner
     let bus = connect(&RedisEventBusConfig { partitions: 4, partition_lease_ms: 1_000, ..quick() }).await;
     let (created, late) = (Actor::willing(), Actor::willing());
     handles(&created, &bus, ONLY_CREATED);
-    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderShipped@1", "1"]).await;
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "event_types"), "OrderShipped@1", "1"]).await;
     start(&bus).await;
     let waits = async |others: usize| {
         until("it waits, and nothing else does", async || {
@@ -365,7 +365,7 @@ async fn what_waits_for_a_member_is_skipped_at_once_when_its_type_is_forgotten()
         let created = Actor::willing();
         handles(&created, &bus, ONLY_CREATED);
         let field = if forgotten == "*" { "*" } else { "OrderShipped@1" };
-        let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), field, "1"]).await;
+        let _: u64 = command(&bus, "HSET", &[&key(&bus, "event_types"), field, "1"]).await;
         start(&bus).await;
         bus.publish(&[shipped("a", 1), event("b")]).await.unwrap();
         until("it waits", async || pending(&bus).await.iter().any(|(_, on)| on == "absent")).await;
@@ -382,7 +382,7 @@ async fn with_waiting(pending_idle_ms: u64, server: &test_servers::PrivateRedis,
     let stream_prefix = test_servers::unique_name("bus");
     let redis_url = server.url().to_owned();
     let bus = connect(&RedisEventBusConfig { pending_idle_ms, stream_prefix, redis_url, ..quick() }).await;
-    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderShipped@1", "1"]).await;
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "event_types"), "OrderShipped@1", "1"]).await;
     let ids = numbered(count);
     bus.publish(&ids.iter().map(|id| shipped(id, 1)).collect::<Vec<_>>()).await.unwrap();
     read_as(&bus, "absent", count).await;
@@ -441,7 +441,7 @@ async fn what_dead_members_had_is_looked_for_part_by_part_among_much_that_waits(
 async fn what_a_member_handles_is_found_behind_much_that_it_does_not_handle() {
     let server = test_servers::private_redis();
     let bus = with_waiting(600, &server, 5_000).await;
-    let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderCreated@1", "1"]).await;
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "event_types"), "OrderCreated@1", "1"]).await;
     bus.publish(&[event("last")]).await.unwrap();
     read_as(&bus, "absent", 1).await;
     let (created, both) = (Actor::willing(), Actor::willing());
@@ -522,7 +522,7 @@ async fn what_a_group_handles_is_announced_again_after_the_server_lost_it() {
         handles(&both, &new, BOTH);
         start(&old).await;
         start(&new).await;
-        let is_known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "types"), "OrderShipped@1"]).await;
+        let is_known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "event_types"), "OrderShipped@1"]).await;
         until("the new type is announced", is_known).await;
         let _: () = command(&old, "FLUSHALL", &[]).await;
         until("it is announced again", is_known).await;
@@ -575,7 +575,7 @@ async fn of_each_type_that_is_skipped_or_left_it_is_told_once() {
     let new = named(&old, "new").await;
     handles(&Actor::willing(), &new, LOGGED_2);
     start(&new).await;
-    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "types"), "OrderLogged@2"]).await;
+    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "event_types"), "OrderLogged@2"]).await;
     until("the new type is announced", known).await;
     new.disconnect().await;
     let _: u64 = command(&old, "HDEL", &[&key(&old, "members"), "new"]).await; // as if its heartbeat had expired

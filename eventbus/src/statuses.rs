@@ -53,7 +53,8 @@ fn record_json() -> Value {
     json!({
         "event_id": id, "event_type": "Deposited", "schema_version": 2, "aggregate_type": "Account",
         "aggregate_id": "4711", "version": 1, "position": 3, "occurred_at": "2026-11-21T09:30:00.5Z",
-        "recorded_at": "2026-11-21T09:30:00.5Z", "correlation_id": id, "causation_id": null, "tenant_id": null,
+        "recorded_at": "2026-11-21T09:30:00.5Z", "original_recorded_at": null, "has_sealed_fields": false,
+        "correlation_id": id, "causation_id": null, "tenant_id": null,
         "actor_id": "clerk", "metadata": {}, "payload": { "cents": 12_345_678_901_234_567_890_u64 },
     })
 }

@@ -92,12 +92,9 @@ async fn run_appends(inner: &StoreInner, appends: Vec<Append>) -> Vec<Result<Vec
         return Vec::new();
     }
     let acknowledged = inner.acknowledged().position();
-    let recorded_at = inner.config().clock.now();
     // may run twice: the event ids identify an append that has run
-    let reply = inner
-        .connection()
-        .run_idempotent_or_unknown::<Vec<Value>>(&append_script(inner, &appends, acknowledged, recorded_at))
-        .await;
+    let reply =
+        inner.connection().run_idempotent_or_unknown::<Vec<Value>>(&append_script(inner, &appends, acknowledged)).await;
     let mut replies = match reply {
         Ok(replies) => replies.into_iter(),
         Err(error) => {
@@ -107,20 +104,16 @@ async fn run_appends(inner: &StoreInner, appends: Vec<Append>) -> Vec<Result<Vec
     let mut results = Vec::with_capacity(appends.len());
     for append in appends {
         let reply = replies.next().unwrap_or(Value::Nil);
-        results.push(resolve(inner, append, reply, acknowledged, recorded_at).await);
+        results.push(resolve(inner, append, reply, acknowledged).await);
     }
     results
 }
 
-fn append_script(
-    inner: &StoreInner,
-    appends: &[Append],
-    acknowledged: Position,
-    recorded_at: OffsetDateTime,
-) -> ScriptInvocation<'static> {
+fn append_script(inner: &StoreInner, appends: &[Append], acknowledged: Position) -> ScriptInvocation<'static> {
     let keys = inner.keys();
     let mut script = APPEND.prepare_invoke();
     script.key(keys.feed()).key(keys.ids()).key(keys.event_types()).arg(acknowledged.get());
+    script.arg(entry::micros_of(inner.config().clock.now()).to_string());
     for Append { stream, expected, events } in appends {
         script.key(keys.stream(stream));
         match expected {
@@ -130,7 +123,7 @@ fn append_script(
             ExpectedVersion::Exact(version) => script.arg(version.get()),
         };
         script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str()).arg(tenant_text(stream));
-        write_events(stream, events, recorded_at, inner.known_event_types(), |word| {
+        write_events(stream, events, inner.known_event_types(), |word| {
             script.arg(word);
         });
     }
@@ -143,12 +136,14 @@ async fn resolve(
     append: Append,
     reply: Value,
     acknowledged: Position,
-    recorded_at: OffsetDateTime,
 ) -> Result<Vec<RecordedEvent>, AppendError> {
     let Append { stream, expected, events } = append;
     let words: Vec<String> = reply::parse_value(reply).map_err(|error| AppendError::OutcomeUnknown(error.into()))?;
     match &words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["new", after, first] if let (Ok(after), Ok(first)) = (after.parse(), first.parse::<u64>()) => {
+        ["new", after, first, recorded_at]
+            if let (Ok(after), Ok(first), Some(recorded_at)) =
+                (after.parse(), first.parse::<u64>(), entry::parse_micros(recorded_at)) =>
+        {
             inner.known_event_types().add_all(&events);
             // the store ended right before the first of these events
             inner.check_head(acknowledged, Position::new(first.saturating_sub(1)));
@@ -195,7 +190,6 @@ pub(crate) async fn load_first_result(
 pub(crate) fn write_events(
     stream: &StreamId,
     events: &[NewEvent],
-    recorded_at: OffsetDateTime,
     listed: &ListedEventTypes,
     mut add: impl FnMut(&[u8]),
 ) {
@@ -207,7 +201,7 @@ pub(crate) fn write_events(
         add(format!("{known_prefix}{}", event.schema_version()).as_bytes());
         add(event_bytes(event).to_string().as_bytes());
         let mut fields = Vec::with_capacity(24);
-        let count = entry::write_fields(event, recorded_at, |part| fields.push(part.to_vec()));
+        let count = entry::write_fields(event, |part| fields.push(part.to_vec()));
         add(count.to_string().as_bytes());
         fields.iter().for_each(|field| add(field));
     }

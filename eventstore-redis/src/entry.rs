@@ -23,27 +23,32 @@ mod field {
     pub(crate) const EVENT_ID: &str = "event_id";
     /// The microseconds within the millisecond of `timestamp`.
     pub(crate) const MICROS: &str = "micros";
-    /// Time of the append in microseconds since 1970; a former release wrote none.
-    pub(crate) const RECORDED: &str = "recorded";
+    /// Time at which another store recorded the event, which was imported from there, in microseconds since 1970.
+    pub(crate) const ORIGINAL_RECORDED_AT: &str = "original_recorded_at";
+    /// `1` if some fields of the payload are sealed; reserved for a newer release.
+    pub(crate) const HAS_SEALED_FIELDS: &str = "has_sealed_fields";
     pub(crate) const SCHEMA_VERSION: &str = "schema_version";
     pub(crate) const CORRELATION_ID: &str = "correlation_id";
     pub(crate) const CAUSATION_ID: &str = "causation_id";
     pub(crate) const ACTOR_ID: &str = "actor_id";
-    pub(crate) const METADATA: &str = "metadata";
+    pub(crate) const ATTRIBUTES: &str = "attributes";
+    /// Time of the append in microseconds since 1970; the script that judges it adds this field.
+    pub(crate) const RECORDED_AT: &str = "recorded_at";
     /// The script that assigns the position adds this field.
     pub(crate) const POSITION: &str = "position";
 
     /// Fields of a pointer, beside `type`.
-    pub(crate) const AGGREGATE: &str = "aggregate";
-    pub(crate) const ID: &str = "id";
+    pub(crate) const AGGREGATE_TYPE: &str = "aggregate_type";
+    pub(crate) const AGGREGATE_ID: &str = "aggregate_id";
+    pub(crate) const TENANT_ID: &str = "tenant_id";
     pub(crate) const VERSION: &str = "version";
-    pub(crate) const TENANT: &str = "tenant";
     /// Bytes of the event, approximately.
     pub(crate) const BYTES: &str = "bytes";
 }
 
-/// Adds the fields of an event, without its position, to the arguments of a script; returns the number of arguments.
-pub(crate) fn write_fields(event: &NewEvent, recorded_at: OffsetDateTime, mut add: impl FnMut(&[u8])) -> usize {
+/// Adds the fields of an event, without its recorded time and position, to the arguments of a script; returns the number
+/// of arguments.
+pub(crate) fn write_fields(event: &NewEvent, mut add: impl FnMut(&[u8])) -> usize {
     let mut count = 0;
     let mut put = |name: &str, value: &str| {
         add(name.as_bytes());
@@ -58,7 +63,9 @@ pub(crate) fn write_fields(event: &NewEvent, recorded_at: OffsetDateTime, mut ad
     put(field::EVENT_ID, &event.event_id().to_string());
     put(field::MICROS, &micros.rem_euclid(1_000).to_string());
     put(field::SCHEMA_VERSION, &event.schema_version().to_string());
-    put(field::RECORDED, &micros_of(recorded_at).to_string());
+    if let Some(time) = event.original_recorded_at() {
+        put(field::ORIGINAL_RECORDED_AT, &micros_of(time).to_string());
+    }
     if event.correlation_id() != event.event_id().as_uuid() {
         put(field::CORRELATION_ID, &event.correlation_id().to_string());
     }
@@ -69,13 +76,18 @@ pub(crate) fn write_fields(event: &NewEvent, recorded_at: OffsetDateTime, mut ad
         put(field::ACTOR_ID, actor);
     }
     if !context.attributes.is_empty() {
-        put(field::METADATA, context.attributes.as_json());
+        put(field::ATTRIBUTES, context.attributes.as_json());
     }
     count
 }
 
 pub(crate) fn micros_of(time: OffsetDateTime) -> i128 {
     time.unix_timestamp_nanos().div_euclid(1_000)
+}
+
+/// Parses microseconds since 1970.
+pub(crate) fn parse_micros(text: &str) -> Option<OffsetDateTime> {
+    time_of(text.parse().ok()?).ok()
 }
 
 pub(crate) fn time_of(micros: i128) -> Result<OffsetDateTime, time::error::ComponentRange> {
@@ -93,17 +105,20 @@ fn decode(stream: &StreamId, entry: Entry) -> Result<RecordedEvent, BoxError> {
     let mut fields = FieldReader::from_entry(entry)?;
     let (ms, micros): (i128, i128) = (fields.parsed(field::TIMESTAMP)?, fields.parsed(field::MICROS)?);
     let occurred_at = time_of(ms.saturating_mul(1_000).saturating_add(micros))?;
-    let recorded_at = fields.parsed_optional(field::RECORDED)?.map(time_of).transpose()?;
+    let recorded_at = time_of(fields.parsed(field::RECORDED_AT)?)?;
+    let original_recorded_at = fields.parsed_optional(field::ORIGINAL_RECORDED_AT)?.map(time_of).transpose()?;
     let event_id = EventId::parse(&fields.text(field::EVENT_ID)?)?;
     let event_type = Name::new("event type", fields.text(field::TYPE)?)?;
     let metadata = Metadata::new(event_id, event_type, stream.clone(), Version::new(version), occurred_at)
         .with_schema_version(fields.parsed(field::SCHEMA_VERSION)?)
         .with_position(Some(Position::new(fields.parsed(field::POSITION)?)))
-        .with_recorded_at(recorded_at)
+        .with_recorded_at(Some(recorded_at))
+        .with_original_recorded_at(original_recorded_at)
+        .with_sealed_fields(fields.optional(field::HAS_SEALED_FIELDS)?.is_some_and(|flag| flag == "1"))
         .with_correlation_id(fields.uuid(field::CORRELATION_ID)?.unwrap_or(event_id.as_uuid()))
         .with_causation_id(fields.uuid(field::CAUSATION_ID)?)
         .with_actor_id(fields.optional(field::ACTOR_ID)?)
-        .with_attributes(match fields.optional(field::METADATA)? {
+        .with_attributes(match fields.optional(field::ATTRIBUTES)? {
             Some(json) => Attributes::parse(&json)?,
             None => Attributes::EMPTY,
         });
@@ -135,8 +150,8 @@ impl FeedPointer {
     fn decode(entry: Entry) -> Result<Self, BoxError> {
         let position = number_of(&entry.id)?;
         let mut fields = FieldReader::from_entry(entry)?;
-        let stream = StreamId::parse(&fields.text(field::AGGREGATE)?, &fields.text(field::ID)?)?;
-        let tenant_id = Some(fields.text(field::TENANT)?).filter(|id| !id.is_empty());
+        let stream = StreamId::parse(&fields.text(field::AGGREGATE_TYPE)?, &fields.text(field::AGGREGATE_ID)?)?;
+        let tenant_id = Some(fields.text(field::TENANT_ID)?).filter(|id| !id.is_empty());
         Ok(Self {
             position,
             event_type: Name::new("event type", fields.text(field::TYPE)?)?,

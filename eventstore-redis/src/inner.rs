@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 
 use eventbus::{Position, port::AppendSignal, support::ListedEventTypes};
-use eventbus_redis_core::{connection::SharedConnection, error::RedisConnectError, url::address};
+use eventbus_redis_core::{connection::SharedConnection, error::RedisConnectError, format::KeyFormat, url::address};
 use parking_lot::RwLock;
 use uuid::Uuid;
 
 use crate::{config::RedisEventStoreConfig, durability::AcknowledgedPosition, keys::StoreKeys, script};
 
 /// The format of keys and entries that this release writes.
-const FORMAT: u32 = 1;
+const FORMAT: KeyFormat = KeyFormat { format: 1, min_reader: 1 };
 
 /// State that the clones of a store share.
 #[derive(derive_more::Debug)]
@@ -35,18 +35,18 @@ impl StoreInner {
         let keys = StoreKeys::new(&config.key_prefix);
         let mut open = script::OPEN_STORE.prepare_invoke();
         open.key(keys.meta()).key(keys.feed()).key(keys.ids()).key(keys.event_types());
-        open.arg(config.clock.new_id().to_string()).arg(FORMAT);
-        let (id, format): (Option<String>, Option<String>) = link.connect(&open).await?;
-        let refused = |reason: String| RedisConnectError::Refused {
-            address: address(&config.redis_url),
-            source: format!("key `{}` {reason}", keys.meta()).into(),
+        FORMAT.add_arguments(open.arg(config.clock.new_id().to_string()));
+        let reply: Vec<String> = link.connect(&open).await?;
+        let address = address(&config.redis_url);
+        let id = match &reply.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["too new", format, min_reader] => {
+                return Err(FORMAT.too_new_error(&address, &keys.meta(), format, min_reader));
+            }
+            [_, id] => Uuid::try_parse(id).ok(),
+            _ => None,
         };
-        if format.as_deref() != Some(&FORMAT.to_string()) {
-            let found = format.unwrap_or_else(|| "none".into());
-            return Err(refused(format!("names format {found}, this release knows {FORMAT}")));
-        }
-        let id = id.and_then(|id| Uuid::try_parse(&id).ok());
-        let id = id.ok_or_else(|| refused("holds no id of a store".into()))?;
+        let no_id = || format!("key `{}` holds no id of a store", keys.meta()).into();
+        let id = id.ok_or_else(|| RedisConnectError::Refused { address, source: no_id() })?;
         let (append_signal, known_event_types, checked_commands, acknowledged) = Default::default();
         Ok(Self {
             config,

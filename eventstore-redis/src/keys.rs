@@ -40,7 +40,7 @@ impl StoreKeys {
 
     /// Hash: the highest schema version and the first position of each stored event type.
     pub(crate) fn event_types(&self) -> String {
-        self.own_key("event-types")
+        self.own_key("event_types")
     }
 
     /// Hash: the id and the format of the store.
@@ -50,12 +50,12 @@ impl StoreKeys {
 
     /// A note of a reader beside its checkpoint.
     pub(crate) fn note(&self, name: &Name) -> String {
-        format!("{}note:{name}", self.prefix)
+        self.own_key(&format!("note:{name}"))
     }
 
     /// Sorted set: the names of the notes.
     pub(crate) fn note_names(&self) -> String {
-        self.own_key("notes")
+        self.own_key("note_names")
     }
 
     /// The checkpoint of a reader. The role of a projection is `projection:` and its name.
@@ -78,17 +78,17 @@ impl StoreKeys {
 
     /// Hash by position: the deliveries of a group of the in-process bus that wait for a retry.
     pub(crate) fn waiting(&self, group: &Name) -> String {
-        self.own_key(&format!("waiting:{group}"))
+        self.own_key(&format!("waiting_deliveries:{group}"))
     }
 
     /// Sorted set by time: the dead letters of the in-process bus. Its members are position and group.
     pub(crate) fn dead_letters(&self) -> String {
-        self.own_key("dead")
+        self.own_key("dead_deliveries")
     }
 
     /// Hash by member: the delivery attempts of the dead letters.
     pub(crate) fn dead_letter_attempts(&self) -> String {
-        self.own_key("dead-tries")
+        self.own_key("dead_delivery_attempts")
     }
 
     /// Sorted set by time: the deliveries handled in transactions.
@@ -98,7 +98,7 @@ impl StoreKeys {
 
     /// The lock that a transaction holds on a checkpoint or a delivery.
     pub(crate) fn transaction_lock(&self, kind: &str, what: &str) -> String {
-        self.own_key(&format!("claim:{kind}:{what}"))
+        self.own_key(&format!("lock:{kind}:{what}"))
     }
 
     /// Hash: the tables and the position of a rebuild.
@@ -108,17 +108,17 @@ impl StoreKeys {
 
     /// Set: the keys that a rebuild has copies of.
     pub(crate) fn shadow_copies(&self, shadow: &Name) -> String {
-        self.own_key(&format!("copies:{shadow}"))
+        self.own_key(&format!("shadow_copies:{shadow}"))
     }
 
     /// The copy of a key that a rebuild fills; `key` has no prefix.
     pub(crate) fn shadow_copy(&self, shadow: &Name, key: &str) -> String {
-        self.own_key(&format!("copy:{}:{key}", escape(shadow)))
+        self.own_key(&format!("shadow_copy:{}:{key}", escape(shadow)))
     }
 
     /// The backup of a key during a commit.
     pub(crate) fn undo_backup(&self, transaction: &str, number: usize) -> String {
-        self.own_key(&format!("aside:{transaction}:{number}"))
+        self.own_key(&format!("undo:{transaction}:{number}"))
     }
 
     /// A key of the user, with the prefix.
@@ -189,10 +189,12 @@ mod tests {
         for one in texts {
             let name = Name::from_static(one);
             for key in [keys.checkpoint(&name), keys.lease(&name), keys.floors(&name), keys.shadow(&name)] {
+                assert!(is_reserved(&key), "{key}");
                 all.insert(key);
             }
-            all.extend([keys.shadow_copies(&name), keys.waiting(&name)]);
-            made += 6;
+            assert!(is_reserved(&keys.note(&name)), "a transaction of the user writes no note");
+            all.extend([keys.shadow_copies(&name), keys.waiting(&name), keys.note(&name)]);
+            made += 7;
             for two in texts {
                 let stream = StreamId::parse(one, two).unwrap();
                 let of_tenant = stream.clone().with_tenant_id(Some(Uuid::max()));

@@ -100,7 +100,7 @@ impl Place {
     }
 
     fn record(&self) -> String {
-        format!("{{{}}}:copies", self.dead_letters())
+        format!("{{{}}}:dead_letter_copies", self.dead_letters())
     }
 
     async fn list_dead_letters(&self) -> Vec<DeadLetter> {

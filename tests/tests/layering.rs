@@ -62,7 +62,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         &[
             &["entry_id", "hash_tag", "program", "reply", "script", "url", "validate"],
             &["error"],
-            &["env_vars", "no_tls", "server", "tls"],
+            &["env_vars", "format", "no_tls", "server", "tls"],
             &["connection"],
         ],
     ),

@@ -142,7 +142,7 @@ end
 -- Gives a partition to an owner, under a higher epoch than any before, also if the last lease was lost.
 local function take_lease(lease, owner, epoch, now, ttl)
   local next = string.format('%.0f', math.max((tonumber(epoch) or 0) + 1, now * 1000))
-  redis.call('HSET', lease, 'owner', owner, 'epoch', next, 'until', now + ttl, 'renewed', now, 'reader', '')
+  redis.call('HSET', lease, 'owner', owner, 'epoch', next, 'expires_at', now + ttl, 'renewed_at', now, 'reader', '')
   return next
 end
 

@@ -10,8 +10,8 @@ const MAX_CONSUMERS: u64 = 1_024;
 /// The first `concurrency` that is too high: each running handler is a task.
 const MAX_CONCURRENCY: usize = 10_001;
 /// Words that follow the name of the stream in the names of other keys.
-const RESERVED_KEY_NAMES: [&str; 10] =
-    ["members", "floors", "relay", "layout", "lease", "types", "skipped", "backlog", "fills", "unjoined"];
+const RESERVED_KEY_NAMES: [&str; 11] =
+    ["members", "floors", "relay", "layout", "lease", "event_types", "skipped", "backlog", "fills", "unjoined", "meta"];
 /// More streams than any number of consumers needs; some scripts visit all of them.
 pub(crate) const MAX_PARTITIONS: u64 = 1_024;
 

@@ -12,7 +12,9 @@ use crate::{
     error::CommandError,
     group::{self, GroupCreation},
     inner::BusInner,
-    keys, script,
+    keys::{self, FORMAT},
+    script,
+    url::address,
 };
 
 /// Connects, joins the layout of the stream, and creates the default group; does so once.
@@ -34,7 +36,8 @@ pub(crate) async fn join(bus: &BusInner) -> Result<(), RedisConnectError> {
 }
 
 async fn try_join(bus: &BusInner) -> Result<(), RedisConnectError> {
-    let (recorded, generation): (u32, String) = bus.connection().connect(&join_layout_script(bus)).await?;
+    let reply: Vec<String> = bus.connection().connect(&join_layout_script(bus)).await?;
+    let (recorded, generation) = parse_joined(bus, &reply)?;
     if recorded != bus.config().partitions {
         return Err(bus.partition_count_mismatch(recorded).into());
     }
@@ -53,13 +56,27 @@ async fn try_join(bus: &BusInner) -> Result<(), RedisConnectError> {
 
 /// Prepares joining the layout of the stream, or recording it.
 fn join_layout_script(bus: &BusInner) -> ScriptInvocation<'static> {
-    let mut join = script::partition::JOIN_LAYOUT.key(keys::layout(bus.base_stream()));
-    join.key(bus.base_stream());
+    let mut join = script::partition::JOIN_LAYOUT.key(keys::meta(bus.bus_stream()));
+    join.key(keys::layout(bus.base_stream())).key(bus.base_stream());
     for number in 0..bus.config().partitions {
         join.key(keys::partition(bus.base_stream(), number));
     }
-    join.arg(bus.config().partitions).arg(bus.layout().generation());
+    FORMAT.add_arguments(join.arg(bus.config().partitions).arg(bus.layout().generation()));
     join
+}
+
+/// Returns the recorded number of partitions and the generation of the layout, or the refusal.
+fn parse_joined(bus: &BusInner, reply: &[String]) -> Result<(u32, String), RedisConnectError> {
+    let address = address(&bus.config().redis_url);
+    match &reply.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["joined", partitions, generation] if let Ok(partitions) = partitions.parse() => {
+            Ok((partitions, (*generation).to_owned()))
+        }
+        ["too new", format, min_reader] => {
+            Err(FORMAT.too_new_error(&address, &keys::meta(bus.bus_stream()), format, min_reader))
+        }
+        _ => Err(RedisConnectError::Refused { address, source: format!("unexpected reply: {reply:?}").into() }),
+    }
 }
 
 /// Adds the layout that a script relies on when it adds to partitions.
@@ -74,7 +91,8 @@ pub(crate) async fn add_to_partitions<T: redis::FromRedisValue>(
 ) -> Result<T, CommandError> {
     match bus.connection().run(script).await {
         Err(CommandError::Sent(error)) if error.code() == Some("NOLAYOUT") => {
-            let _: (u32, String) = bus.connection().run_idempotent(&join_layout_script(bus)).await?;
+            // if a newer format is recorded, no layout is, and the script fails again
+            let _: Vec<String> = bus.connection().run_idempotent(&join_layout_script(bus)).await?;
             tracing::warn!(
                 stream = bus.base_stream(),
                 "the server has lost the layout of the partitions; recording it again"

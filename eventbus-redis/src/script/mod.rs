@@ -11,7 +11,7 @@ pub(crate) mod partition;
 pub(crate) mod relay;
 pub(crate) mod streams;
 
-use eventbus_redis_core::script::{ENTRY_BYTES, ENTRY_IDS, LEASE_IS_LIVE, Lua, PAGES, lua};
+use eventbus_redis_core::script::{ENTRY_BYTES, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, PAGES, lua};
 
 const BACKLOG: &str = include_str!("lib/backlog.lua");
 const FENCE: &str = include_str!("lib/fence.lua");

@@ -66,6 +66,9 @@ pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Unde
         .with_occurred_at_as_written(as_written)
         .with_schema_version(schema_version)
         .with_position(base.flat.position())
+        .with_recorded_at(base.flat.time(field::RECORDED_AT))
+        .with_original_recorded_at(base.flat.time(field::ORIGINAL_RECORDED_AT))
+        .with_sealed_fields(matches!(base.flat.text(field::HAS_SEALED_FIELDS), Ok(Some("1"))))
         .with_correlation_id(correlation_id.unwrap_or(event_id))
         .with_causation_id(base.uuid("causation_id", "causation id")?)
         .with_actor_id(base.text("actor_id")?)
@@ -99,6 +102,12 @@ impl<'a> FlatFields<'a> {
     fn position(&self) -> Option<Position> {
         let position = self.text(field::POSITION).ok()??;
         position.parse().ok().map(Position::new)
+    }
+
+    /// Returns a time of ours. A foreign field of the same name that holds none is ignored.
+    fn time(&self, name: &str) -> Option<OffsetDateTime> {
+        let time = timestamp::parse(self.text(name).ok()??)?;
+        (1..=9999).contains(&time.year()).then_some(time)
     }
 }
 

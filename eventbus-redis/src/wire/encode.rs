@@ -62,7 +62,7 @@ pub(crate) fn encode(event: &RecordedEvent) -> Result<EntryFields<'_>, Unencodab
     let metadata = event.metadata();
     let payload = payload(event, &occurred_at(metadata, "Z"))?;
 
-    let mut fields = Vec::with_capacity(8);
+    let mut fields = Vec::with_capacity(10);
     fields.extend([
         (field::EVENT_ID, owned(metadata.event_id().to_string())),
         (field::EVENT_TYPE, borrowed(metadata.event_type())),
@@ -74,6 +74,14 @@ pub(crate) fn encode(event: &RecordedEvent) -> Result<EntryFields<'_>, Unencodab
     ]);
     if let Some(position) = metadata.position() {
         fields.push((field::POSITION, owned(position.to_string())));
+    }
+    for (name, time) in
+        [(field::RECORDED_AT, metadata.recorded_at()), (field::ORIGINAL_RECORDED_AT, metadata.original_recorded_at())]
+    {
+        fields.extend(time.map(|time| (name, owned(timestamp::write(time) + "+00:00"))));
+    }
+    if metadata.has_sealed_fields() {
+        fields.push((field::HAS_SEALED_FIELDS, borrowed("1")));
     }
     Ok(fields)
 }

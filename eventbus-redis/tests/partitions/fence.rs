@@ -94,7 +94,7 @@ async fn an_owner_that_does_not_know_that_it_is_none_overtakes_nobody() {
     until_finished(&bus, Duration::from_secs(60)).await;
     for number in 0..4 {
         let key = format!("{{{}:{number}}}:lease:{}", bus.config().stream_name(), bus.default_group());
-        let _: u64 = command(&bus, "HSET", &[&key, "until", "1"]).await;
+        let _: u64 = command(&bus, "HSET", &[&key, "expires_at", "1"]).await;
     }
     start(&other).await;
     until("the other owns its share", async || owners(&bus).await == 2).await;

@@ -21,7 +21,7 @@ async fn owners(bus: &RedisEventBus) -> BTreeMap<String, usize> {
     for number in 0..bus.config().partitions {
         let key = format!("{{{}:{number}}}:lease:{}", bus.config().stream_name(), bus.default_group());
         let lease: BTreeMap<String, String> = command(bus, "HGETALL", &[&key]).await;
-        if lease.get("until").is_some_and(|until| until.parse::<u64>().unwrap() / 1_000 >= now) {
+        if lease.get("expires_at").is_some_and(|until| until.parse::<u64>().unwrap() / 1_000 >= now) {
             *owners.entry(lease["owner"].clone()).or_default() += 1;
         }
     }
@@ -127,7 +127,7 @@ async fn the_partitions_of_a_dead_consumer_are_taken_over_when_its_leases_end() 
     let stream = bus.config().stream_name();
     let generation: String = command(&bus, "HGET", &[&format!("{stream}:layout"), "generation"]).await;
     let member = serde_json::json!({
-        "at": (now - 700) * 1_000, "live_ms": 1_200_000, "types": "*", "instance": "dead", "layout": generation,
+        "at": (now - 700) * 1_000, "live_ms": 1_200_000, "event_types": "*", "instance": "dead", "layout": generation,
     });
     let members = format!("{{{stream}}}:members:{}", bus.default_group());
     let _: u64 = command(&bus, "HSET", &[&members, "dead", &member.to_string()]).await;
@@ -153,12 +153,12 @@ async fn leases_and_members_of_the_future_keep_nobody_from_a_partition() {
         let _: redis::Value =
             command(&bus, "XREADGROUP", &["GROUP", &group, "owner", "COUNT", "5", "STREAMS", &part, ">"]).await;
         let lease = format!("{{{part}}}:lease:{group}");
-        let fields = ["owner", "dead", "epoch", "5", "until", &until, "renewed", &renewed.to_string()];
+        let fields = ["owner", "dead", "epoch", "5", "expires_at", &until, "renewed_at", &renewed.to_string()];
         let _: u64 = command(&bus, "HSET", &[&[&*lease], &fields[..]].concat()).await;
     }
     let generation: String = command(&bus, "HGET", &[&format!("{stream}:layout"), "generation"]).await;
     let member = serde_json::json!({
-        "at": renewed, "live_ms": 6_000, "types": "*", "instance": "dead", "layout": generation,
+        "at": renewed, "live_ms": 6_000, "event_types": "*", "instance": "dead", "layout": generation,
     });
     let _: u64 = command(&bus, "HSET", &[&format!("{{{stream}}}:members:{group}"), "dead", &member.to_string()]).await;
 

@@ -5,6 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     field_error::FieldError,
     json::to_json,
+    metadata::Metadata,
     name::Name,
     validity::{BackendKind, EventFault, check_payload},
 };
@@ -57,9 +58,13 @@ impl<E> Codec<E> {
         }
     }
 
-    pub(crate) fn decode(&self, event_type: &Name, json: &str) -> Result<E, DecodeError> {
+    /// Reads the fields. Fails if some are sealed: a sealed text must never pass for a value.
+    pub(crate) fn decode(&self, metadata: &Metadata, json: &str) -> Result<E, DecodeError> {
+        if metadata.has_sealed_fields() {
+            return Err(DecodeError::SealedFields { event_type: metadata.event_type().clone() });
+        }
         (self.decode)(json).map_err(|source| DecodeError::Payload {
-            event_type: event_type.clone(),
+            event_type: metadata.event_type().clone(),
             rust_type: std::any::type_name::<E>(),
             source,
         })
@@ -106,6 +111,12 @@ pub enum DecodeError {
         event_type: Name,
         /// The wire names of the requested types, sorted.
         known: Vec<&'static str>,
+    },
+    /// The type is right, but a newer release has sealed its personal fields, which this one cannot open.
+    #[error("event `{event_type}` was written by a newer release: its personal fields are sealed")]
+    SealedFields {
+        /// The wire name of the event.
+        event_type: Name,
     },
     /// The type is right, but the fields are not.
     #[error("payload of event `{event_type}` does not fit `{rust_type}`: {source}{}", source.remedy())]

@@ -95,6 +95,9 @@ pub struct Metadata {
     occurred_at_as_written: Option<Box<str>>,
     #[serde(serialize_with = "shown::time")]
     pub(super) recorded_at: Option<OffsetDateTime>,
+    #[serde(serialize_with = "shown::time")]
+    original_recorded_at: Option<OffsetDateTime>,
+    has_sealed_fields: bool,
     correlation_id: Uuid,
     causation_id: Option<Uuid>,
     actor_id: Option<Box<str>>,
@@ -121,6 +124,8 @@ impl Metadata {
             occurred_at,
             occurred_at_as_written: None,
             recorded_at: None,
+            original_recorded_at: None,
+            has_sealed_fields: false,
             correlation_id: event_id.as_uuid(),
             causation_id: None,
             actor_id: None,
@@ -153,6 +158,16 @@ impl Metadata {
     /// Sets when the store appended the event.
     pub fn with_recorded_at(self, recorded_at: Option<OffsetDateTime>) -> Self {
         Self { recorded_at, ..self }
+    }
+
+    /// Sets when another store recorded the event, if it was imported from there.
+    pub fn with_original_recorded_at(self, original_recorded_at: Option<OffsetDateTime>) -> Self {
+        Self { original_recorded_at, ..self }
+    }
+
+    /// Marks the personal fields of the event as sealed, or as plain.
+    pub fn with_sealed_fields(self, has_sealed_fields: bool) -> Self {
+        Self { has_sealed_fields, ..self }
     }
 
     /// Sets the conversation.
@@ -228,13 +243,32 @@ impl Metadata {
     }
 
     /// When the store appended the event, UTC, in whole microseconds: by the clock of the server (`PgEventStore`) or of
-    /// the process that appended it (all other stores).
+    /// the process that appended it (all other stores). Of an imported event it is the time of the import.
     ///
-    /// `None` for an event that was read from a bus outside of this process, which does not carry this time, and for one
-    /// that a former release stored without it.
+    /// Along one stream it never decreases: if the clock was set back, the store takes the time of the stream's previous
+    /// event instead. Along the whole feed it follows the clocks, and may decrease.
+    ///
+    /// Every store keeps it and every bus carries it. `None` for an event that was published without a store, or by
+    /// the Python library.
     #[must_use]
     pub const fn recorded_at(&self) -> Option<OffsetDateTime> {
         self.recorded_at
+    }
+
+    /// When another store recorded the event, UTC, in whole microseconds, if it was imported from there with
+    /// [`NewEvent::with_original_recorded_at`](crate::NewEvent::with_original_recorded_at).
+    #[must_use]
+    pub const fn original_recorded_at(&self) -> Option<OffsetDateTime> {
+        self.original_recorded_at
+    }
+
+    /// Returns `true` if some fields of the payload are sealed: encrypted, as they are about a person.
+    ///
+    /// Reserved: this release seals no fields and opens none. It stores and carries such events of a newer release
+    /// unchanged, and [does not decode](crate::event::DecodeError::SealedFields) them.
+    #[must_use]
+    pub const fn has_sealed_fields(&self) -> bool {
+        self.has_sealed_fields
     }
 
     /// The conversation the event belongs to.

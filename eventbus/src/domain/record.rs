@@ -26,6 +26,7 @@ pub struct NewEvent {
     event_type: Name,
     schema_version: u32,
     occurred_at: OffsetDateTime,
+    original_recorded_at: Option<OffsetDateTime>,
     payload: String,
     /// Set if the encoder has checked the payload.
     is_checked: bool,
@@ -43,6 +44,7 @@ impl NewEvent {
             event_type,
             schema_version,
             occurred_at: SharedClock::SYSTEM.now(),
+            original_recorded_at: None,
             payload: payload.into(),
             is_checked: false,
             context: EventContext::default(),
@@ -81,11 +83,30 @@ impl NewEvent {
     }
 
     /// Sets when the event happened, kept to the microsecond; within the years 1 to 9999.
-    pub fn with_occurred_at(mut self, occurred_at: OffsetDateTime) -> Self {
-        // `check` refuses a time that UTC cannot express
-        let utc = occurred_at.checked_to_offset(time::UtcOffset::UTC).unwrap_or(occurred_at);
-        self.occurred_at = utc.replace_nanosecond(utc.nanosecond() / 1_000 * 1_000).unwrap_or(utc);
-        self
+    pub fn with_occurred_at(self, occurred_at: OffsetDateTime) -> Self {
+        Self { occurred_at: to_kept_time(occurred_at), ..self }
+    }
+
+    /// Sets when another store recorded the event, which is imported from there; kept to the microsecond, within the
+    /// years 1 to 9999. The [recorded time](Metadata::recorded_at) is then that of the import.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{ExpectedVersion, InMemoryEventStore, Name, NewEvent, StreamId, port::AppendEvents};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// let long_ago = time::macros::datetime!(2019-05-17 08:30 UTC);
+    /// let imported = NewEvent::new(Name::from_static("Deposited"), 1, r#"{"cents":120}"#)
+    ///     .with_occurred_at(long_ago)
+    ///     .with_original_recorded_at(long_ago);
+    /// let account = StreamId::parse("Account", "4711")?;
+    /// let recorded = InMemoryEventStore::new().append(&account, ExpectedVersion::NoStream, vec![imported]).await?;
+    /// let metadata = recorded[0].metadata();
+    /// assert_eq!(metadata.original_recorded_at(), Some(long_ago));
+    /// assert!(metadata.recorded_at() > Some(long_ago));
+    /// # Ok(()) }
+    /// ```
+    pub fn with_original_recorded_at(self, original_recorded_at: OffsetDateTime) -> Self {
+        Self { original_recorded_at: Some(to_kept_time(original_recorded_at)), ..self }
     }
 
     /// Sets on whose behalf, and because of what, the event is saved.
@@ -114,6 +135,12 @@ impl NewEvent {
     #[must_use]
     pub const fn occurred_at(&self) -> OffsetDateTime {
         self.occurred_at
+    }
+
+    /// When another store recorded the event, if it is imported from there.
+    #[must_use]
+    pub const fn original_recorded_at(&self) -> Option<OffsetDateTime> {
+        self.original_recorded_at
     }
 
     /// The event's own fields: a JSON object.
@@ -172,6 +199,8 @@ impl NewEvent {
         let parts = validity::EventParts {
             schema_version: self.schema_version,
             occurred_at: self.occurred_at,
+            recorded_at: None,
+            original_recorded_at: self.original_recorded_at,
             actor_id: self.context.actor_id.as_deref(),
             attributes: self.context.attributes.as_json(),
         };
@@ -191,12 +220,20 @@ impl NewEvent {
         let metadata = Metadata::new(self.event_id, self.event_type, stream, version, self.occurred_at)
             .with_schema_version(self.schema_version)
             .with_position(position)
+            .with_original_recorded_at(self.original_recorded_at)
             .with_correlation_id(correlation_id)
             .with_causation_id(context.causation_id)
             .with_actor_id(context.actor_id)
             .with_attributes(context.attributes);
         RecordedEvent(Arc::new(Recorded { metadata, payload: self.payload.into(), is_checked: self.is_checked }))
     }
+}
+
+/// Returns a time as every store keeps it: in UTC, in whole microseconds.
+fn to_kept_time(time: OffsetDateTime) -> OffsetDateTime {
+    // `check` refuses a time that UTC cannot express
+    let utc = time.checked_to_offset(time::UtcOffset::UTC).unwrap_or(time);
+    utc.replace_nanosecond(utc.nanosecond() / 1_000 * 1_000).unwrap_or(utc)
 }
 
 /// An event after append: its metadata and its own fields, not decoded. Cloning is cheap.
@@ -291,6 +328,8 @@ impl RecordedEvent {
         let parts = validity::EventParts {
             schema_version: metadata.schema_version(),
             occurred_at: metadata.occurred_at(),
+            recorded_at: metadata.recorded_at(),
+            original_recorded_at: metadata.original_recorded_at(),
             actor_id: metadata.actor_id(),
             attributes: metadata.attributes().as_json(),
         };
@@ -307,7 +346,8 @@ impl RecordedEvent {
     /// Decodes the event.
     ///
     /// # Errors
-    /// [`DecodeError::UnknownType`] if it is not one of `E`, [`DecodeError::Payload`] if its fields do not fit.
+    /// [`DecodeError::UnknownType`] if it is not one of `E`, [`DecodeError::Payload`] if its fields do not fit,
+    /// [`DecodeError::SealedFields`] if some of its fields are sealed.
     pub fn decode<E: EventSet>(&self) -> Result<E, DecodeError> {
         E::decode(self)
     }
@@ -379,7 +419,7 @@ pub trait EventSet: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`DecodeError::UnknownType`] if it is none of the requested types, [`DecodeError::Payload`] if its fields do not
-    /// fit.
+    /// fit, [`DecodeError::SealedFields`] if some of its fields are sealed.
     fn decode(record: &RecordedEvent) -> Result<Self, DecodeError>;
 }
 
@@ -437,7 +477,7 @@ pub trait DomainEvent: EventSet + EncodeEvent {
 #[doc(hidden)]
 pub fn decode_one<E: DomainEvent>(record: &RecordedEvent) -> Result<E, DecodeError> {
     if record.event_type() == E::EVENT_TYPE {
-        E::CODEC.decode(record.event_type(), record.payload())
+        E::CODEC.decode(record.metadata(), record.payload())
     } else {
         Err(unknown::<E>(record))
     }
@@ -452,7 +492,7 @@ pub fn encode_one<E: DomainEvent>(event: &E) -> Result<NewEvent, EncodeError> {
 /// One arm of a derived `EventSet::decode` for an enum.
 #[doc(hidden)]
 pub fn decode_with<E>(codec: &Codec<E>, record: &RecordedEvent) -> Result<E, DecodeError> {
-    codec.decode(record.event_type(), record.payload())
+    codec.decode(record.metadata(), record.payload())
 }
 
 /// One arm of a derived `EncodeEvent::encode` for an enum.

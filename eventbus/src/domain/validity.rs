@@ -73,6 +73,12 @@ pub enum EventFault {
     /// The time is, in UTC, outside of the years 1 to 9999.
     #[error("its time is outside of the years 1 to 9999 (UTC)")]
     OccurredAt,
+    /// The time at which a store recorded it is, in UTC, outside of the years 1 to 9999.
+    #[error("its recorded time is outside of the years 1 to 9999 (UTC)")]
+    RecordedAt,
+    /// The time at which another store recorded it is, in UTC, outside of the years 1 to 9999.
+    #[error("its original recorded time is outside of the years 1 to 9999 (UTC)")]
+    OriginalRecordedAt,
     /// The context of the event names a tenant, and its stream belongs to a different one or to none.
     #[error(
         "its context names tenant {named}, its stream belongs to {}",
@@ -102,6 +108,8 @@ pub(crate) enum BackendKind {
 pub(crate) struct EventParts<'e> {
     pub(crate) schema_version: u32,
     pub(crate) occurred_at: OffsetDateTime,
+    pub(crate) recorded_at: Option<OffsetDateTime>,
+    pub(crate) original_recorded_at: Option<OffsetDateTime>,
     pub(crate) actor_id: Option<&'e str>,
     pub(crate) attributes: &'e str,
 }
@@ -111,15 +119,25 @@ impl EventParts<'_> {
         if !(1..=MAX_SCHEMA_VERSION).contains(&self.schema_version) {
             return Err(EventFault::SchemaVersion);
         }
-        let utc = self.occurred_at.checked_to_offset(UtcOffset::UTC);
-        if !utc.is_some_and(|utc| (1..=9999).contains(&utc.year())) {
+        if !is_in_range(self.occurred_at) {
             return Err(EventFault::OccurredAt);
+        }
+        if !self.recorded_at.is_none_or(is_in_range) {
+            return Err(EventFault::RecordedAt);
+        }
+        if !self.original_recorded_at.is_none_or(is_in_range) {
+            return Err(EventFault::OriginalRecordedAt);
         }
         if self.actor_id.is_some_and(|actor| actor.contains('\0')) {
             return Err(EventFault::Actor);
         }
         check_texts(self.attributes, backend).map_err(EventFault::Attributes)
     }
+}
+
+/// Returns `true` if a time is, in UTC, within the years 1 to 9999.
+fn is_in_range(time: OffsetDateTime) -> bool {
+    time.checked_to_offset(UtcOffset::UTC).is_some_and(|utc| (1..=9999).contains(&utc.year()))
 }
 
 pub(crate) fn check_version(version: Version) -> Result<(), EventFault> {

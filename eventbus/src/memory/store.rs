@@ -165,13 +165,15 @@ impl StoreLog {
     fn push(&mut self, stream: &StreamId, version: Version, event: NewEvent) -> RecordedEvent {
         let index = self.events.len();
         let position = Position::new(index as u64 + 1);
-        let of_stream = self.streams.entry(stream.clone()).or_default();
-        of_stream.by_version.push(index);
-        of_stream.by_id.insert(event.event_id(), index);
         let (highest, _) = self.types.entry(event.event_type().clone()).or_insert((0, position));
         *highest = event.schema_version().max(*highest);
-        let recorded_at = Some(self.clock.now());
+        // the clock may have been set back since the stream's previous event
+        let previous = self.indexes(stream).last().and_then(|&index| self.events[index].metadata().recorded_at());
+        let recorded_at = Some(self.clock.now()).max(previous);
         let recorded = event.recorded_as(stream.clone(), version, Some(position)).with_recorded_at(recorded_at);
+        let of_stream = self.streams.entry(stream.clone()).or_default();
+        of_stream.by_version.push(index);
+        of_stream.by_id.insert(recorded.metadata().event_id(), index);
         self.events.push(recorded.clone());
         recorded
     }

@@ -1,8 +1,10 @@
 //! The contract of an event store.
 //!
 //! Guarantees: an append is all or nothing; versions of a stream are contiguous from 1; positions grow in version
-//! order within a stream; the feed neither skips nor repeats nor reorders events, also while writers append. Not
-//! guaranteed: that positions are contiguous, or that events of two streams are ordered as their appends returned.
+//! order within a stream; the feed neither skips nor repeats nor reorders events, also while writers append; the
+//! [recorded time](crate::Metadata::recorded_at) never decreases along a stream, also if the clock is set back. Not
+//! guaranteed: that positions are contiguous, that events of two streams are ordered as their appends returned, or that
+//! recorded times increase along the feed, where they follow the clocks of the server or the appending processes.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -47,6 +49,9 @@ pub trait AppendEvents: Send + Sync {
     ///
     /// Appending event ids that are already in the stream returns their existing records and writes no event, so an
     /// unknown outcome is resolved by appending again. An append of no events has no effect.
+    ///
+    /// The store records all events of a call at one time: the later one of its clock and the
+    /// [recorded time](crate::Metadata::recorded_at) of the stream's previous event.
     ///
     /// # Errors
     /// [`AppendError::Conflict`] if the stream is at another version; see [`AppendError::is_retryable`] for the rest.

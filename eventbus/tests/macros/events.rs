@@ -78,6 +78,31 @@ fn an_unknown_type_names_the_known_ones() {
     assert_eq!(recorded.decode::<RecordedEvent>().unwrap(), recorded);
 }
 
+/// A sealed text must not pass for a value: every way to decode refuses the event, and only the record itself is passed on.
+#[test]
+fn an_event_with_sealed_fields_is_not_decoded() {
+    let plain = record("OrderCreated", r#"{"customer_id":"sealed:1:key:c2VhbGVk"}"#);
+    assert_eq!(plain.decode::<OrderCreated>().unwrap(), created("sealed:1:key:c2VhbGVk"));
+    let sealed = RecordedEvent::new(plain.metadata().clone().with_sealed_fields(true), plain.payload());
+    let refusals = [
+        sealed.decode::<OrderCreated>().unwrap_err(),
+        sealed.decode::<OrderEvent>().unwrap_err(),
+        sealed.decode::<Envelope<OrderCreated>>().unwrap_err(),
+        sealed.decode::<Envelope<Audited>>().unwrap_err(),
+    ];
+    for refused in refusals {
+        assert!(
+            matches!(&refused, DecodeError::SealedFields { event_type } if event_type == "OrderCreated"),
+            "{refused:?}"
+        );
+        let text = "event `OrderCreated` was written by a newer release: its personal fields are sealed";
+        assert_eq!(refused.to_string(), text);
+    }
+    assert_eq!(sealed.decode::<RecordedEvent>().unwrap(), sealed);
+    let unknown = sealed.decode::<AccountOpened>().unwrap_err();
+    assert!(matches!(unknown, DecodeError::UnknownType { .. }), "{unknown:?}");
+}
+
 #[test]
 fn a_payload_that_does_not_fit_names_type_field_and_reason_and_no_value() {
     const REMEDY: &str = " (a new field needs `#[serde(default)]`, a renamed one `#[serde(alias = \"..\")]`)";

@@ -10,9 +10,10 @@ use time::OffsetDateTime;
 
 use crate::{
     append::{load_first_result, tenant_text, write_events},
+    entry,
     inner::StoreInner,
     keys::{StoreKeys, event_key},
-    read::stream_version,
+    read::{StreamEnd, stream_end},
 };
 
 /// Events that the commit adds to a stream.
@@ -48,9 +49,9 @@ impl PlannedAppends {
         }
         let of_stream = || self.0.iter().filter(|appended| appended.stream == stream);
         let own = of_stream().map(|appended| appended.events.len()).sum();
-        let before = match of_stream().next() {
-            Some(appended) => appended.stored_version,
-            None => stream_version(inner, &stream).await.map_err(|error| match error {
+        let StreamEnd { version: before, recorded_at: last_recorded_at } = match of_stream().next_back() {
+            Some(appended) => StreamEnd { version: appended.stored_version, recorded_at: Some(appended.recorded_at) },
+            None => stream_end(inner, &stream).await.map_err(|error| match error {
                 ReadError::Unavailable(source) => AppendError::Unavailable(source),
                 corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
             })?,
@@ -59,7 +60,9 @@ impl PlannedAppends {
         if !expected.matches(actual) {
             return Err(AppendError::Conflict { stream, expected, actual });
         }
-        let recorded_at = inner.config().clock.now();
+        // the clock may have been set back; the commit fails if the stream has a later event by then
+        let now = inner.config().clock.now();
+        let recorded_at = last_recorded_at.map_or(now, |last| last.max(now));
         let to_record = |(number, event): (usize, &NewEvent)| {
             let record = event.clone().recorded_as(stream.clone(), actual.plus(number + 1), None);
             record.with_recorded_at(Some(recorded_at))
@@ -84,9 +87,10 @@ impl PlannedAppends {
             program.step("events").key(&keys.feed()).key(&keys.ids()).key(&key);
             program.arg(before.to_string()).arg(own.to_string());
             program.arg(inner.acknowledged().position().to_string());
+            program.arg(entry::micros_of(*recorded_at).to_string());
             program.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
             program.arg(tenant_text(stream));
-            write_events(stream, events, *recorded_at, inner.known_event_types(), |word| program.push_arg(word));
+            write_events(stream, events, inner.known_event_types(), |word| program.push_arg(word));
         }
     }
 

@@ -1,12 +1,12 @@
 -- Appends events to streams. Each append is all or nothing, independent of the rest.
 --
 -- KEYS  the feed; the positions of events; the stored event types; then the stream of each append
--- ARGV  the highest acknowledged position; for each append: the expected version (any, none, exists or a number), the
---       aggregate's type, id and tenant ('' for none), the number of events; for each of these: its key in the index,
---       type, schema version (behind a `(` if its type is known to be listed), size in bytes, the number of arguments
---       that follow, names and values of its fields
--- Reply for each append: `new`, the version before, the first position; `known` and for each id its position, or '' if
---       it is new; `conflict` and the version; `damaged`, key and entry; `failed` and the server's error.
+-- ARGV  the highest acknowledged position; the time now in microseconds since 1970; for each append: the expected
+--       version (any, none, exists or a number), the aggregate's type, id and tenant ('' for none), the number of
+--       events; for each of these: its key in the index, type, schema version (behind a `(` if its type is known to be
+--       listed), size in bytes, the number of arguments that follow, names and values of its fields
+-- Reply for each append: `new`, the version before, the first position, the recorded time; `known` and for each id its
+--       position, or '' if it is new; `conflict` and the version; `damaged`, key and entry; `failed` and the server's error.
 local feed, ids, types = KEYS[1], KEYS[2], KEYS[3]
 
 local function is_as_expected(expected, version)
@@ -18,6 +18,7 @@ end
 
 local head, damage = head_of(feed, ids)
 note_lost_events(head, take())
+local now = take()
 
 local function append(key)
   local expected, stream = take(), { type = take(), id = take(), tenant = take() }
@@ -31,7 +32,8 @@ local function append(key)
     local _, foreign = checked_length_of(key)
     return foreign or { 'conflict', version }
   end
-  local refused = add_events(key, version, head, events)
+  local recorded_at = recorded_time(key, version, now)
+  local refused = add_events(key, version, head, recorded_at, events)
   if refused then
     if is_of_server(refused) then return redis.error_reply(refused) end
     local _, foreign = checked_length_of(key)
@@ -42,7 +44,7 @@ local function append(key)
     return damage_of(feed, ids)
   end
   head = head + #events
-  return { 'new', version, head - #events + 1 }
+  return { 'new', version, head - #events + 1, recorded_at }
 end
 
 local replies = {}

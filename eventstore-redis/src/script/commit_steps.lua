@@ -33,7 +33,8 @@ end
 function steps.events()
   local feed, ids, key, before, own = take_key(), take_key(), take_key(), tonumber(take()), tonumber(take())
   local acknowledged = take()
-  local append = { key = key, version = before + own, stream = { type = take(), id = take(), tenant = take() } }
+  local append = { key = key, version = before + own, recorded_at = take() }
+  append.stream = { type = take(), id = take(), tenant = take() }
   local by_id, damage
   append.events, by_id = take_events()
   appends[#appends + 1] = append
@@ -50,7 +51,7 @@ function steps.append()
   local position = head
   for _, append in ipairs(appends) do
     local key, version, events = append.key, append.version, append.events
-    local refused = add_events(key, version, position, events)
+    local refused = add_events(key, version, position, append.recorded_at, events)
     if refused then return undo_all(key, 'XADD', refused) end
     undo[#undo + 1] = function() remove_events(key, version, events) end
     position = position + #events

@@ -60,11 +60,38 @@ local function known_positions(ids, by_id)
   return is_known and positions
 end
 
+-- Returns the time, in microseconds since 1970, at which the stream's last event was recorded; nil if it has none.
+local function last_recorded_time(key)
+  local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+  if not last then return nil end
+  for i = 1, #last[2], 2 do
+    if last[2][i] == 'recorded_at' then return last[2][i + 1] end
+  end
+end
+
+-- Returns the time at which the next event of a stream is recorded: now, or, if the clock was set back, the time of the
+-- event before it.
+local function recorded_time(key, version, now)
+  local last = version > 0 and last_recorded_time(key)
+  -- a foreign client wrote it
+  if not last or not string.match(last, '^%-?%d+$') or #last > 18 then return now end
+  -- as texts: numbers of Lua do not hold all microseconds of the years after 2255
+  local is_later
+  if #last == #now and not string.find(last .. now, '-', 1, true) then
+    is_later = last > now
+  else
+    is_later = tonumber(last) > tonumber(now)
+  end
+  return is_later and last or now
+end
+
 -- Adds events behind a version; returns the error if the server refuses. It can refuse only the first: if the stream
 -- has had a later entry, or if the server refuses all writes.
-local function add_events(key, version, head, events)
+local function add_events(key, version, head, recorded_at, events)
   for i, event in ipairs(events) do
     local fields = event.fields
+    fields[#fields + 1] = 'recorded_at'
+    fields[#fields + 1] = recorded_at
     fields[#fields + 1] = 'position'
     fields[#fields + 1] = head + i
     local added = redis.pcall('XADD', key, version + i .. '-0', unpack(fields))
@@ -105,8 +132,8 @@ end
 -- refuses the first.
 local function add_to_feed(feed, ids, types, stream, version, head, events)
   for i, event in ipairs(events) do
-    local added = redis.pcall('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate', stream.type,
-      'id', stream.id, 'version', version + i, 'tenant', stream.tenant, 'bytes', event.bytes)
+    local added = redis.pcall('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate_type', stream.type,
+      'aggregate_id', stream.id, 'version', version + i, 'tenant_id', stream.tenant, 'bytes', event.bytes)
     if error_of(added) then return added.err end
     redis.call('HSET', ids, event.id, head + i)
     list_type(types, event, head + i)

@@ -3,7 +3,7 @@
 //! Invariant: changes that must not be seen half done are one script. A script reads all its keys before its first
 //! write: the server does not roll back a script that fails half way.
 
-use eventbus_redis_core::script::{LEASE_IS_LIVE, Lua, PROGRAM_ARGS, PROGRAM_RUN, PROGRAM_STEPS, lua};
+use eventbus_redis_core::script::{FORMAT, LEASE_IS_LIVE, Lua, PROGRAM_ARGS, PROGRAM_RUN, PROGRAM_STEPS, lua};
 
 const EVENTS: &str = include_str!("events.lua");
 const NOW: &str = include_str!("now.lua");
@@ -22,7 +22,7 @@ pub(crate) static RELEASE_LOCKS: Lua = lua(&[include_str!("release_locks.lua")])
 pub(crate) static LOAD_DEAD_LETTERS: Lua = lua(&[include_str!("load_dead_letters.lua")]);
 pub(crate) static READ_KEY: Lua = lua(&[include_str!("read_key.lua")]);
 pub(crate) static MAKE_SHADOW: Lua = lua(&[include_str!("make_shadow.lua")]);
-pub(crate) static OPEN_STORE: Lua = lua(&[include_str!("open_store.lua")]);
+pub(crate) static OPEN_STORE: Lua = lua(&[FORMAT, include_str!("open_store.lua")]);
 pub(crate) static RENEW_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("renew_lease.lua")]);
 pub(crate) static SAVE_NOTE: Lua = lua(&[include_str!("save_note.lua")]);
 pub(crate) static SAVE_PROGRESS: Lua = lua(&[include_str!("save_progress.lua")]);

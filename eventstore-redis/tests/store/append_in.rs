@@ -374,7 +374,7 @@ async fn the_first_append_to_a_store_that_was_emptied_lists_its_types_anew() {
         let (store, mut connection) = fresh().await;
         store.append(&order("1"), NoStream, events(3)).await.unwrap();
         let before = store.stored_event_types().await.unwrap();
-        let gone = ["aggregate:feed", "aggregate:Order:1", "eventstore:ids", "eventstore:event-types"];
+        let gone = ["aggregate:feed", "aggregate:Order:1", "eventstore:ids", "eventstore:event_types"];
         let gone = gone.map(|name| key(&store, name));
         let removed: u64 = tell(&mut connection, &["DEL", &gone[0], &gone[1], &gone[2], &gone[3]]).await;
         assert_eq!(removed, 4);

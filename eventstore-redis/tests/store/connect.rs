@@ -15,7 +15,7 @@ use crate::{
         store::{config, config_on, open},
         until,
     },
-    event, key, order, tell,
+    event, fresh, key, order, tell,
 };
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn without_a_prefix_the_keys_are_the_tutorials() {
     let wanted = [
         "aggregate:Order:12345",
         "aggregate:feed",
-        "eventstore:event-types",
+        "eventstore:event_types",
         "eventstore:ids",
         "eventstore:meta",
         "projection:order-stats:checkpoint",
@@ -100,9 +100,9 @@ async fn keys_of_somebody_else_and_a_newer_format_are_refused() {
     for (name, words) in [
         ("aggregate:feed", ["SET", "x"].as_slice()),
         ("eventstore:ids", &["SADD", "x"]),
-        ("eventstore:event-types", &["SADD", "x"]),
+        ("eventstore:event_types", &["SADD", "x"]),
         ("eventstore:meta", &["RPUSH", "x"]),
-        ("eventstore:meta", &["HSET", "format", "2", "id", "x"]),
+        ("eventstore:meta", &["HSET", "format", "two", "id", "x"]),
         ("eventstore:meta", &["HSET", "format", "1", "id", "x"]),
     ] {
         let config = config();
@@ -115,6 +115,30 @@ async fn keys_of_somebody_else_and_a_newer_format_are_refused() {
         assert!(matches!(error, RedisConnectError::Refused { .. }) && !error.is_retryable(), "{error:?}");
         assert!(said(&error).contains(&taken), "{}", said(&error));
     }
+}
+
+#[tokio::test]
+async fn a_newer_format_is_accepted_if_it_only_adds_and_refused_by_its_numbers_if_not() {
+    let (store, mut connection) = fresh().await;
+    let meta = key(&store, "eventstore:meta");
+    let format = ["HMGET", &meta, "format", "min_reader"];
+    assert_eq!(tell::<Vec<String>>(&mut connection, &format).await, ["1", "1"]);
+
+    tell::<i64>(&mut connection, &["HSET", &meta, "format", "3"]).await;
+    let older = open(store.config().clone()).await;
+    older.append(&order("1"), ExpectedVersion::NoStream, vec![event(1)]).await.unwrap();
+    assert_eq!(older.store_id().await.unwrap(), store.store_id().await.unwrap());
+    assert_eq!(tell::<Vec<String>>(&mut connection, &format).await, ["3", "1"], "an older release lowers no format");
+
+    tell::<i64>(&mut connection, &["HSET", &meta, "min_reader", "2"]).await;
+    let error = RedisEventStore::connect(store.config().clone()).await.unwrap_err();
+    assert!(
+        matches!(&error, RedisConnectError::FormatTooNew { key, format: 3, min_reader: 2, known: 1, .. } if *key == meta),
+        "{error:?}"
+    );
+    assert!(!error.is_retryable());
+    let text = "records format 3, which takes a release that knows format 2; this one knows format 1";
+    assert!(error.to_string().contains(text), "{error}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ async fn a_lease_is_free_when_the_clock_was_set_back() {
     let (store, connection) = fresh().await;
     let lease = key(&store, "eventstore:lease:relay");
     let set_back = async |time: std::time::Duration| {
-        for field in ["until", "renewed"] {
+        for field in ["expires_at", "renewed_at"] {
             let milliseconds = time.as_millis().to_string();
             tell::<i64>(&mut connection.clone(), &["HINCRBY", &lease, field, &milliseconds]).await;
         }

@@ -16,6 +16,7 @@ mod lease;
 mod pages;
 mod race;
 mod shadow;
+mod times;
 mod transactions;
 
 use std::time::Duration;

@@ -99,7 +99,7 @@ async fn copies_are_filled_beside_the_live_keys_until_the_switch() {
         pairs(&[("order*", "4"), ("order:4", "4"), ("order:6", "6"), ("order:kept", "20"), ("orders", "3")]);
     after.extend(pairs(&[("projection:order-stats:checkpoint", "6"), ("stats:orders", "2")]));
     assert_eq!(live(&mut connection, &store).await, after, "what the rebuild has not written is gone, in one step");
-    assert_eq!(count_keys(&mut connection, &store, "eventstore:cop*").await, 0);
+    assert_eq!(count_keys(&mut connection, &store, "eventstore:shadow_cop*").await, 0);
     assert_eq!(count_keys(&mut connection, &store, "eventstore:shadow*").await, 0);
     store.drop_shadow(&shadow()).await.unwrap();
     assert_eq!(live(&mut connection, &store).await, after);
@@ -174,14 +174,14 @@ async fn copies_of_other_tables_and_leftovers_are_removed_first() {
     assert!(fill(&store, &lease, 0, 4).await);
     let fewer = Shadow { tables: vec!["stats:orders".into()], ..shadow() };
     assert_eq!(store.make_shadow(&fewer).await.unwrap(), Position::START);
-    assert_eq!(count_keys(&mut connection, &store, "eventstore:copy:*").await, 0);
+    assert_eq!(count_keys(&mut connection, &store, "eventstore:shadow_copy:*").await, 0);
     assert_eq!(store.make_shadow(&shadow()).await.unwrap(), Position::START);
     assert!(fill(&store, &lease, 0, 4).await);
     // as if a process had died while it removed them
     tell::<u64>(&mut connection, &["DEL", &key(&store, &format!("eventstore:shadow:{ROLE}"))]).await;
     assert!(store.begin_in(&shadow()).await.is_err());
     assert_eq!(store.make_shadow(&shadow()).await.unwrap(), Position::START);
-    assert_eq!(count_keys(&mut connection, &store, "eventstore:copy:*").await, 0);
+    assert_eq!(count_keys(&mut connection, &store, "eventstore:shadow_copy:*").await, 0);
 }
 
 #[tokio::test]

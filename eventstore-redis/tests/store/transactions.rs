@@ -89,10 +89,10 @@ async fn a_transaction_whose_time_is_up_writes_nothing() {
 async fn a_claim_that_ended_is_missed_only_if_somebody_else_went_on() {
     let (store, mut connection) = fresh().await;
     let lease = seize(&store, ROLE, "one").await;
-    let claim = key(&store, &format!("eventstore:claim:checkpoint:{}:{ROLE}", lease.epoch));
+    let lock = key(&store, &format!("eventstore:lock:checkpoint:{}:{ROLE}", lease.epoch));
     for (from, is_done_by_others) in [(0, true), (1, false)] {
         let stood_still = counted(&store, &lease, from, from + 1).await.unwrap();
-        assert_eq!(tell::<u64>(&mut connection, &["DEL", &claim]).await, 1);
+        assert_eq!(tell::<u64>(&mut connection, &["DEL", &lock]).await, 1);
         if is_done_by_others {
             counted(&store, &lease, from, from + 1).await.unwrap().commit().await.unwrap();
             assert!(matches!(why(stood_still.commit().await.unwrap_err()), Error::Superseded));
@@ -103,19 +103,19 @@ async fn a_claim_that_ended_is_missed_only_if_somebody_else_went_on() {
     }
 
     let (handler, event) = (Name::from_static("mail"), EventId::new());
-    let claim = key(&store, &format!("eventstore:claim:delivery:{event}:mail"));
+    let lock = key(&store, &format!("eventstore:lock:delivery:{event}:mail"));
     let begin = async || {
         let mut tx = store.begin().await.unwrap();
         assert!(tx.is_first(&handler, event).await.unwrap());
         tx
     };
     let first = begin().await;
-    tell::<u64>(&mut connection, &["DEL", &claim]).await;
+    tell::<u64>(&mut connection, &["DEL", &lock]).await;
     let second = begin().await;
     assert!(matches!(why(first.commit().await.unwrap_err()), Error::TimedOut { .. }), "the second is about to commit");
-    tell::<u64>(&mut connection, &["DEL", &claim]).await;
+    tell::<u64>(&mut connection, &["DEL", &lock]).await;
     let third = begin().await;
-    tell::<u64>(&mut connection, &["DEL", &claim]).await;
+    tell::<u64>(&mut connection, &["DEL", &lock]).await;
     second.commit().await.unwrap();
     assert!(matches!(why(third.commit().await.unwrap_err()), Error::Superseded), "the second has committed");
 }
@@ -126,13 +126,13 @@ async fn a_claim_is_renewed_while_its_transaction_lives() {
     let (store, mut connection) = fresh().await;
     let lease = seize(&store, ROLE, "one").await;
     let living = counted(&store, &lease, 0, 1).await.unwrap();
-    let claim = key(&store, &format!("eventstore:claim:checkpoint:{}:{ROLE}", lease.epoch));
-    let ttl: i64 = tell(&mut connection, &["PTTL", &claim]).await;
+    let lock = key(&store, &format!("eventstore:lock:checkpoint:{}:{ROLE}", lease.epoch));
+    let ttl: i64 = tell(&mut connection, &["PTTL", &lock]).await;
     assert!((1..=1_000).contains(&ttl), "it is short, for the process may die: {ttl}");
-    tell::<u64>(&mut connection, &["PEXPIRE", &claim, "600"]).await;
-    until("it is renewed", async || tell::<i64>(&mut connection, &["PTTL", &claim]).await > 700).await;
+    tell::<u64>(&mut connection, &["PEXPIRE", &lock, "600"]).await;
+    until("it is renewed", async || tell::<i64>(&mut connection, &["PTTL", &lock]).await > 700).await;
     drop(living);
-    until("it is let go", async || tell::<u64>(&mut connection, &["EXISTS", &claim]).await == 0).await;
+    until("it is let go", async || tell::<u64>(&mut connection, &["EXISTS", &lock]).await == 0).await;
 }
 
 /// A former owner can no longer commit, so its claim blocks no later owner.

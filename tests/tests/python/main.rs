@@ -26,6 +26,7 @@ use eventbus::{Name, Position, port::EventBus, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use samples::{Sample, samples};
 use script::{Script, run};
+use time::macros::datetime;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../eventbus-redis/src/wire/tests/python.jsonl");
 const CAPTURE: &str = "GOLDEN=overwrite cargo test -p workspace-tests --test python -- what_python_publishes";
@@ -133,11 +134,25 @@ with_each_release!(what_is_published_here_is_handled_by_python);
 async fn what_is_published_here_is_handled_by_python(python: &Path) {
     let bus = bus().await;
     let mut records = records();
-    let metadata = records[2].metadata().clone().with_position(Some(Position::new(77)));
+    let metadata = records[2]
+        .metadata()
+        .clone()
+        .with_position(Some(Position::new(77)))
+        .with_recorded_at(Some(datetime!(2026-11-20 06:57:25.5 UTC)))
+        .with_original_recorded_at(Some(datetime!(2019-05-17 08:30 UTC)))
+        .with_sealed_fields(true);
     records[2] = RecordedEvent::new(metadata, records[2].payload());
     bus.publish(&records).await.unwrap();
     let mut entries = entries(&bus, &bus.config().stream_name()).await;
-    assert_eq!(entries[2].pop().unwrap(), ("position".into(), "77".into()), "the one field that is ours");
+    let ours: Vec<_> = entries[2].drain(7..).collect();
+    let ours: Vec<_> = ours.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let expected = [
+        ("position", "77"),
+        ("recorded_at", "2026-11-20T06:57:25.500000+00:00"),
+        ("original_recorded_at", "2019-05-17T08:30:00+00:00"),
+        ("has_sealed_fields", "1"),
+    ];
+    assert_eq!(ours, expected, "the fields that are ours");
     assert_eq!(entries, golden());
 
     let mut script = Script::start(python, "consume.py", &bus, &[]);

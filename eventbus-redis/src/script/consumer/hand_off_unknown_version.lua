@@ -16,7 +16,7 @@ local own = live_member(announced[my_name] or '', now)
 for other, text in pairs(announced) do
   local member = live_member(text, now)
   if other ~= my_name and member and not member.left and member.layout == (own and own.layout) then
-    local _, _, versions = announced_types(member.types)
+    local _, _, versions = announced_types(member.event_types)
     if versions[name .. '@' .. version] then candidates[#candidates + 1] = other end
   end
 end

@@ -46,19 +46,19 @@ for i = 1, #announced, 2 do
   local name, member = announced[i], live_member(announced[i + 1], now)
   if name == me then
     local is_own = member and member.instance == instance
-    known = is_own and member.types == types and not member.left and member.at + live / 6 > now
+    known = is_own and member.event_types == types and not member.left and member.at + live / 6 > now
       and (member.busy or '') == ARGV[7]
     if member and not is_own and not member.left and ARGV[6] == '1' then is_duplicate = 1 end
   elseif member then
     others[#others + 1] = name
-    others[#others + 1] = member.types
+    others[#others + 1] = member.event_types
   elseif (pending[name] or 0) == 0 then
     -- while entries are pending on it, its record shows that it is a member of this library
     redis.call('HDEL', members, name)
   end
 end
 if not known then
-  local member = { at = now, live_ms = live, types = types, instance = instance }
+  local member = { at = now, live_ms = live, event_types = types, instance = instance }
   if ARGV[7] ~= '' then member.busy = ARGV[7] end
   redis.pcall('HSET', members, me, cjson.encode(member))
 end

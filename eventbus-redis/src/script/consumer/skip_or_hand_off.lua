@@ -19,7 +19,7 @@ local own = live_member(announced[my_name] or '', now)
 for name, text in pairs(announced) do
   local member = live_member(text, now)
   if name ~= my_name and member and not member.left and member.layout == (own and own.layout) then
-    local all, names = announced_types(member.types)
+    local all, names = announced_types(member.event_types)
     others[#others + 1] = { name = name, all = all, names = names }
   end
 end

@@ -4,9 +4,12 @@
 -- A group that its consumers create begins with the oldest event of each store: its backlog gets the events that the
 -- stream lacks, as they were trimmed or lost.
 --
--- KEYS  stream, floors, relay
+-- It records the format of the bus, too, if the server has lost it together with the group.
+--
+-- KEYS  stream, floors, relay, the bus's `meta`; a plain stream has none
 -- ARGV  group, the id after which it begins, or '$' for the newest, '1' to list it in the floors, so that trimming
---       keeps the entries that it has yet to read; '2' if a consumer joins it too; '0' for neither
+--       keeps the entries that it has yet to read; '2' if a consumer joins it too; '0' for neither; the format that
+--       this release writes, the lowest format that its readers must know
 -- Replies 1 if it was created.
 
 local stream, floors, relay, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
@@ -48,6 +51,7 @@ if found then
   end
   return 0
 end
+if KEYS[4] then record_format(KEYS[4], ARGV[4], ARGV[5]) end
 local start = start_of(floor, ARGV[2], newest)
 redis.call('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM')
 local noted = recorded_floor(notes, group)

@@ -1,8 +1,8 @@
 //! Scripts of groups: their creation, their end and trimming.
 
-use super::{BACKLOG, ENTRY_IDS, Lua, MEMBERS, RELAY, lua};
+use super::{BACKLOG, ENTRY_IDS, FORMAT, Lua, MEMBERS, RELAY, lua};
 
-pub(crate) static CREATE_GROUP: Lua = lua(&[ENTRY_IDS, BACKLOG, RELAY, include_str!("create_group.lua")]);
+pub(crate) static CREATE_GROUP: Lua = lua(&[ENTRY_IDS, BACKLOG, RELAY, FORMAT, include_str!("create_group.lua")]);
 pub(crate) static FIND_POSITION: Lua = lua(&[ENTRY_IDS, include_str!("find_position.lua")]);
 pub(crate) static RETIRE_GROUP: Lua = lua(&[ENTRY_IDS, BACKLOG, include_str!("retire_group.lua")]);
 pub(crate) static RETIRE_STORE: Lua = lua(&[ENTRY_IDS, include_str!("retire_store.lua")]);

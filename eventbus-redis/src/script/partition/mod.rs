@@ -1,7 +1,7 @@
 //! Scripts of partitions: their layout, their leases and their readers.
 
 use super::{
-    BACKLOG, ENTRY_IDS, LEASE_IS_LIVE, Lua, MEMBERS, RELAY,
+    BACKLOG, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, MEMBERS, RELAY,
     consumer::{ConsumerScript, fenceable},
     lua,
 };
@@ -13,5 +13,5 @@ pub(crate) static ACKNOWLEDGE_IN_PARTITIONS: Lua = lua(&[include_str!("acknowled
 pub(crate) static REBALANCE: Lua = lua(&[ENTRY_IDS, MEMBERS, LEASE_IS_LIVE, include_str!("rebalance.lua")]);
 pub(crate) static RELEASE_PARTITIONS: Lua = lua(&[include_str!("release_partitions.lua")]);
 pub(crate) static LEASE_PARTITION: Lua = lua(&[ENTRY_IDS, LEASE_IS_LIVE, include_str!("lease_partition.lua")]);
-pub(crate) static JOIN_LAYOUT: Lua = lua(&[ENTRY_IDS, include_str!("join_layout.lua")]);
+pub(crate) static JOIN_LAYOUT: Lua = lua(&[ENTRY_IDS, FORMAT, include_str!("join_layout.lua")]);
 pub(crate) static REPARTITION: Lua = lua(&[ENTRY_IDS, BACKLOG, RELAY, include_str!("repartition.lua")]);

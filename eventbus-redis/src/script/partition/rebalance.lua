@@ -30,7 +30,7 @@ for i = 1, #announced, 2 do
     if member and member.instance ~= instance and not member.left then is_duplicate = 1 end
   elseif member then
     others[#others + 1] = name
-    others[#others + 1] = member.types
+    others[#others + 1] = member.event_types
     -- its leases end with the time of one lease: from then on its share is free, too
     local has_share = not member.left and member.layout == ARGV[7] and now - tonumber(member.at) < ttl
     if has_share then alive = alive + 1 end
@@ -38,7 +38,7 @@ for i = 1, #announced, 2 do
     redis.call('HDEL', members, name)
   end
 end
-local member = { at = now, live_ms = live, types = types, instance = instance, layout = ARGV[7] }
+local member = { at = now, live_ms = live, event_types = types, instance = instance, layout = ARGV[7] }
 if ARGV[9] ~= '' then member.busy = ARGV[9] end
 redis.call('HSET', members, me, cjson.encode(member))
 
@@ -48,7 +48,7 @@ for p = 1, count do
   local epoch = ARGV[9 + p]
   epochs[p] = ''
   if epoch ~= '' and redis.call('HGET', KEYS[3 * p], 'epoch') == epoch then
-    redis.call('HSET', KEYS[3 * p], 'until', now + ttl, 'renewed', now)
+    redis.call('HSET', KEYS[3 * p], 'expires_at', now + ttl, 'renewed_at', now)
     epochs[p] = epoch
     owned = owned + 1
   end
@@ -56,7 +56,7 @@ end
 for i = 10 + count, #ARGV do
   local p = tonumber(ARGV[i]) + 1
   if may_take and owned < share and epochs[p] == '' then
-    local lease = redis.call('HMGET', KEYS[3 * p], 'owner', 'epoch', 'until', 'renewed')
+    local lease = redis.call('HMGET', KEYS[3 * p], 'owner', 'epoch', 'expires_at', 'renewed_at')
     local is_free = not lease[3] or not is_live(lease[3], lease[4], now)
     if is_free or lease[1] == instance then
       epochs[p] = take_lease(KEYS[3 * p], instance, lease[2], now, ttl)

@@ -4,7 +4,7 @@
 local count = 0
 for i, lease in ipairs(KEYS) do
   if redis.call('HGET', lease, 'epoch') == ARGV[i] then
-    redis.call('HSET', lease, 'until', 0)
+    redis.call('HSET', lease, 'expires_at', 0)
     count = count + 1
   end
 end

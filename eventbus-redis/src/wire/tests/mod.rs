@@ -10,7 +10,7 @@ use eventbus::{
 use time::macros::datetime;
 use uuid::{Uuid, uuid};
 
-use super::{decode::Undecodable, encode::encode};
+use super::{decode::Undecodable, encode::encode, wire_payload};
 
 /// An entry of the Python library, byte for byte.
 const CAPTURED: [(&str, &str); 7] = [
@@ -185,6 +185,49 @@ fn what_is_not_published_is_not_read_from_the_stream_either() {
         let error = decode_payload(&rest.replacen('{', &format!("{{{given},"), 1)).unwrap_err().to_string();
         assert!(error.starts_with(problem), "{payload}: {error}");
     }
+}
+
+/// The payload is that of the Python library, byte for byte: what is ours stands beside it.
+#[test]
+fn recorded_times_and_the_mark_of_sealed_fields_stand_beside_the_payload() {
+    let event = captured_event();
+    let metadata = event
+        .metadata()
+        .clone()
+        .with_position(Some(Position::new(12)))
+        .with_recorded_at(Some(datetime!(2026-11-20 06:57:24.5 UTC)))
+        .with_original_recorded_at(Some(datetime!(2019-05-17 08:30 UTC)))
+        .with_sealed_fields(true);
+    let event = RecordedEvent::new(metadata, event.payload());
+    let fields = encode(&event).unwrap();
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, std::str::from_utf8(value).unwrap())).collect();
+    assert_eq!(fields[..7], CAPTURED);
+    let ours = [
+        ("position", "12"),
+        ("recorded_at", "2026-11-20T06:57:24.500000+00:00"),
+        ("original_recorded_at", "2019-05-17T08:30:00+00:00"),
+        ("has_sealed_fields", "1"),
+    ];
+    assert_eq!(fields[7..], ours);
+    assert_eq!(decode(&fields).unwrap(), event);
+    assert_eq!(wire_payload(&event).unwrap(), CAPTURED[6].1);
+}
+
+#[test]
+fn a_foreign_field_called_like_a_recorded_time_means_nothing() {
+    for name in ["recorded_at", "original_recorded_at", "has_sealed_fields"] {
+        for value in ["", "yesterday", "true", "0", "-0001-01-01T00:00:00Z", "1e300"] {
+            let fields = [&CAPTURED[..], &[(name, value)]].concat();
+            let event = decode(&fields).unwrap();
+            let epoch = (value == "0" && name != "has_sealed_fields").then_some(time::OffsetDateTime::UNIX_EPOCH);
+            let metadata = event.metadata();
+            assert_eq!(metadata.recorded_at().or(metadata.original_recorded_at()), epoch, "{name} {value}");
+            assert!(!metadata.has_sealed_fields(), "{name} {value}");
+        }
+    }
+    let own = decode_with("recorded_at", Some(r#""2026-01-02T03:04:05Z""#)).unwrap();
+    assert_eq!(own.metadata().recorded_at(), None, "a field of the event itself");
+    assert!(own.payload().contains(r#""recorded_at":"2026-01-02T03:04:05Z""#), "{}", own.payload());
 }
 
 #[test]

@@ -12,6 +12,9 @@ use uuid::Uuid;
 use super::{decode_payload, decode_with};
 use crate::wire::{decode, encode, timestamp};
 
+/// The microseconds of the years 1 to 9999.
+const MICROS: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
+
 fn arbitrary_json() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
         Just(serde_json::Value::Null),
@@ -43,21 +46,25 @@ prop_compose! {
         event_type in "\\PC{1,60}",
         stream in ("\\PC{1,60}", "\\PC{1,60}"),
         versions in (1..1_u64 << 63, 1..1_u32 << 31, option::of(any::<u64>())),
-        micros in -62_135_596_800_000_000_i64..253_402_300_800_000_000,
+        recorded in (option::of(MICROS), option::of(MICROS), any::<bool>()),
+        micros in MICROS,
         actor in any::<Option<String>>(),
         attributes in arbitrary_object(),
         payload in arbitrary_object(),
     ) -> Option<RecordedEvent> {
-        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).ok()?;
+        let time = |micros: i64| OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).ok();
         let metadata = Metadata::new(
             EventId::from(Uuid::from_u128(ids.0)),
             Name::new("event type", event_type).ok()?,
             StreamId::parse(&stream.0, &stream.1).ok()?.with_tenant_id(ids.3.map(Uuid::from_u128)),
             Version::new(versions.0),
-            at,
+            time(micros)?,
         )
         .with_schema_version(versions.1)
         .with_position(versions.2.map(Position::new))
+        .with_recorded_at(recorded.0.and_then(time))
+        .with_original_recorded_at(recorded.1.and_then(time))
+        .with_sealed_fields(recorded.2)
         .with_correlation_id(Uuid::from_u128(ids.1))
         .with_causation_id(ids.2.map(Uuid::from_u128))
         .with_actor_id(actor)

@@ -1,5 +1,7 @@
 //! Rules of dead letters.
 
+use time::macros::datetime;
+
 use super::{
     Bus,
     fixtures::{
@@ -8,6 +10,7 @@ use super::{
     },
 };
 use crate::{
+    RecordedEvent,
     domain::{event::EventFilter, name::Name},
     port::{DeadLetter, DeadLetterFilter, DeadLetters},
     support::PAGE_BYTES,
@@ -96,6 +99,35 @@ pub async fn a_replay_reaches_only_who_failed(bus: Bus, _: Bus) {
         "it is gone"
     );
     assert!(!require(&bus).replay(id).await.expect("the bus looks the dead letter up"), "it is replayed once");
+}
+
+/// A dead letter keeps the times at which its event was recorded, here and in a store that it was imported from, and the
+/// mark of sealed fields; its replay delivers them.
+pub async fn recorded_times_survive_a_dead_letter_and_its_replay(bus: Bus, _: Bus) {
+    let handler = RecordingHandler::new().with_retries(1);
+    handler.fail_on(&[1]);
+    let group = bus.default_group();
+    handler.subscribe(&bus, group, EventFilter::All);
+    let consumer = consume(&bus).await;
+    let [event] = &events(1..=1)[..] else { panic!("one event") };
+    let metadata = event
+        .metadata()
+        .clone()
+        .with_recorded_at(Some(datetime!(2026-11-20 06:57:25.000_120 UTC)))
+        .with_original_recorded_at(Some(datetime!(2019-05-17 08:30 UTC)))
+        .with_sealed_fields(true);
+    publish(&bus, &[RecordedEvent::new(metadata.clone(), event.payload())]).await;
+    wait_until_idle(&bus, group).await;
+    let dead_letters = list_dead_letters(&bus).await;
+    let kept = dead_letters[0].record.as_ref().map(RecordedEvent::metadata);
+    assert_eq!(kept, Some(&metadata), "metadata of the dead letter");
+    handler.fail_on(&[]);
+    assert!(require(&bus).replay(&dead_letters[0].id).await.expect("a dead letter is replayed"), "it was there");
+    wait_until_started(&handler, 3).await;
+    consumer.stop().await;
+    for delivery in handler.deliveries() {
+        assert_eq!(delivery.metadata(), &metadata, "metadata of each delivery");
+    }
 }
 
 /// A replayed delivery has all its attempts again; if they all fail it becomes a dead letter again.

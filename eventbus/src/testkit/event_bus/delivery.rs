@@ -79,6 +79,13 @@ pub async fn order_is_kept_within_a_group(bus: Bus, _: Bus) {
     assert_eq!(handler.started(), expected, "order of deliveries");
 }
 
+/// Returns an event of a newer release, which has sealed some of its fields.
+fn sealed_event(stream: StreamId) -> RecordedEvent {
+    let event = NewEvent::new(Name::from_static(CREATED), 1, r#"{"name":"sealed:1:key:c2VhbGVk"}"#);
+    let event = event.recorded_as(stream, Version::new(3), Some(Position::new(2)));
+    RecordedEvent::new(event.metadata().clone().with_sealed_fields(true), event.payload())
+}
+
 /// Every field of the metadata and every byte of a compact payload reach the handler as they were published.
 pub async fn all_metadata_and_the_payload_survive(bus: Bus, _: Bus) {
     let full = EventContext::default()
@@ -98,13 +105,17 @@ pub async fn all_metadata_and_the_payload_survive(bus: Bus, _: Bus) {
         )
         .with_occurred_at(datetime!(2026-11-20 06:57:24.243_021 UTC))
         .with_context(full)
-        .recorded_as(stream("path/to ☂.rs"), Version::new(42), Some(Position::new(u64::MAX / 4))),
+        .with_original_recorded_at(datetime!(2019-05-17 08:30:00.000_001 UTC))
+        .recorded_as(stream("path/to ☂.rs"), Version::new(42), Some(Position::new(u64::MAX / 4)))
+        .with_recorded_at(Some(datetime!(2026-11-20 06:57:25 UTC))),
         NewEvent::new(Name::from_static(CREATED), 1, "{}")
             .with_occurred_at(datetime!(2026-01-02 03:04:05 UTC))
             .recorded_as(stream("12345"), Version::FIRST, None),
         NewEvent::new(Name::from_static(CREATED), 1, r#"{"a":[]}"#)
             .with_occurred_at(datetime!(1969-12-31 23:59:59.000_120 UTC))
-            .recorded_as(stream("12345"), Version::new(2), Some(Position::new(1))),
+            .recorded_as(stream("12345"), Version::new(2), Some(Position::new(1)))
+            .with_recorded_at(Some(datetime!(2026-11-20 06:57:25.000_120 UTC))),
+        sealed_event(stream("12345")),
     ];
     let handler = RecordingHandler::new();
     handler.subscribe(&bus, bus.default_group(), EventFilter::All);

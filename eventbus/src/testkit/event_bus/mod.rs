@@ -122,6 +122,7 @@ macro_rules! event_bus_conformance {
                 a_dead_letter_tells_what_happened,
                 a_replay_reaches_only_who_failed,
                 a_replay_that_fails_is_a_dead_letter_again,
+                recorded_times_survive_a_dead_letter_and_its_replay,
                 what_is_discarded_is_gone,
                 pages_list_all_dead_letters,
                 pages_of_large_dead_letters_end_early,

@@ -1,6 +1,6 @@
 //! Rules of events that every bus refuses to publish, because a reader could not decode them unambiguously.
 
-use time::macros::datetime;
+use time::{OffsetDateTime, macros::datetime};
 
 use super::{
     Bus,
@@ -18,6 +18,10 @@ fn recorded(event: NewEvent) -> RecordedEvent {
 
 fn with_payload(payload: impl Into<String>) -> NewEvent {
     NewEvent::new(Name::from_static(CREATED), 1, payload)
+}
+
+fn event_of_an_import(original_recorded_at: OffsetDateTime) -> NewEvent {
+    with_payload("{}").with_original_recorded_at(original_recorded_at)
 }
 
 /// Publishes an event between two valid ones: neither `publish` nor `publish_feed` may publish any of them.
@@ -78,6 +82,9 @@ pub async fn what_not_every_bus_can_carry_is_refused(bus: Bus, _: Bus) {
         ("schema version 2^31", recorded(NewEvent::new(Name::from_static(CREATED), 1 << 31, "{}"))),
         ("year 0", recorded(with_payload("{}").with_occurred_at(datetime!(0000-06-01 00:00 UTC)))),
         ("year 10000 in UTC", recorded(with_payload("{}").with_occurred_at(datetime!(9999-12-31 23:30 -01:00)))),
+        ("year 0 of an import", recorded(event_of_an_import(datetime!(0000-06-01 00:00 UTC)))),
+        ("year 10000 of an import", recorded(event_of_an_import(datetime!(9999-12-31 23:30 -01:00)))),
+        ("recorded in year 0", recorded(with_payload("{}")).with_recorded_at(Some(datetime!(0000-06-01 00:00 UTC)))),
         ("version 0", with_payload("{}").recorded_as(stream(), Version::NONE, Some(Position::new(1)))),
         ("version 2^63", with_payload("{}").recorded_as(stream(), Version::new(1 << 63), None)),
     ] {
@@ -98,6 +105,8 @@ pub async fn what_every_bus_can_carry_is_delivered(bus: Bus, _: Bus) {
         recorded(NewEvent::new(Name::from_static(CREATED), (1 << 31) - 1, "{}")),
         recorded(with_payload("{}").with_occurred_at(datetime!(0001-01-01 00:00 UTC))),
         recorded(with_payload("{}").with_occurred_at(datetime!(9999-12-31 23:59:59.999_999 UTC))),
+        recorded(event_of_an_import(datetime!(9999-12-31 23:59:59.999_999 UTC)))
+            .with_recorded_at(Some(datetime!(0001-01-01 00:00 UTC))),
         with_payload("{}").recorded_as(stream(), Version::MAX, None),
     ];
     let handler = RecordingHandler::new();

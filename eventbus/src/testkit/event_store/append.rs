@@ -1,13 +1,15 @@
 //! Rules of appends and of the records they store.
 
+use std::time::Duration;
+
 use time::{OffsetDateTime, macros::datetime};
 use uuid::Uuid;
 
 use super::store_under_test::{StoreUnderTest, event, events, positions_grow, stream, versions};
 use crate::{
-    EventContext, ExpectedVersion, Name, NewEvent, Position, Version,
+    EventContext, ExpectedVersion, Name, NewEvent, Position, StreamId, Version,
     domain::attributes::Attributes,
-    port::{AppendError, Direction, EventStore},
+    port::{Append, AppendError, Direction, EventStore},
 };
 
 /// The first event of a stream has version 1, and each further event the next version.
@@ -149,6 +151,72 @@ pub async fn recorded_times_are_kept_and_found<S: EventStore>(store: S) {
     store.same(first(after).await, None, "after the last event");
     store.same(first(u64::MAX.into()).await, None, "beyond the end");
     store.holds(&stream, &all).await;
+}
+
+/// An imported event keeps the time when another store recorded it, to the microsecond, beside that of the import.
+pub async fn original_recorded_times_are_kept<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("original_recorded_times_are_kept", store);
+    let stream = stream();
+    let times = [
+        datetime!(2019-05-17 08:30:00.123_456 UTC),
+        datetime!(1969-12-31 23:59:59.999_999 UTC),
+        datetime!(0001-01-01 00:00 UTC),
+        datetime!(9999-12-31 23:59:59.999_999 UTC),
+        datetime!(2019-05-17 08:30:00.123_456_789 +05:30),
+    ];
+    let mut given: Vec<_> = times.into_iter().map(|time| event().with_original_recorded_at(time)).collect();
+    given.push(event());
+    let before = OffsetDateTime::now_utc() - time::Duration::minutes(5);
+    let recorded = store.add(&stream, ExpectedVersion::NoStream, &given).await;
+    for (given, recorded) in given.iter().zip(&recorded) {
+        let original = recorded.metadata().original_recorded_at();
+        store.same(original, given.original_recorded_at(), "original recorded time as returned by append");
+        let recorded_at = recorded.metadata().recorded_at();
+        store.check(recorded_at > Some(before), format_args!("imported at {recorded_at:?}, after {before}"));
+    }
+    store.same(recorded[4].metadata().original_recorded_at(), Some(datetime!(2019-05-17 03:00:00.123_456 UTC)), "UTC");
+    store.holds(&stream, &recorded).await;
+}
+
+/// Along one stream no event is recorded before the previous one, also after the store's clock was set back; the events
+/// of other streams follow the clock.
+///
+/// `set_clock_back` has the same effect on recorded times as setting the store's clock back by that duration. No macro
+/// lists this rule; a backend that supports it calls it.
+pub async fn recorded_times_never_decrease<S: EventStore>(store: S, set_clock_back: impl AsyncFn(Duration)) {
+    let store = StoreUnderTest::new("recorded_times_never_decrease", store);
+    let hour = Duration::from_secs(3_600);
+    let (one, two) = (stream(), stream());
+    for stream in [&one, &two] {
+        store.add(stream, ExpectedVersion::NoStream, &events(2)).await;
+    }
+    let last_time = async |stream: &StreamId| {
+        let last = store.read(stream).await.pop();
+        last.and_then(|event| event.metadata().recorded_at())
+    };
+    for _ in 0..3 {
+        set_clock_back(hour).await;
+        let (of_one, of_two, new) = (last_time(&one).await, last_time(&two).await, stream());
+        let alone = store.add(&one, ExpectedVersion::Any, &events(2)).await;
+        let append =
+            |stream: &StreamId| Append { stream: stream.clone(), expected: ExpectedVersion::Any, events: events(2) };
+        let several = store.append_many(vec![append(&two), append(&one), append(&two), append(&new)]).await;
+        let several: Vec<_> = several.into_iter().map(|result| store.ok(result, "one of many appends")).collect();
+        for (event, last) in [(&alone[0], of_one), (&several[0][0], of_two)] {
+            let recorded_at = event.metadata().recorded_at();
+            store.same(recorded_at, last, "recorded, as the event before it, when the clock is set back");
+        }
+        let mut wanted = alone;
+        wanted.extend(several[1].iter().cloned());
+        let read = store.read(&one).await;
+        store.same(&read[read.len() - 4..], &wanted, "events as read");
+        for stream in [&one, &two, &new] {
+            let times: Vec<_> = store.read(stream).await.iter().map(|event| event.metadata().recorded_at()).collect();
+            store.check(times.is_sorted(), format_args!("times along {stream} decrease: {times:?}"));
+        }
+        let (of_one, of_new) = (last_time(&one).await, last_time(&new).await);
+        store.check(of_new < of_one, format_args!("a new stream at {of_new:?} follows another, at {of_one:?}"));
+    }
 }
 
 /// An append without events has no effect, at any expectation.

@@ -90,6 +90,8 @@ pub async fn what_not_every_store_can_keep_is_refused<S: EventStore>(store: S) {
         ("year -1", event().with_occurred_at(datetime!(-0001-06-01 00:00 UTC))),
         ("year 0 in UTC", event().with_occurred_at(datetime!(0001-01-01 00:30 +01:00))),
         ("year 10000 in UTC", event().with_occurred_at(datetime!(9999-12-31 23:30 -01:00))),
+        ("year 0 of an import", event().with_original_recorded_at(datetime!(0000-12-31 23:59:59.999_999 UTC))),
+        ("year 10000 of an import", event().with_original_recorded_at(datetime!(9999-12-31 23:30 -01:00))),
     ] {
         assert_refused(&store, what, &bad).await;
     }
