@@ -29,6 +29,7 @@ mod statement_error;
 mod statements;
 mod store;
 mod store_inner;
+mod stream_numbers;
 mod transaction;
 mod transactions;
 mod unfinished;

@@ -48,28 +48,20 @@ impl Statements {
 
     /// Returns the statement that reads a page of `rows`, a text of `sql/`, which are events of one stream.
     pub(crate) fn stream_page(&self, rows: &'static str, order: &'static str) -> Query<'static> {
-        self.page(rows, order, "", "")
+        self.page(rows, order, "")
     }
 
-    /// Returns the statement that reads a page of `rows`, a text of `sql/`, with the stream of each event.
+    /// Returns the statement that reads a page of `rows`, a text of `sql/`, with the number of the stream of each event.
     pub(crate) fn feed_page(&self, rows: &'static str) -> Query<'static> {
-        let stream_columns = ", t.aggregate_type, t.aggregate_id, t.tenant_id";
-        self.page(rows, "position", stream_columns, include_str!("sql/join_streams.sql"))
+        self.page(rows, "position", ", e.stream_no")
     }
 
-    fn page(
-        &self,
-        rows: &'static str,
-        order: &'static str,
-        stream_columns: &'static str,
-        join_streams: &'static str,
-    ) -> Query<'static> {
+    fn page(&self, rows: &'static str, order: &'static str, stream_column: &'static str) -> Query<'static> {
         sqlx::query(self.get_or_fill(template(rows, order, false), || {
             let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
             without_comments(include_str!("sql/page.sql"))
                 .replace("{rows}", &without_comments(rows))
-                .replace("{stream_columns}", stream_columns)
-                .replace("{join_streams}", &format!("\n{}", without_comments(join_streams)).trim_end())
+                .replace("{stream_column}", stream_column)
                 .replace("{order}", order)
                 .replace("{page_bytes}", &PAGE_BYTES.to_string())
                 .replace("{stored_bytes}", &stored_bytes.to_string())
