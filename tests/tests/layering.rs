@@ -109,7 +109,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventstore-sqlite",
         &[
-            &["blocking", "config", "error", "files", "filter", "location", "query", "row", "schema"],
+            &["blocking", "config", "error", "files", "filter", "location", "migration_step", "query", "row", "schema"],
             &["connection", "migrate"],
             &["checked_append", "shadow_databases"],
             &["readers", "writer"],
