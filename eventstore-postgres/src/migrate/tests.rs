@@ -18,7 +18,7 @@ use super::*;
 use crate::PgEventStore;
 
 const INDEX_IS_VALID: &str =
-    "EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{schema}.events_tenant_idx') AND indisvalid)";
+    "EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{schema}.events_actor_idx') AND indisvalid)";
 
 const COLUMN: MigrationStep = MigrationStep::inside(
     2,
@@ -28,11 +28,11 @@ const COLUMN: MigrationStep = MigrationStep::inside(
 );
 const INDEX: MigrationStep = MigrationStep::outside(
     3,
-    "events by tenant",
+    "events by actor",
     MigrationKind::Additive,
     &[
-        "DROP INDEX CONCURRENTLY IF EXISTS {schema}.events_tenant_idx",
-        "CREATE INDEX CONCURRENTLY events_tenant_idx ON {schema}.events (tenant_id, position)",
+        "DROP INDEX CONCURRENTLY IF EXISTS {schema}.events_actor_idx",
+        "CREATE INDEX CONCURRENTLY events_actor_idx ON {schema}.events (actor_id, position)",
     ],
     INDEX_IS_VALID,
 );
@@ -231,16 +231,18 @@ async fn two_releases_migrate_and_append_at_the_same_time() {
     assert_eq!(found.len(), stored.len() + rows);
     assert!(stored.iter().all(|id| found.contains(id)), "an append is gone");
     assert!(database.ask::<bool>(&format!("SELECT {INDEX_IS_VALID}")).await);
-    let indexed: i64 = database.ask("SELECT count(*) FROM {schema}.events WHERE tenant_id IS NULL").await;
+    let indexed: i64 = database.ask("SELECT count(*) FROM {schema}.events WHERE actor_id IS NULL").await;
     assert_eq!(usize::try_from(indexed).unwrap(), found.len());
 }
 
 /// Stores many events by SQL, so that making an index takes a while.
 async fn fill(database: &TestDatabase, rows: usize) {
     let sql = format!(
-        "INSERT INTO events (position, version, occurred_at, event_id, correlation_id, schema_version, aggregate_id,
-             aggregate_type, event_type, payload)
-         SELECT nextval('events_position_seq'), 1, now(), gen_random_uuid(), gen_random_uuid(), 1, n, 'Old', 'Old', '{{}}'
+        "INSERT INTO streams (stream_no, version, recorded_at, tenant_id, aggregate_id, aggregate_type)
+         SELECT -n, 1, now(), '00000000-0000-0000-0000-000000000000', n, 'Old' FROM generate_series(1, {rows}) n;
+         INSERT INTO events (position, stream_no, version, occurred_at, recorded_at, event_id, correlation_id,
+             schema_version, event_type, payload)
+         SELECT nextval('events_position_seq'), -n, 1, now(), now(), gen_random_uuid(), gen_random_uuid(), 1, 'Old', '{{}}'
          FROM generate_series(1, {rows}) n"
     );
     database.connection().await.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.unwrap();
@@ -263,7 +265,7 @@ async fn an_index_whose_making_was_interrupted_is_made_again() {
     assert!(matches!(error, PgConnectError::Unreachable { .. }), "{error:?}");
     holder.execute("ROLLBACK").await.unwrap();
     let left: bool = database
-        .ask("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{schema}.events_tenant_idx')")
+        .ask("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{schema}.events_actor_idx')")
         .await;
     assert!(!left, "an invalid index is left");
     assert_eq!(database.applied().await, [1, 2]);
@@ -298,7 +300,7 @@ async fn a_process_that_loses_the_lock_stops() {
 async fn an_index_that_was_made_and_not_recorded_is_kept() {
     let database = TestDatabase::create().await;
     database.open(NEWER).await;
-    let index = "SELECT to_regclass('{schema}.events_tenant_idx')::oid::bigint";
+    let index = "SELECT to_regclass('{schema}.events_actor_idx')::oid::bigint";
     let before: i64 = database.ask(index).await;
     database.connection().await.execute("DELETE FROM migrations WHERE version = 3").await.unwrap();
     database.open(NEWER).await;
@@ -312,7 +314,7 @@ async fn a_step_outside_of_a_transaction_may_take_longer_than_a_statement_of_the
         2,
         "a slow index",
         MigrationKind::Additive,
-        &["SELECT pg_sleep(2)", "CREATE INDEX CONCURRENTLY events_tenant_idx ON {schema}.events (tenant_id)"],
+        &["SELECT pg_sleep(2)", "CREATE INDEX CONCURRENTLY events_actor_idx ON {schema}.events (actor_id)"],
         INDEX_IS_VALID,
     );
     let config = PgEventStoreConfig { statement_timeout: Duration::from_millis(500), ..database.config() };
@@ -437,7 +439,7 @@ async fn a_script_that_goes_on_after_an_error_records_neither_that_step_nor_a_la
         3,
         "a key that rows break",
         MigrationKind::Additive,
-        &["CREATE UNIQUE INDEX CONCURRENTLY events_tenant_idx ON {schema}.events (event_type)"],
+        &["CREATE UNIQUE INDEX CONCURRENTLY events_actor_idx ON {schema}.events (event_type)"],
         INDEX_IS_VALID,
     );
     let errors = run_script(&mut database.connection().await, &script_of(&[STEPS[0], COLUMN, unique, TABLE])).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventbus::{
-    EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, Version,
+    EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent,
     port::{
         Append, AppendError, AppendEvents as _, EventTypes as _, ReadFeed as _, ReadStream as _, Shadow,
         Transaction as _, Transactions as _,
@@ -91,9 +91,9 @@ async fn whoever_appends_first_wins() {
     let given = events(2);
     let mut tx = store.begin_transaction();
     store.append_in(&mut tx, &order("3"), Any, given.clone()).await.unwrap();
-    store.append(&order("4"), Any, given).await.unwrap();
+    store.append(&order("3"), Any, given).await.unwrap();
     assert!(matches!(tx.commit().await.unwrap_err(), Error::Changed { .. }));
-    assert_eq!(store.stream_version(&order("3")).await.unwrap(), Version::NONE);
+    assert_eq!(store.stream_version(&order("3")).await.unwrap(), 2);
 }
 
 #[tokio::test]
@@ -151,12 +151,7 @@ async fn events_that_are_stored_are_not_stored_again() {
     let mut tx = store.begin_transaction();
     let fresh = event(1);
     store.append_in(&mut tx, &order("2"), Any, vec![fresh.clone()]).await.unwrap();
-    for (stream, events) in [
-        ("2", vec![given[0].clone()]),
-        ("1", vec![given[0].clone(), event(2)]),
-        ("1", vec![fresh.clone()]),
-        ("2", vec![fresh, event(3)]),
-    ] {
+    for (stream, events) in [("1", vec![given[0].clone(), event(2)]), ("2", vec![fresh, event(3)])] {
         let error = store.append_in(&mut tx, &order(stream), Any, events).await.unwrap_err();
         assert!(matches!(error, AppendError::EventIdTaken { .. }), "{error:?}");
     }

@@ -26,9 +26,9 @@ const COLUMN: MigrationStep = MigrationStep::new(
 );
 const INDEX: MigrationStep = MigrationStep::new(
     3,
-    "events by tenant",
+    "events by actor",
     MigrationKind::Additive,
-    "CREATE INDEX eventbus_events_tenant_idx ON eventbus_events (tenant_id, position)",
+    "CREATE INDEX eventbus_events_actor_idx ON eventbus_events (actor_id, position)",
 );
 const TABLE: MigrationStep = MigrationStep::new(
     4,
