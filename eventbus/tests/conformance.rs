@@ -29,8 +29,3 @@ async fn recorded_times_never_decrease() {
     let set_back = async |time| clock.set(clock.now() - time);
     testkit::event_store::recorded_times_never_decrease(store, set_back).await;
 }
-
-#[tokio::test]
-async fn original_recorded_times_are_kept() {
-    testkit::event_store::original_recorded_times_are_kept(InMemoryEventStore::new()).await;
-}

@@ -1,7 +1,6 @@
 //! The parameters of append statements: new events, one array per column.
 
 use eventbus::{ExpectedVersion, NewEvent, StreamId, Version};
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::pool::Query;
@@ -45,7 +44,7 @@ pub(crate) fn bind_events<'q>(query: Query<'q>, events: &(impl Iterator<Item = &
             let attributes = &event.context().attributes;
             (!attributes.is_empty()).then(|| attributes.as_json())
         }))
-        .bind(column(events, |_| None::<OffsetDateTime>))
+        .bind(column(events, NewEvent::original_recorded_at))
 }
 
 fn column<'e, T>(events: &(impl Iterator<Item = &'e NewEvent> + Clone), value: impl Fn(&'e NewEvent) -> T) -> Vec<T> {

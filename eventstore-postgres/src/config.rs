@@ -58,6 +58,9 @@ pub struct PgEventStoreConfig {
     /// not wait for their next poll; takes one more connection, which a pooler in between must not share (`LISTEN`).
     /// Default true.
     pub notify: bool,
+    /// The time limit of waiting for a different process that migrates the tables, and of waiting for a table that a step
+    /// of the migration changes; default 5 min.
+    pub migration_timeout: Duration,
     /// The time limit of a transaction of handlers and projections; the server ends one whose owner is paused. Default
     /// 10 s.
     pub transaction_timeout: Duration,
@@ -80,6 +83,7 @@ impl Default for PgEventStoreConfig {
             statement_timeout: Duration::from_secs(30),
             max_transactions: 10,
             notify: true,
+            migration_timeout: Duration::from_secs(300),
             transaction_timeout: Duration::from_secs(10),
             clock: SharedClock::SYSTEM,
         }
@@ -145,6 +149,7 @@ impl PgEventStoreConfig {
         for (field, duration) in [
             ("connect_timeout", self.connect_timeout),
             ("statement_timeout", self.statement_timeout),
+            ("migration_timeout", self.migration_timeout),
             ("transaction_timeout", self.transaction_timeout),
         ] {
             if duration < Duration::from_millis(1) {

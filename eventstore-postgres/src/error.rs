@@ -77,15 +77,60 @@ pub enum PgConnectError {
         /// The newest migration of this release.
         needed: u32,
     },
-    /// A newer release created the tables.
-    #[error("schema `{schema}` is at migration {found}, this release knows {known}: upgrade eventstore-postgres")]
+    /// A newer release changed the tables in a way that this release cannot live with.
+    #[error(
+        "schema `{schema}` has the breaking migration {breaking} `{name}`, this release knows migrations up to {known}: \
+         upgrade eventstore-postgres"
+    )]
     SchemaTooNew {
         /// The schema.
         schema: String,
-        /// The newest migration in the database.
-        found: u32,
+        /// The first migration in the database that this release does not know and cannot live with.
+        breaking: u32,
+        /// Its name.
+        name: String,
         /// The newest migration of this release.
         known: u32,
+    },
+    /// The tables are those of a program before the first release, or of a different application.
+    #[error(
+        "schema `{schema}` has tables that were made before the first release, or by a different application: {found}; \
+         export the events with the program that stored them, or start with a new schema or database"
+    )]
+    OldLayout {
+        /// The schema.
+        schema: String,
+        /// What shows it.
+        found: String,
+    },
+    /// A step of the migration failed; it has changed nothing, and the steps before it stay.
+    ///
+    /// Only a step outside of a transaction, such as an index made beside writers, may have an effect; it is done again
+    /// when a process connects or migrates the next time.
+    #[error("migration {version} `{name}` of schema `{schema}` failed")]
+    MigrationFailed {
+        /// The schema.
+        schema: String,
+        /// The step.
+        version: u32,
+        /// Its name.
+        name: &'static str,
+        /// The error of the server.
+        source: BoxError,
+    },
+    /// A different session migrates the tables, or has locked one that a step changes, for longer than
+    /// [`migration_timeout`](crate::PgEventStoreConfig::migration_timeout).
+    #[error(
+        "schema `{schema}` cannot be migrated: {holder} has held a lock for {waited:.0?}; wait for it, or end it with \
+         pg_terminate_backend"
+    )]
+    MigrationBlocked {
+        /// The schema.
+        schema: String,
+        /// The session that holds the lock: its backend, its application, and the age of its transaction.
+        holder: String,
+        /// The time for which this process has waited.
+        waited: Duration,
     },
 }
 
@@ -93,7 +138,7 @@ impl PgConnectError {
     /// Returns `true` if connecting again can succeed without a change of the set-up.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+        matches!(self, Self::Unreachable { .. } | Self::MigrationBlocked { .. })
     }
 }
 

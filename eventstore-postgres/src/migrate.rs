@@ -1,89 +1,297 @@
 //! Creates and upgrades the tables.
 //!
-//! Invariant: all migrations run in one transaction that begins with the lock, so that processes which start together
-//! migrate one after the other; a released migration is never edited, a change is a new one.
+//! Invariant: one process at a time migrates, see [`MigrationLock`]. A step inside a transaction commits with its record,
+//! and writes the record first: of two processes that run it all the same, the second fails at the key.
+//!
+//! Real time, not the given clock: locks of other sessions.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use eventbus::BoxError;
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::{
+    Row as _,
+    postgres::{PgConnectOptions, PgRow},
+};
+use tokio::time::{Instant, sleep};
 
-use crate::{error::PgConnectError, schema::Schema, setup_session::SetupSession};
+use crate::{
+    config::PgEventStoreConfig,
+    error::PgConnectError,
+    migration_lock::{MIGRATION_LOCK_CLASS, MigrationLock, find_blocker},
+    migration_step::{MigrationBody, MigrationKind, MigrationStep},
+    schema::Schema,
+    setup_session::{LockTimeout, SetupSession},
+};
 
-/// Name and text of each migration of this release, oldest first; the first has version 1.
-const MIGRATIONS: [(&str, &str); NEWEST_VERSION as usize] =
-    [("initial", include_str!("../migrations/0001_initial.sql"))];
+/// The steps of this release, oldest first. The first is breaking: without it no release can work.
+pub(crate) const STEPS: &[MigrationStep] =
+    &[MigrationStep::inside(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql"))];
 
-/// The migration that this release needs.
-const NEWEST_VERSION: u32 = 1;
-
-/// Its two-number key never meets the locks of the feed, which have one-number keys.
-const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(1702260324, {namespace})";
 const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS {schema}";
 const CREATE_TABLE: &str = include_str!("sql/migrations_table.sql");
+/// A step that waits for a table also holds up the writers behind it, so that it soon gives way and tries again.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
+/// The time limit of one statement outside of a transaction: an index of a large table takes long.
+const OUTSIDE_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 
-fn record_sql(version: u32, name: &str) -> String {
-    format!("INSERT INTO {{schema}}.migrations (version, name) VALUES ({version}, '{name}') ON CONFLICT DO NOTHING")
+fn record_sql(step: &MigrationStep) -> String {
+    let (version, name, kind) = (step.version(), step.name(), step.kind().as_str());
+    format!("INSERT INTO {{schema}}.migrations (version, name, kind) VALUES ({version}, '{name}', '{kind}')")
 }
 
-/// Returns the statements of [`run`] as one text, which may run again.
-pub(crate) fn script(schema: &Schema) -> String {
-    let mut script = format!("BEGIN;\n\n{MIGRATION_LOCK};\n{CREATE_SCHEMA};\n{};\n", CREATE_TABLE.trim());
-    for (version, (name, sql)) in (1..).zip(MIGRATIONS) {
-        // writing to a string cannot fail
-        let _ = write!(script, "\n-- Migration {version}: {name}\n\n{sql}\n{};\n", record_sql(version, name));
+/// Returns the statement that ends a script if a different session migrates; waiting for that session could be in a
+/// circle, see [`MigrationLock`].
+fn lock_guard(lock: &str) -> String {
+    format!(
+        "DO $$\nBEGIN\n    IF NOT pg_try_advisory_{lock}({MIGRATION_LOCK_CLASS}, {{namespace}}) THEN\n        \
+         RAISE 'a different session migrates this schema: run this again when it has ended';\n    END IF;\nEND\n$$;\n"
+    )
+}
+
+/// Returns the statements of [`Migrator::run`] as one text, which may run again.
+///
+/// Each record needs the record before, so that a client that goes on after an error skips no step.
+pub(crate) fn script(schema: &Schema, steps: &[MigrationStep]) -> String {
+    let mut script = String::from(include_str!("sql/script_header.sql"));
+    // writing to a string cannot fail
+    let _ =
+        write!(script, "\nBEGIN;\n{}{CREATE_SCHEMA};\n{};\nCOMMIT;\n", lock_guard("xact_lock"), CREATE_TABLE.trim());
+    for step in steps {
+        let (version, name, kind) = (step.version(), step.name(), step.kind().as_str());
+        let has_former = match version {
+            1 => "true".into(),
+            _ => format!("EXISTS (SELECT FROM {{schema}}.migrations WHERE version = {})", version - 1),
+        };
+        let record = |is_done: &str| {
+            format!(
+                "INSERT INTO {{schema}}.migrations (version, name, kind)\nSELECT {version}, '{name}', '{kind}'\n\
+                 WHERE {has_former} AND ({is_done})\nON CONFLICT DO NOTHING;"
+            )
+        };
+        let _ = match step.body() {
+            MigrationBody::Inside(sql) => write!(
+                script,
+                "\n-- Migration {version}: {name} ({kind})\n\nBEGIN;\n{LOCK_TIMEOUT};\n{}{}\n{}\nCOMMIT;\n",
+                lock_guard("xact_lock"),
+                sql.trim(),
+                record("true")
+            ),
+            MigrationBody::Outside { statements, is_done } => write!(
+                script,
+                "\n-- Migration {version}: {name} ({kind}), outside of a transaction\n\n{}{};\n{}\n\
+                 SELECT pg_advisory_unlock({MIGRATION_LOCK_CLASS}, {{namespace}});\n",
+                lock_guard("lock"),
+                statements.join(";\n"),
+                record(is_done)
+            ),
+        };
     }
-    script.push_str("\nCOMMIT;\n");
     schema.fill_placeholders(&script)
 }
 
-/// Runs the migrations that the database does not have.
-pub(crate) async fn run(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
-    if find_applied_version(session, schema).await? == NEWEST_VERSION {
-        return Ok(()); // the usual case takes no lock and needs no right to create
+/// What the database says about its tables.
+struct FoundTables {
+    has_schema: bool,
+    has_migrations: bool,
+    /// Version, name and kind of each step in the database, oldest first.
+    applied: Vec<(u32, String, MigrationKind)>,
+}
+
+/// Creates and upgrades the tables of one schema, by the steps of one release.
+pub(crate) struct Migrator<'a> {
+    config: &'a PgEventStoreConfig,
+    options: &'a PgConnectOptions,
+    schema: &'a Schema,
+    steps: &'a [MigrationStep],
+}
+
+impl<'a> Migrator<'a> {
+    pub(crate) const fn new(
+        config: &'a PgEventStoreConfig,
+        options: &'a PgConnectOptions,
+        schema: &'a Schema,
+        steps: &'a [MigrationStep],
+    ) -> Self {
+        Self { config, options, schema, steps }
     }
-    let statement = |sql: &str| schema.statement(sql);
-    session.run(statement("BEGIN")).await?;
-    session.run(statement(MIGRATION_LOCK)).await?;
-    // a role without CREATE on the database fails even with IF NOT EXISTS
-    if !has(session, schema, "schema_exists").await? {
-        session.run(statement(CREATE_SCHEMA)).await?;
+
+    /// Runs the steps that the database does not have.
+    pub(crate) async fn run(&self, session: &mut SetupSession) -> Result<(), PgConnectError> {
+        if self.missing(&self.find_tables(session).await?).next().is_none() {
+            return Ok(()); // the usual case takes no lock and needs no right to create
+        }
+        let mut lock = MigrationLock::acquire(self.config, self.options, self.schema).await?;
+        let migrated = lock.hold(self.schema, self.run_missing(session)).await;
+        lock.release().await;
+        migrated
     }
-    session.run(statement(CREATE_TABLE)).await?;
-    let found = find_applied_version(session, schema).await?;
-    for (version, (name, sql)) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+
+    /// Checks that the tables are those of this release, or of a later one beside which it can go on.
+    pub(crate) async fn check(&self, session: &mut SetupSession) -> Result<(), PgConnectError> {
+        let tables = self.find_tables(session).await?;
+        if self.missing(&tables).next().is_some() {
+            let found = tables.applied.last().map_or(0, |(version, ..)| *version);
+            return Err(PgConnectError::NotMigrated { schema: self.schema.name().into(), found, needed: self.known() });
+        }
+        Ok(())
+    }
+
+    /// Returns the newest step of this release.
+    fn known(&self) -> u32 {
+        self.steps.last().map_or(0, MigrationStep::version)
+    }
+
+    fn missing<'s>(&'s self, tables: &'s FoundTables) -> impl Iterator<Item = &'s MigrationStep> {
+        let has = |version| tables.applied.iter().any(|(applied, ..)| *applied == version);
+        self.steps.iter().filter(move |step| !has(step.version()))
+    }
+
+    async fn run_missing(&self, session: &mut SetupSession) -> Result<(), PgConnectError> {
+        // read again under the lock: a different process may have been first
+        let mut tables = self.find_tables(session).await?;
+        let missing: Vec<_> = self.missing(&tables).copied().collect();
+        for step in missing {
+            let ran = match step.body() {
+                MigrationBody::Inside(sql) => self.run_inside(session, &tables, &step, sql).await,
+                MigrationBody::Outside { statements, is_done } => self.run_outside(&step, statements, is_done).await,
+            };
+            ran.map_err(|error| self.failed(&step, error))?;
+            (tables.has_schema, tables.has_migrations) = (true, true);
+            tracing::info!(schema = self.schema.name(), migration = step.name(), "migrated");
+        }
+        Ok(())
+    }
+
+    /// Runs a step in a transaction; tries again while sessions hold locks on the tables.
+    async fn run_inside(
+        &self,
+        session: &mut SetupSession,
+        tables: &FoundTables,
+        step: &MigrationStep,
+        sql: &str,
+    ) -> Result<(), PgConnectError> {
+        let started = Instant::now();
+        loop {
+            let error = match self.try_inside(session, tables, step, sql).await {
+                Err(PgConnectError::Refused { source, .. }) if source.is::<LockTimeout>() => source,
+                ran => return ran,
+            };
+            let waited = started.elapsed();
+            session.run(self.schema.statement("ROLLBACK")).await?;
+            if waited >= self.config.migration_timeout {
+                let holder = find_blocker(session, self.schema, include_str!("sql/table_holder.sql")).await?;
+                return Err(PgConnectError::MigrationBlocked { schema: self.schema.name().into(), holder, waited });
+            }
+            tracing::info!(schema = self.schema.name(), migration = step.name(), error, "a table is locked");
+            sleep(LOCK_PAUSE.min(self.config.migration_timeout - waited)).await;
+        }
+    }
+
+    async fn try_inside(
+        &self,
+        session: &mut SetupSession,
+        tables: &FoundTables,
+        step: &MigrationStep,
+        sql: &str,
+    ) -> Result<(), PgConnectError> {
+        let statement = |sql: &str| self.schema.statement(sql);
+        session.run(statement("BEGIN ISOLATION LEVEL READ COMMITTED")).await?;
+        session.run(statement(LOCK_TIMEOUT)).await?;
+        // a role without CREATE on the database fails even with IF NOT EXISTS
+        if !tables.has_schema {
+            session.run(statement(CREATE_SCHEMA)).await?;
+        }
+        if !tables.has_migrations {
+            session.run(statement(CREATE_TABLE)).await?;
+        }
+        session.run(statement(&record_sql(step))).await?;
         session.run(statement(sql)).await?;
-        session.run(statement(&record_sql(version, name))).await?;
-        tracing::info!(schema = schema.name(), migration = name, "migrated");
+        session.run(statement("COMMIT")).await
     }
-    session.run(statement("COMMIT")).await
+
+    /// Runs a step outside of a transaction, on a connection without the usual time limit of statements; a step that was
+    /// done, but not recorded, is only recorded.
+    async fn run_outside(
+        &self,
+        step: &MigrationStep,
+        statements: &[&str],
+        is_done: &str,
+    ) -> Result<(), PgConnectError> {
+        let mut session = SetupSession::open_with_limit(self.config, self.options, OUTSIDE_TIMEOUT).await?;
+        if !self.is_done(&mut session, is_done).await? {
+            for statement in statements {
+                session.run(self.schema.statement(statement)).await?;
+            }
+            if !self.is_done(&mut session, is_done).await? {
+                return Err(session.refused_error("its statements ran, and did not have their effect"));
+            }
+        }
+        session.run(self.schema.statement(&record_sql(step))).await?;
+        session.close().await;
+        Ok(())
+    }
+
+    async fn is_done(&self, session: &mut SetupSession, is_done: &str) -> Result<bool, PgConnectError> {
+        let query = sqlx::query(self.schema.statement(&format!("SELECT {is_done}")));
+        session.fetch_one(query, |row| row.try_get(0)).await
+    }
+
+    fn failed(&self, step: &MigrationStep, error: PgConnectError) -> PgConnectError {
+        match error {
+            PgConnectError::Refused { source, .. } => PgConnectError::MigrationFailed {
+                schema: self.schema.name().into(),
+                version: step.version(),
+                name: step.name(),
+                source,
+            },
+            other => other,
+        }
+    }
+
+    /// Reads which steps the database has; fails if this release cannot work with it.
+    async fn find_tables(&self, session: &mut SetupSession) -> Result<FoundTables, PgConnectError> {
+        let query = sqlx::query(include_str!("sql/migration_columns.sql")).bind(self.schema.name());
+        let (has_schema, columns) = session
+            .fetch_one(query, |row| Ok::<_, sqlx::Error>((row.try_get(0)?, row.try_get::<Option<Vec<String>>, _>(1)?)))
+            .await?;
+        let Some(columns) = columns else {
+            return Ok(FoundTables { has_schema, has_migrations: false, applied: Vec::new() });
+        };
+        let has = |name: &str| columns.iter().any(|column| column == name);
+        if !has("kind") {
+            let found = match has("version") && has("name") {
+                true => self.describe_newest(session).await?,
+                false => format!("the columns of its table `migrations` are {}", columns.join(", ")),
+            };
+            return Err(PgConnectError::OldLayout { schema: self.schema.name().into(), found });
+        }
+        let query = sqlx::query(self.schema.statement(include_str!("sql/applied_migrations.sql")));
+        let applied = session.fetch_all(query, decode_applied).await?;
+        let unknown =
+            applied.iter().find(|(version, _, kind)| *version > self.known() && *kind == MigrationKind::Breaking);
+        if let Some((breaking, name, _)) = unknown {
+            return Err(PgConnectError::SchemaTooNew {
+                schema: self.schema.name().into(),
+                breaking: *breaking,
+                name: name.clone(),
+                known: self.known(),
+            });
+        }
+        Ok(FoundTables { has_schema, has_migrations: true, applied })
+    }
+
+    async fn describe_newest(&self, session: &mut SetupSession) -> Result<String, PgConnectError> {
+        let query = sqlx::query(self.schema.statement(include_str!("sql/newest_migration.sql")));
+        let found = session.fetch_optional(query, |row| row.try_get(0)).await?;
+        Ok(found.unwrap_or_else(|| "its table `migrations` is empty".into()))
+    }
 }
 
-/// Checks that the tables are those of this release.
-pub(crate) async fn check(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
-    let found = find_applied_version(session, schema).await?;
-    if found < NEWEST_VERSION {
-        return Err(PgConnectError::NotMigrated { schema: schema.name().into(), found, needed: NEWEST_VERSION });
-    }
-    Ok(())
+fn decode_applied(row: &PgRow) -> Result<(u32, String, MigrationKind), BoxError> {
+    let version = u32::try_from(row.try_get::<i32, _>(0)?)?;
+    Ok((version, row.try_get(1)?, MigrationKind::parse(row.try_get(2)?)))
 }
 
-/// Returns a column of `tables_present.sql`.
-async fn has(session: &mut SetupSession, schema: &Schema, column: &str) -> Result<bool, PgConnectError> {
-    let query = sqlx::query(include_str!("sql/tables_present.sql")).bind(schema.name());
-    session.fetch_one(query, |row| row.try_get(column)).await
-}
-
-/// Returns the newest migration of the database; 0 is none.
-async fn find_applied_version(session: &mut SetupSession, schema: &Schema) -> Result<u32, PgConnectError> {
-    if !has(session, schema, "migrations_exist").await? {
-        return Ok(0);
-    }
-    let query = sqlx::query(schema.statement(include_str!("sql/migrated.sql")));
-    let version = |row: &PgRow| Ok::<_, BoxError>(u32::try_from(row.try_get::<Option<i32>, _>(0)?.unwrap_or(0))?);
-    let found = session.fetch_one(query, version).await?;
-    if found > NEWEST_VERSION {
-        return Err(PgConnectError::SchemaTooNew { schema: schema.name().into(), found, known: NEWEST_VERSION });
-    }
-    Ok(found)
-}
+#[cfg(test)]
+mod tests;

@@ -25,11 +25,14 @@ pub(crate) async fn check_server(session: &mut SetupSession, options: &PgConnect
     server.check().map_err(|fault| precondition_error(session, fault))
 }
 
-/// Checks the sequence of positions, once the tables exist.
-pub(crate) async fn check_sequence(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
+/// Checks the sequence of positions, once the tables exist. Returns `true` if the table of events is partitioned.
+pub(crate) async fn check_tables(session: &mut SetupSession, schema: &Schema) -> Result<bool, PgConnectError> {
     let query = sqlx::query(schema.statement(include_str!("sql/preflight_sequence.sql")));
-    let sequence = session.fetch_one(query, |row| SequenceState::decode(row, schema)).await?;
-    sequence.check().map_err(|fault| precondition_error(session, fault))
+    let decode =
+        |row: &PgRow| Ok::<_, sqlx::Error>((SequenceState::decode(row, schema)?, row.try_get("is_partitioned")?));
+    let (sequence, is_partitioned) = session.fetch_one(query, decode).await?;
+    sequence.check().map_err(|fault| precondition_error(session, fault))?;
+    Ok(is_partitioned)
 }
 
 fn precondition_error(session: &SetupSession, fault: PgPrecondition) -> PgConnectError {

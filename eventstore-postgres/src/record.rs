@@ -10,6 +10,8 @@ use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::stream_numbers::PageStreams;
+
 /// The most events of a page; fewer if their payloads have more than [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
 pub(crate) const PAGE_EVENTS_MAX: i64 = 1_000;
 
@@ -29,10 +31,14 @@ pub(crate) fn decode_event(row: &PgRow, first: usize, stream: &StreamId) -> Resu
     corrupt_at_position(row, first, RowColumns { row, next: first }.event(stream.clone()))
 }
 
-/// Decodes the event in the columns of `record.sql` and those of its stream behind them.
-fn decode_event_and_stream(row: &PgRow) -> Result<RecordedEvent, ReadError> {
-    let stream = RowColumns { row, next: RECORD_COLUMNS }.stream();
-    corrupt_at_position(row, 0, stream.and_then(|stream| RowColumns { row, next: 0 }.event(stream)))
+/// Returns the number of the stream of an event of the feed, which stands behind the columns of `record.sql`.
+pub(crate) fn decode_stream_no(row: &PgRow) -> Result<i64, sqlx::Error> {
+    row.try_get(RECORD_COLUMNS)
+}
+
+fn decode_feed_event(row: &PgRow, streams: &PageStreams) -> Result<RecordedEvent, ReadError> {
+    let stream = decode_stream_no(row).map_err(BoxError::from).and_then(|number| streams.get(number));
+    corrupt_at_position(row, 0, stream.and_then(|stream| RowColumns { row, next: 0 }.event(stream.clone())))
 }
 
 fn corrupt_at_position<T>(row: &PgRow, first: usize, decoded: Result<T, BoxError>) -> Result<T, ReadError> {
@@ -52,8 +58,8 @@ pub(crate) fn decode_stream_page(rows: &[PgRow], stream: &StreamId) -> Result<(V
 }
 
 /// Decodes the events of a page of the feed; `true` if there may be more.
-pub(crate) fn decode_feed_page(rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
-    collect_page(rows.iter().map(decode_event_and_stream), PAGE_EVENTS_MAX as usize)
+pub(crate) fn decode_feed_page(rows: &[PgRow], streams: &PageStreams) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
+    collect_page(rows.iter().map(|row| decode_feed_event(row, streams)), PAGE_EVENTS_MAX as usize)
 }
 
 /// The columns of a row, taken one after the other in the order of `record.sql`.
@@ -72,13 +78,6 @@ impl<'r> RowColumns<'r> {
     fn take_raw<T: Decode<'r, Postgres>>(&mut self) -> Result<T, sqlx::Error> {
         self.next += 1;
         self.row.try_get_unchecked(self.next - 1)
-    }
-
-    fn stream(&mut self) -> Result<StreamId, BoxError> {
-        let aggregate_type: Option<&str> = self.take()?;
-        let aggregate_type = aggregate_type.ok_or("the table of streams has no row with its `stream_no`")?;
-        let stream = StreamId::parse(aggregate_type, self.take()?)?;
-        Ok(stream.with_tenant_id(Some(self.take()?)))
     }
 
     fn event(&mut self, stream: StreamId) -> Result<RecordedEvent, BoxError> {
@@ -101,8 +100,11 @@ impl<'r> RowColumns<'r> {
             None => Attributes::EMPTY,
         };
         let recorded_at = decode_time(self.take_raw()?)?;
+        let original_recorded_at = self.take_raw::<Option<i64>>()?.map(decode_time).transpose()?;
         let metadata = Metadata::new(event_id, event_type, stream, version, occurred_at)
             .with_recorded_at(Some(recorded_at))
+            .with_original_recorded_at(original_recorded_at)
+            .with_sealed_fields(self.take()?)
             .with_schema_version(schema_version)
             .with_position(Some(position))
             .with_correlation_id(correlation_id)

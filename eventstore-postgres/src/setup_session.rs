@@ -11,7 +11,17 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use crate::{config::PgEventStoreConfig, error::PgConnectError, pool::Query, statement_error::NoAnswerWithin};
+use crate::{
+    config::{PgEventStoreConfig, milliseconds},
+    error::PgConnectError,
+    pool::Query,
+    statement_error::NoAnswerWithin,
+};
+
+/// The source of the error of a statement that waited for a lock for longer than `lock_timeout`: the server's message.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct LockTimeout(String);
 
 pub(crate) struct SetupSession {
     connection: PgConnection,
@@ -21,9 +31,28 @@ pub(crate) struct SetupSession {
 
 impl SetupSession {
     pub(crate) async fn open(config: &PgEventStoreConfig, options: &PgConnectOptions) -> Result<Self, PgConnectError> {
+        Self::connect(config, options, config.answer_timeout()).await
+    }
+
+    /// Opens a session whose statements have another time limit than the configured one.
+    pub(crate) async fn open_with_limit(
+        config: &PgEventStoreConfig,
+        options: &PgConnectOptions,
+        limit: Duration,
+    ) -> Result<Self, PgConnectError> {
+        let option = format!("{}ms", milliseconds(limit));
+        let options = options.clone().options([("statement_timeout", option)]);
+        Self::connect(config, &options, limit.saturating_add(Duration::from_secs(1))).await
+    }
+
+    async fn connect(
+        config: &PgEventStoreConfig,
+        options: &PgConnectOptions,
+        answer_timeout: Duration,
+    ) -> Result<Self, PgConnectError> {
         let server = config.server();
         match timeout(config.connect_timeout, options.connect()).await {
-            Ok(Ok(connection)) => Ok(Self { connection, server, answer_timeout: config.answer_timeout() }),
+            Ok(Ok(connection)) => Ok(Self { connection, server, answer_timeout }),
             Ok(Err(error)) => Err(classify(server, error)),
             Err(_) => {
                 Err(PgConnectError::Unreachable { server, source: NoAnswerWithin(config.connect_timeout).into() })
@@ -57,6 +86,17 @@ impl SetupSession {
         row.ok_or_else(|| self.refused_error("no answer"))
     }
 
+    /// Runs a statement, and decodes the rows of its answer.
+    pub(crate) async fn fetch_all<T, E: Into<BoxError>>(
+        &mut self,
+        query: Query<'_>,
+        decode: impl Fn(&PgRow) -> Result<T, E>,
+    ) -> Result<Vec<T>, PgConnectError> {
+        let answer = timeout(self.answer_timeout, query.fetch_all(&mut self.connection)).await;
+        let rows = self.check_answer(answer)?;
+        rows.iter().map(decode).collect::<Result<_, _>>().map_err(|error| self.refused_error(error))
+    }
+
     /// Runs statements without parameters, and discards their rows.
     pub(crate) async fn run(&mut self, sql: SqlStr) -> Result<(), PgConnectError> {
         let answer = timeout(self.answer_timeout, self.connection.execute(sqlx::raw_sql(sql))).await;
@@ -69,7 +109,7 @@ impl SetupSession {
         tracing::trace!(?closed, "closed the connection that prepared the store");
     }
 
-    fn refused_error(&self, error: impl Into<BoxError>) -> PgConnectError {
+    pub(crate) fn refused_error(&self, error: impl Into<BoxError>) -> PgConnectError {
         PgConnectError::Refused { server: self.server.clone(), source: error.into() }
     }
 
@@ -94,6 +134,9 @@ fn classify(server: String, error: sqlx::Error) -> PgConnectError {
         .is_some_and(|answer| !answer.code().is_some_and(|code| code.starts_with("57P") || code == "53300"));
     let source = match error.as_database_error() {
         // the message only: the driver's text also names a line of the server's source
+        Some(answer) if answer.code().is_some_and(|code| code == "55P03") => {
+            LockTimeout(answer.message().into()).into()
+        }
         Some(answer) => answer.message().into(),
         None => error.into(),
     };

@@ -21,13 +21,15 @@ fn template(sql: &'static str, gap: &'static str, lists_types: bool) -> Template
 #[derive(Debug)]
 pub(crate) struct Statements {
     schema: Schema,
+    /// Set if the table of events is partitioned.
+    is_partitioned: bool,
     /// Locked to look up or to add a statement, as all tasks share them.
     filled: RwLock<HashMap<Template, SqlStr>>,
 }
 
 impl Statements {
-    pub(crate) fn new(schema: Schema) -> Self {
-        Self { schema, filled: RwLock::default() }
+    pub(crate) fn new(schema: Schema, is_partitioned: bool) -> Self {
+        Self { schema, is_partitioned, filled: RwLock::default() }
     }
 
     pub(crate) const fn schema(&self) -> &Schema {
@@ -46,28 +48,20 @@ impl Statements {
 
     /// Returns the statement that reads a page of `rows`, a text of `sql/`, which are events of one stream.
     pub(crate) fn stream_page(&self, rows: &'static str, order: &'static str) -> Query<'static> {
-        self.page(rows, order, "", "")
+        self.page(rows, order, "")
     }
 
-    /// Returns the statement that reads a page of `rows`, a text of `sql/`, with the stream of each event.
+    /// Returns the statement that reads a page of `rows`, a text of `sql/`, with the number of the stream of each event.
     pub(crate) fn feed_page(&self, rows: &'static str) -> Query<'static> {
-        let stream_columns = ", t.aggregate_type, t.aggregate_id, t.tenant_id";
-        self.page(rows, "position", stream_columns, include_str!("sql/join_streams.sql"))
+        self.page(rows, "position", ", e.stream_no")
     }
 
-    fn page(
-        &self,
-        rows: &'static str,
-        order: &'static str,
-        stream_columns: &'static str,
-        join_streams: &'static str,
-    ) -> Query<'static> {
+    fn page(&self, rows: &'static str, order: &'static str, stream_column: &'static str) -> Query<'static> {
         sqlx::query(self.get_or_fill(template(rows, order, false), || {
             let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
             without_comments(include_str!("sql/page.sql"))
                 .replace("{rows}", &without_comments(rows))
-                .replace("{stream_columns}", stream_columns)
-                .replace("{join_streams}", &format!("\n{}", without_comments(join_streams)).trim_end())
+                .replace("{stream_column}", stream_column)
                 .replace("{order}", order)
                 .replace("{page_bytes}", &PAGE_BYTES.to_string())
                 .replace("{stored_bytes}", &stored_bytes.to_string())
@@ -104,11 +98,15 @@ impl Statements {
         if let Some(filled) = self.filled.read().get(&template) {
             return filled.clone();
         }
+        // one table has a key that spans all event ids; a look-up would double the time of planning an append
+        let is_repeat = if self.is_partitioned { include_str!("sql/is_repeat.sql").trim() } else { "false" };
+        let is_stored = if self.is_partitioned { include_str!("sql/is_stored.sql").trim() } else { "false" };
         let sql = fill()
             .replace("{record}", include_str!("sql/record.sql").trim())
             .replace("{wanted}", include_str!("sql/wanted.sql").trim())
             .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())
-            .replace("{is_repeat}", include_str!("sql/is_repeat.sql").trim())
+            .replace("{is_repeat}", is_repeat)
+            .replace("{is_stored}", is_stored)
             .replace("{appended_in}", &without_comments(include_str!("sql/appended_in.sql")));
         self.filled.write().entry(template).or_insert(self.schema.statement(&sql)).clone()
     }
@@ -174,7 +172,7 @@ mod tests {
         let database_url = test_servers::postgres_url().to_owned();
         let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
         drop(PgEventStore::connect_with(config).await.unwrap());
-        let sql = Statements::new(schema.clone()).multi_stream_append(false).sql();
+        let sql = Statements::new(schema.clone(), false).multi_stream_append(false).sql();
         assert!(sql.as_str().contains("'100ms'"));
         let sql: Arc<str> = edit(&sql.as_str().replace("'100ms'", "'0'")).into();
         let start = |name: &str| {

@@ -12,7 +12,8 @@ use crate::{
     append::{GroupCommit, append_in_transaction},
     config::PgEventStoreConfig,
     error::PgConnectError,
-    migrate,
+    migrate::{self, Migrator},
+    migration_step::MigrationStep,
     notify::NotifyTask,
     open_append::{self, PgOpenAppend},
     pool::ConnectionPools,
@@ -59,16 +60,24 @@ impl PgEventStore {
     /// # Errors
     /// [`PgConnectError`]; those about the set-up say how to repair it.
     pub async fn connect_with(config: PgEventStoreConfig) -> Result<Self, PgConnectError> {
+        Self::connect_as(config, migrate::STEPS).await
+    }
+
+    /// Connects as the release with these steps does.
+    pub(crate) async fn connect_as(
+        config: PgEventStoreConfig,
+        steps: &[MigrationStep],
+    ) -> Result<Self, PgConnectError> {
         let schema = Schema::new(&config.schema)?;
         let options = config.connect_options()?;
         let mut session = SetupSession::open(&config, &options).await?;
         preflight::check_server(&mut session, &options).await?;
-        if config.migrate {
-            migrate::run(&mut session, &schema).await?;
-        } else {
-            migrate::check(&mut session, &schema).await?;
+        let migrator = Migrator::new(&config, &options, &schema, steps);
+        match config.migrate {
+            true => migrator.run(&mut session).await?,
+            false => migrator.check(&mut session).await?,
         }
-        preflight::check_sequence(&mut session, &schema).await?;
+        let is_partitioned = preflight::check_tables(&mut session, &schema).await?;
         open_append::warn_of_oldest(&mut session, &schema).await?;
         session.close().await;
         let append_notifier = Arc::default();
@@ -76,25 +85,30 @@ impl PgEventStore {
             NotifyTask::new(&config, &options, &schema, &append_notifier).spawn();
         }
         let connections = ConnectionPools::new(&config, options);
-        let inner = Arc::new(StoreInner::new(config, connections, Statements::new(schema), append_notifier));
+        let statements = Statements::new(schema, is_partitioned);
+        let inner = Arc::new(StoreInner::new(config, connections, statements, append_notifier));
         Ok(Self { group_commit: GroupCommit::new(Arc::clone(&inner)), inner })
     }
 
     /// Creates or upgrades the tables, also if `config.migrate` is false: for deployments with a migration step.
     ///
+    /// Each step is all or nothing and recorded in the table `migrations`. Steps of a kind that the running processes of
+    /// an older release can live with (`additive`) may run beside them.
+    ///
     /// # Errors
-    /// [`PgConnectError`]; the database is as it was before.
+    /// [`PgConnectError`]; the steps before the one that failed stay.
     pub async fn migrate(config: &PgEventStoreConfig) -> Result<(), PgConnectError> {
         let schema = Schema::new(&config.schema)?;
         let options = config.connect_options()?;
         let mut session = SetupSession::open(config, &options).await?;
         preflight::check_server(&mut session, &options).await?;
-        migrate::run(&mut session, &schema).await?;
+        Migrator::new(config, &options, &schema, migrate::STEPS).run(&mut session).await?;
         session.close().await;
         Ok(())
     }
 
-    /// The SQL that [`migrate`](Self::migrate) runs, for an administrator; running it again has no effect.
+    /// The SQL that [`migrate`](Self::migrate) runs, for an administrator, who may run it again:
+    /// `psql -v ON_ERROR_STOP=1`.
     ///
     /// # Errors
     /// [`PgConnectError::InvalidSchema`] if `schema` is not a name for a schema.
@@ -107,7 +121,7 @@ impl PgEventStore {
     /// # Ok::<(), eventstore_postgres::PgConnectError>(())
     /// ```
     pub fn migrations_sql(schema: &str) -> Result<String, PgConnectError> {
-        Schema::new(schema).map(|schema| migrate::script(&schema))
+        Schema::new(schema).map(|schema| migrate::script(&schema, migrate::STEPS))
     }
 
     /// Closes the connections once their statements have ended; statements not sent by then fail as unavailable.

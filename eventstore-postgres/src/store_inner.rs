@@ -10,6 +10,7 @@ use crate::{
     notify::AppendNotifier,
     pool::{ConnectionPools, Query},
     statements::Statements,
+    stream_numbers::StreamNumbers,
 };
 
 /// The connections and statements that the clones of a store share.
@@ -20,6 +21,7 @@ pub(crate) struct StoreInner {
     statements: Statements,
     append_notifier: Arc<AppendNotifier>,
     listed_types: ListedEventTypes,
+    stream_numbers: StreamNumbers,
 }
 
 impl StoreInner {
@@ -29,7 +31,8 @@ impl StoreInner {
         statements: Statements,
         append_notifier: Arc<AppendNotifier>,
     ) -> Self {
-        Self { config, connections, statements, append_notifier, listed_types: ListedEventTypes::default() }
+        let (listed_types, stream_numbers) = Default::default();
+        Self { config, connections, statements, append_notifier, listed_types, stream_numbers }
     }
 
     pub(crate) fn config(&self) -> &PgEventStoreConfig {
@@ -46,6 +49,10 @@ impl StoreInner {
 
     pub(crate) fn append_notifier(&self) -> &AppendNotifier {
         &self.append_notifier
+    }
+
+    pub(crate) fn stream_numbers(&self) -> &StreamNumbers {
+        &self.stream_numbers
     }
 
     /// Returns the event types known to be in the store's table of types.

@@ -10,6 +10,7 @@ use eventbus::{
     port::{AppendEvents as _, Checkpoints as _, ReadFeed as _},
 };
 use eventstore_postgres::{PgConnectError, PgEventStore, PgEventStoreConfig};
+use sqlx::{AssertSqlSafe, Executor as _};
 use tokio::net::TcpListener;
 
 async fn refused(config: PgEventStoreConfig) -> PgConnectError {
@@ -124,6 +125,7 @@ async fn numbers_and_times_that_no_server_can_keep_are_refused() {
         ("append_queue", PgEventStoreConfig { append_queue: u32::MAX, ..config() }),
         ("max_transactions", PgEventStoreConfig { max_transactions: u32::MAX, ..config() }),
         ("connect_timeout", PgEventStoreConfig { connect_timeout: Duration::MAX, ..config() }),
+        ("migration_timeout", PgEventStoreConfig { migration_timeout: Duration::MAX, ..config() }),
         ("statement_timeout", PgEventStoreConfig { statement_timeout: Duration::MAX, ..config() }),
         ("transaction_timeout", PgEventStoreConfig { transaction_timeout: Duration::MAX, ..config() }),
     ] {
@@ -139,6 +141,7 @@ async fn numbers_and_times_that_no_server_can_keep_are_refused() {
         append_queue: 262_143,
         max_transactions: 262_143,
         connect_timeout: longest,
+        migration_timeout: longest,
         statement_timeout: longest,
         transaction_timeout: longest,
         ..config()
@@ -207,17 +210,76 @@ async fn a_role_without_rights_to_create_can_use_the_tables() {
 }
 
 #[tokio::test]
-async fn tables_of_a_newer_release_are_refused() {
+async fn tables_of_a_newer_release_are_refused_from_its_first_breaking_migration_on() {
     let schema = TestSchema::new();
     PgEventStore::migrate(&schema.config()).await.unwrap();
     let mut admin = schema.connection().await;
-    run(&mut admin, "INSERT INTO migrations (version, name) VALUES (99, 'future')").await;
+    let applied = async |admin: &mut _, version: u32, kind: &str| {
+        let sql =
+            format!("INSERT INTO migrations (version, name, kind) VALUES ({version}, 'future {version}', '{kind}')");
+        run(admin, &sql).await;
+    };
+    applied(&mut admin, 97, "additive").await;
+    for migrate in [true, false] {
+        let store = open(PgEventStoreConfig { migrate, ..schema.config() }).await;
+        add(&store, &stream(), 1).await;
+    }
+    assert_eq!(feed(&open(schema.config()).await).await.len(), 2);
+
+    applied(&mut admin, 99, "breaking").await;
+    applied(&mut admin, 98, "of a kind that is not known yet").await;
     for migrate in [true, false] {
         let error = refused(PgEventStoreConfig { migrate, ..schema.config() }).await;
-        let PgConnectError::SchemaTooNew { found, known, .. } = error else { panic!("{error:?}") };
-        assert_eq!((found, known), (99, common::migrations()));
+        let said = format!(
+            "schema `{}` has the breaking migration 98 `future 98`, this release knows migrations up to {}: upgrade \
+             eventstore-postgres",
+            schema.name(),
+            common::migrations()
+        );
+        assert_eq!(error.to_string(), said);
+        let PgConnectError::SchemaTooNew { breaking, known, .. } = error else { panic!("{error:?}") };
+        assert_eq!((breaking, known), (98, common::migrations()));
     }
 }
+
+/// The tables as they were made before the first release, as far as they tell the layout.
+const OLD_TABLES: &str = "
+    CREATE TABLE migrations (version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz DEFAULT now());
+    CREATE TABLE events (position bigint PRIMARY KEY, data json NOT NULL, metadata json);
+    INSERT INTO migrations (version, name) VALUES (1, 'events'), (6, 'event types')";
+
+#[tokio::test]
+async fn tables_of_an_older_layout_are_refused_and_kept() {
+    let tables_of_others = "CREATE TABLE migrations (id text, batch integer)";
+    for (tables, found) in [
+        (OLD_TABLES, "its newest migration is 6 `event types`"),
+        (tables_of_others, "the columns of its table `migrations` are id, batch"),
+    ] {
+        let schema = TestSchema::new();
+        let mut admin = connect(test_servers::postgres_url()).await;
+        let name = schema.name();
+        run(&mut admin, &format!("CREATE SCHEMA {name}; SET search_path TO {name}; {tables}")).await;
+        let before: i64 = sqlx::query_scalar(TABLES).bind(name).fetch_one(&mut admin).await.unwrap();
+        for migrate in [true, false] {
+            let error = refused(PgEventStoreConfig { migrate, ..schema.config() }).await;
+            assert!(matches!(error, PgConnectError::OldLayout { .. }), "{error:?}");
+            assert!(!error.is_retryable());
+            let said = error.to_string();
+            for part in [name, found, "before the first release", "export", "start with a new schema"] {
+                assert!(said.contains(part), "{said}");
+            }
+        }
+        // nor does the script of an administrator change them
+        let script = PgEventStore::migrations_sql(name).unwrap();
+        let refused = admin.execute(sqlx::raw_sql(AssertSqlSafe(script))).await.unwrap_err();
+        assert!(refused.as_database_error().is_some(), "{refused}");
+        run(&mut admin, "ROLLBACK").await;
+        let after: i64 = sqlx::query_scalar(TABLES).bind(name).fetch_one(&mut admin).await.unwrap();
+        assert_eq!(after, before);
+    }
+}
+
+const TABLES: &str = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE nspname = $1";
 
 #[tokio::test]
 async fn two_schemas_in_one_database_are_two_stores() {

@@ -75,7 +75,7 @@ async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed
         "DROP TABLE events",
         "CREATE TABLE more (id int)",
         "UPDATE migrations SET version = 1",
-        "INSERT INTO migrations (version, name) VALUES (99, 'future')",
+        "INSERT INTO migrations (version, name, kind) VALUES (99, 'future', 'breaking')",
     ] {
         let refused = app.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await.unwrap_err();
         let code = refused.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));

@@ -17,6 +17,7 @@ use crate::{
     error::{SqliteConnectError, is_busy},
     location::DatabaseLocation,
     migrate::migrate,
+    migration_step::MigrationStep,
     query::execute,
 };
 
@@ -27,12 +28,22 @@ const STATEMENT_CACHE_CAPACITY: usize = 64;
 pub(crate) const READ_WRITE: OpenFlags =
     OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX).union(OpenFlags::SQLITE_OPEN_URI);
 
-/// Opens the write connection, and makes or migrates the tables.
-///
-/// Invariant: the store changes the file, even its journal mode, only after it found that the file is its own.
+/// Opens the write connection as this release does, for tests of the modules above.
+#[cfg(test)]
 pub(crate) fn open_writer(
     location: &DatabaseLocation,
     config: &SqliteEventStoreConfig,
+) -> Result<Connection, SqliteConnectError> {
+    open_writer_as(location, config, crate::migrate::STEPS)
+}
+
+/// Opens the write connection as the release with these steps does.
+///
+/// Invariant: the store changes the file, even its journal mode, only after it found that the file is its own.
+pub(crate) fn open_writer_as(
+    location: &DatabaseLocation,
+    config: &SqliteEventStoreConfig,
+    steps: &[MigrationStep],
 ) -> Result<Connection, SqliteConnectError> {
     config.check()?;
     let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
@@ -41,7 +52,8 @@ pub(crate) fn open_writer(
     let mut connection = Connection::open_with_flags(location.database(), flags).map_err(fault)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
     connection.busy_timeout(config.busy_timeout).map_err(fault)?;
-    migrate(&mut connection, location.path(), config, |connection| prepare_journal(connection, location, config))?;
+    let prepare = |connection: &Connection| prepare_journal(connection, location, config);
+    migrate(&mut connection, location.path(), config, steps, prepare)?;
     Ok(connection)
 }
 

@@ -48,15 +48,33 @@ pub enum SqliteConnectError {
         /// One of the tables it holds.
         table: String,
     },
-    /// A newer release of this crate wrote the file.
-    #[error("`{}` has schema version {found}, this release knows {known}: use a newer one", path.display())]
-    NewerSchema {
+    /// A newer release of this crate changed the tables in a way that this release cannot live with.
+    #[error(
+        "`{}` has the breaking migration {breaking} `{name}`, this release knows migrations up to {known}: upgrade \
+         eventstore-sqlite",
+        path.display()
+    )]
+    SchemaTooNew {
         /// The file.
         path: PathBuf,
-        /// The version of its tables.
-        found: i64,
-        /// The newest version known here.
-        known: i64,
+        /// The first migration in the file that this release does not know and cannot live with.
+        breaking: i64,
+        /// Its name.
+        name: String,
+        /// The newest migration of this release.
+        known: u32,
+    },
+    /// The tables are those of a program before the first release, or of a different application.
+    #[error(
+        "`{}` has tables that were made before the first release, or by a different application: {found}; export the \
+         events with the program that stored them, or start with a new file",
+        path.display()
+    )]
+    OldLayout {
+        /// The file.
+        path: PathBuf,
+        /// What shows it.
+        found: String,
     },
     /// The store could not make or migrate its tables; they are as they were.
     #[error("migration `{migration}` of `{}` failed", path.display())]

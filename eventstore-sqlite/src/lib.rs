@@ -41,6 +41,7 @@ mod floor;
 mod lease;
 mod location;
 mod migrate;
+mod migration_step;
 mod query;
 mod read;
 mod readers;

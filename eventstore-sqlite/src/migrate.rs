@@ -1,55 +1,56 @@
 //! Makes the tables, and migrates those of an older release.
-//!
-//! A migration is never edited once released: a change is a new file and a new line in [`MIGRATIONS`].
 
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use crate::{config::SqliteEventStoreConfig, error::SqliteConnectError};
+use crate::{
+    config::SqliteEventStoreConfig,
+    error::SqliteConnectError,
+    migration_step::{MigrationKind, MigrationStep},
+    query::query_rows,
+};
 
-/// In order; the first has version 1.
-const MIGRATIONS: &[(&str, &str)] = &[("initial", include_str!("../migrations/0001_initial.sql"))];
+/// The steps of this release, oldest first. The first is breaking: without it no release can work.
+pub(crate) const STEPS: &[MigrationStep] =
+    &[MigrationStep::new(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql"))];
 
-/// Checks that the database is one for this store, runs `before_writing`, then the missing migrations.
+/// Checks that the database is one for this store, runs `before_writing`, then the missing steps.
 ///
 /// All of them run in one transaction, which also keeps other processes out.
 pub(crate) fn migrate(
     connection: &mut Connection,
     path: &Path,
     config: &SqliteEventStoreConfig,
+    steps: &[MigrationStep],
     before_writing: impl FnOnce(&Connection) -> Result<(), SqliteConnectError>,
 ) -> Result<(), SqliteConnectError> {
     let fault = |error| SqliteConnectError::from_sqlite(path, error);
     refuse_foreign_tables(connection, path, config)?;
-    let known = MIGRATIONS.len() as i64;
-    let up_to_date = schema_version(connection, path)? == known;
+    let up_to_date = missing_steps(connection, path, steps)?.is_empty();
     before_writing(connection)?;
     if up_to_date {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fault)?;
-    transaction.execute(include_str!("sql/create_migrations.sql"), []).map_err(fault)?;
     // read again inside the transaction: a different process may have been first
-    let found = schema_version(&transaction, path)?;
-    for (version, (name, sql)) in (1..).zip(MIGRATIONS) {
-        if version > found {
-            apply_migration(&transaction, version, name, sql).map_err(|error| SqliteConnectError::Migration {
-                path: path.to_owned(),
-                migration: name,
-                source: error.into(),
-            })?;
-        }
+    let missing = missing_steps(&transaction, path, steps)?;
+    transaction.execute(include_str!("sql/create_migrations.sql"), []).map_err(fault)?;
+    for step in missing {
+        run_step(&transaction, &step).map_err(|error| SqliteConnectError::Migration {
+            path: path.to_owned(),
+            migration: step.name(),
+            source: error.into(),
+        })?;
+        tracing::debug!(path = %path.display(), migration = step.name(), "event store migrated");
     }
-    transaction.commit().map_err(fault)?;
-    tracing::debug!(path = %path.display(), from = found, to = known, "event store migrated");
-    Ok(())
+    transaction.commit().map_err(fault)
 }
 
-fn apply_migration(transaction: &Transaction<'_>, version: i64, name: &str, sql: &str) -> rusqlite::Result<()> {
-    transaction.execute_batch(sql)?;
+fn run_step(transaction: &Transaction<'_>, step: &MigrationStep) -> rusqlite::Result<()> {
+    transaction.execute_batch(step.sql())?;
     let record = include_str!("sql/record_migration.sql");
-    transaction.execute(record, (version, name))?;
+    transaction.execute(record, (step.version(), step.name(), step.kind().as_str()))?;
     Ok(())
 }
 
@@ -70,17 +71,45 @@ fn refuse_foreign_tables(
     }
 }
 
-/// Returns the version of the tables; 0 if there are none.
-fn schema_version(connection: &Connection, path: &Path) -> Result<i64, SqliteConnectError> {
-    let ask = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+/// Returns the steps that the database does not have; fails if a release with these steps cannot work with it.
+fn missing_steps(
+    connection: &Connection,
+    path: &Path,
+    steps: &[MigrationStep],
+) -> Result<Vec<MigrationStep>, SqliteConnectError> {
     let fault = |error| SqliteConnectError::from_sqlite(path, error);
-    if ask(include_str!("sql/has_migrations.sql")).map_err(fault)? == 0 {
-        return Ok(0);
+    let sql = include_str!("sql/migration_columns.sql");
+    let columns: Vec<String> =
+        query_rows::<_, rusqlite::Error>(connection, sql, [], |row| row.get(0)).map_err(fault)?;
+    if columns.is_empty() {
+        return Ok(steps.to_vec());
     }
-    let found = ask(include_str!("sql/schema_version.sql")).map_err(fault)?;
-    let known = MIGRATIONS.len() as i64;
-    if found > known {
-        return Err(SqliteConnectError::NewerSchema { path: path.to_owned(), found, known });
+    let has = |name: &str| columns.iter().any(|column| column == name);
+    if !has("kind") {
+        let found = match has("version") && has("name") {
+            true => describe_newest(connection).map_err(fault)?,
+            false => format!("the columns of its table `eventbus_migrations` are {}", columns.join(", ")),
+        };
+        return Err(SqliteConnectError::OldLayout { path: path.to_owned(), found });
     }
-    Ok(found)
+    let sql = include_str!("sql/applied_migrations.sql");
+    let read = |row: &rusqlite::Row<'_>| rusqlite::Result::Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let applied: Vec<(i64, String, String)> = query_rows(connection, sql, [], read).map_err(fault)?;
+    let known = steps.last().map_or(0, MigrationStep::version);
+    let is_breaking = |kind: &str| MigrationKind::parse(kind) == MigrationKind::Breaking;
+    let unknown = applied.iter().find(|(version, _, kind)| *version > known.into() && is_breaking(kind));
+    if let Some((breaking, name, _)) = unknown {
+        let (path, name) = (path.to_owned(), name.clone());
+        return Err(SqliteConnectError::SchemaTooNew { path, breaking: *breaking, name, known });
+    }
+    let has = |step: &MigrationStep| applied.iter().any(|(version, ..)| *version == i64::from(step.version()));
+    Ok(steps.iter().filter(|step| !has(step)).copied().collect())
 }
+
+fn describe_newest(connection: &Connection) -> rusqlite::Result<String> {
+    let found = connection.query_row(include_str!("sql/newest_migration.sql"), [], |row| row.get(0)).optional()?;
+    Ok(found.unwrap_or_else(|| "its table `eventbus_migrations` is empty".into()))
+}
+
+#[cfg(test)]
+mod tests;

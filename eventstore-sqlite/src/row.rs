@@ -40,6 +40,7 @@ pub(crate) fn insert_event(
             context.causation_id.as_ref().map(Uuid::as_bytes),
             context.actor_id.as_deref(),
             (!attributes.is_empty()).then(|| attributes.as_json()),
+            event.original_recorded_at().map(to_micros),
         ),
     )?;
     // negative only after 2^63 events
@@ -121,6 +122,8 @@ fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
     .with_schema_version(u32::try_from(get_column::<i64>(row, 4)?)?)
     .with_position(Some(Position::new(u64::try_from(position)?)))
     .with_recorded_at(Some(from_micros(get_column(row, 14)?)?))
+    .with_original_recorded_at(get_column::<Option<i64>>(row, 15)?.map(from_micros).transpose()?)
+    .with_sealed_fields(get_column(row, 16)?)
     .with_correlation_id(get_uuid(row, 9)?.ok_or("the correlation id is null")?)
     .with_causation_id(get_uuid(row, 10)?)
     .with_actor_id(get_column::<Option<String>>(row, 12)?)

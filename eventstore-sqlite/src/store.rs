@@ -12,6 +12,8 @@ use crate::{
     config::SqliteEventStoreConfig,
     error::{SqliteConnectError, SqliteTransactionError},
     location::DatabaseLocation,
+    migrate::STEPS,
+    migration_step::MigrationStep,
     readers::Readers,
     store_inner::StoreInner,
     transaction::SqliteTransaction,
@@ -50,7 +52,7 @@ impl SqliteEventStore {
     /// # Errors
     /// [`SqliteConnectError`] names the file or the field, and what is wrong with it.
     pub async fn open_with(path: impl AsRef<Path>, config: SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
-        Self::open_location(DatabaseLocation::from_path(path.as_ref())?, config).await
+        Self::open_as(DatabaseLocation::from_path(path.as_ref())?, config, STEPS).await
     }
 
     /// Makes an empty store that ends with its last clone.
@@ -61,7 +63,7 @@ impl SqliteEventStore {
     /// # Errors
     /// [`SqliteConnectError`] if there is no memory left for it.
     pub async fn in_memory() -> Result<Self, SqliteConnectError> {
-        Self::open_location(DatabaseLocation::new_memory(), SqliteEventStoreConfig::default()).await
+        Self::open_as(DatabaseLocation::new_memory(), SqliteEventStoreConfig::default(), STEPS).await
     }
 
     /// Opens the store that a URL names: `sqlite:path/to/file`, `sqlite:///absolute/path` or `sqlite::memory:`.
@@ -77,15 +79,17 @@ impl SqliteEventStore {
     /// # Errors
     /// As for [`connect`](Self::connect), or [`SqliteConnectError::InvalidConfig`].
     pub async fn connect_with(url: &str, config: SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
-        Self::open_location(DatabaseLocation::from_url(url)?, config).await
+        Self::open_as(DatabaseLocation::from_url(url)?, config, STEPS).await
     }
 
-    async fn open_location(
+    /// Opens the store as the release with these steps does.
+    pub(crate) async fn open_as(
         location: DatabaseLocation,
         config: SqliteEventStoreConfig,
+        steps: &'static [MigrationStep],
     ) -> Result<Self, SqliteConnectError> {
         let ended = location.clone();
-        let opened = blocking(move || StoreInner::open(location, &config)).await.unwrap_or_else(|error| {
+        let opened = blocking(move || StoreInner::open(location, &config, steps)).await.unwrap_or_else(|error| {
             Err(SqliteConnectError::Unavailable { path: ended.path().to_owned(), source: error.into() })
         });
         Ok(Self(Arc::new(opened?)))

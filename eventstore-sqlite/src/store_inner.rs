@@ -7,10 +7,11 @@ use rusqlite::Connection;
 
 use crate::{
     config::SqliteEventStoreConfig,
-    connection::{GuardedConnection, open_writer},
+    connection::{GuardedConnection, open_writer_as},
     error::SqliteConnectError,
     files::OpenFiles,
     location::DatabaseLocation,
+    migration_step::MigrationStep,
     query::QueryError,
     readers::{ReaderPool, Readers},
     shadow_databases::ShadowDatabases,
@@ -33,8 +34,9 @@ impl StoreInner {
     pub(crate) fn open(
         location: DatabaseLocation,
         config: &SqliteEventStoreConfig,
+        steps: &[MigrationStep],
     ) -> Result<Self, SqliteConnectError> {
-        let connection = open_writer(&location, config)?;
+        let connection = open_writer_as(&location, config, steps)?;
         let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
         // a writer first tries in a caller's task, which must not wait
         connection.busy_timeout(Duration::ZERO).map_err(fault)?;

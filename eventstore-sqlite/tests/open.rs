@@ -61,17 +61,53 @@ async fn tables_may_be_added_beside_a_store() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused() {
+async fn tables_of_a_newer_release_are_refused_from_its_first_breaking_migration_on() {
     let path = fresh_path();
     drop(open(path.clone()).await);
-    let newer = "INSERT INTO eventbus_migrations (version, name) VALUES (99, 'from the future')";
-    Connection::open(&path).unwrap().execute_batch(newer).unwrap();
-    match refusal(&path).await {
-        SqliteConnectError::NewerSchema { path: named, found, known } => {
-            let migrations = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap().count();
-            assert_eq!((named, found, known), (path, 99, migrations as i64));
+    let applied = |version: u32, kind: &str| {
+        let sql = "INSERT INTO eventbus_migrations (version, name, kind) VALUES (?1, 'future', ?2)";
+        Connection::open(&path).unwrap().execute(sql, (version, kind)).unwrap();
+    };
+    applied(97, "additive");
+    let store = open(path.clone()).await;
+    store.append(&fresh_stream(), ExpectedVersion::Any, events(1)).await.unwrap();
+    assert_eq!(feed(&store).await.len(), 1);
+    drop(store);
+
+    applied(99, "breaking");
+    applied(98, "of a kind that is not known yet");
+    let migrations = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap().count();
+    let error = refusal(&path).await;
+    let said = format!(
+        "`{}` has the breaking migration 98 `future`, this release knows migrations up to {migrations}: upgrade \
+         eventstore-sqlite",
+        path.display()
+    );
+    assert_eq!(error.to_string(), said);
+    assert!(matches!(error, SqliteConnectError::SchemaTooNew { breaking: 98, .. }));
+}
+
+#[tokio::test]
+async fn tables_of_an_older_layout_are_refused_and_kept() {
+    let old_tables = "
+        CREATE TABLE eventbus_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER) STRICT;
+        CREATE TABLE eventbus_events (position INTEGER PRIMARY KEY, payload TEXT NOT NULL) STRICT;
+        INSERT INTO eventbus_migrations VALUES (1, '0001_events', 0), (8, '0008_event_types', 0)";
+    let tables_of_others = "CREATE TABLE eventbus_migrations (id TEXT, batch INTEGER)";
+    for (tables, found) in [
+        (old_tables, "its newest migration is 8 `0008_event_types`"),
+        (tables_of_others, "the columns of its table `eventbus_migrations` are id, batch"),
+    ] {
+        let path = fresh_path();
+        Connection::open(&path).unwrap().execute_batch(tables).unwrap();
+        let before = fs::read(&path).unwrap();
+        let error = refusal(&path).await;
+        assert!(matches!(error, SqliteConnectError::OldLayout { .. }), "{error:?}");
+        let said = error.to_string();
+        for part in [&*path.to_string_lossy(), found, "before the first release", "export", "start with a new file"] {
+            assert!(said.contains(part), "{said}");
         }
-        other => panic!("{other:?}"),
+        assert_eq!(fs::read(&path).unwrap(), before, "not a byte is changed, nor the journal mode");
     }
 }
 

@@ -69,10 +69,10 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventstore-postgres",
         &[
-            &["config", "error", "identifier", "record", "schema", "statement_error", "url"],
+            &["config", "error", "identifier", "migration_step", "record", "schema", "statement_error", "url"],
             &["pool", "statements"],
             &["columns", "notify", "resolve", "setup_session"],
-            &["migrate", "preflight", "store_inner"],
+            &["migrate", "migration_lock", "preflight", "store_inner"],
             &["append", "open_append", "transaction"],
             &["shadow"],
             &["store"],
@@ -109,7 +109,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventstore-sqlite",
         &[
-            &["blocking", "config", "error", "files", "filter", "location", "query", "row", "schema"],
+            &["blocking", "config", "error", "files", "filter", "location", "migration_step", "query", "row", "schema"],
             &["connection", "migrate"],
             &["checked_append", "shadow_databases"],
             &["readers", "writer"],

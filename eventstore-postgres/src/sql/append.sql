@@ -5,8 +5,8 @@
 --
 -- `{stored}` and `{listed}` are empty, or make `list_types.sql` of what the insert returns.
 --
--- A claim finds no stream if an event of the stream has one of the ids. It may miss an event that a concurrent statement
--- stores; then the key of the event ids makes this one fail.
+-- An event id that the stream has makes the statement fail, by the key of the ids. If the table is partitioned, each
+-- partition has a key of its own; then a claim finds no stream if an event of it has one of the ids.
 --
 -- Invariant: the statement locks the stream's row, then locks the bound, then draws positions. A reader may skip a
 -- position drawn before the bound is locked; one drawn before the row is locked may sort behind a later version. A

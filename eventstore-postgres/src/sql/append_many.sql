@@ -47,7 +47,7 @@ known AS MATERIALIZED (
     SELECT DISTINCT new.stream
     FROM unnest($6::bigint[], $8::uuid[]) new(stream, event_id)
     JOIN held h ON h.number = new.stream
-    WHERE (SELECT true FROM {schema}.events o WHERE o.event_id = new.event_id AND o.stream_no = h.stream_no)
+    WHERE {is_stored}
 ),
 moved AS (
     UPDATE {schema}.streams s

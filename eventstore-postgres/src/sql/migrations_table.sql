@@ -1,5 +1,7 @@
 CREATE TABLE IF NOT EXISTS {schema}.migrations (
-    version    integer     PRIMARY KEY,
+    version    integer     NOT NULL,
     name       text        NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
+    kind       text        NOT NULL, -- additive: releases that do not know it go on; breaking: they refuse
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT migrations_pkey PRIMARY KEY (version)
 )

@@ -2,7 +2,7 @@
 --
 -- The inner sum adds stored sizes, which the server reads without the payloads: so the outer sum decompresses at most a
 -- page of compressed payloads. A stored size is at most 4 bytes larger than the payload, so the inner sum ends no page.
-SELECT {record}{stream_columns}
+SELECT {record}{stream_column}
 FROM (
     SELECT s.*, sum(octet_length(s.payload::text)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
         AS bytes_before
@@ -14,6 +14,6 @@ FROM (
         ) r
     ) s
     WHERE s.stored_before IS NULL OR s.stored_before < {stored_bytes}
-) e{join_streams}
+) e
 WHERE e.bytes_before IS NULL OR e.bytes_before < {page_bytes}
 ORDER BY {order}

@@ -6,10 +6,7 @@ use eventbus::{
     event::DecodeError,
     port::{AppendEvents as _, Direction, ReadFeed as _, ReadStream as _},
     prelude::*,
-    testkit::{
-        ManualClock,
-        event_store::{original_recorded_times_are_kept, recorded_times_never_decrease},
-    },
+    testkit::{ManualClock, event_store::recorded_times_never_decrease},
 };
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use futures_util::TryStreamExt as _;
@@ -40,11 +37,6 @@ fn placed(number: u32) -> NewEvent {
 async fn the_suite_holds_when_the_clock_is_set_back() {
     let (store, clock) = store_with_clock().await;
     recorded_times_never_decrease(store, async |time| clock.set(clock.now() - time)).await;
-}
-
-#[tokio::test]
-async fn an_imported_event_keeps_the_time_when_another_store_recorded_it() {
-    original_recorded_times_are_kept(open(config()).await).await;
 }
 
 /// Fails if the transaction takes its own clock, or the commit that of the process.

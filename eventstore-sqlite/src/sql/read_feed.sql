@@ -1,5 +1,6 @@
 SELECT e.position, e.version, e.occurred_at, e.event_id, e.schema_version, s.aggregate_type, s.aggregate_id, e.event_type,
-    e.payload, e.correlation_id, e.causation_id, s.tenant_id, e.actor_id, e.attributes, e.recorded_at
+    e.payload, e.correlation_id, e.causation_id, s.tenant_id, e.actor_id, e.attributes, e.recorded_at,
+    e.original_recorded_at, e.has_sealed_fields
 FROM eventbus_events e LEFT JOIN eventbus_streams s USING (stream_no)
 WHERE e.position > ?1 AND e.position <= ?2
 ORDER BY e.position LIMIT ?3

@@ -1,1 +1,1 @@
-INSERT INTO eventbus_migrations (version, name) VALUES (?1, ?2)
+INSERT INTO eventbus_migrations (version, name, kind) VALUES (?1, ?2, ?3)

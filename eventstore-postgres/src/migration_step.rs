@@ -1,0 +1,90 @@
+//! A step of the tables: what one migration changes, and which releases can go on beside it.
+
+/// What a step means for a release that does not know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MigrationKind {
+    /// An older release reads and writes on, for example beside a new table, a new index, or a column that may be null.
+    Additive,
+    /// An older release would fail or do damage; it refuses the database.
+    Breaking,
+}
+
+impl MigrationKind {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Additive => "additive",
+            Self::Breaking => "breaking",
+        }
+    }
+
+    /// Parses a recorded kind. A kind that only a later release knows counts as breaking.
+    pub(crate) fn parse(recorded: &str) -> Self {
+        if recorded == Self::Additive.as_str() { Self::Additive } else { Self::Breaking }
+    }
+}
+
+/// How a step runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum MigrationBody {
+    /// Statements in one transaction, together with the record of the step.
+    Inside(&'static str),
+    /// Statements that the server refuses in a transaction, such as `CREATE INDEX CONCURRENTLY`.
+    Outside {
+        /// Each runs by itself, in this order.
+        statements: &'static [&'static str],
+        /// An SQL expression that is true once the step is done.
+        is_done: &'static str,
+    },
+}
+
+/// One migration.
+///
+/// Rules for whoever adds one:
+/// - A released step is never edited: a change is a new step.
+/// - A step that an older release cannot live with is breaking. Give the two releases of a rolling deployment an
+///   additive step first, and the breaking one when no process of the older release is left.
+/// - **Each step can run again.** The script of an administrator runs all of them again, and a step outside of a
+///   transaction may be interrupted anywhere. `CREATE INDEX CONCURRENTLY` then leaves an invalid index, which `IF NOT
+///   EXISTS` would keep: so such a step begins with `DROP INDEX CONCURRENTLY IF EXISTS`, and `is_done` asks for
+///   `indisvalid`.
+/// - A step inside a transaction is short: writers wait while it changes a table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MigrationStep {
+    version: u32,
+    name: &'static str,
+    kind: MigrationKind,
+    body: MigrationBody,
+}
+
+impl MigrationStep {
+    pub(crate) const fn inside(version: u32, name: &'static str, kind: MigrationKind, sql: &'static str) -> Self {
+        Self { version, name, kind, body: MigrationBody::Inside(sql) }
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "no released step needs it yet; the tests of migrations do"))]
+    pub(crate) const fn outside(
+        version: u32,
+        name: &'static str,
+        kind: MigrationKind,
+        statements: &'static [&'static str],
+        is_done: &'static str,
+    ) -> Self {
+        Self { version, name, kind, body: MigrationBody::Outside { statements, is_done } }
+    }
+
+    pub(crate) const fn version(&self) -> u32 {
+        self.version
+    }
+
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) const fn kind(&self) -> MigrationKind {
+        self.kind
+    }
+
+    pub(crate) const fn body(&self) -> MigrationBody {
+        self.body
+    }
+}

@@ -1,0 +1,3 @@
+-- Creates and upgrades the tables of an event store, as the owner of the schema: psql -v ON_ERROR_STOP=1 -f ...
+--
+-- It may run again. A step inside a transaction then changes nothing; one outside of a transaction is done again.

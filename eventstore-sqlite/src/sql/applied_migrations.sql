@@ -1,0 +1,2 @@
+-- The migrations of the file, oldest first.
+SELECT version, name, kind FROM eventbus_migrations ORDER BY version
