@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventbus::{
-    EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, Version,
+    EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent,
     port::{
         Append, AppendError, AppendEvents as _, EventTypes as _, ReadFeed as _, ReadStream as _, Shadow,
         Transaction as _, Transactions as _,
