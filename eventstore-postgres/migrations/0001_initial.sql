@@ -121,10 +121,13 @@ CREATE TABLE IF NOT EXISTS {schema}.floors (
 
 -- The inbox: which handler has handled which event, in the transaction in which it did.
 CREATE TABLE IF NOT EXISTS {schema}.deliveries (
-    event_id   uuid             NOT NULL,
-    handled_at timestamptz      NOT NULL DEFAULT now(),
-    handler    text COLLATE "C" NOT NULL,
-    CONSTRAINT deliveries_pkey PRIMARY KEY (handler, event_id)
+    event_id       uuid             NOT NULL, -- unique within the stream that the three columns below name
+    tenant_id      uuid             NOT NULL, -- the nil UUID is no tenant
+    handled_at     timestamptz      NOT NULL DEFAULT now(),
+    handler        text COLLATE "C" NOT NULL,
+    aggregate_type text COLLATE "C" NOT NULL,
+    aggregate_id   text COLLATE "C" NOT NULL,
+    CONSTRAINT deliveries_pkey PRIMARY KEY (handler, event_id, aggregate_id, aggregate_type, tenant_id)
 );
 CREATE INDEX IF NOT EXISTS deliveries_handled_at_idx ON {schema}.deliveries (handled_at);
 

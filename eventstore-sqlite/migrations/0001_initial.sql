@@ -104,10 +104,13 @@ CREATE TABLE eventbus_floors (
 
 -- The inbox: which handler has handled which event, in the transaction in which it did.
 CREATE TABLE eventbus_deliveries (
-    handler    TEXT NOT NULL,
-    event_id   BLOB NOT NULL,
-    handled_at INTEGER NOT NULL,
-    PRIMARY KEY (handler, event_id)
+    handler        TEXT NOT NULL,
+    event_id       BLOB NOT NULL, -- unique within the stream that the next three columns name
+    aggregate_id   TEXT NOT NULL,
+    aggregate_type TEXT NOT NULL,
+    tenant_id      BLOB NOT NULL, -- the nil UUID is no tenant
+    handled_at     INTEGER NOT NULL,
+    PRIMARY KEY (handler, event_id, aggregate_id, aggregate_type, tenant_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX eventbus_deliveries_handled_at_idx ON eventbus_deliveries (handled_at);
 
