@@ -5,6 +5,8 @@
 //! Invariant: the head is the position of an event, never one without. The sequence may draw such a position again
 //! after a crash, see `head.sql`; a reader that had passed it would miss the event stored there.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent,
@@ -112,13 +114,24 @@ async fn feed_page(
     };
     let rows = inner.connections().fetch_all(query.bind(PAGE_EVENTS_MAX)).await?;
     let numbers = rows.iter().map(decode_stream_no).collect::<Result<_, _>>().map_err(unreadable_answer)?;
-    let (events, has_more) = decode_feed_page(&rows, &PageStreams::load(inner, numbers).await?)?;
+    let (events, has_more) = decode_feed_page(&rows, &load_streams(inner, numbers).await?)?;
     // `reach`: the position up to which the statement searched
     let next = match events.last().and_then(RecordedEvent::position) {
         Some(last) if has_more => Some(last.as_i64()),
         _ => (reach < end).then_some(reach),
     };
     Ok((events, next))
+}
+
+/// Loads the streams with these numbers, unless the store remembers them.
+async fn load_streams(inner: &StoreInner, numbers: BTreeSet<i64>) -> Result<PageStreams, ReadError> {
+    let (mut streams, unknown) = inner.stream_numbers().find(numbers);
+    if !unknown.is_empty() {
+        let query = inner.statements().query(include_str!("sql/streams.sql")).bind(unknown);
+        let rows = inner.connections().fetch_all(query).await?;
+        inner.stream_numbers().add(&rows, &mut streams).map_err(unreadable_answer)?;
+    }
+    Ok(streams)
 }
 
 /// A filter as the parameters of `wanted.sql`.
@@ -132,8 +145,7 @@ struct FilterParameters {
 
 impl FilterParameters {
     fn new(filter: &FeedFilter) -> Self {
-        let texts =
-            |names: &std::collections::BTreeSet<eventbus::Name>| names.iter().map(ToString::to_string).collect();
+        let texts = |names: &BTreeSet<eventbus::Name>| names.iter().map(ToString::to_string).collect();
         Self {
             is_all: filter.is_all(),
             aggregate_types: filter.wanted_aggregate_types().map(texts),

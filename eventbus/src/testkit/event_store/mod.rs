@@ -286,6 +286,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 105);
+        assert_eq!(rules, 106);
     }
 }
