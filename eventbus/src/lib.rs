@@ -234,8 +234,8 @@ pub mod repository {
 pub mod store {
     #[doc(inline)]
     pub use crate::port::{
-        Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError, ReadError,
-        ReadFeed, ReadStream, RecordStream,
+        Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError,
+        MissingEvent, ReadError, ReadFeed, ReadStream, RecordStream,
     };
 }
 
