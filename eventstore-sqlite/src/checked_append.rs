@@ -79,7 +79,7 @@ impl CheckedAppend {
         let now = self.clock.now();
         let recorded_at = stream.as_ref().map_or(now, |stream| stream.recorded_at.max(now));
         let lists = !self.listed_types.has_all(&self.events);
-        match self.insert_atomically(connection, stream, recorded_at, lists) {
+        match self.insert_atomically(connection, stream.as_ref(), recorded_at, lists) {
             Ok(first) => Ok(Ok(AppendOutcome::Appended {
                 previous_version: actual,
                 first_position: first,
@@ -98,7 +98,7 @@ impl CheckedAppend {
     fn insert_atomically(
         &self,
         connection: &Connection,
-        stream: Option<StreamRow>,
+        stream: Option<&StreamRow>,
         recorded_at: OffsetDateTime,
         lists: bool,
     ) -> rusqlite::Result<Position> {
@@ -119,12 +119,12 @@ impl CheckedAppend {
     fn insert(
         &self,
         connection: &Connection,
-        stream: Option<StreamRow>,
+        stream: Option<&StreamRow>,
         recorded_at: OffsetDateTime,
         lists: bool,
     ) -> rusqlite::Result<Position> {
         let micros = row::to_micros(recorded_at);
-        if let Some(StreamRow { number, version, .. }) = stream {
+        if let Some(&StreamRow { number, version, .. }) = stream {
             let first = self.insert_events(connection, number, version, recorded_at, lists)?;
             let version = version.plus(self.events.len()).as_i64();
             execute(connection, include_str!("sql/advance_stream.sql"), (number, version, micros))?;

@@ -73,6 +73,7 @@ impl WriterQueue {
 /// | queued | its caller is dropped | abandoned: the next batch leaves it out |
 /// | in a batch | a different connection writes, in a task | queued again, at the front |
 /// | in a batch | the batch commits or fails: see `Batch` | its caller gets the result |
+#[allow(clippy::large_enum_variant, reason = "most jobs are appends: a box would cost each of them an allocation")]
 pub(crate) enum Job {
     Append {
         append: CheckedAppend,
