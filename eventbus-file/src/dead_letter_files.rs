@@ -46,7 +46,7 @@ struct DeadLetterFile {
     error: String,
     attempts: u32,
     /// The handlers that succeeded, and those that failed, how often and when.
-    tries: DeliveryAttempts,
+    delivery_attempts: DeliveryAttempts,
     /// The event; `None` if the event's file is torn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     event: Option<WrittenRecord>,
@@ -70,10 +70,10 @@ impl DeadLetterFile {
         dead_letter.retry_count = Some(self.attempts.saturating_sub(1));
         let after = |millis: u64| time::Duration::try_from(Duration::from_millis(millis)).ok();
         let at = |millis: u64| OffsetDateTime::UNIX_EPOCH.checked_add(after(millis)?);
-        dead_letter.first_failed_at = self.tries.first_failed_at.and_then(at);
-        dead_letter.last_failed_at = self.tries.last_failed_at.and_then(at);
+        dead_letter.first_failed_at = self.delivery_attempts.first_failed_at.and_then(at);
+        dead_letter.last_failed_at = self.delivery_attempts.last_failed_at.and_then(at);
         dead_letter.dead_lettered_at = Some(self.dead_lettered_at);
-        dead_letter.done_handlers.clone_from(&self.tries.done);
+        dead_letter.done_handlers.clone_from(&self.delivery_attempts.done);
         let record = self.record()?;
         dead_letter.event_type = record.as_ref().map(|record| record.event_type().to_string());
         dead_letter.aggregate_id = record.as_ref().map(|record| record.metadata().aggregate_id().to_string());
@@ -128,7 +128,7 @@ impl DeadLetterFiles {
             error: attempts.errors(),
             attempts: attempts.most_attempts(),
             event: record.map(|record| WrittenRecord::new(record, None)).transpose()?,
-            tries: attempts,
+            delivery_attempts: attempts,
             replay: None,
         };
         let path = self.path(&dead_letter);
@@ -226,8 +226,10 @@ impl DeadLetterFiles {
         let Some(mut file) = self.read_replay_file(id, group)? else {
             return Ok(None);
         };
-        let attempts =
-            file.replay.take().unwrap_or_else(|| DeliveryAttempts::replayed(std::mem::take(&mut file.tries.done)));
+        let attempts = file
+            .replay
+            .take()
+            .unwrap_or_else(|| DeliveryAttempts::replayed(std::mem::take(&mut file.delivery_attempts.done)));
         let path = self.replay_path(&file_stem(id, group)?);
         let record = file.record().map_err(|error| FileQueueError::torn("dead letter", path, error))?;
         Ok(record.map(|record| InFlightEntry::new(message_id(id), record).with_attempts(attempts)))

@@ -51,7 +51,15 @@ pub fn is_cluster_node(info: &str) -> bool {
 pub fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
+        || is_unauthenticated(error)
         || is_stream_closed(error)
+}
+
+/// Returns `true` if the command was too long for a client that sent no password: the server refuses more than ten words
+/// from it, or long ones, before it says that it wants a password.
+fn is_unauthenticated(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("unauthenticated multibulk length"))
+        || error.detail().is_some_and(|detail| detail.contains("unauthenticated bulk length"))
 }
 
 /// Returns `true` if the stream accepts no more entries, because the bus was given partitions.

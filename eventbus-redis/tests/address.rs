@@ -45,8 +45,11 @@ async fn a_wrong_password_is_refused_and_not_shown() {
     assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
     assert!(!error.is_retryable());
     assert!(!said(&error).contains("secret"), "{}", said(&error));
-    let error = RedisEventBus::connect(config_on(server.url())).await.unwrap_err();
-    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
+    for partitions in [1, 4] {
+        let config = RedisEventBusConfig { partitions, ..config_on(server.url()) };
+        let error = RedisEventBus::connect(config).await.unwrap_err();
+        assert!(matches!(error, RedisConnectError::Refused { .. }), "{partitions} partitions: {error:?}");
+    }
 
     let bus = RedisEventBus::connect(with("right-secret")).await.unwrap();
     assert!(!format!("{bus:?}").contains("secret"), "{bus:?}");

@@ -4,14 +4,14 @@ use std::{any::Any, error::Error, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, EventId, Name, Position,
+    BoxError, EventId, Name, Position, StreamId,
     port::{Lease, ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
 use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
 
 use crate::{
-    config::microseconds, error::PgTransactionError, identifier::Identifier, shadow::ShadowTables, statement_error,
-    store::PgEventStore, transaction::PgTransaction,
+    columns::tenant_column, config::microseconds, error::PgTransactionError, identifier::Identifier,
+    shadow::ShadowTables, statement_error, store::PgEventStore, transaction::PgTransaction,
 };
 
 /// The most deliveries that one statement deletes.
@@ -80,9 +80,10 @@ impl Transaction for PgTransaction {
         Self::advance(self, lease, from, to).await
     }
 
-    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
+    async fn is_first(&mut self, handler: &Name, stream: &StreamId, event: EventId) -> Result<bool, BoxError> {
         let query = self.statements().query(include_str!("sql/note_delivery.sql"));
-        let query = query.bind(handler.as_str()).bind(event.as_uuid());
+        let query = query.bind(handler.as_str()).bind(event.as_uuid()).bind(stream.aggregate_id().as_str());
+        let query = query.bind(stream.aggregate_type().as_str()).bind(tenant_column(stream));
         Ok(!self.fetch_all(query).await?.is_empty())
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{TestDatabase, add, events, open, stream, within};
 use eventbus::{
-    EventId, ExpectedVersion, Name, Position,
+    EventId, ExpectedVersion, Name, Position, StreamId,
     port::{EventStore as _, FromTransaction, Leases as _, ReadFeed as _, Transaction},
 };
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
@@ -95,7 +95,7 @@ async fn an_append_in_a_transaction_wakes_the_readers_after_its_commit() {
         let mut transaction = begin(&store).await;
         append_in(&store, &mut *transaction).await;
         if round % 2 == 0 {
-            assert!(transaction.is_first(&Name::from_static("later"), EventId::new()).await.unwrap());
+            assert!(transaction.is_first(&Name::from_static("later"), &delivered(), EventId::new()).await.unwrap());
         }
         transaction.commit().await.unwrap();
         within(here.appended()).await;
@@ -225,4 +225,9 @@ async fn listening_ends_with_the_store() {
     place.listen(1).await;
     within(store.close()).await;
     place.listen(0).await;
+}
+
+/// The stream of the delivered events.
+fn delivered() -> StreamId {
+    StreamId::parse("Order", "1").unwrap()
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use common::{TestDatabase, open, run, within};
 use eventbus::{
-    EventId, Name, Position,
+    EventId, Name, Position, StreamId,
     handler::Requirements,
     port::{EventStore as _, FromTransaction, Leases as _, Transaction, Transactions, TypeKey},
 };
@@ -88,13 +88,13 @@ async fn statements_of_a_handler_are_planned_as_its_database_has_it() {
 async fn a_failure_that_was_swallowed_is_no_commit() {
     let mut place = Place::new(HOUR).await;
     let mut transaction = place.begin().await;
-    assert!(transaction.is_first(&Name::from_static("mail"), EventId::new()).await.unwrap());
+    assert!(transaction.is_first(&Name::from_static("mail"), &delivered(), EventId::new()).await.unwrap());
     let connection = take(&mut *transaction);
     run(connection, "INSERT INTO rows VALUES (1)").await;
     sqlx::query("INSERT INTO rows VALUES (1)").execute(connection).await.unwrap_err();
     transaction.commit().await.unwrap_err();
     assert_eq!(place.rows().await, 0);
-    assert!(place.begin().await.is_first(&Name::from_static("mail"), EventId::new()).await.unwrap());
+    assert!(place.begin().await.is_first(&Name::from_static("mail"), &delivered(), EventId::new()).await.unwrap());
 }
 
 /// Also if the failed statement was the store's own.
@@ -103,10 +103,10 @@ async fn a_failure_of_the_store_that_was_swallowed_is_no_commit() {
     let place = Place::new(HOUR).await;
     let (handler, event) = (Name::from_static("mail"), EventId::new());
     let mut transaction = place.begin().await;
-    assert!(transaction.is_first(&handler, event).await.unwrap());
+    assert!(transaction.is_first(&handler, &delivered(), event).await.unwrap());
     transaction.delete_rows("rows", "number", "none").await.unwrap_err();
     transaction.commit().await.unwrap_err();
-    assert!(place.begin().await.is_first(&handler, event).await.unwrap());
+    assert!(place.begin().await.is_first(&handler, &delivered(), event).await.unwrap());
 }
 
 /// Cut or rounded to fit into the column, the value would match a different row.
@@ -133,7 +133,7 @@ async fn a_value_that_no_row_can_have_deletes_none() {
 async fn no_delivery_is_older_than_any_time() {
     let place = Place::new(HOUR).await;
     let mut transaction = place.begin().await;
-    assert!(transaction.is_first(&Name::from_static("mail"), EventId::new()).await.unwrap());
+    assert!(transaction.is_first(&Name::from_static("mail"), &delivered(), EventId::new()).await.unwrap());
     transaction.commit().await.unwrap();
     for older_than in [HOUR * 10_000 * 8_766, Duration::MAX] {
         assert_eq!(place.transactions.forget_deliveries(older_than).await.unwrap(), 0, "{older_than:?}");
@@ -222,4 +222,9 @@ async fn closing_the_store_does_not_wait_for_a_transaction_that_somebody_keeps()
     within(place.store.close()).await;
     assert!(place.transactions.begin().await.is_err(), "it is closed");
     assert!(kept.commit().await.is_err());
+}
+
+/// The stream of the delivered events.
+fn delivered() -> StreamId {
+    StreamId::parse("Order", "1").unwrap()
 }

@@ -9,7 +9,7 @@ use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, EventId, Name, Position, RecordedEvent,
+    BoxError, EventId, Name, Position, RecordedEvent, StreamId,
     port::{Append, AppendError, Lease, Shadow, Transaction},
 };
 use eventbus_redis_core::{
@@ -452,9 +452,9 @@ impl Transaction for RedisTransaction {
         Ok(self.checkpoint_moves.advance(&self.inner, shadow, &mut self.locks, lease, (from, to)).await?)
     }
 
-    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
+    async fn is_first(&mut self, handler: &Name, stream: &StreamId, event: EventId) -> Result<bool, BoxError> {
         self.ensure_not_in_shadow("is_first")?;
-        Ok(self.deliveries.note(&self.inner, &mut self.locks, handler, event).await?)
+        Ok(self.deliveries.note(&self.inner, &mut self.locks, handler, stream, event).await?)
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {

@@ -6,7 +6,7 @@ use std::{any::Any, ops::Deref, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, EventId, Name, Position, RecordedEvent,
+    BoxError, EventId, Name, Position, RecordedEvent, StreamId,
     port::{AppendError, Lease, Shadow, Transaction},
 };
 use rusqlite::{Connection, Params};
@@ -16,7 +16,7 @@ use crate::{
     checked_append::{AppendOutcome, CheckedAppend},
     error::SqliteTransactionError,
     query::{execute, query_value},
-    row::epoch_to_i64,
+    row::{epoch_to_i64, stream_columns},
     schema::{check_name, check_table, replace_rows},
     shadow_databases,
     store_inner::StoreInner,
@@ -196,13 +196,13 @@ impl Transaction for SqliteTransaction {
         Ok(execute(&connection, sql, parameters)? == 1)
     }
 
-    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
+    async fn is_first(&mut self, handler: &Name, stream: &StreamId, event: EventId) -> Result<bool, BoxError> {
         let connection = self.connection()?;
         if matches!(connection.0.held(), HeldConnection::Shadow { .. }) {
             return Err(SqliteTransactionError::InShadow { what: "is_first" }.into());
         }
-        let event = event.as_uuid();
-        let row = (handler.as_str(), event.as_bytes());
+        let (event, (aggregate_id, aggregate_type, tenant)) = (event.as_uuid(), stream_columns(stream));
+        let row = (handler.as_str(), event.as_bytes(), aggregate_id, aggregate_type, tenant);
         Ok(execute(&connection, include_str!("sql/note_delivery.sql"), row)? == 1)
     }
 

@@ -39,7 +39,7 @@ async fn all_times_are_microseconds_since_1970() {
     let update = ProgressUpdate { checkpoint: None, unfinished: vec![dead], finished: vec![] };
     store.save_progress(&name, &update).await.unwrap();
     let mut transaction = store.begin().await.unwrap();
-    assert!(transaction.is_first(&name, stored[0].metadata().event_id()).await.unwrap());
+    assert!(transaction.is_first(&name, stored[0].metadata().stream(), stored[0].metadata().event_id()).await.unwrap());
     transaction.commit().await.unwrap();
 
     let connection = Connection::open(&path).unwrap();

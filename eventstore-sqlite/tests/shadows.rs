@@ -305,7 +305,8 @@ async fn a_transaction_on_copies_fills_copies_only() {
         let mut tx = store.begin_in(&shadow()).await.unwrap();
         let error = store.append_in(sql(&mut *tx), &fresh_stream(), ExpectedVersion::Any, events(1)).await.unwrap_err();
         assert!(std::error::Error::source(&error).unwrap().to_string().contains("append_in"), "{error:?}");
-        let error = reason(tx.is_first(&Name::from_static("handler"), EventId::new()).await.unwrap_err());
+        let error =
+            reason(tx.is_first(&Name::from_static("handler"), &fresh_stream(), EventId::new()).await.unwrap_err());
         assert!(matches!(error, SqliteTransactionError::InShadow { .. }), "{error:?}");
         let error = reason(tx.replace_rows(&shadow()).await.unwrap_err());
         assert!(matches!(error, SqliteTransactionError::InShadow { .. }), "{error:?}");

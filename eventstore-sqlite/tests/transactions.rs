@@ -74,7 +74,7 @@ async fn what_is_committed_is_there_and_what_is_dropped_is_not() {
         tx.commit().await.unwrap();
         let mut tx = store.begin().await.unwrap();
         add(&mut *tx, "dropped");
-        assert!(tx.is_first(&HANDLER, EventId::new()).await.unwrap());
+        assert!(tx.is_first(&HANDLER, &fresh_stream(), EventId::new()).await.unwrap());
         drop(tx);
         assert_eq!(orders(&store).await, "kept");
         store.append(&fresh_stream(), ExpectedVersion::Any, events(2)).await.unwrap();
@@ -320,11 +320,11 @@ async fn transactions_by_hand_commit_nothing() {
 #[tokio::test]
 async fn a_delivery_is_first_once_and_until_it_is_forgotten() {
     for store in both().await {
-        let event = EventId::new();
+        let (stream, event) = (fresh_stream(), EventId::new());
         for (commit, first) in [(false, true), (true, true), (true, false)] {
             let mut tx = store.begin().await.unwrap();
-            assert_eq!(tx.is_first(&HANDLER, event).await.unwrap(), first);
-            assert!(tx.is_first(&Name::from_static("other"), EventId::new()).await.unwrap());
+            assert_eq!(tx.is_first(&HANDLER, &stream, event).await.unwrap(), first);
+            assert!(tx.is_first(&Name::from_static("other"), &stream, EventId::new()).await.unwrap());
             if commit {
                 tx.commit().await.unwrap();
             }
@@ -333,7 +333,7 @@ async fn a_delivery_is_first_once_and_until_it_is_forgotten() {
         assert_eq!(store.forget_deliveries(Duration::MAX).await.unwrap(), 0);
         assert_eq!(store.forget_deliveries(Duration::ZERO).await.unwrap(), 3);
         let mut tx = store.begin().await.unwrap();
-        assert!(tx.is_first(&HANDLER, event).await.unwrap());
+        assert!(tx.is_first(&HANDLER, &stream, event).await.unwrap());
     }
 }
 
@@ -342,7 +342,7 @@ async fn more_deliveries_than_are_forgotten_at_once_are_forgotten() {
     let [store, _] = both().await;
     let mut tx = store.begin().await.unwrap();
     for _ in 0..2_500 {
-        tx.is_first(&HANDLER, EventId::new()).await.unwrap();
+        tx.is_first(&HANDLER, &fresh_stream(), EventId::new()).await.unwrap();
     }
     tx.commit().await.unwrap();
     assert_eq!(store.forget_deliveries(Duration::ZERO).await.unwrap(), 2_500);

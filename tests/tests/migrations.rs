@@ -7,8 +7,8 @@ use workspace_tests::source::files;
 
 /// Each file of migrations, with the hash of its text.
 const PINNED: &[(&str, u64)] = &[
-    ("eventstore-postgres/migrations/0001_initial.sql", 0xc76599d64b350a89),
-    ("eventstore-sqlite/migrations/0001_initial.sql", 0x2bd0d6cd4201cb11),
+    ("eventstore-postgres/migrations/0001_initial.sql", 0xb6b038f0c8a3eb99),
+    ("eventstore-sqlite/migrations/0001_initial.sql", 0x153b83c308a2c4cf),
 ];
 
 /// FNV-1a.

@@ -23,7 +23,7 @@ use tracing::{Dispatch, Span};
 
 use super::watchdog::{self, CheckBlocked};
 use crate::{
-    domain::{clock::SharedClock, name::Name, record::RecordedEvent, shown::rfc3339},
+    domain::{clock::SharedClock, metadata::Metadata, name::Name, record::RecordedEvent, shown::rfc3339},
     port::{
         delivery::{Delivery, HandlerError, HandlerErrorKind},
         health::{RunningHandler, WaitingForServer},
@@ -202,8 +202,10 @@ impl Activity {
         let mut now = self.0.lock();
         let fault = match result {
             Ok(()) => {
-                let event_id = record.metadata().event_id();
-                now.failed.take_if(|(failed, _)| failed.metadata().event_id() == event_id);
+                let is_same = |one: &Metadata, other: &Metadata| {
+                    (one.event_id(), one.stream()) == (other.event_id(), other.stream())
+                };
+                now.failed.take_if(|(failed, _)| is_same(failed.metadata(), record.metadata()));
                 None
             }
             // the handler did not reach its database, so the fault stays

@@ -8,7 +8,12 @@ use std::{any::Any, error::Error, fmt, time::Duration};
 use async_trait::async_trait;
 
 use super::{Lease, ServerFault, TypeKey, delivery::HandlerError, state::Requirements};
-use crate::domain::{error::BoxError, metadata::EventId, name::Name, stream::Position};
+use crate::domain::{
+    error::BoxError,
+    metadata::EventId,
+    name::Name,
+    stream::{Position, StreamId},
+};
 
 /// A store that lets handlers and projections take part in its transactions.
 #[async_trait]
@@ -86,14 +91,14 @@ pub trait Transaction: Send {
     /// The store's error if it cannot read the lease, or move the checkpoint.
     async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError>;
 
-    /// Records that `handler` handles the event. Returns `false` if a transaction with the same record has committed:
-    /// the event is handled already.
+    /// Records that `handler` handles the event of `stream` with this id. Returns `false` if a transaction with the same
+    /// record has committed: the event is handled already. An id is unique within its stream only.
     ///
     /// Waits for a concurrent transaction that records the same.
     ///
     /// # Errors
     /// The store's error if it cannot write the record.
-    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError>;
+    async fn is_first(&mut self, handler: &Name, stream: &StreamId, event: EventId) -> Result<bool, BoxError>;
 
     /// Replaces the rows of the live tables by the rows of the shadow's copies, and returns the position up to which
     /// the copies were filled.

@@ -19,7 +19,7 @@ use crate::{
     domain::{
         clock::SharedClock,
         error::{BoxError, ErrorChain},
-        metadata::EventId,
+        metadata::Metadata,
         name::Name,
     },
     port::{
@@ -59,9 +59,10 @@ impl HandlerInbox {
     /// Runs the handler in its own transaction, unless an earlier delivery of the event has committed.
     pub(crate) async fn run_once(&self, delivery: &Delivery, call: HandlerCall) -> Result<(), HandlerError> {
         let event_id = delivery.metadata().event_id();
-        let begin_outcome = without_timeout(within_grace_period(&self.stop, self.begin_transaction(event_id)))
-            .await
-            .ok_or_else(HandlerError::not_begun)?;
+        let begin_outcome =
+            without_timeout(within_grace_period(&self.stop, self.begin_transaction(delivery.metadata())))
+                .await
+                .ok_or_else(HandlerError::not_begun)?;
         let Some(mut transaction) = begin_outcome else {
             tracing::debug!(handler = %self.name, %event_id, "delivery took effect before, skipped");
             return Ok(());
@@ -82,10 +83,10 @@ impl HandlerInbox {
     /// Begins a transaction and notes the delivery in it; `None` if the handler took effect for the event before.
     ///
     /// Retries while the store is away, until the app stops: an outage is no fault of the event and uses up no attempt.
-    async fn begin_transaction(&self, event_id: EventId) -> Option<Box<dyn Transaction>> {
+    async fn begin_transaction(&self, event: &Metadata) -> Option<Box<dyn Transaction>> {
         let mut backoff = BackoffTimer::new(BEGIN_BACKOFF);
         loop {
-            match self.try_begin_transaction(event_id).await {
+            match self.try_begin_transaction(event).await {
                 Ok(begin_outcome) => return begin_outcome,
                 Err(error) => {
                     let fault = self.transactions.server_fault(&*error);
@@ -107,9 +108,9 @@ impl HandlerInbox {
         }
     }
 
-    async fn try_begin_transaction(&self, event_id: EventId) -> Result<Option<Box<dyn Transaction>>, BoxError> {
+    async fn try_begin_transaction(&self, event: &Metadata) -> Result<Option<Box<dyn Transaction>>, BoxError> {
         let mut transaction = self.transactions.begin().await?;
-        Ok(transaction.is_first(&self.name, event_id).await?.then_some(transaction))
+        Ok(transaction.is_first(&self.name, event.stream(), event.event_id()).await?.then_some(transaction))
     }
 }
 

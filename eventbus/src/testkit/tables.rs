@@ -16,7 +16,12 @@ use tokio::{
 
 use super::{Fault, Faults, delegate};
 use crate::{
-    domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
+    domain::{
+        error::BoxError,
+        metadata::EventId,
+        name::Name,
+        stream::{Position, StreamId},
+    },
     memory::InMemoryEventStore,
     port::{
         Checkpoints, EventStore, EventTypes, FromTransaction, Lease, LeaseError, Leases, Notes, ServerFault, Shadow,
@@ -88,7 +93,7 @@ pub struct TableStore {
 struct TableData {
     tables: Tables,
     shadows: BTreeMap<Name, Tables>,
-    deliveries: BTreeMap<(Name, EventId), Instant>,
+    deliveries: BTreeMap<(Name, StreamId, EventId), Instant>,
 }
 
 impl TableStore {
@@ -187,7 +192,7 @@ pub struct TableTransaction {
     store: TableStore,
     shadow: Option<Shadow>,
     tables: Tables,
-    deliveries: BTreeMap<(Name, EventId), Instant>,
+    deliveries: BTreeMap<(Name, StreamId, EventId), Instant>,
     committed: OwnedMutexGuard<TableData>,
     checkpoints: BTreeMap<Name, Position>,
     /// The shadow whose rows have replaced the live ones.
@@ -224,8 +229,8 @@ impl Transaction for TableTransaction {
         Ok(true)
     }
 
-    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
-        Ok(self.deliveries.insert((handler.clone(), event), Instant::now()).is_none())
+    async fn is_first(&mut self, handler: &Name, stream: &StreamId, event: EventId) -> Result<bool, BoxError> {
+        Ok(self.deliveries.insert((handler.clone(), stream.clone(), event), Instant::now()).is_none())
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {

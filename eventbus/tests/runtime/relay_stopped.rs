@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Position,
+    ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position, StreamId,
     app::PublishedError,
     health::HealthThresholds,
-    port::{Checkpoints, EventBus, Leases, ReadFeed, RelayTarget},
+    port::{AppendEvents as _, Checkpoints, EventBus, Leases, ReadFeed, RelayTarget},
     prelude::*,
     relay::{PublishRange, Publisher, RelayError, RepublishError},
     testkit::{FaultyBus, LossyBus},
@@ -213,6 +213,33 @@ async fn a_bus_without_positions_stops_its_relay_too() {
         bus.refused.set(None);
         until("it goes on", async || app.relay_status().await.unwrap().stopped.is_none()).await;
         app.published(last).await.unwrap();
+        assert_eq!(bus.stats().events_published, 5);
+    }
+}
+
+/// An id is unique within its stream only: the relay stops at the position that the bus refuses, not at the first event
+/// with that id.
+#[tokio::test(start_paused = true)]
+async fn a_refused_event_is_told_from_those_of_other_streams_with_its_id() {
+    for bus in [FaultyBus::new(InMemoryEventBus::new()), FaultyBus::new(InMemoryEventBus::new()).durable()] {
+        let store = InMemoryEventStore::new();
+        bus.refused.set(Some(Position::new(3)));
+        let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
+        let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}");
+        for id in 1..=5 {
+            let stream = StreamId::parse("Order", &id.to_string()).unwrap();
+            store.append(&stream, ExpectedVersion::NoStream, vec![event.clone()]).await.unwrap();
+        }
+        let error = app.published(Position::new(5)).await.unwrap_err();
+        let is_refused = |position: &Position| position.get() == 3;
+        assert!(
+            matches!(&error, PublishedError::Relay(RelayError::EventRefused { position, .. }) if is_refused(position)),
+            "{error}"
+        );
+        assert_eq!(bus.stats().events_published, 2);
+        bus.refused.set(None);
+        until("it goes on", async || app.relay_status().await.unwrap().stopped.is_none()).await;
+        app.published(Position::new(5)).await.unwrap();
         assert_eq!(bus.stats().events_published, 5);
     }
 }

@@ -1,12 +1,17 @@
 //! Deliveries that a transaction handles, for the commit to note.
 
-use eventbus::{EventId, Name};
+use eventbus::{EventId, Name, StreamId};
 use eventbus_redis_core::program::AtomicProgram;
 
 use super::TransactionLocks;
-use crate::{RedisTransactionError, inner::StoreInner, keys::StoreKeys, script::LOCK_DELIVERY};
+use crate::{
+    RedisTransactionError,
+    inner::StoreInner,
+    keys::{StoreKeys, event_key},
+    script::LOCK_DELIVERY,
+};
 
-/// Notes of deliveries: the handler and the id of the event.
+/// Notes of deliveries: the handler, and the key of the event within the store.
 #[derive(Debug, Default)]
 pub(crate) struct HandledDeliveries(Vec<Vec<u8>>);
 
@@ -17,15 +22,16 @@ impl HandledDeliveries {
         inner: &StoreInner,
         locks: &mut TransactionLocks,
         handler: &Name,
+        stream: &StreamId,
         event: EventId,
     ) -> Result<bool, RedisTransactionError> {
         // names have no control characters, so a zero byte separates
-        let note = [handler.as_bytes(), &[0], event.as_uuid().as_bytes()].concat();
+        let note = [handler.as_bytes(), &[0], &event_key(stream, event)].concat();
         if self.0.contains(&note) {
             return Ok(false);
         }
         let keys = inner.keys();
-        let lock = keys.transaction_lock("delivery", &format!("{event}:{handler}"));
+        let lock = keys.transaction_lock("delivery", &format!("{event}:{stream}:{handler}"));
         let mut script = LOCK_DELIVERY.prepare_invoke();
         script.key(keys.deliveries()).key(&lock);
         script.arg(&note).arg(locks.token()).arg(locks.ttl_ms());

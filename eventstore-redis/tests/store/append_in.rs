@@ -93,7 +93,7 @@ async fn whoever_appends_first_wins() {
     store.append_in(&mut tx, &order("3"), Any, given.clone()).await.unwrap();
     store.append(&order("3"), Any, given).await.unwrap();
     assert!(matches!(tx.commit().await.unwrap_err(), Error::Changed { .. }));
-    assert_eq!(store.stream_version(&order("3")).await.unwrap(), 2);
+    assert_eq!(store.stream_version(&order("3")).await.unwrap(), 2_u64);
 }
 
 #[tokio::test]
@@ -151,12 +151,15 @@ async fn events_that_are_stored_are_not_stored_again() {
     let mut tx = store.begin_transaction();
     let fresh = event(1);
     store.append_in(&mut tx, &order("2"), Any, vec![fresh.clone()]).await.unwrap();
-    for (stream, events) in [("1", vec![given[0].clone(), event(2)]), ("2", vec![fresh, event(3)])] {
+    for (stream, events) in [("1", vec![given[0].clone(), event(2)]), ("2", vec![fresh.clone(), event(3)])] {
         let error = store.append_in(&mut tx, &order(stream), Any, events).await.unwrap_err();
         assert!(matches!(error, AppendError::EventIdTaken { .. }), "{error:?}");
     }
+    // an id is unique within its stream only
+    store.append_in(&mut tx, &order("1"), Any, vec![fresh]).await.unwrap();
+    store.append_in(&mut tx, &order("2"), Any, given[..1].to_vec()).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(feed(&store).await.len(), 3);
+    assert_eq!(feed(&store).await.len(), 5);
 }
 
 #[tokio::test]
@@ -171,7 +174,7 @@ async fn transactions_of_others_take_no_events() {
     let tx: &mut RedisTransaction = tx.as_any_mut().downcast_mut().unwrap();
     let error = store.append_in(tx, &order("1"), Any, events(1)).await.unwrap_err();
     assert!(said(&error).contains("append_in"), "{error:?}");
-    let other = tx.is_first(&Name::from_static("mail"), EventId::new()).await;
+    let other = tx.is_first(&Name::from_static("mail"), &order("1"), EventId::new()).await;
     assert!(other.is_err());
 }
 
@@ -182,7 +185,7 @@ async fn an_event_that_follows_from_another_is_appended_once() {
     let delivered = EventId::new();
     for is_first in [true, false] {
         let mut transaction = store.begin().await.unwrap();
-        assert_eq!(transaction.is_first(&Name::from_static("ship"), delivered).await.unwrap(), is_first);
+        assert_eq!(transaction.is_first(&Name::from_static("ship"), &order("1"), delivered).await.unwrap(), is_first);
         if is_first {
             let tx: &mut RedisTransaction = transaction.as_any_mut().downcast_mut().unwrap();
             store.append_in(tx, &order("1"), Any, events(1)).await.unwrap();

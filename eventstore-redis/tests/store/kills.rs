@@ -163,7 +163,7 @@ async fn the_process_that_dies_with_claims() {
     let store = store_of(&url, &prefix).await;
     let lease = crate::seize(&store, ROLE, "dies").await;
     let mut tx = store.begin().await.unwrap();
-    assert!(tx.is_first(&HANDLER, EventId::parse(&event).unwrap()).await.unwrap());
+    assert!(tx.is_first(&HANDLER, &crate::order("1"), EventId::parse(&event).unwrap()).await.unwrap());
     assert!(tx.advance(&lease, Position::START, 1.into()).await.unwrap());
     println!("claimed");
     std::future::pending().await
@@ -184,7 +184,7 @@ async fn what_a_dead_process_had_claimed_others_soon_go_on_with() {
     let lease = crate::seize(&store, ROLE, "goes on").await;
     let mut tx = store.begin().await.unwrap();
     assert!(tx.advance(&lease, Position::START, 1.into()).await.unwrap());
-    assert!(tx.is_first(&HANDLER, event).await.unwrap());
+    assert!(tx.is_first(&HANDLER, &crate::order("1"), event).await.unwrap());
     tx.commit().await.unwrap();
     assert!(began.elapsed() < store.config().transaction_timeout / 3, "{:?}", began.elapsed());
 }

@@ -145,7 +145,7 @@ async fn a_rebuild_writes_nothing_beside_its_tables() {
     assert_eq!(tx.hget::<i64>("orders", "n").await.unwrap(), Some(3), "what is beside may be read");
     assert_eq!(tx.hget::<i64>("stats:orders", "n").await.unwrap(), None, "what is not is a copy");
     let event = eventbus::EventId::new();
-    assert!(tx.is_first(&Name::from_static("mail"), event).await.is_err());
+    assert!(tx.is_first(&Name::from_static("mail"), &crate::order("1"), event).await.is_err());
     assert!(tx.replace_rows(&shadow()).await.is_err());
 }
 

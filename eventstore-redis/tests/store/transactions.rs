@@ -103,10 +103,10 @@ async fn a_claim_that_ended_is_missed_only_if_somebody_else_went_on() {
     }
 
     let (handler, event) = (Name::from_static("mail"), EventId::new());
-    let lock = key(&store, &format!("eventstore:lock:delivery:{event}:mail"));
+    let lock = key(&store, &format!("eventstore:lock:delivery:{event}:Order/1:mail"));
     let begin = async || {
         let mut tx = store.begin().await.unwrap();
-        assert!(tx.is_first(&handler, event).await.unwrap());
+        assert!(tx.is_first(&handler, &crate::order("1"), event).await.unwrap());
         tx
     };
     let first = begin().await;
@@ -440,14 +440,15 @@ async fn what_was_dropped_while_the_server_was_away_stands_in_nobodys_way() {
     let store = crate::common::store::open(crate::common::store::config_on(server.url())).await;
     let (handler, event) = (Name::from_static("mail"), EventId::new());
     let mut dropped = store.begin().await.unwrap();
-    assert!(dropped.is_first(&handler, event).await.unwrap());
+    assert!(dropped.is_first(&handler, &crate::order("1"), event).await.unwrap());
     server.stop();
     drop(dropped);
     // the release of the claim reaches no server
-    assert!(store.begin().await.unwrap().is_first(&handler, EventId::new()).await.is_err());
+    assert!(store.begin().await.unwrap().is_first(&handler, &crate::order("1"), EventId::new()).await.is_err());
     server.start();
     let mut other = store.begin().await.unwrap();
-    let waited = tokio::time::timeout(Duration::from_secs(20), other.is_first(&handler, event)).await;
+    let waited =
+        tokio::time::timeout(Duration::from_secs(20), other.is_first(&handler, &crate::order("1"), event)).await;
     assert!(waited.expect("sooner than the `transaction_timeout` of 30 s").unwrap());
 }
 

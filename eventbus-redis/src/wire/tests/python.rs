@@ -45,7 +45,8 @@ fn the_metadata_are_those_that_python_gave() {
     let metadata = events[0].metadata();
     assert_eq!(metadata.event_id().as_uuid(), Uuid::from_u128(1));
     assert_eq!((metadata.event_type().as_str(), metadata.schema_version()), ("AllKinds", 2));
-    assert_eq!(metadata.stream().to_string(), format!("Sample/{}", Uuid::from_u128(100)));
+    let (id, tenant) = (Uuid::from_u128(100), Uuid::from_u128(200));
+    assert_eq!(metadata.stream().to_string(), format!("Sample/{id}@{tenant}"));
     assert_eq!(metadata.version(), 7);
     assert_eq!(metadata.occurred_at(), time::macros::datetime!(2026-01-02 03:04:05.678_9 UTC));
     assert_eq!(metadata.tenant_id(), Some(Uuid::from_u128(200)));

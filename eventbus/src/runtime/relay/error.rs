@@ -135,7 +135,9 @@ pub(super) fn relay_error_of_publish(
         return Err(error);
     };
     let (destination, reason) = (destination, ErrorLine(&*source).to_string());
-    let event = events.iter().find(|event| Some(event.metadata().event_id()) == event_id);
+    // Events of different streams may have one id: the last of them, as the relay then publishes those before it, until
+    // the refused one is the last.
+    let event = events.iter().rfind(|event| Some(event.metadata().event_id()) == event_id);
     Ok(match event {
         Some(event) => RelayError::EventRefused {
             destination,

@@ -9,17 +9,21 @@ use uuid::Uuid;
 use super::{
     Bus,
     fixtures::{
-        CREATED, RecordingHandler, SHIPPED, consume, created, event, events, publish, shipped, wait_until_idle,
-        wait_until_started,
+        CREATED, RecordingHandler, SHIPPED, consume, created, event, event_of, events, publish, shipped,
+        wait_until_idle, wait_until_started,
     },
 };
-use crate::domain::{
-    attributes::Attributes,
-    context::EventContext,
-    event::EventFilter,
-    name::Name,
-    record::{NewEvent, RecordedEvent},
-    stream::{Position, StreamId, Version},
+use crate::{
+    domain::{
+        attributes::Attributes,
+        context::EventContext,
+        event::EventFilter,
+        metadata::Metadata,
+        name::Name,
+        record::{NewEvent, RecordedEvent},
+        stream::{Position, StreamId, Version},
+    },
+    port::DeadLetterFilter,
 };
 
 /// `publish` of no events succeeds, returns no ids and has no effect.
@@ -80,7 +84,7 @@ pub async fn order_is_kept_within_a_group(bus: Bus, _: Bus) {
 }
 
 /// Returns an event of a newer release, which has sealed some of its fields.
-fn sealed_event(stream: StreamId) -> RecordedEvent {
+fn event_with_sealed_fields(stream: StreamId) -> RecordedEvent {
     let event = NewEvent::new(Name::from_static(CREATED), 1, r#"{"name":"sealed:1:key:c2VhbGVk"}"#);
     let event = event.recorded_as(stream, Version::new(3), Some(Position::new(2)));
     RecordedEvent::new(event.metadata().clone().with_sealed_fields(true), event.payload())
@@ -115,7 +119,7 @@ pub async fn all_metadata_and_the_payload_survive(bus: Bus, _: Bus) {
             .with_occurred_at(datetime!(1969-12-31 23:59:59.000_120 UTC))
             .recorded_as(stream("12345"), Version::new(2), Some(Position::new(1)))
             .with_recorded_at(Some(datetime!(2026-11-20 06:57:25.000_120 UTC))),
-        sealed_event(stream("12345")),
+        event_with_sealed_fields(stream("12345")),
     ];
     let handler = RecordingHandler::new();
     handler.subscribe(&bus, bus.default_group(), EventFilter::All);
@@ -129,6 +133,54 @@ pub async fn all_metadata_and_the_payload_survive(bus: Bus, _: Bus) {
         assert_eq!(delivery.group(), bus.default_group(), "group");
         assert_eq!(delivery.attempt(), 1, "attempt");
     }
+}
+
+/// An event id is unique within its stream only: events of several streams with one id are all delivered, and each
+/// becomes a dead letter or is replayed by itself.
+pub async fn events_with_one_id_in_different_streams_are_all_delivered(bus: Bus, _: Bus) {
+    let (first, tenant) = (event_of("1", CREATED, 1), Uuid::from_u128(7));
+    let of_stream = |stream: StreamId, number| {
+        let event = event(CREATED, number);
+        let (metadata, at) = (first.metadata(), first.metadata().occurred_at());
+        let event_type = metadata.event_type().clone();
+        let metadata = Metadata::new(metadata.event_id(), event_type, stream, Version::FIRST, at);
+        RecordedEvent::new(metadata, event.payload())
+    };
+    let stream = |aggregate_type, id| StreamId::parse(aggregate_type, id).expect("a valid stream");
+    let published = [
+        first.clone(),
+        of_stream(stream("Order", "2"), 2),
+        of_stream(stream("order", "1"), 3),
+        of_stream(stream("Order", "1").with_tenant_id(Some(tenant)), 4),
+    ];
+    let handler = RecordingHandler::new().with_retries(1);
+    handler.fail_on(&[2, 4]);
+    let group = bus.default_group();
+    handler.subscribe(&bus, group, EventFilter::All);
+    let consumer = consume(&bus).await;
+    publish(&bus, &published).await;
+    wait_until_idle(&bus, group).await;
+    assert_eq!(sorted(handler.started()), [1, 2, 2, 3, 4, 4], "first attempts and retries");
+    assert_eq!(sorted(handler.completed()), [1, 3], "events that were handled");
+    let dead_letters = bus.dead_letters().expect("the suite is for buses that offer dead letters");
+    let page = dead_letters.list_dead_letters(&DeadLetterFilter::default(), None, 10).await;
+    let letters = page.expect("dead letters are listed").letters;
+    let mut dead: Vec<_> = letters.iter().filter_map(|dead_letter| dead_letter.record.clone()).collect();
+    dead.sort_by_key(|record| record.payload().to_owned());
+    assert_eq!(dead, [published[1].clone(), published[3].clone()], "dead letters");
+    handler.fail_on(&[]);
+    for dead_letter in &letters {
+        assert!(dead_letters.replay(&dead_letter.id).await.expect("a dead letter is replayed"), "it was there");
+    }
+    wait_until_started(&handler, 8).await;
+    wait_until_idle(&bus, group).await;
+    consumer.stop().await;
+    assert_eq!(sorted(handler.completed()), [1, 2, 3, 4], "each is handled once");
+}
+
+fn sorted(mut numbers: Vec<u64>) -> Vec<u64> {
+    numbers.sort_unstable();
+    numbers
 }
 
 /// A subscriber receives only the types it subscribed to; a wildcard subscriber receives all.

@@ -85,6 +85,7 @@ macro_rules! event_bus_conformance {
                 events_published_before_and_after_the_start_are_delivered,
                 order_is_kept_within_a_group,
                 all_metadata_and_the_payload_survive,
+                events_with_one_id_in_different_streams_are_all_delivered,
                 typed_subscribers_get_their_types_and_wildcards_everything,
                 typed_subscribers_run_before_wildcards,
                 one_publish_of_a_thousand_events_is_delivered,

@@ -200,14 +200,14 @@ pub async fn recorded_times_never_decrease<S: EventStore>(store: S, set_clock_ba
         let alone = store.add(&one, ExpectedVersion::Any, &events(2)).await;
         let append =
             |stream: &StreamId| Append { stream: stream.clone(), expected: ExpectedVersion::Any, events: events(2) };
-        let several = store.append_many(vec![append(&two), append(&one), append(&two), append(&new)]).await;
-        let several: Vec<_> = several.into_iter().map(|result| store.ok(result, "one of many appends")).collect();
-        for (event, last) in [(&alone[0], of_one), (&several[0][0], of_two)] {
+        let results = store.append_many(vec![append(&two), append(&one), append(&two), append(&new)]).await;
+        let batch: Vec<_> = results.into_iter().map(|result| store.ok(result, "one of many appends")).collect();
+        for (event, last) in [(&alone[0], of_one), (&batch[0][0], of_two)] {
             let recorded_at = event.metadata().recorded_at();
             store.same(recorded_at, last, "recorded, as the event before it, when the clock is set back");
         }
         let mut wanted = alone;
-        wanted.extend(several[1].iter().cloned());
+        wanted.extend(batch[1].iter().cloned());
         let read = store.read(&one).await;
         store.same(&read[read.len() - 4..], &wanted, "events as read");
         for stream in [&one, &two, &new] {

@@ -236,6 +236,7 @@ macro_rules! event_store_transactions_conformance {
                 former_owner_moves_nothing,
                 takeover_sees_what_was_committed,
                 deliveries_are_first_once_per_handler,
+                deliveries_are_first_once_per_stream,
                 same_delivery_waits_for_the_other_one,
                 one_of_racing_advances_is_made,
                 old_deliveries_are_forgotten,

@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::store_under_test::StoreUnderTest;
 use crate::{
-    EventId, Name, Position,
+    EventId, Name, Position, StreamId, Uuid,
     port::{EventStore, Lease, Transaction, Transactions},
 };
 
@@ -18,6 +18,11 @@ const HANDLER: Name = Name::from_static("mail");
 
 /// Time to observe that an event does not happen. A slower store may pass unnoticed, but no correct store fails.
 const OBSERVATION_TIME: Duration = Duration::from_millis(200);
+
+/// The stream of the events that most rules deliver.
+fn delivered_stream() -> StreamId {
+    StreamId::parse("Order", "1").expect("a valid stream")
+}
 
 fn transactions<S: EventStore>(store: &StoreUnderTest<S>) -> Arc<dyn Transactions> {
     match store.transactions() {
@@ -51,7 +56,17 @@ async fn is_first<S: EventStore>(
     handler: &Name,
     event: EventId,
 ) -> bool {
-    let recorded = transaction.is_first(handler, event);
+    is_first_of(store, transaction, handler, &delivered_stream(), event).await
+}
+
+async fn is_first_of<S: EventStore>(
+    store: &StoreUnderTest<S>,
+    transaction: &mut Box<dyn Transaction>,
+    handler: &Name,
+    stream: &StreamId,
+    event: EventId,
+) -> bool {
+    let recorded = transaction.is_first(handler, stream, event);
     store.ok(store.within("recording a delivery", recorded).await, "recording a delivery")
 }
 
@@ -192,6 +207,39 @@ pub async fn deliveries_are_first_once_per_handler<S: EventStore>(store: S) {
             }
         }
     }
+}
+
+/// An event id is unique within its stream only: a handler handles the events of several streams with one id, each once.
+/// Streams differ by type, id or tenant.
+pub async fn deliveries_are_first_once_per_stream<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("deliveries_are_first_once_per_stream", store);
+    let event = EventId::new();
+    let named = |aggregate_type, id| store.ok(StreamId::parse(aggregate_type, id), "naming a stream");
+    let streams = [
+        named("Order", "1"),
+        named("Order", "2"),
+        named("Order", "1 "),
+        named("order", "1"),
+        named("Order:1", "1"),
+        named("Order", "1:1"),
+        named("Order", "1").with_tenant_id(Some(Uuid::from_u128(1))),
+        named("Order", "1").with_tenant_id(Some(Uuid::from_u128(2))),
+    ];
+    for wanted in [true, false] {
+        let mut together = begin(&store).await;
+        for stream in &streams {
+            let first = is_first_of(&store, &mut together, &HANDLER, stream, event).await;
+            store.same(first, wanted, format_args!("first delivery of the event of {stream}"));
+        }
+        commit(&store, together).await;
+    }
+    for stream in &streams {
+        let mut transaction = begin(&store).await;
+        let first = is_first_of(&store, &mut transaction, &HANDLER, stream, event).await;
+        store.check(!first, format_args!("the event of {stream} is handled twice"));
+    }
+    let forgotten = store.ok(transactions(&store).forget_deliveries(Duration::ZERO).await, "forgetting");
+    store.same(forgotten, streams.len() as u64, "forgotten deliveries");
 }
 
 /// A transaction that records a delivery waits for another one that is recording the same: it is first only if that one

@@ -4,7 +4,7 @@ use std::{any::Any, error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, EventId, Name, Position,
+    BoxError, EventId, Name, Position, StreamId,
     port::{Lease, ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
 use eventstore_postgres::PgTransaction;
@@ -87,8 +87,8 @@ impl Transaction for FailPointTransaction {
         Ok(advanced)
     }
 
-    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
-        self.fail_points.around("inbox", self.transaction.is_first(handler, event)).await
+    async fn is_first(&mut self, handler: &Name, stream: &StreamId, event: EventId) -> Result<bool, BoxError> {
+        self.fail_points.around("inbox", self.transaction.is_first(handler, stream, event)).await
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
