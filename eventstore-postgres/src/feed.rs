@@ -5,9 +5,11 @@
 //! Invariant: the head is the position of an event, never one without. The sequence may draw such a position again
 //! after a crash, see `head.sql`; a reader that had passed it would miss the event stored there.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use eventbus::{
-    Position, RecordedEvent, StreamId,
+    Position, RecordedEvent, StreamId, Version,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
     support::{FeedVersions, Page, paged},
 };
@@ -16,12 +18,12 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    columns::tenant_column,
     missing_events,
     pool::Query,
     record::{PAGE_EVENTS_MAX, decode_feed_page, decode_has_former, decode_stream_no, decode_time},
     store::PgEventStore,
     store_inner::StoreInner,
-    stream_numbers::PageStreams,
 };
 
 /// The most positions that one statement scans for a filter, which may match none of them.
@@ -130,8 +132,9 @@ async fn feed_page(
     };
     let rows = inner.connections().fetch_all(query.bind(PAGE_EVENTS_MAX)).await?;
     let numbers = rows.iter().map(decode_stream_no).collect::<Result<_, _>>().map_err(unreadable_answer)?;
-    let (mut events, mut has_more) = decode_feed_page(&rows, &PageStreams::load(inner, numbers).await?)?;
+    let (mut events, mut has_more) = decode_feed_page(&rows, &inner.load_streams(numbers).await?)?;
     if filter.is_all {
+        note_archived(inner, &events, &mut versions).await?;
         let has_former = rows.first().map_or(Ok(true), decode_has_former).map_err(unreadable_answer)?;
         has_more |= versions.end_before_gap(&mut events, has_former)?;
     }
@@ -141,6 +144,29 @@ async fn feed_page(
         _ => (reach < end).then_some(reach),
     };
     Ok((events, next.map(|after| FeedCursor { after, versions })))
+}
+
+/// Notes the streams that begin behind version 1 because their first events were archived.
+async fn note_archived(
+    inner: &StoreInner,
+    events: &[RecordedEvent],
+    versions: &mut FeedVersions,
+) -> Result<(), ReadError> {
+    let streams = versions.late_starts(events);
+    if streams.is_empty() {
+        return Ok(());
+    }
+    let query = inner.statements().query(include_str!("sql/archived.sql"));
+    let query = query
+        .bind(streams.iter().map(|stream| stream.aggregate_id().as_str()).collect::<Vec<_>>())
+        .bind(streams.iter().map(|stream| stream.aggregate_type().as_str()).collect::<Vec<_>>())
+        .bind(streams.iter().map(tenant_column).collect::<Vec<_>>());
+    let rows = inner.connections().fetch_all(query).await?;
+    for (row, stream) in rows.iter().zip(&streams) {
+        let through: i64 = row.try_get(0).map_err(unreadable_answer)?;
+        versions.note_archived(stream.clone(), Version::new(u64::try_from(through).unwrap_or_default()));
+    }
+    Ok(())
 }
 
 /// A filter as the parameters of `wanted.sql`.
@@ -154,8 +180,7 @@ struct FilterParameters {
 
 impl FilterParameters {
     fn new(filter: &FeedFilter) -> Self {
-        let texts =
-            |names: &std::collections::BTreeSet<eventbus::Name>| names.iter().map(ToString::to_string).collect();
+        let texts = |names: &BTreeSet<eventbus::Name>| names.iter().map(ToString::to_string).collect();
         Self {
             is_all: filter.is_all(),
             aggregate_types: filter.wanted_aggregate_types().map(texts),

@@ -7,7 +7,7 @@ use eventbus::{
 };
 use sqlx::{Row as _, postgres::PgRow};
 
-use crate::{columns::bind_stream, store_inner::StoreInner, stream_numbers::PageStreams};
+use crate::{columns::bind_stream, store_inner::StoreInner};
 
 /// The most streams and the most versions that one statement counts: about 20 ms each.
 const WINDOW_STREAMS: i64 = 4_096;
@@ -74,7 +74,7 @@ async fn find_in(store: &StoreInner, counted: &CountedVersions) -> Result<Option
         return Ok(None);
     };
     let version: i64 = row.try_get(0).map_err(unreadable_answer)?;
-    let streams = PageStreams::load(store, [counted.stream_no].into()).await?;
+    let streams = store.load_streams([counted.stream_no].into()).await?;
     let corrupt = |source| ReadError::corrupt(format!("an event that is missing, version {version}"), source);
     let stream = streams.get(counted.stream_no).map_err(corrupt)?.clone();
     Ok(Some(MissingEvent { stream, version: Version::new(version.unsigned_abs()) }))

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use eventbus::{
-    Position, RecordedEvent, StreamId,
+    Position, RecordedEvent, StreamId, Version,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
     support::{FeedVersions, Page, paged},
 };
@@ -14,7 +14,7 @@ use crate::{
     filter::FilterParameters,
     missing_events,
     query::{QueryError, query_value},
-    row::{PAGE_EVENTS_MAX, from_micros, query_page, to_position},
+    row::{PAGE_EVENTS_MAX, from_micros, query_page, stream_columns, to_position},
     store::SqliteEventStore,
 };
 
@@ -71,6 +71,11 @@ fn load_page(
     let parameters = (after.as_i64(), through.as_i64(), PAGE_EVENTS_MAX);
     let (mut events, mut more) = query_page(connection, include_str!("sql/read_feed.sql"), parameters)?;
     if let Some(first) = events.first().and_then(RecordedEvent::position) {
+        for stream in versions.late_starts(&events) {
+            let through: Option<i64> =
+                query_value(connection, include_str!("sql/archived.sql"), stream_columns(&stream))?;
+            versions.note_archived(stream, Version::new(through.unwrap_or_default().unsigned_abs()));
+        }
         let has_former = query_value(connection, include_str!("sql/has_former.sql"), [first.as_i64()])?;
         more |= versions.end_before_gap(&mut events, has_former.unwrap_or_default())?;
     }

@@ -47,5 +47,7 @@ mod tests {
         assert_eq!((counted.is_incomplete(), counted.next()), (true, (8, 1)));
         let without_events = CountedVersions { stream_no: 7, first: 1, last: 0, version: 0, found: 0 };
         assert_eq!((without_events.is_incomplete(), without_events.next()), (false, (8, 1)));
+        let archived = CountedVersions { stream_no: 7, first: 6, last: 5, version: 5, found: 0 };
+        assert_eq!((archived.is_incomplete(), archived.next()), (false, (8, 1)));
     }
 }

@@ -1,6 +1,6 @@
 //! The versions of the streams that a read of the feed has returned.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::missing_event_error;
 use crate::{
@@ -31,6 +31,28 @@ impl FeedVersions {
     #[must_use]
     pub fn new(after: Position) -> Self {
         Self { last: HashMap::new(), is_complete: after == Position::START }
+    }
+
+    /// Returns the streams of a page that a read from the start first meets behind version 1: unless their earlier events
+    /// were archived, these are missing.
+    #[must_use]
+    pub fn late_starts(&self, events: &[RecordedEvent]) -> Vec<StreamId> {
+        let mut met = HashSet::new();
+        let streams = events.iter().filter(|event| {
+            let stream = event.metadata().stream();
+            self.is_complete
+                && !self.last.contains_key(stream)
+                && met.insert(stream)
+                && event.version() > Version::FIRST
+        });
+        streams.map(|event| event.metadata().stream().clone()).collect()
+    }
+
+    /// Notes up to which version the events of a stream were archived.
+    pub fn note_archived(&mut self, stream: StreamId, through: Version) {
+        if through > Version::NONE {
+            self.remember(stream, through);
+        }
     }
 
     /// Remembers the versions of a page; `true` if the page has a gap, and so ends there.
@@ -112,6 +134,19 @@ mod tests {
         assert_eq!(read_on(&mut versions, &[("b", 2)], true), missing("1 of stream `Order/b`"));
         let mut versions = FeedVersions::new(Position::new(7));
         assert_eq!(read_on(&mut versions, &[("a", 1), ("b", 2), ("b", 3), ("b", 5)], false), Ok(3));
+    }
+
+    #[test]
+    fn a_stream_whose_first_events_were_archived_begins_behind_them() {
+        let mut versions = FeedVersions::new(Position::START);
+        let page = [("a", 6), ("b", 1), ("a", 7), ("b", 2), ("c", 3)];
+        let [a, c] = ["a", "c"].map(|id| StreamId::parse("Order", id).unwrap());
+        assert_eq!(versions.late_starts(&events(&page)), [a.clone(), c.clone()]);
+        versions.note_archived(a, Version::new(5));
+        versions.note_archived(c, Version::NONE);
+        assert_eq!(read_on(&mut versions, &page, true), Ok(4));
+        assert_eq!(read_on(&mut versions, &page[4..], true), missing("1 of stream `Order/c`"));
+        assert_eq!(FeedVersions::new(Position::new(7)).late_starts(&events(&page)), []);
     }
 
     #[test]

@@ -4,8 +4,7 @@
 -- many events a stream has. The table of streams leads, so that a stream that lost all its events is found too. Each
 -- count walks the versions of one stream along the index.
 --
--- Every stream begins with version 1. A store that archives events is to note in the stream's row up to which version,
--- and to count from behind it.
+-- A stream begins behind the version up to which its events were archived.
 SELECT s.stream_no, s.first, s.last, s.version, (
     SELECT count(*)
     FROM {schema}.events e
@@ -16,7 +15,8 @@ FROM (
         sum(w.version - w.first + 1) OVER (ORDER BY w.stream_no ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
             AS versions_before
     FROM (
-        SELECT r.stream_no, r.version, CASE WHEN r.stream_no = $1::bigint THEN $2::bigint ELSE 1 END AS first
+        SELECT r.stream_no, r.version,
+            greatest(r.archived_through + 1, CASE WHEN r.stream_no = $1::bigint THEN $2::bigint ELSE 1 END) AS first
         FROM {schema}.streams r
         WHERE r.stream_no >= $1::bigint AND r.stream_no <= $3::bigint AND r.kind = 0
         ORDER BY r.stream_no

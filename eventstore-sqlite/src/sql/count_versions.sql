@@ -3,8 +3,7 @@
 -- At most ?4 streams, up to the one that reaches ?5 versions, of which it counts at most ?5: a window is short, however
 -- many events a stream has. The table of streams leads, so that a stream that lost all its events is found too.
 --
--- Every stream begins with version 1. A store that archives events is to note in the stream's row up to which version,
--- and to count from behind it.
+-- A stream begins behind the version up to which its events were archived.
 SELECT s.stream_no, s.first, s.last, s.version, (
     SELECT count(*)
     FROM eventbus_events e
@@ -15,7 +14,8 @@ FROM (
         sum(w.version - w.first + 1) OVER (ORDER BY w.stream_no ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
             AS versions_before
     FROM (
-        SELECT r.stream_no, r.version, CASE WHEN r.stream_no = ?1 THEN ?2 ELSE 1 END AS first
+        SELECT r.stream_no, r.version,
+            max(r.archived_through + 1, CASE WHEN r.stream_no = ?1 THEN ?2 ELSE 1 END) AS first
         FROM eventbus_streams r
         WHERE r.stream_no >= ?1 AND r.stream_no <= ?3 AND r.kind = 0
         ORDER BY r.stream_no

@@ -291,6 +291,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 105);
+        assert_eq!(rules, 106);
     }
 }
