@@ -157,6 +157,7 @@ async fn the_oldest_partition_can_be_taken_out_and_put_back() {
     let rest = &filled.events[100..];
     assert_eq!(feed(&store).await, rest);
     assert_eq!(handled_by_projection(&store).await, rest);
+    assert_eq!(store.find_missing_event(None).await.unwrap(), None, "archived events are not missing");
     for number in 0..10 {
         for part in ["part-1", "part-2"] {
             let stream = account(&format!("{part}-{number}"));

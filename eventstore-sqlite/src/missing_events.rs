@@ -1,11 +1,12 @@
 //! The search for events that were removed.
 
 use eventbus::{
-    BoxError, StreamId, Uuid, Version,
+    BoxError, StreamId, Version,
     port::{MissingEvent, ReadError},
     support::CountedVersions,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row};
+use uuid::Uuid;
 
 use crate::{
     query::{QueryError, query_rows, query_value},
@@ -147,5 +148,17 @@ mod tests {
             assert_eq!((missing.stream.aggregate_id().as_str(), missing.version.get()), (&*aggregate_id, version));
             connection.execute_batch("ROLLBACK TO whole; RELEASE whole").unwrap();
         }
+    }
+
+    #[test]
+    fn archived_events_are_not_missing() {
+        let connection = database();
+        let archive = "
+            DELETE FROM eventbus_events WHERE version <= 9000 AND stream_no IN (1, 7, 1501);
+            UPDATE eventbus_streams SET archived_through = min(version, 9000) WHERE stream_no IN (1, 7, 1501)";
+        connection.execute_batch(archive).unwrap();
+        assert_eq!(search(&connection).1, None);
+        connection.execute_batch("DELETE FROM eventbus_events WHERE version = 9001").unwrap();
+        assert_eq!(search(&connection).1.unwrap().version.get(), 9_001);
     }
 }
