@@ -192,7 +192,7 @@ fn partition_for<'b>(bus: &'b BusInner, dead_letter: &DeadLetter) -> &'b BusInne
     }
     // not decodable: by the fields beside its payload
     let tenant_id = dead_letter.fields.iter().find(|(name, _)| name == field::TENANT_ID);
-    let tenant_id = tenant_id.and_then(|(_, text)| Uuid::try_parse(text).ok());
+    let tenant_id = tenant_id.and_then(|(_, text)| Uuid::try_parse(text).ok()).filter(|id| !id.is_nil());
     let aggregate_id = dead_letter.aggregate_id.as_deref().unwrap_or_default();
     bus.partition(partition_of_parts(tenant_id, aggregate_id, bus.config().partitions))
 }

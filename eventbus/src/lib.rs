@@ -88,6 +88,7 @@ pub use domain::{
     aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
     context::EventContext,
     error::{BoxError, Error, Never, Result},
+    id::Id,
     metadata::{EventId, Metadata},
     name::Name,
     record::{DomainEvent, Envelope, EventSet, NewEvent, RecordedEvent},
@@ -223,15 +224,18 @@ pub mod relay {
 /// What [`AggregateRepository`] returns.
 pub mod repository {
     #[doc(inline)]
-    pub use crate::runtime::repository::{Publication, UpdateFuture};
+    pub use crate::{
+        domain::id::AggregateKey,
+        runtime::repository::{Publication, UpdateFuture},
+    };
 }
 
 /// Stores as an application uses them: their traits, the filter of their feed, and their errors.
 pub mod store {
     #[doc(inline)]
     pub use crate::port::{
-        Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError, ReadError,
-        ReadFeed, ReadStream, RecordStream,
+        Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError,
+        MissingEvent, ReadError, ReadFeed, ReadStream, RecordStream,
     };
 }
 
@@ -244,7 +248,7 @@ pub mod prelude {
 
     pub use crate::{
         Aggregate, AggregateId, AggregateRepository, AggregateRoot, App, Apply, Attempt, DomainEvent, Envelope,
-        EventBusExt, HandlerError, Metadata, RecordedEvent, State,
+        EventBusExt, HandlerError, Id, Metadata, RecordedEvent, State,
     };
 }
 

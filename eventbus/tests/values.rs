@@ -268,3 +268,31 @@ fn state_is_one_value_per_type() {
     let shown = format!("{state:?}");
     assert!(shown.contains("&str") && shown.contains("u8"), "{shown}");
 }
+
+#[test]
+fn a_typed_id_is_the_same_text_as_an_untyped_one() {
+    struct Order; // has none of the traits that an id has
+    type OrderId = eventbus::Id<Order>;
+
+    let id: OrderId = "4711".parse().unwrap();
+    let untyped = AggregateId::from(id.clone());
+    assert_eq!((id.as_str(), id.untyped(), untyped.as_str()), ("4711", &untyped, "4711"));
+    assert_eq!(OrderId::from(untyped.clone()), id);
+    assert_eq!((format!("{id}"), format!("{id:?}")), (untyped.to_string(), format!("{untyped:?}")));
+    assert_eq!(serde_json::to_string(&id).unwrap(), r#""4711""#);
+    assert_eq!(serde_json::from_str::<OrderId>(r#""4711""#).unwrap(), id);
+    assert_ne!(OrderId::new(), OrderId::new());
+    let uuid = Uuid::from_u128(7);
+    assert_eq!(OrderId::from(uuid).as_str(), uuid.to_string());
+
+    let ids = ["b", "a", "b"].map(|id| OrderId::try_from(id).unwrap());
+    let sorted: Vec<_> = ids.iter().cloned().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+    assert_eq!(sorted, [ids[1].clone(), ids[0].clone()]);
+    assert_eq!(ids.into_iter().collect::<std::collections::HashSet<_>>().len(), 2);
+    for bad in ["", "a\nb"] {
+        let wanted = bad.parse::<AggregateId>().unwrap_err();
+        assert_eq!(bad.parse::<OrderId>().unwrap_err(), wanted);
+        assert_eq!(OrderId::try_from(bad.to_owned()).unwrap_err(), wanted);
+        assert!(serde_json::from_value::<OrderId>(bad.into()).is_err());
+    }
+}

@@ -12,13 +12,14 @@ CREATE SEQUENCE IF NOT EXISTS {schema}.streams_stream_no_seq AS bigint NO CYCLE;
 -- The row of a stream is what its writers lock: the version in it makes the versions of its events unique. 90 % keeps its
 -- updates on the same page.
 CREATE TABLE IF NOT EXISTS {schema}.streams (
-    stream_no      bigint           NOT NULL DEFAULT nextval('{schema}.streams_stream_no_seq'),
-    version        bigint           NOT NULL,           -- of its last event
-    recorded_at    timestamptz      NOT NULL,           -- of its last event: the next one is not recorded earlier
-    tenant_id      uuid             NOT NULL,           -- the nil UUID is no tenant
-    kind           smallint         NOT NULL DEFAULT 0, -- 0: a stream; reserved: 1 a unique value, 2 a tag
-    aggregate_id   text COLLATE "C" NOT NULL,
-    aggregate_type text COLLATE "C" NOT NULL,
+    stream_no        bigint           NOT NULL DEFAULT nextval('{schema}.streams_stream_no_seq'),
+    version          bigint           NOT NULL,           -- of its last event
+    archived_through bigint           NOT NULL DEFAULT 0, -- the version up to which its events were taken out
+    recorded_at      timestamptz      NOT NULL,           -- of its last event: the next one is not recorded earlier
+    tenant_id        uuid             NOT NULL,           -- the nil UUID is no tenant
+    kind             smallint         NOT NULL DEFAULT 0, -- 0: a stream; reserved: 1 a unique value, 2 a tag
+    aggregate_id     text COLLATE "C" NOT NULL,
+    aggregate_type   text COLLATE "C" NOT NULL,
     CONSTRAINT streams_pkey PRIMARY KEY (stream_no),
     CONSTRAINT streams_identity_key UNIQUE (aggregate_id, aggregate_type, tenant_id, kind)
 ) WITH (fillfactor = 90);

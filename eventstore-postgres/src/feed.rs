@@ -5,22 +5,25 @@
 //! Invariant: the head is the position of an event, never one without. The sequence may draw such a position again
 //! after a crash, see `head.sql`; a reader that had passed it would miss the event stored there.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use eventbus::{
-    Position, RecordedEvent,
-    port::{AppendSignal, FeedFilter, ReadError, ReadFeed, RecordStream},
-    support::{Page, paged},
+    Position, RecordedEvent, StreamId, Version,
+    port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
+    support::{FeedVersions, Page, paged},
 };
 use sqlx::{Decode, Postgres, Row as _, Type};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    columns::tenant_column,
+    missing_events,
     pool::Query,
-    record::{PAGE_EVENTS_MAX, decode_feed_page, decode_stream_no, decode_time},
+    record::{PAGE_EVENTS_MAX, decode_feed_page, decode_has_former, decode_stream_no, decode_time},
     store::PgEventStore,
     store_inner::StoreInner,
-    stream_numbers::PageStreams,
 };
 
 /// The most positions that one statement scans for a filter, which may match none of them.
@@ -30,9 +33,9 @@ const FILTER_WINDOW_POSITIONS: i64 = 100_000;
 impl ReadFeed for PgEventStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
         let wanted = FilterParameters::new(filter);
-        paged(after.as_i64(), move |after| {
+        paged(FeedCursor::new(after), move |cursor| {
             let wanted = wanted.clone();
-            async move { feed_page(self.inner(), after, through.as_i64(), &wanted).await }
+            async move { feed_page(self.inner(), cursor, through.as_i64(), &wanted).await }
         })
     }
 
@@ -65,6 +68,10 @@ impl ReadFeed for PgEventStore {
         recorded_at.map(Some).map_err(corrupt)
     }
 
+    async fn find_missing_event(&self, stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> {
+        missing_events::find_missing_event(self.inner(), stream).await
+    }
+
     async fn store_id(&self) -> Result<Uuid, ReadError> {
         let query = self.inner().statements().query(include_str!("sql/store_id.sql"));
         fetch_value(self.inner(), query).await
@@ -90,17 +97,30 @@ where
     row.try_get(0).map_err(unreadable_answer)
 }
 
+/// The start of a page.
+struct FeedCursor {
+    after: i64,
+    versions: FeedVersions,
+}
+
+impl FeedCursor {
+    fn new(after: Position) -> Self {
+        Self { after: after.as_i64(), versions: FeedVersions::new(after) }
+    }
+}
+
 async fn feed_page(
     inner: &StoreInner,
-    after: i64,
+    cursor: FeedCursor,
     end: i64,
     filter: &FilterParameters,
-) -> Result<Page<i64>, ReadError> {
+) -> Result<Page<FeedCursor>, ReadError> {
+    let FeedCursor { after, mut versions } = cursor;
     if after >= end {
         return Ok((Vec::new(), None));
     }
     let (query, reach) = if filter.is_all {
-        let query = inner.statements().feed_page(include_str!("sql/read_page.sql"));
+        let query = inner.statements().whole_feed_page(include_str!("sql/read_page.sql"));
         (query.bind(after).bind(end), end)
     } else {
         let reach = match end - after {
@@ -112,13 +132,41 @@ async fn feed_page(
     };
     let rows = inner.connections().fetch_all(query.bind(PAGE_EVENTS_MAX)).await?;
     let numbers = rows.iter().map(decode_stream_no).collect::<Result<_, _>>().map_err(unreadable_answer)?;
-    let (events, has_more) = decode_feed_page(&rows, &PageStreams::load(inner, numbers).await?)?;
+    let (mut events, mut has_more) = decode_feed_page(&rows, &inner.load_streams(numbers).await?)?;
+    if filter.is_all {
+        note_archived(inner, &events, &mut versions).await?;
+        let has_former = rows.first().map_or(Ok(true), decode_has_former).map_err(unreadable_answer)?;
+        has_more |= versions.end_before_gap(&mut events, has_former)?;
+    }
     // `reach`: the position up to which the statement searched
     let next = match events.last().and_then(RecordedEvent::position) {
         Some(last) if has_more => Some(last.as_i64()),
         _ => (reach < end).then_some(reach),
     };
-    Ok((events, next))
+    Ok((events, next.map(|after| FeedCursor { after, versions })))
+}
+
+/// Notes the streams that begin behind version 1 because their first events were archived.
+async fn note_archived(
+    inner: &StoreInner,
+    events: &[RecordedEvent],
+    versions: &mut FeedVersions,
+) -> Result<(), ReadError> {
+    let streams = versions.late_starts(events);
+    if streams.is_empty() {
+        return Ok(());
+    }
+    let query = inner.statements().query(include_str!("sql/archived.sql"));
+    let query = query
+        .bind(streams.iter().map(|stream| stream.aggregate_id().as_str()).collect::<Vec<_>>())
+        .bind(streams.iter().map(|stream| stream.aggregate_type().as_str()).collect::<Vec<_>>())
+        .bind(streams.iter().map(tenant_column).collect::<Vec<_>>());
+    let rows = inner.connections().fetch_all(query).await?;
+    for (row, stream) in rows.iter().zip(&streams) {
+        let through: i64 = row.try_get(0).map_err(unreadable_answer)?;
+        versions.note_archived(stream.clone(), Version::new(u64::try_from(through).unwrap_or_default()));
+    }
+    Ok(())
 }
 
 /// A filter as the parameters of `wanted.sql`.
@@ -132,8 +180,7 @@ struct FilterParameters {
 
 impl FilterParameters {
     fn new(filter: &FeedFilter) -> Self {
-        let texts =
-            |names: &std::collections::BTreeSet<eventbus::Name>| names.iter().map(ToString::to_string).collect();
+        let texts = |names: &BTreeSet<eventbus::Name>| names.iter().map(ToString::to_string).collect();
         Self {
             is_all: filter.is_all(),
             aggregate_types: filter.wanted_aggregate_types().map(texts),
@@ -160,7 +207,7 @@ fn unreadable_answer(error: sqlx::Error) -> ReadError {
 #[cfg(test)]
 mod tests {
     use eventbus::{
-        AggregateId, ExpectedVersion, Name, NewEvent, StreamId, Version,
+        AggregateId, ExpectedVersion, Name, NewEvent, Version,
         port::{AppendEvents as _, Direction},
         support::{PAGE_BYTES, StreamCursor},
     };
@@ -202,9 +249,10 @@ mod tests {
         let filter = FeedFilter::all().event_types([DEPOSITED]);
         let (mut of_feed, mut of_stream) = (Vec::new(), Vec::new());
         for filter in [FeedFilter::all(), filter] {
-            let (wanted, mut from, mut sizes) = (FilterParameters::new(&filter), Some(0), Vec::new());
-            while let Some(after) = from {
-                let (events, next) = feed_page(store.inner(), after, 18, &wanted).await.unwrap();
+            let (wanted, mut sizes) = (FilterParameters::new(&filter), Vec::new());
+            let mut from = Some(FeedCursor::new(Position::START));
+            while let Some(cursor) = from {
+                let (events, next) = feed_page(store.inner(), cursor, 18, &wanted).await.unwrap();
                 sizes.push(events.iter().map(|event| event.payload().len()).collect::<Vec<_>>());
                 from = next;
             }
@@ -248,9 +296,11 @@ mod tests {
         let statements = store.inner().statements();
         for (name, page) in [
             ("filtered", statements.feed_page(include_str!("sql/read_filtered.sql"))),
-            ("feed", statements.feed_page(include_str!("sql/read_page.sql"))),
+            ("feed", statements.whole_feed_page(include_str!("sql/read_page.sql"))),
             ("forward", statements.stream_page(include_str!("sql/read_forward.sql"), "version")),
             ("backward", statements.stream_page(include_str!("sql/read_backward.sql"), "version DESC")),
+            ("counted", statements.query(include_str!("sql/count_versions.sql"))),
+            ("missing", statements.query(include_str!("sql/missing_version.sql"))),
         ] {
             run(&mut connection, format!("PREPARE {name} AS {}", page.sql().as_str())).await;
         }
@@ -262,7 +312,9 @@ mod tests {
                     ("filtered(0, 5000, NULL, '{Rare}', NULL, 1000)", "events_pkey", ""),
                     ("filtered(0, 5000, '{Order}', NULL, gen_random_uuid(), 1000)", "events_pkey", "streams_pkey"),
                     ("filtered(0, 5000, NULL, '{Deposited}', NULL, 1000)", "events_pkey", ""),
-                    ("feed(0, 5000, 1000)", "events_pkey", ""),
+                    ("feed(0, 5000, 1000)", "events_pkey", "events_stream"),
+                    ("counted(1, 1, 1000000, 4096, 100000)", "events_stream", "streams_pkey"),
+                    ("missing(1, 1, 100000)", "events_stream", ""),
                     ("forward('ada', 'Account', gen_random_uuid(), 1, 1000)", "events_stream", "streams_identity"),
                     ("backward('ada', 'Account', gen_random_uuid(), 5, 1000)", "events_stream", "streams_identity"),
                 ] {

@@ -15,6 +15,7 @@ mod lease;
 mod migrate;
 mod migration_lock;
 mod migration_step;
+mod missing_events;
 mod notify;
 mod open_append;
 mod pool;

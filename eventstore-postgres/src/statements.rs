@@ -56,6 +56,12 @@ impl Statements {
         self.page(rows, "position", ", e.stream_no")
     }
 
+    /// Returns the statement of [`feed_page`](Self::feed_page) for a page without a filter, which also tells of the first
+    /// event whether the one before it in its stream is there.
+    pub(crate) fn whole_feed_page(&self, rows: &'static str) -> Query<'static> {
+        self.page(rows, "position", include_str!("sql/has_former.sql"))
+    }
+
     fn page(&self, rows: &'static str, order: &'static str, stream_column: &'static str) -> Query<'static> {
         sqlx::query(self.get_or_fill(template(rows, order, false), || {
             let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;

@@ -1,8 +1,12 @@
 //! The state that the clones of a store share.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use eventbus::{BoxError, Name, port::CheckpointError, support::ListedEventTypes};
+use eventbus::{
+    BoxError, Name,
+    port::{CheckpointError, ReadError},
+    support::ListedEventTypes,
+};
 use sqlx::postgres::PgRow;
 
 use crate::{
@@ -10,7 +14,7 @@ use crate::{
     notify::AppendNotifier,
     pool::{ConnectionPools, Query},
     statements::Statements,
-    stream_numbers::StreamNumbers,
+    stream_numbers::{PageStreams, StreamNumbers},
 };
 
 /// The connections and statements that the clones of a store share.
@@ -51,8 +55,16 @@ impl StoreInner {
         &self.append_notifier
     }
 
-    pub(crate) fn stream_numbers(&self) -> &StreamNumbers {
-        &self.stream_numbers
+    /// Loads the streams with these numbers, unless the store remembers them.
+    pub(crate) async fn load_streams(&self, numbers: BTreeSet<i64>) -> Result<PageStreams, ReadError> {
+        let (mut streams, unknown) = self.stream_numbers.find(numbers);
+        if !unknown.is_empty() {
+            let query = self.statements.query(include_str!("sql/streams.sql")).bind(unknown);
+            let rows = self.connections.fetch_all(query).await?;
+            let added = self.stream_numbers.add(&rows, &mut streams);
+            added.map_err(|error| ReadError::Unavailable(error.into()))?;
+        }
+        Ok(streams)
     }
 
     /// Returns the event types known to be in the store's table of types.

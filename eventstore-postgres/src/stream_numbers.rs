@@ -7,12 +7,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use eventbus::{BoxError, StreamId, port::ReadError};
+use eventbus::{BoxError, StreamId};
 use parking_lot::Mutex;
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
-
-use crate::store_inner::StoreInner;
 
 /// The most streams that a store remembers: about 3 MB.
 const REMEMBERED_MAX: usize = 16_384;
@@ -22,18 +20,36 @@ const REMEMBERED_MAX: usize = 16_384;
 pub(crate) struct StreamNumbers(Mutex<HashMap<i64, StreamId>>);
 
 impl StreamNumbers {
-    /// Returns those of the streams that are remembered.
-    fn known(&self, numbers: &BTreeSet<i64>) -> HashMap<i64, StreamId> {
+    /// Returns those of the streams that are remembered, and the numbers of the others.
+    pub(crate) fn find(&self, numbers: BTreeSet<i64>) -> (PageStreams, Vec<i64>) {
         let remembered = self.0.lock();
-        numbers.iter().filter_map(|number| Some((*number, remembered.get(number)?.clone()))).collect()
+        let (mut streams, mut unknown) = (PageStreams::default(), Vec::new());
+        for number in numbers {
+            match remembered.get(&number) {
+                Some(stream) => drop(streams.sound.insert(number, stream.clone())),
+                None => unknown.push(number),
+            }
+        }
+        (streams, unknown)
     }
 
-    fn remember(&self, streams: &HashMap<i64, StreamId>) {
+    /// Adds the streams of the rows of `streams.sql` to those of a page, and remembers them.
+    pub(crate) fn add(&self, rows: &[PgRow], streams: &mut PageStreams) -> Result<(), sqlx::Error> {
         let mut remembered = self.0.lock();
-        if remembered.len() + streams.len() > REMEMBERED_MAX {
+        if remembered.len() + rows.len() > REMEMBERED_MAX {
             remembered.clear();
         }
-        remembered.extend(streams.iter().map(|(number, stream)| (*number, stream.clone())));
+        for row in rows {
+            let number = row.try_get(0)?;
+            match decode(row) {
+                Ok(stream) => {
+                    remembered.insert(number, stream.clone());
+                    streams.sound.insert(number, stream);
+                }
+                Err(fault) => drop(streams.corrupt.insert(number, fault.to_string())),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -46,27 +62,6 @@ pub(crate) struct PageStreams {
 }
 
 impl PageStreams {
-    /// Loads the streams with these numbers, unless they are remembered.
-    pub(crate) async fn load(store: &StoreInner, numbers: BTreeSet<i64>) -> Result<Self, ReadError> {
-        let mut streams = Self { sound: store.stream_numbers().known(&numbers), corrupt: HashMap::new() };
-        let unknown: Vec<i64> = numbers.into_iter().filter(|number| !streams.sound.contains_key(number)).collect();
-        if unknown.is_empty() {
-            return Ok(streams);
-        }
-        let query = store.statements().query(include_str!("sql/streams.sql")).bind(unknown);
-        let mut loaded = HashMap::new();
-        for row in store.connections().fetch_all(query).await? {
-            let number = row.try_get(0).map_err(|error| ReadError::Unavailable(error.into()))?;
-            match decode(&row) {
-                Ok(stream) => drop(loaded.insert(number, stream)),
-                Err(fault) => drop(streams.corrupt.insert(number, fault.to_string())),
-            }
-        }
-        store.stream_numbers().remember(&loaded);
-        streams.sound.extend(loaded);
-        Ok(streams)
-    }
-
     /// Returns the stream with a number.
     ///
     /// # Errors

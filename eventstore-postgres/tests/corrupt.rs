@@ -54,9 +54,14 @@ async fn feed_breaks_off(set: &str) {
     assert_eq!(place, "position 2", "{set}");
     let (sound, place) = broken_off(it.store.read_all(Position::new(1))).await;
     assert_eq!((sound.len(), &*place), (0, "position 2"), "{set}");
-    // a reader that skips it continues
     let mut rest = it.store.read_all(Position::new(2));
-    assert_eq!(rest.next().await.unwrap().unwrap(), it.events[2], "{set}");
+    if set.starts_with("version") {
+        let (sound, place) = broken_off(rest).await;
+        assert_eq!((sound.len(), place), (0, format!("event 2 of stream `{}`", it.stream)), "no event has version 2");
+    } else {
+        // a reader that skips it continues
+        assert_eq!(rest.next().await.unwrap().unwrap(), it.events[2], "{set}");
+    }
 }
 
 #[tokio::test]

@@ -15,6 +15,11 @@ pub(crate) fn last(key: &str) -> Cmd {
     request("XREVRANGE", (key, "+", "-", "COUNT", 1))
 }
 
+/// Asks for the number of entries of a stream, and for the last id that the server gave one.
+pub(crate) fn stream_info(key: &str) -> Cmd {
+    request("XINFO", ("STREAM", key))
+}
+
 pub(crate) fn hash(key: &str) -> Cmd {
     request("HGETALL", key)
 }

@@ -12,11 +12,11 @@ use crate::{
     entry::{FeedPointer, number_of},
     error::CorruptEntry,
     inner::StoreInner,
-    read::{PAGE_EVENTS_MAX, load_events, parse_entries, query_all, query_entries},
+    read::{PAGE_EVENTS_MAX, load_events, load_sound_events, parse_entries, query_all, query_entries},
 };
 
-/// Pointers that one command scans for events that match a filter.
-const FEED_SCAN_PAGE: usize = 2_048;
+/// Pointers that one command scans for events that match a filter, or for missing events.
+pub(crate) const FEED_SCAN_PAGE: usize = 2_048;
 
 /// Returns the events of the feed after a position, up to another.
 pub(crate) fn read_feed<'s>(
@@ -110,14 +110,23 @@ async fn feed_page(
         after = found.last().map_or(after, |last| Position::new(last.position));
         unread = found.into_iter().filter(|pointer| pointer.matches(filter)).collect();
     }
-    let rest = unread.split_off(batch_len(&unread));
-    let events = load_events(inner, &unread).await?;
+    let mut rest = unread.split_off(batch_len(&unread));
+    let mut events = Vec::with_capacity(unread.len());
+    match load_sound_events(inner, &unread, &mut events).await {
+        // the next page begins with the event that cannot be read, and fails
+        Err(ReadError::Corrupt { .. }) if !events.is_empty() => {
+            unread.drain(..events.len());
+            unread.append(&mut rest);
+            rest = unread;
+        }
+        loaded => loaded?,
+    }
     let next = (!rest.is_empty() || !is_last).then_some(FeedCursor { after, unread: rest });
     Ok((events, next.filter(|next| next.after < through || !next.unread.is_empty())))
 }
 
 /// Returns the next pointers of the feed, and an error if there is a gap.
-async fn pointers(
+pub(crate) async fn pointers(
     inner: &StoreInner,
     after: Position,
     through: Position,

@@ -15,6 +15,7 @@ mod feed;
 mod inner;
 mod keys;
 mod lease;
+mod missing_events;
 mod ports;
 mod read;
 mod script;

@@ -4,13 +4,13 @@ use async_trait::async_trait;
 use eventbus::{
     ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
     port::{
-        Append, AppendError, AppendEvents, AppendSignal, Direction, FeedFilter, ReadError, ReadFeed, ReadStream,
-        RecordStream,
+        Append, AppendError, AppendEvents, AppendSignal, Direction, FeedFilter, MissingEvent, ReadError, ReadFeed,
+        ReadStream, RecordStream,
     },
 };
 use time::OffsetDateTime;
 
-use crate::{RedisEventStore, append, feed, read};
+use crate::{RedisEventStore, append, feed, missing_events, read};
 
 #[async_trait]
 impl AppendEvents for RedisEventStore {
@@ -55,6 +55,10 @@ impl ReadFeed for RedisEventStore {
 
     async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
         feed::first_recorded_after(self.inner(), after).await
+    }
+
+    async fn find_missing_event(&self, stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> {
+        missing_events::find_missing_event(self.inner(), stream).await
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {

@@ -123,22 +123,32 @@ pub(crate) fn parse_entries(key: &str, reply: RedisResult<Value>) -> Result<Vec<
     reply::parse_value(reply).map_err(|error| corrupt_key(key, error))
 }
 
-/// Loads the events of pointers, in their order. One command reads each run of consecutive versions of a stream.
+/// Loads the events of pointers, in their order.
 pub(crate) async fn load_events(
     inner: &StoreInner,
     pointers: &[entry::FeedPointer],
 ) -> Result<Vec<RecordedEvent>, ReadError> {
+    let mut events = Vec::with_capacity(pointers.len());
+    load_sound_events(inner, pointers, &mut events).await.map(|()| events)
+}
+
+/// Loads the events of pointers, in their order, up to one that is missing or damaged. One command reads each run of
+/// consecutive versions of a stream.
+pub(crate) async fn load_sound_events(
+    inner: &StoreInner,
+    pointers: &[entry::FeedPointer],
+    events: &mut Vec<RecordedEvent>,
+) -> Result<(), ReadError> {
     let follows = |one: &entry::FeedPointer, next: &entry::FeedPointer| {
         one.version.checked_add(1) == Some(next.version) && one.stream == next.stream
     };
     let runs: Vec<_> = pointers.chunk_by(follows).collect();
     if runs.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let key_of = |run: &[entry::FeedPointer]| inner.keys().stream(&run[0].stream);
     let range = |run: &&[_]| commands::range(&key_of(run), run[0].version, run[run.len() - 1].version, run.len());
     let replies = query_all(inner, runs.iter().map(range)).await?;
-    let mut events = Vec::with_capacity(pointers.len());
     for (run, reply) in runs.into_iter().zip(replies) {
         let key = key_of(run);
         let mut entries = parse_entries(&key, reply)?.into_iter();
@@ -158,5 +168,5 @@ pub(crate) async fn load_events(
             events.push(event);
         }
     }
-    Ok(events)
+    Ok(())
 }

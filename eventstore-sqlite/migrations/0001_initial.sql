@@ -4,13 +4,14 @@
 -- The identity of each stream, and its last event. The rows number the streams, so that an event names its stream by a
 -- few bytes.
 CREATE TABLE eventbus_streams (
-    stream_no      INTEGER PRIMARY KEY,
-    version        INTEGER NOT NULL,           -- of its last event
-    recorded_at    INTEGER NOT NULL,           -- of its last event: the next one is not recorded earlier
-    tenant_id      BLOB NOT NULL,              -- the nil UUID is no tenant
-    kind           INTEGER NOT NULL DEFAULT 0, -- 0: a stream; reserved: 1 a unique value, 2 a tag
-    aggregate_id   TEXT NOT NULL,
-    aggregate_type TEXT NOT NULL,
+    stream_no        INTEGER PRIMARY KEY,
+    version          INTEGER NOT NULL,           -- of its last event
+    archived_through INTEGER NOT NULL DEFAULT 0, -- the version up to which its events were taken out
+    recorded_at      INTEGER NOT NULL,           -- of its last event: the next one is not recorded earlier
+    tenant_id        BLOB NOT NULL,              -- the nil UUID is no tenant
+    kind             INTEGER NOT NULL DEFAULT 0, -- 0: a stream; reserved: 1 a unique value, 2 a tag
+    aggregate_id     TEXT NOT NULL,
+    aggregate_type   TEXT NOT NULL,
     CONSTRAINT eventbus_streams_identity_key UNIQUE (aggregate_id, aggregate_type, tenant_id, kind)
 ) STRICT;
 

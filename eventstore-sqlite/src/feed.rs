@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 use eventbus::{
-    Position, RecordedEvent,
-    port::{AppendSignal, FeedFilter, ReadError, ReadFeed, RecordStream},
-    support::{Page, paged},
+    Position, RecordedEvent, StreamId, Version,
+    port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
+    support::{FeedVersions, Page, paged},
 };
 use rusqlite::{Connection, params};
 use time::OffsetDateTime;
@@ -12,8 +12,9 @@ use uuid::Uuid;
 
 use crate::{
     filter::FilterParameters,
+    missing_events,
     query::{QueryError, query_value},
-    row::{PAGE_EVENTS_MAX, from_micros, query_page, to_position},
+    row::{PAGE_EVENTS_MAX, from_micros, query_page, stream_columns, to_position},
     store::SqliteEventStore,
 };
 
@@ -24,8 +25,8 @@ const SEARCH_POSITIONS_MAX: i64 = 8_192;
 impl ReadFeed for SqliteEventStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
         if filter.is_all() {
-            return paged(after, move |after| {
-                self.readers().read(move |connection| load_page(connection, after, through))
+            return paged((after, FeedVersions::new(after)), move |(after, versions)| {
+                self.readers().read(move |connection| load_page(connection, after, through, versions))
             });
         }
         let wanted = FilterParameters::new(filter);
@@ -48,6 +49,10 @@ impl ReadFeed for SqliteEventStore {
         self.readers().read(move |connection| load_first_recorded_after(connection, after)).await
     }
 
+    async fn find_missing_event(&self, stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> {
+        missing_events::find_missing_event(self.readers(), stream).await
+    }
+
     async fn store_id(&self) -> Result<Uuid, ReadError> {
         self.readers().read(load_store_id).await
     }
@@ -57,11 +62,25 @@ impl ReadFeed for SqliteEventStore {
     }
 }
 
-fn load_page(connection: &Connection, after: Position, through: Position) -> Result<Page<Position>, QueryError> {
+fn load_page(
+    connection: &Connection,
+    after: Position,
+    through: Position,
+    mut versions: FeedVersions,
+) -> Result<Page<(Position, FeedVersions)>, QueryError> {
     let parameters = (after.as_i64(), through.as_i64(), PAGE_EVENTS_MAX);
-    let (events, more) = query_page(connection, include_str!("sql/read_feed.sql"), parameters)?;
+    let (mut events, mut more) = query_page(connection, include_str!("sql/read_feed.sql"), parameters)?;
+    if let Some(first) = events.first().and_then(RecordedEvent::position) {
+        for stream in versions.late_starts(&events) {
+            let through: Option<i64> =
+                query_value(connection, include_str!("sql/archived.sql"), stream_columns(&stream))?;
+            versions.note_archived(stream, Version::new(through.unwrap_or_default().unsigned_abs()));
+        }
+        let has_former = query_value(connection, include_str!("sql/has_former.sql"), [first.as_i64()])?;
+        more |= versions.end_before_gap(&mut events, has_former.unwrap_or_default())?;
+    }
     let last = events.last().and_then(RecordedEvent::position);
-    Ok((events, last.filter(|_| more)))
+    Ok((events, last.filter(|_| more).map(|last| (last, versions))))
 }
 
 /// Loads the matching events among the next positions up to `end`, and the position to search on from.
@@ -153,6 +172,25 @@ mod tests {
         assert!(pages > 3, "{pages}");
         let through = Position::new(24_999);
         assert_eq!(count_matching(&connection, Position::new(20_000), through, &wanted).unwrap(), 1);
+    }
+
+    /// A check that scans or sorts the events would take longer the more of them there are.
+    #[test]
+    fn versions_are_walked_along_their_index() {
+        let connection = database();
+        connection.execute_batch("ANALYZE").unwrap();
+        for (sql, range) in [
+            (include_str!("sql/count_versions.sql"), "stream_no=? AND version>? AND version<?"),
+            (include_str!("sql/read_versions.sql"), "stream_no=? AND version>? AND version<?"),
+            (include_str!("sql/has_former.sql"), "stream_no=? AND version=?"),
+        ] {
+            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let steps: Vec<String> = plan.raw_query().mapped(|row| row.get(3)).map(Result::unwrap).collect();
+            let along_the_index = format!("USING COVERING INDEX sqlite_autoindex_eventbus_events_1 ({range})");
+            assert!(steps.iter().any(|step| step.ends_with(&along_the_index)), "{steps:?}");
+            let is_other = |step: &String| step.contains("TEMP B-TREE") || step.starts_with("SCAN eventbus");
+            assert!(!steps.iter().any(is_other), "{steps:?}");
+        }
     }
 
     #[test]

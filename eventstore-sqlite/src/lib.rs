@@ -42,6 +42,7 @@ mod lease;
 mod location;
 mod migrate;
 mod migration_step;
+mod missing_events;
 mod query;
 mod read;
 mod readers;

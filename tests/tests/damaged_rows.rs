@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventbus::{
-    BoxError, ExpectedVersion, NewEvent, Position, StreamId,
+    BoxError, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId,
     health::HealthThresholds,
     port::{AppendEvents as _, EventBus as _, EventStore},
     prelude::*,
@@ -98,6 +98,89 @@ async fn fill(store: &dyn EventStore) {
         let event = NewEvent::from_event(&Paid { cents }).unwrap();
         store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
     }
+}
+
+/// A projection of all events, in memory.
+#[derive(Default)]
+struct Positions(Vec<u64>);
+
+#[projection(name = "positions", manual)]
+impl Positions {
+    fn any(&mut self, event: &RecordedEvent) {
+        self.0.push(event.position().unwrap_or_default().get());
+    }
+}
+
+/// The event at position 3 is removed, which shows at position 5, the next one of its stream. The relay and a projection
+/// of all events stop before that, also when the app starts again, until the event is restored.
+async fn stops_at_a_missing_event(store: impl EventStore + Clone, sql: impl AsyncFn(&str)) {
+    fill(&store).await;
+    sql("CREATE TABLE copy AS SELECT * FROM {events}").await;
+    sql("DELETE FROM {events} WHERE position = 3").await;
+    let config = RedisEventBusConfig {
+        redis_url: test_servers::redis_url().into(),
+        stream_prefix: test_servers::unique_name("missing"),
+        ..RedisEventBusConfig::default()
+    };
+    let seen = Seen::default();
+    let start = async || {
+        let bus = RedisEventBus::connect(config.clone()).await.unwrap();
+        let builder = App::builder().store(store.clone()).bus(bus).projection_with(Positions::default);
+        builder.handler::<note>().state(seen.clone()).start().await.unwrap()
+    };
+    let missing = "event 2 of stream `Order/order-1`";
+    for _ in 0..2 {
+        let app = start().await;
+        wait_until("relay and projection name the missing event", async || {
+            let relay = app.relay_status().await.unwrap();
+            let status = app.projections().await.unwrap().remove(0);
+            let is_named = matches!(
+                &status.stopped,
+                Some(ProjectionError::Damaged { error, .. }) if error.contains(missing)
+            );
+            is_named && relay.stopped.is_some_and(|error| error.to_string().contains(missing))
+        })
+        .await;
+        wait_until("the events before it are handled", async || seen.sorted() == [1, 2, 4]).await;
+        let relay = app.relay_status().await.unwrap();
+        let status = app.projections().await.unwrap().remove(0);
+        assert_eq!((relay.position, status.position), (Position::new(4), Position::new(4)));
+        app.shutdown(Duration::from_secs(30)).await.unwrap();
+    }
+    sql("INSERT INTO {events} SELECT * FROM copy WHERE position = 3").await;
+    let app = start().await;
+    assert_eq!(app.projected::<Positions>(Position::new(6)).await.unwrap().0, [1, 2, 3, 4, 5, 6]);
+    wait_until("the relay continues", async || app.relay_status().await.unwrap().position == 6).await;
+    // the relay had passed the position of the restored event
+    wait_until("the later events are handled", async || seen.sorted() == [1, 2, 4, 5, 6]).await;
+    app.shutdown(Duration::from_secs(30)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_readers_of_all_events_stop_at_a_missing_one() {
+    let path = path();
+    let store = SqliteEventStore::open(&path).await.unwrap();
+    let raw = Mutex::new(rusqlite::Connection::open(&path).unwrap());
+    let sql = async |sql: &str| raw.lock().unwrap().execute_batch(&sql.replace("{events}", "eventbus_events")).unwrap();
+    stops_at_a_missing_event(store, sql).await;
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_readers_of_all_events_stop_at_a_missing_one() {
+    let schema = test_servers::unique_name("damaged");
+    let database_url = test_servers::postgres_url().to_owned();
+    let config =
+        PgEventStoreConfig { database_url: database_url.clone(), schema: schema.clone(), ..Default::default() };
+    let store = PgEventStore::connect_with(config).await.unwrap();
+    let run = async |sql: &str| {
+        let mut connection = PgConnection::connect(&database_url).await.unwrap();
+        let sql = format!("SET search_path TO {schema}; {}", sql.replace("{events}", "events"));
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.unwrap();
+    };
+    stops_at_a_missing_event(store.clone(), run).await;
+    store.close().await;
+    run(&format!("DROP SCHEMA {schema} CASCADE")).await;
 }
 
 async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {

@@ -69,7 +69,8 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventstore-postgres",
         &[
-            &["config", "error", "identifier", "migration_step", "record", "schema", "statement_error", "url"],
+            &["config", "error", "identifier", "migration_step", "schema", "statement_error", "stream_numbers", "url"],
+            &["record"],
             &["pool", "statements"],
             &["columns", "notify", "resolve", "setup_session"],
             &["migrate", "migration_lock", "preflight", "store_inner"],

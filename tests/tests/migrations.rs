@@ -7,8 +7,8 @@ use workspace_tests::source::files;
 
 /// Each file of migrations, with the hash of its text.
 const PINNED: &[(&str, u64)] = &[
-    ("eventstore-postgres/migrations/0001_initial.sql", 0xb6b038f0c8a3eb99),
-    ("eventstore-sqlite/migrations/0001_initial.sql", 0x153b83c308a2c4cf),
+    ("eventstore-postgres/migrations/0001_initial.sql", 0x4a0d475132bdc398),
+    ("eventstore-sqlite/migrations/0001_initial.sql", 0x3f7de6420a007815),
 ];
 
 /// FNV-1a.

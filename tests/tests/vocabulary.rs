@@ -216,10 +216,8 @@ fn names_hold_no_retired_word() {
 }
 
 /// Tables and columns that one of the SQL stores alone needs: its package, the name, and the reason.
-const SQL_ONLY: &[(&str, &str, &str)] = &[
-    ("eventstore-postgres", "streams", "the row that writers of a stream lock; SQLite has one writer"),
-    ("eventstore-sqlite", "shadows", "rebuilds fill a file; PostgreSQL has a schema for them"),
-];
+const SQL_ONLY: &[(&str, &str, &str)] =
+    &[("eventstore-sqlite", "shadows", "rebuilds fill a file; PostgreSQL has a schema for them")];
 
 /// Returns the tables that the migrations of a package create, each with its columns.
 fn sql_tables(package: &str) -> BTreeMap<String, BTreeSet<String>> {

@@ -10,6 +10,7 @@ use crate::{sets, surroundings::Taken, text};
 /// Writes the enum and the impls; without the checks against its events if the model is not `complete`.
 pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
     let Model { krate, ident, event, aggregate_type, .. } = model;
+    let id = id_type(model);
     if let Some(taken) = &model.taken {
         return fallback(model, taken);
     }
@@ -35,6 +36,7 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
             impl #krate::Aggregate for #ident {
                 const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
                 type Event = #event;
+                type Id = #id;
             }
             #impls
             #recording
@@ -74,12 +76,14 @@ fn fallback(model: &Model, taken: &Taken) -> TokenStream {
         },
     );
     let paths = listed.iter().map(|listed| &listed.path);
+    let id = id_type(model);
     quote! {
         #[allow(deprecated)]
         const _: () = {
             impl #krate::Aggregate for #ident {
                 const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
                 type Event = #event;
+                type Id = #id;
             }
             impl<E> #krate::__private::Lists<E> for #ident {
                 const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
@@ -96,6 +100,10 @@ fn fallback(model: &Model, taken: &Taken) -> TokenStream {
             impl NothingIsCheckedUntilTheEnumHasAnotherName for #event {}
         };
     }
+}
+
+fn id_type(Model { krate, ident, has_typed_id, .. }: &Model) -> TokenStream {
+    if *has_typed_id { quote!(#krate::Id<#ident>) } else { quote!(#krate::AggregateId) }
 }
 
 fn member(listed: &Listed) -> sets::Member {

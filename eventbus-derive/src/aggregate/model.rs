@@ -10,6 +10,8 @@ pub(super) struct Model {
     pub(super) vis: Visibility,
     pub(super) ident: Ident,
     pub(super) aggregate_type: String,
+    /// Set if its ids are of a type of their own.
+    pub(super) has_typed_id: bool,
     /// The name of the enum of its events.
     pub(super) event: Ident,
     pub(super) listed: Vec<Listed>,

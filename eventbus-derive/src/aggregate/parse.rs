@@ -21,6 +21,7 @@ const OPTIONS: &[Known] = &[
     Known::list("events", "`events(OrderCreated, OrderShipped)`"),
     Known::text("type", "`type = \"Order\"`"),
     Known::ident("event", "`event = OrderEvent`"),
+    Known::flag("typed_id", "`#[aggregate(events(..), typed_id)]`"),
     krate::CRATE,
 ];
 
@@ -32,6 +33,7 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     shared::check("an aggregate", &input.data, mistakes);
     let aggregate_type = options.name("type", "an aggregate type", mistakes);
     let event = options.ident("event", mistakes);
+    let has_typed_id = options.flag("typed_id", mistakes);
     let listed = listed(input, &options, mistakes);
     if !input.generics.params.is_empty() {
         mistakes.at(&input.generics, "an aggregate cannot be generic: its events are stored under one durable name");
@@ -49,6 +51,7 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     Some(Model {
         krate,
         vis: input.vis.clone(),
+        has_typed_id,
         aggregate_type: aggregate_type.map_or_else(|| text::name_of(&ident), |name| name.value()),
         event,
         ident,

@@ -25,6 +25,9 @@ const OPTIONS: &[Known] = &[
     krate::CRATE,
 ];
 
+/// Reserved in the names of checkpoints and leases: `projection:{name}#{shard}`, `projection:{name}@{tenant}`.
+const RESERVED_IN_NAMES: [char; 2] = ['#', '@'];
+
 const ELSEWHERE: &str = "move helpers and constructors to another `impl` block";
 
 /// Parses the arguments of the attribute and the block; `None` if it cannot be a projection.
@@ -32,6 +35,9 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
     let options = Options::of_arguments("projection", OPTIONS, arguments, mistakes);
     let krate = krate::path(&options, mistakes);
     let name = options.name("name", "a projection's name", mistakes);
+    if let Some(name) = name.as_ref().filter(|name| name.value().contains(RESERVED_IN_NAMES)) {
+        mistakes.at(name, "a projection's name holds no `#` and no `@`: they are reserved for shards and tenants");
+    }
     let manual = options.flag("manual", mistakes);
     let tables = tables(&options, mistakes);
     let key = options.text("key", mistakes);

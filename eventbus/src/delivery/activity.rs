@@ -423,3 +423,28 @@ fn describe(name: &Name, record: &RecordedEvent) -> String {
     let (event_type, stream) = (record.event_type(), record.metadata().stream());
     format!("`{name}` with `{event_type}` of `{stream}`")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        record::NewEvent,
+        stream::{StreamId, Version},
+    };
+
+    /// An id is unique within its stream only.
+    #[test]
+    fn a_failure_is_over_when_the_same_event_succeeds_and_not_one_of_another_stream() {
+        let (activity, handler, clock) = (Activity::default(), Name::from_static("mail"), SharedClock::SYSTEM);
+        let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}");
+        let of_order = |id: &str| {
+            let stream = StreamId::parse("Order", id).unwrap();
+            event.clone().recorded_as(stream, Version::FIRST, None)
+        };
+        activity.ended(&handler, &of_order("1"), &Err(HandlerError::from("no such mailbox")), &clock);
+        activity.ended(&handler, &of_order("2"), &Ok(()), &clock);
+        assert!(activity.failure(&handler).is_some_and(|failure| failure.ends_with("no such mailbox")));
+        activity.ended(&handler, &of_order("1"), &Ok(()), &clock);
+        assert_eq!(activity.failure(&handler), None);
+    }
+}

@@ -4,10 +4,11 @@ use std::fmt;
 
 use super::{
     clock::SharedClock,
+    id::AggregateKey,
     metadata::EventId,
     name::Name,
     record::{EncodeEvent, EventSet},
-    stream::{AggregateId, StreamId, Version},
+    stream::{StreamId, Version},
 };
 use uuid::Uuid;
 
@@ -22,10 +23,12 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     const AGGREGATE_TYPE: &'static str;
     /// The generated enum of its events.
     type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
+    /// The type of its ids: [`AggregateId`](crate::AggregateId), or with `#[aggregate(.., typed_id)]` an [`Id`](crate::Id) of its own.
+    type Id: AggregateKey;
 
     /// The stream of one aggregate of this type, of no tenant.
-    fn stream(id: &AggregateId) -> StreamId {
-        StreamId::new(Name::from_static(Self::AGGREGATE_TYPE), id.clone())
+    fn stream(id: &Self::Id) -> StreamId {
+        StreamId::new(Name::from_static(Self::AGGREGATE_TYPE), id.untyped().clone())
     }
 }
 
@@ -139,7 +142,7 @@ tuple_of_events!(A B C D F G H I);
 #[derive(Clone, derive_more::Debug, derive_more::Deref)]
 #[must_use]
 pub struct AggregateRoot<A: Aggregate> {
-    id: AggregateId,
+    id: A::Id,
     tenant_id: Option<Uuid>,
     version: Version,
     #[deref]
@@ -153,7 +156,7 @@ pub struct AggregateRoot<A: Aggregate> {
 
 impl<A: Aggregate> AggregateRoot<A> {
     /// Begins a new aggregate of no tenant: default state, version 0, no recorded events.
-    pub fn new(id: AggregateId) -> Self {
+    pub fn new(id: A::Id) -> Self {
         Self {
             id,
             tenant_id: None,
@@ -177,7 +180,7 @@ impl<A: Aggregate> AggregateRoot<A> {
 
     /// The identity.
     #[must_use]
-    pub const fn id(&self) -> &AggregateId {
+    pub const fn id(&self) -> &A::Id {
         &self.id
     }
 

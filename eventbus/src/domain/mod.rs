@@ -8,6 +8,7 @@ pub(crate) mod context;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod field_error;
+pub(crate) mod id;
 pub(crate) mod json;
 pub(crate) mod metadata;
 pub(crate) mod name;

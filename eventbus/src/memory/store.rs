@@ -27,8 +27,8 @@ use crate::{
     },
     port::{
         AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
-        EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, Notes, ProgressUpdate, ReadError, ReadFeed,
-        ReadStream, RecordStream, StoredEventType, UnfinishedDeliveries, UnfinishedDelivery,
+        EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, Notes, ProgressUpdate,
+        ReadError, ReadFeed, ReadStream, RecordStream, StoredEventType, UnfinishedDeliveries, UnfinishedDelivery,
         attempts::DeliveryAttempts,
     },
     support::{Page, check_events, check_ids, first_result, paged},
@@ -285,6 +285,11 @@ impl ReadFeed for InMemoryEventStore {
         let log = self.0.log.read();
         let first = log.between(after, Position::new(u64::MAX)).first().map(RecordedEvent::metadata);
         Ok(first.map(|event| event.recorded_at().unwrap_or(event.occurred_at())))
+    }
+
+    /// Finds none: only this process can write to the memory.
+    async fn find_missing_event(&self, _stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> {
+        Ok(None)
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {

@@ -16,8 +16,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, Notes, ReadError, Transactions,
-    UnfinishedDeliveries,
+    AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent, Notes, ReadError,
+    Transactions, UnfinishedDeliveries,
 };
 use crate::domain::{
     record::{NewEvent, RecordedEvent},
@@ -141,8 +141,14 @@ pub trait ReadFeed: Send + Sync {
     /// `through` must be a position that [`head`](Self::head) returned before, or a lower one: up to there the feed is
     /// complete. Beyond it, an event may still appear at a lower position than one that was read.
     ///
+    /// A read without a filter fails where other software removed an event: at the next event of the stream, if that is
+    /// the first event of the read, or if the read remembers the stream. On PostgreSQL and SQLite it remembers up to
+    /// 16,384 streams, then forgets them. A reader that stopped there and reads again after its last event fails again.
+    /// A filtered read cannot know; [`find_missing_event`](Self::find_missing_event) searches for such an event.
+    ///
     /// # Errors
-    /// Each item may be a [`ReadError`]; the stream ends after it.
+    /// Each item may be a [`ReadError`]; the stream ends after it. [`ReadError::Corrupt`] at a missing event names its
+    /// stream and version.
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_>;
 
     /// Reads every event after position `after`, up to the head at the time of the first poll.
@@ -183,6 +189,28 @@ pub trait ReadFeed: Send + Sync {
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached, [`ReadError::Corrupt`] if the time cannot be read.
     async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError>;
+
+    /// Finds an event of any stream, or of `stream` alone, that is missing: was stored, and other software removed it.
+    /// Returns `None` if there is none.
+    ///
+    /// The versions of each stream must be contiguous from 1 up to the version that the store keeps for the stream, so
+    /// that a missing last event is found too. Reads no payloads on PostgreSQL and SQLite, in many short statements;
+    /// events appended meanwhile may be left out of the search.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the store cannot be reached, [`ReadError::Corrupt`] if its data cannot be searched.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// use eventbus::{InMemoryEventStore, store::ReadFeed};
+    /// let store = InMemoryEventStore::new();
+    /// if let Some(missing) = store.find_missing_event(None).await? {
+    ///     eprintln!("{missing} was removed: restore it from a copy of the store");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    async fn find_missing_event(&self, stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError>;
 
     /// Returns the unique id of this store, created with it. A store restored from a copy has the id of the original.
     ///

@@ -4,6 +4,8 @@
 
 mod address;
 mod check;
+mod counted_versions;
+mod feed_versions;
 mod listed_types;
 mod outage;
 mod page;
@@ -13,6 +15,8 @@ mod stream_cursor;
 
 pub use address::{is_this_machine, redacted};
 pub use check::{check_events, check_ids, check_range, check_records, first_result};
+pub use counted_versions::CountedVersions;
+pub use feed_versions::FeedVersions;
 pub use listed_types::ListedEventTypes;
 pub use outage::Outage;
 pub(crate) use page::{BatchEnd, FeedBatch};

@@ -80,6 +80,6 @@ impl StreamCursor {
 pub fn missing_event_error(stream: &StreamId, version: Version) -> ReadError {
     ReadError::corrupt(
         format!("event {version} of stream `{stream}`"),
-        "the event is missing, and later ones are there: other software removed it",
+        "the event is missing, and later ones are there: it was archived, or other software removed it",
     )
 }

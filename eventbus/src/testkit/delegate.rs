@@ -108,6 +108,13 @@ macro_rules! __delegate {
                     $inner.first_recorded_after(after).await
                 }
 
+                async fn find_missing_event(
+                    &$self,
+                    stream: Option<&StreamId>,
+                ) -> Result<Option<MissingEvent>, ReadError> {
+                    $inner.find_missing_event(stream).await
+                }
+
                 async fn store_id(&$self) -> Result<Uuid, ReadError> {
                     $inner.store_id().await
                 }

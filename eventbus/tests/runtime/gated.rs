@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use eventbus::{
     ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     port::{
-        AppendEvents, AppendSignal, CheckpointError, Checkpoints, EventStore, FeedFilter, ReadError, ReadFeed,
-        RecordStream,
+        AppendEvents, AppendSignal, CheckpointError, Checkpoints, EventStore, FeedFilter, MissingEvent, ReadError,
+        ReadFeed, RecordStream,
     },
     testkit::delegate,
 };
@@ -153,6 +153,10 @@ impl ReadFeed for GatedStore {
 
     async fn first_recorded_after(&self, after: Position) -> Result<Option<time::OffsetDateTime>, ReadError> {
         self.store.first_recorded_after(after).await
+    }
+
+    async fn find_missing_event(&self, stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> {
+        self.store.find_missing_event(stream).await
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {

@@ -13,6 +13,7 @@ mod durability;
 mod figures;
 mod kills;
 mod lease;
+mod missing_events;
 mod pages;
 mod race;
 mod shadow;

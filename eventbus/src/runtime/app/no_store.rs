@@ -14,8 +14,8 @@ use crate::{
     },
     port::{
         AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
-        FeedFilter, Floor, Floors, Lease, LeaseError, Leases, ProgressUpdate, ReadError, ReadFeed, ReadStream,
-        RecordStream, UnfinishedDeliveries, UnfinishedDelivery, attempts::DeliveryAttempts,
+        FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, ProgressUpdate, ReadError, ReadFeed,
+        ReadStream, RecordStream, UnfinishedDeliveries, UnfinishedDelivery, attempts::DeliveryAttempts,
     },
 };
 
@@ -76,6 +76,7 @@ refuse! {
     head() -> Result<Position, ReadError> = ReadError::NoStore;
     count_events(after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> = ReadError::NoStore;
     first_recorded_after(after: Position) -> Result<Option<OffsetDateTime>, ReadError> = ReadError::NoStore;
+    find_missing_event(stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> = ReadError::NoStore;
     store_id() -> Result<Uuid, ReadError> = ReadError::NoStore;
 }
 

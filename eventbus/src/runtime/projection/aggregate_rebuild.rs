@@ -10,6 +10,7 @@ use super::{
     inner::ProjectionInner,
     rebuild_progress::Rebuilt,
     shadow_rebuild::transactions_for_rows,
+    store_check::check_no_event_is_missing,
 };
 use crate::{
     domain::{
@@ -37,6 +38,7 @@ pub(crate) async fn rebuild_aggregate<P: Projection>(
     }
     let transactions = transactions_for_rows::<P>(context)?;
     let key = definition.key.ok_or(RebuildError::NoKey { name })?;
+    check_no_event_is_missing(name, &*context.store, Some(stream)).await?;
     // fences the process that writes the live rows: they stand still
     let lease_request = context.command_lease_request(projection_role(name), "rebuild");
     let live_lease = lease_request.seize(stop).await.map_err(store_error::<P>)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
-    port::{ReadError, delivery::HandlerError},
+    port::{MissingEvent, ReadError, delivery::HandlerError},
 };
 
 /// An error that stops a projection, or keeps it from being read.
@@ -196,6 +196,20 @@ pub enum RebuildError {
         position: Position,
         /// The error of its method.
         error: String,
+    },
+    /// The store misses an event that it had: other software removed it. The former state or rows stay as they were.
+    ///
+    /// The event is to be restored from a copy of the store, with its version and position. The projection may not
+    /// handle its type: rebuilds of it fail all the same, since the event may have been of any type.
+    #[error(
+        "projection `{name}` is not rebuilt, as {missing} is missing: other software removed it; restore it from a copy \
+         of the store, then rebuild again"
+    )]
+    MissingEvent {
+        /// The projection.
+        name: &'static str,
+        /// The event, the first one that was found missing.
+        missing: MissingEvent,
     },
     /// The attribute does not name the tables of its rows, so the store cannot replace them.
     #[error(

@@ -9,6 +9,7 @@ use super::{
     event_handling::feed_delivery,
     inner::ProjectionInner,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
+    store_check::check_no_event_is_missing,
 };
 use crate::{
     domain::stream::Position,
@@ -31,6 +32,7 @@ pub(super) async fn replay_in_memory<P: Projection>(
         return Err(RebuildError::NotInMemory { name });
     }
     let mut fresh = inner.new_instance().ok_or(RebuildError::NoFactory { name })?;
+    check_no_event_is_missing(name, store, None).await?;
     let skips = inner.reload_skips(store).await.map_err(|error| RebuildError::store(name, error))?;
     let meter = ProgressMeter::begin(&definition, store, &skips, report, inner.progress().clock()).await?;
     let target = meter.progress().target;

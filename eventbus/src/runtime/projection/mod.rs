@@ -19,6 +19,7 @@ mod sequential_feeder;
 mod shadow_rebuild;
 mod standby;
 mod status;
+mod store_check;
 mod transactional_writer;
 
 pub(crate) use aggregate_rebuild::rebuild_aggregate;

@@ -15,6 +15,7 @@ use super::{
     memory_rebuild::replay_in_memory,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     shadow_rebuild::ShadowRebuild,
+    store_check::check_no_event_is_missing,
 };
 use crate::{
     runtime::definition::{Projection, ProjectionKind},
@@ -89,6 +90,7 @@ async fn replay_through_runner<P: Projection>(
     let definition = P::definition();
     check_is_fed_here(definition.name, context).await?;
     let store = &*context.store;
+    check_no_event_is_missing(definition.name, store, None).await?;
     let skips = inner.reload_skips(store).await.map_err(|error| RebuildError::store(definition.name, error))?;
     let mut meter = ProgressMeter::begin(&definition, store, &skips, report, context.clock.clone()).await?;
     let target = meter.progress().target;

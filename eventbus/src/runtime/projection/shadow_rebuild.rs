@@ -20,6 +20,7 @@ use super::{
     inner::ProjectionInner,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     status::RebuildOwner,
+    store_check::check_no_event_is_missing,
     transactional_writer::TransactionalWriter,
 };
 use crate::{
@@ -56,6 +57,7 @@ const STALLED: &str = "rebuild cannot go on";
 /// |---|---|---|
 /// | waiting | acquires the rebuild lease | filling: from the copies' position, if a rebuild of this version was interrupted |
 /// | waiting | a lease's duration has passed, or cancelled | failed: `Elsewhere` |
+/// | filling | the store misses an event | failed: `MissingEvent`, before the copies are made |
 /// | filling | a round handled more than 256 events | filling, for at most eight rounds |
 /// | filling | a round handled at most 256 events, or it was the eighth | switching: seizes the live lease |
 /// | filling, switching | the store fails | retries up to 5 times in a row, then failed: `Store` |
@@ -150,6 +152,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         any: Option<&HeldLease>,
         report: ProgressCallback<'_>,
     ) -> Result<Rebuilt, RebuildError> {
+        check_no_event_is_missing(P::definition().name, &*self.context.store, None).await?;
         let mut progress_meter = self.prepare_copies(report).await?;
         let mut outage = Outage::new(self.context.clock.clone());
         for _ in 0..CATCH_UP_ROUNDS_MAX {

@@ -23,7 +23,7 @@ use crate::{
         clock::SharedClock,
         context::EventContext,
         record::{EncodeEvent, EventSet, NewEvent, RecordedEvent},
-        stream::{AggregateId, ExpectedVersion, StreamId, Version, known_tenant},
+        stream::{ExpectedVersion, StreamId, Version, known_tenant},
     },
     port::{AppendError, Direction, EventBus, EventStore, backoff::Backoff, retry::RetryPolicy},
 };
@@ -162,12 +162,12 @@ impl<A: Apply> AggregateRepository<A> {
     }
 
     /// Creates a new aggregate; the store has no event of it before a save.
-    pub fn create(&self, id: AggregateId) -> AggregateRoot<A> {
+    pub fn create(&self, id: A::Id) -> AggregateRoot<A> {
         AggregateRoot::<A>::new(id).with_tenant_id(self.tenant_id).with_clock(self.clock.clone())
     }
 
     /// Names the stream of an aggregate of the repository's tenant.
-    fn stream(&self, id: &AggregateId) -> StreamId {
+    fn stream(&self, id: &A::Id) -> StreamId {
         A::stream(id).with_tenant_id(self.tenant_id)
     }
 
@@ -176,7 +176,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// # Errors
     /// [`LoadError::NotFound`] if it has no events; [`LoadError::Decode`] if one of them does not fit;
     /// [`LoadError::Read`] if the store cannot be read.
-    pub async fn load(&self, id: &AggregateId) -> Result<AggregateRoot<A>, LoadError> {
+    pub async fn load(&self, id: &A::Id) -> Result<AggregateRoot<A>, LoadError> {
         self.find(id).await?.ok_or_else(|| LoadError::NotFound { stream: self.stream(id) })
     }
 
@@ -184,7 +184,7 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// As for [`load`](Self::load), except that not found is `None`.
-    pub async fn find(&self, id: &AggregateId) -> Result<Option<AggregateRoot<A>>, LoadError> {
+    pub async fn find(&self, id: &A::Id) -> Result<Option<AggregateRoot<A>>, LoadError> {
         let root = self.fold(id, Version::MAX).await?;
         Ok((root.version() > Version::NONE).then_some(root))
     }
@@ -195,7 +195,7 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// As for [`load`](Self::load), and [`LoadError::VersionNotReached`] if it has fewer events.
-    pub async fn load_at(&self, id: &AggregateId, version: Version) -> Result<AggregateRoot<A>, LoadError> {
+    pub async fn load_at(&self, id: &A::Id, version: Version) -> Result<AggregateRoot<A>, LoadError> {
         let root = self.fold(id, version).await?;
         match root.version() {
             Version::NONE => Err(LoadError::NotFound { stream: self.stream(id) }),
@@ -210,7 +210,7 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// [`LoadError::Read`] if the store cannot be read.
-    pub async fn exists(&self, id: &AggregateId) -> Result<bool, LoadError> {
+    pub async fn exists(&self, id: &A::Id) -> Result<bool, LoadError> {
         Ok(self.version(id).await? > Version::NONE)
     }
 
@@ -218,7 +218,7 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// [`LoadError::Read`] if the store cannot be read.
-    pub async fn version(&self, id: &AggregateId) -> Result<Version, LoadError> {
+    pub async fn version(&self, id: &A::Id) -> Result<Version, LoadError> {
         Ok(self.store.stream_version(&self.stream(id)).await?)
     }
 
@@ -258,7 +258,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// # Errors
     /// [`UpdateError::Refused`] with the decision's refusal, at once; [`UpdateError::Load`] if there is no such
     /// aggregate or it cannot be loaded; [`UpdateError::Save`] if it cannot be saved, also if every retry conflicted.
-    pub fn update<'a, D, T, X>(&'a self, id: &'a AggregateId, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
+    pub fn update<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
     where
         D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,
@@ -273,11 +273,7 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// As for [`update`](Self::update).
-    pub fn update_with<'a, D, T, X>(
-        &'a self,
-        id: &'a AggregateId,
-        decide: D,
-    ) -> UpdateFuture<'a, A, D, T, X, (Saved, T)>
+    pub fn update_with<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, T, X, (Saved, T)>
     where
         D: Fn(&mut AggregateRoot<A>) -> Result<T, X>,
     {
@@ -295,7 +291,7 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// As for [`update`](Self::update); a conflict if the aggregate has events already, which no retry can change.
-    pub fn create_with<'a, D, T, X>(&'a self, id: &'a AggregateId, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
+    pub fn create_with<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
     where
         D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,
@@ -339,7 +335,7 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// As for [`update`](Self::update), except that not found cannot happen.
-    pub fn upsert<'a, D, T, X>(&'a self, id: &'a AggregateId, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
+    pub fn upsert<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
     where
         D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,
@@ -351,7 +347,7 @@ impl<A: Apply> AggregateRepository<A> {
 
     async fn load_with_existence(
         &self,
-        id: &AggregateId,
+        id: &A::Id,
         existence: AggregateExistence,
     ) -> Result<AggregateRoot<A>, LoadError> {
         match existence {
@@ -362,7 +358,7 @@ impl<A: Apply> AggregateRepository<A> {
     }
 
     /// Folds the events up to `last` into a new root.
-    async fn fold(&self, id: &AggregateId, last: Version) -> Result<AggregateRoot<A>, LoadError> {
+    async fn fold(&self, id: &A::Id, last: Version) -> Result<AggregateRoot<A>, LoadError> {
         let stream = self.stream(id);
         let mut root = self.create(id.clone());
         let mut records = self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
@@ -457,7 +453,7 @@ where
 #[must_use = "a decision is made when it is awaited"]
 pub struct UpdateFuture<'a, A: Apply, D, V, X, O> {
     repository: &'a AggregateRepository<A>,
-    id: &'a AggregateId,
+    id: &'a A::Id,
     existence: AggregateExistence,
     decision: D,
     decide: DecideFn<A, D, V, X>,
@@ -497,7 +493,7 @@ enum UpdateState<'a, A: Apply> {
 impl<'a, A: Apply, D, V, X, O> UpdateFuture<'a, A, D, V, X, O> {
     fn new(
         repository: &'a AggregateRepository<A>,
-        id: &'a AggregateId,
+        id: &'a A::Id,
         existence: AggregateExistence,
         decision: D,
         decide: DecideFn<A, D, V, X>,

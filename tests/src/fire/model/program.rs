@@ -23,7 +23,7 @@ pub enum ProgramStep {
     Many(Vec<AppendStep>),
     /// A repeat of an earlier append, with a new expectation.
     Again(usize, RelativeExpectation),
-    /// An append that also contains an event id of an earlier one.
+    /// An append that also contains an event id of an earlier one, to the same or a different stream.
     TakenId(AppendStep, usize),
     /// Load a stream.
     Load {

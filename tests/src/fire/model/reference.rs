@@ -50,11 +50,10 @@ impl Reference {
 
     pub(super) fn append(&self, append: &Append) -> ExpectedAnswer {
         let by_id: HashMap<EventId, &RecordedEvent> =
-            self.events.iter().map(|record| (record.metadata().event_id(), record)).collect();
+            self.events_of(&append.stream).map(|record| (record.metadata().event_id(), record)).collect();
         let known: Vec<_> = append.events.iter().filter_map(|event| by_id.get(&event.event_id()).copied()).collect();
         let version = self.version(&append.stream);
         let is_repeat = known.len() == append.events.len()
-            && known.iter().all(|record| *record.metadata().stream() == append.stream)
             && known.windows(2).all(|pair| pair[0].version().next() == pair[1].version());
         if is_repeat {
             return ExpectedAnswer::Known(known.into_iter().cloned().collect());

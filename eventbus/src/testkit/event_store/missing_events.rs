@@ -1,0 +1,118 @@
+//! Rules of events that other software removed: they are errors, never passed over.
+
+use futures_util::StreamExt as _;
+
+use super::store_under_test::{StoreUnderTest, events, stream};
+use crate::{
+    ExpectedVersion, Position, RecordedEvent, StreamId, Version,
+    port::{EventStore, MissingEvent, ReadError, RecordStream},
+};
+
+/// A store finds a removed event wherever it was in its stream, in a search of all streams and of its own stream, and
+/// finds none where none is missing.
+///
+/// `remove_event` deletes an event as other software would. No macro lists this rule; a backend whose events other
+/// software can remove calls it.
+pub async fn missing_events_are_found<S: EventStore>(store: S, remove_event: impl AsyncFn(&RecordedEvent)) {
+    let store = StoreUnderTest::new("missing_events_are_found", store);
+    let find = async |stream: Option<&StreamId>| store.ok(store.find_missing_event(stream).await, "searching");
+    store.same(find(None).await, None, "in an empty store");
+    store.same(find(Some(&stream())).await, None, "in a stream without events");
+    let streams: [StreamId; 5] = std::array::from_fn(|_| stream());
+    let mut of_streams = Vec::new();
+    for stream in &streams {
+        of_streams.push(store.add(stream, ExpectedVersion::NoStream, &events(10)).await);
+    }
+    // the last event of the store stays, since SQLite refuses to delete it
+    store.add(&stream(), ExpectedVersion::NoStream, &events(1)).await;
+    for stream in [None].into_iter().chain(streams.iter().map(Some)) {
+        store.same(find(stream).await, None, "while none is missing");
+    }
+    // the lowest version of those removed is missing: one within, the first, the last, all
+    for (index, removed, version) in
+        [(3, vec![5, 7], 5), (1, vec![1], 1), (2, vec![10], 10), (0, (1..=10).collect(), 1), (4, vec![9, 10], 9)]
+    {
+        let stream = &streams[index];
+        for &version in &removed {
+            remove_event(&of_streams[index][version - 1]).await;
+        }
+        let wanted = Some(MissingEvent { stream: stream.clone(), version: Version::new(version) });
+        if removed.len() < 10 {
+            store.same(find(Some(stream)).await, wanted.clone(), format_args!("versions {removed:?} are removed"));
+        }
+        store.check(find(None).await.is_some(), format_args!("a search of all streams finds none of {removed:?}"));
+    }
+}
+
+/// A store that lost all events of a stream, or the last ones of one, finds that in a search of all streams.
+///
+/// `remove_event` deletes an event as other software would. No macro lists this rule; a backend whose events other
+/// software can remove calls it.
+pub async fn missing_ends_of_streams_are_found<S: EventStore>(store: S, remove_event: impl AsyncFn(&RecordedEvent)) {
+    let store = StoreUnderTest::new("missing_ends_of_streams_are_found", store);
+    let (whole, lost) = (stream(), stream());
+    store.add(&whole, ExpectedVersion::NoStream, &events(3)).await;
+    let recorded = store.add(&lost, ExpectedVersion::NoStream, &events(4)).await;
+    store.add(&whole, ExpectedVersion::Any, &events(1)).await;
+    for event in recorded.iter().rev() {
+        remove_event(event).await;
+        let found = store.ok(store.find_missing_event(None).await, "searching");
+        let wanted = MissingEvent { stream: lost.clone(), version: event.version() };
+        store.same(found, Some(wanted), "by a search of all streams");
+    }
+}
+
+/// An unfiltered read of the feed returns the events before a gap in a stream, then an error that names the missing
+/// event; a reader that reads again from there gets the error again. The gap is found within a page and across pages.
+///
+/// `remove_event` deletes an event as other software would. No macro lists this rule; a backend whose events other
+/// software can remove calls it.
+pub async fn feed_stops_at_a_missing_event<S: EventStore>(store: S, remove_event: impl AsyncFn(&RecordedEvent)) {
+    let store = StoreUnderTest::new("feed_stops_at_a_missing_event", store);
+    let (one, two) = (stream(), stream());
+    let mut all = Vec::new();
+    for _ in 0..60 {
+        all.extend(store.add(&one, ExpectedVersion::Any, &events(1)).await);
+        all.extend(store.add(&two, ExpectedVersion::Any, &events(49)).await);
+    }
+    // behind 250 and 1,000 events, as many as a page may have; from the last one on, so that the new gap is the first
+    for version in [41, 21, 6, 1] {
+        let (place, next) = ((version - 1) * 50, version * 50);
+        remove_event(&all[place]).await;
+        let (returned, error) = read_until_error(&store, store.read_all(Position::START)).await;
+        // a store with a list of its events stops where the event was, others at the next event of the stream
+        let wanted = if returned.len() == place { &all[..place] } else { &all[..next] };
+        let wanted: Vec<_> = wanted.iter().filter(|event| **event != all[place]).cloned().collect();
+        store.same(&returned, &wanted, format_args!("events before the gap at version {version}"));
+        check_names(&store, &error, &one, version as u64);
+        let last = returned.last().and_then(RecordedEvent::position).unwrap_or_default();
+        let (returned, error) = read_until_error(&store, store.read_all(last)).await;
+        store.same(returned.len(), 0, "events behind the gap");
+        check_names(&store, &error, &one, version as u64);
+    }
+}
+
+fn check_names<S: EventStore>(store: &StoreUnderTest<S>, error: &ReadError, stream: &StreamId, version: u64) {
+    let ReadError::Corrupt { place, .. } = error else { store.fail(format_args!("not corrupt but {error:?}")) };
+    store.check(place.contains(stream.aggregate_id().as_str()), format_args!("`{place}` does not name {stream}"));
+    let is_named = place.split(|c: char| !c.is_ascii_digit()).any(|number| number.parse() == Ok(version));
+    store.check(is_named, format_args!("`{place}` does not name version {version}"));
+}
+
+/// Reads up to the error, which must be the last item.
+async fn read_until_error<S: EventStore>(
+    store: &StoreUnderTest<S>,
+    mut read: RecordStream<'_>,
+) -> (Vec<RecordedEvent>, ReadError) {
+    let mut returned = Vec::new();
+    while let Some(event) = read.next().await {
+        match event {
+            Ok(event) => returned.push(event),
+            Err(error) => {
+                store.check(read.next().await.is_none(), "the read goes on after the error");
+                return (returned, error);
+            }
+        }
+    }
+    store.fail(format_args!("the feed passes over the missing event: {} events, no error", returned.len()))
+}

@@ -1,0 +1,10 @@
+, e.stream_no, CASE WHEN e.bytes_before IS NULL THEN coalesce((
+    SELECT true
+    FROM {schema}.events f
+    WHERE f.stream_no = e.stream_no AND f.version = e.version - 1
+    LIMIT 1
+), (
+    SELECT s.archived_through >= e.version - 1
+    FROM {schema}.streams s
+    WHERE s.stream_no = e.stream_no
+)) END
