@@ -1,6 +1,7 @@
 //! Tests over several crates; see `tests/`. The README's code is compiled here.
 
 pub mod fire;
+pub mod fixtures;
 pub mod modules;
 pub mod source;
 

@@ -1,0 +1,282 @@
+//! Stored data of a released format is read, and written on, by today's code.
+//!
+//! The files are never made again; `tests/src/bin/make-fixtures.rs` says how they were made.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{fs, time::Duration};
+
+use eventbus::{
+    App, ExpectedVersion, InMemoryEventBus, Name, Position, RecordedEvent, Version,
+    clock::SystemClock,
+    port::{Append, AppendError, DeadLetterFilter, DeadLetters as _, Direction, EventStore, Floor, ReadFeed as _},
+};
+use eventstore_postgres::PgEventStore;
+use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
+use eventstore_sqlite::SqliteEventStore;
+use futures_util::TryStreamExt as _;
+use serde_json::Value;
+use workspace_tests::fixtures::{
+    bus::BusAndStore,
+    folder, postgres,
+    progress::{DESTINATION, EXPIRED_ROLE, HELD_ROLE, inbox},
+    readers::{GROUP, OpenStore, Receipts, with_handlers},
+    redis_commands,
+    scenario::{ORDERS, appends, event, order},
+    snapshot::Snapshot,
+};
+
+fn text(name: &str) -> String {
+    let path = folder().join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn expected(name: &str) -> Value {
+    serde_json::from_str(&text(name)).unwrap()
+}
+
+fn expected_events() -> Vec<Value> {
+    text("events.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Compares field by field, so that a failure names the field.
+fn assert_same(found: &Value, expected: &Value) {
+    let (found, expected) = (found.as_object().unwrap(), expected.as_object().unwrap());
+    assert!(found.keys().eq(expected.keys()), "{:?}", found.keys());
+    for (field, wanted) in expected {
+        assert_eq!(&found[field], wanted, "{field}");
+    }
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+    assert!(waited.is_ok(), "timed out waiting until {what}");
+}
+
+/// The store returns what it held, takes further appends, and its readers go on where they were.
+async fn is_read_and_written_on(store: &OpenStore, name: &str) {
+    let wanted = expected(name);
+    let snapshot = Snapshot::read(store).await.unwrap();
+    for (found, wanted) in snapshot.events.iter().zip(expected_events()) {
+        assert_eq!(*found, wanted);
+    }
+    assert_eq!(snapshot.events.len(), expected_events().len());
+    assert_same(&snapshot.of_store, &wanted);
+    for (row, (.., is_handled)) in snapshot.of_store["inbox"].as_array().unwrap().iter().zip(inbox().unwrap()) {
+        assert_eq!(row[3]["is_first"], !is_handled, "{row}");
+    }
+    repeated_appends_write_nothing(&*store.port()).await;
+    appends_go_on(&*store.port()).await;
+    progress_goes_on(&*store.port()).await;
+    readers_go_on(store).await;
+}
+
+async fn repeated_appends_write_nothing(port: &dyn EventStore) {
+    let head = port.head().await.unwrap();
+    for Append { stream, events, .. } in appends().unwrap() {
+        let wanted: Vec<_> = events.iter().map(|event| event.event_id()).collect();
+        let again = port.append(&stream, ExpectedVersion::NoStream, events).await.unwrap();
+        let found: Vec<_> = again.iter().map(|record| record.metadata().event_id()).collect();
+        assert_eq!(found, wanted, "{stream}");
+        let stored = port.read_stream(&stream, again[0].version(), Direction::Forward);
+        let stored: Vec<_> = stored.try_collect().await.unwrap();
+        assert_eq!(again, stored[..again.len()], "{stream}");
+    }
+    assert_eq!(port.head().await.unwrap(), head);
+}
+
+/// Appends `events` after version `before`, and checks where they are.
+async fn append(port: &dyn EventStore, append: Append, before: u64) -> Vec<RecordedEvent> {
+    let (head, stream) = (port.head().await.unwrap(), append.stream.clone());
+    let records = port.append(&stream, append.expected, append.events).await.unwrap();
+    let feed: Vec<_> = port.read_all(head).try_collect().await.unwrap();
+    assert_eq!(feed, records, "the feed goes on with them");
+    let versions: Vec<_> = records.iter().map(|record| record.version().get()).collect();
+    let wanted: Vec<_> = (before + 1..).take(records.len()).collect();
+    assert_eq!(versions, wanted, "{stream}");
+    let last = Version::new(before);
+    let earlier: Vec<_> = port.read_stream(&stream, last, Direction::Backward).try_collect().await.unwrap();
+    if let Some(earlier) = earlier.first() {
+        assert!(earlier.metadata().recorded_at() <= records[0].metadata().recorded_at(), "{stream}");
+    }
+    records
+}
+
+async fn appends_go_on(port: &dyn EventStore) {
+    let item = |number| event(number, "ItemAdded", 2, r#"{"sku":"new","count":1}"#);
+    let at = |stream, expected, number| Append { stream, expected, events: vec![item(number), item(number + 1)] };
+    let exact = |version| ExpectedVersion::Exact(Version::new(version));
+    append(port, at(order("three", None).unwrap(), exact(3), 5_000), 3).await;
+    let tenant_of = |append: &Append| append.stream.tenant_id();
+    for (index, before) in [(2, 2), (3, 1)] {
+        let tenant = tenant_of(&appends().unwrap()[index]);
+        append(port, at(order("three", tenant).unwrap(), exact(before), 5_000), before).await;
+    }
+    let newcomer = order("three", Some(eventbus::Uuid::from_u128(7))).unwrap();
+    append(port, at(newcomer, ExpectedVersion::NoStream, 5_000), 0).await;
+    let refused =
+        port.append(&order("one", None).unwrap(), ExpectedVersion::Exact(Version::NONE), vec![item(5_100)]).await;
+    assert!(matches!(&refused, Err(AppendError::Conflict { actual, .. }) if *actual == 1), "{refused:?}");
+    // an event id of the data, in a stream that did not hold it
+    let mixed = vec![event(1, "EntryBooked", 1, r#"{"cents":5}"#)];
+    let ledger =
+        Append { stream: eventbus::StreamId::parse("Ledger", "longest").unwrap(), expected: exact(300), events: mixed };
+    append(port, ledger, 300).await;
+}
+
+async fn progress_goes_on(port: &dyn EventStore) {
+    let (name, owner, minute) = (Name::from_static, Name::from_static("today"), Duration::from_secs(60));
+    assert!(port.acquire_lease(&HELD_ROLE, &owner, minute).await.unwrap().is_none(), "it is held");
+    let held = port.lease_of(&HELD_ROLE).await.unwrap().unwrap();
+    let expired = port.acquire_lease(&EXPIRED_ROLE, &owner, minute).await.unwrap().unwrap();
+    assert!(expired.epoch > 2, "it was acquired twice: {expired:?}");
+    let seized = port.seize_lease(&HELD_ROLE, &owner, minute).await.unwrap();
+    assert!(seized.epoch > held.epoch, "{seized:?} {held:?}");
+    port.save_checkpoint(&name("reader: é/ü"), Position::new(8)).await.unwrap();
+    assert_eq!(port.load_checkpoint(&name("reader: é/ü")).await.unwrap(), Some(Position::new(8)));
+    let notes = port.notes().unwrap();
+    notes.delete_note(&name("note: é/ü")).await.unwrap();
+    assert_eq!(notes.load_note(&name("note: é/ü")).await.unwrap(), None);
+    let floor = Floor { group: name("b: é"), position: Position::new(301) };
+    port.save_floors(&DESTINATION, &[floor.clone()]).await.unwrap();
+    port.forget_floor(&DESTINATION, &name("a")).await.unwrap();
+    let new = Floor { group: name("new"), position: Position::START };
+    assert_eq!(port.floors(&DESTINATION).await.unwrap(), [floor, new]);
+    for (handler, stream, event, is_handled) in inbox().unwrap() {
+        let mut transaction = port.transactions().unwrap().begin().await.unwrap();
+        assert_eq!(transaction.is_first(&handler, &stream, event).await.unwrap(), !is_handled, "{handler} {stream}");
+        transaction.commit().await.unwrap();
+    }
+}
+
+/// The group gets its unfinished deliveries and the new events, no other event; the projection adds new events only.
+async fn readers_go_on(store: &OpenStore) {
+    let (port, receipts) = (store.port(), Receipts::default());
+    let bus = InMemoryEventBus::builder().clock(SystemClock).build();
+    receipts.mend();
+    let builder = store.with_projection(App::builder().store(store.port()).bus(bus.clone()));
+    let app = with_handlers(builder, &receipts).start().await.unwrap();
+    let head = port.head().await.unwrap();
+    store.projected(&app, head).await.unwrap();
+    assert_eq!(store.rows().await.unwrap(), "longest 44855 301, shared -1 1");
+    app.settled().await.unwrap();
+    let mut calls = vec!["receipt  1 later 2".to_owned(), "receipt  2 good 1".into(), "tally  2 good 1".into()];
+    for stream in [" 4", " 5", "a 3", "a 4", "b 2", "b 3", "0 1", "0 2"] {
+        calls.extend([format!("receipt {stream} new 1"), format!("tally {stream} new 1")]);
+    }
+    calls.sort();
+    assert_eq!(receipts.take(), calls);
+    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let of_group = letters.iter().find(|letter| letter.group.as_deref() == Some(GROUP)).unwrap();
+    assert_eq!(of_group.handler.as_deref(), Some("receipt"));
+    assert_eq!(of_group.error.as_deref(), Some("it's \"bad\": é"));
+    assert_eq!(of_group.done_handlers, ["tally"]);
+    assert!(bus.replay(&of_group.id).await.unwrap());
+    until("the dead letter is handled", async || receipts.count() > 0).await;
+    app.settled().await.unwrap();
+    assert_eq!(receipts.take(), ["receipt a 2 bad 1"]);
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_sqlite_is_read_and_written_on() {
+    let scratch = std::env::temp_dir().join(test_servers::unique_name("fixtures"));
+    fs::create_dir_all(&scratch).unwrap();
+    let path = scratch.join("store.db");
+    fs::copy(folder().join("sqlite.db"), &path).unwrap();
+    assert!(!folder().join("sqlite.db-wal").exists());
+    let store = OpenStore::Sqlite(SqliteEventStore::open(&path).await.unwrap());
+    is_read_and_written_on(&store, "sqlite.json").await;
+    drop(store);
+    fs::remove_dir_all(scratch).unwrap();
+}
+
+#[tokio::test]
+async fn a_database_of_postgres_is_read_and_written_on() {
+    let url = postgres::restore(&text("postgres.sql")).await.unwrap();
+    let store = PgEventStore::connect(url).await.unwrap();
+    is_read_and_written_on(&OpenStore::Postgres(store.clone()), "postgres.json").await;
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_keys_of_a_redis_store_are_read_and_written_on() {
+    let server = test_servers::private_redis();
+    let mut connection = test_servers::redis_connection(server.url()).await;
+    redis_commands::restore(&mut connection, &text("redis.jsonl")).await.unwrap();
+    let config =
+        RedisEventStoreConfig { redis_url: server.url().into(), key_prefix: "shop".into(), ..Default::default() };
+    let store = OpenStore::Redis(RedisEventStore::connect(config).await.unwrap());
+    is_read_and_written_on(&store, "redis.json").await;
+}
+
+/// A dump of what was restored is what was restored, so that the file holds all of it.
+#[tokio::test]
+async fn a_dump_of_redis_holds_what_it_restores() {
+    for name in ["redis.jsonl", "redis-bus.jsonl"] {
+        let server = test_servers::private_redis();
+        let mut connection = test_servers::redis_connection(server.url()).await;
+        redis_commands::restore(&mut connection, &text(name)).await.unwrap();
+        let without_expiry = |text: &str| {
+            text.lines().filter(|line| !line.starts_with("[\"PEXPIRE\"")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let again = redis_commands::dump(&mut connection).await.unwrap();
+        for (found, wanted) in without_expiry(&again).iter().zip(without_expiry(&text(name))) {
+            assert_eq!(*found, wanted, "{name}");
+        }
+        assert_eq!(without_expiry(&again).len(), without_expiry(&text(name)).len(), "{name}");
+    }
+}
+
+/// The group goes on with its pending entries and their attempts, the dead letter is replayed, and the relay publishes
+/// the new event only.
+#[tokio::test]
+async fn the_keys_of_a_redis_bus_are_read_and_written_on() {
+    let server = test_servers::private_redis();
+    let mut connection = test_servers::redis_connection(server.url()).await;
+    redis_commands::restore(&mut connection, &text("redis-bus.jsonl")).await.unwrap();
+    let both = BusAndStore::connect(server.url(), "today", SystemClock).await.unwrap();
+    let wanted = expected("redis-bus.json");
+    assert_same(&both.snapshot().await.unwrap(), &wanted);
+    let orders: usize = appends().unwrap()[..ORDERS].iter().map(|append| append.events.len()).sum();
+    for (entry, event) in wanted["entries"].as_array().unwrap().iter().zip(&expected_events()[..orders]) {
+        // the bus writes the payload again, between fields of its own
+        let with_parsed_payload = |event: &Value| {
+            let mut event = event.clone();
+            event["payload"] = serde_json::from_str(event["payload"].as_str().unwrap()).unwrap();
+            event
+        };
+        assert_eq!(with_parsed_payload(&entry[3]), with_parsed_payload(event), "the bus has what the store has");
+    }
+
+    let receipts = Receipts::default();
+    receipts.mend();
+    let app = both.start(&receipts).await.unwrap();
+    until("the pending entries are handled", async || receipts.count() >= 3).await;
+    app.settled().await.unwrap();
+    assert_eq!(receipts.take(), ["receipt  1 later 2", "receipt  2 good 1", "tally  2 good 1"]);
+
+    let letters = both.dead_letters().await.unwrap();
+    assert!(both.bus.replay(&letters[0].id).await.unwrap());
+    until("the dead letter is handled", async || receipts.count() > 0).await;
+    app.settled().await.unwrap();
+    assert_eq!(receipts.take(), ["receipt a 2 bad 1"], "the other handler had succeeded");
+
+    let new = Append {
+        stream: order("one", None).unwrap(),
+        expected: ExpectedVersion::Exact(Version::FIRST),
+        events: vec![event(5_000, "ItemAdded", 2, r#"{"sku":"new","count":1}"#)],
+    };
+    append(&both.store, new, 1).await;
+    let head = both.store.head().await.unwrap();
+    app.published(head).await.unwrap();
+    app.settled().await.unwrap();
+    assert_eq!(receipts.take(), ["receipt  2 new 1", "tally  2 new 1"]);
+    let entries = both.bus.history().page(100).await.unwrap().len();
+    assert_eq!(entries, orders + 2, "the replayed event and the new one were added");
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
