@@ -142,7 +142,7 @@ async fn progress_goes_on(port: &dyn EventStore) {
     notes.delete_note(&name("note: é/ü")).await.unwrap();
     assert_eq!(notes.load_note(&name("note: é/ü")).await.unwrap(), None);
     let floor = Floor { group: name("b: é"), position: Position::new(301) };
-    port.save_floors(&DESTINATION, &[floor.clone()]).await.unwrap();
+    port.save_floors(&DESTINATION, std::slice::from_ref(&floor)).await.unwrap();
     port.forget_floor(&DESTINATION, &name("a")).await.unwrap();
     let new = Floor { group: name("new"), position: Position::START };
     assert_eq!(port.floors(&DESTINATION).await.unwrap(), [floor, new]);
