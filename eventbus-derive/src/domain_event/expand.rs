@@ -63,7 +63,7 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
             const EVENT_TYPE: &'static ::core::primitive::str = #event_type;
             const SCHEMA_VERSION: ::core::primitive::u32 = #schema_version;
             const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
-            const CODEC: #krate::__private::Codec<Self> = #codec;
+            const CODEC: #krate::__private::Codec<Self> = #codec.at_version(#schema_version);
             const DESCRIPTOR: #krate::__private::EventDescriptor = #krate::__private::EventDescriptor::new(
                 <Self as #krate::DomainEvent>::EVENT_TYPE,
                 <Self as #krate::DomainEvent>::AGGREGATE_TYPE,

@@ -18,10 +18,10 @@ use super::{
     note = "add `#[derive(Serialize, Deserialize)]` to `{Self}`"
 )]
 pub trait Payload: Sized {
-    /// The fields as serde writes them.
-    const JSON: Codec<Self> = Codec { encode: Self::to_json, decode: Self::from_json };
+    /// The fields as serde writes them, at schema version 1.
+    const JSON: Codec<Self> = Codec { encode: Self::to_json, decode: Self::from_json, version: 1 };
     /// An event without fields: `{}` in the store, `null` to serde.
-    const UNIT: Codec<Self> = Codec { encode: |_| Ok("{}".into()), decode: |_| Self::from_json("null") };
+    const UNIT: Codec<Self> = Codec { encode: |_| Ok("{}".into()), decode: |_| Self::from_json("null"), version: 1 };
 
     fn to_json(&self) -> Result<String, FieldError>;
     fn from_json(json: &str) -> Result<Self, FieldError>;
@@ -44,9 +44,17 @@ impl<T: Serialize + DeserializeOwned> Payload for T {
 pub struct Codec<E> {
     encode: fn(&E) -> Result<String, FieldError>,
     decode: fn(&str) -> Result<E, FieldError>,
+    /// The version of the shape that it writes, and the highest that it reads.
+    version: u32,
 }
 
 impl<E> Codec<E> {
+    /// Sets the version of the shape.
+    #[must_use]
+    pub const fn at_version(self, version: u32) -> Self {
+        Self { encode: self.encode, decode: self.decode, version }
+    }
+
     /// Writes the fields, and reads them back: every appended event can be loaded again.
     pub(crate) fn encode(&self, event_type: &'static str, event: &E) -> Result<String, EncodeError> {
         let refuse = |reason| EncodeError { event_type, reason };
@@ -58,8 +66,16 @@ impl<E> Codec<E> {
         }
     }
 
-    /// Reads the fields. Fails if some are sealed: a sealed text must never pass for a value.
+    /// Reads the fields. Fails if a newer release wrote them: fields of a newer shape may fit and mean something else,
+    /// and a sealed text must never pass for a value.
     pub(crate) fn decode(&self, metadata: &Metadata, json: &str) -> Result<E, DecodeError> {
+        if metadata.schema_version() > self.version {
+            return Err(DecodeError::NewerVersion {
+                event_type: metadata.event_type().clone(),
+                found: metadata.schema_version(),
+                known: self.version,
+            });
+        }
         if metadata.has_sealed_fields() {
             return Err(DecodeError::SealedFields { event_type: metadata.event_type().clone() });
         }
@@ -111,6 +127,18 @@ pub enum DecodeError {
         event_type: Name,
         /// The wire names of the requested types, sorted.
         known: Vec<&'static str>,
+    },
+    /// The type is right, but a newer release wrote it, in a shape that this one does not know.
+    #[error(
+        "event `{event_type}` has version {found}, written by a newer release: this one knows versions up to {known}"
+    )]
+    NewerVersion {
+        /// The wire name of the event.
+        event_type: Name,
+        /// The version of the event's shape.
+        found: u32,
+        /// The highest version that this release knows.
+        known: u32,
     },
     /// The type is right, but a newer release has sealed its personal fields, which this one cannot open.
     #[error("event `{event_type}` was written by a newer release: its personal fields are sealed")]

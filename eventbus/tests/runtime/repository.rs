@@ -6,6 +6,7 @@ use eventbus::{
     EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, Never, NewEvent, SaveError,
     StreamId, UpdateError, Uuid, Version,
     delivery::RetryPolicy,
+    event::DecodeError,
     port::AppendEvents,
     prelude::*,
     repository::Publication,
@@ -217,6 +218,26 @@ async fn events_that_do_not_fit_are_named_with_their_place() {
     store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
     let report = format!("{:?}", eventbus::Error::from(orders.load(&other).await.unwrap_err()));
     assert!(report.contains("unknown event type `OrderLost` (known: OrderCreated, OrderShipped)"), "{report}");
+}
+
+/// The fields of the newer version fit the struct, and may mean something else.
+#[tokio::test]
+async fn an_event_of_a_newer_release_is_not_misread() {
+    let store = InMemoryEventStore::new();
+    let orders = AggregateRepository::<Order>::new(store.clone());
+    let id: AggregateId = "1".parse().unwrap();
+    let known = NewEvent::from_event(&created("ada", 1.0)).unwrap();
+    let newer = NewEvent::new(known.event_type().clone(), known.schema_version() + 1, known.payload());
+    store.append(&Order::stream(&id), ExpectedVersion::NoStream, vec![known, newer]).await.unwrap();
+    let error = orders.load(&id).await.unwrap_err();
+    let LoadError::Decode { version, source: DecodeError::NewerVersion { found, known, .. }, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!((version.get(), *found, *known), (2, 2, 1));
+    let report = format!("{:?}", eventbus::Error::from(error));
+    let wanted = "`OrderCreated` has version 2, written by a newer release: this one knows versions up to 1";
+    assert!(report.contains(wanted), "{report}");
+    assert_eq!(orders.load_at(&id, Version::FIRST).await.unwrap().customer_id, "ada");
 }
 
 #[tokio::test]
