@@ -16,7 +16,7 @@ use common::{
 };
 use eventbus::{
     HandlerError, Name, NewEvent, RecordedEvent, StreamId, Version,
-    event::{EventDescriptor, EventFilter, Source},
+    event::{DecodeError, EventDescriptor, EventFilter, Source},
     handler::HandlerOptions,
     port::{DeadLetterFilter, DeadLetters, EventBus},
 };
@@ -135,6 +135,35 @@ async fn an_event_that_one_cannot_decode_is_left_to_a_member_of_its_version() {
     assert_eq!((can.runs_of("late"), dead_letter_count(&old).await), (1, 1));
     old.stop_consuming().await;
     again.stop_consuming().await;
+}
+
+/// Handlers of the older release know that a newer one wrote the events: these are retried until a member that announced
+/// the version comes, and go to it at once where it is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_a_newer_release_is_left_to_it_or_retried() {
+    let old = connect(&RedisEventBusConfig { max_retries: Some(1_000), ..quick() }).await;
+    let newer = || DecodeError::NewerVersion { event_type: Name::from_static(SHIPPED), found: 2, known: 1 };
+    let cannot = Actor::new(move |_, _| Act::Fail(HandlerError::undecodable(newer())));
+    let can = Actor::willing();
+    handles(&cannot, &old, SHIPPED_1);
+    start(&old).await;
+    old.publish(&[shipped("early", 2)]).await.unwrap();
+    until("it is retried", async || cannot.runs_of("early") > 1).await;
+
+    let new = named(&old, "new").await;
+    handles(&can, &new, SHIPPED_2);
+    start(&new).await;
+    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "event_types"), "OrderShipped@2"]).await;
+    until("the version is announced", known).await;
+    let events: Vec<_> = (0..20).map(|n| shipped(&n.to_string(), 2)).collect();
+    old.publish(&events).await.unwrap();
+    until_finished(&old).await;
+    assert_eq!((can.done().len(), dead_letter_count(&old).await), (21, 0));
+    for number in 0..20 {
+        assert!(cannot.runs_of(&number.to_string()) <= 1, "it is left at its first failure");
+    }
+    old.stop_consuming().await;
+    new.stop_consuming().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

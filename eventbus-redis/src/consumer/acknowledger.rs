@@ -75,6 +75,8 @@ pub(super) struct AckBatch {
     attempt_updates: Vec<AttemptUpdate>,
     /// Earliest time of the next write of `attempt_updates`; `None` if at once.
     gathers_until: Option<Instant>,
+    /// Failed events of newer releases: left to members that know their schema version, or else retried.
+    newer_events: VecDeque<DeadLetterWrite>,
     dead_letter_writes: VecDeque<DeadLetterWrite>,
 }
 
@@ -115,6 +117,7 @@ impl AckBatch {
             && self.unhandled.is_empty()
             && self.discarded.is_empty()
             && self.attempt_updates.is_empty()
+            && self.newer_events.is_empty()
             && self.dead_letter_writes.is_empty()
     }
 
@@ -140,6 +143,9 @@ impl AckBatch {
                 Disposition::Acknowledge { has_attempts: true } => self.acknowledged_with_attempts.push(id),
                 Disposition::Skip(attempts) => {
                     self.unhandled.extend(record.map(|record| UnhandledEntry { id, record, attempts }))
+                }
+                Disposition::Retry { attempts, .. } if record.is_some() => {
+                    self.newer_events.push_back(DeadLetterWrite { id, record, attempts });
                 }
                 Disposition::Retry { attempts, .. } => {
                     self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false })
@@ -203,6 +209,16 @@ impl Acknowledger {
         if !batch.acknowledged.is_empty() {
             self.acknowledge(&batch.acknowledged).await?;
             written.acknowledged += self.release_and_count(&mut batch.acknowledged);
+        }
+        while let Some(DeadLetterWrite { id, record: Some(record), attempts }) = batch.newer_events.front() {
+            let is_left = self.hand_off_unknown_version(id, record, &attempts.done).await?;
+            if is_left {
+                self.inner.in_flight().release([id]);
+            }
+            let event = batch.newer_events.pop_front().filter(|_| !is_left);
+            let retry =
+                event.map(|DeadLetterWrite { id, attempts, .. }| AttemptUpdate { id, attempts, starts_run: false });
+            batch.attempt_updates.extend(retry);
         }
         // an entry gets its next disposition only after the consumer read it again, and before that read the consumer
         // writes the attempts: so no entry below has an update that still gathers

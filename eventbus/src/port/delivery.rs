@@ -119,6 +119,9 @@ pub enum HandlerErrorKind {
     Permanent,
     /// The event cannot be decoded, so a retry cannot help: straight to the dead letters.
     Undecodable,
+    /// A newer release wrote the event, in a shape that this one does not know: the bus leaves it to a member of the group
+    /// that announced this version of the type, else as [`Retry`](Self::Retry).
+    NewerVersion,
     /// The handler panicked: as [`Retry`](Self::Retry).
     Panicked,
     /// The handler reached its time limit, and was cancelled: as [`Retry`](Self::Retry).
@@ -178,7 +181,11 @@ impl HandlerError {
     #[doc(hidden)]
     #[must_use]
     pub fn undecodable(error: DecodeError) -> Self {
-        Self::of(HandlerErrorKind::Undecodable, error.into())
+        let kind = match error {
+            DecodeError::NewerVersion { .. } => HandlerErrorKind::NewerVersion,
+            _ => HandlerErrorKind::Undecodable,
+        };
+        Self::of(kind, error.into())
     }
 
     #[doc(hidden)]

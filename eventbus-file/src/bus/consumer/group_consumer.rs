@@ -407,7 +407,9 @@ impl<'a> Consumer<'a> {
         match &one.disposition {
             Disposition::Acknowledge { .. } => self.finish_event(id).await?,
             Disposition::Skip(attempts) => self.skip_unhandled(id, one, attempts.clone()).await?,
-            Disposition::DeadLetter(delivery_attempts) if self.is_for_newer_release(one) => {
+            Disposition::DeadLetter(delivery_attempts) | Disposition::Retry { attempts: delivery_attempts, .. }
+                if self.is_for_newer_release(one) =>
+            {
                 self.leave_for_handler(id, DeliveryAttempts::replayed(delivery_attempts.done.clone())).await?;
             }
             Disposition::DeadLetter(attempts) => {

@@ -83,7 +83,9 @@ impl InFlightEntry {
 pub struct DisposedEntry {
     /// The id of the entry on the bus.
     pub id: MessageId,
-    /// The event; `None` if the entry cannot be decoded. A [`Retry`](Disposition::Retry) may leave it out.
+    /// The event; `None` if the entry cannot be decoded. A [`Retry`](Disposition::Retry) may leave it out, unless a newer
+    /// release wrote the event: then the bus leaves it to a release that announced its schema version, if there is one,
+    /// instead of the retry.
     pub record: Option<RecordedEvent>,
     /// The action that the bus takes.
     pub disposition: Disposition,

@@ -953,6 +953,7 @@ impl InFlightState {
         let Some(body) = &mut item.body else {
             return false;
         };
+        let is_newer = outcome.is_of_newer_release();
         let Some(disposition) = Disposition::from_outcome(outcome, &mut body.attempts, policy, &self.clock) else {
             if is_alone {
                 body.attempts.note_slow_consumer();
@@ -964,7 +965,8 @@ impl InFlightState {
         let key = item.key;
         match disposition {
             Disposition::Retry { after, .. } => {
-                self.outbox.push(DisposedEntry { id: item.id.clone(), record: None, disposition });
+                let record = body.record.clone().filter(|_| is_newer);
+                self.outbox.push(DisposedEntry { id: item.id.clone(), record, disposition });
                 self.mark_failing(number);
                 self.park_until(number, now + after);
             }

@@ -416,6 +416,9 @@ impl GroupConsumer {
                 log.move_to_dead_letters(&self.group, number, attempts);
                 self.unsaved_count = CHECKPOINT_EVENTS_MAX;
             }
+            Disposition::Retry { attempts, .. } if self.leaves_to_newer(&mut log, record.as_ref()) => {
+                log.cursor(&self.group).leave_for_handler(number, DeliveryAttempts::replayed(attempts.done));
+            }
             Disposition::Retry { attempts, .. } => {
                 log.cursor(&self.group).record_attempts(number, attempts);
                 return None;
