@@ -104,7 +104,7 @@ impl Statements {
         if let Some(filled) = self.filled.read().get(&template) {
             return filled.clone();
         }
-        // one table has a key that spans all event ids; a look-up would double the time of planning an append
+        // a plain table has one key over all event ids; with a look-up, the server would plan each append anew
         let is_repeat = if self.is_partitioned { include_str!("sql/is_repeat.sql").trim() } else { "false" };
         let is_stored = if self.is_partitioned { include_str!("sql/is_stored.sql").trim() } else { "false" };
         let sql = fill()
