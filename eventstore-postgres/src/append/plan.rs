@@ -125,18 +125,14 @@ fn expected_number(expected: ExpectedVersion) -> i64 {
     }
 }
 
-fn event_keys(append: &Append) -> impl Iterator<Item = (StreamId, EventId)> {
-    append.events.iter().map(|event| (append.stream.clone(), event.event_id()))
-}
-
 #[derive(Default)]
 struct StatementPlanner {
     plan: StatementPlan,
     one_per_stream: bool,
     /// The chain of each planned stream; `None` if further appends to the stream are deferred.
     open_chains: HashMap<StreamId, Option<usize>>,
-    /// The ids of the planned events of each stream.
-    ids: HashSet<(StreamId, EventId)>,
+    /// The ids of the planned events, each with the number of its chain.
+    ids: HashSet<(usize, EventId)>,
 }
 
 impl StatementPlanner {
@@ -151,19 +147,23 @@ impl StatementPlanner {
             Some(chain) => chain.push(&entry.append),
             None => self.plan.chains.push(StreamChain::new(&entry.append, self.plan.entries.len())),
         }
-        self.ids.extend(event_keys(&entry.append));
+        self.ids.extend(entry.append.events.iter().map(|event| (chain, event.event_id())));
         self.plan.chain_of_entry.push(chain);
         self.plan.entries.push(entry);
     }
 
+    /// Returns `true` if a chain has an event with one of the append's ids.
+    fn holds(&self, chain: usize, append: &Append) -> bool {
+        append.events.iter().any(|event| self.ids.contains(&(chain, event.event_id())))
+    }
+
     /// Returns the number of the append's chain, possibly a new one; `None` if the append is deferred.
     fn chain_for(&self, append: &Append) -> Option<usize> {
-        if event_keys(append).any(|key| self.ids.contains(&key)) {
-            return None;
-        }
         match self.open_chains.get(&append.stream) {
             None => Some(self.plan.chains.len()),
-            Some(chain) => chain.filter(|chain| self.plan.chains[*chain].accepts(append)),
+            Some(chain) => {
+                chain.filter(|chain| self.plan.chains[*chain].accepts(append) && !self.holds(*chain, append))
+            }
         }
     }
 }
