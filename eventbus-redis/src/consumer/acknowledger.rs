@@ -51,6 +51,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// | acknowledge | the server executed `XACK`, and deleted the attempts | released |
 /// | skip | the group never announced its type, and no live member may handle it | acknowledged as skipped, released |
 /// | skip | the group announced its type, or a live member may handle it | handed off, released |
+/// | retry, of a newer release | a member knows its schema version | handed off, released |
 /// | retry | the script saves the attempts, at the latest before the consumer rereads the entry | waits for its retry |
 /// | begin (suspects only) | the script saves the attempts at once | a worker runs its handlers |
 /// | dead letter | a member knows its schema version | handed off, released |
@@ -76,11 +77,11 @@ pub(super) struct AckBatch {
     /// Earliest time of the next write of `attempt_updates`; `None` if at once.
     gathers_until: Option<Instant>,
     /// Failed events of newer releases: left to members that know their schema version, or else retried.
-    newer_events: VecDeque<DeadLetterWrite>,
+    newer_events: VecDeque<UnhandledEntry>,
     dead_letter_writes: VecDeque<DeadLetterWrite>,
 }
 
-/// An entry without a handler in this consumer.
+/// An entry that no handler of this consumer wants, or can decode.
 struct UnhandledEntry {
     id: MessageId,
     record: RecordedEvent,
@@ -144,12 +145,10 @@ impl AckBatch {
                 Disposition::Skip(attempts) => {
                     self.unhandled.extend(record.map(|record| UnhandledEntry { id, record, attempts }))
                 }
-                Disposition::Retry { attempts, .. } if record.is_some() => {
-                    self.newer_events.push_back(DeadLetterWrite { id, record, attempts });
-                }
-                Disposition::Retry { attempts, .. } => {
-                    self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false })
-                }
+                Disposition::Retry { attempts, of_newer_release, .. } => match record.filter(|_| of_newer_release) {
+                    Some(record) => self.newer_events.push_back(UnhandledEntry { id, record, attempts }),
+                    None => self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false }),
+                },
                 Disposition::Begin(attempts) => {
                     self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: true });
                     self.gather_no_more(); // a worker waits for this write
@@ -210,15 +209,15 @@ impl Acknowledger {
             self.acknowledge(&batch.acknowledged).await?;
             written.acknowledged += self.release_and_count(&mut batch.acknowledged);
         }
-        while let Some(DeadLetterWrite { id, record: Some(record), attempts }) = batch.newer_events.front() {
-            let is_left = self.hand_off_unknown_version(id, record, &attempts.done).await?;
-            if is_left {
-                self.inner.in_flight().release([id]);
+        while let Some(UnhandledEntry { id, record, attempts }) = batch.newer_events.front() {
+            let is_handed_off = self.hand_off_unknown_version(id, record, &attempts.done).await?;
+            match batch.newer_events.pop_front() {
+                Some(UnhandledEntry { id, .. }) if is_handed_off => self.inner.in_flight().release([&id]),
+                Some(UnhandledEntry { id, attempts, .. }) => {
+                    batch.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false });
+                }
+                None => {}
             }
-            let event = batch.newer_events.pop_front().filter(|_| !is_left);
-            let retry =
-                event.map(|DeadLetterWrite { id, attempts, .. }| AttemptUpdate { id, attempts, starts_run: false });
-            batch.attempt_updates.extend(retry);
         }
         // an entry gets its next disposition only after the consumer read it again, and before that read the consumer
         // writes the attempts: so no entry below has an update that still gathers

@@ -10,7 +10,7 @@ use crate::{
     domain::{clock::SharedClock, name::Name},
     port::{
         attempts::{DeliveryAttempts, Failure},
-        delivery::{Delivery, HandlerErrorKind},
+        delivery::Delivery,
         stats::BusCounters,
     },
 };
@@ -38,13 +38,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Returns `true` if a handler failed because a newer release wrote the event.
-    #[must_use]
-    pub fn is_of_newer_release(&self) -> bool {
-        let is_newer = |failure: &Failure| failure.error.kind() == HandlerErrorKind::NewerVersion;
-        matches!(self, Self::Failed { failures, .. } if failures.iter().any(is_newer))
-    }
-
     /// Counts the outcome of a delivery. The bus counts an event that no handler here wants: a different consumer of
     /// the group may want it.
     pub fn count_in(&self, counters: &BusCounters) {

@@ -407,10 +407,10 @@ impl<'a> Consumer<'a> {
         match &one.disposition {
             Disposition::Acknowledge { .. } => self.finish_event(id).await?,
             Disposition::Skip(attempts) => self.skip_unhandled(id, one, attempts.clone()).await?,
-            Disposition::DeadLetter(delivery_attempts) | Disposition::Retry { attempts: delivery_attempts, .. }
+            Disposition::DeadLetter(attempts) | Disposition::Retry { attempts, of_newer_release: true, .. }
                 if self.is_for_newer_release(one) =>
             {
-                self.leave_for_handler(id, DeliveryAttempts::replayed(delivery_attempts.done.clone())).await?;
+                self.leave_for_handler(id, DeliveryAttempts::replayed(attempts.done.clone())).await?;
             }
             Disposition::DeadLetter(attempts) => {
                 self.move_to_dead_letters(id, one, attempts.clone()).await?;

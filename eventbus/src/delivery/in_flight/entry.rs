@@ -5,7 +5,12 @@ use std::time::Duration;
 use super::super::Outcome;
 use crate::{
     domain::{clock::SharedClock, record::RecordedEvent},
-    port::{MessageId, attempts::DeliveryAttempts, retry::RetryPolicy},
+    port::{
+        MessageId,
+        attempts::{DeliveryAttempts, Failure},
+        delivery::HandlerErrorKind,
+        retry::RetryPolicy,
+    },
 };
 
 /// Default limit for the events that a consumer holds, in bytes: 16 MiB.
@@ -83,9 +88,7 @@ impl InFlightEntry {
 pub struct DisposedEntry {
     /// The id of the entry on the bus.
     pub id: MessageId,
-    /// The event; `None` if the entry cannot be decoded. A [`Retry`](Disposition::Retry) may leave it out, unless a newer
-    /// release wrote the event: then the bus leaves it to a release that announced its schema version, if there is one,
-    /// instead of the retry.
+    /// The event; `None` if the entry cannot be decoded.
     pub record: Option<RecordedEvent>,
     /// The action that the bus takes.
     pub disposition: Disposition,
@@ -118,6 +121,9 @@ pub enum Disposition {
         attempts: DeliveryAttempts,
         /// The delay before the retry.
         after: Duration,
+        /// Set if a newer release wrote the event, in a shape that a handler here does not know: if the group announced
+        /// its schema version, the bus leaves it to that release instead of the retry.
+        of_newer_release: bool,
     },
     /// The entry is about to be handled, and may have ended the process that had it before: the bus persists its
     /// attempts, then calls [`InFlight::begin`](super::InFlight::begin).
@@ -137,7 +143,7 @@ impl Disposition {
         retry: &RetryPolicy,
         clock: &SharedClock,
     ) -> Option<Self> {
-        let retry_after = match outcome {
+        let (retry_after, of_newer_release) = match outcome {
             Outcome::Unattended => return None,
             Outcome::Skipped => {
                 delivery_attempts.reset_process_ends(); // no handler ran that could have ended the process
@@ -148,13 +154,17 @@ impl Disposition {
                     let has_attempts = *delivery_attempts != DeliveryAttempts::default();
                     return Some(Self::Acknowledge { has_attempts });
                 }
-                None
+                (None, false)
             }
-            Outcome::Failed { failures, succeeded } => delivery_attempts.fail(&failures, &succeeded, retry, clock),
+            Outcome::Failed { failures, succeeded } => {
+                let is_newer = |failure: &Failure| failure.error.kind() == HandlerErrorKind::NewerVersion;
+                let of_newer_release = failures.iter().any(is_newer);
+                (delivery_attempts.fail(&failures, &succeeded, retry, clock), of_newer_release)
+            }
         };
         let attempts = delivery_attempts.clone();
         Some(match retry_after {
-            Some(after) => Self::Retry { attempts, after },
+            Some(after) => Self::Retry { attempts, after, of_newer_release },
             None => Self::DeadLetter(attempts),
         })
     }

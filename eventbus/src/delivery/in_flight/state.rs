@@ -103,8 +103,8 @@ impl StoredEntry {
     fn undo_begin(&mut self, is_alone: bool, clock: &SharedClock) -> Option<DisposedEntry> {
         let body = self.body.as_mut()?;
         body.attempts.undo_begin(is_alone, clock);
-        let delivery_attempts = body.attempts.clone();
-        Some(self.dispose(Disposition::Retry { attempts: delivery_attempts, after: Duration::ZERO }))
+        let (attempts, after) = (body.attempts.clone(), Duration::ZERO);
+        Some(self.dispose(Disposition::Retry { attempts, after, of_newer_release: false }))
     }
 
     fn ended_alone(&self) -> u32 {
@@ -607,6 +607,7 @@ impl InFlightState {
             return Some(Disposition::Retry {
                 attempts: delivery_attempts.clone(),
                 after: delivery_attempts.suspect_delay(),
+                of_newer_release: false,
             });
         }
         delivery_attempts.give_up_after_process_ends(&self.clock);
@@ -953,7 +954,6 @@ impl InFlightState {
         let Some(body) = &mut item.body else {
             return false;
         };
-        let is_newer = outcome.is_of_newer_release();
         let Some(disposition) = Disposition::from_outcome(outcome, &mut body.attempts, policy, &self.clock) else {
             if is_alone {
                 body.attempts.note_slow_consumer();
@@ -965,8 +965,7 @@ impl InFlightState {
         let key = item.key;
         match disposition {
             Disposition::Retry { after, .. } => {
-                let record = body.record.clone().filter(|_| is_newer);
-                self.outbox.push(DisposedEntry { id: item.id.clone(), record, disposition });
+                self.outbox.push(item.dispose(disposition));
                 self.mark_failing(number);
                 self.park_until(number, now + after);
             }

@@ -408,16 +408,15 @@ impl GroupConsumer {
                     self.count_unhandled(record.event_type(), passed);
                 }
             }
-            Disposition::DeadLetter(attempts) if self.leaves_to_newer(&mut log, record.as_ref()) => {
+            Disposition::DeadLetter(attempts) | Disposition::Retry { attempts, of_newer_release: true, .. }
+                if self.leaves_to_newer(&mut log, record.as_ref()) =>
+            {
                 log.cursor(&self.group).leave_for_handler(number, DeliveryAttempts::replayed(attempts.done));
             }
             Disposition::DeadLetter(attempts) => {
                 self.inner.counters().messages_sent_to_dlq(1);
                 log.move_to_dead_letters(&self.group, number, attempts);
                 self.unsaved_count = CHECKPOINT_EVENTS_MAX;
-            }
-            Disposition::Retry { attempts, .. } if self.leaves_to_newer(&mut log, record.as_ref()) => {
-                log.cursor(&self.group).leave_for_handler(number, DeliveryAttempts::replayed(attempts.done));
             }
             Disposition::Retry { attempts, .. } => {
                 log.cursor(&self.group).record_attempts(number, attempts);

@@ -12,6 +12,7 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 use super::Bus;
 use crate::{
     domain::{
+        codec::DecodeError,
         event::{EventDescriptor, EventFilter, Source},
         name::Name,
         record::{NewEvent, RecordedEvent},
@@ -32,12 +33,13 @@ pub(super) const CREATED: &str = "OrderCreated";
 /// A second event type.
 pub(super) const SHIPPED: &str = "OrderShipped";
 
-static ONLY_CREATED: [EventDescriptor; 1] = [descriptor(CREATED)];
-static ONLY_SHIPPED: [EventDescriptor; 1] = [descriptor(SHIPPED)];
+static ONLY_CREATED: [EventDescriptor; 1] = [descriptor(CREATED, 1)];
+static ONLY_SHIPPED: [EventDescriptor; 1] = [descriptor(SHIPPED, 1)];
+static ONLY_NEWER_SHIPPED: [EventDescriptor; 1] = [descriptor(SHIPPED, 2)];
 
-const fn descriptor(event_type: &'static str) -> EventDescriptor {
+const fn descriptor(event_type: &'static str, schema_version: u32) -> EventDescriptor {
     let source = Source::new(file!(), line!(), module_path!());
-    EventDescriptor::new(event_type, "Order", 1, event_type, source)
+    EventDescriptor::new(event_type, "Order", schema_version, event_type, source)
 }
 
 /// Returns a filter for [`CREATED`] only.
@@ -50,6 +52,11 @@ pub(super) const fn shipped() -> EventFilter {
     EventFilter::Only(&ONLY_SHIPPED)
 }
 
+/// Returns a filter for [`SHIPPED`] only, as a newer release defines it: with schema version 2.
+pub(super) const fn newer_shipped() -> EventFilter {
+    EventFilter::Only(&ONLY_NEWER_SHIPPED)
+}
+
 /// Returns an event identified by its number, of an aggregate of its own.
 pub(super) fn event(event_type: &'static str, number: u64) -> RecordedEvent {
     event_of(&format!("order-{number}"), event_type, number)
@@ -57,9 +64,18 @@ pub(super) fn event(event_type: &'static str, number: u64) -> RecordedEvent {
 
 /// Returns an event identified by its number, of this aggregate.
 pub(super) fn event_of(aggregate: &str, event_type: &'static str, number: u64) -> RecordedEvent {
+    event_in_version(aggregate, event_type, 1, number)
+}
+
+/// Returns a [`SHIPPED`] event identified by its number, of this aggregate, as a newer release publishes it.
+pub(super) fn newer_event_of(aggregate: &str, number: u64) -> RecordedEvent {
+    event_in_version(aggregate, SHIPPED, 2, number)
+}
+
+fn event_in_version(aggregate: &str, event_type: &'static str, schema_version: u32, number: u64) -> RecordedEvent {
     let stream = StreamId::parse("Order", aggregate).expect("a valid stream");
     let payload = format!(r#"{{"number":{number}}}"#);
-    NewEvent::new(Name::from_static(event_type), 1, payload).recorded_as(stream, Version::FIRST, None)
+    NewEvent::new(Name::from_static(event_type), schema_version, payload).recorded_as(stream, Version::FIRST, None)
 }
 
 /// Returns an event identified by its number, with a payload of slightly more than `bytes` bytes.
@@ -77,6 +93,12 @@ pub(super) fn events(numbers: std::ops::RangeInclusive<u64>) -> Vec<RecordedEven
 fn number(delivery: &Delivery) -> u64 {
     let payload: serde_json::Value = serde_json::from_str(delivery.record().payload()).unwrap_or_default();
     payload["number"].as_u64().unwrap_or_default()
+}
+
+/// Returns the error of a handler that is given what [`newer_event_of`] returns, and knows schema version 1.
+pub(super) fn of_newer_release() -> HandlerError {
+    let event_type = Name::from_static(SHIPPED);
+    HandlerError::undecodable(DecodeError::NewerVersion { event_type, found: 2, known: 1 })
 }
 
 /// A handler that records its deliveries, and fails, panics or hangs on demand.

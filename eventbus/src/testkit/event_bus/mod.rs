@@ -101,6 +101,7 @@ macro_rules! event_bus_conformance {
                 a_cancelled_subscription_gets_nothing_more,
                 what_was_skipped_is_delivered_when_its_type_is_first_announced,
                 what_was_announced_before_waits_for_a_handler,
+                what_only_a_newer_release_can_decode_is_left_to_it,
                 a_new_group_whose_handlers_start_now_gets_what_comes,
                 a_delivery_is_pending_until_every_handler_has_succeeded,
                 the_other_handlers_of_a_failed_delivery_still_run,

@@ -7,12 +7,12 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{
     Bus,
     fixtures::{
-        CREATED, RecordingHandler, consume, event_of, events, progress, publish, wait_until, wait_until_idle,
-        wait_until_started,
+        CREATED, RecordingHandler, consume, event_of, events, newer_event_of, of_newer_release, progress, publish,
+        shipped, wait_until, wait_until_idle, wait_until_started,
     },
 };
 use crate::{
-    domain::{codec::DecodeError, event::EventFilter, name::Name},
+    domain::event::EventFilter,
     port::{delivery::HandlerError, health::HealthThresholds},
 };
 
@@ -95,16 +95,12 @@ pub async fn a_permanent_error_is_not_tried_again(bus: Bus, _: Bus) {
 
 /// An event that a newer release wrote, in a shape that no handler here knows, is retried: it is no dead letter at once.
 pub async fn an_event_of_a_newer_release_is_tried_again(bus: Bus, _: Bus) {
-    let of_newer_release = || {
-        let event_type = Name::from_static(CREATED);
-        HandlerError::undecodable(DecodeError::NewerVersion { event_type, found: 2, known: 1 })
-    };
     let handler = RecordingHandler::new().with_retries(2).with_error(of_newer_release);
     handler.fail_times(2, &[1]);
     let group = bus.default_group();
-    handler.subscribe(&bus, group, EventFilter::All);
+    handler.subscribe(&bus, group, shipped());
     let consumer = consume(&bus).await;
-    publish(&bus, &events(1..=1)).await;
+    publish(&bus, &[newer_event_of("order-1", 1)]).await;
     wait_until_idle(&bus, group).await;
     assert_eq!((handler.started(), handler.completed()), (vec![1, 1, 1], vec![1]), "started, and completed");
     assert_eq!(bus.stream_info().await.dlq_messages, 0, "dead letters");

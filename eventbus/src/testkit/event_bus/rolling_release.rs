@@ -4,8 +4,8 @@ use super::{
     Bus,
     fixtures::{CREATED, SHIPPED},
     fixtures::{
-        RecordingHandler, consume, created, event, events, publish, shipped, wait_until, wait_until_idle,
-        wait_until_started,
+        RecordingHandler, consume, created, event, event_of, events, newer_event_of, newer_shipped, of_newer_release,
+        publish, shipped, wait_until, wait_until_idle, wait_until_started,
     },
 };
 use crate::{
@@ -71,6 +71,35 @@ pub async fn what_was_announced_before_waits_for_a_handler(bus: Bus, other: Bus)
     wait_until_idle(&other, other.default_group()).await;
     consumer.stop().await;
     assert_eq!((new.started(), bus.stats().events_skipped), (vec![2], 0), "what waited, and what was skipped");
+}
+
+/// An event in a schema version that the group announced before is left to the newer release at its first failure,
+/// however often a handler of the older one would retry it.
+pub async fn what_only_a_newer_release_can_decode_is_left_to_it(bus: Bus, other: Bus) {
+    let newer = RecordingHandler::new();
+    let subscription = newer.subscribe(&bus, bus.default_group(), newer_shipped());
+    let consumer = consume(&bus).await;
+    publish(&bus, &[newer_event_of("order", 1)]).await;
+    wait_until_started(&newer, 1).await;
+    wait_until_idle(&bus, bus.default_group()).await;
+    consumer.stop().await;
+    subscription.cancel();
+    let older = RecordingHandler::new().with_retries(1_000).with_error(of_newer_release);
+    older.fail_on(&[2]);
+    let subscription = older.subscribe(&bus, bus.default_group(), shipped());
+    let consumer = consume(&bus).await;
+    publish(&bus, &[newer_event_of("order", 2), event_of("order", SHIPPED, 3)]).await;
+    // a retry would hold up the next event of the aggregate
+    wait_until("the next event is handled", async || older.completed() == [3]).await;
+    consumer.stop().await;
+    subscription.cancel();
+    newer.subscribe(&other, other.default_group(), newer_shipped());
+    let consumer = consume(&other).await;
+    wait_until_started(&newer, 2).await;
+    wait_until_idle(&other, other.default_group()).await;
+    consumer.stop().await;
+    assert_eq!((older.started(), newer.completed()), (vec![2, 3], vec![1, 2]), "older, and newer");
+    assert_eq!(bus.stream_info().await.dlq_messages, 0, "dead letters");
 }
 
 /// A new group whose handlers all start now receives no event that was published before.

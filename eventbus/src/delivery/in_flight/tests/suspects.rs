@@ -32,7 +32,7 @@ fn begins(disposed: &[DisposedEntry]) -> Vec<(MessageId, u32)> {
 /// Returns the entries that wait, with their `process_ends` and their delay in seconds.
 fn waits(disposed: &[DisposedEntry]) -> Vec<(MessageId, (u32, u64))> {
     by_disposition(disposed, |disposition| match disposition {
-        Disposition::Retry { attempts, after } => Some((attempts.process_ends, after.as_secs())),
+        Disposition::Retry { attempts, after, .. } => Some((attempts.process_ends, after.as_secs())),
         _ => None,
     })
 }
