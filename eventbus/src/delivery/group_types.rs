@@ -126,7 +126,7 @@ impl GroupTypes {
     }
 
     /// Returns `true`, and logs it, if an event that failed for good waits for a newer release: the group announced its
-    /// schema version before, and the handlers of this process were made for older versions only.
+    /// schema version or a later one before, and the handlers of this process were made for older versions only.
     #[must_use]
     pub fn leave_to_newer_release(&self, subscribers: &Subscribers, group: &Name, record: &RecordedEvent) -> bool {
         let (event_type, schema_version) = (record.event_type(), record.metadata().schema_version());
@@ -142,7 +142,11 @@ impl GroupTypes {
 
     fn is_for_newer_release(&self, event_type: &str, schema_version: u32, known: &[u32]) -> bool {
         known.iter().max().is_some_and(|newest| *newest < schema_version)
-            && self.announced.contains_key(&versioned(event_type, schema_version))
+            && self
+                .announced
+                .keys()
+                .filter_map(|name| version_of(name, event_type))
+                .any(|known| known >= schema_version)
     }
 
     /// Adds an event that no handler wants to the range of its type.
@@ -260,10 +264,14 @@ fn versioned(event_type: &str, schema_version: u32) -> String {
     format!("{event_type}@{schema_version}")
 }
 
-/// Returns `true` if `versioned` is this type with a version behind the last `@`: names of types may contain one, too.
+/// Returns `true` if `versioned` is this type with a version.
 fn is_of_type(versioned: &str, event_type: &str) -> bool {
-    let version = versioned.strip_prefix(event_type).and_then(|rest| rest.strip_prefix('@'));
-    version.is_some_and(|version| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()))
+    version_of(versioned, event_type).is_some()
+}
+
+/// Returns the version behind the last `@`, if `versioned` is of this type: names of types may contain an `@`, too.
+fn version_of(versioned: &str, event_type: &str) -> Option<u32> {
+    versioned.strip_prefix(event_type)?.strip_prefix('@')?.parse().ok()
 }
 
 #[cfg(test)]
@@ -304,14 +312,19 @@ mod tests {
     }
 
     #[test]
-    fn an_event_waits_for_a_newer_release_if_its_version_was_announced_and_those_here_are_older() {
+    fn an_event_waits_for_a_newer_release_if_its_version_or_a_later_one_was_announced_and_those_here_are_older() {
         let mut types = GroupTypes::default();
         for version in [1, 3] {
             types.announce(&announced(Some("A"), version, None), DAY, 0);
         }
-        for (version, known, waits) in
-            [(3, &[1, 2][..], true), (3, &[2, 3], false), (3, &[], false), (1, &[3], false), (2, &[1], false)]
-        {
+        for (version, known, waits) in [
+            (3, &[1, 2][..], true),
+            (3, &[2, 3], false),
+            (3, &[], false),
+            (1, &[3], false),
+            (2, &[1], true),
+            (4, &[1], false),
+        ] {
             assert_eq!(
                 types.is_for_newer_release("A", version, known),
                 waits,

@@ -4,7 +4,7 @@
 -- Replies {the id to continue after, entries, their attempts as JSON or false, ids of deleted entries, 1 if there may
 -- be more}.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local all, names, versions = announced_types(ARGV[3])
+local all, names, _, newest = announced_types(ARGV[3])
 local entries, attempts, deleted, last, most = {}, {}, {}, ARGV[4], tonumber(ARGV[6])
 local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', ARGV[5], ABSENT)
 for _, found in ipairs(pending) do
@@ -18,10 +18,11 @@ for _, found in ipairs(pending) do
   else
     local name = by_name(entry[2]).event_type
     local wanted = redis.call('HGET', retry, id)
-    -- an event handed off for its version is only for members with that version, not for those that handle all types
+    -- an event handed off for its version is only for members with that version or a later one, not for those that
+    -- handle all types
     local version = wanted and string.match(wanted, '^{"left_for":(%d+)')
     local is_own
-    if version then is_own = name and versions[name .. '@' .. version] else is_own = all or (name and names[name]) end
+    if version then is_own = name and (newest[name] or 0) >= tonumber(version) else is_own = all or (name and names[name]) end
     if is_own then
       redis.call('XCLAIM', stream, group, me, 0, id, 'JUSTID')
       entries[#entries + 1] = entry

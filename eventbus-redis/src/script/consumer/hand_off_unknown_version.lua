@@ -1,7 +1,8 @@
--- Hands off an event that this consumer cannot decode to members that announced its schema version: to the consumer
--- `absent`, from which the first such member claims it, so that it waits for no dead one. A live member gets it
--- directly if only a live one may have it, or if the group never announced this version. In a partition the event stays
--- until its owner changes. The handlers that have succeeded stay on record.
+-- Hands off an event that this consumer cannot decode to members that announced its schema version or a later one, which
+-- upcasts it: to the consumer `absent`, from which the first such member claims it, so that it waits for no dead one. A
+-- live member gets it directly if the group never announced such a version, or if only a live one may have it: then one
+-- that announced just this version. In a partition the event stays until its owner changes. The handlers that have
+-- succeeded stay on record.
 -- KEYS  stream, members, retry, known types
 -- ARGV  group, consumer, its name as a member (different in a partition), id, event type, schema version, '1' if only a
 --       live member may have it, the succeeded handlers as attempts in JSON or ''
@@ -11,18 +12,22 @@ local stream, members, retry, known = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, me, my_name, id, name, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local attempts = ARGV[8] ~= '' and ARGV[8] or '{"attempts":0}'
 local now, candidates = now_in_ms(), {}
+local function decodes(versions, newest)
+  if ARGV[7] == '1' then return versions[name .. '@' .. version] end
+  return (newest[name] or 0) >= tonumber(version)
+end
 local announced = by_name(redis.call('HGETALL', members))
 local own = live_member(announced[my_name] or '', now)
 for other, text in pairs(announced) do
   local member = live_member(text, now)
   if other ~= my_name and member and not member.left and member.layout == (own and own.layout) then
-    local _, _, versions = announced_types(member.event_types)
-    if versions[name .. '@' .. version] then candidates[#candidates + 1] = other end
+    local _, _, versions, newest = announced_types(member.event_types)
+    if decodes(versions, newest) then candidates[#candidates + 1] = other end
   end
 end
 table.sort(candidates)
-local _, _, versions = known_types(known)
-local is_awaited = ARGV[7] ~= '1' and versions[name .. '@' .. version]
+local _, _, versions, newest = known_types(known)
+local is_awaited = ARGV[7] ~= '1' and decodes(versions, newest)
 if #candidates == 0 and not is_awaited then return 'no' end
 if #redis.call('XPENDING', stream, group, id, id, 1, me) == 0 then return 'lost' end
 if me ~= my_name then

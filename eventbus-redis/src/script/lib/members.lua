@@ -4,24 +4,30 @@
 -- The consumer that holds handed-off entries: the first member that handles them claims them.
 local ABSENT = 'absent'
 
-local function announced_types(text)
-  local is_json, types = pcall(cjson.decode, text or '')
-  if not is_json then return false, {}, {} end
-  if type(types) ~= 'table' then return types == '*', {}, {} end
-  local names, versions = {}, {}
-  for _, name in ipairs(types) do
-    names[string.match(name, '^(.*)@%d+$') or name], versions[name] = true, true
-  end
-  return names['*'] == true, names, versions
+-- Adds `type@version` to names, to versions, and to the newest version of each name.
+local function add_type(announced, names, versions, newest)
+  local name, version = string.match(announced, '^(.*)@(%d+)$')
+  name, version = name or announced, tonumber(version or 0)
+  names[name], versions[announced] = true, true
+  newest[name] = math.max(newest[name] or 0, version)
 end
 
--- Returns what a group ever announced: true if all types, the types, and these with their versions.
+-- Returns what a member announces: true if all types, the types, these with their versions, and the newest version of
+-- each type.
+local function announced_types(text)
+  local is_json, types = pcall(cjson.decode, text or '')
+  if not is_json then return false, {}, {}, {} end
+  if type(types) ~= 'table' then return types == '*', {}, {}, {} end
+  local names, versions, newest = {}, {}, {}
+  for _, announced in ipairs(types) do add_type(announced, names, versions, newest) end
+  return names['*'] == true, names, versions, newest
+end
+
+-- Returns what a group ever announced, as `announced_types`.
 local function known_types(key)
-  local names, versions = {}, {}
-  for _, name in ipairs(redis.call('HKEYS', key)) do
-    names[string.match(name, '^(.*)@%d+$') or name], versions[name] = true, true
-  end
-  return names['*'] == true, names, versions
+  local names, versions, newest = {}, {}, {}
+  for _, announced in ipairs(redis.call('HKEYS', key)) do add_type(announced, names, versions, newest) end
+  return names['*'] == true, names, versions, newest
 end
 
 -- Returns true if a consumer of a group announces no types, as those of the Python library.

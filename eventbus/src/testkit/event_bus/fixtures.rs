@@ -35,7 +35,7 @@ pub(super) const SHIPPED: &str = "OrderShipped";
 
 static ONLY_CREATED: [EventDescriptor; 1] = [descriptor(CREATED, 1)];
 static ONLY_SHIPPED: [EventDescriptor; 1] = [descriptor(SHIPPED, 1)];
-static ONLY_NEWER_SHIPPED: [EventDescriptor; 1] = [descriptor(SHIPPED, 2)];
+static ONLY_NEWER_SHIPPED: [EventDescriptor; 1] = [descriptor(SHIPPED, 3)];
 
 const fn descriptor(event_type: &'static str, schema_version: u32) -> EventDescriptor {
     let source = Source::new(file!(), line!(), module_path!());
@@ -52,7 +52,7 @@ pub(super) const fn shipped() -> EventFilter {
     EventFilter::Only(&ONLY_SHIPPED)
 }
 
-/// Returns a filter for [`SHIPPED`] only, as a newer release defines it: with schema version 2.
+/// Returns a filter for [`SHIPPED`] only, as a newer release defines it: in schema version 3, which upcasts version 2.
 pub(super) const fn newer_shipped() -> EventFilter {
     EventFilter::Only(&ONLY_NEWER_SHIPPED)
 }

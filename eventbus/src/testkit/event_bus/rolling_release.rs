@@ -73,8 +73,8 @@ pub async fn what_was_announced_before_waits_for_a_handler(bus: Bus, other: Bus)
     assert_eq!((new.started(), bus.stats().events_skipped), (vec![2], 0), "what waited, and what was skipped");
 }
 
-/// An event in a schema version that the group announced before is left to the newer release at its first failure,
-/// however often a handler of the older one would retry it.
+/// An event of a newer schema version, which the group announced before, or a later one, is left to the newer release at
+/// its first failure, however often a handler of the older one would retry it.
 pub async fn what_only_a_newer_release_can_decode_is_left_to_it(bus: Bus, other: Bus) {
     let newer = RecordingHandler::new();
     let subscription = newer.subscribe(&bus, bus.default_group(), newer_shipped());
