@@ -10,6 +10,7 @@ mod handler;
 mod krate;
 mod misplaced;
 mod mistakes;
+mod old_event;
 mod options;
 mod parameters;
 mod projection;
@@ -34,10 +35,26 @@ use mistakes::Mistakes;
 /// | `aggregate_type = "Order"` | the same by name, when the aggregate is in another crate |
 /// | `type = "order.created"` | the durable name; the struct's name if left out |
 /// | `version = 2` | the version of the payload's shape; 1 if left out |
+/// | `was("OrderPlaced")` | the durable names that it had before: stored events of these names are read as this one |
+/// | `upcast(OrderCreatedV1, add_currency)` | the upcasters, one for each earlier version from 1: a struct with `#[derive(OldEvent)]`, a function, or `_` |
 /// | `crate = path` | where `eventbus` is re-exported; the only option of an enum |
 #[proc_macro_derive(DomainEvent, attributes(event))]
 pub fn domain_event(item: TokenStream) -> TokenStream {
     run(|mistakes| domain_event::derive(item.into(), mistakes))
+}
+
+/// # Options
+///
+/// The options in `#[event(..)]`, the first two never left out:
+///
+/// | option | meaning |
+/// |---|---|
+/// | `of = OrderCreated` | the event, which lists the struct in its `upcast(..)` |
+/// | `version = 1` | the version of the event that has these fields |
+/// | `crate = path` | where `eventbus` is re-exported |
+#[proc_macro_derive(OldEvent, attributes(event))]
+pub fn old_event(item: TokenStream) -> TokenStream {
+    run(|mistakes| old_event::derive(item.into(), mistakes))
 }
 
 /// # Options
@@ -49,6 +66,8 @@ pub fn domain_event(item: TokenStream) -> TokenStream {
 /// | `events(OrderCreated, legacy::Closed as LegacyClosed)` | all its events; a name after `as` is that of the variant |
 /// | `type = "Order"` | the durable name; the type's name if left out |
 /// | `event = OrderEvent` | the name of the enum; the type's name and `Event` if left out |
+/// | `typed_id` | its ids are of the type `Id<Order>` instead of `AggregateId` |
+/// | `retired("OrderViewed")` | the durable names of stored events that it no longer knows: loading passes them by |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_derive(Aggregate, attributes(aggregate))]
 pub fn aggregate(item: TokenStream) -> TokenStream {

@@ -61,7 +61,7 @@ pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: b
     let variants: Vec<_> = members.iter().map(|member| &member.variant).collect();
     let types: Vec<_> = members.iter().map(|member| &member.event).collect();
     let all = |item| members.iter().map(move |member| member.item(krate, item));
-    let (descriptors, names, codecs) = (all("DESCRIPTOR"), all("EVENT_TYPE"), all("CODEC"));
+    let (descriptors, named, codecs) = (all("DESCRIPTOR"), all("DESCRIPTOR"), all("CODEC"));
     let (encoded_as, encoded_by) = (all("DESCRIPTOR"), all("CODEC"));
     quote! {
         #[automatically_derived]
@@ -71,7 +71,7 @@ pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: b
                 #record: &#krate::RecordedEvent,
             ) -> ::core::result::Result<Self, #krate::__private::DecodeError> {
                 let #event_type = #record.event_type().as_str();
-                #(if #event_type == #names {
+                #(if #named.is_named(#event_type) {
                     return #krate::__private::decode_with(&#codecs, #record).map(Self::#variants);
                 })*
                 ::core::result::Result::Err(#krate::__private::unknown::<Self>(#record))

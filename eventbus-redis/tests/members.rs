@@ -19,7 +19,10 @@ use common::{
     until,
 };
 use eventbus::{
-    Name, NewEvent, RecordedEvent, StreamId, Version, event::EventFilter, handler::HandlerOptions, port::EventBus,
+    Name, NewEvent, RecordedEvent, StreamId, Version,
+    event::{EventDescriptor, EventFilter, Source},
+    handler::HandlerOptions,
+    port::EventBus,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use redis::Value;
@@ -211,6 +214,23 @@ async fn what_only_a_killed_member_handles_goes_at_once_to_the_next_one_that_han
     assert_eq!((shipped.done(), bus.stats().events_skipped), (vec!["one".to_owned()], 0));
     next.stop_consuming().await;
     bus.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_type_is_announced_by_all_its_names() {
+    const RENAMED: EventDescriptor =
+        EventDescriptor::new("OrderCreated", "Order", 2, "OrderCreated", Source::new(file!(), line!(), module_path!()));
+    const EVENTS: EventFilter = EventFilter::Only(&[RENAMED.formerly(&["OrderPlaced"])]);
+    let (bus, other) = two(60_000).await;
+    let member = Actor::willing();
+    handles(&member, &bus, EVENTS);
+    handles(&member, &other, ONLY_CREATED);
+    start(&bus).await;
+    start(&other).await;
+    let is_announced = async |types| announced(&bus, "stable").await.as_deref() == Some(types);
+    until("it is announced", async || is_announced(r#"["OrderCreated@2","OrderPlaced@2"]"#).await).await;
+    bus.stop_consuming().await;
+    other.stop_consuming().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

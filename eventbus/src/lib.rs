@@ -77,6 +77,9 @@ pub use eventbus_derive::Aggregate;
 #[doc = include_str!("docs/domain_event.md")]
 #[doc(inline)]
 pub use eventbus_derive::DomainEvent;
+#[doc = include_str!("docs/old_event.md")]
+#[doc(inline)]
+pub use eventbus_derive::OldEvent;
 #[doc = include_str!("docs/handler.md")]
 #[doc(inline)]
 pub use eventbus_derive::handler;
@@ -150,9 +153,11 @@ pub mod event {
             codec::{DecodeError, EncodeError, EncodeFault},
             event::{EventDescriptor, EventFilter, Source},
             field_error::FieldError,
+            fields::Fields,
             metadata::{InvalidUuid, parse_uuid},
             name::{InvalidName, MAX_NAME_BYTES, NameFault},
             record::EncodeEvent,
+            upcast::OldEventOf,
             validity::{EventFault, InvalidEvent, RESERVED_FIELDS},
         },
         runtime::registry::{EventRegistry, UnknownEventType},
@@ -248,7 +253,7 @@ pub mod prelude {
 
     pub use crate::{
         Aggregate, AggregateId, AggregateRepository, AggregateRoot, App, Apply, Attempt, DomainEvent, Envelope,
-        EventBusExt, HandlerError, Id, Metadata, RecordedEvent, State,
+        EventBusExt, HandlerError, Id, Metadata, OldEvent, RecordedEvent, State,
     };
 }
 
@@ -262,7 +267,9 @@ pub mod __private {
             aggregate::Lists,
             codec::{Codec, DecodeError, EncodeError, Payload},
             event::{EventDescriptor, EventFilter, Source, belongs_to},
-            record::{EncodeEvent, decode_one, decode_with, encode_one, encode_with, unknown},
+            fields::Fields,
+            record::{EncodeEvent, decode_one, decode_with, encode_one, encode_with, read_current, unknown},
+            upcast::{ConvertTo, OldEventOf, UpcastFault, Upcasts, change, read_fields, read_old},
         },
         port::{
             BoxFuture, FromTransaction,

@@ -48,6 +48,28 @@ async fn stored_event_types_that_no_code_knows_are_named_in_one_warning() {
     assert!(!line.contains("`Sent`"), "{line}");
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Letter, version = 2, was("Posted"))]
+struct LetterPosted {}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(LetterPosted), retired("Stamped"))]
+struct Letter {}
+
+impl Apply for Letter {
+    fn apply(&mut self, _event: &LetterEvent) {}
+}
+
+#[tokio::test]
+async fn former_names_and_retired_types_are_known() {
+    let store = InMemoryEventStore::new();
+    append(&store, &[("Posted", 1), ("Posted", 2), ("LetterPosted", 2), ("Stamped", 7)]).await;
+    assert_eq!(warnings(store.clone()).await, Vec::<String>::new(), "all is known");
+    append(&store, &[("Posted", 3)]).await;
+    let all = warnings(store).await;
+    assert!(all[0].contains("`Posted` (version 3, first at position 1), here version 2;"), "{all:#?}");
+}
+
 #[tokio::test]
 async fn a_line_names_no_more_event_types_than_can_be_read() {
     let store = InMemoryEventStore::new();

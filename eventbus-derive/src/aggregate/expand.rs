@@ -9,7 +9,7 @@ use crate::{sets, surroundings::Taken, text};
 
 /// Writes the enum and the impls; without the checks against its events if the model is not `complete`.
 pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
-    let Model { krate, ident, event, aggregate_type, .. } = model;
+    let Model { krate, ident, event, aggregate_type, retired, .. } = model;
     let id = id_type(model);
     if let Some(taken) = &model.taken {
         return fallback(model, taken);
@@ -35,6 +35,7 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
             #[automatically_derived]
             impl #krate::Aggregate for #ident {
                 const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
+                const RETIRED: &'static [&'static ::core::primitive::str] = &[#(#retired),*];
                 type Event = #event;
                 type Id = #id;
             }
@@ -165,6 +166,7 @@ fn expand_registration(model: &Model) -> TokenStream {
                 aggregate_type: #aggregate_type,
                 rust_type: ::core::concat!(::core::module_path!(), "::", #rust_name),
                 source: #source,
+                retired: <#ident as #krate::Aggregate>::RETIRED,
                 is_test: ::core::cfg!(test),
             }
         }
@@ -172,8 +174,15 @@ fn expand_registration(model: &Model) -> TokenStream {
 }
 
 fn expand_checks(model: &Model, members: &[sets::Member]) -> TokenStream {
-    let Model { krate, ident, event, aggregate_type, listed, .. } = model;
+    let Model { krate, ident, event, aggregate_type, listed, retired, .. } = model;
     let aggregate = text::name_of(ident);
+    let retired = retired.iter().map(|name| {
+        let message =
+            format!("`{}` is the name of a listed event, today's or a former one: it is not retired", name.value());
+        quote_spanned! {name.span()=>
+            const _: () = ::core::assert!(!<#event as #krate::EventSet>::EVENTS.has_name(#name), #message);
+        }
+    });
     let lists = listed.iter().map(|Listed { path, .. }| {
         quote! {
             #[automatically_derived]
@@ -199,5 +208,5 @@ fn expand_checks(model: &Model, members: &[sets::Member]) -> TokenStream {
     let applies = quote_spanned! {ident.span()=>
         const _: fn(&mut #ident, &#event) = <#ident as #krate::Apply>::apply;
     };
-    quote!(#(#lists)* #(#belongs)* #distinct #applies)
+    quote!(#(#lists)* #(#belongs)* #(#retired)* #distinct #applies)
 }

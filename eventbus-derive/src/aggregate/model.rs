@@ -1,6 +1,6 @@
 //! The model of an aggregate: the parsed attribute and struct.
 
-use syn::{Ident, Path, Visibility};
+use syn::{Ident, LitStr, Path, Visibility};
 
 use crate::surroundings::Taken;
 
@@ -15,6 +15,8 @@ pub(super) struct Model {
     /// The name of the enum of its events.
     pub(super) event: Ident,
     pub(super) listed: Vec<Listed>,
+    /// The wire names of events that it no longer knows.
+    pub(super) retired: Vec<LitStr>,
     /// The user's own type of that name, already reported as a mistake: it stands in for the enum.
     pub(super) taken: Option<Taken>,
 }

@@ -22,6 +22,7 @@ const OPTIONS: &[Known] = &[
     Known::text("type", "`type = \"Order\"`"),
     Known::ident("event", "`event = OrderEvent`"),
     Known::flag("typed_id", "`#[aggregate(events(..), typed_id)]`"),
+    Known::list("retired", "`retired(\"OrderViewed\")`"),
     krate::CRATE,
 ];
 
@@ -35,6 +36,7 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     let event = options.ident("event", mistakes);
     let has_typed_id = options.flag("typed_id", mistakes);
     let listed = listed(input, &options, mistakes);
+    let retired = options.names("retired", "an event type", mistakes);
     if !input.generics.params.is_empty() {
         mistakes.at(&input.generics, "an aggregate cannot be generic: its events are stored under one durable name");
         return None;
@@ -56,6 +58,7 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
         event,
         ident,
         listed,
+        retired,
         taken,
     })
 }

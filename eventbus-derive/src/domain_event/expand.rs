@@ -4,7 +4,10 @@ use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::{Ident, spanned::Spanned};
 
-use super::model::{Aggregate, Event, Kind, Member, Model};
+use super::{
+    model::{Aggregate, Event, Kind, Member, Model},
+    upcast,
+};
 use crate::{sets, text};
 
 /// Writes the impls; without the registration if the model is not `complete`.
@@ -22,7 +25,8 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
 fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
     let Model { krate, ident, .. } = model;
     let record = Ident::new("record", Span::mixed_site());
-    let Event { event_type, schema_version, aggregate, is_unit } = event;
+    let Event { event_type, former_types, schema_version, aggregate, upcasters, is_unit } = event;
+    let upcast::Chain { functions, decoders, checks } = upcast::expand(krate, ident, upcasters, complete);
     let aggregate_type = match aggregate {
         Aggregate::Type(path) => quote_spanned! {path.span()=>
             <#path as #krate::__private::Lists<#ident>>::AGGREGATE_TYPE
@@ -63,15 +67,17 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
             const EVENT_TYPE: &'static ::core::primitive::str = #event_type;
             const SCHEMA_VERSION: ::core::primitive::u32 = #schema_version;
             const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
-            const CODEC: #krate::__private::Codec<Self> = #codec.at_version(#schema_version);
+            const CODEC: #krate::__private::Codec<Self> = #codec.at_version(#schema_version, &[#decoders]);
             const DESCRIPTOR: #krate::__private::EventDescriptor = #krate::__private::EventDescriptor::new(
                 <Self as #krate::DomainEvent>::EVENT_TYPE,
                 <Self as #krate::DomainEvent>::AGGREGATE_TYPE,
                 <Self as #krate::DomainEvent>::SCHEMA_VERSION,
                 ::core::concat!(::core::module_path!(), "::", #rust_name),
                 #source,
-            );
+            ).formerly(&[#(#former_types),*]);
         }
+        #functions
+        #checks
         #submit
     }
 }

@@ -20,6 +20,10 @@ pub(super) enum Kind {
 /// One event.
 pub(super) struct Event {
     pub(super) event_type: String,
+    /// The wire names that it had before.
+    pub(super) former_types: Vec<String>,
+    /// One for each earlier version, from 1; empty if stored fields of all versions fit the struct.
+    pub(super) upcasters: Vec<Upcaster>,
     pub(super) schema_version: u32,
     pub(super) aggregate: Aggregate,
     /// `struct Emptied;`, whose payload is an empty object.
@@ -34,6 +38,16 @@ pub(super) enum Aggregate {
     Name(String),
     /// Missing or invalid; already reported.
     Unknown,
+}
+
+/// The step from one version to the next.
+pub(super) enum Upcaster {
+    /// A struct with the fields of the version, which converts into what the next version takes.
+    Struct(Path),
+    /// A function that changes the fields.
+    Function(Path),
+    /// The fields fit the next version as they are.
+    Unchanged,
 }
 
 /// A variant that holds an event.

@@ -6,7 +6,7 @@ use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields, Variant};
 
 use super::{
     model::{Aggregate, Event, Kind, Member, Model},
-    reserved,
+    reserved, upcast,
 };
 use crate::{
     krate, misplaced,
@@ -21,6 +21,8 @@ const OPTIONS: &[Known] = &[
     Known::text("aggregate_type", "`aggregate_type = \"Order\"`"),
     Known::text("type", "`type = \"order.created\"`"),
     Known::number("version", "`version = 2`"),
+    Known::list("was", "`was(\"OrderPlaced\")`"),
+    Known::list("upcast", "`upcast(OrderCreatedV1, add_currency)`"),
     krate::CRATE,
 ];
 
@@ -54,13 +56,32 @@ fn event(input: &DeriveInput, data: &DataStruct, options: &Options, mistakes: &m
         Fields::Unit => {}
     }
     let event_type = options.name("type", "an event type", mistakes);
+    // the struct's name by default: renaming the struct then renames the durable event type
+    let event_type = event_type.map_or_else(|| text::name_of(&input.ident), |name| name.value());
+    let schema_version = options.number("version", 1..=i32::MAX as u32, mistakes).unwrap_or(1);
     Event {
-        // the struct's name by default: renaming the struct then renames the durable event type
-        event_type: event_type.map_or_else(|| text::name_of(&input.ident), |name| name.value()),
-        schema_version: options.number("version", 1..=i32::MAX as u32, mistakes).unwrap_or(1),
+        former_types: former_types(&event_type, options, mistakes),
+        upcasters: upcast::parse(schema_version, options, mistakes),
+        event_type,
+        schema_version,
         aggregate: aggregate(input, options, mistakes),
         is_unit: matches!(data.fields, Fields::Unit),
     }
+}
+
+fn former_types(event_type: &str, options: &Options, mistakes: &mut Mistakes) -> Vec<String> {
+    let mut former = Vec::new();
+    for name in options.names("was", "an event type", mistakes) {
+        let value = name.value();
+        if value == event_type {
+            mistakes.at(&name, format!("`{value}` is today's name of the event: `was` lists those from before"));
+        } else if former.contains(&value) {
+            mistakes.at(&name, format!("`{value}` is listed twice"));
+        } else {
+            former.push(value);
+        }
+    }
+    former
 }
 
 fn aggregate(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) -> Aggregate {
@@ -91,7 +112,7 @@ fn aggregate(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) ->
 }
 
 fn members(input: &DeriveInput, data: &DataEnum, options: &Options, mistakes: &mut Mistakes) -> Vec<Member> {
-    for key in ["aggregate", "aggregate_type", "type", "version"] {
+    for key in ["aggregate", "aggregate_type", "type", "version", "was", "upcast"] {
         if let Some(key) = options.key(key) {
             mistakes.at(
                 key,

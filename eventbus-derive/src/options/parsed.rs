@@ -181,6 +181,27 @@ impl Options {
         Some(name)
     }
 
+    /// Returns the durable names in the list given for `key`, those that are texts; `what` names their kind.
+    pub(crate) fn names(&self, key: &str, what: &str, mistakes: &mut Mistakes) -> Vec<LitStr> {
+        let Some((span, members)) = self.list(key, mistakes) else {
+            return Vec::new();
+        };
+        if members.is_empty() {
+            mistakes.at_span(span, format!("`{key}` lists at least one name: `{key}(\"..\")`"));
+        }
+        let mut names = Vec::new();
+        for member in members {
+            match syn::parse2::<LitStr>(member.clone()) {
+                Ok(name) => {
+                    text::check_name(what, &name, mistakes);
+                    names.push(name);
+                }
+                Err(_) => mistakes.at(member, format!("`{key}` lists names in quotes: `{key}(\"..\")`")),
+            }
+        }
+        names
+    }
+
     /// Returns the number given for `key`, within `range`.
     pub(crate) fn number<N: FromStr + PartialOrd + Display>(
         &self,

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use eventbus::{
     Name,
     delivery::{GroupContext, InFlight, Limits, RetryPolicy},
+    event::EventDescriptor,
     port::MessageId,
 };
 use redis::{FromRedisValue, Script, ScriptInvocation};
@@ -208,8 +209,11 @@ impl ConsumerInner {
         let subscribers = self.bus.subscribers().of_group(&self.group);
         let wants_all = subscribers.iter().any(|subscriber| subscriber.is_wildcard());
         let events = subscribers.iter().flat_map(|subscriber| subscriber.events().descriptors());
-        let mut types: BTreeSet<_> =
-            events.map(|event| format!("{}@{}", event.event_type, event.schema_version)).collect();
+        let named = |event: &EventDescriptor| {
+            let version = event.schema_version;
+            event.event_types().map(move |event_type| format!("{event_type}@{version}"))
+        };
+        let mut types: BTreeSet<_> = events.flat_map(named).collect();
         if wants_all && types.is_empty() {
             return r#""*""#.into();
         }

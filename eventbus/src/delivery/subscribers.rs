@@ -117,7 +117,7 @@ impl Subscribers {
     pub fn versions(&self, group: &Name, event_type: &Name) -> Vec<u32> {
         let of_group = self.of_group(group);
         let events = of_group.iter().flat_map(|subscriber| subscriber.events().descriptors());
-        events.filter(|event| event.event_type == event_type.as_str()).map(|event| event.schema_version).collect()
+        events.filter(|event| event.is_named(event_type)).map(|event| event.schema_version).collect()
     }
 
     /// Returns `true` if every subscriber of a group begins with events from now on.

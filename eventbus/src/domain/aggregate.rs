@@ -21,6 +21,9 @@ use uuid::Uuid;
 pub trait Aggregate: Default + Send + Sync + 'static {
     /// The durable name of the type: the struct's name unless `#[aggregate(type = "..")]` says otherwise.
     const AGGREGATE_TYPE: &'static str;
+    /// The wire names of events that its streams may hold and it no longer knows, as in
+    /// `#[aggregate(.., retired("OrderViewed"))]`: loading passes them by.
+    const RETIRED: &'static [&'static str] = &[];
     /// The generated enum of its events.
     type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
     /// The type of its ids: [`AggregateId`](crate::AggregateId), or with `#[aggregate(.., typed_id)]` an [`Id`](crate::Id) of its own.
@@ -230,6 +233,11 @@ impl<A: Apply> AggregateRoot<A> {
             self.pending_ids.push(self.clock.new_id().into());
         }
         self
+    }
+
+    /// Passes a stored event by that the aggregate no longer knows.
+    pub(crate) const fn pass(&mut self, version: Version) {
+        self.version = version;
     }
 
     /// Applies a stored event.

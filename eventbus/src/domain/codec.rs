@@ -3,10 +3,12 @@
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
+    error::BoxError,
     field_error::FieldError,
     json::to_json,
     metadata::Metadata,
     name::Name,
+    upcast::{UpcastFault, Upcaster},
     validity::{BackendKind, EventFault, check_payload},
 };
 
@@ -17,18 +19,19 @@ use super::{
     label = "`Serialize` or `Deserialize` is missing",
     note = "add `#[derive(Serialize, Deserialize)]` to `{Self}`"
 )]
-pub trait Payload: Sized {
+pub trait Payload: Sized + 'static {
     /// The fields as serde writes them, at schema version 1.
-    const JSON: Codec<Self> = Codec { encode: Self::to_json, decode: Self::from_json, version: 1 };
+    const JSON: Codec<Self> = Codec { encode: Self::to_json, decode: Self::from_json, version: 1, upcasters: &[] };
     /// An event without fields: `{}` in the store, `null` to serde.
-    const UNIT: Codec<Self> = Codec { encode: |_| Ok("{}".into()), decode: |_| Self::from_json("null"), version: 1 };
+    const UNIT: Codec<Self> =
+        Codec { encode: |_| Ok("{}".into()), decode: |_| Self::from_json("null"), version: 1, upcasters: &[] };
 
     fn to_json(&self) -> Result<String, FieldError>;
     fn from_json(json: &str) -> Result<Self, FieldError>;
 }
 
 #[diagnostic::do_not_recommend]
-impl<T: Serialize + DeserializeOwned> Payload for T {
+impl<T: Serialize + DeserializeOwned + 'static> Payload for T {
     fn to_json(&self) -> Result<String, FieldError> {
         to_json(self)
     }
@@ -41,18 +44,20 @@ impl<T: Serialize + DeserializeOwned> Payload for T {
 /// Encoder and decoder of one event type; a constant of every event, made by the derive.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct Codec<E> {
+pub struct Codec<E: 'static> {
     encode: fn(&E) -> Result<String, FieldError>,
     decode: fn(&str) -> Result<E, FieldError>,
     /// The version of the shape that it writes, and the highest that it reads.
     version: u32,
+    /// The decoders of the earlier versions, from 1; without any, they decode as the version that it writes.
+    upcasters: &'static [Upcaster<E>],
 }
 
 impl<E> Codec<E> {
-    /// Sets the version of the shape.
+    /// Sets the version of the shape, and the decoders of the earlier ones.
     #[must_use]
-    pub const fn at_version(self, version: u32) -> Self {
-        Self { encode: self.encode, decode: self.decode, version }
+    pub const fn at_version(self, version: u32, upcasters: &'static [Upcaster<E>]) -> Self {
+        Self { version, upcasters, ..self }
     }
 
     /// Writes the fields, and reads them back: every appended event can be loaded again.
@@ -79,11 +84,18 @@ impl<E> Codec<E> {
         if metadata.has_sealed_fields() {
             return Err(DecodeError::SealedFields { event_type: metadata.event_type().clone() });
         }
-        (self.decode)(json).map_err(|source| DecodeError::Payload {
-            event_type: metadata.event_type().clone(),
-            rust_type: std::any::type_name::<E>(),
-            source,
-        })
+        let upcaster = self.upcasters.get(metadata.schema_version().wrapping_sub(1) as usize);
+        let decoded = match upcaster {
+            None => (self.decode)(json)
+                .map_err(|source| UpcastFault::Payload { rust_type: std::any::type_name::<E>(), source }),
+            Some(upcast) => upcast(json),
+        };
+        decoded.map_err(|fault| DecodeError::from_fault(metadata, fault))
+    }
+
+    /// Reads the fields of the version that it writes.
+    pub(crate) fn decode_current(&self, json: &str) -> Result<E, FieldError> {
+        (self.decode)(json)
     }
 }
 
@@ -147,15 +159,43 @@ pub enum DecodeError {
         event_type: Name,
     },
     /// The type is right, but the fields are not.
-    #[error("payload of event `{event_type}` does not fit `{rust_type}`: {source}{}", source.remedy())]
+    #[error(
+        "payload of event `{event_type}` (version {version}) does not fit `{rust_type}`: {source}{}", source.remedy()
+    )]
     Payload {
         /// The wire name of the event.
         event_type: Name,
+        /// The version of the event's shape.
+        version: u32,
         /// The Rust type that its fields do not fit.
         rust_type: &'static str,
         /// The field, and the reason.
         source: FieldError,
     },
+    /// The event is of an earlier version, and an upcaster refused its fields.
+    #[error("event `{event_type}` (version {version}): the upcaster from version {from} refuses its fields: {source}")]
+    Upcast {
+        /// The wire name of the event.
+        event_type: Name,
+        /// The version of the event's shape.
+        version: u32,
+        /// The version that the upcaster takes.
+        from: u32,
+        /// The upcaster's error.
+        source: BoxError,
+    },
+}
+
+impl DecodeError {
+    /// Adds the event to a fault in its fields.
+    #[cold]
+    fn from_fault(metadata: &Metadata, fault: UpcastFault) -> Self {
+        let (event_type, version) = (metadata.event_type().clone(), metadata.schema_version());
+        match fault {
+            UpcastFault::Payload { rust_type, source } => Self::Payload { event_type, version, rust_type, source },
+            UpcastFault::Refused { version: from, source } => Self::Upcast { event_type, version, from, source },
+        }
+    }
 }
 
 #[cfg(test)]

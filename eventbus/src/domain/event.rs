@@ -7,6 +7,8 @@
 pub struct EventDescriptor {
     /// The durable wire name: `OrderCreated`.
     pub event_type: &'static str,
+    /// The wire names that it had before, as in `#[event(was("OrderPlaced"))]`.
+    pub former_types: &'static [&'static str],
     /// The type of the aggregate it belongs to: `Order`.
     pub aggregate_type: &'static str,
     /// The version of the payload's shape, from 1.
@@ -26,7 +28,61 @@ impl EventDescriptor {
         rust_type: &'static str,
         source: Source,
     ) -> Self {
-        Self { event_type, aggregate_type, schema_version, rust_type, source }
+        Self { event_type, former_types: &[], aggregate_type, schema_version, rust_type, source }
+    }
+
+    /// Sets the wire names that the event had before.
+    #[doc(hidden)]
+    pub const fn formerly(self, former_types: &'static [&'static str]) -> Self {
+        Self { former_types, ..self }
+    }
+
+    /// Returns `true` if `event_type` is the wire name of the event, or was before.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::prelude::*;
+    /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// #[event(aggregate_type = "Account", was("MoneyPaidIn"))]
+    /// struct Deposited { cents: u64 }
+    ///
+    /// let deposited = eventbus::event::EventRegistry::discover().get("Deposited").copied()?;
+    /// assert!(deposited.is_named("Deposited") && deposited.is_named("MoneyPaidIn"));
+    /// assert!(!deposited.is_named("Withdrawn"));
+    /// # Ok::<(), eventbus::event::UnknownEventType>(())
+    /// ```
+    #[must_use]
+    pub fn is_named(&self, event_type: &str) -> bool {
+        self.event_type == event_type || self.former_types.contains(&event_type)
+    }
+
+    /// Returns the wire names of its stored events: today's, then those it had before.
+    pub fn event_types(&self) -> impl Iterator<Item = &'static str> + use<> {
+        [self.event_type].into_iter().chain(self.former_types.iter().copied())
+    }
+
+    /// Returns `true` if one wire name may stand for both events.
+    const fn shares_a_name(&self, other: &Self) -> bool {
+        let mut i = 0;
+        while i < other.former_types.len() {
+            if self.has_name(other.former_types[i]) {
+                return true;
+            }
+            i += 1;
+        }
+        self.has_name(other.event_type)
+    }
+
+    /// Returns what [`is_named`](Self::is_named) does, in constants.
+    const fn has_name(&self, event_type: &str) -> bool {
+        let mut i = 0;
+        while i < self.former_types.len() {
+            if same_text(self.former_types[i], event_type) {
+                return true;
+            }
+            i += 1;
+        }
+        same_text(self.event_type, event_type)
     }
 }
 
@@ -73,7 +129,7 @@ impl EventFilter {
     pub fn matches(&self, event_type: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Only(events) => events.iter().any(|event| event.event_type == event_type),
+            Self::Only(events) => events.iter().any(|event| event.is_named(event_type)),
         }
     }
 
@@ -85,10 +141,10 @@ impl EventFilter {
         }
     }
 
-    /// The requested wire names, sorted; empty for [`EventFilter::All`].
+    /// The requested wire names, those from before a renaming included, sorted; empty for [`EventFilter::All`].
     #[must_use]
     pub fn event_types(&self) -> Vec<&'static str> {
-        let mut names: Vec<_> = self.descriptors().iter().map(|event| event.event_type).collect();
+        let mut names: Vec<_> = self.descriptors().iter().flat_map(EventDescriptor::event_types).collect();
         names.sort_unstable();
         names
     }
@@ -147,7 +203,7 @@ impl EventFilter {
         while i < mine.len() {
             let mut j = 0;
             while j < theirs.len() {
-                if same_text(mine[i].event_type, theirs[j].event_type) {
+                if mine[i].shares_a_name(&theirs[j]) {
                     return true;
                 }
                 j += 1;
@@ -157,7 +213,24 @@ impl EventFilter {
         false
     }
 
-    /// Returns `true` if no earlier event has the wire name of the event at `index`; used while compiling aggregates.
+    /// Returns `true` if it requests events of this wire name; used while compiling aggregates.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn has_name(&self, event_type: &str) -> bool {
+        let Self::Only(events) = self else {
+            return true;
+        };
+        let mut i = 0;
+        while i < events.len() {
+            if events[i].has_name(event_type) {
+                return true;
+            }
+            i += 1;
+        }
+        false
+    }
+
+    /// Returns `true` if no earlier event shares a wire name with the event at `index`; used while compiling aggregates.
     #[doc(hidden)]
     #[must_use]
     pub const fn is_first(&self, index: usize) -> bool {
@@ -166,7 +239,7 @@ impl EventFilter {
         };
         let mut i = 0;
         while i < index {
-            if same_text(events[i].event_type, events[index].event_type) {
+            if events[i].shares_a_name(&events[index]) {
                 return false;
             }
             i += 1;
@@ -176,8 +249,6 @@ impl EventFilter {
 }
 
 /// Returns `true` if two texts are equal; usable in constants.
-#[doc(hidden)]
-#[must_use]
 const fn same_text(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     if a.len() != b.len() {

@@ -54,6 +54,16 @@ impl FieldError {
         Self::at(json, start + column, reason_of(error))
     }
 
+    /// Returns the same error of the value that holds this one as its field `name`.
+    pub(crate) fn within(self, name: &str) -> Self {
+        let mut path = format_path([Step::Field(name.into())]);
+        if !self.path.is_empty() && !self.path.starts_with('[') {
+            path.push('.');
+        }
+        path.push_str(&self.path);
+        Self { path, ..self }
+    }
+
     /// The field: `reading.by_room.kitchen[2]`; empty for the whole value.
     #[must_use]
     pub fn path(&self) -> &str {

@@ -11,10 +11,12 @@ use super::{
     codec::{Codec, DecodeError, EncodeError},
     context::EventContext,
     event::{EventDescriptor, EventFilter},
+    fields::Fields,
     metadata::{EventId, Metadata},
     name::Name,
     shown,
     stream::{AggregateId, Position, StreamId, Version, known_tenant},
+    upcast::UpcastFault,
     validity::{self, BackendKind, EventFault, InvalidEvent, check_payload, check_version},
 };
 
@@ -346,8 +348,9 @@ impl RecordedEvent {
     /// Decodes the event.
     ///
     /// # Errors
-    /// [`DecodeError::UnknownType`] if it is not one of `E`, [`DecodeError::Payload`] if its fields do not fit,
-    /// [`DecodeError::SealedFields`] if some of its fields are sealed.
+    /// [`DecodeError::UnknownType`] if it is not one of `E`, [`DecodeError::NewerVersion`] if a newer release wrote it,
+    /// [`DecodeError::Payload`] if its fields do not fit, [`DecodeError::Upcast`] if an upcaster refuses them,
+    /// [`DecodeError::SealedFields`] if some of them are sealed.
     pub fn decode<E: EventSet>(&self) -> Result<E, DecodeError> {
         E::decode(self)
     }
@@ -418,8 +421,9 @@ pub trait EventSet: Sized + Send + Sync + 'static {
     /// Decodes a recorded event.
     ///
     /// # Errors
-    /// [`DecodeError::UnknownType`] if it is none of the requested types, [`DecodeError::Payload`] if its fields do not
-    /// fit, [`DecodeError::SealedFields`] if some of its fields are sealed.
+    /// [`DecodeError::UnknownType`] if it is none of the requested types, [`DecodeError::NewerVersion`] if a newer
+    /// release wrote it, [`DecodeError::Payload`] if its fields do not fit, [`DecodeError::Upcast`] if an upcaster
+    /// refuses them, [`DecodeError::SealedFields`] if some of them are sealed.
     fn decode(record: &RecordedEvent) -> Result<Self, DecodeError>;
 }
 
@@ -476,7 +480,7 @@ pub trait DomainEvent: EventSet + EncodeEvent {
 /// The body of a derived `EventSet::decode` for a struct.
 #[doc(hidden)]
 pub fn decode_one<E: DomainEvent>(record: &RecordedEvent) -> Result<E, DecodeError> {
-    if record.event_type() == E::EVENT_TYPE {
+    if E::DESCRIPTOR.is_named(record.event_type()) {
         E::CODEC.decode(record.metadata(), record.payload())
     } else {
         Err(unknown::<E>(record))
@@ -500,6 +504,13 @@ pub fn decode_with<E>(codec: &Codec<E>, record: &RecordedEvent) -> Result<E, Dec
 pub fn encode_with<E>(descriptor: &EventDescriptor, codec: &Codec<E>, event: &E) -> Result<NewEvent, EncodeError> {
     let payload = codec.encode(descriptor.event_type, event)?;
     Ok(NewEvent::encoded(Name::from_static(descriptor.event_type), descriptor.schema_version, payload))
+}
+
+/// The last link of a derived chain of upcasters: reads changed fields as the event itself.
+#[doc(hidden)]
+pub fn read_current<E: DomainEvent>(fields: &Fields) -> Result<E, UpcastFault> {
+    let decoded = fields.to_json().and_then(|json| E::CODEC.decode_current(&json));
+    decoded.map_err(|source| UpcastFault::Payload { rust_type: std::any::type_name::<E>(), source })
 }
 
 /// The error of a derived `EventSet::decode` when no type fits.

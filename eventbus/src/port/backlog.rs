@@ -126,9 +126,11 @@ impl Announced {
             let types = match events {
                 EventFilter::All => vec![(None, 1)],
                 EventFilter::Only(events) => {
-                    let typed =
-                        |event: &EventDescriptor| (Some(Name::from_static(event.event_type)), event.schema_version);
-                    events.iter().map(typed).collect()
+                    let typed = |event: &EventDescriptor| {
+                        let version = event.schema_version;
+                        event.event_types().map(move |event_type| (Some(Name::from_static(event_type)), version))
+                    };
+                    events.iter().flat_map(typed).collect()
                 }
             };
             for (event_type, schema_version) in types {

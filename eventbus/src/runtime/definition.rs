@@ -225,6 +225,8 @@ pub struct AggregateRegistration {
     pub rust_type: &'static str,
     /// Where it stands.
     pub source: Source,
+    /// The wire names of events that it no longer knows.
+    pub retired: &'static [&'static str],
     /// Set if it stands in a crate that is compiled as a test.
     pub is_test: bool,
 }

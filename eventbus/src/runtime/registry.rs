@@ -24,6 +24,7 @@ use crate::domain::{event::EventDescriptor, record::DomainEvent};
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct EventRegistry {
+    /// By each wire name of the event, today's and those from before a renaming.
     events: BTreeMap<&'static str, EventDescriptor>,
     duplicates: Vec<(EventDescriptor, EventDescriptor)>,
 }
@@ -58,35 +59,34 @@ impl EventRegistry {
     }
 
     fn add(&mut self, event: EventDescriptor) {
-        match self.events.get(event.event_type) {
-            Some(known) if known.rust_type != event.rust_type => self.duplicates.push((*known, event)),
-            Some(_) => {}
-            None => {
-                self.events.insert(event.event_type, event);
-            }
+        let of_another = |known: &&EventDescriptor| known.rust_type != event.rust_type;
+        if let Some(first) = event.event_types().filter_map(|name| self.events.get(name)).find(of_another) {
+            self.duplicates.push((*first, event));
+            return;
         }
+        self.events.extend(event.event_types().map(|name| (name, event)));
     }
 
-    /// Returns the description of a type.
+    /// Returns the description of a type, by its wire name or one that it had before.
     ///
     /// # Errors
     /// [`UnknownEventType`] if no linked type has this wire name.
     pub fn get(&self, event_type: &str) -> Result<&EventDescriptor, UnknownEventType> {
         self.events.get(event_type).ok_or_else(|| UnknownEventType {
             event_type: event_type.into(),
-            known: self.events.keys().copied().collect(),
+            known: self.iter().map(|event| event.event_type).collect(),
         })
     }
 
     /// Returns the descriptions of all types, sorted by wire name.
     pub fn iter(&self) -> impl Iterator<Item = &EventDescriptor> {
-        self.events.values()
+        self.events.iter().filter(|(name, event)| **name == event.event_type).map(|(_, event)| event)
     }
 
     /// Returns the number of types.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.events.len()
+        self.iter().count()
     }
 
     /// Returns `true` if the registry holds no type.
@@ -113,4 +113,32 @@ pub struct UnknownEventType {
     pub event_type: String,
     /// The wire names of all linked types, sorted.
     pub known: Vec<&'static str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::Source;
+
+    const fn event(event_type: &'static str, line: u32) -> EventDescriptor {
+        EventDescriptor::new(event_type, "Order", 1, event_type, Source::new("orders.rs", line, "orders"))
+    }
+
+    #[test]
+    fn a_former_name_that_another_event_has_is_a_duplicate() {
+        let (placed, created) =
+            (event("OrderPlaced", 9), event("OrderCreated", 1).formerly(&["OrderPlaced", "Placed"]));
+        let mistakes = |events: &[EventDescriptor]| {
+            let registry = EventRegistry::from_events(events.iter().copied());
+            registry.mistakes().map(|mistake| mistake.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(mistakes(&[created, created]), [""; 0]);
+        for events in [[placed, created], [created, placed]] {
+            let [mistake] = &mistakes(&events)[..] else { panic!("one duplicate") };
+            assert!(mistake.starts_with("two events have the wire type `OrderPlaced`: "), "{mistake}");
+        }
+        let renamed_too = event("OrderBegun", 3).formerly(&["Placed"]);
+        let [mistake] = &mistakes(&[created, renamed_too])[..] else { panic!("one duplicate") };
+        assert!(mistake.starts_with("two events have the wire type `Placed`: "), "{mistake}");
+    }
 }

@@ -86,7 +86,7 @@ pub enum StartMistake {
     #[error(
         "two events have the wire type `{}`: {} ({}) and {} ({}); keep one of them if they mean \
          the same event, else set `#[event(type = \"..\")]` on one",
-        first.event_type, first.rust_type, first.source, second.rust_type, second.source
+        shared_type(first, second), first.rust_type, first.source, second.rust_type, second.source
     )]
     DuplicateEventType {
         /// One of them.
@@ -212,4 +212,9 @@ pub enum StartMistake {
 /// Returns the name of a type without its path.
 fn short_type_name(path: &str) -> &str {
     path.rsplit("::").next().unwrap_or(path)
+}
+
+/// Returns a wire name that both events have, or had before.
+fn shared_type(first: &EventDescriptor, second: &EventDescriptor) -> &'static str {
+    second.event_types().find(|name| first.is_named(name)).unwrap_or(second.event_type)
 }

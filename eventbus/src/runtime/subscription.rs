@@ -137,7 +137,7 @@ pub trait EventBusExt: EventBus {
         let typed =
             || subscribers.iter().map(|other| other.subscriber()).filter(|subscriber| !subscriber.is_wildcard());
         let count = |event_type| typed().filter(|subscriber| subscriber.events().matches(event_type)).count();
-        E::EVENTS.event_types().into_iter().map(count).sum()
+        E::EVENTS.descriptors().iter().map(|event| count(event.event_type)).sum()
     }
 
     /// Returns the number of subscribers to every event.

@@ -121,7 +121,7 @@ fn a_payload_that_does_not_fit_names_type_field_and_reason_and_no_value() {
         ),
     ] {
         let text = error.to_string();
-        let named = "payload of event `OrderCreated` does not fit `macros::domain::OrderCreated`: ";
+        let named = "payload of event `OrderCreated` (version 1) does not fit `macros::domain::OrderCreated`: ";
         assert!(text.starts_with(named) && !text.contains("570"), "{text}");
         assert!(text.ends_with(&format!("{reason}{remedy}")), "{text}");
         let DecodeError::Payload { source, .. } = error else {

@@ -6,3 +6,4 @@ mod events;
 mod handlers;
 mod projections;
 mod recording;
+mod versions;

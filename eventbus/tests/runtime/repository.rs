@@ -209,7 +209,7 @@ async fn events_that_do_not_fit_are_named_with_their_place() {
     let error = orders.load(&id).await.unwrap_err();
     assert_eq!(error.to_string(), "event 1 of aggregate `Order/7` cannot be decoded");
     let report = format!("{:?}", eventbus::Error::from(error));
-    assert!(report.contains("payload of event `OrderCreated` does not fit"), "{report}");
+    assert!(report.contains("payload of event `OrderCreated` (version 1) does not fit"), "{report}");
     assert!(report.contains("field `customer_id`: invalid type: integer, expected a string"), "{report}");
 
     let other = AggregateId::new();

@@ -6,7 +6,7 @@ use super::plan::CheckedPlan;
 use crate::{
     domain::{error::ErrorLine, event::EventFilter},
     port::{EventStore, StoredEventType},
-    runtime::registry::EventRegistry,
+    runtime::{definition::AggregateRegistration, registry::EventRegistry},
 };
 
 /// Largest number of event types in one log line.
@@ -39,16 +39,20 @@ fn log_unknown(unknown: &[String]) {
 }
 
 /// Returns the highest schema version of each event type that is linked, or that a handler or projection of the app
-/// takes.
+/// takes; any version of a type that an aggregate has retired.
 fn known_types(plan: &CheckedPlan) -> BTreeMap<&'static str, u32> {
     let subscribed = plan.handlers.iter().map(|handler| handler.events);
     let subscribed = subscribed.chain(plan.projections.iter().map(|projection| projection.definition().events));
     let mut known = BTreeMap::new();
     let registry = EventRegistry::discover();
     for event in registry.iter().chain(subscribed.flat_map(|events: EventFilter| events.descriptors())) {
-        let version = known.entry(event.event_type).or_default();
-        *version = event.schema_version.max(*version);
+        for event_type in event.event_types() {
+            let version = known.entry(event_type).or_default();
+            *version = event.schema_version.max(*version);
+        }
     }
+    let retired = inventory::iter::<AggregateRegistration>().flat_map(|aggregate| aggregate.retired);
+    known.extend(retired.map(|&event_type| (event_type, u32::MAX)));
     known
 }
 

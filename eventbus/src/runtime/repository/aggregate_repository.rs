@@ -366,12 +366,17 @@ impl<A: Apply> AggregateRepository<A> {
             if record.version() > last {
                 break;
             }
+            let version = record.version();
+            if A::RETIRED.contains(&record.event_type().as_str()) {
+                root.pass(version);
+                continue;
+            }
             let event = A::Event::decode(&record).map_err(|source| LoadError::Decode {
                 stream: stream.clone(),
-                version: record.version(),
+                version,
                 source,
             })?;
-            root.replay(&event, record.version());
+            root.replay(&event, version);
         }
         Ok(root)
     }
