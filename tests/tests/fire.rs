@@ -77,6 +77,11 @@ async fn releases_that_roll_over_each_other_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn releases_that_write_different_versions_misread_nothing_and_lose_nothing() {
+    judge(&rolling::run_with_versions(Duration::from_secs(6), seed()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_that_are_killed_while_releases_roll_over_each_other_cost_no_event_and_no_row() {
     judge(&rolling::run_with_kills(&program(), 2, seed()).await.unwrap());
 }

@@ -51,6 +51,9 @@ struct Arguments {
     /// again while members are killed.
     #[arg(long, default_value_t = 100)]
     rollings: u64,
+    /// Seconds for which two releases with versions of one event replace each other.
+    #[arg(long, default_value_t = 60)]
+    version_seconds: u64,
     /// Number of connections to break.
     #[arg(long, default_value_t = 200)]
     cuts: u64,
@@ -95,6 +98,8 @@ enum Part {
     Servers,
     /// Releases of a consumer group that replace each other.
     Rolling,
+    /// Releases that write different versions of an event, and replace each other in both directions.
+    Versions,
     /// Processes with the in-process bus, killed while events wait for a retry.
     Unfinished,
     /// Processes with the in-process bus, killed every second or two: no event becomes a dead letter.
@@ -148,6 +153,7 @@ impl Part {
             pauses,
             server_kills,
             rollings,
+            version_seconds,
             file_faults,
             handled,
             unfinished_kills,
@@ -167,6 +173,7 @@ impl Part {
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, Settings::Default, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
             Self::Rolling => runtime.block_on(rolling::run_all(&Program::this(&[])?, rollings, seed)),
+            Self::Versions => runtime.block_on(rolling::run_with_versions(Duration::from_secs(version_seconds), seed)),
             Self::Unfinished => {
                 let kills = unfinished_kills;
                 runtime.block_on(unfinished_deliveries::run(&Program::this(&[])?, Kills::WhileEventsWait, kills, seed))

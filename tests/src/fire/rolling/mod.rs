@@ -2,6 +2,7 @@
 //! only the newer release handles are not lost.
 
 mod release;
+mod versions;
 mod with_kills;
 
 use std::{
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use super::{HarnessError, kills::Program, run_summary::RunSummary};
 
 pub use release::run_as_child;
+pub use versions::run_with_versions;
 pub use with_kills::run_with_kills;
 
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
