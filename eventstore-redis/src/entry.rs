@@ -166,7 +166,7 @@ impl FeedPointer {
         let types = filter.wanted_aggregate_types();
         types.is_none_or(|types| types.contains(self.stream.aggregate_type()))
             && filter.wanted_event_types().is_none_or(|types| types.contains(&self.event_type))
-            && filter.wanted_tenant().is_none_or(|tenant| self.stream.tenant_id().unwrap_or_default() == tenant)
+            && filter.wanted_tenant().is_none_or(|tenant| self.stream.tenant_or_nil() == tenant)
     }
 }
 

@@ -49,8 +49,7 @@ pub(crate) fn insert_event(
 
 /// Returns the columns that name a stream: aggregate id, aggregate type and tenant, which is the nil UUID for none.
 pub(crate) fn stream_columns(stream: &StreamId) -> (&str, &str, [u8; 16]) {
-    let tenant = stream.tenant_id().unwrap_or_default().into_bytes();
-    (stream.aggregate_id().as_str(), stream.aggregate_type().as_str(), tenant)
+    (stream.aggregate_id().as_str(), stream.aggregate_type().as_str(), stream.tenant_or_nil().into_bytes())
 }
 
 /// Lists the type of an event, in the transaction that stored it at `position`.

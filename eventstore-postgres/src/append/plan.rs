@@ -9,7 +9,7 @@ use eventbus::{EventId, ExpectedVersion, NewEvent, StreamId, Version, port::Appe
 
 use super::entry::CommitEntry;
 use crate::{
-    columns::{bind_claim, bind_events, tenant_column},
+    columns::{bind_claim, bind_events},
     pool::Query,
     statements::Statements,
 };
@@ -102,7 +102,7 @@ impl StatementPlan {
             .multi_stream_append(lists_types)
             .bind(claims.clone().map(|append| append.stream.aggregate_id().as_str()).collect::<Vec<_>>())
             .bind(claims.clone().map(|append| append.stream.aggregate_type().as_str()).collect::<Vec<_>>())
-            .bind(claims.clone().map(|append| tenant_column(&append.stream)).collect::<Vec<_>>())
+            .bind(claims.clone().map(|append| append.stream.tenant_or_nil()).collect::<Vec<_>>())
             .bind(claims.map(|append| expected_number(append.expected)).collect::<Vec<_>>())
             .bind(events_of_stream)
             .bind(stream_of_event)
