@@ -7,7 +7,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use eventbus::BoxError;
+use eventbus::{BoxError, support::MigrationKind};
 use sqlx::{
     Row as _,
     postgres::{PgConnectOptions, PgRow},
@@ -18,7 +18,7 @@ use crate::{
     config::PgEventStoreConfig,
     error::PgConnectError,
     migration_lock::{MIGRATION_LOCK_CLASS, MigrationLock, find_blocker},
-    migration_step::{MigrationBody, MigrationKind, MigrationStep},
+    migration_step::{MigrationBody, MigrationStep},
     schema::Schema,
     setup_session::{LockTimeout, SetupSession},
 };
