@@ -378,8 +378,9 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Refuses an aggregate, or a context, of a tenant but the repository's.
     fn check_tenant(&self, root: &AggregateRoot<A>) -> Result<(), SaveError> {
-        let named_by_context = known_tenant(self.context.tenant_id).map(Some);
-        match [Some(root.tenant_id()), named_by_context].into_iter().flatten().find(|found| *found != self.tenant_id) {
+        // a context that names no tenant takes that of the repository
+        let of_context = known_tenant(self.context.tenant_id).or(self.tenant_id);
+        match [root.tenant_id(), of_context].into_iter().find(|found| *found != self.tenant_id) {
             Some(found) => Err(SaveError::OtherTenant { stream: self.stream(root.id()), found }),
             None => Ok(()),
         }
