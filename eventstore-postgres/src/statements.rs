@@ -62,12 +62,12 @@ impl Statements {
         self.page(rows, "position", include_str!("sql/has_former.sql"))
     }
 
-    fn page(&self, rows: &'static str, order: &'static str, stream_column: &'static str) -> Query<'static> {
+    fn page(&self, rows: &'static str, order: &'static str, more_columns: &'static str) -> Query<'static> {
         sqlx::query(self.get_or_fill(template(rows, order, false), || {
             let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
             without_comments(include_str!("sql/page.sql"))
                 .replace("{rows}", &without_comments(rows))
-                .replace("{stream_column}", stream_column)
+                .replace("{more_columns}", &without_comments(more_columns))
                 .replace("{order}", order)
                 .replace("{page_bytes}", &PAGE_BYTES.to_string())
                 .replace("{stored_bytes}", &stored_bytes.to_string())
