@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use uuid::Uuid;
+
 use super::{
     clock::SharedClock,
     id::AggregateKey,
@@ -10,7 +12,6 @@ use super::{
     record::{EncodeEvent, EventSet},
     stream::{StreamId, Version},
 };
-use uuid::Uuid;
 
 /// State that is folded from the events of one stream; made by `#[derive(Aggregate)]`.
 #[diagnostic::on_unimplemented(

@@ -170,7 +170,7 @@ impl<'de, A: ?Sized> Deserialize<'de> for Id<A> {
     }
 }
 
-/// The type of the ids of an aggregate: [`AggregateId`], or [`Id`] of the aggregate; for no other types.
+/// The type of the ids of an aggregate. The derive of an aggregate chooses [`AggregateId`], or with `typed_id` [`Id`].
 pub trait AggregateKey: From<AggregateId> + Clone + fmt::Debug + Send + Sync + 'static {
     /// The id without its type.
     fn untyped(&self) -> &AggregateId;

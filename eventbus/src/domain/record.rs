@@ -346,8 +346,9 @@ impl RecordedEvent {
     /// Decodes the event.
     ///
     /// # Errors
-    /// [`DecodeError::UnknownType`] if it is not one of `E`, [`DecodeError::Payload`] if its fields do not fit,
-    /// [`DecodeError::SealedFields`] if some of its fields are sealed.
+    /// [`DecodeError::UnknownType`] if it is not one of `E`, [`DecodeError::NewerVersion`] if its schema version is above
+    /// that of `E`, [`DecodeError::Payload`] if its fields do not fit, [`DecodeError::SealedFields`] if some of its fields
+    /// are sealed.
     pub fn decode<E: EventSet>(&self) -> Result<E, DecodeError> {
         E::decode(self)
     }
@@ -418,8 +419,9 @@ pub trait EventSet: Sized + Send + Sync + 'static {
     /// Decodes a recorded event.
     ///
     /// # Errors
-    /// [`DecodeError::UnknownType`] if it is none of the requested types, [`DecodeError::Payload`] if its fields do not
-    /// fit, [`DecodeError::SealedFields`] if some of its fields are sealed.
+    /// [`DecodeError::UnknownType`] if it is none of the requested types, [`DecodeError::NewerVersion`] if its schema
+    /// version is above that of the requested type, [`DecodeError::Payload`] if its fields do not fit,
+    /// [`DecodeError::SealedFields`] if some of its fields are sealed.
     fn decode(record: &RecordedEvent) -> Result<Self, DecodeError>;
 }
 
