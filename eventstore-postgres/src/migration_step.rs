@@ -18,8 +18,8 @@ pub(crate) enum MigrationBody {
 
 /// One migration.
 ///
-/// Rules for whoever adds one:
-/// - A released step is never edited: a change is a new step.
+/// Rules for a new step:
+/// - A change is a new step: no commit edits a released one.
 /// - A step that an older release cannot live with is breaking. Give the two releases of a rolling deployment an
 ///   additive step first, and the breaking one when no process of the older release is left.
 /// - **Each step can run again.** The script of an administrator runs all of them again, and a step outside of a

@@ -4,7 +4,7 @@ use eventbus::support::MigrationKind;
 
 /// One migration, which runs in one transaction with its record.
 ///
-/// A released step is never edited: a change is a new step. A step that an older release cannot live with is breaking:
+/// A change is a new step: no commit edits a released one. A step that an older release cannot live with is breaking:
 /// processes of the older release, if they share the file, must end before.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MigrationStep {
