@@ -1,7 +1,7 @@
 //! Creates and upgrades the tables.
 //!
-//! Invariant: one process at a time migrates, see [`MigrationLock`]. A step inside a transaction commits with its record,
-//! and writes the record first: of two processes that run it all the same, the second fails at the key.
+//! Invariant: one process at a time migrates, see [`MigrationLock`]. A step inside a transaction commits with its
+//! record, and writes the record first: of two processes that run it all the same, the second fails at the key.
 //!
 //! Real time, not the given clock: locks of other sessions.
 
@@ -210,8 +210,8 @@ impl<'a> Migrator<'a> {
         session.run(statement("COMMIT")).await
     }
 
-    /// Runs a step outside of a transaction, on a connection without the usual time limit of statements; a step that was
-    /// done, but not recorded, is only recorded.
+    /// Runs a step outside of a transaction, on a connection without the usual time limit of statements; a step that
+    /// was done, but not recorded, is only recorded.
     async fn run_outside(
         &self,
         step: &MigrationStep,

@@ -51,13 +51,13 @@ impl Statements {
         self.page(rows, order, "")
     }
 
-    /// Returns the statement that reads a page of `rows`, a text of `sql/`, with the number of the stream of each event.
+    /// Returns the statement that reads a page of `rows`, a text of `sql/`, with the number of each event's stream.
     pub(crate) fn feed_page(&self, rows: &'static str) -> Query<'static> {
         self.page(rows, "position", ", e.stream_no")
     }
 
-    /// Returns the statement of [`feed_page`](Self::feed_page) for a page without a filter, which also tells of the first
-    /// event whether the one before it in its stream is there.
+    /// Returns the statement of [`feed_page`](Self::feed_page) for a page without a filter, which also tells of the
+    /// first event whether the one before it in its stream is there.
     pub(crate) fn whole_feed_page(&self, rows: &'static str) -> Query<'static> {
         self.page(rows, "position", include_str!("sql/has_former.sql"))
     }

@@ -46,8 +46,8 @@ mod field {
     pub(crate) const BYTES: &str = "bytes";
 }
 
-/// Adds the fields of an event, without its recorded time and position, to the arguments of a script; returns the number
-/// of arguments.
+/// Adds the fields of an event, without its recorded time and position, to the arguments of a script; returns the
+/// number of arguments.
 pub(crate) fn write_fields(event: &NewEvent, mut add: impl FnMut(&[u8])) -> usize {
     let mut count = 0;
     let mut put = |name: &str, value: &str| {

@@ -1,7 +1,7 @@
 //! Appending to one stream, inside the transaction of a batch.
 //!
-//! The hot path reads the stream's row, inserts and updates the row. Only a refused append looks its event ids up, to find out
-//! whether it repeats a stored append.
+//! The hot path reads the stream's row, inserts and updates the row. Only a refused append looks its event ids up, to
+//! find out whether it repeats a stored append.
 
 use std::sync::Arc;
 

@@ -111,8 +111,8 @@ impl Positions {
     }
 }
 
-/// The event at position 3 is removed, which shows at position 5, the next one of its stream. The relay and a projection
-/// of all events stop before that, also when the app starts again, until the event is restored.
+/// The event at position 3 is removed, which shows at position 5, the next one of its stream. The relay and a
+/// projection of all events stop before that, also when the app starts again, until the event is restored.
 async fn stops_at_a_missing_event(store: impl EventStore + Clone, sql: impl AsyncFn(&str)) {
     fill(&store).await;
     sql("CREATE TABLE copy AS SELECT * FROM {events}").await;

@@ -24,7 +24,8 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     const AGGREGATE_TYPE: &'static str;
     /// The generated enum of its events.
     type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
-    /// The type of its ids: [`AggregateId`](crate::AggregateId), or with `#[aggregate(.., typed_id)]` an [`Id`](crate::Id) of its own.
+    /// The type of its ids: [`AggregateId`](crate::AggregateId), or with `#[aggregate(.., typed_id)]` an
+    /// [`Id`](crate::Id) of its own.
     type Id: AggregateKey;
 
     /// The stream of one aggregate of this type, of no tenant.

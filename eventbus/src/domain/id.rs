@@ -9,8 +9,8 @@ use super::{name::InvalidName, stream::AggregateId};
 
 /// The id of an aggregate of type `A`: an [`AggregateId`] that no repository of another type takes.
 ///
-/// An aggregate has such ids with `#[aggregate(.., typed_id)]`; without it, its ids are [`AggregateId`]s. Stored events and
-/// texts are the same for both.
+/// An aggregate has such ids with `#[aggregate(.., typed_id)]`; without it, its ids are [`AggregateId`]s. Stored events
+/// and texts are the same for both.
 ///
 /// # Examples
 /// ```

@@ -177,8 +177,8 @@ impl NewEvent {
         self.invalid_unless(self.check_parts())
     }
 
-    /// Checks the event as [`check`](Self::check) does, and that its context names no tenant but that of `stream`; stores
-    /// call it before they append.
+    /// Checks the event as [`check`](Self::check) does, and that its context names no tenant but that of `stream`;
+    /// stores call it before they append.
     ///
     /// # Errors
     /// [`InvalidEvent`] with the first fault.
@@ -346,9 +346,9 @@ impl RecordedEvent {
     /// Decodes the event.
     ///
     /// # Errors
-    /// [`DecodeError::UnknownType`] if it is not one of `E`, [`DecodeError::NewerVersion`] if its schema version is above
-    /// that of `E`, [`DecodeError::Payload`] if its fields do not fit, [`DecodeError::SealedFields`] if some of its fields
-    /// are sealed.
+    /// [`DecodeError::UnknownType`] if it is not one of `E`, [`DecodeError::NewerVersion`] if its schema version is
+    /// above that of `E`, [`DecodeError::Payload`] if its fields do not fit, [`DecodeError::SealedFields`] if some of
+    /// its fields are sealed.
     pub fn decode<E: EventSet>(&self) -> Result<E, DecodeError> {
         E::decode(self)
     }

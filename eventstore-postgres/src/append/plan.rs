@@ -1,7 +1,8 @@
 //! The plan of a statement: which appends of a batch it holds.
 //!
 //! Invariant: the appends to one stream are sent in the order given, so one that cannot join the earlier ones defers
-//! the later ones too. A statement claims a stream once, with one expected version, and holds no event id of a stream twice.
+//! the later ones too. A statement claims a stream once, with one expected version, and holds no event id of a stream
+//! twice.
 
 use std::collections::{HashMap, HashSet};
 

@@ -113,8 +113,8 @@ impl<A: Apply> AggregateRepository<A> {
         Self { publisher: SavePublisher::to_bus(Arc::new(bus)), ..self }
     }
 
-    /// Returns a clone for the aggregates of one tenant: it loads no others, and all its saves belong to the tenant. `None`
-    /// and the nil UUID are the aggregates of no tenant, which a new repository is for.
+    /// Returns a clone for the aggregates of one tenant: it loads no others, and all its saves belong to the tenant.
+    /// `None` and the nil UUID are the aggregates of no tenant, which a new repository is for.
     ///
     /// Aggregates of two tenants are two aggregates, also if they have one id.
     ///
@@ -144,8 +144,8 @@ impl<A: Apply> AggregateRepository<A> {
         Self { tenant_id: known_tenant(tenant_id.into()), ..self.clone() }
     }
 
-    /// Returns a clone that stamps its saves with `context`. A save is refused if the context names a tenant but that of
-    /// the [repository](Self::for_tenant).
+    /// Returns a clone that stamps its saves with `context`. A save is refused if the context names a tenant but that
+    /// of the [repository](Self::for_tenant).
     pub fn with_context(&self, context: EventContext) -> Self {
         Self { context, ..self.clone() }
     }
