@@ -46,8 +46,8 @@ pub(crate) struct Disk {
 
 /// The format of the files that this release writes.
 const FORMAT: u32 = 1;
-/// The lowest format that a release must know to work in a folder of this one: the number of the last change that was no
-/// addition.
+/// The lowest format that a release must know to work in a folder of this one: the number of the last change that was
+/// no addition.
 const MIN_READER: u32 = 1;
 
 /// Identity of the queue in the folder: a folder that was removed and made anew holds a new queue.

@@ -55,8 +55,8 @@ pub fn is_refusal(error: &RedisError) -> bool {
         || is_stream_closed(error)
 }
 
-/// Returns `true` if the command was too long for a client that sent no password: the server refuses more than ten words
-/// from it, or long ones, before it says that it wants a password.
+/// Returns `true` if the command was too long for a client that sent no password: the server refuses more than ten
+/// words from it, or long ones, before it says that it wants a password.
 fn is_unauthenticated(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("unauthenticated multibulk length"))
         || error.detail().is_some_and(|detail| detail.contains("unauthenticated bulk length"))

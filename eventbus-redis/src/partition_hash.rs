@@ -1,6 +1,7 @@
 //! The partition of an aggregate.
 //!
-//! Invariant: it depends on the tenant and the id of the aggregate, and the number of partitions, alone, in every version.
+//! Invariant: it depends on the tenant and the id of the aggregate, and the number of partitions, alone, in every
+//! version.
 
 use eventbus::{StreamId, Uuid};
 use xxhash_rust::xxh3::xxh3_64;

@@ -137,8 +137,8 @@ async fn an_event_that_one_cannot_decode_is_left_to_a_member_of_its_version() {
     again.stop_consuming().await;
 }
 
-/// Handlers of the older release know that a newer one wrote the events: these are retried until a member that announced
-/// the version comes, and go to it at once where it is known.
+/// Handlers of the older release know that a newer one wrote the events: these are retried until a member that
+/// announced the version comes, and go to it at once where it is known.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_a_newer_release_is_left_to_it_or_retried() {
     let old = connect(&RedisEventBusConfig { max_retries: Some(1_000), ..quick() }).await;

@@ -9,7 +9,7 @@ CREATE SEQUENCE IF NOT EXISTS {schema}.events_position_seq AS bigint MAXVALUE 17
 -- Names streams in `events` by 8 bytes. Numbers are skipped, never used twice, and their order means nothing.
 CREATE SEQUENCE IF NOT EXISTS {schema}.streams_stream_no_seq AS bigint NO CYCLE;
 
--- The row of a stream is what its writers lock: the version in it makes the versions of its events unique. 90 % keeps its
+-- Writers lock the row of their stream: the version in it makes the versions of its events unique. 90 % keeps its
 -- updates on the same page.
 CREATE TABLE IF NOT EXISTS {schema}.streams (
     stream_no        bigint           NOT NULL DEFAULT nextval('{schema}.streams_stream_no_seq'),
@@ -67,7 +67,7 @@ $$;
 
 -- The event types that appends have stored.
 --
--- Rows are only added, and never one that is there: so nobody who appends waits here for another, however long a
+-- Appends only add rows, and never one that is there: so no append waits here for a different one, however long a
 -- transaction is open that stored the first event of a type. Of the rows of a type the highest version and the lowest
 -- position count; there are more than one if first appends raced, or a higher version came.
 CREATE TABLE IF NOT EXISTS {schema}.event_types (
@@ -101,7 +101,7 @@ CREATE TABLE IF NOT EXISTS {schema}.notes (
     CONSTRAINT notes_pkey PRIMARY KEY (name)
 );
 
--- Who has which role. Rows are never deleted: the epoch of a role only grows.
+-- Which owner has which role. The store deletes no row: the epoch of a role only grows.
 CREATE TABLE IF NOT EXISTS {schema}.leases (
     role       text COLLATE "C" NOT NULL,
     owner      text COLLATE "C" NOT NULL,

@@ -1,7 +1,6 @@
 //! The parameters of append statements: new events, one array per column.
 
 use eventbus::{ExpectedVersion, NewEvent, StreamId, Version};
-use uuid::Uuid;
 
 use crate::pool::Query;
 
@@ -21,12 +20,7 @@ pub(crate) fn bind_claim<'q>(
 
 /// Binds the identity of a stream as the first parameters, in the order of `is_stream.sql`.
 pub(crate) fn bind_stream<'q>(query: Query<'q>, stream: &'q StreamId) -> Query<'q> {
-    query.bind(stream.aggregate_id().as_str()).bind(stream.aggregate_type().as_str()).bind(tenant_column(stream))
-}
-
-/// The tenant of a stream as its column: the nil UUID for none.
-pub(crate) fn tenant_column(stream: &StreamId) -> Uuid {
-    stream.tenant_id().unwrap_or_default()
+    query.bind(stream.aggregate_id().as_str()).bind(stream.aggregate_type().as_str()).bind(stream.tenant_or_nil())
 }
 
 /// Binds the ten arrays of events, which `check_append` has passed.

@@ -58,8 +58,8 @@ pub struct PgEventStoreConfig {
     /// not wait for their next poll; takes one more connection, which a pooler in between must not share (`LISTEN`).
     /// Default true.
     pub notify: bool,
-    /// The time limit of waiting for a different process that migrates the tables, and of waiting for a table that a step
-    /// of the migration changes; default 5 min.
+    /// The time limit of waiting for a different process that migrates the tables, and of waiting for a table that a
+    /// step of the migration changes; default 5 min.
     pub migration_timeout: Duration,
     /// The time limit of a transaction of handlers and projections; the server ends one whose owner is paused. Default
     /// 10 s.

@@ -18,7 +18,6 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    columns::tenant_column,
     missing_events,
     pool::Query,
     record::{PAGE_EVENTS_MAX, decode_feed_page, decode_has_former, decode_stream_no, decode_time},
@@ -160,7 +159,7 @@ async fn note_archived(
     let query = query
         .bind(streams.iter().map(|stream| stream.aggregate_id().as_str()).collect::<Vec<_>>())
         .bind(streams.iter().map(|stream| stream.aggregate_type().as_str()).collect::<Vec<_>>())
-        .bind(streams.iter().map(tenant_column).collect::<Vec<_>>());
+        .bind(streams.iter().map(StreamId::tenant_or_nil).collect::<Vec<_>>());
     let rows = inner.connections().fetch_all(query).await?;
     for (row, stream) in rows.iter().zip(&streams) {
         let through: i64 = row.try_get(0).map_err(unreadable_answer)?;

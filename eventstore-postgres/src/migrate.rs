@@ -1,13 +1,13 @@
 //! Creates and upgrades the tables.
 //!
-//! Invariant: one process at a time migrates, see [`MigrationLock`]. A step inside a transaction commits with its record,
-//! and writes the record first: of two processes that run it all the same, the second fails at the key.
+//! Invariant: one process at a time migrates, see [`MigrationLock`]. A step inside a transaction commits with its
+//! record, and writes the record first: of two processes that run it all the same, the second fails at the key.
 //!
 //! Real time, not the given clock: locks of other sessions.
 
 use std::{fmt::Write, time::Duration};
 
-use eventbus::BoxError;
+use eventbus::{BoxError, support::MigrationKind};
 use sqlx::{
     Row as _,
     postgres::{PgConnectOptions, PgRow},
@@ -18,7 +18,7 @@ use crate::{
     config::PgEventStoreConfig,
     error::PgConnectError,
     migration_lock::{MIGRATION_LOCK_CLASS, MigrationLock, find_blocker},
-    migration_step::{MigrationBody, MigrationKind, MigrationStep},
+    migration_step::{MigrationBody, MigrationStep},
     schema::Schema,
     setup_session::{LockTimeout, SetupSession},
 };
@@ -210,8 +210,8 @@ impl<'a> Migrator<'a> {
         session.run(statement("COMMIT")).await
     }
 
-    /// Runs a step outside of a transaction, on a connection without the usual time limit of statements; a step that was
-    /// done, but not recorded, is only recorded.
+    /// Runs a step outside of a transaction, on a connection without the usual time limit of statements; a step that
+    /// was done, but not recorded, is only recorded.
     async fn run_outside(
         &self,
         step: &MigrationStep,

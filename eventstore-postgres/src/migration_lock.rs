@@ -24,7 +24,8 @@ const KEEP_ALIVE: &str = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
 
 /// The lock of the migrations of one schema, held by a transaction on a connection of its own.
 ///
-/// Not by the session: a pooler that shares connections between transactions would pass the lock on with the connection.
+/// Not by the session: a pooler that shares connections between transactions would pass the lock on with the
+/// connection.
 pub(crate) struct MigrationLock {
     session: SetupSession,
 }

@@ -1,27 +1,6 @@
 //! A step of the tables: what one migration changes, and which releases can go on beside it.
 
-/// What a step means for a release that does not know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MigrationKind {
-    /// An older release reads and writes on, for example beside a new table, a new index, or a column that may be null.
-    Additive,
-    /// An older release would fail or do damage; it refuses the database.
-    Breaking,
-}
-
-impl MigrationKind {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Additive => "additive",
-            Self::Breaking => "breaking",
-        }
-    }
-
-    /// Parses a recorded kind. A kind that only a later release knows counts as breaking.
-    pub(crate) fn parse(recorded: &str) -> Self {
-        if recorded == Self::Additive.as_str() { Self::Additive } else { Self::Breaking }
-    }
-}
+use eventbus::support::MigrationKind;
 
 /// How a step runs.
 #[derive(Debug, Clone, Copy)]
@@ -39,8 +18,8 @@ pub(crate) enum MigrationBody {
 
 /// One migration.
 ///
-/// Rules for whoever adds one:
-/// - A released step is never edited: a change is a new step.
+/// Rules for a new step:
+/// - A change is a new step: no commit edits a released one.
 /// - A step that an older release cannot live with is breaking. Give the two releases of a rolling deployment an
 ///   additive step first, and the breaking one when no process of the older release is left.
 /// - **Each step can run again.** The script of an administrator runs all of them again, and a step outside of a

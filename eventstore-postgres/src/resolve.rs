@@ -7,7 +7,7 @@ use eventbus::{
 };
 use sqlx::{Row as _, postgres::PgRow};
 
-use crate::{columns::tenant_column, pool::Query, record, statements::Statements};
+use crate::{pool::Query, record, statements::Statements};
 
 /// The decision about an append, from what one snapshot shows of its events and its stream.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(crate) fn query<'a>(statements: &Statements, appends: impl Iterator<Item = &
             ids.push(event.event_id().as_uuid());
             aggregate_ids.push(stream.aggregate_id().as_str());
             aggregate_types.push(stream.aggregate_type().as_str());
-            tenants.push(tenant_column(stream));
+            tenants.push(stream.tenant_or_nil());
         }
     }
     let query = statements.query(include_str!("sql/resolve.sql"));

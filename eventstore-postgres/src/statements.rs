@@ -51,23 +51,23 @@ impl Statements {
         self.page(rows, order, "")
     }
 
-    /// Returns the statement that reads a page of `rows`, a text of `sql/`, with the number of the stream of each event.
+    /// Returns the statement that reads a page of `rows`, a text of `sql/`, with the number of each event's stream.
     pub(crate) fn feed_page(&self, rows: &'static str) -> Query<'static> {
         self.page(rows, "position", ", e.stream_no")
     }
 
-    /// Returns the statement of [`feed_page`](Self::feed_page) for a page without a filter, which also tells of the first
-    /// event whether the one before it in its stream is there.
+    /// Returns the statement of [`feed_page`](Self::feed_page) for a page without a filter, which also tells of the
+    /// first event whether the one before it in its stream is there.
     pub(crate) fn whole_feed_page(&self, rows: &'static str) -> Query<'static> {
         self.page(rows, "position", include_str!("sql/has_former.sql"))
     }
 
-    fn page(&self, rows: &'static str, order: &'static str, stream_column: &'static str) -> Query<'static> {
+    fn page(&self, rows: &'static str, order: &'static str, more_columns: &'static str) -> Query<'static> {
         sqlx::query(self.get_or_fill(template(rows, order, false), || {
             let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
             without_comments(include_str!("sql/page.sql"))
                 .replace("{rows}", &without_comments(rows))
-                .replace("{stream_column}", stream_column)
+                .replace("{more_columns}", &without_comments(more_columns))
                 .replace("{order}", order)
                 .replace("{page_bytes}", &PAGE_BYTES.to_string())
                 .replace("{stored_bytes}", &stored_bytes.to_string())

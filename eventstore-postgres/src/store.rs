@@ -92,8 +92,8 @@ impl PgEventStore {
 
     /// Creates or upgrades the tables, also if `config.migrate` is false: for deployments with a migration step.
     ///
-    /// Each step is all or nothing and recorded in the table `migrations`. Steps of a kind that the running processes of
-    /// an older release can live with (`additive`) may run beside them.
+    /// Each step is all or nothing and recorded in the table `migrations`. Steps of a kind that the running processes
+    /// of an older release can live with (`additive`) may run beside them.
     ///
     /// # Errors
     /// [`PgConnectError`]; the steps before the one that failed stay.

@@ -10,8 +10,8 @@ use eventbus::{
 use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
 
 use crate::{
-    columns::tenant_column, config::microseconds, error::PgTransactionError, identifier::Identifier,
-    shadow::ShadowTables, statement_error, store::PgEventStore, transaction::PgTransaction,
+    config::microseconds, error::PgTransactionError, identifier::Identifier, shadow::ShadowTables, statement_error,
+    store::PgEventStore, transaction::PgTransaction,
 };
 
 /// The most deliveries that one statement deletes.
@@ -83,7 +83,7 @@ impl Transaction for PgTransaction {
     async fn is_first(&mut self, handler: &Name, stream: &StreamId, event: EventId) -> Result<bool, BoxError> {
         let query = self.statements().query(include_str!("sql/note_delivery.sql"));
         let query = query.bind(handler.as_str()).bind(event.as_uuid()).bind(stream.aggregate_id().as_str());
-        let query = query.bind(stream.aggregate_type().as_str()).bind(tenant_column(stream));
+        let query = query.bind(stream.aggregate_type().as_str()).bind(stream.tenant_or_nil());
         Ok(!self.fetch_all(query).await?.is_empty())
     }
 

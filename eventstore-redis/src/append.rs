@@ -17,7 +17,7 @@ use crate::{
     error::{append_error, corrupt_last_entry},
     feed::events_at,
     inner::StoreInner,
-    keys::event_key,
+    keys::event_keys,
     script::APPEND,
 };
 
@@ -193,9 +193,10 @@ pub(crate) fn write_events(
     listed: &ListedEventTypes,
     mut add: impl FnMut(&[u8]),
 ) {
+    let key_of = event_keys(stream);
     add(events.len().to_string().as_bytes());
     for event in events {
-        add(&event_key(stream, event.event_id()));
+        add(&key_of(event.event_id()));
         add(event.event_type().as_bytes());
         let known_prefix = if listed.has(event) { "(" } else { "" };
         add(format!("{known_prefix}{}", event.schema_version()).as_bytes());

@@ -141,9 +141,9 @@ impl RedisEventStoreConfig {
         vars.finish("event store", config)
     }
 
-    /// Returns the key of the stream that holds the events of an aggregate: behind the prefix `aggregate:{type}:{id}`, for
-    /// an aggregate of a tenant `tenant:{tenant}:aggregate:{type}:{id}`. In the type `:` and `%` are written as `%3A` and
-    /// `%25`, so that two aggregates never share a key.
+    /// Returns the key of the stream that holds the events of an aggregate: behind the prefix `aggregate:{type}:{id}`,
+    /// for an aggregate of a tenant `tenant:{tenant}:aggregate:{type}:{id}`. In the type `:` and `%` are written as
+    /// `%3A` and `%25`, so that two aggregates never share a key.
     #[must_use]
     pub fn stream_key(&self, stream: &StreamId) -> String {
         crate::keys::StoreKeys::new(&self.key_prefix).stream(stream)

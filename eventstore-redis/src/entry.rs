@@ -46,8 +46,8 @@ mod field {
     pub(crate) const BYTES: &str = "bytes";
 }
 
-/// Adds the fields of an event, without its recorded time and position, to the arguments of a script; returns the number
-/// of arguments.
+/// Adds the fields of an event, without its recorded time and position, to the arguments of a script; returns the
+/// number of arguments.
 pub(crate) fn write_fields(event: &NewEvent, mut add: impl FnMut(&[u8])) -> usize {
     let mut count = 0;
     let mut put = |name: &str, value: &str| {
@@ -166,7 +166,7 @@ impl FeedPointer {
         let types = filter.wanted_aggregate_types();
         types.is_none_or(|types| types.contains(self.stream.aggregate_type()))
             && filter.wanted_event_types().is_none_or(|types| types.contains(&self.event_type))
-            && filter.wanted_tenant().is_none_or(|tenant| self.stream.tenant_id().unwrap_or_default() == tenant)
+            && filter.wanted_tenant().is_none_or(|tenant| self.stream.tenant_or_nil() == tenant)
     }
 }
 

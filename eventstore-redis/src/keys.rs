@@ -33,7 +33,7 @@ impl StoreKeys {
         format!("{}aggregate:feed", self.prefix)
     }
 
-    /// Hash: the position of the event of each [`event_key`].
+    /// Hash: the position of each event, by its [key](event_keys).
     pub(crate) fn ids(&self) -> String {
         self.own_key("ids")
     }
@@ -131,9 +131,11 @@ impl StoreKeys {
     }
 }
 
-/// Names an event within the store: an event id is unique within its stream only.
-pub(crate) fn event_key(stream: &StreamId, event_id: EventId) -> [u8; 16] {
-    *Uuid::new_v5(&event_id.as_uuid(), unprefixed_stream_key(stream).as_bytes()).as_bytes()
+/// Returns the function that names the events of a stream within the store: an event id is unique within its stream
+/// only.
+pub(crate) fn event_keys(stream: &StreamId) -> impl Fn(EventId) -> [u8; 16] + use<> {
+    let stream = unprefixed_stream_key(stream);
+    move |event_id| *Uuid::new_v5(&event_id.as_uuid(), stream.as_bytes()).as_bytes()
 }
 
 fn unprefixed_stream_key(stream: &StreamId) -> String {

@@ -21,8 +21,8 @@ use crate::{
     read::{PAGE_EVENTS_MAX, query_all, query_entries},
 };
 
-/// Finds an event of any stream, or of one stream, that is missing. Of one stream it takes the last id from the stream's
-/// key: that the whole key is gone shows only in the feed, to a search of all streams.
+/// Finds an event of any stream, or of one stream, that is missing. Of one stream it takes the last id from the
+/// stream's key: that the whole key is gone shows only in the feed, to a search of all streams.
 pub(crate) async fn find_missing_event(
     inner: &StoreInner,
     stream: Option<&StreamId>,

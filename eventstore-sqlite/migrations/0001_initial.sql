@@ -85,7 +85,7 @@ CREATE TABLE eventbus_notes (
     note TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Who has which role. Rows are never deleted: the epoch of a role only grows.
+-- Which owner has which role. The store deletes no row: the epoch of a role only grows.
 CREATE TABLE eventbus_leases (
     role       TEXT PRIMARY KEY,
     owner      TEXT NOT NULL,

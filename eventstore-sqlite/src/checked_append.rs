@@ -1,12 +1,12 @@
 //! Appending to one stream, inside the transaction of a batch.
 //!
-//! The hot path reads the stream's row, inserts and updates the row. Only a refused append looks its event ids up, to find out
-//! whether it repeats a stored append.
+//! The hot path reads the stream's row, inserts and updates the row. Only a refused append looks its event ids up, to
+//! find out whether it repeats a stored append.
 
 use std::sync::Arc;
 
 use eventbus::{
-    EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
+    BoxError, EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
     clock::SharedClock,
     port::{self, AppendError, ReadError},
     support::{ListedEventTypes, check_events, check_ids, first_result},
@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 use crate::{
     error::is_caused_by_events,
-    query::{execute, query_rows, query_value},
+    query::{QueryError, execute, query_rows, query_value},
     row,
 };
 
@@ -67,7 +67,10 @@ impl CheckedAppend {
     /// The inner error is about this append alone. The outer one is about the transaction: the caller must roll it
     /// back.
     pub(crate) fn run(&self, connection: &Connection) -> rusqlite::Result<Result<AppendOutcome, AppendError>> {
-        let stream = StreamRow::find(connection, &self.stream)?;
+        let stream = match StreamRow::find(connection, &self.stream)? {
+            Ok(stream) => stream,
+            Err(corrupt) => return Ok(Err(self.refused_error(corrupt))),
+        };
         let actual = stream.as_ref().map_or(Version::NONE, |stream| stream.version);
         if !self.expected.matches(actual) {
             return self.resolve(connection, || AppendError::Conflict {
@@ -183,7 +186,7 @@ impl CheckedAppend {
         })
     }
 
-    pub(crate) fn refused_error(&self, source: impl Into<eventbus::BoxError>) -> AppendError {
+    pub(crate) fn refused_error(&self, source: impl Into<BoxError>) -> AppendError {
         AppendError::Refused { stream: self.stream.clone(), source: source.into() }
     }
 
@@ -218,22 +221,26 @@ struct StreamRow {
 }
 
 impl StreamRow {
-    fn find(connection: &Connection, stream: &StreamId) -> rusqlite::Result<Option<Self>> {
-        let decode = |row: &Row<'_>| {
-            let (version, recorded_at): (i64, i64) = (row.get(1)?, row.get(2)?);
-            Ok(Self {
-                number: row.get(0)?,
-                // a negative version and a time out of range are damage; then an append is refused as a conflict
-                version: Version::new(u64::try_from(version).unwrap_or_default()),
-                recorded_at: row::from_micros(recorded_at).unwrap_or(OffsetDateTime::UNIX_EPOCH),
-            })
-        };
-        let sql = include_str!("sql/find_stream.sql");
-        connection.prepare_cached(sql)?.query_row(row::stream_columns(stream), decode).optional()
+    /// Finds the row of a stream.
+    ///
+    /// # Errors
+    /// The inner error is about the row, which is damaged; the outer one is about the database.
+    fn find(connection: &Connection, stream: &StreamId) -> rusqlite::Result<Result<Option<Self>, ReadError>> {
+        let mut statement = connection.prepare_cached(include_str!("sql/find_stream.sql"))?;
+        let columns = statement.query_row(row::stream_columns(stream), |row| row.try_into()).optional()?;
+        let found = columns.map(Self::decode).transpose();
+        Ok(found.map_err(|source| ReadError::corrupt(format!("stream `{stream}`"), source)))
+    }
+
+    /// Decodes the columns of `sql/find_stream.sql`.
+    fn decode((number, version, recorded_at): (i64, i64, i64)) -> Result<Self, BoxError> {
+        let version = u64::try_from(version).map_err(|_| format!("its version is {version}"))?;
+        let recorded_at = row::from_micros(recorded_at).map_err(|error| format!("its recorded time: {error}"))?;
+        Ok(Self { number, version: Version::new(version), recorded_at })
     }
 }
 
 /// Returns the version of a stream.
-pub(crate) fn stream_version(connection: &Connection, stream: &StreamId) -> rusqlite::Result<Version> {
-    Ok(StreamRow::find(connection, stream)?.map_or(Version::NONE, |stream| stream.version))
+pub(crate) fn stream_version(connection: &Connection, stream: &StreamId) -> Result<Version, QueryError> {
+    Ok(StreamRow::find(connection, stream)??.map_or(Version::NONE, |stream| stream.version))
 }

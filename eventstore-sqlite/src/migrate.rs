@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
+use eventbus::support::MigrationKind;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use crate::{
-    config::SqliteEventStoreConfig,
-    error::SqliteConnectError,
-    migration_step::{MigrationKind, MigrationStep},
-    query::query_rows,
+    config::SqliteEventStoreConfig, error::SqliteConnectError, migration_step::MigrationStep, query::query_rows,
 };
 
 /// The steps of this release, oldest first. The first is breaking: without it no release can work.

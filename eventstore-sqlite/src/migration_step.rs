@@ -1,31 +1,10 @@
 //! A step of the tables: what one migration changes, and which releases can go on beside it.
 
-/// What a step means for a release that does not know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MigrationKind {
-    /// An older release reads and writes on, for example beside a new table, a new index, or a column that may be null.
-    Additive,
-    /// An older release would fail or do damage; it refuses the file.
-    Breaking,
-}
-
-impl MigrationKind {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Additive => "additive",
-            Self::Breaking => "breaking",
-        }
-    }
-
-    /// Parses a recorded kind. A kind that only a later release knows counts as breaking.
-    pub(crate) fn parse(recorded: &str) -> Self {
-        if recorded == Self::Additive.as_str() { Self::Additive } else { Self::Breaking }
-    }
-}
+use eventbus::support::MigrationKind;
 
 /// One migration, which runs in one transaction with its record.
 ///
-/// A released step is never edited: a change is a new step. A step that an older release cannot live with is breaking:
+/// A change is a new step: no commit edits a released one. A step that an older release cannot live with is breaking:
 /// processes of the older release, if they share the file, must end before.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MigrationStep {

@@ -6,12 +6,11 @@ use eventbus::{
     support::CountedVersions,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row};
-use uuid::Uuid;
 
 use crate::{
     query::{QueryError, query_rows, query_value},
     readers::Readers,
-    row::stream_columns,
+    row::{get_stream, stream_columns},
 };
 
 /// The most streams and the most versions that are counted on a connection, which also serves other reads, at once.
@@ -89,14 +88,9 @@ fn find_in(connection: &Connection, counted: &CountedVersions) -> Result<Option<
     };
     let corrupt = |source: BoxError| ReadError::corrupt(format!("an event that is missing, version {version}"), source);
     let mut statement = connection.prepare_cached(include_str!("sql/stream_by_number.sql"))?;
-    let stream = statement.query_row([counted.stream_no], |row| Ok(decode_stream(row))).optional()?;
+    let stream = statement.query_row([counted.stream_no], |row| Ok(get_stream(row, [0, 1, 2]))).optional()?;
     let stream = stream.unwrap_or_else(|| Err("the table of streams has no such row".into())).map_err(corrupt)?;
     Ok(Some(MissingEvent { stream, version: Version::new(version.unsigned_abs()) }))
-}
-
-fn decode_stream(row: &Row<'_>) -> Result<StreamId, BoxError> {
-    let stream = StreamId::parse(&row.get::<_, String>(0)?, &row.get::<_, String>(1)?)?;
-    Ok(stream.with_tenant_id(Some(Uuid::from_slice(&row.get::<_, Vec<u8>>(2)?)?)))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ impl ReadStream for SqliteEventStore {
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
         let stream = stream.clone();
-        self.readers().read(move |connection| Ok(checked_append::stream_version(connection, &stream)?)).await
+        self.readers().read(move |connection| checked_append::stream_version(connection, &stream)).await
     }
 }
 

@@ -49,8 +49,7 @@ pub(crate) fn insert_event(
 
 /// Returns the columns that name a stream: aggregate id, aggregate type and tenant, which is the nil UUID for none.
 pub(crate) fn stream_columns(stream: &StreamId) -> (&str, &str, [u8; 16]) {
-    let tenant = stream.tenant_id().unwrap_or_default().into_bytes();
-    (stream.aggregate_id().as_str(), stream.aggregate_type().as_str(), tenant)
+    (stream.aggregate_id().as_str(), stream.aggregate_type().as_str(), stream.tenant_or_nil().into_bytes())
 }
 
 /// Lists the type of an event, in the transaction that stored it at `position`.
@@ -106,8 +105,7 @@ pub(crate) fn read_event(row: &Row<'_>) -> Result<RecordedEvent, QueryError> {
 }
 
 fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
-    let stream = StreamId::parse(&get_column::<String>(row, 5)?, &get_column::<String>(row, 6)?)?
-        .with_tenant_id(get_uuid(row, 11)?);
+    let stream = get_stream(row, [5, 6, 11])?;
     let version = Version::new(get_counter(row, 1)?);
     if version == Version::NONE {
         return Err("the version is 0, versions start at 1".into());
@@ -142,6 +140,12 @@ fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
 fn is_object(text: &str) -> bool {
     let text = text.trim_matches([' ', '\t', '\n', '\r']);
     text.starts_with('{') && text.ends_with('}')
+}
+
+/// Decodes the stream that three columns name: aggregate type, aggregate id and tenant.
+pub(crate) fn get_stream(row: &Row<'_>, [of_type, id, tenant]: [usize; 3]) -> Result<StreamId, BoxError> {
+    let stream = StreamId::parse(&get_column::<String>(row, of_type)?, &get_column::<String>(row, id)?)?;
+    Ok(stream.with_tenant_id(get_uuid(row, tenant)?))
 }
 
 fn get_column<T: FromSql>(row: &Row<'_>, column: usize) -> Result<T, BoxError> {

@@ -52,8 +52,8 @@ async fn a_commit_writes_few_pages() {
     let streams: Vec<_> = (0..APPENDS).map(|_| fresh_stream()).collect();
     append_at_once(&store, &streams).await;
     let at_once = pages_since_last();
-    // 203, 252 and 12 when the bounds were written: a page each of the events, their two keys and the streams, for a new
-    // stream of its identity too, and splits
+    // 203, 252 and 12 when the bounds were written: a page each of the events, their two keys and the streams, for a
+    // new stream of its identity too, and splits
     let written = [known_stream, new_stream, at_once];
     assert!(known_stream <= 210 && new_stream <= 260 && at_once <= 14, "{written:?} pages");
 }

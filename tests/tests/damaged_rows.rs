@@ -11,7 +11,7 @@ use std::{
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId,
     health::HealthThresholds,
-    port::{AppendEvents as _, EventBus as _, EventStore},
+    port::{AppendError, AppendEvents as _, EventBus as _, EventStore, ReadError, ReadStream as _},
     prelude::*,
     projection::ProjectionError,
     testkit::ManualClock,
@@ -111,8 +111,8 @@ impl Positions {
     }
 }
 
-/// The event at position 3 is removed, which shows at position 5, the next one of its stream. The relay and a projection
-/// of all events stop before that, also when the app starts again, until the event is restored.
+/// The event at position 3 is removed, which shows at position 5, the next one of its stream. The relay and a
+/// projection of all events stop before that, also when the app starts again, until the event is restored.
 async fn stops_at_a_missing_event(store: impl EventStore + Clone, sql: impl AsyncFn(&str)) {
     fill(&store).await;
     sql("CREATE TABLE copy AS SELECT * FROM {events}").await;
@@ -181,6 +181,39 @@ async fn on_postgres_readers_of_all_events_stop_at_a_missing_one() {
     stops_at_a_missing_event(store.clone(), run).await;
     store.close().await;
     run(&format!("DROP SCHEMA {schema} CASCADE")).await;
+}
+
+/// Appends to a stream whose row is damaged are refused, and its version is an error, which both name the stream; other
+/// streams are not affected.
+#[tokio::test]
+async fn on_sqlite_a_damaged_row_of_a_stream_is_an_error_that_names_the_stream() {
+    for damage in ["version = -1", "recorded_at = 9223372036854775807", "recorded_at = -9223372036854775808"] {
+        let path = path();
+        let store = SqliteEventStore::open(&path).await.unwrap();
+        fill(&store).await;
+        let raw = rusqlite::Connection::open(&path).unwrap();
+        let sql = format!("UPDATE eventbus_streams SET {damage} WHERE aggregate_id = 'order-1'");
+        assert_eq!(raw.execute(&sql, []).unwrap(), 1);
+        let [damaged, sound] = ["order-1", "order-0"].map(|id| StreamId::parse("Order", id).unwrap());
+        let named = format!("stream `{damaged}`");
+        let is_named = |error: &ReadError| matches!(error, ReadError::Corrupt { place, .. } if *place == named);
+        let version = store.stream_version(&damaged).await;
+        assert!(matches!(&version, Err(error) if is_named(error)), "{damage}: {version:?}");
+        for expected in [ExpectedVersion::Any, ExpectedVersion::NoStream, ExpectedVersion::Exact(3.into())] {
+            let event = NewEvent::from_event(&Paid { cents: 7 }).unwrap();
+            let refused = store.append(&damaged, expected, vec![event]).await;
+            let is_refused = match &refused {
+                Err(AppendError::Refused { source, .. }) => source.downcast_ref().is_some_and(is_named),
+                _ => false,
+            };
+            assert!(is_refused, "{damage}, {expected}: {refused:?}");
+        }
+        assert_eq!(store.stream_version(&sound).await.unwrap(), 3);
+        let event = NewEvent::from_event(&Paid { cents: 8 }).unwrap();
+        let stored = store.append(&sound, ExpectedVersion::Exact(3.into()), vec![event]).await.unwrap();
+        assert_eq!(stored[0].position(), Some(Position::new(7)), "no refused event was stored");
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
 }
 
 async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {

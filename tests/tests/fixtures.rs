@@ -232,6 +232,32 @@ async fn a_dump_of_redis_holds_what_it_restores() {
     }
 }
 
+/// Streams without entries are dumped with their last ids: one that never had an entry, and ones that lost all.
+#[tokio::test]
+async fn a_dump_of_redis_holds_streams_without_entries() {
+    let made = [
+        "XGROUP CREATE never group $ MKSTREAM",
+        "XADD trimmed 5-1 a b",
+        "XGROUP CREATE trimmed group $",
+        "XTRIM trimmed MAXLEN 0",
+        "XADD deleted 6-2 a b",
+        "XDEL deleted 6-2",
+    ];
+    let lines: Vec<_> =
+        made.iter().map(|line| serde_json::json!(line.split(' ').collect::<Vec<_>>()).to_string()).collect();
+    let mut dumps = vec![lines.join("\n")];
+    for _ in 0..2 {
+        let server = test_servers::private_redis();
+        let mut connection = test_servers::redis_connection(server.url()).await;
+        redis_commands::restore(&mut connection, dumps.last().unwrap()).await.unwrap();
+        dumps.push(redis_commands::dump(&mut connection).await.unwrap());
+    }
+    assert_eq!(dumps[1], dumps[2]);
+    for last in ["never\",\"0-0\"", "trimmed\",\"5-1\"", "deleted\",\"6-2\""] {
+        assert!(dumps[1].contains(&format!("[\"XSETID\",\"{last},")), "{}", dumps[1]);
+    }
+}
+
 /// The group goes on with its pending entries and their attempts, the dead letter is replayed, and the relay publishes
 /// the new event only.
 #[tokio::test]

@@ -7,8 +7,8 @@ use workspace_tests::source::files;
 
 /// Each file of migrations, with the hash of its text.
 const PINNED: &[(&str, u64)] = &[
-    ("eventstore-postgres/migrations/0001_initial.sql", 0x4a0d475132bdc398),
-    ("eventstore-sqlite/migrations/0001_initial.sql", 0x3f7de6420a007815),
+    ("eventstore-postgres/migrations/0001_initial.sql", 0xa481a22ca1cf4dbc),
+    ("eventstore-sqlite/migrations/0001_initial.sql", 0x3626177eea6a3fe4),
 ];
 
 /// FNV-1a.

@@ -12,7 +12,7 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
     let Model { krate, ident, event, aggregate_type, retired, .. } = model;
     let id = id_type(model);
     if let Some(taken) = &model.taken {
-        return fallback(model, taken);
+        return fallback(model, taken, &id);
     }
     let members: Vec<_> = model.listed.iter().map(member).collect();
     let events = expand_enum(model, &members);
@@ -51,7 +51,7 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
 ///
 /// The impl of a missing trait keeps rustc from checking function bodies, which may use the enum's variants. Beside our
 /// `compile_error!` rustc does not report the missing trait itself.
-fn fallback(model: &Model, taken: &Taken) -> TokenStream {
+fn fallback(model: &Model, taken: &Taken, id: &TokenStream) -> TokenStream {
     let Model { krate, ident, event, aggregate_type, listed, .. } = model;
     let unless = |derived: &str, code: TokenStream| (!taken.derives(derived)).then_some(code);
     let clone =
@@ -77,7 +77,6 @@ fn fallback(model: &Model, taken: &Taken) -> TokenStream {
         },
     );
     let paths = listed.iter().map(|listed| &listed.path);
-    let id = id_type(model);
     quote! {
         #[allow(deprecated)]
         const _: () = {

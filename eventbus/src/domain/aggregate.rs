@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use uuid::Uuid;
+
 use super::{
     clock::SharedClock,
     id::AggregateKey,
@@ -10,7 +12,6 @@ use super::{
     record::{EncodeEvent, EventSet},
     stream::{StreamId, Version},
 };
-use uuid::Uuid;
 
 /// State that is folded from the events of one stream; made by `#[derive(Aggregate)]`.
 #[diagnostic::on_unimplemented(
@@ -26,7 +27,8 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     const RETIRED: &'static [&'static str] = &[];
     /// The generated enum of its events.
     type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
-    /// The type of its ids: [`AggregateId`](crate::AggregateId), or with `#[aggregate(.., typed_id)]` an [`Id`](crate::Id) of its own.
+    /// The type of its ids: [`AggregateId`](crate::AggregateId), or with `#[aggregate(.., typed_id)]` an
+    /// [`Id`](crate::Id) of its own.
     type Id: AggregateKey;
 
     /// The stream of one aggregate of this type, of no tenant.

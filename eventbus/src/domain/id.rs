@@ -9,8 +9,8 @@ use super::{name::InvalidName, stream::AggregateId};
 
 /// The id of an aggregate of type `A`: an [`AggregateId`] that no repository of another type takes.
 ///
-/// An aggregate has such ids with `#[aggregate(.., typed_id)]`; without it, its ids are [`AggregateId`]s. Stored events and
-/// texts are the same for both.
+/// An aggregate has such ids with `#[aggregate(.., typed_id)]`; without it, its ids are [`AggregateId`]s. Stored events
+/// and texts are the same for both.
 ///
 /// # Examples
 /// ```
@@ -170,7 +170,7 @@ impl<'de, A: ?Sized> Deserialize<'de> for Id<A> {
     }
 }
 
-/// The type of the ids of an aggregate: [`AggregateId`], or [`Id`] of the aggregate; for no other types.
+/// The type of the ids of an aggregate. The derive of an aggregate chooses [`AggregateId`], or with `typed_id` [`Id`].
 pub trait AggregateKey: From<AggregateId> + Clone + fmt::Debug + Send + Sync + 'static {
     /// The id without its type.
     fn untyped(&self) -> &AggregateId;

@@ -245,8 +245,8 @@ impl Metadata {
     /// When the store appended the event, UTC, in whole microseconds: by the clock of the server (`PgEventStore`) or of
     /// the process that appended it (all other stores). Of an imported event it is the time of the import.
     ///
-    /// Along one stream it never decreases: if the clock was set back, the store takes the time of the stream's previous
-    /// event instead. Along the whole feed it follows the clocks, and may decrease.
+    /// Along one stream it never decreases: if the clock was set back, the store takes the time of the stream's
+    /// previous event instead. Along the whole feed it follows the clocks, and may decrease.
     ///
     /// Every store keeps it and every bus carries it. `None` for an event that was published without a store, or by
     /// the Python library.

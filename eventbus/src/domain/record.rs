@@ -179,8 +179,8 @@ impl NewEvent {
         self.invalid_unless(self.check_parts())
     }
 
-    /// Checks the event as [`check`](Self::check) does, and that its context names no tenant but that of `stream`; stores
-    /// call it before they append.
+    /// Checks the event as [`check`](Self::check) does, and that its context names no tenant but that of `stream`;
+    /// stores call it before they append.
     ///
     /// # Errors
     /// [`InvalidEvent`] with the first fault.

@@ -1,10 +1,11 @@
-//! Formats of events, errors and times in a serialized status, and of durations in the log.
+//! Formats of events, errors and times in a serialized status, of durations in the log, and of tenants in messages.
 
 use std::{fmt::Display, time::Duration};
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
 
 /// Serializes a value as its `Display` text.
 #[allow(clippy::ref_option, reason = "as serde calls it")]
@@ -66,6 +67,11 @@ pub(crate) fn lasted(since: OffsetDateTime, now: OffsetDateTime) -> Duration {
 pub(crate) fn rfc3339(time: OffsetDateTime) -> String {
     let time = time.replace_nanosecond(0).unwrap_or(time);
     time.format(&Rfc3339).unwrap_or_default()
+}
+
+/// Returns the text for a tenant in messages; `None` is no tenant.
+pub(crate) fn tenant(tenant_id: Option<Uuid>) -> String {
+    tenant_id.map_or_else(|| "no tenant".into(), |id| format!("tenant {id}"))
 }
 
 /// Returns the name of a type without its modules and parameters.

@@ -142,6 +142,21 @@ impl StreamId {
     pub const fn tenant_id(&self) -> Option<Uuid> {
         self.tenant_id
     }
+
+    /// The tenant as stores write it: the nil UUID if the aggregate belongs to none.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{StreamId, Uuid};
+    /// let (order, tenant) = (StreamId::parse("Order", "1")?, Uuid::from_u128(7));
+    /// assert_eq!(order.tenant_or_nil(), Uuid::nil());
+    /// assert_eq!(order.with_tenant_id(Some(tenant)).tenant_or_nil(), tenant);
+    /// # Ok::<(), eventbus::event::InvalidName>(())
+    /// ```
+    #[must_use]
+    pub fn tenant_or_nil(&self) -> Uuid {
+        self.tenant_id.unwrap_or_default()
+    }
 }
 
 /// Returns `None` for the nil UUID, by which stores write that a stream has no tenant.

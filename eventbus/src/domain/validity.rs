@@ -12,7 +12,7 @@ use serde::{
 use time::{OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 
-use super::{field_error::FieldError, metadata::EventId, name::Name, stream::Version};
+use super::{field_error::FieldError, metadata::EventId, name::Name, shown, stream::Version};
 
 /// The fields of the wire's envelope, in their order on the wire: an event's own fields may not have these names.
 pub const RESERVED_FIELDS: [&str; 12] = [
@@ -80,10 +80,7 @@ pub enum EventFault {
     #[error("its original recorded time is outside of the years 1 to 9999 (UTC)")]
     OriginalRecordedAt,
     /// The context of the event names a tenant, and its stream belongs to a different one or to none.
-    #[error(
-        "its context names tenant {named}, its stream belongs to {}",
-        of_stream.map_or_else(|| "no tenant".to_owned(), |id| format!("tenant {id}"))
-    )]
+    #[error("its context names tenant {named}, its stream belongs to {}", shown::tenant(*of_stream))]
     OtherTenant {
         /// The tenant that the context names.
         named: Uuid,

@@ -119,8 +119,8 @@ pub enum HandlerErrorKind {
     Permanent,
     /// The event cannot be decoded, so a retry cannot help: straight to the dead letters.
     Undecodable,
-    /// A newer release wrote the event, in a shape that this one does not know: the bus leaves it to a member of the group
-    /// that announced this version of the type, else as [`Retry`](Self::Retry).
+    /// A newer release wrote the event, in a shape that this one does not know: the bus leaves it to a member of the
+    /// group that announced this version of the type, else as [`Retry`](Self::Retry).
     NewerVersion,
     /// The handler panicked: as [`Retry`](Self::Retry).
     Panicked,

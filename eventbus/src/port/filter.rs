@@ -87,7 +87,7 @@ impl FeedFilter {
             |types: &Option<BTreeSet<Name>>, wanted: &str| types.as_ref().is_none_or(|types| types.contains(wanted));
         is_among(&self.aggregate_types, event.metadata().aggregate_type())
             && is_among(&self.event_types, event.event_type())
-            && self.tenant.is_none_or(|tenant| event.metadata().tenant_id().unwrap_or_default() == tenant)
+            && self.tenant.is_none_or(|tenant| event.metadata().stream().tenant_or_nil() == tenant)
     }
 }
 

@@ -6,8 +6,8 @@ use crate::domain::stream::{StreamId, Version};
 
 /// An event that a store should have and does not: other software removed it.
 ///
-/// The versions of a stream are contiguous from 1 up to the version that the store keeps for the stream, so each of them
-/// has an event.
+/// The versions of a stream are contiguous from 1 up to the version that the store keeps for the stream, so each of
+/// them has an event.
 ///
 /// # Examples
 /// ```

@@ -198,7 +198,8 @@ pub trait ReadFeed: Send + Sync {
     /// events appended meanwhile may be left out of the search.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`] if the store cannot be reached, [`ReadError::Corrupt`] if its data cannot be searched.
+    /// [`ReadError::Unavailable`] if the store cannot be reached; [`ReadError::Corrupt`] if damaged data keeps it
+    /// from searching.
     ///
     /// # Examples
     /// ```

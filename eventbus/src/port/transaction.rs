@@ -91,8 +91,8 @@ pub trait Transaction: Send {
     /// The store's error if it cannot read the lease, or move the checkpoint.
     async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError>;
 
-    /// Records that `handler` handles the event of `stream` with this id. Returns `false` if a transaction with the same
-    /// record has committed: the event is handled already. An id is unique within its stream only.
+    /// Records that `handler` handles the event of `stream` with this id. Returns `false` if a transaction with the
+    /// same record has committed: the event is handled already. An id is unique within its stream only.
     ///
     /// Waits for a concurrent transaction that records the same.
     ///

@@ -28,8 +28,8 @@ pub fn check_ids(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendErr
     }
 }
 
-/// Finds an event that [cannot be kept](NewEvent::check_for) in `stream`; stores refuse it before sending, so that the same append is
-/// good on every store or on none.
+/// Finds an event that [cannot be kept](NewEvent::check_for) in `stream`; stores refuse it before sending, so that the
+/// same append is good on every store or on none.
 ///
 /// # Errors
 /// [`AppendError::Refused`] with an [`InvalidEvent`](crate::event::InvalidEvent) that names the first such event.
@@ -81,7 +81,8 @@ pub fn check_range(destination: &Name, range: PublishRange<'_>) -> Result<(), Pu
     Ok(())
 }
 
-/// Decides whether an append of `ids` to `stream` is a repeat; `found` are the events of the stream with one of these ids.
+/// Decides whether an append of `ids` to `stream` is a repeat; `found` are the events of the stream that have
+/// one of these ids.
 ///
 /// Returns `None` if no id is stored, so that the append is not a repeat; returns the result of the first append if it
 /// is.

@@ -33,8 +33,8 @@ impl FeedVersions {
         Self { last: HashMap::new(), is_complete: after == Position::START }
     }
 
-    /// Returns the streams of a page that a read from the start first meets behind version 1: unless their earlier events
-    /// were archived, these are missing.
+    /// Returns the streams of a page that a read from the start first meets behind version 1: unless their earlier
+    /// events were archived, these are missing.
     #[must_use]
     pub fn late_starts(&self, events: &[RecordedEvent]) -> Vec<StreamId> {
         let mut met = HashSet::new();

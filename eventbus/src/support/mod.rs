@@ -1,4 +1,4 @@
-//! Parts that several backends share: pages, checks of events, addresses, outages and lists of types.
+//! Parts that several backends share: pages, checks of events, addresses, outages, lists of types, kinds of migrations.
 //!
 //! An application has no use for this module.
 
@@ -7,6 +7,7 @@ mod check;
 mod counted_versions;
 mod feed_versions;
 mod listed_types;
+mod migration_kind;
 mod outage;
 mod page;
 mod skip;
@@ -18,6 +19,7 @@ pub use check::{check_events, check_ids, check_range, check_records, first_resul
 pub use counted_versions::CountedVersions;
 pub use feed_versions::FeedVersions;
 pub use listed_types::ListedEventTypes;
+pub use migration_kind::MigrationKind;
 pub use outage::Outage;
 pub(crate) use page::{BatchEnd, FeedBatch};
 pub use page::{PAGE_BYTES, Page, collect_page, paged};

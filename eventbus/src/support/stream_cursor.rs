@@ -5,7 +5,7 @@ use crate::{
         record::RecordedEvent,
         stream::{StreamId, Version},
     },
-    port::{Direction, ReadError},
+    port::{Direction, MissingEvent, ReadError},
 };
 
 /// The place in a stream where its next page begins.
@@ -79,7 +79,7 @@ impl StreamCursor {
 #[must_use]
 pub fn missing_event_error(stream: &StreamId, version: Version) -> ReadError {
     ReadError::corrupt(
-        format!("event {version} of stream `{stream}`"),
+        MissingEvent { stream: stream.clone(), version }.to_string(),
         "the event is missing, and later ones are there: it was archived, or other software removed it",
     )
 }

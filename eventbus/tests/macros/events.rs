@@ -78,7 +78,7 @@ fn an_unknown_type_names_the_known_ones() {
     assert_eq!(recorded.decode::<RecordedEvent>().unwrap(), recorded);
 }
 
-/// A sealed text must not pass for a value: every way to decode refuses the event, and only the record itself is passed on.
+/// A sealed text must not pass for a value: every way to decode refuses the event, and only the record itself passes.
 #[test]
 fn an_event_with_sealed_fields_is_not_decoded() {
     let plain = record("OrderCreated", r#"{"customer_id":"sealed:1:key:c2VhbGVk"}"#);

@@ -1,7 +1,8 @@
 //! The plan of a statement: which appends of a batch it holds.
 //!
 //! Invariant: the appends to one stream are sent in the order given, so one that cannot join the earlier ones defers
-//! the later ones too. A statement claims a stream once, with one expected version, and holds no event id of a stream twice.
+//! the later ones too. A statement claims a stream once, with one expected version, and holds no event id of a stream
+//! twice.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +10,7 @@ use eventbus::{EventId, ExpectedVersion, NewEvent, StreamId, Version, port::Appe
 
 use super::entry::CommitEntry;
 use crate::{
-    columns::{bind_claim, bind_events, tenant_column},
+    columns::{bind_claim, bind_events},
     pool::Query,
     statements::Statements,
 };
@@ -102,7 +103,7 @@ impl StatementPlan {
             .multi_stream_append(lists_types)
             .bind(claims.clone().map(|append| append.stream.aggregate_id().as_str()).collect::<Vec<_>>())
             .bind(claims.clone().map(|append| append.stream.aggregate_type().as_str()).collect::<Vec<_>>())
-            .bind(claims.clone().map(|append| tenant_column(&append.stream)).collect::<Vec<_>>())
+            .bind(claims.clone().map(|append| append.stream.tenant_or_nil()).collect::<Vec<_>>())
             .bind(claims.map(|append| expected_number(append.expected)).collect::<Vec<_>>())
             .bind(events_of_stream)
             .bind(stream_of_event)

@@ -1,6 +1,6 @@
 -- Appends events to many streams, except to those not at their expected version, for which it returns no rows.
 --
--- $1 to $5 the streams, one array per column: id, type, tenant, expected version (-1 any, -2 has events), number of events.
+-- $1 to $5 the streams, one array per column: id, type, tenant, expected version (-1 any, -2 has events), event count.
 -- $6 and $7 for each event its stream, counted from 1, and its place among the stream's events, counted from 1;
 -- $8 to $17 the events, one array per column.
 --

@@ -1,3 +1,5 @@
+-- Columns of a page of the feed: the number of the stream, and for the first event whether the one before it in its
+-- stream is there or was archived.
 , e.stream_no, CASE WHEN e.bytes_before IS NULL THEN coalesce((
     SELECT true
     FROM {schema}.events f

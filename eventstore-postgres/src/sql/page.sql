@@ -2,7 +2,7 @@
 --
 -- The inner sum adds stored sizes, which the server reads without the payloads: so the outer sum decompresses at most a
 -- page of compressed payloads. A stored size is at most 4 bytes larger than the payload, so the inner sum ends no page.
-SELECT {record}{stream_column}
+SELECT {record}{more_columns}
 FROM (
     SELECT s.*, sum(octet_length(s.payload::text)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
         AS bytes_before

@@ -2,7 +2,7 @@
 --
 -- Invariant: one statement, so one snapshot: reading events first and streams later would report false conflicts.
 --
--- $1 the event ids, $2 to $4 for each the aggregate id, aggregate type and tenant of the stream it was to be appended to
+-- $1 the event ids, $2 to $4 for each the aggregate id, aggregate type and tenant of the stream of its append.
 SELECT
     coalesce(s.version, 0) AS actual,
     {record}

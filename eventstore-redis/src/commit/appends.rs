@@ -12,7 +12,7 @@ use crate::{
     append::{load_first_result, tenant_text, write_events},
     entry,
     inner::StoreInner,
-    keys::{StoreKeys, event_key},
+    keys::{StoreKeys, event_keys},
     read::{StreamEnd, stream_end},
 };
 
@@ -118,7 +118,7 @@ async fn find_stored(
     stream: &StreamId,
     events: &[NewEvent],
 ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
-    let ids: Vec<_> = events.iter().map(|event| event_key(stream, event.event_id())).collect();
+    let ids: Vec<_> = events.iter().map(NewEvent::event_id).map(event_keys(stream)).collect();
     let command = request("HMGET", (inner.keys().ids(), ids.iter().map(|id| &id[..]).collect::<Vec<_>>()));
     let found: Vec<Option<u64>> =
         inner.connection().query_idempotent(&command).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;

@@ -7,7 +7,7 @@ use super::TransactionLocks;
 use crate::{
     RedisTransactionError,
     inner::StoreInner,
-    keys::{StoreKeys, event_key},
+    keys::{StoreKeys, event_keys},
     script::LOCK_DELIVERY,
 };
 
@@ -26,7 +26,7 @@ impl HandledDeliveries {
         event: EventId,
     ) -> Result<bool, RedisTransactionError> {
         // names have no control characters, so a zero byte separates
-        let note = [handler.as_bytes(), &[0], &event_key(stream, event)].concat();
+        let note = [handler.as_bytes(), &[0], &event_keys(stream)(event)].concat();
         if self.0.contains(&note) {
             return Ok(false);
         }

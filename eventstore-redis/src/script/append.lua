@@ -6,7 +6,8 @@
 --       events; for each of these: its key in the index, type, schema version (behind a `(` if its type is known to be
 --       listed), size in bytes, the number of arguments that follow, names and values of its fields
 -- Reply for each append: `new`, the version before, the first position, the recorded time; `known` and for each id its
---       position, or '' if it is new; `conflict` and the version; `damaged`, key and entry; `failed` and the server's error.
+--       position, or '' if it is new; `conflict` and the version; `damaged`, key and entry; `failed` and the server's
+--       error.
 local feed, ids, types = KEYS[1], KEYS[2], KEYS[3]
 
 local function is_as_expected(expected, version)

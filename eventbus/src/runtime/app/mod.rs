@@ -216,8 +216,8 @@ impl App {
     /// ```
     ///
     /// # Errors
-    /// [`RebuildError`]; reads still see the former state. [`RebuildError::MissingEvent`] if the store misses an event of
-    /// any stream, which the rebuild searches for at its start.
+    /// [`RebuildError`]; reads still see the former state. [`RebuildError::MissingEvent`] if the store misses an event
+    /// of any stream, which the rebuild searches for at its start.
     pub fn rebuild<P: Projection>(&self) -> Rebuild<'_, Rebuilt> {
         Rebuild::new(move |report| {
             Box::pin(async move {
@@ -233,12 +233,12 @@ impl App {
     /// so no reader sees it without rows. The projection pauses meanwhile. Events that an operator had skipped are left
     /// out and counted, also those that cannot be read.
     ///
-    /// The rebuild finds the rows by the id alone: where the tables hold aggregates of several types or tenants, no two of them
-    /// may have the same id, or it deletes the rows of the other aggregate and does not write them again.
+    /// The rebuild finds the rows by the id alone: where the tables hold aggregates of several types or tenants, no two
+    /// of them may have the same id, or it deletes the rows of the other aggregate and does not write them again.
     ///
     /// # Errors
-    /// [`RebuildError`]; the rows then stay as they were. [`RebuildError::MissingEvent`] if the store misses an event of
-    /// the aggregate.
+    /// [`RebuildError`]; the rows then stay as they were. [`RebuildError::MissingEvent`] if the store misses an event
+    /// of the aggregate.
     pub async fn rebuild_aggregate<P: Projection>(&self, stream: &StreamId) -> Result<Rebuilt, RebuildError> {
         let tasks = &self.0.tasks;
         rebuild_aggregate(self.0.handle::<P>()?.inner(), tasks.runner_context(), tasks.stop(), stream).await

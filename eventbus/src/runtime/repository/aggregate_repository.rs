@@ -113,8 +113,8 @@ impl<A: Apply> AggregateRepository<A> {
         Self { publisher: SavePublisher::to_bus(Arc::new(bus)), ..self }
     }
 
-    /// Returns a clone for the aggregates of one tenant: it loads no others, and all its saves belong to the tenant. `None`
-    /// and the nil UUID are the aggregates of no tenant, which a new repository is for.
+    /// Returns a clone for the aggregates of one tenant: it loads no others, and all its saves belong to the tenant.
+    /// `None` and the nil UUID are the aggregates of no tenant, which a new repository is for.
     ///
     /// Aggregates of two tenants are two aggregates, also if they have one id.
     ///
@@ -144,8 +144,8 @@ impl<A: Apply> AggregateRepository<A> {
         Self { tenant_id: known_tenant(tenant_id.into()), ..self.clone() }
     }
 
-    /// Returns a clone that stamps its saves with `context`. A save is refused if the context names a tenant but that of
-    /// the [repository](Self::for_tenant).
+    /// Returns a clone that stamps its saves with `context`. A save is refused if the context names a tenant but that
+    /// of the [repository](Self::for_tenant).
     pub fn with_context(&self, context: EventContext) -> Self {
         Self { context, ..self.clone() }
     }
@@ -383,8 +383,9 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Refuses an aggregate, or a context, of a tenant but the repository's.
     fn check_tenant(&self, root: &AggregateRoot<A>) -> Result<(), SaveError> {
-        let named_by_context = known_tenant(self.context.tenant_id).map(Some);
-        match [Some(root.tenant_id()), named_by_context].into_iter().flatten().find(|found| *found != self.tenant_id) {
+        // a context that names no tenant takes that of the repository
+        let of_context = known_tenant(self.context.tenant_id).or(self.tenant_id);
+        match [root.tenant_id(), of_context].into_iter().find(|found| *found != self.tenant_id) {
             Some(found) => Err(SaveError::OtherTenant { stream: self.stream(root.id()), found }),
             None => Ok(()),
         }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         codec::{DecodeError, EncodeError},
+        shown,
         stream::{StreamId, Version},
     },
     port::{AppendError, ReadError},
@@ -67,8 +68,8 @@ pub enum SaveError {
     #[error(
         "a repository of {} does not save what belongs to {} (aggregate `{stream}`); to repair: \
          `repository.for_tenant(..)`",
-        shown_tenant(stream.tenant_id()),
-        shown_tenant(*found)
+        shown::tenant(stream.tenant_id()),
+        shown::tenant(*found)
     )]
     OtherTenant {
         /// The stream that the repository would save to.
@@ -76,10 +77,6 @@ pub enum SaveError {
         /// The tenant of the aggregate or of the context.
         found: Option<Uuid>,
     },
-}
-
-fn shown_tenant(tenant_id: Option<Uuid>) -> String {
-    tenant_id.map_or_else(|| "no tenant".into(), |id| format!("tenant {id}"))
 }
 
 impl SaveError {

@@ -101,8 +101,8 @@ pub async fn a_replay_reaches_only_who_failed(bus: Bus, _: Bus) {
     assert!(!require(&bus).replay(id).await.expect("the bus looks the dead letter up"), "it is replayed once");
 }
 
-/// A dead letter keeps the times at which its event was recorded, here and in a store that it was imported from, and the
-/// mark of sealed fields; its replay delivers them.
+/// A dead letter keeps the times at which its event was recorded, here and in a store that it was imported from, and
+/// the mark of sealed fields; its replay delivers them.
 pub async fn recorded_times_survive_a_dead_letter_and_its_replay(bus: Bus, _: Bus) {
     let handler = RecordingHandler::new().with_retries(1);
     handler.fail_on(&[1]);

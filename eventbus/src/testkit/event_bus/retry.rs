@@ -93,7 +93,8 @@ pub async fn a_permanent_error_is_not_tried_again(bus: Bus, _: Bus) {
     consumer.stop().await;
 }
 
-/// An event that a newer release wrote, in a shape that no handler here knows, is retried: it is no dead letter at once.
+/// An event that a newer release wrote, in a shape that no handler here knows, is retried: it is no dead letter at
+/// once.
 pub async fn an_event_of_a_newer_release_is_tried_again(bus: Bus, _: Bus) {
     let handler = RecordingHandler::new().with_retries(2).with_error(of_newer_release);
     handler.fail_times(2, &[1]);

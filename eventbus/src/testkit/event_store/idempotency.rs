@@ -1,8 +1,8 @@
 //! Rules of repeated appends, and of event ids already in use.
 
-use super::store_under_test::{StoreUnderTest, event, events, stream};
 use uuid::Uuid;
 
+use super::store_under_test::{StoreUnderTest, event, events, stream};
 use crate::{
     AggregateId, EventId, ExpectedVersion, Name, NewEvent, Position, StreamId,
     port::{AppendError, EventStore},
@@ -122,8 +122,7 @@ pub async fn streams_may_share_an_event_id<S: EventStore>(store: S) {
     let streams = [account.clone(), account.with_tenant_id(Some(Uuid::from_u128(1))), owner, stream()];
     let given = events(2);
     let mut stored = Vec::new();
-    for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM.into_iter().cycle().zip(&streams) {
-        let (expected, stream) = expected;
+    for (expected, stream) in EVERY_EXPECTATION_OF_A_NEW_STREAM.into_iter().cycle().zip(&streams) {
         stored.push(store.add(stream, expected, &given).await);
     }
     for (stream, first) in streams.iter().zip(&stored) {

@@ -275,7 +275,7 @@ mod tests {
         ] {
             for rule in file.split("pub async fn ").skip(1) {
                 let name = rule.split(['<', '(']).next().unwrap();
-                // backends that can set a clock back, or whose events other software can remove, call this rule directly
+                // backends whose clock can be set back, or whose events other software can remove, call it directly
                 let is_called_directly = ["set_clock_back", "remove_event"]
                     .iter()
                     .any(|argument| rule.starts_with(&format!("{name}<S: EventStore>(store: S, {argument}")));

@@ -209,8 +209,8 @@ pub async fn deliveries_are_first_once_per_handler<S: EventStore>(store: S) {
     }
 }
 
-/// An event id is unique within its stream only: a handler handles the events of several streams with one id, each once.
-/// Streams differ by type, id or tenant.
+/// An event id is unique within its stream only: a handler handles the events of several streams with one id, each
+/// once. Streams differ by type, id or tenant.
 pub async fn deliveries_are_first_once_per_stream<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("deliveries_are_first_once_per_stream", store);
     let event = EventId::new();
