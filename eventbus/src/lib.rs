@@ -61,6 +61,9 @@ extern crate self as eventbus;
 pub mod axum;
 pub mod delivery;
 mod domain;
+#[cfg(feature = "testkit")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testkit")))]
+pub mod lock;
 mod memory;
 pub mod port;
 mod runtime;
@@ -262,6 +265,8 @@ pub mod prelude {
 pub mod __private {
     pub use inventory;
 
+    #[cfg(feature = "testkit")]
+    pub use crate::domain::trace::{Traced, Untraceable};
     pub use crate::{
         domain::{
             aggregate::Lists,

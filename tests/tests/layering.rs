@@ -16,7 +16,17 @@ use workspace_tests::{
 const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventbus",
-        &[&["domain"], &["port"], &["support"], &["delivery"], &["memory"], &["runtime"], &["axum"], &["testkit"]],
+        &[
+            &["domain"],
+            &["port"],
+            &["support"],
+            &["delivery"],
+            &["memory"],
+            &["runtime"],
+            &["axum"],
+            &["lock"],
+            &["testkit"],
+        ],
     ),
     (
         "eventbus-derive",
@@ -24,7 +34,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["misplaced", "mistakes", "text"],
             &["options", "parameters", "sets", "shared", "surroundings"],
             &["krate"],
-            &["aggregate", "domain_event", "handler", "projection"],
+            &["aggregate", "domain_event", "handler", "old_event", "projection"],
         ],
     ),
     (

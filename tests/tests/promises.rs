@@ -42,6 +42,18 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
+        "No release misreads an event of another one",
+        &[
+            ("tests/tests/fire.rs", &["releases_that_write_different_versions_misread_nothing_and_lose_nothing"]),
+            ("tests/tests/versions.rs", &["on_postgres_and_redis", "on_sqlite_and_the_file_queue"]),
+            ("eventbus/tests/macros/versions.rs", &["every_version_is_read_as_todays"]),
+            (
+                "eventbus/src/testkit/event_bus",
+                &["what_only_a_newer_release_can_decode_is_left_to_it", "an_event_of_a_newer_release_is_tried_again"],
+            ),
+        ],
+    ),
+    (
         "The feed of a store skips, repeats and reorders no event",
         &[
             ("eventbus/src/testkit/event_store/feed.rs", &["feed_never_skips_repeats_or_reorders"]),

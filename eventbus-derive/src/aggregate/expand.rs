@@ -157,7 +157,7 @@ fn expand_recording(model: &Model) -> TokenStream {
 
 /// Registers the aggregate, so that an app finds two aggregates of one type when it starts.
 fn expand_registration(model: &Model) -> TokenStream {
-    let Model { krate, ident, aggregate_type, .. } = model;
+    let Model { krate, ident, aggregate_type, retired, .. } = model;
     let (rust_name, source) = (text::name_of(ident), crate::krate::source(krate, ident.span()));
     quote! {
         #krate::__private::inventory::submit! {
@@ -165,7 +165,7 @@ fn expand_registration(model: &Model) -> TokenStream {
                 aggregate_type: #aggregate_type,
                 rust_type: ::core::concat!(::core::module_path!(), "::", #rust_name),
                 source: #source,
-                retired: <#ident as #krate::Aggregate>::RETIRED,
+                retired: &[#(#retired),*],
                 is_test: ::core::cfg!(test),
             }
         }

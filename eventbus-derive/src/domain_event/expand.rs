@@ -41,7 +41,7 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
     let submit = complete.then(|| {
         quote! {
             #krate::__private::inventory::submit! {
-                #krate::__private::EventRegistration(<#ident as #krate::DomainEvent>::DESCRIPTOR)
+                #krate::__private::EventRegistration::of::<#ident>()
             }
         }
     });

@@ -2,6 +2,8 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
+#[cfg(feature = "testkit")]
+use super::trace::{self, Traced, Untraceable};
 use super::{
     error::BoxError,
     field_error::FieldError,
@@ -21,13 +23,21 @@ use super::{
 )]
 pub trait Payload: Sized + 'static {
     /// The fields as serde writes them, at schema version 1.
-    const JSON: Codec<Self> = Codec { encode: Self::to_json, decode: Self::from_json, version: 1, upcasters: &[] };
+    const JSON: Codec<Self> = Codec {
+        encode: Self::to_json,
+        decode: Self::from_json,
+        version: 1,
+        upcasters: &[],
+        #[cfg(feature = "testkit")]
+        trace: Self::trace,
+    };
     /// An event without fields: `{}` in the store, `null` to serde.
-    const UNIT: Codec<Self> =
-        Codec { encode: |_| Ok("{}".into()), decode: |_| Self::from_json("null"), version: 1, upcasters: &[] };
+    const UNIT: Codec<Self> = Codec { encode: |_| Ok("{}".into()), decode: |_| Self::from_json("null"), ..Self::JSON };
 
     fn to_json(&self) -> Result<String, FieldError>;
     fn from_json(json: &str) -> Result<Self, FieldError>;
+    #[cfg(feature = "testkit")]
+    fn trace() -> Result<Traced<Self>, Untraceable>;
 }
 
 #[diagnostic::do_not_recommend]
@@ -38,6 +48,11 @@ impl<T: Serialize + DeserializeOwned + 'static> Payload for T {
 
     fn from_json(json: &str) -> Result<Self, FieldError> {
         serde_json::from_str(json).map_err(|error| FieldError::from_parse_error(json, &error))
+    }
+
+    #[cfg(feature = "testkit")]
+    fn trace() -> Result<Traced<Self>, Untraceable> {
+        trace::trace()
     }
 }
 
@@ -51,6 +66,9 @@ pub struct Codec<E: 'static> {
     version: u32,
     /// The decoders of the earlier versions, from 1; without any, they decode as the version that it writes.
     upcasters: &'static [Upcaster<E>],
+    /// Makes samples of the event.
+    #[cfg(feature = "testkit")]
+    trace: fn() -> Result<Traced<E>, Untraceable>,
 }
 
 impl<E> Codec<E> {
@@ -91,6 +109,12 @@ impl<E> Codec<E> {
             Some(upcast) => upcast(json),
         };
         decoded.map_err(|fault| DecodeError::from_fault(metadata, fault))
+    }
+
+    /// Makes samples of the event.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn trace(&self) -> Result<Traced<E>, Untraceable> {
+        (self.trace)()
     }
 
     /// Reads the fields of the version that it writes.

@@ -13,8 +13,12 @@ pub(crate) mod id;
 pub(crate) mod json;
 pub(crate) mod metadata;
 pub(crate) mod name;
+#[cfg(feature = "testkit")]
+pub(crate) mod probe;
 pub(crate) mod record;
 pub(crate) mod shown;
 pub(crate) mod stream;
+#[cfg(feature = "testkit")]
+pub(crate) mod trace;
 pub(crate) mod upcast;
 pub(crate) mod validity;

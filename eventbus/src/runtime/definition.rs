@@ -2,9 +2,14 @@
 
 use std::{marker::PhantomData, time::Duration};
 
+#[cfg(feature = "testkit")]
+use crate::domain::probe::EventProbe;
 use crate::{
     delivery::activity::DEFAULT_TIMEOUT,
-    domain::event::{EventDescriptor, EventFilter, Source},
+    domain::{
+        event::{EventDescriptor, EventFilter, Source},
+        record::DomainEvent,
+    },
     port::{
         BoxFuture,
         delivery::{Delivery, HandlerError},
@@ -213,7 +218,23 @@ impl ProjectionDefinition {
 /// An event type, registered at link time.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct EventRegistration(pub EventDescriptor);
+pub struct EventRegistration {
+    pub(crate) descriptor: EventDescriptor,
+    #[cfg(feature = "testkit")]
+    pub(crate) probe: EventProbe,
+}
+
+impl EventRegistration {
+    /// Describes `E`.
+    #[must_use]
+    pub const fn of<E: DomainEvent>() -> Self {
+        Self {
+            descriptor: E::DESCRIPTOR,
+            #[cfg(feature = "testkit")]
+            probe: EventProbe::of::<E>(),
+        }
+    }
+}
 
 /// An aggregate, registered at link time.
 #[doc(hidden)]

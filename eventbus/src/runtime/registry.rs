@@ -39,7 +39,7 @@ impl EventRegistry {
     ///
     /// A crate that the binary never names is not linked and registers no types: add `use my_crate as _;`.
     pub fn discover() -> Self {
-        Self::from_events(inventory::iter::<EventRegistration>().map(|registration| registration.0))
+        Self::from_events(inventory::iter::<EventRegistration>().map(|registration| registration.descriptor))
     }
 
     /// Creates a registry of these event types; one that is given twice is no duplicate.

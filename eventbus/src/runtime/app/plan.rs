@@ -84,7 +84,7 @@ impl Plan<'_> {
     }
 
     fn missing_crates(&self) -> Vec<StartMistake> {
-        let events = inventory::iter::<EventRegistration>().map(|event| event.0.source);
+        let events = inventory::iter::<EventRegistration>().map(|event| event.descriptor.source);
         let aggregates = inventory::iter::<AggregateRegistration>().map(|aggregate| aggregate.source);
         let handlers = discovered_handlers().into_iter().map(|handler| handler.source);
         let projections = inventory::iter::<ProjectionRegistration>().map(|linked| (linked.definition)().source);

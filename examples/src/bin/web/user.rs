@@ -63,6 +63,12 @@ mod tests {
         assert_eq!(id_of("ada@example.com").as_str(), "3d21f9ee-d85e-5a10-bda2-dff7da80567a");
     }
 
+    /// After a change of an event, `EVENTBUS_BLESS=1 cargo test -p examples` writes the file.
+    #[test]
+    fn stored_events_stay_readable() {
+        eventbus::lock::check("src/bin/web/events.lock");
+    }
+
     #[test]
     fn nobody_registers_twice() {
         let registration = UserCreated { name: "Ada".into(), email: "ada@example.com".into() };

@@ -1,0 +1,313 @@
+//! The comparison of the code with a lock file.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    file::{LockFile, LockedEvent, LockedPayload, LockedVersion},
+    finding::Finding,
+    json,
+};
+use crate::domain::{
+    codec::DecodeError,
+    event::EventDescriptor,
+    probe::{EventProbe, RereadError, Samples},
+    trace::Shape,
+};
+
+/// An event type of the code.
+#[derive(Debug, Clone)]
+pub(super) struct KnownEvent {
+    pub(super) descriptor: EventDescriptor,
+    pub(super) probe: EventProbe,
+}
+
+/// The event types of the code.
+pub(super) struct Code<'a> {
+    pub(super) events: Vec<KnownEvent>,
+    /// The wire names that aggregates have retired.
+    pub(super) retired: BTreeSet<&'static str>,
+    pub(super) samples: &'a BTreeMap<&'static str, Vec<Result<String, String>>>,
+}
+
+/// What a comparison found.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// The changes that would break stored events.
+    pub(super) findings: Vec<Finding>,
+    /// What the file lacks.
+    pub(super) news: Vec<String>,
+    /// The file with what it lacks.
+    pub(super) updated: LockFile,
+}
+
+impl Code<'_> {
+    /// Compares the events with the file.
+    pub(super) fn compare(&self, file: &LockFile) -> Comparison {
+        let mut comparison = Comparison { updated: file.clone(), ..Comparison::default() };
+        for (name, locked) in &file.events {
+            match self.events.iter().find(|event| event.descriptor.is_named(name)) {
+                Some(event) => comparison.read_stored(name, locked, event),
+                None if self.retired.contains(&**name) => {}
+                None => comparison.findings.push(Finding {
+                    event_type: name.clone(),
+                    versions: locked.versions.keys().copied().collect(),
+                    fault: "no event has this wire name any more".into(),
+                    repair: format!(
+                        "`was(\"{name}\")` on the event that took its place, or `retired(\"{name}\")` on its aggregate"
+                    ),
+                }),
+            }
+        }
+        for event in &self.events {
+            comparison.add_today(event, self.samples.get(event.descriptor.event_type));
+        }
+        comparison
+    }
+}
+
+impl Comparison {
+    /// Reads the stored payloads of an event.
+    fn read_stored(&mut self, name: &str, locked: &LockedEvent, event: &KnownEvent) {
+        let KnownEvent { descriptor, .. } = event;
+        let finding = |versions: Vec<u32>, fault, repair: &str| Finding {
+            event_type: name.into(),
+            versions,
+            fault,
+            repair: repair.into(),
+        };
+        let all = || locked.versions.keys().copied().collect::<Vec<_>>();
+        if locked.aggregate_type != descriptor.aggregate_type {
+            let (before, now) = (&locked.aggregate_type, descriptor.aggregate_type);
+            let fault = format!(
+                "its aggregate type was `{before}` and is `{now}`, whose streams have none of the stored events"
+            );
+            self.findings.push(finding(all(), fault, &format!("`type = \"{before}\"` on the aggregate")));
+        }
+        let today = descriptor.schema_version;
+        let later: Vec<u32> = locked.versions.keys().copied().filter(|version| *version > today).collect();
+        if let Some(last) = later.last() {
+            let fault = format!("{} would read none of them: they are of later versions", shown(descriptor));
+            self.findings.push(finding(later.clone(), fault, &format!("`version = {last}` or higher")));
+        }
+        let mut faults: BTreeMap<(String, String), Vec<u32>> = BTreeMap::new();
+        for (&version, stored) in locked.versions.range(..=today) {
+            for (index, payload) in stored.payloads.iter().enumerate() {
+                let read = event.probe.reread(name, version, &payload.json);
+                let found = match &read {
+                    Err(error) => Some((shown_fault(error, stored, event), repair(error, today))),
+                    Ok(read) => find_change(payload, read, (version, today), &stored.shape),
+                };
+                if let Some(found) = found {
+                    let versions = faults.entry(found).or_default();
+                    if versions.last() != Some(&version) {
+                        versions.push(version);
+                    }
+                } else if let Ok(read) = read {
+                    self.note_reading(name, version, index, (today, read));
+                }
+            }
+        }
+        self.findings.extend(faults.into_iter().map(|((fault, repair), versions)| finding(versions, fault, &repair)));
+    }
+
+    /// Adds how today's version reads a payload, if that is not what the payload says.
+    fn note_reading(&mut self, name: &str, version: u32, index: usize, read: (u32, String)) {
+        let event = self.updated.events.get_mut(name);
+        let stored = event.and_then(|event| event.versions.get_mut(&version));
+        if let Some(payload) = stored.and_then(|stored| stored.payloads.get_mut(index)) {
+            let is_noted = payload.reads.as_ref().is_some_and(|(reader, _)| *reader == read.0);
+            if is_noted || (version == read.0 && json::lost(&read.1, &payload.json).is_empty()) {
+                return;
+            }
+            let news = format!("`{name}` version {version}: how version {} reads it", read.0);
+            payload.reads = Some(read);
+            if self.news.last() != Some(&news) {
+                self.news.push(news);
+            }
+        }
+    }
+
+    /// Adds today's version of an event.
+    fn add_today(&mut self, event: &KnownEvent, given: Option<&Vec<Result<String, String>>>) {
+        let EventDescriptor { event_type, schema_version, aggregate_type, .. } = event.descriptor;
+        let refuse = |fault: String| Finding {
+            event_type: event_type.into(),
+            versions: vec![schema_version],
+            fault,
+            repair: "give `Lock::sample` one that can be stored".into(),
+        };
+        let given = given.map(Vec::as_slice).unwrap_or_default();
+        self.findings.extend(given.iter().filter_map(|sample| sample.clone().err()).map(refuse));
+        let given: Vec<_> = given.iter().flatten().cloned().collect();
+        let Samples { mut payloads, shape } = match event.probe.samples() {
+            Ok(samples) => samples,
+            Err(_) if !given.is_empty() => Samples { payloads: Vec::new(), shape: shape_of(&given) },
+            Err(error) => return self.findings.push(refuse(format!("no sample of it can be made: {error}"))),
+        };
+        let known = self.updated.events.get(event_type).and_then(|event| event.versions.get(&schema_version));
+        let changes = match known {
+            None if self.updated.events.contains_key(event_type) => {
+                vec![format!("`{event_type}` has a version {schema_version}")]
+            }
+            None => vec![format!("the event `{event_type}`, version {schema_version}")],
+            Some(known) => changes(event_type, known, &shape, &given),
+        };
+        if changes.is_empty() {
+            return;
+        }
+        self.news.extend(changes);
+        let locked = self.updated.events.entry(event_type.into()).or_default();
+        locked.aggregate_type = aggregate_type.into();
+        let version = locked.versions.entry(schema_version).or_default();
+        version.shape = shape;
+        payloads.extend(given);
+        payloads.iter().for_each(|payload| version.add_payload(payload));
+    }
+}
+
+/// Returns what a version of the file lacks.
+fn changes(event_type: &str, known: &LockedVersion, shape: &Shape, given: &[String]) -> Vec<String> {
+    let named = |what: String| format!("`{event_type}`: {what}");
+    let mut changes = Vec::new();
+    for (path, kind) in shape {
+        match known.shape.get(path) {
+            None => changes.push(named(format!("the field `{path}: {kind}`"))),
+            Some(before) if before != kind => changes.push(named(format!("`{path}` is `{kind}`, it was `{before}`"))),
+            Some(_) => {}
+        }
+    }
+    let gone = known.shape.iter().filter(|(path, _)| !shape.contains_key(*path));
+    changes.extend(gone.map(|(path, kind)| named(format!("`{path}: {kind}` is gone"))));
+    let is_new = |sample: &&String| !known.payloads.iter().any(|payload| payload.json == **sample);
+    changes.extend(given.iter().filter(is_new).map(|sample| named(format!("the sample {sample}"))));
+    changes
+}
+
+/// Returns the shape of given samples: the kind of each value in them.
+fn shape_of(samples: &[String]) -> Shape {
+    let kind = |value: &str| match value.as_bytes().first() {
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "bool",
+        _ => "number",
+    };
+    let scalars = samples.iter().flat_map(|sample| json::scalars(sample));
+    scalars.map(|(path, value)| (general(&path), kind(&value).to_owned())).collect()
+}
+
+/// Replaces the indices of a path: `lines[0].sku` becomes `lines[].sku`.
+fn general(path: &str) -> String {
+    let mut general = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('[') {
+        general.push_str(before);
+        let (index, behind) = after.split_once(']').unwrap_or((after, ""));
+        let is_index = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
+        general.push_str(&if is_index || index.is_empty() { "[]".to_owned() } else { format!("[{index}]") });
+        rest = behind;
+    }
+    general + rest
+}
+
+/// Returns the kind of a field in a shape, as `: string`; empty if it has none.
+fn kind_in(shape: &Shape, path: &str) -> String {
+    let wanted = general(path);
+    let found = shape.iter().find(|(path, _)| general(path) == wanted);
+    found.map(|(_, kind)| format!(": {kind}")).unwrap_or_default()
+}
+
+/// Returns how an event is named in messages.
+fn shown(event: &EventDescriptor) -> String {
+    format!("`{}` (version {}, {})", event.event_type, event.schema_version, event.source)
+}
+
+/// Describes why a payload is not read.
+fn shown_fault(error: &RereadError, stored: &LockedVersion, event: &KnownEvent) -> String {
+    let RereadError::Decode(DecodeError::Payload { rust_type, source, .. }) = error else {
+        return error.to_string();
+    };
+    let (path, reason) = (source.path(), source.reason());
+    if path.is_empty() {
+        return format!("`{rust_type}` does not accept them: {reason}");
+    }
+    let before = kind_in(&stored.shape, path);
+    let now = event.probe.samples().map(|samples| kind_in(&samples.shape, path)).unwrap_or_default();
+    match now.is_empty() || before == now {
+        true => format!("`{rust_type}` does not accept their field `{path}{before}`: {reason}"),
+        false => format!(
+            "`{rust_type}` does not accept their field `{path}{before}`, which now is `{}`: {reason}",
+            &now[2..]
+        ),
+    }
+}
+
+/// Describes a value of a payload that today's version loses, if it wrote it, or reads differently than before; with the
+/// repair.
+fn find_change(
+    payload: &LockedPayload,
+    read: &str,
+    (version, today): (u32, u32),
+    shape: &Shape,
+) -> Option<(String, String)> {
+    let lost = if version == today { lost_value(&payload.json, read, shape) } else { None };
+    let lost = lost.map(|fault| (fault, repair_of_lost(today)));
+    lost.or_else(|| match &payload.reads {
+        Some((reader, before)) if *reader == today => {
+            changed_reading(before, read).map(|fault| (fault, repair_of_changed(version)))
+        }
+        _ => None,
+    })
+}
+
+/// Describes the first value that is lost where today's version reads a payload of its own; `None` if none is.
+fn lost_value(stored: &str, read: &str, shape: &Shape) -> Option<String> {
+    // a variant may have a new name and its old one as an alias
+    let is_variant = |value: &str| {
+        let name = format!(".{}", value.trim_matches('"'));
+        shape.iter().any(|(path, kind)| kind.starts_with("variant") && path.ends_with(&name))
+    };
+    let (path, value) = json::lost(stored, read).into_iter().find(|(_, value)| !is_variant(value))?;
+    let kind = kind_in(shape, &path);
+    Some(match json::value_at(read, &path) {
+        None => format!("field `{path}{kind}` is lost"),
+        Some(now) => format!("field `{path}{kind}` changes from {value} to {now}"),
+    })
+}
+
+/// Describes the first value that is read differently, by an upcaster or a default; `None` if all are read as before.
+fn changed_reading(before: &str, now: &str) -> Option<String> {
+    let (path, value) = json::lost(before, now).into_iter().next()?;
+    Some(match json::value_at(now, &path) {
+        None => format!("field `{path}`, which was read as {value}, is lost"),
+        Some(now) => format!("field `{path}` was read as {value}, and is now read as {now}"),
+    })
+}
+
+fn repair(error: &RereadError, today: u32) -> String {
+    let next = today + 1;
+    match error {
+        RereadError::Decode(DecodeError::Payload { source, .. }) if source.reason().starts_with("missing field") => {
+            format!(
+                "`#[serde(default)]` on it if a default is right, `#[serde(alias = \"..\")]` if it has a new name, else \
+             `version = {next}` and an upcaster from {today}"
+            )
+        }
+        RereadError::Decode(DecodeError::Upcast { from, .. }) => {
+            format!("let the upcaster from version {from} accept them")
+        }
+        _ => format!("`version = {next}` and an upcaster from {today}, or the former type of the field"),
+    }
+}
+
+fn repair_of_lost(today: u32) -> String {
+    let next = today + 1;
+    format!(
+        "`#[serde(alias = \"..\")]` if the field has a new name, else `version = {next}` and an upcaster from {today}; `_` if \
+         its values are not needed"
+    )
+}
+
+fn repair_of_changed(version: u32) -> String {
+    format!(
+        "the former upcaster; if the new one is right, delete the `reads` lines of version {version} and write the file again"
+    )
+}
