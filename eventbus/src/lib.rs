@@ -234,7 +234,7 @@ pub mod repository {
     #[doc(inline)]
     pub use crate::{
         domain::id::AggregateKey,
-        runtime::repository::{Publication, UpdateFuture},
+        runtime::repository::{Change, HistoryError, HistoryStep, Publication, UpdateFuture},
     };
 }
 

@@ -4,6 +4,7 @@ pub mod fire;
 pub mod fixtures;
 pub mod modules;
 pub mod source;
+pub mod stores;
 
 /// The README, whose code blocks are doctests.
 #[cfg(doctest)]

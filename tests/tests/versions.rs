@@ -20,10 +20,8 @@ use eventbus::{
 };
 use eventbus_file::{FileQueue, FileQueueConfig, RedisCoordination};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
-use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
-use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
-use eventstore_sqlite::SqliteEventStore;
 use futures_util::TryStreamExt as _;
+use workspace_tests::stores;
 
 /// A deposit, as every stored one below is read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DomainEvent)]
@@ -150,12 +148,6 @@ async fn everything_reads_todays(store: impl EventStore + Clone, bus: impl Event
     app.shutdown(Duration::from_secs(30)).await.unwrap();
 }
 
-fn folder(name: &str) -> std::path::PathBuf {
-    let folder = std::env::temp_dir().join(test_servers::unique_name(name));
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
-}
-
 async fn redis_bus(stream_prefix: &str, partitions: u32) -> RedisEventBus {
     let config = RedisEventBusConfig {
         redis_url: test_servers::redis_url().into(),
@@ -174,8 +166,8 @@ async fn in_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sqlite_and_the_file_queue() {
-    let folder = folder("versions");
-    let store = SqliteEventStore::open(folder.join("events.db")).await.unwrap();
+    let folder = stores::folder("versions");
+    let store = stores::sqlite(&folder).await;
     let bus = FileQueue::open(FileQueueConfig::at(folder.join("queue"))).await.unwrap();
     everything_reads_todays(store, bus).await;
     std::fs::remove_dir_all(folder).unwrap();
@@ -184,9 +176,7 @@ async fn on_sqlite_and_the_file_queue() {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_and_redis() {
     let name = test_servers::unique_name("versions");
-    let database_url = test_servers::postgres_url().to_owned();
-    let config = PgEventStoreConfig { database_url, schema: name.clone(), ..PgEventStoreConfig::default() };
-    let store = PgEventStore::connect_with(config).await.unwrap();
+    let store = stores::postgres(&name).await;
     everything_reads_todays(store, redis_bus(&name, 1).await).await;
     let history = redis_bus(&name, 1).await.history().page(usize::MAX).await.unwrap();
     let read: Vec<_> = history.into_iter().map(|entry| entry.event.unwrap()).collect();
@@ -198,21 +188,13 @@ async fn on_postgres_and_redis() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_redis_and_partitions() {
-    let config = RedisEventStoreConfig {
-        redis_url: test_servers::redis_url().into(),
-        key_prefix: test_servers::unique_name("versions"),
-        ..RedisEventStoreConfig::default()
-    };
-    everything_reads_todays(
-        RedisEventStore::connect(config).await.unwrap(),
-        redis_bus(&test_servers::unique_name("versions"), 4).await,
-    )
-    .await;
+    let name = test_servers::unique_name("versions");
+    everything_reads_todays(stores::redis(&name).await, redis_bus(&name, 4).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn through_the_file_queue_coordinated_by_redis() {
-    let folder = folder("versions");
+    let folder = stores::folder("versions");
     let redis = RedisCoordination { redis_url: test_servers::redis_url().into(), ..RedisCoordination::default() };
     let bus = FileQueue::open_with_redis(FileQueueConfig::at(&folder), redis).await.unwrap();
     everything_reads_todays(InMemoryEventStore::new(), bus).await;

@@ -10,10 +10,13 @@ use std::{
 };
 
 use futures_util::{TryStreamExt, future::BoxFuture};
+use serde::Serialize;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    error::{LoadError, SaveError, UpdateError},
+    error::{HistoryError, LoadError, SaveError, UpdateError},
+    history::{HistoryStep, StateDiff},
     save_publisher::SavePublisher,
     saved::Saved,
 };
@@ -185,7 +188,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// # Errors
     /// As for [`load`](Self::load), except that not found is `None`.
     pub async fn find(&self, id: &A::Id) -> Result<Option<AggregateRoot<A>>, LoadError> {
-        let root = self.fold(id, Version::MAX).await?;
+        let root = self.fold(id, |_| true).await?;
         Ok((root.version() > Version::NONE).then_some(root))
     }
 
@@ -196,7 +199,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// # Errors
     /// As for [`load`](Self::load), and [`LoadError::VersionNotReached`] if it has fewer events.
     pub async fn load_at(&self, id: &A::Id, version: Version) -> Result<AggregateRoot<A>, LoadError> {
-        let root = self.fold(id, version).await?;
+        let root = self.fold(id, |record| record.version() <= version).await?;
         match root.version() {
             Version::NONE => Err(LoadError::NotFound { stream: self.stream(id) }),
             actual if actual < version => {
@@ -204,6 +207,97 @@ impl<A: Apply> AggregateRepository<A> {
             }
             _ => Ok(root),
         }
+    }
+
+    /// Loads an aggregate as it was at a time: with the events that the store had recorded until then.
+    ///
+    /// The time is the store's, not that at which an event [occurred](crate::Metadata::occurred_at): it never decreases
+    /// along a stream. An imported event counts from its import.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{AggregateRepository, InMemoryEventStore, Never, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Account)]
+    /// # struct Deposited { cents: u64 }
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(Deposited))]
+    /// # struct Account { balance: u64 }
+    /// # impl Apply for Account {
+    /// #     fn apply(&mut self, AccountEvent::Deposited(e): &AccountEvent) { self.balance += e.cents; }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let accounts = AggregateRepository::<Account>::new(InMemoryEventStore::new());
+    /// # let id = "ada".parse()?;
+    /// # accounts.upsert(&id, |_| Ok::<_, Never>(Deposited { cents: 120 })).await?;
+    /// let now = time::OffsetDateTime::now_utc();
+    /// # tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    /// accounts.upsert(&id, |_| Ok::<_, Never>(Deposited { cents: 30 })).await?;
+    /// assert_eq!(accounts.load_as_of(&id, now).await?.balance, 120);
+    /// assert!(accounts.load_as_of(&id, time::macros::datetime!(2020-01-01 0:00 UTC)).await.unwrap_err().is_not_found());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load); [`LoadError::NotFound`] also if it had no events by then.
+    pub async fn load_as_of(&self, id: &A::Id, time: OffsetDateTime) -> Result<AggregateRoot<A>, LoadError> {
+        let is_included = |record: &RecordedEvent| record.metadata().recorded_at().is_none_or(|at| at <= time);
+        let root = self.fold(id, is_included).await?;
+        match root.version() {
+            Version::NONE => Err(LoadError::NotFound { stream: self.stream(id) }),
+            _ => Ok(root),
+        }
+    }
+
+    /// Loads all events of an aggregate, each with what it changed in the state: the paths of the state's JSON form, with
+    /// the values before and after.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{AggregateRepository, InMemoryEventStore, Never, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Account)]
+    /// # struct Deposited { cents: u64 }
+    /// #[derive(Debug, Default, Serialize, Aggregate)] // `Serialize`: for its history
+    /// #[aggregate(events(Deposited))]
+    /// struct Account { balance: u64 }
+    /// # impl Apply for Account {
+    /// #     fn apply(&mut self, AccountEvent::Deposited(e): &AccountEvent) { self.balance += e.cents; }
+    /// # }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let accounts = AggregateRepository::<Account>::new(InMemoryEventStore::new());
+    /// # let id = "ada".parse()?;
+    /// accounts.upsert(&id, |_| Ok::<_, Never>([Deposited { cents: 120 }, Deposited { cents: 30 }])).await?;
+    /// for step in accounts.history(&id).await? {
+    ///     println!("{}: {}", step.metadata.event_type(), step.changes[0]); // Deposited: balance: 0 → 120
+    /// #   assert!(["balance: 0 → 120", "balance: 120 → 150"].contains(&&*step.changes[0].to_string()));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`HistoryError::Load`] as for [`load`](Self::load); [`HistoryError::State`] if a state cannot be written as JSON.
+    pub async fn history(&self, id: &A::Id) -> Result<Vec<HistoryStep<A::Event>>, HistoryError>
+    where
+        A: Serialize,
+    {
+        let stream = self.stream(id);
+        let state_error = |version, source| HistoryError::State { stream: self.stream(id), version, source };
+        let mut root = self.create(id.clone());
+        let mut diff = StateDiff::new(root.state()).map_err(|source| state_error(Version::NONE, source))?;
+        let mut records = self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
+        let mut steps = Vec::new();
+        while let Some(record) = records.try_next().await.map_err(LoadError::from)? {
+            let event = self.replay(&mut root, &record)?;
+            let changes = diff.advance(root.state()).map_err(|source| state_error(record.version(), source))?;
+            steps.push(HistoryStep { event, metadata: record.metadata().clone(), changes });
+        }
+        if steps.is_empty() { Err(LoadError::NotFound { stream }.into()) } else { Ok(steps) }
     }
 
     /// Returns `true` if the aggregate has events.
@@ -357,28 +451,38 @@ impl<A: Apply> AggregateRepository<A> {
         }
     }
 
-    /// Folds the events up to `last` into a new root.
-    async fn fold(&self, id: &A::Id, last: Version) -> Result<AggregateRoot<A>, LoadError> {
+    /// Folds the events into a new root, up to the first one that is not included.
+    async fn fold(
+        &self,
+        id: &A::Id,
+        is_included: impl Fn(&RecordedEvent) -> bool,
+    ) -> Result<AggregateRoot<A>, LoadError> {
         let stream = self.stream(id);
         let mut root = self.create(id.clone());
         let mut records = self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
         while let Some(record) = records.try_next().await? {
-            if record.version() > last {
+            if !is_included(&record) {
                 break;
             }
-            let version = record.version();
-            if A::RETIRED.contains(&record.event_type().as_str()) {
-                root.pass(version);
-                continue;
-            }
-            let event = A::Event::decode(&record).map_err(|source| LoadError::Decode {
-                stream: stream.clone(),
-                version,
-                source,
-            })?;
-            root.replay(&event, version);
+            self.replay(&mut root, &record)?;
         }
         Ok(root)
+    }
+
+    /// Applies a stored event; returns it, unless the aggregate has retired its type.
+    fn replay(&self, root: &mut AggregateRoot<A>, record: &RecordedEvent) -> Result<Option<A::Event>, LoadError> {
+        let version = record.version();
+        if A::RETIRED.contains(&record.event_type().as_str()) {
+            root.pass(version);
+            return Ok(None);
+        }
+        let event = A::Event::decode(record).map_err(|source| LoadError::Decode {
+            stream: self.stream(root.id()),
+            version,
+            source,
+        })?;
+        root.replay(&event, version);
+        Ok(Some(event))
     }
 
     /// Refuses an aggregate, or a context, of a tenant but the repository's.

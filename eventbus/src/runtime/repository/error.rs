@@ -5,6 +5,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         codec::{DecodeError, EncodeError},
+        field_error::FieldError,
         shown,
         stream::{StreamId, Version},
     },
@@ -52,6 +53,25 @@ impl LoadError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
+}
+
+/// The history of an aggregate that could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HistoryError {
+    /// The aggregate does not exist or cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A state cannot be written as JSON.
+    #[error("the state of aggregate `{stream}` at version {version} cannot be written as JSON: {source}")]
+    State {
+        /// Its stream.
+        stream: StreamId,
+        /// The version of the state; 0 is that before the first event.
+        version: Version,
+        /// The field, and the reason.
+        source: FieldError,
+    },
 }
 
 /// A save of an aggregate that failed.

@@ -2,9 +2,11 @@
 
 mod aggregate_repository;
 mod error;
+mod history;
 mod save_publisher;
 mod saved;
 
 pub use aggregate_repository::{AggregateRepository, UpdateFuture};
-pub use error::{LoadError, SaveError, UpdateError};
+pub use error::{HistoryError, LoadError, SaveError, UpdateError};
+pub use history::{Change, HistoryStep};
 pub use saved::{Publication, Saved};
