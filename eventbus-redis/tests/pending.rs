@@ -118,6 +118,7 @@ async fn what_was_handled_is_acknowledged_though_a_later_handler_hangs() {
         pending.into_iter().map(|entry| entry.0).eq(expected.iter().cloned())
     })
     .await;
+    until("the second has begun", async || seen.all() == ["one", "two"]).await;
     consumer.abort();
     drop(consumer.await);
 
