@@ -183,6 +183,11 @@ impl<A: Aggregate> AggregateRoot<A> {
         Self { clock, ..self }
     }
 
+    /// Begins with the state that the events up to `version` make.
+    pub(crate) fn with_state(self, state: A, version: Version) -> Self {
+        Self { state, version, ..self }
+    }
+
     /// The identity.
     #[must_use]
     pub const fn id(&self) -> &A::Id {

@@ -3,6 +3,7 @@
 
 use std::{
     marker::PhantomData,
+    num::NonZeroUsize,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -19,6 +20,7 @@ use super::{
     history::{HistoryStep, StateDiff},
     save_publisher::SavePublisher,
     saved::Saved,
+    state_cache::{CachedState, StateCache},
 };
 use crate::{
     domain::{
@@ -81,6 +83,7 @@ pub struct AggregateRepository<A: Aggregate> {
     context: EventContext,
     conflict_retry: RetryPolicy,
     clock: SharedClock,
+    cache: Option<Arc<StateCache<A>>>,
     aggregate: PhantomData<fn() -> A>,
 }
 
@@ -103,6 +106,7 @@ impl<A: Apply> AggregateRepository<A> {
             context: EventContext::default(),
             conflict_retry: CONFLICT_RETRY,
             clock: SharedClock::SYSTEM,
+            cache: None,
             aggregate: PhantomData,
         }
     }
@@ -164,6 +168,46 @@ impl<A: Apply> AggregateRepository<A> {
         Self { clock: clock.into(), ..self }
     }
 
+    /// Keeps the states of up to `capacity` aggregates, those that were used last; 0 keeps none. The clones of the
+    /// repository share them, also those for a tenant. Keep the repository: one that is made anew begins without any.
+    ///
+    /// A load of a kept state reads only the events after it, and no kept state is returned without asking the store. An
+    /// update decides on the kept state at once, which takes one round trip to save; if another writer was first, or
+    /// the decision refuses or has no events, it reads the newer events and decides again.
+    ///
+    /// A store that was restored from an older copy has other events under the same versions: restart the processes then.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{AggregateRepository, InMemoryEventStore, Never, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Account)]
+    /// # struct Deposited { cents: u64 }
+    /// #[derive(Debug, Clone, Default, Aggregate)] // `Clone`: for the cache
+    /// #[aggregate(events(Deposited))]
+    /// struct Account { balance: u64 }
+    /// # impl Apply for Account {
+    /// #     fn apply(&mut self, AccountEvent::Deposited(e): &AccountEvent) { self.balance += e.cents; }
+    /// # }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// let accounts = AggregateRepository::<Account>::new(InMemoryEventStore::new()).with_cache(10_000);
+    /// let id = "ada".parse()?;
+    /// for cents in 1..=100 {
+    ///     accounts.upsert(&id, |_| Ok::<_, Never>(Deposited { cents })).await?; // from the second on: one append
+    /// }
+    /// assert_eq!(accounts.load(&id).await?.balance, 5_050);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_cache(self, capacity: usize) -> Self
+    where
+        A: Clone,
+    {
+        Self { cache: NonZeroUsize::new(capacity).map(|capacity| Arc::new(StateCache::new(capacity))), ..self }
+    }
+
     /// Creates a new aggregate; the store has no event of it before a save.
     pub fn create(&self, id: A::Id) -> AggregateRoot<A> {
         AggregateRoot::<A>::new(id).with_tenant_id(self.tenant_id).with_clock(self.clock.clone())
@@ -188,7 +232,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// # Errors
     /// As for [`load`](Self::load), except that not found is `None`.
     pub async fn find(&self, id: &A::Id) -> Result<Option<AggregateRoot<A>>, LoadError> {
-        let root = self.fold(id, |_| true).await?;
+        let root = self.fold_to_head(id).await?;
         Ok((root.version() > Version::NONE).then_some(root))
     }
 
@@ -334,6 +378,7 @@ impl<A: Apply> AggregateRepository<A> {
         let events = self.encode(root)?;
         let records = self.append(root, events).await?;
         root.mark_saved(root.version().plus(records.len()));
+        self.advance_cached(&records);
         let publication = self.publisher.publish(&self.store, &records).await;
         Ok(Saved::new(root.version(), records, publication))
     }
@@ -451,6 +496,78 @@ impl<A: Apply> AggregateRepository<A> {
         }
     }
 
+    /// Returns the aggregate in its kept state, which newer events may have left behind.
+    fn create_from_cache(&self, id: &A::Id) -> Option<AggregateRoot<A>> {
+        let cache = self.cache.as_ref()?;
+        let CachedState { state, version, .. } = cache.get(&self.stream(id))?;
+        Some(self.create(id.clone()).with_state(cache.copy(&state), version))
+    }
+
+    /// Folds all events into a new root, or those after the kept state into it; keeps the result.
+    async fn fold_to_head(&self, id: &A::Id) -> Result<AggregateRoot<A>, LoadError> {
+        let Some(cache) = &self.cache else {
+            return self.fold(id, |_| true).await;
+        };
+        let stream = self.stream(id);
+        if let Some(cached) = cache.get(&stream) {
+            let (mut root, version) = (self.create(id.clone()), cached.version);
+            // from the kept version on: another event there shows that the stream is not the same any more
+            let mut records = self.store.read_stream(&stream, version, Direction::Forward);
+            let same = records.try_next().await?.filter(|record| record.metadata().event_id() == cached.event_id);
+            if let Some(mut last) = same {
+                root = root.with_state(cache.copy(&cached.state), version);
+                while let Some(record) = records.try_next().await? {
+                    self.replay(&mut root, &record)?;
+                    last = record;
+                }
+                self.keep(&root, &last);
+                return Ok(root);
+            }
+            cache.remove(&stream);
+        }
+        let (mut root, mut last) = (self.create(id.clone()), None);
+        let mut records = self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
+        while let Some(record) = records.try_next().await? {
+            self.replay(&mut root, &record)?;
+            last = Some(record);
+        }
+        if let Some(last) = last {
+            self.keep(&root, &last);
+        }
+        Ok(root)
+    }
+
+    /// Keeps the state of a root that holds the events up to `last` and no pending ones.
+    fn keep(&self, root: &AggregateRoot<A>, last: &RecordedEvent) {
+        if let Some(cache) = &self.cache {
+            let (state, version) = (Arc::new(cache.copy(root.state())), root.version());
+            cache.put(self.stream(root.id()), CachedState { state, version, event_id: last.metadata().event_id() });
+        }
+    }
+
+    /// Applies saved events to the kept state of their aggregate, as the store returns them.
+    fn advance_cached(&self, records: &[RecordedEvent]) {
+        let (Some(cache), Some(first), Some(last)) = (&self.cache, records.first(), records.last()) else {
+            return;
+        };
+        let stream = first.metadata().stream();
+        let mut state = match first.version() {
+            Version::FIRST => A::default(),
+            version => match cache.take_at(stream, Version::new(version.get() - 1)) {
+                Some(before) => Arc::try_unwrap(before.state).unwrap_or_else(|shared| cache.copy(&shared)),
+                None => return,
+            },
+        };
+        for record in records {
+            match A::Event::decode(record) {
+                Ok(event) => state.apply(&event),
+                Err(_) => return, // the next load reports it
+            }
+        }
+        let (version, event_id) = (last.version(), last.metadata().event_id());
+        cache.put(stream.clone(), CachedState { state: Arc::new(state), version, event_id });
+    }
+
     /// Folds the events into a new root, up to the first one that is not included.
     async fn fold(
         &self,
@@ -470,6 +587,7 @@ impl<A: Apply> AggregateRepository<A> {
     }
 
     /// Applies a stored event; returns it, unless the aggregate has retired its type.
+    #[allow(clippy::result_large_err, reason = "its callers return the same error from a future, which is no smaller")]
     fn replay(&self, root: &mut AggregateRoot<A>, record: &RecordedEvent) -> Result<Option<A::Event>, LoadError> {
         let version = record.version();
         if A::RETIRED.contains(&record.event_type().as_str()) {
@@ -538,6 +656,7 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
             context: self.context.clone(),
             conflict_retry: self.conflict_retry,
             clock: self.clock.clone(),
+            cache: self.cache.clone(),
             aggregate: PhantomData,
         }
     }
@@ -571,6 +690,8 @@ pub struct UpdateFuture<'a, A: Apply, D, V, X, O> {
     output: fn(Saved, V) -> O,
     attempt: u32,
     decided: Option<V>,
+    /// Set while the state in use is a kept one that no read has confirmed.
+    is_from_cache: bool,
     state: UpdateState<'a, A>,
 }
 
@@ -592,7 +713,9 @@ enum AggregateExistence {
 /// | state | event | next state |
 /// |---|---|---|
 /// | load | loaded, the decision accepts | save |
+/// | load | from the cache, the decision refuses or has no events | load, from the store |
 /// | load | not loaded, or the decision refuses | done, with the error |
+/// | save | conflict with a state from the cache | load, from the store |
 /// | save | conflict, and the aggregate may exist and a retry is left | load, after a delay |
 /// | save | saved, or any other error | done |
 enum UpdateState<'a, A: Apply> {
@@ -609,8 +732,14 @@ impl<'a, A: Apply, D, V, X, O> UpdateFuture<'a, A, D, V, X, O> {
         decide: DecideFn<A, D, V, X>,
         output: fn(Saved, V) -> O,
     ) -> Self {
-        let state = UpdateState::Load(Box::pin(repository.load_with_existence(id, existence)));
-        Self { repository, id, existence, decision, decide, output, attempt: 0, decided: None, state }
+        let is_new = existence == AggregateExistence::Absent;
+        let cached = if is_new { None } else { repository.create_from_cache(id) };
+        let is_from_cache = cached.is_some();
+        let state = UpdateState::Load(match cached {
+            Some(root) => Box::pin(std::future::ready(Ok(root))),
+            None => Box::pin(repository.load_with_existence(id, existence)),
+        });
+        Self { repository, id, existence, decision, decide, output, attempt: 0, decided: None, is_from_cache, state }
     }
 }
 
@@ -621,17 +750,29 @@ impl<A: Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O> {
     type Output = Result<O, UpdateError<X>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { repository, id, existence, decision, decide, output, attempt, decided, state } = &mut *self;
+        let Self { repository, id, existence, decision, decide, output, attempt, decided, is_from_cache, state } =
+            &mut *self;
         let (repository, id, existence) = (*repository, *id, *existence);
+        let load = || UpdateState::Load(Box::pin(repository.load_with_existence(id, existence)));
         loop {
             match state {
-                UpdateState::Load(load) => {
-                    let mut root = ready!(load.as_mut().poll(context))?;
-                    *decided = Some(decide(decision, &mut root).map_err(UpdateError::Refused)?);
+                UpdateState::Load(loading) => {
+                    let mut root = ready!(loading.as_mut().poll(context))?;
+                    let value = decide(decision, &mut root);
+                    // newer events may change the decision: only an append finds out whether there are any
+                    if *is_from_cache && (value.is_err() || root.pending().is_empty()) {
+                        (*is_from_cache, *state) = (false, load());
+                        continue;
+                    }
+                    *decided = Some(value.map_err(UpdateError::Refused)?);
                     *attempt += 1;
                     *state = UpdateState::Save(Box::pin(async move { repository.save(&mut root).await }));
                 }
                 UpdateState::Save(save) => match ready!(save.as_mut().poll(context)) {
+                    Err(error) if error.is_conflict() && *is_from_cache => {
+                        *attempt -= 1;
+                        (*is_from_cache, *state) = (false, load());
+                    }
                     Err(error)
                         if error.is_conflict()
                             && existence != AggregateExistence::Absent

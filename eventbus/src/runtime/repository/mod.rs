@@ -5,6 +5,7 @@ mod error;
 mod history;
 mod save_publisher;
 mod saved;
+mod state_cache;
 
 pub use aggregate_repository::{AggregateRepository, UpdateFuture};
 pub use error::{HistoryError, LoadError, SaveError, UpdateError};
