@@ -49,6 +49,7 @@ mod readers;
 mod row;
 mod schema;
 mod shadow_databases;
+mod snapshot;
 mod store;
 mod store_inner;
 mod transaction;

@@ -10,8 +10,10 @@ use crate::{
 };
 
 /// The steps of this release, oldest first. The first is breaking: without it no release can work.
-pub(crate) const STEPS: &[MigrationStep] =
-    &[MigrationStep::new(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql"))];
+pub(crate) const STEPS: &[MigrationStep] = &[
+    MigrationStep::new(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql")),
+    MigrationStep::new(2, "snapshots", MigrationKind::Additive, include_str!("../migrations/0002_snapshots.sql")),
+];
 
 /// Checks that the database is one for this store, runs `before_writing`, then the missing steps.
 ///

@@ -31,7 +31,8 @@ impl ReadStream for SqliteEventStore {
     }
 }
 
-fn load_page(
+/// Loads the page at a cursor of a stream.
+pub(crate) fn load_page(
     connection: &Connection,
     stream: &StreamId,
     cursor: StreamCursor,

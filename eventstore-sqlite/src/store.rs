@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{self, AppendError, EventStore, EventTypes, FromTransaction, Notes, Transactions},
+    port::{self, AppendError, EventStore, EventTypes, FromTransaction, Notes, Snapshots, Transactions},
 };
 
 use crate::{
@@ -174,6 +174,10 @@ impl EventStore for SqliteEventStore {
     }
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }
 }

@@ -11,8 +11,8 @@ use eventbus::{
     ExpectedVersion, Name, Position,
     delivery::DeliveryAttempts,
     port::{
-        AppendEvents as _, Checkpoints as _, Leases as _, ProgressUpdate, Transactions as _, UnfinishedDeliveries as _,
-        UnfinishedDelivery,
+        AppendEvents as _, Checkpoints as _, Leases as _, ProgressUpdate, Snapshots as _, StoredSnapshot,
+        Transactions as _, UnfinishedDeliveries as _, UnfinishedDelivery,
     },
 };
 use rusqlite::Connection;
@@ -41,6 +41,8 @@ async fn all_times_are_microseconds_since_1970() {
     let mut transaction = store.begin().await.unwrap();
     assert!(transaction.is_first(&name, stored[0].metadata().stream(), stored[0].metadata().event_id()).await.unwrap());
     transaction.commit().await.unwrap();
+    let snapshot = StoredSnapshot { version: stored[0].version(), data: Vec::new() };
+    assert!(store.save_snapshot(stored[0].metadata().stream(), &name, &snapshot).await.unwrap());
 
     let connection = Connection::open(&path).unwrap();
     let columns = time_columns(&connection);

@@ -140,6 +140,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "transactions",
                 "unfinished",
             ],
+            &["snapshot"],
         ],
     ),
 ];

@@ -28,8 +28,8 @@ use crate::{
     port::{
         AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
         EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, Notes, ProgressUpdate,
-        ReadError, ReadFeed, ReadStream, RecordStream, StoredEventType, UnfinishedDeliveries, UnfinishedDelivery,
-        attempts::DeliveryAttempts,
+        ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots, StoredEventType,
+        StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery, attempts::DeliveryAttempts,
     },
     support::{Page, check_events, check_ids, first_result, paged},
 };
@@ -71,12 +71,14 @@ struct StoreInner {
     floors: RwLock<BTreeMap<(Name, Name), Position>>,
     /// By group and position. Locked before `checkpoints`: rows and checkpoint are saved together.
     unfinished: RwLock<BTreeMap<(Name, Position), UnfinishedDelivery>>,
+    /// By fold and stream. Locked alone: versions of streams only grow, so a snapshot that was saved is one of its stream.
+    snapshots: RwLock<HashMap<Name, HashMap<StreamId, StoredSnapshot>>>,
     appended: AppendSignal,
 }
 
 impl StoreInner {
     fn with_clock(clock: SharedClock) -> Self {
-        let (checkpoints, notes, floors, unfinished, appended) = Default::default();
+        let (checkpoints, notes, floors, unfinished, snapshots, appended) = Default::default();
         let log = RwLock::new(StoreLog { clock: clock.clone(), ..StoreLog::default() });
         Self {
             id: clock.new_id(),
@@ -86,6 +88,7 @@ impl StoreInner {
             leases: LeaseTable::new(clock),
             floors,
             unfinished,
+            snapshots,
             appended,
         }
     }
@@ -476,12 +479,56 @@ impl EventTypes for InMemoryEventStore {
     }
 }
 
+#[async_trait]
+impl Snapshots for InMemoryEventStore {
+    async fn read_from_snapshot<'s>(&'s self, stream: &StreamId, fold: &Name) -> Result<SnapshotRead<'s>, ReadError> {
+        let of_fold =
+            |kept: &HashMap<Name, HashMap<_, _>>| kept.get(fold).and_then(|of_fold| of_fold.get(stream)).cloned();
+        let snapshot: Option<StoredSnapshot> = of_fold(&self.0.snapshots.read());
+        let after = snapshot.as_ref().map_or(Version::NONE, |snapshot| snapshot.version);
+        Ok(SnapshotRead { events: self.read_stream(stream, after.next(), Direction::Forward), snapshot })
+    }
+
+    async fn save_snapshot(
+        &self,
+        stream: &StreamId,
+        fold: &Name,
+        snapshot: &StoredSnapshot,
+    ) -> Result<bool, SnapshotError> {
+        let version = self.0.log.read().version(stream);
+        if snapshot.version == Version::NONE || snapshot.version > version {
+            return Ok(false);
+        }
+        let mut snapshots = self.0.snapshots.write();
+        let of_fold = snapshots.entry(fold.clone()).or_default();
+        if of_fold.get(stream).is_some_and(|kept| kept.version >= snapshot.version) {
+            return Ok(false);
+        }
+        of_fold.insert(stream.clone(), snapshot.clone());
+        Ok(true)
+    }
+
+    async fn remove_snapshot(&self, stream: &StreamId, fold: &Name) -> Result<bool, SnapshotError> {
+        let mut snapshots = self.0.snapshots.write();
+        Ok(snapshots.get_mut(fold).is_some_and(|of_fold| of_fold.remove(stream).is_some()))
+    }
+
+    async fn remove_snapshots(&self, fold: &Name) -> Result<u64, SnapshotError> {
+        let removed = self.0.snapshots.write().remove(fold);
+        Ok(removed.map_or(0, |of_fold| of_fold.len() as u64))
+    }
+}
+
 impl EventStore for InMemoryEventStore {
     fn notes(&self) -> Option<&dyn Notes> {
         Some(self)
     }
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }
 }

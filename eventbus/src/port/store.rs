@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent, Notes, ReadError,
-    Transactions, UnfinishedDeliveries,
+    Snapshots, Transactions, UnfinishedDeliveries,
 };
 use crate::domain::{
     record::{NewEvent, RecordedEvent},
@@ -252,6 +252,11 @@ pub trait EventStore:
 
     /// Returns the list of stored event types. An app on a store without it does not warn of types that no code knows.
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        None
+    }
+
+    /// Returns the snapshots. On a store without them a load reads all events of its stream.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
     }
 }

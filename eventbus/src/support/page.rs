@@ -91,6 +91,20 @@ where
     .boxed()
 }
 
+/// Turns a first page that is already read, and page-wise reading of the further ones, into a stream, as [`paged`] does.
+pub fn paged_after<'a, C, F, P>((events, next): Page<C>, read_page: F) -> RecordStream<'a>
+where
+    C: Send + 'a,
+    F: Fn(C) -> P + Send + 'a,
+    P: Future<Output = Result<Page<C>, ReadError>> + Send + 'a,
+{
+    let first = stream::iter(events).map(Ok);
+    match next {
+        Some(next) => first.chain(paged(next, read_page)).boxed(),
+        None => first.boxed(),
+    }
+}
+
 /// Collects the events of a page, at most `events_max`; `true` if there may be more.
 ///
 /// The page also ends with the event that reaches [`PAGE_BYTES`], and before a row that is no event: the next page

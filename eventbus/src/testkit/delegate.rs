@@ -268,6 +268,10 @@ macro_rules! __delegate {
                 fn event_types(&$self) -> Option<&dyn EventTypes> {
                     $inner.event_types()
                 }
+
+                fn snapshots(&$self) -> Option<&dyn Snapshots> {
+                    $inner.snapshots()
+                }
             }
         };
     };

@@ -25,7 +25,7 @@ use crate::{
     memory::InMemoryEventStore,
     port::{
         Checkpoints, EventStore, EventTypes, FromTransaction, Lease, LeaseError, Leases, Notes, ServerFault, Shadow,
-        Transaction, Transactions, TypeKey,
+        Snapshots, Transaction, Transactions, TypeKey,
     },
     support::source_chain,
 };
@@ -317,5 +317,9 @@ impl EventStore for TableStore {
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
         self.store.event_types()
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        self.store.snapshots()
     }
 }

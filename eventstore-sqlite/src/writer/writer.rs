@@ -209,9 +209,28 @@ impl Writer {
         self: &Arc<Self>,
         change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, BoxError> {
+        self.queue_write(change, false).await
+    }
+
+    /// Makes a change of many bytes or rows in the transaction of the next batch, on a thread that may block.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    pub(crate) async fn write_large<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, BoxError> {
+        self.queue_write(change, true).await
+    }
+
+    async fn queue_write<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        is_large: bool,
+    ) -> Result<T, BoxError> {
         self.refuse_own_transaction()?;
         let (done, answer) = oneshot::channel();
-        self.submit(Job::new_write(change, done), false);
+        self.submit(Job::new_write(change, done), is_large);
         answer.await?
     }
 

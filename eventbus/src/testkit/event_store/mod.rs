@@ -22,6 +22,7 @@ mod idempotency;
 mod lease;
 mod missing_events;
 mod reopen;
+mod snapshots;
 mod store_under_test;
 mod stream;
 mod stream_names;
@@ -43,6 +44,7 @@ pub use idempotency::*;
 pub use lease::*;
 pub use missing_events::*;
 pub use reopen::*;
+pub use snapshots::*;
 pub use stream::*;
 pub use stream_names::*;
 pub use transaction::*;
@@ -158,6 +160,17 @@ macro_rules! event_store_conformance {
                 event_types_are_listed_by_appends,
                 refused_appends_list_no_event_types,
                 racing_first_appends_list_their_type_once,
+                snapshot_is_read_back_with_the_events_after_it,
+                snapshots_of_any_size_are_kept,
+                newer_snapshot_replaces_an_older_one,
+                snapshots_of_folds_streams_and_tenants_are_independent,
+                snapshot_beyond_its_stream_is_refused,
+                removed_snapshot_is_gone,
+                snapshots_of_a_fold_are_removed_together,
+                stream_without_a_snapshot_is_read_whole,
+                long_streams_are_read_after_a_snapshot,
+                concurrent_savers_leave_the_highest_version,
+                snapshots_are_read_beside_writers,
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -268,6 +281,7 @@ mod tests {
             include_str!("concurrency.rs"),
             include_str!("validity.rs"),
             include_str!("reopen.rs"),
+            include_str!("snapshots.rs"),
             include_str!("idempotency.rs"),
             include_str!("stream.rs"),
             include_str!("transaction.rs"),
@@ -291,6 +305,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 106);
+        assert_eq!(rules, 117);
     }
 }

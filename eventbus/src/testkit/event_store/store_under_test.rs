@@ -138,7 +138,7 @@ impl<S: EventStore> StoreUnderTest<S> {
         self.collect("reading a part of the feed", read).await
     }
 
-    async fn collect(&self, what: &str, read: RecordStream<'_>) -> Vec<RecordedEvent> {
+    pub(super) async fn collect(&self, what: &str, read: RecordStream<'_>) -> Vec<RecordedEvent> {
         let all = read.take(EVENTS_MAX).try_collect::<Vec<_>>();
         let all = self.ok(self.within(what, all).await, what);
         self.check(all.len() < EVENTS_MAX, format_args!("{what} never ends"));

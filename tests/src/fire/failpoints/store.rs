@@ -7,7 +7,7 @@ use eventbus::{
     ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
     port::{
         Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors, Notes,
-        Transactions,
+        Snapshots, Transactions,
     },
     testkit::delegate,
 };
@@ -102,5 +102,9 @@ impl EventStore for FailPointStore {
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
         self.store.event_types()
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        self.store.snapshots()
     }
 }

@@ -1,0 +1,1 @@
+DELETE FROM eventbus_snapshots WHERE stream_no > ?1 AND stream_no <= ?2 AND fold = ?3
