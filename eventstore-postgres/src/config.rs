@@ -69,7 +69,7 @@ pub struct PgEventStoreConfig {
 }
 
 /// The most connections that a server can have; a pool allocates room for all of its connections at once.
-const CONNECTIONS_MAX: u32 = 262_143;
+pub(crate) const CONNECTIONS_MAX: u32 = 262_143;
 
 impl Default for PgEventStoreConfig {
     fn default() -> Self {
@@ -133,37 +133,42 @@ impl PgEventStoreConfig {
     }
 
     fn check(&self) -> Result<(), PgConnectError> {
-        let invalid = |field, reason| Err(PgConnectError::InvalidConfig { field, reason });
-        for (field, number) in [
-            ("max_connections", self.max_connections),
-            ("append_queue", self.append_queue),
-            ("max_transactions", self.max_transactions),
-        ] {
-            if number == 0 {
-                return invalid(field, "at least 1 is needed");
-            }
-            if number > CONNECTIONS_MAX {
-                return invalid(field, "at most 262,143 are allowed, as many as a server can have connections");
-            }
-        }
-        for (field, duration) in [
-            ("connect_timeout", self.connect_timeout),
-            ("statement_timeout", self.statement_timeout),
-            ("migration_timeout", self.migration_timeout),
-            ("transaction_timeout", self.transaction_timeout),
-        ] {
-            if duration < Duration::from_millis(1) {
-                return invalid(field, "at least a millisecond is needed");
-            }
-            if i32::try_from(duration.as_millis()).is_err() {
-                return invalid(field, "at most 24 days are allowed, the server's limit");
-            }
-        }
-        Ok(())
+        check_number("max_connections", self.max_connections)?;
+        check_number("max_transactions", self.max_transactions)?;
+        check_duration("connect_timeout", self.connect_timeout)?;
+        self.check_limits()
+    }
+
+    /// Checks the fields that are the store's own, not those of its pool of connections.
+    pub(crate) fn check_limits(&self) -> Result<(), PgConnectError> {
+        check_number("append_queue", self.append_queue)?;
+        check_duration("statement_timeout", self.statement_timeout)?;
+        check_duration("migration_timeout", self.migration_timeout)?;
+        check_duration("transaction_timeout", self.transaction_timeout)
     }
 }
 
-/// Returns a limit in the server's unit and range; [`PgEventStoreConfig::check`] rules out 0, which means "no limit".
+fn check_number(field: &'static str, number: u32) -> Result<(), PgConnectError> {
+    let reason = match number {
+        0 => "at least 1 is needed",
+        1..=CONNECTIONS_MAX => return Ok(()),
+        _ => "at most 262,143 are allowed, as many as a server can have connections",
+    };
+    Err(PgConnectError::InvalidConfig { field, reason })
+}
+
+fn check_duration(field: &'static str, duration: Duration) -> Result<(), PgConnectError> {
+    let reason = if duration < Duration::from_millis(1) {
+        "at least a millisecond is needed"
+    } else if i32::try_from(duration.as_millis()).is_err() {
+        "at most 24 days are allowed, the server's limit"
+    } else {
+        return Ok(());
+    };
+    Err(PgConnectError::InvalidConfig { field, reason })
+}
+
+/// Returns a limit in the server's unit and range; [`check_duration`] rules out 0, which means "no limit".
 pub(crate) fn milliseconds(limit: Duration) -> i32 {
     i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)
 }

@@ -40,6 +40,26 @@ pub enum PgConnectError {
         /// The rule that it breaks.
         reason: &'static str,
     },
+    /// The pool of the application has fewer connections than the store needs at once: with fewer, statements and
+    /// transactions would wait for each other's connections.
+    #[error(
+        "the pool has at most {connections} connections, the store needs {needed}: {transactions} for transactions \
+         (`max_transactions`), {} for notifications (`notify`), and 1 for the statements that a handler runs beside its \
+         transaction", u32::from(*notify)
+    )]
+    PoolTooSmall {
+        /// The `max_connections` of the pool.
+        connections: u32,
+        /// The connections that the store needs at least.
+        needed: u32,
+        /// Those of them for transactions; none with `max_transactions: Some(0)`.
+        transactions: u32,
+        /// Set if one of them is for notifications; not with `notify: false`.
+        notify: bool,
+    },
+    /// The application has closed the pool.
+    #[error("the pool is closed")]
+    PoolClosed,
     /// The server could not be reached, or did not answer in time.
     #[error("PostgreSQL at `{server}` cannot be reached")]
     Unreachable {
@@ -64,7 +84,8 @@ pub enum PgConnectError {
         /// The precondition that is not met.
         fault: PgPrecondition,
     },
-    /// The tables do not exist, or are older than this release, and `migrate` is false.
+    /// The tables do not exist, or are older than this release, and `migrate` is false; or a step must run outside of a
+    /// transaction, and the store is on a pool of the application.
     #[error(
         "schema `{schema}` is at migration {found}, this release needs {needed}: run `PgEventStore::migrate`, or have an \
          administrator run the text of `PgEventStore::migrations_sql`"
@@ -229,6 +250,9 @@ pub enum PgTransactionError {
         /// [`transaction_timeout`](crate::PgEventStoreConfig::transaction_timeout).
         limit: Duration,
     },
+    /// The store has no transactions: [`max_transactions`](crate::PgOnPoolConfig::max_transactions) is `Some(0)`.
+    #[error("the store has no transactions: its `max_transactions` is 0")]
+    NoTransactions,
     /// The name of a table or a column is invalid.
     #[error("invalid name of a table or column `{name}`: {reason}")]
     InvalidName {

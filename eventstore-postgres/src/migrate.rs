@@ -8,16 +8,14 @@
 use std::{fmt::Write, time::Duration};
 
 use eventbus::{BoxError, support::MigrationKind};
-use sqlx::{
-    Row as _,
-    postgres::{PgConnectOptions, PgRow},
-};
+use sqlx::{Row as _, SqlStr, postgres::PgRow};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    config::PgEventStoreConfig,
+    config::{PgEventStoreConfig, milliseconds},
+    connector::Connector,
     error::PgConnectError,
-    migration_lock::{MIGRATION_LOCK_CLASS, MigrationLock, find_blocker},
+    migration_lock::{MIGRATION_LOCK_CLASS, MigrationLock, POLL_PAUSE, find_blocker, try_lock},
     migration_step::{MigrationBody, MigrationStep},
     schema::Schema,
     setup_session::{LockTimeout, SetupSession},
@@ -101,7 +99,7 @@ struct FoundTables {
 /// Creates and upgrades the tables of one schema, by the steps of one release.
 pub(crate) struct Migrator<'a> {
     config: &'a PgEventStoreConfig,
-    options: &'a PgConnectOptions,
+    connector: &'a Connector,
     schema: &'a Schema,
     steps: &'a [MigrationStep],
 }
@@ -109,19 +107,23 @@ pub(crate) struct Migrator<'a> {
 impl<'a> Migrator<'a> {
     pub(crate) const fn new(
         config: &'a PgEventStoreConfig,
-        options: &'a PgConnectOptions,
+        connector: &'a Connector,
         schema: &'a Schema,
         steps: &'a [MigrationStep],
     ) -> Self {
-        Self { config, options, schema, steps }
+        Self { config, connector, schema, steps }
     }
 
     /// Runs the steps that the database does not have.
     pub(crate) async fn run(&self, session: &mut SetupSession) -> Result<(), PgConnectError> {
-        if self.missing(&self.find_tables(session).await?).next().is_none() {
+        let tables = self.find_tables(session).await?;
+        if self.missing(&tables).next().is_none() {
             return Ok(()); // the usual case takes no lock and needs no right to create
         }
-        let mut lock = MigrationLock::acquire(self.config, self.options, self.schema).await?;
+        if self.connector.is_shared() {
+            return self.run_missing_on_one_connection(session, &tables).await;
+        }
+        let mut lock = MigrationLock::acquire(self.config, self.connector, self.schema).await?;
         let migrated = lock.hold(self.schema, self.run_missing(session)).await;
         lock.release().await;
         migrated
@@ -130,11 +132,15 @@ impl<'a> Migrator<'a> {
     /// Checks that the tables are those of this release, or of a later one beside which it can go on.
     pub(crate) async fn check(&self, session: &mut SetupSession) -> Result<(), PgConnectError> {
         let tables = self.find_tables(session).await?;
-        if self.missing(&tables).next().is_some() {
-            let found = tables.applied.last().map_or(0, |(version, ..)| *version);
-            return Err(PgConnectError::NotMigrated { schema: self.schema.name().into(), found, needed: self.known() });
+        match self.missing(&tables).next() {
+            Some(_) => Err(self.not_migrated(&tables)),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn not_migrated(&self, tables: &FoundTables) -> PgConnectError {
+        let found = tables.applied.last().map_or(0, |(version, ..)| *version);
+        PgConnectError::NotMigrated { schema: self.schema.name().into(), found, needed: self.known() }
     }
 
     /// Returns the newest step of this release.
@@ -153,7 +159,7 @@ impl<'a> Migrator<'a> {
         let missing: Vec<_> = self.missing(&tables).copied().collect();
         for step in missing {
             let ran = match step.body() {
-                MigrationBody::Inside(sql) => self.run_inside(session, &tables, &step, sql).await,
+                MigrationBody::Inside(sql) => self.run_inside(session, Some(&tables), &step, sql).await,
                 MigrationBody::Outside { statements, is_done } => self.run_outside(&step, statements, is_done).await,
             };
             ran.map_err(|error| self.failed(&step, error))?;
@@ -163,41 +169,83 @@ impl<'a> Migrator<'a> {
         Ok(())
     }
 
-    /// Runs a step in a transaction; tries again while sessions hold locks on the tables.
-    async fn run_inside(
+    /// Runs the missing steps on the session's connection alone: the application's pool may have no second one.
+    ///
+    /// So each step takes the lock in its own transaction. A step outside of a transaction has none: a lock of the
+    /// session could stay with a connection of the pool or of a pooler.
+    async fn run_missing_on_one_connection(
         &self,
         session: &mut SetupSession,
         tables: &FoundTables,
+    ) -> Result<(), PgConnectError> {
+        for step in self.missing(tables) {
+            let MigrationBody::Inside(sql) = step.body() else {
+                return Err(self.not_migrated(&self.find_tables(session).await?));
+            };
+            self.run_inside(session, None, step, sql).await.map_err(|error| self.failed(step, error))?;
+            tracing::info!(schema = self.schema.name(), migration = step.name(), "migrated");
+        }
+        Ok(())
+    }
+
+    /// Runs a step in a transaction; tries again while sessions hold locks on the tables, or the lock of the migrations.
+    /// Without `tables`, the lock is not held yet.
+    async fn run_inside(
+        &self,
+        session: &mut SetupSession,
+        tables: Option<&FoundTables>,
         step: &MigrationStep,
         sql: &str,
     ) -> Result<(), PgConnectError> {
         let started = Instant::now();
         loop {
-            let error = match self.try_inside(session, tables, step, sql).await {
-                Err(PgConnectError::Refused { source, .. }) if source.is::<LockTimeout>() => source,
-                ran => return ran,
+            let (pause, blocker) = match self.try_inside(session, tables, step, sql).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => (POLL_PAUSE, include_str!("sql/migration_holder.sql")),
+                Err(PgConnectError::Refused { source, .. }) if source.is::<LockTimeout>() => {
+                    let (schema, migration) = (self.schema.name(), step.name());
+                    tracing::info!(schema, migration, error = source, "a table is locked");
+                    (LOCK_PAUSE, include_str!("sql/table_holder.sql"))
+                }
+                Err(error) => return Err(error),
             };
             let waited = started.elapsed();
             session.run(self.schema.statement("ROLLBACK")).await?;
             if waited >= self.config.migration_timeout {
-                let holder = find_blocker(session, self.schema, include_str!("sql/table_holder.sql")).await?;
+                let holder = find_blocker(session, self.schema, blocker).await?;
                 return Err(PgConnectError::MigrationBlocked { schema: self.schema.name().into(), holder, waited });
             }
-            tracing::info!(schema = self.schema.name(), migration = step.name(), error, "a table is locked");
-            sleep(LOCK_PAUSE.min(self.config.migration_timeout - waited)).await;
+            sleep(pause.min(self.config.migration_timeout - waited)).await;
         }
     }
 
+    /// Returns `false`, within the transaction, if a different session holds the lock of the migrations.
     async fn try_inside(
         &self,
         session: &mut SetupSession,
-        tables: &FoundTables,
+        tables: Option<&FoundTables>,
         step: &MigrationStep,
         sql: &str,
-    ) -> Result<(), PgConnectError> {
+    ) -> Result<bool, PgConnectError> {
         let statement = |sql: &str| self.schema.statement(sql);
         session.run(statement("BEGIN ISOLATION LEVEL READ COMMITTED")).await?;
         session.run(statement(LOCK_TIMEOUT)).await?;
+        let locked;
+        let tables = match tables {
+            Some(tables) => tables,
+            None => {
+                session.run(self.statement_timeout()).await?;
+                if !try_lock(session, self.schema).await? {
+                    return Ok(false);
+                }
+                // read again under the lock: a different process may have been first
+                locked = self.find_tables(session).await?;
+                if self.missing(&locked).all(|missing| missing.version() != step.version()) {
+                    return session.run(statement("ROLLBACK")).await.map(|()| true);
+                }
+                &locked
+            }
+        };
         // a role without CREATE on the database fails even with IF NOT EXISTS
         if !tables.has_schema {
             session.run(statement(CREATE_SCHEMA)).await?;
@@ -207,7 +255,15 @@ impl<'a> Migrator<'a> {
         }
         session.run(statement(&record_sql(step))).await?;
         session.run(statement(sql)).await?;
-        session.run(statement("COMMIT")).await
+        session.run(statement("COMMIT")).await.map(|()| true)
+    }
+
+    /// Returns the limit that connections of the store's own have from the start.
+    fn statement_timeout(&self) -> SqlStr {
+        let limit = milliseconds(self.config.statement_timeout);
+        self.schema.statement(&format!(
+            "SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = {limit}"
+        ))
     }
 
     /// Runs a step outside of a transaction, on a connection without the usual time limit of statements; a step that
@@ -218,7 +274,7 @@ impl<'a> Migrator<'a> {
         statements: &[&str],
         is_done: &str,
     ) -> Result<(), PgConnectError> {
-        let mut session = SetupSession::open_with_limit(self.config, self.options, OUTSIDE_TIMEOUT).await?;
+        let mut session = SetupSession::open_with_limit(self.config, self.connector, OUTSIDE_TIMEOUT).await?;
         if !self.is_done(&mut session, is_done).await? {
             for statement in statements {
                 session.run(self.schema.statement(statement)).await?;

@@ -8,15 +8,18 @@
 
 use std::{pin::pin, time::Duration};
 
-use sqlx::{Row as _, postgres::PgConnectOptions};
+use sqlx::Row as _;
 use tokio::time::{Instant, sleep};
 
-use crate::{config::PgEventStoreConfig, error::PgConnectError, schema::Schema, setup_session::SetupSession};
+use crate::{
+    config::PgEventStoreConfig, connector::Connector, error::PgConnectError, schema::Schema,
+    setup_session::SetupSession,
+};
 
 /// The first number of the lock's key, the second is that of the schema: a two-number key never meets the locks of the
 /// feed, which have one-number keys.
 pub(crate) const MIGRATION_LOCK_CLASS: u32 = 1_702_260_324;
-const POLL_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const POLL_PAUSE: Duration = Duration::from_millis(100);
 /// Well below the time after which the server ends the transaction of a holder that is gone.
 const PING_PAUSE: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(10) };
 /// A utility statement: it takes no snapshot.
@@ -34,15 +37,14 @@ impl MigrationLock {
     /// Waits for the lock until the `migration_timeout`.
     pub(crate) async fn acquire(
         config: &PgEventStoreConfig,
-        options: &PgConnectOptions,
+        connector: &Connector,
         schema: &Schema,
     ) -> Result<Self, PgConnectError> {
-        let mut session = SetupSession::open(config, options).await?;
+        let mut session = SetupSession::open(config, connector).await?;
         let started = Instant::now();
         loop {
             session.run(schema.statement("BEGIN ISOLATION LEVEL READ COMMITTED")).await?;
-            let attempt = sqlx::query(schema.statement(include_str!("sql/try_migration_lock.sql")));
-            if session.fetch_one(attempt, |row| row.try_get(0)).await? {
+            if try_lock(&mut session, schema).await? {
                 session.run(schema.statement(KEEP_ALIVE)).await?;
                 return Ok(Self { session });
             }
@@ -76,6 +78,12 @@ impl MigrationLock {
     pub(crate) async fn release(self) {
         self.session.close().await;
     }
+}
+
+/// Takes the lock for the session's transaction; returns `false` if a different session has it.
+pub(crate) async fn try_lock(session: &mut SetupSession, schema: &Schema) -> Result<bool, PgConnectError> {
+    let attempt = sqlx::query(schema.statement(include_str!("sql/try_migration_lock.sql")));
+    session.fetch_one(attempt, |row| row.try_get(0)).await
 }
 
 /// Describes the session that a text of `sql/` finds to hold a lock.

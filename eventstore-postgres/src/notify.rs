@@ -15,16 +15,13 @@ use eventbus::{
     port::AppendSignal,
     support::{Backoff, BackoffTimer},
 };
-use sqlx::{
-    AssertSqlSafe, Executor as _, SqlSafeStr as _,
-    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
-};
+use sqlx::{AssertSqlSafe, Executor as _, SqlSafeStr as _, postgres::PgListener};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::{config::PgEventStoreConfig, pool::refuse_standby, schema::Schema, statement_error::NoAnswerWithin};
+use crate::{config::PgEventStoreConfig, connector::Connector, schema::Schema, statement_error::NoAnswerWithin};
 
 /// The least time between two notifications; the second covers all appends in between.
 const NOTIFY_INTERVAL_MIN: Duration = Duration::from_millis(20);
@@ -68,12 +65,12 @@ impl AppendNotifier {
 /// | listening | no event for [`PING_AFTER_SILENCE`] | listening: the connection answers a ping |
 /// | listening | connection lost, or no answer in time | backoff from the first delay; a failed `NOTIFY` stays due |
 /// | backoff | the delay is over | connecting; the next delay is twice as long, up to 30 s |
-/// | any | the store is closed, or its last clone is dropped | ended |
+/// | any | the store or the application's pool is closed, or the store's last clone is dropped | ended |
 pub(crate) struct NotifyTask {
     channel: String,
     /// The payload of this store's notifications, by which it ignores its own.
     sender_id: String,
-    options: PgConnectOptions,
+    connector: Connector,
     connect_timeout: Duration,
     answer_timeout: Duration,
     append_notifier: Weak<AppendNotifier>,
@@ -82,21 +79,21 @@ pub(crate) struct NotifyTask {
 impl NotifyTask {
     pub(crate) fn new(
         config: &PgEventStoreConfig,
-        options: &PgConnectOptions,
+        connector: &Connector,
         schema: &Schema,
         append_notifier: &Arc<AppendNotifier>,
     ) -> Self {
         Self {
             channel: schema.channel(),
             sender_id: config.clock.new_id().to_string(),
-            options: options.clone(),
+            connector: connector.clone(),
             connect_timeout: config.connect_timeout,
             answer_timeout: config.answer_timeout(),
             append_notifier: Arc::downgrade(append_notifier),
         }
     }
 
-    /// Runs the task until the store is closed or its last clone is dropped.
+    /// Runs the task until the store or its pool is closed, or the last clone of the store is dropped.
     pub(crate) fn spawn(self) {
         let Some(append_notifier) = self.append_notifier.upgrade() else { return };
         let (mut end, local_appends) =
@@ -117,6 +114,9 @@ impl NotifyTask {
         loop {
             let mut is_connected = false;
             let Err(error) = self.run_connected(&mut local_appends, &mut is_connected).await else { return };
+            if matches!(error, sqlx::Error::PoolClosed) {
+                return;
+            }
             if is_connected {
                 backoff.reset();
             }
@@ -161,15 +161,7 @@ impl NotifyTask {
     }
 
     async fn connect_listener(&self) -> Result<PgListener, sqlx::Error> {
-        // a pool for each attempt: a connection that hangs does not delay the next one
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(self.connect_timeout)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
-            .connect_lazy_with(self.options.clone());
-        let mut listener = PgListener::connect_with(&pool).await?;
+        let mut listener = PgListener::connect_with(&self.connector.listener_pool(self.connect_timeout)).await?;
         listener.eager_reconnect(false);
         self.with_timeout(listener.listen(&self.channel)).await?;
         Ok(listener)

@@ -3,23 +3,28 @@
 //! Invariant: each statement has a time limit, and no connection returns to the pool in the middle of a statement. An
 //! error of the server is returned only once the server has rolled the statement back, or its connection is closed.
 //!
+//! Invariant: a store leaves no setting on a connection of the application's pool, and no use of a connection there
+//! waits for a second one while transactions and long waits hold all connections, see [`SharedPool`].
+//!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
 use std::{sync::Arc, time::Duration};
 
 use eventbus::BoxError;
 use sqlx::{
-    AssertSqlSafe, Connection, PgPool, Postgres, Transaction,
+    AssertSqlSafe, Connection, Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _, SqlStr, Transaction,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
 };
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time::timeout,
 };
 
 use crate::{
-    config::PgEventStoreConfig,
+    config::{PgEventStoreConfig, milliseconds},
+    connector::{Connector, refuse_standby},
+    gate::{Gate, GatePass},
     statement_error::{NoAnswerWithin, StatementError},
 };
 
@@ -36,13 +41,19 @@ const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 pub(crate) const PLANNER_SETTINGS: [(&str, &str); 3] =
     [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("jit", "off")];
 
+const COMMIT: SqlStr = SqlStr::from_static("COMMIT");
+const ROLLBACK: SqlStr = SqlStr::from_static("ROLLBACK");
+
 /// The connection pools of a store, and the permits of its appends.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionPools {
     pool: PgPool,
     /// A pool apart: a handler that holds a transaction may append and renew its lease through `pool`, so that with one
     /// pool handlers could wait for each other's connections. Without [`PLANNER_SETTINGS`]: the statements are theirs.
+    /// The same pool if it is the application's: its permits keep a connection free.
     transactions: PgPool,
+    /// Set if the pool is the application's.
+    shared: Option<Arc<SharedPool>>,
     /// For appends that give up soon if another transaction holds a row. Together with `long_wait_permits` half of the
     /// connections: the other half serves all other statements.
     short_wait_permits: Arc<Semaphore>,
@@ -53,116 +64,276 @@ pub(crate) struct ConnectionPools {
     transaction_timeout: Duration,
 }
 
+/// How a store uses a pool of the application.
+///
+/// A statement is a transaction there: `BEGIN` with the store's settings, the statement, `COMMIT`. The settings end with
+/// it, also behind a pooler that shares connections between transactions.
+///
+/// Transactions of handlers and appends that wait for a row keep their connections for long. Together they hold one
+/// connection less than the pool has for the store, so that the statements that such a transaction waits for find one.
+#[derive(Debug)]
+struct SharedPool {
+    begin: SqlStr,
+    statements: Gate,
+    transactions: Gate,
+    /// At most `max_transactions`.
+    transaction_permits: Arc<Semaphore>,
+    /// One less than the connections for the store.
+    holder_permits: Arc<Semaphore>,
+}
+
+/// The share of a transaction in the connections of the application's pool, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct TransactionShare {
+    _permits: [OwnedSemaphorePermit; 2],
+    _pass: GatePass,
+}
+
+/// A permit for an append that waits for a row.
+pub(crate) struct LongWaitPermit<'s> {
+    _of_append: SemaphorePermit<'s>,
+    _of_holder: Option<SemaphorePermit<'s>>,
+}
+
 impl ConnectionPools {
     /// Creates the pools; a pool opens each connection when it is first needed.
-    pub(crate) fn new(config: &PgEventStoreConfig, options: PgConnectOptions) -> Self {
-        let answer_timeout = config.answer_timeout();
-        let pool = |connections| {
-            PgPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(config.connect_timeout)
-                .test_before_acquire(false)
-                .before_acquire(|connection, meta| {
-                    Box::pin(async move {
-                        if meta.idle_for > PING_AFTER_IDLE {
-                            connection.ping().await?;
-                        }
-                        Ok(true)
-                    })
-                })
-                .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
-        };
-        let transactions = pool(config.max_transactions)
-            .after_release(move |connection, _| Box::pin(await_rollback(connection, answer_timeout)));
+    pub(crate) fn new(config: &PgEventStoreConfig, connector: Connector) -> Self {
         let half = config.max_connections.div_ceil(2) as usize;
         let long_wait = (half / 2).max(1);
+        let (pool, transactions, shared) = match connector {
+            Connector::Own(options) => {
+                let (pool, transactions) = own_pools(config, &options);
+                (pool, transactions, None)
+            }
+            Connector::Shared(pool) => (pool.clone(), pool, Some(Arc::new(shared_pool(config)))),
+        };
         Self {
-            pool: pool(config.max_connections).connect_lazy_with(options.clone().options(PLANNER_SETTINGS)),
-            transactions: transactions.connect_lazy_with(options),
+            pool,
+            transactions,
+            shared,
             short_wait_permits: Arc::new(Semaphore::new((half - long_wait).max(1))),
             long_wait_permits: Arc::new(Semaphore::new(long_wait)),
             connect_timeout: config.connect_timeout,
-            answer_timeout,
+            answer_timeout: config.answer_timeout(),
             transaction_timeout: config.transaction_timeout,
         }
     }
 
-    /// Begins a transaction with `begin`.
+    /// Begins a transaction with `begin`. Keep the share until the transaction is dropped.
     ///
     /// Runs `begin` in a task of its own that is never cancelled: a connection on which only half of it ran would
     /// return to the pool within an open transaction.
-    pub(crate) async fn begin(&self, begin: String) -> Result<Transaction<'static, Postgres>, BoxError> {
+    pub(crate) async fn begin(
+        &self,
+        begin: String,
+    ) -> Result<(Transaction<'static, Postgres>, Option<TransactionShare>), BoxError> {
+        let share = match &self.shared {
+            None => None,
+            Some(shared) => Some(self.transaction_share(shared).await?),
+        };
         let pool = self.transactions.clone();
         // safe: this crate's own text and numbers
-        let begun = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(begin)).await });
+        let begun = tokio::spawn(async move {
+            let begun = pool.begin_with(AssertSqlSafe(begin)).await;
+            begun.map(|transaction| (transaction, share))
+        });
         match timeout(self.answer_timeout, begun).await {
             Ok(begun) => Ok(begun??),
             Err(_) => Err(NoAnswerWithin(self.answer_timeout).into()),
         }
     }
 
+    async fn transaction_share(&self, shared: &SharedPool) -> Result<TransactionShare, StatementError> {
+        let not_sent = |error: sqlx::Error| StatementError::NotSent(error.into());
+        let pass = shared.transactions.enter().map_err(not_sent)?;
+        let permits = async {
+            let of_transaction = Arc::clone(&shared.transaction_permits).acquire_owned().await?;
+            Ok::<_, AcquireError>([of_transaction, Arc::clone(&shared.holder_permits).acquire_owned().await?])
+        };
+        Ok(TransactionShare { _permits: self.within_connect_timeout(permits).await?, _pass: pass })
+    }
+
     /// Runs one statement and reads its answer to the end; then it is committed, or rolled back.
     pub(crate) async fn fetch_all(&self, query: Query<'_>) -> Result<Vec<PgRow>, StatementError> {
-        let connection = self.pool.acquire().await;
-        let mut checked_out = CheckedOutConnection {
-            connection: connection.map_err(|error| StatementError::NotSent(error.into()))?,
-            is_mid_statement: true,
+        let not_sent = |error: sqlx::Error| StatementError::NotSent(error.into());
+        let _pass = self.shared.as_ref().map(|shared| shared.statements.enter()).transpose().map_err(not_sent)?;
+        let connection = self.pool.acquire().await.map_err(not_sent)?;
+        let mut checked_out = CheckedOutConnection::new(connection);
+        let answer = match &self.shared {
+            None => self.await_answer(query.fetch_all(checked_out.get())).await,
+            Some(shared) => {
+                // without an answer to it no statement was sent
+                self.execute(&mut checked_out, shared.begin.clone()).await.map_err(StatementError::into_not_sent)?;
+                match self.await_answer(query.fetch_all(checked_out.get())).await {
+                    Ok(rows) => self.execute(&mut checked_out, COMMIT).await.map(|()| rows),
+                    failed => failed,
+                }
+            }
         };
-        let answer = timeout(self.answer_timeout, query.fetch_all(&mut *checked_out.connection)).await;
-        let answer = match answer {
+        let has_ended = match answer {
+            Ok(_) => true,
+            Err(StatementError::NoAnswer(_)) => false,
+            Err(_) if self.shared.is_some() => self.execute(&mut checked_out, ROLLBACK).await.is_ok(),
+            // the server sends an error before it rolls back, and until then the locks of the statement bound the feed
+            Err(_) => await_rollback(checked_out.get(), self.answer_timeout).await.is_ok(),
+        };
+        if has_ended {
+            checked_out.return_to_pool();
+        }
+        answer
+    }
+
+    async fn execute(&self, checked_out: &mut CheckedOutConnection, sql: SqlStr) -> Result<(), StatementError> {
+        self.await_answer(checked_out.get().execute(sqlx::raw_sql(sql))).await.map(drop)
+    }
+
+    async fn await_answer<T>(&self, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StatementError> {
+        match timeout(self.answer_timeout, answer).await {
             Ok(answer) => answer.map_err(StatementError::from_driver),
             Err(_) => Err(StatementError::NoAnswer(NoAnswerWithin(self.answer_timeout).into())),
-        };
-        checked_out.is_mid_statement = match answer {
-            Ok(_) => false,
-            Err(StatementError::NoAnswer(_)) => true,
-            // the server sends an error before it rolls back, and until then the locks of the statement bound the feed
-            Err(_) => await_rollback(&mut checked_out.connection, self.answer_timeout).await.is_err(),
-        };
-        answer
+        }
     }
 
     /// Waits for a permit for a statement that does not wait long for a row.
     pub(crate) async fn short_wait_permit(&self) -> Result<SemaphorePermit<'_>, StatementError> {
-        self.acquire_permit(&self.short_wait_permits).await
+        self.within_connect_timeout(self.short_wait_permits.acquire()).await
     }
 
     /// Waits for a permit for a statement that may wait for a row up to its time limit.
-    pub(crate) async fn long_wait_permit(&self) -> Result<SemaphorePermit<'_>, StatementError> {
-        self.acquire_permit(&self.long_wait_permits).await
+    pub(crate) async fn long_wait_permit(&self) -> Result<LongWaitPermit<'_>, StatementError> {
+        let permits = async {
+            let of_append = self.long_wait_permits.acquire().await?;
+            let of_holder = match &self.shared {
+                None => None,
+                Some(shared) => Some(shared.holder_permits.acquire().await?),
+            };
+            Ok(LongWaitPermit { _of_append: of_append, _of_holder: of_holder })
+        };
+        self.within_connect_timeout(permits).await
     }
 
     /// Returns such a permit if one is free.
-    pub(crate) fn try_long_wait_permit(&self) -> Option<SemaphorePermit<'_>> {
-        self.long_wait_permits.try_acquire().ok()
+    pub(crate) fn try_long_wait_permit(&self) -> Option<LongWaitPermit<'_>> {
+        let of_append = self.long_wait_permits.try_acquire().ok()?;
+        let of_holder = match &self.shared {
+            None => None,
+            Some(shared) => Some(shared.holder_permits.try_acquire().ok()?),
+        };
+        Some(LongWaitPermit { _of_append: of_append, _of_holder: of_holder })
     }
 
-    async fn acquire_permit<'s>(&self, permits: &'s Semaphore) -> Result<SemaphorePermit<'s>, StatementError> {
-        let permit = match timeout(self.connect_timeout, permits.acquire()).await {
-            Ok(permit) => permit.map_err(|_| sqlx::Error::PoolClosed),
+    async fn within_connect_timeout<T>(
+        &self,
+        permits: impl Future<Output = Result<T, AcquireError>>,
+    ) -> Result<T, StatementError> {
+        let permits = match timeout(self.connect_timeout, permits).await {
+            Ok(permits) => permits.map_err(|_| sqlx::Error::PoolClosed),
             Err(_) => Err(sqlx::Error::PoolTimedOut),
         };
-        permit.map_err(|error| StatementError::NotSent(error.into()))
+        permits.map_err(|error| StatementError::NotSent(error.into()))
     }
 
-    /// Closes all connections once their statements have ended. Waits for transactions up to their time limit; the
-    /// connection of a later one closes when its owner drops it.
+    /// Closes all connections once their statements have ended, or lets go of those of the application. Waits for
+    /// transactions up to their time limit; the connection of a later one closes when its owner drops it.
     pub(crate) async fn close(&self) {
         self.short_wait_permits.close();
         self.long_wait_permits.close();
-        let statements = timeout(self.answer_timeout, self.pool.close());
-        let transactions = timeout(self.transaction_timeout, self.transactions.close());
-        let (statements, transactions) = tokio::join!(statements, transactions);
-        if statements.is_err() || transactions.is_err() {
-            tracing::warn!("store closed with a connection in use: the connection closes when its owner drops it");
+        let has_ended = match &self.shared {
+            None => {
+                let statements = timeout(self.answer_timeout, self.pool.close());
+                let transactions = timeout(self.transaction_timeout, self.transactions.close());
+                let (statements, transactions) = tokio::join!(statements, transactions);
+                statements.is_ok() && transactions.is_ok()
+            }
+            Some(shared) => {
+                shared.transaction_permits.close();
+                shared.holder_permits.close();
+                let statements = shared.statements.close(self.answer_timeout);
+                let transactions = shared.transactions.close(self.transaction_timeout);
+                let (statements, transactions) = tokio::join!(statements, transactions);
+                statements && transactions
+            }
+        };
+        if !has_ended {
+            tracing::warn!("store closed with a connection in use: the connection is free when its owner drops it");
         }
     }
 }
 
+/// Returns the pool of the statements and the pool of the transactions, on connections of the store's own.
+fn own_pools(config: &PgEventStoreConfig, options: &PgConnectOptions) -> (PgPool, PgPool) {
+    let answer_timeout = config.answer_timeout();
+    let pool = |connections| {
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(config.connect_timeout)
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    if meta.idle_for > PING_AFTER_IDLE {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
+    };
+    let transactions = pool(config.max_transactions)
+        .after_release(move |connection, _| Box::pin(await_rollback(connection, answer_timeout)));
+    let statements = pool(config.max_connections).connect_lazy_with(options.clone().options(PLANNER_SETTINGS));
+    (statements, transactions.connect_lazy_with(options.clone()))
+}
+
+fn shared_pool(config: &PgEventStoreConfig) -> SharedPool {
+    // a store without transactions may have a single connection, for which an append that waits needs a permit too
+    let holders = (config.max_connections as usize).saturating_sub(1).max(1);
+    SharedPool {
+        begin: begin_statement(config),
+        statements: Gate::default(),
+        transactions: Gate::default(),
+        transaction_permits: Arc::new(Semaphore::new(config.max_transactions as usize)),
+        holder_permits: Arc::new(Semaphore::new(holders)),
+    }
+}
+
+/// Returns the begin of the transaction of one statement, with the settings that connections of the store's own have.
+///
+/// `READ WRITE` is what a standby refuses, see [`refuse_standby`]. An earlier user of the connection may have switched
+/// `synchronous_commit` off.
+fn begin_statement(config: &PgEventStoreConfig) -> SqlStr {
+    let limit = milliseconds(config.statement_timeout);
+    let mut sql = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {limit}; \
+         SET LOCAL idle_in_transaction_session_timeout = {limit}; SET LOCAL lock_timeout = 0; "
+    );
+    for (name, value) in PLANNER_SETTINGS {
+        sql += &format!("SET LOCAL {name} = {value}; ");
+    }
+    sql += "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
+    // safe: this crate's own text and numbers
+    AssertSqlSafe(sql).into_sql_str()
+}
+
 /// A connection in use. Dropped in the middle of a statement, also by a caller that stops waiting, it is closed.
-struct CheckedOutConnection {
+pub(crate) struct CheckedOutConnection {
     connection: PoolConnection<Postgres>,
     is_mid_statement: bool,
+}
+
+impl CheckedOutConnection {
+    /// Takes a connection of a pool; dropped, it is closed.
+    pub(crate) fn new(connection: PoolConnection<Postgres>) -> Self {
+        Self { connection, is_mid_statement: true }
+    }
+
+    pub(crate) fn get(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// Returns the connection to its pool: no statement and no transaction is open on it.
+    pub(crate) fn return_to_pool(mut self) {
+        self.is_mid_statement = false;
+    }
 }
 
 impl Drop for CheckedOutConnection {
@@ -173,17 +344,9 @@ impl Drop for CheckedOutConnection {
     }
 }
 
-/// Refuses a standby, to which the address may lead after a failover: it does not show the locks behind the feed.
-pub(crate) async fn refuse_standby(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
-    if sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await? {
-        return Err(sqlx::Error::Protocol("the server is a standby".into()));
-    }
-    Ok(())
-}
-
 /// Waits until the server has rolled back a dropped transaction or a failed statement, for at most `limit`; after an
 /// error the pool closes the connection.
-async fn await_rollback(connection: &mut sqlx::PgConnection, limit: Duration) -> Result<bool, sqlx::Error> {
+async fn await_rollback(connection: &mut PgConnection, limit: Duration) -> Result<bool, sqlx::Error> {
     match timeout(limit, connection.ping()).await {
         Ok(answer) => answer.map(|()| true),
         Err(late) => Err(sqlx::Error::Io(std::io::Error::other(late))),

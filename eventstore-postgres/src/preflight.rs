@@ -7,6 +7,7 @@ use sqlx::{
 };
 
 use crate::{
+    connector::Connector,
     error::{PgConnectError, PgPrecondition},
     schema::Schema,
     setup_session::SetupSession,
@@ -15,11 +16,15 @@ use crate::{
 const SERVER_VERSION_MIN: i32 = 130_000;
 
 /// Checks the server, before the store creates its tables.
-pub(crate) async fn check_server(session: &mut SetupSession, options: &PgConnectOptions) -> Result<(), PgConnectError> {
+pub(crate) async fn check_server(session: &mut SetupSession, connector: &Connector) -> Result<(), PgConnectError> {
     let query = sqlx::query(include_str!("sql/preflight_server.sql"));
     let server = session.fetch_one(query, ServerSettings::decode).await?;
+    // on a pool of the application, each transaction of the store sets its level itself
+    if server.has_stricter_isolation() && !connector.is_shared() {
+        server.warn_of_isolation();
+    }
     server.warn();
-    if server.is_unencrypted_remote(options) {
+    if server.is_unencrypted_remote(&connector.options()) {
         warn_of_plaintext(session.server());
     }
     server.check().map_err(|fault| precondition_error(session, fault))
@@ -101,14 +106,15 @@ impl ServerSettings {
         !self.encrypted && !is_here
     }
 
+    fn warn_of_isolation(&self) {
+        tracing::warn!(
+            isolation = self.isolation,
+            "`default_transaction_isolation` is not `read committed`: the store retries concurrent appends to one stream \
+             more often; to repair: ALTER ROLE … SET default_transaction_isolation = 'read committed'"
+        );
+    }
+
     fn warn(&self) {
-        if self.has_stricter_isolation() {
-            tracing::warn!(
-                isolation = self.isolation,
-                "`default_transaction_isolation` is not `read committed`: the store retries concurrent appends to one \
-                 stream more often; to repair: ALTER ROLE … SET default_transaction_isolation = 'read committed'"
-            );
-        }
         if !self.fsync {
             tracing::warn!("`fsync` is off: a crash of the machine may lose or damage events");
         }

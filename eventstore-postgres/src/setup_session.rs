@@ -13,8 +13,9 @@ use tokio::time::timeout;
 
 use crate::{
     config::{PgEventStoreConfig, milliseconds},
+    connector::Connector,
     error::PgConnectError,
-    pool::Query,
+    pool::{CheckedOutConnection, Query},
     statement_error::NoAnswerWithin,
 };
 
@@ -23,25 +24,51 @@ use crate::{
 #[error("{0}")]
 pub(crate) struct LockTimeout(String);
 
+/// The connection of a session, which ends with it; one of the application's pool returns there if the session is closed
+/// in order.
+enum SessionConnection {
+    Own(PgConnection),
+    Shared(CheckedOutConnection),
+}
+
+impl SessionConnection {
+    fn get(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Own(connection) => connection,
+            Self::Shared(connection) => connection.get(),
+        }
+    }
+}
+
 pub(crate) struct SetupSession {
-    connection: PgConnection,
+    connection: SessionConnection,
     server: String,
     answer_timeout: Duration,
 }
 
 impl SetupSession {
-    pub(crate) async fn open(config: &PgEventStoreConfig, options: &PgConnectOptions) -> Result<Self, PgConnectError> {
-        Self::connect(config, options, config.answer_timeout()).await
+    pub(crate) async fn open(config: &PgEventStoreConfig, connector: &Connector) -> Result<Self, PgConnectError> {
+        let (server, answer_timeout) = (config.server(), config.answer_timeout());
+        match connector {
+            Connector::Own(options) => Self::connect(config, options, answer_timeout).await,
+            Connector::Shared(pool) => match pool.acquire().await {
+                Ok(connection) => {
+                    let connection = SessionConnection::Shared(CheckedOutConnection::new(connection));
+                    Ok(Self { connection, server, answer_timeout })
+                }
+                Err(error) => Err(classify(server, error)),
+            },
+        }
     }
 
-    /// Opens a session whose statements have another time limit than the configured one.
+    /// Opens a session of the store's own whose statements have another time limit than the configured one.
     pub(crate) async fn open_with_limit(
         config: &PgEventStoreConfig,
-        options: &PgConnectOptions,
+        connector: &Connector,
         limit: Duration,
     ) -> Result<Self, PgConnectError> {
         let option = format!("{}ms", milliseconds(limit));
-        let options = options.clone().options([("statement_timeout", option)]);
+        let options = PgConnectOptions::clone(&connector.options()).options([("statement_timeout", option)]);
         Self::connect(config, &options, limit.saturating_add(Duration::from_secs(1))).await
     }
 
@@ -52,7 +79,7 @@ impl SetupSession {
     ) -> Result<Self, PgConnectError> {
         let server = config.server();
         match timeout(config.connect_timeout, options.connect()).await {
-            Ok(Ok(connection)) => Ok(Self { connection, server, answer_timeout }),
+            Ok(Ok(connection)) => Ok(Self { connection: SessionConnection::Own(connection), server, answer_timeout }),
             Ok(Err(error)) => Err(classify(server, error)),
             Err(_) => {
                 Err(PgConnectError::Unreachable { server, source: NoAnswerWithin(config.connect_timeout).into() })
@@ -71,7 +98,7 @@ impl SetupSession {
         query: Query<'_>,
         decode: impl FnOnce(&PgRow) -> Result<T, E>,
     ) -> Result<Option<T>, PgConnectError> {
-        let answer = timeout(self.answer_timeout, query.fetch_optional(&mut self.connection)).await;
+        let answer = timeout(self.answer_timeout, query.fetch_optional(self.connection.get())).await;
         let row = self.check_answer(answer)?;
         row.as_ref().map(decode).transpose().map_err(|error| self.refused_error(error))
     }
@@ -92,20 +119,24 @@ impl SetupSession {
         query: Query<'_>,
         decode: impl Fn(&PgRow) -> Result<T, E>,
     ) -> Result<Vec<T>, PgConnectError> {
-        let answer = timeout(self.answer_timeout, query.fetch_all(&mut self.connection)).await;
+        let answer = timeout(self.answer_timeout, query.fetch_all(self.connection.get())).await;
         let rows = self.check_answer(answer)?;
         rows.iter().map(decode).collect::<Result<_, _>>().map_err(|error| self.refused_error(error))
     }
 
     /// Runs statements without parameters, and discards their rows.
     pub(crate) async fn run(&mut self, sql: SqlStr) -> Result<(), PgConnectError> {
-        let answer = timeout(self.answer_timeout, self.connection.execute(sqlx::raw_sql(sql))).await;
+        let answer = timeout(self.answer_timeout, self.connection.get().execute(sqlx::raw_sql(sql))).await;
         self.check_answer(answer).map(drop)
     }
 
-    /// Closes the connection; only logs an error or a timeout.
+    /// Closes the connection, or returns it to the application's pool; only logs an error or a timeout.
     pub(crate) async fn close(self) {
-        let closed = timeout(self.answer_timeout, self.connection.close()).await;
+        let connection = match self.connection {
+            SessionConnection::Own(connection) => connection,
+            SessionConnection::Shared(connection) => return connection.return_to_pool(),
+        };
+        let closed = timeout(self.answer_timeout, connection.close()).await;
         tracing::trace!(?closed, "closed the connection that prepared the store");
     }
 

@@ -93,6 +93,14 @@ fn is_server_sqlstate(code: &str) -> bool {
 }
 
 impl StatementError {
+    /// Turns no answer to the begin of a transaction into its meaning for the statement: it was not sent.
+    pub(crate) fn into_not_sent(self) -> Self {
+        match self {
+            Self::NoAnswer(source) => Self::NotSent(source),
+            error => error,
+        }
+    }
+
     /// Classifies the driver's error of a statement that was sent.
     pub(crate) fn from_driver(error: sqlx::Error) -> Self {
         let answer = match &error {

@@ -17,19 +17,31 @@ fn template(sql: &'static str, gap: &'static str, lists_types: bool) -> Template
     (place(sql), place(gap), lists_types)
 }
 
+const IN_TRANSACTION: &str = " -- in a transaction";
+
 /// The statements of a store: texts of `sql/`, each filled in when it is first used.
 #[derive(Debug)]
 pub(crate) struct Statements {
     schema: Schema,
     /// Set if the table of events is partitioned.
     is_partitioned: bool,
+    /// Ends the text of each statement.
+    suffix: &'static str,
     /// Locked to look up or to add a statement, as all tasks share them.
     filled: RwLock<HashMap<Template, SqlStr>>,
 }
 
 impl Statements {
     pub(crate) fn new(schema: Schema, is_partitioned: bool) -> Self {
-        Self { schema, is_partitioned, filled: RwLock::default() }
+        Self { schema, is_partitioned, suffix: "", filled: RwLock::default() }
+    }
+
+    /// Returns the same statements for transactions of handlers and of the application, as different texts.
+    ///
+    /// Invariant: a text runs either with [`PLANNER_SETTINGS`](crate::pool::PLANNER_SETTINGS) or without. The server
+    /// keeps the plan of a text on a connection, and on a pool of the application both kinds share the connections.
+    pub(crate) fn in_transactions(&self) -> Self {
+        Self { suffix: IN_TRANSACTION, ..Self::new(self.schema.clone(), self.is_partitioned) }
     }
 
     pub(crate) const fn schema(&self) -> &Schema {
@@ -114,6 +126,7 @@ impl Statements {
             .replace("{is_repeat}", is_repeat)
             .replace("{is_stored}", is_stored)
             .replace("{appended_in}", &without_comments(include_str!("sql/appended_in.sql")));
+        let sql = sql + self.suffix;
         self.filled.write().entry(template).or_insert(self.schema.statement(&sql)).clone()
     }
 }

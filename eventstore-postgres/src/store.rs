@@ -6,15 +6,17 @@ use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{Append, AppendError, EventStore, EventTypes, FromTransaction, Notes, ReadError, Transactions},
 };
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
 use crate::{
     append::{GroupCommit, append_in_transaction},
     config::PgEventStoreConfig,
+    connector::Connector,
     error::PgConnectError,
     migrate::{self, Migrator},
     migration_step::MigrationStep,
     notify::NotifyTask,
+    on_pool::PgOnPoolConfig,
     open_append::{self, PgOpenAppend},
     pool::ConnectionPools,
     preflight,
@@ -63,16 +65,83 @@ impl PgEventStore {
         Self::connect_as(config, migrate::STEPS).await
     }
 
+    /// Opens a store on `pool`, which is the application's: one pool for its own queries and the store.
+    ///
+    /// All connections of the store are those of the pool; it opens none. Its rows and those of the application are in
+    /// one database; a transaction of the pool can hold both, see [`append_in`](Self::append_in).
+    ///
+    /// The store leaves no setting on a connection: each of its statements is a transaction that sets the limits, the
+    /// isolation and the planner's settings for itself. So a statement, such as an append, takes three round trips
+    /// (`BEGIN` with the settings, the statement, `COMMIT`) and the pool's own pings, where a store with connections of
+    /// its own takes one. `application_name`, TLS, the role and what `after_connect` sets are the pool's.
+    ///
+    /// The pool needs three connections, or fewer without notifications or transactions: see [`PgOnPoolConfig`]. Beside
+    /// them, leave connections for the application: a task that holds one, and waits for the store, needs a second one
+    /// (`append_in` needs none, it takes the connection). Each of several stores on one pool counts for itself: the pool
+    /// needs the sum.
+    ///
+    /// [`close`](Self::close) leaves the pool open. Closing the pool first ends the store's statements with errors.
+    ///
+    /// # Errors
+    /// [`PgConnectError::PoolTooSmall`] names the connections that the store needs; other [`PgConnectError`]s about the
+    /// set-up say how to repair it.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventbus::{ExpectedVersion, NewEvent, StreamId, port::AppendEvents};
+    /// use eventstore_postgres::PgEventStore;
+    /// use sqlx::postgres::PgPoolOptions;
+    ///
+    /// # async fn example(stream: StreamId, events: Vec<NewEvent>) -> eventbus::Result<()> {
+    /// let pool = PgPoolOptions::new().max_connections(10).connect("postgres://localhost/orders").await?;
+    /// let store = PgEventStore::on(pool.clone()).await?;
+    /// store.append(&stream, ExpectedVersion::Any, events).await?;
+    /// sqlx::query("UPDATE accounts SET is_closed = true").execute(&pool).await?;
+    /// store.close().await;
+    /// pool.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn on(pool: PgPool) -> Result<Self, PgConnectError> {
+        Self::on_with(pool, PgOnPoolConfig::default()).await
+    }
+
+    /// Opens a store on the application's `pool`, as `config` says; see [`on`](Self::on).
+    ///
+    /// # Errors
+    /// [`PgConnectError`]; those about the set-up say how to repair it.
+    pub async fn on_with(pool: PgPool, config: PgOnPoolConfig) -> Result<Self, PgConnectError> {
+        Self::on_as(pool, config, migrate::STEPS).await
+    }
+
     /// Connects as the release with these steps does.
     pub(crate) async fn connect_as(
         config: PgEventStoreConfig,
         steps: &[MigrationStep],
     ) -> Result<Self, PgConnectError> {
+        let connector = Connector::Own(config.connect_options()?.into());
+        Self::open(config, connector, steps).await
+    }
+
+    /// Opens a store on the application's pool as the release with these steps does.
+    pub(crate) async fn on_as(
+        pool: PgPool,
+        config: PgOnPoolConfig,
+        steps: &[MigrationStep],
+    ) -> Result<Self, PgConnectError> {
+        let config = config.for_pool(&pool)?;
+        Self::open(config, Connector::Shared(pool), steps).await
+    }
+
+    async fn open(
+        config: PgEventStoreConfig,
+        connector: Connector,
+        steps: &[MigrationStep],
+    ) -> Result<Self, PgConnectError> {
         let schema = Schema::new(&config.schema)?;
-        let options = config.connect_options()?;
-        let mut session = SetupSession::open(&config, &options).await?;
-        preflight::check_server(&mut session, &options).await?;
-        let migrator = Migrator::new(&config, &options, &schema, steps);
+        let mut session = SetupSession::open(&config, &connector).await?;
+        preflight::check_server(&mut session, &connector).await?;
+        let migrator = Migrator::new(&config, &connector, &schema, steps);
         match config.migrate {
             true => migrator.run(&mut session).await?,
             false => migrator.check(&mut session).await?,
@@ -82,9 +151,9 @@ impl PgEventStore {
         session.close().await;
         let append_notifier = Arc::default();
         if config.notify {
-            NotifyTask::new(&config, &options, &schema, &append_notifier).spawn();
+            NotifyTask::new(&config, &connector, &schema, &append_notifier).spawn();
         }
-        let connections = ConnectionPools::new(&config, options);
+        let connections = ConnectionPools::new(&config, connector);
         let statements = Statements::new(schema, is_partitioned);
         let inner = Arc::new(StoreInner::new(config, connections, statements, append_notifier));
         Ok(Self { group_commit: GroupCommit::new(Arc::clone(&inner)), inner })
@@ -99,10 +168,10 @@ impl PgEventStore {
     /// [`PgConnectError`]; the steps before the one that failed stay.
     pub async fn migrate(config: &PgEventStoreConfig) -> Result<(), PgConnectError> {
         let schema = Schema::new(&config.schema)?;
-        let options = config.connect_options()?;
-        let mut session = SetupSession::open(config, &options).await?;
-        preflight::check_server(&mut session, &options).await?;
-        Migrator::new(config, &options, &schema, migrate::STEPS).run(&mut session).await?;
+        let connector = Connector::Own(config.connect_options()?.into());
+        let mut session = SetupSession::open(config, &connector).await?;
+        preflight::check_server(&mut session, &connector).await?;
+        Migrator::new(config, &connector, &schema, migrate::STEPS).run(&mut session).await?;
         session.close().await;
         Ok(())
     }
@@ -124,7 +193,8 @@ impl PgEventStore {
         Schema::new(schema).map(|schema| migrate::script(&schema, migrate::STEPS))
     }
 
-    /// Closes the connections once their statements have ended; statements not sent by then fail as unavailable.
+    /// Closes the connections once their statements have ended; statements not sent by then fail as unavailable. A pool
+    /// of the application stays open, with all its connections.
     ///
     /// Waits for statements until their [`statement_timeout`](PgEventStoreConfig::statement_timeout) and a second more,
     /// for transactions of handlers and projections one
@@ -227,7 +297,7 @@ impl PgEventStore {
 
 impl EventStore for PgEventStore {
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
-        Some(Arc::new(self.clone()))
+        self.inner.has_transactions().then(|| Arc::new(self.clone()) as Arc<dyn Transactions>)
     }
 
     fn describe(&self) -> String {

@@ -23,6 +23,7 @@ pub(crate) struct StoreInner {
     config: PgEventStoreConfig,
     connections: ConnectionPools,
     statements: Statements,
+    transaction_statements: Statements,
     append_notifier: Arc<AppendNotifier>,
     listed_types: ListedEventTypes,
     stream_numbers: StreamNumbers,
@@ -35,8 +36,9 @@ impl StoreInner {
         statements: Statements,
         append_notifier: Arc<AppendNotifier>,
     ) -> Self {
+        let transaction_statements = statements.in_transactions();
         let (listed_types, stream_numbers) = Default::default();
-        Self { config, connections, statements, append_notifier, listed_types, stream_numbers }
+        Self { config, connections, statements, transaction_statements, append_notifier, listed_types, stream_numbers }
     }
 
     pub(crate) fn config(&self) -> &PgEventStoreConfig {
@@ -49,6 +51,16 @@ impl StoreInner {
 
     pub(crate) fn statements(&self) -> &Statements {
         &self.statements
+    }
+
+    /// Returns the statements that run in a transaction of a handler or of the application.
+    pub(crate) fn transaction_statements(&self) -> &Statements {
+        &self.transaction_statements
+    }
+
+    /// Returns `true` if the store lends transactions.
+    pub(crate) fn has_transactions(&self) -> bool {
+        self.config.max_transactions > 0
     }
 
     pub(crate) fn append_notifier(&self) -> &AppendNotifier {

@@ -13,7 +13,11 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Postgres, Row as _, SqlSa
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    config::milliseconds, error::PgTransactionError, identifier::Identifier, pool::Query, statements::Statements,
+    config::milliseconds,
+    error::PgTransactionError,
+    identifier::Identifier,
+    pool::{Query, TransactionShare},
+    statements::Statements,
     store_inner::StoreInner,
 };
 
@@ -35,20 +39,25 @@ pub struct PgTransaction {
     is_unchecked: bool,
     /// Set if the names of tables mean the copies of a shadow.
     is_in_shadow: bool,
+    /// After the transaction: dropped when its connection is on the way back to the pool.
+    _share: Option<TransactionShare>,
 }
 
 impl PgTransaction {
     pub(crate) async fn begin(store: &Arc<StoreInner>) -> Result<Self, BoxError> {
+        if !store.has_transactions() {
+            return Err(PgTransactionError::NoTransactions.into());
+        }
         // the server ends the transaction at these limits: a paused process cannot
         let limit = store.config().transaction_timeout;
         let milliseconds = milliseconds(limit);
         // below the limit of a statement: so that a held lock and a slow statement give different errors
         let lock_milliseconds = (milliseconds / 2).max(1);
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}; \
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}; \
              SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}"
         );
-        let inner = store.connections().begin(begin).await?;
+        let (inner, share) = store.connections().begin(begin).await?;
         Ok(Self {
             inner,
             store: Arc::clone(store),
@@ -56,6 +65,7 @@ impl PgTransaction {
             has_appended: Some(false),
             is_unchecked: false,
             is_in_shadow: false,
+            _share: share,
         })
     }
 
@@ -90,7 +100,7 @@ impl PgTransaction {
     }
 
     pub(crate) fn statements(&self) -> &Statements {
-        self.store.statements()
+        self.store.transaction_statements()
     }
 
     fn timed_out(&self) -> PgTransactionError {

@@ -12,9 +12,9 @@ use eventbus::{
     Position,
     port::{Append, AppendEvents as _, FeedFilter, ReadFeed as _},
 };
-use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig, PgOnPoolConfig};
 use futures_util::TryStreamExt as _;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, postgres::PgPoolOptions};
 use test_servers::PrivatePostgres;
 
 /// The cost of operations on the server.
@@ -65,24 +65,47 @@ impl QuietServer {
         server
     }
 
-    async fn store(&self) -> PgEventStore {
+    fn database_url(&self) -> String {
         let (server, _) = self.server.url().rsplit_once('/').unwrap();
-        let database_url = format!("{server}/orders");
+        format!("{server}/orders")
+    }
+
+    async fn store(&self) -> PgEventStore {
+        let database_url = self.database_url();
         // the server counts the delivery of a notification as a transaction
         common::open(PgEventStoreConfig { database_url, max_connections: 1, notify: false, ..Default::default() }).await
     }
 
     /// Returns the cost of `operations`: the difference between twice as many and as many.
     async fn cost(&mut self, operations: usize, work: impl AsyncFn(&PgEventStore, usize)) -> Cost {
-        let once = self.cost_of_session(&work, operations).await;
-        self.cost_of_session(&work, 2 * operations).await.without(once)
+        self.cost_with(operations, async |server, operations| {
+            let store = server.store().await;
+            work(&store, operations).await;
+            store.close().await;
+        })
+        .await
     }
 
-    async fn cost_of_session(&mut self, work: impl AsyncFn(&PgEventStore, usize), operations: usize) -> Cost {
+    /// Returns the cost of operations on a pool of the application.
+    async fn cost_on_pool(&mut self, operations: usize, work: impl AsyncFn(&PgEventStore, usize)) -> Cost {
+        self.cost_with(operations, async |server, operations| {
+            let pool = PgPoolOptions::new().max_connections(1).connect(&server.database_url()).await.unwrap();
+            let config = PgOnPoolConfig { notify: false, max_transactions: Some(0), ..Default::default() };
+            let store = PgEventStore::on_with(pool.clone(), config).await.unwrap();
+            work(&store, operations).await;
+            pool.close().await;
+        })
+        .await
+    }
+
+    async fn cost_with(&mut self, operations: usize, session: impl AsyncFn(&Self, usize)) -> Cost {
+        let once = self.cost_of_session(&session, operations).await;
+        self.cost_of_session(&session, 2 * operations).await.without(once)
+    }
+
+    async fn cost_of_session(&mut self, session: impl AsyncFn(&Self, usize), operations: usize) -> Cost {
         let before = self.counters().await;
-        let store = self.store().await;
-        work(&store, operations).await;
-        store.close().await;
+        session(self, operations).await;
         self.counters().await.without(before)
     }
 
@@ -133,6 +156,20 @@ async fn an_append_is_one_statement() {
         }
     });
     to_many_streams.await.assert_at_most(Cost { statements: 40, rows_read: 0, wal_bytes: 4_000 * 791 });
+}
+
+/// The settings around the statement cost round trips, and nothing that the server counts.
+#[tokio::test]
+async fn an_append_on_a_pool_of_the_application_is_one_transaction() {
+    let mut server = QuietServer::start().await;
+    let known = stream();
+    add(&server.store().await, &known, 1).await;
+    let appends = server.cost_on_pool(OPERATIONS, async |store, appends| {
+        for _ in 0..appends {
+            add(store, &known, 1).await;
+        }
+    });
+    appends.await.assert_at_most(Cost { statements: 200, rows_read: 200, wal_bytes: 200 * 613 });
 }
 
 #[tokio::test]

@@ -51,6 +51,15 @@ const STORES: &[Backend] = &[
         "–",
     ),
     (
+        "`PgEventStore`, on a pool of the application",
+        &[
+            Some(("eventstore-postgres/tests/conformance.rs", "on_pool")),
+            None,
+            Some(("eventstore-postgres/tests/conformance.rs", "transactions_on_pool")),
+        ],
+        "transactions on a pool of one connection",
+    ),
+    (
         "`RedisEventStore`",
         &[
             Some(("eventstore-redis/tests/conformance.rs", "redis")),

@@ -80,7 +80,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         "eventstore-postgres",
         &[
             &["config", "error", "identifier", "migration_step", "schema", "statement_error", "stream_numbers", "url"],
-            &["record"],
+            &["connector", "gate", "on_pool", "record"],
             &["pool", "statements"],
             &["columns", "notify", "resolve", "setup_session"],
             &["migrate", "migration_lock", "preflight", "store_inner"],

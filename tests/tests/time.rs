@@ -55,6 +55,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventstore-postgres/src/append/retry_budget.rs", 2, "connecting to PostgreSQL again"),
     ("eventstore-postgres/src/append/group_commit.rs", 1, "the replies of PostgreSQL"),
     ("eventstore-postgres/src/append/executor.rs", 1, "the replies of PostgreSQL"),
+    ("eventstore-postgres/src/gate.rs", 1, "the replies of PostgreSQL"),
     ("eventstore-postgres/src/migrate.rs", 3, "locks of other sessions"),
     ("eventstore-postgres/src/migration_lock.rs", 4, "locks of other processes"),
     ("eventstore-postgres/src/notify.rs", 6, "a connection to PostgreSQL"),

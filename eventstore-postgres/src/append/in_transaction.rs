@@ -58,7 +58,7 @@ pub(crate) async fn append_in_transaction(
     transactional.set_savepoint().await?;
     let result = transactional.append().await;
     let end = match result {
-        Ok((true, _)) => store.statements().get(RELEASE_SAVEPOINT),
+        Ok((true, _)) => store.transaction_statements().get(RELEASE_SAVEPOINT),
         _ => ROLL_BACK_AND_RELEASE,
     };
     // the error of the append comes first: if the connection broke, the end fails too
@@ -96,7 +96,7 @@ impl TransactionalAppend<'_> {
         let lists_types = !self.store.listed_types().has_all(&self.append.events);
         for _ in 0..APPEND_ATTEMPTS_MAX {
             let Append { stream, expected, events } = &self.append;
-            let query = self.store.statements().single_stream_append(*expected, lists_types);
+            let query = self.store.transaction_statements().single_stream_append(*expected, lists_types);
             let query = bind_claim(query, stream, *expected, &events.iter());
             match self.connection.fetch_all(query).await.map_err(StatementError::from_driver) {
                 Ok(rows) if !rows.is_empty() => {
@@ -142,7 +142,7 @@ impl TransactionalAppend<'_> {
 
     async fn resolve(&mut self) -> Result<AppendResolution, AppendError> {
         let appends = std::iter::once(&self.append);
-        let query = resolve::query(self.store.statements(), appends.clone());
+        let query = resolve::query(self.store.transaction_statements(), appends.clone());
         let rows = self.connection.fetch_all(query).await;
         let rows = rows.map_err(|error| self.append_error(StatementError::from_driver(error)))?;
         let resolution = resolve::decide(&rows, appends).map_err(AppendError::Unavailable)?.pop();

@@ -11,11 +11,11 @@ use eventbus::{
     port::{AppendEvents as _, Direction, ReadFeed as _, ReadStream as _},
 };
 use futures_util::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, postgres::PgPoolOptions};
 use tokio::{task::JoinSet, time::timeout};
 
 use super::*;
-use crate::PgEventStore;
+use crate::{PgEventStore, PgOnPoolConfig};
 
 const INDEX_IS_VALID: &str =
     "EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{schema}.events_actor_idx') AND indisvalid)";
@@ -43,6 +43,13 @@ const TABLE: MigrationStep = MigrationStep::inside(
     "CREATE TABLE IF NOT EXISTS {schema}.snapshots (name text PRIMARY KEY, state json NOT NULL);",
 );
 
+const FAILING: MigrationStep = MigrationStep::inside(
+    5,
+    "division",
+    MigrationKind::Additive,
+    "CREATE TABLE {schema}.halves (half integer); SELECT 1 / 0;",
+);
+
 /// The steps of a newer release than this one.
 const NEWER: &[MigrationStep] = &[STEPS[0], COLUMN, INDEX, TABLE];
 
@@ -63,6 +70,19 @@ impl TestDatabase {
     /// Connects as the release with these steps.
     async fn connect(&self, steps: &[MigrationStep]) -> Result<PgEventStore, PgConnectError> {
         timeout(Duration::from_secs(60), PgEventStore::connect_as(self.config(), steps)).await.expect("it hangs")
+    }
+
+    /// Opens a store on a pool of one connection, as the release with these steps.
+    async fn open_on_pool(
+        &self,
+        migration_timeout: Duration,
+        steps: &[MigrationStep],
+    ) -> Result<PgEventStore, PgConnectError> {
+        let pool = PgPoolOptions::new().max_connections(1).connect(&test_servers::database_url_for(&self.0)).await;
+        let config =
+            PgOnPoolConfig { notify: false, max_transactions: Some(0), migration_timeout, ..Default::default() };
+        let opened = PgEventStore::on_as(pool.unwrap(), config, steps);
+        timeout(Duration::from_secs(60), opened).await.expect("it hangs")
     }
 
     async fn open(&self, steps: &[MigrationStep]) -> PgEventStore {
@@ -444,5 +464,43 @@ async fn a_script_that_goes_on_after_an_error_records_neither_that_step_nor_a_la
     );
     let errors = run_script(&mut database.connection().await, &script_of(&[STEPS[0], COLUMN, unique, TABLE])).await;
     assert_eq!(errors.len(), 1, "{errors:?}");
+    assert_eq!(database.applied().await, [1, 2]);
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_pool_of_one_connection_runs_steps_in_transactions_and_refuses_the_first_outside_of_one() {
+    let database = TestDatabase::create().await;
+    let stream = new_stream();
+    add(&database.open_on_pool(LONG, &NEWER[..2]).await.unwrap(), &stream).await;
+    assert_eq!(database.applied().await, [1, 2]);
+    let error = database.open_on_pool(LONG, NEWER).await.unwrap_err();
+    assert!(matches!(error, PgConnectError::NotMigrated { found: 2, needed: 4, .. }), "{error:?}");
+    assert!(error.to_string().contains("run `PgEventStore::migrate`"), "{error}");
+    database.open(NEWER).await;
+    add(&database.open_on_pool(LONG, NEWER).await.unwrap(), &stream).await;
+    let error = database.open_on_pool(LONG, &[NEWER, &[FAILING]].concat()).await.unwrap_err();
+    assert_eq!(error.to_string(), "migration 5 `division` of schema `eventbus` failed");
+    assert_eq!(database.applied().await, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_pool_of_one_connection_that_waits_in_vain_names_who_holds_it_up() {
+    let database = TestDatabase::create().await;
+    database.open(STEPS).await;
+    let lock = filled("SELECT pg_advisory_xact_lock(1702260324, {namespace})");
+    for held in [&*lock, "LOCK TABLE events IN SHARE MODE"] {
+        let mut holder = database.connection().await;
+        holder.execute("SET application_name = 'orders-7'; BEGIN").await.unwrap();
+        holder.execute(sqlx::raw_sql(AssertSqlSafe(held.to_owned()))).await.unwrap();
+        let error = database.open_on_pool(Duration::from_millis(150), &NEWER[..2]).await.unwrap_err();
+        let PgConnectError::MigrationBlocked { holder: named, .. } = &error else { panic!("{error:?}") };
+        assert!(named.contains("`orders-7`"), "{error}");
+    }
+    let mut holder = database.connection().await;
+    holder.execute(sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {lock}")))).await.unwrap();
+    let (opened, _) = tokio::join!(database.open_on_pool(LONG, &NEWER[..2]), holder.execute("ROLLBACK"));
+    add(&opened.unwrap(), &new_stream()).await;
     assert_eq!(database.applied().await, [1, 2]);
 }

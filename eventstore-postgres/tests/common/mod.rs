@@ -17,9 +17,9 @@ use eventbus::{
     AggregateId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{AppendEvents as _, Direction, ReadFeed as _, ReadStream as _},
 };
-use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig, PgOnPoolConfig};
 use futures_util::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, postgres::PgPoolOptions};
 
 /// A schema of the test's own in the shared database: cheap.
 pub(crate) struct TestSchema(String);
@@ -48,6 +48,13 @@ impl TestSchema {
 
     pub(crate) async fn store(&self) -> PgEventStore {
         open(self.config()).await
+    }
+
+    /// A store on a pool of the application, which has so many connections.
+    pub(crate) async fn store_on_pool(&self, connections: u32) -> PgEventStore {
+        let pool = PgPoolOptions::new().max_connections(connections).connect(test_servers::postgres_url()).await;
+        let config = PgOnPoolConfig { schema: self.0.clone(), ..Default::default() };
+        PgEventStore::on_with(pool.unwrap(), config).await.unwrap()
     }
 
     /// A connection that finds the tables without naming the schema.
