@@ -66,6 +66,7 @@ pub fn old_event(item: TokenStream) -> TokenStream {
 /// | `events(OrderCreated, legacy::Closed as LegacyClosed)` | all its events; a name after `as` is that of the variant |
 /// | `type = "Order"` | the durable name; the type's name if left out |
 /// | `event = OrderEvent` | the name of the enum; the type's name and `Event` if left out |
+/// | `snapshot(every = 100, version = 2)` | keeps the state of every 100 events, so that a load reads only the events after it; a new `version` whenever `apply` changes, 1 if left out |
 /// | `typed_id` | its ids are of the type `Id<Order>` instead of `AggregateId` |
 /// | `retired("OrderViewed")` | the durable names of stored events that it no longer knows: loading passes them by |
 /// | `crate = path` | where `eventbus` is re-exported |

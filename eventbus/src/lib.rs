@@ -234,7 +234,7 @@ pub mod repository {
     #[doc(inline)]
     pub use crate::{
         domain::id::AggregateKey,
-        runtime::repository::{Change, HistoryError, HistoryStep, Publication, UpdateFuture},
+        runtime::repository::{Change, HistoryError, HistoryStep, Publication, TakeSnapshotError, UpdateFuture},
     };
 }
 
@@ -265,8 +265,6 @@ pub mod prelude {
 pub mod __private {
     pub use inventory;
 
-    #[cfg(feature = "testkit")]
-    pub use crate::domain::trace::{Traced, Untraceable};
     pub use crate::{
         domain::{
             aggregate::Lists,
@@ -274,6 +272,8 @@ pub mod __private {
             event::{EventDescriptor, EventFilter, Source, belongs_to},
             fields::Fields,
             record::{EncodeEvent, decode_one, decode_with, encode_one, encode_with, read_current, unknown},
+            snapshot_codec::{SnapshotCodec, SnapshotState},
+            trace::{Traced, Untraceable},
             upcast::{ConvertTo, OldEventOf, UpcastFault, Upcasts, change, read_fields, read_old},
         },
         port::{

@@ -4,7 +4,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::Ident;
 
-use super::model::{Listed, Model};
+use super::model::{Listed, Model, Snapshot};
 use crate::{sets, surroundings::Taken, text};
 
 /// Writes the enum and the impls; without the checks against its events if the model is not `complete`.
@@ -14,6 +14,7 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
     if let Some(taken) = &model.taken {
         return fallback(model, taken, &id);
     }
+    let snapshot = model.snapshot.as_ref().map(|snapshot| expand_snapshot(model, snapshot));
     let members: Vec<_> = model.listed.iter().map(member).collect();
     let events = expand_enum(model, &members);
     let impls = sets::impls(krate, event, &members, true);
@@ -36,6 +37,7 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
             impl #krate::Aggregate for #ident {
                 const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
                 const RETIRED: &'static [&'static ::core::primitive::str] = &[#(#retired),*];
+                #snapshot
                 type Event = #event;
                 type Id = #id;
             }
@@ -104,6 +106,22 @@ fn fallback(model: &Model, taken: &Taken, id: &TokenStream) -> TokenStream {
 
 fn id_type(Model { krate, ident, has_typed_id, .. }: &Model) -> TokenStream {
     if *has_typed_id { quote!(#krate::Id<#ident>) } else { quote!(#krate::AggregateId) }
+}
+
+fn expand_snapshot(Model { krate, ident, .. }: &Model, snapshot: &Snapshot) -> TokenStream {
+    let Snapshot { every, version, source } = snapshot;
+    let (private, rust_name) = (quote!(#krate::__private), text::name_of(ident));
+    let form = quote_spanned!(ident.span()=> <#ident as #private::SnapshotState>::FORM);
+    quote! {
+        const SNAPSHOT: ::core::option::Option<#private::SnapshotCodec<Self>> =
+            ::core::option::Option::Some(#private::SnapshotCodec::new(
+                ::core::concat!(::core::module_path!(), "::", #rust_name),
+                #every,
+                #version,
+                #source,
+                #form,
+            ));
+    }
 }
 
 fn member(listed: &Listed) -> sets::Member {

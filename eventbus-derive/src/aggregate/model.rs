@@ -17,6 +17,8 @@ pub(super) struct Model {
     pub(super) listed: Vec<Listed>,
     /// The wire names of events that it no longer knows.
     pub(super) retired: Vec<LitStr>,
+    /// Set if states are kept in snapshots.
+    pub(super) snapshot: Option<Snapshot>,
     /// The user's own type of that name, already reported as a mistake: it stands in for the enum.
     pub(super) taken: Option<Taken>,
 }
@@ -26,4 +28,12 @@ pub(super) struct Listed {
     pub(super) path: Path,
     /// The last segment, or the name after `as`.
     pub(super) variant: Ident,
+}
+
+/// The `snapshot(..)` option.
+pub(super) struct Snapshot {
+    pub(super) every: u32,
+    pub(super) version: u32,
+    /// The text of the item, whose changes make snapshots of before useless.
+    pub(super) source: String,
 }

@@ -1,13 +1,13 @@
 //! Finds every mistake of an item with `#[derive(Aggregate)]`.
 
 use proc_macro2::TokenStream;
-use quote::format_ident;
+use quote::{ToTokens as _, format_ident, quote};
 use syn::{
-    Data, DeriveInput, Ident, Path, Result, Token,
+    Attribute, Data, DeriveInput, Field, Ident, Path, Result, Token,
     parse::{Parse, ParseStream},
 };
 
-use super::model::{Listed, Model};
+use super::model::{Listed, Model, Snapshot};
 use crate::{
     krate, misplaced,
     mistakes::Mistakes,
@@ -22,9 +22,13 @@ const OPTIONS: &[Known] = &[
     Known::text("type", "`type = \"Order\"`"),
     Known::ident("event", "`event = OrderEvent`"),
     Known::flag("typed_id", "`#[aggregate(events(..), typed_id)]`"),
+    Known::list("snapshot", "`snapshot(every = 100)`"),
     Known::list("retired", "`retired(\"OrderViewed\")`"),
     krate::CRATE,
 ];
+
+const SNAPSHOT_OPTIONS: &[Known] =
+    &[Known::number("every", "`every = 100`"), Known::number("version", "`version = 2`")];
 
 /// Parses the item; `None` if it cannot be an aggregate.
 pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Model> {
@@ -37,6 +41,7 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     let has_typed_id = options.flag("typed_id", mistakes);
     let listed = listed(input, &options, mistakes);
     let retired = options.names("retired", "an event type", mistakes);
+    let snapshot = snapshot(input, &options, mistakes);
     if !input.generics.params.is_empty() {
         mistakes.at(&input.generics, "an aggregate cannot be generic: its events are stored under one durable name");
         return None;
@@ -59,6 +64,7 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
         ident,
         listed,
         retired,
+        snapshot,
         taken,
     })
 }
@@ -85,6 +91,49 @@ fn listed(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) -> Ve
         }
     }
     listed
+}
+
+fn snapshot(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) -> Option<Snapshot> {
+    let (span, members) = options.list("snapshot", mistakes)?;
+    let members = members.into_iter().flat_map(|member| [member, quote!(,)]).collect();
+    let options = Options::of_arguments("snapshot", SNAPSHOT_OPTIONS, members, mistakes);
+    let every = options.number("every", 1..=u32::MAX, mistakes);
+    if options.key("every").is_none() {
+        mistakes.at_span(span, "after how many events is the next one taken? write `snapshot(every = 100)`");
+    }
+    for field in skipped_fields(&input.data) {
+        mistakes
+            .at(field, "a snapshot would lose this field, which serde skips: remove the attribute, or `snapshot(..)`");
+    }
+    let version = options.number("version", 1..=u32::MAX, mistakes).unwrap_or(1);
+    Some(Snapshot { every: every?, version, source: input.to_token_stream().to_string() })
+}
+
+/// Returns the fields that serde does not write or does not read.
+fn skipped_fields(data: &Data) -> Vec<&Field> {
+    let fields: Vec<&Field> = match data {
+        Data::Struct(data) => data.fields.iter().collect(),
+        Data::Enum(data) => data.variants.iter().flat_map(|variant| &variant.fields).collect(),
+        Data::Union(_) => Vec::new(),
+    };
+    let is_skip = |meta: &Ident| ["skip", "skip_serializing", "skip_deserializing"].iter().any(|skip| meta == skip);
+    let skips = |attr: &&Attribute| {
+        let mut found = false;
+        // serde reports mistakes in its attributes
+        let _ = attr.parse_nested_meta(|meta| {
+            found |= meta.path.get_ident().is_some_and(is_skip);
+            if meta.input.peek(Token![=]) {
+                meta.value()?.parse::<syn::Expr>()?;
+            } else if meta.input.peek(syn::token::Paren) {
+                meta.parse_nested_meta(|inner| inner.value()?.parse::<syn::Expr>().map(drop))?;
+            }
+            Ok(())
+        });
+        found
+    };
+    let is_skipped =
+        |field: &&Field| field.attrs.iter().filter(|attr| attr.path().is_ident("serde")).any(|attr| skips(&attr));
+    fields.into_iter().filter(is_skipped).collect()
 }
 
 fn event(member: TokenStream, mistakes: &mut Mistakes) -> Option<Listed> {

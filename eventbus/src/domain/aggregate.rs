@@ -10,6 +10,7 @@ use super::{
     metadata::EventId,
     name::Name,
     record::{EncodeEvent, EventSet},
+    snapshot_codec::SnapshotCodec,
     stream::{StreamId, Version},
 };
 
@@ -25,6 +26,8 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     /// The wire names of events that its streams may hold and it no longer knows, as in
     /// `#[aggregate(.., retired("OrderViewed"))]`: loading passes them by.
     const RETIRED: &'static [&'static str] = &[];
+    #[doc(hidden)]
+    const SNAPSHOT: Option<SnapshotCodec<Self>> = None;
     /// The generated enum of its events.
     type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
     /// The type of its ids: [`AggregateId`](crate::AggregateId), or with `#[aggregate(.., typed_id)]` an

@@ -17,8 +17,8 @@ pub(crate) mod name;
 pub(crate) mod probe;
 pub(crate) mod record;
 pub(crate) mod shown;
+pub(crate) mod snapshot_codec;
 pub(crate) mod stream;
-#[cfg(feature = "testkit")]
 pub(crate) mod trace;
 pub(crate) mod upcast;
 pub(crate) mod validity;

@@ -42,7 +42,8 @@ pub trait SnapshotState: Sized + 'static {
 
 #[diagnostic::do_not_recommend]
 impl<A: Serialize + DeserializeOwned + 'static> SnapshotState for A {
-    const FORM: StateForm<Self> = StateForm { encode: |state| to_json(state), decode: |json| from_json(json), shape };
+    const FORM: StateForm<Self> =
+        StateForm { encode: |state| to_json(state), decode: |json| from_json(json), shape: shape::<A> };
 }
 
 /// The functions of a state type.

@@ -32,6 +32,7 @@ mod saving;
 mod searching;
 mod shared_bus;
 mod skipped;
+mod snapshots;
 mod stateful;
 mod subscriptions;
 mod wait;

@@ -32,6 +32,7 @@ pub(crate) type Shape = BTreeMap<String, String>;
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Traced<T> {
+    #[cfg_attr(not(feature = "testkit"), allow(dead_code, reason = "only the schema lock compares samples"))]
     pub(crate) samples: Vec<T>,
     pub(crate) shape: Shape,
 }

@@ -16,10 +16,11 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    error::{HistoryError, LoadError, SaveError, UpdateError},
+    error::{HistoryError, LoadError, SaveError, TakeSnapshotError, UpdateError},
     history::{HistoryStep, StateDiff},
     save_publisher::SavePublisher,
     saved::Saved,
+    snapshot_tasks::SnapshotTasks,
     state_cache::{CachedState, StateCache},
 };
 use crate::{
@@ -27,10 +28,16 @@ use crate::{
         aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
         clock::SharedClock,
         context::EventContext,
+        error::ErrorLine,
+        name::Name,
         record::{EncodeEvent, EventSet, NewEvent, RecordedEvent},
+        snapshot_codec::SnapshotCodec,
         stream::{ExpectedVersion, StreamId, Version, known_tenant},
     },
-    port::{AppendError, Direction, EventBus, EventStore, backoff::Backoff, retry::RetryPolicy},
+    port::{
+        AppendError, Direction, EventBus, EventStore, ReadError, RecordStream, SnapshotRead, Snapshots, StoredSnapshot,
+        backoff::Backoff, retry::RetryPolicy,
+    },
 };
 
 /// Retries of an update after a conflict with a concurrent writer: count and delays.
@@ -84,6 +91,7 @@ pub struct AggregateRepository<A: Aggregate> {
     conflict_retry: RetryPolicy,
     clock: SharedClock,
     cache: Option<Arc<StateCache<A>>>,
+    snapshot_tasks: SnapshotTasks,
     aggregate: PhantomData<fn() -> A>,
 }
 
@@ -107,6 +115,7 @@ impl<A: Apply> AggregateRepository<A> {
             conflict_retry: CONFLICT_RETRY,
             clock: SharedClock::SYSTEM,
             cache: None,
+            snapshot_tasks: SnapshotTasks::default(),
             aggregate: PhantomData,
         }
     }
@@ -344,6 +353,82 @@ impl<A: Apply> AggregateRepository<A> {
         if steps.is_empty() { Err(LoadError::NotFound { stream }.into()) } else { Ok(steps) }
     }
 
+    /// Takes a snapshot of an aggregate now, and returns its version. A repository takes one in the background after every
+    /// so many events, as `#[aggregate(.., snapshot(every = 100))]` says.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{AggregateRepository, InMemoryEventStore, Never, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Account)]
+    /// # struct Deposited { cents: u64 }
+    /// #[derive(Debug, Default, Serialize, Deserialize, Aggregate)] // both, for its snapshots
+    /// #[aggregate(events(Deposited), snapshot(every = 100))]
+    /// struct Account { balance: u64 }
+    /// # impl Apply for Account {
+    /// #     fn apply(&mut self, AccountEvent::Deposited(e): &AccountEvent) { self.balance += e.cents; }
+    /// # }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let accounts = AggregateRepository::<Account>::new(InMemoryEventStore::new());
+    /// # let id = "ada".parse()?;
+    /// accounts.upsert(&id, |_| Ok::<_, Never>([Deposited { cents: 120 }, Deposited { cents: 30 }])).await?;
+    /// assert_eq!(accounts.snapshot(&id).await?, 2);
+    /// assert_eq!(accounts.load(&id).await?.balance, 150); // from the snapshot and the events after it
+    /// assert_eq!(accounts.remove_snapshots().await?, 1); // they are disposable
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TakeSnapshotError::Unsupported`] if the aggregate has no `snapshot(..)` or the store keeps none;
+    /// [`TakeSnapshotError::Load`] as for [`load`](Self::load); [`TakeSnapshotError::State`] if the state cannot be
+    /// written and read back; [`TakeSnapshotError::Store`] if the store fails.
+    pub async fn snapshot(&self, id: &A::Id) -> Result<Version, TakeSnapshotError> {
+        let (codec, snapshots, fold) = self.snapshots().map_err(|reason| TakeSnapshotError::Unsupported { reason })?;
+        let stream = self.stream(id);
+        let (mut root, mut records) = self.begin_fold(id).await.map_err(LoadError::from)?;
+        let begun_at = root.version();
+        while let Some(record) = records.try_next().await.map_err(LoadError::from)? {
+            self.replay(&mut root, &record)?;
+        }
+        let version = root.version();
+        if version == Version::NONE {
+            return Err(LoadError::NotFound { stream }.into());
+        }
+        if version > begun_at {
+            let data = codec
+                .encode(&stream, version, root.state())
+                .map_err(|fault| TakeSnapshotError::State { stream: stream.clone(), reason: fault.to_string() })?;
+            if begun_at == Version::NONE {
+                // one that was damaged would stay if it had a later version
+                snapshots.remove_snapshot(&stream, &fold).await?;
+            }
+            snapshots.save_snapshot(&stream, &fold, &StoredSnapshot { version, data }).await?;
+        }
+        Ok(version)
+    }
+
+    /// Removes the snapshots of all aggregates of this type, of every tenant, and returns their number. Loads then read all
+    /// events, until snapshots are taken anew.
+    ///
+    /// # Errors
+    /// [`TakeSnapshotError::Unsupported`] and [`TakeSnapshotError::Store`], as for [`snapshot`](Self::snapshot).
+    pub async fn remove_snapshots(&self) -> Result<u64, TakeSnapshotError> {
+        let (_, snapshots, fold) = self.snapshots().map_err(|reason| TakeSnapshotError::Unsupported { reason })?;
+        Ok(snapshots.remove_snapshots(&fold).await?)
+    }
+
+    /// Returns how snapshots are taken, where they are kept, and by which name; or what is missing for that.
+    fn snapshots(&self) -> Result<(SnapshotCodec<A>, &dyn Snapshots, Name), &'static str> {
+        let codec =
+            A::SNAPSHOT.ok_or("the aggregate has no snapshots: add `#[aggregate(.., snapshot(every = 100))]`")?;
+        let snapshots = self.store.snapshots().ok_or("the store keeps no snapshots")?;
+        let fold = Name::new("fold", codec.fold());
+        Ok((codec, snapshots, fold.map_err(|_| "the path of the aggregate's type is longer than 255 bytes")?))
+    }
+
     /// Returns `true` if the aggregate has events.
     ///
     /// # Errors
@@ -377,8 +462,10 @@ impl<A: Apply> AggregateRepository<A> {
         self.check_tenant(root)?;
         let events = self.encode(root)?;
         let records = self.append(root, events).await?;
-        root.mark_saved(root.version().plus(records.len()));
+        let before = root.version();
+        root.mark_saved(before.plus(records.len()));
         self.advance_cached(&records);
+        self.snapshot_in_background(root, before);
         let publication = self.publisher.publish(&self.store, &records).await;
         Ok(Saved::new(root.version(), records, publication))
     }
@@ -505,11 +592,10 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Folds all events into a new root, or those after the kept state into it; keeps the result.
     async fn fold_to_head(&self, id: &A::Id) -> Result<AggregateRoot<A>, LoadError> {
-        let Some(cache) = &self.cache else {
-            return self.fold(id, |_| true).await;
-        };
         let stream = self.stream(id);
-        if let Some(cached) = cache.get(&stream) {
+        if let Some(cache) = &self.cache
+            && let Some(cached) = cache.get(&stream)
+        {
             let (mut root, version) = (self.create(id.clone()), cached.version);
             // from the kept version on: another event there shows that the stream is not the same any more
             let mut records = self.store.read_stream(&stream, version, Direction::Forward);
@@ -525,8 +611,8 @@ impl<A: Apply> AggregateRepository<A> {
             }
             cache.remove(&stream);
         }
-        let (mut root, mut last) = (self.create(id.clone()), None);
-        let mut records = self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
+        let (mut root, mut records) = self.begin_fold(id).await?;
+        let (begun_at, mut last) = (root.version(), None);
         while let Some(record) = records.try_next().await? {
             self.replay(&mut root, &record)?;
             last = Some(record);
@@ -534,7 +620,45 @@ impl<A: Apply> AggregateRepository<A> {
         if let Some(last) = last {
             self.keep(&root, &last);
         }
+        self.snapshot_in_background(&root, begun_at);
         Ok(root)
+    }
+
+    /// Returns a root with the state of the snapshot, if there is a good one, and the events after it; else a new root,
+    /// and all events.
+    async fn begin_fold(&self, id: &A::Id) -> Result<(AggregateRoot<A>, RecordStream<'_>), ReadError> {
+        let (stream, root) = (self.stream(id), self.create(id.clone()));
+        let all = || self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
+        let Ok((codec, snapshots, fold)) = self.snapshots() else {
+            return Ok((root, all()));
+        };
+        let SnapshotRead { snapshot, events } = snapshots.read_from_snapshot(&stream, &fold).await?;
+        let Some(StoredSnapshot { version, data }) = snapshot else {
+            return Ok((root, events));
+        };
+        match codec.decode(&stream, version, &data) {
+            Some(state) => Ok((root.with_state(state, version), events)),
+            None => {
+                tracing::debug!(%stream, %version, "the snapshot is damaged, or of another release; reading all events");
+                Ok((root, all()))
+            }
+        }
+    }
+
+    /// Takes a snapshot in the background, if the events since `begun_at` contain one at which it is due.
+    fn snapshot_in_background(&self, root: &AggregateRoot<A>, begun_at: Version) {
+        let Ok((codec, ..)) = self.snapshots() else {
+            return;
+        };
+        if begun_at.get() / codec.every() == root.version().get() / codec.every() {
+            return;
+        }
+        let (repository, id, stream) = (self.clone(), root.id().clone(), self.stream(root.id()));
+        self.snapshot_tasks.spawn(stream.clone(), async move {
+            if let Err(error) = repository.snapshot(&id).await {
+                tracing::warn!(%stream, error = %ErrorLine(&error), "no snapshot was taken; loads read more events");
+            }
+        });
     }
 
     /// Keeps the state of a root that holds the events up to `last` and no pending ones.
@@ -657,6 +781,7 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
             conflict_retry: self.conflict_retry,
             clock: self.clock.clone(),
             cache: self.cache.clone(),
+            snapshot_tasks: self.snapshot_tasks.clone(),
             aggregate: PhantomData,
         }
     }

@@ -9,7 +9,7 @@ use crate::{
         shown,
         stream::{StreamId, Version},
     },
-    port::{AppendError, ReadError},
+    port::{AppendError, ReadError, SnapshotError},
 };
 
 /// A load of an aggregate that failed.
@@ -72,6 +72,32 @@ pub enum HistoryError {
         /// The field, and the reason.
         source: FieldError,
     },
+}
+
+/// A snapshot that was not taken or not removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TakeSnapshotError {
+    /// The aggregate has none, or the store keeps none.
+    #[error("{reason}")]
+    Unsupported {
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// The aggregate does not exist or cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The state cannot be kept as JSON.
+    #[error("the state of aggregate `{stream}` cannot be kept in a snapshot: {reason}")]
+    State {
+        /// Its stream.
+        stream: StreamId,
+        /// The field, and the reason.
+        reason: String,
+    },
+    /// The store failed or refused.
+    #[error(transparent)]
+    Store(#[from] SnapshotError),
 }
 
 /// A save of an aggregate that failed.

@@ -5,9 +5,10 @@ mod error;
 mod history;
 mod save_publisher;
 mod saved;
+mod snapshot_tasks;
 mod state_cache;
 
 pub use aggregate_repository::{AggregateRepository, UpdateFuture};
-pub use error::{HistoryError, LoadError, SaveError, UpdateError};
+pub use error::{HistoryError, LoadError, SaveError, TakeSnapshotError, UpdateError};
 pub use history::{Change, HistoryStep};
 pub use saved::{Publication, Saved};

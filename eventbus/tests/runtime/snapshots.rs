@@ -1,0 +1,180 @@
+//! Loads from snapshots: always the state that a replay makes.
+
+use eventbus::{
+    AggregateRepository, InMemoryEventStore, Name, Never, Uuid,
+    port::{EventStore, Snapshots, StoredSnapshot},
+    prelude::*,
+    repository::TakeSnapshotError,
+};
+
+use crate::wait::until;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Ledger")]
+struct Entered {
+    cents: i64,
+    by: String,
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Aggregate)]
+#[aggregate(events(Entered), snapshot(every = 10))]
+struct Ledger {
+    balance: i64,
+    by: std::collections::BTreeMap<String, u32>,
+}
+
+impl Apply for Ledger {
+    fn apply(&mut self, LedgerEvent::Entered(event): &LedgerEvent) {
+        self.balance += event.cents;
+        *self.by.entry(event.by.clone()).or_default() += 1;
+    }
+}
+
+/// A second fold of the same streams.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize, Aggregate)]
+#[aggregate(events(Entered), type = "Ledger", snapshot(every = 10))]
+struct Count {
+    balance: i64,
+    by: std::collections::BTreeMap<String, u32>,
+}
+
+impl Apply for Count {
+    fn apply(&mut self, _event: &CountEvent) {
+        self.balance += 1;
+    }
+}
+
+/// The same streams without snapshots.
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Entered), type = "Ledger")]
+struct Plain {
+    balance: i64,
+}
+
+impl Apply for Plain {
+    fn apply(&mut self, PlainEvent::Entered(event): &PlainEvent) {
+        self.balance += event.cents;
+    }
+}
+
+fn entered(cents: i64) -> Entered {
+    Entered { cents, by: format!("clerk {}", cents % 3) }
+}
+
+/// The name of the fold, as the derive makes it.
+fn fold(name: &str) -> Name {
+    Name::new("fold", format!("{}::{name}", module_path!())).unwrap()
+}
+
+fn batch(range: std::ops::RangeInclusive<i64>) -> Vec<Entered> {
+    range.map(entered).collect()
+}
+
+async fn stored(store: &InMemoryEventStore, ledgers: &AggregateRepository<Ledger>, id: &AggregateId) -> Option<u64> {
+    let stream = ledgers.create(id.clone()).id().clone();
+    let stream = eventbus::StreamId::parse("Ledger", stream.as_str()).unwrap();
+    let read = store.read_from_snapshot(&stream, &fold("Ledger")).await.unwrap();
+    read.snapshot.map(|snapshot| snapshot.version.get())
+}
+
+#[tokio::test]
+async fn one_is_taken_when_a_batch_steps_over_a_boundary() {
+    let store = InMemoryEventStore::new();
+    let ledgers = AggregateRepository::<Ledger>::new(store.clone());
+    let id = "1".parse().unwrap();
+    ledgers.upsert(&id, |_| Ok::<_, Never>(batch(1..=9))).await.unwrap();
+    assert_eq!(stored(&store, &ledgers, &id).await, None);
+    ledgers.update(&id, |_| Ok::<_, Never>(batch(10..=12))).await.unwrap();
+    until("the first is taken", async || stored(&store, &ledgers, &id).await == Some(12)).await;
+    ledgers.update(&id, |_| Ok::<_, Never>(batch(13..=19))).await.unwrap();
+    ledgers.update(&id, |_| Ok::<_, Never>(batch(20..=41))).await.unwrap();
+    until("the next is taken", async || stored(&store, &ledgers, &id).await == Some(41)).await;
+    let replayed = AggregateRepository::<Plain>::new(store).load(&id).await.unwrap();
+    let loaded = ledgers.load(&id).await.unwrap();
+    assert_eq!((loaded.balance, loaded.version()), (replayed.balance, replayed.version()));
+}
+
+#[tokio::test]
+async fn a_long_stream_gets_one_when_it_is_loaded() {
+    let store = InMemoryEventStore::new();
+    let id = "1".parse().unwrap();
+    let before = AggregateRepository::<Plain>::new(store.clone());
+    before.upsert(&id, |_| Ok::<_, Never>(batch(1..=500))).await.unwrap();
+    let ledgers = AggregateRepository::<Ledger>::new(store.clone());
+    assert_eq!(ledgers.load(&id).await.unwrap().balance, 500 * 501 / 2);
+    until("one is taken", async || stored(&store, &ledgers, &id).await == Some(500)).await;
+}
+
+#[tokio::test]
+async fn whatever_happens_to_a_snapshot_the_state_is_that_of_a_replay() {
+    let store = InMemoryEventStore::new();
+    let ledgers = AggregateRepository::<Ledger>::new(store.clone());
+    let (id, stream) = ("1".parse().unwrap(), eventbus::StreamId::parse("Ledger", "1").unwrap());
+    ledgers.upsert(&id, |_| Ok::<_, Never>(batch(1..=7))).await.unwrap();
+    assert_eq!(ledgers.snapshot(&id).await.unwrap(), 7);
+    let good = store.read_from_snapshot(&stream, &fold("Ledger")).await.unwrap().snapshot.unwrap();
+    ledgers.update(&id, |_| Ok::<_, Never>(batch(8..=9))).await.unwrap();
+    let replayed = ledgers.load_at(&id, 9.into()).await.unwrap();
+    let mut random = fastrand::Rng::with_seed(7);
+    for round in 0..10_000 {
+        let StoredSnapshot { mut version, mut data } = good.clone();
+        match random.u8(..6) {
+            0 => data.truncate(random.usize(..data.len())),
+            1 => data = (0..random.usize(..100)).map(|_| random.u8(..)).collect(),
+            2 => version = random.u64(1..=9).into(),
+            3 => data.insert(random.usize(..data.len()), random.u8(..)),
+            _ => {
+                let at = random.usize(..data.len());
+                data[at] ^= 1 << random.u8(..8);
+            }
+        }
+        store.remove_snapshot(&stream, &fold("Ledger")).await.unwrap();
+        assert!(store.save_snapshot(&stream, &fold("Ledger"), &StoredSnapshot { version, data }).await.unwrap());
+        let loaded = ledgers.load(&id).await.unwrap();
+        assert_eq!((loaded.state(), loaded.version()), (replayed.state(), replayed.version()), "round {round}");
+    }
+    assert_eq!(ledgers.snapshot(&id).await.unwrap(), 9, "a good one takes the place of a damaged one");
+    assert_eq!(stored(&store, &ledgers, &id).await, Some(9));
+}
+
+#[tokio::test]
+async fn snapshots_of_other_folds_streams_and_tenants_are_not_used() {
+    let store = InMemoryEventStore::new();
+    let (ledgers, counts) =
+        (AggregateRepository::<Ledger>::new(store.clone()), AggregateRepository::<Count>::new(store.clone()));
+    let (one, two): (AggregateId, AggregateId) = ("1".parse().unwrap(), "2".parse().unwrap());
+    let of_tenant = ledgers.for_tenant(Uuid::from_u128(1));
+    ledgers.upsert(&one, |_| Ok::<_, Never>(batch(1..=5))).await.unwrap();
+    ledgers.upsert(&two, |_| Ok::<_, Never>(batch(6..=10))).await.unwrap();
+    of_tenant.upsert(&one, |_| Ok::<_, Never>(batch(11..=15))).await.unwrap();
+    ledgers.snapshot(&one).await.unwrap();
+    assert_eq!(counts.load(&one).await.unwrap().balance, 5, "the other fold has none yet");
+    counts.snapshot(&one).await.unwrap();
+    assert_eq!((ledgers.load(&one).await.unwrap().balance, counts.load(&one).await.unwrap().balance), (15, 5));
+    // the data of one snapshot in the place of others
+    let stream = |id: &str| eventbus::StreamId::parse("Ledger", id).unwrap();
+    let data = store.read_from_snapshot(&stream("1"), &fold("Ledger")).await.unwrap().snapshot.unwrap();
+    store.save_snapshot(&stream("2"), &fold("Ledger"), &data).await.unwrap();
+    let tenants = stream("1").with_tenant_id(Some(Uuid::from_u128(1)));
+    store.save_snapshot(&tenants, &fold("Ledger"), &data).await.unwrap();
+    store.remove_snapshot(&stream("1"), &fold("Count")).await.unwrap();
+    store.save_snapshot(&stream("1"), &fold("Count"), &data).await.unwrap();
+    assert_eq!(ledgers.load(&two).await.unwrap().balance, 40);
+    assert_eq!(of_tenant.load(&one).await.unwrap().balance, 65);
+    assert_eq!(counts.load(&one).await.unwrap().balance, 5);
+    assert_eq!(ledgers.remove_snapshots().await.unwrap(), 3);
+    assert_eq!(ledgers.load(&two).await.unwrap().balance, 40, "they are disposable");
+}
+
+#[tokio::test]
+async fn what_has_no_snapshots_says_so() {
+    let store = InMemoryEventStore::new();
+    assert!(store.snapshots().is_some());
+    let plain = AggregateRepository::<Plain>::new(store.clone());
+    let id = "1".parse().unwrap();
+    let error = plain.snapshot(&id).await.unwrap_err();
+    assert!(matches!(error, TakeSnapshotError::Unsupported { .. }), "{error}");
+    assert!(error.to_string().contains("snapshot(every = 100)"), "{error}");
+    let missing = AggregateRepository::<Ledger>::new(store).snapshot(&id).await.unwrap_err();
+    assert!(matches!(missing, TakeSnapshotError::Load(error) if error.is_not_found()));
+}
