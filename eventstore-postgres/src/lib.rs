@@ -29,6 +29,7 @@ mod resolve;
 mod schema;
 mod setup_session;
 mod shadow;
+mod snapshot;
 mod statement_error;
 mod statements;
 mod store;

@@ -22,8 +22,10 @@ use crate::{
 };
 
 /// The steps of this release, oldest first. The first is breaking: without it no release can work.
-pub(crate) const STEPS: &[MigrationStep] =
-    &[MigrationStep::inside(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql"))];
+pub(crate) const STEPS: &[MigrationStep] = &[
+    MigrationStep::inside(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql")),
+    MigrationStep::inside(2, "snapshots", MigrationKind::Additive, include_str!("../migrations/0002_snapshots.sql")),
+];
 
 const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS {schema}";
 const CREATE_TABLE: &str = include_str!("sql/migrations_table.sql");

@@ -16,7 +16,7 @@ use crate::stream_numbers::PageStreams;
 pub(crate) const PAGE_EVENTS_MAX: i64 = 1_000;
 
 /// The number of columns of `record.sql`.
-const RECORD_COLUMNS: usize = 14;
+pub(crate) const RECORD_COLUMNS: usize = 14;
 
 /// Midnight of 2000-01-01, from which the server counts, in microseconds since 1970.
 const SERVER_EPOCH: i128 = 946_684_800_000_000;

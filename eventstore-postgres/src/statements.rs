@@ -75,14 +75,14 @@ impl Statements {
     }
 
     fn page(&self, rows: &'static str, order: &'static str, more_columns: &'static str) -> Query<'static> {
-        sqlx::query(self.get_or_fill(template(rows, order, false), || {
-            let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
-            without_comments(include_str!("sql/page.sql"))
-                .replace("{rows}", &without_comments(rows))
-                .replace("{more_columns}", &without_comments(more_columns))
-                .replace("{order}", order)
-                .replace("{page_bytes}", &PAGE_BYTES.to_string())
-                .replace("{stored_bytes}", &stored_bytes.to_string())
+        sqlx::query(self.get_or_fill(template(rows, order, false), || page_text(rows, order, more_columns)))
+    }
+
+    /// Returns the statement that reads a snapshot and the first page of the events after it.
+    pub(crate) fn read_from_snapshot(&self) -> Query<'static> {
+        let (sql, rows) = (include_str!("sql/read_snapshot.sql"), include_str!("sql/read_after_snapshot.sql"));
+        sqlx::query(self.get_or_fill(template(sql, rows, false), || {
+            without_comments(sql).replace("{page}", &page_text(rows, "version", ""))
         }))
     }
 
@@ -129,6 +129,17 @@ impl Statements {
         let sql = sql + self.suffix;
         self.filled.write().entry(template).or_insert(self.schema.statement(&sql)).clone()
     }
+}
+
+/// Returns the text of a page of `rows`.
+fn page_text(rows: &str, order: &str, more_columns: &str) -> String {
+    let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
+    without_comments(include_str!("sql/page.sql"))
+        .replace("{rows}", &without_comments(rows))
+        .replace("{more_columns}", &without_comments(more_columns))
+        .replace("{order}", order)
+        .replace("{page_bytes}", &PAGE_BYTES.to_string())
+        .replace("{stored_bytes}", &stored_bytes.to_string())
 }
 
 /// Removes the comments: the text is the key of the statement cache, and the server shows it as running.

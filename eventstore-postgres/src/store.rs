@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{Append, AppendError, EventStore, EventTypes, FromTransaction, Notes, ReadError, Transactions},
+    port::{Append, AppendError, EventStore, EventTypes, FromTransaction, Notes, ReadError, Snapshots, Transactions},
 };
 use sqlx::{PgConnection, PgPool};
 
@@ -309,6 +309,10 @@ impl EventStore for PgEventStore {
     }
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }
 }

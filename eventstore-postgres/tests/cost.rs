@@ -9,8 +9,8 @@ mod common;
 use common::{add, connect, event, events, feed, read, run, stream, within};
 use eventbus::{
     ExpectedVersion::NoStream,
-    Position,
-    port::{Append, AppendEvents as _, FeedFilter, ReadFeed as _},
+    Name, Position,
+    port::{Append, AppendEvents as _, FeedFilter, ReadFeed as _, Snapshots as _, StoredSnapshot},
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig, PgOnPoolConfig};
 use futures_util::TryStreamExt as _;
@@ -201,4 +201,33 @@ async fn a_page_is_one_statement_and_reads_its_rows_once() {
         }
     });
     filtered.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, wal_bytes: 0 });
+}
+
+#[tokio::test]
+async fn a_load_from_a_snapshot_is_one_statement_and_reads_the_events_after_it() {
+    const FOLD: Name = Name::from_static("Balance");
+    let mut server = QuietServer::start().await;
+    let (long, store) = (stream(), server.store().await);
+    add(&store, &long, 2_000).await;
+    let snapshot = |version: u64| StoredSnapshot { version: version.into(), data: vec![7; 100_000] };
+    assert!(store.save_snapshot(&long, &FOLD, &snapshot(1_990)).await.unwrap());
+    store.close().await;
+    let load = server.cost(OPERATIONS, async |store, loads| {
+        for _ in 0..loads {
+            let read = store.read_from_snapshot(&long, &FOLD).await.unwrap();
+            assert_eq!(read.snapshot, Some(snapshot(1_990)));
+            assert_eq!(read.events.try_collect::<Vec<_>>().await.unwrap().len(), 10);
+        }
+    });
+    // the rows of the stream, the snapshot and ten events
+    load.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 12, wal_bytes: 0 });
+    let save = server.cost(OPERATIONS, async |store, saves| {
+        let fold = Name::new("fold", format!("of {saves} saves")).unwrap();
+        for version in 1..=saves as u64 {
+            let data = vec![7; 500];
+            let snapshot = StoredSnapshot { version: version.into(), data };
+            assert!(store.save_snapshot(&long, &fold, &snapshot).await.unwrap());
+        }
+    });
+    save.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 2, wal_bytes: 200 * 188 });
 }

@@ -9,8 +9,8 @@ use eventbus::{
     ExpectedVersion, Name, Position,
     delivery::DeliveryAttempts,
     port::{
-        AppendEvents as _, Checkpoints as _, EventTypes as _, Leases as _, ProgressUpdate, UnfinishedDeliveries as _,
-        UnfinishedDelivery,
+        AppendEvents as _, Checkpoints as _, EventTypes as _, Leases as _, ProgressUpdate, Snapshots as _,
+        StoredSnapshot, UnfinishedDeliveries as _, UnfinishedDelivery,
     },
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
@@ -58,6 +58,12 @@ async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed
         within(store.save_progress(&reader, &update)).await.unwrap();
     }
     assert!(!within(store.stored_event_types()).await.unwrap().is_empty());
+    for version in [1, 2] {
+        let snapshot = StoredSnapshot { version: version.into(), data: Vec::new() };
+        assert!(within(store.save_snapshot(&order, &reader, &snapshot)).await.unwrap());
+    }
+    assert!(within(store.read_from_snapshot(&order, &reader)).await.unwrap().snapshot.is_some());
+    assert_eq!(within(store.remove_snapshots(&reader)).await.unwrap(), 1);
     store.close().await;
 
     let mut app = schema.connection().await;

@@ -99,6 +99,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "transactions",
                 "unfinished",
             ],
+            &["snapshot"],
         ],
     ),
     (
@@ -115,7 +116,16 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["commit"],
             &["transaction"],
             &["store"],
-            &["checkpoint", "event_types", "lease", "missing_events", "ports", "transactions", "unfinished"],
+            &[
+                "checkpoint",
+                "event_types",
+                "lease",
+                "missing_events",
+                "ports",
+                "snapshot",
+                "transactions",
+                "unfinished",
+            ],
         ],
     ),
     (

@@ -21,13 +21,13 @@ const INDEX_IS_VALID: &str =
     "EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{schema}.events_actor_idx') AND indisvalid)";
 
 const COLUMN: MigrationStep = MigrationStep::inside(
-    2,
+    3,
     "source of events",
     MigrationKind::Additive,
     "ALTER TABLE {schema}.events ADD COLUMN IF NOT EXISTS source text;",
 );
 const INDEX: MigrationStep = MigrationStep::outside(
-    3,
+    4,
     "events by actor",
     MigrationKind::Additive,
     &[
@@ -37,10 +37,10 @@ const INDEX: MigrationStep = MigrationStep::outside(
     INDEX_IS_VALID,
 );
 const TABLE: MigrationStep = MigrationStep::inside(
-    4,
-    "snapshots",
+    5,
+    "balances",
     MigrationKind::Additive,
-    "CREATE TABLE IF NOT EXISTS {schema}.snapshots (name text PRIMARY KEY, state json NOT NULL);",
+    "CREATE TABLE IF NOT EXISTS {schema}.balances (name text PRIMARY KEY, state json NOT NULL);",
 );
 
 const FAILING: MigrationStep = MigrationStep::inside(
@@ -51,7 +51,7 @@ const FAILING: MigrationStep = MigrationStep::inside(
 );
 
 /// The steps of a newer release than this one.
-const NEWER: &[MigrationStep] = &[STEPS[0], COLUMN, INDEX, TABLE];
+const NEWER: &[MigrationStep] = &[STEPS[0], STEPS[1], COLUMN, INDEX, TABLE];
 
 /// A database of the test's own: an index made concurrently waits for all transactions of its database.
 struct TestDatabase(String);
@@ -172,7 +172,7 @@ async fn an_older_release_goes_on_beside_additive_steps_of_a_newer_one() {
     let (older, stream) = (database.open(STEPS).await, new_stream());
     add(&older, &stream).await;
     let newer = database.open(NEWER).await;
-    assert_eq!(database.applied().await, [1, 2, 3, 4]);
+    assert_eq!(database.applied().await, [1, 2, 3, 4, 5]);
     let started_later = database.open(STEPS).await;
     let unmigrated = PgEventStoreConfig { migrate: false, ..database.config() };
     let checking = PgEventStore::connect_as(unmigrated, STEPS).await.unwrap();
@@ -183,18 +183,18 @@ async fn an_older_release_goes_on_beside_additive_steps_of_a_newer_one() {
     }
     assert_eq!(feed(&older).await.len(), 5);
     let kinds: Vec<String> = database.ask("SELECT array_agg(kind ORDER BY version) FROM {schema}.migrations").await;
-    assert_eq!(kinds, ["breaking", "additive", "additive", "additive"]);
+    assert_eq!(kinds, ["breaking", "additive", "additive", "additive", "additive"]);
 }
 
 #[tokio::test]
 async fn an_older_release_refuses_a_breaking_step_and_names_the_first() {
     let database = TestDatabase::create().await;
     let breaking = |version, name| MigrationStep::inside(version, name, MigrationKind::Breaking, "SELECT 1");
-    let steps = [STEPS[0], COLUMN, breaking(3, "numbered streams"), breaking(4, "one more")];
+    let steps = [STEPS[0], STEPS[1], COLUMN, breaking(4, "numbered streams"), breaking(5, "one more")];
     database.open(&steps).await;
     let error = database.connect(STEPS).await.unwrap_err();
     let PgConnectError::SchemaTooNew { breaking, name, known, .. } = error else { panic!("{error:?}") };
-    assert_eq!((breaking, &*name, known), (3, "numbered streams", 1));
+    assert_eq!((breaking, &*name, known), (4, "numbered streams", 2));
     database.open(&steps).await;
 }
 
@@ -239,7 +239,7 @@ async fn two_releases_migrate_and_append_at_the_same_time() {
         })
         .collect();
     let stores = starts.join_all().await;
-    assert_eq!(database.applied().await, [1, 2, 3, 4]);
+    assert_eq!(database.applied().await, [1, 2, 3, 4, 5]);
     let meanwhile = appends.load(Ordering::Relaxed) - before;
     assert!(meanwhile > 10, "{meanwhile} appends while the newer release migrated");
     for number in 0..WRITERS {
@@ -288,17 +288,17 @@ async fn an_index_whose_making_was_interrupted_is_made_again() {
         .ask("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{schema}.events_actor_idx')")
         .await;
     assert!(!left, "an invalid index is left");
-    assert_eq!(database.applied().await, [1, 2]);
+    assert_eq!(database.applied().await, [1, 2, 3]);
 
     database.open(NEWER).await;
     assert!(database.ask::<bool>(&format!("SELECT {INDEX_IS_VALID}")).await);
-    assert_eq!(database.applied().await, [1, 2, 3, 4]);
+    assert_eq!(database.applied().await, [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]
 async fn a_process_that_loses_the_lock_stops() {
     let database = TestDatabase::create().await;
-    database.open(&NEWER[..2]).await;
+    database.open(&NEWER[..3]).await;
     let (mut holder, mut watcher) = (database.connection().await, database.connection().await);
     holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
     let end_lock = async {
@@ -310,7 +310,7 @@ async fn a_process_that_loses_the_lock_stops() {
     let (connected, ()) = tokio::join!(database.connect(NEWER), end_lock);
     let error = connected.expect_err("it goes on without the lock");
     assert!(matches!(error, PgConnectError::Unreachable { .. }), "{error:?}");
-    assert_eq!(database.applied().await, [1, 2]);
+    assert_eq!(database.applied().await, [1, 2, 3]);
     let (opened, _) = tokio::join!(database.open(NEWER), holder.execute("ROLLBACK"));
     add(&opened, &new_stream()).await;
     assert!(database.ask::<bool>(&format!("SELECT {INDEX_IS_VALID}")).await);
@@ -322,9 +322,9 @@ async fn an_index_that_was_made_and_not_recorded_is_kept() {
     database.open(NEWER).await;
     let index = "SELECT to_regclass('{schema}.events_actor_idx')::oid::bigint";
     let before: i64 = database.ask(index).await;
-    database.connection().await.execute("DELETE FROM migrations WHERE version = 3").await.unwrap();
+    database.connection().await.execute("DELETE FROM migrations WHERE version = 4").await.unwrap();
     database.open(NEWER).await;
-    assert_eq!((database.ask::<i64>(index).await, database.applied().await), (before, vec![1, 2, 3, 4]));
+    assert_eq!((database.ask::<i64>(index).await, database.applied().await), (before, vec![1, 2, 3, 4, 5]));
 }
 
 #[tokio::test]
@@ -355,16 +355,16 @@ async fn a_step_that_did_not_have_its_effect_is_not_recorded() {
 async fn a_step_that_fails_is_named_and_changes_nothing_while_the_steps_before_it_stay() {
     let database = TestDatabase::create().await;
     let failing = MigrationStep::inside(
-        3,
+        4,
         "division",
         MigrationKind::Additive,
         "CREATE TABLE {schema}.halves (half integer); SELECT 1 / 0;",
     );
-    let error = database.connect(&[STEPS[0], COLUMN, failing]).await.unwrap_err();
-    assert_eq!(error.to_string(), "migration 3 `division` of schema `eventbus` failed");
+    let error = database.connect(&[STEPS[0], STEPS[1], COLUMN, failing]).await.unwrap_err();
+    assert_eq!(error.to_string(), "migration 4 `division` of schema `eventbus` failed");
     assert!(!error.is_retryable());
     assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "division by zero");
-    assert_eq!(database.applied().await, [1, 2]);
+    assert_eq!(database.applied().await, [1, 2, 3]);
     assert!(database.ask::<bool>("SELECT to_regclass('{schema}.halves') IS NULL").await);
 }
 
@@ -439,7 +439,7 @@ async fn an_administrator_may_run_all_steps_by_hand_and_again() {
     let mut admin = database.connection().await;
     for _ in 0..2 {
         assert_eq!(run_script(&mut admin, &script_of(NEWER)).await, [""; 0]);
-        assert_eq!(database.applied().await, [1, 2, 3, 4]);
+        assert_eq!(database.applied().await, [1, 2, 3, 4, 5]);
         assert!(database.ask::<bool>(&format!("SELECT {INDEX_IS_VALID}")).await);
     }
     let held = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
@@ -453,18 +453,19 @@ async fn an_administrator_may_run_all_steps_by_hand_and_again() {
 #[tokio::test]
 async fn a_script_that_goes_on_after_an_error_records_neither_that_step_nor_a_later_one() {
     let database = TestDatabase::create().await;
-    database.open(&NEWER[..2]).await;
+    database.open(&NEWER[..3]).await;
     fill(&database, 2).await;
     let unique = MigrationStep::outside(
-        3,
+        4,
         "a key that rows break",
         MigrationKind::Additive,
         &["CREATE UNIQUE INDEX CONCURRENTLY events_actor_idx ON {schema}.events (event_type)"],
         INDEX_IS_VALID,
     );
-    let errors = run_script(&mut database.connection().await, &script_of(&[STEPS[0], COLUMN, unique, TABLE])).await;
+    let errors =
+        run_script(&mut database.connection().await, &script_of(&[STEPS[0], STEPS[1], COLUMN, unique, TABLE])).await;
     assert_eq!(errors.len(), 1, "{errors:?}");
-    assert_eq!(database.applied().await, [1, 2]);
+    assert_eq!(database.applied().await, [1, 2, 3]);
 }
 
 const LONG: Duration = Duration::from_secs(60);
