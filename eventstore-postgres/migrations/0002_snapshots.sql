@@ -1,6 +1,6 @@
--- The state of an aggregate at a version of its stream, so that a load reads only the events after it. Disposable: without
--- a row a load reads all events. No foreign key: the rows of an archived stream may stay or go, and no saver waits for an
--- append. 70 % keeps updates of small rows on the same page.
+-- The state of an aggregate at a version of its stream, so that a load reads only the events after it. Disposable:
+-- without a row a load reads all events. No foreign key: the rows of an archived stream may stay or go, and no saver
+-- waits for an append. 70 % keeps updates of small rows on the same page.
 CREATE TABLE IF NOT EXISTS {schema}.snapshots (
     stream_no bigint           NOT NULL,
     version   bigint           NOT NULL, -- of the last event that the data contains

@@ -96,6 +96,16 @@ impl StoreKeys {
         self.own_key("deliveries")
     }
 
+    /// Hash: the snapshot of a stream for a fold.
+    pub(crate) fn snapshot(&self, fold: &Name, stream: &StreamId) -> String {
+        format!("{}{}", self.snapshots(fold), unprefixed_stream_key(stream))
+    }
+
+    /// The beginning of the keys of the snapshots of a fold.
+    pub(crate) fn snapshots(&self, fold: &Name) -> String {
+        self.own_key(&format!("snapshot:{}:", escape(fold)))
+    }
+
     /// The lock that a transaction holds on a checkpoint or a delivery.
     pub(crate) fn transaction_lock(&self, kind: &str, what: &str) -> String {
         self.own_key(&format!("lock:{kind}:{what}"))
@@ -205,6 +215,14 @@ mod tests {
                     all.insert(key);
                 }
                 made += 3;
+                for three in texts {
+                    let fold = Name::from_static(three);
+                    for key in [keys.snapshot(&fold, &stream), keys.snapshot(&fold, &of_tenant)] {
+                        assert!(is_reserved(&key) && key.starts_with(&keys.snapshots(&fold)), "{key}");
+                        all.insert(key);
+                    }
+                    made += 2;
+                }
             }
         }
         assert_eq!(all.len(), made + 7);

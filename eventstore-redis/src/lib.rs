@@ -19,6 +19,7 @@ mod missing_events;
 mod ports;
 mod read;
 mod script;
+mod snapshot;
 #[cfg(test)]
 mod statuses;
 mod store;

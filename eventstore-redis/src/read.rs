@@ -3,7 +3,7 @@
 use eventbus::{
     BoxError, RecordedEvent, StreamId, Version,
     port::{Direction, ReadError, RecordStream},
-    support::{PAGE_BYTES, Page, StreamCursor, paged},
+    support::{PAGE_BYTES, Page, StreamCursor, paged, paged_after},
 };
 use eventbus_redis_core::{
     error::{CommandError, boxed},
@@ -32,6 +32,16 @@ pub(crate) fn read_stream<'s>(
 ) -> RecordStream<'s> {
     let reading = StreamRead { key: inner.keys().stream(stream), stream: stream.clone(), direction };
     paged(StreamCursor::new(from), move |cursor| {
+        let reading = reading.clone();
+        async move { read_page(inner, &reading, cursor).await }
+    })
+}
+
+/// Returns the events of a stream whose first page is already read.
+pub(crate) fn read_after<'s>(inner: &'s StoreInner, stream: &StreamId, first: Page<StreamCursor>) -> RecordStream<'s> {
+    let key = inner.keys().stream(stream);
+    let reading = StreamRead { key, stream: stream.clone(), direction: Direction::Forward };
+    paged_after(first, move |cursor| {
         let reading = reading.clone();
         async move { read_page(inner, &reading, cursor).await }
     })
@@ -87,10 +97,22 @@ async fn read_page(
     script.arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
     let (reply, more): (Value, u8) =
         inner.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))?;
-    let entries = parse_entries(key, Ok(reply))?;
+    decode_page(key, stream, *direction, cursor, reply, more != 0)
+}
+
+/// Decodes the entries of the page at a cursor.
+pub(crate) fn decode_page(
+    key: &str,
+    stream: &StreamId,
+    direction: Direction,
+    cursor: StreamCursor,
+    entries: Value,
+    has_more: bool,
+) -> Result<Page<StreamCursor>, ReadError> {
+    let entries = parse_entries(key, Ok(entries))?;
     let mut events: Vec<_> =
         entries.into_iter().map(|found| entry::read(key, stream, found)).collect::<Result<_, _>>()?;
-    let next = cursor.after_page(*direction, &mut events, more != 0).map_err(|missing| missing_event(key, missing))?;
+    let next = cursor.after_page(direction, &mut events, has_more).map_err(|missing| missing_event(key, missing))?;
     Ok((events, next))
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use eventbus::{
     ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{Append, AppendError, EventStore, EventTypes, Notes, ReadError, Transactions},
+    port::{Append, AppendError, EventStore, EventTypes, Notes, ReadError, Snapshots, Transactions},
 };
 use eventbus_redis_core::{error::RedisConnectError, url::address};
 
@@ -162,6 +162,10 @@ impl EventStore for RedisEventStore {
     }
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }
 }

@@ -1,5 +1,5 @@
--- The state of an aggregate at a version of its stream, so that a load reads only the events after it. Disposable: without
--- a row a load reads all events. No foreign key: the rows of an archived stream may stay or go.
+-- The state of an aggregate at a version of its stream, so that a load reads only the events after it. Disposable:
+-- without a row a load reads all events. No foreign key: the rows of an archived stream may stay or go.
 --
 -- With a rowid: the key then is an index without the data, along which the snapshots of a fold are found.
 CREATE TABLE eventbus_snapshots (

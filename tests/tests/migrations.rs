@@ -8,9 +8,9 @@ use workspace_tests::source::files;
 /// Each file of migrations, with the hash of its text.
 const PINNED: &[(&str, u64)] = &[
     ("eventstore-postgres/migrations/0001_initial.sql", 0xa481a22ca1cf4dbc),
-    ("eventstore-postgres/migrations/0002_snapshots.sql", 0xbdf3164c50d95e8f),
+    ("eventstore-postgres/migrations/0002_snapshots.sql", 0x12955b314f01961f),
     ("eventstore-sqlite/migrations/0001_initial.sql", 0x3626177eea6a3fe4),
-    ("eventstore-sqlite/migrations/0002_snapshots.sql", 0xe72dfa2321ccc59b),
+    ("eventstore-sqlite/migrations/0002_snapshots.sql", 0xba29ed483ccb5b8b),
 ];
 
 /// FNV-1a.

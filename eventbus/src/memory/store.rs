@@ -71,7 +71,8 @@ struct StoreInner {
     floors: RwLock<BTreeMap<(Name, Name), Position>>,
     /// By group and position. Locked before `checkpoints`: rows and checkpoint are saved together.
     unfinished: RwLock<BTreeMap<(Name, Position), UnfinishedDelivery>>,
-    /// By fold and stream. Locked alone: versions of streams only grow, so a snapshot that was saved is one of its stream.
+    /// By fold and stream. Locked alone: versions of streams only grow, so a snapshot that was saved is one of its
+    /// stream.
     snapshots: RwLock<HashMap<Name, HashMap<StreamId, StoredSnapshot>>>,
     appended: AppendSignal,
 }

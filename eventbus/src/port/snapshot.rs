@@ -1,7 +1,7 @@
 //! Snapshots: the state of an aggregate at a version of its stream, so that a load reads only the events after it.
 //!
-//! Invariant: a snapshot is disposable. A store may lose it at any time, and one that the store cannot read is absent: the
-//! events of the stream are the truth, and a read with a snapshot fails only where a read of the events would.
+//! Invariant: a snapshot is disposable. A store may lose it at any time, and one that the store cannot read is absent:
+//! the events of the stream are the truth, and a read with a snapshot fails only where a read of the events would.
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
@@ -78,8 +78,8 @@ pub trait Snapshots: Send + Sync {
         snapshot: &StoredSnapshot,
     ) -> Result<bool, SnapshotError>;
 
-    /// Removes the snapshot of `stream` for `fold`, for example because its data is damaged. Returns `true` if there was
-    /// one.
+    /// Removes the snapshot of `stream` for `fold`, for example because its data is damaged. Returns `true` if there
+    /// was one.
     ///
     /// # Errors
     /// [`SnapshotError`]; the snapshot may be removed all the same if it [is retryable](SnapshotError::is_retryable).
@@ -87,7 +87,7 @@ pub trait Snapshots: Send + Sync {
 
     /// Removes the snapshots of `fold` of all streams, and returns their number.
     ///
-    /// Removes them in batches, so that no lock or script is held for long; those that are saved meanwhile may stay.
+    /// Removes them in batches, so that no lock or script is held for long; one that is saved meanwhile may stay.
     ///
     /// # Errors
     /// [`SnapshotError`]; some of the snapshots may be removed.
@@ -108,8 +108,8 @@ pub struct StoredSnapshot {
 pub struct SnapshotRead<'a> {
     /// The snapshot; `None` if there is none, or the store cannot read it.
     pub snapshot: Option<StoredSnapshot>,
-    /// The events after the version of the snapshot, in version order. Each item may be a [`ReadError`]; the stream ends
-    /// after it.
+    /// The events after the version of the snapshot, in version order. Each item may be a [`ReadError`]; the stream
+    /// ends after it.
     #[debug(skip)]
     pub events: RecordStream<'a>,
 }

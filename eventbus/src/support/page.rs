@@ -91,7 +91,8 @@ where
     .boxed()
 }
 
-/// Turns a first page that is already read, and page-wise reading of the further ones, into a stream, as [`paged`] does.
+/// Turns a first page that is already read, and page-wise reading of the further ones, into a stream, as [`paged`]
+/// does.
 pub fn paged_after<'a, C, F, P>((events, next): Page<C>, read_page: F) -> RecordStream<'a>
 where
     C: Send + 'a,

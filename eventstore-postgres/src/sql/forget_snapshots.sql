@@ -1,5 +1,5 @@
--- Removes the snapshots of fold $2 among the next 500 behind stream $1, and returns the last of their streams; no row if
--- there are none.
+-- Removes the snapshots of fold $2 among the next 500 behind stream $1, and returns the last of their streams; no row
+-- if there are none.
 WITH batch AS MATERIALIZED (
     SELECT n.stream_no
     FROM {schema}.snapshots n

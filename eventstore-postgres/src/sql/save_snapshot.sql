@@ -1,5 +1,5 @@
--- Keeps a snapshot of a version that its stream has. Replaces one of a lower version, and one of a version that the stream
--- does not have.
+-- Keeps a snapshot of a version that its stream has. Replaces one of a lower version, and one of a version that the
+-- stream does not have.
 --
 -- $1 to $3 the stream, $4 fold, $5 version, $6 data
 --

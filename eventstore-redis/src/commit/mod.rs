@@ -23,5 +23,5 @@ pub(super) use run::{run, timed_out_error};
 pub(super) use shadow::{
     SHADOW_BATCH_MAX, ShadowSwap, list_shadow_copies, load_shadow_position, missing_shadow, plan_shadow_swap, unlink,
 };
-pub(super) use tables::{Table, key_to_write, parse_tables};
+pub(super) use tables::{Table, key_to_write, parse_tables, scan_pattern};
 pub(super) use write_set::{PredictedValue, WriteSet, parse_number};

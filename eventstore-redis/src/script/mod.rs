@@ -3,10 +3,13 @@
 //! Invariant: changes that must not be seen half done are one script. A script reads all its keys before its first
 //! write: the server does not roll back a script that fails half way.
 
-use eventbus_redis_core::script::{FORMAT, LEASE_IS_LIVE, Lua, PROGRAM_ARGS, PROGRAM_RUN, PROGRAM_STEPS, lua};
+use eventbus_redis_core::script::{
+    ENTRY_BYTES, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, PAGES, PROGRAM_ARGS, PROGRAM_RUN, PROGRAM_STEPS, lua,
+};
 
 const EVENTS: &str = include_str!("events.lua");
 const NOW: &str = include_str!("now.lua");
+const SNAPSHOT_VERSION: &str = include_str!("snapshot_version.lua");
 
 pub(crate) static LOCK_CHECKPOINT: Lua = lua(&[include_str!("lock_checkpoint.lua")]);
 pub(crate) static APPEND: Lua = lua(&[PROGRAM_ARGS, EVENTS, include_str!("append.lua")]);
@@ -21,10 +24,20 @@ pub(crate) static LOAD_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("load
 pub(crate) static RELEASE_LOCKS: Lua = lua(&[include_str!("release_locks.lua")]);
 pub(crate) static LOAD_DEAD_LETTERS: Lua = lua(&[include_str!("load_dead_letters.lua")]);
 pub(crate) static READ_KEY: Lua = lua(&[include_str!("read_key.lua")]);
+pub(crate) static READ_SNAPSHOT: Lua = lua(&[
+    "#!lua flags=no-writes\n",
+    ENTRY_IDS,
+    ENTRY_BYTES,
+    PAGES,
+    PROGRAM_ARGS,
+    SNAPSHOT_VERSION,
+    include_str!("read_snapshot.lua"),
+]);
 pub(crate) static MAKE_SHADOW: Lua = lua(&[include_str!("make_shadow.lua")]);
 pub(crate) static OPEN_STORE: Lua = lua(&[FORMAT, include_str!("open_store.lua")]);
 pub(crate) static RENEW_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("renew_lease.lua")]);
 pub(crate) static SAVE_NOTE: Lua = lua(&[include_str!("save_note.lua")]);
+pub(crate) static SAVE_SNAPSHOT: Lua = lua(&[PROGRAM_ARGS, SNAPSHOT_VERSION, include_str!("save_snapshot.lua")]);
 pub(crate) static SAVE_PROGRESS: Lua = lua(&[include_str!("save_progress.lua")]);
 pub(crate) static ACQUIRE_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("acquire_lease.lua")]);
 pub(crate) static STREAM_VERSION: Lua =

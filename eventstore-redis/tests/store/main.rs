@@ -17,6 +17,7 @@ mod missing_events;
 mod pages;
 mod race;
 mod shadow;
+mod snapshots;
 mod times;
 mod transactions;
 
