@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Keys that one step of [`Snapshots::remove_snapshots`] looks at.
-const SCANNED_TOGETHER: usize = 1_000;
+const SCAN_BATCH_MAX: usize = 1_000;
 
 #[async_trait]
 impl Snapshots for RedisEventStore {
@@ -64,7 +64,7 @@ impl Snapshots for RedisEventStore {
         let matching = scan_pattern(&self.inner().keys().snapshots(fold));
         let (mut cursor, mut removed) = ("0".to_owned(), 0);
         loop {
-            let scan = request("SCAN", (cursor, "MATCH", &matching, "COUNT", SCANNED_TOGETHER));
+            let scan = request("SCAN", (cursor, "MATCH", &matching, "COUNT", SCAN_BATCH_MAX));
             let (next, keys): (String, Vec<String>) = query_for_fold(self.inner(), fold, &scan).await?;
             if !keys.is_empty() {
                 removed += query_for_fold::<u64>(self.inner(), fold, &request("UNLINK", keys)).await?;

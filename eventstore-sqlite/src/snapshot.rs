@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Snapshots of all folds that one batch of [`Snapshots::remove_snapshots`] looks at: their data may be large.
-const REMOVED_TOGETHER_MAX: i64 = 100;
+const REMOVAL_BATCH_MAX: i64 = 100;
 
 /// Bytes that a caller's task writes by itself.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
@@ -106,7 +106,7 @@ fn load_snapshot(connection: &Connection, stream: &StreamId, fold: &Name) -> rus
 /// the number of removed snapshots, `None` if there are none behind `after`.
 fn remove_batch(connection: &Connection, after: i64, fold: &Name) -> rusqlite::Result<Option<(i64, usize)>> {
     let last: Option<Option<i64>> =
-        query_value(connection, include_str!("sql/snapshot_batch.sql"), (after, REMOVED_TOGETHER_MAX))?;
+        query_value(connection, include_str!("sql/snapshot_batch.sql"), (after, REMOVAL_BATCH_MAX))?;
     let Some(last) = last.flatten() else {
         return Ok(None);
     };

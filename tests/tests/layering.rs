@@ -267,7 +267,7 @@ fn exports(items: &[syn::Item]) -> BTreeSet<String> {
 /// A name that few applications need lies in the module of its subject.
 #[test]
 fn the_root_and_the_ports_hold_few_names() {
-    for (file, most) in [("eventbus/src/lib.rs", 45), ("eventbus/src/port/mod.rs", 55)] {
+    for (file, most) in [("eventbus/src/lib.rs", 45), ("eventbus/src/port/mod.rs", 60)] {
         let text = fs::read_to_string(workspace().join(file)).unwrap();
         let names = exports(&syn::parse_file(&text).unwrap().items);
         assert!(names.len() > most / 2 && names.len() <= most, "{file}: {} names: {names:?}", names.len());

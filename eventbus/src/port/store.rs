@@ -6,27 +6,23 @@
 //! guaranteed: that positions are contiguous, that events of two streams are ordered as their appends returned, or that
 //! recorded times increase along the feed, where they follow the clocks of the server or the appending processes.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
-use futures_core::Stream;
 use futures_util::TryFutureExt as _;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
     AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent, Notes, ReadError,
-    Snapshots, Transactions, UnfinishedDeliveries,
+    RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
 };
 use crate::domain::{
     record::{NewEvent, RecordedEvent},
     shown::type_name,
     stream::{ExpectedVersion, Position, StreamId, Version},
 };
-
-/// Recorded events, read page by page while they are consumed.
-pub type RecordStream<'a> = Pin<Box<dyn Stream<Item = Result<RecordedEvent, ReadError>> + Send + 'a>>;
 
 /// One append among several, see [`AppendEvents::append_many`].
 #[derive(Debug, Clone)]
