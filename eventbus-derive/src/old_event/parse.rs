@@ -33,7 +33,11 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
         return None;
     }
     match &input.data {
-        Data::Struct(data) if !matches!(data.fields, Fields::Unnamed(_)) => {}
+        Data::Struct(data) if matches!(data.fields, Fields::Named(_)) => {}
+        Data::Struct(data) if matches!(data.fields, Fields::Unit) => mistakes.at(
+            &input.ident,
+            "a version without fields needs no struct: list a function that adds what the next one has, or `_`",
+        ),
         _ => mistakes
             .at(&input.ident, "an earlier version of an event is a struct with named fields, as the event itself"),
     }

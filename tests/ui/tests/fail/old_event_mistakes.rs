@@ -25,4 +25,8 @@ struct DepositedOf<T> {
     amount: T,
 }
 
+#[derive(Deserialize, OldEvent)]
+#[event(of = Deposited, version = 1)]
+struct DepositedUnit;
+
 fn main() {}

@@ -5,7 +5,7 @@ mod old {
 
     #[derive(Debug, Deserialize, OldEvent)]
     #[event(of = super::Deposited, version = 1)]
-    pub struct DepositedV1;
+    pub struct DepositedV1 {}
 
     impl From<DepositedV1> for Fields {
         fn from(_: DepositedV1) -> Self {
