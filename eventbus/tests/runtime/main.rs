@@ -32,7 +32,6 @@ mod saving;
 mod searching;
 mod shared_bus;
 mod skipped;
-mod snapshots;
 mod stateful;
 mod subscriptions;
 mod wait;

@@ -1,4 +1,9 @@
-//! Loads from snapshots: always the state that a replay makes.
+//! Loads from snapshots: always the state that a replay makes. A test binary of its own: its aggregates share streams.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(unreachable_pub, reason = "modules of several test binaries")]
+
+#[path = "runtime/wait.rs"]
+mod wait;
 
 use eventbus::{
     AggregateRepository, InMemoryEventStore, Name, Never, Uuid,
@@ -7,7 +12,7 @@ use eventbus::{
     repository::TakeSnapshotError,
 };
 
-use crate::wait::until;
+use wait::until;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Ledger")]
