@@ -174,6 +174,10 @@ mod tests {
                     && !["CTE Scan", "Subquery Scan", "Index"].iter().any(|scan| step.contains(scan))
             };
             assert_eq!(plan.iter().find(along_no_key), None, "{sql}\n{plan:#?}");
+            for scan in plan.windows(2).filter(|steps| steps[0].contains("Scan using")) {
+                let is_of_stream = scan[1].contains("stream_no = ") || !scan[0].contains(" on events");
+                assert!(scan[1].contains("Index Cond: ") && is_of_stream, "{sql}\n{plan:#?}");
+            }
             assert!(plan.iter().any(|step| step.contains("snapshots_pkey")), "{sql}\n{plan:#?}");
         }
         store.close().await;

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{TestSchema, add, events, held::Held, read, run, stream, within};
+use common::{TestSchema, add, events, held::Held, read, run, stream, waiting_backend, within};
 use eventbus::{
     ExpectedVersion, Name, RecordedEvent, StreamId,
     port::{AppendEvents as _, ReadError, SnapshotError, Snapshots as _, StoredSnapshot},
@@ -108,6 +108,22 @@ async fn saving_waits_for_no_append_and_no_append_for_it() {
     run(&mut saver, "BEGIN; SELECT 1 FROM snapshots FOR UPDATE").await;
     within(store.append(&held.stream, ExpectedVersion::Any, events(1))).await.unwrap();
     run(&mut saver, "ROLLBACK").await;
+}
+
+/// A saver that waits for a concurrent one sees a version that the stream did not have when its statement began: that is
+/// no damage.
+#[tokio::test]
+async fn saver_that_waited_does_not_take_a_later_snapshot_for_damage() {
+    let it = WithSnapshot::new().await;
+    let (mut concurrent, mut watcher) = (it.schema.connection().await, it.schema.connection().await);
+    run(&mut concurrent, "BEGIN; UPDATE snapshots SET version = 6, data = '6'").await;
+    let (store, stream) = (it.store.clone(), it.stream.clone());
+    let saving = tokio::spawn(async move { store.save_snapshot(&stream, &FOLD, &snapshot(5)).await });
+    waiting_backend(&mut watcher, &format!("\"{}\".snapshots", it.schema.name())).await;
+    add(&it.store, &it.stream, 1).await;
+    run(&mut concurrent, "COMMIT").await;
+    assert!(!within(saving).await.unwrap().unwrap());
+    assert_eq!(it.read().await.unwrap(), (Some(snapshot(6)), Vec::new()));
 }
 
 /// A locked table, for example by `VACUUM FULL`, holds a read up to the time limit of a statement, and fails none.

@@ -195,7 +195,21 @@ mod tests {
     #[test]
     fn nothing_shares_a_key() {
         let keys = StoreKeys::new("");
-        let texts = ["a", "b", "a:b", "b:c", "a%3Ab", "feed", "ids", ":", "a:", ":a", "projection:a", "projection:"];
+        let texts = [
+            "a",
+            "b",
+            "a:b",
+            "b:c",
+            "a%3Ab",
+            "feed",
+            "ids",
+            ":",
+            "a:",
+            ":a",
+            "projection:a",
+            "projection:",
+            "b:aggregate:b:b",
+        ];
         let (mut made, mut all) = (0, BTreeSet::from([keys.feed(), keys.ids(), keys.meta(), keys.deliveries()]));
         all.extend([keys.dead_letters(), keys.dead_letter_attempts(), keys.note_names()]);
         for one in texts {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 const FOLD: Name = Name::from_static("Balance");
-const OTHER_FOLD: Name = Name::from_static("balance \u{6f22}/1:*?[a]");
+const OTHER_FOLD: Name = Name::from_static("Balance:\u{6f22}/1:*?[a]");
 
 fn snapshot(version: u64, data: impl Into<Vec<u8>>) -> StoredSnapshot {
     StoredSnapshot { version: version.into(), data: data.into() }
