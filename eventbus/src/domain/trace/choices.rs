@@ -10,6 +10,10 @@ use super::{
 /// How often a type may hold itself within one value.
 const NESTED_MAX: usize = 2;
 
+/// How many optional values, lists, maps and variants may hold each other: a type without a name, such as one that serde
+/// reads as another, is known to hold itself by this alone.
+const DEPTH_MAX: usize = 24;
+
 /// How much of what is optional a pass puts into the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) enum Amount {
@@ -188,7 +192,17 @@ impl Choices {
     }
 
     /// Runs `within` in an optional value at the present path.
-    pub(super) fn within_optional<T>(&mut self, within: impl FnOnce(&mut Self) -> T) -> T {
+    ///
+    /// # Errors
+    /// [`TraceError::Repeat`] if too many parts hold each other; the next pass leaves one empty.
+    pub(super) fn within_optional<T>(
+        &mut self,
+        within: impl FnOnce(&mut Self) -> Result<T, TraceError>,
+    ) -> Result<T, TraceError> {
+        if self.within.len() >= DEPTH_MAX {
+            self.last.clone_from(&self.path);
+            return Err(self.leave_out());
+        }
         self.within.push(Part::Optional(self.path.clone()));
         let result = within(self);
         self.within.pop();
@@ -220,9 +234,15 @@ impl Choices {
     fn leave_out(&mut self) -> TraceError {
         let innermost = self.within.iter().rev().find(|part| !matches!(part, Part::Type(..)));
         match innermost {
-            Some(Part::Optional(path)) => drop(self.left_empty.insert(path.clone())),
+            Some(Part::Optional(path)) => {
+                self.left_empty.insert(path.clone());
+                // what is within it has no turn any more
+                self.variants.retain(|other, _| !is_below(other, path));
+            }
             Some(Part::Variant(path, variant)) => {
                 self.variants.entry(path.clone()).or_default().too_deep.insert(variant);
+                let within = if path.is_empty() { (*variant).to_owned() } else { format!("{path}.{variant}") };
+                self.variants.retain(|other, _| !is_below(other, &within));
             }
             _ => return TraceError::Unsupported("the type always holds itself".into()),
         }
@@ -255,8 +275,13 @@ impl Choices {
     }
 
     fn has_more_below(&self, path: &str, variant: &str) -> bool {
-        let prefix = if path.is_empty() { variant.to_owned() } else { format!("{path}.{variant}") };
-        let below = self.variants.iter().filter(|(path, _)| path.starts_with(&prefix));
-        below.into_iter().any(|(_, variants)| variants.untried().next().is_some())
+        let path = if path.is_empty() { variant.to_owned() } else { format!("{path}.{variant}") };
+        self.variants.iter().any(|(other, variants)| is_below(other, &path) && variants.untried().next().is_some())
     }
+}
+
+/// Returns `true` if a path is that of a part of the value at `parent`, or of that value.
+fn is_below(path: &str, parent: &str) -> bool {
+    let rest = path.strip_prefix(parent);
+    rest.is_some_and(|rest| parent.is_empty() || rest.is_empty() || rest.starts_with(['.', '[', '{']))
 }

@@ -210,3 +210,40 @@ fn values_of_any_kind_have_a_sample() {
     let shape = shape_of::<(serde_json::Value, Option<()>, [u8; 2])>();
     assert_eq!(shape, ["[0]: any", "[1]: null?", "[2][0]: u8", "[2][1]: u8"]);
 }
+
+/// Holds itself without a name that serde says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Forest {
+    trees: Vec<Forest>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Pair(u8, Vec<Pair>);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Node {
+    children: Vec<Child>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Child {
+    kind: Kind,
+    node: Node,
+}
+
+/// One variant's name begins another's.
+#[derive(Debug, Serialize, Deserialize)]
+enum Prefixes {
+    Card(u8),
+    CardPresent { kind: Kind },
+}
+
+#[test]
+fn types_that_hold_themselves_without_a_name_end_too() {
+    assert!(!json_of::<Forest>().is_empty());
+    assert!(json_of::<Pair>()[0].starts_with("[254,["));
+    assert!(json_of::<Node>().iter().any(|sample| sample.contains(r#""kind":"Large""#)));
+    let prefixes = json_of::<Prefixes>();
+    assert!(prefixes.iter().any(|sample| sample.contains(r#"{"CardPresent":{"kind":"Large"}}"#)), "{prefixes:?}");
+}
