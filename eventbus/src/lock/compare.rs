@@ -24,8 +24,8 @@ pub(super) struct KnownEvent {
 /// The event types of the code.
 pub(super) struct Code<'a> {
     pub(super) events: Vec<KnownEvent>,
-    /// The wire names that aggregates have retired.
-    pub(super) retired: BTreeSet<&'static str>,
+    /// The wire names that aggregates have retired, each with the type of the aggregate.
+    pub(super) retired: BTreeSet<(&'static str, &'static str)>,
     pub(super) samples: &'a BTreeMap<&'static str, Vec<Result<String, String>>>,
 }
 
@@ -47,7 +47,7 @@ impl Code<'_> {
         for (name, locked) in &file.events {
             match self.events.iter().find(|event| event.descriptor.is_named(name)) {
                 Some(event) => comparison.read_stored(name, locked, event),
-                None if self.retired.contains(&**name) => {}
+                None if self.retired.contains(&(locked.aggregate_type.as_str(), name.as_str())) => {}
                 None => comparison.findings.push(Finding {
                     event_type: name.clone(),
                     versions: locked.versions.keys().copied().collect(),

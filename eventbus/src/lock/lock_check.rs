@@ -148,7 +148,8 @@ impl Lock {
         let mut events: Vec<_> =
             if self.chosen.is_empty() { linked.filter(is_of_crate).collect() } else { self.chosen.clone() };
         events.sort_unstable_by_key(|event| event.descriptor.event_type);
-        let retired = inventory::iter::<AggregateRegistration>().flat_map(|aggregate| aggregate.retired).copied();
+        let retired = inventory::iter::<AggregateRegistration>()
+            .flat_map(|aggregate| aggregate.retired.iter().map(|name| (aggregate.aggregate_type, *name)));
         Code { events, retired: retired.collect(), samples: &self.samples }
     }
 }
