@@ -388,7 +388,7 @@ impl<A: Apply> AggregateRepository<A> {
     pub async fn snapshot(&self, id: &A::Id) -> Result<Version, TakeSnapshotError> {
         let (codec, snapshots, fold) = self.snapshots().map_err(|reason| TakeSnapshotError::Unsupported { reason })?;
         let stream = self.stream(id);
-        let (mut root, mut records) = self.begin_fold(id).await.map_err(LoadError::from)?;
+        let Beginning { mut root, mut records, is_unusable } = self.begin_fold(id).await.map_err(LoadError::from)?;
         let begun_at = root.version();
         while let Some(record) = records.try_next().await.map_err(LoadError::from)? {
             self.replay(&mut root, &record)?;
@@ -401,8 +401,8 @@ impl<A: Apply> AggregateRepository<A> {
             let data = codec
                 .encode(&stream, version, root.state())
                 .map_err(|fault| TakeSnapshotError::State { stream: stream.clone(), reason: fault.to_string() })?;
-            if begun_at == Version::NONE {
-                // one that was damaged would stay if it had a later version
+            if is_unusable {
+                // it would stay if it had a later version
                 snapshots.remove_snapshot(&stream, &fold).await?;
             }
             snapshots.save_snapshot(&stream, &fold, &StoredSnapshot { version, data }).await?;
@@ -599,7 +599,12 @@ impl<A: Apply> AggregateRepository<A> {
             let (mut root, version) = (self.create(id.clone()), cached.version);
             // from the kept version on: another event there shows that the stream is not the same any more
             let mut records = self.store.read_stream(&stream, version, Direction::Forward);
-            let same = records.try_next().await?.filter(|record| record.metadata().event_id() == cached.event_id);
+            let first = match records.try_next().await {
+                // the store has archived that event, or lost it: a fold of what there is tells
+                Err(ReadError::Corrupt { .. }) => None,
+                first => first?,
+            };
+            let same = first.filter(|record| record.metadata().event_id() == cached.event_id);
             if let Some(mut last) = same {
                 root = root.with_state(cache.copy(&cached.state), version);
                 while let Some(record) = records.try_next().await? {
@@ -611,7 +616,7 @@ impl<A: Apply> AggregateRepository<A> {
             }
             cache.remove(&stream);
         }
-        let (mut root, mut records) = self.begin_fold(id).await?;
+        let Beginning { mut root, mut records, .. } = self.begin_fold(id).await?;
         let (begun_at, mut last) = (root.version(), None);
         while let Some(record) = records.try_next().await? {
             self.replay(&mut root, &record)?;
@@ -626,21 +631,22 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Returns a root with the state of the snapshot, if there is a good one, and the events after it; else a new root,
     /// and all events.
-    async fn begin_fold(&self, id: &A::Id) -> Result<(AggregateRoot<A>, RecordStream<'_>), ReadError> {
+    async fn begin_fold(&self, id: &A::Id) -> Result<Beginning<'_, A>, ReadError> {
         let (stream, root) = (self.stream(id), self.create(id.clone()));
         let all = || self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
+        let begin = |root, records| Ok(Beginning { root, records, is_unusable: false });
         let Ok((codec, snapshots, fold)) = self.snapshots() else {
-            return Ok((root, all()));
+            return begin(root, all());
         };
         let SnapshotRead { snapshot, events } = snapshots.read_from_snapshot(&stream, &fold).await?;
         let Some(StoredSnapshot { version, data }) = snapshot else {
-            return Ok((root, events));
+            return begin(root, events);
         };
         match codec.decode(&stream, version, &data) {
-            Some(state) => Ok((root.with_state(state, version), events)),
+            Some(state) => begin(root.with_state(state, version), events),
             None => {
                 tracing::debug!(%stream, %version, "the snapshot is damaged, or of another release; reading all events");
-                Ok((root, all()))
+                Ok(Beginning { root, records: all(), is_unusable: true })
             }
         }
     }
@@ -655,8 +661,17 @@ impl<A: Apply> AggregateRepository<A> {
         }
         let (repository, id, stream) = (self.clone(), root.id().clone(), self.stream(root.id()));
         self.snapshot_tasks.spawn(stream.clone(), async move {
-            if let Err(error) = repository.snapshot(&id).await {
-                tracing::warn!(%stream, error = %ErrorLine(&error), "no snapshot was taken; loads read more events");
+            match repository.snapshot(&id).await {
+                Ok(_) => {}
+                Err(error @ TakeSnapshotError::State { .. }) => {
+                    // the next state is no better
+                    if repository.snapshot_tasks.stop() {
+                        tracing::warn!(%stream, error = %ErrorLine(&error), "no further snapshots are taken");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%stream, error = %ErrorLine(&error), "no snapshot was taken; loads read more events");
+                }
             }
         });
     }
@@ -787,6 +802,14 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
     }
 }
 
+/// Where a fold begins, and the events that it applies.
+struct Beginning<'a, A: Aggregate> {
+    root: AggregateRoot<A>,
+    records: RecordStream<'a>,
+    /// Set if there is a snapshot that is damaged, or of another release.
+    is_unusable: bool,
+}
+
 /// Records the events of a decision.
 fn record_events<A, D, T, X>(decide: &D, root: &mut AggregateRoot<A>) -> Result<(), X>
 where
@@ -840,7 +863,7 @@ enum AggregateExistence {
 /// | load | loaded, the decision accepts | save |
 /// | load | from the cache, the decision refuses or has no events | load, from the store |
 /// | load | not loaded, or the decision refuses | done, with the error |
-/// | save | conflict with a state from the cache | load, from the store |
+/// | save | conflict, or an event that cannot be encoded, with a state from the cache | load, from the store |
 /// | save | conflict, and the aggregate may exist and a retry is left | load, after a delay |
 /// | save | saved, or any other error | done |
 enum UpdateState<'a, A: Apply> {
@@ -894,7 +917,7 @@ impl<A: Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O> {
                     *state = UpdateState::Save(Box::pin(async move { repository.save(&mut root).await }));
                 }
                 UpdateState::Save(save) => match ready!(save.as_mut().poll(context)) {
-                    Err(error) if error.is_conflict() && *is_from_cache => {
+                    Err(error) if *is_from_cache && (error.is_conflict() || matches!(error, SaveError::Encode(_))) => {
                         *attempt -= 1;
                         (*is_from_cache, *state) = (false, load());
                     }

@@ -15,7 +15,7 @@ use crate::domain::{
 
 /// The states of a bounded number of aggregates, those that were used last.
 pub(super) struct StateCache<A> {
-    /// The lock keeps the order of use and the states together; no state is copied within it.
+    /// The lock keeps the order of use and the states together; no state is copied or dropped within it.
     states: Mutex<LruCache<StreamId, CachedState<A>>>,
     clone: fn(&A) -> A,
 }
@@ -47,9 +47,11 @@ impl<A> StateCache<A> {
     /// Keeps a state, unless that of a later version is there.
     pub(super) fn put(&self, stream: StreamId, state: CachedState<A>) {
         let mut states = self.states.lock();
-        if states.peek(&stream).is_none_or(|kept| kept.version < state.version) {
-            states.put(stream, state);
-        }
+        let is_newer = states.peek(&stream).is_none_or(|kept| kept.version < state.version);
+        let replaced = is_newer.then(|| states.push(stream, state));
+        // a state is dropped without the lock: it may be large
+        drop(states);
+        drop(replaced);
     }
 
     /// Takes the state of an aggregate out, if it is that of a version.
@@ -61,7 +63,8 @@ impl<A> StateCache<A> {
 
     /// Forgets the state of an aggregate.
     pub(super) fn remove(&self, stream: &StreamId) {
-        self.states.lock().pop(stream);
+        let removed = self.states.lock().pop(stream);
+        drop(removed);
     }
 
     /// Returns a copy of a state.
