@@ -106,7 +106,25 @@ fn snapshot(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) -> 
             .at(field, "a snapshot would lose this field, which serde skips: remove the attribute, or `snapshot(..)`");
     }
     let version = options.number("version", 1..=u32::MAX, mistakes).unwrap_or(1);
-    Some(Snapshot { every: every?, version, source: input.to_token_stream().to_string() })
+    Some(Snapshot { every: every?, version, source: source_of(input) })
+}
+
+/// Returns the text of the item without its documentation.
+fn source_of(input: &DeriveInput) -> String {
+    let mut item = input.clone();
+    let undocumented = |attrs: &mut Vec<Attribute>| attrs.retain(|attr| !attr.path().is_ident("doc"));
+    undocumented(&mut item.attrs);
+    match &mut item.data {
+        Data::Struct(data) => data.fields.iter_mut().for_each(|field| undocumented(&mut field.attrs)),
+        Data::Enum(data) => {
+            for variant in &mut data.variants {
+                undocumented(&mut variant.attrs);
+                variant.fields.iter_mut().for_each(|field| undocumented(&mut field.attrs));
+            }
+        }
+        Data::Union(_) => {}
+    }
+    item.to_token_stream().to_string()
 }
 
 /// Returns the fields that serde does not write or does not read.

@@ -73,7 +73,7 @@ impl Fields {
     /// Reads a field. A field that is not there reads as `null`: `None` if `T` is an `Option`.
     ///
     /// # Errors
-    /// [`FieldError`] if it does not fit `T`, or is not there and `T` is no `Option`.
+    /// [`FieldError`] if it does not fit `T`, or is not there and `T` accepts no `null`.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, FieldError> {
         match self.0.get(name) {
             Some(value) => from_json(value.get()).map_err(|error| error.within(name)),
@@ -102,7 +102,7 @@ impl Fields {
         Ok(())
     }
 
-    /// Gives a field another name, and returns `true` if it is there.
+    /// Gives a field another name, and returns `true` if it is there. It takes the place of a field of the new name.
     pub fn rename(&mut self, name: &str, new_name: impl Into<String>) -> bool {
         let value = self.0.remove(name);
         let is_there = value.is_some();
