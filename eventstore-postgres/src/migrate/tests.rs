@@ -44,7 +44,7 @@ const TABLE: MigrationStep = MigrationStep::inside(
 );
 
 const FAILING: MigrationStep = MigrationStep::inside(
-    5,
+    6,
     "division",
     MigrationKind::Additive,
     "CREATE TABLE {schema}.halves (half integer); SELECT 1 / 0;",
@@ -474,16 +474,16 @@ const LONG: Duration = Duration::from_secs(60);
 async fn a_pool_of_one_connection_runs_steps_in_transactions_and_refuses_the_first_outside_of_one() {
     let database = TestDatabase::create().await;
     let stream = new_stream();
-    add(&database.open_on_pool(LONG, &NEWER[..2]).await.unwrap(), &stream).await;
-    assert_eq!(database.applied().await, [1, 2]);
+    add(&database.open_on_pool(LONG, &NEWER[..3]).await.unwrap(), &stream).await;
+    assert_eq!(database.applied().await, [1, 2, 3]);
     let error = database.open_on_pool(LONG, NEWER).await.unwrap_err();
-    assert!(matches!(error, PgConnectError::NotMigrated { found: 2, needed: 4, .. }), "{error:?}");
+    assert!(matches!(error, PgConnectError::NotMigrated { found: 3, needed: 5, .. }), "{error:?}");
     assert!(error.to_string().contains("run `PgEventStore::migrate`"), "{error}");
     database.open(NEWER).await;
     add(&database.open_on_pool(LONG, NEWER).await.unwrap(), &stream).await;
     let error = database.open_on_pool(LONG, &[NEWER, &[FAILING]].concat()).await.unwrap_err();
-    assert_eq!(error.to_string(), "migration 5 `division` of schema `eventbus` failed");
-    assert_eq!(database.applied().await, [1, 2, 3, 4]);
+    assert_eq!(error.to_string(), "migration 6 `division` of schema `eventbus` failed");
+    assert_eq!(database.applied().await, [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]
@@ -495,13 +495,13 @@ async fn a_pool_of_one_connection_that_waits_in_vain_names_who_holds_it_up() {
         let mut holder = database.connection().await;
         holder.execute("SET application_name = 'orders-7'; BEGIN").await.unwrap();
         holder.execute(sqlx::raw_sql(AssertSqlSafe(held.to_owned()))).await.unwrap();
-        let error = database.open_on_pool(Duration::from_millis(150), &NEWER[..2]).await.unwrap_err();
+        let error = database.open_on_pool(Duration::from_millis(150), &NEWER[..3]).await.unwrap_err();
         let PgConnectError::MigrationBlocked { holder: named, .. } = &error else { panic!("{error:?}") };
         assert!(named.contains("`orders-7`"), "{error}");
     }
     let mut holder = database.connection().await;
     holder.execute(sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {lock}")))).await.unwrap();
-    let (opened, _) = tokio::join!(database.open_on_pool(LONG, &NEWER[..2]), holder.execute("ROLLBACK"));
+    let (opened, _) = tokio::join!(database.open_on_pool(LONG, &NEWER[..3]), holder.execute("ROLLBACK"));
     add(&opened.unwrap(), &new_stream()).await;
-    assert_eq!(database.applied().await, [1, 2]);
+    assert_eq!(database.applied().await, [1, 2, 3]);
 }
