@@ -102,6 +102,19 @@ async fn a_type_that_was_announced_before_waits_for_a_member_that_handles_it() {
     again.stop_consuming().await;
 }
 
+/// Starts a member that handles version 2, publishes 20 events of it, and waits until they are finished.
+async fn give_20_to_a_newer_release(old: &RedisEventBus, can: &Actor) -> RedisEventBus {
+    let new = named(old, "new").await;
+    handles(can, &new, SHIPPED_2);
+    start(&new).await;
+    let known = async || command::<bool>(old, "HEXISTS", &[&key(old, "event_types"), "OrderShipped@2"]).await;
+    until("the version is announced", known).await;
+    let events: Vec<_> = (0..20).map(|n| shipped(&n.to_string(), 2)).collect();
+    old.publish(&events).await.unwrap();
+    until_finished(old).await;
+    new
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_one_cannot_decode_is_left_to_a_member_of_its_version() {
     let old = old().await;
@@ -113,14 +126,7 @@ async fn an_event_that_one_cannot_decode_is_left_to_a_member_of_its_version() {
     old.publish(&[shipped("early", 2)]).await.unwrap();
     until("it is a dead letter", async || dead_letter_count(&old).await == 1).await;
 
-    let new = named(&old, "new").await;
-    handles(&can, &new, SHIPPED_2);
-    start(&new).await;
-    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "event_types"), "OrderShipped@2"]).await;
-    until("the version is announced", known).await;
-    let events: Vec<_> = (0..20).map(|n| shipped(&n.to_string(), 2)).collect();
-    old.publish(&events).await.unwrap();
-    until_finished(&old).await;
+    let new = give_20_to_a_newer_release(&old, &can).await;
     assert_eq!((can.done().len(), dead_letter_count(&old).await), (20, 1));
 
     // also while that member is away
@@ -150,14 +156,7 @@ async fn an_event_of_a_newer_release_is_left_to_it_or_retried() {
     old.publish(&[shipped("early", 2)]).await.unwrap();
     until("it is retried", async || cannot.runs_of("early") > 1).await;
 
-    let new = named(&old, "new").await;
-    handles(&can, &new, SHIPPED_2);
-    start(&new).await;
-    let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "event_types"), "OrderShipped@2"]).await;
-    until("the version is announced", known).await;
-    let events: Vec<_> = (0..20).map(|n| shipped(&n.to_string(), 2)).collect();
-    old.publish(&events).await.unwrap();
-    until_finished(&old).await;
+    let new = give_20_to_a_newer_release(&old, &can).await;
     assert_eq!((can.done().len(), dead_letter_count(&old).await), (21, 0));
     for number in 0..20 {
         assert!(cannot.runs_of(&number.to_string()) <= 1, "it is left at its first failure");

@@ -211,12 +211,12 @@ impl Acknowledger {
         }
         while let Some(UnhandledEntry { id, record, attempts }) = batch.newer_events.front() {
             let is_handed_off = self.hand_off_unknown_version(id, record, &attempts.done).await?;
-            match batch.newer_events.pop_front() {
-                Some(UnhandledEntry { id, .. }) if is_handed_off => self.inner.in_flight().release([&id]),
-                Some(UnhandledEntry { id, attempts, .. }) => {
-                    batch.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false });
-                }
-                None => {}
+            // the entry stays in the batch until its script has succeeded
+            let Some(UnhandledEntry { id, attempts, .. }) = batch.newer_events.pop_front() else { break };
+            if is_handed_off {
+                self.inner.in_flight().release([&id]);
+            } else {
+                batch.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false });
             }
         }
         // an entry gets its next disposition only after the consumer read it again, and before that read the consumer
