@@ -17,6 +17,12 @@ fn waiting(alone: u32) -> DeliveryAttempts {
     DeliveryAttempts { next_at: now, last_failed_at: now, ..ended(alone) }
 }
 
+/// The same of a suspect that is due a second before that of the next number, however long the test takes to add both.
+fn due_in_turn(number: u64, alone: u32) -> DeliveryAttempts {
+    let next_at = SharedClock::SYSTEM.unix_millis() + 60_000 + 1_000 * number;
+    DeliveryAttempts { next_at: Some(next_at), ..waiting(alone) }
+}
+
 fn by_disposition<T>(disposed: &[DisposedEntry], of: impl Fn(&Disposition) -> Option<T>) -> Vec<(MessageId, T)> {
     disposed.iter().filter_map(|disposed| Some((disposed.id.clone(), of(&disposed.disposition)?))).collect()
 }
@@ -105,17 +111,12 @@ async fn suspects_run_one_at_a_time_the_likely_ones_last() {
 
 #[tokio::test(start_paused = true)]
 async fn a_likely_suspect_does_not_run_before_a_less_likely_one_that_is_due_is_read() {
-    // the first is due a second before the next, however long the test takes to add them
-    let waiting = |number, alone| {
-        let next_at = SharedClock::SYSTEM.unix_millis() + 60_000 + 1_000 * number;
-        DeliveryAttempts { next_at: Some(next_at), ..waiting(alone) }
-    };
     for (likely, expected) in [(1, 2), (0, 1)] {
         let (mut state, bounds) =
             (InFlightState::new(SharedClock::SYSTEM, 100), Bounds { entries: 100, bytes: usize::MAX });
         let mut now = tokio::time::Instant::now();
         for (number, alone) in [(1, likely), (2, 0)] {
-            state.add(redelivered(&number.to_string(), number, waiting(number, alone)), now);
+            state.add(redelivered(&number.to_string(), number, due_in_turn(number, alone)), now);
         }
         now += Duration::from_secs(120);
         let mut next = Vec::new();
@@ -139,10 +140,9 @@ async fn a_likely_suspect_runs_when_the_one_that_it_waits_for_is_given_back() {
         async move { run_workers(&working, &context, &StopSignal::from_token(CancellationToken::new())).await },
     );
     for (number, alone) in [(1, 1), (2, 0)] {
-        let waits = DeliveryAttempts { next_at: Some(SharedClock::SYSTEM.unix_millis() + 60_000), ..waiting(alone) };
-        in_flight.add([redelivered(&number.to_string(), number, waits)]);
+        in_flight.add([redelivered(&number.to_string(), number, due_in_turn(number, alone))]);
     }
-    tokio::time::sleep(Duration::from_secs(61)).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
     let due = || in_flight.take_due().into_iter().map(|due| due.id).collect::<Vec<_>>();
     assert_eq!(due(), [id(1)]);
     in_flight.resume([redelivered("1", 1, ended(1))]);
