@@ -40,7 +40,7 @@ impl EventDescriptor {
     /// Returns `true` if `event_type` is the wire name of the event, or was before.
     ///
     /// # Examples
-    /// ```
+    /// ```standalone_crate
     /// # use eventbus::prelude::*;
     /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
     /// #[event(aggregate_type = "Account", was("MoneyPaidIn"))]

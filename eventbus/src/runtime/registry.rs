@@ -11,7 +11,7 @@ use crate::domain::{event::EventDescriptor, record::DomainEvent};
 /// parameters. It answers "which types does this binary know", for tools and messages.
 ///
 /// # Examples
-/// ```
+/// ```standalone_crate
 /// use eventbus::{event::EventRegistry, prelude::*};
 /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 /// # #[event(aggregate_type = "Account")]
