@@ -2,15 +2,14 @@
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, StreamId, Version,
+    StreamId, Version,
     port::{Direction, ReadError, ReadStream, RecordStream},
     support::{Page, StreamCursor, missing_event_error, paged},
 };
-use sqlx::Row as _;
 
 use crate::{
     columns::bind_stream,
-    record::{PAGE_EVENTS_MAX, decode_stream_page},
+    record::{PAGE_EVENTS_MAX, decode_stream_page, decode_stream_version},
     store::PgEventStore,
     store_inner::StoreInner,
 };
@@ -30,9 +29,7 @@ impl ReadStream for PgEventStore {
         let Some(row) = self.inner().connections().fetch_all(bind_stream(query, stream)).await?.pop() else {
             return Ok(Version::NONE);
         };
-        let corrupt = |source: BoxError| ReadError::corrupt(format!("stream `{stream}`"), source);
-        let version: i64 = row.try_get(0).map_err(|error| corrupt(error.into()))?;
-        u64::try_from(version).map(Version::new).map_err(|_| corrupt(format!("its version is {version}").into()))
+        decode_stream_version(&row, stream)
     }
 }
 

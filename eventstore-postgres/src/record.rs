@@ -125,6 +125,13 @@ fn is_object(json: &str) -> bool {
     json.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
 }
 
+/// Decodes the version of a stream from the first column.
+pub(crate) fn decode_stream_version(row: &PgRow, stream: &StreamId) -> Result<Version, ReadError> {
+    let corrupt = |source: BoxError| ReadError::corrupt(format!("stream `{stream}`"), source);
+    let version: i64 = row.try_get(0).map_err(|error| corrupt(error.into()))?;
+    u64::try_from(version).map(Version::new).map_err(|_| corrupt(format!("its version is {version}").into()))
+}
+
 /// Decodes a column that holds a position.
 pub(crate) fn decode_position(row: &PgRow, column: usize) -> Result<Position, BoxError> {
     Ok(Position::new(u64::try_from(row.try_get::<i64, _>(column)?)?))

@@ -5,7 +5,7 @@ use eventbus::{
     port::{Append, AppendError, ReadError},
     support::first_result,
 };
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::postgres::PgRow;
 
 use crate::{pool::Query, record, statements::Statements};
 
@@ -65,8 +65,7 @@ fn decode_state(rows: &[PgRow], stream: &StreamId) -> Result<(Version, Vec<Recor
     let unreadable = |error: sqlx::Error| ReadError::Unavailable(error.into());
     let (mut actual, mut stored) = (Version::NONE, Vec::new());
     for row in rows {
-        let version: i64 = row.try_get(0).map_err(unreadable)?;
-        actual = Version::new(u64::try_from(version).unwrap_or(0));
+        actual = record::decode_stream_version(row, stream)?;
         if record::read_position(row, 1).map_err(unreadable)?.is_some() {
             stored.push(record::decode_event(row, 1, stream)?);
         }

@@ -162,6 +162,9 @@ async fn a_stream_at_a_version_below_zero_is_corrupt() {
         }
         other => panic!("{other:?}"),
     }
+    let again = event().with_event_id(it.events[1].metadata().event_id());
+    let again = it.store.append(&it.stream, ExpectedVersion::NoStream, vec![again]).await;
+    assert!(matches!(again, Err(AppendError::Refused { .. })), "{again:?}");
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@
 //! Invariant: `type`, `timestamp` and `data` come first; a new field goes behind the existing ones, and no field is
 //! renamed.
 
+use std::num::NonZeroU32;
+
 use eventbus::{
     BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     event::Attributes,
@@ -110,7 +112,7 @@ fn decode(stream: &StreamId, entry: Entry) -> Result<RecordedEvent, BoxError> {
     let event_id = EventId::parse(&fields.text(field::EVENT_ID)?)?;
     let event_type = Name::new("event type", fields.text(field::TYPE)?)?;
     let metadata = Metadata::new(event_id, event_type, stream.clone(), Version::new(version), occurred_at)
-        .with_schema_version(fields.parsed(field::SCHEMA_VERSION)?)
+        .with_schema_version(fields.parsed::<NonZeroU32>(field::SCHEMA_VERSION)?.get())
         .with_position(Some(Position::new(fields.parsed(field::POSITION)?)))
         .with_recorded_at(Some(recorded_at))
         .with_original_recorded_at(original_recorded_at)

@@ -110,6 +110,10 @@ fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
     if version == Version::NONE {
         return Err("the version is 0, versions start at 1".into());
     }
+    let schema_version = u32::try_from(get_column::<i64>(row, 4)?)?;
+    if schema_version == 0 {
+        return Err("the schema version is 0, schema versions start at 1".into());
+    }
     let metadata = Metadata::new(
         EventId::from(get_uuid(row, 3)?.ok_or("the event id is null")?),
         Name::new("event type", get_column::<String>(row, 7)?)?,
@@ -117,7 +121,7 @@ fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
         version,
         from_micros(get_column(row, 2)?)?,
     )
-    .with_schema_version(u32::try_from(get_column::<i64>(row, 4)?)?)
+    .with_schema_version(schema_version)
     .with_position(Some(Position::new(u64::try_from(position)?)))
     .with_recorded_at(Some(from_micros(get_column(row, 14)?)?))
     .with_original_recorded_at(get_column::<Option<i64>>(row, 15)?.map(from_micros).transpose()?)

@@ -58,6 +58,7 @@ async fn damaged_columns_are_named() {
         ("version = -2", "column `version`"),
         ("version = 0", "versions start at 1"),
         ("schema_version = -1", "out of range"),
+        ("schema_version = 0", "schema versions start at 1"),
         ("occurred_at = 9223372036854775807", "in range"),
         ("event_type = ''", "invalid event type"),
         ("event_type = cast(x'ff' AS TEXT)", "column `event_type`"),

@@ -102,7 +102,8 @@ impl<E> Codec<E> {
         if metadata.has_sealed_fields() {
             return Err(DecodeError::SealedFields { event_type: metadata.event_type().clone() });
         }
-        let upcaster = self.upcasters.get(metadata.schema_version().wrapping_sub(1) as usize);
+        // a foreign writer's version 0 is read as the oldest one
+        let upcaster = self.upcasters.get(metadata.schema_version().saturating_sub(1) as usize);
         let decoded = match upcaster {
             None => (self.decode)(json)
                 .map_err(|source| UpcastFault::Payload { rust_type: std::any::type_name::<E>(), source }),

@@ -78,6 +78,7 @@ fn stored(name: &'static str, version: u32, payload: &str) -> RecordedEvent {
 fn every_version_is_read_as_todays() {
     let measured = |millikelvin| Measured { millikelvin, note: None };
     for (name, version, payload, millikelvin) in [
+        ("Read", 0, r#"{"fahrenheit":32}"#, 273_150), // of a foreign writer
         ("Read", 1, r#"{"fahrenheit":32}"#, 273_150),
         ("TemperatureRead", 1, r#"{"fahrenheit":212}"#, 373_150),
         ("TemperatureRead", 2, r#"{"celsius":-273.15}"#, 0),

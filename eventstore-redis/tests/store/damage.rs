@@ -123,6 +123,7 @@ async fn damaged_fields_are_named() {
         ("timestamp", "yesterday"),
         ("micros", ""),
         ("schema_version", "-1"),
+        ("schema_version", "0"),
         ("position", "x"),
         ("correlation_id", "?"),
         ("attributes", "[1]"),
