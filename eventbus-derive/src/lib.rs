@@ -65,6 +65,7 @@ pub fn old_event(item: TokenStream) -> TokenStream {
 /// |---|---|
 /// | `events(OrderCreated, legacy::Closed as LegacyClosed)` | all its events; a name after `as` is that of the variant |
 /// | `type = "Order"` | the durable name; the type's name if left out |
+/// | `fold_of = Order` | a second state of the streams of that aggregate, with its durable name and ids |
 /// | `event = OrderEvent` | the name of the enum; the type's name and `Event` if left out |
 /// | `snapshot(every = 100, version = 2)` | keeps the state of every 100 events, so that a load reads only the events after it; a new `version` whenever `apply` changes, 1 if left out |
 /// | `typed_id` | its ids are of the type `Id<Order>` instead of `AggregateId` |

@@ -9,10 +9,9 @@ use crate::{sets, surroundings::Taken, text};
 
 /// Writes the enum and the impls; without the checks against its events if the model is not `complete`.
 pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
-    let Model { krate, ident, event, aggregate_type, retired, .. } = model;
-    let id = id_type(model);
+    let Model { krate, ident, event, aggregate_type, id_type, retired, .. } = model;
     if let Some(taken) = &model.taken {
-        return fallback(model, taken, &id);
+        return fallback(model, taken);
     }
     let snapshot = model.snapshot.as_ref().map(|snapshot| expand_snapshot(model, snapshot));
     let members: Vec<_> = model.listed.iter().map(member).collect();
@@ -39,7 +38,7 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
                 const RETIRED: &'static [&'static ::core::primitive::str] = &[#(#retired),*];
                 #snapshot
                 type Event = #event;
-                type Id = #id;
+                type Id = #id_type;
             }
             #impls
             #recording
@@ -53,8 +52,8 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
 ///
 /// The impl of a missing trait keeps rustc from checking function bodies, which may use the enum's variants. Beside our
 /// `compile_error!` rustc does not report the missing trait itself.
-fn fallback(model: &Model, taken: &Taken, id: &TokenStream) -> TokenStream {
-    let Model { krate, ident, event, aggregate_type, listed, .. } = model;
+fn fallback(model: &Model, taken: &Taken) -> TokenStream {
+    let Model { krate, ident, event, aggregate_type, id_type, listed, .. } = model;
     let unless = |derived: &str, code: TokenStream| (!taken.derives(derived)).then_some(code);
     let clone =
         unless("Clone", quote! { impl ::core::clone::Clone for #event { fn clone(&self) -> Self { loop {} } } });
@@ -85,7 +84,7 @@ fn fallback(model: &Model, taken: &Taken, id: &TokenStream) -> TokenStream {
             impl #krate::Aggregate for #ident {
                 const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
                 type Event = #event;
-                type Id = #id;
+                type Id = #id_type;
             }
             impl<E> #krate::__private::Lists<E> for #ident {
                 const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
@@ -102,10 +101,6 @@ fn fallback(model: &Model, taken: &Taken, id: &TokenStream) -> TokenStream {
             impl NothingIsCheckedUntilTheEnumHasAnotherName for #event {}
         };
     }
-}
-
-fn id_type(Model { krate, ident, has_typed_id, .. }: &Model) -> TokenStream {
-    if *has_typed_id { quote!(#krate::Id<#ident>) } else { quote!(#krate::AggregateId) }
 }
 
 fn expand_snapshot(Model { krate, ident, .. }: &Model, snapshot: &Snapshot) -> TokenStream {
@@ -175,7 +170,7 @@ fn expand_recording(model: &Model) -> TokenStream {
 
 /// Registers the aggregate, so that an app finds two aggregates of one type when it starts.
 fn expand_registration(model: &Model) -> TokenStream {
-    let Model { krate, ident, aggregate_type, retired, .. } = model;
+    let Model { krate, ident, aggregate_type, is_fold, retired, .. } = model;
     let (rust_name, source) = (text::name_of(ident), crate::krate::source(krate, ident.span()));
     quote! {
         #krate::__private::inventory::submit! {
@@ -183,6 +178,7 @@ fn expand_registration(model: &Model) -> TokenStream {
                 aggregate_type: #aggregate_type,
                 rust_type: ::core::concat!(::core::module_path!(), "::", #rust_name),
                 source: #source,
+                is_fold: #is_fold,
                 retired: &[#(#retired),*],
                 is_test: ::core::cfg!(test),
             }

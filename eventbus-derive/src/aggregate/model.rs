@@ -1,5 +1,6 @@
 //! The model of an aggregate: the parsed attribute and struct.
 
+use proc_macro2::TokenStream;
 use syn::{Ident, LitStr, Path, Visibility};
 
 use crate::surroundings::Taken;
@@ -9,9 +10,11 @@ pub(super) struct Model {
     pub(super) krate: Path,
     pub(super) vis: Visibility,
     pub(super) ident: Ident,
-    pub(super) aggregate_type: String,
-    /// Set if its ids are of a type of their own.
-    pub(super) has_typed_id: bool,
+    /// The durable name of its type: a constant expression.
+    pub(super) aggregate_type: TokenStream,
+    pub(super) id_type: TokenStream,
+    /// Set if it is a further fold of the streams of another aggregate.
+    pub(super) is_fold: bool,
     /// The name of the enum of its events.
     pub(super) event: Ident,
     pub(super) listed: Vec<Listed>,

@@ -1,10 +1,11 @@
 //! Finds every mistake of an item with `#[derive(Aggregate)]`.
 
 use proc_macro2::TokenStream;
-use quote::{ToTokens as _, format_ident, quote};
+use quote::{ToTokens as _, format_ident, quote, quote_spanned};
 use syn::{
     Attribute, Data, DeriveInput, Field, Ident, Path, Result, Token,
     parse::{Parse, ParseStream},
+    spanned::Spanned as _,
 };
 
 use super::model::{Listed, Model, Snapshot};
@@ -20,6 +21,7 @@ use crate::{
 const OPTIONS: &[Known] = &[
     Known::list("events", "`events(OrderCreated, OrderShipped)`"),
     Known::text("type", "`type = \"Order\"`"),
+    Known::path("fold_of", "`fold_of = Order`"),
     Known::ident("event", "`event = OrderEvent`"),
     Known::flag("typed_id", "`#[aggregate(events(..), typed_id)]`"),
     Known::list("snapshot", "`snapshot(every = 100)`"),
@@ -39,6 +41,7 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     let aggregate_type = options.name("type", "an aggregate type", mistakes);
     let event = options.ident("event", mistakes);
     let has_typed_id = options.flag("typed_id", mistakes);
+    let fold_of = options.path("fold_of", mistakes);
     let listed = listed(input, &options, mistakes);
     let retired = options.names("retired", "an event type", mistakes);
     let snapshot = snapshot(input, &options, mistakes);
@@ -51,6 +54,20 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
         return None;
     }
     let ident = input.ident.clone();
+    let (aggregate_type, id_type) = match fold_of {
+        Some(first) => {
+            for key in ["type", "typed_id"].iter().filter_map(|key| options.key(key)) {
+                let first = text::code_of(&first);
+                mistakes.at(key, format!("a fold of `{first}` has the type and the ids of `{first}`: remove this"));
+            }
+            let of_first = |item: Ident| quote_spanned!(first.span()=> <#first as #krate::Aggregate>::#item);
+            (of_first(format_ident!("AGGREGATE_TYPE")), of_first(format_ident!("Id")))
+        }
+        None => {
+            let name = aggregate_type.map_or_else(|| text::name_of(&ident), |name| name.value());
+            (quote!(#name), if has_typed_id { quote!(#krate::Id<#ident>) } else { quote!(#krate::AggregateId) })
+        }
+    };
     let event = event.unwrap_or_else(|| format_ident!("{}Event", ident, span = ident.span()));
     let is_listed = listed.iter().any(|listed| listed.path.is_ident(&event));
     let taken = if is_listed { None } else { taken(&ident, &event, &options, mistakes) };
@@ -58,8 +75,9 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     Some(Model {
         krate,
         vis: input.vis.clone(),
-        has_typed_id,
-        aggregate_type: aggregate_type.map_or_else(|| text::name_of(&ident), |name| name.value()),
+        aggregate_type,
+        id_type,
+        is_fold: options.key("fold_of").is_some(),
         event,
         ident,
         listed,

@@ -246,6 +246,8 @@ pub struct AggregateRegistration {
     pub rust_type: &'static str,
     /// Where it stands.
     pub source: Source,
+    /// Set if it is a further fold of the streams of another aggregate.
+    pub is_fold: bool,
     /// The wire names of events that it no longer knows.
     pub retired: &'static [&'static str],
     /// Set if it stands in a crate that is compiled as a test.

@@ -102,7 +102,8 @@ pub enum StartMistake {
     /// both. Examples in doc comments are no such crates: mark one of them `standalone_crate`.
     #[error(
         "two aggregates have the type `{aggregate_type}` and would share streams: {first_type} ({first}) and \
-         {second_type} ({second}); set `#[aggregate(type = \"..\")]` on one"
+         {second_type} ({second}); set `#[aggregate(type = \"..\")]` on one, or `fold_of = ..` if it is a second state \
+         of the same streams"
     )]
     DuplicateAggregateType {
         /// The type.

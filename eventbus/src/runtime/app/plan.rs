@@ -187,7 +187,8 @@ impl Plan<'_> {
     /// Finds linked aggregates of the same type, in the order of types and places. Returns those that are mistakes, and
     /// those that only stand together because one binary holds several tests.
     fn duplicate_aggregates(&self) -> (Vec<StartMistake>, Vec<StartMistake>) {
-        let mut linked: Vec<_> = inventory::iter::<AggregateRegistration>().collect();
+        let mut linked: Vec<_> =
+            inventory::iter::<AggregateRegistration>().filter(|aggregate| !aggregate.is_fold).collect();
         linked.sort_unstable_by_key(|aggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type));
         linked.dedup_by_key(|aggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type));
         let discovers_nothing = matches!(self.discovery, Discovery::Off);

@@ -1,4 +1,4 @@
-//! Another crate folds the streams of `Order` into a type of its own.
+//! Another crate folds the streams of `Order` into a type of its own; the app starts with both.
 
 use eventbus::prelude::*;
 
@@ -12,7 +12,7 @@ mod orders {
     }
 
     #[derive(Debug, Default, Aggregate)]
-    #[aggregate(events(OrderCreated))]
+    #[aggregate(type = "PlacedOrder", typed_id, events(OrderCreated))]
     pub struct Order {}
 
     impl Apply for Order {
@@ -21,7 +21,7 @@ mod orders {
 }
 
 #[derive(Debug, Default, Aggregate)]
-#[aggregate(type = "Order", event = SummaryEvent, events(orders::OrderCreated))]
+#[aggregate(fold_of = orders::Order, events(orders::OrderCreated))]
 enum Summary {
     #[default]
     Nothing,
@@ -38,9 +38,14 @@ impl Apply for Summary {
     }
 }
 
-fn main() {
-    assert_eq!(Summary::AGGREGATE_TYPE, "Order");
-    let mut summary = AggregateRoot::<Summary>::new(AggregateId::new());
-    summary.record([orders::OrderCreated { total: 2 }, orders::OrderCreated { total: 3 }]);
-    assert!(matches!(summary.state(), Summary::Total(5)));
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> eventbus::Result<()> {
+    assert_eq!(Summary::AGGREGATE_TYPE, "PlacedOrder");
+    let app = App::builder().start().await?;
+    let id: Id<orders::Order> = "1".parse()?;
+    let created = |total| Ok::<_, eventbus::Never>(orders::OrderCreated { total });
+    app.repository::<orders::Order>().upsert(&id, |_| created(2)).await?;
+    app.repository::<Summary>().update(&id, |_| created(3)).await?;
+    assert!(matches!(app.repository::<Summary>().load(&id).await?.state(), Summary::Total(5)));
+    Ok(())
 }
