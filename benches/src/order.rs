@@ -46,7 +46,7 @@ impl ItemAdded {
     }
 }
 
-#[derive(Debug, Default, Clone, PartialEq, Aggregate)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Aggregate)]
 #[aggregate(events(ItemAdded))]
 pub struct Order {
     pub items: u64,
@@ -63,6 +63,30 @@ impl Order {
 impl Apply for Order {
     fn apply(&mut self, OrderEvent::ItemAdded(item): &OrderEvent) {
         self.add(item);
+    }
+}
+
+/// An order with snapshots, which are taken by hand only.
+#[derive(Debug, Default, Serialize, Deserialize, Aggregate)]
+#[aggregate(fold_of = Order, events(ItemAdded), snapshot(every = 1_000_000_000))]
+pub struct SnapshotOrder(Order);
+
+impl Apply for SnapshotOrder {
+    fn apply(&mut self, SnapshotOrderEvent::ItemAdded(item): &SnapshotOrderEvent) {
+        self.0.add(item);
+    }
+}
+
+/// The order in the state of an aggregate.
+impl AsRef<Order> for SnapshotOrder {
+    fn as_ref(&self) -> &Order {
+        &self.0
+    }
+}
+
+impl AsRef<Order> for Order {
+    fn as_ref(&self) -> &Order {
+        self
     }
 }
 

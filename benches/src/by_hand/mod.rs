@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 pub use self::{
     bus::Bus,
-    postgres::{ORDER_TOTALS, PgOrders, UPSERT_TOTAL, sum_totals},
+    postgres::{ORDER_TOTALS, PgOrders, PgSnapshotOrders, UPSERT_TOTAL, sum_totals},
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds},
     sqlite::SqliteOrders,

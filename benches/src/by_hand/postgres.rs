@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::StoredOrder;
 use crate::{
     order::{AGGREGATE_TYPE, EVENT_TYPE, ItemAdded, Order},
-    workload::Orders,
+    workload::{Orders, SnapshotOrders},
 };
 
 /// Far more than cores, as usual; a higher number is not faster.
@@ -41,7 +41,22 @@ const INSERT_MANY: &str = "
 
 const LOAD: &str = "
     SELECT event_type, data::text FROM events
-    WHERE aggregate_type = $1 AND aggregate_id = $2 ORDER BY version";
+    WHERE aggregate_type = $1 AND aggregate_id = $2 AND version > $3 ORDER BY version";
+
+const SNAPSHOTS: &str = "
+    CREATE TABLE snapshots (
+        aggregate_type text NOT NULL,
+        aggregate_id text NOT NULL,
+        version bigint NOT NULL,
+        data json NOT NULL,
+        PRIMARY KEY (aggregate_type, aggregate_id))";
+
+const SAVE_SNAPSHOT: &str = "
+    INSERT INTO snapshots VALUES ($1, $2, $3, $4::text::json)
+    ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = excluded.version, data = excluded.data";
+
+const LOAD_SNAPSHOT: &str = "
+    SELECT version, data::text FROM snapshots WHERE aggregate_type = $1 AND aggregate_id = $2";
 
 /// A table of the total of each order.
 pub const ORDER_TOTALS: &str = "
@@ -72,6 +87,19 @@ impl PgOrders {
         query(EVENTS).execute(&pool).await?;
         Ok(Self { pool })
     }
+
+    /// Adds the events after those that are in the order.
+    async fn load_after(&self, mut held: StoredOrder) -> Result<StoredOrder> {
+        let load = query(LOAD).bind(AGGREGATE_TYPE).bind(held.id.to_string()).bind(held.version);
+        let mut rows = load.fetch(&self.pool);
+        while let Some(row) = rows.try_next().await? {
+            if row.try_get::<&str, _>(0)? == EVENT_TYPE {
+                held.order.add(&serde_json::from_str(row.try_get(1)?)?);
+            }
+            held.version += 1;
+        }
+        Ok(held)
+    }
 }
 
 impl Orders for PgOrders {
@@ -100,19 +128,57 @@ impl Orders for PgOrders {
     }
 
     async fn load(&self, id: Uuid) -> Result<StoredOrder> {
-        let mut held = StoredOrder { id, version: 0, order: Order::default() };
-        let mut rows = query(LOAD).bind(AGGREGATE_TYPE).bind(id.to_string()).fetch(&self.pool);
-        while let Some(row) = rows.try_next().await? {
-            if row.try_get::<&str, _>(0)? == EVENT_TYPE {
-                held.order.add(&serde_json::from_str(row.try_get(1)?)?);
-            }
-            held.version += 1;
-        }
-        Ok(held)
+        self.load_after(StoredOrder { id, version: 0, order: Order::default() }).await
     }
 
     async fn count_events(&self) -> Result<u64> {
         let count: i64 = query_scalar("SELECT count(*) FROM events").fetch_one(&self.pool).await?;
         Ok(count.cast_unsigned())
+    }
+}
+
+/// Orders with a table of snapshots.
+#[derive(Clone)]
+pub struct PgSnapshotOrders(PgOrders);
+
+impl PgSnapshotOrders {
+    pub async fn open(url: &str) -> Result<Self> {
+        let orders = PgOrders::open(url).await?;
+        query(SNAPSHOTS).execute(&orders.pool).await?;
+        Ok(Self(orders))
+    }
+}
+
+impl Orders for PgSnapshotOrders {
+    type Held = StoredOrder;
+
+    fn create(&self) -> StoredOrder {
+        self.0.create()
+    }
+
+    async fn save(&self, held: &mut StoredOrder, items: Vec<ItemAdded>) -> Result<()> {
+        self.0.save(held, items).await
+    }
+
+    async fn load(&self, id: Uuid) -> Result<StoredOrder> {
+        let snapshot = query_as(LOAD_SNAPSHOT).bind(AGGREGATE_TYPE).bind(id.to_string());
+        let (version, order) = match snapshot.fetch_optional(&self.0.pool).await? {
+            Some((version, data)) => (version, serde_json::from_str(&data)?),
+            None::<(i64, String)> => (0, Order::default()),
+        };
+        self.0.load_after(StoredOrder { id, version, order }).await
+    }
+
+    async fn count_events(&self) -> Result<u64> {
+        self.0.count_events().await
+    }
+}
+
+impl SnapshotOrders for PgSnapshotOrders {
+    async fn take_snapshot(&self, id: Uuid) -> Result<()> {
+        let held = self.load(id).await?;
+        let save = query(SAVE_SNAPSHOT).bind(AGGREGATE_TYPE).bind(id.to_string()).bind(held.version);
+        save.bind(serde_json::to_string(&held.order)?).execute(&self.0.pool).await?;
+        Ok(())
     }
 }

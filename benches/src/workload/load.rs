@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use eventbus::Result;
 use uuid::Uuid;
 
-use super::save::{HeldOrder as _, Orders, QUICK_DIVISOR, fill};
+use super::save::{HeldOrder as _, Orders, QUICK_DIVISOR, SnapshotOrders, fill};
 use crate::{
     WorkerArgs,
     bench::{Bench, Round, expect},
@@ -60,19 +60,42 @@ async fn load_and_save<O: Orders>(orders: O, ids: Vec<Uuid>) -> Result<Round> {
 }
 
 const LONG_EVENTS: u64 = 10_000;
-const LOADS: usize = 20;
+const LONG_LOADS: usize = 20;
+const SHORT_EVENTS: u64 = 10;
+const SHORT_LOADS: usize = 4_000;
 
-/// One caller that loads one long order again and again.
+/// One caller that loads one order again and again.
 pub struct Load<O: Orders> {
     orders: O,
     id: Uuid,
+    events: u64,
     loads: usize,
 }
 
 impl<O: Orders> Load<O> {
-    pub async fn open(orders: O, args: &WorkerArgs) -> Result<Self> {
-        let id = fill(&orders, 1, LONG_EVENTS).await?[0];
-        Ok(Self { orders, id, loads: if args.quick { LOADS / QUICK_DIVISOR } else { LOADS } })
+    async fn of(orders: O, events: u64, loads: usize, args: &WorkerArgs) -> Result<Self> {
+        let id = fill(&orders, 1, events).await?[0];
+        Ok(Self { orders, id, events, loads: if args.quick { loads / QUICK_DIVISOR } else { loads } })
+    }
+
+    pub async fn short(orders: O, args: &WorkerArgs) -> Result<Self> {
+        Self::of(orders, SHORT_EVENTS, SHORT_LOADS, args).await
+    }
+
+    pub async fn long(orders: O, args: &WorkerArgs) -> Result<Self> {
+        Self::of(orders, LONG_EVENTS, LONG_LOADS, args).await
+    }
+}
+
+impl<O: SnapshotOrders> Load<O> {
+    /// A long order of which all events but the last few are in its snapshot.
+    pub async fn from_snapshot(orders: O, args: &WorkerArgs) -> Result<Self> {
+        let mut load = Self::of(orders, LONG_EVENTS - SHORT_EVENTS, SHORT_LOADS, args).await?;
+        load.orders.take_snapshot(load.id).await?;
+        let mut held = load.orders.load(load.id).await?;
+        load.orders.save(&mut held, (load.events..LONG_EVENTS).map(ItemAdded::new).collect()).await?;
+        load.events = LONG_EVENTS;
+        Ok(load)
     }
 }
 
@@ -84,13 +107,13 @@ impl<O: Orders> Bench for Load<O> {
             let start = Instant::now();
             let held = self.orders.load(self.id).await?;
             round.add(start.elapsed());
-            expect("items of the order", &held.order().items, &LONG_EVENTS)?;
+            expect("items of the order", &held.order().items, &self.events)?;
         }
         Ok(round)
     }
 
     async fn check(&mut self) -> Result<()> {
         let held = self.orders.load(self.id).await?;
-        expect("the order", held.order(), &order_of((0..LONG_EVENTS).map(ItemAdded::new)))
+        expect("the order", held.order(), &order_of((0..self.events).map(ItemAdded::new)))
     }
 }

@@ -17,7 +17,7 @@ pub use self::{
     publish::Publisher,
     react::Reactions,
     rebuild::Rebuilds,
-    save::{HeldOrder, Orders},
+    save::{HeldOrder, Orders, SnapshotOrders},
 };
 use crate::{
     WorkerArgs,
@@ -60,6 +60,18 @@ pub const ALL: &[Workload] = &[
         name: "load-100-save",
         operation: "PostgreSQL: load an order of 100 events, and save one",
         callers: &[8],
+        servers: &[Postgres],
+    },
+    Workload {
+        name: "load-10",
+        operation: "PostgreSQL: load an order of 10 events",
+        callers: &[1],
+        servers: &[Postgres],
+    },
+    Workload {
+        name: "load-10000-snapshot",
+        operation: "PostgreSQL: load an order of 10,000 events from a snapshot and the last 10",
+        callers: &[1],
         servers: &[Postgres],
     },
     Workload {
@@ -176,6 +188,10 @@ async fn open_ours(name: &str, args: &WorkerArgs, database: &str) -> Result<Box<
         "react" => Box::new(react::React::open(ours::Reacting::start(store().await?, &args.redis).await?)),
         "rebuild-memory" => Box::new(rebuild::Rebuild::open(ours::MemoryRebuilds::new(store().await?), args).await?),
         "rebuild-rows" => Box::new(rebuild::Rebuild::open(ours::RowRebuilds::new(database).await?, args).await?),
+        "load-10000-snapshot" => {
+            let orders = ours::StoredOrders::with_snapshots(store().await?);
+            Box::new(load::Load::from_snapshot(orders, args).await?)
+        }
         _ => open_orders(name, ours::StoredOrders::new(store().await?), args).await?,
     })
 }
@@ -196,6 +212,10 @@ async fn open_by_hand(name: &str, args: &WorkerArgs, database: &str) -> Result<B
             Box::new(rebuild::Rebuild::open(by_hand::MemoryRebuilds::new(orders().await?), args).await?)
         }
         "rebuild-rows" => Box::new(rebuild::Rebuild::open(by_hand::RowRebuilds::new(orders().await?), args).await?),
+        "load-10000-snapshot" => {
+            let orders = by_hand::PgSnapshotOrders::open(database).await?;
+            Box::new(load::Load::from_snapshot(orders, args).await?)
+        }
         _ => open_orders(name, orders().await?, args).await?,
     })
 }
@@ -205,7 +225,8 @@ async fn open_orders(name: &str, orders: impl Orders, args: &WorkerArgs) -> Resu
         "save-1" => Box::new(save::Save::new(orders, 1, args)),
         "save-10" => Box::new(save::Save::new(orders, 10, args)),
         "load-100-save" => Box::new(load::LoadAndSave::open(orders, args).await?),
-        "load-10000" => Box::new(load::Load::open(orders, args).await?),
+        "load-10" => Box::new(load::Load::short(orders, args).await?),
+        "load-10000" => Box::new(load::Load::long(orders, args).await?),
         _ => return Err(format!("workload `{name}` is not implemented").into()),
     })
 }

@@ -39,6 +39,12 @@ pub trait Orders: Clone + Send + Sync + 'static {
     fn count_events(&self) -> impl Future<Output = Result<u64>> + Send;
 }
 
+/// Orders that are loaded from their snapshots.
+pub trait SnapshotOrders: Orders {
+    /// Takes a snapshot of an order.
+    fn take_snapshot(&self, id: Uuid) -> impl Future<Output = Result<()>> + Send;
+}
+
 /// Callers that each save to one order after the other.
 pub struct Save<O: Orders> {
     orders: O,
