@@ -243,7 +243,7 @@ pub mod store {
     #[doc(inline)]
     pub use crate::port::{
         Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError,
-        MissingEvent, ReadError, ReadFeed, ReadStream, RecordStream,
+        MissingEvent, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
     };
 }
 

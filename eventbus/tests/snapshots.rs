@@ -5,17 +5,24 @@
 #[path = "runtime/wait.rs"]
 mod wait;
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use eventbus::{
-    AggregateRepository, InMemoryEventStore, Name, Never, Uuid,
-    port::{EventStore, Snapshots, StoredSnapshot},
+    AggregateRepository, InMemoryEventStore, Name, Never, StreamId, Uuid,
+    port::{
+        EventStore, EventTypes, Notes, ReadError, SnapshotError, SnapshotRead, Snapshots, StoredSnapshot, Transactions,
+    },
     prelude::*,
     repository::TakeSnapshotError,
+    testkit::delegate,
 };
+use tokio::sync::Notify;
 
 use wait::until;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate_type = "Ledger")]
+#[event(aggregate = Ledger)]
 struct Entered {
     cents: i64,
     by: String,
@@ -37,7 +44,7 @@ impl Apply for Ledger {
 
 /// A second fold of the same streams.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize, Aggregate)]
-#[aggregate(events(Entered), type = "Ledger", snapshot(every = 10))]
+#[aggregate(fold_of = Ledger, events(Entered), snapshot(every = 10))]
 struct Count {
     balance: i64,
     by: std::collections::BTreeMap<String, u32>,
@@ -51,7 +58,7 @@ impl Apply for Count {
 
 /// The same streams without snapshots.
 #[derive(Debug, Default, Aggregate)]
-#[aggregate(events(Entered), type = "Ledger")]
+#[aggregate(fold_of = Ledger, events(Entered))]
 struct Plain {
     balance: i64,
 }
@@ -108,6 +115,79 @@ async fn a_long_stream_gets_one_when_it_is_loaded() {
     let ledgers = AggregateRepository::<Ledger>::new(store.clone());
     assert_eq!(ledgers.load(&id).await.unwrap().balance, 500 * 501 / 2);
     until("one is taken", async || stored(&store, &ledgers, &id).await == Some(500)).await;
+}
+
+/// A store whose snapshots are not saved before they may be.
+struct HeldSnapshots {
+    store: InMemoryEventStore,
+    begun: Notify,
+    may_save: Notify,
+}
+
+delegate!(HeldSnapshots, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+
+#[deny(clippy::missing_trait_methods)]
+impl EventStore for HeldSnapshots {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        self.store.transactions()
+    }
+
+    fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    fn notes(&self) -> Option<&dyn Notes> {
+        self.store.notes()
+    }
+
+    fn event_types(&self) -> Option<&dyn EventTypes> {
+        self.store.event_types()
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Snapshots for HeldSnapshots {
+    async fn read_from_snapshot<'s>(&'s self, stream: &StreamId, fold: &Name) -> Result<SnapshotRead<'s>, ReadError> {
+        self.store.read_from_snapshot(stream, fold).await
+    }
+
+    async fn save_snapshot(
+        &self,
+        stream: &StreamId,
+        fold: &Name,
+        snapshot: &StoredSnapshot,
+    ) -> Result<bool, SnapshotError> {
+        self.begun.notify_one();
+        self.may_save.notified().await;
+        self.store.save_snapshot(stream, fold, snapshot).await
+    }
+
+    async fn remove_snapshot(&self, stream: &StreamId, fold: &Name) -> Result<bool, SnapshotError> {
+        self.store.remove_snapshot(stream, fold).await
+    }
+
+    async fn remove_snapshots(&self, fold: &Name) -> Result<u64, SnapshotError> {
+        self.store.remove_snapshots(fold).await
+    }
+}
+
+#[tokio::test]
+async fn saves_and_loads_do_not_wait_for_a_snapshot() {
+    let held =
+        Arc::new(HeldSnapshots { store: InMemoryEventStore::new(), begun: Notify::new(), may_save: Notify::new() });
+    let ledgers = AggregateRepository::<Ledger>::new(Arc::clone(&held));
+    let id = "1".parse().unwrap();
+    ledgers.upsert(&id, |_| Ok::<_, Never>(batch(1..=10))).await.unwrap();
+    held.begun.notified().await;
+    ledgers.update(&id, |_| Ok::<_, Never>(batch(11..=35))).await.unwrap();
+    assert_eq!(ledgers.load(&id).await.unwrap().version(), 35);
+    assert_eq!(stored(&held.store, &ledgers, &id).await, None, "the first one is still being saved");
+    held.may_save.notify_one();
+    until("the first one is saved", async || stored(&held.store, &ledgers, &id).await == Some(10)).await;
 }
 
 #[tokio::test]

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use common::{events, fresh_path, fresh_stream, open};
 use eventbus::{
-    ExpectedVersion, Name, RecordedEvent, StreamId, Version,
+    AggregateRepository, ExpectedVersion, Name, Never, RecordedEvent, StreamId, Version,
     port::{
         AppendEvents as _, Direction, EventStore as _, ReadError, ReadStream as _, RecordStream, SnapshotError,
         Snapshots as _, StoredSnapshot,
     },
+    prelude::*,
 };
 use eventstore_sqlite::SqliteEventStore;
 use futures_util::TryStreamExt as _;
@@ -97,6 +98,43 @@ async fn snapshots_are_refused_inside_a_transaction_of_the_same_task() {
     drop(open);
     assert!(matches!(error, SnapshotError::Refused { .. }) && !error.is_retryable(), "{error:?}");
     assert!(store.save_snapshot(&stream, &FOLD, &snapshot(4)).await.unwrap());
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Ledger)]
+struct Entered {
+    cents: u64,
+}
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize, Aggregate)]
+#[aggregate(events(Entered), snapshot(every = 100))]
+struct Ledger {
+    entered: Vec<u64>,
+}
+
+impl Apply for Ledger {
+    fn apply(&mut self, LedgerEvent::Entered(event): &LedgerEvent) {
+        self.entered.push(event.cents);
+    }
+}
+
+fn enter<const N: usize>(cents: [u64; N]) -> impl Fn(&Ledger) -> Result<[Entered; N], Never> {
+    move |_| Ok(cents.map(|cents| Entered { cents }))
+}
+
+#[tokio::test]
+async fn kept_state_whose_event_was_archived_is_read_anew_from_a_snapshot() {
+    let (path, id) = (fresh_path(), AggregateId::new());
+    let ledgers = AggregateRepository::<Ledger>::new(open(path.clone()).await);
+    let kept = ledgers.clone().with_cache(10);
+    kept.upsert(&id, enter([1, 2, 3])).await.unwrap();
+    ledgers.update(&id, enter([4, 5])).await.unwrap();
+    ledgers.snapshot(&id).await.unwrap();
+    ledgers.update(&id, enter([6])).await.unwrap();
+    change(&path, "DELETE FROM eventbus_events WHERE version <= 4; UPDATE eventbus_streams SET archived_through = 4");
+    assert_eq!(kept.load(&id).await.unwrap().entered, [1, 2, 3, 4, 5, 6]);
+    kept.update(&id, enter([7])).await.unwrap();
+    assert_eq!(kept.load(&id).await.unwrap().entered, [1, 2, 3, 4, 5, 6, 7]);
 }
 
 /// Each statement finds its rows by a key.

@@ -7,7 +7,8 @@ use std::sync::{
 
 use async_trait::async_trait;
 use eventbus::{
-    AggregateRepository, ExpectedVersion, InMemoryEventStore, Never, NewEvent, RecordedEvent, StreamId, Uuid, Version,
+    AggregateRepository, ExpectedVersion, InMemoryEventStore, Never, NewEvent, RecordedEvent, SaveError, StreamId,
+    UpdateError, Uuid, Version,
     port::{Append, AppendError, AppendEvents, Direction, ReadError, ReadStream, RecordStream},
     prelude::*,
     testkit::delegate,
@@ -18,10 +19,16 @@ use futures_util::StreamExt as _;
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Room)]
 struct Booked {
+    #[serde(serialize_with = "write_known")]
     guest: String,
     /// Not stored: what is read back has none.
     #[serde(skip)]
     note: Option<String>,
+}
+
+/// Refuses a guest without a name of their own.
+fn write_known<S: serde::Serializer>(guest: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    if guest == "nobody" { Err(serde::ser::Error::custom("who is it?")) } else { serializer.serialize_str(guest) }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -203,6 +210,19 @@ async fn a_decision_on_a_state_that_others_changed_is_made_again() {
     assert_eq!(world.store.take(), (1, 1, 2));
     let refused = world.rooms.update(&world.id, |room| if room.guest.is_none() { Err("free") } else { Ok(Left {}) });
     assert_eq!(refused.await.unwrap_err().refused(), Some(&"free"), "the store has no newer event");
+    world.equals_replay().await;
+}
+
+#[tokio::test]
+async fn an_event_that_only_a_left_behind_state_makes_unencodable_is_decided_again() {
+    let world = world().await;
+    let book = |room: &Room| Ok::<_, Never>(booked(if room.guest.is_some() { "nobody" } else { "eve" }));
+    let error = world.rooms.update(&world.id, book).await.unwrap_err();
+    assert!(matches!(error, UpdateError::Save(SaveError::Encode(_))), "the stored state says the same: {error}");
+    world.other.update(&world.id, |room| Ok::<_, Never>(room.leave())).await.unwrap();
+    world.store.take();
+    world.rooms.update(&world.id, book).await.unwrap();
+    assert_eq!(world.store.take(), (1, 1, 2));
     world.equals_replay().await;
 }
 

@@ -96,7 +96,13 @@ impl App {
 
     /// Returns a repository of aggregates of one type; the app's relay publishes the events that it saves.
     pub fn repository<A: Apply>(&self) -> AggregateRepository<A> {
-        AggregateRepository::for_app(Arc::clone(&self.0.store), self.0.tasks.relay().is_some(), self.0.clock().clone())
+        let AppInner { store, tasks, snapshot_tasks, .. } = &*self.0;
+        AggregateRepository::for_app(
+            Arc::clone(store),
+            tasks.relay().is_some(),
+            self.0.clock().clone(),
+            snapshot_tasks.clone(),
+        )
     }
 
     /// Returns the store.

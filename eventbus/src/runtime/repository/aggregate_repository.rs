@@ -101,9 +101,14 @@ impl<A: Apply> AggregateRepository<A> {
         Self::with_publisher(Arc::new(store), SavePublisher::None)
     }
 
-    pub(crate) fn for_app(store: Arc<dyn EventStore>, has_relay: bool, clock: SharedClock) -> Self {
-        Self::with_publisher(store, if has_relay { SavePublisher::Relay } else { SavePublisher::None })
-            .with_clock(clock)
+    pub(crate) fn for_app(
+        store: Arc<dyn EventStore>,
+        has_relay: bool,
+        clock: SharedClock,
+        snapshot_tasks: SnapshotTasks,
+    ) -> Self {
+        let publisher = if has_relay { SavePublisher::Relay } else { SavePublisher::None };
+        Self { snapshot_tasks, clock, ..Self::with_publisher(store, publisher) }
     }
 
     fn with_publisher(store: Arc<dyn EventStore>, publisher: SavePublisher) -> Self {
@@ -250,7 +255,8 @@ impl<A: Apply> AggregateRepository<A> {
     /// Saving it conflicts if it has newer events.
     ///
     /// # Errors
-    /// As for [`load`](Self::load), and [`LoadError::VersionNotReached`] if it has fewer events.
+    /// As for [`load`](Self::load), and [`LoadError::VersionNotReached`] if it has fewer events. At version 0, before its
+    /// first event, it is not found.
     pub async fn load_at(&self, id: &A::Id, version: Version) -> Result<AggregateRoot<A>, LoadError> {
         let root = self.fold(id, |record| record.version() <= version).await?;
         match root.version() {
@@ -390,9 +396,7 @@ impl<A: Apply> AggregateRepository<A> {
         let stream = self.stream(id);
         let Beginning { mut root, mut records, is_unusable } = self.begin_fold(id).await.map_err(LoadError::from)?;
         let begun_at = root.version();
-        while let Some(record) = records.try_next().await.map_err(LoadError::from)? {
-            self.replay(&mut root, &record)?;
-        }
+        self.replay_all(&mut root, &mut records).await?;
         let version = root.version();
         if version == Version::NONE {
             return Err(LoadError::NotFound { stream }.into());
@@ -605,24 +609,17 @@ impl<A: Apply> AggregateRepository<A> {
                 first => first?,
             };
             let same = first.filter(|record| record.metadata().event_id() == cached.event_id);
-            if let Some(mut last) = same {
+            if let Some(same) = same {
                 root = root.with_state(cache.copy(&cached.state), version);
-                while let Some(record) = records.try_next().await? {
-                    self.replay(&mut root, &record)?;
-                    last = record;
-                }
+                let last = self.replay_all(&mut root, &mut records).await?.unwrap_or(same);
                 self.keep(&root, &last);
                 return Ok(root);
             }
             cache.remove(&stream);
         }
         let Beginning { mut root, mut records, .. } = self.begin_fold(id).await?;
-        let (begun_at, mut last) = (root.version(), None);
-        while let Some(record) = records.try_next().await? {
-            self.replay(&mut root, &record)?;
-            last = Some(record);
-        }
-        if let Some(last) = last {
+        let begun_at = root.version();
+        if let Some(last) = self.replay_all(&mut root, &mut records).await? {
             self.keep(&root, &last);
         }
         self.snapshot_in_background(&root, begun_at);
@@ -660,12 +657,12 @@ impl<A: Apply> AggregateRepository<A> {
             return;
         }
         let (repository, id, stream) = (self.clone(), root.id().clone(), self.stream(root.id()));
-        self.snapshot_tasks.spawn(stream.clone(), async move {
+        self.snapshot_tasks.spawn(codec.fold(), stream.clone(), async move {
             match repository.snapshot(&id).await {
                 Ok(_) => {}
                 Err(error @ TakeSnapshotError::State { .. }) => {
                     // the next state is no better
-                    if repository.snapshot_tasks.stop() {
+                    if repository.snapshot_tasks.stop(codec.fold()) {
                         tracing::warn!(%stream, error = %ErrorLine(&error), "no further snapshots are taken");
                     }
                 }
@@ -723,6 +720,20 @@ impl<A: Apply> AggregateRepository<A> {
             self.replay(&mut root, &record)?;
         }
         Ok(root)
+    }
+
+    /// Applies the stored events, and returns the last one.
+    async fn replay_all(
+        &self,
+        root: &mut AggregateRoot<A>,
+        records: &mut RecordStream<'_>,
+    ) -> Result<Option<RecordedEvent>, LoadError> {
+        let mut last = None;
+        while let Some(record) = records.try_next().await? {
+            self.replay(root, &record)?;
+            last = Some(record);
+        }
+        Ok(last)
     }
 
     /// Applies a stored event; returns it, unless the aggregate has retired its type.

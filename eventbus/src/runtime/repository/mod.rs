@@ -12,3 +12,4 @@ pub use aggregate_repository::{AggregateRepository, UpdateFuture};
 pub use error::{HistoryError, LoadError, SaveError, TakeSnapshotError, UpdateError};
 pub use history::{Change, HistoryStep};
 pub use saved::{Publication, Saved};
+pub(crate) use snapshot_tasks::SnapshotTasks;

@@ -1,67 +1,69 @@
-//! The snapshots that a repository takes in the background.
+//! The snapshots that the repositories of an app, or one outside of an app, take in the background.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use parking_lot::Mutex;
 
 use crate::domain::stream::StreamId;
 
-/// Largest number of snapshots that one repository takes at once.
+/// Largest number of snapshots that are taken at once.
 const TASKS_MAX: usize = 4;
 
-/// The streams whose snapshots are being taken, and whether the states of the aggregate can be kept at all.
+/// The snapshots that are being taken.
 #[derive(Debug, Clone, Default)]
-pub(super) struct SnapshotTasks(Arc<Mutex<BTreeSet<StreamId>>>, Arc<AtomicBool>);
+pub(crate) struct SnapshotTasks(Arc<Mutex<Tasks>>);
+
+#[derive(Debug, Default)]
+struct Tasks {
+    running: BTreeSet<SnapshotKey>,
+    /// The folds whose states no snapshot can hold.
+    stopped: BTreeSet<&'static str>,
+}
+
+/// The fold of a snapshot and its stream.
+type SnapshotKey = (&'static str, StreamId);
 
 impl SnapshotTasks {
-    /// Runs `task` in the background, unless a snapshot of the stream is being taken, or of enough others: the next save
-    /// or load asks again.
-    pub(super) fn spawn(&self, stream: StreamId, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs `task` in the background, unless the same snapshot is being taken, or enough others: the next save or load
+    /// asks again.
+    pub(super) fn spawn(&self, fold: &'static str, stream: StreamId, task: impl Future<Output = ()> + Send + 'static) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        if self.1.load(Ordering::Relaxed) {
-            return;
-        }
-        if !self.begin(&stream) {
+        let key = (fold, stream);
+        if !self.begin(&key) {
             return;
         }
         // without the lock: a runtime that shuts down drops the task at once, on this thread
-        let ended = Ended { tasks: self.clone(), stream };
+        let ended = Ended { tasks: self.clone(), key };
         runtime.spawn(async move {
             task.await;
             drop(ended);
         });
     }
 
-    /// Takes no further snapshots; returns `true` at the first call.
-    pub(super) fn stop(&self) -> bool {
-        !self.1.swap(true, Ordering::Relaxed)
+    /// Takes no further snapshots of a fold; returns `true` at the first call.
+    pub(super) fn stop(&self, fold: &'static str) -> bool {
+        self.0.lock().stopped.insert(fold)
     }
 
-    /// Adds a stream; returns `false` if it is there, or if there are enough.
-    fn begin(&self, stream: &StreamId) -> bool {
+    /// Adds a snapshot; returns `false` if it is there, if there are enough, or if its fold is stopped.
+    fn begin(&self, key: &SnapshotKey) -> bool {
         // the lock makes the look at the number and the new entry one step
-        let mut streams = self.0.lock();
-        streams.len() < TASKS_MAX && streams.insert(stream.clone())
+        let Tasks { running, stopped } = &mut *self.0.lock();
+        running.len() < TASKS_MAX && !stopped.contains(key.0) && running.insert(key.clone())
     }
 }
 
-/// Forgets the stream of a task, also if the task panics or is aborted.
+/// Forgets the snapshot of a task, also if the task panics or is aborted.
 struct Ended {
     tasks: SnapshotTasks,
-    stream: StreamId,
+    key: SnapshotKey,
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.tasks.0.lock().remove(&self.stream);
+        self.tasks.0.lock().running.remove(&self.key);
     }
 }
 
@@ -76,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_has_one_task_and_a_repository_a_few() {
+    async fn a_snapshot_has_one_task_and_there_are_only_a_few() {
         let tasks = SnapshotTasks::default();
         let (started, begun) = mpsc::channel();
         let task = |number: usize| {
@@ -86,18 +88,30 @@ mod tests {
                 std::future::pending().await
             }
         };
-        for number in [0, 0, 1, 2, 3, 4, 5] {
-            tasks.spawn(stream(number), task(number));
+        for number in [0, 0, 1, 2] {
+            tasks.spawn("Ledger", stream(number), task(number));
         }
+        tasks.spawn("Balance", stream(0), task(3));
+        tasks.spawn("Ledger", stream(4), task(4));
         tokio::task::yield_now().await;
         assert_eq!(begun.try_iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
     }
 
     #[tokio::test]
+    async fn a_stopped_fold_has_no_tasks_and_others_have() {
+        let tasks = SnapshotTasks::default();
+        assert!(tasks.stop("Ledger") && !tasks.stop("Ledger"));
+        for (fold, number) in [("Ledger", 1), ("Balance", 2)] {
+            tasks.spawn(fold, stream(number), std::future::pending());
+        }
+        assert_eq!(tasks.0.lock().running, BTreeSet::from([("Balance", stream(2))]));
+    }
+
+    #[tokio::test]
     async fn a_task_that_panics_frees_its_stream() {
         let tasks = SnapshotTasks::default();
-        tasks.spawn(stream(1), async { panic!("on purpose") });
-        while !tasks.0.lock().is_empty() {
+        tasks.spawn("Ledger", stream(1), async { panic!("on purpose") });
+        while !tasks.0.lock().running.is_empty() {
             tokio::task::yield_now().await;
         }
     }
@@ -108,7 +122,7 @@ mod tests {
         struct SpawnsWhenDropped(SnapshotTasks);
         impl Drop for SpawnsWhenDropped {
             fn drop(&mut self) {
-                self.0.spawn(stream(1), async {});
+                self.0.spawn("Ledger", stream(1), async {});
             }
         }
         let tasks = SnapshotTasks::default();
@@ -125,6 +139,6 @@ mod tests {
             let _ = ended.send(());
         });
         waits.recv_timeout(std::time::Duration::from_secs(60)).expect("the runtime shuts down");
-        assert!(tasks.0.lock().is_empty());
+        assert!(tasks.0.lock().running.is_empty());
     }
 }
