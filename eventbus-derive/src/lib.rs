@@ -14,6 +14,7 @@ mod old_event;
 mod options;
 mod parameters;
 mod projection;
+mod serde_attributes;
 mod sets;
 mod shared;
 mod surroundings;

@@ -5,7 +5,13 @@
 #[path = "runtime/wait.rs"]
 mod wait;
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use eventbus::{
@@ -118,9 +124,11 @@ async fn a_long_stream_gets_one_when_it_is_loaded() {
 }
 
 /// A store whose snapshots are not saved before they may be.
+#[derive(Default)]
 struct HeldSnapshots {
     store: InMemoryEventStore,
     begun: Notify,
+    saves: AtomicU32,
     may_save: Notify,
 }
 
@@ -161,6 +169,7 @@ impl Snapshots for HeldSnapshots {
         fold: &Name,
         snapshot: &StoredSnapshot,
     ) -> Result<bool, SnapshotError> {
+        self.saves.fetch_add(1, Ordering::SeqCst);
         self.begun.notify_one();
         self.may_save.notified().await;
         self.store.save_snapshot(stream, fold, snapshot).await
@@ -175,19 +184,39 @@ impl Snapshots for HeldSnapshots {
     }
 }
 
+/// Fails the test if the future waits for a snapshot that is held.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it waits for no snapshot")
+}
+
 #[tokio::test]
 async fn saves_and_loads_do_not_wait_for_a_snapshot() {
-    let held =
-        Arc::new(HeldSnapshots { store: InMemoryEventStore::new(), begun: Notify::new(), may_save: Notify::new() });
+    let held = Arc::new(HeldSnapshots::default());
     let ledgers = AggregateRepository::<Ledger>::new(Arc::clone(&held));
     let id = "1".parse().unwrap();
-    ledgers.upsert(&id, |_| Ok::<_, Never>(batch(1..=10))).await.unwrap();
-    held.begun.notified().await;
-    ledgers.update(&id, |_| Ok::<_, Never>(batch(11..=35))).await.unwrap();
-    assert_eq!(ledgers.load(&id).await.unwrap().version(), 35);
+    soon(ledgers.upsert(&id, |_| Ok::<_, Never>(batch(1..=10)))).await.unwrap();
+    soon(held.begun.notified()).await;
+    soon(ledgers.update(&id, |_| Ok::<_, Never>(batch(11..=35)))).await.unwrap();
+    assert_eq!(soon(ledgers.load(&id)).await.unwrap().version(), 35);
     assert_eq!(stored(&held.store, &ledgers, &id).await, None, "the first one is still being saved");
     held.may_save.notify_one();
     until("the first one is saved", async || stored(&held.store, &ledgers, &id).await == Some(10)).await;
+}
+
+#[tokio::test]
+async fn the_repositories_of_an_app_take_a_snapshot_of_a_stream_once_at_a_time() {
+    let held = Arc::new(HeldSnapshots::default());
+    let app = App::builder().store(Arc::clone(&held)).start().await.unwrap();
+    let id = "1".parse().unwrap();
+    for from in [1, 11, 21] {
+        let ledgers = app.repository::<Ledger>();
+        soon(ledgers.upsert(&id, |_| Ok::<_, Never>(batch(from..=from + 9)))).await.unwrap();
+        if from == 1 {
+            soon(held.begun.notified()).await;
+        }
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(held.saves.load(Ordering::SeqCst), 1, "the first one is still being saved");
 }
 
 #[tokio::test]

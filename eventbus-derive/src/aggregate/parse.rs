@@ -13,6 +13,7 @@ use crate::{
     krate, misplaced,
     mistakes::Mistakes,
     options::{Known, Options},
+    serde_attributes::SerdeAttributes,
     shared,
     surroundings::{self, Taken},
     text,
@@ -152,24 +153,7 @@ fn skipped_fields(data: &Data) -> Vec<&Field> {
         Data::Enum(data) => data.variants.iter().flat_map(|variant| &variant.fields).collect(),
         Data::Union(_) => Vec::new(),
     };
-    let is_skip = |meta: &Ident| ["skip", "skip_serializing", "skip_deserializing"].iter().any(|skip| meta == skip);
-    let skips = |attr: &&Attribute| {
-        let mut found = false;
-        // serde reports mistakes in its attributes
-        let _ = attr.parse_nested_meta(|meta| {
-            found |= meta.path.get_ident().is_some_and(is_skip);
-            if meta.input.peek(Token![=]) {
-                meta.value()?.parse::<syn::Expr>()?;
-            } else if meta.input.peek(syn::token::Paren) {
-                meta.parse_nested_meta(|inner| inner.value()?.parse::<syn::Expr>().map(drop))?;
-            }
-            Ok(())
-        });
-        found
-    };
-    let is_skipped =
-        |field: &&Field| field.attrs.iter().filter(|attr| attr.path().is_ident("serde")).any(|attr| skips(&attr));
-    fields.into_iter().filter(is_skipped).collect()
+    fields.into_iter().filter(|field| SerdeAttributes::of(&field.attrs).skips_a_direction).collect()
 }
 
 fn event(member: TokenStream, mistakes: &mut Mistakes) -> Option<Listed> {

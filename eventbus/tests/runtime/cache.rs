@@ -28,7 +28,7 @@ struct Booked {
 
 /// Refuses a guest without a name of their own.
 fn write_known<S: serde::Serializer>(guest: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    if guest == "nobody" { Err(serde::ser::Error::custom("who is it?")) } else { serializer.serialize_str(guest) }
+    if guest == "unnamed" { Err(serde::ser::Error::custom("who is it?")) } else { serializer.serialize_str(guest) }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -216,7 +216,7 @@ async fn a_decision_on_a_state_that_others_changed_is_made_again() {
 #[tokio::test]
 async fn an_event_that_only_a_left_behind_state_makes_unencodable_is_decided_again() {
     let world = world().await;
-    let book = |room: &Room| Ok::<_, Never>(booked(if room.guest.is_some() { "nobody" } else { "eve" }));
+    let book = |room: &Room| Ok::<_, Never>(booked(if room.guest.is_some() { "unnamed" } else { "eve" }));
     let error = world.rooms.update(&world.id, book).await.unwrap_err();
     assert!(matches!(error, UpdateError::Save(SaveError::Encode(_))), "the stored state says the same: {error}");
     world.other.update(&world.id, |room| Ok::<_, Never>(room.leave())).await.unwrap();

@@ -650,10 +650,11 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Takes a snapshot in the background, if the events since `begun_at` contain one at which it is due.
     fn snapshot_in_background(&self, root: &AggregateRoot<A>, begun_at: Version) {
-        let Ok((codec, ..)) = self.snapshots() else {
+        let Some(codec) = A::SNAPSHOT else {
             return;
         };
-        if begun_at.get() / codec.every() == root.version().get() / codec.every() {
+        let boundaries = |version: Version| version.get() / codec.every();
+        if boundaries(begun_at) == boundaries(root.version()) || self.snapshots().is_err() {
             return;
         }
         let (repository, id, stream) = (self.clone(), root.id().clone(), self.stream(root.id()));

@@ -48,10 +48,10 @@ impl<A> StateCache<A> {
     pub(super) fn put(&self, stream: StreamId, state: CachedState<A>) {
         let mut states = self.states.lock();
         let is_newer = states.peek(&stream).is_none_or(|kept| kept.version < state.version);
-        let replaced = is_newer.then(|| states.push(stream, state));
+        let dropped = if is_newer { states.push(stream, state) } else { Some((stream, state)) };
         // a state is dropped without the lock: it may be large
         drop(states);
-        drop(replaced);
+        drop(dropped);
     }
 
     /// Takes the state of an aggregate out, if it is that of a version.
