@@ -56,11 +56,11 @@ pub struct StateForm<A: 'static> {
     shape: fn() -> String,
 }
 
-/// Returns the fields of a type and of all types within it, with their kinds; empty if its `Deserialize` does not say
-/// them, or panics at values that no event has.
+/// Returns the fields of a type and of all types within it, with their kinds; up to the first one whose `Deserialize` does
+/// not say them. Empty if a `Deserialize` panics at values that no event has.
 fn shape<A: DeserializeOwned>() -> String {
-    let traced = std::panic::catch_unwind(|| trace::trace::<A>().map(|traced| traced.shape).unwrap_or_default());
-    traced.unwrap_or_default().iter().map(|(path, kind)| format!("{path}: {kind}\n")).collect()
+    let traced = std::panic::catch_unwind(trace::shape_of::<A>).unwrap_or_default();
+    traced.iter().map(|(path, kind)| format!("{path}: {kind}\n")).collect()
 }
 
 /// How snapshots of an aggregate are taken; a constant of every aggregate with `snapshot(..)`, made by the derive.
@@ -261,6 +261,29 @@ mod tests {
         cents: u64,
         #[serde(default)]
         until: Option<u64>,
+    }
+
+    /// A state with a type that cannot be traced behind the nested one.
+    #[derive(Debug, Serialize, Deserialize)]
+    struct HoldsAndTag<T> {
+        of: Vec<T>,
+        tag: Tag,
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    #[serde(tag = "type")]
+    enum Tag {
+        Named { name: String },
+    }
+
+    #[test]
+    fn a_field_before_one_that_cannot_be_traced_is_part_of_the_fingerprint() {
+        const fn codec<A: SnapshotState>() -> SnapshotCodec<A> {
+            SnapshotCodec::new("tests::HoldsAndTag", 1, 1, "struct HoldsAndTag", A::FORM)
+        }
+        assert!(trace::trace::<HoldsAndTag<Hold>>().is_err());
+        let before = codec::<HoldsAndTag<Hold>>().fingerprint();
+        assert_ne!(before, codec::<HoldsAndTag<HoldWithDefault>>().fingerprint());
     }
 
     #[test]

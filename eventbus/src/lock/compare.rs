@@ -145,6 +145,20 @@ impl Comparison {
             Err(error) => return self.findings.push(refuse(format!("no sample of it can be made: {error}"))),
         };
         let known = self.updated.events.get(event_type).and_then(|event| event.versions.get(&schema_version));
+        // payloads that show a fault of the field have told of it
+        if !self.findings.iter().any(|finding| finding.event_type == event_type)
+            && let Some((path, kind)) = known.and_then(|known| no_longer_optional(known, &shape))
+        {
+            let next = schema_version + 1;
+            return self.findings.push(Finding {
+                event_type: event_type.into(),
+                versions: vec![schema_version],
+                fault: format!("field `{path}: {kind}` may be `null` in stored events, and must have a value now"),
+                repair: format!(
+                    "the `Option` again, or `version = {next}` and an upcaster from {schema_version} that puts a value there"
+                ),
+            });
+        }
         let changes = match known {
             None if self.updated.events.contains_key(event_type) => {
                 vec![format!("`{event_type}` has a version {schema_version}")]
@@ -163,6 +177,13 @@ impl Comparison {
         payloads.extend(given);
         payloads.iter().for_each(|payload| version.add_payload(payload));
     }
+}
+
+/// Returns a field that was an `Option` and is none any more, with its former kind.
+fn no_longer_optional<'a>(known: &'a LockedVersion, shape: &Shape) -> Option<(&'a String, &'a String)> {
+    known.shape.iter().find(|(path, before)| {
+        shape.get(*path).is_some_and(|now| before.strip_suffix('?').is_some_and(|required| required == now))
+    })
 }
 
 /// Returns what a version of the file lacks.

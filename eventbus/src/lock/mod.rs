@@ -43,6 +43,7 @@
 //!   [samples](Lock::sample), and what no sample has is not checked.
 //! - A change of meaning that leaves fields and types as they are, such as euros to cents.
 //! - Two fields of one type that swap their names.
+//! - What was before the file: versions and names that no version of the file had. Write it with the first release.
 //! - What a type of a field accepts beyond the sample: a `String` that is now limited to 50 characters.
 
 mod compare;

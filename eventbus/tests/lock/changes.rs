@@ -104,6 +104,12 @@ breaks! {
 }
 
 breaks! {
+    an_optional_field_of_an_item_becomes_required, "`lines[].note: string?` may be `null`",
+    { lines: Vec<Line> } { pub(crate) struct Line { note: Option<String> } }
+    => { lines: Vec<Line> } { pub(crate) struct Line { note: String } }
+}
+
+breaks! {
     a_value_becomes_a_list, "`sku: string`, which now is `list`",
     { sku: String }
     => { sku: Vec<String> }

@@ -113,6 +113,12 @@ impl Choices {
         self.shape
     }
 
+    /// Returns the shape with what the present pass has seen.
+    pub(super) fn into_partial_shape(mut self) -> Shape {
+        self.shape.append(&mut self.pass_shape);
+        self.shape
+    }
+
     pub(super) fn untraceable(&self, reason: &str) -> Untraceable {
         Untraceable { path: self.last.clone(), reason: reason.into() }
     }

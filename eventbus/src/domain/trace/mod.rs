@@ -31,8 +31,8 @@ pub(crate) type Shape = BTreeMap<String, String>;
 /// Sample values of a type, and the shape of its fields.
 #[doc(hidden)]
 #[derive(Debug)]
+#[cfg_attr(not(feature = "testkit"), allow(dead_code, reason = "only the schema lock compares samples"))]
 pub struct Traced<T> {
-    #[cfg_attr(not(feature = "testkit"), allow(dead_code, reason = "only the schema lock compares samples"))]
     pub(crate) samples: Vec<T>,
     pub(crate) shape: Shape,
 }
@@ -41,8 +41,23 @@ pub struct Traced<T> {
 ///
 /// # Errors
 /// [`Untraceable`] with the field of which no value was accepted.
+#[cfg(any(test, feature = "testkit"))]
 pub(crate) fn trace<T: DeserializeOwned>() -> Result<Traced<T>, Untraceable> {
     let mut choices = Choices::default();
+    let samples = make_samples(&mut choices)?;
+    Ok(Traced { samples, shape: choices.into_shape() })
+}
+
+/// Returns the shape of `T`; up to the first field that cannot be traced, if there is one.
+pub(crate) fn shape_of<T: DeserializeOwned>() -> Shape {
+    let mut choices = Choices::default();
+    match make_samples::<T>(&mut choices) {
+        Ok(_) => choices.into_shape(),
+        Err(_) => choices.into_partial_shape(),
+    }
+}
+
+fn make_samples<T: DeserializeOwned>(choices: &mut Choices) -> Result<Vec<T>, Untraceable> {
     let mut samples = Vec::new();
     for amount in [Amount::Most, Amount::Least] {
         let mut passes = 0..PASSES_MAX;
@@ -51,7 +66,7 @@ pub(crate) fn trace<T: DeserializeOwned>() -> Result<Traced<T>, Untraceable> {
                 return Err(choices.untraceable("too many attempts"));
             }
             choices.begin_pass(amount);
-            match T::deserialize(Value::new(&mut choices)) {
+            match T::deserialize(Value::new(choices)) {
                 Ok(sample) => {
                     samples.push(sample);
                     choices.accept_pass();
@@ -66,7 +81,7 @@ pub(crate) fn trace<T: DeserializeOwned>() -> Result<Traced<T>, Untraceable> {
             }
         }
     }
-    Ok(Traced { samples, shape: choices.into_shape() })
+    Ok(samples)
 }
 
 #[cfg(test)]
