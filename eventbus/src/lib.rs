@@ -107,7 +107,7 @@ pub use runtime::{
     extract::{Attempt, State},
     follow::Follow,
     projection::ProjectionHandle,
-    repository::{AggregateRepository, LoadError, SaveError, Saved, UpdateError},
+    repository::{AggregateRepository, LoadError, Repository, SaveError, Saved, UpdateError},
     start::StartError,
     subscription::EventBusExt,
 };
@@ -234,7 +234,9 @@ pub mod repository {
     #[doc(inline)]
     pub use crate::{
         domain::id::AggregateKey,
-        runtime::repository::{Change, HistoryError, HistoryStep, Publication, TakeSnapshotError, UpdateFuture},
+        runtime::repository::{
+            Change, HistoryError, HistoryStep, Publication, SavedTogether, TakeSnapshotError, Together, UpdateFuture,
+        },
     };
 }
 
@@ -242,8 +244,9 @@ pub mod repository {
 pub mod store {
     #[doc(inline)]
     pub use crate::port::{
-        Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError,
-        MissingEvent, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
+        Append, AppendError, AppendEvents, AppendGroups, CheckpointError, Direction, EventStore, FeedFilter,
+        LeaseError, MissingEvent, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
+        append_group::{AppendGroup, GROUP_APPENDS_MAX, GroupOutcome, HandledDelivery},
     };
 }
 
@@ -256,7 +259,7 @@ pub mod prelude {
 
     pub use crate::{
         Aggregate, AggregateId, AggregateRepository, AggregateRoot, App, Apply, Attempt, DomainEvent, Envelope,
-        EventBusExt, HandlerError, Id, Metadata, OldEvent, RecordedEvent, State,
+        EventBusExt, HandlerError, Id, Metadata, OldEvent, RecordedEvent, Repository, State,
     };
 }
 
@@ -303,7 +306,7 @@ pub mod __private {
 
         pub use crate::{
             ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version, delivery::*, handler::*,
-            health::*, port::*, relay::*,
+            health::*, port::*, relay::*, store::*,
         };
     }
 

@@ -14,7 +14,8 @@ use axum::{
     routing::put,
 };
 use eventbus::{
-    App, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, Never, NewEvent, Position, StreamId,
+    App, EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, Never, NewEvent, Position,
+    StreamId,
     app::PublishedError,
     axum::{Mistake, Problem, health_routes, status_routes},
     port::{AppendError, AppendEvents as _, DeadLetterFilter, EventBus, ReadError},
@@ -348,4 +349,54 @@ async fn probes_are_told_how_the_app_is() {
     let ready = json!({ "status": "ready", "alerts": ["not consuming"] });
     assert_eq!(ask(&app, "GET", "/health/ready", "").await, (200, ready), "it has a store, and saves");
     assert_eq!(ask(&app, "GET", "/health/live", "").await.0, 200, "it need not be started anew");
+}
+
+/// Opens an account, as a route does.
+async fn open_account(accounts: Repository<Account>, Path(id): Path<AggregateId>) -> Result<Json<Value>, Problem> {
+    let saved = accounts.upsert(&id, |_| Ok::<_, Never>(Opened { owner: "ada".into() })).await?;
+    let event = saved.events[0].metadata();
+    Ok(Json(json!({
+        "correlation": event.correlation_id(), "actor": event.actor_id(), "tenant": event.tenant_id(),
+        "attributes": event.attributes().to_map(),
+    })))
+}
+
+#[tokio::test]
+async fn what_a_request_saves_continues_the_conversation_of_its_caller() {
+    let app = App::builder().start().await.unwrap();
+    let user = |parts: &axum::http::request::Parts| {
+        let user = parts.headers.get("x-user").and_then(|user| user.to_str().ok()).unwrap_or("nobody");
+        EventContext::default().with_actor(user).with_tenant(eventbus::Uuid::from_u128(7))
+    };
+    let mut router: Router = Router::new()
+        .route("/accounts/{id}", put(open_account))
+        .layer(eventbus::axum::context(user))
+        .with_state(app.clone());
+    let mut send = async |id: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::put(format!("/accounts/{id}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = router.call(request.body(Body::empty()).unwrap()).await.unwrap();
+        let answered = response.headers()["x-correlation-id"].to_str().unwrap().to_owned();
+        let (status, body) = read(response).await;
+        assert_eq!((status, &body["correlation"]), (200, &json!(answered)));
+        (answered, body)
+    };
+    let id = "01a1f85f-1b76-73fd-9432-86542dd2f87b";
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let headers = [("x-user", "ada"), ("x-correlation-id", id), ("traceparent", trace), ("tracestate", "a=1")];
+    let (answered, body) = send("1", &headers).await;
+    assert_eq!(answered, id);
+    assert_eq!((&body["actor"], &body["tenant"]), (&json!("ada"), &json!(eventbus::Uuid::from_u128(7))));
+    assert_eq!(body["attributes"], json!({ "traceparent": trace, "tracestate": "a=1" }));
+    let (one, body) = send("2", &[("traceparent", "00-0-0-00"), ("tracestate", "a=1")]).await;
+    assert_eq!((&body["actor"], &body["attributes"]), (&json!("nobody"), &json!({})));
+    let (two, _) = send("3", &[]).await;
+    assert_ne!(one, two, "each request begins a conversation");
+    let (text, _) = send("4", &[("x-correlation-id", "order 66")]).await;
+    let (again, _) = send("5", &[("x-correlation-id", "order 66")]).await;
+    assert_eq!(text, again, "one text is one conversation");
+    let accounts = app.repository::<Account>();
+    assert!(accounts.find(&"1".parse().unwrap()).await.unwrap().is_none(), "it belongs to the tenant");
 }

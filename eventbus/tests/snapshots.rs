@@ -17,7 +17,8 @@ use async_trait::async_trait;
 use eventbus::{
     AggregateRepository, InMemoryEventStore, Name, Never, StreamId, Uuid,
     port::{
-        EventStore, EventTypes, Notes, ReadError, SnapshotError, SnapshotRead, Snapshots, StoredSnapshot, Transactions,
+        AppendGroups, EventStore, EventTypes, Notes, ReadError, SnapshotError, SnapshotRead, Snapshots, StoredSnapshot,
+        Transactions,
     },
     prelude::*,
     repository::TakeSnapshotError,
@@ -154,6 +155,10 @@ impl EventStore for HeldSnapshots {
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
+    }
+
+    fn append_groups(&self) -> Option<&dyn AppendGroups> {
+        self.store.append_groups()
     }
 }
 

@@ -7,6 +7,7 @@
 mod blocked_streams;
 mod entry;
 mod executor;
+mod group;
 mod group_commit;
 mod in_transaction;
 mod plan;
@@ -19,9 +20,12 @@ use eventbus::{
     support::{check_events, check_ids},
 };
 
-pub(crate) use self::group_commit::GroupCommit;
 pub use self::in_transaction::PgAppendInError;
 pub(crate) use self::in_transaction::append_in_transaction;
+pub(crate) use self::{
+    group::{GroupAppend, is_handled},
+    group_commit::GroupCommit,
+};
 
 /// The result of one append: its events as recorded.
 pub(crate) type AppendResult = Result<Vec<RecordedEvent>, AppendError>;

@@ -1,15 +1,52 @@
 //! The port of appending: many appends at once, each with its own result.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use eventbus::{
-    ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{Append, AppendError, AppendEvents},
+    BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
+    port::{Append, AppendError, AppendEvents, AppendGroups, ReadError},
+    store::{AppendGroup, GroupOutcome, HandledDelivery},
+    support::check_group,
 };
 
+use sqlx::Row as _;
+
 use crate::{
-    append::{AppendResult, check_append},
+    append::{self, AppendResult, GroupAppend, check_append},
+    config::microseconds,
     store::PgEventStore,
 };
+
+/// The most deliveries that one statement deletes.
+const FORGET_BATCH_MAX: i64 = 10_000;
+
+#[async_trait]
+impl AppendGroups for PgEventStore {
+    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
+        check_group(&group)?;
+        GroupAppend::new(self.inner(), group).run().await
+    }
+
+    async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
+        append::is_handled(self.inner(), delivery).await
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let microseconds = microseconds(older_than);
+        let mut forgotten = 0;
+        loop {
+            let query = self.inner().statements().query(include_str!("sql/forget_deliveries.sql"));
+            let query = query.bind(microseconds).bind(FORGET_BATCH_MAX);
+            let counts: Vec<i64> = self.inner().fetch(query, |row| Ok(row.try_get(0)?)).await?;
+            let batch = *counts.first().ok_or("no answer")?;
+            forgotten += u64::try_from(batch)?;
+            if batch < FORGET_BATCH_MAX {
+                return Ok(forgotten);
+            }
+        }
+    }
+}
 
 #[async_trait]
 impl AppendEvents for PgEventStore {

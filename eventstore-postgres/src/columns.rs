@@ -1,20 +1,20 @@
 //! The parameters of append statements: new events, one array per column.
 
-use eventbus::{ExpectedVersion, NewEvent, StreamId, Version};
+use eventbus::{NewEvent, StreamId};
 
-use crate::pool::Query;
+use crate::{pool::Query, statements::Claim};
 
 /// Binds the parameters of an append to one stream, in the order of `append.sql`.
 pub(crate) fn bind_claim<'q>(
     query: Query<'q>,
     stream: &'q StreamId,
-    expected: ExpectedVersion,
+    claim: Claim,
     events: &(impl Iterator<Item = &'q NewEvent> + Clone),
 ) -> Query<'q> {
     let query = bind_events(bind_stream(query, stream), events);
-    match expected {
-        ExpectedVersion::Exact(version) if version > Version::NONE => query.bind(version.as_i64()),
-        _ => query,
+    match claim {
+        Claim::Exact(version) => query.bind(version.as_i64()),
+        Claim::Any | Claim::Existing | Claim::New => query,
     }
 }
 

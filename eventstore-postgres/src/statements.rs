@@ -19,6 +19,38 @@ fn template(sql: &'static str, gap: &'static str, lists_types: bool) -> Template
 
 const IN_TRANSACTION: &str = " -- in a transaction";
 
+/// How an append claims the row of its stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Claim {
+    Any,
+    /// The row has a version above 0.
+    Existing,
+    /// There is no row.
+    New,
+    /// The row has this version.
+    Exact(Version),
+}
+
+impl Claim {
+    /// Returns the claim for an expected version, where a stream without events has no row.
+    pub(crate) fn new(expected: ExpectedVersion) -> Self {
+        match expected {
+            ExpectedVersion::Any => Self::Any,
+            ExpectedVersion::StreamExists => Self::Existing,
+            ExpectedVersion::NoStream | ExpectedVersion::Exact(Version::NONE) => Self::New,
+            ExpectedVersion::Exact(version) => Self::Exact(version),
+        }
+    }
+
+    /// Returns the claim for an expected version, where a stream without events has a row.
+    pub(crate) fn of_row(expected: ExpectedVersion) -> Self {
+        match Self::new(expected) {
+            Self::New => Self::Exact(Version::NONE),
+            claim => claim,
+        }
+    }
+}
+
 /// The statements of a store: texts of `sql/`, each filled in when it is first used.
 #[derive(Debug)]
 pub(crate) struct Statements {
@@ -87,12 +119,12 @@ impl Statements {
     }
 
     /// Returns the statement that claims one stream at the expected version, and appends.
-    pub(crate) fn single_stream_append(&self, expected: ExpectedVersion, lists_types: bool) -> Query<'static> {
-        let claim = match expected {
-            ExpectedVersion::Any => include_str!("sql/claim_any.sql"),
-            ExpectedVersion::StreamExists => include_str!("sql/claim_existing.sql"),
-            ExpectedVersion::Exact(version) if version > Version::NONE => include_str!("sql/claim_exact.sql"),
-            ExpectedVersion::NoStream | ExpectedVersion::Exact(_) => include_str!("sql/claim_new.sql"),
+    pub(crate) fn single_stream_append(&self, claim: Claim, lists_types: bool) -> Query<'static> {
+        let claim = match claim {
+            Claim::Any => include_str!("sql/claim_any.sql"),
+            Claim::Existing => include_str!("sql/claim_existing.sql"),
+            Claim::Exact(_) => include_str!("sql/claim_exact.sql"),
+            Claim::New => include_str!("sql/claim_new.sql"),
         };
         self.append(include_str!("sql/append.sql"), claim, lists_types)
     }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{Append, AppendError, EventStore, EventTypes, FromTransaction, Notes, ReadError, Snapshots, Transactions},
+    port::{
+        Append, AppendError, AppendGroups, EventStore, EventTypes, FromTransaction, Notes, ReadError, Snapshots,
+        Transactions,
+    },
 };
 use sqlx::{PgConnection, PgPool};
 
@@ -313,6 +316,10 @@ impl EventStore for PgEventStore {
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn append_groups(&self) -> Option<&dyn AppendGroups> {
         Some(self)
     }
 }

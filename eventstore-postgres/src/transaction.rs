@@ -8,11 +8,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eventbus::{BoxError, Position, port::Lease};
+use eventbus::{
+    BoxError, Position,
+    port::{Append, AppendError, Lease},
+};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _, postgres::PgRow};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    append::append_in_transaction,
     config::milliseconds,
     error::PgTransactionError,
     identifier::Identifier,
@@ -144,6 +148,11 @@ impl PgTransaction {
             self.has_appended = Some(row.try_get(0)?);
         }
         Ok(!rows.is_empty())
+    }
+
+    pub(crate) async fn append(&mut self, append: Append) -> Result<(), AppendError> {
+        let store = Arc::clone(&self.store);
+        append_in_transaction(&store, self.connection(), append).await.map(drop)
     }
 
     pub(crate) fn is_in_shadow(&self) -> bool {

@@ -1,21 +1,18 @@
 //! The ports of transactions: beginning them, and the operations of the runtime within one.
 
-use std::{any::Any, error::Error, time::Duration};
+use std::{any::Any, error::Error};
 
 use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, Name, Position, StreamId,
-    port::{Lease, ServerFault, Shadow, Transaction, Transactions, TypeKey},
+    port::{Append, AppendError, Lease, ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
-use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 
 use crate::{
-    config::microseconds, error::PgTransactionError, identifier::Identifier, shadow::ShadowTables, statement_error,
-    store::PgEventStore, transaction::PgTransaction,
+    error::PgTransactionError, identifier::Identifier, shadow::ShadowTables, statement_error, store::PgEventStore,
+    transaction::PgTransaction,
 };
-
-/// The most deliveries that one statement deletes.
-const FORGET_BATCH_MAX: i64 = 10_000;
 
 #[async_trait]
 impl Transactions for PgEventStore {
@@ -49,21 +46,6 @@ impl Transactions for PgEventStore {
         ShadowTables::new(&mut transaction, shadow).drop_all().await?;
         transaction.commit().await
     }
-
-    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
-        let microseconds = microseconds(older_than);
-        let mut forgotten = 0;
-        loop {
-            let query = self.inner().statements().query(include_str!("sql/forget_deliveries.sql"));
-            let query = query.bind(microseconds).bind(FORGET_BATCH_MAX);
-            let counts: Vec<i64> = self.inner().fetch(query, |row| Ok(row.try_get(0)?)).await?;
-            let batch = *counts.first().ok_or("no answer")?;
-            forgotten += u64::try_from(batch)?;
-            if batch < FORGET_BATCH_MAX {
-                return Ok(forgotten);
-            }
-        }
-    }
 }
 
 #[async_trait]
@@ -85,6 +67,10 @@ impl Transaction for PgTransaction {
         let query = query.bind(handler.as_str()).bind(event.as_uuid()).bind(stream.aggregate_id().as_str());
         let query = query.bind(stream.aggregate_type().as_str()).bind(stream.tenant_or_nil());
         Ok(!self.fetch_all(query).await?.is_empty())
+    }
+
+    async fn append(&mut self, append: Append) -> Result<(), AppendError> {
+        Self::append(self, append).await
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {

@@ -10,7 +10,7 @@ use common::{TestDatabase, open, run, within};
 use eventbus::{
     EventId, Name, Position, StreamId,
     handler::Requirements,
-    port::{EventStore as _, FromTransaction, Leases as _, Transaction, Transactions, TypeKey},
+    port::{AppendGroups as _, EventStore as _, FromTransaction, Leases as _, Transaction, Transactions, TypeKey},
 };
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig, PgTransaction, PgTransactionError};
 use sqlx::Connection as _;
@@ -136,7 +136,7 @@ async fn no_delivery_is_older_than_any_time() {
     assert!(transaction.is_first(&Name::from_static("mail"), &delivered(), EventId::new()).await.unwrap());
     transaction.commit().await.unwrap();
     for older_than in [HOUR * 10_000 * 8_766, Duration::MAX] {
-        assert_eq!(place.transactions.forget_deliveries(older_than).await.unwrap(), 0, "{older_than:?}");
+        assert_eq!(place.store.forget_deliveries(older_than).await.unwrap(), 0, "{older_than:?}");
     }
 }
 

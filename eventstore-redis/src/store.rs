@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use eventbus::{
     ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{Append, AppendError, EventStore, EventTypes, Notes, ReadError, Snapshots, Transactions},
+    port::{Append, AppendError, AppendGroups, EventStore, EventTypes, Notes, ReadError, Snapshots, Transactions},
 };
 use eventbus_redis_core::{error::RedisConnectError, url::address};
 
@@ -166,6 +166,10 @@ impl EventStore for RedisEventStore {
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn append_groups(&self) -> Option<&dyn AppendGroups> {
         Some(self)
     }
 }

@@ -11,6 +11,8 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, Name, Position, RecordedEvent, StreamId,
     port::{Append, AppendError, Lease, Shadow, Transaction},
+    store::HandledDelivery,
+    support::GroupAttempt,
 };
 use eventbus_redis_core::{
     program::{AtomicProgram, Effect, Undo, to_bytes},
@@ -377,11 +379,16 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the transaction is not committed; after
     /// [`OutcomeUnknown`](RedisTransactionError::OutcomeUnknown) it may be.
-    pub async fn commit(mut self) -> Result<(), RedisTransactionError> {
+    pub async fn commit(self) -> Result<(), RedisTransactionError> {
+        self.commit_at().await.map(drop)
+    }
+
+    /// Commits, and returns the position of the last event of the store if it appended or checked streams.
+    pub(crate) async fn commit_at(mut self) -> Result<Option<u64>, RedisTransactionError> {
         self.effects.check_commands(&self.inner).await?;
         let program = self.program();
         if program.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         if self.locks.is_timed_out() {
             return Err(commit::timed_out_error(&self.inner));
@@ -389,7 +396,20 @@ impl RedisTransaction {
         let last = commit::run(&self.inner, &program).await?;
         self.locks.clear();
         self.appends.record(&self.inner, &last);
-        Ok(())
+        Ok(last.parse().ok())
+    }
+
+    /// Plans the note of a delivery; returns `false` if it is noted already.
+    pub(crate) async fn note_delivery(&mut self, delivery: &HandledDelivery) -> Result<bool, RedisTransactionError> {
+        let HandledDelivery { handler, stream, event_id } = delivery;
+        self.deliveries.note(&self.inner, &mut self.locks, handler, stream, *event_id).await
+    }
+
+    /// Plans one append of a group; one without events plans the check of its stream.
+    pub(crate) async fn try_append(&mut self, append: Append) -> Result<GroupAttempt, AppendError> {
+        check_append(&append)?;
+        let (events, is_new) = self.appends.try_plan(&self.inner, append).await?;
+        Ok(if is_new { GroupAttempt::Now(events) } else { GroupAttempt::Before(events) })
     }
 
     /// Builds the program of the commit. Order: all checks; then the writes that may fail, which the script can undo;
@@ -455,6 +475,10 @@ impl Transaction for RedisTransaction {
     async fn is_first(&mut self, handler: &Name, stream: &StreamId, event: EventId) -> Result<bool, BoxError> {
         self.ensure_not_in_shadow("is_first")?;
         Ok(self.deliveries.note(&self.inner, &mut self.locks, handler, stream, event).await?)
+    }
+
+    async fn append(&mut self, append: Append) -> Result<(), AppendError> {
+        Self::append(self, self.inner.id(), append).await.map(drop)
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {

@@ -1,6 +1,6 @@
 //! Transactions on the live keys or on a rebuild's copies, and the life of these copies.
 
-use std::{error::Error, time::Duration};
+use std::error::Error;
 
 use async_trait::async_trait;
 use eventbus::{
@@ -10,10 +10,9 @@ use eventbus::{
 
 use crate::{
     RedisEventStore, RedisTransaction, RedisTransactionError,
-    commands::millis,
     commit::{SHADOW_BATCH_MAX, list_shadow_copies, load_shadow_position, missing_shadow, parse_tables, unlink},
     fault,
-    script::{FORGET_DELIVERIES, MAKE_SHADOW},
+    script::MAKE_SHADOW,
 };
 
 #[async_trait]
@@ -68,21 +67,6 @@ impl Transactions for RedisEventStore {
             unlink(self.inner(), together).await?;
         }
         Ok(unlink(self.inner(), &[keys.shadow_copies(&shadow.name)]).await?)
-    }
-
-    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
-        let mut all = 0;
-        loop {
-            let mut script = FORGET_DELIVERIES.prepare_invoke();
-            script.key(self.inner().keys().deliveries()).arg(millis(older_than)).arg(SHADOW_BATCH_MAX);
-            // never sent twice: a second run would not count what the first removed
-            let forgotten: u64 =
-                self.inner().connection().run(&script).await.map_err(RedisTransactionError::unavailable)?;
-            all += forgotten;
-            if forgotten < SHADOW_BATCH_MAX as u64 {
-                return Ok(all);
-            }
-        }
     }
 }
 

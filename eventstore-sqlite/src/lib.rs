@@ -27,6 +27,7 @@
 //! ```
 
 mod append;
+mod append_group;
 mod blocking;
 mod checked_append;
 mod checkpoint;

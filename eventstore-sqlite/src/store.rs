@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{self, AppendError, EventStore, EventTypes, FromTransaction, Notes, Snapshots, Transactions},
+    port::{self, AppendError, AppendGroups, EventStore, EventTypes, FromTransaction, Notes, Snapshots, Transactions},
 };
 
 use crate::{
@@ -178,6 +178,10 @@ impl EventStore for SqliteEventStore {
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn append_groups(&self) -> Option<&dyn AppendGroups> {
         Some(self)
     }
 }

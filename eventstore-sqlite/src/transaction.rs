@@ -6,14 +6,14 @@ use std::{any::Any, ops::Deref, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, EventId, Name, Position, RecordedEvent, StreamId,
-    port::{AppendError, Lease, Shadow, Transaction},
+    BoxError, EventId, Name, Position, RecordedEvent, StreamId, Version,
+    port::{Append, AppendError, Lease, ReadError, Shadow, Transaction},
 };
 use rusqlite::{Connection, Params};
 
 use crate::{
     blocking::blocking,
-    checked_append::{AppendOutcome, CheckedAppend},
+    checked_append::{AppendOutcome, CheckedAppend, stream_version},
     error::SqliteTransactionError,
     query::{execute, query_value},
     row::{epoch_to_i64, stream_columns},
@@ -131,6 +131,20 @@ impl SqliteTransaction {
     }
 
     pub(crate) async fn append(&mut self, append: CheckedAppend) -> Result<Vec<RecordedEvent>, AppendError> {
+        Ok(self.try_append(append).await?.0)
+    }
+
+    /// Returns the version of a stream, with the appends of this transaction.
+    pub(crate) fn stream_version(&mut self, stream: &StreamId) -> Result<Version, BoxError> {
+        let connection = self.connection()?;
+        stream_version(&connection, stream).map_err(|error| ReadError::from(error).into())
+    }
+
+    /// Appends, and returns `true` with the records if this call stored them, `false` if they were stored before.
+    pub(crate) async fn try_append(
+        &mut self,
+        append: CheckedAppend,
+    ) -> Result<(Vec<RecordedEvent>, bool), AppendError> {
         self.checked_out.set_user();
         let checked_out = Arc::clone(&self.checked_out);
         let large = append.len() > INLINE_EVENTS_MAX;
@@ -153,7 +167,7 @@ impl SqliteTransaction {
             let types = recorded.iter().map(RecordedEvent::metadata);
             self.new_event_types.extend(types.map(|event| (event.event_type().clone(), event.schema_version())));
         }
-        Ok(recorded)
+        Ok((recorded, is_new))
     }
 
     pub(crate) fn belongs_to(&self, store: &Arc<StoreInner>) -> bool {
@@ -204,6 +218,13 @@ impl Transaction for SqliteTransaction {
         let (event, (aggregate_id, aggregate_type, tenant)) = (event.as_uuid(), stream_columns(stream));
         let row = (handler.as_str(), event.as_bytes(), aggregate_id, aggregate_type, tenant);
         Ok(execute(&connection, include_str!("sql/note_delivery.sql"), row)? == 1)
+    }
+
+    async fn append(&mut self, append: Append) -> Result<(), AppendError> {
+        match self.store.writer().check(append)? {
+            Some(append) => Self::append(self, append).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {

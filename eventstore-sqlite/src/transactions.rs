@@ -1,6 +1,6 @@
 //! Transactions of the store, on its own tables or on the copies of a shadow.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
@@ -12,7 +12,6 @@ use rusqlite::Connection;
 use crate::{
     blocking::blocking,
     error::{self, SqliteTransactionError},
-    lease::ttl_micros,
     query::execute,
     shadow_databases::{self, ShadowRow, check_tables, missing_shadow},
     store::SqliteEventStore,
@@ -20,9 +19,6 @@ use crate::{
     transaction::SqliteTransaction,
     writer::{HeldConnection, WritePermit},
 };
-
-/// Maximum number of deliveries that are deleted at once, so that appends need not wait for all of them.
-const FORGET_BATCH_MAX: u32 = 1_000;
 
 #[async_trait]
 impl Transactions for SqliteEventStore {
@@ -89,21 +85,6 @@ impl Transactions for SqliteEventStore {
             execute(connection, include_str!("sql/forget_shadow.sql"), (name.as_str(), file.as_str()))
         };
         self.writer().write(forget).await.map(drop)
-    }
-
-    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
-        let older_than = ttl_micros(older_than);
-        let forget = move |connection: &Connection| {
-            execute(connection, include_str!("sql/forget_deliveries.sql"), (older_than, FORGET_BATCH_MAX))
-        };
-        let mut all = 0;
-        loop {
-            let forgotten = self.writer().write(forget).await?;
-            all += forgotten as u64;
-            if forgotten < FORGET_BATCH_MAX as usize {
-                return Ok(all);
-            }
-        }
     }
 }
 

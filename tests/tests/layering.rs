@@ -117,6 +117,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["transaction"],
             &["store"],
             &[
+                "append_group",
                 "checkpoint",
                 "event_types",
                 "lease",
@@ -140,6 +141,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["store"],
             &[
                 "append",
+                "append_group",
                 "checkpoint",
                 "event_types",
                 "feed",

@@ -22,7 +22,7 @@ forgetful forsaken gauge ghost hand hands heard hello hole holes hopeless impati
 keeping lane lanes learn lend lent let letter letters life look looked looking looks marked marking midway mine
 nameless nap notebook pace papers paper parked passing patience patient patiently placed places pour quiet
 rerun retake retaken revive revived rewound rival said says scene sealed seal sees several slip soon stash steady
-sweep tenure terms tell tells tidy told together trial tries trouble turn turns unclear vain verdict verdicts
+sweep tenure terms tell tells tidy told trial tries trouble turn turns unclear vain verdict verdicts
 weather witness who why word words";
 
 /// Names that hold a retired word on purpose: the name, the end of its file's path, and the reason.

@@ -82,10 +82,12 @@
 //! Invariant: no other module of this crate depends on this one, and no response holds error texts that are for the
 //! log.
 
+mod context;
 mod health;
 mod problem;
 
 use ::axum::extract::FromRef;
+pub use context::{ContextLayer, WithContext, context};
 pub use health::{health_routes, status_routes};
 pub use problem::{Mistake, Problem};
 

@@ -188,7 +188,10 @@ impl From<SaveError> for Problem {
         match &error {
             _ if error.is_conflict() => Self::new(StatusCode::CONFLICT, "a concurrent change was first, try again"),
             SaveError::Append(append) if append.is_retryable() => Self::unavailable(error),
-            SaveError::Append(_) | SaveError::Encode(_) | SaveError::OtherTenant { .. } => Self::internal(error),
+            SaveError::Append(_)
+            | SaveError::Encode(_)
+            | SaveError::OtherTenant { .. }
+            | SaveError::GroupsUnsupported { .. } => Self::internal(error),
         }
     }
 }

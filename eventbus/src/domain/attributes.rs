@@ -61,6 +61,29 @@ impl Attributes {
         self.to_map().remove(key)
     }
 
+    /// Returns the object with these keys only.
+    pub(crate) fn retain_keys(&self, keys: &[&str]) -> Self {
+        if self.is_empty() {
+            return Self::EMPTY;
+        }
+        let mut map = self.to_map();
+        map.retain(|key, _| keys.contains(&key.as_str()));
+        map.into()
+    }
+
+    /// Adds the keys of `other` that are missing here.
+    pub(crate) fn or(self, other: Self) -> Self {
+        if other.is_empty() {
+            return self;
+        }
+        if self.is_empty() {
+            return other;
+        }
+        let mut map = other.to_map();
+        map.extend(self.to_map());
+        map.into()
+    }
+
     /// All values by key.
     #[must_use]
     pub fn to_map(&self) -> Map<String, Value> {

@@ -1,8 +1,15 @@
 //! On whose behalf, and because of what, events are saved.
 
+use std::sync::Arc;
+
+use tokio::task::futures::TaskLocalFuture;
 use uuid::Uuid;
 
 use super::{attributes::Attributes, metadata::Metadata};
+
+/// The keys of a trace among the attributes of an event.
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
 
 /// On whose behalf, and because of what, events are saved; stamped on every event of a save.
 ///
@@ -33,14 +40,17 @@ pub struct EventContext {
 }
 
 impl EventContext {
-    /// Continues the conversation of an event that a handler handles: same correlation and tenant, caused by it.
+    /// Continues the conversation of an event: same correlation, tenant, actor and [trace](Self::with_trace), caused by
+    /// it.
+    ///
+    /// A [`Repository`](crate::Repository) of a handler does so by itself.
     pub fn caused_by(cause: &Metadata) -> Self {
         Self {
             correlation_id: Some(cause.correlation_id()),
             causation_id: Some(cause.event_id().as_uuid()),
             tenant_id: cause.tenant_id(),
             actor_id: cause.actor_id().map(Into::into),
-            attributes: Attributes::EMPTY,
+            attributes: cause.attributes().retain_keys(&[TRACEPARENT, TRACESTATE]),
         }
     }
 
@@ -67,5 +77,103 @@ impl EventContext {
     /// Attaches further data, as a JSON object.
     pub fn with_attributes(self, attributes: Attributes) -> Self {
         Self { attributes, ..self }
+    }
+
+    /// Adds the values of the HTTP headers `traceparent` and `tracestate` ([W3C Trace Context]) to the further data, under
+    /// these names. Events that are saved because of these keep them.
+    ///
+    /// [W3C Trace Context]: https://www.w3.org/TR/trace-context/
+    pub fn with_trace(self, traceparent: impl Into<String>, tracestate: Option<String>) -> Self {
+        let mut attributes = self.attributes.to_map();
+        attributes.insert(TRACEPARENT.into(), traceparent.into().into());
+        if let Some(tracestate) = tracestate {
+            attributes.insert(TRACESTATE.into(), tracestate.into());
+        }
+        Self { attributes: attributes.into(), ..self }
+    }
+
+    /// Runs `future` in this context: what repositories save in it is stamped with it. A context that a repository was
+    /// [given](crate::AggregateRepository::with_context) comes first; this one fills what that one leaves open.
+    ///
+    /// A scope within a scope starts from the outer one. A task that the future spawns is outside of the scope: write
+    /// `tokio::spawn(EventContext::current().scope(task))`.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{AggregateRepository, EventContext, InMemoryEventStore, Never, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Room)]
+    /// # struct Cleaned {}
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(Cleaned))]
+    /// # struct Room;
+    /// # impl Apply for Room { fn apply(&mut self, _event: &RoomEvent) {} }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// let rooms = AggregateRepository::<Room>::new(InMemoryEventStore::new());
+    /// let id = "12".parse()?;
+    /// let nightly = EventContext::default().with_actor("nightly-job");
+    /// let saved = nightly.scope(async { rooms.upsert(&id, |_| Ok::<_, Never>(Cleaned {})).await }).await?;
+    /// assert_eq!(saved.events[0].metadata().actor_id(), Some("nightly-job"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        Scope::Given(self.or(Self::current())).run(future)
+    }
+
+    /// Returns the context of the current scope; an empty one outside of every scope. In a handler it is that of the event,
+    /// without the tenant.
+    pub fn current() -> Self {
+        Scope::current()
+    }
+
+    /// Fills what this context leaves open from `outer`; of further data each key.
+    pub(crate) fn or(self, outer: Self) -> Self {
+        Self {
+            correlation_id: self.correlation_id.or(outer.correlation_id),
+            causation_id: self.causation_id.or(outer.causation_id),
+            tenant_id: self.tenant_id.or(outer.tenant_id),
+            actor_id: self.actor_id.or(outer.actor_id),
+            attributes: self.attributes.or(outer.attributes),
+        }
+    }
+}
+
+tokio::task_local! {
+    static SCOPE: Scope;
+}
+
+/// The context in which a future runs.
+pub(crate) enum Scope {
+    /// That of [`EventContext::scope`].
+    Given(EventContext),
+    /// That of a handler: the event that it handles.
+    Delivery(Arc<dyn Cause>),
+}
+
+/// An event because of which further ones are saved.
+pub(crate) trait Cause: Send + Sync {
+    fn metadata(&self) -> &Metadata;
+}
+
+impl Scope {
+    /// Runs `future` in this scope.
+    pub(crate) fn run<F: Future>(self, future: F) -> TaskLocalFuture<Self, F> {
+        SCOPE.scope(self, future)
+    }
+
+    /// Returns the context of the future that calls this; an empty one outside of every scope.
+    ///
+    /// In a handler it names no tenant: a repository says which tenant's aggregates it saves.
+    fn current() -> EventContext {
+        SCOPE.try_with(Self::context).unwrap_or_default()
+    }
+
+    fn context(&self) -> EventContext {
+        match self {
+            Self::Given(context) => context.clone(),
+            Self::Delivery(event) => EventContext { tenant_id: None, ..EventContext::caused_by(event.metadata()) },
+        }
     }
 }

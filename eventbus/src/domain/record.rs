@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     clock::SharedClock,
     codec::{Codec, DecodeError, EncodeError},
-    context::EventContext,
+    context::{Cause, EventContext},
     event::{EventDescriptor, EventFilter},
     fields::Fields,
     metadata::{EventId, Metadata},
@@ -253,11 +253,30 @@ struct Recorded {
     is_checked: bool,
 }
 
+impl Cause for Recorded {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
 impl RecordedEvent {
+    /// Returns the event as the cause of what a handler saves.
+    pub(crate) fn cause(&self) -> Arc<dyn Cause> {
+        Arc::clone(&self.0) as Arc<dyn Cause>
+    }
+
     /// Makes the record of an event that a backend read; `payload` is the JSON object of the event's own fields.
     #[must_use]
     pub fn new(metadata: Metadata, payload: impl Into<Box<str>>) -> Self {
         Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: false }))
+    }
+
+    /// Sets the position that the store gave the event, where it is known only after [`NewEvent::recorded_as`].
+    #[must_use]
+    pub fn with_position(mut self, position: Option<Position>) -> Self {
+        let recorded = Arc::make_mut(&mut self.0);
+        recorded.metadata = recorded.metadata.clone().with_position(position);
+        self
     }
 
     /// Sets when the store appended the event; stores call it after [`NewEvent::recorded_as`].

@@ -20,18 +20,21 @@ use super::leases::LeaseTable;
 use crate::{
     domain::{
         clock::SharedClock,
+        error::BoxError,
         metadata::EventId,
         name::Name,
         record::{NewEvent, RecordedEvent},
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
-        EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, Notes, ProgressUpdate,
-        ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots, StoredEventType,
-        StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery, attempts::DeliveryAttempts,
+        Append, AppendError, AppendEvents, AppendGroups, AppendSignal, CheckpointError, Checkpoints, DeadDelivery,
+        Direction, EventStore, EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, Notes,
+        ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots,
+        StoredEventType, StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery,
+        append_group::{AppendGroup, GroupOutcome, HandledDelivery},
+        attempts::DeliveryAttempts,
     },
-    support::{Page, check_events, check_ids, first_result, paged},
+    support::{Page, check_events, check_group, check_ids, first_group_result, first_result, paged},
 };
 
 /// Most events that a reader copies out of the log while it holds the lock.
@@ -136,6 +139,8 @@ struct StoreLog {
     streams: HashMap<StreamId, StreamIndex>,
     /// The highest schema version of each event type, and the position of its first event.
     types: BTreeMap<Name, (u32, Position)>,
+    /// The deliveries that groups of appends handled.
+    handled: HashMap<HandledDelivery, OffsetDateTime>,
     clock: SharedClock,
 }
 
@@ -164,6 +169,31 @@ impl StoreLog {
             return Err(AppendError::Conflict { stream: stream.clone(), expected, actual });
         }
         Ok(events.into_iter().enumerate().map(|(i, event)| self.push(stream, actual.plus(i + 1), event)).collect())
+    }
+
+    fn append_group(&mut self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
+        if group.handled.as_ref().is_some_and(|delivery| self.handled.contains_key(delivery)) {
+            return Ok(GroupOutcome::AlreadyHandled);
+        }
+        let first_result_of = |append: &Append| {
+            let ids: Vec<_> = append.events.iter().map(NewEvent::event_id).collect();
+            first_result(&append.stream, &ids, self.with_ids(&append.stream, &ids))
+        };
+        if let Some(first) = first_group_result(&group.appends, first_result_of)? {
+            return Ok(GroupOutcome::Appended(first));
+        }
+        for Append { stream, expected, .. } in &group.appends {
+            let actual = self.version(stream);
+            if !expected.matches(actual) {
+                return Err(AppendError::Conflict { stream: stream.clone(), expected: *expected, actual });
+            }
+        }
+        self.handled.extend(group.handled.map(|delivery| (delivery, self.clock.now())));
+        let records = group.appends.into_iter().map(|Append { stream, events, .. }| {
+            let before = self.version(&stream);
+            events.into_iter().enumerate().map(|(i, event)| self.push(&stream, before.plus(i + 1), event)).collect()
+        });
+        Ok(GroupOutcome::Appended(records.collect()))
     }
 
     fn push(&mut self, stream: &StreamId, version: Version, event: NewEvent) -> RecordedEvent {
@@ -246,6 +276,27 @@ impl AppendEvents for InMemoryEventStore {
         let recorded = self.0.log.write().append(stream, expected, events)?;
         self.0.appended.notify();
         Ok(recorded)
+    }
+}
+
+#[async_trait]
+impl AppendGroups for InMemoryEventStore {
+    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
+        check_group(&group)?;
+        let outcome = self.0.log.write().append_group(group)?;
+        self.0.appended.notify();
+        Ok(outcome)
+    }
+
+    async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
+        Ok(self.0.log.read().handled.contains_key(delivery))
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let mut log = self.0.log.write();
+        let (before, now) = (log.handled.len(), log.clock.now());
+        log.handled.retain(|_, handled_at| now - *handled_at < older_than);
+        Ok((before - log.handled.len()) as u64)
     }
 }
 
@@ -530,6 +581,10 @@ impl EventStore for InMemoryEventStore {
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn append_groups(&self) -> Option<&dyn AppendGroups> {
         Some(self)
     }
 }

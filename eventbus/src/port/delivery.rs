@@ -1,8 +1,8 @@
 //! Deliveries: one event, passed by a bus to the handlers of one group.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::{MessageId, ServerFault, TypeKey, state::StateMap};
+use super::{MessageId, ServerFault, TypeKey, handler_saves::HandlerSaves, state::StateMap};
 use crate::domain::{
     codec::DecodeError,
     error::{BoxError, Error, ErrorLine},
@@ -20,12 +20,14 @@ pub struct Delivery {
     attempt: u32,
     message_id: Option<MessageId>,
     state: StateMap,
+    /// What the handler saves by its repositories; `None` if it takes none.
+    saves: Option<Arc<HandlerSaves>>,
 }
 
 impl Delivery {
     /// Creates the first delivery of `record` to `group`.
     pub fn new(record: RecordedEvent, group: Name) -> Self {
-        Self { record, group, attempt: 1, message_id: None, state: StateMap::new() }
+        Self { record, group, attempt: 1, message_id: None, state: StateMap::new(), saves: None }
     }
 
     /// Sets the number of this attempt: 1 is the first.
@@ -41,6 +43,15 @@ impl Delivery {
     /// Gives the handlers their shared state.
     pub fn with_state(self, state: StateMap) -> Self {
         Self { state, ..self }
+    }
+
+    /// Keeps the saves of the handler until it has ended.
+    pub(crate) fn with_saves(self, saves: Arc<HandlerSaves>) -> Self {
+        Self { saves: Some(saves), ..self }
+    }
+
+    pub(crate) const fn saves(&self) -> Option<&Arc<HandlerSaves>> {
+        self.saves.as_ref()
     }
 
     /// The event, not decoded.

@@ -4,6 +4,7 @@
 //! methods name (at the root and in `event`, `handler`, `health` and `relay`), `support` and, for a bus, `delivery`, but
 //! no part of the runtime. It is correct when the suites of `eventbus::testkit` pass.
 
+pub(crate) mod append_group;
 pub(crate) mod attempts;
 mod backlog;
 pub(crate) mod backoff;
@@ -15,6 +16,7 @@ pub(crate) mod delivery;
 mod event_types;
 mod filter;
 mod floor;
+pub(crate) mod handler_saves;
 pub(crate) mod health;
 mod lease;
 mod message;
@@ -34,6 +36,7 @@ pub(crate) mod subscriber;
 pub(crate) mod transaction;
 mod unfinished;
 
+pub use append_group::{Append, AppendGroups};
 pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, SkippedBefore};
 pub use bus::{EventBus, GroupProgress};
 pub use bus_error::{ConnectError, ConsumeError, PublishError, ShutdownError};
@@ -52,7 +55,7 @@ pub use server_fault::ServerFault;
 pub use signal::{AppendSignal, AppendWatch};
 pub use snapshot::{SnapshotError, SnapshotRead, Snapshots, StoredSnapshot};
 pub use state::TypeKey;
-pub use store::{Append, AppendEvents, Direction, EventStore, ReadFeed, ReadStream};
+pub use store::{AppendEvents, Direction, EventStore, ReadFeed, ReadStream};
 pub use store_error::{AppendError, ReadError};
 pub use subscriber::{Subscriber, SubscriberStatus, Subscription};
 pub use transaction::{FromTransaction, Shadow, Transaction, Transactions};

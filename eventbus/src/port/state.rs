@@ -93,6 +93,7 @@ impl fmt::Debug for StateMap {
 pub struct Requirements {
     states: Vec<TypeKey>,
     transactions: Vec<TypeKey>,
+    aggregates: Vec<TypeKey>,
 }
 
 impl Requirements {
@@ -104,6 +105,17 @@ impl Requirements {
     /// Requires a store whose transactions are `T`.
     pub fn transaction<T: 'static>(&mut self) {
         demand(&mut self.transactions, TypeKey::of::<T>());
+    }
+
+    /// Requires a store, to save aggregates of type `A` in one commit with the note of the delivery.
+    pub fn repository<A: 'static>(&mut self) {
+        demand(&mut self.aggregates, TypeKey::of::<A>());
+    }
+
+    /// The aggregates of the repositories required.
+    #[must_use]
+    pub fn aggregates(&self) -> &[TypeKey] {
+        &self.aggregates
     }
 
     /// The state types required.

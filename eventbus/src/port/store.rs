@@ -15,25 +15,14 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent, Notes, ReadError,
-    RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
+    Append, AppendError, AppendGroups, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
+    Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
 };
 use crate::domain::{
     record::{NewEvent, RecordedEvent},
     shown::type_name,
     stream::{ExpectedVersion, Position, StreamId, Version},
 };
-
-/// One append among several, see [`AppendEvents::append_many`].
-#[derive(Debug, Clone)]
-pub struct Append {
-    /// The stream to append to.
-    pub stream: StreamId,
-    /// The version that the stream must have.
-    pub expected: ExpectedVersion,
-    /// The events to append, in order.
-    pub events: Vec<NewEvent>,
-}
 
 /// Appends events to streams, all or nothing each.
 ///
@@ -253,6 +242,12 @@ pub trait EventStore:
 
     /// Returns the snapshots. On a store without them a load reads all events of its stream.
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+
+    /// Returns the appends to several streams at once. A store without them refuses [`App::together`](crate::App::together),
+    /// and an app on it refuses handlers that take a [`Repository`](crate::Repository).
+    fn append_groups(&self) -> Option<&dyn AppendGroups> {
         None
     }
 }

@@ -3,11 +3,11 @@
 //! Invariant: a caller moves a checkpoint under its lease, and the store checks the lease's epoch in that same
 //! transaction. So an owner that was paused while a new one took over can commit no write any more.
 
-use std::{any::Any, error::Error, fmt, time::Duration};
+use std::{any::Any, error::Error, fmt};
 
 use async_trait::async_trait;
 
-use super::{Lease, ServerFault, TypeKey, delivery::HandlerError, state::Requirements};
+use super::{Append, AppendError, Lease, ServerFault, TypeKey, delivery::HandlerError, state::Requirements};
 use crate::domain::{
     error::BoxError,
     metadata::EventId,
@@ -54,13 +54,6 @@ pub trait Transactions: Send + Sync {
     /// # Errors
     /// The store's error if it cannot remove them.
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError>;
-
-    /// Forgets deliveries that were handled longer than `older_than` ago, see [`Transaction::is_first`], and returns
-    /// their number.
-    ///
-    /// # Errors
-    /// The store's error if it cannot delete them.
-    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError>;
 }
 
 /// Copies of a projection's tables, filled while the live ones serve.
@@ -99,6 +92,13 @@ pub trait Transaction: Send {
     /// # Errors
     /// The store's error if it cannot write the record.
     async fn is_first(&mut self, handler: &Name, stream: &StreamId, event: EventId) -> Result<bool, BoxError>;
+
+    /// Appends events, which the commit stores.
+    ///
+    /// # Errors
+    /// [`AppendError::Conflict`] if the stream is not at the expected version, here or at the commit; else as for
+    /// [`append`](super::AppendEvents::append). The caller must drop the transaction then.
+    async fn append(&mut self, append: Append) -> Result<(), AppendError>;
 
     /// Replaces the rows of the live tables by the rows of the shadow's copies, and returns the position up to which
     /// the copies were filled.

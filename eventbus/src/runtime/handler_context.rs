@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::repository::{RepositorySource, SnapshotTasks};
 use crate::{
     domain::clock::SharedClock,
     port::{EventStore, Transactions, state::StateMap},
@@ -29,9 +30,15 @@ impl From<&StateMap> for HandlerContext {
     }
 }
 
-impl<S: EventStore> From<(&StateMap, &S)> for HandlerContext {
-    /// Creates the context of handlers that may take the connection of the store.
+impl<S: EventStore + Clone> From<(&StateMap, &S)> for HandlerContext {
+    /// Creates the context of handlers that may take the connection of the store, or repositories on it.
     fn from((state, store): (&StateMap, &S)) -> Self {
-        Self { transactions: store.transactions(), ..state.into() }
+        let repositories = RepositorySource {
+            store: Arc::new(store.clone()),
+            has_relay: false,
+            clock: SharedClock::SYSTEM,
+            snapshot_tasks: SnapshotTasks::default(),
+        };
+        Self { transactions: store.transactions(), ..Self::from(&state.clone().with(repositories)) }
     }
 }

@@ -1,7 +1,11 @@
-//! The inbox of handlers that take the store's transaction: their rows and the note of the delivery commit together.
+//! The inbox of handlers that write to the store: their rows, the events that they save and the note of the delivery
+//! commit together.
 //!
-//! Invariant: the inbox notes the delivery before the handler runs, in the handler's transaction. So an error, a panic,
-//! a timeout or a crash leaves neither rows nor note; after an unknown outcome the note shows whether it took effect.
+//! Invariant: one commit makes the note and the effects. So an error, a panic, a timeout or a crash leaves neither of them;
+//! after an unknown outcome the note shows whether the delivery took effect.
+//!
+//! A handler that takes the store's transaction runs within it. One that only saves by repositories runs before: no row
+//! is locked meanwhile, and its saves and the note are one [group](AppendGroup).
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     definition::{HandlerCall, HandlerDefinition},
     handler_context::HandlerContext,
+    repository::{CONFLICT_RETRY, RepositorySource},
 };
 use crate::{
     delivery::{
@@ -23,11 +28,13 @@ use crate::{
         name::Name,
     },
     port::{
-        Transaction, Transactions,
+        AppendError, EventStore, Transaction, Transactions,
+        append_group::{AppendGroup, GroupOutcome, HandledDelivery},
         backoff::{Backoff, BackoffTimer},
         delivery::{Delivery, HandlerError},
+        handler_saves::{AfterCommit, HandlerSaves},
     },
-    support::Outage,
+    support::{Outage, source_chain},
 };
 
 /// Delays between attempts to begin a transaction while the store is away.
@@ -35,7 +42,9 @@ const BEGIN_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration
 
 /// Lets one handler take effect once for each event.
 pub(crate) struct HandlerInbox {
-    transactions: Arc<dyn Transactions>,
+    commit: Commit,
+    /// Set if the handler takes repositories.
+    takes_repository: bool,
     /// The key of the handler's notes in the store: group and handler name.
     name: Name,
     /// Cancelled when the app stops: no transaction begins after the grace period.
@@ -43,33 +52,100 @@ pub(crate) struct HandlerInbox {
     clock: SharedClock,
 }
 
+/// How the effects of a handler are committed.
+#[derive(Clone)]
+enum Commit {
+    /// In the transaction that the handler takes.
+    Transaction(Arc<dyn Transactions>),
+    /// As a group of appends.
+    Group(Arc<dyn EventStore>),
+}
+
 impl HandlerInbox {
-    /// Creates the inbox of a handler; `None` if it takes no transaction, or if no store of the context lends one.
+    /// Creates the inbox of a handler; `None` if it takes neither a transaction nor a repository, or if no store of the
+    /// context offers them.
     pub(crate) fn for_handler(handler: &HandlerDefinition, group: &Name, context: &HandlerContext) -> Option<Self> {
-        let takes_part = !handler.requirements().transactions().is_empty();
-        let transactions = Arc::clone(context.transactions.as_ref().filter(|_| takes_part)?);
+        let requirements = handler.requirements();
+        let (transactions, repositories) = (requirements.transactions(), requirements.aggregates());
+        let commit = match (&context.transactions, context.state.get::<RepositorySource>()) {
+            (Some(lent), _) if !transactions.is_empty() => Commit::Transaction(Arc::clone(lent)),
+            (_, Some(source)) if !repositories.is_empty() => Commit::Group(source.store),
+            _ => return None,
+        };
         Some(Self {
-            transactions,
+            commit,
+            takes_repository: !repositories.is_empty(),
             name: group.joined("/", handler.name),
             stop: context.stop.clone(),
             clock: context.clock.clone(),
         })
     }
 
-    /// Runs the handler in its own transaction, unless an earlier delivery of the event has committed.
+    /// Runs the handler, and commits its effects, unless an earlier delivery of the event has committed. If another
+    /// writer was first to a stream that the handler saves to, runs it again.
     pub(crate) async fn run_once(&self, delivery: &Delivery, call: HandlerCall) -> Result<(), HandlerError> {
-        let event_id = delivery.metadata().event_id();
+        let mut attempt = 1;
+        loop {
+            match self.try_run(delivery, call).await {
+                Ok(after_commit) => {
+                    after_commit.into_iter().for_each(|task| task());
+                    return Ok(());
+                }
+                Err(error) if is_conflict(&error) && CONFLICT_RETRY.allows(attempt) => {
+                    let event_id = delivery.metadata().event_id();
+                    tracing::debug!(handler = %self.name, %event_id, attempt, "conflict, running the handler again");
+                    self.clock.sleep(CONFLICT_RETRY.jittered(attempt)).await;
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn try_run(&self, delivery: &Delivery, call: HandlerCall) -> Result<Vec<AfterCommit>, HandlerError> {
+        let saves = self.takes_repository.then(Arc::<HandlerSaves>::default);
+        let delivery = match &saves {
+            Some(saves) => delivery.clone().with_saves(Arc::clone(saves)),
+            None => delivery.clone(),
+        };
+        match &self.commit {
+            Commit::Transaction(transactions) => self.run_in_transaction(&delivery, call, saves, &**transactions).await,
+            Commit::Group(store) => {
+                let outcome = self.run_and_save(&delivery, call, saves, &**store).await;
+                outcome.map_err(|error| match store.transactions() {
+                    Some(transactions) => classify_error(error, &*transactions),
+                    None => error,
+                })
+            }
+        }
+    }
+
+    async fn run_in_transaction(
+        &self,
+        delivery: &Delivery,
+        call: HandlerCall,
+        saves: Option<Arc<HandlerSaves>>,
+        transactions: &dyn Transactions,
+    ) -> Result<Vec<AfterCommit>, HandlerError> {
+        let begin = self.begin_transaction(delivery.metadata(), transactions);
         let begin_outcome =
-            without_timeout(within_grace_period(&self.stop, self.begin_transaction(delivery.metadata())))
-                .await
-                .ok_or_else(HandlerError::not_begun)?;
+            without_timeout(within_grace_period(&self.stop, begin)).await.ok_or_else(HandlerError::not_begun)?;
         let Some(mut transaction) = begin_outcome else {
-            tracing::debug!(handler = %self.name, %event_id, "delivery took effect before, skipped");
-            return Ok(());
+            self.log_skipped(delivery);
+            return Ok(Vec::new());
         };
         let handled = call(delivery, Some(transaction.as_any_mut())).await;
+        let (appends, after_commit) = saves.map(|saves| saves.end()).unwrap_or_default();
+        let appended = async {
+            handled?;
+            for append in appends {
+                transaction.append(append).await?;
+            }
+            Ok(())
+        };
+        let appended: Result<(), HandlerError> = appended.await;
         let is_late = transaction.is_late();
-        let committed = match handled {
+        let committed = match appended {
             Ok(()) => transaction.commit().await.map_err(HandlerError::from),
             Err(error) => {
                 drop(transaction);
@@ -77,19 +153,59 @@ impl HandlerInbox {
             }
         };
         // the store ended a late transaction for its age: no fault of the server
-        committed.map_err(|error| if is_late { error } else { classify_error(error, &*self.transactions) })
+        let committed = committed.map_err(|error| if is_late { error } else { classify_error(error, transactions) });
+        committed.map(|()| after_commit)
+    }
+
+    async fn run_and_save(
+        &self,
+        delivery: &Delivery,
+        call: HandlerCall,
+        saves: Option<Arc<HandlerSaves>>,
+        store: &dyn EventStore,
+    ) -> Result<Vec<AfterCommit>, HandlerError> {
+        let Some(groups) = store.append_groups() else {
+            return Err(HandlerError::permanent("the store appends to one stream at a time only"));
+        };
+        let handled = HandledDelivery::new(self.name.clone(), delivery.metadata());
+        // its own effects might make it fail: it may have decided for good
+        if groups.is_handled(&handled).await? {
+            self.log_skipped(delivery);
+            return Ok(Vec::new());
+        }
+        call(delivery, None).await?;
+        let (appends, after_commit) = saves.map(|saves| saves.end()).unwrap_or_default();
+        if appends.is_empty() {
+            return Ok(after_commit);
+        }
+        match groups.append_group(AppendGroup { appends, handled: Some(handled) }).await? {
+            GroupOutcome::Appended(_) => Ok(after_commit),
+            GroupOutcome::AlreadyHandled => {
+                self.log_skipped(delivery);
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn log_skipped(&self, delivery: &Delivery) {
+        let event_id = delivery.metadata().event_id();
+        tracing::debug!(handler = %self.name, %event_id, "delivery took effect before, skipped");
     }
 
     /// Begins a transaction and notes the delivery in it; `None` if the handler took effect for the event before.
     ///
     /// Retries while the store is away, until the app stops: an outage is no fault of the event and uses up no attempt.
-    async fn begin_transaction(&self, event: &Metadata) -> Option<Box<dyn Transaction>> {
+    async fn begin_transaction(
+        &self,
+        event: &Metadata,
+        transactions: &dyn Transactions,
+    ) -> Option<Box<dyn Transaction>> {
         let mut backoff = BackoffTimer::new(BEGIN_BACKOFF);
         loop {
-            match self.try_begin_transaction(event).await {
+            match self.try_begin_transaction(event, transactions).await {
                 Ok(begin_outcome) => return begin_outcome,
                 Err(error) => {
-                    let fault = self.transactions.server_fault(&*error);
+                    let fault = transactions.server_fault(&*error);
                     let fault = fault.map_or_else(|| "no transaction can begin".into(), |fault| fault.to_string());
                     let is_news = note_server_fault(fault, &self.clock);
                     self.log_failure(&error, is_news);
@@ -108,10 +224,19 @@ impl HandlerInbox {
         }
     }
 
-    async fn try_begin_transaction(&self, event: &Metadata) -> Result<Option<Box<dyn Transaction>>, BoxError> {
-        let mut transaction = self.transactions.begin().await?;
+    async fn try_begin_transaction(
+        &self,
+        event: &Metadata,
+        transactions: &dyn Transactions,
+    ) -> Result<Option<Box<dyn Transaction>>, BoxError> {
+        let mut transaction = transactions.begin().await?;
         Ok(transaction.is_first(&self.name, event.stream(), event.event_id()).await?.then_some(transaction))
     }
+}
+
+/// Returns `true` if another writer was first to a stream that the handler saved to.
+fn is_conflict(error: &HandlerError) -> bool {
+    source_chain(error.get_ref()).any(|error| error.downcast_ref().is_some_and(AppendError::is_conflict))
 }
 
 /// Turns the error into a server fault if the store's driver finds one in it, also where the handler wrapped it.
@@ -124,7 +249,7 @@ pub(crate) fn classify_error(error: HandlerError, transactions: &dyn Transaction
 
 /// Deletes notes of deliveries older than `retention`, about once an hour, until cancelled.
 pub(crate) async fn purge_inbox(
-    transactions: Arc<dyn Transactions>,
+    store: Arc<dyn EventStore>,
     retention: Duration,
     clock: SharedClock,
     cancel: CancellationToken,
@@ -137,7 +262,8 @@ pub(crate) async fn purge_inbox(
         if cancel.run_until_cancelled(clock.sleep(pause)).await.is_none() {
             return;
         }
-        match cancel.run_until_cancelled(transactions.forget_deliveries(retention)).await {
+        let Some(groups) = store.append_groups() else { return };
+        match cancel.run_until_cancelled(groups.forget_deliveries(retention)).await {
             Some(Ok(forgotten)) => {
                 tracing::debug!(forgotten, ?retention, "forgot deliveries that took effect");
                 if let Some(lasted) = outage.ends() {

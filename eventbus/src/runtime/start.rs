@@ -166,6 +166,39 @@ pub enum StartMistake {
         /// The transaction type of the store, if it has one.
         offered: Option<&'static str>,
     },
+    /// A handler takes a `Repository<A>`, and the app has no store to save to, or one that cannot commit the saves of a
+    /// handler together.
+    #[error(
+        "`{name}` ({source_place}) takes `Repository<{}>`, but {}",
+        short_type_name(aggregate),
+        match store {
+            Some(store) => format!("{store} appends to one stream at a time only: take `State<AggregateRepository<..>>`, whose saves may happen again"),
+            None => "this app only consumes: its builder has a bus and no `.store(..)`".to_owned(),
+        }
+    )]
+    RepositoryWithoutStore {
+        /// The handler.
+        name: &'static str,
+        /// Where it stands.
+        source_place: Source,
+        /// The aggregate.
+        aggregate: &'static str,
+        /// The store, if there is one.
+        store: Option<String>,
+    },
+    /// A projection takes a `Repository<A>`: a rebuild would save once more.
+    #[error(
+        "projection `{name}` ({source_place}) takes `Repository<{}>`: save in a `#[handler]`, as a rebuild of a projection runs its methods again",
+        short_type_name(aggregate)
+    )]
+    ProjectionSaves {
+        /// The projection.
+        name: &'static str,
+        /// Where it stands.
+        source_place: Source,
+        /// The aggregate.
+        aggregate: &'static str,
+    },
     /// A projection has no default, and the builder has no instance.
     #[error("projection `{name}` ({source_place}) has no `Default`; give the builder one: `.projection(..)`")]
     ProjectionWithoutInstance {

@@ -8,10 +8,12 @@ use super::{
     handler_context::HandlerContext,
     handler_inbox::HandlerInbox,
     projection::ProjectionHandle,
+    repository::RepositorySource,
     start::{StartError, StartMistake},
 };
 use crate::{
     domain::{
+        context::Scope,
         name::Name,
         record::{EventSet, RecordedEvent},
     },
@@ -83,7 +85,7 @@ pub trait EventBusExt: EventBus {
     ///
     /// The context is the states, `&state`, or `(&state, &store)`: then a handler that takes the connection of the
     /// store runs in a transaction of its own. The store notes each delivery that took effect. Delete old notes now and
-    /// then with [`Transactions::forget_deliveries`](crate::port::Transactions::forget_deliveries); an app does so by
+    /// then with [`AppendGroups::forget_deliveries`](crate::port::AppendGroups::forget_deliveries); an app does so by
     /// itself.
     ///
     /// # Errors
@@ -220,12 +222,12 @@ fn handler_subscriber(definition: HandlerDefinition, group: &Name, context: &Han
     Subscriber::new(Name::from_static(definition.name), definition.events, move |delivery| {
         let delivery = delivery.clone().with_state(state.clone());
         let inbox = inbox.clone();
-        Box::pin(async move {
+        Box::pin(Scope::Delivery(delivery.record().cause()).run(async move {
             match inbox {
                 Some(inbox) => inbox.run_once(&delivery, call).await,
                 None => call(&delivery, None).await,
             }
-        })
+        }))
     })
     .with_options(definition.options)
 }
@@ -269,7 +271,17 @@ pub(crate) fn unmet_requirements(
         wanted: wanted.name(),
         offered: transaction.map(|key| key.name()),
     });
-    states.chain(transactions).collect()
+    let source = state.get::<RepositorySource>();
+    let store = source.as_ref().map(|source| &source.store);
+    let lacks_groups = store.is_none_or(|store| store.append_groups().is_none());
+    let repositories = requirements.aggregates().iter().filter(|_| lacks_groups);
+    let repositories = repositories.map(|aggregate| StartMistake::RepositoryWithoutStore {
+        name,
+        source_place,
+        aggregate: aggregate.name(),
+        store: store.map(|store| store.describe()),
+    });
+    states.chain(transactions).chain(repositories).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Checks of events that all stores and buses make alike.
 
+use std::collections::HashSet;
+
 use crate::{
     domain::{
         error::BoxError,
@@ -9,8 +11,44 @@ use crate::{
         stream::StreamId,
         validity::InvalidEvent,
     },
-    port::{AppendError, PublishError, relay::PublishRange},
+    port::{
+        Append, AppendError, PublishError,
+        append_group::{AppendGroup, GROUP_APPENDS_MAX},
+        relay::PublishRange,
+    },
 };
+
+/// The reason why a store refuses a group of appends.
+#[derive(Debug, thiserror::Error)]
+enum InvalidGroup {
+    #[error("the group has two appends to this stream")]
+    StreamTwice,
+    #[error("the group has more than {GROUP_APPENDS_MAX} appends")]
+    TooLarge,
+}
+
+/// Finds a group that no store takes; stores refuse it before sending.
+///
+/// # Errors
+/// [`AppendError::Refused`] if it has two appends to one stream or too many appends; else as [`check_ids`] and
+/// [`check_events`] for one of them.
+pub fn check_group(group: &AppendGroup) -> Result<(), AppendError> {
+    let refused = |append: &Append, fault: InvalidGroup| {
+        Err(AppendError::Refused { stream: append.stream.clone(), source: fault.into() })
+    };
+    if let Some(append) = group.appends.get(GROUP_APPENDS_MAX) {
+        return refused(append, InvalidGroup::TooLarge);
+    }
+    let mut streams = HashSet::new();
+    for append in &group.appends {
+        if !streams.insert(&append.stream) {
+            return refused(append, InvalidGroup::StreamTwice);
+        }
+        check_ids(&append.stream, &append.events)?;
+        check_events(&append.stream, &append.events)?;
+    }
+    Ok(())
+}
 
 /// Finds an event id that an append contains twice; stores refuse it before sending.
 ///
@@ -103,6 +141,88 @@ pub fn first_result(
     let same_ids = found_ids.eq(ids.iter().copied());
     let contiguous = found.windows(2).all(|pair| pair[0].version().next() == pair[1].version());
     if same_ids && contiguous { Ok(Some(found)) } else { Err(taken(stream, culprit)) }
+}
+
+/// What became of one append of a group, before the group is committed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GroupAttempt {
+    /// Its events, which the commit stores.
+    Now(Vec<RecordedEvent>),
+    /// An earlier call has stored its events.
+    Before(Vec<RecordedEvent>),
+}
+
+/// What a store does with a group.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GroupDecision {
+    /// It was made before: nothing to commit, the first result.
+    Repeated(Vec<Vec<RecordedEvent>>),
+    /// All appends can be made.
+    Commit(Vec<Vec<RecordedEvent>>),
+}
+
+/// Decides about a group, from what became of each of its appends.
+///
+/// # Errors
+/// The first error that is no conflict; [`AppendError::EventIdTaken`] if some appends were made before and some were not;
+/// else the first conflict.
+pub fn decide_group(
+    appends: &[Append],
+    attempts: Vec<Result<GroupAttempt, AppendError>>,
+) -> Result<GroupDecision, AppendError> {
+    let (mut now, mut before, mut conflict) = (Vec::new(), Vec::new(), None);
+    for (append, attempt) in appends.iter().zip(attempts) {
+        let stored = match attempt {
+            Ok(GroupAttempt::Now(events)) => {
+                now.push(events);
+                None
+            }
+            Ok(GroupAttempt::Before(events)) => Some(events),
+            Err(error) if error.is_conflict() => {
+                conflict.get_or_insert(error);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        if !append.events.is_empty() {
+            before.push(stored);
+        }
+    }
+    let mut before = before.into_iter();
+    match (first_group_result(appends, |_| Ok(before.next().flatten()))?, conflict) {
+        (Some(first), _) => Ok(GroupDecision::Repeated(first)),
+        (None, Some(conflict)) => Err(conflict),
+        (None, None) => Ok(GroupDecision::Commit(now)),
+    }
+}
+
+/// Decides whether a group is a repeat, from the [first result](first_result) of each append that has events.
+///
+/// Returns `None` if no append was made, so that the group is not a repeat; returns the records of each append, none for
+/// one without events, if it is.
+///
+/// # Errors
+/// [`AppendError::EventIdTaken`] if only some were made.
+pub fn first_group_result(
+    appends: &[Append],
+    mut first_result_of: impl FnMut(&Append) -> Result<Option<Vec<RecordedEvent>>, AppendError>,
+) -> Result<Option<Vec<Vec<RecordedEvent>>>, AppendError> {
+    let (mut results, mut missing) = (Vec::new(), false);
+    for append in appends {
+        if append.events.is_empty() {
+            results.push(Vec::new());
+            continue;
+        }
+        match first_result_of(append)? {
+            Some(first) => results.push(first),
+            None => missing = true,
+        }
+    }
+    match results.iter().flatten().next() {
+        None => Ok(None),
+        Some(stored) if missing => Err(taken(stored.metadata().stream(), stored.metadata().event_id())),
+        Some(_) => Ok(Some(results)),
+    }
 }
 
 fn taken(stream: &StreamId, event_id: EventId) -> AppendError {

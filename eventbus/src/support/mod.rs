@@ -15,7 +15,10 @@ mod source_chain;
 mod stream_cursor;
 
 pub use address::{is_this_machine, redacted};
-pub use check::{check_events, check_ids, check_range, check_records, first_result};
+pub use check::{
+    GroupAttempt, GroupDecision, check_events, check_group, check_ids, check_range, check_records, decide_group,
+    first_group_result, first_result,
+};
 pub use counted_versions::CountedVersions;
 pub use feed_versions::FeedVersions;
 pub use listed_types::ListedEventTypes;

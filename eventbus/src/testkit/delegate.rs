@@ -272,6 +272,10 @@ macro_rules! __delegate {
                 fn snapshots(&$self) -> Option<&dyn Snapshots> {
                     $inner.snapshots()
                 }
+
+                fn append_groups(&$self) -> Option<&dyn AppendGroups> {
+                    $inner.append_groups()
+                }
             }
         };
     };

@@ -24,8 +24,9 @@ use crate::{
     },
     memory::InMemoryEventStore,
     port::{
-        Checkpoints, EventStore, EventTypes, FromTransaction, Lease, LeaseError, Leases, Notes, ServerFault, Shadow,
-        Snapshots, Transaction, Transactions, TypeKey,
+        Append, AppendError, AppendGroups, Checkpoints, EventStore, EventTypes, FromTransaction, Lease, LeaseError,
+        Leases, Notes, ReadError, ServerFault, Shadow, Snapshots, Transaction, Transactions, TypeKey,
+        append_group::{AppendGroup, GroupOutcome, HandledDelivery},
     },
     support::source_chain,
 };
@@ -135,6 +136,7 @@ impl TableStore {
             deliveries: committed.deliveries.clone(),
             committed,
             checkpoints: BTreeMap::new(),
+            appends: Vec::new(),
             switched_shadow: None,
             lease_guard: None,
         }))
@@ -177,13 +179,6 @@ impl Transactions for TableStore {
         data.shadows.remove(&shadow.name);
         Ok(self.store.save_checkpoint(&shadow.name, Position::START).await?)
     }
-
-    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
-        let mut data = self.data.lock().await;
-        let before = data.deliveries.len();
-        data.deliveries.retain(|_, noted| noted.elapsed() < older_than);
-        Ok((before - data.deliveries.len()) as u64)
-    }
 }
 
 /// A transaction of a [`TableStore`]. It locks the store's data, so the next transaction begins after it ends.
@@ -195,6 +190,7 @@ pub struct TableTransaction {
     deliveries: BTreeMap<(Name, StreamId, EventId), Instant>,
     committed: OwnedMutexGuard<TableData>,
     checkpoints: BTreeMap<Name, Position>,
+    appends: Vec<Append>,
     /// The shadow whose rows have replaced the live ones.
     switched_shadow: Option<Name>,
     lease_guard: Option<OwnedRwLockReadGuard<()>>,
@@ -233,6 +229,11 @@ impl Transaction for TableTransaction {
         Ok(self.deliveries.insert((handler.clone(), stream.clone(), event), Instant::now()).is_none())
     }
 
+    async fn append(&mut self, append: Append) -> Result<(), AppendError> {
+        self.appends.push(append);
+        Ok(())
+    }
+
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         let copies = self.committed.shadows.get(&shadow.name).ok_or("there is no such shadow")?;
         shadow.tables.iter().for_each(|table| self.tables.copy(table, copies));
@@ -260,6 +261,8 @@ impl Transaction for TableTransaction {
         if fault == Some(Fault::Unavailable) {
             return Err(TableFault("fault made by the test").into());
         }
+        let appends = AppendGroup { appends: std::mem::take(&mut self.appends), handled: None };
+        self.store.store.append_group(appends).await?;
         if let Some(shadow) = &self.shadow {
             let (live, mut copies) = (self.committed.tables.clone(), Tables::default());
             shadow.tables.iter().for_each(|table| copies.copy(table, &self.tables));
@@ -280,6 +283,26 @@ impl Transaction for TableTransaction {
 }
 
 delegate!(TableStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Floors, UnfinishedDeliveries);
+
+#[async_trait]
+impl AppendGroups for TableStore {
+    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
+        self.store.append_group(group).await
+    }
+
+    async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
+        let HandledDelivery { handler, stream, event_id } = delivery.clone();
+        let noted = self.data.lock().await.deliveries.contains_key(&(handler, stream, event_id));
+        Ok(noted || self.store.is_handled(delivery).await?)
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let mut data = self.data.lock().await;
+        let before = data.deliveries.len();
+        data.deliveries.retain(|_, noted| noted.elapsed() < older_than);
+        Ok((before - data.deliveries.len()) as u64)
+    }
+}
 
 #[async_trait]
 impl Leases for TableStore {
@@ -321,5 +344,9 @@ impl EventStore for TableStore {
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         self.store.snapshots()
+    }
+
+    fn append_groups(&self) -> Option<&dyn AppendGroups> {
+        Some(self)
     }
 }

@@ -12,7 +12,7 @@ use eventbus::{
     InMemoryEventBus, Version,
     app::StartMistake,
     handler::StateMap,
-    port::{EventBus, Transactions},
+    port::{AppendGroups, EventBus, Transactions},
     prelude::*,
     testkit::{Fault, TableStore, Tables},
 };

@@ -5,6 +5,7 @@
 mod app;
 mod cache;
 mod clock;
+mod contexts;
 mod effects;
 mod extremes;
 mod following;
@@ -16,6 +17,7 @@ mod logs;
 mod orders;
 mod outages;
 mod projections;
+mod reactions;
 mod readable;
 mod rebuild;
 mod relay;

@@ -114,7 +114,7 @@ pub(super) fn conflict_error(append: &Append, actual: Version) -> AppendError {
 }
 
 /// Returns `true` if a stream at `actual` can never match `expected` again, so that a conflict is final.
-fn has_passed_expected(expected: ExpectedVersion, actual: Version) -> bool {
+pub(super) fn has_passed_expected(expected: ExpectedVersion, actual: Version) -> bool {
     match expected {
         ExpectedVersion::NoStream => actual > Version::NONE,
         ExpectedVersion::Exact(version) => actual > version,

@@ -43,13 +43,14 @@ impl AppendExecutor {
     /// from the first retry. A batch that is split before that has one for each half.
     pub(super) async fn execute(&self, entries: Vec<CommitEntry>) {
         let retry_budget = RetryBudget::new(self.store.config().connect_timeout);
-        self.execute_batch(BatchExecution { entries, retry_budget, one_per_stream: false, blocked: None }).await;
+        let (one_per_stream, is_contended, blocked) = (false, false, None);
+        self.execute_batch(BatchExecution { entries, retry_budget, one_per_stream, is_contended, blocked }).await;
     }
 
     async fn execute_batch(&self, mut execution: BatchExecution) {
         while !execution.entries.is_empty() {
             let plan = execution.plan();
-            let sent = self.send(&plan, execution.blocked.take()).await;
+            let sent = self.send(&plan, execution.is_contended, execution.blocked.take()).await;
             let StatementPlan { mut entries, chains, .. } = plan;
             match sent {
                 Ok(stored) => entries = self.complete_stored(entries, &stored),
@@ -111,10 +112,11 @@ impl AppendExecutor {
     async fn send(
         &self,
         plan: &StatementPlan,
+        is_contended: bool,
         blocked: Option<BlockedStreamGuard>,
     ) -> Result<Vec<StoredAt>, StatementError> {
         let lists_types = !self.store.listed_types().has_all(plan.new_events());
-        let rows = match plan.single_stream() {
+        let rows = match plan.single_stream().filter(|_| !is_contended) {
             Some(stream) => self.send_single_stream(plan, stream, blocked, lists_types).await?,
             None => self.send_multi_stream(plan, lists_types).await?,
         };
@@ -191,6 +193,7 @@ impl AppendExecutor {
         let unresolved = open.len();
         let retries = self.complete_resolved(open, resolutions);
         // no delay if an append of this statement got a result: the rest may have failed only because of that append
+        execution.is_contended |= !retries.is_empty();
         if retries.len() < unresolved || execution.retry_budget.wait_before_retry().await {
             execution.requeue(retries);
         } else {
@@ -255,6 +258,9 @@ struct BatchExecution {
     retry_budget: RetryBudget,
     /// Set if a statement may hold at most one append per stream.
     one_per_stream: bool,
+    /// Set if an append was not stored though its stream is at the expected version. The stream may have a row without
+    /// events, which only the statement for several streams claims: `append_group.sql` makes such rows.
+    is_contended: bool,
     /// Set if a transaction holds the row of the first stream, which is alone in the next statement.
     blocked: Option<BlockedStreamGuard>,
 }
@@ -284,6 +290,7 @@ impl BatchExecution {
             entries,
             retry_budget: self.retry_budget.clone(),
             one_per_stream: self.one_per_stream,
+            is_contended: self.is_contended,
             blocked: None,
         };
         (half(left), half(right))

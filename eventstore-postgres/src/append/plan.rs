@@ -12,7 +12,7 @@ use super::entry::CommitEntry;
 use crate::{
     columns::{bind_claim, bind_events},
     pool::Query,
-    statements::Statements,
+    statements::{Claim, Statements},
 };
 
 /// The appends to one stream in one statement: the server stores all of them or none.
@@ -83,8 +83,8 @@ impl StatementPlan {
     /// Returns the statement for a single stream: cheaper than that for several, and it waits for the stream's row.
     pub(super) fn single_stream_query(&self, statements: &Statements, lists_types: bool) -> Query<'_> {
         let Append { stream, expected, .. } = &self.entries[0].append;
-        let query = statements.single_stream_append(*expected, lists_types);
-        bind_claim(query, stream, *expected, &self.new_events())
+        let claim = Claim::new(*expected);
+        bind_claim(statements.single_stream_append(claim, lists_types), stream, claim, &self.new_events())
     }
 
     /// Returns the statement for any number of streams, which fails soon if one of their rows is locked.
@@ -99,21 +99,23 @@ impl StatementPlan {
                 ordinal_in_stream.push(events_of_stream[*stream]);
             }
         }
-        let query = statements
-            .multi_stream_append(lists_types)
-            .bind(claims.clone().map(|append| append.stream.aggregate_id().as_str()).collect::<Vec<_>>())
-            .bind(claims.clone().map(|append| append.stream.aggregate_type().as_str()).collect::<Vec<_>>())
-            .bind(claims.clone().map(|append| append.stream.tenant_or_nil()).collect::<Vec<_>>())
-            .bind(claims.map(|append| expected_number(append.expected)).collect::<Vec<_>>())
-            .bind(events_of_stream)
-            .bind(stream_of_event)
-            .bind(ordinal_in_stream);
+        let query = statements.multi_stream_append(lists_types);
+        let query = bind_streams(query, claims).bind(events_of_stream).bind(stream_of_event).bind(ordinal_in_stream);
         bind_events(query, &self.new_events())
     }
 
     pub(super) fn new_events(&self) -> impl Iterator<Item = &NewEvent> + Clone {
         self.entries.iter().flat_map(|entry| &entry.append.events)
     }
+}
+
+/// Binds the streams of appends with their expected versions as the first parameters, one array per column.
+pub(super) fn bind_streams<'q>(query: Query<'q>, appends: impl Iterator<Item = &'q Append> + Clone) -> Query<'q> {
+    query
+        .bind(appends.clone().map(|append| append.stream.aggregate_id().as_str()).collect::<Vec<_>>())
+        .bind(appends.clone().map(|append| append.stream.aggregate_type().as_str()).collect::<Vec<_>>())
+        .bind(appends.clone().map(|append| append.stream.tenant_or_nil()).collect::<Vec<_>>())
+        .bind(appends.map(|append| expected_number(append.expected)).collect::<Vec<_>>())
 }
 
 /// Returns an expected version as `append_many.sql` reads it.

@@ -35,6 +35,16 @@ pub(crate) struct PlannedAppends(Vec<PlannedAppend>);
 impl PlannedAppends {
     /// Plans an append, and returns its events without positions.
     pub(crate) async fn plan(&mut self, inner: &StoreInner, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+        Ok(self.try_plan(inner, append).await?.0)
+    }
+
+    /// Plans an append, and returns `true` with its events, without positions; `false` with the records if it was made
+    /// before. One without events plans a check of its stream.
+    pub(crate) async fn try_plan(
+        &mut self,
+        inner: &StoreInner,
+        append: Append,
+    ) -> Result<(Vec<RecordedEvent>, bool), AppendError> {
         let Append { stream, expected, events } = append;
         let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();
         // ids that this transaction has planned are not in the store yet
@@ -42,10 +52,10 @@ impl PlannedAppends {
         let planned = planned.flat_map(|appended| &appended.recorded);
         let planned = planned.filter(|event| ids.contains(&event.metadata().event_id())).cloned().collect();
         if let Some(first) = first_result(&stream, &ids, planned)? {
-            return Ok(first);
+            return Ok((first, true));
         }
         if let Some(first) = find_stored(inner, &stream, &events).await? {
-            return Ok(first);
+            return Ok((first, false));
         }
         let of_stream = || self.0.iter().filter(|appended| appended.stream == stream);
         let own = of_stream().map(|appended| appended.events.len()).sum();
@@ -76,7 +86,7 @@ impl PlannedAppends {
             recorded_at,
             recorded: recorded.clone(),
         });
-        Ok(recorded)
+        Ok((recorded, true))
     }
 
     /// Adds a step for each append: the state of the stream that the commit must find, and the events to add.
@@ -118,6 +128,9 @@ async fn find_stored(
     stream: &StreamId,
     events: &[NewEvent],
 ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
+    if events.is_empty() {
+        return Ok(None);
+    }
     let ids: Vec<_> = events.iter().map(NewEvent::event_id).map(event_keys(stream)).collect();
     let command = request("HMGET", (inner.keys().ids(), ids.iter().map(|id| &id[..]).collect::<Vec<_>>()));
     let found: Vec<Option<u64>> =

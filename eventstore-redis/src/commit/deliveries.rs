@@ -11,6 +11,12 @@ use crate::{
     script::LOCK_DELIVERY,
 };
 
+/// Returns the note of a delivery.
+pub(crate) fn delivery_note(handler: &Name, stream: &StreamId, event: EventId) -> Vec<u8> {
+    // names have no control characters, so a zero byte separates
+    [handler.as_bytes(), &[0], &event_keys(stream)(event)].concat()
+}
+
 /// Notes of deliveries: the handler, and the key of the event within the store.
 #[derive(Debug, Default)]
 pub(crate) struct HandledDeliveries(Vec<Vec<u8>>);
@@ -25,8 +31,7 @@ impl HandledDeliveries {
         stream: &StreamId,
         event: EventId,
     ) -> Result<bool, RedisTransactionError> {
-        // names have no control characters, so a zero byte separates
-        let note = [handler.as_bytes(), &[0], &event_keys(stream)(event)].concat();
+        let note = delivery_note(handler, stream, event);
         if self.0.contains(&note) {
             return Ok(false);
         }

@@ -20,7 +20,7 @@ use crate::{
         held_lease::{LEASE_TTL_MIN, new_owner},
         projection::{AnyProjection, ProjectionHandle, RunnerContext},
         relay::{self, RelayOptions},
-        repository::SnapshotTasks,
+        repository::{RepositorySource, SnapshotTasks},
         start::{StartError, StartMistake},
         subscription::group_of,
     },
@@ -218,12 +218,19 @@ impl AppBuilder {
         let clock = self.clock;
         let in_memory = || Arc::new(InMemoryEventBus::builder().clock(clock.clone()).build());
         let bus = self.bus.unwrap_or_else(|| in_memory());
+        let repositories = RepositorySource {
+            store: Arc::clone(&store),
+            has_relay: self.relay && !consumes_only,
+            clock: clock.clone(),
+            snapshot_tasks: SnapshotTasks::default(),
+        };
+        let state = if consumes_only { self.state } else { self.state.with(repositories.clone()) };
         let plan = Plan {
             discovery: self.discovery,
             expected_crates: self.expected_crates,
             handlers: self.handlers,
             projections: self.projections,
-            state: &self.state,
+            state: &state,
             transaction: store.transactions().map(|transactions| transactions.transaction_type()),
             has_store: !consumes_only,
             default_group: bus.default_group(),
@@ -247,7 +254,7 @@ impl AppBuilder {
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
         let context = RunnerContext {
             store: Arc::clone(&store),
-            state: self.state,
+            state,
             owner: new_owner(),
             lease_ttl: self.projection_lease,
             clock,
@@ -262,7 +269,7 @@ impl AppBuilder {
             groups: plan.groups(),
             projections: plan.projections,
             tasks,
-            snapshot_tasks: SnapshotTasks::default(),
+            repositories,
             wait_timeout: self.wait_timeout,
             shutdown_timeout: self.shutdown_timeout,
             reported_dead_letters: dead_letters_at_start.into(),

@@ -15,7 +15,7 @@ use crate::{
     runtime::{
         definition::Projection,
         projection::{AnyProjection, ProjectionError, ProjectionHandle},
-        repository::SnapshotTasks,
+        repository::RepositorySource,
     },
 };
 
@@ -30,7 +30,7 @@ pub(super) struct AppInner {
     pub(super) groups: Vec<Name>,
     pub(super) projections: Vec<AnyProjection>,
     pub(super) tasks: AppTasks,
-    pub(super) snapshot_tasks: SnapshotTasks,
+    pub(super) repositories: RepositorySource,
     pub(super) wait_timeout: Duration,
     pub(super) shutdown_timeout: Duration,
     /// Dead letters of the bus that `settled` has reported, or that the start found.

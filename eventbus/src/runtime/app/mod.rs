@@ -34,7 +34,7 @@ use super::{
         Rebuild, RebuildError, Rebuilt, accept_missed_events, projection_role, rebuild_aggregate, rebuild_in_app,
     },
     relay::{RelayStatus, RepublishError},
-    repository::AggregateRepository,
+    repository::{AggregateRepository, Together},
     skip::{self, SkipError, SkippedEvent, load_skipped_events},
 };
 use crate::{
@@ -96,13 +96,12 @@ impl App {
 
     /// Returns a repository of aggregates of one type; the app's relay publishes the events that it saves.
     pub fn repository<A: Apply>(&self) -> AggregateRepository<A> {
-        let AppInner { store, tasks, snapshot_tasks, .. } = &*self.0;
-        AggregateRepository::for_app(
-            Arc::clone(store),
-            tasks.relay().is_some(),
-            self.0.clock().clone(),
-            snapshot_tasks.clone(),
-        )
+        self.0.repositories.repository()
+    }
+
+    /// Saves several aggregates at once, all or none.
+    pub fn together<'a>(&self) -> Together<'a> {
+        Together::new(self.0.repositories.clone())
     }
 
     /// Returns the store.

@@ -229,6 +229,7 @@ impl Plan<'_> {
             let definition = slot.definition();
             check(definition.name, definition.source, definition.requirements());
         }
+        mistakes.extend(self.projections.iter().flat_map(projection_saves));
         if !self.has_store {
             let without = |instance: &AnyProjection| StartMistake::ProjectionWithoutStore {
                 name: instance.definition().name,
@@ -238,6 +239,18 @@ impl Plan<'_> {
         }
         mistakes
     }
+}
+
+/// Reports the repositories that a projection takes.
+fn projection_saves(projection: &AnyProjection) -> Vec<StartMistake> {
+    let definition = projection.definition();
+    let requirements = definition.requirements();
+    let mistake = |aggregate: &TypeKey| StartMistake::ProjectionSaves {
+        name: definition.name,
+        source_place: definition.source,
+        aggregate: aggregate.name(),
+    };
+    requirements.aggregates().iter().map(mistake).collect()
 }
 
 impl CheckedPlan {

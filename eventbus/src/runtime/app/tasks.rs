@@ -60,7 +60,8 @@ impl AppTasks {
         let handler_context = HandlerContext {
             stop: cancel.clone(),
             clock: clock.clone(),
-            ..HandlerContext::from((&context.state, &store))
+            transactions: store.transactions(),
+            ..HandlerContext::from(&context.state)
         };
         let subscriptions = Subscriptions(add_handlers(&**bus, &plan.handlers, &handler_context));
         let mut tasks = Self {
@@ -122,10 +123,13 @@ impl AppTasks {
             });
             let _ = has_begun.await;
         }
-        let uses_transaction = |handler: &HandlerDefinition| !handler.requirements().transactions().is_empty();
-        if let Some(transactions) = store.transactions().filter(|_| plan.handlers.iter().any(uses_transaction)) {
+        let has_inbox = |handler: &HandlerDefinition| {
+            let requirements = handler.requirements();
+            !requirements.transactions().is_empty() || !requirements.aggregates().is_empty()
+        };
+        if plan.handlers.iter().any(has_inbox) {
             tasks.spawn_store_task(handler_inbox::purge_inbox(
-                transactions,
+                Arc::clone(&store),
                 inbox_retention,
                 clock.clone(),
                 tasks.cancel.clone(),

@@ -18,6 +18,8 @@ use uuid::Uuid;
 use super::{
     error::{HistoryError, LoadError, SaveError, TakeSnapshotError, UpdateError},
     history::{HistoryStep, StateDiff},
+    pending_events::encode_pending,
+    repository_store::RepositoryStore,
     save_publisher::SavePublisher,
     saved::Saved,
     snapshot_tasks::SnapshotTasks,
@@ -30,18 +32,18 @@ use crate::{
         context::EventContext,
         error::ErrorLine,
         name::Name,
-        record::{EncodeEvent, EventSet, NewEvent, RecordedEvent},
+        record::{EventSet, NewEvent, RecordedEvent},
         snapshot_codec::SnapshotCodec,
-        stream::{ExpectedVersion, StreamId, Version, known_tenant},
+        stream::{StreamId, Version, known_tenant},
     },
     port::{
-        AppendError, Direction, EventBus, EventStore, ReadError, RecordStream, SnapshotRead, Snapshots, StoredSnapshot,
-        backoff::Backoff, retry::RetryPolicy,
+        AppendError, EventBus, EventStore, ReadError, RecordStream, SnapshotRead, Snapshots, StoredSnapshot,
+        backoff::Backoff, handler_saves::HandlerSaves, retry::RetryPolicy,
     },
 };
 
 /// Retries of an update after a conflict with a concurrent writer: count and delays.
-const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
+pub(crate) const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: Some(10),
     first_delay: Duration::from_millis(2),
@@ -84,7 +86,7 @@ const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
 #[debug("AggregateRepository {{ aggregate_type: {:?}, .. }}", A::AGGREGATE_TYPE)]
 #[must_use]
 pub struct AggregateRepository<A: Aggregate> {
-    store: Arc<dyn EventStore>,
+    store: RepositoryStore,
     publisher: SavePublisher,
     tenant_id: Option<Uuid>,
     context: EventContext,
@@ -113,7 +115,7 @@ impl<A: Apply> AggregateRepository<A> {
 
     fn with_publisher(store: Arc<dyn EventStore>, publisher: SavePublisher) -> Self {
         Self {
-            store,
+            store: RepositoryStore::new(store),
             publisher,
             tenant_id: None,
             context: EventContext::default(),
@@ -219,7 +221,18 @@ impl<A: Apply> AggregateRepository<A> {
     where
         A: Clone,
     {
-        Self { cache: NonZeroUsize::new(capacity).map(|capacity| Arc::new(StateCache::new(capacity))), ..self }
+        // in a handler a state may hold events that are never stored
+        let capacity = NonZeroUsize::new(capacity).filter(|_| !self.store.is_in_handler());
+        Self { cache: capacity.map(|capacity| Arc::new(StateCache::new(capacity))), ..self }
+    }
+
+    /// Returns a clone whose saves wait for the end of a handler.
+    pub(super) fn in_handler(&self, saves: Arc<HandlerSaves>) -> Self {
+        Self { store: self.store.in_handler(saves), cache: None, ..self.clone() }
+    }
+
+    fn outside_of_handler(&self) -> Self {
+        Self { store: self.store.outside_of_handler(), ..self.clone() }
     }
 
     /// Creates a new aggregate; the store has no event of it before a save.
@@ -270,7 +283,8 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Loads an aggregate as it was at a time: with the events that the store had recorded until then.
     ///
-    /// The time is the store's, not that at which an event [occurred](crate::Metadata::occurred_at): it never decreases
+    /// The type of the time is that of the crate `time`, which a `std::time::SystemTime` converts `.into()`. It is the time
+    /// of the store, not that at which an event [occurred](crate::Metadata::occurred_at): it never decreases
     /// along a stream. An imported event counts from its import.
     ///
     /// # Examples
@@ -349,7 +363,7 @@ impl<A: Apply> AggregateRepository<A> {
         let state_error = |version, source| HistoryError::State { stream: self.stream(id), version, source };
         let mut root = self.create(id.clone());
         let mut diff = StateDiff::new(root.state()).map_err(|source| state_error(Version::NONE, source))?;
-        let mut records = self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
+        let mut records = self.store.read_stream(&stream, Version::FIRST);
         let mut steps = Vec::new();
         while let Some(record) = records.try_next().await.map_err(LoadError::from)? {
             let event = self.replay(&mut root, &record)?;
@@ -392,6 +406,11 @@ impl<A: Apply> AggregateRepository<A> {
     /// [`TakeSnapshotError::Load`] as for [`load`](Self::load); [`TakeSnapshotError::State`] if the state cannot be
     /// written and read back; [`TakeSnapshotError::Store`] if the store fails.
     pub async fn snapshot(&self, id: &A::Id) -> Result<Version, TakeSnapshotError> {
+        // of what is stored: what a handler saves may never be
+        self.outside_of_handler().take_snapshot(id).await
+    }
+
+    async fn take_snapshot(&self, id: &A::Id) -> Result<Version, TakeSnapshotError> {
         let (codec, snapshots, fold) = self.snapshots().map_err(|reason| TakeSnapshotError::Unsupported { reason })?;
         let stream = self.stream(id);
         let Beginning { mut root, mut records, is_unusable } = self.begin_fold(id).await.map_err(LoadError::from)?;
@@ -463,14 +482,15 @@ impl<A: Apply> AggregateRepository<A> {
         if root.pending().is_empty() {
             return Ok(Saved::nothing(root.version()));
         }
-        self.check_tenant(root)?;
-        let events = self.encode(root)?;
+        let context = self.context.clone().or(EventContext::current());
+        self.check_tenant(root, &context)?;
+        let events = self.encode(root, context)?;
         let records = self.append(root, events).await?;
         let before = root.version();
         root.mark_saved(before.plus(records.len()));
         self.advance_cached(&records);
         self.snapshot_in_background(root, before);
-        let publication = self.publisher.publish(&self.store, &records).await;
+        let publication = self.publisher.publish(self.store.as_port(), &records).await;
         Ok(Saved::new(root.version(), records, publication))
     }
 
@@ -602,7 +622,7 @@ impl<A: Apply> AggregateRepository<A> {
         {
             let (mut root, version) = (self.create(id.clone()), cached.version);
             // from the kept version on: another event there shows that the stream is not the same any more
-            let mut records = self.store.read_stream(&stream, version, Direction::Forward);
+            let mut records = self.store.read_stream(&stream, version);
             let first = match records.try_next().await {
                 // the store has archived that event, or lost it: a fold of what there is tells
                 Err(ReadError::Corrupt { .. }) => None,
@@ -630,10 +650,11 @@ impl<A: Apply> AggregateRepository<A> {
     /// and all events.
     async fn begin_fold(&self, id: &A::Id) -> Result<Beginning<'_, A>, ReadError> {
         let (stream, root) = (self.stream(id), self.create(id.clone()));
-        let all = || self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
+        let all = || self.store.read_stream(&stream, Version::FIRST);
         let begin = |root, records| Ok(Beginning { root, records, is_unusable: false });
-        let Ok((codec, snapshots, fold)) = self.snapshots() else {
-            return begin(root, all());
+        let (codec, snapshots, fold) = match self.snapshots() {
+            Ok(snapshots) if !self.store.has_saved(&stream) => snapshots,
+            _ => return begin(root, all()),
         };
         let SnapshotRead { snapshot, events } = snapshots.read_from_snapshot(&stream, &fold).await?;
         let Some(StoredSnapshot { version, data }) = snapshot else {
@@ -657,13 +678,16 @@ impl<A: Apply> AggregateRepository<A> {
         if boundaries(begun_at) == boundaries(root.version()) || self.snapshots().is_err() {
             return;
         }
-        let (repository, id, stream) = (self.clone(), root.id().clone(), self.stream(root.id()));
-        self.snapshot_tasks.spawn(codec.fold(), stream.clone(), async move {
+        let (repository, id, stream) = (self.outside_of_handler(), root.id().clone(), self.stream(root.id()));
+        let tasks = self.snapshot_tasks.clone();
+        let fold = codec.fold();
+        let task_stream = stream.clone();
+        let task = async move {
             match repository.snapshot(&id).await {
                 Ok(_) => {}
                 Err(error @ TakeSnapshotError::State { .. }) => {
                     // the next state is no better
-                    if repository.snapshot_tasks.stop(codec.fold()) {
+                    if repository.snapshot_tasks.stop(fold) {
                         tracing::warn!(%stream, error = %ErrorLine(&error), "no further snapshots are taken");
                     }
                 }
@@ -671,7 +695,8 @@ impl<A: Apply> AggregateRepository<A> {
                     tracing::warn!(%stream, error = %ErrorLine(&error), "no snapshot was taken; loads read more events");
                 }
             }
-        });
+        };
+        self.store.after_commit(move || tasks.spawn(fold, task_stream, task));
     }
 
     /// Keeps the state of a root that holds the events up to `last` and no pending ones.
@@ -713,7 +738,7 @@ impl<A: Apply> AggregateRepository<A> {
     ) -> Result<AggregateRoot<A>, LoadError> {
         let stream = self.stream(id);
         let mut root = self.create(id.clone());
-        let mut records = self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
+        let mut records = self.store.read_stream(&stream, Version::FIRST);
         while let Some(record) = records.try_next().await? {
             if !is_included(&record) {
                 break;
@@ -755,9 +780,9 @@ impl<A: Apply> AggregateRepository<A> {
     }
 
     /// Refuses an aggregate, or a context, of a tenant but the repository's.
-    fn check_tenant(&self, root: &AggregateRoot<A>) -> Result<(), SaveError> {
+    fn check_tenant(&self, root: &AggregateRoot<A>, context: &EventContext) -> Result<(), SaveError> {
         // a context that names no tenant takes that of the repository
-        let of_context = known_tenant(self.context.tenant_id).or(self.tenant_id);
+        let of_context = known_tenant(context.tenant_id).or(self.tenant_id);
         match [root.tenant_id(), of_context].into_iter().find(|found| *found != self.tenant_id) {
             Some(found) => Err(SaveError::OtherTenant { stream: self.stream(root.id()), found }),
             None => Ok(()),
@@ -765,24 +790,19 @@ impl<A: Apply> AggregateRepository<A> {
     }
 
     /// Encodes the events of one save. They share one correlation id: that of the context, else a new one.
-    fn encode(&self, root: &AggregateRoot<A>) -> Result<Vec<NewEvent>, SaveError> {
-        let mut context = self.context.clone();
+    fn encode(&self, root: &AggregateRoot<A>, mut context: EventContext) -> Result<Vec<NewEvent>, SaveError> {
         context.correlation_id.get_or_insert_with(|| self.clock.new_id());
-        let encode = |(event, id): (&A::Event, _)| {
-            let event = event.encode()?.with_event_id(id).with_occurred_at(self.clock.now());
-            Ok(event.with_context(context.clone()))
-        };
-        root.pending_with_ids().map(encode).collect()
+        Ok(encode_pending(root, &context, &self.clock)?)
     }
 
     /// Appends; resolves an unknown outcome by appending the same event ids again.
     async fn append(&self, root: &AggregateRoot<A>, events: Vec<NewEvent>) -> Result<Vec<RecordedEvent>, AppendError> {
         const OUTCOME_RETRIES_MAX: u32 = 3;
         const OUTCOME_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        let (stream, expected) = (self.stream(root.id()), ExpectedVersion::Exact(root.version()));
+        let stream = self.stream(root.id());
         let mut attempt = 0;
         loop {
-            let error = match self.store.append(&stream, expected, events.clone()).await {
+            let error = match self.store.append(&stream, root.version(), events.clone()).await {
                 Err(AppendError::OutcomeUnknown(error)) => error,
                 // this attempt stored no event, but the outcome of the first one is still unknown
                 Err(AppendError::Unavailable(error)) if attempt > 0 => error,
@@ -801,7 +821,7 @@ impl<A: Apply> AggregateRepository<A> {
 impl<A: Aggregate> Clone for AggregateRepository<A> {
     fn clone(&self) -> Self {
         Self {
-            store: Arc::clone(&self.store),
+            store: self.store.clone(),
             publisher: self.publisher.clone(),
             tenant_id: self.tenant_id,
             context: self.context.clone(),

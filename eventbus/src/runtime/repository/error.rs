@@ -123,6 +123,12 @@ pub enum SaveError {
         /// The tenant of the aggregate or of the context.
         found: Option<Uuid>,
     },
+    /// The store saves one aggregate at a time only, so several cannot be saved together.
+    #[error("{store} saves one aggregate at a time only, not several together")]
+    GroupsUnsupported {
+        /// The store.
+        store: String,
+    },
 }
 
 impl SaveError {

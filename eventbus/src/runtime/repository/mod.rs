@@ -2,14 +2,22 @@
 
 mod aggregate_repository;
 mod error;
+mod handler_repository;
 mod history;
+mod pending_events;
+mod repository_store;
 mod save_publisher;
 mod saved;
 mod snapshot_tasks;
 mod state_cache;
+mod together;
 
+pub(crate) use aggregate_repository::CONFLICT_RETRY;
 pub use aggregate_repository::{AggregateRepository, UpdateFuture};
 pub use error::{HistoryError, LoadError, SaveError, TakeSnapshotError, UpdateError};
+pub use handler_repository::Repository;
+pub(crate) use handler_repository::RepositorySource;
 pub use history::{Change, HistoryStep};
-pub use saved::{Publication, Saved};
+pub use saved::{Publication, Saved, SavedTogether};
 pub(crate) use snapshot_tasks::SnapshotTasks;
+pub use together::Together;

@@ -25,6 +25,25 @@ pub struct Saved {
     pub publication: Publication,
 }
 
+/// The stored events of several aggregates that were saved at once.
+#[derive(Debug, Serialize)]
+#[non_exhaustive]
+pub struct SavedTogether {
+    /// The position of the last event, which `app.projected` waits for; `None` if no event was pending.
+    pub position: Option<Position>,
+    /// The events as recorded, in the order of the aggregates.
+    pub events: Vec<RecordedEvent>,
+    /// The outcome of publishing them.
+    pub publication: Publication,
+}
+
+impl SavedTogether {
+    pub(super) fn new(events: Vec<RecordedEvent>, publication: Publication) -> Self {
+        let position = events.last().and_then(RecordedEvent::position);
+        Self { position, events, publication }
+    }
+}
+
 /// The outcome of publishing saved events.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -9,6 +9,7 @@
 //! Invariant: a new rule goes into the list of its macro below, and is proved by breaking a store on purpose.
 
 mod append;
+mod append_groups;
 mod append_many;
 mod checkpoint;
 mod concurrency;
@@ -31,6 +32,7 @@ mod unfinished_deliveries;
 mod validity;
 
 pub use append::*;
+pub use append_groups::*;
 pub use append_many::*;
 pub use checkpoint::*;
 pub use concurrency::*;
@@ -171,6 +173,18 @@ macro_rules! event_store_conformance {
                 long_streams_are_read_after_a_snapshot,
                 concurrent_savers_leave_the_highest_version,
                 snapshots_are_read_beside_writers,
+                group_stores_the_events_of_all_its_appends,
+                group_takes_effect_whole_or_not_at_all,
+                conflict_of_a_group_names_its_first_stream,
+                stream_that_was_checked_to_be_absent_can_be_created,
+                repeat_of_a_group_returns_the_first_result,
+                partly_stored_group_is_refused,
+                group_that_no_store_takes_is_refused,
+                large_groups_are_stored_whole,
+                delivery_takes_effect_once,
+                deliveries_of_two_streams_are_two,
+                concurrent_groups_are_serial,
+                checked_stream_is_as_it_was_seen,
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -276,6 +290,7 @@ mod tests {
             include_str!("lease.rs"),
             include_str!("missing_events.rs"),
             include_str!("follow.rs"),
+            include_str!("append_groups.rs"),
             include_str!("append_many.rs"),
             include_str!("stream_names.rs"),
             include_str!("concurrency.rs"),
@@ -305,6 +320,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 117);
+        assert_eq!(rules, 129);
     }
 }

@@ -1,14 +1,15 @@
 //! A store that ends the process at its calls.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
+    BoxError, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors, Notes,
-        Snapshots, Transactions,
+        Append, AppendError, AppendEvents, AppendGroups, CheckpointError, Checkpoints, EventStore, EventTypes, Floor,
+        Floors, Notes, ReadError, Snapshots, Transactions,
     },
+    store::{AppendGroup, GroupOutcome, HandledDelivery},
     testkit::delegate,
 };
 
@@ -106,5 +107,28 @@ impl EventStore for FailPointStore {
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         self.store.snapshots()
+    }
+
+    fn append_groups(&self) -> Option<&dyn AppendGroups> {
+        self.store.append_groups().map(|_| self as &dyn AppendGroups)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl AppendGroups for FailPointStore {
+    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
+        let groups = self.store.append_groups().ok_or_else(|| AppendError::Unavailable("no groups".into()))?;
+        self.fail_points.around("group", groups.append_group(group)).await
+    }
+
+    async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
+        let groups = self.store.append_groups().ok_or_else(|| ReadError::Unavailable("no groups".into()))?;
+        groups.is_handled(delivery).await
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let groups = self.store.append_groups().ok_or("no groups")?;
+        groups.forget_deliveries(older_than).await
     }
 }

@@ -1,11 +1,11 @@
 //! Transactions that end the process at their calls, and that record each advance of a checkpoint with its lease.
 
-use std::{any::Any, error::Error, sync::Arc, time::Duration};
+use std::{any::Any, error::Error, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, Name, Position, StreamId,
-    port::{Lease, ServerFault, Shadow, Transaction, Transactions, TypeKey},
+    port::{Append, AppendError, Lease, ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
 use eventstore_postgres::PgTransaction;
 
@@ -55,10 +55,6 @@ impl Transactions for FailPointTransactions {
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
         self.transactions.drop_shadow(shadow).await
     }
-
-    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
-        self.transactions.forget_deliveries(older_than).await
-    }
 }
 
 struct FailPointTransaction {
@@ -89,6 +85,10 @@ impl Transaction for FailPointTransaction {
 
     async fn is_first(&mut self, handler: &Name, stream: &StreamId, event: EventId) -> Result<bool, BoxError> {
         self.fail_points.around("inbox", self.transaction.is_first(handler, stream, event)).await
+    }
+
+    async fn append(&mut self, append: Append) -> Result<(), AppendError> {
+        self.fail_points.around("append-in", self.transaction.append(append)).await
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {

@@ -1,0 +1,126 @@
+//! Groups of appends: events of several streams, and what they depend on, take effect together or not at all.
+//!
+//! Invariant: whoever reads the store sees no part of a group without the rest being committed, also after a crash.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use auto_impl::auto_impl;
+
+use super::{AppendError, ReadError};
+use crate::domain::{
+    error::BoxError,
+    metadata::{EventId, Metadata},
+    name::Name,
+    record::{NewEvent, RecordedEvent},
+    stream::{ExpectedVersion, StreamId},
+};
+
+/// One append among several, see [`AppendEvents::append_many`](super::AppendEvents::append_many).
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// The stream to append to.
+    pub stream: StreamId,
+    /// The version that the stream must have.
+    pub expected: ExpectedVersion,
+    /// The events to append, in order.
+    pub events: Vec<NewEvent>,
+}
+
+/// Most appends of a group, those without events included.
+pub const GROUP_APPENDS_MAX: usize = 1_000;
+
+/// Appends that take effect together, and the delivery that they handle.
+#[derive(Debug, Clone, Default)]
+pub struct AppendGroup {
+    /// The appends, each to a stream of its own. One without events only checks that its stream is at the expected
+    /// version.
+    pub appends: Vec<Append>,
+    /// The delivery that is handled with them: the store notes it in the same commit, and does nothing if it was noted
+    /// before.
+    pub handled: Option<HandledDelivery>,
+}
+
+/// A handler and the event that it handled.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HandledDelivery {
+    /// The key of the handler: its group and its name.
+    pub handler: Name,
+    /// The stream of the event.
+    pub stream: StreamId,
+    /// The id of the event, which is unique within its stream.
+    pub event_id: EventId,
+}
+
+impl HandledDelivery {
+    /// Names the delivery of an event to a handler.
+    pub fn new(handler: Name, event: &Metadata) -> Self {
+        Self { handler, stream: event.stream().clone(), event_id: event.event_id() }
+    }
+}
+
+/// What became of a group.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GroupOutcome {
+    /// It took effect, now or by an earlier call with the same event ids: the records of each append, in order.
+    Appended(Vec<Vec<RecordedEvent>>),
+    /// Its delivery was handled before; it had no effect.
+    AlreadyHandled,
+}
+
+/// Appends to several streams at once.
+///
+/// | streams and note | effect of `append_group` |
+/// |---|---|
+/// | all streams are as expected, the delivery is not noted | all events stored, the delivery noted |
+/// | a stream is not as expected | none; the conflict names the first such append of the group |
+/// | all event ids are stored in their streams already | none; the first result |
+/// | some of them are | none; [`AppendError::EventIdTaken`] |
+/// | the delivery is noted | none; [`GroupOutcome::AlreadyHandled`] |
+///
+/// Implementations must pass the event-store suite of `eventbus::testkit`.
+///
+/// # Examples
+/// ```
+/// use eventbus::{ExpectedVersion, InMemoryEventStore, Name, NewEvent, StreamId};
+/// use eventbus::store::{Append, AppendGroup, AppendGroups, GroupOutcome};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+/// let store = InMemoryEventStore::new();
+/// let append = |account: &str, event: Name| -> eventbus::Result<Append> {
+///     let events = vec![NewEvent::new(event, 1, r#"{"cents":120}"#)];
+///     Ok(Append { stream: StreamId::parse("Account", account)?, expected: ExpectedVersion::Any, events })
+/// };
+/// let (from, to) = (append("ada", Name::from_static("Sent"))?, append("bob", Name::from_static("Received"))?);
+/// let transfer = AppendGroup { appends: vec![from, to], handled: None };
+/// let outcome = store.append_group(transfer).await?;
+/// assert!(matches!(outcome, GroupOutcome::Appended(records) if records.len() == 2));
+/// # Ok(()) }
+/// ```
+#[async_trait]
+#[auto_impl(Arc)]
+pub trait AppendGroups: Send + Sync {
+    /// Makes all appends of the group, or none.
+    ///
+    /// A group without events and without a delivery only checks; what it found may have changed when it returns.
+    ///
+    /// # Errors
+    /// [`AppendError::Conflict`] if a stream is not as expected; [`AppendError::Refused`] if two appends are to one
+    /// stream, or if there are more than [`GROUP_APPENDS_MAX`]; else as for
+    /// [`append`](super::AppendEvents::append). After [`AppendError::OutcomeUnknown`] the same group can be sent again
+    /// if it has events or a delivery.
+    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError>;
+
+    /// Returns `true` if a group that handled this delivery took effect, or a transaction that
+    /// [noted](super::Transaction::is_first) it, and its note was not [forgotten](Self::forget_deliveries) since.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the store cannot be read.
+    async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError>;
+
+    /// Forgets deliveries that were handled longer than `older_than` ago, and returns their number.
+    ///
+    /// # Errors
+    /// The store's error if it cannot delete them.
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError>;
+}

@@ -1,0 +1,113 @@
+//! What a handler saves while it handles a delivery: nothing is stored before the handler has ended, then all of it.
+//!
+//! Invariant: of a stream that it has saved to, the handler reads the stored events up to the version of its first save,
+//! and then its own events. Events that other writers store meanwhile show as a conflict at its end.
+
+use std::{collections::BTreeMap, fmt, mem};
+
+use parking_lot::Mutex;
+
+use super::{Append, AppendError};
+use crate::domain::{
+    record::{NewEvent, RecordedEvent},
+    stream::{ExpectedVersion, StreamId, Version},
+};
+
+/// The saves of one run of a handler.
+#[derive(Default)]
+pub(crate) struct HandlerSaves(Mutex<Saves>);
+
+#[derive(Default)]
+struct Saves {
+    by_stream: BTreeMap<StreamId, StreamSaves>,
+    after_commit: Vec<AfterCommit>,
+    has_ended: bool,
+}
+
+/// What a handler saved to one stream.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamSaves {
+    /// The version of the stream before.
+    pub(crate) before: Version,
+    events: Vec<NewEvent>,
+    /// The events as they are recorded, without positions.
+    pub(crate) records: Vec<RecordedEvent>,
+}
+
+/// What is to be done once the saves are stored.
+pub(crate) type AfterCommit = Box<dyn FnOnce() + Send>;
+
+/// The handler has ended, and its saves are stored or dropped.
+#[derive(Debug, thiserror::Error)]
+#[error("the handler has ended: a task that it leaves behind saves with a repository of the app, `app.repository()`")]
+struct HandlerHasEnded;
+
+impl StreamSaves {
+    /// Returns the version of the stream with these events.
+    pub(crate) fn version(&self) -> Version {
+        self.before.plus(self.events.len())
+    }
+}
+
+impl HandlerSaves {
+    /// Keeps events for a stream at this version; they have passed the checks of all stores.
+    pub(crate) fn add(
+        &self,
+        stream: &StreamId,
+        version: Version,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        let mut saves = self.0.lock();
+        if saves.has_ended {
+            return Err(AppendError::Refused { stream: stream.clone(), source: HandlerHasEnded.into() });
+        }
+        let of_stream = saves.by_stream.entry(stream.clone()).or_insert_with(|| StreamSaves {
+            before: version,
+            events: Vec::new(),
+            records: Vec::new(),
+        });
+        let actual = of_stream.version();
+        if actual != version {
+            let expected = ExpectedVersion::Exact(version);
+            return Err(AppendError::Conflict { stream: stream.clone(), expected, actual });
+        }
+        let versions = (1..).map(|number| version.plus(number));
+        let records = events.iter().zip(versions).map(|(event, version)| {
+            // without a position: the store gives it at the end
+            event.clone().recorded_as(stream.clone(), version, None)
+        });
+        let records: Vec<_> = records.collect();
+        of_stream.records.extend_from_slice(&records);
+        of_stream.events.extend(events);
+        Ok(records)
+    }
+
+    /// Returns what the handler has saved to a stream.
+    pub(crate) fn of_stream(&self, stream: &StreamId) -> Option<StreamSaves> {
+        self.0.lock().by_stream.get(stream).cloned()
+    }
+
+    /// Does `task` once the saves are stored, or never.
+    pub(crate) fn after_commit(&self, task: impl FnOnce() + Send + 'static) {
+        self.0.lock().after_commit.push(Box::new(task));
+    }
+
+    /// Refuses further saves; returns those that were made, by stream, and what is to be done after them.
+    pub(crate) fn end(&self) -> (Vec<Append>, Vec<AfterCommit>) {
+        let mut saves = self.0.lock();
+        saves.has_ended = true;
+        let appends =
+            mem::take(&mut saves.by_stream).into_iter().map(|(stream, StreamSaves { before, events, .. })| Append {
+                stream,
+                expected: ExpectedVersion::Exact(before),
+                events,
+            });
+        (appends.collect(), mem::take(&mut saves.after_commit))
+    }
+}
+
+impl fmt::Debug for HandlerSaves {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.lock().by_stream.keys()).finish()
+    }
+}

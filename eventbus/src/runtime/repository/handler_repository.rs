@@ -1,0 +1,103 @@
+//! The repository that a handler takes as a parameter.
+
+use std::sync::Arc;
+
+use super::{aggregate_repository::AggregateRepository, snapshot_tasks::SnapshotTasks};
+use crate::{
+    domain::{
+        aggregate::{Aggregate, Apply},
+        clock::SharedClock,
+        context::EventContext,
+    },
+    port::{
+        EventStore, TypeKey,
+        delivery::{Delivery, HandlerError},
+        state::Requirements,
+    },
+    runtime::extract::FromDelivery,
+};
+
+/// A repository whose saves continue a conversation: that of the event that a handler handles, or of a request.
+///
+/// In a handler it loads and saves aggregates of the event's tenant, and stamps what it saves: correlation, actor and
+/// trace are those of the event, and the event is its cause. Its saves take effect together, once the handler has
+/// returned `Ok`, in one commit with the note that it handled the event: so they happen once, also if the event is
+/// delivered again. The handler reads what it has saved itself; `position` of a [`Saved`](crate::Saved) is `None` there.
+/// If another writer was first, the handler runs again.
+///
+/// It dereferences to the [`AggregateRepository`], and is made of one for a unit test: `fine(&event, members.into())`.
+///
+/// # Examples
+/// ```standalone_crate
+/// use eventbus::{InMemoryEventStore, Never, prelude::*};
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = Loan)]
+/// # struct ReturnedLate { member: String, days: u64 }
+/// # #[derive(Debug, Default, Aggregate)]
+/// # #[aggregate(events(ReturnedLate))]
+/// # struct Loan;
+/// # impl Apply for Loan { fn apply(&mut self, _event: &LoanEvent) {} }
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = Member)]
+/// # struct Fined { cents: u64 }
+/// # #[derive(Debug, Default, Aggregate)]
+/// # #[aggregate(events(Fined))]
+/// # struct Member { owes: u64 }
+/// # impl Apply for Member {
+/// #     fn apply(&mut self, MemberEvent::Fined(fined): &MemberEvent) { self.owes += fined.cents; }
+/// # }
+/// #[handler]
+/// async fn fine(event: &ReturnedLate, members: Repository<Member>) -> eventbus::Result<()> {
+///     members.upsert(&event.member.parse()?, |_| Ok::<_, Never>(Fined { cents: 10 * event.days })).await?;
+///     Ok(())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> eventbus::Result<()> {
+/// let app = App::builder().handler::<fine>().start().await?;
+/// let late = ReturnedLate { member: "ada".into(), days: 3 };
+/// let saved = app.repository::<Loan>().upsert(&AggregateId::new(), |_| Ok::<_, Never>(late.clone())).await?;
+/// app.settled().await?;
+/// let ada = app.repository::<Member>().load(&"ada".parse()?).await?;
+/// assert_eq!(ada.owes, 30);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, derive_more::Deref, derive_more::From)]
+#[must_use]
+pub struct Repository<A: Aggregate>(AggregateRepository<A>);
+
+impl<A: Apply> FromDelivery for Repository<A> {
+    fn requires(requirements: &mut Requirements) {
+        requirements.repository::<A>();
+    }
+
+    fn from_delivery(delivery: &Delivery) -> Result<Self, HandlerError> {
+        let source: Option<RepositorySource> = delivery.state().get();
+        let source = source.ok_or_else(|| HandlerError::missing(TypeKey::of::<Self>()))?;
+        let event = delivery.metadata();
+        let repository =
+            source.repository::<A>().for_tenant(event.tenant_id()).with_context(EventContext::caused_by(event));
+        Ok(Self(match delivery.saves() {
+            Some(saves) => repository.in_handler(Arc::clone(saves)),
+            None => repository,
+        }))
+    }
+}
+
+/// What repositories of handlers are made of: the store of the app, and what its repositories share.
+#[derive(Clone)]
+pub(crate) struct RepositorySource {
+    pub(crate) store: Arc<dyn EventStore>,
+    pub(crate) has_relay: bool,
+    pub(crate) clock: SharedClock,
+    pub(crate) snapshot_tasks: SnapshotTasks,
+}
+
+impl RepositorySource {
+    /// Returns a repository of aggregates of one type.
+    pub(crate) fn repository<A: Apply>(&self) -> AggregateRepository<A> {
+        let Self { store, has_relay, clock, snapshot_tasks } = self.clone();
+        AggregateRepository::for_app(store, has_relay, clock, snapshot_tasks)
+    }
+}

@@ -1,0 +1,22 @@
+//! Encoding the pending events of an aggregate, for a save.
+
+use crate::domain::{
+    aggregate::{AggregateRoot, Apply},
+    clock::SharedClock,
+    codec::EncodeError,
+    context::EventContext,
+    record::{EncodeEvent as _, NewEvent},
+};
+
+/// Encodes the pending events of an aggregate.
+pub(super) fn encode_pending<A: Apply>(
+    root: &AggregateRoot<A>,
+    context: &EventContext,
+    clock: &SharedClock,
+) -> Result<Vec<NewEvent>, EncodeError> {
+    let encode = |(event, id): (&A::Event, _)| {
+        let event = event.encode()?.with_event_id(id).with_occurred_at(clock.now());
+        Ok(event.with_context(context.clone()))
+    };
+    root.pending_with_ids().map(encode).collect()
+}

@@ -1,0 +1,96 @@
+//! The store of a repository. In a handler its saves wait for the end of the handler, and its reads show them.
+
+use std::{future::ready, sync::Arc};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::{
+    domain::{
+        record::{NewEvent, RecordedEvent},
+        stream::{ExpectedVersion, StreamId, Version},
+    },
+    port::{AppendError, Direction, EventStore, ReadError, RecordStream, Snapshots, handler_saves::HandlerSaves},
+    support::{check_events, check_ids},
+};
+
+#[derive(Clone)]
+pub(super) struct RepositoryStore {
+    store: Arc<dyn EventStore>,
+    /// What the handler saves, if the repository is that of a handler.
+    saves: Option<Arc<HandlerSaves>>,
+}
+
+impl RepositoryStore {
+    pub(super) const fn new(store: Arc<dyn EventStore>) -> Self {
+        Self { store, saves: None }
+    }
+
+    /// Returns the same store for the repository of a handler.
+    pub(super) fn in_handler(&self, saves: Arc<HandlerSaves>) -> Self {
+        Self { saves: Some(saves), ..self.clone() }
+    }
+
+    /// Returns the same store outside of the handler: it shows what is stored.
+    pub(super) fn outside_of_handler(&self) -> Self {
+        Self { saves: None, ..self.clone() }
+    }
+
+    pub(super) const fn is_in_handler(&self) -> bool {
+        self.saves.is_some()
+    }
+
+    pub(super) const fn as_port(&self) -> &Arc<dyn EventStore> {
+        &self.store
+    }
+
+    pub(super) async fn append(
+        &self,
+        stream: &StreamId,
+        version: Version,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        match &self.saves {
+            Some(saves) => {
+                check_ids(stream, &events)?;
+                check_events(stream, &events)?;
+                saves.add(stream, version, events)
+            }
+            None => self.store.append(stream, ExpectedVersion::Exact(version), events).await,
+        }
+    }
+
+    pub(super) fn read_stream(&self, stream: &StreamId, from: Version) -> RecordStream<'_> {
+        let stored = self.store.read_stream(stream, from, Direction::Forward);
+        let Some(own) = self.saves.as_ref().and_then(|saves| saves.of_stream(stream)) else {
+            return stored;
+        };
+        let before = own.before;
+        let stored = stored.try_take_while(move |record| ready(Ok(record.version() <= before)));
+        let own = own.records.into_iter().filter(move |record| record.version() >= from);
+        stored.chain(stream::iter(own.map(Ok))).boxed()
+    }
+
+    pub(super) async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        match self.saves.as_ref().and_then(|saves| saves.of_stream(stream)) {
+            Some(own) => Ok(own.version()),
+            None => self.store.stream_version(stream).await,
+        }
+    }
+
+    pub(super) fn snapshots(&self) -> Option<&dyn Snapshots> {
+        self.store.snapshots()
+    }
+
+    /// Returns `true` if the handler has saved to the stream.
+    pub(super) fn has_saved(&self, stream: &StreamId) -> bool {
+        self.saves.as_ref().is_some_and(|saves| saves.of_stream(stream).is_some())
+    }
+
+    /// Does `task` now; in a handler once its saves are stored.
+    pub(super) fn after_commit(&self, task: impl FnOnce() + Send + 'static) {
+        match &self.saves {
+            Some(saves) => saves.after_commit(task),
+            None => task(),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Saving several aggregates at once.
+
+use std::sync::Arc;
+
+use super::{
+    error::SaveError,
+    handler_repository::RepositorySource,
+    pending_events::encode_pending,
+    saved::{Publication, SavedTogether},
+};
+use crate::{
+    domain::{
+        aggregate::{Aggregate, AggregateRoot, Apply},
+        clock::SharedClock,
+        codec::EncodeError,
+        context::EventContext,
+        record::NewEvent,
+        stream::{ExpectedVersion, StreamId, Version, known_tenant},
+    },
+    port::{
+        Append, EventStore,
+        append_group::{AppendGroup, GroupOutcome},
+    },
+};
+
+/// Several aggregates that are saved at once, all or none: made by [`App::together`](crate::App::together).
+///
+/// Each is saved if it has no newer events than it was loaded with, as by
+/// [`save`](crate::AggregateRepository::save); so is each that is only [checked](Self::unchanged). They may be of several
+/// types and tenants, and each appears once.
+///
+/// # Examples
+/// ```standalone_crate
+/// use eventbus::prelude::*;
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = Account)]
+/// # struct Moved { cents: i64 }
+/// # #[derive(Debug, Default, Aggregate)]
+/// # #[aggregate(events(Moved))]
+/// # struct Account { balance: i64 }
+/// # impl Apply for Account {
+/// #     fn apply(&mut self, AccountEvent::Moved(moved): &AccountEvent) { self.balance += moved.cents; }
+/// # }
+/// # impl Account { fn withdraw(&self, cents: i64) -> Moved { Moved { cents: -cents } } fn deposit(&self, cents: i64) -> Moved { Moved { cents } } }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> eventbus::Result<()> {
+/// let app = App::builder().start().await?;
+/// let accounts = app.repository::<Account>();
+/// let (mut ada, mut bob) = (accounts.create("ada".parse()?), accounts.create("bob".parse()?));
+/// let auditor = accounts.create("auditor".parse()?);
+/// ada.record(ada.withdraw(120));
+/// bob.record(bob.deposit(120));
+/// let saved = app.together().save(&mut ada).save(&mut bob).unchanged(&auditor).commit().await?;
+/// assert_eq!(saved.events.len(), 2);
+/// assert_eq!(accounts.load(ada.id()).await?.balance, -120);
+///
+/// ada.record(ada.deposit(1)); // as loaded before, and a concurrent writer is first:
+/// accounts.update(ada.id(), |ada| Ok::<_, eventbus::Never>(ada.deposit(5))).await?;
+/// let error = app.together().save(&mut bob).save(&mut ada).commit().await.unwrap_err();
+/// assert!(error.is_conflict() && error.to_string().contains("Account/ada"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(derive_more::Debug)]
+#[debug("Together {{ streams: {:?} }}", parts.iter().map(|part| part.stream().to_string()).collect::<Vec<_>>())]
+#[must_use = "nothing is saved before `commit`"]
+pub struct Together<'a> {
+    store: Arc<dyn EventStore>,
+    has_relay: bool,
+    clock: SharedClock,
+    context: EventContext,
+    parts: Vec<Box<dyn Part + 'a>>,
+}
+
+impl<'a> Together<'a> {
+    pub(crate) fn new(source: RepositorySource) -> Self {
+        let RepositorySource { store, has_relay, clock, .. } = source;
+        Self { store, has_relay, clock, context: EventContext::default(), parts: Vec::new() }
+    }
+
+    /// Stamps the events with `context`.
+    pub fn with_context(self, context: EventContext) -> Self {
+        Self { context, ..self }
+    }
+
+    /// Adds an aggregate whose pending events are saved. Without pending events it is only checked.
+    pub fn save<A: Apply>(mut self, root: &'a mut AggregateRoot<A>) -> Self {
+        self.parts.push(Box::new(root));
+        self
+    }
+
+    /// Adds an aggregate that must be as it was loaded, for example because the decision depends on it. Its pending events
+    /// are not saved.
+    pub fn unchanged<A: Aggregate>(mut self, root: &'a AggregateRoot<A>) -> Self {
+        self.parts.push(Box::new(Check { stream: stream_of(root), version: root.version() }));
+        self
+    }
+
+    /// Saves all of them, or none. Afterwards no event is pending; after an error all still are.
+    ///
+    /// # Errors
+    /// As for [`save`](crate::AggregateRepository::save); the conflict names the first aggregate that has newer events.
+    /// [`SaveError::GroupsUnsupported`] if the store saves one aggregate at a time only.
+    pub async fn commit(self) -> Result<SavedTogether, SaveError> {
+        let Self { store, has_relay, clock, context, mut parts } = self;
+        let groups = store.append_groups().ok_or_else(|| SaveError::GroupsUnsupported { store: store.describe() })?;
+        let mut context = context.or(EventContext::current());
+        context.correlation_id.get_or_insert_with(|| clock.new_id());
+        let mut appends = Vec::with_capacity(parts.len());
+        for part in &parts {
+            let (stream, version) = (part.stream(), part.version());
+            let of_context = known_tenant(context.tenant_id);
+            if of_context.is_some_and(|tenant| stream.tenant_id() != Some(tenant)) {
+                return Err(SaveError::OtherTenant { stream, found: of_context });
+            }
+            let events = part.encode(&context, &clock)?;
+            appends.push(Append { stream, expected: ExpectedVersion::Exact(version), events });
+        }
+        let records = match groups.append_group(AppendGroup { appends, handled: None }).await? {
+            GroupOutcome::Appended(records) => records,
+            GroupOutcome::AlreadyHandled => Vec::new(),
+        };
+        for (part, records) in parts.iter_mut().zip(&records) {
+            part.mark_saved(records.len());
+        }
+        let events: Vec<_> = records.into_iter().flatten().collect();
+        let publication = if has_relay && !events.is_empty() { Publication::ByRelay } else { Publication::None };
+        Ok(SavedTogether::new(events, publication))
+    }
+}
+
+/// One of the aggregates.
+trait Part: Send {
+    fn stream(&self) -> StreamId;
+
+    fn version(&self) -> Version;
+
+    fn encode(&self, context: &EventContext, clock: &SharedClock) -> Result<Vec<NewEvent>, EncodeError>;
+
+    fn mark_saved(&mut self, events: usize);
+}
+
+impl<A: Apply> Part for &mut AggregateRoot<A> {
+    fn stream(&self) -> StreamId {
+        stream_of(self)
+    }
+
+    fn version(&self) -> Version {
+        AggregateRoot::version(self)
+    }
+
+    fn encode(&self, context: &EventContext, clock: &SharedClock) -> Result<Vec<NewEvent>, EncodeError> {
+        encode_pending(self, context, clock)
+    }
+
+    fn mark_saved(&mut self, events: usize) {
+        let version = AggregateRoot::version(self).plus(events);
+        AggregateRoot::mark_saved(self, version);
+    }
+}
+
+/// An aggregate that is only checked.
+struct Check {
+    stream: StreamId,
+    version: Version,
+}
+
+impl Part for Check {
+    fn stream(&self) -> StreamId {
+        self.stream.clone()
+    }
+
+    fn version(&self) -> Version {
+        self.version
+    }
+
+    fn encode(&self, _context: &EventContext, _clock: &SharedClock) -> Result<Vec<NewEvent>, EncodeError> {
+        Ok(Vec::new())
+    }
+
+    fn mark_saved(&mut self, _events: usize) {}
+}
+
+fn stream_of<A: Aggregate>(root: &AggregateRoot<A>) -> StreamId {
+    A::stream(root.id()).with_tenant_id(root.tenant_id())
+}

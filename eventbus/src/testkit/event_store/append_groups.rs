@@ -1,0 +1,375 @@
+//! Rules of appends to several streams at once.
+
+use super::store_under_test::{StoreUnderTest, event, events, stream};
+use crate::{
+    ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
+    port::{
+        Append, AppendError, AppendGroups, EventStore,
+        append_group::{AppendGroup, GROUP_APPENDS_MAX, GroupOutcome, HandledDelivery},
+    },
+};
+
+const ANY: ExpectedVersion = ExpectedVersion::Any;
+
+pub(super) fn groups<S: EventStore>(store: &StoreUnderTest<S>) -> &dyn AppendGroups {
+    store.append_groups().unwrap_or_else(|| store.fail("the store appends to one stream at a time only"))
+}
+
+fn append(stream: &StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Append {
+    Append { stream: stream.clone(), expected, events }
+}
+
+/// Returns the check of a stream.
+fn check(stream: &StreamId, expected: ExpectedVersion) -> Append {
+    append(stream, expected, Vec::new())
+}
+
+fn group(appends: impl Into<Vec<Append>>) -> AppendGroup {
+    AppendGroup { appends: appends.into(), handled: None }
+}
+
+fn handled(handler: &'static str, event: &RecordedEvent) -> HandledDelivery {
+    HandledDelivery::new(Name::from_static(handler), event.metadata())
+}
+
+/// Appends a group that the store must accept, and returns its records.
+async fn add<S: EventStore>(store: &StoreUnderTest<S>, group: AppendGroup) -> Vec<Vec<RecordedEvent>> {
+    let streams: Vec<_> = group.appends.iter().map(|append| append.stream.to_string()).collect();
+    let outcome = groups(store).append_group(group).await;
+    match store.ok(outcome, format_args!("a group of appends to {streams:?}")) {
+        GroupOutcome::Appended(records) => records,
+        GroupOutcome::AlreadyHandled => store.fail("the store takes a new delivery for a handled one"),
+    }
+}
+
+/// Appends a group that the store must refuse.
+async fn refused<S: EventStore>(store: &StoreUnderTest<S>, group: AppendGroup) -> AppendError {
+    match groups(store).append_group(group).await {
+        Ok(outcome) => store.fail(format_args!("the group was accepted: {outcome:?}")),
+        Err(error) => error,
+    }
+}
+
+/// Checks that a group conflicts at a stream.
+async fn conflicts<S: EventStore>(store: &StoreUnderTest<S>, group: AppendGroup, at: &StreamId, version: u64) {
+    match refused(store, group).await {
+        AppendError::Conflict { stream, actual, .. } => {
+            store.same(&stream, at, "the conflict names another stream");
+            store.same(actual.get(), version, "the conflict names another version");
+        }
+        other => store.fail(format_args!("no conflict but {other:?}")),
+    }
+}
+
+async fn is_handled<S: EventStore>(store: &StoreUnderTest<S>, delivery: &HandledDelivery) -> bool {
+    let handled = groups(store).is_handled(delivery).await;
+    store.ok(handled, "asking for a handled delivery")
+}
+
+/// A group stores the events of all its appends, with positions in the order of the group.
+pub async fn group_stores_the_events_of_all_its_appends<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("group_stores_the_events_of_all_its_appends", store);
+    let (one, two, three) = (stream(), stream(), stream().with_tenant_id(Some(Uuid::from_u128(7))));
+    let mut of_two = store.add(&two, ExpectedVersion::NoStream, &events(2)).await;
+    let records = add(
+        &store,
+        group([
+            append(&three, ExpectedVersion::NoStream, events(3)),
+            append(&two, ExpectedVersion::Exact(2.into()), events(1)),
+            check(&two.clone().with_tenant_id(Some(Uuid::from_u128(7))), ExpectedVersion::NoStream),
+            append(&one, ANY, events(2)),
+        ]),
+    )
+    .await;
+    store.same(records.iter().map(Vec::len).collect::<Vec<_>>(), vec![3, 1, 0, 2], "records of each append");
+    let positions: Vec<_> = records.iter().flatten().map(RecordedEvent::position).collect();
+    store.check(positions.is_sorted() && positions[0].is_some(), format_args!("positions: {positions:?}"));
+    store.holds(&three, &records[0]).await;
+    of_two.extend(records[1].clone());
+    store.holds(&two, &of_two).await;
+    store.holds(&one, &records[3]).await;
+}
+
+/// One append that is not at its expected version keeps the whole group from taking effect, also one that only checks.
+pub async fn group_takes_effect_whole_or_not_at_all<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("group_takes_effect_whole_or_not_at_all", store);
+    let (filled, new, absent) = (stream(), stream(), stream());
+    let before = store.add(&filled, ExpectedVersion::NoStream, &events(3)).await;
+    for (expected, culprit, version) in [
+        (ExpectedVersion::NoStream, &filled, 3),
+        (ExpectedVersion::Exact(2.into()), &filled, 3),
+        (ExpectedVersion::Exact(4.into()), &filled, 3),
+        (ExpectedVersion::StreamExists, &absent, 0),
+        (ExpectedVersion::Exact(1.into()), &absent, 0),
+    ] {
+        for count in [0, 2] {
+            let culprit_append = || append(culprit, expected, events(count));
+            let good = || append(&new, ExpectedVersion::NoStream, events(2));
+            conflicts(&store, group([good(), culprit_append()]), culprit, version).await;
+            conflicts(&store, group([culprit_append(), good()]), culprit, version).await;
+        }
+    }
+    store.holds(&filled, &before).await;
+    store.holds(&new, &[]).await;
+    store.holds(&absent, &[]).await;
+    for expected in [ANY, ExpectedVersion::StreamExists, ExpectedVersion::Exact(3.into())] {
+        add(&store, group([check(&filled, expected), append(&stream(), ANY, events(1))])).await;
+    }
+    store.same(add(&store, group([check(&filled, ANY)])).await, vec![vec![]], "a group that only checks");
+    store.same(add(&store, group([])).await, vec![], "an empty group");
+}
+
+/// The first append of the group that is not at its expected version is the one that the conflict names.
+pub async fn conflict_of_a_group_names_its_first_stream<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("conflict_of_a_group_names_its_first_stream", store);
+    let mut streams: Vec<StreamId> = (0..4).map(|_| stream()).collect();
+    streams.sort();
+    for stream in &streams {
+        store.add(stream, ANY, &events(1)).await;
+    }
+    streams.rotate_left(2);
+    let wrong = |stream: &StreamId| append(stream, ExpectedVersion::Exact(5.into()), events(1));
+    let appends: Vec<_> = streams.iter().map(wrong).collect();
+    conflicts(&store, group(appends), &streams[0], 1).await;
+}
+
+/// A stream that must not exist can be created after a group has only checked it.
+pub async fn stream_that_was_checked_to_be_absent_can_be_created<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("stream_that_was_checked_to_be_absent_can_be_created", store);
+    for expected in [ExpectedVersion::NoStream, ExpectedVersion::Exact(Version::NONE), ANY] {
+        let absent = stream();
+        add(&store, group([check(&absent, ExpectedVersion::NoStream), append(&stream(), ANY, events(1))])).await;
+        let version = store.ok(store.stream_version(&absent).await, "asking for the version");
+        store.same(version, Version::NONE, "the version of a stream without events");
+        store.refused(&absent, ExpectedVersion::StreamExists, &events(1)).await;
+        let records = store.add(&absent, expected, &events(2)).await;
+        store.holds(&absent, &records).await;
+    }
+}
+
+/// A group that is sent again returns the first result, whatever its streams hold since.
+pub async fn repeat_of_a_group_returns_the_first_result<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("repeat_of_a_group_returns_the_first_result", store);
+    let (one, two, checked) = (stream(), stream(), stream());
+    store.add(&checked, ANY, &events(1)).await;
+    for expected in [ExpectedVersion::NoStream, ANY] {
+        let (one, two) = if expected == ANY { (stream(), stream()) } else { (one.clone(), two.clone()) };
+        let version = store.ok(store.stream_version(&checked).await, "asking for the version");
+        let sent = group([
+            append(&one, expected, events(2)),
+            check(&checked, ExpectedVersion::Exact(version)),
+            append(&two, expected, events(1)),
+        ]);
+        let first = add(&store, sent.clone()).await;
+        store.same(add(&store, sent.clone()).await, first.clone(), "at once");
+        for stream in [&one, &two, &checked] {
+            store.add(stream, ANY, &events(1)).await;
+        }
+        store.same(add(&store, sent.clone()).await, first.clone(), "after other events");
+        let again = store.at_once(4, |_| {
+            let (store, sent) = (store.clone(), sent.clone());
+            async move { add(&store, sent).await }
+        });
+        for repeated in again.await {
+            store.same(repeated, first.clone(), "several at once");
+        }
+        store.same(store.read(&one).await.len(), 3, "events of the first stream");
+    }
+}
+
+/// A group of which an earlier call stored only some events is refused, and stores none.
+pub async fn partly_stored_group_is_refused<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("partly_stored_group_is_refused", store);
+    let (one, two) = (stream(), stream());
+    let given = events(2);
+    let stored = store.add(&one, ANY, &given).await;
+    for expected in [ANY, ExpectedVersion::NoStream] {
+        for appends in [
+            [append(&one, expected, given.clone()), append(&two, expected, events(1))],
+            [append(&two, expected, events(1)), append(&one, expected, given.clone())],
+        ] {
+            match refused(&store, group(appends)).await {
+                AppendError::EventIdTaken { stream, .. } => store.same(&stream, &one, "the error names another stream"),
+                other => store.fail(format_args!("the id is not taken but {other:?}")),
+            }
+        }
+    }
+    store.holds(&one, &stored).await;
+    store.holds(&two, &[]).await;
+}
+
+/// A group with two appends to one stream, too many appends, or an event that no store keeps is refused.
+pub async fn group_that_no_store_takes_is_refused<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("group_that_no_store_takes_is_refused", store);
+    let (one, two) = (stream(), stream());
+    let bad = NewEvent::new(Name::from_static("Deposited"), 1, "[1]");
+    let many = || (0..=GROUP_APPENDS_MAX).map(|_| check(&stream(), ANY)).collect::<Vec<_>>();
+    for (what, appends) in [
+        ("one stream twice", vec![append(&one, ANY, events(1)), append(&two, ANY, events(1)), check(&one, ANY)]),
+        ("too many", [append(&one, ANY, events(1))].into_iter().chain(many()).collect()),
+        ("no object", vec![append(&one, ANY, events(1)), append(&two, ANY, vec![bad])]),
+    ] {
+        let error = refused(&store, group(appends)).await;
+        store.check(matches!(error, AppendError::Refused { .. }), format_args!("{what}: {error:?}"));
+    }
+    let given = event();
+    let error = refused(&store, group([append(&one, ANY, vec![given.clone(), given])])).await;
+    store.check(matches!(error, AppendError::EventIdTaken { .. }), format_args!("an id twice: {error:?}"));
+    store.holds(&one, &[]).await;
+    store.holds(&two, &[]).await;
+}
+
+/// A group as large as may be is stored.
+pub async fn large_groups_are_stored_whole<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("large_groups_are_stored_whole", store);
+    let streams: Vec<_> = (0..GROUP_APPENDS_MAX).map(|_| stream()).collect();
+    let appends: Vec<_> = streams.iter().map(|stream| append(stream, ExpectedVersion::NoStream, events(1))).collect();
+    let records = add(&store, group(appends)).await;
+    store.same(store.feed(Position::START).await, records.into_iter().flatten().collect(), "the feed");
+}
+
+/// Of the groups that handle one delivery, one takes effect, also of many at once; a group that failed notes nothing.
+pub async fn delivery_takes_effect_once<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("delivery_takes_effect_once", store);
+    let (cause, effect) = (stream(), stream());
+    let causes = store.add(&cause, ANY, &events(3)).await;
+    let reaction = |cause: &RecordedEvent, expected| AppendGroup {
+        handled: Some(handled("billing/charge", cause)),
+        ..group([append(&effect, expected, events(1))])
+    };
+    conflicts(&store, reaction(&causes[0], ExpectedVersion::StreamExists), &effect, 0).await;
+    store.check(!is_handled(&store, &handled("billing/charge", &causes[0])).await, "a failed group notes its delivery");
+    let mut all = add(&store, reaction(&causes[0], ExpectedVersion::NoStream)).await.remove(0);
+    store.check(is_handled(&store, &handled("billing/charge", &causes[0])).await, "the delivery is not noted");
+    store.check(!is_handled(&store, &handled("billing/refund", &causes[0])).await, "another handler");
+    store.check(!is_handled(&store, &handled("billing/charge", &causes[1])).await, "another event");
+    for expected in [ANY, ExpectedVersion::NoStream, ExpectedVersion::Exact(9.into())] {
+        let again = groups(&store).append_group(reaction(&causes[0], expected)).await;
+        store.same(store.ok(again, "a handled delivery"), GroupOutcome::AlreadyHandled, "a second group");
+    }
+    let outcomes = store.at_once(8, |_| {
+        let (store, reaction) = (store.clone(), reaction(&causes[1], ANY));
+        async move { store.ok(groups(&store).append_group(reaction).await, "one of several at once") }
+    });
+    for outcome in outcomes.await {
+        if let GroupOutcome::Appended(records) = outcome {
+            all.extend(records.into_iter().flatten());
+        }
+    }
+    store.same(all.len(), 2, "effects of two deliveries");
+    store.holds(&effect, &all).await;
+    let without_events = AppendGroup { handled: Some(handled("billing/charge", &causes[2])), ..group([]) };
+    add(&store, without_events.clone()).await;
+    let again = store.ok(groups(&store).append_group(without_events).await, "a delivery without events");
+    store.same(again, GroupOutcome::AlreadyHandled, "a second group without events");
+}
+
+/// Events of two streams, and of two tenants, may have one id: each is a delivery of its own.
+pub async fn deliveries_of_two_streams_are_two<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("deliveries_of_two_streams_are_two", store);
+    let given = event();
+    let one = stream();
+    let effect = stream();
+    for cause in [one.clone(), stream(), one.with_tenant_id(Some(Uuid::from_u128(7)))] {
+        let cause = store.add(&cause, ANY, std::slice::from_ref(&given)).await.remove(0);
+        let delivery = handled("billing/charge", &cause);
+        store.check(!is_handled(&store, &delivery).await, format_args!("of {}", cause.metadata().stream()));
+        add(&store, AppendGroup { handled: Some(delivery), ..group([append(&effect, ANY, events(1))]) }).await;
+    }
+    store.same(store.read(&effect).await.len(), 3, "effects");
+}
+
+/// Concurrent groups over the same streams, in any order, are made one after the other: what each one saw is what it
+/// follows. Single appends come between them.
+pub async fn concurrent_groups_are_serial<S: EventStore>(store: S) {
+    const ROUNDS: usize = 15;
+    let store = StoreUnderTest::new("concurrent_groups_are_serial", store);
+    let accounts: Vec<_> = (0..4).map(|_| stream()).collect();
+    let transfers = store.at_once(6, |writer| {
+        let (store, accounts) = (store.clone(), accounts.clone());
+        async move {
+            let mut made = Vec::new();
+            for round in 0..ROUNDS {
+                let from = &accounts[(writer + round) % 4];
+                let to = &accounts[(writer + round * round + 1 + (writer + round) % 3) % 4];
+                if from == to {
+                    store.add(from, ANY, &events(1)).await;
+                    continue;
+                }
+                made.push(transfer(&store, from, to).await);
+            }
+            made
+        }
+    });
+    let transfers: Vec<_> = transfers.await.into_iter().flatten().collect();
+    for records in &transfers {
+        for event in records.iter().flatten() {
+            let seen = event.payload().split_once(':').and_then(|(_, rest)| rest.trim_end_matches('}').parse().ok());
+            store.same(
+                seen,
+                Some(event.version().get() - 1),
+                format_args!("the version that was seen before {event:?}"),
+            );
+        }
+    }
+    let feed = store.feed(Position::START).await;
+    let stored = |records: &Vec<RecordedEvent>| records.iter().all(|event| feed.contains(event));
+    store.check(transfers.iter().flatten().all(stored), "the feed misses events of a group");
+}
+
+/// Appends an event to two streams that names the version seen before, until there is no conflict.
+async fn transfer<S: EventStore>(store: &StoreUnderTest<S>, from: &StreamId, to: &StreamId) -> Vec<Vec<RecordedEvent>> {
+    loop {
+        let mut appends = Vec::new();
+        for stream in [from, to] {
+            let seen = store.ok(store.stream_version(stream).await, "asking for the version");
+            let event = NewEvent::new(Name::from_static("Moved"), 1, format!("{{\"seen\":{seen}}}"));
+            appends.push(append(stream, ExpectedVersion::Exact(seen), vec![event]));
+        }
+        match groups(store).append_group(group(appends)).await {
+            Ok(GroupOutcome::Appended(records)) => return records,
+            Err(AppendError::Conflict { .. }) => tokio::task::yield_now().await,
+            other => store.fail(format_args!("no conflict but {other:?}")),
+        }
+    }
+}
+
+/// A stream that a group only checks, absent or not, does not change before the group takes effect.
+pub async fn checked_stream_is_as_it_was_seen<S: EventStore>(store: S) {
+    const ROUNDS: u64 = 20;
+    let store = StoreUnderTest::new("checked_stream_is_as_it_was_seen", store);
+    let policy = stream();
+    let effects: Vec<StreamId> = (0..4).map(|_| stream()).collect();
+    let writers = store.at_once(5, |writer| {
+        let (store, policy, effects) = (store.clone(), policy.clone(), effects.clone());
+        async move {
+            let Some(effect) = effects.get(writer) else {
+                for _ in 0..ROUNDS {
+                    store.add(&policy, ANY, &events(1)).await;
+                    tokio::task::yield_now().await;
+                }
+                return;
+            };
+            for _ in 0..ROUNDS {
+                let seen = store.ok(store.stream_version(&policy).await, "asking for the version");
+                let event = NewEvent::new(Name::from_static("Decided"), 1, format!("{{\"seen\":{seen}}}"));
+                let checked = check(&policy, ExpectedVersion::Exact(seen));
+                match groups(&store).append_group(group([append(effect, ANY, vec![event]), checked])).await {
+                    Ok(_) | Err(AppendError::Conflict { .. }) => {}
+                    other => store.fail(format_args!("no conflict but {other:?}")),
+                }
+            }
+        }
+    });
+    writers.await;
+    let (mut version, mut decided) = (0, 0);
+    for event in store.feed(Position::START).await {
+        if event.metadata().stream() == &policy {
+            version = event.version().get();
+        } else {
+            decided += 1;
+            store.same(event.payload(), &*format!("{{\"seen\":{version}}}"), "the version of the checked stream");
+        }
+    }
+    store.check(decided > 0, "no group took effect");
+}

@@ -1,0 +1,202 @@
+//! Appending to several streams in one statement, all or none.
+//!
+//! Invariant: a statement that got no answer may still take effect. The group is sent again only with the same event ids
+//! and the same note of its delivery, of which the server accepts one; a conflict is final only if the expected version
+//! can never come again.
+
+use eventbus::{
+    BoxError,
+    port::{Append, AppendError, ReadError},
+    store::{AppendGroup, GroupOutcome, HandledDelivery},
+    support::first_group_result,
+};
+use sqlx::{Row as _, postgres::PgRow};
+
+use super::{
+    entry::{conflict_error, has_passed_expected},
+    executor::StreamContention,
+    plan::bind_streams,
+    retry_budget::RetryBudget,
+    stored_at::StoredAt,
+};
+use crate::{
+    columns::{bind_events, bind_stream},
+    pool::Query,
+    resolve::{self, AppendResolution},
+    statement_error::StatementError,
+    store_inner::StoreInner,
+};
+
+/// What a row of `append_group.sql` says.
+const TOOK_EFFECT: i32 = 0;
+const STORED_EVENT: i32 = 1;
+const FAILED_CHECK: i32 = 2;
+
+/// A group, which `check_group` has passed, on its way to its outcome.
+pub(crate) struct GroupAppend<'a> {
+    store: &'a StoreInner,
+    group: AppendGroup,
+    /// Why a statement got no answer: it may still take effect.
+    doubt: Option<BoxError>,
+}
+
+/// What one statement found.
+enum Sent {
+    Done(GroupOutcome),
+    /// The first append of the group that is not at its expected version, with the version of its stream.
+    Failed(usize, AppendError),
+    /// Nothing was written: the delivery is noted, or an event id is stored.
+    Repeated,
+}
+
+impl<'a> GroupAppend<'a> {
+    pub(crate) fn new(store: &'a StoreInner, group: AppendGroup) -> Self {
+        Self { store, group, doubt: None }
+    }
+
+    /// Sends the group until its outcome is certain, or the retry time is over: the time to connect, from the first retry.
+    pub(crate) async fn run(mut self) -> Result<GroupOutcome, AppendError> {
+        let mut budget = RetryBudget::new(self.store.config().connect_timeout);
+        let result = loop {
+            let retried = match self.send().await {
+                Ok(Sent::Done(outcome)) => break Ok(outcome),
+                Ok(Sent::Failed(number, conflict)) => match self.resolve().await {
+                    Ok(Some(outcome)) => break Ok(outcome),
+                    Ok(None) => break Err(self.final_conflict(number, conflict)),
+                    Err(error) => error,
+                },
+                Ok(Sent::Repeated) | Err(StatementError::DuplicateEventId(_)) => match self.resolve().await {
+                    Ok(Some(outcome)) => break Ok(outcome),
+                    Ok(None) => AppendError::Unavailable(StreamContention.into()),
+                    Err(error) => error,
+                },
+                Err(StatementError::NoAnswer(source)) => {
+                    self.doubt.get_or_insert(source);
+                    AppendError::Unavailable("the statement got no answer".into())
+                }
+                Err(StatementError::Refused(source)) => break Err(self.refused(source)),
+                Err(fault) => AppendError::Unavailable(fault.into()),
+            };
+            if !matches!(retried, AppendError::Unavailable(_)) || !budget.wait_before_retry().await {
+                break Err(retried);
+            }
+        };
+        if result.is_ok() || self.doubt.is_some() {
+            self.store.append_notifier().notify();
+        }
+        // an earlier statement may still take effect
+        result.map_err(|error| self.doubt.map_or(error, AppendError::OutcomeUnknown))
+    }
+
+    async fn send(&self) -> Result<Sent, StatementError> {
+        let _permit = self.store.connections().short_wait_permit().await?;
+        let rows = self.store.connections().fetch_all(self.query()).await?;
+        // committed, but the rows cannot be decoded: resolving reads the records themselves
+        self.decode(&rows).map_err(StatementError::NoAnswer)
+    }
+
+    fn query(&self) -> Query<'_> {
+        let AppendGroup { appends, handled } = &self.group;
+        let (mut stream_of_event, mut place_of_event) = (Vec::new(), Vec::new());
+        for (stream, append) in (1_i64..).zip(appends) {
+            stream_of_event.extend(append.events.iter().map(|_| stream));
+            place_of_event.extend((1_i64..).take(append.events.len()));
+        }
+        let query = self.store.statements().query(include_str!("../sql/append_group.sql"));
+        let query = bind_streams(query, appends.iter())
+            .bind(appends.iter().map(|append| append.events.len() as i64).collect::<Vec<_>>())
+            .bind(stream_of_event)
+            .bind(place_of_event);
+        let query = bind_events(query, &appends.iter().flat_map(|append| &append.events));
+        let query = query
+            .bind(handled.as_ref().map(|delivery| delivery.handler.as_str()))
+            .bind(handled.as_ref().map(|delivery| delivery.event_id.as_uuid()));
+        let stream = handled.as_ref().map(|delivery| &delivery.stream);
+        query
+            .bind(stream.map(|stream| stream.aggregate_id().as_str()))
+            .bind(stream.map(|stream| stream.aggregate_type().as_str()))
+            .bind(stream.map(eventbus::StreamId::tenant_or_nil))
+    }
+
+    fn decode(&self, rows: &[PgRow]) -> Result<Sent, BoxError> {
+        let (mut took_effect, mut stored) = (false, Vec::new());
+        for row in rows {
+            match row.try_get::<i32, _>("result")? {
+                TOOK_EFFECT => took_effect = true,
+                STORED_EVENT => stored.push(StoredAt::decode(row)?),
+                FAILED_CHECK => {
+                    let number = usize::try_from(row.try_get::<i64, _>("number")?)?.saturating_sub(1);
+                    let actual = u64::try_from(row.try_get::<i64, _>("version")?)?;
+                    let append = self.group.appends.get(number).ok_or("a stream that the group does not have")?;
+                    return Ok(Sent::Failed(number, conflict_error(append, actual.into())));
+                }
+                other => return Err(format!("unknown result {other}").into()),
+            }
+        }
+        if !took_effect {
+            return Ok(Sent::Repeated);
+        }
+        let mut stored = stored.into_iter();
+        let records = self.group.appends.iter().map(|Append { stream, events, .. }| {
+            let own = events.iter().zip(&mut stored);
+            own.map(|(event, place)| place.into_record(event.clone(), stream)).collect()
+        });
+        let records: Vec<Vec<_>> = records.collect();
+        let events = self.group.appends.iter().map(|append| append.events.len()).sum::<usize>();
+        if records.iter().map(Vec::len).sum::<usize>() != events {
+            return Err("fewer events than sent".into());
+        }
+        Ok(Sent::Done(GroupOutcome::Appended(records)))
+    }
+
+    /// Returns the outcome if the group, or its delivery, took effect before.
+    async fn resolve(&self) -> Result<Option<GroupOutcome>, AppendError> {
+        let unavailable = |error: ReadError| AppendError::Unavailable(error.into());
+        if let Some(delivery) = &self.group.handled
+            && is_handled(self.store, delivery).await.map_err(unavailable)?
+        {
+            return Ok(Some(GroupOutcome::AlreadyHandled));
+        }
+        let with_events = || self.group.appends.iter().filter(|append| !append.events.is_empty());
+        let query = resolve::query(self.store.statements(), with_events());
+        let rows = self.store.connections().fetch_all(query).await.map_err(|fault| unavailable(fault.into()))?;
+        let mut found = resolve::decide(&rows, with_events()).map_err(AppendError::Unavailable)?.into_iter();
+        let first = first_group_result(&self.group.appends, |append| match found.next() {
+            Some(AppendResolution::Stored(records)) => Ok(Some(records)),
+            Some(AppendResolution::Taken(error)) => Err(error),
+            Some(AppendResolution::Corrupt(error)) => {
+                Err(AppendError::Refused { stream: append.stream.clone(), source: error.into() })
+            }
+            Some(AppendResolution::Conflict(_) | AppendResolution::Retry) | None => Ok(None),
+        });
+        Ok(first?.map(GroupOutcome::Appended))
+    }
+
+    /// Returns the conflict; of unknown outcome if a statement without an answer may still find the expected version.
+    fn final_conflict(&mut self, number: usize, conflict: AppendError) -> AppendError {
+        if let (Some(append), AppendError::Conflict { actual, .. }) = (self.group.appends.get(number), &conflict)
+            && has_passed_expected(append.expected, *actual)
+        {
+            self.doubt = None;
+        }
+        conflict
+    }
+
+    /// The server refuses a statement as a whole; the error names the first stream with events.
+    fn refused(&self, source: BoxError) -> AppendError {
+        let append = self.group.appends.iter().find(|append| !append.events.is_empty()).or(self.group.appends.first());
+        match append {
+            Some(append) => AppendError::Refused { stream: append.stream.clone(), source },
+            None => AppendError::Unavailable(source),
+        }
+    }
+}
+
+/// Returns `true` if the delivery is noted.
+pub(crate) async fn is_handled(store: &StoreInner, delivery: &HandledDelivery) -> Result<bool, ReadError> {
+    let query = store.statements().query(include_str!("../sql/is_handled.sql"));
+    let query = bind_stream(query.bind(delivery.handler.as_str()).bind(delivery.event_id.as_uuid()), &delivery.stream);
+    let rows = store.connections().fetch_all(query).await?;
+    let unreadable = |error: sqlx::Error| ReadError::Unavailable(error.into());
+    rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(unreadable)
+}

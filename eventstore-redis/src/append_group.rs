@@ -1,0 +1,123 @@
+//! Appending to several streams by one script, all or none.
+//!
+//! Invariant: the script adds events only if each stream still has the version that was read before, and no event has one
+//! of the ids. So a group may be sent again after a script that got no answer: if that one runs late, it changes nothing.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, Position, RecordedEvent,
+    port::{AppendError, AppendGroups, ReadError},
+    store::{AppendGroup, GroupOutcome, HandledDelivery},
+    support::{Backoff, BackoffTimer, GroupDecision, check_group, decide_group},
+};
+use eventbus_redis_core::{error::boxed, reply::request};
+
+use crate::{
+    RedisEventStore, RedisTransaction, RedisTransactionError,
+    commands::millis,
+    commit::{SHADOW_BATCH_MAX, delivery_note},
+    script::FORGET_DELIVERIES,
+};
+
+/// The most attempts of a group whose streams other writers change meanwhile.
+const ATTEMPTS_MAX: u32 = 50;
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
+
+#[async_trait]
+impl AppendGroups for RedisEventStore {
+    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
+        check_group(&group)?;
+        let mut backoff = BackoffTimer::new(BACKOFF);
+        let mut doubt = None;
+        for _ in 0..ATTEMPTS_MAX {
+            match try_append_group(self, &group).await {
+                Ok(Ok(outcome)) => return Ok(outcome),
+                // a stream whose version was read before is at another one for good, also for a script that runs late
+                Err(error) => return Err(error),
+                Ok(Err(error @ RedisTransactionError::OutcomeUnknown(_))) => doubt = Some(error),
+                Ok(Err(error)) if !is_contention(&error) => {
+                    return Err(match doubt {
+                        Some(unknown) => AppendError::OutcomeUnknown(unknown.into()),
+                        None => AppendError::Unavailable(error.into()),
+                    });
+                }
+                Ok(Err(_)) => {}
+            }
+            self.inner().config().clock.sleep(backoff.next_jittered()).await;
+        }
+        Err(match doubt {
+            Some(unknown) => AppendError::OutcomeUnknown(unknown.into()),
+            None => AppendError::Unavailable("the streams changed under each attempt".into()),
+        })
+    }
+
+    async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
+        let HandledDelivery { handler, stream, event_id } = delivery;
+        let note = delivery_note(handler, stream, *event_id);
+        let command = request("ZSCORE", (self.inner().keys().deliveries(), note));
+        let noted: Option<String> = self
+            .inner()
+            .connection()
+            .query_idempotent(&command)
+            .await
+            .map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        Ok(noted.is_some())
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let mut all = 0;
+        loop {
+            let mut script = FORGET_DELIVERIES.prepare_invoke();
+            script.key(self.inner().keys().deliveries()).arg(millis(older_than)).arg(SHADOW_BATCH_MAX);
+            // never sent twice: a second run would not count what the first removed
+            let forgotten: u64 =
+                self.inner().connection().run(&script).await.map_err(RedisTransactionError::unavailable)?;
+            all += forgotten;
+            if forgotten < SHADOW_BATCH_MAX as u64 {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+/// Reads the streams, and sends the script. The inner error is that of the script; the outer one is about an append.
+async fn try_append_group(
+    store: &RedisEventStore,
+    group: &AppendGroup,
+) -> Result<Result<GroupOutcome, RedisTransactionError>, AppendError> {
+    let mut transaction = RedisTransaction::new(store.inner(), None);
+    if let Some(delivery) = &group.handled {
+        match transaction.note_delivery(delivery).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(Ok(GroupOutcome::AlreadyHandled)),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    let mut attempts = Vec::with_capacity(group.appends.len());
+    for append in &group.appends {
+        attempts.push(transaction.try_append(append.clone()).await);
+    }
+    let planned = match decide_group(&group.appends, attempts)? {
+        GroupDecision::Repeated(first) => return Ok(Ok(GroupOutcome::Appended(first))),
+        GroupDecision::Commit(planned) => planned,
+    };
+    Ok(transaction.commit_at().await.map(|last| GroupOutcome::Appended(with_positions(planned, last))))
+}
+
+/// Gives the events of a commit their positions, which end at `last`.
+fn with_positions(planned: Vec<Vec<RecordedEvent>>, last: Option<u64>) -> Vec<Vec<RecordedEvent>> {
+    let events = planned.iter().map(|events| events.len() as u64).sum::<u64>();
+    let mut position = last.unwrap_or_default().saturating_sub(events);
+    let mut place = |event: RecordedEvent| {
+        position += 1;
+        event.with_position(Some(Position::new(position)))
+    };
+    planned.into_iter().map(|events| events.into_iter().map(&mut place).collect()).collect()
+}
+
+/// Returns `true` if another commit was first.
+fn is_contention(error: &RedisTransactionError) -> bool {
+    matches!(error, RedisTransactionError::Changed { .. } | RedisTransactionError::Superseded)
+}

@@ -1,0 +1,93 @@
+//! Appending to several streams in one transaction, all or none.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError,
+    port::{Append, AppendError, AppendGroups, ReadError, Transaction as _},
+    store::{AppendGroup, GroupOutcome, HandledDelivery},
+    support::{GroupAttempt, GroupDecision, check_group, decide_group},
+};
+
+use rusqlite::Connection;
+
+use crate::{
+    lease::ttl_micros,
+    query::{execute, query_value},
+    row::stream_columns,
+    store::SqliteEventStore,
+    transaction::SqliteTransaction,
+};
+
+/// Maximum number of deliveries that are deleted at once, so that appends need not wait for all of them.
+const FORGET_BATCH_MAX: u32 = 1_000;
+
+#[async_trait]
+impl AppendGroups for SqliteEventStore {
+    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
+        check_group(&group)?;
+        let mut transaction = self.begin_transaction().await.map_err(AppendError::Unavailable)?;
+        let AppendGroup { appends, handled } = group;
+        if let Some(delivery) = &handled {
+            let HandledDelivery { handler, stream, event_id } = delivery;
+            if !transaction.is_first(handler, stream, *event_id).await.map_err(AppendError::Unavailable)? {
+                return Ok(GroupOutcome::AlreadyHandled);
+            }
+        }
+        let mut attempts = Vec::with_capacity(appends.len());
+        for append in &appends {
+            attempts.push(try_append(self, &mut transaction, append).await);
+        }
+        match decide_group(&appends, attempts)? {
+            GroupDecision::Repeated(first) => Ok(GroupOutcome::Appended(first)),
+            GroupDecision::Commit(records) => {
+                transaction.commit().await.map_err(AppendError::OutcomeUnknown)?;
+                Ok(GroupOutcome::Appended(records))
+            }
+        }
+    }
+
+    async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
+        let HandledDelivery { handler, stream, event_id } = delivery.clone();
+        let found = self.readers().read(move |connection| {
+            let (aggregate_id, aggregate_type, tenant) = stream_columns(&stream);
+            let row = (handler.as_str(), event_id.as_uuid().into_bytes(), aggregate_id, aggregate_type, tenant);
+            Ok(query_value::<i64>(connection, include_str!("sql/is_handled.sql"), row)?)
+        });
+        Ok(found.await?.is_some())
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let older_than = ttl_micros(older_than);
+        let forget = move |connection: &Connection| {
+            execute(connection, include_str!("sql/forget_deliveries.sql"), (older_than, FORGET_BATCH_MAX))
+        };
+        let mut all = 0;
+        loop {
+            let forgotten = self.writer().write(forget).await?;
+            all += forgotten as u64;
+            if forgotten < FORGET_BATCH_MAX as usize {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+async fn try_append(
+    store: &SqliteEventStore,
+    transaction: &mut SqliteTransaction,
+    append: &Append,
+) -> Result<GroupAttempt, AppendError> {
+    if let Some(checked) = store.writer().check(append.clone())? {
+        let (events, is_new) = transaction.try_append(checked).await?;
+        return Ok(if is_new { GroupAttempt::Now(events) } else { GroupAttempt::Before(events) });
+    }
+    let Append { stream, expected, .. } = append;
+    let refused = |source: BoxError| AppendError::Refused { stream: stream.clone(), source };
+    let actual = transaction.stream_version(stream).map_err(refused)?;
+    match expected.matches(actual) {
+        true => Ok(GroupAttempt::Now(Vec::new())),
+        false => Err(AppendError::Conflict { stream: stream.clone(), expected: *expected, actual }),
+    }
+}
