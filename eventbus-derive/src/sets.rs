@@ -102,10 +102,8 @@ pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: b
 /// Writes the compile-time check that no two events have one wire name.
 pub(crate) fn distinct(krate: &Path, ident: &Ident, members: &[Member]) -> TokenStream {
     let checks = members.iter().enumerate().skip(1).map(|(index, member)| {
-        let message = format!(
-            "`{}` has the wire name of an event listed before it; set `#[event(type = \"..\")]` on one of them",
-            member.code
-        );
+        let message =
+            format!("`{}` has a wire name of an event listed before it; compare `type` and `was` of both", member.code);
         quote_spanned! {member.span=>
             const _: () = ::core::assert!(<#ident as #krate::EventSet>::EVENTS.is_first(#index), #message);
         }

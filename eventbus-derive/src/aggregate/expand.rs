@@ -207,7 +207,8 @@ fn expand_checks(model: &Model, members: &[sets::Member]) -> TokenStream {
     let belongs = members.iter().map(|member| {
         let code = member.code();
         let message = format!(
-            "`{code}` is listed by aggregate `{aggregate}` but belongs to another aggregate type; compare its `#[event(aggregate = ..)]`"
+            "`{code}` is listed by aggregate `{aggregate}` but belongs to another aggregate type; compare its `#[event(aggregate = ..)]`, \
+             or add `fold_of = ..` if `{aggregate}` is a further state of that aggregate's streams"
         );
         let named = member.item(krate, "AGGREGATE_TYPE");
         quote_spanned! {member.span()=>

@@ -42,7 +42,14 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     let aggregate_type = options.name("type", "an aggregate type", mistakes);
     let event = options.ident("event", mistakes);
     let has_typed_id = options.flag("typed_id", mistakes);
-    let fold_of = options.path("fold_of", mistakes);
+    let fold_of = options.path("fold_of", mistakes).filter(|first| {
+        let is_itself = first.is_ident(&input.ident) || first.is_ident("Self");
+        if is_itself {
+            let message = "a fold of itself: `fold_of` names the aggregate whose streams this is a further state of";
+            mistakes.at(first, message);
+        }
+        !is_itself
+    });
     let listed = listed(input, &options, mistakes);
     let retired = options.names("retired", "an event type", mistakes);
     let snapshot = snapshot(input, &options, mistakes);

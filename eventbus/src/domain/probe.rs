@@ -45,12 +45,13 @@ pub(crate) enum RereadError {
 pub(crate) struct EventProbe {
     samples: fn() -> Result<Samples, SampleError>,
     reread: fn(&str, u32, &str) -> Result<String, RereadError>,
+    rust_type: fn() -> &'static str,
 }
 
 impl EventProbe {
     /// Returns the functions of `E`.
     pub(crate) const fn of<E: DomainEvent>() -> Self {
-        Self { samples: samples::<E>, reread: reread::<E> }
+        Self { samples: samples::<E>, reread: reread::<E>, rust_type: std::any::type_name::<E> }
     }
 
     /// Makes samples of the event, as today's program encodes them.
@@ -61,6 +62,11 @@ impl EventProbe {
     /// Decodes a payload that was stored under a name, in a version, and encodes the event again.
     pub(crate) fn reread(&self, event_type: &str, version: u32, payload: &str) -> Result<String, RereadError> {
         (self.reread)(event_type, version, payload)
+    }
+
+    /// Returns the event's Rust type, as a [`DecodeError::Payload`] names it.
+    pub(crate) fn rust_type(&self) -> &'static str {
+        (self.rust_type)()
     }
 }
 

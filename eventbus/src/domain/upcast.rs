@@ -83,6 +83,7 @@ pub fn read_fields<V: DeserializeOwned>(fields: &Fields) -> Result<V, UpcastFaul
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not convert into `{W}`, which the next version takes",
     label = "`impl From<{Self}> for {W}` is missing",
+    note = "`upcast(..)` lists the upcasters by version, from 1: is `{Self}` at its place?",
     note = "if the fields may be wrong: `impl TryFrom<{Self}> for {W}` with an error that is `Send + Sync`"
 )]
 pub trait ConvertTo<W>: Sized {

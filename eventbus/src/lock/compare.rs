@@ -3,23 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    file::{LockFile, LockedEvent, LockedPayload, LockedVersion},
+    fault::{Fault, Reader},
+    file::{LockFile, LockedEvent, LockedVersion},
     finding::Finding,
     json,
+    known_event::KnownEvent,
 };
-use crate::domain::{
-    codec::DecodeError,
-    event::EventDescriptor,
-    probe::{EventProbe, RereadError, Samples},
-    trace::Shape,
-};
-
-/// An event type of the code.
-#[derive(Debug, Clone)]
-pub(super) struct KnownEvent {
-    pub(super) descriptor: EventDescriptor,
-    pub(super) probe: EventProbe,
-}
+use crate::domain::{event::EventDescriptor, probe::Samples, trace::Shape};
 
 /// The event types of the code.
 pub(super) struct Code<'a> {
@@ -46,7 +36,7 @@ impl Code<'_> {
         let mut comparison = Comparison { updated: file.clone(), ..Comparison::default() };
         for (name, locked) in &file.events {
             match self.events.iter().find(|event| event.descriptor.is_named(name)) {
-                Some(event) => comparison.read_stored(name, locked, event),
+                Some(event) => comparison.read_stored(name, locked, event, file),
                 None if self.retired.contains(&(locked.aggregate_type.as_str(), name.as_str())) => {}
                 None => comparison.findings.push(Finding {
                     event_type: name.clone(),
@@ -67,7 +57,7 @@ impl Code<'_> {
 
 impl Comparison {
     /// Reads the stored payloads of an event.
-    fn read_stored(&mut self, name: &str, locked: &LockedEvent, event: &KnownEvent) {
+    fn read_stored(&mut self, name: &str, locked: &LockedEvent, event: &KnownEvent, file: &LockFile) {
         let KnownEvent { descriptor, .. } = event;
         let finding = |versions: Vec<u32>, fault, repair: &str| Finding {
             event_type: name.into(),
@@ -89,25 +79,23 @@ impl Comparison {
             let fault = format!("{} would read none of them: they are of later versions", shown(descriptor));
             self.findings.push(finding(later.clone(), fault, &format!("`version = {last}` or higher")));
         }
-        let mut faults: BTreeMap<(String, String), Vec<u32>> = BTreeMap::new();
+        let reader = Reader::of(event, file);
+        let mut faults: BTreeMap<Fault, Vec<u32>> = BTreeMap::new();
         for (&version, stored) in locked.versions.range(..=today) {
             for (index, payload) in stored.payloads.iter().enumerate() {
-                let read = event.probe.reread(name, version, &payload.json);
-                let found = match &read {
-                    Err(error) => Some((shown_fault(error, stored, event), repair(error, today))),
-                    Ok(read) => find_change(payload, read, (version, today), &stored.shape),
-                };
-                if let Some(found) = found {
-                    let versions = faults.entry(found).or_default();
-                    if versions.last() != Some(&version) {
-                        versions.push(version);
+                match reader.read(name, version, stored, payload) {
+                    Ok(read) => self.note_reading(name, version, index, (today, read)),
+                    Err(fault) => {
+                        let versions = faults.entry(fault).or_default();
+                        if versions.last() != Some(&version) {
+                            versions.push(version);
+                        }
                     }
-                } else if let Ok(read) = read {
-                    self.note_reading(name, version, index, (today, read));
                 }
             }
         }
-        self.findings.extend(faults.into_iter().map(|((fault, repair), versions)| finding(versions, fault, &repair)));
+        self.findings
+            .extend(faults.into_iter().map(|(Fault { text, repair }, versions)| finding(versions, text, &repair)));
     }
 
     /// Adds how today's version reads a payload, if that is not what the payload says.
@@ -212,123 +200,10 @@ fn shape_of(samples: &[String]) -> Shape {
         _ => "number",
     };
     let scalars = samples.iter().flat_map(|sample| json::scalars(sample));
-    scalars.map(|(path, value)| (general(&path), kind(&value).to_owned())).collect()
-}
-
-/// Replaces the indices of a path: `lines[0].sku` becomes `lines[].sku`.
-fn general(path: &str) -> String {
-    let mut general = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((before, after)) = rest.split_once('[') {
-        general.push_str(before);
-        let (index, behind) = after.split_once(']').unwrap_or((after, ""));
-        let is_index = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
-        general.push_str(&if is_index || index.is_empty() { "[]".to_owned() } else { format!("[{index}]") });
-        rest = behind;
-    }
-    general + rest
-}
-
-/// Returns the kind of a field in a shape, as `: string`; empty if it has none.
-fn kind_in(shape: &Shape, path: &str) -> String {
-    let wanted = general(path);
-    let found = shape.iter().find(|(path, _)| general(path) == wanted);
-    found.map(|(_, kind)| format!(": {kind}")).unwrap_or_default()
+    scalars.map(|(path, value)| (json::general(&path), kind(&value).to_owned())).collect()
 }
 
 /// Returns how an event is named in messages.
 fn shown(event: &EventDescriptor) -> String {
     format!("`{}` (version {}, {})", event.event_type, event.schema_version, event.source)
-}
-
-/// Describes why a payload is not read.
-fn shown_fault(error: &RereadError, stored: &LockedVersion, event: &KnownEvent) -> String {
-    let RereadError::Decode(DecodeError::Payload { rust_type, source, .. }) = error else {
-        return error.to_string();
-    };
-    let (path, reason) = (source.path(), source.reason());
-    if path.is_empty() {
-        return format!("`{rust_type}` does not accept them: {reason}");
-    }
-    let before = kind_in(&stored.shape, path);
-    let now = event.probe.samples().map(|samples| kind_in(&samples.shape, path)).unwrap_or_default();
-    match now.is_empty() || before == now {
-        true => format!("`{rust_type}` does not accept their field `{path}{before}`: {reason}"),
-        false => format!(
-            "`{rust_type}` does not accept their field `{path}{before}`, which now is `{}`: {reason}",
-            &now[2..]
-        ),
-    }
-}
-
-/// Describes a value of a payload that today's version loses, if it wrote it, or reads differently than before; with the
-/// repair.
-fn find_change(
-    payload: &LockedPayload,
-    read: &str,
-    (version, today): (u32, u32),
-    shape: &Shape,
-) -> Option<(String, String)> {
-    let lost = if version == today { lost_value(&payload.json, read, shape) } else { None };
-    let lost = lost.map(|fault| (fault, repair_of_lost(today)));
-    lost.or_else(|| match &payload.reads {
-        Some((reader, before)) if *reader == today => {
-            changed_reading(before, read).map(|fault| (fault, repair_of_changed(version)))
-        }
-        _ => None,
-    })
-}
-
-/// Describes the first value that is lost where today's version reads a payload of its own; `None` if none is.
-fn lost_value(stored: &str, read: &str, shape: &Shape) -> Option<String> {
-    // a variant may have a new name and its old one as an alias
-    let is_variant = |value: &str| {
-        let name = format!(".{}", value.trim_matches('"'));
-        shape.iter().any(|(path, kind)| kind.starts_with("variant") && path.ends_with(&name))
-    };
-    let (path, value) = json::lost(stored, read).into_iter().find(|(_, value)| !is_variant(value))?;
-    let kind = kind_in(shape, &path);
-    Some(match json::value_at(read, &path) {
-        None => format!("field `{path}{kind}` is lost"),
-        Some(now) => format!("field `{path}{kind}` changes from {value} to {now}"),
-    })
-}
-
-/// Describes the first value that is read differently, by an upcaster or a default; `None` if all are read as before.
-fn changed_reading(before: &str, now: &str) -> Option<String> {
-    let (path, value) = json::lost(before, now).into_iter().next()?;
-    Some(match json::value_at(now, &path) {
-        None => format!("field `{path}`, which was read as {value}, is lost"),
-        Some(now) => format!("field `{path}` was read as {value}, and is now read as {now}"),
-    })
-}
-
-fn repair(error: &RereadError, today: u32) -> String {
-    let next = today + 1;
-    match error {
-        RereadError::Decode(DecodeError::Payload { source, .. }) if source.reason().starts_with("missing field") => {
-            format!(
-                "`#[serde(default)]` on it if a default is right, `#[serde(alias = \"..\")]` if it has a new name, else \
-             `version = {next}` and an upcaster from {today}"
-            )
-        }
-        RereadError::Decode(DecodeError::Upcast { from, .. }) => {
-            format!("let the upcaster from version {from} accept them")
-        }
-        _ => format!("`version = {next}` and an upcaster from {today}, or the former type of the field"),
-    }
-}
-
-fn repair_of_lost(today: u32) -> String {
-    let next = today + 1;
-    format!(
-        "`#[serde(alias = \"..\")]` if the field has a new name, else `version = {next}` and an upcaster from {today}; `_` if \
-         its values are not needed"
-    )
-}
-
-fn repair_of_changed(version: u32) -> String {
-    format!(
-        "the former upcaster; if the new one is right, delete the `reads` lines of version {version} and write the file again"
-    )
 }

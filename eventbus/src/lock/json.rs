@@ -60,3 +60,17 @@ pub(super) fn lost(before: &str, after: &str) -> Vec<(String, String)> {
 pub(super) fn value_at(json: &str, path: &str) -> Option<String> {
     scalars(json).into_iter().find(|(other, _)| other == path).map(|(_, value)| value)
 }
+
+/// Replaces the indices of a path: `lines[0].sku` becomes `lines[].sku`.
+pub(super) fn general(path: &str) -> String {
+    let mut general = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('[') {
+        general.push_str(before);
+        let (index, behind) = after.split_once(']').unwrap_or((after, ""));
+        let is_index = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
+        general.push_str(&if is_index || index.is_empty() { "[]".to_owned() } else { format!("[{index}]") });
+        rest = behind;
+    }
+    general + rest
+}

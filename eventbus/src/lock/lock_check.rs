@@ -7,9 +7,10 @@ use std::{
 };
 
 use super::{
-    compare::{Code, Comparison, KnownEvent},
+    compare::{Code, Comparison},
     error::LockError,
     file::LockFile,
+    known_event::KnownEvent,
 };
 use crate::{
     domain::{probe::EventProbe, record::DomainEvent},

@@ -48,9 +48,11 @@
 
 mod compare;
 mod error;
+mod fault;
 mod file;
 mod finding;
 mod json;
+mod known_event;
 mod lock_check;
 
 use std::path::Path;

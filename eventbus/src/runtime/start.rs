@@ -64,7 +64,7 @@ pub enum StartMistake {
     /// handler or projection.
     #[error(
         "crate `{name}` has no linked event, aggregate, handler or projection (linked crates: {}): a crate that the \
-         binary never names is not linked; add `use {name} as _;` to main.rs",
+         binary never names is not linked; add `use {name} as _;` to main.rs, or do not expect a crate that has none",
         if linked.is_empty() { "none".into() } else { linked.join(", ") }
     )]
     CrateNotLinked {

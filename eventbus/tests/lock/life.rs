@@ -73,6 +73,12 @@ mod releases {
         pub(crate) struct Opened { owner: String, cents: i64 }
     }}
 
+    release! { without_upcaster {
+        #[derive(DomainEvent)]
+        #[event(aggregate_type = "Account", version = 2)]
+        pub(crate) struct Opened { owner: String, cents: i64 }
+    }}
+
     release! { with_a_failing_upcaster {
         #[derive(DomainEvent)]
         #[event(aggregate_type = "Account", version = 2, upcast(super::fails))]
@@ -159,8 +165,7 @@ fn a_message_names_type_field_versions_and_repair() {
         said,
         "a change would break stored events\n  `Opened` (version 1): \
          `lock::life::releases::without_its_default::Opened` does not accept them: missing field `limit`\n    to repair: \
-         `#[serde(default)]` on it if a default is right, `#[serde(alias = \"..\")]` if it has a new name, else \
-         `version = 2` and an upcaster from 1"
+         `#[serde(default)]` on it if a default is right, else `version = 2` and an upcaster from 1"
     );
 }
 
@@ -202,7 +207,106 @@ fn upcasters_are_checked_with_payloads_of_all_versions() {
         place.lock().event::<releases::with_a_failing_upcaster::Opened>().compare(),
         "the upcaster from version 1 refuses its fields: missing field `pounds`",
     );
+    breaks(
+        place.lock().event::<releases::without_upcaster::Opened>().compare(),
+        "missing field `cents`\n    to repair: an upcaster from version 1 in `upcast(..)` that makes what \
+         `lock::life::releases::without_upcaster::Opened` takes, or `#[serde(default)]` on the field if a default is right",
+    );
     breaks(place.lock().event::<releases::first::Opened>().compare(), "to repair: `version = 2` or higher");
+}
+
+/// Releases of one program, whose events of both versions hold the same nested type.
+mod shared {
+    use super::*;
+
+    macro_rules! release {
+        ($name:ident { $($line:tt)* } { $($kind:tt)* }) => {
+            pub(super) mod $name {
+                use super::*;
+
+                #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+                #[event(aggregate_type = "Order", version = 2, upcast(OrderedV1))]
+                pub(crate) struct Ordered { buyer: String, lines: Vec<Line>, kind: Kind }
+
+                #[derive(Deserialize, OldEvent)]
+                #[event(of = Ordered, version = 1)]
+                struct OrderedV1 { lines: Vec<Line>, kind: Kind }
+
+                impl From<OrderedV1> for Ordered {
+                    fn from(old: OrderedV1) -> Self {
+                        Self { buyer: "nobody".into(), lines: old.lines, kind: old.kind }
+                    }
+                }
+
+                #[derive(Debug, Clone, Serialize, Deserialize)]
+                pub(crate) struct Line { $($line)* }
+
+                #[derive(Debug, Clone, Serialize, Deserialize)]
+                pub(crate) enum Kind { $($kind)* }
+            }
+        };
+    }
+
+    release! { before { sku: String, note: Option<String>, price: u32 } { Small, Big } }
+    release! { with_a_new_field { sku: String, note: Option<String>, price: u32, gift: bool } { Small, Big } }
+    release! { with_an_optional_field_renamed { sku: String, remark: Option<String>, price: u32 } { Small, Big } }
+    release! { without_two_fields { price: u32 } { Small, Big } }
+    release! { with_a_field_renamed { sku: String, note: Option<String>, cents: u32 } { Small, Big } }
+    release! { with_a_variant_renamed { sku: String, note: Option<String>, price: u32 } { Small, Large } }
+
+    #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    #[event(aggregate_type = "Order")]
+    pub(super) struct Ordered {
+        lines: Vec<before::Line>,
+        kind: before::Kind,
+    }
+}
+
+#[test]
+fn the_repair_fits_the_fault() {
+    let place = Place::new();
+    place.lock().event::<shared::Ordered>().write().unwrap();
+    place.lock().event::<shared::before::Ordered>().write().unwrap();
+    let check = |lock: eventbus::lock::Lock, texts: &[&str]| {
+        let error = lock.compare().unwrap_err().to_string();
+        texts.iter().for_each(|text| assert!(error.contains(text), "{text} in {error}"));
+    };
+    check(
+        place.lock().event::<shared::with_a_new_field::Ordered>(),
+        &[
+            "`Ordered` (version 1): `lock::life::shared::with_a_new_field::OrderedV1` does not accept their field `lines[0]",
+            "to repair: let `lock::life::shared::with_a_new_field::OrderedV1` keep the fields of its version, and their \
+             types: if it shares a nested type with today's event, mend that type or give it a copy of the former one",
+            "`Ordered` (version 2): `lock::life::shared::with_a_new_field::Ordered` does not accept",
+            "missing field `gift`\n    to repair: `#[serde(default)]` on it if a default is right, else `version = 3`",
+        ],
+    );
+    check(
+        place.lock().event::<shared::with_an_optional_field_renamed::Ordered>(),
+        &[
+            "a change would break",
+            "`Ordered` (versions 1, 2): field `lines[0].note: string?` is lost\n    to repair: `#[serde(alias = \"note\")]` on \
+             the field if it has a new name, else `version = 3` and an upcaster from 2",
+        ],
+    );
+    check(
+        place.lock().event::<shared::without_two_fields::Ordered>(),
+        &["(version 2): field `lines[0].note: string?` is lost, field `lines[0].sku: string` is lost\n"],
+    );
+    check(
+        place.lock().event::<shared::with_a_field_renamed::Ordered>(),
+        &[
+            "missing field `cents`; `lines[].price: u32` is gone\n",
+            "to repair: `#[serde(alias = \"price\")]` on it if that was its name, `#[serde(default)]` if a default is \
+             right, else `version = 3` and an upcaster from 2",
+        ],
+    );
+    check(
+        place.lock().event::<shared::with_a_variant_renamed::Ordered>(),
+        &[
+            "`#[serde(alias = \"Big\")]` on the variant if it has a new name, the variant again if not, else `version = 3`",
+        ],
+    );
 }
 
 #[test]

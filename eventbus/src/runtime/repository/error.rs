@@ -33,7 +33,7 @@ pub enum LoadError {
         actual: Version,
     },
     /// One of its events is of a type the aggregate does not list, or does not fit.
-    #[error("event {version} of aggregate `{stream}` cannot be decoded")]
+    #[error("event {version} of aggregate `{stream}` cannot be decoded{}", remedy(source))]
     Decode {
         /// Its stream.
         stream: StreamId,
@@ -45,6 +45,14 @@ pub enum LoadError {
     /// The store could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+}
+
+/// Returns what to do about an event that an aggregate does not know; empty for other errors.
+fn remedy(error: &DecodeError) -> &'static str {
+    match error {
+        DecodeError::UnknownType { .. } => ": list it in `events(..)` of the aggregate, or its name in `retired(..)`",
+        _ => "",
+    }
 }
 
 impl LoadError {
@@ -125,7 +133,7 @@ pub enum SaveError {
     },
     /// The store saves one aggregate at a time only, so several cannot be saved together.
     #[error("{store} saves one aggregate at a time only, not several together")]
-    GroupsUnsupported {
+    MultiStreamUnsupported {
         /// The store.
         store: String,
     },

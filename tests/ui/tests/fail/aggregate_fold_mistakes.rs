@@ -31,4 +31,12 @@ impl Apply for Lines {
     fn apply(&mut self, _event: &LinesEvent) {}
 }
 
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(fold_of = Itself, events(Deposited))]
+struct Itself {}
+
+impl Apply for Itself {
+    fn apply(&mut self, _event: &ItselfEvent) {}
+}
+
 fn main() {}
