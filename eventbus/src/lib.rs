@@ -244,9 +244,9 @@ pub mod repository {
 pub mod store {
     #[doc(inline)]
     pub use crate::port::{
-        Append, AppendError, AppendEvents, AppendGroups, CheckpointError, Direction, EventStore, FeedFilter,
-        LeaseError, MissingEvent, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
-        append_group::{AppendGroup, GROUP_APPENDS_MAX, GroupOutcome, HandledDelivery},
+        Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError,
+        MissingEvent, MultiStreamAppends, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
+        multi_stream_append::{HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome},
     };
 }
 

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use eventbus::{
     AggregateRepository, InMemoryEventStore, Name, Never, StreamId, Uuid,
     port::{
-        AppendGroups, EventStore, EventTypes, Notes, ReadError, SnapshotError, SnapshotRead, Snapshots, StoredSnapshot,
-        Transactions,
+        EventStore, EventTypes, MultiStreamAppends, Notes, ReadError, SnapshotError, SnapshotRead, Snapshots,
+        StoredSnapshot, Transactions,
     },
     prelude::*,
     repository::TakeSnapshotError,
@@ -157,8 +157,8 @@ impl EventStore for HeldSnapshots {
         Some(self)
     }
 
-    fn append_groups(&self) -> Option<&dyn AppendGroups> {
-        self.store.append_groups()
+    fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
+        self.store.multi_stream_appends()
     }
 }
 

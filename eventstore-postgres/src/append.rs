@@ -7,9 +7,9 @@
 mod blocked_streams;
 mod entry;
 mod executor;
-mod group;
 mod group_commit;
 mod in_transaction;
+mod multi_stream;
 mod plan;
 mod retry_budget;
 mod stored_at;
@@ -23,8 +23,8 @@ use eventbus::{
 pub use self::in_transaction::PgAppendInError;
 pub(crate) use self::in_transaction::append_in_transaction;
 pub(crate) use self::{
-    group::{GroupAppend, is_handled},
     group_commit::GroupCommit,
+    multi_stream::{MultiStreamStatement, is_handled},
 };
 
 /// The result of one append: its events as recorded.

@@ -5,15 +5,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{Append, AppendError, AppendEvents, AppendGroups, ReadError},
-    store::{AppendGroup, GroupOutcome, HandledDelivery},
-    support::check_group,
+    port::{Append, AppendError, AppendEvents, MultiStreamAppends, ReadError},
+    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+    support::check_multi_stream,
 };
 
 use sqlx::Row as _;
 
 use crate::{
-    append::{self, AppendResult, GroupAppend, check_append},
+    append::{self, AppendResult, MultiStreamStatement, check_append},
     config::microseconds,
     store::PgEventStore,
 };
@@ -22,10 +22,10 @@ use crate::{
 const FORGET_BATCH_MAX: i64 = 10_000;
 
 #[async_trait]
-impl AppendGroups for PgEventStore {
-    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
-        check_group(&group)?;
-        GroupAppend::new(self.inner(), group).run().await
+impl MultiStreamAppends for PgEventStore {
+    async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
+        check_multi_stream(&multi)?;
+        MultiStreamStatement::new(self.inner(), multi).run().await
     }
 
     async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, AppendGroups, EventStore, EventTypes, FromTransaction, Notes, ReadError, Snapshots,
+        Append, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, ReadError, Snapshots,
         Transactions,
     },
 };
@@ -319,7 +319,7 @@ impl EventStore for PgEventStore {
         Some(self)
     }
 
-    fn append_groups(&self) -> Option<&dyn AppendGroups> {
+    fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         Some(self)
     }
 }

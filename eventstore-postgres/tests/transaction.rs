@@ -10,7 +10,9 @@ use common::{TestDatabase, open, run, within};
 use eventbus::{
     EventId, Name, Position, StreamId,
     handler::Requirements,
-    port::{AppendGroups as _, EventStore as _, FromTransaction, Leases as _, Transaction, Transactions, TypeKey},
+    port::{
+        EventStore as _, FromTransaction, Leases as _, MultiStreamAppends as _, Transaction, Transactions, TypeKey,
+    },
 };
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig, PgTransaction, PgTransactionError};
 use sqlx::Connection as _;

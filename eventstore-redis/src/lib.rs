@@ -2,7 +2,6 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod append;
-mod append_group;
 mod checkpoint;
 mod commands;
 mod commit;
@@ -17,6 +16,7 @@ mod inner;
 mod keys;
 mod lease;
 mod missing_events;
+mod multi_stream_append;
 mod ports;
 mod read;
 mod script;

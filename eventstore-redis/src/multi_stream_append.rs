@@ -1,16 +1,16 @@
 //! Appending to several streams by one script, all or none.
 //!
 //! Invariant: the script adds events only if each stream still has the version that was read before, and no event has one
-//! of the ids. So a group may be sent again after a script that got no answer: if that one runs late, it changes nothing.
+//! of the ids. So it may be sent again after a script that got no answer: if that one runs late, it changes nothing.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Position, RecordedEvent,
-    port::{AppendError, AppendGroups, ReadError},
-    store::{AppendGroup, GroupOutcome, HandledDelivery},
-    support::{Backoff, BackoffTimer, GroupDecision, check_group, decide_group},
+    port::{AppendError, MultiStreamAppends, ReadError},
+    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+    support::{Backoff, BackoffTimer, MultiStreamDecision, check_multi_stream, decide_multi_stream},
 };
 use eventbus_redis_core::{error::boxed, reply::request};
 
@@ -21,18 +21,18 @@ use crate::{
     script::FORGET_DELIVERIES,
 };
 
-/// The most attempts of a group whose streams other writers change meanwhile.
+/// The most attempts of a multi-stream append whose streams other writers change meanwhile.
 const ATTEMPTS_MAX: u32 = 50;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
 
 #[async_trait]
-impl AppendGroups for RedisEventStore {
-    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
-        check_group(&group)?;
+impl MultiStreamAppends for RedisEventStore {
+    async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
+        check_multi_stream(&multi)?;
         let mut backoff = BackoffTimer::new(BACKOFF);
         let mut doubt = None;
         for _ in 0..ATTEMPTS_MAX {
-            match try_append_group(self, &group).await {
+            match try_append_streams(self, &multi).await {
                 Ok(Ok(outcome)) => return Ok(outcome),
                 // a stream whose version was read before is at another one for good, also for a script that runs late
                 Err(error) => return Err(error),
@@ -83,27 +83,27 @@ impl AppendGroups for RedisEventStore {
 }
 
 /// Reads the streams, and sends the script. The inner error is that of the script; the outer one is about an append.
-async fn try_append_group(
+async fn try_append_streams(
     store: &RedisEventStore,
-    group: &AppendGroup,
-) -> Result<Result<GroupOutcome, RedisTransactionError>, AppendError> {
+    multi: &MultiStreamAppend,
+) -> Result<Result<MultiStreamOutcome, RedisTransactionError>, AppendError> {
     let mut transaction = RedisTransaction::new(store.inner(), None);
-    if let Some(delivery) = &group.handled {
+    if let Some(delivery) = &multi.handled {
         match transaction.note_delivery(delivery).await {
             Ok(true) => {}
-            Ok(false) => return Ok(Ok(GroupOutcome::AlreadyHandled)),
+            Ok(false) => return Ok(Ok(MultiStreamOutcome::AlreadyHandled)),
             Err(error) => return Ok(Err(error)),
         }
     }
-    let mut attempts = Vec::with_capacity(group.appends.len());
-    for append in &group.appends {
+    let mut attempts = Vec::with_capacity(multi.appends.len());
+    for append in &multi.appends {
         attempts.push(transaction.try_append(append.clone()).await);
     }
-    let planned = match decide_group(&group.appends, attempts)? {
-        GroupDecision::Repeated(first) => return Ok(Ok(GroupOutcome::Appended(first))),
-        GroupDecision::Commit(planned) => planned,
+    let planned = match decide_multi_stream(&multi.appends, attempts)? {
+        MultiStreamDecision::Repeated(first) => return Ok(Ok(MultiStreamOutcome::Appended(first))),
+        MultiStreamDecision::Commit(planned) => planned,
     };
-    Ok(transaction.commit_at().await.map(|last| GroupOutcome::Appended(with_positions(planned, last))))
+    Ok(transaction.commit_at().await.map(|last| MultiStreamOutcome::Appended(with_positions(planned, last))))
 }
 
 /// Gives the events of a commit their positions, which end at `last`.

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use eventbus::{
     ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{Append, AppendError, AppendGroups, EventStore, EventTypes, Notes, ReadError, Snapshots, Transactions},
+    port::{
+        Append, AppendError, EventStore, EventTypes, MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
+    },
 };
 use eventbus_redis_core::{error::RedisConnectError, url::address};
 
@@ -169,7 +171,7 @@ impl EventStore for RedisEventStore {
         Some(self)
     }
 
-    fn append_groups(&self) -> Option<&dyn AppendGroups> {
+    fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         Some(self)
     }
 }

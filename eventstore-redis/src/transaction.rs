@@ -12,7 +12,7 @@ use eventbus::{
     BoxError, EventId, Name, Position, RecordedEvent, StreamId,
     port::{Append, AppendError, Lease, Shadow, Transaction},
     store::HandledDelivery,
-    support::GroupAttempt,
+    support::StreamAttempt,
 };
 use eventbus_redis_core::{
     program::{AtomicProgram, Effect, Undo, to_bytes},
@@ -405,11 +405,11 @@ impl RedisTransaction {
         self.deliveries.note(&self.inner, &mut self.locks, handler, stream, *event_id).await
     }
 
-    /// Plans one append of a group; one without events plans the check of its stream.
-    pub(crate) async fn try_append(&mut self, append: Append) -> Result<GroupAttempt, AppendError> {
+    /// Plans one append among several; one without events plans the check of its stream.
+    pub(crate) async fn try_append(&mut self, append: Append) -> Result<StreamAttempt, AppendError> {
         check_append(&append)?;
         let (events, is_new) = self.appends.try_plan(&self.inner, append).await?;
-        Ok(if is_new { GroupAttempt::Now(events) } else { GroupAttempt::Before(events) })
+        Ok(if is_new { StreamAttempt::Now(events) } else { StreamAttempt::Before(events) })
     }
 
     /// Builds the program of the commit. Order: all checks; then the writes that may fail, which the script can undo;

@@ -27,7 +27,6 @@
 //! ```
 
 mod append;
-mod append_group;
 mod blocking;
 mod checked_append;
 mod checkpoint;
@@ -44,6 +43,7 @@ mod location;
 mod migrate;
 mod migration_step;
 mod missing_events;
+mod multi_stream_append;
 mod query;
 mod read;
 mod readers;

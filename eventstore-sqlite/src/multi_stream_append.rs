@@ -5,9 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use eventbus::{
     BoxError,
-    port::{Append, AppendError, AppendGroups, ReadError, Transaction as _},
-    store::{AppendGroup, GroupOutcome, HandledDelivery},
-    support::{GroupAttempt, GroupDecision, check_group, decide_group},
+    port::{Append, AppendError, MultiStreamAppends, ReadError, Transaction as _},
+    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+    support::{MultiStreamDecision, StreamAttempt, check_multi_stream, decide_multi_stream},
 };
 
 use rusqlite::Connection;
@@ -24,26 +24,26 @@ use crate::{
 const FORGET_BATCH_MAX: u32 = 1_000;
 
 #[async_trait]
-impl AppendGroups for SqliteEventStore {
-    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
-        check_group(&group)?;
+impl MultiStreamAppends for SqliteEventStore {
+    async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
+        check_multi_stream(&multi)?;
         let mut transaction = self.begin_transaction().await.map_err(AppendError::Unavailable)?;
-        let AppendGroup { appends, handled } = group;
+        let MultiStreamAppend { appends, handled } = multi;
         if let Some(delivery) = &handled {
             let HandledDelivery { handler, stream, event_id } = delivery;
             if !transaction.is_first(handler, stream, *event_id).await.map_err(AppendError::Unavailable)? {
-                return Ok(GroupOutcome::AlreadyHandled);
+                return Ok(MultiStreamOutcome::AlreadyHandled);
             }
         }
         let mut attempts = Vec::with_capacity(appends.len());
         for append in &appends {
             attempts.push(try_append(self, &mut transaction, append).await);
         }
-        match decide_group(&appends, attempts)? {
-            GroupDecision::Repeated(first) => Ok(GroupOutcome::Appended(first)),
-            GroupDecision::Commit(records) => {
+        match decide_multi_stream(&appends, attempts)? {
+            MultiStreamDecision::Repeated(first) => Ok(MultiStreamOutcome::Appended(first)),
+            MultiStreamDecision::Commit(records) => {
                 transaction.commit().await.map_err(AppendError::OutcomeUnknown)?;
-                Ok(GroupOutcome::Appended(records))
+                Ok(MultiStreamOutcome::Appended(records))
             }
         }
     }
@@ -78,16 +78,16 @@ async fn try_append(
     store: &SqliteEventStore,
     transaction: &mut SqliteTransaction,
     append: &Append,
-) -> Result<GroupAttempt, AppendError> {
+) -> Result<StreamAttempt, AppendError> {
     if let Some(checked) = store.writer().check(append.clone())? {
         let (events, is_new) = transaction.try_append(checked).await?;
-        return Ok(if is_new { GroupAttempt::Now(events) } else { GroupAttempt::Before(events) });
+        return Ok(if is_new { StreamAttempt::Now(events) } else { StreamAttempt::Before(events) });
     }
     let Append { stream, expected, .. } = append;
     let refused = |source: BoxError| AppendError::Refused { stream: stream.clone(), source };
     let actual = transaction.stream_version(stream).map_err(refused)?;
     match expected.matches(actual) {
-        true => Ok(GroupAttempt::Now(Vec::new())),
+        true => Ok(StreamAttempt::Now(Vec::new())),
         false => Err(AppendError::Conflict { stream: stream.clone(), expected: *expected, actual }),
     }
 }

@@ -4,7 +4,9 @@ use std::{path::Path, sync::Arc};
 
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
-    port::{self, AppendError, AppendGroups, EventStore, EventTypes, FromTransaction, Notes, Snapshots, Transactions},
+    port::{
+        self, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, Snapshots, Transactions,
+    },
 };
 
 use crate::{
@@ -181,7 +183,7 @@ impl EventStore for SqliteEventStore {
         Some(self)
     }
 
-    fn append_groups(&self) -> Option<&dyn AppendGroups> {
+    fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         Some(self)
     }
 }

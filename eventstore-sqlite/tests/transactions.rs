@@ -10,8 +10,8 @@ use common::{events, feed, fresh_path, fresh_stream, read, within};
 use eventbus::{
     AggregateId, BoxError, EventId, ExpectedVersion, Name, Position, StreamId, Version,
     port::{
-        Append, AppendError, AppendEvents as _, AppendGroups as _, Checkpoints as _, EventStore as _, EventTypes as _,
-        Leases as _, ReadFeed as _, ReadStream as _, Transaction, Transactions as _,
+        Append, AppendError, AppendEvents as _, Checkpoints as _, EventStore as _, EventTypes as _, Leases as _,
+        MultiStreamAppends as _, ReadFeed as _, ReadStream as _, Transaction, Transactions as _,
     },
 };
 use eventstore_sqlite::{

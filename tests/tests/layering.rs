@@ -31,7 +31,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventbus-derive",
         &[
-            &["misplaced", "mistakes", "text"],
+            &["misplaced", "mistakes", "serde_attributes", "text"],
             &["options", "parameters", "sets", "shared", "surroundings"],
             &["krate"],
             &["aggregate", "domain_event", "handler", "old_event", "projection"],
@@ -117,7 +117,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["transaction"],
             &["store"],
             &[
-                "append_group",
+                "multi_stream_append",
                 "checkpoint",
                 "event_types",
                 "lease",
@@ -141,7 +141,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["store"],
             &[
                 "append",
-                "append_group",
+                "multi_stream_append",
                 "checkpoint",
                 "event_types",
                 "feed",

@@ -130,7 +130,7 @@ async fn every_order_is_counted_once(place: &str) {
         for number in round * ORDERS..(round + 1) * ORDERS {
             orders.upsert(&AggregateId::new(), |_| Ok::<_, Never>(Placed { number })).await.unwrap();
         }
-        let crash = CrashPoint { point: "group".into(), after: round % 2 == 0, nth: random.u64(1..ORDERS) };
+        let crash = CrashPoint { point: "multi_stream".into(), after: round % 2 == 0, nth: random.u64(1..ORDERS) };
         let settled = match round % 3 {
             2 => run_process(place, None, Some(Duration::from_millis(random.u64(100..400)))).await,
             _ => run_process(place, Some(crash), None).await,

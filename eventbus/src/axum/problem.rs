@@ -191,7 +191,7 @@ impl From<SaveError> for Problem {
             SaveError::Append(_)
             | SaveError::Encode(_)
             | SaveError::OtherTenant { .. }
-            | SaveError::GroupsUnsupported { .. } => Self::internal(error),
+            | SaveError::MultiStreamUnsupported { .. } => Self::internal(error),
         }
     }
 }

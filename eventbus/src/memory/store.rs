@@ -27,14 +27,14 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        Append, AppendError, AppendEvents, AppendGroups, AppendSignal, CheckpointError, Checkpoints, DeadDelivery,
-        Direction, EventStore, EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, Notes,
-        ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots,
+        Append, AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction,
+        EventStore, EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, MultiStreamAppends,
+        Notes, ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots,
         StoredEventType, StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery,
-        append_group::{AppendGroup, GroupOutcome, HandledDelivery},
         attempts::DeliveryAttempts,
+        multi_stream_append::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     },
-    support::{Page, check_events, check_group, check_ids, first_group_result, first_result, paged},
+    support::{Page, check_events, check_ids, check_multi_stream, first_multi_stream_result, first_result, paged},
 };
 
 /// Most events that a reader copies out of the log while it holds the lock.
@@ -139,7 +139,7 @@ struct StoreLog {
     streams: HashMap<StreamId, StreamIndex>,
     /// The highest schema version of each event type, and the position of its first event.
     types: BTreeMap<Name, (u32, Position)>,
-    /// The deliveries that groups of appends handled.
+    /// The deliveries that multi-stream appends handled.
     handled: HashMap<HandledDelivery, OffsetDateTime>,
     clock: SharedClock,
 }
@@ -171,29 +171,29 @@ impl StoreLog {
         Ok(events.into_iter().enumerate().map(|(i, event)| self.push(stream, actual.plus(i + 1), event)).collect())
     }
 
-    fn append_group(&mut self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
-        if group.handled.as_ref().is_some_and(|delivery| self.handled.contains_key(delivery)) {
-            return Ok(GroupOutcome::AlreadyHandled);
+    fn append_streams(&mut self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
+        if multi.handled.as_ref().is_some_and(|delivery| self.handled.contains_key(delivery)) {
+            return Ok(MultiStreamOutcome::AlreadyHandled);
         }
         let first_result_of = |append: &Append| {
             let ids: Vec<_> = append.events.iter().map(NewEvent::event_id).collect();
             first_result(&append.stream, &ids, self.with_ids(&append.stream, &ids))
         };
-        if let Some(first) = first_group_result(&group.appends, first_result_of)? {
-            return Ok(GroupOutcome::Appended(first));
+        if let Some(first) = first_multi_stream_result(&multi.appends, first_result_of)? {
+            return Ok(MultiStreamOutcome::Appended(first));
         }
-        for Append { stream, expected, .. } in &group.appends {
+        for Append { stream, expected, .. } in &multi.appends {
             let actual = self.version(stream);
             if !expected.matches(actual) {
                 return Err(AppendError::Conflict { stream: stream.clone(), expected: *expected, actual });
             }
         }
-        self.handled.extend(group.handled.map(|delivery| (delivery, self.clock.now())));
-        let records = group.appends.into_iter().map(|Append { stream, events, .. }| {
+        self.handled.extend(multi.handled.map(|delivery| (delivery, self.clock.now())));
+        let records = multi.appends.into_iter().map(|Append { stream, events, .. }| {
             let before = self.version(&stream);
             events.into_iter().enumerate().map(|(i, event)| self.push(&stream, before.plus(i + 1), event)).collect()
         });
-        Ok(GroupOutcome::Appended(records.collect()))
+        Ok(MultiStreamOutcome::Appended(records.collect()))
     }
 
     fn push(&mut self, stream: &StreamId, version: Version, event: NewEvent) -> RecordedEvent {
@@ -280,10 +280,10 @@ impl AppendEvents for InMemoryEventStore {
 }
 
 #[async_trait]
-impl AppendGroups for InMemoryEventStore {
-    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
-        check_group(&group)?;
-        let outcome = self.0.log.write().append_group(group)?;
+impl MultiStreamAppends for InMemoryEventStore {
+    async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
+        check_multi_stream(&multi)?;
+        let outcome = self.0.log.write().append_streams(multi)?;
         self.0.appended.notify();
         Ok(outcome)
     }
@@ -584,7 +584,7 @@ impl EventStore for InMemoryEventStore {
         Some(self)
     }
 
-    fn append_groups(&self) -> Option<&dyn AppendGroups> {
+    fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         Some(self)
     }
 }

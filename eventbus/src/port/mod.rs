@@ -4,7 +4,6 @@
 //! methods name (at the root and in `event`, `handler`, `health` and `relay`), `support` and, for a bus, `delivery`, but
 //! no part of the runtime. It is correct when the suites of `eventbus::testkit` pass.
 
-pub(crate) mod append_group;
 pub(crate) mod attempts;
 mod backlog;
 pub(crate) mod backoff;
@@ -21,6 +20,7 @@ pub(crate) mod health;
 mod lease;
 mod message;
 mod missing_event;
+pub(crate) mod multi_stream_append;
 mod note;
 mod record_stream;
 pub(crate) mod relay;
@@ -36,7 +36,6 @@ pub(crate) mod subscriber;
 pub(crate) mod transaction;
 mod unfinished;
 
-pub use append_group::{Append, AppendGroups};
 pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, SkippedBefore};
 pub use bus::{EventBus, GroupProgress};
 pub use bus_error::{ConnectError, ConsumeError, PublishError, ShutdownError};
@@ -48,6 +47,7 @@ pub use floor::{Floor, Floors};
 pub use lease::{Lease, LeaseError, Leases};
 pub use message::MessageId;
 pub use missing_event::MissingEvent;
+pub use multi_stream_append::{Append, MultiStreamAppends};
 pub use note::Notes;
 pub use record_stream::RecordStream;
 pub use relay::RelayTarget;

@@ -1,6 +1,6 @@
-//! Groups of appends: events of several streams, and what they depend on, take effect together or not at all.
+//! Multi-stream appends: events of several streams, and what they depend on, take effect together or not at all.
 //!
-//! Invariant: whoever reads the store sees no part of a group without the rest being committed, also after a crash.
+//! Invariant: whoever reads the store sees no part of it without the rest being committed, also after a crash.
 
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ pub struct Append {
     pub events: Vec<NewEvent>,
 }
 
-/// Most appends of a group, those without events included.
-pub const GROUP_APPENDS_MAX: usize = 1_000;
+/// Most streams of a multi-stream append, those without events included.
+pub const MULTI_STREAM_APPENDS_MAX: usize = 1_000;
 
 /// Appends that take effect together, and the delivery that they handle.
 #[derive(Debug, Clone, Default)]
-pub struct AppendGroup {
+pub struct MultiStreamAppend {
     /// The appends, each to a stream of its own. One without events only checks that its stream is at the expected
     /// version.
     pub appends: Vec<Append>,
@@ -59,9 +59,9 @@ impl HandledDelivery {
     }
 }
 
-/// What became of a group.
+/// What became of a multi-stream append.
 #[derive(Debug, Clone, PartialEq)]
-pub enum GroupOutcome {
+pub enum MultiStreamOutcome {
     /// It took effect, now or by an earlier call with the same event ids: the records of each append, in order.
     Appended(Vec<Vec<RecordedEvent>>),
     /// Its delivery was handled before; it had no effect.
@@ -70,20 +70,20 @@ pub enum GroupOutcome {
 
 /// Appends to several streams at once.
 ///
-/// | streams and note | effect of `append_group` |
+/// | streams and note | effect of `append_streams` |
 /// |---|---|
 /// | all streams are as expected, the delivery is not noted | all events stored, the delivery noted |
-/// | a stream is not as expected | none; the conflict names the first such append of the group |
+/// | a stream is not as expected | none; the conflict names the first such stream |
 /// | all event ids are stored in their streams already | none; the first result |
 /// | some of them are | none; [`AppendError::EventIdTaken`] |
-/// | the delivery is noted | none; [`GroupOutcome::AlreadyHandled`] |
+/// | the delivery is noted | none; [`MultiStreamOutcome::AlreadyHandled`] |
 ///
 /// Implementations must pass the event-store suite of `eventbus::testkit`.
 ///
 /// # Examples
 /// ```
 /// use eventbus::{ExpectedVersion, InMemoryEventStore, Name, NewEvent, StreamId};
-/// use eventbus::store::{Append, AppendGroup, AppendGroups, GroupOutcome};
+/// use eventbus::store::{Append, MultiStreamAppend, MultiStreamAppends, MultiStreamOutcome};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
 /// let store = InMemoryEventStore::new();
@@ -92,26 +92,26 @@ pub enum GroupOutcome {
 ///     Ok(Append { stream: StreamId::parse("Account", account)?, expected: ExpectedVersion::Any, events })
 /// };
 /// let (from, to) = (append("ada", Name::from_static("Sent"))?, append("bob", Name::from_static("Received"))?);
-/// let transfer = AppendGroup { appends: vec![from, to], handled: None };
-/// let outcome = store.append_group(transfer).await?;
-/// assert!(matches!(outcome, GroupOutcome::Appended(records) if records.len() == 2));
+/// let transfer = MultiStreamAppend { appends: vec![from, to], handled: None };
+/// let outcome = store.append_streams(transfer).await?;
+/// assert!(matches!(outcome, MultiStreamOutcome::Appended(records) if records.len() == 2));
 /// # Ok(()) }
 /// ```
 #[async_trait]
 #[auto_impl(Arc)]
-pub trait AppendGroups: Send + Sync {
-    /// Makes all appends of the group, or none.
+pub trait MultiStreamAppends: Send + Sync {
+    /// Appends to all streams, or to none.
     ///
-    /// A group without events and without a delivery only checks; what it found may have changed when it returns.
+    /// Without events and without a delivery it only checks; what it found may have changed when it returns.
     ///
     /// # Errors
     /// [`AppendError::Conflict`] if a stream is not as expected; [`AppendError::Refused`] if two appends are to one
-    /// stream, or if there are more than [`GROUP_APPENDS_MAX`]; else as for
-    /// [`append`](super::AppendEvents::append). After [`AppendError::OutcomeUnknown`] the same group can be sent again
-    /// if it has events or a delivery.
-    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError>;
+    /// stream, or if there are more than [`MULTI_STREAM_APPENDS_MAX`]; else as for
+    /// [`append`](super::AppendEvents::append). After [`AppendError::OutcomeUnknown`] the same can be sent again if it has
+    /// events or a delivery.
+    async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError>;
 
-    /// Returns `true` if a group that handled this delivery took effect, or a transaction that
+    /// Returns `true` if a multi-stream append that handled this delivery took effect, or a transaction that
     /// [noted](super::Transaction::is_first) it, and its note was not [forgotten](Self::forget_deliveries) since.
     ///
     /// # Errors

@@ -15,8 +15,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Append, AppendError, AppendGroups, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
-    Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
+    Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
+    MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
 };
 use crate::domain::{
     record::{NewEvent, RecordedEvent},
@@ -247,7 +247,7 @@ pub trait EventStore:
 
     /// Returns the appends to several streams at once. A store without them refuses [`App::together`](crate::App::together),
     /// and an app on it refuses handlers that take a [`Repository`](crate::Repository).
-    fn append_groups(&self) -> Option<&dyn AppendGroups> {
+    fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         None
     }
 }

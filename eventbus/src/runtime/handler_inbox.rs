@@ -5,7 +5,7 @@
 //! after an unknown outcome the note shows whether the delivery took effect.
 //!
 //! A handler that takes the store's transaction runs within it. One that only saves by repositories runs before: no row
-//! is locked meanwhile, and its saves and the note are one [group](AppendGroup).
+//! is locked meanwhile, and its saves and the note are one [append](MultiStreamAppend).
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,10 +29,10 @@ use crate::{
     },
     port::{
         AppendError, EventStore, Transaction, Transactions,
-        append_group::{AppendGroup, GroupOutcome, HandledDelivery},
         backoff::{Backoff, BackoffTimer},
         delivery::{Delivery, HandlerError},
         handler_saves::{AfterCommit, HandlerSaves},
+        multi_stream_append::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     },
     support::{Outage, source_chain},
 };
@@ -57,8 +57,8 @@ pub(crate) struct HandlerInbox {
 enum Commit {
     /// In the transaction that the handler takes.
     Transaction(Arc<dyn Transactions>),
-    /// As a group of appends.
-    Group(Arc<dyn EventStore>),
+    /// By a multi-stream append.
+    Append(Arc<dyn EventStore>),
 }
 
 impl HandlerInbox {
@@ -69,7 +69,7 @@ impl HandlerInbox {
         let (transactions, repositories) = (requirements.transactions(), requirements.aggregates());
         let commit = match (&context.transactions, context.state.get::<RepositorySource>()) {
             (Some(lent), _) if !transactions.is_empty() => Commit::Transaction(Arc::clone(lent)),
-            (_, Some(source)) if !repositories.is_empty() => Commit::Group(source.store),
+            (_, Some(source)) if !repositories.is_empty() => Commit::Append(source.store),
             _ => return None,
         };
         Some(Self {
@@ -110,7 +110,7 @@ impl HandlerInbox {
         };
         match &self.commit {
             Commit::Transaction(transactions) => self.run_in_transaction(&delivery, call, saves, &**transactions).await,
-            Commit::Group(store) => {
+            Commit::Append(store) => {
                 let outcome = self.run_and_save(&delivery, call, saves, &**store).await;
                 outcome.map_err(|error| match store.transactions() {
                     Some(transactions) => classify_error(error, &*transactions),
@@ -164,12 +164,12 @@ impl HandlerInbox {
         saves: Option<Arc<HandlerSaves>>,
         store: &dyn EventStore,
     ) -> Result<Vec<AfterCommit>, HandlerError> {
-        let Some(groups) = store.append_groups() else {
+        let Some(multi_stream) = store.multi_stream_appends() else {
             return Err(HandlerError::permanent("the store appends to one stream at a time only"));
         };
         let handled = HandledDelivery::new(self.name.clone(), delivery.metadata());
         // its own effects might make it fail: it may have decided for good
-        if groups.is_handled(&handled).await? {
+        if multi_stream.is_handled(&handled).await? {
             self.log_skipped(delivery);
             return Ok(Vec::new());
         }
@@ -178,9 +178,9 @@ impl HandlerInbox {
         if appends.is_empty() {
             return Ok(after_commit);
         }
-        match groups.append_group(AppendGroup { appends, handled: Some(handled) }).await? {
-            GroupOutcome::Appended(_) => Ok(after_commit),
-            GroupOutcome::AlreadyHandled => {
+        match multi_stream.append_streams(MultiStreamAppend { appends, handled: Some(handled) }).await? {
+            MultiStreamOutcome::Appended(_) => Ok(after_commit),
+            MultiStreamOutcome::AlreadyHandled => {
                 self.log_skipped(delivery);
                 Ok(Vec::new())
             }
@@ -262,8 +262,8 @@ pub(crate) async fn purge_inbox(
         if cancel.run_until_cancelled(clock.sleep(pause)).await.is_none() {
             return;
         }
-        let Some(groups) = store.append_groups() else { return };
-        match cancel.run_until_cancelled(groups.forget_deliveries(retention)).await {
+        let Some(multi_stream) = store.multi_stream_appends() else { return };
+        match cancel.run_until_cancelled(multi_stream.forget_deliveries(retention)).await {
             Some(Ok(forgotten)) => {
                 tracing::debug!(forgotten, ?retention, "forgot deliveries that took effect");
                 if let Some(lasted) = outage.ends() {

@@ -85,7 +85,7 @@ pub trait EventBusExt: EventBus {
     ///
     /// The context is the states, `&state`, or `(&state, &store)`: then a handler that takes the connection of the
     /// store runs in a transaction of its own. The store notes each delivery that took effect. Delete old notes now and
-    /// then with [`AppendGroups::forget_deliveries`](crate::port::AppendGroups::forget_deliveries); an app does so by
+    /// then with [`MultiStreamAppends::forget_deliveries`](crate::port::MultiStreamAppends::forget_deliveries); an app does so by
     /// itself.
     ///
     /// # Errors
@@ -273,8 +273,8 @@ pub(crate) fn unmet_requirements(
     });
     let source = state.get::<RepositorySource>();
     let store = source.as_ref().map(|source| &source.store);
-    let lacks_groups = store.is_none_or(|store| store.append_groups().is_none());
-    let repositories = requirements.aggregates().iter().filter(|_| lacks_groups);
+    let takes_one_stream = store.is_none_or(|store| store.multi_stream_appends().is_none());
+    let repositories = requirements.aggregates().iter().filter(|_| takes_one_stream);
     let repositories = repositories.map(|aggregate| StartMistake::RepositoryWithoutStore {
         name,
         source_place,

@@ -13,34 +13,34 @@ use crate::{
     },
     port::{
         Append, AppendError, PublishError,
-        append_group::{AppendGroup, GROUP_APPENDS_MAX},
+        multi_stream_append::{MULTI_STREAM_APPENDS_MAX, MultiStreamAppend},
         relay::PublishRange,
     },
 };
 
-/// The reason why a store refuses a group of appends.
+/// The reason why a store refuses a multi-stream append.
 #[derive(Debug, thiserror::Error)]
 enum InvalidGroup {
-    #[error("the group has two appends to this stream")]
+    #[error("the multi-stream append has two appends to this stream")]
     StreamTwice,
-    #[error("the group has more than {GROUP_APPENDS_MAX} appends")]
+    #[error("the multi-stream append has more than {MULTI_STREAM_APPENDS_MAX} appends")]
     TooLarge,
 }
 
-/// Finds a group that no store takes; stores refuse it before sending.
+/// Finds a multi-stream append that no store takes; stores refuse it before sending.
 ///
 /// # Errors
 /// [`AppendError::Refused`] if it has two appends to one stream or too many appends; else as [`check_ids`] and
 /// [`check_events`] for one of them.
-pub fn check_group(group: &AppendGroup) -> Result<(), AppendError> {
+pub fn check_multi_stream(multi: &MultiStreamAppend) -> Result<(), AppendError> {
     let refused = |append: &Append, fault: InvalidGroup| {
         Err(AppendError::Refused { stream: append.stream.clone(), source: fault.into() })
     };
-    if let Some(append) = group.appends.get(GROUP_APPENDS_MAX) {
+    if let Some(append) = multi.appends.get(MULTI_STREAM_APPENDS_MAX) {
         return refused(append, InvalidGroup::TooLarge);
     }
     let mut streams = HashSet::new();
-    for append in &group.appends {
+    for append in &multi.appends {
         if !streams.insert(&append.stream) {
             return refused(append, InvalidGroup::StreamTwice);
         }
@@ -143,41 +143,41 @@ pub fn first_result(
     if same_ids && contiguous { Ok(Some(found)) } else { Err(taken(stream, culprit)) }
 }
 
-/// What became of one append of a group, before the group is committed.
+/// What became of one append among several, before they are committed.
 #[derive(Debug, Clone, PartialEq)]
-pub enum GroupAttempt {
+pub enum StreamAttempt {
     /// Its events, which the commit stores.
     Now(Vec<RecordedEvent>),
     /// An earlier call has stored its events.
     Before(Vec<RecordedEvent>),
 }
 
-/// What a store does with a group.
+/// What a store does with a multi-stream append.
 #[derive(Debug, Clone, PartialEq)]
-pub enum GroupDecision {
+pub enum MultiStreamDecision {
     /// It was made before: nothing to commit, the first result.
     Repeated(Vec<Vec<RecordedEvent>>),
     /// All appends can be made.
     Commit(Vec<Vec<RecordedEvent>>),
 }
 
-/// Decides about a group, from what became of each of its appends.
+/// Decides about a multi-stream append, from what became of each of its appends.
 ///
 /// # Errors
 /// The first error that is no conflict; [`AppendError::EventIdTaken`] if some appends were made before and some were not;
 /// else the first conflict.
-pub fn decide_group(
+pub fn decide_multi_stream(
     appends: &[Append],
-    attempts: Vec<Result<GroupAttempt, AppendError>>,
-) -> Result<GroupDecision, AppendError> {
+    attempts: Vec<Result<StreamAttempt, AppendError>>,
+) -> Result<MultiStreamDecision, AppendError> {
     let (mut now, mut before, mut conflict) = (Vec::new(), Vec::new(), None);
     for (append, attempt) in appends.iter().zip(attempts) {
         let stored = match attempt {
-            Ok(GroupAttempt::Now(events)) => {
+            Ok(StreamAttempt::Now(events)) => {
                 now.push(events);
                 None
             }
-            Ok(GroupAttempt::Before(events)) => Some(events),
+            Ok(StreamAttempt::Before(events)) => Some(events),
             Err(error) if error.is_conflict() => {
                 conflict.get_or_insert(error);
                 None
@@ -189,21 +189,21 @@ pub fn decide_group(
         }
     }
     let mut before = before.into_iter();
-    match (first_group_result(appends, |_| Ok(before.next().flatten()))?, conflict) {
-        (Some(first), _) => Ok(GroupDecision::Repeated(first)),
+    match (first_multi_stream_result(appends, |_| Ok(before.next().flatten()))?, conflict) {
+        (Some(first), _) => Ok(MultiStreamDecision::Repeated(first)),
         (None, Some(conflict)) => Err(conflict),
-        (None, None) => Ok(GroupDecision::Commit(now)),
+        (None, None) => Ok(MultiStreamDecision::Commit(now)),
     }
 }
 
-/// Decides whether a group is a repeat, from the [first result](first_result) of each append that has events.
+/// Decides whether a multi-stream append is a repeat, from the [first result](first_result) of each append with events.
 ///
-/// Returns `None` if no append was made, so that the group is not a repeat; returns the records of each append, none for
+/// Returns `None` if no append was made, so that it is no repeat; returns the records of each append, none for
 /// one without events, if it is.
 ///
 /// # Errors
 /// [`AppendError::EventIdTaken`] if only some were made.
-pub fn first_group_result(
+pub fn first_multi_stream_result(
     appends: &[Append],
     mut first_result_of: impl FnMut(&Append) -> Result<Option<Vec<RecordedEvent>>, AppendError>,
 ) -> Result<Option<Vec<Vec<RecordedEvent>>>, AppendError> {

@@ -16,8 +16,8 @@ mod stream_cursor;
 
 pub use address::{is_this_machine, redacted};
 pub use check::{
-    GroupAttempt, GroupDecision, check_events, check_group, check_ids, check_range, check_records, decide_group,
-    first_group_result, first_result,
+    MultiStreamDecision, StreamAttempt, check_events, check_ids, check_multi_stream, check_range, check_records,
+    decide_multi_stream, first_multi_stream_result, first_result,
 };
 pub use counted_versions::CountedVersions;
 pub use feed_versions::FeedVersions;

@@ -273,8 +273,8 @@ macro_rules! __delegate {
                     $inner.snapshots()
                 }
 
-                fn append_groups(&$self) -> Option<&dyn AppendGroups> {
-                    $inner.append_groups()
+                fn multi_stream_appends(&$self) -> Option<&dyn MultiStreamAppends> {
+                    $inner.multi_stream_appends()
                 }
             }
         };

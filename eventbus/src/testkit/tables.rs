@@ -24,9 +24,9 @@ use crate::{
     },
     memory::InMemoryEventStore,
     port::{
-        Append, AppendError, AppendGroups, Checkpoints, EventStore, EventTypes, FromTransaction, Lease, LeaseError,
-        Leases, Notes, ReadError, ServerFault, Shadow, Snapshots, Transaction, Transactions, TypeKey,
-        append_group::{AppendGroup, GroupOutcome, HandledDelivery},
+        Append, AppendError, Checkpoints, EventStore, EventTypes, FromTransaction, Lease, LeaseError, Leases,
+        MultiStreamAppends, Notes, ReadError, ServerFault, Shadow, Snapshots, Transaction, Transactions, TypeKey,
+        multi_stream_append::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     },
     support::source_chain,
 };
@@ -261,8 +261,8 @@ impl Transaction for TableTransaction {
         if fault == Some(Fault::Unavailable) {
             return Err(TableFault("fault made by the test").into());
         }
-        let appends = AppendGroup { appends: std::mem::take(&mut self.appends), handled: None };
-        self.store.store.append_group(appends).await?;
+        let appends = MultiStreamAppend { appends: std::mem::take(&mut self.appends), handled: None };
+        self.store.store.append_streams(appends).await?;
         if let Some(shadow) = &self.shadow {
             let (live, mut copies) = (self.committed.tables.clone(), Tables::default());
             shadow.tables.iter().for_each(|table| copies.copy(table, &self.tables));
@@ -285,9 +285,9 @@ impl Transaction for TableTransaction {
 delegate!(TableStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Floors, UnfinishedDeliveries);
 
 #[async_trait]
-impl AppendGroups for TableStore {
-    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
-        self.store.append_group(group).await
+impl MultiStreamAppends for TableStore {
+    async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
+        self.store.append_streams(multi).await
     }
 
     async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
@@ -346,7 +346,7 @@ impl EventStore for TableStore {
         self.store.snapshots()
     }
 
-    fn append_groups(&self) -> Option<&dyn AppendGroups> {
+    fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         Some(self)
     }
 }

@@ -12,7 +12,7 @@ use eventbus::{
     InMemoryEventBus, Version,
     app::StartMistake,
     handler::StateMap,
-    port::{AppendGroups, EventBus, Transactions},
+    port::{EventBus, MultiStreamAppends, Transactions},
     prelude::*,
     testkit::{Fault, TableStore, Tables},
 };

@@ -259,7 +259,7 @@ struct BatchExecution {
     /// Set if a statement may hold at most one append per stream.
     one_per_stream: bool,
     /// Set if an append was not stored though its stream is at the expected version. The stream may have a row without
-    /// events, which only the statement for several streams claims: `append_group.sql` makes such rows.
+    /// events, which only the statement for several streams claims: `append_streams.sql` makes such rows.
     is_contended: bool,
     /// Set if a transaction holds the row of the first stream, which is alone in the next statement.
     blocked: Option<BlockedStreamGuard>,

@@ -97,7 +97,7 @@ impl TransactionalAppend<'_> {
         let lists_types = !self.store.listed_types().has_all(&self.append.events);
         for attempt in 0..APPEND_ATTEMPTS_MAX {
             let Append { stream, expected, events } = &self.append;
-            // a stream without events may have a row, which `append_group.sql` made
+            // a stream without events may have a row, which `append_streams.sql` made
             let claim = if attempt % 2 == 1 { Claim::of_row(*expected) } else { Claim::new(*expected) };
             let query = self.store.transaction_statements().single_stream_append(claim, lists_types);
             let query = bind_claim(query, stream, claim, &events.iter());

@@ -1,14 +1,14 @@
 //! Appending to several streams in one statement, all or none.
 //!
-//! Invariant: a statement that got no answer may still take effect. The group is sent again only with the same event ids
-//! and the same note of its delivery, of which the server accepts one; a conflict is final only if the expected version
-//! can never come again.
+//! Invariant: a statement that got no answer may still take effect. It is sent again only with the same event ids and the
+//! same note of its delivery, of which the server accepts one; a conflict is final only if the expected version can never
+//! come again.
 
 use eventbus::{
     BoxError,
     port::{Append, AppendError, ReadError},
-    store::{AppendGroup, GroupOutcome, HandledDelivery},
-    support::first_group_result,
+    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+    support::first_multi_stream_result,
 };
 use sqlx::{Row as _, postgres::PgRow};
 
@@ -27,35 +27,35 @@ use crate::{
     store_inner::StoreInner,
 };
 
-/// What a row of `append_group.sql` says.
+/// What a row of `append_streams.sql` says.
 const TOOK_EFFECT: i32 = 0;
 const STORED_EVENT: i32 = 1;
 const FAILED_CHECK: i32 = 2;
 
-/// A group, which `check_group` has passed, on its way to its outcome.
-pub(crate) struct GroupAppend<'a> {
+/// A multi-stream append, which `check_multi_stream` has passed, on its way to its outcome.
+pub(crate) struct MultiStreamStatement<'a> {
     store: &'a StoreInner,
-    group: AppendGroup,
+    multi: MultiStreamAppend,
     /// Why a statement got no answer: it may still take effect.
     doubt: Option<BoxError>,
 }
 
 /// What one statement found.
 enum Sent {
-    Done(GroupOutcome),
-    /// The first append of the group that is not at its expected version, with the version of its stream.
+    Done(MultiStreamOutcome),
+    /// The first append whose stream is not at its expected version, with the version that it has.
     Failed(usize, AppendError),
     /// Nothing was written: the delivery is noted, or an event id is stored.
     Repeated,
 }
 
-impl<'a> GroupAppend<'a> {
-    pub(crate) fn new(store: &'a StoreInner, group: AppendGroup) -> Self {
-        Self { store, group, doubt: None }
+impl<'a> MultiStreamStatement<'a> {
+    pub(crate) fn new(store: &'a StoreInner, multi: MultiStreamAppend) -> Self {
+        Self { store, multi, doubt: None }
     }
 
-    /// Sends the group until its outcome is certain, or the retry time is over: the time to connect, from the first retry.
-    pub(crate) async fn run(mut self) -> Result<GroupOutcome, AppendError> {
+    /// Sends it until its outcome is certain, or the retry time is over: the time to connect, from the first retry.
+    pub(crate) async fn run(mut self) -> Result<MultiStreamOutcome, AppendError> {
         let mut budget = RetryBudget::new(self.store.config().connect_timeout);
         let result = loop {
             let retried = match self.send().await {
@@ -96,13 +96,13 @@ impl<'a> GroupAppend<'a> {
     }
 
     fn query(&self) -> Query<'_> {
-        let AppendGroup { appends, handled } = &self.group;
+        let MultiStreamAppend { appends, handled } = &self.multi;
         let (mut stream_of_event, mut place_of_event) = (Vec::new(), Vec::new());
         for (stream, append) in (1_i64..).zip(appends) {
             stream_of_event.extend(append.events.iter().map(|_| stream));
             place_of_event.extend((1_i64..).take(append.events.len()));
         }
-        let query = self.store.statements().query(include_str!("../sql/append_group.sql"));
+        let query = self.store.statements().query(include_str!("../sql/append_streams.sql"));
         let query = bind_streams(query, appends.iter())
             .bind(appends.iter().map(|append| append.events.len() as i64).collect::<Vec<_>>())
             .bind(stream_of_event)
@@ -127,7 +127,7 @@ impl<'a> GroupAppend<'a> {
                 FAILED_CHECK => {
                     let number = usize::try_from(row.try_get::<i64, _>("number")?)?.saturating_sub(1);
                     let actual = u64::try_from(row.try_get::<i64, _>("version")?)?;
-                    let append = self.group.appends.get(number).ok_or("a stream that the group does not have")?;
+                    let append = self.multi.appends.get(number).ok_or("a stream that was not sent")?;
                     return Ok(Sent::Failed(number, conflict_error(append, actual.into())));
                 }
                 other => return Err(format!("unknown result {other}").into()),
@@ -137,31 +137,31 @@ impl<'a> GroupAppend<'a> {
             return Ok(Sent::Repeated);
         }
         let mut stored = stored.into_iter();
-        let records = self.group.appends.iter().map(|Append { stream, events, .. }| {
+        let records = self.multi.appends.iter().map(|Append { stream, events, .. }| {
             let own = events.iter().zip(&mut stored);
             own.map(|(event, place)| place.into_record(event.clone(), stream)).collect()
         });
         let records: Vec<Vec<_>> = records.collect();
-        let events = self.group.appends.iter().map(|append| append.events.len()).sum::<usize>();
+        let events = self.multi.appends.iter().map(|append| append.events.len()).sum::<usize>();
         if records.iter().map(Vec::len).sum::<usize>() != events {
             return Err("fewer events than sent".into());
         }
-        Ok(Sent::Done(GroupOutcome::Appended(records)))
+        Ok(Sent::Done(MultiStreamOutcome::Appended(records)))
     }
 
-    /// Returns the outcome if the group, or its delivery, took effect before.
-    async fn resolve(&self) -> Result<Option<GroupOutcome>, AppendError> {
+    /// Returns the outcome if it, or its delivery, took effect before.
+    async fn resolve(&self) -> Result<Option<MultiStreamOutcome>, AppendError> {
         let unavailable = |error: ReadError| AppendError::Unavailable(error.into());
-        if let Some(delivery) = &self.group.handled
+        if let Some(delivery) = &self.multi.handled
             && is_handled(self.store, delivery).await.map_err(unavailable)?
         {
-            return Ok(Some(GroupOutcome::AlreadyHandled));
+            return Ok(Some(MultiStreamOutcome::AlreadyHandled));
         }
-        let with_events = || self.group.appends.iter().filter(|append| !append.events.is_empty());
+        let with_events = || self.multi.appends.iter().filter(|append| !append.events.is_empty());
         let query = resolve::query(self.store.statements(), with_events());
         let rows = self.store.connections().fetch_all(query).await.map_err(|fault| unavailable(fault.into()))?;
         let mut found = resolve::decide(&rows, with_events()).map_err(AppendError::Unavailable)?.into_iter();
-        let first = first_group_result(&self.group.appends, |append| match found.next() {
+        let first = first_multi_stream_result(&self.multi.appends, |append| match found.next() {
             Some(AppendResolution::Stored(records)) => Ok(Some(records)),
             Some(AppendResolution::Taken(error)) => Err(error),
             Some(AppendResolution::Corrupt(error)) => {
@@ -169,12 +169,12 @@ impl<'a> GroupAppend<'a> {
             }
             Some(AppendResolution::Conflict(_) | AppendResolution::Retry) | None => Ok(None),
         });
-        Ok(first?.map(GroupOutcome::Appended))
+        Ok(first?.map(MultiStreamOutcome::Appended))
     }
 
     /// Returns the conflict; of unknown outcome if a statement without an answer may still find the expected version.
     fn final_conflict(&mut self, number: usize, conflict: AppendError) -> AppendError {
-        if let (Some(append), AppendError::Conflict { actual, .. }) = (self.group.appends.get(number), &conflict)
+        if let (Some(append), AppendError::Conflict { actual, .. }) = (self.multi.appends.get(number), &conflict)
             && has_passed_expected(append.expected, *actual)
         {
             self.doubt = None;
@@ -184,7 +184,7 @@ impl<'a> GroupAppend<'a> {
 
     /// The server refuses a statement as a whole; the error names the first stream with events.
     fn refused(&self, source: BoxError) -> AppendError {
-        let append = self.group.appends.iter().find(|append| !append.events.is_empty()).or(self.group.appends.first());
+        let append = self.multi.appends.iter().find(|append| !append.events.is_empty()).or(self.multi.appends.first());
         match append {
             Some(append) => AppendError::Refused { stream: append.stream.clone(), source },
             None => AppendError::Unavailable(source),

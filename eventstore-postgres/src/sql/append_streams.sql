@@ -1,4 +1,4 @@
--- Makes all appends of a group and notes the delivery that they handle, or does nothing; returns what it found.
+-- Appends to several streams and notes the delivery that the events handle, or does nothing; returns what it found.
 --
 -- $1 to $5 the streams, one array per column: id, type, tenant, expected version (-1 any, -2 has events), event count;
 -- a stream without events is only checked.
@@ -6,7 +6,7 @@
 -- $8 to $17 the events, one array per column.
 -- $18 to $22 the delivery: handler, event id, and the stream of the event: id, type, tenant; null without one.
 --
--- `result` 0: the group took effect. 1: a stored event. 2: the stream `number` is at `version`, not as expected. No rows:
+-- `result` 0: it took effect. 1: a stored event. 2: the stream `number` is at `version`, not as expected. No rows:
 -- the delivery was noted before, or an event id is stored in a partition.
 --
 -- Invariant: the statement judges the rows that it has locked, and all of them before it writes; then it notes the

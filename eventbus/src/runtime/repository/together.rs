@@ -19,7 +19,7 @@ use crate::{
     },
     port::{
         Append, EventStore,
-        append_group::{AppendGroup, GroupOutcome},
+        multi_stream_append::{MultiStreamAppend, MultiStreamOutcome},
     },
 };
 
@@ -100,10 +100,12 @@ impl<'a> Together<'a> {
     ///
     /// # Errors
     /// As for [`save`](crate::AggregateRepository::save); the conflict names the first aggregate that has newer events.
-    /// [`SaveError::GroupsUnsupported`] if the store saves one aggregate at a time only.
+    /// [`SaveError::MultiStreamUnsupported`] if the store saves one aggregate at a time only.
     pub async fn commit(self) -> Result<SavedTogether, SaveError> {
         let Self { store, has_relay, clock, context, mut parts } = self;
-        let groups = store.append_groups().ok_or_else(|| SaveError::GroupsUnsupported { store: store.describe() })?;
+        let multi_stream = store
+            .multi_stream_appends()
+            .ok_or_else(|| SaveError::MultiStreamUnsupported { store: store.describe() })?;
         let mut context = context.or(EventContext::current());
         context.correlation_id.get_or_insert_with(|| clock.new_id());
         let mut appends = Vec::with_capacity(parts.len());
@@ -116,9 +118,9 @@ impl<'a> Together<'a> {
             let events = part.encode(&context, &clock)?;
             appends.push(Append { stream, expected: ExpectedVersion::Exact(version), events });
         }
-        let records = match groups.append_group(AppendGroup { appends, handled: None }).await? {
-            GroupOutcome::Appended(records) => records,
-            GroupOutcome::AlreadyHandled => Vec::new(),
+        let records = match multi_stream.append_streams(MultiStreamAppend { appends, handled: None }).await? {
+            MultiStreamOutcome::Appended(records) => records,
+            MultiStreamOutcome::AlreadyHandled => Vec::new(),
         };
         for (part, records) in parts.iter_mut().zip(&records) {
             part.mark_saved(records.len());

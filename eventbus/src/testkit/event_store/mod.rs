@@ -9,7 +9,6 @@
 //! Invariant: a new rule goes into the list of its macro below, and is proved by breaking a store on purpose.
 
 mod append;
-mod append_groups;
 mod append_many;
 mod checkpoint;
 mod concurrency;
@@ -22,6 +21,7 @@ mod follow;
 mod idempotency;
 mod lease;
 mod missing_events;
+mod multi_stream_appends;
 mod reopen;
 mod snapshots;
 mod store_under_test;
@@ -32,7 +32,6 @@ mod unfinished_deliveries;
 mod validity;
 
 pub use append::*;
-pub use append_groups::*;
 pub use append_many::*;
 pub use checkpoint::*;
 pub use concurrency::*;
@@ -45,6 +44,7 @@ pub use follow::*;
 pub use idempotency::*;
 pub use lease::*;
 pub use missing_events::*;
+pub use multi_stream_appends::*;
 pub use reopen::*;
 pub use snapshots::*;
 pub use stream::*;
@@ -173,13 +173,13 @@ macro_rules! event_store_conformance {
                 long_streams_are_read_after_a_snapshot,
                 concurrent_savers_leave_the_highest_version,
                 snapshots_are_read_beside_writers,
-                group_stores_the_events_of_all_its_appends,
-                group_takes_effect_whole_or_not_at_all,
+                multi_stream_append_stores_the_events_of_all_streams,
+                multi_stream_append_takes_effect_whole_or_not_at_all,
                 conflict_of_a_group_names_its_first_stream,
                 stream_that_was_checked_to_be_absent_can_be_created,
                 repeat_of_a_group_returns_the_first_result,
                 partly_stored_group_is_refused,
-                group_that_no_store_takes_is_refused,
+                multi_stream_append_that_no_store_takes_is_refused,
                 large_groups_are_stored_whole,
                 delivery_takes_effect_once,
                 deliveries_of_two_streams_are_two,
@@ -290,7 +290,7 @@ mod tests {
             include_str!("lease.rs"),
             include_str!("missing_events.rs"),
             include_str!("follow.rs"),
-            include_str!("append_groups.rs"),
+            include_str!("multi_stream_appends.rs"),
             include_str!("append_many.rs"),
             include_str!("stream_names.rs"),
             include_str!("concurrency.rs"),

@@ -4,15 +4,15 @@ use super::store_under_test::{StoreUnderTest, event, events, stream};
 use crate::{
     ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
     port::{
-        Append, AppendError, AppendGroups, EventStore,
-        append_group::{AppendGroup, GROUP_APPENDS_MAX, GroupOutcome, HandledDelivery},
+        Append, AppendError, EventStore, MultiStreamAppends,
+        multi_stream_append::{HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome},
     },
 };
 
 const ANY: ExpectedVersion = ExpectedVersion::Any;
 
-pub(super) fn groups<S: EventStore>(store: &StoreUnderTest<S>) -> &dyn AppendGroups {
-    store.append_groups().unwrap_or_else(|| store.fail("the store appends to one stream at a time only"))
+pub(super) fn multi_stream<S: EventStore>(store: &StoreUnderTest<S>) -> &dyn MultiStreamAppends {
+    store.multi_stream_appends().unwrap_or_else(|| store.fail("the store appends to one stream at a time only"))
 }
 
 fn append(stream: &StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -> Append {
@@ -24,35 +24,35 @@ fn check(stream: &StreamId, expected: ExpectedVersion) -> Append {
     append(stream, expected, Vec::new())
 }
 
-fn group(appends: impl Into<Vec<Append>>) -> AppendGroup {
-    AppendGroup { appends: appends.into(), handled: None }
+fn all_of(appends: impl Into<Vec<Append>>) -> MultiStreamAppend {
+    MultiStreamAppend { appends: appends.into(), handled: None }
 }
 
 fn handled(handler: &'static str, event: &RecordedEvent) -> HandledDelivery {
     HandledDelivery::new(Name::from_static(handler), event.metadata())
 }
 
-/// Appends a group that the store must accept, and returns its records.
-async fn add<S: EventStore>(store: &StoreUnderTest<S>, group: AppendGroup) -> Vec<Vec<RecordedEvent>> {
-    let streams: Vec<_> = group.appends.iter().map(|append| append.stream.to_string()).collect();
-    let outcome = groups(store).append_group(group).await;
-    match store.ok(outcome, format_args!("a group of appends to {streams:?}")) {
-        GroupOutcome::Appended(records) => records,
-        GroupOutcome::AlreadyHandled => store.fail("the store takes a new delivery for a handled one"),
+/// Makes a multi-stream append that the store must accept, and returns its records.
+async fn add<S: EventStore>(store: &StoreUnderTest<S>, multi: MultiStreamAppend) -> Vec<Vec<RecordedEvent>> {
+    let streams: Vec<_> = multi.appends.iter().map(|append| append.stream.to_string()).collect();
+    let outcome = multi_stream(store).append_streams(multi).await;
+    match store.ok(outcome, format_args!("a multi-stream append to {streams:?}")) {
+        MultiStreamOutcome::Appended(records) => records,
+        MultiStreamOutcome::AlreadyHandled => store.fail("the store takes a new delivery for a handled one"),
     }
 }
 
-/// Appends a group that the store must refuse.
-async fn refused<S: EventStore>(store: &StoreUnderTest<S>, group: AppendGroup) -> AppendError {
-    match groups(store).append_group(group).await {
-        Ok(outcome) => store.fail(format_args!("the group was accepted: {outcome:?}")),
+/// Makes a multi-stream append that the store must refuse.
+async fn refused<S: EventStore>(store: &StoreUnderTest<S>, multi: MultiStreamAppend) -> AppendError {
+    match multi_stream(store).append_streams(multi).await {
+        Ok(outcome) => store.fail(format_args!("the multi-stream append was accepted: {outcome:?}")),
         Err(error) => error,
     }
 }
 
-/// Checks that a group conflicts at a stream.
-async fn conflicts<S: EventStore>(store: &StoreUnderTest<S>, group: AppendGroup, at: &StreamId, version: u64) {
-    match refused(store, group).await {
+/// Checks that a multi-stream append conflicts at a stream.
+async fn conflicts<S: EventStore>(store: &StoreUnderTest<S>, multi: MultiStreamAppend, at: &StreamId, version: u64) {
+    match refused(store, multi).await {
         AppendError::Conflict { stream, actual, .. } => {
             store.same(&stream, at, "the conflict names another stream");
             store.same(actual.get(), version, "the conflict names another version");
@@ -62,18 +62,18 @@ async fn conflicts<S: EventStore>(store: &StoreUnderTest<S>, group: AppendGroup,
 }
 
 async fn is_handled<S: EventStore>(store: &StoreUnderTest<S>, delivery: &HandledDelivery) -> bool {
-    let handled = groups(store).is_handled(delivery).await;
+    let handled = multi_stream(store).is_handled(delivery).await;
     store.ok(handled, "asking for a handled delivery")
 }
 
-/// A group stores the events of all its appends, with positions in the order of the group.
-pub async fn group_stores_the_events_of_all_its_appends<S: EventStore>(store: S) {
-    let store = StoreUnderTest::new("group_stores_the_events_of_all_its_appends", store);
+/// A multi-stream append stores the events of all its streams, with positions in the order of its appends.
+pub async fn multi_stream_append_stores_the_events_of_all_streams<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("multi_stream_append_stores_the_events_of_all_streams", store);
     let (one, two, three) = (stream(), stream(), stream().with_tenant_id(Some(Uuid::from_u128(7))));
     let mut of_two = store.add(&two, ExpectedVersion::NoStream, &events(2)).await;
     let records = add(
         &store,
-        group([
+        all_of([
             append(&three, ExpectedVersion::NoStream, events(3)),
             append(&two, ExpectedVersion::Exact(2.into()), events(1)),
             check(&two.clone().with_tenant_id(Some(Uuid::from_u128(7))), ExpectedVersion::NoStream),
@@ -90,9 +90,9 @@ pub async fn group_stores_the_events_of_all_its_appends<S: EventStore>(store: S)
     store.holds(&one, &records[3]).await;
 }
 
-/// One append that is not at its expected version keeps the whole group from taking effect, also one that only checks.
-pub async fn group_takes_effect_whole_or_not_at_all<S: EventStore>(store: S) {
-    let store = StoreUnderTest::new("group_takes_effect_whole_or_not_at_all", store);
+/// One stream that is not at its expected version keeps all others as they are, also one that is only checked.
+pub async fn multi_stream_append_takes_effect_whole_or_not_at_all<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("multi_stream_append_takes_effect_whole_or_not_at_all", store);
     let (filled, new, absent) = (stream(), stream(), stream());
     let before = store.add(&filled, ExpectedVersion::NoStream, &events(3)).await;
     for (expected, culprit, version) in [
@@ -105,21 +105,25 @@ pub async fn group_takes_effect_whole_or_not_at_all<S: EventStore>(store: S) {
         for count in [0, 2] {
             let culprit_append = || append(culprit, expected, events(count));
             let good = || append(&new, ExpectedVersion::NoStream, events(2));
-            conflicts(&store, group([good(), culprit_append()]), culprit, version).await;
-            conflicts(&store, group([culprit_append(), good()]), culprit, version).await;
+            conflicts(&store, all_of([good(), culprit_append()]), culprit, version).await;
+            conflicts(&store, all_of([culprit_append(), good()]), culprit, version).await;
         }
     }
     store.holds(&filled, &before).await;
     store.holds(&new, &[]).await;
     store.holds(&absent, &[]).await;
     for expected in [ANY, ExpectedVersion::StreamExists, ExpectedVersion::Exact(3.into())] {
-        add(&store, group([check(&filled, expected), append(&stream(), ANY, events(1))])).await;
+        add(&store, all_of([check(&filled, expected), append(&stream(), ANY, events(1))])).await;
     }
-    store.same(add(&store, group([check(&filled, ANY)])).await, vec![vec![]], "a group that only checks");
-    store.same(add(&store, group([])).await, vec![], "an empty group");
+    store.same(
+        add(&store, all_of([check(&filled, ANY)])).await,
+        vec![vec![]],
+        "a multi-stream append that only checks",
+    );
+    store.same(add(&store, all_of([])).await, vec![], "an empty multi-stream append");
 }
 
-/// The first append of the group that is not at its expected version is the one that the conflict names.
+/// The first stream that is not at its expected version is the one that the conflict names.
 pub async fn conflict_of_a_group_names_its_first_stream<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("conflict_of_a_group_names_its_first_stream", store);
     let mut streams: Vec<StreamId> = (0..4).map(|_| stream()).collect();
@@ -130,15 +134,15 @@ pub async fn conflict_of_a_group_names_its_first_stream<S: EventStore>(store: S)
     streams.rotate_left(2);
     let wrong = |stream: &StreamId| append(stream, ExpectedVersion::Exact(5.into()), events(1));
     let appends: Vec<_> = streams.iter().map(wrong).collect();
-    conflicts(&store, group(appends), &streams[0], 1).await;
+    conflicts(&store, all_of(appends), &streams[0], 1).await;
 }
 
-/// A stream that must not exist can be created after a group has only checked it.
+/// A stream that must not exist can be created after a multi-stream append has only checked it.
 pub async fn stream_that_was_checked_to_be_absent_can_be_created<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("stream_that_was_checked_to_be_absent_can_be_created", store);
     for expected in [ExpectedVersion::NoStream, ExpectedVersion::Exact(Version::NONE), ANY] {
         let absent = stream();
-        add(&store, group([check(&absent, ExpectedVersion::NoStream), append(&stream(), ANY, events(1))])).await;
+        add(&store, all_of([check(&absent, ExpectedVersion::NoStream), append(&stream(), ANY, events(1))])).await;
         let version = store.ok(store.stream_version(&absent).await, "asking for the version");
         store.same(version, Version::NONE, "the version of a stream without events");
         store.refused(&absent, ExpectedVersion::StreamExists, &events(1)).await;
@@ -147,7 +151,7 @@ pub async fn stream_that_was_checked_to_be_absent_can_be_created<S: EventStore>(
     }
 }
 
-/// A group that is sent again returns the first result, whatever its streams hold since.
+/// A multi-stream append that is sent again returns the first result, whatever its streams hold since.
 pub async fn repeat_of_a_group_returns_the_first_result<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("repeat_of_a_group_returns_the_first_result", store);
     let (one, two, checked) = (stream(), stream(), stream());
@@ -155,7 +159,7 @@ pub async fn repeat_of_a_group_returns_the_first_result<S: EventStore>(store: S)
     for expected in [ExpectedVersion::NoStream, ANY] {
         let (one, two) = if expected == ANY { (stream(), stream()) } else { (one.clone(), two.clone()) };
         let version = store.ok(store.stream_version(&checked).await, "asking for the version");
-        let sent = group([
+        let sent = all_of([
             append(&one, expected, events(2)),
             check(&checked, ExpectedVersion::Exact(version)),
             append(&two, expected, events(1)),
@@ -177,7 +181,7 @@ pub async fn repeat_of_a_group_returns_the_first_result<S: EventStore>(store: S)
     }
 }
 
-/// A group of which an earlier call stored only some events is refused, and stores none.
+/// A multi-stream append of which an earlier call stored only some events is refused, and stores none.
 pub async fn partly_stored_group_is_refused<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("partly_stored_group_is_refused", store);
     let (one, two) = (stream(), stream());
@@ -188,7 +192,7 @@ pub async fn partly_stored_group_is_refused<S: EventStore>(store: S) {
             [append(&one, expected, given.clone()), append(&two, expected, events(1))],
             [append(&two, expected, events(1)), append(&one, expected, given.clone())],
         ] {
-            match refused(&store, group(appends)).await {
+            match refused(&store, all_of(appends)).await {
                 AppendError::EventIdTaken { stream, .. } => store.same(&stream, &one, "the error names another stream"),
                 other => store.fail(format_args!("the id is not taken but {other:?}")),
             }
@@ -198,70 +202,76 @@ pub async fn partly_stored_group_is_refused<S: EventStore>(store: S) {
     store.holds(&two, &[]).await;
 }
 
-/// A group with two appends to one stream, too many appends, or an event that no store keeps is refused.
-pub async fn group_that_no_store_takes_is_refused<S: EventStore>(store: S) {
-    let store = StoreUnderTest::new("group_that_no_store_takes_is_refused", store);
+/// A multi-stream append with two appends to one stream, too many appends, or an event that no store keeps is refused.
+pub async fn multi_stream_append_that_no_store_takes_is_refused<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("multi_stream_append_that_no_store_takes_is_refused", store);
     let (one, two) = (stream(), stream());
     let bad = NewEvent::new(Name::from_static("Deposited"), 1, "[1]");
-    let many = || (0..=GROUP_APPENDS_MAX).map(|_| check(&stream(), ANY)).collect::<Vec<_>>();
+    let many = || (0..=MULTI_STREAM_APPENDS_MAX).map(|_| check(&stream(), ANY)).collect::<Vec<_>>();
     for (what, appends) in [
         ("one stream twice", vec![append(&one, ANY, events(1)), append(&two, ANY, events(1)), check(&one, ANY)]),
         ("too many", [append(&one, ANY, events(1))].into_iter().chain(many()).collect()),
         ("no object", vec![append(&one, ANY, events(1)), append(&two, ANY, vec![bad])]),
     ] {
-        let error = refused(&store, group(appends)).await;
+        let error = refused(&store, all_of(appends)).await;
         store.check(matches!(error, AppendError::Refused { .. }), format_args!("{what}: {error:?}"));
     }
     let given = event();
-    let error = refused(&store, group([append(&one, ANY, vec![given.clone(), given])])).await;
+    let error = refused(&store, all_of([append(&one, ANY, vec![given.clone(), given])])).await;
     store.check(matches!(error, AppendError::EventIdTaken { .. }), format_args!("an id twice: {error:?}"));
     store.holds(&one, &[]).await;
     store.holds(&two, &[]).await;
 }
 
-/// A group as large as may be is stored.
+/// A multi-stream append as large as may be is stored.
 pub async fn large_groups_are_stored_whole<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("large_groups_are_stored_whole", store);
-    let streams: Vec<_> = (0..GROUP_APPENDS_MAX).map(|_| stream()).collect();
+    let streams: Vec<_> = (0..MULTI_STREAM_APPENDS_MAX).map(|_| stream()).collect();
     let appends: Vec<_> = streams.iter().map(|stream| append(stream, ExpectedVersion::NoStream, events(1))).collect();
-    let records = add(&store, group(appends)).await;
+    let records = add(&store, all_of(appends)).await;
     store.same(store.feed(Position::START).await, records.into_iter().flatten().collect(), "the feed");
 }
 
-/// Of the groups that handle one delivery, one takes effect, also of many at once; a group that failed notes nothing.
+/// Of the multi-stream appends that handle one delivery, one takes effect, also of many at once; one that failed notes
+/// nothing.
 pub async fn delivery_takes_effect_once<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("delivery_takes_effect_once", store);
     let (cause, effect) = (stream(), stream());
     let causes = store.add(&cause, ANY, &events(3)).await;
-    let reaction = |cause: &RecordedEvent, expected| AppendGroup {
+    let reaction = |cause: &RecordedEvent, expected| MultiStreamAppend {
         handled: Some(handled("billing/charge", cause)),
-        ..group([append(&effect, expected, events(1))])
+        ..all_of([append(&effect, expected, events(1))])
     };
     conflicts(&store, reaction(&causes[0], ExpectedVersion::StreamExists), &effect, 0).await;
-    store.check(!is_handled(&store, &handled("billing/charge", &causes[0])).await, "a failed group notes its delivery");
+    store
+        .check(!is_handled(&store, &handled("billing/charge", &causes[0])).await, "a failed append notes its delivery");
     let mut all = add(&store, reaction(&causes[0], ExpectedVersion::NoStream)).await.remove(0);
     store.check(is_handled(&store, &handled("billing/charge", &causes[0])).await, "the delivery is not noted");
     store.check(!is_handled(&store, &handled("billing/refund", &causes[0])).await, "another handler");
     store.check(!is_handled(&store, &handled("billing/charge", &causes[1])).await, "another event");
     for expected in [ANY, ExpectedVersion::NoStream, ExpectedVersion::Exact(9.into())] {
-        let again = groups(&store).append_group(reaction(&causes[0], expected)).await;
-        store.same(store.ok(again, "a handled delivery"), GroupOutcome::AlreadyHandled, "a second group");
+        let again = multi_stream(&store).append_streams(reaction(&causes[0], expected)).await;
+        store.same(
+            store.ok(again, "a handled delivery"),
+            MultiStreamOutcome::AlreadyHandled,
+            "a second multi-stream append",
+        );
     }
     let outcomes = store.at_once(8, |_| {
         let (store, reaction) = (store.clone(), reaction(&causes[1], ANY));
-        async move { store.ok(groups(&store).append_group(reaction).await, "one of several at once") }
+        async move { store.ok(multi_stream(&store).append_streams(reaction).await, "one of several at once") }
     });
     for outcome in outcomes.await {
-        if let GroupOutcome::Appended(records) = outcome {
+        if let MultiStreamOutcome::Appended(records) = outcome {
             all.extend(records.into_iter().flatten());
         }
     }
     store.same(all.len(), 2, "effects of two deliveries");
     store.holds(&effect, &all).await;
-    let without_events = AppendGroup { handled: Some(handled("billing/charge", &causes[2])), ..group([]) };
+    let without_events = MultiStreamAppend { handled: Some(handled("billing/charge", &causes[2])), ..all_of([]) };
     add(&store, without_events.clone()).await;
-    let again = store.ok(groups(&store).append_group(without_events).await, "a delivery without events");
-    store.same(again, GroupOutcome::AlreadyHandled, "a second group without events");
+    let again = store.ok(multi_stream(&store).append_streams(without_events).await, "a delivery without events");
+    store.same(again, MultiStreamOutcome::AlreadyHandled, "a second multi-stream append without events");
 }
 
 /// Events of two streams, and of two tenants, may have one id: each is a delivery of its own.
@@ -274,12 +284,12 @@ pub async fn deliveries_of_two_streams_are_two<S: EventStore>(store: S) {
         let cause = store.add(&cause, ANY, std::slice::from_ref(&given)).await.remove(0);
         let delivery = handled("billing/charge", &cause);
         store.check(!is_handled(&store, &delivery).await, format_args!("of {}", cause.metadata().stream()));
-        add(&store, AppendGroup { handled: Some(delivery), ..group([append(&effect, ANY, events(1))]) }).await;
+        add(&store, MultiStreamAppend { handled: Some(delivery), ..all_of([append(&effect, ANY, events(1))]) }).await;
     }
     store.same(store.read(&effect).await.len(), 3, "effects");
 }
 
-/// Concurrent groups over the same streams, in any order, are made one after the other: what each one saw is what it
+/// Concurrent multi-stream appends over the same streams, in any order, are made one by one: what each one saw is what it
 /// follows. Single appends come between them.
 pub async fn concurrent_groups_are_serial<S: EventStore>(store: S) {
     const ROUNDS: usize = 15;
@@ -314,7 +324,7 @@ pub async fn concurrent_groups_are_serial<S: EventStore>(store: S) {
     }
     let feed = store.feed(Position::START).await;
     let stored = |records: &Vec<RecordedEvent>| records.iter().all(|event| feed.contains(event));
-    store.check(transfers.iter().flatten().all(stored), "the feed misses events of a group");
+    store.check(transfers.iter().flatten().all(stored), "the feed misses events of a multi-stream append");
 }
 
 /// Appends an event to two streams that names the version seen before, until there is no conflict.
@@ -326,15 +336,15 @@ async fn transfer<S: EventStore>(store: &StoreUnderTest<S>, from: &StreamId, to:
             let event = NewEvent::new(Name::from_static("Moved"), 1, format!("{{\"seen\":{seen}}}"));
             appends.push(append(stream, ExpectedVersion::Exact(seen), vec![event]));
         }
-        match groups(store).append_group(group(appends)).await {
-            Ok(GroupOutcome::Appended(records)) => return records,
+        match multi_stream(store).append_streams(all_of(appends)).await {
+            Ok(MultiStreamOutcome::Appended(records)) => return records,
             Err(AppendError::Conflict { .. }) => tokio::task::yield_now().await,
             other => store.fail(format_args!("no conflict but {other:?}")),
         }
     }
 }
 
-/// A stream that a group only checks, absent or not, does not change before the group takes effect.
+/// A stream that a multi-stream append only checks, absent or not, does not change before it takes effect.
 pub async fn checked_stream_is_as_it_was_seen<S: EventStore>(store: S) {
     const ROUNDS: u64 = 20;
     let store = StoreUnderTest::new("checked_stream_is_as_it_was_seen", store);
@@ -354,7 +364,7 @@ pub async fn checked_stream_is_as_it_was_seen<S: EventStore>(store: S) {
                 let seen = store.ok(store.stream_version(&policy).await, "asking for the version");
                 let event = NewEvent::new(Name::from_static("Decided"), 1, format!("{{\"seen\":{seen}}}"));
                 let checked = check(&policy, ExpectedVersion::Exact(seen));
-                match groups(&store).append_group(group([append(effect, ANY, vec![event]), checked])).await {
+                match multi_stream(&store).append_streams(all_of([append(effect, ANY, vec![event]), checked])).await {
                     Ok(_) | Err(AppendError::Conflict { .. }) => {}
                     other => store.fail(format_args!("no conflict but {other:?}")),
                 }
@@ -371,5 +381,5 @@ pub async fn checked_stream_is_as_it_was_seen<S: EventStore>(store: S) {
             store.same(event.payload(), &*format!("{{\"seen\":{version}}}"), "the version of the checked stream");
         }
     }
-    store.check(decided > 0, "no group took effect");
+    store.check(decided > 0, "no multi-stream append took effect");
 }

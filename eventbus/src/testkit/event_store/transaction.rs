@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinHandle;
 
-use super::{append_groups::groups, store_under_test::StoreUnderTest};
+use super::{multi_stream_appends::multi_stream, store_under_test::StoreUnderTest};
 use crate::{
     EventId, Name, Position, StreamId, Uuid,
     port::{EventStore, Lease, Transaction, Transactions},
@@ -238,7 +238,7 @@ pub async fn deliveries_are_first_once_per_stream<S: EventStore>(store: S) {
         let first = is_first_of(&store, &mut transaction, &HANDLER, stream, event).await;
         store.check(!first, format_args!("the event of {stream} is handled twice"));
     }
-    let forgotten = store.ok(groups(&store).forget_deliveries(Duration::ZERO).await, "forgetting");
+    let forgotten = store.ok(multi_stream(&store).forget_deliveries(Duration::ZERO).await, "forgetting");
     store.same(forgotten, streams.len() as u64, "forgotten deliveries");
 }
 
@@ -291,14 +291,14 @@ pub async fn old_deliveries_are_forgotten<S: EventStore>(store: S) {
         store.check(record_delivery(&store, event).await, "the first delivery is not first");
     }
     for age in [HOUR, Duration::MAX] {
-        let forgotten = store.ok(groups(&store).forget_deliveries(age).await, "forgetting");
+        let forgotten = store.ok(multi_stream(&store).forget_deliveries(age).await, "forgetting");
         store.same(forgotten, 0, format_args!("deliveries older than {age:?}"));
     }
     store.check(!record_delivery(&store, events[0]).await, "a delivery is forgotten too early");
     let forget = async {
         let mut forgotten = 0;
         while forgotten < 3 {
-            forgotten += store.ok(groups(&store).forget_deliveries(Duration::ZERO).await, "forgetting");
+            forgotten += store.ok(multi_stream(&store).forget_deliveries(Duration::ZERO).await, "forgetting");
         }
         forgotten
     };

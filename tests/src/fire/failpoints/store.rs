@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, AppendEvents, AppendGroups, CheckpointError, Checkpoints, EventStore, EventTypes, Floor,
-        Floors, Notes, ReadError, Snapshots, Transactions,
+        Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors,
+        MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
     },
-    store::{AppendGroup, GroupOutcome, HandledDelivery},
+    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     testkit::delegate,
 };
 
@@ -109,26 +109,31 @@ impl EventStore for FailPointStore {
         self.store.snapshots()
     }
 
-    fn append_groups(&self) -> Option<&dyn AppendGroups> {
-        self.store.append_groups().map(|_| self as &dyn AppendGroups)
+    fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
+        self.store.multi_stream_appends().map(|_| self as &dyn MultiStreamAppends)
     }
 }
 
+/// The error of a store that appends to one stream at a time.
+const ONE_STREAM: &str = "the store appends to one stream at a time only";
+
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl AppendGroups for FailPointStore {
-    async fn append_group(&self, group: AppendGroup) -> Result<GroupOutcome, AppendError> {
-        let groups = self.store.append_groups().ok_or_else(|| AppendError::Unavailable("no groups".into()))?;
-        self.fail_points.around("group", groups.append_group(group)).await
+impl MultiStreamAppends for FailPointStore {
+    async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
+        let multi_stream =
+            self.store.multi_stream_appends().ok_or_else(|| AppendError::Unavailable(ONE_STREAM.into()))?;
+        self.fail_points.around("multi_stream", multi_stream.append_streams(multi)).await
     }
 
     async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
-        let groups = self.store.append_groups().ok_or_else(|| ReadError::Unavailable("no groups".into()))?;
-        groups.is_handled(delivery).await
+        let multi_stream =
+            self.store.multi_stream_appends().ok_or_else(|| ReadError::Unavailable(ONE_STREAM.into()))?;
+        multi_stream.is_handled(delivery).await
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
-        let groups = self.store.append_groups().ok_or("no groups")?;
-        groups.forget_deliveries(older_than).await
+        let multi_stream = self.store.multi_stream_appends().ok_or(ONE_STREAM)?;
+        multi_stream.forget_deliveries(older_than).await
     }
 }
