@@ -8,7 +8,9 @@ use std::time::Duration;
 use workspace_tests::fire::{
     faults::{self, FaultDurations},
     kills::{self, Program, process_role::Settings},
-    network_faults, race, rolling,
+    network_faults, race,
+    reactions::{self, StoreKind},
+    rolling,
     run_summary::RunSummary,
     sqlite_files, stuck_handlers, unfinished_deliveries,
 };
@@ -42,7 +44,10 @@ async fn nothing_is_acknowledged_into_a_file_that_is_gone() {
 /// The roles of the processes that die; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_dies() {
-    if !kills::process_role::run_as_child().await.unwrap() && !rolling::run_as_child().await.unwrap() {
+    if !kills::process_role::run_as_child().await.unwrap()
+        && !rolling::run_as_child().await.unwrap()
+        && !reactions::run_as_child().await.unwrap()
+    {
         unfinished_deliveries::run_as_child().await.unwrap();
     }
 }
@@ -147,4 +152,24 @@ mod model_test {
         runtime.block_on(store.close());
         runtime.block_on(database.remove()).unwrap();
     }
+}
+
+async fn react(store: StoreKind) {
+    let plan = reactions::Plan { store, transfers: 180, deaths: 12, over_redis: false, seed: seed() };
+    judge(&reactions::run(&program(), plan).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transfers_are_whole_and_reacted_to_once_on_postgres() {
+    react(StoreKind::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transfers_are_whole_and_reacted_to_once_on_redis() {
+    react(StoreKind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transfers_are_whole_and_reacted_to_once_on_sqlite() {
+    react(StoreKind::Sqlite).await;
 }

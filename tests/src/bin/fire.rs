@@ -23,7 +23,9 @@ use workspace_tests::fire::{
     database::Database,
     faults::{self, FaultDurations},
     kills::{self, Program, process_role::Settings},
-    model, network_faults, race, rolling,
+    model, network_faults, race,
+    reactions::{self, StoreKind},
+    rolling,
     run_summary::RunSummary,
     sqlite_files, stuck_handlers,
     unfinished_deliveries::{self, Kills},
@@ -54,6 +56,10 @@ struct Arguments {
     /// Seconds for which two releases with versions of one event replace each other.
     #[arg(long, default_value_t = 60)]
     version_seconds: u64,
+    /// Number of transfers, each of which causes a reaction, on PostgreSQL with consumers over Redis; a tenth as many on
+    /// Redis and in SQLite.
+    #[arg(long, default_value_t = 100_000)]
+    reactions: u64,
     /// Number of connections to break.
     #[arg(long, default_value_t = 200)]
     cuts: u64,
@@ -100,6 +106,8 @@ enum Part {
     Rolling,
     /// Releases that write different versions of an event, and replace each other in both directions.
     Versions,
+    /// Appends to several streams, and handlers that save, in processes that are killed.
+    Reactions,
     /// Processes with the in-process bus, killed while events wait for a retry.
     Unfinished,
     /// Processes with the in-process bus, killed every second or two: no event becomes a dead letter.
@@ -125,7 +133,8 @@ fn main() -> Result<ExitCode, HarnessError> {
                 || consumer_crashes::run_as_child().await?
                 || unfinished_deliveries::run_as_child().await?
                 || stuck_handlers::run_as_child().await?
-                || rolling::run_as_child().await?,
+                || rolling::run_as_child().await?
+                || reactions::run_as_child().await?,
         )
     })? {
         return Ok(ExitCode::SUCCESS);
@@ -154,6 +163,7 @@ impl Part {
             server_kills,
             rollings,
             version_seconds,
+            reactions,
             file_faults,
             handled,
             unfinished_kills,
@@ -174,6 +184,7 @@ impl Part {
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
             Self::Rolling => runtime.block_on(rolling::run_all(&Program::this(&[])?, rollings, seed)),
             Self::Versions => runtime.block_on(rolling::run_with_versions(Duration::from_secs(version_seconds), seed)),
+            Self::Reactions => runtime.block_on(react(reactions, seed)),
             Self::Unfinished => {
                 let kills = unfinished_kills;
                 runtime.block_on(unfinished_deliveries::run(&Program::this(&[])?, Kills::WhileEventsWait, kills, seed))
@@ -196,6 +207,28 @@ impl Part {
 async fn spawned(server_kills: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let program = Program::this(&[])?;
     tokio::spawn(async move { kills::fail_servers(&program, Settings::Default, server_kills, seed).await }).await?
+}
+
+/// Runs the reactions on each store, and adds the figures up.
+async fn react(transfers: u64, seed: u64) -> Result<RunSummary, HarnessError> {
+    let program = Program::this(&[])?;
+    let mut figures = RunSummary::new("reactions");
+    for (store, over_redis, transfers) in [
+        (StoreKind::Postgres, true, transfers),
+        (StoreKind::Redis, true, transfers / 10),
+        (StoreKind::Sqlite, false, transfers / 10),
+    ] {
+        let deaths = (transfers / 200).max(4);
+        let plan = reactions::Plan { store, transfers, deaths, over_redis, seed };
+        let on_store = reactions::run(&program, plan).await?;
+        figures.events += on_store.events;
+        figures.faults += on_store.faults;
+        figures.took += on_store.took;
+        figures.description.push_str(&on_store.description);
+        figures.description.push_str("; ");
+        figures.failures.extend(on_store.failures);
+    }
+    Ok(figures)
 }
 
 fn model_on_all(runtime: &Runtime, cases: u32, seed: u64) -> Result<RunSummary, HarnessError> {

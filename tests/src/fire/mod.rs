@@ -19,6 +19,7 @@ pub mod model;
 pub mod network_faults;
 pub mod proxy;
 pub mod race;
+pub mod reactions;
 pub mod rolling;
 pub mod run_summary;
 #[cfg(unix)]

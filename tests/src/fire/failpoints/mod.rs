@@ -26,7 +26,7 @@ pub use store::FailPointStore;
 /// - `handle`: a handler without a transaction has its effect;
 /// - `ack`: that handler has returned, and the bus is about to finish its delivery, or has just done so;
 /// - `inbox`, `effect`, `checkpoint`, `commit`: steps of a transaction of a handler or a projection;
-/// - `group`: the saves of a handler are stored together, at the end of a handler that only saves;
+/// - `multi_stream`: the saves of a handler are stored together, at the end of a handler that only saves;
 /// - `append-in`: they are stored in the handler's transaction;
 /// - `switch`: the rows of a rebuild replace the live ones;
 /// - `switched`: the transaction that did so is committed.
