@@ -160,6 +160,7 @@ pub mod event {
             metadata::{InvalidUuid, parse_uuid},
             name::{InvalidName, MAX_NAME_BYTES, NameFault},
             record::EncodeEvent,
+            unique::{UNIQUE_VALUE_BYTES_MAX, UniqueChange, UniqueFault, UniqueText},
             upcast::OldEventOf,
             validity::{EventFault, InvalidEvent, RESERVED_FIELDS},
         },
@@ -235,7 +236,8 @@ pub mod repository {
     pub use crate::{
         domain::id::AggregateKey,
         runtime::repository::{
-            Change, HistoryError, HistoryStep, Publication, SavedTogether, TakeSnapshotError, Together, UpdateFuture,
+            Change, DuplicateValue, FindByError, HistoryError, HistoryStep, Publication, SavedTogether,
+            TakeSnapshotError, TakenValues, Together, UpdateFuture,
         },
     };
 }
@@ -247,6 +249,7 @@ pub mod store {
         Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError,
         MissingEvent, MultiStreamAppends, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
         multi_stream_append::{HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome},
+        unique_values::{UniqueKey, UniqueValues, unique_scope},
     };
 }
 
@@ -277,6 +280,7 @@ pub mod __private {
             record::{EncodeEvent, decode_one, decode_with, encode_one, encode_with, read_current, unknown},
             snapshot_codec::{SnapshotCodec, SnapshotState},
             trace::{Traced, Untraceable},
+            unique::{UniqueName, as_it_is, unique_value},
             upcast::{ConvertTo, OldEventOf, UpcastFault, Upcasts, change, read_fields, read_old},
         },
         port::{

@@ -22,6 +22,7 @@ use eventbus::{
     },
     prelude::*,
     repository::TakeSnapshotError,
+    store::UniqueValues,
     testkit::delegate,
 };
 use tokio::sync::Notify;
@@ -159,6 +160,10 @@ impl EventStore for HeldSnapshots {
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         self.store.multi_stream_appends()
+    }
+
+    fn unique_values(&self) -> Option<&dyn UniqueValues> {
+        self.store.unique_values()
     }
 }
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
+    BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version,
+    event::UniqueChange,
     port::{Append, AppendError, AppendEvents, MultiStreamAppends, ReadError},
-    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueKey, UniqueValues},
     support::check_multi_stream,
 };
 
@@ -16,6 +17,7 @@ use crate::{
     append::{self, AppendResult, MultiStreamStatement, check_append},
     config::microseconds,
     store::PgEventStore,
+    stream_numbers::decode_stream,
 };
 
 /// The most deliveries that one statement deletes.
@@ -49,6 +51,31 @@ impl MultiStreamAppends for PgEventStore {
 }
 
 #[async_trait]
+impl UniqueValues for PgEventStore {
+    async fn find_holder(&self, key: &UniqueKey) -> Result<Option<StreamId>, ReadError> {
+        let query = self.inner().statements().query(include_str!("sql/stream_of_unique_value.sql"));
+        let query = query.bind(key.value()).bind(key.scope()).bind(key.tenant_or_nil());
+        let rows = self.inner().connections().fetch_all(query).await?;
+        let place = || format!("the stream that holds a `{}`", key.scope());
+        let found = rows.first().map(|row| decode_stream(row, 0)).transpose();
+        found.map_err(|source| ReadError::corrupt(place(), source))
+    }
+
+    async fn assign(&self, stream: &StreamId, version: Version, changes: &[UniqueChange]) -> Result<(), AppendError> {
+        MultiStreamStatement::assign(self.inner(), stream.clone(), version, changes).run().await.map(drop)
+    }
+}
+
+/// Appends events that take or give back unique values.
+async fn append_with_values(store: &PgEventStore, append: Append) -> AppendResult {
+    let multi = MultiStreamAppend { appends: vec![append], handled: None };
+    match MultiStreamStatement::new(store.inner(), multi).run().await? {
+        MultiStreamOutcome::Appended(mut records) => Ok(records.pop().unwrap_or_default()),
+        MultiStreamOutcome::AlreadyHandled => Ok(Vec::new()),
+    }
+}
+
+#[async_trait]
 impl AppendEvents for PgEventStore {
     async fn append(
         &self,
@@ -68,6 +95,12 @@ impl AppendEvents for PgEventStore {
             let number = results.len();
             results.push(check_append(&append).map(|()| Vec::new()));
             if append.events.is_empty() || results[number].is_err() {
+                continue;
+            }
+            if append.events.iter().any(|event| !event.unique().is_empty()) {
+                // before the next ones, which may be for the same streams
+                self.group_commit().append(request.take(), &mut results).await;
+                results[number] = append_with_values(self, append).await;
                 continue;
             }
             if !request.has_room_for(&append) {

@@ -25,6 +25,12 @@ use crate::{
 pub(crate) const STEPS: &[MigrationStep] = &[
     MigrationStep::inside(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql")),
     MigrationStep::inside(2, "snapshots", MigrationKind::Additive, include_str!("../migrations/0002_snapshots.sql")),
+    MigrationStep::inside(
+        3,
+        "unique values",
+        MigrationKind::Additive,
+        include_str!("../migrations/0003_unique_values.sql"),
+    ),
 ];
 
 const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS {schema}";

@@ -8,6 +8,7 @@ use eventbus::{
         Append, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, ReadError, Snapshots,
         Transactions,
     },
+    store::UniqueValues,
 };
 use sqlx::{PgConnection, PgPool};
 
@@ -320,6 +321,10 @@ impl EventStore for PgEventStore {
     }
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
+        Some(self)
+    }
+
+    fn unique_values(&self) -> Option<&dyn UniqueValues> {
         Some(self)
     }
 }

@@ -41,7 +41,7 @@ impl StreamNumbers {
         }
         for row in rows {
             let number = row.try_get(0)?;
-            match decode(row) {
+            match decode_stream(row, 1) {
                 Ok(stream) => {
                     remembered.insert(number, stream.clone());
                     streams.sound.insert(number, stream);
@@ -74,7 +74,8 @@ impl PageStreams {
     }
 }
 
-fn decode(row: &PgRow) -> Result<StreamId, BoxError> {
-    let stream = StreamId::parse(row.try_get(1)?, row.try_get(2)?)?;
-    Ok(stream.with_tenant_id(Some(row.try_get::<Uuid, _>(3)?)))
+/// Decodes the aggregate type, the id and the tenant in the columns from `first`.
+pub(crate) fn decode_stream(row: &PgRow, first: usize) -> Result<StreamId, BoxError> {
+    let stream = StreamId::parse(row.try_get(first)?, row.try_get(first + 1)?)?;
+    Ok(stream.with_tenant_id(Some(row.try_get::<Uuid, _>(first + 2)?)))
 }

@@ -30,11 +30,6 @@ const APPEND_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most bytes of events of an append: the server closes a connection that sends far more.
 const APPEND_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// Appends the events of one call in one step.
-pub(crate) async fn append(inner: &StoreInner, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
-    append_many(inner, vec![append]).await.pop().unwrap_or_else(|| Ok(Vec::new()))
-}
-
 /// Appends in batches as large as the server should handle in one step, each of at least one append.
 pub(crate) async fn append_many(
     inner: &StoreInner,

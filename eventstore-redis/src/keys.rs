@@ -48,6 +48,21 @@ impl StoreKeys {
         self.own_key("meta")
     }
 
+    /// Hash: the aggregate id that holds each unique value of a scope, such as `User.email`.
+    pub(crate) fn unique_holders(&self, tenant: Option<Uuid>, scope: &str) -> String {
+        self.unique("unique_holders", tenant, scope)
+    }
+
+    /// Hash: the unique value of a scope that each aggregate id holds.
+    pub(crate) fn unique_values(&self, tenant: Option<Uuid>, scope: &str) -> String {
+        self.unique("unique_values", tenant, scope)
+    }
+
+    fn unique(&self, name: &str, tenant: Option<Uuid>, scope: &str) -> String {
+        let tenant = tenant.map(|id| format!("tenant:{id}:")).unwrap_or_default();
+        self.own_key(&format!("{name}:{tenant}{}", escape(scope)))
+    }
+
     /// A note of a reader beside its checkpoint.
     pub(crate) fn note(&self, name: &Name) -> String {
         self.own_key(&format!("note:{name}"))

@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, Position, RecordedEvent,
-    port::{AppendError, MultiStreamAppends, ReadError},
-    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
-    support::{Backoff, BackoffTimer, MultiStreamDecision, check_multi_stream, decide_multi_stream},
+    BoxError, ExpectedVersion, Position, RecordedEvent, StreamId, Version,
+    event::UniqueChange,
+    port::{Append, AppendError, MultiStreamAppends, ReadError},
+    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueKey, UniqueValues},
+    support::{
+        Backoff, BackoffTimer, MultiStreamDecision, check_multi_stream, decide_multi_stream, last_of_each_name,
+        unique_changes,
+    },
 };
 use eventbus_redis_core::{error::boxed, reply::request};
 
@@ -29,28 +33,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(1), Duration::from_m
 impl MultiStreamAppends for RedisEventStore {
     async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
         check_multi_stream(&multi)?;
-        let mut backoff = BackoffTimer::new(BACKOFF);
-        let mut doubt = None;
-        for _ in 0..ATTEMPTS_MAX {
-            match try_append_streams(self, &multi).await {
-                Ok(Ok(outcome)) => return Ok(outcome),
-                // a stream whose version was read before is at another one for good, also for a script that runs late
-                Err(error) => return Err(error),
-                Ok(Err(error @ RedisTransactionError::OutcomeUnknown(_))) => doubt = Some(error),
-                Ok(Err(error)) if !is_contention(&error) => {
-                    return Err(match doubt {
-                        Some(unknown) => AppendError::OutcomeUnknown(unknown.into()),
-                        None => AppendError::Unavailable(error.into()),
-                    });
-                }
-                Ok(Err(_)) => {}
-            }
-            self.inner().config().clock.sleep(backoff.next_jittered()).await;
-        }
-        Err(match doubt {
-            Some(unknown) => AppendError::OutcomeUnknown(unknown.into()),
-            None => AppendError::Unavailable("the streams changed under each attempt".into()),
-        })
+        Work::Append(&multi).run(self).await
     }
 
     async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
@@ -82,6 +65,81 @@ impl MultiStreamAppends for RedisEventStore {
     }
 }
 
+#[async_trait]
+impl UniqueValues for RedisEventStore {
+    async fn find_holder(&self, key: &UniqueKey) -> Result<Option<StreamId>, ReadError> {
+        let holders = self.inner().keys().unique_holders(key.tenant_id(), &key.scope());
+        let command = request("HGET", (holders, key.value()));
+        let found: Option<String> = self
+            .inner()
+            .connection()
+            .query_idempotent(&command)
+            .await
+            .map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        let Some(id) = found else { return Ok(None) };
+        let stream = StreamId::parse(key.aggregate_type(), &id);
+        let stream =
+            stream.map_err(|source| ReadError::corrupt(format!("the holder of a `{}`", key.scope()), source))?;
+        Ok(Some(stream.with_tenant_id(key.tenant_id())))
+    }
+
+    async fn assign(&self, stream: &StreamId, version: Version, changes: &[UniqueChange]) -> Result<(), AppendError> {
+        Work::Assign { stream, version, changes: &last_of_each_name(changes) }.run(self).await.map(drop)
+    }
+}
+
+/// What one script commits.
+#[derive(Clone, Copy)]
+enum Work<'a> {
+    Append(&'a MultiStreamAppend),
+    Assign { stream: &'a StreamId, version: Version, changes: &'a [UniqueChange] },
+}
+
+impl Work<'_> {
+    /// Reads, and sends the script, until no other commit is first.
+    async fn run(self, store: &RedisEventStore) -> Result<MultiStreamOutcome, AppendError> {
+        let mut backoff = BackoffTimer::new(BACKOFF);
+        let mut doubt = None;
+        for _ in 0..ATTEMPTS_MAX {
+            match self.attempt(store).await {
+                Ok(Ok(outcome)) => return Ok(outcome),
+                // a stream whose version was read before is at another one for good, also for a script that runs late
+                Err(error) => return Err(error),
+                Ok(Err(error @ RedisTransactionError::OutcomeUnknown(_))) => doubt = Some(error),
+                Ok(Err(error)) if !is_contention(&error) => {
+                    return Err(match doubt {
+                        Some(unknown) => AppendError::OutcomeUnknown(unknown.into()),
+                        None => AppendError::Unavailable(error.into()),
+                    });
+                }
+                Ok(Err(_)) => {}
+            }
+            store.inner().config().clock.sleep(backoff.next_jittered()).await;
+        }
+        Err(match doubt {
+            Some(unknown) => AppendError::OutcomeUnknown(unknown.into()),
+            None => AppendError::Unavailable("the streams changed under each attempt".into()),
+        })
+    }
+
+    /// The inner error is that of the script; the outer one is about an append.
+    async fn attempt(
+        self,
+        store: &RedisEventStore,
+    ) -> Result<Result<MultiStreamOutcome, RedisTransactionError>, AppendError> {
+        match self {
+            Self::Append(multi) => try_append_streams(store, multi).await,
+            Self::Assign { stream, version, changes } => {
+                let mut transaction = RedisTransaction::new(store.inner(), None);
+                let expected = ExpectedVersion::Exact(version);
+                transaction.try_append(Append { stream: stream.clone(), expected, events: Vec::new() }).await?;
+                transaction.assign(stream, changes).await?;
+                Ok(transaction.commit_at().await.map(|_| MultiStreamOutcome::Appended(Vec::new())))
+            }
+        }
+    }
+}
+
 /// Reads the streams, and sends the script. The inner error is that of the script; the outer one is about an append.
 async fn try_append_streams(
     store: &RedisEventStore,
@@ -94,6 +152,10 @@ async fn try_append_streams(
             Ok(false) => return Ok(Ok(MultiStreamOutcome::AlreadyHandled)),
             Err(error) => return Ok(Err(error)),
         }
+    }
+    // first: another append of them may take what one gives back
+    for Append { stream, events, .. } in &multi.appends {
+        transaction.give_back_values(stream, &unique_changes(events)).await?;
     }
     let mut attempts = Vec::with_capacity(multi.appends.len());
     for append in &multi.appends {

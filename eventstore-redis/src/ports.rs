@@ -4,9 +4,10 @@ use async_trait::async_trait;
 use eventbus::{
     ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
     port::{
-        Append, AppendError, AppendEvents, AppendSignal, Direction, FeedFilter, MissingEvent, ReadError, ReadFeed,
-        ReadStream, RecordStream,
+        Append, AppendError, AppendEvents, AppendSignal, Direction, FeedFilter, MissingEvent, MultiStreamAppends as _,
+        ReadError, ReadFeed, ReadStream, RecordStream,
     },
+    store::{MultiStreamAppend, MultiStreamOutcome},
 };
 use time::OffsetDateTime;
 
@@ -20,11 +21,32 @@ impl AppendEvents for RedisEventStore {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        append::append(self.inner(), Append { stream: stream.clone(), expected, events }).await
+        let append = Append { stream: stream.clone(), expected, events };
+        // one result for each
+        self.append_many(vec![append]).await.pop().unwrap_or_else(|| Ok(Vec::new()))
     }
 
     async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
-        append::append_many(self.inner(), appends).await
+        let mut results = Vec::with_capacity(appends.len());
+        let mut plain = Vec::new();
+        for append in appends {
+            if append.events.iter().all(|event| event.unique().is_empty()) {
+                plain.push(append);
+                continue;
+            }
+            results.extend(append::append_many(self.inner(), std::mem::take(&mut plain)).await);
+            results.push(append_with_values(self, append).await);
+        }
+        results.extend(append::append_many(self.inner(), plain).await);
+        results
+    }
+}
+
+/// Appends events that take or give back unique values.
+async fn append_with_values(store: &RedisEventStore, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+    match store.append_streams(MultiStreamAppend { appends: vec![append], handled: None }).await? {
+        MultiStreamOutcome::Appended(mut records) => Ok(records.pop().unwrap_or_default()),
+        MultiStreamOutcome::AlreadyHandled => Ok(Vec::new()),
     }
 }
 

@@ -13,6 +13,7 @@ use eventbus::{
     port::{
         Append, AppendError, EventStore, EventTypes, MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
     },
+    store::UniqueValues,
 };
 use eventbus_redis_core::{error::RedisConnectError, url::address};
 
@@ -172,6 +173,10 @@ impl EventStore for RedisEventStore {
     }
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
+        Some(self)
+    }
+
+    fn unique_values(&self) -> Option<&dyn UniqueValues> {
         Some(self)
     }
 }

@@ -10,9 +10,10 @@ use std::{any::Any, sync::Arc};
 use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, Name, Position, RecordedEvent, StreamId,
+    event::UniqueChange,
     port::{Append, AppendError, Lease, Shadow, Transaction},
     store::HandledDelivery,
-    support::StreamAttempt,
+    support::{StreamAttempt, unique_changes},
 };
 use eventbus_redis_core::{
     program::{AtomicProgram, Effect, Undo, to_bytes},
@@ -26,8 +27,8 @@ use crate::{
     RedisTransactionError,
     append::check_append,
     commit::{
-        self, CheckpointMoves, EffectList, HandledDeliveries, PlannedAppends, PredictedValue, ReadSet, ShadowSwap,
-        Table, TransactionLocks, WriteSet, key_to_write, parse_number, plan_shadow_swap, refused_error,
+        self, CheckpointMoves, EffectList, HandledDeliveries, PlannedAppends, PlannedValues, PredictedValue, ReadSet,
+        ShadowSwap, Table, TransactionLocks, WriteSet, key_to_write, parse_number, plan_shadow_swap, refused_error,
     },
     inner::StoreInner,
 };
@@ -105,6 +106,7 @@ pub struct RedisTransaction {
     checkpoint_moves: CheckpointMoves,
     shadow_swaps: Vec<ShadowSwap>,
     appends: PlannedAppends,
+    values: PlannedValues,
 }
 
 /// # Writes
@@ -130,6 +132,7 @@ impl RedisTransaction {
             checkpoint_moves: CheckpointMoves::default(),
             shadow_swaps: Vec::new(),
             appends: PlannedAppends::default(),
+            values: PlannedValues::default(),
         }
     }
 
@@ -408,7 +411,7 @@ impl RedisTransaction {
     /// Plans one append among several; one without events plans the check of its stream.
     pub(crate) async fn try_append(&mut self, append: Append) -> Result<StreamAttempt, AppendError> {
         check_append(&append)?;
-        let (events, is_new) = self.appends.try_plan(&self.inner, append).await?;
+        let (events, is_new) = self.plan(append).await?;
         Ok(if is_new { StreamAttempt::Now(events) } else { StreamAttempt::Before(events) })
     }
 
@@ -422,6 +425,7 @@ impl RedisTransaction {
         self.deliveries.add_checks(keys, &mut program);
         self.read_set.add_checks(&mut program);
         self.appends.add_checks(&self.inner, &mut program);
+        self.values.add_checks(&mut program);
         self.shadow_swaps.iter().for_each(|swap| swap.add_check(keys, &mut program));
         if let Some(shadow) = shadow {
             self.effects.add_names(keys, &shadow.name, &mut program);
@@ -431,6 +435,7 @@ impl RedisTransaction {
         self.shadow_swaps.iter().for_each(|swap| swap.add_writes(keys, &mut program));
         self.checkpoint_moves.add_writes(keys, shadow, &mut program);
         self.deliveries.add_writes(keys, &mut program);
+        self.values.add_writes(&mut program);
         self.locks.add_releases(&mut program);
         program
     }
@@ -449,7 +454,34 @@ impl RedisTransaction {
             return Err(refused(RedisTransactionError::OtherStore));
         }
         self.ensure_not_in_shadow("append_in").map_err(refused)?;
-        self.appends.plan(&self.inner, append).await
+        Ok(self.plan(append).await?.0)
+    }
+
+    /// Plans an append and its changes of unique values; see [`PlannedAppends::try_plan`].
+    async fn plan(&mut self, append: Append) -> Result<(Vec<RecordedEvent>, bool), AppendError> {
+        let (stream, changes) = (append.stream.clone(), unique_changes(&append.events));
+        let (events, is_new) = self.appends.try_plan(&self.inner, append).await?;
+        if is_new && !changes.is_empty() {
+            let planned = self.values.plan(&self.inner, &stream, &changes).await;
+            planned.map_err(|error| AppendError::Unavailable(error.into()))??;
+        }
+        Ok((events, is_new))
+    }
+
+    /// Plans to give back the values of a stream that the changes are about, so that another append can take them.
+    pub(crate) async fn give_back_values(
+        &mut self,
+        stream: &StreamId,
+        changes: &[UniqueChange],
+    ) -> Result<(), AppendError> {
+        let planned = self.values.give_back(&self.inner, stream, changes).await;
+        planned.map_err(|error| AppendError::Unavailable(error.into()))
+    }
+
+    /// Plans changes of unique values of a stream, without events.
+    pub(crate) async fn assign(&mut self, stream: &StreamId, changes: &[UniqueChange]) -> Result<(), AppendError> {
+        let planned = self.values.plan(&self.inner, stream, changes).await;
+        planned.map_err(|error| AppendError::Unavailable(error.into()))?
     }
 
     fn ensure_not_in_shadow(&self, what: &'static str) -> Result<(), RedisTransactionError> {

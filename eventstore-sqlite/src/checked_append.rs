@@ -8,8 +8,9 @@ use std::sync::Arc;
 use eventbus::{
     BoxError, EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
     clock::SharedClock,
+    event::UniqueChange,
     port::{self, AppendError, ReadError},
-    support::{ListedEventTypes, check_events, check_ids, first_result},
+    support::{ListedEventTypes, check_events, check_ids, first_result, unique_changes},
 };
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use time::OffsetDateTime;
@@ -17,7 +18,7 @@ use time::OffsetDateTime;
 use crate::{
     error::is_caused_by_events,
     query::{QueryError, execute, query_rows, query_value},
-    row,
+    row, value_rows,
 };
 
 /// An append with valid events.
@@ -26,6 +27,7 @@ pub(crate) struct CheckedAppend {
     stream: StreamId,
     expected: ExpectedVersion,
     events: Vec<NewEvent>,
+    unique: Vec<UniqueChange>,
     clock: SharedClock,
     listed_types: Arc<ListedEventTypes>,
 }
@@ -54,7 +56,8 @@ impl CheckedAppend {
         check_ids(&stream, &events)?;
         check_events(&stream, &events)?;
         let (clock, listed_types) = (clock.clone(), Arc::clone(listed_types));
-        Ok(Some(Self { stream, expected, events, clock, listed_types }))
+        let unique = unique_changes(&events);
+        Ok(Some(Self { stream, expected, events, unique, clock, listed_types }))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -78,6 +81,11 @@ impl CheckedAppend {
                 expected: self.expected,
                 actual,
             });
+        }
+        let number = stream.as_ref().map(|stream| stream.number);
+        if let Some(taken) = value_rows::find_taken(connection, &self.stream, number, &self.unique)? {
+            let (stream, name) = (self.stream.clone(), taken.name().clone());
+            return self.resolve(connection, || AppendError::Taken { stream, name });
         }
         let now = self.clock.now();
         let recorded_at = stream.as_ref().map_or(now, |stream| stream.recorded_at.max(now));
@@ -105,7 +113,7 @@ impl CheckedAppend {
         recorded_at: OffsetDateTime,
         lists: bool,
     ) -> rusqlite::Result<Position> {
-        if self.events.len() == 1 && !lists {
+        if self.events.len() == 1 && self.unique.is_empty() && !lists {
             return self.insert(connection, stream, recorded_at, lists);
         }
         execute(connection, "SAVEPOINT append", [])?;
@@ -131,6 +139,7 @@ impl CheckedAppend {
             let first = self.insert_events(connection, number, version, recorded_at, lists)?;
             let version = version.plus(self.events.len()).as_i64();
             execute(connection, include_str!("sql/advance_stream.sql"), (number, version, micros))?;
+            value_rows::make_changes(connection, &self.stream, number, &self.unique)?;
             return Ok(first);
         }
         let number: i64 = query_value(connection, include_str!("sql/next_stream_no.sql"), [])?.unwrap_or(1);
@@ -138,6 +147,7 @@ impl CheckedAppend {
         let (id, of_type, tenant) = row::stream_columns(&self.stream);
         let version = Version::NONE.plus(self.events.len()).as_i64();
         execute(connection, include_str!("sql/insert_stream.sql"), (number, version, micros, &tenant, id, of_type))?;
+        value_rows::make_changes(connection, &self.stream, number, &self.unique)?;
         Ok(first)
     }
 
@@ -214,9 +224,9 @@ impl CheckedAppend {
 
 /// The row of a stream: its number and its last event.
 #[derive(Debug)]
-struct StreamRow {
-    number: i64,
-    version: Version,
+pub(crate) struct StreamRow {
+    pub(crate) number: i64,
+    pub(crate) version: Version,
     recorded_at: OffsetDateTime,
 }
 
@@ -225,7 +235,10 @@ impl StreamRow {
     ///
     /// # Errors
     /// The inner error is about the row, which is damaged; the outer one is about the database.
-    fn find(connection: &Connection, stream: &StreamId) -> rusqlite::Result<Result<Option<Self>, ReadError>> {
+    pub(crate) fn find(
+        connection: &Connection,
+        stream: &StreamId,
+    ) -> rusqlite::Result<Result<Option<Self>, ReadError>> {
         let mut statement = connection.prepare_cached(include_str!("sql/find_stream.sql"))?;
         let columns = statement.query_row(row::stream_columns(stream), |row| row.try_into()).optional()?;
         let found = columns.map(Self::decode).transpose();

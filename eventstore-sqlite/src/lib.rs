@@ -56,6 +56,8 @@ mod store_inner;
 mod transaction;
 mod transactions;
 mod unfinished;
+mod unique_values;
+mod value_rows;
 mod writer;
 
 pub use config::{SqliteEventStoreConfig, Synchronous};

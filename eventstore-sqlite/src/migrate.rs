@@ -13,6 +13,12 @@ use crate::{
 pub(crate) const STEPS: &[MigrationStep] = &[
     MigrationStep::new(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql")),
     MigrationStep::new(2, "snapshots", MigrationKind::Additive, include_str!("../migrations/0002_snapshots.sql")),
+    MigrationStep::new(
+        3,
+        "unique values",
+        MigrationKind::Additive,
+        include_str!("../migrations/0003_unique_values.sql"),
+    ),
 ];
 
 /// Checks that the database is one for this store, runs `before_writing`, then the missing steps.

@@ -7,7 +7,7 @@ use eventbus::{
     BoxError,
     port::{Append, AppendError, MultiStreamAppends, ReadError, Transaction as _},
     store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
-    support::{MultiStreamDecision, StreamAttempt, check_multi_stream, decide_multi_stream},
+    support::{MultiStreamDecision, StreamAttempt, check_multi_stream, decide_multi_stream, unique_changes},
 };
 
 use rusqlite::Connection;
@@ -34,6 +34,10 @@ impl MultiStreamAppends for SqliteEventStore {
             if !transaction.is_first(handler, stream, *event_id).await.map_err(AppendError::Unavailable)? {
                 return Ok(MultiStreamOutcome::AlreadyHandled);
             }
+        }
+        // first: another append of them may take what one gives back
+        for Append { stream, events, .. } in &appends {
+            transaction.give_back_values(stream, &unique_changes(events))?;
         }
         let mut attempts = Vec::with_capacity(appends.len());
         for append in &appends {

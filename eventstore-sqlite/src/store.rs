@@ -7,6 +7,7 @@ use eventbus::{
     port::{
         self, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, Snapshots, Transactions,
     },
+    store::UniqueValues,
 };
 
 use crate::{
@@ -184,6 +185,10 @@ impl EventStore for SqliteEventStore {
     }
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
+        Some(self)
+    }
+
+    fn unique_values(&self) -> Option<&dyn UniqueValues> {
         Some(self)
     }
 }

@@ -6,20 +6,22 @@ use std::{any::Any, ops::Deref, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, EventId, Name, Position, RecordedEvent, StreamId, Version,
+    BoxError, EventId, ExpectedVersion, Name, Position, RecordedEvent, StreamId, Version,
+    event::UniqueChange,
     port::{Append, AppendError, Lease, ReadError, Shadow, Transaction},
 };
 use rusqlite::{Connection, Params};
 
 use crate::{
     blocking::blocking,
-    checked_append::{AppendOutcome, CheckedAppend, stream_version},
+    checked_append::{AppendOutcome, CheckedAppend, StreamRow, stream_version},
     error::SqliteTransactionError,
     query::{execute, query_value},
     row::{epoch_to_i64, stream_columns},
     schema::{check_name, check_table, replace_rows},
     shadow_databases,
     store_inner::StoreInner,
+    value_rows,
     writer::{CheckedOutConnection, ConnectionGuard, EndReason, HeldConnection, INLINE_EVENTS_MAX, Writer},
 };
 
@@ -170,9 +172,54 @@ impl SqliteTransaction {
         Ok((recorded, is_new))
     }
 
+    /// Changes the unique values of a stream whose events are stored already.
+    pub(crate) fn assign(
+        &mut self,
+        stream: &StreamId,
+        version: Version,
+        changes: &[UniqueChange],
+    ) -> Result<(), AppendError> {
+        let connection = self.connection().map_err(|over| refused(stream, over))?;
+        let found = find_stream(&connection, stream)?;
+        let actual = found.as_ref().map_or(Version::NONE, |found| found.version);
+        let (true, Some(found)) = (actual == version, found) else {
+            let expected = ExpectedVersion::Exact(version);
+            return Err(AppendError::Conflict { stream: stream.clone(), expected, actual });
+        };
+        if let Some(change) =
+            value_rows::find_taken(&connection, stream, Some(found.number), changes).map_err(unavailable)?
+        {
+            return Err(AppendError::Taken { stream: stream.clone(), name: change.name().clone() });
+        }
+        value_rows::make_changes(&connection, stream, found.number, changes).map_err(unavailable)
+    }
+
+    /// Gives back the values of the stream that the changes are about, so that another append of the transaction can take
+    /// them.
+    pub(crate) fn give_back_values(&mut self, stream: &StreamId, changes: &[UniqueChange]) -> Result<(), AppendError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let connection = self.connection().map_err(|over| refused(stream, over))?;
+        let Some(found) = find_stream(&connection, stream)? else { return Ok(()) };
+        value_rows::give_back(&connection, stream, found.number, changes).map_err(unavailable)
+    }
+
     pub(crate) fn belongs_to(&self, store: &Arc<StoreInner>) -> bool {
         Arc::ptr_eq(&self.store, store)
     }
+}
+
+fn find_stream(connection: &Connection, stream: &StreamId) -> Result<Option<StreamRow>, AppendError> {
+    StreamRow::find(connection, stream).map_err(unavailable)?.map_err(|corrupt| refused(stream, corrupt))
+}
+
+fn refused(stream: &StreamId, source: impl Into<BoxError>) -> AppendError {
+    AppendError::Refused { stream: stream.clone(), source: source.into() }
+}
+
+fn unavailable(error: rusqlite::Error) -> AppendError {
+    AppendError::Unavailable(error.into())
 }
 
 /// Appends, and ends the transaction if the append spoiled it.

@@ -8,11 +8,11 @@ use std::time::Duration;
 use workspace_tests::fire::{
     faults::{self, FaultDurations},
     kills::{self, Program, process_role::Settings},
-    network_faults, race,
-    reactions::{self, StoreKind},
-    rolling,
+    network_faults,
+    place::StoreKind,
+    race, reactions, rolling,
     run_summary::RunSummary,
-    sqlite_files, stuck_handlers, unfinished_deliveries,
+    sqlite_files, stuck_handlers, unfinished_deliveries, unique_values,
 };
 
 fn seed() -> u64 {
@@ -47,6 +47,7 @@ async fn a_process_that_dies() {
     if !kills::process_role::run_as_child().await.unwrap()
         && !rolling::run_as_child().await.unwrap()
         && !reactions::run_as_child().await.unwrap()
+        && !unique_values::run_as_child().await.unwrap()
     {
         unfinished_deliveries::run_as_child().await.unwrap();
     }
@@ -155,7 +156,7 @@ mod model_test {
 }
 
 async fn react(store: StoreKind) {
-    let plan = reactions::Plan { store, transfers: 180, deaths: 12, over_redis: false, seed: seed() };
+    let plan = reactions::Plan { store, transfers: 180, crashes: 12, over_redis: false, seed: seed() };
     judge(&reactions::run(&program(), plan).await.unwrap());
 }
 
@@ -172,4 +173,29 @@ async fn transfers_are_whole_and_reacted_to_once_on_redis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfers_are_whole_and_reacted_to_once_on_sqlite() {
     react(StoreKind::Sqlite).await;
+}
+
+async fn take_addresses(store: StoreKind, select_then_insert: bool) {
+    let plan = unique_values::Plan { store, attempts: 2_000, addresses: 50, select_then_insert, seed: seed() };
+    judge(&unique_values::run(&program(), plan).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_has_one_holder_on_postgres() {
+    take_addresses(StoreKind::Postgres, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_has_one_holder_on_redis() {
+    take_addresses(StoreKind::Redis, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_has_one_holder_on_sqlite() {
+    take_addresses(StoreKind::Sqlite, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_that_look_for_the_holder_first_are_caught() {
+    take_addresses(StoreKind::Postgres, true).await;
 }

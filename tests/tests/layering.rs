@@ -133,7 +133,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         "eventstore-sqlite",
         &[
             &["blocking", "config", "error", "files", "filter", "location", "migration_step", "query", "row", "schema"],
-            &["connection", "migrate"],
+            &["connection", "migrate", "value_rows"],
             &["checked_append", "shadow_databases"],
             &["readers", "writer"],
             &["store_inner"],
@@ -151,6 +151,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "read",
                 "transactions",
                 "unfinished",
+                "unique_values",
             ],
             &["snapshot"],
         ],

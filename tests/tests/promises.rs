@@ -212,6 +212,35 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
+        "What a handler saves through its `Repository` is stored once",
+        &[
+            (
+                "tests/tests/fire.rs",
+                &[
+                    "transfers_are_whole_and_reacted_to_once_on_postgres",
+                    "transfers_are_whole_and_reacted_to_once_on_redis",
+                    "transfers_are_whole_and_reacted_to_once_on_sqlite",
+                ],
+            ),
+            ("eventbus/src/testkit/event_store", &["multi_stream_append_takes_effect_whole_or_not_at_all"]),
+        ],
+    ),
+    (
+        "A unique value has one holder",
+        &[
+            (
+                "tests/tests/fire.rs",
+                &[
+                    "an_address_has_one_holder_on_postgres",
+                    "an_address_has_one_holder_on_redis",
+                    "an_address_has_one_holder_on_sqlite",
+                    "writers_that_look_for_the_holder_first_are_caught",
+                ],
+            ),
+            ("eventbus/src/testkit/event_store", &["concurrent_takers_of_a_unique_value_are_one"]),
+        ],
+    ),
+    (
         "Redis may restart, be flushed or be restored from an older copy",
         &[
             (

@@ -218,9 +218,20 @@ fn expand_checks(model: &Model, members: &[sets::Member]) -> TokenStream {
             );
         }
     });
+    let unique = members.iter().enumerate().map(|(index, member)| {
+        let code = member.code();
+        let normalized = format!("`{code}` normalizes a unique value in another way than an event listed before it");
+        let released = format!("`{code}` releases a unique value that no event of `{aggregate}` takes");
+        quote_spanned! {member.span()=>
+            const _: () = {
+                ::core::assert!(<#event as #krate::EventSet>::EVENTS.normalizes_alike(#index), #normalized);
+                ::core::assert!(<#event as #krate::EventSet>::EVENTS.takes_what_is_released(#index), #released);
+            };
+        }
+    });
     let distinct = sets::distinct(krate, event, members);
     let applies = quote_spanned! {ident.span()=>
         const _: fn(&mut #ident, &#event) = <#ident as #krate::Apply>::apply;
     };
-    quote!(#(#lists)* #(#belongs)* #(#retired)* #distinct #applies)
+    quote!(#(#lists)* #(#belongs)* #(#retired)* #(#unique)* #distinct #applies)
 }

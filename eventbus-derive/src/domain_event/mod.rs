@@ -4,6 +4,7 @@ mod expand;
 mod model;
 mod parse;
 mod reserved;
+mod unique;
 mod upcast;
 
 use proc_macro2::TokenStream;

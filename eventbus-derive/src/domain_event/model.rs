@@ -26,6 +26,8 @@ pub(super) struct Event {
     pub(super) upcasters: Vec<Upcaster>,
     pub(super) schema_version: u32,
     pub(super) aggregate: Aggregate,
+    /// What it takes and gives back.
+    pub(super) unique: Vec<Unique>,
     /// `struct Emptied;`, whose payload is an empty object.
     pub(super) is_unit: bool,
 }
@@ -38,6 +40,23 @@ pub(super) enum Aggregate {
     Name(String),
     /// Missing or invalid; already reported.
     Unknown,
+}
+
+/// A unique value.
+pub(super) struct Unique {
+    /// Its name within the aggregate type.
+    pub(super) name: Ident,
+    /// The function that makes two values equal that count as one.
+    pub(super) normalize: Option<Path>,
+    pub(super) source: UniqueSource,
+}
+
+/// Where a unique value comes from.
+pub(super) enum UniqueSource {
+    /// A field of the event.
+    Field(Ident),
+    /// Nowhere: the event gives the value back.
+    Nothing,
 }
 
 /// The step from one version to the next.

@@ -6,7 +6,7 @@ use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields, Variant};
 
 use super::{
     model::{Aggregate, Event, Kind, Member, Model},
-    reserved, upcast,
+    reserved, unique, upcast,
 };
 use crate::{
     krate, misplaced,
@@ -22,6 +22,8 @@ const OPTIONS: &[Known] = &[
     Known::text("type", "`type = \"order.created\"`"),
     Known::number("version", "`version = 2`"),
     Known::list("was", "`was(\"OrderPlaced\")`"),
+    Known::list("unique", "`unique(email)`"),
+    Known::list("releases", "`releases(email)`"),
     Known::list("upcast", "`upcast(OrderCreatedV1, add_currency)`"),
     krate::CRATE,
 ];
@@ -62,6 +64,7 @@ fn event(input: &DeriveInput, data: &DataStruct, options: &Options, mistakes: &m
     Event {
         former_types: former_types(&event_type, options, mistakes),
         upcasters: upcast::parse(schema_version, options, mistakes),
+        unique: unique::parse(&data.fields, options, mistakes),
         event_type,
         schema_version,
         aggregate: aggregate(input, options, mistakes),
@@ -112,7 +115,7 @@ fn aggregate(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) ->
 }
 
 fn members(input: &DeriveInput, data: &DataEnum, options: &Options, mistakes: &mut Mistakes) -> Vec<Member> {
-    for key in ["aggregate", "aggregate_type", "type", "version", "was", "upcast"] {
+    for key in ["aggregate", "aggregate_type", "type", "version", "was", "unique", "releases", "upcast"] {
         if let Some(key) = options.key(key) {
             mistakes.at(
                 key,

@@ -10,11 +10,11 @@ use serde::Serialize;
 
 use crate::{
     domain::error::{Error, Never},
-    port::{DeadLetterError, ReadError},
+    port::{AppendError, DeadLetterError, ReadError},
     runtime::{
         app::PublishedError,
         projection::ProjectionError,
-        repository::{LoadError, SaveError, UpdateError},
+        repository::{FindByError, LoadError, SaveError, UpdateError},
     },
 };
 
@@ -183,10 +183,23 @@ impl From<LoadError> for Problem {
     }
 }
 
+impl From<FindByError> for Problem {
+    fn from(error: FindByError) -> Self {
+        match error {
+            FindByError::Load(error) => error.into(),
+            FindByError::Read(error) => error.into(),
+            FindByError::UnknownName { .. } | FindByError::Unsupported { .. } => Self::internal(error),
+        }
+    }
+}
+
 impl From<SaveError> for Problem {
     fn from(error: SaveError) -> Self {
         match &error {
             _ if error.is_conflict() => Self::new(StatusCode::CONFLICT, "a concurrent change was first, try again"),
+            SaveError::Append(AppendError::Taken { name, .. }) => {
+                Self::new(StatusCode::CONFLICT, format!("`{name}` is taken already"))
+            }
             SaveError::Append(append) if append.is_retryable() => Self::unavailable(error),
             SaveError::Append(_)
             | SaveError::Encode(_)

@@ -10,6 +10,7 @@ use super::{
     json::to_json,
     metadata::Metadata,
     name::Name,
+    unique::UniqueFault,
     upcast::{UpcastFault, Upcaster},
     validity::{BackendKind, EventFault, check_payload},
 };
@@ -28,6 +29,7 @@ pub trait Payload: Sized + 'static {
         decode: Self::from_json,
         version: 1,
         upcasters: &[],
+        unique: &[],
         #[cfg(feature = "testkit")]
         trace: Self::trace,
     };
@@ -56,6 +58,9 @@ impl<T: Serialize + DeserializeOwned + 'static> Payload for T {
     }
 }
 
+/// Returns a unique value of an event, as it is; `None` if it holds none.
+pub(crate) type UniqueReader<E> = fn(&E) -> Option<String>;
+
 /// Encoder and decoder of one event type; a constant of every event, made by the derive.
 #[doc(hidden)]
 #[derive(Debug)]
@@ -66,6 +71,8 @@ pub struct Codec<E: 'static> {
     version: u32,
     /// The decoders of the earlier versions, from 1; without any, they decode as the version that it writes.
     upcasters: &'static [Upcaster<E>],
+    /// The values of the unique fields, as the descriptor of the event lists them.
+    unique: &'static [UniqueReader<E>],
     /// Makes samples of the event.
     #[cfg(feature = "testkit")]
     trace: fn() -> Result<Traced<E>, Untraceable>,
@@ -76,6 +83,17 @@ impl<E> Codec<E> {
     #[must_use]
     pub const fn at_version(self, version: u32, upcasters: &'static [Upcaster<E>]) -> Self {
         Self { version, upcasters, ..self }
+    }
+
+    /// Sets how the unique values of an event are read.
+    #[must_use]
+    pub const fn with_unique(self, unique: &'static [UniqueReader<E>]) -> Self {
+        Self { unique, ..self }
+    }
+
+    /// Returns the values of the unique fields, as they are.
+    pub(crate) fn unique_values(&self, event: &E) -> impl Iterator<Item = Option<String>> {
+        self.unique.iter().map(move |read| read(event))
     }
 
     /// Writes the fields, and reads them back: every appended event can be loaded again.
@@ -151,6 +169,9 @@ pub enum EncodeFault {
     /// They are no JSON object, one is named like a field of the wire's envelope, or not every store could keep them.
     #[error("{0}")]
     Invalid(EventFault),
+    /// No store can keep one of its unique values.
+    #[error("{0}")]
+    UniqueValue(UniqueFault),
 }
 
 /// A recorded event that cannot be decoded as the requested type.

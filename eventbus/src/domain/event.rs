@@ -1,5 +1,7 @@
 //! Event types and filters of them, as constants that the derive makes.
 
+use super::unique::UniqueName;
+
 /// One event type as the registry and the start-up checks see it; a constant of every event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -17,6 +19,9 @@ pub struct EventDescriptor {
     pub rust_type: &'static str,
     /// Where the type is declared.
     pub source: Source,
+    /// The unique values that the event takes or gives back.
+    #[doc(hidden)]
+    pub unique: &'static [UniqueName],
 }
 
 impl EventDescriptor {
@@ -28,13 +33,19 @@ impl EventDescriptor {
         rust_type: &'static str,
         source: Source,
     ) -> Self {
-        Self { event_type, former_types: &[], aggregate_type, schema_version, rust_type, source }
+        Self { event_type, former_types: &[], aggregate_type, schema_version, rust_type, source, unique: &[] }
     }
 
     /// Sets the wire names that the event had before.
     #[doc(hidden)]
     pub const fn formerly(self, former_types: &'static [&'static str]) -> Self {
         Self { former_types, ..self }
+    }
+
+    /// Sets the unique values that the event takes or gives back.
+    #[doc(hidden)]
+    pub const fn with_unique(self, unique: &'static [UniqueName]) -> Self {
+        Self { unique, ..self }
     }
 
     /// Returns `true` if `event_type` is the wire name of the event, or was before.
@@ -213,6 +224,49 @@ impl EventFilter {
         false
     }
 
+    /// Returns `true` if the event at `index` normalizes its unique values as those before it; used while compiling
+    /// aggregates.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn normalizes_alike(&self, index: usize) -> bool {
+        let events = self.descriptors();
+        let (mine, mut i) = (events[index].unique, 0);
+        while i < mine.len() {
+            let mut j = 0;
+            while mine[i].takes && j < index {
+                if let Some(other) = find_taken(events[j].unique, mine[i].name)
+                    && !same_text(other.normalized_by, mine[i].normalized_by)
+                {
+                    return false;
+                }
+                j += 1;
+            }
+            i += 1;
+        }
+        true
+    }
+
+    /// Returns `true` if some event takes each unique value that the event at `index` releases; used while compiling
+    /// aggregates.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn takes_what_is_released(&self, index: usize) -> bool {
+        let events = self.descriptors();
+        let (mine, mut i) = (events[index].unique, 0);
+        while i < mine.len() {
+            let (mut is_taken, mut j) = (mine[i].takes, 0);
+            while !is_taken && j < events.len() {
+                is_taken = find_taken(events[j].unique, mine[i].name).is_some();
+                j += 1;
+            }
+            if !is_taken {
+                return false;
+            }
+            i += 1;
+        }
+        true
+    }
+
     /// Returns `true` if it requests events of this wire name; used while compiling aggregates.
     #[doc(hidden)]
     #[must_use]
@@ -246,6 +300,18 @@ impl EventFilter {
         }
         true
     }
+}
+
+/// Returns the unique value of this name that is taken.
+const fn find_taken(unique: &[UniqueName], name: &str) -> Option<UniqueName> {
+    let mut i = 0;
+    while i < unique.len() {
+        if unique[i].takes && same_text(unique[i].name, name) {
+            return Some(unique[i]);
+        }
+        i += 1;
+    }
+    None
 }
 
 /// Returns `true` if two texts are equal; usable in constants.

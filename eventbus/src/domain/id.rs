@@ -1,11 +1,11 @@
 //! Ids that belong to one type of aggregate.
 
-use std::{cmp, fmt, hash, marker::PhantomData, str::FromStr};
+use std::{borrow::Cow, cmp, fmt, hash, marker::PhantomData, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-use super::{name::InvalidName, stream::AggregateId};
+use super::{name::InvalidName, stream::AggregateId, unique::UniqueText};
 
 /// The id of an aggregate of type `A`: an [`AggregateId`] that no repository of another type takes.
 ///
@@ -167,6 +167,12 @@ impl<A: ?Sized> Serialize for Id<A> {
 impl<'de, A: ?Sized> Deserialize<'de> for Id<A> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         AggregateId::deserialize(deserializer).map(Into::into)
+    }
+}
+
+impl<A: ?Sized> UniqueText for Id<A> {
+    fn unique_text(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed(self.id.as_str()))
     }
 }
 

@@ -20,5 +20,6 @@ pub(crate) mod shown;
 pub(crate) mod snapshot_codec;
 pub(crate) mod stream;
 pub(crate) mod trace;
+pub(crate) mod unique;
 pub(crate) mod upcast;
 pub(crate) mod validity;

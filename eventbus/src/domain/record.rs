@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     clock::SharedClock,
-    codec::{Codec, DecodeError, EncodeError},
+    codec::{Codec, DecodeError, EncodeError, EncodeFault},
     context::{Cause, EventContext},
     event::{EventDescriptor, EventFilter},
     fields::Fields,
@@ -16,6 +16,7 @@ use super::{
     name::Name,
     shown,
     stream::{AggregateId, Position, StreamId, Version, known_tenant},
+    unique::UniqueChange,
     upcast::UpcastFault,
     validity::{self, BackendKind, EventFault, InvalidEvent, check_payload, check_version},
 };
@@ -33,6 +34,7 @@ pub struct NewEvent {
     /// Set if the encoder has checked the payload.
     is_checked: bool,
     context: EventContext,
+    unique: Vec<UniqueChange>,
 }
 
 impl NewEvent {
@@ -50,6 +52,7 @@ impl NewEvent {
             payload: payload.into(),
             is_checked: false,
             context: EventContext::default(),
+            unique: Vec::new(),
         }
     }
 
@@ -114,6 +117,18 @@ impl NewEvent {
     /// Sets on whose behalf, and because of what, the event is saved.
     pub fn with_context(self, context: EventContext) -> Self {
         Self { context, ..self }
+    }
+
+    /// Sets what the event does to the unique values of its stream: the store that appends it takes and gives them back in
+    /// the same commit. A typed event brings what its attribute says, `#[event(unique(email))]`.
+    pub fn with_unique(self, unique: Vec<UniqueChange>) -> Self {
+        Self { unique, ..self }
+    }
+
+    /// What the event does to the unique values of its stream.
+    #[must_use]
+    pub fn unique(&self) -> &[UniqueChange] {
+        &self.unique
     }
 
     /// The identity of the event.
@@ -521,8 +536,21 @@ pub fn decode_with<E>(codec: &Codec<E>, record: &RecordedEvent) -> Result<E, Dec
 /// One arm of a derived `EncodeEvent::encode` for an enum.
 #[doc(hidden)]
 pub fn encode_with<E>(descriptor: &EventDescriptor, codec: &Codec<E>, event: &E) -> Result<NewEvent, EncodeError> {
-    let payload = codec.encode(descriptor.event_type, event)?;
-    Ok(NewEvent::encoded(Name::from_static(descriptor.event_type), descriptor.schema_version, payload))
+    let event_type = descriptor.event_type;
+    let payload = codec.encode(event_type, event)?;
+    let encoded = NewEvent::encoded(Name::from_static(event_type), descriptor.schema_version, payload);
+    if descriptor.unique.is_empty() {
+        return Ok(encoded);
+    }
+    let unique = descriptor.unique.iter().zip(codec.unique_values(event));
+    let unique = unique.map(|(declared, value)| {
+        let value = value.map(|value| (declared.normalize)(&value));
+        UniqueChange::new(Name::from_static(declared.name), value)
+    });
+    let unique = unique
+        .collect::<Result<_, _>>()
+        .map_err(|fault| EncodeError { event_type, reason: EncodeFault::UniqueValue(fault) })?;
+    Ok(encoded.with_unique(unique))
 }
 
 /// The last link of a derived chain of upcasters: reads changed fields as the event itself.

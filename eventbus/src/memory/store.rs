@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::leases::LeaseTable;
+use super::{leases::LeaseTable, unique_table::UniqueTable};
 use crate::{
     domain::{
         clock::SharedClock,
@@ -25,6 +25,7 @@ use crate::{
         name::Name,
         record::{NewEvent, RecordedEvent},
         stream::{ExpectedVersion, Position, StreamId, Version},
+        unique::UniqueChange,
     },
     port::{
         Append, AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction,
@@ -33,8 +34,12 @@ use crate::{
         StoredEventType, StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery,
         attempts::DeliveryAttempts,
         multi_stream_append::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+        unique_values::{UniqueKey, UniqueValues},
     },
-    support::{Page, check_events, check_ids, check_multi_stream, first_multi_stream_result, first_result, paged},
+    support::{
+        Page, check_events, check_ids, check_multi_stream, first_multi_stream_result, first_result, last_of_each_name,
+        paged, unique_changes,
+    },
 };
 
 /// Most events that a reader copies out of the log while it holds the lock.
@@ -139,6 +144,7 @@ struct StoreLog {
     streams: HashMap<StreamId, StreamIndex>,
     /// The highest schema version of each event type, and the position of its first event.
     types: BTreeMap<Name, (u32, Position)>,
+    unique: UniqueTable,
     /// The deliveries that multi-stream appends handled.
     handled: HashMap<HandledDelivery, OffsetDateTime>,
     clock: SharedClock,
@@ -168,6 +174,7 @@ impl StoreLog {
         if !expected.matches(actual) {
             return Err(AppendError::Conflict { stream: stream.clone(), expected, actual });
         }
+        self.unique.change(&[(stream, unique_changes(&events))])?;
         Ok(events.into_iter().enumerate().map(|(i, event)| self.push(stream, actual.plus(i + 1), event)).collect())
     }
 
@@ -188,6 +195,8 @@ impl StoreLog {
                 return Err(AppendError::Conflict { stream: stream.clone(), expected: *expected, actual });
             }
         }
+        let changes = multi.appends.iter().map(|append| (&append.stream, unique_changes(&append.events)));
+        self.unique.change(&changes.collect::<Vec<_>>())?;
         self.handled.extend(multi.handled.map(|delivery| (delivery, self.clock.now())));
         let records = multi.appends.into_iter().map(|Append { stream, events, .. }| {
             let before = self.version(&stream);
@@ -276,6 +285,22 @@ impl AppendEvents for InMemoryEventStore {
         let recorded = self.0.log.write().append(stream, expected, events)?;
         self.0.appended.notify();
         Ok(recorded)
+    }
+}
+
+#[async_trait]
+impl UniqueValues for InMemoryEventStore {
+    async fn find_holder(&self, key: &UniqueKey) -> Result<Option<StreamId>, ReadError> {
+        Ok(self.0.log.read().unique.holder(key).cloned())
+    }
+
+    async fn assign(&self, stream: &StreamId, version: Version, changes: &[UniqueChange]) -> Result<(), AppendError> {
+        let mut log = self.0.log.write();
+        let (expected, actual) = (ExpectedVersion::Exact(version), log.version(stream));
+        if !expected.matches(actual) {
+            return Err(AppendError::Conflict { stream: stream.clone(), expected, actual });
+        }
+        log.unique.change(&[(stream, last_of_each_name(changes))])
     }
 }
 
@@ -585,6 +610,10 @@ impl EventStore for InMemoryEventStore {
     }
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
+        Some(self)
+    }
+
+    fn unique_values(&self) -> Option<&dyn UniqueValues> {
         Some(self)
     }
 }

@@ -35,6 +35,7 @@ mod store_error;
 pub(crate) mod subscriber;
 pub(crate) mod transaction;
 mod unfinished;
+pub(crate) mod unique_values;
 
 pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, SkippedBefore};
 pub use bus::{EventBus, GroupProgress};

@@ -250,4 +250,9 @@ pub trait EventStore:
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         None
     }
+
+    /// Returns the unique values. A store without them refuses to save events that take one.
+    fn unique_values(&self) -> Option<&dyn super::unique_values::UniqueValues> {
+        None
+    }
 }

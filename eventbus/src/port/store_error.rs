@@ -3,6 +3,7 @@
 use crate::domain::{
     error::BoxError,
     metadata::EventId,
+    name::Name,
     stream::{ExpectedVersion, Position, StreamId, Version},
 };
 
@@ -37,6 +38,14 @@ pub enum AppendError {
         /// The stream of the append.
         stream: StreamId,
     },
+    /// Another stream holds a unique value that an event takes. No event was stored.
+    #[error("`{name}` of `{stream}` is taken by another stream")]
+    Taken {
+        /// The stream of the append.
+        stream: StreamId,
+        /// The name of the value within the aggregate type: `email`.
+        name: Name,
+    },
     /// The store refuses these events, for example as [invalid](crate::event::InvalidEvent). No event was stored.
     #[error("event store refuses events for stream `{stream}`")]
     Refused {
@@ -61,6 +70,12 @@ impl AppendError {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
+    }
+
+    /// Returns `true` if another stream holds the unique value of this name, which an event takes.
+    #[must_use]
+    pub fn is_taken(&self, name: &str) -> bool {
+        matches!(self, Self::Taken { name: taken, .. } if taken.as_str() == name)
     }
 
     /// Returns `true` if appending again *with the same event ids* can succeed.

@@ -276,6 +276,10 @@ macro_rules! __delegate {
                 fn multi_stream_appends(&$self) -> Option<&dyn MultiStreamAppends> {
                     $inner.multi_stream_appends()
                 }
+
+                fn unique_values(&$self) -> Option<&dyn UniqueValues> {
+                    $inner.unique_values()
+                }
             }
         };
     };

@@ -349,4 +349,8 @@ impl EventStore for TableStore {
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         Some(self)
     }
+
+    fn unique_values(&self) -> Option<&dyn crate::port::unique_values::UniqueValues> {
+        self.store.unique_values()
+    }
 }

@@ -36,5 +36,6 @@ mod shared_bus;
 mod skipped;
 mod stateful;
 mod subscriptions;
+mod unique_values;
 mod wait;
 mod waiting;

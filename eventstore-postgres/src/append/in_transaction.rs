@@ -6,10 +6,17 @@
 use eventbus::{
     BoxError, RecordedEvent,
     port::{Append, AppendError},
+    store::{MultiStreamAppend, MultiStreamOutcome},
 };
 use sqlx::{Executor as _, PgConnection, Row as _, SqlStr, postgres::PgRow};
 
-use super::{AppendResult, check_append, entry::conflict_error, executor::StreamContention, stored_at::StoredAt};
+use super::{
+    AppendResult, check_append,
+    entry::conflict_error,
+    executor::StreamContention,
+    multi_stream::{MultiStreamStatement, Sent},
+    stored_at::StoredAt,
+};
 use crate::{
     columns::bind_claim,
     resolve::{self, AppendResolution},
@@ -94,6 +101,9 @@ impl TransactionalAppend<'_> {
 
     /// Appends, and returns `true` with the records if this call stored them, `false` if they were stored before.
     async fn append(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
+        if self.append.events.iter().any(|event| !event.unique().is_empty()) {
+            return self.append_with_values().await;
+        }
         let lists_types = !self.store.listed_types().has_all(&self.append.events);
         for attempt in 0..APPEND_ATTEMPTS_MAX {
             let Append { stream, expected, events } = &self.append;
@@ -119,6 +129,36 @@ impl TransactionalAppend<'_> {
                 AppendResolution::Corrupt(error) => return Err(self.refused_error(error.into())),
                 AppendResolution::Conflict(actual) => return Err(conflict_error(&self.append, actual)),
                 AppendResolution::Retry => {}
+            }
+        }
+        Err(AppendError::Unavailable(StreamContention.into()))
+    }
+
+    /// As [`append`](Self::append), of events that take or give back unique values.
+    async fn append_with_values(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
+        let multi = MultiStreamAppend { appends: vec![self.append.clone()], handled: None };
+        let statement = MultiStreamStatement::new(self.store, multi);
+        for _ in 0..APPEND_ATTEMPTS_MAX {
+            let query = statement.query(self.store.transaction_statements());
+            let refused = match self.connection.fetch_all(query).await.map_err(StatementError::from_driver) {
+                Ok(rows) => match statement.decode(&rows).map_err(AppendError::Unavailable)? {
+                    Sent::Done(MultiStreamOutcome::Appended(mut records)) => {
+                        return Ok((true, records.pop().unwrap_or_default()));
+                    }
+                    Sent::Done(MultiStreamOutcome::AlreadyHandled) | Sent::Repeated => None,
+                    Sent::Failed(_, error) => Some(error),
+                },
+                Err(StatementError::DuplicateEventId(_) | StatementError::TransactionConflict(_)) => {
+                    self.execute(ROLL_BACK_TO_SAVEPOINT).await?;
+                    None
+                }
+                Err(fault) => return Err(self.append_error(fault)),
+            };
+            match (self.resolve().await?, refused) {
+                (AppendResolution::Stored(records), _) => return Ok((false, records)),
+                (AppendResolution::Taken(error), _) | (_, Some(error)) => return Err(error),
+                (AppendResolution::Corrupt(error), None) => return Err(self.refused_error(error.into())),
+                (AppendResolution::Conflict(_) | AppendResolution::Retry, None) => {}
             }
         }
         Err(AppendError::Unavailable(StreamContention.into()))

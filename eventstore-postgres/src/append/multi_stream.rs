@@ -5,10 +5,11 @@
 //! come again.
 
 use eventbus::{
-    BoxError,
+    BoxError, ExpectedVersion, StreamId, Version,
+    event::UniqueChange,
     port::{Append, AppendError, ReadError},
-    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
-    support::first_multi_stream_result,
+    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome, unique_scope},
+    support::{first_multi_stream_result, last_of_each_name, unique_changes},
 };
 use sqlx::{Row as _, postgres::PgRow};
 
@@ -24,6 +25,7 @@ use crate::{
     pool::Query,
     resolve::{self, AppendResolution},
     statement_error::StatementError,
+    statements::Statements,
     store_inner::StoreInner,
 };
 
@@ -31,17 +33,20 @@ use crate::{
 const TOOK_EFFECT: i32 = 0;
 const STORED_EVENT: i32 = 1;
 const FAILED_CHECK: i32 = 2;
+const TAKEN_VALUE: i32 = 3;
 
 /// A multi-stream append, which `check_multi_stream` has passed, on its way to its outcome.
 pub(crate) struct MultiStreamStatement<'a> {
     store: &'a StoreInner,
     multi: MultiStreamAppend,
+    /// The changes of unique values, each with the number of its append, from 0.
+    unique: Vec<(usize, UniqueChange)>,
     /// Why a statement got no answer: it may still take effect.
     doubt: Option<BoxError>,
 }
 
 /// What one statement found.
-enum Sent {
+pub(super) enum Sent {
     Done(MultiStreamOutcome),
     /// The first append whose stream is not at its expected version, with the version that it has.
     Failed(usize, AppendError),
@@ -51,7 +56,18 @@ enum Sent {
 
 impl<'a> MultiStreamStatement<'a> {
     pub(crate) fn new(store: &'a StoreInner, multi: MultiStreamAppend) -> Self {
-        Self { store, multi, doubt: None }
+        let unique = multi.appends.iter().enumerate();
+        let unique = unique.flat_map(|(number, append)| {
+            unique_changes(&append.events).into_iter().map(move |change| (number, change))
+        });
+        Self { store, unique: unique.collect(), multi, doubt: None }
+    }
+
+    /// Changes the unique values of a stream whose events are stored already.
+    pub(crate) fn assign(store: &'a StoreInner, stream: StreamId, version: Version, changes: &[UniqueChange]) -> Self {
+        let append = Append { stream, expected: ExpectedVersion::Exact(version), events: Vec::new() };
+        let unique = last_of_each_name(changes).into_iter().map(|change| (0, change)).collect();
+        Self { store, multi: MultiStreamAppend { appends: vec![append], handled: None }, unique, doubt: None }
     }
 
     /// Sends it until its outcome is certain, or the retry time is over: the time to connect, from the first retry.
@@ -90,19 +106,19 @@ impl<'a> MultiStreamStatement<'a> {
 
     async fn send(&self) -> Result<Sent, StatementError> {
         let _permit = self.store.connections().short_wait_permit().await?;
-        let rows = self.store.connections().fetch_all(self.query()).await?;
+        let rows = self.store.connections().fetch_all(self.query(self.store.statements())).await?;
         // committed, but the rows cannot be decoded: resolving reads the records themselves
         self.decode(&rows).map_err(StatementError::NoAnswer)
     }
 
-    fn query(&self) -> Query<'_> {
+    pub(super) fn query<'q>(&'q self, statements: &'q Statements) -> Query<'q> {
         let MultiStreamAppend { appends, handled } = &self.multi;
         let (mut stream_of_event, mut place_of_event) = (Vec::new(), Vec::new());
         for (stream, append) in (1_i64..).zip(appends) {
             stream_of_event.extend(append.events.iter().map(|_| stream));
             place_of_event.extend((1_i64..).take(append.events.len()));
         }
-        let query = self.store.statements().query(include_str!("../sql/append_streams.sql"));
+        let query = statements.query(include_str!("../sql/append_streams.sql"));
         let query = bind_streams(query, appends.iter())
             .bind(appends.iter().map(|append| append.events.len() as i64).collect::<Vec<_>>())
             .bind(stream_of_event)
@@ -116,9 +132,18 @@ impl<'a> MultiStreamStatement<'a> {
             .bind(stream.map(|stream| stream.aggregate_id().as_str()))
             .bind(stream.map(|stream| stream.aggregate_type().as_str()))
             .bind(stream.map(eventbus::StreamId::tenant_or_nil))
+            .bind(self.unique.iter().map(|(number, _)| *number as i64 + 1).collect::<Vec<_>>())
+            .bind(self.unique.iter().map(|(number, change)| self.scope(*number, change)).collect::<Vec<_>>())
+            .bind(self.unique.iter().map(|(_, change)| change.value()).collect::<Vec<_>>())
     }
 
-    fn decode(&self, rows: &[PgRow]) -> Result<Sent, BoxError> {
+    /// Returns what the value of a change is unique within.
+    fn scope(&self, number: usize, change: &UniqueChange) -> String {
+        let append = self.multi.appends.get(number);
+        append.map(|append| unique_scope(append.stream.aggregate_type(), change.name())).unwrap_or_default()
+    }
+
+    pub(super) fn decode(&self, rows: &[PgRow]) -> Result<Sent, BoxError> {
         let (mut took_effect, mut stored) = (false, Vec::new());
         for row in rows {
             match row.try_get::<i32, _>("result")? {
@@ -129,6 +154,12 @@ impl<'a> MultiStreamStatement<'a> {
                     let actual = u64::try_from(row.try_get::<i64, _>("version")?)?;
                     let append = self.multi.appends.get(number).ok_or("a stream that was not sent")?;
                     return Ok(Sent::Failed(number, conflict_error(append, actual.into())));
+                }
+                TAKEN_VALUE => {
+                    let number = usize::try_from(row.try_get::<i64, _>("number")?)?.saturating_sub(1);
+                    let (append, change) = self.unique.get(number).ok_or("a change that was not sent")?;
+                    let stream = self.multi.appends.get(*append).ok_or("a stream that was not sent")?.stream.clone();
+                    return Ok(Sent::Failed(*append, AppendError::Taken { stream, name: change.name().clone() }));
                 }
                 other => return Err(format!("unknown result {other}").into()),
             }

@@ -5,8 +5,10 @@
 -- $6 and $7 for each event its stream, counted from 1, and its place among the stream's events, counted from 1;
 -- $8 to $17 the events, one array per column.
 -- $18 to $22 the delivery: handler, event id, and the stream of the event: id, type, tenant; null without one.
+-- $23 to $25 the changes of unique values: the stream, counted from 1, the scope, and the value to take; null gives back.
 --
--- `result` 0: it took effect. 1: a stored event. 2: the stream `number` is at `version`, not as expected. No rows:
+-- `result` 0: it took effect. 1: a stored event. 2: the stream `number` is at `version`, not as expected.
+-- 3: another stream holds the value of change `number`. No rows:
 -- the delivery was noted before, or an event id is stored in a partition.
 --
 -- Invariant: the statement judges the rows that it has locked, and all of them before it writes; then it notes the
@@ -24,10 +26,10 @@ wanted AS MATERIALIZED (
         WITH ORDINALITY w(aggregate_id, aggregate_type, tenant_id, expected, events, number)
 ),
 held AS MATERIALIZED (
-    SELECT w.*, s.stream_no, s.version AS base
+    SELECT w.*, s.stream_no, s.version AS base, s.row_at
     FROM (SELECT * FROM wanted ORDER BY aggregate_id COLLATE "C", aggregate_type COLLATE "C", tenant_id) w
     CROSS JOIN LATERAL (
-        SELECT s.stream_no, s.version
+        SELECT s.stream_no, s.version, s.ctid AS row_at
         FROM {schema}.streams s
         WHERE s.aggregate_id = w.aggregate_id AND s.aggregate_type = w.aggregate_type
           AND s.tenant_id = w.tenant_id AND s.kind = 0
@@ -40,6 +42,40 @@ failed AS MATERIALIZED (
     LEFT JOIN held h ON h.number = w.number
     WHERE w.expected <> -1 AND w.expected <> coalesce(h.base, 0) AND NOT (w.expected = -2 AND coalesce(h.base, 0) > 0)
 ),
+changed AS MATERIALIZED (
+    SELECT c.number, c.scope, c.value, c.ordinal, w.tenant_id, h.stream_no
+    FROM unnest($23::bigint[], $24::text[], $25::text[]) WITH ORDINALITY c(number, scope, value, ordinal)
+    JOIN wanted w ON w.number = c.number
+    LEFT JOIN held h ON h.number = c.number
+),
+present AS MATERIALIZED (
+    SELECT v.value, v.scope, v.tenant_id, v.stream_no
+    FROM (
+        SELECT v.value, v.scope, v.tenant_id
+        FROM changed c
+        JOIN {schema}.unique_values v ON v.value = c.value AND v.scope = c.scope AND v.tenant_id = c.tenant_id
+        UNION
+        SELECT v.value, v.scope, v.tenant_id
+        FROM changed c
+        JOIN {schema}.unique_values v ON v.stream_no = c.stream_no AND v.scope = c.scope
+        ORDER BY value, scope, tenant_id
+    ) t
+    CROSS JOIN LATERAL (
+        SELECT v.value, v.scope, v.tenant_id, v.stream_no
+        FROM {schema}.unique_values v
+        WHERE v.value = t.value AND v.scope = t.scope AND v.tenant_id = t.tenant_id
+        FOR UPDATE
+    ) v
+),
+taken AS MATERIALIZED (
+    SELECT c.ordinal
+    FROM changed c
+    JOIN present o ON o.value = c.value AND o.scope = c.scope AND o.tenant_id = c.tenant_id
+    WHERE o.stream_no <> 0 AND o.stream_no IS DISTINCT FROM c.stream_no
+      AND NOT EXISTS (SELECT FROM changed g WHERE g.stream_no = o.stream_no AND g.scope = o.scope)
+    UNION ALL
+    SELECT max(c.ordinal) FROM changed c WHERE c.value IS NOT NULL GROUP BY c.value, c.scope, c.tenant_id HAVING count(*) > 1
+),
 known AS MATERIALIZED (
     SELECT DISTINCT new.stream
     FROM unnest($6::bigint[], $8::uuid[]) new(stream, event_id)
@@ -50,29 +86,70 @@ noted AS (
     INSERT INTO {schema}.deliveries (handler, event_id, aggregate_id, aggregate_type, tenant_id)
     SELECT $18::text, $19::uuid, $20::text, $21::text, $22::uuid
     WHERE $18::text IS NOT NULL AND NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known)
+      AND NOT EXISTS (SELECT FROM taken)
     ON CONFLICT DO NOTHING
     RETURNING handler
 ),
 go AS MATERIALIZED (
     SELECT true AS is_ready
-    WHERE NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known)
+    WHERE NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known) AND NOT EXISTS (SELECT FROM taken)
       AND ($18::text IS NULL OR EXISTS (SELECT FROM noted))
 ),
 missing AS MATERIALIZED (
-    SELECT w.*
+    SELECT w.*, nextval('{schema}.streams_stream_no_seq') AS stream_no
     FROM go, wanted w
     WHERE w.number NOT IN (SELECT h.number FROM held h) AND (w.events > 0 OR w.expected = 0)
 ),
 made AS (
-    INSERT INTO {schema}.streams (aggregate_id, aggregate_type, tenant_id, version, recorded_at)
-    SELECT w.aggregate_id, w.aggregate_type, w.tenant_id, w.events, clock_timestamp()
+    INSERT INTO {schema}.streams (stream_no, aggregate_id, aggregate_type, tenant_id, version, recorded_at)
+    SELECT w.stream_no, w.aggregate_id, w.aggregate_type, w.tenant_id, w.events, clock_timestamp()
     FROM missing w
     ORDER BY w.aggregate_id COLLATE "C", w.aggregate_type COLLATE "C", w.tenant_id
     ON CONFLICT DO NOTHING
     RETURNING stream_no, recorded_at, aggregate_id, aggregate_type, tenant_id
 ),
+absent AS MATERIALIZED (
+    SELECT c.value, c.scope, c.tenant_id, coalesce(c.stream_no, m.stream_no) AS stream_no
+    FROM go, (SELECT count(*) FROM made) after, changed c
+    LEFT JOIN missing m ON m.number = c.number
+    WHERE c.value IS NOT NULL AND NOT EXISTS (
+        SELECT FROM present o WHERE o.value = c.value AND o.scope = c.scope AND o.tenant_id = c.tenant_id)
+),
+added AS (
+    INSERT INTO {schema}.unique_values (value, scope, tenant_id, stream_no)
+    SELECT a.value, a.scope, a.tenant_id, a.stream_no
+    FROM absent a
+    ORDER BY a.value, a.scope, a.tenant_id
+    ON CONFLICT DO NOTHING
+    RETURNING stream_no
+),
+raced AS MATERIALIZED (
+    -- its values may be others than this snapshot shows
+    SELECT c.number
+    FROM changed c
+    JOIN held h ON h.number = c.number
+    JOIN {schema}.streams s ON s.stream_no = h.stream_no
+    WHERE s.ctid <> h.row_at
+),
 fine AS MATERIALIZED (
-    SELECT 1 / CASE WHEN (SELECT count(*) FROM made) = (SELECT count(*) FROM missing) THEN 1 ELSE 0 END AS is_fine
+    SELECT 1 / CASE
+        WHEN (SELECT count(*) FROM made) = (SELECT count(*) FROM missing)
+         AND (SELECT count(*) FROM added) = (SELECT count(*) FROM absent)
+         AND (NOT EXISTS (SELECT FROM raced) OR NOT EXISTS (SELECT FROM go)) THEN 1 ELSE 0 END AS is_fine
+),
+passed AS (
+    UPDATE {schema}.unique_values v
+    SET stream_no = coalesce(c.taken_by, 0)
+    FROM fine, go, present o
+    LEFT JOIN LATERAL (
+        SELECT coalesce(c.stream_no, m.stream_no) AS taken_by
+        FROM changed c
+        LEFT JOIN missing m ON m.number = c.number
+        WHERE c.value = o.value AND c.scope = o.scope AND c.tenant_id = o.tenant_id
+    ) c ON true
+    WHERE fine.is_fine = 1 AND v.value = o.value AND v.scope = o.scope AND v.tenant_id = o.tenant_id
+      AND o.stream_no <> coalesce(c.taken_by, 0)
+    RETURNING v.stream_no
 ),
 moved AS (
     UPDATE {schema}.streams s
@@ -133,6 +210,8 @@ FROM fine, (
     SELECT s.event_id, s.version, s.position, s.recorded_at, 1, NULL FROM stored s
     UNION ALL
     SELECT NULL, f.actual, NULL, NULL, 2, f.number FROM failed f
+    UNION ALL
+    SELECT NULL, NULL, NULL, NULL, 3, t.ordinal FROM taken t
 ) r
 WHERE fine.is_fine = 1
 ORDER BY r.result, r.position, r.number

@@ -33,11 +33,6 @@ struct PlannedAppend {
 pub(crate) struct PlannedAppends(Vec<PlannedAppend>);
 
 impl PlannedAppends {
-    /// Plans an append, and returns its events without positions.
-    pub(crate) async fn plan(&mut self, inner: &StoreInner, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
-        Ok(self.try_plan(inner, append).await?.0)
-    }
-
     /// Plans an append, and returns `true` with its events, without positions; `false` with the records if it was made
     /// before. One without events plans a check of its stream.
     pub(crate) async fn try_plan(

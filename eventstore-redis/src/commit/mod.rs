@@ -11,6 +11,7 @@ mod read_set;
 mod run;
 mod shadow;
 mod tables;
+mod unique_values;
 mod write_set;
 
 pub(super) use appends::PlannedAppends;
@@ -24,4 +25,5 @@ pub(super) use shadow::{
     SHADOW_BATCH_MAX, ShadowSwap, list_shadow_copies, load_shadow_position, missing_shadow, plan_shadow_swap, unlink,
 };
 pub(super) use tables::{Table, key_to_write, parse_tables, scan_pattern};
+pub(super) use unique_values::PlannedValues;
 pub(super) use write_set::{PredictedValue, WriteSet, parse_number};

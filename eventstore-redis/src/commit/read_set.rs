@@ -32,14 +32,25 @@ impl ReadSet {
         args: Vec<Vec<u8>>,
     ) -> Result<Value, RedisTransactionError> {
         let stored_key = key_to_read(inner.keys(), shadow, key)?;
+        self.read_stored(inner, name, stored_key, args).await
+    }
+
+    /// Reads a key, given as it is stored.
+    pub(crate) async fn read_stored(
+        &mut self,
+        inner: &StoreInner,
+        name: &str,
+        key: String,
+        args: Vec<Vec<u8>>,
+    ) -> Result<Value, RedisTransactionError> {
         let mut script = READ_KEY.prepare_invoke();
-        script.key(&stored_key).arg(name).arg(&args);
+        script.key(&key).arg(name).arg(&args);
         let (reply, fingerprint): (Value, String) =
             inner.connection().run_idempotent(&script).await.map_err(|error| match error {
-                CommandError::Sent(error) if is_refused(&error) => refused_error(name, key, error),
+                CommandError::Sent(error) if is_refused(&error) => refused_error(name, &key, error),
                 error => RedisTransactionError::unavailable(error),
             })?;
-        self.0.push(TrackedRead { key: stored_key, fingerprint, command: name.into(), args });
+        self.0.push(TrackedRead { key, fingerprint, command: name.into(), args });
         Ok(reply)
     }
 

@@ -84,3 +84,9 @@ function steps.release() redis.call('DEL', take_key()) end
 
 -- Notes a delivery.
 function steps.note() redis.call('ZADD', take_key(), whole(now_in_ms()), take()) end
+
+-- Notes that a stream holds a unique value, or that a value is one of a stream.
+function steps.hold() redis.call('HSET', take_key(), take(), take()) end
+
+-- Removes such a note.
+function steps.give_back() redis.call('HDEL', take_key(), take()) end

@@ -23,12 +23,13 @@ use workspace_tests::fire::{
     database::Database,
     faults::{self, FaultDurations},
     kills::{self, Program, process_role::Settings},
-    model, network_faults, race,
-    reactions::{self, StoreKind},
-    rolling,
+    model, network_faults,
+    place::StoreKind,
+    race, reactions, rolling,
     run_summary::RunSummary,
     sqlite_files, stuck_handlers,
     unfinished_deliveries::{self, Kills},
+    unique_values,
 };
 
 /// Checks the promises of the project while servers, processes and connections fail.
@@ -60,6 +61,9 @@ struct Arguments {
     /// Redis and in SQLite.
     #[arg(long, default_value_t = 100_000)]
     reactions: u64,
+    /// Number of attempts to take one of 1,000 unique values, on each store.
+    #[arg(long, default_value_t = 100_000)]
+    attempts: u64,
     /// Number of connections to break.
     #[arg(long, default_value_t = 200)]
     cuts: u64,
@@ -108,6 +112,8 @@ enum Part {
     Versions,
     /// Appends to several streams, and handlers that save, in processes that are killed.
     Reactions,
+    /// Unique values, taken by writers that are killed; and by writers that look first, which must be caught.
+    Unique,
     /// Processes with the in-process bus, killed while events wait for a retry.
     Unfinished,
     /// Processes with the in-process bus, killed every second or two: no event becomes a dead letter.
@@ -134,7 +140,8 @@ fn main() -> Result<ExitCode, HarnessError> {
                 || unfinished_deliveries::run_as_child().await?
                 || stuck_handlers::run_as_child().await?
                 || rolling::run_as_child().await?
-                || reactions::run_as_child().await?,
+                || reactions::run_as_child().await?
+                || unique_values::run_as_child().await?,
         )
     })? {
         return Ok(ExitCode::SUCCESS);
@@ -164,6 +171,7 @@ impl Part {
             rollings,
             version_seconds,
             reactions,
+            attempts,
             file_faults,
             handled,
             unfinished_kills,
@@ -185,6 +193,7 @@ impl Part {
             Self::Rolling => runtime.block_on(rolling::run_all(&Program::this(&[])?, rollings, seed)),
             Self::Versions => runtime.block_on(rolling::run_with_versions(Duration::from_secs(version_seconds), seed)),
             Self::Reactions => runtime.block_on(react(reactions, seed)),
+            Self::Unique => runtime.block_on(take_addresses(attempts, seed)),
             Self::Unfinished => {
                 let kills = unfinished_kills;
                 runtime.block_on(unfinished_deliveries::run(&Program::this(&[])?, Kills::WhileEventsWait, kills, seed))
@@ -209,6 +218,22 @@ async fn spawned(server_kills: u64, seed: u64) -> Result<RunSummary, HarnessErro
     tokio::spawn(async move { kills::fail_servers(&program, Settings::Default, server_kills, seed).await }).await?
 }
 
+/// Takes unique values on each store, and by writers that look first.
+async fn take_addresses(attempts: u64, seed: u64) -> Result<RunSummary, HarnessError> {
+    let program = Program::this(&[])?;
+    let mut figures = RunSummary::new("unique");
+    for (store, select_then_insert) in [
+        (StoreKind::Postgres, false),
+        (StoreKind::Redis, false),
+        (StoreKind::Sqlite, false),
+        (StoreKind::Postgres, true),
+    ] {
+        let plan = unique_values::Plan { store, attempts, addresses: 1_000, select_then_insert, seed };
+        figures.add(unique_values::run(&program, plan).await?);
+    }
+    Ok(figures)
+}
+
 /// Runs the reactions on each store, and adds the figures up.
 async fn react(transfers: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let program = Program::this(&[])?;
@@ -218,15 +243,9 @@ async fn react(transfers: u64, seed: u64) -> Result<RunSummary, HarnessError> {
         (StoreKind::Redis, true, transfers / 10),
         (StoreKind::Sqlite, false, transfers / 10),
     ] {
-        let deaths = (transfers / 200).max(4);
-        let plan = reactions::Plan { store, transfers, deaths, over_redis, seed };
-        let on_store = reactions::run(&program, plan).await?;
-        figures.events += on_store.events;
-        figures.faults += on_store.faults;
-        figures.took += on_store.took;
-        figures.description.push_str(&on_store.description);
-        figures.description.push_str("; ");
-        figures.failures.extend(on_store.failures);
+        let crashes = (transfers / 200).max(4);
+        let plan = reactions::Plan { store, transfers, crashes, over_redis, seed };
+        figures.add(reactions::run(&program, plan).await?);
     }
     Ok(figures)
 }

@@ -17,6 +17,7 @@ pub mod history;
 pub mod kills;
 pub mod model;
 pub mod network_faults;
+pub mod place;
 pub mod proxy;
 pub mod race;
 pub mod reactions;
@@ -26,6 +27,7 @@ pub mod run_summary;
 pub mod sqlite_files;
 pub mod stuck_handlers;
 pub mod unfinished_deliveries;
+pub mod unique_values;
 pub mod workload;
 
 /// An error of the test itself, such as a server that does not start.

@@ -42,6 +42,16 @@ impl RunSummary {
         }
     }
 
+    /// Adds another run of the part.
+    pub fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.faults += other.faults;
+        self.took += other.took;
+        self.description.push_str(&other.description);
+        self.description.push_str("; ");
+        self.failures.extend(other.failures);
+    }
+
     /// Returns `true` if all promises were kept, and the run was able to detect a broken one.
     #[must_use]
     pub fn is_good(&self) -> bool {

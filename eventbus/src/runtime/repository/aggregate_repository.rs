@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    error::{HistoryError, LoadError, SaveError, TakeSnapshotError, UpdateError},
+    error::{FindByError, HistoryError, LoadError, SaveError, TakeSnapshotError, UpdateError},
     history::{HistoryStep, StateDiff},
     pending_events::encode_pending,
     repository_store::RepositoryStore,
@@ -24,17 +24,19 @@ use super::{
     saved::Saved,
     snapshot_tasks::SnapshotTasks,
     state_cache::{CachedState, StateCache},
+    unique::{self, TakenValues},
 };
 use crate::{
     domain::{
         aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
         clock::SharedClock,
         context::EventContext,
-        error::ErrorLine,
+        error::{Error, ErrorLine},
         name::Name,
         record::{EventSet, NewEvent, RecordedEvent},
         snapshot_codec::SnapshotCodec,
         stream::{StreamId, Version, known_tenant},
+        unique::UniqueText,
     },
     port::{
         AppendError, EventBus, EventStore, ReadError, RecordStream, SnapshotRead, Snapshots, StoredSnapshot,
@@ -261,6 +263,62 @@ impl<A: Apply> AggregateRepository<A> {
     pub async fn find(&self, id: &A::Id) -> Result<Option<AggregateRoot<A>>, LoadError> {
         let root = self.fold_to_head(id).await?;
         Ok((root.version() > Version::NONE).then_some(root))
+    }
+
+    /// Loads the aggregate that holds a unique value, as `#[event(unique(email))]` declares it. The value is normalized as
+    /// that of an event.
+    ///
+    /// In a handler it finds what is stored: not what the handler itself saves.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load); [`FindByError::UnknownName`] if no event of the aggregate has a unique value of this
+    /// name, [`FindByError::Unsupported`] if the store has none.
+    ///
+    /// # Examples
+    /// ```standalone_crate
+    /// use eventbus::{InMemoryEventStore, Never, prelude::*};
+    ///
+    /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// #[event(aggregate = User, unique(email, normalize = str::to_lowercase))]
+    /// struct Registered { email: String }
+    ///
+    /// #[derive(Debug, Default, Aggregate)]
+    /// #[aggregate(events(Registered))]
+    /// struct User { email: String }
+    ///
+    /// impl Apply for User {
+    ///     fn apply(&mut self, UserEvent::Registered(event): &UserEvent) { self.email.clone_from(&event.email); }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// let users = AggregateRepository::<User>::new(InMemoryEventStore::new());
+    /// let register = |email: &str| { let email = email.to_owned(); move |_: &User| Ok::<_, Never>(Registered { email: email.clone() }) };
+    /// users.create_with(&"ada".parse()?, register("Ada@example.org")).await?;
+    /// let error = users.create_with(&"eve".parse()?, register("ada@example.org")).await.unwrap_err();
+    /// assert!(error.is_taken("email"));
+    /// let ada = users.find_by("email", "ADA@example.org").await?;
+    /// assert_eq!(ada.map(|ada| ada.id().to_string()).as_deref(), Some("ada"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn find_by(&self, name: &str, value: impl UniqueText) -> Result<Option<AggregateRoot<A>>, FindByError> {
+        let holder = unique::find_holder::<A>(&**self.store.as_port(), self.tenant_id, name, &value).await?;
+        let Some(holder) = holder else { return Ok(None) };
+        Ok(self.find(&holder.aggregate_id().clone().into()).await?)
+    }
+
+    /// Takes the unique values of the events that are stored already, of all tenants: once after an event has got a `unique` value, or
+    /// another `normalize`. Reports its progress after each aggregate.
+    ///
+    /// Saves may run beside it; a value that a save takes first is a duplicate. It can be repeated. Of two aggregates that
+    /// have one value, the one whose event comes first in the feed holds it, and the other one is in
+    /// [`duplicates`](TakenValues::duplicates): it keeps its events, and holds no value until one of them changes.
+    ///
+    /// # Errors
+    /// The error of an event that cannot be decoded, or of the store; what is taken then stays taken.
+    pub async fn take_unique_values(&self, progress: impl FnMut(&TakenValues)) -> Result<TakenValues, Error> {
+        unique::take_unique_values::<A>(&**self.store.as_port(), progress).await
     }
 
     /// Loads an aggregate as it was at `version`.

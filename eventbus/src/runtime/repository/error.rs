@@ -108,6 +108,32 @@ pub enum TakeSnapshotError {
     Store(#[from] SnapshotError),
 }
 
+/// A unique value that could not be looked up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindByError {
+    /// No event of the aggregate takes a unique value of this name.
+    #[error("no event of the aggregate has `unique({name})` (known: {})", if known.is_empty() { "none".into() } else { known.join(", ") })]
+    UnknownName {
+        /// The name.
+        name: String,
+        /// The names of its unique values, sorted.
+        known: Vec<&'static str>,
+    },
+    /// The store has no unique values.
+    #[error("{store} has no unique values")]
+    Unsupported {
+        /// The store.
+        store: String,
+    },
+    /// The store could not be asked for the holder.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The aggregate could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
 /// A save of an aggregate that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -145,6 +171,12 @@ impl SaveError {
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Append(error) if error.is_conflict())
     }
+
+    /// Returns `true` if another aggregate holds the unique value of this name, as `email`.
+    #[must_use]
+    pub fn is_taken(&self, name: &str) -> bool {
+        matches!(self, Self::Append(error) if error.is_taken(name))
+    }
 }
 
 /// An update of an aggregate that failed; `X` is the decision's own refusal.
@@ -176,6 +208,12 @@ impl<X> UpdateError<X> {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Save(error) if error.is_conflict())
+    }
+
+    /// Returns `true` if another aggregate holds the unique value of this name, as `email`.
+    #[must_use]
+    pub fn is_taken(&self, name: &str) -> bool {
+        matches!(self, Self::Save(error) if error.is_taken(name))
     }
 
     /// Returns `true` if the aggregate has no events.

@@ -11,13 +11,15 @@ mod saved;
 mod snapshot_tasks;
 mod state_cache;
 mod together;
+mod unique;
 
 pub(crate) use aggregate_repository::CONFLICT_RETRY;
 pub use aggregate_repository::{AggregateRepository, UpdateFuture};
-pub use error::{HistoryError, LoadError, SaveError, TakeSnapshotError, UpdateError};
+pub use error::{FindByError, HistoryError, LoadError, SaveError, TakeSnapshotError, UpdateError};
 pub use handler_repository::Repository;
 pub(crate) use handler_repository::RepositorySource;
 pub use history::{Change, HistoryStep};
 pub use saved::{Publication, Saved, SavedTogether};
 pub(crate) use snapshot_tasks::SnapshotTasks;
 pub use together::Together;
+pub use unique::{DuplicateValue, TakenValues};

@@ -49,6 +49,7 @@ impl RepositoryStore {
         version: Version,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
+        check_unique(&*self.store, stream, &events)?;
         match &self.saves {
             Some(saves) => {
                 check_ids(stream, &events)?;
@@ -91,6 +92,24 @@ impl RepositoryStore {
         match &self.saves {
             Some(saves) => saves.after_commit(task),
             None => task(),
+        }
+    }
+}
+
+/// The store cannot keep what an event takes.
+#[derive(Debug, thiserror::Error)]
+#[error("{store} has no unique values")]
+struct NoUniqueValues {
+    store: String,
+}
+
+/// Refuses events with unique values if the store has none: it would append them as if nothing were unique.
+pub(super) fn check_unique(store: &dyn EventStore, stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
+    match events.iter().all(|event| event.unique().is_empty()) || store.unique_values().is_some() {
+        true => Ok(()),
+        false => {
+            let source = NoUniqueValues { store: store.describe() }.into();
+            Err(AppendError::Refused { stream: stream.clone(), source })
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     error::SaveError,
     handler_repository::RepositorySource,
     pending_events::encode_pending,
+    repository_store::check_unique,
     saved::{Publication, SavedTogether},
 };
 use crate::{
@@ -116,6 +117,7 @@ impl<'a> Together<'a> {
                 return Err(SaveError::OtherTenant { stream, found: of_context });
             }
             let events = part.encode(&context, &clock)?;
+            check_unique(&*store, &stream, &events)?;
             appends.push(Append { stream, expected: ExpectedVersion::Exact(version), events });
         }
         let records = match multi_stream.append_streams(MultiStreamAppend { appends, handled: None }).await? {

@@ -29,6 +29,7 @@ mod stream;
 mod stream_names;
 mod transaction;
 mod unfinished_deliveries;
+mod unique_values;
 mod validity;
 
 pub use append::*;
@@ -51,6 +52,7 @@ pub use stream::*;
 pub use stream_names::*;
 pub use transaction::*;
 pub use unfinished_deliveries::*;
+pub use unique_values::*;
 pub use validity::*;
 
 /// Makes a module of tests, one per rule, that a store must pass.
@@ -173,6 +175,15 @@ macro_rules! event_store_conformance {
                 long_streams_are_read_after_a_snapshot,
                 concurrent_savers_leave_the_highest_version,
                 snapshots_are_read_beside_writers,
+                unique_value_is_held_by_one_stream,
+                unique_values_are_of_a_tenant_a_type_and_a_name,
+                unique_value_is_given_back,
+                repeated_append_changes_no_unique_value,
+                appends_of_one_call_take_their_unique_values,
+                multi_stream_append_changes_unique_values_together,
+                concurrent_takers_of_a_unique_value_are_one,
+                unique_value_is_assigned_to_a_stored_stream,
+                unique_values_are_compared_byte_by_byte,
                 multi_stream_append_stores_the_events_of_all_streams,
                 multi_stream_append_takes_effect_whole_or_not_at_all,
                 conflict_of_a_group_names_its_first_stream,
@@ -301,6 +312,7 @@ mod tests {
             include_str!("stream.rs"),
             include_str!("transaction.rs"),
             include_str!("unfinished_deliveries.rs"),
+            include_str!("unique_values.rs"),
         ] {
             for rule in file.split("pub async fn ").skip(1) {
                 let name = rule.split(['<', '(']).next().unwrap();
@@ -320,6 +332,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 129);
+        assert_eq!(rules, 138);
     }
 }

@@ -13,20 +13,15 @@ use axum::{
     routing::{get, post},
 };
 use eventbus::{
-    App, Position,
+    AggregateId, AggregateRepository, App, Never, Position,
     axum::{Mistake, Problem, health_routes},
-    prelude::AggregateRepository,
 };
 use futures_util::TryFutureExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::{
-    analytics::Analytics,
-    registration,
-    user::{self, AlreadyRegistered, User},
-};
+use crate::{analytics::Analytics, registration, user::User};
 
 /// The largest body of a request, in bytes.
 const LARGEST_BODY: usize = 16 * 1024;
@@ -66,8 +61,14 @@ async fn create_user(
 ) -> Result<Created, Problem> {
     let Json(body) = body?;
     let registration = registration::check(&body).map_err(unprocessable)?;
-    let id = user::id_of(&registration.email);
-    let saved = users.upsert(&id, |user| user.register(&registration)).await?;
+    let id = AggregateId::new();
+    let saved = match users.create_with(&id, |_| Ok::<_, Never>(registration.clone())).await {
+        Err(error) if error.is_taken("email") => {
+            let detail = "a user with this email address is registered already";
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        saved => saved?,
+    };
     let location = [(header::LOCATION, format!("/users/{id}"))];
     let user =
         Shown { id: id.to_string(), name: registration.name, email: registration.email, position: saved.position };
@@ -76,12 +77,6 @@ async fn create_user(
 
 fn unprocessable(mistakes: Vec<Mistake>) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the request has mistakes").with_mistakes(mistakes)
-}
-
-impl From<AlreadyRegistered> for Problem {
-    fn from(refusal: AlreadyRegistered) -> Self {
-        Self::new(StatusCode::CONFLICT, refusal.to_string())
-    }
 }
 
 /// Reads from the store itself, so a user is visible at once.

@@ -9,7 +9,7 @@ use eventbus::{
         Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors,
         MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
     },
-    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues},
     testkit::delegate,
 };
 
@@ -111,6 +111,10 @@ impl EventStore for FailPointStore {
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         self.store.multi_stream_appends().map(|_| self as &dyn MultiStreamAppends)
+    }
+
+    fn unique_values(&self) -> Option<&dyn UniqueValues> {
+        self.store.unique_values()
     }
 }
 

@@ -6,31 +6,24 @@ mod audit;
 mod workload;
 
 use std::{
-    convert::Infallible,
     env,
-    path::PathBuf,
     process::Stdio,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use eventbus::{port::EventStore, prelude::*};
+use eventbus::prelude::*;
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
-use eventstore_postgres::PgEventStore;
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 use tokio::process::Child;
 
 use self::workload::{count, make_transfers};
-use crate::{
-    fire::{
-        HarnessError,
-        database::Database,
-        failpoints::{CrashPoint, FailPointStore, FailPoints},
-        kills::Program,
-        run_summary::RunSummary,
-    },
-    stores,
+use crate::fire::{
+    HarnessError,
+    failpoints::{CrashPoint, FailPointStore, FailPoints},
+    kills::Program,
+    place::{Place, StoreKind, kill_sessions, retry},
+    run_summary::RunSummary,
 };
 
 /// The variable that makes a process a member.
@@ -40,20 +33,6 @@ const SESSIONS: &str = "reactions";
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The end of a leader's lease in short runs, which otherwise wait for the lease of each member that dies.
 const SHORT_LEASE: Duration = Duration::from_millis(200);
-/// Number of times in a row that something may fail while sessions are killed, with a pause after each.
-const FAILURES_MAX: u32 = 200;
-const RETRY_DELAY: Duration = Duration::from_millis(50);
-
-/// The store of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    /// PostgreSQL; its sessions are killed too.
-    Postgres,
-    /// Redis.
-    Redis,
-    /// A file, in which all members save, one after the other.
-    Sqlite,
-}
 
 /// What a run does.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +42,7 @@ pub struct Plan {
     /// Number of transfers, each of which causes a reaction.
     pub transfers: u64,
     /// Number of members that die.
-    pub deaths: u64,
+    pub crashes: u64,
     /// Set for members of one consumer group over Redis, two at a time; unset for one after the other, each with the
     /// in-process bus and a short lease.
     pub over_redis: bool,
@@ -77,28 +56,12 @@ struct Member {
     place: Place,
     /// The address and the prefix of the bus, and the consumer's name; `None` for the in-process bus.
     bus: Option<(String, String, String)>,
-    /// Its transfers.
-    numbers: Vec<u64>,
+    /// Its transfers: the first one, and then each so many later, below the last number.
+    first: u64,
+    step: u64,
+    below: u64,
     death: Option<CrashPoint>,
     seed: u64,
-}
-
-/// Where the events are.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-enum Place {
-    Postgres(String),
-    Redis(String),
-    Sqlite(PathBuf),
-}
-
-impl Place {
-    async fn open(&self) -> Result<Arc<dyn EventStore>, HarnessError> {
-        Ok(match self {
-            Self::Postgres(url) => Arc::new(PgEventStore::connect(url).await?),
-            Self::Redis(prefix) => Arc::new(stores::redis(prefix).await),
-            Self::Sqlite(folder) => Arc::new(stores::sqlite(folder).await),
-        })
-    }
 }
 
 /// Plays a member if the environment asks for it; otherwise returns `false`.
@@ -112,13 +75,17 @@ pub async fn run_as_child() -> Result<bool, HarnessError> {
     let member: Member = serde_json::from_str(&member)?;
     let fail_points = FailPoints::new(member.death.clone());
     let app = retry(async || member.start(fail_points.clone()).await).await?;
-    make_transfers(&app, &member.numbers, &mut Rng::with_seed(member.seed)).await?;
+    make_transfers(&app, &member.numbers(), &mut Rng::with_seed(member.seed)).await?;
     retry(async || Ok(app.settled().await?)).await?;
     app.shutdown(SHUTDOWN_TIMEOUT).await?;
     Ok(true)
 }
 
 impl Member {
+    fn numbers(&self) -> Vec<u64> {
+        (self.first..self.below).step_by(self.step as usize).collect()
+    }
+
     async fn start(&self, fail_points: FailPoints) -> Result<App, HarnessError> {
         let store = FailPointStore::new(self.place.open().await?, fail_points);
         let builder = App::builder().store(store).handler::<count>();
@@ -127,19 +94,6 @@ impl Member {
             Some((url, prefix, name)) => builder.bus(RedisEventBus::connect(bus_config(url, prefix, name)).await?),
         };
         Ok(builder.start().await?)
-    }
-}
-
-/// Repeats what fails while sessions are killed.
-async fn retry<T>(mut attempt: impl AsyncFnMut() -> Result<T, HarnessError>) -> Result<T, HarnessError> {
-    let mut failed = 0;
-    loop {
-        match attempt().await {
-            Err(error) if failed == FAILURES_MAX => return Err(error),
-            Err(_) => failed += 1,
-            done => return done,
-        }
-        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -158,7 +112,7 @@ struct Slot {
     running: Child,
     /// When to kill it, if it does not die by itself.
     killed_at: Option<Instant>,
-    deaths_left: u64,
+    crashes_left: u64,
 }
 
 /// How a member is to die: before or after one of its appends, or at any time.
@@ -172,13 +126,13 @@ fn next_death(random: &mut Rng, appends: u64) -> (Option<CrashPoint>, Option<Dur
 }
 
 impl Slot {
-    fn start(program: &Program, mut member: Member, deaths_left: u64, appends: u64) -> Result<Self, HarnessError> {
+    fn start(program: &Program, mut member: Member, crashes_left: u64, appends: u64) -> Result<Self, HarnessError> {
         let mut random = Rng::with_seed(member.seed);
-        let (death, killed_after) = if deaths_left > 0 { next_death(&mut random, appends) } else { (None, None) };
+        let (death, killed_after) = if crashes_left > 0 { next_death(&mut random, appends) } else { (None, None) };
         member.death = death;
         let mut command = program.command();
         let running = command.env(MEMBER_VARIABLE, serde_json::to_string(&member)?).stderr(Stdio::piped()).spawn()?;
-        Ok(Self { member, running, killed_at: killed_after.map(|after| Instant::now() + after), deaths_left })
+        Ok(Self { member, running, killed_at: killed_after.map(|after| Instant::now() + after), crashes_left })
     }
 
     /// Waits until the member has ended; returns `true` if it has died.
@@ -206,32 +160,15 @@ impl Slot {
 }
 
 /// Runs members under one name, one after the other, until the last one has made its transfers and no event is left.
-async fn run_slot(program: &Program, member: Member, deaths: u64, appends: u64) -> Result<u64, HarnessError> {
-    let mut slot = Slot::start(program, member, deaths, appends)?;
+async fn run_slot(program: &Program, member: Member, crashes: u64, appends: u64) -> Result<u64, HarnessError> {
+    let mut slot = Slot::start(program, member, crashes, appends)?;
     let mut died = 0;
     while slot.ended().await? {
         died += 1;
         let member = Member { seed: slot.member.seed.wrapping_add(1), ..slot.member };
-        slot = Slot::start(program, member, slot.deaths_left.saturating_sub(1), appends)?;
+        slot = Slot::start(program, member, slot.crashes_left.saturating_sub(1), appends)?;
     }
     Ok(died)
-}
-
-/// Kills sessions of members for ever, one now and then; waits for ever if there is no database.
-async fn kill_sessions(
-    database: Option<&Database>,
-    killed: &mut u64,
-    mut random: Rng,
-) -> Result<Infallible, HarnessError> {
-    const KILL_SQL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-        WHERE application_name = $1 AND datname = current_database() ORDER BY random() LIMIT 1";
-    let Some(database) = database else { return std::future::pending().await };
-    let mut connection = database.connection("killer").await?;
-    loop {
-        tokio::time::sleep(Duration::from_millis(random.u64(200..600))).await;
-        let hit: Option<bool> = sqlx::query_scalar(KILL_SQL).bind(SESSIONS).fetch_optional(&mut connection).await?;
-        *killed += u64::from(hit == Some(true));
-    }
 }
 
 /// Runs a plan.
@@ -239,48 +176,38 @@ async fn kill_sessions(
 /// # Errors
 /// If the run itself fails; broken promises are in the summary.
 pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessError> {
-    let Plan { store: kind, transfers, deaths, over_redis, seed } = plan;
+    let Plan { store: kind, transfers, crashes, over_redis, seed } = plan;
     let (began, name) = (Instant::now(), test_servers::unique_name("reactions"));
-    let (place, database) = match kind {
-        StoreKind::Redis => (Place::Redis(name.clone()), None),
-        StoreKind::Sqlite => (Place::Sqlite(stores::folder("reactions")), None),
-        StoreKind::Postgres => {
-            let database = Database::create().await?;
-            (Place::Postgres(format!("{}?application_name={SESSIONS}", database.url())), Some(database))
-        }
-    };
+    let (place, database) = Place::create(kind, SESSIONS).await?;
     // before the first member, so that no two of them set up one store
     let store = place.open().await?;
     let slots = if over_redis { 2 } else { 1 };
     // half as many as each member makes on average, so that most of them die
-    let appends = (transfers / deaths.max(1)).max(2);
+    let appends = (transfers / crashes.max(1)).max(2);
     let members = (0..slots).map(|slot| {
         let consumer = format!("member-{slot}");
         let member = Member {
             place: place.clone(),
             bus: over_redis.then(|| (test_servers::redis_url().to_owned(), name.clone(), consumer)),
-            numbers: (slot..transfers).step_by(slots as usize).collect(),
+            first: slot,
+            step: slots,
+            below: transfers,
             death: None,
             seed: seed.wrapping_add(slot << 32),
         };
-        run_slot(program, member, deaths / slots, appends)
+        run_slot(program, member, crashes / slots, appends)
     });
     let mut sessions_killed = 0;
     let died: u64 = tokio::select! {
         died = futures_util::future::try_join_all(members) => died?.into_iter().sum(),
-        never = kill_sessions(database.as_ref(), &mut sessions_killed, Rng::with_seed(seed)) => match never? {},
+        never = kill_sessions(database.as_ref(), SESSIONS, &mut sessions_killed, Rng::with_seed(seed)) => match never? {},
     };
     let audit::Findings { events, mut failures } = audit::audit(&*store, transfers).await?;
-    if died < deaths / 2 {
-        failures.push(format!("only {died} of {deaths} members died"));
+    if died < crashes / 2 {
+        failures.push(format!("only {died} of {crashes} members died"));
     }
     drop(store);
-    if let Place::Sqlite(folder) = place {
-        std::fs::remove_dir_all(folder)?;
-    }
-    if let Some(database) = database {
-        database.remove().await?;
-    }
+    place.remove(database.as_ref()).await?;
     Ok(RunSummary {
         events,
         faults: died + sessions_killed,

@@ -4,8 +4,7 @@
 use eventbus::{Never, prelude::*};
 use fastrand::Rng;
 
-use super::retry;
-use crate::fire::HarnessError;
+use crate::fire::{HarnessError, place::retry};
 
 const ACCOUNTS: u64 = 20;
 const TALLIES: u64 = 4;

@@ -1,0 +1,170 @@
+//! Unique values: of all streams of an aggregate type and a tenant, one at a time holds a value, such as an email address.
+//!
+//! The save that appends an event takes its value for the stream and gives back the one that the stream held before.
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use uuid::Uuid;
+
+use super::{name::Name, stream::AggregateId};
+
+/// Largest unique value, in bytes of UTF-8: a key of an index holds it.
+pub const UNIQUE_VALUE_BYTES_MAX: usize = 1_000;
+
+/// A unique value of an event type, as `#[event(unique(email))]` declares it.
+#[derive(Clone, Copy)]
+#[doc(hidden)]
+pub struct UniqueName {
+    /// Its name within the aggregate type: `email`.
+    pub name: &'static str,
+    /// Makes two values equal that count as one.
+    pub normalize: fn(&str) -> String,
+    /// The function, as the attribute names it; empty if values stay as they are.
+    pub normalized_by: &'static str,
+    /// Unset if the event only gives the value back.
+    pub takes: bool,
+}
+
+impl fmt::Debug for UniqueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UniqueName").field("name", &self.name).field("normalized_by", &self.normalized_by).finish()
+    }
+}
+
+impl PartialEq for UniqueName {
+    fn eq(&self, other: &Self) -> bool {
+        (self.name, self.normalized_by) == (other.name, other.normalized_by)
+    }
+}
+
+impl Eq for UniqueName {}
+
+/// What an event does to a unique value of its stream.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UniqueChange {
+    name: Name,
+    value: Option<Arc<str>>,
+}
+
+impl UniqueChange {
+    /// Takes `value`, and gives back the one that the stream held before; without a value it only gives that back.
+    ///
+    /// # Errors
+    /// [`UniqueFault`] if no store can keep the value.
+    pub fn new(name: Name, value: Option<String>) -> Result<Self, UniqueFault> {
+        match &value {
+            Some(value) if value.len() > UNIQUE_VALUE_BYTES_MAX => {
+                Err(UniqueFault::TooLong { name, bytes: value.len() })
+            }
+            Some(value) if value.contains('\0') => Err(UniqueFault::Nul { name }),
+            _ => Ok(Self { name, value: value.map(Into::into) }),
+        }
+    }
+
+    /// The name of the value within the aggregate type: `email`.
+    #[must_use]
+    pub const fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The value to take; `None` to give back what the stream holds.
+    #[must_use]
+    pub fn value(&self) -> Option<&str> {
+        self.value.as_deref()
+    }
+}
+
+/// Without the value, which may be personal.
+impl fmt::Debug for UniqueChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let change = if self.value.is_some() { "taken" } else { "given back" };
+        write!(f, "UniqueChange({} {change})", self.name)
+    }
+}
+
+/// Why no store can keep a unique value; the message does not show it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UniqueFault {
+    /// It is longer than [`UNIQUE_VALUE_BYTES_MAX`].
+    #[error("unique value `{name}` has {bytes} bytes, more than {UNIQUE_VALUE_BYTES_MAX}")]
+    TooLong {
+        /// The name of the value.
+        name: Name,
+        /// Its length.
+        bytes: usize,
+    },
+    /// It contains U+0000.
+    #[error("unique value `{name}` contains U+0000")]
+    Nul {
+        /// The name of the value.
+        name: Name,
+    },
+}
+
+/// A field that `#[event(unique(..))]` can name: its value as a text, or none if it holds none.
+///
+/// # Examples
+/// ```
+/// use eventbus::event::UniqueText;
+///
+/// assert_eq!("ada@example.org".to_owned().unique_text().as_deref(), Some("ada@example.org"));
+/// assert_eq!(Some(4711_u32).unique_text().as_deref(), Some("4711"));
+/// assert_eq!(None::<String>.unique_text(), None);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a field of type `{Self}` cannot be unique",
+    label = "`UniqueText` is missing",
+    note = "texts, whole numbers, ids, UUIDs and options of these can be unique; for a type of your own: `impl eventbus::event::UniqueText for {Self}`"
+)]
+pub trait UniqueText {
+    /// Returns the value as a text; `None` if there is none, so that the stream holds none.
+    fn unique_text(&self) -> Option<Cow<'_, str>>;
+}
+
+impl UniqueText for str {
+    fn unique_text(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed(self))
+    }
+}
+
+impl<T: UniqueText> UniqueText for Option<T> {
+    fn unique_text(&self) -> Option<Cow<'_, str>> {
+        self.as_ref().and_then(UniqueText::unique_text)
+    }
+}
+
+impl<T: UniqueText + ?Sized> UniqueText for &T {
+    fn unique_text(&self) -> Option<Cow<'_, str>> {
+        (**self).unique_text()
+    }
+}
+
+macro_rules! unique_texts {
+    ($($as_str:ty),*; $($shown:ty),*) => {
+        $(impl UniqueText for $as_str {
+            fn unique_text(&self) -> Option<Cow<'_, str>> {
+                Some(Cow::Borrowed(self.as_ref()))
+            }
+        })*
+        $(impl UniqueText for $shown {
+            fn unique_text(&self) -> Option<Cow<'_, str>> {
+                Some(Cow::Owned(self.to_string()))
+            }
+        })*
+    };
+}
+
+unique_texts!(String, Box<str>, Arc<str>, Cow<'_, str>; AggregateId, Uuid, u8, u16, u32, u64, u128, i8, i16, i32, i64, i128);
+
+/// The value of a unique field; the derive calls it.
+#[doc(hidden)]
+pub fn unique_value(field: &(impl UniqueText + ?Sized)) -> Option<String> {
+    field.unique_text().map(Cow::into_owned)
+}
+
+/// Two values count as one only if they are equal.
+#[doc(hidden)]
+pub fn as_it_is(value: &str) -> String {
+    value.to_owned()
+}
