@@ -14,8 +14,8 @@ use axum::{
     routing::put,
 };
 use eventbus::{
-    App, EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, Never, NewEvent, Position,
-    StreamId,
+    App, EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, Never, NewEvent,
+    Position, SaveError, StreamId,
     app::PublishedError,
     axum::{Mistake, Problem, health_routes, status_routes},
     port::{AppendError, AppendEvents as _, DeadLetterFilter, EventBus, ReadError},
@@ -186,6 +186,21 @@ async fn another_writer_who_was_first_is_a_conflict() {
     accounts.create_with(&id, open).await.unwrap();
     let refused = Problem::from(accounts.create_with(&id, open).await.unwrap_err());
     assert_eq!(refused.status(), 409);
+}
+
+#[tokio::test]
+async fn what_is_not_found_or_taken_is_told_without_words_of_the_inside() {
+    let stream = StreamId::parse("SecretAccount", "secret-1").unwrap();
+    let (wanted, actual) = (3.into(), 2.into());
+    let taken = AppendError::Taken { stream: stream.clone(), name: Name::from_static("email") };
+    for (problem, status, detail) in [
+        (LoadError::NotFound { stream: stream.clone() }.into(), 404, "there is nothing with this id"),
+        (LoadError::VersionNotReached { stream, wanted, actual }.into(), 404, "version 3 is not there yet"),
+        (Problem::from(SaveError::from(taken)), 409, "`email` is taken already"),
+    ] {
+        let (found, body) = read(problem.into_response()).await;
+        assert_eq!((found, &body["detail"]), (status, &json!(detail)));
+    }
 }
 
 #[handler(manual, retries = 0)]

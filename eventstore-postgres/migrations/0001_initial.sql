@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS {schema}.streams (
     archived_through bigint           NOT NULL DEFAULT 0, -- the version up to which its events were taken out
     recorded_at      timestamptz      NOT NULL,           -- of its last event: the next one is not recorded earlier
     tenant_id        uuid             NOT NULL,           -- the nil UUID is no tenant
-    kind             smallint         NOT NULL DEFAULT 0, -- 0: a stream; others are reserved
+    kind             smallint         NOT NULL DEFAULT 0, -- 0: a stream; reserved: 1 a unique value, 2 a tag
     aggregate_id     text COLLATE "C" NOT NULL,
     aggregate_type   text COLLATE "C" NOT NULL,
     CONSTRAINT streams_pkey PRIMARY KEY (stream_no),

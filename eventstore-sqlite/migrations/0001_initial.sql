@@ -9,7 +9,7 @@ CREATE TABLE eventbus_streams (
     archived_through INTEGER NOT NULL DEFAULT 0, -- the version up to which its events were taken out
     recorded_at      INTEGER NOT NULL,           -- of its last event: the next one is not recorded earlier
     tenant_id        BLOB NOT NULL,              -- the nil UUID is no tenant
-    kind             INTEGER NOT NULL DEFAULT 0, -- 0: a stream; others are reserved
+    kind             INTEGER NOT NULL DEFAULT 0, -- 0: a stream; reserved: 1 a unique value, 2 a tag
     aggregate_id     TEXT NOT NULL,
     aggregate_type   TEXT NOT NULL,
     CONSTRAINT eventbus_streams_identity_key UNIQUE (aggregate_id, aggregate_type, tenant_id, kind)

@@ -174,8 +174,9 @@ impl From<ReadError> for Problem {
 impl From<LoadError> for Problem {
     fn from(error: LoadError) -> Self {
         match error {
-            LoadError::NotFound { .. } | LoadError::VersionNotReached { .. } => {
-                Self::new(StatusCode::NOT_FOUND, error.to_string())
+            LoadError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "there is nothing with this id"),
+            LoadError::VersionNotReached { wanted, .. } => {
+                Self::new(StatusCode::NOT_FOUND, format!("version {wanted} is not there yet"))
             }
             LoadError::Read(error) => error.into(),
             LoadError::Decode { .. } => Self::internal(error),

@@ -20,14 +20,17 @@ use crate::{PgEventStore, PgOnPoolConfig};
 const INDEX_IS_VALID: &str =
     "EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{schema}.events_actor_idx') AND indisvalid)";
 
+/// The last step of this release.
+const KNOWN: u32 = STEPS.len() as u32;
+
 const COLUMN: MigrationStep = MigrationStep::inside(
-    3,
+    KNOWN + 1,
     "source of events",
     MigrationKind::Additive,
     "ALTER TABLE {schema}.events ADD COLUMN IF NOT EXISTS source text;",
 );
 const INDEX: MigrationStep = MigrationStep::outside(
-    4,
+    KNOWN + 2,
     "events by actor",
     MigrationKind::Additive,
     &[
@@ -37,21 +40,28 @@ const INDEX: MigrationStep = MigrationStep::outside(
     INDEX_IS_VALID,
 );
 const TABLE: MigrationStep = MigrationStep::inside(
-    5,
+    KNOWN + 3,
     "balances",
     MigrationKind::Additive,
     "CREATE TABLE IF NOT EXISTS {schema}.balances (name text PRIMARY KEY, state json NOT NULL);",
 );
 
 const FAILING: MigrationStep = MigrationStep::inside(
-    6,
+    KNOWN + 4,
     "division",
     MigrationKind::Additive,
     "CREATE TABLE {schema}.halves (half integer); SELECT 1 / 0;",
 );
 
 /// The steps of a newer release than this one.
-const NEWER: &[MigrationStep] = &[STEPS[0], STEPS[1], COLUMN, INDEX, TABLE];
+const NEWER: &[MigrationStep] = &[STEPS[0], STEPS[1], STEPS[2], COLUMN, INDEX, TABLE];
+/// Those of it up to the new column.
+const WITH_COLUMN: &[MigrationStep] = &[STEPS[0], STEPS[1], STEPS[2], COLUMN];
+
+/// Returns the versions of the steps up to one.
+fn up_to(step: &MigrationStep) -> Vec<i32> {
+    (1..=step.version().cast_signed()).collect()
+}
 
 /// A database of the test's own: an index made concurrently waits for all transactions of its database.
 struct TestDatabase(String);
@@ -172,7 +182,7 @@ async fn an_older_release_goes_on_beside_additive_steps_of_a_newer_one() {
     let (older, stream) = (database.open(STEPS).await, new_stream());
     add(&older, &stream).await;
     let newer = database.open(NEWER).await;
-    assert_eq!(database.applied().await, [1, 2, 3, 4, 5]);
+    assert_eq!(database.applied().await, up_to(&TABLE));
     let started_later = database.open(STEPS).await;
     let unmigrated = PgEventStoreConfig { migrate: false, ..database.config() };
     let checking = PgEventStore::connect_as(unmigrated, STEPS).await.unwrap();
@@ -183,18 +193,19 @@ async fn an_older_release_goes_on_beside_additive_steps_of_a_newer_one() {
     }
     assert_eq!(feed(&older).await.len(), 5);
     let kinds: Vec<String> = database.ask("SELECT array_agg(kind ORDER BY version) FROM {schema}.migrations").await;
-    assert_eq!(kinds, ["breaking", "additive", "additive", "additive", "additive"]);
+    assert_eq!(kinds, ["breaking", "additive", "additive", "additive", "additive", "additive"]);
 }
 
 #[tokio::test]
 async fn an_older_release_refuses_a_breaking_step_and_names_the_first() {
     let database = TestDatabase::create().await;
     let breaking = |version, name| MigrationStep::inside(version, name, MigrationKind::Breaking, "SELECT 1");
-    let steps = [STEPS[0], STEPS[1], COLUMN, breaking(4, "numbered streams"), breaking(5, "one more")];
+    let more = [breaking(KNOWN + 2, "numbered streams"), breaking(KNOWN + 3, "one more")];
+    let steps = [WITH_COLUMN, &more].concat();
     database.open(&steps).await;
     let error = database.connect(STEPS).await.unwrap_err();
     let PgConnectError::SchemaTooNew { breaking, name, known, .. } = error else { panic!("{error:?}") };
-    assert_eq!((breaking, &*name, known), (4, "numbered streams", 2));
+    assert_eq!((breaking, &*name, known), (KNOWN + 2, "numbered streams", KNOWN));
     database.open(&steps).await;
 }
 
@@ -239,7 +250,7 @@ async fn two_releases_migrate_and_append_at_the_same_time() {
         })
         .collect();
     let stores = starts.join_all().await;
-    assert_eq!(database.applied().await, [1, 2, 3, 4, 5]);
+    assert_eq!(database.applied().await, up_to(&TABLE));
     let meanwhile = appends.load(Ordering::Relaxed) - before;
     assert!(meanwhile > 10, "{meanwhile} appends while the newer release migrated");
     for number in 0..WRITERS {
@@ -288,17 +299,17 @@ async fn an_index_whose_making_was_interrupted_is_made_again() {
         .ask("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{schema}.events_actor_idx')")
         .await;
     assert!(!left, "an invalid index is left");
-    assert_eq!(database.applied().await, [1, 2, 3]);
+    assert_eq!(database.applied().await, up_to(&COLUMN));
 
     database.open(NEWER).await;
     assert!(database.ask::<bool>(&format!("SELECT {INDEX_IS_VALID}")).await);
-    assert_eq!(database.applied().await, [1, 2, 3, 4, 5]);
+    assert_eq!(database.applied().await, up_to(&TABLE));
 }
 
 #[tokio::test]
 async fn a_process_that_loses_the_lock_stops() {
     let database = TestDatabase::create().await;
-    database.open(&NEWER[..3]).await;
+    database.open(WITH_COLUMN).await;
     let (mut holder, mut watcher) = (database.connection().await, database.connection().await);
     holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
     let end_lock = async {
@@ -310,7 +321,7 @@ async fn a_process_that_loses_the_lock_stops() {
     let (connected, ()) = tokio::join!(database.connect(NEWER), end_lock);
     let error = connected.expect_err("it goes on without the lock");
     assert!(matches!(error, PgConnectError::Unreachable { .. }), "{error:?}");
-    assert_eq!(database.applied().await, [1, 2, 3]);
+    assert_eq!(database.applied().await, up_to(&COLUMN));
     let (opened, _) = tokio::join!(database.open(NEWER), holder.execute("ROLLBACK"));
     add(&opened, &new_stream()).await;
     assert!(database.ask::<bool>(&format!("SELECT {INDEX_IS_VALID}")).await);
@@ -322,9 +333,10 @@ async fn an_index_that_was_made_and_not_recorded_is_kept() {
     database.open(NEWER).await;
     let index = "SELECT to_regclass('{schema}.events_actor_idx')::oid::bigint";
     let before: i64 = database.ask(index).await;
-    database.connection().await.execute("DELETE FROM migrations WHERE version = 4").await.unwrap();
+    let forget = format!("DELETE FROM migrations WHERE version = {}", INDEX.version());
+    database.connection().await.execute(sqlx::raw_sql(AssertSqlSafe(forget))).await.unwrap();
     database.open(NEWER).await;
-    assert_eq!((database.ask::<i64>(index).await, database.applied().await), (before, vec![1, 2, 3, 4, 5]));
+    assert_eq!((database.ask::<i64>(index).await, database.applied().await), (before, up_to(&TABLE)));
 }
 
 #[tokio::test]
@@ -355,16 +367,16 @@ async fn a_step_that_did_not_have_its_effect_is_not_recorded() {
 async fn a_step_that_fails_is_named_and_changes_nothing_while_the_steps_before_it_stay() {
     let database = TestDatabase::create().await;
     let failing = MigrationStep::inside(
-        4,
+        KNOWN + 2,
         "division",
         MigrationKind::Additive,
         "CREATE TABLE {schema}.halves (half integer); SELECT 1 / 0;",
     );
-    let error = database.connect(&[STEPS[0], STEPS[1], COLUMN, failing]).await.unwrap_err();
-    assert_eq!(error.to_string(), "migration 4 `division` of schema `eventbus` failed");
+    let error = database.connect(&[WITH_COLUMN, &[failing]].concat()).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("migration {} `division` of schema `eventbus` failed", KNOWN + 2));
     assert!(!error.is_retryable());
     assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "division by zero");
-    assert_eq!(database.applied().await, [1, 2, 3]);
+    assert_eq!(database.applied().await, up_to(&COLUMN));
     assert!(database.ask::<bool>("SELECT to_regclass('{schema}.halves') IS NULL").await);
 }
 
@@ -439,7 +451,7 @@ async fn an_administrator_may_run_all_steps_by_hand_and_again() {
     let mut admin = database.connection().await;
     for _ in 0..2 {
         assert_eq!(run_script(&mut admin, &script_of(NEWER)).await, [""; 0]);
-        assert_eq!(database.applied().await, [1, 2, 3, 4, 5]);
+        assert_eq!(database.applied().await, up_to(&TABLE));
         assert!(database.ask::<bool>(&format!("SELECT {INDEX_IS_VALID}")).await);
     }
     let held = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
@@ -453,19 +465,19 @@ async fn an_administrator_may_run_all_steps_by_hand_and_again() {
 #[tokio::test]
 async fn a_script_that_goes_on_after_an_error_records_neither_that_step_nor_a_later_one() {
     let database = TestDatabase::create().await;
-    database.open(&NEWER[..3]).await;
+    database.open(WITH_COLUMN).await;
     fill(&database, 2).await;
     let unique = MigrationStep::outside(
-        4,
+        KNOWN + 2,
         "a key that rows break",
         MigrationKind::Additive,
         &["CREATE UNIQUE INDEX CONCURRENTLY events_actor_idx ON {schema}.events (event_type)"],
         INDEX_IS_VALID,
     );
     let errors =
-        run_script(&mut database.connection().await, &script_of(&[STEPS[0], STEPS[1], COLUMN, unique, TABLE])).await;
+        run_script(&mut database.connection().await, &script_of(&[WITH_COLUMN, &[unique, TABLE]].concat())).await;
     assert_eq!(errors.len(), 1, "{errors:?}");
-    assert_eq!(database.applied().await, [1, 2, 3]);
+    assert_eq!(database.applied().await, up_to(&COLUMN));
 }
 
 const LONG: Duration = Duration::from_secs(60);
@@ -474,16 +486,19 @@ const LONG: Duration = Duration::from_secs(60);
 async fn a_pool_of_one_connection_runs_steps_in_transactions_and_refuses_the_first_outside_of_one() {
     let database = TestDatabase::create().await;
     let stream = new_stream();
-    add(&database.open_on_pool(LONG, &NEWER[..3]).await.unwrap(), &stream).await;
-    assert_eq!(database.applied().await, [1, 2, 3]);
+    add(&database.open_on_pool(LONG, WITH_COLUMN).await.unwrap(), &stream).await;
+    assert_eq!(database.applied().await, up_to(&COLUMN));
     let error = database.open_on_pool(LONG, NEWER).await.unwrap_err();
-    assert!(matches!(error, PgConnectError::NotMigrated { found: 3, needed: 5, .. }), "{error:?}");
+    assert!(
+        matches!(error, PgConnectError::NotMigrated { found, needed, .. } if (found, needed) == (KNOWN + 1, KNOWN + 3)),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("run `PgEventStore::migrate`"), "{error}");
     database.open(NEWER).await;
     add(&database.open_on_pool(LONG, NEWER).await.unwrap(), &stream).await;
     let error = database.open_on_pool(LONG, &[NEWER, &[FAILING]].concat()).await.unwrap_err();
-    assert_eq!(error.to_string(), "migration 6 `division` of schema `eventbus` failed");
-    assert_eq!(database.applied().await, [1, 2, 3, 4, 5]);
+    assert_eq!(error.to_string(), format!("migration {} `division` of schema `eventbus` failed", KNOWN + 4));
+    assert_eq!(database.applied().await, up_to(&TABLE));
 }
 
 #[tokio::test]
@@ -495,13 +510,13 @@ async fn a_pool_of_one_connection_that_waits_in_vain_names_who_holds_it_up() {
         let mut holder = database.connection().await;
         holder.execute("SET application_name = 'orders-7'; BEGIN").await.unwrap();
         holder.execute(sqlx::raw_sql(AssertSqlSafe(held.to_owned()))).await.unwrap();
-        let error = database.open_on_pool(Duration::from_millis(150), &NEWER[..3]).await.unwrap_err();
+        let error = database.open_on_pool(Duration::from_millis(150), WITH_COLUMN).await.unwrap_err();
         let PgConnectError::MigrationBlocked { holder: named, .. } = &error else { panic!("{error:?}") };
         assert!(named.contains("`orders-7`"), "{error}");
     }
     let mut holder = database.connection().await;
     holder.execute(sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {lock}")))).await.unwrap();
-    let (opened, _) = tokio::join!(database.open_on_pool(LONG, &NEWER[..3]), holder.execute("ROLLBACK"));
+    let (opened, _) = tokio::join!(database.open_on_pool(LONG, WITH_COLUMN), holder.execute("ROLLBACK"));
     add(&opened.unwrap(), &new_stream()).await;
-    assert_eq!(database.applied().await, [1, 2, 3]);
+    assert_eq!(database.applied().await, up_to(&COLUMN));
 }

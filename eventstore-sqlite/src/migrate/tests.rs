@@ -18,26 +18,29 @@ use tokio::{task::JoinSet, time::timeout};
 use super::*;
 use crate::{SqliteEventStore, location::DatabaseLocation};
 
+/// The last step of this release.
+const KNOWN: u32 = STEPS.len() as u32;
+
 const COLUMN: MigrationStep = MigrationStep::new(
-    3,
+    KNOWN + 1,
     "source of events",
     MigrationKind::Additive,
     "ALTER TABLE eventbus_events ADD COLUMN source TEXT",
 );
 const INDEX: MigrationStep = MigrationStep::new(
-    4,
+    KNOWN + 2,
     "events by actor",
     MigrationKind::Additive,
     "CREATE INDEX eventbus_events_actor_idx ON eventbus_events (actor_id, position)",
 );
 const TABLE: MigrationStep = MigrationStep::new(
-    5,
+    KNOWN + 3,
     "balances",
     MigrationKind::Additive,
     "CREATE TABLE eventbus_balances (name TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT, WITHOUT ROWID",
 );
 /// The steps of a newer release than this one.
-const NEWER: &[MigrationStep] = &[STEPS[0], STEPS[1], COLUMN, INDEX, TABLE];
+const NEWER: &[MigrationStep] = &[STEPS[0], STEPS[1], STEPS[2], COLUMN, INDEX, TABLE];
 
 const fn breaking(version: u32, name: &'static str) -> MigrationStep {
     MigrationStep::new(version, name, MigrationKind::Breaking, "SELECT 1")
@@ -94,7 +97,7 @@ async fn an_older_release_goes_on_beside_additive_steps_of_a_newer_one() {
     let (older, stream) = (file.open(STEPS).await.unwrap(), new_stream());
     let mut stored = HashSet::from([append(&older, &stream).await]);
     let newer = file.open(NEWER).await.unwrap();
-    let kinds = ["breaking", "additive", "additive", "additive", "additive"];
+    let kinds = ["breaking", "additive", "additive", "additive", "additive", "additive"];
     assert_eq!(file.applied(), (1..).zip(kinds.map(str::to_owned)).collect::<Vec<_>>());
     let started_later = file.open(STEPS).await.unwrap();
     for store in [&older, &newer, &started_later] {
@@ -105,13 +108,19 @@ async fn an_older_release_goes_on_beside_additive_steps_of_a_newer_one() {
 
 #[tokio::test]
 async fn an_older_release_refuses_a_breaking_step_and_names_the_first() {
-    const STEPS_WITH_BREAKING: &[MigrationStep] =
-        &[STEPS[0], STEPS[1], COLUMN, breaking(4, "numbered streams"), breaking(5, "one more")];
+    const STEPS_WITH_BREAKING: &[MigrationStep] = &[
+        STEPS[0],
+        STEPS[1],
+        STEPS[2],
+        COLUMN,
+        breaking(KNOWN + 2, "numbered streams"),
+        breaking(KNOWN + 3, "one more"),
+    ];
     let file = TestFile::new();
     drop(file.open(STEPS_WITH_BREAKING).await.unwrap());
     let error = file.open(STEPS).await.unwrap_err();
     let SqliteConnectError::SchemaTooNew { breaking, name, known, .. } = error else { panic!("{error:?}") };
-    assert_eq!((breaking, &*name, known), (4, "numbered streams", 2));
+    assert_eq!((breaking, &*name, known), (i64::from(KNOWN) + 2, "numbered streams", KNOWN));
     drop(file.open(STEPS_WITH_BREAKING).await.unwrap());
 }
 
@@ -120,9 +129,10 @@ async fn a_step_that_fails_is_named_and_leaves_the_file_as_it_was() {
     const FAILING: &[MigrationStep] = &[
         STEPS[0],
         STEPS[1],
+        STEPS[2],
         COLUMN,
         MigrationStep::new(
-            4,
+            KNOWN + 2,
             "nothing",
             MigrationKind::Additive,
             "CREATE TABLE eventbus_more (id TEXT); SELECT nothing",
@@ -132,7 +142,7 @@ async fn a_step_that_fails_is_named_and_leaves_the_file_as_it_was() {
     drop(file.open(STEPS).await.unwrap());
     let error = file.open(FAILING).await.unwrap_err();
     assert!(matches!(error, SqliteConnectError::Migration { migration: "nothing", .. }), "{error:?}");
-    assert_eq!(file.applied(), [(1, "breaking".to_owned()), (2, "additive".to_owned())]);
+    assert_eq!(file.applied(), [(1, "breaking".to_owned()), (2, "additive".to_owned()), (3, "additive".to_owned())]);
     let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'eventbus_more' OR sql LIKE '%source TEXT%'";
     let left: i64 = Connection::open(&file.path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0);

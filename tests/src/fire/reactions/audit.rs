@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use eventbus::{
-    Metadata, Position,
+    Metadata, Position, Uuid,
     port::{EventStore, FeedFilter},
 };
 use futures_util::TryStreamExt as _;
 
-use super::workload::{Counted, LimitChanged, Moved, Transferred, tallies};
+use super::workload::{Counted, LimitChanged, Moved, Transferred, tallies, tenant_of};
 use crate::fire::HarnessError;
 
 /// What the auditor found.
@@ -26,10 +26,11 @@ struct Audit {
     causes: BTreeMap<u64, Metadata>,
     /// The cents of the halves of each transfer.
     moved: BTreeMap<u64, Vec<i64>>,
-    limit: u64,
+    /// How often the limit of each tenant has changed.
+    limits: BTreeMap<Option<Uuid>, u64>,
     counted: BTreeSet<(u64, String)>,
-    /// The number of transfers that each tally has counted.
-    seen: BTreeMap<String, u64>,
+    /// The number of transfers that each tally of a tenant has counted.
+    seen: BTreeMap<(Option<Uuid>, String), u64>,
     failures: BTreeMap<&'static str, Vec<String>>,
 }
 
@@ -45,11 +46,11 @@ pub(super) async fn audit(store: &dyn EventStore, transfers: u64) -> Result<Find
         if let Ok(event) = event.decode::<Transferred>() {
             audit.transferred(event.number, meta);
         } else if let Ok(event) = event.decode::<Moved>() {
-            audit.moved(&event);
+            audit.moved(&event, meta);
         } else if let Ok(event) = event.decode::<Counted>() {
             audit.counted(&event, meta);
         } else if event.decode::<LimitChanged>().is_ok() {
-            audit.limit += 1;
+            *audit.limits.entry(meta.tenant_id()).or_default() += 1;
         }
     }
     audit.ended(transfers);
@@ -65,28 +66,37 @@ impl Audit {
         self.failures.entry(kind).or_default().push(what.into());
     }
 
+    fn of_tenant(&mut self, number: u64, meta: &Metadata) {
+        if meta.tenant_id() != tenant_of(number) {
+            self.fail("two tenants mix", format!("transfer {number} has an event of `{}`", meta.stream()));
+        }
+    }
+
     fn transferred(&mut self, number: u64, meta: &Metadata) {
+        self.of_tenant(number, meta);
         if self.causes.insert(number, meta.clone()).is_some() {
             self.fail("a transfer was made twice", number.to_string());
         }
     }
 
-    fn moved(&mut self, event: &Moved) {
+    fn moved(&mut self, event: &Moved, meta: &Metadata) {
+        self.of_tenant(event.number, meta);
         self.moved.entry(event.number).or_default().push(event.cents);
-        if event.limit != self.limit {
-            let what =
-                format!("transfer {} read the limit after {} of {} changes", event.number, event.limit, self.limit);
+        let limit = self.limits.get(&meta.tenant_id()).copied().unwrap_or_default();
+        if event.limit != limit {
+            let what = format!("transfer {} read the limit after {} of {limit} changes", event.number, event.limit);
             self.fail("a checked stream changed before the append", what);
         }
     }
 
     fn counted(&mut self, event: &Counted, meta: &Metadata) {
         let Counted { number, seen } = *event;
+        self.of_tenant(number, meta);
         let tally = meta.aggregate_id().to_string();
         if !self.counted.insert((number, tally.clone())) {
             self.fail("a transfer was counted twice", format!("{number} by {tally}"));
         }
-        let before = self.seen.entry(tally.clone()).or_default();
+        let before = self.seen.entry((meta.tenant_id(), tally.clone())).or_default();
         let is_current = seen == *before;
         *before += 1;
         if !is_current {

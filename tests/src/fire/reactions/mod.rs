@@ -30,6 +30,8 @@ use crate::fire::{
 const MEMBER_VARIABLE: &str = "FIRE_REACTIONS";
 /// The name of the sessions of members.
 const SESSIONS: &str = "reactions";
+/// Number of events that a member handles at once, of both tenants.
+const CONCURRENCY: usize = 8;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The end of a leader's lease in short runs, which otherwise wait for the lease of each member that dies.
 const SHORT_LEASE: Duration = Duration::from_millis(200);
@@ -102,6 +104,7 @@ fn bus_config(redis_url: &str, stream_prefix: &str, consumer_name: &str) -> Redi
         redis_url: redis_url.into(),
         stream_prefix: stream_prefix.into(),
         consumer_name: Some(consumer_name.into()),
+        concurrency: CONCURRENCY,
         ..RedisEventBusConfig::default()
     }
 }

@@ -1,7 +1,7 @@
-//! Transfers between accounts, each saved at once with a record of it and a check of the limit that the decision read;
+//! Transfers between accounts of two tenants, each saved at once with a record of it and a check of the limit that the decision read;
 //! and a handler that reacts to each transfer, by saving to two tallies what it saw in them.
 
-use eventbus::{Never, prelude::*};
+use eventbus::{Never, Uuid, prelude::*};
 use fastrand::Rng;
 
 use crate::fire::{HarnessError, place::retry};
@@ -79,6 +79,11 @@ impl Apply for Tally {
     }
 }
 
+/// Returns the tenant of a transfer: accounts, limits and tallies of two tenants have the same ids.
+pub(super) const fn tenant_of(number: u64) -> Option<Uuid> {
+    Some(Uuid::from_u128(1 + (number / 2 % 2) as u128))
+}
+
 /// Returns the two tallies that count a transfer.
 pub(super) fn tallies(number: u64) -> [String; 2] {
     [number % TALLIES, (number + 1) % TALLIES].map(|tally| format!("tally-{tally}"))
@@ -100,7 +105,8 @@ pub(super) async fn make_transfers(app: &App, numbers: &[u64], random: &mut Rng)
     let (mut made, mut unknown) = (0, numbers.len());
     while made < unknown {
         let middle = made + (unknown - made) / 2;
-        match transfers.exists(&id(numbers[middle])?).await? {
+        let of_tenant = transfers.for_tenant(tenant_of(numbers[middle]));
+        match of_tenant.exists(&id(numbers[middle])?).await? {
             true => made = middle + 1,
             false => unknown = middle,
         }
@@ -115,12 +121,13 @@ pub(super) async fn make_transfers(app: &App, numbers: &[u64], random: &mut Rng)
 
 /// Makes a transfer, unless it is made.
 async fn make_once(app: &App, id: &AggregateId, number: u64, random: &mut Rng) -> Result<(), HarnessError> {
-    let transfers = app.repository::<Transfer>();
+    let transfers = app.repository::<Transfer>().for_tenant(tenant_of(number));
     while !transfers.exists(id).await? {
         try_transfer(app, transfers.create(id.clone()), number, random).await?;
     }
     if random.u64(..LIMIT_CHANGE) == 0 {
-        app.repository::<Limit>().upsert(&limit_id()?, |_| Ok::<_, Never>(LimitChanged {})).await?;
+        let limits = app.repository::<Limit>().for_tenant(tenant_of(number));
+        limits.upsert(&limit_id()?, |_| Ok::<_, Never>(LimitChanged {})).await?;
     }
     Ok(())
 }
@@ -136,7 +143,8 @@ async fn try_transfer(
     number: u64,
     random: &mut Rng,
 ) -> Result<(), HarnessError> {
-    let (accounts, limits) = (app.repository::<Account>(), app.repository::<Limit>());
+    let accounts = app.repository::<Account>().for_tenant(tenant_of(number));
+    let limits = app.repository::<Limit>().for_tenant(tenant_of(number));
     let from = random.u64(..ACCOUNTS);
     let to = (from + random.u64(1..ACCOUNTS)) % ACCOUNTS;
     let mut of = Vec::new();
