@@ -151,7 +151,13 @@ impl Statements {
         // a plain table has one key over all event ids; with a look-up, the server would plan each append anew
         let is_repeat = if self.is_partitioned { include_str!("sql/is_repeat.sql").trim() } else { "false" };
         let is_stored = if self.is_partitioned { include_str!("sql/is_stored.sql").trim() } else { "false" };
+        // a transaction of the caller keeps its own limit
+        let patience = match self.suffix {
+            "" => "set_config('lock_timeout', '100ms', true)",
+            _ => "current_setting('lock_timeout')",
+        };
         let sql = fill()
+            .replace("{patience}", patience)
             .replace("{record}", include_str!("sql/record.sql").trim())
             .replace("{wanted}", include_str!("sql/wanted.sql").trim())
             .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())

@@ -104,7 +104,12 @@ impl Work<'_> {
             match self.attempt(store).await {
                 Ok(Ok(outcome)) => return Ok(outcome),
                 // a stream whose version was read before is at another one for good, also for a script that runs late
-                Err(error) => return Err(error),
+                Err(error) if error.is_conflict() => return Err(error),
+                Err(error) => {
+                    let unknown =
+                        doubt.map(|unknown: RedisTransactionError| AppendError::OutcomeUnknown(unknown.into()));
+                    return Err(unknown.unwrap_or(error));
+                }
                 Ok(Err(error @ RedisTransactionError::OutcomeUnknown(_))) => doubt = Some(error),
                 Ok(Err(error)) if !is_contention(&error) => {
                     return Err(match doubt {

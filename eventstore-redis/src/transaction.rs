@@ -460,12 +460,22 @@ impl RedisTransaction {
     /// Plans an append and its changes of unique values; see [`PlannedAppends::try_plan`].
     async fn plan(&mut self, append: Append) -> Result<(Vec<RecordedEvent>, bool), AppendError> {
         let (stream, changes) = (append.stream.clone(), unique_changes(&append.events));
+        let before = self.appends.len();
         let (events, is_new) = self.appends.try_plan(&self.inner, append).await?;
-        if is_new && !changes.is_empty() {
-            let planned = self.values.plan(&self.inner, &stream, &changes).await;
-            planned.map_err(|error| AppendError::Unavailable(error.into()))??;
+        // an append that this transaction has planned before has changed its values
+        if self.appends.len() == before || changes.is_empty() {
+            return Ok((events, is_new));
         }
-        Ok((events, is_new))
+        let former = self.values.fields();
+        let planned = self.values.plan(&self.inner, &stream, &changes).await;
+        match planned.map_err(|error| AppendError::Unavailable(error.into())) {
+            Ok(Ok(())) => Ok((events, is_new)),
+            Ok(Err(error)) | Err(error) => {
+                self.appends.truncate(before);
+                self.values.restore(former);
+                Err(error)
+            }
+        }
     }
 
     /// Plans to give back the values of a stream that the changes are about, so that another append can take them.

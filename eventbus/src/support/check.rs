@@ -164,13 +164,13 @@ pub enum MultiStreamDecision {
 /// Decides about a multi-stream append, from what became of each of its appends.
 ///
 /// # Errors
-/// The first error that is no conflict; [`AppendError::EventIdTaken`] if some appends were made before and some were not;
-/// else the first conflict.
+/// The first error that is neither a conflict nor a taken value; [`AppendError::EventIdTaken`] if some appends were made
+/// before and some were not; else the first conflict; else the first taken value.
 pub fn decide_multi_stream(
     appends: &[Append],
     attempts: Vec<Result<StreamAttempt, AppendError>>,
 ) -> Result<MultiStreamDecision, AppendError> {
-    let (mut now, mut before, mut conflict) = (Vec::new(), Vec::new(), None);
+    let (mut now, mut before, mut conflict, mut taken) = (Vec::new(), Vec::new(), None, None);
     for (append, attempt) in appends.iter().zip(attempts) {
         let stored = match attempt {
             Ok(StreamAttempt::Now(events)) => {
@@ -182,6 +182,10 @@ pub fn decide_multi_stream(
                 conflict.get_or_insert(error);
                 None
             }
+            Err(error @ AppendError::Taken { .. }) => {
+                taken.get_or_insert(error);
+                None
+            }
             Err(error) => return Err(error),
         };
         if !append.events.is_empty() {
@@ -189,9 +193,9 @@ pub fn decide_multi_stream(
         }
     }
     let mut before = before.into_iter();
-    match (first_multi_stream_result(appends, |_| Ok(before.next().flatten()))?, conflict) {
+    match (first_multi_stream_result(appends, |_| Ok(before.next().flatten()))?, conflict.or(taken)) {
         (Some(first), _) => Ok(MultiStreamDecision::Repeated(first)),
-        (None, Some(conflict)) => Err(conflict),
+        (None, Some(refused)) => Err(refused),
         (None, None) => Ok(MultiStreamDecision::Commit(now)),
     }
 }

@@ -27,8 +27,9 @@ use crate::{
         Append, AppendError, Checkpoints, EventStore, EventTypes, FromTransaction, Lease, LeaseError, Leases,
         MultiStreamAppends, Notes, ReadError, ServerFault, Shadow, Snapshots, Transaction, Transactions, TypeKey,
         multi_stream_append::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+        unique_values::{UniqueKey, UniqueValues as _},
     },
-    support::source_chain,
+    support::{source_chain, unique_changes},
 };
 
 /// A row: its columns by name.
@@ -230,6 +231,14 @@ impl Transaction for TableTransaction {
     }
 
     async fn append(&mut self, append: Append) -> Result<(), AppendError> {
+        for change in unique_changes(&append.events) {
+            let Some(key) = UniqueKey::taken_by(&append.stream, &change) else { continue };
+            let holder =
+                self.store.store.find_holder(&key).await.map_err(|error| AppendError::Unavailable(error.into()))?;
+            if holder.is_some_and(|holder| holder != append.stream) {
+                return Err(AppendError::Taken { stream: append.stream, name: change.name().clone() });
+            }
+        }
         self.appends.push(append);
         Ok(())
     }

@@ -138,7 +138,7 @@ impl TransactionalAppend<'_> {
     async fn append_with_values(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
         let multi = MultiStreamAppend { appends: vec![self.append.clone()], handled: None };
         let statement = MultiStreamStatement::new(self.store, multi);
-        for _ in 0..APPEND_ATTEMPTS_MAX {
+        for attempt in 0..APPEND_ATTEMPTS_MAX {
             let query = statement.query(self.store.transaction_statements());
             let refused = match self.connection.fetch_all(query).await.map_err(StatementError::from_driver) {
                 Ok(rows) => match statement.decode(&rows).map_err(AppendError::Unavailable)? {
@@ -146,7 +146,8 @@ impl TransactionalAppend<'_> {
                         return Ok((true, records.pop().unwrap_or_default()));
                     }
                     Sent::Done(MultiStreamOutcome::AlreadyHandled) | Sent::Repeated => None,
-                    Sent::Failed(_, error) => Some(error),
+                    Sent::TakenFromNew(_) if attempt == 0 => continue,
+                    Sent::Failed(_, error) | Sent::TakenFromNew(error) => Some(error),
                 },
                 Err(StatementError::DuplicateEventId(_) | StatementError::TransactionConflict(_)) => {
                     self.execute(ROLL_BACK_TO_SAVEPOINT).await?;

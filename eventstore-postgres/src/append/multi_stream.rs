@@ -50,6 +50,8 @@ pub(super) enum Sent {
     Done(MultiStreamOutcome),
     /// The first append whose stream is not at its expected version, with the version that it has.
     Failed(usize, AppendError),
+    /// A value is taken, perhaps by the stream itself, which the statement did not see: another one tells.
+    TakenFromNew(AppendError),
     /// Nothing was written: the delivery is noted, or an event id is stored.
     Repeated,
 }
@@ -73,9 +75,19 @@ impl<'a> MultiStreamStatement<'a> {
     /// Sends it until its outcome is certain, or the retry time is over: the time to connect, from the first retry.
     pub(crate) async fn run(mut self) -> Result<MultiStreamOutcome, AppendError> {
         let mut budget = RetryBudget::new(self.store.config().connect_timeout);
+        let mut has_asked_again = false;
         let result = loop {
             let retried = match self.send().await {
                 Ok(Sent::Done(outcome)) => break Ok(outcome),
+                Ok(Sent::TakenFromNew(_)) if !has_asked_again => {
+                    has_asked_again = true;
+                    continue;
+                }
+                Ok(Sent::TakenFromNew(taken)) => match self.resolve().await {
+                    Ok(Some(outcome)) => break Ok(outcome),
+                    Ok(None) => break Err(taken),
+                    Err(error) => error,
+                },
                 Ok(Sent::Failed(number, conflict)) => match self.resolve().await {
                     Ok(Some(outcome)) => break Ok(outcome),
                     Ok(None) => break Err(self.final_conflict(number, conflict)),
@@ -159,7 +171,11 @@ impl<'a> MultiStreamStatement<'a> {
                     let number = usize::try_from(row.try_get::<i64, _>("number")?)?.saturating_sub(1);
                     let (append, change) = self.unique.get(number).ok_or("a change that was not sent")?;
                     let stream = self.multi.appends.get(*append).ok_or("a stream that was not sent")?.stream.clone();
-                    return Ok(Sent::Failed(*append, AppendError::Taken { stream, name: change.name().clone() }));
+                    let taken = AppendError::Taken { stream, name: change.name().clone() };
+                    return Ok(match row.try_get::<i64, _>("version")? {
+                        1 => Sent::TakenFromNew(taken),
+                        _ => Sent::Failed(*append, taken),
+                    });
                 }
                 other => return Err(format!("unknown result {other}").into()),
             }

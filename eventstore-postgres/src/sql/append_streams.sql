@@ -8,7 +8,8 @@
 -- $23 to $25 the changes of unique values: the stream, counted from 1, the scope, and the value to take; null gives back.
 --
 -- `result` 0: it took effect. 1: a stored event. 2: the stream `number` is at `version`, not as expected.
--- 3: another stream holds the value of change `number`. No rows:
+-- 3: another stream holds the value of change `number`, or, with `version` 1, its stream itself, which this snapshot does not
+-- have. No rows:
 -- the delivery was noted before, or an event id is stored in a partition.
 --
 -- Invariant: the statement judges the rows that it has locked, and all of them before it writes; then it notes the
@@ -18,7 +19,7 @@
 -- A concurrent writer may insert the row of a stream that this snapshot does not have: `made` then returns fewer rows
 -- than `missing`, and `fine` fails the statement by a division by zero, as its other rows must go.
 WITH patience AS MATERIALIZED (
-    SELECT set_config('lock_timeout', '100ms', true)
+    SELECT {patience}
 ),
 wanted AS MATERIALIZED (
     SELECT w.*
@@ -68,13 +69,13 @@ present AS MATERIALIZED (
     ) v
 ),
 taken AS MATERIALIZED (
-    SELECT c.ordinal
+    SELECT c.ordinal, c.stream_no IS NULL AS is_new
     FROM changed c
     JOIN present o ON o.value = c.value AND o.scope = c.scope AND o.tenant_id = c.tenant_id
     WHERE o.stream_no <> 0 AND o.stream_no IS DISTINCT FROM c.stream_no
       AND NOT EXISTS (SELECT FROM changed g WHERE g.stream_no = o.stream_no AND g.scope = o.scope)
     UNION ALL
-    SELECT max(c.ordinal) FROM changed c WHERE c.value IS NOT NULL GROUP BY c.value, c.scope, c.tenant_id HAVING count(*) > 1
+    SELECT max(c.ordinal), false FROM changed c WHERE c.value IS NOT NULL GROUP BY c.value, c.scope, c.tenant_id HAVING count(*) > 1
 ),
 known AS MATERIALIZED (
     SELECT DISTINCT new.stream
@@ -149,13 +150,18 @@ passed AS (
     ) c ON true
     WHERE fine.is_fine = 1 AND v.value = o.value AND v.scope = o.scope AND v.tenant_id = o.tenant_id
       AND o.stream_no <> coalesce(c.taken_by, 0)
+      -- not a row that another stream has taken since this snapshot
+      AND (o.stream_no = 0 OR EXISTS (SELECT FROM changed g WHERE g.stream_no = o.stream_no AND g.scope = o.scope))
     RETURNING v.stream_no
 ),
 moved AS (
+    -- also a row whose stream only changes its values: `raced` of another statement sees that
     UPDATE {schema}.streams s
-    SET version = h.base + h.events, recorded_at = greatest(s.recorded_at, clock_timestamp())
+    SET version = h.base + h.events,
+        recorded_at = CASE WHEN h.events > 0 THEN greatest(s.recorded_at, clock_timestamp()) ELSE s.recorded_at END
     FROM held h, fine, go
-    WHERE s.stream_no = h.stream_no AND h.events > 0 AND fine.is_fine = 1
+    WHERE s.stream_no = h.stream_no AND fine.is_fine = 1
+      AND (h.events > 0 OR EXISTS (SELECT FROM changed c WHERE c.number = h.number))
     RETURNING h.number, h.base, s.stream_no, s.recorded_at
 ),
 claimed AS (
@@ -211,7 +217,7 @@ FROM fine, (
     UNION ALL
     SELECT NULL, f.actual, NULL, NULL, 2, f.number FROM failed f
     UNION ALL
-    SELECT NULL, NULL, NULL, NULL, 3, t.ordinal FROM taken t
+    SELECT NULL, t.is_new::int, NULL, NULL, 3, t.ordinal FROM taken t
 ) r
 WHERE fine.is_fine = 1
 ORDER BY r.result, r.position, r.number

@@ -84,6 +84,15 @@ impl PlannedAppends {
         Ok((recorded, true))
     }
 
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets the appends after the first `len`.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+
     /// Adds a step for each append: the state of the stream that the commit must find, and the events to add.
     pub(crate) fn add_checks(&self, inner: &StoreInner, program: &mut AtomicProgram) {
         let keys = inner.keys();

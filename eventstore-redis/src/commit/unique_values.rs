@@ -17,7 +17,7 @@ use super::{ReadSet, refused_error};
 use crate::{RedisTransactionError, inner::StoreInner};
 
 /// Fields of hashes, by key and field: the contents that the commit leaves; `None` removes the field.
-type Fields = BTreeMap<(String, String), Option<String>>;
+pub(crate) type Fields = BTreeMap<(String, String), Option<String>>;
 
 /// The changes of unique values, in the order in which the transaction planned them.
 #[derive(Debug, Default)]
@@ -74,6 +74,16 @@ impl PlannedValues {
             self.set(values, id.clone(), Some(key.value().to_owned()));
         }
         Ok(Ok(()))
+    }
+
+    /// Returns what the hashes would hold, and which of it is changed, for [`restore`](Self::restore).
+    pub(crate) fn fields(&self) -> (Fields, Fields) {
+        (self.fields.clone(), self.changed.clone())
+    }
+
+    /// Forgets later changes; what was read stays checked.
+    pub(crate) fn restore(&mut self, (fields, changed): (Fields, Fields)) {
+        (self.fields, self.changed) = (fields, changed);
     }
 
     async fn get(

@@ -308,12 +308,13 @@ impl<A: Apply> AggregateRepository<A> {
         Ok(self.find(&holder.aggregate_id().clone().into()).await?)
     }
 
-    /// Takes the unique values of the events that are stored already, of all tenants: once after an event has got a `unique` value, or
-    /// another `normalize`. Reports its progress after each aggregate.
+    /// Takes the unique values of the events that are stored already, of all tenants: once after an event has got a
+    /// `unique` value, or another `normalize`, when no process of the release before runs any more. Reports its progress
+    /// after each aggregate, and at the end.
     ///
     /// Saves may run beside it; a value that a save takes first is a duplicate. It can be repeated. Of two aggregates that
-    /// have one value, the one whose event comes first in the feed holds it, and the other one is in
-    /// [`duplicates`](TakenValues::duplicates): it keeps its events, and holds no value until one of them changes.
+    /// have one value, the one whose first event with unique values comes first in the feed holds it, and the other one is
+    /// in [`duplicates`](TakenValues::duplicates): it keeps its events, and holds no value until one of them changes.
     ///
     /// # Errors
     /// The error of an event that cannot be decoded, or of the store; what is taken then stays taken.

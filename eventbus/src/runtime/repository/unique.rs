@@ -9,7 +9,7 @@ use super::error::FindByError;
 use crate::{
     domain::{
         aggregate::Aggregate,
-        error::Error,
+        error::{BoxError, Error},
         name::Name,
         record::{EncodeEvent as _, EventSet as _},
         stream::{Position, StreamId, Version},
@@ -70,7 +70,7 @@ pub(super) async fn take_unique_values<A: Aggregate>(
     mut progress: impl FnMut(&TakenValues),
 ) -> Result<TakenValues, Error> {
     let values = unique_values(store)?;
-    let (mut taken, mut seen) = (TakenValues::default(), HashSet::new());
+    let (mut taken, mut seen, mut refused) = (TakenValues::default(), HashSet::new(), Vec::new());
     let Some(filter) = changing_events::<A>() else { return Ok(taken) };
     let head = store.head().await?;
     let mut feed = store.read_feed(Position::START, head, &filter);
@@ -80,16 +80,23 @@ pub(super) async fn take_unique_values<A: Aggregate>(
         if !seen.insert(stream.clone()) {
             continue;
         }
-        for duplicate in take_values::<A>(store, values, stream).await? {
-            let holder = match UniqueKey::taken_by(stream, &duplicate) {
+        if !take_values::<A>(store, values, stream).await?.is_empty() {
+            refused.push(stream.clone());
+        }
+        taken.aggregates += 1;
+        progress(&taken);
+    }
+    // a holder may have given the value back later in the pass
+    for stream in refused {
+        for duplicate in take_values::<A>(store, values, &stream).await? {
+            let holder = match UniqueKey::taken_by(&stream, &duplicate) {
                 Some(key) => values.find_holder(&key).await?,
                 None => None,
             };
             taken.duplicates.push(DuplicateValue { name: duplicate.name().clone(), stream: stream.clone(), holder });
         }
-        taken.aggregates += 1;
-        progress(&taken);
     }
+    progress(&taken);
     Ok(taken)
 }
 
@@ -110,7 +117,9 @@ async fn take_values<A: Aggregate>(
         while let Some(event) = events.try_next().await? {
             version = event.version();
             if !A::RETIRED.contains(&event.event_type().as_str()) {
-                changes.extend_from_slice(A::Event::decode(&event)?.encode()?.unique());
+                let at = |error: BoxError| format!("event {version} of `{stream}`: {error}");
+                let read = A::Event::decode(&event).map_err(|error| at(error.into()))?;
+                changes.extend_from_slice(read.encode().map_err(|error| at(error.into()))?.unique());
             }
         }
         // one by one: a duplicate keeps none of the others from being taken

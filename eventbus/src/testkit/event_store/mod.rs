@@ -184,6 +184,7 @@ macro_rules! event_store_conformance {
                 concurrent_takers_of_a_unique_value_are_one,
                 unique_value_is_assigned_to_a_stored_stream,
                 unique_values_are_compared_byte_by_byte,
+                assigning_beside_saves_leaves_one_value,
                 multi_stream_append_stores_the_events_of_all_streams,
                 multi_stream_append_takes_effect_whole_or_not_at_all,
                 conflict_of_a_group_names_its_first_stream,
@@ -278,6 +279,7 @@ macro_rules! event_store_transactions_conformance {
                 same_delivery_waits_for_the_other_one,
                 one_of_racing_advances_is_made,
                 old_deliveries_are_forgotten,
+                taken_value_leaves_the_transaction_as_it_was,
             }
         }
     };
@@ -332,6 +334,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 138);
+        assert_eq!(rules, 140);
     }
 }

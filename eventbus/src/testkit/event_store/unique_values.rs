@@ -258,6 +258,63 @@ pub async fn unique_value_is_assigned_to_a_stored_stream<S: EventStore>(store: S
     store.same(store.feed(Position::START).await.len(), 3, "assigning stores no event");
 }
 
+/// A stream holds one value of a name, also if a value is assigned to it beside saves.
+pub async fn assigning_beside_saves_leaves_one_value<S: EventStore>(store: S) {
+    const ROUNDS: usize = 30;
+    let store = StoreUnderTest::new("assigning_beside_saves_leaves_one_value", store);
+    let values = ["a@x", "b@x", "c@x", "d@x"];
+    let ada = stream();
+    store.add(&ada, ANY, &events(1)).await;
+    for _ in 0..ROUNDS {
+        let writers = store.at_once(values.len(), |writer| {
+            let (store, ada, value) = (store.clone(), ada.clone(), values[writer]);
+            async move {
+                if writer % 2 == 0 {
+                    take(&store, &ada, Some(value)).await;
+                    return;
+                }
+                let version = store.ok(store.stream_version(&ada).await, "asking for the version");
+                match unique_values(&store).assign(&ada, version, &[change(Some(value))]).await {
+                    Ok(()) | Err(AppendError::Conflict { .. }) => {}
+                    other => store.fail(format_args!("neither assigned nor a conflict: {other:?}")),
+                }
+            }
+        });
+        writers.await;
+        let mut held = 0;
+        for value in values {
+            held += usize::from(holder_of(&store, &ada, value).await.is_some());
+        }
+        store.same(held, 1, "values of one stream");
+    }
+}
+
+/// An append that a transaction refuses leaves the transaction as it was.
+pub async fn taken_value_leaves_the_transaction_as_it_was<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("taken_value_leaves_the_transaction_as_it_was", store);
+    let transactions = store.transactions().unwrap_or_else(|| store.fail("the store has no transactions"));
+    let (ada, bob, eve) = (stream(), stream(), stream());
+    take(&store, &ada, Some("a@x")).await;
+    let append =
+        |stream: &StreamId, value| Append { stream: stream.clone(), expected: ANY, events: vec![holding(Some(value))] };
+    let mut transaction = store.ok(transactions.begin().await, "beginning");
+    store.ok(transaction.append(append(&eve, "e@x")).await, "appending");
+    is_taken(&store, &bob, transaction.append(append(&bob, "a@x")).await);
+    store.ok(transaction.append(append(&bob, "b@x")).await, "appending another value");
+    store.ok(transaction.commit().await, "committing");
+    for (value, holder) in [("a@x", &ada), ("b@x", &bob), ("e@x", &eve)] {
+        holds(&store, &ada, value, Some(holder)).await;
+    }
+    let of_bob = store.ok(store.stream_version(&bob).await, "asking for the version");
+    store.same(of_bob.get(), 1, "events of a refused append");
+
+    let mut transaction = store.ok(transactions.begin().await, "beginning");
+    store.ok(transaction.append(append(&ada, "c@x")).await, "appending");
+    drop(transaction);
+    holds(&store, &ada, "a@x", Some(&ada)).await;
+    holds(&store, &ada, "c@x", None).await;
+}
+
 /// The longest value is kept, whatever its characters, and equal values only are the same.
 pub async fn unique_values_are_compared_byte_by_byte<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("unique_values_are_compared_byte_by_byte", store);
