@@ -12,44 +12,14 @@ use std::{
     time::Duration,
 };
 
-use common::{config_on, until};
+use common::{
+    config_on,
+    cost::{Cost, counters},
+    until,
+};
 use eventbus::{AggregateId, EventBusExt as _, Name, NewEvent, RecordedEvent, StreamId, Version, port::EventBus as _};
 use eventbus_redis::RedisEventBus;
-use redis::aio::MultiplexedConnection;
 use test_servers::{private_redis, redis_connection};
-
-/// The counters of a server.
-#[derive(Debug, Clone, Copy)]
-struct Cost {
-    commands: u64,
-    bytes_received: u64,
-    bytes_sent: u64,
-}
-
-impl Cost {
-    /// Fails if the work since `before` cost more than `bound`, which is what was measured when it was written.
-    fn assert_at_most(self, before: Self, bound: Self) {
-        let (commands, received) = (self.commands - before.commands, self.bytes_received - before.bytes_received);
-        let sent = self.bytes_sent - before.bytes_sent;
-        let is_within = commands <= bound.commands
-            && received <= bound.bytes_received * 21 / 20
-            && sent <= bound.bytes_sent * 21 / 20;
-        assert!(is_within, "{commands} commands, {received} bytes received, {sent} bytes sent, bound {bound:?}");
-    }
-}
-
-async fn counters(connection: &mut MultiplexedConnection) -> Cost {
-    let info: String = redis::cmd("INFO").arg("stats").query_async(connection).await.unwrap();
-    let counter = |name: &str| {
-        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        value.unwrap().trim().parse().unwrap()
-    };
-    Cost {
-        commands: counter("total_commands_processed"),
-        bytes_received: counter("total_net_input_bytes"),
-        bytes_sent: counter("total_net_output_bytes"),
-    }
-}
 
 fn recorded(count: u64) -> Vec<RecordedEvent> {
     let event = || NewEvent::new(Name::from_static("Deposited"), 1, r#"{"cents":120}"#);

@@ -1,4 +1,4 @@
-//! The cost of an operation on the server: statements, rows read, bytes of WAL.
+//! The cost of an operation on the server: statements, rows read, rows sorted, bytes of WAL.
 //!
 //! Each test compares the cost of many operations with that of half as many, so that connecting does not count.
 
@@ -23,6 +23,7 @@ struct Cost {
     statements: i64,
     /// Rows and index entries that the server read in tables.
     rows_read: i64,
+    rows_sorted: i64,
     wal_bytes: i64,
 }
 
@@ -33,6 +34,7 @@ impl Cost {
     fn assert_at_most(self, bound: Self) {
         assert!(self.statements <= bound.statements + 2, "{self:?}, bound {bound:?}");
         assert!(self.rows_read <= bound.rows_read + 10, "{self:?}, bound {bound:?}");
+        assert!(self.rows_sorted <= bound.rows_sorted, "{self:?}, bound {bound:?}");
         assert!(self.wal_bytes <= bound.wal_bytes * 21 / 20 + 4_096, "{self:?}, bound {bound:?}");
     }
 
@@ -40,9 +42,36 @@ impl Cost {
         Self {
             statements: self.statements - other.statements,
             rows_read: self.rows_read - other.rows_read,
+            rows_sorted: self.rows_sorted - other.rows_sorted,
             wal_bytes: self.wal_bytes - other.wal_bytes,
         }
     }
+}
+
+/// Settings with which the server logs the plan of each statement once it has run, with the rows of each step.
+const LOG_PLANS: [&str; 8] = [
+    "-c",
+    "session_preload_libraries=auto_explain",
+    "-c",
+    "auto_explain.log_min_duration=0",
+    "-c",
+    "auto_explain.log_analyze=on",
+    "-c",
+    "auto_explain.log_timing=off",
+];
+
+/// Returns how many rows the steps that sort have returned, as the log tells:
+/// `->  Sort  (cost=0.42..0.42 rows=1 width=8) (actual rows=100 loops=1)`.
+fn rows_sorted(log: &str) -> i64 {
+    let number = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<i64>().unwrap();
+    let steps = log.lines().filter(|line| line.contains("Sort  (cost="));
+    steps
+        .filter_map(|line| {
+            let (_, actual) = line.split_once("(actual rows=")?;
+            let (_, loops) = actual.split_once("loops=")?;
+            Some(number(actual) * number(loops))
+        })
+        .sum()
 }
 
 /// A server on which only the store works.
@@ -55,8 +84,8 @@ struct QuietServer {
 impl QuietServer {
     async fn start() -> Self {
         // nothing writes to the WAL beside the statements, and no whole pages after a checkpoint
-        let settings = ["-c", "autovacuum=off", "-c", "full_page_writes=off", "-c", "fsync=off"];
-        let server = test_servers::private_postgres_with(&settings);
+        let quiet = ["-c", "autovacuum=off", "-c", "full_page_writes=off", "-c", "fsync=off"];
+        let server = test_servers::private_postgres_with(&[&quiet[..], &LOG_PLANS].concat());
         let mut admin = connect(server.url()).await;
         run(&mut admin, "CREATE DATABASE orders").await;
         let server = Self { server, admin };
@@ -119,7 +148,7 @@ impl QuietServer {
             .await;
         let counters = sqlx::query_as(COUNTERS).fetch_one(&mut self.admin).await.unwrap();
         let (statements, rows_read, wal_bytes) = counters;
-        Cost { statements, rows_read, wal_bytes }
+        Cost { statements, rows_read, rows_sorted: rows_sorted(&self.server.log()), wal_bytes }
     }
 }
 
@@ -135,19 +164,24 @@ async fn an_append_is_one_statement() {
             add(store, &stream(), 1).await;
         }
     });
-    to_new_stream.await.assert_at_most(Cost { statements: 200, rows_read: 0, wal_bytes: 200 * 853 });
+    to_new_stream.await.assert_at_most(Cost { statements: 200, rows_read: 0, rows_sorted: 0, wal_bytes: 200 * 853 });
     let to_known_stream = server.cost(OPERATIONS, async |store, appends| {
         for _ in 0..appends {
             add(store, &known, 1).await;
         }
     });
-    to_known_stream.await.assert_at_most(Cost { statements: 200, rows_read: 200, wal_bytes: 200 * 613 });
+    to_known_stream.await.assert_at_most(Cost {
+        statements: 200,
+        rows_read: 200,
+        rows_sorted: 0,
+        wal_bytes: 200 * 613,
+    });
     let of_ten = server.cost(OPERATIONS, async |store, appends| {
         for _ in 0..appends {
             add(store, &known, 10).await;
         }
     });
-    of_ten.await.assert_at_most(Cost { statements: 200, rows_read: 200, wal_bytes: 2_000 * 423 });
+    of_ten.await.assert_at_most(Cost { statements: 200, rows_read: 200, rows_sorted: 0, wal_bytes: 2_000 * 423 });
     let to_many_streams = server.cost(40, async |store, calls| {
         for _ in 0..calls {
             let append = || Append { stream: stream(), expected: NoStream, events: events(1) };
@@ -155,7 +189,13 @@ async fn an_append_is_one_statement() {
             assert!(appended.iter().all(Result::is_ok));
         }
     });
-    to_many_streams.await.assert_at_most(Cost { statements: 40, rows_read: 0, wal_bytes: 4_000 * 791 });
+    // the streams, those that are new, and the result
+    to_many_streams.await.assert_at_most(Cost {
+        statements: 40,
+        rows_read: 0,
+        rows_sorted: 12_000,
+        wal_bytes: 4_000 * 791,
+    });
 }
 
 /// The settings around the statement cost round trips, and nothing that the server counts.
@@ -169,7 +209,7 @@ async fn an_append_on_a_pool_of_the_application_is_one_transaction() {
             add(store, &known, 1).await;
         }
     });
-    appends.await.assert_at_most(Cost { statements: 200, rows_read: 200, wal_bytes: 200 * 613 });
+    appends.await.assert_at_most(Cost { statements: 200, rows_read: 200, rows_sorted: 0, wal_bytes: 200 * 613 });
 }
 
 #[tokio::test]
@@ -183,15 +223,15 @@ async fn a_page_is_one_statement_and_reads_its_rows_once() {
             assert_eq!(read(store, &long).await.len(), 10_000);
         }
     });
-    // a row of `streams` for each page
-    load.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, wal_bytes: 0 });
+    // a row of `streams` for each page, which sorts its events
+    load.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, rows_sorted: 20_000, wal_bytes: 0 });
     let walk = server.cost(2, async |store, walks| {
         for _ in 0..walks {
             assert_eq!(feed(store).await.len(), 10_000);
         }
     });
     // and one statement for the names of the streams
-    walk.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, wal_bytes: 0 });
+    walk.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, rows_sorted: 0, wal_bytes: 0 });
     let filter = FeedFilter::all().event_types([event().event_type().clone()]);
     let filtered = server.cost(2, async |store, walks| {
         for _ in 0..walks {
@@ -200,7 +240,7 @@ async fn a_page_is_one_statement_and_reads_its_rows_once() {
             assert_eq!(found.len(), 10_000);
         }
     });
-    filtered.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, wal_bytes: 0 });
+    filtered.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, rows_sorted: 20_000, wal_bytes: 0 });
 }
 
 #[tokio::test]
@@ -220,7 +260,7 @@ async fn a_load_from_a_snapshot_is_one_statement_and_reads_the_events_after_it()
         }
     });
     // the rows of the stream, the snapshot and ten events
-    load.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 12, wal_bytes: 0 });
+    load.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 12, rows_sorted: 200 * 10, wal_bytes: 0 });
     let save = server.cost(OPERATIONS, async |store, saves| {
         let fold = Name::new("fold", format!("of {saves} saves")).unwrap();
         for version in 1..=saves as u64 {
@@ -229,5 +269,5 @@ async fn a_load_from_a_snapshot_is_one_statement_and_reads_the_events_after_it()
             assert!(store.save_snapshot(&long, &fold, &snapshot).await.unwrap());
         }
     });
-    save.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 2, wal_bytes: 200 * 188 });
+    save.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 2, rows_sorted: 0, wal_bytes: 200 * 188 });
 }

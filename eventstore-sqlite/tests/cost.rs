@@ -1,10 +1,10 @@
-//! The cost of an append on disk: bytes of WAL.
+//! The cost of operations: pages of the WAL, and what the statements scan and sort.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
 mod common;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use common::{events, fresh_path, fresh_stream, open};
 use eventbus::{
@@ -13,6 +13,7 @@ use eventbus::{
     port::{Append, AppendEvents as _},
 };
 use eventstore_sqlite::SqliteEventStore;
+use rusqlite::Connection;
 
 /// A page of the database with its header, as the WAL holds it.
 const FRAME_BYTES: u64 = 4_096 + 24;
@@ -56,4 +57,48 @@ async fn a_commit_writes_few_pages() {
     // new stream of its identity too, and splits
     let written = [known_stream, new_stream, at_once];
     assert!(known_stream <= 210 && new_stream <= 260 && at_once <= 14, "{written:?} pages");
+}
+
+/// Statements that scan a table, or sort: small tables, the schema, and the streams of a window.
+const EXCEPTIONS: [&str; 8] = [
+    "applied_migrations",
+    "count_versions",
+    "event_types",
+    "foreign_table",
+    "has_table",
+    "migration_columns",
+    "newest_migration",
+    "store_id",
+];
+
+/// The other statements find their rows by a key, and read them in the order of an index.
+#[tokio::test]
+async fn statements_scan_no_table_and_sort_no_rows() {
+    let path = fresh_path();
+    let store = open(path.clone()).await;
+    append_at_once(&store, &[fresh_stream()]).await;
+    let connection = Connection::open(&path).unwrap();
+    let (mut planned, mut costly) = (0, BTreeSet::new());
+    for (name, sql) in statements() {
+        // the tables of shadows and of the migrations are in no other database
+        let Ok(mut plan) = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")) else { continue };
+        planned += 1;
+        let mut steps = plan.raw_query().mapped(|row| row.get::<_, String>(3)).map(Result::unwrap);
+        let is_of_rows =
+            |step: &str| !["CONSTANT ROW", "VIRTUAL TABLE", "(subquery"].iter().any(|kind| step.contains(kind));
+        if steps.any(|step| step.contains("TEMP B-TREE") || (step.starts_with("SCAN") && is_of_rows(&step))) {
+            costly.insert(name);
+        }
+    }
+    assert!(planned > 50, "only {planned} statements were planned");
+    assert_eq!(costly, EXCEPTIONS.map(String::from).into());
+}
+
+/// Returns the texts of all statements, by the names of their files.
+fn statements() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sql");
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let named =
+        files.map(|file| (file.file_stem().unwrap().to_string_lossy().into(), fs::read_to_string(&file).unwrap()));
+    named.collect()
 }

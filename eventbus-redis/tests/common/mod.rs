@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 pub(crate) mod actor;
+pub(crate) mod cost;
 pub(crate) mod log;
 pub(crate) mod proxy;
 pub(crate) mod seen;

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../../../eventbus-redis/tests/common/cost.rs"]
+pub(crate) mod cost;
 #[path = "../../../eventbus-redis/tests/common/proxy.rs"]
 pub(crate) mod proxy;
 pub(crate) mod store;

@@ -7,6 +7,7 @@ mod common;
 mod app;
 mod append_in;
 mod connect;
+mod cost;
 mod crash;
 mod damage;
 mod durability;

@@ -82,6 +82,11 @@ impl PrivatePostgres {
         match self.0 {}
     }
 
+    #[must_use]
+    pub fn log(&self) -> String {
+        match self.0 {}
+    }
+
     pub fn stop(&mut self) {
         match self.0 {}
     }

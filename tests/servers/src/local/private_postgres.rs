@@ -2,7 +2,7 @@
 //!
 //! Invariant: the server syncs as in production, because the tests are about data that a crash may lose.
 
-use std::{path::PathBuf, process::Child, time::Duration};
+use std::{fs, path::PathBuf, process::Child, time::Duration};
 
 use super::{binaries, checkout, postgres::Postgres, process, run_folder::RunFolder};
 use crate::{error::Error, port::Reservation, refuse, server::Server};
@@ -48,6 +48,13 @@ impl PrivatePostgres {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.reservation.port()
+    }
+
+    /// Returns what the server has logged since its last start.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let log = fs::read_to_string(self.run.log());
+        log.unwrap_or_else(|source| refuse(&Error::Io { doing: "read the log of the server".into(), source }))
     }
 
     /// Crashes the server (an immediate stop) and waits until it has ended; returns at once if it is stopped already.
