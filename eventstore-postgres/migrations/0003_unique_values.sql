@@ -1,5 +1,5 @@
--- The unique values that streams hold, such as email addresses. A row stays when its stream gives the value back: whoever
--- takes the value next has a row to lock.
+-- The unique values that streams hold, such as email addresses. A row stays when its stream gives the value back: the
+-- next stream that takes the value has a row to lock.
 --
 -- A table of its own: an index that finds the value of a stream would make each update of a stream's row touch all
 -- indexes of `streams`, if the values were rows of that table.

@@ -68,11 +68,8 @@ impl UniqueValues for PgEventStore {
 
 /// Appends events that take or give back unique values.
 async fn append_with_values(store: &PgEventStore, append: Append) -> AppendResult {
-    let multi = MultiStreamAppend { appends: vec![append], handled: None };
-    match MultiStreamStatement::new(store.inner(), multi).run().await? {
-        MultiStreamOutcome::Appended(mut records) => Ok(records.pop().unwrap_or_default()),
-        MultiStreamOutcome::AlreadyHandled => Ok(Vec::new()),
-    }
+    let outcome = MultiStreamStatement::new(store.inner(), MultiStreamAppend::single(append)).run().await?;
+    Ok(outcome.into_records())
 }
 
 #[async_trait]
@@ -97,7 +94,7 @@ impl AppendEvents for PgEventStore {
             if append.events.is_empty() || results[number].is_err() {
                 continue;
             }
-            if append.events.iter().any(|event| !event.unique().is_empty()) {
+            if append.changes_values() {
                 // before the next ones, which may be for the same streams
                 self.group_commit().append(request.take(), &mut results).await;
                 results[number] = append_with_values(self, append).await;

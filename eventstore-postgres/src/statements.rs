@@ -161,6 +161,7 @@ impl Statements {
             .replace("{record}", include_str!("sql/record.sql").trim())
             .replace("{wanted}", include_str!("sql/wanted.sql").trim())
             .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())
+            .replace("{insert_types}", include_str!("sql/insert_types.sql").trim())
             .replace("{is_repeat}", is_repeat)
             .replace("{is_stored}", is_stored)
             .replace("{appended_in}", &without_comments(include_str!("sql/appended_in.sql")));

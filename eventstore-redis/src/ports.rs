@@ -7,7 +7,7 @@ use eventbus::{
         Append, AppendError, AppendEvents, AppendSignal, Direction, FeedFilter, MissingEvent, MultiStreamAppends as _,
         ReadError, ReadFeed, ReadStream, RecordStream,
     },
-    store::{MultiStreamAppend, MultiStreamOutcome},
+    store::MultiStreamAppend,
 };
 use time::OffsetDateTime;
 
@@ -30,7 +30,7 @@ impl AppendEvents for RedisEventStore {
         let mut results = Vec::with_capacity(appends.len());
         let mut plain = Vec::new();
         for append in appends {
-            if append.events.iter().all(|event| event.unique().is_empty()) {
+            if !append.changes_values() {
                 plain.push(append);
                 continue;
             }
@@ -44,10 +44,7 @@ impl AppendEvents for RedisEventStore {
 
 /// Appends events that take or give back unique values.
 async fn append_with_values(store: &RedisEventStore, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
-    match store.append_streams(MultiStreamAppend { appends: vec![append], handled: None }).await? {
-        MultiStreamOutcome::Appended(mut records) => Ok(records.pop().unwrap_or_default()),
-        MultiStreamOutcome::AlreadyHandled => Ok(Vec::new()),
-    }
+    Ok(store.append_streams(MultiStreamAppend::single(append)).await?.into_records())
 }
 
 #[async_trait]

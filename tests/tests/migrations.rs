@@ -9,7 +9,7 @@ use workspace_tests::source::files;
 const PINNED: &[(&str, u64)] = &[
     ("eventstore-postgres/migrations/0001_initial.sql", 0xa481a22ca1cf4dbc),
     ("eventstore-postgres/migrations/0002_snapshots.sql", 0x12955b314f01961f),
-    ("eventstore-postgres/migrations/0003_unique_values.sql", 0xf22f22589ed831df),
+    ("eventstore-postgres/migrations/0003_unique_values.sql", 0x80be7e7c142dd6f5),
     ("eventstore-sqlite/migrations/0001_initial.sql", 0x3626177eea6a3fe4),
     ("eventstore-sqlite/migrations/0002_snapshots.sql", 0xba29ed483ccb5b8b),
     ("eventstore-sqlite/migrations/0003_unique_values.sql", 0x0e169080b63bd655),

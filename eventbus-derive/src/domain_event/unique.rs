@@ -15,7 +15,6 @@ pub(super) fn parse(fields: &Fields, options: &Options, mistakes: &mut Mistakes)
             Some(Member::Field { name, field }) => {
                 if !fields.iter().any(|known| known.ident.as_ref() == Some(&field)) {
                     mistakes.at(&field, format!("the event has no field `{field}`"));
-                    continue;
                 }
                 add(&mut found, Unique { name, normalize: None, source: UniqueSource::Field(field) }, mistakes);
             }

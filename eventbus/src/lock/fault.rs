@@ -120,10 +120,8 @@ impl<'a> Reader<'a> {
         let is_told = |path: &str| reason.contains(&format!("`{}`", name_of(path)));
         let new = self.shape.iter().filter(|(path, _)| !stored.contains_key(*path) && !is_told(path));
         let new = new.map(|(path, kind)| format!("`{path}: {kind}` is new"));
-        match gone.chain(new).collect::<Vec<_>>() {
-            changes if changes.is_empty() => String::new(),
-            changes => format!("; {}", changes.join(", ")),
-        }
+        let changes: Vec<_> = gone.chain(new).collect();
+        if changes.is_empty() { String::new() } else { format!("; {}", changes.join(", ")) }
     }
 
     /// Returns the fields of `stored` that today's version does not have, with their kinds.
@@ -201,7 +199,7 @@ impl<'a> Reader<'a> {
         Some(Fault { text, repair })
     }
 
-    /// Returns the repair of a value that is lost, of the field `gone` if a field is.
+    /// Returns the repair of lost values; `gone` names their field, if today's version does not have it.
     fn repair_of_lost(&self, gone: Option<&str>) -> String {
         let (today, next) = (self.today, self.today + 1);
         let alias = gone.map(|name| format!("`#[serde(alias = \"{name}\")]` on the field if it has a new name, else "));

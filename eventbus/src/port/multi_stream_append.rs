@@ -1,6 +1,6 @@
 //! Multi-stream appends: events of several streams, and what they depend on, take effect together or not at all.
 //!
-//! Invariant: whoever reads the store sees no part of it without the rest being committed, also after a crash.
+//! Invariant: a reader of the store sees all of it or nothing, also after a crash.
 
 use std::time::Duration;
 
@@ -27,6 +27,13 @@ pub struct Append {
     pub events: Vec<NewEvent>,
 }
 
+impl Append {
+    /// Returns `true` if one of its events takes a unique value or gives one back.
+    pub fn changes_values(&self) -> bool {
+        self.events.iter().any(|event| !event.unique().is_empty())
+    }
+}
+
 /// Most streams of a multi-stream append, those without events included.
 pub const MULTI_STREAM_APPENDS_MAX: usize = 1_000;
 
@@ -39,6 +46,13 @@ pub struct MultiStreamAppend {
     /// The delivery that is handled with them: the store notes it in the same commit, and does nothing if it was noted
     /// before.
     pub handled: Option<HandledDelivery>,
+}
+
+impl MultiStreamAppend {
+    /// Makes one of a single append that handles no delivery.
+    pub fn single(append: Append) -> Self {
+        Self { appends: vec![append], handled: None }
+    }
 }
 
 /// A handler and the event that it handled.
@@ -66,6 +80,16 @@ pub enum MultiStreamOutcome {
     Appended(Vec<Vec<RecordedEvent>>),
     /// Its delivery was handled before; it had no effect.
     AlreadyHandled,
+}
+
+impl MultiStreamOutcome {
+    /// Returns the records of all appends, in order; none if the delivery was handled before.
+    pub fn into_records(self) -> Vec<RecordedEvent> {
+        match self {
+            Self::Appended(records) => records.into_iter().flatten().collect(),
+            Self::AlreadyHandled => Vec::new(),
+        }
+    }
 }
 
 /// Appends to several streams at once.

@@ -20,7 +20,7 @@ use crate::{
 
 /// The reason why a store refuses a multi-stream append.
 #[derive(Debug, thiserror::Error)]
-enum InvalidGroup {
+enum InvalidMultiStreamAppend {
     #[error("the multi-stream append has two appends to this stream")]
     StreamTwice,
     #[error("the multi-stream append has more than {MULTI_STREAM_APPENDS_MAX} appends")]
@@ -33,16 +33,16 @@ enum InvalidGroup {
 /// [`AppendError::Refused`] if it has two appends to one stream or too many appends; else as [`check_ids`] and
 /// [`check_events`] for one of them.
 pub fn check_multi_stream(multi: &MultiStreamAppend) -> Result<(), AppendError> {
-    let refused = |append: &Append, fault: InvalidGroup| {
+    let refused = |append: &Append, fault: InvalidMultiStreamAppend| {
         Err(AppendError::Refused { stream: append.stream.clone(), source: fault.into() })
     };
     if let Some(append) = multi.appends.get(MULTI_STREAM_APPENDS_MAX) {
-        return refused(append, InvalidGroup::TooLarge);
+        return refused(append, InvalidMultiStreamAppend::TooLarge);
     }
     let mut streams = HashSet::new();
     for append in &multi.appends {
         if !streams.insert(&append.stream) {
-            return refused(append, InvalidGroup::StreamTwice);
+            return refused(append, InvalidMultiStreamAppend::StreamTwice);
         }
         check_ids(&append.stream, &append.events)?;
         check_events(&append.stream, &append.events)?;

@@ -6,7 +6,7 @@
 use eventbus::{
     BoxError, RecordedEvent,
     port::{Append, AppendError},
-    store::{MultiStreamAppend, MultiStreamOutcome},
+    store::MultiStreamAppend,
 };
 use sqlx::{Executor as _, PgConnection, Row as _, SqlStr, postgres::PgRow};
 
@@ -101,7 +101,7 @@ impl TransactionalAppend<'_> {
 
     /// Appends, and returns `true` with the records if this call stored them, `false` if they were stored before.
     async fn append(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
-        if self.append.events.iter().any(|event| !event.unique().is_empty()) {
+        if self.append.changes_values() {
             return self.append_with_values().await;
         }
         let lists_types = !self.store.listed_types().has_all(&self.append.events);
@@ -136,16 +136,13 @@ impl TransactionalAppend<'_> {
 
     /// As [`append`](Self::append), of events that take or give back unique values.
     async fn append_with_values(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
-        let multi = MultiStreamAppend { appends: vec![self.append.clone()], handled: None };
-        let statement = MultiStreamStatement::new(self.store, multi);
+        let statement = MultiStreamStatement::new(self.store, MultiStreamAppend::single(self.append.clone()));
         for attempt in 0..APPEND_ATTEMPTS_MAX {
             let query = statement.query(self.store.transaction_statements());
             let refused = match self.connection.fetch_all(query).await.map_err(StatementError::from_driver) {
                 Ok(rows) => match statement.decode(&rows).map_err(AppendError::Unavailable)? {
-                    Sent::Done(MultiStreamOutcome::Appended(mut records)) => {
-                        return Ok((true, records.pop().unwrap_or_default()));
-                    }
-                    Sent::Done(MultiStreamOutcome::AlreadyHandled) | Sent::Repeated => None,
+                    Sent::Done(outcome) => return Ok((true, outcome.into_records())),
+                    Sent::Repeated => None,
                     Sent::TakenFromNew(_) if attempt == 0 => continue,
                     Sent::Failed(_, error) | Sent::TakenFromNew(error) => Some(error),
                 },

@@ -8,16 +8,16 @@
 -- $23 to $25 the changes of unique values: the stream, counted from 1, the scope, and the value to take; null gives back.
 --
 -- `result` 0: it took effect. 1: a stored event. 2: the stream `number` is at `version`, not as expected.
--- 3: another stream holds the value of change `number`, or, with `version` 1, its stream itself, which this snapshot does not
--- have. No rows:
--- the delivery was noted before, or an event id is stored in a partition.
+-- 3: another stream holds the value of change `number`; or its own stream does, with `version` 1, if this snapshot does
+-- not have that stream. No rows: the delivery was noted before, or an event id is stored in a partition.
 --
 -- Invariant: the statement judges the rows that it has locked, and all of them before it writes; then it notes the
 -- delivery, inserts new streams, updates the others, locks the bound and draws positions: the order of `append_many.sql`.
 -- A stream that must not exist and is only checked gets a row of version 0, so that there is a row to hold.
 --
--- A concurrent writer may insert the row of a stream that this snapshot does not have: `made` then returns fewer rows
--- than `missing`, and `fine` fails the statement by a division by zero, as its other rows must go.
+-- Three races with concurrent writers make `fine` fail the statement by a division by zero, as its other rows must go:
+-- a writer inserted a stream that this snapshot does not have (`made` returns fewer rows than `missing`), or a value
+-- (`added` fewer than `absent`), or changed the values of a stream while this statement waited for its row (`raced`).
 WITH patience AS MATERIALIZED (
     SELECT {patience}
 ),
@@ -196,16 +196,7 @@ stored AS (
     RETURNING event_id, version, position, recorded_at, event_type, schema_version
 ),
 listed AS (
-    INSERT INTO {schema}.event_types (event_type, schema_version, first_position)
-    SELECT found.event_type, found.schema_version, found.first_position
-    FROM (
-        SELECT s.event_type, max(s.schema_version) AS schema_version, min(s.position) AS first_position
-        FROM stored s
-        GROUP BY s.event_type
-    ) found
-    WHERE NOT EXISTS (
-        SELECT FROM {schema}.event_types t
-        WHERE t.event_type = found.event_type AND t.schema_version >= found.schema_version)
+    {insert_types}
 )
 SELECT r.event_id, r.version, r.position, r.recorded_at, r.result, r.number
 FROM fine, (

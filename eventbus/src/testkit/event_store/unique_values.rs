@@ -193,7 +193,7 @@ pub async fn multi_stream_append_changes_unique_values_together<S: EventStore>(s
     holds(&store, &ada, "a@x", Some(&new)).await;
 }
 
-/// Of many streams that take one value at once, one holds it; whoever holds a value has the event that took it last.
+/// Of many streams that take one value at once, one holds it; the holder of a value has the event that took it last.
 pub async fn concurrent_takers_of_a_unique_value_are_one<S: EventStore>(store: S) {
     const ROUNDS: usize = 25;
     let store = StoreUnderTest::new("concurrent_takers_of_a_unique_value_are_one", store);
