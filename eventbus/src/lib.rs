@@ -95,6 +95,7 @@ pub use domain::{
     context::EventContext,
     error::{BoxError, Error, Never, Result},
     id::Id,
+    idempotency_key::IdempotencyKey,
     metadata::{EventId, Metadata},
     name::Name,
     record::{DomainEvent, Envelope, EventSet, NewEvent, RecordedEvent},
@@ -104,7 +105,7 @@ pub use memory::{InMemoryEventBus, InMemoryEventStore};
 pub use port::delivery::HandlerError;
 pub use runtime::{
     app::{App, SettleError, shutdown_signal},
-    extract::{Attempt, State},
+    extract::{Attempt, EffectKey, State},
     follow::Follow,
     projection::ProjectionHandle,
     repository::{AggregateRepository, LoadError, Repository, SaveError, Saved, UpdateError},
@@ -236,8 +237,8 @@ pub mod repository {
     pub use crate::{
         domain::id::AggregateKey,
         runtime::repository::{
-            Change, DuplicateValue, FindByError, HistoryError, HistoryStep, Publication, SavedTogether,
-            TakeSnapshotError, TakenValues, Together, UpdateFuture,
+            Change, DuplicateValue, FindByError, HistoryError, HistoryStep, Once, OnceError, Publication,
+            SavedTogether, TakeSnapshotError, TakenValues, Together, UpdateFuture,
         },
     };
 }
@@ -248,7 +249,9 @@ pub mod store {
     pub use crate::port::{
         Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError,
         MissingEvent, MultiStreamAppends, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
-        multi_stream_append::{HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome},
+        multi_stream_append::{
+            Handled, HandledCommand, HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome,
+        },
         unique_values::{UniqueKey, UniqueValues, unique_scope},
     };
 }

@@ -24,7 +24,7 @@ pub use self::in_transaction::PgAppendInError;
 pub(crate) use self::in_transaction::append_in_transaction;
 pub(crate) use self::{
     group_commit::GroupCommit,
-    multi_stream::{MultiStreamStatement, is_handled},
+    multi_stream::{MultiStreamStatement, find_command, is_handled},
 };
 
 /// The result of one append: its events as recorded.

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version,
+    BoxError, ExpectedVersion, IdempotencyKey, NewEvent, RecordedEvent, StreamId, Version,
     event::UniqueChange,
     port::{Append, AppendError, AppendEvents, MultiStreamAppends, ReadError},
-    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueKey, UniqueValues},
+    store::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueKey, UniqueValues},
     support::check_multi_stream,
 };
 
 use sqlx::Row as _;
+use uuid::Uuid;
 
 use crate::{
     append::{self, AppendResult, MultiStreamStatement, check_append},
@@ -20,7 +21,7 @@ use crate::{
     stream_numbers::decode_stream,
 };
 
-/// The most deliveries that one statement deletes.
+/// The most deliveries or commands that one statement deletes.
 const FORGET_BATCH_MAX: i64 = 10_000;
 
 #[async_trait]
@@ -35,17 +36,33 @@ impl MultiStreamAppends for PgEventStore {
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
-        let microseconds = microseconds(older_than);
-        let mut forgotten = 0;
-        loop {
-            let query = self.inner().statements().query(include_str!("sql/forget_deliveries.sql"));
-            let query = query.bind(microseconds).bind(FORGET_BATCH_MAX);
-            let counts: Vec<i64> = self.inner().fetch(query, |row| Ok(row.try_get(0)?)).await?;
-            let batch = *counts.first().ok_or("no answer")?;
-            forgotten += u64::try_from(batch)?;
-            if batch < FORGET_BATCH_MAX {
-                return Ok(forgotten);
-            }
+        forget(self, include_str!("sql/forget_deliveries.sql"), older_than).await
+    }
+
+    async fn find_command(
+        &self,
+        tenant_id: Option<Uuid>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<HandledCommand>, ReadError> {
+        append::find_command(self.inner(), tenant_id, key).await
+    }
+
+    async fn forget_commands(&self, older_than: Duration) -> Result<u64, BoxError> {
+        forget(self, include_str!("sql/forget_commands.sql"), older_than).await
+    }
+}
+
+/// Deletes the rows of a table of notes by a text of `sql/`, and returns their number.
+async fn forget(store: &PgEventStore, sql: &'static str, older_than: Duration) -> Result<u64, BoxError> {
+    let microseconds = microseconds(older_than);
+    let mut forgotten = 0;
+    loop {
+        let query = store.inner().statements().query(sql).bind(microseconds).bind(FORGET_BATCH_MAX);
+        let counts: Vec<i64> = store.inner().fetch(query, |row| Ok(row.try_get(0)?)).await?;
+        let batch = *counts.first().ok_or("no answer")?;
+        forgotten += u64::try_from(batch)?;
+        if batch < FORGET_BATCH_MAX {
+            return Ok(forgotten);
         }
     }
 }

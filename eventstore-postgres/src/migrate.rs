@@ -31,6 +31,7 @@ pub(crate) const STEPS: &[MigrationStep] = &[
         MigrationKind::Additive,
         include_str!("../migrations/0003_unique_values.sql"),
     ),
+    MigrationStep::inside(4, "commands", MigrationKind::Additive, include_str!("../migrations/0004_commands.sql")),
 ];
 
 const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS {schema}";

@@ -111,6 +111,16 @@ impl StoreKeys {
         self.own_key("deliveries")
     }
 
+    /// Hash: the commands that took effect, by tenant and key.
+    pub(crate) fn commands(&self) -> String {
+        self.own_key("commands")
+    }
+
+    /// Sorted set by time: the fields of the hash of commands.
+    pub(crate) fn command_times(&self) -> String {
+        self.own_key("command_times")
+    }
+
     /// Hash: the snapshot of a stream for a fold.
     pub(crate) fn snapshot(&self, fold: &Name, stream: &StreamId) -> String {
         format!("{}{}", self.snapshots(fold), unprefixed_stream_key(stream))
@@ -227,6 +237,7 @@ mod tests {
         ];
         let (mut made, mut all) = (0, BTreeSet::from([keys.feed(), keys.ids(), keys.meta(), keys.deliveries()]));
         all.extend([keys.dead_letters(), keys.dead_letter_attempts(), keys.note_names()]);
+        all.extend([keys.commands(), keys.command_times()]);
         for one in texts {
             let name = Name::from_static(one);
             for key in [keys.checkpoint(&name), keys.lease(&name), keys.floors(&name), keys.shadow(&name)] {
@@ -254,6 +265,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(all.len(), made + 7);
+        assert_eq!(all.len(), made + 9);
     }
 }

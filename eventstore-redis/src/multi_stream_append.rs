@@ -7,22 +7,27 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, ExpectedVersion, Position, RecordedEvent, StreamId, Version,
+    BoxError, ExpectedVersion, IdempotencyKey, Position, RecordedEvent, StreamId, Version,
     event::UniqueChange,
     port::{Append, AppendError, MultiStreamAppends, ReadError},
-    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueKey, UniqueValues},
+    store::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueKey, UniqueValues},
     support::{
         Backoff, BackoffTimer, MultiStreamDecision, check_multi_stream, decide_multi_stream, last_of_each_name,
         unique_changes,
     },
 };
-use eventbus_redis_core::{error::boxed, reply::request};
+use eventbus_redis_core::{error::boxed, reply::request, script::Lua};
+use uuid::Uuid;
 
 use crate::{
     RedisEventStore, RedisTransaction, RedisTransactionError,
     commands::millis,
-    commit::{SHADOW_BATCH_MAX, delivery_note},
-    script::FORGET_DELIVERIES,
+    commit::{
+        SHADOW_BATCH_MAX,
+        command::{command_field, parse_command},
+        delivery_note,
+    },
+    script::{FORGET_COMMANDS, FORGET_DELIVERIES},
 };
 
 /// The most attempts of a multi-stream append whose streams other writers change meanwhile.
@@ -50,17 +55,47 @@ impl MultiStreamAppends for RedisEventStore {
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
-        let mut all = 0;
-        loop {
-            let mut script = FORGET_DELIVERIES.prepare_invoke();
-            script.key(self.inner().keys().deliveries()).arg(millis(older_than)).arg(SHADOW_BATCH_MAX);
-            // never sent twice: a second run would not count what the first removed
-            let forgotten: u64 =
-                self.inner().connection().run(&script).await.map_err(RedisTransactionError::unavailable)?;
-            all += forgotten;
-            if forgotten < SHADOW_BATCH_MAX as u64 {
-                return Ok(all);
-            }
+        let keys = self.inner().keys();
+        forget(self, &FORGET_DELIVERIES, &[keys.deliveries()], older_than).await
+    }
+
+    async fn find_command(
+        &self,
+        tenant_id: Option<Uuid>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<HandledCommand>, ReadError> {
+        let command = request("HGET", (self.inner().keys().commands(), command_field(tenant_id, key)));
+        let found: Option<String> = self
+            .inner()
+            .connection()
+            .query_idempotent(&command)
+            .await
+            .map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        let damaged = || ReadError::corrupt(format!("the command `{key}`"), "neither a fingerprint nor an answer");
+        found.map(|note| parse_command(tenant_id, key, &note).ok_or_else(damaged)).transpose()
+    }
+
+    async fn forget_commands(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let keys = self.inner().keys();
+        forget(self, &FORGET_COMMANDS, &[keys.commands(), keys.command_times()], older_than).await
+    }
+}
+
+/// Removes notes that are older than `older_than`, and returns their number.
+async fn forget(store: &RedisEventStore, script: &Lua, keys: &[String], older_than: Duration) -> Result<u64, BoxError> {
+    let mut all = 0;
+    loop {
+        let mut script = script.prepare_invoke();
+        for key in keys {
+            script.key(key);
+        }
+        script.arg(millis(older_than)).arg(SHADOW_BATCH_MAX);
+        // never sent twice: a second run would not count what the first removed
+        let forgotten: u64 =
+            store.inner().connection().run(&script).await.map_err(RedisTransactionError::unavailable)?;
+        all += forgotten;
+        if forgotten < SHADOW_BATCH_MAX as u64 {
+            return Ok(all);
         }
     }
 }
@@ -151,12 +186,20 @@ async fn try_append_streams(
     multi: &MultiStreamAppend,
 ) -> Result<Result<MultiStreamOutcome, RedisTransactionError>, AppendError> {
     let mut transaction = RedisTransaction::new(store.inner(), None);
-    if let Some(delivery) = &multi.handled {
-        match transaction.note_delivery(delivery).await {
+    match &multi.handled {
+        Some(Handled::Delivery(delivery)) => match transaction.note_delivery(delivery).await {
             Ok(true) => {}
             Ok(false) => return Ok(Ok(MultiStreamOutcome::AlreadyHandled)),
             Err(error) => return Ok(Err(error)),
+        },
+        Some(Handled::Command(command)) => {
+            let found = store.find_command(command.tenant_id, &command.key).await;
+            if found.map_err(|error| AppendError::Unavailable(error.into()))?.is_some() {
+                return Ok(Ok(MultiStreamOutcome::AlreadyHandled));
+            }
+            transaction.note_command(command.clone());
         }
+        None => {}
     }
     // first: another append of them may take what one gives back
     for Append { stream, events, .. } in &multi.appends {

@@ -12,7 +12,7 @@ use eventbus::{
     BoxError, EventId, Name, Position, RecordedEvent, StreamId,
     event::UniqueChange,
     port::{Append, AppendError, Lease, Shadow, Transaction},
-    store::HandledDelivery,
+    store::{HandledCommand, HandledDelivery},
     support::{StreamAttempt, unique_changes},
 };
 use eventbus_redis_core::{
@@ -28,7 +28,8 @@ use crate::{
     append::check_append,
     commit::{
         self, CheckpointMoves, EffectList, HandledDeliveries, PlannedAppends, PlannedValues, PredictedValue, ReadSet,
-        ShadowSwap, Table, TransactionLocks, WriteSet, key_to_write, parse_number, plan_shadow_swap, refused_error,
+        ShadowSwap, Table, TransactionLocks, WriteSet, command, key_to_write, parse_number, plan_shadow_swap,
+        refused_error,
     },
     inner::StoreInner,
 };
@@ -107,6 +108,7 @@ pub struct RedisTransaction {
     shadow_swaps: Vec<ShadowSwap>,
     appends: PlannedAppends,
     values: PlannedValues,
+    command: Option<HandledCommand>,
 }
 
 /// # Writes
@@ -133,6 +135,7 @@ impl RedisTransaction {
             shadow_swaps: Vec::new(),
             appends: PlannedAppends::default(),
             values: PlannedValues::default(),
+            command: None,
         }
     }
 
@@ -408,6 +411,11 @@ impl RedisTransaction {
         self.deliveries.note(&self.inner, &mut self.locks, handler, stream, *event_id).await
     }
 
+    /// Plans the note of a command.
+    pub(crate) fn note_command(&mut self, command: HandledCommand) {
+        self.command = Some(command);
+    }
+
     /// Plans one append among several; one without events plans the check of its stream.
     pub(crate) async fn try_append(&mut self, append: Append) -> Result<StreamAttempt, AppendError> {
         check_append(&append)?;
@@ -423,6 +431,7 @@ impl RedisTransaction {
         self.checkpoint_moves.add_checks(keys, shadow, &mut program);
         self.locks.add_checks(&mut program);
         self.deliveries.add_checks(keys, &mut program);
+        self.command.iter().for_each(|noted| command::add_check(noted, keys, &mut program));
         self.read_set.add_checks(&mut program);
         self.appends.add_checks(&self.inner, &mut program);
         self.values.add_checks(&mut program);
@@ -435,6 +444,7 @@ impl RedisTransaction {
         self.shadow_swaps.iter().for_each(|swap| swap.add_writes(keys, &mut program));
         self.checkpoint_moves.add_writes(keys, shadow, &mut program);
         self.deliveries.add_writes(keys, &mut program);
+        self.command.iter().for_each(|noted| command::add_write(noted, keys, &mut program));
         self.values.add_writes(&mut program);
         self.locks.add_releases(&mut program);
         program

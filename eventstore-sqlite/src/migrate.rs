@@ -19,6 +19,7 @@ pub(crate) const STEPS: &[MigrationStep] = &[
         MigrationKind::Additive,
         include_str!("../migrations/0003_unique_values.sql"),
     ),
+    MigrationStep::new(4, "commands", MigrationKind::Additive, include_str!("../migrations/0004_commands.sql")),
 ];
 
 /// Checks that the database is one for this store, runs `before_writing`, then the missing steps.

@@ -4,23 +4,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError,
+    BoxError, IdempotencyKey,
     port::{Append, AppendError, MultiStreamAppends, ReadError, Transaction as _},
-    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+    store::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     support::{MultiStreamDecision, StreamAttempt, check_multi_stream, decide_multi_stream, unique_changes},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
+use uuid::Uuid;
 
 use crate::{
     lease::ttl_micros,
-    query::{execute, query_value},
+    query::{QueryError, execute, query_rows, query_value},
     row::stream_columns,
     store::SqliteEventStore,
     transaction::SqliteTransaction,
 };
 
-/// Maximum number of deliveries that are deleted at once, so that appends need not wait for all of them.
+/// Maximum number of deliveries or commands that are deleted at once, so that appends need not wait for all of them.
 const FORGET_BATCH_MAX: u32 = 1_000;
 
 #[async_trait]
@@ -29,11 +30,15 @@ impl MultiStreamAppends for SqliteEventStore {
         check_multi_stream(&multi)?;
         let mut transaction = self.begin_transaction().await.map_err(AppendError::Unavailable)?;
         let MultiStreamAppend { appends, handled } = multi;
-        if let Some(delivery) = &handled {
-            let HandledDelivery { handler, stream, event_id } = delivery;
-            if !transaction.is_first(handler, stream, *event_id).await.map_err(AppendError::Unavailable)? {
-                return Ok(MultiStreamOutcome::AlreadyHandled);
+        let is_first = match &handled {
+            Some(Handled::Delivery(HandledDelivery { handler, stream, event_id })) => {
+                transaction.is_first(handler, stream, *event_id).await
             }
+            Some(Handled::Command(command)) => transaction.note_command(command),
+            None => Ok(true),
+        };
+        if !is_first.map_err(AppendError::Unavailable)? {
+            return Ok(MultiStreamOutcome::AlreadyHandled);
         }
         // first: another append of them may take what one gives back
         for Append { stream, events, .. } in &appends {
@@ -63,17 +68,41 @@ impl MultiStreamAppends for SqliteEventStore {
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
-        let older_than = ttl_micros(older_than);
-        let forget = move |connection: &Connection| {
-            execute(connection, include_str!("sql/forget_deliveries.sql"), (older_than, FORGET_BATCH_MAX))
-        };
-        let mut all = 0;
-        loop {
-            let forgotten = self.writer().write(forget).await?;
-            all += forgotten as u64;
-            if forgotten < FORGET_BATCH_MAX as usize {
-                return Ok(all);
-            }
+        forget(self, include_str!("sql/forget_deliveries.sql"), older_than).await
+    }
+
+    async fn find_command(
+        &self,
+        tenant_id: Option<Uuid>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<HandledCommand>, ReadError> {
+        let key = key.clone();
+        let found = self.readers().read(move |connection| {
+            let row = (key.as_str(), tenant_id.unwrap_or_default().into_bytes());
+            let decode = |row: &Row<'_>| -> Result<HandledCommand, QueryError> {
+                let (request, answer) = (Uuid::from_bytes(row.get(0)?), row.get(1)?);
+                Ok(HandledCommand { tenant_id, key: key.clone(), request, answer })
+            };
+            Ok(query_rows(connection, include_str!("sql/find_command.sql"), row, decode)?.pop())
+        });
+        Ok(found.await?)
+    }
+
+    async fn forget_commands(&self, older_than: Duration) -> Result<u64, BoxError> {
+        forget(self, include_str!("sql/forget_commands.sql"), older_than).await
+    }
+}
+
+/// Deletes the rows of a table of notes by a text of `sql/`, and returns their number.
+async fn forget(store: &SqliteEventStore, sql: &'static str, older_than: Duration) -> Result<u64, BoxError> {
+    let older_than = ttl_micros(older_than);
+    let delete = move |connection: &Connection| execute(connection, sql, (older_than, FORGET_BATCH_MAX));
+    let mut all = 0;
+    loop {
+        let forgotten = store.writer().write(delete).await?;
+        all += forgotten as u64;
+        if forgotten < FORGET_BATCH_MAX as usize {
+            return Ok(all);
         }
     }
 }

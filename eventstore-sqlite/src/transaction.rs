@@ -9,6 +9,7 @@ use eventbus::{
     BoxError, EventId, ExpectedVersion, Name, Position, RecordedEvent, StreamId, Version,
     event::UniqueChange,
     port::{Append, AppendError, Lease, ReadError, Shadow, Transaction},
+    store::HandledCommand,
 };
 use rusqlite::{Connection, Params};
 
@@ -203,6 +204,14 @@ impl SqliteTransaction {
         let connection = self.connection().map_err(|over| refused(stream, over))?;
         let Some(found) = find_stream(&connection, stream)? else { return Ok(()) };
         value_rows::give_back(&connection, stream, found.number, changes).map_err(unavailable)
+    }
+
+    /// Notes that a command took effect; returns `false` if one with its key did before.
+    pub(crate) fn note_command(&mut self, command: &HandledCommand) -> Result<bool, BoxError> {
+        let HandledCommand { tenant_id, key, request, answer } = command;
+        let row = (key.as_str(), tenant_id.unwrap_or_default().into_bytes(), request.into_bytes(), answer);
+        let connection = self.connection()?;
+        Ok(execute(&connection, include_str!("sql/note_command.sql"), row)? == 1)
     }
 
     pub(crate) fn belongs_to(&self, store: &Arc<StoreInner>) -> bool {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use workspace_tests::fire::{
+    commands,
     faults::{self, FaultDurations},
     kills::{self, Program, process_role::Settings},
     network_faults,
@@ -48,6 +49,7 @@ async fn a_process_that_dies() {
         && !rolling::run_as_child().await.unwrap()
         && !reactions::run_as_child().await.unwrap()
         && !unique_values::run_as_child().await.unwrap()
+        && !commands::run_as_child().await.unwrap()
     {
         unfinished_deliveries::run_as_child().await.unwrap();
     }
@@ -198,4 +200,29 @@ async fn an_address_has_one_holder_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_that_look_for_the_holder_first_are_caught() {
     take_addresses(StoreKind::Postgres, true).await;
+}
+
+async fn command(store: StoreKind, without_keys: bool) {
+    let plan = commands::Plan { store, commands: 60, crashes: 8, without_keys, seed: seed() };
+    judge(&commands::run(&program(), plan).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_takes_effect_once_on_postgres() {
+    command(StoreKind::Postgres, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_takes_effect_once_on_redis() {
+    command(StoreKind::Redis, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_takes_effect_once_on_sqlite() {
+    command(StoreKind::Sqlite, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_without_keys_are_caught() {
+    command(StoreKind::Postgres, true).await;
 }

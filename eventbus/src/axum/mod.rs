@@ -84,6 +84,7 @@
 
 mod context;
 mod health;
+mod idempotency;
 mod problem;
 
 use ::axum::extract::FromRef;

@@ -14,7 +14,7 @@ use crate::{
     runtime::{
         app::PublishedError,
         projection::ProjectionError,
-        repository::{FindByError, LoadError, SaveError, UpdateError},
+        repository::{FindByError, LoadError, OnceError, SaveError, UpdateError},
     },
 };
 
@@ -216,6 +216,11 @@ impl<X: Into<Self>> From<UpdateError<X>> for Problem {
             UpdateError::Refused(refusal) => refusal.into(),
             UpdateError::Load(error) => error.into(),
             UpdateError::Save(error) => error.into(),
+            UpdateError::Once(OnceError::KeyReused { key }) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!("the idempotency key `{key}` was used for another request"),
+            ),
+            UpdateError::Once(error) => Self::internal(error),
         }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod event;
 pub(crate) mod field_error;
 pub(crate) mod fields;
 pub(crate) mod id;
+pub(crate) mod idempotency_key;
 pub(crate) mod json;
 pub(crate) mod metadata;
 pub(crate) mod name;

@@ -21,6 +21,7 @@ use crate::{
     domain::{
         clock::SharedClock,
         error::BoxError,
+        idempotency_key::IdempotencyKey,
         metadata::EventId,
         name::Name,
         record::{NewEvent, RecordedEvent},
@@ -33,7 +34,7 @@ use crate::{
         Notes, ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots,
         StoredEventType, StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery,
         attempts::DeliveryAttempts,
-        multi_stream_append::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+        multi_stream_append::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
         unique_values::{UniqueKey, UniqueValues},
     },
     support::{
@@ -147,6 +148,8 @@ struct StoreLog {
     unique: UniqueTable,
     /// The deliveries that multi-stream appends handled.
     handled: HashMap<HandledDelivery, OffsetDateTime>,
+    /// The commands that they handled, by tenant and key.
+    commands: HashMap<(Option<Uuid>, IdempotencyKey), (HandledCommand, OffsetDateTime)>,
     clock: SharedClock,
 }
 
@@ -179,7 +182,12 @@ impl StoreLog {
     }
 
     fn append_streams(&mut self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
-        if multi.handled.as_ref().is_some_and(|delivery| self.handled.contains_key(delivery)) {
+        let is_handled = match &multi.handled {
+            Some(Handled::Delivery(delivery)) => self.handled.contains_key(delivery),
+            Some(Handled::Command(command)) => self.commands.contains_key(&(command.tenant_id, command.key.clone())),
+            None => false,
+        };
+        if is_handled {
             return Ok(MultiStreamOutcome::AlreadyHandled);
         }
         let first_result_of = |append: &Append| {
@@ -197,7 +205,14 @@ impl StoreLog {
         }
         let changes = multi.appends.iter().map(|append| (&append.stream, unique_changes(&append.events)));
         self.unique.change(&changes.collect::<Vec<_>>())?;
-        self.handled.extend(multi.handled.map(|delivery| (delivery, self.clock.now())));
+        let now = self.clock.now();
+        match multi.handled {
+            Some(Handled::Delivery(delivery)) => drop(self.handled.insert(delivery, now)),
+            Some(Handled::Command(command)) => {
+                self.commands.insert((command.tenant_id, command.key.clone()), (command, now));
+            }
+            None => {}
+        }
         let records = multi.appends.into_iter().map(|Append { stream, events, .. }| {
             let before = self.version(&stream);
             events.into_iter().enumerate().map(|(i, event)| self.push(&stream, before.plus(i + 1), event)).collect()
@@ -322,6 +337,22 @@ impl MultiStreamAppends for InMemoryEventStore {
         let (before, now) = (log.handled.len(), log.clock.now());
         log.handled.retain(|_, handled_at| now - *handled_at < older_than);
         Ok((before - log.handled.len()) as u64)
+    }
+
+    async fn find_command(
+        &self,
+        tenant_id: Option<Uuid>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<HandledCommand>, ReadError> {
+        let log = self.0.log.read();
+        Ok(log.commands.get(&(tenant_id, key.clone())).map(|(command, _)| command.clone()))
+    }
+
+    async fn forget_commands(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let mut log = self.0.log.write();
+        let (before, now) = (log.commands.len(), log.clock.now());
+        log.commands.retain(|_, (_, handled_at)| now - *handled_at < older_than);
+        Ok((before - log.commands.len()) as u64)
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Delivery {
     attempt: u32,
     message_id: Option<MessageId>,
     state: StateMap,
+    /// The name of the handler that it is for; `None` for a projection or a closure.
+    handler: Option<&'static str>,
     /// What the handler saves by its repositories; `None` if it takes none.
     saves: Option<Arc<HandlerSaves>>,
 }
@@ -27,7 +29,7 @@ pub struct Delivery {
 impl Delivery {
     /// Creates the first delivery of `record` to `group`.
     pub fn new(record: RecordedEvent, group: Name) -> Self {
-        Self { record, group, attempt: 1, message_id: None, state: StateMap::new(), saves: None }
+        Self { record, group, attempt: 1, message_id: None, state: StateMap::new(), handler: None, saves: None }
     }
 
     /// Sets the number of this attempt: 1 is the first.
@@ -43,6 +45,15 @@ impl Delivery {
     /// Gives the handlers their shared state.
     pub fn with_state(self, state: StateMap) -> Self {
         Self { state, ..self }
+    }
+
+    /// Names the handler that it is for.
+    pub(crate) fn with_handler(self, name: &'static str) -> Self {
+        Self { handler: Some(name), ..self }
+    }
+
+    pub(crate) const fn handler(&self) -> Option<&'static str> {
+        self.handler
     }
 
     /// Keeps the saves of the handler until it has ended.

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
+use uuid::Uuid;
 
 use super::{AppendError, ReadError};
 use crate::domain::{
     error::BoxError,
+    idempotency_key::IdempotencyKey,
     metadata::{EventId, Metadata},
     name::Name,
     record::{NewEvent, RecordedEvent},
@@ -37,21 +39,29 @@ impl Append {
 /// Most streams of a multi-stream append, those without events included.
 pub const MULTI_STREAM_APPENDS_MAX: usize = 1_000;
 
-/// Appends that take effect together, and the delivery that they handle.
+/// Appends that take effect together, and the delivery or the command that they handle.
 #[derive(Debug, Clone, Default)]
 pub struct MultiStreamAppend {
     /// The appends, each to a stream of its own. One without events only checks that its stream is at the expected
     /// version.
     pub appends: Vec<Append>,
-    /// The delivery that is handled with them: the store notes it in the same commit, and does nothing if it was noted
-    /// before.
-    pub handled: Option<HandledDelivery>,
+    /// What is handled with them: the store notes it in the same commit, and does nothing if it was noted before.
+    pub handled: Option<Handled>,
+}
+
+/// What a multi-stream append handles, once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Handled {
+    /// An event that was delivered to a handler.
+    Delivery(HandledDelivery),
+    /// A command of a client.
+    Command(HandledCommand),
 }
 
 impl MultiStreamAppend {
-    /// Makes one of a single append that handles no delivery.
+    /// Makes one of a single append, without a delivery or a command.
     pub fn single(append: Append) -> Self {
-        Self { appends: vec![append], handled: None }
+        Self { appends: vec![append], ..Self::default() }
     }
 }
 
@@ -73,17 +83,30 @@ impl HandledDelivery {
     }
 }
 
+/// A command that took effect, and its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandledCommand {
+    /// The tenant within which the key is unique.
+    pub tenant_id: Option<Uuid>,
+    /// The key that the client gave it.
+    pub key: IdempotencyKey,
+    /// A fingerprint of what was commanded: another request under the same key is a mistake of the client.
+    pub request: Uuid,
+    /// The answer, in a form that the store does not read.
+    pub answer: String,
+}
+
 /// What became of a multi-stream append.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MultiStreamOutcome {
     /// It took effect, now or by an earlier call with the same event ids: the records of each append, in order.
     Appended(Vec<Vec<RecordedEvent>>),
-    /// Its delivery was handled before; it had no effect.
+    /// Its delivery, or its command, was handled before; it had no effect.
     AlreadyHandled,
 }
 
 impl MultiStreamOutcome {
-    /// Returns the records of all appends, in order; none if the delivery was handled before.
+    /// Returns the records of all appends, in order; none if the delivery or the command was handled before.
     pub fn into_records(self) -> Vec<RecordedEvent> {
         match self {
             Self::Appended(records) => records.into_iter().flatten().collect(),
@@ -96,11 +119,11 @@ impl MultiStreamOutcome {
 ///
 /// | streams and note | effect of `append_streams` |
 /// |---|---|
-/// | all streams are as expected, the delivery is not noted | all events stored, the delivery noted |
+/// | all streams are as expected, delivery or command is not noted | all events stored, delivery or command noted |
 /// | a stream is not as expected | none; the conflict names the first such stream |
 /// | all event ids are stored in their streams already | none; the first result |
 /// | some of them are | none; [`AppendError::EventIdTaken`] |
-/// | the delivery is noted | none; [`MultiStreamOutcome::AlreadyHandled`] |
+/// | the delivery is noted, or a command with this key and tenant | none; [`MultiStreamOutcome::AlreadyHandled`] |
 ///
 /// Implementations must pass the event-store suite of `eventbus::testkit`.
 ///
@@ -116,7 +139,7 @@ impl MultiStreamOutcome {
 ///     Ok(Append { stream: StreamId::parse("Account", account)?, expected: ExpectedVersion::Any, events })
 /// };
 /// let (from, to) = (append("ada", Name::from_static("Sent"))?, append("bob", Name::from_static("Received"))?);
-/// let transfer = MultiStreamAppend { appends: vec![from, to], handled: None };
+/// let transfer = MultiStreamAppend { appends: vec![from, to], ..Default::default() };
 /// let outcome = store.append_streams(transfer).await?;
 /// assert!(matches!(outcome, MultiStreamOutcome::Appended(records) if records.len() == 2));
 /// # Ok(()) }
@@ -147,4 +170,21 @@ pub trait MultiStreamAppends: Send + Sync {
     /// # Errors
     /// The store's error if it cannot delete them.
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError>;
+
+    /// Returns the command that took effect under a key, with its answer; `None` if there is none, or if it was
+    /// [forgotten](Self::forget_commands).
+    ///
+    /// # Errors
+    /// [`ReadError`] if the store cannot be read, or if what it has noted is damaged.
+    async fn find_command(
+        &self,
+        tenant_id: Option<Uuid>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<HandledCommand>, ReadError>;
+
+    /// Forgets commands that were handled longer than `older_than` ago, and returns their number.
+    ///
+    /// # Errors
+    /// The store's error if it cannot delete them.
+    async fn forget_commands(&self, older_than: Duration) -> Result<u64, BoxError>;
 }

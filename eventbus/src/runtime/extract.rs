@@ -1,5 +1,7 @@
 //! The parameters a handler or projection method can take after its event, and what it can return.
 
+use uuid::Uuid;
+
 use crate::{
     domain::{codec::DecodeError, metadata::Metadata, record::RecordedEvent},
     port::{
@@ -9,11 +11,11 @@ use crate::{
     },
 };
 
-/// A parameter taken by value: [`State<T>`], [`Attempt`].
+/// A parameter taken by value: [`State<T>`], [`Repository<A>`](crate::Repository), [`Attempt`], [`EffectKey`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a handler parameter",
     label = "not a handler parameter",
-    note = "after the event a handler takes `State<T>` of `eventbus` (axum's is another type), `Repository<A>`, `Attempt`, `&Metadata`, `&RecordedEvent`, or the store's connection as `&mut`; did you mean `State<{Self}>`?"
+    note = "after the event a handler takes `State<T>` of `eventbus` (axum's is another type), `Repository<A>`, `Attempt`, `EffectKey`, `&Metadata`, `&RecordedEvent`, or the store's connection as `&mut`; did you mean `State<{Self}>`?"
 )]
 pub trait FromDelivery: Sized + Send {
     /// Adds what the parameter needs from the application to `requirements`; the app checks them at start.
@@ -88,6 +90,49 @@ pub struct Attempt(pub u32);
 impl FromDelivery for Attempt {
     fn from_delivery(delivery: &Delivery) -> Result<Self, HandlerError> {
         Ok(Self(delivery.attempt()))
+    }
+}
+
+/// A key for one effect of a handler in another system, as the `Idempotency-Key` of a payment: the same text for each
+/// delivery of this event to this handler, also after a crash, and another one for every other event and handler.
+///
+/// The text is a UUID, of version 5. A handler that has several effects adds something to it: `format!("{key}-refund")`.
+///
+/// # Examples
+/// ```
+/// use eventbus::{EffectKey, prelude::*};
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate_type = "Order")]
+/// # struct OrderPlaced { cents: u64 }
+/// # #[derive(Clone)]
+/// # struct Payments;
+/// # impl Payments { async fn charge(&self, cents: u64, idempotency_key: &str) -> Result<(), std::fmt::Error> { Ok(()) } }
+/// #[handler]
+/// async fn charge(event: &OrderPlaced, key: EffectKey, State(payments): State<Payments>) -> eventbus::Result<()> {
+///     payments.charge(event.cents, key.as_str()).await?; // a second time under the same key: nothing is charged
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, derive_more::Display)]
+pub struct EffectKey(String);
+
+impl EffectKey {
+    /// The key as text: 36 characters, hexadecimal digits and hyphens.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromDelivery for EffectKey {
+    fn from_delivery(delivery: &Delivery) -> Result<Self, HandlerError> {
+        let (group, handler, stream) = (delivery.group(), delivery.handler(), delivery.metadata().stream());
+        // names and ids have no control characters; an event id is unique within its stream
+        let tenant = stream.tenant_id().unwrap_or_default();
+        let (of_type, id) = (stream.aggregate_type(), stream.aggregate_id());
+        let name = format!("{group}\0{}\0{tenant}\0{of_type}\0{id}", handler.unwrap_or_default());
+        let key = Uuid::new_v5(&delivery.metadata().event_id().as_uuid(), name.as_bytes());
+        Ok(Self(key.to_string()))
     }
 }
 

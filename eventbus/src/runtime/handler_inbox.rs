@@ -32,9 +32,9 @@ use crate::{
         backoff::{Backoff, BackoffTimer},
         delivery::{Delivery, HandlerError},
         handler_saves::{AfterCommit, HandlerSaves},
-        multi_stream_append::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+        multi_stream_append::{Handled, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     },
-    support::{Outage, source_chain},
+    support::source_chain,
 };
 
 /// Delays between attempts to begin a transaction while the store is away.
@@ -178,7 +178,10 @@ impl HandlerInbox {
         if appends.is_empty() {
             return Ok(after_commit);
         }
-        match multi_stream.append_streams(MultiStreamAppend { appends, handled: Some(handled) }).await? {
+        match multi_stream
+            .append_streams(MultiStreamAppend { appends, handled: Some(Handled::Delivery(handled)) })
+            .await?
+        {
             MultiStreamOutcome::Appended(_) => Ok(after_commit),
             MultiStreamOutcome::AlreadyHandled => {
                 self.log_skipped(delivery);
@@ -244,37 +247,5 @@ pub(crate) fn classify_error(error: HandlerError, transactions: &dyn Transaction
     match transactions.server_fault(error.get_ref()) {
         Some(fault) => error.with_server_fault(fault),
         None => error,
-    }
-}
-
-/// Deletes notes of deliveries older than `retention`, about once an hour, until cancelled.
-pub(crate) async fn purge_inbox(
-    store: Arc<dyn EventStore>,
-    retention: Duration,
-    clock: SharedClock,
-    cancel: CancellationToken,
-) {
-    const HOUR: Duration = Duration::from_secs(3_600);
-    let mut outage = Outage::new(clock.clone());
-    loop {
-        // jitter: processes that started together do not all purge at once
-        let pause = HOUR.mul_f64(0.75 + fastrand::f64() / 2.0);
-        if cancel.run_until_cancelled(clock.sleep(pause)).await.is_none() {
-            return;
-        }
-        let Some(multi_stream) = store.multi_stream_appends() else { return };
-        match cancel.run_until_cancelled(multi_stream.forget_deliveries(retention)).await {
-            Some(Ok(forgotten)) => {
-                tracing::debug!(forgotten, ?retention, "forgot deliveries that took effect");
-                if let Some(lasted) = outage.ends() {
-                    tracing::info!(?lasted, "deliveries that took effect are forgotten again");
-                }
-            }
-            Some(Err(error)) if outage.begins() => {
-                tracing::warn!(%error, "cannot forget deliveries that took effect, trying again later");
-            }
-            Some(Err(_)) => {}
-            None => return,
-        }
     }
 }

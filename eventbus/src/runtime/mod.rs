@@ -12,6 +12,7 @@ pub(crate) mod projection;
 pub(crate) mod registry;
 pub(crate) mod relay;
 pub(crate) mod repository;
+mod retention;
 pub(crate) mod skip;
 pub(crate) mod start;
 pub(crate) mod subscription;

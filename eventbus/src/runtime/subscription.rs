@@ -218,9 +218,9 @@ pub(crate) fn add_handlers<B: EventBus + ?Sized>(
 fn handler_subscriber(definition: HandlerDefinition, group: &Name, context: &HandlerContext) -> Subscriber {
     let call = definition.call;
     let inbox = HandlerInbox::for_handler(&definition, group, context).map(Arc::new);
-    let state = context.state.clone();
+    let (state, name) = (context.state.clone(), definition.name);
     Subscriber::new(Name::from_static(definition.name), definition.events, move |delivery| {
-        let delivery = delivery.clone().with_state(state.clone());
+        let delivery = delivery.clone().with_state(state.clone()).with_handler(name);
         let inbox = inbox.clone();
         Box::pin(Scope::Delivery(delivery.record().cause()).run(async move {
             match inbox {

@@ -13,11 +13,13 @@ use tokio::{
     sync::{Mutex, OwnedMutexGuard, OwnedRwLockReadGuard, RwLock},
     time::Instant,
 };
+use uuid::Uuid;
 
 use super::{Fault, Faults, delegate};
 use crate::{
     domain::{
         error::BoxError,
+        idempotency_key::IdempotencyKey,
         metadata::EventId,
         name::Name,
         stream::{Position, StreamId},
@@ -26,7 +28,7 @@ use crate::{
     port::{
         Append, AppendError, Checkpoints, EventStore, EventTypes, FromTransaction, Lease, LeaseError, Leases,
         MultiStreamAppends, Notes, ReadError, ServerFault, Shadow, Snapshots, Transaction, Transactions, TypeKey,
-        multi_stream_append::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+        multi_stream_append::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
         unique_values::{UniqueKey, UniqueValues as _},
     },
     support::{source_chain, unique_changes},
@@ -270,7 +272,7 @@ impl Transaction for TableTransaction {
         if fault == Some(Fault::Unavailable) {
             return Err(TableFault("fault made by the test").into());
         }
-        let appends = MultiStreamAppend { appends: std::mem::take(&mut self.appends), handled: None };
+        let appends = MultiStreamAppend { appends: std::mem::take(&mut self.appends), ..Default::default() };
         self.store.store.append_streams(appends).await?;
         if let Some(shadow) = &self.shadow {
             let (live, mut copies) = (self.committed.tables.clone(), Tables::default());
@@ -310,6 +312,18 @@ impl MultiStreamAppends for TableStore {
         let before = data.deliveries.len();
         data.deliveries.retain(|_, noted| noted.elapsed() < older_than);
         Ok((before - data.deliveries.len()) as u64)
+    }
+
+    async fn find_command(
+        &self,
+        tenant_id: Option<Uuid>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<HandledCommand>, ReadError> {
+        self.store.find_command(tenant_id, key).await
+    }
+
+    async fn forget_commands(&self, older_than: Duration) -> Result<u64, BoxError> {
+        self.store.forget_commands(older_than).await
     }
 }
 

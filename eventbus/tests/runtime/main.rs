@@ -14,6 +14,7 @@ mod life;
 #[path = "../lines/mod.rs"]
 mod lines;
 mod logs;
+mod once;
 mod orders;
 mod outages;
 mod projections;

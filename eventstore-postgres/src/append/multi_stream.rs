@@ -5,13 +5,14 @@
 //! come again.
 
 use eventbus::{
-    BoxError, ExpectedVersion, StreamId, Version,
+    BoxError, ExpectedVersion, IdempotencyKey, StreamId, Version,
     event::UniqueChange,
     port::{Append, AppendError, ReadError},
-    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome, unique_scope},
+    store::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, unique_scope},
     support::{first_multi_stream_result, last_of_each_name, unique_changes},
 };
 use sqlx::{Row as _, postgres::PgRow};
+use uuid::Uuid;
 
 use super::{
     entry::{conflict_error, has_passed_expected},
@@ -52,7 +53,7 @@ pub(super) enum Sent {
     Failed(usize, AppendError),
     /// A value is taken, perhaps by the stream itself, which the statement did not see: another one tells.
     TakenFromNew(AppendError),
-    /// Nothing was written: the delivery is noted, or an event id is stored.
+    /// Nothing was written: the delivery or the command is noted, or an event id is stored.
     Repeated,
 }
 
@@ -69,7 +70,7 @@ impl<'a> MultiStreamStatement<'a> {
     pub(crate) fn assign(store: &'a StoreInner, stream: StreamId, version: Version, changes: &[UniqueChange]) -> Self {
         let append = Append { stream, expected: ExpectedVersion::Exact(version), events: Vec::new() };
         let unique = last_of_each_name(changes).into_iter().map(|change| (0, change)).collect();
-        Self { store, multi: MultiStreamAppend { appends: vec![append], handled: None }, unique, doubt: None }
+        Self { store, multi: MultiStreamAppend::single(append), unique, doubt: None }
     }
 
     /// Sends it until its outcome is certain, or the retry time is over: the time to connect, from the first retry.
@@ -125,6 +126,11 @@ impl<'a> MultiStreamStatement<'a> {
 
     pub(super) fn query<'q>(&'q self, statements: &'q Statements) -> Query<'q> {
         let MultiStreamAppend { appends, handled } = &self.multi;
+        let (delivery, command) = match handled {
+            Some(Handled::Delivery(delivery)) => (Some(delivery), None),
+            Some(Handled::Command(command)) => (None, Some(command)),
+            None => (None, None),
+        };
         let (mut stream_of_event, mut place_of_event) = (Vec::new(), Vec::new());
         for (stream, append) in (1_i64..).zip(appends) {
             stream_of_event.extend(append.events.iter().map(|_| stream));
@@ -137,9 +143,9 @@ impl<'a> MultiStreamStatement<'a> {
             .bind(place_of_event);
         let query = bind_events(query, &appends.iter().flat_map(|append| &append.events));
         let query = query
-            .bind(handled.as_ref().map(|delivery| delivery.handler.as_str()))
-            .bind(handled.as_ref().map(|delivery| delivery.event_id.as_uuid()));
-        let stream = handled.as_ref().map(|delivery| &delivery.stream);
+            .bind(delivery.map(|delivery| delivery.handler.as_str()))
+            .bind(delivery.map(|delivery| delivery.event_id.as_uuid()));
+        let stream = delivery.map(|delivery| &delivery.stream);
         query
             .bind(stream.map(|stream| stream.aggregate_id().as_str()))
             .bind(stream.map(|stream| stream.aggregate_type().as_str()))
@@ -147,6 +153,10 @@ impl<'a> MultiStreamStatement<'a> {
             .bind(self.unique.iter().map(|(number, _)| *number as i64 + 1).collect::<Vec<_>>())
             .bind(self.unique.iter().map(|(number, change)| self.scope(*number, change)).collect::<Vec<_>>())
             .bind(self.unique.iter().map(|(_, change)| change.value()).collect::<Vec<_>>())
+            .bind(command.map(|command| command.tenant_id.unwrap_or_default()))
+            .bind(command.map(|command| command.key.as_str()))
+            .bind(command.map(|command| command.request))
+            .bind(command.map(|command| &*command.answer))
     }
 
     /// Returns what the value of a change is unique within.
@@ -196,12 +206,17 @@ impl<'a> MultiStreamStatement<'a> {
         Ok(Sent::Done(MultiStreamOutcome::Appended(records)))
     }
 
-    /// Returns the outcome if it, or its delivery, took effect before.
+    /// Returns the outcome if it, or its delivery or command, took effect before.
     async fn resolve(&self) -> Result<Option<MultiStreamOutcome>, AppendError> {
         let unavailable = |error: ReadError| AppendError::Unavailable(error.into());
-        if let Some(delivery) = &self.multi.handled
-            && is_handled(self.store, delivery).await.map_err(unavailable)?
-        {
+        let is_handled = match &self.multi.handled {
+            Some(Handled::Delivery(delivery)) => is_handled(self.store, delivery).await,
+            Some(Handled::Command(HandledCommand { tenant_id, key, .. })) => {
+                find_command(self.store, *tenant_id, key).await.map(|found| found.is_some())
+            }
+            None => Ok(false),
+        };
+        if is_handled.map_err(unavailable)? {
             return Ok(Some(MultiStreamOutcome::AlreadyHandled));
         }
         let with_events = || self.multi.appends.iter().filter(|append| !append.events.is_empty());
@@ -246,4 +261,19 @@ pub(crate) async fn is_handled(store: &StoreInner, delivery: &HandledDelivery) -
     let rows = store.connections().fetch_all(query).await?;
     let unreadable = |error: sqlx::Error| ReadError::Unavailable(error.into());
     rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(unreadable)
+}
+
+/// Returns the command that took effect under a key.
+pub(crate) async fn find_command(
+    store: &StoreInner,
+    tenant_id: Option<Uuid>,
+    key: &IdempotencyKey,
+) -> Result<Option<HandledCommand>, ReadError> {
+    let query = store.statements().query(include_str!("../sql/find_command.sql"));
+    let rows = store.connections().fetch_all(query.bind(tenant_id.unwrap_or_default()).bind(key.as_str())).await?;
+    let decode = |row: &PgRow| {
+        let (request, answer) = (row.try_get("request")?, row.try_get("answer")?);
+        Ok(HandledCommand { tenant_id, key: key.clone(), request, answer })
+    };
+    rows.first().map(decode).transpose().map_err(|error: sqlx::Error| ReadError::Unavailable(error.into()))
 }

@@ -1,4 +1,4 @@
--- Appends to several streams and notes the delivery that the events handle, or does nothing; returns what it found.
+-- Appends to several streams and notes the delivery or command that is handled, or does nothing; returns what it found.
 --
 -- $1 to $5 the streams, one array per column: id, type, tenant, expected version (-1 any, -2 has events), event count;
 -- a stream without events is only checked.
@@ -6,14 +6,16 @@
 -- $8 to $17 the events, one array per column.
 -- $18 to $22 the delivery: handler, event id, and the stream of the event: id, type, tenant; null without one.
 -- $23 to $25 the changes of unique values: the stream, counted from 1, the scope, and the value to take; null gives back.
+-- $26 to $29 the command: tenant, key, fingerprint of the request, answer; null without one.
 --
 -- `result` 0: it took effect. 1: a stored event. 2: the stream `number` is at `version`, not as expected.
 -- 3: another stream holds the value of change `number`; or its own stream does, with `version` 1, if this snapshot does
--- not have that stream. No rows: the delivery was noted before, or an event id is stored in a partition.
+-- not have that stream. No rows: the delivery or the command was noted before, or an event id is stored in a partition.
 --
 -- Invariant: the statement judges the rows that it has locked, and all of them before it writes; then it notes the
--- delivery, inserts new streams, updates the others, locks the bound and draws positions: the order of `append_many.sql`.
--- A stream that must not exist and is only checked gets a row of version 0, so that there is a row to hold.
+-- delivery or the command, inserts new streams, updates the others, locks the bound and draws positions: the order of
+-- `append_many.sql`. A stream that must not exist and is only checked gets a row of version 0, so that there is a row to
+-- hold.
 --
 -- Three races with concurrent writers make `fine` fail the statement by a division by zero, as its other rows must go:
 -- a writer inserted a stream that this snapshot does not have (`made` returns fewer rows than `missing`), or a value
@@ -83,6 +85,14 @@ known AS MATERIALIZED (
     JOIN held h ON h.number = new.stream
     WHERE {is_stored}
 ),
+commanded AS (
+    INSERT INTO {schema}.commands (tenant_id, key, request, answer)
+    SELECT $26::uuid, $27::text, $28::uuid, $29::text
+    WHERE $27::text IS NOT NULL AND NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known)
+      AND NOT EXISTS (SELECT FROM taken)
+    ON CONFLICT DO NOTHING
+    RETURNING key
+),
 noted AS (
     INSERT INTO {schema}.deliveries (handler, event_id, aggregate_id, aggregate_type, tenant_id)
     SELECT $18::text, $19::uuid, $20::text, $21::text, $22::uuid
@@ -94,7 +104,7 @@ noted AS (
 go AS MATERIALIZED (
     SELECT true AS is_ready
     WHERE NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known) AND NOT EXISTS (SELECT FROM taken)
-      AND ($18::text IS NULL OR EXISTS (SELECT FROM noted))
+      AND ($18::text IS NULL OR EXISTS (SELECT FROM noted)) AND ($27::text IS NULL OR EXISTS (SELECT FROM commanded))
 ),
 missing AS MATERIALIZED (
     SELECT w.*, nextval('{schema}.streams_stream_no_seq') AS stream_no

@@ -4,6 +4,7 @@
 
 mod appends;
 mod checkpoint_moves;
+pub(crate) mod command;
 mod deliveries;
 mod effects;
 mod locks;

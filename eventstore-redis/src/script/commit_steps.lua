@@ -16,6 +16,11 @@ function steps.first()
   if redis.call('ZSCORE', take_key(), take()) then return { 'lost' } end
 end
 
+-- Checks that no command with this key is noted yet.
+function steps.new_command()
+  if redis.call('HEXISTS', take_key(), take()) == 1 then return { 'lost' } end
+end
+
 -- Checks that the position of a rebuild's copies has not moved.
 function steps.filled()
   if redis.call('HGET', take_key(), 'position') ~= take() then return { 'lost' } end
@@ -84,6 +89,13 @@ function steps.release() redis.call('DEL', take_key()) end
 
 -- Notes a delivery.
 function steps.note() redis.call('ZADD', take_key(), whole(now_in_ms()), take()) end
+
+-- Notes a command.
+function steps.command()
+  local commands, times, field = take_key(), take_key(), take()
+  redis.call('HSET', commands, field, take())
+  redis.call('ZADD', times, whole(now_in_ms()), field)
+end
 
 -- Notes that a stream holds a unique value, or that a value is one of a stream.
 function steps.hold() redis.call('HSET', take_key(), take(), take()) end

@@ -19,7 +19,7 @@ use eventbus::{
 use eventstore_sqlite::SqliteEventStore;
 use tokio::runtime::Runtime;
 use workspace_tests::fire::{
-    HarnessError, consumer_crashes,
+    HarnessError, commands, consumer_crashes,
     database::Database,
     faults::{self, FaultDurations},
     kills::{self, Program, process_role::Settings},
@@ -64,6 +64,9 @@ struct Arguments {
     /// Number of attempts to take one of 1,000 unique values, on each store.
     #[arg(long, default_value_t = 100_000)]
     attempts: u64,
+    /// Number of commands, each sent by 32 callers at once, on each store.
+    #[arg(long, default_value_t = 2_000)]
+    commands: u64,
     /// Number of connections to break.
     #[arg(long, default_value_t = 200)]
     cuts: u64,
@@ -114,6 +117,8 @@ enum Part {
     Reactions,
     /// Unique values, taken by writers that are killed; and by writers that look first, which must be caught.
     Unique,
+    /// Commands that 32 callers send at once, to servers that die before they answer.
+    Commands,
     /// Processes with the in-process bus, killed while events wait for a retry.
     Unfinished,
     /// Processes with the in-process bus, killed every second or two: no event becomes a dead letter.
@@ -141,7 +146,8 @@ fn main() -> Result<ExitCode, HarnessError> {
                 || stuck_handlers::run_as_child().await?
                 || rolling::run_as_child().await?
                 || reactions::run_as_child().await?
-                || unique_values::run_as_child().await?,
+                || unique_values::run_as_child().await?
+                || commands::run_as_child().await?,
         )
     })? {
         return Ok(ExitCode::SUCCESS);
@@ -172,6 +178,7 @@ impl Part {
             version_seconds,
             reactions,
             attempts,
+            commands,
             file_faults,
             handled,
             unfinished_kills,
@@ -194,6 +201,7 @@ impl Part {
             Self::Versions => runtime.block_on(rolling::run_with_versions(Duration::from_secs(version_seconds), seed)),
             Self::Reactions => runtime.block_on(react(reactions, seed)),
             Self::Unique => runtime.block_on(take_addresses(attempts, seed)),
+            Self::Commands => runtime.block_on(command(commands, seed)),
             Self::Unfinished => {
                 let kills = unfinished_kills;
                 runtime.block_on(unfinished_deliveries::run(&Program::this(&[])?, Kills::WhileEventsWait, kills, seed))
@@ -230,6 +238,23 @@ async fn take_addresses(attempts: u64, seed: u64) -> Result<RunSummary, HarnessE
     ] {
         let plan = unique_values::Plan { store, attempts, addresses: 1_000, select_then_insert, seed };
         figures.add(unique_values::run(&program, plan).await?);
+    }
+    Ok(figures)
+}
+
+/// Sends commands to servers on each store, and to servers without keys.
+async fn command(commands: u64, seed: u64) -> Result<RunSummary, HarnessError> {
+    let program = Program::this(&[])?;
+    let mut figures = RunSummary::new("commands");
+    for (store, without_keys) in [
+        (StoreKind::Postgres, false),
+        (StoreKind::Redis, false),
+        (StoreKind::Sqlite, false),
+        (StoreKind::Postgres, true),
+    ] {
+        let crashes = (commands / 20).max(4);
+        let plan = commands::Plan { store, commands, crashes, without_keys, seed };
+        figures.add(commands::run(&program, plan).await?);
     }
     Ok(figures)
 }

@@ -7,6 +7,7 @@
 //! port.
 
 pub mod auditor;
+pub mod commands;
 pub mod consumer_crashes;
 pub mod database;
 pub mod evidence;

@@ -21,6 +21,7 @@ use crate::{
         projection::{AnyProjection, ProjectionHandle, RunnerContext},
         relay::{self, RelayOptions},
         repository::{RepositorySource, SnapshotTasks},
+        retention::Retention,
         start::{StartError, StartMistake},
         subscription::group_of,
     },
@@ -32,7 +33,8 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default timeout of [`App::run_until_signal`] for deliveries in flight.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 const PROJECTION_LEASE: Duration = Duration::from_secs(10);
-const INBOX_RETENTION: Duration = Duration::from_secs(30 * 24 * 3_600);
+const DELIVERY_RETENTION: Duration = Duration::from_secs(30 * 24 * 3_600);
+const COMMAND_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Builds an app; [`start`](Self::start) checks all parts and starts them.
 ///
@@ -56,7 +58,7 @@ pub struct AppBuilder {
     wait_timeout: Duration,
     shutdown_timeout: Duration,
     projection_lease: Duration,
-    inbox_retention: Duration,
+    retention: Retention,
     clock: SharedClock,
 }
 
@@ -75,7 +77,7 @@ impl AppBuilder {
             wait_timeout: WAIT_TIMEOUT,
             shutdown_timeout: SHUTDOWN_TIMEOUT,
             projection_lease: PROJECTION_LEASE,
-            inbox_retention: INBOX_RETENTION,
+            retention: Retention { deliveries: DELIVERY_RETENTION, commands: COMMAND_RETENTION },
             clock: SharedClock::SYSTEM,
         }
     }
@@ -189,7 +191,15 @@ impl AppBuilder {
     /// An event that is redelivered later than that takes effect again. So it must be longer than an event can wait:
     /// for a group that does not consume meanwhile, for a retry, or as a dead letter that an operator replays.
     pub fn inbox_retention(self, retention: Duration) -> Self {
-        Self { inbox_retention: retention, ..self }
+        Self { retention: Retention { deliveries: retention, ..self.retention }, ..self }
+    }
+
+    /// Sets how long the store remembers commands that took effect [once](crate::AggregateRepository::once), and their
+    /// answers; 7 days by default.
+    ///
+    /// A command that a client sends again later than that takes effect again.
+    pub fn command_retention(self, retention: Duration) -> Self {
+        Self { retention: Retention { commands: retention, ..self.retention }, ..self }
     }
 
     /// Sets the clock of the app: ids of events and when they occurred, retries, leases, timeouts; the machine's by
@@ -259,7 +269,7 @@ impl AppBuilder {
             lease_ttl: self.projection_lease,
             clock,
         };
-        let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.inbox_retention);
+        let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.retention);
         let tasks = tasks.await.map_err(unavailable)?;
         plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());
         Ok(App(Arc::new(AppInner {

@@ -16,11 +16,10 @@ use crate::{
         backoff::{Backoff, BackoffTimer},
     },
     runtime::{
-        definition::HandlerDefinition,
         handler_context::HandlerContext,
-        handler_inbox,
         projection::RunnerContext,
         relay::{self, Relay, RelayOptions, RelayView, Unfilled},
+        retention::Retention,
         subscription::add_handlers,
     },
     support::Outage,
@@ -53,7 +52,7 @@ impl AppTasks {
         is_connected: bool,
         plan: &CheckedPlan,
         relay: Option<RelayOptions>,
-        inbox_retention: Duration,
+        retention: Retention,
     ) -> Result<Self, BoxError> {
         let (store, clock) = (Arc::clone(&context.store), context.clock.clone());
         let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
@@ -123,18 +122,7 @@ impl AppTasks {
             });
             let _ = has_begun.await;
         }
-        let has_inbox = |handler: &HandlerDefinition| {
-            let requirements = handler.requirements();
-            !requirements.transactions().is_empty() || !requirements.aggregates().is_empty()
-        };
-        if plan.handlers.iter().any(has_inbox) {
-            tasks.spawn_store_task(handler_inbox::purge_inbox(
-                Arc::clone(&store),
-                inbox_retention,
-                clock.clone(),
-                tasks.cancel.clone(),
-            ));
-        }
+        tasks.spawn_store_task(retention.purge(Arc::clone(&store), clock.clone(), tasks.cancel.clone()));
         for projection in &plan.projections {
             tasks.spawn_store_task(projection.erased().run(tasks.runner_context.clone(), tasks.cancel.clone()));
         }

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::{
     error::{FindByError, HistoryError, LoadError, SaveError, TakeSnapshotError, UpdateError},
     history::{HistoryStep, StateDiff},
+    once::Once,
     pending_events::encode_pending,
     repository_store::RepositoryStore,
     save_publisher::SavePublisher,
@@ -32,6 +33,7 @@ use crate::{
         clock::SharedClock,
         context::EventContext,
         error::{Error, ErrorLine},
+        idempotency_key::IdempotencyKey,
         name::Name,
         record::{EventSet, NewEvent, RecordedEvent},
         snapshot_codec::SnapshotCodec,
@@ -40,7 +42,7 @@ use crate::{
     },
     port::{
         AppendError, EventBus, EventStore, ReadError, RecordStream, SnapshotRead, Snapshots, StoredSnapshot,
-        backoff::Backoff, handler_saves::HandlerSaves, retry::RetryPolicy,
+        backoff::Backoff, handler_saves::HandlerSaves, multi_stream_append::HandledCommand, retry::RetryPolicy,
     },
 };
 
@@ -243,8 +245,39 @@ impl<A: Apply> AggregateRepository<A> {
     }
 
     /// Names the stream of an aggregate of the repository's tenant.
-    fn stream(&self, id: &A::Id) -> StreamId {
+    pub(super) fn stream(&self, id: &A::Id) -> StreamId {
         A::stream(id).with_tenant_id(self.tenant_id)
+    }
+
+    /// Returns the tenant of its aggregates.
+    pub(super) const fn tenant_id(&self) -> Option<Uuid> {
+        self.tenant_id
+    }
+
+    /// Returns the store; `None` in a handler, whose saves wait for its end.
+    pub(super) fn store(&self) -> Option<&dyn EventStore> {
+        if self.store.is_in_handler() { None } else { Some(&**self.store.as_port()) }
+    }
+
+    pub(super) fn read_stream(&self, id: &A::Id, from: Version) -> RecordStream<'_> {
+        self.store.read_stream(&self.stream(id), from)
+    }
+
+    /// Reports events that were stored before, as [`save`](Self::save) did.
+    pub(super) fn report(&self, version: Version, records: Vec<RecordedEvent>) -> Saved {
+        match records.is_empty() {
+            true => Saved::nothing(version),
+            false => Saved::new(version, records, self.publisher.of_stored()),
+        }
+    }
+
+    /// Waits before the next attempt after a conflict; returns `false` if there is none.
+    pub(super) async fn wait_after_conflict(&self, attempt: u32) -> bool {
+        let allowed = self.conflict_retry.allows(attempt);
+        if allowed {
+            self.clock.sleep(self.conflict_retry.jittered(attempt)).await;
+        }
+        allowed
     }
 
     /// Loads an aggregate.
@@ -541,16 +574,41 @@ impl<A: Apply> AggregateRepository<A> {
         if root.pending().is_empty() {
             return Ok(Saved::nothing(root.version()));
         }
+        // only that of a command may have no effect
+        Ok(self.save_handling(root, None).await?.unwrap_or_else(|| Saved::nothing(root.version())))
+    }
+
+    /// Saves, also without pending events, and notes the command in the same commit; returns `None` if a command with its
+    /// key took effect before.
+    pub(super) async fn save_handling(
+        &self,
+        root: &mut AggregateRoot<A>,
+        command: Option<&HandledCommand>,
+    ) -> Result<Option<Saved>, SaveError> {
         let context = self.context.clone().or(EventContext::current());
         self.check_tenant(root, &context)?;
         let events = self.encode(root, context)?;
-        let records = self.append(root, events).await?;
+        let Some(records) = self.append(root, events, command).await? else {
+            return Ok(None);
+        };
         let before = root.version();
         root.mark_saved(before.plus(records.len()));
+        if records.is_empty() {
+            return Ok(Some(Saved::nothing(before)));
+        }
         self.advance_cached(&records);
         self.snapshot_in_background(root, before);
         let publication = self.publisher.publish(self.store.as_port(), &records).await;
-        Ok(Saved::new(root.version(), records, publication))
+        Ok(Some(Saved::new(root.version(), records, publication)))
+    }
+
+    /// Makes a command take effect once, however often a client sends it: of all calls under one `key`, the first one that
+    /// succeeds decides, and each other one returns its result.
+    ///
+    /// `request` is what was commanded, such as the body of an HTTP request: another one under the same key is refused. It
+    /// is compared by its JSON, so its maps must be ordered.
+    pub fn once(&self, key: IdempotencyKey, request: &(impl Serialize + ?Sized)) -> Once<A> {
+        Once::new(self.clone(), key, request)
     }
 
     /// Loads, decides, saves; after a conflict loads and decides anew, with jittered delays, up to a bound.
@@ -654,7 +712,7 @@ impl<A: Apply> AggregateRepository<A> {
         })
     }
 
-    async fn load_with_existence(
+    pub(super) async fn load_with_existence(
         &self,
         id: &A::Id,
         existence: AggregateExistence,
@@ -854,14 +912,24 @@ impl<A: Apply> AggregateRepository<A> {
         Ok(encode_pending(root, &context, &self.clock)?)
     }
 
-    /// Appends; resolves an unknown outcome by appending the same event ids again.
-    async fn append(&self, root: &AggregateRoot<A>, events: Vec<NewEvent>) -> Result<Vec<RecordedEvent>, AppendError> {
+    /// Appends; resolves an unknown outcome by appending the same event ids again. Returns `None` if the command took
+    /// effect before.
+    async fn append(
+        &self,
+        root: &AggregateRoot<A>,
+        events: Vec<NewEvent>,
+        command: Option<&HandledCommand>,
+    ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
         const OUTCOME_RETRIES_MAX: u32 = 3;
         const OUTCOME_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let stream = self.stream(root.id());
         let mut attempt = 0;
         loop {
-            let error = match self.store.append(&stream, root.version(), events.clone()).await {
+            let appended = match command {
+                None => self.store.append(&stream, root.version(), events.clone()).await.map(Some),
+                Some(command) => self.store.append_handling(&stream, root.version(), events.clone(), command).await,
+            };
+            let error = match appended {
                 Err(AppendError::OutcomeUnknown(error)) => error,
                 // this attempt stored no event, but the outcome of the first one is still unknown
                 Err(AppendError::Unavailable(error)) if attempt > 0 => error,
@@ -902,7 +970,7 @@ struct Beginning<'a, A: Aggregate> {
 }
 
 /// Records the events of a decision.
-fn record_events<A, D, T, X>(decide: &D, root: &mut AggregateRoot<A>) -> Result<(), X>
+pub(super) fn record_events<A, D, T, X>(decide: &D, root: &mut AggregateRoot<A>) -> Result<(), X>
 where
     A: Apply,
     D: Fn(&A) -> Result<T, X>,
@@ -938,7 +1006,7 @@ type DecideFn<A, D, V, X> = fn(&D, &mut AggregateRoot<A>) -> Result<V, X>;
 
 /// The existence that an update requires of its aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AggregateExistence {
+pub(super) enum AggregateExistence {
     /// It has events.
     Required,
     /// It has events, or is new.

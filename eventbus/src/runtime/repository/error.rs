@@ -6,6 +6,7 @@ use crate::{
     domain::{
         codec::{DecodeError, EncodeError},
         field_error::FieldError,
+        idempotency_key::IdempotencyKey,
         shown,
         stream::{StreamId, Version},
     },
@@ -192,9 +193,53 @@ pub enum UpdateError<X> {
     /// The aggregate could not be saved, or a concurrent writer was first at every attempt.
     #[error(transparent)]
     Save(#[from] SaveError),
+    /// The command cannot take effect [once](crate::AggregateRepository::once).
+    #[error(transparent)]
+    Once(#[from] OnceError),
+}
+
+/// A command that cannot take effect once.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OnceError {
+    /// The client has used the key for another request.
+    #[error("the idempotency key `{key}` was used for another request")]
+    KeyReused {
+        /// The key.
+        key: IdempotencyKey,
+    },
+    /// The request cannot be written as JSON, to compare it.
+    #[error("the request cannot be written as JSON: {reason}")]
+    Request {
+        /// The message of the serializer.
+        reason: String,
+    },
+    /// The answer cannot be made again.
+    #[error("the answer of the command with the idempotency key `{key}` cannot be made again: {reason}")]
+    Answer {
+        /// The key.
+        key: IdempotencyKey,
+        /// What is wrong with what the store has kept.
+        reason: String,
+    },
+    /// The store notes no commands.
+    #[error("{store} notes no commands")]
+    Unsupported {
+        /// The store.
+        store: String,
+    },
+    /// The repository is that of a handler.
+    #[error("the saves of a handler take effect once by themselves, without an idempotency key")]
+    InHandler,
 }
 
 impl<X> UpdateError<X> {
+    /// Returns `true` if the client has used the idempotency key for another request.
+    #[must_use]
+    pub const fn is_key_reused(&self) -> bool {
+        matches!(self, Self::Once(OnceError::KeyReused { .. }))
+    }
+
     /// Returns the decision's refusal, if it refused.
     #[must_use]
     pub fn refused(&self) -> Option<&X> {

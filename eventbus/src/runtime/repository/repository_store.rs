@@ -9,7 +9,11 @@ use crate::{
         record::{NewEvent, RecordedEvent},
         stream::{ExpectedVersion, StreamId, Version},
     },
-    port::{AppendError, Direction, EventStore, ReadError, RecordStream, Snapshots, handler_saves::HandlerSaves},
+    port::{
+        Append, AppendError, Direction, EventStore, ReadError, RecordStream, Snapshots,
+        handler_saves::HandlerSaves,
+        multi_stream_append::{Handled, HandledCommand, MultiStreamAppend, MultiStreamOutcome},
+    },
     support::{check_events, check_ids},
 };
 
@@ -57,6 +61,27 @@ impl RepositoryStore {
                 saves.add(stream, version, events)
             }
             None => self.store.append(stream, ExpectedVersion::Exact(version), events).await,
+        }
+    }
+
+    /// Appends, and notes the command in the same commit; returns `None` if a command with its key took effect before.
+    pub(super) async fn append_handling(
+        &self,
+        stream: &StreamId,
+        version: Version,
+        events: Vec<NewEvent>,
+        command: &HandledCommand,
+    ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
+        check_unique(&*self.store, stream, &events)?;
+        let Some(port) = self.store.multi_stream_appends() else {
+            let source = "the store notes no commands".into();
+            return Err(AppendError::Refused { stream: stream.clone(), source });
+        };
+        let append = Append { stream: stream.clone(), expected: ExpectedVersion::Exact(version), events };
+        let handled = Some(Handled::Command(command.clone()));
+        match port.append_streams(MultiStreamAppend { appends: vec![append], handled }).await? {
+            MultiStreamOutcome::Appended(records) => Ok(Some(records.into_iter().flatten().collect())),
+            MultiStreamOutcome::AlreadyHandled => Ok(None),
         }
     }
 

@@ -25,9 +25,14 @@ impl SavePublisher {
         Self::Bus { bus, is_relay_checked: Arc::default() }
     }
 
+    /// Returns what is known of events that were stored before.
+    pub(super) const fn of_stored(&self) -> Publication {
+        if matches!(self, Self::Relay) { Publication::ByRelay } else { Publication::None }
+    }
+
     pub(super) async fn publish(&self, store: &Arc<dyn EventStore>, records: &[RecordedEvent]) -> Publication {
         let Self::Bus { bus, is_relay_checked } = self else {
-            return if matches!(self, Self::Relay) { Publication::ByRelay } else { Publication::None };
+            return self.of_stored();
         };
         let published = async {
             if !is_relay_checked.load(Ordering::Relaxed) {

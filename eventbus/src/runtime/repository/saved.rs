@@ -49,7 +49,7 @@ impl SavedTogether {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Publication {
-    /// The repository published no event: it has no bus, or no event was pending.
+    /// The repository published no event: it has no bus, no event was pending, or an earlier call saved the events.
     None,
     /// The app's relay publishes them, in order; `app.published` waits for it.
     ByRelay,

@@ -120,7 +120,7 @@ impl<'a> Together<'a> {
             check_unique(&*store, &stream, &events)?;
             appends.push(Append { stream, expected: ExpectedVersion::Exact(version), events });
         }
-        let records = match multi_stream.append_streams(MultiStreamAppend { appends, handled: None }).await? {
+        let records = match multi_stream.append_streams(MultiStreamAppend { appends, ..Default::default() }).await? {
             MultiStreamOutcome::Appended(records) => records,
             MultiStreamOutcome::AlreadyHandled => Vec::new(),
         };

@@ -11,6 +11,7 @@
 mod append;
 mod append_many;
 mod checkpoint;
+mod commands;
 mod concurrency;
 mod event_types;
 mod expected_version;
@@ -35,6 +36,7 @@ mod validity;
 pub use append::*;
 pub use append_many::*;
 pub use checkpoint::*;
+pub use commands::*;
 pub use concurrency::*;
 pub use event_types::*;
 pub use expected_version::*;
@@ -197,6 +199,13 @@ macro_rules! event_store_conformance {
                 deliveries_of_two_streams_are_two,
                 concurrent_groups_are_serial,
                 checked_stream_is_as_it_was_seen,
+                command_takes_effect_once,
+                command_without_events_takes_effect_once,
+                refused_command_is_not_noted,
+                command_keys_are_those_of_a_tenant,
+                concurrent_commands_of_one_key_are_one,
+                commands_are_forgotten,
+                command_keys_and_answers_are_texts,
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -295,6 +304,7 @@ mod tests {
         for file in [
             include_str!("append.rs"),
             include_str!("checkpoint.rs"),
+            include_str!("commands.rs"),
             include_str!("event_types.rs"),
             include_str!("expected_version.rs"),
             include_str!("feed.rs"),
@@ -334,6 +344,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 140);
+        assert_eq!(rules, 147);
     }
 }

@@ -5,7 +5,9 @@ use crate::{
     ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
     port::{
         Append, AppendError, EventStore, MultiStreamAppends,
-        multi_stream_append::{HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome},
+        multi_stream_append::{
+            Handled, HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome,
+        },
     },
 };
 
@@ -25,7 +27,7 @@ fn check(stream: &StreamId, expected: ExpectedVersion) -> Append {
 }
 
 fn all_of(appends: impl Into<Vec<Append>>) -> MultiStreamAppend {
-    MultiStreamAppend { appends: appends.into(), handled: None }
+    MultiStreamAppend { appends: appends.into(), ..Default::default() }
 }
 
 fn handled(handler: &'static str, event: &RecordedEvent) -> HandledDelivery {
@@ -239,7 +241,7 @@ pub async fn delivery_takes_effect_once<S: EventStore>(store: S) {
     let (cause, effect) = (stream(), stream());
     let causes = store.add(&cause, ANY, &events(3)).await;
     let reaction = |cause: &RecordedEvent, expected| MultiStreamAppend {
-        handled: Some(handled("billing/charge", cause)),
+        handled: Some(Handled::Delivery(handled("billing/charge", cause))),
         ..all_of([append(&effect, expected, events(1))])
     };
     conflicts(&store, reaction(&causes[0], ExpectedVersion::StreamExists), &effect, 0).await;
@@ -268,7 +270,8 @@ pub async fn delivery_takes_effect_once<S: EventStore>(store: S) {
     }
     store.same(all.len(), 2, "effects of two deliveries");
     store.holds(&effect, &all).await;
-    let without_events = MultiStreamAppend { handled: Some(handled("billing/charge", &causes[2])), ..all_of([]) };
+    let without_events =
+        MultiStreamAppend { handled: Some(Handled::Delivery(handled("billing/charge", &causes[2]))), ..all_of([]) };
     add(&store, without_events.clone()).await;
     let again = store.ok(multi_stream(&store).append_streams(without_events).await, "a delivery without events");
     store.same(again, MultiStreamOutcome::AlreadyHandled, "a second multi-stream append without events");
@@ -284,7 +287,14 @@ pub async fn deliveries_of_two_streams_are_two<S: EventStore>(store: S) {
         let cause = store.add(&cause, ANY, std::slice::from_ref(&given)).await.remove(0);
         let delivery = handled("billing/charge", &cause);
         store.check(!is_handled(&store, &delivery).await, format_args!("of {}", cause.metadata().stream()));
-        add(&store, MultiStreamAppend { handled: Some(delivery), ..all_of([append(&effect, ANY, events(1))]) }).await;
+        add(
+            &store,
+            MultiStreamAppend {
+                handled: Some(Handled::Delivery(delivery)),
+                ..all_of([append(&effect, ANY, events(1))])
+            },
+        )
+        .await;
     }
     store.same(store.read(&effect).await.len(), 3, "effects");
 }

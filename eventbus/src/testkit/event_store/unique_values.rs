@@ -175,7 +175,7 @@ pub async fn multi_stream_append_changes_unique_values_together<S: EventStore>(s
             expected: *expected,
             events: vec![holding(*value)],
         };
-        MultiStreamAppend { appends: appends.iter().map(append).collect(), handled: None }
+        MultiStreamAppend { appends: appends.iter().map(append).collect(), ..Default::default() }
     };
     let send = |multi| multi_stream(&store).append_streams(multi);
     store.ok(send(all(&[(&ada, ANY, Some("b@x")), (&bob, ANY, Some("a@x"))])).await, "two streams that exchange");

@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
+    BoxError, ExpectedVersion, IdempotencyKey, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     port::{
         Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors,
         MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
     },
-    store::{HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues},
+    store::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues},
     testkit::delegate,
 };
 
@@ -139,5 +139,20 @@ impl MultiStreamAppends for FailPointStore {
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
         let multi_stream = self.store.multi_stream_appends().ok_or(ONE_STREAM)?;
         multi_stream.forget_deliveries(older_than).await
+    }
+
+    async fn find_command(
+        &self,
+        tenant_id: Option<Uuid>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<HandledCommand>, ReadError> {
+        let multi_stream =
+            self.store.multi_stream_appends().ok_or_else(|| ReadError::Unavailable(ONE_STREAM.into()))?;
+        multi_stream.find_command(tenant_id, key).await
+    }
+
+    async fn forget_commands(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let multi_stream = self.store.multi_stream_appends().ok_or(ONE_STREAM)?;
+        multi_stream.forget_commands(older_than).await
     }
 }
