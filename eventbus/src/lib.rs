@@ -95,7 +95,6 @@ pub use domain::{
     context::EventContext,
     error::{BoxError, Error, Never, Result},
     id::Id,
-    idempotency_key::IdempotencyKey,
     metadata::{EventId, Metadata},
     name::Name,
     record::{DomainEvent, Envelope, EventSet, NewEvent, RecordedEvent},
@@ -105,7 +104,7 @@ pub use memory::{InMemoryEventBus, InMemoryEventStore};
 pub use port::delivery::HandlerError;
 pub use runtime::{
     app::{App, SettleError, shutdown_signal},
-    extract::{Attempt, EffectKey, State},
+    extract::{Attempt, State},
     follow::Follow,
     projection::ProjectionHandle,
     repository::{AggregateRepository, LoadError, Repository, SaveError, Saved, UpdateError},
@@ -188,7 +187,7 @@ pub mod handler {
         },
         runtime::{
             definition::{Handler, HandlerDefinition},
-            extract::{FromDelivery, FromDeliveryRef, HandlerOutcome},
+            extract::{EffectKey, FromDelivery, FromDeliveryRef, HandlerOutcome},
             handler_context::HandlerContext,
             subscription::EventHandler,
         },
@@ -235,7 +234,7 @@ pub mod relay {
 pub mod repository {
     #[doc(inline)]
     pub use crate::{
-        domain::id::AggregateKey,
+        domain::{id::AggregateKey, idempotency_key::IdempotencyKey},
         runtime::repository::{
             Change, DuplicateValue, FindByError, HistoryError, HistoryStep, Once, OnceError, Publication,
             SavedTogether, TakeSnapshotError, TakenValues, Together, UpdateFuture,

@@ -9,9 +9,9 @@ use axum::{
     Json, Router,
     body::{Body, to_bytes},
     extract::{Path, State, rejection::JsonRejection},
-    http::{Request, StatusCode},
+    http::{HeaderValue, Request, StatusCode},
     response::{IntoResponse, Response},
-    routing::put,
+    routing::{get, post, put},
 };
 use eventbus::{
     App, EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, Never, NewEvent,
@@ -21,6 +21,7 @@ use eventbus::{
     port::{AppendError, AppendEvents as _, DeadLetterFilter, EventBus, ReadError},
     prelude::*,
     projection::ProjectionError,
+    repository::IdempotencyKey,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
 use lines::Lines;
@@ -414,4 +415,47 @@ async fn what_a_request_saves_continues_the_conversation_of_its_caller() {
     assert_eq!(text, again, "one text is one conversation");
     let accounts = app.repository::<Account>();
     assert!(accounts.find(&"1".parse().unwrap()).await.unwrap().is_none(), "it belongs to the tenant");
+}
+
+async fn rename(
+    accounts: Repository<Account>,
+    key: IdempotencyKey,
+    Path(id): Path<AggregateId>,
+    Json(owner): Json<String>,
+) -> Result<Json<u64>, Problem> {
+    let saved = accounts.once(key, &owner).upsert(&id, |_| Ok::<_, Never>(Opened { owner: owner.clone() })).await?;
+    Ok(Json(saved.version.get()))
+}
+
+async fn has_key(key: Option<IdempotencyKey>) -> Json<Option<String>> {
+    Json(key.map(|key| key.to_string()))
+}
+
+#[tokio::test]
+async fn the_key_of_a_request_is_read_from_its_header() {
+    let app = App::builder().start().await.unwrap();
+    let router = Router::new().route("/accounts/{id}", post(rename)).route("/key", get(has_key)).with_state(app);
+    let send = async |method: &str, path: &str, keys: &[&[u8]], body: &str| {
+        let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        for key in keys {
+            request = request.header("Idempotency-Key", HeaderValue::from_bytes(key).unwrap());
+        }
+        read(router.clone().call(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap()).await
+    };
+    for key in [&b"k-1"[..], b"\"k-1\"", b" k-1 "] {
+        assert_eq!(send("POST", "/accounts/ada", &[key], r#""Ada""#).await, (200, json!(1)));
+        assert_eq!(send("GET", "/key", &[key], "").await, (200, json!("k-1")));
+    }
+    assert_eq!(send("POST", "/accounts/ada", &[b"k-2"], r#""Ada""#).await, (200, json!(2)));
+    let (status, problem) = send("POST", "/accounts/ada", &[b"k-1"], r#""Bob""#).await;
+    assert_eq!((status, &problem["detail"]), (422, &json!("the idempotency key `k-1` was used for another request")));
+    assert_eq!(send("GET", "/key", &[], "").await, (200, json!(null)));
+    let missing = send("POST", "/accounts/ada", &[], r#""Ada""#).await;
+    assert_eq!((missing.0, &missing.1["detail"]), (400, &json!("the header Idempotency-Key is missing")));
+    let long = "x".repeat(256);
+    for keys in [&[&b""[..]][..], &[b"a", b"b"], &[b"\xff"], &[long.as_bytes()]] {
+        let (status, problem) = send("GET", "/key", keys, "").await;
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(status == 400 && detail.starts_with("the header Idempotency-Key: "), "{detail}");
+    }
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, ExpectedVersion, IdempotencyKey, NewEvent, RecordedEvent, StreamId, Version,
+    BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version,
     event::UniqueChange,
     port::{Append, AppendError, AppendEvents, MultiStreamAppends, ReadError},
+    repository::IdempotencyKey,
     store::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueKey, UniqueValues},
     support::check_multi_stream,
 };

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, ExpectedVersion, IdempotencyKey, Position, RecordedEvent, StreamId, Version,
+    BoxError, ExpectedVersion, Position, RecordedEvent, StreamId, Version,
     event::UniqueChange,
     port::{Append, AppendError, MultiStreamAppends, ReadError},
+    repository::IdempotencyKey,
     store::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueKey, UniqueValues},
     support::{
         Backoff, BackoffTimer, MultiStreamDecision, check_multi_stream, decide_multi_stream, last_of_each_name,

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, IdempotencyKey,
+    BoxError,
     port::{Append, AppendError, MultiStreamAppends, ReadError, Transaction as _},
+    repository::IdempotencyKey,
     store::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     support::{MultiStreamDecision, StreamAttempt, check_multi_stream, decide_multi_stream, unique_changes},
 };

@@ -226,6 +226,22 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
+        "A command with a key takes effect once",
+        &[
+            (
+                "tests/tests/fire.rs",
+                &[
+                    "a_command_takes_effect_once_on_postgres",
+                    "a_command_takes_effect_once_on_redis",
+                    "a_command_takes_effect_once_on_sqlite",
+                    "servers_without_keys_are_caught",
+                ],
+            ),
+            ("eventbus/src/testkit/event_store", &["concurrent_commands_of_one_key_are_one"]),
+            ("eventbus/tests/runtime/once.rs", &["of_32_callers_one_decides_and_all_have_its_answer"]),
+        ],
+    ),
+    (
         "A unique value has one holder",
         &[
             (

@@ -17,7 +17,7 @@ const HEADER: &str = "idempotency-key";
 /// # Examples
 /// ```
 /// use axum::{Json, extract::Path};
-/// use eventbus::{IdempotencyKey, axum::Problem, prelude::*, repository::Saved};
+/// use eventbus::{axum::Problem, prelude::*, repository::IdempotencyKey, Saved};
 /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 /// # #[event(aggregate = Order)]
 /// # struct Shipped { parcel: String }

@@ -13,7 +13,7 @@ use super::name::{InvalidName, Name};
 ///
 /// # Examples
 /// ```
-/// use eventbus::IdempotencyKey;
+/// use eventbus::repository::IdempotencyKey;
 /// let key: IdempotencyKey = "\"8e03978e-40d5-43e8-bc93-6894a57f9324\"".parse()?;
 /// assert_eq!(key.as_str(), "8e03978e-40d5-43e8-bc93-6894a57f9324");
 /// assert!("".parse::<IdempotencyKey>().is_err());

@@ -100,7 +100,7 @@ impl FromDelivery for Attempt {
 ///
 /// # Examples
 /// ```
-/// use eventbus::{EffectKey, prelude::*};
+/// use eventbus::{handler::EffectKey, prelude::*};
 /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 /// # #[event(aggregate_type = "Order")]
 /// # struct OrderPlaced { cents: u64 }

@@ -38,6 +38,7 @@ impl<S: EventStore + Clone> From<(&StateMap, &S)> for HandlerContext {
             has_relay: false,
             clock: SharedClock::SYSTEM,
             snapshot_tasks: SnapshotTasks::default(),
+            first_command: Arc::default(),
         };
         Self { transactions: store.transactions(), ..Self::from(&state.clone().with(repositories)) }
     }

@@ -51,6 +51,7 @@ fn app_options() -> Vec<(&'static str, AppBuilder, bool)> {
         options.push(("relay_lease", App::builder().relay_lease(time), true));
         options.push(("projection_lease", App::builder().projection_lease(time), true));
         options.push(("inbox_retention", App::builder().inbox_retention(time), true));
+        options.push(("command_retention", App::builder().command_retention(time), true));
         options.push(("wait_timeout", App::builder().wait_timeout(time), time == MOST));
         options.push(("shutdown_timeout", App::builder().shutdown_timeout(time), true));
     }

@@ -10,11 +10,12 @@ use std::{
 };
 
 use eventbus::{
-    EffectKey, EventContext, IdempotencyKey, InMemoryEventStore, Never, Saved, UpdateError, Uuid,
+    EventContext, InMemoryEventStore, Never, Saved, UpdateError, Uuid,
     event::InvalidName,
+    handler::EffectKey,
     port::EventStore,
     prelude::*,
-    repository::OnceError,
+    repository::{IdempotencyKey, OnceError},
     store::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamAppends, MultiStreamOutcome},
     testkit::{ManualClock, delegate},
 };
@@ -79,7 +80,6 @@ async fn the_second_time_is_the_first_answer_and_no_decision() {
     for again in [
         parcels.once(key("k"), request).upsert(&id("p"), decide).await,
         parcels.once(key("\"k\""), request).update(&id("p"), decide).await,
-        parcels.once(key("k"), request).create_with(&id("p"), decide).await,
     ] {
         assert_eq!(said(&again.unwrap()), said(&first));
     }
@@ -87,6 +87,19 @@ async fn the_second_time_is_the_first_answer_and_no_decision() {
     assert_eq!(parcels.version(&id("p")).await.unwrap(), 3);
     let refused = parcels.once(key("other"), request).update(&id("p"), decide).await.unwrap_err();
     assert_eq!(refused.refused(), Some(&IsSent), "another key is another command");
+}
+
+#[tokio::test]
+async fn what_was_created_under_a_new_id_is_found_by_the_key() {
+    let parcels = AggregateRepository::<Parcel>::new(InMemoryEventStore::new());
+    let create = async |request: &str| {
+        parcels.once(key("k"), request).create_with(&AggregateId::new(), |parcel| parcel.send(request)).await
+    };
+    let first = create("T-1").await.unwrap();
+    assert_eq!(said(&create("T-1").await.unwrap()), said(&first), "with the first id");
+    assert!(create("T-2").await.unwrap_err().is_key_reused());
+    let error = parcels.once(key("k"), "T-1").upsert(&id("p"), |parcel| parcel.send("T-1")).await.unwrap_err();
+    assert!(error.is_key_reused(), "one that names an aggregate is another request");
 }
 
 #[tokio::test]
@@ -161,8 +174,8 @@ async fn of_32_callers_one_decides_and_all_have_its_answer() {
 #[derive(Debug, Clone)]
 struct WithTwin {
     store: InMemoryEventStore,
-    /// Runs after the next look for an answer.
-    twin: Arc<Mutex<Option<&'static str>>>,
+    /// Set to run the command after the next look for an answer; `true` if it creates.
+    twin: Arc<Mutex<Option<bool>>>,
     /// Set to lose the reply of the next append of a command.
     loses_reply: Arc<Mutex<bool>>,
 }
@@ -203,9 +216,10 @@ impl MultiStreamAppends for WithTwin {
     ) -> Result<Option<HandledCommand>, eventbus::port::ReadError> {
         let found = self.store.find_command(tenant_id, key).await;
         let twin = self.twin.lock().take();
-        if let Some(number) = twin {
-            let parcels = AggregateRepository::<Parcel>::new(self.store.clone());
-            parcels.once(key.clone(), number).upsert(&id("p"), |parcel| parcel.send(number)).await.unwrap();
+        if let Some(creates) = twin {
+            let once = AggregateRepository::<Parcel>::new(self.store.clone()).once(key.clone(), "T-1");
+            let (id, send) = (id("p"), |parcel: &Parcel| parcel.send("T-1"));
+            if creates { once.create_with(&id, send).await } else { once.upsert(&id, send).await }.unwrap();
         }
         found
     }
@@ -219,14 +233,14 @@ impl MultiStreamAppends for WithTwin {
 async fn a_twin_that_was_first_gives_the_answer_also_if_the_decision_refuses_now() {
     let store = WithTwin { store: InMemoryEventStore::new(), twin: Arc::default(), loses_reply: Arc::default() };
     let parcels = AggregateRepository::<Parcel>::new(store.clone());
-    *store.twin.lock() = Some("T-1");
+    *store.twin.lock() = Some(false);
     let saved = parcels.once(key("k"), "T-1").upsert(&id("p"), |parcel| parcel.send("T-1")).await.unwrap();
     assert_eq!(saved.events.len(), 1);
     assert_eq!(parcels.version(&id("p")).await.unwrap(), 1);
     // it is not the decision that refuses but the version
     let store = WithTwin { store: InMemoryEventStore::new(), ..store };
     let parcels = AggregateRepository::<Parcel>::new(store.clone());
-    *store.twin.lock() = Some("T-1");
+    *store.twin.lock() = Some(true);
     let saved = parcels.once(key("k"), "T-1").create_with(&id("p"), |parcel| parcel.send("T-1")).await.unwrap();
     assert_eq!((saved.version.get(), parcels.version(&id("p")).await.unwrap().get()), (1, 1));
 }
@@ -266,9 +280,11 @@ async fn a_key_is_forgotten_after_its_retention() {
     app.shutdown(Duration::from_secs(30)).await.unwrap();
 }
 
-/// What handlers found.
+/// A handler, what it found, and the attempt.
+type Finding = (&'static str, String, u32);
+
 #[derive(Debug, Clone, Default)]
-struct Found(Arc<Mutex<Vec<(&'static str, String, u32)>>>);
+struct Found(Arc<Mutex<Vec<Finding>>>);
 
 #[handler(manual)]
 async fn charges(

@@ -5,9 +5,10 @@
 //! come again.
 
 use eventbus::{
-    BoxError, ExpectedVersion, IdempotencyKey, StreamId, Version,
+    BoxError, ExpectedVersion, StreamId, Version,
     event::UniqueChange,
     port::{Append, AppendError, ReadError},
+    repository::IdempotencyKey,
     store::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, unique_scope},
     support::{first_multi_stream_result, last_of_each_name, unique_changes},
 };

@@ -1,6 +1,6 @@
 //! The command that a transaction handles, for the commit to note.
 
-use eventbus::{IdempotencyKey, store::HandledCommand};
+use eventbus::{repository::IdempotencyKey, store::HandledCommand};
 use eventbus_redis_core::program::AtomicProgram;
 use uuid::Uuid;
 

@@ -176,3 +176,23 @@ async fn what_cannot_be_started_is_explained() {
         assert!(!text.contains("secret") && !errors.contains("secret"), "{text}{errors}");
     }
 }
+
+#[tokio::test]
+async fn a_repeated_registration_has_the_first_answer() {
+    let web = Web::start(&[]);
+    let (ada, bob) = (json!({ "name": "Ada", "email": "ada@x.com" }), json!({ "name": "Bob", "email": "bob@x.com" }));
+    let first = web.post_once("\"k-1\"", &ada).await;
+    assert_eq!(first.status, 201, "{first:#?}");
+    let again = join_all((0..8).map(|_| web.post_once("k-1", &ada))).await;
+    for again in again {
+        assert_eq!((again.status, &again.body), (first.status, &first.body));
+        assert_eq!(again.header("location"), first.header("location"));
+    }
+    let refused = web.post_once("k-1", &bob).await;
+    let (status, problem) = refused.problem();
+    assert_eq!((status, &problem["detail"]), (422, &json!("the idempotency key `k-1` was used for another request")));
+    assert_eq!(web.post_once("k-2", &ada).await.problem().0, 409, "another key is another registration");
+    assert_eq!(web.post_once("", &bob).await.problem().0, 400);
+    web.process.until(&["a mail for ada@x.com"]);
+    assert_eq!(web.get("/analytics?position=1").await.body["registered_users"], 1);
+}

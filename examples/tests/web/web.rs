@@ -79,6 +79,12 @@ impl Web {
         Answer::of(self.client.post(self.url("/users")).json(user).send().await?).await
     }
 
+    /// `POST /users` with the header `Idempotency-Key`.
+    pub async fn post_once(&self, key: &str, user: &Value) -> Answer {
+        let request = self.client.post(self.url("/users")).header("idempotency-key", key).json(user);
+        Answer::of(request.send().await.unwrap()).await.unwrap()
+    }
+
     /// `POST /users` with any body.
     pub async fn post_text(&self, content_type: &str, text: impl Into<reqwest::Body>) -> Answer {
         let request = self.client.post(self.url("/users")).header("content-type", content_type);

@@ -84,6 +84,11 @@ impl Apply for Order {
     fn apply(&mut self, _event: &OrderEvent) {}
 }
 
+/// Returns `true` if a command stores an event.
+const fn has_event(command: u64) -> bool {
+    !command.is_multiple_of(WITHOUT_EVENTS)
+}
+
 /// Plays a server if the environment asks for it; otherwise returns `false`.
 ///
 /// # Errors
@@ -111,7 +116,7 @@ impl Server {
     async fn call(&self, store: &Arc<dyn EventStore>, command: u64, mut random: Rng) -> Result<(), HarnessError> {
         let orders = AggregateRepository::<Order>::new(Arc::clone(store));
         let id = format!("order-{}", command % ORDERS).parse()?;
-        let decide = |_: &Order| Ok::<_, Never>((command % WITHOUT_EVENTS > 0).then_some(LineAdded { command }));
+        let decide = |_: &Order| Ok::<_, Never>(has_event(command).then_some(LineAdded { command }));
         let Saved { version, position, events, .. } = retry(async || match self.without_keys {
             true => Ok(orders.upsert(&id, decide).await?),
             false => Ok(orders.once(format!("command-{command}").parse()?, &command).upsert(&id, decide).await?),
@@ -216,7 +221,7 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
         never = kill_sessions(database.as_ref(), SESSIONS, &mut sessions_killed, Rng::with_seed(seed)) => match never? {},
     };
     let effects = count_effects(&*store).await?;
-    let wanted = |command: u64| u64::from(command % WITHOUT_EVENTS > 0);
+    let wanted = |command: u64| u64::from(has_event(command));
     let effect_of = |command: u64| effects.get(&command).copied().unwrap_or_default();
     let wrong: Vec<_> = (0..commands).filter(|command| effect_of(*command) != wanted(*command)).collect();
     let unlike: Vec<_> = (0..commands).filter(|command| answers.get(command).map_or(0, BTreeSet::len) != 1).collect();

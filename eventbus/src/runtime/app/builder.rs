@@ -233,6 +233,7 @@ impl AppBuilder {
             has_relay: self.relay && !consumes_only,
             clock: clock.clone(),
             snapshot_tasks: SnapshotTasks::default(),
+            first_command: Arc::default(),
         };
         let state = if consumes_only { self.state } else { self.state.with(repositories.clone()) };
         let plan = Plan {
@@ -269,7 +270,7 @@ impl AppBuilder {
             lease_ttl: self.projection_lease,
             clock,
         };
-        let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.retention);
+        let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.retention, &repositories);
         let tasks = tasks.await.map_err(unavailable)?;
         plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());
         Ok(App(Arc::new(AppInner {

@@ -16,9 +16,11 @@ use crate::{
         backoff::{Backoff, BackoffTimer},
     },
     runtime::{
+        definition::HandlerDefinition,
         handler_context::HandlerContext,
         projection::RunnerContext,
         relay::{self, Relay, RelayOptions, RelayView, Unfilled},
+        repository::RepositorySource,
         retention::Retention,
         subscription::add_handlers,
     },
@@ -53,6 +55,7 @@ impl AppTasks {
         plan: &CheckedPlan,
         relay: Option<RelayOptions>,
         retention: Retention,
+        repositories: &RepositorySource,
     ) -> Result<Self, BoxError> {
         let (store, clock) = (Arc::clone(&context.store), context.clock.clone());
         let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
@@ -122,7 +125,19 @@ impl AppTasks {
             });
             let _ = has_begun.await;
         }
-        tasks.spawn_store_task(retention.purge(Arc::clone(&store), clock.clone(), tasks.cancel.clone()));
+        let has_inbox = |handler: &HandlerDefinition| {
+            let requirements = handler.requirements();
+            !requirements.transactions().is_empty() || !requirements.aggregates().is_empty()
+        };
+        let purge = retention.purge(Arc::clone(&store), clock.clone(), tasks.cancel.clone());
+        let (cancel, first_command) = (tasks.cancel.clone(), Arc::clone(&repositories.first_command));
+        let notes_deliveries = plan.handlers.iter().any(has_inbox);
+        tasks.spawn_store_task(async move {
+            // an app that notes neither deliveries nor commands leaves the notes to others
+            if notes_deliveries || cancel.run_until_cancelled(first_command.notified()).await.is_some() {
+                purge.await;
+            }
+        });
         for projection in &plan.projections {
             tasks.spawn_store_task(projection.erased().run(tasks.runner_context.clone(), tasks.cancel.clone()));
         }

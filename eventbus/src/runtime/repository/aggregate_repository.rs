@@ -10,15 +10,16 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{TryStreamExt, future::BoxFuture};
+use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture};
 use serde::Serialize;
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    error::{FindByError, HistoryError, LoadError, SaveError, TakeSnapshotError, UpdateError},
+    command::{Command, SavedEvents},
+    error::{FindByError, HistoryError, LoadError, OnceError, SaveError, TakeSnapshotError, UpdateError},
     history::{HistoryStep, StateDiff},
-    once::Once,
     pending_events::encode_pending,
     repository_store::RepositoryStore,
     save_publisher::SavePublisher,
@@ -41,8 +42,9 @@ use crate::{
         unique::UniqueText,
     },
     port::{
-        AppendError, EventBus, EventStore, ReadError, RecordStream, SnapshotRead, Snapshots, StoredSnapshot,
-        backoff::Backoff, handler_saves::HandlerSaves, multi_stream_append::HandledCommand, retry::RetryPolicy,
+        AppendError, EventBus, EventStore, MultiStreamAppends, ReadError, RecordStream, SnapshotRead, Snapshots,
+        StoredSnapshot, backoff::Backoff, handler_saves::HandlerSaves, multi_stream_append::HandledCommand,
+        retry::RetryPolicy,
     },
 };
 
@@ -98,6 +100,8 @@ pub struct AggregateRepository<A: Aggregate> {
     clock: SharedClock,
     cache: Option<Arc<StateCache<A>>>,
     snapshot_tasks: SnapshotTasks,
+    /// Told of each command with a key.
+    first_command: Arc<Notify>,
     aggregate: PhantomData<fn() -> A>,
 }
 
@@ -112,9 +116,10 @@ impl<A: Apply> AggregateRepository<A> {
         has_relay: bool,
         clock: SharedClock,
         snapshot_tasks: SnapshotTasks,
+        first_command: Arc<Notify>,
     ) -> Self {
         let publisher = if has_relay { SavePublisher::Relay } else { SavePublisher::None };
-        Self { snapshot_tasks, clock, ..Self::with_publisher(store, publisher) }
+        Self { snapshot_tasks, first_command, clock, ..Self::with_publisher(store, publisher) }
     }
 
     fn with_publisher(store: Arc<dyn EventStore>, publisher: SavePublisher) -> Self {
@@ -127,6 +132,7 @@ impl<A: Apply> AggregateRepository<A> {
             clock: SharedClock::SYSTEM,
             cache: None,
             snapshot_tasks: SnapshotTasks::default(),
+            first_command: Arc::default(),
             aggregate: PhantomData,
         }
     }
@@ -245,39 +251,8 @@ impl<A: Apply> AggregateRepository<A> {
     }
 
     /// Names the stream of an aggregate of the repository's tenant.
-    pub(super) fn stream(&self, id: &A::Id) -> StreamId {
+    fn stream(&self, id: &A::Id) -> StreamId {
         A::stream(id).with_tenant_id(self.tenant_id)
-    }
-
-    /// Returns the tenant of its aggregates.
-    pub(super) const fn tenant_id(&self) -> Option<Uuid> {
-        self.tenant_id
-    }
-
-    /// Returns the store; `None` in a handler, whose saves wait for its end.
-    pub(super) fn store(&self) -> Option<&dyn EventStore> {
-        if self.store.is_in_handler() { None } else { Some(&**self.store.as_port()) }
-    }
-
-    pub(super) fn read_stream(&self, id: &A::Id, from: Version) -> RecordStream<'_> {
-        self.store.read_stream(&self.stream(id), from)
-    }
-
-    /// Reports events that were stored before, as [`save`](Self::save) did.
-    pub(super) fn report(&self, version: Version, records: Vec<RecordedEvent>) -> Saved {
-        match records.is_empty() {
-            true => Saved::nothing(version),
-            false => Saved::new(version, records, self.publisher.of_stored()),
-        }
-    }
-
-    /// Waits before the next attempt after a conflict; returns `false` if there is none.
-    pub(super) async fn wait_after_conflict(&self, attempt: u32) -> bool {
-        let allowed = self.conflict_retry.allows(attempt);
-        if allowed {
-            self.clock.sleep(self.conflict_retry.jittered(attempt)).await;
-        }
-        allowed
     }
 
     /// Loads an aggregate.
@@ -580,7 +555,7 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Saves, also without pending events, and notes the command in the same commit; returns `None` if a command with its
     /// key took effect before.
-    pub(super) async fn save_handling(
+    async fn save_handling(
         &self,
         root: &mut AggregateRoot<A>,
         command: Option<&HandledCommand>,
@@ -608,7 +583,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// `request` is what was commanded, such as the body of an HTTP request: another one under the same key is refused. It
     /// is compared by its JSON, so its maps must be ordered.
     pub fn once(&self, key: IdempotencyKey, request: &(impl Serialize + ?Sized)) -> Once<A> {
-        Once::new(self.clone(), key, request)
+        Once { repository: self.clone(), command: Command::new(key, request) }
     }
 
     /// Loads, decides, saves; after a conflict loads and decides anew, with jittered delays, up to a bound.
@@ -712,7 +687,7 @@ impl<A: Apply> AggregateRepository<A> {
         })
     }
 
-    pub(super) async fn load_with_existence(
+    async fn load_with_existence(
         &self,
         id: &A::Id,
         existence: AggregateExistence,
@@ -956,6 +931,7 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
             clock: self.clock.clone(),
             cache: self.cache.clone(),
             snapshot_tasks: self.snapshot_tasks.clone(),
+            first_command: Arc::clone(&self.first_command),
             aggregate: PhantomData,
         }
     }
@@ -970,7 +946,7 @@ struct Beginning<'a, A: Aggregate> {
 }
 
 /// Records the events of a decision.
-pub(super) fn record_events<A, D, T, X>(decide: &D, root: &mut AggregateRoot<A>) -> Result<(), X>
+fn record_events<A, D, T, X>(decide: &D, root: &mut AggregateRoot<A>) -> Result<(), X>
 where
     A: Apply,
     D: Fn(&A) -> Result<T, X>,
@@ -1006,7 +982,7 @@ type DecideFn<A, D, V, X> = fn(&D, &mut AggregateRoot<A>) -> Result<V, X>;
 
 /// The existence that an update requires of its aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AggregateExistence {
+enum AggregateExistence {
     /// It has events.
     Required,
     /// It has events, or is new.
@@ -1099,5 +1075,178 @@ impl<A: Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O> {
                 },
             }
         }
+    }
+}
+
+/// A repository for one command: made by [`AggregateRepository::once`].
+///
+/// The first call under a key that succeeds notes the key in the commit of its events, also if the decision has none.
+/// Each other call with the same key and request returns the same [`Saved`], and decides nothing; also of many at once,
+/// and after a crash between the commit and the answer. A refusal and an error are not noted: the same command may
+/// succeed later. A key is one of its repository's tenant. The app forgets it after
+/// [`command_retention`](crate::app::AppBuilder::command_retention); then it is a new one.
+///
+/// # Examples
+/// ```standalone_crate
+/// use eventbus::{InMemoryEventStore, prelude::*};
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = Order)]
+/// # struct Shipped { parcel: String }
+/// # #[derive(Debug, Default, Aggregate)]
+/// # #[aggregate(events(Shipped))]
+/// # struct Order { is_shipped: bool }
+/// # impl Apply for Order { fn apply(&mut self, _: &OrderEvent) { self.is_shipped = true; } }
+/// # impl Order {
+/// #     fn ship(&self, request: &Ship) -> Result<Shipped, &'static str> {
+/// #         if self.is_shipped { Err("the order is shipped already") } else { Ok(Shipped { parcel: request.parcel.clone() }) }
+/// #     }
+/// # }
+/// #[derive(Serialize)]
+/// struct Ship { parcel: String }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> eventbus::Result<()> {
+/// # let orders = AggregateRepository::<Order>::new(InMemoryEventStore::new());
+/// let (key, request) = ("8e03978e".parse()?, Ship { parcel: "T-1".into() }); // as the client sent them
+/// let first = orders.once(key, &request).upsert(&"o-1".parse()?, |order| order.ship(&request)).await?;
+///
+/// let again = orders.once("8e03978e".parse()?, &request).upsert(&"o-1".parse()?, |order| order.ship(&request)).await?;
+/// assert_eq!(again.events, first.events); // and no refusal
+///
+/// let other = Ship { parcel: "T-2".into() };
+/// let error = orders.once("8e03978e".parse()?, &other).upsert(&"o-1".parse()?, |order| order.ship(&other)).await.unwrap_err();
+/// assert!(error.is_key_reused());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(derive_more::Debug)]
+#[debug("Once {{ key: {}, repository: {repository:?} }}", command.key())]
+#[must_use = "a decision is made when one of its methods is awaited"]
+pub struct Once<A: Aggregate> {
+    repository: AggregateRepository<A>,
+    command: Command,
+}
+
+impl<A: Apply> Once<A> {
+    /// As [`AggregateRepository::update`], once.
+    ///
+    /// # Errors
+    /// As there; [`UpdateError::Once`] if the key was used for another request, if the request cannot be written as JSON,
+    /// or if the repository is that of a handler, whose saves take effect once by themselves.
+    pub async fn update<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
+    where
+        D: Fn(&A) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        self.run(id, AggregateExistence::Required, decide).await
+    }
+
+    /// As [`AggregateRepository::create_with`], once. The id is no part of the request: each call may draw a new one, and the
+    /// events of the answer name that of the first.
+    ///
+    /// # Errors
+    /// As there, and for [`update`](Self::update).
+    pub async fn create_with<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
+    where
+        D: Fn(&A) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        self.run(id, AggregateExistence::Absent, decide).await
+    }
+
+    /// As [`AggregateRepository::upsert`], once.
+    ///
+    /// # Errors
+    /// As there, and for [`update`](Self::update).
+    pub async fn upsert<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
+    where
+        D: Fn(&A) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        self.run(id, AggregateExistence::Optional, decide).await
+    }
+
+    /// Looks for the answer before each decision, and after each refusal or conflict: the same command may have taken
+    /// effect meanwhile.
+    async fn run<D, T, X>(&self, id: &A::Id, existence: AggregateExistence, decide: D) -> Result<Saved, UpdateError<X>>
+    where
+        D: Fn(&A) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        let multi_stream = self.multi_stream()?;
+        let stream = self.repository.stream(id);
+        let id_of_request = if existence == AggregateExistence::Absent { "" } else { stream.aggregate_id().as_str() };
+        let request = self.command.fingerprint(A::AGGREGATE_TYPE, id_of_request)?;
+        self.repository.first_command.notify_one();
+        let mut attempt = 0;
+        loop {
+            if let Some(saved) = self.find_answer(multi_stream, request).await? {
+                return Ok(saved);
+            }
+            let mut root = self.repository.load_with_existence(id, existence).await?;
+            let before = root.version();
+            let Err(error) = (match record_events(&decide, &mut root) {
+                Err(refusal) => Err(UpdateError::Refused(refusal)),
+                Ok(()) => {
+                    let command = self.command.handled(request, &stream, before, root.pending().len())?;
+                    match self.repository.save_handling(&mut root, Some(&command)).await {
+                        Ok(Some(saved)) => return Ok(saved),
+                        Ok(None) => Ok(()),
+                        Err(error) => Err(UpdateError::Save(error)),
+                    }
+                }
+            }) else {
+                continue;
+            };
+            attempt += 1;
+            let may_succeed = error.is_conflict() && existence != AggregateExistence::Absent;
+            if may_succeed && self.wait_after_conflict(attempt).await {
+                continue;
+            }
+            let was_first = matches!(error, UpdateError::Refused(_)) || error.is_conflict();
+            let answer = if was_first { self.find_answer(multi_stream, request).await? } else { None };
+            return answer.ok_or(error);
+        }
+    }
+
+    /// Waits before the next attempt after a conflict; returns `false` if there is none.
+    async fn wait_after_conflict(&self, attempt: u32) -> bool {
+        let AggregateRepository { conflict_retry, clock, .. } = &self.repository;
+        let is_allowed = conflict_retry.allows(attempt);
+        if is_allowed {
+            clock.sleep(conflict_retry.jittered(attempt)).await;
+        }
+        is_allowed
+    }
+
+    fn multi_stream(&self) -> Result<&dyn MultiStreamAppends, OnceError> {
+        if self.repository.store.is_in_handler() {
+            return Err(OnceError::InHandler);
+        }
+        let store = self.repository.store.as_port();
+        store.multi_stream_appends().ok_or_else(|| OnceError::Unsupported { store: store.describe() })
+    }
+
+    /// Returns what the command has saved, if it took effect.
+    async fn find_answer<X>(
+        &self,
+        store: &dyn MultiStreamAppends,
+        request: Uuid,
+    ) -> Result<Option<Saved>, UpdateError<X>> {
+        let AggregateRepository { tenant_id, publisher, store: streams, .. } = &self.repository;
+        let found = store.find_command(*tenant_id, self.command.key()).await.map_err(LoadError::from)?;
+        let Some(found) = found else { return Ok(None) };
+        let SavedEvents { stream, version, events } = self.command.answer(request, A::AGGREGATE_TYPE, &found)?;
+        if events == 0 {
+            return Ok(Some(Saved::nothing(version)));
+        }
+        let first = Version::new(version.get().saturating_sub(events) + 1);
+        let stored = streams.read_stream(&stream, first).take(usize::try_from(events).unwrap_or(usize::MAX));
+        let records: Vec<_> = stored.try_collect().await.map_err(LoadError::from)?;
+        if records.len() as u64 != events {
+            let reason = format!("{} of its {events} events are left in the store", records.len());
+            return Err(self.command.damaged(reason).into());
+        }
+        Ok(Some(Saved::new(version, records, publisher.of_stored())))
     }
 }

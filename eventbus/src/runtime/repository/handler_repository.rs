@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use super::{aggregate_repository::AggregateRepository, snapshot_tasks::SnapshotTasks};
 use crate::{
     domain::{
@@ -92,12 +94,14 @@ pub(crate) struct RepositorySource {
     pub(crate) has_relay: bool,
     pub(crate) clock: SharedClock,
     pub(crate) snapshot_tasks: SnapshotTasks,
+    /// Told of the first command with a key, which the app will have to forget.
+    pub(crate) first_command: Arc<Notify>,
 }
 
 impl RepositorySource {
     /// Returns a repository of aggregates of one type.
     pub(crate) fn repository<A: Apply>(&self) -> AggregateRepository<A> {
-        let Self { store, has_relay, clock, snapshot_tasks } = self.clone();
-        AggregateRepository::for_app(store, has_relay, clock, snapshot_tasks)
+        let Self { store, has_relay, clock, snapshot_tasks, first_command } = self.clone();
+        AggregateRepository::for_app(store, has_relay, clock, snapshot_tasks, first_command)
     }
 }

@@ -1,10 +1,10 @@
 //! The repository: loads and saves aggregates.
 
 mod aggregate_repository;
+mod command;
 mod error;
 mod handler_repository;
 mod history;
-mod once;
 mod pending_events;
 mod repository_store;
 mod save_publisher;
@@ -15,12 +15,11 @@ mod together;
 mod unique;
 
 pub(crate) use aggregate_repository::CONFLICT_RETRY;
-pub use aggregate_repository::{AggregateRepository, UpdateFuture};
+pub use aggregate_repository::{AggregateRepository, Once, UpdateFuture};
 pub use error::{FindByError, HistoryError, LoadError, OnceError, SaveError, TakeSnapshotError, UpdateError};
 pub use handler_repository::Repository;
 pub(crate) use handler_repository::RepositorySource;
 pub use history::{Change, HistoryStep};
-pub use once::Once;
 pub use saved::{Publication, Saved, SavedTogether};
 pub(crate) use snapshot_tasks::SnapshotTasks;
 pub use together::Together;

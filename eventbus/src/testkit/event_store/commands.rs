@@ -7,7 +7,8 @@ use super::{
     store_under_test::{StoreUnderTest, events, stream},
 };
 use crate::{
-    ExpectedVersion, IdempotencyKey, StreamId, Uuid,
+    ExpectedVersion, StreamId, Uuid,
+    domain::idempotency_key::IdempotencyKey,
     port::{
         Append, AppendError, EventStore,
         multi_stream_append::{Handled, HandledCommand, MultiStreamAppend, MultiStreamOutcome},

@@ -15,6 +15,7 @@ use axum::{
 use eventbus::{
     AggregateId, AggregateRepository, App, Never, Position,
     axum::{Mistake, Problem, health_routes},
+    repository::IdempotencyKey,
 };
 use futures_util::TryFutureExt as _;
 use serde::{Deserialize, Serialize};
@@ -42,7 +43,7 @@ pub fn router(app: &App, limit: Duration) -> Router {
         .with_state(app.clone())
 }
 
-/// A user as the API shows one.
+/// A user as the API shows one; the same again if a client repeats the request under its `Idempotency-Key`.
 #[derive(Debug, Serialize)]
 struct Shown {
     id: String,
@@ -57,18 +58,25 @@ type Created = (StatusCode, [(HeaderName, String); 1], Json<Shown>);
 
 async fn create_user(
     State(users): State<AggregateRepository<User>>,
+    key: Option<IdempotencyKey>,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Created, Problem> {
     let Json(body) = body?;
     let registration = registration::check(&body).map_err(unprocessable)?;
-    let id = AggregateId::new();
-    let saved = match users.create_with(&id, |_| Ok::<_, Never>(registration.clone())).await {
+    let (new_id, decide) = (AggregateId::new(), |_: &User| Ok::<_, Never>(registration.clone()));
+    let saved = match key {
+        Some(key) => users.once(key, &registration).create_with(&new_id, decide).await,
+        None => users.create_with(&new_id, decide).await,
+    };
+    let saved = match saved {
         Err(error) if error.is_taken("email") => {
             let detail = "a user with this email address is registered already";
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         saved => saved?,
     };
+    // that of the first request, if this one repeats it
+    let id = saved.events.first().map_or(&new_id, |event| event.metadata().aggregate_id());
     let location = [(header::LOCATION, format!("/users/{id}"))];
     let user =
         Shown { id: id.to_string(), name: registration.name, email: registration.email, position: saved.position };

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, ExpectedVersion, IdempotencyKey, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
+    BoxError, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     port::{
         Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors,
         MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
     },
+    repository::IdempotencyKey,
     store::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues},
     testkit::delegate,
 };
