@@ -31,15 +31,24 @@ struct Named {
     email: String,
 }
 
+/// An event without a unique value, which stores append by other statements.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Customer)]
+struct Visited {
+    number: u32,
+}
+
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Aggregate)]
-#[aggregate(events(Named), snapshot(every = 1_000))]
+#[aggregate(events(Named, Visited), snapshot(every = 1_000))]
 struct Customer {
     emails: Vec<String>,
 }
 
 impl Apply for Customer {
-    fn apply(&mut self, CustomerEvent::Named(event): &CustomerEvent) {
-        self.emails.push(event.email.clone());
+    fn apply(&mut self, event: &CustomerEvent) {
+        if let CustomerEvent::Named(event) = event {
+            self.emails.push(event.email.clone());
+        }
     }
 }
 
@@ -47,8 +56,8 @@ fn named(number: u32) -> Named {
     Named { email: format!("{number}@example.org") }
 }
 
-fn new_event(number: u32) -> NewEvent {
-    NewEvent::from_event(&named(number)).unwrap()
+fn visited(number: u32) -> NewEvent {
+    NewEvent::from_event(&Visited { number }).unwrap()
 }
 
 /// The name of the fold, as the derive makes it.
@@ -185,11 +194,11 @@ impl Database for Postgres {
 async fn save_in_every_way(store: &Arc<dyn EventStore>) -> usize {
     let customers = AggregateRepository::<Customer>::new(Arc::clone(store));
     customers.upsert(&"saved".parse().unwrap(), |_| Ok::<_, Never>(named(1))).await.unwrap();
-    customers.update(&"saved".parse().unwrap(), |_| Ok::<_, Never>(named(2))).await.unwrap();
+    customers.update(&"saved".parse().unwrap(), |_| Ok::<_, Never>(Visited { number: 2 })).await.unwrap();
     let append = |id: &str, number| Append {
         stream: customer(id),
         expected: ExpectedVersion::Any,
-        events: vec![new_event(number), new_event(number + 1)],
+        events: vec![visited(number), visited(number + 1)],
     };
     let Append { stream, expected, events } = append("appended", 10);
     store.append(&stream, expected, events).await.unwrap();
@@ -203,7 +212,7 @@ async fn save_in_every_way(store: &Arc<dyn EventStore>) -> usize {
     transaction.append(append("in a transaction", 40)).await.unwrap();
     transaction.commit().await.unwrap();
     let context = EventContext::default().with_attributes(Attributes::parse(r#"{"channel":"web"}"#).unwrap());
-    let imported = new_event(50).with_context(context).with_original_recorded_at(datetime!(2019-05-17 08:30 UTC));
+    let imported = visited(50).with_context(context).with_original_recorded_at(datetime!(2019-05-17 08:30 UTC));
     let of_tenant = customer("imported").with_tenant_id(Some(Uuid::from_u128(7)));
     store.append(&of_tenant, ExpectedVersion::NoStream, vec![imported]).await.unwrap();
     8
