@@ -9,14 +9,15 @@ use std::{
 };
 
 use eventbus::{
-    AggregateRepository, BoxError, EventContext, ExpectedVersion, LoadError, Name, Never, NewEvent, Position,
-    RecordedEvent, StreamId, UpdateError, Uuid, Version,
+    AggregateRepository, BoxError, EventContext, ExpectedVersion, InMemoryEventBus, LoadError, Name, Never, NewEvent,
+    Position, RecordedEvent, SettleError, StreamId, UpdateError, Uuid, Version,
     event::{Attributes, DecodeError},
     port::{Append, Direction, EventStore},
     prelude::*,
     projection::{Projection, ProjectionError, RebuildError},
     repository::{HistoryError, TakeSnapshotError},
     store::MultiStreamAppend,
+    testkit::event_bus::SHORT_DELAYS,
 };
 use eventstore_postgres::{PgConnection, PgEventStore};
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, rusqlite};
@@ -352,6 +353,44 @@ async fn events_with_sealed_fields_are_carried_but_not_decoded<D: Database>(data
     assert_eq!(database.ask(rows).await.len(), 5);
     app.shutdown(Duration::from_secs(30)).await.unwrap();
     database.remove().await;
+}
+
+#[handler(manual, retries = 1)]
+async fn greet(_event: &Named) {}
+
+/// A handler of this release retries an event with sealed fields, since a newer one can open it: it is no dead letter at
+/// once.
+async fn events_with_sealed_fields_are_retried<D: Database>(database: D) {
+    let store = database.store();
+    let customers = AggregateRepository::<Customer>::new(Arc::clone(&store));
+    for number in 1..=2 {
+        let id = number.to_string().parse().unwrap();
+        customers.upsert(&id, |_| Ok::<_, Never>(named(number))).await.unwrap();
+    }
+    database.run("UPDATE {events} SET has_sealed_fields = true WHERE position = 1").await;
+    let bus = InMemoryEventBus::builder().retry(SHORT_DELAYS).build();
+    let app = App::builder().store(store).bus(bus).handler::<greet>().start().await.unwrap();
+    let settled = app.settled().await;
+    assert!(matches!(settled, Err(SettleError::DeadLetters { .. })), "{settled:?}");
+    let dead_letters = app.bus().dead_letters().unwrap();
+    let page = dead_letters.list_dead_letters(&Default::default(), None, 10).await.unwrap();
+    let [dead_letter] = &page.letters[..] else { panic!("{page:?}") };
+    assert!(dead_letter.record.as_ref().is_some_and(|record| record.metadata().has_sealed_fields()));
+    let error = dead_letter.error.as_deref().unwrap();
+    assert!(error.contains("personal fields are sealed"), "{error}");
+    assert_eq!(dead_letter.attempts, Some(2), "one call, and the retry that the handler allows");
+    app.shutdown(Duration::from_secs(30)).await.unwrap();
+    database.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_events_with_sealed_fields_are_retried() {
+    events_with_sealed_fields_are_retried(Sqlite::create().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_events_with_sealed_fields_are_retried() {
+    events_with_sealed_fields_are_retried(Postgres::create().await).await;
 }
 
 fn is_refused(error: &RebuildError) -> bool {
