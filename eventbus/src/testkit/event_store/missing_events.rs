@@ -102,11 +102,8 @@ pub async fn feed_stops_at_a_missing_event<S: EventStore>(store: S, remove_event
 ///
 /// `remove_event` deletes an event as other software would. No macro lists this rule; a backend whose events other
 /// software can remove calls it.
-pub async fn filtered_feed_cannot_know_a_missing_event<S: EventStore>(
-    store: S,
-    remove_event: impl AsyncFn(&RecordedEvent),
-) {
-    let store = StoreUnderTest::new("filtered_feed_cannot_know_a_missing_event", store);
+pub async fn filtered_feed_omits_a_missing_event<S: EventStore>(store: S, remove_event: impl AsyncFn(&RecordedEvent)) {
+    let store = StoreUnderTest::new("filtered_feed_omits_a_missing_event", store);
     let stream = stream();
     let names = ["Opened", "Closed"].map(Name::from_static);
     let given = [0, 1, 0, 1, 0, 1].map(|name: usize| NewEvent::new(names[name].clone(), 1, "{}"));
