@@ -5,21 +5,22 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use common::{TestSchema, event, events, feed, read, run};
+use common::{TestDatabase, event, events, feed, open, read, run};
 use eventbus::{
     App,
     ExpectedVersion::{Any, NoStream, StreamExists},
     NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{Append, AppendError, AppendEvents as _, Direction, ReadError, ReadFeed as _, ReadStream as _},
     prelude::*,
+    projection::{Projection, RebuildError},
 };
-use eventstore_postgres::PgEventStore;
+use eventstore_postgres::{PgConnection, PgEventStore};
 use futures_util::TryStreamExt as _;
-use sqlx::PgConnection;
 
 const GUIDE: &str = include_str!("../../docs/partition-events.md");
 
@@ -37,16 +38,16 @@ async fn follow_guide(connection: &mut PgConnection, chapter: &str) {
 
 /// A store with 300 events: 10 streams have events in all partitions, 10 others in each partition alone.
 struct Filled {
-    schema: TestSchema,
     connection: PgConnection,
     store: PgEventStore,
     events: Vec<RecordedEvent>,
+    database: TestDatabase,
 }
 
 impl Filled {
     async fn new() -> Self {
-        let schema = TestSchema::new();
-        let (store, connection) = (schema.store().await, schema.connection().await);
+        let database = TestDatabase::create("").await;
+        let (store, connection) = (open(database.config()).await, database.connection().await);
         for part in 0..3 {
             for number in 0..10 {
                 for name in [format!("long-{number}"), format!("part-{part}-{number}")] {
@@ -56,7 +57,11 @@ impl Filled {
         }
         let events = feed(&store).await;
         assert_eq!(events.last().unwrap().position(), Some(Position::new(300)));
-        Self { schema, connection, store, events }
+        Self { connection, store, events, database }
+    }
+
+    async fn reopen(&self) -> PgEventStore {
+        open(self.database.config()).await
     }
 
     fn of_stream(&self, stream: &StreamId) -> Vec<RecordedEvent> {
@@ -116,7 +121,7 @@ fn again(event: &RecordedEvent) -> NewEvent {
 async fn a_partitioned_table_holds_the_same_events() {
     let mut filled = Filled::new().await;
     follow_guide(&mut filled.connection, "Splitting the table").await;
-    let reopened = filled.schema.store().await;
+    let reopened = filled.reopen().await;
     filled.assert_unchanged(&filled.store).await;
     filled.assert_unchanged(&reopened).await;
 
@@ -152,7 +157,7 @@ async fn the_oldest_partition_can_be_taken_out_and_put_back() {
     let mut filled = Filled::new().await;
     follow_guide(&mut filled.connection, "Splitting the table").await;
     follow_guide(&mut filled.connection, "Taking out the oldest partition").await;
-    let store = filled.schema.store().await;
+    let store = filled.reopen().await;
 
     let rest = &filled.events[100..];
     assert_eq!(feed(&store).await, rest);
@@ -181,4 +186,149 @@ async fn the_oldest_partition_can_be_taken_out_and_put_back() {
     follow_guide(&mut filled.connection, "Putting it back").await;
     filled.events.extend(appended);
     filled.assert_unchanged(&store).await;
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Deposited {
+    cents: i64,
+}
+
+/// A row for each event of any type.
+struct EventRows;
+
+#[projection(name = "event-rows", tables("event_rows"), manual)]
+impl EventRows {
+    async fn any(&self, event: &RecordedEvent, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let meta = event.metadata();
+        let insert = sqlx::query("INSERT INTO event_rows VALUES ($1, $2, $3, $4)");
+        let insert = insert.bind(event.position().unwrap_or_default().as_i64()).bind(meta.aggregate_id().as_str());
+        insert.bind(meta.version().get().cast_signed()).bind(event.payload()).execute(connection).await.map(drop)
+    }
+}
+
+/// A row for each account, of events of one type.
+struct Balances;
+
+#[projection(name = "balances", tables("balances"), key = "account", manual)]
+impl Balances {
+    async fn deposited(
+        &self,
+        event: &Deposited,
+        meta: &Metadata,
+        connection: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        let sql = "INSERT INTO balances AS b VALUES ($1, $2, $3)
+            ON CONFLICT (account) DO UPDATE SET version = excluded.version, cents = b.cents + excluded.cents";
+        let insert = sqlx::query(sql).bind(meta.aggregate_id().as_str()).bind(meta.version().get().cast_signed());
+        insert.bind(event.cents).execute(connection).await.map(drop)
+    }
+}
+
+const TABLES: &str = "
+    CREATE TABLE public.event_rows (position bigint PRIMARY KEY, account text, version bigint, payload text);
+    CREATE TABLE public.balances (account text PRIMARY KEY, version bigint, cents bigint)";
+
+/// What a bug that is now repaired could have done to the rows.
+const DAMAGE: &str = "DELETE FROM public.event_rows WHERE version % 2 = 0; UPDATE public.event_rows SET payload = '{}';
+    DELETE FROM public.balances WHERE account LIKE '%-1'; UPDATE public.balances SET cents = -1";
+
+/// The rows of both projections, as text.
+type Rows = (Vec<String>, Vec<String>);
+
+async fn rows(connection: &mut PgConnection) -> Rows {
+    let of_events =
+        "SELECT concat_ws(' ', position, account, version, payload) FROM public.event_rows ORDER BY position";
+    let of_accounts =
+        "SELECT concat_ws(' ', account, version, cents) FROM public.balances ORDER BY account COLLATE \"C\"";
+    (
+        sqlx::query_scalar(of_events).fetch_all(&mut *connection).await.unwrap(),
+        sqlx::query_scalar(of_accounts).fetch_all(connection).await.unwrap(),
+    )
+}
+
+/// Returns the rows that some events make.
+fn rows_of(events: &[RecordedEvent]) -> Rows {
+    let mut balances = BTreeMap::<&str, (Version, i64)>::new();
+    let mut of_events = Vec::new();
+    for event in events {
+        let (account, version) = (event.metadata().aggregate_id().as_str(), event.version());
+        of_events.push(format!("{} {account} {version} {}", event.position().unwrap(), event.payload()));
+        let balance = balances.entry(account).or_default();
+        *balance = (version, balance.1 + event.decode::<Deposited>().unwrap().cents);
+    }
+    let of_accounts = balances.iter().map(|(account, (version, cents))| format!("{account} {version} {cents}"));
+    (of_events, of_accounts.collect())
+}
+
+async fn app_with_rows(store: &PgEventStore) -> App {
+    let builder = App::builder().store(store.clone()).projection(EventRows).projection(Balances).without_relay();
+    builder.start().await.unwrap()
+}
+
+async fn wait_for_rows(app: &App) {
+    let head = app.store().head().await.unwrap();
+    drop(app.projected::<EventRows>(head).await.unwrap());
+    drop(app.projected::<Balances>(head).await.unwrap());
+}
+
+/// Damages the rows, makes them anew, and checks that they are those of `events`.
+async fn rebuild_rows(app: &App, connection: &mut PgConnection, events: &[RecordedEvent]) {
+    run(connection, DAMAGE).await;
+    assert_ne!(rows(connection).await, rows_of(events));
+    rebuild::<EventRows>(app, events).await;
+    rebuild::<Balances>(app, events).await;
+    assert_eq!(rows(connection).await, rows_of(events));
+}
+
+async fn rebuild<P: Projection>(app: &App, events: &[RecordedEvent]) {
+    let rebuilt = app.rebuild::<P>().await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.skipped), (events.len() as u64, 0), "{}", P::definition().name);
+}
+
+/// The rows of a rebuild are those that the projections wrote before the split, also in an app that runs meanwhile. What
+/// is taken out is left out of a rebuild, until it is put back; the rows of one aggregate stay as they were then.
+#[tokio::test]
+async fn rows_are_rebuilt_from_partitions_as_from_the_whole_table() {
+    let mut filled = Filled::new().await;
+    run(&mut filled.connection, TABLES).await;
+    let app = app_with_rows(&filled.store).await;
+    wait_for_rows(&app).await;
+    let before = rows(&mut filled.connection).await;
+    assert_eq!((before.0.len(), before.1.len()), (300, 40));
+    assert_eq!(before, rows_of(&filled.events));
+
+    follow_guide(&mut filled.connection, "Splitting the table").await;
+    rebuild_rows(&app, &mut filled.connection, &filled.events).await;
+    app.shutdown(Duration::from_secs(30)).await.unwrap();
+    let store = filled.reopen().await;
+    let app = app_with_rows(&store).await;
+    rebuild_rows(&app, &mut filled.connection, &filled.events).await;
+    assert_eq!(rows(&mut filled.connection).await, before);
+    run(&mut filled.connection, DAMAGE).await;
+    for account in ["long-1", "part-0-1", "part-1-1", "part-2-1"] {
+        let rebuilt = app.rebuild_aggregate::<Balances>(&self::account(account)).await.unwrap();
+        assert_eq!(rebuilt.events, filled.of_stream(&self::account(account)).len() as u64);
+    }
+    let of_one = |rows: &Rows| -> Vec<String> {
+        rows.1.iter().filter(|row| row.split(' ').next().is_some_and(|id| id.ends_with("-1"))).cloned().collect()
+    };
+    assert_eq!(of_one(&rows(&mut filled.connection).await), of_one(&before));
+    assert_eq!(of_one(&before).len(), 4);
+    rebuild_rows(&app, &mut filled.connection, &filled.events).await;
+
+    follow_guide(&mut filled.connection, "Taking out the oldest partition").await;
+    for name in ["long-0", "part-0-0", "new"] {
+        filled.events.extend(store.append(&account(name), Any, events(2)).await.unwrap());
+    }
+    wait_for_rows(&app).await;
+    assert_eq!(rows(&mut filled.connection).await, rows_of(&filled.events), "the rows of what was taken out stay");
+    let refused = app.rebuild_aggregate::<Balances>(&account("long-0")).await;
+    assert!(matches!(refused, Err(RebuildError::Read(ReadError::Corrupt { .. }))), "{refused:?}");
+    assert_eq!(rows(&mut filled.connection).await, rows_of(&filled.events), "and those of a refused rebuild");
+    rebuild_rows(&app, &mut filled.connection, &filled.events[100..]).await;
+
+    follow_guide(&mut filled.connection, "Putting it back").await;
+    rebuild_rows(&app, &mut filled.connection, &filled.events).await;
+    app.shutdown(Duration::from_secs(30)).await.unwrap();
 }

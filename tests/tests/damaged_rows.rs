@@ -20,6 +20,7 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig, Trim};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, rusqlite};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use workspace_tests::stores;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Order")]
@@ -111,12 +112,15 @@ impl Positions {
     }
 }
 
-/// The event at position 3 is removed, which shows at position 5, the next one of its stream. The relay and a
-/// projection of all events stop before that, also when the app starts again, until the event is restored.
-async fn stops_at_a_missing_event(store: impl EventStore + Clone, sql: impl AsyncFn(&str)) {
-    fill(&store).await;
-    sql("CREATE TABLE copy AS SELECT * FROM {events}").await;
-    sql("DELETE FROM {events} WHERE position = 3").await;
+/// The event at position 3, the second of its stream, is removed. The relay and a projection of all events stop before
+/// that, also when the app starts again, until the event is restored: `before` are the events that they have passed,
+/// `missing` is what their errors say.
+async fn stops_at_a_missing_event(
+    store: impl EventStore + Clone,
+    before: &[i64],
+    missing: &str,
+    restore: impl AsyncFnOnce(),
+) {
     let config = RedisEventBusConfig {
         redis_url: test_servers::redis_url().into(),
         stream_prefix: test_servers::unique_name("missing"),
@@ -128,7 +132,7 @@ async fn stops_at_a_missing_event(store: impl EventStore + Clone, sql: impl Asyn
         let builder = App::builder().store(store.clone()).bus(bus).projection_with(Positions::default);
         builder.handler::<note>().state(seen.clone()).start().await.unwrap()
     };
-    let missing = "event 2 of stream `Order/order-1`";
+    let passed = *before.last().unwrap();
     for _ in 0..2 {
         let app = start().await;
         wait_until("relay and projection name the missing event", async || {
@@ -141,28 +145,36 @@ async fn stops_at_a_missing_event(store: impl EventStore + Clone, sql: impl Asyn
             is_named && relay.stopped.is_some_and(|error| error.to_string().contains(missing))
         })
         .await;
-        wait_until("the events before it are handled", async || seen.sorted() == [1, 2, 4]).await;
+        wait_until("the events before it are handled", async || seen.sorted() == before).await;
         let relay = app.relay_status().await.unwrap();
         let status = app.projections().await.unwrap().remove(0);
-        assert_eq!((relay.position, status.position), (Position::new(4), Position::new(4)));
+        assert_eq!((relay.position, status.position), (Position::new(passed as u64), Position::new(passed as u64)));
         app.shutdown(Duration::from_secs(30)).await.unwrap();
     }
-    sql("INSERT INTO {events} SELECT * FROM copy WHERE position = 3").await;
+    restore().await;
     let app = start().await;
     assert_eq!(app.projected::<Positions>(Position::new(6)).await.unwrap().0, [1, 2, 3, 4, 5, 6]);
     wait_until("the relay continues", async || app.relay_status().await.unwrap().position == 6).await;
-    // the relay had passed the position of the restored event
-    wait_until("the later events are handled", async || seen.sorted() == [1, 2, 4, 5, 6]).await;
+    // not those at positions that the relay had passed
+    let handled: Vec<i64> = before.iter().copied().chain(passed + 1..=6).collect();
+    wait_until("the later events are handled", async || seen.sorted() == handled).await;
     app.shutdown(Duration::from_secs(30)).await.unwrap();
 }
+
+/// What SQL says of the missing event, which shows at position 5, the next one of its stream.
+const MISSING: (&[i64], &str) = (&[1, 2, 4], "event 2 of stream `Order/order-1`");
+const REMOVE: &str = "CREATE TABLE copy AS SELECT * FROM {events}; DELETE FROM {events} WHERE position = 3";
+const RESTORE: &str = "INSERT INTO {events} SELECT * FROM copy WHERE position = 3";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sqlite_readers_of_all_events_stop_at_a_missing_one() {
     let path = path();
     let store = SqliteEventStore::open(&path).await.unwrap();
-    let raw = Mutex::new(rusqlite::Connection::open(&path).unwrap());
-    let sql = async |sql: &str| raw.lock().unwrap().execute_batch(&sql.replace("{events}", "eventbus_events")).unwrap();
-    stops_at_a_missing_event(store, sql).await;
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    let sql = async |sql: &str| raw.execute_batch(&sql.replace("{events}", "eventbus_events")).unwrap();
+    fill(&store).await;
+    sql(REMOVE).await;
+    stops_at_a_missing_event(store, MISSING.0, MISSING.1, async || sql(RESTORE).await).await;
     std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
@@ -178,9 +190,37 @@ async fn on_postgres_readers_of_all_events_stop_at_a_missing_one() {
         let sql = format!("SET search_path TO {schema}; {}", sql.replace("{events}", "events"));
         connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.unwrap();
     };
-    stops_at_a_missing_event(store.clone(), run).await;
+    fill(&store).await;
+    run(REMOVE).await;
+    stops_at_a_missing_event(store.clone(), MISSING.0, MISSING.1, async || run(RESTORE).await).await;
     store.close().await;
     run(&format!("DROP SCHEMA {schema} CASCADE")).await;
+}
+
+/// The feed has a list of its events, so readers stop at the place of the missing one.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_redis_readers_of_all_events_stop_at_a_missing_one() {
+    let prefix = test_servers::unique_name("damaged");
+    let store = stores::redis(&prefix).await;
+    let connection = test_servers::redis_connection(test_servers::redis_url()).await;
+    fill(&store).await;
+    let key = format!("{prefix}:aggregate:Order:order-1");
+    let tell = async |command: &redis::Cmd| {
+        let reply: redis::Value = command.query_async(&mut connection.clone()).await.unwrap();
+        reply
+    };
+    let entries = tell(redis::cmd("XRANGE").arg(&key).arg("-").arg("+")).await;
+    let entries: Vec<(String, Vec<String>)> = redis::from_redis_value(entries).unwrap();
+    assert_eq!(entries.len(), 3);
+    assert_eq!(tell(redis::cmd("XDEL").arg(&key).arg("2-0")).await, redis::Value::Int(1));
+    // an entry can only be added behind all others
+    let restore = async || {
+        tell(redis::cmd("DEL").arg(&key)).await;
+        for (id, fields) in &entries {
+            tell(redis::cmd("XADD").arg(&key).arg(id).arg(fields)).await;
+        }
+    };
+    stops_at_a_missing_event(store, &[1, 2], &format!("key `{key}`, entry 2-0"), restore).await;
 }
 
 /// Appends to a stream whose row is damaged are refused, and its version is an error, which both name the stream; other

@@ -11,16 +11,21 @@ use std::{
 };
 
 use eventbus::{
-    EventSet, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, Never, NewEvent, Position, SettleError,
-    StreamId,
+    AggregateRepository, BoxError, EventSet, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, Never,
+    NewEvent, Position, SettleError, StreamId,
     event::{FieldError, Fields},
     port::{EventBus, EventStore},
     prelude::*,
+    projection::Projection,
     store::FeedFilter,
 };
 use eventbus_file::{FileQueue, FileQueueConfig, RedisCoordination};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventstore_postgres::{PgConnection, PgEventStore};
+use eventstore_redis::{RedisTransaction, RedisTransactionError};
+use eventstore_sqlite::{SqliteTransaction, rusqlite};
 use futures_util::TryStreamExt as _;
+use sqlx::{Connection as _, Executor as _};
 use workspace_tests::stores;
 
 /// A deposit, as every stored one below is read.
@@ -59,6 +64,19 @@ struct Account {
 
 impl Apply for Account {
     fn apply(&mut self, AccountEvent::Deposited(event): &AccountEvent) {
+        self.deposits.push(event.clone());
+    }
+}
+
+/// A second state of the accounts, which is kept in snapshots.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Aggregate)]
+#[aggregate(fold_of = Account, events(Deposited), retired("AccountViewed"), snapshot(every = 1_000))]
+struct Statement {
+    deposits: Vec<Deposited>,
+}
+
+impl Apply for Statement {
+    fn apply(&mut self, StatementEvent::Deposited(event): &StatementEvent) {
         self.deposits.push(event.clone());
     }
 }
@@ -148,6 +166,142 @@ async fn everything_reads_todays(store: impl EventStore + Clone, bus: impl Event
     app.shutdown(Duration::from_secs(30)).await.unwrap();
 }
 
+/// A snapshot is taken between any two of the golden events; those behind it are appended by an older release, which
+/// still runs. Loads read them from there as today's.
+async fn events_behind_a_snapshot_are_read_as_todays(store: impl EventStore + Clone) {
+    let statements = AggregateRepository::<Statement>::new(store.clone());
+    let fold = Name::new("fold", concat!(module_path!(), "::Statement")).unwrap();
+    for taken_at in 1..=GOLDEN.len() {
+        let id: AggregateId = format!("snapshot-{taken_at}").parse().unwrap();
+        let (stream, mut before) = (Statement::stream(&id), golden());
+        let behind = before.split_off(taken_at);
+        store.append(&stream, ExpectedVersion::NoStream, before).await.unwrap();
+        assert_eq!(statements.snapshot(&id).await.unwrap(), taken_at as u64);
+        let behind = store.append(&stream, ExpectedVersion::Any, behind).await.unwrap();
+        let read = store.snapshots().unwrap().read_from_snapshot(&stream, &fold).await.unwrap();
+        assert_eq!(read.snapshot.unwrap().version, taken_at as u64);
+        assert_eq!(read.events.try_collect::<Vec<_>>().await.unwrap(), behind, "a load reads only these");
+        let loaded = statements.load(&id).await.unwrap();
+        assert_eq!((&loaded.deposits, loaded.version().get()), (&todays(), 6), "a snapshot at {taken_at}");
+    }
+}
+
+/// Returns what a row holds of a deposit.
+fn row(event: &Deposited, meta: &Metadata) -> String {
+    format!("{} {} {}", meta.version(), event.cents, event.currency)
+}
+
+#[derive(Default)]
+struct SqliteRows;
+
+#[projection(name = "deposit-rows", tables("deposits"), key = "account", manual)]
+impl SqliteRows {
+    async fn deposited(&self, event: &Deposited, meta: &Metadata, tx: &mut SqliteTransaction) -> Result<(), BoxError> {
+        tx.execute("INSERT INTO deposits VALUES (?1, ?2)", (meta.aggregate_id().as_str(), row(event, meta)))?;
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct PgRows;
+
+#[projection(name = "deposit-rows", tables("deposits"), key = "account", manual)]
+impl PgRows {
+    async fn deposited(&self, event: &Deposited, meta: &Metadata, tx: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let insert = sqlx::query("INSERT INTO deposits VALUES ($1, $2)").bind(meta.aggregate_id().as_str());
+        insert.bind(row(event, meta)).execute(tx).await.map(drop)
+    }
+}
+
+#[derive(Default)]
+struct RedisRows;
+
+#[projection(name = "deposit-rows", tables("deposits:*"), key = "key", manual)]
+impl RedisRows {
+    async fn deposited(
+        &self,
+        event: &Deposited,
+        meta: &Metadata,
+        tx: &mut RedisTransaction,
+    ) -> Result<(), RedisTransactionError> {
+        tx.hset(&format!("deposits:{}", meta.aggregate_id()), &meta.version().to_string(), row(event, meta))
+    }
+}
+
+/// Rows of the golden events are those of today's, when they are written first, and when they are made anew after
+/// `damage`, all or those of the account alone.
+async fn rows_are_rebuilt_as_todays<P: Projection + Default>(
+    store: impl EventStore + Clone,
+    damage: impl AsyncFn(),
+    rows: impl AsyncFn() -> Vec<String>,
+) {
+    let account = StreamId::parse("Account", "ada").unwrap();
+    store.append(&account, ExpectedVersion::NoStream, golden()).await.unwrap();
+    let app = App::builder().store(store.clone()).projection(P::default()).without_relay().start().await.unwrap();
+    drop(app.projected::<P>(store.head().await.unwrap()).await.unwrap());
+    let todays = [1, 3, 4, 5, 6].map(|version| format!("{version} 150 EUR"));
+    assert_eq!(rows().await, todays, "as they were written");
+    damage().await;
+    assert_ne!(rows().await, todays, "the damage");
+    assert_eq!(app.rebuild::<P>().await.unwrap().events, 5);
+    assert_eq!(rows().await, todays, "the rebuild");
+    damage().await;
+    assert_eq!(app.rebuild_aggregate::<P>(&account).await.unwrap().events, 5);
+    assert_eq!(rows().await, todays, "the rebuild of the account");
+    app.shutdown(Duration::from_secs(30)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_on_sqlite_are_rebuilt_as_todays() {
+    let folder = stores::folder("versions");
+    let store = stores::sqlite(&folder).await;
+    let raw = rusqlite::Connection::open(folder.join("events.db")).unwrap();
+    raw.execute_batch("CREATE TABLE deposits (account TEXT, row TEXT)").unwrap();
+    let damage = async || raw.execute_batch("UPDATE deposits SET row = 'damaged'").unwrap();
+    let rows = async || -> Vec<String> {
+        let mut statement = raw.prepare("SELECT row FROM deposits ORDER BY row").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    rows_are_rebuilt_as_todays::<SqliteRows>(store, damage, rows).await;
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_on_postgres_are_rebuilt_as_todays() {
+    let url = stores::create_database("versions").await;
+    let store = PgEventStore::connect(&url).await.unwrap();
+    let connect = async || PgConnection::connect(&url).await.unwrap();
+    let run = async |sql| connect().await.execute(sqlx::raw_sql(sql)).await.map(|_| ()).unwrap();
+    run("CREATE TABLE deposits (account text, row text)").await;
+    let damage = async || run("UPDATE deposits SET row = 'damaged'").await;
+    let rows = async || -> Vec<String> {
+        let rows = sqlx::query_scalar("SELECT row FROM deposits ORDER BY row");
+        rows.fetch_all(&mut connect().await).await.unwrap()
+    };
+    rows_are_rebuilt_as_todays::<PgRows>(store.clone(), damage, rows).await;
+    store.close().await;
+    stores::drop_database(&url).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_on_redis_are_rebuilt_as_todays() {
+    let prefix = test_servers::unique_name("versions");
+    let store = stores::redis(&prefix).await;
+    let connection = test_servers::redis_connection(test_servers::redis_url()).await;
+    let key = format!("{prefix}:deposits:ada");
+    let damage = async || {
+        let mut command = redis::cmd("HSET");
+        let damaged = command.arg(&key).arg("1").arg("damaged");
+        damaged.query_async::<()>(&mut connection.clone()).await.unwrap();
+    };
+    let rows = async || -> Vec<String> {
+        let rows: BTreeMap<u64, String> =
+            redis::cmd("HGETALL").arg(&key).query_async(&mut connection.clone()).await.unwrap();
+        rows.into_values().collect()
+    };
+    rows_are_rebuilt_as_todays::<RedisRows>(store, damage, rows).await;
+}
+
 async fn redis_bus(stream_prefix: &str, partitions: u32) -> RedisEventBus {
     let config = RedisEventBusConfig {
         redis_url: test_servers::redis_url().into(),
@@ -162,6 +316,7 @@ async fn redis_bus(stream_prefix: &str, partitions: u32) -> RedisEventBus {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_memory() {
     everything_reads_todays(InMemoryEventStore::new(), InMemoryEventBus::new()).await;
+    events_behind_a_snapshot_are_read_as_todays(InMemoryEventStore::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +324,8 @@ async fn on_sqlite_and_the_file_queue() {
     let folder = stores::folder("versions");
     let store = stores::sqlite(&folder).await;
     let bus = FileQueue::open(FileQueueConfig::at(folder.join("queue"))).await.unwrap();
-    everything_reads_todays(store, bus).await;
+    everything_reads_todays(store.clone(), bus).await;
+    events_behind_a_snapshot_are_read_as_todays(store).await;
     std::fs::remove_dir_all(folder).unwrap();
 }
 
@@ -177,7 +333,8 @@ async fn on_sqlite_and_the_file_queue() {
 async fn on_postgres_and_redis() {
     let name = test_servers::unique_name("versions");
     let store = stores::postgres(&name).await;
-    everything_reads_todays(store, redis_bus(&name, 1).await).await;
+    everything_reads_todays(store.clone(), redis_bus(&name, 1).await).await;
+    events_behind_a_snapshot_are_read_as_todays(store).await;
     let history = redis_bus(&name, 1).await.history().page(usize::MAX).await.unwrap();
     let read: Vec<_> = history.into_iter().map(|entry| entry.event.unwrap()).collect();
     let deposits = read.iter().filter(|record| record.event_type() != "AccountViewed");
@@ -189,7 +346,9 @@ async fn on_postgres_and_redis() {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_redis_and_partitions() {
     let name = test_servers::unique_name("versions");
-    everything_reads_todays(stores::redis(&name).await, redis_bus(&name, 4).await).await;
+    let store = stores::redis(&name).await;
+    everything_reads_todays(store.clone(), redis_bus(&name, 4).await).await;
+    events_behind_a_snapshot_are_read_as_todays(store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -205,6 +205,8 @@ impl HandlerError {
     pub fn undecodable(error: DecodeError) -> Self {
         let kind = match error {
             DecodeError::NewerVersion { .. } => HandlerErrorKind::NewerVersion,
+            // of a newer release too, but no announcement tells which member can open them
+            DecodeError::SealedFields { .. } => HandlerErrorKind::Retry,
             _ => HandlerErrorKind::Undecodable,
         };
         Self::of(kind, error.into())

@@ -129,7 +129,9 @@ pub trait ReadFeed: Send + Sync {
     /// A read without a filter fails where other software removed an event: at the next event of the stream, if that is
     /// the first event of the read, or if the read remembers the stream. On PostgreSQL and SQLite it remembers up to
     /// 16,384 streams, then forgets them. A reader that stopped there and reads again after its last event fails again.
-    /// A filtered read cannot know; [`find_missing_event`](Self::find_missing_event) searches for such an event.
+    /// A filtered read cannot know, and returns the other events that match; on Redis, whose feed is a list of its
+    /// events, it fails where a missing event matches. [`find_missing_event`](Self::find_missing_event) searches for
+    /// such an event.
     ///
     /// # Errors
     /// Each item may be a [`ReadError`]; the stream ends after it. [`ReadError::Corrupt`] at a missing event names its

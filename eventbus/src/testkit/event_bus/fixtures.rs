@@ -7,7 +7,11 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
+use uuid::Uuid;
 
 use super::Bus;
 use crate::{
@@ -67,6 +71,13 @@ pub(super) fn event_of(aggregate: &str, event_type: &'static str, number: u64) -
     event_in_version(aggregate, event_type, 1, number)
 }
 
+/// Returns a [`CREATED`] event identified by its number, of this aggregate of a tenant.
+pub(super) fn event_of_tenant(tenant_id: Option<Uuid>, aggregate: &str, number: u64) -> RecordedEvent {
+    let stream = StreamId::parse("Order", aggregate).expect("a valid stream").with_tenant_id(tenant_id);
+    let payload = format!(r#"{{"number":{number}}}"#);
+    NewEvent::new(Name::from_static(CREATED), 1, payload).recorded_as(stream, Version::FIRST, None)
+}
+
 /// Returns a [`SHIPPED`] event identified by its number, of this aggregate, as a newer release publishes it.
 pub(super) fn newer_event_of(aggregate: &str, number: u64) -> RecordedEvent {
     event_in_version(aggregate, SHIPPED, 2, number)
@@ -118,9 +129,10 @@ struct HandlerState {
     failing: Mutex<HashMap<u64, u32>>,
     panicking: Mutex<HashSet<u64>>,
     hanging: Mutex<HashSet<u64>>,
+    held: watch::Sender<HashSet<u64>>,
     permits: Semaphore,
-    /// The aggregates of the running deliveries, and the most deliveries that ever ran at once.
-    running: Mutex<(Vec<String>, usize)>,
+    /// The streams of the running deliveries, and the most deliveries that ever ran at once.
+    running: Mutex<(Vec<StreamId>, usize)>,
     call_log: Arc<Mutex<Vec<&'static str>>>,
 }
 
@@ -148,6 +160,7 @@ impl RecordingHandler {
             failing: Mutex::default(),
             panicking: Mutex::default(),
             hanging: Mutex::default(),
+            held: watch::Sender::default(),
             permits: Semaphore::new(permits),
             running: Mutex::default(),
             call_log: notes,
@@ -206,6 +219,11 @@ impl RecordingHandler {
         *self.state.hanging.lock() = numbers.iter().copied().collect();
     }
 
+    /// Holds deliveries of exactly these numbers from now on, and lets all others go.
+    pub(super) fn hold(&self, numbers: &[u64]) {
+        self.state.held.send_replace(numbers.iter().copied().collect());
+    }
+
     pub(super) fn allow_one(&self) {
         self.state.permits.add_permits(1);
     }
@@ -255,6 +273,7 @@ impl RecordingHandler {
         self.state.call_log.lock().push(self.state.name);
         let _running = ActiveDelivery::start(&self.state, delivery);
         self.state.permits.acquire().await?.forget();
+        self.state.held.subscribe().wait_for(|held| !held.contains(&number)).await?;
         assert!(!self.state.panicking.lock().contains(&number), "panic on demand");
         if self.state.hanging.lock().contains(&number) {
             std::future::pending::<()>().await;
@@ -269,22 +288,22 @@ impl RecordingHandler {
 }
 
 /// A delivery that a recording handler is running.
-struct ActiveDelivery<'a>(&'a HandlerState, String);
+struct ActiveDelivery<'a>(&'a HandlerState, StreamId);
 
 impl<'a> ActiveDelivery<'a> {
     fn start(state: &'a HandlerState, delivery: &Delivery) -> Self {
-        let aggregate = delivery.metadata().aggregate_id().to_string();
+        let stream = delivery.metadata().stream().clone();
         let mut running = state.running.lock();
-        assert!(!running.0.contains(&aggregate), "two deliveries of `{aggregate}` at once");
-        running.0.push(aggregate.clone());
+        assert!(!running.0.contains(&stream), "two deliveries of `{stream}` at once");
+        running.0.push(stream.clone());
         running.1 = running.1.max(running.0.len());
-        Self(state, aggregate)
+        Self(state, stream)
     }
 }
 
 impl Drop for ActiveDelivery<'_> {
     fn drop(&mut self) {
-        self.0.running.lock().0.retain(|aggregate| *aggregate != self.1);
+        self.0.running.lock().0.retain(|stream| *stream != self.1);
     }
 }
 

@@ -121,6 +121,7 @@ macro_rules! event_bus_conformance {
                 a_dead_letter_holds_up_nothing,
                 an_event_that_fails_for_long_is_an_alert_until_it_is_finished,
                 concurrency_is_for_different_aggregates,
+                a_delivery_of_one_tenant_blocks_no_stream_of_another,
                 a_delivery_that_waits_for_its_retry_comes_again_after_a_restart,
                 a_dead_letter_tells_what_happened,
                 a_replay_reaches_only_who_failed,

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
 
 use super::{
     Bus,
     fixtures::{
-        CREATED, RecordingHandler, consume, event_of, events, newer_event_of, of_newer_release, progress, publish,
-        shipped, wait_until, wait_until_idle, wait_until_started,
+        CREATED, RecordingHandler, consume, event_of, event_of_tenant, events, newer_event_of, of_newer_release,
+        progress, publish, shipped, wait_until, wait_until_idle, wait_until_started,
     },
 };
 use crate::{
@@ -271,6 +272,40 @@ pub async fn concurrency_is_for_different_aggregates(bus: Bus, _: Bus) {
     let of_a: Vec<u64> = handler.started().into_iter().filter(|number| [1, 2, 5].contains(number)).collect();
     assert_eq!(of_a, [1, 2, 5], "order within an aggregate");
     assert_eq!(bus.stats().handler_errors, 0, "handler errors");
+    consumer.stop().await;
+}
+
+/// Streams of one type and id, but of different tenants, do not block each other: while a handler is held inside the
+/// delivery of one tenant's event, and while that event waits for its retry, the events of the others are handled. The
+/// later events of its own stream wait.
+pub async fn a_delivery_of_one_tenant_blocks_no_stream_of_another(bus: Bus, _: Bus) {
+    let hours = || HandlerError::retry_after(Duration::from_secs(3 * 3_600), "failure on demand");
+    let handler = RecordingHandler::new().with_concurrency(3).with_retries(1).with_error(hours);
+    handler.hold(&[1]);
+    handler.fail_times(1, &[1]);
+    let group = bus.default_group();
+    handler.subscribe(&bus, group, EventFilter::All);
+    let consumer = consume(&bus).await;
+    let [a, b] = [0xa, 0xb].map(|id| Some(Uuid::from_u128(id)));
+    let of = |tenant, number| event_of_tenant(tenant, "1", number);
+    publish(&bus, &[of(a, 1), of(a, 2), of(b, 3), of(None, 4), of(b, 5), of(None, 6)]).await;
+    let completed = async |wanted: &[u64]| {
+        let mut completed = handler.completed();
+        completed.sort_unstable();
+        completed == wanted
+    };
+    wait_until("the others are handled beside the held one", async || completed(&[3, 4, 5, 6]).await).await;
+    assert_eq!(handler.running().0, 1, "held");
+    handler.hold(&[]);
+    wait_until("it has failed", async || bus.stats().events_processed_failed == 1).await;
+    publish(&bus, &[of(a, 7), of(b, 8), of(None, 9)]).await;
+    wait_until("the others are handled while it waits", async || completed(&[3, 4, 5, 6, 8, 9]).await).await;
+    wait_until("its own stream is pending", async || progress(&bus, group).await.pending == 3).await;
+    let of_streams = |numbers: &[u64]| -> Vec<u64> {
+        handler.started().into_iter().filter(|number| numbers.contains(number)).collect()
+    };
+    assert_eq!(of_streams(&[1, 2, 7]), [1], "attempts in its own stream");
+    assert_eq!((of_streams(&[3, 5, 8]), of_streams(&[4, 6, 9])), (vec![3, 5, 8], vec![4, 6, 9]), "order in the others");
     consumer.stop().await;
 }
 
