@@ -1,5 +1,6 @@
 //! Texts of users and for users: durable names, and code in messages.
 
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{Ident, LitStr, ext::IdentExt};
 
@@ -28,6 +29,35 @@ pub(crate) fn check_name(what: &str, name: &LitStr, mistakes: &mut Mistakes) {
     mistakes.at(name, format!("{what} has 1 to {MAX_NAME_BYTES} bytes and no control characters: {problem}"));
 }
 
+/// Returns the tokens of code with a space between two, whatever a compiler's way to print them: as a part of a stored
+/// format it stays the same.
+pub(crate) fn tokens_of(code: impl ToTokens) -> String {
+    fn write(tokens: TokenStream, text: &mut String) {
+        for token in tokens {
+            match token {
+                TokenTree::Group(group) => {
+                    let (open, close) = match group.delimiter() {
+                        Delimiter::Parenthesis => ("( ", ") "),
+                        Delimiter::Brace => ("{ ", "} "),
+                        Delimiter::Bracket => ("[ ", "] "),
+                        Delimiter::None => ("", ""),
+                    };
+                    text.push_str(open);
+                    write(group.stream(), text);
+                    text.push_str(close);
+                }
+                other => {
+                    text.push_str(&other.to_string());
+                    text.push(' ');
+                }
+            }
+        }
+    }
+    let mut text = String::new();
+    write(code.to_token_stream(), &mut text);
+    text
+}
+
 /// Formats code as its author would write it: `legacy::Closed`, `Envelope<Closed>`.
 pub(crate) fn code_of(tokens: impl ToTokens) -> String {
     tokens
@@ -40,4 +70,22 @@ pub(crate) fn code_of(tokens: impl ToTokens) -> String {
         .replace(" >", ">")
         .replace(" ,", ",")
         .replace("& ", "&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_have_the_same_text_however_they_were_written() {
+        let wanted =
+            "struct Order < T > { # [ serde ( default ) ] lines : Vec < ( u8 , T ) > , name : & ' static str , } ";
+        for written in [
+            "struct Order<T>{#[serde(default)]lines:Vec<(u8,T)>,name:&'static str,}",
+            "struct Order < T > {\n # [ serde ( default ) ]\n lines : Vec < ( u8 , T ) > ,\n name : & 'static str ,\n }",
+        ] {
+            let tokens: TokenStream = written.parse().unwrap();
+            assert_eq!(tokens_of(tokens), wanted);
+        }
+    }
 }

@@ -2,13 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(unreachable_pub, reason = "modules of several test binaries")]
 
+mod lines;
 #[path = "runtime/wait.rs"]
 mod wait;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -27,6 +28,7 @@ use eventbus::{
 };
 use tokio::sync::Notify;
 
+use lines::Lines;
 use wait::until;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -132,6 +134,8 @@ struct HeldSnapshots {
     begun: Notify,
     saves: AtomicU32,
     may_save: Notify,
+    /// Set if the task that would save has been cancelled, as by the end of the runtime.
+    is_cancelled: AtomicBool,
 }
 
 delegate!(HeldSnapshots, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
@@ -181,6 +185,11 @@ impl Snapshots for HeldSnapshots {
     ) -> Result<bool, SnapshotError> {
         self.saves.fetch_add(1, Ordering::SeqCst);
         self.begun.notify_one();
+        if self.is_cancelled.load(Ordering::SeqCst) {
+            let task = tokio::spawn(std::future::pending::<()>());
+            task.abort();
+            return Err(SnapshotError::unavailable(fold, task.await.unwrap_err()));
+        }
         self.may_save.notified().await;
         self.store.save_snapshot(stream, fold, snapshot).await
     }
@@ -211,6 +220,24 @@ async fn saves_and_loads_do_not_wait_for_a_snapshot() {
     assert_eq!(stored(&held.store, &ledgers, &id).await, None, "the first one is still being saved");
     held.may_save.notify_one();
     until("the first one is saved", async || stored(&held.store, &ledgers, &id).await == Some(10)).await;
+}
+
+/// A short program ends while its last snapshot is taken.
+#[tokio::test]
+async fn the_end_of_the_runtime_is_no_failure_of_a_snapshot() {
+    let held = Arc::new(HeldSnapshots::default());
+    held.is_cancelled.store(true, Ordering::SeqCst);
+    let (log, ledgers) = (Lines::default(), AggregateRepository::<Ledger>::new(Arc::clone(&held)));
+    let captured = log.capture("eventbus=info");
+    ledgers.upsert(&"1".parse().unwrap(), |_| Ok::<_, Never>(batch(1..=10))).await.unwrap();
+    until("the task has ended", async || !log.text().is_empty()).await;
+    drop(captured);
+    let text = log.text();
+    assert!(
+        text.contains(" INFO ") && text.contains("the process or its runtime ended while a snapshot was taken"),
+        "{text}"
+    );
+    assert!(!text.contains("WARN") && !text.contains("unavailable"), "{text}");
 }
 
 #[tokio::test]

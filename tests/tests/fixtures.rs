@@ -1,4 +1,4 @@
-//! Stored data of a released format is read, and written on, by today's code.
+//! Stored data of every released format is read, and written on, by today's code.
 //!
 //! The files are never made again; `tests/src/bin/make-fixtures.rs` says how they were made.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
@@ -6,9 +6,11 @@
 use std::{fs, time::Duration};
 
 use eventbus::{
-    App, ExpectedVersion, InMemoryEventBus, Name, Position, RecordedEvent, Version,
+    App, ExpectedVersion, InMemoryEventBus, LoadError, Name, Never, Position, RecordedEvent, Version,
     clock::SystemClock,
+    event::DecodeError,
     port::{Append, AppendError, DeadLetterFilter, DeadLetters as _, Direction, EventStore, Floor, ReadFeed as _},
+    testkit::ManualClock,
 };
 use eventstore_postgres::PgEventStore;
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
@@ -16,26 +18,28 @@ use eventstore_sqlite::SqliteEventStore;
 use futures_util::TryStreamExt as _;
 use serde_json::Value;
 use workspace_tests::fixtures::{
+    FORMATS, StoredFormat,
     bus::BusAndStore,
-    folder, postgres,
+    contents::Contents,
+    postgres,
     progress::{DESTINATION, EXPIRED_ROLE, HELD_ROLE, inbox},
     readers::{GROUP, OpenStore, Receipts, with_handlers},
     redis_commands,
-    scenario::{ORDERS, appends, event, order},
-    snapshot::Snapshot,
+    scenario::{BEGINNING, ORDERS, appends, event, order},
+    users::{self, CardAdded, EmailGiven},
 };
 
-fn text(name: &str) -> String {
-    let path = folder().join(name);
+fn text(format: StoredFormat, name: &str) -> String {
+    let path = format.folder().join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn expected(name: &str) -> Value {
-    serde_json::from_str(&text(name)).unwrap()
+fn expected(format: StoredFormat, name: &str) -> Value {
+    serde_json::from_str(&text(format, name)).unwrap()
 }
 
-fn expected_events() -> Vec<Value> {
-    text("events.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+fn expected_events(format: StoredFormat) -> Vec<Value> {
+    text(format, "events.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Compares field by field, so that a failure names the field.
@@ -58,21 +62,29 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// The store returns what it held, takes further appends, and its readers go on where they were.
-async fn is_read_and_written_on(store: &OpenStore, name: &str) {
-    let wanted = expected(name);
-    let snapshot = Snapshot::read(store).await.unwrap();
-    for (found, wanted) in snapshot.events.iter().zip(expected_events()) {
+async fn is_read_and_written_on(store: &OpenStore, format: StoredFormat, name: &str) {
+    let wanted = expected(format, name);
+    let contents = Contents::read(store, format).await.unwrap();
+    for (found, wanted) in contents.events.iter().zip(expected_events(format)) {
         assert_eq!(*found, wanted);
     }
-    assert_eq!(snapshot.events.len(), expected_events().len());
-    assert_same(&snapshot.of_store, &wanted);
-    for (row, (.., is_handled)) in snapshot.of_store["inbox"].as_array().unwrap().iter().zip(inbox().unwrap()) {
+    assert_eq!(contents.events.len(), expected_events(format).len());
+    assert_same(&contents.of_store, &wanted);
+    for (row, (.., is_handled)) in contents.of_store["inbox"].as_array().unwrap().iter().zip(inbox().unwrap()) {
         assert_eq!(row[3]["is_first"], !is_handled, "{row}");
     }
     repeated_appends_write_nothing(&*store.port()).await;
     appends_go_on(&*store.port()).await;
     progress_goes_on(&*store.port()).await;
     readers_go_on(store).await;
+    if format.has_users {
+        sealed_fields_are_refused(store).await;
+    } else {
+        users::fill(store, &ManualClock::at(BEGINNING)).await.unwrap();
+        let _ = users::take_applied();
+    }
+    snapshots_are_used(store).await;
+    unique_values_are_held(store).await;
 }
 
 async fn repeated_appends_write_nothing(port: &dyn EventStore) {
@@ -182,53 +194,130 @@ async fn readers_go_on(store: &OpenStore) {
     app.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_file_of_sqlite_is_read_and_written_on() {
-    let scratch = std::env::temp_dir().join(test_servers::unique_name("fixtures"));
-    fs::create_dir_all(&scratch).unwrap();
-    let path = scratch.join("store.db");
-    fs::copy(folder().join("sqlite.db"), &path).unwrap();
-    assert!(!folder().join("sqlite.db-wal").exists());
-    let store = OpenStore::Sqlite(SqliteEventStore::open(&path).await.unwrap());
-    is_read_and_written_on(&store, "sqlite.json").await;
-    drop(store);
-    fs::remove_dir_all(scratch).unwrap();
+/// A load applies the events after the snapshot only, and its state is that of all events.
+async fn snapshots_are_used(store: &OpenStore) {
+    for (stream, events, in_snapshot) in
+        users::users().unwrap().into_iter().filter(|(.., in_snapshot)| *in_snapshot > 0)
+    {
+        let users = users::repository(store).for_tenant(stream.tenant_id());
+        let (id, version) = (stream.aggregate_id(), Version::new(events.len() as u64));
+        let loaded = users.load(id).await.unwrap();
+        assert_eq!(users::take_applied(), (events.len() - in_snapshot) as u64, "{stream}");
+        let replayed = users.load_at(id, version).await.unwrap();
+        assert_eq!(users::take_applied(), events.len() as u64, "{stream}");
+        assert_eq!((loaded.state(), loaded.version()), (replayed.state(), version), "{stream}");
+        // a later one takes its place
+        users.upsert(id, |_| Ok::<_, Never>(CardAdded { number: "1".into() })).await.unwrap();
+        assert_eq!(users.snapshot(id).await.unwrap(), version.plus(1), "{stream}");
+        let _ = users::take_applied();
+        assert_eq!(users.load(id).await.unwrap().version(), version.plus(1), "{stream}");
+        assert_eq!(users::take_applied(), 0, "{stream}");
+    }
+}
+
+/// Each value has the holder that it had, no other stream takes it until its holder gives it back, and a value that was
+/// given back is free.
+async fn unique_values_are_held(store: &OpenStore) {
+    let port = store.port();
+    let unique = port.unique_values().unwrap();
+    for (number, (key, holder)) in (6_000..).step_by(10).zip(users::holders().unwrap()) {
+        assert_eq!(unique.find_holder(&key).await.unwrap(), holder, "{key:?} {}", key.value());
+        if key.aggregate_type() != "User" {
+            continue;
+        }
+        let newcomer = users::user("newcomer", key.tenant_id()).unwrap();
+        let taking = vec![users::given(number, Some(key.value())).unwrap()];
+        let before = port.stream_version(&newcomer).await.unwrap();
+        let taken = port.append(&newcomer, ExpectedVersion::Any, taking.clone()).await;
+        if let Some(holder) = holder {
+            assert!(taken.is_err_and(|error| error.is_taken("email")), "{} of {holder}", key.value());
+            assert_eq!(port.stream_version(&newcomer).await.unwrap(), before, "no event was stored");
+            let released = vec![users::given(number + 1, None).unwrap()];
+            port.append(&holder, ExpectedVersion::Any, released).await.unwrap();
+            port.append(&newcomer, ExpectedVersion::Any, taking).await.unwrap();
+        } else {
+            taken.unwrap();
+        }
+        assert_eq!(unique.find_holder(&key).await.unwrap(), Some(newcomer.clone()), "{}", key.value());
+        let released = vec![users::given(number + 2, None).unwrap()];
+        port.append(&newcomer, ExpectedVersion::Any, released).await.unwrap();
+    }
+    let found = users::repository(store).find_by("email", "nobody@example.org").await.unwrap();
+    assert!(found.is_none());
+}
+
+/// The event with sealed fields is read as text, and refused as a value, by its stream and by the feed.
+async fn sealed_fields_are_refused(store: &OpenStore) {
+    let (port, dora) = (store.port(), users::user("dora", None).unwrap());
+    let by_stream: Vec<_> = port.read_stream(&dora, Version::FIRST, Direction::Forward).try_collect().await.unwrap();
+    let by_feed: Vec<_> = port.read_all(Position::START).try_collect().await.unwrap();
+    let by_feed: Vec<_> = by_feed.into_iter().filter(|event| *event.metadata().stream() == dora).collect();
+    for [sealed, plain] in [by_stream, by_feed].map(|events| <[RecordedEvent; 2]>::try_from(events).unwrap()) {
+        let refused = sealed.decode::<CardAdded>();
+        assert!(matches!(&refused, Err(DecodeError::SealedFields { event_type }) if event_type == "CardAdded"));
+        assert!(plain.decode::<EmailGiven>().is_ok());
+    }
+    let refused = users::repository(store).load(dora.aggregate_id()).await;
+    assert!(
+        matches!(&refused, Err(LoadError::Decode { version, source: DecodeError::SealedFields { .. }, .. }) if *version == 1),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
-async fn a_database_of_postgres_is_read_and_written_on() {
-    let url = postgres::restore(&text("postgres.sql")).await.unwrap();
-    let store = PgEventStore::connect(url).await.unwrap();
-    is_read_and_written_on(&OpenStore::Postgres(store.clone()), "postgres.json").await;
-    store.close().await;
+async fn files_of_sqlite_are_read_and_written_on() {
+    for format in FORMATS {
+        let scratch = std::env::temp_dir().join(test_servers::unique_name("fixtures"));
+        fs::create_dir_all(&scratch).unwrap();
+        let path = scratch.join("store.db");
+        fs::copy(format.folder().join("sqlite.db"), &path).unwrap();
+        assert!(!format.folder().join("sqlite.db-wal").exists());
+        let store = OpenStore::Sqlite(SqliteEventStore::open(&path).await.unwrap());
+        is_read_and_written_on(&store, format, "sqlite.json").await;
+        drop(store);
+        fs::remove_dir_all(scratch).unwrap();
+    }
 }
 
 #[tokio::test]
-async fn the_keys_of_a_redis_store_are_read_and_written_on() {
-    let server = test_servers::private_redis();
-    let mut connection = test_servers::redis_connection(server.url()).await;
-    redis_commands::restore(&mut connection, &text("redis.jsonl")).await.unwrap();
-    let config =
-        RedisEventStoreConfig { redis_url: server.url().into(), key_prefix: "shop".into(), ..Default::default() };
-    let store = OpenStore::Redis(RedisEventStore::connect(config).await.unwrap());
-    is_read_and_written_on(&store, "redis.json").await;
+async fn databases_of_postgres_are_read_and_written_on() {
+    for format in FORMATS {
+        let url = postgres::restore(&text(format, "postgres.sql")).await.unwrap();
+        let store = PgEventStore::connect(url).await.unwrap();
+        is_read_and_written_on(&OpenStore::Postgres(store.clone()), format, "postgres.json").await;
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn the_keys_of_redis_stores_are_read_and_written_on() {
+    for format in FORMATS {
+        let server = test_servers::private_redis();
+        let mut connection = test_servers::redis_connection(server.url()).await;
+        redis_commands::restore(&mut connection, &text(format, "redis.jsonl")).await.unwrap();
+        let config =
+            RedisEventStoreConfig { redis_url: server.url().into(), key_prefix: "shop".into(), ..Default::default() };
+        let store = OpenStore::Redis(RedisEventStore::connect(config).await.unwrap());
+        is_read_and_written_on(&store, format, "redis.json").await;
+    }
 }
 
 /// A dump of what was restored is what was restored, so that the file holds all of it.
 #[tokio::test]
 async fn a_dump_of_redis_holds_what_it_restores() {
-    for name in ["redis.jsonl", "redis-bus.jsonl"] {
+    let files = FORMATS.iter().flat_map(|format| ["redis.jsonl", "redis-bus.jsonl"].map(|name| (*format, name)));
+    for (format, name) in files {
         let server = test_servers::private_redis();
         let mut connection = test_servers::redis_connection(server.url()).await;
-        redis_commands::restore(&mut connection, &text(name)).await.unwrap();
+        redis_commands::restore(&mut connection, &text(format, name)).await.unwrap();
         let without_expiry = |text: &str| {
             text.lines().filter(|line| !line.starts_with("[\"PEXPIRE\"")).map(str::to_owned).collect::<Vec<_>>()
         };
         let again = redis_commands::dump(&mut connection).await.unwrap();
-        for (found, wanted) in without_expiry(&again).iter().zip(without_expiry(&text(name))) {
-            assert_eq!(*found, wanted, "{name}");
+        for (found, wanted) in without_expiry(&again).iter().zip(without_expiry(&text(format, name))) {
+            assert_eq!(*found, wanted, "{format:?} {name}");
         }
-        assert_eq!(without_expiry(&again).len(), without_expiry(&text(name)).len(), "{name}");
+        assert_eq!(without_expiry(&again).len(), without_expiry(&text(format, name)).len(), "{format:?} {name}");
     }
 }
 
@@ -258,18 +347,24 @@ async fn a_dump_of_redis_holds_streams_without_entries() {
     }
 }
 
+#[tokio::test]
+async fn the_keys_of_redis_buses_are_read_and_written_on() {
+    for format in FORMATS {
+        the_keys_of_a_bus_are_read_and_written_on(format).await;
+    }
+}
+
 /// The group goes on with its pending entries and their attempts, the dead letter is replayed, and the relay publishes
 /// the new event only.
-#[tokio::test]
-async fn the_keys_of_a_redis_bus_are_read_and_written_on() {
+async fn the_keys_of_a_bus_are_read_and_written_on(format: StoredFormat) {
     let server = test_servers::private_redis();
     let mut connection = test_servers::redis_connection(server.url()).await;
-    redis_commands::restore(&mut connection, &text("redis-bus.jsonl")).await.unwrap();
+    redis_commands::restore(&mut connection, &text(format, "redis-bus.jsonl")).await.unwrap();
     let both = BusAndStore::connect(server.url(), "today", SystemClock).await.unwrap();
-    let wanted = expected("redis-bus.json");
-    assert_same(&both.snapshot().await.unwrap(), &wanted);
+    let wanted = expected(format, "redis-bus.json");
+    assert_same(&both.contents().await.unwrap(), &wanted);
     let orders: usize = appends().unwrap()[..ORDERS].iter().map(|append| append.events.len()).sum();
-    for (entry, event) in wanted["entries"].as_array().unwrap().iter().zip(&expected_events()[..orders]) {
+    for (entry, event) in wanted["entries"].as_array().unwrap().iter().zip(&expected_events(format)[..orders]) {
         // the bus writes the payload again, between fields of its own
         let with_parsed_payload = |event: &Value| {
             let mut event = event.clone();

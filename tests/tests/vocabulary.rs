@@ -256,6 +256,151 @@ fn both_sql_stores_have_one_word_per_idea() {
     assert_eq!(postgres, sqlite, "the same table or column has two names, or is missing in one store");
 }
 
+/// Names that Redis alone has: the package, the names, and the reason why they are no tables or columns.
+const REDIS_ONLY: &[(&str, &str, &str)] = &[
+    (
+        "eventstore-redis",
+        "aggregate feed type timestamp tenant projection",
+        "the keys and fields that its tutorial in Python reads",
+    ),
+    ("eventstore-redis", "eventstore", "begins all other keys"),
+    ("eventstore-redis", "meta format min_reader", "the format of the keys; the SQL stores have migrations"),
+    ("eventstore-redis", "ids", "finds an event by its id; the SQL stores have an index"),
+    ("eventstore-redis", "micros", "the rest of `timestamp`, which has milliseconds"),
+    ("eventstore-redis", "bytes", "sizes of events, which end a page"),
+    ("eventstore-redis", "note_names", "orders the notes; the SQL stores have a primary key"),
+    ("eventstore-redis", "unique_holders", "finds a holder by its value; the SQL stores have an index"),
+    (
+        "eventstore-redis",
+        "waiting_deliveries dead_deliveries dead_delivery_attempts",
+        "`unfinished_deliveries` by what they wait for",
+    ),
+    ("eventstore-redis", "lock undo", "a transaction of several steps"),
+    ("eventstore-redis", "shadow_copies shadow_copy tables", "rebuilds fill copies of keys"),
+    ("eventbus-redis", "type timestamp traceparent tracestate", "the wire, and traces in the W3C's format"),
+    ("eventbus-redis", "original_message_id retry_count dlq_timestamp", "the fields of dead letters in Python"),
+    (
+        "eventbus-redis",
+        "error group replay_group replay_done done_handlers first_failed_at last_failed_at",
+        "our fields of dead letters",
+    ),
+    ("eventbus-redis", "dead_letter_copies", "what the copies in the stores are of"),
+    ("eventbus-redis", "meta format min_reader", "the format of the keys"),
+    ("eventbus-redis", "members reader absent", "the members of a group and what they own"),
+    ("eventbus-redis", "skipped", "events that no member handles"),
+    (
+        "eventbus-redis",
+        "layout partitions generation newest closed_by closed_until",
+        "the number of partitions, and its change",
+    ),
+    ("eventbus-redis", "backlog fills fill filler copy open first waiting", "the backlogs of groups"),
+    ("eventbus-redis", "relay began head trimmed_below", "what relays and trimming have done"),
+    ("eventbus-redis", "hole", "a gap of a group; stored before the glossary had the word"),
+    ("eventbus-redis", "projection projections keys rebuild rebuilding", "projections of plain streams"),
+];
+
+/// Returns the names in a package's keys, in the fields of its entries and in those of its hashes.
+fn redis_names(package: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut declaring = files(&format!("{package}/src"), &["keys.rs", "entry.rs"]).unwrap();
+    declaring.retain(|file| file.path.ends_with("/keys.rs") || file.path.ends_with("src/entry.rs"));
+    for file in &declaring {
+        let literals = file.code().lines().flat_map(literals_of).collect::<Vec<_>>();
+        names.extend(literals.iter().filter(|literal| !literal.contains(' ')).flat_map(|literal| key_parts(literal)));
+    }
+    let mut scripts = files(&format!("{package}/src"), &[".lua"]).unwrap();
+    scripts.extend(files("eventbus-redis-core/src/lua", &["format.lua"]).unwrap());
+    names.extend(scripts.iter().flat_map(|script| hash_fields(&script.text)));
+    names
+}
+
+/// The texts in double quotes of a line.
+fn literals_of(line: &str) -> Vec<String> {
+    line.split("//").next().unwrap_or_default().split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The words of a key's pattern: `{}eventstore:note:{name}` has `eventstore` and `note`.
+fn key_parts(pattern: &str) -> Vec<String> {
+    let constant = pattern.split('{').flat_map(|part| part.split_once('}').map_or([part, ""], |(_, rest)| [rest, ""]));
+    let words = constant.flat_map(|part| part.split(|c: char| !c.is_ascii_lowercase() && !"_-".contains(c)));
+    words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// The fields that the commands of a script name in hashes: literals, or their constant beginnings.
+fn hash_fields(script: &str) -> Vec<String> {
+    let code: String =
+        script.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join(" ");
+    let mut found = Vec::new();
+    for (at, call) in code.match_indices("call('H") {
+        let arguments = lua_arguments(&code[at + call.len() - "'H".len()..]);
+        let [command, _, fields @ ..] = arguments.as_slice() else { continue };
+        let step = if command == "'HSET'" { 2 } else { 1 };
+        let count = if ["'HSET'", "'HMGET'", "'HDEL'"].contains(&command.as_str()) { fields.len() } else { 1 };
+        let literals = fields.iter().take(count).step_by(step).filter_map(|field| field.strip_prefix('\''));
+        found.extend(literals.filter_map(|field| key_parts(field.split('\'').next()?).into_iter().next()));
+    }
+    found
+}
+
+/// Splits the arguments of a call, up to its closing parenthesis.
+fn lua_arguments(code: &str) -> Vec<String> {
+    let (mut arguments, mut depth, mut is_text) = (vec![String::new()], 0, false);
+    for c in code.chars() {
+        match c {
+            '\'' => is_text = !is_text,
+            _ if is_text => {}
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' if depth == 0 => break,
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => {
+                arguments.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        arguments.last_mut().unwrap().push(c);
+    }
+    arguments.iter().map(|argument| argument.trim().to_owned()).collect()
+}
+
+#[test]
+fn redis_has_the_words_of_the_sql_stores() {
+    let tables = ["eventstore-postgres", "eventstore-sqlite"].map(sql_tables);
+    let mut words: BTreeSet<_> = tables.iter().flat_map(BTreeMap::values).flatten().cloned().collect();
+    for table in tables.iter().flat_map(BTreeMap::keys) {
+        // a key of one item: `note:{name}`
+        words.extend([table.clone(), table.trim_end_matches('s').to_owned()]);
+    }
+    let (mut wrong, mut unused) = (Vec::new(), Vec::new());
+    for package in ["eventstore-redis", "eventbus-redis"] {
+        let names = redis_names(package);
+        assert!(names.len() > 30, "{package}: {names:?}");
+        let own = REDIS_ONLY.iter().filter(|(only, ..)| *only == package).flat_map(|(_, names, _)| names.split(' '));
+        let own: BTreeSet<_> = own.collect();
+        let is_unknown = |name: &&String| !words.contains(*name) && !own.contains(name.as_str());
+        wrong.extend(names.iter().filter(is_unknown).map(|name| format!("{package}: `{name}`")));
+        unused
+            .extend(own.into_iter().filter(|name| words.contains(*name) || !names.contains(*name)).map(str::to_owned));
+    }
+    assert!(
+        wrong.is_empty(),
+        "take the word of docs/decisions/words-and-reserved-names.md, as the tables and columns of the SQL stores do, or \
+         list the name with a reason:\n{}",
+        wrong.join("\n")
+    );
+    assert!(unused.is_empty(), "names that Redis has no more, or shares with the SQL stores: {unused:?}");
+}
+
+#[test]
+fn the_check_itself_reads_keys_and_fields_of_redis() {
+    assert_eq!(literals_of(r#"format!("{}:x", self.own_key("ids")) // "no""#), ["{}:x", "ids"]);
+    assert_eq!(key_parts("{}eventstore:shadow_copy:{name}:rest"), ["eventstore", "shadow_copy", "rest"]);
+    let script = "local a = redis.call('HMGET', key_of(a, 'no'), 'owner', name, 'epoch') -- redis.call('HGET', k, 'no')\n\
+                  redis.pcall('HSET', KEYS[1], 'fill ' .. text('no'), 'no', 'head', f(1, 2))\n\
+                  redis.call('HGET', k, 'position') or other('no')";
+    assert_eq!(hash_fields(script), ["owner", "epoch", "fill", "head", "position"]);
+}
+
 /// The words of a file's comments, without tables and examples.
 fn comment_words(file: &SourceFile) -> Vec<(usize, String)> {
     let mark = if file.path.ends_with(".rs") { "//" } else { "--" };

@@ -1,7 +1,7 @@
 //! Finds every mistake of an item with `#[derive(Aggregate)]`.
 
 use proc_macro2::TokenStream;
-use quote::{ToTokens as _, format_ident, quote, quote_spanned};
+use quote::{format_ident, quote, quote_spanned};
 use syn::{
     Attribute, Data, DeriveInput, Field, Ident, Path, Result, Token,
     parse::{Parse, ParseStream},
@@ -135,7 +135,7 @@ fn snapshot(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) -> 
     Some(Snapshot { every: every?, version, source: source_of(input) })
 }
 
-/// Returns the text of the item without its documentation.
+/// Returns the tokens of the item without its documentation.
 fn source_of(input: &DeriveInput) -> String {
     let mut item = input.clone();
     let undocumented = |attrs: &mut Vec<Attribute>| attrs.retain(|attr| !attr.path().is_ident("doc"));
@@ -150,7 +150,7 @@ fn source_of(input: &DeriveInput) -> String {
         }
         Data::Union(_) => {}
     }
-    item.to_token_stream().to_string()
+    text::tokens_of(item)
 }
 
 /// Returns the fields that serde does not write or does not read.

@@ -95,10 +95,10 @@ pub(super) fn expand(krate: &Path, ident: &Ident, upcasters: &[Upcaster], comple
         let body = match (upcaster, next) {
             (Upcaster::Struct(old), Some(next)) => {
                 let next = input_of(&private, next);
-                let converted = convert(&private, old, &next, &value, version);
+                let converted = convert(&private, ident, old, &next, &value, version);
                 quote!(#name(#converted?))
             }
-            (Upcaster::Struct(old), None) => convert(&private, old, &quote!(#ident), &value, version),
+            (Upcaster::Struct(old), None) => convert(&private, ident, old, &quote!(#ident), &value, version),
             (Upcaster::Function(_) | Upcaster::Unchanged, next) => {
                 let change = match upcaster {
                     Upcaster::Function(path) => {
@@ -137,8 +137,18 @@ fn input_of(private: &TokenStream, upcaster: &Upcaster) -> TokenStream {
 }
 
 /// Writes the conversion of a struct into what the next version takes.
-fn convert(private: &TokenStream, old: &Path, next: &TokenStream, value: &Ident, version: u32) -> TokenStream {
-    quote_spanned!(old.span()=> <#old as #private::ConvertTo<#next>>::convert(#value, #version))
+///
+/// A struct of another event has no type `Old`, so that the compiler does not ask whether it converts: it is one error.
+fn convert(
+    private: &TokenStream,
+    ident: &Ident,
+    old: &Path,
+    next: &TokenStream,
+    value: &Ident,
+    version: u32,
+) -> TokenStream {
+    let of_event = quote_spanned!(old.span()=> <#old as #private::OldEventOf<#ident>>);
+    quote_spanned!(old.span()=> <#of_event::Old as #private::ConvertTo<#next>>::convert(#of_event::into_old(#value), #version))
 }
 
 /// Writes the check that a struct holds the version at whose place it is listed.

@@ -16,11 +16,12 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
             "`{old}` holds version {version} of `{code}`, which is no earlier one: compare the `version = ..` of both"
         );
         quote_spanned! {event.span()=>
-            const _: fn() = || {
-                fn upcasts<E: #krate::__private::Upcasts<V>, V>() {}
+            // one body: the version is compared only if the event upcasts the struct
+            const _: () = {
+                const fn upcasts<E: #krate::__private::Upcasts<V>, V>() {}
                 upcasts::<#event, #ident>();
+                ::core::assert!(#version < <#event as #krate::DomainEvent>::SCHEMA_VERSION, #message);
             };
-            const _: () = ::core::assert!(#version < <#event as #krate::DomainEvent>::SCHEMA_VERSION, #message);
         }
     });
     quote! {
@@ -29,6 +30,8 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
             #[automatically_derived]
             impl #krate::__private::OldEventOf<#event> for #ident {
                 const VERSION: ::core::primitive::u32 = #version;
+                type Old = Self;
+                fn into_old(self) -> Self { self }
             }
             #checks
         };

@@ -10,7 +10,8 @@ use super::{name::InvalidName, stream::AggregateId, unique::UniqueText};
 /// The id of an aggregate of type `A`: an [`AggregateId`] that no repository of another type takes.
 ///
 /// An aggregate has such ids with `#[aggregate(.., typed_id)]`; without it, its ids are [`AggregateId`]s. Stored events
-/// and texts are the same for both.
+/// and texts are the same for both. Where a typed id is due and you have an `AggregateId`, say that it is of this type:
+/// `Id::from(id)`, or `&id.into()` in a call; [`untyped`](Id::untyped) and `AggregateId::from` lead back.
 ///
 /// # Examples
 /// ```

@@ -17,6 +17,12 @@ use super::{error::BoxError, field_error::FieldError, fields::Fields, json::from
 pub trait OldEventOf<E> {
     /// The version whose fields it has.
     const VERSION: u32;
+    /// The struct itself; without one that is of the event, the chain has no type to convert.
+    #[doc(hidden)]
+    type Old;
+
+    #[doc(hidden)]
+    fn into_old(self) -> Self::Old;
 }
 
 /// Marks an event that upcasts the struct `V` of an earlier version; its derive implements it for each one.
@@ -24,7 +30,8 @@ pub trait OldEventOf<E> {
 #[diagnostic::on_unimplemented(
     message = "event `{Self}` does not upcast `{V}`",
     label = "`{V}` says it holds an earlier version of `{Self}`",
-    note = "add `{V}` to `#[event(version = .., upcast(..))]` on `{Self}`: one upcaster for each earlier version, from 1"
+    note = "add `{V}` to `#[event(version = .., upcast(..))]` on `{Self}`: one upcaster for each earlier version, from 1",
+    note = "if a different event lists `{V}`, name that one in `#[event(of = ..)]` on `{V}`"
 )]
 pub trait Upcasts<V> {}
 

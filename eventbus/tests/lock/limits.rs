@@ -1,7 +1,7 @@
 //! Changes that the check cannot see. A test that fails here is good news: the limit is gone, and its line in the docs
 //! of `eventbus::lock` too.
 
-use eventbus::prelude::*;
+use eventbus::{Name, NewEvent, StreamId, Version, event::Fields, prelude::*};
 
 use crate::{Place, Verdict, change, verdict};
 
@@ -70,6 +70,145 @@ is_missed! {
                 if text.len() <= 50 { Ok(Self(text)) } else { Err("too long") }
             }
         }
+    }
+}
+
+/// Declares an event before and after a change of a type that needs samples, and tests that the check misses the change
+/// with a sample that does not hold what changed, and finds it with one that does.
+macro_rules! needs_a_sample {
+    ($name:ident, $without:literal, $with:literal, { $($before:item)* } => { $($after:item)* }) => {
+        #[test]
+        fn $name() {
+            mod before {
+                use super::*;
+                $($before)*
+            }
+            mod after {
+                use super::*;
+                $($after)*
+            }
+            let place = Place::new();
+            let lock_before = |json| place.lock().event::<before::Changed>().sample(&of_json::<before::Changed>(json));
+            let check_after = || {
+                let lock = place.lock().event::<after::Changed>().sample(&of_json::<after::Changed>($without));
+                verdict(lock.compare())
+            };
+            lock_before($without).write().unwrap();
+            assert_eq!(check_after(), Verdict::Nothing);
+            lock_before($with).write().unwrap();
+            assert!(matches!(check_after(), Verdict::Breaks(_)), "{:?}", check_after());
+        }
+    };
+}
+
+fn of_json<T: for<'a> Deserialize<'a>>(json: &str) -> T {
+    serde_json::from_str(json).unwrap()
+}
+
+needs_a_sample! {
+    a_field_of_a_flattened_struct_is_another_one,
+    r#"{"id":"1"}"#, r#"{"id":"1","floor":3}"#,
+    {
+        #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate_type = "Order")]
+        pub(super) struct Changed { id: String, #[serde(flatten)] address: Address }
+
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        pub(super) struct Address { #[serde(skip_serializing_if = "Option::is_none")] floor: Option<u8> }
+    } => {
+        #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate_type = "Order")]
+        pub(super) struct Changed { id: String, #[serde(flatten)] address: Address }
+
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        pub(super) struct Address { #[serde(skip_serializing_if = "Option::is_none")] floor: Option<String> }
+    }
+}
+
+needs_a_sample! {
+    a_variant_of_an_untagged_enum_is_removed,
+    r#"{"total":120}"#, r#"{"total":{"euros":1,"cents":20}}"#,
+    {
+        #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate_type = "Order")]
+        pub(super) struct Changed { total: Amount }
+
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        #[serde(untagged)]
+        pub(super) enum Amount { Cents(u64), Parts { euros: u64, cents: u64 } }
+    } => {
+        #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate_type = "Order")]
+        pub(super) struct Changed { total: Amount }
+
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        #[serde(untagged)]
+        pub(super) enum Amount { Cents(u64) }
+    }
+}
+
+needs_a_sample! {
+    a_validating_type_accepts_less,
+    r#"{"country":"DE"}"#, r#"{"country":"FR"}"#,
+    {
+        #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate_type = "Order")]
+        pub(super) struct Changed { country: Country }
+
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        #[serde(try_from = "String")]
+        pub(super) struct Country(String);
+
+        impl TryFrom<String> for Country {
+            type Error = &'static str;
+            fn try_from(text: String) -> Result<Self, &'static str> {
+                if ["DE", "FR"].contains(&&*text) { Ok(Self(text)) } else { Err("unknown country") }
+            }
+        }
+    } => {
+        #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate_type = "Order")]
+        pub(super) struct Changed { country: Country }
+
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        #[serde(try_from = "String")]
+        pub(super) struct Country(String);
+
+        impl TryFrom<String> for Country {
+            type Error = &'static str;
+            fn try_from(text: String) -> Result<Self, &'static str> {
+                if text == "DE" { Ok(Self(text)) } else { Err("unknown country") }
+            }
+        }
+    }
+}
+
+mod unlocked {
+    use super::*;
+
+    /// Stored under the name `OrderPlaced` at first, then as version 1 of `OrderCreated`; the file began with version 2.
+    #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    #[event(aggregate_type = "Order", type = "OrderCreated", version = 2, upcast(name_customer))]
+    pub(super) struct Created {
+        customer_id: String,
+    }
+
+    /// A mistake: version 1 called it `customer`.
+    fn name_customer(fields: &mut Fields) {
+        fields.rename("client", "customer_id");
+    }
+}
+
+#[test]
+fn what_was_stored_before_the_file_cannot_be_read() {
+    let place = Place::new();
+    place.lock().event::<unlocked::Created>().write().unwrap();
+    assert_eq!(verdict(place.lock().event::<unlocked::Created>().compare()), Verdict::Nothing);
+    for (event_type, reason) in [("OrderPlaced", "OrderPlaced"), ("OrderCreated", "customer_id")] {
+        let event = NewEvent::new(Name::from_static(event_type), 1, r#"{"customer":"4711"}"#);
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let refused = event.recorded_as(stream, Version::FIRST, None).decode::<unlocked::Created>().unwrap_err();
+        assert!(format!("{refused:?}").contains(reason), "{refused:?}");
     }
 }
 

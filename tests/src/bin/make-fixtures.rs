@@ -19,13 +19,14 @@ use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig};
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 use workspace_tests::fixtures::{
+    FORMATS, StoredFormat,
     bus::{BusAndStore, fill_bus},
+    contents::Contents,
     postgres, progress,
     readers::OpenStore,
     redis_commands,
     scenario::{BEGINNING, fill},
-    snapshot::Snapshot,
-    sqlite,
+    sqlite, users,
 };
 
 /// Makes the stored data of a format.
@@ -38,6 +39,9 @@ struct Arguments {
 /// The time of the leases in the data of servers, which a clock of any machine has passed.
 const LEASE_TIMES: &str = "UPDATE eventbus.leases SET renewed_at = '2026-01-15 08:00:00Z',
     expires_at = CASE role WHEN 'role:held é' THEN timestamptz '2126-01-15 08:00:00Z' ELSE '2026-01-15 08:00:01Z' END";
+
+/// What the data of this release holds.
+const FORMAT: StoredFormat = FORMATS[FORMATS.len() - 1];
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -67,53 +71,63 @@ async fn fill_store(store: &OpenStore, clock: &ManualClock) -> Result<(), BoxErr
     store.create_table().await?;
     let last = fill(&*store.port(), clock, usize::MAX).await?;
     progress::fill(&*store.port()).await?;
-    progress::run_readers(store, clock.clone(), last).await
+    progress::run_readers(store, clock.clone(), last).await?;
+    users::fill(store, clock).await
 }
 
-async fn make_sqlite(folder: &Path) -> Result<Snapshot, BoxError> {
+async fn make_sqlite(folder: &Path) -> Result<Contents, BoxError> {
     let scratch = std::env::temp_dir().join(test_servers::unique_name("fixtures"));
     fs::create_dir_all(&scratch)?;
     let (path, clock) = (scratch.join("store.db"), ManualClock::at(BEGINNING));
     let config = SqliteEventStoreConfig { clock: SharedClock::new(clock.clone()), ..Default::default() };
     let store = OpenStore::Sqlite(SqliteEventStore::open_with(&path, config).await?);
     fill_store(&store, &clock).await?;
-    let snapshot = Snapshot::read(&store).await?;
+    sqlite::run(&path, &users::seal_fields_on_sqlite())?;
+    let contents = Contents::read(&store, FORMAT).await?;
     sqlite::dump(&path, &folder.join("sqlite.db"))?;
-    write_expected(folder, "sqlite.json", &snapshot.of_store)?;
+    write_expected(folder, "sqlite.json", &contents.of_store)?;
     drop(store);
     fs::remove_dir_all(scratch)?;
-    Ok(snapshot)
+    Ok(contents)
 }
 
-async fn make_postgres(folder: &Path) -> Result<Snapshot, BoxError> {
+async fn make_postgres(folder: &Path) -> Result<Contents, BoxError> {
     let (url, clock) = (postgres::restore("").await?, ManualClock::at(BEGINNING));
     let store = PgEventStore::connect(&url).await?;
     let open = OpenStore::Postgres(store.clone());
     fill_store(&open, &clock).await?;
     postgres::run(&url, LEASE_TIMES).await?;
-    let snapshot = Snapshot::read(&open).await?;
+    postgres::run(&url, &users::seal_fields_on_postgres()).await?;
+    let contents = Contents::read(&open, FORMAT).await?;
     fs::write(folder.join("postgres.sql"), postgres::dump(&url)?)?;
-    write_expected(folder, "postgres.json", &snapshot.of_store)?;
+    write_expected(folder, "postgres.json", &contents.of_store)?;
     store.close().await;
-    Ok(snapshot)
+    Ok(contents)
 }
 
-async fn make_redis(folder: &Path) -> Result<Snapshot, BoxError> {
+async fn make_redis(folder: &Path) -> Result<Contents, BoxError> {
     let (server, clock) = (test_servers::private_redis(), ManualClock::at(BEGINNING));
-    let config = RedisEventStoreConfig {
-        redis_url: server.url().into(),
-        key_prefix: "shop".into(),
-        clock: SharedClock::new(clock.clone()),
-        ..Default::default()
+    let connect = async |url: &str| {
+        let config = RedisEventStoreConfig {
+            redis_url: url.into(),
+            key_prefix: "shop".into(),
+            clock: SharedClock::new(clock.clone()),
+            ..Default::default()
+        };
+        Ok::<_, BoxError>(OpenStore::Redis(RedisEventStore::connect(config).await?))
     };
-    let store = OpenStore::Redis(RedisEventStore::connect(config).await?);
-    fill_store(&store, &clock).await?;
+    fill_store(&connect(server.url()).await?, &clock).await?;
     let mut connection = test_servers::redis_connection(server.url()).await;
     set_lease_times(&mut connection).await?;
-    let snapshot = Snapshot::read(&store).await?;
+    let commands = users::with_sealed_fields(&redis_commands::dump(&mut connection).await?)?;
+    // an entry is never changed, so the data is that of a server with the changed commands
+    let server = test_servers::private_redis();
+    let mut connection = test_servers::redis_connection(server.url()).await;
+    redis_commands::restore(&mut connection, &commands).await?;
+    let contents = Contents::read(&connect(server.url()).await?, FORMAT).await?;
     fs::write(folder.join("redis.jsonl"), redis_commands::dump(&mut connection).await?)?;
-    write_expected(folder, "redis.json", &snapshot.of_store)?;
-    Ok(snapshot)
+    write_expected(folder, "redis.json", &contents.of_store)?;
+    Ok(contents)
 }
 
 async fn set_lease_times(connection: &mut MultiplexedConnection) -> Result<(), BoxError> {
@@ -133,7 +147,7 @@ async fn make_bus(folder: &Path) -> Result<(), BoxError> {
     let server = test_servers::private_redis();
     let mut connection = test_servers::redis_connection(server.url()).await;
     let dump = async |connection: &mut MultiplexedConnection, both: &BusAndStore| {
-        Ok((both.snapshot().await?, redis_commands::dump(connection).await?))
+        Ok((both.contents().await?, redis_commands::dump(connection).await?))
     };
     let (expected, commands) = fill_bus(server.url(), &mut connection, dump).await?;
     fs::write(folder.join("redis-bus.jsonl"), with_past_heartbeats(&commands)?)?;

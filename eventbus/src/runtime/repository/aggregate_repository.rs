@@ -422,22 +422,25 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// [`HistoryError::Load`] as for [`load`](Self::load); [`HistoryError::State`] if a state cannot be written as JSON.
-    pub async fn history(&self, id: &A::Id) -> Result<Vec<HistoryStep<A::Event>>, HistoryError>
+    // no `async fn`: its future would repeat the bound, and the compiler its error at each use of the future
+    pub fn history<'a>(&'a self, id: &'a A::Id) -> BoxFuture<'a, Result<Vec<HistoryStep<A::Event>>, HistoryError>>
     where
         A: Serialize,
     {
-        let stream = self.stream(id);
-        let state_error = |version, source| HistoryError::State { stream: self.stream(id), version, source };
-        let mut root = self.create(id.clone());
-        let mut diff = StateDiff::new(root.state()).map_err(|source| state_error(Version::NONE, source))?;
-        let mut records = self.store.read_stream(&stream, Version::FIRST);
-        let mut steps = Vec::new();
-        while let Some(record) = records.try_next().await.map_err(LoadError::from)? {
-            let event = self.replay(&mut root, &record)?;
-            let changes = diff.advance(root.state()).map_err(|source| state_error(record.version(), source))?;
-            steps.push(HistoryStep { event, metadata: record.metadata().clone(), changes });
-        }
-        if steps.is_empty() { Err(LoadError::NotFound { stream }.into()) } else { Ok(steps) }
+        Box::pin(async move {
+            let stream = self.stream(id);
+            let state_error = |version, source| HistoryError::State { stream: self.stream(id), version, source };
+            let mut root = self.create(id.clone());
+            let mut diff = StateDiff::new(root.state()).map_err(|source| state_error(Version::NONE, source))?;
+            let mut records = self.store.read_stream(&stream, Version::FIRST);
+            let mut steps = Vec::new();
+            while let Some(record) = records.try_next().await.map_err(LoadError::from)? {
+                let event = self.replay(&mut root, &record)?;
+                let changes = diff.advance(root.state()).map_err(|source| state_error(record.version(), source))?;
+                steps.push(HistoryStep { event, metadata: record.metadata().clone(), changes });
+            }
+            if steps.is_empty() { Err(LoadError::NotFound { stream }.into()) } else { Ok(steps) }
+        })
     }
 
     /// Takes a snapshot of an aggregate now, and returns its version. A repository takes one in the background after every
@@ -782,6 +785,13 @@ impl<A: Apply> AggregateRepository<A> {
                     if repository.snapshot_tasks.stop(fold) {
                         tracing::warn!(%stream, error = %ErrorLine(&error), "no further snapshots are taken");
                     }
+                }
+                Err(error) if error.is_cancelled() => {
+                    tracing::info!(
+                        %stream,
+                        "the process or its runtime ended while a snapshot was taken; nothing is lost: loads read more \
+                         events until the next one"
+                    );
                 }
                 Err(error) => {
                     tracing::warn!(%stream, error = %ErrorLine(&error), "no snapshot was taken; loads read more events");

@@ -1,5 +1,8 @@
 //! The errors of loading, saving and updating an aggregate.
 
+use std::iter;
+
+use tokio::task::JoinError;
 use uuid::Uuid;
 
 use crate::{
@@ -107,6 +110,14 @@ pub enum TakeSnapshotError {
     /// The store failed or refused.
     #[error(transparent)]
     Store(#[from] SnapshotError),
+}
+
+impl TakeSnapshotError {
+    /// Returns `true` if the runtime ended before the store had answered: a task of the store was cancelled.
+    pub(super) fn is_cancelled(&self) -> bool {
+        let errors = iter::successors(Some(self as &(dyn std::error::Error + 'static)), |error| error.source());
+        errors.filter_map(|error| error.downcast_ref::<JoinError>()).any(JoinError::is_cancelled)
+    }
 }
 
 /// A unique value that could not be looked up.

@@ -24,4 +24,28 @@ impl From<WithdrawnV1> for Deposited {
     }
 }
 
+// a slip: the struct is that of an event that has it in its own list, and converts into that one only
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account", version = 3, upcast(_, WithdrawnV1))]
+struct Opened {}
+
+// the event of the struct does not list it
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account", version = 2, upcast(FrozenV1))]
+struct Closed {}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Frozen {}
+
+#[derive(Deserialize, OldEvent)]
+#[event(of = Frozen, version = 1)]
+struct FrozenV1 {}
+
+impl From<FrozenV1> for Frozen {
+    fn from(_: FrozenV1) -> Self {
+        Self {}
+    }
+}
+
 fn main() {}

@@ -34,6 +34,7 @@ async fn load(
     orders.load(&order).await?;
     orders.load(&customer).await?;
     orders.load(&untyped).await?;
+    orders.create(untyped.clone());
     orders.load(&untyped.into()).await?;
     Ok(())
 }
