@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::RawValue;
 
-use crate::domain::record::EncodeEvent;
+use crate::domain::record::{EncodeEvent, RecordedEvent};
 
 /// An event as the text of a failure shows it: a title, and its fields by path, each with its JSON.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,6 +31,11 @@ impl EventLines {
             }
         }
         lines
+    }
+
+    /// Returns the lines of a stored event; the title names its aggregate too.
+    pub(super) fn of_record(record: &RecordedEvent) -> Self {
+        Self::new(format!("{} of {}", record.event_type(), record.metadata().aggregate_id()), record.payload())
     }
 
     fn new(title: String, payload: &str) -> Self {

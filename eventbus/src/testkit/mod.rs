@@ -1,5 +1,5 @@
-//! For tests of applications: [`given`], [`ManualClock`], [`FaultyStore`] and [`FaultyBus`]. For authors of backends:
-//! conformance suites, one per port.
+//! For tests of applications: [`given`], [`given_events`], [`ManualClock`], [`FaultyStore`] and [`FaultyBus`]. For authors
+//! of backends: conformance suites, one per port.
 
 mod clock;
 mod delegate;
@@ -8,8 +8,11 @@ mod event_diff;
 pub mod event_store;
 mod fault;
 mod given;
+mod given_events;
+mod handled;
 mod lossy_bus;
 mod lossy_bus_data;
+mod new_events;
 mod tables;
 
 #[doc(inline)]
@@ -17,5 +20,8 @@ pub use crate::__delegate as delegate;
 pub use clock::ManualClock;
 pub use fault::{Fault, Faults, FaultyBus, FaultyStore, Refusal};
 pub use given::{Decided, Given, given};
+pub use given_events::{GivenEvents, given_events};
+pub use handled::Handled;
 pub use lossy_bus::{LossyBus, LossyBusSnapshot};
+pub use new_events::IntoNewEvents;
 pub use tables::{Row, TableFault, TableStore, TableTransaction, Tables};

@@ -33,6 +33,14 @@ pub fn failure_of<T>(test: impl FnOnce() -> T) -> String {
     text_of(&*failed)
 }
 
+/// Does the same for a test that awaits.
+pub async fn async_failure_of<T>(test: impl Future<Output = T>) -> String {
+    use futures_util::FutureExt as _;
+    record_places();
+    let failed = AssertUnwindSafe(test).catch_unwind().await.err().expect("the test must fail");
+    text_of(&*failed)
+}
+
 #[track_caller]
 fn at_caller(caller: &Location<'_>) {
     let (file, line) = PLACE.with_borrow(Clone::clone);

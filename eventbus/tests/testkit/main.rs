@@ -4,4 +4,5 @@
 
 mod failure;
 mod given;
+mod given_events;
 mod orders;
