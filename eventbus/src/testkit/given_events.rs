@@ -106,7 +106,7 @@ impl GivenEvents {
     /// Feeds the events to a projection, and returns it.
     ///
     /// # Panics
-    /// If a method of the projection fails, or if it writes rows in a transaction of a store: start an app for that one.
+    /// If a method of the projection fails, or if it writes rows in a transaction of a store: start a [`TestApp`](super::TestApp) on that store.
     #[track_caller]
     pub fn project<P: Projection>(self, projection: P) -> impl Future<Output = P> {
         let caller = Location::caller();
@@ -115,7 +115,7 @@ impl GivenEvents {
             let name = definition.name;
             assert!(
                 definition.kind != ProjectionKind::Transactional,
-                "{caller}: `{name}` writes rows in a transaction of a store: start an app for it"
+                "{caller}: `{name}` writes rows in a transaction of a store: start a `TestApp` on that store"
             );
             let handle = ProjectionHandle::new(projection);
             handle.inner().set_app_state(self.state).await;

@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use eventbus::{HandlerError, prelude::*, testkit::given_events};
+use eventbus::{
+    HandlerError,
+    prelude::*,
+    testkit::{Tables, given_events},
+};
 
 use crate::{
     failure::{async_failure_of, failure_of},
@@ -27,6 +31,16 @@ impl Parcels {
 
     fn closed(&mut self, _event: &OrderClosed) -> Result<(), &'static str> {
         Err("closed orders are not counted")
+    }
+}
+
+#[derive(Debug)]
+struct Shelf;
+
+#[projection(name = "shelf", manual)]
+impl Shelf {
+    fn shipped(&self, event: &ParcelShipped, tables: &mut Tables) {
+        tables.row("parcels", &event.tracking_number);
     }
 }
 
@@ -96,6 +110,9 @@ async fn a_projection_that_fails_fails_the_test_with_the_event() {
     assert!(place.contains("given_events.rs:"), "{place}");
     let text = async_failure_of(given_events("o-1", shipped("T-1")).project(Parcels::default())).await;
     assert!(text.contains("the application provides no `testkit::given_events::Factor`"), "{text}");
+    let text = async_failure_of(given_events("o-1", shipped("T-1")).project(Shelf)).await;
+    let (_, text) = text.split_once(": ").unwrap();
+    assert_eq!(text, "`shelf` writes rows in a transaction of a store: start a `TestApp` on that store");
 }
 
 #[tokio::test]

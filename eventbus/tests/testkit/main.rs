@@ -6,3 +6,4 @@ mod failure;
 mod given;
 mod given_events;
 mod orders;
+mod test_app;

@@ -445,6 +445,24 @@ impl App {
         wait_idle::settled(&self.0).await
     }
 
+    /// Returns a value that the builder got by `.state(..)`.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn shared_state<T: Clone + 'static>(&self) -> Option<T> {
+        self.0.tasks.runner_context().state.get()
+    }
+
+    /// Returns the number of methods of projections that run at the moment.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn running_projections(&self) -> usize {
+        self.0.projections.iter().map(|projection| projection.erased().activity().running()).sum()
+    }
+
+    /// Ends all tasks where they await, as the end of the process does.
+    #[cfg(feature = "testkit")]
+    pub(crate) async fn abort(&self) {
+        self.0.tasks.abort().await;
+    }
+
     /// Describes for each handler the last event that failed and has not succeeded since, and the error.
     #[cfg(feature = "axum")]
     pub(crate) fn failures(&self) -> Vec<String> {
