@@ -33,6 +33,8 @@ use crate::{
 
 /// Default real time after which a test fails that waits for a handler, or for a shutdown.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Real time in which the threads of a store do something, if they have anything to do.
+const STORE_WAIT: Duration = Duration::from_secs(1);
 /// Turns of the runtime in which every task that can go on does so, several times over.
 const QUIET_TURNS: usize = 32;
 /// Most dead letters that a test lists.
@@ -43,6 +45,9 @@ const DEAD_LETTERS_MAX: usize = 10_000;
 /// It is made by a function that returns the builder of the application, so that the application and its tests share one:
 /// the test replaces bus and clock, and the store unless the builder has one. It derefs to the [`App`], whose
 /// repositories and projections it has.
+///
+/// A store of the builder's own lends its connection to handlers and projections, as `SqliteEventStore::in_memory()` does.
+/// What it does in other threads takes real time, and its leases may expire by the clock of the machine.
 ///
 /// Time stands still until [`advance`](Self::advance). It needs the runtime that `#[tokio::test]` makes, with one thread:
 /// only there a test can see that no task has anything left to do.
@@ -93,6 +98,11 @@ pub struct TestApp {
     build: Box<dyn Fn() -> AppBuilder + Send + Sync>,
     clock: ManualClock,
     store: InMemoryEventStore,
+    bus: InMemoryEventBus,
+    /// Set if the builder has a store, whose work other threads may do.
+    has_own_store: bool,
+    /// The effects at which a projection stayed behind.
+    behind: Mutex<Option<Effects>>,
     runs: RecordedRuns,
     schedule: Mutex<Schedule<Effects>>,
     /// Real time after which a test fails that waits for a handler, or for a shutdown.
@@ -136,9 +146,12 @@ impl TestApp {
                 "{caller}: a `TestApp` needs a runtime with one thread, as `#[tokio::test]` makes it without `flavor`"
             );
             let (runs, store) = (RecordedRuns::default(), InMemoryEventStore::with_clock(clock.clone()));
-            let app = start_app(build(), &store, &clock, &runs, caller).await;
-            let (build, schedule) = (Box::new(build), Mutex::default());
-            Self { app, is_crashed: false, build, clock, store, runs, schedule, timeout: TEST_TIMEOUT }
+            let (builder, bus) = (build(), InMemoryEventBus::builder().clock(clock.clone()).build());
+            let has_own_store = builder.has_store();
+            let app = start_app(builder, &store, &clock, RecordingBus::new(bus.clone(), runs.clone()), caller).await;
+            let (build, behind, schedule, timeout) =
+                (Box::new(build), Mutex::default(), Mutex::default(), TEST_TIMEOUT);
+            Self { app, is_crashed: false, build, clock, store, bus, has_own_store, behind, runs, schedule, timeout }
         }
     }
 
@@ -302,7 +315,9 @@ impl TestApp {
             {
                 panic!("{caller}: {error}");
             }
-            self.app = start_app((self.build)(), &self.store, &self.clock, &self.runs, caller).await;
+            self.bus = InMemoryEventBus::builder().clock(self.clock.clone()).build();
+            let bus = RecordingBus::new(self.bus.clone(), self.runs.clone());
+            self.app = start_app((self.build)(), &self.store, &self.clock, bus, caller).await;
             self.is_crashed = false;
         }
     }
@@ -338,21 +353,39 @@ impl TestApp {
 
     async fn settle_for(&self, caller: &'static Location<'static>) {
         let settled = async {
-            let mut last = None;
+            let (mut last, mut unchanged_since) = (None, Instant::now());
             loop {
                 for _ in 0..QUIET_TURNS {
                     tokio::task::yield_now().await;
                 }
                 let now = (self.effects(caller).await, self.clock.sleeps_begun());
                 let waits = self.clock.woken() == 0 && now.0.running <= self.clock.sleeping_runs();
-                if waits && last.as_ref() == Some(&now) {
+                if !waits || last.as_ref() != Some(&now) {
+                    (last, unchanged_since) = (Some(now), Instant::now());
+                } else if !self.has_own_store || self.has_ended(&now.0, unchanged_since).await {
                     return now.0;
                 }
-                last = Some(now);
             }
         };
         let effects = self.in_time(caller, settled).await;
         self.schedule.lock().note(&self.clock, effects);
+    }
+
+    /// Returns `true` if an app whose store works in other threads has no work left, or waits for more than those threads:
+    /// nothing has changed for a second. A projection that is behind, as it waits for a lease, is waited for only once.
+    async fn has_ended(&self, effects: &Effects, unchanged_since: Instant) -> bool {
+        let waited = unchanged_since.elapsed() >= STORE_WAIT;
+        if self.bus.has_work() {
+            return waited;
+        }
+        if !self.app.is_behind().await.unwrap_or_default() {
+            return true;
+        }
+        let mut behind = self.behind.lock();
+        if waited {
+            *behind = Some(effects.clone());
+        }
+        behind.as_ref() == Some(effects)
     }
 
     async fn effects(&self, caller: &Location<'_>) -> Effects {
@@ -403,12 +436,10 @@ async fn start_app(
     builder: AppBuilder,
     store: &InMemoryEventStore,
     clock: &ManualClock,
-    runs: &RecordedRuns,
+    bus: RecordingBus,
     caller: &Location<'_>,
 ) -> App {
-    let clock = SharedClock::new(clock.clone());
-    let bus = InMemoryEventBus::builder().clock(clock.clone()).build();
-    match builder.in_test(store, RecordingBus::new(bus, runs.clone()), clock).start().await {
+    match builder.in_test(store, bus, SharedClock::new(clock.clone())).start().await {
         Ok(app) => app,
         Err(error) => panic!("{caller}: {error}"),
     }

@@ -200,6 +200,12 @@ impl AppBuilder {
         Self { clock: clock.into(), ..self }
     }
 
+    /// Returns `true` if the builder has a store.
+    #[cfg(feature = "testkit")]
+    pub(crate) const fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// Runs on this bus and clock, and on `store` if the builder has none: for tests.
     #[cfg(feature = "testkit")]
     pub(crate) fn in_test(self, store: &InMemoryEventStore, bus: impl EventBus, clock: SharedClock) -> Self {

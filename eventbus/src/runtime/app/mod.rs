@@ -457,6 +457,16 @@ impl App {
         self.0.projections.iter().map(|projection| projection.erased().activity().running()).sum()
     }
 
+    /// Returns `true` if the relay or a projection has yet to get stored events, unless it has stopped or the store fails.
+    #[cfg(feature = "testkit")]
+    pub(crate) async fn is_behind(&self) -> Result<bool, ReadError> {
+        let head = self.0.store.head().await?;
+        let relay = self.0.tasks.relay();
+        let relay = relay.is_some_and(|relay| relay.since().is_none() && relay.own_position() < head);
+        let mut projections = self.0.projections.iter().map(|projection| projection.erased().status(head));
+        Ok(relay || projections.any(|status| status.stopped.is_none() && status.position < head))
+    }
+
     /// Ends all tasks where they await, as the end of the process does.
     #[cfg(feature = "testkit")]
     pub(crate) async fn abort(&self) {
