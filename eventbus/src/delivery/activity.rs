@@ -251,6 +251,12 @@ impl Activity {
         took.filter(|(took, _)| *took >= LONG_RUN_AFTER).map(|(took, run)| run.to_running_handler(took))
     }
 
+    /// Returns the number of runs.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn running(&self) -> usize {
+        self.0.lock().runs.len()
+    }
+
     /// Returns the number of runs without a slot: those that are long, or block their threads past their time limits.
     pub(crate) fn without_slot(&self) -> usize {
         self.runs().iter().filter(|run| run.has_no_slot()).count()

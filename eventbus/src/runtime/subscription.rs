@@ -232,6 +232,17 @@ fn handler_subscriber(definition: HandlerDefinition, group: &Name, context: &Han
     .with_options(definition.options)
 }
 
+/// Returns the subscriber of one handler, once the context is checked to hold what it takes.
+#[cfg(feature = "testkit")]
+pub(crate) fn checked_subscriber(
+    definition: HandlerDefinition,
+    group: &Name,
+    context: &HandlerContext,
+) -> Result<Subscriber, StartError> {
+    check_handlers(&[definition], context)?;
+    Ok(handler_subscriber(definition, group, context))
+}
+
 /// Reports every mistake of handlers without an app.
 fn check_handlers(handlers: &[HandlerDefinition], context: &HandlerContext) -> Result<(), StartError> {
     let mut mistakes = duplicate_handlers(handlers);

@@ -1,7 +1,7 @@
 //! A clock that only a test moves.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     future::Future,
     pin::Pin,
@@ -55,11 +55,30 @@ struct ManualClockState {
     now: OffsetDateTime,
     /// Sum of all advances of monotonic time.
     advanced: Duration,
-    /// The sleepers by deadline, then in the order they arrived.
-    sleepers: BTreeMap<(Instant, u64), Waker>,
+    /// The sleepers by deadline, then in the order they arrived, each with the run of a handler that sleeps.
+    sleepers: BTreeMap<(Instant, u64), (Waker, Option<usize>)>,
+    /// The sleepers that the clock has woken and whose tasks have not run since.
+    woken: BTreeSet<(Instant, u64)>,
     /// Number of sleepers so far.
     last_sleeper_number: u64,
     ids: u32,
+}
+
+impl ManualClockState {
+    fn remove(&mut self, key: (Instant, u64)) {
+        self.sleepers.remove(&key);
+        self.woken.remove(&key);
+    }
+}
+
+tokio::task_local! {
+    /// The run of a handler that the current task makes.
+    static RUN: usize;
+}
+
+/// Runs a handler so that the clock knows which runs sleep on it.
+pub(super) fn in_run<F: Future>(number: usize, run: F) -> impl Future<Output = F::Output> {
+    RUN.scope(number, run)
 }
 
 impl ManualClock {
@@ -76,6 +95,7 @@ impl ManualClock {
             now,
             advanced: Duration::ZERO,
             sleepers: BTreeMap::new(),
+            woken: BTreeSet::new(),
             last_sleeper_number: 0,
             ids: 0,
         };
@@ -94,8 +114,9 @@ impl ManualClock {
         let now = self.0.base + state.advanced;
         let later = state.sleepers.split_off(&(now, u64::MAX));
         let due = std::mem::replace(&mut state.sleepers, later);
+        state.woken.extend(due.keys());
         drop(state);
-        due.into_values().for_each(Waker::wake);
+        due.into_values().for_each(|(waker, _)| waker.wake());
     }
 
     /// Sets the time of day, forward or back; monotonic time stays.
@@ -107,6 +128,33 @@ impl ManualClock {
     #[must_use]
     pub fn sleeping(&self) -> usize {
         self.0.state.lock().sleepers.len()
+    }
+
+    /// Returns the number of sleeps that have begun so far.
+    pub(super) fn sleeps_begun(&self) -> u64 {
+        self.0.state.lock().last_sleeper_number
+    }
+
+    /// Returns the number of tasks that the clock has woken and that have not run since.
+    pub(super) fn woken(&self) -> usize {
+        self.0.state.lock().woken.len()
+    }
+
+    /// Returns the number of runs of handlers that sleep on this clock.
+    pub(super) fn sleeping_runs(&self) -> usize {
+        let state = self.0.state.lock();
+        state.sleepers.values().filter_map(|(_, run)| *run).collect::<BTreeSet<_>>().len()
+    }
+
+    /// Returns the first deadline of a sleeper.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.0.state.lock().sleepers.keys().next().map(|(deadline, _)| *deadline)
+    }
+
+    /// Returns the deadlines of the sleepers that came after the first `count`.
+    pub(super) fn deadlines_after(&self, count: u64) -> Vec<Instant> {
+        let state = self.0.state.lock();
+        state.sleepers.keys().filter(|(_, number)| *number > count).map(|(deadline, _)| *deadline).collect()
     }
 
     /// Waits until at least `count` tasks sleep.
@@ -214,10 +262,11 @@ impl Future for Sleeper {
         let inner = &self.clock.0;
         let mut state = inner.state.lock();
         if self.key.0 <= inner.base + state.advanced {
-            state.sleepers.remove(&self.key);
+            state.remove(self.key);
             return Poll::Ready(());
         }
-        let is_new = state.sleepers.insert(self.key, context.waker().clone()).is_none();
+        let sleeper = (context.waker().clone(), RUN.try_with(|run| *run).ok());
+        let is_new = state.sleepers.insert(self.key, sleeper).is_none();
         drop(state);
         if is_new {
             inner.sleeper_added.send_replace(());
@@ -228,7 +277,7 @@ impl Future for Sleeper {
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        self.clock.0.state.lock().sleepers.remove(&self.key);
+        self.clock.0.state.lock().remove(self.key);
     }
 }
 

@@ -1,18 +1,34 @@
-//! For tests of applications: [`ManualClock`], [`FaultyStore`] and [`FaultyBus`]. For authors of backends: conformance
-//! suites, one per port.
+//! For tests of applications: [`given`] tests decisions, [`given_events`] projections and handlers, [`TestApp`] a whole
+//! application, whose days pass in an instant; [`FaultyStore`] and [`FaultyBus`] fail on demand. For authors of backends:
+//! conformance suites, one per port.
+//!
+#![doc = include_str!("../docs/testing.md")]
 
 mod clock;
 mod delegate;
 pub mod event_bus;
+mod event_diff;
 pub mod event_store;
 mod fault;
+mod given;
+mod given_events;
+mod handled;
 mod lossy_bus;
 mod lossy_bus_data;
+mod new_events;
+mod recording_bus;
+mod schedule;
 mod tables;
+mod test_app;
 
 #[doc(inline)]
 pub use crate::__delegate as delegate;
 pub use clock::ManualClock;
 pub use fault::{Fault, Faults, FaultyBus, FaultyStore, Refusal};
+pub use given::{Decided, Given, given};
+pub use given_events::{GivenEvents, given_events};
+pub use handled::Handled;
 pub use lossy_bus::{LossyBus, LossyBusSnapshot};
+pub use new_events::IntoNewEvents;
 pub use tables::{Row, TableFault, TableStore, TableTransaction, Tables};
+pub use test_app::TestApp;

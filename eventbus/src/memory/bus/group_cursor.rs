@@ -23,6 +23,8 @@
 //!
 //! Invariant: the checkpoint passes an unfinished event only in a save that writes its row, or once its row is stored.
 
+#[cfg(feature = "testkit")]
+use std::collections::HashSet;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use time::OffsetDateTime;
@@ -499,6 +501,24 @@ impl GroupCursor {
             pending.dead_letter_time.is_none() && !self.without_handler.contains(number)
         };
         self.pending.iter().filter(is_pending).count() as u64 + self.unreadable.count() + self.replayed.len() as u64
+    }
+
+    /// Returns `true` if there is work at this time, in milliseconds since 1970: progress to save, or an entry that neither
+    /// waits for a retry nor stands behind one of its aggregate that does.
+    #[cfg(feature = "testkit")]
+    pub(super) fn has_work(&self, now: u64) -> bool {
+        let alive = || {
+            let alive = |(number, pending): &(&u64, &PendingEntry)| {
+                pending.dead_letter_time.is_none() && !self.without_handler.contains(number)
+            };
+            self.pending.iter().filter(alive).map(|(_, pending)| pending)
+        };
+        // a millisecond later, as a wait ends between two of them
+        let waits = |pending: &&PendingEntry| pending.attempts.next_at.is_some_and(|at| at + 1 >= now);
+        let waiting: HashSet<_> = alive().filter(waits).map(|pending| pending.record.metadata().stream()).collect();
+        self.is_save_pending()
+            || self.has_events_to_load()
+            || alive().any(|pending| !waiting.contains(pending.record.metadata().stream()))
     }
 
     /// Returns the dead letters without a row in the store, with the numbers of their entries.

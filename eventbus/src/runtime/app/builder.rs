@@ -210,6 +210,19 @@ impl AppBuilder {
         Self { clock: clock.into(), ..self }
     }
 
+    /// Returns `true` if the builder has a store.
+    #[cfg(feature = "testkit")]
+    pub(crate) const fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Runs on this bus and clock, and on `store` if the builder has none: for tests.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn in_test(self, store: &InMemoryEventStore, bus: impl EventBus, clock: SharedClock) -> Self {
+        let store = self.store.unwrap_or_else(|| Arc::new(store.clone()));
+        Self { store: Some(store), bus: Some(Arc::new(bus)), clock, ..self }
+    }
+
     /// Checks all parts, then starts relay, consumers and projections.
     ///
     /// One warning in the log names the stored event types that no code here knows: they are neither linked into the

@@ -445,6 +445,34 @@ impl App {
         wait_idle::settled(&self.0).await
     }
 
+    /// Returns a value that the builder got by `.state(..)`.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn shared_state<T: Clone + 'static>(&self) -> Option<T> {
+        self.0.tasks.runner_context().state.get()
+    }
+
+    /// Returns the number of methods of projections that run at the moment.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn running_projections(&self) -> usize {
+        self.0.projections.iter().map(|projection| projection.erased().activity().running()).sum()
+    }
+
+    /// Returns `true` if the relay or a projection has yet to get stored events, unless it has stopped or the store fails.
+    #[cfg(feature = "testkit")]
+    pub(crate) async fn is_behind(&self) -> Result<bool, ReadError> {
+        let head = self.0.store.head().await?;
+        let relay = self.0.tasks.relay();
+        let relay = relay.is_some_and(|relay| relay.since().is_none() && relay.own_position() < head);
+        let mut projections = self.0.projections.iter().map(|projection| projection.erased().status(head));
+        Ok(relay || projections.any(|status| status.stopped.is_none() && status.position < head))
+    }
+
+    /// Ends all tasks where they await, as the end of the process does.
+    #[cfg(feature = "testkit")]
+    pub(crate) async fn abort(&self) {
+        self.0.tasks.abort().await;
+    }
+
     /// Describes for each handler the last event that failed and has not succeeded since, and the error.
     #[cfg(feature = "axum")]
     pub(crate) fn failures(&self) -> Vec<String> {

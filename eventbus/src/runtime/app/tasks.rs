@@ -207,6 +207,13 @@ impl AppTasks {
         }
     }
 
+    /// Aborts all tasks; returns once they have ended.
+    #[cfg(feature = "testkit")]
+    pub(super) async fn abort(&self) {
+        self.abort.cancel();
+        self.tracker.wait().await;
+    }
+
     /// Aborts the tasks that wait for the store, if it does not answer any more; never returns.
     async fn abort_if_store_is_silent(&self) -> Infallible {
         let answers = async {

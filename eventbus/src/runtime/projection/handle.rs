@@ -135,6 +135,12 @@ impl<P: Projection> ProjectionHandle<P> {
         Rebuild::new(move |report| Box::pin(replay_in_memory(&self.0, store, report, None)))
     }
 
+    /// Returns the projection, if this is its only handle.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn into_projection(self) -> Option<P> {
+        Arc::into_inner(self.0).map(ProjectionInner::into_projection)
+    }
+
     pub(crate) const fn inner(&self) -> &Arc<ProjectionInner<P>> {
         &self.0
     }

@@ -67,8 +67,13 @@ impl<P: Projection> ProjectionInner<P> {
         Rebuilt::from_progress(end, self.count_skipped(end.position))
     }
 
+    #[cfg(feature = "testkit")]
+    pub(super) fn into_projection(self) -> P {
+        self.state.into_inner()
+    }
+
     /// Gives the methods the app's shared state.
-    pub(super) async fn set_app_state(&self, app_state: StateMap) {
+    pub(crate) async fn set_app_state(&self, app_state: StateMap) {
         *self.app_state.write().await = app_state;
     }
 
