@@ -269,6 +269,7 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
     ("eventstore-redis", "micros", "the rest of `timestamp`, which has milliseconds"),
     ("eventstore-redis", "bytes", "sizes of events, which end a page"),
     ("eventstore-redis", "note_names", "orders the notes; the SQL stores have a primary key"),
+    ("eventstore-redis", "command_times", "orders the commands by age; the SQL stores have an index"),
     ("eventstore-redis", "unique_holders", "finds a holder by its value; the SQL stores have an index"),
     (
         "eventstore-redis",

@@ -13,10 +13,13 @@ pub(super) fn parse(fields: &Fields, options: &Options, mistakes: &mut Mistakes)
     for member in options.list("unique", mistakes).map(|(_, members)| members).unwrap_or_default() {
         match taken(&member) {
             Some(Member::Field { name, field }) => {
-                if !fields.iter().any(|known| known.ident.as_ref() == Some(&field)) {
+                let source = if fields.iter().any(|known| known.ident.as_ref() == Some(&field)) {
+                    UniqueSource::Field(field)
+                } else {
                     mistakes.at(&field, format!("the event has no field `{field}`"));
-                }
-                add(&mut found, Unique { name, normalize: None, source: UniqueSource::Field(field) }, mistakes);
+                    UniqueSource::Nothing
+                };
+                add(&mut found, Unique { name, normalize: None, source }, mistakes);
             }
             Some(Member::Normalize(path)) => match found.last_mut() {
                 Some(unique) if unique.normalize.is_none() => unique.normalize = Some(path),

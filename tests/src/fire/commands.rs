@@ -36,10 +36,10 @@ const SERVERS: u64 = 4;
 const CALLERS: u64 = 32;
 /// Number of aggregates that the commands are for.
 const ORDERS: u64 = 20;
-/// One command in this many decides that there is nothing to do.
+/// One command in this many stores no event.
 const WITHOUT_EVENTS: u64 = 4;
 /// Number of commands, on average, that a server takes which is to die.
-const COMMANDS_OF_A_LIFE: u64 = 40;
+const COMMANDS_PER_CRASH: u64 = 40;
 
 /// What a run does.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +122,7 @@ impl Server {
             false => Ok(orders.once(format!("command-{command}").parse()?, &command).upsert(&id, decide).await?),
         })
         .await?;
-        if self.dies && random.u64(..COMMANDS_OF_A_LIFE * self.callers) == 0 {
+        if self.dies && random.u64(..COMMANDS_PER_CRASH * self.callers) == 0 {
             std::process::abort();
         }
         let ids: Vec<_> = events.iter().map(|event| event.metadata().event_id().to_string()).collect();

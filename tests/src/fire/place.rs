@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{HarnessError, database::Database};
 use crate::stores;
 
-/// Number of times in a row that something may fail while sessions are killed, with a pause after each.
+/// Number of times in a row that an attempt may fail while sessions are killed, with a pause after each.
 const FAILURES_MAX: u32 = 200;
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 

@@ -42,7 +42,7 @@ impl RunSummary {
         }
     }
 
-    /// Adds another run of the part.
+    /// Adds a further run of the part.
     pub fn add(&mut self, other: Self) {
         self.events += other.events;
         self.faults += other.faults;

@@ -16,7 +16,7 @@ use crate::fire::HarnessError;
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) events: u64,
-    /// How often a user took an address that another one held.
+    /// How often a user took an address that a different user held.
     pub(super) taken_twice: u64,
     pub(super) failures: Vec<String>,
 }
