@@ -139,6 +139,8 @@ impl Work<'_> {
         for _ in 0..ATTEMPTS_MAX {
             match self.attempt(store).await {
                 Ok(Ok(outcome)) => return Ok(outcome),
+                // its own effect may be the reason
+                Err(_) if self.is_handled_command(store).await => return Ok(MultiStreamOutcome::AlreadyHandled),
                 // a stream whose version was read before is at another one for good, also for a script that runs late
                 Err(error) if error.is_conflict() => return Err(error),
                 Err(error) => {
@@ -161,6 +163,14 @@ impl Work<'_> {
             Some(unknown) => AppendError::OutcomeUnknown(unknown.into()),
             None => AppendError::Unavailable("the streams changed under each attempt".into()),
         })
+    }
+
+    /// Returns `true` if it is a command that took effect.
+    async fn is_handled_command(self, store: &RedisEventStore) -> bool {
+        let Self::Append(MultiStreamAppend { handled: Some(Handled::Command(command)), .. }) = self else {
+            return false;
+        };
+        store.find_command(command.tenant_id, &command.key).await.is_ok_and(|found| found.is_some())
     }
 
     /// The inner error is that of the script; the outer one is about an append.

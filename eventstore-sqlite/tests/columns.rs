@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use common::{events, fresh_path, fresh_stream, open};
 use eventbus::{
-    ExpectedVersion, Name, Position,
+    ExpectedVersion, Name, Position, Uuid,
     delivery::DeliveryAttempts,
     port::{
         AppendEvents as _, Checkpoints as _, Leases as _, ProgressUpdate, Snapshots as _, StoredSnapshot,
         Transactions as _, UnfinishedDeliveries as _, UnfinishedDelivery,
     },
+    store::{Handled, HandledCommand, MultiStreamAppend, MultiStreamAppends as _},
 };
 use rusqlite::Connection;
 
@@ -41,6 +42,10 @@ async fn all_times_are_microseconds_since_1970() {
     let mut transaction = store.begin().await.unwrap();
     assert!(transaction.is_first(&name, stored[0].metadata().stream(), stored[0].metadata().event_id()).await.unwrap());
     transaction.commit().await.unwrap();
+    let key = "8e03978e".parse().unwrap();
+    let command = HandledCommand { tenant_id: None, key, request: Uuid::nil(), answer: String::new() };
+    let command = MultiStreamAppend { appends: Vec::new(), handled: Some(Handled::Command(command)) };
+    store.append_streams(command).await.unwrap();
     let snapshot = StoredSnapshot { version: stored[0].version(), data: Vec::new() };
     assert!(store.save_snapshot(stored[0].metadata().stream(), &name, &snapshot).await.unwrap());
 

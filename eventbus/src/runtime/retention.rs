@@ -1,4 +1,4 @@
-//! Deletes the notes of deliveries and commands that took effect, once they are older than their retention.
+//! Deletes the notes of deliveries or of commands that took effect, once they are older than their retention.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,9 +19,26 @@ pub(crate) struct Retention {
     pub(crate) commands: Duration,
 }
 
+/// What the store has noted.
+#[derive(Debug, Clone, Copy, derive_more::Display)]
+pub(crate) enum Notes {
+    #[display("deliveries")]
+    Deliveries,
+    #[display("commands")]
+    Commands,
+}
+
 impl Retention {
-    /// Deletes older notes, about once an hour, until cancelled.
-    pub(crate) async fn purge(self, store: Arc<dyn EventStore>, clock: SharedClock, cancel: CancellationToken) {
+    /// Deletes older notes of one kind, about once an hour, until cancelled.
+    ///
+    /// Only an app that makes such notes deletes them: its retention is the one that its author has chosen.
+    pub(crate) async fn purge(
+        self,
+        notes: Notes,
+        store: Arc<dyn EventStore>,
+        clock: SharedClock,
+        cancel: CancellationToken,
+    ) {
         let mut outage = Outage::new(clock.clone());
         loop {
             // jitter: processes that started together do not all purge at once
@@ -29,16 +46,16 @@ impl Retention {
             if cancel.run_until_cancelled(clock.sleep(pause)).await.is_none() {
                 return;
             }
-            let Some(notes) = store.multi_stream_appends() else { return };
-            match cancel.run_until_cancelled(self.forget(notes)).await {
-                Some(Ok((deliveries, commands))) => {
-                    tracing::debug!(deliveries, commands, retention = ?self, "forgot what took effect");
+            let Some(multi_stream) = store.multi_stream_appends() else { return };
+            match cancel.run_until_cancelled(self.forget(notes, multi_stream)).await {
+                Some(Ok(forgotten)) => {
+                    tracing::debug!(forgotten, retention = ?self, "forgot {notes} that took effect");
                     if let Some(lasted) = outage.ends() {
-                        tracing::info!(?lasted, "deliveries and commands that took effect are forgotten again");
+                        tracing::info!(?lasted, "{notes} that took effect are forgotten again");
                     }
                 }
                 Some(Err(error)) if outage.begins() => {
-                    tracing::warn!(%error, "cannot forget deliveries and commands that took effect, trying again later");
+                    tracing::warn!(%error, "cannot forget {notes} that took effect, trying again later");
                 }
                 Some(Err(_)) => {}
                 None => return,
@@ -46,7 +63,10 @@ impl Retention {
         }
     }
 
-    async fn forget(self, notes: &dyn MultiStreamAppends) -> Result<(u64, u64), BoxError> {
-        Ok((notes.forget_deliveries(self.deliveries).await?, notes.forget_commands(self.commands).await?))
+    async fn forget(self, notes: Notes, store: &dyn MultiStreamAppends) -> Result<u64, BoxError> {
+        match notes {
+            Notes::Deliveries => store.forget_deliveries(self.deliveries).await,
+            Notes::Commands => store.forget_commands(self.commands).await,
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::{panic::Location, sync::Arc};
 use futures_util::TryStreamExt as _;
 
 use super::{
-    handled::Handled,
+    handler_run::HandlerRun,
     new_events::{IntoNewEvents, NewEvents},
 };
 use crate::{
@@ -138,7 +138,7 @@ impl GivenEvents {
     /// # Panics
     /// If the handler takes none of the events, or takes a state that the test does not give, or a store's connection.
     #[track_caller]
-    pub fn handle<H: Handler>(self) -> impl Future<Output = Handled> {
+    pub fn handle<H: Handler>(self) -> impl Future<Output = HandlerRun> {
         let caller = Location::caller();
         async move {
             let (definition, store) = (H::definition(), InMemoryEventStore::new());
@@ -170,7 +170,7 @@ impl GivenEvents {
                 }
             }
             match store.read_all(end).try_collect().await {
-                Ok(saved) => Handled::new(definition.name, failure, saved),
+                Ok(saved) => HandlerRun::new(definition.name, failure, saved),
                 Err(error) => panic!("{caller}: {error}"),
             }
         }

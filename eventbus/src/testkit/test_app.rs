@@ -1,8 +1,10 @@
 //! An app in memory on a clock that the test moves.
 //!
-//! Invariant: nothing here waits for real time to pass. A limit in real time only fails a test that would never end.
+//! Invariant: time on the clock of the test passes only by `advance`. Real time is waited for only where a store of the
+//! builder works in other threads, and where a limit fails a test that would never end.
 
 use std::{
+    collections::HashSet,
     ops::Deref,
     panic::Location,
     pin::pin,
@@ -183,8 +185,11 @@ impl TestApp {
     /// Waits until all that can be done without moving the clock is done: events are published, handled and projected,
     /// or wait for a retry, or are dead letters.
     ///
+    /// A handler may sleep on this clock: it then waits for [`advance`](Self::advance). A projection may not.
+    ///
     /// # Panics
-    /// If a handler or projection still runs after a minute of real time, and does not sleep on this clock.
+    /// If a handler or projection still runs after a minute of real time: a handler that does not sleep on this clock itself,
+    /// such as one that waits for a task that does.
     #[track_caller]
     pub fn settle(&self) -> impl Future<Output = ()> {
         self.settle_for(Location::caller())
@@ -212,13 +217,14 @@ impl TestApp {
         }
     }
 
-    /// Returns how many deliveries a handler has handled without error, repeated ones included.
+    /// Returns how many deliveries a handler has handled without error, since the first start: also repeated ones, and those
+    /// that the store's note of an earlier one ended without a run.
     #[must_use]
     pub fn handled<H: Handler>(&self) -> usize {
         self.runs_of::<H>().filter(|run| run.error.is_none()).count()
     }
 
-    /// Returns the errors of a handler's runs, in their order, also where a retry succeeded.
+    /// Returns the errors of a handler's runs since the first start, in their order, also where a retry succeeded.
     #[must_use]
     pub fn failures<H: Handler>(&self) -> Vec<String> {
         self.runs_of::<H>().filter_map(|run| run.error).collect()
@@ -263,6 +269,8 @@ impl TestApp {
     /// What a test checks must be as before: a handler is idempotent, or its effects are part of the store's transaction,
     /// so that the second delivery does not even run it.
     ///
+    /// The clock stands still meanwhile: a handler that sleeps on it is not delivered to in time.
+    ///
     /// # Panics
     /// If a handler fails at the second delivery; or as [`settle`](Self::settle).
     #[track_caller]
@@ -270,9 +278,14 @@ impl TestApp {
         let caller = Location::caller();
         async move {
             self.settle_for(caller).await;
-            let handled = self.runs.ended().into_iter().filter(|run| run.error.is_none());
-            for run in handled.collect::<Vec<_>>() {
-                self.deliver(&run, caller).await;
+            let mut delivered = HashSet::new();
+            for run in self.runs.ended().into_iter().filter(|run| run.error.is_none()) {
+                let (delivery, metadata) = (&run.delivery, run.delivery.metadata());
+                let (stream, event) = (metadata.stream().clone(), metadata.event_id());
+                // a run that was a second delivery itself is not one more
+                if delivered.insert((delivery.group().clone(), run.handler.clone(), stream, event)) {
+                    self.deliver(&run, caller).await;
+                }
             }
             self.settle_for(caller).await;
         }
@@ -299,7 +312,7 @@ impl TestApp {
     }
 
     /// Shuts the app down, unless it has crashed, and starts it again on the same store, with a new bus and the states and
-    /// projections of a new builder.
+    /// projections of a new builder. A function that gives the builder a store makes the store outside, and clones it.
     ///
     /// After a crash an event that was in flight waits for a second, as it may be what ended the process, and a projection
     /// with rows until the former lease has expired: [advance](Self::advance) the clock past that.

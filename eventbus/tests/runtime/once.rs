@@ -10,12 +10,12 @@ use std::{
 };
 
 use eventbus::{
-    EventContext, InMemoryEventStore, Never, Saved, UpdateError, Uuid,
+    EventContext, InMemoryEventBus, InMemoryEventStore, Never, Saved, UpdateError, Uuid,
     event::InvalidName,
     handler::EffectKey,
-    port::EventStore,
+    port::{EventBus as _, EventStore},
     prelude::*,
-    repository::{IdempotencyKey, OnceError},
+    repository::{IdempotencyKey, OnceError, Publication},
     store::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamAppends, MultiStreamOutcome},
     testkit::{ManualClock, delegate},
 };
@@ -256,6 +256,15 @@ async fn a_lost_reply_is_found_by_the_key() {
         assert_eq!((saved.version.get(), saved.events.len()), (1, usize::from(!nothing)));
     }
     assert_eq!(parcels.version(&id("p")).await.unwrap(), 1);
+    // where the repository publishes, it does so although the reply was lost
+    let bus = InMemoryEventBus::new();
+    let publishing = parcels.clone().publish_to(bus.clone());
+    *store.loses_reply.lock() = true;
+    let saved = publishing.once(key("p"), &()).upsert(&id("q"), |parcel| parcel.send("T-1")).await.unwrap();
+    assert!(matches!(saved.publication, Publication::Published(_)), "{:?}", saved.publication);
+    let again = publishing.once(key("p"), &()).upsert(&id("q"), |parcel| parcel.send("T-1")).await.unwrap();
+    assert!(matches!(again.publication, Publication::None), "{:?}", again.publication);
+    assert_eq!(bus.stats().events_published, 1);
 }
 
 #[tokio::test]

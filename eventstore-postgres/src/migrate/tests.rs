@@ -23,6 +23,17 @@ const INDEX_IS_VALID: &str =
 /// The last step of this release.
 const KNOWN: u32 = STEPS.len() as u32;
 
+/// Returns the steps of this release and further ones.
+const fn after_known<const MORE: usize, const ALL: usize>(more: [MigrationStep; MORE]) -> [MigrationStep; ALL] {
+    let mut all = [STEPS[0]; ALL];
+    let mut at = 0;
+    while at < ALL {
+        all[at] = if at < STEPS.len() { STEPS[at] } else { more[at - STEPS.len()] };
+        at += 1;
+    }
+    all
+}
+
 const COLUMN: MigrationStep = MigrationStep::inside(
     KNOWN + 1,
     "source of events",
@@ -54,9 +65,9 @@ const FAILING: MigrationStep = MigrationStep::inside(
 );
 
 /// The steps of a newer release than this one.
-const NEWER: &[MigrationStep] = &[STEPS[0], STEPS[1], STEPS[2], COLUMN, INDEX, TABLE];
+const NEWER: &[MigrationStep] = &after_known::<3, { STEPS.len() + 3 }>([COLUMN, INDEX, TABLE]);
 /// Those of it up to the new column.
-const WITH_COLUMN: &[MigrationStep] = &[STEPS[0], STEPS[1], STEPS[2], COLUMN];
+const WITH_COLUMN: &[MigrationStep] = &after_known::<1, { STEPS.len() + 1 }>([COLUMN]);
 
 /// Returns the versions of the steps up to one.
 fn up_to(step: &MigrationStep) -> Vec<i32> {
@@ -193,7 +204,8 @@ async fn an_older_release_goes_on_beside_additive_steps_of_a_newer_one() {
     }
     assert_eq!(feed(&older).await.len(), 5);
     let kinds: Vec<String> = database.ask("SELECT array_agg(kind ORDER BY version) FROM {schema}.migrations").await;
-    assert_eq!(kinds, ["breaking", "additive", "additive", "additive", "additive", "additive"]);
+    assert_eq!((&*kinds[0], kinds.len()), ("breaking", NEWER.len()));
+    assert!(kinds[1..].iter().all(|kind| kind == "additive"), "{kinds:?}");
 }
 
 #[tokio::test]

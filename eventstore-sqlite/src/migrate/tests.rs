@@ -21,6 +21,23 @@ use crate::{SqliteEventStore, location::DatabaseLocation};
 /// The last step of this release.
 const KNOWN: u32 = STEPS.len() as u32;
 
+/// Returns the steps of this release and further ones.
+const fn after_known<const MORE: usize, const ALL: usize>(more: [MigrationStep; MORE]) -> [MigrationStep; ALL] {
+    let mut all = [STEPS[0]; ALL];
+    let mut at = 0;
+    while at < ALL {
+        all[at] = if at < STEPS.len() { STEPS[at] } else { more[at - STEPS.len()] };
+        at += 1;
+    }
+    all
+}
+
+/// Returns what a database of so many steps has noted.
+fn additive_after_the_first(steps: usize) -> Vec<(i64, String)> {
+    let kinds = std::iter::once("breaking").chain(std::iter::repeat_n("additive", steps - 1));
+    (1..).zip(kinds.map(str::to_owned)).collect()
+}
+
 const COLUMN: MigrationStep = MigrationStep::new(
     KNOWN + 1,
     "source of events",
@@ -40,7 +57,7 @@ const TABLE: MigrationStep = MigrationStep::new(
     "CREATE TABLE eventbus_balances (name TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT, WITHOUT ROWID",
 );
 /// The steps of a newer release than this one.
-const NEWER: &[MigrationStep] = &[STEPS[0], STEPS[1], STEPS[2], COLUMN, INDEX, TABLE];
+const NEWER: &[MigrationStep] = &after_known::<3, { STEPS.len() + 3 }>([COLUMN, INDEX, TABLE]);
 
 const fn breaking(version: u32, name: &'static str) -> MigrationStep {
     MigrationStep::new(version, name, MigrationKind::Breaking, "SELECT 1")
@@ -97,8 +114,7 @@ async fn an_older_release_goes_on_beside_additive_steps_of_a_newer_one() {
     let (older, stream) = (file.open(STEPS).await.unwrap(), new_stream());
     let mut stored = HashSet::from([append(&older, &stream).await]);
     let newer = file.open(NEWER).await.unwrap();
-    let kinds = ["breaking", "additive", "additive", "additive", "additive", "additive"];
-    assert_eq!(file.applied(), (1..).zip(kinds.map(str::to_owned)).collect::<Vec<_>>());
+    assert_eq!(file.applied(), additive_after_the_first(NEWER.len()));
     let started_later = file.open(STEPS).await.unwrap();
     for store in [&older, &newer, &started_later] {
         stored.insert(append(store, &stream).await);
@@ -108,14 +124,11 @@ async fn an_older_release_goes_on_beside_additive_steps_of_a_newer_one() {
 
 #[tokio::test]
 async fn an_older_release_refuses_a_breaking_step_and_names_the_first() {
-    const STEPS_WITH_BREAKING: &[MigrationStep] = &[
-        STEPS[0],
-        STEPS[1],
-        STEPS[2],
+    const STEPS_WITH_BREAKING: &[MigrationStep] = &after_known::<3, { STEPS.len() + 3 }>([
         COLUMN,
         breaking(KNOWN + 2, "numbered streams"),
         breaking(KNOWN + 3, "one more"),
-    ];
+    ]);
     let file = TestFile::new();
     drop(file.open(STEPS_WITH_BREAKING).await.unwrap());
     let error = file.open(STEPS).await.unwrap_err();
@@ -126,10 +139,7 @@ async fn an_older_release_refuses_a_breaking_step_and_names_the_first() {
 
 #[tokio::test]
 async fn a_step_that_fails_is_named_and_leaves_the_file_as_it_was() {
-    const FAILING: &[MigrationStep] = &[
-        STEPS[0],
-        STEPS[1],
-        STEPS[2],
+    const FAILING: &[MigrationStep] = &after_known::<2, { STEPS.len() + 2 }>([
         COLUMN,
         MigrationStep::new(
             KNOWN + 2,
@@ -137,12 +147,12 @@ async fn a_step_that_fails_is_named_and_leaves_the_file_as_it_was() {
             MigrationKind::Additive,
             "CREATE TABLE eventbus_more (id TEXT); SELECT nothing",
         ),
-    ];
+    ]);
     let file = TestFile::new();
     drop(file.open(STEPS).await.unwrap());
     let error = file.open(FAILING).await.unwrap_err();
     assert!(matches!(error, SqliteConnectError::Migration { migration: "nothing", .. }), "{error:?}");
-    assert_eq!(file.applied(), [(1, "breaking".to_owned()), (2, "additive".to_owned()), (3, "additive".to_owned())]);
+    assert_eq!(file.applied(), additive_after_the_first(STEPS.len()));
     let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'eventbus_more' OR sql LIKE '%source TEXT%'";
     let left: i64 = Connection::open(&file.path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0);

@@ -21,7 +21,7 @@ use crate::{
         projection::RunnerContext,
         relay::{self, Relay, RelayOptions, RelayView, Unfilled},
         repository::RepositorySource,
-        retention::Retention,
+        retention::{Notes, Retention},
         subscription::add_handlers,
     },
     support::Outage,
@@ -129,13 +129,15 @@ impl AppTasks {
             let requirements = handler.requirements();
             !requirements.transactions().is_empty() || !requirements.aggregates().is_empty()
         };
-        let purge = retention.purge(Arc::clone(&store), clock.clone(), tasks.cancel.clone());
+        let purge = |notes| retention.purge(notes, Arc::clone(&store), clock.clone(), tasks.cancel.clone());
+        if plan.handlers.iter().any(has_inbox) {
+            tasks.spawn_store_task(purge(Notes::Deliveries));
+        }
         let (cancel, first_command) = (tasks.cancel.clone(), Arc::clone(&repositories.first_command));
-        let notes_deliveries = plan.handlers.iter().any(has_inbox);
+        let purge_commands = purge(Notes::Commands);
         tasks.spawn_store_task(async move {
-            // an app that notes neither deliveries nor commands leaves the notes to others
-            if notes_deliveries || cancel.run_until_cancelled(first_command.notified()).await.is_some() {
-                purge.await;
+            if cancel.run_until_cancelled(first_command.notified()).await.is_some() {
+                purge_commands.await;
             }
         });
         for projection in &plan.projections {

@@ -35,6 +35,7 @@ use crate::{
         context::EventContext,
         error::{Error, ErrorLine},
         idempotency_key::IdempotencyKey,
+        metadata::EventId,
         name::Name,
         record::{EventSet, NewEvent, RecordedEvent},
         snapshot_codec::SnapshotCodec,
@@ -583,8 +584,12 @@ impl<A: Apply> AggregateRepository<A> {
     /// Makes a command take effect once, however often a client sends it: of all calls under one `key`, the first one that
     /// succeeds decides, and each other one returns its result.
     ///
-    /// `request` is what was commanded, such as the body of an HTTP request: another one under the same key is refused. It
-    /// is compared by its JSON, so its maps must be ordered.
+    /// `request` is what was commanded: another request under the same key is refused. It holds all that tells the command
+    /// from others: `&("cancel", &body)` if two operations may have the same body. It is compared by its JSON, so its maps
+    /// must be ordered, and a repeat across a release that has added a field is refused.
+    ///
+    /// A key is one of all clients of a tenant. Where they must not see each other's answers, put the user into the key:
+    /// `format!("{user}:{key}").parse()?`.
     pub fn once(&self, key: IdempotencyKey, request: &(impl Serialize + ?Sized)) -> Once<A> {
         Once { repository: self.clone(), command: Command::new(key, request) }
     }
@@ -1093,8 +1098,9 @@ impl<A: Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O> {
 /// The first call under a key that succeeds notes the key in the commit of its events, also if the decision has none.
 /// Each other call with the same key and request returns the same [`Saved`], and decides nothing; also of many at once,
 /// and after a crash between the commit and the answer. A refusal and an error are not noted: the same command may
-/// succeed later. A key is one of its repository's tenant. The app forgets it after
-/// [`command_retention`](crate::app::AppBuilder::command_retention); then it is a new one.
+/// succeed later. A key is one of its repository's tenant. An app that takes commands forgets them after
+/// [`command_retention`](crate::app::AppBuilder::command_retention); then the key is a new one. Without an app, call
+/// [`forget_commands`](crate::store::MultiStreamAppends::forget_commands).
 ///
 /// # Examples
 /// ```standalone_crate
@@ -1152,7 +1158,7 @@ impl<A: Apply> Once<A> {
     }
 
     /// As [`AggregateRepository::create_with`], once. The id is no part of the request: each call may draw a new one, and the
-    /// events of the answer name that of the first.
+    /// events of the answer name that of the first. Put an id that the client chooses into the request.
     ///
     /// # Errors
     /// As there, and for [`update`](Self::update).
@@ -1176,8 +1182,7 @@ impl<A: Apply> Once<A> {
         self.run(id, AggregateExistence::Optional, decide).await
     }
 
-    /// Looks for the answer before each decision, and after each refusal or conflict: the same command may have taken
-    /// effect meanwhile.
+    /// Looks for the answer before each decision, and before each error: the same command may have taken effect meanwhile.
     async fn run<D, T, X>(&self, id: &A::Id, existence: AggregateExistence, decide: D) -> Result<Saved, UpdateError<X>>
     where
         D: Fn(&A) -> Result<T, X>,
@@ -1189,34 +1194,47 @@ impl<A: Apply> Once<A> {
         let request = self.command.fingerprint(A::AGGREGATE_TYPE, id_of_request)?;
         self.repository.first_command.notify_one();
         let mut attempt = 0;
+        let mut sent = Vec::new();
         loop {
             if let Some(saved) = self.find_answer(multi_stream, request).await? {
-                return Ok(saved);
+                return Ok(self.publish_if_own(saved, &sent).await);
             }
             let mut root = self.repository.load_with_existence(id, existence).await?;
             let before = root.version();
-            let Err(error) = (match record_events(&decide, &mut root) {
-                Err(refusal) => Err(UpdateError::Refused(refusal)),
+            let saved = match record_events(&decide, &mut root) {
                 Ok(()) => {
                     let command = self.command.handled(request, &stream, before, root.pending().len())?;
-                    match self.repository.save_handling(&mut root, Some(&command)).await {
-                        Ok(Some(saved)) => return Ok(saved),
-                        Ok(None) => Ok(()),
-                        Err(error) => Err(UpdateError::Save(error)),
-                    }
+                    sent = root.pending_with_ids().map(|(_, id)| id).collect();
+                    self.repository.save_handling(&mut root, Some(&command)).await.map_err(UpdateError::Save)
                 }
-            }) else {
-                continue;
+                Err(refusal) => Err(UpdateError::Refused(refusal)),
+            };
+            let error = match saved {
+                Ok(Some(saved)) => return Ok(saved),
+                Ok(None) => continue,
+                Err(error) => error,
             };
             attempt += 1;
             let may_succeed = error.is_conflict() && existence != AggregateExistence::Absent;
             if may_succeed && self.wait_after_conflict(attempt).await {
                 continue;
             }
-            let was_first = matches!(error, UpdateError::Refused(_)) || error.is_conflict();
-            let answer = if was_first { self.find_answer(multi_stream, request).await? } else { None };
-            return answer.ok_or(error);
+            return match self.find_answer(multi_stream, request).await {
+                Ok(Some(saved)) => Ok(self.publish_if_own(saved, &sent).await),
+                Err(error @ UpdateError::Once(_)) => Err(error),
+                Ok(None) | Err(_) => Err(error),
+            };
         }
+    }
+
+    /// Publishes the events of an answer if this call has sent them: it did not learn that they were stored.
+    async fn publish_if_own(&self, saved: Saved, sent: &[EventId]) -> Saved {
+        let is_own = saved.events.iter().map(|event| event.metadata().event_id()).eq(sent.iter().copied());
+        if saved.events.is_empty() || !is_own {
+            return saved;
+        }
+        let AggregateRepository { publisher, store, .. } = &self.repository;
+        Saved { publication: publisher.publish(store.as_port(), &saved.events).await, ..saved }
     }
 
     /// Waits before the next attempt after a conflict; returns `false` if there is none.
@@ -1252,7 +1270,11 @@ impl<A: Apply> Once<A> {
         }
         let first = Version::new(version.get().saturating_sub(events) + 1);
         let stored = streams.read_stream(&stream, first).take(usize::try_from(events).unwrap_or(usize::MAX));
-        let records: Vec<_> = stored.try_collect().await.map_err(LoadError::from)?;
+        let records: Vec<_> = match stored.try_collect().await {
+            Ok(records) => records,
+            Err(ReadError::Corrupt { .. }) => Vec::new(), // they are archived, or lost
+            Err(error) => return Err(LoadError::from(error).into()),
+        };
         if records.len() as u64 != events {
             let reason = format!("{} of its {events} events are left in the store", records.len());
             return Err(self.command.damaged(reason).into());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     multi_stream_appends::multi_stream,
     store_under_test::{StoreUnderTest, events, stream},
+    unique_values::holding,
 };
 use crate::{
     ExpectedVersion, StreamId, Uuid,
@@ -25,6 +26,12 @@ fn command<S: EventStore>(store: &StoreUnderTest<S>, answer: &str) -> HandledCom
 
 fn append(stream: &StreamId, expected: ExpectedVersion, count: usize, command: &HandledCommand) -> MultiStreamAppend {
     let append = Append { stream: stream.clone(), expected, events: events(count) };
+    MultiStreamAppend { handled: Some(Handled::Command(command.clone())), ..MultiStreamAppend::single(append) }
+}
+
+/// Returns a command that takes a unique value for a stream.
+fn with_value(stream: &StreamId, value: &str, command: &HandledCommand) -> MultiStreamAppend {
+    let append = Append { stream: stream.clone(), expected: ANY, events: vec![holding(Some(value))] };
     MultiStreamAppend { handled: Some(Handled::Command(command.clone())), ..MultiStreamAppend::single(append) }
 }
 
@@ -81,8 +88,30 @@ pub async fn refused_command_is_not_noted<S: EventStore>(store: S) {
         store.check(matches!(refused, Err(AppendError::Conflict { .. })), "no conflict");
         store.same(find(&store, &given).await, None, "after a conflict");
     }
+    let holder = stream();
+    store.add(&holder, ANY, &[holding(Some("a@x"))]).await;
+    let taken = multi_stream(&store).append_streams(with_value(&known, "a@x", &given)).await;
+    store.check(taken.is_err_and(|error| error.is_taken("email")), "a held value is not taken");
+    store.same(find(&store, &given).await, None, "after a taken value");
     let again = send(&store, append(&known, ExpectedVersion::Exact(1.into()), 1, &given)).await;
-    store.check(matches!(again, MultiStreamOutcome::Appended(_)), "the same key after a conflict");
+    store.check(matches!(again, MultiStreamOutcome::Appended(_)), "the same key after the errors");
+}
+
+/// Of many commands with one key at once that take one value for streams of their own, one takes effect, and the others
+/// are told that it did, not that the value is taken.
+pub async fn concurrent_commands_of_one_key_and_value_are_one<S: EventStore>(store: S) {
+    const ROUNDS: usize = 20;
+    let store = StoreUnderTest::new("concurrent_commands_of_one_key_and_value_are_one", store);
+    for round in 0..ROUNDS {
+        let given = command(&store, &round.to_string());
+        let value = format!("{round}@x");
+        let outcomes = store.at_once(8, |_| {
+            let (store, multi) = (store.clone(), with_value(&stream(), &value, &given));
+            async move { send(&store, multi).await }
+        });
+        let first = outcomes.await.into_iter().filter(|outcome| matches!(outcome, MultiStreamOutcome::Appended(_)));
+        store.same(first.count(), 1, format_args!("commands of one key that took effect, round {round}"));
+    }
 }
 
 /// Keys of two tenants are two keys.

@@ -204,6 +204,7 @@ macro_rules! event_store_conformance {
                 refused_command_is_not_noted,
                 command_keys_are_those_of_a_tenant,
                 concurrent_commands_of_one_key_are_one,
+                concurrent_commands_of_one_key_and_value_are_one,
                 commands_are_forgotten,
                 command_keys_and_answers_are_texts,
             }
@@ -344,6 +345,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 147);
+        assert_eq!(rules, 148);
     }
 }

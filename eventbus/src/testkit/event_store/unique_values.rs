@@ -28,7 +28,7 @@ fn change(value: Option<&str>) -> UniqueChange {
 }
 
 /// Returns an event that takes an address, or gives it back.
-fn holding(value: Option<&str>) -> NewEvent {
+pub(super) fn holding(value: Option<&str>) -> NewEvent {
     event().with_unique(vec![change(value)])
 }
 

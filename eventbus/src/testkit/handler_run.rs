@@ -1,4 +1,4 @@
-//! The effects of a handler in a test.
+//! The run of a handler in a test.
 
 use super::{
     event_diff::{EventLines, diff},
@@ -9,14 +9,14 @@ use crate::{domain::record::RecordedEvent, port::delivery::HandlerError};
 /// How a handler ended, and what it saved; see [`GivenEvents::handle`](super::GivenEvents::handle).
 #[derive(Debug)]
 #[must_use = "the outcome is compared by `then_ok`, `then_saved` or `then_error`"]
-pub struct Handled {
+pub struct HandlerRun {
     handler: &'static str,
     /// The event at which it failed, and the error.
     failure: Option<(String, HandlerError)>,
     saved: Vec<RecordedEvent>,
 }
 
-impl Handled {
+impl HandlerRun {
     pub(super) const fn new(
         handler: &'static str,
         failure: Option<(String, HandlerError)>,
