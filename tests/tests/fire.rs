@@ -203,7 +203,7 @@ async fn writers_that_look_for_the_holder_first_are_caught() {
 }
 
 async fn command(store: StoreKind, without_keys: bool) {
-    let plan = commands::Plan { store, commands: 60, crashes: 8, without_keys, seed: seed() };
+    let plan = commands::Plan { store, commands: 30, crashes: 4, without_keys, seed: seed() };
     judge(&commands::run(&program(), plan).await.unwrap());
 }
 
