@@ -4,7 +4,8 @@
 //! begin while nothing changes are polls, at whose deadlines the clock need not stop one by one; all other deadlines are
 //! scheduled.
 //!
-//! Invariant: a deadline that was scheduled once stays scheduled, whoever sleeps until then.
+//! Invariant: a deadline that was scheduled once stays scheduled until the clock has reached it, also if its sleep ends
+//! before.
 
 use std::{collections::BTreeSet, time::Duration};
 
