@@ -163,6 +163,8 @@ async fn a_second_delivery_shows_which_handlers_are_not_idempotent() {
     assert_eq!(outbox.customers.lock().unwrap().len(), 1);
     assert_eq!(app.repository::<Order>().version(&"o-1".parse().unwrap()).await.unwrap().get(), 3, "closed once");
     assert_eq!((app.handled::<mail>(), app.handled::<close_shipped>()), (2, 2));
+    app.deliver_again().await;
+    assert_eq!((app.handled::<mail>(), app.handled::<close_shipped>()), (3, 3), "each event once more");
 }
 
 #[tokio::test]
