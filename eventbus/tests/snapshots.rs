@@ -23,7 +23,7 @@ use eventbus::{
     },
     prelude::*,
     repository::TakeSnapshotError,
-    store::UniqueValues,
+    store::{Boundaries, UniqueValues},
     testkit::delegate,
 };
 use tokio::sync::Notify;
@@ -168,6 +168,10 @@ impl EventStore for HeldSnapshots {
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {
         self.store.unique_values()
+    }
+
+    fn boundaries(&self) -> Option<&dyn Boundaries> {
+        self.store.boundaries()
     }
 }
 

@@ -112,7 +112,7 @@ impl AppendEvents for PgEventStore {
             if append.events.is_empty() || results[number].is_err() {
                 continue;
             }
-            if append.changes_values() {
+            if append.changes_indexes() {
                 // before the next ones, which may be for the same streams
                 self.group_commit().append(request.take(), &mut results).await;
                 results[number] = append_with_values(self, append).await;

@@ -30,7 +30,7 @@ impl AppendEvents for RedisEventStore {
         let mut results = Vec::with_capacity(appends.len());
         let mut plain = Vec::new();
         for append in appends {
-            if !append.changes_values() {
+            if !append.changes_indexes() {
                 plain.push(append);
                 continue;
             }

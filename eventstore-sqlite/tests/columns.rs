@@ -44,7 +44,7 @@ async fn all_times_are_microseconds_since_1970() {
     transaction.commit().await.unwrap();
     let key = "8e03978e".parse().unwrap();
     let command = HandledCommand { tenant_id: None, key, request: Uuid::nil(), answer: String::new() };
-    let command = MultiStreamAppend { appends: Vec::new(), handled: Some(Handled::Command(command)) };
+    let command = MultiStreamAppend { handled: Some(Handled::Command(command)), ..Default::default() };
     store.append_streams(command).await.unwrap();
     let snapshot = StoredSnapshot { version: stored[0].version(), data: Vec::new() };
     assert!(store.save_snapshot(stored[0].metadata().stream(), &name, &snapshot).await.unwrap());

@@ -207,7 +207,7 @@ async fn save_in_every_way(store: &Arc<dyn EventStore>) -> usize {
         appended.unwrap();
     }
     let appends = vec![append("one together", 30), append("another together", 32)];
-    let together = MultiStreamAppend { appends, handled: None };
+    let together = MultiStreamAppend { appends, ..Default::default() };
     store.multi_stream_appends().unwrap().append_streams(together).await.unwrap();
     let mut transaction = store.transactions().unwrap().begin().await.unwrap();
     transaction.append(append("in a transaction", 40)).await.unwrap();

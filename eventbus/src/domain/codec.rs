@@ -10,6 +10,7 @@ use super::{
     json::to_json,
     metadata::Metadata,
     name::Name,
+    tag::InvalidTag,
     unique::UniqueFault,
     upcast::{UpcastFault, Upcaster},
     validity::{BackendKind, EventFault, check_payload},
@@ -30,6 +31,7 @@ pub trait Payload: Sized + 'static {
         version: 1,
         upcasters: &[],
         unique: &[],
+        tags: &[],
         #[cfg(feature = "testkit")]
         trace: Self::trace,
     };
@@ -61,6 +63,9 @@ impl<T: Serialize + DeserializeOwned + 'static> Payload for T {
 /// Returns a unique value of an event, as it is; `None` if it holds none.
 pub(crate) type UniqueReader<E> = fn(&E) -> Option<String>;
 
+/// Returns the values of a tag of an event.
+pub(crate) type TagReader<E> = fn(&E) -> Vec<String>;
+
 /// Encoder and decoder of one event type; a constant of every event, made by the derive.
 #[doc(hidden)]
 #[derive(Debug)]
@@ -73,6 +78,8 @@ pub struct Codec<E: 'static> {
     upcasters: &'static [Upcaster<E>],
     /// The values of the unique fields, as the descriptor of the event lists them.
     unique: &'static [UniqueReader<E>],
+    /// The values of the tags, as the descriptor of the event lists them.
+    tags: &'static [TagReader<E>],
     /// Makes samples of the event.
     #[cfg(feature = "testkit")]
     trace: fn() -> Result<Traced<E>, Untraceable>,
@@ -89,6 +96,17 @@ impl<E> Codec<E> {
     #[must_use]
     pub const fn with_unique(self, unique: &'static [UniqueReader<E>]) -> Self {
         Self { unique, ..self }
+    }
+
+    /// Sets how the tags of an event are read.
+    #[must_use]
+    pub const fn with_tags(self, tags: &'static [TagReader<E>]) -> Self {
+        Self { tags, ..self }
+    }
+
+    /// Returns the values of each tag.
+    pub(crate) fn tag_values(&self, event: &E) -> impl Iterator<Item = Vec<String>> {
+        self.tags.iter().map(move |read| read(event))
     }
 
     /// Returns the values of the unique fields, as they are.
@@ -172,6 +190,9 @@ pub enum EncodeFault {
     /// No store can keep one of its unique values.
     #[error("{0}")]
     UniqueValue(UniqueFault),
+    /// No store can keep one of its tags.
+    #[error("{0}")]
+    Tag(InvalidTag),
 }
 
 /// A recorded event that cannot be decoded as the requested type.

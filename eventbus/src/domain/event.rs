@@ -22,6 +22,8 @@ pub struct EventDescriptor {
     /// The unique values that the event takes or gives back.
     #[doc(hidden)]
     pub unique: &'static [UniqueName],
+    /// The names of the tags of the event, as in `#[event(tags(course, student))]`.
+    pub tags: &'static [&'static str],
 }
 
 impl EventDescriptor {
@@ -33,7 +35,16 @@ impl EventDescriptor {
         rust_type: &'static str,
         source: Source,
     ) -> Self {
-        Self { event_type, former_types: &[], aggregate_type, schema_version, rust_type, source, unique: &[] }
+        Self {
+            event_type,
+            former_types: &[],
+            aggregate_type,
+            schema_version,
+            rust_type,
+            source,
+            unique: &[],
+            tags: &[],
+        }
     }
 
     /// Sets the wire names that the event had before.
@@ -46,6 +57,12 @@ impl EventDescriptor {
     #[doc(hidden)]
     pub const fn with_unique(self, unique: &'static [UniqueName]) -> Self {
         Self { unique, ..self }
+    }
+
+    /// Sets the names of the tags of the event.
+    #[doc(hidden)]
+    pub const fn with_tags(self, tags: &'static [&'static str]) -> Self {
+        Self { tags, ..self }
     }
 
     /// Returns `true` if `event_type` is the wire name of the event, or was before.
@@ -265,6 +282,13 @@ impl EventFilter {
             i += 1;
         }
         true
+    }
+
+    /// Returns `true` if the event at `index` has tags; used while compiling decisions.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn is_tagged(&self, index: usize) -> bool {
+        !self.descriptors()[index].tags.is_empty()
     }
 
     /// Returns `true` if it requests events of this wire name; used while compiling aggregates.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, cmp, fmt, hash, marker::PhantomData, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-use super::{name::InvalidName, stream::AggregateId, unique::UniqueText};
+use super::{field_text::FieldText, name::InvalidName, stream::AggregateId};
 
 /// The id of an aggregate of type `A`: an [`AggregateId`] that no repository of another type takes.
 ///
@@ -171,8 +171,8 @@ impl<'de, A: ?Sized> Deserialize<'de> for Id<A> {
     }
 }
 
-impl<A: ?Sized> UniqueText for Id<A> {
-    fn unique_text(&self) -> Option<Cow<'_, str>> {
+impl<A: ?Sized> FieldText for Id<A> {
+    fn field_text(&self) -> Option<Cow<'_, str>> {
         Some(Cow::Borrowed(self.id.as_str()))
     }
 }

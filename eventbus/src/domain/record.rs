@@ -16,6 +16,7 @@ use super::{
     name::Name,
     shown,
     stream::{AggregateId, Position, StreamId, Version, known_tenant},
+    tag::{self, TAGS_MAX, Tag},
     unique::UniqueChange,
     upcast::UpcastFault,
     validity::{self, BackendKind, EventFault, InvalidEvent, check_payload, check_version},
@@ -35,6 +36,8 @@ pub struct NewEvent {
     is_checked: bool,
     context: EventContext,
     unique: Vec<UniqueChange>,
+    /// Sorted, each once.
+    tags: Vec<Tag>,
 }
 
 impl NewEvent {
@@ -53,6 +56,7 @@ impl NewEvent {
             is_checked: false,
             context: EventContext::default(),
             unique: Vec::new(),
+            tags: Vec::new(),
         }
     }
 
@@ -129,6 +133,18 @@ impl NewEvent {
     #[must_use]
     pub fn unique(&self) -> &[UniqueChange] {
         &self.unique
+    }
+
+    /// Sets what the event is about, so that a decision about it finds the event, and no other one misses it. A typed event
+    /// brings what its attribute says, `#[event(tags(course, student))]`.
+    pub fn with_tags(self, tags: impl IntoIterator<Item = Tag>) -> Self {
+        Self { tags: tag::sorted(tags), ..self }
+    }
+
+    /// What the event is about, sorted.
+    #[must_use]
+    pub fn tags(&self) -> &[Tag] {
+        &self.tags
     }
 
     /// The identity of the event.
@@ -222,6 +238,9 @@ impl NewEvent {
             attributes: self.context.attributes.as_json(),
         };
         let payload = || if self.is_checked { Ok(()) } else { check_payload(&self.payload, BackendKind::Store) };
+        if self.tags.len() > TAGS_MAX {
+            return Err(EventFault::Tags { found: self.tags.len() });
+        }
         parts.check(BackendKind::Store).and_then(|()| payload())
     }
 
@@ -539,18 +558,20 @@ pub fn encode_with<E>(descriptor: &EventDescriptor, codec: &Codec<E>, event: &E)
     let event_type = descriptor.event_type;
     let payload = codec.encode(event_type, event)?;
     let encoded = NewEvent::encoded(Name::from_static(event_type), descriptor.schema_version, payload);
-    if descriptor.unique.is_empty() {
+    if descriptor.unique.is_empty() && descriptor.tags.is_empty() {
         return Ok(encoded);
     }
+    let refuse = |reason| EncodeError { event_type, reason };
+    let tags = descriptor.tags.iter().zip(codec.tag_values(event));
+    let tags = tags.flat_map(|(name, values)| values.into_iter().map(|value| Tag::new(name, &value)));
+    let tags = tags.collect::<Result<Vec<_>, _>>().map_err(|fault| refuse(EncodeFault::Tag(fault)))?;
     let unique = descriptor.unique.iter().zip(codec.unique_values(event));
     let unique = unique.map(|(declared, value)| {
         let value = value.map(|value| (declared.normalize)(&value));
         UniqueChange::new(Name::from_static(declared.name), value)
     });
-    let unique = unique
-        .collect::<Result<_, _>>()
-        .map_err(|fault| EncodeError { event_type, reason: EncodeFault::UniqueValue(fault) })?;
-    Ok(encoded.with_unique(unique))
+    let unique = unique.collect::<Result<_, _>>().map_err(|fault| refuse(EncodeFault::UniqueValue(fault)))?;
+    Ok(encoded.with_unique(unique).with_tags(tags))
 }
 
 /// The last link of a derived chain of upcasters: reads changed fields as the event itself.

@@ -4,9 +4,7 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use uuid::Uuid;
-
-use super::{name::Name, stream::AggregateId};
+use super::{field_text::FieldText, name::Name};
 
 /// Largest unique value, in bytes of UTF-8: a key of an index holds it.
 pub const UNIQUE_VALUE_BYTES_MAX: usize = 1_000;
@@ -102,65 +100,10 @@ pub enum UniqueFault {
     },
 }
 
-/// A field that `#[event(unique(..))]` can name: its value as a text, or none if it holds none.
-///
-/// # Examples
-/// ```
-/// use eventbus::event::UniqueText;
-///
-/// assert_eq!("ada@example.org".to_owned().unique_text().as_deref(), Some("ada@example.org"));
-/// assert_eq!(Some(4711_u32).unique_text().as_deref(), Some("4711"));
-/// assert_eq!(None::<String>.unique_text(), None);
-/// ```
-#[diagnostic::on_unimplemented(
-    message = "a field of type `{Self}` cannot be unique",
-    label = "`UniqueText` is missing",
-    note = "texts, whole numbers, ids, UUIDs and options of these can be unique; for a type of your own: `impl eventbus::event::UniqueText for {Self}`"
-)]
-pub trait UniqueText {
-    /// Returns the value as a text; `None` if there is none, so that the stream holds none.
-    fn unique_text(&self) -> Option<Cow<'_, str>>;
-}
-
-impl UniqueText for str {
-    fn unique_text(&self) -> Option<Cow<'_, str>> {
-        Some(Cow::Borrowed(self))
-    }
-}
-
-impl<T: UniqueText> UniqueText for Option<T> {
-    fn unique_text(&self) -> Option<Cow<'_, str>> {
-        self.as_ref().and_then(UniqueText::unique_text)
-    }
-}
-
-impl<T: UniqueText + ?Sized> UniqueText for &T {
-    fn unique_text(&self) -> Option<Cow<'_, str>> {
-        (**self).unique_text()
-    }
-}
-
-macro_rules! unique_texts {
-    ($($as_str:ty),*; $($shown:ty),*) => {
-        $(impl UniqueText for $as_str {
-            fn unique_text(&self) -> Option<Cow<'_, str>> {
-                Some(Cow::Borrowed(self.as_ref()))
-            }
-        })*
-        $(impl UniqueText for $shown {
-            fn unique_text(&self) -> Option<Cow<'_, str>> {
-                Some(Cow::Owned(self.to_string()))
-            }
-        })*
-    };
-}
-
-unique_texts!(String, Box<str>, Arc<str>, Cow<'_, str>; AggregateId, Uuid, u8, u16, u32, u64, u128, i8, i16, i32, i64, i128);
-
 /// The value of a unique field; the derive calls it.
 #[doc(hidden)]
-pub fn unique_value(field: &(impl UniqueText + ?Sized)) -> Option<String> {
-    field.unique_text().map(Cow::into_owned)
+pub fn unique_value(field: &(impl FieldText + ?Sized)) -> Option<String> {
+    field.field_text().map(Cow::into_owned)
 }
 
 /// Two values count as one only if they are equal.

@@ -12,7 +12,7 @@ use serde::{
 use time::{OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 
-use super::{field_error::FieldError, metadata::EventId, name::Name, shown, stream::Version};
+use super::{field_error::FieldError, metadata::EventId, name::Name, shown, stream::Version, tag::TAGS_MAX};
 
 /// The fields of the wire's envelope, in their order on the wire: an event's own fields may not have these names.
 pub const RESERVED_FIELDS: [&str; 12] = [
@@ -86,6 +86,12 @@ pub enum EventFault {
         named: Uuid,
         /// The tenant that the stream belongs to.
         of_stream: Option<Uuid>,
+    },
+    /// It has more than [`TAGS_MAX`](crate::event::TAGS_MAX) tags.
+    #[error("it has {found} tags, more than {TAGS_MAX}")]
+    Tags {
+        /// Their number.
+        found: usize,
     },
     /// The place in the stream is 0, or above 9,223,372,036,854,775,807.
     #[error("its version in the stream is not within 1..=9223372036854775807")]

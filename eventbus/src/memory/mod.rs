@@ -3,6 +3,7 @@
 mod bus;
 mod leases;
 mod store;
+mod tag_table;
 mod unique_table;
 
 pub use bus::{InMemoryEventBus, InMemoryEventBusBuilder};

@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{leases::LeaseTable, unique_table::UniqueTable};
+use super::{leases::LeaseTable, tag_table::TagTable, unique_table::UniqueTable};
 use crate::{
     domain::{
         clock::SharedClock,
@@ -26,6 +26,7 @@ use crate::{
         name::Name,
         record::{NewEvent, RecordedEvent},
         stream::{ExpectedVersion, Position, StreamId, Version},
+        tag::{TAGS_MAX, Tag},
         unique::UniqueChange,
     },
     port::{
@@ -34,12 +35,13 @@ use crate::{
         Notes, ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots,
         StoredEventType, StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery,
         attempts::DeliveryAttempts,
+        boundaries::{Boundaries, Boundary, BoundaryCondition},
         multi_stream_append::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
         unique_values::{UniqueKey, UniqueValues},
     },
     support::{
-        Page, check_events, check_ids, check_multi_stream, first_multi_stream_result, first_result, last_of_each_name,
-        paged, unique_changes,
+        Page, boundary_moved, check_events, check_ids, check_multi_stream, first_multi_stream_result, first_result,
+        last_of_each_name, no_such_event, paged, too_many_tags, unique_changes,
     },
 };
 
@@ -146,6 +148,7 @@ struct StoreLog {
     /// The highest schema version of each event type, and the position of its first event.
     types: BTreeMap<Name, (u32, Position)>,
     unique: UniqueTable,
+    tags: TagTable,
     /// The deliveries that multi-stream appends handled.
     handled: HashMap<HandledDelivery, OffsetDateTime>,
     /// The commands that they handled, by tenant and key.
@@ -203,6 +206,9 @@ impl StoreLog {
                 return Err(AppendError::Conflict { stream: stream.clone(), expected: *expected, actual });
             }
         }
+        if let Some(condition) = multi.condition.as_ref().filter(|condition| self.tags.is_moved(condition)) {
+            return Err(boundary_moved(condition));
+        }
         let changes = multi.appends.iter().map(|append| (&append.stream, unique_changes(&append.events)));
         self.unique.change(&changes.collect::<Vec<_>>())?;
         let now = self.clock.now();
@@ -228,6 +234,9 @@ impl StoreLog {
         // the clock may have been set back since the stream's previous event
         let previous = self.indexes(stream).last().and_then(|&index| self.events[index].metadata().recorded_at());
         let recorded_at = Some(self.clock.now()).max(previous);
+        for tag in event.tags() {
+            self.tags.add(position, stream.tenant_id(), event.event_type(), tag);
+        }
         let recorded = event.recorded_as(stream.clone(), version, Some(position)).with_recorded_at(recorded_at);
         let of_stream = self.streams.entry(stream.clone()).or_default();
         of_stream.by_version.push(index);
@@ -271,7 +280,11 @@ impl StoreLog {
     fn feed_page(&self, after: Position, through: Position, filter: &FeedFilter) -> Page<Position> {
         let page = || self.between(after, through).iter().take(PAGE_EVENTS);
         let next = page().next_back().and_then(RecordedEvent::position);
-        (page().filter(|event| filter.matches(event)).cloned().collect(), next)
+        (page().filter(|event| self.is_wanted(event, filter)).cloned().collect(), next)
+    }
+
+    fn is_wanted(&self, event: &RecordedEvent, filter: &FeedFilter) -> bool {
+        filter.matches(event) && filter.matches_tags(self.tags.of_event(event.position()))
     }
 
     fn between(&self, after: Position, through: Position) -> &[RecordedEvent] {
@@ -316,6 +329,28 @@ impl UniqueValues for InMemoryEventStore {
             return Err(AppendError::Conflict { stream: stream.clone(), expected, actual });
         }
         log.unique.change(&[(stream, last_of_each_name(changes))])
+    }
+}
+
+#[async_trait]
+impl Boundaries for InMemoryEventStore {
+    async fn count_tagged(&self, boundary: &Boundary) -> Result<BoundaryCondition, ReadError> {
+        Ok(self.0.log.read().tags.count(boundary))
+    }
+
+    async fn add_tag(&self, event: &RecordedEvent, tag: &Tag) -> Result<bool, AppendError> {
+        let (stream, version) = (event.metadata().stream(), event.version());
+        let mut log = self.0.log.write();
+        let stored = log.indexes(stream).get(clamp(version.get().wrapping_sub(1), usize::MAX));
+        let position = stored.map(|index| Position::new(*index as u64 + 1));
+        let Some(position) = position else {
+            return Err(no_such_event(event));
+        };
+        let tags = log.tags.of_event(Some(position));
+        if tags.len() == TAGS_MAX && !tags.contains(tag) {
+            return Err(too_many_tags(event));
+        }
+        Ok(log.tags.add(position, stream.tenant_id(), event.event_type(), tag))
     }
 }
 
@@ -389,7 +424,7 @@ impl ReadFeed for InMemoryEventStore {
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
         let log = self.0.log.read();
-        Ok(log.between(after, through).iter().filter(|event| filter.matches(event)).count() as u64)
+        Ok(log.between(after, through).iter().filter(|event| log.is_wanted(event, filter)).count() as u64)
     }
 
     async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
@@ -645,6 +680,10 @@ impl EventStore for InMemoryEventStore {
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {
+        Some(self)
+    }
+
+    fn boundaries(&self) -> Option<&dyn Boundaries> {
         Some(self)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use crate::domain::{event::EventFilter, name::Name, record::RecordedEvent};
+use crate::domain::{event::EventFilter, name::Name, record::RecordedEvent, tag::Tag};
 
 /// Filter for the events of a feed; the default matches all. Stores apply it where the events are.
 ///
@@ -32,6 +32,8 @@ pub struct FeedFilter {
     aggregate_types: Option<BTreeSet<Name>>,
     event_types: Option<BTreeSet<Name>>,
     tenant: Option<Uuid>,
+    /// An event has all tags of one of these sets.
+    tags: Option<BTreeSet<BTreeSet<Tag>>>,
 }
 
 impl FeedFilter {
@@ -56,6 +58,39 @@ impl FeedFilter {
         self
     }
 
+    /// Matches only events that have all these tags.
+    ///
+    /// Of a store that keeps [no tags](crate::port::EventStore::boundaries) it returns none.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{event::Tag, store::FeedFilter};
+    /// let filter = FeedFilter::all().tagged([Tag::new("course", "c1")?, Tag::new("student", "ada")?]);
+    /// assert!(filter.wanted_tags().is_some());
+    /// # Ok::<(), eventbus::event::InvalidTag>(())
+    /// ```
+    pub fn tagged(self, tags: impl IntoIterator<Item = Tag>) -> Self {
+        self.tagged_any([tags.into_iter().collect()])
+    }
+
+    /// Matches only events that have all tags of at least one of these sets.
+    pub fn tagged_any(self, sets: impl IntoIterator<Item = BTreeSet<Tag>>) -> Self {
+        Self { tags: Some(sets.into_iter().collect()), ..self }
+    }
+
+    /// Returns the wanted sets of tags; all events if `None`.
+    #[must_use]
+    pub const fn wanted_tags(&self) -> Option<&BTreeSet<BTreeSet<Tag>>> {
+        self.tags.as_ref()
+    }
+
+    /// Returns `true` if an event with these tags has the wanted ones.
+    #[must_use]
+    pub fn matches_tags(&self, tags: &[Tag]) -> bool {
+        let has_all = |set: &BTreeSet<Tag>| set.iter().all(|tag| tags.contains(tag));
+        self.tags.as_ref().is_none_or(|sets| sets.iter().any(has_all))
+    }
+
     /// Returns the wanted aggregate types; all if `None`.
     #[must_use]
     pub const fn wanted_aggregate_types(&self) -> Option<&BTreeSet<Name>> {
@@ -77,10 +112,12 @@ impl FeedFilter {
     /// Returns `true` if it matches every event.
     #[must_use]
     pub const fn is_all(&self) -> bool {
-        self.aggregate_types.is_none() && self.event_types.is_none() && self.tenant.is_none()
+        let Self { aggregate_types, event_types, tenant, tags } = self;
+        aggregate_types.is_none() && event_types.is_none() && tenant.is_none() && tags.is_none()
     }
 
-    /// Returns `true` if `event` matches; for stores that cannot filter in their queries.
+    /// Returns `true` if `event` matches, but for its tags, which it does not carry; for stores that cannot filter in their
+    /// queries. [`matches_tags`](Self::matches_tags) does the rest.
     #[must_use]
     pub fn matches(&self, event: &RecordedEvent) -> bool {
         let is_among =

@@ -7,6 +7,7 @@
 pub(crate) mod attempts;
 mod backlog;
 pub(crate) mod backoff;
+pub(crate) mod boundaries;
 mod bus;
 mod bus_error;
 mod checkpoint;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use auto_impl::auto_impl;
 use uuid::Uuid;
 
-use super::{AppendError, ReadError};
+use super::{AppendError, ReadError, boundaries::BoundaryCondition};
 use crate::domain::{
     error::BoxError,
     idempotency_key::IdempotencyKey,
@@ -30,16 +30,16 @@ pub struct Append {
 }
 
 impl Append {
-    /// Returns `true` if one of its events takes a unique value or gives one back.
-    pub fn changes_values(&self) -> bool {
-        self.events.iter().any(|event| !event.unique().is_empty())
+    /// Returns `true` if one of its events takes a unique value, gives one back, or has a tag.
+    pub fn changes_indexes(&self) -> bool {
+        self.events.iter().any(|event| !event.unique().is_empty() || !event.tags().is_empty())
     }
 }
 
 /// Most streams of a multi-stream append, those without events included.
 pub const MULTI_STREAM_APPENDS_MAX: usize = 1_000;
 
-/// Appends that take effect together, and the delivery or the command that they handle.
+/// Appends that take effect together, the delivery or the command that they handle, and what they depend on.
 #[derive(Debug, Clone, Default)]
 pub struct MultiStreamAppend {
     /// The appends, each to a stream of its own. One without events only checks that its stream is at the expected
@@ -47,6 +47,8 @@ pub struct MultiStreamAppend {
     pub appends: Vec<Append>,
     /// What is handled with them: the store notes it in the same commit, and does nothing if it was noted before.
     pub handled: Option<Handled>,
+    /// That no event was added to what the appends depend on.
+    pub condition: Option<BoundaryCondition>,
 }
 
 /// What a multi-stream append handles, once.
@@ -123,6 +125,7 @@ impl MultiStreamOutcome {
 /// | a stream is not as expected | none; the conflict names the first such stream |
 /// | all event ids are stored in their streams already | none; the first result |
 /// | some of them are | none; [`AppendError::EventIdTaken`] |
+/// | an event was added to the boundary of the condition | none; [`AppendError::BoundaryMoved`] |
 /// | the delivery is noted, or a command with this key and tenant | none; [`MultiStreamOutcome::AlreadyHandled`] |
 ///
 /// Implementations must pass the event-store suite of `eventbus::testkit`.
@@ -149,7 +152,7 @@ impl MultiStreamOutcome {
 pub trait MultiStreamAppends: Send + Sync {
     /// Appends to all streams, or to none.
     ///
-    /// Without events and without a delivery it only checks; what it found may have changed when it returns.
+    /// Without events and without a delivery or a command it only checks; what it found may have changed when it returns.
     ///
     /// # Errors
     /// [`AppendError::Conflict`] if a stream is not as expected; [`AppendError::Refused`] if two appends are to one

@@ -253,6 +253,12 @@ pub trait EventStore:
         None
     }
 
+    /// Returns the boundaries. A store without them refuses to save events with tags, and
+    /// [`App::decision`](crate::App::decision).
+    fn boundaries(&self) -> Option<&dyn super::boundaries::Boundaries> {
+        None
+    }
+
     /// Returns the unique values. A store without them refuses to save events that take one.
     fn unique_values(&self) -> Option<&dyn super::unique_values::UniqueValues> {
         None

@@ -46,6 +46,12 @@ pub enum AppendError {
         /// The name of the value within the aggregate type: `email`.
         name: Name,
     },
+    /// An event was added to what the append depends on; read it and decide again. No event was stored.
+    #[error("events were added to what the decision is about: {}", names.join(", "))]
+    BoundaryMoved {
+        /// The names of the tags of the boundary, each once.
+        names: Vec<String>,
+    },
     /// The store refuses these events, for example as [invalid](crate::event::InvalidEvent). No event was stored.
     #[error("event store refuses events for stream `{stream}`")]
     Refused {
@@ -69,7 +75,7 @@ impl AppendError {
     /// Returns `true` if a concurrent writer appended first.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Conflict { .. })
+        matches!(self, Self::Conflict { .. } | Self::BoundaryMoved { .. })
     }
 
     /// Returns `true` if another stream holds the unique value of this name, which an event takes.

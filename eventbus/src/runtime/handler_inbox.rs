@@ -179,7 +179,7 @@ impl HandlerInbox {
             return Ok(after_commit);
         }
         match multi_stream
-            .append_streams(MultiStreamAppend { appends, handled: Some(Handled::Delivery(handled)) })
+            .append_streams(MultiStreamAppend { appends, handled: Some(Handled::Delivery(handled)), condition: None })
             .await?
         {
             MultiStreamOutcome::Appended(_) => Ok(after_commit),

@@ -13,6 +13,7 @@ mod page;
 mod skip;
 mod source_chain;
 mod stream_cursor;
+mod tags;
 mod unique;
 
 pub use address::{is_this_machine, redacted};
@@ -32,6 +33,7 @@ pub(crate) use skip::{
 };
 pub use source_chain::source_chain;
 pub use stream_cursor::{StreamCursor, missing_event_error};
+pub use tags::{TagUse, boundary_moved, no_such_event, tag_uses, too_many_tags};
 pub use unique::{last_of_each_name, unique_changes};
 
 pub use crate::domain::json::{from_json, to_json};

@@ -280,6 +280,10 @@ macro_rules! __delegate {
                 fn unique_values(&$self) -> Option<&dyn UniqueValues> {
                     $inner.unique_values()
                 }
+
+                fn boundaries(&$self) -> Option<&dyn Boundaries> {
+                    $inner.boundaries()
+                }
             }
         };
     };

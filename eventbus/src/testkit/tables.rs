@@ -376,4 +376,8 @@ impl EventStore for TableStore {
     fn unique_values(&self) -> Option<&dyn crate::port::unique_values::UniqueValues> {
         self.store.unique_values()
     }
+
+    fn boundaries(&self) -> Option<&dyn crate::port::boundaries::Boundaries> {
+        self.store.boundaries()
+    }
 }

@@ -101,7 +101,7 @@ impl TransactionalAppend<'_> {
 
     /// Appends, and returns `true` with the records if this call stored them, `false` if they were stored before.
     async fn append(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
-        if self.append.changes_values() {
+        if self.append.changes_indexes() {
             return self.append_with_values().await;
         }
         let lists_types = !self.store.listed_types().has_all(&self.append.events);

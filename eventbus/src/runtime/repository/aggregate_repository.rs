@@ -34,13 +34,13 @@ use crate::{
         clock::SharedClock,
         context::EventContext,
         error::{Error, ErrorLine},
+        field_text::FieldText,
         idempotency_key::IdempotencyKey,
         metadata::EventId,
         name::Name,
         record::{EventSet, NewEvent, RecordedEvent},
         snapshot_codec::SnapshotCodec,
         stream::{StreamId, Version, known_tenant},
-        unique::UniqueText,
     },
     port::{
         AppendError, EventBus, EventStore, MultiStreamAppends, ReadError, RecordStream, SnapshotRead, Snapshots,
@@ -311,7 +311,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn find_by(&self, name: &str, value: impl UniqueText) -> Result<Option<AggregateRoot<A>>, FindByError> {
+    pub async fn find_by(&self, name: &str, value: impl FieldText) -> Result<Option<AggregateRoot<A>>, FindByError> {
         let holder = unique::find_holder::<A>(&**self.store.as_port(), self.tenant_id, name, &value).await?;
         let Some(holder) = holder else { return Ok(None) };
         Ok(self.find(&holder.aggregate_id().clone().into()).await?)

@@ -79,7 +79,7 @@ impl RepositoryStore {
         };
         let append = Append { stream: stream.clone(), expected: ExpectedVersion::Exact(version), events };
         let handled = Some(Handled::Command(command.clone()));
-        match port.append_streams(MultiStreamAppend { appends: vec![append], handled }).await? {
+        match port.append_streams(MultiStreamAppend { appends: vec![append], handled, condition: None }).await? {
             MultiStreamOutcome::Appended(records) => Ok(Some(records.into_iter().flatten().collect())),
             MultiStreamOutcome::AlreadyHandled => Ok(None),
         }

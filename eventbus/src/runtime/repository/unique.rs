@@ -10,10 +10,11 @@ use crate::{
     domain::{
         aggregate::Aggregate,
         error::{BoxError, Error},
+        field_text::FieldText,
         name::Name,
         record::{EncodeEvent as _, EventSet as _},
         stream::{Position, StreamId, Version},
-        unique::{UniqueChange, UniqueName, UniqueText},
+        unique::{UniqueChange, UniqueName},
     },
     port::{
         AppendError, Direction, EventStore, FeedFilter,
@@ -54,11 +55,11 @@ pub(super) async fn find_holder<A: Aggregate>(
     store: &dyn EventStore,
     tenant_id: Option<Uuid>,
     name: &str,
-    value: &impl UniqueText,
+    value: &impl FieldText,
 ) -> Result<Option<StreamId>, FindByError> {
     let declared =
         declared::<A>(name).ok_or_else(|| FindByError::UnknownName { name: name.into(), known: names::<A>() })?;
-    let Some(value) = value.unique_text() else { return Ok(None) };
+    let Some(value) = value.field_text() else { return Ok(None) };
     let value = (declared.normalize)(&value);
     let (of_type, name) = (Name::from_static(A::AGGREGATE_TYPE), Name::from_static(declared.name));
     Ok(unique_values(store)?.find_holder(&UniqueKey::new(tenant_id, of_type, name, value)).await?)

@@ -10,6 +10,7 @@
 
 mod append;
 mod append_many;
+mod boundaries;
 mod checkpoint;
 mod commands;
 mod concurrency;
@@ -35,6 +36,7 @@ mod validity;
 
 pub use append::*;
 pub use append_many::*;
+pub use boundaries::*;
 pub use checkpoint::*;
 pub use commands::*;
 pub use concurrency::*;
@@ -187,6 +189,17 @@ macro_rules! event_store_conformance {
                 unique_value_is_assigned_to_a_stored_stream,
                 unique_values_are_compared_byte_by_byte,
                 assigning_beside_saves_leaves_one_value,
+                events_are_found_by_their_tags,
+                long_feeds_of_tagged_events_are_read_whole,
+                condition_holds_until_its_boundary_moves,
+                item_moves_if_all_its_tags_do,
+                every_append_counts_its_tags,
+                repeat_is_known_after_its_boundary_moved,
+                moved_boundary_notes_no_command,
+                concurrent_decisions_about_a_tag_are_serial,
+                condition_on_an_unknown_tag_is_kept,
+                tags_are_compared_byte_by_byte,
+                tag_is_added_to_a_stored_event,
                 multi_stream_append_stores_the_events_of_all_streams,
                 multi_stream_append_takes_effect_whole_or_not_at_all,
                 conflict_of_a_group_names_its_first_stream,

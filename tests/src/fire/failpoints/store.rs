@@ -10,7 +10,7 @@ use eventbus::{
         MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
     },
     repository::IdempotencyKey,
-    store::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues},
+    store::{Boundaries, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues},
     testkit::delegate,
 };
 
@@ -116,6 +116,10 @@ impl EventStore for FailPointStore {
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {
         self.store.unique_values()
+    }
+
+    fn boundaries(&self) -> Option<&dyn Boundaries> {
+        self.store.boundaries()
     }
 }
 

@@ -1,0 +1,88 @@
+//! Boundaries: all events about some things, whatever their streams, and appends that need that none was added since.
+//!
+//! Invariant: an append with a condition takes effect only if no event that its caller has not read has the tags and types of
+//! the condition. The commit that stores an event counts it under each of its tags; the store judges a condition by these
+//! counts, which it has locked. A position would not do: an event at a lower one may be committed later.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use auto_impl::auto_impl;
+use uuid::Uuid;
+
+use super::{AppendError, ReadError};
+use crate::domain::{name::Name, record::RecordedEvent, tag::Tag};
+
+/// The events that a decision depends on: those of a tenant, of some types, with all tags of at least one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boundary {
+    /// The tenant of the events.
+    pub tenant_id: Option<Uuid>,
+    /// The types of the events.
+    pub event_types: BTreeSet<Name>,
+    /// The items: an event that has all tags of one of them belongs to the boundary. None of them is empty.
+    pub items: BTreeSet<BTreeSet<Tag>>,
+}
+
+impl Boundary {
+    /// Returns the tags of all items, each once.
+    #[must_use]
+    pub fn tags(&self) -> BTreeSet<&Tag> {
+        self.items.iter().flatten().collect()
+    }
+}
+
+/// That no event was added to a boundary: for each of its [tags](Boundary::tags), in order, how many events have the tag
+/// and one of the types.
+///
+/// An item has a further event only if the count of each of its tags has grown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundaryCondition {
+    /// What must not have further events.
+    pub boundary: Boundary,
+    /// The counts.
+    pub counts: Vec<u64>,
+}
+
+impl BoundaryCondition {
+    /// Returns the count of each tag.
+    pub fn tag_counts(&self) -> impl Iterator<Item = (&Tag, u64)> {
+        self.boundary.tags().into_iter().zip(self.counts.iter().copied())
+    }
+
+    /// Returns `true` if the counts that `actual` tells show that an item may have a further event.
+    pub fn is_moved(&self, actual: impl Fn(&Tag) -> u64) -> bool {
+        let moved: BTreeSet<&Tag> =
+            self.tag_counts().filter(|(tag, count)| actual(tag) != *count).map(|(tag, _)| tag).collect();
+        !moved.is_empty() && self.boundary.items.iter().any(|item| item.iter().all(|tag| moved.contains(tag)))
+    }
+}
+
+/// The tags of the events of a store.
+///
+/// | the append | effect |
+/// |---|---|
+/// | has an event with tags | counts it under each, also if it has no condition |
+/// | has a condition, and no further event is in the boundary | as without the condition |
+/// | has a condition, and the boundary has a further event | none; [`AppendError::BoundaryMoved`] |
+/// | is a repeat | none; the first result, whatever the boundary holds since |
+///
+/// The events of a boundary are read by [`read_feed`](super::ReadFeed::read_feed) with a
+/// [filter of tags](super::FeedFilter::tagged_any), after [`count_tagged`](Self::count_tagged): an event that is
+/// committed in between is read and not counted, so that the condition fails and the caller reads again.
+#[async_trait]
+#[auto_impl(Arc)]
+pub trait Boundaries: Send + Sync {
+    /// Returns the condition that no event is added to `boundary` from now on.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the store cannot be read.
+    async fn count_tagged(&self, boundary: &Boundary) -> Result<BoundaryCondition, ReadError>;
+
+    /// Adds a tag to an event that is stored already, and counts it; returns `false` if the event has the tag.
+    ///
+    /// # Errors
+    /// [`AppendError::Refused`] if the store does not have the event, or if it would have more than
+    /// [`TAGS_MAX`](crate::event::TAGS_MAX) tags; else as for [`append`](super::AppendEvents::append). It can be repeated.
+    async fn add_tag(&self, event: &RecordedEvent, tag: &Tag) -> Result<bool, AppendError>;
+}

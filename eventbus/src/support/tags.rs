@@ -1,0 +1,75 @@
+//! Tags and boundaries, as stores keep them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use crate::{
+    domain::{
+        name::Name,
+        record::RecordedEvent,
+        tag::{TAGS_MAX, Tag},
+        validity::{EventFault, InvalidEvent},
+    },
+    port::{
+        AppendError,
+        boundaries::BoundaryCondition,
+        multi_stream_append::{Append, MultiStreamAppend},
+    },
+};
+
+/// What a multi-stream append needs of a tag, and what it adds to it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TagUse {
+    /// How many further events of each type have the tag; empty if it is only compared.
+    pub added: BTreeMap<Name, u64>,
+    /// How many events of the condition's types must have the tag now, if the condition names it.
+    pub expected: Option<u64>,
+}
+
+/// Returns the tags that a multi-stream append uses, by tenant and tag, in the order in which stores lock them.
+#[must_use]
+pub fn tag_uses(multi: &MultiStreamAppend) -> BTreeMap<(Uuid, Tag), TagUse> {
+    let mut uses: BTreeMap<(Uuid, Tag), TagUse> = BTreeMap::new();
+    for Append { stream, events, .. } in &multi.appends {
+        for event in events {
+            for tag in event.tags() {
+                let tag_use = uses.entry((stream.tenant_or_nil(), tag.clone())).or_default();
+                *tag_use.added.entry(event.event_type().clone()).or_default() += 1;
+            }
+        }
+    }
+    if let Some(condition) = &multi.condition {
+        let tenant = condition.boundary.tenant_id.unwrap_or(Uuid::nil());
+        for (tag, count) in condition.tag_counts() {
+            uses.entry((tenant, tag.clone())).or_default().expected = Some(count);
+        }
+    }
+    uses
+}
+
+/// Returns the error of an append whose boundary has further events.
+#[must_use]
+pub fn boundary_moved(condition: &BoundaryCondition) -> AppendError {
+    let names: BTreeSet<_> = condition.boundary.tags().into_iter().map(|tag| tag.name().to_owned()).collect();
+    AppendError::BoundaryMoved { names: names.into_iter().collect() }
+}
+
+/// Returns the error of a tag for an event that the store does not have.
+#[must_use]
+pub fn no_such_event(event: &RecordedEvent) -> AppendError {
+    let source = format!("the store has no event {} of this stream", event.version()).into();
+    AppendError::Refused { stream: event.metadata().stream().clone(), source }
+}
+
+/// Returns the error of a tag for an event that has as many as it can have.
+#[must_use]
+pub fn too_many_tags(event: &RecordedEvent) -> AppendError {
+    let metadata = event.metadata();
+    let source = InvalidEvent {
+        event_id: metadata.event_id(),
+        event_type: metadata.event_type().clone(),
+        fault: EventFault::Tags { found: TAGS_MAX + 1 },
+    };
+    AppendError::Refused { stream: metadata.stream().clone(), source: source.into() }
+}
