@@ -5,7 +5,9 @@
 //! of its input.
 
 mod aggregate;
+mod decision;
 mod domain_event;
+mod event_enum;
 mod handler;
 mod krate;
 mod misplaced;
@@ -37,6 +39,9 @@ use mistakes::Mistakes;
 /// | `type = "order.created"` | the durable name; the struct's name if left out |
 /// | `version = 2` | the version of the payload's shape; 1 if left out |
 /// | `was("OrderPlaced")` | the durable names that it had before: stored events of these names are read as this one |
+/// | `unique(email, normalize = str::to_lowercase)` | the unique values that it takes for its stream |
+/// | `releases(email)` | those that it gives back |
+/// | `tags(course, student = pupil, event_type)` | what it is about, for decisions: fields, a field under another name, its own type |
 /// | `upcast(OrderCreatedV1, add_currency)` | the upcasters, one for each earlier version from 1: a struct with `#[derive(OldEvent)]`, a function, or `_` |
 /// | `crate = path` | where `eventbus` is re-exported; the only option of an enum |
 #[proc_macro_derive(DomainEvent, attributes(event))]
@@ -75,6 +80,20 @@ pub fn old_event(item: TokenStream) -> TokenStream {
 #[proc_macro_derive(Aggregate, attributes(aggregate))]
 pub fn aggregate(item: TokenStream) -> TokenStream {
     run(|mistakes| aggregate::derive(item.into(), mistakes))
+}
+
+/// # Options
+///
+/// The options in `#[decision(..)]`:
+///
+/// | option | meaning |
+/// |---|---|
+/// | `events(CourseDefined, Enrolled)` | all events that it reads, each with tags; a name after `as` is that of the variant |
+/// | `event = SeatsEvent` | the name of the enum; the type's name and `Event` if left out |
+/// | `crate = path` | where `eventbus` is re-exported |
+#[proc_macro_derive(Decision, attributes(decision))]
+pub fn decision(item: TokenStream) -> TokenStream {
+    run(|mistakes| decision::derive(item.into(), mistakes))
 }
 
 /// # Options

@@ -78,6 +78,9 @@ pub mod testkit;
 #[doc = include_str!("docs/aggregate.md")]
 #[doc(inline)]
 pub use eventbus_derive::Aggregate;
+#[doc = include_str!("docs/decision.md")]
+#[doc(inline)]
+pub use eventbus_derive::Decision;
 #[doc = include_str!("docs/domain_event.md")]
 #[doc(inline)]
 pub use eventbus_derive::DomainEvent;
@@ -94,6 +97,7 @@ pub use eventbus_derive::projection;
 pub use domain::{
     aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
     context::EventContext,
+    decision::Decision,
     error::{BoxError, Error, Never, Result},
     id::Id,
     metadata::{EventId, Metadata},
@@ -237,10 +241,10 @@ pub mod relay {
 pub mod repository {
     #[doc(inline)]
     pub use crate::{
-        domain::{id::AggregateKey, idempotency_key::IdempotencyKey},
+        domain::{aggregate::Fold, decision::DecidedEvent, id::AggregateKey, idempotency_key::IdempotencyKey},
         runtime::repository::{
-            Change, DuplicateValue, FindByError, HistoryError, HistoryStep, Once, OnceError, Publication,
-            SavedTogether, TakeSnapshotError, TakenValues, Together, UpdateFuture,
+            BoundaryError, Change, Deciding, DuplicateValue, FindByError, HistoryError, HistoryStep, Once, OnceError,
+            Publication, SavedTogether, TaggedEvents, TakeSnapshotError, TakenValues, Together, UpdateFuture,
         },
     };
 }
@@ -267,8 +271,8 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
-        Aggregate, AggregateId, AggregateRepository, AggregateRoot, App, Apply, Attempt, DomainEvent, Envelope,
-        EventBusExt, HandlerError, Id, Metadata, OldEvent, RecordedEvent, Repository, State,
+        Aggregate, AggregateId, AggregateRepository, AggregateRoot, App, Apply, Attempt, Decision, DomainEvent,
+        Envelope, EventBusExt, HandlerError, Id, Metadata, OldEvent, RecordedEvent, Repository, State,
     };
 }
 
@@ -279,7 +283,7 @@ pub mod __private {
 
     pub use crate::{
         domain::{
-            aggregate::Lists,
+            aggregate::{Fold, Lists},
             codec::{Codec, DecodeError, EncodeError, Payload},
             event::{EventDescriptor, EventFilter, Source, belongs_to},
             fields::Fields,

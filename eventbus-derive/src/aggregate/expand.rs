@@ -4,18 +4,23 @@ use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::Ident;
 
-use super::model::{Listed, Model, Snapshot};
-use crate::{sets, surroundings::Taken, text};
+use super::model::{Model, Snapshot};
+use crate::{
+    event_enum::{EventEnum, Listed},
+    sets,
+    surroundings::Taken,
+    text,
+};
 
 /// Writes the enum and the impls; without the checks against its events if the model is not `complete`.
 pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
-    let Model { krate, ident, event, aggregate_type, id_type, retired, .. } = model;
-    if let Some(taken) = &model.taken {
+    let Model { krate, ident, events: EventEnum { ident: event, .. }, aggregate_type, id_type, retired, .. } = model;
+    if let Some(taken) = &model.events.taken {
         return fallback(model, taken);
     }
     let snapshot = model.snapshot.as_ref().map(|snapshot| expand_snapshot(model, snapshot));
-    let members: Vec<_> = model.listed.iter().map(member).collect();
-    let events = expand_enum(model, &members);
+    let members = model.events.members();
+    let events = model.events.expand(&members);
     let impls = sets::impls(krate, event, &members, true);
     let recording = expand_recording(model);
     let checks = if complete {
@@ -37,8 +42,11 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
                 const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
                 const RETIRED: &'static [&'static ::core::primitive::str] = &[#(#retired),*];
                 #snapshot
-                type Event = #event;
                 type Id = #id_type;
+            }
+            #[automatically_derived]
+            impl #krate::__private::Fold for #ident {
+                type Event = #event;
             }
             #impls
             #recording
@@ -53,7 +61,7 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
 /// The impl of a missing trait keeps rustc from checking function bodies, which may use the enum's variants. Beside our
 /// `compile_error!` rustc does not report the missing trait itself.
 fn fallback(model: &Model, taken: &Taken) -> TokenStream {
-    let Model { krate, ident, event, aggregate_type, id_type, listed, .. } = model;
+    let Model { krate, ident, events: EventEnum { ident: event, listed, .. }, aggregate_type, id_type, .. } = model;
     let unless = |derived: &str, code: TokenStream| (!taken.derives(derived)).then_some(code);
     let clone =
         unless("Clone", quote! { impl ::core::clone::Clone for #event { fn clone(&self) -> Self { loop {} } } });
@@ -83,8 +91,10 @@ fn fallback(model: &Model, taken: &Taken) -> TokenStream {
         const _: () = {
             impl #krate::Aggregate for #ident {
                 const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
-                type Event = #event;
                 type Id = #id_type;
+            }
+            impl #krate::__private::Fold for #ident {
+                type Event = #event;
             }
             impl<E> #krate::__private::Lists<E> for #ident {
                 const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
@@ -119,38 +129,9 @@ fn expand_snapshot(Model { krate, ident, .. }: &Model, snapshot: &Snapshot) -> T
     }
 }
 
-fn member(listed: &Listed) -> sets::Member {
-    let member = sets::Member::new(&listed.variant, &listed.path);
-    match listed.path.segments.last() {
-        Some(last) => member.shown_at(last.ident.span()),
-        None => member,
-    }
-}
-
-fn expand_enum(model: &Model, members: &[sets::Member]) -> TokenStream {
-    let Model { vis, ident, event, .. } = model;
-    let doc = format!("The events of [`{}`].", text::name_of(ident));
-    let docs = members.iter().map(|member| format!("A `{}`.", member.code()));
-    let (variants, paths): (Vec<_>, Vec<_>) = model.listed.iter().map(|listed| (&listed.variant, &listed.path)).unzip();
-    quote! {
-        #[doc = #doc]
-        #[allow(
-            deprecated,
-            private_interfaces,
-            clippy::enum_variant_names,
-            clippy::large_enum_variant,
-            clippy::module_name_repetitions
-        )]
-        #[derive(::core::fmt::Debug, ::core::clone::Clone)]
-        #vis enum #event {
-            #(#[doc = #docs] #variants(#paths),)*
-        }
-    }
-}
-
 /// Writes the conversions for `root.record(OrderCreated { .. })`.
 fn expand_recording(model: &Model) -> TokenStream {
-    let Model { krate, event, .. } = model;
+    let Model { krate, events: EventEnum { ident: event, listed, .. }, .. } = model;
     let out = Ident::new("out", Span::mixed_site());
     let conversion = |from: TokenStream, value: TokenStream| {
         quote! {
@@ -163,7 +144,7 @@ fn expand_recording(model: &Model) -> TokenStream {
         }
     };
     let events =
-        model.listed.iter().map(|Listed { path, variant }| conversion(quote!(#path), quote!(#event::#variant(self))));
+        listed.iter().map(|Listed { path, variant }| conversion(quote!(#path), quote!(#event::#variant(self))));
     let itself = conversion(quote!(#event), quote!(self));
     quote!(#(#events)* #itself)
 }
@@ -187,7 +168,7 @@ fn expand_registration(model: &Model) -> TokenStream {
 }
 
 fn expand_checks(model: &Model, members: &[sets::Member]) -> TokenStream {
-    let Model { krate, ident, event, aggregate_type, listed, retired, .. } = model;
+    let Model { krate, ident, events: EventEnum { ident: event, listed, .. }, aggregate_type, retired, .. } = model;
     let aggregate = text::name_of(ident);
     let retired = retired.iter().map(|name| {
         let message =

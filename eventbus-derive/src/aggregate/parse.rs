@@ -1,22 +1,16 @@
 //! Finds every mistake of an item with `#[derive(Aggregate)]`.
 
-use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
-use syn::{
-    Attribute, Data, DeriveInput, Field, Ident, Path, Result, Token,
-    parse::{Parse, ParseStream},
-    spanned::Spanned as _,
-};
+use syn::{Attribute, Data, DeriveInput, Field, Ident, spanned::Spanned as _};
 
-use super::model::{Listed, Model, Snapshot};
+use super::model::{Model, Snapshot};
 use crate::{
+    event_enum::{EventEnum, Kind},
     krate, misplaced,
     mistakes::Mistakes,
     options::{Known, Options},
     serde_attributes::SerdeAttributes,
-    shared,
-    surroundings::{self, Taken},
-    text,
+    shared, text,
 };
 
 const OPTIONS: &[Known] = &[
@@ -30,6 +24,8 @@ const OPTIONS: &[Known] = &[
     krate::CRATE,
 ];
 
+const KIND: Kind = Kind { attribute: "aggregate", noun: "an aggregate", verb: "have", third: "has" };
+
 const SNAPSHOT_OPTIONS: &[Known] =
     &[Known::number("every", "`every = 100`"), Known::number("version", "`version = 2`")];
 
@@ -40,7 +36,6 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
     misplaced::check("aggregate", &input.data, mistakes);
     shared::check("an aggregate", &input.data, mistakes);
     let aggregate_type = options.name("type", "an aggregate type", mistakes);
-    let event = options.ident("event", mistakes);
     let has_typed_id = options.flag("typed_id", mistakes);
     let fold_of = options.path("fold_of", mistakes).filter(|first| {
         let is_itself = first.is_ident(&input.ident) || first.is_ident("Self");
@@ -50,7 +45,6 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
         }
         !is_itself
     });
-    let listed = listed(input, &options, mistakes);
     let retired = options.names("retired", "an event type", mistakes);
     let snapshot = snapshot(input, &options, mistakes);
     if !input.generics.params.is_empty() {
@@ -76,47 +70,17 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
             (quote!(#name), if has_typed_id { quote!(#krate::Id<#ident>) } else { quote!(#krate::AggregateId) })
         }
     };
-    let event = event.unwrap_or_else(|| format_ident!("{}Event", ident, span = ident.span()));
-    let is_listed = listed.iter().any(|listed| listed.path.is_ident(&event));
-    let taken = if is_listed { None } else { taken(&ident, &event, &options, mistakes) };
-    let event = distinct(event, &listed, mistakes);
+    let events = EventEnum::parse(KIND, input, &options, mistakes);
     Some(Model {
         krate,
-        vis: input.vis.clone(),
         aggregate_type,
         id_type,
         is_fold: options.key("fold_of").is_some(),
-        event,
+        events,
         ident,
-        listed,
         retired,
         snapshot,
-        taken,
     })
-}
-
-fn listed(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) -> Vec<Listed> {
-    let Some((span, members)) = options.list("events", mistakes) else {
-        if options.key("events").is_none() {
-            let name = text::name_of(&input.ident);
-            mistakes.at(&input.ident, format!("which events does `{name}` have? add `#[aggregate(events(..))]`"));
-        }
-        return Vec::new();
-    };
-    if members.is_empty() {
-        mistakes.at_span(span, "an aggregate has at least one event: `events(OrderCreated)`");
-    }
-    let mut listed: Vec<Listed> = Vec::new();
-    for member in members {
-        let Some(event) = event(member, mistakes) else {
-            continue;
-        };
-        match listed.iter().find(|other| other.variant == event.variant) {
-            None => listed.push(event),
-            Some(other) => mistakes.at(&event.variant, repeated(other, &event)),
-        }
-    }
-    listed
 }
 
 fn snapshot(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) -> Option<Snapshot> {
@@ -161,67 +125,4 @@ fn skipped_fields(data: &Data) -> Vec<&Field> {
         Data::Union(_) => Vec::new(),
     };
     fields.into_iter().filter(|field| SerdeAttributes::of(&field.attrs).skips_a_direction).collect()
-}
-
-fn event(member: TokenStream, mistakes: &mut Mistakes) -> Option<Listed> {
-    let listed = syn::parse2::<Listed>(member.clone()).ok();
-    if listed.is_none() {
-        mistakes.at(member, "expected the path of an event, as in `OrderCreated`, or `legacy::Closed as LegacyClosed`");
-    }
-    listed
-}
-
-/// Renames the enum if an event has its name already, so that rustc reports no further errors.
-fn distinct(event: Ident, listed: &[Listed], mistakes: &mut Mistakes) -> Ident {
-    match listed.iter().find(|listed| listed.path.is_ident(&event)) {
-        None => event,
-        Some(same) => {
-            mistakes.at(
-                &same.path,
-                format!(
-                    "`{event}` is also the name of the generated enum; give that one another name: `event = OtherName`"
-                ),
-            );
-            format_ident!("__{}", event)
-        }
-    }
-}
-
-/// Reports a type of the user that has the name of the enum already.
-fn taken(aggregate: &Ident, event: &Ident, options: &Options, mistakes: &mut Mistakes) -> Option<Taken> {
-    let taken = surroundings::type_beside(aggregate, event)?;
-    let name = text::name_of(event);
-    let message = format!(
-        "the enum of the events would be called `{name}`, as another type here is; give it another name: `#[aggregate(event = OtherName)]`"
-    );
-    match options.key("event") {
-        Some(_) => mistakes.at(event, message),
-        None => mistakes.at(aggregate, message),
-    }
-    Some(taken)
-}
-
-fn repeated(first: &Listed, second: &Listed) -> String {
-    let name = text::name_of(&second.variant);
-    let (one, other) = (text::code_of(&first.path), text::code_of(&second.path));
-    if one == other {
-        format!("`{name}` is listed twice")
-    } else {
-        format!("two events are called `{name}`; give one another name: `{other} as Other{name}`")
-    }
-}
-
-impl Parse for Listed {
-    fn parse(input: ParseStream) -> Result<Self> {
-        let path = Path::parse_mod_style(input)?;
-        let variant = if input.parse::<Option<Token![as]>>()?.is_some() {
-            input.parse::<Ident>()?
-        } else {
-            match path.segments.last() {
-                Some(segment) => segment.ident.clone(),
-                None => return Err(input.error("expected a path")),
-            }
-        };
-        Ok(Self { path, variant })
-    }
 }

@@ -6,7 +6,7 @@ use syn::{Ident, spanned::Spanned};
 
 use super::{
     model::{Aggregate, Event, Kind, Member, Model},
-    unique, upcast,
+    tags, unique, upcast,
 };
 use crate::{sets, text};
 
@@ -25,9 +25,10 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
 fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
     let Model { krate, ident, .. } = model;
     let record = Ident::new("record", Span::mixed_site());
-    let Event { event_type, former_types, schema_version, aggregate, upcasters, unique, is_unit } = event;
+    let Event { event_type, former_types, schema_version, aggregate, upcasters, unique, tags, is_unit } = event;
     let upcast::Chain { functions, decoders, checks } = upcast::expand(krate, ident, upcasters, complete);
     let (unique_names, unique_readers) = unique::expand(krate, ident, unique);
+    let (tag_names, tag_readers) = tags::expand(krate, ident, event_type, tags);
     let aggregate_type = match aggregate {
         Aggregate::Type(path) => quote_spanned! {path.span()=>
             <#path as #krate::__private::Lists<#ident>>::AGGREGATE_TYPE
@@ -70,14 +71,15 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
             const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
             const CODEC: #krate::__private::Codec<Self> = #codec
                 .at_version(#schema_version, &[#decoders])
-                .with_unique(#unique_readers);
+                .with_unique(#unique_readers)
+                .with_tags(#tag_readers);
             const DESCRIPTOR: #krate::__private::EventDescriptor = #krate::__private::EventDescriptor::new(
                 <Self as #krate::DomainEvent>::EVENT_TYPE,
                 <Self as #krate::DomainEvent>::AGGREGATE_TYPE,
                 <Self as #krate::DomainEvent>::SCHEMA_VERSION,
                 ::core::concat!(::core::module_path!(), "::", #rust_name),
                 #source,
-            ).formerly(&[#(#former_types),*]).with_unique(#unique_names);
+            ).formerly(&[#(#former_types),*]).with_unique(#unique_names).with_tags(#tag_names);
         }
         #functions
         #checks

@@ -4,6 +4,7 @@ mod expand;
 mod model;
 mod parse;
 mod reserved;
+mod tags;
 mod unique;
 mod upcast;
 

@@ -28,6 +28,8 @@ pub(super) struct Event {
     pub(super) aggregate: Aggregate,
     /// What it takes and gives back.
     pub(super) unique: Vec<Unique>,
+    /// What it is about.
+    pub(super) tags: Vec<Tag>,
     /// `struct Emptied;`, whose payload is an empty object.
     pub(super) is_unit: bool,
 }
@@ -49,6 +51,13 @@ pub(super) struct Unique {
     /// The function that makes two values equal that count as one.
     pub(super) normalize: Option<Path>,
     pub(super) source: UniqueSource,
+}
+
+/// A tag.
+pub(super) struct Tag {
+    pub(super) name: Ident,
+    /// The field that has its value, or `event_type`.
+    pub(super) field: Ident,
 }
 
 /// Where a unique value comes from.

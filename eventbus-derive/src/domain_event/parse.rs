@@ -6,7 +6,7 @@ use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields, Variant};
 
 use super::{
     model::{Aggregate, Event, Kind, Member, Model},
-    reserved, unique, upcast,
+    reserved, tags, unique, upcast,
 };
 use crate::{
     krate, misplaced,
@@ -24,6 +24,7 @@ const OPTIONS: &[Known] = &[
     Known::list("was", "`was(\"OrderPlaced\")`"),
     Known::list("unique", "`unique(email)`"),
     Known::list("releases", "`releases(email)`"),
+    Known::list("tags", "`tags(course, student)`"),
     Known::list("upcast", "`upcast(OrderCreatedV1, add_currency)`"),
     krate::CRATE,
 ];
@@ -65,6 +66,7 @@ fn event(input: &DeriveInput, data: &DataStruct, options: &Options, mistakes: &m
         former_types: former_types(&event_type, options, mistakes),
         upcasters: upcast::parse(schema_version, options, mistakes),
         unique: unique::parse(&data.fields, options, mistakes),
+        tags: tags::parse(&data.fields, options, mistakes),
         event_type,
         schema_version,
         aggregate: aggregate(input, options, mistakes),
@@ -115,7 +117,7 @@ fn aggregate(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) ->
 }
 
 fn members(input: &DeriveInput, data: &DataEnum, options: &Options, mistakes: &mut Mistakes) -> Vec<Member> {
-    for key in ["aggregate", "aggregate_type", "type", "version", "was", "unique", "releases", "upcast"] {
+    for key in ["aggregate", "aggregate_type", "type", "version", "was", "unique", "releases", "tags", "upcast"] {
         if let Some(key) = options.key(key) {
             mistakes.at(
                 key,

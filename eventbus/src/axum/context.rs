@@ -16,7 +16,11 @@ use tower_service::Service;
 use uuid::Uuid;
 
 use crate::{
-    domain::{aggregate::Apply, clock::SharedClock, context::EventContext},
+    domain::{
+        aggregate::{Aggregate, Apply},
+        clock::SharedClock,
+        context::EventContext,
+    },
     port::BoxFuture,
     runtime::{
         app::App,
@@ -175,7 +179,7 @@ fn is_traceparent(text: &str) -> bool {
 
 /// The repository of a request: its saves have the context that the layer [`context`] gave the request, and its
 /// aggregates are those of the context's tenant.
-impl<A: Apply, S: Send + Sync> FromRequestParts<S> for Repository<A>
+impl<A: Aggregate + Apply, S: Send + Sync> FromRequestParts<S> for Repository<A>
 where
     App: FromRef<S>,
 {

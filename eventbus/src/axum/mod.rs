@@ -93,11 +93,11 @@ pub use health::{health_routes, status_routes};
 pub use problem::{Mistake, Problem};
 
 use crate::{
-    domain::aggregate::Apply,
+    domain::aggregate::{Aggregate, Apply},
     runtime::{app::App, repository::AggregateRepository},
 };
 
-impl<A: Apply> FromRef<App> for AggregateRepository<A> {
+impl<A: Aggregate + Apply> FromRef<App> for AggregateRepository<A> {
     fn from_ref(app: &App) -> Self {
         app.repository()
     }

@@ -221,6 +221,7 @@ impl<X: Into<Self>> From<UpdateError<X>> for Problem {
                 format!("the idempotency key `{key}` was used for another request"),
             ),
             UpdateError::Once(error) => Self::internal(error),
+            UpdateError::Boundary(error) => Self::internal(error),
         }
     }
 }

@@ -14,13 +14,24 @@ use super::{
     stream::{StreamId, Version},
 };
 
+/// State that is folded from events: an [`Aggregate`] or a [`Decision`](crate::Decision), whose derive implements it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an aggregate",
+    label = "not an aggregate, and no decision",
+    note = "derive it: `#[derive(Default, Aggregate)]` and `#[aggregate(events(..))]`"
+)]
+pub trait Fold: Default + Send + Sync + 'static {
+    /// The generated enum of its events.
+    type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
+}
+
 /// State that is folded from the events of one stream; made by `#[derive(Aggregate)]`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an aggregate",
     label = "not an aggregate",
     note = "derive it: `#[derive(Default, Aggregate)]` and `#[aggregate(events(..))]`"
 )]
-pub trait Aggregate: Default + Send + Sync + 'static {
+pub trait Aggregate: Fold {
     /// The durable name of the type: the struct's name unless `#[aggregate(type = "..")]` says otherwise.
     const AGGREGATE_TYPE: &'static str;
     /// The wire names of events that its streams may hold and it no longer knows, as in
@@ -28,8 +39,6 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     const RETIRED: &'static [&'static str] = &[];
     #[doc(hidden)]
     const SNAPSHOT: Option<SnapshotCodec<Self>> = None;
-    /// The generated enum of its events.
-    type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
     /// The type of its ids: [`AggregateId`](crate::AggregateId), or with `#[aggregate(.., typed_id)]` an
     /// [`Id`](crate::Id) of its own.
     type Id: AggregateKey;
@@ -40,15 +49,15 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     }
 }
 
-/// Applies events to an aggregate's state.
+/// Applies events to the state of an aggregate or a decision.
 ///
 /// Pure: it runs at every load, so it makes no decisions and cannot fail.
 #[diagnostic::on_unimplemented(
-    message = "aggregate `{Self}` does not say how to apply its events",
+    message = "`{Self}` does not say how to apply its events",
     label = "`impl Apply` is missing",
-    note = "write `impl Apply for {Self} {{ fn apply(&mut self, event: &<Self as Aggregate>::Event) {{ match event {{ .. }} }} }}`"
+    note = "write `impl Apply for {Self} {{ fn apply(&mut self, event: &{Self}Event) {{ match event {{ .. }} }} }}`"
 )]
-pub trait Apply: Aggregate {
+pub trait Apply: Fold {
     /// Applies `event` to the state.
     fn apply(&mut self, event: &Self::Event);
 }
@@ -233,7 +242,7 @@ impl<A: Aggregate> AggregateRoot<A> {
     }
 }
 
-impl<A: Apply> AggregateRoot<A> {
+impl<A: Aggregate + Apply> AggregateRoot<A> {
     /// Records events: applies them at once, so that the next decision sees them, and keeps them for the next save.
     pub fn record(&mut self, events: impl IntoEvents<A::Event>) -> &mut Self {
         let first = self.pending.len();

@@ -5,6 +5,7 @@ pub(crate) mod attributes;
 pub(crate) mod clock;
 pub(crate) mod codec;
 pub(crate) mod context;
+pub(crate) mod decision;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod field_error;

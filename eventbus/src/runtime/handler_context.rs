@@ -39,6 +39,7 @@ impl<S: EventStore + Clone> From<(&StateMap, &S)> for HandlerContext {
             clock: SharedClock::SYSTEM,
             snapshot_tasks: SnapshotTasks::default(),
             first_command: Arc::default(),
+            tag_queues: Arc::default(),
         };
         Self { transactions: store.transactions(), ..Self::from(&state.clone().with(repositories)) }
     }

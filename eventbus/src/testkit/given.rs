@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use super::event_diff::{EventLines, diff};
 use crate::domain::{
-    aggregate::{AggregateRoot, Apply, IntoEvents},
+    aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
     stream::{AggregateId, Version},
 };
 
@@ -54,7 +54,7 @@ use crate::domain::{
 ///     .when(|order| order.ship("T-2"))
 ///     .then([ParcelShipped { tracking_number: "T-2".into() }]);
 /// ```
-pub fn given<A: Apply>(events: impl IntoEvents<A::Event>) -> Given<A> {
+pub fn given<A: Aggregate + Apply>(events: impl IntoEvents<A::Event>) -> Given<A> {
     Given { id: AggregateId::new().into(), history: collect(events) }
 }
 
@@ -66,12 +66,12 @@ fn collect<E>(events: impl IntoEvents<E>) -> Vec<E> {
 
 /// An aggregate with its events, see [`given`].
 #[derive(derive_more::Debug)]
-pub struct Given<A: Apply> {
+pub struct Given<A: Aggregate + Apply> {
     id: A::Id,
     history: Vec<A::Event>,
 }
 
-impl<A: Apply> Given<A> {
+impl<A: Aggregate + Apply> Given<A> {
     /// Decides a command: a method of the state that returns the events to record, as for
     /// [`AggregateRepository::update`](crate::AggregateRepository::update).
     pub fn when<T: IntoEvents<A::Event>, X>(self, decide: impl FnOnce(&A) -> Result<T, X>) -> Decided<A, X> {
@@ -99,12 +99,12 @@ impl<A: Apply> Given<A> {
 /// A decided command, whose outcome is yet to be compared.
 #[derive(derive_more::Debug)]
 #[must_use = "the outcome is compared by `then`, `then_nothing` or `then_error`"]
-pub struct Decided<A: Apply, X> {
+pub struct Decided<A: Aggregate + Apply, X> {
     given: Given<A>,
     outcome: Result<Vec<A::Event>, X>,
 }
 
-impl<A: Apply, X: Debug> Decided<A, X> {
+impl<A: Aggregate + Apply, X: Debug> Decided<A, X> {
     /// Expects these events, in this order, and goes on with an aggregate that has them.
     ///
     /// # Panics

@@ -6,6 +6,7 @@ mod app;
 mod cache;
 mod clock;
 mod contexts;
+mod decisions;
 mod effects;
 mod extremes;
 mod following;

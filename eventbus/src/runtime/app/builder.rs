@@ -247,6 +247,7 @@ impl AppBuilder {
             clock: clock.clone(),
             snapshot_tasks: SnapshotTasks::default(),
             first_command: Arc::default(),
+            tag_queues: Arc::default(),
         };
         let state = if consumes_only { self.state } else { self.state.with(repositories.clone()) };
         let plan = Plan {

@@ -34,12 +34,13 @@ use super::{
         Rebuild, RebuildError, Rebuilt, accept_missed_events, projection_role, rebuild_aggregate, rebuild_in_app,
     },
     relay::{RelayStatus, RepublishError},
-    repository::{AggregateRepository, Together},
+    repository::{AggregateRepository, Deciding, Together},
     skip::{self, SkipError, SkippedEvent, load_skipped_events},
 };
 use crate::{
     domain::{
-        aggregate::Apply,
+        aggregate::{Aggregate, Apply},
+        decision::Decision,
         error::Result,
         name::Name,
         stream::{Position, StreamId},
@@ -95,13 +96,18 @@ impl App {
     }
 
     /// Returns a repository of aggregates of one type; the app's relay publishes the events that it saves.
-    pub fn repository<A: Apply>(&self) -> AggregateRepository<A> {
+    pub fn repository<A: Aggregate + Apply>(&self) -> AggregateRepository<A> {
         self.0.repositories.repository()
     }
 
     /// Saves several aggregates at once, all or none.
     pub fn together<'a>(&self) -> Together<'a> {
         Together::new(self.0.repositories.clone())
+    }
+
+    /// Decides on all events that have some tags, whatever their aggregates.
+    pub fn decision<D: Decision + Apply>(&self) -> Deciding<D> {
+        Deciding::new(self.0.repositories.clone())
     }
 
     /// Returns the store.

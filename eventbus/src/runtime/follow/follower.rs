@@ -1,6 +1,7 @@
 //! The follower and its stream.
 
 use std::{
+    collections::BTreeSet,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -12,7 +13,13 @@ use tokio_util::sync::DropGuard;
 
 use super::{FollowControl, feed_reader::FeedReader};
 use crate::{
-    domain::{clock::SharedClock, record::RecordedEvent, stream::Position},
+    domain::{
+        clock::SharedClock,
+        field_text::FieldText,
+        record::RecordedEvent,
+        stream::Position,
+        tag::{InvalidTag, Tag},
+    },
     port::{EventStore, FeedFilter, ReadError},
 };
 
@@ -69,6 +76,18 @@ impl Follow {
     /// Yields only the events that `filter` selects.
     pub fn filter(self, filter: FeedFilter) -> Self {
         Self { filter, ..self }
+    }
+
+    /// Yields only the events with this tag; of several calls, those with all tags.
+    ///
+    /// # Errors
+    /// [`InvalidTag`] if no event can have it.
+    pub fn tagged(self, name: &str, value: &(impl FieldText + ?Sized)) -> Result<Self, InvalidTag> {
+        let tag = Tag::new(name, value)?;
+        let sets = self.filter.wanted_tags().cloned().unwrap_or_else(|| [BTreeSet::new()].into());
+        let sets = sets.into_iter().map(|set| set.into_iter().chain([tag.clone()]).collect::<BTreeSet<_>>());
+        let filter = self.filter.clone().tagged_any(sets);
+        Ok(Self { filter, ..self })
     }
 
     /// Sets the clock of polls and of retries while the store cannot be reached; the machine's by default.

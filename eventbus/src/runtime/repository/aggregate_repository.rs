@@ -20,12 +20,14 @@ use super::{
     command::{Command, SavedEvents},
     error::{FindByError, HistoryError, LoadError, OnceError, SaveError, TakeSnapshotError, UpdateError},
     history::{HistoryStep, StateDiff},
+    outcome,
     pending_events::encode_pending,
     repository_store::RepositoryStore,
     save_publisher::SavePublisher,
     saved::Saved,
     snapshot_tasks::SnapshotTasks,
     state_cache::{CachedState, StateCache},
+    tags::{self, TaggedEvents},
     unique::{self, TakenValues},
 };
 use crate::{
@@ -44,8 +46,7 @@ use crate::{
     },
     port::{
         AppendError, EventBus, EventStore, MultiStreamAppends, ReadError, RecordStream, SnapshotRead, Snapshots,
-        StoredSnapshot, backoff::Backoff, handler_saves::HandlerSaves, multi_stream_append::HandledCommand,
-        retry::RetryPolicy,
+        StoredSnapshot, handler_saves::HandlerSaves, multi_stream_append::HandledCommand, retry::RetryPolicy,
     },
 };
 
@@ -106,7 +107,7 @@ pub struct AggregateRepository<A: Aggregate> {
     aggregate: PhantomData<fn() -> A>,
 }
 
-impl<A: Apply> AggregateRepository<A> {
+impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// Creates a repository on `store`, without a bus.
     pub fn new(store: impl EventStore) -> Self {
         Self::with_publisher(Arc::new(store), SavePublisher::None)
@@ -329,6 +330,18 @@ impl<A: Apply> AggregateRepository<A> {
     /// The error of an event that cannot be decoded, or of the store; what is taken then stays taken.
     pub async fn take_unique_values(&self, progress: impl FnMut(&TakenValues)) -> Result<TakenValues, Error> {
         unique::take_unique_values::<A>(&**self.store.as_port(), progress).await
+    }
+
+    /// Gives the stored events of these aggregates, of all tenants, the tags that their types declare now: once after an event
+    /// has got `tags(..)`, when no process of the release before runs any more. Decisions find no event without its tags.
+    /// Reports its progress after each event, and at the end.
+    ///
+    /// Saves and decisions may run beside it, and it can be repeated. Tags that an event no longer declares stay.
+    ///
+    /// # Errors
+    /// The error of an event that cannot be decoded, or of the store; what is tagged then stays tagged.
+    pub async fn tag_stored_events(&self, progress: impl FnMut(&TaggedEvents)) -> Result<TaggedEvents, Error> {
+        tags::tag_stored_events::<A>(&**self.store.as_port(), progress).await
     }
 
     /// Loads an aggregate as it was at `version`.
@@ -910,28 +923,14 @@ impl<A: Apply> AggregateRepository<A> {
         events: Vec<NewEvent>,
         command: Option<&HandledCommand>,
     ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
-        const OUTCOME_RETRIES_MAX: u32 = 3;
-        const OUTCOME_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        let stream = self.stream(root.id());
-        let mut attempt = 0;
-        loop {
-            let appended = match command {
-                None => self.store.append(&stream, root.version(), events.clone()).await.map(Some),
-                Some(command) => self.store.append_handling(&stream, root.version(), events.clone(), command).await,
-            };
-            let error = match appended {
-                Err(AppendError::OutcomeUnknown(error)) => error,
-                // this attempt stored no event, but the outcome of the first one is still unknown
-                Err(AppendError::Unavailable(error)) if attempt > 0 => error,
-                outcome => return outcome,
-            };
-            if attempt == OUTCOME_RETRIES_MAX {
-                return Err(AppendError::OutcomeUnknown(error));
+        let (stream, version) = (self.stream(root.id()), root.version());
+        outcome::until_known(&self.clock, &stream, || async {
+            match command {
+                None => self.store.append(&stream, version, events.clone()).await.map(Some),
+                Some(command) => self.store.append_handling(&stream, version, events.clone(), command).await,
             }
-            attempt += 1;
-            tracing::warn!(%stream, %error, "append outcome unknown, appending the same event ids again");
-            self.clock.sleep(OUTCOME_BACKOFF.jittered(attempt)).await;
-        }
+        })
+        .await
     }
 }
 
@@ -963,7 +962,7 @@ struct Beginning<'a, A: Aggregate> {
 /// Records the events of a decision.
 fn record_events<A, D, T, X>(decide: &D, root: &mut AggregateRoot<A>) -> Result<(), X>
 where
-    A: Apply,
+    A: Aggregate + Apply,
     D: Fn(&A) -> Result<T, X>,
     T: IntoEvents<A::Event>,
 {
@@ -978,7 +977,7 @@ where
 #[derive(derive_more::Debug)]
 #[debug("UpdateFuture {{ id: {id:?}, attempt: {attempt}, .. }}")]
 #[must_use = "a decision is made when it is awaited"]
-pub struct UpdateFuture<'a, A: Apply, D, V, X, O> {
+pub struct UpdateFuture<'a, A: Aggregate + Apply, D, V, X, O> {
     repository: &'a AggregateRepository<A>,
     id: &'a A::Id,
     existence: AggregateExistence,
@@ -1016,12 +1015,12 @@ enum AggregateExistence {
 /// | save | conflict, or an event that cannot be encoded, with a state from the cache | load, from the store |
 /// | save | conflict, and the aggregate may exist and a retry is left | load, after a delay |
 /// | save | saved, or any other error | done |
-enum UpdateState<'a, A: Apply> {
+enum UpdateState<'a, A: Aggregate + Apply> {
     Load(BoxFuture<'a, Result<AggregateRoot<A>, LoadError>>),
     Save(BoxFuture<'a, Result<Saved, SaveError>>),
 }
 
-impl<'a, A: Apply, D, V, X, O> UpdateFuture<'a, A, D, V, X, O> {
+impl<'a, A: Aggregate + Apply, D, V, X, O> UpdateFuture<'a, A, D, V, X, O> {
     fn new(
         repository: &'a AggregateRepository<A>,
         id: &'a A::Id,
@@ -1042,9 +1041,9 @@ impl<'a, A: Apply, D, V, X, O> UpdateFuture<'a, A, D, V, X, O> {
 }
 
 /// No field is pinned in place: the futures are boxed.
-impl<A: Apply, D, V, X, O> Unpin for UpdateFuture<'_, A, D, V, X, O> {}
+impl<A: Aggregate + Apply, D, V, X, O> Unpin for UpdateFuture<'_, A, D, V, X, O> {}
 
-impl<A: Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O> {
+impl<A: Aggregate + Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O> {
     type Output = Result<O, UpdateError<X>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -1143,7 +1142,7 @@ pub struct Once<A: Aggregate> {
     command: Command,
 }
 
-impl<A: Apply> Once<A> {
+impl<A: Aggregate + Apply> Once<A> {
     /// As [`AggregateRepository::update`], once.
     ///
     /// # Errors

@@ -8,9 +8,9 @@ use super::error::OnceError;
 use crate::{
     domain::{
         idempotency_key::IdempotencyKey,
-        stream::{StreamId, Version},
+        stream::{ExpectedVersion, StreamId, Version},
     },
-    port::multi_stream_append::HandledCommand,
+    port::{Append, multi_stream_append::HandledCommand},
 };
 
 /// A command that is to take effect once.
@@ -83,6 +83,40 @@ impl Command {
             serde_json::from_str(&found.answer).map_err(|error| self.damaged(error.to_string()))?;
         let stream = StreamId::parse(aggregate_type, &id).map_err(|error| self.damaged(error.to_string()))?;
         Ok(SavedEvents { stream: stream.with_tenant_id(found.tenant_id), version: Version::new(version), events })
+    }
+
+    /// Returns what the store notes if the command saves these appends, whose streams are at exact versions.
+    pub(super) fn handled_together(
+        &self,
+        request: Uuid,
+        tenant_id: Option<Uuid>,
+        appends: &[Append],
+    ) -> Result<HandledCommand, OnceError> {
+        let answers = appends.iter().map(|Append { stream, expected, events }| {
+            let ExpectedVersion::Exact(before) = expected else {
+                return Err(self.damaged("a stream is at no exact version".into()));
+            };
+            let (version, events) = (before.plus(events.len()).get(), events.len() as u64);
+            let answer = Answer { id: stream.aggregate_id().to_string(), version, events };
+            Ok((stream.aggregate_type().to_string(), answer))
+        });
+        let answers: Vec<_> = answers.collect::<Result<_, _>>()?;
+        let answer = serde_json::to_string(&answers).map_err(|error| self.damaged(error.to_string()))?;
+        Ok(HandledCommand { tenant_id, key: self.key.clone(), request, answer })
+    }
+
+    /// Reads what [`handled_together`](Self::handled_together) has returned for the same request.
+    pub(super) fn answers(&self, request: Uuid, found: &HandledCommand) -> Result<Vec<SavedEvents>, OnceError> {
+        if found.request != request {
+            return Err(OnceError::KeyReused { key: self.key.clone() });
+        }
+        let answers: Vec<(String, Answer)> =
+            serde_json::from_str(&found.answer).map_err(|error| self.damaged(error.to_string()))?;
+        let saved = answers.into_iter().map(|(aggregate_type, Answer { id, version, events })| {
+            let stream = StreamId::parse(&aggregate_type, &id).map_err(|error| self.damaged(error.to_string()))?;
+            Ok(SavedEvents { stream: stream.with_tenant_id(found.tenant_id), version: Version::new(version), events })
+        });
+        saved.collect()
     }
 
     pub(super) fn damaged(&self, reason: String) -> OnceError {

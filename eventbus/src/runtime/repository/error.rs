@@ -1,6 +1,6 @@
 //! The errors of loading, saving and updating an aggregate.
 
-use std::iter;
+use std::{iter, sync::Arc};
 
 use tokio::task::JoinError;
 use uuid::Uuid;
@@ -12,6 +12,7 @@ use crate::{
         idempotency_key::IdempotencyKey,
         shown,
         stream::{StreamId, Version},
+        tag::InvalidTag,
     },
     port::{AppendError, ReadError, SnapshotError},
 };
@@ -146,6 +147,47 @@ pub enum FindByError {
     Load(#[from] LoadError),
 }
 
+/// A decision that cannot read what it is about.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BoundaryError {
+    /// It names no tag: a decision about everything would make all writers wait for each other.
+    #[error("a decision is about something: name a tag, `.about(\"course\", &course)`")]
+    Everything,
+    /// None of its events has a tag of this name.
+    #[error("no event of the decision has `tags({name})` (known: {})", known.join(", "))]
+    UnknownTag {
+        /// The name.
+        name: String,
+        /// The names of the tags of its events, sorted.
+        known: Vec<&'static str>,
+    },
+    /// It is about all events of its types, and one of them does not declare that.
+    #[error("a decision about all events of type `{event_type}` needs `#[event(.., tags(event_type))]` on the event")]
+    UndeclaredType {
+        /// The wire name of the event.
+        event_type: &'static str,
+    },
+    /// A value is no tag.
+    #[error(transparent)]
+    Tag(#[from] InvalidTag),
+    /// The store has no tags.
+    #[error("{store} has no tags")]
+    Unsupported {
+        /// The store.
+        store: String,
+    },
+    /// Its events could not be read.
+    #[error(transparent)]
+    Load(Arc<LoadError>),
+}
+
+impl From<LoadError> for BoundaryError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(Arc::new(error))
+    }
+}
+
 /// A save of an aggregate that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -207,6 +249,9 @@ pub enum UpdateError<X> {
     /// The command cannot take effect [once](crate::AggregateRepository::once).
     #[error(transparent)]
     Once(#[from] OnceError),
+    /// The [decision](crate::App::decision) cannot read what it is about.
+    #[error(transparent)]
+    Boundary(#[from] BoundaryError),
 }
 
 /// A command that cannot take effect once.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::{aggregate_repository::AggregateRepository, snapshot_tasks::SnapshotTasks};
+use super::{aggregate_repository::AggregateRepository, snapshot_tasks::SnapshotTasks, tag_queues::TagQueues};
 use crate::{
     domain::{
         aggregate::{Aggregate, Apply},
@@ -69,7 +69,7 @@ use crate::{
 #[must_use]
 pub struct Repository<A: Aggregate>(AggregateRepository<A>);
 
-impl<A: Apply> FromDelivery for Repository<A> {
+impl<A: Aggregate + Apply> FromDelivery for Repository<A> {
     fn requires(requirements: &mut Requirements) {
         requirements.repository::<A>();
     }
@@ -96,12 +96,14 @@ pub(crate) struct RepositorySource {
     pub(crate) snapshot_tasks: SnapshotTasks,
     /// Told of the first command with a key, which the app will have to forget.
     pub(crate) first_command: Arc<Notify>,
+    /// The decisions that wait for each other.
+    pub(crate) tag_queues: Arc<TagQueues>,
 }
 
 impl RepositorySource {
     /// Returns a repository of aggregates of one type.
-    pub(crate) fn repository<A: Apply>(&self) -> AggregateRepository<A> {
-        let Self { store, has_relay, clock, snapshot_tasks, first_command } = self.clone();
+    pub(crate) fn repository<A: Aggregate + Apply>(&self) -> AggregateRepository<A> {
+        let Self { store, has_relay, clock, snapshot_tasks, first_command, .. } = self.clone();
         AggregateRepository::for_app(store, has_relay, clock, snapshot_tasks, first_command)
     }
 }

@@ -1,7 +1,7 @@
 //! Encoding the pending events of an aggregate, for a save.
 
 use crate::domain::{
-    aggregate::{AggregateRoot, Apply},
+    aggregate::{Aggregate, AggregateRoot, Apply},
     clock::SharedClock,
     codec::EncodeError,
     context::EventContext,
@@ -9,7 +9,7 @@ use crate::domain::{
 };
 
 /// Encodes the pending events of an aggregate.
-pub(super) fn encode_pending<A: Apply>(
+pub(super) fn encode_pending<A: Aggregate + Apply>(
     root: &AggregateRoot<A>,
     context: &EventContext,
     clock: &SharedClock,

@@ -53,7 +53,7 @@ impl RepositoryStore {
         version: Version,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        check_unique(&*self.store, stream, &events)?;
+        check_indexes(&*self.store, stream, &events)?;
         match &self.saves {
             Some(saves) => {
                 check_ids(stream, &events)?;
@@ -72,7 +72,7 @@ impl RepositoryStore {
         events: Vec<NewEvent>,
         command: &HandledCommand,
     ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
-        check_unique(&*self.store, stream, &events)?;
+        check_indexes(&*self.store, stream, &events)?;
         let Some(port) = self.store.multi_stream_appends() else {
             let source = "the store notes no commands".into();
             return Err(AppendError::Refused { stream: stream.clone(), source });
@@ -121,20 +121,23 @@ impl RepositoryStore {
     }
 }
 
-/// The store cannot keep what an event takes.
+/// The store cannot keep what an event takes, or is about.
 #[derive(Debug, thiserror::Error)]
-#[error("{store} has no unique values")]
-struct NoUniqueValues {
+#[error("{store} has no {missing}")]
+struct NoIndex {
     store: String,
+    missing: &'static str,
 }
 
-/// Refuses events with unique values if the store has none: it would append them as if nothing were unique.
-pub(super) fn check_unique(store: &dyn EventStore, stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
-    match events.iter().all(|event| event.unique().is_empty()) || store.unique_values().is_some() {
-        true => Ok(()),
-        false => {
-            let source = NoUniqueValues { store: store.describe() }.into();
-            Err(AppendError::Refused { stream: stream.clone(), source })
-        }
-    }
+/// Refuses events with unique values or tags if the store has none: it would append them as if nothing depended on them.
+pub(super) fn check_indexes(store: &dyn EventStore, stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
+    let missing = if events.iter().any(|event| !event.unique().is_empty()) && store.unique_values().is_none() {
+        "unique values"
+    } else if events.iter().any(|event| !event.tags().is_empty()) && store.boundaries().is_none() {
+        "tags"
+    } else {
+        return Ok(());
+    };
+    let source = NoIndex { store: store.describe(), missing }.into();
+    Err(AppendError::Refused { stream: stream.clone(), source })
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{
     error::SaveError,
     handler_repository::RepositorySource,
+    outcome,
     pending_events::encode_pending,
-    repository_store::check_unique,
+    repository_store::check_indexes,
     saved::{Publication, SavedTogether},
 };
 use crate::{
@@ -85,7 +86,7 @@ impl<'a> Together<'a> {
     }
 
     /// Adds an aggregate whose pending events are saved. Without pending events it is only checked.
-    pub fn save<A: Apply>(mut self, root: &'a mut AggregateRoot<A>) -> Self {
+    pub fn save<A: Aggregate + Apply>(mut self, root: &'a mut AggregateRoot<A>) -> Self {
         self.parts.push(Box::new(root));
         self
     }
@@ -117,10 +118,13 @@ impl<'a> Together<'a> {
                 return Err(SaveError::OtherTenant { stream, found: of_context });
             }
             let events = part.encode(&context, &clock)?;
-            check_unique(&*store, &stream, &events)?;
+            check_indexes(&*store, &stream, &events)?;
             appends.push(Append { stream, expected: ExpectedVersion::Exact(version), events });
         }
-        let records = match multi_stream.append_streams(MultiStreamAppend { appends, ..Default::default() }).await? {
+        let multi = MultiStreamAppend { appends, ..Default::default() };
+        let appended =
+            outcome::until_known(&clock, &"several aggregates", || multi_stream.append_streams(multi.clone()));
+        let records = match appended.await? {
             MultiStreamOutcome::Appended(records) => records,
             MultiStreamOutcome::AlreadyHandled => Vec::new(),
         };
@@ -144,7 +148,7 @@ trait Part: Send {
     fn mark_saved(&mut self, events: usize);
 }
 
-impl<A: Apply> Part for &mut AggregateRoot<A> {
+impl<A: Aggregate + Apply> Part for &mut AggregateRoot<A> {
     fn stream(&self) -> StreamId {
         stream_of(self)
     }

@@ -1,0 +1,45 @@
+//! Decisions that depend on events of several streams.
+
+use super::{
+    aggregate::{Fold, IntoEvents},
+    codec::EncodeError,
+    name::Name,
+    record::{DomainEvent, NewEvent},
+};
+
+/// What a decision knows: state that is folded from all events about some things, whatever their streams; made by
+/// `#[derive(Decision)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a decision",
+    label = "not a decision",
+    note = "derive it: `#[derive(Default, Decision)]` and `#[decision(events(..))]`"
+)]
+pub trait Decision: Fold {}
+
+/// An event that a decision appends: of any aggregate, with at least one tag.
+#[derive(Debug)]
+pub struct DecidedEvent {
+    aggregate_type: Name,
+    event: Result<NewEvent, EncodeError>,
+}
+
+impl DecidedEvent {
+    /// Returns the type of the aggregate that the event belongs to, and the encoded event.
+    pub(crate) fn into_parts(self) -> (Name, Result<NewEvent, EncodeError>) {
+        (self.aggregate_type, self.event)
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<E: DomainEvent> IntoEvents<DecidedEvent> for E {
+    fn into_events(self, out: &mut Vec<DecidedEvent>) {
+        const {
+            assert!(
+                !E::DESCRIPTOR.tags.is_empty(),
+                "a decision appends an event without tags, which no decision would read: add `#[event(.., tags(..))]`"
+            );
+        }
+        let aggregate_type = Name::from_static(E::AGGREGATE_TYPE);
+        out.push(DecidedEvent { aggregate_type, event: NewEvent::from_event(&self) });
+    }
+}

@@ -1,0 +1,393 @@
+//! Decisions about everything that has some tags.
+//!
+//! Invariant: the condition of an append is counted before the events are read that the decision is folded from, so an event
+//! that was not read makes the condition fail.
+
+use std::{collections::BTreeSet, fmt, marker::PhantomData};
+
+use futures_util::TryStreamExt as _;
+use uuid::Uuid;
+
+use super::{
+    command::{Command, SavedEvents},
+    error::{BoundaryError, LoadError, SaveError, UpdateError},
+    handler_repository::RepositorySource,
+    outcome,
+    repository_store::check_indexes,
+    saved::{Publication, SavedTogether},
+};
+use crate::{
+    domain::{
+        aggregate::{Aggregate, Apply, IntoEvents},
+        context::EventContext,
+        decision::{DecidedEvent, Decision},
+        field_text::FieldText,
+        idempotency_key::IdempotencyKey,
+        name::Name,
+        record::{EventSet as _, RecordedEvent},
+        stream::{AggregateId, ExpectedVersion, Position, StreamId, Version, known_tenant},
+        tag::{EVENT_TYPE_TAG, Tag},
+    },
+    port::{
+        Append, Direction, EventStore, FeedFilter, MultiStreamAppends, ReadError,
+        boundaries::{Boundaries, Boundary, BoundaryCondition},
+        multi_stream_append::{Handled, MultiStreamAppend, MultiStreamOutcome},
+    },
+    runtime::repository::CONFLICT_RETRY,
+};
+
+/// Beyond every event: a decision reads what is committed, not only what precedes the head of the feed.
+const END: Position = Position::new(i64::MAX as u64);
+
+/// A decision before it is made: what it is about, made by [`App::decision`](crate::App::decision).
+///
+/// It reads all events of the types in `events(..)` of `D` that have one of the tags, whatever their aggregates, and applies
+/// them to `D`. The events that it decides are appended if no such event was added since; else it reads and decides again.
+/// So what a decision has read cannot have changed when its events take effect. Decisions of one process about one tag wait for
+/// each other.
+///
+/// Each event is appended to a new aggregate of its type, unless [`append_to`](Self::append_to) names one.
+///
+/// # Examples
+/// ```standalone_crate
+/// use eventbus::prelude::*;
+///
+/// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// #[event(aggregate_type = "Course", tags(course))]
+/// struct CourseDefined { course: String, seats: usize }
+///
+/// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// #[event(aggregate_type = "Enrolment", tags(course, student))]
+/// struct Enrolled { course: String, student: String }
+///
+/// #[derive(Debug, Default, Decision)]
+/// #[decision(events(CourseDefined, Enrolled))]
+/// struct Seats { seats: usize, taken: usize }
+///
+/// impl Apply for Seats {
+///     fn apply(&mut self, event: &SeatsEvent) {
+///         match event {
+///             SeatsEvent::CourseDefined(course) => self.seats = course.seats,
+///             SeatsEvent::Enrolled(_) => self.taken += 1,
+///         }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> eventbus::Result<()> {
+/// let app = App::builder().start().await?;
+/// let defined = CourseDefined { course: "rust".into(), seats: 1 };
+/// app.decision::<Seats>().about("course", "rust").decide(|_| Ok::<_, eventbus::Never>(defined.clone())).await?;
+///
+/// let enrol = async |student: &str| {
+///     app.decision::<Seats>()
+///         .about("course", "rust")
+///         .decide(|course| match course.taken < course.seats {
+///             true => Ok(Enrolled { course: "rust".into(), student: student.into() }),
+///             false => Err("no seat is left"),
+///         })
+///         .await
+/// };
+/// assert_eq!(enrol("ada").await?.events.len(), 1);
+/// assert_eq!(enrol("bob").await.unwrap_err().refused(), Some(&"no seat is left"));
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing is read or decided before `decide` or `load`"]
+pub struct Deciding<D: Decision> {
+    source: RepositorySource,
+    tenant_id: Option<Uuid>,
+    context: EventContext,
+    /// The tags that an event must have, each set for itself; or the first mistake in them.
+    items: Result<BTreeSet<BTreeSet<Tag>>, BoundaryError>,
+    targets: Vec<(Name, AggregateId)>,
+    command: Option<Command>,
+    decision: PhantomData<fn() -> D>,
+}
+
+impl<D: Decision> fmt::Debug for Deciding<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deciding").field("about", &self.items).finish_non_exhaustive()
+    }
+}
+
+impl<D: Decision + Apply> Deciding<D> {
+    pub(crate) fn new(source: RepositorySource) -> Self {
+        Self {
+            source,
+            tenant_id: None,
+            context: EventContext::default(),
+            items: Ok(BTreeSet::new()),
+            targets: Vec::new(),
+            command: None,
+            decision: PhantomData,
+        }
+    }
+
+    /// Decides for a tenant: reads its events alone, and appends to aggregates of it.
+    pub fn for_tenant(self, tenant_id: impl Into<Option<Uuid>>) -> Self {
+        Self { tenant_id: known_tenant(tenant_id.into()), ..self }
+    }
+
+    /// Stamps the events with `context`.
+    pub fn with_context(self, context: EventContext) -> Self {
+        Self { context, ..self }
+    }
+
+    /// Reads the events with this tag, besides those of other calls.
+    pub fn about(self, name: &str, value: &(impl FieldText + ?Sized)) -> Self {
+        self.with_item([tag_of::<D>(name, value)])
+    }
+
+    /// Reads the events that have all these tags, besides those of other calls.
+    ///
+    /// Fewer events are read than by one [`about`](Self::about) per tag, and the decision is made again less often.
+    pub fn about_all<const N: usize>(self, tags: [(&str, &dyn FieldText); N]) -> Self {
+        self.with_item(tags.map(|(name, value)| tag_of::<D>(name, value)))
+    }
+
+    /// Reads all events of its types, whatever they are about: each of them has `#[event(tags(event_type))]`.
+    ///
+    /// All such decisions wait for each other: for numbers without gaps, not for what many do at once.
+    pub fn about_types(mut self) -> Self {
+        for event in D::Event::EVENTS.descriptors() {
+            let is_declared = event.tags.contains(&EVENT_TYPE_TAG);
+            let undeclared = BoundaryError::UndeclaredType { event_type: event.event_type };
+            for event_type in event.event_types() {
+                self = match is_declared {
+                    true => self.with_item([Tag::new(EVENT_TYPE_TAG, event_type).map_err(BoundaryError::Tag)]),
+                    false => self.with_item([Err(undeclared.clone())]),
+                };
+            }
+        }
+        self
+    }
+
+    fn with_item(mut self, tags: impl IntoIterator<Item = Result<Tag, BoundaryError>>) -> Self {
+        self.items = self.items.and_then(|mut items| {
+            items.insert(tags.into_iter().collect::<Result<_, _>>()?);
+            Ok(items)
+        });
+        self
+    }
+
+    /// Appends the events of aggregate `A` to the one with this id, after the events that it has, and not to new ones.
+    pub fn append_to<A: Aggregate>(mut self, id: &A::Id) -> Self {
+        let stream = A::stream(id);
+        self.targets.retain(|(of_type, _)| of_type != stream.aggregate_type());
+        self.targets.push((stream.aggregate_type().clone(), stream.aggregate_id().clone()));
+        self
+    }
+
+    /// Makes the decision take effect once, however often a client sends the command: as
+    /// [`AggregateRepository::once`](crate::AggregateRepository::once).
+    pub fn once(self, key: IdempotencyKey, request: &(impl serde::Serialize + ?Sized)) -> Self {
+        Self { command: Some(Command::new(key, request)), ..self }
+    }
+
+    /// Reads the events, and returns what the decision knows, for a query. It may have changed when it is returned.
+    ///
+    /// # Errors
+    /// [`BoundaryError`] if it names no tag, or one that none of its events has; if the store has no tags, cannot be read,
+    /// or has an event that cannot be decoded.
+    pub async fn load(self) -> Result<D, BoundaryError> {
+        let boundary = self.boundary()?;
+        Ok(fold::<D>(&*self.source.store, &boundary).await?)
+    }
+
+    /// Reads the events, decides, and appends; again if an event was added to what it has read, with jittered delays, up to
+    /// a bound.
+    ///
+    /// `decide` is a plain closure, which may run several times. It returns events with tags, of any aggregates: one, or a
+    /// tuple, array, `Vec` or `Option` of them. Without events nothing is stored.
+    ///
+    /// # Errors
+    /// [`UpdateError::Refused`] with the decision's refusal; [`UpdateError::Boundary`] if what it is about is not said, or
+    /// not possible; [`UpdateError::Load`] if its events cannot be read; [`UpdateError::Save`] if its events cannot be
+    /// stored, also if every retry conflicted; [`UpdateError::Once`] as for a command.
+    pub async fn decide<T, X>(self, decide: impl Fn(&D) -> Result<T, X>) -> Result<SavedTogether, UpdateError<X>>
+    where
+        T: IntoEvents<DecidedEvent>,
+    {
+        let boundary = self.boundary()?;
+        let store = &*self.source.store;
+        let multi_stream = store.multi_stream_appends().ok_or_else(|| unsupported(store))?;
+        let request = match &self.command {
+            Some(command) => Some(command.fingerprint("decision", &shown(&boundary))?),
+            None => None,
+        };
+        // those behind would read what this one is about to change
+        let _turn = self.source.tag_queues.line_up(boundary.tenant_id, boundary.tags()).await;
+        let mut attempt = 0;
+        loop {
+            if let Some(first) = self.find_answer(multi_stream, request).await? {
+                return Ok(first);
+            }
+            let condition = boundaries(store)?.count_tagged(&boundary).await.map_err(LoadError::from)?;
+            let state = fold::<D>(store, &boundary).await?;
+            let mut decided = Vec::new();
+            decide(&state).map_err(UpdateError::Refused)?.into_events(&mut decided);
+            if decided.is_empty() && self.command.is_none() {
+                return Ok(SavedTogether::new(Vec::new(), Publication::None));
+            }
+            attempt += 1;
+            let saved = self.append(multi_stream, decided, condition, request).await;
+            let error = match saved {
+                Ok(Some(saved)) => return Ok(saved),
+                Ok(None) => continue, // the command took effect meanwhile
+                Err(error) => error,
+            };
+            if !(error.is_conflict() && CONFLICT_RETRY.allows(attempt)) {
+                // a repeat of the command may have been first
+                let first = self.find_answer(multi_stream, request).await;
+                return match first {
+                    Ok(Some(first)) => Ok(first),
+                    Err(error @ UpdateError::Once(_)) => Err(error),
+                    Ok(None) | Err(_) => Err(error),
+                };
+            }
+            tracing::debug!(attempt, "conflict, reading and deciding anew");
+            self.source.clock.sleep(CONFLICT_RETRY.jittered(attempt)).await;
+        }
+    }
+
+    #[allow(clippy::result_large_err, reason = "its callers return the same error from a future, which is no smaller")]
+    fn boundary(&self) -> Result<Boundary, BoundaryError> {
+        boundaries(&*self.source.store)?;
+        let items = self.items.clone()?;
+        if items.is_empty() || items.contains(&BTreeSet::new()) {
+            return Err(BoundaryError::Everything);
+        }
+        let event_types = D::Event::EVENTS.event_types().into_iter().map(Name::from_static).collect();
+        Ok(Boundary { tenant_id: self.tenant_id, event_types, items })
+    }
+
+    /// Appends decided events; returns `None` if the command took effect before.
+    async fn append<X>(
+        &self,
+        multi_stream: &dyn MultiStreamAppends,
+        decided: Vec<DecidedEvent>,
+        condition: BoundaryCondition,
+        request: Option<Uuid>,
+    ) -> Result<Option<SavedTogether>, UpdateError<X>> {
+        let RepositorySource { store, has_relay, clock, .. } = &self.source;
+        let mut context = self.context.clone().or(EventContext::current());
+        context.correlation_id.get_or_insert_with(|| clock.new_id());
+        let of_context = known_tenant(context.tenant_id);
+        let mut appends: Vec<Append> = Vec::new();
+        for decided in decided {
+            let (aggregate_type, event) = decided.into_parts();
+            let event = event.map_err(SaveError::from)?;
+            let event =
+                event.with_event_id(clock.new_id().into()).with_occurred_at(clock.now()).with_context(context.clone());
+            let target = self.targets.iter().find(|(of_type, _)| *of_type == aggregate_type);
+            let id = target.map_or_else(|| AggregateId::from(clock.new_id()), |(_, id)| id.clone());
+            let stream = StreamId::new(aggregate_type, id).with_tenant_id(self.tenant_id);
+            if of_context.is_some_and(|tenant| self.tenant_id != Some(tenant)) {
+                return Err(SaveError::OtherTenant { stream, found: of_context }.into());
+            }
+            check_indexes(&**store, &stream, std::slice::from_ref(&event)).map_err(SaveError::from)?;
+            if let Some(append) = appends.iter_mut().find(|append| append.stream == stream) {
+                append.events.push(event);
+                continue;
+            }
+            let expected = match target {
+                Some(_) => store.stream_version(&stream).await.map_err(LoadError::from)?,
+                None => Version::NONE,
+            };
+            appends.push(Append { stream, expected: ExpectedVersion::Exact(expected), events: vec![event] });
+        }
+        let handled = match (&self.command, request) {
+            (Some(command), Some(request)) => {
+                Some(Handled::Command(command.handled_together(request, self.tenant_id, &appends)?))
+            }
+            _ => None,
+        };
+        let has_events = !appends.is_empty();
+        let multi = MultiStreamAppend { appends, handled, condition: Some(condition) };
+        let appended = outcome::until_known(clock, &"decision", || multi_stream.append_streams(multi.clone())).await;
+        match appended.map_err(SaveError::from)? {
+            MultiStreamOutcome::Appended(records) => {
+                let publication = if *has_relay && has_events { Publication::ByRelay } else { Publication::None };
+                Ok(Some(SavedTogether::new(records.into_iter().flatten().collect(), publication)))
+            }
+            MultiStreamOutcome::AlreadyHandled => Ok(None),
+        }
+    }
+
+    /// Returns what the command has saved, if it took effect.
+    async fn find_answer<X>(
+        &self,
+        multi_stream: &dyn MultiStreamAppends,
+        request: Option<Uuid>,
+    ) -> Result<Option<SavedTogether>, UpdateError<X>> {
+        let (Some(command), Some(request)) = (&self.command, request) else { return Ok(None) };
+        let RepositorySource { store, has_relay, first_command, .. } = &self.source;
+        first_command.notify_one();
+        let found = multi_stream.find_command(self.tenant_id, command.key()).await.map_err(LoadError::from)?;
+        let Some(found) = found else { return Ok(None) };
+        let mut records: Vec<RecordedEvent> = Vec::new();
+        for SavedEvents { stream, version, events } in command.answers(request, &found)? {
+            let first = Version::new(version.get().saturating_sub(events) + 1);
+            let stored = store.read_stream(&stream, first, Direction::Forward);
+            let stored = futures_util::StreamExt::take(stored, usize::try_from(events).unwrap_or(usize::MAX));
+            let stored: Vec<_> = match stored.try_collect().await {
+                Ok(stored) => stored,
+                Err(ReadError::Corrupt { .. }) => Vec::new(), // they are archived, or lost
+                Err(error) => return Err(LoadError::from(error).into()),
+            };
+            if stored.len() as u64 != events {
+                let reason = format!("{} of its {events} events to `{stream}` are left in the store", stored.len());
+                return Err(command.damaged(reason).into());
+            }
+            records.extend(stored);
+        }
+        let publication = if *has_relay && !records.is_empty() { Publication::ByRelay } else { Publication::None };
+        Ok(Some(SavedTogether::new(records, publication)))
+    }
+}
+
+/// Makes a tag, if one of the decision's events has tags of this name.
+#[allow(clippy::result_large_err, reason = "its callers return the same error from a future, which is no smaller")]
+fn tag_of<D: Decision>(name: &str, value: &(impl FieldText + ?Sized)) -> Result<Tag, BoundaryError> {
+    let known: BTreeSet<_> = D::Event::EVENTS.descriptors().iter().flat_map(|event| event.tags).copied().collect();
+    if !known.contains(name) {
+        return Err(BoundaryError::UnknownTag { name: name.into(), known: known.into_iter().collect() });
+    }
+    Tag::new(name, value).map_err(BoundaryError::Tag)
+}
+
+#[allow(clippy::result_large_err, reason = "its callers return the same error from a future, which is no smaller")]
+fn boundaries(store: &dyn EventStore) -> Result<&dyn Boundaries, BoundaryError> {
+    store.boundaries().ok_or_else(|| BoundaryError::Unsupported { store: store.describe() })
+}
+
+fn unsupported(store: &dyn EventStore) -> SaveError {
+    SaveError::MultiStreamUnsupported { store: store.describe() }
+}
+
+/// Applies all events of a boundary.
+async fn fold<D: Decision + Apply>(store: &dyn EventStore, boundary: &Boundary) -> Result<D, LoadError> {
+    let filter = FeedFilter::all()
+        .tenant(boundary.tenant_id.unwrap_or(Uuid::nil()))
+        .event_types(boundary.event_types.iter().cloned())
+        .tagged_any(boundary.items.iter().cloned());
+    let mut state = D::default();
+    let mut events = store.read_feed(Position::START, END, &filter);
+    while let Some(record) = events.try_next().await? {
+        let event = D::Event::decode(&record).map_err(|source| LoadError::Decode {
+            stream: record.metadata().stream().clone(),
+            version: record.version(),
+            source,
+        })?;
+        state.apply(&event);
+    }
+    Ok(state)
+}
+
+/// Writes what a decision is about, to tell its command from others.
+fn shown(boundary: &Boundary) -> String {
+    let tags: Vec<_> = boundary.items.iter().flatten().map(Tag::as_str).collect();
+    let types: Vec<_> = boundary.event_types.iter().map(Name::as_str).collect();
+    format!("{}\n{}", types.join("\n"), tags.join("\n"))
+}

@@ -1,0 +1,57 @@
+//! Tags for events that were stored before their type declared them.
+
+use futures_util::TryStreamExt as _;
+
+use super::error::BoundaryError;
+use crate::{
+    domain::{
+        aggregate::Aggregate,
+        error::{BoxError, Error},
+        name::Name,
+        record::{EncodeEvent as _, EventSet as _},
+        stream::Position,
+    },
+    port::{EventStore, FeedFilter},
+};
+
+/// Progress of [`tag_stored_events`](crate::AggregateRepository::tag_stored_events).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct TaggedEvents {
+    /// Events read, of the types that declare tags.
+    pub events: u64,
+    /// Tags that were added to them.
+    pub tags: u64,
+}
+
+/// Adds the tags that the events of an aggregate type declare.
+pub(super) async fn tag_stored_events<A: Aggregate>(
+    store: &dyn EventStore,
+    mut progress: impl FnMut(&TaggedEvents),
+) -> Result<TaggedEvents, Error> {
+    let boundaries = store.boundaries().ok_or_else(|| BoundaryError::Unsupported { store: store.describe() })?;
+    let mut tagged = TaggedEvents::default();
+    let declaring = A::Event::EVENTS.descriptors().iter().filter(|event| !event.tags.is_empty());
+    let types: Vec<Name> = declaring.flat_map(|event| event.event_types()).map(Name::from_static).collect();
+    if types.is_empty() {
+        return Ok(tagged);
+    }
+    let filter = FeedFilter::all().aggregate_types([Name::from_static(A::AGGREGATE_TYPE)]).event_types(types);
+    let head = store.head().await?;
+    let mut feed = store.read_feed(Position::START, head, &filter);
+    while let Some(record) = feed.try_next().await? {
+        let at = |error: BoxError| {
+            let (version, stream) = (record.version(), record.metadata().stream());
+            format!("event {version} of `{stream}`: {error}")
+        };
+        let event = A::Event::decode(&record).map_err(|error| at(error.into()))?;
+        let encoded = event.encode().map_err(|error| at(error.into()))?;
+        for tag in encoded.tags() {
+            tagged.tags += u64::from(boundaries.add_tag(&record, tag).await?);
+        }
+        tagged.events += 1;
+        progress(&tagged);
+    }
+    progress(&tagged);
+    Ok(tagged)
+}
