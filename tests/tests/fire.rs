@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use workspace_tests::fire::{
-    commands,
+    commands, decisions,
     faults::{self, FaultDurations},
     kills::{self, Program, process_role::Settings},
     network_faults,
@@ -49,6 +49,7 @@ async fn a_process_that_dies() {
         && !rolling::run_as_child().await.unwrap()
         && !reactions::run_as_child().await.unwrap()
         && !unique_values::run_as_child().await.unwrap()
+        && !decisions::run_as_child().await.unwrap()
         && !commands::run_as_child().await.unwrap()
     {
         unfinished_deliveries::run_as_child().await.unwrap();
@@ -225,4 +226,29 @@ async fn a_command_takes_effect_once_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_without_keys_are_caught() {
     command(StoreKind::Postgres, true).await;
+}
+
+async fn decide(store: StoreKind) {
+    let plan = decisions::Plan { store, decisions: 1_500, courses: 20, seed: seed() };
+    judge(&decisions::run(&program(), plan).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decisions_keep_their_rules_on_postgres() {
+    decide(StoreKind::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decisions_keep_their_rules_on_redis() {
+    decide(StoreKind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decisions_keep_their_rules_on_sqlite() {
+    decide(StoreKind::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_statement_of_the_textbook_is_caught() {
+    judge(&decisions::run_textbook(4_000, 20, seed()).await.unwrap());
 }

@@ -257,6 +257,29 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
+        "A decision about tags holds when its events are stored",
+        &[
+            (
+                "eventbus/src/testkit/event_store/boundaries.rs",
+                &[
+                    "condition_holds_until_its_boundary_moves",
+                    "concurrent_decisions_about_a_tag_are_serial",
+                    "condition_on_an_unknown_tag_is_kept",
+                    "every_append_counts_its_tags",
+                ],
+            ),
+            (
+                "eventbus/tests/runtime/decisions.rs",
+                &["a_decision_whose_boundary_moves_is_made_again", "events_are_counted_before_they_are_read"],
+            ),
+            ("tests/tests/decisions.rs", &["course_subscriptions", "invoice_numbers"]),
+            (
+                "tests/tests/fire.rs",
+                &["decisions_keep_their_rules_on_postgres", "the_statement_of_the_textbook_is_caught"],
+            ),
+        ],
+    ),
+    (
         "Redis may restart, be flushed or be restored from an older copy",
         &[
             (

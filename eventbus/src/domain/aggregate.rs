@@ -77,8 +77,9 @@ pub trait Lists<E> {
 /// Events to record: one event of the aggregate, its enum, or a tuple, array, `Vec` or `Option` of them.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be recorded as `{E}`",
-    label = "not an event listed in `{E}`",
-    note = "record an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; a decision that can refuse is unwrapped with `?` first"
+    label = "not an event of `{E}`",
+    note = "record an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; what can refuse is unwrapped with `?` first",
+    note = "in `App::decision` an event is any one with tags"
 )]
 pub trait IntoEvents<E> {
     /// Adds the events to `out`, in order.

@@ -54,7 +54,7 @@ impl Tag {
     }
 
     fn parse(text: &str, name: &str) -> Result<Self, InvalidTag> {
-        Name::new("tag", name).map_err(InvalidTag::Name)?;
+        Name::new("tag", name).map_err(InvalidTag::UnusableName)?;
         match text.as_bytes().get(name.len()) {
             Some(b':') if !name.contains(':') => {}
             _ => return Err(InvalidTag::Colon { name: name.into() }),
@@ -94,7 +94,7 @@ impl fmt::Debug for Tag {
 pub enum InvalidTag {
     /// Its name is none that every store can keep.
     #[error(transparent)]
-    Name(InvalidName),
+    UnusableName(InvalidName),
     /// Its name has a colon, or the text has none after the name.
     #[error("tag `{name}` has no colon between its name and its value, or one in its name")]
     Colon {

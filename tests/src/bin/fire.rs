@@ -21,6 +21,7 @@ use tokio::runtime::Runtime;
 use workspace_tests::fire::{
     HarnessError, commands, consumer_crashes,
     database::Database,
+    decisions,
     faults::{self, FaultDurations},
     kills::{self, Program, process_role::Settings},
     model, network_faults,
@@ -64,6 +65,9 @@ struct Arguments {
     /// Number of attempts to take one of 1,000 unique values, on each store.
     #[arg(long, default_value_t = 100_000)]
     attempts: u64,
+    /// Number of decisions about courses and students, on each store.
+    #[arg(long, default_value_t = 1_000_000)]
+    decisions: u64,
     /// Number of commands, each sent by 32 callers at once, on each store.
     #[arg(long, default_value_t = 2_000)]
     commands: u64,
@@ -119,6 +123,8 @@ enum Part {
     Unique,
     /// Commands that 32 callers send at once, to servers that die before they answer.
     Commands,
+    /// Decisions about courses and students, by writers that are killed, and by the textbook's statement.
+    Decisions,
     /// Processes with the in-process bus, killed while events wait for a retry.
     Unfinished,
     /// Processes with the in-process bus, killed every second or two: no event becomes a dead letter.
@@ -147,6 +153,7 @@ fn main() -> Result<ExitCode, HarnessError> {
                 || rolling::run_as_child().await?
                 || reactions::run_as_child().await?
                 || unique_values::run_as_child().await?
+                || decisions::run_as_child().await?
                 || commands::run_as_child().await?,
         )
     })? {
@@ -179,6 +186,7 @@ impl Part {
             reactions,
             attempts,
             commands,
+            decisions,
             file_faults,
             handled,
             unfinished_kills,
@@ -202,6 +210,7 @@ impl Part {
             Self::Reactions => runtime.block_on(react(reactions, seed)),
             Self::Unique => runtime.block_on(take_addresses(attempts, seed)),
             Self::Commands => runtime.block_on(command(commands, seed)),
+            Self::Decisions => runtime.block_on(decide(decisions, seed)),
             Self::Unfinished => {
                 let kills = unfinished_kills;
                 runtime.block_on(unfinished_deliveries::run(&Program::this(&[])?, Kills::WhileEventsWait, kills, seed))
@@ -296,4 +305,16 @@ fn model_on_all(runtime: &Runtime, cases: u32, seed: u64) -> Result<RunSummary, 
     runtime.block_on(postgres.close());
     runtime.block_on(database.remove())?;
     Ok(RunSummary { took: begin.elapsed(), ..figures })
+}
+
+/// Decides on each store, and by the textbook's statement.
+async fn decide(decisions: u64, seed: u64) -> Result<RunSummary, HarnessError> {
+    let program = Program::this(&[])?;
+    let mut figures = RunSummary::new("decisions");
+    for store in [StoreKind::Postgres, StoreKind::Redis, StoreKind::Sqlite] {
+        let plan = decisions::Plan { store, decisions, courses: 200, seed };
+        figures.add(decisions::run(&program, plan).await?);
+    }
+    figures.add(decisions::run_textbook(20_000, 20, seed).await?);
+    Ok(figures)
 }

@@ -81,6 +81,16 @@ impl Database {
         Ok(self.url.replacen(&server, &proxy_address.to_string(), 1))
     }
 
+    /// Returns the number of deadlocks that the server has ended in the database.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn deadlocks(&self) -> Result<i64, HarnessError> {
+        const DEADLOCKS_SQL: &str = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+        let mut connection = self.connection("statistics").await?;
+        Ok(sqlx::query_scalar(DEADLOCKS_SQL).fetch_one(&mut connection).await?)
+    }
+
     /// Opens a connection named `name` that finds the store's tables, also while sessions are being terminated.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ use crate::{
         tag::{EVENT_TYPE_TAG, Tag},
     },
     port::{
-        Append, Direction, EventStore, FeedFilter, MultiStreamAppends, ReadError,
+        Append, BoxFuture, Direction, EventStore, FeedFilter, MultiStreamAppends, ReadError,
         boundaries::{Boundaries, Boundary, BoundaryCondition},
         multi_stream_append::{Handled, MultiStreamAppend, MultiStreamOutcome},
     },
@@ -205,10 +205,27 @@ impl<D: Decision + Apply> Deciding<D> {
     /// [`UpdateError::Refused`] with the decision's refusal; [`UpdateError::Boundary`] if what it is about is not said, or
     /// not possible; [`UpdateError::Load`] if its events cannot be read; [`UpdateError::Save`] if its events cannot be
     /// stored, also if every retry conflicted; [`UpdateError::Once`] as for a command.
-    pub async fn decide<T, X>(self, decide: impl Fn(&D) -> Result<T, X>) -> Result<SavedTogether, UpdateError<X>>
+    // no `async fn`: its future would repeat the bounds, and the compiler its error at each use of the future
+    pub fn decide<'a, F, T, X>(self, decide: F) -> BoxFuture<'a, Result<SavedTogether, UpdateError<X>>>
     where
-        T: IntoEvents<DecidedEvent>,
+        F: Fn(&D) -> Result<T, X> + Send + 'a,
+        T: IntoEvents<DecidedEvent> + 'a,
+        X: Send + 'a,
     {
+        Box::pin(async move {
+            self.run(move |state| {
+                let mut decided = Vec::new();
+                decide(state)?.into_events(&mut decided);
+                Ok(decided)
+            })
+            .await
+        })
+    }
+
+    async fn run<X>(
+        self,
+        decide: impl Fn(&D) -> Result<Vec<DecidedEvent>, X> + Send,
+    ) -> Result<SavedTogether, UpdateError<X>> {
         let boundary = self.boundary()?;
         let store = &*self.source.store;
         let multi_stream = store.multi_stream_appends().ok_or_else(|| unsupported(store))?;
@@ -225,8 +242,7 @@ impl<D: Decision + Apply> Deciding<D> {
             }
             let condition = boundaries(store)?.count_tagged(&boundary).await.map_err(LoadError::from)?;
             let state = fold::<D>(store, &boundary).await?;
-            let mut decided = Vec::new();
-            decide(&state).map_err(UpdateError::Refused)?.into_events(&mut decided);
+            let decided = decide(&state).map_err(UpdateError::Refused)?;
             if decided.is_empty() && self.command.is_none() {
                 return Ok(SavedTogether::new(Vec::new(), Publication::None));
             }

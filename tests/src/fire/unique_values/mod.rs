@@ -5,19 +5,15 @@
 mod audit;
 mod writers;
 
-use std::{
-    env,
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{env, time::Instant};
 
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
-use tokio::process::Child;
 
 use crate::fire::{
     HarnessError,
     kills::Program,
+    members,
     place::{Place, StoreKind, kill_sessions},
     run_summary::RunSummary,
 };
@@ -29,8 +25,6 @@ const SESSIONS: &str = "unique";
 /// Number of processes at any time, unless the store is a file; and of writers in all of them.
 const MEMBERS: u64 = 4;
 const WRITERS: u64 = 64;
-/// Number of members in each slot that make all of their attempts; as many are killed.
-const ROUNDS: u64 = 2;
 
 /// What a run does.
 #[derive(Debug, Clone, Copy)]
@@ -71,33 +65,17 @@ pub async fn run_as_child() -> Result<bool, HarnessError> {
     Ok(true)
 }
 
-fn start(program: &Program, member: &Member, random: &mut Rng) -> Result<Child, HarnessError> {
-    let member = Member { seed: random.u64(..), ..member.clone() };
-    let mut command = program.command();
-    Ok(command.env(MEMBER_VARIABLE, serde_json::to_string(&member)?).stderr(Stdio::inherit()).spawn()?)
-}
+impl members::Member for Member {
+    const VARIABLE: &'static str = MEMBER_VARIABLE;
 
-/// Runs members in several slots, in each one after the other: every second one is killed, the others make all of their
-/// attempts. Returns the number of those that were killed.
-async fn run_members(program: &Program, member: &Member, slots: u64, seed: u64) -> Result<u64, HarnessError> {
-    let mut random = Rng::with_seed(seed);
-    let slots = (0..slots).map(|_| random.fork()).map(async |mut random| {
-        let mut kills = 0;
-        for _ in 0..ROUNDS {
-            let endless = Member { attempts: u64::MAX, ..member.clone() };
-            let mut killed = start(program, &endless, &mut random)?;
-            let attempts = member.writers * member.attempts;
-            tokio::time::sleep(Duration::from_millis(random.u64(30..100 + attempts / 2))).await; // any time will do
-            killed.kill().await?;
-            kills += 1;
-            let ended = start(program, member, &mut random)?.wait().await?;
-            if !ended.success() {
-                return Err(HarnessError::from(format!("a member ended by itself, {ended}")));
-            }
-        }
-        Ok(kills)
-    });
-    Ok(futures_util::future::try_join_all(slots).await?.into_iter().sum())
+    fn attempts(&self) -> u64 {
+        self.writers * self.attempts
+    }
+
+    fn with(&self, seed: u64, is_endless: bool) -> Self {
+        let attempts = if is_endless { u64::MAX } else { self.attempts };
+        Self { seed, attempts, ..self.clone() }
+    }
 }
 
 /// Runs a plan.
@@ -109,13 +87,13 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
     let began = Instant::now();
     let (place, database) = Place::create(kind, SESSIONS).await?;
     let store = place.open().await?;
-    let members = if kind == StoreKind::Sqlite { 1 } else { MEMBERS };
-    let writers = WRITERS / members;
-    let attempts_each = attempts.div_ceil(ROUNDS * members * writers);
+    let slots = if kind == StoreKind::Sqlite { 1 } else { MEMBERS };
+    let writers = WRITERS / slots;
+    let attempts_each = attempts.div_ceil(members::ROUNDS * slots * writers);
     let member = Member { place: place.clone(), writers, attempts: attempts_each, addresses, select_then_insert, seed };
     let mut sessions_killed = 0;
     let kills = tokio::select! {
-        kills = run_members(program, &member, members, seed) => kills?,
+        kills = members::run(program, &member, slots, seed) => kills?,
         never = kill_sessions(database.as_ref(), SESSIONS, &mut sessions_killed, Rng::with_seed(seed)) => match never? {},
     };
     let audit::Findings { events, taken_twice, mut failures } = audit::audit(&*store, addresses).await?;

@@ -1,0 +1,149 @@
+//! Decisions about courses and students from many writers in processes that are killed, while sessions are killed too: no
+//! course has more students than seats, no student more courses than allowed, and the numbers of invoices have no gap.
+//! The textbook's statement, an `INSERT` under a `NOT EXISTS` of later positions, is caught by the same auditor.
+
+mod audit;
+mod textbook;
+mod writers;
+
+use std::{env, time::Instant};
+
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+
+use self::audit::Findings;
+use crate::fire::{
+    HarnessError,
+    kills::Program,
+    members,
+    place::{Place, StoreKind, kill_sessions},
+    run_summary::RunSummary,
+};
+
+/// The variable that makes a process a member.
+const MEMBER_VARIABLE: &str = "FIRE_DECISIONS";
+/// The name of the sessions of members.
+const SESSIONS: &str = "decisions";
+/// Number of processes at any time, unless the store is a file; and of writers in all of them.
+const MEMBERS: u64 = 4;
+const WRITERS: u64 = 64;
+/// Most students of a course, and most courses of a student.
+const SEATS: usize = 10;
+const COURSES_OF_STUDENT: usize = 3;
+/// Courses that half of the decisions are about.
+const HOT_COURSES: u64 = 2;
+
+/// What a run does.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// The store of the run.
+    pub store: StoreKind,
+    /// Number of decisions.
+    pub decisions: u64,
+    /// Number of courses; there are four times as many students.
+    pub courses: u64,
+    /// The seed of all random choices.
+    pub seed: u64,
+}
+
+/// A member: a process with several writers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Member {
+    place: Place,
+    writers: u64,
+    /// Decisions of each writer.
+    decisions: u64,
+    courses: u64,
+    seed: u64,
+}
+
+impl members::Member for Member {
+    const VARIABLE: &'static str = MEMBER_VARIABLE;
+
+    fn attempts(&self) -> u64 {
+        self.writers * self.decisions
+    }
+
+    fn with(&self, seed: u64, is_endless: bool) -> Self {
+        let decisions = if is_endless { u64::MAX } else { self.decisions };
+        Self { seed, decisions, ..self.clone() }
+    }
+}
+
+/// Plays a member if the environment asks for it; otherwise returns `false`.
+///
+/// # Errors
+/// If a server fails for longer than the faults last.
+pub async fn run_as_child() -> Result<bool, HarnessError> {
+    let Ok(member) = env::var(MEMBER_VARIABLE) else {
+        return Ok(false);
+    };
+    writers::run(serde_json::from_str(&member)?).await?;
+    Ok(true)
+}
+
+/// Runs a plan.
+///
+/// # Errors
+/// If the run itself fails; broken promises are in the summary.
+pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessError> {
+    let Plan { store: kind, decisions, courses, seed } = plan;
+    let began = Instant::now();
+    let (place, database) = Place::create(kind, SESSIONS).await?;
+    let store = place.open().await?;
+    let slots = if kind == StoreKind::Sqlite { 1 } else { MEMBERS };
+    let writers = WRITERS / slots;
+    let decisions_each = decisions.div_ceil(members::ROUNDS * slots * writers);
+    let member = Member { place: place.clone(), writers, decisions: decisions_each, courses, seed };
+    let deadlocks_before = match &database {
+        Some(database) => database.deadlocks().await?,
+        None => 0,
+    };
+    let mut sessions_killed = 0;
+    let kills = tokio::select! {
+        kills = members::run(program, &member, slots, seed) => kills?,
+        never = kill_sessions(database.as_ref(), SESSIONS, &mut sessions_killed, Rng::with_seed(seed)) => match never? {},
+    };
+    let Findings { events, violations, mut failures } = audit::audit(&*store).await?;
+    if let Some(database) = &database {
+        let deadlocks = database.deadlocks().await? - deadlocks_before;
+        if deadlocks > 0 {
+            failures.push(format!("{deadlocks} deadlocks"));
+        }
+    }
+    if let Some(first) = violations.first() {
+        failures.push(format!("{} events break a rule, such as {first}", violations.len()));
+    }
+    drop(store);
+    place.remove(database.as_ref()).await?;
+    Ok(RunSummary {
+        events,
+        faults: kills + sessions_killed,
+        description: format!(
+            "{kind:?}: {decisions} decisions of {WRITERS} writers, {kills} members and {sessions_killed} sessions killed"
+        ),
+        took: began.elapsed(),
+        failures,
+        ..RunSummary::new("decisions")
+    })
+}
+
+/// Runs the textbook's statement on PostgreSQL, which must be caught.
+///
+/// # Errors
+/// If the run itself fails.
+pub async fn run_textbook(decisions: u64, courses: u64, seed: u64) -> Result<RunSummary, HarnessError> {
+    let began = Instant::now();
+    let Findings { events, violations, .. } = textbook::run(decisions, courses, seed).await?;
+    let failures = match violations.is_empty() {
+        true => vec!["the textbook's statement was not caught".into()],
+        false => Vec::new(),
+    };
+    Ok(RunSummary {
+        events,
+        description: format!("textbook: {decisions} decisions; caught: {} events break a rule", violations.len()),
+        took: began.elapsed(),
+        failures,
+        ..RunSummary::new("decisions")
+    })
+}
