@@ -111,7 +111,8 @@ impl GroupCommit {
         }
         let (queued, answers) = self.admit(request).await;
         if let Some((leader, entries)) = self.enqueue_or_lead(queued) {
-            leader.execute(entries).await;
+            // boxed: most callers do not lead, and each of their futures would hold that of the statement, 20 kB
+            Box::pin(leader.execute(entries)).await;
         }
         answers
     }
