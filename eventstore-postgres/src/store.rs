@@ -8,7 +8,7 @@ use eventbus::{
         Append, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, ReadError, Snapshots,
         Transactions,
     },
-    store::UniqueValues,
+    store::{Boundaries, UniqueValues},
 };
 use sqlx::{PgConnection, PgPool};
 
@@ -325,6 +325,10 @@ impl EventStore for PgEventStore {
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {
+        Some(self)
+    }
+
+    fn boundaries(&self) -> Option<&dyn Boundaries> {
         Some(self)
     }
 }
