@@ -478,6 +478,39 @@ mod tests {
         drop_schema(&store, connection).await;
     }
 
+    /// A page that finds fewer events than it may have ends at the window, and the next one goes on behind it.
+    #[tokio::test]
+    async fn rare_events_of_a_large_tag_are_found() {
+        let (store, connection) = store_with_events(0).await;
+        let rare = Name::from_static("Rare");
+        let stream = StreamId::new(Name::from_static("Account"), AggregateId::new());
+        let mut wanted = Vec::new();
+        for round in 0..3 {
+            let tag = |text| Tag::from_stored(text).unwrap();
+            let other = if round == 0 { "student:a" } else { "student:b" };
+            for tags in [vec![tag("course:1")], vec![tag("course:1"), tag(other)]] {
+                let event = NewEvent::new(rare.clone(), 1, "{}").with_tags(tags);
+                wanted.extend(store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap());
+            }
+            fill_tags(&store).await;
+        }
+        let set = |texts: &[&str]| texts.iter().map(|text| Tag::from_stored(text).unwrap()).collect::<BTreeSet<_>>();
+        let end = Position::new(i64::MAX as u64);
+        for (sets, of_wanted) in [
+            (vec![set(&["course:1"])], &[0, 1, 2, 3, 4, 5][..]),
+            (vec![set(&["course:1"]), set(&["student:b"])], &[0, 1, 2, 3, 4, 5]),
+            (vec![set(&["course:1", "student:a"])], &[1]),
+            (vec![set(&["student:b"]), set(&["course:1", "student:a"])], &[1, 3, 5]),
+        ] {
+            let filter = FeedFilter::all().tagged_any(sets).event_types([rare.clone()]);
+            let found: Vec<_> = store.read_feed(Position::START, end, &filter).try_collect().await.unwrap();
+            let wanted: Vec<_> = of_wanted.iter().map(|&place: &usize| wanted[place].clone()).collect();
+            assert_eq!(found, wanted, "{filter:?}");
+            assert_eq!(store.count_events(Position::START, end, &filter).await.unwrap(), wanted.len() as u64);
+        }
+        drop_schema(&store, connection).await;
+    }
+
     /// Stores 5,000 events with a tag; each fiftieth has a second one.
     async fn fill_tags(store: &PgEventStore) {
         let stream = StreamId::new(Name::from_static("Account"), AggregateId::new());

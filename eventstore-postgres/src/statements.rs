@@ -251,6 +251,16 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), blocked).await.expect("the session waits for no lock");
     }
 
+    #[test]
+    fn an_append_without_tags_has_a_statement_without_them() {
+        let statements = Statements::new(Schema::new("store").unwrap(), false);
+        let [without, with] = [false, true].map(|has_tags| statements.append_streams(has_tags).sql());
+        for part in ["tag", "boundary", "$30"] {
+            assert!(!without.as_str().contains(part) && with.as_str().contains(part), "{part}");
+        }
+        assert!(without.as_str().contains("unique_values") && !with.as_str().contains("\n--"));
+    }
+
     /// Appends an event to each of two streams in one statement; returns the number of stored events.
     async fn append_to_both(schema: Schema, sql: SqlStr, name: String) -> sqlx::Result<usize> {
         let events = [(); 2].map(|()| NewEvent::new(Name::from_static("Deposited"), 1, "{}"));

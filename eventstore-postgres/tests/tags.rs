@@ -155,6 +155,23 @@ async fn events_with_tags_are_counted_in_a_transaction() {
     }
 }
 
+/// Event types have no control characters, but any other: they are keys of the counts.
+#[tokio::test]
+async fn types_of_any_name_are_counted() {
+    let schema = TestSchema::new();
+    let store = schema.store().await;
+    for name in ["Тип: '%' \"x\"", r"back\slash", "{}", "a\u{2028}b"] {
+        let name = Name::new("event type", name).unwrap();
+        for _ in 0..2 {
+            let stored = store.append(&stream(), Any, vec![tagged(name.clone(), &["course:1"])]).await.unwrap();
+            assert!(store.add_tag(&stored[0], &tag("course:2")).await.unwrap());
+        }
+        let boundary = Boundary { event_types: [name].into(), ..boundary(&["course:1", "course:2"]) };
+        assert_eq!(store.count_tagged(&boundary).await.unwrap().counts, [2, 2]);
+    }
+    assert_eq!(recount(&mut schema.connection().await).await, [""; 0]);
+}
+
 /// Tags are added to one event at once, and by statements that meet an append of the same event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tags_are_added_to_an_event_at_once() {
@@ -210,7 +227,7 @@ const ROUNDS: usize = 120;
 /// Decides, appends and adds tags at random; returns the number of decisions that another writer's event refused.
 async fn write(store: PgEventStore, streams: Arc<Vec<StreamId>>, number: u64) -> usize {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut own: Vec<RecordedEvent> = Vec::new();
+    let (mut own, mut repeatable): (Vec<RecordedEvent>, Vec<Append>) = Default::default();
     let mut refused = 0;
     for round in 0..ROUNDS {
         // tags that all writers make at about the same time, in an order of their own
@@ -223,7 +240,7 @@ async fn write(store: PgEventStore, streams: Arc<Vec<StreamId>>, number: u64) ->
             let fresh = fresh.iter().map(String::as_str);
             tagged(event_type.clone(), &tags.iter().copied().chain(fresh).collect::<Vec<_>>())
         };
-        match dice(&mut state, 8) {
+        match dice(&mut state, 9) {
             0..4 => {
                 let condition = count(&store, chosen).await;
                 if condition.counts.iter().any(|count| *count >= CAPACITY) {
@@ -241,7 +258,17 @@ async fn write(store: PgEventStore, streams: Arc<Vec<StreamId>>, number: u64) ->
                     }
                 }
             }
-            4 => own.extend(store.append(&to(&mut state), Any, vec![event(&VIEWED, &COURSES)]).await.unwrap()),
+            4 => {
+                let append = Append { stream: to(&mut state), expected: Any, events: vec![event(&VIEWED, &COURSES)] };
+                own.extend(store.append(&append.stream, Any, append.events.clone()).await.unwrap());
+                repeatable.push(append);
+            }
+            6 => {
+                // locks the tags, and then meets the key of the event
+                let Some(Append { stream, events, .. }) = repeatable.last().cloned() else { continue };
+                let again = store.append(&stream, Any, events.clone()).await.unwrap();
+                assert_eq!(again[0].metadata().event_id(), events[0].event_id());
+            }
             5 => {
                 let mut transaction = store.begin_transaction().await.unwrap();
                 let events = vec![event(&VIEWED, chosen), event(&VIEWED, &[])];
