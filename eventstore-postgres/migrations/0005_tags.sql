@@ -10,7 +10,7 @@ CREATE TABLE IF NOT EXISTS {schema}.tags (
     tag       text COLLATE "C" NOT NULL, -- name and value: `course:c1`
     counts    jsonb            NOT NULL, -- the number of events by type: {"Enrolled": 12}
     CONSTRAINT tags_pkey PRIMARY KEY (tag_no),
-    CONSTRAINT tags_tag_key UNIQUE (tag, tenant_id)
+    CONSTRAINT tags_identity_key UNIQUE (tag, tenant_id)
 ) WITH (fillfactor = 70);
 
 ALTER SEQUENCE {schema}.tags_tag_no_seq OWNED BY {schema}.tags.tag_no;

@@ -219,8 +219,7 @@ async fn save_in_every_way(store: &Arc<dyn EventStore>) -> usize {
     8
 }
 
-/// No release before the one that uses a reserved column may have written anything else there. `tags` is null for an event
-/// without tags, whichever statement appends it.
+/// No release before the one that uses a reserved column may have written anything else there.
 async fn reserved_columns_hold_their_defaults(database: impl Database) {
     let streams = save_in_every_way(&database.store()).await;
     let of_streams = database.ask("SELECT CAST(kind AS text) || ' ' || CAST(archived_through AS text) FROM {streams}");
