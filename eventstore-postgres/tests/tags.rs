@@ -224,7 +224,7 @@ const CAPACITY: u64 = 40;
 const WRITERS: u64 = 8;
 const ROUNDS: usize = 120;
 
-/// Decides, appends and adds tags at random; returns the number of decisions that another writer's event refused.
+/// Decides, appends and adds tags at random; returns the number of decisions that an event of a different writer refused.
 async fn write(store: PgEventStore, streams: Arc<Vec<StreamId>>, number: u64) -> usize {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let (mut own, mut repeatable): (Vec<RecordedEvent>, Vec<Append>) = Default::default();
