@@ -4,6 +4,7 @@
 //! Invariant: a caller gets a definite result only if it is final. A statement that was sent and got no answer may
 //! still run in its backend; from then on a result is final only if a late commit of that statement cannot change it.
 
+mod add_tag;
 mod blocked_streams;
 mod entry;
 mod executor;
@@ -20,6 +21,7 @@ use eventbus::{
     support::{check_events, check_ids},
 };
 
+pub(crate) use self::add_tag::add_tag;
 pub use self::in_transaction::PgAppendInError;
 pub(crate) use self::in_transaction::append_in_transaction;
 pub(crate) use self::{

@@ -84,8 +84,8 @@ impl UniqueValues for PgEventStore {
     }
 }
 
-/// Appends events that take or give back unique values.
-async fn append_with_values(store: &PgEventStore, append: Append) -> AppendResult {
+/// Appends events that take or give back unique values, or have tags.
+async fn append_with_indexes(store: &PgEventStore, append: Append) -> AppendResult {
     let outcome = MultiStreamStatement::new(store.inner(), MultiStreamAppend::single(append)).run().await?;
     Ok(outcome.into_records())
 }
@@ -115,7 +115,7 @@ impl AppendEvents for PgEventStore {
             if append.changes_indexes() {
                 // before the next ones, which may be for the same streams
                 self.group_commit().append(request.take(), &mut results).await;
-                results[number] = append_with_values(self, append).await;
+                results[number] = append_with_indexes(self, append).await;
                 continue;
             }
             if !request.has_room_for(&append) {

@@ -1,6 +1,7 @@
-//! The parameters of append statements: new events, one array per column.
+//! The parameters of append statements: new events, and their tags, one array per column.
 
-use eventbus::{NewEvent, StreamId};
+use eventbus::{NewEvent, StreamId, event::Tag, store::BoundaryCondition, support::TagUse};
+use uuid::Uuid;
 
 use crate::{pool::Query, statements::Claim};
 
@@ -39,6 +40,63 @@ pub(crate) fn bind_events<'q>(query: Query<'q>, events: &(impl Iterator<Item = &
             (!attributes.is_empty()).then(|| attributes.as_json())
         }))
         .bind(column(events, NewEvent::original_recorded_at))
+}
+
+/// A tag with its tenant, and how an append uses it.
+pub(crate) type UsedTag = ((Uuid, Tag), TagUse);
+
+/// Binds the tags of events, the tags that the append counts or compares, in order, and the items of its condition.
+pub(crate) fn bind_tags<'q>(
+    query: Query<'q>,
+    events: &(impl Iterator<Item = &'q NewEvent> + Clone),
+    used: &'q [UsedTag],
+    condition: Option<&'q BoundaryCondition>,
+) -> Query<'q> {
+    let tags_of = |event: &NewEvent| (!event.tags().is_empty()).then(|| array_text(event.tags()));
+    let types = condition.into_iter().flat_map(|condition| &condition.boundary.event_types);
+    let (mut items, mut tags) = (Vec::new(), Vec::new());
+    if let Some(boundary) = condition.map(|condition| &condition.boundary) {
+        let tenant = boundary.tenant_id.unwrap_or_default();
+        for (item, of_item) in (1_i64..).zip(&boundary.items) {
+            for wanted in of_item {
+                let key = (tenant, wanted.clone());
+                let place = used.binary_search_by(|(used, _)| used.cmp(&key));
+                tags.extend(place.map(|place| place as i64 + 1));
+                items.resize(tags.len(), item);
+            }
+        }
+    }
+    query
+        .bind(column(events, tags_of))
+        .bind(used.iter().map(|((_, tag), _)| tag.as_str()).collect::<Vec<_>>())
+        .bind(used.iter().map(|((tenant, _), _)| *tenant).collect::<Vec<_>>())
+        .bind(used.iter().map(|(_, tag_use)| counts_text(tag_use)).collect::<Vec<_>>())
+        .bind(used.iter().map(|(_, tag_use)| tag_use.expected.map(as_count)).collect::<Vec<_>>())
+        .bind(types.map(|event_type| event_type.as_str()).collect::<Vec<_>>())
+        .bind(items)
+        .bind(tags)
+}
+
+/// Returns a count as the server compares it: one beyond its range is higher than any that it has.
+fn as_count(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Returns tags as the text of an array: `{"course:c1"}`.
+fn array_text(tags: &[Tag]) -> String {
+    let quoted: Vec<_> = tags.iter().map(|tag| quoted(tag.as_str())).collect();
+    format!("{{{}}}", quoted.join(","))
+}
+
+/// Returns the numbers of further events as JSON: `{"Enrolled":1}`. Names have no control characters to escape.
+fn counts_text(tag_use: &TagUse) -> String {
+    let counts: Vec<_> =
+        tag_use.added.iter().map(|(name, count)| format!("{}:{count}", quoted(name.as_str()))).collect();
+    format!("{{{}}}", counts.join(","))
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""))
 }
 
 fn column<'e, T>(events: &(impl Iterator<Item = &'e NewEvent> + Clone), value: impl Fn(&'e NewEvent) -> T) -> Vec<T> {

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent, StreamId, Version,
+    event::Tag,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
     support::{FeedVersions, Page, paged},
 };
@@ -20,13 +21,19 @@ use uuid::Uuid;
 use crate::{
     missing_events,
     pool::Query,
-    record::{PAGE_EVENTS_MAX, decode_feed_page, decode_has_former, decode_stream_no, decode_time},
+    record::{
+        PAGE_EVENTS_MAX, decode_feed_page, decode_has_former, decode_reach, decode_stream_no, decode_time,
+        read_position,
+    },
     store::PgEventStore,
     store_inner::StoreInner,
 };
 
 /// The most positions that one statement scans for a filter, which may match none of them.
 const FILTER_WINDOW_POSITIONS: i64 = 100_000;
+
+/// The most events of a tag that one statement looks at, which may match none of them.
+const TAG_WINDOW_EVENTS: i64 = 5_000;
 
 #[async_trait]
 impl ReadFeed for PgEventStore {
@@ -46,6 +53,9 @@ impl ReadFeed for PgEventStore {
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
         let wanted = FilterParameters::new(filter);
+        if wanted.tags.is_some() {
+            return count_tagged_events(self.inner(), after.as_i64(), through.as_i64(), &wanted).await;
+        }
         let (mut after, mut count) = (after.as_i64(), 0);
         while let Some(reach) = find_window_end(self.inner(), after, through.as_i64()).await? {
             let query = self.inner().statements().query(include_str!("sql/count_events.sql"));
@@ -96,6 +106,25 @@ where
     row.try_get(0).map_err(unreadable_answer)
 }
 
+/// Counts the events that have wanted tags.
+async fn count_tagged_events(
+    inner: &StoreInner,
+    mut after: i64,
+    end: i64,
+    filter: &FilterParameters,
+) -> Result<u64, ReadError> {
+    let mut count = 0;
+    while after < end {
+        let query = inner.statements().query(include_str!("sql/count_tagged_events.sql"));
+        let rows = inner.connections().fetch_all(filter.bind_with_tags(query, after, end)).await?;
+        let row = rows.first().ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
+        let found: i64 = row.try_get(0).map_err(unreadable_answer)?;
+        count += u64::try_from(found).unwrap_or(0);
+        after = row.try_get(1).map_err(unreadable_answer)?;
+    }
+    Ok(count)
+}
+
 /// The start of a page.
 struct FeedCursor {
     after: i64,
@@ -114,10 +143,14 @@ async fn feed_page(
     end: i64,
     filter: &FilterParameters,
 ) -> Result<Page<FeedCursor>, ReadError> {
-    let FeedCursor { after, mut versions } = cursor;
+    let after = cursor.after;
     if after >= end {
         return Ok((Vec::new(), None));
     }
+    if filter.tags.is_some() {
+        return tagged_page(inner, cursor, end, filter).await;
+    }
+    let FeedCursor { after, mut versions } = cursor;
     let (query, reach) = if filter.is_all {
         let query = inner.statements().whole_feed_page(include_str!("sql/read_page.sql"));
         (query.bind(after).bind(end), end)
@@ -137,12 +170,35 @@ async fn feed_page(
         let has_former = rows.first().map_or(Ok(true), decode_has_former).map_err(unreadable_answer)?;
         has_more |= versions.end_before_gap(&mut events, has_former)?;
     }
-    // `reach`: the position up to which the statement searched
-    let next = match events.last().and_then(RecordedEvent::position) {
+    let next = after_page(&events, has_more, reach, end);
+    Ok((events, next.map(|after| FeedCursor { after, versions })))
+}
+
+/// Reads a page of events that have wanted tags.
+async fn tagged_page(
+    inner: &StoreInner,
+    cursor: FeedCursor,
+    end: i64,
+    filter: &FilterParameters,
+) -> Result<Page<FeedCursor>, ReadError> {
+    let query = filter.bind_with_tags(inner.statements().tagged_page(), cursor.after, end);
+    let rows = inner.connections().fetch_all(query.bind(PAGE_EVENTS_MAX)).await?;
+    let first = rows.first().ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
+    let reach = decode_reach(first).map_err(unreadable_answer)?;
+    let has_events = !matches!(read_position(first, 0), Ok(None));
+    let rows = if has_events { &rows[..] } else { &[] };
+    let numbers = rows.iter().map(decode_stream_no).collect::<Result<_, _>>().map_err(unreadable_answer)?;
+    let (events, has_more) = decode_feed_page(rows, &inner.load_streams(numbers).await?)?;
+    let next = after_page(&events, has_more, reach, end);
+    Ok((events, next.map(|after| FeedCursor { after, ..cursor })))
+}
+
+/// Returns where the next page starts, after a page of these events whose statement searched up to `reach`.
+fn after_page(events: &[RecordedEvent], has_more: bool, reach: i64, end: i64) -> Option<i64> {
+    match events.last().and_then(RecordedEvent::position) {
         Some(last) if has_more => Some(last.as_i64()),
         _ => (reach < end).then_some(reach),
-    };
-    Ok((events, next.map(|after| FeedCursor { after, versions })))
+    }
 }
 
 /// Notes the streams that begin behind version 1 because their first events were archived.
@@ -168,13 +224,38 @@ async fn note_archived(
     Ok(())
 }
 
-/// A filter as the parameters of `wanted.sql`.
+/// A filter as the parameters of `wanted.sql` and of `driving_tags.sql`.
 #[derive(Debug, Clone)]
 struct FilterParameters {
     is_all: bool,
     aggregate_types: Option<Vec<String>>,
     event_types: Option<Vec<String>>,
     tenant: Option<Uuid>,
+    tags: Option<TagParameters>,
+}
+
+/// The wanted tags, one array per column: the number of the set, how many tags it has, the tag.
+#[derive(Debug, Clone, Default)]
+struct TagParameters {
+    sets: Vec<i64>,
+    sizes: Vec<i64>,
+    tags: Vec<String>,
+}
+
+impl TagParameters {
+    /// Returns `None` if each event has all tags of one of the sets, which is empty.
+    fn new(sets: &BTreeSet<BTreeSet<Tag>>) -> Option<Self> {
+        let mut parameters = Self::default();
+        for (number, set) in (1..).zip(sets) {
+            if set.is_empty() {
+                return None;
+            }
+            parameters.sets.extend(set.iter().map(|_| number));
+            parameters.sizes.extend(set.iter().map(|_| set.len() as i64));
+            parameters.tags.extend(set.iter().map(|tag| tag.as_str().to_owned()));
+        }
+        Some(parameters)
+    }
 }
 
 impl FilterParameters {
@@ -185,7 +266,18 @@ impl FilterParameters {
             aggregate_types: filter.wanted_aggregate_types().map(texts),
             event_types: filter.wanted_event_types().map(texts),
             tenant: filter.wanted_tenant(),
+            tags: filter.wanted_tags().and_then(TagParameters::new),
         }
+    }
+
+    /// Binds the range, the filter and the wanted tags to a statement.
+    fn bind_with_tags<'q>(&'q self, query: Query<'q>, after: i64, end: i64) -> Query<'q> {
+        let tags = self.tags.as_ref();
+        self.bind_to(query, after, end)
+            .bind(tags.map_or(&[][..], |tags| &tags.sets))
+            .bind(tags.map_or(&[][..], |tags| &tags.sizes))
+            .bind(tags.map_or(&[][..], |tags| &tags.tags))
+            .bind(TAG_WINDOW_EVENTS)
     }
 
     /// Binds the range and the filter to a statement.
@@ -327,6 +419,118 @@ mod tests {
             }
         }
         drop_schema(&store, connection).await;
+    }
+
+    /// The plans are those of tables without statistics, which were filled after the first plan was made. A page of a tag
+    /// with many events reads no more of them than its window, and a set is driven by the tag with the fewest events.
+    #[tokio::test]
+    async fn statements_about_tags_walk_along_keys() {
+        let (store, mut connection) = store_with_events(0).await;
+        for (name, value) in PLANNER_SETTINGS.into_iter().chain([("plan_cache_mode", "force_generic_plan")]) {
+            run(&mut connection, format!("SET {name} = {value}")).await;
+        }
+        let statements = store.inner().statements();
+        for (name, query) in [
+            ("tagged", statements.tagged_page()),
+            ("counted", statements.query(include_str!("sql/count_tagged_events.sql"))),
+            ("counts", statements.query(include_str!("sql/count_tags.sql"))),
+            ("appended", statements.append_streams(true)),
+            ("added", statements.query(include_str!("sql/add_tag.sql"))),
+        ] {
+            run(&mut connection, format!("PREPARE {name} AS {}", query.sql().as_str())).await;
+        }
+        let large = "0, 9000000000000, NULL, '{Deposited}', NULL, '{1}', '{1}', '{course:1}', 50";
+        let both = "0, 9000000000000, NULL, NULL, NULL, '{1,1}', '{2,2}', '{course:1,student:a}', 5000";
+        let many = "0, 9000000000000, '{Account}', NULL, NULL, '{1,2}', '{1,1}', '{course:1,student:a}', 50";
+        let append = "appended('{a}', '{Account}', ARRAY[gen_random_uuid()], '{-1}', '{1}', '{1}', '{1}', \
+            ARRAY[gen_random_uuid()], '{Deposited}', '{1}', '{now}', '{\"{}\"}', ARRAY[gen_random_uuid()], '{NULL}', '{NULL}', \
+            '{NULL}', '{NULL}', NULL, NULL, NULL, NULL, NULL, '{}', '{}', '{}', NULL, NULL, NULL, NULL, \
+            ARRAY['{course:1}'], '{course:1}', ARRAY[uuid_nil()], '{\"{}\"}', '{5000}', '{Deposited}', '{1}', '{1}')";
+        let append = append.replace("uuid_nil()", "'00000000-0000-0000-0000-000000000000'::uuid");
+        // calls, and the most rows of a step that reads a table
+        let calls = [
+            (format!("tagged({large}, 10)"), 50),
+            (format!("tagged({both}, 10)"), 100),
+            (format!("tagged({many}, 10)"), 100),
+            (format!("counted({large})"), 50),
+            (format!("counted({both})"), 100),
+            ("counts('{course:1,student:a}', gen_random_uuid(), '{Deposited}')".into(), 2),
+            ("added('a', 'Account', gen_random_uuid(), 1, 'course:1', 64)".into(), 1),
+            (append, 1),
+        ];
+        for is_filled in [false, true] {
+            for (call, most) in &calls {
+                let explain = AssertSqlSafe(format!("EXPLAIN (ANALYZE, TIMING OFF) EXECUTE {call}"));
+                run(&mut connection, "BEGIN".into()).await;
+                let plan: Vec<String> = sqlx::query_scalar(explain).fetch_all(&mut connection).await.unwrap();
+                run(&mut connection, "ROLLBACK".into()).await;
+                for (step, next) in plan.iter().zip(plan.iter().skip(1)) {
+                    let reads = ["using ", "Seq Scan", "Bitmap"].into_iter().any(|node| step.contains(node));
+                    let along_a_key = step.contains("using ") && next.contains("Index Cond: ");
+                    assert!(!reads || along_a_key, "{call}:\n{}", plan.join("\n"));
+                    assert!(!reads || rows_of(step) <= *most, "{call}: {step}\n{}", plan.join("\n"));
+                }
+            }
+            if !is_filled {
+                fill_tags(&store).await;
+            }
+        }
+        drop_schema(&store, connection).await;
+    }
+
+    /// A page that finds fewer events than it may have ends at the window, and the next one goes on behind it.
+    #[tokio::test]
+    async fn rare_events_of_a_large_tag_are_found() {
+        let (store, connection) = store_with_events(0).await;
+        let rare = Name::from_static("Rare");
+        let stream = StreamId::new(Name::from_static("Account"), AggregateId::new());
+        let mut wanted = Vec::new();
+        for round in 0..3 {
+            let tag = |text| Tag::from_stored(text).unwrap();
+            let other = if round == 0 { "student:a" } else { "student:b" };
+            for tags in [vec![tag("course:1")], vec![tag("course:1"), tag(other)]] {
+                let event = NewEvent::new(rare.clone(), 1, "{}").with_tags(tags);
+                wanted.extend(store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap());
+            }
+            fill_tags(&store).await;
+        }
+        let set = |texts: &[&str]| texts.iter().map(|text| Tag::from_stored(text).unwrap()).collect::<BTreeSet<_>>();
+        let end = Position::new(i64::MAX as u64);
+        for (sets, of_wanted) in [
+            (vec![set(&["course:1"])], &[0, 1, 2, 3, 4, 5][..]),
+            (vec![set(&["course:1"]), set(&["student:b"])], &[0, 1, 2, 3, 4, 5]),
+            (vec![set(&["course:1", "student:a"])], &[1]),
+            (vec![set(&["student:b"]), set(&["course:1", "student:a"])], &[1, 3, 5]),
+        ] {
+            let filter = FeedFilter::all().tagged_any(sets).event_types([rare.clone()]);
+            let found: Vec<_> = store.read_feed(Position::START, end, &filter).try_collect().await.unwrap();
+            let wanted: Vec<_> = of_wanted.iter().map(|&place: &usize| wanted[place].clone()).collect();
+            assert_eq!(found, wanted, "{filter:?}");
+            assert_eq!(store.count_events(Position::START, end, &filter).await.unwrap(), wanted.len() as u64);
+        }
+        drop_schema(&store, connection).await;
+    }
+
+    /// Stores 5,000 events with a tag; each fiftieth has a second one.
+    async fn fill_tags(store: &PgEventStore) {
+        let stream = StreamId::new(Name::from_static("Account"), AggregateId::new());
+        let tag = |text| Tag::from_stored(text).unwrap();
+        for _ in 0..5 {
+            let events = (0..1_000).map(|number| {
+                let more = (number % 50 == 0).then(|| tag("student:a"));
+                NewEvent::new(DEPOSITED, 1, "{}").with_tags([tag("course:1")].into_iter().chain(more))
+            });
+            store.append(&stream, ExpectedVersion::Any, events.collect()).await.unwrap();
+        }
+    }
+
+    /// Returns how many rows a step has returned: `(actual rows=100 loops=1)`.
+    fn rows_of(step: &str) -> usize {
+        let number = |name: &str| {
+            let (_, number) = step.split_once(name)?;
+            number.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<usize>().ok()
+        };
+        number("(actual rows=").unwrap_or(0) * number("loops=").unwrap_or(0)
     }
 
     async fn run(connection: &mut PgConnection, sql: String) {

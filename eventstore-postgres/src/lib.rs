@@ -3,6 +3,7 @@
 
 mod append;
 mod append_events;
+mod boundaries;
 mod checkpoint;
 mod columns;
 mod config;

@@ -32,6 +32,7 @@ pub(crate) const STEPS: &[MigrationStep] = &[
         include_str!("../migrations/0003_unique_values.sql"),
     ),
     MigrationStep::inside(4, "commands", MigrationKind::Additive, include_str!("../migrations/0004_commands.sql")),
+    MigrationStep::inside(5, "tags", MigrationKind::Additive, include_str!("../migrations/0005_tags.sql")),
 ];
 
 const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS {schema}";

@@ -41,6 +41,11 @@ pub(crate) fn decode_has_former(row: &PgRow) -> Result<bool, sqlx::Error> {
     row.try_get::<Option<bool>, _>(RECORD_COLUMNS + 1).map(Option::unwrap_or_default)
 }
 
+/// Returns the position up to which the statement of a page of tagged events searched.
+pub(crate) fn decode_reach(row: &PgRow) -> Result<i64, sqlx::Error> {
+    row.try_get(RECORD_COLUMNS + 1)
+}
+
 fn decode_feed_event(row: &PgRow, streams: &PageStreams) -> Result<RecordedEvent, ReadError> {
     let stream = decode_stream_no(row).map_err(BoxError::from).and_then(|number| streams.get(number));
     corrupt_at_position(row, 0, stream.and_then(|stream| RowColumns { row, next: 0 }.event(stream.clone())))

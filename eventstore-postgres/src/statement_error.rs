@@ -119,7 +119,7 @@ impl StatementError {
             return Self::NoAnswer(error.into());
         }
         let sort = match answer.code() {
-            // a division by zero: `append_streams.sql` met a stream that its snapshot does not have
+            // a division by zero: `append_streams.sql` met a row that its snapshot does not have
             "40001" | "40P01" | "22012" => Self::TransactionConflict,
             "55P03" => Self::LockTimeout,
             // the key of a partition has another name in front

@@ -8,13 +8,14 @@ use sqlx::SqlStr;
 
 use crate::{pool::Query, record::PAGE_EVENTS_MAX, schema::Schema};
 
-/// Addresses and lengths of a text of `sql/` and of the text that fills its gap, and whether the statement also lists the
-/// types of its events. Addresses, as to hash the texts at each append costs a microsecond.
+/// Addresses and lengths of a text of `sql/` and of the text that fills its gap, and whether the statement also does what
+/// few appends need: lists the types of its events, or counts tags. Addresses, as to hash the texts at each append costs a
+/// microsecond.
 type Template = ((usize, usize), (usize, usize), bool);
 
-fn template(sql: &'static str, gap: &'static str, lists_types: bool) -> Template {
+fn template(sql: &'static str, gap: &'static str, does_more: bool) -> Template {
     let place = |text: &'static str| (text.as_ptr().addr(), text.len());
-    (place(sql), place(gap), lists_types)
+    (place(sql), place(gap), does_more)
 }
 
 const IN_TRANSACTION: &str = " -- in a transaction";
@@ -118,6 +119,23 @@ impl Statements {
         }))
     }
 
+    /// Returns the statement that reads a page of tagged events, and the position up to which it searched.
+    pub(crate) fn tagged_page(&self) -> Query<'static> {
+        let (sql, rows) = (include_str!("sql/read_tagged.sql"), include_str!("sql/read_tagged_rows.sql"));
+        sqlx::query(self.get_or_fill(template(sql, rows, false), || {
+            without_comments(sql).replace("{page}", &page_text(rows, "position", ", e.stream_no"))
+        }))
+    }
+
+    /// Returns the statement that appends to several streams, or to none; with `has_tags` it counts and compares tags.
+    pub(crate) fn append_streams(&self, has_tags: bool) -> Query<'static> {
+        let sql = include_str!("sql/append_streams.sql");
+        sqlx::query(self.get_or_fill(template(sql, "", has_tags), || match has_tags {
+            true => without_comments(sql),
+            false => without_comments(&without_tags(sql)),
+        }))
+    }
+
     /// Returns the statement that claims one stream at the expected version, and appends.
     pub(crate) fn single_stream_append(&self, claim: Claim, lists_types: bool) -> Query<'static> {
         let claim = match claim {
@@ -161,6 +179,8 @@ impl Statements {
             .replace("{record}", include_str!("sql/record.sql").trim())
             .replace("{wanted}", include_str!("sql/wanted.sql").trim())
             .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())
+            .replace("{driving_tags}", &without_comments(include_str!("sql/driving_tags.sql")))
+            .replace("{matching_positions}", &without_comments(include_str!("sql/matching_positions.sql")))
             .replace("{insert_types}", include_str!("sql/insert_types.sql").trim())
             .replace("{is_repeat}", is_repeat)
             .replace("{is_stored}", is_stored)
@@ -179,6 +199,16 @@ fn page_text(rows: &str, order: &str, more_columns: &str) -> String {
         .replace("{order}", order)
         .replace("{page_bytes}", &PAGE_BYTES.to_string())
         .replace("{stored_bytes}", &stored_bytes.to_string())
+}
+
+/// Removes the lines that only an append with tags needs.
+fn without_tags(sql: &str) -> String {
+    let mut is_about_tags = false;
+    let lines = sql.lines().filter(|line| {
+        is_about_tags = (is_about_tags || *line == "-- if tags") && *line != "-- end";
+        !is_about_tags
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Removes the comments: the text is the key of the statement cache, and the server shows it as running.
@@ -219,6 +249,16 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(60), blocked).await.expect("the session waits for no lock");
+    }
+
+    #[test]
+    fn an_append_without_tags_has_a_statement_without_them() {
+        let statements = Statements::new(Schema::new("store").unwrap(), false);
+        let [without, with] = [false, true].map(|has_tags| statements.append_streams(has_tags).sql());
+        for part in ["tag", "boundary", "$30"] {
+            assert!(!without.as_str().contains(part) && with.as_str().contains(part), "{part}");
+        }
+        assert!(without.as_str().contains("unique_values") && !with.as_str().contains("\n--"));
     }
 
     /// Appends an event to each of two streams in one statement; returns the number of stored events.

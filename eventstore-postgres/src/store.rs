@@ -8,7 +8,7 @@ use eventbus::{
         Append, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, ReadError, Snapshots,
         Transactions,
     },
-    store::UniqueValues,
+    store::{Boundaries, UniqueValues},
 };
 use sqlx::{PgConnection, PgPool};
 
@@ -241,8 +241,11 @@ impl PgEventStore {
     /// `connection` must be in a transaction of the database that holds this store. After an error the transaction is
     /// as it was before, and can go on; it is lost only if the connection itself broke.
     ///
-    /// Keep the transaction short: until it ends, the stream takes no other append, and no reader of the feed gets past
-    /// the events. The store wakes readers after the commit of a transaction of a handler or projection, or of one that
+    /// Keep the transaction short: until it ends, the stream takes no other append, no stream takes an event with one of
+    /// their tags, and no reader of the feed gets past the events. Two transactions that append with the same tags, or to
+    /// the same streams, in a different order wait for each other, until the server ends one or a lock timeout is over.
+    ///
+    /// The store wakes readers after the commit of a transaction of a handler or projection, or of one that
     /// [`begin_transaction`](Self::begin_transaction) began; after the commit of your own, call
     /// `store.appended().notify()` to wake readers in this process, otherwise they find the events at their next poll.
     /// If the future is dropped before it ends, the events may or may not be in the transaction: roll it back.
@@ -325,6 +328,10 @@ impl EventStore for PgEventStore {
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {
+        Some(self)
+    }
+
+    fn boundaries(&self) -> Option<&dyn Boundaries> {
         Some(self)
     }
 }

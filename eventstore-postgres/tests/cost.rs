@@ -8,9 +8,11 @@ mod common;
 
 use common::{add, connect, event, events, feed, read, run, stream, within};
 use eventbus::{
-    ExpectedVersion::NoStream,
-    Name, Position,
+    ExpectedVersion::{Any, NoStream},
+    Name, NewEvent, Position,
+    event::Tag,
     port::{Append, AppendEvents as _, FeedFilter, ReadFeed as _, Snapshots as _, StoredSnapshot},
+    store::{Boundaries as _, Boundary},
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig, PgOnPoolConfig};
 use futures_util::TryStreamExt as _;
@@ -241,6 +243,75 @@ async fn a_page_is_one_statement_and_reads_its_rows_once() {
         }
     });
     filtered.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, rows_sorted: 20_000, wal_bytes: 0 });
+}
+
+fn tagged(tags: [&str; 2]) -> NewEvent {
+    event().with_tags(tags.map(|text| Tag::from_stored(text).unwrap()))
+}
+
+/// The statement locks and updates a row for each tag, and inserts a row for each tag of an event.
+#[tokio::test]
+async fn an_append_with_tags_is_one_statement() {
+    let mut server = QuietServer::start().await;
+    let (known, store) = (stream(), server.store().await);
+    store.append(&known, Any, vec![tagged(["course:1", "student:a"])]).await.unwrap();
+    store.close().await;
+    let with_known_tags = server.cost(OPERATIONS, async |store, appends| {
+        for _ in 0..appends {
+            store.append(&known, Any, vec![tagged(["course:1", "student:a"])]).await.unwrap();
+        }
+    });
+    with_known_tags.await.assert_at_most(Cost {
+        statements: 200,
+        rows_read: 200 * 7,
+        rows_sorted: 200 * 6,
+        wal_bytes: 200 * 1_192,
+    });
+    let with_new_tags = server.cost(OPERATIONS, async |store, appends| {
+        for number in 0..appends {
+            let tags = [format!("course:{appends}-{number}"), format!("student:{appends}-{number}")];
+            store.append(&known, Any, vec![tagged([&tags[0], &tags[1]])]).await.unwrap();
+        }
+    });
+    with_new_tags.await.assert_at_most(Cost {
+        statements: 200,
+        rows_read: 200 * 3,
+        rows_sorted: 200 * 8,
+        wal_bytes: 200 * 1_699,
+    });
+}
+
+#[tokio::test]
+async fn a_page_of_tagged_events_is_one_statement_and_reads_the_events_of_the_tag() {
+    let mut server = QuietServer::start().await;
+    let store = server.store().await;
+    for number in 0..100 {
+        // one of a hundred events has the tag
+        store.append(&stream(), Any, vec![tagged(["course:1", &format!("student:{number}")])]).await.unwrap();
+        add(&store, &stream(), 99).await;
+    }
+    store.close().await;
+    let filter =
+        FeedFilter::all().tagged([Tag::from_stored("course:1").unwrap()]).event_types([event().event_type().clone()]);
+    let boundary = Boundary {
+        tenant_id: None,
+        event_types: [event().event_type().clone()].into(),
+        items: [[Tag::from_stored("course:1").unwrap()].into()].into(),
+    };
+    let decisions = server.cost(OPERATIONS, async |store, reads| {
+        for _ in 0..reads {
+            assert_eq!(store.count_tagged(&boundary).await.unwrap().counts, [100]);
+            let found = store.read_feed(Position::START, Position::new(u64::MAX), &filter);
+            assert_eq!(found.try_collect::<Vec<_>>().await.unwrap().len(), 100);
+        }
+    });
+    // the tag twice, and for each event its entry, once to find the end of the page, and twice its row
+    decisions.await.assert_at_most(Cost {
+        statements: 400,
+        rows_read: 200 * 402,
+        rows_sorted: 200 * 301,
+        wal_bytes: 0,
+    });
 }
 
 #[tokio::test]

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use common::{TestSchema, add, event, events, feed, open, read, run, stream, within};
 use eventbus::{
-    ExpectedVersion, Name, Position,
+    ExpectedVersion, Name, Position, Uuid,
     delivery::DeliveryAttempts,
+    event::{Tag, UniqueChange},
     port::{
-        AppendEvents as _, Checkpoints as _, EventTypes as _, Leases as _, ProgressUpdate, Snapshots as _,
-        StoredSnapshot, UnfinishedDeliveries as _, UnfinishedDelivery,
+        Append, AppendError, AppendEvents as _, Checkpoints as _, EventTypes as _, Leases as _,
+        MultiStreamAppends as _, ProgressUpdate, Snapshots as _, StoredSnapshot, UnfinishedDeliveries as _,
+        UnfinishedDelivery,
     },
+    store::{Boundaries as _, Handled, HandledCommand, MultiStreamAppend},
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use sqlx::{AssertSqlSafe, Executor as _};
@@ -64,6 +67,25 @@ async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed
     }
     assert!(within(store.read_from_snapshot(&order, &reader)).await.unwrap().snapshot.is_some());
     assert_eq!(within(store.remove_snapshots(&reader)).await.unwrap(), 1);
+    let course = Tag::from_stored("course:1").unwrap();
+    for (number, value) in ["ada@example.org", "bob@example.org"].into_iter().enumerate() {
+        let change = UniqueChange::new(Name::from_static("email"), Some(value.into())).unwrap();
+        let appends = vec![Append {
+            stream: order.clone(),
+            expected: ExpectedVersion::Any,
+            events: vec![event().with_unique(vec![change]).with_tags([course.clone()])],
+        }];
+        let key = format!("k{number}").parse().unwrap();
+        let command = HandledCommand { tenant_id: None, key, request: Uuid::from_u128(1), answer: "{}".into() };
+        let multi = MultiStreamAppend { appends, handled: Some(Handled::Command(command)), ..Default::default() };
+        within(store.append_streams(multi)).await.unwrap();
+    }
+    assert_eq!(within(store.forget_commands(Duration::ZERO)).await.unwrap(), 2);
+    let first = read(&store, &order).await.remove(0);
+    let refused = store.add_tag(&first, &course).await;
+    assert!(matches!(refused, Err(AppendError::Refused { .. })), "{refused:?}");
+    run(&mut admin, &format!("GRANT UPDATE (tags) ON events TO {name}")).await;
+    assert!(store.add_tag(&first, &course).await.unwrap());
     store.close().await;
 
     let mut app = schema.connection().await;

@@ -10,14 +10,16 @@ use std::{
     time::Duration,
 };
 
-use common::{TestDatabase, event, events, feed, open, read, run};
+use common::{TestDatabase, event, events, feed, open, read, recount, run};
 use eventbus::{
     App,
     ExpectedVersion::{Any, NoStream, StreamExists},
     NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{Append, AppendError, AppendEvents as _, Direction, ReadError, ReadFeed as _, ReadStream as _},
+    event::Tag,
+    port::{Append, AppendError, AppendEvents as _, Direction, FeedFilter, ReadError, ReadFeed as _, ReadStream as _},
     prelude::*,
     projection::{Projection, RebuildError},
+    store::{Boundaries as _, Boundary},
 };
 use eventstore_postgres::{PgConnection, PgEventStore};
 use futures_util::TryStreamExt as _;
@@ -186,6 +188,66 @@ async fn the_oldest_partition_can_be_taken_out_and_put_back() {
     follow_guide(&mut filled.connection, "Putting it back").await;
     filled.events.extend(appended);
     filled.assert_unchanged(&store).await;
+}
+
+fn tagged(tags: &[&str]) -> NewEvent {
+    event().with_tags(tags.iter().map(|text| Tag::from_stored(text).unwrap()))
+}
+
+async fn read_tagged(store: &PgEventStore, tags: &[&str]) -> Vec<RecordedEvent> {
+    let filter = FeedFilter::all().tagged(tags.iter().map(|text| Tag::from_stored(text).unwrap()));
+    let (start, end) = (Position::START, Position::new(u64::MAX));
+    let found: Vec<_> = store.read_feed(start, end, &filter).try_collect().await.unwrap();
+    assert_eq!(store.count_events(start, end, &filter).await.unwrap(), found.len() as u64);
+    found
+}
+
+/// Tags are counted and read across partitions, and added to events in each. What is taken out is passed by, however many
+/// events a page would have had of it.
+#[tokio::test]
+async fn tags_work_on_partitions() {
+    let database = TestDatabase::create("").await;
+    let (store, mut connection) = (open(database.config()).await, database.connection().await);
+    // 1,100 events with the tag, of which the first 100 will be taken out
+    let mut stored = Vec::new();
+    for number in 0..11 {
+        let events = (0..100).map(|_| tagged(&["owner:ada"]));
+        stored.extend(store.append(&account(&number.to_string()), NoStream, events.collect()).await.unwrap());
+    }
+    follow_guide(&mut connection, "Splitting the table").await;
+    let store = open(database.config()).await;
+    let given = tagged(&["owner:ada", "bank:1"]);
+    for _ in 0..2 {
+        // also a repeat, which is found in its partition
+        let more = store.append(&account("0"), Any, vec![given.clone()]).await.unwrap();
+        assert_eq!(more[0].version(), 101);
+        stored.truncate(1_100);
+        stored.extend(more);
+    }
+    let bank = Tag::from_stored("bank:1").unwrap();
+    for event in [&stored[3], &stored[150], &stored[1_000]] {
+        assert!(store.add_tag(event, &bank).await.unwrap());
+        assert!(!store.add_tag(event, &bank).await.unwrap());
+    }
+    assert_eq!(recount(&mut connection).await, [""; 0]);
+    assert_eq!(read_tagged(&store, &["owner:ada"]).await, stored);
+    let both = [3, 150, 1_000, 1_100].map(|place: usize| stored[place].clone());
+    assert_eq!(read_tagged(&store, &["owner:ada", "bank:1"]).await, both);
+
+    follow_guide(&mut connection, "Taking out the oldest partition").await;
+    assert_eq!(read_tagged(&store, &["owner:ada"]).await, stored[100..]);
+    assert_eq!(read_tagged(&store, &["bank:1"]).await, both[1..]);
+    let boundary = Boundary {
+        tenant_id: None,
+        event_types: [event().event_type().clone()].into(),
+        items: [[Tag::from_stored("owner:ada").unwrap()].into()].into(),
+    };
+    assert_eq!(store.count_tagged(&boundary).await.unwrap().counts, [1_101], "counts do not shrink");
+    let gone = store.add_tag(&stored[5], &bank).await;
+    assert!(matches!(gone, Err(AppendError::Refused { .. })), "{gone:?}");
+    follow_guide(&mut connection, "Putting it back").await;
+    assert_eq!(read_tagged(&store, &["owner:ada"]).await, stored);
+    assert_eq!(recount(&mut connection).await, [""; 0]);
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]

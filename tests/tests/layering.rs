@@ -89,6 +89,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["store"],
             &[
                 "append_events",
+                "boundaries",
                 "checkpoint",
                 "event_types",
                 "feed",

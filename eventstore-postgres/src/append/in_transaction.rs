@@ -102,7 +102,7 @@ impl TransactionalAppend<'_> {
     /// Appends, and returns `true` with the records if this call stored them, `false` if they were stored before.
     async fn append(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
         if self.append.changes_indexes() {
-            return self.append_with_values().await;
+            return self.append_with_indexes().await;
         }
         let lists_types = !self.store.listed_types().has_all(&self.append.events);
         for attempt in 0..APPEND_ATTEMPTS_MAX {
@@ -134,8 +134,8 @@ impl TransactionalAppend<'_> {
         Err(AppendError::Unavailable(StreamContention.into()))
     }
 
-    /// As [`append`](Self::append), of events that take or give back unique values.
-    async fn append_with_values(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
+    /// As [`append`](Self::append), of events that take or give back unique values, or have tags.
+    async fn append_with_indexes(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
         let statement = MultiStreamStatement::new(self.store, MultiStreamAppend::single(self.append.clone()));
         for attempt in 0..APPEND_ATTEMPTS_MAX {
             let query = statement.query(self.store.transaction_statements());
@@ -144,7 +144,9 @@ impl TransactionalAppend<'_> {
                     Sent::Done(outcome) => return Ok((true, outcome.into_records())),
                     Sent::Repeated => None,
                     Sent::TakenFromNew(_) if attempt == 0 => continue,
-                    Sent::Failed(_, error) | Sent::TakenFromNew(error) => Some(error),
+                    Sent::Failed(_, error) | Sent::BoundaryMoved { error, .. } | Sent::TakenFromNew(error) => {
+                        Some(error)
+                    }
                 },
                 Err(StatementError::DuplicateEventId(_) | StatementError::TransactionConflict(_)) => {
                     self.execute(ROLL_BACK_TO_SAVEPOINT).await?;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a statement that got no answer may still take effect. It is sent again only with the same event ids and the
 //! same note of its delivery, of which the server accepts one; a conflict is final only if the expected version can never
-//! come again.
+//! come again, a moved boundary only if the expected counts can never come again.
 
 use eventbus::{
     BoxError, ExpectedVersion, StreamId, Version,
@@ -10,7 +10,7 @@ use eventbus::{
     port::{Append, AppendError, ReadError},
     repository::IdempotencyKey,
     store::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, unique_scope},
-    support::{first_multi_stream_result, last_of_each_name, unique_changes},
+    support::{boundary_moved, first_multi_stream_result, last_of_each_name, tag_uses, unique_changes},
 };
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
@@ -23,7 +23,7 @@ use super::{
     stored_at::StoredAt,
 };
 use crate::{
-    columns::{bind_events, bind_stream},
+    columns::{UsedTag, bind_events, bind_stream, bind_tags},
     pool::Query,
     resolve::{self, AppendResolution},
     statement_error::StatementError,
@@ -35,7 +35,8 @@ use crate::{
 const TOOK_EFFECT: i32 = 0;
 const STORED_EVENT: i32 = 1;
 const FAILED_CHECK: i32 = 2;
-const TAKEN_VALUE: i32 = 3;
+const MOVED_BOUNDARY: i32 = 3;
+const TAKEN_VALUE: i32 = 4;
 
 /// A multi-stream append, which `check_multi_stream` has passed, on its way to its outcome.
 pub(crate) struct MultiStreamStatement<'a> {
@@ -43,6 +44,8 @@ pub(crate) struct MultiStreamStatement<'a> {
     multi: MultiStreamAppend,
     /// The changes of unique values, each with the number of its append, from 0.
     unique: Vec<(usize, UniqueChange)>,
+    /// The tags that it counts or compares.
+    tags: Vec<UsedTag>,
     /// Why a statement got no answer: it may still take effect.
     doubt: Option<BoxError>,
 }
@@ -52,6 +55,12 @@ pub(super) enum Sent {
     Done(MultiStreamOutcome),
     /// The first append whose stream is not at its expected version, with the version that it has.
     Failed(usize, AppendError),
+    /// The boundary of the condition has a further event, perhaps one of its own: an earlier statement may have stored it.
+    BoundaryMoved {
+        error: AppendError,
+        /// Set if the expected counts can never come again.
+        is_final: bool,
+    },
     /// A value is taken, perhaps by the stream itself, which the statement did not see: another one tells.
     TakenFromNew(AppendError),
     /// Nothing was written: the delivery or the command is noted, or an event id is stored.
@@ -64,14 +73,15 @@ impl<'a> MultiStreamStatement<'a> {
         let unique = unique.flat_map(|(number, append)| {
             unique_changes(&append.events).into_iter().map(move |change| (number, change))
         });
-        Self { store, unique: unique.collect(), multi, doubt: None }
+        let (unique, tags) = (unique.collect(), tag_uses(&multi).into_iter().collect());
+        Self { store, unique, tags, multi, doubt: None }
     }
 
     /// Changes the unique values of a stream whose events are stored already.
     pub(crate) fn assign(store: &'a StoreInner, stream: StreamId, version: Version, changes: &[UniqueChange]) -> Self {
         let append = Append { stream, expected: ExpectedVersion::Exact(version), events: Vec::new() };
         let unique = last_of_each_name(changes).into_iter().map(|change| (0, change)).collect();
-        Self { store, multi: MultiStreamAppend::single(append), unique, doubt: None }
+        Self { store, multi: MultiStreamAppend::single(append), unique, tags: Vec::new(), doubt: None }
     }
 
     /// Sends it until its outcome is certain, or the retry time is over: the time to connect, from the first retry.
@@ -93,6 +103,14 @@ impl<'a> MultiStreamStatement<'a> {
                 Ok(Sent::Failed(number, conflict)) => match self.resolve().await {
                     Ok(Some(outcome)) => break Ok(outcome),
                     Ok(None) => break Err(self.final_conflict(number, conflict)),
+                    Err(error) => error,
+                },
+                Ok(Sent::BoundaryMoved { error: moved, is_final }) => match self.resolve().await {
+                    Ok(Some(outcome)) => break Ok(outcome),
+                    Ok(None) => {
+                        self.doubt = self.doubt.take().filter(|_| !is_final);
+                        break Err(moved);
+                    }
                     Err(error) => error,
                 },
                 Ok(Sent::Repeated) | Err(StatementError::DuplicateEventId(_)) => match self.resolve().await {
@@ -126,7 +144,7 @@ impl<'a> MultiStreamStatement<'a> {
     }
 
     pub(super) fn query<'q>(&'q self, statements: &'q Statements) -> Query<'q> {
-        let MultiStreamAppend { appends, handled } = &self.multi;
+        let MultiStreamAppend { appends, handled, condition } = &self.multi;
         let (delivery, command) = match handled {
             Some(Handled::Delivery(delivery)) => (Some(delivery), None),
             Some(Handled::Command(command)) => (None, Some(command)),
@@ -137,17 +155,18 @@ impl<'a> MultiStreamStatement<'a> {
             stream_of_event.extend(append.events.iter().map(|_| stream));
             place_of_event.extend((1_i64..).take(append.events.len()));
         }
-        let query = statements.query(include_str!("../sql/append_streams.sql"));
+        let query = statements.append_streams(!self.tags.is_empty());
         let query = bind_streams(query, appends.iter())
             .bind(appends.iter().map(|append| append.events.len() as i64).collect::<Vec<_>>())
             .bind(stream_of_event)
             .bind(place_of_event);
-        let query = bind_events(query, &appends.iter().flat_map(|append| &append.events));
+        let events = appends.iter().flat_map(|append| &append.events);
+        let query = bind_events(query, &events);
         let query = query
             .bind(delivery.map(|delivery| delivery.handler.as_str()))
             .bind(delivery.map(|delivery| delivery.event_id.as_uuid()));
         let stream = delivery.map(|delivery| &delivery.stream);
-        query
+        let query = query
             .bind(stream.map(|stream| stream.aggregate_id().as_str()))
             .bind(stream.map(|stream| stream.aggregate_type().as_str()))
             .bind(stream.map(eventbus::StreamId::tenant_or_nil))
@@ -157,7 +176,11 @@ impl<'a> MultiStreamStatement<'a> {
             .bind(command.map(|command| command.tenant_id.unwrap_or_default()))
             .bind(command.map(|command| command.key.as_str()))
             .bind(command.map(|command| command.request))
-            .bind(command.map(|command| &*command.answer))
+            .bind(command.map(|command| &*command.answer));
+        match &self.tags[..] {
+            [] => query,
+            used => bind_tags(query, &events, used, condition.as_ref()),
+        }
     }
 
     /// Returns what the value of a change is unique within.
@@ -177,6 +200,11 @@ impl<'a> MultiStreamStatement<'a> {
                     let actual = u64::try_from(row.try_get::<i64, _>("version")?)?;
                     let append = self.multi.appends.get(number).ok_or("a stream that was not sent")?;
                     return Ok(Sent::Failed(number, conflict_error(append, actual.into())));
+                }
+                MOVED_BOUNDARY => {
+                    let condition = self.multi.condition.as_ref().ok_or("a condition that was not sent")?;
+                    let is_final = row.try_get::<i64, _>("version")? == 1;
+                    return Ok(Sent::BoundaryMoved { error: boundary_moved(condition), is_final });
                 }
                 TAKEN_VALUE => {
                     let number = usize::try_from(row.try_get::<i64, _>("number")?)?.saturating_sub(1);

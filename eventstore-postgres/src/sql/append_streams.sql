@@ -8,18 +8,28 @@
 -- $23 to $25 the changes of unique values: the stream, counted from 1, the scope, and the value to take; null gives back.
 -- $26 to $29 the command: tenant, key, fingerprint of the request, answer; null without one.
 --
+-- Lines between `-- if tags` and `-- end` are only in the statement of an append with tags or with a condition:
+-- $30 for each event its tags, as the text of an array; null if it has none.
+-- $31 to $34 the tags that are counted or compared, each once: tag, tenant, the numbers of further events by type, as JSON,
+-- and the number of events of the types $35 that the condition expects; null if it does not name the tag.
+-- $36 and $37 the items of the condition: for each tag of each item the number of the item, and that of the tag from 1.
+--
 -- `result` 0: it took effect. 1: a stored event. 2: the stream `number` is at `version`, not as expected.
--- 3: another stream holds the value of change `number`; or its own stream does, with `version` 1, if this snapshot does
+-- 3: the boundary of the condition has a further event, with `version` 1 for ever, as counts do not shrink.
+-- 4: another stream holds the value of change `number`; or its own stream does, with `version` 1, if this snapshot does
 -- not have that stream. No rows: the delivery or the command was noted before, or an event id is stored in a partition.
 --
--- Invariant: the statement judges the rows that it has locked, and all of them before it writes; then it notes the
--- delivery or the command, inserts new streams, updates the others, locks the bound and draws positions: the order of
--- `append_many.sql`. A stream that must not exist and is only checked gets a row of version 0, so that there is a row to
--- hold.
+-- Invariant: the statement judges the rows that it has locked, and all of them before it writes. It locks the rows that
+-- exist, first those of streams, then of values, then of tags, each in the order of their keys; then it notes the delivery
+-- or the command; then it inserts new streams, new values and new tags, in the same order; then it updates the others,
+-- locks the bound and draws positions: the order of `append_many.sql`. The counts named `after_…` keep this order. A stream
+-- that must not exist and is only checked gets a row of version 0, and a tag that is only compared and has no row gets one
+-- with empty counts, so that there is a row to hold.
 --
--- Three races with concurrent writers make `fine` fail the statement by a division by zero, as its other rows must go:
--- a writer inserted a stream that this snapshot does not have (`made` returns fewer rows than `missing`), or a value
--- (`added` fewer than `absent`), or changed the values of a stream while this statement waited for its row (`raced`).
+-- Races with concurrent writers make `fine` fail the statement by a division by zero, as its other rows must go: a writer
+-- inserted a stream that this snapshot does not have (`made` returns fewer rows than `missing`), or a value (`added` fewer
+-- than `absent`), or a tag (`tag_made` fewer than `tag_missing`), or changed the values of a stream while this statement
+-- waited for its row (`raced`).
 WITH patience AS MATERIALIZED (
     SELECT {patience}
 ),
@@ -79,6 +89,45 @@ taken AS MATERIALIZED (
     UNION ALL
     SELECT max(c.ordinal), false FROM changed c WHERE c.value IS NOT NULL GROUP BY c.value, c.scope, c.tenant_id HAVING count(*) > 1
 ),
+-- if tags
+tag_wanted AS MATERIALIZED (
+    SELECT w.number, w.tag, w.tenant_id, w.added::jsonb AS added, w.expected
+    FROM unnest($31::text[], $32::uuid[], $33::text[], $34::bigint[])
+        WITH ORDINALITY w(tag, tenant_id, added, expected, number)
+),
+tag_held AS MATERIALIZED (
+    SELECT w.number, t.tag_no, t.counts
+    FROM (
+        SELECT w.number, w.tag, w.tenant_id
+        FROM (SELECT count(*) FROM held) after_streams, (SELECT count(*) FROM present) after_values, tag_wanted w
+        ORDER BY w.tag COLLATE "C", w.tenant_id
+    ) w
+    CROSS JOIN LATERAL (
+        SELECT t.tag_no, t.counts
+        FROM {schema}.tags t
+        WHERE t.tag = w.tag AND t.tenant_id = w.tenant_id
+        FOR UPDATE
+    ) t
+),
+tag_judged AS MATERIALIZED (
+    SELECT w.number, w.tag, w.tenant_id, w.added, w.expected, h.tag_no, coalesce(h.counts, '{}') AS counts,
+        coalesce((SELECT sum((h.counts ->> c.event_type)::bigint) FROM unnest($35::text[]) c(event_type)), 0) AS actual
+    FROM tag_wanted w
+    LEFT JOIN tag_held h ON h.number = w.number
+),
+boundary_moved AS MATERIALIZED (
+    -- a left join, so that the rows of all tags are locked before the statement writes, also without a condition
+    SELECT bool_or(m.is_final) AS is_final
+    FROM (
+        SELECT bool_and(t.actual > t.expected) AS is_final
+        FROM tag_judged t
+        LEFT JOIN unnest($36::bigint[], $37::bigint[]) i(item, number) ON i.number = t.number
+        GROUP BY i.item
+        HAVING bool_and(coalesce(t.actual <> t.expected, false))
+    ) m
+    HAVING count(*) > 0
+),
+-- end
 known AS MATERIALIZED (
     SELECT DISTINCT new.stream
     FROM unnest($6::bigint[], $8::uuid[]) new(stream, event_id)
@@ -90,6 +139,9 @@ commanded AS (
     SELECT $26::uuid, $27::text, $28::uuid, $29::text
     WHERE $27::text IS NOT NULL AND NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known)
       AND NOT EXISTS (SELECT FROM taken)
+-- if tags
+      AND NOT EXISTS (SELECT FROM boundary_moved)
+-- end
     ON CONFLICT DO NOTHING
     RETURNING key
 ),
@@ -98,12 +150,18 @@ noted AS (
     SELECT $18::text, $19::uuid, $20::text, $21::text, $22::uuid
     WHERE $18::text IS NOT NULL AND NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known)
       AND NOT EXISTS (SELECT FROM taken)
+-- if tags
+      AND NOT EXISTS (SELECT FROM boundary_moved)
+-- end
     ON CONFLICT DO NOTHING
     RETURNING handler
 ),
 go AS MATERIALIZED (
     SELECT true AS is_ready
     WHERE NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known) AND NOT EXISTS (SELECT FROM taken)
+-- if tags
+      AND NOT EXISTS (SELECT FROM boundary_moved)
+-- end
       AND ($18::text IS NULL OR EXISTS (SELECT FROM noted)) AND ($27::text IS NULL OR EXISTS (SELECT FROM commanded))
 ),
 missing AS MATERIALIZED (
@@ -134,6 +192,21 @@ added AS (
     ON CONFLICT DO NOTHING
     RETURNING stream_no
 ),
+-- if tags
+tag_missing AS MATERIALIZED (
+    SELECT t.number, t.tag, t.tenant_id, t.added, nextval('{schema}.tags_tag_no_seq') AS tag_no
+    FROM go, (SELECT count(*) FROM made) after_streams, (SELECT count(*) FROM added) after_values, tag_judged t
+    WHERE t.tag_no IS NULL
+),
+tag_made AS (
+    INSERT INTO {schema}.tags (tag_no, tenant_id, tag, counts)
+    SELECT m.tag_no, m.tenant_id, m.tag, m.added
+    FROM tag_missing m
+    ORDER BY m.tag COLLATE "C", m.tenant_id
+    ON CONFLICT DO NOTHING
+    RETURNING tag_no
+),
+-- end
 raced AS MATERIALIZED (
     -- its values may be others than this snapshot shows
     SELECT c.number
@@ -146,6 +219,9 @@ fine AS MATERIALIZED (
     SELECT 1 / CASE
         WHEN (SELECT count(*) FROM made) = (SELECT count(*) FROM missing)
          AND (SELECT count(*) FROM added) = (SELECT count(*) FROM absent)
+-- if tags
+         AND (SELECT count(*) FROM tag_made) = (SELECT count(*) FROM tag_missing)
+-- end
          AND (NOT EXISTS (SELECT FROM raced) OR NOT EXISTS (SELECT FROM go)) THEN 1 ELSE 0 END AS is_fine
 ),
 passed AS (
@@ -164,6 +240,18 @@ passed AS (
       AND (o.stream_no = 0 OR EXISTS (SELECT FROM changed g WHERE g.stream_no = o.stream_no AND g.scope = o.scope))
     RETURNING v.stream_no
 ),
+-- if tags
+tag_counted AS (
+    UPDATE {schema}.tags t
+    SET counts = j.counts || (
+        SELECT jsonb_object_agg(a.key, a.value::bigint + coalesce((j.counts ->> a.key)::bigint, 0))
+        FROM jsonb_each_text(j.added) a
+    )
+    FROM fine, go, tag_judged j
+    WHERE fine.is_fine = 1 AND t.tag_no = j.tag_no AND j.added <> '{}'
+    RETURNING t.tag_no
+),
+-- end
 moved AS (
     -- also a row whose stream only changes its values: `raced` of another statement sees that
     UPDATE {schema}.streams s
@@ -190,21 +278,53 @@ bound AS MATERIALIZED (
 stored AS (
     INSERT INTO {schema}.events (
         position, stream_no, version, occurred_at, recorded_at, event_id, correlation_id, schema_version, event_type,
-        payload, causation_id, actor_id, attributes, original_recorded_at)
+        payload, causation_id, actor_id, attributes, original_recorded_at
+-- if tags
+        , tags
+-- end
+    )
     SELECT
         nextval('{schema}.events_position_seq'), c.stream_no, c.base + e.place, e.occurred_at, c.recorded_at,
         e.event_id, e.correlation_id, e.schema_version, e.event_type, e.payload::json, e.causation_id, e.actor_id,
         e.attributes::json, e.original_recorded_at
+-- if tags
+        , e.tags::text[]
+-- end
     FROM bound, unnest(
             $6::bigint[], $7::bigint[], $8::uuid[], $9::text[], $10::integer[], $11::timestamptz[], $12::text[],
-            $13::uuid[], $14::uuid[], $15::text[], $16::text[], $17::timestamptz[])
-        WITH ORDINALITY e(
+            $13::uuid[], $14::uuid[], $15::text[], $16::text[], $17::timestamptz[]
+-- if tags
+            , $30::text[]
+-- end
+        ) WITH ORDINALITY e(
             stream, place, event_id, event_type, schema_version, occurred_at, payload, correlation_id, causation_id,
-            actor_id, attributes, original_recorded_at, ordinal)
+            actor_id, attributes, original_recorded_at,
+-- if tags
+            tags,
+-- end
+            ordinal)
     JOIN claimed c ON c.number = e.stream
     ORDER BY e.ordinal
     RETURNING event_id, version, position, recorded_at, event_type, schema_version
+-- if tags
+        , stream_no, tags
+-- end
 ),
+-- if tags
+linked AS (
+    INSERT INTO {schema}.tagged_events (tag_no, position)
+    SELECT n.tag_no, s.position
+    FROM stored s
+    CROSS JOIN LATERAL unnest(s.tags) u(tag)
+    JOIN claimed c ON c.stream_no = s.stream_no
+    JOIN wanted w ON w.number = c.number
+    JOIN (
+        SELECT t.tag, t.tenant_id, t.tag_no FROM tag_judged t WHERE t.tag_no IS NOT NULL
+        UNION ALL
+        SELECT m.tag, m.tenant_id, m.tag_no FROM tag_missing m
+    ) n ON n.tag = u.tag AND n.tenant_id = w.tenant_id
+),
+-- end
 listed AS (
     {insert_types}
 )
@@ -218,7 +338,11 @@ FROM fine, (
     UNION ALL
     SELECT NULL, f.actual, NULL, NULL, 2, f.number FROM failed f
     UNION ALL
-    SELECT NULL, t.is_new::int, NULL, NULL, 3, t.ordinal FROM taken t
+-- if tags
+    SELECT NULL, m.is_final::int, NULL, NULL, 3, NULL FROM boundary_moved m
+    UNION ALL
+-- end
+    SELECT NULL, t.is_new::int, NULL, NULL, 4, t.ordinal FROM taken t
 ) r
 WHERE fine.is_fine = 1
 ORDER BY r.result, r.position, r.number

@@ -189,6 +189,31 @@ pub(crate) async fn feed(store: &PgEventStore) -> Vec<RecordedEvent> {
     store.read_all(Position::START).try_collect().await.unwrap()
 }
 
+/// Recounts the tags from `events.tags`; returns the differences to `tags` and to `tagged_events`.
+pub(crate) async fn recount(connection: &mut PgConnection) -> Vec<String> {
+    let sql = "
+        WITH truth AS (
+            SELECT s.tenant_id, u.tag, e.event_type, e.position
+            FROM events e JOIN streams s ON s.stream_no = e.stream_no CROSS JOIN LATERAL unnest(e.tags) u(tag)
+        ),
+        counted AS (SELECT tenant_id, tag, event_type, count(*) AS events FROM truth GROUP BY 1, 2, 3),
+        stored AS (
+            SELECT t.tenant_id, t.tag, c.key AS event_type, c.value::bigint AS events
+            FROM tags t CROSS JOIN LATERAL jsonb_each_text(t.counts) c
+        ),
+        linked AS (
+            SELECT t.tenant_id, t.tag, l.position FROM tagged_events l LEFT JOIN tags t ON t.tag_no = l.tag_no
+        )
+        SELECT format('%s %s: %s events, counted %s', tag, event_type, c.events, s.events)
+        FROM counted c FULL JOIN stored s USING (tenant_id, tag, event_type)
+        WHERE c.events IS DISTINCT FROM s.events
+        UNION ALL
+        SELECT format('%s at %s', tag, position)
+        FROM truth t FULL JOIN linked l USING (tenant_id, tag, position)
+        WHERE t.event_type IS NULL OR l IS NULL";
+    sqlx::query_scalar(sql).fetch_all(connection).await.unwrap()
+}
+
 /// Number of migrations.
 pub(crate) fn migrations() -> u32 {
     let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();

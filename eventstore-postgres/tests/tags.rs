@@ -1,0 +1,332 @@
+//! Tags: conditions whose answer was lost, appends in transactions, and many decisions about few tags at once.
+
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
+mod common;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use common::{
+    TestSchema, blocked_backend, connect, event, open,
+    proxy::{Answers, Proxy},
+    recount, run, stream, within,
+};
+use eventbus::{
+    ExpectedVersion::{Any, Exact, NoStream},
+    Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
+    event::{TAGS_MAX, Tag},
+    port::{Append, AppendError, AppendEvents as _, MultiStreamAppends as _, ReadFeed as _},
+    store::{Boundaries as _, Boundary, BoundaryCondition, FeedFilter, MultiStreamAppend, MultiStreamOutcome},
+};
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+use futures_util::TryStreamExt as _;
+use sqlx::PgConnection;
+use tokio::task::JoinSet;
+
+const ENROLLED: Name = Name::from_static("Enrolled");
+const VIEWED: Name = Name::from_static("Viewed");
+
+fn tag(text: &str) -> Tag {
+    Tag::from_stored(text).unwrap()
+}
+
+fn tagged(event_type: Name, tags: &[&str]) -> NewEvent {
+    NewEvent::new(event_type, 1, r#"{"n":1}"#).with_tags(tags.iter().map(|text| tag(text)))
+}
+
+/// The enrolments that have one of the tags.
+fn boundary(tags: &[&str]) -> Boundary {
+    let items = tags.iter().map(|text| BTreeSet::from([tag(text)])).collect();
+    Boundary { tenant_id: None, event_types: [ENROLLED].into(), items }
+}
+
+async fn count(store: &PgEventStore, tags: &[&str]) -> BoundaryCondition {
+    store.count_tagged(&boundary(tags)).await.unwrap()
+}
+
+async fn append_if(
+    store: &PgEventStore,
+    condition: BoundaryCondition,
+    appends: Vec<Append>,
+) -> Result<MultiStreamOutcome, AppendError> {
+    store.append_streams(MultiStreamAppend { appends, condition: Some(condition), ..Default::default() }).await
+}
+
+async fn read_tagged(store: &PgEventStore, text: &str) -> Vec<RecordedEvent> {
+    let filter = FeedFilter::all().tagged([tag(text)]);
+    store.read_feed(Position::START, Position::new(u64::MAX), &filter).try_collect().await.unwrap()
+}
+
+/// An append to which the boundary's further event is its own: the statement without an answer stored it.
+#[tokio::test]
+async fn own_event_of_a_lost_answer_moves_no_boundary() {
+    let schema = TestSchema::new();
+    let (direct, proxy) = (schema.store().await, Proxy::start().await);
+    let store = open(PgEventStoreConfig { database_url: proxy.url(), ..schema.config() }).await;
+    let (mut gate, mut watcher) = (schema.connection().await, schema.connection().await);
+    let sql = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN
+            PERFORM pg_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA));
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER wait BEFORE INSERT ON tagged_events FOR EACH ROW EXECUTE FUNCTION wait();
+        SELECT pg_advisory_lock(hashtext(current_schema()))";
+    run(&mut gate, sql).await;
+    let (to, condition) = (stream(), count(&store, &["course:1"]).await);
+    let given = vec![tagged(ENROLLED, &["course:1"])];
+    // any version: so that no conflict of versions comes before the boundary
+    let appends = vec![Append { stream: to.clone(), expected: Any, events: given }];
+    let append = append_if(&store, condition.clone(), appends.clone());
+    let lose = async {
+        blocked_backend(&mut watcher, schema.name()).await;
+        proxy.set(Answers::LoseOne);
+        run(&mut gate, "SELECT pg_advisory_unlock(hashtext(current_schema()))").await;
+        proxy.has_lost().await;
+    };
+    let (appended, ()) = within(async { tokio::join!(append, lose) }).await;
+    let appended = appended.unwrap();
+    assert_eq!(appended, MultiStreamOutcome::Appended(vec![common::read(&direct, &to).await]));
+    assert_eq!(append_if(&store, condition.clone(), appends).await.unwrap(), appended, "a repeat");
+    let other = vec![Append { stream: to, expected: Any, events: vec![event()] }];
+    let moved = append_if(&store, condition, other).await;
+    assert!(matches!(moved, Err(AppendError::BoundaryMoved { .. })), "{moved:?}");
+    assert_eq!(recount(&mut watcher).await, [""; 0]);
+}
+
+/// A statement without an answer finds the boundary moved too, if it runs later: counts do not shrink. So the error is
+/// certain, but for a condition whose counts the tags have yet to reach.
+#[tokio::test]
+async fn a_moved_boundary_is_certain_unless_its_counts_may_come() {
+    for (expected, is_certain) in [(0, true), (7, false)] {
+        let schema = TestSchema::new();
+        let store = schema.store().await;
+        store.append(&stream(), Any, vec![tagged(VIEWED, &["course:1"])]).await.unwrap();
+        let condition = BoundaryCondition { counts: vec![expected], ..count(&store, &["course:1"]).await };
+        let (mut holder, mut watcher) = (schema.connection().await, schema.connection().await);
+        let another_writer = "BEGIN; UPDATE tags SET counts = counts || '{\"Enrolled\": 1}'";
+        run(&mut holder, another_writer).await;
+        let appends = vec![Append { stream: stream(), expected: NoStream, events: vec![event()] }];
+        let append = append_if(&store, condition, appends);
+        let terminate = async {
+            // a backend may have ended its wait when it is terminated
+            for _ in 0..3 {
+                let backend = blocked_backend(&mut watcher, schema.name()).await;
+                run(&mut watcher, &format!("SELECT pg_terminate_backend({backend})")).await;
+            }
+            run(&mut holder, "COMMIT").await;
+        };
+        let (refused, ()) = within(async { tokio::join!(append, terminate) }).await;
+        match (refused, is_certain) {
+            (Err(AppendError::BoundaryMoved { .. }), true) | (Err(AppendError::OutcomeUnknown(_)), false) => {}
+            (other, _) => panic!("expected {expected}: {other:?}"),
+        }
+    }
+}
+
+/// The events of a transaction are counted when it commits, and not if it is rolled back.
+#[tokio::test]
+async fn events_with_tags_are_counted_in_a_transaction() {
+    let schema = TestSchema::new();
+    let store = schema.store().await;
+    let mut connection = schema.connection().await;
+    let (to, of_tenant) = (stream(), stream().with_tenant_id(Some(Uuid::from_u128(7))));
+    for (round, commit) in [false, true, false, true].into_iter().enumerate() {
+        let before = count(&store, &["course:1", "student:a"]).await;
+        let mut transaction = store.begin_transaction().await.unwrap();
+        let events = vec![tagged(ENROLLED, &["course:1", "student:a"]), tagged(VIEWED, &["course:1"]), event()];
+        let appended = store.append_in(transaction.connection(), &to, Any, events.clone()).await.unwrap();
+        let again = store.append_in(transaction.connection(), &to, Any, events).await.unwrap();
+        assert_eq!(again, appended);
+        let own = vec![tagged(ENROLLED, &["course:1"])];
+        store.append_in(transaction.connection(), &of_tenant, Any, own).await.unwrap();
+        let refused = vec![tagged(ENROLLED, &["course:1"])];
+        let refused = store.append_in(transaction.connection(), &to, Exact(99.into()), refused).await;
+        assert!(refused.unwrap_err().is_conflict());
+        if commit {
+            transaction.commit().await.unwrap();
+        } else {
+            drop(transaction);
+        }
+        let number = (round as u64).div_ceil(2);
+        assert_eq!(count(&store, &["course:1", "student:a"]).await.counts, vec![number; 2], "round {round}");
+        let condition = append_if(&store, before, Vec::new()).await;
+        assert_eq!(condition.is_err(), commit, "{condition:?}");
+        assert_eq!(recount(&mut connection).await, [""; 0]);
+        assert_eq!(read_tagged(&store, "course:1").await.len() as u64, 3 * number);
+    }
+}
+
+/// Event types have no control characters, but any other: they are keys of the counts.
+#[tokio::test]
+async fn types_of_any_name_are_counted() {
+    let schema = TestSchema::new();
+    let store = schema.store().await;
+    for name in ["Тип: '%' \"x\"", r"back\slash", "{}", "a\u{2028}b"] {
+        let name = Name::new("event type", name).unwrap();
+        for _ in 0..2 {
+            let stored = store.append(&stream(), Any, vec![tagged(name.clone(), &["course:1"])]).await.unwrap();
+            assert!(store.add_tag(&stored[0], &tag("course:2")).await.unwrap());
+        }
+        let boundary = Boundary { event_types: [name].into(), ..boundary(&["course:1", "course:2"]) };
+        assert_eq!(store.count_tagged(&boundary).await.unwrap().counts, [2, 2]);
+    }
+    assert_eq!(recount(&mut schema.connection().await).await, [""; 0]);
+}
+
+/// Tags are added to one event at once, and by statements that meet an append of the same event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tags_are_added_to_an_event_at_once() {
+    let schema = TestSchema::new();
+    let store = Arc::new(schema.store().await);
+    let to = stream();
+    let given = tagged(ENROLLED, &["course:1", "hot:0"]);
+    let stored = store.append(&to, Any, vec![given.clone()]).await.unwrap();
+    let mut tasks = JoinSet::new();
+    for number in 0..16 {
+        let (store, to, event, given) = (Arc::clone(&store), to.clone(), stored[0].clone(), given.clone());
+        tasks.spawn(async move {
+            let mut added = 0;
+            for round in 0..8 {
+                match number % 4 {
+                    // a repeat, which locks the tag and then meets the key of the event
+                    3 => assert_eq!(store.append(&to, Any, vec![given.clone()]).await.unwrap()[0], event),
+                    _ => {
+                        let tag = tag(&format!("hot:{round}"));
+                        added += usize::from(store.add_tag(&event, &tag).await.unwrap());
+                    }
+                }
+            }
+            added
+        });
+    }
+    let added: usize = within(tasks.join_all()).await.into_iter().sum();
+    assert_eq!(added, 7, "each tag is new once, but for the first");
+    for round in 0..8 {
+        assert_eq!(count(&store, &[&format!("hot:{round}")]).await.counts, [1]);
+    }
+    for number in 9..TAGS_MAX {
+        assert!(store.add_tag(&stored[0], &tag(&format!("more:{number}"))).await.unwrap());
+    }
+    let refused = store.add_tag(&stored[0], &tag("more:64")).await;
+    assert!(matches!(refused, Err(AppendError::Refused { .. })), "{refused:?}");
+    assert!(!store.add_tag(&stored[0], &tag("hot:7")).await.unwrap(), "a tag that a full event has");
+    assert_eq!(recount(&mut schema.connection().await).await, [""; 0]);
+}
+
+/// A pseudorandom number below `below`.
+fn dice(state: &mut u64, below: usize) -> usize {
+    *state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+    ((*state >> 33) as usize) % below
+}
+
+const COURSES: [&str; 3] = ["course:1", "course:2", "course:3"];
+/// Most students of a course.
+const CAPACITY: u64 = 40;
+const WRITERS: u64 = 8;
+const ROUNDS: usize = 120;
+
+/// Decides, appends and adds tags at random; returns the number of decisions that an event of a different writer refused.
+async fn write(store: PgEventStore, streams: Arc<Vec<StreamId>>, number: u64) -> usize {
+    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let (mut own, mut repeatable): (Vec<RecordedEvent>, Vec<Append>) = Default::default();
+    let mut refused = 0;
+    for round in 0..ROUNDS {
+        // tags that all writers make at about the same time, in an order of their own
+        let mut fresh = [format!("fresh:{}", round / 4), format!("fresh:{}", round / 4 + 1), format!("round:{round}")];
+        fresh.rotate_left(dice(&mut state, 3));
+        let first = dice(&mut state, COURSES.len());
+        let chosen = &[COURSES[first], COURSES[(first + 1) % COURSES.len()]][..1 + dice(&mut state, 2)];
+        let to = |state: &mut u64| streams[dice(state, streams.len())].clone();
+        let event = |event_type: &Name, tags: &[&str]| {
+            let fresh = fresh.iter().map(String::as_str);
+            tagged(event_type.clone(), &tags.iter().copied().chain(fresh).collect::<Vec<_>>())
+        };
+        match dice(&mut state, 9) {
+            0..4 => {
+                let condition = count(&store, chosen).await;
+                if condition.counts.iter().any(|count| *count >= CAPACITY) {
+                    continue;
+                }
+                let (one, two) = (to(&mut state), stream());
+                let append = |stream, events| Append { stream, expected: Any, events };
+                let events = vec![event(&ENROLLED, chosen), event(&VIEWED, &[])];
+                let appends = vec![append(one, events), append(two, vec![event(&VIEWED, chosen)])];
+                match append_if(&store, condition, appends).await {
+                    Ok(outcome) => own.extend(outcome.into_records()),
+                    Err(error) => {
+                        assert!(error.is_conflict(), "{error:?}");
+                        refused += 1;
+                    }
+                }
+            }
+            4 => {
+                let append = Append { stream: to(&mut state), expected: Any, events: vec![event(&VIEWED, &COURSES)] };
+                own.extend(store.append(&append.stream, Any, append.events.clone()).await.unwrap());
+                repeatable.push(append);
+            }
+            6 => {
+                // locks the tags, and then meets the key of the event
+                let Some(Append { stream, events, .. }) = repeatable.last().cloned() else { continue };
+                let again = store.append(&stream, Any, events.clone()).await.unwrap();
+                assert_eq!(again[0].metadata().event_id(), events[0].event_id());
+            }
+            5 => {
+                let mut transaction = store.begin_transaction().await.unwrap();
+                let events = vec![event(&VIEWED, chosen), event(&VIEWED, &[])];
+                store.append_in(transaction.connection(), &to(&mut state), Any, events).await.unwrap();
+                transaction.commit().await.unwrap();
+            }
+            _ => {
+                // of any writer: two may add to one event
+                let recent: Vec<_> = read_tagged(&store, &fresh[0]).await;
+                let Some(event) = recent.get(dice(&mut state, recent.len().max(1))).or(own.last()) else { continue };
+                let course = if *event.event_type() == VIEWED { COURSES[first] } else { "note:1" };
+                store.add_tag(event, &tag(course)).await.unwrap();
+            }
+        }
+    }
+    store.close().await;
+    refused
+}
+
+async fn deadlocks(admin: &mut PgConnection) -> i64 {
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'courses'";
+    // a session reports what it has done when it ends
+    within(async { while sqlx::query_scalar::<_, i64>(sessions).fetch_one(&mut *admin).await.unwrap() > 0 {} }).await;
+    let sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'courses'";
+    sqlx::query_scalar(sql).fetch_one(admin).await.unwrap()
+}
+
+/// The limit of a wait for a lock is longer than the server's wait before it looks for a circle, so that a circle counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decisions_about_few_tags_keep_their_rule_and_wait_in_no_circle() {
+    let server = test_servers::private_postgres_with(&["-c", "deadlock_timeout=5ms", "-c", "fsync=off"]);
+    let mut admin = connect(server.url()).await;
+    run(&mut admin, "CREATE DATABASE courses").await;
+    let (base, _) = server.url().rsplit_once('/').unwrap();
+    let config = PgEventStoreConfig {
+        database_url: format!("{base}/courses"),
+        max_connections: 1,
+        max_transactions: 1,
+        notify: false,
+        ..Default::default()
+    };
+    let streams: Arc<Vec<_>> = Arc::new((0..4).map(|_| stream()).collect());
+    let mut tasks = JoinSet::new();
+    for number in 0..WRITERS {
+        tasks.spawn(write(open(config.clone()).await, Arc::clone(&streams), number + 1));
+    }
+    let refused: usize = within(tasks.join_all()).await.into_iter().sum();
+    assert!(refused > 0, "no two writers met");
+    assert_eq!(deadlocks(&mut admin).await, 0, "{}", server.log());
+    let store = open(config.clone()).await;
+    for course in COURSES {
+        let enrolled = read_tagged(&store, course).await;
+        let enrolled = enrolled.iter().filter(|event| *event.event_type() == ENROLLED).count() as u64;
+        assert_eq!(count(&store, &[course]).await.counts, [enrolled]);
+        assert!(enrolled > CAPACITY / 2 && enrolled <= CAPACITY, "{course}: {enrolled}");
+    }
+    store.close().await;
+    let mut connection = connect(&config.database_url).await;
+    run(&mut connection, "SET search_path TO eventbus").await;
+    assert_eq!(recount(&mut connection).await, [""; 0]);
+}
