@@ -148,7 +148,7 @@ impl CheckedAppend {
             let version = version.plus(self.events.len()).as_i64();
             execute(connection, include_str!("sql/advance_stream.sql"), (number, version, micros))?;
             value_rows::make_changes(connection, &self.stream, number, &self.unique)?;
-            tags.save(connection, &self.events, first)?;
+            tags.save(connection, first)?;
             return Ok(first);
         }
         let number: i64 = query_value(connection, include_str!("sql/next_stream_no.sql"), [])?.unwrap_or(1);
@@ -157,7 +157,7 @@ impl CheckedAppend {
         let version = Version::NONE.plus(self.events.len()).as_i64();
         execute(connection, include_str!("sql/insert_stream.sql"), (number, version, micros, &tenant, id, of_type))?;
         value_rows::make_changes(connection, &self.stream, number, &self.unique)?;
-        tags.save(connection, &self.events, first)?;
+        tags.save(connection, first)?;
         Ok(first)
     }
 

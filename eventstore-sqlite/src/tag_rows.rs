@@ -150,22 +150,14 @@ impl<'e> TagChanges<'e> {
         self.rows.is_empty()
     }
 
-    /// Writes the rows and the tags of the events, which are stored from the position `first` on.
-    pub(crate) fn save(&self, connection: &Connection, events: &[NewEvent], first: Position) -> rusqlite::Result<()> {
+    /// Writes the rows; the events have the positions from `first` on.
+    pub(crate) fn save(&self, connection: &Connection, first: Position) -> rusqlite::Result<()> {
         let position = |place: u64| Position::new(first.get() + place);
-        for (place, event) in (0..).zip(events).filter(|(_, event)| !event.tags().is_empty()) {
-            save_tags(connection, position(place), event.tags())?;
-        }
         for (tag, (row, places)) in &self.rows {
             row.save(connection, self.tenant, tag, places.iter().map(|place| position(*place)))?;
         }
         Ok(())
     }
-}
-
-fn save_tags(connection: &Connection, position: Position, tags: &[Tag]) -> rusqlite::Result<()> {
-    let tags: Value = tags.iter().map(Tag::as_str).collect();
-    execute(connection, include_str!("sql/save_tags.sql"), (position.as_i64(), tags.to_string())).map(drop)
 }
 
 /// A stored event, and its tags.
@@ -197,11 +189,13 @@ impl StoredTags {
 
     /// Adds a tag that the event does not have, and counts it.
     pub(crate) fn add(mut self, connection: &Connection, tenant: Uuid, tag: &Tag) -> Result<(), QueryError> {
-        let mut row = TagRow::find(connection, tenant, tag)??;
-        row.count(&self.event_type);
-        row.save(connection, tenant, tag, [self.position])?;
+        let mut tag_row = TagRow::find(connection, tenant, tag)??;
+        tag_row.count(&self.event_type);
+        tag_row.save(connection, tenant, tag, [self.position])?;
         self.tags.insert(tag.clone());
-        Ok(save_tags(connection, self.position, &self.tags.into_iter().collect::<Vec<_>>())?)
+        let tags = (self.position.as_i64(), row::to_json_array(&self.tags));
+        execute(connection, include_str!("sql/save_tags.sql"), tags)?;
+        Ok(())
     }
 }
 

@@ -292,3 +292,35 @@ async fn an_append_that_the_index_refuses_leaves_no_trace() {
     assert_eq!(recount(&path), 1);
     assert_eq!(rows(&path, "SELECT count(*) || '' FROM eventbus_streams"), ["1"]);
 }
+
+/// The sets of a filter are read by several statements; a commit between two of them must not hide an event from the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_several_sets_are_read_without_gaps_beside_writers() {
+    let store = open(fresh_path()).await;
+    let tags: Vec<_> = (0..8).map(|n| format!("course:{n}")).collect();
+    let filter = FeedFilter::all().tagged_any(tags.iter().map(|text| BTreeSet::from([tag(text)])));
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for _ in 0..300 {
+                let one_each = tags.iter().map(|text| append(&fresh_stream(), vec![tagged(&ENROLLED, &[text])]));
+                assert!(store.append_many(one_each.collect()).await.iter().all(Result::is_ok));
+            }
+        }
+    });
+    let mut next = 1;
+    loop {
+        let is_last = writer.is_finished();
+        let after = Position::new(next - 1);
+        let found: Vec<_> = store.read_feed(after, Position::new(u64::MAX), &filter).try_collect().await.unwrap();
+        for event in found {
+            assert_eq!(event.position(), Some(Position::new(next)));
+            next += 1;
+        }
+        if is_last {
+            break;
+        }
+    }
+    writer.await.unwrap();
+    assert_eq!(next, 8 * 300 + 1);
+}
