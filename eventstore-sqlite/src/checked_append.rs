@@ -18,7 +18,9 @@ use time::OffsetDateTime;
 use crate::{
     error::is_caused_by_events,
     query::{QueryError, execute, query_rows, query_value},
-    row, value_rows,
+    row,
+    tag_rows::TagChanges,
+    value_rows,
 };
 
 /// An append with valid events.
@@ -87,10 +89,14 @@ impl CheckedAppend {
             let (stream, name) = (self.stream.clone(), taken.name().clone());
             return self.resolve(connection, || AppendError::Taken { stream, name });
         }
+        let tags = match TagChanges::count(connection, &self.stream, &self.events)? {
+            Ok(tags) => tags,
+            Err(corrupt) => return self.resolve(connection, || self.refused_error(corrupt)),
+        };
         let now = self.clock.now();
         let recorded_at = stream.as_ref().map_or(now, |stream| stream.recorded_at.max(now));
         let lists = !self.listed_types.has_all(&self.events);
-        match self.insert_atomically(connection, stream.as_ref(), recorded_at, lists) {
+        match self.insert_atomically(connection, stream.as_ref(), recorded_at, &tags, lists) {
             Ok(first) => Ok(Ok(AppendOutcome::Appended {
                 previous_version: actual,
                 first_position: first,
@@ -111,13 +117,14 @@ impl CheckedAppend {
         connection: &Connection,
         stream: Option<&StreamRow>,
         recorded_at: OffsetDateTime,
+        tags: &TagChanges<'_>,
         lists: bool,
     ) -> rusqlite::Result<Position> {
-        if self.events.len() == 1 && self.unique.is_empty() && !lists {
-            return self.insert(connection, stream, recorded_at, lists);
+        if self.events.len() == 1 && self.unique.is_empty() && tags.is_empty() && !lists {
+            return self.insert(connection, stream, recorded_at, tags, lists);
         }
         execute(connection, "SAVEPOINT append", [])?;
-        let inserted = self.insert(connection, stream, recorded_at, lists);
+        let inserted = self.insert(connection, stream, recorded_at, tags, lists);
         if inserted.is_err() && !connection.is_autocommit() {
             execute(connection, "ROLLBACK TO append", [])?;
         }
@@ -132,6 +139,7 @@ impl CheckedAppend {
         connection: &Connection,
         stream: Option<&StreamRow>,
         recorded_at: OffsetDateTime,
+        tags: &TagChanges<'_>,
         lists: bool,
     ) -> rusqlite::Result<Position> {
         let micros = row::to_micros(recorded_at);
@@ -140,6 +148,7 @@ impl CheckedAppend {
             let version = version.plus(self.events.len()).as_i64();
             execute(connection, include_str!("sql/advance_stream.sql"), (number, version, micros))?;
             value_rows::make_changes(connection, &self.stream, number, &self.unique)?;
+            tags.save(connection, first)?;
             return Ok(first);
         }
         let number: i64 = query_value(connection, include_str!("sql/next_stream_no.sql"), [])?.unwrap_or(1);
@@ -148,6 +157,7 @@ impl CheckedAppend {
         let version = Version::NONE.plus(self.events.len()).as_i64();
         execute(connection, include_str!("sql/insert_stream.sql"), (number, version, micros, &tenant, id, of_type))?;
         value_rows::make_changes(connection, &self.stream, number, &self.unique)?;
+        tags.save(connection, first)?;
         Ok(first)
     }
 

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Capacity of the statement cache: above the number of statements, so that none is prepared twice.
-const STATEMENT_CACHE_CAPACITY: usize = 80;
+const STATEMENT_CACHE_CAPACITY: usize = 96;
 
 /// Flags for reading and writing; a URI names a database in memory, a plain absolute path a file.
 pub(crate) const READ_WRITE: OpenFlags =

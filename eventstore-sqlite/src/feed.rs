@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent, StreamId, Version,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
-    support::{FeedVersions, Page, paged},
+    support::{FeedVersions, Page, collect_page, paged},
 };
 use rusqlite::{Connection, params};
 use time::OffsetDateTime;
@@ -13,12 +13,14 @@ use uuid::Uuid;
 use crate::{
     filter::FilterParameters,
     missing_events,
-    query::{QueryError, query_value},
-    row::{PAGE_EVENTS_MAX, from_micros, query_page, stream_columns, to_position},
+    query::{QueryError, query_rows, query_value},
+    row::{PAGE_EVENTS_MAX, from_micros, query_page, read_event, stream_columns, to_position},
     store::SqliteEventStore,
+    tagged_positions::TaggedPositions,
 };
 
-/// Maximum number of positions that one page searches: a search for rare events must not keep a connection for long.
+/// Maximum number of positions that one page searches, among tagged events of those that have the rarest tag of a set: a
+/// search for rare events must not keep a connection for long.
 const SEARCH_POSITIONS_MAX: i64 = 8_192;
 
 #[async_trait]
@@ -91,7 +93,11 @@ fn load_filtered_page(
     filter: &FilterParameters,
 ) -> Result<Page<Position>, QueryError> {
     // there is no event to search for beyond the last one
-    let end = end.min(load_head(connection)?).as_i64();
+    let end = end.min(load_head(connection)?);
+    if filter.tags.is_some() {
+        return load_tagged_page(connection, after, end, filter);
+    }
+    let end = end.as_i64();
     let through = after.as_i64().saturating_add(SEARCH_POSITIONS_MAX).min(end);
     let FilterParameters { aggregate_types, event_types, .. } = filter;
     let parameters = params![after.as_i64(), through, aggregate_types, event_types, filter.tenant(), PAGE_EVENTS_MAX];
@@ -103,12 +109,59 @@ fn load_filtered_page(
     Ok((events, next))
 }
 
+/// Loads the matching events among the next ones that have wanted tags, and the position to search on from.
+fn load_tagged_page(
+    connection: &Connection,
+    after: Position,
+    through: Position,
+    filter: &FilterParameters,
+) -> Result<Page<Position>, QueryError> {
+    let mut positions = TaggedPositions::find(connection, after, through, filter)?;
+    let (mut searched, mut searched_through) = (0, after);
+    let rows = std::iter::from_fn(|| {
+        while searched < SEARCH_POSITIONS_MAX {
+            let found = match positions.next() {
+                Ok(found) => found?,
+                Err(error) => return Some(Err(error)),
+            };
+            (searched, searched_through) = (searched + 1, found.position);
+            if found.is_wanted {
+                let event = load_event(connection, found.position).transpose();
+                if event.is_some() {
+                    return event;
+                }
+            }
+        }
+        None
+    });
+    let (events, more) = collect_page(rows.take(PAGE_EVENTS_MAX as usize), PAGE_EVENTS_MAX as usize)?;
+    let next = match events.last().and_then(RecordedEvent::position) {
+        Some(last) if more => Some(last),
+        _ => (searched == SEARCH_POSITIONS_MAX).then_some(searched_through),
+    };
+    Ok((events, next))
+}
+
+fn load_event(connection: &Connection, position: Position) -> Result<Option<RecordedEvent>, QueryError> {
+    let parameters = (position.as_i64() - 1, position.as_i64(), 1);
+    Ok(query_rows(connection, include_str!("sql/read_feed.sql"), parameters, read_event)?.pop())
+}
+
 fn count_matching(
     connection: &Connection,
     after: Position,
     through: Position,
     filter: &FilterParameters,
 ) -> Result<u64, QueryError> {
+    if filter.tags.is_some() {
+        let through = through.min(load_head(connection)?);
+        let mut positions = TaggedPositions::find(connection, after, through, filter)?;
+        let mut count = 0;
+        while let Some(found) = positions.next()? {
+            count += u64::from(found.is_wanted);
+        }
+        return Ok(count);
+    }
     let FilterParameters { aggregate_types, event_types, .. } = filter;
     let parameters = params![after.as_i64(), through.as_i64(), aggregate_types, event_types, filter.tenant()];
     let count: Option<i64> = query_value(connection, include_str!("sql/count_events.sql"), parameters)?;
@@ -135,7 +188,9 @@ fn load_store_id(connection: &Connection) -> Result<Uuid, QueryError> {
 
 #[cfg(test)]
 mod tests {
-    use eventbus::Name;
+    use std::collections::BTreeSet;
+
+    use eventbus::{Name, event::Tag};
 
     use super::*;
     use crate::{config::SqliteEventStoreConfig, connection::open_writer, location::DatabaseLocation};
@@ -172,6 +227,85 @@ mod tests {
         assert!(pages > 3, "{pages}");
         let through = Position::new(24_999);
         assert_eq!(count_matching(&connection, Position::new(20_000), through, &wanted).unwrap(), 1);
+    }
+
+    /// Gives each event the tag 1, the rare ones and every tenth the tag 2, and every twentieth from 10,000 on the tag 3.
+    fn tag_events(connection: &Connection) {
+        let tags = "
+            INSERT INTO eventbus_tags (tag_no, tag, tenant_id, counts) VALUES
+                (1, 'a:1', zeroblob(16), '{\"Common\":29997,\"Rare\":3}'),
+                (2, 'b:1', zeroblob(16), '{\"Common\":2999,\"Rare\":3}'),
+                (3, 'c:1', zeroblob(16), '{\"Common\":999,\"Rare\":2}');
+            INSERT INTO eventbus_tagged_events SELECT 1, position FROM eventbus_events;
+            INSERT INTO eventbus_tagged_events SELECT 2, position FROM eventbus_events
+            WHERE version % 10 = 0 OR event_type = 'Rare';
+            INSERT INTO eventbus_tagged_events SELECT 3, position FROM eventbus_events
+            WHERE version >= 10000 AND version % 20 = 0";
+        connection.execute_batch(tags).unwrap();
+    }
+
+    fn set(tags: &[&str]) -> BTreeSet<Tag> {
+        tags.iter().map(|tag| Tag::from_stored(tag).unwrap()).collect()
+    }
+
+    /// Reads all pages; returns the positions, and the number of pages.
+    fn read_pages(connection: &Connection, filter: &FeedFilter) -> (Vec<u64>, usize) {
+        let (wanted, all) = (FilterParameters::new(filter), Position::new(u64::MAX));
+        let (mut found, mut pages, mut from) = (Vec::new(), 0, Some(Position::START));
+        while let Some(after) = from {
+            let (events, next) = load_filtered_page(connection, after, all, &wanted).unwrap();
+            assert!(next.is_none_or(|next| next > after));
+            found.extend(events.iter().filter_map(RecordedEvent::position).map(Position::get));
+            (pages, from) = (pages + 1, next);
+        }
+        let count = count_matching(connection, Position::START, all, &wanted).unwrap();
+        assert_eq!(count, found.len() as u64);
+        (found, pages)
+    }
+
+    #[test]
+    fn sets_of_tags_are_searched_along_their_rarest_tags() {
+        let connection = database();
+        tag_events(&connection);
+        let all = FeedFilter::all();
+        // rare among all events: many short searches
+        let (found, pages) = read_pages(&connection, &all.clone().tagged(set(&["a:1"])).event_types([RARE]));
+        assert_eq!(found, [20_000, 24_999, 1_030_000]);
+        assert_eq!(pages, 4, "30,000 events");
+        // along the tag of 1,001 events, not along the one of 30,000
+        let (found, pages) = read_pages(&connection, &all.clone().tagged(set(&["a:1", "c:1"])).event_types([RARE]));
+        assert_eq!((found, pages), (vec![20_000, 1_030_000], 1));
+        let (found, pages) = read_pages(&connection, &all.clone().tagged(set(&["b:1", "c:1"])));
+        assert_eq!((found.len(), pages), (1_001, 4));
+        assert!(found.is_sorted_by(|one, next| one < next));
+        // an event in several sets comes once, wherever the walks of the sets read their next events
+        let sets = [set(&["b:1"]), set(&["c:1"]), set(&["a:1", "c:1"]), set(&["a:1", "none:1"])];
+        let (found, _) = read_pages(&connection, &all.clone().tagged_any(sets));
+        assert_eq!(found.len(), 3_001);
+        assert!(found.is_sorted_by(|one, next| one < next));
+        let (found, pages) = read_pages(&connection, &all.clone().tagged_any([set(&["none:1"])]));
+        assert_eq!((found.len(), pages), (0, 1));
+        // each event has all tags of an empty set
+        assert_eq!(read_pages(&connection, &all.tagged_any([set(&[]), set(&["none:1"])])).0.len(), 30_000);
+    }
+
+    /// A search that scans the events would take longer the more events have other tags.
+    #[test]
+    fn tagged_events_are_walked_along_their_index() {
+        let connection = database();
+        tag_events(&connection);
+        connection.execute_batch("ANALYZE").unwrap();
+        let sql = include_str!("sql/tagged_positions.sql");
+        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let steps: Vec<String> = plan.raw_query().mapped(|row| row.get(3)).map(Result::unwrap).collect();
+        for step in [
+            "SEARCH t USING PRIMARY KEY (tag_no=? AND position>? AND position<?)",
+            "SEARCH other USING PRIMARY KEY (tag_no=? AND position=?)",
+            "SEARCH e USING INTEGER PRIMARY KEY (rowid=?)",
+        ] {
+            assert!(steps.iter().any(|found| found == step), "{step}: {steps:?}");
+        }
+        assert!(!steps.iter().any(|step| step.contains("TEMP B-TREE")), "{steps:?}");
     }
 
     /// A check that scans the events would take longer the more of them there are. It sorts the streams of a window.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use eventbus::{Name, port::FeedFilter};
+use eventbus::{Name, event::Tag, port::FeedFilter};
 use uuid::Uuid;
 
 /// Parameters of the statements; `None` matches all events.
@@ -13,6 +13,8 @@ pub(crate) struct FilterParameters {
     /// A JSON array.
     pub(crate) event_types: Option<String>,
     tenant: Option<Uuid>,
+    /// The sets of tags, none of them empty.
+    pub(crate) tags: Option<BTreeSet<BTreeSet<Tag>>>,
 }
 
 impl FilterParameters {
@@ -21,7 +23,13 @@ impl FilterParameters {
             aggregate_types: filter.wanted_aggregate_types().map(to_json_array),
             event_types: filter.wanted_event_types().map(to_json_array),
             tenant: filter.wanted_tenant(),
+            // each event has all tags of an empty set
+            tags: filter.wanted_tags().filter(|sets| sets.iter().all(|set| !set.is_empty())).cloned(),
         }
+    }
+
+    pub(crate) const fn tenant_id(&self) -> Option<Uuid> {
+        self.tenant
     }
 
     pub(crate) fn tenant(&self) -> Option<&[u8; 16]> {

@@ -28,6 +28,7 @@
 
 mod append;
 mod blocking;
+mod boundaries;
 mod checked_append;
 mod checkpoint;
 mod config;
@@ -53,6 +54,8 @@ mod shadow_databases;
 mod snapshot;
 mod store;
 mod store_inner;
+mod tag_rows;
+mod tagged_positions;
 mod transaction;
 mod transactions;
 mod unfinished;

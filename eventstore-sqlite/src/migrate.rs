@@ -20,6 +20,7 @@ pub(crate) const STEPS: &[MigrationStep] = &[
         include_str!("../migrations/0003_unique_values.sql"),
     ),
     MigrationStep::new(4, "commands", MigrationKind::Additive, include_str!("../migrations/0004_commands.sql")),
+    MigrationStep::new(5, "tags", MigrationKind::Additive, include_str!("../migrations/0005_tags.sql")),
 ];
 
 /// Checks that the database is one for this store, runs `before_writing`, then the missing steps.

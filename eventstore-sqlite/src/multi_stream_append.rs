@@ -8,7 +8,9 @@ use eventbus::{
     port::{Append, AppendError, MultiStreamAppends, ReadError, Transaction as _},
     repository::IdempotencyKey,
     store::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
-    support::{MultiStreamDecision, StreamAttempt, check_multi_stream, decide_multi_stream, unique_changes},
+    support::{
+        MultiStreamDecision, StreamAttempt, boundary_moved, check_multi_stream, decide_multi_stream, unique_changes,
+    },
 };
 
 use rusqlite::{Connection, Row};
@@ -30,7 +32,7 @@ impl MultiStreamAppends for SqliteEventStore {
     async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
         check_multi_stream(&multi)?;
         let mut transaction = self.begin_transaction().await.map_err(AppendError::Unavailable)?;
-        let MultiStreamAppend { appends, handled } = multi;
+        let MultiStreamAppend { appends, handled, condition } = multi;
         let is_first = match &handled {
             Some(Handled::Delivery(HandledDelivery { handler, stream, event_id })) => {
                 transaction.is_first(handler, stream, *event_id).await
@@ -41,6 +43,11 @@ impl MultiStreamAppends for SqliteEventStore {
         if !is_first.map_err(AppendError::Unavailable)? {
             return Ok(MultiStreamOutcome::AlreadyHandled);
         }
+        // before the appends count their own events
+        let moved = match &condition {
+            Some(condition) => transaction.is_moved(condition, &appends)?.then(|| boundary_moved(condition)),
+            None => None,
+        };
         // first: another append of them may take what one gives back
         for Append { stream, events, .. } in &appends {
             transaction.give_back_values(stream, &unique_changes(events))?;
@@ -49,7 +56,12 @@ impl MultiStreamAppends for SqliteEventStore {
         for append in &appends {
             attempts.push(try_append(self, &mut transaction, append).await);
         }
-        match decide_multi_stream(&appends, attempts)? {
+        let decision = match (decide_multi_stream(&appends, attempts), moved) {
+            // repeats and conflicts come first
+            (Ok(MultiStreamDecision::Commit(_)) | Err(AppendError::Taken { .. }), Some(moved)) => return Err(moved),
+            (decision, _) => decision?,
+        };
+        match decision {
             MultiStreamDecision::Repeated(first) => Ok(MultiStreamOutcome::Appended(first)),
             MultiStreamDecision::Commit(records) => {
                 transaction.commit().await.map_err(AppendError::OutcomeUnknown)?;

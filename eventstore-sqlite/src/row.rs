@@ -1,10 +1,12 @@
 //! Rows: conversion between events, positions, times and epochs and their columns.
 
 use eventbus::{
-    BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version, event::Attributes,
-    port::ReadError, support::collect_page,
+    BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    event::{Attributes, Tag},
+    port::ReadError,
+    support::collect_page,
 };
-use rusqlite::{Connection, Params, Row, types::FromSql};
+use rusqlite::{Connection, Params, Row, params, types::FromSql};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -23,28 +25,34 @@ pub(crate) fn insert_event(
 ) -> rusqlite::Result<Position> {
     let context = event.context();
     let attributes = &context.attributes;
-    let sql = include_str!("sql/insert_event.sql");
-    execute(
-        connection,
-        sql,
-        (
-            stream_no,
-            version.as_i64(),
-            to_micros(event.occurred_at()),
-            to_micros(recorded_at),
-            event.event_id().as_uuid().as_bytes(),
-            event.correlation_id().as_bytes(),
-            event.schema_version(),
-            event.event_type().as_str(),
-            event.payload(),
-            context.causation_id.as_ref().map(Uuid::as_bytes),
-            context.actor_id.as_deref(),
-            (!attributes.is_empty()).then(|| attributes.as_json()),
-            event.original_recorded_at().map(to_micros),
-        ),
-    )?;
+    let tags = (!event.tags().is_empty()).then(|| to_json_array(event.tags()));
+    let columns = params![
+        stream_no,
+        version.as_i64(),
+        to_micros(event.occurred_at()),
+        to_micros(recorded_at),
+        event.event_id().as_uuid().into_bytes(),
+        event.correlation_id().into_bytes(),
+        event.schema_version(),
+        event.event_type().as_str(),
+        event.payload(),
+        context.causation_id.as_ref().map(Uuid::as_bytes),
+        context.actor_id.as_deref(),
+        (!attributes.is_empty()).then(|| attributes.as_json()),
+        event.original_recorded_at().map(to_micros),
+        tags,
+    ];
+    match tags {
+        Some(_) => execute(connection, include_str!("sql/insert_event_with_tags.sql"), columns)?,
+        None => execute(connection, include_str!("sql/insert_event.sql"), &columns[..columns.len() - 1])?,
+    };
     // negative only after 2^63 events
     Ok(Position::new(connection.last_insert_rowid().cast_unsigned()))
+}
+
+/// Returns tags as their column: a JSON array.
+pub(crate) fn to_json_array<'t>(tags: impl IntoIterator<Item = &'t Tag>) -> String {
+    tags.into_iter().map(Tag::as_str).collect::<serde_json::Value>().to_string()
 }
 
 /// Returns the columns that name a stream: aggregate id, aggregate type and tenant, which is the nil UUID for none.

@@ -7,7 +7,7 @@ use eventbus::{
     port::{
         self, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, Snapshots, Transactions,
     },
-    store::UniqueValues,
+    store::{Boundaries, UniqueValues},
 };
 
 use crate::{
@@ -189,6 +189,10 @@ impl EventStore for SqliteEventStore {
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {
+        Some(self)
+    }
+
+    fn boundaries(&self) -> Option<&dyn Boundaries> {
         Some(self)
     }
 }

@@ -7,9 +7,10 @@ use std::{any::Any, ops::Deref, sync::Arc, time::Instant};
 use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, ExpectedVersion, Name, Position, RecordedEvent, StreamId, Version,
-    event::UniqueChange,
+    event::{TAGS_MAX, Tag, UniqueChange},
     port::{Append, AppendError, Lease, ReadError, Shadow, Transaction},
-    store::HandledCommand,
+    store::{BoundaryCondition, HandledCommand},
+    support::{no_such_event, too_many_tags},
 };
 use rusqlite::{Connection, Params};
 
@@ -17,11 +18,12 @@ use crate::{
     blocking::blocking,
     checked_append::{AppendOutcome, CheckedAppend, StreamRow, stream_version},
     error::SqliteTransactionError,
-    query::{execute, query_value},
+    query::{QueryError, execute, query_value},
     row::{epoch_to_i64, stream_columns},
     schema::{check_name, check_table, replace_rows},
     shadow_databases,
     store_inner::StoreInner,
+    tag_rows::{self, StoredTags},
     value_rows,
     writer::{CheckedOutConnection, ConnectionGuard, EndReason, HeldConnection, INLINE_EVENTS_MAX, Writer},
 };
@@ -204,6 +206,36 @@ impl SqliteTransaction {
         let connection = self.connection().map_err(|over| refused(stream, over))?;
         let Some(found) = find_stream(&connection, stream)? else { return Ok(()) };
         value_rows::give_back(&connection, stream, found.number, changes).map_err(unavailable)
+    }
+
+    /// Returns `true` if the boundary of a condition may have further events. `appends` are those that depend on it.
+    pub(crate) fn is_moved(&mut self, condition: &BoundaryCondition, appends: &[Append]) -> Result<bool, AppendError> {
+        let connection = self.connection().map_err(|over| AppendError::Unavailable(over.into()))?;
+        tag_rows::is_moved(&connection, condition).map_err(|error| match (ReadError::from(error), appends.first()) {
+            (corrupt @ ReadError::Corrupt { .. }, Some(append)) => refused(&append.stream, corrupt),
+            (error, _) => AppendError::Unavailable(error.into()),
+        })
+    }
+
+    /// Adds a tag to an event that is stored; returns `false` if the event has it.
+    pub(crate) fn add_tag(&mut self, event: &RecordedEvent, tag: &Tag) -> Result<bool, AppendError> {
+        let stream = event.metadata().stream();
+        let fault = |error: QueryError| match error.into() {
+            corrupt @ ReadError::Corrupt { .. } => refused(stream, corrupt),
+            error => AppendError::Unavailable(error.into()),
+        };
+        let connection = self.connection().map_err(|over| refused(stream, over))?;
+        let Some(stored) = StoredTags::find(&connection, event).map_err(fault)? else {
+            return Err(no_such_event(event));
+        };
+        if stored.tags.contains(tag) {
+            return Ok(false);
+        }
+        if stored.tags.len() >= TAGS_MAX {
+            return Err(too_many_tags(event));
+        }
+        stored.add(&connection, stream.tenant_or_nil(), tag).map_err(fault)?;
+        Ok(true)
     }
 
     /// Notes that a command took effect; returns `false` if one with its key did before.

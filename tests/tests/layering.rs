@@ -134,14 +134,15 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         "eventstore-sqlite",
         &[
             &["blocking", "config", "error", "files", "filter", "location", "migration_step", "query", "row", "schema"],
-            &["connection", "migrate", "value_rows"],
-            &["checked_append", "shadow_databases"],
+            &["connection", "migrate", "tag_rows", "value_rows"],
+            &["checked_append", "shadow_databases", "tagged_positions"],
             &["readers", "writer"],
             &["store_inner"],
             &["transaction"],
             &["store"],
             &[
                 "append",
+                "boundaries",
                 "multi_stream_append",
                 "checkpoint",
                 "event_types",

@@ -16,6 +16,7 @@ const PINNED: &[(&str, u64)] = &[
     ("eventstore-sqlite/migrations/0002_snapshots.sql", 0xba29ed483ccb5b8b),
     ("eventstore-sqlite/migrations/0003_unique_values.sql", 0x0e169080b63bd655),
     ("eventstore-sqlite/migrations/0004_commands.sql", 0xeb11a7ab1b2478e3),
+    ("eventstore-sqlite/migrations/0005_tags.sql", 0xa17bfa604a9ac55f),
 ];
 
 /// FNV-1a.

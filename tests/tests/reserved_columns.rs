@@ -219,7 +219,8 @@ async fn save_in_every_way(store: &Arc<dyn EventStore>) -> usize {
     8
 }
 
-/// No release before the one that uses a reserved column may have written anything else there.
+/// No release before the one that uses a reserved column may have written anything else there. Tags are no longer reserved:
+/// events without tags have none.
 async fn reserved_columns_hold_their_defaults(database: impl Database) {
     let streams = save_in_every_way(&database.store()).await;
     let of_streams = database.ask("SELECT CAST(kind AS text) || ' ' || CAST(archived_through AS text) FROM {streams}");

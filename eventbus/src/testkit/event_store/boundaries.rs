@@ -219,6 +219,36 @@ pub async fn every_append_counts_its_tags<S: EventStore>(store: S) {
     store.same(counts(&store, items).await, vec![7], "after a conflict");
 }
 
+/// A transaction counts the tags of its events when it commits, and none if it is dropped.
+pub async fn committed_transaction_counts_its_tags<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("committed_transaction_counts_its_tags", store);
+    let transactions = store.transactions().unwrap_or_else(|| store.fail("the store has no transactions"));
+    let (one, two) = (stream(), stream());
+    store.add(&one, ANY, &[tagged(&ENROLLED, &["course:1"])]).await;
+    let append = |stream: &StreamId, tags: &[&str]| {
+        let events = vec![tagged(&ENROLLED, tags), event()];
+        Append { stream: stream.clone(), expected: ANY, events }
+    };
+    for is_committed in [false, true] {
+        let stale = count(&store, &boundary(&[&["course:1"], &["student:a"]])).await;
+        let mut transaction = store.ok(transactions.begin().await, "beginning");
+        for append in [append(&one, &["course:1"]), append(&two, &["course:1", "student:a"])] {
+            store.ok(transaction.append(append).await, "appending in a transaction");
+        }
+        if !is_committed {
+            drop(transaction);
+            store.same(count(&store, &stale.boundary).await, stale, "counts after a transaction was dropped");
+            continue;
+        }
+        store.ok(transaction.commit().await, "committing");
+        let items: &[&[&str]] = &[&["course:1"], &["student:a"], &["course:2"]];
+        store.same(counts(&store, items).await, vec![3, 0, 1], "counts after a transaction");
+        is_moved(&store, &stale).await;
+    }
+    let found = filtered(&store, &FeedFilter::all().tagged([tag("course:1")])).await;
+    store.same(found.len(), 3, "events of the course");
+}
+
 /// A repeat returns the first result, whatever its boundary holds since.
 pub async fn repeat_is_known_after_its_boundary_moved<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("repeat_is_known_after_its_boundary_moved", store);

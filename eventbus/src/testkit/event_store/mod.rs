@@ -303,6 +303,7 @@ macro_rules! event_store_transactions_conformance {
                 one_of_racing_advances_is_made,
                 old_deliveries_are_forgotten,
                 taken_value_leaves_the_transaction_as_it_was,
+                committed_transaction_counts_its_tags,
             }
         }
     };
@@ -317,6 +318,7 @@ mod tests {
         let mut rules = 0;
         for file in [
             include_str!("append.rs"),
+            include_str!("boundaries.rs"),
             include_str!("checkpoint.rs"),
             include_str!("commands.rs"),
             include_str!("event_types.rs"),
@@ -358,6 +360,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 148);
+        assert_eq!(rules, 160);
     }
 }

@@ -1,0 +1,37 @@
+//! Boundaries: counting events by their tags, and tagging those that are stored.
+
+use async_trait::async_trait;
+use eventbus::{
+    RecordedEvent,
+    event::Tag,
+    port::{AppendError, ReadError},
+    store::{Boundaries, Boundary, BoundaryCondition},
+};
+
+use crate::{query::QueryError, store::SqliteEventStore, tag_rows::count_tagged};
+
+#[async_trait]
+impl Boundaries for SqliteEventStore {
+    async fn count_tagged(&self, boundary: &Boundary) -> Result<BoundaryCondition, ReadError> {
+        let boundary = boundary.clone();
+        self.readers()
+            .read(move |connection| {
+                let tenant = boundary.tenant_id.unwrap_or_default();
+                // one by one, as the caller reads the events after the last of them
+                let counts = boundary.tags().into_iter();
+                let counts = counts.map(|tag| count_tagged(connection, tenant, tag, &boundary.event_types));
+                let counts = counts.collect::<Result<_, QueryError>>()?;
+                Ok(BoundaryCondition { boundary, counts })
+            })
+            .await
+    }
+
+    async fn add_tag(&self, event: &RecordedEvent, tag: &Tag) -> Result<bool, AppendError> {
+        let mut transaction = self.begin_transaction().await.map_err(AppendError::Unavailable)?;
+        let is_new = transaction.add_tag(event, tag)?;
+        if is_new {
+            transaction.commit().await.map_err(AppendError::OutcomeUnknown)?;
+        }
+        Ok(is_new)
+    }
+}

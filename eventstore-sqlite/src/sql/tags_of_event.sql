@@ -1,0 +1,4 @@
+SELECT e.position, e.event_type, e.tags
+FROM eventbus_streams s CROSS JOIN eventbus_events e USING (stream_no)
+WHERE s.aggregate_id = ?1 AND s.aggregate_type = ?2 AND s.tenant_id = ?3 AND s.kind = 0 AND e.version = ?4
+  AND e.event_id = ?5
