@@ -72,13 +72,14 @@ pub(crate) fn check_append(append: &Append) -> Result<bool, AppendError> {
     Ok(!append.events.is_empty())
 }
 
-/// Returns the bytes of payloads and attributes, which have no limits of their own.
+/// Returns the bytes of payloads and attributes, which have no limits of their own, and of tags.
 fn events_bytes(events: &[NewEvent]) -> usize {
     events.iter().map(event_bytes).sum()
 }
 
 fn event_bytes(event: &NewEvent) -> usize {
-    event.payload().len() + event.context().attributes.as_json().len()
+    let tags: usize = event.tags().iter().map(|tag| tag.as_str().len()).sum();
+    event.payload().len() + event.context().attributes.as_json().len() + tags
 }
 
 /// Runs appends in one script, and returns a result for each.

@@ -8,8 +8,9 @@ use std::num::NonZeroU32;
 
 use eventbus::{
     BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    event::Attributes,
+    event::{Attributes, Tag},
     port::{FeedFilter, ReadError},
+    support::to_json,
 };
 use eventbus_redis_core::{entry_id::EntryId, reply::Entry};
 use time::OffsetDateTime;
@@ -34,6 +35,8 @@ mod field {
     pub(crate) const CAUSATION_ID: &str = "causation_id";
     pub(crate) const ACTOR_ID: &str = "actor_id";
     pub(crate) const ATTRIBUTES: &str = "attributes";
+    /// The tags that the event was stored with, a JSON array.
+    pub(crate) const TAGS: &str = "tags";
     /// Time of the append in microseconds since 1970; the script that judges it adds this field.
     pub(crate) const RECORDED_AT: &str = "recorded_at";
     /// The script that assigns the position adds this field.
@@ -79,6 +82,10 @@ pub(crate) fn write_fields(event: &NewEvent, mut add: impl FnMut(&[u8])) -> usiz
     }
     if !context.attributes.is_empty() {
         put(field::ATTRIBUTES, context.attributes.as_json());
+    }
+    if !event.tags().is_empty() {
+        // a list of texts has nothing that JSON cannot hold
+        put(field::TAGS, &to_json(&event.tags().iter().map(Tag::as_str).collect::<Vec<_>>()).unwrap_or_default());
     }
     count
 }
@@ -163,7 +170,7 @@ impl FeedPointer {
         })
     }
 
-    /// Returns `true` if the filter selects the event.
+    /// Returns `true` if the filter selects the event, but for its tags, which the pointer does not have.
     pub(crate) fn matches(&self, filter: &FeedFilter) -> bool {
         let types = filter.wanted_aggregate_types();
         types.is_none_or(|types| types.contains(self.stream.aggregate_type()))

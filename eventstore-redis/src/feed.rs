@@ -1,22 +1,35 @@
-//! Reads all events in the order of their positions, which have no gaps.
+//! Reads events in the order of their positions, which have no gaps: all, or those with some tags, which the sets of the
+//! tags name.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use eventbus::{
     Position, RecordedEvent,
+    event::Tag,
     port::{FeedFilter, ReadError, RecordStream},
     support::{PAGE_BYTES, Page, paged},
 };
+use eventbus_redis_core::reply;
+use redis::Value;
 use time::OffsetDateTime;
 
 use crate::{
     commands,
     entry::{FeedPointer, number_of},
-    error::CorruptEntry,
+    error::{CorruptEntry, corrupt_key, read_error},
     inner::StoreInner,
     read::{PAGE_EVENTS_MAX, load_events, load_sound_events, parse_entries, query_all, query_entries},
+    script::READ_TAGGED,
 };
 
 /// Pointers that one command scans for events that match a filter, or for missing events.
 pub(crate) const FEED_SCAN_PAGE: usize = 2_048;
+
+/// Positions that one script reads of the sets of tags, all sets together.
+const TAGGED_SCAN_PAGE: usize = 512;
+
+/// Positions that it reads of each set, if there are many.
+const TAGGED_SCAN_MIN: usize = 8;
 
 /// Returns the events of the feed after a position, up to another.
 pub(crate) fn read_feed<'s>(
@@ -57,12 +70,12 @@ pub(crate) async fn count_events(
     }
     let (mut from, mut count) = (after, 0);
     while from < through {
-        let pointers = pointers(inner, from, through, FEED_SCAN_PAGE).await?;
-        let Some(last) = pointers.last() else {
+        let scanned = scan(inner, from, through, filter).await?;
+        count += scanned.pointers.len() as u64;
+        if scanned.is_last {
             break;
-        };
-        from = Position::new(last.position);
-        count += pointers.iter().filter(|pointer| pointer.matches(filter)).count() as u64;
+        }
+        from = scanned.after;
     }
     Ok(count)
 }
@@ -102,13 +115,9 @@ async fn feed_page(
     filter: &FeedFilter,
 ) -> Result<Page<FeedCursor>, ReadError> {
     let FeedCursor { mut after, mut unread } = cursor;
-    let count = if filter.is_all() { PAGE_EVENTS_MAX } else { FEED_SCAN_PAGE };
     let mut is_last = false;
     if unread.is_empty() {
-        let found = pointers(inner, after, through, count).await?;
-        is_last = found.len() < count;
-        after = found.last().map_or(after, |last| Position::new(last.position));
-        unread = found.into_iter().filter(|pointer| pointer.matches(filter)).collect();
+        Scanned { pointers: unread, after, is_last } = scan(inner, after, through, filter).await?;
     }
     let mut rest = unread.split_off(batch_len(&unread));
     let mut events = Vec::with_capacity(unread.len());
@@ -123,6 +132,80 @@ async fn feed_page(
     }
     let next = (!rest.is_empty() || !is_last).then_some(FeedCursor { after, unread: rest });
     Ok((events, next.filter(|next| next.after < through || !next.unread.is_empty())))
+}
+
+/// Pointers of a feed that match its filter.
+struct Scanned {
+    pointers: Vec<FeedPointer>,
+    /// Up to where there are no others.
+    after: Position,
+    /// Set if the feed has ended.
+    is_last: bool,
+}
+
+/// Finds the next pointers that match a filter; there may be none although the feed goes on.
+async fn scan(
+    inner: &StoreInner,
+    after: Position,
+    through: Position,
+    filter: &FeedFilter,
+) -> Result<Scanned, ReadError> {
+    // each event has all tags of an empty set
+    let mut scanned = match filter.wanted_tags().filter(|sets| sets.iter().all(|tags| !tags.is_empty())) {
+        Some(sets) => scan_tagged(inner, after, through, filter, sets).await?,
+        None => {
+            let count = if filter.is_all() { PAGE_EVENTS_MAX } else { FEED_SCAN_PAGE };
+            let pointers = pointers(inner, after, through, count).await?;
+            let last = pointers.last().map_or(after, |last| Position::new(last.position));
+            Scanned { is_last: pointers.len() < count, after: last, pointers }
+        }
+    };
+    scanned.pointers.retain(|pointer| pointer.matches(filter));
+    Ok(scanned)
+}
+
+/// Finds the next pointers of events that have all tags of one of the sets.
+async fn scan_tagged(
+    inner: &StoreInner,
+    after: Position,
+    through: Position,
+    filter: &FeedFilter,
+    sets: &BTreeSet<BTreeSet<Tag>>,
+) -> Result<Scanned, ReadError> {
+    if sets.is_empty() || after >= through {
+        return Ok(Scanned { pointers: Vec::new(), after: through, is_last: true });
+    }
+    let (keys, tenant) = (inner.keys(), filter.wanted_tenant().filter(|tenant| !tenant.is_nil()));
+    let feed = keys.feed();
+    let mut script = READ_TAGGED.prepare_invoke();
+    script.key(&feed).arg(after.get()).arg(through.get());
+    script.arg((TAGGED_SCAN_PAGE / sets.len()).max(TAGGED_SCAN_MIN));
+    let mut numbers = BTreeMap::new();
+    for tags in sets {
+        script.arg(tags.len());
+        for tag in tags {
+            // the feed is the first key
+            let next = numbers.len() + 2;
+            let number = *numbers.entry(tag).or_insert_with(|| {
+                script.key(keys.tagged_events(tenant, tag));
+                next
+            });
+            script.arg(number);
+        }
+    }
+    let reply: Vec<Value> =
+        inner.connection().run_idempotent(&script).await.map_err(|error| read_error(&feed, error))?;
+    let text = |value: &Value| reply::parse_value::<String>(value.clone()).unwrap_or_default();
+    match <[Value; 3]>::try_from(reply) {
+        Ok([word, reached, entries]) if text(&word) == "found" => {
+            let entries = parse_entries(&feed, Ok(entries))?.into_iter();
+            let pointers = entries.map(|entry| FeedPointer::read(&feed, entry)).collect::<Result<_, _>>()?;
+            let reached = text(&reached).parse().ok().map(Position::new);
+            Ok(Scanned { pointers, after: reached.unwrap_or(through), is_last: reached.is_none() })
+        }
+        Ok([_, key, reason]) => Err(corrupt_key(&text(&key), text(&reason))),
+        Err(_) => Err(corrupt_key(&feed, "the server replied with neither positions nor a reason")),
+    }
 }
 
 /// Returns the next pointers of the feed, and an error if there is a gap.

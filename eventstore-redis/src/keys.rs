@@ -3,7 +3,7 @@
 //! Invariant: no two items share a key, for all names of aggregates, projections and roles. So each name that a second
 //! name follows has its colons escaped.
 
-use eventbus::{EventId, Name, StreamId};
+use eventbus::{EventId, Name, StreamId, event::Tag};
 use uuid::Uuid;
 
 /// Prefixes of the store's own keys, behind `key_prefix`.
@@ -59,8 +59,22 @@ impl StoreKeys {
     }
 
     fn unique(&self, name: &str, tenant: Option<Uuid>, scope: &str) -> String {
-        let tenant = tenant.map(|id| format!("tenant:{id}:")).unwrap_or_default();
-        self.own_key(&format!("{name}:{tenant}{}", escape(scope)))
+        self.own_key(&format!("{name}:{}{}", of_tenant(tenant), escape(scope)))
+    }
+
+    /// Hash: how many events of each type have a tag, of a tenant or of none.
+    pub(crate) fn tags(&self, tenant: Option<Uuid>, tag: &Tag) -> String {
+        self.own_key(&format!("{}tags:{}", of_tenant(tenant), tag.as_str()))
+    }
+
+    /// Sorted set: the positions of the events with a tag, of a tenant or, without one, of the whole store.
+    pub(crate) fn tagged_events(&self, tenant: Option<Uuid>, tag: &Tag) -> String {
+        self.own_key(&format!("{}tagged_events:{}", of_tenant(tenant), tag.as_str()))
+    }
+
+    /// Hash by position: the tags that stored events were given later.
+    pub(crate) fn added_tags(&self) -> String {
+        self.own_key("added_tags")
     }
 
     /// A note of a reader beside its checkpoint.
@@ -174,8 +188,13 @@ pub(crate) fn event_keys(stream: &StreamId) -> impl Fn(EventId) -> [u8; 16] + us
 }
 
 fn unprefixed_stream_key(stream: &StreamId) -> String {
-    let of_tenant = stream.tenant_id().map(|id| format!("tenant:{id}:")).unwrap_or_default();
+    let of_tenant = of_tenant(stream.tenant_id());
     format!("{of_tenant}aggregate:{}:{}", escape(stream.aggregate_type()), stream.aggregate_id())
+}
+
+/// Returns the part of a key that names a tenant; none for no tenant.
+fn of_tenant(tenant: Option<Uuid>) -> String {
+    tenant.map(|id| format!("tenant:{id}:")).unwrap_or_default()
 }
 
 /// Returns `true` if a key, without the prefix, is the store's own.
@@ -237,7 +256,7 @@ mod tests {
         ];
         let (mut made, mut all) = (0, BTreeSet::from([keys.feed(), keys.ids(), keys.meta(), keys.deliveries()]));
         all.extend([keys.dead_letters(), keys.dead_letter_attempts(), keys.note_names()]);
-        all.extend([keys.commands(), keys.command_times()]);
+        all.extend([keys.commands(), keys.command_times(), keys.added_tags()]);
         for one in texts {
             let name = Name::from_static(one);
             for key in [keys.checkpoint(&name), keys.lease(&name), keys.floors(&name), keys.shadow(&name)] {
@@ -265,6 +284,18 @@ mod tests {
                 }
             }
         }
-        assert_eq!(all.len(), made + 9);
+        // the value of a tag may be any text
+        let texts = texts.map(str::to_owned).into_iter().chain([format!("{}:tags:a:b", Uuid::max())]);
+        for value in texts {
+            for name in ["a", "tags", "tagged_events", "tenant"] {
+                let tag = Tag::new(name, &value).unwrap();
+                for tenant in [None, Some(Uuid::max())] {
+                    all.extend([keys.tags(tenant, &tag), keys.tagged_events(tenant, &tag)]);
+                    made += 2;
+                }
+            }
+        }
+        assert!(all.iter().all(|key| is_reserved(key)));
+        assert_eq!(all.len(), made + 10);
     }
 }

@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod append;
+mod boundaries;
 mod checkpoint;
 mod commands;
 mod commit;

@@ -11,10 +11,13 @@ use eventbus::{
     event::UniqueChange,
     port::{Append, AppendError, MultiStreamAppends, ReadError},
     repository::IdempotencyKey,
-    store::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueKey, UniqueValues},
+    store::{
+        Boundaries as _, BoundaryCondition, Handled, HandledCommand, HandledDelivery, MultiStreamAppend,
+        MultiStreamOutcome, UniqueKey, UniqueValues,
+    },
     support::{
-        Backoff, BackoffTimer, MultiStreamDecision, check_multi_stream, decide_multi_stream, last_of_each_name,
-        unique_changes,
+        Backoff, BackoffTimer, MultiStreamDecision, boundary_moved, check_multi_stream, decide_multi_stream,
+        last_of_each_name, unique_changes,
     },
 };
 use eventbus_redis_core::{error::boxed, reply::request, script::Lua};
@@ -26,7 +29,7 @@ use crate::{
     commit::{
         SHADOW_BATCH_MAX,
         command::{command_field, parse_command},
-        delivery_note,
+        delivery_note, tags,
     },
     script::{FORGET_COMMANDS, FORGET_DELIVERIES},
 };
@@ -136,12 +139,16 @@ impl Work<'_> {
     async fn run(self, store: &RedisEventStore) -> Result<MultiStreamOutcome, AppendError> {
         let mut backoff = BackoffTimer::new(BACKOFF);
         let mut doubt = None;
+        let mut has_moved = false;
         for _ in 0..ATTEMPTS_MAX {
             match self.attempt(store).await {
                 Ok(Ok(outcome)) => return Ok(outcome),
                 // its own effect may be the reason
                 Err(_) if self.is_handled_command(store).await => return Ok(MultiStreamOutcome::AlreadyHandled),
-                // a stream whose version was read before is at another one for good, also for a script that runs late
+                // its own events may have moved the boundary: then the next attempt finds them
+                Err(AppendError::BoundaryMoved { .. }) if doubt.is_some() && !has_moved => has_moved = true,
+                // a stream whose version was read before is at another one for good, also for a script that runs late;
+                // and a boundary that has further events keeps them
                 Err(error) if error.is_conflict() => return Err(error),
                 Err(error) => {
                     let unknown =
@@ -152,7 +159,7 @@ impl Work<'_> {
                 Ok(Err(error)) if !is_contention(&error) => {
                     return Err(match doubt {
                         Some(unknown) => AppendError::OutcomeUnknown(unknown.into()),
-                        None => AppendError::Unavailable(error.into()),
+                        None => self.append_error(error),
                     });
                 }
                 Ok(Err(_)) => {}
@@ -163,6 +170,20 @@ impl Work<'_> {
             Some(unknown) => AppendError::OutcomeUnknown(unknown.into()),
             None => AppendError::Unavailable("the streams changed under each attempt".into()),
         })
+    }
+
+    /// Maps an error of the script: a damaged key is refused until an operator repairs it.
+    fn append_error(self, error: RedisTransactionError) -> AppendError {
+        let stream = match self {
+            Self::Append(multi) => multi.appends.first().map(|append| &append.stream),
+            Self::Assign { stream, .. } => Some(stream),
+        };
+        match (&error, stream) {
+            (RedisTransactionError::EffectRefused { .. }, Some(stream)) => {
+                AppendError::Refused { stream: stream.clone(), source: error.into() }
+            }
+            _ => AppendError::Unavailable(error.into()),
+        }
     }
 
     /// Returns `true` if it is a command that took effect.
@@ -220,11 +241,33 @@ async fn try_append_streams(
     for append in &multi.appends {
         attempts.push(transaction.try_append(append.clone()).await);
     }
-    let planned = match decide_multi_stream(&multi.appends, attempts)? {
-        MultiStreamDecision::Repeated(first) => return Ok(Ok(MultiStreamOutcome::Appended(first))),
-        MultiStreamDecision::Commit(planned) => planned,
+    let planned = match (decide_multi_stream(&multi.appends, attempts), &multi.condition) {
+        (Ok(MultiStreamDecision::Repeated(first)), _) => return Ok(Ok(MultiStreamOutcome::Appended(first))),
+        (Ok(MultiStreamDecision::Commit(planned)), _) => planned,
+        // the script would compare the boundary before the values
+        (Err(AppendError::Taken { .. }), Some(condition)) if is_moved(store, condition).await? => {
+            return Err(boundary_moved(condition));
+        }
+        (Err(error), _) => return Err(error),
     };
-    Ok(transaction.commit_at().await.map(|last| MultiStreamOutcome::Appended(with_positions(planned, last))))
+    if let Some(condition) = &multi.condition {
+        transaction.require(condition.clone());
+    }
+    match (transaction.commit_at().await, &multi.condition) {
+        (Err(RedisTransactionError::Changed { key }), Some(condition))
+            if tags::counted_keys(condition, store.inner().keys()).any(|counted| counted == key) =>
+        {
+            Err(boundary_moved(condition))
+        }
+        (committed, _) => Ok(committed.map(|last| MultiStreamOutcome::Appended(with_positions(planned, last)))),
+    }
+}
+
+/// Returns `true` if an item of the condition may have further events.
+async fn is_moved(store: &RedisEventStore, condition: &BoundaryCondition) -> Result<bool, AppendError> {
+    let now = store.count_tagged(&condition.boundary).await;
+    let now = now.map_err(|error| AppendError::Unavailable(error.into()))?;
+    Ok(condition.is_moved(|tag| now.tag_counts().find(|(counted, _)| *counted == tag).map_or(0, |(_, count)| count)))
 }
 
 /// Gives the events of a commit their positions, which end at `last`.

@@ -35,15 +35,15 @@ impl AppendEvents for RedisEventStore {
                 continue;
             }
             results.extend(append::append_many(self.inner(), std::mem::take(&mut plain)).await);
-            results.push(append_with_values(self, append).await);
+            results.push(append_with_indexes(self, append).await);
         }
         results.extend(append::append_many(self.inner(), plain).await);
         results
     }
 }
 
-/// Appends events that take or give back unique values.
-async fn append_with_values(store: &RedisEventStore, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+/// Appends events that have tags, or that take or give back unique values.
+async fn append_with_indexes(store: &RedisEventStore, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
     Ok(store.append_streams(MultiStreamAppend::single(append)).await?.into_records())
 }
 

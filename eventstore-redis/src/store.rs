@@ -1,9 +1,10 @@
 //! The event store on Redis Streams.
 //!
 //! A stream per aggregate holds its events, under ids that are their versions; one stream, the feed, holds a pointer to
-//! each event, under ids that are the positions; a hash maps the id of each event to its position.
+//! each event, under ids that are the positions; a hash maps the id of each event to its position. A hash and a sorted set
+//! per tag hold how many events have it, and their positions.
 //!
-//! Invariant: one script writes all three, and no other code does. Reads check entries against the ids: a gap, or an
+//! Invariant: one script writes all of them, and no other code does, except for a tag that a stored event is given later. Reads check entries against the ids: a gap, or an
 //! entry of a foreign client, is an error that names key and entry.
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use eventbus::{
     port::{
         Append, AppendError, EventStore, EventTypes, MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
     },
-    store::UniqueValues,
+    store::{Boundaries, UniqueValues},
 };
 use eventbus_redis_core::{error::RedisConnectError, url::address};
 
@@ -177,6 +178,10 @@ impl EventStore for RedisEventStore {
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {
+        Some(self)
+    }
+
+    fn boundaries(&self) -> Option<&dyn Boundaries> {
         Some(self)
     }
 }

@@ -12,7 +12,7 @@ use eventbus::{
     BoxError, EventId, Name, Position, RecordedEvent, StreamId,
     event::UniqueChange,
     port::{Append, AppendError, Lease, Shadow, Transaction},
-    store::{HandledCommand, HandledDelivery},
+    store::{BoundaryCondition, HandledCommand, HandledDelivery},
     support::{StreamAttempt, unique_changes},
 };
 use eventbus_redis_core::{
@@ -29,7 +29,7 @@ use crate::{
     commit::{
         self, CheckpointMoves, EffectList, HandledDeliveries, PlannedAppends, PlannedValues, PredictedValue, ReadSet,
         ShadowSwap, Table, TransactionLocks, WriteSet, command, key_to_write, parse_number, plan_shadow_swap,
-        refused_error,
+        refused_error, tags,
     },
     inner::StoreInner,
 };
@@ -109,6 +109,7 @@ pub struct RedisTransaction {
     appends: PlannedAppends,
     values: PlannedValues,
     command: Option<HandledCommand>,
+    condition: Option<BoundaryCondition>,
 }
 
 /// # Writes
@@ -136,6 +137,7 @@ impl RedisTransaction {
             appends: PlannedAppends::default(),
             values: PlannedValues::default(),
             command: None,
+            condition: None,
         }
     }
 
@@ -416,6 +418,12 @@ impl RedisTransaction {
         self.command = Some(command);
     }
 
+    /// Plans the check that no event was added to a boundary; if one was, the commit fails with
+    /// [`RedisTransactionError::Changed`] and a key of the counts.
+    pub(crate) fn require(&mut self, condition: BoundaryCondition) {
+        self.condition = Some(condition);
+    }
+
     /// Plans one append among several; one without events plans the check of its stream.
     pub(crate) async fn try_append(&mut self, append: Append) -> Result<StreamAttempt, AppendError> {
         check_append(&append)?;
@@ -434,6 +442,8 @@ impl RedisTransaction {
         self.command.iter().for_each(|noted| command::add_check(noted, keys, &mut program));
         self.read_set.add_checks(&mut program);
         self.appends.add_checks(&self.inner, &mut program);
+        // after the streams, whose conflict comes first, and before the values
+        self.condition.iter().for_each(|condition| tags::add_check(condition, keys, &mut program));
         self.values.add_checks(&mut program);
         self.shadow_swaps.iter().for_each(|swap| swap.add_check(keys, &mut program));
         if let Some(shadow) = shadow {

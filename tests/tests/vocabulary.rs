@@ -270,6 +270,12 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
     ("eventstore-redis", "bytes", "sizes of events, which end a page"),
     ("eventstore-redis", "note_names", "orders the notes; the SQL stores have a primary key"),
     ("eventstore-redis", "command_times", "orders the commands by age; the SQL stores have an index"),
+    (
+        "eventstore-redis",
+        "added_tags",
+        "tags of stored events, whose entries do not change; the SQL stores write a column",
+    ),
+    ("eventstore-redis", "tagged_events", "the positions of the events with a tag"),
     ("eventstore-redis", "unique_holders", "finds a holder by its value; the SQL stores have an index"),
     (
         "eventstore-redis",

@@ -8,6 +8,7 @@ use eventbus::{
 use eventbus_redis_core::{error::boxed, program::AtomicProgram, reply::request};
 use time::OffsetDateTime;
 
+use super::tags;
 use crate::{
     append::{load_first_result, tenant_text, write_events},
     entry,
@@ -108,12 +109,15 @@ impl PlannedAppends {
         }
     }
 
-    /// Adds the steps that add the events.
+    /// Adds the steps that add the events, with their tags.
     pub(crate) fn add_writes(&self, keys: &StoreKeys, program: &mut AtomicProgram) {
-        if !self.0.is_empty() {
-            let program = program.step("append").step("place");
-            program.key(&keys.feed()).key(&keys.ids()).key(&keys.event_types());
+        if self.0.is_empty() {
+            return;
         }
+        program.step("append");
+        let events = self.0.iter().flat_map(|append| append.events.iter().map(|event| (&append.stream, event)));
+        tags::add_writes(events, keys, program);
+        program.step("place").key(&keys.feed()).key(&keys.ids()).key(&keys.event_types());
     }
 
     /// Notes that the commit has appended events up to position `last`, and wakes the readers of the feed.

@@ -12,6 +12,7 @@ mod read_set;
 mod run;
 mod shadow;
 mod tables;
+pub(crate) mod tags;
 mod unique_values;
 mod write_set;
 

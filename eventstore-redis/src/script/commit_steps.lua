@@ -33,6 +33,24 @@ function steps.same()
   if error_of(reply) or redis.sha1hex(cmsgpack.pack(reply)) ~= seen then return { 'changed', key } end
 end
 
+-- Checks that no item of a boundary can have further events: it has one only if the count of each of its tags differs.
+function steps.boundary()
+  local types, is_moved, changed = take_list(), {}, nil
+  for i = 1, tonumber(take()) do
+    local key, expected, sum = take_key(), tonumber(take()), 0
+    local counts = #types > 0 and redis.pcall('HMGET', key, unpack(types)) or {}
+    if error_of(counts) then return { 'failed', key, 'HMGET', counts.err } end
+    for _, count in ipairs(counts) do sum = sum + (tonumber(count or 0) or math.huge) end
+    is_moved[i] = sum ~= expected
+    if is_moved[i] then changed = changed or key end
+  end
+  for _ = 1, tonumber(take()) do
+    local has_moved = changed
+    for _, tag in ipairs(take_list()) do has_moved = has_moved and is_moved[tonumber(tag)] end
+    if has_moved then return { 'changed', changed } end
+  end
+end
+
 -- Takes the events of an append for the steps below, after it has checked that their stream has the same version and
 -- that the store does not know their ids.
 function steps.events()
@@ -60,6 +78,35 @@ function steps.append()
     if refused then return undo_all(key, 'XADD', refused) end
     undo[#undo + 1] = function() remove_events(key, version, events) end
     position = position + #events
+  end
+end
+
+-- Counts the planned events with a tag, and adds their positions to its sets. Before `place`, which is not undone.
+function steps.tag()
+  local counts, sets, types, numbers = take_key(), {}, {}, nil
+  for i = 1, tonumber(take()) do sets[i] = take_key() end
+  types, numbers = take_list(), take_list()
+  for i = 1, #types, 2 do
+    local type, count = types[i], tonumber(types[i + 1])
+    local refused = error_of(redis.pcall('HINCRBY', counts, type, count))
+    if refused then return undo_all(counts, 'HINCRBY', refused) end
+    undo[#undo + 1] = function()
+      if redis.call('HINCRBY', counts, type, -count) == 0 then redis.call('HDEL', counts, type) end
+    end
+  end
+  for from = 1, #numbers, 1000 do
+    local members, scored = {}, {}
+    for i = from, math.min(from + 999, #numbers) do
+      local position = head + numbers[i]
+      members[#members + 1] = position
+      scored[#scored + 1] = position
+      scored[#scored + 1] = position
+    end
+    for _, set in ipairs(sets) do
+      local refused = error_of(redis.pcall('ZADD', set, unpack(scored)))
+      if refused then return undo_all(set, 'ZADD', refused) end
+      undo[#undo + 1] = function() redis.call('ZREM', set, unpack(members)) end
+    end
   end
 end
 

@@ -11,6 +11,7 @@ const EVENTS: &str = include_str!("events.lua");
 const NOW: &str = include_str!("now.lua");
 const SNAPSHOT_VERSION: &str = include_str!("snapshot_version.lua");
 
+pub(crate) static ADD_TAG: Lua = lua(&[PROGRAM_ARGS, include_str!("add_tag.lua")]);
 pub(crate) static LOCK_CHECKPOINT: Lua = lua(&[include_str!("lock_checkpoint.lua")]);
 pub(crate) static APPEND: Lua = lua(&[PROGRAM_ARGS, EVENTS, include_str!("append.lua")]);
 pub(crate) static COMMIT: Lua =
@@ -34,6 +35,7 @@ pub(crate) static READ_SNAPSHOT: Lua = lua(&[
     SNAPSHOT_VERSION,
     include_str!("read_snapshot.lua"),
 ]);
+pub(crate) static READ_TAGGED: Lua = lua(&["#!lua flags=no-writes\n", PROGRAM_ARGS, include_str!("read_tagged.lua")]);
 pub(crate) static MAKE_SHADOW: Lua = lua(&[include_str!("make_shadow.lua")]);
 pub(crate) static OPEN_STORE: Lua = lua(&[FORMAT, include_str!("open_store.lua")]);
 pub(crate) static RENEW_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("renew_lease.lua")]);

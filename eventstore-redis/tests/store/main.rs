@@ -6,6 +6,7 @@ mod common;
 
 mod app;
 mod append_in;
+mod boundaries;
 mod connect;
 mod cost;
 mod crash;
