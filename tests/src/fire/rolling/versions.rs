@@ -135,9 +135,12 @@ macro_rules! release {
                 amounts: Vec<(u64, i64)>,
             }
 
+            impl eventbus::repository::Fold for Account {
+                type Event = AccountEvent;
+            }
+
             impl Aggregate for Account {
                 const AGGREGATE_TYPE: &'static str = "RollingAccount";
-                type Event = AccountEvent;
                 type Id = AggregateId;
             }
 
