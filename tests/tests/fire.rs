@@ -229,7 +229,7 @@ async fn servers_without_keys_are_caught() {
 }
 
 async fn decide(store: StoreKind) {
-    let plan = decisions::Plan { store, decisions: 1_500, courses: 20, seed: seed() };
+    let plan = decisions::Plan { store, decisions: 800, courses: 10, seed: seed() };
     judge(&decisions::run(&program(), plan).await.unwrap());
 }
 

@@ -13,17 +13,17 @@ use super::{
 };
 use crate::fire::{HarnessError, database::Database};
 
-const TABLE: &str = "CREATE TABLE textbook (
+const TABLE: &str = "CREATE TABLE public.textbook (
     position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event_type text NOT NULL, course bigint NOT NULL,
     student bigint NOT NULL, tags text[] NOT NULL);
-CREATE INDEX ON textbook USING gin (tags)";
+CREATE INDEX ON public.textbook USING gin (tags)";
 
 const READ: &str =
-    "SELECT position, event_type, course, student FROM textbook WHERE tags && $1::text[] ORDER BY position";
+    "SELECT position, event_type, course, student FROM public.textbook WHERE tags && $1::text[] ORDER BY position";
 
-const APPEND: &str = "INSERT INTO textbook (event_type, course, student, tags)
+const APPEND: &str = "INSERT INTO public.textbook (event_type, course, student, tags)
 SELECT $1, $2, $3, $4::text[]
-WHERE NOT EXISTS (SELECT FROM textbook WHERE tags && $4::text[] AND position > $5)";
+WHERE NOT EXISTS (SELECT FROM public.textbook WHERE tags && $4::text[] AND position > $5)";
 
 /// Number of sessions, which share the decisions.
 const SESSIONS: u64 = WRITERS / 4;
@@ -44,7 +44,8 @@ pub(super) async fn run(decisions: u64, courses: u64, seed: u64) -> Result<Findi
     futures_util::future::try_join_all(writers).await?;
     let (mut findings, mut rules) = (Findings::default(), Rules::default());
     let mut connection = database.connection("textbook").await?;
-    for row in connection.fetch_all("SELECT event_type, course, student FROM textbook ORDER BY position").await? {
+    for row in connection.fetch_all("SELECT event_type, course, student FROM public.textbook ORDER BY position").await?
+    {
         let (course, student) = (row.get::<i64, _>("course") as u64, row.get::<i64, _>("student") as u64);
         let broken = match row.get::<&str, _>("event_type") {
             "Enrolled" => rules.enrol(course, student),
