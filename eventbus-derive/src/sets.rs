@@ -57,6 +57,7 @@ pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: b
     let site = Span::mixed_site();
     let (record, event_type, event) =
         (Ident::new("record", site), Ident::new("event_type", site), Ident::new("event", site));
+    let (id, at) = (Ident::new("id", site), Ident::new("at", site));
     let others = (!complete).then(|| quote!(#[allow(unreachable_patterns)] _ => loop {},));
     let variants: Vec<_> = members.iter().map(|member| &member.variant).collect();
     let types: Vec<_> = members.iter().map(|member| &member.event).collect();
@@ -79,10 +80,14 @@ pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: b
         }
         #[automatically_derived]
         impl #krate::__private::EncodeEvent for #ident {
-            fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::__private::EncodeError> {
+            fn encode_as(
+                &self,
+                #id: #krate::EventId,
+                #at: #krate::__private::OffsetDateTime,
+            ) -> ::core::result::Result<#krate::NewEvent, #krate::__private::EncodeError> {
                 match *self {
                     #(Self::#variants(ref #event) => {
-                        #krate::__private::encode_with(&#encoded_as, &#encoded_by, #event)
+                        #krate::__private::encode_with(&#encoded_as, &#encoded_by, #event, #id, #at)
                     })*
                     #others
                 }

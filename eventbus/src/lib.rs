@@ -280,6 +280,7 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod __private {
     pub use inventory;
+    pub use time::OffsetDateTime;
 
     pub use crate::{
         domain::{

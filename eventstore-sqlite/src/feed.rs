@@ -229,18 +229,21 @@ mod tests {
         assert_eq!(count_matching(&connection, Position::new(20_000), through, &wanted).unwrap(), 1);
     }
 
-    /// Gives each event the tag 1, the rare ones and every tenth the tag 2, and every twentieth from 10,000 on the tag 3.
+    /// Gives each event the tag 1, the rare ones and every tenth the tag 2, every twentieth from 10,000 on the tag
+    /// 3, and every seventh the tag 4.
     fn tag_events(connection: &Connection) {
         let tags = "
             INSERT INTO eventbus_tags (tag_no, tag, tenant_id, counts) VALUES
                 (1, 'a:1', zeroblob(16), '{\"Common\":29997,\"Rare\":3}'),
                 (2, 'b:1', zeroblob(16), '{\"Common\":2999,\"Rare\":3}'),
-                (3, 'c:1', zeroblob(16), '{\"Common\":999,\"Rare\":2}');
+                (3, 'c:1', zeroblob(16), '{\"Common\":999,\"Rare\":2}'),
+                (4, 'd:1', zeroblob(16), '{\"Common\":4285}');
             INSERT INTO eventbus_tagged_events SELECT 1, position FROM eventbus_events;
             INSERT INTO eventbus_tagged_events SELECT 2, position FROM eventbus_events
             WHERE version % 10 = 0 OR event_type = 'Rare';
             INSERT INTO eventbus_tagged_events SELECT 3, position FROM eventbus_events
-            WHERE version >= 10000 AND version % 20 = 0";
+            WHERE version >= 10000 AND version % 20 = 0;
+            INSERT INTO eventbus_tagged_events SELECT 4, position FROM eventbus_events WHERE version % 7 = 0";
         connection.execute_batch(tags).unwrap();
     }
 
@@ -283,6 +286,9 @@ mod tests {
         let (found, _) = read_pages(&connection, &all.clone().tagged_any(sets));
         assert_eq!(found.len(), 3_001);
         assert!(found.is_sorted_by(|one, next| one < next));
+        // one set is enough, also where the walk of a second one passes
+        let (found, _) = read_pages(&connection, &all.clone().tagged_any([set(&["b:1"]), set(&["c:1", "d:1"])]));
+        assert_eq!(found.len(), 3_001);
         let (found, pages) = read_pages(&connection, &all.clone().tagged_any([set(&["none:1"])]));
         assert_eq!((found.len(), pages), (0, 1));
         // each event has all tags of an empty set

@@ -250,5 +250,5 @@ async fn decisions_keep_their_rules_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_statement_of_the_textbook_is_caught() {
-    judge(&decisions::run_textbook(4_000, 20, seed()).await.unwrap());
+    judge(&decisions::run_textbook(4_000, 5, seed()).await.unwrap());
 }

@@ -81,7 +81,7 @@ fn fallback(model: &Model, taken: &Taken) -> TokenStream {
                 fn decode(_: &#krate::RecordedEvent) -> ::core::result::Result<Self, #krate::__private::DecodeError> { loop {} }
             }
             impl #krate::__private::EncodeEvent for #event {
-                fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::__private::EncodeError> { loop {} }
+                fn encode_as(&self, _: #krate::EventId, _: #krate::__private::OffsetDateTime) -> ::core::result::Result<#krate::NewEvent, #krate::__private::EncodeError> { loop {} }
             }
         },
     );

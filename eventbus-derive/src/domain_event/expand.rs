@@ -24,7 +24,8 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
 
 fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
     let Model { krate, ident, .. } = model;
-    let record = Ident::new("record", Span::mixed_site());
+    let site = Span::mixed_site();
+    let (record, id, at) = (Ident::new("record", site), Ident::new("id", site), Ident::new("at", site));
     let Event { event_type, former_types, schema_version, aggregate, upcasters, unique, tags, is_unit } = event;
     let upcast::Chain { functions, decoders, checks } = upcast::expand(krate, ident, upcasters, complete);
     let (unique_names, unique_readers) = unique::expand(krate, ident, unique);
@@ -60,8 +61,12 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
         }
         #[automatically_derived]
         impl #krate::__private::EncodeEvent for #ident {
-            fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::__private::EncodeError> {
-                #krate::__private::encode_one(self)
+            fn encode_as(
+                &self,
+                #id: #krate::EventId,
+                #at: #krate::__private::OffsetDateTime,
+            ) -> ::core::result::Result<#krate::NewEvent, #krate::__private::EncodeError> {
+                #krate::__private::encode_one(self, #id, #at)
             }
         }
         #[automatically_derived]

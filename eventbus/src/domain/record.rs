@@ -46,23 +46,29 @@ impl NewEvent {
     /// For code that has only the wire form; [`NewEvent::from_event`] encodes typed events. Every store
     /// [checks](Self::check) the event before it appends.
     pub fn new(event_type: Name, schema_version: u32, payload: impl Into<String>) -> Self {
+        let (event_id, now) = (SharedClock::SYSTEM.new_id().into(), SharedClock::SYSTEM.now());
+        Self::at(event_type, schema_version, payload.into(), event_id, now)
+    }
+
+    fn at(
+        event_type: Name,
+        schema_version: u32,
+        payload: String,
+        event_id: EventId,
+        occurred_at: OffsetDateTime,
+    ) -> Self {
         Self {
-            event_id: SharedClock::SYSTEM.new_id().into(),
+            event_id,
             event_type,
             schema_version,
-            occurred_at: SharedClock::SYSTEM.now(),
+            occurred_at: to_kept_time(occurred_at),
             original_recorded_at: None,
-            payload: payload.into(),
+            payload,
             is_checked: false,
             context: EventContext::default(),
             unique: Vec::new(),
             tags: Vec::new(),
         }
-    }
-
-    /// Wraps a payload that a codec encoded and read back.
-    pub(crate) fn encoded(event_type: Name, schema_version: u32, payload: String) -> Self {
-        Self { is_checked: true, ..Self::new(event_type, schema_version, payload) }
     }
 
     /// Encodes a typed event.
@@ -508,7 +514,15 @@ pub trait EncodeEvent {
     /// # Errors
     /// [`EncodeError`] if its fields cannot be written as a JSON object, would not read back, or one is named like a
     /// field of the wire's envelope.
-    fn encode(&self) -> Result<NewEvent, EncodeError>;
+    fn encode(&self) -> Result<NewEvent, EncodeError> {
+        self.encode_as(SharedClock::SYSTEM.new_id().into(), SharedClock::SYSTEM.now())
+    }
+
+    /// Encodes the event under an id, as one that occurred at a time.
+    ///
+    /// # Errors
+    /// As for [`encode`](Self::encode).
+    fn encode_as(&self, event_id: EventId, occurred_at: OffsetDateTime) -> Result<NewEvent, EncodeError>;
 }
 
 /// A past-tense fact with a durable name; made by `#[derive(DomainEvent)]` on a struct.
@@ -542,8 +556,12 @@ pub fn decode_one<E: DomainEvent>(record: &RecordedEvent) -> Result<E, DecodeErr
 
 /// The body of a derived `EncodeEvent::encode` for a struct.
 #[doc(hidden)]
-pub fn encode_one<E: DomainEvent>(event: &E) -> Result<NewEvent, EncodeError> {
-    encode_with(&E::DESCRIPTOR, &E::CODEC, event)
+pub fn encode_one<E: DomainEvent>(
+    event: &E,
+    event_id: EventId,
+    occurred_at: OffsetDateTime,
+) -> Result<NewEvent, EncodeError> {
+    encode_with(&E::DESCRIPTOR, &E::CODEC, event, event_id, occurred_at)
 }
 
 /// One arm of a derived `EventSet::decode` for an enum.
@@ -554,10 +572,19 @@ pub fn decode_with<E>(codec: &Codec<E>, record: &RecordedEvent) -> Result<E, Dec
 
 /// One arm of a derived `EncodeEvent::encode` for an enum.
 #[doc(hidden)]
-pub fn encode_with<E>(descriptor: &EventDescriptor, codec: &Codec<E>, event: &E) -> Result<NewEvent, EncodeError> {
+pub fn encode_with<E>(
+    descriptor: &EventDescriptor,
+    codec: &Codec<E>,
+    event: &E,
+    event_id: EventId,
+    occurred_at: OffsetDateTime,
+) -> Result<NewEvent, EncodeError> {
     let event_type = descriptor.event_type;
     let payload = codec.encode(event_type, event)?;
-    let encoded = NewEvent::encoded(Name::from_static(event_type), descriptor.schema_version, payload);
+    let encoded = NewEvent {
+        is_checked: true,
+        ..NewEvent::at(Name::from_static(event_type), descriptor.schema_version, payload, event_id, occurred_at)
+    };
     if descriptor.unique.is_empty() && descriptor.tags.is_empty() {
         return Ok(encoded);
     }

@@ -14,9 +14,6 @@ pub(super) fn encode_pending<A: Aggregate + Apply>(
     context: &EventContext,
     clock: &SharedClock,
 ) -> Result<Vec<NewEvent>, EncodeError> {
-    let encode = |(event, id): (&A::Event, _)| {
-        let event = event.encode()?.with_event_id(id).with_occurred_at(clock.now());
-        Ok(event.with_context(context.clone()))
-    };
+    let encode = |(event, id): (&A::Event, _)| Ok(event.encode_as(id, clock.now())?.with_context(context.clone()));
     root.pending_with_ids().map(encode).collect()
 }
