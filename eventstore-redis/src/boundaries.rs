@@ -32,8 +32,9 @@ impl Boundaries for RedisEventStore {
         let types: Vec<_> = boundary.event_types.iter().map(|event_type| event_type.as_str()).collect();
         let replies = query_all(self.inner(), keys.iter().map(|key| request("HMGET", (key, &types)))).await?;
         for ((key, reply), count) in keys.iter().zip(replies).zip(&mut condition.counts) {
-            let reply = reply.map_err(|error| read_error(key, CommandError::Sent(error)))?;
-            let counts: Vec<Option<u64>> = reply::parse_value(reply).map_err(|error| corrupt_key(key, error))?;
+            let key = self.inner().keys().shown(key);
+            let reply = reply.map_err(|error| read_error(&key, CommandError::Sent(error)))?;
+            let counts: Vec<Option<u64>> = reply::parse_value(reply).map_err(|error| corrupt_key(&key, error))?;
             *count = counts.into_iter().flatten().sum();
         }
         Ok(condition)

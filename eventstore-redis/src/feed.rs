@@ -203,7 +203,7 @@ async fn scan_tagged(
             let reached = text(&reached).parse().ok().map(Position::new);
             Ok(Scanned { pointers, after: reached.unwrap_or(through), is_last: reached.is_none() })
         }
-        Ok([_, key, reason]) => Err(corrupt_key(&text(&key), text(&reason))),
+        Ok([_, key, reason]) => Err(corrupt_key(&keys.shown(&text(&key)), text(&reason))),
         Err(_) => Err(corrupt_key(&feed, "the server replied with neither positions nor a reason")),
     }
 }

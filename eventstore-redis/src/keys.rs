@@ -23,6 +23,19 @@ impl StoreKeys {
         Self { prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}:") } }
     }
 
+    /// Returns a key for an error: that of a tag without its value, which may be personal, as the pattern `..:course:*`.
+    pub(crate) fn shown(&self, key: &str) -> String {
+        let own = key.strip_prefix(&self.own_key("")).unwrap_or_default();
+        let of_tag = ["tags:", "tagged_events:"].iter().find_map(|name| match own.strip_prefix("tenant:") {
+            Some(of_tenant) => of_tenant.split_once(':')?.1.strip_prefix(name),
+            None => own.strip_prefix(name),
+        });
+        match of_tag.and_then(|tag| tag.split_once(':')) {
+            Some((_, value)) => format!("{}*", &key[..key.len() - value.len()]),
+            None => key.to_owned(),
+        }
+    }
+
     /// The stream with the events of an aggregate.
     pub(crate) fn stream(&self, stream: &StreamId) -> String {
         format!("{}{}", self.prefix, unprefixed_stream_key(stream))
@@ -234,6 +247,21 @@ mod tests {
         let of_tenant = order.with_tenant_id(Some(Uuid::from_u128(7)));
         let key = "{shop}:tenant:00000000-0000-0000-0000-000000000007:aggregate:Order:12345";
         assert_eq!(StoreKeys::new("{shop}").stream(&of_tenant), key);
+    }
+
+    #[test]
+    fn keys_are_shown_without_the_values_of_tags() {
+        let keys = StoreKeys::new("{shop}");
+        let tag = Tag::new("email", "ada@a:tags:b").unwrap();
+        for tenant in [None, Some(Uuid::from_u128(7))] {
+            for key in [keys.tags(tenant, &tag), keys.tagged_events(tenant, &tag)] {
+                assert_eq!(keys.shown(&key), key.replace("ada@a:tags:b", "*"));
+            }
+        }
+        let stream = keys.stream(&StreamId::parse("tags", "a:b").unwrap());
+        for key in [keys.feed(), keys.added_tags(), keys.note(&Name::from_static("tags:a:b")), stream] {
+            assert_eq!(keys.shown(&key), key);
+        }
     }
 
     #[test]

@@ -117,6 +117,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["commit"],
             &["transaction"],
             &["store"],
+            &["boundaries"],
             &[
                 "multi_stream_append",
                 "checkpoint",

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use eventbus::{
-    AggregateId, AggregateRepository, AggregateRoot, Apply, IntoEvents, Position, Result,
+    AggregateId, Aggregate, AggregateRepository, AggregateRoot, Apply, IntoEvents, Position, Result,
     port::{EventStore, FeedFilter, ReadFeed as _},
 };
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Orders in an event store; `A` is the state that a load returns.
-pub struct StoredOrders<S, A: Apply = Order> {
+pub struct StoredOrders<S, A: Aggregate + Apply = Order> {
     pub store: Arc<S>,
     repository: AggregateRepository<A>,
 }
@@ -29,25 +29,25 @@ impl<S: EventStore> StoredOrders<S, SnapshotOrder> {
     }
 }
 
-impl<S: EventStore, A: Apply> StoredOrders<S, A> {
+impl<S: EventStore, A: Aggregate + Apply> StoredOrders<S, A> {
     fn of_aggregate(store: S) -> Self {
         let store = Arc::new(store);
         Self { repository: AggregateRepository::new(Arc::clone(&store)), store }
     }
 }
 
-impl<S, A: Apply> Clone for StoredOrders<S, A> {
+impl<S, A: Aggregate + Apply> Clone for StoredOrders<S, A> {
     fn clone(&self) -> Self {
         Self { store: Arc::clone(&self.store), repository: self.repository.clone() }
     }
 }
 
-pub struct StoredOrder<A: Apply> {
+pub struct StoredOrder<A: Aggregate + Apply> {
     id: Uuid,
     root: AggregateRoot<A>,
 }
 
-impl<A: Apply + AsRef<Order>> HeldOrder for StoredOrder<A> {
+impl<A: Aggregate + Apply + AsRef<Order>> HeldOrder for StoredOrder<A> {
     fn id(&self) -> Uuid {
         self.id
     }
@@ -57,7 +57,7 @@ impl<A: Apply + AsRef<Order>> HeldOrder for StoredOrder<A> {
     }
 }
 
-impl<S: EventStore, A: Apply<Id = AggregateId> + AsRef<Order>> Orders for StoredOrders<S, A>
+impl<S: EventStore, A: Aggregate<Id = AggregateId> + Apply + AsRef<Order>> Orders for StoredOrders<S, A>
 where
     ItemAdded: IntoEvents<A::Event>,
 {

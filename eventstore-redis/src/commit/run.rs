@@ -24,6 +24,7 @@ pub(crate) async fn run(inner: &StoreInner, program: &AtomicProgram) -> Result<S
         ProgramReply::TokenTaken => Err(timed_out_error(inner)),
         // never a fault of the server, as full memory: the script replies with such an error itself
         ProgramReply::Refused { key, command, reason } => {
+            let key = inner.keys().shown(&key);
             Err(RedisTransactionError::EffectRefused { key, command, source: reason.into() })
         }
         ProgramReply::Other(words) => Err(match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {

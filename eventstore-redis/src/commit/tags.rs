@@ -42,10 +42,10 @@ pub(super) fn add_writes<'e>(
         for set in sets {
             program.key(&set);
         }
-        program.arg_list(&words(
+        program.arg_list(&arguments(
             counts.iter().flat_map(|(event_type, count)| [event_type.to_string(), count.to_string()]),
         ));
-        program.arg_list(&words(numbers));
+        program.arg_list(&arguments(numbers));
     }
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn position_sets(keys: &StoreKeys, tenant: Option<Uuid>, tag: &Tag) -
 /// Adds the step that compares the counts of a condition.
 pub(crate) fn add_check(condition: &BoundaryCondition, keys: &StoreKeys, program: &mut AtomicProgram) {
     let boundary = &condition.boundary;
-    program.step("boundary").arg_list(&words(&boundary.event_types));
+    program.step("boundary").arg_list(&arguments(&boundary.event_types));
     let tags = boundary.tags();
     program.arg(tags.len().to_string());
     for (key, (_, count)) in counted_keys(condition, keys).zip(condition.tag_counts()) {
@@ -68,11 +68,11 @@ pub(crate) fn add_check(condition: &BoundaryCondition, keys: &StoreKeys, program
     let numbers: BTreeMap<&Tag, usize> = tags.into_iter().zip(1..).collect();
     program.arg(boundary.items.len().to_string());
     for item in &boundary.items {
-        program.arg_list(&words(item.iter().map(|tag| numbers[tag])));
+        program.arg_list(&arguments(item.iter().map(|tag| numbers[tag])));
     }
 }
 
-fn words(values: impl IntoIterator<Item = impl ToString>) -> Vec<Vec<u8>> {
+fn arguments(values: impl IntoIterator<Item = impl ToString>) -> Vec<Vec<u8>> {
     values.into_iter().map(|value| value.to_string().into_bytes()).collect()
 }
 

@@ -83,15 +83,15 @@ end
 
 -- Counts the planned events with a tag, and adds their positions to its sets. Before `place`, which is not undone.
 function steps.tag()
-  local counts, sets, types, numbers = take_key(), {}, {}, nil
+  local counts, sets = take_key(), {}
   for i = 1, tonumber(take()) do sets[i] = take_key() end
-  types, numbers = take_list(), take_list()
+  local types, numbers = take_list(), take_list()
   for i = 1, #types, 2 do
-    local type, count = types[i], tonumber(types[i + 1])
-    local refused = error_of(redis.pcall('HINCRBY', counts, type, count))
+    local event_type, count = types[i], tonumber(types[i + 1])
+    local refused = error_of(redis.pcall('HINCRBY', counts, event_type, count))
     if refused then return undo_all(counts, 'HINCRBY', refused) end
     undo[#undo + 1] = function()
-      if redis.call('HINCRBY', counts, type, -count) == 0 then redis.call('HDEL', counts, type) end
+      if redis.call('HINCRBY', counts, event_type, -count) == 0 then redis.call('HDEL', counts, event_type) end
     end
   end
   for from = 1, #numbers, 1000 do
