@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use eventbus::{
-    AggregateId, Aggregate, AggregateRepository, AggregateRoot, Apply, IntoEvents, Position, Result,
+    Aggregate, AggregateId, AggregateRepository, AggregateRoot, Apply, IntoEvents, Position, Result,
     port::{EventStore, FeedFilter, ReadFeed as _},
 };
 use uuid::Uuid;
