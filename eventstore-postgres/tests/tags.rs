@@ -7,9 +7,9 @@ mod common;
 use std::{collections::BTreeSet, sync::Arc};
 
 use common::{
-    TestSchema, blocked_backend, connect, event, open,
+    TestDatabase, TestSchema, blocked_backend, connect, event, open,
     proxy::{Answers, Proxy},
-    recount, run, stream, within,
+    recount, run, stream, waiting_backend, within,
 };
 use eventbus::{
     ExpectedVersion::{Any, Exact, NoStream},
@@ -20,7 +20,7 @@ use eventbus::{
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use futures_util::TryStreamExt as _;
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 
 const ENROLLED: Name = Name::from_static("Enrolled");
@@ -235,7 +235,11 @@ async fn write(store: PgEventStore, streams: Arc<Vec<StreamId>>, number: u64) ->
         fresh.rotate_left(dice(&mut state, 3));
         let first = dice(&mut state, COURSES.len());
         let chosen = &[COURSES[first], COURSES[(first + 1) % COURSES.len()]][..1 + dice(&mut state, 2)];
-        let to = |state: &mut u64| streams[dice(state, streams.len())].clone();
+        // one of four streams, or one that all writers make at about the same time
+        let to = |state: &mut u64| match dice(state, 3) {
+            0 => StreamId::parse("Account", &format!("fresh-{}", round / 2)).unwrap(),
+            _ => streams[dice(state, streams.len())].clone(),
+        };
         let event = |event_type: &Name, tags: &[&str]| {
             let fresh = fresh.iter().map(String::as_str);
             tagged(event_type.clone(), &tags.iter().copied().chain(fresh).collect::<Vec<_>>())
@@ -288,12 +292,89 @@ async fn write(store: PgEventStore, streams: Arc<Vec<StreamId>>, number: u64) ->
     refused
 }
 
-async fn deadlocks(admin: &mut PgConnection) -> i64 {
-    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'courses'";
+/// Returns the number of circles that the server has found in a database, which a connection to another one asks for.
+async fn deadlocks(admin: &mut PgConnection, database: &str) -> i64 {
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
     // a session reports what it has done when it ends
-    within(async { while sqlx::query_scalar::<_, i64>(sessions).fetch_one(&mut *admin).await.unwrap() > 0 {} }).await;
-    let sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'courses'";
-    sqlx::query_scalar(sql).fetch_one(admin).await.unwrap()
+    within(async {
+        while sqlx::query_scalar::<_, i64>(sessions).bind(database).fetch_one(&mut *admin).await.unwrap() > 0 {}
+    })
+    .await;
+    let sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = $1";
+    sqlx::query_scalar(sql).bind(database).fetch_one(admin).await.unwrap()
+}
+
+/// A database whose server looks for circles before a wait of the store is over.
+async fn watchful_database() -> TestDatabase {
+    let database = TestDatabase::create("").await;
+    let mut admin = connect(test_servers::postgres_url()).await;
+    run(&mut admin, &format!("ALTER DATABASE {} SET deadlock_timeout = '5ms'", database.name())).await;
+    database
+}
+
+async fn close_without_circles(store: PgEventStore, sessions: [PgConnection; 2], database: &TestDatabase) {
+    store.close().await;
+    for session in sessions {
+        session.close().await.unwrap();
+    }
+    let mut admin = connect(test_servers::postgres_url()).await;
+    assert_eq!(deadlocks(&mut admin, database.name()).await, 0);
+}
+
+/// An append without a condition has inserted nothing while it waits for a tag: the transaction that has the tag may insert
+/// the same stream.
+#[tokio::test]
+async fn tags_are_locked_before_streams_are_inserted() {
+    let database = watchful_database().await;
+    let store = open(PgEventStoreConfig { notify: false, ..database.config() }).await;
+    store.append(&stream(), Any, vec![tagged(VIEWED, &["course:1"])]).await.unwrap();
+    let (mut holder, mut watcher) = (database.connection().await, database.connection().await);
+    run(&mut holder, "BEGIN; SELECT 1 FROM tags FOR UPDATE").await;
+    let to = StreamId::parse("Account", "new").unwrap();
+    let append = store.append(&to, NoStream, vec![tagged(ENROLLED, &["course:1"])]);
+    let meet = async {
+        blocked_backend(&mut watcher, "eventbus").await;
+        let insert = "INSERT INTO streams (aggregate_id, aggregate_type, tenant_id, version, recorded_at)
+            VALUES ('new', 'Account', '00000000-0000-0000-0000-000000000000', 0, now())";
+        run(&mut holder, insert).await;
+        run(&mut holder, "ROLLBACK").await;
+    };
+    let (appended, ()) = within(async { tokio::join!(append, meet) }).await;
+    assert_eq!(appended.unwrap().len(), 1);
+    close_without_circles(store, [holder, watcher], &database).await;
+}
+
+/// Adding a tag has updated nothing while it waits for the tag: a repeated append that has the tag may meet the key of the
+/// event.
+#[tokio::test]
+async fn tag_is_locked_before_its_event_is_updated() {
+    let database = watchful_database().await;
+    let store = open(PgEventStoreConfig { notify: false, ..database.config() }).await;
+    let (mut gate, mut watcher) = (database.connection().await, database.connection().await);
+    let given = vec![tagged(ENROLLED, &["course:1"]), tagged(ENROLLED, &["course:2"])];
+    let to = stream();
+    let stored = store.append(&to, Any, given.clone()).await.unwrap();
+    let sql = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN
+            PERFORM pg_advisory_xact_lock_shared(1);
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER wait BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION wait();
+        SELECT pg_advisory_lock(1)";
+    run(&mut gate, sql).await;
+    let course = tag("course:2");
+    let repeat = store.append(&to, Any, given);
+    let meet = async {
+        blocked_backend(&mut watcher, "eventbus").await;
+        let open_gate = async {
+            waiting_backend(&mut watcher, "cardinality(h.tags)").await;
+            run(&mut gate, "SELECT pg_advisory_unlock(1)").await;
+        };
+        tokio::join!(store.add_tag(&stored[0], &course), open_gate).0
+    };
+    let (again, added) = within(async { tokio::join!(repeat, meet) }).await;
+    assert_eq!((again.unwrap(), added.unwrap()), (stored, true));
+    assert_eq!(recount(&mut watcher).await, [""; 0]);
+    close_without_circles(store, [gate, watcher], &database).await;
 }
 
 /// The limit of a wait for a lock is longer than the server's wait before it looks for a circle, so that a circle counts.
@@ -317,7 +398,7 @@ async fn decisions_about_few_tags_keep_their_rule_and_wait_in_no_circle() {
     }
     let refused: usize = within(tasks.join_all()).await.into_iter().sum();
     assert!(refused > 0, "no two writers met");
-    assert_eq!(deadlocks(&mut admin).await, 0, "{}", server.log());
+    assert_eq!(deadlocks(&mut admin, "courses").await, 0, "{}", server.log());
     let store = open(config.clone()).await;
     for course in COURSES {
         let enrolled = read_tagged(&store, course).await;
