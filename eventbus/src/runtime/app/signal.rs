@@ -11,7 +11,7 @@ pub(super) use self::unix::Signals;
 ///
 /// That stays so after the wait: call it again, if a second signal is to end the process at once.
 /// [`App::run_until_signal`](crate::App::run_until_signal) waits for it; this is for programs that have more to stop,
-/// as a [web service](crate::axum) has.
+/// as a web service (feature `axum`) has.
 ///
 /// # Errors
 /// If the process cannot listen for signals.
