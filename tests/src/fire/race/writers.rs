@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventbus::{ExpectedVersion, NewEvent, StreamId, Uuid, port::Append};
+use eventbus::{ExpectedVersion, NewEvent, StreamId, Uuid, event::Tag, port::Append};
 use eventstore_postgres::PgEventStore;
 use fastrand::Rng;
 use sqlx::PgConnection;
@@ -21,6 +21,8 @@ const STORES: u64 = 3;
 const CALLERS: u64 = 8;
 const HOT_STREAMS: u64 = 40;
 
+/// Number of tags, of which one append in four has one.
+const TAGS: u64 = 20;
 /// Number of appends in one call of a batch.
 const BATCH: usize = 60;
 
@@ -84,7 +86,13 @@ fn some_append(random: &mut Rng, notes: &AppendLog) -> Result<Append, HarnessErr
         1 => ExpectedVersion::StreamExists,
         _ => ExpectedVersion::Any,
     };
-    Ok(Append { stream, expected, events: workload::events(random, 1..=3) })
+    let mut events = workload::events(random, 1..=3);
+    if random.u8(..4) == 0 {
+        // appends with tags lock the rows of the tags, and go by the statement for several streams
+        let tag = Tag::new("race", &random.u64(..TAGS))?;
+        events = events.into_iter().map(|event| event.with_tags([tag.clone()])).collect();
+    }
+    Ok(Append { stream, expected, events })
 }
 
 /// Runs transactions of its own until the race has enough events: each takes its id early, waits, appends, waits, and
