@@ -108,7 +108,7 @@ pub use domain::{
 pub use memory::{InMemoryEventBus, InMemoryEventStore};
 pub use port::delivery::HandlerError;
 pub use runtime::{
-    app::{App, SettleError, shutdown_signal},
+    app::{App, shutdown_signal},
     extract::{Attempt, State},
     follow::Follow,
     projection::ProjectionHandle,
@@ -125,7 +125,7 @@ pub mod app {
     pub use crate::{
         memory::InMemoryEventBusBuilder,
         runtime::{
-            app::{AppBuilder, Published, PublishedError},
+            app::{AppBuilder, Published, PublishedError, SettleError},
             skip::{SkipError, SkippedEvent},
             start::StartMistake,
         },

@@ -34,7 +34,8 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["misplaced", "mistakes", "serde_attributes", "text"],
             &["options", "parameters", "sets", "shared", "surroundings"],
             &["krate"],
-            &["aggregate", "domain_event", "handler", "old_event", "projection"],
+            &["event_enum"],
+            &["aggregate", "decision", "domain_event", "handler", "old_event", "projection"],
         ],
     ),
     (

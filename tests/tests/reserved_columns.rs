@@ -10,7 +10,8 @@ use std::{
 
 use eventbus::{
     AggregateRepository, BoxError, EventContext, ExpectedVersion, InMemoryEventBus, LoadError, Name, Never, NewEvent,
-    Position, RecordedEvent, SettleError, StreamId, UpdateError, Uuid, Version,
+    Position, RecordedEvent, StreamId, UpdateError, Uuid, Version,
+    app::SettleError,
     event::{Attributes, DecodeError},
     port::{Append, Direction, EventStore},
     prelude::*,

@@ -12,7 +12,8 @@ use std::{
 
 use eventbus::{
     AggregateRepository, BoxError, EventSet, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, Never,
-    NewEvent, Position, SettleError, StreamId,
+    NewEvent, Position, StreamId,
+    app::SettleError,
     event::{FieldError, Fields},
     port::{EventBus, EventStore},
     prelude::*,

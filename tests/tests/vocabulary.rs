@@ -275,7 +275,6 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
         "added_tags",
         "tags of stored events, whose entries do not change; the SQL stores write a column",
     ),
-    ("eventstore-redis", "tagged_events", "the positions of the events with a tag"),
     ("eventstore-redis", "unique_holders", "finds a holder by its value; the SQL stores have an index"),
     (
         "eventstore-redis",

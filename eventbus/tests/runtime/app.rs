@@ -6,8 +6,8 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, LoadError, Name, Position, SettleError, Version,
-    app::StartMistake,
+    InMemoryEventBus, InMemoryEventStore, LoadError, Name, Position, Version,
+    app::{SettleError, StartMistake},
     health::HealthThresholds,
     port::{Checkpoints, DeadLetterError, DeadLetterFilter, EventBus, ReadError, ReadFeed as _},
     prelude::*,

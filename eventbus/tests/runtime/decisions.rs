@@ -296,7 +296,7 @@ async fn decisions_about_one_tag_line_up_and_those_about_others_do_not() {
     assert_eq!(load(&app, "rust").await.seats, 3);
 }
 
-/// Another process enrols Bob.
+/// A different process enrols Bob.
 async fn enrol_bob_elsewhere(store: &InMemoryEventStore) {
     let stream = StreamId::parse("DecisionsEnrolment", "bob-rust").unwrap();
     let event = NewEvent::from_event(&enrolled("rust", "bob")).unwrap();

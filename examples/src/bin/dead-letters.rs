@@ -11,7 +11,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use eventbus::{
-    Result, SettleError, Version,
+    Result, Version,
+    app::SettleError,
     bus::{EventBus, MessageId},
     dead_letter::{DeadLetterFilter, DeadLetters},
     prelude::*,

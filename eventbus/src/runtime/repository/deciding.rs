@@ -234,7 +234,7 @@ impl<D: Decision + Apply> Deciding<D> {
             None => None,
         };
         // those behind would read what this one is about to change
-        let _turn = self.source.tag_queues.line_up(boundary.tenant_id, boundary.tags()).await;
+        let _locks = self.source.tag_queues.line_up(boundary.tenant_id, boundary.tags()).await;
         let mut attempt = 0;
         loop {
             if let Some(first) = self.find_answer(multi_stream, request).await? {
