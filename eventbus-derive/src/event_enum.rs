@@ -1,6 +1,6 @@
 //! The enum of the events that an aggregate or a decision is folded from: `events(OrderCreated, legacy::Closed as LegacyClosed)`.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote};
 use syn::{
     DeriveInput, Ident, Path, Result, Token, Visibility,
@@ -86,6 +86,26 @@ impl EventEnum {
                 #(#[doc = #docs] #variants(#paths),)*
             }
         }
+    }
+
+    /// Writes the conversions of its events and of itself, for `root.record(OrderCreated { .. })` and for tests.
+    pub(crate) fn expand_recording(&self, krate: &Path) -> TokenStream {
+        let Self { ident: event, listed, .. } = self;
+        let out = Ident::new("out", Span::mixed_site());
+        let conversion = |from: TokenStream, value: TokenStream| {
+            quote! {
+                #[automatically_derived]
+                impl #krate::IntoEvents<#event> for #from {
+                    fn into_events(self, #out: &mut ::std::vec::Vec<#event>) {
+                        #out.push(#value);
+                    }
+                }
+            }
+        };
+        let events =
+            listed.iter().map(|Listed { path, variant }| conversion(quote!(#path), quote!(#event::#variant(self))));
+        let itself = conversion(quote!(#event), quote!(self));
+        quote!(#(#events)* #itself)
     }
 }
 

@@ -39,8 +39,8 @@
 //! - Reacting: [`handler`](macro@handler) and [`projection`](macro@projection); by hand: [`EventBusExt`],
 //!   [`ProjectionHandle`].
 //! - Putting it together: [`App`]. Without a store or bus it runs in memory.
-//! - Testing: the module `testkit`, with the feature of that name: tests of decisions, projections and handlers, an app on
-//!   a clock that a test moves, and stores and buses that fail on demand.
+//! - Testing: the module `testkit`, with the feature of that name: tests of commands, decisions, projections and handlers,
+//!   an app on a clock that a test moves, and stores and buses that fail on demand.
 //! - Answering HTTP requests: the module `axum`, with the feature of that name.
 //! - What fewer applications need, by subject: [`app`], [`bus`], [`clock`], [`dead_letter`], [`event`], [`follow`],
 //!   [`handler`](mod@handler), [`health`], [`projection`](mod@projection), [`relay`], [`repository`], [`store`].

@@ -10,7 +10,7 @@ use common::{events, feed, fresh_path, fresh_stream, open};
 use eventbus::{
     ExpectedVersion::{Any, Exact, NoStream},
     Name, NewEvent, Position, StreamId, Uuid, Version,
-    event::{Tag, UniqueChange},
+    event::Tag,
     port::{Append, AppendError, AppendEvents as _, FeedFilter, MultiStreamAppends as _, ReadError, ReadFeed as _},
     store::{Boundaries as _, Boundary, BoundaryCondition, MultiStreamAppend},
 };
@@ -187,23 +187,6 @@ async fn of_two_handles_one_passes_a_condition() {
         assert_eq!(results.iter().filter(is_moved).count(), 1, "round {round}: {results:?}");
     }
     assert_eq!(recount(&path), 2 * 50 + 50);
-}
-
-/// Of an append that also takes a value that a second stream holds, the first error is that of the boundary.
-#[tokio::test]
-async fn a_moved_boundary_comes_before_a_taken_value() {
-    let store = open(fresh_path()).await;
-    let taking = || {
-        let change = UniqueChange::new(Name::from_static("seat"), Some("1".into())).unwrap();
-        tagged(&ENROLLED, &["course:1"]).with_unique(vec![change])
-    };
-    let stale = store.count_tagged(&boundary(&[&["course:1"]])).await.unwrap();
-    store.append(&fresh_stream(), NoStream, vec![taking()]).await.unwrap();
-    let current = store.count_tagged(&stale.boundary).await.unwrap();
-    let moved = append_if(&store, stale, vec![taking()]).await;
-    assert!(matches!(moved, Err(AppendError::BoundaryMoved { .. })), "{moved:?}");
-    let taken = append_if(&store, current, vec![taking()]).await;
-    assert!(matches!(taken, Err(AppendError::Taken { .. })), "{taken:?}");
 }
 
 #[tokio::test]

@@ -1,8 +1,7 @@
 //! Writes the enum of an aggregate's events, its impls, and the checks that make both lists agree.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
-use syn::Ident;
 
 use super::model::{Model, Snapshot};
 use crate::{
@@ -22,7 +21,7 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
     let members = model.events.members();
     let events = model.events.expand(&members);
     let impls = sets::impls(krate, event, &members, true);
-    let recording = expand_recording(model);
+    let recording = model.events.expand_recording(krate);
     let checks = if complete {
         let (checks, registration) = (expand_checks(model, &members), expand_registration(model));
         quote!(#checks #registration)
@@ -127,26 +126,6 @@ fn expand_snapshot(Model { krate, ident, .. }: &Model, snapshot: &Snapshot) -> T
                 #form,
             ));
     }
-}
-
-/// Writes the conversions for `root.record(OrderCreated { .. })`.
-fn expand_recording(model: &Model) -> TokenStream {
-    let Model { krate, events: EventEnum { ident: event, listed, .. }, .. } = model;
-    let out = Ident::new("out", Span::mixed_site());
-    let conversion = |from: TokenStream, value: TokenStream| {
-        quote! {
-            #[automatically_derived]
-            impl #krate::IntoEvents<#event> for #from {
-                fn into_events(self, #out: &mut ::std::vec::Vec<#event>) {
-                    #out.push(#value);
-                }
-            }
-        }
-    };
-    let events =
-        listed.iter().map(|Listed { path, variant }| conversion(quote!(#path), quote!(#event::#variant(self))));
-    let itself = conversion(quote!(#event), quote!(self));
-    quote!(#(#events)* #itself)
 }
 
 /// Registers the aggregate, so that an app finds two aggregates of one type when it starts.

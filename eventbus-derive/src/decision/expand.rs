@@ -15,6 +15,7 @@ pub(super) fn expand(Model { krate, events }: &Model, complete: bool) -> TokenSt
     let members = events.members();
     let generated = events.expand(&members);
     let impls = sets::impls(krate, event, &members, true);
+    let recording = events.expand_recording(krate);
     let checks = complete.then(|| expand_checks(krate, events, &members));
     quote! {
         #generated
@@ -27,6 +28,7 @@ pub(super) fn expand(Model { krate, events }: &Model, complete: bool) -> TokenSt
             #[automatically_derived]
             impl #krate::Decision for #owner {}
             #impls
+            #recording
             #checks
         };
     }

@@ -1,10 +1,13 @@
 //! Decisions that depend on events of several streams.
 
+use time::OffsetDateTime;
+
 use super::{
     aggregate::{Fold, IntoEvents},
     codec::EncodeError,
+    metadata::EventId,
     name::Name,
-    record::{DomainEvent, NewEvent},
+    record::{DomainEvent, EncodeEvent, NewEvent},
 };
 
 /// What a decision knows: state that is folded from all events about some things, whatever their streams; made by
@@ -27,6 +30,12 @@ impl DecidedEvent {
     /// Returns the type of the aggregate that the event belongs to, and the encoded event.
     pub(crate) fn into_parts(self) -> (Name, Result<NewEvent, EncodeError>) {
         (self.aggregate_type, self.event)
+    }
+}
+
+impl EncodeEvent for DecidedEvent {
+    fn encode_as(&self, event_id: EventId, occurred_at: OffsetDateTime) -> Result<NewEvent, EncodeError> {
+        self.event.clone().map(|event| event.with_event_id(event_id).with_occurred_at(occurred_at))
     }
 }
 

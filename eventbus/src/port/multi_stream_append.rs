@@ -127,6 +127,9 @@ impl MultiStreamOutcome {
 /// | some of them are | none; [`AppendError::EventIdTaken`] |
 /// | an event was added to the boundary of the condition | none; [`AppendError::BoundaryMoved`] |
 /// | the delivery is noted, or a command with this key and tenant | none; [`MultiStreamOutcome::AlreadyHandled`] |
+/// | an event takes a unique value that a different stream holds | none; [`AppendError::Taken`] |
+///
+/// Of several errors a conflict comes first, then a moved boundary, then a taken value.
 ///
 /// Implementations must pass the event-store suite of `eventbus::testkit`.
 ///

@@ -244,7 +244,7 @@ pub enum StartMistake {
 }
 
 /// Returns the name of a type without its path.
-fn short_type_name(path: &str) -> &str {
+pub(crate) fn short_type_name(path: &str) -> &str {
     path.rsplit("::").next().unwrap_or(path)
 }
 

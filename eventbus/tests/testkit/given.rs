@@ -1,4 +1,4 @@
-//! Decisions: given, when, then.
+//! Commands of aggregates: given, when, then.
 
 use eventbus::{AggregateRoot, Never, testkit::given};
 

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
+mod courses;
 mod failure;
 mod given;
+mod given_decision;
 mod given_events;
 mod orders;
 mod test_app;

@@ -7,6 +7,7 @@ use futures_util::TryStreamExt as _;
 use super::{
     multi_stream_appends::multi_stream,
     store_under_test::{StoreUnderTest, event, stream},
+    unique_values::holding,
 };
 use crate::{
     ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
@@ -285,6 +286,33 @@ pub async fn moved_boundary_notes_no_command<S: EventStore>(store: S) {
     let current = count(&store, &boundary(&[&["course:1"]])).await;
     store.ok(multi_stream(&store).append_streams(multi(current, ANY)).await, "the command");
     store.check(find().await.is_some(), "the command is not noted");
+}
+
+/// An append whose boundary moved, and that takes a value of another stream, is refused for its boundary: the decision is
+/// made again, and may choose another value.
+pub async fn moved_boundary_comes_before_a_taken_value<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("moved_boundary_comes_before_a_taken_value", store);
+    let stale = count(&store, &boundary(&[&["course:1"]])).await;
+    let (holder, existing) = (stream(), stream());
+    store.add(&holder, ANY, &[holding(Some("a@x")), tagged(&ENROLLED, &["course:1"])]).await;
+    store.add(&existing, ANY, &[event()]).await;
+    let current = count(&store, &stale.boundary).await;
+    let append = |stream: &StreamId| {
+        let events = vec![tagged(&ENROLLED, &["course:1"]), holding(Some("a@x"))];
+        Append { stream: stream.clone(), expected: ANY, events }
+    };
+    let free = Append { stream: stream(), expected: ANY, events: vec![holding(Some("b@x"))] };
+    for appends in [vec![append(&stream())], vec![append(&existing)], vec![free, append(&existing)]] {
+        let multi = |condition: &BoundaryCondition| {
+            let (appends, condition) = (appends.clone(), Some(condition.clone()));
+            multi_stream(&store).append_streams(MultiStreamAppend { appends, condition, ..Default::default() })
+        };
+        let moved = multi(&stale).await;
+        store.check(matches!(moved, Err(AppendError::BoundaryMoved { .. })), format_args!("{moved:?}"));
+        let taken = multi(&current).await;
+        store.check(matches!(taken, Err(AppendError::Taken { .. })), format_args!("{taken:?}"));
+    }
+    store.same(counts(&store, &[&["course:1"]]).await, vec![1], "refused appends counted their tags");
 }
 
 /// Concurrent decisions about one tag are serial: none sees fewer events than there are.

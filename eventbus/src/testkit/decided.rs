@@ -1,0 +1,116 @@
+//! The outcome of a decided command: then these events, or an error.
+//!
+//! Invariant: events are compared as a save would write them.
+
+use std::fmt::Debug;
+
+use super::event_diff::{EventLines, diff};
+use crate::domain::{aggregate::IntoEvents, record::EncodeEvent};
+
+/// What decides in a test, and goes on with the events that it recorded: an aggregate with its events, or a decision.
+#[doc(hidden)]
+pub trait Decides {
+    type Recorded: EncodeEvent;
+
+    /// Returns its name for the texts of failures.
+    fn name(&self) -> &'static str;
+
+    /// Adds recorded events to the given ones.
+    ///
+    /// # Panics
+    /// If an event that it would read cannot be decoded.
+    #[track_caller]
+    fn extend(&mut self, recorded: Vec<Self::Recorded>);
+}
+
+/// Returns the events of a list, in order.
+pub(super) fn collect<E>(events: impl IntoEvents<E>) -> Vec<E> {
+    let mut collected = Vec::new();
+    events.into_events(&mut collected);
+    collected
+}
+
+/// A decided command, whose outcome is yet to be compared.
+#[derive(derive_more::Debug)]
+#[must_use = "the outcome is compared by `then`, `then_nothing` or `then_error`"]
+pub struct Decided<G: Decides, X> {
+    given: G,
+    outcome: Result<Vec<G::Recorded>, X>,
+}
+
+impl<G: Decides, X> Decided<G, X> {
+    pub(super) const fn new(given: G, outcome: Result<Vec<G::Recorded>, X>) -> Self {
+        Self { given, outcome }
+    }
+
+    /// Expects these events, in this order, and goes on with the given ones and these.
+    ///
+    /// # Panics
+    /// If the command was refused, or recorded other events, with the differences, field by field:
+    ///
+    /// ```text
+    /// `Order` recorded other events than expected (- expected, + recorded, > first difference):
+    ///     ParcelShipped
+    ///       carrier: "DHL"
+    /// > -   tracking_number: "T-1"
+    ///   +   tracking_number: "T-2"
+    /// ```
+    ///
+    /// Also if a decision lists an event that it has decided, and cannot decode it.
+    #[track_caller]
+    pub fn then(self, expected: impl IntoEvents<G::Recorded>) -> G
+    where
+        X: Debug,
+    {
+        let name = self.given.name();
+        let expected = EventLines::of_all(&collect(expected));
+        let recorded = match self.outcome {
+            Ok(recorded) => recorded,
+            Err(error) => match diff(&expected, &[]) {
+                Some(lines) => panic!("`{name}` refused with {error:?}, expected events:\n{lines}"),
+                None => panic!("`{name}` refused with {error:?}, expected it to accept"),
+            },
+        };
+        if let Some(lines) = diff(&expected, &EventLines::of_all(&recorded)) {
+            panic!(
+                "`{name}` recorded other events than expected (- expected, + recorded, > first difference):\n{lines}"
+            );
+        }
+        let mut given = self.given;
+        given.extend(recorded);
+        given
+    }
+
+    /// Expects that the command was accepted and recorded no event.
+    ///
+    /// # Panics
+    /// As [`then`](Self::then).
+    #[track_caller]
+    pub fn then_nothing(self) -> G
+    where
+        X: Debug,
+    {
+        self.then(())
+    }
+
+    /// Expects that the command was refused with an error for which `is_expected` returns `true`, and goes on with the
+    /// given events.
+    ///
+    /// # Panics
+    /// If the command was accepted, with the events that it recorded; if the error is a different one, with the error.
+    #[track_caller]
+    pub fn then_error(self, is_expected: impl FnOnce(&X) -> bool) -> G
+    where
+        X: Debug,
+    {
+        let name = self.given.name();
+        match self.outcome {
+            Err(error) if is_expected(&error) => self.given,
+            Err(error) => panic!("`{name}` refused with another error than expected: {error:?}"),
+            Ok(recorded) => match diff(&[], &EventLines::of_all(&recorded)) {
+                Some(lines) => panic!("`{name}` accepted, expected an error; it recorded:\n{lines}"),
+                None => panic!("`{name}` accepted and recorded nothing, expected an error"),
+            },
+        }
+    }
+}

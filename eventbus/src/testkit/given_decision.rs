@@ -1,0 +1,111 @@
+//! Tests of decisions on the events of several aggregates: given events, when it is decided, then these events, or an
+//! error.
+//!
+//! Invariant: the state is folded by the decision's own `Apply`, of events of the types that the decision lists.
+
+use super::decided::{Decided, Decides, collect};
+use crate::{
+    domain::{
+        aggregate::{Apply, IntoEvents},
+        decision::{DecidedEvent, Decision},
+        record::EventSet as _,
+        stream::{AggregateId, StreamId, Version},
+    },
+    runtime::start::short_type_name,
+};
+
+/// Begins the test of a decision: it has read these events.
+///
+/// The events are one event that the decision lists, its enum, or an array, a `Vec` or a tuple of them; `()` is none. What
+/// it decides are events with tags, of any aggregate. Neither store nor runtime is needed.
+///
+/// No tags are compared: the decision gets every given event, and then each decided event of a type that it lists. Which
+/// tags a decision reads is said by [`about`](crate::repository::Deciding::about), not by the decision: test that on a
+/// store, by a [`TestApp`](super::TestApp) and [`App::decision`](crate::App::decision).
+///
+/// # Examples
+/// ```
+/// use eventbus::{prelude::*, testkit::given_decision};
+///
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate_type = "Course", tags(course))]
+/// # struct CourseDefined { course: String, seats: usize }
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate_type = "Enrolment", tags(course, student))]
+/// # struct Enrolled { course: String, student: String }
+/// # #[derive(Debug, Default, Decision)]
+/// # #[decision(events(CourseDefined, Enrolled))]
+/// # struct Seats { seats: usize, taken: usize }
+/// # impl Apply for Seats {
+/// #     fn apply(&mut self, event: &SeatsEvent) {
+/// #         match event {
+/// #             SeatsEvent::CourseDefined(defined) => self.seats = defined.seats,
+/// #             SeatsEvent::Enrolled(_) => self.taken += 1,
+/// #         }
+/// #     }
+/// # }
+/// # #[derive(Debug)]
+/// # enum SeatsError { Full }
+/// # impl Seats {
+/// #     fn enrol(&self, course: &str, student: &str) -> Result<Enrolled, SeatsError> {
+/// #         if self.taken >= self.seats { return Err(SeatsError::Full); }
+/// #         Ok(Enrolled { course: course.into(), student: student.into() })
+/// #     }
+/// # }
+/// let enrolled = |student: &str| Enrolled { course: "rust".into(), student: student.into() };
+/// given_decision::<Seats>((CourseDefined { course: "rust".into(), seats: 2 }, enrolled("ada")))
+///     .when(|seats| seats.enrol("rust", "bob"))
+///     .then(enrolled("bob"))
+///     .when(|seats| seats.enrol("rust", "cleo"))
+///     .then_error(|error| matches!(error, SeatsError::Full));
+/// ```
+pub fn given_decision<D: Decision + Apply>(events: impl IntoEvents<D::Event>) -> GivenDecision<D> {
+    GivenDecision { read: collect(events) }
+}
+
+/// A decision with the events that it has read, see [`given_decision`].
+#[derive(derive_more::Debug)]
+pub struct GivenDecision<D: Decision + Apply> {
+    read: Vec<D::Event>,
+}
+
+impl<D: Decision + Apply> GivenDecision<D> {
+    /// Decides: a method of the state that returns the events to append, as for
+    /// [`Deciding::decide`](crate::repository::Deciding::decide).
+    pub fn when<T: IntoEvents<DecidedEvent>, X>(self, decide: impl FnOnce(&D) -> Result<T, X>) -> Decided<Self, X> {
+        let outcome = decide(&self.state()).map(collect);
+        Decided::new(self, outcome)
+    }
+
+    /// Returns the state that the events make.
+    pub fn state(&self) -> D {
+        let mut state = D::default();
+        self.read.iter().for_each(|event| state.apply(event));
+        state
+    }
+}
+
+impl<D: Decision + Apply> Decides for GivenDecision<D> {
+    type Recorded = DecidedEvent;
+
+    fn name(&self) -> &'static str {
+        short_type_name(std::any::type_name::<D>())
+    }
+
+    #[track_caller]
+    fn extend(&mut self, recorded: Vec<DecidedEvent>) {
+        for decided in recorded {
+            let (aggregate_type, event) = decided.into_parts();
+            let Ok(event) = event else { continue }; // no store takes it: the comparison has failed
+            let stream = StreamId::new(aggregate_type, AggregateId::new());
+            let record = event.recorded_as(stream, Version::FIRST, None);
+            if !D::Event::EVENTS.matches(record.event_type()) {
+                continue;
+            }
+            match D::Event::decode(&record) {
+                Ok(event) => self.read.push(event),
+                Err(error) => panic!("an event of the test cannot be read by `{}`: {error}", self.name()),
+            }
+        }
+    }
+}
