@@ -292,7 +292,7 @@ async fn write(store: PgEventStore, streams: Arc<Vec<StreamId>>, number: u64) ->
     refused
 }
 
-/// Returns the number of circles that the server has found in a database, which a connection to a different database asks for.
+/// Returns the number of circles that the server has found in a database, which `admin` does not use.
 async fn deadlocks(admin: &mut PgConnection, database: &str) -> i64 {
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
     // a session reports what it has done when it ends
@@ -321,8 +321,8 @@ async fn close_without_circles(store: PgEventStore, sessions: [PgConnection; 2],
     assert_eq!(deadlocks(&mut admin, database.name()).await, 0);
 }
 
-/// An append without a condition has inserted no row while it waits for a tag: the transaction that has the tag may insert
-/// the same stream.
+/// An append without a condition, too, waits for its tags before it inserts a stream: the transaction that has the tag may
+/// insert the same stream.
 #[tokio::test]
 async fn tags_are_locked_before_streams_are_inserted() {
     let database = watchful_database().await;
@@ -344,7 +344,7 @@ async fn tags_are_locked_before_streams_are_inserted() {
     close_without_circles(store, [holder, watcher], &database).await;
 }
 
-/// Adding a tag has updated no row while it waits for the tag: a repeated append that has the tag may meet the key of the
+/// Adding a tag waits for the tag before it updates the event: a repeated append that has the tag may meet the key of the
 /// event.
 #[tokio::test]
 async fn tag_is_locked_before_its_event_is_updated() {
