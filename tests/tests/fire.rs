@@ -179,7 +179,9 @@ async fn transfers_are_whole_and_reacted_to_once_on_sqlite() {
 }
 
 async fn take_addresses(store: StoreKind, select_then_insert: bool) {
-    let plan = unique_values::Plan { store, attempts: 2_000, addresses: 50, select_then_insert, seed: seed() };
+    // those that look first race more seldom
+    let attempts = if select_then_insert { 2_000 } else { 1_000 };
+    let plan = unique_values::Plan { store, attempts, addresses: 50, select_then_insert, seed: seed() };
     judge(&unique_values::run(&program(), plan).await.unwrap());
 }
 
