@@ -33,7 +33,7 @@ pub trait Courses: Clone + Send + Sync + 'static {
     fn enrolments(&self) -> impl Future<Output = Result<Vec<Enrolled>>> + Send;
 }
 
-/// Callers that fill one course after the other: each its own, or all the same, which is hot.
+/// Callers that fill one course after the other: each its own, or all together, which makes these courses hot.
 pub struct Decide<C: Courses> {
     courses: C,
     is_hot: bool,

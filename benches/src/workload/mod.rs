@@ -90,7 +90,7 @@ pub const ALL: &[Workload] = &[
     },
     Workload {
         name: "decide-hot",
-        operation: "PostgreSQL: decide about a course and a student, all callers about the same course, and append an event",
+        operation: "PostgreSQL: decide about a course and a student, all callers about the same few, and append an event",
         callers: &[1, 32],
         servers: &[Postgres],
     },
