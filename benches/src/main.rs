@@ -2,6 +2,7 @@
 
 mod bench;
 mod by_hand;
+mod course;
 mod driver;
 mod meter;
 mod order;

@@ -4,6 +4,7 @@
 //! writers, no metadata for handlers.
 
 mod bus;
+mod courses;
 mod postgres;
 mod reacting;
 mod rebuilds;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 pub use self::{
     bus::Bus,
+    courses::PgCourses,
     postgres::{ORDER_TOTALS, PgOrders, PgSnapshotOrders, UPSERT_TOTAL, sum_totals},
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds},

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Far more than cores, as usual; a higher number is not faster.
-const CONNECTIONS: u32 = 32;
+pub const CONNECTIONS: u32 = 32;
 
 /// The unique key refuses a save to an order that has newer events.
 const EVENTS: &str = "

@@ -1,6 +1,7 @@
 //! The workloads. Each is written once, for both implementations.
 
 mod consume;
+mod decide;
 mod load;
 mod publish;
 mod react;
@@ -14,6 +15,7 @@ use test_servers::unique_name;
 
 pub use self::{
     consume::{Consumer, Handler},
+    decide::Courses,
     publish::Publisher,
     react::Reactions,
     rebuild::Rebuilds,
@@ -78,6 +80,18 @@ pub const ALL: &[Workload] = &[
         name: "load-10000",
         operation: "PostgreSQL: load an order of 10,000 events",
         callers: &[1],
+        servers: &[Postgres],
+    },
+    Workload {
+        name: "decide-cold",
+        operation: "PostgreSQL: decide about a course and a student, each caller about its own, and append an event",
+        callers: &[1, 8, 32],
+        servers: &[Postgres],
+    },
+    Workload {
+        name: "decide-hot",
+        operation: "PostgreSQL: decide about a course and a student, all callers about the same few, and append an event",
+        callers: &[1, 32],
         servers: &[Postgres],
     },
     Workload {
@@ -185,6 +199,10 @@ async fn open_ours(name: &str, args: &WorkerArgs, database: &str) -> Result<Box<
             let store = eventstore_sqlite::SqliteEventStore::open(folder.path().join("events.db")).await?;
             Box::new(save::Save::new(ours::StoredOrders::new(store), 1, args).with_folder(folder))
         }
+        "decide-cold" | "decide-hot" => {
+            let courses = ours::TaggedCourses::start(store().await?).await?;
+            Box::new(decide::Decide::open(courses, name == "decide-hot", args).await?)
+        }
         "react" => Box::new(react::React::open(ours::Reacting::start(store().await?, &args.redis).await?)),
         "rebuild-memory" => Box::new(rebuild::Rebuild::open(ours::MemoryRebuilds::new(store().await?), args).await?),
         "rebuild-rows" => Box::new(rebuild::Rebuild::open(ours::RowRebuilds::new(database).await?, args).await?),
@@ -206,6 +224,10 @@ async fn open_by_hand(name: &str, args: &WorkerArgs, database: &str) -> Result<B
             let folder = tempfile::tempdir_in(driver::target_folder())?;
             let orders = by_hand::SqliteOrders::open(&folder.path().join("events.db"))?;
             Box::new(save::Save::new(orders, 1, args).with_folder(folder))
+        }
+        "decide-cold" | "decide-hot" => {
+            let courses = by_hand::PgCourses::open(database).await?;
+            Box::new(decide::Decide::open(courses, name == "decide-hot", args).await?)
         }
         "react" => Box::new(react::React::open(by_hand::Reacting::start(orders().await?, &args.redis).await?)),
         "rebuild-memory" => {
