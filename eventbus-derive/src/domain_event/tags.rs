@@ -26,6 +26,11 @@ pub(super) fn parse(fields: &Fields, options: &Options, mistakes: &mut Mistakes)
             mistakes.at(&name, format!("`{name}` is listed twice"));
             continue;
         }
+        if name == EVENT_TYPE && field != EVENT_TYPE {
+            let message = "`event_type` is the tag of the event's own type: give the field's value a different name";
+            mistakes.at(&name, message);
+            continue;
+        }
         if field != EVENT_TYPE && !fields.iter().any(|known| known.ident.as_ref() == Some(&field)) {
             mistakes.at(&field, format!("the event has no field `{field}`"));
             continue;

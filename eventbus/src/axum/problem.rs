@@ -14,7 +14,7 @@ use crate::{
     runtime::{
         app::PublishedError,
         projection::ProjectionError,
-        repository::{FindByError, LoadError, OnceError, SaveError, UpdateError},
+        repository::{BoundaryError, FindByError, LoadError, OnceError, SaveError, UpdateError},
     },
 };
 
@@ -194,6 +194,19 @@ impl From<FindByError> for Problem {
     }
 }
 
+impl From<BoundaryError> for Problem {
+    fn from(error: BoundaryError) -> Self {
+        match &error {
+            // a value of the request: its message names the tag, not the value
+            BoundaryError::Tag(invalid) => Self::new(StatusCode::BAD_REQUEST, invalid.to_string()),
+            BoundaryError::Load(load) if matches!(**load, LoadError::Read(ReadError::Unavailable(_))) => {
+                Self::unavailable(error)
+            }
+            _ => Self::internal(error),
+        }
+    }
+}
+
 impl From<SaveError> for Problem {
     fn from(error: SaveError) -> Self {
         match &error {
@@ -221,7 +234,7 @@ impl<X: Into<Self>> From<UpdateError<X>> for Problem {
                 format!("the idempotency key `{key}` was used for another request"),
             ),
             UpdateError::Once(error) => Self::internal(error),
-            UpdateError::Boundary(error) => Self::internal(error),
+            UpdateError::Boundary(error) => error.into(),
         }
     }
 }

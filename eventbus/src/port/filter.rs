@@ -58,9 +58,8 @@ impl FeedFilter {
         self
     }
 
-    /// Matches only events that have all these tags.
-    ///
-    /// Of a store that keeps [no tags](crate::port::EventStore::boundaries) it returns none.
+    /// Matches only events that have all these tags; replaces tags that were wanted before. For a store that keeps
+    /// [tags](crate::port::EventStore::boundaries).
     ///
     /// # Examples
     /// ```

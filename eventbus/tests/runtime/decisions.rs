@@ -71,6 +71,21 @@ impl Apply for Seats {
     }
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "DecisionsRoom", tags(room), type = "DecisionsBooked")]
+struct Booked {
+    room: u32,
+}
+
+/// A decision about courses or rooms, which no event has both of.
+#[derive(Debug, Default, Decision)]
+#[decision(events(CourseDefined, Booked))]
+struct Apart;
+
+impl Apply for Apart {
+    fn apply(&mut self, _event: &ApartEvent) {}
+}
+
 #[derive(Debug, PartialEq, derive_more::Display)]
 #[display("no seat is left")]
 struct Full;
@@ -204,6 +219,10 @@ async fn a_decision_about_nothing_or_an_unknown_tag_is_refused() {
     assert!(!refused.to_string().contains(&long));
     let refused = app.decision::<Seats>().about("course", &None::<String>).load().await.unwrap_err();
     assert!(matches!(refused, BoundaryError::Tag(InvalidTag::NoValue { .. })), "{refused:?}");
+    let refused = app.decision::<Seats>().about_all([("course", &"rust"), ("course", &"go")]).load().await;
+    assert!(refused.is_ok(), "an event may have several values of one name");
+    let refused = app.decision::<Apart>().about_all([("course", &"rust"), ("room", &1)]).load().await.unwrap_err();
+    assert_eq!(refused.to_string(), "no event of the decision has all of the tags course, room");
     let refused = app.decision::<Seats>().about_types().load().await.unwrap_err();
     assert!(matches!(refused, BoundaryError::UndeclaredType { event_type: "DecisionsCourseDefined" }), "{refused:?}");
 }
@@ -398,6 +417,38 @@ async fn a_decision_with_a_key_takes_effect_once() {
     assert!(nothing("k2").await.unwrap().events.is_empty());
     assert!(nothing("k2").await.unwrap().events.is_empty());
     assert_eq!(load(&app, "rust").await.taken, 1);
+}
+
+#[tokio::test]
+async fn a_repeat_that_would_be_refused_gets_the_first_answer() {
+    let store = Gated::new();
+    let (slow, quick) = (app(store.clone()).await, app(store.store.clone()).await);
+    define(&quick, "rust", 1).await;
+    let enrol = async |app: App| {
+        let decision = app.decision::<Seats>().about("course", "rust").once("k1".parse().unwrap(), &"ada");
+        decision.decide(|seats| seats.enrol("rust", "ada")).await
+    };
+    let repeat = tokio::spawn(enrol(slow));
+    crate::wait::until("the repeat has found no answer", async || store.asked.load(Ordering::SeqCst) == 1).await;
+    let first = enrol(quick.clone()).await.unwrap();
+    store.may_count.add_permits(100);
+    assert_eq!(repeat.await.unwrap().unwrap().events, first.events);
+    assert_eq!(load(&quick, "rust").await.taken, 1);
+}
+
+#[tokio::test]
+async fn a_key_is_of_what_the_decision_is_about_and_appends_to() {
+    let app = app(InMemoryEventStore::new()).await;
+    let decide = async |about: &str, to: &str| {
+        let decision = app.decision::<Seats>().about("course", about).append_to::<Enrolment>(&to.parse().unwrap());
+        let decided = decision.once("k1".parse().unwrap(), &());
+        decided.decide(|_| Ok::<_, Never>(enrolled("rust", "ada"))).await.map(|saved| saved.events)
+    };
+    let first = decide("rust", "1").await.unwrap();
+    assert_eq!(decide("rust", "1").await.unwrap(), first);
+    for (about, to) in [("go", "1"), ("rust", "2")] {
+        assert!(decide(about, to).await.unwrap_err().is_key_reused(), "{about} {to}");
+    }
 }
 
 #[tokio::test]

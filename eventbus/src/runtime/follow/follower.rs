@@ -73,8 +73,13 @@ impl Follow {
         self
     }
 
-    /// Yields only the events that `filter` selects.
+    /// Yields only the events that `filter` selects. It replaces an earlier filter, but for the [tags](Self::tagged) of a
+    /// filter if it has none of its own.
     pub fn filter(self, filter: FeedFilter) -> Self {
+        let filter = match (self.filter.wanted_tags(), filter.wanted_tags()) {
+            (Some(tags), None) => filter.tagged_any(tags.clone()),
+            _ => filter,
+        };
         Self { filter, ..self }
     }
 

@@ -336,7 +336,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// has got `tags(..)`, when no process of the release before runs any more. Decisions find no event without its tags.
     /// Reports its progress after each event, and at the end.
     ///
-    /// Saves and decisions may run beside it, and it can be repeated. Tags that an event no longer declares stay.
+    /// Saves may run beside it, and it can be repeated. Decisions about the new tags miss events until it has ended: first
+    /// release the tags, then call it, then release the decisions. Tags that an event no longer declares stay.
     ///
     /// # Errors
     /// The error of an event that cannot be decoded, or of the store; what is tagged then stays tagged.

@@ -139,11 +139,15 @@ impl<D: Decision + Apply> Deciding<D> {
         self.with_item([tag_of::<D>(name, value)])
     }
 
-    /// Reads the events that have all these tags, besides those of other calls.
-    ///
-    /// Fewer events are read than by one [`about`](Self::about) per tag, and the decision is made again less often.
+    /// Reads the events that have all these tags, besides those of other calls; events with only some of them are not read.
     pub fn about_all<const N: usize>(self, tags: [(&str, &dyn FieldText); N]) -> Self {
-        self.with_item(tags.map(|(name, value)| tag_of::<D>(name, value)))
+        let names = tags.map(|(name, _)| name);
+        let has_all =
+            D::Event::EVENTS.descriptors().iter().any(|event| names.iter().all(|name| event.tags.contains(name)));
+        let tags = tags.map(|(name, value)| tag_of::<D>(name, value));
+        let unknown = (!has_all && tags.iter().all(Result::is_ok))
+            .then(|| Err(BoundaryError::NeverTogether { names: names.map(str::to_owned).to_vec() }));
+        self.with_item(tags.into_iter().chain(unknown))
     }
 
     /// Reads all events of its types, whatever they are about: each of them has `#[event(tags(event_type))]`.
@@ -201,6 +205,8 @@ impl<D: Decision + Apply> Deciding<D> {
     /// `decide` is a plain closure, which may run several times. It returns events with tags, of any aggregates: one, or a
     /// tuple, array, `Vec` or `Option` of them. Without events nothing is stored.
     ///
+    /// Await it at once: decisions of this process about the same tags wait until it has ended or is dropped.
+    ///
     /// # Errors
     /// [`UpdateError::Refused`] with the decision's refusal; [`UpdateError::Boundary`] if what it is about is not said, or
     /// not possible; [`UpdateError::Load`] if its events cannot be read; [`UpdateError::Save`] if its events cannot be
@@ -230,7 +236,7 @@ impl<D: Decision + Apply> Deciding<D> {
         let store = &*self.source.store;
         let multi_stream = store.multi_stream_appends().ok_or_else(|| unsupported(store))?;
         let request = match &self.command {
-            Some(command) => Some(command.fingerprint("decision", &shown(&boundary))?),
+            Some(command) => Some(command.fingerprint("decision", &self.shown(&boundary))?),
             None => None,
         };
         // those behind would read what this one is about to change
@@ -240,31 +246,44 @@ impl<D: Decision + Apply> Deciding<D> {
             if let Some(first) = self.find_answer(multi_stream, request).await? {
                 return Ok(first);
             }
-            let condition = boundaries(store)?.count_tagged(&boundary).await.map_err(LoadError::from)?;
-            let state = fold::<D>(store, &boundary).await?;
-            let decided = decide(&state).map_err(UpdateError::Refused)?;
-            if decided.is_empty() && self.command.is_none() {
-                return Ok(SavedTogether::new(Vec::new(), Publication::None));
-            }
-            attempt += 1;
-            let saved = self.append(multi_stream, decided, condition, request).await;
+            let decided = match self.read(&boundary).await {
+                Ok((condition, state)) => {
+                    decide(&state).map(|decided| (condition, decided)).map_err(UpdateError::Refused)
+                }
+                Err(error) => Err(error),
+            };
+            let saved = match decided {
+                Ok((_, decided)) if decided.is_empty() && self.command.is_none() => {
+                    return Ok(SavedTogether::new(Vec::new(), Publication::None));
+                }
+                Ok((condition, decided)) => self.append(multi_stream, decided, condition, request).await,
+                Err(error) => Err(error),
+            };
             let error = match saved {
                 Ok(Some(saved)) => return Ok(saved),
                 Ok(None) => continue, // the command took effect meanwhile
                 Err(error) => error,
             };
-            if !(error.is_conflict() && CONFLICT_RETRY.allows(attempt)) {
-                // a repeat of the command may have been first
-                let first = self.find_answer(multi_stream, request).await;
-                return match first {
-                    Ok(Some(first)) => Ok(first),
-                    Err(error @ UpdateError::Once(_)) => Err(error),
-                    Ok(None) | Err(_) => Err(error),
-                };
+            attempt += 1;
+            if error.is_conflict() && CONFLICT_RETRY.allows(attempt) {
+                tracing::debug!(attempt, "conflict, reading and deciding anew");
+                self.source.clock.sleep(CONFLICT_RETRY.jittered(attempt)).await;
+                continue;
             }
-            tracing::debug!(attempt, "conflict, reading and deciding anew");
-            self.source.clock.sleep(CONFLICT_RETRY.jittered(attempt)).await;
+            // a repeat of the command may have been first, also if this one is refused: it may have seen its effect
+            return match self.find_answer(multi_stream, request).await {
+                Ok(Some(first)) => Ok(first),
+                Err(error @ UpdateError::Once(_)) => Err(error),
+                Ok(None) | Err(_) => Err(error),
+            };
         }
+    }
+
+    /// Reads the events of a boundary; returns the condition that none is added, and what the decision knows.
+    async fn read<X>(&self, boundary: &Boundary) -> Result<(BoundaryCondition, D), UpdateError<X>> {
+        let store = &*self.source.store;
+        let condition = boundaries(store)?.count_tagged(boundary).await.map_err(LoadError::from)?;
+        Ok((condition, fold::<D>(store, boundary).await?))
     }
 
     #[allow(clippy::result_large_err, reason = "its callers return the same error from a future, which is no smaller")]
@@ -276,6 +295,16 @@ impl<D: Decision + Apply> Deciding<D> {
         }
         let event_types = D::Event::EVENTS.event_types().into_iter().map(Name::from_static).collect();
         Ok(Boundary { tenant_id: self.tenant_id, event_types, items })
+    }
+
+    /// Writes what the decision is about and which aggregates it appends to, to tell its command from others. Not what it
+    /// reads: a release may read more, and still gets repeats of former commands.
+    fn shown(&self, boundary: &Boundary) -> String {
+        let tags = |item: &BTreeSet<Tag>| item.iter().map(|tag| tag.as_str().to_owned()).collect::<Vec<_>>();
+        let items: Vec<_> = boundary.items.iter().map(tags).collect();
+        let targets = self.targets.iter().map(|(aggregate_type, id)| format!("{aggregate_type}/{id}"));
+        // lists of texts are told apart by their lengths
+        format!("{items:?} {:?}", targets.collect::<BTreeSet<_>>())
     }
 
     /// Appends decided events; returns `None` if the command took effect before.
@@ -399,11 +428,4 @@ async fn fold<D: Decision + Apply>(store: &dyn EventStore, boundary: &Boundary) 
         state.apply(&event);
     }
     Ok(state)
-}
-
-/// Writes what a decision is about, to tell its command from others.
-fn shown(boundary: &Boundary) -> String {
-    let tags: Vec<_> = boundary.items.iter().flatten().map(Tag::as_str).collect();
-    let types: Vec<_> = boundary.event_types.iter().map(Name::as_str).collect();
-    format!("{}\n{}", types.join("\n"), tags.join("\n"))
 }

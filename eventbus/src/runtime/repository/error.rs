@@ -162,6 +162,12 @@ pub enum BoundaryError {
         /// The names of the tags of its events, sorted.
         known: Vec<&'static str>,
     },
+    /// None of its events has all these tags together.
+    #[error("no event of the decision has all of the tags {}", names.join(", "))]
+    NeverTogether {
+        /// The names of the tags.
+        names: Vec<String>,
+    },
     /// It is about all events of its types, and one of them does not declare that.
     #[error("a decision about all events of type `{event_type}` needs `#[event(.., tags(event_type))]` on the event")]
     UndeclaredType {

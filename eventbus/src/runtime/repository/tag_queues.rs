@@ -23,7 +23,8 @@ pub(crate) struct TagQueues(Mutex<HashMap<TagKey, Arc<TagLock<()>>>>);
 /// The locked tags of a decision; dropped, they are free for the next one.
 pub(super) struct TagLocks<'a> {
     queues: &'a TagQueues,
-    held: Vec<(TagKey, OwnedMutexGuard<()>)>,
+    /// Without a guard while it waits.
+    held: Vec<(TagKey, Option<OwnedMutexGuard<()>>)>,
 }
 
 impl TagQueues {
@@ -33,7 +34,12 @@ impl TagQueues {
         for tag in tags {
             let key = (tenant_id, tag.clone());
             let lock = Arc::clone(self.0.lock().entry(key.clone()).or_default());
-            locks.held.push((key, lock.lock_owned().await));
+            // before it waits: dropped meanwhile, it leaves no lock behind
+            locks.held.push((key, None));
+            let guard = lock.lock_owned().await;
+            if let Some((_, held)) = locks.held.last_mut() {
+                *held = Some(guard);
+            }
         }
         locks
     }

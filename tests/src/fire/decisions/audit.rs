@@ -16,6 +16,9 @@ use super::{
 };
 use crate::fire::HarnessError;
 
+/// Fewer enrolments show that decisions fail that could be made.
+const ENROLMENTS_MIN: u64 = 50;
+
 /// What the auditor found.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
@@ -32,11 +35,14 @@ pub(super) struct Rules {
     of_course: BTreeMap<u64, usize>,
     of_student: BTreeMap<u64, usize>,
     last_invoice: u64,
+    /// Number of enrolments, also of those that ended.
+    made: u64,
 }
 
 impl Rules {
     /// Takes an enrolment; returns what it breaks.
     pub(super) fn enrol(&mut self, course: u64, student: u64) -> Option<String> {
+        self.made += 1;
         let is_new = self.enrolled.insert((course, student));
         let of_course = self.of_course.entry(course).or_default();
         let of_student = self.of_student.entry(student).or_default();
@@ -101,6 +107,10 @@ pub(super) async fn audit(store: &dyn EventStore) -> Result<Findings, HarnessErr
             }
         };
         findings.violations.extend(broken.map(|broken| format!("{broken}, at position {:?}", event.position())));
+    }
+    if rules.made < ENROLMENTS_MIN || rules.last_invoice == 0 {
+        let (made, invoices) = (rules.made, rules.last_invoice);
+        findings.failures.push(format!("only {made} enrolments and {invoices} invoices were made"));
     }
     let boundaries = store.boundaries().ok_or("the store has no boundaries")?;
     let mut differing = Vec::new();

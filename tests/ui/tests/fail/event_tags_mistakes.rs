@@ -1,7 +1,7 @@
 use eventbus::prelude::*;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate_type = "Course", tags(cuorse, course, course, "student", student = pupil))]
+#[event(aggregate_type = "Course", tags(cuorse, course, course, "student", student = pupil, event_type = course))]
 struct Enrolled {
     course: String,
     student: String,
