@@ -6,6 +6,7 @@
 
 mod aggregate;
 mod decision;
+mod derived;
 mod domain_event;
 mod event_enum;
 mod handler;

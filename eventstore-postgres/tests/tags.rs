@@ -34,6 +34,30 @@ fn tagged(event_type: Name, tags: &[&str]) -> NewEvent {
     NewEvent::new(event_type, 1, r#"{"n":1}"#).with_tags(tags.iter().map(|text| tag(text)))
 }
 
+/// A gate at which rows wait that are to be inserted, until the test opens it.
+struct Gate(PgConnection);
+
+impl Gate {
+    /// Closes a gate before a table of the connection's schema. The wait is longer than any limit of locks.
+    async fn close(mut connection: PgConnection, table: &str) -> Self {
+        let sql = format!(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN
+                PERFORM pg_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA));
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER wait BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION wait();
+            SELECT pg_advisory_lock(hashtext(current_schema()))"
+        );
+        run(&mut connection, &sql).await;
+        Self(connection)
+    }
+
+    async fn open(mut self) -> PgConnection {
+        run(&mut self.0, "SELECT pg_advisory_unlock(hashtext(current_schema()))").await;
+        self.0
+    }
+}
+
 /// The enrolments that have one of the tags.
 fn boundary(tags: &[&str]) -> Boundary {
     let items = tags.iter().map(|text| BTreeSet::from([tag(text)])).collect();
@@ -63,14 +87,8 @@ async fn own_event_of_a_lost_answer_moves_no_boundary() {
     let schema = TestSchema::new();
     let (direct, proxy) = (schema.store().await, Proxy::start().await);
     let store = open(PgEventStoreConfig { database_url: proxy.url(), ..schema.config() }).await;
-    let (mut gate, mut watcher) = (schema.connection().await, schema.connection().await);
-    let sql = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN
-            PERFORM pg_advisory_xact_lock_shared(hashtext(TG_TABLE_SCHEMA));
-            RETURN NEW;
-        END $$;
-        CREATE TRIGGER wait BEFORE INSERT ON tagged_events FOR EACH ROW EXECUTE FUNCTION wait();
-        SELECT pg_advisory_lock(hashtext(current_schema()))";
-    run(&mut gate, sql).await;
+    let (gate, mut watcher) =
+        (Gate::close(schema.connection().await, "tagged_events").await, schema.connection().await);
     let (to, condition) = (stream(), count(&store, &["course:1"]).await);
     let given = vec![tagged(ENROLLED, &["course:1"])];
     // any version: so that no conflict of versions comes before the boundary
@@ -79,7 +97,7 @@ async fn own_event_of_a_lost_answer_moves_no_boundary() {
     let lose = async {
         blocked_backend(&mut watcher, schema.name()).await;
         proxy.set(Answers::LoseOne);
-        run(&mut gate, "SELECT pg_advisory_unlock(hashtext(current_schema()))").await;
+        gate.open().await;
         proxy.has_lost().await;
     };
     let (appended, ()) = within(async { tokio::join!(append, lose) }).await;
@@ -350,31 +368,25 @@ async fn tags_are_locked_before_streams_are_inserted() {
 async fn tag_is_locked_before_its_event_is_updated() {
     let database = watchful_database().await;
     let store = open(PgEventStoreConfig { notify: false, ..database.config() }).await;
-    let (mut gate, mut watcher) = (database.connection().await, database.connection().await);
+    let mut watcher = database.connection().await;
     let given = vec![tagged(ENROLLED, &["course:1"]), tagged(ENROLLED, &["course:2"])];
     let to = stream();
     let stored = store.append(&to, Any, given.clone()).await.unwrap();
-    let sql = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN
-            PERFORM pg_advisory_xact_lock_shared(1);
-            RETURN NEW;
-        END $$;
-        CREATE TRIGGER wait BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION wait();
-        SELECT pg_advisory_lock(1)";
-    run(&mut gate, sql).await;
+    let gate = Gate::close(database.connection().await, "events").await;
     let course = tag("course:2");
     let repeat = store.append(&to, Any, given);
     let meet = async {
         blocked_backend(&mut watcher, "eventbus").await;
         let open_gate = async {
             waiting_backend(&mut watcher, "cardinality(h.tags)").await;
-            run(&mut gate, "SELECT pg_advisory_unlock(1)").await;
+            gate.open().await
         };
-        tokio::join!(store.add_tag(&stored[0], &course), open_gate).0
+        tokio::join!(store.add_tag(&stored[0], &course), open_gate)
     };
-    let (again, added) = within(async { tokio::join!(repeat, meet) }).await;
+    let (again, (added, opener)) = within(async { tokio::join!(repeat, meet) }).await;
     assert_eq!((again.unwrap(), added.unwrap()), (stored, true));
     assert_eq!(recount(&mut watcher).await, [""; 0]);
-    close_without_circles(store, [gate, watcher], &database).await;
+    close_without_circles(store, [opener, watcher], &database).await;
 }
 
 /// The limit of a wait for a lock is longer than the server's wait before it looks for a circle, so that a circle counts.

@@ -11,7 +11,7 @@ use workspace_tests::fire::{
     kills::{self, Program, process_role::Settings},
     network_faults,
     place::StoreKind,
-    race, reactions, rolling,
+    race, reactions, role, rolling,
     run_summary::RunSummary,
     sqlite_files, stuck_handlers, unfinished_deliveries, unique_values,
 };
@@ -42,22 +42,17 @@ async fn nothing_is_acknowledged_into_a_file_that_is_gone() {
     judge(&sqlite_files::run(8, seed()).await.unwrap());
 }
 
-/// The roles of the processes that die; returns at once in an ordinary run.
+/// The role of a child process; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_dies() {
-    if !kills::process_role::run_as_child().await.unwrap()
-        && !rolling::run_as_child().await.unwrap()
-        && !reactions::run_as_child().await.unwrap()
-        && !unique_values::run_as_child().await.unwrap()
-        && !decisions::run_as_child().await.unwrap()
-        && !commands::run_as_child().await.unwrap()
-    {
-        unfinished_deliveries::run_as_child().await.unwrap();
-    }
+async fn child_process() {
+    role::play().await.unwrap();
 }
 
+/// Arguments that make this program a child process.
+const CHILD: [&str; 3] = ["--exact", "child_process", "--nocapture"];
+
 fn program() -> Program {
-    Program::this(&["--exact", "a_process_that_dies", "--nocapture"]).unwrap()
+    Program::this(&CHILD).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,16 +104,34 @@ async fn processes_that_are_killed_while_events_wait_lose_nothing_and_repeat_not
     );
 }
 
-/// The role of the process with stuck handlers; returns at once in an ordinary run.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_hangs() {
-    stuck_handlers::run_as_child().await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_never_returns_is_named_and_holds_up_no_other_aggregate() {
-    judge(&stuck_handlers::run(&["--exact", "a_process_that_hangs", "--nocapture"], false).await.unwrap());
+    judge(&stuck_handlers::run(&CHILD, false).await.unwrap());
 }
+
+/// Makes a test on each of three stores.
+macro_rules! on_each_store {
+    ($($test:ident),* $(,)?) => {
+        on_each_store! { @store postgres Postgres [$($test),*] }
+        on_each_store! { @store redis Redis [$($test),*] }
+        on_each_store! { @store sqlite Sqlite [$($test),*] }
+    };
+    (@store $store:ident $kind:ident [$($test:ident),*]) => {
+        mod $store {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                super::$test(super::StoreKind::$kind).await;
+            })*
+        }
+    };
+}
+
+on_each_store!(
+    transfers_are_whole_and_reacted_to_once,
+    an_address_has_one_holder,
+    a_command_takes_effect_once,
+    decisions_keep_their_rules,
+);
 
 mod model_test {
     //! A thousand programs in all: most on the stores where they cost least.
@@ -158,24 +171,13 @@ mod model_test {
     }
 }
 
-async fn react(store: StoreKind) {
+async fn transfers_are_whole_and_reacted_to_once(store: StoreKind) {
     let plan = reactions::Plan { store, transfers: 180, crashes: 12, over_redis: false, seed: seed() };
     judge(&reactions::run(&program(), plan).await.unwrap());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transfers_are_whole_and_reacted_to_once_on_postgres() {
-    react(StoreKind::Postgres).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transfers_are_whole_and_reacted_to_once_on_redis() {
-    react(StoreKind::Redis).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transfers_are_whole_and_reacted_to_once_on_sqlite() {
-    react(StoreKind::Sqlite).await;
+async fn an_address_has_one_holder(store: StoreKind) {
+    take_addresses(store, false).await;
 }
 
 async fn take_addresses(store: StoreKind, select_then_insert: bool) {
@@ -186,68 +188,27 @@ async fn take_addresses(store: StoreKind, select_then_insert: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_has_one_holder_on_postgres() {
-    take_addresses(StoreKind::Postgres, false).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_has_one_holder_on_redis() {
-    take_addresses(StoreKind::Redis, false).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_has_one_holder_on_sqlite() {
-    take_addresses(StoreKind::Sqlite, false).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_that_look_for_the_holder_first_are_caught() {
     take_addresses(StoreKind::Postgres, true).await;
 }
 
-async fn command(store: StoreKind, without_keys: bool) {
+async fn a_command_takes_effect_once(store: StoreKind) {
+    commands_are_repeated(store, false).await;
+}
+
+async fn commands_are_repeated(store: StoreKind, without_keys: bool) {
     let plan = commands::Plan { store, commands: 30, crashes: 4, without_keys, seed: seed() };
     judge(&commands::run(&program(), plan).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_takes_effect_once_on_postgres() {
-    command(StoreKind::Postgres, false).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_takes_effect_once_on_redis() {
-    command(StoreKind::Redis, false).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_takes_effect_once_on_sqlite() {
-    command(StoreKind::Sqlite, false).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_without_keys_are_caught() {
-    command(StoreKind::Postgres, true).await;
+    commands_are_repeated(StoreKind::Postgres, true).await;
 }
 
-async fn decide(store: StoreKind) {
+async fn decisions_keep_their_rules(store: StoreKind) {
     let plan = decisions::Plan { store, decisions: 800, courses: 10, seed: seed() };
     judge(&decisions::run(&program(), plan).await.unwrap());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn decisions_keep_their_rules_on_postgres() {
-    decide(StoreKind::Postgres).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn decisions_keep_their_rules_on_redis() {
-    decide(StoreKind::Redis).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn decisions_keep_their_rules_on_sqlite() {
-    decide(StoreKind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -214,29 +214,14 @@ const PROMISES: &[(&str, &[Proof])] = &[
     (
         "What a handler saves through its `Repository` is stored once",
         &[
-            (
-                "tests/tests/fire.rs",
-                &[
-                    "transfers_are_whole_and_reacted_to_once_on_postgres",
-                    "transfers_are_whole_and_reacted_to_once_on_redis",
-                    "transfers_are_whole_and_reacted_to_once_on_sqlite",
-                ],
-            ),
+            ("tests/tests/fire.rs", &["transfers_are_whole_and_reacted_to_once"]),
             ("eventbus/src/testkit/event_store", &["multi_stream_append_takes_effect_whole_or_not_at_all"]),
         ],
     ),
     (
         "A command with a key takes effect once",
         &[
-            (
-                "tests/tests/fire.rs",
-                &[
-                    "a_command_takes_effect_once_on_postgres",
-                    "a_command_takes_effect_once_on_redis",
-                    "a_command_takes_effect_once_on_sqlite",
-                    "servers_without_keys_are_caught",
-                ],
-            ),
+            ("tests/tests/fire.rs", &["a_command_takes_effect_once", "servers_without_keys_are_caught"]),
             ("eventbus/src/testkit/event_store", &["concurrent_commands_of_one_key_are_one"]),
             ("eventbus/tests/runtime/once.rs", &["of_32_callers_one_decides_and_all_have_its_answer"]),
         ],
@@ -246,12 +231,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         &[
             (
                 "tests/tests/fire.rs",
-                &[
-                    "an_address_has_one_holder_on_postgres",
-                    "an_address_has_one_holder_on_redis",
-                    "an_address_has_one_holder_on_sqlite",
-                    "writers_that_look_for_the_holder_first_are_caught",
-                ],
+                &["an_address_has_one_holder", "writers_that_look_for_the_holder_first_are_caught"],
             ),
             ("eventbus/src/testkit/event_store", &["concurrent_takers_of_a_unique_value_are_one"]),
         ],
@@ -273,10 +253,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 &["a_decision_whose_boundary_moves_is_made_again", "events_are_counted_before_they_are_read"],
             ),
             ("tests/tests/decisions.rs", &["course_subscriptions", "invoice_numbers"]),
-            (
-                "tests/tests/fire.rs",
-                &["decisions_keep_their_rules_on_postgres", "the_statement_of_the_textbook_is_caught"],
-            ),
+            ("tests/tests/fire.rs", &["decisions_keep_their_rules", "the_statement_of_the_textbook_is_caught"]),
         ],
     ),
     (

@@ -1,16 +1,16 @@
 use eventbus::Result;
 use futures_util::TryStreamExt as _;
-use sqlx::{PgConnection, PgPool, Row as _, postgres::PgPoolOptions, query, query_scalar, raw_sql};
+use sqlx::{PgConnection, PgPool, Row as _, query, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::postgres::CONNECTIONS;
+use super::postgres::pool;
 use crate::{
     course::{AGGREGATE_TYPE, EVENT_TYPE, Enrolled, Enrolments},
     workload::Courses,
 };
 
-/// A subject is a course or a student: whoever decides about it locks its row.
+/// A subject is a course or a student: a decision about it locks its row.
 const TABLES: &str = "
     CREATE TABLE subjects (id uuid PRIMARY KEY);
     CREATE TABLE events (
@@ -51,9 +51,7 @@ pub struct PgCourses {
 
 impl PgCourses {
     pub async fn open(url: &str) -> Result<Self> {
-        let pool = PgPoolOptions::new().max_connections(CONNECTIONS).test_before_acquire(false).connect(url).await?;
-        raw_sql(TABLES).execute(&pool).await?;
-        Ok(Self { pool })
+        Ok(Self { pool: pool(url, TABLES).await? })
     }
 }
 

@@ -1,6 +1,6 @@
 use eventbus::Result;
 use futures_util::TryStreamExt as _;
-use sqlx::{PgExecutor, PgPool, Row as _, postgres::PgPoolOptions, query, query_as, query_scalar};
+use sqlx::{PgExecutor, PgPool, Row as _, postgres::PgPoolOptions, query, query_as, query_scalar, raw_sql};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -11,7 +11,14 @@ use crate::{
 };
 
 /// Far more than cores, as usual; a higher number is not faster.
-pub const CONNECTIONS: u32 = 32;
+const CONNECTIONS: u32 = 32;
+
+/// Opens a pool of connections to a database, and creates these tables in it.
+pub async fn pool(url: &str, tables: &'static str) -> Result<PgPool> {
+    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).test_before_acquire(false).connect(url).await?;
+    raw_sql(tables).execute(&pool).await?;
+    Ok(pool)
+}
 
 /// The unique key refuses a save to an order that has newer events.
 const EVENTS: &str = "
@@ -83,9 +90,7 @@ pub struct PgOrders {
 
 impl PgOrders {
     pub async fn open(url: &str) -> Result<Self> {
-        let pool = PgPoolOptions::new().max_connections(CONNECTIONS).test_before_acquire(false).connect(url).await?;
-        query(EVENTS).execute(&pool).await?;
-        Ok(Self { pool })
+        Ok(Self { pool: pool(url, EVENTS).await? })
     }
 
     /// Adds the events after those that are in the order.

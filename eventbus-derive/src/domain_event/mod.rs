@@ -9,18 +9,11 @@ mod unique;
 mod upcast;
 
 use proc_macro2::TokenStream;
-use syn::DeriveInput;
 
-use crate::{mistakes::Mistakes, shared};
+use crate::{derived, mistakes::Mistakes};
 
 /// Returns the code of the derive. With mistakes it still has the impls, so that uses of the type add no errors; only a
 /// generic item, a union, or an item that `syn` refuses gets none.
 pub(crate) fn derive(item: TokenStream, mistakes: &mut Mistakes) -> TokenStream {
-    let Some(input) = mistakes.take(syn::parse2::<DeriveInput>(item)) else {
-        return TokenStream::new();
-    };
-    let model = parse::parse(&input, mistakes);
-    let mut code = model.map(|model| expand::expand(&model, mistakes.is_empty())).unwrap_or_default();
-    code.extend(shared::fallback(&input));
-    code
+    derived::derive(item, mistakes, parse::parse, expand::expand)
 }

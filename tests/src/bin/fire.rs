@@ -26,7 +26,7 @@ use workspace_tests::fire::{
     kills::{self, Program, process_role::Settings},
     model, network_faults,
     place::StoreKind,
-    race, reactions, rolling,
+    race, reactions, role, rolling,
     run_summary::RunSummary,
     sqlite_files, stuck_handlers,
     unfinished_deliveries::{self, Kills},
@@ -144,19 +144,7 @@ const RACE: Duration = Duration::from_secs(3_600);
 
 fn main() -> Result<ExitCode, HarnessError> {
     let runtime = Runtime::new()?;
-    if runtime.block_on(async {
-        Ok::<_, HarnessError>(
-            kills::process_role::run_as_child().await?
-                || consumer_crashes::run_as_child().await?
-                || unfinished_deliveries::run_as_child().await?
-                || stuck_handlers::run_as_child().await?
-                || rolling::run_as_child().await?
-                || reactions::run_as_child().await?
-                || unique_values::run_as_child().await?
-                || decisions::run_as_child().await?
-                || commands::run_as_child().await?,
-        )
-    })? {
+    if runtime.block_on(role::play())? {
         return Ok(ExitCode::SUCCESS);
     }
     let arguments = Arguments::parse();

@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
     process::Stdio,
     sync::Arc,
     time::Instant,
@@ -22,12 +21,11 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use super::{
     HarnessError,
     kills::Program,
-    place::{Place, StoreKind, kill_sessions, retry},
+    place::{Place, StoreKind, retry, while_sessions_die},
+    role::Role,
     run_summary::RunSummary,
 };
 
-/// The variable that makes a process a server of commands.
-const SERVER_VARIABLE: &str = "FIRE_COMMANDS";
 /// The name of the sessions of servers.
 const SESSIONS: &str = "commands";
 /// Number of servers at any time, unless the store is a file; and of callers of all of them, which send the same command at
@@ -58,7 +56,7 @@ pub struct Plan {
 
 /// A process that takes commands and prints its answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Server {
+pub(super) struct Server {
     place: Place,
     callers: u64,
     /// The commands that it takes, in order.
@@ -89,20 +87,10 @@ const fn has_event(command: u64) -> bool {
     !command.is_multiple_of(WITHOUT_EVENTS)
 }
 
-/// Plays a server if the environment asks for it; otherwise returns `false`.
-///
-/// # Errors
-/// If the store fails for longer than the faults last.
-pub async fn run_as_child() -> Result<bool, HarnessError> {
-    let Ok(server) = env::var(SERVER_VARIABLE) else {
-        return Ok(false);
-    };
-    serde_json::from_str::<Server>(&server)?.run().await?;
-    Ok(true)
-}
+impl Role for Server {
+    const VARIABLE: &'static str = "FIRE_COMMANDS";
 
-impl Server {
-    async fn run(self) -> Result<(), HarnessError> {
+    async fn play(self) -> Result<(), HarnessError> {
         let store = retry(async || self.place.open().await).await?;
         let mut random = Rng::with_seed(self.seed);
         for command in self.from..self.to {
@@ -111,7 +99,9 @@ impl Server {
         }
         Ok(())
     }
+}
 
+impl Server {
     #[allow(clippy::print_stdout, reason = "the answers, for the harness")]
     async fn call(&self, store: &Arc<dyn EventStore>, command: u64, mut random: Rng) -> Result<(), HarnessError> {
         let orders = AggregateRepository::<Order>::new(Arc::clone(store));
@@ -132,9 +122,7 @@ impl Server {
 
     /// Runs it in a process of its own, and returns its answers by command, and whether it died.
     async fn spawn(&self, program: &Program) -> Result<(Answers, bool), HarnessError> {
-        let mut command = program.command();
-        command.env(SERVER_VARIABLE, serde_json::to_string(self)?).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut process = command.spawn()?;
+        let mut process = program.in_role(self)?.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
         let mut lines = BufReader::new(process.stdout.take().ok_or("no output")?).lines();
         let mut answers = Answers::new();
         while let Some(line) = lines.next_line().await? {
@@ -215,11 +203,8 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
     let slots = if kind == StoreKind::Sqlite { 1 } else { SERVERS };
     let callers = CALLERS / slots;
     let server = Server { place: place.clone(), callers, from: 0, to: commands, dies: false, without_keys, seed };
-    let mut sessions_killed = 0;
-    let (answers, died) = tokio::select! {
-        run = run_servers(program, &server, slots, crashes, seed) => run?,
-        never = kill_sessions(database.as_ref(), SESSIONS, &mut sessions_killed, Rng::with_seed(seed)) => match never? {},
-    };
+    let run = run_servers(program, &server, slots, crashes, seed);
+    let ((answers, died), sessions_killed) = while_sessions_die(database.as_ref(), SESSIONS, seed, run).await?;
     let effects = count_effects(&*store).await?;
     let wanted = |command: u64| u64::from(has_event(command));
     let effect_of = |command: u64| effects.get(&command).copied().unwrap_or_default();

@@ -47,7 +47,7 @@ fn config(redis: &str, consumer_name: Option<String>) -> RedisEventBusConfig {
 ///
 /// # Errors
 /// If the server cannot be reached.
-pub async fn run_as_child() -> Result<bool, HarnessError> {
+pub(super) async fn run_as_child() -> Result<bool, HarnessError> {
     let Ok(redis) = env::var(SERVER_VARIABLE) else {
         return Ok(false);
     };

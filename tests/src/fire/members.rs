@@ -3,19 +3,15 @@
 use std::{process::Stdio, time::Duration};
 
 use fastrand::Rng;
-use serde::Serialize;
 use tokio::process::Child;
 
-use super::{HarnessError, kills::Program};
+use super::{HarnessError, kills::Program, role::Role};
 
 /// Number of members in each slot that make all of their attempts; as many are killed.
 pub(super) const ROUNDS: u64 = 2;
 
-/// What a process of a run does.
-pub(super) trait Member: Serialize {
-    /// The environment variable that makes a process a member.
-    const VARIABLE: &'static str;
-
+/// The role of such a process.
+pub(super) trait Member: Role {
     /// Number of attempts of all its writers.
     fn attempts(&self) -> u64;
 
@@ -24,8 +20,7 @@ pub(super) trait Member: Serialize {
 }
 
 fn start<M: Member>(program: &Program, member: &M) -> Result<Child, HarnessError> {
-    let mut command = program.command();
-    Ok(command.env(M::VARIABLE, serde_json::to_string(member)?).stderr(Stdio::inherit()).spawn()?)
+    Ok(program.in_role(member)?.stderr(Stdio::inherit()).spawn()?)
 }
 
 /// Runs members in several slots, in each one after the other: every second one is killed, the others make all of their

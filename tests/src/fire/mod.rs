@@ -24,6 +24,7 @@ pub mod place;
 pub mod proxy;
 pub mod race;
 pub mod reactions;
+pub mod role;
 pub mod rolling;
 pub mod run_summary;
 #[cfg(unix)]

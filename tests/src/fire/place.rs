@@ -65,8 +65,24 @@ impl Place {
     }
 }
 
+/// Waits for the end of a run, and kills one of the sessions of a name now and then until then. Returns what the run
+/// returned, and how many sessions were killed; none if there is no database.
+pub(super) async fn while_sessions_die<T>(
+    database: Option<&Database>,
+    sessions: &str,
+    seed: u64,
+    run: impl Future<Output = Result<T, HarnessError>>,
+) -> Result<(T, u64), HarnessError> {
+    let mut killed = 0;
+    let done = tokio::select! {
+        done = run => done?,
+        never = kill_sessions(database, sessions, &mut killed, Rng::with_seed(seed)) => match never? {},
+    };
+    Ok((done, killed))
+}
+
 /// Kills sessions of a name for ever, one now and then; waits for ever if there is no database.
-pub(super) async fn kill_sessions(
+async fn kill_sessions(
     database: Option<&Database>,
     sessions: &str,
     killed: &mut u64,

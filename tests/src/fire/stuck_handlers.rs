@@ -77,7 +77,7 @@ fn config(redis: &str, name: &str) -> RedisEventBusConfig {
 ///
 /// # Errors
 /// If the app fails.
-pub async fn run_as_child() -> Result<bool, HarnessError> {
+pub(super) async fn run_as_child() -> Result<bool, HarnessError> {
     use std::io::Write as _;
     let Ok(url) = env::var(SERVER_VARIABLE) else {
         return Ok(false);

@@ -127,7 +127,7 @@ async fn audit(event: &Audited, meta: &Metadata, State(journal): State<Journal>)
 ///
 /// # Errors
 /// If the store cannot be opened.
-pub async fn run_as_child() -> Result<bool, HarnessError> {
+pub(super) async fn run_as_child() -> Result<bool, HarnessError> {
     let Ok(folder) = env::var(FOLDER_VARIABLE) else {
         return Ok(false);
     };

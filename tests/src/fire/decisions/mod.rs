@@ -6,9 +6,8 @@ mod audit;
 mod textbook;
 mod writers;
 
-use std::{env, time::Instant};
+use std::time::Instant;
 
-use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
 use self::audit::Findings;
@@ -16,12 +15,11 @@ use crate::fire::{
     HarnessError,
     kills::Program,
     members,
-    place::{Place, StoreKind, kill_sessions},
+    place::{Place, StoreKind, while_sessions_die},
+    role::Role,
     run_summary::RunSummary,
 };
 
-/// The variable that makes a process a member.
-const MEMBER_VARIABLE: &str = "FIRE_DECISIONS";
 /// The name of the sessions of members.
 const SESSIONS: &str = "decisions";
 /// Number of processes at any time, unless the store is a file; and of writers in all of them.
@@ -48,7 +46,7 @@ pub struct Plan {
 
 /// A member: a process with several writers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Member {
+pub(super) struct Member {
     place: Place,
     writers: u64,
     /// Decisions of each writer.
@@ -57,9 +55,15 @@ struct Member {
     seed: u64,
 }
 
-impl members::Member for Member {
-    const VARIABLE: &'static str = MEMBER_VARIABLE;
+impl Role for Member {
+    const VARIABLE: &'static str = "FIRE_DECISIONS";
 
+    async fn play(self) -> Result<(), HarnessError> {
+        writers::run(self).await
+    }
+}
+
+impl members::Member for Member {
     fn attempts(&self) -> u64 {
         self.writers * self.decisions
     }
@@ -68,18 +72,6 @@ impl members::Member for Member {
         let decisions = if is_endless { u64::MAX } else { self.decisions };
         Self { seed, decisions, ..self.clone() }
     }
-}
-
-/// Plays a member if the environment asks for it; otherwise returns `false`.
-///
-/// # Errors
-/// If a server fails for longer than the faults last.
-pub async fn run_as_child() -> Result<bool, HarnessError> {
-    let Ok(member) = env::var(MEMBER_VARIABLE) else {
-        return Ok(false);
-    };
-    writers::run(serde_json::from_str(&member)?).await?;
-    Ok(true)
 }
 
 /// Runs a plan.
@@ -99,11 +91,8 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
         Some(database) => database.deadlocks().await?,
         None => 0,
     };
-    let mut sessions_killed = 0;
-    let kills = tokio::select! {
-        kills = members::run(program, &member, slots, seed) => kills?,
-        never = kill_sessions(database.as_ref(), SESSIONS, &mut sessions_killed, Rng::with_seed(seed)) => match never? {},
-    };
+    let run = members::run(program, &member, slots, seed);
+    let (kills, sessions_killed) = while_sessions_die(database.as_ref(), SESSIONS, seed, run).await?;
     let Findings { events, violations, mut failures } = audit::audit(&*store).await?;
     if let Some(database) = &database {
         let deadlocks = database.deadlocks().await? - deadlocks_before;

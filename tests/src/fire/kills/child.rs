@@ -4,8 +4,8 @@ use std::{env, os::unix::process::ExitStatusExt as _, path::PathBuf, process::St
 
 use tokio::process::{Child, Command};
 
-use super::process_role::{CONFIG_VARIABLE, ProcessConfig};
-use crate::fire::HarnessError;
+use super::process_role::ProcessConfig;
+use crate::fire::{HarnessError, role::Role};
 
 const SIGABRT: i32 = 6;
 
@@ -44,13 +44,19 @@ impl Program {
         command
     }
 
+    /// Returns the command of a child process that plays this role.
+    pub(in crate::fire) fn in_role<R: Role>(&self, role: &R) -> Result<Command, HarnessError> {
+        let mut command = self.command();
+        command.env(R::VARIABLE, serde_json::to_string(role)?);
+        Ok(command)
+    }
+
     /// Starts a child process, which is killed when the value is dropped.
     ///
     /// # Errors
     /// If the process cannot be started.
     pub fn spawn(&self, script: &ProcessConfig) -> Result<Process, HarnessError> {
-        let child =
-            self.command().env(CONFIG_VARIABLE, serde_json::to_string(script)?).stderr(Stdio::piped()).spawn()?;
+        let child = self.in_role(script)?.stderr(Stdio::piped()).spawn()?;
         Ok(Process { child, may_crash: script.death.is_some() })
     }
 }

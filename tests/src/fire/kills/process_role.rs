@@ -19,11 +19,9 @@ use crate::fire::{
     HarnessError,
     failpoints::{CrashPoint, FailPointBus, FailPointStore, FailPoints},
     history::{AppendRecord, HistoryEntry, HistoryWriter},
+    role::Role,
     workload::{self, ids},
 };
-
-/// The variable with the configuration of a child process.
-pub const CONFIG_VARIABLE: &str = "FIRE_SCRIPT";
 
 /// The settings of a child process, apart from addresses and names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,23 +176,20 @@ fn uuid(meta: &Metadata) -> Uuid {
     EventId::as_uuid(meta.event_id())
 }
 
-/// Runs the role in the environment variable until killed; returns `false` at once if there is none.
-///
-/// # Errors
-/// If the process itself fails.
-pub async fn run_as_child() -> Result<bool, HarnessError> {
-    let Ok(process_config) = std::env::var(CONFIG_VARIABLE) else { return Ok(false) };
-    let process_config: ProcessConfig = serde_json::from_str(&process_config)?;
-    init_log(&process_config.name)?;
-    let fail_points = FailPoints::new(process_config.death.clone());
-    let store = FailPointStore::new(connect(&process_config).await, fail_points.clone());
-    let history = HistoryWriter::open(&process_config.notes)?;
-    if process_config.writes {
-        run_writer(&process_config, &store, &history).await?;
-    } else {
-        run_worker(&process_config, store, history, fail_points).await?;
+impl Role for ProcessConfig {
+    const VARIABLE: &'static str = "FIRE_KILLS";
+
+    async fn play(self) -> Result<(), HarnessError> {
+        init_log(&self.name)?;
+        let fail_points = FailPoints::new(self.death.clone());
+        let store = FailPointStore::new(connect(&self).await, fail_points.clone());
+        let history = HistoryWriter::open(&self.notes)?;
+        if self.writes {
+            run_writer(&self, &store, &history).await
+        } else {
+            run_worker(&self, store, history, fail_points).await
+        }
     }
-    Ok(true)
 }
 
 /// With `FIRE_LOG` set, the process logs to a file in that folder.

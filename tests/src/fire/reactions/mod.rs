@@ -6,7 +6,6 @@ mod audit;
 mod workload;
 
 use std::{
-    env,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -22,12 +21,11 @@ use crate::fire::{
     HarnessError,
     failpoints::{CrashPoint, FailPointStore, FailPoints},
     kills::Program,
-    place::{Place, StoreKind, kill_sessions, retry},
+    place::{Place, StoreKind, retry, while_sessions_die},
+    role::Role,
     run_summary::RunSummary,
 };
 
-/// The variable that makes a process a member.
-const MEMBER_VARIABLE: &str = "FIRE_REACTIONS";
 /// The name of the sessions of members.
 const SESSIONS: &str = "reactions";
 /// Number of events that a member handles at once, of both tenants.
@@ -54,7 +52,7 @@ pub struct Plan {
 
 /// A member: a process that makes its share of the transfers, and reacts to all.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Member {
+pub(super) struct Member {
     place: Place,
     /// The address and the prefix of the bus, and the consumer's name; `None` for the in-process bus.
     bus: Option<(String, String, String)>,
@@ -66,21 +64,16 @@ struct Member {
     seed: u64,
 }
 
-/// Plays a member if the environment asks for it; otherwise returns `false`.
-///
-/// # Errors
-/// If a server fails for longer than the faults last.
-pub async fn run_as_child() -> Result<bool, HarnessError> {
-    let Ok(member) = env::var(MEMBER_VARIABLE) else {
-        return Ok(false);
-    };
-    let member: Member = serde_json::from_str(&member)?;
-    let fail_points = FailPoints::new(member.death.clone());
-    let app = retry(async || member.start(fail_points.clone()).await).await?;
-    make_transfers(&app, &member.numbers(), &mut Rng::with_seed(member.seed)).await?;
-    retry(async || Ok(app.settled().await?)).await?;
-    app.shutdown(SHUTDOWN_TIMEOUT).await?;
-    Ok(true)
+impl Role for Member {
+    const VARIABLE: &'static str = "FIRE_REACTIONS";
+
+    async fn play(self) -> Result<(), HarnessError> {
+        let fail_points = FailPoints::new(self.death.clone());
+        let app = retry(async || self.start(fail_points.clone()).await).await?;
+        make_transfers(&app, &self.numbers(), &mut Rng::with_seed(self.seed)).await?;
+        retry(async || Ok(app.settled().await?)).await?;
+        Ok(app.shutdown(SHUTDOWN_TIMEOUT).await?)
+    }
 }
 
 impl Member {
@@ -133,8 +126,7 @@ impl Slot {
         let mut random = Rng::with_seed(member.seed);
         let (death, killed_after) = if crashes_left > 0 { next_death(&mut random, appends) } else { (None, None) };
         member.death = death;
-        let mut command = program.command();
-        let running = command.env(MEMBER_VARIABLE, serde_json::to_string(&member)?).stderr(Stdio::piped()).spawn()?;
+        let running = program.in_role(&member)?.stderr(Stdio::piped()).spawn()?;
         Ok(Self { member, running, killed_at: killed_after.map(|after| Instant::now() + after), crashes_left })
     }
 
@@ -200,11 +192,9 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
         };
         run_slot(program, member, crashes / slots, appends)
     });
-    let mut sessions_killed = 0;
-    let died: u64 = tokio::select! {
-        died = futures_util::future::try_join_all(members) => died?.into_iter().sum(),
-        never = kill_sessions(database.as_ref(), SESSIONS, &mut sessions_killed, Rng::with_seed(seed)) => match never? {},
-    };
+    let run = futures_util::future::try_join_all(members);
+    let (died, sessions_killed) = while_sessions_die(database.as_ref(), SESSIONS, seed, run).await?;
+    let died: u64 = died.into_iter().sum();
     let audit::Findings { events, mut failures } = audit::audit(&*store, transfers).await?;
     if died < crashes / 2 {
         failures.push(format!("only {died} of {crashes} members died"));

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use super::{HarnessError, kills::Program, run_summary::RunSummary};
 
-pub use release::run_as_child;
+pub(super) use release::Member;
 pub use versions::run_with_versions;
 pub use with_kills::run_with_kills;
 

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    env,
     fs::{self, File, OpenOptions},
     io::Write as _,
     path::{Path, PathBuf},
@@ -16,14 +15,11 @@ use eventstore_postgres::PgEventStore;
 use serde::{Deserialize, Serialize};
 
 use super::{ParcelLost, ParcelSent};
-use crate::fire::{HarnessError, kills::process_role};
-
-/// The variable with the configuration of a member's process.
-pub(super) const MEMBER_VARIABLE: &str = "FIRE_ROLLING_MEMBER";
+use crate::fire::{HarnessError, kills::process_role, role::Role};
 
 /// The configuration of a member.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Member {
+pub(in crate::fire) struct Member {
     /// The database.
     pub(super) store: String,
     /// The Redis server.
@@ -124,28 +120,24 @@ async fn search(event: &ParcelLost, State(journal): State<HandledJournal>) -> Re
     Ok(journal.append("lost", event.number)?)
 }
 
-/// Handles and projects until killed or signalled, if the environment asks for it; otherwise returns `false`.
-///
-/// # Errors
-/// If store, bus or system fail.
-pub async fn run_as_child() -> Result<bool, HarnessError> {
-    let Ok(member) = env::var(MEMBER_VARIABLE) else {
-        return Ok(false);
-    };
-    let member: Member = serde_json::from_str(&member)?;
-    process_role::init_log(if member.is_new { "new" } else { "old" })?;
-    let journal = HandledJournal(Arc::new(OpenOptions::new().append(true).open(&member.journal)?));
-    let store = PgEventStore::connect(&member.store).await?;
-    let bus = RedisEventBus::connect(member.bus()).await?;
-    let app = App::builder().store(store).bus(bus).state(journal.clone()).without_relay().handler::<send>();
-    let app = match member.is_new {
-        true => app.handler::<search>().projection(new::Shelf),
-        false => app.projection(old::Shelf),
-    };
-    let app = app.start().await?;
-    journal.append("started", u64::from(member.is_new))?;
-    app.run_until_signal().await.map_err(|error| error.into_inner())?;
-    Ok(true)
+/// Handles and projects until killed or signalled.
+impl Role for Member {
+    const VARIABLE: &'static str = "FIRE_ROLLING";
+
+    async fn play(self) -> Result<(), HarnessError> {
+        process_role::init_log(if self.is_new { "new" } else { "old" })?;
+        let journal = HandledJournal(Arc::new(OpenOptions::new().append(true).open(&self.journal)?));
+        let store = PgEventStore::connect(&self.store).await?;
+        let bus = RedisEventBus::connect(self.bus()).await?;
+        let app = App::builder().store(store).bus(bus).state(journal.clone()).without_relay().handler::<send>();
+        let app = match self.is_new {
+            true => app.handler::<search>().projection(new::Shelf),
+            false => app.projection(old::Shelf),
+        };
+        let app = app.start().await?;
+        journal.append("started", u64::from(self.is_new))?;
+        app.run_until_signal().await.map_err(|error| error.into_inner())
+    }
 }
 
 /// The contents of the journal.

@@ -30,7 +30,7 @@ use tokio::{process::Child, task::JoinHandle};
 
 use super::{
     Parcel, ParcelLost, ParcelSent, SHUTDOWN_TIMEOUT,
-    release::{JournalContents, MEMBER_VARIABLE, Member, TABLE_SQL},
+    release::{JournalContents, Member, TABLE_SQL},
 };
 use crate::fire::{
     HarnessError,
@@ -101,9 +101,7 @@ impl RollingUpgrade<'_> {
         let slot = &mut self.slots[number];
         let name = self.kind.keeps_names.then(|| format!("member-{}", slot.number));
         let member = Member { name, is_new: slot.is_new, ..self.member.clone() };
-        let mut command = self.program.command();
-        command.env(MEMBER_VARIABLE, serde_json::to_string(&member)?).stderr(Stdio::piped());
-        slot.member = Some(command.spawn()?);
+        slot.member = Some(self.program.in_role(&member)?.stderr(Stdio::piped()).spawn()?);
         Ok(())
     }
 

@@ -5,21 +5,19 @@
 mod audit;
 mod writers;
 
-use std::{env, time::Instant};
+use std::time::Instant;
 
-use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::fire::{
     HarnessError,
     kills::Program,
     members,
-    place::{Place, StoreKind, kill_sessions},
+    place::{Place, StoreKind, while_sessions_die},
+    role::Role,
     run_summary::RunSummary,
 };
 
-/// The variable that makes a process a member.
-const MEMBER_VARIABLE: &str = "FIRE_UNIQUE_VALUES";
 /// The name of the sessions of members.
 const SESSIONS: &str = "unique";
 /// Number of processes at any time, unless the store is a file; and of writers in all of them.
@@ -43,7 +41,7 @@ pub struct Plan {
 
 /// A member: a process with several writers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Member {
+pub(super) struct Member {
     place: Place,
     writers: u64,
     /// Attempts of each writer.
@@ -53,21 +51,15 @@ struct Member {
     seed: u64,
 }
 
-/// Plays a member if the environment asks for it; otherwise returns `false`.
-///
-/// # Errors
-/// If a server fails for longer than the faults last.
-pub async fn run_as_child() -> Result<bool, HarnessError> {
-    let Ok(member) = env::var(MEMBER_VARIABLE) else {
-        return Ok(false);
-    };
-    writers::run(serde_json::from_str(&member)?).await?;
-    Ok(true)
+impl Role for Member {
+    const VARIABLE: &'static str = "FIRE_UNIQUE_VALUES";
+
+    async fn play(self) -> Result<(), HarnessError> {
+        writers::run(self).await
+    }
 }
 
 impl members::Member for Member {
-    const VARIABLE: &'static str = MEMBER_VARIABLE;
-
     fn attempts(&self) -> u64 {
         self.writers * self.attempts
     }
@@ -91,11 +83,8 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
     let writers = WRITERS / slots;
     let attempts_each = attempts.div_ceil(members::ROUNDS * slots * writers);
     let member = Member { place: place.clone(), writers, attempts: attempts_each, addresses, select_then_insert, seed };
-    let mut sessions_killed = 0;
-    let kills = tokio::select! {
-        kills = members::run(program, &member, slots, seed) => kills?,
-        never = kill_sessions(database.as_ref(), SESSIONS, &mut sessions_killed, Rng::with_seed(seed)) => match never? {},
-    };
+    let run = members::run(program, &member, slots, seed);
+    let (kills, sessions_killed) = while_sessions_die(database.as_ref(), SESSIONS, seed, run).await?;
     let audit::Findings { events, taken_twice, mut failures } = audit::audit(&*store, addresses).await?;
     match (select_then_insert, taken_twice) {
         (true, 0) => failures.push("writers that look first were not caught".into()),

@@ -1,19 +1,13 @@
 use eventbus::prelude::*;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate_type = "Course", tags(course))]
-struct Defined {
-    course: String,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Course")]
 struct Enrolled {
     course: String,
 }
 
 #[derive(Default, Decision)]
-#[decision(events(Defined, Enrolled))]
+#[decision(events(Enrolled))]
 struct Seats {}
 
 impl Apply for Seats {

@@ -1,0 +1,23 @@
+//! What the derives of shared types have in common.
+
+use proc_macro2::TokenStream;
+use syn::DeriveInput;
+
+use crate::{mistakes::Mistakes, shared};
+
+/// Returns the code of a derive. `parse` returns a model of the item, also of one with mistakes where it can; `expand`
+/// returns the model's code, and is told whether the item is without mistakes.
+pub(crate) fn derive<M>(
+    item: TokenStream,
+    mistakes: &mut Mistakes,
+    parse: impl FnOnce(&DeriveInput, &mut Mistakes) -> Option<M>,
+    expand: impl FnOnce(&M, bool) -> TokenStream,
+) -> TokenStream {
+    let Some(input) = mistakes.take(syn::parse2::<DeriveInput>(item)) else {
+        return TokenStream::new();
+    };
+    let model = parse(&input, mistakes);
+    let mut code = model.map(|model| expand(&model, mistakes.is_empty())).unwrap_or_default();
+    code.extend(shared::fallback(&input));
+    code
+}

@@ -1,0 +1,43 @@
+//! What a child process does: a variable of its environment says it.
+
+use std::env;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    HarnessError, commands, consumer_crashes, decisions, kills, reactions, rolling, stuck_handlers,
+    unfinished_deliveries, unique_values,
+};
+
+/// What a child process does.
+pub(super) trait Role: Serialize + DeserializeOwned {
+    /// The environment variable that gives a process the role, as JSON.
+    const VARIABLE: &'static str;
+
+    /// Plays the role to its end, or until the process is killed.
+    async fn play(self) -> Result<(), HarnessError>;
+}
+
+/// Plays the role that the environment gives to this process; returns `false` at once if it gives none.
+///
+/// # Errors
+/// If the process itself fails, or a server fails for longer than the faults last.
+pub async fn play() -> Result<bool, HarnessError> {
+    Ok(play_if_given::<kills::process_role::ProcessConfig>().await?
+        || play_if_given::<rolling::Member>().await?
+        || play_if_given::<reactions::Member>().await?
+        || play_if_given::<unique_values::Member>().await?
+        || play_if_given::<decisions::Member>().await?
+        || play_if_given::<commands::Server>().await?
+        || consumer_crashes::run_as_child().await?
+        || unfinished_deliveries::run_as_child().await?
+        || stuck_handlers::run_as_child().await?)
+}
+
+async fn play_if_given<R: Role>() -> Result<bool, HarnessError> {
+    let Ok(role) = env::var(R::VARIABLE) else {
+        return Ok(false);
+    };
+    serde_json::from_str::<R>(&role)?.play().await?;
+    Ok(true)
+}
