@@ -18,7 +18,7 @@ impl Boundaries for PgEventStore {
         let query = query
             .bind(boundary.tags().iter().map(|tag| tag.as_str()).collect::<Vec<_>>())
             .bind(boundary.tenant_id.unwrap_or_default())
-            .bind(boundary.event_types.iter().map(|event_type| event_type.as_str()).collect::<Vec<_>>());
+            .bind(boundary.counted_names().collect::<Vec<_>>());
         let rows = self.inner().connections().fetch_all(query).await?;
         let decode = |count: Result<i64, sqlx::Error>| count.map(|count| u64::try_from(count).unwrap_or_default());
         let counts = rows.iter().map(|row| decode(row.try_get(0))).collect::<Result<_, _>>();

@@ -53,7 +53,7 @@ pub(crate) fn bind_tags<'q>(
     condition: Option<&'q BoundaryCondition>,
 ) -> Query<'q> {
     let tags_of = |event: &NewEvent| (!event.tags().is_empty()).then(|| array_text(event.tags()));
-    let types = condition.into_iter().flat_map(|condition| &condition.boundary.event_types);
+    let names = condition.into_iter().flat_map(|condition| condition.boundary.counted_names());
     let (mut items, mut tags) = (Vec::new(), Vec::new());
     if let Some(boundary) = condition.map(|condition| &condition.boundary) {
         let tenant = boundary.tenant_id.unwrap_or_default();
@@ -72,7 +72,7 @@ pub(crate) fn bind_tags<'q>(
         .bind(used.iter().map(|((tenant, _), _)| *tenant).collect::<Vec<_>>())
         .bind(used.iter().map(|(_, tag_use)| counts_text(tag_use)).collect::<Vec<_>>())
         .bind(used.iter().map(|(_, tag_use)| tag_use.expected.map(as_count)).collect::<Vec<_>>())
-        .bind(types.map(|event_type| event_type.as_str()).collect::<Vec<_>>())
+        .bind(names.collect::<Vec<_>>())
         .bind(items)
         .bind(tags)
 }

@@ -234,15 +234,16 @@ async fn tags_work_on_partitions() {
     let both = [3, 150, 1_000, 1_100].map(|place: usize| stored[place].clone());
     assert_eq!(read_tagged(&store, &["owner:ada", "bank:1"]).await, both);
 
-    follow_guide(&mut connection, "Taking out the oldest partition").await;
-    assert_eq!(read_tagged(&store, &["owner:ada"]).await, stored[100..]);
-    assert_eq!(read_tagged(&store, &["bank:1"]).await, both[1..]);
     let boundary = Boundary {
         tenant_id: None,
         event_types: [event().event_type().clone()].into(),
         items: [[Tag::from_stored("owner:ada").unwrap()].into()].into(),
     };
-    assert_eq!(store.count_tagged(&boundary).await.unwrap().counts, [1_101], "counts do not shrink");
+    let counted = store.count_tagged(&boundary).await.unwrap();
+    follow_guide(&mut connection, "Taking out the oldest partition").await;
+    assert_eq!(read_tagged(&store, &["owner:ada"]).await, stored[100..]);
+    assert_eq!(read_tagged(&store, &["bank:1"]).await, both[1..]);
+    assert_eq!(store.count_tagged(&boundary).await.unwrap(), counted, "counts do not shrink");
     let gone = store.add_tag(&stored[5], &bank).await;
     assert!(matches!(gone, Err(AppendError::Refused { .. })), "{gone:?}");
     follow_guide(&mut connection, "Putting it back").await;

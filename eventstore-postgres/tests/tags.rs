@@ -218,9 +218,6 @@ async fn tags_are_added_to_an_event_at_once() {
     }
     let added: usize = within(tasks.join_all()).await.into_iter().sum();
     assert_eq!(added, 7, "each tag is new once, but for the first");
-    for round in 0..8 {
-        assert_eq!(count(&store, &[&format!("hot:{round}")]).await.counts, [1]);
-    }
     for number in 9..TAGS_MAX {
         assert!(store.add_tag(&stored[0], &tag(&format!("more:{number}"))).await.unwrap());
     }
@@ -415,7 +412,6 @@ async fn decisions_about_few_tags_keep_their_rule_and_wait_in_no_circle() {
     for course in COURSES {
         let enrolled = read_tagged(&store, course).await;
         let enrolled = enrolled.iter().filter(|event| *event.event_type() == ENROLLED).count() as u64;
-        assert_eq!(count(&store, &[course]).await.counts, [enrolled]);
         assert!(enrolled > CAPACITY / 2 && enrolled <= CAPACITY, "{course}: {enrolled}");
     }
     store.close().await;

@@ -25,12 +25,12 @@ use crate::{
 impl Boundaries for RedisEventStore {
     async fn count_tagged(&self, boundary: &Boundary) -> Result<BoundaryCondition, ReadError> {
         let mut condition = BoundaryCondition { boundary: boundary.clone(), counts: vec![0; boundary.tags().len()] };
-        if boundary.event_types.is_empty() || condition.counts.is_empty() {
+        if condition.counts.is_empty() {
             return Ok(condition);
         }
         let keys: Vec<_> = tags::counted_keys(&condition, self.inner().keys()).collect();
-        let types: Vec<_> = boundary.event_types.iter().map(|event_type| event_type.as_str()).collect();
-        let replies = query_all(self.inner(), keys.iter().map(|key| request("HMGET", (key, &types)))).await?;
+        let names: Vec<_> = boundary.counted_names().collect();
+        let replies = query_all(self.inner(), keys.iter().map(|key| request("HMGET", (key, &names)))).await?;
         for ((key, reply), count) in keys.iter().zip(replies).zip(&mut condition.counts) {
             let key = self.inner().keys().shown(key);
             let reply = reply.map_err(|error| read_error(&key, CommandError::Sent(error)))?;

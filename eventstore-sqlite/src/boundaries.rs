@@ -8,22 +8,13 @@ use eventbus::{
     store::{Boundaries, Boundary, BoundaryCondition},
 };
 
-use crate::{query::QueryError, store::SqliteEventStore, tag_rows::count_tagged};
+use crate::{store::SqliteEventStore, tag_rows::count_tagged};
 
 #[async_trait]
 impl Boundaries for SqliteEventStore {
     async fn count_tagged(&self, boundary: &Boundary) -> Result<BoundaryCondition, ReadError> {
         let boundary = boundary.clone();
-        self.readers()
-            .read(move |connection| {
-                let tenant = boundary.tenant_id.unwrap_or_default();
-                // one by one, as the caller reads the events after the last of them
-                let counts = boundary.tags().into_iter();
-                let counts = counts.map(|tag| count_tagged(connection, tenant, tag, &boundary.event_types));
-                let counts = counts.collect::<Result<_, QueryError>>()?;
-                Ok(BoundaryCondition { boundary, counts })
-            })
-            .await
+        self.readers().read(move |connection| count_tagged(connection, boundary)).await
     }
 
     async fn add_tag(&self, event: &RecordedEvent, tag: &Tag) -> Result<bool, AppendError> {

@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use eventbus::{
-    BoxError, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, event::Tag, port::ReadError,
-    store::BoundaryCondition,
+    BoxError, NewEvent, Position, RecordedEvent, StreamId, Uuid,
+    event::Tag,
+    port::ReadError,
+    store::{Boundary, BoundaryCondition, FURTHER_TAGS},
 };
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::Value;
@@ -22,7 +24,7 @@ use crate::{
 pub(crate) struct TagRow {
     /// `None` if the table has no such row.
     number: Option<i64>,
-    /// How many events of each type have the tag.
+    /// How many events of each type have the tag, and how often they were given a [further one](FURTHER_TAGS).
     counts: BTreeMap<String, u64>,
 }
 
@@ -67,19 +69,19 @@ impl TagRow {
 
     /// Returns how many events have the tag.
     pub(crate) fn total(&self) -> u64 {
-        self.counts.values().fold(0, |total, count| total.saturating_add(*count))
+        let counts = self.counts.iter().filter(|(name, _)| *name != FURTHER_TAGS);
+        counts.fold(0, |total, (_, count)| total.saturating_add(*count))
     }
 
-    /// Returns how many events of these types have the tag.
-    fn count_of(&self, event_types: &BTreeSet<Name>) -> u64 {
-        let counts = event_types.iter().filter_map(|event_type| self.counts.get(event_type.as_str()));
-        counts.fold(0, |total, count| total.saturating_add(*count))
+    /// Returns the sum of the counts of these names.
+    fn count_of<'n>(&self, names: impl Iterator<Item = &'n str>) -> u64 {
+        names.filter_map(|name| self.counts.get(name)).fold(0, |total, count| total.saturating_add(*count))
     }
 
-    fn count(&mut self, event_type: &str) {
-        match self.counts.get_mut(event_type) {
+    fn count(&mut self, name: &str) {
+        match self.counts.get_mut(name) {
             Some(count) => *count = count.saturating_add(1),
-            None => drop(self.counts.insert(event_type.to_owned(), 1)),
+            None => drop(self.counts.insert(name.to_owned(), 1)),
         }
     }
 
@@ -189,9 +191,14 @@ impl StoredTags {
 
     /// Adds a tag that the event does not have, and counts it.
     pub(crate) fn add(mut self, connection: &Connection, tenant: Uuid, tag: &Tag) -> Result<(), QueryError> {
-        let mut tag_row = TagRow::find(connection, tenant, tag)??;
-        tag_row.count(&self.event_type);
-        tag_row.save(connection, tenant, tag, [self.position])?;
+        for known in &self.tags {
+            let mut row = TagRow::find(connection, tenant, known)??;
+            row.count(FURTHER_TAGS);
+            row.save(connection, tenant, known, [])?;
+        }
+        let mut row = TagRow::find(connection, tenant, tag)??;
+        row.count(&self.event_type);
+        row.save(connection, tenant, tag, [self.position])?;
         self.tags.insert(tag.clone());
         let tags = (self.position.as_i64(), row::to_json_array(&self.tags));
         execute(connection, include_str!("sql/save_tags.sql"), tags)?;
@@ -199,23 +206,18 @@ impl StoredTags {
     }
 }
 
-/// Returns how many events of these types have a tag.
-pub(crate) fn count_tagged(
-    connection: &Connection,
-    tenant: Uuid,
-    tag: &Tag,
-    event_types: &BTreeSet<Name>,
-) -> Result<u64, QueryError> {
-    Ok(TagRow::find(connection, tenant, tag)??.count_of(event_types))
+/// Returns the condition that no event is added to a boundary from now on.
+pub(crate) fn count_tagged(connection: &Connection, boundary: Boundary) -> Result<BoundaryCondition, QueryError> {
+    let tenant = boundary.tenant_id.unwrap_or_default();
+    // one by one, as the caller reads the events after the last of them
+    let count = |tag| Ok(TagRow::find(connection, tenant, tag)??.count_of(boundary.counted_names()));
+    let counts = boundary.tags().into_iter().map(count).collect::<Result<_, QueryError>>()?;
+    Ok(BoundaryCondition { boundary, counts })
 }
 
 /// Returns `true` if the boundary of a condition may have further events.
 pub(crate) fn is_moved(connection: &Connection, condition: &BoundaryCondition) -> Result<bool, QueryError> {
-    let boundary = &condition.boundary;
-    let tenant = boundary.tenant_id.unwrap_or_default();
-    let mut counts = BTreeMap::new();
-    for tag in boundary.tags() {
-        counts.insert(tag, count_tagged(connection, tenant, tag, &boundary.event_types)?);
-    }
+    let actual = count_tagged(connection, condition.boundary.clone())?;
+    let counts: BTreeMap<_, _> = actual.tag_counts().collect();
     Ok(condition.is_moved(|tag| counts.get(tag).copied().unwrap_or_default()))
 }

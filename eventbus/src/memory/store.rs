@@ -234,9 +234,7 @@ impl StoreLog {
         // the clock may have been set back since the stream's previous event
         let previous = self.indexes(stream).last().and_then(|&index| self.events[index].metadata().recorded_at());
         let recorded_at = Some(self.clock.now()).max(previous);
-        for tag in event.tags() {
-            self.tags.add(position, stream.tenant_id(), event.event_type(), tag);
-        }
+        self.tags.insert(position, stream.tenant_id(), &event);
         let recorded = event.recorded_as(stream.clone(), version, Some(position)).with_recorded_at(recorded_at);
         let of_stream = self.streams.entry(stream.clone()).or_default();
         of_stream.by_version.push(index);

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use crate::{
-    domain::{name::Name, stream::Position, tag::Tag},
-    port::boundaries::{Boundary, BoundaryCondition},
+    domain::{name::Name, record::NewEvent, stream::Position, tag::Tag},
+    port::boundaries::{Boundary, BoundaryCondition, FURTHER_TAGS},
 };
 
-/// Which event has which tags, and how many events of each type have a tag.
+/// Which event has which tags, and the counts of each tag.
 #[derive(Debug, Default)]
 pub(super) struct TagTable {
     of_event: HashMap<Position, Vec<Tag>>,
-    counts: HashMap<(Option<Uuid>, Tag), BTreeMap<Name, u64>>,
+    counts: HashMap<(Option<Uuid>, Tag), BTreeMap<String, u64>>,
 }
 
 impl TagTable {
@@ -22,16 +22,34 @@ impl TagTable {
         position.and_then(|position| self.of_event.get(&position)).map_or(&[], Vec::as_slice)
     }
 
-    /// Adds a tag to an event; returns `false` if the event has it.
-    pub(super) fn add(&mut self, position: Position, tenant_id: Option<Uuid>, event_type: &Name, tag: &Tag) -> bool {
-        let tags = self.of_event.entry(position).or_default();
-        let is_new = !tags.contains(tag);
-        if is_new {
-            tags.push(tag.clone());
-            let counts = self.counts.entry((tenant_id, tag.clone())).or_default();
-            *counts.entry(event_type.clone()).or_default() += 1;
+    /// Adds the tags of a new event.
+    pub(super) fn insert(&mut self, position: Position, tenant_id: Option<Uuid>, event: &NewEvent) {
+        for tag in event.tags() {
+            self.count_one(tenant_id, tag, event.event_type().as_str());
         }
-        is_new
+        if !event.tags().is_empty() {
+            self.of_event.insert(position, event.tags().iter().cloned().collect());
+        }
+    }
+
+    /// Adds a tag to a stored event; returns `false` if the event has it.
+    pub(super) fn add(&mut self, position: Position, tenant_id: Option<Uuid>, event_type: &Name, tag: &Tag) -> bool {
+        let mut tags = self.of_event(Some(position)).to_vec();
+        if tags.contains(tag) {
+            return false;
+        }
+        for known in &tags {
+            self.count_one(tenant_id, known, FURTHER_TAGS);
+        }
+        self.count_one(tenant_id, tag, event_type.as_str());
+        tags.push(tag.clone());
+        self.of_event.insert(position, tags);
+        true
+    }
+
+    fn count_one(&mut self, tenant_id: Option<Uuid>, tag: &Tag, name: &str) {
+        let counts = self.counts.entry((tenant_id, tag.clone())).or_default();
+        *counts.entry(name.to_owned()).or_default() += 1;
     }
 
     /// Returns the condition that no event is added to the boundary from now on.
@@ -47,7 +65,6 @@ impl TagTable {
 
     fn count_of(&self, boundary: &Boundary, tag: &Tag) -> u64 {
         let counts = self.counts.get(&(boundary.tenant_id, tag.clone()));
-        let wanted = |(event_type, count): (&Name, &u64)| boundary.event_types.contains(event_type).then_some(*count);
-        counts.into_iter().flatten().filter_map(wanted).sum()
+        counts.map_or(0, |counts| boundary.counted_names().filter_map(|name| counts.get(name)).sum())
     }
 }

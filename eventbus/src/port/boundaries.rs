@@ -24,16 +24,25 @@ pub struct Boundary {
     pub items: BTreeSet<BTreeSet<Tag>>,
 }
 
+/// The name under which each tag of a stored event counts the further tags that the event is given: they may bring it into
+/// a boundary, as a new event. No event type is empty.
+pub const FURTHER_TAGS: &str = "";
+
 impl Boundary {
     /// Returns the tags of all items, each once.
     #[must_use]
     pub fn tags(&self) -> BTreeSet<&Tag> {
         self.items.iter().flatten().collect()
     }
+
+    /// Returns the names whose counts a condition sums: those of the event types, and [`FURTHER_TAGS`].
+    pub fn counted_names(&self) -> impl Iterator<Item = &str> {
+        self.event_types.iter().map(Name::as_str).chain([FURTHER_TAGS])
+    }
 }
 
 /// That no event was added to a boundary: for each of its [tags](Boundary::tags), in order, how many events have the tag
-/// and one of the types.
+/// and one of the types, and how often an event with the tag was given a further tag.
 ///
 /// An item has a further event only if the count of each of its tags has grown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +88,8 @@ pub trait Boundaries: Send + Sync {
     /// [`ReadError`] if the store cannot be read.
     async fn count_tagged(&self, boundary: &Boundary) -> Result<BoundaryCondition, ReadError>;
 
-    /// Adds a tag to an event that is stored already, and counts it; returns `false` if the event has the tag.
+    /// Adds a tag to an event that is stored already, and counts it: under the tag as an event of its type, and under each
+    /// tag that the event has already as a [further tag](FURTHER_TAGS). Returns `false` if the event has the tag.
     ///
     /// # Errors
     /// [`AppendError::Refused`] if the store does not have the event, or if it would have more than

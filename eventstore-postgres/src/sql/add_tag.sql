@@ -2,9 +2,12 @@
 --
 -- $1 aggregate id, $2 aggregate type, $3 tenant, $6 the most tags of an event.
 --
--- Invariant: the statement locks the event, then counts the tag, and updates the event last. A repeated append that meets
--- the key of the event waits if the event was updated, but not if it is only locked; so this statement waits for the row of
--- the tag, which such an append may hold, while it has updated nothing.
+-- The tag counts the event by its type; the tags that the event has already count it under the empty name, as it may
+-- now belong to a boundary of several tags.
+--
+-- Invariant: the statement locks the event, then counts all tags in their order, and updates the event last. A repeated
+-- append that meets the key of the event waits if the event was updated, but not if it is only locked; so this statement
+-- waits for the rows of the tags, which such an append may hold, while it has updated nothing.
 WITH patience AS MATERIALIZED (
     SELECT {patience}
 ),
@@ -27,19 +30,21 @@ wanted AS MATERIALIZED (
 ),
 counted AS (
     INSERT INTO {schema}.tags AS t (tenant_id, tag, counts)
-    SELECT $3::uuid, $5::text, jsonb_build_object(w.event_type, 1)
+    SELECT $3::uuid, u.tag, jsonb_build_object(CASE WHEN u.tag = $5::text THEN w.event_type ELSE '' END, 1)
     FROM wanted w
+    CROSS JOIN LATERAL unnest(w.tags || $5::text) u(tag)
+    ORDER BY u.tag COLLATE "C"
     ON CONFLICT (tag, tenant_id) DO UPDATE
     SET counts = t.counts || (
         SELECT jsonb_object_agg(a.key, a.value::bigint + coalesce((t.counts ->> a.key)::bigint, 0))
         FROM jsonb_each_text(excluded.counts) a
     )
-    RETURNING t.tag_no
+    RETURNING t.tag, t.tag_no
 ),
 added AS (
     UPDATE {schema}.events e
     SET tags = w.tags || $5::text
-    FROM wanted w, counted c
+    FROM wanted w, (SELECT max(c.tag_no) FILTER (WHERE c.tag = $5::text) AS tag_no FROM counted c) c
     WHERE e.position = w.position
     RETURNING c.tag_no, e.position
 ),

@@ -1,5 +1,5 @@
--- For each of the tags $1 of tenant $2, in order, how many events of the types $3 have it.
-SELECT coalesce((SELECT sum((t.counts ->> c.event_type)::bigint) FROM unnest($3::text[]) c(event_type)), 0)::bigint
+-- For each of the tags $1 of tenant $2, in order, the sum of its counts of the names $3.
+SELECT coalesce((SELECT sum((t.counts ->> c.name)::bigint) FROM unnest($3::text[]) c(name)), 0)::bigint
 FROM unnest($1::text[]) WITH ORDINALITY w(tag, number)
 LEFT JOIN LATERAL (
     SELECT t.counts

@@ -199,7 +199,7 @@ pub(crate) async fn recount(connection: &mut PgConnection) -> Vec<String> {
         counted AS (SELECT tenant_id, tag, event_type, count(*) AS events FROM truth GROUP BY 1, 2, 3),
         stored AS (
             SELECT t.tenant_id, t.tag, c.key AS event_type, c.value::bigint AS events
-            FROM tags t CROSS JOIN LATERAL jsonb_each_text(t.counts) c
+            FROM tags t CROSS JOIN LATERAL jsonb_each_text(t.counts) c WHERE c.key <> ''
         ),
         linked AS (
             SELECT t.tenant_id, t.tag, l.position FROM tagged_events l LEFT JOIN tags t ON t.tag_no = l.tag_no

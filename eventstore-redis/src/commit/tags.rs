@@ -59,7 +59,7 @@ pub(crate) fn position_sets(keys: &StoreKeys, tenant: Option<Uuid>, tag: &Tag) -
 /// Adds the step that compares the counts of a condition.
 pub(crate) fn add_check(condition: &BoundaryCondition, keys: &StoreKeys, program: &mut AtomicProgram) {
     let boundary = &condition.boundary;
-    program.step("boundary").arg_list(&arguments(&boundary.event_types));
+    program.step("boundary").arg_list(&arguments(boundary.counted_names()));
     let tags = boundary.tags();
     program.arg(tags.len().to_string());
     for (key, (_, count)) in counted_keys(condition, keys).zip(condition.tag_counts()) {

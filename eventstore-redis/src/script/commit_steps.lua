@@ -35,10 +35,10 @@ end
 
 -- Checks that no item of a boundary can have further events: it has one only if the count of each of its tags differs.
 function steps.boundary()
-  local types, is_moved, changed = take_list(), {}, nil
+  local names, is_moved, changed = take_list(), {}, nil
   for i = 1, tonumber(take()) do
     local key, expected, sum = take_key(), tonumber(take()), 0
-    local counts = #types > 0 and redis.pcall('HMGET', key, unpack(types)) or {}
+    local counts = redis.pcall('HMGET', key, unpack(names))
     if error_of(counts) then return { 'failed', key, 'HMGET', counts.err } end
     for _, count in ipairs(counts) do sum = sum + (tonumber(count or 0) or math.huge) end
     is_moved[i] = sum ~= expected

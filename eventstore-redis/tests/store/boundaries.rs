@@ -114,9 +114,14 @@ impl TagKeys {
             let fields = &found[0].1;
             let own: Vec<String> =
                 fields.get("tags").map(|tags| serde_json::from_str(tags).unwrap()).unwrap_or_default();
-            for tag in own.iter().chain(added.get(&position).into_iter().flatten()) {
+            let added = added.get(&position).map_or(&[][..], Vec::as_slice);
+            for (number, tag) in (1_usize..).zip(own.iter().chain(added)) {
+                let further = (added.len() - number.saturating_sub(own.len())) as u64;
                 let counts = recounted.counts.entry(key(store, &format!("eventstore:{tenant}tags:{tag}"))).or_default();
                 *counts.entry(fields["type"].clone()).or_default() += 1;
+                if further > 0 {
+                    *counts.entry(String::new()).or_default() += further;
+                }
                 for of in BTreeSet::from(["", &tenant]) {
                     let set = key(store, &format!("eventstore:{of}tagged_events:{tag}"));
                     assert!(recounted.positions.entry(set).or_default().insert(position), "a tag is there twice");
