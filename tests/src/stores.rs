@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 /// If the file system refuses.
 #[must_use]
 pub fn folder(prefix: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(test_servers::unique_name(prefix));
+    let folder = std::env::temp_dir().join(eventbus_test::unique_name(prefix));
     std::fs::create_dir_all(&folder).expect("the folder for temporary files takes one more");
     folder
 }
@@ -23,7 +23,7 @@ pub fn folder(prefix: &str) -> PathBuf {
 /// # Panics
 /// If the server fails.
 pub async fn postgres(schema: &str) -> PgEventStore {
-    let database_url = test_servers::postgres_url().to_owned();
+    let database_url = eventbus_test::postgres_url().to_owned();
     let config = PgEventStoreConfig { database_url, schema: schema.into(), ..PgEventStoreConfig::default() };
     PgEventStore::connect_with(config).await.expect("the test server opens a store")
 }
@@ -33,9 +33,9 @@ pub async fn postgres(schema: &str) -> PgEventStore {
 /// # Panics
 /// If the server fails.
 pub async fn create_database(prefix: &str) -> String {
-    let name = test_servers::unique_name(prefix);
+    let name = eventbus_test::unique_name(prefix);
     administer(format!("CREATE DATABASE {name}")).await;
-    test_servers::database_url_for(&name)
+    eventbus_test::database_url_for(&name)
 }
 
 /// Drops a database of [`create_database`].
@@ -51,7 +51,7 @@ pub async fn drop_database(url: &str) {
 }
 
 async fn administer(sql: String) {
-    let admin = PgConnection::connect(test_servers::postgres_url()).await;
+    let admin = PgConnection::connect(eventbus_test::postgres_url()).await;
     let mut admin = admin.expect("the test server accepts a connection");
     admin.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.expect("the test server creates and drops databases");
 }
@@ -62,7 +62,7 @@ async fn administer(sql: String) {
 /// If the server fails.
 pub async fn redis(prefix: &str) -> RedisEventStore {
     let config = RedisEventStoreConfig {
-        redis_url: test_servers::redis_url().into(),
+        redis_url: eventbus_test::redis_url().into(),
         key_prefix: prefix.into(),
         ..RedisEventStoreConfig::default()
     };

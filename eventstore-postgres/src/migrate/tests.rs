@@ -79,13 +79,13 @@ struct TestDatabase(String);
 
 impl TestDatabase {
     async fn create() -> Self {
-        let name = test_servers::unique_name("migrate");
-        execute(test_servers::postgres_url(), &format!("CREATE DATABASE {name}")).await;
+        let name = eventbus_test::unique_name("migrate");
+        execute(eventbus_test::postgres_url(), &format!("CREATE DATABASE {name}")).await;
         Self(name)
     }
 
     fn config(&self) -> PgEventStoreConfig {
-        PgEventStoreConfig { database_url: test_servers::database_url_for(&self.0), ..Default::default() }
+        PgEventStoreConfig { database_url: eventbus_test::database_url_for(&self.0), ..Default::default() }
     }
 
     /// Connects as the release with these steps.
@@ -99,7 +99,7 @@ impl TestDatabase {
         migration_timeout: Duration,
         steps: &[MigrationStep],
     ) -> Result<PgEventStore, PgConnectError> {
-        let pool = PgPoolOptions::new().max_connections(1).connect(&test_servers::database_url_for(&self.0)).await;
+        let pool = PgPoolOptions::new().max_connections(1).connect(&eventbus_test::database_url_for(&self.0)).await;
         let config =
             PgOnPoolConfig { notify: false, max_transactions: Some(0), migration_timeout, ..Default::default() };
         let opened = PgEventStore::on_as(pool.unwrap(), config, steps);
@@ -111,7 +111,7 @@ impl TestDatabase {
     }
 
     async fn connection(&self) -> PgConnection {
-        let mut connection = PgConnection::connect(&test_servers::database_url_for(&self.0)).await.unwrap();
+        let mut connection = PgConnection::connect(&eventbus_test::database_url_for(&self.0)).await.unwrap();
         connection.execute("SET search_path TO eventbus").await.unwrap();
         connection
     }
@@ -134,7 +134,7 @@ impl Drop for TestDatabase {
         let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.0);
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(execute(test_servers::postgres_url(), &sql));
+            runtime.block_on(execute(eventbus_test::postgres_url(), &sql));
         });
         assert!(dropping.join().is_ok() || std::thread::panicking(), "the test left its database");
     }
