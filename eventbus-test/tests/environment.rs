@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     env, fs,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::Path,
     process::{Command, Stdio},
 };
@@ -100,6 +100,15 @@ fn a_missing_postgres_is_named_with_where_it_was_looked_for() {
     assert!(text.contains("PG_BIN_DIR is /nowhere, which lacks initdb or postgres"), "{text}");
     assert!(text.contains("set DATABASE_URL") && text.contains("apt-get install postgresql"), "{text}");
     assert!(temp.run_folders().is_empty());
+}
+
+#[test]
+fn a_link_in_place_of_the_users_folder_is_not_followed() {
+    let temp = TempFolder::new();
+    let user = fs::metadata(&temp.0).unwrap().uid();
+    symlink(temp.folder("elsewhere"), temp.0.join(format!("eventbus-test-{user}"))).unwrap();
+    let text = failure(&mut command(&temp, &["redis"]));
+    assert!(text.contains(&format!("eventbus-test-{user} is not a folder of this user")), "{text}");
 }
 
 /// Writes a program for the shell into a folder.

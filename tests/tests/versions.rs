@@ -269,9 +269,9 @@ async fn rows_on_sqlite_are_rebuilt_as_todays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_on_postgres_are_rebuilt_as_todays() {
-    let url = stores::create_database("versions").await;
-    let store = PgEventStore::connect(&url).await.unwrap();
-    let connect = async || PgConnection::connect(&url).await.unwrap();
+    let database = eventbus_test::postgres();
+    let store = PgEventStore::connect(database.url()).await.unwrap();
+    let connect = async || PgConnection::connect(database.url()).await.unwrap();
     let run = async |sql| connect().await.execute(sqlx::raw_sql(sql)).await.map(|_| ()).unwrap();
     run("CREATE TABLE deposits (account text, row text)").await;
     let damage = async || run("UPDATE deposits SET row = 'damaged'").await;
@@ -281,7 +281,6 @@ async fn rows_on_postgres_are_rebuilt_as_todays() {
     };
     rows_are_rebuilt_as_todays::<PgRows>(store.clone(), damage, rows).await;
     store.close().await;
-    stores::drop_database(&url).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
