@@ -9,7 +9,7 @@ use std::{
 
 use clap::ValueEnum as _;
 use eventbus::Result;
-use test_servers::{PrivatePostgres, PrivateRedis, private_postgres_with, private_redis_with};
+use eventbus_test::{PrivatePostgres, PrivateRedis, private_postgres_with, private_redis_with};
 
 use crate::{
     TableArgs,

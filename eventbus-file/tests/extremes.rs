@@ -117,7 +117,7 @@ async fn every_time_of_the_coordination_works_or_is_named() {
         response_timeout: _,
         reconnect_interval: _,
     } = RedisCoordination::default();
-    let redis = || RedisCoordination { redis_url: test_servers::redis_url().into(), ..RedisCoordination::default() };
+    let redis = || RedisCoordination { redis_url: eventbus_test::redis_url().into(), ..RedisCoordination::default() };
     for (time, is_possible) in [(NONE, false), (CENTURY, true), (Duration::MAX, false)] {
         for (setting, redis) in [
             ("resync_lock_timeout", RedisCoordination { resync_lock_timeout: time, resync: true, ..redis() }),

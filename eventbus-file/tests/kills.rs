@@ -27,8 +27,8 @@ use eventbus::{
     port::{DeadLetterFilter, DeadLetters as _, EventBus, Subscriber},
 };
 use eventbus_file::{FileQueue, FileQueueConfig, FolderProblem, RedisCoordination, Search};
+use eventbus_test::internal::Actor;
 use fast_clock::FastClock;
-use test_servers::Actor;
 
 /// The variables of a worker that dies: the folder, its log, and its Redis, if any.
 const ROOT: &str = "FILE_QUEUE_KILLED_ROOT";
@@ -87,7 +87,7 @@ async fn the_worker_that_dies() {
     let log = open();
     loop {
         let work = queue.claim_next().await.unwrap();
-        let (id, nonce) = (work.event().id(), test_servers::unique_name("nonce"));
+        let (id, nonce) = (work.event().id(), eventbus_test::unique_name("nonce"));
         tokio::time::sleep(Duration::from_millis(fastrand::u64(..20))).await;
         match work.succeed(&nonce).await {
             Ok(result) => note(&log, &format!("finished {id} {nonce} {}", result.epoch)),
@@ -163,7 +163,7 @@ async fn it_is_so_while_redis_is_emptied_and_hangs() {
 async fn kill_workers(kills: usize, fate: Redis) {
     let (root, logs_folder) = (folder(), tempfile::tempdir().unwrap());
     fs::create_dir_all(&root).unwrap();
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let url = Some(server.url().to_owned());
     let mut logs = Vec::new();
     let mut spawn = |redis: Option<String>| {

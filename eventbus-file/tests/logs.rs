@@ -223,7 +223,7 @@ async fn of_a_folder_that_comes_back_as_another_queue_the_end_is_told_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_redis_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is_back() {
     log::keep();
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let coordination = RedisCoordination {
         redis_url: server.url().into(),
         reconnect_interval: Duration::from_millis(50),

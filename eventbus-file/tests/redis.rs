@@ -29,12 +29,12 @@ fn on(url: &str) -> RedisCoordination {
 }
 
 async fn fresh() -> FileQueue {
-    coordinated(config(folder()), test_servers::redis_url()).await
+    coordinated(config(folder()), eventbus_test::redis_url()).await
 }
 
 async fn another(queue: &FileQueue) -> FileQueue {
     let config = FileQueueConfig { worker_id: None, ..queue.config().clone() };
-    coordinated(config, test_servers::redis_url()).await
+    coordinated(config, eventbus_test::redis_url()).await
 }
 
 eventbus::event_bus_conformance!(files_and_redis, fresh(), async |queue: &FileQueue| another(queue).await);
@@ -46,11 +46,11 @@ eventbus::event_bus_conformance!(
 
 async fn long_ago() -> FileQueue {
     let config = FileQueueConfig { deliver_skipped_within: Duration::ZERO, ..config(folder()) };
-    coordinated(config, test_servers::redis_url()).await
+    coordinated(config, eventbus_test::redis_url()).await
 }
 
 async fn redis(url: &str) -> redis::aio::MultiplexedConnection {
-    test_servers::redis_connection(url).await
+    eventbus_test::internal::redis_connection(url).await
 }
 
 fn key(queue: &FileQueue, rest: &str) -> String {
@@ -117,7 +117,7 @@ fn subscribe(queue: &FileQueue, name: &'static str) -> (Subscription, mpsc::Unbo
 async fn the_documents_keys_hold_the_counter_and_the_claims() {
     let queue = fresh().await;
     assert_eq!(queue.coordination(), CoordinationStatus::Connected);
-    let mut redis = redis(test_servers::redis_url()).await;
+    let mut redis = redis(eventbus_test::redis_url()).await;
     let event = queue.publish(&json!({"message": "Hello World"})).await.unwrap();
     assert_eq!(event.id(), 1);
     assert_eq!(redis.get(key(&queue, "next_event_id")).await.unwrap().as_deref(), Some("2"));
@@ -137,7 +137,7 @@ async fn the_documents_keys_hold_the_counter_and_the_claims() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_claims_results_and_subscribers_are_told_to_the_others() {
     let queue = fresh().await;
-    let mut hears = listen(test_servers::redis_url(), queue.name()).await;
+    let mut hears = listen(eventbus_test::redis_url(), queue.name()).await;
     let (subscription, _gets) = subscribe(&queue, "greet");
     assert_eq!(heard(&mut hears, "create_subscriber").await["subscriber_id"], "default/greet");
     queue.publish(&"Hello World").await.unwrap();
@@ -158,7 +158,7 @@ async fn events_claims_results_and_subscribers_are_told_to_the_others() {
 async fn what_one_worker_publishes_reaches_the_subscribers_of_another_at_once() {
     let hour = Duration::from_secs(3_600);
     let config = FileQueueConfig { poll_interval: hour, group_expiration: hour, ..config(folder()) };
-    let worker_1 = Arc::new(coordinated(config, test_servers::redis_url()).await);
+    let worker_1 = Arc::new(coordinated(config, eventbus_test::redis_url()).await);
     let worker_2 = another(&worker_1).await;
     let (_subscription, mut gets) = subscribe(&worker_1, "my_subscriber");
     let consuming = Arc::clone(&worker_1);
@@ -174,7 +174,7 @@ async fn what_one_worker_publishes_reaches_the_subscribers_of_another_at_once() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_really_expires() {
     let config = FileQueueConfig { claim_expiration: Duration::from_millis(300), ..config(folder()) };
-    let one = coordinated(config, test_servers::redis_url()).await;
+    let one = coordinated(config, eventbus_test::redis_url()).await;
     let two = another(&one).await;
     let claim = one.try_claim("task_1", "one").await.unwrap().unwrap();
     let mut tries = 0;
@@ -186,14 +186,14 @@ async fn a_claim_really_expires() {
     assert!(tries > 1, "it was held for a while");
     assert_eq!(two.get_claim("task_1").await.unwrap().unwrap().epoch, 2);
     assert!(one.renew_claim(&claim).await.is_err());
-    let mut redis = redis(test_servers::redis_url()).await;
+    let mut redis = redis(eventbus_test::redis_url()).await;
     until("Redis forgets it, too", async || redis.get(key(&one, "claim:task_1")).await.unwrap().is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_only_redis_has_keeps_nobody_away() {
     let queue = fresh().await;
-    let mut redis = redis(test_servers::redis_url()).await;
+    let mut redis = redis(eventbus_test::redis_url()).await;
     let claim = queue.try_claim("task_1", "one").await.unwrap().unwrap();
     let held = redis.get(key(&queue, "claim:task_1")).await.unwrap().unwrap();
     queue.release_claim(claim).await.unwrap();
@@ -205,7 +205,7 @@ async fn a_claim_that_only_redis_has_keeps_nobody_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_counter_comes_again_from_the_files() {
     let queue = fresh().await;
-    let mut redis = redis(test_servers::redis_url()).await;
+    let mut redis = redis(eventbus_test::redis_url()).await;
     queue.publish_all(&[1, 2, 3]).await.unwrap();
     redis.del(key(&queue, "next_event_id")).await.unwrap();
     assert_eq!(queue.publish(&4).await.unwrap().id(), 4, "Redis was emptied");
@@ -222,7 +222,7 @@ async fn the_counter_comes_again_from_the_files() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_counter_far_ahead_of_the_files_is_wrong_and_is_put_right() {
     let queue = fresh().await;
-    let mut redis = redis(test_servers::redis_url()).await;
+    let mut redis = redis(eventbus_test::redis_url()).await;
     queue.publish(&1).await.unwrap();
     redis.set(key(&queue, "next_event_id"), "1000000000").await.unwrap();
     let ids: Vec<u64> = queue.publish_all(&[2, 3]).await.unwrap().iter().map(|event| event.id()).collect();
@@ -259,7 +259,7 @@ async fn status(queue: &FileQueue, connected: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_redis_the_files_decide_and_when_it_is_back_it_is_put_right() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let url = server.url().to_owned();
     let queue = coordinated(config(folder()), &url).await;
     queue.publish(&1).await.unwrap();
@@ -287,7 +287,7 @@ async fn without_redis_the_files_decide_and_when_it_is_back_it_is_put_right() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_hangs_costs_one_timeout() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let queue = coordinated(config(folder()), server.url()).await;
     server.pause();
     let began = std::time::Instant::now();
@@ -302,7 +302,7 @@ async fn a_redis_that_hangs_costs_one_timeout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_for_messages_that_is_lost_is_made_anew_once() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let one = coordinated(config(folder()), server.url()).await;
     let mut redis = redis(server.url()).await;
     redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").exec_async(&mut redis).await.unwrap();
@@ -318,7 +318,7 @@ async fn a_connection_for_messages_that_is_lost_is_made_anew_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_never_was_there_is_no_error() {
-    let url = format!("redis://127.0.0.1:{}", test_servers::closed_port());
+    let url = format!("redis://127.0.0.1:{}", eventbus_test::internal::closed_port());
     let queue = coordinated(config(folder()), &url).await;
     assert!(matches!(queue.coordination(), CoordinationStatus::Away { .. }));
     assert_eq!(queue.publish(&1).await.unwrap().id(), 1);
@@ -327,7 +327,7 @@ async fn a_redis_that_never_was_there_is_no_error() {
 /// Fails if the queue reports a refusal as an outage.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_refuses_the_worker_is_not_called_away() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let mut admin = redis(server.url()).await;
     redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("secret").exec_async(&mut admin).await.unwrap();
     let with = |password: &str| server.url().replacen("redis://", &format!("redis://:{password}@"), 1);
@@ -342,7 +342,7 @@ async fn a_redis_that_refuses_the_worker_is_not_called_away() {
 
 async fn asking(queue: &FileQueue) -> FileQueue {
     let config = FileQueueConfig { worker_id: None, ..queue.config().clone() };
-    let redis = RedisCoordination { resync: true, ..on(test_servers::redis_url()) };
+    let redis = RedisCoordination { resync: true, ..on(eventbus_test::redis_url()) };
     FileQueue::open_with_redis(config, redis).await.unwrap()
 }
 
@@ -356,9 +356,9 @@ async fn the_whole_state_is_told_under_a_lock_when_a_worker_asks() {
     queue.publish_all(&[1, 2]).await.unwrap();
     next_work(&queue).await.succeed(&()).await.unwrap();
     queue.create_claim("task_1", "worker_data").await.unwrap();
-    let mut redis = redis(test_servers::redis_url()).await;
+    let mut redis = redis(eventbus_test::redis_url()).await;
     redis.set(key(&queue, "resync_lock"), "another worker").await.unwrap();
-    let mut hears = listen(test_servers::redis_url(), queue.name()).await;
+    let mut hears = listen(eventbus_test::redis_url(), queue.name()).await;
     let one = asking(&queue).await;
     heard(&mut hears, "resync").await;
     // the worker handles messages one after the other
@@ -391,7 +391,7 @@ async fn a_large_state_is_told_in_pages_and_who_hears_it_finds_it_in_the_files()
     for task in 0..210 {
         assert!(queue.create_claim(&format!("task {task:03} {}", "x".repeat(60)), "data").await.unwrap());
     }
-    let mut hears = listen(test_servers::redis_url(), queue.name()).await;
+    let mut hears = listen(eventbus_test::redis_url(), queue.name()).await;
     let asks = asking(&queue).await;
     let state = heard_state(&mut hears).await;
     assert_eq!((&state["events"], state["claims"].len()), (&vec![json!([1, 1_200])], 210));
@@ -408,8 +408,8 @@ async fn workers_that_do_not_share_their_folder_are_told() {
     queue.publish_all(&[1, 2, 3]).await.unwrap();
     next_work(&queue).await.succeed(&()).await.unwrap();
     let elsewhere = FileQueueConfig { queue_name: Some(queue.name().to_string()), ..config(folder()) };
-    let elsewhere = coordinated(elsewhere, test_servers::redis_url()).await;
-    let mut redis = redis(test_servers::redis_url()).await;
+    let elsewhere = coordinated(elsewhere, eventbus_test::redis_url()).await;
+    let mut redis = redis(eventbus_test::redis_url()).await;
     let asks = json!({"type": "resync", "data": {"worker_id": elsewhere.worker_id()}, "timestamp": ""});
     redis.publish(format!("eventy:{}:events", queue.name()), asks.to_string()).await.unwrap();
     until("three events and a result are missed", async || elsewhere.metrics().files_unseen == 4).await;
@@ -418,7 +418,7 @@ async fn workers_that_do_not_share_their_folder_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_servers_share_the_queues() {
-    let (one, two) = (test_servers::private_redis(), test_servers::private_redis());
+    let (one, two) = (eventbus_test::private_redis(), eventbus_test::private_redis());
     let all =
         RedisCoordination { redis_urls: vec![one.url().into(), two.url().into()], ..RedisCoordination::default() };
     for _ in 0..6 {
@@ -433,7 +433,7 @@ async fn several_servers_share_the_queues() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_database_and_prefix_may_be_named() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let named = RedisCoordination { redis_db: Some(1), redis_prefix: "myapp".into(), ..on(server.url()) };
     let config = FileQueueConfig { queue_name: Some("orders".into()), ..config(folder()) };
     let queue = FileQueue::open_with_redis(config, named).await.unwrap();

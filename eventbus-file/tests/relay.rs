@@ -16,7 +16,7 @@ use eventbus::{
     },
 };
 use eventbus_file::{FileQueue, FileQueueConfig, RemovalCondition, Search};
-use test_servers::Actor;
+use eventbus_test::internal::Actor;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 

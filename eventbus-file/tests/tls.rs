@@ -7,9 +7,9 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use common::{config, folder, until};
 use eventbus_file::{CoordinationStatus, FileQueue, FileQueueConfig, RedisCoordination};
+use eventbus_test::PrivateRedis;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
-use test_servers::PrivateRedis;
 
 /// A server with TLS on a port beside the plain one.
 struct TlsServer {
@@ -45,10 +45,10 @@ impl TlsServer {
         client.distinguished_name.push(DnType::CommonName, "worker");
         write("client.pem", client.signed_by(&key_of_client, &authority).unwrap().pem());
         write("client.key", key_of_client.serialize_pem());
-        let port = test_servers::closed_port();
+        let port = eventbus_test::internal::closed_port();
         let listen = ["--tls-port", &port.to_string(), "--tls-auth-clients", asks];
         let show = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
-        let server = test_servers::private_redis_with(&[&listen[..], &show].concat());
+        let server = eventbus_test::private_redis_with(&[&listen[..], &show].concat());
         Self { server, port, folder }
     }
 

@@ -246,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn on_a_cluster_all_keys_of_a_hash_tagged_prefix_share_a_slot() {
-        let server = test_servers::private_redis_cluster();
+        let server = eventbus_test::internal::private_redis_cluster();
         let client = redis::Client::open(server.url()).expect("a valid URL");
         let mut connection = client.get_multiplexed_async_connection().await.expect("the server answers");
         for prefix in ["{orders}", "shop:{orders}", "{orders}:eu", "{{}orders"] {

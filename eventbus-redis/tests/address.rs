@@ -12,11 +12,11 @@ use common::{
 };
 use eventbus::port::EventBus;
 use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
-use test_servers::PrivateRedis;
+use eventbus_test::PrivateRedis;
 
 /// Sends a command to a server that asks for no password yet.
 async fn set_up(server: &PrivateRedis, name: &str, arguments: &[&str]) {
-    let mut connection = test_servers::redis_connection(server.url()).await;
+    let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
     redis::cmd(name).arg(arguments).query_async::<()>(&mut connection).await.unwrap();
 }
 
@@ -34,8 +34,8 @@ async fn assert_works(bus: &RedisEventBus) {
 
 #[tokio::test]
 async fn a_wrong_password_is_refused_and_not_shown() {
-    let server = test_servers::private_redis();
-    let mut connection = test_servers::redis_connection(server.url()).await;
+    let server = eventbus_test::private_redis();
+    let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
     let mut set = redis::cmd("CONFIG");
     set.arg("SET").arg("requirepass").arg("right-secret");
     set.query_async::<()>(&mut connection).await.unwrap();
@@ -58,7 +58,7 @@ async fn a_wrong_password_is_refused_and_not_shown() {
 
 #[tokio::test]
 async fn a_database_that_the_server_has_not_is_refused() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let error = RedisEventBus::connect(config_on(&format!("{}/99", server.url()))).await.unwrap_err();
     assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
     let bus = RedisEventBus::connect(config_on(&format!("{}/9", server.url()))).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_database_that_the_server_has_not_is_refused() {
 
 #[tokio::test]
 async fn a_user_with_the_rights_that_the_bus_needs_can_do_everything() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     // a slash, an at sign and a colon, as in passwords
     let user = ["SETUSER", "app", "on", ">se/cr@t:1", "~bus*", "~{bus*"];
     let rights = ["+@stream", "+@hash", "+@connection", "+@transaction", "+@scripting", "+exists", "+del", "+time"];
@@ -92,7 +92,7 @@ async fn a_user_with_the_rights_that_the_bus_needs_can_do_everything() {
 async fn the_user_of_the_security_page_can_run_a_bus_and_touch_no_other_keys() {
     let page = include_str!("../../SECURITY.md");
     let line = page.lines().find(|line| line.starts_with("ACL SETUSER")).expect("the page has the line");
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let words: Vec<_> = line.split(' ').skip(1).collect();
     set_up(&server, "ACL", &words).await;
     for partitions in [1, 4] {
@@ -113,7 +113,7 @@ async fn the_user_of_the_security_page_can_run_a_bus_and_touch_no_other_keys() {
 
 #[tokio::test]
 async fn a_user_without_the_rights_is_refused() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     set_up(&server, "ACL", &["SETUSER", "reader", "on", ">secret", "~*", "+@read", "+@connection"]).await;
     let config = config_on(&server.url().replace("redis://", "redis://reader:secret@"));
     let error = RedisEventBus::connect(config).await.unwrap_err();
@@ -127,7 +127,7 @@ async fn a_socket_is_as_good_as_a_port_and_takes_user_password_and_database_as_p
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("redis.sock");
     let path = socket.to_str().unwrap();
-    let server = test_servers::private_redis_with(&["--unixsocket", path]);
+    let server = eventbus_test::private_redis_with(&["--unixsocket", path]);
     let bus = RedisEventBus::connect(config_on(&format!("unix://{path}"))).await.unwrap();
     assert_works(&bus).await;
 
@@ -173,7 +173,7 @@ async fn the_log_of_a_bus_that_is_locked_out_shows_no_password() {
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::TRACE);
     let subscriber = subscriber.with_ansi(false).with_writer(move || to_log.clone()).finish();
     let _logging = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     set_up(&server, "ACL", &["SETUSER", "app", "on", ">first-secret", "~*", "+@all"]).await;
     let config = config_on(&server.url().replace("redis://", "redis://app:first-secret@"));
     let bus = RedisEventBus::connect(config).await.unwrap();

@@ -718,7 +718,7 @@ async fn a_backlog_and_the_stream_share_the_concurrency_of_a_consumer() {
     let pending = async |stream: &str| {
         let mut ask = redis::cmd("XPENDING");
         ask.arg(stream).arg("second");
-        let mut connection = test_servers::redis_connection(&config.redis_url).await;
+        let mut connection = eventbus_test::internal::redis_connection(&config.redis_url).await;
         let pending: Result<(u64, redis::Value, redis::Value, redis::Value), _> =
             ask.query_async(&mut connection).await;
         pending.map_or(0, |(count, ..)| count)

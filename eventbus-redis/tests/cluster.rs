@@ -9,8 +9,8 @@ use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
 
 #[tokio::test]
 async fn on_a_cluster_a_prefix_without_a_hash_tag_is_refused_and_told_what_to_be() {
-    let server = test_servers::private_redis_cluster();
-    let mut connection = test_servers::redis_connection(server.url()).await;
+    let server = eventbus_test::internal::private_redis_cluster();
+    let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
     let with = |prefix: &str| RedisEventBusConfig { stream_prefix: prefix.into(), ..config_on(server.url()) };
     let error = RedisEventBus::connect(with("orders")).await.unwrap_err();
     assert!(matches!(error, RedisConnectError::NeedsHashTag { .. }), "{error:?}");
@@ -32,10 +32,10 @@ async fn on_a_cluster_a_prefix_without_a_hash_tag_is_refused_and_told_what_to_be
 
 #[tokio::test]
 async fn a_node_of_a_cluster_that_has_not_the_slot_refuses() {
-    let nodes = [test_servers::private_redis_cluster(), test_servers::private_redis_cluster()];
+    let nodes = [eventbus_test::internal::private_redis_cluster(), eventbus_test::internal::private_redis_cluster()];
     let mut connections = Vec::new();
     for node in &nodes {
-        connections.push(test_servers::redis_connection(node.url()).await);
+        connections.push(eventbus_test::internal::redis_connection(node.url()).await);
     }
     for (connection, [first, last]) in connections.iter_mut().zip([[0, 8_191], [8_192, 16_383]]) {
         let mut slots = redis::cmd("CLUSTER");

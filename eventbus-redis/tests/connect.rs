@@ -45,7 +45,7 @@ async fn connecting_creates_the_group_and_finds_it_again() {
 
 #[tokio::test]
 async fn a_closed_port_is_named_without_the_password() {
-    let port = test_servers::closed_port();
+    let port = eventbus_test::internal::closed_port();
     let error = RedisEventBus::connect(config_on(&format!("redis://app:secret@127.0.0.1:{port}"))).await;
     let error = error.unwrap_err();
     assert!(matches!(error, RedisConnectError::Unavailable { .. }), "{error:?}");
@@ -122,7 +122,7 @@ async fn a_server_that_is_no_redis_is_told_apart() {
 #[tokio::test]
 async fn a_key_of_another_kind_is_refused() {
     let config = config();
-    let mut connection = test_servers::redis_connection(&config.redis_url).await;
+    let mut connection = eventbus_test::internal::redis_connection(&config.redis_url).await;
     let mut set = redis::cmd("SET");
     set.arg(config.stream_name()).arg("taken");
     set.query_async::<()>(&mut connection).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_disconnected_bus_says_so() {
 
 #[tokio::test]
 async fn disconnecting_does_not_wait_for_a_connection_in_the_making_which_then_serves_nobody() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let patient = RedisEventBusConfig { socket_connect_timeout: Duration::from_secs(60), ..config_on(server.url()) };
     let bus = RedisEventBus::connect(patient).await.unwrap();
     server.stop();
@@ -170,7 +170,7 @@ async fn disconnecting_does_not_wait_for_a_connection_in_the_making_which_then_s
 
 #[tokio::test]
 async fn publishing_without_a_server_fails_typed_and_works_again_when_it_is_back() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     bus.publish(&[event()]).await.unwrap();
     server.stop();
@@ -244,7 +244,7 @@ async fn with_readable_by_python_others_are_refused_by_name_and_nothing_is_publi
 #[tokio::test]
 async fn a_server_that_refuses_writes_refuses_the_events() {
     let bus = fresh_bus().await;
-    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
+    let mut connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
     let mut set = redis::cmd("SET");
     set.arg(bus.config().stream_name()).arg("taken");
     set.query_async::<()>(&mut connection).await.unwrap();
@@ -254,7 +254,7 @@ async fn a_server_that_refuses_writes_refuses_the_events() {
 
 #[tokio::test]
 async fn events_that_are_published_together_are_published_all_or_none() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(4 << 20));
     let large = RecordedEvent::new(event().metadata().clone(), payload);

@@ -38,7 +38,7 @@ fn join(bus: &RedisEventBus, group: &'static str) {
 
 /// The connections of a bus that consumes for two groups, and of two readers that follow.
 async fn count(single_connection_client: bool, [alone, consuming, following]: [usize; 3]) {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let config = RedisEventBusConfig { single_connection_client, ..config_on(server.url()) };
     let bus = RedisEventBus::connect(config).await.unwrap();
     Seen::default().join(&bus);

@@ -19,7 +19,7 @@ use common::{
 };
 use eventbus::{AggregateId, EventBusExt as _, Name, NewEvent, RecordedEvent, StreamId, Version, port::EventBus as _};
 use eventbus_redis::RedisEventBus;
-use test_servers::{private_redis, redis_connection};
+use eventbus_test::{internal::redis_connection, private_redis};
 
 fn recorded(count: u64) -> Vec<RecordedEvent> {
     let event = || NewEvent::new(Name::from_static("Deposited"), 1, r#"{"cents":120}"#);

@@ -50,7 +50,7 @@ const OURS: [(&str, &str); 7] = [
 ];
 
 async fn connection(bus: &RedisEventBus) -> redis::aio::MultiplexedConnection {
-    test_servers::redis_connection(&bus.config().redis_url).await
+    eventbus_test::internal::redis_connection(&bus.config().redis_url).await
 }
 
 async fn add(bus: &RedisEventBus, stream: &str, id: &str, fields: &Fields) -> MessageId {
@@ -305,7 +305,7 @@ async fn what_is_wrong_is_said() {
 
 #[tokio::test]
 async fn a_server_that_is_gone_is_typed_and_one_that_forgot_the_script_is_told_it() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let (first, second) = (bury(&bus, &[&seven(), &OF_PYTHON]).await, bury(&bus, &[&seven(), &OF_PYTHON]).await);
     assert!(bus.replay(&first).await.unwrap());

@@ -15,7 +15,7 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consuming_survives_a_restart_of_the_server() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let seen = Seen::default();
     seen.join(&bus);
@@ -35,7 +35,7 @@ async fn consuming_survives_a_restart_of_the_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consuming_survives_a_server_that_lost_everything() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let seen = Seen::default();
     seen.join(&bus);
@@ -73,7 +73,7 @@ async fn a_stream_or_group_that_was_deleted_is_made_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_does_for_everything_and_heals_too() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let config = RedisEventBusConfig { single_connection_client: true, ..config_on(server.url()) };
     let bus = RedisEventBus::connect(config).await.unwrap();
     let seen = Seen::default();
@@ -125,7 +125,7 @@ async fn an_idle_consumer_stops_at_once_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_does_not_wait_for_a_server_that_hangs() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let seen = Seen::default();
     seen.join(&bus);

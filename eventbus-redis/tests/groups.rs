@@ -40,7 +40,7 @@ async fn read(bus: &RedisEventBus, group: &Name) -> Vec<String> {
 
 /// Makes a group, and returns the ids that it gets.
 async fn begins(bus: &RedisEventBus, start: GroupStart) -> Vec<String> {
-    let group = Name::new("group", test_servers::unique_name("group")).unwrap();
+    let group = Name::new("group", eventbus_test::unique_name("group")).unwrap();
     assert!(bus.create_group(&group, start).await.unwrap());
     read(bus, &group).await
 }

@@ -276,7 +276,7 @@ fn the_thresholds_are_those_of_the_tutorial() {
 
 #[tokio::test]
 async fn a_bus_without_its_server_says_why_it_is_unhealthy() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     server.stop();
     let health = bus.health().await;

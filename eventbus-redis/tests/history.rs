@@ -192,7 +192,7 @@ async fn reading_takes_nothing_from_the_groups() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn following_survives_a_restart_of_the_server_and_repeats_nothing() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let mut follow = bus.history().follow();
     publish_numbers(&bus, 0..3).await;
@@ -216,7 +216,7 @@ async fn following_survives_a_restart_of_the_server_and_repeats_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn abandoned_reads_lose_nothing_and_do_not_pile_up() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let mut follow = bus.history().follow();
     let calls = async || {
@@ -268,7 +268,7 @@ async fn a_bus_that_is_shut_down_is_read_no_more() {
 
 #[tokio::test]
 async fn what_cannot_be_read_is_an_error_of_its_kind() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let too_large = format!("{}0-0", u64::MAX);
     for id in ["", "-", "$", "last", "1-", "1-2-3", "+1-0", "1 2", &too_large] {

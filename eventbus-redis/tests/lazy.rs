@@ -47,7 +47,7 @@ async fn start(config: RedisEventBusConfig, opened: &Arc<AtomicU32>) -> Result<A
 async fn an_app_starts_and_saves_while_the_server_is_away_and_goes_on_when_it_comes() {
     log::keep();
     for partitions in [1, 4] {
-        let mut redis = test_servers::private_redis();
+        let mut redis = eventbus_test::private_redis();
         let config = RedisEventBusConfig { partitions, ..config_on(redis.url()) };
         let stream = config.stream_name();
         let told = |text: &str| log::lines(&[text, &stream]).len();
@@ -81,7 +81,7 @@ async fn a_server_that_refuses_is_an_error_of_the_start() {
     let error = said(&start(other_layout, &opened).await.unwrap_err());
     assert!(error.contains("has 1 partition(s) and not 4"), "{error}");
 
-    let redis = test_servers::private_redis_with(&[]);
+    let redis = eventbus_test::private_redis_with(&[]);
     let refuses: RedisEventBusConfig = {
         let client = redis::Client::open(redis.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();

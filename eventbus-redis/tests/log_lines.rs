@@ -75,7 +75,7 @@ async fn a_line_of_a_handler_says_early_what_it_says() {
 #[tokio::test]
 async fn of_a_server_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is_back() {
     log::keep();
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let stream = bus.config().stream_name();
     let app = App::builder().store(InMemoryEventStore::new()).bus(bus).handler::<reserve_stock>();
@@ -98,7 +98,7 @@ async fn of_a_server_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is
 #[tokio::test(flavor = "multi_thread")]
 async fn who_follows_and_projections_over_plain_streams_say_once_that_a_server_is_away_and_once_that_it_is_back() {
     log::keep();
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let (to_bus, to_streams) = (Proxy::before(server.port()).await, Proxy::before(server.port()).await);
     let bus = RedisEventBus::connect(config_on(&to_bus.url())).await.unwrap();
     let stream = bus.config().stream_name();

@@ -113,7 +113,7 @@ async fn a_member_is_announced_before_it_reads_and_a_backlog_is_shared_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_announcement_comes_before_the_first_read() {
-    let server = test_servers::private_redis_with(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000"]);
+    let server = eventbus_test::private_redis_with(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000"]);
     for round in 0..10 {
         let config = RedisEventBusConfig { pending_idle_ms: 60_000, ..common::config_on(server.url()) };
         let bus = connect(&config).await;
@@ -188,7 +188,7 @@ async fn an_old_and_a_new_release_share_what_both_handle() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_a_killed_member_handles_goes_at_once_to_the_next_one_that_handles_it() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let bus =
         connect(&RedisEventBusConfig { redis_url: server.url().into(), pending_idle_ms: 60_000, ..quick() }).await;
     let dying = named(&bus, "other").await;

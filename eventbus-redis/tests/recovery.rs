@@ -388,7 +388,7 @@ async fn a_passing_name_disappears_at_a_clean_stop_and_a_stable_one_recovers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_of_a_process_counts_though_the_next_one_takes_long_to_read() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let proxy = Proxy::before(server.port()).await;
     let config = RedisEventBusConfig { redis_url: proxy.url(), pending_idle_ms: 60, ..quick() };
     let bus = connect(&config).await;
@@ -482,7 +482,7 @@ async fn sweeping_loses_nothing_of_readers_that_come_and_go() {
         include_str!("../src/script/consumer/collect_garbage.lua")
     ));
     let sweeping = async {
-        let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
+        let mut connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
         let mut swept = 0;
         while !is_over.load(Ordering::SeqCst) {
             let mut script = sweep.key(&stream);
@@ -496,7 +496,7 @@ async fn sweeping_loses_nothing_of_readers_that_come_and_go() {
         let readers = (0..4).map(|reader| {
             let (url, stream, group) = (bus.config().redis_url.clone(), stream.clone(), group.clone());
             tokio::spawn(async move {
-                let mut connection = test_servers::redis_connection(&url).await;
+                let mut connection = eventbus_test::internal::redis_connection(&url).await;
                 let (mut left, mut handled) = (0, 0);
                 for round in 0..300 {
                     let mut pipe = redis::pipe();
@@ -681,7 +681,7 @@ async fn what_a_killed_consumer_had_is_taken_over_by_the_others() {
 /// Fails if the bus limits reclaimed entries by their number only.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_bytes_are_taken_over_than_the_configuration_says() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let config = RedisEventBusConfig { redis_url: server.url().into(), max_in_flight_bytes: 1 << 20, ..quick() };
     let bus = connect(&config).await;
     let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(1 << 18));

@@ -296,7 +296,7 @@ async fn what_is_no_event_becomes_a_dead_letter_byte_by_byte() {
     let bus = connect(&quick()).await;
     let actor = Actor::willing();
     actor.join(&bus);
-    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
+    let mut connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
     let original: Fields = vec![
         (b"event_type".to_vec(), b"OrderCreated".to_vec()),
         (b"payload".to_vec(), vec![0xff, 0, 0x80, b'\n']),
@@ -411,7 +411,7 @@ async fn a_failed_entry_is_in_exactly_one_place_at_any_time() {
          end
          return { unread, redis.call('XPENDING', KEYS[1], ARGV[1])[1], redis.call('XLEN', KEYS[2]) }",
     );
-    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
+    let mut connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
     let mut between = 0;
     loop {
         let (unread, pending, dead): (i64, i64, i64) =
@@ -578,7 +578,7 @@ async fn move_to_dead_letters(bus: &RedisEventBus, entry: &str, at: &str, failed
     for (name, value) in own.into_iter().chain([("event_type", "OrderCreated")]) {
         script.arg(name).arg(value);
     }
-    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
+    let mut connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
     script.invoke_async(&mut connection).await.unwrap()
 }
 

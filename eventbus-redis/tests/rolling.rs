@@ -406,8 +406,8 @@ async fn what_waits_for_a_member_is_skipped_at_once_when_its_type_is_forgotten()
 }
 
 /// Entries of a type that no member here handles, left to a member that is away.
-async fn with_waiting(pending_idle_ms: u64, server: &test_servers::PrivateRedis, count: usize) -> RedisEventBus {
-    let stream_prefix = test_servers::unique_name("bus");
+async fn with_waiting(pending_idle_ms: u64, server: &eventbus_test::PrivateRedis, count: usize) -> RedisEventBus {
+    let stream_prefix = eventbus_test::unique_name("bus");
     let redis_url = server.url().to_owned();
     let bus = connect(&RedisEventBusConfig { pending_idle_ms, stream_prefix, redis_url, ..quick() }).await;
     let _: u64 = command(&bus, "HSET", &[&key(&bus, "event_types"), "OrderShipped@1", "1"]).await;
@@ -427,7 +427,7 @@ async fn calls(bus: &RedisEventBus, name: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_at_what_waits_for_members_goes_through_a_part_of_it() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let bus = with_waiting(600, &server, 20_000).await;
     let created = Actor::willing();
     handles(&created, &bus, ONLY_CREATED);
@@ -444,7 +444,7 @@ async fn a_look_at_what_waits_for_members_goes_through_a_part_of_it() {
 /// Fails if each round scans all pending entries, or the same part of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_dead_members_had_is_looked_for_part_by_part_among_much_that_waits() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let bus = with_waiting(6_000, &server, 30_000).await;
     let ids = bus.publish(&[event("left")]).await.unwrap();
     read_as(&bus, "dead", 1).await;
@@ -467,7 +467,7 @@ async fn what_dead_members_had_is_looked_for_part_by_part_among_much_that_waits(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_member_handles_is_found_behind_much_that_it_does_not_handle() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let bus = with_waiting(600, &server, 5_000).await;
     let _: u64 = command(&bus, "HSET", &[&key(&bus, "event_types"), "OrderCreated@1", "1"]).await;
     bus.publish(&[event("last")]).await.unwrap();
@@ -484,7 +484,7 @@ async fn what_a_member_handles_is_found_behind_much_that_it_does_not_handle() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_new_is_not_looked_for_behind_much_that_waits_for_others() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let bus = with_waiting(60_000, &server, 20_000).await;
     let created = Actor::waiting();
     handles(&created, &bus, ONLY_CREATED);
@@ -509,7 +509,7 @@ async fn what_is_new_is_not_looked_for_behind_much_that_waits_for_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn much_that_waits_for_members_is_taken_over_by_nobody() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let bus = with_waiting(6_000, &server, 10_000).await;
     let rows: Vec<(String, String, u64, u64)> = {
         let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
@@ -535,7 +535,7 @@ async fn much_that_waits_for_members_is_taken_over_by_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_group_handles_is_announced_again_after_the_server_lost_it() {
     for partitions in [1, 2] {
-        let server = test_servers::private_redis();
+        let server = eventbus_test::private_redis();
         let config = RedisEventBusConfig {
             redis_url: server.url().into(),
             pending_idle_ms: 60_000,

@@ -15,9 +15,9 @@ use eventbus::{
     port::{ConnectError, EventBus},
 };
 use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
+use eventbus_test::PrivateRedis;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
-use test_servers::PrivateRedis;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -52,7 +52,7 @@ impl TlsServer {
         let authority_issuer = authority;
         let authority = write("ca.pem", authority_issuer.pem());
         let (certificate, key) = (write("server.pem", certificate.pem()), write("server.key", key.serialize_pem()));
-        let port = test_servers::closed_port();
+        let port = eventbus_test::internal::closed_port();
         let client_key = KeyPair::generate().unwrap();
         let mut client = CertificateParams::new(Vec::new()).unwrap();
         // with the authority's name, the certificate would count as self-signed
@@ -62,7 +62,7 @@ impl TlsServer {
         write("client.key", client_key.serialize_pem());
         let listen = ["--tls-port", &port.to_string(), "--tls-auth-clients", asks_clients];
         let show = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &authority];
-        let server = test_servers::private_redis_with(&[&listen[..], &show].concat());
+        let server = eventbus_test::private_redis_with(&[&listen[..], &show].concat());
         Self { server, port, folder }
     }
 

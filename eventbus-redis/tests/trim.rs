@@ -252,7 +252,7 @@ async fn what_our_own_consumers_have_handled_may_go() {
 
 #[tokio::test]
 async fn a_server_without_memory_is_trimmed_all_the_same() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     publish(&bus, 300).await;
     let group = Name::from_static("reports");

@@ -51,7 +51,7 @@ struct Stage {
 
 impl Stage {
     async fn connection(&self) -> MultiplexedConnection {
-        test_servers::redis_connection(&self.bus.config().redis_url).await
+        eventbus_test::internal::redis_connection(&self.bus.config().redis_url).await
     }
 
     async fn publish(&self) -> Vec<String> {

@@ -312,16 +312,16 @@ mod tests {
     const DEPOSITED: Name = Name::from_static("Deposited");
 
     async fn store_with_events(count: usize) -> (PgEventStore, PgConnection) {
-        let database_url = test_servers::postgres_url().to_owned();
+        let database_url = eventbus_test::postgres_url().to_owned();
         let config =
-            PgEventStoreConfig { database_url, schema: test_servers::unique_name("store"), ..Default::default() };
+            PgEventStoreConfig { database_url, schema: eventbus_test::unique_name("store"), ..Default::default() };
         let store = PgEventStore::connect_with(config).await.unwrap();
         let stream = StreamId::new(Name::from_static("Account"), AggregateId::new());
         let events: Vec<_> = (0..count).map(|_| NewEvent::new(DEPOSITED, 1, r#"{"cents":120}"#)).collect();
         for events in events.chunks(1_000) {
             store.append(&stream, ExpectedVersion::Any, events.to_vec()).await.unwrap();
         }
-        (store, PgConnection::connect(test_servers::postgres_url()).await.unwrap())
+        (store, PgConnection::connect(eventbus_test::postgres_url()).await.unwrap())
     }
 
     /// Pages end with the event that reaches the bound, independently of its size on disk.

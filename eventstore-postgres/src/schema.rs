@@ -93,15 +93,15 @@ mod tests {
     use crate::{PgEventStore, PgEventStoreConfig};
 
     async fn run(sql: String) {
-        let mut connection = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+        let mut connection = PgConnection::connect(eventbus_test::postgres_url()).await.unwrap();
         connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.unwrap();
     }
 
     /// Four sessions draw as fast as they can: about one draw in 10,000 meets the moment when the table shows too much.
     #[tokio::test(flavor = "multi_thread")]
     async fn what_is_drawn_later_is_after_the_last_position_drawn() {
-        let schema = Schema::new(&test_servers::unique_name("store")).unwrap();
-        let database_url = test_servers::postgres_url().to_owned();
+        let schema = Schema::new(&eventbus_test::unique_name("store")).unwrap();
+        let database_url = eventbus_test::postgres_url().to_owned();
         let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
         let store = PgEventStore::connect_with(config).await.unwrap();
         let draw = schema.fill_placeholders(

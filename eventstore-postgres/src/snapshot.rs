@@ -147,8 +147,8 @@ mod tests {
     /// The plans are those for tables without statistics, as they are when an application starts.
     #[tokio::test]
     async fn statements_walk_along_keys() {
-        let schema = test_servers::unique_name("store");
-        let database_url = test_servers::postgres_url().to_owned();
+        let schema = eventbus_test::unique_name("store");
+        let database_url = eventbus_test::postgres_url().to_owned();
         let config =
             PgEventStoreConfig { database_url: database_url.clone(), schema: schema.clone(), ..Default::default() };
         let store = PgEventStore::connect_with(config).await.unwrap();

@@ -230,7 +230,7 @@ mod tests {
     use crate::{PgEventStore, PgEventStoreConfig, columns::bind_events};
 
     async fn connection(name: &str) -> PgConnection {
-        let mut connection = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+        let mut connection = PgConnection::connect(eventbus_test::postgres_url()).await.unwrap();
         run(&mut connection, &format!("SET application_name = '{name}'")).await;
         connection
     }
@@ -277,8 +277,8 @@ mod tests {
     ///
     /// Returns the results of both, if they wait for each other without a limit.
     async fn meet_half_way(edit: impl Fn(&str) -> String) -> [sqlx::Result<usize>; 2] {
-        let schema = Schema::new(&test_servers::unique_name("store")).unwrap();
-        let database_url = test_servers::postgres_url().to_owned();
+        let schema = Schema::new(&eventbus_test::unique_name("store")).unwrap();
+        let database_url = eventbus_test::postgres_url().to_owned();
         let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
         drop(PgEventStore::connect_with(config).await.unwrap());
         let sql = Statements::new(schema.clone(), false).multi_stream_append(false).sql();
@@ -289,7 +289,7 @@ mod tests {
             tokio::spawn(append_to_both(schema.clone(), sql, name.to_owned()))
         };
 
-        let (one, other) = (test_servers::unique_name("one"), test_servers::unique_name("other"));
+        let (one, other) = (eventbus_test::unique_name("one"), eventbus_test::unique_name("other"));
         let mut gate = connection("gate").await;
         let wait_at_the_gate = schema.fill_placeholders(
             "CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

@@ -59,7 +59,7 @@ async fn a_configuration_that_makes_no_sense_is_refused() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_unreachable() {
-    let port = test_servers::closed_port();
+    let port = eventbus_test::internal::closed_port();
     let error = refused(PgEventStoreConfig {
         database_url: format!("postgres://u:secret@127.0.0.1:{port}/db"),
         ..Default::default()
@@ -87,8 +87,8 @@ async fn a_server_that_never_answers_is_unreachable_in_time() {
 
 #[tokio::test]
 async fn a_database_that_is_not_there_is_refused() {
-    let name = test_servers::unique_name("missing");
-    let url = test_servers::database_url_for(&name);
+    let name = eventbus_test::unique_name("missing");
+    let url = eventbus_test::database_url_for(&name);
     let error = PgEventStore::connect(url).await.unwrap_err();
     assert!(matches!(error, PgConnectError::Refused { .. }), "{error:?}");
     assert!(!error.is_retryable());
@@ -151,7 +151,7 @@ async fn numbers_and_times_that_no_server_can_keep_are_refused() {
 
 #[tokio::test]
 async fn a_mistyped_parameter_of_the_url_is_refused() {
-    let url = format!("{}?ssl_mode=verify-full", test_servers::postgres_url());
+    let url = format!("{}?ssl_mode=verify-full", eventbus_test::postgres_url());
     let error = refused(PgEventStoreConfig { database_url: url, ..Default::default() }).await;
     let said = "the database URL has a parameter `ssl_mode` that is not known; write `sslmode`";
     assert_eq!(error.to_string(), said);
@@ -177,7 +177,7 @@ async fn an_administrator_may_make_the_tables() {
     let schema = TestSchema::new();
     let by_hand = PgEventStoreConfig { migrate: false, ..schema.config() };
     let sql = PgEventStore::migrations_sql(&by_hand.schema).unwrap();
-    let mut admin = connect(test_servers::postgres_url()).await;
+    let mut admin = connect(eventbus_test::postgres_url()).await;
     for _ in 0..2 {
         run(&mut admin, &sql).await;
         add(&open(by_hand.clone()).await, &stream(), 1).await;
@@ -256,7 +256,7 @@ async fn tables_of_an_older_layout_are_refused_and_kept() {
         (tables_of_others, "the columns of its table `migrations` are id, batch"),
     ] {
         let schema = TestSchema::new();
-        let mut admin = connect(test_servers::postgres_url()).await;
+        let mut admin = connect(eventbus_test::postgres_url()).await;
         let name = schema.name();
         run(&mut admin, &format!("CREATE SCHEMA {name}; SET search_path TO {name}; {tables}")).await;
         let before: i64 = sqlx::query_scalar(TABLES).bind(name).fetch_one(&mut admin).await.unwrap();

@@ -14,10 +14,10 @@ use eventbus::{
     port::{Append, AppendEvents as _, FeedFilter, ReadFeed as _, Snapshots as _, StoredSnapshot},
     store::{Boundaries as _, Boundary},
 };
+use eventbus_test::PrivatePostgres;
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig, PgOnPoolConfig};
 use futures_util::TryStreamExt as _;
 use sqlx::{PgConnection, postgres::PgPoolOptions};
-use test_servers::PrivatePostgres;
 
 /// The cost of operations on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl QuietServer {
     async fn start() -> Self {
         // nothing writes to the WAL beside the statements, and no whole pages after a checkpoint
         let quiet = ["-c", "autovacuum=off", "-c", "full_page_writes=off", "-c", "fsync=off"];
-        let server = test_servers::private_postgres_with(&[&quiet[..], &LOG_PLANS].concat());
+        let server = eventbus_test::private_postgres_with(&[&quiet[..], &LOG_PLANS].concat());
         let mut admin = connect(server.url()).await;
         run(&mut admin, "CREATE DATABASE orders").await;
         let server = Self { server, admin };

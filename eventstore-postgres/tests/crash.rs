@@ -6,9 +6,9 @@ mod common;
 
 use common::{add, connect, feed, open, run, stream};
 use eventbus::{Position, RecordedEvent, port::ReadFeed as _};
+use eventbus_test::PrivatePostgres;
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use futures_util::TryStreamExt as _;
-use test_servers::PrivatePostgres;
 
 /// The server writes to disk only when a commit asks for it, so each crash loses the same data.
 const LAZY: [&str; 2] = ["-c", "wal_writer_delay=10s"];
@@ -42,7 +42,7 @@ fn last(events: &[RecordedEvent]) -> Position {
 
 /// Returns `true` if a position was drawn again after a crash; checks that earlier readers miss no event.
 async fn is_drawn_again() -> bool {
-    let mut server = test_servers::private_postgres_with(&LAZY);
+    let mut server = eventbus_test::private_postgres_with(&LAZY);
     let before = store_with_a_hole(&server).await;
     let (head, read) = (before.head().await.unwrap(), last(&feed(&before).await));
     drop(before);

@@ -456,7 +456,7 @@ async fn nothing_is_lost_doubled_or_denied_when_backends_are_killed() {
     const CALLERS: usize = 24;
     const TIME: Duration = Duration::from_secs(3);
     let schema = TestSchema::new();
-    let url = format!("{}?application_name={}", test_servers::postgres_url(), schema.name());
+    let url = format!("{}?application_name={}", eventbus_test::postgres_url(), schema.name());
     let store = open(PgEventStoreConfig { database_url: url, ..schema.config() }).await;
     let begin = Instant::now();
     let callers: JoinSet<(usize, Vec<RecordedEvent>)> = (0..CALLERS)

@@ -107,7 +107,7 @@ async fn a_pool_that_is_too_small_is_refused_with_the_size_that_works() {
         (10, of(Some(u32::MAX), true), u32::MAX, u32::MAX),
     ] {
         let pool =
-            PgPoolOptions::new().max_connections(connections).connect_lazy(test_servers::postgres_url()).unwrap();
+            PgPoolOptions::new().max_connections(connections).connect_lazy(eventbus_test::postgres_url()).unwrap();
         let notify = config.notify;
         let error = PgEventStore::on_with(pool, config).await.unwrap_err();
         assert!(!error.is_retryable());
@@ -126,7 +126,7 @@ async fn a_pool_that_is_too_small_is_refused_with_the_size_that_works() {
 
 #[tokio::test]
 async fn a_pool_that_is_closed_and_limits_without_sense_are_refused() {
-    let pool = PgPoolOptions::new().connect_lazy(test_servers::postgres_url()).unwrap();
+    let pool = PgPoolOptions::new().connect_lazy(eventbus_test::postgres_url()).unwrap();
     let good = PgOnPoolConfig::default;
     for (config, named) in [
         (PgOnPoolConfig { append_queue: 0, ..good() }, "append_queue"),
@@ -147,7 +147,7 @@ async fn a_pool_that_is_closed_and_limits_without_sense_are_refused() {
 #[tokio::test]
 async fn errors_and_the_description_name_the_server_without_the_password() {
     let options = || PgPoolOptions::new().acquire_timeout(NOT_LONG);
-    let closed = format!("postgres://u:secret@127.0.0.1:{}/db", test_servers::closed_port());
+    let closed = format!("postgres://u:secret@127.0.0.1:{}/db", eventbus_test::internal::closed_port());
     let error = PgEventStore::on(options().connect_lazy(&closed).unwrap()).await.unwrap_err();
     assert!(matches!(error, PgConnectError::Unreachable { .. }), "{error:?}");
     let shown = format!("{error} {error:?}");

@@ -49,7 +49,7 @@ fn assert_told_once(about: &str, began: &str, over: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_server_that_is_away_roles_and_projections_say_so_once_and_when_they_go_on() {
     log::keep();
-    let mut server = test_servers::private_postgres();
+    let mut server = eventbus_test::private_postgres();
     let config = PgEventStoreConfig { database_url: server.url().into(), connect_timeout: LONG, ..Default::default() };
     let store = common::open(config).await;
     let mut admin = common::connect(server.url()).await;
@@ -90,7 +90,7 @@ impl Rebuilt {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_waits_for_a_server_that_is_away_between_two_rounds() {
     log::keep();
-    let server = Arc::new(Mutex::new(test_servers::private_postgres()));
+    let server = Arc::new(Mutex::new(eventbus_test::private_postgres()));
     let url = server.lock().unwrap().url().to_owned();
     let config =
         PgEventStoreConfig { database_url: url.clone(), connect_timeout: Duration::from_secs(3), ..Default::default() };
@@ -135,7 +135,7 @@ async fn a_rebuild_waits_for_a_server_that_is_away_between_two_rounds() {
 #[tokio::test]
 async fn a_server_on_another_machine_without_tls_is_warned_of() {
     log::keep();
-    let server = test_servers::private_postgres();
+    let server = eventbus_test::private_postgres();
     // an address of this machine that does not count as local
     let (port, elsewhere) = (server.port(), format!("@0.0.0.0:{}", server.port()));
     let url = server.url().replace(&format!("@127.0.0.1:{port}"), &elsewhere);

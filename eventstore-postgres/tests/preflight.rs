@@ -145,7 +145,7 @@ async fn an_append_that_stays_open_is_named() {
 
 #[tokio::test]
 async fn an_append_in_a_prepared_transaction_is_named_too() {
-    let server = test_servers::private_postgres_with(&["-c", "max_prepared_transactions=2"]);
+    let server = eventbus_test::private_postgres_with(&["-c", "max_prepared_transactions=2"]);
     let store = PgEventStore::connect(server.url()).await.unwrap();
     let mut admin = connect(server.url()).await;
     run(&mut admin, "BEGIN").await;

@@ -27,14 +27,14 @@ async fn note(_event: &Counted, connection: &mut PgConnection) -> Result<(), sql
 
 /// An app whose parts all use a store, and events that no handler has handled yet.
 struct Place {
-    server: test_servers::PrivatePostgres,
+    server: eventbus_test::PrivatePostgres,
     store: PgEventStore,
     app: App,
 }
 
 impl Place {
     async fn new() -> Self {
-        let server = test_servers::private_postgres();
+        let server = eventbus_test::private_postgres();
         let config =
             PgEventStoreConfig { database_url: server.url().into(), connect_timeout: LONG, ..Default::default() };
         let store = common::open(config).await;

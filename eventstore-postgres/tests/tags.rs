@@ -322,7 +322,7 @@ async fn deadlocks(admin: &mut PgConnection, database: &str) -> i64 {
 /// A database whose server looks for circles before a wait of the store is over.
 async fn watchful_database() -> TestDatabase {
     let database = TestDatabase::create("").await;
-    let mut admin = connect(test_servers::postgres_url()).await;
+    let mut admin = connect(eventbus_test::postgres_url()).await;
     run(&mut admin, &format!("ALTER DATABASE {} SET deadlock_timeout = '5ms'", database.name())).await;
     database
 }
@@ -332,7 +332,7 @@ async fn close_without_circles(store: PgEventStore, sessions: [PgConnection; 2],
     for session in sessions {
         session.close().await.unwrap();
     }
-    let mut admin = connect(test_servers::postgres_url()).await;
+    let mut admin = connect(eventbus_test::postgres_url()).await;
     assert_eq!(deadlocks(&mut admin, database.name()).await, 0);
 }
 
@@ -389,7 +389,7 @@ async fn tag_is_locked_before_its_event_is_updated() {
 /// The limit of a wait for a lock is longer than the server's wait before it looks for a circle, so that a circle counts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn decisions_about_few_tags_keep_their_rule_and_wait_in_no_circle() {
-    let server = test_servers::private_postgres_with(&["-c", "deadlock_timeout=5ms", "-c", "fsync=off"]);
+    let server = eventbus_test::private_postgres_with(&["-c", "deadlock_timeout=5ms", "-c", "fsync=off"]);
     let mut admin = connect(server.url()).await;
     run(&mut admin, "CREATE DATABASE courses").await;
     let (base, _) = server.url().rsplit_once('/').unwrap();

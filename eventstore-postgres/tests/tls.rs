@@ -11,10 +11,10 @@ use std::{
 };
 
 use common::{add, connect, run, stream, within};
+use eventbus_test::PrivatePostgres;
 use eventstore_postgres::{PgConnectError, PgEventStore};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
-use test_servers::PrivatePostgres;
 
 /// A server that speaks TLS and shows a certificate for `127.0.0.1`.
 struct TlsServer {
@@ -33,7 +33,7 @@ impl TlsServer {
             CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
         fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
 
-        let server = test_servers::private_postgres();
+        let server = eventbus_test::private_postgres();
         let mut admin = connect(server.url()).await;
         let data: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&mut admin).await.unwrap();
         for (name, text) in [("server.crt", certificate.pem()), ("server.key", key.serialize_pem())] {
@@ -94,6 +94,6 @@ async fn a_store_connects_over_tls_and_knows_whom_to_trust() {
 
 #[tokio::test]
 async fn a_server_without_tls_is_refused_where_it_is_demanded() {
-    let url = format!("{}?sslmode=require", test_servers::private_postgres().url());
+    let url = format!("{}?sslmode=require", eventbus_test::private_postgres().url());
     PgEventStore::connect(url).await.unwrap_err();
 }

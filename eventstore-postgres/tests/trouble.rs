@@ -238,7 +238,7 @@ const SLOW_ROLLBACK: &str = "CREATE EXTENSION postgres_fdw; CREATE TABLE near (i
 /// that the statement drew.
 #[tokio::test]
 async fn what_is_appended_after_an_error_is_in_the_feed_at_once() {
-    let server = test_servers::private_postgres();
+    let server = eventbus_test::private_postgres();
     let proxy = Proxy::start_for(server.url()).await;
     let store = open(PgEventStoreConfig { database_url: server.url().into(), ..Default::default() }).await;
     let (one, two) = (stream(), stream());

@@ -11,8 +11,8 @@ use eventbus::{
     BoxError, EventId, ExpectedVersion, Name, Position,
     port::{AppendEvents as _, Checkpoints as _, Lease, Leases as _, Shadow, Transaction, Transactions as _},
 };
+use eventbus_test::internal::Actor;
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, SqliteTransactionError};
-use test_servers::Actor;
 
 const TABLES: &str = "
     CREATE TABLE orders (id TEXT PRIMARY KEY, total INTEGER, twice INTEGER GENERATED ALWAYS AS (total * 2) STORED);

@@ -18,8 +18,8 @@ use eventbus::{
     ExpectedVersion, Name, NewEvent, RecordedEvent, StreamId,
     port::{AppendError, AppendEvents as _, Leases as _},
 };
+use eventbus_test::internal::Actor;
 use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig};
-use test_servers::Actor;
 
 const FILE: &str = "EVENTSTORE_SQLITE_TEST_FILE";
 const STREAM: &str = "EVENTSTORE_SQLITE_TEST_STREAM";

@@ -58,7 +58,7 @@ fn marked_tasks_are_given_up_noticed_replayed_and_done() {
 
 #[test]
 fn a_monitor_that_cannot_ask_says_so() {
-    let mut redis = test_servers::private_redis();
+    let mut redis = eventbus_test::private_redis();
     let url = redis.url().to_owned();
     redis.stop();
     let output = common::run(env!("CARGO_BIN_EXE_dead-letters"), &["monitor", "--bus", &url]);

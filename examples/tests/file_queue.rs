@@ -33,7 +33,7 @@ fn what_one_worker_publishes_another_processes_and_all_of_it_can_be_read() {
 
 #[test]
 fn a_subscriber_gets_what_another_worker_publishes() {
-    let (folder, url) = (File::new(&test_servers::unique_name("shared_queue")), test_servers::redis_url());
+    let (folder, url) = (File::new(&eventbus_test::unique_name("shared_queue")), eventbus_test::redis_url());
     let subscribing = ["--dir", folder.path(), "--redis", url, "subscribe"];
     let mut subscriber = Process::start(env!("CARGO_BIN_EXE_file-queue"), &subscribing, &[]);
     queue(&folder, &["--redis", url, "publish", r#"{"from": "worker_2"}"#]);

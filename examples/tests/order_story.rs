@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Database, File, run};
+use common::{File, run};
 
 fn story(arguments: &[&str]) -> String {
     let output = run(env!("CARGO_BIN_EXE_order-story"), arguments);
@@ -64,9 +64,9 @@ fn the_story_is_told_and_goes_on_in_the_same_file() {
 
 #[test]
 fn on_servers_each_save_shows_its_position_and_its_redis_entry() {
-    let database = Database::create();
-    let redis = test_servers::private_redis();
-    let text = story(&["--store", &database.url, "--bus", redis.url()]);
+    let database = eventbus_test::postgres();
+    let redis = eventbus_test::private_redis();
+    let text = story(&["--store", database.url(), "--bus", redis.url()]);
     assert_lines_in_order(&text, &["store: postgres://", "bus:   redis://", "stored     version 1 at position 1"]);
     let ids: Vec<_> = text.lines().filter_map(|line| line.trim().strip_prefix("published  ")).collect();
     assert_eq!(ids.len(), 3, "{text}");
@@ -89,7 +89,7 @@ fn a_store_in_memory_with_something_after_it_makes_no_file() {
 
 #[test]
 fn a_store_that_is_not_there_is_named_without_its_password() {
-    let url = format!("postgres://app:secret@127.0.0.1:{}/orders", test_servers::closed_port());
+    let url = format!("postgres://app:secret@127.0.0.1:{}/orders", eventbus_test::internal::closed_port());
     let output = run(env!("CARGO_BIN_EXE_order-story"), &["--store", &url]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());

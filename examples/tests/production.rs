@@ -57,7 +57,7 @@ fn what_a_dead_consumer_left_is_recovered() {
 
 #[test]
 fn health_never_fails_though_redis_does() {
-    let mut redis = test_servers::private_redis();
+    let mut redis = eventbus_test::private_redis();
     let url = redis.url().to_owned();
     let mut service = production(&["--bus", &url], &["--check-every-ms", "50"]);
     service.until(&[HEALTHY]);

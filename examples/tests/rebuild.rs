@@ -6,7 +6,7 @@ use common::{Process, printed, run};
 
 #[test]
 fn a_table_without_orders_is_rebuilt_too() {
-    let folder = std::env::temp_dir().join(test_servers::unique_name("rebuild"));
+    let folder = std::env::temp_dir().join(eventbus_test::unique_name("rebuild"));
     let said = printed(&run(env!("CARGO_BIN_EXE_rebuild"), &["--folder", folder.to_str().unwrap(), "--orders", "0"]));
     assert!(said.starts_with("before: 0 orders, 0 shipped, 0 paid\n") && said.contains("after:  "), "{said}");
     std::fs::remove_dir_all(folder).unwrap();
@@ -14,7 +14,7 @@ fn a_table_without_orders_is_rebuilt_too() {
 
 #[test]
 fn the_table_is_right_again_also_after_a_rebuild_that_was_killed() {
-    let folder = std::env::temp_dir().join(test_servers::unique_name("rebuild"));
+    let folder = std::env::temp_dir().join(eventbus_test::unique_name("rebuild"));
     let folder = folder.to_str().unwrap();
     let arguments = ["--folder", folder, "--orders", "3000"];
     let process = Process::start(env!("CARGO_BIN_EXE_rebuild"), &arguments, &[]);

@@ -22,7 +22,7 @@ fn stats(url: &str) -> (u64, i64, u64) {
 
 #[test]
 fn events_are_billed_counted_and_kept_and_a_second_run_counts_nothing_twice() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let said = play(server.url());
     let expected = [
         "published 2 events, and a batch of 2",
@@ -62,7 +62,7 @@ fn fields(entry: &StreamEntry) -> Vec<(&str, &str)> {
 
 #[tokio::test]
 async fn entries_of_flat_fields_are_written_and_read_as_by_hand() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let (key, config) = ("events:user_created", RedisStreamsConfig::default());
     let streams = RedisStreams::connect(RedisStreamsConfig { redis_url: server.url().into(), ..config }).await.unwrap();
     let mut by_hand = redis::Client::open(server.url()).unwrap().get_connection().unwrap();

@@ -21,8 +21,8 @@ fn stream_and_store_tell_the_same() {
 /// Fails if an example takes events of a different one as its own.
 #[test]
 fn it_shares_a_database_with_the_tutorial_and_the_order_story() {
-    let (stream, database, server) = (Stream::new(), common::Database::create(), test_servers::private_redis());
-    let store = ["--store", database.url.as_str()];
+    let (stream, database, server) = (Stream::new(), eventbus_test::postgres(), eventbus_test::private_redis());
+    let store = ["--store", database.url()];
     let on_bus = [&store[..], &stream.arguments()].concat();
     for orders in [10, 20] {
         let tutorial = printed(&run(env!("CARGO_BIN_EXE_tutorial-17"), &[&["repository"], &on_bus[..]].concat()));

@@ -72,8 +72,8 @@ fn assert_prints(output: &Output, prefix: &str, expected: &str) {
 #[test]
 fn the_short_edition_prints_the_expected_output() {
     assert_shared(|| {
-        let prefix = test_servers::unique_name("tutorial");
-        let output = tutorial(&["--bus", test_servers::redis_url(), "--prefix", &prefix]);
+        let prefix = eventbus_test::unique_name("tutorial");
+        let output = tutorial(&["--bus", eventbus_test::redis_url(), "--prefix", &prefix]);
         assert_prints(&output, &prefix, include_str!("expected/tutorial-17-short.txt"));
         output
     });
@@ -82,8 +82,8 @@ fn the_short_edition_prints_the_expected_output() {
 #[test]
 fn the_long_edition_prints_its_own_lines() {
     assert_shared(|| {
-        let prefix = test_servers::unique_name("tutorial");
-        let output = tutorial(&["--bus", test_servers::redis_url(), "--prefix", &prefix, "--edition", "long"]);
+        let prefix = eventbus_test::unique_name("tutorial");
+        let output = tutorial(&["--bus", eventbus_test::redis_url(), "--prefix", &prefix, "--edition", "long"]);
         assert_prints(&output, &prefix, include_str!("expected/tutorial-17-long.txt"));
         output
     });
@@ -91,7 +91,7 @@ fn the_long_edition_prints_its_own_lines() {
 
 #[test]
 fn without_redis_it_says_how_to_start_one() {
-    let url = format!("redis://:secret@127.0.0.1:{}", test_servers::closed_port());
+    let url = format!("redis://:secret@127.0.0.1:{}", eventbus_test::internal::closed_port());
     let output = tutorial(&["--bus", &url]);
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -101,10 +101,10 @@ fn without_redis_it_says_how_to_start_one() {
 
 #[test]
 fn the_repository_saves_publishes_projects_and_rebuilds() {
-    let prefix = test_servers::unique_name("tutorial");
-    let database = common::Database::create();
+    let prefix = eventbus_test::unique_name("tutorial");
+    let database = eventbus_test::postgres();
     let output =
-        tutorial(&["repository", "--store", &database.url, "--bus", test_servers::redis_url(), "--prefix", &prefix]);
+        tutorial(&["repository", "--store", database.url(), "--bus", eventbus_test::redis_url(), "--prefix", &prefix]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     for line in ["created: version 1, position 1, published as ", "shipped: version 2, position 2, published as "] {

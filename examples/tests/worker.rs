@@ -120,10 +120,10 @@ fn a_worker_and_a_publisher_speak_tls_with_the_authority_that_a_variable_names()
     for (file, text) in [(&authority, issuer.pem()), (&certificate, shown.pem()), (&key, server_key.serialize_pem())] {
         std::fs::write(file.path(), text).unwrap();
     }
-    let port = test_servers::closed_port().to_string();
+    let port = eventbus_test::internal::closed_port().to_string();
     let listen = ["--tls-port", &port, "--tls-auth-clients", "no", "--tls-ca-cert-file", authority.path()];
     let show = ["--tls-cert-file", certificate.path(), "--tls-key-file", key.path()];
-    let server = test_servers::private_redis_with(&[&listen[..], &show].concat());
+    let server = eventbus_test::private_redis_with(&[&listen[..], &show].concat());
     let mut stream = Stream::on(server.url());
     let (url, environment) = (format!("rediss://127.0.0.1:{port}"), [("EVENTBUS_TLS_CA_FILE", authority.path())]);
     let bus = ["--bus", &url, "--prefix", &stream.prefix];

@@ -12,6 +12,7 @@ pub const PRODUCT: &[&str] = &[
     "eventbus-file",
     "eventbus-redis",
     "eventbus-redis-core",
+    "eventbus-test",
     "eventstore-postgres",
     "eventstore-redis",
     "eventstore-sqlite",

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use eventstore_sqlite::SqliteEventStore;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 /// Creates a folder of its own for files of a test.
 ///
@@ -13,7 +12,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 /// If the file system refuses.
 #[must_use]
 pub fn folder(prefix: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(test_servers::unique_name(prefix));
+    let folder = std::env::temp_dir().join(eventbus_test::unique_name(prefix));
     std::fs::create_dir_all(&folder).expect("the folder for temporary files takes one more");
     folder
 }
@@ -23,37 +22,9 @@ pub fn folder(prefix: &str) -> PathBuf {
 /// # Panics
 /// If the server fails.
 pub async fn postgres(schema: &str) -> PgEventStore {
-    let database_url = test_servers::postgres_url().to_owned();
+    let database_url = eventbus_test::postgres_url().to_owned();
     let config = PgEventStoreConfig { database_url, schema: schema.into(), ..PgEventStoreConfig::default() };
     PgEventStore::connect_with(config).await.expect("the test server opens a store")
-}
-
-/// Creates a database on the shared server, for tables beside those of a store, and returns its URL.
-///
-/// # Panics
-/// If the server fails.
-pub async fn create_database(prefix: &str) -> String {
-    let name = test_servers::unique_name(prefix);
-    administer(format!("CREATE DATABASE {name}")).await;
-    test_servers::database_url_for(&name)
-}
-
-/// Drops a database of [`create_database`].
-///
-/// # Panics
-/// If the server fails.
-pub async fn drop_database(url: &str) {
-    let mut connection = PgConnection::connect(url).await.expect("the test server accepts a connection");
-    let name = sqlx::query_scalar::<_, String>("SELECT current_database()").fetch_one(&mut connection).await;
-    let name = name.expect("the test server names the database");
-    connection.close().await.expect("the test server closes a connection");
-    administer(format!("DROP DATABASE {name} WITH (FORCE)")).await;
-}
-
-async fn administer(sql: String) {
-    let admin = PgConnection::connect(test_servers::postgres_url()).await;
-    let mut admin = admin.expect("the test server accepts a connection");
-    admin.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.expect("the test server creates and drops databases");
 }
 
 /// Opens a store with a key prefix on the shared server.
@@ -62,7 +33,7 @@ async fn administer(sql: String) {
 /// If the server fails.
 pub async fn redis(prefix: &str) -> RedisEventStore {
     let config = RedisEventStoreConfig {
-        redis_url: test_servers::redis_url().into(),
+        redis_url: eventbus_test::redis_url().into(),
         key_prefix: prefix.into(),
         ..RedisEventStoreConfig::default()
     };

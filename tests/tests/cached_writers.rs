@@ -7,7 +7,7 @@
 use std::{env, path::Path, sync::Arc};
 
 use eventbus::{AggregateRepository, Never, UpdateError, port::EventStore, prelude::*};
-use test_servers::Actor;
+use eventbus_test::internal::Actor;
 use workspace_tests::stores;
 
 const PROCESSES: usize = 4;
@@ -32,7 +32,7 @@ struct Moved {
 struct Account {
     balance: i64,
     moves: u64,
-    /// Set if an event was decided on another state than that of the events before it.
+    /// Set if an event was decided on a different state than that of the events before it.
     is_broken: bool,
 }
 
@@ -119,12 +119,12 @@ async fn every_decision_sees_the_replay(place: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres() {
-    every_decision_sees_the_replay(&format!("postgres {}", test_servers::unique_name("cached"))).await;
+    every_decision_sees_the_replay(&format!("postgres {}", eventbus_test::unique_name("cached"))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_redis() {
-    every_decision_sees_the_replay(&format!("redis {}", test_servers::unique_name("cached"))).await;
+    every_decision_sees_the_replay(&format!("redis {}", eventbus_test::unique_name("cached"))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,9 +19,9 @@ use eventbus::{
     prelude::*,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_test::internal::Actor;
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
-use test_servers::Actor;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account)]
@@ -123,7 +123,7 @@ async fn the_next_start_handles(store: &str, bus: &str) {
 
 #[tokio::test]
 async fn on_sqlite_and_the_in_process_bus() {
-    let folder = env::temp_dir().join(test_servers::unique_name("crash"));
+    let folder = env::temp_dir().join(eventbus_test::unique_name("crash"));
     std::fs::create_dir_all(&folder).unwrap();
     the_next_start_handles(folder.join("crash.db").to_str().unwrap(), "memory").await;
     std::fs::remove_dir_all(folder).unwrap();
@@ -132,15 +132,15 @@ async fn on_sqlite_and_the_in_process_bus() {
 #[tokio::test]
 async fn on_postgres_and_redis() {
     let schema_url = postgres_database().await;
-    let bus = format!("{} {}", test_servers::redis_url(), test_servers::unique_name("crash"));
+    let bus = format!("{} {}", eventbus_test::redis_url(), eventbus_test::unique_name("crash"));
     the_next_start_handles(&schema_url, &bus).await;
 }
 
 /// Creates a database, and returns its URL.
 async fn postgres_database() -> String {
     use sqlx::{AssertSqlSafe, Connection, Executor};
-    let name = test_servers::unique_name("crash");
-    let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+    let name = eventbus_test::unique_name("crash");
+    let mut admin = sqlx::PgConnection::connect(eventbus_test::postgres_url()).await.unwrap();
     admin.execute(sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))).await.unwrap();
-    test_servers::database_url_for(&name)
+    eventbus_test::database_url_for(&name)
 }

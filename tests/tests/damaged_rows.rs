@@ -122,8 +122,8 @@ async fn stops_at_a_missing_event(
     restore: impl AsyncFnOnce(),
 ) {
     let config = RedisEventBusConfig {
-        redis_url: test_servers::redis_url().into(),
-        stream_prefix: test_servers::unique_name("missing"),
+        redis_url: eventbus_test::redis_url().into(),
+        stream_prefix: eventbus_test::unique_name("missing"),
         ..RedisEventBusConfig::default()
     };
     let seen = Seen::default();
@@ -180,8 +180,8 @@ async fn on_sqlite_readers_of_all_events_stop_at_a_missing_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_readers_of_all_events_stop_at_a_missing_one() {
-    let schema = test_servers::unique_name("damaged");
-    let database_url = test_servers::postgres_url().to_owned();
+    let schema = eventbus_test::unique_name("damaged");
+    let database_url = eventbus_test::postgres_url().to_owned();
     let config =
         PgEventStoreConfig { database_url: database_url.clone(), schema: schema.clone(), ..Default::default() };
     let store = PgEventStore::connect_with(config).await.unwrap();
@@ -200,9 +200,9 @@ async fn on_postgres_readers_of_all_events_stop_at_a_missing_one() {
 /// The feed has a list of its events, so readers stop at the place of the missing one.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_redis_readers_of_all_events_stop_at_a_missing_one() {
-    let prefix = test_servers::unique_name("damaged");
+    let prefix = eventbus_test::unique_name("damaged");
     let store = stores::redis(&prefix).await;
-    let connection = test_servers::redis_connection(test_servers::redis_url()).await;
+    let connection = eventbus_test::internal::redis_connection(eventbus_test::redis_url()).await;
     fill(&store).await;
     let key = format!("{prefix}:aggregate:Order:order-1");
     let tell = async |command: &redis::Cmd| {
@@ -362,7 +362,7 @@ async fn goes_on_behind_damage<P: eventbus::projection::Projection>(
 }
 
 fn path() -> PathBuf {
-    let folder = std::env::temp_dir().join(test_servers::unique_name("damaged"));
+    let folder = std::env::temp_dir().join(eventbus_test::unique_name("damaged"));
     std::fs::create_dir_all(&folder).unwrap();
     folder.join("events.db")
 }
@@ -393,8 +393,8 @@ async fn on_sqlite_everything_goes_on_behind_damage_that_an_operator_skips() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_redis_everything_goes_on_behind_damage_that_an_operator_skips() {
     let config = RedisEventBusConfig {
-        redis_url: test_servers::redis_url().into(),
-        stream_prefix: test_servers::unique_name("damaged"),
+        redis_url: eventbus_test::redis_url().into(),
+        stream_prefix: eventbus_test::unique_name("damaged"),
         ..RedisEventBusConfig::default()
     };
     on_sqlite(Some(RedisEventBus::connect(config).await.unwrap())).await;
@@ -419,8 +419,8 @@ async fn follow(event: &Sent, State(seen): State<Seen>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_row_that_one_group_misses_keeps_nothing_from_the_groups_behind_it() {
     let config = RedisEventBusConfig {
-        redis_url: test_servers::redis_url().into(),
-        stream_prefix: test_servers::unique_name("damaged"),
+        redis_url: eventbus_test::redis_url().into(),
+        stream_prefix: eventbus_test::unique_name("damaged"),
         ..RedisEventBusConfig::default()
     };
     let connect = async || RedisEventBus::connect(config.clone()).await.unwrap();
@@ -469,8 +469,8 @@ async fn a_damaged_row_that_one_group_misses_keeps_nothing_from_the_groups_behin
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_everything_goes_on_behind_damage_that_an_operator_skips() {
-    let schema = test_servers::unique_name("damaged");
-    let database_url = test_servers::postgres_url().to_owned();
+    let schema = eventbus_test::unique_name("damaged");
+    let database_url = eventbus_test::postgres_url().to_owned();
     let config =
         PgEventStoreConfig { database_url: database_url.clone(), schema: schema.clone(), ..Default::default() };
     let store = PgEventStore::connect_with(config).await.unwrap();

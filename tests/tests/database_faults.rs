@@ -89,8 +89,8 @@ async fn nothing_was_given_up(app: &App) {
 /// Returns a bus on a different server than the store, which the fault does not affect.
 fn bus_elsewhere() -> RedisEventBusConfig {
     RedisEventBusConfig {
-        redis_url: test_servers::redis_url().into(),
-        stream_prefix: test_servers::unique_name("faults"),
+        redis_url: eventbus_test::redis_url().into(),
+        stream_prefix: eventbus_test::unique_name("faults"),
         ..RedisEventBusConfig::default()
     }
 }
@@ -147,10 +147,10 @@ mod postgres {
 
     impl Place {
         async fn new(tables: &str, transaction_timeout: Duration) -> Self {
-            let name = test_servers::unique_name("faults");
-            let mut admin = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+            let name = eventbus_test::unique_name("faults");
+            let mut admin = PgConnection::connect(eventbus_test::postgres_url()).await.unwrap();
             run(&mut admin, &format!("CREATE DATABASE {name}")).await.unwrap();
-            let database_url = test_servers::database_url_for(&name);
+            let database_url = eventbus_test::database_url_for(&name);
             let config = PgEventStoreConfig { database_url, transaction_timeout, ..Default::default() };
             Self::with(tables, config, None).await
         }
@@ -218,10 +218,10 @@ mod postgres {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_full_disk_is_waited_for() {
         let disk = SmallDisk::mount(4).unwrap();
-        let tablespace = test_servers::unique_name("small");
+        let tablespace = eventbus_test::unique_name("small");
         let (tables, is_full) = match &disk {
             Some(disk) => {
-                let mut admin = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+                let mut admin = PgConnection::connect(eventbus_test::postgres_url()).await.unwrap();
                 let folder: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&mut admin).await.unwrap();
                 disk.give_to_owner_of(&folder).unwrap();
                 let location = disk.path().display();
@@ -276,7 +276,7 @@ mod postgres {
 
     /// Crashes the server while both are in a statement; it then refuses connections.
     async fn a_server_that_takes_no_connections_yet_is_waited_for(bus: Option<RedisEventBusConfig>) {
-        let mut server = test_servers::private_postgres();
+        let mut server = eventbus_test::private_postgres();
         let url = server.url().to_owned();
         let connect_timeout = Duration::from_millis(500);
         let config = PgEventStoreConfig { database_url: url.clone(), connect_timeout, ..Default::default() };
@@ -316,7 +316,7 @@ mod postgres {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn tables_whose_files_cannot_be_opened_are_waited_for() {
-        let server = test_servers::private_postgres();
+        let server = eventbus_test::private_postgres();
         let config = PgEventStoreConfig { database_url: server.url().into(), ..Default::default() };
         let mut place = Place::with(TABLES, config, None).await;
         pay(&place.app, 0, 5).await;
@@ -345,7 +345,7 @@ mod postgres {
     /// class 08.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn tables_on_another_server_that_takes_no_connections_are_waited_for() {
-        let mut other = test_servers::private_postgres();
+        let mut other = eventbus_test::private_postgres();
         let mut admin = PgConnection::connect(other.url()).await.unwrap();
         run(&mut admin, TABLES).await.unwrap();
         let columns = "(id text, cents bigint, filling text) SERVER other";
@@ -358,7 +358,7 @@ mod postgres {
             other.port()
         );
         // the app's server is private as well, because it must reach the second one
-        let server = test_servers::private_postgres();
+        let server = eventbus_test::private_postgres();
         let config = PgEventStoreConfig { database_url: server.url().into(), ..Default::default() };
         let mut place = Place::with(&tables, config, None).await;
         pay(&place.app, 0, 5).await;
@@ -451,7 +451,7 @@ mod sqlite {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_full_disk_is_waited_for() {
-        let folder = std::env::temp_dir().join(test_servers::unique_name("faults"));
+        let folder = std::env::temp_dir().join(eventbus_test::unique_name("faults"));
         std::fs::create_dir_all(&folder).unwrap();
         let store = SqliteEventStore::open(folder.join("orders.db")).await.unwrap();
         for table in ["notes", "order_rows"] {
@@ -484,7 +484,7 @@ mod sqlite {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_file_that_another_connection_has_locked_for_longer_than_every_limit_is_waited_for() {
         const LOCKED: Duration = Duration::from_secs(15); // three times the lock timeout of a connection by default
-        let folder = std::env::temp_dir().join(test_servers::unique_name("faults"));
+        let folder = std::env::temp_dir().join(eventbus_test::unique_name("faults"));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("orders.db");
         let store = SqliteEventStore::open(&file).await.unwrap();
@@ -599,7 +599,7 @@ mod redis_store {
     }
 
     struct Place {
-        server: test_servers::PrivateRedis,
+        server: eventbus_test::PrivateRedis,
         store: RedisEventStore,
         app: App,
         gate: Gate,
@@ -609,7 +609,7 @@ mod redis_store {
 
     impl Place {
         /// Starts a scenario in which both have handled five events; without `bus` the app has the in-process one.
-        async fn new(server: test_servers::PrivateRedis, bus: Option<RedisEventBusConfig>) -> Self {
+        async fn new(server: eventbus_test::PrivateRedis, bus: Option<RedisEventBusConfig>) -> Self {
             let config = RedisEventStoreConfig { redis_url: server.url().into(), ..Default::default() };
             let store = RedisEventStore::connect(config).await.unwrap();
             let (calls, row_calls, gate) = (Calls::default(), RowCalls::default(), Gate::open());
@@ -650,8 +650,8 @@ mod redis_store {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_server_without_memory_is_waited_for() {
-        let place = Place::new(test_servers::private_redis(), None).await;
-        let mut admin = test_servers::redis_connection(place.server.url()).await;
+        let place = Place::new(eventbus_test::private_redis(), None).await;
+        let mut admin = eventbus_test::internal::redis_connection(place.server.url()).await;
         let set = async |admin: &mut redis::aio::MultiplexedConnection, memory: &str| {
             let mut set = redis::cmd("CONFIG");
             set.arg("SET").arg("maxmemory").arg(memory).arg("maxmemory-policy").arg("noeviction");
@@ -671,7 +671,7 @@ mod redis_store {
 
     /// Restarts the server, which then loads its data, while both are in an event.
     async fn a_server_that_loads_its_data_is_waited_for(bus: impl FnOnce(&str) -> Option<RedisEventBusConfig>) {
-        let server = test_servers::private_redis();
+        let server = eventbus_test::private_redis();
         let bus = bus(server.url());
         let mut place = Place::new(server, bus).await;
         place.begin().await;

@@ -20,10 +20,10 @@ use eventbus::{
     testkit::ManualClock,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_test::PrivateRedis;
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use eventstore_sqlite::SqliteEventStore;
 use redis::{FromRedisValue, aio::MultiplexedConnection};
-use test_servers::PrivateRedis;
 
 const STEM: Name = Name::from_static("dead-letter:");
 
@@ -64,8 +64,8 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let prefix = test_servers::unique_name("copies");
-        Self { server: test_servers::private_redis(), prefix, clock: ManualClock::new(), fate: Fate::default() }
+        let prefix = eventbus_test::unique_name("copies");
+        Self { server: eventbus_test::private_redis(), prefix, clock: ManualClock::new(), fate: Fate::default() }
     }
 
     async fn bus(&self) -> RedisEventBus {
@@ -84,7 +84,7 @@ impl Place {
     }
 
     async fn connection(&self) -> MultiplexedConnection {
-        test_servers::redis_connection(self.server.url()).await
+        eventbus_test::internal::redis_connection(self.server.url()).await
     }
 
     async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
@@ -178,7 +178,7 @@ async fn sqlite() -> Arc<dyn EventStore> {
 }
 
 fn tempfile() -> std::path::PathBuf {
-    let folder = std::env::temp_dir().join(test_servers::unique_name("dead-letter-copies"));
+    let folder = std::env::temp_dir().join(eventbus_test::unique_name("dead-letter-copies"));
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }
@@ -186,14 +186,14 @@ fn tempfile() -> std::path::PathBuf {
 async fn postgres_at(database_url: &str) -> Arc<dyn EventStore> {
     let config = PgEventStoreConfig {
         database_url: database_url.to_owned(),
-        schema: test_servers::unique_name("copies"),
+        schema: eventbus_test::unique_name("copies"),
         ..Default::default()
     };
     Arc::new(PgEventStore::connect_with(config).await.unwrap())
 }
 
 async fn postgres() -> Arc<dyn EventStore> {
-    postgres_at(test_servers::postgres_url()).await
+    postgres_at(eventbus_test::postgres_url()).await
 }
 
 /// The store has a copy of each dead letter until an application or a different tool replays or discards it.
@@ -358,7 +358,7 @@ async fn two_processes_put_each_back_once_from_postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_follow_when_the_store_is_back() {
     let place = Place::new();
-    let mut server = test_servers::private_postgres();
+    let mut server = eventbus_test::private_postgres();
     let store = postgres_at(server.url()).await;
     let app = place.app(&store).await;
     place.fate.is_held.store(true, Ordering::SeqCst);

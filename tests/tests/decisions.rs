@@ -48,11 +48,11 @@ impl Opened {
     }
 
     async fn postgres() -> Self {
-        Self(Arc::new(stores::postgres(&test_servers::unique_name("decisions")).await))
+        Self(Arc::new(stores::postgres(&eventbus_test::unique_name("decisions")).await))
     }
 
     async fn redis() -> Self {
-        Self(Arc::new(stores::redis(&test_servers::unique_name("decisions")).await))
+        Self(Arc::new(stores::redis(&eventbus_test::unique_name("decisions")).await))
     }
 
     async fn sqlite() -> Self {

@@ -267,7 +267,7 @@ async fn sealed_fields_are_refused(store: &OpenStore) {
 #[tokio::test]
 async fn files_of_sqlite_are_read_and_written_on() {
     for format in FORMATS {
-        let scratch = std::env::temp_dir().join(test_servers::unique_name("fixtures"));
+        let scratch = std::env::temp_dir().join(eventbus_test::unique_name("fixtures"));
         fs::create_dir_all(&scratch).unwrap();
         let path = scratch.join("store.db");
         fs::copy(format.folder().join("sqlite.db"), &path).unwrap();
@@ -292,8 +292,8 @@ async fn databases_of_postgres_are_read_and_written_on() {
 #[tokio::test]
 async fn the_keys_of_redis_stores_are_read_and_written_on() {
     for format in FORMATS {
-        let server = test_servers::private_redis();
-        let mut connection = test_servers::redis_connection(server.url()).await;
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
         redis_commands::restore(&mut connection, &text(format, "redis.jsonl")).await.unwrap();
         let config =
             RedisEventStoreConfig { redis_url: server.url().into(), key_prefix: "shop".into(), ..Default::default() };
@@ -307,8 +307,8 @@ async fn the_keys_of_redis_stores_are_read_and_written_on() {
 async fn a_dump_of_redis_holds_what_it_restores() {
     let files = FORMATS.iter().flat_map(|format| ["redis.jsonl", "redis-bus.jsonl"].map(|name| (*format, name)));
     for (format, name) in files {
-        let server = test_servers::private_redis();
-        let mut connection = test_servers::redis_connection(server.url()).await;
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
         redis_commands::restore(&mut connection, &text(format, name)).await.unwrap();
         let without_expiry = |text: &str| {
             text.lines().filter(|line| !line.starts_with("[\"PEXPIRE\"")).map(str::to_owned).collect::<Vec<_>>()
@@ -336,8 +336,8 @@ async fn a_dump_of_redis_holds_streams_without_entries() {
         made.iter().map(|line| serde_json::json!(line.split(' ').collect::<Vec<_>>()).to_string()).collect();
     let mut dumps = vec![lines.join("\n")];
     for _ in 0..2 {
-        let server = test_servers::private_redis();
-        let mut connection = test_servers::redis_connection(server.url()).await;
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
         redis_commands::restore(&mut connection, dumps.last().unwrap()).await.unwrap();
         dumps.push(redis_commands::dump(&mut connection).await.unwrap());
     }
@@ -357,8 +357,8 @@ async fn the_keys_of_redis_buses_are_read_and_written_on() {
 /// The group goes on with its pending entries and their attempts, the dead letter is replayed, and the relay publishes
 /// the new event only.
 async fn the_keys_of_a_bus_are_read_and_written_on(format: StoredFormat) {
-    let server = test_servers::private_redis();
-    let mut connection = test_servers::redis_connection(server.url()).await;
+    let server = eventbus_test::private_redis();
+    let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
     redis_commands::restore(&mut connection, &text(format, "redis-bus.jsonl")).await.unwrap();
     let both = BusAndStore::connect(server.url(), "today", SystemClock).await.unwrap();
     let wanted = expected(format, "redis-bus.json");

@@ -23,8 +23,8 @@ use eventbus::{
     port::{DeadLetterFilter, DeadLetters, EventBus, Subscriber},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_test::internal::Actor;
 use fast_clock::FastClock;
-use test_servers::Actor;
 
 const KILLER: &str = "killer";
 const ROUNDS: usize = 10;
@@ -32,7 +32,7 @@ const EVENTS: usize = 1_000;
 
 fn config(prefix: &str, consumer_name: Option<String>, concurrency: usize) -> RedisEventBusConfig {
     RedisEventBusConfig {
-        redis_url: test_servers::redis_url().into(),
+        redis_url: eventbus_test::redis_url().into(),
         stream_prefix: prefix.into(),
         consumer_name,
         block_ms: 100,
@@ -94,7 +94,7 @@ impl Consumer {
             [concurrency as u32, partitions, faster].map(|number| number.to_string());
         let mut variables = vec![("KILL_PREFIX", prefix), ("KILL_CONCURRENCY", &concurrency)];
         variables.extend([("KILL_PARTITIONS", &*partitions), ("KILL_FASTER", &faster)]);
-        variables.push(("REDIS_URL", test_servers::redis_url()));
+        variables.push(("REDIS_URL", eventbus_test::redis_url()));
         variables.extend(name.map(|name| ("KILL_NAME", name)));
         Self { actor: Actor::play("the_consumer_that_dies", &variables), handled: Vec::new() }
     }
@@ -156,7 +156,7 @@ async fn until_finished(bus: &RedisEventBus) {
 
 /// Returns the aggregates whose entries are pending on a consumer.
 async fn in_flight(bus: &RedisEventBus, consumer: &str) -> BTreeSet<String> {
-    let mut connection = test_servers::redis_connection(test_servers::redis_url()).await;
+    let mut connection = eventbus_test::internal::redis_connection(eventbus_test::redis_url()).await;
     let (stream, group) = (bus.config().stream_name(), bus.default_group());
     let mut list = redis::cmd("XPENDING");
     list.arg(&stream).arg(group.as_str()).arg("-").arg("+").arg(10_000).arg(consumer);
@@ -182,7 +182,7 @@ async fn what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_
     let began = Instant::now();
     let (mut had, mut repeated) = (0, 0);
     for round in 1..=ROUNDS {
-        let prefix = test_servers::unique_name("kill");
+        let prefix = eventbus_test::unique_name("kill");
         let bus = RedisEventBus::connect(config(&prefix, Some("watcher".into()), 1)).await.unwrap();
         let mut victim = Consumer::spawn(&prefix, Some("victim"), 1);
         let other = Consumer::spawn(&prefix, Some("other"), 1);
@@ -225,7 +225,7 @@ async fn what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_
 
 /// Returns the crash note of the event that ends its process, while the event is pending.
 async fn note_of_killer(bus: &RedisEventBus) -> String {
-    let mut connection = test_servers::redis_connection(test_servers::redis_url()).await;
+    let mut connection = eventbus_test::internal::redis_connection(eventbus_test::redis_url()).await;
     let key = format!("{{{}}}:retry:{}", bus.config().stream_name(), bus.default_group());
     let notes: BTreeMap<String, String> = redis::cmd("HGETALL").arg(key).query_async(&mut connection).await.unwrap();
     notes.into_values().find(|note| note.contains("ended_alone")).unwrap_or_default()
@@ -246,7 +246,7 @@ async fn run_until_ended(bus: &RedisEventBus, name: Option<&str>, concurrency: u
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_ends_its_process_is_found_out_and_takes_no_other_with_it() {
     let found_out = async |(name, concurrency): (Option<&'static str>, usize)| {
-        let prefix = test_servers::unique_name("killer");
+        let prefix = eventbus_test::unique_name("killer");
         let bus = RedisEventBus::connect(config(&prefix, Some("watcher".into()), 1)).await.unwrap();
         let mut ids: Vec<_> = (0..40).map(|number| number.to_string()).collect();
         ids.insert(17, KILLER.into());
@@ -281,7 +281,7 @@ async fn an_event_that_ends_its_process_is_found_out_and_takes_no_other_with_it(
 async fn with_partitions_an_event_that_ends_its_process_five_times_alone_becomes_a_dead_letter_and_no_other_does() {
     const PARTITIONS: u32 = 4;
     let found_out = async |(name, concurrency): (Option<&'static str>, usize)| {
-        let prefix = test_servers::unique_name("killer");
+        let prefix = eventbus_test::unique_name("killer");
         let watcher = config(&prefix, Some("watcher".into()), 1);
         let bus = RedisEventBus::connect(RedisEventBusConfig { partitions: PARTITIONS, ..watcher }).await.unwrap();
         let mut ids: Vec<_> = (0..40).map(|number| number.to_string()).collect();
@@ -310,7 +310,7 @@ async fn with_partitions_an_event_that_ends_its_process_five_times_alone_becomes
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_that_are_killed_at_random_make_no_dead_letters() {
     const KILLS: usize = 12;
-    let prefix = test_servers::unique_name("random");
+    let prefix = eventbus_test::unique_name("random");
     let bus = RedisEventBus::connect(config(&prefix, Some("watcher".into()), 1)).await.unwrap();
     let ids: BTreeSet<_> = (0..2_000).map(|number| number.to_string()).collect();
     for ids in ids.iter().collect::<Vec<_>>().chunks(100) {

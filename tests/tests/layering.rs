@@ -78,6 +78,16 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         ],
     ),
     (
+        "eventbus-test",
+        &[
+            &["actor", "name", "server"],
+            &["error"],
+            &["port", "url"],
+            &["local", "no_local", "postgres", "redis"],
+            &["internal"],
+        ],
+    ),
+    (
         "eventstore-postgres",
         &[
             &["config", "error", "identifier", "migration_step", "schema", "statement_error", "stream_numbers", "url"],
@@ -169,6 +179,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("eventbus-file", &["eventbus", "eventbus_redis_core"]),
     ("eventbus-redis", &["eventbus", "eventbus_redis_core"]),
     ("eventbus-redis-core", &["eventbus"]),
+    ("eventbus-test", &[]),
     ("eventstore-postgres", &["eventbus"]),
     ("eventstore-redis", &["eventbus", "eventbus_redis_core"]),
     ("eventstore-sqlite", &["eventbus"]),
@@ -288,7 +299,7 @@ fn nothing_depends_on_examples_or_tests() {
     for package in PRODUCT {
         let manifest = fs::read_to_string(workspace().join(package).join("Cargo.toml")).unwrap();
         let dependencies = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
-        for forbidden in ["examples", "workspace-tests", "test-servers", "ui-tests"] {
+        for forbidden in ["examples", "workspace-tests", "eventbus-test", "ui-tests"] {
             assert!(!dependencies.contains(forbidden), "{package} depends on {forbidden}");
         }
     }

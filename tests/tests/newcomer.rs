@@ -80,7 +80,7 @@ fn temporary() -> &'static Path {
 fn the_quick_start_runs_in_a_crate_of_its_own() {
     let folder = temporary().join("newcomer");
     make_crate(&folder, &quick_start());
-    let elsewhere = temporary().join(test_servers::unique_name("newcomer"));
+    let elsewhere = temporary().join(eventbus_test::unique_name("newcomer"));
     fs::create_dir_all(&elsewhere).unwrap();
     for balance in [120, 240] {
         let text = output_of(cargo("run", &folder).current_dir(&elsewhere));

@@ -140,7 +140,7 @@ impl Database for Sqlite {
 
 struct Postgres {
     store: PgEventStore,
-    url: String,
+    database: eventbus_test::Postgres,
 }
 
 #[derive(Default)]
@@ -156,7 +156,7 @@ impl PgRows {
 
 impl Postgres {
     async fn connect(&self) -> PgConnection {
-        PgConnection::connect(&self.url).await.unwrap()
+        PgConnection::connect(self.database.url()).await.unwrap()
     }
 
     fn tables(sql: &str) -> String {
@@ -168,8 +168,8 @@ impl Database for Postgres {
     type Rows = PgRows;
 
     async fn create() -> Self {
-        let url = stores::create_database("reserved").await;
-        Self { store: PgEventStore::connect(&url).await.unwrap(), url }
+        let database = eventbus_test::postgres();
+        Self { store: PgEventStore::connect(database.url()).await.unwrap(), database }
     }
 
     fn store(&self) -> Arc<dyn EventStore> {
@@ -187,7 +187,6 @@ impl Database for Postgres {
 
     async fn remove(self) {
         self.store.close().await;
-        stores::drop_database(&self.url).await;
     }
 }
 

@@ -10,7 +10,7 @@
 use std::env;
 
 use eventbus::prelude::*;
-use test_servers::Actor;
+use eventbus_test::internal::Actor;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Lamp)]
@@ -54,7 +54,7 @@ fn stops_after_the_delivery_in_hand(signal: &str) {
     stops.signal(signal);
     stops.until(&["stopping"]);
     assert!(!stops.has_ended(), "it waits for the handler");
-    stops.tell();
+    stops.resume();
     stops.until(&["handled"]);
     stops.until(&["stopped"]);
     assert!(stops.wait().0.success());

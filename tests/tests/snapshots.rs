@@ -10,7 +10,7 @@ use eventbus::{
     port::{EventStore, StoredSnapshot},
     prelude::*,
 };
-use test_servers::Actor;
+use eventbus_test::internal::Actor;
 use workspace_tests::stores;
 
 const ACCOUNTS: usize = 3;
@@ -155,14 +155,14 @@ async fn in_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_postgres() {
-    let place = format!("postgres {}", test_servers::unique_name("snapshots"));
+    let place = format!("postgres {}", eventbus_test::unique_name("snapshots"));
     damage_changes_no_state(open(&place).await, 300).await;
     kills_change_no_state(&place, 8).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_redis() {
-    let place = format!("redis {}", test_servers::unique_name("snapshots"));
+    let place = format!("redis {}", eventbus_test::unique_name("snapshots"));
     damage_changes_no_state(open(&place).await, 300).await;
     kills_change_no_state(&place, 8).await;
 }

@@ -24,7 +24,7 @@ use eventbus::{
     prelude::*,
     testkit::ManualClock,
 };
-use test_servers::Actor;
+use eventbus_test::internal::Actor;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]

@@ -115,10 +115,10 @@ async fn on_sqlite() {
 
 #[tokio::test]
 async fn on_postgres() {
-    check(stores::postgres(&test_servers::unique_name("times")).await).await;
+    check(stores::postgres(&eventbus_test::unique_name("times")).await).await;
 }
 
 #[tokio::test]
 async fn on_redis() {
-    check(stores::redis(&test_servers::unique_name("times")).await).await;
+    check(stores::redis(&eventbus_test::unique_name("times")).await).await;
 }

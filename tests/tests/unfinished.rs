@@ -25,10 +25,10 @@ use eventbus::{
     prelude::*,
     testkit::ManualClock,
 };
+use eventbus_test::internal::Actor;
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use eventstore_sqlite::SqliteEventStore;
-use test_servers::Actor;
 
 /// The aggregate whose first event fails.
 const BAD: &str = "bad";
@@ -167,16 +167,16 @@ async fn on_sqlite_only_what_is_not_finished_runs_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_only_what_is_not_finished_runs_again() {
-    let schema = test_servers::unique_name("unfinished");
+    let schema = eventbus_test::unique_name("unfinished");
     only_what_is_not_finished_runs_again(async || Arc::new(postgres(&schema).await) as _).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_redis_only_what_is_not_finished_runs_again() {
-    let prefix = test_servers::unique_name("unfinished");
+    let prefix = eventbus_test::unique_name("unfinished");
     only_what_is_not_finished_runs_again(async || {
         let config = RedisEventStoreConfig {
-            redis_url: test_servers::redis_url().into(),
+            redis_url: eventbus_test::redis_url().into(),
             key_prefix: prefix.clone(),
             ..RedisEventStoreConfig::default()
         };
@@ -186,13 +186,13 @@ async fn on_redis_only_what_is_not_finished_runs_again() {
 }
 
 fn folder() -> PathBuf {
-    let folder = env::temp_dir().join(test_servers::unique_name("unfinished"));
+    let folder = env::temp_dir().join(eventbus_test::unique_name("unfinished"));
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }
 
 async fn postgres(schema: &str) -> PgEventStore {
-    let database_url = test_servers::postgres_url().to_owned();
+    let database_url = eventbus_test::postgres_url().to_owned();
     let config = PgEventStoreConfig { database_url, schema: schema.to_owned(), ..Default::default() };
     PgEventStore::connect_with(config).await.unwrap()
 }
@@ -233,7 +233,7 @@ async fn a_killed_process_leaves_its_rows(place: &str) {
     for part in [1, 120, 240, 480, 600] {
         let mut actor = Actor::play(
             "the_process_that_dies",
-            &[("UNFINISHED_STORE", place), ("DATABASE_URL", test_servers::postgres_url())],
+            &[("UNFINISHED_STORE", place), ("DATABASE_URL", eventbus_test::postgres_url())],
         );
         let mut printed = Vec::new();
         until("it has worked for a while", async || {
@@ -283,7 +283,7 @@ async fn on_sqlite_a_killed_process_leaves_its_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_a_killed_process_leaves_its_rows() {
-    a_killed_process_leaves_its_rows(&format!("schema {}", test_servers::unique_name("killed"))).await;
+    a_killed_process_leaves_its_rows(&format!("schema {}", eventbus_test::unique_name("killed"))).await;
 }
 
 /// The aggregate whose event ends its process.
@@ -322,7 +322,7 @@ async fn the_process_that_ends() {
 }
 
 fn ending(place: &str, clock: &str) -> Actor {
-    let variables = [("ENDING_STORE", place), ("ENDING_CLOCK", clock), ("DATABASE_URL", test_servers::postgres_url())];
+    let variables = [("ENDING_STORE", place), ("ENDING_CLOCK", clock), ("DATABASE_URL", eventbus_test::postgres_url())];
     Actor::play("the_process_that_ends", &variables)
 }
 
@@ -406,7 +406,7 @@ async fn on_sqlite_an_event_that_ends_its_process_becomes_a_dead_letter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_an_event_that_ends_its_process_becomes_a_dead_letter() {
-    let place = format!("schema {}", test_servers::unique_name("ends"));
+    let place = format!("schema {}", eventbus_test::unique_name("ends"));
     an_event_that_ends_its_process_becomes_a_dead_letter(&place).await;
 }
 

@@ -269,9 +269,9 @@ async fn rows_on_sqlite_are_rebuilt_as_todays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_on_postgres_are_rebuilt_as_todays() {
-    let url = stores::create_database("versions").await;
-    let store = PgEventStore::connect(&url).await.unwrap();
-    let connect = async || PgConnection::connect(&url).await.unwrap();
+    let database = eventbus_test::postgres();
+    let store = PgEventStore::connect(database.url()).await.unwrap();
+    let connect = async || PgConnection::connect(database.url()).await.unwrap();
     let run = async |sql| connect().await.execute(sqlx::raw_sql(sql)).await.map(|_| ()).unwrap();
     run("CREATE TABLE deposits (account text, row text)").await;
     let damage = async || run("UPDATE deposits SET row = 'damaged'").await;
@@ -281,14 +281,13 @@ async fn rows_on_postgres_are_rebuilt_as_todays() {
     };
     rows_are_rebuilt_as_todays::<PgRows>(store.clone(), damage, rows).await;
     store.close().await;
-    stores::drop_database(&url).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_on_redis_are_rebuilt_as_todays() {
-    let prefix = test_servers::unique_name("versions");
+    let prefix = eventbus_test::unique_name("versions");
     let store = stores::redis(&prefix).await;
-    let connection = test_servers::redis_connection(test_servers::redis_url()).await;
+    let connection = eventbus_test::internal::redis_connection(eventbus_test::redis_url()).await;
     let key = format!("{prefix}:deposits:ada");
     let damage = async || {
         let mut command = redis::cmd("HSET");
@@ -305,7 +304,7 @@ async fn rows_on_redis_are_rebuilt_as_todays() {
 
 async fn redis_bus(stream_prefix: &str, partitions: u32) -> RedisEventBus {
     let config = RedisEventBusConfig {
-        redis_url: test_servers::redis_url().into(),
+        redis_url: eventbus_test::redis_url().into(),
         stream_prefix: stream_prefix.into(),
         partitions,
         block_ms: 50,
@@ -332,7 +331,7 @@ async fn on_sqlite_and_the_file_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres_and_redis() {
-    let name = test_servers::unique_name("versions");
+    let name = eventbus_test::unique_name("versions");
     let store = stores::postgres(&name).await;
     everything_reads_todays(store.clone(), redis_bus(&name, 1).await).await;
     events_behind_a_snapshot_are_read_as_todays(store).await;
@@ -346,7 +345,7 @@ async fn on_postgres_and_redis() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_redis_and_partitions() {
-    let name = test_servers::unique_name("versions");
+    let name = eventbus_test::unique_name("versions");
     let store = stores::redis(&name).await;
     everything_reads_todays(store.clone(), redis_bus(&name, 4).await).await;
     events_behind_a_snapshot_are_read_as_todays(store).await;
@@ -355,7 +354,7 @@ async fn on_redis_and_partitions() {
 #[tokio::test(flavor = "multi_thread")]
 async fn through_the_file_queue_coordinated_by_redis() {
     let folder = stores::folder("versions");
-    let redis = RedisCoordination { redis_url: test_servers::redis_url().into(), ..RedisCoordination::default() };
+    let redis = RedisCoordination { redis_url: eventbus_test::redis_url().into(), ..RedisCoordination::default() };
     let bus = FileQueue::open_with_redis(FileQueueConfig::at(&folder), redis).await.unwrap();
     everything_reads_todays(InMemoryEventStore::new(), bus).await;
     std::fs::remove_dir_all(folder).unwrap();

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use eventbus::Result;
-use test_servers::unique_name;
+use eventbus_test::unique_name;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{Bus, PgOrders};

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use eventbus::{prelude::*, *};
 use eventbus_redis::RedisEventBus;
 use eventstore_postgres::PgEventStore;
-use test_servers::unique_name;
+use eventbus_test::unique_name;
 use tokio::sync::mpsc;
 
 use super::bus::config;

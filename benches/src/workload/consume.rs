@@ -8,7 +8,7 @@ use std::sync::{
 use async_trait::async_trait;
 use eventbus::Result;
 use redis::cmd;
-use test_servers::unique_name;
+use eventbus_test::unique_name;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{

@@ -11,7 +11,7 @@ mod save;
 use eventbus::Result;
 use eventstore_postgres::PgEventStore;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
-use test_servers::unique_name;
+use eventbus_test::unique_name;
 
 pub use self::{
     consume::{Consumer, Handler},

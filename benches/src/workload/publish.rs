@@ -5,7 +5,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use eventbus::Result;
 use redis::cmd;
-use test_servers::unique_name;
+use eventbus_test::unique_name;
 use uuid::Uuid;
 
 use super::save::QUICK_DIVISOR;

@@ -10,7 +10,7 @@ use eventbus_file::{ClaimedEvent, FileQueue, FileQueueConfig};
 /// A folder that is removed when the test's runtime ends.
 pub(crate) fn folder() -> PathBuf {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join(test_servers::unique_name("queue"));
+    let path = folder.path().join(eventbus_test::unique_name("queue"));
     tokio::spawn(async move {
         let _folder = folder;
         std::future::pending::<()>().await;

@@ -226,7 +226,7 @@ mod tests {
     /// Fails if a check that began before a reset counts for the time after it.
     #[tokio::test]
     async fn a_reset_during_a_check_asks_for_another_one() {
-        let (redis_url, stream_prefix) = (test_servers::redis_url().into(), test_servers::unique_name("gate"));
+        let (redis_url, stream_prefix) = (eventbus_test::redis_url().into(), eventbus_test::unique_name("gate"));
         let config = RedisEventBusConfig { redis_url, stream_prefix, ..RedisEventBusConfig::default() };
         let bus = Arc::new(BusInner::new(config).unwrap());
         layout::join(&bus).await.unwrap();

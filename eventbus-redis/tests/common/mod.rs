@@ -14,14 +14,14 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 /// A configuration for a stream of the test's own.
 pub(crate) fn config() -> RedisEventBusConfig {
-    config_on(test_servers::redis_url())
+    config_on(eventbus_test::redis_url())
 }
 
 /// The same on a server of the test's own.
 pub(crate) fn config_on(url: &str) -> RedisEventBusConfig {
     RedisEventBusConfig {
         redis_url: url.into(),
-        stream_prefix: test_servers::unique_name("bus"),
+        stream_prefix: eventbus_test::unique_name("bus"),
         ..RedisEventBusConfig::default()
     }
 }

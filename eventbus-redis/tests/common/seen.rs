@@ -91,7 +91,7 @@ pub(crate) async fn settled(bus: &RedisEventBus) -> u64 {
 }
 
 pub(crate) async fn command<T: redis::FromRedisValue>(bus: &RedisEventBus, name: &str, arguments: &[&str]) -> T {
-    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
+    let mut connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
     redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
 }
 

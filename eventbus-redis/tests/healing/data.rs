@@ -112,7 +112,7 @@ async fn a_destroyed_group_goes_on_with_what_it_had_not_finished() {
 async fn a_group_made_anew_waits_for_its_new_backlog() {
     for partitions in [1, 2] {
         let config = RedisEventBusConfig { partitions, ..RedisEventBusConfig::default() };
-        let mut rig = Rig::on(test_servers::private_redis(), config).await;
+        let mut rig = Rig::on(eventbus_test::private_redis(), config).await;
         let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());
         assert_eq!(settled(&rig.bus).await, 0);
         let streams = if partitions == 1 { vec![stream] } else { vec![format!("{stream}:0"), format!("{stream}:1")] };
@@ -128,7 +128,7 @@ async fn a_group_made_anew_waits_for_its_new_backlog() {
         for id in &reader {
             lose.cmd("CLIENT").arg(&["KILL", "ID", id]);
         }
-        let mut connection = test_servers::redis_connection(rig.server.url()).await;
+        let mut connection = eventbus_test::internal::redis_connection(rig.server.url()).await;
         let _: redis::Value = lose.query_async(&mut connection).await.unwrap();
         let id = rig.publish().await;
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;

@@ -91,7 +91,7 @@ fn config() -> RedisEventBusConfig {
 
 /// A consumer with one running entry, one that has failed once, and one blocked behind each of them.
 async fn with_full_hands() -> (Rig, Slow, Arc<AtomicUsize>) {
-    let rig = Rig::on(test_servers::private_redis(), config()).await;
+    let rig = Rig::on(eventbus_test::private_redis(), config()).await;
     let (slow, fails) = (Slow::join(&rig.bus, "slow"), failing(&rig.bus, "fails"));
     rig.bus.publish(&[event("slow"), event("slow"), event("fails"), event("fails")]).await.unwrap();
     slow.is_running().await;
@@ -144,7 +144,7 @@ async fn nothing_runs_twice_at_once_when_its_group_is_made_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_not_interrupted_by_a_group_that_has_yet_to_read_its_entry_again() {
     let config = RedisEventBusConfig { max_in_flight: Some(2), batch_size: 2, concurrency: 1, ..config() };
-    let mut rig = Rig::on(test_servers::private_redis(), config).await;
+    let mut rig = Rig::on(eventbus_test::private_redis(), config).await;
     let slow = Slow::join(&rig.bus, "slow");
     rig.bus.publish(&[event("slow"), event("slow")]).await.unwrap();
     slow.is_running().await;
@@ -187,7 +187,7 @@ async fn what_somebody_else_claims_is_let_go() {
     let mut claim = redis::cmd("XCLAIM");
     claim.arg(&stream).arg(&group).arg("somebody").arg(0).arg(pending.iter().map(|(id, ..)| id).collect::<Vec<_>>());
     claim.arg("JUSTID");
-    let mut connection = test_servers::redis_connection(rig.server.url()).await;
+    let mut connection = eventbus_test::internal::redis_connection(rig.server.url()).await;
     // a consumer that shows signs of life
     let lives = tokio::spawn(async move {
         loop {
@@ -212,7 +212,7 @@ async fn what_somebody_else_claims_is_let_go() {
 async fn hands_that_are_full_are_emptied_though_the_group_is_gone() {
     for destroy in [false, true] {
         let config = RedisEventBusConfig { max_in_flight: Some(1), batch_size: 1, concurrency: 1, ..config() };
-        let mut rig = Rig::on(test_servers::private_redis(), config).await;
+        let mut rig = Rig::on(eventbus_test::private_redis(), config).await;
         let fails = failing(&rig.bus, "fails");
         rig.bus.publish(&[event("fails")]).await.unwrap();
         until("it has failed", async || fails.load(Relaxed) == 1).await;
@@ -235,7 +235,7 @@ async fn what_waits_keeps_its_tries_however_often_its_group_is_made_anew() {
     for partitions in [1, 2] {
         let config =
             RedisEventBusConfig { retry_delay_ms: 30, retry_max_delay_ms: 30, max_retries: Some(25), ..config() };
-        let mut rig = Rig::on(test_servers::private_redis(), RedisEventBusConfig { partitions, ..config }).await;
+        let mut rig = Rig::on(eventbus_test::private_redis(), RedisEventBusConfig { partitions, ..config }).await;
         let fails = failing(&rig.bus, "fails");
         rig.bus.publish(&[event("fails"), event("fails")]).await.unwrap();
         let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());

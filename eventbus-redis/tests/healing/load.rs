@@ -106,7 +106,7 @@ async fn publish(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_killed_again_and_again_loses_nothing_that_was_published() {
-    let mut server = test_servers::private_redis_with(&["--appendfsync", "always"]);
+    let mut server = eventbus_test::private_redis_with(&["--appendfsync", "always"]);
     let load = Load::on(server.url()).await;
     let mut slowest = Duration::ZERO;
     for round in 0..10_u64 {
@@ -122,9 +122,9 @@ async fn a_server_killed_again_and_again_loses_nothing_that_was_published() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_after_everything_was_deleted_is_handled() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let load = Load::on(server.url()).await;
-    let mut connection = test_servers::redis_connection(server.url()).await;
+    let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
     let mut slowest = Duration::ZERO;
     for _ in 0..10 {
         load.goes_on(200).await;

@@ -61,7 +61,7 @@ async fn busy(proxied: bool, max_retries: u32) -> Rig {
     };
     let rig = match proxied {
         true => Rig::behind_a_proxy(config).await,
-        false => Rig::on(test_servers::private_redis(), config).await,
+        false => Rig::on(eventbus_test::private_redis(), config).await,
     };
     let tries = failing(&rig.bus, "fails");
     publish(&rig.bus, "fails").await;
@@ -104,7 +104,7 @@ async fn an_outage_is_told_once() {
 #[tokio::test]
 async fn a_server_that_refuses_is_told_once() {
     says_little("replica", busy(false, 1_000).await, async |rig: &mut Rig| {
-        let nobody = test_servers::closed_port().to_string();
+        let nobody = eventbus_test::internal::closed_port().to_string();
         let _: () = rig.command("REPLICAOF", &["127.0.0.1", &nobody]).await;
         outage().await;
         let _: () = rig.command("REPLICAOF", &["NO", "ONE"]).await;

@@ -16,9 +16,9 @@ use crate::{
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_a_replica_for_a_while() {
     for config in [RedisEventBusConfig::default(), single()] {
-        let other = test_servers::private_redis();
-        let mut rig = Rig::on(test_servers::private_redis(), config).await;
-        let mut admin = test_servers::redis_connection(other.url()).await;
+        let other = eventbus_test::private_redis();
+        let mut rig = Rig::on(eventbus_test::private_redis(), config).await;
+        let mut admin = eventbus_test::internal::redis_connection(other.url()).await;
         let (own, others) = (rig.server.port().to_string(), other.port().to_string());
         // the second server has all data
         let _: () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(&own).query_async(&mut admin).await.unwrap();
@@ -41,8 +41,8 @@ async fn a_server_that_is_a_replica_for_a_while() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_changes() {
-    let server = test_servers::private_redis();
-    let admin = test_servers::redis_connection(server.url()).await;
+    let server = eventbus_test::private_redis();
+    let admin = eventbus_test::internal::redis_connection(server.url()).await;
     let tell = async |words: &[&str]| {
         let mut admin = admin.clone();
         redis::cmd(words[0]).arg(&words[1..]).query_async::<redis::Value>(&mut admin).await.unwrap()
@@ -72,7 +72,7 @@ async fn scripts_that_were_forgotten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_memory() {
     let config = RedisEventBusConfig { retry_delay_ms: 10, max_retries: Some(2), ..RedisEventBusConfig::default() };
-    let mut rig = Rig::on(test_servers::private_redis(), config).await;
+    let mut rig = Rig::on(eventbus_test::private_redis(), config).await;
     let tries = failing(&rig.bus, "fails");
     // entries that are unread when the server runs out of memory
     rig.bus.stop_consuming().await;

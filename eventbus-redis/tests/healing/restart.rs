@@ -5,8 +5,8 @@ use tokio::sync::Mutex;
 use crate::rig::{Rig, outage};
 
 /// Runs a fault that stops and starts the server, and checks the consumer afterwards.
-async fn after(mut rig: Rig, what: &str, fault: impl AsyncFn(&mut test_servers::PrivateRedis)) -> Rig {
-    let server = std::mem::replace(&mut rig.server, test_servers::private_redis());
+async fn after(mut rig: Rig, what: &str, fault: impl AsyncFn(&mut eventbus_test::PrivateRedis)) -> Rig {
+    let server = std::mem::replace(&mut rig.server, eventbus_test::private_redis());
     let server = Mutex::new(server);
     rig.heals(what, async |_| fault(&mut *server.lock().await).await).await;
     rig.server = server.into_inner();
@@ -41,7 +41,7 @@ async fn a_restart_without_data() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_shuts_down_while_it_is_read() {
     let rig = after(Rig::new().await, "SHUTDOWN", async |server| {
-        let mut connection = test_servers::redis_connection(server.url()).await;
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
         let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN").arg("NOSAVE").query_async(&mut connection).await;
         server.stop();
         outage().await;

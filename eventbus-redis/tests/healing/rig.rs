@@ -14,7 +14,7 @@ use eventbus::{
     port::{EventBus, Subscriber},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
-use test_servers::PrivateRedis;
+use eventbus_test::PrivateRedis;
 
 use crate::common::{
     config_on,
@@ -42,16 +42,16 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) async fn new() -> Self {
-        Self::on(test_servers::private_redis(), RedisEventBusConfig::default()).await
+        Self::on(eventbus_test::private_redis(), RedisEventBusConfig::default()).await
     }
 
     pub(crate) async fn single() -> Self {
-        Self::on(test_servers::private_redis(), single()).await
+        Self::on(eventbus_test::private_redis(), single()).await
     }
 
     /// A consumer whose connections go through the proxy.
     pub(crate) async fn behind_a_proxy(config: RedisEventBusConfig) -> Self {
-        let server = test_servers::private_redis();
+        let server = eventbus_test::private_redis();
         let proxy = Proxy::before(server.port()).await;
         let url = proxy.url();
         Self::through(server, Some(proxy), url, config).await
@@ -143,7 +143,7 @@ impl Rig {
     }
 
     pub(crate) async fn command<T: redis::FromRedisValue>(&self, name: &str, arguments: &[&str]) -> T {
-        let mut connection = test_servers::redis_connection(self.server.url()).await;
+        let mut connection = eventbus_test::internal::redis_connection(self.server.url()).await;
         redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use eventbus::port::EventBus;
 use eventbus_redis::RedisEventBus;
-use test_servers::Actor;
+use eventbus_test::internal::Actor;
 
 use crate::{
     journal::{Account, Journal, Load, account},
@@ -75,7 +75,7 @@ impl Crowd<'_> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_and_each_aggregate_keeps_its_order_whoever_dies_or_sleeps() {
-    let (server, prefix) = (test_servers::private_redis(), test_servers::unique_name("attack"));
+    let (server, prefix) = (eventbus_test::private_redis(), eventbus_test::unique_name("attack"));
     let url = server.url();
     let bus = RedisEventBus::connect(config(url, &prefix, 8, SHORT)).await.unwrap();
     let spawn = || process::spawn(url, &prefix, true);
@@ -109,7 +109,7 @@ async fn nothing_is_lost_and_each_aggregate_keeps_its_order_whoever_dies_or_slee
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_repeated_when_consumers_come_and_go_in_peace() {
-    let (server, prefix) = (test_servers::private_redis(), test_servers::unique_name("peace"));
+    let (server, prefix) = (eventbus_test::private_redis(), eventbus_test::unique_name("peace"));
     let url = server.url();
     let bus = RedisEventBus::connect(config(url, &prefix, 8, LONG)).await.unwrap();
     let spawn = || process::spawn(url, &prefix, false);
@@ -138,7 +138,7 @@ async fn nothing_is_repeated_when_consumers_come_and_go_in_peace() {
 /// With many unread entries, a paused owner would read on at once, past the entries that the next owner has in flight.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_was_paused_overtakes_nobody() {
-    let (server, prefix) = (test_servers::private_redis(), test_servers::unique_name("paused"));
+    let (server, prefix) = (eventbus_test::private_redis(), eventbus_test::unique_name("paused"));
     let url = server.url();
     let bus = RedisEventBus::connect(config(url, &prefix, 8, SHORT)).await.unwrap();
     let mut load = Load::over(AGGREGATES);

@@ -35,7 +35,7 @@ impl Journal {
     }
 
     pub(crate) async fn on(url: &str, key: String) -> Self {
-        Self::Redis(test_servers::redis_connection(url).await, key)
+        Self::Redis(eventbus_test::internal::redis_connection(url).await, key)
     }
 
     async fn write(&self, line: String) {

@@ -7,7 +7,7 @@ use std::{
 
 use eventbus::port::EventBus;
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
-use test_servers::Actor;
+use eventbus_test::internal::Actor;
 
 use crate::journal::Journal;
 
@@ -72,7 +72,7 @@ pub(crate) fn working(url: &str, prefix: &str, fails: bool, work_ms: u64) -> Act
 
 /// Asks the process to stop, and waits until it has ended.
 pub(crate) fn stop(mut process: Actor) {
-    process.tell();
+    process.resume();
     process.wait();
 }
 

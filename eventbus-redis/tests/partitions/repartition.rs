@@ -28,7 +28,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_number_changes_under_load_and_nothing_is_lost_repeated_or_out_of_order() {
-    let config = process::config(test_servers::redis_url(), &test_servers::unique_name("change"), 4, process::LONG);
+    let config = process::config(eventbus_test::redis_url(), &eventbus_test::unique_name("change"), 4, process::LONG);
     let journal = Journal::new();
     let mut bus = RedisEventBus::connect(config.clone()).await.unwrap();
     let load = Arc::new(Mutex::new(Load::over(100)));

@@ -41,7 +41,7 @@ async fn until_shared(bus: &RedisEventBus, consumers: usize) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_that_come_and_go_share_the_partitions_evenly_and_soon() {
-    let config = config(test_servers::redis_url(), &test_servers::unique_name("share"), 8, LONG);
+    let config = config(eventbus_test::redis_url(), &eventbus_test::unique_name("share"), 8, LONG);
     let journal = Journal::new();
     let mut consumers = Vec::new();
     let mut load = Load::over(50);
@@ -69,7 +69,7 @@ async fn consumers_that_come_and_go_share_the_partitions_evenly_and_soon() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_consumers_of_one_bus_share_them_and_each_aggregate_keeps_its_order() {
-    let config = config(test_servers::redis_url(), &test_servers::unique_name("several"), 8, LONG);
+    let config = config(eventbus_test::redis_url(), &eventbus_test::unique_name("several"), 8, LONG);
     let bus = RedisEventBus::connect(RedisEventBusConfig { consumers: 3, ..config }).await.unwrap();
     let (journal, mut load) = (Journal::new(), Load::over(50));
     journal.join(&bus, Duration::from_millis(1), true);
@@ -84,8 +84,8 @@ async fn the_consumers_of_one_bus_share_them_and_each_aggregate_keeps_its_order(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_forgets_everything_finds_the_consumers_at_work_again() {
-    let server = test_servers::private_redis();
-    let config = config(server.url(), &test_servers::unique_name("flush"), 8, SHORT);
+    let server = eventbus_test::private_redis();
+    let config = config(server.url(), &eventbus_test::unique_name("flush"), 8, SHORT);
     let (journal, mut consumers) = (Journal::new(), Vec::new());
     for _ in 0..3 {
         let bus = RedisEventBus::connect(config.clone()).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_server_that_forgets_everything_finds_the_consumers_at_work_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_partitions_of_a_dead_consumer_are_taken_over_when_its_leases_end() {
     let lease = Duration::from_secs(600);
-    let config = config(test_servers::redis_url(), &test_servers::unique_name("dead"), 4, lease);
+    let config = config(eventbus_test::redis_url(), &eventbus_test::unique_name("dead"), 4, lease);
     let bus = RedisEventBus::connect(config).await.unwrap();
     let journal = Journal::new();
     journal.join(&bus, Duration::from_millis(1), true);
@@ -139,7 +139,7 @@ async fn the_partitions_of_a_dead_consumer_are_taken_over_when_its_leases_end() 
 /// A consumer dies and leaves its leases and its member; then the server's clock is set back by an hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_and_members_of_the_future_keep_nobody_from_a_partition() {
-    let config = config(test_servers::redis_url(), &test_servers::unique_name("future"), 4, LONG);
+    let config = config(eventbus_test::redis_url(), &eventbus_test::unique_name("future"), 4, LONG);
     let bus = RedisEventBus::connect(config).await.unwrap();
     let (journal, mut load) = (Journal::new(), Load::over(50));
     journal.join(&bus, Duration::from_millis(1), true);

@@ -8,7 +8,7 @@ const CUTS: usize = 25;
 
 #[tokio::test]
 async fn wherever_the_log_of_the_server_is_cut_stream_and_record_agree() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let config = config_on(server.url());
     let rig = Rig::on(config.clone()).await;
     let publisher = rig.publisher;

@@ -78,7 +78,7 @@ async fn groups_that_are_there_or_known_are_told() {
 #[tokio::test]
 #[ignore = "takes long; for numbers"]
 async fn what_a_call_takes() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let rig = Rig::on(crate::common::config_on(server.url())).await;
     rig.adopt(0, &["0", "1", "2", "3", "4"]).await;
     for batch in 0..1_000 {

@@ -76,7 +76,7 @@ async fn what_is_lost_is_seen_and_published_again_from_the_floor() {
 #[tokio::test(flavor = "multi_thread")]
 async fn flushing_while_it_publishes_loses_nothing_and_stays_in_order() {
     const LAST: u64 = 3_000;
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let rig = Rig::on(crate::common::config_on(server.url())).await;
     let is_over = AtomicBool::new(false);
     let publishing = async {
@@ -169,7 +169,7 @@ async fn a_group_that_nobody_joined_is_not_told_unless_it_is_known() {
 
 #[tokio::test]
 async fn a_server_that_went_back_says_where_it_is() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let rig = Rig::on(crate::common::config_on(server.url())).await;
     rig.adopt(0, &["reports"]).await;
     rig.publish(0, 40).await;

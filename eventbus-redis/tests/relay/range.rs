@@ -187,7 +187,7 @@ async fn publishers_that_race_publish_everything_once_in_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_whose_reply_was_lost_is_sent_again_and_published_once() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let proxy = Proxy::before(server.port()).await;
     let direct = Rig::on(config_on(server.url())).await;
     direct.adopt(0, &[]).await;
@@ -253,7 +253,7 @@ async fn keys_of_other_kinds_are_refused_and_nothing_is_written() {
 
 #[tokio::test]
 async fn a_server_that_forgot_the_scripts_or_has_no_memory_is_no_loss() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let rig = Rig::on(config_on(server.url())).await;
     rig.adopt(0, &[]).await;
     assert_eq!(rig.publish(0, 2).await, "published");

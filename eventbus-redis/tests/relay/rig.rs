@@ -49,7 +49,7 @@ impl Rig {
 
     pub(crate) async fn on(config: RedisEventBusConfig) -> Self {
         let bus = RedisEventBus::connect(config).await.unwrap();
-        let connection = test_servers::redis_connection(&bus.config().redis_url).await;
+        let connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
         let stream = bus.config().stream_name();
         Self { bus, publisher: Publisher { store: Uuid::now_v7(), epoch: 5 }, stream, connection }
     }

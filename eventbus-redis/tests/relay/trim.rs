@@ -75,7 +75,7 @@ async fn known_groups_keep_what_they_have_yet_to_finish() {
 
 #[tokio::test]
 async fn a_server_without_memory_is_trimmed_as_far_as_no_relay_is_lost() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let rig = Rig::on(config_on(server.url())).await;
     rig.adopt(0, &[]).await;
     rig.publish(0, 100).await;

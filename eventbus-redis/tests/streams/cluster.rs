@@ -10,7 +10,7 @@ use crate::rig::{OrderCreated, config_on, connection, publish_orders, typed, unt
 /// Fails without the comparison of slots: the error would be the server's.
 #[tokio::test]
 async fn on_a_cluster_what_is_written_together_must_share_a_hash_tag() {
-    let server = test_servers::private_redis_cluster();
+    let server = eventbus_test::internal::private_redis_cluster();
     let error = RedisStreams::connect(config_on(server.url())).await.unwrap_err();
     assert!(matches!(error, RedisConnectError::NeedsHashTag { field: "stream_prefix", .. }), "{error:?}");
     let config = RedisStreamsConfig { stream_prefix: "{shop}".into(), ..config_on(server.url()) };

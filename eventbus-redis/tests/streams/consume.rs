@@ -82,7 +82,7 @@ async fn waiting_may_be_without_an_end() {
 /// Fails if the future reads on a connection of its own each time.
 #[tokio::test]
 async fn a_wait_that_is_given_up_loses_no_entry() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let streams = RedisStreams::connect(config_on(server.url())).await.unwrap();
     let key = orders(&streams);
     let mut consumer = streams.consumer(&key, "billing", "billing-1").await.unwrap();
@@ -117,7 +117,7 @@ fn assert_bounded<'e>(page: impl IntoIterator<Item = &'e StreamEntry>) {
 /// Fails if a read is bounded by a number only: it would return all entries.
 #[tokio::test]
 async fn what_is_consumed_at_once_ends_with_the_entry_that_reaches_the_bytes_of_a_page() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let streams = RedisStreams::connect(config_on(server.url())).await.unwrap();
     let key = orders(&streams);
     let mut consumer = streams.consumer(&key, "billing", "billing-1").await.unwrap();

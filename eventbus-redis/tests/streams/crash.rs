@@ -3,8 +3,8 @@
 use std::{env, time::Duration};
 
 use eventbus_redis::streams::{EventProjection, RedisStreams, RedisStreamsConfig};
+use eventbus_test::internal::Actor;
 use redis::aio::MultiplexedConnection;
-use test_servers::Actor;
 
 use crate::rig::{
     config_on, connection, counted, crash_after, order_stats, orders, projection_key, publish_orders, stats_key,
@@ -159,7 +159,7 @@ async fn processes_that_are_killed_repeat_and_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_cut_repeat_and_lose_nothing() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let streams = RedisStreams::connect(config_on(server.url())).await.unwrap();
     let stats = order_stats(&streams);
     let runner = order_stats(&RedisStreams::connect(streams.config().clone()).await.unwrap());

@@ -7,14 +7,14 @@ use eventbus_redis::{
     Trim,
     streams::{Claim, Consume, RedisStreams, RedisStreamsConfig},
 };
+use eventbus_test::PrivateRedis;
 use serde_json::{Value, json};
-use test_servers::PrivateRedis;
 
 use crate::rig::{OrderCreated, OrderShipped, typed};
 
 /// The keys are those of the tutorial, so the test has a server of its own.
 async fn fresh() -> (PrivateRedis, RedisStreams) {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let config = RedisStreamsConfig { redis_url: server.url().into(), ..RedisStreamsConfig::default() };
     let streams = RedisStreams::connect(config).await.unwrap();
     (server, streams)

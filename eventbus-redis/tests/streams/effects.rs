@@ -89,7 +89,7 @@ async fn every_command_writes_the_same_live_and_in_a_rebuild_and_is_undone_with_
 /// Fails if one script writes all entries of a large page: the server is blocked meanwhile.
 #[tokio::test]
 async fn much_is_written_in_several_steps() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let streams = RedisStreams::connect(config_on(server.url())).await.unwrap();
     publish_orders(&streams, 100).await;
     let stats = stats_key(&streams);

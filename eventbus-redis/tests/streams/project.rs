@@ -169,7 +169,7 @@ async fn a_key_of_another_kind_is_refused_with_its_name() {
 /// The rights that the README names.
 #[tokio::test]
 async fn a_user_with_the_rights_that_are_named_can_do_it_all() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let admin = RedisStreams::connect(config_on(server.url())).await.unwrap();
     let rights = "+@stream +@hash +@connection +@transaction +@scripting +exists +del +time +@string +@set +copy +rename \
                   +unlink";
@@ -239,7 +239,7 @@ async fn it_runs_on_with_what_comes_until_it_is_stopped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_projection_that_stopped_tries_again_every_minute() {
     let clock = ManualClock::new();
-    let config = RedisStreamsConfig { clock: clock.clone().into(), ..config_on(test_servers::redis_url()) };
+    let config = RedisStreamsConfig { clock: clock.clone().into(), ..config_on(eventbus_test::redis_url()) };
     let streams = RedisStreams::connect(config).await.unwrap();
     publish_orders(&streams, 2).await;
     streams.publisher().publish("orders", "order.odd", &json!({})).await.unwrap();

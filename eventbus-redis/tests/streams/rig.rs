@@ -12,13 +12,13 @@ use serde::Deserialize;
 use serde_json::json;
 
 pub(crate) fn config_on(url: &str) -> RedisStreamsConfig {
-    let stream_prefix = test_servers::unique_name("events");
+    let stream_prefix = eventbus_test::unique_name("events");
     RedisStreamsConfig { redis_url: url.into(), stream_prefix, ..RedisStreamsConfig::default() }
 }
 
 /// Streams of the test's own.
 pub(crate) async fn streams() -> RedisStreams {
-    RedisStreams::connect(config_on(test_servers::redis_url())).await.unwrap()
+    RedisStreams::connect(config_on(eventbus_test::redis_url())).await.unwrap()
 }
 
 /// The key of the stream `orders`.
@@ -39,7 +39,7 @@ pub(crate) async fn all_entries(streams: &RedisStreams) -> Vec<StreamEntry> {
 }
 
 pub(crate) async fn connection(streams: &RedisStreams) -> MultiplexedConnection {
-    test_servers::redis_connection(&streams.config().redis_url).await
+    eventbus_test::internal::redis_connection(&streams.config().redis_url).await
 }
 
 /// Runs a command given as one line.

@@ -75,17 +75,15 @@ fn up_to(step: &MigrationStep) -> Vec<i32> {
 }
 
 /// A database of the test's own: an index made concurrently waits for all transactions of its database.
-struct TestDatabase(String);
+struct TestDatabase(eventbus_test::Postgres);
 
 impl TestDatabase {
-    async fn create() -> Self {
-        let name = test_servers::unique_name("migrate");
-        execute(test_servers::postgres_url(), &format!("CREATE DATABASE {name}")).await;
-        Self(name)
+    fn create() -> Self {
+        Self(eventbus_test::postgres())
     }
 
     fn config(&self) -> PgEventStoreConfig {
-        PgEventStoreConfig { database_url: test_servers::database_url_for(&self.0), ..Default::default() }
+        PgEventStoreConfig { database_url: self.0.url().to_owned(), ..Default::default() }
     }
 
     /// Connects as the release with these steps.
@@ -99,7 +97,7 @@ impl TestDatabase {
         migration_timeout: Duration,
         steps: &[MigrationStep],
     ) -> Result<PgEventStore, PgConnectError> {
-        let pool = PgPoolOptions::new().max_connections(1).connect(&test_servers::database_url_for(&self.0)).await;
+        let pool = PgPoolOptions::new().max_connections(1).connect(self.0.url()).await;
         let config =
             PgOnPoolConfig { notify: false, max_transactions: Some(0), migration_timeout, ..Default::default() };
         let opened = PgEventStore::on_as(pool.unwrap(), config, steps);
@@ -111,7 +109,7 @@ impl TestDatabase {
     }
 
     async fn connection(&self) -> PgConnection {
-        let mut connection = PgConnection::connect(&test_servers::database_url_for(&self.0)).await.unwrap();
+        let mut connection = PgConnection::connect(self.0.url()).await.unwrap();
         connection.execute("SET search_path TO eventbus").await.unwrap();
         connection
     }
@@ -127,22 +125,6 @@ impl TestDatabase {
     async fn applied(&self) -> Vec<i32> {
         self.ask("SELECT coalesce(array_agg(version ORDER BY version), '{}') FROM {schema}.migrations").await
     }
-}
-
-impl Drop for TestDatabase {
-    fn drop(&mut self) {
-        let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.0);
-        let dropping = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(execute(test_servers::postgres_url(), &sql));
-        });
-        assert!(dropping.join().is_ok() || std::thread::panicking(), "the test left its database");
-    }
-}
-
-async fn execute(url: &str, sql: &str) {
-    let mut connection = PgConnection::connect(url).await.unwrap();
-    connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.unwrap();
 }
 
 fn filled(sql: &str) -> String {
@@ -189,7 +171,7 @@ async fn until_blocked(watcher: &mut PgConnection, text: &str) -> i32 {
 
 #[tokio::test]
 async fn an_older_release_goes_on_beside_additive_steps_of_a_newer_one() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     let (older, stream) = (database.open(STEPS).await, new_stream());
     add(&older, &stream).await;
     let newer = database.open(NEWER).await;
@@ -210,7 +192,7 @@ async fn an_older_release_goes_on_beside_additive_steps_of_a_newer_one() {
 
 #[tokio::test]
 async fn an_older_release_refuses_a_breaking_step_and_names_the_first() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     let breaking = |version, name| MigrationStep::inside(version, name, MigrationKind::Breaking, "SELECT 1");
     let more = [breaking(KNOWN + 2, "numbered streams"), breaking(KNOWN + 3, "one more")];
     let steps = [WITH_COLUMN, &more].concat();
@@ -225,7 +207,7 @@ async fn an_older_release_refuses_a_breaking_step_and_names_the_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_releases_migrate_and_append_at_the_same_time() {
     const WRITERS: usize = 16;
-    let database = Arc::new(TestDatabase::create().await);
+    let database = Arc::new(TestDatabase::create());
     let older = database.open(STEPS).await;
     let rows = 20_000;
     fill(&database, rows).await;
@@ -293,7 +275,7 @@ async fn fill(database: &TestDatabase, rows: usize) {
 
 #[tokio::test]
 async fn an_index_whose_making_was_interrupted_is_made_again() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     add(&database.open(STEPS).await, &new_stream()).await;
     let (mut holder, mut watcher) = (database.connection().await, database.connection().await);
     // a transaction with an old snapshot, for which the index has to wait
@@ -320,7 +302,7 @@ async fn an_index_whose_making_was_interrupted_is_made_again() {
 
 #[tokio::test]
 async fn a_process_that_loses_the_lock_stops() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     database.open(WITH_COLUMN).await;
     let (mut holder, mut watcher) = (database.connection().await, database.connection().await);
     holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
@@ -341,7 +323,7 @@ async fn a_process_that_loses_the_lock_stops() {
 
 #[tokio::test]
 async fn an_index_that_was_made_and_not_recorded_is_kept() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     database.open(NEWER).await;
     let index = "SELECT to_regclass('{schema}.events_actor_idx')::oid::bigint";
     let before: i64 = database.ask(index).await;
@@ -353,7 +335,7 @@ async fn an_index_that_was_made_and_not_recorded_is_kept() {
 
 #[tokio::test]
 async fn a_step_outside_of_a_transaction_may_take_longer_than_a_statement_of_the_store() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     let slow = MigrationStep::outside(
         2,
         "a slow index",
@@ -368,7 +350,7 @@ async fn a_step_outside_of_a_transaction_may_take_longer_than_a_statement_of_the
 
 #[tokio::test]
 async fn a_step_that_did_not_have_its_effect_is_not_recorded() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     let without_effect = MigrationStep::outside(2, "no index", MigrationKind::Additive, &["SELECT 1"], INDEX_IS_VALID);
     let error = database.connect(&[STEPS[0], without_effect]).await.unwrap_err();
     assert!(matches!(error, PgConnectError::MigrationFailed { version: 2, .. }), "{error:?}");
@@ -377,7 +359,7 @@ async fn a_step_that_did_not_have_its_effect_is_not_recorded() {
 
 #[tokio::test]
 async fn a_step_that_fails_is_named_and_changes_nothing_while_the_steps_before_it_stay() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     let failing = MigrationStep::inside(
         KNOWN + 2,
         "division",
@@ -394,7 +376,7 @@ async fn a_step_that_fails_is_named_and_changes_nothing_while_the_steps_before_i
 
 #[tokio::test]
 async fn a_process_that_waits_in_vain_names_the_one_that_migrates() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     let mut holder = database.connection().await;
     holder.execute("SET application_name = 'orders-7'").await.unwrap();
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut holder).await.unwrap();
@@ -418,7 +400,7 @@ async fn a_process_that_waits_in_vain_names_the_one_that_migrates() {
 /// Writers wait behind a step that waits for a table, so that it must soon give way.
 #[tokio::test]
 async fn a_step_that_waits_for_a_table_lets_writers_pass_and_names_who_has_locked_it() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     let (older, stream) = (database.open(STEPS).await, new_stream());
     add(&older, &stream).await;
     let (mut holder, mut watcher) = (database.connection().await, database.connection().await);
@@ -459,7 +441,7 @@ async fn run_script(connection: &mut PgConnection, script: &str) -> Vec<String> 
 
 #[tokio::test]
 async fn an_administrator_may_run_all_steps_by_hand_and_again() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     let mut admin = database.connection().await;
     for _ in 0..2 {
         assert_eq!(run_script(&mut admin, &script_of(NEWER)).await, [""; 0]);
@@ -476,7 +458,7 @@ async fn an_administrator_may_run_all_steps_by_hand_and_again() {
 
 #[tokio::test]
 async fn a_script_that_goes_on_after_an_error_records_neither_that_step_nor_a_later_one() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     database.open(WITH_COLUMN).await;
     fill(&database, 2).await;
     let unique = MigrationStep::outside(
@@ -496,7 +478,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_pool_of_one_connection_runs_steps_in_transactions_and_refuses_the_first_outside_of_one() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     let stream = new_stream();
     add(&database.open_on_pool(LONG, WITH_COLUMN).await.unwrap(), &stream).await;
     assert_eq!(database.applied().await, up_to(&COLUMN));
@@ -515,7 +497,7 @@ async fn a_pool_of_one_connection_runs_steps_in_transactions_and_refuses_the_fir
 
 #[tokio::test]
 async fn a_pool_of_one_connection_that_waits_in_vain_names_who_holds_it_up() {
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::create();
     database.open(STEPS).await;
     let lock = filled("SELECT pg_advisory_xact_lock(1702260324, {namespace})");
     for held in [&*lock, "LOCK TABLE events IN SHARE MODE"] {

@@ -26,7 +26,7 @@ pub(crate) struct TestSchema(String);
 
 impl TestSchema {
     pub(crate) fn new() -> Self {
-        Self(test_servers::unique_name("store"))
+        Self(eventbus_test::unique_name("store"))
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -35,7 +35,7 @@ impl TestSchema {
 
     pub(crate) fn config(&self) -> PgEventStoreConfig {
         PgEventStoreConfig {
-            database_url: test_servers::postgres_url().into(),
+            database_url: eventbus_test::postgres_url().into(),
             schema: self.0.clone(),
             ..Default::default()
         }
@@ -52,14 +52,14 @@ impl TestSchema {
 
     /// A store on a pool of the application, which has so many connections.
     pub(crate) async fn store_on_pool(&self, connections: u32) -> PgEventStore {
-        let pool = PgPoolOptions::new().max_connections(connections).connect(test_servers::postgres_url()).await;
+        let pool = PgPoolOptions::new().max_connections(connections).connect(eventbus_test::postgres_url()).await;
         let config = PgOnPoolConfig { schema: self.0.clone(), ..Default::default() };
         PgEventStore::on_with(pool.unwrap(), config).await.unwrap()
     }
 
     /// A connection that finds the tables without naming the schema.
     pub(crate) async fn connection(&self) -> PgConnection {
-        let mut connection = connect(test_servers::postgres_url()).await;
+        let mut connection = connect(eventbus_test::postgres_url()).await;
         run(&mut connection, &format!("SET search_path TO {}", self.0)).await;
         connection
     }
@@ -76,8 +76,8 @@ pub(crate) struct TestDatabase(String);
 
 impl TestDatabase {
     pub(crate) async fn create(options: &str) -> Self {
-        let name = test_servers::unique_name("store");
-        let mut admin = connect(test_servers::postgres_url()).await;
+        let name = eventbus_test::unique_name("store");
+        let mut admin = connect(eventbus_test::postgres_url()).await;
         run(&mut admin, &format!("CREATE DATABASE {name} {options}")).await;
         Self(name)
     }
@@ -87,7 +87,7 @@ impl TestDatabase {
     }
 
     pub(crate) fn url(&self) -> String {
-        test_servers::database_url_for(&self.0)
+        eventbus_test::database_url_for(&self.0)
     }
 
     pub(crate) fn config(&self) -> PgEventStoreConfig {
@@ -112,7 +112,7 @@ fn drop_with(sql: String) {
     let dropped = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut admin = connect(test_servers::postgres_url()).await;
+            let mut admin = connect(eventbus_test::postgres_url()).await;
             // an open lock must not turn a failure into a hang
             run(&mut admin, "SET lock_timeout = '10s'").await;
             run(&mut admin, &sql).await;

@@ -38,7 +38,7 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts one in front of the test server.
     pub(crate) async fn start() -> Self {
-        Self::start_for(test_servers::postgres_url()).await
+        Self::start_for(eventbus_test::postgres_url()).await
     }
 
     pub(crate) async fn start_for(server_url: &str) -> Self {
@@ -55,7 +55,7 @@ impl Proxy {
 
     /// The URL of the test server with the proxy in its place.
     pub(crate) fn url(&self) -> String {
-        let url = test_servers::postgres_url();
+        let url = eventbus_test::postgres_url();
         url.replace(&address(url), &format!("127.0.0.1:{}", self.port))
     }
 

@@ -4,14 +4,14 @@ use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 
 /// A configuration for a store of the test's own.
 pub(crate) fn config() -> RedisEventStoreConfig {
-    config_on(test_servers::redis_url())
+    config_on(eventbus_test::redis_url())
 }
 
 /// The same on a server of the test's own.
 pub(crate) fn config_on(url: &str) -> RedisEventStoreConfig {
     RedisEventStoreConfig {
         redis_url: url.into(),
-        key_prefix: test_servers::unique_name("store"),
+        key_prefix: eventbus_test::unique_name("store"),
         check_durability: false,
         ..RedisEventStoreConfig::default()
     }

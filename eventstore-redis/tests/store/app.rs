@@ -109,7 +109,7 @@ async fn note(event: &OrderCreated, meta: &Metadata, tx: &mut RedisTransaction) 
 }
 
 async fn bus_on(url: &str) -> RedisEventBus {
-    let stream_prefix = test_servers::unique_name("bus");
+    let stream_prefix = eventbus_test::unique_name("bus");
     let config = RedisEventBusConfig { redis_url: url.into(), stream_prefix, block_ms: 200, ..Default::default() };
     RedisEventBus::connect(config).await.unwrap()
 }
@@ -252,7 +252,7 @@ async fn a_rebuild_under_writes_serves_the_old_numbers_until_the_switch() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_crashes_of_the_server_everything_takes_effect_once() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let store = open(config_on(server.url())).await;
     let (one, two) = (app(&store, bus_on(server.url()).await).await, app(&store, InMemoryEventBus::new()).await);
     let bought = Arc::new(std::sync::atomic::AtomicU64::new(0));

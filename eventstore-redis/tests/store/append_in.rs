@@ -318,7 +318,7 @@ async fn a_transaction_that_only_removes_is_made_on_a_server_without_memory() {
 /// Fails if the error says that no event was stored because no repeat could be sent.
 #[tokio::test]
 async fn an_append_whose_answer_is_lost_with_the_server_has_an_unknown_outcome() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let proxy = Proxy::before(server.port()).await;
     let store = crate::common::store::open(crate::common::store::config_on(&proxy.url())).await;
     store.append(&order("1"), NoStream, events(1)).await.unwrap();
@@ -335,8 +335,8 @@ async fn an_append_whose_answer_is_lost_with_the_server_has_an_unknown_outcome()
 }
 
 /// A store whose user lacks one right.
-async fn limited(but: &str) -> (test_servers::PrivateRedis, RedisEventStore) {
-    let server = test_servers::private_redis();
+async fn limited(but: &str) -> (eventbus_test::PrivateRedis, RedisEventStore) {
+    let server = eventbus_test::private_redis();
     let mut connection = crate::client(server.url()).await;
     tell::<String>(&mut connection, &["ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", but]).await;
     let url = server.url().replace("redis://", "redis://app:pw@");

@@ -406,7 +406,7 @@ async fn an_event_gets_as_many_tags_as_one_that_is_stored_with_them() {
 
 /// A store behind a proxy, of which a conditioned append waits at the server, which takes no writes.
 struct Waiting {
-    server: test_servers::PrivateRedis,
+    server: eventbus_test::PrivateRedis,
     admin: MultiplexedConnection,
     proxy: Proxy,
     direct: RedisEventStore,
@@ -414,7 +414,7 @@ struct Waiting {
 }
 
 async fn waiting_append() -> Waiting {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let proxy = Proxy::before(server.port()).await;
     let config = RedisEventStoreConfig { socket_timeout: Duration::from_secs(1), ..config_on(&proxy.url()) };
     let store = open(config.clone()).await;

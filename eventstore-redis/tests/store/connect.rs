@@ -54,7 +54,7 @@ fn a_configuration_is_read_from_json() {
 
 #[tokio::test]
 async fn without_a_prefix_the_keys_are_the_tutorials() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let config = RedisEventStoreConfig { key_prefix: String::new(), ..config_on(server.url()) };
     let store = open(config).await;
     store.append(&order("12345"), ExpectedVersion::NoStream, vec![event(1)]).await.unwrap();
@@ -75,7 +75,7 @@ async fn without_a_prefix_the_keys_are_the_tutorials() {
 
 #[tokio::test]
 async fn on_a_cluster_a_prefix_without_a_hash_tag_is_refused_and_all_keys_share_a_slot() {
-    let server = test_servers::private_redis_cluster();
+    let server = eventbus_test::internal::private_redis_cluster();
     let with = |prefix: &str| RedisEventStoreConfig { key_prefix: prefix.into(), ..config_on(server.url()) };
     for (prefix, wanted) in [("shop", "to `{shop}` instead of `shop`"), ("", "to `{events}` instead of ``")] {
         let error = RedisEventStore::connect(with(prefix)).await.unwrap_err();

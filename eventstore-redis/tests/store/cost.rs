@@ -19,7 +19,7 @@ use crate::{
 
 #[tokio::test]
 async fn an_append_is_one_script_and_a_page_is_sent_once() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let store = open(config_on(server.url())).await;
     let mut admin = client(server.url()).await;
     let known = order("1");
@@ -70,7 +70,7 @@ fn tag(text: &str) -> Tag {
 
 #[tokio::test]
 async fn an_append_with_tags_is_three_calls_and_a_page_of_them_reads_no_other_events() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let store = open(config_on(server.url())).await;
     let mut admin = client(server.url()).await;
     let new = |number: u64| event(1).with_tags([tag("course:c1"), tag(&format!("student:{number}"))]);

@@ -27,7 +27,7 @@ use crate::{
 async fn appends_that_are_repeated_over_crashes_are_stored_once_and_in_order() {
     const WRITERS: usize = 4;
     const APPENDS: usize = 150;
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let store = open(config_on(server.url())).await;
     let done = Arc::new(AtomicUsize::new(0));
     let mut writers = JoinSet::new();

@@ -191,7 +191,7 @@ async fn a_checkpoint_of_the_tutorial_is_no_position_and_named() {
 
 #[tokio::test]
 async fn a_server_without_memory_stores_all_of_an_append_or_nothing() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let store = crate::common::store::open(crate::common::store::config_on(server.url())).await;
     let mut connection = crate::client(server.url()).await;
     tell::<String>(&mut connection, &["CONFIG", "SET", "maxmemory", "3mb"]).await;
@@ -218,7 +218,7 @@ async fn a_server_without_memory_stores_all_of_an_append_or_nothing() {
 /// The store drops its connections: the name may lead to the new master by now.
 #[tokio::test]
 async fn a_server_that_is_a_replica_now_is_unavailable_and_left() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let store = crate::common::store::open(crate::common::store::config_on(server.url())).await;
     let mut connection = crate::client(server.url()).await;
     tell::<u64>(&mut connection, &["HSET", &key(&store, "hash"), "n", "1"]).await;
@@ -229,7 +229,7 @@ async fn a_server_that_is_a_replica_now_is_unavailable_and_left() {
         let id = |line: &str| line.split(' ').next().unwrap().to_owned();
         all.lines().map(id).filter(|id| *id != format!("id={own}")).collect()
     };
-    let port = test_servers::closed_port().to_string();
+    let port = eventbus_test::internal::closed_port().to_string();
     tell::<String>(&mut connection, &["REPLICAOF", "127.0.0.1", &port]).await;
     for is_append in [true, false] {
         let before = others(&mut connection).await;

@@ -18,7 +18,7 @@ async fn warnings(store: &RedisEventStore) -> Vec<Warning> {
 
 #[tokio::test]
 async fn each_setting_that_may_lose_events_is_warned_of_with_its_repair() {
-    let server = test_servers::private_redis_with(&[
+    let server = eventbus_test::private_redis_with(&[
         "--appendonly",
         "no",
         "--maxmemory-policy",
@@ -48,7 +48,7 @@ async fn each_setting_that_may_lose_events_is_warned_of_with_its_repair() {
 
 #[tokio::test]
 async fn what_a_user_may_not_ask_for_could_not_be_checked() {
-    let server = test_servers::private_redis_with(&["--appendonly", "yes"]);
+    let server = eventbus_test::private_redis_with(&["--appendonly", "yes"]);
     let store = open(config_on(server.url())).await;
     let mut connection = client(server.url()).await;
     tell::<String>(&mut connection, &["ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-config", "-info"]).await;
@@ -66,7 +66,7 @@ async fn what_a_user_may_not_ask_for_could_not_be_checked() {
 
 #[tokio::test]
 async fn events_that_were_acknowledged_and_lost_are_noticed_by_who_was_told_of_them() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let config = config_on(server.url());
     let (writer, reader) = (open(config.clone()).await, open(config).await);
     writer.append(&order("1"), ExpectedVersion::Any, events(3)).await.unwrap();
@@ -83,7 +83,7 @@ async fn events_that_were_acknowledged_and_lost_are_noticed_by_who_was_told_of_t
 
 #[tokio::test]
 async fn with_an_append_only_file_that_is_synced_always_nothing_is_lost_in_a_crash() {
-    let mut server = test_servers::private_redis_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut server = eventbus_test::private_redis_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let store = open(config_on(server.url())).await;
     for _ in 0..3 {
         let appended = store.append(&order("1"), ExpectedVersion::Any, events(50)).await.unwrap();

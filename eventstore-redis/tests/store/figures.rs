@@ -55,7 +55,7 @@ async fn add(store: &RedisEventStore, streams: usize, each: usize) {
 async fn memory_of_an_event() {
     for node_bytes in ["4096", "512"] {
         for (streams, each) in [(20_000, 1), (2_000, 10), (200, 100), (20, 1_000)] {
-            let server = test_servers::private_redis_with(&["--stream-node-max-bytes", node_bytes]);
+            let server = eventbus_test::private_redis_with(&["--stream-node-max-bytes", node_bytes]);
             let store = open(config_on(server.url())).await;
             let mut connection = client(server.url()).await;
             let before = used(&mut connection).await;
@@ -81,7 +81,7 @@ async fn memory_of_an_event() {
 async fn appends_beside_plain_additions() {
     const TIME: Duration = Duration::from_secs(3);
     for arguments in [["--appendfsync", "no"], ["--appendfsync", "everysec"], ["--appendfsync", "always"]] {
-        let server = test_servers::private_redis_with(&arguments);
+        let server = eventbus_test::private_redis_with(&arguments);
         let store = open(config_on(server.url())).await;
         let connection = client(server.url()).await;
         for callers in [1, 32, 256] {

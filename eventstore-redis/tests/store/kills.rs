@@ -15,9 +15,9 @@ use eventbus::{
     port::{AppendError, AppendEvents as _, ReadFeed as _, ReadStream as _, Transactions as _},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_test::internal::Actor;
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use futures_util::TryStreamExt as _;
-use test_servers::Actor;
 
 use crate::{
     app::{OrderCreated, OrderPaid, app, projected, stats},
@@ -87,7 +87,7 @@ async fn the_process_that_dies() {
     for number in 0_u64.. {
         tokio::time::sleep(PACE).await;
         // a stream of its own, and one that all processes write to
-        add(&store, &order(&test_servers::unique_name("own")), ExpectedVersion::NoStream, vec![created(), paid()])
+        add(&store, &order(&eventbus_test::unique_name("own")), ExpectedVersion::NoStream, vec![created(), paid()])
             .await;
         let shared = order(&format!("shared-{}", number % SHARED));
         match store.stream_version(&shared).await.unwrap() {

@@ -41,7 +41,7 @@ async fn fresh() -> (RedisEventStore, MultiplexedConnection) {
 
 /// A plain connection.
 async fn client(url: &str) -> MultiplexedConnection {
-    test_servers::redis_connection(url).await
+    eventbus_test::internal::redis_connection(url).await
 }
 
 /// The name of a key behind the store's prefix.

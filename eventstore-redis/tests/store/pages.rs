@@ -21,7 +21,7 @@ fn of_bytes(bytes: usize) -> NewEvent {
 /// The server closes a connection that has to receive more than 12 MiB at once.
 #[tokio::test]
 async fn large_events_are_read_in_small_pages() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let store = open(config_on(server.url())).await;
     let mut connection = client(server.url()).await;
     let limit = "normal 12582912 0 0";

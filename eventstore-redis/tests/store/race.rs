@@ -20,9 +20,9 @@ async fn add(connection: &mut MultiplexedConnection, stream: &str, kind: &str) -
 
 #[tokio::test]
 async fn length_then_add_lets_two_writers_through() {
-    let stream = test_servers::unique_name("aggregate:order");
-    let mut ada = client(test_servers::redis_url()).await;
-    let mut bob = client(test_servers::redis_url()).await;
+    let stream = eventbus_test::unique_name("aggregate:order");
+    let mut ada = client(eventbus_test::redis_url()).await;
+    let mut bob = client(eventbus_test::redis_url()).await;
     add(&mut ada, &stream, "OrderCreated").await;
     // each writer decides on the version that it has loaded: 1
     assert!(is_expected(&mut ada, &stream, 1).await);

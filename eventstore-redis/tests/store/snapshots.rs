@@ -98,7 +98,7 @@ async fn key_that_is_no_stream_is_the_same_error_with_a_snapshot() {
 
 #[tokio::test]
 async fn load_from_a_snapshot_is_one_script() {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let store = store::open(store::config_on(server.url())).await;
     let mut connection = client(server.url()).await;
     store.append(&order("1"), ExpectedVersion::NoStream, events(5)).await.unwrap();

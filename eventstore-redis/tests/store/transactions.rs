@@ -436,7 +436,7 @@ async fn what_was_read_and_changed_by_somebody_else_fails_the_commit() {
 
 #[tokio::test]
 async fn what_was_dropped_while_the_server_was_away_stands_in_nobodys_way() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let store = crate::common::store::open(crate::common::store::config_on(server.url())).await;
     let (handler, event) = (Name::from_static("mail"), EventId::new());
     let mut dropped = store.begin().await.unwrap();
@@ -454,7 +454,7 @@ async fn what_was_dropped_while_the_server_was_away_stands_in_nobodys_way() {
 
 #[tokio::test]
 async fn a_store_that_is_away_is_said_to_be() {
-    let mut server = test_servers::private_redis();
+    let mut server = eventbus_test::private_redis();
     let store = crate::common::store::open(crate::common::store::config_on(server.url())).await;
     let mut tx = store.begin_transaction();
     tx.set("a", 1).unwrap();

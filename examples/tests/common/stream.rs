@@ -10,17 +10,17 @@ pub struct Stream {
 impl Stream {
     /// A stream of its own, not there yet.
     pub fn new() -> Self {
-        Self::on(test_servers::redis_url())
+        Self::on(eventbus_test::redis_url())
     }
 
     pub fn on(url: &str) -> Self {
         let connection = redis::Client::open(url).unwrap().get_connection().unwrap();
-        Self { prefix: test_servers::unique_name("example"), connection }
+        Self { prefix: eventbus_test::unique_name("example"), connection }
     }
 
     /// `--bus` and `--prefix`.
     pub fn arguments(&self) -> [&str; 4] {
-        ["--bus", test_servers::redis_url(), "--prefix", &self.prefix]
+        ["--bus", eventbus_test::redis_url(), "--prefix", &self.prefix]
     }
 
     /// Runs a command, the words of which are separated by spaces; `{}` is the prefix.

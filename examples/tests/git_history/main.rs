@@ -73,10 +73,10 @@ fn postgres_keeps_it_as_well() {
         return;
     }
     let (repo, mut generator) = generated(300);
-    let database = common::Database::create();
+    let database = eventbus_test::postgres();
     let import = || {
         let mut command = example();
-        command.arg(&repo.path).args(["--top", "1000000", "--store", &database.url]);
+        command.arg(&repo.path).args(["--top", "1000000", "--store", database.url()]);
         Run::of(command.output().unwrap()).succeeded()
     };
     assert_eq!(import().imported().0, 300);

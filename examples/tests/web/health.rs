@@ -23,7 +23,7 @@ async fn embedded_it_is_ready_at_once() {
 
 #[tokio::test]
 async fn while_redis_is_away_it_is_ready_says_so_and_registers() {
-    let mut redis = test_servers::private_redis();
+    let mut redis = eventbus_test::private_redis();
     let url = redis.url().to_owned();
     let web = Web::start(&["--store", "sqlite::memory:", "--bus", &url]);
     web.until_status("/health/ready", 200).await;
@@ -40,7 +40,7 @@ async fn while_redis_is_away_it_is_ready_says_so_and_registers() {
 
 #[tokio::test]
 async fn a_redis_that_does_not_answer_is_told_from_the_store() {
-    let redis = test_servers::private_redis();
+    let redis = eventbus_test::private_redis();
     let url = redis.url().to_owned();
     let web = Web::start(&["--store", "sqlite::memory:", "--bus", &url]);
     web.until_status("/health/ready", 200).await;
@@ -55,7 +55,7 @@ async fn a_redis_that_does_not_answer_is_told_from_the_store() {
 
 #[tokio::test]
 async fn it_starts_while_redis_is_away() {
-    let mut redis = test_servers::private_redis();
+    let mut redis = eventbus_test::private_redis();
     let url = redis.url().to_owned();
     redis.stop();
     let web = Web::start(&["--store", "sqlite::memory:", "--bus", &url]);
@@ -68,7 +68,7 @@ async fn it_starts_while_redis_is_away() {
 
 #[tokio::test]
 async fn while_postgres_is_away_it_is_not_ready_and_says_so_to_who_registers() {
-    let mut postgres = test_servers::private_postgres();
+    let mut postgres = eventbus_test::private_postgres();
     let (store, stream) = (postgres.url().to_owned(), Stream::new());
     let web = Web::start(&[&["--store", &store][..], &stream.arguments()].concat());
     web.until_status("/health/ready", 200).await;

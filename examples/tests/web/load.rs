@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    common::{Database, File, Stream, until},
+    common::{File, Stream, until},
     web::{Web, mails, recipients},
 };
 
@@ -49,7 +49,7 @@ async fn until_registered(registered: &AtomicUsize, count: usize) {
 }
 
 /// Kills and restarts a second process of workers again and again, and restarts Redis once.
-async fn trouble(arguments: &[&str], redis: &mut test_servers::PrivateRedis, registered: &AtomicUsize) -> Web {
+async fn trouble(arguments: &[&str], redis: &mut eventbus_test::PrivateRedis, registered: &AtomicUsize) -> Web {
     let arguments = [arguments, &["--worker", "other"]].concat();
     let mut other = block_in_place(|| Web::start(&arguments));
     for count in (KILL_EVERY..USERS).step_by(KILL_EVERY) {
@@ -69,9 +69,9 @@ async fn trouble(arguments: &[&str], redis: &mut test_servers::PrivateRedis, reg
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_users_get_one_mail_each_and_are_counted_once_though_workers_and_redis_die() {
-    let mut redis = block_in_place(test_servers::private_redis);
-    let (database, url) = (Database::create(), redis.url().to_owned());
-    let arguments = ["--store", &database.url, "--bus", &url];
+    let mut redis = block_in_place(eventbus_test::private_redis);
+    let (database, url) = (eventbus_test::postgres(), redis.url().to_owned());
+    let arguments = ["--store", database.url(), "--bus", &url];
     let mut web = block_in_place(|| Web::start(&arguments));
     let registered = AtomicUsize::new(0);
     let (last, mut other) = tokio::join!(register_all(&web, &registered), trouble(&arguments, &mut redis, &registered));

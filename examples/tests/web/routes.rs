@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::{
-    common::{Database, run},
-    web::Web,
-};
+use crate::{common::run, web::Web};
 
 #[tokio::test]
 async fn a_user_is_created_shown_counted_and_welcomed() {
@@ -144,8 +141,8 @@ async fn of_many_who_register_one_address_at_once_one_does() {
 
 #[tokio::test]
 async fn of_two_processes_that_register_one_address_at_once_one_does() {
-    let database = Database::create();
-    let webs = [(); 2].map(|()| Web::start(&["--store", &database.url, "--workers", "0"]));
+    let database = eventbus_test::postgres();
+    let webs = [(); 2].map(|()| Web::start(&["--store", database.url(), "--workers", "0"]));
     for round in 1..=20 {
         let email = format!("ada-{round}@example.com");
         let (one, other) = tokio::join!(webs[0].register("Ada", &email), webs[1].register("Grace", &email));

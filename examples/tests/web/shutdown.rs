@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    common::{Database, Stream, until},
+    common::{Stream, until},
     web::{Web, connect, mails},
 };
 
@@ -99,8 +99,8 @@ async fn worker_waits_for_table(observer: &mut PgConnection) {
 
 #[tokio::test]
 async fn a_worker_finishes_the_mail_it_has_begun() {
-    let (mut stream, database) = (Stream::new(), Database::create());
-    let mut web = Web::start(&[&["--store", &database.url][..], &stream.arguments()].concat());
+    let (mut stream, database) = (Stream::new(), eventbus_test::postgres());
+    let mut web = Web::start(&[&["--store", database.url()][..], &stream.arguments()].concat());
     // the worker waits for the table
     let mut admin = connect(&database).await;
     sqlx::raw_sql("BEGIN; LOCK TABLE welcome_mails IN ACCESS EXCLUSIVE MODE").execute(&mut admin).await.unwrap();

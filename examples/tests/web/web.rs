@@ -7,7 +7,7 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use crate::common::{Database, File, Process};
+use crate::common::{File, Process};
 
 /// The answer to a request.
 #[derive(Debug)]
@@ -120,12 +120,12 @@ impl Web {
     }
 }
 
-pub async fn connect(database: &Database) -> PgConnection {
-    <PgConnection as sqlx::Connection>::connect(&database.url).await.unwrap()
+pub async fn connect(database: &eventbus_test::Postgres) -> PgConnection {
+    <PgConnection as sqlx::Connection>::connect(database.url()).await.unwrap()
 }
 
 /// The recipients in the order of their first mail, each with its number of mails.
-pub async fn mails(database: &Database) -> Vec<(String, i64)> {
+pub async fn mails(database: &eventbus_test::Postgres) -> Vec<(String, i64)> {
     let count = "SELECT recipient, count(*) FROM welcome_mails GROUP BY recipient ORDER BY min(id)";
     sqlx::query_as(count).fetch_all(&mut connect(database).await).await.unwrap()
 }

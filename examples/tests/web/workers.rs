@@ -3,7 +3,7 @@
 use redis::streams::StreamRangeReply;
 
 use crate::{
-    common::{Database, File, Stream, until},
+    common::{File, Stream, until},
     web::{Web, mails, recipients},
 };
 
@@ -18,8 +18,8 @@ fn names(infos: &Infos) -> Vec<String> {
 
 #[tokio::test]
 async fn on_redis_they_are_three_consumers_of_a_group_that_begins_with_the_first_event() {
-    let (mut stream, database) = (Stream::new(), Database::create());
-    let mut web = Web::start(&[&["--store", &database.url][..], &stream.arguments()].concat());
+    let (mut stream, database) = (Stream::new(), eventbus_test::postgres());
+    let mut web = Web::start(&[&["--store", database.url()][..], &stream.arguments()].concat());
     for number in 0..30 {
         assert_eq!(web.register("Ada", &format!("ada-{number}@example.com")).await.status, 201);
     }
@@ -39,9 +39,9 @@ async fn on_redis_they_are_three_consumers_of_a_group_that_begins_with_the_first
 
 #[tokio::test]
 async fn users_who_register_before_there_are_a_group_and_workers_get_their_mail() {
-    let (mut stream, database) = (Stream::new(), Database::create());
+    let (mut stream, database) = (Stream::new(), eventbus_test::postgres());
     let prefix = stream.prefix.clone();
-    let arguments = ["--store", &database.url, "--bus", test_servers::redis_url(), "--prefix", &prefix];
+    let arguments = ["--store", database.url(), "--bus", eventbus_test::redis_url(), "--prefix", &prefix];
     let mut early = Web::start(&[&arguments[..], &["--workers", "0"]].concat());
     let emails: Vec<_> = (0..20).map(|number| format!("ada-{number}@example.com")).collect();
     for email in &emails {
@@ -66,8 +66,8 @@ async fn users_who_register_before_there_are_a_group_and_workers_get_their_mail(
 
 #[tokio::test]
 async fn what_others_write_into_the_stream_is_set_aside_whole_and_holds_up_nobody() {
-    let (mut stream, database) = (Stream::new(), Database::create());
-    let web = Web::start(&[&["--store", &database.url][..], &stream.arguments()].concat());
+    let (mut stream, database) = (Stream::new(), eventbus_test::postgres());
+    let web = Web::start(&[&["--store", database.url()][..], &stream.arguments()].concat());
     let fields = "user_id 123 email user@example.com timestamp 2024-01-15T10:00:00";
     let id: String = stream.run(&format!("XADD {{}}:stream * {fields}"));
     assert_eq!(web.register("Ada", "ada@example.com").await.status, 201);

@@ -1,4 +1,4 @@
-//! A crate that depends on `eventbus` under another name, by its workspace.
+//! A crate that depends on `eventbus` under a different name, by its workspace.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! Programs of a crate that depends on `eventbus` under another name: valid ones, and the errors without
+//! Programs of a crate that depends on `eventbus` under a different name: valid ones, and the errors without
 //! `crate = ..`, see `tests/`.
 
 use eventbus2::prelude::*;

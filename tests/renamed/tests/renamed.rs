@@ -1,4 +1,4 @@
-//! A crate that depends on `eventbus` under another name.
+//! A crate that depends on `eventbus` under a different name.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::{Arc, Mutex};

@@ -76,7 +76,7 @@ async fn fill_store(store: &OpenStore, clock: &ManualClock) -> Result<(), BoxErr
 }
 
 async fn make_sqlite(folder: &Path) -> Result<Contents, BoxError> {
-    let scratch = std::env::temp_dir().join(test_servers::unique_name("fixtures"));
+    let scratch = std::env::temp_dir().join(eventbus_test::unique_name("fixtures"));
     fs::create_dir_all(&scratch)?;
     let (path, clock) = (scratch.join("store.db"), ManualClock::at(BEGINNING));
     let config = SqliteEventStoreConfig { clock: SharedClock::new(clock.clone()), ..Default::default() };
@@ -106,7 +106,7 @@ async fn make_postgres(folder: &Path) -> Result<Contents, BoxError> {
 }
 
 async fn make_redis(folder: &Path) -> Result<Contents, BoxError> {
-    let (server, clock) = (test_servers::private_redis(), ManualClock::at(BEGINNING));
+    let (server, clock) = (eventbus_test::private_redis(), ManualClock::at(BEGINNING));
     let connect = async |url: &str| {
         let config = RedisEventStoreConfig {
             redis_url: url.into(),
@@ -117,12 +117,12 @@ async fn make_redis(folder: &Path) -> Result<Contents, BoxError> {
         Ok::<_, BoxError>(OpenStore::Redis(RedisEventStore::connect(config).await?))
     };
     fill_store(&connect(server.url()).await?, &clock).await?;
-    let mut connection = test_servers::redis_connection(server.url()).await;
+    let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
     set_lease_times(&mut connection).await?;
     let commands = users::with_sealed_fields(&redis_commands::dump(&mut connection).await?)?;
     // an entry is never changed, so the data is that of a server with the changed commands
-    let server = test_servers::private_redis();
-    let mut connection = test_servers::redis_connection(server.url()).await;
+    let server = eventbus_test::private_redis();
+    let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
     redis_commands::restore(&mut connection, &commands).await?;
     let contents = Contents::read(&connect(server.url()).await?, FORMAT).await?;
     fs::write(folder.join("redis.jsonl"), redis_commands::dump(&mut connection).await?)?;
@@ -144,8 +144,8 @@ async fn set_lease_times(connection: &mut MultiplexedConnection) -> Result<(), B
 }
 
 async fn make_bus(folder: &Path) -> Result<(), BoxError> {
-    let server = test_servers::private_redis();
-    let mut connection = test_servers::redis_connection(server.url()).await;
+    let server = eventbus_test::private_redis();
+    let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
     let dump = async |connection: &mut MultiplexedConnection, both: &BusAndStore| {
         Ok((both.contents().await?, redis_commands::dump(connection).await?))
     };

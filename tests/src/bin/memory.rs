@@ -50,7 +50,7 @@ async fn main() -> Result<(), BoxError> {
         return read(&way, env::var("MEMORY_EVENTS")?.parse()?, env::var("MEMORY_PREFIX")?).await;
     }
     let Arguments { events, mebibytes, at_most } = Arguments::parse();
-    let prefix = test_servers::unique_name("memory");
+    let prefix = eventbus_test::unique_name("memory");
     fill(&prefix, events, mebibytes << 20).await?;
     println!("{events} events of {mebibytes} MiB, resident memory above the start of the process at most:");
     let mut wrong = Vec::new();
@@ -59,8 +59,8 @@ async fn main() -> Result<(), BoxError> {
             .env("MEMORY_WAY", way)
             .env("MEMORY_EVENTS", events.to_string())
             .env("MEMORY_PREFIX", &prefix)
-            .env("DATABASE_URL", test_servers::postgres_url())
-            .env("REDIS_URL", test_servers::redis_url())
+            .env("DATABASE_URL", eventbus_test::postgres_url())
+            .env("REDIS_URL", eventbus_test::redis_url())
             .output()?;
         let (out, err) = (String::from_utf8(said.stdout)?, String::from_utf8(said.stderr)?);
         println!("{way:>15} {}{err}", out.trim());
@@ -69,7 +69,7 @@ async fn main() -> Result<(), BoxError> {
             wrong.push(way);
         }
     }
-    let mut redis = test_servers::redis_connection(test_servers::redis_url()).await;
+    let mut redis = eventbus_test::internal::redis_connection(eventbus_test::redis_url()).await;
     let keys: [String; 2] = [format!("{prefix}:stream"), format!("{prefix}-plain:large")];
     redis::cmd("DEL").arg(&keys[..]).exec_async(&mut redis).await?;
     if wrong.is_empty() {
@@ -80,7 +80,7 @@ async fn main() -> Result<(), BoxError> {
 
 fn bus_config(prefix: &str) -> RedisEventBusConfig {
     RedisEventBusConfig {
-        redis_url: test_servers::redis_url().into(),
+        redis_url: eventbus_test::redis_url().into(),
         stream_prefix: prefix.into(),
         ..RedisEventBusConfig::default()
     }
@@ -88,7 +88,7 @@ fn bus_config(prefix: &str) -> RedisEventBusConfig {
 
 async fn store(prefix: &str) -> Result<PgEventStore, BoxError> {
     let config = PgEventStoreConfig {
-        database_url: test_servers::postgres_url().into(),
+        database_url: eventbus_test::postgres_url().into(),
         schema: prefix.replace('-', "_"),
         ..PgEventStoreConfig::default()
     };
@@ -96,7 +96,7 @@ async fn store(prefix: &str) -> Result<PgEventStore, BoxError> {
 }
 
 async fn streams(prefix: &str) -> Result<RedisStreams, BoxError> {
-    let redis_url = test_servers::redis_url().into();
+    let redis_url = eventbus_test::redis_url().into();
     let stream_prefix = format!("{prefix}-plain");
     Ok(RedisStreams::connect(RedisStreamsConfig { redis_url, stream_prefix, ..RedisStreamsConfig::default() }).await?)
 }

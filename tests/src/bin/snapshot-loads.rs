@@ -115,8 +115,8 @@ async fn main() -> Result<(), BoxError> {
         "| store | 10 events | a snapshot and 10 events | ratio | {LONG} events without a snapshot |\n|---|---|---|---|---|"
     );
     let folder = stores::folder("snapshot-loads");
-    let postgres = test_servers::private_postgres();
-    let redis = test_servers::private_redis();
+    let postgres = eventbus_test::private_postgres();
+    let redis = eventbus_test::private_redis();
     let config = RedisEventStoreConfig { redis_url: redis.url().into(), ..RedisEventStoreConfig::default() };
     let ratios = [
         measure("memory", InMemoryEventStore::new(), loads).await?,

@@ -52,7 +52,7 @@ pub(super) async fn run_as_child() -> Result<bool, HarnessError> {
         return Ok(false);
     };
     let bus = RedisEventBus::connect(config(&redis, env::var(NAME_VARIABLE).ok())).await?;
-    let connection = test_servers::redis_connection(&redis).await;
+    let connection = eventbus_test::internal::redis_connection(&redis).await;
     let work = Subscriber::new(Name::from_static("work"), EventFilter::All, move |delivery| {
         let (id, mut connection) = (delivery.metadata().aggregate_id().to_string(), connection.clone());
         Box::pin(async move {
@@ -106,7 +106,7 @@ async fn is_finished(bus: &RedisEventBus) -> Result<bool, HarnessError> {
 /// If a server or the system fails.
 pub async fn run_random_kills(events: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let (began, mut rng) = (Instant::now(), Rng::with_seed(seed));
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let url = server.url();
     let bus = RedisEventBus::connect(config(url, Some("watcher".into()))).await?;
     publish(&bus, (0..events).map(|number| number.to_string())).await?;
@@ -121,7 +121,7 @@ pub async fn run_random_kills(events: u64, seed: u64) -> Result<RunSummary, Harn
         consumers[number] = consumer(url, Some(&names[number]))?;
         figures.faults += 1;
     }
-    let mut connection = test_servers::redis_connection(url).await;
+    let mut connection = eventbus_test::internal::redis_connection(url).await;
     let handled: u64 = redis::cmd("SCARD").arg(HANDLED_KEY).query_async(&mut connection).await?;
     if handled != events {
         figures.failures.push(format!("{handled} of {events} events were handled"));
@@ -141,7 +141,7 @@ pub async fn run_random_kills(events: u64, seed: u64) -> Result<RunSummary, Harn
 pub async fn run_poison_event(events: u64) -> Result<RunSummary, HarnessError> {
     const AT_MOST: Duration = Duration::from_secs(600);
     let began = Instant::now();
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let url = server.url();
     let bus = RedisEventBus::connect(config(url, Some("watcher".into()))).await?;
     let ids =

@@ -36,10 +36,10 @@ impl Database {
     /// # Errors
     /// If the server fails.
     pub async fn create() -> Result<Self, HarnessError> {
-        let name = test_servers::unique_name("fire");
-        let mut admin = PgConnection::connect(test_servers::postgres_url()).await?;
+        let name = eventbus_test::unique_name("fire");
+        let mut admin = PgConnection::connect(eventbus_test::postgres_url()).await?;
         execute_sql(&mut admin, &format!("CREATE DATABASE {name}")).await?;
-        Ok(Self { url: test_servers::database_url_for(&name), name })
+        Ok(Self { url: eventbus_test::database_url_for(&name), name })
     }
 
     /// Returns the address of the database.
@@ -117,7 +117,7 @@ impl Database {
         if keeps_artifacts() {
             return Ok(());
         }
-        let mut admin = PgConnection::connect(test_servers::postgres_url()).await?;
+        let mut admin = PgConnection::connect(eventbus_test::postgres_url()).await?;
         execute_sql(&mut admin, &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await
     }
 }

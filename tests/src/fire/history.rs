@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_torn_note_spoils_no_other() {
-        let path = std::env::temp_dir().join(test_servers::unique_name("history"));
+        let path = std::env::temp_dir().join(eventbus_test::unique_name("history"));
         let notebook = HistoryWriter::open(&path).unwrap();
         let note = HistoryEntry::Told(AppendRecord::Refused(vec![Uuid::now_v7()]));
         notebook.append(&note).unwrap();
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn notes_of_many_do_not_mix() {
-        let path = std::env::temp_dir().join(test_servers::unique_name("history"));
+        let path = std::env::temp_dir().join(eventbus_test::unique_name("history"));
         let writers: Vec<_> = (0..4)
             .map(|_| {
                 let notebook = HistoryWriter::open(&path).unwrap();

@@ -37,7 +37,7 @@ impl Place {
     /// Creates an empty place; sessions of PostgreSQL have the name `sessions`.
     pub(super) async fn create(kind: StoreKind, sessions: &str) -> Result<(Self, Option<Database>), HarnessError> {
         Ok(match kind {
-            StoreKind::Redis => (Self::Redis(test_servers::unique_name(sessions)), None),
+            StoreKind::Redis => (Self::Redis(eventbus_test::unique_name(sessions)), None),
             StoreKind::Sqlite => (Self::Sqlite(stores::folder(sessions)), None),
             StoreKind::Postgres => {
                 let database = Database::create().await?;

@@ -116,7 +116,7 @@ pub async fn run(faults: u64, seed: u64) -> Result<RunSummary, HarnessError> {
 }
 
 async fn run_round(fault: FileFault, seed: u64, figures: &mut RunSummary) -> Result<(), HarnessError> {
-    let path = std::env::temp_dir().join(test_servers::unique_name("fire-files")).join("events.db");
+    let path = std::env::temp_dir().join(eventbus_test::unique_name("fire-files")).join("events.db");
     fs::create_dir_all(folder(&path)?)?;
     let store = SqliteEventStore::open(&path).await?;
     let app = App::builder().store(store.clone()).start().await?;

@@ -82,7 +82,7 @@ pub(super) async fn run_as_child() -> Result<bool, HarnessError> {
     let Ok(url) = env::var(SERVER_VARIABLE) else {
         return Ok(false);
     };
-    let connection = test_servers::redis_connection(&url).await;
+    let connection = eventbus_test::internal::redis_connection(&url).await;
     let works = WorkState { is_fixed: env::var_os(FIXED_VARIABLE).is_some(), connection };
     let bus = RedisEventBus::connect(config(&url, "consumer")).await?;
     let app = App::builder().bus(bus).state(works).handler::<work>().start().await?;
@@ -199,9 +199,9 @@ struct LoadResult {
 /// If a server or the system fails, or a process lacks an expected line or exit status.
 pub async fn run(arguments: &[&str], is_long: bool) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config(server.url(), "watcher")).await?;
-    let mut connection = test_servers::redis_connection(server.url()).await;
+    let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
     let mut figures =
         RunSummary { faults: 1, description: "a handler awaits for ever".into(), ..RunSummary::new("stuck") };
     let is_over = AtomicBool::new(false);

@@ -204,7 +204,7 @@ impl JournalAudit {
 pub async fn run(program: &Program, when: Kills, kills: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     const EVENTS_PER_KILL: u64 = 120;
     let (began, mut random) = (Instant::now(), Rng::with_seed(seed));
-    let folder = env::temp_dir().join(test_servers::unique_name("fire-unfinished"));
+    let folder = env::temp_dir().join(eventbus_test::unique_name("fire-unfinished"));
     fs::create_dir_all(&folder)?;
     let store = SqliteEventStore::open(folder.join("events.db")).await?;
     let events = kills.max(1) * EVENTS_PER_KILL;

@@ -9,7 +9,7 @@ use eventbus::{
     prelude::*,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
-use test_servers::Actor;
+use eventbus_test::internal::Actor;
 
 use super::{
     bus, config,

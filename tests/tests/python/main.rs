@@ -36,8 +36,8 @@ type Fields = Vec<(String, String)>;
 
 fn config() -> RedisEventBusConfig {
     RedisEventBusConfig {
-        redis_url: test_servers::redis_url().into(),
-        stream_prefix: test_servers::unique_name("python"),
+        redis_url: eventbus_test::redis_url().into(),
+        stream_prefix: eventbus_test::unique_name("python"),
         batch_size: 10,
         block_ms: 100,
         ..RedisEventBusConfig::default()
@@ -49,7 +49,7 @@ async fn bus() -> RedisEventBus {
 }
 
 async fn command<T: redis::FromRedisValue>(bus: &RedisEventBus, name: &str, arguments: &[&str]) -> T {
-    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
+    let mut connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
     redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
 }
 

@@ -16,7 +16,7 @@ use eventbus::{
     prelude::*,
 };
 use eventbus_redis::Trim;
-use test_servers::Actor;
+use eventbus_test::internal::Actor;
 use tokio::sync::watch;
 
 use crate::{

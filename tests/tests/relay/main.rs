@@ -30,8 +30,8 @@ use eventbus::{
     prelude::*,
     relay::RelayError,
 };
+use eventbus_test::internal::Actor;
 use eventstore_postgres::PgEventStore;
-use test_servers::Actor;
 use tokio::task::JoinHandle;
 
 use self::world::{World, administer, append, builder, database, relay, until};
@@ -263,7 +263,7 @@ async fn a_database_restored_from_a_backup_publishes_nothing_until_somebody_says
     world.store.close().await;
     let copy = format!("{name}_copy");
     until("no session is connected", async || {
-        let mut admin = <sqlx::PgConnection as sqlx::Connection>::connect(test_servers::postgres_url()).await.unwrap();
+        let mut admin = <sqlx::PgConnection as sqlx::Connection>::connect(eventbus_test::postgres_url()).await.unwrap();
         let count: (i64,) = sqlx::query_as("SELECT count(*) FROM pg_stat_activity WHERE datname = $1")
             .bind(&name)
             .fetch_one(&mut admin)
@@ -282,7 +282,7 @@ async fn a_database_restored_from_a_backup_publishes_nothing_until_somebody_says
     app.shutdown(Duration::from_secs(10)).await.unwrap();
     drop(app);
     let before = world.published().await;
-    world.database = test_servers::database_url_for(&copy);
+    world.database = eventbus_test::database_url_for(&copy);
     world.store = PgEventStore::connect(&world.database).await.unwrap();
 
     append(&world.store, 100).await; // far beyond the published position, so that positions alone do not show the copy

@@ -11,10 +11,10 @@ use eventbus::{
     prelude::*,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_test::{PrivateRedis, internal::Actor};
 use eventstore_postgres::PgEventStore;
 use redis::aio::MultiplexedConnection;
 use sqlx::{AssertSqlSafe, Connection, Executor};
-use test_servers::{Actor, PrivateRedis};
 
 const LEASE: Duration = Duration::from_millis(600);
 
@@ -41,15 +41,15 @@ pub async fn bus_with(redis_url: &str, partitions: u32) -> RedisEventBus {
 
 /// Runs a statement as the administrator of the server.
 pub async fn administer(statement: String) {
-    let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+    let mut admin = sqlx::PgConnection::connect(eventbus_test::postgres_url()).await.unwrap();
     admin.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await.unwrap();
 }
 
 /// Creates a database; returns its name and its URL.
 pub async fn database() -> (String, String) {
-    let name = test_servers::unique_name("relay");
+    let name = eventbus_test::unique_name("relay");
     administer(format!("CREATE DATABASE {name}")).await;
-    let url = test_servers::database_url_for(&name);
+    let url = eventbus_test::database_url_for(&name);
     (name, url)
 }
 
@@ -67,9 +67,9 @@ impl World {
     }
 
     pub async fn on(database: String) -> Self {
-        let redis = test_servers::private_redis();
+        let redis = eventbus_test::private_redis();
         let store = PgEventStore::connect(&database).await.unwrap();
-        let connection = test_servers::redis_connection(redis.url()).await;
+        let connection = eventbus_test::internal::redis_connection(redis.url()).await;
         Self { database, store, redis, connection }
     }
 

@@ -54,7 +54,7 @@ impl Kind for Sqlite {
     type Rows = orders::sqlite::Rows;
 
     async fn place() -> String {
-        let folder = std::env::temp_dir().join(test_servers::unique_name("rows"));
+        let folder = std::env::temp_dir().join(eventbus_test::unique_name("rows"));
         std::fs::create_dir_all(&folder).unwrap();
         folder.join("rows.db").to_str().unwrap().to_owned()
     }
@@ -92,10 +92,10 @@ impl Kind for Postgres {
     type Rows = orders::postgres::Rows;
 
     async fn place() -> String {
-        let name = test_servers::unique_name("rows");
-        let mut admin = sqlx::PgConnection::connect(test_servers::postgres_url()).await.unwrap();
+        let name = eventbus_test::unique_name("rows");
+        let mut admin = sqlx::PgConnection::connect(eventbus_test::postgres_url()).await.unwrap();
         admin.execute(sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))).await.unwrap();
-        test_servers::database_url_for(&name)
+        eventbus_test::database_url_for(&name)
     }
 
     async fn open(place: &str) -> Self {

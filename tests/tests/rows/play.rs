@@ -3,7 +3,7 @@
 use std::{env, time::Duration};
 
 use eventbus::App;
-use test_servers::Actor;
+use eventbus_test::internal::Actor;
 
 use crate::{
     kinds::{Kind, Postgres, Sqlite},

@@ -18,7 +18,7 @@ impl SmallDisk {
     /// # Errors
     /// If its folder cannot be created.
     pub fn mount(megabytes: u32) -> io::Result<Option<Self>> {
-        let folder = env::temp_dir().join(test_servers::unique_name("small-disk"));
+        let folder = env::temp_dir().join(eventbus_test::unique_name("small-disk"));
         fs::create_dir_all(&folder)?;
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(&folder);

@@ -96,12 +96,12 @@ pub(super) struct PostgresScenario {
 pub(super) async fn run(lasting: FaultDurations, seed: u64) -> Result<RunSummary, HarnessError> {
     let database = Database::create().await?;
     let disk = SmallDisk::mount(32)?;
-    let space = test_servers::unique_name("small");
+    let space = eventbus_test::unique_name("small");
     let mut figures = RunSummary::new("faults");
     let endured = run_in(&database, disk.as_ref().map(|disk| (disk, &*space)), lasting, seed, &mut figures).await;
     database.remove().await?;
     if disk.is_some() && !database::keeps_artifacts() {
-        let mut admin = <PgConnection as sqlx::Connection>::connect(test_servers::postgres_url()).await?;
+        let mut admin = <PgConnection as sqlx::Connection>::connect(eventbus_test::postgres_url()).await?;
         database::execute_sql(&mut admin, &format!("DROP TABLESPACE {space}")).await?;
     }
     endured?;
@@ -118,7 +118,7 @@ async fn run_in(
     seed: u64,
     figures: &mut RunSummary,
 ) -> Result<(), HarnessError> {
-    let redis = test_servers::private_redis();
+    let redis = eventbus_test::private_redis();
     let url = format!("{}?application_name={APPLICATION_NAME}", database.url());
     let store = PgEventStore::connect_with(PgEventStoreConfig { database_url: url, ..Default::default() }).await?;
     let mut admin = database.connection("auditor").await?;

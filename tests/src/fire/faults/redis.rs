@@ -36,14 +36,14 @@ pub(super) struct RedisScenario {
 
 /// Runs all faults against a Redis.
 pub(super) async fn run(lasting: FaultDurations, seed: u64) -> Result<RunSummary, HarnessError> {
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let mut figures = RunSummary::new("faults");
     let config = RedisEventStoreConfig { redis_url: server.url().into(), ..Default::default() };
     let store = RedisEventStore::connect(config).await?;
     let config = RedisEventBusConfig { redis_url: server.url().into(), ..RedisEventBusConfig::default() };
     let builder = App::builder().store(store.clone()).bus(RedisEventBus::connect(config).await?);
     let app = builder.handler::<note>().projection(RedisRows).start().await?;
-    let admin = test_servers::redis_connection(server.url()).await;
+    let admin = eventbus_test::internal::redis_connection(server.url()).await;
     let mut scenario = RedisScenario { app, store, admin };
     run_faults(&mut scenario, lasting, seed, &mut figures).await?;
     scenario.app.shutdown(SHUTDOWN_TIMEOUT).await?;

@@ -67,7 +67,7 @@ async fn kill_in(
     seed: u64,
 ) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
-    let scenario = Arc::new(Scenario::prepare(database.url(), test_servers::redis_url(), kind).await?);
+    let scenario = Arc::new(Scenario::prepare(database.url(), eventbus_test::redis_url(), kind).await?);
     let crash_counts = Arc::new(CrashCounts::default());
     let mut random = Rng::with_seed(seed);
     crash_during_resync(program, &scenario, &crash_counts).await?;
@@ -127,7 +127,7 @@ async fn pause_in(
 ) -> Result<RunSummary, HarnessError> {
     let (begin, lease) = (Instant::now(), settings.lease());
     let kind = ScenarioKind { servers_fail: false, partitions: 1, settings };
-    let scenario = Scenario::prepare(database.url(), test_servers::redis_url(), kind).await?;
+    let scenario = Scenario::prepare(database.url(), eventbus_test::redis_url(), kind).await?;
     let mut random = Rng::with_seed(seed);
     let writer = program.spawn(&scenario.process_config("writer-0", seed, true))?;
     let workers = spawn_workers(program, &scenario)?;

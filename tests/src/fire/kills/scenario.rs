@@ -67,7 +67,7 @@ impl Scenario {
     pub async fn prepare(store: &str, redis: &str, kind: ScenarioKind) -> Result<Self, HarnessError> {
         PgEventStore::connect(store).await?.close().await;
         execute_sql(&mut PgConnection::connect(store).await?, TABLES_SQL).await?;
-        let prefix = test_servers::unique_name("fire");
+        let prefix = eventbus_test::unique_name("fire");
         let notes = std::env::temp_dir().join(format!("{prefix}.jsonl"));
         let script = ProcessConfig {
             writes: false,

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use eventbus::{ExpectedVersion, port::AppendEvents as _};
+use eventbus_test::{PrivatePostgres, PrivateRedis};
 use eventstore_postgres::PgEventStore;
 use fastrand::Rng;
 use sqlx::PgConnection;
-use test_servers::{PrivatePostgres, PrivateRedis};
 use tokio::task::block_in_place;
 
 use super::{
@@ -64,14 +64,14 @@ pub async fn fail_servers(
     seed: u64,
 ) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
-    let (postgres, redis) = block_in_place(|| (test_servers::private_postgres(), test_servers::private_redis()));
+    let (postgres, redis) = block_in_place(|| (eventbus_test::private_postgres(), eventbus_test::private_redis()));
     let kind = ScenarioKind { servers_fail: true, partitions: 1, settings };
     let scene = Scenario::prepare(postgres.url(), redis.url(), kind).await?;
     let store = PgEventStore::connect(postgres.url()).await?;
     let mut scenario = ServerScenario {
         postgres,
         redis,
-        replica: block_in_place(test_servers::private_redis),
+        replica: block_in_place(eventbus_test::private_redis),
         scenario: scene,
         store,
     };

@@ -172,7 +172,7 @@ async fn run_slot(program: &Program, member: Member, crashes: u64, appends: u64)
 /// If the run itself fails; broken promises are in the summary.
 pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessError> {
     let Plan { store: kind, transfers, crashes, over_redis, seed } = plan;
-    let (began, name) = (Instant::now(), test_servers::unique_name("reactions"));
+    let (began, name) = (Instant::now(), eventbus_test::unique_name("reactions"));
     let (place, database) = Place::create(kind, SESSIONS).await?;
     // before the first member, so that no two of them set up one store
     let store = place.open().await?;
@@ -183,7 +183,7 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
         let consumer = format!("member-{slot}");
         let member = Member {
             place: place.clone(),
-            bus: over_redis.then(|| (test_servers::redis_url().to_owned(), name.clone(), consumer)),
+            bus: over_redis.then(|| (eventbus_test::redis_url().to_owned(), name.clone(), consumer)),
             first: slot,
             step: slots,
             below: transfers,

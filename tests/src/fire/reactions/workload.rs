@@ -136,7 +136,7 @@ fn limit_id() -> Result<AggregateId, HarnessError> {
     Ok("limit".parse()?)
 }
 
-/// Makes a transfer between two random accounts, unless another writer is first.
+/// Makes a transfer between two random accounts, unless a different writer is first.
 async fn try_transfer(
     app: &App,
     mut transfer: AggregateRoot<Transfer>,

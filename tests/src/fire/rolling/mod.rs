@@ -156,7 +156,7 @@ impl RollingRound {
 /// If the run itself fails; broken promises are in the summary.
 pub async fn run(rounds: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let began = Instant::now();
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let mut figures = RunSummary::new("rolling");
     let (mut lost, mut repeated) = (0, 0);
     for number in 0..rounds {

@@ -297,10 +297,10 @@ impl Service {
 /// # Errors
 /// If the run itself fails; broken promises are in the summary.
 pub async fn run_with_versions(time: Duration, seed: u64) -> Result<RunSummary, HarnessError> {
-    let (began, database, redis) = (Instant::now(), Database::create().await?, test_servers::private_redis());
+    let (began, database, redis) = (Instant::now(), Database::create().await?, eventbus_test::private_redis());
     let bus = RedisEventBusConfig {
         redis_url: redis.url().into(),
-        stream_prefix: test_servers::unique_name("versions"),
+        stream_prefix: eventbus_test::unique_name("versions"),
         ..RedisEventBusConfig::default()
     };
     let (store, ledger) = (database.store("versions", 10).await?, Ledger::default());

@@ -275,7 +275,7 @@ async fn run_in(
 ) -> Result<Outcome, HarnessError> {
     let store = database.store("writer", 4).await?;
     execute_sql(&mut sqlx::PgConnection::connect(database.url()).await?, TABLE_SQL).await?;
-    let prefix = test_servers::unique_name("killed");
+    let prefix = eventbus_test::unique_name("killed");
     let journal: PathBuf = std::env::temp_dir().join(format!("{prefix}.journal"));
     File::create(&journal)?;
     let (store_url, redis) = (database.url().to_owned(), redis.to_owned());
@@ -351,7 +351,7 @@ async fn run_in(
 /// If the run itself fails; broken promises are in the summary.
 pub async fn run_with_kills(program: &Program, rollings: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let began = Instant::now();
-    let server = test_servers::private_redis();
+    let server = eventbus_test::private_redis();
     let rollings = futures_util::stream::iter((0..rollings).map(|number| run_one(program, server.url(), number, seed)));
     let outcomes: Vec<Outcome> = rollings.buffer_unordered(CONCURRENT_ROLLINGS).try_collect().await?;
     let mut figures = RunSummary::new("rolling");

@@ -57,7 +57,7 @@ impl RunFolder {
     /// Starts the supervisor.
     pub(crate) fn supervise(&self, grace: Duration) -> Result<Child, Error> {
         let mut command = Command::new("sh");
-        command.args(["-c", include_str!("supervisor.sh"), "test-servers-supervisor"]);
+        command.args(["-c", include_str!("supervisor.sh"), "eventbus-test-supervisor"]);
         command.arg(&self.path).arg(grace.as_secs().to_string()).current_dir("/");
         // of its own: neither Ctrl-C nor a runner that waits for open pipes may meet it
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
@@ -136,6 +136,13 @@ impl RunFolder {
     /// Returns the path of the server's output.
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join("log")
+    }
+
+    /// Copies the server's output to a place where it stays when the folder is removed; returns that.
+    pub(crate) fn keep_log(&self, key: &str) -> Result<PathBuf, Error> {
+        let kept = self.path.with_file_name(format!("{key}.failed.log"));
+        fs::copy(self.log(), &kept).map_err(Error::io(format!("write {}", kept.display())))?;
+        Ok(kept)
     }
 
     /// Removes the folder; its supervisor then ends by itself.

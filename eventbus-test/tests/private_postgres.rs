@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, TcpStream},
 };
 
-use test_servers::PrivatePostgres;
+use eventbus_test::PrivatePostgres;
 
 /// Logs in as far as the answer "authentication ok".
 fn greeting(postgres: &PrivatePostgres) -> Result<[u8; 9], Error> {
@@ -24,7 +24,7 @@ fn refuses(port: u16) -> bool {
 
 #[test]
 fn a_crashed_server_is_gone_and_comes_back_at_the_same_place() {
-    let mut postgres = test_servers::private_postgres();
+    let mut postgres = eventbus_test::private_postgres();
     let url = postgres.url().to_owned();
     for _ in 0..2 {
         assert_eq!(greeting(&postgres).unwrap(), [b'R', 0, 0, 0, 8, 0, 0, 0, 0]);
@@ -42,7 +42,7 @@ fn a_crashed_server_is_gone_and_comes_back_at_the_same_place() {
 
 #[test]
 fn a_server_in_recovery_refuses_until_it_is_started_anew() {
-    let mut postgres = test_servers::private_postgres();
+    let mut postgres = eventbus_test::private_postgres();
     postgres.restart_refusing();
     // an error
     assert_eq!(greeting(&postgres).unwrap()[..1], *b"E");

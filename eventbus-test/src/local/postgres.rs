@@ -19,7 +19,7 @@ const DURABLE_SETTINGS: [&str; 4] = ["fsync=on", "full_page_writes=on", "max_con
 
 /// A cluster that can be started.
 #[derive(Debug)]
-pub(crate) struct Postgres<'a> {
+pub(crate) struct PostgresServer<'a> {
     programs: &'a Path,
     run: &'a RunFolder,
     account: Option<Account>,
@@ -27,7 +27,7 @@ pub(crate) struct Postgres<'a> {
     further: &'a [String],
 }
 
-impl<'a> Postgres<'a> {
+impl<'a> PostgresServer<'a> {
     /// Makes a cluster in the data folder, with the programs in that folder.
     pub(crate) fn prepare(programs: &'a Path, run: &'a RunFolder) -> Result<Self, Error> {
         let postgres = Self { programs, run, account: Account::instead_of_root()?, settings: SETTINGS, further: &[] };
@@ -61,7 +61,7 @@ impl<'a> Postgres<'a> {
         let mut command = self.in_data_folder(self.run.server_command(&program));
         command.args(["-h", "127.0.0.1", "-k", "", "-p", &port.to_string()]);
         command.args(self.settings.iter().flat_map(|setting| ["-c", setting])).args(self.further).args(mode);
-        process::start(Server::Postgres, &mut command, &self.run.log(), |pid| self.is_in(state, pid))
+        process::start(Server::Postgres, &mut command, self.run, |pid| self.is_in(state, pid))
     }
 
     /// Makes or removes the file that makes a standby of a server when it starts.

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use test_servers::PrivateRedis;
+use eventbus_test::PrivateRedis;
 
 #[test]
 fn what_was_acknowledged_survives_stop_and_start() {
-    let mut redis = test_servers::private_redis();
+    let mut redis = eventbus_test::private_redis();
     let url = redis.url().to_owned();
     assert_eq!(ask(&redis, "SET key value").unwrap(), "+OK\r\n");
     redis.stop();
@@ -23,7 +23,7 @@ fn what_was_acknowledged_survives_stop_and_start() {
 
 #[test]
 fn start_empty_forgets() {
-    let mut redis = test_servers::private_redis();
+    let mut redis = eventbus_test::private_redis();
     assert_eq!(ask(&redis, "SET key value").unwrap(), "+OK\r\n");
     redis.start_empty();
     assert_eq!(ask(&redis, "GET key").unwrap(), "$-1\r\n");
@@ -31,7 +31,7 @@ fn start_empty_forgets() {
 
 #[test]
 fn a_paused_server_is_silent_until_it_is_resumed() {
-    let redis = test_servers::private_redis();
+    let redis = eventbus_test::private_redis();
     redis.pause();
     let silent = ask_for(Duration::from_secs(1), &redis, "PING").unwrap_err().kind();
     assert!(matches!(silent, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silent}");
@@ -41,7 +41,7 @@ fn a_paused_server_is_silent_until_it_is_resumed() {
 
 #[test]
 fn further_arguments_reach_the_server_also_when_it_is_started_anew() {
-    let mut redis = test_servers::private_redis_with(&["--databases", "2"]);
+    let mut redis = eventbus_test::private_redis_with(&["--databases", "2"]);
     for _ in 0..2 {
         assert_eq!(ask(&redis, "SELECT 1").unwrap(), "+OK\r\n");
         assert!(ask(&redis, "SELECT 2").unwrap().starts_with("-ERR"));
@@ -51,7 +51,7 @@ fn further_arguments_reach_the_server_also_when_it_is_started_anew() {
 
 #[test]
 fn a_server_that_loads_says_so_until_it_is_let_finish() {
-    let mut redis = test_servers::private_redis();
+    let mut redis = eventbus_test::private_redis();
     for _ in 0..2 {
         assert_eq!(ask(&redis, "SET key value").unwrap(), "+OK\r\n");
         redis.restart_loading();
@@ -63,7 +63,7 @@ fn a_server_that_loads_says_so_until_it_is_let_finish() {
 
 #[test]
 fn stop_and_start_can_be_repeated() {
-    let mut redis = test_servers::private_redis();
+    let mut redis = eventbus_test::private_redis();
     redis.start();
     redis.stop();
     redis.stop();
@@ -73,7 +73,7 @@ fn stop_and_start_can_be_repeated() {
 
 #[test]
 fn a_server_that_ended_by_itself_can_be_started() {
-    let mut redis = test_servers::private_redis();
+    let mut redis = eventbus_test::private_redis();
     // closes the connection instead of answering
     assert_eq!(ask(&redis, "SHUTDOWN NOSAVE").unwrap(), "");
     redis.start_empty();
@@ -82,7 +82,7 @@ fn a_server_that_ended_by_itself_can_be_started() {
 
 #[test]
 fn a_dropped_server_is_gone_paused_or_not() {
-    let (running, paused) = (test_servers::private_redis(), test_servers::private_redis());
+    let (running, paused) = (eventbus_test::private_redis(), eventbus_test::private_redis());
     assert_ne!(running.port(), paused.port());
     paused.pause();
     for redis in [running, paused] {
@@ -95,7 +95,7 @@ fn a_dropped_server_is_gone_paused_or_not() {
 
 #[test]
 fn a_closed_port_refuses() {
-    let refused = TcpStream::connect((Ipv4Addr::LOCALHOST, test_servers::closed_port())).unwrap_err();
+    let refused = TcpStream::connect((Ipv4Addr::LOCALHOST, eventbus_test::internal::closed_port())).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 }
 

@@ -17,14 +17,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// A server that can be started.
 #[derive(Debug)]
-pub(crate) struct Redis<'a> {
+pub(crate) struct RedisServer<'a> {
     program: &'a Path,
     run: &'a RunFolder,
     arguments: &'static [&'static str],
     further: &'a [String],
 }
 
-impl<'a> Redis<'a> {
+impl<'a> RedisServer<'a> {
     /// Names a server that keeps its data in memory only.
     pub(crate) fn new(program: &'a Path, run: &'a RunFolder) -> Self {
         Self { program, run, arguments: &[], further: &[] }
@@ -51,7 +51,7 @@ impl<'a> Redis<'a> {
         let mut command = self.run.server_command(self.program);
         command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
         command.args(self.arguments).arg("--dir").arg(self.run.data()).args(self.further);
-        process::start(Server::Redis, &mut command, &self.run.log(), |_| answers(port, answer))
+        process::start(Server::Redis, &mut command, self.run, |_| answers(port, answer))
     }
 }
 

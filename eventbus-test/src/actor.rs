@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Longest silence of a process while a test reads its output.
-const PATIENCE: Duration = Duration::from_secs(60);
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 /// Longest time that a process may print only unexpected output.
 const LONGEST: Duration = Duration::from_secs(180);
 
@@ -66,9 +66,9 @@ impl Actor {
     ///
     /// # Panics
     /// If it has ended.
-    pub fn tell(&mut self) {
-        let told = self.child.stdin.as_mut().map(|input| input.write_all(b"\n"));
-        assert!(matches!(told, Some(Ok(()))), "the process does not read its input");
+    pub fn resume(&mut self) {
+        let written = self.child.stdin.as_mut().map(|input| input.write_all(b"\n"));
+        assert!(matches!(written, Some(Ok(()))), "the process does not read its input");
     }
 
     /// The id of the process.
@@ -118,12 +118,12 @@ impl Actor {
     }
 
     fn next_line(&self) -> Option<String> {
-        let line = self.lines.recv_timeout(PATIENCE);
+        let line = self.lines.recv_timeout(MAX_SILENCE);
         assert_ne!(line, Err(RecvTimeoutError::Timeout), "the process is silent");
         line.ok()
     }
 
-    /// For the process itself: waits for [`tell`](Self::tell). Ends the process when its parent ends, also if the
+    /// For the process itself: waits for [`resume`](Self::resume). Ends the process when its parent ends, also if the
     /// parent is killed.
     pub fn hear() {
         if !std::io::stdin().read(&mut [0]).is_ok_and(|bytes| bytes > 0) {

@@ -23,18 +23,25 @@ pub(crate) struct TempFolder(pub(crate) PathBuf);
 
 impl TempFolder {
     pub(crate) fn new() -> Self {
-        let folder = env::temp_dir().join(test_servers::unique_name("test_servers"));
+        let folder = env::temp_dir().join(eventbus_test::unique_name("eventbus_test"));
         fs::create_dir(&folder).unwrap();
         // PostgreSQL does not run as root, and must be able to walk through
         fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         Self(folder)
     }
 
+    /// Makes a folder in it.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.0.join(name);
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
     /// The folders of servers that run, start or stop.
     pub(crate) fn run_folders(&self) -> Vec<PathBuf> {
         let users = children(&self.0);
-        let checkouts = users.iter().flat_map(|user| children(user));
-        let runs = checkouts.flat_map(|checkout| children(&checkout));
+        let workspaces = users.iter().flat_map(|user| children(user));
+        let runs = workspaces.flat_map(|workspace| children(&workspace));
         runs.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("run_")).collect()
     }
 }
@@ -115,12 +122,12 @@ pub(crate) fn serve() {
     let mut private = Vec::new();
     for what in what.split(',') {
         let url = match what {
-            "postgres" => test_servers::postgres_url().to_owned(),
-            "redis" => test_servers::redis_url().to_owned(),
-            "database" => test_servers::database_url_for("other"),
-            "name" => test_servers::unique_name("name"),
+            "postgres" => eventbus_test::postgres_url().to_owned(),
+            "redis" => eventbus_test::redis_url().to_owned(),
+            "database" => eventbus_test::database_url_for("other"),
+            "name" => eventbus_test::unique_name("name"),
             _ => {
-                private.push(test_servers::private_redis());
+                private.push(eventbus_test::private_redis());
                 if what == "paused" {
                     private.last().unwrap().pause();
                 }

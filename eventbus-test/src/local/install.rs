@@ -6,8 +6,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{account, binaries, checkout, process};
+use super::{account, process, workspace};
 use crate::{error::Error, server::Server};
+
+/// A program installs nothing unasked.
+const VARIABLE: &str = "TEST_SERVERS_INSTALL";
 
 /// Installs `server` unless `is_found` returns `true` once this process has the lock; the inner error is the reason why
 /// not.
@@ -15,7 +18,7 @@ pub(crate) fn unless_found(server: Server, is_found: impl Fn() -> bool) -> Resul
     if let Some(because) = obstacle()? {
         return Ok(Err(because.to_owned()));
     }
-    let _lock = checkout::lock(&checkout::user_folder()?.join("install.lock"))?;
+    let _lock = workspace::lock(&workspace::user_folder()?.join("install.lock"))?;
     if is_found() {
         return Ok(Ok(()));
     }
@@ -23,18 +26,18 @@ pub(crate) fn unless_found(server: Server, is_found: impl Fn() -> bool) -> Resul
 }
 
 fn obstacle() -> Result<Option<&'static str>, Error> {
-    let forbidden = env::var_os("TEST_SERVERS_NO_INSTALL").is_some_and(|value| !value.is_empty());
+    let is_allowed = env::var_os(VARIABLE).is_some_and(|value| !value.is_empty() && value != "0");
     Ok(match () {
-        () if forbidden => Some("and TEST_SERVERS_NO_INSTALL forbids to install it"),
+        () if !is_allowed => Some("and tests install it only if TEST_SERVERS_INSTALL is 1"),
         () if account::current_user()? != 0 => Some("and only root could install it"),
-        () if binaries::on_path("apt-get").is_none() => Some("and there is no apt-get to install it with"),
+        () if process::on_path("apt-get").is_none() => Some("and there is no apt-get to install it with"),
         () => None,
     })
 }
 
 fn install(package: &str) -> Result<(), String> {
     // not eprintln!, which the test harness keeps to itself
-    let _ = writeln!(std::io::stderr(), "test servers: installing {package} (apt-get install {package})");
+    let _ = writeln!(std::io::stderr(), "eventbus-test: installing {package} (apt-get install {package})");
     apt_get(&["update"])?;
     apt_get(&["install", "-y", "--no-install-recommends", package])
 }

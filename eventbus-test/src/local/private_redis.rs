@@ -6,11 +6,16 @@
 use std::{fs, io, path::PathBuf, process::Child, time::Duration};
 
 use super::{
-    binaries, checkout, process,
-    redis::{Redis, answers},
+    binaries, process,
+    redis::{RedisServer, answers},
     run_folder::RunFolder,
+    workspace,
 };
-use crate::{error::Error, port::Reservation, refuse, server::Server};
+use crate::{
+    error::{Error, expect},
+    port::Reservation,
+    server::Server,
+};
 
 /// Time without its client after which the supervisor ends the server; the client never comes back.
 const GRACE: Duration = Duration::from_secs(1);
@@ -35,14 +40,10 @@ pub struct PrivateRedis {
 }
 
 impl PrivateRedis {
-    pub(crate) fn launch() -> Result<Self, Error> {
-        Self::launch_with(&[])
-    }
-
     pub(crate) fn launch_with(arguments: &[&str]) -> Result<Self, Error> {
         let program = binaries::find(Server::Redis)?;
         let reservation = Reservation::new()?;
-        let (run, supervisor) = RunFolder::create(&checkout::folder()?, "private_redis", GRACE)?;
+        let (run, supervisor) = RunFolder::create(&workspace::folder()?, "private_redis", GRACE)?;
         let url = Server::Redis.url_on(reservation.port());
         let arguments = arguments.iter().map(ToString::to_string).collect();
         let mut redis = Self { program, arguments, run, supervisor, server: None, reservation, url };
@@ -100,7 +101,8 @@ impl PrivateRedis {
         self.stop();
         let slowly = LOAD_SLOWLY.map(str::to_owned);
         let arguments = [self.arguments.as_slice(), &slowly].concat();
-        self.server = Some(expect(Redis::durable(&self.program, &self.run, &arguments).start_loading(self.port())));
+        self.server =
+            Some(expect(RedisServer::durable(&self.program, &self.run, &arguments).start_loading(self.port())));
     }
 
     /// Lets a server load the rest of its data at once, and waits until it takes commands.
@@ -157,7 +159,7 @@ impl PrivateRedis {
     }
 
     fn spawn(&mut self) -> Result<(), Error> {
-        self.server = Some(Redis::durable(&self.program, &self.run, &self.arguments).start(self.port())?);
+        self.server = Some(RedisServer::durable(&self.program, &self.run, &self.arguments).start(self.port())?);
         Ok(())
     }
 
@@ -191,8 +193,4 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-fn expect<T>(result: Result<T, Error>) -> T {
-    result.unwrap_or_else(|error| refuse(&error))
 }

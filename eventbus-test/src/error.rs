@@ -1,6 +1,6 @@
 //! The reasons why a server is unavailable, for the reader of a failed test.
 
-use std::{fmt, io};
+use std::{fmt, io, path::PathBuf};
 
 use crate::server::Server;
 
@@ -18,10 +18,12 @@ pub(crate) enum Error {
     /// A program that prepares a server failed.
     Failed { program: String, output: String },
     /// A server ended or did not answer in time.
-    NotReady { server: Server, log: String },
+    NotReady { server: Server, log: PathBuf, end: String },
+    /// A server did not do what was asked of it.
+    Refused { server: Server, doing: String, source: Box<dyn std::error::Error + Send + Sync> },
     /// Every port tried was taken.
     NoFreePort,
-    /// The state folder belongs to a different user.
+    /// The folder of all servers belongs to a different user, or is a link.
     ForeignFolder { folder: String },
     /// The operating system refused a call.
     Io { doing: String, source: io::Error },
@@ -56,11 +58,17 @@ impl fmt::Display for Error {
                 write!(f, "{variable} is not a URL (expected scheme://host/…)")
             }
             Self::Failed { program, output } => write!(f, "{program} failed:\n{output}"),
-            Self::NotReady { server, log } => {
-                write!(f, "{server} did not start; the end of its log:\n{log}")
+            Self::NotReady { server, log, end } => {
+                write!(f, "{server} did not start; its log {} ends with:\n{end}", log.display())
             }
+            Self::Refused { server, doing, source } => match server.given_url() {
+                Some(_) => write!(f, "cannot {doing} on the server of {}: {source}", server.variable()),
+                None => write!(f, "cannot {doing}: {source}"),
+            },
             Self::NoFreePort => f.write_str("found no free port"),
-            Self::ForeignFolder { folder } => write!(f, "{folder} belongs to another user: remove it or set TMPDIR"),
+            Self::ForeignFolder { folder } => {
+                write!(f, "{folder} is not a folder of this user: remove it or set TMPDIR")
+            }
             Self::Io { doing, source } => write!(f, "cannot {doing}: {source}"),
         }
     }
@@ -70,7 +78,23 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
+            Self::Refused { source, .. } => Some(&**source),
             _ => None,
         }
     }
+}
+
+/// Returns the value, or fails the test at the line of the caller.
+#[track_caller]
+pub(crate) fn expect<T>(result: Result<T, Error>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => refuse(&error),
+    }
+}
+
+/// The only function that panics: a test that gets no server cannot go on.
+#[track_caller]
+pub(crate) fn refuse(error: &Error) -> ! {
+    panic!("eventbus-test: {error}")
 }

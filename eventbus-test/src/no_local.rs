@@ -14,12 +14,8 @@ pub struct PrivateRedis(std::convert::Infallible);
 /// The same methods as elsewhere, so that tests compile; none can be reached.
 #[allow(missing_docs)]
 impl PrivateRedis {
-    pub(crate) fn launch() -> Result<Self, Error> {
-        Err(Error::Unsupported { server: Server::Redis })
-    }
-
     pub(crate) fn launch_with(_arguments: &[&str]) -> Result<Self, Error> {
-        Self::launch()
+        Err(Error::Unsupported { server: Server::Redis })
     }
 
     #[must_use]

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::install;
+use super::{install, process::on_path};
 use crate::{error::Error, server::Server};
 
 /// Folders with one folder per PostgreSQL version, and what precedes the version in its name.
@@ -18,32 +18,32 @@ const VERSIONED: [(&str, &str); 4] = [
 
 /// Returns PostgreSQL's folder of programs, or the Redis program; installs the server if it is missing and can be.
 pub(crate) fn find(server: Server) -> Result<PathBuf, Error> {
-    match look(server) {
+    match find_installed(server) {
         Found::Here(path) => Ok(path),
-        Found::NotWhereTold(because) => Err(Error::Missing { server, because }),
-        Found::Nowhere => install_and_look(server),
+        Found::NotInNamedFolder(because) => Err(Error::Missing { server, because }),
+        Found::Nowhere => install_and_find(server),
     }
 }
 
 enum Found {
     Here(PathBuf),
     /// A variable names the place, and no other place is tried.
-    NotWhereTold(String),
+    NotInNamedFolder(String),
     Nowhere,
 }
 
-fn install_and_look(server: Server) -> Result<PathBuf, Error> {
-    let installed = install::unless_found(server, || matches!(look(server), Found::Here(_)))?;
-    match (look(server), installed) {
+fn install_and_find(server: Server) -> Result<PathBuf, Error> {
+    let installed = install::unless_found(server, || matches!(find_installed(server), Found::Here(_)))?;
+    match (find_installed(server), installed) {
         (Found::Here(path), _) => Ok(path),
         (_, Err(because)) => Err(Error::Missing { server, because }),
         (_, Ok(())) => Err(Error::Missing { server, because: "not found even after installing it".to_owned() }),
     }
 }
 
-fn look(server: Server) -> Found {
+fn find_installed(server: Server) -> Found {
     match (server, env::var_os("PG_BIN_DIR").filter(|folder| !folder.is_empty())) {
-        (Server::Postgres, Some(folder)) => told(PathBuf::from(folder)),
+        (Server::Postgres, Some(folder)) => in_named_folder(PathBuf::from(folder)),
         (Server::Postgres, None) => postgres_on_path().or_else(newest_postgres).map_or(Found::Nowhere, Found::Here),
         (Server::Redis, _) => {
             ["redis-server", "valkey-server"].iter().find_map(|name| on_path(name)).map_or(Found::Nowhere, Found::Here)
@@ -51,11 +51,11 @@ fn look(server: Server) -> Found {
     }
 }
 
-fn told(folder: PathBuf) -> Found {
+fn in_named_folder(folder: PathBuf) -> Found {
     if has_postgres(&folder) {
         return Found::Here(folder);
     }
-    Found::NotWhereTold(format!("PG_BIN_DIR is {}, which lacks initdb or postgres", folder.display()))
+    Found::NotInNamedFolder(format!("PG_BIN_DIR is {}, which lacks initdb or postgres", folder.display()))
 }
 
 fn postgres_on_path() -> Option<PathBuf> {
@@ -77,9 +77,4 @@ fn versions_in(folder: &str, prefix: &str) -> Vec<(u32, PathBuf)> {
 
 fn has_postgres(folder: &Path) -> bool {
     ["initdb", "postgres"].iter().all(|program| folder.join(program).is_file())
-}
-
-/// Returns the first program of that name on the PATH.
-pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(program)).find(|path| path.is_file())
 }

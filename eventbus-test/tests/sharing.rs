@@ -1,4 +1,4 @@
-//! Processes of one checkout share one server of each kind, and only of the kinds they ask for.
+//! Processes of one workspace share one server of each kind, and only of the kinds they ask for.
 #![cfg(unix)]
 
 mod common;
@@ -30,6 +30,32 @@ fn processes_that_ask_at_once_get_the_same_server() {
     let answers: HashSet<_> = clients.iter().map(|client| &client.answers).collect();
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert_eq!(temp.run_folders().len(), 2);
+}
+
+#[test]
+fn packages_of_one_workspace_share_a_server_and_other_workspaces_have_another() {
+    let temp = TempFolder::new();
+    for workspace in ["shop", "bank"] {
+        fs::write(temp.folder(workspace).join("Cargo.lock"), "").unwrap();
+    }
+    let of_package = |folder: &str| {
+        let mut command = command(&temp, &["redis"]);
+        command.env("CARGO_MANIFEST_DIR", temp.folder(folder));
+        command
+    };
+    let started_by_hand = |folder: &str| {
+        let mut command = of_package(folder);
+        command.env_remove("CARGO_MANIFEST_DIR").current_dir(temp.folder(folder));
+        command
+    };
+    let commands = [of_package("shop/orders"), of_package("shop/bills"), started_by_hand("shop/bills/src")];
+    let mut clients = commands.map(Client::spawn);
+    clients.iter_mut().for_each(|client| client.read_answers(1));
+    let answers: HashSet<_> = clients.iter().map(|client| &client.answers).collect();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    let mut other = Client::spawn(of_package("bank"));
+    other.read_answers(1);
+    assert!(!answers.contains(&other.answers), "{answers:?}");
 }
 
 #[test]
@@ -71,13 +97,13 @@ fn a_notice_left_from_before_a_reboot_is_not_believed() {
     let first = Client::ask(&temp, &["redis"]);
     let run = temp.run_folders().remove(0);
     // as if the machine had restarted, and a foreign program now had the port
-    let (checkout, name) = (run.parent().unwrap(), "run_redis_stale");
-    let stale = checkout.join(name);
+    let (workspace, name) = (run.parent().unwrap(), "run_redis_stale");
+    let stale = workspace.join(name);
     fs::create_dir_all(stale.join("clients")).unwrap();
     fs::write(stale.join("ready"), first.port(0).to_string()).unwrap();
     let long_ago = fs::FileTimes::new().set_modified(std::time::SystemTime::UNIX_EPOCH);
     fs::File::create(stale.join("beat")).unwrap().set_times(long_ago).unwrap();
-    fs::write(checkout.join("redis.current"), name).unwrap();
+    fs::write(workspace.join("redis.current"), name).unwrap();
     let second = Client::ask(&temp, &["redis"]);
     assert_ne!(first.answers, second.answers);
     assert!(wait_until(|| !stale.exists()), "nobody clears away what was abandoned");

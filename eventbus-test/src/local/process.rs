@@ -1,30 +1,33 @@
 //! Starting and signalling processes of servers.
 
 use std::{
+    env,
     fs::{self, File},
     os::unix::process::CommandExt,
-    path::Path,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use super::run_folder::RunFolder;
 use crate::{error::Error, server::Server};
 
 /// Long enough for a machine that does much else.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const SHOWN_LINES: usize = 20;
 
-/// Starts a server and waits until `is_ready` says so of its process id.
+/// Starts a server and waits until `is_ready` says so of its process id; its output goes to the log of its folder.
 pub(crate) fn start(
     server: Server,
     command: &mut Command,
-    log: &Path,
+    run: &RunFolder,
     is_ready: impl Fn(u32) -> bool,
 ) -> Result<Child, Error> {
     let doing = format!("start {server}");
-    let output = File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
+    let log = run.log();
+    let output = File::create(&log).and_then(|file| Ok((file.try_clone()?, file)));
     let (stdout, stderr) = output.map_err(Error::io(format!("write {}", log.display())))?;
     // a group of its own: a signal to the test's group must not reach it
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).current_dir("/").process_group(0);
@@ -33,7 +36,8 @@ pub(crate) fn start(
         return Ok(child);
     }
     end(&mut child);
-    Err(Error::NotReady { server, log: tail(&fs::read_to_string(log).unwrap_or_default()) })
+    let end = tail(&fs::read_to_string(&log).unwrap_or_default());
+    Err(Error::NotReady { server, log: run.keep_log(server.key())?, end })
 }
 
 fn becomes_ready(child: &mut Child, is_ready: impl Fn(u32) -> bool) -> bool {
@@ -50,6 +54,11 @@ pub(crate) fn end(child: &mut Child) {
     // both can only fail because it is gone already
     let _ = child.kill();
     let _ = child.wait();
+}
+
+/// Returns the first program of that name on the PATH.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 /// Sends a signal other than KILL; the shell's `kill` is there even where no such program is installed.
@@ -87,7 +96,7 @@ pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
         if Instant::now() > deadline {
             return false;
         }
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 

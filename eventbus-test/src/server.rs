@@ -1,8 +1,6 @@
 //! The two kinds of servers and what distinguishes them in words.
 
-use std::{env, fmt};
-
-use crate::{error::Error, local};
+use std::{env, ffi::OsString, fmt};
 
 /// A kind of server that tests can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,20 +11,17 @@ pub(crate) enum Server {
 
 #[cfg_attr(not(unix), allow(dead_code))]
 impl Server {
-    /// Returns the URL of the server: from the environment, else of a private one, started on demand.
-    pub(crate) fn url(self) -> Result<String, Error> {
-        match env::var_os(self.variable()).filter(|value| !value.is_empty()) {
-            Some(url) => url.into_string().map_err(|_| Error::NotAUrl { variable: self.variable() }),
-            None => local::shared_url(self),
-        }
-    }
-
     /// The variable that names a running server.
     pub(crate) fn variable(self) -> &'static str {
         match self {
             Self::Postgres => "DATABASE_URL",
             Self::Redis => "REDIS_URL",
         }
+    }
+
+    /// Returns the value of that variable, unless it is empty.
+    pub(crate) fn given_url(self) -> Option<OsString> {
+        env::var_os(self.variable()).filter(|value| !value.is_empty())
     }
 
     /// The stem of file names.

@@ -4,8 +4,12 @@
 
 use std::{fs, path::PathBuf, process::Child, time::Duration};
 
-use super::{binaries, checkout, postgres::Postgres, process, run_folder::RunFolder};
-use crate::{error::Error, port::Reservation, refuse, server::Server};
+use super::{binaries, postgres::PostgresServer, process, run_folder::RunFolder, workspace};
+use crate::{
+    error::{Error, expect},
+    port::Reservation,
+    server::Server,
+};
 
 /// Time without its client after which the supervisor ends the server; the client never comes back.
 const GRACE: Duration = Duration::from_secs(1);
@@ -29,11 +33,11 @@ impl PrivatePostgres {
     pub(crate) fn launch_with(arguments: &[&str]) -> Result<Self, Error> {
         let programs = binaries::find(Server::Postgres)?;
         let reservation = Reservation::new()?;
-        let (run, supervisor) = RunFolder::create(&checkout::folder()?, "private_postgres", GRACE)?;
+        let (run, supervisor) = RunFolder::create(&workspace::folder()?, "private_postgres", GRACE)?;
         let url = Server::Postgres.url_on(reservation.port());
         let arguments = arguments.iter().map(ToString::to_string).collect();
         let mut postgres = Self { programs, arguments, run, supervisor, server: None, reservation, url };
-        Postgres::prepare(&postgres.programs, &postgres.run)?;
+        PostgresServer::prepare(&postgres.programs, &postgres.run)?;
         postgres.spawn()?;
         Ok(postgres)
     }
@@ -54,7 +58,7 @@ impl PrivatePostgres {
     #[must_use]
     pub fn log(&self) -> String {
         let log = fs::read_to_string(self.run.log());
-        log.unwrap_or_else(|source| refuse(&Error::Io { doing: "read the log of the server".into(), source }))
+        expect(log.map_err(Error::io("read the log of the server")))
     }
 
     /// Crashes the server (an immediate stop) and waits until it has ended; returns at once if it is stopped already.
@@ -66,7 +70,7 @@ impl PrivatePostgres {
         let _ = process::signal(&server, "QUIT");
         process::wait_until(|| process::has_ended(&mut server));
         process::end(&mut server);
-        self.run.forget_pid().unwrap_or_else(|error| refuse(&error));
+        expect(self.run.forget_pid());
     }
 
     /// Starts a stopped server on the same port and waits until it accepts connections; returns at once if it runs.
@@ -74,7 +78,7 @@ impl PrivatePostgres {
     /// The server has all data committed before [`stop`](Self::stop).
     pub fn start(&mut self) {
         if self.server.as_mut().is_none_or(process::has_ended) {
-            self.spawn().unwrap_or_else(|error| refuse(&error));
+            expect(self.spawn());
         }
     }
 
@@ -84,13 +88,13 @@ impl PrivatePostgres {
     /// It is in recovery for ever, without a hot standby.
     pub fn restart_refusing(&mut self) {
         self.stop();
-        let postgres = Postgres::durable(&self.programs, &self.run, &self.arguments);
+        let postgres = PostgresServer::durable(&self.programs, &self.run, &self.arguments);
         let server = postgres.and_then(|postgres| postgres.start_refusing(self.port()));
-        self.server = Some(server.unwrap_or_else(|error| refuse(&error)));
+        self.server = Some(expect(server));
     }
 
     fn spawn(&mut self) -> Result<(), Error> {
-        let postgres = Postgres::durable(&self.programs, &self.run, &self.arguments)?;
+        let postgres = PostgresServer::durable(&self.programs, &self.run, &self.arguments)?;
         self.server = Some(postgres.start(self.port())?);
         Ok(())
     }

@@ -1,0 +1,37 @@
+//! For the tests of the repository of eventbus only: no part of the API, and changed without notice.
+
+use crate::{error::expect, local::PrivateRedis, port, private_redis_with};
+
+pub use crate::actor::Actor;
+
+/// Connects to a Redis, to look at it or to change it.
+///
+/// The connection has no timeout for answers: if many tests run at once, or this process was paused, a late answer is
+/// no failure. redis-rs by itself gives up after half a second.
+///
+/// # Panics
+/// If no server answers there.
+pub async fn redis_connection(url: &str) -> ::redis::aio::MultiplexedConnection {
+    let client = ::redis::Client::open(url).expect("a URL of Redis");
+    let patient = ::redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    client.get_multiplexed_async_connection_with_config(&patient).await.expect("a Redis that answers")
+}
+
+/// Returns a port of 127.0.0.1 without a listener, which this crate gives to no second caller while this process lives.
+///
+/// # Panics
+/// If there is no free port.
+#[must_use]
+pub fn closed_port() -> u16 {
+    expect(port::closed())
+}
+
+/// Starts a [`private_redis`](crate::private_redis) that is a cluster of one node, which has no slots yet.
+///
+/// # Panics
+/// Like [`private_redis`](crate::private_redis).
+#[must_use]
+pub fn private_redis_cluster() -> PrivateRedis {
+    let bus_port = closed_port().to_string();
+    private_redis_with(&["--cluster-enabled", "yes", "--cluster-port", &bus_port])
+}
