@@ -72,8 +72,8 @@ impl<A: Aggregate + Apply> Given<A> {
     }
 
     /// Runs a command that records its events itself, as for
-    /// [`AggregateRepository::update_with`](crate::AggregateRepository::update_with). If it fails, it has recorded none.
-    pub fn when_with<T, X>(self, decide: impl FnOnce(&mut AggregateRoot<A>) -> Result<T, X>) -> Decided<Self, X> {
+    /// [`AggregateRepository::update_root`](crate::AggregateRepository::update_root). If it fails, it has recorded none.
+    pub fn when_root<T, X>(self, decide: impl FnOnce(&mut AggregateRoot<A>) -> Result<T, X>) -> Decided<Self, X> {
         let version = Version::NONE.plus(self.history.len());
         let mut root = AggregateRoot::<A>::new(self.id.clone()).with_state(self.state(), version);
         let outcome = decide(&mut root).map(|_| root.pending().to_vec());

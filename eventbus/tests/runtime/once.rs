@@ -93,7 +93,7 @@ async fn the_second_time_is_the_first_answer_and_no_decision() {
 async fn what_was_created_under_a_new_id_is_found_by_the_key() {
     let parcels = AggregateRepository::<Parcel>::new(InMemoryEventStore::new());
     let create = async |request: &str| {
-        parcels.once(key("k"), request).create_with(&AggregateId::new(), |parcel| parcel.send(request)).await
+        parcels.once(key("k"), request).create(&AggregateId::new(), |parcel| parcel.send(request)).await
     };
     let first = create("T-1").await.unwrap();
     assert_eq!(said(&create("T-1").await.unwrap()), said(&first), "with the first id");
@@ -159,7 +159,7 @@ async fn of_32_callers_one_decides_and_all_have_its_answer() {
                 let once = parcels.once(key("k"), "T-1");
                 let saved = match round % 2 {
                     0 => once.upsert(&id("p"), |parcel| parcel.send("T-1")).await,
-                    _ => once.create_with(&id("p"), |parcel| parcel.send("T-1")).await,
+                    _ => once.create(&id("p"), |parcel| parcel.send("T-1")).await,
                 };
                 said(&saved.unwrap())
             })
@@ -219,7 +219,7 @@ impl MultiStreamAppends for WithTwin {
         if let Some(creates) = twin {
             let once = AggregateRepository::<Parcel>::new(self.store.clone()).once(key.clone(), "T-1");
             let (id, send) = (id("p"), |parcel: &Parcel| parcel.send("T-1"));
-            if creates { once.create_with(&id, send).await } else { once.upsert(&id, send).await }.unwrap();
+            if creates { once.create(&id, send).await } else { once.upsert(&id, send).await }.unwrap();
         }
         found
     }
@@ -241,7 +241,7 @@ async fn a_twin_that_was_first_gives_the_answer_also_if_the_decision_refuses_now
     let store = WithTwin { store: InMemoryEventStore::new(), ..store };
     let parcels = AggregateRepository::<Parcel>::new(store.clone());
     *store.twin.lock() = Some(true);
-    let saved = parcels.once(key("k"), "T-1").create_with(&id("p"), |parcel| parcel.send("T-1")).await.unwrap();
+    let saved = parcels.once(key("k"), "T-1").create(&id("p"), |parcel| parcel.send("T-1")).await.unwrap();
     assert_eq!((saved.version.get(), parcels.version(&id("p")).await.unwrap().get()), (1, 1));
 }
 

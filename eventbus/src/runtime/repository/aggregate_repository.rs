@@ -82,7 +82,7 @@ pub(crate) const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> eventbus::Result<()> {
 /// let counters = AggregateRepository::<Counter>::new(InMemoryEventStore::new());
-/// let mut counter = counters.create(AggregateId::new());
+/// let mut counter = counters.create_new(AggregateId::new());
 /// counter.record(counter.count(2)?);
 /// counters.save(&mut counter).await?;
 /// counters.update(counter.id(), |counter| counter.count(3)).await?;
@@ -248,7 +248,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     }
 
     /// Creates a new aggregate; the store has no event of it before a save.
-    pub fn create(&self, id: A::Id) -> AggregateRoot<A> {
+    pub fn create_new(&self, id: A::Id) -> AggregateRoot<A> {
         AggregateRoot::<A>::new(id).with_tenant_id(self.tenant_id).with_clock(self.clock.clone())
     }
 
@@ -304,8 +304,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// # async fn main() -> eventbus::Result<()> {
     /// let users = AggregateRepository::<User>::new(InMemoryEventStore::new());
     /// let register = |email: &str| { let email = email.to_owned(); move |_: &User| Ok::<_, Never>(Registered { email: email.clone() }) };
-    /// users.create_with(&"ada".parse()?, register("Ada@example.org")).await?;
-    /// let error = users.create_with(&"eve".parse()?, register("ada@example.org")).await.unwrap_err();
+    /// users.create(&"ada".parse()?, register("Ada@example.org")).await?;
+    /// let error = users.create(&"eve".parse()?, register("ada@example.org")).await.unwrap_err();
     /// assert!(error.is_taken("email"));
     /// let ada = users.find_by("email", "ADA@example.org").await?;
     /// assert_eq!(ada.map(|ada| ada.id().to_string()).as_deref(), Some("ada"));
@@ -445,7 +445,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Box::pin(async move {
             let stream = self.stream(id);
             let state_error = |version, source| HistoryError::State { stream: self.stream(id), version, source };
-            let mut root = self.create(id.clone());
+            let mut root = self.create_new(id.clone());
             let mut diff = StateDiff::new(root.state()).map_err(|source| state_error(Version::NONE, source))?;
             let mut records = self.store.read_stream(&stream, Version::FIRST);
             let mut steps = Vec::new();
@@ -637,7 +637,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// As for [`update`](Self::update).
-    pub fn update_with<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, T, X, (Saved, T)>
+    pub fn update_root<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, T, X, (Saved, T)>
     where
         D: Fn(&mut AggregateRoot<A>) -> Result<T, X>,
     {
@@ -655,7 +655,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     ///
     /// # Errors
     /// As for [`update`](Self::update); a conflict if the aggregate has events already, which no retry can change.
-    pub fn create_with<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
+    pub fn create<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
     where
         D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,
@@ -716,8 +716,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     ) -> Result<AggregateRoot<A>, LoadError> {
         match existence {
             AggregateExistence::Required => self.load(id).await,
-            AggregateExistence::Optional => Ok(self.find(id).await?.unwrap_or_else(|| self.create(id.clone()))),
-            AggregateExistence::Absent => Ok(self.create(id.clone())),
+            AggregateExistence::Optional => Ok(self.find(id).await?.unwrap_or_else(|| self.create_new(id.clone()))),
+            AggregateExistence::Absent => Ok(self.create_new(id.clone())),
         }
     }
 
@@ -725,7 +725,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     fn create_from_cache(&self, id: &A::Id) -> Option<AggregateRoot<A>> {
         let cache = self.cache.as_ref()?;
         let CachedState { state, version, .. } = cache.get(&self.stream(id))?;
-        Some(self.create(id.clone()).with_state(cache.copy(&state), version))
+        Some(self.create_new(id.clone()).with_state(cache.copy(&state), version))
     }
 
     /// Folds all events into a new root, or those after the kept state into it; keeps the result.
@@ -734,7 +734,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         if let Some(cache) = &self.cache
             && let Some(cached) = cache.get(&stream)
         {
-            let (mut root, version) = (self.create(id.clone()), cached.version);
+            let (mut root, version) = (self.create_new(id.clone()), cached.version);
             // from the kept version on: another event there shows that the stream is not the same any more
             let mut records = self.store.read_stream(&stream, version);
             let first = match records.try_next().await {
@@ -763,7 +763,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// Returns a root with the state of the snapshot, if there is a good one, and the events after it; else a new root,
     /// and all events.
     async fn begin_fold(&self, id: &A::Id) -> Result<Beginning<'_, A>, ReadError> {
-        let (stream, root) = (self.stream(id), self.create(id.clone()));
+        let (stream, root) = (self.stream(id), self.create_new(id.clone()));
         let all = || self.store.read_stream(&stream, Version::FIRST);
         let begin = |root, records| Ok(Beginning { root, records, is_unusable: false });
         let (codec, snapshots, fold) = match self.snapshots() {
@@ -858,7 +858,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         is_included: impl Fn(&RecordedEvent) -> bool,
     ) -> Result<AggregateRoot<A>, LoadError> {
         let stream = self.stream(id);
-        let mut root = self.create(id.clone());
+        let mut root = self.create_new(id.clone());
         let mut records = self.store.read_stream(&stream, Version::FIRST);
         while let Some(record) = records.try_next().await? {
             if !is_included(&record) {
@@ -1157,12 +1157,12 @@ impl<A: Aggregate + Apply> Once<A> {
         self.run(id, AggregateExistence::Required, decide).await
     }
 
-    /// As [`AggregateRepository::create_with`], once. The id is no part of the request: each call may draw a new one, and the
+    /// As [`AggregateRepository::create`], once. The id is no part of the request: each call may draw a new one, and the
     /// events of the answer name that of the first. Put an id that the client chooses into the request.
     ///
     /// # Errors
     /// As there, and for [`update`](Self::update).
-    pub async fn create_with<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
+    pub async fn create<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
     where
         D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,

@@ -42,7 +42,7 @@ async fn main() -> eventbus::Result<()> {
     let orders = app.repository::<Order>();
 
     act("A customer orders");
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(order.create("cust-123", 9_999)?);
     show(&app, &orders.save(&mut order).await?).await?;
     app.settled().await?; // the receipt is sent

@@ -65,8 +65,8 @@ async fn create_user(
     let registration = registration::check(&body).map_err(unprocessable)?;
     let (new_id, decide) = (AggregateId::new(), |_: &User| Ok::<_, Never>(registration.clone()));
     let saved = match key {
-        Some(key) => users.once(key, &registration).create_with(&new_id, decide).await,
-        None => users.create_with(&new_id, decide).await,
+        Some(key) => users.once(key, &registration).create(&new_id, decide).await,
+        None => users.create(&new_id, decide).await,
     };
     let saved = match saved {
         Err(error) if error.is_taken("email") => {
