@@ -196,6 +196,49 @@ async fn create_refuses_what_exists_and_upsert_does_not() {
 }
 
 #[tokio::test]
+async fn a_decision_is_made_again_with_the_same_command_after_a_conflict() {
+    let store = InMemoryEventStore::new();
+    let orders = AggregateRepository::<Order>::new(store.clone());
+    let (id, other) = (AggregateId::new(), AggregateId::new());
+    let decided = Cell::new(0);
+    // a different process is first, at each decision with an odd number
+    let ship_after_rival = |id: &AggregateId| {
+        let (store, stream, decided) = (store.clone(), Order::stream(id), &decided);
+        move |_: &Order, parcel: String| {
+            decided.set(decided.get() + 1);
+            if decided.get() % 2 == 1 {
+                let rival = NewEvent::from_event(&OrderShipped { tracking_number: "rival".into() }).unwrap();
+                let appended = store.append(&stream, ExpectedVersion::Any, vec![rival]);
+                futures_util::FutureExt::now_or_never(appended).unwrap().unwrap();
+            }
+            Ok::<_, Never>(OrderShipped { tracking_number: parcel })
+        }
+    };
+    orders.upsert_with(&id, String::from("T1"), ship_after_rival(&id)).await.unwrap();
+    assert_eq!(decided.get(), 2);
+    orders.update_with(&id, String::from("T2"), ship_after_rival(&id)).await.unwrap();
+    assert_eq!(decided.get(), 4);
+    assert_eq!(orders.load(&id).await.unwrap().shipments, ["rival", "T1", "rival", "T2"]);
+    let exists = orders.create_with(&other, String::from("T3"), ship_after_rival(&other)).await.unwrap_err();
+    assert!(exists.is_conflict(), "{exists}");
+    assert_eq!(decided.get(), 5, "no retry makes it absent");
+}
+
+#[tokio::test]
+async fn a_decision_that_takes_a_command_is_a_method() {
+    let (orders, id) = (orders(), AggregateId::new());
+    let missing = orders.update_with(&id, "T1", Order::ship).await.unwrap_err();
+    assert!(missing.is_not_found());
+    assert_eq!(orders.create_with(&id, "T1", Order::ship).await.unwrap().version, Version::FIRST);
+    assert!(orders.create_with(&id, "T2", Order::ship).await.unwrap_err().is_conflict());
+    for number in 2..=50 {
+        orders.update_with(&id, &*format!("T{number}"), Order::ship).await.unwrap();
+    }
+    let refused = orders.upsert_with(&id, "T51", Order::ship).await.unwrap_err();
+    assert_eq!(refused.refused(), Some(&TooManyParts(50)));
+}
+
+#[tokio::test]
 async fn events_that_do_not_fit_are_named_with_their_place() {
     let store = InMemoryEventStore::new();
     let orders = AggregateRepository::<Order>::new(store.clone());

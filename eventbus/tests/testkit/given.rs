@@ -18,7 +18,7 @@ fn a_test_goes_from_decision_to_decision() {
         .then((shipped("T-2"), OrderClosed {}))
         .when(|order| order.close())
         .then_nothing()
-        .when(|order| order.ship("T-3"))
+        .when_with("T-3", Order::ship)
         .then_error(|error| matches!(error, OrderError::Closed));
 }
 
