@@ -92,7 +92,7 @@ async fn save(app: &App, numbers: std::ops::Range<u64>) {
     for number in numbers {
         let id: AggregateId = format!("m{}", number % 7).parse().unwrap();
         let found = meters.find(&id).await.unwrap();
-        let mut meter = found.unwrap_or_else(|| meters.create(id));
+        let mut meter = found.unwrap_or_else(|| meters.create_new(id));
         meter.record(Counted { number });
         if number % 10 == 0 {
             meter.record(Checked { number });
@@ -595,7 +595,7 @@ async fn what_another_owner_of_the_backlog_has_is_not_overtaken_in_the_partition
 async fn save_much(app: &App) {
     let meters = app.repository::<Meter>();
     for first in 0..7 {
-        let mut meter = meters.create(format!("m{first}").parse().unwrap());
+        let mut meter = meters.create_new(format!("m{first}").parse().unwrap());
         for n in 0..400 {
             meter.record(Counted { number: first + 7 * n });
         }
@@ -709,7 +709,7 @@ async fn a_backlog_and_the_stream_share_the_concurrency_of_a_consumer() {
     // meters without waiting events
     let meters = app.repository::<Meter>();
     for number in 100..120 {
-        let mut meter = meters.create(format!("n{number}").parse().unwrap());
+        let mut meter = meters.create_new(format!("n{number}").parse().unwrap());
         meter.record(Checked { number });
         meters.save(&mut meter).await.unwrap();
     }
@@ -751,7 +751,7 @@ async fn a_new_group_is_not_given_what_the_relay_skips() {
         .into_iter()
         .enumerate()
     {
-        let mut meter = meters.create(id.parse().unwrap());
+        let mut meter = meters.create_new(id.parse().unwrap());
         meter.record(Counted { number: number as u64 });
         meters.save(&mut meter).await.unwrap();
     }

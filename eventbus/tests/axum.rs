@@ -184,8 +184,8 @@ async fn another_writer_who_was_first_is_a_conflict() {
     let accounts = app.repository::<Account>();
     let id = "1".parse().unwrap();
     let open = |_: &Account| Ok::<_, Never>(Opened { owner: "Ada".into() });
-    accounts.create_with(&id, open).await.unwrap();
-    let refused = Problem::from(accounts.create_with(&id, open).await.unwrap_err());
+    accounts.create(&id, open).await.unwrap();
+    let refused = Problem::from(accounts.create(&id, open).await.unwrap_err());
     assert_eq!(refused.status(), 409);
 }
 

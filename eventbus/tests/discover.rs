@@ -92,7 +92,7 @@ impl Asked {
 
 async fn play(app: &App) {
     let accounts = app.repository::<Account>();
-    let mut account = accounts.create(AggregateId::new());
+    let mut account = accounts.create_new(AggregateId::new());
     account.record(Opened {});
     accounts.save(&mut account).await.unwrap();
     assert!(account.open);

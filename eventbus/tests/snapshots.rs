@@ -93,7 +93,7 @@ fn batch(range: std::ops::RangeInclusive<i64>) -> Vec<Entered> {
 }
 
 async fn stored(store: &InMemoryEventStore, ledgers: &AggregateRepository<Ledger>, id: &AggregateId) -> Option<u64> {
-    let stream = ledgers.create(id.clone()).id().clone();
+    let stream = ledgers.create_new(id.clone()).id().clone();
     let stream = eventbus::StreamId::parse("Ledger", stream.as_str()).unwrap();
     let read = store.read_from_snapshot(&stream, &fold("Ledger")).await.unwrap();
     read.snapshot.map(|snapshot| snapshot.version.get())

@@ -30,7 +30,7 @@ mod one {
     async fn an_app_starts_beside_the_aggregate_of_another_test() {
         let app = App::builder().start().await.unwrap();
         let accounts = app.repository::<Account>();
-        let mut account = accounts.create(AggregateId::new());
+        let mut account = accounts.create_new(AggregateId::new());
         account.record(Deposited { cents: 120 });
         accounts.save(&mut account).await.unwrap();
         assert_eq!(accounts.load(account.id()).await.unwrap().cents, 120);
@@ -63,7 +63,7 @@ mod other {
     async fn an_app_starts_beside_the_aggregate_of_another_test() {
         let app = App::builder().start().await.unwrap();
         let accounts = app.repository::<Account>();
-        let mut account = accounts.create(AggregateId::new());
+        let mut account = accounts.create_new(AggregateId::new());
         account.record(Opened { owner: "ada".into() });
         accounts.save(&mut account).await.unwrap();
         assert_eq!(accounts.load(account.id()).await.unwrap().owner, "ada");

@@ -65,7 +65,7 @@ where
 
     fn create(&self) -> StoredOrder<A> {
         let id = Uuid::now_v7();
-        StoredOrder { id, root: self.repository.create(id.into()) }
+        StoredOrder { id, root: self.repository.create_new(id.into()) }
     }
 
     async fn save(&self, StoredOrder { root, .. }: &mut StoredOrder<A>, items: Vec<ItemAdded>) -> Result<()> {

@@ -40,7 +40,7 @@ impl Reacting {
 #[async_trait]
 impl Reactions for Reacting {
     async fn save(&self, number: u64) -> Result<()> {
-        let mut order = self.orders.create(AggregateId::new());
+        let mut order = self.orders.create_new(AggregateId::new());
         order.record(ItemAdded::new(number));
         self.orders.save(&mut order).await?;
         Ok(())

@@ -27,17 +27,17 @@ const HEADER: &str = "idempotency-key";
 /// # impl Apply for Order { fn apply(&mut self, _: &OrderEvent) { self.is_shipped = true; } }
 /// # struct Refusal;
 /// # impl From<Refusal> for Problem { fn from(_: Refusal) -> Self { Self::new(axum::http::StatusCode::CONFLICT, "shipped") } }
-/// # impl Order { fn ship(&self, request: &Ship) -> Result<Shipped, Refusal> { Ok(Shipped { parcel: request.parcel.clone() }) } }
-/// #[derive(Serialize, Deserialize)]
+/// # impl Order { fn ship(&self, command: Ship) -> Result<Shipped, Refusal> { Ok(Shipped { parcel: command.parcel }) } }
+/// #[derive(Clone, Serialize, Deserialize)]
 /// struct Ship { parcel: String }
 ///
 /// async fn ship(
 ///     orders: Repository<Order>,
 ///     key: IdempotencyKey,
 ///     Path(id): Path<AggregateId>,
-///     Json(request): Json<Ship>,
+///     Json(command): Json<Ship>,
 /// ) -> Result<Json<Saved>, Problem> {
-///     let saved = orders.once(key, &request).update(&id, |order| order.ship(&request)).await?;
+///     let saved = orders.once(key, command).update_with(&id, Order::ship).await?;
 ///     Ok(Json(saved)) // however often the client has sent it; 422 for another parcel under the same key
 /// }
 /// ```

@@ -71,9 +71,38 @@ impl<A: Aggregate + Apply> Given<A> {
         Decided::new(self, outcome)
     }
 
+    /// Decides a command by a method that takes it, as for
+    /// [`AggregateRepository::update_with`](crate::AggregateRepository::update_with).
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{Never, prelude::*, testkit::given};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Order)]
+    /// # struct Shipped { parcel: String }
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(Shipped))]
+    /// # struct Order;
+    /// # impl Apply for Order { fn apply(&mut self, _: &OrderEvent) {} }
+    /// # struct Ship { parcel: String }
+    /// # impl Order {
+    /// #     fn ship(&self, command: Ship) -> Result<Shipped, Never> { Ok(Shipped { parcel: command.parcel }) }
+    /// # }
+    /// given::<Order>(())
+    ///     .when_with(Ship { parcel: "T-1".into() }, Order::ship)
+    ///     .then(Shipped { parcel: "T-1".into() });
+    /// ```
+    pub fn when_with<C, T: IntoEvents<A::Event>, X>(
+        self,
+        command: C,
+        decide: impl FnOnce(&A, C) -> Result<T, X>,
+    ) -> Decided<Self, X> {
+        self.when(|state| decide(state, command))
+    }
+
     /// Runs a command that records its events itself, as for
-    /// [`AggregateRepository::update_with`](crate::AggregateRepository::update_with). If it fails, it has recorded none.
-    pub fn when_with<T, X>(self, decide: impl FnOnce(&mut AggregateRoot<A>) -> Result<T, X>) -> Decided<Self, X> {
+    /// [`AggregateRepository::update_root`](crate::AggregateRepository::update_root). If it fails, it has recorded none.
+    pub fn when_root<T, X>(self, decide: impl FnOnce(&mut AggregateRoot<A>) -> Result<T, X>) -> Decided<Self, X> {
         let version = Version::NONE.plus(self.history.len());
         let mut root = AggregateRoot::<A>::new(self.id.clone()).with_state(self.state(), version);
         let outcome = decide(&mut root).map(|_| root.pending().to_vec());

@@ -77,6 +77,16 @@ impl<D: Decision + Apply> GivenDecision<D> {
         Decided::new(self, outcome)
     }
 
+    /// Decides a command by a method that takes it, as for
+    /// [`Deciding::decide_with`](crate::repository::Deciding::decide_with) and [`Given::when_with`](super::Given::when_with).
+    pub fn when_with<C, T: IntoEvents<DecidedEvent>, X>(
+        self,
+        command: C,
+        decide: impl FnOnce(&D, C) -> Result<T, X>,
+    ) -> Decided<Self, X> {
+        self.when(|state| decide(state, command))
+    }
+
     /// Returns the state that the events make.
     pub fn state(&self) -> D {
         let mut state = D::default();

@@ -55,7 +55,7 @@ async fn gated(_event: &OrderCreated, State(gate): State<Gate>, State(log): Stat
 
 async fn save(app: &App) -> Position {
     let orders = app.repository::<Order>();
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     orders.save(&mut order).await.unwrap().position.unwrap()
 }
@@ -72,7 +72,7 @@ async fn runs_handlers_and_projections_in_memory() {
         .await
         .unwrap();
     let orders = app.repository::<Order>();
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 9.0));
     orders.save(&mut order).await.unwrap();
     orders.update(order.id(), |order| order.ship("T1")).await.unwrap();
@@ -121,7 +121,7 @@ async fn failed_events_are_named_by_settled_and_stay_dead_letters_over_a_restart
         app.settled().await.expect("it is said once");
     };
     let app = start().await;
-    let mut order = app.repository::<Order>().create("1".parse().unwrap());
+    let mut order = app.repository::<Order>().create_new("1".parse().unwrap());
     order.record((created("ada", 1.0), OrderShipped { tracking_number: "T".into() }, created("bob", 1.0)));
     app.repository::<Order>().save(&mut order).await.unwrap();
     given_up(&app).await;
@@ -208,7 +208,7 @@ async fn an_app_with_a_bus_and_no_store_only_consumes() {
     assert_eq!(*log.lock().unwrap(), ["receipt ada v1"]);
 
     let orders = app.repository::<Order>();
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     let error = format!("{:?}", eventbus::Error::from(orders.save(&mut order).await.unwrap_err()));
     let no_store = "this app only consumes: its builder has a bus and no `.store(..)`; in a test, add \

@@ -54,7 +54,7 @@ async fn start<H: eventbus::handler::Handler>() -> (App, ManualClock, Ran) {
 
 async fn order(app: &App) -> eventbus::Saved {
     let orders = app.repository::<Order>();
-    let mut order = orders.create("1".parse().unwrap());
+    let mut order = orders.create_new("1".parse().unwrap());
     order.record(created("ada", 9.0));
     orders.save(&mut order).await.unwrap()
 }

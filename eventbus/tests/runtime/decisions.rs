@@ -341,6 +341,26 @@ async fn a_decision_whose_boundary_moves_is_made_again() {
 }
 
 #[tokio::test]
+async fn a_decision_is_made_again_with_the_same_command() {
+    let store = InMemoryEventStore::new();
+    let app = app(store.clone()).await;
+    define(&app, "rust", 2).await;
+    let calls = AtomicU32::new(0);
+    let enrol = |seats: &Seats, student: String| {
+        if calls.fetch_add(1, Ordering::SeqCst) == 0 {
+            enrol_bob_elsewhere(&store).now_or_never().unwrap();
+        }
+        if seats.taken < seats.seats { Ok(Enrolled { course: "rust".into(), pupil: Some(student) }) } else { Err(Full) }
+    };
+    let decision = || app.decision::<Seats>().about("course", "rust");
+    let saved = decision().decide_with(String::from("ada"), enrol).await.unwrap();
+    let EnrolmentEvent::Enrolled(event) = saved.events[0].decode().unwrap() else { panic!("{saved:?}") };
+    assert_eq!((event, calls.load(Ordering::SeqCst)), (enrolled("rust", "ada"), 2));
+    let refused = decision().decide_with(String::from("eve"), enrol).await.unwrap_err();
+    assert_eq!(refused.refused(), Some(&Full));
+}
+
+#[tokio::test]
 async fn events_are_counted_before_they_are_read() {
     let store = Gated::new();
     let app = app(store.clone()).await;

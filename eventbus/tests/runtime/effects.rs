@@ -67,7 +67,7 @@ async fn app<H: eventbus::handler::Handler>(store: &TableStore, calls: &Calls) -
 
 async fn order(app: &App) {
     let orders = app.repository::<Order>();
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 9.0));
     orders.save(&mut order).await.unwrap();
 }

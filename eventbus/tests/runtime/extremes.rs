@@ -90,7 +90,7 @@ async fn works(builder: AppBuilder, can_wait: bool, deadline: Duration) {
         .await
         .unwrap();
     let orders = app.repository::<Order>();
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     let position = orders.save(&mut order).await.unwrap().position.unwrap();
     if can_wait {

@@ -22,7 +22,7 @@ use crate::{
 
 async fn save(app: &App) -> eventbus::Saved {
     let orders = app.repository::<Order>();
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     orders.save(&mut order).await.unwrap()
 }

@@ -32,7 +32,7 @@ async fn log_of_saves(rival: Option<&'static str>) -> String {
             store.save_checkpoint(&Name::from_static(checkpoint), position.into()).await.unwrap();
         }
         let orders = app.repository::<Order>();
-        let mut order = orders.create(AggregateId::new());
+        let mut order = orders.create_new(AggregateId::new());
         order.record(created("ada", 1.0));
         orders.save(&mut order).await.unwrap();
         app.settled().await.unwrap();
@@ -61,7 +61,7 @@ async fn an_own_checkpoint_whose_reply_was_lost_is_no_rival() {
         store.checkpoints.fail_next(Fault::LostReply, 1);
         for _ in 0..2 {
             let orders = app.repository::<Order>();
-            let mut order = orders.create(AggregateId::new());
+            let mut order = orders.create_new(AggregateId::new());
             order.record(created("ada", 1.0));
             orders.save(&mut order).await.unwrap();
             app.settled().await.unwrap();
@@ -85,7 +85,7 @@ async fn a_shutdown_that_aborts_a_handler_names_it() {
     let app = App::builder().wait_timeout(Duration::from_millis(50));
     let app = app.handler::<never_end>().start().await.unwrap();
     let orders = app.repository::<Order>();
-    let mut order = orders.create("7".parse().unwrap());
+    let mut order = orders.create_new("7".parse().unwrap());
     order.record(created("ada", 1.0));
     orders.save(&mut order).await.unwrap();
     app.settled().await.unwrap_err();
@@ -99,7 +99,7 @@ async fn a_handler_that_takes_long_is_logged_while_it_runs() {
     let _here = lines.capture("eventbus=warn");
     let app = App::builder().clock(clock.clone()).handler::<never_end>().start().await.unwrap();
     let orders = app.repository::<Order>();
-    let mut order = orders.create("7".parse().unwrap());
+    let mut order = orders.create_new("7".parse().unwrap());
     order.record(created("ada", 1.0));
     orders.save(&mut order).await.unwrap();
     until("it is logged", async || {
@@ -123,7 +123,7 @@ async fn a_slow_handler_is_named() {
         let bus = InMemoryEventBus::builder().slow_after(slow_after).build();
         let app = App::builder().bus(bus).store(InMemoryEventStore::new()).handler::<audit>().start().await.unwrap();
         let orders = app.repository::<Order>();
-        let mut order = orders.create(AggregateId::new());
+        let mut order = orders.create_new(AggregateId::new());
         order.record(created("ada", 1.0));
         orders.save(&mut order).await.unwrap();
         app.settled().await.unwrap();
@@ -146,7 +146,7 @@ async fn a_line_of_a_handler_says_early_what_it_says() {
     let app = App::builder().store(InMemoryEventStore::new()).handler::<reserve_stock>().start().await.unwrap();
     let orders = app.repository::<Order>();
     for (id, customer) in [("4711", "ada"), ("4712", "bob")] {
-        let mut order = orders.create(id.parse().unwrap());
+        let mut order = orders.create_new(id.parse().unwrap());
         order.record(created(customer, 1.0));
         orders.save(&mut order).await.unwrap();
     }
@@ -199,7 +199,7 @@ async fn a_group_that_finishes_nothing_any_more_is_named_once_with_its_age() {
     let (dead, alive) = (Name::from_static("dead"), Name::from_static("alive"));
     let save = async || {
         let orders = app.repository::<Order>();
-        let mut order = orders.create(AggregateId::new());
+        let mut order = orders.create_new(AggregateId::new());
         order.record(created("ada", 1.0));
         let saved = orders.save(&mut order).await.unwrap();
         app.published(saved.position).await.unwrap();

@@ -10,10 +10,10 @@ use std::{
 };
 
 use eventbus::{
-    EventContext, InMemoryEventBus, InMemoryEventStore, Never, Saved, UpdateError, Uuid,
+    EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Never, NewEvent, Saved, UpdateError, Uuid,
     event::InvalidName,
     handler::EffectKey,
-    port::{EventBus as _, EventStore},
+    port::{AppendEvents as _, EventBus as _, EventStore},
     prelude::*,
     repository::{IdempotencyKey, OnceError, Publication},
     store::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamAppends, MultiStreamOutcome},
@@ -39,6 +39,12 @@ impl Apply for Parcel {
     fn apply(&mut self, ParcelEvent::Sent(event): &ParcelEvent) {
         self.number = Some(event.number.clone());
     }
+}
+
+/// A command.
+#[derive(Debug, Clone, Serialize)]
+struct SendParcel {
+    number: String,
 }
 
 #[derive(Debug, PartialEq, derive_more::Display)]
@@ -93,13 +99,57 @@ async fn the_second_time_is_the_first_answer_and_no_decision() {
 async fn what_was_created_under_a_new_id_is_found_by_the_key() {
     let parcels = AggregateRepository::<Parcel>::new(InMemoryEventStore::new());
     let create = async |request: &str| {
-        parcels.once(key("k"), request).create_with(&AggregateId::new(), |parcel| parcel.send(request)).await
+        parcels.once(key("k"), request).create(&AggregateId::new(), |parcel| parcel.send(request)).await
     };
     let first = create("T-1").await.unwrap();
     assert_eq!(said(&create("T-1").await.unwrap()), said(&first), "with the first id");
     assert!(create("T-2").await.unwrap_err().is_key_reused());
     let error = parcels.once(key("k"), "T-1").upsert(&id("p"), |parcel| parcel.send("T-1")).await.unwrap_err();
     assert!(error.is_key_reused(), "one that names an aggregate is another request");
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_command_that_the_decision_takes_gets_the_first_answer() {
+    let store = InMemoryEventStore::new();
+    let parcels = AggregateRepository::<Parcel>::new(store.clone());
+    let decisions = AtomicU32::new(0);
+    let send = |parcel: &Parcel, command: SendParcel| {
+        if decisions.fetch_add(1, Ordering::Relaxed) == 0 {
+            // a different process sends a parcel first
+            let rival = NewEvent::from_event(&Sent { number: "T-0".into() }).unwrap();
+            let stream = Parcel::stream(&id("p"));
+            let appended = store.append(&stream, ExpectedVersion::NoStream, vec![rival]);
+            futures_util::FutureExt::now_or_never(appended).unwrap().unwrap();
+        }
+        match parcel.number.as_deref() {
+            Some("T-1") => Err(IsSent),
+            _ => Ok(Sent { number: command.number }),
+        }
+    };
+    let once = |key: &str, number: &str| parcels.once(self::key(key), SendParcel { number: number.into() });
+    let first = once("k", "T-1").upsert_with(&id("p"), send).await.unwrap();
+    assert_eq!((first.version.get(), decisions.load(Ordering::Relaxed)), (2, 2), "made again after the conflict");
+    assert_eq!(parcels.load(&id("p")).await.unwrap().number.as_deref(), Some("T-1"), "with the same command");
+    for again in
+        [once("k", "T-1").upsert_with(&id("p"), send).await, once("k", "T-1").update_with(&id("p"), send).await]
+    {
+        assert_eq!(said(&again.unwrap()), said(&first));
+    }
+    assert_eq!(decisions.load(Ordering::Relaxed), 2);
+    assert!(once("k", "T-2").update_with(&id("p"), send).await.unwrap_err().is_key_reused());
+    let refused = once("l", "T-1").update_with(&id("p"), send).await.unwrap_err();
+    assert_eq!(refused.refused(), Some(&IsSent), "another key is another command");
+    assert!(once("m", "T-1").update_with(&id("q"), send).await.unwrap_err().is_not_found());
+
+    let first = once("n", "T-3").create_with(&AggregateId::new(), send).await.unwrap();
+    assert_eq!(said(&once("n", "T-3").create_with(&AggregateId::new(), send).await.unwrap()), said(&first));
+    assert!(
+        once("o", "T-3")
+            .create_with(&id("p"), |_, _| Ok::<_, Never>(Sent { number: "T-3".into() }))
+            .await
+            .unwrap_err()
+            .is_conflict()
+    );
 }
 
 #[tokio::test]
@@ -159,7 +209,7 @@ async fn of_32_callers_one_decides_and_all_have_its_answer() {
                 let once = parcels.once(key("k"), "T-1");
                 let saved = match round % 2 {
                     0 => once.upsert(&id("p"), |parcel| parcel.send("T-1")).await,
-                    _ => once.create_with(&id("p"), |parcel| parcel.send("T-1")).await,
+                    _ => once.create(&id("p"), |parcel| parcel.send("T-1")).await,
                 };
                 said(&saved.unwrap())
             })
@@ -219,7 +269,7 @@ impl MultiStreamAppends for WithTwin {
         if let Some(creates) = twin {
             let once = AggregateRepository::<Parcel>::new(self.store.clone()).once(key.clone(), "T-1");
             let (id, send) = (id("p"), |parcel: &Parcel| parcel.send("T-1"));
-            if creates { once.create_with(&id, send).await } else { once.upsert(&id, send).await }.unwrap();
+            if creates { once.create(&id, send).await } else { once.upsert(&id, send).await }.unwrap();
         }
         found
     }
@@ -241,7 +291,7 @@ async fn a_twin_that_was_first_gives_the_answer_also_if_the_decision_refuses_now
     let store = WithTwin { store: InMemoryEventStore::new(), ..store };
     let parcels = AggregateRepository::<Parcel>::new(store.clone());
     *store.twin.lock() = Some(true);
-    let saved = parcels.once(key("k"), "T-1").create_with(&id("p"), |parcel| parcel.send("T-1")).await.unwrap();
+    let saved = parcels.once(key("k"), "T-1").create(&id("p"), |parcel| parcel.send("T-1")).await.unwrap();
     assert_eq!((saved.version.get(), parcels.version(&id("p")).await.unwrap().get()), (1, 1));
 }
 

@@ -24,7 +24,7 @@ async fn handled(_event: &OrderCreated) {}
 
 async fn save(app: &App) {
     let orders = app.repository::<Order>();
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     orders.save(&mut order).await.unwrap();
 }

@@ -41,7 +41,7 @@ async fn read_your_own_writes() {
     let app = app(InMemoryEventStore::new()).await;
     let orders = app.repository::<Order>();
     for n in 1..=20 {
-        let mut order = orders.create(AggregateId::new());
+        let mut order = orders.create_new(AggregateId::new());
         order.record(created("ada", 2.0));
         let saved = orders.save(&mut order).await.unwrap();
         let statistics = app.projected::<OrderStatistics>(saved.position).await.unwrap();

@@ -161,7 +161,7 @@ async fn an_event_that_would_not_read_back_is_refused_at_every_save() {
         assert_names(&error, &event, field, reason);
         let error = sensors.upsert(&AggregateId::new(), |_| Ok::<_, Never>(event.clone())).await.unwrap_err();
         assert_names(&error, &event, field, reason);
-        let error = sensors.create_with(&AggregateId::new(), |_| Ok::<_, Never>(event.clone())).await.unwrap_err();
+        let error = sensors.create(&AggregateId::new(), |_| Ok::<_, Never>(event.clone())).await.unwrap_err();
         assert_names(&error, &event, field, reason);
         let encoded = eventbus::event::EncodeEvent::encode(&event).unwrap_err();
         assert_names(&encoded, &event, field, reason);

@@ -21,7 +21,7 @@ use crate::{
 
 async fn save(app: &App, shipments: usize) -> Position {
     let orders = app.repository::<Order>();
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0)).record(vec![OrderShipped { tracking_number: "T".into() }; shipments]);
     let saved = orders.save(&mut order).await.unwrap();
     assert!(matches!(saved.publication, Publication::ByRelay));
@@ -185,7 +185,7 @@ async fn without_relay_nothing_is_published() {
     let bus = InMemoryEventBus::new();
     let app = App::builder().bus(bus.clone()).store(InMemoryEventStore::new()).without_relay().start().await.unwrap();
     let orders = app.repository::<Order>();
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     let saved = orders.save(&mut order).await.unwrap();
     assert!(matches!(saved.publication, Publication::None));

@@ -27,7 +27,7 @@ pub async fn audit(_event: &RecordedEvent) {}
 
 pub async fn append(store: &InMemoryEventStore, events: usize) -> Position {
     let orders = AggregateRepository::<Order>::new(store.clone());
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(vec![created("ada", 1.0); events]);
     orders.save(&mut order).await.unwrap().position.unwrap()
 }

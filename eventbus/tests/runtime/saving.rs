@@ -18,7 +18,7 @@ fn orders() -> AggregateRepository<Order> {
 }
 
 async fn saved_order(orders: &AggregateRepository<Order>) -> AggregateRoot<Order> {
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 10.0));
     orders.save(&mut order).await.unwrap();
     order
@@ -39,7 +39,7 @@ async fn saving_again_after_an_outcome_that_stayed_unknown_stores_once() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let orders = AggregateRepository::<Order>::new(store.clone());
     store.appends.fail_next(Fault::LostReply, 4);
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     let error = orders.save(&mut order).await.unwrap_err();
     assert_eq!(error.to_string(), "append outcome unknown");
@@ -59,7 +59,7 @@ async fn an_unknown_outcome_stays_unknown_until_the_store_answers() {
 
     store.appends.fail_next(Fault::LostReply, 1);
     store.appends.fail_next(Fault::Unavailable, 3);
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     let error = orders.save(&mut order).await.unwrap_err();
     assert_eq!(error.to_string(), "append outcome unknown", "it is stored: `unavailable` would say that nothing is");
@@ -72,7 +72,7 @@ async fn an_unavailable_store_fails_the_save_and_keeps_what_is_pending() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let orders = AggregateRepository::<Order>::new(store.clone());
     store.appends.fail_next(Fault::Unavailable, 1);
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     let error = orders.save(&mut order).await.unwrap_err();
     assert_eq!(error.to_string(), "event store unavailable");
@@ -83,7 +83,7 @@ async fn an_unavailable_store_fails_the_save_and_keeps_what_is_pending() {
 #[tokio::test]
 async fn a_clone_is_the_same_decision_and_is_stored_once() {
     let orders = orders();
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record((created("ada", 1.0), created("bob", 1.0)));
     let mut clone = order.clone();
     let first = orders.save(&mut order).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_clone_is_the_same_decision_and_is_stored_once() {
 async fn publishes_plainly_after_each_save() {
     let bus = InMemoryEventBus::new();
     let orders = orders().publish_to(bus.clone()).with_context(EventContext::default());
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     let saved = orders.save(&mut order).await.unwrap();
     let Publication::Published(ids) = saved.publication else { panic!("not published: {:?}", saved.publication) };
@@ -109,7 +109,7 @@ async fn a_failed_publish_is_reported_and_fails_no_save() {
     let orders = orders().publish_to(bus.clone());
     bus.publishes.fail_next(Fault::Unavailable, 1);
     let order = {
-        let mut order = orders.create(AggregateId::new());
+        let mut order = orders.create_new(AggregateId::new());
         order.record(created("ada", 1.0));
         let saved = orders.save(&mut order).await.unwrap();
         assert!(matches!(saved.publication, Publication::Failed(_)), "{:?}", saved.publication);
@@ -124,7 +124,7 @@ async fn publishing_by_hand_is_refused_where_a_relay_publishes() {
     let relay = Name::prefixed("relay:", bus.destination());
     store.save_checkpoint(&relay, eventbus::Position::START).await.unwrap();
     let orders = AggregateRepository::<Order>::new(store).publish_to(bus.clone());
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     let saved = orders.save(&mut order).await.unwrap();
     let Publication::Failed(error) = saved.publication else { panic!("published") };
@@ -137,7 +137,7 @@ async fn publishing_by_hand_is_refused_while_nobody_can_tell_whether_a_relay_pub
     let (store, bus) = (GatedStore::open(), InMemoryEventBus::new());
     let orders = AggregateRepository::<Order>::new(store.clone()).publish_to(bus.clone());
     store.is_damaged.store(true, std::sync::atomic::Ordering::SeqCst);
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 1.0));
     let saved = orders.save(&mut order).await.unwrap();
     assert!(matches!(saved.publication, Publication::Failed(error) if error.is_retryable()));

@@ -33,7 +33,7 @@ async fn app(bus: &InMemoryEventBus, store: &InMemoryEventStore, log: &Log) -> A
 }
 
 async fn save(orders: &AggregateRepository<Order>, customer: &str) -> Publication {
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created(customer, 1.0));
     orders.save(&mut order).await.unwrap().publication
 }

@@ -112,7 +112,7 @@ impl Tries {
 
 async fn save(app: &App) -> eventbus::Position {
     let orders = app.repository::<Order>();
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(created("ada", 9.0));
     orders.save(&mut order).await.unwrap().position.unwrap()
 }

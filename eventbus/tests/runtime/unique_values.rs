@@ -58,17 +58,17 @@ async fn found(users: &AggregateRepository<User>, email: &str) -> Option<String>
 #[tokio::test]
 async fn a_value_is_taken_given_back_and_found() {
     let users = AggregateRepository::<User>::new(InMemoryEventStore::new());
-    users.create_with(&id("ada"), registered("Ada@x", Some(1))).await.unwrap();
+    users.create(&id("ada"), registered("Ada@x", Some(1))).await.unwrap();
     assert_eq!(found(&users, "ADA@x").await.as_deref(), Some("ada"));
 
-    let error = users.create_with(&id("eve"), registered("ada@X", Some(2))).await.unwrap_err();
+    let error = users.create(&id("eve"), registered("ada@X", Some(2))).await.unwrap_err();
     assert!(error.is_taken("email") && !error.is_taken("number"), "{error}");
     assert_eq!(error.to_string(), "`email` of `UniqueUser/eve` is taken by another stream");
     assert!(!format!("{error:?}").to_lowercase().contains("ada@x"), "no value in an error: {error:?}");
     assert!(!users.exists(&id("eve")).await.unwrap());
-    let error = users.create_with(&id("eve"), registered("eve@x", Some(1))).await.unwrap_err();
+    let error = users.create(&id("eve"), registered("eve@x", Some(1))).await.unwrap_err();
     assert!(error.is_taken("number"), "{error}");
-    users.create_with(&id("eve"), registered("eve@x", None)).await.unwrap();
+    users.create(&id("eve"), registered("eve@x", None)).await.unwrap();
 
     users.update(&id("ada"), |_| Ok::<_, Never>(Moved { address: "new@x".into() })).await.unwrap();
     assert_eq!((found(&users, "ada@x").await, found(&users, "New@x").await.as_deref()), (None, Some("ada")));
@@ -85,7 +85,7 @@ async fn values_of_two_tenants_are_two() {
     let users = AggregateRepository::<User>::new(InMemoryEventStore::new());
     let (one, two) = (users.for_tenant(Uuid::from_u128(1)), users.for_tenant(Uuid::from_u128(2)));
     for (users, name) in [(&users, "ada"), (&one, "bob"), (&two, "eve")] {
-        users.create_with(&id(name), registered("a@x", None)).await.unwrap();
+        users.create(&id(name), registered("a@x", None)).await.unwrap();
         assert_eq!(found(users, "a@x").await.as_deref(), Some(name));
     }
 }
@@ -102,10 +102,10 @@ async fn a_name_that_no_event_takes_is_named() {
 async fn aggregates_that_exchange_values_are_saved_together() {
     let app = App::builder().start().await.unwrap();
     let users = app.repository::<User>();
-    let mut ada = users.create(id("ada"));
+    let mut ada = users.create_new(id("ada"));
     ada.record(Registered { email: "a@x".into(), number: None });
     users.save(&mut ada).await.unwrap();
-    let mut bob = users.create(id("bob"));
+    let mut bob = users.create_new(id("bob"));
     bob.record(Registered { email: "b@x".into(), number: None });
     users.save(&mut bob).await.unwrap();
     ada.record(Moved { address: "b@x".into() });
@@ -127,7 +127,7 @@ impl EventStore for WithoutValues {}
 #[tokio::test]
 async fn a_store_without_unique_values_refuses_them() {
     let users = AggregateRepository::<User>::new(WithoutValues(InMemoryEventStore::new()));
-    let error = users.create_with(&id("ada"), registered("a@x", None)).await.unwrap_err();
+    let error = users.create(&id("ada"), registered("a@x", None)).await.unwrap_err();
     let error = format!("{:?}", eventbus::Error::from(error));
     assert!(error.contains("WithoutValues has no unique values"), "{error}");
     assert!(!users.exists(&id("ada")).await.unwrap());
@@ -150,7 +150,7 @@ async fn stored_events_take_their_values_once_and_duplicates_are_named() {
     stored_before(&store, "ada", &["old@x", "Ada@x"]).await;
     stored_before(&store, "eve", &["ADA@x"]).await;
     stored_before(&store, "bob", &["old@x"]).await;
-    users.create_with(&id("new"), registered("new@x", None)).await.unwrap();
+    users.create(&id("new"), registered("new@x", None)).await.unwrap();
     stored_before(&store, "old", &["new@x"]).await;
     assert_eq!(found(&users, "ada@x").await, None);
 

@@ -12,7 +12,7 @@ use crate::{
 
 async fn save(store: &(impl EventStore + Clone), customers: &[&str]) -> Position {
     let orders = AggregateRepository::<Order>::new(store.clone());
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(customers.iter().map(|customer| created(customer, 1.0)).collect::<Vec<_>>());
     orders.save(&mut order).await.unwrap().position.unwrap()
 }

@@ -18,7 +18,7 @@ fn a_test_goes_from_decision_to_decision() {
         .then((shipped("T-2"), OrderClosed {}))
         .when(|order| order.close())
         .then_nothing()
-        .when(|order| order.ship("T-3"))
+        .when_with("T-3", Order::ship)
         .then_error(|error| matches!(error, OrderError::Closed));
 }
 
@@ -39,9 +39,9 @@ fn a_command_that_records_by_itself_is_compared_too_and_leaves_nothing_if_it_fai
         assert_eq!(order.version().get(), 1);
         Ok::<_, OrderError>(order.parcels.len())
     };
-    given::<Order>(created()).when_with(ship_all).then([shipped("T-1"), shipped("T-2")]);
+    given::<Order>(created()).when_root(ship_all).then([shipped("T-1"), shipped("T-2")]);
     given::<Order>(shipped("T-2"))
-        .when_with(ship_all)
+        .when_root(ship_all)
         .then_error(|error| matches!(error, OrderError::AlreadyShipped(_)))
         .when(|order| order.ship("T-1"))
         .then(shipped("T-1"));

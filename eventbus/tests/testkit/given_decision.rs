@@ -12,7 +12,7 @@ fn a_test_goes_from_decision_to_decision() {
     given_decision::<Seats>((defined("rust", 2), enrolled("rust", "ada")))
         .when(|seats| seats.enrol("rust", "ada"))
         .then_nothing()
-        .when(|seats| seats.enrol("rust", "bob"))
+        .when_with(("rust", "bob"), |seats, (course, student)| seats.enrol(course, student))
         .then(enrolled("rust", "bob"))
         .when(|seats| seats.enrol("rust", "cleo"))
         .then_error(|error| matches!(error, SeatsError::Full { seats: 2 }))

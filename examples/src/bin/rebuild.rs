@@ -129,7 +129,7 @@ async fn place_orders(app: &App, orders: usize) -> Result<Option<Position>> {
     let place = |number: usize| {
         let repository = repository.clone();
         async move {
-            let mut order = repository.create(AggregateId::new());
+            let mut order = repository.create_new(AggregateId::new());
             order.record(OrderPlaced { customer: format!("customer {}", number % 1_000), cents: 100 });
             order.record(OrderShipped {});
             Ok::<_, eventbus::Error>(repository.save(&mut order).await?.position)

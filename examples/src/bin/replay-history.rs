@@ -91,7 +91,7 @@ async fn main() -> Result<()> {
 async fn save_orders(app: &App, count: u32) -> Result<()> {
     let orders = app.repository::<Order>();
     for number in 1..=count {
-        let mut order = orders.create(AggregateId::new());
+        let mut order = orders.create_new(AggregateId::new());
         order.record(OrderCreated { total_cents: 1_000 * u64::from(number) });
         orders.save(&mut order).await?;
         if number % 2 == 0 {

@@ -95,7 +95,7 @@ async fn api(store: Option<String>, bus: RedisEventBus, count: u32) -> Result<()
     let orders = app.repository::<Order>();
     for number in 1..=count {
         let customer = if number % 2 == 0 { "grace" } else { "ada" };
-        let mut order = orders.create(AggregateId::new());
+        let mut order = orders.create_new(AggregateId::new());
         order.record(order.place(customer, 1_000 * u64::from(number))?);
         orders.save(&mut order).await?;
         println!("saved order {} of {customer}", order.id());

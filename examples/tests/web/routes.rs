@@ -193,3 +193,29 @@ async fn a_repeated_registration_has_the_first_answer() {
     web.process.until(&["a mail for ada@x.com"]);
     assert_eq!(web.get("/analytics?position=1").await.body["registered_users"], 1);
 }
+
+#[tokio::test]
+async fn no_refusal_shows_words_of_the_inside() {
+    let web = Web::start(&["--wait-ms", "1"]);
+    let ada = json!({ "name": "Ada", "email": "ada@example.com" });
+    assert_eq!(web.post_once("k-1", &ada).await.status, 201);
+    for refused in [
+        web.get("/users/ada").await,
+        web.get("/users/%00").await,
+        web.get("/users/%FF").await,
+        web.post(&ada).await,
+        web.post_once("k-1", &json!({ "name": "Bob", "email": "bob@example.com" })).await,
+        web.post_once("", &ada).await,
+        web.post(&json!({})).await,
+        web.post_text("application/json", "{\"name\": ").await,
+        web.post_text("text/plain", "Ada").await,
+        web.get("/analytics?position=9").await,
+        web.get("/analytics?position=first").await,
+    ] {
+        let (_, problem) = refused.problem();
+        let text = problem.to_string();
+        for word in ["User", "user_created", "Analytics", "Register", "aggregate", "stream", "eventbus", "projection"] {
+            assert!(!text.contains(word), "`{word}` in {text}");
+        }
+    }
+}

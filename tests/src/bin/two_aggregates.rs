@@ -43,7 +43,7 @@ async fn main() -> eventbus::Result<()> {
     let builder = App::builder();
     let discovers = std::env::args().nth(1).is_some_and(|argument| argument == "discover");
     let app = if discovers { builder.discover() } else { builder }.start().await?;
-    app.repository::<bank::Account>().create(AggregateId::new()).record(bank::Deposited {});
-    app.repository::<forum::Member>().create(AggregateId::new()).record(forum::Joined {});
+    app.repository::<bank::Account>().create_new(AggregateId::new()).record(bank::Deposited {});
+    app.repository::<forum::Member>().create_new(AggregateId::new()).record(forum::Joined {});
     Ok(())
 }

@@ -78,7 +78,7 @@ use crate::{
 /// # async fn main() -> eventbus::Result<()> {
 /// let app = App::builder().discover().start().await?;
 /// let counters = app.repository::<Counter>();
-/// let mut counter = counters.create(AggregateId::new());
+/// let mut counter = counters.create_new(AggregateId::new());
 /// counter.record(Counted { by: 2 });
 /// let saved = counters.save(&mut counter).await?;
 /// assert_eq!(app.projected::<Sum>(saved.position).await?.total, 2);

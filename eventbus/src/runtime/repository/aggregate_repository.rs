@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    command::{Command, SavedEvents},
+    command::{KeyedCommand, SavedEvents},
     error::{FindByError, HistoryError, LoadError, OnceError, SaveError, TakeSnapshotError, UpdateError},
     history::{HistoryStep, StateDiff},
     outcome,
@@ -82,7 +82,7 @@ pub(crate) const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> eventbus::Result<()> {
 /// let counters = AggregateRepository::<Counter>::new(InMemoryEventStore::new());
-/// let mut counter = counters.create(AggregateId::new());
+/// let mut counter = counters.create_new(AggregateId::new());
 /// counter.record(counter.count(2)?);
 /// counters.save(&mut counter).await?;
 /// counters.update(counter.id(), |counter| counter.count(3)).await?;
@@ -247,8 +247,9 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Self { store: self.store.outside_of_handler(), ..self.clone() }
     }
 
-    /// Creates a new aggregate; the store has no event of it before a save.
-    pub fn create(&self, id: A::Id) -> AggregateRoot<A> {
+    /// Creates a new aggregate to record events on and to [`save`](Self::save); the store has no event of it before.
+    /// [`create`](Self::create) decides and saves its first events at once.
+    pub fn create_new(&self, id: A::Id) -> AggregateRoot<A> {
         AggregateRoot::<A>::new(id).with_tenant_id(self.tenant_id).with_clock(self.clock.clone())
     }
 
@@ -300,12 +301,15 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     ///     fn apply(&mut self, UserEvent::Registered(event): &UserEvent) { self.email.clone_from(&event.email); }
     /// }
     ///
+    /// impl User {
+    ///     fn register(&self, email: &str) -> Result<Registered, Never> { Ok(Registered { email: email.into() }) }
+    /// }
+    ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> eventbus::Result<()> {
     /// let users = AggregateRepository::<User>::new(InMemoryEventStore::new());
-    /// let register = |email: &str| { let email = email.to_owned(); move |_: &User| Ok::<_, Never>(Registered { email: email.clone() }) };
-    /// users.create_with(&"ada".parse()?, register("Ada@example.org")).await?;
-    /// let error = users.create_with(&"eve".parse()?, register("ada@example.org")).await.unwrap_err();
+    /// users.create_with(&"ada".parse()?, "Ada@example.org", User::register).await?;
+    /// let error = users.create_with(&"eve".parse()?, "ada@example.org", User::register).await.unwrap_err();
     /// assert!(error.is_taken("email"));
     /// let ada = users.find_by("email", "ADA@example.org").await?;
     /// assert_eq!(ada.map(|ada| ada.id().to_string()).as_deref(), Some("ada"));
@@ -445,7 +449,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Box::pin(async move {
             let stream = self.stream(id);
             let state_error = |version, source| HistoryError::State { stream: self.stream(id), version, source };
-            let mut root = self.create(id.clone());
+            let mut root = self.create_new(id.clone());
             let mut diff = StateDiff::new(root.state()).map_err(|source| state_error(Version::NONE, source))?;
             let mut records = self.store.read_stream(&stream, Version::FIRST);
             let mut steps = Vec::new();
@@ -598,21 +602,22 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// Makes a command take effect once, however often a client sends it: of all calls under one `key`, the first one that
     /// succeeds decides, and each other one returns its result.
     ///
-    /// `request` is what was commanded: another request under the same key is refused. It holds all that tells the command
-    /// from others: `&("cancel", &body)` if two operations may have the same body. It is compared by its JSON, so its maps
-    /// must be ordered, and a repeat across a release that has added a field is refused.
+    /// `command` is what the client asks for: another command under the same key is refused. It holds all that tells it from
+    /// others: `("cancel", &body)` if two operations may have the same body. It is compared by its JSON, so its maps must be
+    /// ordered, and a repeat across a release that has added a field is refused. A decision may take it, as
+    /// [`Once::update_with`] shows; one without a body is `()`.
     ///
     /// A key is one of all clients of a tenant. Where they must not see each other's answers, put the user into the key:
     /// `format!("{user}:{key}").parse()?`.
-    pub fn once(&self, key: IdempotencyKey, request: &(impl Serialize + ?Sized)) -> Once<A> {
-        Once { repository: self.clone(), command: Command::new(key, request) }
+    pub fn once<C: Serialize>(&self, key: IdempotencyKey, command: C) -> Once<A, C> {
+        Once { repository: self.clone(), keyed: KeyedCommand::new(key, &command), command }
     }
 
     /// Loads, decides, saves; after a conflict loads and decides anew, with jittered delays, up to a bound.
     ///
-    /// The decision is a pure, plain closure, not an `async` one: load the values it needs before. It may run several
-    /// times. It returns an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; one that never refuses
-    /// says so: `Ok::<_, eventbus::Never>(event)`, as for [`upsert`](Self::upsert).
+    /// The decision is a pure, plain method or closure, not an `async` one: load the values it needs before. It may run
+    /// several times. It returns an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; one that never
+    /// refuses says so: `Ok::<_, eventbus::Never>(event)`, as for [`upsert`](Self::upsert).
     ///
     /// ```ignore
     /// let rate = rates.load().await?; // and not in the decision
@@ -627,17 +632,98 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,
     {
-        UpdateFuture::new(self, id, AggregateExistence::Required, decide, record_events::<A, D, T, X>, |saved, ()| {
-            saved
-        })
+        self.decide(id, AggregateExistence::Required, decide, record_events::<A, D, T, X>)
+    }
+
+    /// As [`update`](Self::update), for a decision that takes a command: a method of the aggregate, which moves the fields
+    /// of the command into its events.
+    ///
+    /// The decision may run several times, each time with a clone of `command`.
+    ///
+    /// # Examples
+    /// ```standalone_crate
+    /// use eventbus::{InMemoryEventStore, prelude::*};
+    ///
+    /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// #[event(aggregate = Order)]
+    /// struct Shipped { parcel: String }
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(Shipped))]
+    /// # struct Order { is_shipped: bool }
+    /// # impl Apply for Order { fn apply(&mut self, _: &OrderEvent) { self.is_shipped = true; } }
+    ///
+    /// #[derive(Clone, Deserialize)] // such as the body of a request
+    /// struct Ship { parcel: String }
+    ///
+    /// impl Order {
+    ///     fn ship(&self, command: Ship) -> Result<Shipped, &'static str> {
+    ///         if self.is_shipped { Err("the order is shipped already") } else { Ok(Shipped { parcel: command.parcel }) }
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let orders = AggregateRepository::<Order>::new(InMemoryEventStore::new());
+    /// # let (id, command) = ("o-1".parse()?, Ship { parcel: "T-1".into() });
+    /// # orders.save(orders.create_new("o-1".parse()?).record(Shipped { parcel: "T-0".into() })).await?;
+    /// let refused = orders.update_with(&id, command, Order::ship).await.unwrap_err();
+    /// assert_eq!(refused.refused(), Some(&"the order is shipped already"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`update`](Self::update).
+    pub fn update_with<'a, C, D, T, X>(
+        &'a self,
+        id: &'a A::Id,
+        command: C,
+        decide: D,
+    ) -> UpdateFuture<'a, A, (C, D), (), X, Saved>
+    where
+        C: Clone,
+        D: Fn(&A, C) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        let decision = (command, decide);
+        self.decide(id, AggregateExistence::Required, decision, record_with::<A, C, D, T, X>)
     }
 
     /// As [`update`](Self::update), for decisions that depend on events they have just recorded: `decide` records by
     /// itself, and may return a value.
     ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{InMemoryEventStore, Never, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Account)]
+    /// # struct Deposited { cents: u64 }
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(Deposited))]
+    /// # struct Account { balance: u64 }
+    /// # impl Apply for Account {
+    /// #     fn apply(&mut self, AccountEvent::Deposited(e): &AccountEvent) { self.balance += e.cents; }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let accounts = AggregateRepository::<Account>::new(InMemoryEventStore::new());
+    /// # let id = "ada".parse()?;
+    /// # accounts.create(&id, |_| Ok::<_, Never>(Deposited { cents: 150 })).await?;
+    /// let (_saved, balance) = accounts
+    ///     .update_root(&id, |account| {
+    ///         account.record(Deposited { cents: 50 });
+    ///         account.record(Deposited { cents: account.balance / 10 }); // of the new balance
+    ///         Ok::<_, Never>(account.balance)
+    ///     })
+    ///     .await?;
+    /// assert_eq!(balance, 220);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As for [`update`](Self::update).
-    pub fn update_with<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, T, X, (Saved, T)>
+    pub fn update_root<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, T, X, (Saved, T)>
     where
         D: Fn(&mut AggregateRoot<A>) -> Result<T, X>,
     {
@@ -653,14 +739,82 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
 
     /// Decides and saves the first events of a new aggregate; the decision is as for [`update`](Self::update).
     ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{InMemoryEventStore, Never, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Room)]
+    /// # struct Booked { guest: String }
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(Booked))]
+    /// # struct Room;
+    /// # impl Apply for Room { fn apply(&mut self, _: &RoomEvent) {} }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let rooms = AggregateRepository::<Room>::new(InMemoryEventStore::new());
+    /// let (id, book) = ("12".parse()?, |_: &Room| Ok::<_, Never>(Booked { guest: "ada".into() }));
+    /// rooms.create(&id, book).await?;
+    /// assert!(rooms.create(&id, book).await.unwrap_err().is_conflict()); // it exists
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As for [`update`](Self::update); a conflict if the aggregate has events already, which no retry can change.
-    pub fn create_with<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
+    pub fn create<'a, D, T, X>(&'a self, id: &'a A::Id, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
     where
         D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,
     {
-        UpdateFuture::new(self, id, AggregateExistence::Absent, decide, record_events::<A, D, T, X>, |saved, ()| saved)
+        self.decide(id, AggregateExistence::Absent, decide, record_events::<A, D, T, X>)
+    }
+
+    /// As [`create`](Self::create), for a decision that takes a command, as for [`update_with`](Self::update_with): it gets
+    /// a clone of `command`.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{InMemoryEventStore, Never, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = User)]
+    /// # struct Registered { email: String }
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(Registered))]
+    /// # struct User { email: String }
+    /// # impl Apply for User {
+    /// #     fn apply(&mut self, UserEvent::Registered(e): &UserEvent) { self.email.clone_from(&e.email); }
+    /// # }
+    /// # #[derive(Clone)]
+    /// # struct Register { email: String }
+    /// impl User {
+    ///     fn register(&self, command: Register) -> Result<Registered, Never> { Ok(Registered { email: command.email }) }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let users = AggregateRepository::<User>::new(InMemoryEventStore::new());
+    /// # let (id, command) = ("ada".parse()?, Register { email: "ada@example.org".into() });
+    /// users.create_with(&id, command, User::register).await?;
+    /// assert_eq!(users.load(&id).await?.email, "ada@example.org");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create).
+    pub fn create_with<'a, C, D, T, X>(
+        &'a self,
+        id: &'a A::Id,
+        command: C,
+        decide: D,
+    ) -> UpdateFuture<'a, A, (C, D), (), X, Saved>
+    where
+        C: Clone,
+        D: Fn(&A, C) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        let decision = (command, decide);
+        self.decide(id, AggregateExistence::Absent, decision, record_with::<A, C, D, T, X>)
     }
 
     /// As [`update`](Self::update), on a new aggregate if the id has no events.
@@ -704,9 +858,67 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,
     {
-        UpdateFuture::new(self, id, AggregateExistence::Optional, decide, record_events::<A, D, T, X>, |saved, ()| {
-            saved
-        })
+        self.decide(id, AggregateExistence::Optional, decide, record_events::<A, D, T, X>)
+    }
+
+    /// As [`upsert`](Self::upsert), for a decision that takes a command, as for [`update_with`](Self::update_with): it may
+    /// run several times, each time with a clone of `command`.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{InMemoryEventStore, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Book)]
+    /// # struct BookAcquired { copies: u32 }
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(BookAcquired))]
+    /// # struct Book { copies: u32 }
+    /// # impl Apply for Book {
+    /// #     fn apply(&mut self, BookEvent::BookAcquired(e): &BookEvent) { self.copies += e.copies; }
+    /// # }
+    /// impl Book {
+    ///     fn acquire(&self, copies: u32) -> Result<BookAcquired, &'static str> {
+    ///         if self.copies + copies > 3 { Err("three copies are enough") } else { Ok(BookAcquired { copies }) }
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let books = AggregateRepository::<Book>::new(InMemoryEventStore::new());
+    /// # let id = "dune".parse()?;
+    /// books.upsert_with(&id, 2, Book::acquire).await?;
+    /// let refused = books.upsert_with(&id, 2, Book::acquire).await.unwrap_err();
+    /// assert_eq!(refused.refused(), Some(&"three copies are enough"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`upsert`](Self::upsert).
+    pub fn upsert_with<'a, C, D, T, X>(
+        &'a self,
+        id: &'a A::Id,
+        command: C,
+        decide: D,
+    ) -> UpdateFuture<'a, A, (C, D), (), X, Saved>
+    where
+        C: Clone,
+        D: Fn(&A, C) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        let decision = (command, decide);
+        self.decide(id, AggregateExistence::Optional, decision, record_with::<A, C, D, T, X>)
+    }
+
+    /// Returns the update whose decisions `record` makes.
+    fn decide<'a, D, X>(
+        &'a self,
+        id: &'a A::Id,
+        existence: AggregateExistence,
+        decision: D,
+        record: DecideFn<A, D, (), X>,
+    ) -> UpdateFuture<'a, A, D, (), X, Saved> {
+        UpdateFuture::new(self, id, existence, decision, record, |saved, ()| saved)
     }
 
     async fn load_with_existence(
@@ -716,8 +928,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     ) -> Result<AggregateRoot<A>, LoadError> {
         match existence {
             AggregateExistence::Required => self.load(id).await,
-            AggregateExistence::Optional => Ok(self.find(id).await?.unwrap_or_else(|| self.create(id.clone()))),
-            AggregateExistence::Absent => Ok(self.create(id.clone())),
+            AggregateExistence::Optional => Ok(self.find(id).await?.unwrap_or_else(|| self.create_new(id.clone()))),
+            AggregateExistence::Absent => Ok(self.create_new(id.clone())),
         }
     }
 
@@ -725,7 +937,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     fn create_from_cache(&self, id: &A::Id) -> Option<AggregateRoot<A>> {
         let cache = self.cache.as_ref()?;
         let CachedState { state, version, .. } = cache.get(&self.stream(id))?;
-        Some(self.create(id.clone()).with_state(cache.copy(&state), version))
+        Some(self.create_new(id.clone()).with_state(cache.copy(&state), version))
     }
 
     /// Folds all events into a new root, or those after the kept state into it; keeps the result.
@@ -734,7 +946,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         if let Some(cache) = &self.cache
             && let Some(cached) = cache.get(&stream)
         {
-            let (mut root, version) = (self.create(id.clone()), cached.version);
+            let (mut root, version) = (self.create_new(id.clone()), cached.version);
             // from the kept version on: another event there shows that the stream is not the same any more
             let mut records = self.store.read_stream(&stream, version);
             let first = match records.try_next().await {
@@ -763,7 +975,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// Returns a root with the state of the snapshot, if there is a good one, and the events after it; else a new root,
     /// and all events.
     async fn begin_fold(&self, id: &A::Id) -> Result<Beginning<'_, A>, ReadError> {
-        let (stream, root) = (self.stream(id), self.create(id.clone()));
+        let (stream, root) = (self.stream(id), self.create_new(id.clone()));
         let all = || self.store.read_stream(&stream, Version::FIRST);
         let begin = |root, records| Ok(Beginning { root, records, is_unusable: false });
         let (codec, snapshots, fold) = match self.snapshots() {
@@ -858,7 +1070,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         is_included: impl Fn(&RecordedEvent) -> bool,
     ) -> Result<AggregateRoot<A>, LoadError> {
         let stream = self.stream(id);
-        let mut root = self.create(id.clone());
+        let mut root = self.create_new(id.clone());
         let mut records = self.store.read_stream(&stream, Version::FIRST);
         while let Some(record) = records.try_next().await? {
             if !is_included(&record) {
@@ -971,9 +1183,20 @@ where
     Ok(())
 }
 
+/// Records the events of a decision on a command: on a clone, as it may be made again.
+fn record_with<A, C, D, T, X>((command, decide): &(C, D), root: &mut AggregateRoot<A>) -> Result<(), X>
+where
+    A: Aggregate + Apply,
+    C: Clone,
+    D: Fn(&A, C) -> Result<T, X>,
+    T: IntoEvents<A::Event>,
+{
+    record_events(&|state: &A| decide(state, command.clone()), root)
+}
+
 /// The future of [`AggregateRepository::update`] and its variants; it decides when it is awaited.
 ///
-/// Its type names the closure but has no bounds on it: for a closure that does not fit, such as an `async` one, the
+/// Its type names the decision but has no bounds on it: for a closure that does not fit, such as an `async` one, the
 /// compiler reports one error at the call, and no second one at the `.await`.
 #[derive(derive_more::Debug)]
 #[debug("UpdateFuture {{ id: {id:?}, attempt: {attempt}, .. }}")]
@@ -1096,7 +1319,7 @@ impl<A: Aggregate + Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O
 /// A repository for one command: made by [`AggregateRepository::once`].
 ///
 /// The first call under a key that succeeds notes the key in the commit of its events, also if the decision has none.
-/// Each other call with the same key and request returns the same [`Saved`], and decides nothing; also of many at once,
+/// Each other call with the same key and command returns the same [`Saved`], and decides nothing; also of many at once,
 /// and after a crash between the commit and the answer. A refusal and an error are not noted: the same command may
 /// succeed later. A key is one of its repository's tenant. An app that takes commands forgets them after
 /// [`command_retention`](crate::app::AppBuilder::command_retention); then the key is a new one. Without an app, call
@@ -1112,42 +1335,45 @@ impl<A: Aggregate + Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O
 /// # #[aggregate(events(Shipped))]
 /// # struct Order { is_shipped: bool }
 /// # impl Apply for Order { fn apply(&mut self, _: &OrderEvent) { self.is_shipped = true; } }
-/// # impl Order {
-/// #     fn ship(&self, request: &Ship) -> Result<Shipped, &'static str> {
-/// #         if self.is_shipped { Err("the order is shipped already") } else { Ok(Shipped { parcel: request.parcel.clone() }) }
-/// #     }
-/// # }
-/// #[derive(Serialize)]
+/// #[derive(Clone, Serialize)] // `Serialize`: to tell it from another command under the same key
 /// struct Ship { parcel: String }
+///
+/// impl Order {
+///     fn ship(&self, command: Ship) -> Result<Shipped, &'static str> {
+///         if self.is_shipped { Err("the order is shipped already") } else { Ok(Shipped { parcel: command.parcel }) }
+///     }
+/// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> eventbus::Result<()> {
 /// # let orders = AggregateRepository::<Order>::new(InMemoryEventStore::new());
-/// let (key, request) = ("8e03978e".parse()?, Ship { parcel: "T-1".into() }); // as the client sent them
-/// let first = orders.once(key, &request).upsert(&"o-1".parse()?, |order| order.ship(&request)).await?;
+/// # let id = "o-1".parse()?;
+/// let (key, command) = ("8e03978e".parse()?, Ship { parcel: "T-1".into() }); // as the client sent them
+/// let first = orders.once(key, command.clone()).upsert_with(&id, Order::ship).await?;
 ///
-/// let again = orders.once("8e03978e".parse()?, &request).upsert(&"o-1".parse()?, |order| order.ship(&request)).await?;
+/// let again = orders.once("8e03978e".parse()?, command).upsert_with(&id, Order::ship).await?;
 /// assert_eq!(again.events, first.events); // and no refusal
 ///
 /// let other = Ship { parcel: "T-2".into() };
-/// let error = orders.once("8e03978e".parse()?, &other).upsert(&"o-1".parse()?, |order| order.ship(&other)).await.unwrap_err();
+/// let error = orders.once("8e03978e".parse()?, other).upsert_with(&id, Order::ship).await.unwrap_err();
 /// assert!(error.is_key_reused());
 /// # Ok(())
 /// # }
 /// ```
 #[derive(derive_more::Debug)]
-#[debug("Once {{ key: {}, repository: {repository:?} }}", command.key())]
+#[debug("Once {{ key: {}, repository: {repository:?} }}", keyed.key())]
 #[must_use = "a decision is made when one of its methods is awaited"]
-pub struct Once<A: Aggregate> {
+pub struct Once<A: Aggregate, C> {
     repository: AggregateRepository<A>,
-    command: Command,
+    keyed: KeyedCommand,
+    command: C,
 }
 
-impl<A: Aggregate + Apply> Once<A> {
+impl<A: Aggregate + Apply, C> Once<A, C> {
     /// As [`AggregateRepository::update`], once.
     ///
     /// # Errors
-    /// As there; [`UpdateError::Once`] if the key was used for another request, if the request cannot be written as JSON,
+    /// As there; [`UpdateError::Once`] if the key was used for another command, if the command cannot be written as JSON,
     /// or if the repository is that of a handler, whose saves take effect once by themselves.
     pub async fn update<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
     where
@@ -1157,17 +1383,54 @@ impl<A: Aggregate + Apply> Once<A> {
         self.run(id, AggregateExistence::Required, decide).await
     }
 
-    /// As [`AggregateRepository::create_with`], once. The id is no part of the request: each call may draw a new one, and the
-    /// events of the answer name that of the first. Put an id that the client chooses into the request.
+    /// As [`AggregateRepository::update_with`], once. The decision takes the command that the key was given for; it may run
+    /// several times, each time with a clone.
+    ///
+    /// # Examples
+    /// ```ignore
+    /// let saved = orders.once(key, command).update_with(&id, Order::ship).await?;
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`update`](Self::update).
+    pub async fn update_with<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
+    where
+        C: Clone,
+        D: Fn(&A, C) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        self.run(id, AggregateExistence::Required, |state| decide(state, self.command.clone())).await
+    }
+
+    /// As [`AggregateRepository::create`], once. The id is no part of the command: each call may draw a new one, and the
+    /// events of the answer name that of the first. Put an id that the client chooses into the command.
     ///
     /// # Errors
     /// As there, and for [`update`](Self::update).
-    pub async fn create_with<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
+    pub async fn create<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
     where
         D: Fn(&A) -> Result<T, X>,
         T: IntoEvents<A::Event>,
     {
         self.run(id, AggregateExistence::Absent, decide).await
+    }
+
+    /// As [`create`](Self::create), for a decision that takes the command, as for [`update_with`](Self::update_with).
+    ///
+    /// # Examples
+    /// ```ignore
+    /// let saved = users.once(key, registration).create_with(&AggregateId::new(), User::register).await?;
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create).
+    pub async fn create_with<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
+    where
+        C: Clone,
+        D: Fn(&A, C) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        self.run(id, AggregateExistence::Absent, |state| decide(state, self.command.clone())).await
     }
 
     /// As [`AggregateRepository::upsert`], once.
@@ -1182,6 +1445,24 @@ impl<A: Aggregate + Apply> Once<A> {
         self.run(id, AggregateExistence::Optional, decide).await
     }
 
+    /// As [`upsert`](Self::upsert), for a decision that takes the command, as for [`update_with`](Self::update_with).
+    ///
+    /// # Examples
+    /// ```ignore
+    /// let saved = books.once(key, command).upsert_with(&id, Book::acquire).await?;
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`upsert`](Self::upsert).
+    pub async fn upsert_with<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
+    where
+        C: Clone,
+        D: Fn(&A, C) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        self.run(id, AggregateExistence::Optional, |state| decide(state, self.command.clone())).await
+    }
+
     /// Looks for the answer before each decision, and before each error: the same command may have taken effect meanwhile.
     async fn run<D, T, X>(&self, id: &A::Id, existence: AggregateExistence, decide: D) -> Result<Saved, UpdateError<X>>
     where
@@ -1191,7 +1472,7 @@ impl<A: Aggregate + Apply> Once<A> {
         let multi_stream = self.multi_stream()?;
         let stream = self.repository.stream(id);
         let id_of_request = if existence == AggregateExistence::Absent { "" } else { stream.aggregate_id().as_str() };
-        let request = self.command.fingerprint(A::AGGREGATE_TYPE, id_of_request)?;
+        let request = self.keyed.fingerprint(A::AGGREGATE_TYPE, id_of_request)?;
         self.repository.first_command.notify_one();
         let mut attempt = 0;
         let mut sent = Vec::new();
@@ -1203,7 +1484,7 @@ impl<A: Aggregate + Apply> Once<A> {
             let before = root.version();
             let saved = match record_events(&decide, &mut root) {
                 Ok(()) => {
-                    let command = self.command.handled(request, &stream, before, root.pending().len())?;
+                    let command = self.keyed.handled(request, &stream, before, root.pending().len())?;
                     sent = root.pending_with_ids().map(|(_, id)| id).collect();
                     self.repository.save_handling(&mut root, Some(&command)).await.map_err(UpdateError::Save)
                 }
@@ -1262,9 +1543,9 @@ impl<A: Aggregate + Apply> Once<A> {
         request: Uuid,
     ) -> Result<Option<Saved>, UpdateError<X>> {
         let AggregateRepository { tenant_id, publisher, store: streams, .. } = &self.repository;
-        let found = store.find_command(*tenant_id, self.command.key()).await.map_err(LoadError::from)?;
+        let found = store.find_command(*tenant_id, self.keyed.key()).await.map_err(LoadError::from)?;
         let Some(found) = found else { return Ok(None) };
-        let SavedEvents { stream, version, events } = self.command.answer(request, A::AGGREGATE_TYPE, &found)?;
+        let SavedEvents { stream, version, events } = self.keyed.answer(request, A::AGGREGATE_TYPE, &found)?;
         if events == 0 {
             return Ok(Some(Saved::nothing(version)));
         }
@@ -1277,7 +1558,7 @@ impl<A: Aggregate + Apply> Once<A> {
         };
         if records.len() as u64 != events {
             let reason = format!("{} of its {events} events are left in the store", records.len());
-            return Err(self.command.damaged(reason).into());
+            return Err(self.keyed.damaged(reason).into());
         }
         Ok(Some(Saved::new(version, records, publisher.of_stored())))
     }

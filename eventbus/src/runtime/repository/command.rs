@@ -13,9 +13,9 @@ use crate::{
     port::{Append, multi_stream_append::HandledCommand},
 };
 
-/// A command that is to take effect once.
+/// A command with its key, under which it is to take effect once.
 #[derive(Debug, Clone)]
-pub(super) struct Command {
+pub(super) struct KeyedCommand {
     key: IdempotencyKey,
     /// The JSON of the request, or why there is none.
     request: Result<Vec<u8>, String>,
@@ -38,7 +38,7 @@ pub(super) struct SavedEvents {
     pub(super) events: u64,
 }
 
-impl Command {
+impl KeyedCommand {
     pub(super) fn new(key: IdempotencyKey, request: &(impl Serialize + ?Sized)) -> Self {
         Self { key, request: serde_json::to_vec(request).map_err(|error| error.to_string()) }
     }

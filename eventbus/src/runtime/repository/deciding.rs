@@ -9,7 +9,7 @@ use futures_util::TryStreamExt as _;
 use uuid::Uuid;
 
 use super::{
-    command::{Command, SavedEvents},
+    command::{KeyedCommand, SavedEvents},
     error::{BoundaryError, LoadError, SaveError, UpdateError},
     handler_repository::RepositorySource,
     outcome,
@@ -101,7 +101,7 @@ pub struct Deciding<D: Decision> {
     /// The tags that an event must have, each set for itself; or the first mistake in them.
     items: Result<BTreeSet<BTreeSet<Tag>>, BoundaryError>,
     targets: Vec<(Name, AggregateId)>,
-    command: Option<Command>,
+    command: Option<KeyedCommand>,
     decision: PhantomData<fn() -> D>,
 }
 
@@ -186,7 +186,7 @@ impl<D: Decision + Apply> Deciding<D> {
     /// Makes the decision take effect once, however often a client sends the command: as
     /// [`AggregateRepository::once`](crate::AggregateRepository::once).
     pub fn once(self, key: IdempotencyKey, request: &(impl serde::Serialize + ?Sized)) -> Self {
-        Self { command: Some(Command::new(key, request)), ..self }
+        Self { command: Some(KeyedCommand::new(key, request)), ..self }
     }
 
     /// Reads the events, and returns what the decision knows, for a query. It may have changed when it is returned.
@@ -226,6 +226,31 @@ impl<D: Decision + Apply> Deciding<D> {
             })
             .await
         })
+    }
+
+    /// As [`decide`](Self::decide), for a decision that takes a command: a method of `D`. It may run several times, each
+    /// time with a clone of `command`.
+    ///
+    /// # Examples
+    /// ```ignore
+    /// app.decision::<Seats>().about("course", &enrol.course).decide_with(enrol, Seats::enrol).await?;
+    /// app.decision::<Seats>().about("course", &enrol.course).once(key, &enrol).decide_with(enrol, Seats::enrol).await?;
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`decide`](Self::decide).
+    pub fn decide_with<'a, C, F, T, X>(
+        self,
+        command: C,
+        decide: F,
+    ) -> BoxFuture<'a, Result<SavedTogether, UpdateError<X>>>
+    where
+        C: Clone + Send + 'a,
+        F: Fn(&D, C) -> Result<T, X> + Send + 'a,
+        T: IntoEvents<DecidedEvent> + 'a,
+        X: Send + 'a,
+    {
+        self.decide(move |state| decide(state, command.clone()))
     }
 
     async fn run<X>(

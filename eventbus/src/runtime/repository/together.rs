@@ -48,8 +48,8 @@ use crate::{
 /// # async fn main() -> eventbus::Result<()> {
 /// let app = App::builder().start().await?;
 /// let accounts = app.repository::<Account>();
-/// let (mut ada, mut bob) = (accounts.create("ada".parse()?), accounts.create("bob".parse()?));
-/// let auditor = accounts.create("auditor".parse()?);
+/// let (mut ada, mut bob) = (accounts.create_new("ada".parse()?), accounts.create_new("bob".parse()?));
+/// let auditor = accounts.create_new("auditor".parse()?);
 /// ada.record(ada.withdraw(120));
 /// bob.record(bob.deposit(120));
 /// let saved = app.together().save(&mut ada).save(&mut bob).unchanged(&auditor).commit().await?;

@@ -42,22 +42,22 @@ async fn main() -> eventbus::Result<()> {
     let orders = app.repository::<Order>();
 
     act("A customer orders");
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(order.create("cust-123", 9_999)?);
     show(&app, &orders.save(&mut order).await?).await?;
     app.settled().await?; // the receipt is sent
 
     act("The first parcel leaves");
-    show(&app, &orders.update(order.id(), |order| order.ship("TRACK-1")).await?).await?;
+    show(&app, &orders.update_with(order.id(), "TRACK-1", Order::ship).await?).await?;
 
     act("A command that is refused");
-    let refused = orders.update(order.id(), |order| order.ship("TRACK-1")).await.unwrap_err();
+    let refused = orders.update_with(order.id(), "TRACK-1", Order::ship).await.unwrap_err();
     println!("  refused    {refused}");
 
     act("A second clerk has not seen the first parcel leave");
     order.record(order.ship("TRACK-2")?);
     println!("  conflict   {}", orders.save(&mut order).await.unwrap_err());
-    let saved = orders.update(order.id(), |order| order.ship("TRACK-2")).await?;
+    let saved = orders.update_with(order.id(), "TRACK-2", Order::ship).await?;
     println!("  resolved   by deciding anew");
     show(&app, &saved).await?;
 

@@ -29,7 +29,7 @@ pub async fn play(store_url: &str, redis_url: &str, prefix: &str) -> Result<()> 
     bus.subscribe_all(&live);
     let consumer = bus.start_consuming_in_background();
 
-    let mut order = orders.create(AggregateId::new());
+    let mut order = orders.create_new(AggregateId::new());
     order.record(order.create("cust-123", 99.99)?);
     report("created", &orders.save(&mut order).await?)?;
     let saved = orders.update(order.id(), |order| order.ship("TRACK-1")).await?;

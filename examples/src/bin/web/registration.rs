@@ -4,7 +4,7 @@ use email_address::{EmailAddress, Options};
 use eventbus::axum::Mistake;
 use serde_json::Value;
 
-use crate::user::UserCreated;
+use crate::user::Register;
 
 /// The most characters of a name.
 const LONGEST_NAME: usize = 100;
@@ -12,9 +12,9 @@ const LONGEST_NAME: usize = 100;
 const LONGEST_EMAIL: usize = 254;
 
 /// Parses a registration from the body of a request, or returns all mistakes in it.
-pub fn check(body: &Value) -> Result<UserCreated, Vec<Mistake>> {
+pub fn check(body: &Value) -> Result<Register, Vec<Mistake>> {
     match (text(body, "name", LONGEST_NAME), email(body)) {
-        (Ok(name), Ok(email)) => Ok(UserCreated { name, email }),
+        (Ok(name), Ok(email)) => Ok(Register { name, email }),
         (name, email) => Err([name.err(), email.err()].into_iter().flatten().collect()),
     }
 }
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn space_around_is_no_part_of_a_name() {
         let body = json!({ "name": " Ada Lovelace ", "email": " Ada@Example.com\n" });
-        assert_eq!(check(&body), Ok(UserCreated { name: "Ada Lovelace".into(), email: "Ada@Example.com".into() }));
+        assert_eq!(check(&body), Ok(Register { name: "Ada Lovelace".into(), email: "Ada@Example.com".into() }));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use axum::{
     routing::{get, post},
 };
 use eventbus::{
-    AggregateId, AggregateRepository, App, Never, Position,
+    AggregateId, AggregateRepository, App, Position,
     axum::{Mistake, Problem, health_routes},
     repository::IdempotencyKey,
 };
@@ -63,10 +63,10 @@ async fn create_user(
 ) -> Result<Created, Problem> {
     let Json(body) = body?;
     let registration = registration::check(&body).map_err(unprocessable)?;
-    let (new_id, decide) = (AggregateId::new(), |_: &User| Ok::<_, Never>(registration.clone()));
+    let (new_id, name, email) = (AggregateId::new(), registration.name.clone(), registration.email.clone());
     let saved = match key {
-        Some(key) => users.once(key, &registration).create_with(&new_id, decide).await,
-        None => users.create_with(&new_id, decide).await,
+        Some(key) => users.once(key, registration).create_with(&new_id, User::register).await,
+        None => users.create_with(&new_id, registration, User::register).await,
     };
     let saved = match saved {
         Err(error) if error.is_taken("email") => {
@@ -78,8 +78,7 @@ async fn create_user(
     // that of the first request, if this one repeats it
     let id = saved.events.first().map_or(&new_id, |event| event.metadata().aggregate_id());
     let location = [(header::LOCATION, format!("/users/{id}"))];
-    let user =
-        Shown { id: id.to_string(), name: registration.name, email: registration.email, position: saved.position };
+    let user = Shown { id: id.to_string(), name, email, position: saved.position };
     Ok((StatusCode::CREATED, location, Json(user)))
 }
 

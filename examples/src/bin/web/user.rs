@@ -1,9 +1,16 @@
 //! The aggregate: a user, who registers once.
 
-use eventbus::prelude::*;
+use eventbus::{Never, prelude::*};
+
+/// The command of a client: make me a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Register {
+    pub name: String,
+    pub email: String,
+}
 
 /// A user registered. The store gives an address, in any capitalisation, to one user only.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, DomainEvent)]
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = User, type = "user_created", unique(email, normalize = str::to_lowercase))]
 pub struct UserCreated {
     pub name: String,
@@ -21,6 +28,13 @@ impl Apply for User {
     fn apply(&mut self, UserEvent::UserCreated(created): &UserEvent) {
         self.name.clone_from(&created.name);
         self.email.clone_from(&created.email);
+    }
+}
+
+impl User {
+    /// Never refuses: that no other user has the address is for the store to tell.
+    pub fn register(&self, Register { name, email }: Register) -> Result<UserCreated, Never> {
+        Ok(UserCreated { name, email })
     }
 }
 

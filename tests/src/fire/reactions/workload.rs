@@ -123,7 +123,7 @@ pub(super) async fn make_transfers(app: &App, numbers: &[u64], random: &mut Rng)
 async fn make_once(app: &App, id: &AggregateId, number: u64, random: &mut Rng) -> Result<(), HarnessError> {
     let transfers = app.repository::<Transfer>().for_tenant(tenant_of(number));
     while !transfers.exists(id).await? {
-        try_transfer(app, transfers.create(id.clone()), number, random).await?;
+        try_transfer(app, transfers.create_new(id.clone()), number, random).await?;
     }
     if random.u64(..LIMIT_CHANGE) == 0 {
         let limits = app.repository::<Limit>().for_tenant(tenant_of(number));
@@ -150,10 +150,10 @@ async fn try_transfer(
     let mut of = Vec::new();
     for account in [from, to] {
         let id = format!("account-{account}").parse()?;
-        of.push(accounts.find(&id).await?.unwrap_or_else(|| accounts.create(id)));
+        of.push(accounts.find(&id).await?.unwrap_or_else(|| accounts.create_new(id)));
     }
     let limit_id = limit_id()?;
-    let limit = limits.find(&limit_id).await?.unwrap_or_else(|| limits.create(limit_id));
+    let limit = limits.find(&limit_id).await?.unwrap_or_else(|| limits.create_new(limit_id));
     transfer.record(Transferred { number });
     let cents = random.i64(1..100);
     for (account, cents) in of.iter_mut().zip([-cents, cents]) {

@@ -104,7 +104,7 @@ impl RollingRound {
     async fn write(&mut self, with_new_type: bool) -> Result<(), HarnessError> {
         let parcels = self.writer.repository::<Parcel>();
         for _ in 0..self.random.u64(20..200) {
-            let mut parcel = parcels.create(AggregateId::new());
+            let mut parcel = parcels.create_new(AggregateId::new());
             let number = self.written;
             if with_new_type && self.random.bool() {
                 parcel.record(ParcelLost { number });

@@ -203,7 +203,7 @@ async fn write(
     ends: Arc<AtomicBool>,
 ) -> Result<WrittenEvents, HarnessError> {
     let repository = writer.repository::<Parcel>();
-    let mut parcels: Vec<_> = (0..PARCELS).map(|_| repository.create(AggregateId::new())).collect();
+    let mut parcels: Vec<_> = (0..PARCELS).map(|_| repository.create_new(AggregateId::new())).collect();
     let mut written = WrittenEvents::default();
     for number in 0.. {
         if ends.load(Ordering::Relaxed) {

@@ -7,7 +7,7 @@ async fn open(accounts: AggregateRepository<Account>, id: &AggregateId) {
 }
 
 async fn change(accounts: AggregateRepository<Account>, id: &AggregateId) {
-    let _ = accounts.update_with(id, async |_| Ok::<_, Never>(())).await;
+    let _ = accounts.update_root(id, async |_| Ok::<_, Never>(())).await;
 }
 
 async fn decide(_: &Account) -> Result<Opened, Never> {
@@ -15,7 +15,7 @@ async fn decide(_: &Account) -> Result<Opened, Never> {
 }
 
 async fn begin(accounts: AggregateRepository<Account>, id: &AggregateId) {
-    let _ = accounts.create_with(id, decide).await;
+    let _ = accounts.create(id, decide).await;
 }
 
 fn main() {

@@ -34,7 +34,7 @@ async fn load(
     orders.load(&order).await?;
     orders.load(&customer).await?;
     orders.load(&untyped).await?;
-    orders.create(untyped.clone());
+    orders.create_new(untyped.clone());
     orders.load(&untyped.into()).await?;
     Ok(())
 }
