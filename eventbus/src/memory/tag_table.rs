@@ -28,7 +28,7 @@ impl TagTable {
             self.count_one(tenant_id, tag, event.event_type().as_str());
         }
         if !event.tags().is_empty() {
-            self.of_event.insert(position, event.tags().iter().cloned().collect());
+            self.of_event.insert(position, event.tags().to_vec());
         }
     }
 
