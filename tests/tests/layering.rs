@@ -34,7 +34,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["misplaced", "mistakes", "serde_attributes", "text"],
             &["options", "parameters", "sets", "shared", "surroundings"],
             &["krate"],
-            &["event_enum"],
+            &["derived", "event_enum"],
             &["aggregate", "decision", "domain_event", "handler", "old_event", "projection"],
         ],
     ),
