@@ -122,9 +122,16 @@ impl PgTransaction {
 
     /// Runs statements without parameters, and discards their rows.
     pub(crate) async fn run(&mut self, sql: String) -> Result<(), BoxError> {
-        // safe: this crate's own text, and checked names
+        // safe: this crate's own text and checked names, or the text of a projection's attribute
         let sql = sqlx::raw_sql(AssertSqlSafe(sql).into_sql_str());
         self.before_deadline(async |connection| connection.execute(sql).await.map(drop)).await
+    }
+
+    /// Waits until no other transaction of the database sets up tables, and keeps others from it until this one ends.
+    ///
+    /// One lock for all stores of the database: tables of projections are outside of the stores' schemas.
+    pub(crate) async fn lock_set_up(&mut self) -> Result<(), BoxError> {
+        self.fetch_all(sqlx::query("SELECT pg_advisory_xact_lock(1702260326, 0)")).await.map(drop)
     }
 
     /// Returns `true` if the transaction has used up its time.

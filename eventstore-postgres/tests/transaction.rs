@@ -230,3 +230,29 @@ async fn closing_the_store_does_not_wait_for_a_transaction_that_somebody_keeps()
 fn delivered() -> StreamId {
     StreamId::parse("Order", "1").unwrap()
 }
+
+/// The first set-up waits after its `CREATE TABLE`, so that all of them are under way together.
+#[tokio::test]
+async fn set_ups_of_tables_at_once_run_one_after_the_other() {
+    const SET_UP: &str =
+        "CREATE TABLE IF NOT EXISTS order_rows (number integer PRIMARY KEY); LOCK TABLE gate IN SHARE MODE";
+    let database = TestDatabase::create("").await;
+    let store = open(database.config()).await;
+    let (mut admin, mut gate) = (database.connection().await, database.connection().await);
+    run(&mut gate, "CREATE TABLE public.gate ()").await;
+    run(&mut gate, "BEGIN; LOCK TABLE public.gate").await;
+    let set_ups = tokio::spawn(futures_util::future::join_all((0..8).map(|_| {
+        let store = store.clone();
+        async move { store.set_up_tables(SET_UP).await.map_err(|error| error.to_string()) }
+    })));
+    within(async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut admin).await.unwrap() < 8 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    run(&mut gate, "COMMIT").await;
+    assert_eq!(within(set_ups).await.unwrap(), vec![Ok(()); 8]);
+}
