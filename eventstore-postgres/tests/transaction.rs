@@ -256,3 +256,39 @@ async fn set_ups_of_tables_at_once_run_one_after_the_other() {
     run(&mut gate, "COMMIT").await;
     assert_eq!(within(set_ups).await.unwrap(), vec![Ok(()); 8]);
 }
+
+#[tokio::test]
+async fn a_read_sees_one_snapshot_and_writes_nothing() {
+    let mut place = Place::new(HOUR).await;
+    let count = "SELECT count(*) FROM rows";
+    let mut read = place.store.begin_read().await.unwrap();
+    for _ in 0..2 {
+        let rows: i64 = sqlx::query_scalar(count).fetch_one(read.connection()).await.unwrap();
+        assert_eq!(rows, 0, "a row that is stored after the first statement is not seen");
+        run(&mut place.admin, "INSERT INTO public.rows SELECT count(*) FROM public.rows").await;
+    }
+    let refused = sqlx::query("INSERT INTO rows VALUES (7)").execute(read.connection()).await.unwrap_err();
+    assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some("25006"), "{refused}");
+    drop(read);
+    assert_eq!(place.rows().await, 2);
+}
+
+#[tokio::test]
+async fn reads_leave_connections_to_handlers_and_appends() {
+    let database = TestDatabase::create("").await;
+    let store = open(PgEventStoreConfig { max_transactions: 2, ..database.config() }).await;
+    let first = store.begin_read().await.unwrap();
+    let mut second = std::pin::pin!(store.begin_read());
+    let others = async {
+        let handled = store.begin_transaction().await.unwrap();
+        common::add(&store, &common::stream(), 1).await;
+        drop(handled);
+    };
+    tokio::select! {
+        biased;
+        _ = &mut second => panic!("the second read takes the connection of the handlers"),
+        () = within(others) => {}
+    }
+    drop(first);
+    within(second).await.unwrap();
+}
