@@ -125,6 +125,7 @@ pub fn handler(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `name = "order-statistics"` | the durable name of the projection and its checkpoint; never left out |
 /// | `tables("order_rows", "order_lines")` | the tables of its rows, which a rebuild replaces; needed for rows in the store |
 /// | `key = "order_id"` | the column of each table that holds the aggregate's id, to rebuild one aggregate; with `tables` |
+/// | `set_up = "CREATE TABLE IF NOT EXISTS .."` | the SQL that creates its tables, run at each start; for rows in the store |
 /// | `version = 2` | the version of its methods: an interrupted rebuild goes on only in the same one; with `tables` |
 /// | `timeout_ms = 30_000` | the time limit of a method that writes rows, which then fails; 60 s if left out |
 /// | `manual` | not found by `discover()`: give it to the builder, by `.projection(..)` or `.projection_with(..)` |

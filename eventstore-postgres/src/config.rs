@@ -51,8 +51,9 @@ pub struct PgEventStoreConfig {
     pub connect_timeout: Duration,
     /// The time limit of a statement on the server; the store waits one second longer for its answer. Default 30 s.
     pub statement_timeout: Duration,
-    /// The most transactions of handlers and projections open at once, each on a connection of its own beside those of
-    /// [`max_connections`](Self::max_connections); default 10.
+    /// The most transactions of handlers, projections and the application open at once, each on a connection of its own
+    /// beside those of [`max_connections`](Self::max_connections); default 10. At most half of them, and at least one,
+    /// are [reads](crate::PgEventStore::begin_read).
     pub max_transactions: u32,
     /// Set if the store notifies stores in other processes of its appends, and listens to theirs, so that readers need
     /// not wait for their next poll; takes one more connection, which a pooler in between must not share (`LISTEN`).

@@ -59,6 +59,8 @@ pub(crate) struct ConnectionPools {
     short_wait_permits: Arc<Semaphore>,
     /// For appends to one stream, which wait for its row up to the time limit of a statement.
     long_wait_permits: Arc<Semaphore>,
+    /// For reads of the application, half of the transactions: handlers and projections keep the other half.
+    read_permits: Arc<Semaphore>,
     connect_timeout: Duration,
     answer_timeout: Duration,
     transaction_timeout: Duration,
@@ -113,6 +115,7 @@ impl ConnectionPools {
             shared,
             short_wait_permits: Arc::new(Semaphore::new((half - long_wait).max(1))),
             long_wait_permits: Arc::new(Semaphore::new(long_wait)),
+            read_permits: Arc::new(Semaphore::new((config.max_transactions as usize / 2).max(1))),
             connect_timeout: config.connect_timeout,
             answer_timeout: config.answer_timeout(),
             transaction_timeout: config.transaction_timeout,
@@ -194,6 +197,11 @@ impl ConnectionPools {
         }
     }
 
+    /// Waits for a permit for a read of the application.
+    pub(crate) async fn read_permit(&self) -> Result<OwnedSemaphorePermit, StatementError> {
+        self.within_connect_timeout(Arc::clone(&self.read_permits).acquire_owned()).await
+    }
+
     /// Waits for a permit for a statement that does not wait long for a row.
     pub(crate) async fn short_wait_permit(&self) -> Result<SemaphorePermit<'_>, StatementError> {
         self.within_connect_timeout(self.short_wait_permits.acquire()).await
@@ -236,6 +244,7 @@ impl ConnectionPools {
     /// Closes all connections once their statements have ended, or lets go of those of the application. Waits for
     /// transactions up to their time limit; the connection of a later one closes when its owner drops it.
     pub(crate) async fn close(&self) {
+        self.read_permits.close();
         self.short_wait_permits.close();
         self.long_wait_permits.close();
         let has_ended = match &self.shared {

@@ -235,6 +235,36 @@ impl PgEventStore {
         PgTransaction::begin(&self.inner).await
     }
 
+    /// Begins a read of the application's own tables, for example of the rows of a projection, without a second pool.
+    /// Dropped, it ends.
+    ///
+    /// All its statements see the database as it was at the first one, and a statement that writes fails. It is a
+    /// transaction of the store, with `transaction_timeout` as its limit. Reads take at most half of the
+    /// `max_transactions`, so that handlers and projections keep the other half; with `max_transactions: 1` they share
+    /// the one. Appends have connections apart. A further read waits for an earlier one to end, up to
+    /// `connect_timeout`. A handler or projection reads on the connection that it takes: a read of its own would need
+    /// a second one.
+    ///
+    /// # Errors
+    /// If the store gets no connection within `connect_timeout`, for example because earlier reads have not ended or
+    /// the server cannot be reached; [`PgTransactionError::NoTransactions`](crate::PgTransactionError::NoTransactions)
+    /// if `max_transactions` is 0.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventstore_postgres::{PgEventStore, sqlx};
+    ///
+    /// # async fn example(store: PgEventStore) -> eventbus::Result<()> {
+    /// let mut read = store.begin_read().await?;
+    /// let total = "SELECT total FROM order_rows WHERE order_id = $1";
+    /// let total: Option<i64> = sqlx::query_scalar(total).bind("o-1").fetch_optional(read.connection()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn begin_read(&self) -> Result<PgTransaction, BoxError> {
+        PgTransaction::begin_read(&self.inner).await
+    }
+
     /// Appends in a transaction of the caller's: the events are stored when it commits, together with its other writes,
     /// or never. Otherwise like [`append`](eventbus::port::AppendEvents::append).
     ///

@@ -13,7 +13,10 @@ use eventbus::{
     port::{Append, AppendError, Lease},
 };
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _, postgres::PgRow};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     append::append_in_transaction,
@@ -28,7 +31,8 @@ use crate::{
 const HAS_APPENDED: &str = "SELECT {appended_in}";
 
 /// A transaction of the store's database: of a handler or projection, or begun by
-/// [`begin_transaction`](crate::PgEventStore::begin_transaction). Dropping it rolls it back.
+/// [`begin_transaction`](crate::PgEventStore::begin_transaction) or [`begin_read`](crate::PgEventStore::begin_read).
+/// Dropping it rolls it back.
 ///
 /// Handlers and projections take it as `connection: &mut PgConnection`.
 #[derive(derive_more::Debug)]
@@ -45,10 +49,26 @@ pub struct PgTransaction {
     is_in_shadow: bool,
     /// After the transaction: dropped when its connection is on the way back to the pool.
     _share: Option<TransactionShare>,
+    /// Set if it only reads.
+    _read_permit: Option<OwnedSemaphorePermit>,
 }
 
 impl PgTransaction {
     pub(crate) async fn begin(store: &Arc<StoreInner>) -> Result<Self, BoxError> {
+        Self::begin_as(store, "READ COMMITTED READ WRITE", None).await
+    }
+
+    /// Begins a transaction that only reads, on one snapshot.
+    pub(crate) async fn begin_read(store: &Arc<StoreInner>) -> Result<Self, BoxError> {
+        let permit = store.connections().read_permit().await?;
+        Self::begin_as(store, "REPEATABLE READ READ ONLY", Some(permit)).await
+    }
+
+    async fn begin_as(
+        store: &Arc<StoreInner>,
+        mode: &'static str,
+        read_permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Self, BoxError> {
         if !store.has_transactions() {
             return Err(PgTransactionError::NoTransactions.into());
         }
@@ -58,7 +78,7 @@ impl PgTransaction {
         // below the limit of a statement: so that a held lock and a slow statement give different errors
         let lock_milliseconds = (milliseconds / 2).max(1);
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}; \
+            "BEGIN ISOLATION LEVEL {mode}; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}; \
              SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}"
         );
         let (inner, share) = store.connections().begin(begin).await?;
@@ -70,6 +90,7 @@ impl PgTransaction {
             is_unchecked: false,
             is_in_shadow: false,
             _share: share,
+            _read_permit: read_permit,
         })
     }
 
@@ -122,9 +143,16 @@ impl PgTransaction {
 
     /// Runs statements without parameters, and discards their rows.
     pub(crate) async fn run(&mut self, sql: String) -> Result<(), BoxError> {
-        // safe: this crate's own text, and checked names
+        // safe: this crate's own text and checked names, or the text of a projection's attribute
         let sql = sqlx::raw_sql(AssertSqlSafe(sql).into_sql_str());
         self.before_deadline(async |connection| connection.execute(sql).await.map(drop)).await
+    }
+
+    /// Waits until no other transaction of the database sets up tables, and keeps others from it until this one ends.
+    ///
+    /// One lock for all stores of the database: tables of projections are outside of the stores' schemas.
+    pub(crate) async fn lock_set_up(&mut self) -> Result<(), BoxError> {
+        self.fetch_all(sqlx::query("SELECT pg_advisory_xact_lock(1702260326, 0)")).await.map(drop)
     }
 
     /// Returns `true` if the transaction has used up its time.

@@ -24,6 +24,13 @@ impl Transactions for PgEventStore {
         statement_error::server_fault(error)
     }
 
+    async fn set_up_tables(&self, statements: &str) -> Result<(), BoxError> {
+        let mut transaction = self.begin_transaction().await?;
+        transaction.lock_set_up().await?;
+        transaction.run(statements.into()).await?;
+        transaction.commit().await
+    }
+
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
         Ok(Box::new(self.begin_transaction().await?))
     }

@@ -230,3 +230,65 @@ async fn closing_the_store_does_not_wait_for_a_transaction_that_somebody_keeps()
 fn delivered() -> StreamId {
     StreamId::parse("Order", "1").unwrap()
 }
+
+/// The first set-up waits after its `CREATE TABLE`, so that all of them are under way together.
+#[tokio::test]
+async fn set_ups_of_tables_at_once_run_one_after_the_other() {
+    const SET_UP: &str =
+        "CREATE TABLE IF NOT EXISTS order_rows (number integer PRIMARY KEY); LOCK TABLE gate IN SHARE MODE";
+    let database = TestDatabase::create("").await;
+    let store = open(database.config()).await;
+    let (mut admin, mut gate) = (database.connection().await, database.connection().await);
+    run(&mut gate, "CREATE TABLE public.gate ()").await;
+    run(&mut gate, "BEGIN; LOCK TABLE public.gate").await;
+    let set_ups = tokio::spawn(futures_util::future::join_all((0..8).map(|_| {
+        let store = store.clone();
+        async move { store.set_up_tables(SET_UP).await.map_err(|error| error.to_string()) }
+    })));
+    within(async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut admin).await.unwrap() < 8 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    run(&mut gate, "COMMIT").await;
+    assert_eq!(within(set_ups).await.unwrap(), vec![Ok(()); 8]);
+}
+
+#[tokio::test]
+async fn a_read_sees_one_snapshot_and_writes_nothing() {
+    let mut place = Place::new(HOUR).await;
+    let count = "SELECT count(*) FROM rows";
+    let mut read = place.store.begin_read().await.unwrap();
+    for _ in 0..2 {
+        let rows: i64 = sqlx::query_scalar(count).fetch_one(read.connection()).await.unwrap();
+        assert_eq!(rows, 0, "a row that is stored after the first statement is not seen");
+        run(&mut place.admin, "INSERT INTO public.rows SELECT count(*) FROM public.rows").await;
+    }
+    let refused = sqlx::query("INSERT INTO rows VALUES (7)").execute(read.connection()).await.unwrap_err();
+    assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some("25006"), "{refused}");
+    drop(read);
+    assert_eq!(place.rows().await, 2);
+}
+
+#[tokio::test]
+async fn reads_leave_connections_to_handlers_and_appends() {
+    let database = TestDatabase::create("").await;
+    let store = open(PgEventStoreConfig { max_transactions: 2, ..database.config() }).await;
+    let first = store.begin_read().await.unwrap();
+    let mut second = std::pin::pin!(store.begin_read());
+    let others = async {
+        let handled = store.begin_transaction().await.unwrap();
+        common::add(&store, &common::stream(), 1).await;
+        drop(handled);
+    };
+    tokio::select! {
+        biased;
+        _ = &mut second => panic!("the second read takes the connection of the handlers"),
+        () = within(others) => {}
+    }
+    drop(first);
+    within(second).await.unwrap();
+}

@@ -20,7 +20,8 @@ pub struct SqliteEventStoreConfig {
     pub synchronous: Synchronous,
     /// Time that a call waits while a different process writes, before it fails as unavailable. Default: 5 seconds.
     pub busy_timeout: Duration,
-    /// Maximum number of concurrent page reads, each on a connection of its own; from 1. Default: 4.
+    /// Maximum number of concurrent page reads, each on a connection of its own; from 1. Default: 4. At most half of them,
+    /// and at least one, are [queries](crate::SqliteEventStore::read) of the application.
     pub readers: usize,
     /// Maximum number of queued appends, from 1; further ones wait until there is room. Default: 4,096.
     pub queued_appends: usize,

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use eventbus::port::ReadError;
+use eventbus::{BoxError, port::ReadError};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
@@ -25,6 +25,8 @@ pub(crate) struct ReaderPool {
     idle: Mutex<Vec<Connection>>,
     /// One permit per connection in use.
     permits: Arc<Semaphore>,
+    /// For queries of the application, half of the connections: the store's own reads keep the other half.
+    query_permits: Arc<Semaphore>,
 }
 
 impl ReaderPool {
@@ -35,6 +37,7 @@ impl ReaderPool {
             busy_timeout,
             idle: Mutex::default(),
             permits: Arc::new(Semaphore::new(readers.min(Semaphore::MAX_PERMITS))),
+            query_permits: Arc::new(Semaphore::new((readers / 2).clamp(1, Semaphore::MAX_PERMITS))),
         }
     }
 
@@ -61,7 +64,54 @@ impl ReaderPool {
     }
 }
 
+/// A snapshot on a connection that only reads until this is dropped.
+struct ReadOnlySnapshot<'c> {
+    connection: &'c Connection,
+    /// Not set within a transaction of the calling task, on a store in memory.
+    has_begun: bool,
+}
+
+impl<'c> ReadOnlySnapshot<'c> {
+    fn begin(connection: &'c Connection) -> rusqlite::Result<Self> {
+        let has_begun = connection.is_autocommit();
+        if has_begun {
+            connection.execute_batch("BEGIN")?;
+        }
+        let snapshot = Self { connection, has_begun };
+        // a store in memory reads on the connection that writes
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(snapshot)
+    }
+}
+
+impl Drop for ReadOnlySnapshot<'_> {
+    fn drop(&mut self) {
+        // the query may have ended the transaction; neither statement accesses the file
+        if self.has_begun && !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("COMMIT");
+        }
+        let _ = self.connection.pragma_update(None, "query_only", false);
+    }
+}
+
 impl Readers {
+    /// Runs a query of the application on one snapshot.
+    pub(crate) async fn query<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, BoxError> + Send + 'static,
+    ) -> Result<T, BoxError> {
+        let permit = match self {
+            Self::OnWriter(_) => None,
+            Self::Pooled(pool) => Some(Arc::clone(&pool.query_permits).acquire_owned().await?),
+        };
+        let read = move |connection: &Connection| {
+            let _permit = permit;
+            let _snapshot = ReadOnlySnapshot::begin(connection)?;
+            Ok(query(connection))
+        };
+        self.read(read).await?
+    }
+
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         f: impl FnOnce(&Connection) -> Result<T, QueryError> + Send + 'static,

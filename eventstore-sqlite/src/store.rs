@@ -9,6 +9,7 @@ use eventbus::{
     },
     store::{Boundaries, UniqueValues},
 };
+use rusqlite::Connection;
 
 use crate::{
     blocking::blocking,
@@ -124,6 +125,44 @@ impl SqliteEventStore {
     /// ```
     pub async fn begin_transaction(&self) -> Result<SqliteTransaction, BoxError> {
         SqliteTransaction::begin(&self.0).await
+    }
+
+    /// Runs a query on the application's own tables, for example on the rows of a projection, without a second connection
+    /// to the file.
+    ///
+    /// It runs on a connection that only reads, on a thread that may block: all its statements see the file as it was at
+    /// the first one, and a statement that writes fails. Queries take at most half of the
+    /// [`readers`](SqliteEventStoreConfig::readers), so that loads and projections keep the other half; a further query
+    /// waits for an earlier one to end. SQLite has no time limit for a query. Appends do not wait for queries, except on
+    /// a store in memory, which has one connection in all.
+    ///
+    /// Do not change state of the connection (pragmas, temporary tables, attached databases): the store goes on with
+    /// it.
+    ///
+    /// # Errors
+    /// The error of `query`, as it is; or the store's, if the file cannot be read.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// use eventstore_sqlite::SqliteEventStore;
+    ///
+    /// let store = SqliteEventStore::in_memory().await?;
+    /// let mut tx = store.begin_transaction().await?;
+    /// tx.execute("CREATE TABLE order_rows (order_id TEXT, total INTEGER)", [])?;
+    /// tx.execute("INSERT INTO order_rows VALUES ('o-1', 30)", [])?;
+    /// tx.commit().await?;
+    ///
+    /// let total = "SELECT total FROM order_rows WHERE order_id = ?1";
+    /// let total: i64 = store.read(move |rows| Ok(rows.query_row(total, ["o-1"], |row| row.get(0))?)).await?;
+    /// assert_eq!(total, 30);
+    /// # Ok(()) }
+    /// ```
+    pub async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, BoxError> + Send + 'static,
+    ) -> Result<T, BoxError> {
+        self.readers().query(query).await
     }
 
     /// Appends inside an open transaction of this store, that of a handler or one that

@@ -117,6 +117,17 @@ impl SqliteTransaction {
         Ok(execute(&connection, sql, parameters)?)
     }
 
+    /// Runs several statements without parameters, on a thread that may block.
+    pub(crate) async fn execute_batch(&mut self, statements: &str) -> Result<(), BoxError> {
+        self.checked_out.set_user();
+        let (checked_out, statements) = (Arc::clone(&self.checked_out), statements.to_owned());
+        let run = move || {
+            let connection = checked_out.lock_connection()?;
+            connection.execute_batch(&statements).map_err(SqliteTransactionError::from)
+        };
+        Ok(blocking(run).await??)
+    }
+
     /// Commits a transaction of the caller's own. The store commits one that a handler or projection takes.
     ///
     /// # Errors

@@ -30,6 +30,13 @@ impl Transactions for SqliteEventStore {
         error::server_fault(error)
     }
 
+    /// The lock of the file's one writer, which the transaction holds, keeps other processes from their set-up.
+    async fn set_up_tables(&self, statements: &str) -> Result<(), BoxError> {
+        let mut transaction = self.begin_transaction().await?;
+        transaction.execute_batch(statements).await?;
+        transaction.commit().await
+    }
+
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
         Ok(Box::new(self.begin_transaction().await?))
     }

@@ -590,3 +590,48 @@ async fn event_types_are_listed_with_the_transaction_that_stores_them() {
         assert_eq!(listed().await, format!("`{event_type}` (version 1, first at position 1)"));
     }
 }
+
+#[tokio::test]
+async fn a_query_reads_committed_rows_and_writes_nothing() {
+    for store in both().await {
+        let write =
+            |connection: &rusqlite::Connection| Ok(connection.execute("INSERT INTO orders VALUES ('b', 1)", [])?);
+        let refused: rusqlite::Error = *store.read(write).await.unwrap_err().downcast().unwrap();
+        assert_eq!(refused.sqlite_error_code(), Some(rusqlite::ErrorCode::ReadOnly));
+        let mut tx = store.begin().await.unwrap();
+        add(&mut *tx, "a");
+        tx.commit().await.unwrap();
+        let ids = store.read(|rows| Ok(rows.query_row("SELECT id FROM orders", [], |row| row.get::<_, String>(0))?));
+        assert_eq!(ids.await.unwrap(), "a");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_leave_readers_to_the_store() {
+    let store = prepared(fresh_path(), SqliteEventStoreConfig { readers: 2, ..Default::default() }).await;
+    let (running, mut is_running) = tokio::sync::mpsc::unbounded_channel();
+    let queries: Vec<_> = (0..2)
+        .map(|_| {
+            let (running, (release, released)) = (running.clone(), std::sync::mpsc::channel::<()>());
+            let query = store.clone();
+            let query = tokio::spawn(async move {
+                query
+                    .read(move |_| {
+                        running.send(())?;
+                        Ok(released.recv()?)
+                    })
+                    .await
+            });
+            (release, query)
+        })
+        .collect();
+    within(is_running.recv()).await.unwrap();
+    let stream = fresh_stream();
+    store.append(&stream, ExpectedVersion::Any, events(2)).await.unwrap();
+    assert_eq!(within(read(&store, &stream)).await.len(), 2, "one reader is left to the store");
+    let (releases, queries): (Vec<_>, Vec<_>) = queries.into_iter().unzip();
+    releases.iter().for_each(|release| release.send(()).unwrap());
+    for query in queries {
+        within(query).await.unwrap().unwrap();
+    }
+}

@@ -6,7 +6,7 @@ use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
 
 use proc_macro2::{Span, TokenStream};
 use syn::{
-    Attribute, Ident, LitInt, LitStr, Meta, Path,
+    Attribute, Expr, Ident, LitInt, LitStr, Meta, Path,
     parse::{Parse, Parser},
 };
 
@@ -32,6 +32,11 @@ impl Known {
     /// An option that takes a number.
     pub(crate) const fn number(key: &'static str, example: &'static str) -> Self {
         Self::new(key, "a whole number", example)
+    }
+
+    /// An option that takes a string, or an expression such as a constant.
+    pub(crate) const fn expression(key: &'static str, example: &'static str) -> Self {
+        Self::new(key, "a string or a constant", example)
     }
 
     /// An option that takes a path.
@@ -217,6 +222,11 @@ impl Options {
             mistakes.at(&literal, format!("`{key}` is a number from {min} to {max}"));
         }
         number
+    }
+
+    /// Returns the expression given for `key`.
+    pub(crate) fn expression(&self, key: &str, mistakes: &mut Mistakes) -> Option<Expr> {
+        self.value(key, <Expr as Parse>::parse, mistakes)
     }
 
     /// Returns the path given for `key`.

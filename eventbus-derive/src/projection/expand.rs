@@ -17,6 +17,7 @@ pub(super) fn expand(model: &Model) -> TokenStream {
     let definition = expand_definition(model);
     let project = expand_project(model);
     let disjoint = expand_disjoint(model);
+    let set_up = expand_set_up(model);
     let registration = (!manual).then(|| {
         quote_spanned! {*span=>
             #krate::__private::inventory::submit! {
@@ -41,6 +42,7 @@ pub(super) fn expand(model: &Model) -> TokenStream {
                 #definition
                 #project
             }
+            #set_up
             #disjoint
             #registration
         };
@@ -100,9 +102,23 @@ fn expand_definition(model: &Model) -> TokenStream {
     }
 }
 
-/// Writes tables, key, version and timeout of the definition.
+/// Writes the constant with the SQL that creates the tables. It stands outside of the methods, where an expression of
+/// the user finds only the names of its module.
+fn expand_set_up(model: &Model) -> Option<TokenStream> {
+    let set_up = model.set_up.as_ref()?;
+    let constant = set_up_constant();
+    Some(quote_spanned! {set_up.span()=>
+        const #constant: &::core::primitive::str = #set_up;
+    })
+}
+
+fn set_up_constant() -> Ident {
+    local("EVENTBUS_SET_UP")
+}
+
+/// Writes tables, key, set-up, version and timeout of the definition.
 fn expand_rebuild(model: &Model) -> TokenStream {
-    let Model { tables, key, version, timeout_ms, .. } = model;
+    let Model { tables, key, set_up, version, timeout_ms, .. } = model;
     let timeout = timeout_ms.map(|timeout_ms| quote!(.with_timeout_ms(#timeout_ms)));
     let version = version.map(|version| quote!(.with_version(#version)));
     let tables = (!tables.is_empty()).then(|| {
@@ -112,7 +128,11 @@ fn expand_rebuild(model: &Model) -> TokenStream {
         };
         quote!(.with_tables(&[#(#tables),*], #key))
     });
-    quote!(#tables #version #timeout)
+    let set_up = set_up.as_ref().map(|_| {
+        let constant = set_up_constant();
+        quote!(.with_set_up(#constant))
+    });
+    quote!(#tables #set_up #version #timeout)
 }
 
 fn expand_requires(model: &Model) -> TokenStream {

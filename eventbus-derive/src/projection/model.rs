@@ -1,7 +1,7 @@
 //! The model of a projection: the parsed attribute and `impl` block.
 
 use proc_macro2::Span;
-use syn::{Attribute, Ident, Path, ReturnType, Type};
+use syn::{Attribute, Expr, Ident, Path, ReturnType, Type};
 
 use crate::parameters::Parameters;
 
@@ -11,9 +11,11 @@ pub(super) struct Model {
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) manual: bool,
-    /// The tables that a rebuild replaces; only for rows in the store's transaction, as `key` and `version`.
+    /// The tables that a rebuild replaces; only for rows in the store's transaction, as `key`, `set_up` and `version`.
     pub(super) tables: Vec<String>,
     pub(super) key: Option<String>,
+    /// The SQL that creates the tables.
+    pub(super) set_up: Option<Expr>,
     pub(super) version: Option<u32>,
     pub(super) timeout_ms: Option<u64>,
     pub(super) self_ty: Type,

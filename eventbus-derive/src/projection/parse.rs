@@ -19,6 +19,7 @@ const OPTIONS: &[Known] = &[
     Known::text("name", "`name = \"order-statistics\"`"),
     Known::list("tables", "`tables(\"order_rows\", \"order_lines\")`"),
     Known::text("key", "`key = \"order_id\"`"),
+    Known::expression("set_up", "`set_up = \"CREATE TABLE IF NOT EXISTS order_rows (..)\"`"),
     Known::number("version", "`version = 2`"),
     Known::number("timeout_ms", "`timeout_ms = 30_000`"),
     Known::flag("manual", "`#[projection(name = \"..\", manual)]`"),
@@ -44,6 +45,7 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
     if let Some(key) = &key {
         check_identifier("a column", key, mistakes);
     }
+    let set_up = options.expression("set_up", mistakes);
     let version = options.number("version", 1..=u32::MAX, mistakes);
     let timeout_ms = options.number("timeout_ms", 1..=u64::MAX, mistakes);
     if options.key("name").is_none() {
@@ -76,6 +78,7 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
         manual,
         tables,
         key: key.map(|key| key.value()),
+        set_up,
         version,
         timeout_ms,
         span: self_ty.span(),
@@ -161,7 +164,7 @@ fn check_rebuild(options: &Options, kind: Kind, mistakes: &mut Mistakes) {
         mistakes.at(key, why);
     }
     if kind != Kind::Transactional {
-        for key in ["tables", "key", "version"].into_iter().filter_map(|key| options.key(key)) {
+        for key in ["tables", "key", "set_up", "version"].into_iter().filter_map(|key| options.key(key)) {
             mistakes.at(
                 key,
                 format!("`{key}` is for rows in the store's transaction, but no method takes the store's connection"),

@@ -29,6 +29,18 @@ pub trait Transactions: Send + Sync {
     /// and all other errors mean that the event cannot be handled as it is.
     fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault>;
 
+    /// Runs the statements that create the tables of a projection, in one transaction on the live tables.
+    ///
+    /// Two calls, also of different processes, never run at once: of two `CREATE TABLE IF NOT EXISTS` that do, one may
+    /// fail. A store whose rows need no set-up keeps this default, which refuses the statements.
+    ///
+    /// # Errors
+    /// The store's error; then nothing is changed, unless the connection broke during the commit.
+    async fn set_up_tables(&self, statements: &str) -> Result<(), BoxError> {
+        let _ = statements;
+        Err("this store runs no SQL, and its rows need no tables: remove `set_up`".into())
+    }
+
     /// Begins a transaction. The store ends a transaction that takes too long, since further ones may wait for it.
     ///
     /// # Errors

@@ -156,6 +156,8 @@ pub struct ProjectionDefinition {
     pub tables: &'static [&'static str],
     /// The column of each table that holds the id of the aggregate a row belongs to, if the annotation names it.
     pub key: Option<&'static str>,
+    /// The SQL that creates the tables, if the annotation has it: each start of an app runs it.
+    pub set_up: Option<&'static str>,
     /// Time limit of a method that writes rows; 60 s if `None`. A fold in memory has none: it cannot be ended half-way.
     pub timeout: Option<Duration>,
     pub(crate) requires: fn(&mut Requirements),
@@ -170,13 +172,19 @@ impl ProjectionDefinition {
         source: Source,
         requires: fn(&mut Requirements),
     ) -> Self {
-        Self { name, kind, events, source, version: 1, tables: &[], key: None, timeout: None, requires }
+        Self { name, kind, events, source, version: 1, tables: &[], key: None, set_up: None, timeout: None, requires }
     }
 
     #[doc(hidden)]
     pub const fn with_tables(mut self, tables: &'static [&'static str], key: Option<&'static str>) -> Self {
         self.tables = tables;
         self.key = key;
+        self
+    }
+
+    #[doc(hidden)]
+    pub const fn with_set_up(mut self, set_up: &'static str) -> Self {
+        self.set_up = Some(set_up);
         self
     }
 

@@ -233,6 +233,16 @@ pub enum StartMistake {
     /// The bus refuses its configuration.
     #[error("the event bus cannot be used")]
     BusRefused(#[source] ConnectError),
+    /// The `set_up` of a projection failed: its tables are as they were.
+    #[error("the set-up of the tables of projection `{name}` ({source_place}) failed")]
+    SetUp {
+        /// The projection.
+        name: &'static str,
+        /// Where it stands.
+        source_place: Source,
+        /// The store's error.
+        source: BoxError,
+    },
     /// The store could not return the saved progress of the app.
     #[error("the store could not return the progress of {what}")]
     Unavailable {

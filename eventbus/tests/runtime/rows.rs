@@ -518,3 +518,20 @@ async fn a_method_that_hangs_is_shown_then_ended_after_a_minute_and_tried_again_
     .await;
     assert_eq!(counted(&store).await, (2, 3), "what the first try wrote is rolled back");
 }
+
+#[derive(Default)]
+struct SqlRows;
+
+#[projection(name = "sql-rows", set_up = "CREATE TABLE sql_rows (id text)", manual)]
+impl SqlRows {
+    fn created(&self, _event: &OrderCreated, _tables: &mut Tables) {}
+}
+
+#[tokio::test]
+async fn a_store_without_sql_refuses_a_set_up() {
+    let error = App::builder().store(TableStore::new()).projection(SqlRows).start().await.unwrap_err();
+    assert!(
+        error.to_string().contains("projection `sql-rows`") && error.to_string().contains("remove `set_up`"),
+        "{error}"
+    );
+}

@@ -45,11 +45,12 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS order_rows (
     is_shipped INTEGER NOT NULL
 )";
 
-/// The table. `tables` names the tables that a rebuild replaces, `key` the column that assigns rows to an order.
+/// The table. `tables` names the tables that a rebuild replaces, `key` the column that assigns rows to an order, `set_up`
+/// the statement that creates the table at the start.
 #[derive(Default)]
 struct OrderRows;
 
-#[projection(name = "order-rows", tables("order_rows"), key = "order_id")]
+#[projection(name = "order-rows", tables("order_rows"), key = "order_id", set_up = SCHEMA)]
 impl OrderRows {
     fn placed(
         &self,
@@ -96,10 +97,8 @@ async fn main() -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let file = folder.join("orders.db");
     let store = SqliteEventStore::open(&file).await?;
-    let table = Connection::open(&file)?;
-    table.execute_batch(SCHEMA)?;
-
     let app = App::builder().store(store).discover().projection_lease(Duration::from_secs(2)).start().await?;
+    let table = Connection::open(&file)?;
     if !args.resume {
         let last = place_orders(&app, args.orders).await?;
         app.projected::<OrderRows>(last).await.map(drop)?;

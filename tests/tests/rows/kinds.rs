@@ -7,12 +7,19 @@ use eventstore_postgres::{PgEventStore, PgTransaction};
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};
 use sqlx::{AssertSqlSafe, Connection, Executor, SqlSafeStr};
 
-use crate::orders::{self, DUMP, Pace, TABLES};
+use crate::{
+    orders::{self, DUMP, Pace, TABLES},
+    set_up,
+};
 
 /// A kind of store whose transactions include tables.
 pub(crate) trait Kind: Send + Sync + Sized + 'static {
     const NAME: &'static str;
     type Rows: Projection + Default;
+    /// Creates its table by itself.
+    type PaidOrders: Projection + Default + Clone;
+    /// Cannot create its table.
+    type Misspelled: Projection + Default + Clone;
 
     /// Returns the place of a new store.
     fn place() -> impl Future<Output = String> + Send;
@@ -52,6 +59,8 @@ pub(crate) struct Sqlite(SqliteEventStore);
 impl Kind for Sqlite {
     const NAME: &'static str = "sqlite";
     type Rows = orders::sqlite::Rows;
+    type PaidOrders = set_up::sqlite::PaidOrders;
+    type Misspelled = set_up::sqlite::Misspelled;
 
     async fn place() -> String {
         let folder = std::env::temp_dir().join(eventbus_test::unique_name("rows"));
@@ -90,6 +99,8 @@ pub(crate) struct Postgres(PgEventStore);
 impl Kind for Postgres {
     const NAME: &'static str = "postgres";
     type Rows = orders::postgres::Rows;
+    type PaidOrders = set_up::postgres::PaidOrders;
+    type Misspelled = set_up::postgres::Misspelled;
 
     async fn place() -> String {
         let name = eventbus_test::unique_name("rows");

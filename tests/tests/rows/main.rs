@@ -14,6 +14,7 @@ mod live;
 mod orders;
 mod play;
 mod rebuild;
+mod set_up;
 
 /// Runs each of these tests on each kind of store.
 macro_rules! on_both {
@@ -42,4 +43,7 @@ on_both! {
     rebuild::a_killed_rebuild_leaves_the_old_rows_and_is_resumed,
     rebuild::rows_are_replaced_all_or_none,
     rebuild::the_rows_of_one_aggregate_are_made_anew,
+    set_up::an_app_creates_its_tables_and_keeps_their_rows_at_the_next_start,
+    set_up::apps_that_start_at_once_create_the_tables_once,
+    set_up::a_failed_set_up_names_the_projection_and_changes_nothing,
 }

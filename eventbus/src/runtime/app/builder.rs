@@ -8,6 +8,7 @@ use super::{
     no_store::NoStore,
     outage_starts::OutageStarts,
     plan::{CheckedPlan, Discovery, Plan},
+    set_up::set_up_tables,
     stored_types,
     tasks::AppTasks,
 };
@@ -276,6 +277,7 @@ impl AppBuilder {
         if is_connected {
             announce_types(&plan, &*bus, (!consumes_only).then_some(&*store)).await?;
         }
+        set_up_tables(&*store, &plan.projections).await?;
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
         let context = RunnerContext {
             store: Arc::clone(&store),

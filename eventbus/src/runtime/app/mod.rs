@@ -10,6 +10,7 @@ mod no_store;
 mod outage_starts;
 mod plan;
 mod relay_health;
+mod set_up;
 mod signal;
 mod stored_types;
 mod tasks;

@@ -40,6 +40,10 @@ impl Transactions for FailPointTransactions {
         self.transactions.server_fault(error)
     }
 
+    async fn set_up_tables(&self, statements: &str) -> Result<(), BoxError> {
+        self.transactions.set_up_tables(statements).await
+    }
+
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
         Ok(self.wrap(self.transactions.begin().await?))
     }

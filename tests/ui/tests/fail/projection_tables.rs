@@ -22,7 +22,7 @@ struct OrderCreated {}
 #[derive(Default)]
 struct InMemory;
 
-#[projection(name = "in-memory", tables("order_rows"), key = "order_id", version = 2)]
+#[projection(name = "in-memory", tables("order_rows"), key = "order_id", set_up = "CREATE TABLE order_rows ()", version = 2)]
 impl InMemory {
     fn created(&mut self, _event: &OrderCreated) {}
 }
@@ -62,7 +62,7 @@ impl KeyAlone {
 #[derive(Default)]
 struct Values;
 
-#[projection(name = "values", tables = "order_rows", key("order_id"), version = "2")]
+#[projection(name = "values", tables = "order_rows", key("order_id"), set_up("CREATE TABLE order_rows ()"), version = "2")]
 impl Values {
     fn created(&self, _event: &OrderCreated, _connection: &mut BTreeMap<String, u64>) {}
 }

@@ -46,7 +46,10 @@ async fn reserve_stock(
 #[derive(Debug, Default)]
 struct OrderRows;
 
-#[projection(name = "order-rows", tables("order_rows", "order_lines"), key = "order_id", version = 2)]
+// a name that the generated code has too
+const EVENTS: &str = "CREATE TABLE IF NOT EXISTS order_rows (order_id text)";
+
+#[projection(name = "order-rows", tables("order_rows", "order_lines"), key = "order_id", set_up = EVENTS, version = 2)]
 impl OrderRows {
     async fn created(
         &self,
