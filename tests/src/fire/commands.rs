@@ -21,7 +21,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use super::{
     HarnessError,
     kills::Program,
-    place::{Place, StoreKind, retry, while_sessions_die},
+    place::{Place, StoreKind, retry, with_killed_sessions},
     role::Role,
     run_summary::RunSummary,
 };
@@ -204,7 +204,7 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
     let callers = CALLERS / slots;
     let server = Server { place: place.clone(), callers, from: 0, to: commands, dies: false, without_keys, seed };
     let run = run_servers(program, &server, slots, crashes, seed);
-    let ((answers, died), sessions_killed) = while_sessions_die(database.as_ref(), SESSIONS, seed, run).await?;
+    let ((answers, died), sessions_killed) = with_killed_sessions(database.as_ref(), SESSIONS, seed, run).await?;
     let effects = count_effects(&*store).await?;
     let wanted = |command: u64| u64::from(has_event(command));
     let effect_of = |command: u64| effects.get(&command).copied().unwrap_or_default();

@@ -67,7 +67,7 @@ impl Place {
 
 /// Waits for the end of a run, and kills one of the sessions of a name now and then until then. Returns what the run
 /// returned, and how many sessions were killed; none if there is no database.
-pub(super) async fn while_sessions_die<T>(
+pub(super) async fn with_killed_sessions<T>(
     database: Option<&Database>,
     sessions: &str,
     seed: u64,

@@ -15,7 +15,7 @@ use crate::fire::{
     HarnessError,
     kills::Program,
     members,
-    place::{Place, StoreKind, while_sessions_die},
+    place::{Place, StoreKind, with_killed_sessions},
     role::Role,
     run_summary::RunSummary,
 };
@@ -92,7 +92,7 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
         None => 0,
     };
     let run = members::run(program, &member, slots, seed);
-    let (kills, sessions_killed) = while_sessions_die(database.as_ref(), SESSIONS, seed, run).await?;
+    let (kills, sessions_killed) = with_killed_sessions(database.as_ref(), SESSIONS, seed, run).await?;
     let Findings { events, violations, mut failures } = audit::audit(&*store).await?;
     if let Some(database) = &database {
         let deadlocks = database.deadlocks().await? - deadlocks_before;

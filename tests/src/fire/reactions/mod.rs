@@ -21,7 +21,7 @@ use crate::fire::{
     HarnessError,
     failpoints::{CrashPoint, FailPointStore, FailPoints},
     kills::Program,
-    place::{Place, StoreKind, retry, while_sessions_die},
+    place::{Place, StoreKind, retry, with_killed_sessions},
     role::Role,
     run_summary::RunSummary,
 };
@@ -193,7 +193,7 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
         run_slot(program, member, crashes / slots, appends)
     });
     let run = futures_util::future::try_join_all(members);
-    let (died, sessions_killed) = while_sessions_die(database.as_ref(), SESSIONS, seed, run).await?;
+    let (died, sessions_killed) = with_killed_sessions(database.as_ref(), SESSIONS, seed, run).await?;
     let died: u64 = died.into_iter().sum();
     let audit::Findings { events, mut failures } = audit::audit(&*store, transfers).await?;
     if died < crashes / 2 {

@@ -13,7 +13,7 @@ use crate::fire::{
     HarnessError,
     kills::Program,
     members,
-    place::{Place, StoreKind, while_sessions_die},
+    place::{Place, StoreKind, with_killed_sessions},
     role::Role,
     run_summary::RunSummary,
 };
@@ -84,7 +84,7 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
     let attempts_each = attempts.div_ceil(members::ROUNDS * slots * writers);
     let member = Member { place: place.clone(), writers, attempts: attempts_each, addresses, select_then_insert, seed };
     let run = members::run(program, &member, slots, seed);
-    let (kills, sessions_killed) = while_sessions_die(database.as_ref(), SESSIONS, seed, run).await?;
+    let (kills, sessions_killed) = with_killed_sessions(database.as_ref(), SESSIONS, seed, run).await?;
     let audit::Findings { events, taken_twice, mut failures } = audit::audit(&*store, addresses).await?;
     match (select_then_insert, taken_twice) {
         (true, 0) => failures.push("writers that look first were not caught".into()),
