@@ -40,7 +40,7 @@ struct Source {
     /// The names that `use` imports, each with its path from the root of the crate; `*` for all of a module.
     imports: Vec<(String, Vec<String>)>,
     /// Paths that the code names, as written.
-    paths: Vec<Vec<String>>,
+    paths: BTreeSet<Vec<String>>,
     types: BTreeMap<String, FieldsOfType>,
     /// The modules within the file; what they import counts as imported by the file.
     inline_modules: BTreeSet<String>,
@@ -426,7 +426,7 @@ impl Reader {
 
     fn end_path(&mut self, path: &mut Vec<String>) {
         if path.len() > 1 {
-            self.source.paths.push(path.clone());
+            self.source.paths.insert(path.clone());
         }
         path.clear();
     }
@@ -501,7 +501,7 @@ impl<'a> Visit<'a> for Reader {
 
     fn visit_path(&mut self, path: &'a syn::Path) {
         if path.segments.len() > 1 {
-            self.source.paths.push(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+            self.source.paths.insert(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
         }
         visit::visit_path(self, path);
     }

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    sync::LazyLock,
 };
 
 use workspace_tests::{
@@ -188,6 +189,13 @@ const NAMES: &[(&str, &[&str])] = &[
 /// The modules of the core that drivers may name.
 const FOR_DRIVERS: &[&str] = &["domain", "port", "support", "delivery"];
 
+/// Returns the modules of a crate of the product. Each crate is read once: most of the time of these tests goes into that.
+fn modules_of(package: &str) -> &'static ModuleGraph {
+    static GRAPHS: LazyLock<BTreeMap<&str, ModuleGraph>> =
+        LazyLock::new(|| PRODUCT.iter().map(|package| (*package, ModuleGraph::load(package).unwrap())).collect());
+    &GRAPHS[package]
+}
+
 /// Returns the module or folder at the root of the crate that holds a module.
 fn entry(module: &str) -> &str {
     module.split('/').next().unwrap_or_default()
@@ -229,13 +237,13 @@ fn a_module_uses_its_own_and_lower_layers_only() {
     let packages: Vec<_> = LAYERS.iter().map(|(package, _)| *package).collect();
     assert_eq!(packages, PRODUCT);
     for (package, layers) in LAYERS {
-        assert_eq!(against_layers(&ModuleGraph::load(package).unwrap(), layers), [""; 0], "{package}");
+        assert_eq!(against_layers(modules_of(package), layers), [""; 0], "{package}");
     }
 }
 
 #[test]
 fn only_the_app_names_the_backends_in_memory() {
-    let core = ModuleGraph::load("eventbus").unwrap();
+    let core = modules_of("eventbus");
     let below_app =
         core.uses.iter().filter(|(module, _)| entry(module) == "runtime" && !module.starts_with("runtime/app"));
     let memory = |(module, uses): (&String, &BTreeMap<String, String>)| {
@@ -247,14 +255,14 @@ fn only_the_app_names_the_backends_in_memory() {
 
 #[test]
 fn drivers_name_values_and_ports_of_the_core_and_no_different_driver() {
-    let core = ModuleGraph::load("eventbus").unwrap();
+    let core = modules_of("eventbus");
     let product: Vec<_> = PRODUCT.iter().map(|package| package.replace('-', "_")).collect();
     for (package, names) in NAMES {
-        let modules = ModuleGraph::load(package).unwrap();
+        let modules = modules_of(package);
         let named: BTreeSet<_> = modules.foreign.values().flatten().map(|path| path[0].as_str()).collect();
         let named: Vec<_> = named.into_iter().filter(|name| product.iter().any(|package| package == name)).collect();
         assert_eq!(named, *names, "{package}");
-        assert_eq!(against_core(&modules, &core), [""; 0], "{package}");
+        assert_eq!(against_core(modules, core), [""; 0], "{package}");
     }
 }
 
@@ -318,10 +326,10 @@ fn the_derive_refuses_the_fields_that_the_codec_reserves() {
 fn modules_form_no_circle_and_a_type_lies_in_one_file() {
     let mut wrong: Vec<String> = Vec::new();
     for package in PRODUCT {
-        let modules = ModuleGraph::load(package).unwrap();
+        let modules = modules_of(package);
         assert!(modules.uses.len() > 10, "{package} has {} modules", modules.uses.len());
-        for found in [modules.circles(), modules.scattered_impls, modules.open_types] {
-            wrong.extend(found.into_iter().map(|found| format!("{package}: {found}")));
+        for found in [&modules.circles(), &modules.scattered_impls, &modules.open_types] {
+            wrong.extend(found.iter().map(|found| format!("{package}: {found}")));
         }
     }
     assert_eq!(wrong, [""; 0]);
