@@ -79,3 +79,60 @@ async fn a_line_names_no_more_event_types_than_can_be_read() {
     let [line] = &all[..] else { panic!("{all:#?}") };
     assert!(line.contains("`Old49`") && !line.contains("`Old50`") && line.contains(", and 10 more;"), "{line}");
 }
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Member, unique(email, normalize = str::to_lowercase), tags(email))]
+struct Joined {
+    email: String,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Joined))]
+struct Member {}
+
+impl Apply for Member {
+    fn apply(&mut self, _event: &MemberEvent) {}
+}
+
+/// Which parts of the declarations the warnings at a start say to be younger than stored events of `Joined`.
+async fn outdated(store: &InMemoryEventStore) -> (bool, bool) {
+    let lines = Lines::default();
+    let guard = lines.capture("warn");
+    drop(App::builder().store(store.clone()).start().await.unwrap());
+    drop(guard);
+    let log = lines.text();
+    let has =
+        |advice: &str| log.lines().any(|line| line.contains("stored events of Joined may") && line.contains(advice));
+    (has("`take_unique_values`"), has("`tag_stored_events`"))
+}
+
+#[tokio::test]
+async fn events_from_before_their_values_and_tags_were_declared_are_told_until_they_have_them() {
+    let store = InMemoryEventStore::new();
+    append(&store, &[("Sent", 1)]).await;
+    assert_eq!(outdated(&store).await, (false, false), "none is stored");
+    let members = AggregateRepository::<Member>::new(store.clone());
+    members
+        .create(&"ada".parse().unwrap(), |_| Ok::<_, eventbus::Never>(Joined { email: "a@x".into() }))
+        .await
+        .unwrap();
+    assert_eq!(outdated(&store).await, (false, false), "all events were saved with them");
+
+    let store = InMemoryEventStore::new();
+    let stream = StreamId::parse("Member", "ada").unwrap();
+    let event = NewEvent::new(Name::from_static("Joined"), 1, r#"{"email":"a@x"}"#);
+    store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+    let members = AggregateRepository::<Member>::new(store.clone());
+    for _ in 0..2 {
+        assert_eq!(outdated(&store).await, (true, true));
+    }
+    members.take_unique_values(|_| {}).await.unwrap();
+    assert_eq!(outdated(&store).await, (false, true));
+    members.tag_stored_events(|_| {}).await.unwrap();
+    assert_eq!(outdated(&store).await, (false, false));
+
+    // as a release noted it that did not normalize the addresses
+    let note = Name::from_static("unique-values:Joined");
+    store.notes().unwrap().save_note(&note, "email\n").await.unwrap();
+    assert_eq!(outdated(&store).await, (true, false));
+}

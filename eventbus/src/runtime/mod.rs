@@ -15,4 +15,5 @@ pub(crate) mod repository;
 mod retention;
 pub(crate) mod skip;
 pub(crate) mod start;
+mod stored_declarations;
 pub(crate) mod subscription;

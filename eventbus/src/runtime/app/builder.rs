@@ -228,7 +228,10 @@ impl AppBuilder {
     ///
     /// One warning in the log names the stored event types that no code here knows: they are neither linked into the
     /// program nor taken by a handler or projection of the app. It leaves out types whose events were stored before the
-    /// store kept a list of types.
+    /// store kept a list of types. Another one names the linked types with events that were stored before they declared their
+    /// `unique` values or a `normalize`, and a third one those with events from before their `tags`, until
+    /// [`take_unique_values`](crate::AggregateRepository::take_unique_values) and
+    /// [`tag_stored_events`](crate::AggregateRepository::tag_stored_events) have run.
     ///
     /// # Errors
     /// [`StartError`] with every mistake there is, each with its place in the source.
@@ -266,7 +269,7 @@ impl AppBuilder {
         if plan.handlers.is_empty() && plan.projections.is_empty() {
             tracing::info!("the app has no handlers and no projections; `.discover()` adds those that are linked");
         }
-        stored_types::warn_of_unknown(&*store, &plan).await;
+        stored_types::warn_of_differences(&*store, &plan).await;
         let is_connected = try_connect(&*bus).await?;
         let dead_letters_at_start = bus.stats().messages_sent_to_dlq;
         let unavailable =

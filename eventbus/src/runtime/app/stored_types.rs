@@ -4,38 +4,72 @@ use std::collections::BTreeMap;
 
 use super::plan::CheckedPlan;
 use crate::{
-    domain::{error::ErrorLine, event::EventFilter},
-    port::{EventStore, StoredEventType},
-    runtime::{definition::AggregateRegistration, registry::EventRegistry},
+    domain::{
+        error::{BoxError, ErrorLine},
+        event::{EventDescriptor, EventFilter},
+    },
+    port::{EventStore, EventTypes, StoredEventType},
+    runtime::{
+        definition::AggregateRegistration,
+        registry::EventRegistry,
+        stored_declarations::{Declaration, find_outdated},
+    },
 };
 
 /// Largest number of event types in one log line.
 const LOGGED_TYPES_MAX: usize = 50;
 
-/// Names the stored event types that no code here knows, and those of a higher schema version, in one warning.
-pub(super) async fn warn_of_unknown(store: &dyn EventStore, plan: &CheckedPlan) {
+/// Logs, in one warning each, the stored event types that no code here knows, or not in that version; those with events from
+/// before their unique values were declared; and those with events from before their tags were.
+pub(super) async fn warn_of_differences(store: &dyn EventStore, plan: &CheckedPlan) {
     let Some(types) = store.event_types() else {
         return;
     };
-    match types.stored_event_types().await {
-        Ok(stored) => log_unknown(&find_unknown(&stored, &known_types(plan))),
-        Err(error) => {
-            tracing::warn!(error = %ErrorLine(&error), "the stored event types could not be compared with the code's")
-        }
+    if let Err(error) = compare(store, types, plan).await {
+        tracing::warn!(error = %ErrorLine(&*error), "the stored event types could not be compared with the code's");
     }
+}
+
+async fn compare(store: &dyn EventStore, types: &dyn EventTypes, plan: &CheckedPlan) -> Result<(), BoxError> {
+    let stored = types.stored_event_types().await?;
+    log_unknown(&find_unknown(&stored, &known_types(plan)));
+    let registry = EventRegistry::discover();
+    let is_stored =
+        |event: &EventDescriptor| event.event_types().any(|name| stored.iter().any(|stored| stored.event_type == name));
+    let outdated = find_outdated(store, Declaration::UniqueValues, registry.iter(), is_stored).await?;
+    if !outdated.is_empty() {
+        tracing::warn!(
+            "stored events of {} may hold no unique values, or by a former rule: they were stored before the events \
+             declared these; call `take_unique_values` on the repository of their aggregate once",
+            listed(&outdated)
+        );
+    }
+    let outdated = find_outdated(store, Declaration::Tags, registry.iter(), is_stored).await?;
+    if !outdated.is_empty() {
+        tracing::warn!(
+            "stored events of {} may lack tags, and decisions do not find them: they were stored before the events \
+             declared these; call `tag_stored_events` on the repository of their aggregate once",
+            listed(&outdated)
+        );
+    }
+    Ok(())
 }
 
 fn log_unknown(unknown: &[String]) {
     if unknown.is_empty() {
         return;
     }
-    let more = unknown.len().saturating_sub(LOGGED_TYPES_MAX);
-    let named = unknown[..unknown.len() - more].join(", ");
-    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
     tracing::warn!(
-        "the store holds event types that no code here knows, or in a higher schema version: {named}{more}; a crate that \
-         the binary never names is not linked (`use my_crate as _;`); if they belong to another program, all is well"
+        "the store holds event types that no code here knows, or in a higher schema version: {}; a crate that the binary \
+         never names is not linked (`use my_crate as _;`); if they belong to another program, all is well",
+        listed(unknown)
     );
+}
+
+fn listed<T: AsRef<str>>(types: &[T]) -> String {
+    let more = types.len().saturating_sub(LOGGED_TYPES_MAX);
+    let named = types[..types.len() - more].iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{named}, and {more} more") } else { named }
 }
 
 /// Returns the highest schema version of each event type that is linked, or that a handler or projection of the app

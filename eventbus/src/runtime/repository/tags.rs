@@ -12,6 +12,7 @@ use crate::{
         stream::Position,
     },
     port::{EventStore, FeedFilter},
+    runtime::stored_declarations::{Declaration, note_current},
 };
 
 /// Progress of [`tag_stored_events`](crate::AggregateRepository::tag_stored_events).
@@ -52,6 +53,7 @@ pub(super) async fn tag_stored_events<A: Aggregate>(
         tagged.events += 1;
         progress(&tagged);
     }
+    note_current(store, Declaration::Tags, A::Event::EVENTS.descriptors()).await?;
     progress(&tagged);
     Ok(tagged)
 }

@@ -20,6 +20,7 @@ use crate::{
         AppendError, Direction, EventStore, FeedFilter,
         unique_values::{UniqueKey, UniqueValues},
     },
+    runtime::stored_declarations::{Declaration, note_current},
     support::last_of_each_name,
 };
 
@@ -97,6 +98,7 @@ pub(super) async fn take_unique_values<A: Aggregate>(
             taken.duplicates.push(DuplicateValue { name: duplicate.name().clone(), stream: stream.clone(), holder });
         }
     }
+    note_current(store, Declaration::UniqueValues, A::Event::EVENTS.descriptors()).await?;
     progress(&taken);
     Ok(taken)
 }
