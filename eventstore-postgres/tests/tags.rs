@@ -226,7 +226,13 @@ async fn tags_are_added_to_an_event_at_once() {
     let refused = store.add_tag(&stored[0], &tag("more:64")).await;
     assert!(matches!(refused, Err(AppendError::Refused { .. })), "{refused:?}");
     assert!(!store.add_tag(&stored[0], &tag("hot:7")).await.unwrap(), "a tag that a full event has");
-    assert_eq!(recount(&mut schema.connection().await).await, [""; 0]);
+    let mut connection = schema.connection().await;
+    assert_eq!(recount(&mut connection).await, [""; 0]);
+    // the two first tags were there when each of the others came; the last one saw none come
+    let sql = "SELECT coalesce((counts ->> '')::bigint, 0) FROM tags ORDER BY 1";
+    let further: Vec<i64> = sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap();
+    let last = TAGS_MAX as i64 - 2;
+    assert_eq!(further, (0..last).chain([last, last]).collect::<Vec<_>>());
 }
 
 /// A pseudorandom number below `below`.
@@ -386,6 +392,28 @@ async fn tag_is_locked_before_its_event_is_updated() {
     assert_eq!((again.unwrap(), added.unwrap()), (stored, true));
     assert_eq!(recount(&mut watcher).await, [""; 0]);
     close_without_circles(store, [opener, watcher], &database).await;
+}
+
+/// Adding a tag waits for the tags that exist before it inserts a new one: an append that has locked them may insert it, too.
+#[tokio::test]
+async fn known_tags_are_locked_before_a_new_one_is_inserted() {
+    let database = watchful_database().await;
+    let store = open(PgEventStoreConfig { notify: false, ..database.config() }).await;
+    let stored = store.append(&stream(), Any, vec![tagged(ENROLLED, &["course:2"])]).await.unwrap();
+    let (mut holder, mut watcher) = (database.connection().await, database.connection().await);
+    run(&mut holder, "BEGIN; SELECT 1 FROM tags FOR UPDATE").await;
+    let first = tag("course:1");
+    let meet = async {
+        blocked_backend(&mut watcher, "eventbus").await;
+        let insert = "INSERT INTO tags (tenant_id, tag, counts)
+            VALUES ('00000000-0000-0000-0000-000000000000', 'course:1', '{}') ON CONFLICT DO NOTHING";
+        run(&mut holder, insert).await;
+        run(&mut holder, "COMMIT").await;
+    };
+    let (added, ()) = within(async { tokio::join!(store.add_tag(&stored[0], &first), meet) }).await;
+    assert!(added.unwrap());
+    assert_eq!(recount(&mut watcher).await, [""; 0]);
+    close_without_circles(store, [holder, watcher], &database).await;
 }
 
 /// The limit of a wait for a lock is longer than the server's wait before it looks for a circle, so that a circle counts.

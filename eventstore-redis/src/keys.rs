@@ -75,7 +75,7 @@ impl StoreKeys {
         self.own_key(&format!("{name}:{}{}", of_tenant(tenant), escape(scope)))
     }
 
-    /// Hash: how many events of each type have a tag, of a tenant or of none.
+    /// Hash: how many events of each type have a tag, of a tenant or of none. `add_tag.lua` relies on the tag at its end.
     pub(crate) fn tags(&self, tenant: Option<Uuid>, tag: &Tag) -> String {
         self.own_key(&format!("{}tags:{}", of_tenant(tenant), tag.as_str()))
     }

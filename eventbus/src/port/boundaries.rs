@@ -24,8 +24,8 @@ pub struct Boundary {
     pub items: BTreeSet<BTreeSet<Tag>>,
 }
 
-/// The name under which each tag of a stored event counts the further tags that the event is given: they may bring it into
-/// a boundary, as a new event. No event type is empty.
+/// The name in a tag's counts for further tags. When a stored event is given another tag, each tag that it had already
+/// counts one here, as the event may now belong to a boundary of several tags. No event type is empty.
 pub const FURTHER_TAGS: &str = "";
 
 impl Boundary {

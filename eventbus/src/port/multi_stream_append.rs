@@ -92,7 +92,7 @@ pub struct HandledCommand {
     pub tenant_id: Option<Uuid>,
     /// The key that the client gave it.
     pub key: IdempotencyKey,
-    /// A fingerprint of what was commanded: another request under the same key is a mistake of the client.
+    /// A fingerprint of the command: another command under the same key is a mistake of the client.
     pub request: Uuid,
     /// The answer, in a form that the store does not read.
     pub answer: String,

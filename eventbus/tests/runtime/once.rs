@@ -105,7 +105,7 @@ async fn what_was_created_under_a_new_id_is_found_by_the_key() {
     assert_eq!(said(&create("T-1").await.unwrap()), said(&first), "with the first id");
     assert!(create("T-2").await.unwrap_err().is_key_reused());
     let error = parcels.once(key("k"), "T-1").upsert(&id("p"), |parcel| parcel.send("T-1")).await.unwrap_err();
-    assert!(error.is_key_reused(), "one that names an aggregate is another request");
+    assert!(error.is_key_reused(), "one that names an aggregate is another command");
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn another_request_under_the_same_key_is_refused() {
         let error =
             parcels.once(key("k"), request).upsert(&id(parcel), |parcel| parcel.send(request)).await.unwrap_err();
         assert!(error.is_key_reused(), "{error:?}");
-        assert_eq!(error.to_string(), "the idempotency key `k` was used for another request");
+        assert_eq!(error.to_string(), "the idempotency key `k` was used for another command");
     }
     assert_eq!(parcels.version(&id("p")).await.unwrap(), 1);
     assert!(!parcels.exists(&id("q")).await.unwrap());
@@ -186,7 +186,7 @@ async fn another_request_under_the_same_key_is_refused() {
 
     let no_json = HashMap::from([((1, 2), 3)]);
     let error = parcels.once(key("new"), &no_json).upsert(&id("p"), |parcel| parcel.send("T-3")).await.unwrap_err();
-    assert!(matches!(error, UpdateError::Once(OnceError::Request { .. })), "{error:?}");
+    assert!(matches!(error, UpdateError::Once(OnceError::Unwritable { .. })), "{error:?}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ WITH driving AS MATERIALIZED (
         (array_agg(f.tag_no ORDER BY f.events, f.tag_no))[2:] AS others
     FROM (
         SELECT w.number, w.tags, t.tenant_id, t.tag_no,
-            (SELECT sum(c.value::bigint) FROM jsonb_each_text(t.counts) c) AS events
+            (SELECT sum(c.value::bigint) FROM jsonb_each_text(t.counts) c WHERE c.key <> '') AS events
         FROM unnest($6::bigint[], $7::bigint[], $8::text[]) w(number, tags, tag)
         CROSS JOIN LATERAL (
             SELECT t.tag_no, t.tenant_id, t.counts FROM {schema}.tags t

@@ -1,6 +1,7 @@
 -- Adds a tag to a stored event, in a note of its own: the entries of streams do not change.
 -- KEYS  the event's stream; the tags that stored events were given later; the counts of the tag; the positions of its
---       events, in one set or two. The keys of the counts of other tags differ from that of the tag in their end.
+--       events, in one set or two. A key of counts ends with its tag: the script makes those of the event's other tags, in
+--       the same slot, from that of the tag.
 -- ARGV  version, event id, tag, the most tags of an event
 -- Reply: `added`; or the reason why the script wrote no key: `known`, `missing` or `full`
 local version, event_id, tag, most = take(), take(), take(), tonumber(take())

@@ -9,7 +9,7 @@ use super::{
     unfinished_deliveries, unique_values,
 };
 
-/// What a child process does.
+/// The work of a child process, and what it needs to know for it.
 pub(super) trait Role: Serialize + DeserializeOwned {
     /// The environment variable that gives a process the role, as JSON.
     const VARIABLE: &'static str;

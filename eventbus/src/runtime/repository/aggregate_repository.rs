@@ -341,7 +341,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// Reports its progress after each event, and at the end.
     ///
     /// Saves may run beside it, and it can be repeated. Decisions about the new tags miss events until it has ended: first
-    /// release the tags, then call it, then release the decisions. Tags that an event no longer declares stay.
+    /// release the tags, then call it, then release the decisions. Decisions about tags that the events have already are
+    /// made again when it adds one. Tags that an event no longer declares stay.
     ///
     /// # Errors
     /// The error of an event that cannot be decoded, or of the store; what is tagged then stays tagged.

@@ -17,8 +17,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct KeyedCommand {
     key: IdempotencyKey,
-    /// The JSON of the request, or why there is none.
-    request: Result<Vec<u8>, String>,
+    /// The JSON of the command, or why there is none.
+    json: Result<Vec<u8>, String>,
 }
 
 /// The answer of a command, as the store keeps it: the aggregate, its version afterwards, and how many events were added.
@@ -39,17 +39,17 @@ pub(super) struct SavedEvents {
 }
 
 impl KeyedCommand {
-    pub(super) fn new(key: IdempotencyKey, request: &(impl Serialize + ?Sized)) -> Self {
-        Self { key, request: serde_json::to_vec(request).map_err(|error| error.to_string()) }
+    pub(super) fn new(key: IdempotencyKey, command: &(impl Serialize + ?Sized)) -> Self {
+        Self { key, json: serde_json::to_vec(command).map_err(|error| error.to_string()) }
     }
 
     pub(super) const fn key(&self) -> &IdempotencyKey {
         &self.key
     }
 
-    /// Returns a fingerprint of the request for an aggregate; `id` is empty if the request names none.
+    /// Returns a fingerprint of the command for an aggregate; `id` is empty if the command names none.
     pub(super) fn fingerprint(&self, aggregate_type: &str, id: &str) -> Result<Uuid, OnceError> {
-        let json = self.request.as_ref().map_err(|reason| OnceError::Request { reason: reason.clone() })?;
+        let json = self.json.as_ref().map_err(|reason| OnceError::Unwritable { reason: reason.clone() })?;
         // names and ids have no control characters, so a zero byte separates
         let parts = [aggregate_type.as_bytes(), id.as_bytes(), json];
         Ok(Uuid::from_u128(xxh3_128(&parts.join(&0))))
@@ -58,7 +58,7 @@ impl KeyedCommand {
     /// Returns what the store notes if the command saves `events` to a stream that is at version `before`.
     pub(super) fn handled(
         &self,
-        request: Uuid,
+        fingerprint: Uuid,
         stream: &StreamId,
         before: Version,
         events: usize,
@@ -66,17 +66,17 @@ impl KeyedCommand {
         let id = stream.aggregate_id().to_string();
         let answer = Answer { id, version: before.plus(events).get(), events: events as u64 };
         let answer = serde_json::to_string(&answer).map_err(|error| self.damaged(error.to_string()))?;
-        Ok(HandledCommand { tenant_id: stream.tenant_id(), key: self.key.clone(), request, answer })
+        Ok(HandledCommand { tenant_id: stream.tenant_id(), key: self.key.clone(), request: fingerprint, answer })
     }
 
-    /// Reads what [`handled`](Self::handled) has returned for the same request, to an aggregate of the same type.
+    /// Reads what [`handled`](Self::handled) has returned for the same command, to an aggregate of the same type.
     pub(super) fn answer(
         &self,
-        request: Uuid,
+        fingerprint: Uuid,
         aggregate_type: &str,
         found: &HandledCommand,
     ) -> Result<SavedEvents, OnceError> {
-        if found.request != request {
+        if found.request != fingerprint {
             return Err(OnceError::KeyReused { key: self.key.clone() });
         }
         let Answer { id, version, events } =
@@ -88,7 +88,7 @@ impl KeyedCommand {
     /// Returns what the store notes if the command saves these appends, whose streams are at exact versions.
     pub(super) fn handled_together(
         &self,
-        request: Uuid,
+        fingerprint: Uuid,
         tenant_id: Option<Uuid>,
         appends: &[Append],
     ) -> Result<HandledCommand, OnceError> {
@@ -102,12 +102,12 @@ impl KeyedCommand {
         });
         let answers: Vec<_> = answers.collect::<Result<_, _>>()?;
         let answer = serde_json::to_string(&answers).map_err(|error| self.damaged(error.to_string()))?;
-        Ok(HandledCommand { tenant_id, key: self.key.clone(), request, answer })
+        Ok(HandledCommand { tenant_id, key: self.key.clone(), request: fingerprint, answer })
     }
 
-    /// Reads what [`handled_together`](Self::handled_together) has returned for the same request.
-    pub(super) fn answers(&self, request: Uuid, found: &HandledCommand) -> Result<Vec<SavedEvents>, OnceError> {
-        if found.request != request {
+    /// Reads what [`handled_together`](Self::handled_together) has returned for the same command.
+    pub(super) fn answers(&self, fingerprint: Uuid, found: &HandledCommand) -> Result<Vec<SavedEvents>, OnceError> {
+        if found.request != fingerprint {
             return Err(OnceError::KeyReused { key: self.key.clone() });
         }
         let answers: Vec<(String, Answer)> =

@@ -264,15 +264,15 @@ pub enum UpdateError<X> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OnceError {
-    /// The client has used the key for another request.
-    #[error("the idempotency key `{key}` was used for another request")]
+    /// The client has used the key for another command.
+    #[error("the idempotency key `{key}` was used for another command")]
     KeyReused {
         /// The key.
         key: IdempotencyKey,
     },
-    /// The request cannot be written as JSON, to compare it.
-    #[error("the request cannot be written as JSON: {reason}")]
-    Request {
+    /// The command cannot be written as JSON, to compare it.
+    #[error("the command cannot be written as JSON: {reason}")]
+    Unwritable {
         /// The message of the serializer.
         reason: String,
     },
@@ -296,7 +296,7 @@ pub enum OnceError {
 }
 
 impl<X> UpdateError<X> {
-    /// Returns `true` if the client has used the idempotency key for another request.
+    /// Returns `true` if the client has used the idempotency key for another command.
     #[must_use]
     pub const fn is_key_reused(&self) -> bool {
         matches!(self, Self::Once(OnceError::KeyReused { .. }))

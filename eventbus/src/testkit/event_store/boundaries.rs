@@ -400,13 +400,17 @@ pub async fn tag_is_added_to_a_stored_event<S: EventStore>(store: S) {
     let before = count(&store, &boundary(items)).await;
     // an event that had one of the tags gets the other one
     let of_both = count(&store, &boundary(&[&["course:1", "student:a"]])).await;
+    let of_others = count(&store, &boundary(&[&["course:2"]])).await;
     for (event, is_new) in [(&stored[0], true), (&stored[0], false), (&stored[1], true), (&stored[2], true)] {
         let added = store.ok(boundaries(&store).add_tag(event, &tag("course:1")).await, "adding a tag");
         store.same(added, is_new, format_args!("adding to event {}", event.version()));
     }
     store.same(counts(&store, items).await, vec![2], "the count");
+    // its event, and the further tag of that
+    store.same(counts(&store, &[&["student:a"]]).await, vec![2], "the count of a tag whose event got a further one");
     is_moved(&store, &before).await;
     is_moved(&store, &of_both).await;
+    takes_effect(&store, &of_others, vec![event()]).await;
     store.same(filtered(&store, &FeedFilter::all().tagged([tag("course:1")])).await, stored.clone(), "tagged events");
     let both = FeedFilter::all().tagged([tag("course:1"), tag("student:a")]);
     store.same(filtered(&store, &both).await, vec![stored[1].clone()], "events with both tags");
