@@ -1387,11 +1387,6 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
     /// As [`AggregateRepository::update_with`], once. The decision takes the command that the key was given for; it may run
     /// several times, each time with a clone.
     ///
-    /// # Examples
-    /// ```ignore
-    /// let saved = orders.once(key, command).update_with(&id, Order::ship).await?;
-    /// ```
-    ///
     /// # Errors
     /// As for [`update`](Self::update).
     pub async fn update_with<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
@@ -1418,11 +1413,6 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
 
     /// As [`create`](Self::create), for a decision that takes the command, as for [`update_with`](Self::update_with).
     ///
-    /// # Examples
-    /// ```ignore
-    /// let saved = users.once(key, registration).create_with(&AggregateId::new(), User::register).await?;
-    /// ```
-    ///
     /// # Errors
     /// As for [`create`](Self::create).
     pub async fn create_with<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
@@ -1447,11 +1437,6 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
     }
 
     /// As [`upsert`](Self::upsert), for a decision that takes the command, as for [`update_with`](Self::update_with).
-    ///
-    /// # Examples
-    /// ```ignore
-    /// let saved = books.once(key, command).upsert_with(&id, Book::acquire).await?;
-    /// ```
     ///
     /// # Errors
     /// As for [`upsert`](Self::upsert).
