@@ -216,6 +216,8 @@ const PROMISES: &[(&str, &[Proof])] = &[
         &[
             ("tests/tests/fire.rs", &["transfers_are_whole_and_reacted_to_once"]),
             ("eventbus/src/testkit/event_store", &["multi_stream_append_takes_effect_whole_or_not_at_all"]),
+            ("eventbus/tests/runtime/reactions.rs", &["saves_continue_the_conversation_of_the_event"]),
+            ("tests/tests/python/tree", &["each_order_has_one_tree_over_three_services_that_are_killed"]),
         ],
     ),
     (

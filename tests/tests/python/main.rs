@@ -14,6 +14,7 @@ mod fallible;
 mod samples;
 mod script;
 mod sharing;
+mod tree;
 
 use std::{
     env, fs,
