@@ -255,7 +255,7 @@ pub mod store {
     pub use crate::port::{
         Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError,
         MissingEvent, MultiStreamAppends, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
-        boundaries::{Boundaries, Boundary, BoundaryCondition, FURTHER_TAGS},
+        boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead, FURTHER_TAGS},
         multi_stream_append::{
             Handled, HandledCommand, HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome,
         },

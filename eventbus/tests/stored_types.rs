@@ -103,7 +103,7 @@ async fn outdated(store: &InMemoryEventStore) -> (bool, bool) {
     let log = lines.text();
     let has =
         |advice: &str| log.lines().any(|line| line.contains("stored events of Joined may") && line.contains(advice));
-    (has("`take_unique_values`"), has("`tag_stored_events`"))
+    (has("`take_unique_values`"), has("`app.tag_stored_events`"))
 }
 
 #[tokio::test]
@@ -128,7 +128,8 @@ async fn events_from_before_their_values_and_tags_were_declared_are_told_until_t
     }
     members.take_unique_values(|_| {}).await.unwrap();
     assert_eq!(outdated(&store).await, (false, true));
-    members.tag_stored_events(|_| {}).await.unwrap();
+    let app = App::builder().store(store.clone()).start().await.unwrap();
+    app.tag_stored_events::<Joined>(|_| {}).await.unwrap();
     assert_eq!(outdated(&store).await, (false, false));
 
     // as a release noted it that did not normalize the addresses

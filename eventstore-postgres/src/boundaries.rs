@@ -1,29 +1,45 @@
-//! The port of boundaries: the counts of the tags.
+//! The port of boundaries: the counts of the tags, and the events that have them.
+//!
+//! Invariant: the first page of a boundary and the counts are read in one statement, and further pages afterwards.
 
 use async_trait::async_trait;
 use eventbus::{
-    RecordedEvent,
+    Position, RecordedEvent,
     event::Tag,
     port::{AppendError, ReadError},
-    store::{Boundaries, Boundary, BoundaryCondition},
+    store::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
+    support::paged_after,
 };
-use sqlx::Row as _;
 
-use crate::{append, store::PgEventStore};
+use crate::{
+    append,
+    feed::{FeedCursor, FilterParameters, boundary_page, feed_page},
+    store::PgEventStore,
+};
+
+/// Behind every event.
+const END: i64 = i64::MAX;
 
 #[async_trait]
 impl Boundaries for PgEventStore {
     async fn count_tagged(&self, boundary: &Boundary) -> Result<BoundaryCondition, ReadError> {
-        let query = self.inner().statements().query(include_str!("sql/count_tags.sql"));
-        let query = query
-            .bind(boundary.tags().iter().map(|tag| tag.as_str()).collect::<Vec<_>>())
-            .bind(boundary.tenant_id.unwrap_or_default())
-            .bind(boundary.counted_names().collect::<Vec<_>>());
-        let rows = self.inner().connections().fetch_all(query).await?;
-        let decode = |count: Result<i64, sqlx::Error>| count.map(|count| u64::try_from(count).unwrap_or_default());
-        let counts = rows.iter().map(|row| decode(row.try_get(0))).collect::<Result<_, _>>();
-        let counts = counts.map_err(|error| ReadError::Unavailable(error.into()))?;
-        Ok(BoundaryCondition { boundary: boundary.clone(), counts })
+        // before every event
+        let (condition, _) =
+            boundary_page(self.inner(), boundary, 0, &FilterParameters::new(&boundary.filter())).await?;
+        Ok(condition)
+    }
+
+    async fn read_boundary<'s>(&'s self, boundary: &Boundary) -> Result<BoundaryRead<'s>, ReadError> {
+        let wanted = FilterParameters::new(&boundary.filter());
+        let (condition, mut first) = boundary_page(self.inner(), boundary, END, &wanted).await?;
+        if !wanted.has_tags() {
+            first = feed_page(self.inner(), FeedCursor::new(Position::START), END, &wanted).await?;
+        }
+        let events = paged_after(first, move |cursor| {
+            let wanted = wanted.clone();
+            async move { feed_page(self.inner(), cursor, END, &wanted).await }
+        });
+        Ok(BoundaryRead { condition, events })
     }
 
     async fn add_tag(&self, event: &RecordedEvent, tag: &Tag) -> Result<bool, AppendError> {

@@ -46,6 +46,15 @@ pub(crate) fn decode_reach(row: &PgRow) -> Result<i64, sqlx::Error> {
     row.try_get(RECORD_COLUMNS + 1)
 }
 
+/// Column of a page of a boundary from which on the stream of the event stands.
+pub(crate) const BOUNDARY_STREAM_COLUMN: usize = RECORD_COLUMNS + 2;
+
+/// Returns the counts of the tags, which stand in the first row of a page of a boundary, behind the stream.
+pub(crate) fn decode_counts(row: &PgRow) -> Result<Vec<u64>, sqlx::Error> {
+    let counts: Vec<i64> = row.try_get(BOUNDARY_STREAM_COLUMN + 3)?;
+    Ok(counts.into_iter().map(|count| u64::try_from(count).unwrap_or_default()).collect())
+}
+
 fn decode_feed_event(row: &PgRow, streams: &PageStreams) -> Result<RecordedEvent, ReadError> {
     let stream = decode_stream_no(row).map_err(BoxError::from).and_then(|number| streams.get(number));
     corrupt_at_position(row, 0, stream.and_then(|stream| RowColumns { row, next: 0 }.event(stream.clone())))

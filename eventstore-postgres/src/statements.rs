@@ -121,7 +121,16 @@ impl Statements {
 
     /// Returns the statement that reads a page of tagged events, and the position up to which it searched.
     pub(crate) fn tagged_page(&self) -> Query<'static> {
-        let (sql, rows) = (include_str!("sql/read_tagged.sql"), include_str!("sql/read_tagged_rows.sql"));
+        self.page_of_tags(include_str!("sql/read_tagged.sql"))
+    }
+
+    /// Returns the statement that reads the counts of a boundary and a page of its events.
+    pub(crate) fn boundary_page(&self) -> Query<'static> {
+        self.page_of_tags(include_str!("sql/read_boundary.sql"))
+    }
+
+    fn page_of_tags(&self, sql: &'static str) -> Query<'static> {
+        let rows = include_str!("sql/read_tagged_rows.sql");
         sqlx::query(self.get_or_fill(template(sql, rows, false), || {
             without_comments(sql).replace("{page}", &page_text(rows, "position", ", e.stream_no"))
         }))
@@ -181,6 +190,7 @@ impl Statements {
             .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())
             .replace("{driving_tags}", &without_comments(include_str!("sql/driving_tags.sql")))
             .replace("{matching_positions}", &without_comments(include_str!("sql/matching_positions.sql")))
+            .replace("{counts}", &without_comments(include_str!("sql/count_tags.sql")))
             .replace("{insert_types}", include_str!("sql/insert_types.sql").trim())
             .replace("{is_repeat}", is_repeat)
             .replace("{is_stored}", is_stored)

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use eventbus::{BoxError, StreamId};
 use parking_lot::Mutex;
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::{Row as _, ValueRef as _, postgres::PgRow};
 use uuid::Uuid;
 
 /// The most streams that a store remembers: about 3 MB.
@@ -39,16 +39,10 @@ impl StreamNumbers {
         if remembered.len() + rows.len() > REMEMBERED_MAX {
             remembered.clear();
         }
-        for row in rows {
-            let number = row.try_get(0)?;
-            match decode_stream(row, 1) {
-                Ok(stream) => {
-                    remembered.insert(number, stream.clone());
-                    streams.sound.insert(number, stream);
-                }
-                Err(fault) => drop(streams.corrupt.insert(number, fault.to_string())),
-            }
-        }
+        let loaded = PageStreams::decode(rows, |row| row.try_get(0), 1)?;
+        remembered.extend(loaded.sound.clone());
+        streams.sound.extend(loaded.sound);
+        streams.corrupt.extend(loaded.corrupt);
         Ok(())
     }
 }
@@ -62,6 +56,26 @@ pub(crate) struct PageStreams {
 }
 
 impl PageStreams {
+    /// Decodes the streams of rows that have them in the columns from `first`, each with its number.
+    pub(crate) fn decode(
+        rows: &[PgRow],
+        number: impl Fn(&PgRow) -> Result<i64, sqlx::Error>,
+        first: usize,
+    ) -> Result<Self, sqlx::Error> {
+        let mut streams = Self::default();
+        for row in rows {
+            let number = number(row)?;
+            if row.try_get_raw(first)?.is_null() {
+                continue; // no such stream
+            }
+            match decode_stream(row, first) {
+                Ok(stream) => drop(streams.sound.insert(number, stream)),
+                Err(fault) => drop(streams.corrupt.insert(number, fault.to_string())),
+            }
+        }
+        Ok(streams)
+    }
+
     /// Returns the stream with a number.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! The cost of an operation on the server: statements, rows read, rows sorted, bytes of WAL.
+//! The cost of an operation on the server: statements, rows read, rows sorted, bytes of WAL. No statement is planned anew
+//! at each call.
 //!
 //! Each test compares the cost of many operations with that of half as many, so that connecting does not count.
 
@@ -9,9 +10,10 @@ mod common;
 use common::{add, connect, event, events, feed, read, run, stream, within};
 use eventbus::{
     ExpectedVersion::{Any, NoStream},
-    Name, NewEvent, Position,
+    Name, Never, NewEvent, Position,
     event::Tag,
     port::{Append, AppendEvents as _, FeedFilter, ReadFeed as _, Snapshots as _, StoredSnapshot},
+    prelude::*,
     store::{Boundaries as _, Boundary},
 };
 use eventbus_test::PrivatePostgres;
@@ -29,29 +31,44 @@ struct Cost {
     wal_bytes: i64,
 }
 
-impl Cost {
+/// The cost of operations, and how many statements the server planned for them.
+struct Measured {
+    cost: Cost,
+    plans: i64,
+}
+
+impl Measured {
     /// Fails if the cost exceeds the bound, which is what was measured when it was written. The bound on statements has
     /// room for two pings, which the store sends if a busy machine delays it for a second; the bound on WAL for splits
-    /// of index pages.
-    fn assert_at_most(self, bound: Self) {
-        assert!(self.statements <= bound.statements + 2, "{self:?}, bound {bound:?}");
-        assert!(self.rows_read <= bound.rows_read + 10, "{self:?}, bound {bound:?}");
-        assert!(self.rows_sorted <= bound.rows_sorted, "{self:?}, bound {bound:?}");
-        assert!(self.wal_bytes <= bound.wal_bytes * 21 / 20 + 4_096, "{self:?}, bound {bound:?}");
+    /// of index pages. Each statement was planned before, by half as many operations.
+    fn assert_at_most(self, bound: Cost) {
+        let Self { cost, plans } = self;
+        assert!(cost.statements <= bound.statements + 2, "{cost:?}, bound {bound:?}");
+        assert!(cost.rows_read <= bound.rows_read + 10, "{cost:?}, bound {bound:?}");
+        assert!(cost.rows_sorted <= bound.rows_sorted, "{cost:?}, bound {bound:?}");
+        assert!(cost.wal_bytes <= bound.wal_bytes * 21 / 20 + 4_096, "{cost:?}, bound {bound:?}");
+        assert!(plans <= 2, "{plans} further plans for {cost:?}");
     }
 
     fn without(self, other: Self) -> Self {
-        Self {
-            statements: self.statements - other.statements,
-            rows_read: self.rows_read - other.rows_read,
-            rows_sorted: self.rows_sorted - other.rows_sorted,
-            wal_bytes: self.wal_bytes - other.wal_bytes,
-        }
+        let (cost, other_cost) = (self.cost, other.cost);
+        let cost = Cost {
+            statements: cost.statements - other_cost.statements,
+            rows_read: cost.rows_read - other_cost.rows_read,
+            rows_sorted: cost.rows_sorted - other_cost.rows_sorted,
+            wal_bytes: cost.wal_bytes - other_cost.wal_bytes,
+        };
+        Self { cost, plans: self.plans - other.plans }
     }
 }
 
-/// Settings with which the server logs the plan of each statement once it has run, with the rows of each step.
-const LOG_PLANS: [&str; 8] = [
+/// Settings with which the server logs the plan of each statement once it has run, with the rows of each step, and counts
+/// how often it has made one.
+const LOG_PLANS: [&str; 12] = [
+    "-c",
+    "shared_preload_libraries=pg_stat_statements",
+    "-c",
+    "pg_stat_statements.track_planning=on",
     "-c",
     "session_preload_libraries=auto_explain",
     "-c",
@@ -89,6 +106,7 @@ impl QuietServer {
         let quiet = ["-c", "autovacuum=off", "-c", "full_page_writes=off", "-c", "fsync=off"];
         let server = eventbus_test::private_postgres_with(&[&quiet[..], &LOG_PLANS].concat());
         let mut admin = connect(server.url()).await;
+        run(&mut admin, "CREATE EXTENSION pg_stat_statements").await;
         run(&mut admin, "CREATE DATABASE orders").await;
         let server = Self { server, admin };
         // creates the tables
@@ -108,7 +126,7 @@ impl QuietServer {
     }
 
     /// Returns the cost of `operations`: the difference between twice as many and as many.
-    async fn cost(&mut self, operations: usize, work: impl AsyncFn(&PgEventStore, usize)) -> Cost {
+    async fn cost(&mut self, operations: usize, work: impl AsyncFn(&PgEventStore, usize)) -> Measured {
         self.cost_with(operations, async |server, operations| {
             let store = server.store().await;
             work(&store, operations).await;
@@ -118,7 +136,7 @@ impl QuietServer {
     }
 
     /// Returns the cost of operations on a pool of the application.
-    async fn cost_on_pool(&mut self, operations: usize, work: impl AsyncFn(&PgEventStore, usize)) -> Cost {
+    async fn cost_on_pool(&mut self, operations: usize, work: impl AsyncFn(&PgEventStore, usize)) -> Measured {
         self.cost_with(operations, async |server, operations| {
             let pool = PgPoolOptions::new().max_connections(1).connect(&server.database_url()).await.unwrap();
             let config = PgOnPoolConfig { notify: false, max_transactions: Some(0), ..Default::default() };
@@ -129,28 +147,34 @@ impl QuietServer {
         .await
     }
 
-    async fn cost_with(&mut self, operations: usize, session: impl AsyncFn(&Self, usize)) -> Cost {
+    async fn cost_with(&mut self, operations: usize, session: impl AsyncFn(&Self, usize)) -> Measured {
         let once = self.cost_of_session(&session, operations).await;
         self.cost_of_session(&session, 2 * operations).await.without(once)
     }
 
-    async fn cost_of_session(&mut self, session: impl AsyncFn(&Self, usize), operations: usize) -> Cost {
+    async fn cost_of_session(&mut self, session: impl AsyncFn(&Self, usize), operations: usize) -> Measured {
         let before = self.counters().await;
         session(self, operations).await;
         self.counters().await.without(before)
     }
 
     /// Reads the counters, once all sessions have ended: each reports what it has done when it ends.
-    async fn counters(&mut self) -> Cost {
+    async fn counters(&mut self) -> Measured {
         const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'orders'";
         const COUNTERS: &str = "
             SELECT xact_commit + xact_rollback, tup_returned, (pg_current_wal_insert_lsn() - '0/0')::bigint
             FROM pg_stat_database WHERE datname = 'orders'";
+        const PLANS: &str = "
+            SELECT coalesce(sum(plans), 0)::bigint FROM pg_stat_statements
+            WHERE dbid = (SELECT oid FROM pg_database WHERE datname = 'orders')
+            -- stands beside `BEGIN` on a pool of the application, and reads no table
+            AND query NOT LIKE 'SELECT set_config(%'";
         within(async { while sqlx::query_scalar::<_, i64>(SESSIONS).fetch_one(&mut self.admin).await.unwrap() > 0 {} })
             .await;
         let counters = sqlx::query_as(COUNTERS).fetch_one(&mut self.admin).await.unwrap();
         let (statements, rows_read, wal_bytes) = counters;
-        Cost { statements, rows_read, rows_sorted: rows_sorted(&self.server.log()), wal_bytes }
+        let cost = Cost { statements, rows_read, rows_sorted: rows_sorted(&self.server.log()), wal_bytes };
+        Measured { cost, plans: sqlx::query_scalar(PLANS).fetch_one(&mut self.admin).await.unwrap() }
     }
 }
 
@@ -298,19 +322,74 @@ async fn a_page_of_tagged_events_is_one_statement_and_reads_the_events_of_the_ta
         event_types: [event().event_type().clone()].into(),
         items: [[Tag::from_stored("course:1").unwrap()].into()].into(),
     };
-    let decisions = server.cost(OPERATIONS, async |store, reads| {
+    let pages = server.cost(OPERATIONS, async |store, reads| {
         for _ in 0..reads {
-            assert_eq!(store.count_tagged(&boundary).await.unwrap().counts, [100]);
             let found = store.read_feed(Position::START, Position::new(u64::MAX), &filter);
             assert_eq!(found.try_collect::<Vec<_>>().await.unwrap().len(), 100);
         }
     });
-    // the tag twice, and for each event its entry, once to find the end of the page, and twice its row
+    // the tag, and for each event its entry, once to find the end of the page, and twice its row
+    pages.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 401, rows_sorted: 200 * 301, wal_bytes: 0 });
+    let boundaries = server.cost(OPERATIONS, async |store, reads| {
+        for _ in 0..reads {
+            let read = store.read_boundary(&boundary).await.unwrap();
+            assert_eq!(read.condition.counts, [100]);
+            assert_eq!(read.events.try_collect::<Vec<_>>().await.unwrap().len(), 100);
+        }
+    });
+    // also the tag once more, to count, and the stream of each event
+    boundaries.await.assert_at_most(Cost {
+        statements: 200,
+        rows_read: 200 * 502,
+        rows_sorted: 200 * 401,
+        wal_bytes: 0,
+    });
+    let counts = server.cost(OPERATIONS, async |store, counts| {
+        for _ in 0..counts {
+            assert_eq!(store.count_tagged(&boundary).await.unwrap().counts, [100]);
+        }
+    });
+    counts.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 2, rows_sorted: 200 * 2, wal_bytes: 0 });
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Enrolment", tags(course, student))]
+struct Enrolled {
+    course: u64,
+    student: u64,
+}
+
+#[derive(Debug, Default, Decision)]
+#[decision(events(Enrolled))]
+struct Seats(u64);
+
+impl Apply for Seats {
+    fn apply(&mut self, SeatsEvent::Enrolled(_): &SeatsEvent) {
+        self.0 += 1;
+    }
+}
+
+/// One reads, also the streams of the events, and one appends.
+#[tokio::test]
+async fn a_decision_is_two_statements() {
+    let mut server = QuietServer::start().await;
+    let decisions = server.cost(OPERATIONS, async |store, decisions| {
+        let app = App::builder().store(store.clone()).without_relay().start().await.unwrap();
+        for number in 0..decisions as u64 {
+            // of this session alone: of each the tenth decision reads nine events
+            let first = 1_000 * decisions as u64;
+            let (course, student) = (first + number / 10, first + number / 100 * 10 + number % 10);
+            let decision = app.decision::<Seats>().about("course", &course).about("student", &student);
+            let enrol = |_: &Seats| Ok::<_, Never>(Enrolled { course, student });
+            assert_eq!(decision.decide(enrol).await.unwrap().events.len(), 1);
+        }
+    });
+    // nine events or fewer of each tag
     decisions.await.assert_at_most(Cost {
         statements: 400,
-        rows_read: 200 * 402,
-        rows_sorted: 200 * 301,
-        wal_bytes: 0,
+        rows_read: 10_640,
+        rows_sorted: 7_210,
+        wal_bytes: 200 * 1_540,
     });
 }
 

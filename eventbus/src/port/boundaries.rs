@@ -4,14 +4,14 @@
 //! the condition. The commit that stores an event counts it under each of its tags; the store judges a condition by these
 //! counts, which it has locked. A position would not do: an event at a lower one may be committed later.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
 use uuid::Uuid;
 
-use super::{AppendError, ReadError};
-use crate::domain::{name::Name, record::RecordedEvent, tag::Tag};
+use super::{AppendError, FeedFilter, ReadError, ReadFeed, RecordStream};
+use crate::domain::{name::Name, record::RecordedEvent, stream::Position, tag::Tag};
 
 /// The events that a decision depends on: those of a tenant, of some types, with all tags of at least one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,18 @@ pub struct Boundary {
 /// counts one here, as the event may now belong to a boundary of several tags. No event type is empty.
 pub const FURTHER_TAGS: &str = "";
 
+/// Behind every event: a decision reads what is committed, not only what precedes the head of the feed.
+const END: Position = Position::new(i64::MAX as u64);
+
 impl Boundary {
+    /// Returns the filter of its events.
+    pub fn filter(&self) -> FeedFilter {
+        FeedFilter::all()
+            .tenant(self.tenant_id.unwrap_or(Uuid::nil()))
+            .event_types(self.event_types.iter().cloned())
+            .tagged_any(self.items.iter().cloned())
+    }
+
     /// Returns the tags of all items, each once.
     #[must_use]
     pub fn tags(&self) -> BTreeSet<&Tag> {
@@ -67,6 +78,20 @@ impl BoundaryCondition {
     }
 }
 
+/// A boundary, as a decision reads it.
+pub struct BoundaryRead<'s> {
+    /// That no event is added that `events` does not have.
+    pub condition: BoundaryCondition,
+    /// The events of the boundary, in the order of their positions.
+    pub events: RecordStream<'s>,
+}
+
+impl fmt::Debug for BoundaryRead<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundaryRead").field("condition", &self.condition).finish_non_exhaustive()
+    }
+}
+
 /// The tags of the events of a store.
 ///
 /// | the append | effect |
@@ -76,17 +101,45 @@ impl BoundaryCondition {
 /// | has a condition, and the boundary has a further event | none; [`AppendError::BoundaryMoved`] |
 /// | is a repeat | none; the first result, whatever the boundary holds since |
 ///
-/// The events of a boundary are read by [`read_feed`](super::ReadFeed::read_feed) with a
-/// [filter of tags](super::FeedFilter::tagged_any), after [`count_tagged`](Self::count_tagged): an event that is
-/// committed in between is read and not counted, so that the condition fails and the caller reads again.
+/// # Examples
+/// ```
+/// use eventbus::{ExpectedVersion, InMemoryEventStore, Name, NewEvent, StreamId, event::Tag};
+/// use eventbus::port::AppendEvents;
+/// use eventbus::store::{Boundaries, Boundary};
+/// use futures_util::TryStreamExt as _;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+/// let (store, enrolled, course) = (InMemoryEventStore::new(), Name::from_static("Enrolled"), Tag::new("course", "c1")?);
+/// let event = NewEvent::new(enrolled.clone(), 1, r#"{"student":"ada"}"#).with_tags([course.clone()]);
+/// store.append(&StreamId::parse("Student", "ada")?, ExpectedVersion::Any, vec![event]).await?;
+///
+/// let boundary = Boundary { tenant_id: None, event_types: [enrolled].into(), items: [[course].into()].into() };
+/// let read = store.read_boundary(&boundary).await?;
+/// assert_eq!(read.condition.counts, [1]);
+/// assert_eq!(read.events.try_collect::<Vec<_>>().await?.len(), 1);
+/// # Ok(()) }
+/// ```
 #[async_trait]
 #[auto_impl(Arc)]
-pub trait Boundaries: Send + Sync {
+pub trait Boundaries: ReadFeed {
     /// Returns the condition that no event is added to `boundary` from now on.
     ///
     /// # Errors
     /// [`ReadError`] if the store cannot be read.
     async fn count_tagged(&self, boundary: &Boundary) -> Result<BoundaryCondition, ReadError>;
+
+    /// Reads the events of `boundary`, and the condition that no event is added to them.
+    ///
+    /// The provided body counts first and reads afterwards, so that an event that is committed in between is read and not
+    /// counted: the condition fails, and the caller reads again. The other way round it would be counted and not read. A
+    /// store on a server reads both in one snapshot and one round trip; further pages of events as the caller consumes them.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the store cannot be read; each event may be one too, and is the last one then.
+    async fn read_boundary<'s>(&'s self, boundary: &Boundary) -> Result<BoundaryRead<'s>, ReadError> {
+        let condition = self.count_tagged(boundary).await?;
+        Ok(BoundaryRead { condition, events: self.read_feed(Position::START, END, &boundary.filter()) })
+    }
 
     /// Adds a tag to an event that is stored already, and counts it: under the tag as an event of its type, and under each
     /// tag that the event has already as a [further tag](FURTHER_TAGS). Returns `false` if the event has the tag.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use eventbus::{
-    AggregateRepository, EventContext, ExpectedVersion, InMemoryEventStore, Name, Never, NewEvent, Position, SaveError,
-    StreamId, UpdateError, Uuid, Version,
+    EventContext, ExpectedVersion, InMemoryEventStore, Name, Never, NewEvent, Position, SaveError, StreamId,
+    UpdateError, Uuid, Version,
     event::{InvalidTag, Tag},
     port::{AppendEvents as _, EventStore},
     prelude::*,
@@ -482,12 +482,11 @@ async fn events_of_before_their_tags_are_tagged_once() {
     }
     let app = app(store.clone()).await;
     assert_eq!(load(&app, "rust").await.taken, 0);
-    let enrolments = AggregateRepository::<Enrolment>::new(store);
     let mut reports = 0;
-    let tagged = enrolments.tag_stored_events(|_| reports += 1).await.unwrap();
+    let tagged = app.tag_stored_events::<Enrolled>(|_| reports += 1).await.unwrap();
     assert_eq!((tagged.events, tagged.tags, reports), (4, 8, 5));
     assert_eq!(load(&app, "rust").await.taken, 2, "those of no tenant");
-    let again = enrolments.tag_stored_events(|_| {}).await.unwrap();
+    let again = app.tag_stored_events::<EnrolmentEvent>(|_| {}).await.unwrap();
     assert_eq!((again.events, again.tags), (4, 0));
 }
 

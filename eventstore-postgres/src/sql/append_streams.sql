@@ -30,6 +30,9 @@
 -- inserted a stream that this snapshot does not have (`made` returns fewer rows than `missing`), or a value (`added` fewer
 -- than `absent`), or a tag (`tag_made` fewer than `tag_missing`), or changed the values of a stream while this statement
 -- waited for its row (`raced`).
+--
+-- The server keeps the plan that it makes at the first call, when the tables may be small: `OFFSET 0` and `ON CONFLICT` keep it
+-- from joining the tags and the values with all rows of their tables, which it would do for ever.
 WITH patience AS MATERIALIZED (
     SELECT {patience}
 ),
@@ -66,11 +69,21 @@ present AS MATERIALIZED (
     FROM (
         SELECT v.value, v.scope, v.tenant_id
         FROM changed c
-        JOIN {schema}.unique_values v ON v.value = c.value AND v.scope = c.scope AND v.tenant_id = c.tenant_id
+        CROSS JOIN LATERAL (
+            SELECT v.value, v.scope, v.tenant_id
+            FROM {schema}.unique_values v
+            WHERE v.value = c.value AND v.scope = c.scope AND v.tenant_id = c.tenant_id
+            OFFSET 0
+        ) v
         UNION
         SELECT v.value, v.scope, v.tenant_id
         FROM changed c
-        JOIN {schema}.unique_values v ON v.stream_no = c.stream_no AND v.scope = c.scope
+        CROSS JOIN LATERAL (
+            SELECT v.value, v.scope, v.tenant_id
+            FROM {schema}.unique_values v
+            WHERE v.stream_no = c.stream_no AND v.scope = c.scope
+            OFFSET 0
+        ) v
         ORDER BY value, scope, tenant_id
     ) t
     CROSS JOIN LATERAL (
@@ -212,8 +225,8 @@ raced AS MATERIALIZED (
     SELECT c.number
     FROM changed c
     JOIN held h ON h.number = c.number
-    JOIN {schema}.streams s ON s.stream_no = h.stream_no
-    WHERE s.ctid <> h.row_at
+    CROSS JOIN LATERAL (SELECT s.ctid AS row_at FROM {schema}.streams s WHERE s.stream_no = h.stream_no OFFSET 0) s
+    WHERE s.row_at <> h.row_at
 ),
 fine AS MATERIALIZED (
     SELECT 1 / CASE
@@ -225,8 +238,10 @@ fine AS MATERIALIZED (
          AND (NOT EXISTS (SELECT FROM raced) OR NOT EXISTS (SELECT FROM go)) THEN 1 ELSE 0 END AS is_fine
 ),
 passed AS (
-    UPDATE {schema}.unique_values v
-    SET stream_no = coalesce(c.taken_by, 0)
+    -- the rows exist and are locked: `ON CONFLICT` finds each by its key, where the server could plan an `UPDATE` as a join
+    -- with all rows
+    INSERT INTO {schema}.unique_values (value, scope, tenant_id, stream_no)
+    SELECT o.value, o.scope, o.tenant_id, coalesce(c.taken_by, 0)
     FROM fine, go, present o
     LEFT JOIN LATERAL (
         SELECT coalesce(c.stream_no, m.stream_no) AS taken_by
@@ -234,22 +249,23 @@ passed AS (
         LEFT JOIN missing m ON m.number = c.number
         WHERE c.value = o.value AND c.scope = o.scope AND c.tenant_id = o.tenant_id
     ) c ON true
-    WHERE fine.is_fine = 1 AND v.value = o.value AND v.scope = o.scope AND v.tenant_id = o.tenant_id
-      AND o.stream_no <> coalesce(c.taken_by, 0)
+    WHERE fine.is_fine = 1 AND o.stream_no <> coalesce(c.taken_by, 0)
       -- not a row that another stream has taken since this snapshot
       AND (o.stream_no = 0 OR EXISTS (SELECT FROM changed g WHERE g.stream_no = o.stream_no AND g.scope = o.scope))
-    RETURNING v.stream_no
+    ON CONFLICT (value, scope, tenant_id) DO UPDATE SET stream_no = excluded.stream_no
+    RETURNING stream_no
 ),
 -- if tags
 tag_counted AS (
-    UPDATE {schema}.tags t
-    SET counts = j.counts || (
+    INSERT INTO {schema}.tags (tag_no, tenant_id, tag, counts)
+    SELECT j.tag_no, j.tenant_id, j.tag, j.counts || (
         SELECT jsonb_object_agg(a.key, a.value::bigint + coalesce((j.counts ->> a.key)::bigint, 0))
         FROM jsonb_each_text(j.added) a
     )
     FROM fine, go, tag_judged j
-    WHERE fine.is_fine = 1 AND t.tag_no = j.tag_no AND j.added <> '{}'
-    RETURNING t.tag_no
+    WHERE fine.is_fine = 1 AND j.tag_no IS NOT NULL AND j.added <> '{}'
+    ON CONFLICT (tag, tenant_id) DO UPDATE SET counts = excluded.counts
+    RETURNING tag_no
 ),
 -- end
 moved AS (

@@ -231,7 +231,7 @@ impl AppBuilder {
     /// store kept a list of types. Another one names the linked types with events that were stored before they declared their
     /// `unique` values or a `normalize`, and a third one those with events from before their `tags`, until
     /// [`take_unique_values`](crate::AggregateRepository::take_unique_values) and
-    /// [`tag_stored_events`](crate::AggregateRepository::tag_stored_events) have run.
+    /// [`tag_stored_events`](crate::App::tag_stored_events) have run.
     ///
     /// # Errors
     /// [`StartError`] with every mistake there is, each with its place in the source.

@@ -35,7 +35,7 @@ use super::{
         Rebuild, RebuildError, Rebuilt, accept_missed_events, projection_role, rebuild_aggregate, rebuild_in_app,
     },
     relay::{RelayStatus, RepublishError},
-    repository::{AggregateRepository, Deciding, Together},
+    repository::{AggregateRepository, Deciding, TaggedEvents, Together, tag_stored_events},
     skip::{self, SkipError, SkippedEvent, load_skipped_events},
 };
 use crate::{
@@ -44,6 +44,7 @@ use crate::{
         decision::Decision,
         error::Result,
         name::Name,
+        record::{EncodeEvent, EventSet},
         stream::{Position, StreamId},
     },
     port::{CheckpointError, EventBus, EventStore, ReadError, ShutdownError, health::Health},
@@ -109,6 +110,39 @@ impl App {
     /// Decides on all events that have some tags, whatever their aggregates.
     pub fn decision<D: Decision + Apply>(&self) -> Deciding<D> {
         Deciding::new(self.0.repositories.clone())
+    }
+
+    /// Gives the stored events of the types of `E`, of all tenants, the tags that the types declare now: once after an event
+    /// has got `tags(..)`, when no process of the release before runs any more. Decisions find no event without its tags.
+    /// `E` is an event, or an enum of events, such as that of an aggregate. Reports its progress after each event, and at
+    /// the end.
+    ///
+    /// Saves may run beside it, and it can be repeated. Decisions about the new tags miss events until it has ended: first
+    /// release the tags, then call it, then release the decisions. Decisions about tags that the events have already are
+    /// made again when it adds one. Tags that an event no longer declares stay.
+    ///
+    /// # Errors
+    /// The error of an event that cannot be decoded, or of the store; what is tagged then stays tagged.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::prelude::*;
+    ///
+    /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// #[event(aggregate_type = "Enrolment", tags(course))] // the tags are new
+    /// struct Enrolled { course: String }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// let app = App::builder().start().await?;
+    /// let tagged = app.tag_stored_events::<Enrolled>(|progress| println!("{} events", progress.events)).await?;
+    /// assert_eq!(tagged.tags, 0); // no event was stored before
+    /// # Ok(()) }
+    /// ```
+    pub async fn tag_stored_events<E>(&self, progress: impl FnMut(&TaggedEvents)) -> Result<TaggedEvents>
+    where
+        E: EventSet + EncodeEvent,
+    {
+        tag_stored_events::<E>(&**self.store(), progress).await
     }
 
     /// Returns the store.

@@ -48,7 +48,7 @@ async fn compare(store: &dyn EventStore, types: &dyn EventTypes, plan: &CheckedP
     if !outdated.is_empty() {
         tracing::warn!(
             "stored events of {} may lack tags, and decisions do not find them: they were stored before the events \
-             declared these; call `tag_stored_events` on the repository of their aggregate once",
+             declared these; call `app.tag_stored_events` for each of them once",
             listed(&outdated)
         );
     }

@@ -27,7 +27,6 @@ use super::{
     saved::Saved,
     snapshot_tasks::SnapshotTasks,
     state_cache::{CachedState, StateCache},
-    tags::{self, TaggedEvents},
     unique::{self, TakenValues},
 };
 use crate::{
@@ -334,20 +333,6 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// The error of an event that cannot be decoded, or of the store; what is taken then stays taken.
     pub async fn take_unique_values(&self, progress: impl FnMut(&TakenValues)) -> Result<TakenValues, Error> {
         unique::take_unique_values::<A>(&**self.store.as_port(), progress).await
-    }
-
-    /// Gives the stored events of these aggregates, of all tenants, the tags that their types declare now: once after an event
-    /// has got `tags(..)`, when no process of the release before runs any more. Decisions find no event without its tags.
-    /// Reports its progress after each event, and at the end.
-    ///
-    /// Saves may run beside it, and it can be repeated. Decisions about the new tags miss events until it has ended: first
-    /// release the tags, then call it, then release the decisions. Decisions about tags that the events have already are
-    /// made again when it adds one. Tags that an event no longer declares stay.
-    ///
-    /// # Errors
-    /// The error of an event that cannot be decoded, or of the store; what is tagged then stays tagged.
-    pub async fn tag_stored_events(&self, progress: impl FnMut(&TaggedEvents)) -> Result<TaggedEvents, Error> {
-        tags::tag_stored_events::<A>(&**self.store.as_port(), progress).await
     }
 
     /// Loads an aggregate as it was at `version`.

@@ -25,19 +25,16 @@ use crate::{
         idempotency_key::IdempotencyKey,
         name::Name,
         record::{EventSet as _, RecordedEvent},
-        stream::{AggregateId, ExpectedVersion, Position, StreamId, Version, known_tenant},
+        stream::{AggregateId, ExpectedVersion, StreamId, Version, known_tenant},
         tag::{EVENT_TYPE_TAG, Tag},
     },
     port::{
-        Append, BoxFuture, Direction, EventStore, FeedFilter, MultiStreamAppends, ReadError,
-        boundaries::{Boundaries, Boundary, BoundaryCondition},
+        Append, BoxFuture, Direction, EventStore, MultiStreamAppends, ReadError,
+        boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
         multi_stream_append::{Handled, MultiStreamAppend, MultiStreamOutcome},
     },
     runtime::repository::CONFLICT_RETRY,
 };
-
-/// Beyond every event: a decision reads what is committed, not only what precedes the head of the feed.
-const END: Position = Position::new(i64::MAX as u64);
 
 /// A decision before it is made: what it is about, made by [`App::decision`](crate::App::decision).
 ///
@@ -196,7 +193,8 @@ impl<D: Decision + Apply> Deciding<D> {
     /// or has an event that cannot be decoded.
     pub async fn load(self) -> Result<D, BoundaryError> {
         let boundary = self.boundary()?;
-        Ok(fold::<D>(&*self.source.store, &boundary).await?)
+        let (_, state) = read(boundaries(&*self.source.store)?, &boundary).await?;
+        Ok(state)
     }
 
     /// Reads the events, decides, and appends; again if an event was added to what it has read, with jittered delays, up to
@@ -259,6 +257,7 @@ impl<D: Decision + Apply> Deciding<D> {
     ) -> Result<SavedTogether, UpdateError<X>> {
         let boundary = self.boundary()?;
         let store = &*self.source.store;
+        let boundaries = boundaries(store)?;
         let multi_stream = store.multi_stream_appends().ok_or_else(|| unsupported(store))?;
         let request = match &self.command {
             Some(command) => Some(command.fingerprint("decision", &self.shown(&boundary))?),
@@ -271,11 +270,11 @@ impl<D: Decision + Apply> Deciding<D> {
             if let Some(first) = self.find_answer(multi_stream, request).await? {
                 return Ok(first);
             }
-            let decided = match self.read(&boundary).await {
+            let decided = match read(boundaries, &boundary).await {
                 Ok((condition, state)) => {
                     decide(&state).map(|decided| (condition, decided)).map_err(UpdateError::Refused)
                 }
-                Err(error) => Err(error),
+                Err(error) => Err(error.into()),
             };
             let saved = match decided {
                 Ok((_, decided)) if decided.is_empty() && self.command.is_none() => {
@@ -302,13 +301,6 @@ impl<D: Decision + Apply> Deciding<D> {
                 Ok(None) | Err(_) => Err(error),
             };
         }
-    }
-
-    /// Reads the events of a boundary; returns the condition that none is added, and what the decision knows.
-    async fn read<X>(&self, boundary: &Boundary) -> Result<(BoundaryCondition, D), UpdateError<X>> {
-        let store = &*self.source.store;
-        let condition = boundaries(store)?.count_tagged(boundary).await.map_err(LoadError::from)?;
-        Ok((condition, fold::<D>(store, boundary).await?))
     }
 
     #[allow(clippy::result_large_err, reason = "its callers return the same error from a future, which is no smaller")]
@@ -436,14 +428,13 @@ fn unsupported(store: &dyn EventStore) -> SaveError {
     SaveError::MultiStreamUnsupported { store: store.describe() }
 }
 
-/// Applies all events of a boundary.
-async fn fold<D: Decision + Apply>(store: &dyn EventStore, boundary: &Boundary) -> Result<D, LoadError> {
-    let filter = FeedFilter::all()
-        .tenant(boundary.tenant_id.unwrap_or(Uuid::nil()))
-        .event_types(boundary.event_types.iter().cloned())
-        .tagged_any(boundary.items.iter().cloned());
+/// Reads the events of a boundary; returns the condition that none is added, and what the decision knows.
+async fn read<D: Decision + Apply>(
+    boundaries: &dyn Boundaries,
+    boundary: &Boundary,
+) -> Result<(BoundaryCondition, D), LoadError> {
+    let BoundaryRead { condition, mut events } = boundaries.read_boundary(boundary).await?;
     let mut state = D::default();
-    let mut events = store.read_feed(Position::START, END, &filter);
     while let Some(record) = events.try_next().await? {
         let event = D::Event::decode(&record).map_err(|source| LoadError::Decode {
             stream: record.metadata().stream().clone(),
@@ -452,5 +443,5 @@ async fn fold<D: Decision + Apply>(store: &dyn EventStore, boundary: &Boundary) 
         })?;
         state.apply(&event);
     }
-    Ok(state)
+    Ok((condition, state))
 }

@@ -30,5 +30,6 @@ pub use history::{Change, HistoryStep};
 pub use saved::{Publication, Saved, SavedTogether};
 pub(crate) use snapshot_tasks::SnapshotTasks;
 pub use tags::TaggedEvents;
+pub(crate) use tags::tag_stored_events;
 pub use together::Together;
 pub use unique::{DuplicateValue, TakenValues};

@@ -5,17 +5,16 @@ use futures_util::TryStreamExt as _;
 use super::error::BoundaryError;
 use crate::{
     domain::{
-        aggregate::Aggregate,
         error::{BoxError, Error},
         name::Name,
-        record::{EncodeEvent as _, EventSet as _},
+        record::{EncodeEvent, EventSet},
         stream::Position,
     },
     port::{EventStore, FeedFilter},
     runtime::stored_declarations::{Declaration, note_current},
 };
 
-/// Progress of [`tag_stored_events`](crate::AggregateRepository::tag_stored_events).
+/// Progress of [`tag_stored_events`](crate::App::tag_stored_events).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TaggedEvents {
@@ -25,19 +24,20 @@ pub struct TaggedEvents {
     pub tags: u64,
 }
 
-/// Adds the tags that the events of an aggregate type declare.
-pub(super) async fn tag_stored_events<A: Aggregate>(
+/// Adds the tags that the types of `E` declare.
+pub(crate) async fn tag_stored_events<E: EventSet + EncodeEvent>(
     store: &dyn EventStore,
     mut progress: impl FnMut(&TaggedEvents),
 ) -> Result<TaggedEvents, Error> {
     let boundaries = store.boundaries().ok_or_else(|| BoundaryError::Unsupported { store: store.describe() })?;
     let mut tagged = TaggedEvents::default();
-    let declaring = A::Event::EVENTS.descriptors().iter().filter(|event| !event.tags.is_empty());
-    let types: Vec<Name> = declaring.flat_map(|event| event.event_types()).map(Name::from_static).collect();
+    let declaring = || E::EVENTS.descriptors().iter().filter(|event| !event.tags.is_empty());
+    let types: Vec<Name> = declaring().flat_map(|event| event.event_types()).map(Name::from_static).collect();
     if types.is_empty() {
         return Ok(tagged);
     }
-    let filter = FeedFilter::all().aggregate_types([Name::from_static(A::AGGREGATE_TYPE)]).event_types(types);
+    let aggregate_types = declaring().map(|event| Name::from_static(event.aggregate_type));
+    let filter = FeedFilter::all().aggregate_types(aggregate_types).event_types(types);
     let head = store.head().await?;
     let mut feed = store.read_feed(Position::START, head, &filter);
     while let Some(record) = feed.try_next().await? {
@@ -45,7 +45,7 @@ pub(super) async fn tag_stored_events<A: Aggregate>(
             let (version, stream) = (record.version(), record.metadata().stream());
             format!("event {version} of `{stream}`: {error}")
         };
-        let event = A::Event::decode(&record).map_err(|error| at(error.into()))?;
+        let event = E::decode(&record).map_err(|error| at(error.into()))?;
         let encoded = event.encode().map_err(|error| at(error.into()))?;
         for tag in encoded.tags() {
             tagged.tags += u64::from(boundaries.add_tag(&record, tag).await?);
@@ -53,7 +53,7 @@ pub(super) async fn tag_stored_events<A: Aggregate>(
         tagged.events += 1;
         progress(&tagged);
     }
-    note_current(store, Declaration::Tags, A::Event::EVENTS.descriptors()).await?;
+    note_current(store, Declaration::Tags, E::EVENTS.descriptors()).await?;
     progress(&tagged);
     Ok(tagged)
 }

@@ -14,7 +14,7 @@ use crate::{
     event::{TAG_BYTES_MAX, TAGS_MAX, Tag},
     port::{
         Append, AppendError, EventStore, FeedFilter,
-        boundaries::{Boundaries, Boundary, BoundaryCondition},
+        boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
     },
     repository::IdempotencyKey,
     store::{Handled, HandledCommand, MultiStreamAppend, MultiStreamOutcome},
@@ -95,6 +95,16 @@ async fn filtered<S: EventStore>(store: &StoreUnderTest<S>, filter: &FeedFilter)
     found
 }
 
+/// Reads all events of a boundary, and its condition.
+async fn read_boundary<S: EventStore>(
+    store: &StoreUnderTest<S>,
+    boundary: &Boundary,
+) -> (BoundaryCondition, Vec<RecordedEvent>) {
+    let BoundaryRead { condition, events } =
+        store.ok(boundaries(store).read_boundary(boundary).await, "reading a boundary");
+    (condition, store.collect("reading the events of a boundary", events).await)
+}
+
 /// A feed is filtered by tags: all of one set, or of one of several; beside types and tenants.
 pub async fn events_are_found_by_their_tags<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("events_are_found_by_their_tags", store);
@@ -151,6 +161,35 @@ pub async fn long_feeds_of_tagged_events_are_read_whole<S: EventStore>(store: S)
     let beyond = Position::new(i64::MAX as u64);
     let rest: Vec<_> = store.ok(store.read_feed(after, beyond, &filter).try_collect().await, "reading to the end");
     store.same(rest, wanted[100..].to_vec(), "the rest of the tagged events");
+}
+
+/// A boundary is read with the condition that no event is added to it, also if it has many events.
+pub async fn boundary_is_read_with_its_condition<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("boundary_is_read_with_its_condition", store);
+    let of_tenant = stream().with_tenant_id(Some(Uuid::from_u128(7)));
+    let events: Vec<_> = (0..700).map(|_| tagged(&ENROLLED, &["course:1", "student:a"])).collect();
+    let mut wanted = store.add(&stream(), ANY, &events).await;
+    wanted.extend(store.add(&stream(), ANY, &events).await);
+    store.add(&stream(), ANY, &[tagged(&VIEWED, &["course:1"]), tagged(&ENROLLED, &["course:2"])]).await;
+    store.add(&of_tenant, ANY, &[tagged(&ENROLLED, &["course:1"])]).await;
+    for items in [&[&["course:1"][..]][..], &[&["course:1", "student:a"]], &[&["course:1"], &["student:a"]]] {
+        let (condition, events) = read_boundary(&store, &boundary(items)).await;
+        store.same(&condition, &count(&store, &boundary(items)).await, "the condition");
+        store.same(&events, &wanted, "the events of the boundary");
+        takes_effect(&store, &condition, vec![tagged(&VIEWED, &["course:9"])]).await;
+    }
+    let (condition, events) = read_boundary(&store, &boundary(&[&["course:3"]])).await;
+    store.same((condition.counts, events), (vec![0], vec![]), "a boundary without events");
+    let mut of_tenant = boundary(&[&["course:1"]]);
+    of_tenant.tenant_id = Some(Uuid::from_u128(7));
+    let (condition, events) = read_boundary(&store, &of_tenant).await;
+    store.same((condition.counts, events.len()), (vec![1], 1), "a boundary of a tenant");
+    // an event that is added while the first ones are read
+    let read = store.ok(boundaries(&store).read_boundary(&boundary(&[&["course:1"]])).await, "reading a boundary");
+    wanted.extend(store.add(&stream(), ANY, &[tagged(&ENROLLED, &["course:1"])]).await);
+    let events = store.collect("reading the events of a boundary", read.events).await;
+    store.check(wanted.starts_with(&events), "the events that were read are not those that are stored");
+    is_moved(&store, &read.condition).await;
 }
 
 /// An append with a condition takes effect if no event was added to the boundary, and else stores nothing.
@@ -328,8 +367,8 @@ pub async fn concurrent_decisions_about_a_tag_are_serial<S: EventStore>(store: S
             async move {
                 let of_course = boundary(&[&["course:1"], &["course:2"]]);
                 loop {
-                    let condition = count(&store, &of_course).await;
-                    if condition.counts.iter().sum::<u64>() >= CAPACITY as u64 {
+                    let (condition, events) = read_boundary(&store, &of_course).await;
+                    if events.len() >= CAPACITY {
                         return;
                     }
                     let course = if n % 2 == 0 { "course:1" } else { "course:2" };
