@@ -253,6 +253,9 @@ pub enum PgTransactionError {
     /// The store has no transactions: [`max_transactions`](crate::PgOnPoolConfig::max_transactions) is `Some(0)`.
     #[error("the store has no transactions: its `max_transactions` is 0")]
     NoTransactions,
+    /// The `set_up` of a projection ended its transaction. What it did before is kept if it committed.
+    #[error("the statements ended their transaction; leave begin, commit and rollback to the store")]
+    EndedBySetUp,
     /// The name of a table or a column is invalid.
     #[error("invalid name of a table or column `{name}`: {reason}")]
     InvalidName {

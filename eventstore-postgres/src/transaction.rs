@@ -148,11 +148,21 @@ impl PgTransaction {
         self.before_deadline(async |connection| connection.execute(sql).await.map(drop)).await
     }
 
-    /// Waits until no other transaction of the database sets up tables, and keeps others from it until this one ends.
+    /// Runs the statements of a set-up, while no other transaction of the database sets up tables.
     ///
     /// One lock for all stores of the database: tables of projections are outside of the stores' schemas.
-    pub(crate) async fn lock_set_up(&mut self) -> Result<(), BoxError> {
-        self.fetch_all(sqlx::query("SELECT pg_advisory_xact_lock(1702260326, 0)")).await.map(drop)
+    pub(crate) async fn set_up(&mut self, statements: &str) -> Result<(), BoxError> {
+        let begun = self.load_number("SELECT txid_current() FROM pg_advisory_xact_lock(1702260326, 0)").await?;
+        self.run(statements.into()).await?;
+        match self.load_number("SELECT txid_current()").await? == begun {
+            true => Ok(()),
+            false => Err(PgTransactionError::EndedBySetUp.into()),
+        }
+    }
+
+    async fn load_number(&mut self, sql: &'static str) -> Result<Option<i64>, BoxError> {
+        let rows = self.fetch_all(sqlx::query(sql)).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
     }
 
     /// Returns `true` if the transaction has used up its time.

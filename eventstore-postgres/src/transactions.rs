@@ -26,8 +26,7 @@ impl Transactions for PgEventStore {
 
     async fn set_up_tables(&self, statements: &str) -> Result<(), BoxError> {
         let mut transaction = self.begin_transaction().await?;
-        transaction.lock_set_up().await?;
-        transaction.run(statements.into()).await?;
+        transaction.set_up(statements).await?;
         transaction.commit().await
     }
 

@@ -6,13 +6,18 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use common::{TestDatabase, open, run, within};
+use common::{TestDatabase, add, blocked_backend, connect, event, open, run, stream, within};
 use eventbus::{
-    EventId, Name, Position, StreamId,
+    EventId,
+    ExpectedVersion::{Any, NoStream},
+    Name, NewEvent, Position, StreamId,
+    event::UniqueChange,
     handler::Requirements,
     port::{
-        EventStore as _, FromTransaction, Leases as _, MultiStreamAppends as _, Transaction, Transactions, TypeKey,
+        Append, AppendEvents as _, EventStore as _, FromTransaction, Leases as _, MultiStreamAppends as _, Transaction,
+        Transactions, TypeKey,
     },
+    store::MultiStreamAppend,
 };
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig, PgTransaction, PgTransactionError};
 use sqlx::Connection as _;
@@ -291,4 +296,82 @@ async fn reads_leave_connections_to_handlers_and_appends() {
     }
     drop(first);
     within(second).await.unwrap();
+}
+
+/// An event that takes a value for its stream, or gives it back.
+fn holding(value: Option<&str>) -> NewEvent {
+    let change = UniqueChange::new(Name::from_static("email"), value.map(Into::into)).unwrap();
+    event().with_unique(vec![change])
+}
+
+/// The second append waits for the row of the value, and then finds it held by a stream that its snapshot does not have.
+#[tokio::test]
+async fn a_value_of_a_stream_that_was_made_meanwhile_is_its_own() {
+    let database = TestDatabase::create("").await;
+    let store = open(PgEventStoreConfig { max_transactions: 2, ..database.config() }).await;
+    let mut watcher = database.connection().await;
+    for is_in_transaction in [true, false] {
+        let (former, new) = (stream(), stream());
+        store.append(&former, Any, vec![holding(Some("a@x"))]).await.unwrap();
+        store.append(&former, Any, vec![holding(None)]).await.unwrap();
+        let mut first = store.begin_transaction().await.unwrap();
+        store.append_in(first.connection(), &new, NoStream, vec![holding(Some("a@x"))]).await.unwrap();
+        let second = async {
+            let given = vec![holding(Some("a@x"))];
+            if !is_in_transaction {
+                return store.append(&new, Any, given).await;
+            }
+            let mut second = store.begin_transaction().await.unwrap();
+            let appended = store.append_in(second.connection(), &new, Any, given).await;
+            second.commit().await.unwrap();
+            appended
+        };
+        let commit = async {
+            blocked_backend(&mut watcher, "eventbus").await;
+            first.commit().await.unwrap();
+        };
+        let (second, ()) = within(async { tokio::join!(second, commit) }).await;
+        assert_eq!(second.unwrap()[0].version(), 2_u64, "in a transaction: {is_in_transaction}");
+        store.append(&new, Any, vec![holding(None)]).await.unwrap();
+    }
+}
+
+/// Fails if the append waits for the transaction, which waits for the append.
+#[tokio::test]
+async fn an_append_that_waits_in_a_circle_gives_up_and_is_made_later() {
+    let database = TestDatabase::create("").await;
+    let mut watcher = connect(eventbus_test::postgres_url()).await;
+    // the server looks for no circle
+    run(&mut watcher, &format!("ALTER DATABASE {} SET deadlock_timeout = '1h'", database.name())).await;
+    let mut watcher = database.connection().await;
+    let store = open(PgEventStoreConfig { transaction_timeout: HOUR, ..database.config() }).await;
+    // a statement locks streams in the order of their ids
+    let [one, two] = ["1", "2"].map(|id| StreamId::parse("Account", id).unwrap());
+    add(&store, &one, 1).await;
+    add(&store, &two, 1).await;
+    let mut transaction = store.begin_transaction().await.unwrap();
+    store.append_in(transaction.connection(), &two, Any, vec![event()]).await.unwrap();
+    let appends = [&one, &two].map(|to| Append { stream: to.clone(), expected: Any, events: vec![event()] });
+    let append = store.append_streams(MultiStreamAppend { appends: appends.into(), ..Default::default() });
+    let close_the_circle = async {
+        blocked_backend(&mut watcher, "eventbus").await;
+        store.append_in(transaction.connection(), &one, Any, vec![event()]).await.unwrap();
+        transaction.commit().await.unwrap();
+    };
+    // sooner than the store gives up to wait for an answer
+    let both = tokio::time::timeout(Duration::from_secs(15), async { tokio::join!(append, close_the_circle) });
+    let (appended, ()) = both.await.expect("the append waits in the circle");
+    for record in appended.unwrap().into_records() {
+        assert_eq!(record.version(), 3_u64);
+    }
+}
+
+#[tokio::test]
+async fn an_append_leaves_the_lock_timeout_of_its_transaction() {
+    let place = Place::new(HOUR).await;
+    let mut transaction = place.store.begin_transaction().await.unwrap();
+    run(transaction.connection(), "SET LOCAL lock_timeout = '7s'").await;
+    place.store.append_in(transaction.connection(), &stream(), Any, vec![holding(Some("a@x"))]).await.unwrap();
+    let limit: String = sqlx::query_scalar("SHOW lock_timeout").fetch_one(transaction.connection()).await.unwrap();
+    assert_eq!(limit, "7s");
 }

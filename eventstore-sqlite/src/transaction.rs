@@ -12,7 +12,7 @@ use eventbus::{
     store::{BoundaryCondition, HandledCommand},
     support::{no_such_event, too_many_tags},
 };
-use rusqlite::{Connection, Params};
+use rusqlite::{Connection, Params, ffi::SQLITE_CONSTRAINT_COMMITHOOK};
 
 use crate::{
     blocking::blocking,
@@ -123,7 +123,13 @@ impl SqliteTransaction {
         let (checked_out, statements) = (Arc::clone(&self.checked_out), statements.to_owned());
         let run = move || {
             let connection = checked_out.lock_connection()?;
-            connection.execute_batch(&statements).map_err(SqliteTransactionError::from)
+            connection.execute_batch(&statements).map_err(|error| match error.sqlite_error() {
+                // the hook of the connection turned a `COMMIT` into a rollback
+                Some(refused) if refused.extended_code == SQLITE_CONSTRAINT_COMMITHOOK => {
+                    SqliteTransactionError::RolledBack
+                }
+                _ => error.into(),
+            })
         };
         Ok(blocking(run).await??)
     }

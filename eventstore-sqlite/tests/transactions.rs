@@ -606,6 +606,20 @@ async fn a_query_reads_committed_rows_and_writes_nothing() {
     }
 }
 
+#[tokio::test]
+async fn a_query_sees_one_snapshot() {
+    let path = fresh_path();
+    let store = prepared(path.clone(), SqliteEventStoreConfig::default()).await;
+    let counts = store.read(move |rows| {
+        let count = || rows.query_row("SELECT count(*) FROM orders", [], |row| row.get::<_, i64>(0));
+        let before = count()?;
+        rusqlite::Connection::open(&path)?.execute("INSERT INTO orders VALUES ('a', 1)", [])?;
+        Ok((before, count()?))
+    });
+    assert_eq!(counts.await.unwrap(), (0, 0), "a row that is stored after the first statement is not seen");
+    assert_eq!(orders(&store).await, "a");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_leave_readers_to_the_store() {
     let store = prepared(fresh_path(), SqliteEventStoreConfig { readers: 2, ..Default::default() }).await;

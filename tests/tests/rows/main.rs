@@ -46,4 +46,5 @@ on_both! {
     set_up::an_app_creates_its_tables_and_keeps_their_rows_at_the_next_start,
     set_up::apps_that_start_at_once_create_the_tables_once,
     set_up::a_failed_set_up_names_the_projection_and_changes_nothing,
+    set_up::a_set_up_that_ends_its_transaction_is_refused,
 }

@@ -99,3 +99,17 @@ pub(crate) async fn a_failed_set_up_names_the_projection_and_changes_nothing<K: 
     // fails if the first statement was kept
     kind.tell("CREATE TABLE half_done (id text)").await;
 }
+
+pub(crate) async fn a_set_up_that_ends_its_transaction_is_refused<K: Kind>() {
+    let kind = K::open(&K::place().await).await;
+    let store = kind.store();
+    let set_up = async |statements: &str| store.transactions().unwrap().set_up_tables(statements).await;
+    for end in ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN", "COMMIT; CREATE TABLE later (id text)"] {
+        let error = set_up(&format!("CREATE TABLE IF NOT EXISTS early (id text); {end};")).await.unwrap_err();
+        assert!(error.to_string().to_lowercase().contains("commit and rollback to the store"), "{end}: {error}");
+        // the connection is as it was
+        set_up("CREATE TABLE IF NOT EXISTS sound (id text)").await.unwrap();
+        pay(&*store, 1, 1).await;
+    }
+    kind.tell("INSERT INTO sound VALUES ('1')").await;
+}
