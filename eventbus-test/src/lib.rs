@@ -132,10 +132,10 @@ pub fn database_url_for(name: &str) -> String {
     expect(url::with_database(postgres_url(), name))
 }
 
-/// Returns a name that no other call returns, in any process, now or later.
+/// Returns a name that no other call returns, in any process, now or later, and that no other name begins with.
 ///
-/// It is `prefix` made lower case and safe, an underscore and about eleven letters and digits: at most 63 bytes,
-/// valid without quotes as a database or schema name, and usable as a stream or key prefix.
+/// It is `prefix` made lower case and safe, an underscore and sixteen letters and digits: at most 63 bytes, valid without
+/// quotes as a database or schema name, and usable as a stream or key prefix.
 ///
 /// # Examples
 /// ```

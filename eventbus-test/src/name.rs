@@ -2,6 +2,8 @@
 //!
 //! Invariant: at most 63 bytes, because PostgreSQL cuts longer names without an error, and two cut names can be the
 //! same.
+//!
+//! Invariant: no name is the beginning of another one, because a test removes all keys that contain its name.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -15,20 +17,22 @@ use std::{
 
 const PREFIX_BYTES: usize = 40;
 const SEED_DIGITS: u32 = 10;
+/// For two billion calls, more than a process makes.
+const CALL_DIGITS: u32 = 6;
 
-/// Returns a name that no other call returns: the process has a random seed of 51 bits, the call a number.
+/// Returns a name that no other call returns, and that no other name begins with: the process has a random seed of 51
+/// bits, the call a number, both of a fixed width.
 pub(crate) fn unique(prefix: &str) -> String {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
-    format!("{}_{}{}", safe(prefix), seed(), base36(call))
+    format!("{}_{}{}", safe(prefix), seed(), base36(call, CALL_DIGITS))
 }
 
-/// The seed has a fixed width: seed and number can follow each other without a separator.
 fn seed() -> &'static str {
     static SEED: OnceLock<String> = OnceLock::new();
     SEED.get_or_init(|| {
         let random = RandomState::new().hash_one((process::id(), SystemTime::now()));
-        format!("{:0>width$}", base36(random % 36_u64.pow(SEED_DIGITS)), width = SEED_DIGITS as usize)
+        base36(random % 36_u64.pow(SEED_DIGITS), SEED_DIGITS)
     })
 }
 
@@ -40,29 +44,33 @@ fn safe(prefix: &str) -> String {
     if reserved { format!("t_{name}") } else { name }
 }
 
-fn base36(mut number: u64) -> String {
+/// Writes a number to base 36, with zeros in front up to the width.
+fn base36(mut number: u64, width: u32) -> String {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
     let mut digits = Vec::new();
-    loop {
+    while number > 0 {
         digits.push(char::from(DIGITS[(number % 36) as usize]));
         number /= 36;
-        if number == 0 {
-            return digits.iter().rev().collect();
-        }
     }
+    let digits: String = digits.iter().rev().collect();
+    format!("{digits:0>width$}", width = width as usize)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, thread};
+    use std::thread;
 
     use super::*;
 
     #[test]
-    fn threads_never_get_the_same_name() {
+    fn threads_never_get_the_same_name_or_one_that_begins_with_it() {
         let threads: Vec<_> = (0..8).map(|_| thread::spawn(|| (0..500).map(|_| unique("t")).collect())).collect();
-        let names: Vec<String> = threads.into_iter().flat_map(|t| -> Vec<String> { t.join().unwrap() }).collect();
-        assert_eq!(names.iter().collect::<HashSet<_>>().len(), 8 * 500);
+        let mut names: Vec<String> = threads.into_iter().flat_map(|t| -> Vec<String> { t.join().unwrap() }).collect();
+        // sorted, a name stands right before those that begin with it
+        names.sort_unstable();
+        for pair in names.windows(2) {
+            assert!(!pair[1].starts_with(&pair[0]), "{pair:?}");
+        }
     }
 
     #[test]
@@ -77,6 +85,6 @@ mod tests {
 
     #[test]
     fn numbers_are_written_to_base_36() {
-        assert_eq!([0, 35, 36, 1295].map(base36), ["0", "z", "10", "zz"]);
+        assert_eq!([0, 35, 36, 1296].map(|number| base36(number, 2)), ["00", "0z", "10", "100"]);
     }
 }

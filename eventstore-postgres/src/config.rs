@@ -59,11 +59,12 @@ pub struct PgEventStoreConfig {
     /// not wait for their next poll; takes one more connection, which a pooler in between must not share (`LISTEN`).
     /// Default true.
     pub notify: bool,
-    /// The time limit of waiting for a different process that migrates the tables, and of waiting for a table that a
-    /// step of the migration changes; default 5 min.
+    /// The time limit of waiting for a different process that migrates the tables or sets up those of a projection, and of
+    /// waiting for a table that a step of the migration changes; default 5 min.
     pub migration_timeout: Duration,
-    /// The time limit of a transaction of handlers and projections; the server ends one whose owner is paused. Default
-    /// 10 s.
+    /// The time limit of a transaction of handlers, projections and the application; the server ends one whose owner is
+    /// paused. For a [read](crate::PgEventStore::begin_read) on a server before PostgreSQL 17, the limit of each statement
+    /// and of each pause between two. Default 10 s.
     pub transaction_timeout: Duration,
     /// The clock of this process's own delays; the server's clock decides about leases. Default: the machine's.
     pub clock: SharedClock,

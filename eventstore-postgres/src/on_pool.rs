@@ -48,10 +48,11 @@ pub struct PgOnPoolConfig {
     pub append_queue: u32,
     /// As [`PgEventStoreConfig::statement_timeout`], for the store's statements only; default 30 s.
     pub statement_timeout: Duration,
-    /// The most transactions of handlers and projections open at once, each on a connection of the pool. Default
-    /// `None`: half of the pool, at least one. `Some(0)` is a store without transactions: it lends no connection to handlers and
-    /// projections, so that an app with such ones does not start, and
-    /// [`begin_transaction`](crate::PgEventStore::begin_transaction) fails.
+    /// The most transactions of handlers, projections and the application open at once, each on a connection of the pool;
+    /// at most half of them, and at least one, are [reads](crate::PgEventStore::begin_read). Default `None`: half of the
+    /// pool, at least one. `Some(0)` is a store without transactions: it lends no connection to handlers and projections,
+    /// so that an app with such ones does not start, and
+    /// [`begin_transaction`](crate::PgEventStore::begin_transaction) and `begin_read` fail.
     pub max_transactions: Option<u32>,
     /// As [`PgEventStoreConfig::notify`]; keeps one connection of the pool while the store is open. Default true.
     pub notify: bool,

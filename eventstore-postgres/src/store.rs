@@ -239,11 +239,14 @@ impl PgEventStore {
     /// Dropped, it ends.
     ///
     /// All its statements see the database as it was at the first one, and a statement that writes fails. It is a
-    /// transaction of the store, with `transaction_timeout` as its limit. Reads take at most half of the
-    /// `max_transactions`, so that handlers and projections keep the other half; with `max_transactions: 1` they share
-    /// the one. Appends have connections apart. A further read waits for an earlier one to end, up to
-    /// `connect_timeout`. A handler or projection reads on the connection that it takes: a read of its own would need
-    /// a second one.
+    /// transaction of the store: the server ends it if a statement, or a pause between two, takes longer than
+    /// `transaction_timeout`, and from PostgreSQL 17 on also if the whole read does. Before 17, drop a read of many
+    /// statements in time: the server removes no old rows that its snapshot may see.
+    ///
+    /// Reads take at most half of the `max_transactions`, so that handlers and projections keep the other half; with
+    /// `max_transactions: 1` they share the one. Appends have connections apart. A further read waits for an earlier one
+    /// to end, up to `connect_timeout`. A handler or projection reads on the connection that it takes: a read of its own
+    /// would need a second one.
     ///
     /// # Errors
     /// If the store gets no connection within `connect_timeout`, for example because earlier reads have not ended or

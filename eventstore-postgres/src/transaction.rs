@@ -15,7 +15,7 @@ use eventbus::{
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _, postgres::PgRow};
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
@@ -29,6 +29,17 @@ use crate::{
 };
 
 const HAS_APPENDED: &str = "SELECT {appended_in}";
+
+/// Returns the settings for the statements of a transaction.
+///
+/// The limit of a lock is below that of a statement: so that a held lock and a slow statement give different errors.
+fn statement_limits(limit: Duration) -> String {
+    let milliseconds = milliseconds(limit);
+    format!("SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {}", (milliseconds / 2).max(1))
+}
+
+/// The first version of PostgreSQL that can limit a transaction as a whole.
+const HAS_TRANSACTION_TIMEOUT: u32 = 170_000;
 
 /// A transaction of the store's database: of a handler or projection, or begun by
 /// [`begin_transaction`](crate::PgEventStore::begin_transaction) or [`begin_read`](crate::PgEventStore::begin_read).
@@ -60,8 +71,17 @@ impl PgTransaction {
 
     /// Begins a transaction that only reads, on one snapshot.
     pub(crate) async fn begin_read(store: &Arc<StoreInner>) -> Result<Self, BoxError> {
-        let permit = store.connections().read_permit().await?;
-        Self::begin_as(store, "REPEATABLE READ READ ONLY", Some(permit)).await
+        let begin = async {
+            let permit = store.connections().read_permit().await?;
+            let mut read = Self::begin_as(store, "REPEATABLE READ READ ONLY", Some(permit)).await?;
+            read.limit_total().await?;
+            Ok(read)
+        };
+        // one limit for all waits: for the permit, for the share in a pool of the application, for the connection
+        match timeout(store.config().connect_timeout, begin).await {
+            Ok(begun) => begun,
+            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+        }
     }
 
     async fn begin_as(
@@ -74,12 +94,10 @@ impl PgTransaction {
         }
         // the server ends the transaction at these limits: a paused process cannot
         let limit = store.config().transaction_timeout;
-        let milliseconds = milliseconds(limit);
-        // below the limit of a statement: so that a held lock and a slow statement give different errors
-        let lock_milliseconds = (milliseconds / 2).max(1);
         let begin = format!(
-            "BEGIN ISOLATION LEVEL {mode}; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}; \
-             SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}"
+            "BEGIN ISOLATION LEVEL {mode}; SET LOCAL idle_in_transaction_session_timeout = {}; {}",
+            milliseconds(limit),
+            statement_limits(limit)
         );
         let (inner, share) = store.connections().begin(begin).await?;
         Ok(Self {
@@ -92,6 +110,17 @@ impl PgTransaction {
             _share: share,
             _read_permit: read_permit,
         })
+    }
+
+    /// Limits the time of the whole transaction, if the server can. For a read: its owner commits nothing, so that no step
+    /// of the store finds out that it takes too long.
+    async fn limit_total(&mut self) -> Result<(), BoxError> {
+        if self.inner.server_version_num().is_none_or(|version| version < HAS_TRANSACTION_TIMEOUT) {
+            return Ok(());
+        }
+        // no `SELECT set_config(..)`, which would take the snapshot of the read before its first statement
+        let limit = milliseconds(self.store.config().transaction_timeout);
+        self.run(format!("SET LOCAL transaction_timeout = {limit}")).await
     }
 
     /// Returns the connection, for statements within the transaction. Do not send `COMMIT` on it.
@@ -149,15 +178,30 @@ impl PgTransaction {
     }
 
     /// Runs the statements of a set-up, while no other transaction of the database sets up tables.
-    ///
-    /// One lock for all stores of the database: tables of projections are outside of the stores' schemas.
     pub(crate) async fn set_up(&mut self, statements: &str) -> Result<(), BoxError> {
-        let begun = self.load_number("SELECT txid_current() FROM pg_advisory_xact_lock(1702260326, 0)").await?;
+        self.lock_set_up().await?;
+        let begun = self.load_number("SELECT txid_current()").await?;
         self.run(statements.into()).await?;
         match self.load_number("SELECT txid_current()").await? == begun {
             true => Ok(()),
             false => Err(PgTransactionError::EndedBySetUp.into()),
         }
+    }
+
+    /// Waits until no other transaction of the database sets up tables, and keeps others from it until this one ends.
+    ///
+    /// Waits up to the limit of waiting for a migration: each of several processes that start at once may take the time of
+    /// a transaction, which begins for this one after the wait. One lock for all stores of the database: tables of
+    /// projections are outside of the stores' schemas.
+    async fn lock_set_up(&mut self) -> Result<(), BoxError> {
+        let wait = self.store.config().migration_timeout;
+        let limits = statement_limits(self.store.config().transaction_timeout);
+        self.extend_deadline(wait);
+        let wait = milliseconds(wait);
+        let lock = "SELECT pg_advisory_xact_lock(1702260326, 0)";
+        self.run(format!("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {wait}; {lock}; {limits}")).await?;
+        self.extend_deadline(Duration::ZERO);
+        Ok(())
     }
 
     async fn load_number(&mut self, sql: &'static str) -> Result<Option<i64>, BoxError> {

@@ -242,6 +242,12 @@ async fn what_a_transaction_lacks_is_said_with_its_repair() {
     }
     assert_eq!(app.rows().await, 2, "a refusal leaves the transaction as it was");
 
+    let mut reading = app.store.begin_read().await.unwrap();
+    let refused = app.store.append_in(reading.connection(), &stream, Any, events(1)).await;
+    assert_eq!(fault(refused), PgAppendInError::ReadOnly);
+    let number: i32 = sqlx::query_scalar("SELECT 1").fetch_one(reading.connection()).await.unwrap();
+    assert_eq!(number, 1, "a refusal leaves the read as it was");
+
     let mut transaction = app.connection.begin().await.unwrap();
     sqlx::query("SELECT 1 / 0").execute(&mut *transaction).await.unwrap_err();
     let failed = app.store.append_in(&mut transaction, &stream, Any, events(1)).await;

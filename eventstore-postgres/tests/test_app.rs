@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use eventbus::{HandlerError, prelude::*, testkit::TestApp};
+use eventbus::{HandlerError, app::StartMistake, prelude::*, testkit::TestApp};
 use eventstore_postgres::PgEventStore;
 use sqlx::{Connection as _, PgConnection};
 
@@ -59,4 +59,26 @@ async fn handlers_and_projections_write_their_rows_once() {
     app.deliver_again().await;
     assert_eq!((app.handled::<sum>(), sum_of("handler", &mut conn).await), (4, 120));
     assert_eq!(sum_of("projection", &mut conn).await, 120);
+}
+
+#[derive(Debug)]
+struct Blocked;
+
+#[projection(
+    name = "blocked",
+    set_up = "DO $$ BEGIN RAISE SQLSTATE '55P03' USING MESSAGE = 'the table is locked'; END $$",
+    manual
+)]
+impl Blocked {
+    async fn placed(&self, _event: &Placed, _conn: &mut PgConnection) {}
+}
+
+#[tokio::test]
+async fn a_set_up_that_can_succeed_later_is_no_mistake_of_the_projection() {
+    let database = eventbus_test::postgres();
+    let store = PgEventStore::connect(database.url()).await.unwrap();
+    let error = App::builder().store(store).projection(Blocked).start().await.unwrap_err();
+    let [StartMistake::Unavailable { what, .. }] = error.mistakes() else { panic!("{error}") };
+    assert_eq!(what, "the tables of projection `blocked`");
+    assert!(error.to_string().contains("the table is locked"), "{error}");
 }

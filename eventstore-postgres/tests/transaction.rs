@@ -262,20 +262,99 @@ async fn set_ups_of_tables_at_once_run_one_after_the_other() {
     assert_eq!(within(set_ups).await.unwrap(), vec![Ok(()); 8]);
 }
 
+/// The set-up of an other process may take as long as a transaction of its own.
+#[tokio::test]
+async fn a_set_up_waits_for_one_that_takes_longer_than_its_own_transactions() {
+    const CREATE: &str = "CREATE TABLE IF NOT EXISTS order_rows (number integer PRIMARY KEY)";
+    let database = TestDatabase::create("").await;
+    let limit = Duration::from_secs(1);
+    let first = open(database.config()).await;
+    let second = open(PgEventStoreConfig { transaction_timeout: limit, ..database.config() }).await;
+    let (mut admin, mut gate) = (database.connection().await, database.connection().await);
+    run(&mut gate, "CREATE TABLE public.gate ()").await;
+    run(&mut gate, "BEGIN; LOCK TABLE public.gate").await;
+    let set_up = format!("{CREATE}; LOCK TABLE gate IN SHARE MODE");
+    let first = tokio::spawn(async move { first.set_up_tables(&set_up).await.map_err(|error| error.to_string()) });
+    wait_for_lock(&mut admin, "relation", Duration::ZERO).await;
+    let limits = "CREATE TABLE public.limits AS
+                  SELECT name, setting FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout')";
+    let waiting =
+        async { second.set_up_tables(&format!("{CREATE}; {limits}")).await.map_err(|error| error.to_string()) };
+    let release = async {
+        wait_for_lock(&mut admin, "advisory", limit + SHORT).await;
+        run(&mut gate, "COMMIT").await;
+    };
+    let (second, ()) = within(futures_util::future::join(waiting, release)).await;
+    assert_eq!((first.await.unwrap(), second), (Ok(()), Ok(())));
+    let limits = sqlx::query_scalar("SELECT string_agg(name || ' ' || setting, ', ' ORDER BY name) FROM public.limits");
+    let limits: String = limits.fetch_one(&mut admin).await.unwrap();
+    assert_eq!(limits, "lock_timeout 500, statement_timeout 1000", "those of its statements are as always");
+}
+
+/// Waits until a session has waited for a lock of this kind for so long.
+async fn wait_for_lock(admin: &mut PgConnection, kind: &str, age: Duration) {
+    let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+                   AND wait_event_type = 'Lock' AND wait_event = $1
+                   AND clock_timestamp() - xact_start > make_interval(secs => $2))";
+    within(async {
+        loop {
+            let query = sqlx::query_scalar::<_, bool>(waiting).bind(kind).bind(age.as_secs_f64());
+            if query.fetch_one(&mut *admin).await.unwrap() {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+/// The statement that the documentation of `set_up` recommends.
+#[tokio::test]
+async fn a_set_up_that_adds_a_column_once_waits_for_no_reader_later() {
+    let docs = include_str!("../../eventbus/src/docs/projection.md");
+    let add = docs.split("```sql").nth(1).unwrap().split("```").next().unwrap();
+    let database = TestDatabase::create("").await;
+    let store = open(database.config()).await;
+    let set_up =
+        format!("CREATE TABLE IF NOT EXISTS order_rows (order_id text PRIMARY KEY, total bigint NOT NULL);{add}");
+    within(store.set_up_tables(&set_up)).await.unwrap();
+    let mut read = store.begin_read().await.unwrap();
+    let columns = "SELECT bool_and(is_paid) FROM order_rows";
+    sqlx::query(columns).execute(read.connection()).await.unwrap();
+    within(store.set_up_tables(&set_up)).await.unwrap();
+    drop(read);
+}
+
+#[tokio::test]
+async fn a_read_takes_no_longer_than_a_transaction_where_the_server_can_limit_it() {
+    let mut place = Place::new(SHORT).await;
+    let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::integer")
+        .fetch_one(&mut place.admin)
+        .await
+        .unwrap();
+    let mut read = place.store.begin_read().await.unwrap();
+    let started = std::time::Instant::now();
+    let mut is_over = false;
+    while started.elapsed() < SHORT + SHORT {
+        is_over |= sqlx::query("SELECT 1").execute(read.connection()).await.is_err();
+    }
+    assert_eq!(is_over, version >= 170_000);
+}
+
 #[tokio::test]
 async fn a_read_sees_one_snapshot_and_writes_nothing() {
     let mut place = Place::new(HOUR).await;
     let count = "SELECT count(*) FROM rows";
     let mut read = place.store.begin_read().await.unwrap();
+    run(&mut place.admin, "INSERT INTO public.rows VALUES (-1)").await;
     for _ in 0..2 {
         let rows: i64 = sqlx::query_scalar(count).fetch_one(read.connection()).await.unwrap();
-        assert_eq!(rows, 0, "a row that is stored after the first statement is not seen");
+        assert_eq!(rows, 1, "a row that is stored after the first statement is not seen");
         run(&mut place.admin, "INSERT INTO public.rows SELECT count(*) FROM public.rows").await;
     }
     let refused = sqlx::query("INSERT INTO rows VALUES (7)").execute(read.connection()).await.unwrap_err();
     assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some("25006"), "{refused}");
     drop(read);
-    assert_eq!(place.rows().await, 2);
+    assert_eq!(place.rows().await, 3);
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use crate::{
 /// Capacity of the statement cache: above the number of statements, so that none is prepared twice.
 const STATEMENT_CACHE_CAPACITY: usize = 96;
 
-/// Length of the write-ahead log, in pages of 4 KiB, from which on a commit copies it into the database: four times
+/// Length of the write-ahead log, in pages (4 KiB by SQLite's default), from which on a commit copies it into the database: four times
 /// SQLite's default. Each commit writes the last page of the same few trees again, and a longer log has more versions of
 /// one page, of which only the last is copied.
 const AUTOCHECKPOINT_PAGES: i64 = 4_000;

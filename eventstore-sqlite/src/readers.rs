@@ -1,13 +1,24 @@
 //! The connections that read, so that a slow reader never blocks a writer.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use eventbus::{BoxError, port::ReadError};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use crate::{blocking::blocking, connection::open_reader, files::OpenFiles, query::QueryError, writer::Writer};
+use crate::{
+    blocking::blocking,
+    connection::open_reader,
+    files::OpenFiles,
+    query::QueryError,
+    writer::{ExecutionContext, Writer},
+};
 
 /// Connections for reads.
 pub(crate) enum Readers {
@@ -95,7 +106,8 @@ impl Drop for ReadOnlySnapshot<'_> {
 }
 
 impl Readers {
-    /// Runs a query of the application on one snapshot.
+    /// Runs a query of the application on one snapshot, on a thread that may block. A panic of it goes on in the caller:
+    /// where it runs, it would end work of other callers.
     pub(crate) async fn query<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, BoxError> + Send + 'static,
@@ -107,18 +119,27 @@ impl Readers {
         let read = move |connection: &Connection| {
             let _permit = permit;
             let _snapshot = ReadOnlySnapshot::begin(connection)?;
-            Ok(query(connection))
+            // unwinding drops the statements of the query, and the snapshot ends the rest
+            Ok(catch_unwind(AssertUnwindSafe(|| query(connection))))
         };
-        self.read(read).await?
+        self.run(ExecutionContext::Thread, read).await?.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         f: impl FnOnce(&Connection) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, ReadError> {
+        self.run(ExecutionContext::Task, f).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        context: ExecutionContext,
+        f: impl FnOnce(&Connection) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, ReadError> {
         let result = match self {
             Self::OnWriter(writer) => {
-                let result = writer.run_on_connection(f).await;
+                let result = writer.run_on_connection(context, f).await;
                 result.map_err(|lost| ReadError::Unavailable(lost.into()))?
             }
             Self::Pooled(pool) => {

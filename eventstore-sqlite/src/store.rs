@@ -132,9 +132,15 @@ impl SqliteEventStore {
     ///
     /// It runs on a connection that only reads, on a thread that may block: all its statements see the file as it was at
     /// the first one, and a statement that writes fails. Queries take at most half of the
-    /// [`readers`](SqliteEventStoreConfig::readers), so that loads and projections keep the other half; a further query
-    /// waits for an earlier one to end. SQLite has no time limit for a query. Appends do not wait for queries, except on
-    /// a store in memory, which has one connection in all.
+    /// [`readers`](SqliteEventStoreConfig::readers), so that loads and projections keep the other half; with `readers: 1`
+    /// they share the one. A further query waits for an earlier one to end. A panic of the query goes on in the caller.
+    ///
+    /// SQLite has no time limit for a query. While one runs, the write-ahead log cannot begin anew, and grows with each
+    /// append: keep queries short. Appends do not wait for queries of a file.
+    ///
+    /// A store in memory has one connection in all: there queries and all other work run one after the other. In a task
+    /// with an open transaction, a query runs on the connection of that transaction, in the task itself, and sees what the
+    /// transaction has written; on a file it sees committed rows only.
     ///
     /// Do not change state of the connection (pragmas, temporary tables, attached databases): the store goes on with
     /// it.

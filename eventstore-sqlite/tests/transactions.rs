@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{error::Error as _, path::PathBuf, time::Duration};
+use std::{error::Error as _, panic::AssertUnwindSafe, path::PathBuf, pin::pin, thread, time::Duration};
 
 use common::{events, feed, fresh_path, fresh_stream, read, within};
 use eventbus::{
@@ -16,6 +16,11 @@ use eventbus::{
 };
 use eventstore_sqlite::{
     SqliteEventStore, SqliteEventStoreConfig, SqliteTransaction, SqliteTransactionError, rusqlite,
+};
+use futures_util::{
+    FutureExt as _,
+    future::{join, join3},
+    poll,
 };
 
 const HANDLER: Name = Name::from_static("list-orders");
@@ -620,32 +625,70 @@ async fn a_query_sees_one_snapshot() {
     assert_eq!(orders(&store).await, "a");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// Begins a transaction of a different task: the calling task waits for it like any other.
+async fn begin_elsewhere(store: &SqliteEventStore) -> SqliteTransaction {
+    let store = store.clone();
+    tokio::spawn(async move { store.begin_transaction().await.unwrap() }).await.unwrap()
+}
+
+async fn count_orders(store: &SqliteEventStore) -> i64 {
+    let count = "SELECT count(*) FROM orders";
+    store.read(|rows| Ok(rows.query_row(count, [], |row| row.get(0))?)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_query_that_panics_fails_its_caller_alone() {
+    for store in both().await {
+        let tx = begin_elsewhere(&store).await;
+        let panicking = store.read(|_| -> Result<(), BoxError> { panic!("the query fails") });
+        let panicking = AssertUnwindSafe(panicking).catch_unwind();
+        let stream = fresh_stream();
+        let appending = store.append(&stream, ExpectedVersion::NoStream, events(1));
+        // polled in this order: in memory, both wait for the end of the transaction, which runs them
+        let (panicked, appended, ()) = within(join3(panicking, appending, async { drop(tx) })).await;
+        assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"the query fails"));
+        appended.unwrap();
+        assert_eq!(within(count_orders(&store)).await, 0, "the connection reads on");
+    }
+}
+
+#[tokio::test]
+async fn a_query_runs_on_a_thread_that_may_block() {
+    for store in both().await {
+        let used_thread = || store.read(|_| Ok(thread::current().id()));
+        assert_ne!(used_thread().await.unwrap(), thread::current().id());
+        // and after a wait, which ends in this task where there is one connection in all
+        let tx = begin_elsewhere(&store).await;
+        let (used, ()) = within(join(used_thread(), async { drop(tx) })).await;
+        assert_ne!(used.unwrap(), thread::current().id());
+    }
+}
+
+#[tokio::test]
+async fn a_query_in_a_transaction_of_its_task_sees_its_rows_where_it_has_one_connection_in_all() {
+    for (store, sees) in both().await.into_iter().zip([0, 1]) {
+        let mut tx = store.begin().await.unwrap();
+        add(&mut *tx, "a");
+        assert_eq!(within(count_orders(&store)).await, sees);
+    }
+}
+
+#[tokio::test]
 async fn queries_leave_readers_to_the_store() {
     let store = prepared(fresh_path(), SqliteEventStoreConfig { readers: 2, ..Default::default() }).await;
-    let (running, mut is_running) = tokio::sync::mpsc::unbounded_channel();
-    let queries: Vec<_> = (0..2)
-        .map(|_| {
-            let (running, (release, released)) = (running.clone(), std::sync::mpsc::channel::<()>());
-            let query = store.clone();
-            let query = tokio::spawn(async move {
-                query
-                    .read(move |_| {
-                        running.send(())?;
-                        Ok(released.recv()?)
-                    })
-                    .await
-            });
-            (release, query)
-        })
-        .collect();
-    within(is_running.recv()).await.unwrap();
+    let query = || {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        (release, store.read(move |_| Ok(released.recv()?)))
+    };
+    let ((release, first), (release_second, second)) = (query(), query());
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    // polled once: the first takes its reader, and the second one too if there is one for it
+    assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
     let stream = fresh_stream();
     store.append(&stream, ExpectedVersion::Any, events(2)).await.unwrap();
     assert_eq!(within(read(&store, &stream)).await.len(), 2, "one reader is left to the store");
-    let (releases, queries): (Vec<_>, Vec<_>) = queries.into_iter().unzip();
-    releases.iter().for_each(|release| release.send(()).unwrap());
-    for query in queries {
-        within(query).await.unwrap().unwrap();
-    }
+    release.send(()).unwrap();
+    within(first).await.unwrap();
+    release_second.send(()).unwrap();
+    within(second).await.unwrap();
 }

@@ -67,7 +67,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventstore-postgres/src/setup_session.rs", 5, "the replies of PostgreSQL"),
     (
         "eventstore-postgres/src/transaction.rs",
-        5,
+        6,
         "the replies of PostgreSQL, which ends transactions by its own clock",
     ),
     ("eventstore-sqlite/src/writer/batch.rs", 2, "how long the disk takes"),

@@ -37,7 +37,7 @@ pub(crate) fn start(
     }
     end(&mut child);
     let end = tail(&fs::read_to_string(&log).unwrap_or_default());
-    Err(Error::NotReady { server, log: run.keep_log(server.key())?, end })
+    Err(Error::NotReady { server, log: run.keep_log(server.key()), end })
 }
 
 fn becomes_ready(child: &mut Child, is_ready: impl Fn(u32) -> bool) -> bool {

@@ -138,11 +138,14 @@ impl RunFolder {
         self.path.join("log")
     }
 
-    /// Copies the server's output to a place where it stays when the folder is removed; returns that.
-    pub(crate) fn keep_log(&self, key: &str) -> Result<PathBuf, Error> {
+    /// Copies the server's output to a place where it stays when the folder is removed; returns that place. If it cannot
+    /// be written, for example on a full disk, returns the path of the output: the end of the log matters more.
+    pub(crate) fn keep_log(&self, key: &str) -> PathBuf {
         let kept = self.path.with_file_name(format!("{key}.failed.log"));
-        fs::copy(self.log(), &kept).map_err(Error::io(format!("write {}", kept.display())))?;
-        Ok(kept)
+        match fs::copy(self.log(), &kept) {
+            Ok(_) => kept,
+            Err(_) => self.log(),
+        }
     }
 
     /// Removes the folder; its supervisor then ends by itself.
@@ -158,4 +161,25 @@ impl RunFolder {
 
 fn client_file() -> String {
     format!("clients/{}", process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_cannot_be_copied_is_named_where_it_is() {
+        let parent = std::env::temp_dir().join(name::unique("logs"));
+        let run = RunFolder::at(parent.join("run_redis_x"));
+        fs::create_dir_all(run.path.join("clients")).unwrap();
+        fs::write(run.log(), "the cause\n").unwrap();
+        let kept = run.keep_log("redis");
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "the cause\n");
+        assert_eq!(kept, parent.join("redis.failed.log"));
+        fs::remove_file(&kept).unwrap();
+        // in the way of the copy
+        fs::create_dir(&kept).unwrap();
+        assert_eq!(run.keep_log("redis"), run.log());
+        fs::remove_dir_all(parent).unwrap();
+    }
 }

@@ -243,10 +243,10 @@ pub enum StartMistake {
         /// The store's error.
         source: BoxError,
     },
-    /// The store could not return the saved progress of the app.
-    #[error("the store could not return the progress of {what}")]
+    /// The store could not do its part of the start, for example because its server is away. A later start can succeed.
+    #[error("the store is unavailable for {what}")]
     Unavailable {
-        /// The part of the app whose progress it is.
+        /// The part of the app that needs the store.
         what: String,
         /// The store's error.
         source: BoxError,

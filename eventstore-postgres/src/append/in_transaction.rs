@@ -25,7 +25,9 @@ use crate::{
     store_inner::StoreInner,
 };
 
-const SET_SAVEPOINT: &str = "SAVEPOINT eventbus_append; SELECT current_setting('synchronous_commit')";
+/// A standby refuses every write: that is a fault of the server, and no choice of the transaction.
+const SET_SAVEPOINT: &str = "SAVEPOINT eventbus_append; SELECT current_setting('synchronous_commit'), \
+    current_setting('transaction_read_only')::boolean AND NOT pg_is_in_recovery()";
 const ROLL_BACK_AND_RELEASE: SqlStr =
     SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append; RELEASE SAVEPOINT eventbus_append");
 const RELEASE_SAVEPOINT: &str = "RELEASE SAVEPOINT eventbus_append; SET LOCAL eventbus.appended_{namespace} = on";
@@ -44,6 +46,9 @@ pub enum PgAppendInError {
     /// An earlier statement of the transaction failed, so that it can only be rolled back.
     #[error("the transaction has failed before; to repair: roll it back, and make it again")]
     Failed,
+    /// The transaction only reads.
+    #[error("the transaction only reads; to repair: append in one that writes (`begin_transaction`, not `begin_read`)")]
+    ReadOnly,
     /// The commit would not wait for the disk: a crash would lose events that readers have seen.
     #[error(
         "`synchronous_commit` is off in this transaction; to repair: SET LOCAL synchronous_commit = on, or ALTER ROLE … \
@@ -91,12 +96,15 @@ impl TransactionalAppend<'_> {
             Some("25P02") => self.refused_error(PgAppendInError::Failed.into()),
             _ => self.append_error(StatementError::from_driver(error)),
         })?;
-        let setting = rows.first().map(|row| row.try_get::<&str, _>(0)).transpose();
-        if setting.map_err(|error| AppendError::Unavailable(error.into()))? == Some("off") {
-            self.execute(ROLL_BACK_AND_RELEASE).await?;
-            return Err(self.refused_error(PgAppendInError::SynchronousCommitOff.into()));
-        }
-        Ok(())
+        let decode = |row: &PgRow| -> sqlx::Result<_> { Ok((row.try_get::<&str, _>(0)? == "off", row.try_get(1)?)) };
+        let settings = rows.first().map(decode).transpose();
+        let fault = match settings.map_err(|error| AppendError::Unavailable(error.into()))? {
+            Some((_, true)) => PgAppendInError::ReadOnly,
+            Some((true, _)) => PgAppendInError::SynchronousCommitOff,
+            _ => return Ok(()),
+        };
+        self.execute(ROLL_BACK_AND_RELEASE).await?;
+        Err(self.refused_error(fault.into()))
     }
 
     /// Appends, and returns `true` with the records if this call stored them, `false` if they were stored before.

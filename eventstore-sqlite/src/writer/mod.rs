@@ -13,7 +13,7 @@ mod watchdog;
 mod writer;
 
 pub(crate) use self::{
-    permit::WritePermit,
+    permit::{ExecutionContext, WritePermit},
     transaction::{CheckedOutConnection, ConnectionGuard, EndReason, HeldConnection},
     writer::{INLINE_EVENTS_MAX, Writer},
 };

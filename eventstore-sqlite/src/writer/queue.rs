@@ -6,7 +6,7 @@ use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::permit::Handoff;
+use super::permit::{ExecutionContext, Handoff};
 use crate::checked_append::{AppendOutcome, CheckedAppend};
 
 /// Maximum number of jobs that share a transaction: the first of them waits for the last.
@@ -20,21 +20,27 @@ pub(crate) type ConnectionTask = Box<dyn FnOnce(&Connection) + Send>;
 pub(crate) struct WriterQueue {
     jobs: VecDeque<Job>,
     tasks: Vec<ConnectionTask>,
+    /// Code of the application, which may block: a drainer in a task leaves it to one on a thread.
+    blocking_tasks: Vec<ConnectionTask>,
     /// Callers that want the connection for a transaction of their own.
     waiters: VecDeque<oneshot::Sender<Arc<Handoff>>>,
 }
 
 impl WriterQueue {
     pub(crate) fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && self.tasks.is_empty() && self.waiters.is_empty()
+        self.jobs.is_empty() && self.tasks.is_empty() && self.blocking_tasks.is_empty() && self.waiters.is_empty()
     }
 
     pub(crate) fn add_jobs(&mut self, jobs: impl IntoIterator<Item = Job>) {
         self.jobs.extend(jobs);
     }
 
-    pub(crate) fn add_task(&mut self, task: ConnectionTask) {
-        self.tasks.push(task);
+    /// Adds a task that runs where `context` says: one for a task's context may run on a thread too.
+    pub(crate) fn add_task(&mut self, task: ConnectionTask, context: ExecutionContext) {
+        match context {
+            ExecutionContext::Task => self.tasks.push(task),
+            ExecutionContext::Thread => self.blocking_tasks.push(task),
+        }
     }
 
     pub(crate) fn add_waiter(&mut self, waiter: oneshot::Sender<Arc<Handoff>>) {
@@ -45,9 +51,14 @@ impl WriterQueue {
         self.waiters.pop_front()
     }
 
-    pub(crate) fn take_batch(&mut self) -> (Vec<ConnectionTask>, Vec<Job>) {
+    /// Takes what a drainer runs next in `context`.
+    pub(crate) fn take_batch(&mut self, context: ExecutionContext) -> (Vec<ConnectionTask>, Vec<Job>) {
         let jobs = self.jobs.len().min(BATCH_JOBS_MAX);
-        (std::mem::take(&mut self.tasks), self.jobs.drain(..jobs).collect())
+        let mut tasks = std::mem::take(&mut self.tasks);
+        if context == ExecutionContext::Thread {
+            tasks.append(&mut self.blocking_tasks);
+        }
+        (tasks, self.jobs.drain(..jobs).collect())
     }
 
     /// Puts jobs back to the front, in their order.

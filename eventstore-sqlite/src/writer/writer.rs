@@ -64,6 +64,7 @@ const BURST_PAUSE: Duration = Duration::from_millis(1);
 /// | idle | a caller queued work and takes the connection | draining, in the caller's task or on a thread |
 /// | draining | after a batch: a waiter wants a transaction of its own | handed off: see `Handoff` |
 /// | draining in a task | [`INLINE_TIME_MAX`] passes, or a different process writes | idle; a thread goes on draining |
+/// | draining in a task | the queue holds only tasks that may block | idle; a thread goes on draining |
 /// | draining | the queue is empty | idle; the drainer checks the queue once more |
 /// | handed off | the waiter takes it and begins a transaction | checked out: see `CheckedOutConnection` |
 /// | draining | after a batch: the waiter is gone | draining, or handed off to the next waiter |
@@ -234,13 +235,14 @@ impl Writer {
         answer.await?
     }
 
-    /// Runs `f` on the connection between two transactions. Inside a transaction of the calling task, `f` gets the
-    /// transaction's connection, as the task would wait for itself.
+    /// Runs `f` on the connection between two transactions, in any task or on a thread that may block, as `context` says.
+    /// Inside a transaction of the calling task, `f` gets the transaction's connection, as the task would wait for itself.
     ///
     /// # Errors
     /// If `f` panicked.
     pub(crate) async fn run_on_connection<T: Send + 'static>(
         self: &Arc<Self>,
+        context: ExecutionContext,
         f: impl FnOnce(&Connection) -> T + Send + 'static,
     ) -> Result<T, RecvError> {
         let (done, answer) = oneshot::channel();
@@ -251,8 +253,8 @@ impl Writer {
         match self.own_transaction().as_ref().map(|checked_out| checked_out.lock_connection()) {
             Some(Ok(open)) => task(&open),
             _ => {
-                self.queue.lock().add_task(Box::new(task));
-                self.start_draining(false);
+                self.queue.lock().add_task(Box::new(task), context);
+                self.start_draining(context == ExecutionContext::Thread);
             }
         }
         answer.await
@@ -400,7 +402,7 @@ impl Writer {
     /// Runs the connection tasks and the next batch of jobs. Returns `false` if there are none, or the batch has to
     /// wait.
     fn run_next(&self, connection: &Connection, context: ExecutionContext) -> bool {
-        let (tasks, jobs) = self.queue.lock().take_batch();
+        let (tasks, jobs) = self.queue.lock().take_batch(context);
         let idle = tasks.is_empty() && jobs.is_empty();
         for task in tasks {
             task(connection);

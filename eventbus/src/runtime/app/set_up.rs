@@ -15,10 +15,10 @@ pub(super) async fn set_up_tables(store: &dyn EventStore, projections: &[AnyProj
     };
     for definition in projections.iter().map(AnyProjection::definition) {
         let Some(statements) = definition.set_up else { continue };
-        transactions.set_up_tables(statements).await.map_err(|source| StartMistake::SetUp {
-            name: definition.name,
-            source_place: definition.source,
-            source,
+        let (name, source_place) = (definition.name, definition.source);
+        transactions.set_up_tables(statements).await.map_err(|source| match transactions.server_fault(&*source) {
+            Some(_) => StartMistake::Unavailable { what: format!("the tables of projection `{name}`"), source },
+            None => StartMistake::SetUp { name, source_place, source },
         })?;
     }
     Ok(())
