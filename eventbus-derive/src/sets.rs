@@ -50,7 +50,7 @@ impl Member {
     }
 }
 
-/// Writes `EventSet`, `EncodeEvent` and `From` for the enum `ident`.
+/// Writes `EventSet`, `FoldedEvent`, `EncodeEvent` and `From` for the enum `ident`.
 ///
 /// An enum that is not `complete` has variants that are no members; the parser has reported them.
 pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: bool) -> TokenStream {
@@ -71,11 +71,19 @@ pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: b
             fn decode(
                 #record: &#krate::RecordedEvent,
             ) -> ::core::result::Result<Self, #krate::__private::DecodeError> {
-                let #event_type = #record.event_type().as_str();
+                <Self as #krate::__private::FoldedEvent>::decode_fields(#record.fields())
+            }
+        }
+        #[automatically_derived]
+        impl #krate::__private::FoldedEvent for #ident {
+            fn decode_fields(
+                #record: #krate::__private::EventFields<'_>,
+            ) -> ::core::result::Result<Self, #krate::__private::DecodeError> {
+                let #event_type = #record.event_type.as_str();
                 #(if #named.is_named(#event_type) {
                     return #krate::__private::decode_with(&#codecs, #record).map(Self::#variants);
                 })*
-                ::core::result::Result::Err(#krate::__private::unknown::<Self>(#record))
+                ::core::result::Result::Err(#krate::__private::unknown::<Self>(#record.event_type))
             }
         }
         #[automatically_derived]

@@ -158,7 +158,7 @@ pub mod event {
     pub use crate::{
         domain::{
             attributes::{Attributes, InvalidAttributes},
-            codec::{DecodeError, EncodeError, EncodeFault},
+            codec::{DecodeError, EncodeError, EncodeFault, EventFields},
             event::{EventDescriptor, EventFilter, Source},
             field_error::FieldError,
             field_text::{FieldText, FieldTexts},
@@ -285,10 +285,12 @@ pub mod __private {
     pub use crate::{
         domain::{
             aggregate::{Fold, Lists},
-            codec::{Codec, DecodeError, EncodeError, Payload},
+            codec::{Codec, DecodeError, EncodeError, EventFields, Payload},
             event::{EventDescriptor, EventFilter, Source, belongs_to},
             fields::Fields,
-            record::{EncodeEvent, decode_one, decode_with, encode_one, encode_with, read_current, unknown},
+            record::{
+                EncodeEvent, FoldedEvent, decode_one, decode_with, encode_one, encode_with, read_current, unknown,
+            },
             snapshot_codec::{SnapshotCodec, SnapshotState},
             tag::tag_values,
             trace::{Traced, Untraceable},

@@ -40,6 +40,7 @@ mod transaction;
 mod transactions;
 mod unfinished;
 mod url;
+mod visit;
 
 pub use append::PgAppendInError;
 pub use config::PgEventStoreConfig;

@@ -11,6 +11,7 @@
 use std::{sync::Arc, time::Duration};
 
 use eventbus::BoxError;
+use futures_util::TryStreamExt as _;
 use sqlx::{
     AssertSqlSafe, Connection, Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _, SqlStr, Transaction,
     pool::PoolConnection,
@@ -164,17 +165,29 @@ impl ConnectionPools {
 
     /// Runs one statement and reads its answer to the end; then it is committed, or rolled back.
     pub(crate) async fn fetch_all(&self, query: Query<'_>) -> Result<Vec<PgRow>, StatementError> {
+        let mut rows = Vec::new();
+        self.fetch_each(query, |row| rows.push(row)).await?;
+        Ok(rows)
+    }
+
+    /// Runs one statement, and calls `take` with each row as it arrives, to the end of the answer; after an error some
+    /// rows may be taken.
+    pub(crate) async fn fetch_each(
+        &self,
+        query: Query<'_>,
+        mut take: impl FnMut(PgRow) + Send,
+    ) -> Result<(), StatementError> {
         let not_sent = |error: sqlx::Error| StatementError::NotSent(error.into());
         let _pass = self.shared.as_ref().map(|shared| shared.statements.enter()).transpose().map_err(not_sent)?;
         let connection = self.pool.acquire().await.map_err(not_sent)?;
         let mut checked_out = CheckedOutConnection::new(connection);
         let answer = match &self.shared {
-            None => self.await_answer(query.fetch_all(checked_out.get())).await,
+            None => self.await_answer(take_rows(checked_out.get(), query, &mut take)).await,
             Some(shared) => {
                 // without an answer to it no statement was sent
                 self.execute(&mut checked_out, shared.begin.clone()).await.map_err(StatementError::into_not_sent)?;
-                match self.await_answer(query.fetch_all(checked_out.get())).await {
-                    Ok(rows) => self.execute(&mut checked_out, COMMIT).await.map(|()| rows),
+                match self.await_answer(take_rows(checked_out.get(), query, &mut take)).await {
+                    Ok(()) => self.execute(&mut checked_out, COMMIT).await,
                     failed => failed,
                 }
             }
@@ -273,6 +286,18 @@ impl ConnectionPools {
             tracing::warn!("store closed with a connection in use: the connection is free when its owner drops it");
         }
     }
+}
+
+async fn take_rows(
+    connection: &mut PgConnection,
+    query: Query<'_>,
+    take: &mut (impl FnMut(PgRow) + Send),
+) -> Result<(), sqlx::Error> {
+    let mut rows = query.fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        take(row);
+    }
+    Ok(())
 }
 
 /// Returns the pool of the statements and the pool of the transactions, on connections of the store's own.

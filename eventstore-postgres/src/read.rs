@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use eventbus::{
     StreamId, Version,
-    port::{Direction, ReadError, ReadStream, RecordStream},
+    port::{Direction, ReadError, ReadStream, RecordStream, VisitEvent},
     support::{Page, StreamCursor, missing_event_error, paged},
 };
 
@@ -12,6 +12,7 @@ use crate::{
     record::{PAGE_EVENTS_MAX, decode_stream_page, decode_stream_version},
     store::PgEventStore,
     store_inner::StoreInner,
+    visit,
 };
 
 #[async_trait]
@@ -22,6 +23,15 @@ impl ReadStream for PgEventStore {
             let stream = stream.clone();
             async move { stream_page(self.inner(), &stream, cursor, direction).await }
         })
+    }
+
+    async fn visit_stream(
+        &self,
+        stream: &StreamId,
+        from: Version,
+        visit: &mut VisitEvent<'_>,
+    ) -> Result<(), ReadError> {
+        visit::visit_stream(self, stream, from, visit).await
     }
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {

@@ -135,7 +135,7 @@ impl<'r> RowColumns<'r> {
 }
 
 /// Returns `true` if a valid JSON text is an object.
-fn is_object(json: &str) -> bool {
+pub(crate) fn is_object(json: &str) -> bool {
     json.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
 }
 

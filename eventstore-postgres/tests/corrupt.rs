@@ -4,10 +4,15 @@
 
 mod common;
 
+use std::ops::ControlFlow;
+
 use common::{TestSchema, add, event, open, run, stream};
 use eventbus::{
     ExpectedVersion, Position, RecordedEvent, StreamId, Version,
-    port::{AppendError, AppendEvents as _, Direction, ReadError, ReadFeed as _, ReadStream as _, RecordStream},
+    port::{
+        AppendError, AppendEvents as _, Direction, ReadError, ReadFeed as _, ReadStream as _, RecordStream,
+        VisitedEvent,
+    },
 };
 use eventstore_postgres::PgEventStore;
 use futures_util::StreamExt as _;
@@ -183,4 +188,50 @@ async fn the_feed_breaks_off_at_an_event_whose_stream_lost_its_row() {
     it.store.append(&it.stream, ExpectedVersion::Any, vec![event()]).await.unwrap();
     let (sound, place) = broken_off(it.store.read_all(Position::START)).await;
     assert_eq!((sound.len(), &*place), (0, "position 1"));
+}
+
+/// Visits a stream up to the error, and returns the number of events before it and the place that it names.
+async fn visit_breaks_off(store: &PgEventStore, stream: &StreamId) -> (u64, String) {
+    let mut visited = 0_u64;
+    let mut count = |event: VisitedEvent<'_>| {
+        visited += 1;
+        assert_eq!(event.version, visited);
+        ControlFlow::Continue(())
+    };
+    match store.visit_stream(stream, Version::FIRST, &mut count).await {
+        Err(ReadError::Corrupt { place, .. }) => (visited, place),
+        other => panic!("not corrupt but {other:?}"),
+    }
+}
+
+/// A visit reads fewer columns, and names a damaged one as a read does.
+#[tokio::test]
+async fn a_visit_names_the_damage_that_it_meets() {
+    let damages = ["event_type = ''", "schema_version = 0", "schema_version = -1", "payload = '[]'", "payload = '1'"];
+    for set in damages {
+        let it = tampered(set).await;
+        assert_eq!(visit_breaks_off(&it.store, &it.stream).await, (1, "position 2".into()), "{set}");
+    }
+    let it = tampered("version = 9").await;
+    let missing = format!("event 2 of stream `{}`", it.stream);
+    assert_eq!(visit_breaks_off(&it.store, &it.stream).await, (1, missing));
+}
+
+#[tokio::test]
+async fn a_visit_of_many_statements_leaves_out_no_event() {
+    let schema = TestSchema::new();
+    let (store, stream) = (schema.store().await, stream());
+    add(&store, &stream, 10_000).await;
+    add(&store, &stream, 10_002).await;
+    let mut visited = 0_u64;
+    let mut count = |event: VisitedEvent<'_>| {
+        visited += 1;
+        assert_eq!(event.version, visited);
+        ControlFlow::Continue(())
+    };
+    store.visit_stream(&stream, Version::FIRST, &mut count).await.unwrap();
+    assert_eq!(visited, 20_002);
+    run(&mut schema.connection().await, "DELETE FROM events WHERE version = 20001").await;
+    let missing = format!("event 20001 of stream `{stream}`");
+    assert_eq!(visit_breaks_off(&store, &stream).await, (20_000, missing));
 }

@@ -61,6 +61,7 @@ mod transactions;
 mod unfinished;
 mod unique_values;
 mod value_rows;
+mod visit;
 mod writer;
 
 pub use config::{SqliteEventStoreConfig, Synchronous};

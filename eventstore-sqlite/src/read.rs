@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use eventbus::{
     StreamId, Version,
-    port::{Direction, ReadError, ReadStream, RecordStream},
+    port::{Direction, ReadError, ReadStream, RecordStream, VisitEvent},
     support::{Page, StreamCursor, missing_event_error, paged},
 };
 use rusqlite::Connection;
@@ -13,6 +13,7 @@ use crate::{
     query::QueryError,
     row::{PAGE_EVENTS_MAX, query_page, stream_columns},
     store::SqliteEventStore,
+    visit,
 };
 
 #[async_trait]
@@ -23,6 +24,15 @@ impl ReadStream for SqliteEventStore {
             let stream = stream.clone();
             self.readers().read(move |connection| load_page(connection, &stream, cursor, direction))
         })
+    }
+
+    async fn visit_stream(
+        &self,
+        stream: &StreamId,
+        from: Version,
+        visit: &mut VisitEvent<'_>,
+    ) -> Result<(), ReadError> {
+        visit::visit_stream(self, stream, from, visit).await
     }
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {

@@ -149,7 +149,7 @@ fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
 }
 
 /// Returns `true` if a text can be a JSON object; decoding shows if it is one.
-fn is_object(text: &str) -> bool {
+pub(crate) fn is_object(text: &str) -> bool {
     let text = text.trim_matches([' ', '\t', '\n', '\r']);
     text.starts_with('{') && text.ends_with('}')
 }

@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    ops::ControlFlow,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -19,7 +20,7 @@ use eventbus::{
     health::HealthThresholds,
     port::{
         AppendError, AppendEvents as _, Checkpoints as _, Direction, FeedFilter, ReadError, ReadFeed as _,
-        ReadStream as _, UnfinishedDeliveries as _,
+        ReadStream as _, UnfinishedDeliveries as _, VisitedEvent,
     },
     prelude::*,
     projection::ProjectionError,
@@ -424,6 +425,29 @@ async fn a_negative_position_is_damage() {
     assert_eq!(named, "position -5");
     let (store, ..) = damaged("UPDATE eventbus_events SET position = -position").await;
     assert_eq!(place(store.head().await.unwrap_err()).0, "position -1");
+}
+
+/// A visit reads fewer columns, and names a damaged one as a read does.
+#[tokio::test]
+async fn a_visit_names_the_damage_that_it_meets() {
+    let at_two = ["version = -2", "event_type = ''", "schema_version = 0", "payload = '[1]'", "event_id = x'0102'"];
+    let at_two = at_two.map(|set| (format!("UPDATE eventbus_events SET {set} WHERE version = 2"), "position 2"));
+    let gone = ("DELETE FROM eventbus_events WHERE version = 2".to_owned(), "event 2 of stream");
+    for (sql, wanted) in at_two.into_iter().chain([gone]) {
+        let (store, stream, _) = damaged(&sql).await;
+        let mut visited = 0_u64;
+        let mut count = |event: VisitedEvent<'_>| {
+            visited += 1;
+            assert_eq!(event.version, visited);
+            ControlFlow::Continue(())
+        };
+        let error = store.visit_stream(&stream, Version::FIRST, &mut count).await.unwrap_err();
+        let (named, _) = place(error);
+        // a negative version is not in the range that is read: the event is missing
+        let wanted = if sql.contains("-2") { "event 2 of stream" } else { wanted };
+        assert!(named.starts_with(wanted), "{sql}: {named}");
+        assert_eq!(visited, 1, "{sql}");
+    }
 }
 
 #[tokio::test]

@@ -79,6 +79,9 @@ fn fallback(model: &Model, taken: &Taken) -> TokenStream {
                 const EVENTS: #krate::__private::EventFilter = #krate::__private::EventFilter::All;
                 fn decode(_: &#krate::RecordedEvent) -> ::core::result::Result<Self, #krate::__private::DecodeError> { loop {} }
             }
+            impl #krate::__private::FoldedEvent for #event {
+                fn decode_fields(_: #krate::__private::EventFields<'_>) -> ::core::result::Result<Self, #krate::__private::DecodeError> { loop {} }
+            }
             impl #krate::__private::EncodeEvent for #event {
                 fn encode_as(&self, _: #krate::EventId, _: #krate::__private::OffsetDateTime) -> ::core::result::Result<#krate::NewEvent, #krate::__private::EncodeError> { loop {} }
             }

@@ -9,7 +9,7 @@ use super::{
     id::AggregateKey,
     metadata::EventId,
     name::Name,
-    record::{EncodeEvent, EventSet},
+    record::{EncodeEvent, FoldedEvent},
     snapshot_codec::SnapshotCodec,
     stream::{StreamId, Version},
 };
@@ -22,7 +22,7 @@ use super::{
 )]
 pub trait Fold: Default + Send + Sync + 'static {
     /// The generated enum of its events.
-    type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
+    type Event: FoldedEvent + EncodeEvent + Clone + fmt::Debug;
 }
 
 /// State that is folded from the events of one stream; made by `#[derive(Aggregate)]`.

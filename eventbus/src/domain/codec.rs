@@ -1,5 +1,7 @@
 //! Encoding and decoding: from an event's own fields to the stored JSON object, and back.
 
+use std::fmt;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 #[cfg(feature = "testkit")]
@@ -8,7 +10,6 @@ use super::{
     error::BoxError,
     field_error::FieldError,
     json::to_json,
-    metadata::Metadata,
     name::Name,
     tag::InvalidTag,
     unique::UniqueFault,
@@ -57,6 +58,29 @@ impl<T: Serialize + DeserializeOwned + 'static> Payload for T {
     #[cfg(feature = "testkit")]
     fn trace() -> Result<Traced<Self>, Untraceable> {
         trace::trace()
+    }
+}
+
+/// What decoding needs of a stored event: its own fields, and how to read them.
+#[derive(Clone, Copy)]
+pub struct EventFields<'e> {
+    /// The wire name.
+    pub event_type: &'e Name,
+    /// The version of the shape of the fields.
+    pub schema_version: u32,
+    /// Set if some of the fields are sealed: no text may be taken for their value.
+    pub has_sealed_fields: bool,
+    /// The fields: a JSON object.
+    pub payload: &'e str,
+}
+
+/// Without the fields, which may be personal.
+impl fmt::Debug for EventFields<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventFields")
+            .field("event_type", self.event_type)
+            .field("schema_version", &self.schema_version)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,25 +151,25 @@ impl<E> Codec<E> {
 
     /// Reads the fields. Fails if a newer release wrote them: fields of a newer shape may fit and mean something else,
     /// and a sealed text must never pass for a value.
-    pub(crate) fn decode(&self, metadata: &Metadata, json: &str) -> Result<E, DecodeError> {
-        if metadata.schema_version() > self.version {
+    pub(crate) fn decode(&self, event: EventFields<'_>) -> Result<E, DecodeError> {
+        if event.schema_version > self.version {
             return Err(DecodeError::NewerVersion {
-                event_type: metadata.event_type().clone(),
-                found: metadata.schema_version(),
+                event_type: event.event_type.clone(),
+                found: event.schema_version,
                 known: self.version,
             });
         }
-        if metadata.has_sealed_fields() {
-            return Err(DecodeError::SealedFields { event_type: metadata.event_type().clone() });
+        if event.has_sealed_fields {
+            return Err(DecodeError::SealedFields { event_type: event.event_type.clone() });
         }
         // a foreign writer's version 0 is read as the oldest one
-        let upcaster = self.upcasters.get(metadata.schema_version().saturating_sub(1) as usize);
+        let upcaster = self.upcasters.get(event.schema_version.saturating_sub(1) as usize);
         let decoded = match upcaster {
-            None => (self.decode)(json)
+            None => (self.decode)(event.payload)
                 .map_err(|source| UpcastFault::Payload { rust_type: std::any::type_name::<E>(), source }),
-            Some(upcast) => upcast(json),
+            Some(upcast) => upcast(event.payload),
         };
-        decoded.map_err(|fault| DecodeError::from_fault(metadata, fault))
+        decoded.map_err(|fault| DecodeError::from_fault(event, fault))
     }
 
     /// Makes samples of the event.
@@ -256,8 +280,8 @@ pub enum DecodeError {
 impl DecodeError {
     /// Adds the event to a fault in its fields.
     #[cold]
-    fn from_fault(metadata: &Metadata, fault: UpcastFault) -> Self {
-        let (event_type, version) = (metadata.event_type().clone(), metadata.schema_version());
+    fn from_fault(event: EventFields<'_>, fault: UpcastFault) -> Self {
+        let (event_type, version) = (event.event_type.clone(), event.schema_version);
         match fault {
             UpcastFault::Payload { rust_type, source } => Self::Payload { event_type, version, rust_type, source },
             UpcastFault::Refused { version: from, source } => Self::Upcast { event_type, version, from, source },

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     clock::SharedClock,
-    codec::{Codec, DecodeError, EncodeError, EncodeFault},
+    codec::{Codec, DecodeError, EncodeError, EncodeFault, EventFields},
     context::{Cause, EventContext},
     event::{EventDescriptor, EventFilter},
     fields::Fields,
@@ -361,6 +361,18 @@ impl RecordedEvent {
         &self.0.payload
     }
 
+    /// What decoding needs of the event.
+    #[must_use]
+    pub fn fields(&self) -> EventFields<'_> {
+        let metadata = self.metadata();
+        EventFields {
+            event_type: metadata.event_type(),
+            schema_version: metadata.schema_version(),
+            has_sealed_fields: metadata.has_sealed_fields(),
+            payload: self.payload(),
+        }
+    }
+
     /// The durable wire name.
     #[must_use]
     pub fn event_type(&self) -> &Name {
@@ -486,6 +498,16 @@ pub trait EventSet: Sized + Send + Sync + 'static {
     fn decode(record: &RecordedEvent) -> Result<Self, DecodeError>;
 }
 
+/// The events of a fold: an aggregate or a decision decodes them without their metadata.
+#[doc(hidden)]
+pub trait FoldedEvent: EventSet {
+    /// As [`EventSet::decode`].
+    ///
+    /// # Errors
+    /// As there.
+    fn decode_fields(event: EventFields<'_>) -> Result<Self, DecodeError>;
+}
+
 impl EventSet for RecordedEvent {
     const EVENTS: EventFilter = EventFilter::All;
 
@@ -548,9 +570,9 @@ pub trait DomainEvent: EventSet + EncodeEvent {
 #[doc(hidden)]
 pub fn decode_one<E: DomainEvent>(record: &RecordedEvent) -> Result<E, DecodeError> {
     if E::DESCRIPTOR.is_named(record.event_type()) {
-        E::CODEC.decode(record.metadata(), record.payload())
+        E::CODEC.decode(record.fields())
     } else {
-        Err(unknown::<E>(record))
+        Err(unknown::<E>(record.event_type()))
     }
 }
 
@@ -564,10 +586,10 @@ pub fn encode_one<E: DomainEvent>(
     encode_with(&E::DESCRIPTOR, &E::CODEC, event, event_id, occurred_at)
 }
 
-/// One arm of a derived `EventSet::decode` for an enum.
+/// One arm of a derived `FoldedEvent::decode_fields`.
 #[doc(hidden)]
-pub fn decode_with<E>(codec: &Codec<E>, record: &RecordedEvent) -> Result<E, DecodeError> {
-    codec.decode(record.metadata(), record.payload())
+pub fn decode_with<E>(codec: &Codec<E>, event: EventFields<'_>) -> Result<E, DecodeError> {
+    codec.decode(event)
 }
 
 /// One arm of a derived `EncodeEvent::encode` for an enum.
@@ -610,6 +632,6 @@ pub fn read_current<E: DomainEvent>(fields: &Fields) -> Result<E, UpcastFault> {
 
 /// The error of a derived `EventSet::decode` when no type fits.
 #[doc(hidden)]
-pub fn unknown<E: EventSet>(record: &RecordedEvent) -> DecodeError {
-    DecodeError::UnknownType { event_type: record.event_type().clone(), known: E::EVENTS.event_types() }
+pub fn unknown<E: EventSet>(event_type: &Name) -> DecodeError {
+    DecodeError::UnknownType { event_type: event_type.clone(), known: E::EVENTS.event_types() }
 }

@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use super::{
     Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
-    MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
+    MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries, VisitEvent,
+    visit_records,
 };
 use crate::domain::{
     record::{NewEvent, RecordedEvent},
@@ -108,6 +109,22 @@ pub trait ReadStream: Send + Sync {
     /// # Errors
     /// Each item may be a [`ReadError`]; the stream ends after it.
     fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_>;
+
+    /// Calls `visit` with each event of `stream` from version `from` on, inclusive, older events first, until it breaks off.
+    ///
+    /// For folds: a store can read less of an event than for a record, and hand over the fields as it has received them.
+    /// Pages are as for [`read_stream`](Self::read_stream), and by default the records that it returns are visited.
+    ///
+    /// # Errors
+    /// [`ReadError`], after the events before the place where reading failed were visited.
+    async fn visit_stream(
+        &self,
+        stream: &StreamId,
+        from: Version,
+        visit: &mut VisitEvent<'_>,
+    ) -> Result<(), ReadError> {
+        visit_records(self.read_stream(stream, from, Direction::Forward), visit).await
+    }
 
     /// Returns the version of `stream`, which is the number of its events; 0 if there are none.
     ///

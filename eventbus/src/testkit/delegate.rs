@@ -71,6 +71,15 @@ macro_rules! __delegate {
                     $inner.read_stream(stream, from, direction)
                 }
 
+                async fn visit_stream(
+                    &$self,
+                    stream: &StreamId,
+                    from: Version,
+                    visit: &mut VisitEvent<'_>,
+                ) -> Result<(), ReadError> {
+                    $inner.visit_stream(stream, from, visit).await
+                }
+
                 async fn stream_version(&$self, stream: &StreamId) -> Result<Version, ReadError> {
                     $inner.stream_version(stream).await
                 }

@@ -4,6 +4,7 @@
 use std::{
     marker::PhantomData,
     num::NonZeroUsize,
+    ops::ControlFlow,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -33,19 +34,21 @@ use crate::{
     domain::{
         aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
         clock::SharedClock,
+        codec::EventFields,
         context::EventContext,
         error::{Error, ErrorLine},
         field_text::FieldText,
         idempotency_key::IdempotencyKey,
         metadata::EventId,
         name::Name,
-        record::{EventSet, NewEvent, RecordedEvent},
+        record::{FoldedEvent as _, NewEvent, RecordedEvent},
         snapshot_codec::SnapshotCodec,
         stream::{StreamId, Version, known_tenant},
     },
     port::{
         AppendError, EventBus, EventStore, MultiStreamAppends, ReadError, RecordStream, SnapshotRead, Snapshots,
-        StoredSnapshot, handler_saves::HandlerSaves, multi_stream_append::HandledCommand, retry::RetryPolicy,
+        StoredSnapshot, VisitedEvent, handler_saves::HandlerSaves, multi_stream_append::HandledCommand,
+        retry::RetryPolicy,
     },
 };
 
@@ -488,9 +491,9 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     async fn take_snapshot(&self, id: &A::Id) -> Result<Version, TakeSnapshotError> {
         let (codec, snapshots, fold) = self.snapshots().map_err(|reason| TakeSnapshotError::Unsupported { reason })?;
         let stream = self.stream(id);
-        let Beginning { mut root, mut records, is_unusable } = self.begin_fold(id).await.map_err(LoadError::from)?;
+        let Beginning { mut root, rest, is_unusable } = self.begin_fold(id).await.map_err(LoadError::from)?;
         let begun_at = root.version();
-        self.replay_all(&mut root, &mut records).await?;
+        self.replay_rest(&mut root, rest).await?;
         let version = root.version();
         if version == Version::NONE {
             return Err(LoadError::NotFound { stream }.into());
@@ -943,16 +946,16 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
             let same = first.filter(|record| record.metadata().event_id() == cached.event_id);
             if let Some(same) = same {
                 root = root.with_state(cache.copy(&cached.state), version);
-                let last = self.replay_all(&mut root, &mut records).await?.unwrap_or(same);
-                self.keep(&root, &last);
+                let last = self.replay_all(&mut root, records).await?;
+                self.keep(&root, last.unwrap_or(same.metadata().event_id()));
                 return Ok(root);
             }
             cache.remove(&stream);
         }
-        let Beginning { mut root, mut records, .. } = self.begin_fold(id).await?;
+        let Beginning { mut root, rest, .. } = self.begin_fold(id).await?;
         let begun_at = root.version();
-        if let Some(last) = self.replay_all(&mut root, &mut records).await? {
-            self.keep(&root, &last);
+        if let Some(last) = self.replay_rest(&mut root, rest).await? {
+            self.keep(&root, last);
         }
         self.snapshot_in_background(&root, begun_at);
         Ok(root)
@@ -962,21 +965,20 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// and all events.
     async fn begin_fold(&self, id: &A::Id) -> Result<Beginning<'_, A>, ReadError> {
         let (stream, root) = (self.stream(id), self.create_new(id.clone()));
-        let all = || self.store.read_stream(&stream, Version::FIRST);
-        let begin = |root, records| Ok(Beginning { root, records, is_unusable: false });
+        let begin = |root, rest| Ok(Beginning { root, rest, is_unusable: false });
         let (codec, snapshots, fold) = match self.snapshots() {
             Ok(snapshots) if !self.store.has_saved(&stream) => snapshots,
-            _ => return begin(root, all()),
+            _ => return begin(root, Rest::All),
         };
         let SnapshotRead { snapshot, events } = snapshots.read_from_snapshot(&stream, &fold).await?;
         let Some(StoredSnapshot { version, data }) = snapshot else {
-            return begin(root, events);
+            return begin(root, Rest::Records(events));
         };
         match codec.decode(&stream, version, &data) {
-            Some(state) => begin(root.with_state(state, version), events),
+            Some(state) => begin(root.with_state(state, version), Rest::Records(events)),
             None => {
                 tracing::debug!(%stream, %version, "the snapshot is damaged, or of another release; reading all events");
-                Ok(Beginning { root, records: all(), is_unusable: true })
+                Ok(Beginning { root, rest: Rest::All, is_unusable: true })
             }
         }
     }
@@ -1019,10 +1021,10 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     }
 
     /// Keeps the state of a root that holds the events up to `last` and no pending ones.
-    fn keep(&self, root: &AggregateRoot<A>, last: &RecordedEvent) {
+    fn keep(&self, root: &AggregateRoot<A>, last: EventId) {
         if let Some(cache) = &self.cache {
             let (state, version) = (Arc::new(cache.copy(root.state())), root.version());
-            cache.put(self.stream(root.id()), CachedState { state, version, event_id: last.metadata().event_id() });
+            cache.put(self.stream(root.id()), CachedState { state, version, event_id: last });
         }
     }
 
@@ -1040,7 +1042,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
             },
         };
         for record in records {
-            match A::Event::decode(record) {
+            match A::Event::decode_fields(record.fields()) {
                 Ok(event) => state.apply(&event),
                 Err(_) => return, // the next load reports it
             }
@@ -1067,16 +1069,36 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Ok(root)
     }
 
-    /// Applies the stored events, and returns the last one.
+    /// Applies the events after the beginning of a fold, and returns the id of the last one.
+    async fn replay_rest(&self, root: &mut AggregateRoot<A>, rest: Rest<'_>) -> Result<Option<EventId>, LoadError> {
+        if let Rest::Records(records) = rest {
+            return self.replay_all(root, records).await;
+        }
+        let (stream, mut last) = (self.stream(root.id()), Ok(None));
+        let mut visit = |event: VisitedEvent<'_>| match self.replay_fields(root, event.version, event.fields) {
+            Ok(_) => {
+                last = Ok(Some(event.event_id));
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                last = Err(error);
+                ControlFlow::Break(())
+            }
+        };
+        self.store.visit_stream(&stream, &mut visit).await?;
+        last
+    }
+
+    /// Applies the stored events, and returns the id of the last one.
     async fn replay_all(
         &self,
         root: &mut AggregateRoot<A>,
-        records: &mut RecordStream<'_>,
-    ) -> Result<Option<RecordedEvent>, LoadError> {
+        mut records: RecordStream<'_>,
+    ) -> Result<Option<EventId>, LoadError> {
         let mut last = None;
         while let Some(record) = records.try_next().await? {
             self.replay(root, &record)?;
-            last = Some(record);
+            last = Some(record.metadata().event_id());
         }
         Ok(last)
     }
@@ -1084,12 +1106,21 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// Applies a stored event; returns it, unless the aggregate has retired its type.
     #[allow(clippy::result_large_err, reason = "its callers return the same error from a future, which is no smaller")]
     fn replay(&self, root: &mut AggregateRoot<A>, record: &RecordedEvent) -> Result<Option<A::Event>, LoadError> {
-        let version = record.version();
-        if A::RETIRED.contains(&record.event_type().as_str()) {
+        self.replay_fields(root, record.version(), record.fields())
+    }
+
+    #[allow(clippy::result_large_err, reason = "as for `replay`")]
+    fn replay_fields(
+        &self,
+        root: &mut AggregateRoot<A>,
+        version: Version,
+        fields: EventFields<'_>,
+    ) -> Result<Option<A::Event>, LoadError> {
+        if A::RETIRED.contains(&fields.event_type.as_str()) {
             root.pass(version);
             return Ok(None);
         }
-        let event = A::Event::decode(record).map_err(|source| LoadError::Decode {
+        let event = A::Event::decode_fields(fields).map_err(|source| LoadError::Decode {
             stream: self.stream(root.id()),
             version,
             source,
@@ -1150,12 +1181,20 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
     }
 }
 
-/// Where a fold begins, and the events that it applies.
+/// Where a fold begins, and the events that it applies then.
 struct Beginning<'a, A: Aggregate> {
     root: AggregateRoot<A>,
-    records: RecordStream<'a>,
+    rest: Rest<'a>,
     /// Set if there is a snapshot that is damaged, or of another release.
     is_unusable: bool,
+}
+
+/// The events that a fold applies.
+enum Rest<'a> {
+    /// All of the stream, which are not read yet.
+    All,
+    /// Those behind a snapshot.
+    Records(RecordStream<'a>),
 }
 
 /// Records the events of a decision.

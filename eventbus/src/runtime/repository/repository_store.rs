@@ -10,9 +10,10 @@ use crate::{
         stream::{ExpectedVersion, StreamId, Version},
     },
     port::{
-        Append, AppendError, Direction, EventStore, ReadError, RecordStream, Snapshots,
+        Append, AppendError, Direction, EventStore, ReadError, RecordStream, Snapshots, VisitEvent,
         handler_saves::HandlerSaves,
         multi_stream_append::{Handled, HandledCommand, MultiStreamAppend, MultiStreamOutcome},
+        visit_records,
     },
     support::{check_events, check_ids},
 };
@@ -94,6 +95,14 @@ impl RepositoryStore {
         let stored = stored.try_take_while(move |record| ready(Ok(record.version() <= before)));
         let own = own.records.into_iter().filter(move |record| record.version() >= from);
         stored.chain(stream::iter(own.map(Ok))).boxed()
+    }
+
+    /// Visits the events of a stream, from the first one on.
+    pub(super) async fn visit_stream(&self, stream: &StreamId, visit: &mut VisitEvent<'_>) -> Result<(), ReadError> {
+        if self.has_saved(stream) {
+            return visit_records(self.read_stream(stream, Version::FIRST), visit).await;
+        }
+        self.store.visit_stream(stream, Version::FIRST, visit).await
     }
 
     pub(super) async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {

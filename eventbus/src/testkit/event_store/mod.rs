@@ -126,6 +126,7 @@ macro_rules! event_store_conformance {
                 reads_backward_from_a_version,
                 missing_stream_is_empty,
                 long_streams_are_read_whole,
+                visits_show_what_reads_do,
                 open_read_holds_up_no_writer,
                 feed_starts_after_a_position,
                 long_feeds_are_read_whole,

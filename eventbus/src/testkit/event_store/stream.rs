@@ -1,11 +1,14 @@
 //! Reading one stream.
 
+use std::ops::ControlFlow;
+
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::store_under_test::{StoreUnderTest, events, stream, versions};
 use crate::{
-    ExpectedVersion, Version,
-    port::{Direction, EventStore},
+    ExpectedVersion, Name, NewEvent, RecordedEvent, Version,
+    event::EventFields,
+    port::{Direction, EventStore, VisitedEvent},
 };
 
 /// Reading forward starts at the given version, itself included, and ends with the stream.
@@ -80,6 +83,40 @@ pub async fn long_streams_are_read_whole<S: EventStore>(store: S) {
     all.reverse();
     let read = store.read_from(&stream, Version::MAX, Direction::Backward).await;
     store.same(&*read, &*all, "backward from the end");
+}
+
+fn copy(fields: EventFields<'_>) -> (Name, u32, bool, String) {
+    let EventFields { event_type, schema_version, has_sealed_fields, payload } = fields;
+    (event_type.clone(), schema_version, has_sealed_fields, payload.to_owned())
+}
+
+/// A visit shows what a read does, from any version, and ends where the visitor breaks off.
+pub async fn visits_show_what_reads_do<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("visits_show_what_reads_do", store);
+    let (stream, other) = (stream(), stream());
+    let odd = NewEvent::new(Name::from_static("Тип \"x\""), 7, r#" {"text": "é\u0041", "n": 1.50} "#);
+    let given: Vec<_> = events(1_200).into_iter().chain([odd]).collect();
+    store.add(&other, ExpectedVersion::NoStream, &events(3)).await;
+    let all = store.add(&stream, ExpectedVersion::NoStream, &given).await;
+    let visit = async |from: Version, limit: usize| {
+        let mut seen = Vec::new();
+        let mut push = |event: VisitedEvent<'_>| {
+            seen.push((event.version, event.event_id, copy(event.fields)));
+            if seen.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let visited = store.visit_stream(&stream, from, &mut push).await;
+        store.ok(visited, format_args!("a visit from {from}"));
+        seen
+    };
+    let shown = |record: &RecordedEvent| (record.version(), record.metadata().event_id(), copy(record.fields()));
+    let all: Vec<_> = all.iter().map(shown).collect();
+    let reads =
+        [(0, 0), (1, 0), (2, 1), (1_000, 999), (1_200, 1_199), (1_201, 1_200), (1_202, 1_201), (u64::MAX, 1_201)];
+    for (from, first) in reads {
+        store.same(visit(from.into(), usize::MAX).await, all[first..].to_vec(), format_args!("visited from {from}"));
+    }
+    store.same(visit(Version::FIRST, 1).await, all[..1].to_vec(), "a visit that breaks off at once");
+    store.same(visit(999.into(), 3).await, all[998..1_001].to_vec(), "three events");
 }
 
 /// A reader paused in the middle blocks no writer, and continues where it was.

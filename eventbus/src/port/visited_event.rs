@@ -1,0 +1,36 @@
+//! Events as a fold of a stream visits them.
+
+use std::ops::ControlFlow;
+
+use futures_util::TryStreamExt as _;
+
+use super::{ReadError, RecordStream};
+use crate::domain::{codec::EventFields, metadata::EventId, stream::Version};
+
+/// An event of a stream, without what a fold does not need.
+#[derive(Debug, Clone, Copy)]
+pub struct VisitedEvent<'e> {
+    /// Its place in the stream.
+    pub version: Version,
+    /// Its id.
+    pub event_id: EventId,
+    /// Its own fields.
+    pub fields: EventFields<'e>,
+}
+
+/// What is done with each event of a stream; `Break` ends the visit.
+pub type VisitEvent<'v> = dyn FnMut(VisitedEvent<'_>) -> ControlFlow<()> + Send + 'v;
+
+/// Visits records, until `visit` breaks off.
+///
+/// # Errors
+/// That of the records.
+pub async fn visit_records(mut records: RecordStream<'_>, visit: &mut VisitEvent<'_>) -> Result<(), ReadError> {
+    while let Some(record) = records.try_next().await? {
+        let event_id = record.metadata().event_id();
+        if visit(VisitedEvent { version: record.version(), event_id, fields: record.fields() }).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
