@@ -118,7 +118,7 @@ fn expected_tree(number: u64, order: &Node, payment: &Node, shipment: &Node) -> 
         number,
     };
     // the Python library sets cause and correlation, and the service the rest for orders with even numbers
-    let is_whole = number % 2 == 0;
+    let is_whole = number.is_multiple_of(2);
     let trace = || metadata.clone().into_iter().filter(|(key, _)| is_whole && key.starts_with("trace")).collect();
     [
         node("OrderPlaced", order.event_id, None, true, metadata.clone()),

@@ -158,7 +158,8 @@ fn every_break_is_found(good: &Evidence) {
         bad.stored.push(node.clone());
         bad.published.push(node);
     };
-    let breaks: [(&str, &dyn Fn(&mut Evidence)); 9] = [
+    type Break<'b> = &'b dyn Fn(&mut Evidence);
+    let breaks: [(&str, Break<'_>); 9] = [
         ("entries and rows differ", &|bad| bad.stored.truncate(bad.stored.len() - 1)),
         ("an event is there twice", &|bad| add_to_both(bad, last.clone())),
         ("events with several effects", &|bad| add_to_both(bad, Node { event_id: Uuid::nil(), ..last.clone() })),
