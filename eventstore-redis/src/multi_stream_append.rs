@@ -139,16 +139,13 @@ impl Work<'_> {
     async fn run(self, store: &RedisEventStore) -> Result<MultiStreamOutcome, AppendError> {
         let mut backoff = BackoffTimer::new(BACKOFF);
         let mut doubt = None;
-        let mut has_moved = false;
         for _ in 0..ATTEMPTS_MAX {
             match self.attempt(store).await {
                 Ok(Ok(outcome)) => return Ok(outcome),
                 // its own effect may be the reason
                 Err(_) if self.is_handled_command(store).await => return Ok(MultiStreamOutcome::AlreadyHandled),
-                // its own events may have moved the boundary: then the next attempt finds them
-                Err(AppendError::BoundaryMoved { .. }) if doubt.is_some() && !has_moved => has_moved = true,
                 // a stream whose version was read before is at another one for good, also for a script that runs late;
-                // and a boundary that has further events keeps them
+                // and a boundary that has further events keeps them: not its own, as a script looks for its events first
                 Err(error) if error.is_conflict() => return Err(error),
                 Err(error) => {
                     let unknown =

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use eventbus::{
     EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent,
+    event::UniqueChange,
     port::{
         Append, AppendError, AppendEvents as _, EventTypes as _, ReadFeed as _, ReadStream as _, Shadow,
         Transaction as _, Transactions as _,
     },
+    store::{UniqueKey, UniqueValues as _},
 };
 use eventstore_redis::{RedisEventStore, RedisTransaction, RedisTransactionError as Error};
 use futures_util::TryStreamExt as _;
@@ -132,6 +134,25 @@ async fn what_is_refused_undoes_events_and_effects() {
     store.append_in(&mut tx, &order("2"), Any, events(1)).await.unwrap();
     let error = tx.commit().await.unwrap_err();
     assert!(said(&error).contains("aggregate:feed"), "{}", said(&error));
+}
+
+/// The value of the first name is given back in the plan when the second name cannot be read.
+#[tokio::test]
+async fn an_append_that_cannot_read_a_value_gives_back_none() {
+    let (store, mut connection) = fresh().await;
+    let holding = |name, value: &str| UniqueChange::new(Name::from_static(name), Some(value.into())).unwrap();
+    let first = event(1).with_unique(vec![holding("email", "a@x")]);
+    store.append(&order("1"), NoStream, vec![first]).await.unwrap();
+    let keys: Vec<String> = tell(&mut connection, &["KEYS", &key(&store, "*unique_values*")]).await;
+    tell::<String>(&mut connection, &["SET", &keys[0].replace("email", "name"), "foreign"]).await;
+    let mut tx = store.begin_transaction();
+    tx.set("fresh", 1).unwrap();
+    let second = event(1).with_unique(vec![holding("email", "b@x"), holding("name", "Ada")]);
+    store.append_in(&mut tx, &order("1"), Any, vec![second]).await.unwrap_err();
+    tx.commit().await.unwrap();
+    let held = UniqueKey::taken_by(&order("1"), &holding("email", "a@x")).unwrap();
+    assert_eq!(store.find_holder(&held).await.unwrap(), Some(order("1")));
+    assert_eq!(store.stream_version(&order("1")).await.unwrap(), 1_u64);
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod shadow;
 mod snapshots;
 mod times;
 mod transactions;
+mod unanswered;
 
 use std::time::Duration;
 
