@@ -1,11 +1,11 @@
 //! The two kinds of stores.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, path::PathBuf, sync::Arc, time::Duration};
 
 use eventbus::{App, app::AppBuilder, port::EventStore, projection::Projection};
 use eventstore_postgres::{PgEventStore, PgTransaction};
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};
-use sqlx::{AssertSqlSafe, Connection, Executor, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 
 use crate::{
     orders::{self, DUMP, Pace, TABLES},
@@ -22,7 +22,7 @@ pub(crate) trait Kind: Send + Sync + Sized + 'static {
     type Misspelled: Projection + Default + Clone;
 
     /// Returns the place of a new store.
-    fn place() -> impl Future<Output = String> + Send;
+    fn place() -> Place;
     fn open(place: &str) -> impl Future<Output = Self> + Send;
     fn store(&self) -> Arc<dyn EventStore>;
     fn with_effects(builder: AppBuilder) -> AppBuilder;
@@ -31,9 +31,9 @@ pub(crate) trait Kind: Send + Sync + Sized + 'static {
     fn ask(&self, sql: &str) -> impl Future<Output = String> + Send;
 
     /// Creates a store with its tables.
-    fn fresh() -> impl Future<Output = (String, Self)> + Send {
+    fn fresh() -> impl Future<Output = (Place, Self)> + Send {
         async {
-            let place = Self::place().await;
+            let place = Self::place();
             let kind = Self::open(&place).await;
             for table in TABLES {
                 kind.tell(table).await;
@@ -54,6 +54,32 @@ pub(crate) trait Kind: Send + Sync + Sized + 'static {
     }
 }
 
+/// The file or the database of a store, removed with this value.
+pub(crate) enum Place {
+    File(PathBuf),
+    Database(eventbus_test::Postgres),
+}
+
+impl Deref for Place {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::File(path) => path.to_str().unwrap(),
+            Self::Database(database) => database.url(),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Self::File(path) = self {
+            // the folder is the test's own
+            let _ = std::fs::remove_dir_all(path.parent().unwrap());
+        }
+    }
+}
+
 pub(crate) struct Sqlite(SqliteEventStore);
 
 impl Kind for Sqlite {
@@ -62,10 +88,10 @@ impl Kind for Sqlite {
     type PaidOrders = set_up::sqlite::PaidOrders;
     type Misspelled = set_up::sqlite::Misspelled;
 
-    async fn place() -> String {
+    fn place() -> Place {
         let folder = std::env::temp_dir().join(eventbus_test::unique_name("rows"));
         std::fs::create_dir_all(&folder).unwrap();
-        folder.join("rows.db").to_str().unwrap().to_owned()
+        Place::File(folder.join("rows.db"))
     }
 
     async fn open(place: &str) -> Self {
@@ -102,11 +128,8 @@ impl Kind for Postgres {
     type PaidOrders = set_up::postgres::PaidOrders;
     type Misspelled = set_up::postgres::Misspelled;
 
-    async fn place() -> String {
-        let name = eventbus_test::unique_name("rows");
-        let mut admin = sqlx::PgConnection::connect(eventbus_test::postgres_url()).await.unwrap();
-        admin.execute(sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))).await.unwrap();
-        eventbus_test::database_url_for(&name)
+    fn place() -> Place {
+        Place::Database(eventbus_test::postgres())
     }
 
     async fn open(place: &str) -> Self {

@@ -89,7 +89,8 @@ pub(crate) async fn a_paused_owner_writes_nothing_more<K: Kind>() {
 
 /// The methods fail for want of a table, and no operator shall skip a good event for that.
 pub(crate) async fn a_missing_table_stops_the_projection_with_an_error_that_names_it<K: Kind>() {
-    let kind = K::open(&K::place().await).await;
+    let place = K::place();
+    let kind = K::open(&place).await;
     let store = kind.store();
     let last = pay(&*store, 1, 1).await;
     let app = kind.app(Pace::FAST).await;

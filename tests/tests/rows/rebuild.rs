@@ -29,7 +29,7 @@ async fn rebuild<K: Kind>(app: &eventbus::App) -> (eventbus::projection::Rebuilt
 }
 
 pub(crate) async fn a_rebuild_under_live_traffic_equals_the_live_rows<K: Kind>() {
-    let (_, kind) = K::fresh().await;
+    let (_place, kind) = K::fresh().await;
     let store = kind.store();
     pay(&*store, 50, 1_500).await;
     let app = kind.app(Pace::FAST).await;
@@ -124,7 +124,7 @@ pub(crate) async fn rows_are_replaced_all_or_none<K: Kind>() {
 }
 
 pub(crate) async fn the_rows_of_one_aggregate_are_made_anew<K: Kind>() {
-    let (_, kind) = K::fresh().await;
+    let (_place, kind) = K::fresh().await;
     let store = kind.store();
     pay(&*store, 5, 300).await;
     let app = kind.app(Pace::FAST).await;

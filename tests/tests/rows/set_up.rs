@@ -2,12 +2,13 @@
 
 use std::{error::Error as _, time::Duration};
 
-use eventbus::{App, BoxError, StartError, app::StartMistake, prelude::*, projection::Projection};
+use eventbus::{App, BoxError, StartError, app::StartMistake, port::EventBus as _, prelude::*, projection::Projection};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use futures_util::future::{join_all, try_join_all};
 
 use crate::{
     kinds::Kind,
-    orders::{Paid, Run, pay},
+    orders::{Pace, Paid, Run, pay},
 };
 
 /// Three tables, so that starts that are not kept apart meet.
@@ -62,7 +63,8 @@ async fn start<K: Kind>(kind: &K, projection: impl Projection + Clone) -> Result
 }
 
 pub(crate) async fn an_app_creates_its_tables_and_keeps_their_rows_at_the_next_start<K: Kind>() {
-    let kind = K::open(&K::place().await).await;
+    let place = K::place();
+    let kind = K::open(&place).await;
     let store = kind.store();
     for total in ["3", "6"] {
         let last = pay(&*store, 1, 3).await;
@@ -76,7 +78,7 @@ pub(crate) async fn an_app_creates_its_tables_and_keeps_their_rows_at_the_next_s
 }
 
 pub(crate) async fn apps_that_start_at_once_create_the_tables_once<K: Kind>() {
-    let place = K::place().await;
+    let place = K::place();
     let mut kinds = Vec::new();
     for _ in 0..8 {
         kinds.push(K::open(&place).await);
@@ -90,12 +92,24 @@ pub(crate) async fn apps_that_start_at_once_create_the_tables_once<K: Kind>() {
 }
 
 pub(crate) async fn a_failed_set_up_names_the_projection_and_changes_nothing<K: Kind>() {
-    let kind = K::open(&K::place().await).await;
-    let error = start(&kind, K::Misspelled::default()).await.unwrap_err();
+    let place = K::place();
+    let kind = K::open(&place).await;
+    let redis = eventbus_test::redis();
+    let config = RedisEventBusConfig {
+        redis_url: redis.url().into(),
+        stream_prefix: redis.prefix().into(),
+        ..RedisEventBusConfig::default()
+    };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let builder = App::builder().store(kind.store()).bus(bus.clone()).state(Pace::FAST);
+    let builder = K::with_effects(builder).projection(K::Misspelled::default());
+    let error = builder.start().await.unwrap_err();
     let [mistake @ StartMistake::SetUp { name: "misspelled", .. }] = error.mistakes() else { panic!("{error}") };
     assert!(mistake.source().is_some());
     let text = error.to_string();
     assert!(text.contains("projection `misspelled`") && text.contains("TABEL"), "{text}");
+    let floors = kind.store().floors(bus.destination()).await.unwrap();
+    assert!(floors.is_empty(), "an app that does not start leaves no group behind: {floors:?}");
     // fails if the first statement was kept
     kind.tell("CREATE TABLE half_done (id text)").await;
 }

@@ -224,7 +224,8 @@ impl AppBuilder {
         Self { store: Some(store), bus: Some(Arc::new(bus)), clock, ..self }
     }
 
-    /// Checks all parts, then starts relay, consumers and projections.
+    /// Checks all parts and connects the bus, then runs the `set_up` of each projection, and last starts relay, consumers
+    /// and projections.
     ///
     /// One warning in the log names the stored event types that no code here knows: they are neither linked into the
     /// program nor taken by a handler or projection of the app. It leaves out types whose events were stored before the
@@ -272,6 +273,8 @@ impl AppBuilder {
         stored_types::warn_of_differences(&*store, &plan).await;
         let is_connected = try_connect(&*bus).await?;
         let dead_letters_at_start = bus.stats().messages_sent_to_dlq;
+        // before other processes learn of the groups and types of an app that may not start
+        set_up_tables(&*store, &plan.projections).await?;
         let unavailable =
             |source| StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source };
         if !consumes_only {
@@ -280,7 +283,6 @@ impl AppBuilder {
         if is_connected {
             announce_types(&plan, &*bus, (!consumes_only).then_some(&*store)).await?;
         }
-        set_up_tables(&*store, &plan.projections).await?;
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
         let context = RunnerContext {
             store: Arc::clone(&store),
