@@ -50,7 +50,7 @@ impl Measured {
         assert!(plans <= 2, "{plans} further plans for {cost:?}");
     }
 
-    fn without(self, other: Self) -> Self {
+    fn without(self, other: &Self) -> Self {
         let (cost, other_cost) = (self.cost, other.cost);
         let cost = Cost {
             statements: cost.statements - other_cost.statements,
@@ -149,13 +149,13 @@ impl QuietServer {
 
     async fn cost_with(&mut self, operations: usize, session: impl AsyncFn(&Self, usize)) -> Measured {
         let once = self.cost_of_session(&session, operations).await;
-        self.cost_of_session(&session, 2 * operations).await.without(once)
+        self.cost_of_session(&session, 2 * operations).await.without(&once)
     }
 
     async fn cost_of_session(&mut self, session: impl AsyncFn(&Self, usize), operations: usize) -> Measured {
         let before = self.counters().await;
         session(self, operations).await;
-        self.counters().await.without(before)
+        self.counters().await.without(&before)
     }
 
     /// Reads the counters, once all sessions have ended: each reports what it has done when it ends.

@@ -40,7 +40,10 @@ fn append() -> MultiStreamAppend {
 /// The clock of a store. A second store makes one of the appends whenever the first one asks for the time: after it has
 /// read the stream, before it sends its script.
 #[derive(Debug, Clone, Default)]
-struct Contention(Arc<Mutex<Option<(RedisEventStore, Vec<MultiStreamAppend>)>>>);
+struct Contention(Arc<Mutex<Option<OtherWriter>>>);
+
+/// A second store, and what it has still to append.
+type OtherWriter = (RedisEventStore, Vec<MultiStreamAppend>);
 
 impl Clock for Contention {
     fn now(&self) -> OffsetDateTime {

@@ -115,7 +115,8 @@ pub(crate) async fn a_failed_set_up_names_the_projection_and_changes_nothing<K: 
 }
 
 pub(crate) async fn a_set_up_that_ends_its_transaction_is_refused<K: Kind>() {
-    let kind = K::open(&K::place().await).await;
+    let place = K::place();
+    let kind = K::open(&place).await;
     let store = kind.store();
     let set_up = async |statements: &str| store.transactions().unwrap().set_up_tables(statements).await;
     for end in ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN", "COMMIT; CREATE TABLE later (id text)"] {

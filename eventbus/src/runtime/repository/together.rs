@@ -31,7 +31,7 @@ use crate::{
 /// [`save`](crate::AggregateRepository::save); so is each that is only [checked](Self::unchanged). They may be of several
 /// types and tenants, and each appears once.
 ///
-/// A save has no [key](crate::IdempotencyKey): a command about several aggregates that a client may send twice is a
+/// A save has no [key](crate::repository::IdempotencyKey): a command about several aggregates that a client may send twice is a
 /// [decision](crate::App::decision) with [`once`](crate::repository::Deciding::once), which returns the first answer before
 /// it decides.
 ///
