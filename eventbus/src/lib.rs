@@ -243,8 +243,9 @@ pub mod repository {
     pub use crate::{
         domain::{aggregate::Fold, decision::DecidedEvent, id::AggregateKey, idempotency_key::IdempotencyKey},
         runtime::repository::{
-            BoundaryError, Change, Deciding, DuplicateValue, FindByError, HistoryError, HistoryStep, Once, OnceError,
-            Publication, SavedTogether, TaggedEvents, TakeSnapshotError, TakenValues, Together, UpdateFuture,
+            BoundaryError, Change, Deciding, DecidingOnce, DuplicateValue, FindByError, HistoryError, HistoryStep,
+            Once, OnceError, Publication, SavedTogether, TaggedEvents, TakeSnapshotError, TakenValues, Together,
+            UpdateFuture,
         },
     };
 }

@@ -421,7 +421,7 @@ async fn a_decision_with_a_key_takes_effect_once() {
     define(&app, "rust", 1).await;
     let key: IdempotencyKey = "k1".parse().unwrap();
     let enrol = |student: &'static str| {
-        let decision = app.decision::<Seats>().about("course", "rust").once(key.clone(), &student);
+        let decision = app.decision::<Seats>().about("course", "rust").once(key.clone(), student);
         decision.decide(move |seats| seats.enrol("rust", student))
     };
     let (first, second, third) = tokio::join!(enrol("ada"), enrol("ada"), enrol("ada"));
@@ -431,7 +431,7 @@ async fn a_decision_with_a_key_takes_effect_once() {
     let reused = enrol("bob").await.unwrap_err();
     assert!(reused.is_key_reused(), "{reused:?}");
     let nothing = |key: &str| {
-        let decision = app.decision::<Seats>().about("course", "rust").once(key.parse().unwrap(), &());
+        let decision = app.decision::<Seats>().about("course", "rust").once(key.parse().unwrap(), ());
         decision.decide(|_| Ok::<(), Never>(()))
     };
     assert!(nothing("k2").await.unwrap().events.is_empty());
@@ -445,7 +445,7 @@ async fn a_repeat_that_would_be_refused_gets_the_first_answer() {
     let (slow, quick) = (app(store.clone()).await, app(store.store.clone()).await);
     define(&quick, "rust", 1).await;
     let enrol = async |app: App| {
-        let decision = app.decision::<Seats>().about("course", "rust").once("k1".parse().unwrap(), &"ada");
+        let decision = app.decision::<Seats>().about("course", "rust").once("k1".parse().unwrap(), "ada");
         decision.decide(|seats| seats.enrol("rust", "ada")).await
     };
     let repeat = tokio::spawn(enrol(slow));
@@ -461,7 +461,7 @@ async fn a_key_is_of_what_the_decision_is_about_and_appends_to() {
     let app = app(InMemoryEventStore::new()).await;
     let decide = async |about: &str, to: &str| {
         let decision = app.decision::<Seats>().about("course", about).append_to::<Enrolment>(&to.parse().unwrap());
-        let decided = decision.once("k1".parse().unwrap(), &());
+        let decided = decision.once("k1".parse().unwrap(), ());
         decided.decide(|_| Ok::<_, Never>(enrolled("rust", "ada"))).await.map(|saved| saved.events)
     };
     let first = decide("rust", "1").await.unwrap();

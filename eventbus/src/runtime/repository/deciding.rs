@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, fmt, marker::PhantomData};
 
 use futures_util::TryStreamExt as _;
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
@@ -180,10 +181,14 @@ impl<D: Decision + Apply> Deciding<D> {
         self
     }
 
-    /// Makes the decision take effect once, however often a client sends the command: as
+    /// Makes the decision take effect once, however often a client sends `command`: as
     /// [`AggregateRepository::once`](crate::AggregateRepository::once).
-    pub fn once(self, key: IdempotencyKey, request: &(impl serde::Serialize + ?Sized)) -> Self {
-        Self { command: Some(KeyedCommand::new(key, request)), ..self }
+    pub fn once<C: Serialize>(self, key: IdempotencyKey, command: C) -> DecidingOnce<D, C> {
+        DecidingOnce::new(self, key, command)
+    }
+
+    pub(super) fn with_command(self, command: KeyedCommand) -> Self {
+        Self { command: Some(command), ..self }
     }
 
     /// Reads the events, and returns what the decision knows, for a query. It may have changed when it is returned.
@@ -232,7 +237,6 @@ impl<D: Decision + Apply> Deciding<D> {
     /// # Examples
     /// ```ignore
     /// app.decision::<Seats>().about("course", &enrol.course).decide_with(enrol, Seats::enrol).await?;
-    /// app.decision::<Seats>().about("course", &enrol.course).once(key, &enrol).decide_with(enrol, Seats::enrol).await?;
     /// ```
     ///
     /// # Errors
@@ -422,6 +426,82 @@ fn tag_of<D: Decision>(name: &str, value: &(impl FieldText + ?Sized)) -> Result<
 #[allow(clippy::result_large_err, reason = "its callers return the same error from a future, which is no smaller")]
 fn boundaries(store: &dyn EventStore) -> Result<&dyn Boundaries, BoundaryError> {
     store.boundaries().ok_or_else(|| BoundaryError::Unsupported { store: store.describe() })
+}
+
+/// A decision for one command: made by [`Deciding::once`].
+///
+/// It takes effect once, however often a client sends the command, as for [`Once`](crate::repository::Once).
+///
+/// # Examples
+/// ```standalone_crate
+/// use eventbus::prelude::*;
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate_type = "Enrolment", tags(course))]
+/// # struct Enrolled { course: String, student: String }
+/// # #[derive(Debug, Default, Decision)]
+/// # #[decision(events(Enrolled))]
+/// # struct Seats { taken: usize }
+/// # impl Apply for Seats { fn apply(&mut self, _: &SeatsEvent) { self.taken += 1; } }
+/// #[derive(Clone, Serialize)] // `Serialize`: to tell it from another command under the same key
+/// struct Enrol { course: String, student: String }
+///
+/// impl Seats {
+///     fn enrol(&self, Enrol { course, student }: Enrol) -> Result<Enrolled, &'static str> {
+///         if self.taken < 1 { Ok(Enrolled { course, student }) } else { Err("no seat is left") }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> eventbus::Result<()> {
+/// # let app = App::builder().start().await?;
+/// let enrol = Enrol { course: "rust".into(), student: "ada".into() }; // as the client sent it
+/// for _ in 0..2 {
+///     let decision = app.decision::<Seats>().about("course", &enrol.course);
+///     let saved = decision.once("8e03978e".parse()?, enrol.clone()).decide_with(Seats::enrol).await?;
+///     assert_eq!(saved.events.len(), 1); // the second time the first answer, and no refusal
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is read or decided before `decide` or `decide_with`"]
+pub struct DecidingOnce<D: Decision, C> {
+    deciding: Deciding<D>,
+    command: C,
+}
+
+impl<D: Decision + Apply, C: Serialize> DecidingOnce<D, C> {
+    pub(super) fn new(deciding: Deciding<D>, key: IdempotencyKey, command: C) -> Self {
+        Self { deciding: deciding.with_command(KeyedCommand::new(key, &command)), command }
+    }
+
+    /// As [`Deciding::decide`], once.
+    ///
+    /// # Errors
+    /// As there; [`UpdateError::Once`] if the key was used for another command, or if the command cannot be written as JSON.
+    pub fn decide<'a, F, T, X>(self, decide: F) -> BoxFuture<'a, Result<SavedTogether, UpdateError<X>>>
+    where
+        D: 'a,
+        F: Fn(&D) -> Result<T, X> + Send + 'a,
+        T: IntoEvents<DecidedEvent> + 'a,
+        X: Send + 'a,
+    {
+        self.deciding.decide(decide)
+    }
+
+    /// As [`Deciding::decide_with`], once: the decision takes the command that the key was given for.
+    ///
+    /// # Errors
+    /// As for [`decide`](Self::decide).
+    pub fn decide_with<'a, F, T, X>(self, decide: F) -> BoxFuture<'a, Result<SavedTogether, UpdateError<X>>>
+    where
+        C: Clone + Send + 'a,
+        F: Fn(&D, C) -> Result<T, X> + Send + 'a,
+        T: IntoEvents<DecidedEvent> + 'a,
+        X: Send + 'a,
+    {
+        self.deciding.decide_with(self.command, decide)
+    }
 }
 
 fn unsupported(store: &dyn EventStore) -> SaveError {

@@ -20,7 +20,7 @@ mod unique;
 
 pub(crate) use aggregate_repository::CONFLICT_RETRY;
 pub use aggregate_repository::{AggregateRepository, Once, UpdateFuture};
-pub use deciding::Deciding;
+pub use deciding::{Deciding, DecidingOnce};
 pub use error::{
     BoundaryError, FindByError, HistoryError, LoadError, OnceError, SaveError, TakeSnapshotError, UpdateError,
 };
