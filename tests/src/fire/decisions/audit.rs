@@ -138,11 +138,11 @@ pub(super) async fn audit(store: &dyn EventStore) -> Result<Findings, HarnessErr
     Ok(findings)
 }
 
-/// Takes an event; returns its tags, and what it breaks.
-fn take(
-    event: &RecordedEvent,
-    rules: &mut Rules,
-) -> Result<(Vec<(&'static str, String)>, Option<String>), HarnessError> {
+/// The tags of an event, and what it breaks.
+type Taken = (Vec<(&'static str, String)>, Option<String>);
+
+/// Takes an event.
+fn take(event: &RecordedEvent, rules: &mut Rules) -> Result<Taken, HarnessError> {
     let both = |course: u64, student: u64| vec![("course", course.to_string()), ("student", student.to_string())];
     Ok(match event.event_type().as_str() {
         Invoiced::EVENT_TYPE => {
