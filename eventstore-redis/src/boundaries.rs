@@ -5,8 +5,8 @@ use eventbus::{
     RecordedEvent,
     event::{TAGS_MAX, Tag},
     port::{AppendError, ReadError},
-    store::{Boundaries, Boundary, BoundaryCondition},
-    support::{no_such_event, too_many_tags},
+    store::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
+    support::{count_then_read, no_such_event, too_many_tags},
 };
 use eventbus_redis_core::{
     error::CommandError,
@@ -38,6 +38,10 @@ impl Boundaries for RedisEventStore {
             *count = counts.into_iter().flatten().sum();
         }
         Ok(condition)
+    }
+
+    async fn read_boundary<'s>(&'s self, boundary: &Boundary) -> Result<BoundaryRead<'s>, ReadError> {
+        count_then_read(self, boundary).await
     }
 
     async fn add_tag(&self, event: &RecordedEvent, tag: &Tag) -> Result<bool, AppendError> {

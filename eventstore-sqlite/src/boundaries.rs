@@ -5,7 +5,8 @@ use eventbus::{
     RecordedEvent,
     event::Tag,
     port::{AppendError, ReadError},
-    store::{Boundaries, Boundary, BoundaryCondition},
+    store::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
+    support::count_then_read,
 };
 
 use crate::{store::SqliteEventStore, tag_rows::count_tagged};
@@ -15,6 +16,10 @@ impl Boundaries for SqliteEventStore {
     async fn count_tagged(&self, boundary: &Boundary) -> Result<BoundaryCondition, ReadError> {
         let boundary = boundary.clone();
         self.readers().read(move |connection| count_tagged(connection, boundary)).await
+    }
+
+    async fn read_boundary<'s>(&'s self, boundary: &Boundary) -> Result<BoundaryRead<'s>, ReadError> {
+        count_then_read(self, boundary).await
     }
 
     async fn add_tag(&self, event: &RecordedEvent, tag: &Tag) -> Result<bool, AppendError> {

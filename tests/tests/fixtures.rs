@@ -6,10 +6,14 @@
 use std::{fs, time::Duration};
 
 use eventbus::{
-    App, ExpectedVersion, InMemoryEventBus, LoadError, Name, Never, Position, RecordedEvent, Version,
+    App, ExpectedVersion, InMemoryEventBus, LoadError, Name, Never, Position, RecordedEvent, Uuid, Version,
     clock::SystemClock,
-    event::DecodeError,
-    port::{Append, AppendError, DeadLetterFilter, DeadLetters as _, Direction, EventStore, Floor, ReadFeed as _},
+    event::{DecodeError, Tag},
+    port::{
+        Append, AppendError, DeadLetterFilter, DeadLetters as _, Direction, EventStore, FeedFilter, Floor,
+        ReadFeed as _,
+    },
+    store::{Boundary, MultiStreamAppend},
     testkit::ManualClock,
 };
 use eventstore_postgres::PgEventStore;
@@ -21,6 +25,7 @@ use workspace_tests::fixtures::{
     FORMATS, StoredFormat,
     bus::BusAndStore,
     contents::Contents,
+    courses::{self, Seats},
     postgres,
     progress::{DESTINATION, EXPIRED_ROLE, HELD_ROLE, inbox},
     readers::{GROUP, OpenStore, Receipts, with_handlers},
@@ -85,6 +90,11 @@ async fn is_read_and_written_on(store: &OpenStore, format: StoredFormat, name: &
     }
     snapshots_are_used(store).await;
     unique_values_are_held(store).await;
+    if !format.has_courses {
+        courses::fill(store, &ManualClock::at(BEGINNING)).await.unwrap();
+    }
+    tags_are_followed_and_decided_about(store).await;
+    commands_take_effect_once(store).await;
 }
 
 async fn repeated_appends_write_nothing(port: &dyn EventStore) {
@@ -244,6 +254,64 @@ async fn unique_values_are_held(store: &OpenStore) {
     }
     let found = users::repository(store).find_by("email", "nobody@example.org").await.unwrap();
     assert!(found.is_none());
+}
+
+/// Each tenant has one seat left: it is taken once, and what was counted before is a conflict then.
+async fn tags_are_followed_and_decided_about(store: &OpenStore) {
+    let (port, app) = (store.port(), courses::app(store).await.unwrap());
+    let taken = async |tenant: Option<Uuid>| {
+        let seats = app.decision::<Seats>().for_tenant(tenant).about("course", courses::ODD_COURSE).load().await;
+        seats.unwrap().students
+    };
+    for tenant in courses::tenants() {
+        assert_eq!(taken(tenant).await, ["ada", "bob"], "{tenant:?}");
+        let of_ada = [Tag::new("course", courses::ODD_COURSE).unwrap(), Tag::new("student", "ada").unwrap()];
+        let boundary = Boundary {
+            tenant_id: tenant,
+            event_types: [Name::from_static("SeatTaken")].into(),
+            items: of_ada.into_iter().map(|tag| [tag].into()).collect(),
+        };
+        let boundaries = port.boundaries().unwrap();
+        let before = boundaries.count_tagged(&boundary).await.unwrap();
+        let third = courses::take_seat(&app, tenant, "carl", None).await.unwrap();
+        let refused = courses::take_seat(&app, tenant, "dora", None).await.unwrap_err();
+        assert_eq!(refused.to_string(), "no seat is left");
+        assert_eq!(taken(tenant).await, ["ada", "bob", "carl"], "{tenant:?}");
+        let append = Append {
+            stream: third[0].metadata().stream().clone(),
+            expected: ExpectedVersion::Any,
+            events: vec![event(5_200, "SeatTaken", 1, "{}")],
+        };
+        let late = MultiStreamAppend { appends: vec![append], condition: Some(before), ..Default::default() };
+        let late = port.multi_stream_appends().unwrap().append_streams(late).await;
+        assert!(matches!(late, Err(AppendError::BoundaryMoved { .. })), "{late:?}");
+        let filter =
+            FeedFilter::all().tenant(tenant.unwrap_or_default()).tagged(boundary.items.iter().flatten().cloned());
+        let followed: Vec<_> =
+            port.read_feed(Position::START, port.head().await.unwrap(), &filter).try_collect().await.unwrap();
+        assert_eq!(followed.len(), 1, "ada in the course: {followed:?}");
+    }
+    let late = FeedFilter::all().tagged([Tag::new("course", courses::LATE_COURSE).unwrap()]);
+    let late: Vec<_> = port.read_feed(Position::START, port.head().await.unwrap(), &late).try_collect().await.unwrap();
+    let first = port.read_all(Position::START).try_next().await.unwrap().unwrap();
+    assert_eq!(late, [first]);
+}
+
+/// A command that took effect returns its result, also when the rule refuses it since.
+async fn commands_take_effect_once(store: &OpenStore) {
+    let (port, app) = (store.port(), courses::app(store).await.unwrap());
+    let head = port.head().await.unwrap();
+    for tenant in courses::tenants() {
+        let again = courses::take_seat(&app, tenant, "bob", Some(courses::SEAT_KEY)).await.unwrap();
+        assert_eq!(again.len(), 1, "{tenant:?}");
+        assert!(again[0].payload().contains("bob") && again[0].metadata().tenant_id() == tenant, "{again:?}");
+        let other = courses::take_seat(&app, tenant, "eve", Some(courses::SEAT_KEY)).await.unwrap_err();
+        assert!(other.to_string().contains("key"), "{other}");
+    }
+    let again = courses::give_email(&app).await.unwrap();
+    assert_eq!(again[0].metadata().aggregate_id().as_str(), courses::EMAIL_USER);
+    assert_eq!(port.head().await.unwrap(), head, "nothing was stored");
+    let _ = users::take_applied();
 }
 
 /// The event with sealed fields is read as text, and refused as a value, by its stream and by the feed.

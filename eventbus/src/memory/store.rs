@@ -35,13 +35,13 @@ use crate::{
         Notes, ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots,
         StoredEventType, StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery,
         attempts::DeliveryAttempts,
-        boundaries::{Boundaries, Boundary, BoundaryCondition},
+        boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
         multi_stream_append::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
         unique_values::{UniqueKey, UniqueValues},
     },
     support::{
-        Page, boundary_moved, check_events, check_ids, check_multi_stream, first_multi_stream_result, first_result,
-        last_of_each_name, no_such_event, paged, too_many_tags, unique_changes,
+        Page, boundary_moved, check_events, check_ids, check_multi_stream, count_then_read, first_multi_stream_result,
+        first_result, last_of_each_name, no_such_event, paged, too_many_tags, unique_changes,
     },
 };
 
@@ -334,6 +334,10 @@ impl UniqueValues for InMemoryEventStore {
 impl Boundaries for InMemoryEventStore {
     async fn count_tagged(&self, boundary: &Boundary) -> Result<BoundaryCondition, ReadError> {
         Ok(self.0.log.read().tags.count(boundary))
+    }
+
+    async fn read_boundary<'s>(&'s self, boundary: &Boundary) -> Result<BoundaryRead<'s>, ReadError> {
+        count_then_read(self, boundary).await
     }
 
     async fn add_tag(&self, event: &RecordedEvent, tag: &Tag) -> Result<bool, AppendError> {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use auto_impl::auto_impl;
 use uuid::Uuid;
 
-use super::{AppendError, FeedFilter, ReadError, ReadFeed, RecordStream};
-use crate::domain::{name::Name, record::RecordedEvent, stream::Position, tag::Tag};
+use super::{AppendError, FeedFilter, ReadError, RecordStream};
+use crate::domain::{name::Name, record::RecordedEvent, tag::Tag};
 
 /// The events that a decision depends on: those of a tenant, of some types, with all tags of at least one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,9 +27,6 @@ pub struct Boundary {
 /// The name in a tag's counts for further tags. When a stored event is given another tag, each tag that it had already
 /// counts one here, as the event may now belong to a boundary of several tags. No event type is empty.
 pub const FURTHER_TAGS: &str = "";
-
-/// Behind every event: a decision reads what is committed, not only what precedes the head of the feed.
-const END: Position = Position::new(i64::MAX as u64);
 
 impl Boundary {
     /// Returns the filter of its events.
@@ -121,7 +118,7 @@ impl fmt::Debug for BoundaryRead<'_> {
 /// ```
 #[async_trait]
 #[auto_impl(Arc)]
-pub trait Boundaries: ReadFeed {
+pub trait Boundaries: Send + Sync {
     /// Returns the condition that no event is added to `boundary` from now on.
     ///
     /// # Errors
@@ -130,16 +127,14 @@ pub trait Boundaries: ReadFeed {
 
     /// Reads the events of `boundary`, and the condition that no event is added to them.
     ///
-    /// The provided body counts first and reads afterwards, so that an event that is committed in between is read and not
-    /// counted: the condition fails, and the caller reads again. The other way round it would be counted and not read. A
-    /// store on a server reads both in one snapshot and one round trip; further pages of events as the caller consumes them.
+    /// A store reads both in one snapshot and one round trip, or counts first and reads afterwards, as
+    /// [`count_then_read`](crate::support::count_then_read) does: an event that is committed in between is read and not
+    /// counted, so that the condition fails and the caller reads again. The other way round it would be counted and not
+    /// read. Further pages of events are read as the caller consumes them.
     ///
     /// # Errors
     /// [`ReadError`] if the store cannot be read; each event may be one too, and is the last one then.
-    async fn read_boundary<'s>(&'s self, boundary: &Boundary) -> Result<BoundaryRead<'s>, ReadError> {
-        let condition = self.count_tagged(boundary).await?;
-        Ok(BoundaryRead { condition, events: self.read_feed(Position::START, END, &boundary.filter()) })
-    }
+    async fn read_boundary<'s>(&'s self, boundary: &Boundary) -> Result<BoundaryRead<'s>, ReadError>;
 
     /// Adds a tag to an event that is stored already, and counts it: under the tag as an event of its type, and under each
     /// tag that the event has already as a [further tag](FURTHER_TAGS). Returns `false` if the event has the tag.

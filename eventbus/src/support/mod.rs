@@ -33,7 +33,7 @@ pub(crate) use skip::{
 };
 pub use source_chain::source_chain;
 pub use stream_cursor::{StreamCursor, missing_event_error};
-pub use tags::{TagUse, boundary_moved, no_such_event, tag_uses, too_many_tags};
+pub use tags::{TagUse, boundary_moved, count_then_read, no_such_event, tag_uses, too_many_tags};
 pub use unique::{last_of_each_name, unique_changes};
 
 pub use crate::domain::json::{from_json, to_json};

@@ -8,15 +8,31 @@ use crate::{
     domain::{
         name::Name,
         record::RecordedEvent,
+        stream::Position,
         tag::{TAGS_MAX, Tag},
         validity::{EventFault, InvalidEvent},
     },
     port::{
-        AppendError,
-        boundaries::BoundaryCondition,
+        AppendError, ReadError, ReadFeed,
+        boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
         multi_stream_append::{Append, MultiStreamAppend},
     },
 };
+
+/// Behind every event: a decision reads what is committed, not only what precedes the head of the feed.
+const END: Position = Position::new(i64::MAX as u64);
+
+/// Reads a boundary of a store that has no statement for its counts and its events together.
+///
+/// # Errors
+/// [`ReadError`] if the store cannot be read.
+pub async fn count_then_read<'s, S: Boundaries + ReadFeed>(
+    store: &'s S,
+    boundary: &Boundary,
+) -> Result<BoundaryRead<'s>, ReadError> {
+    let condition = store.count_tagged(boundary).await?;
+    Ok(BoundaryRead { condition, events: store.read_feed(Position::START, END, &boundary.filter()) })
+}
 
 /// What a multi-stream append needs of a tag, and what it adds to it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

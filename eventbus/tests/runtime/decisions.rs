@@ -15,7 +15,10 @@ use eventbus::{
     port::{AppendEvents as _, EventStore},
     prelude::*,
     repository::{BoundaryError, IdempotencyKey, Publication},
-    store::{Boundaries, Boundary, BoundaryCondition, FeedFilter, MultiStreamAppends, ReadError, ReadFeed as _},
+    store::{
+        Boundaries, Boundary, BoundaryCondition, BoundaryRead, FeedFilter, MultiStreamAppends, ReadError, ReadFeed as _,
+    },
+    support::count_then_read,
     testkit::delegate,
 };
 use futures_util::{FutureExt as _, TryStreamExt as _};
@@ -275,6 +278,10 @@ impl Boundaries for Gated {
         self.store.count_tagged(boundary).await
     }
 
+    async fn read_boundary<'s>(&'s self, boundary: &Boundary) -> Result<BoundaryRead<'s>, ReadError> {
+        count_then_read(self, boundary).await
+    }
+
     async fn add_tag(&self, event: &RecordedEvent, tag: &Tag) -> Result<bool, eventbus::store::AppendError> {
         self.store.add_tag(event, tag).await
     }
@@ -401,6 +408,10 @@ async fn a_conflict_that_stays_ends_as_one() {
             let mut condition = self.0.count_tagged(boundary).await?;
             condition.counts.iter_mut().for_each(|count| *count += 1);
             Ok(condition)
+        }
+
+        async fn read_boundary<'s>(&'s self, boundary: &Boundary) -> Result<BoundaryRead<'s>, ReadError> {
+            count_then_read(self, boundary).await
         }
 
         async fn add_tag(&self, event: &RecordedEvent, tag: &Tag) -> Result<bool, eventbus::store::AppendError> {

@@ -22,7 +22,7 @@ use workspace_tests::fixtures::{
     FORMATS, StoredFormat,
     bus::{BusAndStore, fill_bus},
     contents::Contents,
-    postgres, progress,
+    courses, postgres, progress,
     readers::OpenStore,
     redis_commands,
     scenario::{BEGINNING, fill},
@@ -72,7 +72,8 @@ async fn fill_store(store: &OpenStore, clock: &ManualClock) -> Result<(), BoxErr
     let last = fill(&*store.port(), clock, usize::MAX).await?;
     progress::fill(&*store.port()).await?;
     progress::run_readers(store, clock.clone(), last).await?;
-    users::fill(store, clock).await
+    users::fill(store, clock).await?;
+    courses::fill(store, clock).await
 }
 
 async fn make_sqlite(folder: &Path) -> Result<Contents, BoxError> {

@@ -1,5 +1,6 @@
 //! Decisions about courses and students from many writers in processes that are killed, while sessions are killed too: no
-//! course has more students than seats, no student more courses than allowed, and the numbers of invoices have no gap.
+//! course has more students than seats, no student more courses than allowed, the numbers of invoices and of the ratings of a
+//! course by a student have no gap, and a command that several writers send is carried out once, for each of three tenants.
 //! The textbook's statement, an `INSERT` under a `NOT EXISTS` of later positions, is caught by the same auditor.
 
 mod audit;
@@ -10,7 +11,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use self::audit::Findings;
+use self::{audit::Findings, writers::Outcomes};
 use crate::fire::{
     HarnessError,
     kills::Program,
@@ -28,6 +29,10 @@ const WRITERS: u64 = 64;
 /// Most students of a course, and most courses of a student.
 const SEATS: usize = 10;
 const COURSES_OF_STUDENT: usize = 3;
+/// Number of tenants; one is none.
+const TENANTS: usize = 3;
+/// Most ratings of a course by a student.
+const RATINGS: u64 = 20;
 /// Courses that half of the decisions are about.
 const HOT_COURSES: u64 = 2;
 
@@ -93,7 +98,8 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
     };
     let run = members::run(program, &member, slots, seed);
     let (kills, sessions_killed) = with_killed_sessions(database.as_ref(), SESSIONS, seed, run).await?;
-    let Findings { events, violations, mut failures } = audit::audit(&*store).await?;
+    let Findings { events, outcomes, violations, mut failures } = audit::audit(&*store).await?;
+    let Outcomes { decided, refused, conflicts } = outcomes;
     if let Some(database) = &database {
         let deadlocks = database.deadlocks().await? - deadlocks_before;
         if deadlocks > 0 {
@@ -109,7 +115,8 @@ pub async fn run(program: &Program, plan: Plan) -> Result<RunSummary, HarnessErr
         events,
         faults: kills + sessions_killed,
         description: format!(
-            "{kind:?}: {decisions} decisions of {WRITERS} writers, {kills} members and {sessions_killed} sessions killed"
+            "{kind:?}: {decided} decisions of {WRITERS} writers were made, {refused} refused by a rule, {conflicts} given up \
+             after conflicts; {kills} members and {sessions_killed} sessions killed"
         ),
         took: began.elapsed(),
         failures,

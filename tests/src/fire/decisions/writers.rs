@@ -1,11 +1,16 @@
 //! The writers of a member.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use eventbus::{Never, UpdateError, port::EventStore, prelude::*};
+use eventbus::{
+    AggregateId, ExpectedVersion, Name, Never, NewEvent, StreamId, UpdateError, Uuid,
+    port::EventStore,
+    prelude::*,
+    repository::{Deciding, IdempotencyKey, SavedTogether},
+};
 use fastrand::Rng;
 
-use super::{COURSES_OF_STUDENT, HOT_COURSES, Member, SEATS};
+use super::{COURSES_OF_STUDENT, HOT_COURSES, Member, RATINGS, SEATS};
 use crate::fire::{HarnessError, place::retry};
 
 /// A student enrolled in a course.
@@ -32,6 +37,23 @@ pub(super) struct Viewed {
     pub(super) student: u64,
 }
 
+/// A student rated a course: each pair has the numbers from 1 up to [`RATINGS`].
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "DecisionsEnrolment", type = "FireRated", tags(course, student))]
+pub(super) struct Rated {
+    pub(super) course: u64,
+    pub(super) student: u64,
+    pub(super) number: u64,
+}
+
+/// A command was carried out, which several writers send with the same key.
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "DecisionsEnrolment", type = "FireCarriedOut", tags(course))]
+pub(super) struct CarriedOut {
+    pub(super) course: u64,
+    pub(super) key: String,
+}
+
 /// An invoice got its number.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "DecisionsInvoice", type = "FireInvoiced", tags(event_type))]
@@ -56,16 +78,57 @@ impl Apply for Enrolments {
 }
 
 impl Enrolments {
-    /// Decides what a student does who is interested in a course: leaves, enrols, or neither.
-    pub(super) fn decide(&self, course: u64, student: u64, leaves: bool) -> (Option<Enrolled>, Option<Left>) {
+    /// Decides what a student does who is interested in a course: leaves or enrols.
+    pub(super) fn decide(
+        &self,
+        course: u64,
+        student: u64,
+        leaves: bool,
+    ) -> Result<(Option<Enrolled>, Option<Left>), Refusal> {
         let of_course = self.made.iter().filter(|(of, _)| *of == course).count();
         let of_student = self.made.iter().filter(|(_, of)| *of == student).count();
         match self.made.contains(&(course, student)) {
-            true => (None, leaves.then_some(Left { course, student })),
-            false if of_course < SEATS && of_student < COURSES_OF_STUDENT => (Some(Enrolled { course, student }), None),
-            false => (None, None),
+            true if leaves => Ok((None, Some(Left { course, student }))),
+            false if of_course < SEATS && of_student < COURSES_OF_STUDENT => {
+                Ok((Some(Enrolled { course, student }), None))
+            }
+            _ => Err(Refusal),
         }
     }
+}
+
+/// A rule forbids it.
+#[derive(Debug)]
+pub(super) struct Refusal;
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a rule forbids it")
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The ratings of a course by a student.
+#[derive(Debug, Default, Decision)]
+#[decision(events(Rated))]
+pub(super) struct Ratings {
+    last: u64,
+}
+
+impl Apply for Ratings {
+    fn apply(&mut self, RatingsEvent::Rated(event): &RatingsEvent) {
+        self.last = event.number;
+    }
+}
+
+/// The commands about a course that were carried out.
+#[derive(Debug, Default, Decision)]
+#[decision(events(CarriedOut))]
+pub(super) struct Commands;
+
+impl Apply for Commands {
+    fn apply(&mut self, _event: &CommandsEvent) {}
 }
 
 #[derive(Debug, Default, Decision)]
@@ -101,26 +164,101 @@ pub(super) async fn run(member: Member) -> Result<(), HarnessError> {
     futures_util::future::try_join_all(writers).await.map(drop)
 }
 
+/// What became of the decisions of a writer.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(super) struct Outcomes {
+    pub(super) decided: u64,
+    /// A rule forbade it.
+    pub(super) refused: u64,
+    /// Given up after conflicts.
+    pub(super) conflicts: u64,
+}
+
+/// The type of the events with outcomes. No decision reads them.
+pub(super) const OUTCOMES: Name = Name::from_static("FireOutcomes");
+
 async fn write(app: &App, member: &Member, mut random: Rng) -> Result<(), HarnessError> {
+    let mut outcomes = Outcomes::default();
     for number in 0..member.decisions {
-        let (course, student) = choose(&mut random, member.courses, number);
-        let (kind, leaves) = (random.u8(..32), random.bool());
-        retry(async || {
-            let about_both = app.decision::<Enrolments>().about("course", &course).about("student", &student);
-            let decided = match kind {
-                0 if number < DECISIONS_WITH_INVOICES => {
-                    let decision = app.decision::<Invoices>().about_types();
-                    decision.decide(|invoices| Ok::<_, Never>(Invoiced { number: invoices.last + 1 })).await
-                }
-                1..5 => about_both.decide(|_| Ok::<_, Never>(Viewed { course, student })).await,
-                _ => about_both.decide(|known| Ok::<_, Never>(known.decide(course, student, leaves))).await,
-            };
-            match decided {
-                Err(UpdateError::Save(error)) if error.is_conflict() => Ok(()),
-                other => Ok(other.map(drop)?),
-            }
-        })
-        .await?;
+        let choice = Choice::new(&mut random, member.courses, number);
+        match retry(async || choice.decide(app).await).await? {
+            Outcome::Decided => outcomes.decided += 1,
+            Outcome::Refused => outcomes.refused += 1,
+            Outcome::Conflict => outcomes.conflicts += 1,
+        }
     }
-    Ok(())
+    let event = NewEvent::new(OUTCOMES, 1, serde_json::to_string(&outcomes)?);
+    let stream = StreamId::new(Name::from_static("DecisionsWriter"), AggregateId::new());
+    // a repeat has the same event id
+    retry(async || Ok(app.store().append(&stream, ExpectedVersion::Any, vec![event.clone()]).await?)).await.map(drop)
+}
+
+enum Outcome {
+    Decided,
+    Refused,
+    Conflict,
+}
+
+/// The random choices for a decision.
+struct Choice {
+    number: u64,
+    course: u64,
+    student: u64,
+    tenant: Option<Uuid>,
+    kind: u8,
+    leaves: bool,
+}
+
+impl Choice {
+    fn new(random: &mut Rng, courses: u64, number: u64) -> Self {
+        let (course, student) = choose(random, courses, number);
+        let tenant = random.bool().then(|| Uuid::from_u128(random.u128(1..=2)));
+        Self { number, course, student, tenant, kind: random.u8(..32), leaves: random.bool() }
+    }
+
+    async fn decide(&self, app: &App) -> Result<Outcome, HarnessError> {
+        let &Self { number, course, student, tenant, kind, leaves } = self;
+        let about_both = || about::<Enrolments>(app, tenant, course).about("student", &student);
+        match kind {
+            0 if number < DECISIONS_WITH_INVOICES => {
+                let decision = app.decision::<Invoices>().about_types();
+                outcome(decision.decide(|invoices| Ok::<_, Never>(Invoiced { number: invoices.last + 1 })).await)
+            }
+            1..5 => outcome(about_both().decide(|_| Ok::<_, Never>(Viewed { course, student })).await),
+            5..8 => {
+                // few students, so that several writers rate the same course for the same one
+                let student = student % 4;
+                let both = app.decision::<Ratings>().about_all([("course", &course), ("student", &student)]);
+                let rate = |ratings: &Ratings| match ratings.last {
+                    RATINGS.. => Err(Refusal),
+                    last => Ok(Rated { course, student, number: last + 1 }),
+                };
+                outcome(both.for_tenant(tenant).decide(rate).await)
+            }
+            8..11 => {
+                // so few keys that several writers send each
+                let key = format!("{course}-{}", student % 4);
+                let carried_out = CarriedOut { course, key: key.clone() };
+                let decision = about::<Commands>(app, tenant, course).once(key.parse::<IdempotencyKey>()?, &key);
+                outcome(decision.decide(|_| Ok::<_, Never>(carried_out.clone())).await)
+            }
+            _ => outcome(about_both().decide(|known| known.decide(course, student, leaves)).await),
+        }
+    }
+}
+
+fn about<D: Decision + Apply>(app: &App, tenant: Option<Uuid>, course: u64) -> Deciding<D> {
+    app.decision::<D>().for_tenant(tenant).about("course", &course)
+}
+
+fn outcome<X>(decided: Result<SavedTogether, UpdateError<X>>) -> Result<Outcome, HarnessError>
+where
+    X: std::error::Error + Send + Sync + 'static,
+{
+    match decided {
+        Ok(_) => Ok(Outcome::Decided),
+        Err(UpdateError::Refused(_)) => Ok(Outcome::Refused),
+        Err(error) if error.is_conflict() => Ok(Outcome::Conflict),
+        Err(error) => Err(error.into()),
+    }
 }
