@@ -68,7 +68,7 @@ counted AS (
     SET counts = h.counts || jsonb_build_object(n.name, coalesce((h.counts ->> n.name)::bigint, 0) + 1)
     FROM fine, wanted w, tag_held h
     CROSS JOIN LATERAL (SELECT CASE WHEN h.tag = $5::text THEN w.event_type ELSE '' END AS name) n
-    WHERE fine.is_fine = 1 AND t.tag_no = h.tag_no
+    WHERE fine.is_fine = 1 AND t.tag_no = h.tag_no AND t.tag_no = ANY (ARRAY(SELECT tag_no FROM tag_held))
 ),
 added AS (
     UPDATE {schema}.events e

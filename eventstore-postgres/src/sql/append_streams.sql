@@ -274,7 +274,7 @@ moved AS (
     SET version = h.base + h.events,
         recorded_at = CASE WHEN h.events > 0 THEN greatest(s.recorded_at, clock_timestamp()) ELSE s.recorded_at END
     FROM held h, fine, go
-    WHERE s.stream_no = h.stream_no AND fine.is_fine = 1
+    WHERE s.stream_no = h.stream_no AND s.stream_no = ANY (ARRAY(SELECT stream_no FROM held)) AND fine.is_fine = 1
       AND (h.events > 0 OR EXISTS (SELECT FROM changed c WHERE c.number = h.number))
     RETURNING h.number, h.base, s.stream_no, s.recorded_at
 ),
