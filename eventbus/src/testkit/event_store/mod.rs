@@ -363,6 +363,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 162);
+        assert_eq!(rules, 163);
     }
 }
