@@ -38,15 +38,9 @@ const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// All statements of the store walk along an index. With `enable_seqscan`, the plan made for a table with few rows
 /// reads all of them, and with `enable_bitmapscan` a page of a table without statistics reads and sorts all rows after
 /// its first one; the server keeps such a plan while the table grows. `jit` is off so that a user's trigger that reads
-/// a whole table is not compiled for that. A generic plan is as good, then, and made once for a connection: the server
-/// would plan a statement with arrays anew at each call, as it takes the generic plan of ten elements for dearer, and that
-/// takes as long as to run it.
-pub(crate) const PLANNER_SETTINGS: [(&str, &str); 4] = [
-    ("enable_seqscan", "off"),
-    ("enable_bitmapscan", "off"),
-    ("jit", "off"),
-    ("plan_cache_mode", "force_generic_plan"),
-];
+/// a whole table is not compiled for that.
+pub(crate) const PLANNER_SETTINGS: [(&str, &str); 3] =
+    [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("jit", "off")];
 
 const COMMIT: SqlStr = SqlStr::from_static("COMMIT");
 const ROLLBACK: SqlStr = SqlStr::from_static("ROLLBACK");

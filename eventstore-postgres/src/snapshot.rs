@@ -157,7 +157,7 @@ mod tests {
         store.append(&stream, ExpectedVersion::NoStream, vec![event]).await.unwrap();
 
         let mut connection = PgConnection::connect(&database_url).await.unwrap();
-        for (setting, value) in PLANNER_SETTINGS {
+        for (setting, value) in PLANNER_SETTINGS.into_iter().chain([("plan_cache_mode", "force_generic_plan")]) {
             connection.execute(AssertSqlSafe(format!("SET {setting} = {value}")).into_sql_str()).await.unwrap();
         }
         let statements = store.inner().statements();

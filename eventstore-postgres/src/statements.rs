@@ -18,6 +18,10 @@ fn template(sql: &'static str, gap: &'static str, does_more: bool) -> Template {
     (place(sql), place(gap), does_more)
 }
 
+/// Marks a text that the server is to plan once for a connection, and not at each call: where that takes as long as to run
+/// it, and the plan does not depend on the parameters.
+const PLANNED_ONCE: &str = "{planned_once}";
+
 const IN_TRANSACTION: &str = " -- in a transaction";
 
 /// How an append claims the row of its stream.
@@ -195,9 +199,31 @@ impl Statements {
             .replace("{is_repeat}", is_repeat)
             .replace("{is_stored}", is_stored)
             .replace("{appended_in}", &without_comments(include_str!("sql/appended_in.sql")));
+        let sql = match sql.contains(PLANNED_ONCE) {
+            true => hide_parameters(&sql.replace(PLANNED_ONCE, "")),
+            false => sql,
+        };
         let sql = sql + self.suffix;
         self.filled.write().entry(template).or_insert(self.schema.statement(&sql)).clone()
     }
+}
+
+/// Hides the parameters from the planner, as `(SELECT $1::text[])::text[]`: so the plan for given ones, made at each call,
+/// seems no cheaper than the one for any.
+fn hide_parameters(sql: &str) -> String {
+    let mut parts = sql.split('$');
+    let mut hidden = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // `1::text[], ..`
+        let end = part.find(|c: char| !c.is_ascii_alphanumeric() && c != ':').unwrap_or(part.len());
+        let end = if part[end..].starts_with("[]") { end + 2 } else { end };
+        let (parameter, rest) = part.split_at(end);
+        hidden += &match parameter.split_once("::") {
+            Some((_, of_type)) => format!("(SELECT ${parameter})::{of_type}{rest}"),
+            None => format!("${part}"),
+        };
+    }
+    hidden
 }
 
 /// Returns the text of a page of `rows`.

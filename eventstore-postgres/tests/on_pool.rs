@@ -85,14 +85,14 @@ impl Place {
 const SETTINGS: &str = "SELECT concat_ws(' ', current_setting('statement_timeout'),
     current_setting('idle_in_transaction_session_timeout'), current_setting('lock_timeout'),
     current_setting('enable_seqscan'), current_setting('enable_bitmapscan'), current_setting('jit'),
-    current_setting('plan_cache_mode'), current_setting('transaction_isolation'), current_setting('synchronous_commit'), current_setting('search_path'),
+    current_setting('transaction_isolation'), current_setting('synchronous_commit'), current_setting('search_path'),
     current_setting('application_name'), (SELECT count(*) FROM pg_listening_channels()))";
 
 const SETTINGS_OF_APPLICATION: &str = "SET statement_timeout = '7s'; SET idle_in_transaction_session_timeout = '8s';
     SET lock_timeout = '9s'; SET default_transaction_isolation = 'repeatable read'; SET search_path = app;
     SET application_name = 'orders'";
 
-const OF_APPLICATION: &str = "7s 8s 9s on on on auto repeatable read on app orders 0";
+const OF_APPLICATION: &str = "7s 8s 9s on on on repeatable read on app orders 0";
 
 #[tokio::test]
 async fn a_pool_that_is_too_small_is_refused_with_the_size_that_works() {
@@ -298,7 +298,7 @@ async fn statements_have_the_settings_of_the_store_and_leave_those_of_the_applic
     let known = stream();
     add(&store, &known, 1).await;
     let notes = || async { sqlx::query_scalar::<_, String>("TABLE app.notes").fetch_all(&place.pool).await.unwrap() };
-    assert_eq!(notes().await, ["20s 20s 0 off off off force_generic_plan read committed on app orders 0"]);
+    assert_eq!(notes().await, ["20s 20s 0 off off off read committed on app orders 0"]);
     let kept = OF_APPLICATION.replace("read on app", "read off app");
     assert_eq!(place.sessions().await, [kept.clone(), kept.clone()]);
 
@@ -339,7 +339,7 @@ async fn transactions_leave_the_settings_of_the_application() {
         let mut transaction = store.begin_transaction().await.unwrap();
         let connection = transaction.connection();
         let inside: String = sqlx::query_scalar(SETTINGS).fetch_one(&mut *connection).await.unwrap();
-        assert_eq!(inside, "10s 10s 5s on on on auto read committed on app orders 0");
+        assert_eq!(inside, "10s 10s 5s on on on read committed on app orders 0");
         run(connection, "INSERT INTO notes VALUES ('by the path of the application')").await;
         store.append_in(connection, &stream(), ExpectedVersion::NoStream, events(1)).await.unwrap();
         match commit {

@@ -14,7 +14,7 @@
 -- any order; against a deadlock with those, `patience` limits the wait for a lock, and the statement fails.
 --
 -- `LATERAL` with a lock looks up row by row, in the given order: the planner cannot turn it into a join with the whole
--- table, even if its statistics suggest that. For an update, `= ANY` over the same keys keeps it from that.
+-- table, even if its statistics suggest that.
 WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', '100ms', true)
 ),
@@ -53,7 +53,7 @@ moved AS (
     UPDATE {schema}.streams s
     SET version = h.base + h.events, recorded_at = greatest(s.recorded_at, clock_timestamp())
     FROM held h, (SELECT count(*) FROM made) inserted
-    WHERE s.stream_no = h.stream_no AND s.stream_no = ANY (ARRAY(SELECT stream_no FROM held)) AND h.number NOT IN (SELECT k.stream FROM known k)
+    WHERE s.stream_no = h.stream_no AND h.number NOT IN (SELECT k.stream FROM known k)
       AND (h.expected = h.base OR h.expected = -1 OR (h.expected = -2 AND h.base > 0))
     RETURNING h.number, h.base, s.stream_no, s.recorded_at
 ),

@@ -33,6 +33,9 @@
 --
 -- The server keeps the plan that it makes at the first call, when the tables may be small: `OFFSET 0` and `ON CONFLICT` keep it
 -- from joining the tags and the values with all rows of their tables, which it would do for ever.
+-- if tags
+{planned_once}
+-- end
 WITH patience AS MATERIALIZED (
     SELECT {patience}
 ),

@@ -2,6 +2,7 @@
 -- events; only the first row has the counts. Both come from one snapshot, so that no event is counted that is not read.
 --
 -- The parameters are those of `read_tagged.sql`; $11 the tags of all sets, each once; $12 the names that are counted.
+{planned_once}
 {driving_tags}
 SELECT p.*, window_end.reach, s.aggregate_type, s.aggregate_id, s.tenant_id,
     CASE WHEN row_number() OVER (ORDER BY p.position) = 1 THEN ARRAY(

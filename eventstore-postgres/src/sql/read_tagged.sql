@@ -2,6 +2,7 @@
 -- which the page searched; one row if there are no such events.
 --
 -- The parameters are those of `driving_tags.sql` and `matching_positions.sql`; $10 is the most events.
+{planned_once}
 {driving_tags}
 SELECT p.*, window_end.reach
 FROM window_end
