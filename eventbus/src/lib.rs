@@ -261,6 +261,7 @@ pub mod store {
             Handled, HandledCommand, HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome,
         },
         unique_values::{UniqueKey, UniqueValues, unique_scope},
+        visited_event::{VisitEvent, VisitedEvent, visit_records},
     };
 }
 

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use eventbus::{
     StreamId, Version,
-    port::{Direction, ReadError, ReadStream, RecordStream, VisitEvent},
+    port::{Direction, ReadError, ReadStream, RecordStream},
+    store::VisitEvent,
     support::{Page, StreamCursor, missing_event_error, paged},
 };
 

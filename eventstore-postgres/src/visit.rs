@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use eventbus::{
     BoxError, EventId, Name, StreamId, Version,
     event::EventFields,
-    port::{Direction, ReadError, ReadStream as _, VisitEvent, VisitedEvent, visit_records},
+    port::{Direction, ReadError, ReadStream as _},
+    store::{VisitEvent, VisitedEvent, visit_records},
 };
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;

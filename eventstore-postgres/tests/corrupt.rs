@@ -9,10 +9,8 @@ use std::ops::ControlFlow;
 use common::{TestSchema, add, event, open, run, stream};
 use eventbus::{
     ExpectedVersion, Position, RecordedEvent, StreamId, Version,
-    port::{
-        AppendError, AppendEvents as _, Direction, ReadError, ReadFeed as _, ReadStream as _, RecordStream,
-        VisitedEvent,
-    },
+    port::{AppendError, AppendEvents as _, Direction, ReadError, ReadFeed as _, ReadStream as _, RecordStream},
+    store::VisitedEvent,
 };
 use eventstore_postgres::PgEventStore;
 use futures_util::StreamExt as _;

@@ -13,7 +13,8 @@ use std::{
 use eventbus::{
     BoxError, EventId, Name, StreamId, Version,
     event::EventFields,
-    port::{Direction, ReadError, ReadStream as _, VisitEvent, VisitedEvent, visit_records},
+    port::{Direction, ReadError, ReadStream as _},
+    store::{VisitEvent, VisitedEvent, visit_records},
     support::PAGE_BYTES,
 };
 use rusqlite::{Connection, Row};

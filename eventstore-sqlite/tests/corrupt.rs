@@ -20,10 +20,11 @@ use eventbus::{
     health::HealthThresholds,
     port::{
         AppendError, AppendEvents as _, Checkpoints as _, Direction, FeedFilter, ReadError, ReadFeed as _,
-        ReadStream as _, UnfinishedDeliveries as _, VisitedEvent,
+        ReadStream as _, UnfinishedDeliveries as _,
     },
     prelude::*,
     projection::ProjectionError,
+    store::VisitedEvent,
     testkit::ManualClock,
 };
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};

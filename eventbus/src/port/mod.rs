@@ -37,7 +37,7 @@ pub(crate) mod subscriber;
 pub(crate) mod transaction;
 mod unfinished;
 pub(crate) mod unique_values;
-mod visited_event;
+pub(crate) mod visited_event;
 
 pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, SkippedBefore};
 pub use bus::{EventBus, GroupProgress};
@@ -63,7 +63,6 @@ pub use store_error::{AppendError, ReadError};
 pub use subscriber::{Subscriber, SubscriberStatus, Subscription};
 pub use transaction::{FromTransaction, Shadow, Transaction, Transactions};
 pub use unfinished::{DeadDelivery, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery};
-pub use visited_event::{VisitEvent, VisitedEvent, visit_records};
 
 /// A boxed future that can move between threads.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use super::{
     Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
-    MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries, VisitEvent,
-    visit_records,
+    MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
+    visited_event::{VisitEvent, visit_records},
 };
 use crate::domain::{
     record::{NewEvent, RecordedEvent},

@@ -1,4 +1,4 @@
-//! Multi-stream appends of which a script got no answer: no later error says that nothing was stored.
+//! Multi-stream appends whose script got no answer: each later error leaves open whether the events were stored.
 
 use std::{sync::Arc, time::Duration};
 

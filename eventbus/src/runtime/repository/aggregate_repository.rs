@@ -47,8 +47,8 @@ use crate::{
     },
     port::{
         AppendError, EventBus, EventStore, MultiStreamAppends, ReadError, RecordStream, SnapshotRead, Snapshots,
-        StoredSnapshot, VisitedEvent, handler_saves::HandlerSaves, multi_stream_append::HandledCommand,
-        retry::RetryPolicy,
+        StoredSnapshot, handler_saves::HandlerSaves, multi_stream_append::HandledCommand, retry::RetryPolicy,
+        visited_event::VisitedEvent,
     },
 };
 

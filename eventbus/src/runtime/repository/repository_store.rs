@@ -10,10 +10,10 @@ use crate::{
         stream::{ExpectedVersion, StreamId, Version},
     },
     port::{
-        Append, AppendError, Direction, EventStore, ReadError, RecordStream, Snapshots, VisitEvent,
+        Append, AppendError, Direction, EventStore, ReadError, RecordStream, Snapshots,
         handler_saves::HandlerSaves,
         multi_stream_append::{Handled, HandledCommand, MultiStreamAppend, MultiStreamOutcome},
-        visit_records,
+        visited_event::{VisitEvent, visit_records},
     },
     support::{check_events, check_ids},
 };

@@ -8,7 +8,8 @@ use super::store_under_test::{StoreUnderTest, events, stream, versions};
 use crate::{
     ExpectedVersion, Name, NewEvent, RecordedEvent, Version,
     event::EventFields,
-    port::{Direction, EventStore, VisitedEvent},
+    port::{Direction, EventStore},
+    store::VisitedEvent,
 };
 
 /// Reading forward starts at the given version, itself included, and ends with the stream.

@@ -132,8 +132,8 @@ pub(super) async fn audit(store: &dyn EventStore) -> Result<Findings, HarnessErr
                 .push(format!("tenant {tenant:?} has only {of_tenant:?} enrolments, ratings and commands"));
         }
     }
-    if let Some(differing) = differing_counts(store, counts).await? {
-        findings.failures.push(differing);
+    if let Some(wrong) = find_wrong_count(store, counts).await? {
+        findings.failures.push(wrong);
     }
     Ok(findings)
 }
@@ -173,7 +173,7 @@ fn take(event: &RecordedEvent, rules: &mut Rules) -> Result<Taken, HarnessError>
 }
 
 /// Compares the counts of a store with those of its events.
-async fn differing_counts(store: &dyn EventStore, counts: Counts) -> Result<Option<String>, HarnessError> {
+async fn find_wrong_count(store: &dyn EventStore, counts: Counts) -> Result<Option<String>, HarnessError> {
     let boundaries = store.boundaries().ok_or("the store has no boundaries")?;
     let mut differing = Vec::new();
     for ((tenant_id, tag, event_type), wanted) in counts {
