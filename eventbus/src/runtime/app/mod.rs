@@ -125,7 +125,7 @@ impl App {
     /// The error of an event that cannot be decoded, or of the store; what is tagged then stays tagged.
     ///
     /// # Examples
-    /// ```
+    /// ```standalone_crate
     /// use eventbus::prelude::*;
     ///
     /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
