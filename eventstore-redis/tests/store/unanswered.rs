@@ -37,17 +37,17 @@ fn append() -> MultiStreamAppend {
     MultiStreamAppend::single(Append { stream: order("1"), expected: Any, events })
 }
 
-/// The clock of a store. A second store makes one of the appends whenever the first one asks for the time: after it has
-/// read the stream, before it sends its script.
+/// The clock of a store. Whenever that store asks for the time, a second store makes the last of its appends, or none: each
+/// attempt asks when it begins, and again after it has read the stream, before it sends its script.
 #[derive(Debug, Clone, Default)]
 struct Contention(Arc<Mutex<Option<OtherWriter>>>);
 
 /// A second store, and what it has still to append.
-type OtherWriter = (RedisEventStore, Vec<MultiStreamAppend>);
+type OtherWriter = (RedisEventStore, Vec<Option<MultiStreamAppend>>);
 
 impl Clock for Contention {
     fn now(&self) -> OffsetDateTime {
-        let next = self.0.lock().as_mut().and_then(|(other, appends)| Some((other.clone(), appends.pop()?)));
+        let next = self.0.lock().as_mut().and_then(|(other, appends)| Some((other.clone(), appends.pop()??)));
         if let Some((other, append)) = next {
             block_in_place(|| Handle::current().block_on(other.append_streams(append))).unwrap();
         }
@@ -131,7 +131,7 @@ async fn an_unanswered_append_that_the_server_refuses_later_has_an_unknown_outco
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unanswered_append_whose_stream_changes_under_each_attempt_has_an_unknown_outcome() {
     let unanswered = Unanswered::new().await;
-    let appends = (0..200).map(|_| append()).collect();
+    let appends = (0..200).map(|_| Some(append())).collect();
     *unanswered.contention.0.lock() = Some((unanswered.direct.clone(), appends));
     unanswered.proxy.set(Network::Works);
     unanswered.has_an_unknown_outcome().await;
@@ -148,7 +148,7 @@ async fn an_unanswered_append_that_runs_late_moves_no_boundary_of_its_own() {
     // an event of the boundary is stored before
     let multi = MultiStreamAppend { condition: Some(BoundaryCondition { boundary, counts: vec![1] }), ..append() };
     let unanswered = Unanswered::of(multi.clone()).await;
-    *unanswered.contention.0.lock() = Some((unanswered.direct.clone(), vec![multi]));
+    *unanswered.contention.0.lock() = Some((unanswered.direct.clone(), vec![Some(multi), None]));
     unanswered.proxy.set(Network::Works);
     let outcome = unanswered.append.await.unwrap().unwrap();
     assert_eq!(outcome.into_records()[0].version(), 2_u64);
