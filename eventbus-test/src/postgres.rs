@@ -15,7 +15,7 @@ use crate::{
 /// open.
 ///
 /// If the test process is killed, the database stays: on a server that this crate started until that stops, on the one
-/// of `DATABASE_URL` until somebody drops it; its name begins with `test_`.
+/// of `DATABASE_URL` until it is dropped; its name begins with `test_`.
 ///
 /// Dropping the value panics if the database cannot be dropped, unless the test has panicked already.
 ///

@@ -6,21 +6,19 @@
 use std::ops::ControlFlow;
 
 use eventbus::{
-    BoxError, EventId, Name, StreamId, Version,
+    BoxError, EventId, StreamId, Version,
     event::EventFields,
     port::{Direction, ReadError, ReadStream as _},
     store::{VisitEvent, VisitedEvent, visit_records},
+    support::EventTypeNames,
 };
 use sqlx::{Row as _, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::{columns::bind_stream, record::is_object, statement_error::StatementError, store::PgEventStore};
+use crate::{columns::bind_stream, record::is_object, store::PgEventStore};
 
 /// The most events that one statement returns: their rows keep a connection, and a snapshot on the server.
 const EVENTS_MAX: i64 = 10_000;
-
-/// The most event types whose names a visit keeps.
-const NAMES_MAX: usize = 64;
 
 pub(crate) async fn visit_stream(
     store: &PgEventStore,
@@ -28,21 +26,21 @@ pub(crate) async fn visit_stream(
     from: Version,
     visit: &mut VisitEvent<'_>,
 ) -> Result<(), ReadError> {
-    let mut visitor = RowVisitor { next: from.max(Version::FIRST), rows: 0, names: Vec::new(), end: None, visit };
+    let mut visitor =
+        RowVisitor { next: from.max(Version::FIRST), rows: 0, names: EventTypeNames::default(), end: None, visit };
     loop {
         visitor.rows = 0;
         let query = store.inner().statements().query(include_str!("sql/visit.sql"));
         let query = bind_stream(query, stream).bind(visitor.next.as_i64()).bind(EVENTS_MAX);
-        match store.inner().connections().fetch_each(query, |row| visitor.take(&row)).await {
+        let fetched = store.inner().connections().fetch_each(query, |row| visitor.take(&row)).await;
+        match (&visitor.end, fetched) {
+            (Some(End::ByVisitor), _) => return Ok(()),
+            (Some(End::AtFault), _) => break,
+            (None, Err(error)) if visitor.rows == 0 => return Err(error.into()),
             // payloads of many bytes may take longer than a statement has: the pages are smaller
-            Err(error) if visitor.rows == 0 || matches!(error, StatementError::NotSent(_)) => return Err(error.into()),
-            Err(_) => break,
-            Ok(()) => match visitor.end {
-                Some(End::ByVisitor) => return Ok(()),
-                Some(End::AtFault) => break,
-                None if visitor.rows < EVENTS_MAX => return Ok(()),
-                None => {}
-            },
+            (None, Err(_)) => break,
+            (None, Ok(())) if visitor.rows < EVENTS_MAX => return Ok(()),
+            (None, Ok(())) => {}
         }
     }
     let from = visitor.next;
@@ -61,8 +59,7 @@ struct RowVisitor<'v, 'f> {
     next: Version,
     /// Number of rows visited since the statement was sent.
     rows: i64,
-    /// The event types of the rows so far.
-    names: Vec<Name>,
+    names: EventTypeNames,
     end: Option<End>,
     visit: &'v mut VisitEvent<'f>,
 }
@@ -83,7 +80,7 @@ impl RowVisitor<'_, '_> {
         if row.try_get::<i64, _>(0)? != self.next.as_i64() {
             return Err("not the next version".into());
         }
-        let name = self.name(row.try_get(1)?)?;
+        let event_type = self.names.name(row.try_get(1)?)?;
         let schema_version = u32::try_from(row.try_get::<i32, _>(2)?)?;
         let payload: &str = row.try_get_unchecked(5)?; // `json` as its text
         if schema_version == 0 || !is_object(payload) {
@@ -91,21 +88,9 @@ impl RowVisitor<'_, '_> {
         }
         let has_sealed_fields = row.try_get(3)?;
         let event_id = EventId::from(row.try_get::<Uuid, _>(4)?);
-        let fields = EventFields { event_type: &self.names[name], schema_version, has_sealed_fields, payload };
+        let fields = EventFields { event_type, schema_version, has_sealed_fields, payload };
         let event = VisitedEvent { version: self.next, event_id, fields };
         (self.next, self.rows) = (self.next.next(), self.rows + 1);
         Ok((self.visit)(event))
-    }
-
-    /// Returns the place of a name among those that are kept.
-    fn name(&mut self, event_type: &str) -> Result<usize, BoxError> {
-        if let Some(known) = self.names.iter().position(|name| *name == event_type) {
-            return Ok(known);
-        }
-        if self.names.len() == NAMES_MAX {
-            self.names.clear();
-        }
-        self.names.push(Name::new("event type", event_type)?);
-        Ok(self.names.len() - 1)
     }
 }

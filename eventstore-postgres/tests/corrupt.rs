@@ -4,15 +4,15 @@
 
 mod common;
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, thread, time::Duration};
 
 use common::{TestSchema, add, event, open, run, stream};
 use eventbus::{
-    ExpectedVersion, Position, RecordedEvent, StreamId, Version,
+    ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{AppendError, AppendEvents as _, Direction, ReadError, ReadFeed as _, ReadStream as _, RecordStream},
     store::VisitedEvent,
 };
-use eventstore_postgres::PgEventStore;
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use futures_util::StreamExt as _;
 
 /// Three events at positions 1 to 3, of which the second was changed by SQL.
@@ -232,4 +232,40 @@ async fn a_visit_of_many_statements_leaves_out_no_event() {
     run(&mut schema.connection().await, "DELETE FROM events WHERE version = 20001").await;
     let missing = format!("event 20001 of stream `{stream}`");
     assert_eq!(visit_breaks_off(&store, &stream).await, (20_000, missing));
+}
+
+/// The visitor is so slow that the server ends the statement, which sends more than fits between the two.
+#[tokio::test]
+async fn a_visit_that_takes_longer_than_a_statement_goes_on_in_pages() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    const EVENTS: u64 = 400;
+    let schema = TestSchema::new();
+    let store = open(PgEventStoreConfig { statement_timeout: LIMIT, ..schema.config() }).await;
+    let stream = stream();
+    let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(100_000));
+    for _ in 0..EVENTS / 50 {
+        let events = (0..50).map(|_| NewEvent::new(Name::from_static("Noted"), 1, payload.clone()));
+        store.append(&stream, ExpectedVersion::Any, events.collect()).await.unwrap();
+    }
+    let mut visited = 0_u64;
+    let mut count = |event: VisitedEvent<'_>| {
+        visited += 1;
+        assert_eq!(event.version, visited);
+        if visited == 1 {
+            thread::sleep(LIMIT.mul_f64(1.5)); // the work of the visitor
+        }
+        ControlFlow::Continue(())
+    };
+    store.visit_stream(&stream, Version::FIRST, &mut count).await.unwrap();
+    assert_eq!(visited, EVENTS);
+
+    // one that breaks off does not see the statement fail, and is not called again
+    let mut visited = 0;
+    let mut break_off = |_: VisitedEvent<'_>| {
+        visited += 1;
+        thread::sleep(LIMIT.mul_f64(1.5));
+        ControlFlow::Break(())
+    };
+    store.visit_stream(&stream, Version::FIRST, &mut break_off).await.unwrap();
+    assert_eq!(visited, 1);
 }

@@ -15,7 +15,7 @@ use eventbus::{
     event::EventFields,
     port::{Direction, ReadError, ReadStream as _},
     store::{VisitEvent, VisitedEvent, visit_records},
-    support::PAGE_BYTES,
+    support::{EventTypeNames, PAGE_BYTES},
 };
 use rusqlite::{Connection, Row};
 use uuid::Uuid;
@@ -72,8 +72,7 @@ enum ChunkEnd {
 /// Consecutive events of a stream.
 struct Chunk {
     events: Vec<ChunkEvent>,
-    /// The event types of the events, each once.
-    names: Vec<Name>,
+    names: EventTypeNames,
     /// The payloads, one after the other.
     payloads: String,
     /// The version after the events.
@@ -84,8 +83,7 @@ struct Chunk {
 struct ChunkEvent {
     version: Version,
     event_id: EventId,
-    /// The place of its type in the names.
-    name: usize,
+    event_type: Name,
     schema_version: u32,
     has_sealed_fields: bool,
     payload: Range<usize>,
@@ -96,8 +94,8 @@ impl Chunk {
         let (id, of_type, tenant) = stream_columns(stream);
         let mut statement = connection.prepare_cached(include_str!("sql/visit.sql"))?;
         let mut rows = statement.query((id, of_type, tenant, first.as_i64(), EVENTS_MAX))?;
-        let mut chunk =
-            Self { events: Vec::new(), names: Vec::new(), payloads: String::new(), next: first, end: ChunkEnd::Full };
+        let (events, names, payloads) = (Vec::new(), EventTypeNames::default(), String::new());
+        let mut chunk = Self { events, names, payloads, next: first, end: ChunkEnd::Full };
         while let Some(row) = rows.next()? {
             if chunk.push(row).is_err() {
                 chunk.end = ChunkEnd::AtFault;
@@ -117,7 +115,7 @@ impl Chunk {
         if row.get::<_, i64>(0)? != self.next.as_i64() {
             return Err("not the next version".into());
         }
-        let name = self.name(row.get_ref(1)?.as_str()?)?;
+        let event_type = self.names.name(row.get_ref(1)?.as_str()?)?.clone();
         let schema_version = u32::try_from(row.get::<_, i64>(2)?)?;
         let has_sealed_fields = row.get(3)?;
         let event_id = EventId::from(Uuid::from_slice(row.get_ref(4)?.as_blob()?)?);
@@ -128,25 +126,15 @@ impl Chunk {
         let payload = self.payloads.len()..self.payloads.len() + json.len();
         self.payloads.push_str(json);
         let version = self.next;
-        self.events.push(ChunkEvent { version, event_id, name, schema_version, has_sealed_fields, payload });
+        self.events.push(ChunkEvent { version, event_id, event_type, schema_version, has_sealed_fields, payload });
         self.next = self.next.next();
         Ok(())
-    }
-
-    /// Returns the place of a name, which is kept.
-    fn name(&mut self, event_type: &str) -> Result<usize, BoxError> {
-        let known = self.names.iter().rposition(|name| *name == event_type);
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        self.names.push(Name::new("event type", event_type)?);
-        Ok(self.names.len() - 1)
     }
 
     fn visit(&self, visit: &mut VisitEvent<'_>) -> ControlFlow<()> {
         self.events.iter().try_for_each(|event| {
             let fields = EventFields {
-                event_type: &self.names[event.name],
+                event_type: &event.event_type,
                 schema_version: event.schema_version,
                 has_sealed_fields: event.has_sealed_fields,
                 payload: &self.payloads[event.payload.clone()],

@@ -104,8 +104,8 @@ async fn an_outage_is_told_once() {
 #[tokio::test]
 async fn a_server_that_refuses_is_told_once() {
     says_little("replica", busy(false, 1_000).await, async |rig: &mut Rig| {
-        let nobody = eventbus_test::internal::closed_port().to_string();
-        let _: () = rig.command("REPLICAOF", &["127.0.0.1", &nobody]).await;
+        let closed_port = eventbus_test::internal::closed_port().to_string();
+        let _: () = rig.command("REPLICAOF", &["127.0.0.1", &closed_port]).await;
         outage().await;
         let _: () = rig.command("REPLICAOF", &["NO", "ONE"]).await;
     })

@@ -35,8 +35,9 @@ pub trait Transactions: Send + Sync {
     /// fail. A store whose rows need no set-up keeps this default, which refuses the statements.
     ///
     /// # Errors
-    /// The store's error; then nothing is changed, unless the connection broke during the commit. A later call can succeed
-    /// if [`server_fault`](Self::server_fault) returns a fault.
+    /// The store's error; then nothing is changed, unless the connection broke during the commit, or the statements
+    /// committed themselves, which they must not. A later call can succeed if [`server_fault`](Self::server_fault) returns a
+    /// fault.
     async fn set_up_tables(&self, statements: &str) -> Result<(), BoxError> {
         let _ = statements;
         Err("this store runs no SQL, and its rows need no tables: remove `set_up`".into())

@@ -233,7 +233,7 @@ pub enum StartMistake {
     /// The bus refuses its configuration.
     #[error("the event bus cannot be used")]
     BusRefused(#[source] ConnectError),
-    /// The `set_up` of a projection failed: its tables are as they were.
+    /// The `set_up` of a projection failed: its tables are as they were, unless its text has a `COMMIT`.
     #[error("the set-up of the tables of projection `{name}` ({source_place}) failed")]
     SetUp {
         /// The projection.

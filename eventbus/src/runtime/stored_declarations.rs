@@ -4,7 +4,7 @@
 //! Invariant: the note of an event type is written while the store has no event of it, or after all that it has were
 //! processed. Its text is what each stored event was saved with, unless an older release saves beside.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::collections::BTreeSet;
 
 use crate::{
     domain::{event::EventDescriptor, name::Name, unique::UniqueName},
@@ -32,10 +32,7 @@ impl Declaration {
                 event.unique.iter().map(line).collect()
             }
         };
-        lines.iter().fold(String::new(), |mut text, line| {
-            let _ = writeln!(text, "{line}");
-            text
-        })
+        lines.into_iter().map(|line| line + "\n").collect()
     }
 
     fn note_name(self, event: &EventDescriptor) -> Name {

@@ -5,6 +5,7 @@
 mod address;
 mod check;
 mod counted_versions;
+mod event_type_names;
 mod feed_versions;
 mod listed_types;
 mod migration_kind;
@@ -22,6 +23,7 @@ pub use check::{
     decide_multi_stream, first_multi_stream_result, first_result,
 };
 pub use counted_versions::CountedVersions;
+pub use event_type_names::EventTypeNames;
 pub use feed_versions::FeedVersions;
 pub use listed_types::ListedEventTypes;
 pub use migration_kind::MigrationKind;

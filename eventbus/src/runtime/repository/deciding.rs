@@ -232,12 +232,7 @@ impl<D: Decision + Apply> Deciding<D> {
     }
 
     /// As [`decide`](Self::decide), for a decision that takes a command: a method of `D`. It may run several times, each
-    /// time with a clone of `command`.
-    ///
-    /// # Examples
-    /// ```ignore
-    /// app.decision::<Seats>().about("course", &enrol.course).decide_with(enrol, Seats::enrol).await?;
-    /// ```
+    /// time with a clone of `command`. [`DecidingOnce`] has an example of such a method.
     ///
     /// # Errors
     /// As for [`decide`](Self::decide).
