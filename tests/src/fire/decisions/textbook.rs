@@ -78,6 +78,8 @@ async fn decide(connection: &mut PgConnection, course: i64, student: i64, leaves
         _ => return Ok(()),
     };
     let append = sqlx::query(APPEND).bind(event_type).bind(course).bind(student).bind(&tags[..]).bind(seen);
-    append.execute(connection).await?; // no row: its caller would decide again
-    Ok(())
+    // in a transaction, as beside other statements of its caller: a lone statement is rarely met on a busy machine
+    let mut transaction = connection.begin().await?;
+    append.execute(&mut *transaction).await?; // no row: its caller would decide again
+    Ok(transaction.commit().await?)
 }
