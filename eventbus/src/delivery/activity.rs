@@ -12,6 +12,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Weak},
+    task::Poll,
     time::Duration,
 };
 
@@ -129,14 +130,18 @@ impl Activity {
             let _in_poll = PollGuard::new(&run);
             handling.as_mut().poll(context)
         }));
+        let to_result =
+            |output: std::thread::Result<_>| output.unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)));
+        // most runs end at their first poll, and need no timer
+        if let Poll::Ready(output) = poll_fn(|context| Poll::Ready(polled.as_mut().poll(context))).await {
+            return to_result(output);
+        }
         let mut log_at = LONG_RUN_AFTER;
         loop {
             let left = |limit: Duration| limit.saturating_sub(run.took());
             tokio::select! {
                 biased; // a run that ends at its time limit has ended
-                output = &mut polled => {
-                    return output.unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)));
-                }
+                output = &mut polled => return to_result(output),
                 () = clock.sleep(left(timeout.unwrap_or(Duration::MAX))) => {}
                 () = clock.sleep(left(log_at)) => {}
             }
