@@ -5,7 +5,7 @@
 //! Invariant: the head is the position of an event, never one without. The sequence may draw such a position again
 //! after a crash, see `head.sql`; a reader that had passed it would miss the event stored there.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
@@ -13,7 +13,7 @@ use eventbus::{
     event::Tag,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
     store::{Boundary, BoundaryCondition},
-    support::{FeedVersions, Page, paged},
+    support::{FeedVersions, PAGE_BYTES, Page, paged_ahead},
 };
 use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow};
 use time::OffsetDateTime;
@@ -24,8 +24,10 @@ use crate::{
     pool::Query,
     record::{
         BOUNDARY_STREAM_COLUMN, PAGE_EVENTS_MAX, decode_counts, decode_feed_page, decode_has_former, decode_reach,
-        decode_stream_no, decode_time, read_position,
+        decode_stream_no, decode_time, payload_bytes, read_position,
     },
+    statement_error::StatementError,
+    statements::PageEnd,
     store::PgEventStore,
     store_inner::StoreInner,
     stream_numbers::PageStreams,
@@ -40,10 +42,10 @@ const TAG_WINDOW_EVENTS: i64 = 5_000;
 #[async_trait]
 impl ReadFeed for PgEventStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        let wanted = FilterParameters::new(filter);
-        paged(FeedCursor::new(after), move |cursor| {
-            let wanted = wanted.clone();
-            async move { feed_page(self.inner(), cursor, through.as_i64(), &wanted).await }
+        let (inner, wanted) = (Arc::clone(self.inner()), Arc::new(FilterParameters::new(filter)));
+        paged_ahead(FeedCursor::new(after), move |cursor| {
+            let (inner, wanted) = (Arc::clone(&inner), Arc::clone(&wanted));
+            async move { feed_page(&inner, cursor, through.as_i64(), &wanted).await }
         })
     }
 
@@ -130,12 +132,13 @@ async fn count_tagged_events(
 /// The start of a page.
 pub(crate) struct FeedCursor {
     after: i64,
+    end: PageEnd,
     versions: FeedVersions,
 }
 
 impl FeedCursor {
     pub(crate) fn new(after: Position) -> Self {
-        Self { after: after.as_i64(), versions: FeedVersions::new(after) }
+        Self { after: after.as_i64(), end: PageEnd::AtEvents, versions: FeedVersions::new(after) }
     }
 }
 
@@ -152,19 +155,19 @@ pub(crate) async fn feed_page(
     if filter.has_tags() {
         return tagged_page(inner, cursor, end, filter).await;
     }
-    let FeedCursor { after, mut versions } = cursor;
+    let FeedCursor { after, end: page_end, mut versions } = cursor;
     let (query, reach) = if filter.is_all {
-        let query = inner.statements().whole_feed_page(include_str!("sql/read_page.sql"));
+        let query = inner.statements().whole_feed_page(include_str!("sql/read_page.sql"), page_end);
         (query.bind(after).bind(end), end)
     } else {
         let reach = match end - after {
             ..=FILTER_WINDOW_POSITIONS => end,
             _ => find_window_end(inner, after, end).await?.unwrap_or(end),
         };
-        let query = inner.statements().feed_page(include_str!("sql/read_filtered.sql"));
+        let query = inner.statements().feed_page(include_str!("sql/read_filtered.sql"), page_end);
         (filter.bind_to(query, after, reach), reach)
     };
-    let rows = inner.connections().fetch_all(query.bind(PAGE_EVENTS_MAX)).await?;
+    let (rows, page_end) = fetch_page(inner, query.bind(PAGE_EVENTS_MAX)).await?;
     let numbers = rows.iter().map(decode_stream_no).collect::<Result<_, _>>().map_err(unreadable_answer)?;
     let (mut events, mut has_more) = decode_feed_page(&rows, &inner.load_streams(numbers).await?)?;
     if filter.is_all {
@@ -173,7 +176,23 @@ pub(crate) async fn feed_page(
         has_more |= versions.end_before_gap(&mut events, has_former)?;
     }
     let next = after_page(&events, has_more, reach, end);
-    Ok((events, next.map(|after| FeedCursor { after, versions })))
+    Ok((events, next.map(|after| FeedCursor { after, end: page_end, versions })))
+}
+
+/// Fetches the rows of a page up to the one with which their payloads reach [`PAGE_BYTES`], and how to end the next page.
+///
+/// Events are mostly small, so the server ends a page at its bytes only after one that reached them; of that one it has
+/// sent the rows behind them for nothing.
+async fn fetch_page(inner: &StoreInner, query: Query<'_>) -> Result<(Vec<PgRow>, PageEnd), StatementError> {
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    let take = |row| {
+        if bytes < PAGE_BYTES {
+            bytes += payload_bytes(&row);
+            rows.push(row);
+        }
+    };
+    inner.connections().fetch_each(query, take).await?;
+    Ok((rows, if bytes < PAGE_BYTES { PageEnd::AtEvents } else { PageEnd::AtBytes }))
 }
 
 /// Reads a page of events that have wanted tags.
@@ -335,7 +354,7 @@ mod tests {
         AggregateId, ExpectedVersion, Name, NewEvent, Version,
         event::UniqueChange,
         port::{AppendEvents as _, Direction},
-        support::{PAGE_BYTES, StreamCursor},
+        support::StreamCursor,
     };
     use futures_util::TryStreamExt as _;
     use sqlx::{AssertSqlSafe, Connection as _, Execute as _, Executor as _, PgConnection};
@@ -421,8 +440,10 @@ mod tests {
         }
         let statements = store.inner().statements();
         for (name, page) in [
-            ("filtered", statements.feed_page(include_str!("sql/read_filtered.sql"))),
-            ("feed", statements.whole_feed_page(include_str!("sql/read_page.sql"))),
+            ("filtered", statements.feed_page(include_str!("sql/read_filtered.sql"), PageEnd::AtEvents)),
+            ("large_filtered", statements.feed_page(include_str!("sql/read_filtered.sql"), PageEnd::AtBytes)),
+            ("feed", statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtEvents)),
+            ("large_feed", statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtBytes)),
             ("forward", statements.stream_page(include_str!("sql/read_forward.sql"), "version")),
             ("backward", statements.stream_page(include_str!("sql/read_backward.sql"), "version DESC")),
             ("counted", statements.query(include_str!("sql/count_versions.sql"))),
@@ -438,7 +459,9 @@ mod tests {
                     ("filtered(0, 5000, NULL, '{Rare}', NULL, 1000)", "events_pkey", ""),
                     ("filtered(0, 5000, '{Order}', NULL, gen_random_uuid(), 1000)", "events_pkey", "streams_pkey"),
                     ("filtered(0, 5000, NULL, '{Deposited}', NULL, 1000)", "events_pkey", ""),
+                    ("large_filtered(0, 5000, NULL, '{Deposited}', NULL, 1000)", "events_pkey", ""),
                     ("feed(0, 5000, 1000)", "events_pkey", "events_stream"),
+                    ("large_feed(0, 5000, 1000)", "events_pkey", "events_stream"),
                     ("counted(1, 1, 1000000, 4096, 100000)", "events_stream", "streams_pkey"),
                     ("missing(1, 1, 100000)", "events_stream", ""),
                     ("forward('ada', 'Account', gen_random_uuid(), 1, 1000)", "events_stream", "streams_identity"),

@@ -3,8 +3,10 @@
 //! Decoding checks each column, since not only this crate can write rows; the error of an invalid row names its place.
 
 use eventbus::{
-    BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version, event::Attributes, port::ReadError,
-    support::collect_page,
+    BoxError, EventId, Metadata, Position, RecordedEvent, StreamId, Version,
+    event::Attributes,
+    port::ReadError,
+    support::{EventTypeNames, collect_page},
 };
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
 use time::OffsetDateTime;
@@ -28,7 +30,17 @@ pub(crate) fn read_position(row: &PgRow, first: usize) -> Result<Option<i64>, sq
 
 /// Decodes the event of `stream` in the columns of `record.sql`, the first of which is column `first`.
 pub(crate) fn decode_event(row: &PgRow, first: usize, stream: &StreamId) -> Result<RecordedEvent, ReadError> {
-    corrupt_at_position(row, first, RowColumns { row, next: first }.event(stream.clone()))
+    corrupt_at_position(
+        row,
+        first,
+        RowColumns { row, next: first }.event(stream.clone(), &mut EventTypeNames::default()),
+    )
+}
+
+/// Returns the bytes of the payload of an event of the feed.
+pub(crate) fn payload_bytes(row: &PgRow) -> usize {
+    // `json` is sent as its text
+    row.try_get_unchecked::<&[u8], _>(7).map_or(0, <[u8]>::len)
 }
 
 /// Returns the number of the stream of an event of the feed, which stands behind the columns of `record.sql`.
@@ -55,9 +67,13 @@ pub(crate) fn decode_counts(row: &PgRow) -> Result<Vec<u64>, sqlx::Error> {
     Ok(counts.into_iter().map(|count| u64::try_from(count).unwrap_or_default()).collect())
 }
 
-fn decode_feed_event(row: &PgRow, streams: &PageStreams) -> Result<RecordedEvent, ReadError> {
+fn decode_feed_event(
+    row: &PgRow,
+    streams: &PageStreams,
+    names: &mut EventTypeNames,
+) -> Result<RecordedEvent, ReadError> {
     let stream = decode_stream_no(row).map_err(BoxError::from).and_then(|number| streams.get(number));
-    corrupt_at_position(row, 0, stream.and_then(|stream| RowColumns { row, next: 0 }.event(stream.clone())))
+    corrupt_at_position(row, 0, stream.and_then(|stream| RowColumns { row, next: 0 }.event(stream.clone(), names)))
 }
 
 fn corrupt_at_position<T>(row: &PgRow, first: usize, decoded: Result<T, BoxError>) -> Result<T, ReadError> {
@@ -78,7 +94,8 @@ pub(crate) fn decode_stream_page(rows: &[PgRow], stream: &StreamId) -> Result<(V
 
 /// Decodes the events of a page of the feed; `true` if there may be more.
 pub(crate) fn decode_feed_page(rows: &[PgRow], streams: &PageStreams) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
-    collect_page(rows.iter().map(|row| decode_feed_event(row, streams)), PAGE_EVENTS_MAX as usize)
+    let mut names = EventTypeNames::default();
+    collect_page(rows.iter().map(|row| decode_feed_event(row, streams, &mut names)), PAGE_EVENTS_MAX as usize)
 }
 
 /// The columns of a row, taken one after the other in the order of `record.sql`.
@@ -99,7 +116,7 @@ impl<'r> RowColumns<'r> {
         self.row.try_get_unchecked(self.next - 1)
     }
 
-    fn event(&mut self, stream: StreamId) -> Result<RecordedEvent, BoxError> {
+    fn event(&mut self, stream: StreamId, names: &mut EventTypeNames) -> Result<RecordedEvent, BoxError> {
         let position = Position::new(positive_number("position", self.take()?)?);
         let version = Version::new(positive_number("version", self.take()?)?);
         let occurred_at = decode_time(self.take_raw()?)?;
@@ -107,7 +124,7 @@ impl<'r> RowColumns<'r> {
         let correlation_id = self.take()?;
         let schema_version = self.take::<i32>()?;
         let schema_version = u32::try_from(positive_number("schema version", schema_version.into())?)?;
-        let event_type = Name::new("event type", self.take::<&str>()?)?;
+        let event_type = names.name(self.take::<&str>()?)?.clone();
         let payload = self.take_raw::<&str>()?;
         if !is_object(payload) {
             return Err("its payload is not a JSON object".into());

@@ -9,7 +9,7 @@ use sqlx::SqlStr;
 use crate::{pool::Query, record::PAGE_EVENTS_MAX, schema::Schema};
 
 /// Addresses and lengths of a text of `sql/` and of the text that fills its gap, and whether the statement also does what
-/// few appends need: lists the types of its events, or counts tags. Addresses, as to hash the texts at each append costs a
+/// few calls need: lists the types of its events, counts tags, or ends a page at its bytes. Addresses, as to hash the texts at each append costs a
 /// microsecond.
 type Template = ((usize, usize), (usize, usize), bool);
 
@@ -56,6 +56,14 @@ impl Claim {
     }
 }
 
+/// Where the server ends a page, beside at a number of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PageEnd {
+    AtEvents,
+    /// At [`PAGE_BYTES`] of payloads: to sum up their sizes costs the server twice as much as the page without it.
+    AtBytes,
+}
+
 /// The statements of a store: texts of `sql/`, each filled in when it is first used.
 #[derive(Debug)]
 pub(crate) struct Statements {
@@ -97,22 +105,35 @@ impl Statements {
 
     /// Returns the statement that reads a page of `rows`, a text of `sql/`, which are events of one stream.
     pub(crate) fn stream_page(&self, rows: &'static str, order: &'static str) -> Query<'static> {
-        self.page(rows, order, "")
+        self.page(rows, order, "", PageEnd::AtBytes)
     }
 
     /// Returns the statement that reads a page of `rows`, a text of `sql/`, with the number of each event's stream.
-    pub(crate) fn feed_page(&self, rows: &'static str) -> Query<'static> {
-        self.page(rows, "position", ", e.stream_no")
+    pub(crate) fn feed_page(&self, rows: &'static str, end: PageEnd) -> Query<'static> {
+        self.page(rows, "position", ", e.stream_no", end)
     }
 
     /// Returns the statement of [`feed_page`](Self::feed_page) for a page without a filter, which also tells of the
     /// first event whether the one before it in its stream is there.
-    pub(crate) fn whole_feed_page(&self, rows: &'static str) -> Query<'static> {
-        self.page(rows, "position", include_str!("sql/has_former.sql"))
+    pub(crate) fn whole_feed_page(&self, rows: &'static str, end: PageEnd) -> Query<'static> {
+        self.page(rows, "position", include_str!("sql/has_former.sql"), end)
     }
 
-    fn page(&self, rows: &'static str, order: &'static str, more_columns: &'static str) -> Query<'static> {
-        sqlx::query(self.get_or_fill(template(rows, order, false), || page_text(rows, order, more_columns)))
+    fn page(
+        &self,
+        rows: &'static str,
+        order: &'static str,
+        more_columns: &'static str,
+        end: PageEnd,
+    ) -> Query<'static> {
+        let ends_at_bytes = end == PageEnd::AtBytes;
+        sqlx::query(self.get_or_fill(template(rows, order, ends_at_bytes), || match end {
+            PageEnd::AtBytes => page_text(rows, order, more_columns),
+            PageEnd::AtEvents => {
+                let (rows, more_columns) = (without_comments(rows), without_comments(more_columns));
+                format!("SELECT {{record}}{more_columns} FROM (\n{rows}\n) e ORDER BY {order}")
+            }
+        }))
     }
 
     /// Returns the statement that reads a snapshot and the first page of the events after it.

@@ -195,7 +195,12 @@ async fn an_append_is_one_statement() {
             add(store, &stream(), 1).await;
         }
     });
-    to_new_stream.await.assert_at_most(Cost { statements: 200, rows_read: 0, rows_sorted: 0, wal_bytes: 200 * 853 });
+    to_new_stream.await.assert_planned_once(Cost {
+        statements: 200,
+        rows_read: 0,
+        rows_sorted: 0,
+        wal_bytes: 200 * 853,
+    });
     let to_known_stream = server.cost(OPERATIONS, async |store, appends| {
         for _ in 0..appends {
             add(store, &known, 1).await;
@@ -261,8 +266,8 @@ async fn a_page_is_one_statement_and_reads_its_rows_once() {
             assert_eq!(feed(store).await.len(), 10_000);
         }
     });
-    // and one statement for the names of the streams
-    walk.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, rows_sorted: 0, wal_bytes: 0 });
+    // one statement for the names of the streams, and for each page the position of its first event
+    walk.await.assert_at_most(Cost { statements: 22, rows_read: 20_042, rows_sorted: 0, wal_bytes: 0 });
     let filter = FeedFilter::all().event_types([event().event_type().clone()]);
     let filtered = server.cost(2, async |store, walks| {
         for _ in 0..walks {
@@ -271,7 +276,7 @@ async fn a_page_is_one_statement_and_reads_its_rows_once() {
             assert_eq!(found.len(), 10_000);
         }
     });
-    filtered.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, rows_sorted: 20_000, wal_bytes: 0 });
+    filtered.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, rows_sorted: 0, wal_bytes: 0 });
 }
 
 fn tagged(tags: [&str; 2]) -> NewEvent {

@@ -1,10 +1,12 @@
 //! A stream of records that a store reads page by page.
 
+use std::sync::Arc;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
-    port::{ReadError, RecordStream},
+    port::{BoxFuture, ReadError, RecordStream},
 };
 
 /// Most bytes that a reader reads ahead: 1 MiB. A page of a store, of a bus's history or of dead letters, and a batch
@@ -84,6 +86,34 @@ where
                 Some(page) => page.await.map(Some),
                 None => Ok(None),
             }
+        }
+    })
+    .map_ok(|events| stream::iter(events).map(Ok))
+    .try_flatten()
+    .boxed()
+}
+
+/// Turns page-wise reading into a stream, as [`paged`] does; a task reads the next page while the former one is consumed.
+///
+/// A task whose stream is dropped reads its page to the end.
+pub fn paged_ahead<C, F, P>(start: C, read_page: F) -> RecordStream<'static>
+where
+    C: Send + 'static,
+    F: Fn(C) -> P + Send + Sync + 'static,
+    P: Future<Output = Result<Page<C>, ReadError>> + Send + 'static,
+{
+    let read_page = Arc::new(read_page);
+    let first: BoxFuture<'static, _> = Box::pin(read_page(start));
+    stream::try_unfold(Some(first), move |page| {
+        let read_page = Arc::clone(&read_page);
+        async move {
+            let Some(page) = page else { return Ok(None) };
+            let (events, next) = page.await?;
+            let ahead = next.map(|cursor| -> BoxFuture<'static, _> {
+                let page = tokio::spawn(read_page(cursor));
+                Box::pin(async { page.await.unwrap_or_else(|lost| Err(ReadError::Unavailable(lost.into()))) })
+            });
+            Ok(Some((events, ahead)))
         }
     })
     .map_ok(|events| stream::iter(events).map(Ok))

@@ -13,4 +13,5 @@ FROM (
     OFFSET 0
 ) e
 WHERE {wanted}
+ORDER BY e.position
 LIMIT $6::bigint
