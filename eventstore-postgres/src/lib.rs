@@ -32,6 +32,7 @@ mod setup_session;
 mod shadow;
 mod snapshot;
 mod statement_error;
+mod statement_pool;
 mod statements;
 mod store;
 mod store_inner;

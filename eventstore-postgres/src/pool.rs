@@ -14,7 +14,6 @@ use eventbus::BoxError;
 use futures_util::TryStreamExt as _;
 use sqlx::{
     AssertSqlSafe, Connection, Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _, SqlStr, Transaction,
-    pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
 };
 use tokio::{
@@ -27,13 +26,11 @@ use crate::{
     connector::{Connector, refuse_standby},
     gate::{Gate, GatePass},
     statement_error::{NoAnswerWithin, StatementError},
+    statement_pool::{CheckedOutConnection, PING_AFTER_IDLE, StatementPool},
 };
 
 /// A statement with its parameters.
 pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
-
-/// The pool pings a connection that was idle for longer than this before it hands it out.
-const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// All statements of the store walk along an index. With `enable_seqscan`, the plan made for a table with few rows
 /// reads all of them, and with `enable_bitmapscan` a page of a table without statistics reads and sorts all rows after
@@ -48,13 +45,11 @@ const ROLLBACK: SqlStr = SqlStr::from_static("ROLLBACK");
 /// The connection pools of a store, and the permits of its appends.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionPools {
-    pool: PgPool,
-    /// A pool apart: a handler that holds a transaction may append and renew its lease through `pool`, so that with one
+    statements: StatementConnections,
+    /// A pool apart: a handler that holds a transaction may append and renew its lease by statements, so that with one
     /// pool handlers could wait for each other's connections. Without [`PLANNER_SETTINGS`]: the statements are theirs.
     /// The same pool if it is the application's: its permits keep a connection free.
     transactions: PgPool,
-    /// Set if the pool is the application's.
-    shared: Option<Arc<SharedPool>>,
     /// For appends that give up soon if another transaction holds a row. Together with `long_wait_permits` half of the
     /// connections: the other half serves all other statements.
     short_wait_permits: Arc<Semaphore>,
@@ -65,6 +60,14 @@ pub(crate) struct ConnectionPools {
     connect_timeout: Duration,
     answer_timeout: Duration,
     transaction_timeout: Duration,
+}
+
+/// Where the connections of statements come from.
+#[derive(Debug, Clone)]
+enum StatementConnections {
+    Own(Arc<StatementPool>),
+    /// The pool is the application's, which also serves the transactions.
+    Shared(Arc<SharedPool>),
 }
 
 /// How a store uses a pool of the application.
@@ -103,23 +106,30 @@ impl ConnectionPools {
     pub(crate) fn new(config: &PgEventStoreConfig, connector: Connector) -> Self {
         let half = config.max_connections.div_ceil(2) as usize;
         let long_wait = (half / 2).max(1);
-        let (pool, transactions, shared) = match connector {
+        let (statements, transactions) = match connector {
             Connector::Own(options) => {
-                let (pool, transactions) = own_pools(config, &options);
-                (pool, transactions, None)
+                let (statements, transactions) = own_pools(config, &options);
+                let statements = StatementPool::new(statements, config.connect_timeout);
+                (StatementConnections::Own(Arc::new(statements)), transactions)
             }
-            Connector::Shared(pool) => (pool.clone(), pool, Some(Arc::new(shared_pool(config)))),
+            Connector::Shared(pool) => (StatementConnections::Shared(Arc::new(shared_pool(config))), pool),
         };
         Self {
-            pool,
+            statements,
             transactions,
-            shared,
             short_wait_permits: Arc::new(Semaphore::new((half - long_wait).max(1))),
             long_wait_permits: Arc::new(Semaphore::new(long_wait)),
             read_permits: Arc::new(Semaphore::new((config.max_transactions as usize / 2).max(1))),
             connect_timeout: config.connect_timeout,
             answer_timeout: config.answer_timeout(),
             transaction_timeout: config.transaction_timeout,
+        }
+    }
+
+    fn shared(&self) -> Option<&SharedPool> {
+        match &self.statements {
+            StatementConnections::Own(_) => None,
+            StatementConnections::Shared(shared) => Some(shared),
         }
     }
 
@@ -131,7 +141,7 @@ impl ConnectionPools {
         &self,
         begin: String,
     ) -> Result<(Transaction<'static, Postgres>, Option<TransactionShare>), BoxError> {
-        let share = match &self.shared {
+        let share = match self.shared() {
             None => None,
             Some(shared) => Some(self.transaction_share(shared).await?),
         };
@@ -172,10 +182,13 @@ impl ConnectionPools {
         mut take: impl FnMut(PgRow) + Send,
     ) -> Result<(), StatementError> {
         let not_sent = |error: sqlx::Error| StatementError::NotSent(error.into());
-        let _pass = self.shared.as_ref().map(|shared| shared.statements.enter()).transpose().map_err(not_sent)?;
-        let connection = self.pool.acquire().await.map_err(not_sent)?;
-        let mut checked_out = CheckedOutConnection::new(connection);
-        let answer = match &self.shared {
+        let _pass = self.shared().map(|shared| shared.statements.enter()).transpose().map_err(not_sent)?;
+        let checked_out = match &self.statements {
+            StatementConnections::Own(pool) => pool.check_out().await,
+            StatementConnections::Shared(_) => self.transactions.acquire().await.map(CheckedOutConnection::new),
+        };
+        let mut checked_out = checked_out.map_err(not_sent)?;
+        let answer = match self.shared() {
             None => self.await_answer(take_rows(checked_out.get(), query, &mut take)).await,
             Some(shared) => {
                 // without an answer to it no statement was sent
@@ -189,7 +202,7 @@ impl ConnectionPools {
         let has_ended = match answer {
             Ok(_) => true,
             Err(StatementError::NoAnswer(_)) => false,
-            Err(_) if self.shared.is_some() => self.execute(&mut checked_out, ROLLBACK).await.is_ok(),
+            Err(_) if self.shared().is_some() => self.execute(&mut checked_out, ROLLBACK).await.is_ok(),
             // the server sends an error before it rolls back, and until then the locks of the statement bound the feed
             Err(_) => await_rollback(checked_out.get(), self.answer_timeout).await.is_ok(),
         };
@@ -224,7 +237,7 @@ impl ConnectionPools {
     pub(crate) async fn long_wait_permit(&self) -> Result<LongWaitPermit<'_>, StatementError> {
         let permits = async {
             let of_append = self.long_wait_permits.acquire().await?;
-            let of_holder = match &self.shared {
+            let of_holder = match self.shared() {
                 None => None,
                 Some(shared) => Some(shared.holder_permits.acquire().await?),
             };
@@ -236,7 +249,7 @@ impl ConnectionPools {
     /// Returns such a permit if one is free.
     pub(crate) fn try_long_wait_permit(&self) -> Option<LongWaitPermit<'_>> {
         let of_append = self.long_wait_permits.try_acquire().ok()?;
-        let of_holder = match &self.shared {
+        let of_holder = match self.shared() {
             None => None,
             Some(shared) => Some(shared.holder_permits.try_acquire().ok()?),
         };
@@ -260,14 +273,14 @@ impl ConnectionPools {
         self.read_permits.close();
         self.short_wait_permits.close();
         self.long_wait_permits.close();
-        let has_ended = match &self.shared {
-            None => {
-                let statements = timeout(self.answer_timeout, self.pool.close());
+        let has_ended = match &self.statements {
+            StatementConnections::Own(statements) => {
+                let statements = timeout(self.answer_timeout, statements.close());
                 let transactions = timeout(self.transaction_timeout, self.transactions.close());
                 let (statements, transactions) = tokio::join!(statements, transactions);
                 statements.is_ok() && transactions.is_ok()
             }
-            Some(shared) => {
+            StatementConnections::Shared(shared) => {
                 shared.transaction_permits.close();
                 shared.holder_permits.close();
                 let statements = shared.statements.close(self.answer_timeout);
@@ -346,36 +359,6 @@ fn begin_statement(config: &PgEventStoreConfig) -> SqlStr {
     sql += "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
     // safe: this crate's own text and numbers
     AssertSqlSafe(sql).into_sql_str()
-}
-
-/// A connection in use. Dropped in the middle of a statement, also by a caller that stops waiting, it is closed.
-pub(crate) struct CheckedOutConnection {
-    connection: PoolConnection<Postgres>,
-    is_mid_statement: bool,
-}
-
-impl CheckedOutConnection {
-    /// Takes a connection of a pool; dropped, it is closed.
-    pub(crate) fn new(connection: PoolConnection<Postgres>) -> Self {
-        Self { connection, is_mid_statement: true }
-    }
-
-    pub(crate) fn get(&mut self) -> &mut PgConnection {
-        &mut self.connection
-    }
-
-    /// Returns the connection to its pool: no statement and no transaction is open on it.
-    pub(crate) fn return_to_pool(mut self) {
-        self.is_mid_statement = false;
-    }
-}
-
-impl Drop for CheckedOutConnection {
-    fn drop(&mut self) {
-        if self.is_mid_statement {
-            self.connection.close_on_drop();
-        }
-    }
 }
 
 /// Waits until the server has rolled back a dropped transaction or a failed statement, for at most `limit`; after an

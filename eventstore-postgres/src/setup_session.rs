@@ -15,8 +15,9 @@ use crate::{
     config::{PgEventStoreConfig, milliseconds},
     connector::Connector,
     error::PgConnectError,
-    pool::{CheckedOutConnection, Query},
+    pool::Query,
     statement_error::NoAnswerWithin,
+    statement_pool::CheckedOutConnection,
 };
 
 /// The source of the error of a statement that waited for a lock for longer than `lock_timeout`: the server's message.

@@ -92,7 +92,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         "eventstore-postgres",
         &[
             &["config", "error", "identifier", "migration_step", "schema", "statement_error", "stream_numbers", "url"],
-            &["connector", "gate", "on_pool", "record"],
+            &["connector", "gate", "on_pool", "record", "statement_pool"],
             &["pool", "statements"],
             &["columns", "notify", "resolve", "setup_session"],
             &["migrate", "migration_lock", "preflight", "store_inner"],
