@@ -35,8 +35,10 @@ const RECONNECT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Dura
 #[derive(Debug, Default)]
 pub(crate) struct AppendNotifier {
     pub(crate) signal: AppendSignal,
-    /// Changes with each append of this store; `true` once the store is closed.
-    local_appends: watch::Sender<bool>,
+    /// Changes with each append of this store.
+    local_appends: watch::Sender<()>,
+    /// `true` once the store is closed. A channel of its own: what waits for the end sleeps through all appends.
+    is_closed: watch::Sender<bool>,
 }
 
 impl AppendNotifier {
@@ -48,8 +50,8 @@ impl AppendNotifier {
 
     /// Ends the task, and waits for its end.
     pub(crate) async fn close(&self) {
-        self.local_appends.send_replace(true);
-        self.local_appends.closed().await;
+        self.is_closed.send_replace(true);
+        self.is_closed.closed().await;
     }
 }
 
@@ -97,7 +99,7 @@ impl NotifyTask {
     pub(crate) fn spawn(self) {
         let Some(append_notifier) = self.append_notifier.upgrade() else { return };
         let (mut end, local_appends) =
-            (append_notifier.local_appends.subscribe(), append_notifier.local_appends.subscribe());
+            (append_notifier.is_closed.subscribe(), append_notifier.local_appends.subscribe());
         drop(append_notifier);
         tokio::spawn(async move {
             // the end cancels `run` at any wait, also in a connect or a backoff
@@ -109,7 +111,7 @@ impl NotifyTask {
         });
     }
 
-    async fn run(&self, mut local_appends: watch::Receiver<bool>) {
+    async fn run(&self, mut local_appends: watch::Receiver<()>) {
         let mut backoff = BackoffTimer::new(RECONNECT_BACKOFF);
         loop {
             let mut is_connected = false;
@@ -129,7 +131,7 @@ impl NotifyTask {
     /// Notifies and listens until the connection is lost (`Err`) or the store is dropped (`Ok`).
     async fn run_connected(
         &self,
-        local_appends: &mut watch::Receiver<bool>,
+        local_appends: &mut watch::Receiver<()>,
         is_connected: &mut bool,
     ) -> Result<(), sqlx::Error> {
         let mut listener = self.connect_listener().await?;
