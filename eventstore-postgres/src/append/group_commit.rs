@@ -1,11 +1,12 @@
 //! Group commit: concurrent appends share statements.
 //!
-//! A caller that finds no leader becomes the leader and sends at once, in its own task, without a timer. Requests that
-//! arrive meanwhile queue up; the next statement takes them all.
+//! A caller that finds no leader becomes a leader and sends at once, in its own task, without a timer. Requests that
+//! arrive meanwhile queue up; the next statement takes them all. It is sent when the former one ends, or as soon as as
+//! many appends wait as that one holds: so this process prepares one statement while the server executes the other.
 //!
-//! Invariant: while the queue is not empty, exactly one task is the leader or is about to become it; a leader that is
-//! dropped, for any reason, hands leadership to a task that it spawns for the waiting requests. A caller that goes away
-//! gives up only its own appends, which may still be stored if they were sent.
+//! Invariant: while the queue is not empty, some task is a leader or is about to become one; a leader that is dropped, for
+//! any reason, hands leadership to a task that it spawns for the waiting requests, unless there is another leader. A
+//! caller that goes away gives up only its own appends, which may still be stored if they were sent.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
@@ -15,7 +16,7 @@ use eventbus::{
     NewEvent,
     port::{Append, AppendError},
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, oneshot},
@@ -31,6 +32,10 @@ use super::{
 };
 use crate::store_inner::StoreInner;
 
+/// The most statements that run at a time: two keep both this process and the server busy, and more would be smaller.
+const LEADERS_MAX: usize = 2;
+/// The number of waiting appends for which a second statement runs beside one with more: its own cost is small for each.
+const WAITING_APPENDS_MAX: usize = 16;
 /// The most appends in a statement.
 const BATCH_APPENDS_MAX: usize = 1_000;
 /// The most bytes in a statement of several appends, roughly; a larger append goes alone.
@@ -52,22 +57,29 @@ pub(crate) struct GroupCommit {
     request_appends_max: usize,
 }
 
-/// The requests that wait for the leader.
+/// The requests that wait for a leader.
 ///
 /// | State | Event | Next state |
 /// |---|---|---|
 /// | no leader, empty | a request arrives | its caller leads and executes it |
 /// | led | a request arrives | led; the request is queued |
-/// | led | the caller's statements end | the leader is dropped |
+/// | led by one that executes | as many appends wait as it executes | led by a spawned task too |
+/// | led | the caller's statements end | its leader is dropped |
 /// | led | the batch of a spawned leader ends within `STREAM_LOCK_WAIT` | led; the next batch, if the queue has one |
-/// | led | execution takes longer than `STREAM_LOCK_WAIT` | the leader is dropped, the execution goes on |
-/// | led | the leader is dropped, also because its caller went away; requests wait | led by a spawned task |
-/// | led | the leader is dropped; no request waits | no leader, empty |
+/// | led | execution takes longer than `STREAM_LOCK_WAIT` | its leader is dropped, the execution goes on |
+/// | led | the last leader is dropped, also because its caller went away; requests wait | led by a spawned task |
+/// | led | the last leader is dropped; no request waits | no leader, empty |
 #[derive(Debug, Default)]
 struct CommitQueue {
-    /// Set while a leader exists; if not set, the queue is empty.
-    has_leader: bool,
+    /// Number of leaders, at most [`LEADERS_MAX`]; if there is none, the queue is empty.
+    leaders: usize,
+    /// Number of leaders that fill their batches, which take what arrives.
+    filling: usize,
+    /// Number of appends in the batches of the leaders.
+    executing: usize,
     waiting: VecDeque<Batch>,
+    /// Number of appends in `waiting`.
+    waiting_appends: usize,
 }
 
 /// The runtime shut down and dropped the task that executed the append.
@@ -143,18 +155,50 @@ impl GroupCommit {
     fn enqueue_or_lead(self: &Arc<Self>, queued: Batch) -> Option<(Leader, Vec<CommitEntry>)> {
         // one lock for both: a leader must not resign between the check and the push
         let mut queue = self.queue.lock();
-        if mem::replace(&mut queue.has_leader, true) {
-            queue.waiting.push_back(queued);
-            return None;
+        if queue.leaders == 0 {
+            return Some((self.new_leader(&mut queue, queued.entries.len()), queued.entries));
         }
-        Some((Leader(Arc::clone(self)), queued.entries))
+        queue.waiting_appends += queued.entries.len();
+        queue.waiting.push_back(queued);
+        self.spawn_leader_if_due(queue);
+        None
+    }
+
+    fn new_leader(self: &Arc<Self>, queue: &mut CommitQueue, executing: usize) -> Leader {
+        let leader = Leader { group: Arc::clone(self), executing, is_filling: false };
+        queue.leaders += 1;
+        leader.enter_counts(queue);
+        leader
+    }
+
+    /// Spawns a leader for the waiting requests, if they need one.
+    fn spawn_leader_if_due(self: &Arc<Self>, mut queue: MutexGuard<'_, CommitQueue>) {
+        let mut batch = Batch::default();
+        if queue.needs_leader() {
+            queue.drain_into(&mut batch);
+        }
+        // a batch has a runtime exactly if it has an append
+        let Some(runtime) = batch.runtime.take() else { return };
+        let leader = self.new_leader(&mut queue, batch.entries.len());
+        // before the spawn: a runtime that is shut down drops the new leader within it, which fails its batch and hands
+        // leadership on for the rest
+        drop(queue);
+        runtime.spawn(leader.lead(batch));
     }
 }
 
 impl CommitQueue {
+    /// Returns `true` if a further statement may be sent now: none runs, or as many appends wait as one of those that run
+    /// holds.
+    fn needs_leader(&self) -> bool {
+        let is_due = self.waiting_appends >= self.executing.min(WAITING_APPENDS_MAX);
+        is_due && self.leaders < LEADERS_MAX && self.filling == 0 && !self.waiting.is_empty()
+    }
+
     /// Moves as many requests as fit into the batch.
     fn drain_into(&mut self, batch: &mut Batch) {
         while let Some(mut request) = self.waiting.pop_front_if(|request| batch.has_room_for(request)) {
+            self.waiting_appends -= request.entries.len();
             // appends of callers that went away were never sent, and need not be
             request.entries.retain(|entry| !entry.is_abandoned());
             if !request.entries.is_empty() {
@@ -183,15 +227,21 @@ impl Batch {
     }
 }
 
-/// The right to send the next statement. Dropped, it passes to the queue, or to the next request that arrives.
+/// The right to send a statement. Dropped, it passes to the queue, or to the next request that arrives.
 #[derive(Debug)]
-struct Leader(Arc<GroupCommit>);
+struct Leader {
+    group: Arc<GroupCommit>,
+    /// Number of appends in its batch.
+    executing: usize,
+    /// Set while it fills the batch.
+    is_filling: bool,
+}
 
 impl Leader {
     /// Executes appends; hands leadership on after [`STREAM_LOCK_WAIT`], and returns `None` then: by then the statement
     /// likely waits for a row or a connection, and appends to other streams must not wait with it.
     async fn execute(self, entries: Vec<CommitEntry>) -> Option<Self> {
-        let group = Arc::clone(&self.0);
+        let group = Arc::clone(&self.group);
         let mut execution = pin!(group.executor.execute(entries));
         if timeout(STREAM_LOCK_WAIT, &mut execution).await.is_ok() {
             return Some(self);
@@ -218,33 +268,42 @@ impl Leader {
 
     /// Fills the batch from the queue. Yields while it grows: callers that just got their results may append again, and
     /// join.
-    async fn fill_batch(&self, batch: &mut Batch) {
+    async fn fill_batch(&mut self, batch: &mut Batch) {
         let mut before = None;
-        loop {
-            self.0.queue.lock().drain_into(batch);
-            if before == Some(batch.entries.len()) {
-                return;
-            }
+        while self.take_waiting(batch, before) {
             before = Some(batch.entries.len());
             yield_now().await;
         }
+    }
+
+    fn enter_counts(&self, queue: &mut CommitQueue) {
+        queue.executing += self.executing;
+        queue.filling += usize::from(self.is_filling);
+    }
+
+    fn leave_counts(&self, queue: &mut CommitQueue) {
+        queue.executing -= self.executing;
+        queue.filling -= usize::from(self.is_filling);
+    }
+
+    /// Moves the waiting requests into the batch, which had `before` appends. Returns `true` if it grew.
+    fn take_waiting(&mut self, batch: &mut Batch, before: Option<usize>) -> bool {
+        let mut queue = self.group.queue.lock();
+        queue.drain_into(batch);
+        let has_grown = before != Some(batch.entries.len());
+        self.leave_counts(&mut queue);
+        (self.executing, self.is_filling) = (batch.entries.len(), has_grown);
+        self.enter_counts(&mut queue);
+        has_grown
     }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        let mut batch = Batch::default();
-        {
-            let mut queue = self.0.queue.lock();
-            queue.drain_into(&mut batch);
-            // a batch has a runtime exactly if it has an append
-            queue.has_leader = batch.runtime.is_some();
-        }
-        // unlocked by now: a runtime that is shut down drops the new leader within `spawn`, which fails its batch and
-        // hands leadership on for the rest
-        if let Some(runtime) = batch.runtime.take() {
-            runtime.spawn(Leader(Arc::clone(&self.0)).lead(batch));
-        }
+        let mut queue = self.group.queue.lock();
+        self.leave_counts(&mut queue);
+        queue.leaders -= 1;
+        self.group.spawn_leader_if_due(queue);
     }
 }
 
@@ -294,4 +353,31 @@ fn approximate_bytes(append: &Append) -> usize {
     let of_event =
         |event: &NewEvent| EVENT_OVERHEAD_BYTES + event.payload().len() + event.context().attributes.as_json().len();
     append.events.iter().map(of_event).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_statement_waits_for_as_many_appends_as_the_first_holds() {
+        for (waiting_appends, executing, needs_leader) in
+            [(1, 1, true), (2, 3, false), (3, 3, true), (15, 200, false), (16, 200, true)]
+        {
+            let queue = |leaders, filling| CommitQueue {
+                leaders,
+                filling,
+                executing,
+                waiting: [Batch::default()].into(),
+                waiting_appends,
+            };
+            assert_eq!(queue(1, 0).needs_leader(), needs_leader, "{waiting_appends} wait for {executing}");
+            assert!(!queue(1, 1).needs_leader(), "the leader that fills its batch takes them");
+            assert!(!queue(LEADERS_MAX, 0).needs_leader());
+        }
+        assert!(
+            CommitQueue { waiting: [Batch::default()].into(), waiting_appends: 1, ..Default::default() }.needs_leader()
+        );
+        assert!(!CommitQueue::default().needs_leader());
+    }
 }
