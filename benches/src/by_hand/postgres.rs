@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Far more than cores, as usual; a higher number is not faster.
-const CONNECTIONS: u32 = 32;
+const CONNECTIONS: u32 = 16;
 
 /// Opens a pool of connections to a database, and creates these tables in it.
 pub async fn pool(url: &str, tables: &'static str) -> Result<PgPool> {
@@ -20,8 +20,12 @@ pub async fn pool(url: &str, tables: &'static str) -> Result<PgPool> {
     Ok(pool)
 }
 
-/// The unique key refuses a save to an order that has newer events.
 const EVENTS: &str = "
+    CREATE TABLE streams (
+        aggregate_type text NOT NULL,
+        aggregate_id text NOT NULL,
+        version bigint NOT NULL,
+        PRIMARY KEY (aggregate_type, aggregate_id));
     CREATE TABLE events (
         position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         event_id uuid NOT NULL UNIQUE,
@@ -31,20 +35,34 @@ const EVENTS: &str = "
         event_type text NOT NULL,
         schema_version integer NOT NULL,
         occurred_at timestamptz NOT NULL,
+        recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         correlation_id uuid NOT NULL,
         data json NOT NULL,
+        causation_id uuid,
+        actor_id text,
+        attributes json,
         UNIQUE (aggregate_type, aggregate_id, version))";
 
+/// Stores nothing if the order has other events than its caller knows.
 const INSERT: &str = "
+    WITH stream AS (
+        INSERT INTO streams AS s VALUES ($2, $3, $4)
+        ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = excluded.version WHERE s.version = $4 - 1
+        RETURNING true)
     INSERT INTO events
         (event_id, aggregate_type, aggregate_id, version, event_type, schema_version, occurred_at, correlation_id, data)
-    VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8::text::json)";
+    SELECT $1, $2, $3, $4, $5, 1, $6, $7, $8::text::json FROM stream";
 
 const INSERT_MANY: &str = "
+    WITH stream AS (
+        INSERT INTO streams AS s VALUES ($2, $3, $9)
+        ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = excluded.version
+        WHERE s.version = $9 - cardinality($1)
+        RETURNING true)
     INSERT INTO events
         (event_id, aggregate_type, aggregate_id, version, event_type, schema_version, occurred_at, correlation_id, data)
-    SELECT event_id, $2, $3, version, $5, 1, $6, $7, data::json
-    FROM unnest($1::uuid[], $4::bigint[], $8::text[]) AS event (event_id, version, data) ORDER BY version";
+    SELECT event_id, $2, $3, event.version, $5, 1, $6, $7, data::json
+    FROM stream, unnest($1::uuid[], $4::bigint[], $8::text[]) AS event (event_id, version, data) ORDER BY event.version";
 
 const LOAD: &str = "
     SELECT event_type, data::text FROM events
@@ -125,7 +143,8 @@ impl Orders for PgOrders {
             let versions: Vec<_> = (held.version + 1..).take(items.len()).collect();
             let data = items.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
             let insert = query(INSERT_MANY).bind(ids).bind(AGGREGATE_TYPE).bind(id).bind(versions);
-            insert.bind(EVENT_TYPE).bind(now).bind(correlation).bind(data).execute(&self.pool).await?
+            let insert = insert.bind(EVENT_TYPE).bind(now).bind(correlation).bind(data);
+            insert.bind(held.version + items.len() as i64).execute(&self.pool).await?
         };
         held.version += saved.rows_affected().cast_signed();
         items.iter().for_each(|item| held.order.add(item));
