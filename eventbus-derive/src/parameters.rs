@@ -14,8 +14,22 @@ pub(crate) struct Parameters {
 
 /// The first parameter.
 pub(crate) struct Event {
+    /// The event, or the event of a slice.
     pub(crate) ty: Type,
-    borrowed: bool,
+    form: EventForm,
+    /// The parameter's type as the user wrote it.
+    written: Type,
+}
+
+/// How the first parameter is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EventForm {
+    /// `OrderCreated`.
+    Value,
+    /// `&OrderCreated`.
+    Borrowed,
+    /// `&[Envelope<OrderCreated>]`.
+    Batch,
 }
 
 /// A parameter after the event.
@@ -54,7 +68,11 @@ impl Parameters {
             }
             rest.push(parameter);
         }
-        event.map(|event| Self { event, rest })
+        let event = event?;
+        if event.is_batch() {
+            check_values_of_one_event(&rest, &event, mistakes);
+        }
+        Some(Self { event, rest })
     }
 
     /// Returns `true` if one of them is the store's transaction.
@@ -85,7 +103,7 @@ impl Parameters {
 
     /// Writes the arguments of the call, the decoded `event` first.
     pub(crate) fn arguments(&self, krate: &Path, event: &Ident, delivery: &Ident, transaction: &Ident) -> TokenStream {
-        let event = if self.event.borrowed { quote!(&#event) } else { quote!(#event) };
+        let event = if self.event.form == EventForm::Value { quote!(#event) } else { quote!(&#event) };
         let rest = self.rest.iter().map(|parameter| match parameter {
             Parameter::Value(ty) => quote_spanned! {ty.span()=>
                 <#ty as #krate::__private::FromDelivery>::from_delivery(#delivery)?
@@ -114,6 +132,26 @@ impl Event {
         let decoded = quote_spanned!(ty.span()=> <#ty as #krate::EventSet>::decode);
         quote!(#krate::__private::decoded(#decoded(#delivery.record()))?)
     }
+
+    /// Writes the decoding of the events of `deliveries`, which returns early with the first error.
+    pub(crate) fn decode_batch(&self, krate: &Path, deliveries: &Ident) -> TokenStream {
+        let ty = &self.ty;
+        let decode = quote_spanned!(ty.span()=> <#ty as #krate::EventSet>::decode);
+        quote!(#krate::__private::decoded_batch(#deliveries, #decode)?)
+    }
+
+    /// Returns `true` if it is a slice of events.
+    pub(crate) fn is_batch(&self) -> bool {
+        self.form == EventForm::Batch
+    }
+
+    /// Reports a slice of events, for this reason.
+    pub(crate) fn refuse_batch(&self, why: &str, mistakes: &mut Mistakes) {
+        if self.is_batch() {
+            let code = text::code_of(&self.written);
+            mistakes.at(&self.written, format!("`{code}` is a batch of events, and {why}"));
+        }
+    }
 }
 
 /// Writes the conversion of the function's return value into a handler outcome.
@@ -136,9 +174,11 @@ pub(crate) fn local(name: &str) -> Ident {
 
 fn event(who: &str, ty: &Type, mistakes: &mut Mistakes) -> Option<Event> {
     check_type(who, ty, mistakes);
+    let made = |event, form| Some(Event { ty: event, form, written: ty.clone() });
     match parameter(ty) {
-        Parameter::Value(ty) => Some(Event { ty, borrowed: false }),
-        Parameter::Borrowed(ty) => Some(Event { ty, borrowed: true }),
+        Parameter::Value(event) => made(event, EventForm::Value),
+        Parameter::Borrowed(Type::Slice(slice)) => made(strip_groups(&slice.elem).clone(), EventForm::Batch),
+        Parameter::Borrowed(event) => made(event, EventForm::Borrowed),
         Parameter::Transaction(_) => {
             mistakes.at(ty, format!("{who} takes the event first, and never by `&mut`: `event: &OrderCreated`"));
             None
@@ -197,6 +237,27 @@ fn check_borrow(who: &str, ty: &Type, mistakes: &mut Mistakes) {
         let code = text::code_of(inner);
         let wanted = wanted.unwrap_or_default();
         mistakes.at(ty, format!("{who} takes `{wanted}{code}`: it is {why}"));
+    }
+}
+
+/// Reports parameters beside a batch that belong to one event: the metadata, the record, the effect key.
+fn check_values_of_one_event(rest: &[Parameter], batch: &Event, mistakes: &mut Mistakes) {
+    for parameter in rest {
+        match parameter {
+            Parameter::Borrowed(ty) => {
+                let (code, event) = (text::code_of(ty), text::code_of(&batch.ty));
+                let wanted = match code.as_str() {
+                    "RecordedEvent" => "`&[RecordedEvent]`".to_owned(),
+                    _ if event.starts_with("Envelope") => format!("`metadata()` of each `{event}`"),
+                    _ => format!("`&[Envelope<{event}>]`, and `metadata()` of each"),
+                };
+                mistakes.at(ty, format!("`&{code}` belongs to one event, and a batch has several: take {wanted}"));
+            }
+            Parameter::Value(ty) if text::code_of(ty) == "EffectKey" => {
+                mistakes.at(ty, "`EffectKey` belongs to one event, and a batch has several: take one event");
+            }
+            Parameter::Value(_) | Parameter::Transaction(_) => {}
+        }
     }
 }
 

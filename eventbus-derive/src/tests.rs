@@ -31,6 +31,7 @@ fn all() -> [TokenStream; 5] {
         impl Rows {
             async fn created(&self, event: &OrderCreated, meta: &Metadata, tx: &mut Connection) -> Result<(), Error> {}
             fn shipped(&self, event: OrderShipped, state: State<u8>) {}
+            async fn paid(&self, events: &[Envelope<OrderPaid>], tx: &mut Connection) -> Result<(), Error> {}
         }
     };
     [

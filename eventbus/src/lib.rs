@@ -311,7 +311,7 @@ pub mod __private {
                 AggregateRegistration, EventRegistration, Handler, HandlerDefinition, HandlerRegistration, Probe,
                 Projection, ProjectionDefinition, ProjectionKind, WithDefault, WithoutDefault,
             },
-            extract::{FromDelivery, FromDeliveryRef, HandlerOutcome, decoded},
+            extract::{FromDelivery, FromDeliveryRef, HandlerOutcome, decoded, decoded_batch},
             projection::{AnyProjection, ProjectionRegistration},
         },
     };

@@ -197,6 +197,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                     "a_paused_owner_writes_nothing_more",
                     "effects_are_made_once_whatever_is_killed",
                     "rows_are_replaced_all_or_none",
+                    "a_failing_event_of_a_batch_is_found_and_those_before_it_are_committed_once",
                 ],
             ),
             (

@@ -15,7 +15,7 @@ use uuid::Uuid;
 pub use self::{
     bus::Bus,
     courses::PgCourses,
-    postgres::{ORDER_TOTALS, PgOrders, PgSnapshotOrders, UPSERT_TOTAL, sum_totals},
+    postgres::{ORDER_TOTALS, PgOrders, PgSnapshotOrders, UPSERT_TOTAL, UPSERT_TOTALS, sum_totals},
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds},
     sqlite::SqliteOrders,

@@ -91,6 +91,12 @@ pub const UPSERT_TOTAL: &str = "
     INSERT INTO order_totals AS total (order_id, items, cents) VALUES ($1, 1, $2)
     ON CONFLICT (order_id) DO UPDATE SET items = total.items + 1, cents = total.cents + excluded.cents";
 
+/// Adds the totals of several orders, each named once.
+pub const UPSERT_TOTALS: &str = "
+    INSERT INTO order_totals AS total (order_id, items, cents) SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[])
+    ON CONFLICT (order_id) DO UPDATE
+    SET items = total.items + excluded.items, cents = total.cents + excluded.cents";
+
 const SUM_TOTALS: &str = "
     SELECT count(*), coalesce(sum(items), 0)::bigint, coalesce(sum(cents), 0)::bigint FROM order_totals";
 

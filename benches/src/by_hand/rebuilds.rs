@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use eventbus::Result;
 use sqlx::{Executor as _, PgConnection, PgPool, Row as _, postgres::PgRow, query};
 
-use super::{ORDER_TOTALS, PgOrders, UPSERT_TOTAL, sum_totals};
+use super::{ORDER_TOTALS, PgOrders, UPSERT_TOTAL, UPSERT_TOTALS, sum_totals};
 use crate::{
     order::{EVENT_TYPE, ItemAdded, Order},
     workload::Rebuilds,
@@ -64,11 +64,17 @@ impl Rebuilds for MemoryRebuilds {
 /// Totals in a table, which a rebuilt one replaces.
 pub struct RowRebuilds {
     orders: PgOrders,
+    /// Set if a statement writes the totals of a page, not those of an event.
+    in_batches: bool,
 }
 
 impl RowRebuilds {
     pub fn new(orders: PgOrders) -> Self {
-        Self { orders }
+        Self { orders, in_batches: false }
+    }
+
+    pub fn in_batches(orders: PgOrders) -> Self {
+        Self { orders, in_batches: true }
     }
 }
 
@@ -89,13 +95,17 @@ impl Rebuilds for RowRebuilds {
     async fn rebuild(&mut self) -> Result<()> {
         let pool = &self.orders.pool;
         pool.execute("CREATE TABLE new_totals (LIKE order_totals INCLUDING ALL)").await?;
-        let upsert = UPSERT_TOTAL.replace("order_totals", "new_totals");
+        let upsert = if self.in_batches { UPSERT_TOTALS } else { UPSERT_TOTAL }.replace("order_totals", "new_totals");
         let mut after = 0;
         loop {
             let page = read_page(pool, after).await?;
             let mut tx = pool.begin().await?;
-            for row in &page {
-                add(&mut tx, &upsert, row).await?;
+            if self.in_batches {
+                add_page(&mut tx, &upsert, &page).await?;
+            } else {
+                for row in &page {
+                    add(&mut tx, &upsert, row).await?;
+                }
             }
             tx.commit().await?;
             match page.last() {
@@ -116,5 +126,18 @@ async fn add(conn: &mut PgConnection, upsert: &str, row: &PgRow) -> Result<()> {
     let item: ItemAdded = serde_json::from_str(row.try_get(2)?)?;
     let upsert = query(sqlx::AssertSqlSafe(upsert)).bind(row.try_get::<&str, _>(1)?);
     upsert.bind(item.cents().cast_signed()).execute(conn).await?;
+    Ok(())
+}
+
+async fn add_page(conn: &mut PgConnection, upsert: &str, page: &[PgRow]) -> Result<()> {
+    let mut totals = HashMap::<&str, Order>::new();
+    for row in page {
+        let item: ItemAdded = serde_json::from_str(row.try_get(2)?)?;
+        totals.entry(row.try_get(1)?).or_default().add(&item);
+    }
+    let (ids, totals): (Vec<_>, Vec<_>) = totals.into_iter().unzip();
+    let items: Vec<_> = totals.iter().map(|total| total.items.cast_signed()).collect();
+    let cents: Vec<_> = totals.iter().map(|total| total.cents.cast_signed()).collect();
+    query(sqlx::AssertSqlSafe(upsert)).bind(ids).bind(items).bind(cents).execute(conn).await?;
     Ok(())
 }

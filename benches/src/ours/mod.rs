@@ -11,5 +11,5 @@ pub use self::{
     courses::TaggedCourses,
     orders::StoredOrders,
     reacting::Reacting,
-    rebuilds::{MemoryRebuilds, RowRebuilds},
+    rebuilds::{MemoryRebuilds, RowRebuilds, TotalBatches, TotalRows},
 };

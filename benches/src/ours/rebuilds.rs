@@ -1,13 +1,13 @@
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, marker::PhantomData, time::Duration};
 
 use async_trait::async_trait;
-use eventbus::{port::ReadFeed as _, prelude::*, *};
+use eventbus::{port::ReadFeed as _, prelude::*, projection::Projection, *};
 use eventstore_postgres::{PgConnection, PgEventStore};
 use sqlx::{Connection as _, Executor as _, query};
 
 use super::StoredOrders;
 use crate::{
-    by_hand::{ORDER_TOTALS, UPSERT_TOTAL, sum_totals},
+    by_hand::{ORDER_TOTALS, UPSERT_TOTAL, UPSERT_TOTALS, sum_totals},
     order::{ItemAdded, Order},
     workload::Rebuilds,
 };
@@ -53,8 +53,9 @@ impl Rebuilds for MemoryRebuilds {
     }
 }
 
+/// Totals in a table, by a statement per event.
 #[derive(Debug, Default)]
-struct TotalRows;
+pub struct TotalRows;
 
 #[projection(name = "total-rows", tables("order_totals"), key = "order_id", manual)]
 impl TotalRows {
@@ -65,18 +66,38 @@ impl TotalRows {
     }
 }
 
-/// Totals in a table.
-pub struct RowRebuilds {
+/// Totals in a table, by a statement per batch.
+#[derive(Debug, Default)]
+pub struct TotalBatches;
+
+#[projection(name = "total-batches", tables("order_totals"), key = "order_id", manual)]
+impl TotalBatches {
+    async fn added(&self, events: &[Envelope<ItemAdded>], conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let mut totals = HashMap::<&str, Order>::new();
+        for event in events {
+            totals.entry(event.metadata().aggregate_id().as_str()).or_default().add(event);
+        }
+        let (ids, totals): (Vec<_>, Vec<_>) = totals.into_iter().unzip();
+        let items: Vec<_> = totals.iter().map(|total| total.items.cast_signed()).collect();
+        let cents: Vec<_> = totals.iter().map(|total| total.cents.cast_signed()).collect();
+        query(UPSERT_TOTALS).bind(ids).bind(items).bind(cents).execute(conn).await?;
+        Ok(())
+    }
+}
+
+/// A projection with totals in a table.
+pub struct RowRebuilds<P> {
     url: String,
     orders: StoredOrders<PgEventStore>,
     app: Option<App>,
+    projection: PhantomData<P>,
 }
 
-impl RowRebuilds {
+impl<P: Projection + Default> RowRebuilds<P> {
     pub async fn new(url: &str) -> Result<Self> {
         PgConnection::connect(url).await?.execute(ORDER_TOTALS).await?;
         let orders = StoredOrders::new(PgEventStore::connect(url).await?);
-        Ok(Self { url: url.into(), orders, app: None })
+        Ok(Self { url: url.into(), orders, app: None, projection: PhantomData })
     }
 
     fn app(&self) -> Result<&App> {
@@ -85,7 +106,7 @@ impl RowRebuilds {
 }
 
 #[async_trait]
-impl Rebuilds for RowRebuilds {
+impl<P: Projection + Default> Rebuilds for RowRebuilds<P> {
     type Orders = StoredOrders<PgEventStore>;
 
     fn orders(&self) -> &Self::Orders {
@@ -94,15 +115,15 @@ impl Rebuilds for RowRebuilds {
 
     async fn start(&mut self) -> Result<()> {
         let head = self.orders.store.head().await?;
-        let app = App::builder().store(PgEventStore::connect(&self.url).await?).projection(TotalRows);
+        let app = App::builder().store(PgEventStore::connect(&self.url).await?).projection(P::default());
         let app = app.without_relay().wait_timeout(Duration::from_secs(600)).start().await?;
-        app.projected::<TotalRows>(head).await?;
+        app.projected::<P>(head).await?;
         self.app = Some(app);
         Ok(())
     }
 
     async fn rebuild(&mut self) -> Result<()> {
-        self.app()?.rebuild::<TotalRows>().await?;
+        self.app()?.rebuild::<P>().await?;
         Ok(())
     }
 

@@ -107,6 +107,12 @@ pub const ALL: &[Workload] = &[
         servers: &[Postgres],
     },
     Workload {
+        name: "rebuild-batches",
+        operation: "PostgreSQL: the same, with a statement for many events",
+        callers: &[1],
+        servers: &[Postgres],
+    },
+    Workload {
         name: "publish-1",
         operation: "Redis: publish an event, and wait until the server has it",
         callers: &[1, 32],
@@ -205,7 +211,14 @@ async fn open_ours(name: &str, args: &WorkerArgs, database: &str) -> Result<Box<
         }
         "react" => Box::new(react::React::open(ours::Reacting::start(store().await?, &args.redis).await?)),
         "rebuild-memory" => Box::new(rebuild::Rebuild::open(ours::MemoryRebuilds::new(store().await?), args).await?),
-        "rebuild-rows" => Box::new(rebuild::Rebuild::open(ours::RowRebuilds::new(database).await?, args).await?),
+        "rebuild-rows" => {
+            let rows = ours::RowRebuilds::<ours::TotalRows>::new(database).await?;
+            Box::new(rebuild::Rebuild::open(rows, args).await?)
+        }
+        "rebuild-batches" => {
+            let rows = ours::RowRebuilds::<ours::TotalBatches>::new(database).await?;
+            Box::new(rebuild::Rebuild::open(rows, args).await?)
+        }
         "load-10000-snapshot" => {
             let orders = ours::StoredOrders::with_snapshots(store().await?);
             Box::new(load::Load::from_snapshot(orders, args).await?)
@@ -234,6 +247,9 @@ async fn open_by_hand(name: &str, args: &WorkerArgs, database: &str) -> Result<B
             Box::new(rebuild::Rebuild::open(by_hand::MemoryRebuilds::new(orders().await?), args).await?)
         }
         "rebuild-rows" => Box::new(rebuild::Rebuild::open(by_hand::RowRebuilds::new(orders().await?), args).await?),
+        "rebuild-batches" => {
+            Box::new(rebuild::Rebuild::open(by_hand::RowRebuilds::in_batches(orders().await?), args).await?)
+        }
         "load-10000-snapshot" => {
             let orders = by_hand::PgSnapshotOrders::open(database).await?;
             Box::new(load::Load::from_snapshot(orders, args).await?)

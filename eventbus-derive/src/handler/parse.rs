@@ -25,6 +25,9 @@ const OPTIONS: &[Known] = &[
 
 const FREE: &str = "a handler is a free function: move it out of this block, and take what it needs as `State<T>`";
 
+const ONE_EVENT: &str = "a handler is called with one event: `event: &OrderCreated`. Methods of a projection with rows in \
+                         the store's transaction take batches";
+
 /// The parsed part of the item.
 pub(super) enum Parsed {
     /// The whole handler.
@@ -64,6 +67,7 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
     let Some(parameters) = parameters else {
         return Parsed::Function(twin);
     };
+    parameters.event.refuse_batch(ONE_EVENT, mistakes);
     Parsed::Handler(Box::new(Model {
         twin,
         name,

@@ -83,6 +83,7 @@ fn expand_definition(model: &Model) -> TokenStream {
     });
     let requires = expand_requires(model);
     let rebuild = expand_rebuild(model);
+    let batches = expand_batches(model);
     let source = krate::source(krate, *span);
     quote! {
         fn definition() -> #krate::__private::ProjectionDefinition {
@@ -98,8 +99,19 @@ fn expand_definition(model: &Model) -> TokenStream {
                 #requires,
             )
             #rebuild
+            #batches
         }
     }
+}
+
+/// Writes the filters of the batch methods, for the definition.
+fn expand_batches(model: &Model) -> Option<TokenStream> {
+    let mut filters = model.batch_methods().map(|Method { cfgs, parameters, .. }| {
+        let filter = parameters.event.filter(&model.krate);
+        quote!(#(#cfgs)* #filter)
+    });
+    let first = filters.next()?;
+    Some(quote!(.with_batches(&[#first #(, #filters)*])))
 }
 
 /// Writes the constant with the SQL that creates the tables. It stands outside of the methods, where an expression of
@@ -183,6 +195,7 @@ fn expand_project(model: &Model) -> TokenStream {
         };
     }
     let unused = (model.kind == Kind::AtLeastOnce).then(|| quote!(let _ = #transaction;));
+    let project_batch = expand_project_batch(model, &future);
     quote! {
         fn project<'d>(
             &'d self,
@@ -192,13 +205,75 @@ fn expand_project(model: &Model) -> TokenStream {
             #unused
             #body
         }
+        #project_batch
     }
 }
 
-/// Writes the call of the method, for events that it takes.
+/// Writes the function that calls the batch methods; `None` if there are none.
+fn expand_project_batch(model: &Model, future: &TokenStream) -> Option<TokenStream> {
+    let krate = &model.krate;
+    let (deliveries, delivery, transaction) = (local("deliveries"), local("delivery"), local("transaction"));
+    let event_type = local("event_type");
+    let mut arms = model
+        .batch_methods()
+        .map(|method| {
+            let decode = method.parameters.event.decode_batch(krate, &deliveries);
+            expand_call(model, method, &decode, &event_type, &delivery, &transaction)
+        })
+        .peekable();
+    arms.peek()?;
+    Some(quote! {
+        fn project_batch<'d>(
+            &'d self,
+            #deliveries: &'d [#krate::__private::Delivery],
+            #transaction: #krate::__private::TransactionSlot<'d>,
+        ) -> #future {
+            ::std::boxed::Box::pin(async move {
+                let _ = &#transaction;
+                let ::core::option::Option::Some(#delivery) = #deliveries.first() else {
+                    return ::core::result::Result::Ok(());
+                };
+                let #event_type = #delivery.record().event_type();
+                #(#arms)*
+                ::core::result::Result::Ok(())
+            })
+        }
+    })
+}
+
+/// Writes the call of the method for one event, if it takes the event.
 fn expand_arm(
     model: &Model,
     method: &Method,
+    event_type: &Ident,
+    delivery: &Ident,
+    transaction: &Ident,
+) -> TokenStream {
+    let Method { cfgs, parameters, .. } = method;
+    let krate = &model.krate;
+    if parameters.event.is_batch() {
+        let filter = parameters.event.filter(krate);
+        return quote! {
+            #(#cfgs)*
+            if #filter.matches(#event_type) {
+                return #krate::__private::Projection::project_batch(
+                    self,
+                    ::core::slice::from_ref(#delivery),
+                    #transaction,
+                )
+                .await;
+            }
+        };
+    }
+    let decode = parameters.event.decode(krate, delivery);
+    expand_call(model, method, &decode, event_type, delivery, transaction)
+}
+
+/// Writes the call of the method with what `decode` makes, for events that it takes.
+fn expand_call(
+    model: &Model,
+    method: &Method,
+    decode: &TokenStream,
     event_type: &Ident,
     delivery: &Ident,
     transaction: &Ident,
@@ -207,7 +282,6 @@ fn expand_arm(
     let Method { ident, cfgs, parameters, .. } = method;
     let (event, returned) = (local("event"), local("returned"));
     let filter = parameters.event.filter(krate);
-    let decode = parameters.event.decode(krate, delivery);
     let arguments = parameters.arguments(krate, &event, delivery, transaction);
     let mut call = quote!(Self::#ident(self, #arguments));
     if method.is_async {

@@ -26,6 +26,13 @@ pub(super) struct Model {
     pub(super) methods: Vec<Method>,
 }
 
+impl Model {
+    /// The methods that take slices of events.
+    pub(super) fn batch_methods(&self) -> impl Iterator<Item = &Method> {
+        self.methods.iter().filter(|method| method.parameters.event.is_batch())
+    }
+}
+
 /// The place of the rows; follows from the methods.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {

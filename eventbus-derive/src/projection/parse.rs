@@ -71,6 +71,7 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
     let methods = methods(&block, mistakes);
     let kind = kind(&methods, mistakes);
     check_rebuild(&options, kind, mistakes);
+    check_batches(&methods, kind, mistakes);
     Some(Model {
         krate,
         name: name.map(|name| name.value()).unwrap_or_default(),
@@ -172,6 +173,21 @@ fn check_rebuild(options: &Options, kind: Kind, mistakes: &mut Mistakes) {
         }
     } else if let (Some(key), None) = (options.key("key"), options.key("tables")) {
         mistakes.at(key, "`key` is a column of the projection's tables: say which, as in `tables(\"order_rows\")`");
+    }
+}
+
+/// Reports batches of events where no transaction undoes one that fails.
+fn check_batches(methods: &[Method], kind: Kind, mistakes: &mut Mistakes) {
+    let why = match kind {
+        Kind::Transactional => return,
+        Kind::InMemory => "state in memory (`&mut self`) takes one event at a time: `event: &OrderCreated`",
+        Kind::AtLeastOnce => {
+            "only a projection with rows in the store's transaction takes those: add the store's connection, as in \
+             `conn: &mut PgConnection`, or take one event"
+        }
+    };
+    for method in methods {
+        method.parameters.event.refuse_batch(why, mistakes);
     }
 }
 

@@ -114,6 +114,20 @@ pub trait Projection: Sized + Send + Sync + 'static {
         Box::pin(async { Err(HandlerError::permanent("the projection's methods take `&mut self`")) })
     }
 
+    /// Handles consecutive events that all go to one batch method: see [`ProjectionDefinition::batch_method`].
+    ///
+    /// # Errors
+    /// The method's own error, or that an event could not be decoded; which of the events is to blame is not known.
+    #[doc(hidden)]
+    fn project_batch<'d>(
+        &'d self,
+        deliveries: &'d [Delivery],
+        transaction: TransactionSlot<'d>,
+    ) -> BoxFuture<'d, Result<(), HandlerError>> {
+        let _ = (deliveries, transaction);
+        Box::pin(async { Err(HandlerError::permanent("the projection's methods take one event at a time")) })
+    }
+
     /// Handles one event; called when the methods take `&mut self`.
     ///
     /// # Errors
@@ -160,6 +174,8 @@ pub struct ProjectionDefinition {
     pub set_up: Option<&'static str>,
     /// Time limit of a method that writes rows; 60 s if `None`. A fold in memory has none: it cannot be ended half-way.
     pub timeout: Option<Duration>,
+    /// The events of each method that takes batches.
+    pub(crate) batches: &'static [EventFilter],
     pub(crate) requires: fn(&mut Requirements),
 }
 
@@ -172,7 +188,9 @@ impl ProjectionDefinition {
         source: Source,
         requires: fn(&mut Requirements),
     ) -> Self {
-        Self { name, kind, events, source, version: 1, tables: &[], key: None, set_up: None, timeout: None, requires }
+        let (version, tables, key, set_up, timeout, batches): (_, &[_], _, _, _, &[_]) =
+            (1, &[], None, None, None, &[]);
+        Self { name, kind, events, source, version, tables, key, set_up, timeout, batches, requires }
     }
 
     #[doc(hidden)]
@@ -198,6 +216,21 @@ impl ProjectionDefinition {
     pub const fn with_version(mut self, version: u32) -> Self {
         self.version = version;
         self
+    }
+
+    #[doc(hidden)]
+    pub const fn with_batches(mut self, batches: &'static [EventFilter]) -> Self {
+        self.batches = batches;
+        self
+    }
+
+    pub(crate) const fn has_batch_methods(&self) -> bool {
+        !self.batches.is_empty()
+    }
+
+    /// Returns the number of the batch method that takes events of this type; `None` if they are taken one by one.
+    pub(crate) fn batch_method(&self, event_type: &str) -> Option<usize> {
+        self.batches.iter().position(|events| events.matches(event_type))
     }
 
     /// Returns the time limit of its methods; `None` for state in memory, as a fold cannot be ended half-way.

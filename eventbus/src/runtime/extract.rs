@@ -168,3 +168,12 @@ impl<E: Into<HandlerError>> HandlerOutcome for Result<(), E> {
 pub fn decoded<E>(event: Result<E, DecodeError>) -> Result<E, HandlerError> {
     event.map_err(HandlerError::undecodable)
 }
+
+/// Decodes the events of a batch, the first parameter of a projection's method.
+#[doc(hidden)]
+pub fn decoded_batch<E>(
+    deliveries: &[Delivery],
+    decode: fn(&RecordedEvent) -> Result<E, DecodeError>,
+) -> Result<Vec<E>, HandlerError> {
+    deliveries.iter().map(|delivery| decoded(decode(delivery.record()))).collect()
+}

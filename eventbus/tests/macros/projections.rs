@@ -109,6 +109,47 @@ async fn rows_are_written_in_the_transaction() {
 }
 
 #[derive(Debug, Default)]
+struct Batches;
+
+#[projection(name = "batches")]
+impl Batches {
+    async fn orders(
+        &self,
+        events: &[Envelope<OrderEvent>],
+        State(currency): State<String>,
+        rows: &mut BTreeMap<String, String>,
+    ) -> Result<(), fmt::Error> {
+        let types: Vec<_> = events.iter().map(|event| event.metadata().event_type().as_str()).collect();
+        rows.insert(format!("call {}", rows.len()), format!("{currency} {}", types.join(" ")));
+        if rows.len() > 2 { Err(fmt::Error) } else { Ok(()) }
+    }
+
+    fn opened(&self, event: &AccountOpened, rows: &mut BTreeMap<String, String>) {
+        rows.insert("limit".into(), event.limit.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_batch_method_takes_several_events_at_once() {
+    let mut transaction = FakeTransaction(BTreeMap::new());
+    let batch = [created(), shipped(), shipped()];
+    Batches.project_batch(&batch, Some(&mut transaction)).await.unwrap();
+    Batches.project(&created(), Some(&mut transaction)).await.unwrap();
+    assert_eq!(transaction.0["call 0"], "eur OrderCreated order.shipped order.shipped");
+    assert_eq!(transaction.0["call 1"], "eur OrderCreated");
+    Batches.project(&opened(7), Some(&mut transaction)).await.unwrap();
+    assert_eq!(transaction.0["limit"], "7");
+
+    let error = Batches.project_batch(&batch, Some(&mut transaction)).await.unwrap_err();
+    assert_eq!(error.kind(), HandlerErrorKind::Retry, "the method's own");
+    let garbage = [created(), delivery(record("OrderCreated", "[]"))];
+    let error = Batches.project_batch(&garbage, Some(&mut transaction)).await.unwrap_err();
+    assert_eq!(error.kind(), HandlerErrorKind::Undecodable);
+    assert!(Batches.project_batch(&batch, None).await.is_err());
+    assert!(Rows { url: "sql" }.project_batch(&batch, Some(&mut transaction)).await.is_err());
+}
+
+#[derive(Debug, Default)]
 struct Elsewhere;
 
 #[projection(name = "elsewhere")]
@@ -136,7 +177,7 @@ fn a_projection_is_registered_with_its_default_if_it_has_one() {
         .map(|registration| ((registration.definition)().name, (registration.instance)().is_some()))
         .collect();
     registered.sort_unstable();
-    assert_eq!(registered, [("elsewhere", true), ("rows", false), ("statistics", true)]);
+    assert_eq!(registered, [("batches", true), ("elsewhere", true), ("rows", false), ("statistics", true)]);
     let (with, without) = (&Probe::<Statistics>::new(), &Probe::<Rows>::new());
     assert!(with.factory().is_some());
     assert!(without.factory().is_none());

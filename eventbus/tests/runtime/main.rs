@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
 mod app;
+mod batches;
 mod cache;
 mod clock;
 mod contexts;

@@ -8,6 +8,7 @@ use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};
 use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 
 use crate::{
+    batches,
     orders::{self, DUMP, Pace, TABLES},
     set_up,
 };
@@ -20,6 +21,8 @@ pub(crate) trait Kind: Send + Sync + Sized + 'static {
     type PaidOrders: Projection + Default + Clone;
     /// Cannot create its table.
     type Misspelled: Projection + Default + Clone;
+    /// Takes batches of events.
+    type Receipts: Projection + Default;
 
     /// Returns the place of a new store.
     fn place() -> Place;
@@ -87,6 +90,7 @@ impl Kind for Sqlite {
     type Rows = orders::sqlite::Rows;
     type PaidOrders = set_up::sqlite::PaidOrders;
     type Misspelled = set_up::sqlite::Misspelled;
+    type Receipts = batches::sqlite::Receipts;
 
     fn place() -> Place {
         let folder = std::env::temp_dir().join(eventbus_test::unique_name("rows"));
@@ -127,6 +131,7 @@ impl Kind for Postgres {
     type Rows = orders::postgres::Rows;
     type PaidOrders = set_up::postgres::PaidOrders;
     type Misspelled = set_up::postgres::Misspelled;
+    type Receipts = batches::postgres::Receipts;
 
     fn place() -> Place {
         Place::Database(eventbus_test::postgres())

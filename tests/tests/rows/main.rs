@@ -8,6 +8,7 @@
     reason = "helpers of tests; the processes that die report by printing"
 )]
 
+mod batches;
 mod effects;
 mod kinds;
 mod live;
@@ -35,6 +36,11 @@ macro_rules! on_both {
 }
 
 on_both! {
+    batches::batches_are_consecutive_events_in_feed_order_and_as_long_as_possible,
+    batches::a_failing_event_of_a_batch_is_found_and_those_before_it_are_committed_once,
+    batches::an_event_that_fails_at_the_commit_is_found_among_those_of_one_event_methods,
+    batches::a_rebuild_by_batches_equals_the_live_rows,
+    batches::the_rows_of_one_aggregate_are_rebuilt_by_batches,
     effects::effects_are_made_once_whatever_is_killed,
     live::rows_and_checkpoint_survive_kills_together,
     live::a_paused_owner_writes_nothing_more,

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     RebuildError,
     context::{RunnerContext, projection_role},
-    event_handling::feed_delivery,
+    event_handling::{BATCH_EVENTS_MAX, count_of_next_call, feed_delivery},
     inner::ProjectionInner,
     rebuild_progress::Rebuilt,
     shadow_rebuild::transactions_for_rows,
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     domain::{
         error::BoxError,
+        record::RecordedEvent,
         stream::{Position, StreamId, Version},
     },
     port::{Direction, FeedFilter, ReadError, Transaction, Transactions},
@@ -22,6 +23,7 @@ use crate::{
         definition::{Projection, ProjectionKind},
         held_lease::HeldLease,
     },
+    support::PAGE_BYTES,
 };
 
 /// Writes the rows of one aggregate anew, as they are at the live checkpoint.
@@ -42,7 +44,8 @@ pub(crate) async fn rebuild_aggregate<P: Projection>(
     // fences the process that writes the live rows: they stand still
     let lease_request = context.command_lease_request(projection_role(name), "rebuild");
     let live_lease = lease_request.seize(stop).await.map_err(store_error::<P>)?;
-    let rebuild = AggregateRebuild { inner, context, stream };
+    let events_max = if definition.has_batch_methods() { BATCH_EVENTS_MAX } else { 1 };
+    let mut rebuild = AggregateRebuild { inner, context, stream, events_max, has_failed_batch: false };
     let rebuilt = rebuild.replace_rows(&*transactions, key, &live_lease).await;
     live_lease.release().await;
     rebuilt
@@ -57,11 +60,30 @@ struct AggregateRebuild<'a, P> {
     inner: &'a ProjectionInner<P>,
     context: &'a RunnerContext,
     stream: &'a StreamId,
+    /// Most events of a call.
+    events_max: usize,
+    /// Set once a call with several events has failed.
+    has_failed_batch: bool,
 }
 
 impl<P: Projection> AggregateRebuild<'_, P> {
     async fn replace_rows(
-        &self,
+        &mut self,
+        transactions: &dyn Transactions,
+        key: &str,
+        live_lease: &HeldLease,
+    ) -> Result<Rebuilt, RebuildError> {
+        let rebuilt = self.try_replace_rows(transactions, key, live_lease).await;
+        if self.has_failed_batch {
+            self.events_max = 1; // finds the event that failed
+            return self.try_replace_rows(transactions, key, live_lease).await;
+        }
+        rebuilt
+    }
+
+    /// Replaces the rows in one transaction.
+    async fn try_replace_rows(
+        &mut self,
         transactions: &dyn Transactions,
         key: &str,
         live_lease: &HeldLease,
@@ -84,13 +106,18 @@ impl<P: Projection> AggregateRebuild<'_, P> {
     }
 
     /// Handles the events of the stream that the live rows include. Returns the numbers of handled and skipped events.
-    async fn replay(&self, through: Position, transaction: &mut dyn Transaction) -> Result<(u64, u64), RebuildError> {
+    async fn replay(
+        &mut self,
+        through: Position,
+        transaction: &mut dyn Transaction,
+    ) -> Result<(u64, u64), RebuildError> {
         let definition = P::definition();
         let filter = FeedFilter::from(definition.events);
         let skips = self.inner.skips(&*self.context.store).await.map_err(store_error::<P>)?;
         let mut records = self.context.store.read_stream(self.stream, Version::FIRST, Direction::Forward);
         let (mut events, mut skipped) = (0, 0);
         let (mut version, mut last) = (Version::FIRST, Position::START);
+        let (mut page, mut bytes) = (Vec::new(), 0);
         loop {
             let record = match records.try_next().await {
                 Ok(Some(record)) => record,
@@ -118,11 +145,34 @@ impl<P: Projection> AggregateRebuild<'_, P> {
                 skipped += 1;
                 continue;
             }
-            let delivery = feed_delivery(&definition, record, &self.context.state);
-            let projected = self.inner.write_rows(&delivery, transaction).await;
-            projected.map_err(|error| RebuildError::failed(definition.name, Some(position), &error))?;
             events += 1;
+            bytes += record.payload().len();
+            page.push(record);
+            if page.len() >= self.events_max || bytes >= PAGE_BYTES {
+                self.write_rows(&page, transaction).await?;
+                (page, bytes) = (Vec::new(), 0);
+            }
         }
+        self.write_rows(&page, transaction).await?;
         Ok((events, skipped))
+    }
+    async fn write_rows(
+        &mut self,
+        events: &[RecordedEvent],
+        transaction: &mut dyn Transaction,
+    ) -> Result<(), RebuildError> {
+        let definition = P::definition();
+        let mut rest = events;
+        while let Some(first) = rest.first() {
+            let (call, later) = rest.split_at(count_of_next_call(&definition, rest));
+            let deliver = |record: &RecordedEvent| feed_delivery(&definition, record.clone(), &self.context.state);
+            let deliveries: Vec<_> = call.iter().map(deliver).collect();
+            if let Err(error) = self.inner.write_rows(&deliveries, transaction).await {
+                self.has_failed_batch = call.len() > 1;
+                return Err(RebuildError::failed(definition.name, first.position(), &error));
+            }
+            rest = later;
+        }
+        Ok(())
     }
 }

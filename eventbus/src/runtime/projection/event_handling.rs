@@ -39,6 +39,20 @@ pub(super) fn feed_delivery(definition: &ProjectionDefinition, record: RecordedE
     Delivery::new(record, Name::from_static(definition.name)).with_state(state.clone())
 }
 
+/// Most events of a call of a batch method, and of a transaction of a projection that has one; fewer if they have
+/// [`PAGE_BYTES`](crate::support::PAGE_BYTES).
+pub(super) const BATCH_EVENTS_MAX: usize = 1_000;
+
+/// Returns how many of the events, from the first, go to one call of a method: those up to the next event of a different
+/// method for a batch method, one event for each other method.
+pub(super) fn count_of_next_call(definition: &ProjectionDefinition, events: &[RecordedEvent]) -> usize {
+    let method_of = |event: &RecordedEvent| definition.batch_method(event.event_type());
+    match events.first().and_then(method_of) {
+        Some(method) => events.iter().take_while(|event| method_of(event) == Some(method)).count(),
+        None => events.len().min(1),
+    }
+}
+
 /// The number of retries of an event, and their delays.
 const EVENT_RETRIES_MAX: u32 = 3;
 const EVENT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));

@@ -201,13 +201,19 @@ impl<P: Projection> ProjectionInner<P> {
         handled
     }
 
-    /// Runs the method for an event, which writes rows in a transaction.
+    /// Runs the method for one event, or for events that all go to one batch method, which writes rows in a transaction.
     pub(super) async fn write_rows(
         &self,
-        delivery: &Delivery,
+        deliveries: &[Delivery],
         transaction: &mut dyn Transaction,
     ) -> Result<(), HandlerError> {
-        self.run_method(delivery, self.state.read().await.project(delivery, Some(transaction.as_any_mut()))).await
+        let Some(first) = deliveries.first() else { return Ok(()) };
+        let (state, transaction) = (self.state.read().await, Some(transaction.as_any_mut()));
+        let handled = match deliveries {
+            [delivery] => state.project(delivery, transaction),
+            _ => state.project_batch(deliveries, transaction),
+        };
+        self.run_method(first, handled).await
     }
 
     /// Runs the method for an event on a new instance.

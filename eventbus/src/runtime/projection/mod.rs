@@ -5,6 +5,7 @@ mod any_projection;
 mod context;
 mod error;
 mod event_handling;
+mod failure;
 mod fed_types;
 mod guard;
 mod handle;

@@ -4,19 +4,23 @@
 //! position that this owner knows. So each event takes effect once, and the store refuses an owner that was paused, or
 //! whose commit had an unknown outcome, before it commits any row.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     ProjectionError,
     context::RunnerContext,
-    event_handling::{EventRetry, FeedStop, feed_delivery},
+    event_handling::{BATCH_EVENTS_MAX, FeedStop, count_of_next_call, feed_delivery},
+    failure::{Failure, position_of},
     inner::ProjectionInner,
 };
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
-    port::{EventStore, ReadError, RecordStream, Shadow, Transaction, Transactions, delivery::HandlerError},
+    port::{
+        EventStore, ReadError, RecordStream, Shadow, Transaction, Transactions,
+        delivery::{Delivery, HandlerError},
+    },
     runtime::{
         definition::{Projection, ProjectionDefinition},
         handler_inbox::classify_error,
@@ -58,8 +62,8 @@ pub(super) struct TransactionalWriter<'a, P> {
 enum TransactionOutcome {
     /// The rows of so many events are committed.
     Committed(usize),
-    /// No rows are committed: the event at this index could not be handled.
-    EventFailed(usize, HandlerError),
+    /// No rows are committed: these events could not be handled, as one of them or several together fail.
+    Failed(Range<usize>, HandlerError),
 }
 
 impl<'a, P: Projection> TransactionalWriter<'a, P> {
@@ -101,15 +105,16 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         store: &dyn EventStore,
         report: &mut (dyn FnMut(u64, Position) + Send),
     ) -> Result<(), FeedStop> {
-        let ended = self.held_lease.ended();
-        let mut feed = read_around(store, self.position, target, &P::definition().events.into(), &self.skips);
-        let mut next = ended.run_until_cancelled(next_batch(&mut feed)).await;
+        let (ended, definition) = (self.held_lease.ended(), P::definition());
+        let events_max = if definition.has_batch_methods() { BATCH_EVENTS_MAX } else { TRANSACTION_EVENTS_MAX };
+        let mut feed = read_around(store, self.position, target, &definition.events.into(), &self.skips);
+        let mut next = ended.run_until_cancelled(next_batch(&mut feed, events_max)).await;
         loop {
             let batch = next.ok_or(FeedStop::Interrupted)??;
             // reads the next batch while it writes this one
             let ahead = async {
                 match batch.end {
-                    BatchEnd::Full => ended.run_until_cancelled(next_batch(&mut feed)).await,
+                    BatchEnd::Full => ended.run_until_cancelled(next_batch(&mut feed, events_max)).await,
                     BatchEnd::EndOfFeed | BatchEnd::Failed(_) => None,
                 }
             };
@@ -125,7 +130,8 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
 
     /// Writes a batch in as few transactions as it takes.
     ///
-    /// A failed event is retried alone, after those before it are committed.
+    /// A failed event is retried alone, after those before it are committed. Among events that failed together, in a
+    /// batch method or at the commit, smaller transactions find it.
     async fn write_batch(
         &mut self,
         batch: &FeedBatch,
@@ -133,40 +139,25 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         report: &mut (dyn FnMut(u64, Position) + Send),
     ) -> Result<(), FeedStop> {
         let mut rest = &*batch.events;
-        let mut retry: Option<EventRetry> = None;
+        let mut failure: Option<Failure> = None;
         while let Some(first) = rest.first() {
             if self.held_lease.ended().is_cancelled() {
                 return Err(FeedStop::Interrupted);
             }
-            let due_retry = retry.take_if(|retry| Some(retry.position) == first.position());
-            let (count, attempts) = match (due_retry, &retry) {
-                (Some(retry), _) if retry.is_final() => {
-                    // a permanent error is the event's, whatever the tables are
-                    if !retry.error.is_permanent() {
-                        self.check_tables_after_failure().await?;
-                    }
-                    return Err(FeedStop::EventFailed(first.clone(), retry.error));
-                }
-                (Some(retry), _) => {
-                    retry.log_retry(P::definition().name);
-                    let pause = self.context.clock.sleep(retry.delay());
-                    if self.held_lease.ended().run_until_cancelled(pause).await.is_none() {
-                        return Err(FeedStop::Interrupted);
-                    }
-                    (1, retry.attempts)
-                }
-                (None, Some(retry)) => (rest.partition_point(|event| event.position() < Some(retry.position)), 0),
-                (None, None) => (rest.len(), 0),
+            let (count, attempts) = match failure.as_ref().map(|failure| failure.count_of_next_transaction(rest)) {
+                Some(0) => (1, self.wait_for_retry(first, failure.take()).await?),
+                Some(count) => (count, 0),
+                None => (rest.len(), 0),
             };
-            let through = if count == rest.len() { batch_end } else { position_of(&rest[count - 1]) };
+            let through = if count == rest.len() { batch_end } else { position_of(rest[..count].last()) };
             match self.try_transaction(&rest[..count], through, attempts + 1).await? {
                 TransactionOutcome::Committed(handled) => {
                     rest = &rest[handled..];
                     report(handled as u64, self.position);
                 }
-                TransactionOutcome::EventFailed(index, error) => {
-                    let attempts = if index == 0 { attempts + 1 } else { 1 };
-                    retry = Some(EventRetry { position: position_of(&rest[index]), attempts, error });
+                TransactionOutcome::Failed(failed, error) => {
+                    let attempts = if failed.start == 0 { attempts + 1 } else { 1 };
+                    failure = Some(Failure::of(&rest[failed], attempts, error, P::definition().name));
                 }
             }
         }
@@ -175,6 +166,26 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
             report(0, self.position);
         }
         Ok(())
+    }
+
+    /// Waits until the next attempt of an event, and returns the number of attempts so far.
+    async fn wait_for_retry(&mut self, event: &RecordedEvent, failure: Option<Failure>) -> Result<u32, FeedStop> {
+        let Some(Failure::Event(retry)) = failure else {
+            return Ok(0);
+        };
+        if retry.is_final() {
+            // a permanent error is the event's, whatever the tables are
+            if !retry.error.is_permanent() {
+                self.check_tables_after_failure().await?;
+            }
+            return Err(FeedStop::EventFailed(event.clone(), retry.error));
+        }
+        retry.log_retry(P::definition().name);
+        let pause = self.context.clock.sleep(retry.delay());
+        match self.held_lease.ended().run_until_cancelled(pause).await {
+            Some(()) => Ok(retry.attempts),
+            None => Err(FeedStop::Interrupted),
+        }
     }
 
     /// Handles events in one transaction, which ends early if it takes long.
@@ -188,27 +199,30 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         let mut transaction = self.begin_transaction().await?;
         let longest = TRANSACTION_TIME_MAX.min(self.held_lease.ttl() / TRANSACTIONS_PER_LEASE);
         let began = self.context.clock.instant();
+        let deliver = |record: &RecordedEvent| {
+            feed_delivery(&definition, record.clone(), &self.context.state).with_attempt(attempt)
+        };
         let mut handled = 0;
-        for record in events {
-            let delivery = feed_delivery(&definition, record.clone(), &self.context.state).with_attempt(attempt);
-            if let Err(error) = self.inner.write_rows(&delivery, &mut *transaction).await {
+        while handled < events.len() {
+            let end = handled + count_of_next_call(&definition, &events[handled..]);
+            let deliveries: Vec<Delivery> = events[handled..end].iter().map(deliver).collect();
+            if let Err(error) = self.inner.write_rows(&deliveries, &mut *transaction).await {
                 let is_late = transaction.is_late();
                 drop(transaction);
-                return self.confirm_ownership(handled, error, is_late).await;
+                return self.confirm_ownership(handled..end, error, is_late).await;
             }
-            handled += 1;
+            handled = end;
             if self.context.clock.elapsed(began) >= longest || self.held_lease.ended().is_cancelled() {
                 break;
             }
         }
         self.check_tables(&mut *transaction).await?;
-        let to = if handled == events.len() { through } else { position_of(&events[handled - 1]) };
+        let to = if handled == events.len() { through } else { position_of(events[..handled].last()) };
         let is_late = transaction.is_late();
         match self.commit_at(transaction, to).await {
             Ok(()) => Ok(TransactionOutcome::Committed(handled)),
-            // a constraint that only the commit checks does not tell which event broke it: the writer retries the first
-            // alone, then the rest
-            Err(FeedStop::Store(error)) => self.confirm_ownership(0, HandlerError::from(error), is_late).await,
+            // a constraint that only the commit checks does not tell which event broke it
+            Err(FeedStop::Store(error)) => self.confirm_ownership(0..handled, HandlerError::from(error), is_late).await,
             Err(stop) => Err(stop),
         }
     }
@@ -244,11 +258,11 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         self.check_tables(&mut *transaction).await
     }
 
-    /// Decides whether a failure is the event's: a fault of the server, or one after the lease was lost, is not. Checks
+    /// Decides whether a failure is that of these events: a fault of the server, or one after the lease was lost, is not. Checks
     /// the lease by a move of the checkpoint to where it is, in a transaction that it drops.
     async fn confirm_ownership(
         &self,
-        index: usize,
+        failed: Range<usize>,
         error: HandlerError,
         is_late: bool,
     ) -> Result<TransactionOutcome, FeedStop> {
@@ -260,7 +274,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         let mut transaction = self.begin_transaction().await?;
         let is_owner =
             transaction.advance(self.held_lease.lease(), self.saved_checkpoint, self.saved_checkpoint).await?;
-        if is_owner { Ok(TransactionOutcome::EventFailed(index, error)) } else { Err(FeedStop::LeaseLost) }
+        if is_owner { Ok(TransactionOutcome::Failed(failed, error)) } else { Err(FeedStop::LeaseLost) }
     }
 
     /// Saves the position if that is due, or `is_end`.
@@ -291,13 +305,8 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
     }
 }
 
-async fn next_batch(feed: &mut RecordStream<'_>) -> Result<FeedBatch, ReadError> {
-    FeedBatch::read(feed, TRANSACTION_EVENTS_MAX, PAGE_BYTES).await
-}
-
-/// Returns the position of an event of a feed, which has one.
-fn position_of(record: &RecordedEvent) -> Position {
-    record.position().unwrap_or_default()
+async fn next_batch(feed: &mut RecordStream<'_>, events_max: usize) -> Result<FeedBatch, ReadError> {
+    FeedBatch::read(feed, events_max, PAGE_BYTES).await
 }
 
 #[cfg(test)]
@@ -321,9 +330,9 @@ mod tests {
         };
         let mut feed: RecordStream<'_> =
             Box::pin(futures_util::stream::iter([event(1), event(2), damaged(), damaged()]));
-        let batch = next_batch(&mut feed).await.unwrap();
+        let batch = next_batch(&mut feed, TRANSACTION_EVENTS_MAX).await.unwrap();
         assert_eq!((batch.events.len(), batch.through(Position::new(9))), (2, Position::new(2)));
         assert!(matches!(batch.end, BatchEnd::Failed(_)), "the writer returns it once they are written");
-        assert!(next_batch(&mut feed).await.is_err());
+        assert!(next_batch(&mut feed, TRANSACTION_EVENTS_MAX).await.is_err());
     }
 }

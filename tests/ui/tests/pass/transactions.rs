@@ -66,6 +66,44 @@ impl OrderRows {
     }
 }
 
+#[derive(Debug, Clone, DomainEvent)]
+enum AnyEvent {
+    Created(OrderCreated),
+    Cancelled(OrderCancelled),
+}
+
+#[derive(Debug, Default)]
+struct Batches;
+
+#[projection(name = "batches")]
+impl Batches {
+    #[cfg(any())]
+    fn none(&self, events: &[Envelope<Missing>], connection: &mut Connection) {}
+
+    async fn every(
+        &self,
+        events: &[Envelope<AnyEvent>],
+        connection: &mut Connection,
+        _state: State<u8>,
+    ) -> Result<(), std::fmt::Error> {
+        connection.extend(events.iter().map(|event| match event.event() {
+            AnyEvent::Created(created) => (event.metadata().aggregate_id().to_string(), created.total),
+            AnyEvent::Cancelled(_) => (event.metadata().aggregate_id().to_string(), 0),
+        }));
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Plain;
+
+#[projection(name = "plain")]
+impl Plain {
+    fn created(&self, _events: &[OrderCreated], _connection: &mut Connection) {}
+
+    async fn cancelled(&self, _event: &OrderCancelled, _meta: &Metadata, _connection: &mut Connection) {}
+}
+
 #[derive(Debug, Default)]
 struct Elsewhere;
 
@@ -79,5 +117,8 @@ fn main() {
     assert_eq!(OrderRows::definition().kind, ProjectionKind::Transactional);
     let rows = OrderRows::definition();
     assert_eq!((rows.tables, rows.key, rows.version), (&["order_rows", "order_lines"][..], Some("order_id"), 2));
+    for batches in [Batches::definition(), Plain::definition()] {
+        assert_eq!(batches.events.event_types(), ["OrderCancelled", "OrderCreated"]);
+    }
     assert_eq!(Elsewhere::definition().kind, ProjectionKind::AtLeastOnce);
 }
