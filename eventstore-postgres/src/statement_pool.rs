@@ -7,6 +7,8 @@
 //!
 //! Invariant: no statement waits for a connection that is unused: at most as many are out of the driver's pool as it may
 //! open, and a statement that finds an unused one takes that.
+//!
+//! Real time, not the given clock: connections to PostgreSQL.
 
 use std::{sync::Arc, time::Duration};
 

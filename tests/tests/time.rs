@@ -64,6 +64,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventstore-postgres/src/migration_lock.rs", 4, "locks of other processes"),
     ("eventstore-postgres/src/notify.rs", 6, "a connection to PostgreSQL"),
     ("eventstore-postgres/src/pool.rs", 6, "the replies of PostgreSQL"),
+    ("eventstore-postgres/src/statement_pool.rs", 4, "connections to PostgreSQL, and how long they were idle"),
     ("eventstore-postgres/src/setup_session.rs", 5, "the replies of PostgreSQL"),
     (
         "eventstore-postgres/src/transaction.rs",

@@ -3,8 +3,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use eventbus::{prelude::*, *};
 use eventbus_redis::RedisEventBus;
-use eventstore_postgres::PgEventStore;
 use eventbus_test::unique_name;
+use eventstore_postgres::PgEventStore;
 use tokio::sync::mpsc;
 
 use super::bus::config;

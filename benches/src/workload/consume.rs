@@ -7,8 +7,8 @@ use std::sync::{
 
 use async_trait::async_trait;
 use eventbus::Result;
-use redis::cmd;
 use eventbus_test::unique_name;
+use redis::cmd;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{

@@ -9,9 +9,9 @@ mod rebuild;
 mod save;
 
 use eventbus::Result;
+use eventbus_test::unique_name;
 use eventstore_postgres::PgEventStore;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
-use eventbus_test::unique_name;
 
 pub use self::{
     consume::{Consumer, Handler},

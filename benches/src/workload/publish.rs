@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use eventbus::Result;
-use redis::cmd;
 use eventbus_test::unique_name;
+use redis::cmd;
 use uuid::Uuid;
 
 use super::save::QUICK_DIVISOR;
