@@ -11,7 +11,7 @@ use crate::{
 
 /// Most bytes that a reader reads ahead: 1 MiB. A page of a store, of a bus's history or of dead letters, and a batch
 /// of a projection, end with the event that reaches this size. So a reader holds at most this and one event more,
-/// however large events are.
+/// however large events are; twice as much with [`paged_ahead`].
 pub const PAGE_BYTES: usize = 1024 * 1024;
 
 /// A page of events, and the cursor of the next page; `None` on the last page.
