@@ -1,10 +1,12 @@
 //! Reading all events in position order, which is the order of their commits.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent, StreamId, Version,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
-    support::{FeedVersions, Page, collect_page, paged},
+    support::{FeedVersions, Page, collect_page, paged, paged_ahead},
 };
 use rusqlite::{Connection, params};
 use time::OffsetDateTime;
@@ -14,6 +16,7 @@ use crate::{
     filter::FilterParameters,
     missing_events,
     query::{QueryError, query_rows, query_value},
+    readers::Readers,
     row::{PAGE_EVENTS_MAX, from_micros, query_page, read_event, stream_columns, to_position},
     store::SqliteEventStore,
     tagged_positions::TaggedPositions,
@@ -26,15 +29,24 @@ const SEARCH_POSITIONS_MAX: i64 = 8_192;
 #[async_trait]
 impl ReadFeed for SqliteEventStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        let store = self.clone();
         if filter.is_all() {
-            return paged((after, FeedVersions::new(after)), move |(after, versions)| {
-                self.readers().read(move |connection| load_page(connection, after, through, versions))
-            });
+            let load = move |(after, versions)| {
+                let store = store.clone();
+                async move {
+                    let load = move |connection: &Connection| load_page(connection, after, through, versions);
+                    store.readers().read(load).await
+                }
+            };
+            return read_pages(self.readers(), (after, FeedVersions::new(after)), load);
         }
-        let wanted = FilterParameters::new(filter);
-        paged(after, move |after| {
-            let wanted = wanted.clone();
-            self.readers().read(move |connection| load_filtered_page(connection, after, through, &wanted))
+        let wanted = Arc::new(FilterParameters::new(filter));
+        read_pages(self.readers(), after, move |after| {
+            let (store, wanted) = (store.clone(), Arc::clone(&wanted));
+            async move {
+                let load = move |connection: &Connection| load_filtered_page(connection, after, through, &wanted);
+                store.readers().read(load).await
+            }
         })
     }
 
@@ -61,6 +73,20 @@ impl ReadFeed for SqliteEventStore {
 
     fn appended(&self) -> &AppendSignal {
         self.writer().appended()
+    }
+}
+
+/// Reads pages, one ahead if another connection than the one that writes reads them: a task that reads on that one would
+/// wait for the transaction of its reader.
+fn read_pages<C, F, P>(readers: &Readers, start: C, load: F) -> RecordStream<'static>
+where
+    C: Send + 'static,
+    F: Fn(C) -> P + Send + Sync + 'static,
+    P: Future<Output = Result<Page<C>, ReadError>> + Send + 'static,
+{
+    match readers {
+        Readers::Pooled(_) => paged_ahead(start, load),
+        Readers::OnWriter(_) => paged(start, load),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Rows: conversion between events, positions, times and epochs and their columns.
 
 use eventbus::{
-    BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    BoxError, EventId, Metadata, NewEvent, Position, RecordedEvent, StreamId, Version,
     event::{Attributes, Tag},
     port::ReadError,
-    support::collect_page,
+    support::{EventTypeNames, collect_page},
 };
 use rusqlite::{Connection, Params, Row, params, types::FromSql};
 use time::OffsetDateTime;
@@ -94,8 +94,8 @@ pub(crate) fn query_page(
 ) -> Result<(Vec<RecordedEvent>, bool), QueryError> {
     let mut statement = connection.prepare_cached(sql)?;
     // a damaged row ends the page behind the events before it; a failed statement fails the page
-    let mut failure = None;
-    let rows = statement.query_and_then(parameters, |row| Ok::<_, rusqlite::Error>(read_event(row)))?;
+    let (mut failure, mut decoder) = (None, EventDecoder::default());
+    let rows = statement.query_and_then(parameters, |row| Ok::<_, rusqlite::Error>(decoder.read(row)))?;
     let rows = rows.map_while(|row| row.map_err(|error| failure = Some(error)).ok());
     let page = collect_page(rows, PAGE_EVENTS_MAX as usize)?;
     failure.map_or(Ok(page), |error| Err(error.into()))
@@ -103,49 +103,76 @@ pub(crate) fn query_page(
 
 /// Reads the event of a row that has the columns of `sql/read_feed.sql`, in that order.
 pub(crate) fn read_event(row: &Row<'_>) -> Result<RecordedEvent, QueryError> {
-    let position: i64 = row.get(0)?;
-    let event = decode(row, position).map_err(|source| ReadError::Corrupt {
-        place: format!("position {position}"),
-        position: u64::try_from(position).ok().map(Position::new),
-        source,
-    });
-    Ok(event?)
+    EventDecoder::default().read(row)
 }
 
-fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
-    let stream = get_stream(row, [5, 6, 11])?;
-    let version = Version::new(get_counter(row, 1)?);
-    if version == Version::NONE {
-        return Err("the version is 0, versions start at 1".into());
+/// Decodes the rows of a page, and each name and each stream that follows itself once.
+#[derive(Default)]
+struct EventDecoder {
+    event_types: EventTypeNames,
+    last_stream: Option<StreamId>,
+}
+
+impl EventDecoder {
+    fn read(&mut self, row: &Row<'_>) -> Result<RecordedEvent, QueryError> {
+        let position: i64 = row.get(0)?;
+        let event = self.decode(row, position).map_err(|source| ReadError::Corrupt {
+            place: format!("position {position}"),
+            position: u64::try_from(position).ok().map(Position::new),
+            source,
+        });
+        Ok(event?)
     }
-    let schema_version = u32::try_from(get_column::<i64>(row, 4)?)?;
-    if schema_version == 0 {
-        return Err("the schema version is 0, schema versions start at 1".into());
+
+    fn stream(&mut self, row: &Row<'_>) -> Result<StreamId, BoxError> {
+        let (of_type, id, tenant_id) = (get_text(row, 5)?, get_text(row, 6)?, get_uuid(row, 11)?);
+        let is_last = |last: &StreamId| {
+            *last.aggregate_type() == of_type
+                && last.aggregate_id().as_str() == id
+                && last.tenant_or_nil() == tenant_id.unwrap_or_default()
+        };
+        if let Some(last) = self.last_stream.as_ref().filter(|last| is_last(last)) {
+            return Ok(last.clone());
+        }
+        let stream = StreamId::parse(of_type, id)?.with_tenant_id(tenant_id);
+        Ok(self.last_stream.insert(stream).clone())
     }
-    let metadata = Metadata::new(
-        EventId::from(get_uuid(row, 3)?.ok_or("the event id is null")?),
-        Name::new("event type", get_column::<String>(row, 7)?)?,
-        stream,
-        version,
-        from_micros(get_column(row, 2)?)?,
-    )
-    .with_schema_version(schema_version)
-    .with_position(Some(Position::new(u64::try_from(position)?)))
-    .with_recorded_at(Some(from_micros(get_column(row, 14)?)?))
-    .with_original_recorded_at(get_column::<Option<i64>>(row, 15)?.map(from_micros).transpose()?)
-    .with_sealed_fields(get_column(row, 16)?)
-    .with_correlation_id(get_uuid(row, 9)?.ok_or("the correlation id is null")?)
-    .with_causation_id(get_uuid(row, 10)?)
-    .with_actor_id(get_column::<Option<String>>(row, 12)?)
-    .with_attributes(match get_column::<Option<String>>(row, 13)? {
-        Some(json) => Attributes::parse(&json)?,
-        None => Attributes::EMPTY,
-    });
-    let payload: String = get_column(row, 8)?;
-    if !is_object(&payload) {
-        return Err("the payload is not a JSON object".into());
+
+    fn decode(&mut self, row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
+        let stream = self.stream(row)?;
+        let version = Version::new(get_counter(row, 1)?);
+        if version == Version::NONE {
+            return Err("the version is 0, versions start at 1".into());
+        }
+        let schema_version = u32::try_from(get_column::<i64>(row, 4)?)?;
+        if schema_version == 0 {
+            return Err("the schema version is 0, schema versions start at 1".into());
+        }
+        let metadata = Metadata::new(
+            EventId::from(get_uuid(row, 3)?.ok_or("the event id is null")?),
+            self.event_types.name(get_text(row, 7)?)?.clone(),
+            stream,
+            version,
+            from_micros(get_column(row, 2)?)?,
+        )
+        .with_schema_version(schema_version)
+        .with_position(Some(Position::new(u64::try_from(position)?)))
+        .with_recorded_at(Some(from_micros(get_column(row, 14)?)?))
+        .with_original_recorded_at(get_column::<Option<i64>>(row, 15)?.map(from_micros).transpose()?)
+        .with_sealed_fields(get_column(row, 16)?)
+        .with_correlation_id(get_uuid(row, 9)?.ok_or("the correlation id is null")?)
+        .with_causation_id(get_uuid(row, 10)?)
+        .with_actor_id(get_optional_text(row, 12)?)
+        .with_attributes(match get_optional_text(row, 13)? {
+            Some(json) => Attributes::parse(json)?,
+            None => Attributes::EMPTY,
+        });
+        let payload = get_text(row, 8)?;
+        if !is_object(payload) {
+            return Err("the payload is not a JSON object".into());
+        }
+        Ok(RecordedEvent::new(metadata, payload))
     }
-    Ok(RecordedEvent::new(metadata, payload))
 }
 
 /// Returns `true` if a text can be a JSON object; decoding shows if it is one.
@@ -156,7 +183,7 @@ pub(crate) fn is_object(text: &str) -> bool {
 
 /// Decodes the stream that three columns name: aggregate type, aggregate id and tenant.
 pub(crate) fn get_stream(row: &Row<'_>, [of_type, id, tenant]: [usize; 3]) -> Result<StreamId, BoxError> {
-    let stream = StreamId::parse(&get_column::<String>(row, of_type)?, &get_column::<String>(row, id)?)?;
+    let stream = StreamId::parse(get_text(row, of_type)?, get_text(row, id)?)?;
     Ok(stream.with_tenant_id(get_uuid(row, tenant)?))
 }
 
@@ -164,13 +191,21 @@ fn get_column<T: FromSql>(row: &Row<'_>, column: usize) -> Result<T, BoxError> {
     row.get(column).map_err(|error| column_error(row, column, error))
 }
 
+fn get_text<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r str, BoxError> {
+    row.get_ref(column)?.as_str().map_err(|error| column_error(row, column, error))
+}
+
+fn get_optional_text<'r>(row: &'r Row<'_>, column: usize) -> Result<Option<&'r str>, BoxError> {
+    row.get_ref(column)?.as_str_or_null().map_err(|error| column_error(row, column, error))
+}
+
 fn get_counter(row: &Row<'_>, column: usize) -> Result<u64, BoxError> {
     u64::try_from(get_column::<i64>(row, column)?).map_err(|error| column_error(row, column, error))
 }
 
 fn get_uuid(row: &Row<'_>, column: usize) -> Result<Option<Uuid>, BoxError> {
-    let bytes = get_column::<Option<Vec<u8>>>(row, column)?;
-    bytes.map(|bytes| Uuid::from_slice(&bytes).map_err(|error| column_error(row, column, error))).transpose()
+    let bytes = row.get_ref(column)?.as_blob_or_null().map_err(|error| column_error(row, column, error))?;
+    bytes.map(|bytes| Uuid::from_slice(bytes).map_err(|error| column_error(row, column, error))).transpose()
 }
 
 fn column_error(row: &Row<'_>, column: usize, error: impl Into<BoxError>) -> BoxError {
