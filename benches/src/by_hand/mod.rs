@@ -18,7 +18,7 @@ pub use self::{
     postgres::{ORDER_TOTALS, PgOrders, PgSnapshotOrders, UPSERT_TOTAL, UPSERT_TOTALS, sum_totals},
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds},
-    sqlite::SqliteOrders,
+    sqlite::{SqliteOrders, SqliteRebuilds},
 };
 use crate::{order::Order, workload::HeldOrder};
 

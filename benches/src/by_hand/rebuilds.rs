@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use eventbus::Result;
+use futures_util::TryStreamExt as _;
 use sqlx::{Executor as _, PgConnection, PgPool, Row as _, postgres::PgRow, query};
 
 use super::{ORDER_TOTALS, PgOrders, UPSERT_TOTAL, UPSERT_TOTALS, sum_totals};
@@ -14,6 +15,9 @@ const PAGE: i64 = 1_000;
 const READ_PAGE: &str = "
     SELECT position, aggregate_id, data::text FROM events
     WHERE position > $1 AND event_type = $2 ORDER BY position LIMIT $3";
+
+const READ_ALL: &str = "
+    SELECT aggregate_id, data::text FROM events WHERE event_type = $1 ORDER BY position";
 
 async fn read_page(pool: &PgPool, after: i64) -> Result<Vec<PgRow>> {
     Ok(query(READ_PAGE).bind(after).bind(EVENT_TYPE).bind(PAGE).fetch_all(pool).await?)
@@ -39,18 +43,13 @@ impl Rebuilds for MemoryRebuilds {
         &self.orders
     }
 
+    /// Adds up the rows of one query, as they arrive.
     async fn rebuild(&mut self) -> Result<()> {
-        let (mut totals, mut after) = (HashMap::<String, Order>::new(), 0);
-        loop {
-            let page = read_page(&self.orders.pool, after).await?;
-            for row in &page {
-                let item: ItemAdded = serde_json::from_str(row.try_get(2)?)?;
-                totals.entry(row.try_get(1)?).or_default().add(&item);
-            }
-            match page.last() {
-                Some(last) => after = last.try_get(0)?,
-                None => break,
-            }
+        let mut totals = HashMap::<String, Order>::new();
+        let mut rows = query(READ_ALL).bind(EVENT_TYPE).fetch(&self.orders.pool);
+        while let Some(row) = rows.try_next().await? {
+            let item: ItemAdded = serde_json::from_str(row.try_get(1)?)?;
+            totals.entry(row.try_get(0)?).or_default().add(&item);
         }
         self.totals = totals;
         Ok(())

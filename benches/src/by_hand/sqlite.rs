@@ -1,5 +1,6 @@
-use std::{path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
+use async_trait::async_trait;
 use eventbus::Result;
 use rusqlite::{Connection, Transaction, params};
 use time::OffsetDateTime;
@@ -9,7 +10,7 @@ use uuid::Uuid;
 use super::StoredOrder;
 use crate::{
     order::{AGGREGATE_TYPE, EVENT_TYPE, ItemAdded, Order},
-    workload::Orders,
+    workload::{Orders, Rebuilds},
 };
 
 /// The unique key refuses a save to an order that has newer events. Commits wait for the disk.
@@ -38,6 +39,20 @@ const INSERT: &str = "
 const LOAD: &str = "
     SELECT event_type, payload FROM events WHERE aggregate_type = ?1 AND aggregate_id = ?2 ORDER BY version";
 
+const READ_ALL: &str = "SELECT aggregate_id, payload FROM events WHERE event_type = ?1 ORDER BY position";
+
+/// Totals in memory.
+pub struct SqliteRebuilds {
+    orders: SqliteOrders,
+    totals: HashMap<String, Order>,
+}
+
+impl SqliteRebuilds {
+    pub fn new(orders: SqliteOrders) -> Self {
+        Self { orders, totals: HashMap::new() }
+    }
+}
+
 /// Orders as rows of one table. All callers share one connection, which a thread for blocking work uses.
 #[derive(Clone)]
 pub struct SqliteOrders(Arc<Mutex<Connection>>);
@@ -65,6 +80,34 @@ fn insert(tx: &Transaction<'_>, id: &str, version: i64, item: &ItemAdded) -> Res
     let row = params![event_id, AGGREGATE_TYPE, id, version, EVENT_TYPE, now, correlation_id, payload];
     tx.prepare_cached(INSERT)?.execute(row)?;
     Ok(())
+}
+
+#[async_trait]
+impl Rebuilds for SqliteRebuilds {
+    type Orders = SqliteOrders;
+
+    fn orders(&self) -> &SqliteOrders {
+        &self.orders
+    }
+
+    async fn rebuild(&mut self) -> Result<()> {
+        let rebuild = |connection: &mut Connection| {
+            let mut totals = HashMap::<String, Order>::new();
+            let mut read = connection.prepare_cached(READ_ALL)?;
+            let mut rows = read.query([EVENT_TYPE])?;
+            while let Some(row) = rows.next()? {
+                let item: ItemAdded = serde_json::from_str(row.get_ref(1)?.as_str()?)?;
+                totals.entry(row.get(0)?).or_default().add(&item);
+            }
+            Ok(totals)
+        };
+        self.totals = self.orders.run(rebuild).await?;
+        Ok(())
+    }
+
+    async fn sum(&self) -> Result<(u64, Order)> {
+        Ok((self.totals.len() as u64, self.totals.values().sum()))
+    }
 }
 
 impl Orders for SqliteOrders {

@@ -1,7 +1,12 @@
 use std::{collections::HashMap, marker::PhantomData, time::Duration};
 
 use async_trait::async_trait;
-use eventbus::{port::ReadFeed as _, prelude::*, projection::Projection, *};
+use eventbus::{
+    port::{EventStore, ReadFeed as _},
+    prelude::*,
+    projection::Projection,
+    *,
+};
 use eventstore_postgres::{PgConnection, PgEventStore};
 use sqlx::{Connection as _, Executor as _, query};
 
@@ -23,20 +28,20 @@ impl Totals {
 }
 
 /// Totals in memory.
-pub struct MemoryRebuilds {
-    orders: StoredOrders<PgEventStore>,
+pub struct MemoryRebuilds<S> {
+    orders: StoredOrders<S>,
     totals: ProjectionHandle<Totals>,
 }
 
-impl MemoryRebuilds {
-    pub fn new(store: PgEventStore) -> Self {
+impl<S: EventStore> MemoryRebuilds<S> {
+    pub fn new(store: S) -> Self {
         Self { orders: StoredOrders::new(store), totals: ProjectionHandle::with_factory(Totals::default) }
     }
 }
 
 #[async_trait]
-impl Rebuilds for MemoryRebuilds {
-    type Orders = StoredOrders<PgEventStore>;
+impl<S: EventStore> Rebuilds for MemoryRebuilds<S> {
+    type Orders = StoredOrders<S>;
 
     fn orders(&self) -> &Self::Orders {
         &self.orders

@@ -8,10 +8,12 @@ mod react;
 mod rebuild;
 mod save;
 
+use async_trait::async_trait;
 use eventbus::Result;
 use eventbus_test::unique_name;
 use eventstore_postgres::PgEventStore;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use tempfile::TempDir;
 
 pub use self::{
     consume::{Consumer, Handler},
@@ -23,7 +25,7 @@ pub use self::{
 };
 use crate::{
     WorkerArgs,
-    bench::{Bench, Implementation},
+    bench::{Bench, Implementation, Round},
     by_hand, driver,
     meter::Meter,
     ours, redis_server,
@@ -142,6 +144,18 @@ pub const ALL: &[Workload] = &[
         callers: &[1, 8, 32, 256],
         servers: &[],
     },
+    Workload {
+        name: "sqlite-load-10000",
+        operation: "SQLite on disk: load an order of 10,000 events",
+        callers: &[1],
+        servers: &[],
+    },
+    Workload {
+        name: "sqlite-rebuild-memory",
+        operation: "SQLite on disk: an event of a projection in memory that is rebuilt",
+        callers: &[1],
+        servers: &[],
+    },
 ];
 
 /// Returns the workload of this name.
@@ -156,6 +170,9 @@ pub fn find(name: &str) -> Result<&'static Workload> {
 impl Workload {
     /// Opens the workload with data of its own: a new database, or streams with a new prefix.
     pub async fn open(&self, args: &WorkerArgs) -> Result<Box<dyn Bench>> {
+        if let Some(name) = self.name.strip_prefix("sqlite-") {
+            return open_on_disk(name, args).await;
+        }
         if !self.servers.contains(&Postgres) {
             return self.open_on(args, "").await;
         }
@@ -200,11 +217,6 @@ async fn open_ours(name: &str, args: &WorkerArgs, database: &str) -> Result<Box<
         "publish-1" => Box::new(publish::Singles::<ours::Bus>::open(args).await?),
         "publish-100" => Box::new(publish::Batches::<ours::Bus>::open(args).await?),
         "consume" => Box::new(consume::Consume::<ours::Bus>::open(args).await?),
-        "sqlite-save-1" => {
-            let folder = tempfile::tempdir_in(driver::target_folder())?;
-            let store = eventstore_sqlite::SqliteEventStore::open(folder.path().join("events.db")).await?;
-            Box::new(save::Save::new(ours::StoredOrders::new(store), 1, args).with_folder(folder))
-        }
         "decide-cold" | "decide-hot" => {
             let courses = ours::TaggedCourses::start(store().await?).await?;
             Box::new(decide::Decide::open(courses, name == "decide-hot", args).await?)
@@ -233,11 +245,6 @@ async fn open_by_hand(name: &str, args: &WorkerArgs, database: &str) -> Result<B
         "publish-1" => Box::new(publish::Singles::<by_hand::Bus>::open(args).await?),
         "publish-100" => Box::new(publish::Batches::<by_hand::Bus>::open(args).await?),
         "consume" => Box::new(consume::Consume::<by_hand::Bus>::open(args).await?),
-        "sqlite-save-1" => {
-            let folder = tempfile::tempdir_in(driver::target_folder())?;
-            let orders = by_hand::SqliteOrders::open(&folder.path().join("events.db"))?;
-            Box::new(save::Save::new(orders, 1, args).with_folder(folder))
-        }
         "decide-cold" | "decide-hot" => {
             let courses = by_hand::PgCourses::open(database).await?;
             Box::new(decide::Decide::open(courses, name == "decide-hot", args).await?)
@@ -256,6 +263,50 @@ async fn open_by_hand(name: &str, args: &WorkerArgs, database: &str) -> Result<B
         }
         _ => open_orders(name, orders().await?, args).await?,
     })
+}
+
+/// Opens a workload on SQLite.
+async fn open_on_disk(name: &str, args: &WorkerArgs) -> Result<Box<dyn Bench>> {
+    let folder = tempfile::tempdir_in(driver::target_folder())?;
+    let file = folder.path().join("events.db");
+    let bench: Box<dyn Bench> = match args.implementation {
+        Implementation::Ours => {
+            let store = eventstore_sqlite::SqliteEventStore::open(&file).await?;
+            match name {
+                "rebuild-memory" => Box::new(rebuild::Rebuild::open(ours::MemoryRebuilds::new(store), args).await?),
+                _ => open_orders(name, ours::StoredOrders::new(store), args).await?,
+            }
+        }
+        Implementation::ByHand => {
+            let orders = by_hand::SqliteOrders::open(&file)?;
+            match name {
+                "rebuild-memory" => Box::new(rebuild::Rebuild::open(by_hand::SqliteRebuilds::new(orders), args).await?),
+                _ => open_orders(name, orders, args).await?,
+            }
+        }
+    };
+    Ok(Box::new(OnDisk { bench, _folder: folder }))
+}
+
+/// A workload with the folder of its database.
+struct OnDisk {
+    bench: Box<dyn Bench>,
+    _folder: TempDir,
+}
+
+#[async_trait]
+impl Bench for OnDisk {
+    async fn run(&mut self) -> Result<Round> {
+        self.bench.run().await
+    }
+
+    async fn clean_up(&mut self) -> Result<()> {
+        self.bench.clean_up().await
+    }
+
+    async fn check(&mut self) -> Result<()> {
+        self.bench.check().await
+    }
 }
 
 async fn open_orders(name: &str, orders: impl Orders, args: &WorkerArgs) -> Result<Box<dyn Bench>> {

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use eventbus::Result;
-use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
@@ -52,8 +51,6 @@ pub struct Save<O: Orders> {
     callers: usize,
     saves_per_caller: usize,
     saved: u64,
-    /// The folder of the database, if it is a file.
-    _folder: Option<TempDir>,
 }
 
 impl<O: Orders> Save<O> {
@@ -61,11 +58,7 @@ impl<O: Orders> Save<O> {
         let saves = if args.callers == 1 { LONE_SAVES_PER_ROUND } else { SAVES_PER_ROUND };
         let saves = if args.quick { saves / QUICK_DIVISOR } else { saves };
         let saves_per_caller = saves.div_ceil(args.callers);
-        Self { orders, events_per_save, callers: args.callers, saves_per_caller, saved: 0, _folder: None }
-    }
-
-    pub fn with_folder(self, folder: TempDir) -> Self {
-        Self { _folder: Some(folder), ..self }
+        Self { orders, events_per_save, callers: args.callers, saves_per_caller, saved: 0 }
     }
 }
 
