@@ -399,6 +399,7 @@ mod tests {
             while let Some(cursor) = from {
                 let (events, next) = feed_page(store.inner(), cursor, 18, &wanted).await.unwrap();
                 sizes.push(events.iter().map(|event| event.payload().len()).collect::<Vec<_>>());
+                assert!(next.as_ref().is_none_or(|next| next.end == PageEnd::AtBytes), "after a page with its bytes");
                 from = next;
             }
             of_feed.push(sizes);

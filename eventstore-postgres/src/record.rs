@@ -20,6 +20,9 @@ pub(crate) const PAGE_EVENTS_MAX: i64 = 1_000;
 /// The number of columns of `record.sql`.
 pub(crate) const RECORD_COLUMNS: usize = 14;
 
+/// The column of `record.sql` that holds the payload.
+const PAYLOAD_COLUMN: usize = 7;
+
 /// Midnight of 2000-01-01, from which the server counts, in microseconds since 1970.
 const SERVER_EPOCH: i128 = 946_684_800_000_000;
 
@@ -30,17 +33,22 @@ pub(crate) fn read_position(row: &PgRow, first: usize) -> Result<Option<i64>, sq
 
 /// Decodes the event of `stream` in the columns of `record.sql`, the first of which is column `first`.
 pub(crate) fn decode_event(row: &PgRow, first: usize, stream: &StreamId) -> Result<RecordedEvent, ReadError> {
-    corrupt_at_position(
-        row,
-        first,
-        RowColumns { row, next: first }.event(stream.clone(), &mut EventTypeNames::default()),
-    )
+    decode_event_with(row, first, stream, &mut EventTypeNames::default())
+}
+
+fn decode_event_with(
+    row: &PgRow,
+    first: usize,
+    stream: &StreamId,
+    names: &mut EventTypeNames,
+) -> Result<RecordedEvent, ReadError> {
+    corrupt_at_position(row, first, RowColumns { row, next: first }.event(stream.clone(), names))
 }
 
 /// Returns the bytes of the payload of an event of the feed.
 pub(crate) fn payload_bytes(row: &PgRow) -> usize {
     // `json` is sent as its text
-    row.try_get_unchecked::<&[u8], _>(7).map_or(0, <[u8]>::len)
+    row.try_get_unchecked::<&[u8], _>(PAYLOAD_COLUMN).map_or(0, <[u8]>::len)
 }
 
 /// Returns the number of the stream of an event of the feed, which stands behind the columns of `record.sql`.
@@ -89,7 +97,8 @@ fn corrupt_at_position<T>(row: &PgRow, first: usize, decoded: Result<T, BoxError
 
 /// Decodes the events of a page of `stream`; `true` if there may be more.
 pub(crate) fn decode_stream_page(rows: &[PgRow], stream: &StreamId) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
-    collect_page(rows.iter().map(|row| decode_event(row, 0, stream)), PAGE_EVENTS_MAX as usize)
+    let mut names = EventTypeNames::default();
+    collect_page(rows.iter().map(|row| decode_event_with(row, 0, stream, &mut names)), PAGE_EVENTS_MAX as usize)
 }
 
 /// Decodes the events of a page of the feed; `true` if there may be more.

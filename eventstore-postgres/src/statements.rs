@@ -9,8 +9,8 @@ use sqlx::SqlStr;
 use crate::{pool::Query, record::PAGE_EVENTS_MAX, schema::Schema};
 
 /// Addresses and lengths of a text of `sql/` and of the text that fills its gap, and whether the statement also does what
-/// few calls need: lists the types of its events, counts tags, or ends a page at its bytes. Addresses, as to hash the texts at each append costs a
-/// microsecond.
+/// few calls need: lists the types of its events, counts tags, or ends a page at its bytes. Addresses, as to hash the texts
+/// at each append costs a microsecond.
 type Template = ((usize, usize), (usize, usize), bool);
 
 fn template(sql: &'static str, gap: &'static str, does_more: bool) -> Template {
@@ -126,21 +126,15 @@ impl Statements {
         more_columns: &'static str,
         end: PageEnd,
     ) -> Query<'static> {
-        let ends_at_bytes = end == PageEnd::AtBytes;
-        sqlx::query(self.get_or_fill(template(rows, order, ends_at_bytes), || match end {
-            PageEnd::AtBytes => page_text(rows, order, more_columns),
-            PageEnd::AtEvents => {
-                let (rows, more_columns) = (without_comments(rows), without_comments(more_columns));
-                format!("SELECT {{record}}{more_columns} FROM (\n{rows}\n) e ORDER BY {order}")
-            }
-        }))
+        let template = template(rows, order, end == PageEnd::AtBytes);
+        sqlx::query(self.get_or_fill(template, || page_text(rows, order, more_columns, end)))
     }
 
     /// Returns the statement that reads a snapshot and the first page of the events after it.
     pub(crate) fn read_from_snapshot(&self) -> Query<'static> {
         let (sql, rows) = (include_str!("sql/read_snapshot.sql"), include_str!("sql/read_after_snapshot.sql"));
         sqlx::query(self.get_or_fill(template(sql, rows, false), || {
-            without_comments(sql).replace("{page}", &page_text(rows, "version", ""))
+            without_comments(sql).replace("{page}", &page_text(rows, "version", "", PageEnd::AtBytes))
         }))
     }
 
@@ -157,7 +151,7 @@ impl Statements {
     fn page_of_tags(&self, sql: &'static str) -> Query<'static> {
         let rows = include_str!("sql/read_tagged_rows.sql");
         sqlx::query(self.get_or_fill(template(sql, rows, false), || {
-            without_comments(sql).replace("{page}", &page_text(rows, "position", ", e.stream_no"))
+            without_comments(sql).replace("{page}", &page_text(rows, "position", ", e.stream_no", PageEnd::AtBytes))
         }))
     }
 
@@ -248,9 +242,13 @@ fn hide_parameters(sql: &str) -> String {
 }
 
 /// Returns the text of a page of `rows`.
-fn page_text(rows: &str, order: &str, more_columns: &str) -> String {
+fn page_text(rows: &str, order: &str, more_columns: &str, end: PageEnd) -> String {
     let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
-    without_comments(include_str!("sql/page.sql"))
+    let page = match end {
+        PageEnd::AtEvents => "SELECT {record}{more_columns} FROM (\n{rows}\n) e ORDER BY {order}",
+        PageEnd::AtBytes => include_str!("sql/page.sql"),
+    };
+    without_comments(page)
         .replace("{rows}", &without_comments(rows))
         .replace("{more_columns}", &without_comments(more_columns))
         .replace("{order}", order)

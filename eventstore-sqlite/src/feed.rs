@@ -29,25 +29,13 @@ const SEARCH_POSITIONS_MAX: i64 = 8_192;
 #[async_trait]
 impl ReadFeed for SqliteEventStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        let store = self.clone();
         if filter.is_all() {
-            let load = move |(after, versions)| {
-                let store = store.clone();
-                async move {
-                    let load = move |connection: &Connection| load_page(connection, after, through, versions);
-                    store.readers().read(load).await
-                }
-            };
-            return read_pages(self.readers(), (after, FeedVersions::new(after)), load);
+            return read_pages(self, (after, FeedVersions::new(after)), move |connection, (after, versions)| {
+                load_page(connection, after, through, versions)
+            });
         }
-        let wanted = Arc::new(FilterParameters::new(filter));
-        read_pages(self.readers(), after, move |after| {
-            let (store, wanted) = (store.clone(), Arc::clone(&wanted));
-            async move {
-                let load = move |connection: &Connection| load_filtered_page(connection, after, through, &wanted);
-                store.readers().read(load).await
-            }
-        })
+        let wanted = FilterParameters::new(filter);
+        read_pages(self, after, move |connection, after| load_filtered_page(connection, after, through, &wanted))
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
@@ -78,15 +66,19 @@ impl ReadFeed for SqliteEventStore {
 
 /// Reads pages, one ahead if another connection than the one that writes reads them: a task that reads on that one would
 /// wait for the transaction of its reader.
-fn read_pages<C, F, P>(readers: &Readers, start: C, load: F) -> RecordStream<'static>
-where
-    C: Send + 'static,
-    F: Fn(C) -> P + Send + Sync + 'static,
-    P: Future<Output = Result<Page<C>, ReadError>> + Send + 'static,
-{
-    match readers {
-        Readers::Pooled(_) => paged_ahead(start, load),
-        Readers::OnWriter(_) => paged(start, load),
+fn read_pages<C: Send + 'static>(
+    store: &SqliteEventStore,
+    start: C,
+    load: impl Fn(&Connection, C) -> Result<Page<C>, QueryError> + Send + Sync + 'static,
+) -> RecordStream<'static> {
+    let (inner, load) = (Arc::clone(store.inner()), Arc::new(load));
+    let read_page = move |cursor| {
+        let (inner, load) = (Arc::clone(&inner), Arc::clone(&load));
+        async move { inner.readers().read(move |connection| load(connection, cursor)).await }
+    };
+    match store.readers() {
+        Readers::Pooled(_) => paged_ahead(start, read_page),
+        Readers::OnWriter(_) => paged(start, read_page),
     }
 }
 

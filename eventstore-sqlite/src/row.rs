@@ -125,7 +125,8 @@ impl EventDecoder {
     }
 
     fn stream(&mut self, row: &Row<'_>) -> Result<StreamId, BoxError> {
-        let (of_type, id, tenant_id) = (get_text(row, 5)?, get_text(row, 6)?, get_uuid(row, 11)?);
+        let columns @ [of_type, id, tenant] = [5, 6, 11];
+        let (of_type, id, tenant_id) = (get_text(row, of_type)?, get_text(row, id)?, get_uuid(row, tenant)?);
         let is_last = |last: &StreamId| {
             *last.aggregate_type() == of_type
                 && last.aggregate_id().as_str() == id
@@ -134,8 +135,7 @@ impl EventDecoder {
         if let Some(last) = self.last_stream.as_ref().filter(|last| is_last(last)) {
             return Ok(last.clone());
         }
-        let stream = StreamId::parse(of_type, id)?.with_tenant_id(tenant_id);
-        Ok(self.last_stream.insert(stream).clone())
+        Ok(self.last_stream.insert(get_stream(row, columns)?).clone())
     }
 
     fn decode(&mut self, row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
@@ -79,7 +79,7 @@ where
     F: Fn(C) -> P + Send + 'a,
     P: Future<Output = Result<Page<C>, ReadError>> + Send + 'a,
 {
-    stream::try_unfold(Some(start), move |from| {
+    let pages = stream::try_unfold(Some(start), move |from| {
         let page = from.map(&read_page);
         async move {
             match page {
@@ -87,10 +87,8 @@ where
                 None => Ok(None),
             }
         }
-    })
-    .map_ok(|events| stream::iter(events).map(Ok))
-    .try_flatten()
-    .boxed()
+    });
+    events_of(pages)
 }
 
 /// Turns page-wise reading into a stream, as [`paged`] does; a task reads the next page while the former one is consumed.
@@ -104,7 +102,7 @@ where
 {
     let read_page = Arc::new(read_page);
     let first: BoxFuture<'static, _> = Box::pin(read_page(start));
-    stream::try_unfold(Some(first), move |page| {
+    let pages = stream::try_unfold(Some(first), move |page| {
         let read_page = Arc::clone(&read_page);
         async move {
             let Some(page) = page else { return Ok(None) };
@@ -115,10 +113,12 @@ where
             });
             Ok(Some((events, ahead)))
         }
-    })
-    .map_ok(|events| stream::iter(events).map(Ok))
-    .try_flatten()
-    .boxed()
+    });
+    events_of(pages)
+}
+
+fn events_of<'a>(pages: impl Stream<Item = Result<Vec<RecordedEvent>, ReadError>> + Send + 'a) -> RecordStream<'a> {
+    pages.map_ok(|events| stream::iter(events).map(Ok)).try_flatten().boxed()
 }
 
 /// Turns a first page that is already read, and page-wise reading of the further ones, into a stream, as [`paged`]
@@ -162,4 +162,41 @@ pub fn collect_page<E>(
     }
     let has_more = events.len() >= events_max;
     Ok((events, has_more))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{sync::Notify, time::timeout};
+
+    use super::*;
+    use crate::domain::{name::Name, record::NewEvent, stream::StreamId};
+
+    fn event(number: u64) -> RecordedEvent {
+        let stream = StreamId::parse("Order", "1").unwrap();
+        NewEvent::new(Name::from_static("Noted"), 1, "{}").recorded_as(stream, number.into(), Some(number.into()))
+    }
+
+    #[tokio::test]
+    async fn one_page_is_read_ahead_and_no_more() {
+        let (begun, reads) = (Arc::new(Notify::new()), Arc::new(parking_lot::Mutex::new(Vec::new())));
+        let (notify, noted) = (Arc::clone(&begun), Arc::clone(&reads));
+        let mut records = paged_ahead(1, move |first| {
+            let (notify, noted) = (Arc::clone(&notify), Arc::clone(&noted));
+            async move {
+                noted.lock().push(first);
+                notify.notify_one();
+                Ok((vec![event(first), event(first + 1)], (first < 7).then_some(first + 2)))
+            }
+        });
+        assert!(reads.lock().is_empty(), "none before the first poll");
+        let first = records.try_next().await.unwrap().map(|record| record.version().get());
+        begun.notified().await;
+        timeout(Duration::from_secs(60), begun.notified()).await.expect("the second page is read ahead");
+        assert_eq!((first, &reads.lock()[..]), (Some(1), &[1, 3][..]));
+        let rest: Vec<_> = records.try_collect().await.unwrap();
+        let numbers: Vec<_> = rest.iter().map(|record| record.version().get()).collect();
+        assert_eq!((numbers, &reads.lock()[..]), ((2..=8).collect(), &[1, 3, 5, 7][..]));
+    }
 }

@@ -1,8 +1,8 @@
 //! Group commit: concurrent appends share statements.
 //!
 //! A caller that finds no leader becomes a leader and sends at once, in its own task, without a timer. Requests that
-//! arrive meanwhile queue up; the next statement takes them all. It is sent when the former one ends, or as soon as as
-//! many appends wait as that one holds: so this process prepares one statement while the server executes the other.
+//! arrive meanwhile queue up; the next statement takes them all. It is sent when the former one ends, or beside it once
+//! enough appends wait: so this process prepares one statement while the server executes the other.
 //!
 //! Invariant: while the queue is not empty, some task is a leader or is about to become one; a leader that is dropped, for
 //! any reason, hands leadership to a task that it spawns for the waiting requests, unless there is another leader. A
@@ -34,8 +34,8 @@ use crate::store_inner::StoreInner;
 
 /// The most statements that run at a time: two keep both this process and the server busy, and more would be smaller.
 const LEADERS_MAX: usize = 2;
-/// The number of waiting appends for which a second statement runs beside one with more: its own cost is small for each.
-const WAITING_APPENDS_MAX: usize = 16;
+/// The number of waiting appends that are always enough for a second statement: each bears a small part of its cost.
+const ENOUGH_APPENDS: usize = 16;
 /// The most appends in a statement.
 const BATCH_APPENDS_MAX: usize = 1_000;
 /// The most bytes in a statement of several appends, roughly; a larger append goes alone.
@@ -63,7 +63,7 @@ pub(crate) struct GroupCommit {
 /// |---|---|---|
 /// | no leader, empty | a request arrives | its caller leads and executes it |
 /// | led | a request arrives | led; the request is queued |
-/// | led by one that executes | as many appends wait as it executes | led by a spawned task too |
+/// | led by one that executes | as many appends wait as it executes, or [`ENOUGH_APPENDS`] | led by a spawned task too |
 /// | led | the caller's statements end | its leader is dropped |
 /// | led | the batch of a spawned leader ends within `STREAM_LOCK_WAIT` | led; the next batch, if the queue has one |
 /// | led | execution takes longer than `STREAM_LOCK_WAIT` | its leader is dropped, the execution goes on |
@@ -188,11 +188,10 @@ impl GroupCommit {
 }
 
 impl CommitQueue {
-    /// Returns `true` if a further statement may be sent now: none runs, or as many appends wait as one of those that run
-    /// holds.
+    /// Returns `true` if a statement with the waiting appends is to be sent now: none runs, or enough of them wait.
     fn needs_leader(&self) -> bool {
-        let is_due = self.waiting_appends >= self.executing.min(WAITING_APPENDS_MAX);
-        is_due && self.leaders < LEADERS_MAX && self.filling == 0 && !self.waiting.is_empty()
+        let has_enough = self.waiting_appends >= self.executing.min(ENOUGH_APPENDS);
+        has_enough && self.leaders < LEADERS_MAX && self.filling == 0 && !self.waiting.is_empty()
     }
 
     /// Moves as many requests as fit into the batch.
@@ -357,7 +356,51 @@ fn approximate_bytes(append: &Append) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use eventbus::{ExpectedVersion, Name, StreamId};
+
     use super::*;
+    use crate::{PgEventStore, PgEventStoreConfig};
+
+    fn request(id: &str) -> AppendRequest {
+        let events = vec![NewEvent::new(Name::from_static("Placed"), 1, "{}")];
+        let stream = StreamId::parse("Order", id).unwrap();
+        let mut request = AppendRequest { appends_max: 1, ..AppendRequest::default() };
+        request.push(0, Append { stream, expected: ExpectedVersion::Any, events });
+        request
+    }
+
+    #[tokio::test]
+    async fn a_second_statement_does_not_wait_for_the_end_of_the_first() {
+        let database_url = eventbus_test::postgres_url().to_owned();
+        let schema = eventbus_test::unique_name("store");
+        let config = PgEventStoreConfig { database_url, schema, ..PgEventStoreConfig::default() };
+        let store = PgEventStore::connect_with(config).await.unwrap();
+        let group = store.group_commit();
+        let (first, _) = group.admit(request("first")).await;
+        let (first_leader, _) = group.enqueue_or_lead(first).expect("it leads");
+        let (second, mut answers) = group.admit(request("second")).await;
+        assert!(group.enqueue_or_lead(second).is_none(), "a task leads");
+        let (_, answer) = answers.pop().unwrap();
+        timeout(Duration::from_secs(60), answer).await.expect("it waits for the first").unwrap().unwrap();
+        drop(first_leader);
+        let all_resigned = async {
+            while group.queue.lock().leaders > 0 {
+                yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), all_resigned).await.expect("a leader is left");
+        let counts = {
+            let queue = group.queue.lock();
+            (queue.executing, queue.filling, queue.waiting_appends)
+        };
+        assert_eq!(counts, (0, 0, 0));
+        let drop = store.inner().statements().schema().fill_placeholders("DROP SCHEMA {schema} CASCADE");
+        let mut connection =
+            <sqlx::PgConnection as sqlx::Connection>::connect(eventbus_test::postgres_url()).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(drop)).execute(&mut connection).await.unwrap();
+    }
 
     #[test]
     fn a_second_statement_waits_for_as_many_appends_as_the_first_holds() {

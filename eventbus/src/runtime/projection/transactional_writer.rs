@@ -258,8 +258,8 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         self.check_tables(&mut *transaction).await
     }
 
-    /// Decides whether a failure is that of these events: a fault of the server, or one after the lease was lost, is not. Checks
-    /// the lease by a move of the checkpoint to where it is, in a transaction that it drops.
+    /// Decides whether a failure is that of these events: a fault of the server, or one after the lease was lost, is not.
+    /// Checks the lease by a move of the checkpoint to where it is, in a transaction that it drops.
     async fn confirm_ownership(
         &self,
         failed: Range<usize>,
