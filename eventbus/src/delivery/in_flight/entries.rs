@@ -39,16 +39,38 @@ pub struct InFlight {
     /// state.
     work: Notify,
     /// Wakes the bus if dispositions are ready to persist.
-    outbox: Notify,
+    outbox: BusSignal,
     /// Wakes the bus if there may be room again.
-    room: Notify,
+    room: BusSignal,
     /// Wakes the bus if entries may be due.
-    due: Notify,
+    due: BusSignal,
     /// The group and its subscribers, set by [`run_workers`](super::run_workers).
     group: OnceLock<(Name, Subscribers)>,
     /// Set while workers handle entries.
     is_worked: AtomicBool,
     worker_slots: WorkerSlots,
+}
+
+/// Wakes one task of the bus.
+#[derive(Debug, Default)]
+struct BusSignal {
+    notify: Notify,
+    /// Set while the task waits, or if it gave up waiting.
+    is_awaited: AtomicBool,
+}
+
+impl BusSignal {
+    async fn notified(&self) {
+        self.is_awaited.store(true, Ordering::Release);
+        self.notify.notified().await;
+        self.is_awaited.store(false, Ordering::Release);
+    }
+
+    /// Returns `true` if the task may have waited.
+    fn notify(&self) -> bool {
+        self.notify.notify_one();
+        self.is_awaited.load(Ordering::Acquire)
+    }
 }
 
 impl InFlight {
@@ -58,7 +80,7 @@ impl InFlight {
     /// A consumer reads ahead what its workers finish in about a tenth of a second, at the pace that was measured last,
     /// and two entries for each worker at first.
     pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
-        let (work, outbox, room, due) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
+        let (work, outbox, room, due) = Default::default();
         let state = Mutex::new(InFlightState::new(clock.clone(), DEFAULT_MAX_WAITING));
         let bounds = Bounds { entries: entries.max(1), bytes };
         let (group, is_worked, worker_slots) = (OnceLock::new(), AtomicBool::new(false), WorkerSlots::default());
@@ -115,28 +137,26 @@ impl InFlight {
 
     /// Changes the state, and wakes the tasks of the bus that this concerns.
     fn update<T>(&self, change: impl FnOnce(&mut InFlightState, Instant) -> T) -> T {
+        self.update_and_wake(change).0
+    }
+
+    /// As [`update`](Self::update); returns also `true` if a task was woken.
+    fn update_and_wake<T>(&self, change: impl FnOnce(&mut InFlightState, Instant) -> T) -> (T, bool) {
         let now = self.clock.instant();
         let mut state = self.state.lock();
         let changed = change(&mut state, now);
-        self.notify_waiters(state);
-        changed
+        (changed, self.notify_waiters(state))
     }
 
     /// Wakes the tasks of the bus that the changed state concerns, and logs if the waiting limit was reached or
-    /// cleared.
-    fn notify_waiters(&self, mut state: MutexGuard<'_, InFlightState>) {
+    /// cleared. Returns `true` if a task was woken.
+    fn notify_waiters(&self, mut state: MutexGuard<'_, InFlightState>) -> bool {
         let (has_more, has_room) = (state.unwritten() > 0, state.room(0, self.bounds) > 0);
         let (has_due, crowding) = (state.due_room(self.bounds) > 0, state.take_limit_change());
         drop(state); // before waking: a woken task locks the state at once
-        if has_more {
-            self.outbox.notify_one();
-        }
-        if has_room {
-            self.room.notify_one();
-        }
-        if has_due {
-            self.due.notify_one();
-        }
+        let mut has_woken = has_more && self.outbox.notify();
+        has_woken |= has_room && self.room.notify();
+        has_woken |= has_due && self.due.notify();
         let group = self.group.get().map(|(group, _)| tracing::field::display(group));
         match crowding {
             Some(WaitingLimit::Reached) => {
@@ -152,6 +172,7 @@ impl InFlight {
             }
             None => {}
         }
+        has_woken
     }
 
     /// Sets whether more new entries can be read at once. As long as they can, workers run retries only now and then,
@@ -209,7 +230,7 @@ impl InFlight {
     /// Adds an entry that becomes a dead letter at once: it is no event, or it used up its attempts before.
     pub fn add_dead_letter(&self, id: MessageId, attempts: DeliveryAttempts) {
         if self.state.lock().add_dead_letter(id, attempts) {
-            self.outbox.notify_one();
+            self.outbox.notify();
         }
     }
 
@@ -323,7 +344,7 @@ impl InFlight {
             // the task of a suspect that begins keeps all other deliveries of the bus waiting
             is_starting || state.has_work()
         });
-        self.room.notify_one();
+        self.room.notify();
         if has_work {
             self.work.notify_waiters();
         }
@@ -338,7 +359,7 @@ impl InFlight {
     /// As [`nack_idle`](Self::nack_idle), for the entries that `which` selects.
     pub fn nack_idle_if(&self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
         let nacked = self.update(|state, _| state.nack_idle_if(which));
-        self.room.notify_one();
+        self.room.notify();
         self.work.notify_waiters();
         nacked
     }
@@ -379,13 +400,18 @@ impl InFlight {
         context.workers().saturating_add(context.subscribers.without_slot(&context.group)).min(self.bounds.entries)
     }
 
-    /// Takes the next entry for a worker.
-    pub(super) fn take(&self, context: &GroupContext, worker: &Arc<Notify>, handlers: &GroupHandlers) -> NextJob {
+    /// Takes the next entry for a worker. Returns also `true` if a task of the bus was woken.
+    pub(super) fn take(
+        &self,
+        context: &GroupContext,
+        worker: &Arc<Notify>,
+        handlers: &GroupHandlers,
+    ) -> (NextJob, bool) {
         if handlers.current.is_empty() {
-            return NextJob::Idle(None);
+            return (NextJob::Idle(None), false);
         }
         let workers = self.workers(context);
-        self.update(|state, now| {
+        self.update_and_wake(|state, now| {
             let slot = if state.startable() > 0 { self.worker_slots.take(workers) } else { None };
             state.next_job(worker, slot, workers, now, self.bounds)
         })
@@ -409,8 +435,9 @@ impl InFlight {
         }
     }
 
-    pub(super) fn record_outcome(&self, number: u64, outcome: Outcome, context: &GroupContext) {
-        self.update(|state, now| state.record_outcome(number, outcome, &context.retry, now));
+    /// Returns `true` if a task of the bus was woken.
+    pub(super) fn record_outcome(&self, number: u64, outcome: Outcome, context: &GroupContext) -> bool {
+        self.update_and_wake(|state, now| state.record_outcome(number, outcome, &context.retry, now)).1
     }
 
     /// Returns the next suspect that may run.
@@ -422,7 +449,7 @@ impl InFlight {
     pub(super) fn note_start(&self, number: u64, is_alone: bool) -> bool {
         let is_noted = self.state.lock().note_start(number, is_alone);
         if is_noted {
-            self.outbox.notify_one();
+            self.outbox.notify();
         }
         is_noted
     }

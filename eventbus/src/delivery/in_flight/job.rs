@@ -9,14 +9,14 @@ use super::{
 };
 use crate::{delivery::dispatch, port::delivery::Delivery};
 
-/// Runs the handlers for an entry, until they end or the entry is released.
+/// Runs the handlers for an entry, until they end or the entry is released. Returns `true` if a task of the bus was woken.
 pub(super) async fn handle(
     in_flight: &InFlight,
     job: Job,
     context: &GroupContext,
     handlers: &GroupHandlers,
     taken_over: &Notify,
-) {
+) -> bool {
     let attempt = job.attempts.attempts.saturating_add(1);
     let delivery = Delivery::new(job.record, context.group.clone()).with_attempt(attempt).with_message_id(job.id);
     context.counters.events_consumed(1);
@@ -25,8 +25,8 @@ pub(super) async fn handle(
     let outcome = tokio::select! {
         biased; // a run that has ended counts, also if its entry is released at the same moment
         outcome = handling => outcome,
-        () = in_flight.until_taken_over(taken_over, job.number) => return,
+        () = in_flight.until_taken_over(taken_over, job.number) => return false,
     };
     outcome.count_in(&context.counters);
-    in_flight.record_outcome(job.number, outcome, context);
+    in_flight.record_outcome(job.number, outcome, context)
 }

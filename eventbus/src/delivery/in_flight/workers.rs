@@ -49,6 +49,15 @@ pub async fn run_workers(in_flight: &Arc<InFlight>, context: &GroupContext, stop
     in_flight.end_work();
 }
 
+/// An entry to handle, and what its worker holds meanwhile.
+struct NextRun {
+    job: Job,
+    /// Set if taking the entry woke a task of the bus.
+    has_woken: bool,
+    _beside: RunGuard,
+    _slot: WorkerSlot,
+}
+
 /// A task that handles entries one after the other.
 struct Worker {
     in_flight: Arc<InFlight>,
@@ -60,20 +69,19 @@ impl Worker {
     async fn run(&self) {
         let taken_over = Arc::new(Notify::new());
         let mut handlers = GroupHandlers::new(&self.context);
-        while let Some((job, _running)) = self.next_job(&taken_over, &mut handlers).await {
-            // taking the entry woke tasks that wait behind this one: they run before a handler that may block the
-            // thread
-            tokio::task::yield_now().await;
-            handle(&self.in_flight, job, &self.context, &handlers, &taken_over).await;
+        let mut has_woken = false;
+        while let Some(next) = self.next_job(&taken_over, &mut handlers).await {
+            has_woken |= next.has_woken;
+            if has_woken {
+                // the woken task may wait behind this one: it runs before a handler that may block the thread
+                tokio::task::yield_now().await;
+            }
+            has_woken = handle(&self.in_flight, next.job, &self.context, &handlers, &taken_over).await;
         }
     }
 
-    /// Returns the next entry to handle, and the guards to hold meanwhile; `None` once stopped.
-    async fn next_job(
-        &self,
-        worker: &Arc<Notify>,
-        handlers: &mut GroupHandlers,
-    ) -> Option<(Job, (RunGuard, WorkerSlot))> {
+    /// Returns the next entry to handle; `None` once stopped.
+    async fn next_job(&self, worker: &Arc<Notify>, handlers: &mut GroupHandlers) -> Option<NextRun> {
         let mut lacks_slot = false;
         loop {
             if self.stop.is_stopped() {
@@ -89,8 +97,9 @@ impl Worker {
             handlers.refresh(&self.context);
             // before taking an entry: while a suspect runs alone, an entry that no worker has taken can be nacked
             let beside = self.stop.run_until_stopped(self.context.run_lock.shared()).await?;
-            let (due, no_slot) = match self.in_flight.take(&self.context, worker, handlers) {
-                NextJob::Work(job, slot) => return Some((job, (beside, slot))),
+            let (next, has_woken) = self.in_flight.take(&self.context, worker, handlers);
+            let (due, no_slot) = match next {
+                NextJob::Work(job, slot) => return Some(NextRun { job, has_woken, _beside: beside, _slot: slot }),
                 NextJob::Idle(due) => (due, false),
                 NextJob::NoSlot(due) => (due, true),
             };

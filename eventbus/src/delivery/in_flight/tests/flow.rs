@@ -22,6 +22,33 @@ async fn entries_of_one_aggregate_run_in_order_while_others_flow() {
     bench.stop().await;
 }
 
+/// The handler of the next entry may block the thread.
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_waits_for_outcomes_takes_one_before_the_next_entry_runs() {
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let handled = Arc::clone(&steps);
+    let handler = RecordingHandler::new(move |number| {
+        handled.lock().unwrap().push(format!("handled {number}"));
+        Ok(())
+    });
+    let bench = Bench::new([handler.subscriber("one").with_options(options(None, None, Some(1)))]);
+    let (in_flight, taken) = (Arc::clone(&bench.in_flight), Arc::clone(&steps));
+    let bus = tokio::spawn(async move {
+        loop {
+            in_flight.disposed().await;
+            for disposed in in_flight.take_disposed() {
+                taken.lock().unwrap().push(format!("took {}", disposed.id));
+                in_flight.release([&disposed.id]);
+            }
+        }
+    });
+    run_ready_tasks().await;
+    bench.add([entry("a", 1), entry("b", 2)]);
+    run_ready_tasks().await;
+    bus.abort();
+    assert_eq!(*steps.lock().unwrap(), ["handled 1", "took 1-0", "handled 2", "took 2-0"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_aggregate_of_two_types_is_two() {
     let handler = RecordingHandler::held();
