@@ -257,6 +257,7 @@ pub mod store {
         Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError,
         MissingEvent, MultiStreamAppends, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
         boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead, FURTHER_TAGS},
+        feed_end::FeedEnd,
         multi_stream_append::{
             Handled, HandledCommand, HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome,
         },

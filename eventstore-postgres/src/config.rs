@@ -57,7 +57,8 @@ pub struct PgEventStoreConfig {
     pub max_transactions: u32,
     /// Set if the store notifies stores in other processes of its appends, and listens to theirs, so that readers need
     /// not wait for their next poll; takes one more connection, which a pooler in between must not share (`LISTEN`).
-    /// Default true.
+    /// Stores that listen poll every 5 seconds at rest, others every 250 ms: if one store of a database does not
+    /// notify, the others may see its events that much later. Default true.
     pub notify: bool,
     /// The time limit of waiting for a different process that migrates the tables or sets up those of a projection, and of
     /// waiting for a table that a step of the migration changes; default 5 min.

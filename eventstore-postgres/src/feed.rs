@@ -12,7 +12,7 @@ use eventbus::{
     Position, RecordedEvent, StreamId, Version,
     event::Tag,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
-    store::{Boundary, BoundaryCondition},
+    store::{Boundary, BoundaryCondition, FeedEnd},
     support::{FeedVersions, PAGE_BYTES, Page, paged_ahead},
 };
 use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow};
@@ -50,9 +50,15 @@ impl ReadFeed for PgEventStore {
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
+        Ok(self.feed_end().await?.head)
+    }
+
+    async fn feed_end(&self) -> Result<FeedEnd, ReadError> {
         let query = self.inner().statements().query(include_str!("sql/head.sql"));
-        let head: Option<i64> = fetch_value(self.inner(), query).await?;
-        Ok(head.map_or(Position::START, |head| Position::new(u64::try_from(head).unwrap_or(0))))
+        let row = fetch_row(self.inner(), query).await?;
+        let head: Option<i64> = row.try_get(0).map_err(unreadable_answer)?;
+        let head = head.map_or(Position::START, |head| Position::new(u64::try_from(head).unwrap_or(0)));
+        Ok(FeedEnd { head, has_open_appends: row.try_get(1).map_err(unreadable_answer)? })
     }
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
@@ -105,9 +111,13 @@ async fn fetch_value<T>(inner: &StoreInner, query: Query<'_>) -> Result<T, ReadE
 where
     T: for<'r> Decode<'r, Postgres> + Type<Postgres>,
 {
+    fetch_row(inner, query).await?.try_get(0).map_err(unreadable_answer)
+}
+
+/// Fetches the only row of an answer.
+async fn fetch_row(inner: &StoreInner, query: Query<'_>) -> Result<PgRow, ReadError> {
     let rows = inner.connections().fetch_all(query).await?;
-    let row = rows.first().ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
-    row.try_get(0).map_err(unreadable_answer)
+    rows.into_iter().next().ok_or_else(|| ReadError::Unavailable("no answer".into()))
 }
 
 /// Counts the events that have wanted tags.

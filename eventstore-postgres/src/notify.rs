@@ -21,7 +21,12 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::{config::PgEventStoreConfig, connector::Connector, schema::Schema, statement_error::NoAnswerWithin};
+use crate::{
+    config::PgEventStoreConfig,
+    connector::Connector,
+    schema::Schema,
+    statement_error::{NoAnswerWithin, StatementError},
+};
 
 /// The least time between two notifications; the second covers all appends in between.
 const NOTIFY_INTERVAL_MIN: Duration = Duration::from_millis(20);
@@ -48,10 +53,45 @@ impl AppendNotifier {
         self.local_appends.send_modify(|_| {});
     }
 
+    /// Lets readers poll, here and in other processes: a transaction of the application has appended, and only its
+    /// owner sees it commit.
+    pub(crate) fn notify_begun(&self) {
+        self.signal.notify_begun();
+        self.local_appends.send_modify(|_| {});
+    }
+
+    /// Returns a guard for a statement that may store events: if its caller goes away before the answer, no one else
+    /// notifies of them.
+    pub(crate) const fn sent(&self) -> SentAppend<'_> {
+        SentAppend(Some(self))
+    }
+
     /// Ends the task, and waits for its end.
     pub(crate) async fn close(&self) {
         self.is_closed.send_replace(true);
         self.is_closed.closed().await;
+    }
+}
+
+/// A statement that may store events. Dropping it notifies; see [`end`](Self::end).
+#[must_use]
+pub(crate) struct SentAppend<'a>(Option<&'a AppendNotifier>);
+
+impl SentAppend<'_> {
+    /// Ends the guard: the answer shows whether to notify. Without an answer the statement may still store events,
+    /// after its append has failed: this notifies.
+    pub(crate) fn end<T>(mut self, answer: &Result<T, StatementError>) {
+        if !matches!(answer, Err(StatementError::NoAnswer(_))) {
+            self.0 = None;
+        }
+    }
+}
+
+impl Drop for SentAppend<'_> {
+    fn drop(&mut self) {
+        if let Some(append_notifier) = self.0 {
+            append_notifier.notify();
+        }
     }
 }
 
@@ -65,7 +105,7 @@ impl AppendNotifier {
 /// | listening | own notification | listening |
 /// | listening | this store appended, [`NOTIFY_INTERVAL_MIN`] after the last `NOTIFY` | listening: `NOTIFY` is sent |
 /// | listening | no event for [`PING_AFTER_SILENCE`] | listening: the connection answers a ping |
-/// | listening | connection lost, or no answer in time | backoff from the first delay; a failed `NOTIFY` stays due |
+/// | listening | connection lost, or no answer in time | backoff from the first delay: readers wake, and poll more often; a failed `NOTIFY` stays due |
 /// | backoff | the delay is over | connecting; the next delay is twice as long, up to 30 s |
 /// | any | the store or the application's pool is closed, or the store's last clone is dropped | ended |
 pub(crate) struct NotifyTask {
@@ -76,6 +116,22 @@ pub(crate) struct NotifyTask {
     connect_timeout: Duration,
     answer_timeout: Duration,
     append_notifier: Weak<AppendNotifier>,
+}
+
+/// The time in which the task listens. Ends also if the task is aborted or panics: readers would poll too seldom.
+struct Listening<'a>(&'a NotifyTask);
+
+impl<'a> Listening<'a> {
+    fn begin(task: &'a NotifyTask) -> Self {
+        task.set_listening(true);
+        Self(task)
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.0.set_listening(false);
+    }
 }
 
 impl NotifyTask {
@@ -115,7 +171,8 @@ impl NotifyTask {
         let mut backoff = BackoffTimer::new(RECONNECT_BACKOFF);
         loop {
             let mut is_connected = false;
-            let Err(error) = self.run_connected(&mut local_appends, &mut is_connected).await else { return };
+            let ended = self.run_connected(&mut local_appends, &mut is_connected).await;
+            let Err(error) = ended else { return };
             if matches!(error, sqlx::Error::PoolClosed) {
                 return;
             }
@@ -136,8 +193,8 @@ impl NotifyTask {
     ) -> Result<(), sqlx::Error> {
         let mut listener = self.connect_listener().await?;
         *is_connected = true;
-        // notifications sent while it was not connected are lost
-        self.wake_readers();
+        // readers wake: notifications sent while it was not connected are lost
+        let _listening = Listening::begin(self);
         let mut next = Instant::now();
         loop {
             // one connection for all: `select!` drops the pending receive before a branch sends on it
@@ -186,10 +243,32 @@ impl NotifyTask {
         timeout(self.answer_timeout, answer).await.map_err(late)?
     }
 
+    /// Tells the readers in this process whether it listens to other stores, and wakes them.
+    fn set_listening(&self, is_listening: bool) {
+        if let Some(append_notifier) = self.append_notifier.upgrade() {
+            append_notifier.signal.set_hears_all(is_listening);
+        }
+    }
+
     /// Wakes the readers in this process.
     fn wake_readers(&self) {
         if let Some(append_notifier) = self.append_notifier.upgrade() {
             append_notifier.signal.notify();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_statement_without_an_answer_wakes_readers() {
+        let append_notifier = AppendNotifier::default();
+        let mut watch = append_notifier.signal.watch();
+        append_notifier.sent().end(&Ok(()));
+        assert!(timeout(Duration::ZERO, watch.appended()).await.is_err());
+        append_notifier.sent().end::<()>(&Err(StatementError::NoAnswer("connection broken".into())));
+        assert!(timeout(Duration::ZERO, watch.appended()).await.is_ok());
     }
 }

@@ -281,6 +281,7 @@ impl PgEventStore {
     /// The store wakes readers after the commit of a transaction of a handler or projection, or of one that
     /// [`begin_transaction`](Self::begin_transaction) began; after the commit of your own, call
     /// `store.appended().notify()` to wake readers in this process, otherwise they find the events at their next poll.
+    /// All readers poll every 250 ms until the transaction ends.
     /// If the future is dropped before it ends, the events may or may not be in the transaction: roll it back.
     ///
     /// # Errors
@@ -311,7 +312,11 @@ impl PgEventStore {
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
         let append = Append { stream: stream.clone(), expected, events };
-        append_in_transaction(&self.inner, connection, append).await
+        let appended = append_in_transaction(&self.inner, connection, append).await;
+        if appended.is_ok() {
+            self.inner.append_notifier().notify_begun();
+        }
+        appended
     }
 
     /// Returns the append of any process that has been open the longest; `None` if no append is open.

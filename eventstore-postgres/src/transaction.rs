@@ -145,11 +145,10 @@ impl PgTransaction {
         if self.is_late() {
             return Err(timed_out.into());
         }
+        let sent = has_appended.then(|| self.store.append_notifier().sent());
         let committed = timeout_at(self.deadline, self.inner.commit()).await;
-        // also if the outcome is unknown: readers that poll for no reason do no harm
-        if has_appended {
-            self.store.append_notifier().notify();
-        }
+        // notifies, also if the outcome is unknown: readers that poll for no reason do no harm
+        drop(sent);
         Ok(committed.map_err(|_| timed_out)??)
     }
 

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
 mod common;
+#[path = "cost/idle.rs"]
+mod idle;
 
 use common::{add, connect, event, events, feed, read, run, stream, within};
 use eventbus::{

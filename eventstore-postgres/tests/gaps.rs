@@ -4,14 +4,20 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{TestDatabase, TestSchema, add, blocked_backend, feed, open, run, stream, within};
 use eventbus::{
-    ExpectedVersion, Name, NewEvent, Position,
+    ExpectedVersion, Follow, Name, NewEvent, Position,
     port::{AppendEvents as _, FeedFilter, ReadFeed as _},
+    testkit::ManualClock,
 };
 use eventstore_postgres::PgEventStore;
 use futures_util::TryStreamExt as _;
 use sqlx::PgConnection;
+
+/// The longest pause of a reader while an append is open, and that at rest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
 
 /// An event type whose append waits at commit, after its position is drawn, until the holder releases the lock.
 const SLOW: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -210,4 +216,68 @@ async fn filters_find_what_is_far_apart() {
     assert_eq!(read, wanted);
     let count = async |filter| store.count_events(Position::START, Position::new(u64::MAX), filter).await.unwrap();
     assert_eq!((count(&rare).await, count(&FeedFilter::all()).await), (3, 5));
+}
+
+/// The second append commits and notifies while the first is open, which then is rolled back without a notification.
+#[tokio::test]
+async fn a_reader_soon_finds_what_a_roll_back_lets_it_see() {
+    let mut slow = Slow::new().await;
+    let (reader, clock) = (open(slow.schema.config()).await, ManualClock::new());
+    let watch = reader.appended().watch();
+    within(async {
+        while !watch.hears_all() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    let mut following = Follow::new(reader).clock(clock.clone()).start();
+    let writer = slow.store.clone();
+    let doomed = tokio::spawn(async move { writer.append(&stream(), ExpectedVersion::Any, of_type("Doomed")).await });
+    blocked_backend(&mut slow.watcher, slow.schema.name()).await;
+    let other = open(slow.schema.config()).await;
+    let added = add(&other, &stream(), 1).await;
+    let mut found = tokio::spawn(async move { (following.try_next().await.unwrap(), following) });
+    // longer than it takes to be at rest
+    for _ in 0..40 {
+        let pause = clock.wait_for_sleeper(Duration::ZERO).await;
+        assert!(pause <= PAUSES[0], "{pause:?}, with an open append");
+        clock.advance(pause);
+    }
+    run(&mut slow.holder, LET_GO).await;
+    within(doomed).await.unwrap().unwrap_err();
+    let (event, mut following) = loop {
+        tokio::select! {
+            found = &mut found => break found.unwrap(),
+            pause = clock.wait_for_sleeper(Duration::ZERO) => {
+                assert!(pause <= PAUSES[0], "{pause:?}, before the event is found");
+                clock.advance(pause);
+            }
+        }
+    };
+    assert_eq!(event.as_ref(), added.first());
+    // no append is open: the sequence stays ahead of the last event, if one drew the last position
+    let next = tokio::spawn(async move { following.try_next().await });
+    within(common::at_rest(&clock, PAUSES[1])).await;
+    next.abort();
+}
+
+/// A statement of a caller that goes away may store events, of which no answer tells.
+#[tokio::test]
+async fn a_caller_that_goes_away_wakes_the_readers() {
+    let mut held = common::held::Held::new().await;
+    let store = open(held.schema.config()).await;
+    let mut watch = store.appended().watch();
+    within(async {
+        while !watch.hears_all() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    within(watch.appended()).await;
+    let (writer, target) = (store.clone(), held.stream.clone());
+    let append = tokio::spawn(async move { add(&writer, &target, 1).await });
+    held.blocked().await;
+    append.abort();
+    within(watch.appended()).await;
+    held.release().await;
 }

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use common::{TestDatabase, add, events, open, stream, within};
 use eventbus::{
-    EventId, ExpectedVersion, Name, Position, StreamId,
+    EventId, ExpectedVersion, Follow, Name, Position, StreamId,
     port::{EventStore as _, FromTransaction, Leases as _, ReadFeed as _, Transaction},
+    testkit::ManualClock,
 };
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
+use futures_util::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, postgres::PgListener};
 
 const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
@@ -46,13 +48,22 @@ impl Place {
 
     /// Kills the listening connections, and waits until they are gone.
     async fn kill(&mut self) {
-        let kill = LISTENING.replace("count(*)", "pid") + " AND pg_terminate_backend(pid)";
+        // materialized: the server could end backends before it compares their databases
+        let listening = LISTENING.replace("count(*)", "pid");
+        let kill = format!("WITH l AS MATERIALIZED ({listening}) SELECT pid FROM l WHERE pg_terminate_backend(pid)");
         let killed: Vec<i32> = sqlx::query_scalar(AssertSqlSafe(kill)).fetch_all(&mut self.watcher).await.unwrap();
         assert_ne!(killed, [0_i32; 0]);
         let alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY ($1)";
         let mut alive =
             async || -> i64 { sqlx::query_scalar(alive).bind(&killed).fetch_one(&mut self.watcher).await.unwrap() };
         within(async { while alive().await > 0 {} }).await;
+    }
+
+    /// Lets the server accept or refuse new connections to the database.
+    async fn allow_connections(&self, is_allowed: bool) {
+        let mut admin = common::connect(eventbus_test::postgres_url()).await;
+        let name = self.database.name();
+        common::run(&mut admin, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {is_allowed}")).await;
     }
 
     /// Waits until `count` connections listen.
@@ -119,6 +130,29 @@ async fn an_append_before_a_checkpoint_moves_wakes_the_readers() {
         transaction.commit().await.unwrap();
         within(watch.appended()).await;
     }
+}
+
+/// A lease whose row a transaction holds is left out, and delays no other.
+#[tokio::test]
+async fn leases_are_renewed_together_without_a_wait() {
+    let place = Place::new().await;
+    let store = place.store(false).await;
+    let (owner, mut leases) = (Name::from_static("owner"), Vec::new());
+    for role in ["one", "two", "three"].map(Name::from_static) {
+        // expires at once
+        leases.push(store.acquire_lease(&role, &owner, Duration::ZERO).await.unwrap().unwrap());
+    }
+    let renewed = async || within(store.renew_leases(&leases, LONG)).await.unwrap();
+    let mut transaction = begin(&store).await;
+    assert!(transaction.advance(&leases[1], Position::START, Position::new(1)).await.unwrap());
+    assert_eq!(renewed().await, [true, false, true]);
+    assert_eq!(store.lease_of(&leases[0].role).await.unwrap().as_ref(), Some(&leases[0]), "it does not expire");
+    assert_eq!(store.lease_of(&leases[1].role).await.unwrap(), None);
+    transaction.commit().await.unwrap();
+    assert_eq!(renewed().await, [true; 3]);
+    store.seize_lease(&leases[2].role, &owner, LONG).await.unwrap();
+    assert_eq!(renewed().await, [true, true, false]);
+    assert!(store.renew_leases(&[], LONG).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -198,6 +232,79 @@ async fn a_listener_that_is_killed_comes_back() {
     }
     place.listen(2).await;
     assert!(wakes(&writer, &reader, LONG).await);
+}
+
+/// While it cannot listen, a reader polls as often as one of a store that never listens.
+#[tokio::test]
+async fn a_reader_polls_often_until_its_store_listens_again() {
+    const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
+    let mut place = Place::new().await;
+    let (store, clock) = (place.store(true).await, ManualClock::new());
+    let mut following = Follow::new(store).clock(clock.clone()).start();
+    let next = tokio::spawn(async move { following.try_next().await });
+    within(common::at_rest(&clock, PAUSES[1])).await;
+    place.listen(1).await;
+    place.allow_connections(false).await;
+    place.kill().await;
+    // at once: the clock stands still
+    let is_slow = async || clock.wait_for_sleeper(Duration::ZERO).await > PAUSES[0];
+    within(async {
+        while is_slow().await {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    for _ in 0..40 {
+        let pause = clock.wait_for_sleeper(Duration::ZERO).await;
+        assert!(pause <= PAUSES[0], "{pause:?}");
+        clock.advance(pause);
+    }
+    place.allow_connections(true).await;
+    within(common::at_rest(&clock, PAUSES[1])).await;
+    next.abort();
+}
+
+/// No store sees the commit of a transaction of the application; readers at rest, here and elsewhere, find its events
+/// as soon as busy ones.
+#[tokio::test]
+async fn readers_poll_often_while_a_transaction_of_the_application_is_open() {
+    const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
+    let place = Place::new().await;
+    let store = place.store(true).await;
+    for reader in [store.clone(), place.store(true).await] {
+        let clock = ManualClock::new();
+        let head = reader.head().await.unwrap();
+        let mut following = Follow::new(reader).after(head).clock(clock.clone()).start();
+        let mut found = tokio::spawn(async move { following.try_next().await });
+        within(common::at_rest(&clock, PAUSES[1])).await;
+        let mut connection = place.database.connection().await;
+        common::run(&mut connection, "BEGIN").await;
+        let added = store.append_in(&mut connection, &stream(), ExpectedVersion::Any, events(1)).await.unwrap();
+        // the clock stands still
+        let is_slow = async || clock.wait_for_sleeper(Duration::ZERO).await > PAUSES[0];
+        within(async {
+            while is_slow().await {
+                tokio::task::yield_now().await
+            }
+        })
+        .await;
+        for _ in 0..40 {
+            let pause = clock.wait_for_sleeper(Duration::ZERO).await;
+            assert!(pause <= PAUSES[0], "{pause:?}, with an open append");
+            clock.advance(pause);
+        }
+        common::run(&mut connection, "COMMIT").await;
+        let found = loop {
+            tokio::select! {
+                found = &mut found => break found.unwrap().unwrap(),
+                pause = clock.wait_for_sleeper(Duration::ZERO) => {
+                    assert!(pause <= PAUSES[0], "{pause:?}, before the event is found");
+                    clock.advance(pause);
+                }
+            }
+        };
+        assert_eq!(found.as_ref(), added.first());
+    }
 }
 
 #[tokio::test]

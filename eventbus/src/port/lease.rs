@@ -52,6 +52,17 @@ pub trait Leases: Send + Sync {
     /// [`LeaseError`] if the store cannot be reached; the lease may be renewed all the same.
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError>;
 
+    /// Renews many leases for `ttl` from now on, in one request, as far as that needs no waiting. Returns for each, in
+    /// order, whether it was renewed; [`renew_lease`](Self::renew_lease) tells about the others: a lease may have
+    /// passed on, or a transaction may hold its row. The provided body renews none.
+    ///
+    /// # Errors
+    /// [`LeaseError`], with the role of one of them, if the store cannot be reached; the leases may be renewed all the
+    /// same.
+    async fn renew_leases(&self, leases: &[Lease], _ttl: Duration) -> Result<Vec<bool>, LeaseError> {
+        Ok(vec![false; leases.len()])
+    }
+
     /// Releases a lease, so that the next owner need not wait; has no effect on one that was acquired again since.
     ///
     /// # Errors

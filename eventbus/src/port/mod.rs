@@ -14,6 +14,7 @@ mod checkpoint;
 mod dead_letter;
 pub(crate) mod delivery;
 mod event_types;
+pub mod feed_end;
 mod filter;
 mod floor;
 pub(crate) mod handler_saves;

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
     MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
+    feed_end::FeedEnd,
     visited_event::{VisitEvent, visit_records},
 };
 use crate::domain::{
@@ -178,6 +179,15 @@ pub trait ReadFeed: Send + Sync {
     /// [`ReadError::Unavailable`] if the store cannot be reached.
     async fn head(&self) -> Result<Position, ReadError>;
 
+    /// Returns the [head](Self::head), and whether it may rise without a further append. The provided body answers that
+    /// it may, which keeps readers polling often.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the store cannot be reached.
+    async fn feed_end(&self) -> Result<FeedEnd, ReadError> {
+        Ok(FeedEnd { head: self.head().await?, has_open_appends: true })
+    }
+
     /// Counts the events after `after`, up to and including `through`, that match `filter`. It may take as long as
     /// reading them.
     ///
@@ -223,8 +233,8 @@ pub trait ReadFeed: Send + Sync {
     /// [`ReadError::Unavailable`] if the store cannot be reached.
     async fn store_id(&self) -> Result<Uuid, ReadError>;
 
-    /// Returns the signal of appends through this store in this process; readers find other appends by polling
-    /// [`head`](Self::head).
+    /// Returns the signal of appends through this store in this process, and of those by other processes while it
+    /// [hears](AppendSignal::set_hears_all) them. Readers find other appends by polling [`feed_end`](Self::feed_end).
     fn appended(&self) -> &AppendSignal;
 }
 

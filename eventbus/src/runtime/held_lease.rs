@@ -5,20 +5,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::lease_renewer::{LeaseOutage, LeaseRenewer, LeaseValidity};
 use crate::{
     domain::{clock::SharedClock, name::Name},
     port::{EventStore, Lease, LeaseError},
-    support::Outage,
 };
 
 /// The shortest lease: a shorter one would expire between two renewals, and pass to and fro between busy processes.
 pub(crate) const LEASE_TTL_MIN: Duration = Duration::from_millis(100);
 
-/// Timeout of a release; a lease that was not released expires. Real time: it waits for the reply of a store.
+/// Timeout of a release: one half for the renewals under way, one for the release itself; a lease that was not released
+/// expires. Real time: it waits for the reply of a store.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Makes a name for this start of the program: host, process, and eight digits that no other start has.
@@ -36,33 +36,13 @@ pub(crate) struct LeaseRequest {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) role: Name,
     pub(crate) owner: Name,
-    /// Time until an unrenewed lease expires; the renewal task renews it three times in that time.
+    /// Time until an unrenewed lease expires.
     pub(crate) ttl: Duration,
     pub(crate) clock: SharedClock,
     /// From the loss of the lease until this process sees an owner again.
     pub(crate) outage: LeaseOutage,
-}
-
-/// Outage of a role whose lease could not be renewed; shared by successive held leases, which log it once.
-#[derive(Clone)]
-pub(crate) struct LeaseOutage(Arc<Mutex<Outage>>);
-
-impl LeaseOutage {
-    pub(crate) fn new(clock: &SharedClock) -> Self {
-        Self(Arc::new(Mutex::new(Outage::new(clock.clone()))))
-    }
-
-    fn begins(&self, role: &Name) {
-        if self.0.lock().begins() {
-            tracing::warn!(%role, "this process could not renew the lease in time and gives up the role");
-        }
-    }
-
-    fn ends(&self, role: &Name, message: &'static str) {
-        if let Some(lasted) = self.0.lock().ends() {
-            tracing::info!(%role, ?lasted, "{message}");
-        }
-    }
+    /// Renews the leases of this process with the same `ttl`; `None` for a lease that is renewed by itself.
+    pub(crate) renewer: Option<LeaseRenewer>,
 }
 
 impl LeaseRequest {
@@ -86,10 +66,11 @@ impl LeaseRequest {
     }
 
     fn start_renewal(&self, lease: Lease, sent_at: Instant, cancel: &CancellationToken) -> HeldLease {
-        let ended = cancel.child_token();
-        let renewal = Arc::new(LeaseRenewal { request: self.clone(), lease, sent_at: Mutex::new(Some(sent_at)) });
-        let task = tokio::spawn(Arc::clone(&renewal).run(ended.clone()));
-        HeldLease { renewal, ended, task }
+        let validity = Arc::new(LeaseValidity::new(lease, sent_at, cancel.child_token(), self.outage.clone()));
+        let of_its_own = || LeaseRenewer::new(Arc::clone(&self.store), self.clock.clone(), self.ttl);
+        let renewer = self.renewer.clone().unwrap_or_else(of_its_own);
+        renewer.add(Arc::clone(&validity));
+        HeldLease { request: self.clone(), validity, renewer }
     }
 }
 
@@ -105,37 +86,39 @@ impl LeaseRequest {
 /// | expired | a renewal fails or times out | ended |
 /// | any | release, drop, or the caller's `cancel` | ended |
 pub(crate) struct HeldLease {
-    renewal: Arc<LeaseRenewal>,
-    ended: CancellationToken,
-    task: JoinHandle<()>,
+    request: LeaseRequest,
+    validity: Arc<LeaseValidity>,
+    renewer: LeaseRenewer,
 }
 
 impl HeldLease {
     pub(crate) fn lease(&self) -> &Lease {
-        &self.renewal.lease
+        self.validity.lease()
     }
 
     /// Returns the time until an unrenewed lease expires.
-    pub(crate) fn ttl(&self) -> Duration {
-        self.renewal.request.ttl
+    pub(crate) const fn ttl(&self) -> Duration {
+        self.request.ttl
     }
 
     /// Cancelled when the lease has passed to a new owner, could not be renewed in time, or the caller cancels.
-    pub(crate) const fn ended(&self) -> &CancellationToken {
-        &self.ended
+    pub(crate) fn ended(&self) -> &CancellationToken {
+        self.validity.ended()
     }
 
     /// Returns `true` if a new owner may have the role by now; correct also right after a pause of the process, as it
     /// needs no timer.
     pub(crate) fn may_have_expired(&self) -> bool {
-        !self.renewal.is_valid()
+        !self.validity.is_valid(self.request.ttl, &self.request.clock)
     }
 
     /// Releases the lease, so that the next owner need not wait.
     pub(crate) async fn release(self) {
-        self.task.abort();
-        let LeaseRenewal { request, lease, .. } = &*self.renewal;
-        if let Ok(Err(error)) = tokio::time::timeout(RELEASE_TIMEOUT, request.store.release_lease(lease)).await {
+        let (lease, store) = (self.validity.lease(), &self.request.store);
+        self.validity.ended().cancel();
+        // later, one of them would renew the released lease; without an answer it is released in any case
+        let _ = tokio::time::timeout(RELEASE_TIMEOUT / 2, self.validity.requests_answered()).await;
+        if let Ok(Err(error)) = tokio::time::timeout(RELEASE_TIMEOUT / 2, store.release_lease(lease)).await {
             tracing::debug!(role = %lease.role, %error, "lease was not released, it expires by itself");
         }
     }
@@ -143,62 +126,8 @@ impl HeldLease {
 
 impl Drop for HeldLease {
     fn drop(&mut self) {
-        self.task.abort();
-        self.ended.cancel();
-    }
-}
-
-/// The renewal of a lease: a task renews it, and its owner reads how long it is valid.
-struct LeaseRenewal {
-    request: LeaseRequest,
-    lease: Lease,
-    /// Send time of the last successful renewal; `None` once the lease has passed on. Locked: the task writes it, the
-    /// owner reads it.
-    sent_at: Mutex<Option<Instant>>,
-}
-
-impl LeaseRenewal {
-    fn is_valid(&self) -> bool {
-        let sent_at = *self.sent_at.lock();
-        sent_at.is_some_and(|sent_at| self.request.clock.elapsed(sent_at) < self.request.ttl)
-    }
-
-    /// Renews the lease until it ends.
-    async fn run(self: Arc<Self>, ended: CancellationToken) {
-        let pause = self.request.ttl / 3;
-        loop {
-            // a lease that ended needs no further renewal
-            if ended.run_until_cancelled(self.request.clock.sleep(pause)).await.is_none() {
-                return;
-            }
-            if !self.renew(pause).await {
-                return ended.cancel();
-            }
-        }
-    }
-
-    /// Renews the lease once. Returns `false` if it has passed to a new owner, or may have by now.
-    async fn renew(&self, timeout: Duration) -> bool {
-        let LeaseRequest { store, ttl, clock, outage, .. } = &self.request;
-        let sent_at = clock.instant();
-        match tokio::time::timeout(timeout, store.renew_lease(&self.lease, *ttl)).await {
-            Ok(Ok(true)) => {
-                *self.sent_at.lock() = Some(sent_at);
-                return true;
-            }
-            Ok(Ok(false)) => {
-                tracing::info!(role = %self.lease.role, "the role has passed to another process");
-                *self.sent_at.lock() = None;
-                return false;
-            }
-            Ok(Err(error)) => tracing::debug!(role = %self.lease.role, %error, "lease was not renewed, trying again"),
-            Err(_) => tracing::debug!(role = %self.lease.role, "lease renewal timed out, trying again"),
-        }
-        let has_time = self.is_valid();
-        if !has_time {
-            outage.begins(&self.lease.role);
-        }
-        has_time
+        self.validity.ended().cancel();
+        self.renewer.note_end();
     }
 }
 
@@ -218,6 +147,7 @@ mod tests {
             ttl: TTL,
             clock: SharedClock::SYSTEM,
             outage: LeaseOutage::new(&SharedClock::SYSTEM),
+            renewer: None,
         }
     }
 

@@ -3,11 +3,14 @@
 pub(crate) mod app;
 pub(crate) mod definition;
 pub(crate) mod extract;
+mod feed_head;
 mod feed_poller;
 pub(crate) mod follow;
 pub(crate) mod handler_context;
 pub(crate) mod handler_inbox;
+mod head_poll;
 pub(crate) mod held_lease;
+pub(crate) mod lease_renewer;
 pub(crate) mod projection;
 pub(crate) mod registry;
 pub(crate) mod relay;

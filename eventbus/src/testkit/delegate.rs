@@ -104,6 +104,10 @@ macro_rules! __delegate {
                     $inner.head().await
                 }
 
+                async fn feed_end(&$self) -> Result<FeedEnd, ReadError> {
+                    $inner.feed_end().await
+                }
+
                 async fn count_events(
                     &$self,
                     after: Position,
@@ -171,6 +175,10 @@ macro_rules! __delegate {
 
                 async fn renew_lease(&$self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
                     $inner.renew_lease(lease, ttl).await
+                }
+
+                async fn renew_leases(&$self, leases: &[Lease], ttl: Duration) -> Result<Vec<bool>, LeaseError> {
+                    $inner.renew_leases(leases, ttl).await
                 }
 
                 async fn release_lease(&$self, lease: &Lease) -> Result<(), LeaseError> {

@@ -1,7 +1,7 @@
 //! A store that the test can hold and damage.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
@@ -12,6 +12,7 @@ use eventbus::{
         AppendEvents, AppendSignal, CheckpointError, Checkpoints, EventStore, FeedFilter, MissingEvent, ReadError,
         ReadFeed, RecordStream,
     },
+    store::FeedEnd,
     testkit::delegate,
 };
 use futures_util::StreamExt as _;
@@ -32,8 +33,18 @@ pub struct GatedStore {
     /// Number of reads of that event.
     pub damage_met: Arc<AtomicUsize>,
     pub is_away: Arc<AtomicBool>,
+    /// Number of calls for the head that fail from now on.
+    pub failures: Arc<AtomicUsize>,
+    /// The copy that the feed was restored from.
+    pub restored: Arc<OnceLock<InMemoryEventStore>>,
     /// The number of the call for the head, from 1, before whose answer an event is appended.
     pub comes_at: Arc<AtomicU64>,
+    /// Set if an event is appended after the next answer with the head, before its caller has it.
+    pub comes_after: Arc<AtomicBool>,
+    /// Number of calls for the head.
+    pub polls: Arc<AtomicUsize>,
+    /// Set if no append is open.
+    pub is_settled: Arc<AtomicBool>,
     /// Number of positions without an event at the end.
     pub gap: Arc<AtomicU64>,
     /// Number of events that a read of the feed finds before it searches for ever.
@@ -57,10 +68,23 @@ impl GatedStore {
             damaged_at: Arc::default(),
             damage_met: Arc::default(),
             is_away: Arc::default(),
+            failures: Arc::default(),
+            restored: Arc::default(),
             comes_at: Arc::default(),
+            comes_after: Arc::default(),
+            polls: Arc::default(),
+            is_settled: Arc::default(),
             gap: Arc::default(),
             finds: Arc::new(AtomicUsize::new(usize::MAX)),
             searching: Arc::default(),
+        }
+    }
+
+    /// The store that answers reads of the feed.
+    fn feed(&self) -> &dyn EventStore {
+        match self.restored.get() {
+            Some(restored) => restored,
+            None => &*self.store,
         }
     }
 
@@ -75,6 +99,12 @@ impl GatedStore {
 
     pub async fn until_searching(&self) {
         until("the feed is searched", async || self.searching.load(Ordering::SeqCst) > 0).await;
+    }
+
+    async fn append_late(&self) {
+        let event = NewEvent::new(Name::from_static("Late"), 1, "{}");
+        let stream = StreamId::parse("Order", "late").unwrap();
+        self.store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
     }
 
     async fn pass(&self, gate: &Semaphore) {
@@ -114,7 +144,7 @@ impl ReadFeed for GatedStore {
         }
         let damaged_at = self.damaged_at.load(Ordering::SeqCst);
         let damage_met = Arc::clone(&self.damage_met);
-        let events = self.store.read_feed(after, through, filter).map(move |event| match event {
+        let events = self.feed().read_feed(after, through, filter).map(move |event| match event {
             Ok(event) if event.position() == Some(Position::new(damaged_at)) => {
                 damage_met.fetch_add(1, Ordering::SeqCst);
                 let (place, source) =
@@ -130,29 +160,36 @@ impl ReadFeed for GatedStore {
         }
     }
 
+    async fn feed_end(&self) -> Result<FeedEnd, ReadError> {
+        Ok(FeedEnd { head: self.head().await?, has_open_appends: !self.is_settled.load(Ordering::SeqCst) })
+    }
+
     async fn head(&self) -> Result<Position, ReadError> {
+        self.polls.fetch_add(1, Ordering::SeqCst);
         if self.is_damaged.load(Ordering::SeqCst) {
             let (place, source) = ("position 3".into(), "no payload".into());
             return Err(ReadError::Corrupt { place, position: None, source });
         }
-        if self.is_away.load(Ordering::SeqCst) {
+        let fails = self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if fails || self.is_away.load(Ordering::SeqCst) {
             return Err(ReadError::Unavailable("away".into()));
         }
         if self.comes_at.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |at| at.checked_sub(1)) == Ok(1) {
-            let event = NewEvent::new(Name::from_static("Late"), 1, "{}");
-            let stream = StreamId::parse("Order", "late").unwrap();
-            self.store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+            self.append_late().await;
         }
-        let head = self.store.head().await?;
+        let head = self.feed().head().await?;
+        if self.comes_after.swap(false, Ordering::SeqCst) {
+            self.append_late().await;
+        }
         Ok(Position::new(head.get() + self.gap.load(Ordering::SeqCst)))
     }
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
-        self.store.count_events(after, through, filter).await
+        self.feed().count_events(after, through, filter).await
     }
 
     async fn first_recorded_after(&self, after: Position) -> Result<Option<time::OffsetDateTime>, ReadError> {
-        self.store.first_recorded_after(after).await
+        self.feed().first_recorded_after(after).await
     }
 
     async fn find_missing_event(&self, stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> {

@@ -12,6 +12,7 @@ mod effects;
 mod extremes;
 mod following;
 mod gated;
+mod idle;
 mod life;
 #[path = "../lines/mod.rs"]
 mod lines;
@@ -19,6 +20,7 @@ mod logs;
 mod once;
 mod orders;
 mod outages;
+mod polling;
 mod projections;
 mod reactions;
 mod readable;

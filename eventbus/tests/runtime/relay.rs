@@ -13,8 +13,10 @@ use eventbus::{
     repository::Publication,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
+    gated::GatedStore,
     orders::{Order, OrderShipped, created},
     wait::until,
 };
@@ -59,6 +61,20 @@ async fn publishes_what_is_stored_in_order_and_remembers_the_ids() {
     assert_eq!(*seen.lock().unwrap(), (1..=41).collect::<Vec<_>>());
     app.shutdown(Duration::from_secs(5)).await.unwrap();
     consumer.await.unwrap().unwrap();
+}
+
+/// A range is full at 256 events.
+#[tokio::test(start_paused = true)]
+async fn an_event_stored_while_a_full_range_is_published_is_published_next() {
+    let (store, bus) = (GatedStore::open(), FaultyBus::new(InMemoryEventBus::new()).durable());
+    let app = App::builder().bus(bus).store(store.clone()).start().await.unwrap();
+    store.saves.forget_permits(Semaphore::MAX_PERMITS);
+    save(&app, 255).await;
+    store.until_waiting().await;
+    let last = save(&app, 0).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    store.saves.add_permits(100);
+    assert_eq!(app.published(last).await.unwrap().position, 257);
 }
 
 #[tokio::test]

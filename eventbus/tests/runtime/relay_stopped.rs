@@ -1,6 +1,6 @@
 //! Stops of a relay that an operator has to resolve, and the operator's calls.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use eventbus::{
     ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position, StreamId,
@@ -13,7 +13,12 @@ use eventbus::{
 };
 use futures_util::TryStreamExt;
 
-use crate::{relay_kit::*, wait::until};
+use crate::{
+    gated::GatedStore,
+    orders::{Order, created},
+    relay_kit::*,
+    wait::until,
+};
 
 /// A store that holds three events of the ten that were published.
 async fn restored() -> (InMemoryEventStore, LossyBus) {
@@ -105,6 +110,34 @@ async fn a_store_that_went_back_is_known_by_its_events_however_far_it_has_come_s
     app.republish(Position::new(7)).await.unwrap();
     until_at(&store, &bus, 20).await;
     assert_eq!(bus.history(), (1..=10).chain(8..=20).collect::<Vec<_>>());
+}
+
+/// An operator restores the store of a running app from an older copy, and events are appended to it before the relay
+/// reaches it again.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_goes_back_and_comes_further_while_the_relay_runs_stops_it() {
+    for (copied, failed_polls, is_away) in [(20, 0, true), (20, 1, false), (5, 0, false)] {
+        let (store, copy, bus) = (GatedStore::open(), InMemoryEventStore::new(), LossyBus::new());
+        let app = App::builder().store(store.clone()).bus(bus.clone()).relay_lease(LEASE).start().await.unwrap();
+        let orders = app.repository::<Order>();
+        let mut order = orders.create_new(AggregateId::new());
+        order.record(vec![created("ada", 1.0); 10]);
+        let last = orders.save(&mut order).await.unwrap().position.unwrap();
+        app.published(last).await.unwrap();
+        append(&copy, copied).await;
+        store.is_away.store(is_away, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(if is_away { 6 } else { 0 })).await;
+        store.failures.store(failed_polls, Ordering::SeqCst);
+        store.restored.set(copy.clone()).unwrap();
+        store.is_away.store(false, Ordering::SeqCst);
+        // the next poll
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        append(&copy, 15).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(bus.history(), all(10));
+        let stopped = app.relay_status().await.unwrap().stopped;
+        assert!(matches!(stopped, Some(RelayError::StoreBehindBus { .. })), "{copied} {stopped:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,6 +41,25 @@ async fn a_range_whose_reply_was_lost_or_that_did_not_arrive_is_published_once()
     assert_eq!(bus.history(), all(1_201));
 }
 
+/// A range is full at 256 events.
+#[tokio::test(start_paused = true)]
+async fn an_event_stored_while_a_full_range_is_published_is_published_next() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let app = app(&store, &bus).await;
+    let first = append(&store, 1).await;
+    app.published(first).await.unwrap();
+    bus.pause(true);
+    append(&store, 256).await;
+    until("the range waits", async || bus.is_range_paused()).await;
+    let last = append(&store, 1).await;
+    // the app polls the head
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    bus.pause(false);
+    let began = tokio::time::Instant::now();
+    app.published(last).await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(500), "took {:?}", began.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_relay_goes_on_from_where_the_bus_is() {
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());

@@ -116,10 +116,13 @@ impl AppendExecutor {
         blocked: Option<BlockedStreamGuard>,
     ) -> Result<Vec<StoredAt>, StatementError> {
         let lists_types = !self.store.listed_types().has_all(plan.new_events());
+        let sent = self.store.append_notifier().sent();
         let rows = match plan.single_stream().filter(|_| !is_contended) {
-            Some(stream) => self.send_single_stream(plan, stream, blocked, lists_types).await?,
-            None => self.send_multi_stream(plan, lists_types).await?,
+            Some(stream) => self.send_single_stream(plan, stream, blocked, lists_types).await,
+            None => self.send_multi_stream(plan, lists_types).await,
         };
+        sent.end(&rows);
+        let rows = rows?;
         // committed, but the rows cannot be decoded: resolving reads the records themselves
         rows.iter().map(StoredAt::decode).collect::<Result<_, _>>().map_err(StatementError::NoAnswer)
     }

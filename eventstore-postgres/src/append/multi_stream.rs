@@ -138,7 +138,10 @@ impl<'a> MultiStreamStatement<'a> {
 
     async fn send(&self) -> Result<Sent, StatementError> {
         let _permit = self.store.connections().short_wait_permit().await?;
-        let rows = self.store.connections().fetch_all(self.query(self.store.statements())).await?;
+        let sent = self.store.append_notifier().sent();
+        let rows = self.store.connections().fetch_all(self.query(self.store.statements())).await;
+        sent.end(&rows);
+        let rows = rows?;
         // committed, but the rows cannot be decoded: resolving reads the records themselves
         self.decode(&rows).map_err(StatementError::NoAnswer)
     }

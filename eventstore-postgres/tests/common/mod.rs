@@ -16,6 +16,7 @@ use std::{
 use eventbus::{
     AggregateId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{AppendEvents as _, Direction, ReadFeed as _, ReadStream as _},
+    testkit::ManualClock,
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig, PgOnPoolConfig};
 use futures_util::TryStreamExt as _;
@@ -161,6 +162,17 @@ pub(crate) async fn waiting_backend(connection: &mut PgConnection, text: &str) -
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     let waited = tokio::time::timeout(Duration::from_secs(60), future).await;
     waited.expect("the test hangs")
+}
+
+/// Moves the clock of a reader until it pauses for `longest` between two polls.
+pub(crate) async fn at_rest(clock: &ManualClock, longest: Duration) {
+    loop {
+        let pause = clock.wait_for_sleeper(Duration::ZERO).await;
+        if pause == longest {
+            return;
+        }
+        clock.advance(pause);
+    }
 }
 
 pub(crate) fn stream() -> StreamId {

@@ -18,7 +18,9 @@ use crate::{
     port::{Announced, ConnectError, EventBus, EventStore, state::StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
+        feed_head::FeedHead,
         held_lease::{LEASE_TTL_MIN, new_owner},
+        lease_renewer::LeaseRenewer,
         projection::{AnyProjection, ProjectionHandle, RunnerContext},
         relay::{self, RelayOptions},
         repository::{RepositorySource, SnapshotTasks},
@@ -286,9 +288,11 @@ impl AppBuilder {
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
         let context = RunnerContext {
             store: Arc::clone(&store),
+            feed_head: FeedHead::new(Arc::clone(&store), clock.clone()),
             state,
             owner: new_owner(),
             lease_ttl: self.projection_lease,
+            lease_renewer: LeaseRenewer::new(Arc::clone(&store), clock.clone(), self.projection_lease),
             clock,
         };
         let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.retention, &repositories);

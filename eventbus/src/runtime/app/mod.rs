@@ -181,7 +181,7 @@ impl App {
     /// # }
     /// ```
     pub fn follow(&self) -> Follow {
-        Follow::from_shared(Arc::clone(&self.0.store)).clock(self.0.clock().clone())
+        Follow::shared(self.0.tasks.runner_context().feed_head.clone())
     }
 
     /// Returns the bus.

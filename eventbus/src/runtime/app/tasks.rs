@@ -58,6 +58,7 @@ impl AppTasks {
         repositories: &RepositorySource,
     ) -> Result<Self, BoxError> {
         let (store, clock) = (Arc::clone(&context.store), context.clock.clone());
+        let feed_head = context.feed_head.clone();
         let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
         let handler_context = HandlerContext {
             stop: cancel.clone(),
@@ -75,6 +76,7 @@ impl AppTasks {
             relay: None,
             unfilled: Unfilled::default(),
         };
+        tasks.spawn_store_task(feed_head.share().run(tasks.cancel.clone()));
         let connected = watch::Sender::new(is_connected);
         let is_connected = connected.subscribe();
         if !*connected.borrow() {
@@ -84,7 +86,7 @@ impl AppTasks {
             );
         }
         if let Some(options) = relay {
-            let relay = Relay::prepare(Arc::clone(&store), Arc::clone(bus), options, clock.clone()).await?;
+            let relay = Relay::prepare(feed_head, Arc::clone(bus), options).await?;
             tasks.relay = Some(relay.view());
             tasks.spawn_store_task(run_when_connected(
                 is_connected.clone(),

@@ -11,7 +11,7 @@ use super::FollowControl;
 use crate::{
     domain::{error::ErrorLine, record::RecordedEvent, stream::Position},
     port::{EventStore, FeedFilter, ReadError},
-    runtime::feed_poller::FeedPoller,
+    runtime::{feed_head::FeedHead, feed_poller::FeedPoller},
     support::Outage,
 };
 
@@ -31,10 +31,10 @@ pub(super) struct FeedReader {
 }
 
 impl FeedReader {
-    pub(super) fn new(store: Arc<dyn EventStore>, after: Position, filter: FeedFilter, control: FollowControl) -> Self {
+    pub(super) fn new(feed_head: &FeedHead, after: Position, filter: FeedFilter, control: FollowControl) -> Self {
         Self {
-            poller: FeedPoller::new(&store, control.clock().clone()),
-            store,
+            poller: FeedPoller::new(feed_head),
+            store: Arc::clone(feed_head.store()),
             filter,
             cursor: after,
             buffer: VecDeque::new(),
@@ -66,7 +66,7 @@ impl FeedReader {
                     self.poller.reset();
                     true
                 }
-                Ok(false) => self.poller.wait_idle(&cancel).await,
+                Ok(false) => self.poller.wait_idle(None, &cancel).await,
                 Err(ReadError::Unavailable(error)) => {
                     self.log_outage(&ErrorLine(&*error).to_string());
                     self.poller.wait_after_failure(&cancel).await
@@ -81,7 +81,7 @@ impl FeedReader {
 
     /// Reads the next page. Returns `false` at the end of the feed.
     async fn read_page(&mut self) -> Result<bool, ReadError> {
-        let head = self.store.head().await?;
+        let head = self.poller.head().await?;
         if head > self.cursor {
             let read = self.store.read_feed(self.cursor, head, &self.filter).ready_chunks(PAGE_EVENTS_MAX).next().await;
             match read {

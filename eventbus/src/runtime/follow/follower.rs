@@ -21,6 +21,7 @@ use crate::{
         tag::{InvalidTag, Tag},
     },
     port::{EventStore, FeedFilter, ReadError},
+    runtime::feed_head::FeedHead,
 };
 
 /// A follower of a store's feed, before it starts.
@@ -52,6 +53,8 @@ use crate::{
 #[must_use = "nothing is read before `start`"]
 pub struct Follow {
     store: Arc<dyn EventStore>,
+    /// Set if the followers of an app share its polls.
+    feed_head: Option<FeedHead>,
     after: Position,
     filter: FeedFilter,
     clock: SharedClock,
@@ -60,11 +63,17 @@ pub struct Follow {
 impl Follow {
     /// Follows the whole feed of `store`.
     pub fn new(store: impl EventStore) -> Self {
-        Self::from_shared(Arc::new(store))
+        Self::begin(Arc::new(store), None, SharedClock::SYSTEM)
     }
 
-    pub(crate) fn from_shared(store: Arc<dyn EventStore>) -> Self {
-        Self { store, after: Position::START, filter: FeedFilter::all(), clock: SharedClock::SYSTEM }
+    /// Follows the feed of an app's store, and shares the app's polls and its clock.
+    pub(crate) fn shared(feed_head: FeedHead) -> Self {
+        let (store, clock) = (Arc::clone(feed_head.store()), feed_head.clock().clone());
+        Self::begin(store, Some(feed_head), clock)
+    }
+
+    fn begin(store: Arc<dyn EventStore>, feed_head: Option<FeedHead>, clock: SharedClock) -> Self {
+        Self { store, feed_head, after: Position::START, filter: FeedFilter::all(), clock }
     }
 
     /// Begins after this position, for example a checkpoint; for new events only, after the store's `head`.
@@ -97,13 +106,14 @@ impl Follow {
 
     /// Sets the clock of polls and of retries while the store cannot be reached; the machine's by default.
     pub fn clock(self, clock: impl Into<SharedClock>) -> Self {
-        Self { clock: clock.into(), ..self }
+        Self { clock: clock.into(), feed_head: None, ..self }
     }
 
     /// Starts following; the first poll of the stream reads the first page.
     pub fn start(self) -> Following {
-        let control = FollowControl::new(self.after, self.clock);
-        let reader = FeedReader::new(self.store, self.after, self.filter, control.clone());
+        let control = FollowControl::new(self.after, self.clock.clone());
+        let feed_head = self.feed_head.unwrap_or_else(|| FeedHead::new(self.store, self.clock));
+        let reader = FeedReader::new(&feed_head, self.after, self.filter, control.clone());
         let events = futures_util::stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
             match reader.next().await? {

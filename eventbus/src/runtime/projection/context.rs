@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::Position},
     port::{CheckpointError, EventStore, state::StateMap},
-    runtime::held_lease::{LeaseOutage, LeaseRequest},
+    runtime::{
+        feed_head::FeedHead,
+        held_lease::LeaseRequest,
+        lease_renewer::{LeaseOutage, LeaseRenewer},
+    },
 };
 
 /// Returns the name of the role of feeding a projection, and of its checkpoint.
@@ -17,10 +21,14 @@ pub(crate) fn projection_role(projection: &'static str) -> Name {
 #[derive(Clone)]
 pub(crate) struct RunnerContext {
     pub(crate) store: Arc<dyn EventStore>,
+    /// The head of the store's feed, polled once for all readers.
+    pub(crate) feed_head: FeedHead,
     pub(crate) state: StateMap,
     /// The name of this process as an owner of leases.
     pub(crate) owner: Name,
     pub(crate) lease_ttl: Duration,
+    /// Renews the leases of this process's projections.
+    pub(crate) lease_renewer: LeaseRenewer,
     pub(crate) clock: SharedClock,
 }
 
@@ -39,6 +47,7 @@ impl RunnerContext {
             ttl: self.lease_ttl,
             clock: self.clock.clone(),
             outage,
+            renewer: Some(self.lease_renewer.clone()),
         }
     }
 
@@ -47,6 +56,6 @@ impl RunnerContext {
     /// Its owner is not the runner's: with the same name the runner could acquire the lease again, and feed meanwhile.
     pub(crate) fn command_lease_request(&self, role: Name, command: &str) -> LeaseRequest {
         let owner = self.owner.joined("/", &format!("{command}-{:08x}", fastrand::u32(..)));
-        self.lease_request(role, owner, LeaseOutage::new(&self.clock))
+        LeaseRequest { renewer: None, ..self.lease_request(role, owner, LeaseOutage::new(&self.clock)) }
     }
 }

@@ -254,6 +254,12 @@ impl ProgressCell {
         });
     }
 
+    /// Waits until the position was set back, or the state replaced, since `generation`.
+    pub(super) async fn wait_for_restart(&self, generation: u64) {
+        // an error would mean a dropped sender, which `self` owns
+        let _ = self.subscribe().wait_for(|progress| progress.generation != generation).await;
+    }
+
     /// Follows the checkpoint again, which belongs to a different process and was not set back.
     pub(super) fn undo_restart(&self) {
         self.progress.send_modify(|progress| progress.must_reset_checkpoint = false);

@@ -26,7 +26,8 @@ use crate::{
     runtime::{
         definition::{Projection, ProjectionKind},
         feed_poller::FeedPoller,
-        held_lease::{HeldLease, LeaseOutage, LeaseRequest},
+        held_lease::{HeldLease, LeaseRequest},
+        lease_renewer::LeaseOutage,
     },
     support::Outage,
 };
@@ -62,7 +63,7 @@ pub(super) struct ProjectionRunner<P> {
 }
 
 /// Reason why a projection is not fed any more.
-enum FeedEnd {
+enum FeedingEnd {
     Stopped,
     /// Cancelled, the lease is lost, or the check of the event types failed.
     Ended,
@@ -79,10 +80,10 @@ impl<P: Projection> ProjectionRunner<P> {
     pub(super) async fn run(self, cancel: CancellationToken) {
         let _fed = self.inner.progress().feed_guard();
         self.inner.set_app_state(self.context.state.clone()).await;
-        let mut feed = FeedPoller::new(&self.context.store, self.context.clock.clone());
+        let mut feed = FeedPoller::new(&self.context.feed_head);
         if P::definition().kind == ProjectionKind::InMemory {
             self.inner.progress().set_owner(true);
-            while let FeedEnd::Stopped = self.feed_sequentially(None, Position::START, &mut feed, &cancel).await {
+            while let FeedingEnd::Stopped = self.feed_sequentially(None, Position::START, &mut feed, &cancel).await {
                 if !wait_for_retry_in_memory(&self.inner, &self.context, &cancel).await {
                     return;
                 }
@@ -98,7 +99,7 @@ impl<P: Projection> ProjectionRunner<P> {
             if matches!(type_check, Ok(TypeCheck::Complete | TypeCheck::NeedsRebuild)) {
                 self.inner.progress().resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
             }
-            let feed_end = match type_check {
+            let feeding_end = match type_check {
                 Ok(TypeCheck::Complete) => {
                     rebuild_outage.ends();
                     self.feed_with_lease(&held_lease, &mut feed).await
@@ -106,9 +107,9 @@ impl<P: Projection> ProjectionRunner<P> {
                 Ok(TypeCheck::NeedsRebuild) => {
                     let feed_ended = held_lease.ended().child_token();
                     let fed = async {
-                        let feed_end = self.feed_with_lease(&held_lease, &mut feed).await;
+                        let feeding_end = self.feed_with_lease(&held_lease, &mut feed).await;
                         feed_ended.cancel(); // a rebuild that retries would keep the lease of a projection that stopped
-                        feed_end
+                        feeding_end
                     };
                     let rebuilt =
                         rebuild_until_done(&self.inner, &self.context, &mut rebuild_outage, &feed_ended, &cancel);
@@ -116,18 +117,18 @@ impl<P: Projection> ProjectionRunner<P> {
                     // first, as the feed may stop at once because of the missed events
                     tokio::join!(rebuilt, fed).1
                 }
-                Ok(TypeCheck::Stopped) => FeedEnd::Stopped,
+                Ok(TypeCheck::Stopped) => FeedingEnd::Stopped,
                 Err(error) => {
                     self.inner.progress().report_problem(&error, &*self.context.store);
-                    FeedEnd::Ended
+                    FeedingEnd::Ended
                 }
             };
             self.inner.progress().set_owner(false);
             held_lease.release().await;
-            let more = match feed_end {
+            let more = match feeding_end {
                 // a standby may be able to handle the event
-                FeedEnd::Stopped => wait_for_retry(&self.inner, &self.context, &cancel).await,
-                FeedEnd::Ended => feed.wait_after_failure(&cancel).await,
+                FeedingEnd::Stopped => wait_for_retry(&self.inner, &self.context, &cancel).await,
+                FeedingEnd::Ended => feed.wait_after_failure(&cancel).await,
             };
             if !more {
                 return;
@@ -137,14 +138,14 @@ impl<P: Projection> ProjectionRunner<P> {
 
     /// Feeds the projection until it stops or the lease ends; loads the checkpoint first, and again after a transaction
     /// failed.
-    async fn feed_with_lease(&self, held_lease: &HeldLease, feed: &mut FeedPoller) -> FeedEnd {
+    async fn feed_with_lease(&self, held_lease: &HeldLease, feed: &mut FeedPoller) -> FeedingEnd {
         let (stop, store) = (held_lease.ended(), &*self.context.store);
         while !stop.is_cancelled() {
             let began = async {
                 let saved = self.context.load_checkpoint(&self.lease_request.role).await?;
                 Ok::<_, BoxError>((saved, self.inner.skips(store).await?))
             };
-            let feed_end = match began.await {
+            let feeding_end = match began.await {
                 Ok((saved, skips)) => {
                     self.inner.progress().follow_checkpoint(saved);
                     match store.transactions() {
@@ -166,11 +167,11 @@ impl<P: Projection> ProjectionRunner<P> {
                 }
                 Err(error) => self.after_failure(&error, feed, stop).await,
             };
-            if let Some(feed_end) = feed_end {
-                return feed_end;
+            if let Some(feeding_end) = feeding_end {
+                return feeding_end;
             }
         }
-        FeedEnd::Ended
+        FeedingEnd::Ended
     }
 
     async fn feed_sequentially(
@@ -179,12 +180,12 @@ impl<P: Projection> ProjectionRunner<P> {
         saved: Position,
         feed: &mut FeedPoller,
         stop: &CancellationToken,
-    ) -> FeedEnd {
+    ) -> FeedingEnd {
         let mut feeder = SequentialFeeder::new(&self.inner, &self.context, held_lease, saved, stop);
         loop {
-            let step = feeder.feed_available().await;
-            if let Some(feed_end) = self.after_step(step, feeder.generation(), feed, stop).await {
-                return feed_end;
+            let step = feeder.feed_available(feed).await;
+            if let Some(feeding_end) = self.after_step(step, feeder.generation(), None, feed, stop).await {
+                return feeding_end;
             }
         }
     }
@@ -195,15 +196,15 @@ impl<P: Projection> ProjectionRunner<P> {
         mut writer: TransactionalWriter<'_, P>,
         feed: &mut FeedPoller,
         stop: &CancellationToken,
-    ) -> Option<FeedEnd> {
+    ) -> Option<FeedingEnd> {
         loop {
             let generation = self.inner.progress().borrow().generation;
-            let step = self.write_available(&mut writer).await;
+            let step = self.write_available(&mut writer, feed).await;
             let failed = matches!(step, Err(FeedStop::Store(_)));
-            if let Some(feed_end) = self.after_step(step, generation, feed, stop).await {
+            if let Some(feeding_end) = self.after_step(step, generation, writer.save_due_in(), feed, stop).await {
                 // a failure is harmless: the next owner reads again the events that changed no rows
                 let _ = tokio::time::timeout(FINAL_SAVE_TIMEOUT, writer.save_checkpoint(true)).await;
-                return Some(feed_end);
+                return Some(feeding_end);
             }
             if failed {
                 return None;
@@ -212,8 +213,12 @@ impl<P: Projection> ProjectionRunner<P> {
     }
 
     /// Writes the rows of the events that the feed holds now. Returns `true` if there were any.
-    async fn write_available(&self, writer: &mut TransactionalWriter<'_, P>) -> Result<bool, FeedStop> {
-        let head = self.context.store.head().await?;
+    async fn write_available(
+        &self,
+        writer: &mut TransactionalWriter<'_, P>,
+        feed: &mut FeedPoller,
+    ) -> Result<bool, FeedStop> {
+        let head = feed.head().await?;
         let is_behind = head > writer.position();
         if is_behind {
             let mut report = |events, position| self.inner.progress().advance_by_owner(events, position);
@@ -223,15 +228,16 @@ impl<P: Projection> ProjectionRunner<P> {
         Ok(is_behind)
     }
 
-    /// Waits for the next pass. Returns the reason if there is no next pass. A stop holds for the progress of
-    /// `generation` only, the one at the beginning of the pass.
+    /// Waits for the next pass, at the end of the feed at most for `longest`. Returns the reason if there is no next
+    /// pass. A stop holds for the progress of `generation` only, the one at the beginning of the pass.
     async fn after_step(
         &self,
         step: Result<bool, FeedStop>,
         generation: u64,
+        longest: Option<Duration>,
         feed: &mut FeedPoller,
         stop: &CancellationToken,
-    ) -> Option<FeedEnd> {
+    ) -> Option<FeedingEnd> {
         let progress = self.inner.progress();
         let more = match step {
             // after an interruption, too: `stop` tells whether it was the end
@@ -243,21 +249,25 @@ impl<P: Projection> ProjectionRunner<P> {
             Ok(false) => {
                 progress.set_problem(None);
                 progress.resume_if(|stopped| matches!(stopped, ProjectionError::Damaged { .. }));
-                feed.wait_idle(stop).await
+                // a restart does not wait for the next event
+                tokio::select! {
+                    more = feed.wait_idle(longest, stop) => more,
+                    () = progress.wait_for_restart(generation) => true,
+                }
             }
             Err(FeedStop::LeaseLost) => false,
             Err(FeedStop::EventFailed(record, error)) => {
                 progress.stop_at(&record, &error, generation);
-                return Some(FeedEnd::Stopped);
+                return Some(FeedingEnd::Stopped);
             }
             Err(FeedStop::MissingTable(error)) => {
                 tracing::error!(%error, "projection stopped before its first event");
                 progress.stop(error, generation);
-                return Some(FeedEnd::Stopped);
+                return Some(FeedingEnd::Stopped);
             }
             Err(FeedStop::Store(error)) => return self.after_failure(&error, feed, stop).await,
         };
-        (!more).then_some(FeedEnd::Ended)
+        (!more).then_some(FeedingEnd::Ended)
     }
 
     async fn after_failure(
@@ -265,15 +275,15 @@ impl<P: Projection> ProjectionRunner<P> {
         error: &BoxError,
         feed: &mut FeedPoller,
         stop: &CancellationToken,
-    ) -> Option<FeedEnd> {
+    ) -> Option<FeedingEnd> {
         // a retry would read the same damaged event
         if matches!(error.downcast_ref(), Some(ReadError::Corrupt { .. })) {
             self.inner.progress().stop_at_damage(error);
-            return Some(FeedEnd::Stopped);
+            return Some(FeedingEnd::Stopped);
         }
         self.inner.progress().report_problem(error, &*self.context.store);
         // an operator may have skipped the event meanwhile
         self.inner.clear_cached_skips();
-        (!feed.wait_after_failure(stop).await).then_some(FeedEnd::Ended)
+        (!feed.wait_after_failure(stop).await).then_some(FeedingEnd::Ended)
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::delivery::HandlerError,
-    runtime::{definition::Projection, held_lease::HeldLease},
+    runtime::{definition::Projection, feed_poller::FeedPoller, held_lease::HeldLease},
     support::read_around,
 };
 
@@ -51,7 +51,7 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
     /// Handles the events that the feed holds now. Returns `true` if there were any.
     ///
     /// Invariant: only the runner writes the checkpoint, so a checkpoint from before a rebuild cannot overtake it.
-    pub(super) async fn feed_available(&mut self) -> Result<bool, FeedStop> {
+    pub(super) async fn feed_available(&mut self, feed: &mut FeedPoller) -> Result<bool, FeedStop> {
         let (inner, context) = (self.inner, self.context);
         let (after, generation, is_set_back) = {
             let progress = inner.progress().borrow();
@@ -67,7 +67,7 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
         }
         self.generation = generation;
         inner.progress().confirm_checkpoint_reset(generation);
-        let head = context.store.head().await?;
+        let head = feed.head().await?;
         if head <= after {
             return Ok(false);
         }
@@ -160,8 +160,12 @@ mod tests {
             stream::{ExpectedVersion, StreamId},
         },
         memory::InMemoryEventStore,
-        port::{AppendEvents as _, state::StateMap},
-        runtime::{held_lease::LeaseOutage, projection::projection_role},
+        port::{AppendEvents as _, EventStore, state::StateMap},
+        runtime::{
+            feed_head::FeedHead,
+            lease_renewer::{LeaseOutage, LeaseRenewer},
+            projection::projection_role,
+        },
     };
 
     const TTL: Duration = Duration::from_secs(10);
@@ -181,24 +185,30 @@ mod tests {
         let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
         store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
         let (owner, projected) = (Name::from_static("a"), ProjectionInner::new(Rows, None));
+        let store: Arc<dyn EventStore> = Arc::new(store);
+        let feed_head = FeedHead::new(Arc::clone(&store), SharedClock::SYSTEM);
+        let mut feed = FeedPoller::new(&feed_head);
+        let lease_renewer = LeaseRenewer::new(Arc::clone(&store), SharedClock::SYSTEM, TTL);
         let context = RunnerContext {
-            store: Arc::new(store),
+            store,
+            feed_head,
             state: StateMap::new(),
             owner: owner.clone(),
             lease_ttl: TTL,
+            lease_renewer,
             clock: SharedClock::SYSTEM,
         };
         let lease_request = context.lease_request(projection_role("rows"), owner, LeaseOutage::new(&context.clock));
         let stop = CancellationToken::new();
         let held_lease = lease_request.acquire(&stop).await.unwrap().unwrap();
         let mut feeder = SequentialFeeder::new(&projected, &context, Some(&held_lease), Position::START, &stop);
-        assert!(matches!(feeder.feed_available().await, Ok(true)));
+        assert!(matches!(feeder.feed_available(&mut feed).await, Ok(true)));
         assert_eq!(feeder.saved_checkpoint, 1);
 
         // no timer fires meanwhile, as in a paused process
         tokio::time::advance(TTL).await;
         projected.progress().restart();
-        assert!(matches!(feeder.feed_available().await, Err(FeedStop::LeaseLost)));
+        assert!(matches!(feeder.feed_available(&mut feed).await, Err(FeedStop::LeaseLost)));
         assert!(!projected.progress().follow_checkpoint(Position::new(1)), "the next owner handles all events again");
     }
 }

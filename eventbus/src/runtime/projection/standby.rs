@@ -18,7 +18,7 @@ use crate::{
     port::backoff::{Backoff, BackoffTimer},
     runtime::{
         definition::Projection,
-        feed_poller::FeedPoller,
+        feed_poller::{FOLLOW_BACKOFF, FeedPoller},
         held_lease::{HeldLease, LeaseRequest},
     },
 };
@@ -51,6 +51,7 @@ pub(super) async fn wait_for_lease<P: Projection>(
     let interval_max = LEASE_REQUEST_INTERVAL_MAX.min(context.lease_ttl / 3);
     let mut intervals = BackoffTimer::new(Backoff::new(LEASE_REQUEST_INTERVAL_MIN, interval_max));
     let (mut next_request_at, mut free_since) = (clock.instant(), None);
+    let mut polls = BackoffTimer::new(FOLLOW_BACKOFF);
     loop {
         if cancel.is_cancelled() {
             return None;
@@ -67,17 +68,28 @@ pub(super) async fn wait_for_lease<P: Projection>(
             }
             next_request_at = clock.after(intervals.next_delay());
         }
-        match context.load_checkpoint(&lease_request.role).await {
-            Ok(position) => {
+        let loaded = async {
+            let checkpoint = context.load_checkpoint(&lease_request.role).await?;
+            Ok::<_, BoxError>((checkpoint, feed.head().await?))
+        };
+        match loaded.await {
+            Ok((checkpoint, head)) => {
                 inner.progress().set_problem(None);
-                if inner.progress().follow_checkpoint(position) {
+                if inner.progress().follow_checkpoint(checkpoint) {
                     feed.reset();
+                    polls.reset();
                 }
                 clock.sleep(CHECKPOINT_POLL_INTERVAL).await;
-                feed.wait_idle(cancel).await;
+                let mut pause = next_request_at.saturating_duration_since(clock.instant());
+                if checkpoint < head {
+                    pause = pause.min(polls.next_delay());
+                } else {
+                    polls.reset();
+                }
+                feed.wait_idle(Some(pause), cancel).await;
             }
             Err(error) => {
-                inner.progress().report_problem(&error.into(), &*context.store);
+                inner.progress().report_problem(&error, &*context.store);
                 feed.wait_after_failure(cancel).await;
             }
         }

@@ -287,6 +287,13 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         self.commit_at(transaction, self.position).await
     }
 
+    /// Returns the time until [`save_checkpoint`](Self::save_checkpoint) has something to save, `None` if it has
+    /// nothing.
+    pub(super) fn save_due_in(&self) -> Option<Duration> {
+        let left = CHECKPOINT_INTERVAL.saturating_sub(self.context.clock.elapsed(self.saved_at));
+        (self.saved_checkpoint != self.position).then_some(left)
+    }
+
     async fn begin_transaction(&self) -> Result<Box<dyn Transaction>, BoxError> {
         match self.shadow {
             Some(shadow) => self.transactions.begin_in(shadow).await,

@@ -2,7 +2,7 @@
 //!
 //! Invariant: publish, then move the position. A crash between the two repeats events; the other order would lose them.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,8 +14,9 @@ use super::{
     status::RelayStatusCell,
 };
 use crate::{
-    domain::{error::BoxError, name::Name},
+    domain::{error::BoxError, name::Name, stream::Position},
     port::{CheckpointError, EventBus, EventStore, MessageId},
+    runtime::feed_head::FeedHead,
     support::relay_to,
 };
 
@@ -41,9 +42,9 @@ impl<'a> AtLeastOncePublisher<'a> {
     }
 
     /// Publishes without a lease, until cancelled.
-    pub(super) async fn run(mut self, store: &Arc<dyn EventStore>, cancel: &CancellationToken) {
+    pub(super) async fn run(mut self, feed_head: &FeedHead, cancel: &CancellationToken) {
         let status = self.status;
-        while let PublishEnd::Stopped(error) = publish_until(cancel, &mut self, store, status).await {
+        while let PublishEnd::Stopped(error) = publish_until(cancel, &mut self, feed_head, status).await {
             status.set_stopped(error);
             self.wait_while_stopped(cancel).await;
         }
@@ -64,8 +65,8 @@ impl<'a> AtLeastOncePublisher<'a> {
     }
 
     /// Publishes the next range; its position is still [unsaved](Self::unsaved).
-    async fn publish_next_range(&mut self) -> Result<PublishStep, BoxError> {
-        let mut range = self.reader.read_next(self.status.position()).await?;
+    async fn publish_next_range(&mut self, head: Position) -> Result<PublishStep, BoxError> {
+        let mut range = self.reader.read_next(self.status.position(), head).await?;
         if range.events.is_empty() && !range.moves_position() {
             return Ok(PublishStep::CaughtUp);
         }
@@ -100,8 +101,9 @@ impl<'a> AtLeastOncePublisher<'a> {
 
 impl FeedPublisher for AtLeastOncePublisher<'_> {
     const SAVES_CHECKPOINT: bool = true;
+    const IDLE_INTERVAL: Option<Duration> = None;
 
-    async fn step(&mut self) -> Result<PublishStep, BoxError> {
+    async fn step(&mut self, head: Position) -> Result<PublishStep, BoxError> {
         if let Some(checkpoint) = &self.checkpoint
             && !self.is_position_loaded
         {
@@ -109,7 +111,7 @@ impl FeedPublisher for AtLeastOncePublisher<'_> {
             self.is_position_loaded = true;
         }
         if self.unsaved.is_none() {
-            match self.publish_next_range().await? {
+            match self.publish_next_range(head).await? {
                 PublishStep::Published => {}
                 step => return Ok(step),
             }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Interval of the group checks. An idle relay asks the bus for its position as often, to notice that the bus lost
-/// data.
+/// data. That the store lost data it notices at the next poll of the head.
 const GROUP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The highest position that any store assigns.
@@ -44,7 +44,7 @@ const POSITION_MAX: u64 = i64::MAX as u64;
 /// | publishing | the error `Refused` for an event | publishing the events before it, then stopped: `EventRefused` |
 /// | starting, publishing | the error `Refused` for all events | stopped: `Refused` |
 /// | starting, publishing | a different error, the outcome may be unknown | the same: sends the same range again |
-/// | publishing | the store is behind the bus (checked first, after failures, while idle) | stopped: `StoreBehindBus` |
+/// | publishing | the store is behind the bus (checked first, after failures, after a lower head, while idle) | stopped: `StoreBehindBus` |
 /// | resync, rewind | `At(p)` | publishing from `p` |
 /// | resync, rewind | `Moved(p)`: no change was needed | publishing from `p`; stopped if the store is behind the bus |
 /// | resync, rewind | `OtherStore` | stopped: `OtherStore` |
@@ -61,21 +61,30 @@ pub(super) struct AtomicPublisher<'a> {
     /// Set once the bus has answered for the first time.
     publisher: Option<Publisher>,
     reader: RangeReader<'a>,
+    /// The head of the feed at the last step.
+    head: Position,
     /// The range to publish next, if it was read already or is to be sent again.
     next_range: Option<FeedRange>,
     last_bus_answer: Instant,
     groups_checked_at: Instant,
     group_tracker: GroupFloorTracker,
-    /// Set before the first check of the store, and from each failure to the next check: the store may be a restored
-    /// copy, which lacks published events.
+    /// Set before the first check of the store, and from each failure, or lower head, to the next check: the store may
+    /// be a restored copy, which lacks published events.
     may_be_other_copy: bool,
 }
 
 impl FeedPublisher for AtomicPublisher<'_> {
     // the leadership saves the position as the checkpoint
     const SAVES_CHECKPOINT: bool = false;
+    const IDLE_INTERVAL: Option<Duration> = Some(GROUP_CHECK_INTERVAL);
 
-    async fn step(&mut self) -> Result<PublishStep, BoxError> {
+    fn note_failure(&mut self) {
+        self.may_be_other_copy = true;
+    }
+
+    async fn step(&mut self, head: Position) -> Result<PublishStep, BoxError> {
+        self.may_be_other_copy |= head < self.head;
+        self.head = head;
         let step = match self.publisher {
             Some(publisher) => self.publish_next(publisher).await,
             None => self.start().await,
@@ -104,6 +113,7 @@ impl<'a> AtomicPublisher<'a> {
             is_stream_shared,
             publisher: None,
             reader: RangeReader::new(store, bus.destination(), status.clock()),
+            head: Position::START,
             next_range: None,
             last_bus_answer: now,
             groups_checked_at: now,
@@ -124,15 +134,15 @@ impl<'a> AtomicPublisher<'a> {
         let position = self.status.position();
         let range = match self.next_range.take() {
             Some(range) => range,
-            None => self.reader.read_next(position).await?,
+            None => self.reader.read_next(position, self.head).await?,
         };
-        if range.moves_position() || range.after != position {
+        if range.moves_position() {
             return self.publish_range(publisher, range).await;
         }
         if self.status.clock().elapsed(self.last_bus_answer) < GROUP_CHECK_INTERVAL {
             return Ok(PublishStep::CaughtUp);
         }
-        if self.store.head().await? < position
+        if self.head < position
             && let Some(stopped) = self.check_store_behind(publisher, position).await?
         {
             return Ok(stopped);
@@ -155,10 +165,14 @@ impl<'a> AtomicPublisher<'a> {
 
     /// Publishes a range, and reads the next one at the same time.
     async fn publish_range(&mut self, publisher: Publisher, range: FeedRange) -> Result<PublishStep, BoxError> {
-        let ranges = &mut self.reader;
+        let (ranges, head) = (&mut self.reader, self.head);
         let read_ahead = async {
-            // drops an error: reading the range when it is due returns it again
-            if range.is_full { ranges.read_next(range.through).await.ok() } else { None }
+            if !range.is_full {
+                return None;
+            }
+            // drops an error: reading the range when it is due returns it again; and an empty range: the head may be
+            // later when it is due
+            ranges.read_next(range.through, head).await.ok().filter(FeedRange::moves_position)
         };
         let (answer, ahead) = tokio::join!(self.target.publish_range(publisher, range.as_publish_range()), read_ahead);
         if answer.is_ok() {
@@ -187,7 +201,7 @@ impl<'a> AtomicPublisher<'a> {
         }
         stopped.map(PublishStep::Stopped).map_err(|error| {
             // the outcome may be unknown: the bus's answer to the same range tells it
-            self.next_range = Some(range);
+            self.next_range = Some(range).filter(FeedRange::moves_position);
             error.into()
         })
     }

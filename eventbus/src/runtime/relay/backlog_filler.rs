@@ -194,8 +194,10 @@ mod tests {
         },
         memory::InMemoryEventStore,
         port::{AppendEvents as _, PublishError, state::StateMap},
-        runtime::{projection::RunnerContext, skip},
+        runtime::{feed_head::FeedHead, lease_renewer::LeaseRenewer, projection::RunnerContext, skip},
     };
+
+    const TTL: Duration = Duration::from_secs(10);
 
     /// Groups that miss the first positions of a store, and the positions that the filler gave them.
     struct Missing {
@@ -279,9 +281,11 @@ mod tests {
         let (bus, owner) = (Name::from_static("bus"), Name::from_static("operator"));
         let operator = RunnerContext {
             store: Arc::clone(&store),
+            feed_head: FeedHead::new(Arc::clone(&store), SharedClock::SYSTEM),
             state: StateMap::new(),
             owner,
-            lease_ttl: Duration::from_secs(10),
+            lease_ttl: TTL,
+            lease_renewer: LeaseRenewer::new(Arc::clone(&store), SharedClock::SYSTEM, TTL),
             clock: SharedClock::SYSTEM,
         };
         skip::skip(&operator, &relay_to(&bus), Position::new(2), "too large for the bus").await.unwrap();

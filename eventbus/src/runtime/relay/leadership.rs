@@ -5,7 +5,7 @@
 //! a pause it does not set back its successor's checkpoint. A publisher that saves the checkpoint by itself makes no
 //! such check: after a pause it may set the checkpoint back, and the next leader publishes those events again.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::{error::BoxError, stream::Position},
     port::{EventStore, Lease},
-    runtime::feed_poller::FeedPoller,
+    runtime::{feed_head::FeedHead, feed_poller::FeedPoller},
 };
 
 /// Interval at which the leader checks its lease, and a standby tries to acquire it.
@@ -31,8 +31,14 @@ pub(super) trait FeedPublisher: Send {
     /// `true` if the leadership saves no checkpoint: the publisher does, or the bus needs none.
     const SAVES_CHECKPOINT: bool;
 
-    /// Publishes the next range.
-    fn step(&mut self) -> impl Future<Output = Result<PublishStep, BoxError>> + Send;
+    /// The longest time between two steps, `None` if there is no work but that of new events.
+    const IDLE_INTERVAL: Option<Duration>;
+
+    /// Notes that the store could not be reached: meanwhile it may have been restored from an older copy.
+    fn note_failure(&mut self) {}
+
+    /// Publishes the next range, which ends at or before `head`.
+    fn step(&mut self, head: Position) -> impl Future<Output = Result<PublishStep, BoxError>> + Send;
 }
 
 /// Outcome of one step.
@@ -74,19 +80,27 @@ pub(super) enum LeadershipEnd {
 }
 
 /// Publishes until cancelled, fenced or stopped.
-pub(super) async fn publish_until(
+pub(super) async fn publish_until<P: FeedPublisher>(
     cancel_publishing: &CancellationToken,
-    publisher: &mut impl FeedPublisher,
-    store: &Arc<dyn EventStore>,
+    publisher: &mut P,
+    feed_head: &FeedHead,
     status: &RelayStatusCell,
 ) -> PublishEnd {
-    let mut feed = FeedPoller::new(store, status.clock().clone());
+    let mut feed = FeedPoller::new(feed_head);
     while !cancel_publishing.is_cancelled() {
-        match publisher.step().await {
+        let head = feed.head().await;
+        if feed.take_failure() {
+            publisher.note_failure();
+        }
+        let step = match head {
+            Ok(head) => publisher.step(head).await,
+            Err(error) => Err(error.into()),
+        };
+        match step {
             Ok(PublishStep::Published) => feed.reset(),
             Ok(PublishStep::CaughtUp) => {
                 status.set_caught_up();
-                feed.wait_idle(cancel_publishing).await;
+                feed.wait_idle(P::IDLE_INTERVAL, cancel_publishing).await;
             }
             Ok(PublishStep::Fenced) => return PublishEnd::Fenced,
             Ok(PublishStep::Stopped(error)) => return PublishEnd::Stopped(error),
@@ -123,7 +137,7 @@ pub(super) struct Leadership<'a> {
 
 impl Leadership<'_> {
     /// Publishes while this process holds the lease.
-    pub(super) async fn run<P: FeedPublisher>(self, mut publisher: P, store: &Arc<dyn EventStore>) -> LeadershipEnd {
+    pub(super) async fn run<P: FeedPublisher>(self, mut publisher: P, feed_head: &FeedHead) -> LeadershipEnd {
         let (destination, epoch) = (self.status.destination(), self.lease.epoch);
         if self.status.is_stopped() {
             tracing::debug!(%destination, epoch, "this process checks whether the stopped relay can go on");
@@ -133,7 +147,7 @@ impl Leadership<'_> {
         self.status.set_owner(true);
         let cancel_publishing = self.cancel.child_token();
         let publish = async {
-            let end = publish_until(&cancel_publishing, &mut publisher, store, self.status).await;
+            let end = publish_until(&cancel_publishing, &mut publisher, feed_head, self.status).await;
             cancel_publishing.cancel();
             end
         };

@@ -63,6 +63,8 @@ pub(super) struct RangeReader<'a> {
 /// An open feed.
 struct OpenFeed<'a> {
     records: RecordStream<'a>,
+    /// The head up to which it was opened: it holds no later events.
+    end: Position,
     /// Position of the last skipped event; once the feed has ended, no unread event is left before it.
     last_skipped: Option<Position>,
 }
@@ -102,28 +104,31 @@ impl<'a> RangeReader<'a> {
         self.skips.refresh(self.store).await
     }
 
-    async fn open(&mut self, after: Position) -> Result<OpenFeed<'a>, ReadError> {
+    async fn open(&mut self, after: Position, head: Position) -> Result<OpenFeed<'a>, ReadError> {
         let skips = &mut self.skips;
         if skips.refreshed_at.is_none_or(|at| skips.clock.elapsed(at) >= SKIPS_REFRESH_INTERVAL) {
             skips.refresh(self.store).await?;
         }
-        if skips.positions.is_empty() {
-            return Ok(OpenFeed { records: self.store.read_all(after), last_skipped: None });
-        }
-        let head = self.store.head().await?;
         let records = read_around(self.store, after, head, &FeedFilter::all(), &skips.positions);
         let last_skipped = skips.positions.iter().copied().rfind(|position| *position <= head);
-        Ok(OpenFeed { records, last_skipped })
+        Ok(OpenFeed { records, end: head, last_skipped })
     }
 
-    /// Reads the range after `after`; an empty one at the end of the feed.
-    pub(super) async fn read_next(&mut self, after: Position) -> Result<FeedRange, ReadError> {
+    /// Reads the range after `after`, up to `head`, which was the head of the store; an empty one if no event is left
+    /// there.
+    pub(super) async fn read_next(&mut self, after: Position, head: Position) -> Result<FeedRange, ReadError> {
         let open = self.feed.take().filter(|(_, at)| *at == after);
         let mut feed = match open {
             Some((feed, _)) => feed,
-            None => self.open(after).await?,
+            None if head <= after => return Ok(FeedRange::empty(after)),
+            None => self.open(after, head).await?,
         };
-        let batch = FeedBatch::read(&mut feed.records, RANGE_EVENTS_MAX, RANGE_BYTES_MAX).await?;
+        let mut batch = FeedBatch::read(&mut feed.records, RANGE_EVENTS_MAX, RANGE_BYTES_MAX).await?;
+        // opened up to an earlier head: an empty range would tell the relay to wait for a later one
+        if batch.events.is_empty() && feed.end < head {
+            feed = self.open(after, head).await?;
+            batch = FeedBatch::read(&mut feed.records, RANGE_EVENTS_MAX, RANGE_BYTES_MAX).await?;
+        }
         let last = batch.events.last().and_then(RecordedEvent::position).unwrap_or(after);
         let is_full = matches!(batch.end, BatchEnd::Full);
         let through = match batch.end {
@@ -165,7 +170,8 @@ mod tests {
 
     /// Returns where the next range begins and ends, and its number of events.
     async fn next(ranges: &mut RangeReader<'_>, after: u64) -> (u64, u64, usize) {
-        let range = ranges.read_next(after.into()).await.unwrap();
+        let head = ranges.store.head().await.unwrap();
+        let range = ranges.read_next(after.into(), head).await.unwrap();
         (range.after.get(), range.through.get(), range.events.len())
     }
 
@@ -179,6 +185,21 @@ mod tests {
         assert_eq!(next(&mut ranges, 300).await, (300, 300, 0));
         append(&store, small(2)).await;
         assert_eq!(next(&mut ranges, 300).await, (300, 302, 2));
+    }
+
+    /// The relay waits for a later head after an empty range.
+    #[tokio::test]
+    async fn a_feed_that_ended_at_an_earlier_head_goes_on_up_to_the_head() {
+        let large = || format!(r#"{{"text":"{}"}}"#, "x".repeat(RANGE_BYTES_MAX));
+        for (payloads, through) in [(small(RANGE_EVENTS_MAX).collect(), 256), (vec![large()], 1)] {
+            let store = InMemoryEventStore::new();
+            let events = payloads.len();
+            append(&store, payloads.into_iter()).await;
+            let mut ranges = reader(&store);
+            assert_eq!(next(&mut ranges, 0).await, (0, through, events));
+            append(&store, small(1)).await;
+            assert_eq!(next(&mut ranges, through).await, (through, through + 1, 1));
+        }
     }
 
     #[tokio::test]
@@ -201,7 +222,7 @@ mod tests {
             source: "damaged".into(),
         };
         let feed = store.read_all(0.into()).take(2).chain(futures_util::stream::iter([Err(damaged)]));
-        let feed = OpenFeed { records: feed.boxed(), last_skipped: None };
+        let feed = OpenFeed { records: feed.boxed(), end: Position::new(3), last_skipped: None };
         let mut ranges = RangeReader { feed: Some((feed, 0.into())), ..reader(&store) };
         assert_eq!(next(&mut ranges, 0).await, (0, 2, 2));
         assert_eq!(next(&mut ranges, 2).await, (2, 3, 1));

@@ -13,9 +13,12 @@ use super::{
     status::RelayStatusCell,
 };
 use crate::{
-    domain::{clock::SharedClock, error::BoxError, name::Name, stream::Position},
-    port::{EventBus, EventStore, Lease},
-    runtime::{feed_poller::FeedPoller, held_lease::new_owner},
+    domain::{error::BoxError, name::Name, stream::Position},
+    port::{EventBus, EventStore, Lease, backoff::BackoffTimer},
+    runtime::{
+        feed_head::{FAILURE_BACKOFF, FeedHead},
+        held_lease::new_owner,
+    },
     support::relay_to,
 };
 
@@ -54,6 +57,7 @@ impl Default for RelayOptions {
 /// | any | cancelled | ended; a leader releases the lease |
 pub(crate) struct Relay {
     store: Arc<dyn EventStore>,
+    feed_head: FeedHead,
     bus: Arc<dyn EventBus>,
     options: RelayOptions,
     status: RelayStatusCell,
@@ -73,11 +77,11 @@ impl Relay {
     ///
     /// Call it after the handlers are subscribed: a bus that is not durable goes back to its slowest group.
     pub(crate) async fn prepare(
-        store: Arc<dyn EventStore>,
+        feed_head: FeedHead,
         bus: Arc<dyn EventBus>,
         options: RelayOptions,
-        clock: SharedClock,
     ) -> Result<Self, BoxError> {
+        let (store, clock) = (Arc::clone(feed_head.store()), feed_head.clock().clone());
         let resumed = bus.resume_from(Arc::clone(&store)).await?;
         let (mode, position) = if bus.is_durable() {
             let role = relay_to(bus.destination());
@@ -98,7 +102,7 @@ impl Relay {
             (RelayMode::Always, position)
         };
         let status = RelayStatusCell::new(bus.destination().clone(), position, clock);
-        Ok(Self { store, bus, options, status, mode })
+        Ok(Self { store, feed_head, bus, options, status, mode })
     }
 
     /// Returns the status of this relay as its app reads it.
@@ -110,14 +114,14 @@ impl Relay {
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let RelayMode::ByLease { role, owner } = &self.mode else {
             self.status.set_owner(true);
-            AtLeastOncePublisher::new(&*self.store, &*self.bus, &self.status).run(&self.store, &cancel).await;
+            AtLeastOncePublisher::new(&*self.store, &*self.bus, &self.status).run(&self.feed_head, &cancel).await;
             return;
         };
-        let (mut feed, mut standby_count) = (FeedPoller::new(&self.store, self.status.clock().clone()), 0);
+        let (mut failures, mut standby_count) = (BackoffTimer::new(FAILURE_BACKOFF), 0);
         while !cancel.is_cancelled() {
             match self.store.acquire_lease(role, owner, self.options.lease).await {
                 Ok(Some(lease)) => {
-                    feed.reset();
+                    failures.reset();
                     standby_count = 0;
                     match self.lead(lease, &cancel).await {
                         LeadershipEnd::TakenOver => self.pause(&cancel).await,
@@ -127,14 +131,14 @@ impl Relay {
                     }
                 }
                 Ok(None) => {
-                    feed.reset();
+                    failures.reset();
                     standby_count += 1;
                     self.status.set_standby(standby_count);
                     self.pause(&cancel).await;
                 }
                 Err(error) => {
                     self.status.set_problem(&error.into());
-                    feed.wait_after_failure(&cancel).await;
+                    cancel.run_until_cancelled(self.status.clock().sleep(failures.next_jittered())).await;
                 }
             }
         }
@@ -149,9 +153,9 @@ impl Relay {
             Some(target) => {
                 let is_stream_shared = self.options.is_stream_shared;
                 let publisher = AtomicPublisher::new(store, bus, status, target, epoch, is_stream_shared);
-                leadership.run(publisher, &self.store).await
+                leadership.run(publisher, &self.feed_head).await
             }
-            None => leadership.run(AtLeastOncePublisher::new(store, bus, status), &self.store).await,
+            None => leadership.run(AtLeastOncePublisher::new(store, bus, status), &self.feed_head).await,
         }
     }
 

@@ -1,0 +1,107 @@
+//! Polls of a store's head: when the next one is due.
+//!
+//! Invariant: the watch of the append signal is older than each poll, so a signal that arrives during a poll, or
+//! between a poll and the wait, leads to another poll.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    domain::{clock::SharedClock, stream::Position},
+    port::{
+        AppendWatch, EventStore, ReadError,
+        backoff::{Backoff, BackoffTimer},
+        feed_end::FeedEnd,
+    },
+};
+
+/// The longest pause between two polls while the store [announces](AppendSignal::set_hears_all) the appends of all
+/// processes.
+///
+/// So long an event may stay unseen that nothing announced: its process ended between commit and announcement; its
+/// statement waited for a lock when its caller gave up, and stored it later; its process is not connected for
+/// announcements, as it waits up to 30 seconds until it connects again; or this process has lost its connection without
+/// a sign.
+///
+/// [AppendSignal::set_hears_all]: crate::port::AppendSignal::set_hears_all
+const ANNOUNCED_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The longest pause otherwise.
+pub(super) const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// The pauses between polls since the last append: each about as long as the time since then.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(5), ANNOUNCED_PAUSE_MAX);
+
+/// Time since the last event that no signal announced, as one of a store that does not notify, in which more of them
+/// are expected: the longest pause is [`PAUSE_MAX`].
+const UNANNOUNCED_EXPECTED: Duration = Duration::from_secs(60);
+
+/// Polls a store's head, often while events come, ever more seldom while none do.
+///
+/// | the signal hears all processes | appends open at the last poll | an unannounced event in the last minute | longest pause |
+/// |---|---|---|---|
+/// | no | any | any | 250 ms |
+/// | yes | yes: a roll-back, which is not announced, may let readers see later events | any | 250 ms |
+/// | yes | no | yes: a store appends that does not notify | 250 ms |
+/// | yes | no | no | 5 s |
+pub(super) struct HeadPoll {
+    store: Arc<dyn EventStore>,
+    appended: AppendWatch,
+    pauses: BackoffTimer,
+    clock: SharedClock,
+    last: Option<FeedEnd>,
+    /// Set if the next poll is due after a long pause without a signal, although signals are heard.
+    is_unannounced: bool,
+    unannounced_at: Option<Instant>,
+}
+
+impl HeadPoll {
+    pub(super) fn new(store: Arc<dyn EventStore>, clock: SharedClock) -> Self {
+        let appended = store.appended().watch();
+        let pauses = BackoffTimer::new(PAUSES);
+        Self { store, appended, pauses, clock, last: None, is_unannounced: false, unannounced_at: None }
+    }
+
+    /// Asks the store for its head.
+    pub(super) async fn poll(&mut self) -> Result<Position, ReadError> {
+        let is_unannounced = std::mem::take(&mut self.is_unannounced);
+        let polled = self.store.feed_end().await;
+        let former = std::mem::replace(&mut self.last, polled.as_ref().ok().copied());
+        let end = polled?;
+        if former.is_some_and(|former| former.has_open_appends) && !end.has_open_appends {
+            // a commit between the snapshot of the poll and its view of open appends is in neither
+            self.pauses.reset();
+        }
+        if is_unannounced && former.is_some_and(|former| former.head < end.head) {
+            self.unannounced_at = Some(self.clock.instant());
+        }
+        Ok(end.head)
+    }
+
+    /// Begins again with short pauses, after events were read.
+    pub(super) fn reset(&mut self) {
+        self.pauses.reset();
+    }
+
+    /// Waits until the next poll is due: at once after an append, else after a pause.
+    pub(super) async fn wait(&mut self) {
+        let has_no_open_append = self.last.is_some_and(|end| !end.has_open_appends);
+        let hears_all = has_no_open_append && self.appended.hears_all();
+        let expects_unannounced = self.unannounced_at.is_some_and(|at| self.clock.elapsed(at) < UNANNOUNCED_EXPECTED);
+        let longest = if hears_all && !expects_unannounced { ANNOUNCED_PAUSE_MAX } else { PAUSE_MAX };
+        let pause = self.pauses.next_delay().min(longest);
+        // after a short pause the signal may be on its way
+        self.is_unannounced = self.wait_for(pause).await && hears_all && pause >= PAUSE_MAX;
+    }
+
+    /// Waits for a pause, or until an append. Returns `true` if the pause is over.
+    pub(super) async fn wait_for(&mut self, pause: Duration) -> bool {
+        // an append does not wait for the poll
+        tokio::select! {
+            () = self.appended.begun_or_appended() => {
+                self.pauses.reset();
+                false
+            }
+            () = self.clock.sleep(pause) => true,
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What an app at rest asks its store for, beside the head of the feed: its leases.
+//!
+//! The clock of tokio is paused: it moves on when all tasks wait.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use eventbus::{
+    InMemoryEventStore, Name,
+    port::{Lease, LeaseError, Leases},
+    prelude::*,
+    testkit::delegate,
+};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::wait::until;
+
+const MINUTES: Duration = Duration::from_secs(100);
+const ROLES: [Name; 3] =
+    [Name::from_static("projection:one"), Name::from_static("projection:two"), Name::from_static("projection:three")];
+
+/// The answer to a joint renewal of leases.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Joint {
+    Renews,
+    Fails,
+    Hangs,
+    Panics,
+}
+
+/// Counts what an app at rest asks for.
+#[derive(Clone)]
+struct CountingStore {
+    store: InMemoryEventStore,
+    joint: Arc<Mutex<Joint>>,
+    /// The permits of renewals of one lease; without one, a renewal is on its way to the server.
+    arrivals: Arc<Semaphore>,
+    /// Number of renewals of one lease that panic from now on.
+    panics_alone: Arc<AtomicUsize>,
+    joint_renewals: Arc<AtomicUsize>,
+    renewals_alone: Arc<AtomicUsize>,
+}
+
+impl CountingStore {
+    fn new(joint: Joint) -> Self {
+        Self {
+            store: InMemoryEventStore::new(),
+            joint: Arc::new(Mutex::new(joint)),
+            arrivals: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            panics_alone: Arc::default(),
+            joint_renewals: Arc::default(),
+            renewals_alone: Arc::default(),
+        }
+    }
+
+    /// Returns the joint renewals, and those of one lease, in [`MINUTES`].
+    async fn renewals(&self) -> (usize, usize) {
+        let count = || [&self.joint_renewals, &self.renewals_alone].map(|count| count.load(Ordering::SeqCst));
+        let before = count();
+        tokio::time::sleep(MINUTES).await;
+        let after = count();
+        (after[0] - before[0], after[1] - before[1])
+    }
+
+    /// The epochs of the leases that are held.
+    async fn epochs(&self) -> Vec<Option<u64>> {
+        let mut epochs = Vec::new();
+        for role in &ROLES {
+            epochs.push(self.store.lease_of(role).await.unwrap().map(|lease| lease.epoch));
+        }
+        epochs
+    }
+}
+
+delegate!(CountingStore, self => self.store;
+    AppendEvents, ReadStream, ReadFeed, Checkpoints, Floors, UnfinishedDeliveries, EventStore);
+
+#[async_trait]
+impl Leases for CountingStore {
+    async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
+        self.store.acquire_lease(role, owner, ttl).await
+    }
+
+    async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
+        self.store.seize_lease(role, owner, ttl).await
+    }
+
+    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
+        self.renewals_alone.fetch_add(1, Ordering::SeqCst);
+        let panics = self.panics_alone.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        assert!(panics.is_err(), "made by the test");
+        let (server, lease) = (self.clone(), lease.clone());
+        // as on a server, it takes effect also if the caller does not wait any more
+        let renewal = tokio::spawn(async move {
+            server.arrivals.acquire().await.unwrap().forget();
+            server.store.renew_lease(&lease, ttl).await
+        });
+        renewal.await.unwrap()
+    }
+
+    async fn renew_leases(&self, leases: &[Lease], ttl: Duration) -> Result<Vec<bool>, LeaseError> {
+        self.joint_renewals.fetch_add(1, Ordering::SeqCst);
+        let joint = *self.joint.lock();
+        match joint {
+            Joint::Renews => {
+                let mut renewed = Vec::new();
+                for lease in leases {
+                    renewed.push(self.store.renew_lease(lease, ttl).await?);
+                }
+                Ok(renewed)
+            }
+            Joint::Fails => Err(LeaseError::new(&leases[0].role, "away")),
+            Joint::Hangs => std::future::pending().await,
+            Joint::Panics => panic!("made by the test"),
+        }
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
+        self.store.release_lease(lease).await
+    }
+
+    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+        self.store.lease_of(role).await
+    }
+}
+
+#[derive(Default)]
+struct One;
+
+#[projection(name = "one", manual)]
+impl One {
+    fn any(&self, _event: &RecordedEvent) {}
+}
+
+#[derive(Default)]
+struct Two;
+
+#[projection(name = "two", manual)]
+impl Two {
+    fn any(&self, _event: &RecordedEvent) {}
+}
+
+#[derive(Default)]
+struct Three;
+
+#[projection(name = "three", manual)]
+impl Three {
+    fn any(&self, _event: &RecordedEvent) {}
+}
+
+async fn start(store: &CountingStore) -> App {
+    let app = App::builder().store(store.clone()).projection(One).projection(Two).projection(Three);
+    let app = app.start().await.unwrap();
+    until("the leases are acquired", async || store.epochs().await == [Some(1); 3]).await;
+    app
+}
+
+/// The projections renew their leases each third of 10 seconds.
+#[tokio::test(start_paused = true)]
+async fn the_leases_of_a_process_are_renewed_together() {
+    let store = CountingStore::new(Joint::Renews);
+    let app = start(&store).await;
+    let (joint, alone) = store.renewals().await;
+    assert!((29..=31).contains(&joint) && alone == 0, "{joint} joint renewals, {alone} of one lease");
+    assert_eq!(store.epochs().await, [Some(1); 3], "none was acquired again");
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(store.epochs().await, [None; 3]);
+    assert_eq!(store.renewals().await, (0, 0), "a lease that has ended is not renewed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_not_renewed_with_the_others_is_renewed_alone() {
+    for joint in [Joint::Fails, Joint::Hangs] {
+        let store = CountingStore::new(joint);
+        let app = start(&store).await;
+        let (together, alone) = store.renewals().await;
+        assert!((60..=93).contains(&alone), "{alone} renewals of one lease");
+        // none beside an unanswered one
+        assert_eq!(together <= 1, joint == Joint::Hangs, "{together} joint renewals");
+        assert_eq!(store.epochs().await, [Some(1); 3], "none was acquired again");
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+        assert_eq!(store.epochs().await, [None; 3]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_are_renewed_after_a_panic_of_the_store() {
+    let store = CountingStore::new(Joint::Panics);
+    store.panics_alone.store(3, Ordering::SeqCst);
+    let app = start(&store).await;
+    tokio::time::sleep(MINUTES).await;
+    assert_eq!(store.panics_alone.load(Ordering::SeqCst), 0);
+    *store.joint.lock() = Joint::Renews;
+    let (joint, _) = store.renewals().await;
+    assert!((29..=31).contains(&joint), "{joint} joint renewals");
+    assert_eq!(store.epochs().await, [Some(1); 3], "none was acquired again");
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+/// Also if the renewal was given up before.
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_released_after_the_renewals_that_are_under_way() {
+    for given_up in [false, true] {
+        let store = CountingStore::new(Joint::Fails);
+        let app = start(&store).await;
+        store.arrivals.forget_permits(Semaphore::MAX_PERMITS);
+        let sent = store.renewals_alone.load(Ordering::SeqCst);
+        until("renewals are under way", async || store.renewals_alone.load(Ordering::SeqCst) == sent + 3).await;
+        if given_up {
+            // they time out after a third of 10 seconds
+            until("they are sent again", async || store.renewals_alone.load(Ordering::SeqCst) == sent + 6).await;
+        }
+        let arrive = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            store.arrivals.add_permits(100);
+        };
+        let (stopped, ()) = tokio::join!(app.shutdown(Duration::from_secs(10)), arrive);
+        stopped.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(store.epochs().await, [None; 3]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_passes_on_leaves_the_others_to_their_owner() {
+    let store = CountingStore::new(Joint::Renews);
+    let _app = start(&store).await;
+    let (other, long) = (Name::from_static("other"), Duration::from_secs(3_600));
+    store.store.seize_lease(&ROLES[1], &other, long).await.unwrap();
+    tokio::time::sleep(MINUTES).await;
+    assert_eq!(store.epochs().await, [1, 2, 1].map(Some));
+    assert_eq!(store.store.lease_of(&ROLES[1]).await.unwrap().unwrap().owner, other);
+    let (joint, alone) = store.renewals().await;
+    assert!((29..=31).contains(&joint) && alone == 0, "{joint} joint renewals, {alone} of one lease");
+}

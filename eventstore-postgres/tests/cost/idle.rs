@@ -1,0 +1,171 @@
+//! The statements of an app at rest: its number of projections does not matter.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use eventbus::{
+    app::AppBuilder,
+    clock::{Clock, SharedClock, Sleep, SystemClock},
+    prelude::*,
+};
+use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::QuietServer;
+use crate::common::{self, add, run, stream};
+
+/// The measured time, on the clock of the app.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Longer than the server may take to answer a renewal, on the clock of the app.
+const LEASE: Duration = Duration::from_secs(20);
+
+/// A clock on which time passes ten times as fast.
+#[derive(Debug, Clone, Copy)]
+struct QuickClock(Instant);
+
+impl QuickClock {
+    const SPEED: u32 = 10;
+
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Clock for QuickClock {
+    fn now(&self) -> OffsetDateTime {
+        SystemClock.now()
+    }
+
+    fn instant(&self) -> Instant {
+        self.0 + self.0.elapsed() * Self::SPEED
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        SystemClock.sleep_until(self.0 + deadline.saturating_duration_since(self.0) / Self::SPEED)
+    }
+}
+
+#[handler(manual)]
+async fn handled(_event: &RecordedEvent) {}
+
+/// Adds each projection to an app: some in memory, some with rows in a table of all.
+macro_rules! projections {
+    ($($state:ident $state_name:tt $rows:ident $rows_name:tt),+ $(,)?) => {
+        $(
+            #[derive(Default)]
+            struct $state(u64);
+
+            #[projection(name = $state_name, manual)]
+            impl $state {
+                fn any(&mut self, _event: &RecordedEvent) {
+                    self.0 += 1;
+                }
+            }
+
+            #[derive(Default)]
+            struct $rows;
+
+            #[projection(name = $rows_name, tables("idle"), manual)]
+            impl $rows {
+                async fn any(&self, _event: &RecordedEvent, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+                    run(connection, "INSERT INTO idle VALUES (1)").await;
+                    Ok(())
+                }
+            }
+        )+
+
+        /// Adds `number` projections in memory, and as many with rows.
+        fn add_projections(mut app: AppBuilder, number: usize) -> AppBuilder {
+            let mut added = 0;
+            $(
+                if added < number {
+                    app = app.projection($state::default()).projection($rows);
+                    added += 1;
+                }
+            )+
+            assert_eq!(added, number);
+            app
+        }
+    };
+}
+
+projections! {
+    State1 "state-1" Rows1 "rows-1",
+    State2 "state-2" Rows2 "rows-2",
+    State3 "state-3" Rows3 "rows-3",
+    State4 "state-4" Rows4 "rows-4",
+    State5 "state-5" Rows5 "rows-5",
+    State6 "state-6" Rows6 "rows-6",
+    State7 "state-7" Rows7 "rows-7",
+    State8 "state-8" Rows8 "rows-8",
+    State9 "state-9" Rows9 "rows-9",
+    State10 "state-10" Rows10 "rows-10",
+}
+
+/// An app at rest, in a database of its own.
+struct IdleApp {
+    database: &'static str,
+    _app: App,
+    before: BTreeMap<String, i64>,
+    clock: SharedClock,
+    since: Instant,
+}
+
+impl IdleApp {
+    async fn start(server: &mut QuietServer, database: &'static str, projections: usize) -> Self {
+        run(&mut server.admin, &format!("CREATE DATABASE {database}")).await;
+        let (url, _) = server.server.url().rsplit_once('/').unwrap();
+        let database_url = format!("{url}/{database}");
+        run(&mut common::connect(&database_url).await, "CREATE TABLE idle (number bigint)").await;
+        let store: PgEventStore = common::open(PgEventStoreConfig { database_url, ..Default::default() }).await;
+        add(&store, &stream(), 3).await;
+        let clock = SharedClock::new(QuickClock::new());
+        let app = App::builder().store(store).clock(clock.clone()).projection_lease(LEASE).handler::<handled>();
+        let app = add_projections(app, projections).start().await.unwrap();
+        app.settled().await.unwrap();
+        let before = statements(server, database).await;
+        let since = clock.instant();
+        Self { database, _app: app, before, clock, since }
+    }
+
+    /// Returns the statements since the start, and their number.
+    async fn statements(&self, server: &mut QuietServer) -> (BTreeMap<String, i64>, u64) {
+        let mut statements = statements(server, self.database).await;
+        for (text, calls) in &mut statements {
+            *calls -= self.before.get(text).copied().unwrap_or_default();
+        }
+        statements.retain(|_, calls| *calls > 0);
+        let number = statements.values().sum::<i64>();
+        (statements, number.cast_unsigned())
+    }
+}
+
+/// Returns how often the server has run each statement of a database.
+async fn statements(server: &mut QuietServer, database: &str) -> BTreeMap<String, i64> {
+    let sql = "SELECT query, sum(calls)::bigint FROM pg_stat_statements
+        WHERE dbid = (SELECT oid FROM pg_database WHERE datname = $1) GROUP BY query";
+    let rows: Vec<(String, i64)> = sqlx::query_as(sql).bind(database).fetch_all(&mut server.admin).await.unwrap();
+    rows.into_iter().collect()
+}
+
+#[tokio::test]
+async fn an_app_at_rest_asks_once_a_second_at_most() {
+    let mut server = QuietServer::start().await;
+    let mut apps = Vec::new();
+    for (database, projections) in [("few", 1), ("many", 10)] {
+        apps.push(IdleApp::start(&mut server, database, projections).await);
+    }
+    for app in &apps {
+        // no synchronisation: the time in which statements are counted
+        app.clock.sleep_until(app.since + WINDOW).await;
+        let (statements, number) = app.statements(&mut server).await;
+        let most = app.clock.elapsed(app.since).as_secs();
+        assert!(
+            number <= most,
+            "{number} statements of {}, at most {most} were allowed: {statements:#?}",
+            app.database
+        );
+    }
+}
