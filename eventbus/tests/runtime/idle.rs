@@ -1,4 +1,4 @@
-//! What an app at rest asks its store for, beside the head of the feed: its leases.
+//! What an app at rest asks its store for, beside the head of the feed: its leases, and the floors of the groups.
 //!
 //! The clock of tokio is paused: it moves on when all tasks wait.
 
@@ -13,9 +13,9 @@ use std::{
 use async_trait::async_trait;
 use eventbus::{
     InMemoryEventStore, Name,
-    port::{Lease, LeaseError, Leases},
+    port::{CheckpointError, Floor, Floors, Lease, LeaseError, Leases},
     prelude::*,
-    testkit::delegate,
+    testkit::{LossyBus, delegate},
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -46,6 +46,7 @@ struct CountingStore {
     panics_alone: Arc<AtomicUsize>,
     joint_renewals: Arc<AtomicUsize>,
     renewals_alone: Arc<AtomicUsize>,
+    loads_of_floors: Arc<AtomicUsize>,
 }
 
 impl CountingStore {
@@ -57,6 +58,7 @@ impl CountingStore {
             panics_alone: Arc::default(),
             joint_renewals: Arc::default(),
             renewals_alone: Arc::default(),
+            loads_of_floors: Arc::default(),
         }
     }
 
@@ -80,7 +82,7 @@ impl CountingStore {
 }
 
 delegate!(CountingStore, self => self.store;
-    AppendEvents, ReadStream, ReadFeed, Checkpoints, Floors, UnfinishedDeliveries, EventStore);
+    AppendEvents, ReadStream, ReadFeed, Checkpoints, UnfinishedDeliveries, EventStore);
 
 #[async_trait]
 impl Leases for CountingStore {
@@ -128,6 +130,22 @@ impl Leases for CountingStore {
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
         self.store.lease_of(role).await
+    }
+}
+
+#[async_trait]
+impl Floors for CountingStore {
+    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
+        self.loads_of_floors.fetch_add(1, Ordering::SeqCst);
+        self.store.floors(destination).await
+    }
+
+    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
+        self.store.save_floors(destination, floors).await
+    }
+
+    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
+        self.store.forget_floor(destination, group).await
     }
 }
 
@@ -239,4 +257,15 @@ async fn a_lease_that_passes_on_leaves_the_others_to_their_owner() {
     assert_eq!(store.store.lease_of(&ROLES[1]).await.unwrap().unwrap().owner, other);
     let (joint, alone) = store.renewals().await;
     assert!((29..=31).contains(&joint) && alone == 0, "{joint} joint renewals, {alone} of one lease");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_relay_loads_the_floors_of_the_groups_seldom() {
+    let store = CountingStore::new(Joint::Renews);
+    let _app = App::builder().store(store.clone()).bus(LossyBus::new()).start().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = store.loads_of_floors.load(Ordering::SeqCst);
+    tokio::time::sleep(MINUTES).await;
+    let loads = store.loads_of_floors.load(Ordering::SeqCst) - before;
+    assert!((9..=11).contains(&loads), "{loads} loads");
 }

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     domain::{
@@ -24,6 +25,8 @@ use crate::{
 
 /// Interval at which the filler asks the bus for missing backlogs.
 const BACKLOG_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval at which the store's id is loaded again: a different store may have taken its place.
+const STORE_ID_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 /// Delay after which a group with a full backlog may have room again.
 const FULL_BACKLOG_DELAY: Duration = Duration::from_millis(50);
 /// Limits of one fill.
@@ -82,9 +85,9 @@ pub(crate) async fn fill_backlogs(
     if matches!(store.store_id().await, Err(ReadError::NoStore)) {
         return;
     }
-    let mut outage = Outage::new(clock.clone());
+    let (mut outage, mut id) = (Outage::new(clock.clone()), StoreId::new(clock.clone()));
     while !cancel.is_cancelled() {
-        let filled = cancel.run_until_cancelled(fill_all(&*store, backlogs, bus.destination())).await;
+        let filled = cancel.run_until_cancelled(fill_all(&*store, &mut id, backlogs, bus.destination())).await;
         let pause = match filled {
             None => return,
             Some(Ok(Round { pause, failed })) => {
@@ -95,6 +98,7 @@ pub(crate) async fn fill_backlogs(
                 pause
             }
             Some(Err(error)) => {
+                id = StoreId::new(clock.clone());
                 if outage.begins() {
                     let error = ErrorLine(&*error).to_string();
                     tracing::warn!(destination = %bus.destination(), error, "backlogs of groups cannot be filled, trying again");
@@ -103,6 +107,30 @@ pub(crate) async fn fill_backlogs(
             }
         };
         cancel.run_until_cancelled(clock.sleep(pause)).await;
+    }
+}
+
+/// The id of a store, loaded again at [`STORE_ID_REFRESH_INTERVAL`].
+struct StoreId {
+    loaded: Option<(Instant, Uuid)>,
+    clock: SharedClock,
+}
+
+impl StoreId {
+    const fn new(clock: SharedClock) -> Self {
+        Self { loaded: None, clock }
+    }
+
+    /// Returns the id; loads it if that is due.
+    async fn of(&mut self, store: &dyn EventStore) -> Result<Uuid, ReadError> {
+        match self.loaded {
+            Some((at, id)) if self.clock.elapsed(at) < STORE_ID_REFRESH_INTERVAL => Ok(id),
+            _ => {
+                let id = store.store_id().await?;
+                self.loaded = Some((self.clock.instant(), id));
+                Ok(id)
+            }
+        }
     }
 }
 
@@ -115,9 +143,13 @@ struct Round {
 }
 
 /// Fills a part of each group's backlog.
-async fn fill_all(store: &dyn EventStore, backlogs: &dyn Backlogs, destination: &Name) -> Result<Round, BoxError> {
-    let id = store.store_id().await?;
-    let fills = backlogs.fills(id).await?;
+async fn fill_all(
+    store: &dyn EventStore,
+    id: &mut StoreId,
+    backlogs: &dyn Backlogs,
+    destination: &Name,
+) -> Result<Round, BoxError> {
+    let fills = backlogs.fills(id.of(store).await?).await?;
     let mut round = Round { pause: BACKLOG_POLL_INTERVAL, failed: BTreeMap::new() };
     if fills.is_empty() {
         return Ok(round);
@@ -184,7 +216,6 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use async_trait::async_trait;
-    use uuid::Uuid;
 
     use super::*;
     use crate::{
@@ -248,6 +279,20 @@ mod tests {
         store
     }
 
+    fn unloaded() -> StoreId {
+        StoreId::new(SharedClock::SYSTEM)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_id_of_the_store_is_loaded_again_after_a_while() {
+        let (former, later, mut id) = (store_of(1).await, store_of(1).await, unloaded());
+        let ids = [former.store_id().await.unwrap(), later.store_id().await.unwrap()];
+        assert_eq!(id.of(&*former).await.unwrap(), ids[0]);
+        assert_eq!(id.of(&*later).await.unwrap(), ids[0], "not at each round");
+        tokio::time::sleep(STORE_ID_REFRESH_INTERVAL).await;
+        assert_eq!(id.of(&*later).await.unwrap(), ids[1]);
+    }
+
     #[tokio::test]
     async fn what_one_group_cannot_be_given_keeps_nothing_from_the_others() {
         let (store, bus, clock) = (store_of(2).await, Name::from_static("bus"), SharedClock::SYSTEM);
@@ -260,7 +305,7 @@ mod tests {
         };
         let unfilled = Unfilled::default();
         for _ in 0..2 {
-            let round = fill_all(&*store, &missing, &bus).await.unwrap();
+            let round = fill_all(&*store, &mut unloaded(), &missing, &bus).await.unwrap();
             assert_eq!(round.pause, Duration::ZERO, "there may be more for `shipping`");
             unfilled.note(round.failed, &clock);
         }
@@ -271,7 +316,7 @@ mod tests {
         assert_eq!((&*groups[0].group, groups[0].after), ("billing", Position::START));
         assert!(!groups[0].to_string().contains("secret"), "{}", groups[0]);
         missing.is_refused.store(false, Ordering::SeqCst);
-        unfilled.note(fill_all(&*store, &missing, &bus).await.unwrap().failed, &clock);
+        unfilled.note(fill_all(&*store, &mut unloaded(), &missing, &bus).await.unwrap().failed, &clock);
         assert!(unfilled.groups().is_empty());
     }
 
@@ -296,7 +341,7 @@ mod tests {
             is_full: false.into(),
             given: Mutex::default(),
         };
-        fill_all(&*store, &missing, &bus).await.unwrap();
+        fill_all(&*store, &mut unloaded(), &missing, &bus).await.unwrap();
         assert_eq!(*missing.given.lock(), [1, 3].map(|position| ("new".to_owned(), position)));
     }
 
@@ -311,7 +356,7 @@ mod tests {
             is_full: false.into(),
             given: Mutex::default(),
         };
-        assert_eq!(fill_all(&*store, &missing, &bus).await.unwrap().pause, Duration::ZERO);
+        assert_eq!(fill_all(&*store, &mut unloaded(), &missing, &bus).await.unwrap().pause, Duration::ZERO);
         assert_eq!(missing.given.lock().len(), most);
     }
 
@@ -325,10 +370,10 @@ mod tests {
             is_full: true.into(),
             given: Mutex::default(),
         };
-        assert_eq!(fill_all(&*store, &missing, &bus).await.unwrap().pause, FULL_BACKLOG_DELAY);
+        assert_eq!(fill_all(&*store, &mut unloaded(), &missing, &bus).await.unwrap().pause, FULL_BACKLOG_DELAY);
         assert!(missing.given.lock().is_empty());
         missing.is_full.store(false, Ordering::SeqCst);
-        assert_eq!(fill_all(&*store, &missing, &bus).await.unwrap().pause, Duration::ZERO);
+        assert_eq!(fill_all(&*store, &mut unloaded(), &missing, &bus).await.unwrap().pause, Duration::ZERO);
         assert_eq!(missing.given.lock().len(), 2);
     }
 }

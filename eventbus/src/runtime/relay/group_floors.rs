@@ -29,6 +29,9 @@ use crate::{
 /// Time after which a group that does not advance, while it has events to finish, is logged.
 const IDLE_GROUP_WARN_AFTER: Duration = Duration::from_secs(3_600);
 
+/// Interval at which the saved floors are loaded again: other processes add groups to them, and operators remove some.
+const KNOWN_FLOORS_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Outcome of a check of the groups.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum GroupCheck {
@@ -44,6 +47,8 @@ pub(super) enum GroupCheck {
 #[derive(Debug, Default)]
 pub(super) struct GroupFloorTracker {
     tracked: HashMap<Name, TrackedGroup>,
+    /// The saved floors, and when they were loaded.
+    known: Option<(Instant, BTreeMap<Name, Position>)>,
     outage: Outage,
     clock: SharedClock,
 }
@@ -70,8 +75,16 @@ impl GroupFloorTracker {
         target: &dyn RelayTarget,
         publisher: Publisher,
     ) -> Result<GroupCheck, BoxError> {
-        let known: BTreeMap<Name, Position> =
-            store.floors(destination).await?.into_iter().map(|floor| (floor.group, floor.position)).collect();
+        // taken: after an error the floors are loaded again
+        let known = self.known.take();
+        let known = known.filter(|(loaded_at, _)| self.clock.elapsed(*loaded_at) < KNOWN_FLOORS_REFRESH_INTERVAL);
+        let (loaded_at, mut known) = match known {
+            Some(known) => known,
+            None => {
+                let floors = store.floors(destination).await?;
+                (self.clock.instant(), floors.into_iter().map(|floor| (floor.group, floor.position)).collect())
+            }
+        };
         let names: Vec<Name> = known.keys().cloned().collect();
         let GroupFloors::Groups(reported_floors) = target.group_floors(publisher, &names).await? else {
             return Ok(GroupCheck::Lost);
@@ -96,7 +109,9 @@ impl GroupFloorTracker {
         self.tracked.retain(|group, _| known.contains_key(group) || changed.iter().any(|floor| floor.group == *group));
         if !changed.is_empty() {
             store.save_floors(destination, &changed).await?;
+            known.extend(changed.into_iter().map(|floor| (floor.group, floor.position)));
         }
+        self.known = Some((loaded_at, known));
         Ok(if gaps.is_empty() { GroupCheck::Healthy } else { GroupCheck::Gap(gaps.into_iter().flatten().min()) })
     }
 
