@@ -5,7 +5,7 @@ use eventbus::{
     Name, Position,
     port::{CheckpointError, Checkpoints, Notes},
 };
-use sqlx::Row as _;
+use sqlx::{Row as _, postgres::PgRow};
 
 use crate::{record::decode_position, store::PgEventStore};
 
@@ -14,6 +14,19 @@ impl Checkpoints for PgEventStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
         let query = self.inner().statements().query(include_str!("sql/load_checkpoint.sql")).bind(name.as_str());
         Ok(self.inner().fetch_progress(name, query, |row| decode_position(row, 0)).await?.pop())
+    }
+
+    async fn load_checkpoints(&self, names: &[Name]) -> Result<Vec<Option<Position>>, CheckpointError> {
+        let Some(first) = names.first() else {
+            return Ok(Vec::new());
+        };
+        let query = self.inner().statements().query(include_str!("sql/load_checkpoints.sql"));
+        let query = query.bind(names.iter().map(Name::as_str).collect::<Vec<_>>());
+        let position = |row: &PgRow| match row.try_get::<Option<i64>, _>(0)? {
+            Some(_) => decode_position(row, 0).map(Some),
+            None => Ok(None),
+        };
+        self.inner().fetch_progress(first, query, position).await
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {

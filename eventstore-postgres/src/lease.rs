@@ -59,6 +59,23 @@ impl Leases for PgEventStore {
         let found = self.inner().fetch(query, lease).await;
         found.map(|mut rows| rows.pop()).map_err(|error| LeaseError::new(role, error))
     }
+
+    async fn leases_of(&self, roles: &[Name]) -> Result<Vec<Option<Lease>>, LeaseError> {
+        let Some(first) = roles.first() else {
+            return Ok(Vec::new());
+        };
+        let query = self.inner().statements().query(include_str!("sql/leases_of.sql"));
+        let query = query.bind(roles.iter().map(Name::as_str).collect::<Vec<_>>());
+        let owner = |row: &PgRow| match row.try_get::<Option<&str>, _>(0)? {
+            Some(owner) => Ok(Some((Name::new("owner", owner)?, decode_epoch(row, 1)?))),
+            None => Ok(None),
+        };
+        let owners = self.inner().fetch(query, owner).await.map_err(|error| LeaseError::new(first, error))?;
+        let lease = |(role, owner): (&Name, Option<(Name, u64)>)| {
+            owner.map(|(owner, epoch)| Lease { role: role.clone(), owner, epoch })
+        };
+        Ok(roles.iter().zip(owners).map(lease).collect())
+    }
 }
 
 async fn take_lease(

@@ -17,6 +17,19 @@ pub trait Checkpoints: Send + Sync {
     /// [`CheckpointError`] if the store cannot be reached.
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError>;
 
+    /// Loads the checkpoint of each name, in order, as [`load_checkpoint`](Self::load_checkpoint) does, if possible in
+    /// one request. The provided body loads one after the other.
+    ///
+    /// # Errors
+    /// [`CheckpointError`], with one of the names, if the store cannot be reached.
+    async fn load_checkpoints(&self, names: &[Name]) -> Result<Vec<Option<Position>>, CheckpointError> {
+        let mut positions = Vec::with_capacity(names.len());
+        for name in names {
+            positions.push(self.load_checkpoint(name).await?);
+        }
+        Ok(positions)
+    }
+
     /// Saves that `name` has fully handled all events up to `position`. Overwrites the checkpoint, also with a lower
     /// one.
     ///

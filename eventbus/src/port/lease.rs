@@ -74,6 +74,19 @@ pub trait Leases: Send + Sync {
     /// # Errors
     /// [`LeaseError`] if the store cannot be reached.
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError>;
+
+    /// Returns the current lease of each role, in order, as [`lease_of`](Self::lease_of) does, if possible in one
+    /// request. The provided body asks for one after the other.
+    ///
+    /// # Errors
+    /// [`LeaseError`], with one of the roles, if the store cannot be reached.
+    async fn leases_of(&self, roles: &[Name]) -> Result<Vec<Option<Lease>>, LeaseError> {
+        let mut leases = Vec::with_capacity(roles.len());
+        for role in roles {
+            leases.push(self.lease_of(role).await?);
+        }
+        Ok(leases)
+    }
 }
 
 /// A role that one owner holds until the lease expires.

@@ -148,6 +148,10 @@ macro_rules! __delegate {
                     $inner.load_checkpoint(name).await
                 }
 
+                async fn load_checkpoints(&$self, names: &[Name]) -> Result<Vec<Option<Position>>, CheckpointError> {
+                    $inner.load_checkpoints(names).await
+                }
+
                 async fn save_checkpoint(&$self, name: &Name, position: Position) -> Result<(), CheckpointError> {
                     $inner.save_checkpoint(name, position).await
                 }
@@ -187,6 +191,10 @@ macro_rules! __delegate {
 
                 async fn lease_of(&$self, role: &Name) -> Result<Option<Lease>, LeaseError> {
                     $inner.lease_of(role).await
+                }
+
+                async fn leases_of(&$self, roles: &[Name]) -> Result<Vec<Option<Lease>>, LeaseError> {
+                    $inner.leases_of(roles).await
                 }
             }
         };

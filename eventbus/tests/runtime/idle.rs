@@ -12,8 +12,9 @@ use std::{
 
 use async_trait::async_trait;
 use eventbus::{
-    InMemoryEventStore, Name,
-    port::{CheckpointError, Floor, Floors, Lease, LeaseError, Leases},
+    InMemoryEventStore, Name, Position,
+    app::AppBuilder,
+    port::{CheckpointError, Checkpoints, Floor, Floors, Lease, LeaseError, Leases},
     prelude::*,
     testkit::{LossyBus, delegate},
 };
@@ -47,6 +48,10 @@ struct CountingStore {
     joint_renewals: Arc<AtomicUsize>,
     renewals_alone: Arc<AtomicUsize>,
     loads_of_floors: Arc<AtomicUsize>,
+    /// Number of requests for the leases and checkpoints of several roles.
+    joint_polls: Arc<AtomicUsize>,
+    /// Number of requests for the lease or checkpoint of one role, other than renewals.
+    polls_alone: Arc<AtomicUsize>,
 }
 
 impl CountingStore {
@@ -59,12 +64,19 @@ impl CountingStore {
             joint_renewals: Arc::default(),
             renewals_alone: Arc::default(),
             loads_of_floors: Arc::default(),
+            joint_polls: Arc::default(),
+            polls_alone: Arc::default(),
         }
     }
 
     /// Returns the joint renewals, and those of one lease, in [`MINUTES`].
     async fn renewals(&self) -> (usize, usize) {
-        let count = || [&self.joint_renewals, &self.renewals_alone].map(|count| count.load(Ordering::SeqCst));
+        Self::counted([&self.joint_renewals, &self.renewals_alone]).await
+    }
+
+    /// Returns by how much these counts grow in [`MINUTES`].
+    async fn counted(counts: [&AtomicUsize; 2]) -> (usize, usize) {
+        let count = || counts.map(|count| count.load(Ordering::SeqCst));
         let before = count();
         tokio::time::sleep(MINUTES).await;
         let after = count();
@@ -82,11 +94,29 @@ impl CountingStore {
 }
 
 delegate!(CountingStore, self => self.store;
-    AppendEvents, ReadStream, ReadFeed, Checkpoints, UnfinishedDeliveries, EventStore);
+    AppendEvents, ReadStream, ReadFeed, UnfinishedDeliveries, EventStore);
+
+#[async_trait]
+impl Checkpoints for CountingStore {
+    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+        self.polls_alone.fetch_add(1, Ordering::SeqCst);
+        self.store.load_checkpoint(name).await
+    }
+
+    async fn load_checkpoints(&self, names: &[Name]) -> Result<Vec<Option<Position>>, CheckpointError> {
+        self.joint_polls.fetch_add(1, Ordering::SeqCst);
+        self.store.load_checkpoints(names).await
+    }
+
+    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
+        self.store.save_checkpoint(name, position).await
+    }
+}
 
 #[async_trait]
 impl Leases for CountingStore {
     async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
+        self.polls_alone.fetch_add(1, Ordering::SeqCst);
         self.store.acquire_lease(role, owner, ttl).await
     }
 
@@ -129,7 +159,13 @@ impl Leases for CountingStore {
     }
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+        self.polls_alone.fetch_add(1, Ordering::SeqCst);
         self.store.lease_of(role).await
+    }
+
+    async fn leases_of(&self, roles: &[Name]) -> Result<Vec<Option<Lease>>, LeaseError> {
+        self.joint_polls.fetch_add(1, Ordering::SeqCst);
+        self.store.leases_of(roles).await
     }
 }
 
@@ -173,9 +209,12 @@ impl Three {
     fn any(&self, _event: &RecordedEvent) {}
 }
 
+fn app(store: &CountingStore) -> AppBuilder {
+    App::builder().store(store.clone()).projection(One).projection(Two).projection(Three)
+}
+
 async fn start(store: &CountingStore) -> App {
-    let app = App::builder().store(store.clone()).projection(One).projection(Two).projection(Three);
-    let app = app.start().await.unwrap();
+    let app = app(store).start().await.unwrap();
     until("the leases are acquired", async || store.epochs().await == [Some(1); 3]).await;
     app
 }
@@ -257,6 +296,22 @@ async fn a_lease_that_passes_on_leaves_the_others_to_their_owner() {
     assert_eq!(store.store.lease_of(&ROLES[1]).await.unwrap().unwrap().owner, other);
     let (joint, alone) = store.renewals().await;
     assert!((29..=31).contains(&joint) && alone == 0, "{joint} joint renewals, {alone} of one lease");
+}
+
+/// Leases and checkpoints each second; each lease alone each 30 seconds.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_stands_by_asks_for_all_its_projections_together() {
+    let store = CountingStore::new(Joint::Renews);
+    let owner = start(&store).await;
+    let _standby = app(&store).start().await.unwrap();
+    tokio::time::sleep(MINUTES).await;
+    let (joint, alone) = CountingStore::counted([&store.joint_polls, &store.polls_alone]).await;
+    assert!((190..=202).contains(&joint) && (6..=12).contains(&alone), "{joint} joint requests, {alone} of one role");
+    assert_eq!(store.epochs().await, [Some(1); 3], "the owner keeps them");
+    // a released lease is acquired soon
+    owner.shutdown(Duration::from_secs(10)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(store.epochs().await, [Some(2); 3]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use crate::{
         feed_head::FeedHead,
         held_lease::{LEASE_TTL_MIN, new_owner},
         lease_renewer::LeaseRenewer,
-        projection::{AnyProjection, ProjectionHandle, RunnerContext},
+        projection::{AnyProjection, ProjectionHandle, RunnerContext, StandbyRoles},
         relay::{self, RelayOptions},
         repository::{RepositorySource, SnapshotTasks},
         retention::Retention,
@@ -293,6 +293,7 @@ impl AppBuilder {
             owner: new_owner(),
             lease_ttl: self.projection_lease,
             lease_renewer: LeaseRenewer::new(Arc::clone(&store), clock.clone(), self.projection_lease),
+            standby_roles: StandbyRoles::new(Arc::clone(&store), clock.clone()),
             clock,
         };
         let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.retention, &repositories);

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::standby_roles::StandbyRoles;
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::Position},
     port::{CheckpointError, EventStore, state::StateMap},
@@ -29,6 +30,8 @@ pub(crate) struct RunnerContext {
     pub(crate) lease_ttl: Duration,
     /// Renews the leases of this process's projections.
     pub(crate) lease_renewer: LeaseRenewer,
+    /// The roles of the projections that another process feeds.
+    pub(crate) standby_roles: StandbyRoles,
     pub(crate) clock: SharedClock,
 }
 

@@ -164,7 +164,7 @@ mod tests {
         runtime::{
             feed_head::FeedHead,
             lease_renewer::{LeaseOutage, LeaseRenewer},
-            projection::projection_role,
+            projection::{StandbyRoles, projection_role},
         },
     };
 
@@ -189,6 +189,7 @@ mod tests {
         let feed_head = FeedHead::new(Arc::clone(&store), SharedClock::SYSTEM);
         let mut feed = FeedPoller::new(&feed_head);
         let lease_renewer = LeaseRenewer::new(Arc::clone(&store), SharedClock::SYSTEM, TTL);
+        let standby_roles = StandbyRoles::new(Arc::clone(&store), SharedClock::SYSTEM);
         let context = RunnerContext {
             store,
             feed_head,
@@ -196,6 +197,7 @@ mod tests {
             owner: owner.clone(),
             lease_ttl: TTL,
             lease_renewer,
+            standby_roles,
             clock: SharedClock::SYSTEM,
         };
         let lease_request = context.lease_request(projection_role("rows"), owner, LeaseOutage::new(&context.clock));

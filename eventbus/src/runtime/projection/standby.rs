@@ -23,12 +23,17 @@ use crate::{
     },
 };
 
-/// Shortest interval at which a standby polls the checkpoint, however fast events come.
-const CHECKPOINT_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Shortest interval at which a standby polls lease and checkpoint, however fast events come.
+const STANDBY_POLL_INTERVAL_MIN: Duration = Duration::from_millis(20);
 
-/// Limits of the interval at which a standby tries to acquire the lease.
+/// Limits of the interval at which a standby tries to acquire a lease that is free, or has a new owner; the longer one
+/// is also that of its polls at the end of the feed.
 const LEASE_REQUEST_INTERVAL_MIN: Duration = Duration::from_millis(20);
 const LEASE_REQUEST_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// Interval at which a standby tries to acquire a lease whose owner stays the same: the owner may have changed the note
+/// of its event types after it acquired the lease.
+const HELD_LEASE_REQUEST_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Time for which the lease must be free before a process acquires it that knows fewer types than the last owner, which
 /// may only be restarting.
@@ -49,9 +54,13 @@ pub(super) async fn wait_for_lease<P: Projection>(
 ) -> Option<HeldLease> {
     let clock = &context.clock;
     let interval_max = LEASE_REQUEST_INTERVAL_MAX.min(context.lease_ttl / 3);
-    let mut intervals = BackoffTimer::new(Backoff::new(LEASE_REQUEST_INTERVAL_MIN, interval_max));
-    let (mut next_request_at, mut free_since) = (clock.instant(), None);
+    let mut requests = BackoffTimer::new(Backoff::new(LEASE_REQUEST_INTERVAL_MIN, interval_max));
     let mut polls = BackoffTimer::new(FOLLOW_BACKOFF);
+    let role = context.standby_roles.add(&lease_request.role);
+    let (mut next_request_at, mut free_since) = (clock.instant(), None);
+    // the epoch of the lease at the last poll, and at the last request
+    let (mut epoch, mut requested_epoch) = (None, None);
+    let mut age_max = STANDBY_POLL_INTERVAL_MIN;
     loop {
         if cancel.is_cancelled() {
             return None;
@@ -66,29 +75,40 @@ pub(super) async fn wait_for_lease<P: Projection>(
                     continue;
                 }
             }
-            next_request_at = clock.after(intervals.next_delay());
+            requested_epoch = epoch;
+            next_request_at = clock.after(HELD_LEASE_REQUEST_INTERVAL);
+            if epoch.is_none() {
+                // another process may have acquired it since the last poll
+                age_max = STANDBY_POLL_INTERVAL_MIN;
+            }
         }
-        let loaded = async {
-            let checkpoint = context.load_checkpoint(&lease_request.role).await?;
-            Ok::<_, BoxError>((checkpoint, feed.head().await?))
-        };
-        match loaded.await {
-            Ok((checkpoint, head)) => {
+        let loaded = async { Ok::<_, BoxError>((role.load(age_max).await?, feed.head().await?)) };
+        // one of another standby may take long
+        match cancel.run_until_cancelled(loaded).await {
+            None => return None,
+            Some(Ok((state, head))) => {
                 inner.progress().set_problem(None);
-                if inner.progress().follow_checkpoint(checkpoint) {
+                if inner.progress().follow_checkpoint(state.checkpoint) {
                     feed.reset();
                     polls.reset();
                 }
-                clock.sleep(CHECKPOINT_POLL_INTERVAL).await;
-                let mut pause = next_request_at.saturating_duration_since(clock.instant());
-                if checkpoint < head {
-                    pause = pause.min(polls.next_delay());
+                epoch = state.epoch;
+                if epoch.is_none() || epoch != requested_epoch {
+                    next_request_at = next_request_at.min(clock.after(requests.next_delay()));
+                } else {
+                    requests.reset();
+                }
+                clock.sleep(STANDBY_POLL_INTERVAL_MIN).await;
+                if state.checkpoint < head {
+                    age_max = polls.next_delay().max(STANDBY_POLL_INTERVAL_MIN);
                 } else {
                     polls.reset();
+                    age_max = interval_max;
                 }
-                feed.wait_idle(Some(pause), cancel).await;
+                let next_at = next_request_at.min(state.sent_at + age_max);
+                feed.wait_idle(Some(next_at.saturating_duration_since(clock.instant())), cancel).await;
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 inner.progress().report_problem(&error, &*context.store);
                 feed.wait_after_failure(cancel).await;
             }

@@ -225,7 +225,12 @@ mod tests {
         },
         memory::InMemoryEventStore,
         port::{AppendEvents as _, PublishError, state::StateMap},
-        runtime::{feed_head::FeedHead, lease_renewer::LeaseRenewer, projection::RunnerContext, skip},
+        runtime::{
+            feed_head::FeedHead,
+            lease_renewer::LeaseRenewer,
+            projection::{RunnerContext, StandbyRoles},
+            skip,
+        },
     };
 
     const TTL: Duration = Duration::from_secs(10);
@@ -331,6 +336,7 @@ mod tests {
             owner,
             lease_ttl: TTL,
             lease_renewer: LeaseRenewer::new(Arc::clone(&store), SharedClock::SYSTEM, TTL),
+            standby_roles: StandbyRoles::new(Arc::clone(&store), SharedClock::SYSTEM),
             clock: SharedClock::SYSTEM,
         };
         skip::skip(&operator, &relay_to(&bus), Position::new(2), "too large for the bus").await.unwrap();

@@ -50,6 +50,12 @@ pub async fn checkpoint_names_are_independent<S: EventStore>(store: S) {
     for (name, position) in &all {
         expect(&store, name, Some(*position)).await;
     }
+    let (mut names, mut positions): (Vec<_>, Vec<_>) =
+        all.into_iter().map(|(name, position)| (name, Some(Position::new(position)))).unzip();
+    names.insert(1, Name::from_static("unsaved"));
+    positions.insert(1, None);
+    let loaded = store.ok(store.load_checkpoints(&names).await, "loading checkpoints together");
+    store.same(loaded, positions, "checkpoints that are loaded together");
 }
 
 /// Readers save their checkpoints while appends and other saves run.

@@ -56,6 +56,9 @@ pub async fn lease_names_its_owner<S: EventStore>(store: S) {
     store.same(named().await, Some(first), "the owner of the lease");
     let second = seized(&store, &TWO).await;
     store.same(named().await.as_ref(), Some(&second), "the owner that seized the lease");
+    let unowned = Name::from_static("unowned");
+    let together = store.ok(store.leases_of(&[unowned, ROLE]).await, "asking for the owners of leases");
+    store.same(together, vec![None, Some(second.clone())], "the owners of leases that are asked for together");
     release(&store, &second).await;
     store.same(named().await, None, "the owner of a released lease");
 }

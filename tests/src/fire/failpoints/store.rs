@@ -66,6 +66,10 @@ impl Checkpoints for FailPointStore {
         self.store.load_checkpoint(name).await
     }
 
+    async fn load_checkpoints(&self, names: &[Name]) -> Result<Vec<Option<Position>>, CheckpointError> {
+        self.store.load_checkpoints(names).await
+    }
+
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         self.fail_points.around("checkpoint", self.store.save_checkpoint(name, position)).await
     }
