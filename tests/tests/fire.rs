@@ -106,7 +106,7 @@ async fn processes_that_are_killed_while_events_wait_lose_nothing_and_repeat_not
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_never_returns_is_named_and_holds_up_no_other_aggregate() {
-    judge(&stuck_handlers::run(&CHILD, false).await.unwrap());
+    judge(&stuck_handlers::run(&program(), false).await.unwrap());
 }
 
 /// Makes a test on each of three stores.

@@ -209,9 +209,9 @@ impl Part {
                 in_process_kills,
                 seed,
             )),
-            Self::Random => runtime.block_on(consumer_crashes::run_random_kills(handled, seed)),
-            Self::Killer => runtime.block_on(consumer_crashes::run_poison_event(200)),
-            Self::Stuck => runtime.block_on(stuck_handlers::run(&[], true)),
+            Self::Random => runtime.block_on(consumer_crashes::run_random_kills(&Program::this(&[])?, handled, seed)),
+            Self::Killer => runtime.block_on(consumer_crashes::run_poison_event(&Program::this(&[])?, 200)),
+            Self::Stuck => runtime.block_on(stuck_handlers::run(&Program::this(&[])?, true)),
             Self::Faults => runtime.block_on(faults::run(FaultDurations::LONG, seed)),
         }
     }
@@ -301,7 +301,9 @@ fn model_on_all(runtime: &Runtime, cases: u32, seed: u64) -> Result<RunSummary, 
 async fn decide(decisions: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let program = Program::this(&[])?;
     let mut figures = RunSummary::new("decisions");
-    for store in [StoreKind::Postgres, StoreKind::Redis, StoreKind::Sqlite] {
+    for (store, decisions) in
+        [(StoreKind::Postgres, decisions), (StoreKind::Redis, decisions / 10), (StoreKind::Sqlite, decisions / 10)]
+    {
         let plan = decisions::Plan { store, decisions, courses: 200, seed };
         figures.add(decisions::run(&program, plan).await?);
     }

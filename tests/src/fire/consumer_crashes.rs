@@ -4,7 +4,6 @@
 //! one.
 
 use std::{
-    env,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -16,13 +15,10 @@ use eventbus::{
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use fastrand::Rng;
-use tokio::process::{Child, Command};
+use serde::{Deserialize, Serialize};
+use tokio::process::Child;
 
-use super::{HarnessError, run_summary::RunSummary};
-
-/// Variables that make a process a consumer.
-const SERVER_VARIABLE: &str = "FIRE_ENDS_REDIS";
-const NAME_VARIABLE: &str = "FIRE_ENDS_NAME";
+use super::{HarnessError, kills::Program, role::Role, run_summary::RunSummary};
 
 /// The aggregate of the event that ends its process.
 const CRASHING_AGGREGATE: &str = "killer";
@@ -43,44 +39,38 @@ fn config(redis: &str, consumer_name: Option<String>) -> RedisEventBusConfig {
     }
 }
 
-/// Consumes for ever if the environment asks for it; otherwise returns `false`.
-///
-/// # Errors
-/// If the server cannot be reached.
-pub(super) async fn run_as_child() -> Result<bool, HarnessError> {
-    let Ok(redis) = env::var(SERVER_VARIABLE) else {
-        return Ok(false);
-    };
-    let bus = RedisEventBus::connect(config(&redis, env::var(NAME_VARIABLE).ok())).await?;
-    let connection = eventbus_test::internal::redis_connection(&redis).await;
-    let work = Subscriber::new(Name::from_static("work"), EventFilter::All, move |delivery| {
-        let (id, mut connection) = (delivery.metadata().aggregate_id().to_string(), connection.clone());
-        Box::pin(async move {
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(..=HANDLER_TIME_MAX_MS))).await;
-            if id == CRASHING_AGGREGATE {
-                std::process::abort();
-            }
-            let _: u64 = redis::cmd("SADD").arg(HANDLED_KEY).arg(&id).query_async(&mut connection).await?;
-            Ok(())
-        })
-    });
-    bus.add_subscriber(bus.default_group().clone(), work);
-    bus.start_consuming().await?;
-    Ok(true)
+/// A process that consumes for ever.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Consumer {
+    redis: String,
+    name: Option<String>,
 }
 
-fn consumer(redis: &str, name: Option<&str>) -> Result<Child, HarnessError> {
-    let mut command = Command::new(env::current_exe()?);
-    command
-        .env(SERVER_VARIABLE, redis)
-        .env_remove(NAME_VARIABLE)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    if let Some(name) = name {
-        command.env(NAME_VARIABLE, name);
+impl Role for Consumer {
+    const VARIABLE: &'static str = "FIRE_CONSUMER";
+
+    async fn play(self) -> Result<(), HarnessError> {
+        let connection = eventbus_test::internal::redis_connection(&self.redis).await;
+        let bus = RedisEventBus::connect(config(&self.redis, self.name)).await?;
+        let work = Subscriber::new(Name::from_static("work"), EventFilter::All, move |delivery| {
+            let (id, mut connection) = (delivery.metadata().aggregate_id().to_string(), connection.clone());
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(..=HANDLER_TIME_MAX_MS))).await;
+                if id == CRASHING_AGGREGATE {
+                    std::process::abort();
+                }
+                let _: u64 = redis::cmd("SADD").arg(HANDLED_KEY).arg(&id).query_async(&mut connection).await?;
+                Ok(())
+            })
+        });
+        bus.add_subscriber(bus.default_group().clone(), work);
+        Ok(bus.start_consuming().await?)
     }
-    Ok(command.kill_on_drop(true).spawn()?)
+}
+
+fn start(program: &Program, redis: &str, name: Option<&str>) -> Result<Child, HarnessError> {
+    let consumer = Consumer { redis: redis.into(), name: name.map(Into::into) };
+    Ok(program.in_role(&consumer)?.stderr(Stdio::null()).spawn()?)
 }
 
 fn event(id: &str) -> Result<RecordedEvent, HarnessError> {
@@ -104,21 +94,21 @@ async fn is_finished(bus: &RedisEventBus) -> Result<bool, HarnessError> {
 ///
 /// # Errors
 /// If a server or the system fails.
-pub async fn run_random_kills(events: u64, seed: u64) -> Result<RunSummary, HarnessError> {
+pub async fn run_random_kills(program: &Program, events: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let (began, mut rng) = (Instant::now(), Rng::with_seed(seed));
     let server = eventbus_test::private_redis();
     let url = server.url();
     let bus = RedisEventBus::connect(config(url, Some("watcher".into()))).await?;
     publish(&bus, (0..events).map(|number| number.to_string())).await?;
     let names: Vec<_> = (0..CONSUMERS).map(|number| format!("consumer-{number}")).collect();
-    let mut consumers = names.iter().map(|name| consumer(url, Some(name))).collect::<Result<Vec<_>, _>>()?;
+    let mut consumers = names.iter().map(|name| start(program, url, Some(name))).collect::<Result<Vec<_>, _>>()?;
     let mut figures =
         RunSummary { events, description: "consumers killed every 1-2 s".into(), ..RunSummary::new("random") };
     while !is_finished(&bus).await? {
         tokio::time::sleep(Duration::from_millis(rng.u64(1_000..=2_000))).await;
         let number = rng.usize(..CONSUMERS);
         consumers[number].kill().await?;
-        consumers[number] = consumer(url, Some(&names[number]))?;
+        consumers[number] = start(program, url, Some(&names[number]))?;
         figures.faults += 1;
     }
     let mut connection = eventbus_test::internal::redis_connection(url).await;
@@ -138,7 +128,7 @@ pub async fn run_random_kills(events: u64, seed: u64) -> Result<RunSummary, Harn
 ///
 /// # Errors
 /// If a server or the system fails.
-pub async fn run_poison_event(events: u64) -> Result<RunSummary, HarnessError> {
+pub async fn run_poison_event(program: &Program, events: u64) -> Result<RunSummary, HarnessError> {
     const AT_MOST: Duration = Duration::from_secs(600);
     let began = Instant::now();
     let server = eventbus_test::private_redis();
@@ -149,13 +139,13 @@ pub async fn run_poison_event(events: u64) -> Result<RunSummary, HarnessError> {
     publish(&bus, ids).await?;
     let mut figures =
         RunSummary { events, description: "an event that ends its process".into(), ..RunSummary::new("killer") };
-    let mut running = consumer(url, None)?;
+    let mut running = start(program, url, None)?;
     while !is_finished(&bus).await? && began.elapsed() < AT_MOST {
         tokio::select! {
             ended = running.wait() => {
                 ended?;
                 figures.faults += 1;
-                running = consumer(url, None)?;
+                running = start(program, url, None)?;
             }
             () = tokio::time::sleep(Duration::from_millis(200)) => {}
         }

@@ -29,9 +29,9 @@ pub async fn play() -> Result<bool, HarnessError> {
         || play_if_given::<unique_values::Member>().await?
         || play_if_given::<decisions::Member>().await?
         || play_if_given::<commands::Server>().await?
-        || consumer_crashes::run_as_child().await?
-        || unfinished_deliveries::run_as_child().await?
-        || stuck_handlers::run_as_child().await?)
+        || play_if_given::<consumer_crashes::Consumer>().await?
+        || play_if_given::<unfinished_deliveries::Consumer>().await?
+        || play_if_given::<stuck_handlers::Consumer>().await?)
 }
 
 async fn play_if_given<R: Role>() -> Result<bool, HarnessError> {

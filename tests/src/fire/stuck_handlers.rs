@@ -4,7 +4,6 @@
 //! with status 70.
 
 use std::{
-    env,
     process::Stdio,
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     time::{Duration, Instant},
@@ -20,14 +19,15 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use redis::aio::MultiplexedConnection;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
+    process::{Child, ChildStdout},
 };
 
-use super::{HarnessError, run_summary::RunSummary};
-
-/// Variables that make a process a consumer, and make its stuck handler return.
-const SERVER_VARIABLE: &str = "FIRE_STUCK_REDIS";
-const FIXED_VARIABLE: &str = "FIRE_STUCK_MENDED";
+use super::{
+    HarnessError,
+    kills::{Program, send_signal},
+    role::Role,
+    run_summary::RunSummary,
+};
 
 /// The aggregates whose events are never handled.
 const AWAITS: &str = "awaits";
@@ -72,33 +72,36 @@ fn config(redis: &str, name: &str) -> RedisEventBusConfig {
     RedisEventBusConfig { redis_url: redis.into(), consumer_name, ..RedisEventBusConfig::default() }
 }
 
-/// Handles events until a signal arrives, and prints the alerts, if the environment asks for it; otherwise returns
-/// `false`.
-///
-/// # Errors
-/// If the app fails.
-pub(super) async fn run_as_child() -> Result<bool, HarnessError> {
-    use std::io::Write as _;
-    let Ok(url) = env::var(SERVER_VARIABLE) else {
-        return Ok(false);
-    };
-    let connection = eventbus_test::internal::redis_connection(&url).await;
-    let works = WorkState { is_fixed: env::var_os(FIXED_VARIABLE).is_some(), connection };
-    let bus = RedisEventBus::connect(config(&url, "consumer")).await?;
-    let app = App::builder().bus(bus).state(works).handler::<work>().start().await?;
-    let watched = app.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(PUBLISH_INTERVAL).await;
-            let alerts = watched.health().await.alerts(&HealthThresholds::default());
-            let errors = watched.bus().stats().handler_errors;
-            let mut output = std::io::stdout();
-            // the process that reads the output may have ended
-            drop(writeln!(output, "\nerrors {errors} alerts {alerts:?}"));
-        }
-    });
-    app.run_until_signal().await.map_err(|error| error.to_string())?;
-    Ok(true)
+/// A process that handles events until a signal arrives, and prints the alerts.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Consumer {
+    redis: String,
+    /// Set if its stuck handlers return.
+    is_fixed: bool,
+}
+
+impl Role for Consumer {
+    const VARIABLE: &'static str = "FIRE_STUCK_HANDLERS";
+
+    async fn play(self) -> Result<(), HarnessError> {
+        use std::io::Write as _;
+        let connection = eventbus_test::internal::redis_connection(&self.redis).await;
+        let works = WorkState { is_fixed: self.is_fixed, connection };
+        let bus = RedisEventBus::connect(config(&self.redis, "consumer")).await?;
+        let app = App::builder().bus(bus).state(works).handler::<work>().start().await?;
+        let watched = app.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(PUBLISH_INTERVAL).await;
+                let alerts = watched.health().await.alerts(&HealthThresholds::default());
+                let errors = watched.bus().stats().handler_errors;
+                let mut output = std::io::stdout();
+                // the process that reads the output may have ended
+                drop(writeln!(output, "\nerrors {errors} alerts {alerts:?}"));
+            }
+        });
+        Ok(app.run_until_signal().await.map_err(|error| error.to_string())?)
+    }
 }
 
 struct ConsumerProcess {
@@ -107,14 +110,9 @@ struct ConsumerProcess {
 }
 
 impl ConsumerProcess {
-    fn start(arguments: &[&str], redis: &str, is_mended: bool) -> Result<Self, HarnessError> {
-        let mut command = Command::new(env::current_exe()?);
-        command.args(arguments).env(SERVER_VARIABLE, redis).env_remove(FIXED_VARIABLE);
-        if is_mended {
-            command.env(FIXED_VARIABLE, "1");
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.kill_on_drop(true).spawn()?;
+    fn start(program: &Program, redis: &str, is_fixed: bool) -> Result<Self, HarnessError> {
+        let mut command = program.in_role(&Consumer { redis: redis.into(), is_fixed })?;
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let output = child.stdout.take().ok_or("it is piped")?;
         Ok(Self { child, output: BufReader::new(output).lines() })
     }
@@ -137,11 +135,7 @@ impl ConsumerProcess {
 
     /// Sends SIGTERM; returns the exit status, and the output to standard error.
     async fn terminate(mut self) -> Result<(Option<i32>, String), HarnessError> {
-        let id = self.child.id().ok_or("the process is gone")?;
-        let sent = Command::new("sh").args(["-c", &format!("kill -TERM {id}")]).status().await?;
-        if !sent.success() {
-            return Err(format!("no signal for process {id}").into());
-        }
+        send_signal(self.child.id().ok_or("the process is gone")?, "TERM").await?;
         let mut said = String::new();
         let errors = self.child.stderr.take();
         let ending = async {
@@ -197,7 +191,7 @@ struct LoadResult {
 ///
 /// # Errors
 /// If a server or the system fails, or a process lacks an expected line or exit status.
-pub async fn run(arguments: &[&str], is_long: bool) -> Result<RunSummary, HarnessError> {
+pub async fn run(program: &Program, is_long: bool) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
     let server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config(server.url(), "watcher")).await?;
@@ -205,7 +199,7 @@ pub async fn run(arguments: &[&str], is_long: bool) -> Result<RunSummary, Harnes
     let mut figures =
         RunSummary { faults: 1, description: "a handler awaits for ever".into(), ..RunSummary::new("stuck") };
     let is_over = AtomicBool::new(false);
-    let mut consumer = ConsumerProcess::start(arguments, server.url(), false)?;
+    let mut consumer = ConsumerProcess::start(program, server.url(), false)?;
     let hanging = async {
         let awaits = event(AWAITS)?;
         bus.publish(std::slice::from_ref(&awaits)).await?;
@@ -257,7 +251,7 @@ pub async fn run(arguments: &[&str], is_long: bool) -> Result<RunSummary, Harnes
         figures.failures.push(format!("others stood still for {:?}", load.standstill));
     }
     if is_long {
-        let _mended = ConsumerProcess::start(arguments, server.url(), true)?;
+        let _mended = ConsumerProcess::start(program, server.url(), true)?;
         let mending = Instant::now();
         while !bus.progress(&GROUP).await?.is_settled() && mending.elapsed() < WAIT_TIMEOUT {
             tokio::time::sleep(PUBLISH_INTERVAL).await;

@@ -7,7 +7,7 @@ use std::{
     env,
     fs::{self, File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,11 +22,8 @@ use eventstore_sqlite::SqliteEventStore;
 use fastrand::Rng;
 use parking_lot::Mutex;
 
-use super::{HarnessError, kills::Program, run_summary::RunSummary};
+use super::{HarnessError, kills::Program, role::Role, run_summary::RunSummary};
 
-/// Variables with the folder of a process's store and journal, and for kills at random.
-const FOLDER_VARIABLE: &str = "FIRE_UNFINISHED_FOLDER";
-const AT_RANDOM: &str = "FIRE_UNFINISHED_AT_RANDOM";
 const GROUP: Name = Name::from_static("default");
 const CHECKPOINT_NAME: Name = Name::from_static("group:default");
 const AGGREGATES: u64 = 200;
@@ -39,7 +36,7 @@ const STANDSTILL_MAX: Duration = Duration::from_secs(120);
 const LONGEST_MS: u64 = 100;
 
 /// The workload, and the times of the kills.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kills {
     /// Short events, one after the other, some of which fail: killed after some of them.
     WhileEventsWait,
@@ -123,21 +120,28 @@ async fn audit(event: &Audited, meta: &Metadata, State(journal): State<Journal>)
     Ok(())
 }
 
-/// Handles events until killed, if the environment asks for it; otherwise returns `false`.
-///
-/// # Errors
-/// If the store cannot be opened.
-pub(super) async fn run_as_child() -> Result<bool, HarnessError> {
-    let Ok(folder) = env::var(FOLDER_VARIABLE) else {
-        return Ok(false);
-    };
-    let folder = Path::new(&folder);
-    let journal = Journal::open(&folder.join("journal"))?;
-    let store = SqliteEventStore::open(folder.join("events.db")).await?;
-    let app = App::builder().store(store).state(journal);
-    let app = if env::var_os(AT_RANDOM).is_some() { app.handler::<audit>() } else { app.handler::<deposit>() };
-    let _app = app.start().await?;
-    std::future::pending().await
+/// A process that handles events until it is killed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Consumer {
+    /// Where its store and journal are.
+    folder: PathBuf,
+    when: Kills,
+}
+
+impl Role for Consumer {
+    const VARIABLE: &'static str = "FIRE_UNFINISHED";
+
+    async fn play(self) -> Result<(), HarnessError> {
+        let journal = Journal::open(&self.folder.join("journal"))?;
+        let store = SqliteEventStore::open(self.folder.join("events.db")).await?;
+        let app = App::builder().store(store).state(journal);
+        let app = match self.when {
+            Kills::AtRandom => app.handler::<audit>(),
+            Kills::WhileEventsWait => app.handler::<deposit>(),
+        };
+        let _app = app.start().await?;
+        std::future::pending().await
+    }
 }
 
 /// The check of the processes' journal.
@@ -212,13 +216,10 @@ pub async fn run(program: &Program, when: Kills, kills: u64, seed: u64) -> Resul
     File::create(folder.join("journal"))?;
     let mut journal = File::open(folder.join("journal"))?;
     let (mut audit, mut read, mut killed) = (JournalAudit::default(), 0, 0);
+    let consumer = Consumer { folder: folder.clone(), when };
     for number in 0..=kills {
         let is_last = number == kills;
-        let mut command = program.command();
-        if when == Kills::AtRandom {
-            command.env(AT_RANDOM, "1");
-        }
-        let mut process = command.env(FOLDER_VARIABLE, &folder).stderr(Stdio::null()).spawn()?;
+        let mut process = program.in_role(&consumer)?.stderr(Stdio::null()).spawn()?;
         let (started, mut progress) = (Instant::now(), (0, Instant::now()));
         let enough = audit.handled.len() as u64 + random.u64(0..2 * EVENTS_PER_KILL);
         let life = Duration::from_millis(random.u64(1_000..=2_000));

@@ -35,19 +35,11 @@ impl Program {
         Ok(Self { path: env::current_exe()?, arguments })
     }
 
-    /// Returns the command of a child process, which is killed when its handle is dropped.
-    #[must_use]
-    pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
-        command.args(&self.arguments).env_remove("RUST_BACKTRACE").stdin(Stdio::null()).stdout(Stdio::null());
-        command.kill_on_drop(true);
-        command
-    }
-
-    /// Returns the command of a child process that plays this role.
+    /// Returns the command of a child process that plays this role. The process is killed when its handle is dropped.
     pub(in crate::fire) fn in_role<R: Role>(&self, role: &R) -> Result<Command, HarnessError> {
-        let mut command = self.command();
-        command.env(R::VARIABLE, serde_json::to_string(role)?);
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).env(R::VARIABLE, serde_json::to_string(role)?).env_remove("RUST_BACKTRACE");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         Ok(command)
     }
 
