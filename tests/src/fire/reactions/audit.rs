@@ -8,7 +8,7 @@ use eventbus::{
 };
 use futures_util::TryStreamExt as _;
 
-use super::workload::{Counted, LimitChanged, Moved, Transferred, tallies, tenant_of};
+use super::workload::{Counted, LimitChanged, Moved, Transferred, limit_of, tallies, tenant_of};
 use crate::fire::HarnessError;
 
 /// What the auditor found.
@@ -26,8 +26,8 @@ struct Audit {
     causes: BTreeMap<u64, Metadata>,
     /// The cents of the halves of each transfer.
     moved: BTreeMap<u64, Vec<i64>>,
-    /// How often the limit of each tenant has changed.
-    limits: BTreeMap<Option<Uuid>, u64>,
+    /// How often each limit of a tenant has changed.
+    limits: BTreeMap<(Option<Uuid>, String), u64>,
     counted: BTreeSet<(u64, String)>,
     /// The number of transfers that each tally of a tenant has counted.
     seen: BTreeMap<(Option<Uuid>, String), u64>,
@@ -50,7 +50,7 @@ pub(super) async fn audit(store: &dyn EventStore, transfers: u64) -> Result<Find
         } else if let Ok(event) = event.decode::<Counted>() {
             audit.counted(&event, meta);
         } else if event.decode::<LimitChanged>().is_ok() {
-            *audit.limits.entry(meta.tenant_id()).or_default() += 1;
+            *audit.limits.entry((meta.tenant_id(), meta.aggregate_id().to_string())).or_default() += 1;
         }
     }
     audit.ended(transfers);
@@ -82,7 +82,7 @@ impl Audit {
     fn moved(&mut self, event: &Moved, meta: &Metadata) {
         self.of_tenant(event.number, meta);
         self.moved.entry(event.number).or_default().push(event.cents);
-        let limit = self.limits.get(&meta.tenant_id()).copied().unwrap_or_default();
+        let limit = self.limits.get(&(meta.tenant_id(), limit_of(event.number))).copied().unwrap_or_default();
         if event.limit != limit {
             let what = format!("transfer {} read the limit after {} of {limit} changes", event.number, event.limit);
             self.fail("a checked stream changed before the append", what);

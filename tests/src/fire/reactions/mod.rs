@@ -6,6 +6,7 @@ mod audit;
 mod workload;
 
 use std::{
+    ops::Range,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -111,13 +112,16 @@ struct Slot {
     crashes_left: u64,
 }
 
+/// The time after which a member is killed: so short that there are transfers left for all members to come.
+const KILLED_AFTER_MS: Range<u64> = 20..400;
+
 /// How a member is to die: before or after one of its appends, or at any time.
 fn next_death(random: &mut Rng, appends: u64) -> (Option<CrashPoint>, Option<Duration>) {
     let at = |after, random: &mut Rng| CrashPoint { point: "multi_stream".into(), after, nth: random.u64(1..=appends) };
     match random.u8(..3) {
         0 => (Some(at(false, random)), None),
         1 => (Some(at(true, random)), None),
-        _ => (None, Some(Duration::from_millis(random.u64(20..20 + 20 * appends)))),
+        _ => (None, Some(Duration::from_millis(random.u64(KILLED_AFTER_MS)))),
     }
 }
 

@@ -3,13 +3,19 @@
 
 use eventbus::{Never, Uuid, prelude::*};
 use fastrand::Rng;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::fire::{HarnessError, place::retry};
 
+/// Number of transfers that a member makes at once.
+const MADE_AT_ONCE: usize = 8;
+/// Transfers of one term, which has accounts, tallies and limits of its own, so that their streams stay short.
+const TRANSFERS_OF_TERM: u64 = 1_000;
 const ACCOUNTS: u64 = 20;
 const TALLIES: u64 = 4;
 /// One transfer in so many is followed by a change of the limit.
 const LIMIT_CHANGE: u64 = 20;
+
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Transfer)]
 pub(super) struct Transferred {
@@ -84,9 +90,19 @@ pub(super) const fn tenant_of(number: u64) -> Option<Uuid> {
     Some(Uuid::from_u128(1 + (number / 2 % 2) as u128))
 }
 
+/// Returns the id of an aggregate of the term that a transfer is in.
+fn of_term(kind: &str, number: u64, aggregate: u64) -> String {
+    format!("{kind}-{}-{aggregate}", number / TRANSFERS_OF_TERM)
+}
+
+/// Returns the limit that a transfer reads.
+pub(super) fn limit_of(number: u64) -> String {
+    of_term("limit", number, 0)
+}
+
 /// Returns the two tallies that count a transfer.
 pub(super) fn tallies(number: u64) -> [String; 2] {
-    [number % TALLIES, (number + 1) % TALLIES].map(|tally| format!("tally-{tally}"))
+    [number % TALLIES, (number + 1) % TALLIES].map(|tally| of_term("tally", number, tally))
 }
 
 #[handler(manual)]
@@ -111,12 +127,16 @@ pub(super) async fn make_transfers(app: &App, numbers: &[u64], random: &mut Rng)
             false => unknown = middle,
         }
     }
-    for &number in &numbers[made..] {
-        let id = id(number)?;
-        // after an error the next look at the transfer tells whether it was made
-        retry(async || make_once(app, &id, number, random).await).await?;
-    }
-    Ok(())
+    // a transfer that was made at once with one before it may have been made first
+    let making = numbers[made.saturating_sub(MADE_AT_ONCE)..].iter().map(|&number| {
+        let mut random = random.fork();
+        async move {
+            let id = id(number)?;
+            // after an error the next look at the transfer tells whether it was made
+            retry(async || make_once(app, &id, number, &mut random).await).await
+        }
+    });
+    stream::iter(making).buffered(MADE_AT_ONCE).try_collect().await
 }
 
 /// Makes a transfer, unless it is made.
@@ -127,13 +147,9 @@ async fn make_once(app: &App, id: &AggregateId, number: u64, random: &mut Rng) -
     }
     if random.u64(..LIMIT_CHANGE) == 0 {
         let limits = app.repository::<Limit>().for_tenant(tenant_of(number));
-        limits.upsert(&limit_id()?, |_| Ok::<_, Never>(LimitChanged {})).await?;
+        limits.upsert(&limit_of(number).parse()?, |_| Ok::<_, Never>(LimitChanged {})).await?;
     }
     Ok(())
-}
-
-fn limit_id() -> Result<AggregateId, HarnessError> {
-    Ok("limit".parse()?)
 }
 
 /// Makes a transfer between two random accounts, unless a different writer is first.
@@ -149,10 +165,10 @@ async fn try_transfer(
     let to = (from + random.u64(1..ACCOUNTS)) % ACCOUNTS;
     let mut of = Vec::new();
     for account in [from, to] {
-        let id = format!("account-{account}").parse()?;
+        let id = of_term("account", number, account).parse()?;
         of.push(accounts.find(&id).await?.unwrap_or_else(|| accounts.create_new(id)));
     }
-    let limit_id = limit_id()?;
+    let limit_id = limit_of(number).parse()?;
     let limit = limits.find(&limit_id).await?.unwrap_or_else(|| limits.create_new(limit_id));
     transfer.record(Transferred { number });
     let cents = random.i64(1..100);
