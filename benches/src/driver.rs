@@ -10,6 +10,7 @@ use std::{
 use clap::ValueEnum as _;
 use eventbus::Result;
 use eventbus_test::{PrivatePostgres, PrivateRedis, private_postgres_with, private_redis_with};
+use serde::de::DeserializeOwned;
 
 use crate::{
     TableArgs,
@@ -75,16 +76,20 @@ fn contenders(against: Option<&Path>) -> Result<Vec<Contender>> {
 }
 
 /// Private servers; gone when dropped. Redis keeps its data in memory: the comparison excludes its disk.
-struct Servers {
+pub struct Servers {
     postgres: PrivatePostgres,
     redis: PrivateRedis,
 }
 
 impl Servers {
-    fn start() -> Self {
+    pub fn start() -> Self {
         // autovacuum would work in some rounds and not in others
         let postgres = private_postgres_with(&["-c", "shared_buffers=256MB", "-c", "autovacuum=off"]);
         Self { postgres, redis: private_redis_with(&["--appendonly", "no", "--save", ""]) }
+    }
+
+    pub fn postgres_url(&self) -> &str {
+        self.postgres.url()
     }
 }
 
@@ -105,7 +110,8 @@ impl Driver {
             for turn in 0..workers.len() {
                 // another one begins each round
                 let index = (round + turn) % workers.len();
-                results[index].push(workers[index].measure()?);
+                workers[index].send("")?;
+                results[index].push(workers[index].receive()?);
             }
         }
         for worker in workers {
@@ -132,7 +138,7 @@ impl Driver {
         let mut command = Command::new(&contender.program);
         command.args(["worker", "--workload", workload.name, "--callers", &callers.to_string()]);
         command.args(["--implementation", implementation.as_ref().map_or("", |value| value.get_name())]);
-        command.args(["--postgres", self.servers.postgres.url(), "--redis", self.servers.redis.url()]);
+        command.args(["--postgres", self.servers.postgres_url(), "--redis", self.servers.redis.url()]);
         if quick {
             command.arg("--quick");
         }
@@ -140,30 +146,33 @@ impl Driver {
     }
 }
 
-/// A process that measures one round for each line that it gets.
-struct Worker {
+/// A process that does a round for each line that it gets, and replies to each.
+pub struct Worker {
     process: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Worker {
-    fn start(mut command: Command) -> Result<Self> {
+    pub fn start(mut command: Command) -> Result<Self> {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let input = process.stdin.take().ok_or("the worker has no input")?;
         let output = process.stdout.take().ok_or("the worker has no output")?;
         let mut worker = Self { process, input, output: BufReader::new(output).lines() };
-        let () = read_reply(worker.output.next())?;
+        let () = worker.receive()?;
         Ok(worker)
     }
 
-    fn measure(&mut self) -> Result<Measured> {
-        writeln!(self.input)?;
+    pub fn send(&mut self, line: &str) -> Result<()> {
+        Ok(writeln!(self.input, "{line}")?)
+    }
+
+    pub fn receive<T: DeserializeOwned>(&mut self) -> Result<T> {
         read_reply(self.output.next())
     }
 
     /// Lets the worker check its result.
-    fn finish(self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
         let Self { mut process, input, .. } = self;
         drop(input);
         let status = process.wait()?;

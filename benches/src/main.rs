@@ -4,6 +4,7 @@ mod bench;
 mod by_hand;
 mod course;
 mod driver;
+mod hot_tag;
 mod meter;
 mod order;
 mod ours;
@@ -33,6 +34,11 @@ enum Command {
     Table(TableArgs),
     /// Lists the workloads.
     List,
+    /// Measures decisions about one tag from several processes, and prints a table.
+    HotTag(HotTagArgs),
+    /// Decides about one tag, a round for each line of its input: the command `hot-tag` starts it.
+    #[command(hide = true)]
+    HotTagMember(HotTagMemberArgs),
     /// Measures one workload in one implementation, a round for each line of its input: the driver starts it.
     #[command(hide = true)]
     Worker(WorkerArgs),
@@ -76,6 +82,21 @@ struct WorkerArgs {
     redis: String,
 }
 
+#[derive(Debug, Args)]
+struct HotTagArgs {
+    /// Odd, so that a median is a measured value.
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+}
+
+#[derive(Debug, Args)]
+struct HotTagMemberArgs {
+    #[arg(long)]
+    database: String,
+    #[arg(long)]
+    callers: u64,
+}
+
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Table(args) => driver::run(&args),
@@ -85,6 +106,8 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
+        Command::HotTag(args) => hot_tag::run(&args),
+        Command::HotTagMember(args) => hot_tag::run_member(&args),
         Command::Worker(args) => worker::run(&args),
     }
 }

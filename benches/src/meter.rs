@@ -95,7 +95,8 @@ fn cpu_nanos(process: u32) -> Option<u64> {
     Some(threads.filter_map(|thread| of_thread(thread.ok()?)).sum())
 }
 
-fn percentile(sorted: &[Duration], percent: usize) -> Option<f64> {
+/// Returns the microseconds that so many percent of the times take at most.
+pub fn percentile(sorted: &[Duration], percent: usize) -> Option<f64> {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).map(|time| time.as_secs_f64() * 1e6)
 }

@@ -43,7 +43,7 @@ fn count_allocations(workload: &workload::Workload, args: &WorkerArgs) -> Result
     reply(&(counted.count_total as f64 / round?.operations as f64))
 }
 
-fn reply(value: &impl Serialize) -> Result<()> {
+pub fn reply(value: &impl Serialize) -> Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, value)?;
     writeln!(out)?;

@@ -321,7 +321,7 @@ async fn open_orders(name: &str, orders: impl Orders, args: &WorkerArgs) -> Resu
 }
 
 /// Creates a database, and returns its URL.
-async fn new_database(server: &str) -> Result<String> {
+pub async fn new_database(server: &str) -> Result<String> {
     let name = unique_name("bench");
     let mut connection = PgConnection::connect(server).await?;
     sqlx::query(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&mut connection).await?;
