@@ -125,7 +125,7 @@ pub(super) async fn audit(store: &dyn EventStore) -> Result<Findings, HarnessErr
         findings.failures.push(format!("{} tenants have events", rules.len()));
     }
     for (tenant, rules) in &rules {
-        let of_tenant = [rules.made, rules.ratings.len() as u64, rules.commands.len() as u64];
+        let of_tenant = [rules.made, rules.ratings.values().sum(), rules.commands.len() as u64];
         if of_tenant.into_iter().any(|made| made < OF_TENANT_MIN) {
             findings
                 .failures

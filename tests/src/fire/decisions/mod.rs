@@ -32,7 +32,7 @@ const COURSES_OF_STUDENT: usize = 3;
 /// Number of tenants; one is none.
 const TENANTS: usize = 3;
 /// Most ratings of a course by a student.
-const RATINGS: u64 = 20;
+const RATINGS: u64 = 100;
 /// Courses that half of the decisions are about.
 const HOT_COURSES: u64 = 2;
 

@@ -145,6 +145,8 @@ impl Apply for Invoices {
 
 /// Decisions of a writer about the same courses and students; then there are new ones, so that the events to read stay few.
 const DECISIONS_OF_TERM: u64 = 100;
+/// The course of the first term that is rated, above all others.
+const FIRST_RATED_COURSE: u64 = 1 << 32;
 /// Decisions of a writer among which there are invoices, which are about all invoices.
 const DECISIONS_WITH_INVOICES: u64 = 50;
 
@@ -226,8 +228,8 @@ impl Choice {
             }
             1..5 => outcome(about_both().decide(|_| Ok::<_, Never>(Viewed { course, student })).await),
             5..8 => {
-                // few students, so that several writers rate the same course for the same one
-                let student = student % 4;
+                // a course that nothing else is about, and few students, so that several members decide about both at once
+                let (course, student) = (FIRST_RATED_COURSE + number / DECISIONS_OF_TERM, student % 2);
                 let both = app.decision::<Ratings>().about_all([("course", &course), ("student", &student)]);
                 let rate = |ratings: &Ratings| match ratings.last {
                     RATINGS.. => Err(Refusal),
