@@ -1,4 +1,4 @@
-//! Renewal of the leases that this process holds: of all at once, in one request to the store.
+//! Renewal of the leases of the projections that this process feeds: of all at once, in one request to the store.
 //!
 //! Invariant: a lease that a joint renewal has not renewed is renewed alone, in a task of its own. So no lease waits
 //! for another one, nor ends because of it.

@@ -27,7 +27,7 @@ const MINUTES: Duration = Duration::from_secs(100);
 const ROLES: [Name; 3] =
     [Name::from_static("projection:one"), Name::from_static("projection:two"), Name::from_static("projection:three")];
 
-/// The answer to a joint renewal of leases.
+/// The answer to a request about several leases; a request that only reads does not panic.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Joint {
     Renews,
@@ -165,7 +165,12 @@ impl Leases for CountingStore {
 
     async fn leases_of(&self, roles: &[Name]) -> Result<Vec<Option<Lease>>, LeaseError> {
         self.joint_polls.fetch_add(1, Ordering::SeqCst);
-        self.store.leases_of(roles).await
+        let joint = *self.joint.lock();
+        match joint {
+            Joint::Renews | Joint::Panics => self.store.leases_of(roles).await,
+            Joint::Fails => Err(LeaseError::new(&roles[0], "away")),
+            Joint::Hangs => std::future::pending().await,
+        }
     }
 }
 
@@ -312,6 +317,19 @@ async fn a_process_that_stands_by_asks_for_all_its_projections_together() {
     owner.shutdown(Duration::from_secs(10)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert_eq!(store.epochs().await, [Some(2); 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_that_gets_no_joint_answer_asks_for_its_lease_alone() {
+    for joint in [Joint::Fails, Joint::Hangs] {
+        let store = CountingStore::new(joint);
+        let owner = start(&store).await;
+        let _standby = app(&store).start().await.unwrap();
+        tokio::time::sleep(MINUTES).await;
+        owner.shutdown(Duration::from_secs(10)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(store.epochs().await, [Some(2); 3]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

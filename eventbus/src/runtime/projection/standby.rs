@@ -109,6 +109,8 @@ pub(super) async fn wait_for_lease<P: Projection>(
                 feed.wait_idle(Some(next_at.saturating_duration_since(clock.instant())), cancel).await;
             }
             Some(Err(error)) => {
+                // the lease may be free all the same
+                next_request_at = next_request_at.min(clock.after(requests.next_delay()));
                 inner.progress().report_problem(&error, &*context.store);
                 feed.wait_after_failure(cancel).await;
             }

@@ -125,12 +125,14 @@ impl StoreId {
     async fn of(&mut self, store: &dyn EventStore) -> Result<Uuid, ReadError> {
         match self.loaded {
             Some((at, id)) if self.clock.elapsed(at) < STORE_ID_REFRESH_INTERVAL => Ok(id),
-            _ => {
-                let id = store.store_id().await?;
-                self.loaded = Some((self.clock.instant(), id));
-                Ok(id)
-            }
+            _ => self.load(store).await,
         }
+    }
+
+    async fn load(&mut self, store: &dyn EventStore) -> Result<Uuid, ReadError> {
+        let id = store.store_id().await?;
+        self.loaded = Some((self.clock.instant(), id));
+        Ok(id)
     }
 }
 
@@ -149,10 +151,16 @@ async fn fill_all(
     backlogs: &dyn Backlogs,
     destination: &Name,
 ) -> Result<Round, BoxError> {
-    let fills = backlogs.fills(id.of(store).await?).await?;
+    let known = id.of(store).await?;
+    let mut fills = backlogs.fills(known).await?;
     let mut round = Round { pause: BACKLOG_POLL_INTERVAL, failed: BTreeMap::new() };
     if fills.is_empty() {
         return Ok(round);
+    }
+    // another store may be at the address since the id was loaded: its events are not those of these fills
+    let current = id.load(store).await?;
+    if current != known {
+        fills = backlogs.fills(current).await?;
     }
     let mut skips = None;
     for mut fill in fills {
