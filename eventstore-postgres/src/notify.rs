@@ -12,6 +12,7 @@ use std::{
 };
 
 use eventbus::{
+    RecordedEvent,
     port::AppendSignal,
     support::{Backoff, BackoffTimer},
 };
@@ -50,6 +51,12 @@ impl AppendNotifier {
     /// Wakes readers in this process, and the task, which notifies other processes.
     pub(crate) fn notify(&self) {
         self.signal.notify();
+        self.local_appends.send_modify(|_| {});
+    }
+
+    /// As [`notify`](Self::notify), with the events that this store appended.
+    pub(crate) fn notify_of(&self, appended: &[RecordedEvent]) {
+        self.signal.notify_of(appended);
         self.local_appends.send_modify(|_| {});
     }
 

@@ -144,8 +144,9 @@ async fn resolve(
             // the store ended right before the first of these events
             inner.check_head(acknowledged, Position::new(first.saturating_sub(1)));
             inner.acknowledged().raise_to(Position::new(first + events.len() as u64 - 1));
-            inner.append_signal().notify();
-            Ok(to_recorded(&stream, events, Version::new(after), Position::new(first), recorded_at))
+            let records = to_recorded(&stream, events, Version::new(after), Position::new(first), recorded_at);
+            inner.append_signal().notify_of(&records);
+            Ok(records)
         }
         ["known", positions @ ..] => {
             let positions: Vec<u64> = positions.iter().filter_map(|position| position.parse().ok()).collect();

@@ -241,6 +241,11 @@ counter! {
 impl Position {
     /// Before the first event of a store.
     pub const START: Self = Self(0);
+
+    /// Returns the next one.
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
 }
 
 /// The condition of an append on the stream before it.

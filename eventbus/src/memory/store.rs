@@ -309,7 +309,7 @@ impl AppendEvents for InMemoryEventStore {
         check_ids(stream, &events)?;
         check_events(stream, &events)?;
         let recorded = self.0.log.write().append(stream, expected, events)?;
-        self.0.appended.notify();
+        self.0.appended.notify_of(&recorded);
         Ok(recorded)
     }
 }

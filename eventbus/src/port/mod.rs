@@ -24,6 +24,7 @@ mod message;
 mod missing_event;
 pub(crate) mod multi_stream_append;
 mod note;
+mod recent_appends;
 mod record_stream;
 pub(crate) mod relay;
 pub(crate) mod retry;

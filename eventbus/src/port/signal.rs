@@ -1,28 +1,72 @@
 //! The signal for new events in a store, within one process.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tokio::sync::watch;
+
+use super::recent_appends::{KeptAppends, RecentAppends};
+use crate::domain::record::RecordedEvent;
 
 /// Wakes the readers of a feed, within one process, when events were appended. Signals coalesce.
 ///
-/// It only wakes: readers get the events from the feed, and a lost signal costs one polling interval, which is longer
-/// while the signal [hears all processes](Self::set_hears_all).
+/// A lost signal costs one polling interval, which is longer while the signal [hears all
+/// processes](Self::set_hears_all).
 #[derive(Debug, Default)]
 pub struct AppendSignal {
     /// Set while it hears all processes.
     appended: watch::Sender<bool>,
     begun: watch::Sender<()>,
+    /// The number of signals without their events.
+    unknown: AtomicU64,
+    recent: RecentAppends,
 }
 
 impl AppendSignal {
-    /// Wakes all readers that watch.
+    /// Wakes all readers that watch: they ask the store for the events.
     pub fn notify(&self) {
+        self.unknown.fetch_add(1, Ordering::AcqRel);
         self.appended.send_modify(|_| {});
+    }
+
+    /// Wakes all readers that watch, as [`notify`](Self::notify) does, and gives them the events: where these directly
+    /// follow the last known one, an app publishes them without a query.
+    ///
+    /// A store calls it after it has committed the events, with the records that it also returns to its caller.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{Name, NewEvent, StreamId, Version, port::AppendSignal};
+    /// # let signal = AppendSignal::default();
+    /// # let stream = StreamId::parse("Order", "1")?;
+    /// let event = NewEvent::new(Name::from_static("Placed"), 1, "{}");
+    /// let stored = event.recorded_as(stream, Version::FIRST, Some(7.into()));
+    /// signal.notify_of([&stored]);
+    /// # Ok::<(), eventbus::Error>(())
+    /// ```
+    pub fn notify_of<'e>(&self, appended: impl IntoIterator<Item = &'e RecordedEvent>) {
+        self.recent.add(appended);
+        self.appended.send_modify(|_| {});
+    }
+
+    /// Keeps the latest events of [`notify_of`](Self::notify_of) until the guard is dropped.
+    pub(crate) fn keep_recent(&self) -> KeptAppends<'_> {
+        self.recent.keep()
+    }
+
+    pub(crate) fn recent(&self) -> &RecentAppends {
+        &self.recent
+    }
+
+    /// Returns the number of signals so far after which only the store knows the end of the feed.
+    pub(crate) fn unknown_appends(&self) -> u64 {
+        self.unknown.load(Ordering::Acquire)
     }
 
     /// Lets readers poll, because a transaction has appended that is still
     /// [open](super::feed_end::FeedEnd::has_open_appends), and whose commit may not be signalled. They poll often until
     /// it ends.
     pub fn notify_begun(&self) {
+        self.unknown.fetch_add(1, Ordering::AcqRel);
         self.begun.send_replace(());
     }
 
@@ -42,6 +86,8 @@ impl AppendSignal {
     /// assert!(!watch.hears_all());
     /// ```
     pub fn set_hears_all(&self, hears_all: bool) {
+        self.unknown.fetch_add(1, Ordering::AcqRel);
+        self.recent.clear(); // after a lost connection the store may be a restored copy
         self.appended.send_replace(hears_all);
     }
 

@@ -1,6 +1,6 @@
 //! The head of a store's feed, as all readers of an app share it: one task polls the store for them.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -17,13 +17,17 @@ use crate::{
 /// The pauses after failed reads.
 pub(super) const FAILURE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
+/// Time without an answer to a poll after which readers ask for themselves.
+const SLOW_POLL_AFTER: Duration = Duration::from_secs(1);
+
 /// What the task of a [`FeedHead`] has polled.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct PolledHead {
-    /// The head at the last poll; `None` before the first poll, and if the last one failed: readers then ask the store,
-    /// and so meet its error.
+    /// The head at the last poll; `None` before the first poll, and while the last one fails or has no answer: readers
+    /// then ask the store, and so meet its error.
     pub(super) head: Option<Position>,
-    /// The number of failed polls: a reader that reaches the store again learns that it was away.
+    /// The number of failed polls, and of polls that found a lower head than the one before: a reader learns that the
+    /// store may have been replaced by an older copy.
     pub(super) failures: u64,
 }
 
@@ -87,8 +91,9 @@ impl FeedHead {
 /// | idle | a reader that subscribed has asked the store, see [`FeedHead::begin_polls`] | polling |
 /// | polling | an answer | waiting; readers wake if the head has changed |
 /// | polling | an error | failed; readers wake, and ask the store themselves |
+/// | polling | no answer for a second | polling; readers wake, and ask the store themselves, each second |
 /// | waiting | a signal of an append, or the pause of [`HeadPoll`] is over | polling; idle if no reader is left |
-/// | failed | a signal of an append, or a backoff is over | polling; idle if no reader is left |
+/// | failed | after 50 ms: a signal of an append, or a backoff is over | polling; idle if no reader is left |
 /// | any | cancelled, or dropped | ended: each reader polls by itself |
 pub(crate) struct FeedHeadTask {
     head: FeedHead,
@@ -101,6 +106,7 @@ impl FeedHeadTask {
 
     async fn poll(&self) {
         let FeedHeadInner { store, clock, polled, wanted, .. } = &*self.head.0;
+        let _kept = store.appended().keep_recent();
         let mut poll = HeadPoll::new(Arc::clone(store), clock.clone());
         let mut failures = BackoffTimer::new(FAILURE_BACKOFF);
         loop {
@@ -110,14 +116,32 @@ impl FeedHeadTask {
                 poll.reset();
                 continue;
             }
-            if let Ok(head) = poll.poll().await {
-                polled.send_if_modified(|last| last.head.replace(head) != Some(head));
+            if let Ok(head) = self.answer_of(poll.poll()).await {
+                polled.send_if_modified(|last| {
+                    last.failures += u64::from(last.head.is_some_and(|former| head < former));
+                    last.head.replace(head) != Some(head)
+                });
                 failures.reset();
                 poll.wait().await;
             } else {
                 // wakes each time: a reader may have reached the store since the last failure
                 polled.send_modify(|last| *last = PolledHead { head: None, failures: last.failures + 1 });
+                // the failed appends of an outage signal too
+                clock.sleep(FAILURE_BACKOFF.delay(1)).await;
                 poll.wait_for(failures.next_jittered()).await;
+            }
+        }
+    }
+
+    /// Waits for the answer to a poll; while there is none, wakes the readers each second.
+    async fn answer_of<T>(&self, poll: impl Future<Output = T>) -> T {
+        let FeedHeadInner { clock, polled, .. } = &*self.head.0;
+        let mut poll = pin!(poll);
+        loop {
+            // the poll goes on: a store may answer late, and its own limits end it
+            tokio::select! {
+                answer = &mut poll => return answer,
+                () = clock.sleep(SLOW_POLL_AFTER) => polled.send_modify(|last| last.head = None),
             }
         }
     }

@@ -37,6 +37,9 @@ const UNANNOUNCED_EXPECTED: Duration = Duration::from_secs(60);
 
 /// Polls a store's head, often while events come, ever more seldom while none do.
 ///
+/// Where this process alone appends, the head follows from its [appends](crate::port::AppendSignal::notify_of): the
+/// store is polled then at the longest pause only.
+///
 /// | the signal hears all processes | appends open at the last poll | an unannounced event in the last minute | longest pause |
 /// |---|---|---|---|
 /// | no | any | any | 250 ms |
@@ -49,6 +52,9 @@ pub(super) struct HeadPoll {
     pauses: BackoffTimer,
     clock: SharedClock,
     last: Option<FeedEnd>,
+    polled_at: Option<Instant>,
+    /// [`unknown_appends`](crate::port::AppendSignal) before the last poll.
+    unknown_appends: u64,
     /// Set if the next poll is due after a long pause without a signal, although signals are heard.
     is_unannounced: bool,
     unannounced_at: Option<Instant>,
@@ -58,21 +64,45 @@ impl HeadPoll {
     pub(super) fn new(store: Arc<dyn EventStore>, clock: SharedClock) -> Self {
         let appended = store.appended().watch();
         let pauses = BackoffTimer::new(PAUSES);
-        Self { store, appended, pauses, clock, last: None, is_unannounced: false, unannounced_at: None }
+        Self {
+            store,
+            appended,
+            pauses,
+            clock,
+            last: None,
+            polled_at: None,
+            unknown_appends: 0,
+            is_unannounced: false,
+            unannounced_at: None,
+        }
     }
 
-    /// Asks the store for its head.
+    /// Returns the head, by the appends of this process, or else as the store answers.
     pub(super) async fn poll(&mut self) -> Result<Position, ReadError> {
         let is_unannounced = std::mem::take(&mut self.is_unannounced);
+        if let (Some(head), Some(last)) = (self.head_by_own_appends(), &mut self.last) {
+            last.head = head;
+            return Ok(head);
+        }
+        // before the poll: an append that ends meanwhile may be unknown to it
+        self.unknown_appends = self.store.appended().unknown_appends();
+        self.polled_at = Some(self.clock.instant());
         let polled = self.store.feed_end().await;
         let former = std::mem::replace(&mut self.last, polled.as_ref().ok().copied());
+        if polled.as_ref().map_or(true, |end| former.is_some_and(|former| end.head < former.head)) {
+            // the store may have been replaced by an older copy
+            self.store.appended().recent().clear();
+        }
         let end = polled?;
         if former.is_some_and(|former| former.has_open_appends) && !end.has_open_appends {
             // a commit between the snapshot of the poll and its view of open appends is in neither
             self.pauses.reset();
         }
-        if is_unannounced && former.is_some_and(|former| former.head < end.head) {
-            self.unannounced_at = Some(self.clock.instant());
+        if former.is_some_and(|former| former.head < end.head) {
+            self.pauses.reset(); // more may come soon
+            if is_unannounced {
+                self.unannounced_at = Some(self.clock.instant());
+            }
         }
         Ok(end.head)
     }
@@ -84,13 +114,31 @@ impl HeadPoll {
 
     /// Waits until the next poll is due: at once after an append, else after a pause.
     pub(super) async fn wait(&mut self) {
-        let has_no_open_append = self.last.is_some_and(|end| !end.has_open_appends);
-        let hears_all = has_no_open_append && self.appended.hears_all();
-        let expects_unannounced = self.unannounced_at.is_some_and(|at| self.clock.elapsed(at) < UNANNOUNCED_EXPECTED);
-        let longest = if hears_all && !expects_unannounced { ANNOUNCED_PAUSE_MAX } else { PAUSE_MAX };
-        let pause = self.pauses.next_delay().min(longest);
+        let pause = self.pauses.next_delay().min(self.longest_pause());
+        let hears_all = self.hears_all();
         // after a short pause the signal may be on its way
         self.is_unannounced = self.wait_for(pause).await && hears_all && pause >= PAUSE_MAX;
+    }
+
+    fn hears_all(&self) -> bool {
+        self.last.is_some_and(|end| !end.has_open_appends) && self.appended.hears_all()
+    }
+
+    fn longest_pause(&self) -> Duration {
+        let expects_unannounced = self.unannounced_at.is_some_and(|at| self.clock.elapsed(at) < UNANNOUNCED_EXPECTED);
+        if self.hears_all() && !expects_unannounced { ANNOUNCED_PAUSE_MAX } else { PAUSE_MAX }
+    }
+
+    /// Returns the head if it follows from the last poll and the appends of this process since, and another poll is not
+    /// due.
+    fn head_by_own_appends(&self) -> Option<Position> {
+        let last = self.last.filter(|end| !end.has_open_appends)?;
+        let is_due = self.polled_at.is_none_or(|at| self.clock.elapsed(at) >= self.longest_pause());
+        let appended = self.store.appended();
+        if is_due || appended.unknown_appends() != self.unknown_appends {
+            return None;
+        }
+        appended.recent().end_after(last.head)
     }
 
     /// Waits for a pause, or until an append. Returns `true` if the pause is over.
@@ -98,7 +146,9 @@ impl HeadPoll {
         // an append does not wait for the poll
         tokio::select! {
             () = self.appended.begun_or_appended() => {
-                self.pauses.reset();
+                if self.head_by_own_appends().is_none() {
+                    self.pauses.reset();
+                }
                 false
             }
             () = self.clock.sleep(pause) => true,

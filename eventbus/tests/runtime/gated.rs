@@ -43,6 +43,10 @@ pub struct GatedStore {
     pub comes_after: Arc<AtomicBool>,
     /// Number of calls for the head.
     pub polls: Arc<AtomicUsize>,
+    /// Signals nothing: as if another process appended.
+    silent: Option<Arc<AppendSignal>>,
+    /// Set if the next call for the head gets no answer.
+    pub hangs: Arc<AtomicBool>,
     /// Set if no append is open.
     pub is_settled: Arc<AtomicBool>,
     /// Number of positions without an event at the end.
@@ -73,11 +77,18 @@ impl GatedStore {
             comes_at: Arc::default(),
             comes_after: Arc::default(),
             polls: Arc::default(),
+            silent: None,
+            hangs: Arc::default(),
             is_settled: Arc::default(),
             gap: Arc::default(),
             finds: Arc::new(AtomicUsize::new(usize::MAX)),
             searching: Arc::default(),
         }
+    }
+
+    /// Has readers find all events by polls, and read them from the feed.
+    pub fn silent(self) -> Self {
+        Self { silent: Some(Arc::default()), ..self }
     }
 
     /// The store that answers reads of the feed.
@@ -166,6 +177,9 @@ impl ReadFeed for GatedStore {
 
     async fn head(&self) -> Result<Position, ReadError> {
         self.polls.fetch_add(1, Ordering::SeqCst);
+        if self.hangs.swap(false, Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         if self.is_damaged.load(Ordering::SeqCst) {
             let (place, source) = ("position 3".into(), "no payload".into());
             return Err(ReadError::Corrupt { place, position: None, source });
@@ -201,7 +215,7 @@ impl ReadFeed for GatedStore {
     }
 
     fn appended(&self) -> &AppendSignal {
-        self.store.appended()
+        self.silent.as_deref().unwrap_or(self.store.appended())
     }
 }
 

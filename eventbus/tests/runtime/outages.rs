@@ -114,7 +114,7 @@ async fn what_cannot_be_read_stops_the_relay_and_is_told_once_until_it_is_skippe
     for is_plain in [true, false] {
         let lines = Lines::default();
         let _here = lines.capture("eventbus=info");
-        let store = GatedStore::open();
+        let store = GatedStore::open().silent();
         store.damaged_at.store(2, Ordering::SeqCst);
         let builder = App::builder().store(store.clone());
         let plain = FaultyBus::new(InMemoryEventBus::new()).durable();
@@ -140,7 +140,7 @@ async fn what_cannot_be_read_stops_the_relay_and_is_told_once_until_it_is_skippe
 
 #[tokio::test(start_paused = true)]
 async fn a_relay_in_the_process_reads_damage_every_minute_and_goes_on_at_once_after_a_skip() {
-    let store = GatedStore::open();
+    let store = GatedStore::open().silent();
     store.damaged_at.store(2, Ordering::SeqCst);
     let app = App::builder().store(store.clone()).handler::<handled>().start().await.unwrap();
     for _ in 0..3 {

@@ -9,6 +9,7 @@ use eventbus::{
     follow::{FollowControl, Following},
     port::{AppendEvents as _, Leases as _, ReadFeed as _},
     prelude::*,
+    relay::RelayError,
     testkit::LossyBus,
 };
 use futures_util::TryStreamExt as _;
@@ -142,6 +143,65 @@ async fn readers_of_an_app_share_their_polls() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_process_appends_is_published_without_asking_the_store() {
+    let store = announcing();
+    let app = App::builder().store(store.clone()).bus(LossyBus::new()).start().await.unwrap();
+    let publish = async || {
+        let published = app.published(append(&store).await);
+        tokio::time::timeout(Duration::from_millis(2), published).await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    tokio::time::sleep(MINUTES).await;
+    publish().await;
+    // a read of the feed would search for ever
+    store.finds.store(0, Ordering::SeqCst);
+    let before = store.polls.load(Ordering::SeqCst);
+    for _ in 0..20 {
+        publish().await;
+    }
+    assert_eq!((store.polls.load(Ordering::SeqCst), store.searching.load(Ordering::SeqCst)), (before, 0));
+    // polls go on, however many it appends
+    for _ in 0..10_000 {
+        publish().await;
+    }
+    let polls = store.polls.load(Ordering::SeqCst) - before;
+    assert!((3..=5).contains(&polls), "{polls} in 20 s");
+    // another process appends at the same time: the store is asked
+    store.finds.store(usize::MAX, Ordering::SeqCst);
+    let control = follow(app.follow().start());
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    store.gap.store(1, Ordering::SeqCst);
+    let own = append(&store).await;
+    store.appended().notify();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    assert_eq!(control.status().position, Position::new(own.get() + 1));
+}
+
+/// A store with a lower head may be a restored copy, which assigns their positions again.
+#[tokio::test(start_paused = true)]
+async fn what_was_appended_before_the_head_went_back_is_read_from_the_store() {
+    let store = announcing();
+    let app = App::builder().store(store.clone()).without_relay().start().await.unwrap();
+    let _control = follow(app.follow().start());
+    tokio::time::sleep(MINUTES).await;
+    append(&store).await;
+    for gap in [5, 0] {
+        store.gap.store(gap, Ordering::SeqCst);
+        store.appended().notify();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // who reads the event meets the damage
+    store.damaged_at.store(1, Ordering::SeqCst);
+    let relay = App::builder().store(store.clone()).bus(LossyBus::new()).start().await.unwrap();
+    let mut status = relay.relay_status().await.unwrap();
+    while status.position == Position::START && status.stopped.is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        status = relay.relay_status().await.unwrap();
+    }
+    assert!(matches!(status.stopped, Some(RelayError::Damaged { .. })), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_app_without_readers_does_not_poll() {
     let store = GatedStore::open();
     let app = App::builder().store(store.clone()).without_relay().start().await.unwrap();
@@ -174,6 +234,42 @@ async fn a_relay_that_stands_by_does_not_poll() {
     tokio::time::sleep(MINUTES).await;
     assert_eq!(polls(&store).await, 0);
     assert!(!app.relay_status().await.unwrap().is_owner);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_without_an_answer_delays_readers_by_a_second() {
+    let store = announcing();
+    let app = App::builder().store(store.clone()).without_relay().start().await.unwrap();
+    let control = follow(app.follow().start());
+    tokio::time::sleep(MINUTES).await;
+    store.hangs.store(true, Ordering::SeqCst);
+    for position in 1..=3 {
+        store.gap.store(position, Ordering::SeqCst);
+        store.appended().notify();
+        tokio::time::sleep(Duration::from_millis(1_010)).await;
+        assert_eq!(control.status().position, Position::new(position));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_that_share_their_polls_poll_often_while_events_come() {
+    let store = GatedStore::open();
+    let app = App::builder().store(store.clone()).without_relay().start().await.unwrap();
+    let control = follow(app.follow().start());
+    tokio::time::sleep(MINUTES).await;
+    let found = async |position, longest| {
+        store.gap.store(position, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(longest)).await;
+        assert_eq!(control.status().position, Position::new(position));
+    };
+    found(1, 300).await;
+    store.gap.store(2, Ordering::SeqCst);
+    while control.status().position != Position::new(2) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for position in 3..=10 {
+        found(position, 12).await;
+    }
 }
 
 /// A head may go back while a slow append is under way.

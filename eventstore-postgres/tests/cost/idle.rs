@@ -8,7 +8,6 @@ use eventbus::{
     prelude::*,
 };
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
-
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -107,7 +106,7 @@ projections! {
 /// The processes of an app at rest, in a database of its own: the first one feeds its projections.
 struct IdleApp {
     database: &'static str,
-    _processes: Vec<App>,
+    processes: Vec<(App, PgEventStore)>,
     before: BTreeMap<String, i64>,
     clock: SharedClock,
     since: Instant,
@@ -120,20 +119,21 @@ impl IdleApp {
         let database_url = format!("{url}/{database}");
         run(&mut common::connect(&database_url).await, "CREATE TABLE idle (number bigint)").await;
         let config = PgEventStoreConfig { database_url, ..Default::default() };
-        let (clock, mut apps) = (SharedClock::new(QuickClock::new()), Vec::new());
+        let (clock, mut running) = (SharedClock::new(QuickClock::new()), Vec::new());
         for _ in 0..processes {
             let store: PgEventStore = common::open(config.clone()).await;
-            if apps.is_empty() {
+            if running.is_empty() {
                 add(&store, &stream(), 3).await;
             }
-            let app = App::builder().store(store).clock(clock.clone()).projection_lease(LEASE).handler::<handled>();
+            let app =
+                App::builder().store(store.clone()).clock(clock.clone()).projection_lease(LEASE).handler::<handled>();
             let app = add_projections(app, projections).start().await.unwrap();
             app.settled().await.unwrap();
-            apps.push(app);
+            running.push((app, store));
         }
         let before = statements(server, database).await;
         let since = clock.instant();
-        Self { database, _processes: apps, before, clock, since }
+        Self { database, processes: running, before, clock, since }
     }
 
     /// Returns the statements since the start, and their number.
@@ -176,4 +176,22 @@ async fn an_app_at_rest_asks_once_a_second_at_most() {
             app.database
         );
     }
+}
+
+#[tokio::test]
+async fn what_a_process_appends_is_published_without_a_read_of_the_feed() {
+    const EVENTS: u64 = 200;
+    let mut server = QuietServer::start().await;
+    let app = IdleApp::start(&mut server, "own_appends", 0, 1).await;
+    let (running, store) = &app.processes[0];
+    for _ in 0..EVENTS {
+        let position = add(store, &stream(), 1).await[0].position();
+        running.published(position).await.unwrap();
+    }
+    let (mut statements, _) = app.statements(&mut server).await;
+    statements.retain(|text, _| text.contains(".events") && !text.contains("INSERT"));
+    let reads = statements.values().sum::<i64>().cast_unsigned();
+    // the polls of an app at rest go on
+    let polls = app.clock.elapsed(app.since).as_secs() + 10;
+    assert!(reads <= polls, "{reads} reads for {EVENTS} events, {polls} were allowed: {statements:#?}");
 }

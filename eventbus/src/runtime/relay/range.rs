@@ -81,6 +81,13 @@ struct SkipList {
 const SKIPS_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 impl SkipList {
+    async fn refresh_if_due(&mut self, store: &dyn EventStore) -> Result<(), ReadError> {
+        if self.refreshed_at.is_none_or(|at| self.clock.elapsed(at) >= SKIPS_REFRESH_INTERVAL) {
+            self.refresh(store).await?;
+        }
+        Ok(())
+    }
+
     /// Loads the skipped positions; returns `true` if they have changed.
     async fn refresh(&mut self, store: &dyn EventStore) -> Result<bool, ReadError> {
         let positions = skipped_positions(store, &self.reader).await;
@@ -105,13 +112,24 @@ impl<'a> RangeReader<'a> {
     }
 
     async fn open(&mut self, after: Position, head: Position) -> Result<OpenFeed<'a>, ReadError> {
-        let skips = &mut self.skips;
-        if skips.refreshed_at.is_none_or(|at| skips.clock.elapsed(at) >= SKIPS_REFRESH_INTERVAL) {
-            skips.refresh(self.store).await?;
-        }
+        self.skips.refresh_if_due(self.store).await?;
+        let skips = &self.skips;
         let records = read_around(self.store, after, head, &FeedFilter::all(), &skips.positions);
         let last_skipped = skips.positions.iter().copied().rfind(|position| *position <= head);
         Ok(OpenFeed { records, end: head, last_skipped })
+    }
+
+    /// Returns a range of events that this process appended directly after `after`, if there are any.
+    async fn take_own_appends(&mut self, after: Position, head: Position) -> Result<Option<FeedRange>, ReadError> {
+        let events = self.store.appended().recent().read(after, head, RANGE_EVENTS_MAX, RANGE_BYTES_MAX);
+        let Some(through) = events.last().and_then(RecordedEvent::position) else {
+            return Ok(None);
+        };
+        self.skips.refresh_if_due(self.store).await?;
+        let is_skipped = |position: &Position| (after.next()..=through).contains(position);
+        let is_full = through < head;
+        let range = FeedRange { after, through, events, is_full };
+        Ok(Some(range).filter(|_| !self.skips.positions.iter().any(is_skipped)))
     }
 
     /// Reads the range after `after`, up to `head`, which was the head of the store; an empty one if no event is left
@@ -121,7 +139,10 @@ impl<'a> RangeReader<'a> {
         let mut feed = match open {
             Some((feed, _)) => feed,
             None if head <= after => return Ok(FeedRange::empty(after)),
-            None => self.open(after, head).await?,
+            None => match self.take_own_appends(after, head).await? {
+                Some(range) => return Ok(range),
+                None => self.open(after, head).await?,
+            },
         };
         let mut batch = FeedBatch::read(&mut feed.records, RANGE_EVENTS_MAX, RANGE_BYTES_MAX).await?;
         // opened up to an earlier head: an empty range would tell the relay to wait for a later one
@@ -152,6 +173,7 @@ mod tests {
         },
         memory::InMemoryEventStore,
         port::{AppendEvents as _, ReadFeed as _},
+        support::{Skip, save_skips},
     };
 
     async fn append(store: &InMemoryEventStore, payloads: impl Iterator<Item = String>) {
@@ -200,6 +222,18 @@ mod tests {
             append(&store, small(1)).await;
             assert_eq!(next(&mut ranges, through).await, (through, through + 1, 1));
         }
+    }
+
+    #[tokio::test]
+    async fn what_this_process_appended_is_left_out_too_if_it_is_skipped() {
+        let (store, bus) = (InMemoryEventStore::new(), Name::from_static("bus"));
+        let _kept = store.appended().keep_recent();
+        append(&store, small(3)).await;
+        let skipped = [Skip { position: 2, reason: "torn".into(), by: "operator".into(), at: 0 }];
+        save_skips(store.notes().unwrap(), &relay_to(&bus), &skipped).await.unwrap();
+        let range = reader(&store).read_next(0.into(), 3.into()).await.unwrap();
+        let positions: Vec<_> = range.events.iter().filter_map(RecordedEvent::position).collect();
+        assert_eq!(positions, [1, 3].map(Position::new));
     }
 
     #[tokio::test]
