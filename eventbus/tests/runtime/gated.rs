@@ -43,7 +43,7 @@ pub struct GatedStore {
     pub comes_after: Arc<AtomicBool>,
     /// Number of calls for the head.
     pub polls: Arc<AtomicUsize>,
-    /// Signals nothing: as if another process appended.
+    /// A signal that is never sent: as if a different process appended.
     silent: Option<Arc<AppendSignal>>,
     /// Set if the next call for the head gets no answer.
     pub hangs: Arc<AtomicBool>,

@@ -166,7 +166,7 @@ async fn what_the_process_appends_is_published_without_asking_the_store() {
     }
     let polls = store.polls.load(Ordering::SeqCst) - before;
     assert!((3..=5).contains(&polls), "{polls} in 20 s");
-    // another process appends at the same time: the store is asked
+    // a different process appends at the same time: the task asks the store
     store.finds.store(usize::MAX, Ordering::SeqCst);
     let control = follow(app.follow().start());
     tokio::time::sleep(Duration::from_millis(2)).await;
