@@ -55,7 +55,7 @@ impl AppendNotifier {
     }
 
     /// As [`notify`](Self::notify), with the events that this store appended.
-    pub(crate) fn notify_of(&self, appended: &[RecordedEvent]) {
+    pub(crate) fn notify_of<'e>(&self, appended: impl IntoIterator<Item = &'e RecordedEvent>) {
         self.signal.notify_of(appended);
         self.local_appends.send_modify(|_| {});
     }

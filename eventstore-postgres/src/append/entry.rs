@@ -74,13 +74,10 @@ impl CommitEntry {
         let _ = self.result_sender.send(result);
     }
 
-    /// Completes the append: the server put its events where `stored` says. Adds their records to `all_records`.
-    pub(super) fn complete_stored(mut self, stored: &[StoredAt], all_records: &mut Vec<RecordedEvent>) {
+    /// Takes the events of the append, which the server put where `stored` says.
+    pub(super) fn take_records(&mut self, stored: &[StoredAt]) -> Vec<RecordedEvent> {
         let events = mem::take(&mut self.append.events).into_iter();
-        let records = events.zip(stored).map(|(event, place)| place.into_record(event, &self.append.stream));
-        let records: Vec<_> = records.collect();
-        all_records.extend_from_slice(&records);
-        self.complete(Ok(records));
+        events.zip(stored).map(|(event, place)| place.into_record(event, &self.append.stream)).collect()
     }
 
     /// Completes the append as refused.

@@ -161,22 +161,28 @@ impl AppendExecutor {
 
     /// Completes the appends whose events were stored; returns the rest.
     fn complete_stored(&self, entries: Vec<CommitEntry>, mut stored: &[StoredAt]) -> Vec<CommitEntry> {
-        let (mut open, mut records, all_stored) = (Vec::new(), Vec::with_capacity(stored.len()), stored.len());
-        for entry in entries {
+        let (mut open, mut completed) = (Vec::new(), Vec::with_capacity(entries.len()));
+        for mut entry in entries {
             let events = &entry.append.events;
             match stored.split_at_checked(events.len()) {
                 Some((own, rest)) if own.iter().zip(events).all(|(place, event)| place.is_of(event)) => {
                     stored = rest;
                     self.store.listed_types().add_all(events);
-                    entry.complete_stored(own, &mut records);
+                    let records = entry.take_records(own);
+                    completed.push((entry, records));
                 }
                 _ => open.push(entry),
             }
         }
-        match records.len() {
-            0 if all_stored == 0 => {}
-            found if found == all_stored => self.store.append_notifier().notify_of(&records),
-            _ => self.store.append_notifier().notify(),
+        // before the answers: the caller goes on in this thread, and would delay what is signalled
+        if !completed.is_empty() {
+            self.store.append_notifier().notify_of(completed.iter().flat_map(|(_, records)| records));
+        }
+        if !stored.is_empty() {
+            self.store.append_notifier().notify(); // of events of appends that are still open
+        }
+        for (entry, records) in completed {
+            entry.complete(Ok(records));
         }
         open
     }
