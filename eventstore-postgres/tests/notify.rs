@@ -234,22 +234,14 @@ async fn a_listener_that_is_killed_comes_back() {
     assert!(wakes(&writer, &reader, LONG).await);
 }
 
-/// While it cannot listen, a reader polls as often as one of a store that never listens.
-#[tokio::test]
-async fn a_reader_polls_often_until_its_store_listens_again() {
-    const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
-    let mut place = Place::new().await;
-    let (store, clock) = (place.store(true).await, ManualClock::new());
-    let mut following = Follow::new(store).clock(clock.clone()).start();
-    let next = tokio::spawn(async move { following.try_next().await });
-    within(common::at_rest(&clock, PAUSES[1])).await;
-    place.listen(1).await;
-    place.allow_connections(false).await;
-    place.kill().await;
+/// The longest pauses of a busy reader, and of one at rest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
+
+/// Waits until the reader polls at short pauses; fails if one of the next is long.
+async fn is_polled_often(clock: &ManualClock) {
     // at once: the clock stands still
-    let is_slow = async || clock.wait_for_sleeper(Duration::ZERO).await > PAUSES[0];
     within(async {
-        while is_slow().await {
+        while clock.wait_for_sleeper(Duration::ZERO).await > PAUSES[0] {
             tokio::task::yield_now().await
         }
     })
@@ -259,6 +251,20 @@ async fn a_reader_polls_often_until_its_store_listens_again() {
         assert!(pause <= PAUSES[0], "{pause:?}");
         clock.advance(pause);
     }
+}
+
+/// While it cannot listen, a reader polls as often as one of a store that never listens.
+#[tokio::test]
+async fn a_reader_polls_often_until_its_store_listens_again() {
+    let mut place = Place::new().await;
+    let (store, clock) = (place.store(true).await, ManualClock::new());
+    let mut following = Follow::new(store).clock(clock.clone()).start();
+    let next = tokio::spawn(async move { following.try_next().await });
+    within(common::at_rest(&clock, PAUSES[1])).await;
+    place.listen(1).await;
+    place.allow_connections(false).await;
+    place.kill().await;
+    is_polled_often(&clock).await;
     place.allow_connections(true).await;
     within(common::at_rest(&clock, PAUSES[1])).await;
     next.abort();
@@ -268,7 +274,6 @@ async fn a_reader_polls_often_until_its_store_listens_again() {
 /// as soon as busy ones.
 #[tokio::test]
 async fn readers_poll_often_while_a_transaction_of_the_application_is_open() {
-    const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
     let place = Place::new().await;
     let store = place.store(true).await;
     for reader in [store.clone(), place.store(true).await] {
@@ -280,19 +285,7 @@ async fn readers_poll_often_while_a_transaction_of_the_application_is_open() {
         let mut connection = place.database.connection().await;
         common::run(&mut connection, "BEGIN").await;
         let added = store.append_in(&mut connection, &stream(), ExpectedVersion::Any, events(1)).await.unwrap();
-        // the clock stands still
-        let is_slow = async || clock.wait_for_sleeper(Duration::ZERO).await > PAUSES[0];
-        within(async {
-            while is_slow().await {
-                tokio::task::yield_now().await
-            }
-        })
-        .await;
-        for _ in 0..40 {
-            let pause = clock.wait_for_sleeper(Duration::ZERO).await;
-            assert!(pause <= PAUSES[0], "{pause:?}, with an open append");
-            clock.advance(pause);
-        }
+        is_polled_often(&clock).await;
         common::run(&mut connection, "COMMIT").await;
         let found = loop {
             tokio::select! {

@@ -25,6 +25,13 @@ struct Recent {
     bytes: usize,
 }
 
+impl Recent {
+    fn clear(&mut self) {
+        self.events.clear();
+        self.bytes = 0;
+    }
+}
+
 impl RecentAppends {
     pub(crate) fn keep(&self) -> KeptAppends<'_> {
         self.0.lock().keepers += 1;
@@ -51,9 +58,7 @@ impl RecentAppends {
 
     /// Forgets all events: the store may have been replaced by an older copy, which assigns their positions again.
     pub(crate) fn clear(&self) {
-        let mut recent = self.0.lock();
-        recent.events.clear();
-        recent.bytes = 0;
+        self.0.lock().clear();
     }
 
     /// Returns the position of the last event if all positions from `head` on up to it hold events of this process.
@@ -96,8 +101,7 @@ impl Drop for KeptAppends<'_> {
         let mut recent = self.0.0.lock();
         recent.keepers -= 1;
         if recent.keepers == 0 {
-            recent.events.clear();
-            recent.bytes = 0;
+            recent.clear();
         }
     }
 }
@@ -144,7 +148,7 @@ mod tests {
     fn what_is_kept_is_bounded_and_ends_with_the_last_keeper() {
         let recent = RecentAppends::default();
         recent.add([&event(1, 0)]);
-        assert!(positions(&recent, 0, 9).is_empty(), "nobody keeps it");
+        assert!(positions(&recent, 0, 9).is_empty(), "no app keeps it");
         let (one, other) = (recent.keep(), recent.keep());
         let many: Vec<_> = (1..=EVENTS_MAX as u64 + 1).map(|position| event(position, 0)).collect();
         recent.add(&many);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use super::recent_appends::{KeptAppends, RecentAppends};
+use super::recent_appends::RecentAppends;
 use crate::domain::record::RecordedEvent;
 
 /// Wakes the readers of a feed, within one process, when events were appended. Signals coalesce.
@@ -48,11 +48,7 @@ impl AppendSignal {
         self.appended.send_modify(|_| {});
     }
 
-    /// Keeps the latest events of [`notify_of`](Self::notify_of) until the guard is dropped.
-    pub(crate) fn keep_recent(&self) -> KeptAppends<'_> {
-        self.recent.keep()
-    }
-
+    /// The latest events of [`notify_of`](Self::notify_of).
     pub(crate) fn recent(&self) -> &RecentAppends {
         &self.recent
     }

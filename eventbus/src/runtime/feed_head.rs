@@ -106,7 +106,7 @@ impl FeedHeadTask {
 
     async fn poll(&self) {
         let FeedHeadInner { store, clock, polled, wanted, .. } = &*self.head.0;
-        let _kept = store.appended().keep_recent();
+        let _kept = store.appended().recent().keep();
         let mut poll = HeadPoll::new(Arc::clone(store), clock.clone());
         let mut failures = BackoffTimer::new(FAILURE_BACKOFF);
         loop {
@@ -140,6 +140,7 @@ impl FeedHeadTask {
         loop {
             // the poll goes on: a store may answer late, and its own limits end it
             tokio::select! {
+                biased; // an answer that is there needs no timer
                 answer = &mut poll => return answer,
                 () = clock.sleep(SLOW_POLL_AFTER) => polled.send_modify(|last| last.head = None),
             }

@@ -19,7 +19,7 @@ use crate::{
 /// The longest pause between two polls while the store [announces](AppendSignal::set_hears_all) the appends of all
 /// processes.
 ///
-/// So long an event may stay unseen that nothing announced: its process ended between commit and announcement; its
+/// An event that no store announces is found within this time: its process ended between commit and announcement; its
 /// statement waited for a lock when its caller gave up, and stored it later; its process is not connected for
 /// announcements, as it waits up to 30 seconds until it connects again; or this process has lost its connection without
 /// a sign.

@@ -48,7 +48,7 @@ pub struct GatedStore {
     /// Set if the next call for the head gets no answer.
     pub hangs: Arc<AtomicBool>,
     /// Set if no append is open.
-    pub is_settled: Arc<AtomicBool>,
+    pub has_no_open_append: Arc<AtomicBool>,
     /// Number of positions without an event at the end.
     pub gap: Arc<AtomicU64>,
     /// Number of events that a read of the feed finds before it searches for ever.
@@ -79,7 +79,7 @@ impl GatedStore {
             polls: Arc::default(),
             silent: None,
             hangs: Arc::default(),
-            is_settled: Arc::default(),
+            has_no_open_append: Arc::default(),
             gap: Arc::default(),
             finds: Arc::new(AtomicUsize::new(usize::MAX)),
             searching: Arc::default(),
@@ -172,7 +172,7 @@ impl ReadFeed for GatedStore {
     }
 
     async fn feed_end(&self) -> Result<FeedEnd, ReadError> {
-        Ok(FeedEnd { head: self.head().await?, has_open_appends: !self.is_settled.load(Ordering::SeqCst) })
+        Ok(FeedEnd { head: self.head().await?, has_open_appends: !self.has_no_open_append.load(Ordering::SeqCst) })
     }
 
     async fn head(&self) -> Result<Position, ReadError> {

@@ -38,7 +38,7 @@ async fn append(store: &GatedStore) -> Position {
 /// A store that hears the appends of all processes, and has no open append.
 fn announcing() -> GatedStore {
     let store = GatedStore::open();
-    store.is_settled.store(true, Ordering::SeqCst);
+    store.has_no_open_append.store(true, Ordering::SeqCst);
     store.appended().set_hears_all(true);
     store
 }
@@ -48,6 +48,14 @@ async fn polls(store: &GatedStore) -> usize {
     let before = store.polls.load(Ordering::SeqCst);
     tokio::time::sleep(MINUTES).await;
     store.polls.load(Ordering::SeqCst) - before
+}
+
+/// Starts an app without a relay, and a follower of its feed; waits until both are at rest.
+async fn followed(store: &GatedStore) -> (App, FollowControl) {
+    let app = App::builder().store(store.clone()).without_relay().start().await.unwrap();
+    let control = follow(app.follow().start());
+    tokio::time::sleep(MINUTES).await;
+    (app, control)
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,10 +68,10 @@ async fn a_store_that_hears_all_appends_is_polled_seldom_while_none_is_open() {
     store.appended().set_hears_all(false);
     assert!(OFTEN.contains(&polls(&store).await));
     // and is back, while an append is open: its roll-back would not be announced
-    store.is_settled.store(false, Ordering::SeqCst);
+    store.has_no_open_append.store(false, Ordering::SeqCst);
     store.appended().set_hears_all(true);
     assert!(OFTEN.contains(&polls(&store).await));
-    store.is_settled.store(true, Ordering::SeqCst);
+    store.has_no_open_append.store(true, Ordering::SeqCst);
     tokio::time::sleep(MINUTES).await;
     assert!(SELDOM.contains(&polls(&store).await));
     // an append is found at once
@@ -181,9 +189,7 @@ async fn what_the_process_appends_is_published_without_asking_the_store() {
 #[tokio::test(start_paused = true)]
 async fn what_was_appended_before_the_head_went_back_is_read_from_the_store() {
     let store = announcing();
-    let app = App::builder().store(store.clone()).without_relay().start().await.unwrap();
-    let _control = follow(app.follow().start());
-    tokio::time::sleep(MINUTES).await;
+    let (_app, _control) = followed(&store).await;
     append(&store).await;
     for gap in [5, 0] {
         store.gap.store(gap, Ordering::SeqCst);
@@ -204,9 +210,7 @@ async fn what_was_appended_before_the_head_went_back_is_read_from_the_store() {
 #[tokio::test(start_paused = true)]
 async fn an_app_without_readers_does_not_poll() {
     let store = GatedStore::open();
-    let app = App::builder().store(store.clone()).without_relay().start().await.unwrap();
-    let control = follow(app.follow().start());
-    tokio::time::sleep(MINUTES).await;
+    let (app, control) = followed(&store).await;
     control.stop();
     tokio::time::sleep(MINUTES).await;
     assert_eq!(polls(&store).await, 0);
@@ -239,9 +243,7 @@ async fn a_relay_that_stands_by_does_not_poll() {
 #[tokio::test(start_paused = true)]
 async fn a_poll_without_an_answer_delays_readers_by_a_second() {
     let store = announcing();
-    let app = App::builder().store(store.clone()).without_relay().start().await.unwrap();
-    let control = follow(app.follow().start());
-    tokio::time::sleep(MINUTES).await;
+    let (_app, control) = followed(&store).await;
     store.hangs.store(true, Ordering::SeqCst);
     for position in 1..=3 {
         store.gap.store(position, Ordering::SeqCst);
@@ -254,9 +256,7 @@ async fn a_poll_without_an_answer_delays_readers_by_a_second() {
 #[tokio::test(start_paused = true)]
 async fn readers_that_share_their_polls_poll_often_while_events_come() {
     let store = GatedStore::open();
-    let app = App::builder().store(store.clone()).without_relay().start().await.unwrap();
-    let control = follow(app.follow().start());
-    tokio::time::sleep(MINUTES).await;
+    let (_app, control) = followed(&store).await;
     let found = async |position, longest| {
         store.gap.store(position, Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(longest)).await;

@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{delivery::dispatch, port::delivery::Delivery};
 
-/// Runs the handlers for an entry, until they end or the entry is released. Returns `true` if a task of the bus was woken.
+/// Runs the handlers for an entry, until they end or the entry is released. Returns `true` if it woke a task of the
+/// bus.
 pub(super) async fn handle(
     in_flight: &InFlight,
     job: Job,

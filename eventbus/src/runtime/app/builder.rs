@@ -18,10 +18,8 @@ use crate::{
     port::{Announced, ConnectError, EventBus, EventStore, state::StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
-        feed_head::FeedHead,
         held_lease::{LEASE_TTL_MIN, new_owner},
-        lease_renewer::LeaseRenewer,
-        projection::{AnyProjection, ProjectionHandle, RunnerContext, StandbyRoles},
+        projection::{AnyProjection, ProjectionHandle, RunnerContext},
         relay::{self, RelayOptions},
         repository::{RepositorySource, SnapshotTasks},
         retention::Retention,
@@ -286,16 +284,7 @@ impl AppBuilder {
             announce_types(&plan, &*bus, (!consumes_only).then_some(&*store)).await?;
         }
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
-        let context = RunnerContext {
-            store: Arc::clone(&store),
-            feed_head: FeedHead::new(Arc::clone(&store), clock.clone()),
-            state,
-            owner: new_owner(),
-            lease_ttl: self.projection_lease,
-            lease_renewer: LeaseRenewer::new(Arc::clone(&store), clock.clone(), self.projection_lease),
-            standby_roles: StandbyRoles::new(Arc::clone(&store), clock.clone()),
-            clock,
-        };
+        let context = RunnerContext::new(Arc::clone(&store), clock, state, new_owner(), self.projection_lease);
         let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.retention, &repositories);
         let tasks = tasks.await.map_err(unavailable)?;
         plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());

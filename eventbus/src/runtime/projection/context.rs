@@ -36,6 +36,25 @@ pub(crate) struct RunnerContext {
 }
 
 impl RunnerContext {
+    pub(crate) fn new(
+        store: Arc<dyn EventStore>,
+        clock: SharedClock,
+        state: StateMap,
+        owner: Name,
+        lease_ttl: Duration,
+    ) -> Self {
+        Self {
+            feed_head: FeedHead::new(Arc::clone(&store), clock.clone()),
+            lease_renewer: LeaseRenewer::new(Arc::clone(&store), clock.clone(), lease_ttl),
+            standby_roles: StandbyRoles::new(Arc::clone(&store), clock.clone()),
+            store,
+            state,
+            owner,
+            lease_ttl,
+            clock,
+        }
+    }
+
     /// Loads a checkpoint; the start of the feed if the store has none.
     pub(super) async fn load_checkpoint(&self, role: &Name) -> Result<Position, CheckpointError> {
         Ok(self.store.load_checkpoint(role).await?.unwrap_or(Position::START))

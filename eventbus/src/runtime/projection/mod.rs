@@ -36,5 +36,4 @@ pub use rebuild::Rebuild;
 pub(crate) use rebuild::rebuild_in_app;
 pub use rebuild_progress::{RebuildProgress, Rebuilt};
 pub use registration::ProjectionRegistration;
-pub(crate) use standby_roles::StandbyRoles;
 pub use status::{ProjectionOwner, ProjectionStatus, RebuildOwner};

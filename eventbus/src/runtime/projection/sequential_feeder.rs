@@ -161,11 +161,7 @@ mod tests {
         },
         memory::InMemoryEventStore,
         port::{AppendEvents as _, EventStore, state::StateMap},
-        runtime::{
-            feed_head::FeedHead,
-            lease_renewer::{LeaseOutage, LeaseRenewer},
-            projection::{StandbyRoles, projection_role},
-        },
+        runtime::{lease_renewer::LeaseOutage, projection::projection_role},
     };
 
     const TTL: Duration = Duration::from_secs(10);
@@ -186,20 +182,8 @@ mod tests {
         store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
         let (owner, projected) = (Name::from_static("a"), ProjectionInner::new(Rows, None));
         let store: Arc<dyn EventStore> = Arc::new(store);
-        let feed_head = FeedHead::new(Arc::clone(&store), SharedClock::SYSTEM);
-        let mut feed = FeedPoller::new(&feed_head);
-        let lease_renewer = LeaseRenewer::new(Arc::clone(&store), SharedClock::SYSTEM, TTL);
-        let standby_roles = StandbyRoles::new(Arc::clone(&store), SharedClock::SYSTEM);
-        let context = RunnerContext {
-            store,
-            feed_head,
-            state: StateMap::new(),
-            owner: owner.clone(),
-            lease_ttl: TTL,
-            lease_renewer,
-            standby_roles,
-            clock: SharedClock::SYSTEM,
-        };
+        let context = RunnerContext::new(store, SharedClock::SYSTEM, StateMap::new(), owner.clone(), TTL);
+        let mut feed = FeedPoller::new(&context.feed_head);
         let lease_request = context.lease_request(projection_role("rows"), owner, LeaseOutage::new(&context.clock));
         let stop = CancellationToken::new();
         let held_lease = lease_request.acquire(&stop).await.unwrap().unwrap();

@@ -233,12 +233,7 @@ mod tests {
         },
         memory::InMemoryEventStore,
         port::{AppendEvents as _, PublishError, state::StateMap},
-        runtime::{
-            feed_head::FeedHead,
-            lease_renewer::LeaseRenewer,
-            projection::{RunnerContext, StandbyRoles},
-            skip,
-        },
+        runtime::{projection::RunnerContext, skip},
     };
 
     const TTL: Duration = Duration::from_secs(10);
@@ -251,7 +246,16 @@ mod tests {
         is_refused: AtomicBool,
         /// Set if each group's backlog is full.
         is_full: AtomicBool,
+        /// The store of each fill.
+        stores: Mutex<Vec<Uuid>>,
         given: Mutex<Vec<(String, u64)>>,
+    }
+
+    impl Missing {
+        fn new(groups: &'static [&'static str], through: u64) -> Self {
+            let (is_refused, is_full, stores, given) = Default::default();
+            Self { groups, through: Position::new(through), is_refused, is_full, stores, given }
+        }
     }
 
     #[async_trait]
@@ -274,6 +278,7 @@ mod tests {
             _: Position,
             events: &[RecordedEvent],
         ) -> Result<FillOutcome, PublishError> {
+            self.stores.lock().push(fill.store);
             if fill.group.as_str() == self.groups[0] && self.is_refused.load(Ordering::SeqCst) {
                 let (destination, source) = (Name::from_static("bus"), "a secret value".into());
                 return Err(PublishError::Refused { destination, event_id: None, source });
@@ -307,15 +312,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_store_in_the_place_of_a_former_one_fills_for_itself() {
+        let (former, store) = (store_of(2).await, store_of(2).await);
+        let mut id = unloaded();
+        let ids = [id.of(&*former).await.unwrap(), store.store_id().await.unwrap()];
+        let missing = Missing::new(&["new"], 2);
+        fill_all(&*store, &mut id, &missing, &Name::from_static("bus")).await.unwrap();
+        assert_eq!(*missing.given.lock(), [1, 2].map(|position| ("new".to_owned(), position)));
+        assert!(missing.stores.lock().iter().all(|store| *store == ids[1]), "{:?} of {ids:?}", missing.stores);
+    }
+
+    #[tokio::test]
     async fn what_one_group_cannot_be_given_keeps_nothing_from_the_others() {
         let (store, bus, clock) = (store_of(2).await, Name::from_static("bus"), SharedClock::SYSTEM);
-        let missing = Missing {
-            groups: &["billing", "shipping"],
-            through: Position::new(2),
-            is_refused: true.into(),
-            is_full: false.into(),
-            given: Mutex::default(),
-        };
+        let missing = Missing::new(&["billing", "shipping"], 2);
+        missing.is_refused.store(true, Ordering::SeqCst);
         let unfilled = Unfilled::default();
         for _ in 0..2 {
             let round = fill_all(&*store, &mut unloaded(), &missing, &bus).await.unwrap();
@@ -337,24 +348,9 @@ mod tests {
     async fn a_group_is_not_given_what_an_operator_has_the_relay_skip() {
         let store = store_of(4).await;
         let (bus, owner) = (Name::from_static("bus"), Name::from_static("operator"));
-        let operator = RunnerContext {
-            store: Arc::clone(&store),
-            feed_head: FeedHead::new(Arc::clone(&store), SharedClock::SYSTEM),
-            state: StateMap::new(),
-            owner,
-            lease_ttl: TTL,
-            lease_renewer: LeaseRenewer::new(Arc::clone(&store), SharedClock::SYSTEM, TTL),
-            standby_roles: StandbyRoles::new(Arc::clone(&store), SharedClock::SYSTEM),
-            clock: SharedClock::SYSTEM,
-        };
+        let operator = RunnerContext::new(Arc::clone(&store), SharedClock::SYSTEM, StateMap::new(), owner, TTL);
         skip::skip(&operator, &relay_to(&bus), Position::new(2), "too large for the bus").await.unwrap();
-        let missing = Missing {
-            groups: &["new"],
-            through: Position::new(3),
-            is_refused: false.into(),
-            is_full: false.into(),
-            given: Mutex::default(),
-        };
+        let missing = Missing::new(&["new"], 3);
         fill_all(&*store, &mut unloaded(), &missing, &bus).await.unwrap();
         assert_eq!(*missing.given.lock(), [1, 3].map(|position| ("new".to_owned(), position)));
     }
@@ -363,13 +359,7 @@ mod tests {
     async fn a_group_that_misses_much_lets_others_have_their_turn() {
         let most = MAX_IN_A_ROW * FILL_EVENTS_MAX;
         let (store, bus) = (store_of(most + 1).await, Name::from_static("bus"));
-        let missing = Missing {
-            groups: &["new"],
-            through: Position::new(most as u64 + 1),
-            is_refused: false.into(),
-            is_full: false.into(),
-            given: Mutex::default(),
-        };
+        let missing = Missing::new(&["new"], most as u64 + 1);
         assert_eq!(fill_all(&*store, &mut unloaded(), &missing, &bus).await.unwrap().pause, Duration::ZERO);
         assert_eq!(missing.given.lock().len(), most);
     }
@@ -377,13 +367,8 @@ mod tests {
     #[tokio::test]
     async fn a_group_that_has_enough_to_do_is_sent_nothing() {
         let (store, bus) = (store_of(2).await, Name::from_static("bus"));
-        let missing = Missing {
-            groups: &["slow"],
-            through: Position::new(2),
-            is_refused: false.into(),
-            is_full: true.into(),
-            given: Mutex::default(),
-        };
+        let missing = Missing::new(&["slow"], 2);
+        missing.is_full.store(true, Ordering::SeqCst);
         assert_eq!(fill_all(&*store, &mut unloaded(), &missing, &bus).await.unwrap().pause, FULL_BACKLOG_DELAY);
         assert!(missing.given.lock().is_empty());
         missing.is_full.store(false, Ordering::SeqCst);

@@ -227,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn what_this_process_appended_is_left_out_too_if_it_is_skipped() {
         let (store, bus) = (InMemoryEventStore::new(), Name::from_static("bus"));
-        let _kept = store.appended().keep_recent();
+        let _kept = store.appended().recent().keep();
         append(&store, small(3)).await;
         let skipped = [Skip { position: 2, reason: "torn".into(), by: "operator".into(), at: 0 }];
         save_skips(store.notes().unwrap(), &relay_to(&bus), &skipped).await.unwrap();
