@@ -303,16 +303,13 @@ fn projections() {
     let progress = RebuildProgress {
         name: "balances",
         events: 5,
-        of: 10,
         position: Position::new(6),
         target: Position::new(12),
         took: SECOND,
         resumed: 2,
+        resumed_at: Position::new(3),
     };
-    assert_json(
-        &progress,
-        json!({ "name": "balances", "events": 5, "of": 10, "position": 6, "target": 12, "took": 1.5 }),
-    );
+    assert_json(&progress, json!({ "name": "balances", "events": 5, "position": 6, "target": 12, "took": 1.5 }));
     let rebuilt = Rebuilt { events: 10, skipped: 1, position: Position::new(12), took: SECOND };
     assert_json(&rebuilt, json!({ "events": 10, "skipped": 1, "position": 12, "took": 1.5 }));
     let skipped = SkippedEvent {

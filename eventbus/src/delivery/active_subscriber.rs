@@ -8,7 +8,10 @@ use std::{
 use tokio::sync::Semaphore;
 use tracing::{Instrument, Span};
 
-use super::activity::{Activity, DEFAULT_TIMEOUT, HandlerPermit, LOG_TARGET};
+use super::{
+    activity::{Activity, DEFAULT_TIMEOUT, LOG_TARGET},
+    run::HandlerPermit,
+};
 use crate::{
     domain::{clock::SharedClock, name::Name},
     port::{
@@ -143,7 +146,7 @@ impl SubscriberStatus for ActiveSubscriber {
     }
 
     fn handling(&self) -> Option<String> {
-        self.activity.handling(self.name())
+        self.activity.handling()
     }
 
     fn last_failure(&self) -> Option<String> {

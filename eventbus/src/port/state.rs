@@ -37,7 +37,7 @@ impl PartialEq for TypeKey {
 
 impl Eq for TypeKey {}
 
-/// The values that handlers take as `State<T>`, one per type. Cloning is cheap.
+/// The values that handlers take as `State<T>`, one per type. Cloning is cheap, and so is an empty one.
 ///
 /// # Examples
 /// ```
@@ -48,7 +48,7 @@ impl Eq for TypeKey {}
 /// ```
 #[derive(Clone, Default)]
 #[must_use]
-pub struct StateMap(Arc<HashMap<TypeId, Stored>>);
+pub struct StateMap(Option<Arc<HashMap<TypeId, Stored>>>);
 
 #[derive(Clone)]
 struct Stored {
@@ -65,26 +65,26 @@ impl StateMap {
     /// Adds a value; a former one of the same type is replaced.
     pub fn with<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
         let stored = Stored { name: std::any::type_name::<T>(), value: Arc::new(value) };
-        Arc::make_mut(&mut self.0).insert(TypeId::of::<T>(), stored);
+        Arc::make_mut(self.0.get_or_insert_default()).insert(TypeId::of::<T>(), stored);
         self
     }
 
     /// A clone of the value of this type.
     #[must_use]
     pub fn get<T: Clone + 'static>(&self) -> Option<T> {
-        self.0.get(&TypeId::of::<T>())?.value.downcast_ref().cloned()
+        self.0.as_ref()?.get(&TypeId::of::<T>())?.value.downcast_ref().cloned()
     }
 
     /// Returns `true` if there is a value of this type.
     #[must_use]
     pub fn contains(&self, key: TypeKey) -> bool {
-        self.0.contains_key(&key.id)
+        self.0.as_ref().is_some_and(|values| values.contains_key(&key.id))
     }
 }
 
 impl fmt::Debug for StateMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.values().map(|stored| stored.name)).finish()
+        f.debug_set().entries(self.0.iter().flat_map(|values| values.values()).map(|stored| stored.name)).finish()
     }
 }
 

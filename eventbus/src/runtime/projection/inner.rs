@@ -12,7 +12,7 @@ use super::{
     progress::{ProgressCell, ProjectionProgress},
 };
 use crate::{
-    delivery::activity::Activity,
+    delivery::activity::{Activity, RunSeries},
     domain::{error::BoxError, name::Name, stream::Position},
     port::{
         EventStore, Transaction,
@@ -216,9 +216,11 @@ impl<P: Projection> ProjectionInner<P> {
         self.run_method(first, handled).await
     }
 
-    /// Runs the method for an event on a new instance.
-    pub(super) async fn fold(&self, fresh: &mut P, delivery: &Delivery) -> Result<(), HandlerError> {
-        self.run_method(delivery, fresh.project_mut(delivery)).await
+    /// Returns the runs of the method for many events, on a new instance.
+    pub(super) fn run_series(&self) -> RunSeries {
+        let (definition, clock) = (P::definition(), self.progress.clock());
+        let name = Name::from_static(definition.name);
+        RunSeries::new(&self.activity, &name, &name, definition.time_limit(), &clock)
     }
 
     /// Runs the projection's method under its time limit; a panic counts as an error of the event.

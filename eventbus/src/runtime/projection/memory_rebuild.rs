@@ -32,12 +32,13 @@ pub(super) async fn replay_in_memory<P: Projection>(
         return Err(RebuildError::NotInMemory { name });
     }
     let mut fresh = inner.new_instance().ok_or(RebuildError::NoFactory { name })?;
-    check_no_event_is_missing(name, store, None).await?;
     let skips = inner.reload_skips(store).await.map_err(|error| RebuildError::store(name, error))?;
-    let meter = ProgressMeter::begin(&definition, store, &skips, report, inner.progress().clock()).await?;
+    let meter = ProgressMeter::begin(&definition, store, report, inner.progress().clock()).await?;
     let target = meter.progress().target;
     let mut replay = Replay { inner, skips, store, state: inner.app_state().await, meter };
-    replay.replay_until(&mut fresh, target).await?;
+    // beside the replay, not before it: it reads each stream
+    let checked = check_no_event_is_missing(name, store, None);
+    tokio::try_join!(checked, replay.replay_until(&mut fresh, target))?;
     let included = replay.meter.progress().position;
     let replaced = inner
         .replace_state(fresh, included, guard_timeout, async |fresh: &mut P, target| {
@@ -68,11 +69,11 @@ impl<P: Projection> Replay<'_, P> {
         }
         let definition = P::definition();
         let mut feed = read_around(self.store, position, target, &definition.events.into(), &self.skips);
-        let mut events = 0;
+        let (mut runs, mut events) = (self.inner.run_series(), 0);
         while let Some(record) = feed.try_next().await? {
             position = record.position().unwrap_or(position);
             let delivery = feed_delivery(&definition, record, &self.state);
-            let folded = self.inner.fold(fresh, &delivery).await;
+            let folded = runs.watch(delivery.record(), None, fresh.project_mut(&delivery)).await;
             folded.map_err(|error| RebuildError::failed(definition.name, Some(position), &error))?;
             events += 1;
             if events == REPORT_EVERY {

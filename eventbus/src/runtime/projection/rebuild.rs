@@ -91,8 +91,8 @@ async fn replay_through_runner<P: Projection>(
     check_is_fed_here(definition.name, context).await?;
     let store = &*context.store;
     check_no_event_is_missing(definition.name, store, None).await?;
-    let skips = inner.reload_skips(store).await.map_err(|error| RebuildError::store(definition.name, error))?;
-    let mut meter = ProgressMeter::begin(&definition, store, &skips, report, context.clock.clone()).await?;
+    inner.reload_skips(store).await.map_err(|error| RebuildError::store(definition.name, error))?;
+    let mut meter = ProgressMeter::begin(&definition, store, report, context.clock.clone()).await?;
     let target = meter.progress().target;
     inner.progress().restart();
     let mut progress = inner.progress().subscribe();

@@ -9,7 +9,6 @@ use crate::{
     domain::{clock::SharedClock, shown, stream::Position},
     port::{EventStore, ReadError},
     runtime::definition::ProjectionDefinition,
-    support::count_around,
 };
 
 /// The callback that reports the progress of a rebuild.
@@ -39,7 +38,7 @@ impl Rebuilt {
 /// Progress of a rebuild; `Display` shows it as a bar.
 ///
 /// ```text
-/// order-rows [########------] 57 % 1,140,000 of 2,000,000 events, 81,000/s, 10 s left
+/// order-rows [########------] 57 % 1,140,000 events, 81,000/s, 10 s left
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -48,8 +47,6 @@ pub struct RebuildProgress {
     pub name: &'static str,
     /// Events handled so far, those before an interruption included.
     pub events: u64,
-    /// Number of events to handle; events appended during the rebuild are added when they are handled.
-    pub of: u64,
     /// All events up to this position are handled.
     pub position: Position,
     /// The end of the store when the rebuild began: `position` gets at least there.
@@ -60,13 +57,20 @@ pub struct RebuildProgress {
     /// Events that were handled before an interruption.
     #[serde(skip)]
     pub(crate) resumed: u64,
+    /// The position at which it was interrupted.
+    #[serde(skip)]
+    pub(crate) resumed_at: Position,
 }
 
 impl RebuildProgress {
-    /// Returns the handled share of the events, from 0 to 1.
+    /// Returns the share of the store's positions that the rebuild has passed, from 0 to 1.
     #[must_use]
     pub fn share(&self) -> f64 {
-        if self.of == 0 { 1.0 } else { self.events as f64 / self.of as f64 }
+        self.share_at(self.position)
+    }
+
+    fn share_at(&self, position: Position) -> f64 {
+        if position < self.target { position.get() as f64 / self.target.get() as f64 } else { 1.0 }
     }
 
     /// Returns the events handled per second.
@@ -79,27 +83,24 @@ impl RebuildProgress {
     /// Estimates the remaining time; `None` until the first events are handled.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
-        let events = self.of.saturating_sub(self.events) as f64;
-        Duration::try_from_secs_f64(events / self.per_second()).ok()
+        let passed = self.share() - self.share_at(self.resumed_at);
+        Duration::try_from_secs_f64(self.took.as_secs_f64() * (1.0 - self.share()) / passed).ok()
     }
 }
 
 impl fmt::Display for RebuildProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const WIDTH: usize = 14;
-        let part_of = |whole: u64| match self.of {
-            0 => whole,
-            of => whole.saturating_mul(self.events) / of,
+        let part_of = |whole: u64| match self.target.get() {
+            target if self.position < self.target => whole.saturating_mul(self.position.get()) / target,
+            _ => whole,
         };
         let filled = "#".repeat(usize::try_from(part_of(WIDTH as u64)).unwrap_or(WIDTH));
         let bar = format!("{filled:-<WIDTH$}");
-        let (done, of, rate) = (
-            with_thousands_commas(self.events),
-            with_thousands_commas(self.of),
-            with_thousands_commas(self.per_second() as u64),
-        );
-        write!(f, "{} [{bar}] {} % {done} of {of} events, {rate}/s", self.name, part_of(100))?;
-        if self.position >= self.target && self.events >= self.of {
+        let percent = part_of(100);
+        let (done, rate) = (with_thousands_commas(self.events), with_thousands_commas(self.per_second() as u64));
+        write!(f, "{} [{bar}] {percent} % {done} events, {rate}/s", self.name)?;
+        if self.position >= self.target {
             return write!(f, ", done in {}", human_duration(self.took));
         }
         self.time_left().map_or(Ok(()), |left| write!(f, ", {} left", human_duration(left)))
@@ -136,18 +137,23 @@ pub(super) struct ProgressMeter<'a> {
 }
 
 impl<'a> ProgressMeter<'a> {
-    /// Begins a rebuild from the first event to the head of the store, without the skipped positions.
+    /// Begins a rebuild from the first event to the head of the store.
     pub(super) async fn begin(
         definition: &ProjectionDefinition,
         store: &dyn EventStore,
-        skips: &[Position],
         report: ProgressCallback<'a>,
         clock: SharedClock,
     ) -> Result<Self, ReadError> {
         let target = store.head().await?;
-        let of = count_around(store, target, &definition.events.into(), skips).await?;
-        let (position, took) = (Position::START, Duration::ZERO);
-        let progress = RebuildProgress { name: definition.name, events: 0, of, position, target, took, resumed: 0 };
+        let progress = RebuildProgress {
+            name: definition.name,
+            events: 0,
+            position: Position::START,
+            target,
+            took: Duration::ZERO,
+            resumed: 0,
+            resumed_at: Position::START,
+        };
         Ok(Self { report, progress, began: clock.instant(), clock })
     }
 
@@ -157,14 +163,13 @@ impl<'a> ProgressMeter<'a> {
 
     /// Records the events handled before an interruption, up to `position`.
     pub(super) fn resume_at(&mut self, events: u64, position: Position) {
-        (self.progress.events, self.progress.resumed) = (events, events);
+        (self.progress.events, self.progress.resumed, self.progress.resumed_at) = (events, events, position);
         self.advance(0, position);
     }
 
     /// Records `events` more as handled, and all events up to `position`.
     pub(super) fn advance(&mut self, events: u64, position: Position) {
         self.progress.events += events;
-        self.progress.of = self.progress.of.max(self.progress.events);
         self.progress.position = self.progress.position.max(position);
         self.progress.took = self.clock.elapsed(self.began);
         (self.report)(self.progress);
@@ -175,15 +180,16 @@ impl<'a> ProgressMeter<'a> {
 mod tests {
     use super::*;
 
-    fn at(events: u64, of: u64, took: u64, resumed: u64) -> RebuildProgress {
+    /// Half of the positions hold events for the projection.
+    fn at(events: u64, target: u64, took: u64, resumed: u64) -> RebuildProgress {
         RebuildProgress {
             name: "order-rows",
             events,
-            of,
-            position: Position::new(events),
-            target: Position::new(of),
+            position: Position::new(2 * events),
+            target: Position::new(target),
             took: Duration::from_secs(took),
             resumed,
+            resumed_at: Position::new(2 * resumed),
         }
     }
 
@@ -191,20 +197,19 @@ mod tests {
     fn a_bar_says_how_far_how_fast_and_how_long_yet() {
         let text = |now: RebuildProgress| now.to_string();
         assert_eq!(
-            text(at(1_140_000, 2_000_000, 14, 0)),
-            "order-rows [#######-------] 57 % 1,140,000 of 2,000,000 events, 81,428/s, 10 s left"
+            text(at(1_140_000, 4_000_000, 14, 0)),
+            "order-rows [#######-------] 57 % 1,140,000 events, 81,428/s, 10 s left"
         );
-        assert_eq!(text(at(0, 2_000, 0, 0)), "order-rows [--------------] 0 % 0 of 2,000 events, 0/s");
-        assert_eq!(
-            text(at(2_000, 2_000, 4, 0)),
-            "order-rows [##############] 100 % 2,000 of 2,000 events, 500/s, done in 4 s"
-        );
-        assert_eq!(text(at(0, 0, 0, 0)), "order-rows [##############] 100 % 0 of 0 events, 0/s, done in 0 s");
+        assert_eq!(text(at(0, 2_000, 0, 0)), "order-rows [--------------] 0 % 0 events, 0/s");
+        assert_eq!(text(at(1_000, 2_000, 4, 0)), "order-rows [##############] 100 % 1,000 events, 250/s, done in 4 s");
+        // what came since the rebuild began is handled too
+        assert_eq!(text(at(1_500, 2_000, 4, 0)), "order-rows [##############] 100 % 1,500 events, 375/s, done in 4 s");
+        assert_eq!(text(at(0, 0, 0, 0)), "order-rows [##############] 100 % 0 events, 0/s, done in 0 s");
     }
 
     #[test]
     fn what_was_done_before_an_interruption_does_not_count_as_speed() {
-        let now = at(1_500, 2_000, 5, 1_000);
+        let now = at(1_500, 4_000, 5, 1_000);
         assert_eq!((now.per_second(), now.time_left()), (100.0, Some(Duration::from_secs(5))));
     }
 

@@ -183,7 +183,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         Ok(self.inner.summary(progress_meter.progress()))
     }
 
-    /// Makes the copies, or finds those of an interrupted rebuild, and counts the events to handle.
+    /// Makes the copies, or finds those of an interrupted rebuild.
     async fn prepare_copies<'r>(&self, report: ProgressCallback<'r>) -> Result<ProgressMeter<'r>, RebuildError> {
         let definition = P::definition();
         for version in definition.version.saturating_sub(FORMER_VERSIONS_DROPPED).max(1)..definition.version {
@@ -193,7 +193,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let position = self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.store_error(error))?;
         let (store, clock) = (&*self.context.store, self.context.clock.clone());
         let skips = self.inner.reload_skips(store).await.map_err(|error| self.store_error(error))?;
-        let mut progress_meter = ProgressMeter::begin(&definition, store, &skips, report, clock).await?;
+        let mut progress_meter = ProgressMeter::begin(&definition, store, report, clock).await?;
         if position > Position::START {
             tracing::warn!(
                 projection = definition.name, %position, version = definition.version,
