@@ -13,7 +13,8 @@ use eventbus::{
 
 use crate::{
     append,
-    feed::{FeedCursor, FilterParameters, boundary_page, feed_page},
+    feed_page::{FeedCursor, boundary_page, feed_page},
+    filter_parameters::FilterParameters,
     store::PgEventStore,
 };
 

@@ -5,48 +5,50 @@
 //! Invariant: the head is the position of an event, never one without. The sequence may draw such a position again
 //! after a crash, see `head.sql`; a reader that had passed it would miss the event stored there.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use eventbus::{
-    Position, RecordedEvent, StreamId, Version,
-    event::Tag,
+    Position, StreamId,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
-    store::{Boundary, BoundaryCondition, FeedEnd},
-    support::{FeedVersions, PAGE_BYTES, Page, paged_ahead},
+    store::FeedEnd,
+    support::{fetched_ahead, paged_ahead},
 };
 use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    feed_page::{FILTER_WINDOW_POSITIONS, FeedCursor, PageStart, decode_filtered, feed_page, fetch_filtered},
+    filter_parameters::FilterParameters,
     missing_events,
     pool::Query,
-    record::{
-        BOUNDARY_STREAM_COLUMN, PAGE_EVENTS_MAX, decode_counts, decode_feed_page, decode_has_former, decode_reach,
-        decode_stream_no, decode_time, payload_bytes, read_position,
-    },
-    statement_error::StatementError,
-    statements::PageEnd,
+    record::decode_time,
     store::PgEventStore,
     store_inner::StoreInner,
-    stream_numbers::PageStreams,
 };
-
-/// The most positions that one statement scans for a filter, which may match none of them.
-const FILTER_WINDOW_POSITIONS: i64 = 100_000;
-
-/// The most events of a tag that one statement looks at, which may match none of them.
-const TAG_WINDOW_EVENTS: i64 = 5_000;
 
 #[async_trait]
 impl ReadFeed for PgEventStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        let (inner, wanted) = (Arc::clone(self.inner()), Arc::new(FilterParameters::new(filter)));
-        paged_ahead(FeedCursor::new(after), move |cursor| {
-            let (inner, wanted) = (Arc::clone(&inner), Arc::clone(&wanted));
-            async move { feed_page(&inner, cursor, through.as_i64(), &wanted).await }
-        })
+        let (inner, wanted, end) = (Arc::clone(self.inner()), FilterParameters::new(filter), through.as_i64());
+        let read = Arc::new((inner, wanted));
+        if read.1.is_all() || read.1.has_tags() {
+            return paged_ahead(FeedCursor::new(after), move |cursor| {
+                let read = Arc::clone(&read);
+                async move { feed_page(&read.0, cursor, end, &read.1).await }
+            });
+        }
+        let decoding = Arc::clone(&read);
+        let fetch = move |start| {
+            let read = Arc::clone(&read);
+            async move { fetch_filtered(&read.0, start, end, &read.1).await }
+        };
+        let decode = move |rows| {
+            let read = Arc::clone(&decoding);
+            async move { decode_filtered(&read.0, rows).await }
+        };
+        fetched_ahead(PageStart::new(after), fetch, decode)
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
@@ -102,7 +104,7 @@ impl ReadFeed for PgEventStore {
 }
 
 /// Returns the position of the last event in the window that begins after `after` and ends at `end` at the latest.
-async fn find_window_end(inner: &StoreInner, after: i64, end: i64) -> Result<Option<i64>, ReadError> {
+pub(crate) async fn find_window_end(inner: &StoreInner, after: i64, end: i64) -> Result<Option<i64>, ReadError> {
     let query = inner.statements().query(include_str!("sql/reach.sql"));
     fetch_value(inner, query.bind(after).bind(end).bind(FILTER_WINDOW_POSITIONS)).await
 }
@@ -139,239 +141,25 @@ async fn count_tagged_events(
     Ok(count)
 }
 
-/// The start of a page.
-pub(crate) struct FeedCursor {
-    after: i64,
-    end: PageEnd,
-    versions: FeedVersions,
-}
-
-impl FeedCursor {
-    pub(crate) fn new(after: Position) -> Self {
-        Self { after: after.as_i64(), end: PageEnd::AtEvents, versions: FeedVersions::new(after) }
-    }
-}
-
-pub(crate) async fn feed_page(
-    inner: &StoreInner,
-    cursor: FeedCursor,
-    end: i64,
-    filter: &FilterParameters,
-) -> Result<Page<FeedCursor>, ReadError> {
-    let after = cursor.after;
-    if after >= end {
-        return Ok((Vec::new(), None));
-    }
-    if filter.has_tags() {
-        return tagged_page(inner, cursor, end, filter).await;
-    }
-    let FeedCursor { after, end: page_end, mut versions } = cursor;
-    let (query, reach) = if filter.is_all {
-        let query = inner.statements().whole_feed_page(include_str!("sql/read_page.sql"), page_end);
-        (query.bind(after).bind(end), end)
-    } else {
-        let reach = match end - after {
-            ..=FILTER_WINDOW_POSITIONS => end,
-            _ => find_window_end(inner, after, end).await?.unwrap_or(end),
-        };
-        let query = inner.statements().feed_page(include_str!("sql/read_filtered.sql"), page_end);
-        (filter.bind_to(query, after, reach), reach)
-    };
-    let (rows, page_end) = fetch_page(inner, query.bind(PAGE_EVENTS_MAX)).await?;
-    let numbers = rows.iter().map(decode_stream_no).collect::<Result<_, _>>().map_err(unreadable_answer)?;
-    let (mut events, mut has_more) = decode_feed_page(&rows, &inner.load_streams(numbers).await?)?;
-    if filter.is_all {
-        note_archived(inner, &events, &mut versions).await?;
-        let has_former = rows.first().map_or(Ok(true), decode_has_former).map_err(unreadable_answer)?;
-        has_more |= versions.end_before_gap(&mut events, has_former)?;
-    }
-    let next = after_page(&events, has_more, reach, end);
-    Ok((events, next.map(|after| FeedCursor { after, end: page_end, versions })))
-}
-
-/// Fetches the rows of a page up to the one with which their payloads reach [`PAGE_BYTES`], and how to end the next page.
-///
-/// Events are mostly small, so the server ends a page at its bytes only after one that reached them; of that one it has
-/// sent the rows behind them for nothing.
-async fn fetch_page(inner: &StoreInner, query: Query<'_>) -> Result<(Vec<PgRow>, PageEnd), StatementError> {
-    let (mut rows, mut bytes) = (Vec::new(), 0);
-    let take = |row| {
-        if bytes < PAGE_BYTES {
-            bytes += payload_bytes(&row);
-            rows.push(row);
-        }
-    };
-    inner.connections().fetch_each(query, take).await?;
-    Ok((rows, if bytes < PAGE_BYTES { PageEnd::AtEvents } else { PageEnd::AtBytes }))
-}
-
-/// Reads a page of events that have wanted tags.
-async fn tagged_page(
-    inner: &StoreInner,
-    cursor: FeedCursor,
-    end: i64,
-    filter: &FilterParameters,
-) -> Result<Page<FeedCursor>, ReadError> {
-    let query = filter.bind_with_tags(inner.statements().tagged_page(), cursor.after, end);
-    let rows = inner.connections().fetch_all(query.bind(PAGE_EVENTS_MAX)).await?;
-    let (rows, reach) = decode_tagged_rows(&rows)?;
-    let numbers = rows.iter().map(decode_stream_no).collect::<Result<_, _>>().map_err(unreadable_answer)?;
-    let (events, has_more) = decode_feed_page(rows, &inner.load_streams(numbers).await?)?;
-    let next = after_page(&events, has_more, reach, end);
-    Ok((events, next.map(|after| FeedCursor { after, ..cursor })))
-}
-
-/// Returns the rows of an answer that have an event, and the position up to which the statement searched for tagged events.
-fn decode_tagged_rows(rows: &[PgRow]) -> Result<(&[PgRow], i64), ReadError> {
-    let first = rows.first().ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
-    let reach = decode_reach(first).map_err(unreadable_answer)?;
-    let has_events = !matches!(read_position(first, 0), Ok(None));
-    Ok((if has_events { rows } else { &[] }, reach))
-}
-
-/// Reads the counts of the tags of a boundary and the first page of its events, up to `end`, in one statement.
-pub(crate) async fn boundary_page(
-    inner: &StoreInner,
-    boundary: &Boundary,
-    end: i64,
-    filter: &FilterParameters,
-) -> Result<(BoundaryCondition, Page<FeedCursor>), ReadError> {
-    let cursor = FeedCursor::new(Position::START);
-    let query = filter.bind_with_tags(inner.statements().boundary_page(), cursor.after, end);
-    let query = query
-        .bind(PAGE_EVENTS_MAX)
-        .bind(boundary.tags().iter().map(|tag| tag.as_str()).collect::<Vec<_>>())
-        .bind(boundary.counted_names().collect::<Vec<_>>());
-    let rows = inner.connections().fetch_all(query).await?;
-    let counts = rows.first().map_or_else(|| Ok(Vec::new()), decode_counts).map_err(unreadable_answer)?;
-    let (rows, reach) = decode_tagged_rows(&rows)?;
-    let streams = PageStreams::decode(rows, decode_stream_no, BOUNDARY_STREAM_COLUMN).map_err(unreadable_answer)?;
-    let (events, has_more) = decode_feed_page(rows, &streams)?;
-    let next = after_page(&events, has_more, reach, end).map(|after| FeedCursor { after, ..cursor });
-    Ok((BoundaryCondition { boundary: boundary.clone(), counts }, (events, next)))
-}
-
-/// Returns where the next page starts, after a page of these events whose statement searched up to `reach`.
-fn after_page(events: &[RecordedEvent], has_more: bool, reach: i64, end: i64) -> Option<i64> {
-    match events.last().and_then(RecordedEvent::position) {
-        Some(last) if has_more => Some(last.as_i64()),
-        _ => (reach < end).then_some(reach),
-    }
-}
-
-/// Notes the streams that begin behind version 1 because their first events were archived.
-async fn note_archived(
-    inner: &StoreInner,
-    events: &[RecordedEvent],
-    versions: &mut FeedVersions,
-) -> Result<(), ReadError> {
-    let streams = versions.late_starts(events);
-    if streams.is_empty() {
-        return Ok(());
-    }
-    let query = inner.statements().query(include_str!("sql/archived.sql"));
-    let query = query
-        .bind(streams.iter().map(|stream| stream.aggregate_id().as_str()).collect::<Vec<_>>())
-        .bind(streams.iter().map(|stream| stream.aggregate_type().as_str()).collect::<Vec<_>>())
-        .bind(streams.iter().map(StreamId::tenant_or_nil).collect::<Vec<_>>());
-    let rows = inner.connections().fetch_all(query).await?;
-    for (row, stream) in rows.iter().zip(&streams) {
-        let through: i64 = row.try_get(0).map_err(unreadable_answer)?;
-        versions.note_archived(stream.clone(), Version::new(u64::try_from(through).unwrap_or_default()));
-    }
-    Ok(())
-}
-
-/// A filter as the parameters of `wanted.sql` and of `driving_tags.sql`.
-#[derive(Debug, Clone)]
-pub(crate) struct FilterParameters {
-    is_all: bool,
-    aggregate_types: Option<Vec<String>>,
-    event_types: Option<Vec<String>>,
-    tenant: Option<Uuid>,
-    tags: Option<TagParameters>,
-}
-
-/// The wanted tags, one array per column: the number of the set, how many tags it has, the tag.
-#[derive(Debug, Clone, Default)]
-struct TagParameters {
-    sets: Vec<i64>,
-    sizes: Vec<i64>,
-    tags: Vec<String>,
-}
-
-impl TagParameters {
-    /// Returns `None` if each event has all tags of one of the sets, which is empty.
-    fn new(sets: &BTreeSet<BTreeSet<Tag>>) -> Option<Self> {
-        let mut parameters = Self::default();
-        for (number, set) in (1..).zip(sets) {
-            if set.is_empty() {
-                return None;
-            }
-            parameters.sets.extend(set.iter().map(|_| number));
-            parameters.sizes.extend(set.iter().map(|_| set.len() as i64));
-            parameters.tags.extend(set.iter().map(|tag| tag.as_str().to_owned()));
-        }
-        Some(parameters)
-    }
-}
-
-impl FilterParameters {
-    pub(crate) fn new(filter: &FeedFilter) -> Self {
-        let texts = |names: &BTreeSet<eventbus::Name>| names.iter().map(ToString::to_string).collect();
-        Self {
-            is_all: filter.is_all(),
-            aggregate_types: filter.wanted_aggregate_types().map(texts),
-            event_types: filter.wanted_event_types().map(texts),
-            tenant: filter.wanted_tenant(),
-            tags: filter.wanted_tags().and_then(TagParameters::new),
-        }
-    }
-
-    /// Returns `false` if an event may match without any tag.
-    pub(crate) const fn has_tags(&self) -> bool {
-        self.tags.is_some()
-    }
-
-    /// Binds the range, the filter and the wanted tags to a statement.
-    fn bind_with_tags<'q>(&'q self, query: Query<'q>, after: i64, end: i64) -> Query<'q> {
-        let tags = self.tags.as_ref();
-        self.bind_to(query, after, end)
-            .bind(tags.map_or(&[][..], |tags| &tags.sets))
-            .bind(tags.map_or(&[][..], |tags| &tags.sizes))
-            .bind(tags.map_or(&[][..], |tags| &tags.tags))
-            .bind(TAG_WINDOW_EVENTS)
-    }
-
-    /// Binds the range and the filter to a statement.
-    fn bind_to<'q>(&'q self, query: Query<'q>, after: i64, end: i64) -> Query<'q> {
-        query
-            .bind(after)
-            .bind(end)
-            .bind(self.aggregate_types.as_deref())
-            .bind(self.event_types.as_deref())
-            .bind(self.tenant)
-    }
-}
-
-fn unreadable_answer(error: sqlx::Error) -> ReadError {
+pub(crate) fn unreadable_answer(error: sqlx::Error) -> ReadError {
     ReadError::Unavailable(error.into())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use eventbus::{
         AggregateId, ExpectedVersion, Name, NewEvent, Version,
-        event::UniqueChange,
+        event::{Tag, UniqueChange},
         port::{AppendEvents as _, Direction},
-        support::StreamCursor,
+        support::{PAGE_BYTES, StreamCursor},
     };
     use futures_util::TryStreamExt as _;
     use sqlx::{AssertSqlSafe, Connection as _, Execute as _, Executor as _, PgConnection};
 
     use super::*;
-    use crate::PgEventStoreConfig;
-    use crate::{pool::PLANNER_SETTINGS, read::stream_page};
+    use crate::{PgEventStoreConfig, pool::PLANNER_SETTINGS, read::stream_page, statements::PageEnd};
 
     const DEPOSITED: Name = Name::from_static("Deposited");
 
@@ -409,7 +197,10 @@ mod tests {
             while let Some(cursor) = from {
                 let (events, next) = feed_page(store.inner(), cursor, 18, &wanted).await.unwrap();
                 sizes.push(events.iter().map(|event| event.payload().len()).collect::<Vec<_>>());
-                assert!(next.as_ref().is_none_or(|next| next.end == PageEnd::AtBytes), "after a page with its bytes");
+                assert!(
+                    next.as_ref().is_none_or(|next| next.page_end() == PageEnd::AtBytes),
+                    "after a page with its bytes"
+                );
                 from = next;
             }
             of_feed.push(sizes);

@@ -11,6 +11,8 @@ mod connector;
 mod error;
 mod event_types;
 mod feed;
+mod feed_page;
+mod filter_parameters;
 mod floor;
 mod gate;
 mod identifier;

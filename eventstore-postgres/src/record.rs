@@ -8,7 +8,7 @@ use eventbus::{
     port::ReadError,
     support::{EventTypeNames, collect_page},
 };
-use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
+use sqlx::{Row, ValueRef as _, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -53,7 +53,7 @@ pub(crate) fn payload_bytes(row: &PgRow) -> usize {
 
 /// Returns the number of the stream of an event of the feed, which stands behind the columns of `record.sql`.
 pub(crate) fn decode_stream_no(row: &PgRow) -> Result<i64, sqlx::Error> {
-    row.try_get(RECORD_COLUMNS)
+    row.try_get_unchecked(RECORD_COLUMNS)
 }
 
 /// Returns whether the store has the event before the first one of a page of the whole feed, in its stream.
@@ -107,49 +107,55 @@ pub(crate) fn decode_feed_page(rows: &[PgRow], streams: &PageStreams) -> Result<
     collect_page(rows.iter().map(|row| decode_feed_event(row, streams, &mut names)), PAGE_EVENTS_MAX as usize)
 }
 
-/// The columns of a row, taken one after the other in the order of `record.sql`.
+/// The columns of a row, taken one after the other in the order of `record.sql`, as the server sends them.
+///
+/// [`Row::try_get`] would check the type of each column in each row, which takes longer than to decode it.
 struct RowColumns<'r> {
     row: &'r PgRow,
     next: usize,
 }
 
 impl<'r> RowColumns<'r> {
-    fn take<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> Result<T, sqlx::Error> {
+    /// Takes the bytes of a column; `None` if it is null.
+    fn take(&mut self) -> Result<Option<&'r [u8]>, BoxError> {
         self.next += 1;
-        self.row.try_get(self.next - 1)
+        let value = self.row.try_get_raw(self.next - 1)?;
+        Ok(if value.is_null() { None } else { Some(value.as_bytes()?) })
     }
 
-    /// Takes a column without a type check: `json` as its text, a time as its number.
-    fn take_raw<T: Decode<'r, Postgres>>(&mut self) -> Result<T, sqlx::Error> {
-        self.next += 1;
-        self.row.try_get_unchecked(self.next - 1)
+    fn optional<T>(&mut self, decode: impl FnOnce(&'r [u8]) -> Result<T, BoxError>) -> Result<Option<T>, BoxError> {
+        self.take()?.map(decode).transpose()
+    }
+
+    fn required<T>(&mut self, decode: impl FnOnce(&'r [u8]) -> Result<T, BoxError>) -> Result<T, BoxError> {
+        let column = self.next;
+        let value = self.take()?.ok_or_else(|| format!("its column {column} is null"))?;
+        decode(value)
     }
 
     fn event(&mut self, stream: StreamId, names: &mut EventTypeNames) -> Result<RecordedEvent, BoxError> {
-        let position = Position::new(positive_number("position", self.take()?)?);
-        let version = Version::new(positive_number("version", self.take()?)?);
-        let occurred_at = decode_time(self.take_raw()?)?;
-        let event_id = EventId::from(self.take::<Uuid>()?);
-        let correlation_id = self.take()?;
-        let schema_version = self.take::<i32>()?;
+        let position = Position::new(positive_number("position", self.required(decode_i64)?)?);
+        let version = Version::new(positive_number("version", self.required(decode_i64)?)?);
+        let occurred_at = decode_time(self.required(decode_i64)?)?;
+        let event_id = EventId::from(self.required(decode_uuid)?);
+        let correlation_id = self.required(decode_uuid)?;
+        let schema_version = i32::from_be_bytes(self.required(fixed)?);
         let schema_version = u32::try_from(positive_number("schema version", schema_version.into())?)?;
-        let event_type = names.name(self.take::<&str>()?)?.clone();
-        let payload = self.take_raw::<&str>()?;
+        let event_type = names.name(self.required(decode_text)?)?.clone();
+        let payload = self.required(decode_text)?;
         if !is_object(payload) {
             return Err("its payload is not a JSON object".into());
         }
-        let causation_id = self.take()?;
-        let actor_id: Option<&str> = self.take()?;
-        let attributes = match self.take_raw::<Option<&str>>()? {
-            Some(json) => Attributes::parse(json)?,
-            None => Attributes::EMPTY,
-        };
-        let recorded_at = decode_time(self.take_raw()?)?;
-        let original_recorded_at = self.take_raw::<Option<i64>>()?.map(decode_time).transpose()?;
+        let causation_id = self.optional(decode_uuid)?;
+        let actor_id = self.optional(decode_text)?;
+        let attributes = self.optional(decode_text)?.map(Attributes::parse).transpose()?.unwrap_or(Attributes::EMPTY);
+        let recorded_at = decode_time(self.required(decode_i64)?)?;
+        let original_recorded_at = self.optional(decode_i64)?.map(decode_time).transpose()?;
+        let has_sealed_fields = self.required(fixed)? != [0];
         let metadata = Metadata::new(event_id, event_type, stream, version, occurred_at)
             .with_recorded_at(Some(recorded_at))
             .with_original_recorded_at(original_recorded_at)
-            .with_sealed_fields(self.take()?)
+            .with_sealed_fields(has_sealed_fields)
             .with_schema_version(schema_version)
             .with_position(Some(position))
             .with_correlation_id(correlation_id)
@@ -158,6 +164,25 @@ impl<'r> RowColumns<'r> {
             .with_attributes(attributes);
         Ok(RecordedEvent::new(metadata, payload))
     }
+}
+
+/// Decodes a value of a fixed number of bytes.
+fn fixed<const BYTES: usize>(value: &[u8]) -> Result<[u8; BYTES], BoxError> {
+    value.try_into().map_err(|_| format!("a column has {} bytes instead of {BYTES}", value.len()).into())
+}
+
+/// Decodes an integer, or a time as its number.
+fn decode_i64(value: &[u8]) -> Result<i64, BoxError> {
+    fixed(value).map(i64::from_be_bytes)
+}
+
+fn decode_uuid(value: &[u8]) -> Result<Uuid, BoxError> {
+    fixed(value).map(Uuid::from_bytes)
+}
+
+/// Decodes text, or `json` as its text.
+fn decode_text(value: &[u8]) -> Result<&str, BoxError> {
+    Ok(std::str::from_utf8(value)?)
 }
 
 /// Returns `true` if a valid JSON text is an object.

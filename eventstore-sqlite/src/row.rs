@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::query::{QueryError, execute};
 
 /// Maximum number of events on a page, which also ends after [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
-pub(crate) const PAGE_EVENTS_MAX: i64 = 256;
+pub(crate) const PAGE_EVENTS_MAX: i64 = 1_000;
 
 /// Inserts an event of the stream with a number, and returns its position.
 pub(crate) fn insert_event(

@@ -1,0 +1,247 @@
+//! Pages of the feed.
+//!
+//! Invariant: a page ends before its first damaged row, and the next page begins with that row.
+
+use eventbus::{
+    Position, RecordedEvent, StreamId, Version,
+    port::ReadError,
+    store::{Boundary, BoundaryCondition},
+    support::{FeedVersions, PAGE_BYTES, Page},
+};
+use sqlx::{Row as _, postgres::PgRow};
+
+use crate::{
+    feed::{find_window_end, unreadable_answer},
+    filter_parameters::FilterParameters,
+    pool::Query,
+    record::{
+        BOUNDARY_STREAM_COLUMN, PAGE_EVENTS_MAX, decode_counts, decode_feed_page, decode_has_former, decode_reach,
+        decode_stream_no, payload_bytes, read_position,
+    },
+    statement_error::StatementError,
+    statements::PageEnd,
+    store_inner::StoreInner,
+    stream_numbers::PageStreams,
+};
+
+/// The most positions that one statement scans for a filter, which may match none of them.
+pub(crate) const FILTER_WINDOW_POSITIONS: i64 = 100_000;
+
+/// The start of a page of a read without tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PageStart {
+    after: i64,
+    /// The end of the window of the former page of a filter, which may reach further than that page.
+    window_end: i64,
+    page_end: PageEnd,
+}
+
+impl PageStart {
+    pub(crate) fn new(after: Position) -> Self {
+        let after = after.as_i64();
+        Self { after, window_end: after, page_end: PageEnd::AtEvents }
+    }
+
+    /// Returns the start of the page after one that ends with the event at `last`; `has_more` tells whether the window
+    /// may have more events.
+    fn following(self, last: Option<i64>, has_more: bool, end: i64) -> Option<Self> {
+        let after = last.filter(|_| has_more).unwrap_or(self.window_end);
+        (after < end).then_some(Self { after, ..self })
+    }
+}
+
+/// The start of a page of any read.
+pub(crate) struct FeedCursor {
+    start: PageStart,
+    /// The versions that a read without a filter has returned.
+    versions: FeedVersions,
+}
+
+impl FeedCursor {
+    pub(crate) fn new(after: Position) -> Self {
+        Self { start: PageStart::new(after), versions: FeedVersions::new(after) }
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn page_end(&self) -> PageEnd {
+        self.start.page_end
+    }
+}
+
+/// Reads a page of any read.
+pub(crate) async fn feed_page(
+    inner: &StoreInner,
+    FeedCursor { start, versions }: FeedCursor,
+    end: i64,
+    filter: &FilterParameters,
+) -> Result<Page<FeedCursor>, ReadError> {
+    if start.after >= end {
+        return Ok((Vec::new(), None));
+    }
+    if filter.is_all() {
+        return whole_page(inner, start, versions, end).await;
+    }
+    let (events, next) = if filter.has_tags() {
+        tagged_page(inner, start, end, filter).await?
+    } else {
+        let (fetched, _) = fetch_filtered(inner, start, end, filter).await?;
+        decode_filtered(inner, fetched).await?
+    };
+    Ok((events, next.map(|start| FeedCursor { start, versions })))
+}
+
+/// Reads a page without a filter.
+async fn whole_page(
+    inner: &StoreInner,
+    start: PageStart,
+    mut versions: FeedVersions,
+    end: i64,
+) -> Result<Page<FeedCursor>, ReadError> {
+    let query = inner.statements().whole_feed_page(include_str!("sql/read_page.sql"), start.page_end);
+    let (rows, page_end) = fetch_rows(inner, query.bind(start.after).bind(end).bind(PAGE_EVENTS_MAX)).await?;
+    let (mut events, mut has_more) = decode_rows(inner, &rows).await?;
+    note_archived(inner, &events, &mut versions).await?;
+    let has_former = rows.first().map_or(Ok(true), decode_has_former).map_err(unreadable_answer)?;
+    has_more |= versions.end_before_gap(&mut events, has_former)?;
+    let next = PageStart { window_end: end, page_end, ..start }.following(last_position(&events), has_more, end);
+    Ok((events, next.map(|start| FeedCursor { start, versions })))
+}
+
+/// The rows of a page of a read with a filter.
+pub(crate) struct FilteredRows {
+    rows: Vec<PgRow>,
+    /// The start of the page, with the window and the end that it had.
+    page: PageStart,
+    end: i64,
+}
+
+/// Fetches the rows of a page of a read with a filter without tags, and the start of the next page, unless a row is
+/// damaged.
+pub(crate) async fn fetch_filtered(
+    inner: &StoreInner,
+    start: PageStart,
+    end: i64,
+    filter: &FilterParameters,
+) -> Result<(FilteredRows, Option<PageStart>), ReadError> {
+    if start.after >= end {
+        return Ok((FilteredRows { rows: Vec::new(), page: start, end }, None));
+    }
+    let window_end = match end - start.after {
+        _ if start.window_end > start.after => start.window_end,
+        ..=FILTER_WINDOW_POSITIONS => end,
+        _ => find_window_end(inner, start.after, end).await?.unwrap_or(end),
+    };
+    let query = inner.statements().feed_page(include_str!("sql/read_filtered.sql"), start.page_end);
+    let query = filter.bind_to(query, start.after, window_end).bind(PAGE_EVENTS_MAX);
+    let (rows, page_end) = fetch_rows(inner, query).await?;
+    let page = PageStart { after: start.after, window_end, page_end };
+    let last = rows.last().and_then(|row| read_position(row, 0).ok().flatten());
+    let has_more = rows.len() as i64 >= PAGE_EVENTS_MAX || page_end == PageEnd::AtBytes;
+    let next = page.following(last, has_more, end);
+    Ok((FilteredRows { rows, page, end }, next))
+}
+
+/// Decodes the rows of a page of a read with a filter.
+pub(crate) async fn decode_filtered(
+    inner: &StoreInner,
+    FilteredRows { rows, page, end }: FilteredRows,
+) -> Result<Page<PageStart>, ReadError> {
+    let (events, has_more) = decode_rows(inner, &rows).await?;
+    let next = page.following(last_position(&events), has_more, end);
+    Ok((events, next))
+}
+
+/// Fetches the rows of a page up to the one with which their payloads reach [`PAGE_BYTES`], and how to end the next page.
+///
+/// Events are mostly small, so the server ends a page at its bytes only after one that reached them; of that one it has
+/// sent the rows behind them for nothing.
+async fn fetch_rows(inner: &StoreInner, query: Query<'_>) -> Result<(Vec<PgRow>, PageEnd), StatementError> {
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    let take = |row| {
+        if bytes < PAGE_BYTES {
+            bytes += payload_bytes(&row);
+            rows.push(row);
+        }
+    };
+    inner.connections().fetch_each(query, take).await?;
+    Ok((rows, if bytes < PAGE_BYTES { PageEnd::AtEvents } else { PageEnd::AtBytes }))
+}
+
+/// Decodes the events of rows with the numbers of their streams; `true` if there may be more.
+async fn decode_rows(inner: &StoreInner, rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
+    let numbers = rows.iter().map(decode_stream_no).collect::<Result<_, _>>().map_err(unreadable_answer)?;
+    decode_feed_page(rows, &inner.load_streams(numbers).await?)
+}
+
+fn last_position(events: &[RecordedEvent]) -> Option<i64> {
+    events.last().and_then(RecordedEvent::position).map(Position::as_i64)
+}
+
+/// Reads a page of events that have wanted tags.
+async fn tagged_page(
+    inner: &StoreInner,
+    start: PageStart,
+    end: i64,
+    filter: &FilterParameters,
+) -> Result<Page<PageStart>, ReadError> {
+    let query = filter.bind_with_tags(inner.statements().tagged_page(), start.after, end);
+    let rows = inner.connections().fetch_all(query.bind(PAGE_EVENTS_MAX)).await?;
+    let (rows, window_end) = decode_tagged_rows(&rows)?;
+    let (events, has_more) = decode_rows(inner, rows).await?;
+    let next = PageStart { window_end, ..start }.following(last_position(&events), has_more, end);
+    Ok((events, next))
+}
+
+/// Returns the rows of an answer that have an event, and the position up to which the statement searched for tagged events.
+fn decode_tagged_rows(rows: &[PgRow]) -> Result<(&[PgRow], i64), ReadError> {
+    let first = rows.first().ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
+    let reach = decode_reach(first).map_err(unreadable_answer)?;
+    let has_events = !matches!(read_position(first, 0), Ok(None));
+    Ok((if has_events { rows } else { &[] }, reach))
+}
+
+/// Reads the counts of the tags of a boundary and the first page of its events, up to `end`, in one statement.
+pub(crate) async fn boundary_page(
+    inner: &StoreInner,
+    boundary: &Boundary,
+    end: i64,
+    filter: &FilterParameters,
+) -> Result<(BoundaryCondition, Page<FeedCursor>), ReadError> {
+    let FeedCursor { start, versions } = FeedCursor::new(Position::START);
+    let query = filter.bind_with_tags(inner.statements().boundary_page(), start.after, end);
+    let query = query
+        .bind(PAGE_EVENTS_MAX)
+        .bind(boundary.tags().iter().map(|tag| tag.as_str()).collect::<Vec<_>>())
+        .bind(boundary.counted_names().collect::<Vec<_>>());
+    let rows = inner.connections().fetch_all(query).await?;
+    let counts = rows.first().map_or_else(|| Ok(Vec::new()), decode_counts).map_err(unreadable_answer)?;
+    let (rows, window_end) = decode_tagged_rows(&rows)?;
+    let streams = PageStreams::decode(rows, decode_stream_no, BOUNDARY_STREAM_COLUMN).map_err(unreadable_answer)?;
+    let (events, has_more) = decode_feed_page(rows, &streams)?;
+    let next = PageStart { window_end, ..start }.following(last_position(&events), has_more, end);
+    let next = next.map(|start| FeedCursor { start, versions });
+    Ok((BoundaryCondition { boundary: boundary.clone(), counts }, (events, next)))
+}
+
+/// Notes the streams that begin behind version 1 because their first events were archived.
+async fn note_archived(
+    inner: &StoreInner,
+    events: &[RecordedEvent],
+    versions: &mut FeedVersions,
+) -> Result<(), ReadError> {
+    let streams = versions.late_starts(events);
+    if streams.is_empty() {
+        return Ok(());
+    }
+    let query = inner.statements().query(include_str!("sql/archived.sql"));
+    let query = query
+        .bind(streams.iter().map(|stream| stream.aggregate_id().as_str()).collect::<Vec<_>>())
+        .bind(streams.iter().map(|stream| stream.aggregate_type().as_str()).collect::<Vec<_>>())
+        .bind(streams.iter().map(StreamId::tenant_or_nil).collect::<Vec<_>>());
+    let rows = inner.connections().fetch_all(query).await?;
+    for (row, stream) in rows.iter().zip(&streams) {
+        let through: i64 = row.try_get(0).map_err(unreadable_answer)?;
+        versions.note_archived(stream.clone(), Version::new(u64::try_from(through).unwrap_or_default()));
+    }
+    Ok(())
+}
