@@ -29,10 +29,12 @@ pub struct Reacting {
 }
 
 impl Reacting {
-    pub async fn start(store: PgEventStore, redis: &str) -> Result<Self> {
+    /// Starts them with this time between two publications of the relay.
+    pub async fn start(store: PgEventStore, redis: &str, gather: Duration) -> Result<Self> {
         let bus = RedisEventBus::connect(config(redis, &unique_name("react"), "reactions")).await?;
         let (sender, handled) = mpsc::unbounded_channel();
-        let app = App::builder().store(store).bus(bus).state(sender).handler::<note>().start().await?;
+        let app = App::builder().store(store).bus(bus).state(sender).handler::<note>().relay_gather(gather);
+        let app = app.start().await?;
         Ok(Self { orders: app.repository(), app, handled })
     }
 }

@@ -8,6 +8,8 @@ mod react;
 mod rebuild;
 mod save;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use eventbus::Result;
 use eventbus_test::unique_name;
@@ -139,6 +141,18 @@ pub const ALL: &[Workload] = &[
         servers: &[Postgres, Redis],
     },
     Workload {
+        name: "react-steady",
+        operation: "PostgreSQL and Redis: an event from its save to its handler, 1,000 a second",
+        callers: &[1],
+        servers: &[Postgres, Redis],
+    },
+    Workload {
+        name: "react-gathered",
+        operation: "the same; our relay gathers events for 10 ms",
+        callers: &[1],
+        servers: &[Postgres, Redis],
+    },
+    Workload {
         name: "sqlite-save-1",
         operation: "SQLite on disk: save one event, ten saves to an order",
         callers: &[1, 8, 32, 256],
@@ -221,7 +235,10 @@ async fn open_ours(name: &str, args: &WorkerArgs, database: &str) -> Result<Box<
             let courses = ours::TaggedCourses::start(store().await?).await?;
             Box::new(decide::Decide::open(courses, name == "decide-hot", args).await?)
         }
-        "react" => Box::new(react::React::open(ours::Reacting::start(store().await?, &args.redis).await?)),
+        "react" | "react-steady" | "react-gathered" => {
+            let gather = if name == "react-gathered" { Duration::from_millis(10) } else { Duration::ZERO };
+            react(name, ours::Reacting::start(store().await?, &args.redis, gather).await?)
+        }
         "rebuild-memory" => Box::new(rebuild::Rebuild::open(ours::MemoryRebuilds::new(store().await?), args).await?),
         "rebuild-rows" => {
             let rows = ours::RowRebuilds::<ours::TotalRows>::new(database).await?;
@@ -249,7 +266,9 @@ async fn open_by_hand(name: &str, args: &WorkerArgs, database: &str) -> Result<B
             let courses = by_hand::PgCourses::open(database).await?;
             Box::new(decide::Decide::open(courses, name == "decide-hot", args).await?)
         }
-        "react" => Box::new(react::React::open(by_hand::Reacting::start(orders().await?, &args.redis).await?)),
+        "react" | "react-steady" | "react-gathered" => {
+            react(name, by_hand::Reacting::start(orders().await?, &args.redis).await?)
+        }
         "rebuild-memory" => {
             Box::new(rebuild::Rebuild::open(by_hand::MemoryRebuilds::new(orders().await?), args).await?)
         }
@@ -327,4 +346,11 @@ pub async fn new_database(server: &str) -> Result<String> {
     sqlx::query(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&mut connection).await?;
     let (server, _) = server.rsplit_once('/').ok_or("the server's URL names no database")?;
     Ok(format!("{server}/{name}"))
+}
+
+fn react(workload: &str, reactions: impl Reactions) -> Box<dyn Bench> {
+    match workload {
+        "react" => Box::new(react::React::open(reactions)),
+        _ => Box::new(react::Steady::open(reactions)),
+    }
 }

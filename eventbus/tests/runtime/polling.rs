@@ -185,6 +185,32 @@ async fn what_the_process_appends_is_published_without_asking_the_store() {
     assert_eq!(control.status().position, Position::new(own.get() + 1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_saved_soon_after_a_publication_is_published_together() {
+    const GATHER: Duration = Duration::from_millis(100);
+    let store = announcing();
+    let app = App::builder().store(store.clone()).bus(LossyBus::new()).relay_gather(GATHER);
+    let app = app.start().await.unwrap();
+    let is_published = async |position, within| {
+        tokio::time::timeout(Duration::from_millis(within), app.published(position)).await.is_ok()
+    };
+    tokio::time::sleep(MINUTES).await;
+    for _ in 0..3 {
+        assert!(is_published(append(&store).await, 2).await, "the first one after a pause, at once");
+        let second = append(&store).await;
+        assert!(!is_published(second, 50).await);
+        let third = append(&store).await;
+        assert!(!is_published(second, 40).await);
+        assert!(is_published(third, 20).await);
+        tokio::time::sleep(GATHER).await;
+    }
+    // one that has fallen behind does not wait
+    let many = (0..2_000).map(|_| NewEvent::new(Name::from_static("Noted"), 1, "{}")).collect();
+    let stream = StreamId::parse("Order", "1").unwrap();
+    let last = store.append(&stream, ExpectedVersion::Any, many).await.unwrap().last().unwrap().position().unwrap();
+    assert!(is_published(last, 50).await);
+}
+
 /// A store with a lower head may be a restored copy, which assigns their positions again.
 #[tokio::test(start_paused = true)]
 async fn what_was_appended_before_the_head_went_back_is_read_from_the_store() {

@@ -42,9 +42,9 @@ impl<'a> AtLeastOncePublisher<'a> {
     }
 
     /// Publishes without a lease, until cancelled.
-    pub(super) async fn run(mut self, feed_head: &FeedHead, cancel: &CancellationToken) {
+    pub(super) async fn run(mut self, feed_head: &FeedHead, gather: Duration, cancel: &CancellationToken) {
         let status = self.status;
-        while let PublishEnd::Stopped(error) = publish_until(cancel, &mut self, feed_head, status).await {
+        while let PublishEnd::Stopped(error) = publish_until(cancel, &mut self, feed_head, status, gather).await {
             status.set_stopped(error);
             self.wait_while_stopped(cancel).await;
         }

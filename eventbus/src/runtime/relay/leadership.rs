@@ -79,12 +79,13 @@ pub(super) enum LeadershipEnd {
     Stopped,
 }
 
-/// Publishes until cancelled, fenced or stopped.
+/// Publishes until cancelled, fenced or stopped. At the end of the feed, `gather` passes between two publications.
 pub(super) async fn publish_until<P: FeedPublisher>(
     cancel_publishing: &CancellationToken,
     publisher: &mut P,
     feed_head: &FeedHead,
     status: &RelayStatusCell,
+    gather: Duration,
 ) -> PublishEnd {
     let mut feed = FeedPoller::new(feed_head);
     while !cancel_publishing.is_cancelled() {
@@ -92,12 +93,18 @@ pub(super) async fn publish_until<P: FeedPublisher>(
         if feed.take_failure() {
             publisher.note_failure();
         }
+        let end = head.as_ref().copied().unwrap_or_default();
         let step = match head {
             Ok(head) => publisher.step(head).await,
             Err(error) => Err(error.into()),
         };
         match step {
-            Ok(PublishStep::Published) => feed.reset(),
+            Ok(PublishStep::Published) => {
+                feed.reset();
+                if status.position() >= end && gather > Duration::ZERO {
+                    cancel_publishing.run_until_cancelled(status.clock().sleep(gather)).await;
+                }
+            }
             Ok(PublishStep::CaughtUp) => {
                 status.set_caught_up();
                 feed.wait_idle(P::IDLE_INTERVAL, cancel_publishing).await;
@@ -132,6 +139,7 @@ pub(super) struct Leadership<'a> {
     pub(super) status: &'a RelayStatusCell,
     pub(super) lease: Lease,
     pub(super) ttl: Duration,
+    pub(super) gather: Duration,
     pub(super) cancel: &'a CancellationToken,
 }
 
@@ -147,7 +155,7 @@ impl Leadership<'_> {
         self.status.set_owner(true);
         let cancel_publishing = self.cancel.child_token();
         let publish = async {
-            let end = publish_until(&cancel_publishing, &mut publisher, feed_head, self.status).await;
+            let end = publish_until(&cancel_publishing, &mut publisher, feed_head, self.status, self.gather).await;
             cancel_publishing.cancel();
             end
         };

@@ -29,11 +29,13 @@ pub(crate) struct RelayOptions {
     pub(crate) lease: Duration,
     /// Set if the stream may carry the events of other stores.
     pub(crate) is_stream_shared: bool,
+    /// The shortest time between two publications at the end of the feed.
+    pub(crate) gather: Duration,
 }
 
 impl Default for RelayOptions {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(10), is_stream_shared: false }
+        Self { lease: Duration::from_secs(10), is_stream_shared: false, gather: Duration::ZERO }
     }
 }
 
@@ -114,7 +116,8 @@ impl Relay {
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let RelayMode::ByLease { role, owner } = &self.mode else {
             self.status.set_owner(true);
-            AtLeastOncePublisher::new(&*self.store, &*self.bus, &self.status).run(&self.feed_head, &cancel).await;
+            let publisher = AtLeastOncePublisher::new(&*self.store, &*self.bus, &self.status);
+            publisher.run(&self.feed_head, self.options.gather, &cancel).await;
             return;
         };
         let (mut failures, mut standby_count) = (BackoffTimer::new(FAILURE_BACKOFF), 0);
@@ -147,8 +150,8 @@ impl Relay {
     /// Publishes while this process holds the lease.
     async fn lead(&self, lease: Lease, cancel: &CancellationToken) -> LeadershipEnd {
         let (store, bus, status) = (&*self.store, &*self.bus, &self.status);
-        let (epoch, ttl) = (lease.epoch, self.options.lease);
-        let leadership = Leadership { store, status, lease, ttl, cancel };
+        let (epoch, RelayOptions { lease: ttl, gather, .. }) = (lease.epoch, self.options);
+        let leadership = Leadership { store, status, lease, ttl, gather, cancel };
         match self.bus.relay_target() {
             Some(target) => {
                 let is_stream_shared = self.options.is_stream_shared;
