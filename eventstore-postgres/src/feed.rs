@@ -14,15 +14,17 @@ use eventbus::{
     store::FeedEnd,
     support::{fetched_ahead, paged_ahead},
 };
-use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow};
+use sqlx::Row as _;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    feed_page::{FILTER_WINDOW_POSITIONS, FeedCursor, PageStart, decode_filtered, feed_page, fetch_filtered},
+    feed_page::{
+        FeedCursor, PageStart, decode_filtered, feed_page, fetch_filtered, fetch_row, fetch_value, find_window_end,
+        unreadable_answer,
+    },
     filter_parameters::FilterParameters,
     missing_events,
-    pool::Query,
     record::decode_time,
     store::PgEventStore,
     store_inner::StoreInner,
@@ -103,25 +105,6 @@ impl ReadFeed for PgEventStore {
     }
 }
 
-/// Returns the position of the last event in the window that begins after `after` and ends at `end` at the latest.
-pub(crate) async fn find_window_end(inner: &StoreInner, after: i64, end: i64) -> Result<Option<i64>, ReadError> {
-    let query = inner.statements().query(include_str!("sql/reach.sql"));
-    fetch_value(inner, query.bind(after).bind(end).bind(FILTER_WINDOW_POSITIONS)).await
-}
-
-async fn fetch_value<T>(inner: &StoreInner, query: Query<'_>) -> Result<T, ReadError>
-where
-    T: for<'r> Decode<'r, Postgres> + Type<Postgres>,
-{
-    fetch_row(inner, query).await?.try_get(0).map_err(unreadable_answer)
-}
-
-/// Fetches the only row of an answer.
-async fn fetch_row(inner: &StoreInner, query: Query<'_>) -> Result<PgRow, ReadError> {
-    let rows = inner.connections().fetch_all(query).await?;
-    rows.into_iter().next().ok_or_else(|| ReadError::Unavailable("no answer".into()))
-}
-
 /// Counts the events that have wanted tags.
 async fn count_tagged_events(
     inner: &StoreInner,
@@ -139,10 +122,6 @@ async fn count_tagged_events(
         after = row.try_get(1).map_err(unreadable_answer)?;
     }
     Ok(count)
-}
-
-pub(crate) fn unreadable_answer(error: sqlx::Error) -> ReadError {
-    ReadError::Unavailable(error.into())
 }
 
 #[cfg(test)]

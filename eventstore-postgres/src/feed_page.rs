@@ -8,10 +8,9 @@ use eventbus::{
     store::{Boundary, BoundaryCondition},
     support::{FeedVersions, PAGE_BYTES, Page},
 };
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow};
 
 use crate::{
-    feed::{find_window_end, unreadable_answer},
     filter_parameters::FilterParameters,
     pool::Query,
     record::{
@@ -25,7 +24,7 @@ use crate::{
 };
 
 /// The most positions that one statement scans for a filter, which may match none of them.
-pub(crate) const FILTER_WINDOW_POSITIONS: i64 = 100_000;
+const FILTER_WINDOW_POSITIONS: i64 = 100_000;
 
 /// The start of a page of a read without tags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,4 +243,27 @@ async fn note_archived(
         versions.note_archived(stream.clone(), Version::new(u64::try_from(through).unwrap_or_default()));
     }
     Ok(())
+}
+
+/// Returns the position of the last event in the window that begins after `after` and ends at `end` at the latest.
+pub(crate) async fn find_window_end(inner: &StoreInner, after: i64, end: i64) -> Result<Option<i64>, ReadError> {
+    let query = inner.statements().query(include_str!("sql/reach.sql"));
+    fetch_value(inner, query.bind(after).bind(end).bind(FILTER_WINDOW_POSITIONS)).await
+}
+
+pub(crate) async fn fetch_value<T>(inner: &StoreInner, query: Query<'_>) -> Result<T, ReadError>
+where
+    T: for<'r> Decode<'r, Postgres> + Type<Postgres>,
+{
+    fetch_row(inner, query).await?.try_get(0).map_err(unreadable_answer)
+}
+
+/// Fetches the only row of an answer.
+pub(crate) async fn fetch_row(inner: &StoreInner, query: Query<'_>) -> Result<PgRow, ReadError> {
+    let rows = inner.connections().fetch_all(query).await?;
+    rows.into_iter().next().ok_or_else(|| ReadError::Unavailable("no answer".into()))
+}
+
+pub(crate) fn unreadable_answer(error: sqlx::Error) -> ReadError {
+    ReadError::Unavailable(error.into())
 }

@@ -45,7 +45,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus-test/src/local/process.rs", 3, "a server that starts"),
     ("eventbus-test/src/local/run_folder.rs", 1, "the file system's times"),
     ("eventbus-test/src/name.rs", 1, "a name that no other process has"),
-    ("eventbus/src/delivery/activity.rs", 2, "a thread that a handler blocks"),
+    ("eventbus/src/delivery/run.rs", 2, "a thread that a handler blocks"),
     ("eventbus/src/delivery/consuming.rs", 1, "the last word of a store that may be gone"),
     ("eventbus/src/delivery/watchdog.rs", 1, "threads that handlers block"),
     ("eventbus/src/runtime/app/builder.rs", 1, "the reply of a bus"),

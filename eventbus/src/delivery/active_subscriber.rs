@@ -9,8 +9,8 @@ use tokio::sync::Semaphore;
 use tracing::{Instrument, Span};
 
 use super::{
-    activity::{Activity, DEFAULT_TIMEOUT, LOG_TARGET},
-    run::HandlerPermit,
+    activity::{Activity, DEFAULT_TIMEOUT},
+    run::{HandlerPermit, LOG_TARGET},
 };
 use crate::{
     domain::{clock::SharedClock, name::Name},

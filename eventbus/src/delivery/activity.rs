@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use time::OffsetDateTime;
 
 use super::{
-    run::{CURRENT_RUN, HandlerPermit, LONG_RUN_AFTER, Run, describe},
+    run::{HandlerPermit, LOG_TARGET, LONG_RUN_AFTER, Run, describe},
     watchdog::{self, CheckBlocked},
 };
 use crate::{
@@ -32,11 +32,18 @@ use crate::{
     },
 };
 
-/// Target of the log lines of handlers: short, as each line names its span too.
-pub(super) const LOG_TARGET: &str = "eventbus::handler";
-
 /// Default time limit for one run of a handler, or of a method of a projection that can be run again.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+tokio::task_local! {
+    static CURRENT_RUN: CurrentRun;
+}
+
+/// The run of the current task.
+struct CurrentRun {
+    run: Arc<Run>,
+    activity: Arc<Activity>,
+}
 
 /// The current runs of a handler or projection, and its last failure.
 #[derive(Debug, Default)]
@@ -186,7 +193,7 @@ impl RunSeries {
     }
 
     /// Runs `handling` and watches it: ends it after the time limit, not counting the time in
-    /// [`without_timeout`](super::run::without_timeout). The run holds `permit` until it ends or is long.
+    /// [`without_timeout`]. The run holds `permit` until it ends or is long.
     pub(crate) async fn watch(
         &mut self,
         record: &RecordedEvent,
@@ -197,7 +204,8 @@ impl RunSeries {
         let Self { activity, timeout, clock, .. } = &*self;
         let _running = activity.register(Arc::clone(&run));
         let handling = AssertUnwindSafe(handling).catch_unwind();
-        let mut handling = pin!(CURRENT_RUN.scope(Arc::clone(&run), handling));
+        let current = CurrentRun { run: Arc::clone(&run), activity: Arc::clone(activity) };
+        let mut handling = pin!(CURRENT_RUN.scope(current, handling));
         let mut polled = pin!(poll_fn(|context| {
             let _in_poll = run.begin_poll();
             handling.as_mut().poll(context)
@@ -234,9 +242,8 @@ impl RunSeries {
             run.begin_next(record, permit);
             return Arc::clone(run);
         }
-        let Self { activity, handler, group, timeout, clock, run } = self;
-        let activity = Arc::downgrade(activity);
-        let new = Run::new(activity, handler.clone(), group.clone(), *timeout, clock.clone(), record, permit);
+        let Self { handler, group, timeout, clock, run, .. } = self;
+        let new = Run::new(handler.clone(), group.clone(), *timeout, clock.clone(), record, permit);
         Arc::clone(run.insert(Arc::new(new)))
     }
 }
@@ -250,13 +257,21 @@ impl CheckBlocked for Activity {
 /// Records that the store cannot begin a transaction for the current run, because of this fault. Returns `true` if the
 /// handler had no fault before.
 pub(crate) fn note_server_fault(fault: String, clock: &SharedClock) -> bool {
-    let Some(activity) = CURRENT_RUN.try_with(|run| run.activity()).ok().flatten() else {
+    let Ok(activity) = CURRENT_RUN.try_with(|current| Arc::clone(&current.activity)) else {
         return true;
     };
     let mut now = activity.0.lock();
     let former = now.server_fault.as_ref().map(|(since, _)| *since);
     now.server_fault = Some((former.unwrap_or_else(|| clock.now()), fault));
     former.is_none()
+}
+
+/// Awaits `waiting`, such as the wait for an unreachable store, without counting it in the time limit of the current
+/// run.
+pub(crate) async fn without_timeout<T>(waiting: impl Future<Output = T>) -> T {
+    let run = CURRENT_RUN.try_with(|current| Arc::clone(&current.run)).ok();
+    let _uncounted = run.as_deref().map(Run::stop_clock);
+    waiting.await
 }
 
 /// Registers a run, until dropped.

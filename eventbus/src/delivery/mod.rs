@@ -9,7 +9,7 @@ mod consuming;
 mod dispatch;
 mod group_types;
 mod in_flight;
-pub(crate) mod run;
+mod run;
 mod subscribers;
 mod watchdog;
 

@@ -1,22 +1,19 @@
 //! A run of a handler or projection for an event: its clocks, its permit, and what is logged of it.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tracing::{Dispatch, Span};
 
-use super::{
-    activity::{Activity, LOG_TARGET},
-    watchdog,
-};
+use super::watchdog;
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, shown::rfc3339},
     port::health::RunningHandler,
 };
+
+/// Target of the log lines of handlers: short, as each line names its span too.
+pub(super) const LOG_TARGET: &str = "eventbus::handler";
 
 /// The time after which a run is long: its task logs it, again after twice the time, and so on. The run releases its
 /// slot, so that events of other aggregates are handled beside it.
@@ -25,15 +22,9 @@ pub(super) const LONG_RUN_AFTER: Duration = Duration::from_secs(10);
 const BLOCKS: &str =
     "blocks its thread, where no time limit can end it: what does not await belongs in `tokio::task::spawn_blocking`";
 
-tokio::task_local! {
-    /// The run of the current task.
-    pub(super) static CURRENT_RUN: Arc<Run>;
-}
-
 /// A run: an event and its handler. The next run of its series takes its place.
 #[derive(Debug)]
 pub(super) struct Run {
-    activity: Weak<Activity>,
     handler: Name,
     group: Name,
     timeout: Option<Duration>,
@@ -95,7 +86,6 @@ impl RunState {
 
 impl Run {
     pub(super) fn new(
-        activity: Weak<Activity>,
         handler: Name,
         group: Name,
         timeout: Option<Duration>,
@@ -105,7 +95,7 @@ impl Run {
     ) -> Self {
         let state = Mutex::new(RunState::new(record, permit, &clock));
         let (dispatch, span) = (tracing::dispatcher::get_default(Dispatch::clone), Span::current());
-        Self { activity, handler, group, timeout, clock, dispatch, span, state }
+        Self { handler, group, timeout, clock, dispatch, span, state }
     }
 
     /// Begins the next run in the place of this one, which has ended.
@@ -115,10 +105,6 @@ impl Run {
 
     pub(super) fn end(&self) {
         self.state.lock().permit = None;
-    }
-
-    pub(super) fn activity(&self) -> Option<Arc<Activity>> {
-        self.activity.upgrade()
     }
 
     pub(super) fn took(&self) -> Duration {
@@ -151,7 +137,7 @@ impl Run {
     }
 
     /// Stops the clock of the run until the guard is dropped; then the clock starts at zero again.
-    fn stop_clock(&self) -> UncountedTime<'_> {
+    pub(super) fn stop_clock(&self) -> UncountedTime<'_> {
         self.state.lock().since = None;
         UncountedTime(self)
     }
@@ -224,15 +210,7 @@ impl Run {
     }
 }
 
-/// Awaits `waiting`, such as the wait for an unreachable store, without counting it in the time limit of the current
-/// run.
-pub(crate) async fn without_timeout<T>(waiting: impl Future<Output = T>) -> T {
-    let run = CURRENT_RUN.try_with(Arc::clone).ok();
-    let _uncounted = run.as_deref().map(Run::stop_clock);
-    waiting.await
-}
-
-struct UncountedTime<'r>(&'r Run);
+pub(super) struct UncountedTime<'r>(&'r Run);
 
 impl Drop for UncountedTime<'_> {
     fn drop(&mut self) {

@@ -17,7 +17,10 @@ use super::{
     repository::{CONFLICT_RETRY, RepositorySource},
 };
 use crate::{
-    delivery::{activity::note_server_fault, run::without_timeout, within_grace_period},
+    delivery::{
+        activity::{note_server_fault, without_timeout},
+        within_grace_period,
+    },
     domain::{
         clock::SharedClock,
         error::{BoxError, ErrorChain},
