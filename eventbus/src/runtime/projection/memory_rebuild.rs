@@ -1,6 +1,6 @@
 //! Rebuilding state in memory: replays the feed into a new instance beside the old one, then replaces that.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
 
@@ -36,9 +36,7 @@ pub(super) async fn replay_in_memory<P: Projection>(
     let meter = ProgressMeter::begin(&definition, store, report, inner.progress().clock()).await?;
     let target = meter.progress().target;
     let mut replay = Replay { inner, skips, store, state: inner.app_state().await, meter };
-    // beside the replay, not before it: it reads each stream
-    let checked = check_no_event_is_missing(name, store, None);
-    tokio::try_join!(checked, replay.replay_until(&mut fresh, target))?;
+    replay_checked(name, store, replay.replay_until(&mut fresh, target)).await?;
     let included = replay.meter.progress().position;
     let replaced = inner
         .replace_state(fresh, included, guard_timeout, async |fresh: &mut P, target| {
@@ -48,6 +46,25 @@ pub(super) async fn replay_in_memory<P: Projection>(
         .await?;
     replay.meter.advance(0, replaced);
     Ok(inner.summary(replay.meter.progress()))
+}
+
+/// Searches for missing events beside a replay. The replay may fail because of one: then the search has the error.
+async fn replay_checked(
+    name: &'static str,
+    store: &dyn EventStore,
+    replay: impl Future<Output = Result<(), RebuildError>>,
+) -> Result<(), RebuildError> {
+    let (mut check, mut replay) = (pin!(check_no_event_is_missing(name, store, None)), pin!(replay));
+    tokio::select! {
+        checked = &mut check => {
+            checked?;
+            replay.await
+        }
+        replayed = &mut replay => {
+            check.await?;
+            replayed
+        }
+    }
 }
 
 /// A replay of a store's feed, with its progress.
