@@ -7,7 +7,10 @@
 
 use std::{
     ops::Deref,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::ThreadId,
     time::{Duration, Instant},
 };
@@ -60,6 +63,9 @@ pub(crate) struct CheckedOutConnection {
     last_user: Mutex<ConnectionUser>,
     /// Time at which the watchdog ends it. A lock of its own for the same reason.
     deadline: Mutex<Option<Instant>>,
+    /// Set once its end is decided; a statement may still run then. Not read from `state`: a look of the watchdog would
+    /// keep the user from ending the transaction at once.
+    is_over: AtomicBool,
     /// Longest time that it may be open; `None` if no append waits for it.
     limit: Option<Duration>,
     interrupt: InterruptHandle,
@@ -92,6 +98,7 @@ impl CheckedOutConnection {
             state: Mutex::new(Ok(held)),
             last_user: Mutex::new(ConnectionUser::current()),
             deadline: Mutex::default(),
+            is_over: AtomicBool::new(false),
             limit,
             interrupt,
         };
@@ -116,6 +123,7 @@ impl CheckedOutConnection {
         let end_reason = timed_out.or_else(rolled_back);
         let guard = ConnectionGuard(state);
         let Some(end) = end_reason else { return Ok(guard) };
+        self.is_over.store(true, Ordering::Release);
         guard.end(end);
         Err(end.into())
     }
@@ -126,12 +134,14 @@ impl CheckedOutConnection {
     /// The reason of the end if the transaction has ended.
     pub(crate) fn take(&self) -> Result<HeldConnection, SqliteTransactionError> {
         let mut guard = self.lock_connection()?;
+        self.is_over.store(true, Ordering::Release);
         Ok(std::mem::replace(&mut *guard.0, Err(EndReason::RolledBack))?)
     }
 
     /// Rolls back and returns the connection. If a user has it locked, a thread of the runtime interrupts that user's
     /// statements and waits; outside of a runtime, the caller does.
     pub(crate) fn end(self: &Arc<Self>, end: EndReason) {
+        self.is_over.store(true, Ordering::Release);
         match self.state.try_lock() {
             Some(state) => ConnectionGuard(state).end(end),
             None => {
@@ -146,23 +156,19 @@ impl CheckedOutConnection {
 
     /// Rolls back and returns the connection; interrupts the statements of a user that has it locked, and waits.
     pub(crate) fn end_and_wait(self: Arc<Self>, end: EndReason) {
+        self.is_over.store(true, Ordering::Release);
         drop(DeferredEnd { checked_out: self, end });
     }
 
-    /// Returns the deadline; `None` if the transaction has ended, or has none.
+    /// Returns the deadline; `None` if the end of the transaction is decided, or it has none.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline.lock().filter(|_| self.is_open())
+        self.deadline.lock().filter(|_| !self.is_over.load(Ordering::Acquire))
     }
 
     /// Returns the time limit if the deadline has passed.
     pub(crate) fn expired(&self) -> Option<Duration> {
         let deadline = *self.deadline.lock();
         self.limit.filter(|_| deadline.is_some_and(|deadline| deadline <= Instant::now()))
-    }
-
-    fn is_open(&self) -> bool {
-        // `None`: its user has it locked
-        self.state.try_lock().is_none_or(|state| state.is_ok())
     }
 
     /// Stops the deadline during work of the store itself, which does not count.
@@ -179,7 +185,7 @@ impl CheckedOutConnection {
     }
 
     pub(crate) fn is_used_by_caller(&self) -> bool {
-        *self.last_user.lock() == ConnectionUser::current() && self.is_open()
+        *self.last_user.lock() == ConnectionUser::current() && !self.is_over.load(Ordering::Acquire)
     }
 }
 

@@ -473,7 +473,7 @@ mod tests {
     use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, port};
     use tokio::{task::JoinHandle, time::timeout};
 
-    use super::*;
+    use super::{super::transaction::EndReason, *};
     use crate::{
         config::SqliteEventStoreConfig,
         connection::{GuardedConnection, open_writer},
@@ -578,6 +578,21 @@ mod tests {
         timeout(Duration::from_secs(30), writer.append(one(1))).await.expect("the permit is taken back").unwrap();
         // a waiter that is polled late gets a new permit
         assert_eq!(stored(&waiter.await.unwrap()), 1);
+    }
+
+    /// The drop of a transaction whose connection is in use: by a statement on a thread, or by the watchdog.
+    #[tokio::test]
+    async fn a_task_may_append_at_once_after_the_drop_of_its_transaction() {
+        let writer = writer(10_000);
+        let permit = writer.begin_transaction().await.unwrap();
+        let transaction = writer.check_out(HeldConnection::Live(Box::new(permit)));
+        let in_use = transaction.lock_connection().unwrap();
+        transaction.end(EndReason::RolledBack);
+        let mut appending = Box::pin(writer.append(one(1)));
+        let appended = timeout(Duration::ZERO, &mut appending).await;
+        assert!(appended.is_err(), "it waits for the connection: {appended:?}");
+        drop(in_use);
+        appending.await.unwrap();
     }
 
     #[tokio::test]
