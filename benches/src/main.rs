@@ -4,12 +4,15 @@ mod bench;
 mod by_hand;
 mod course;
 mod driver;
+mod growth;
 mod hot_tag;
+mod items;
 mod meter;
 mod order;
 mod ours;
 mod redis_server;
 mod round_table;
+mod scale;
 mod spread;
 mod worker;
 mod workload;
@@ -19,7 +22,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use eventbus::Result;
 
-use crate::{bench::Implementation, workload::Workload};
+use crate::{bench::Implementation, growth::Axis, scale::Scale, workload::Workload};
 
 #[derive(Debug, Parser)]
 #[command(about = "What the stores and buses cost, compared with code written by hand")]
@@ -32,7 +35,9 @@ struct Cli {
 enum Command {
     /// Measures all workloads, or some, and prints a table.
     Table(TableArgs),
-    /// Lists the workloads.
+    /// Measures how the cost of an operation grows, and prints a table for each axis.
+    Growth(GrowthArgs),
+    /// Lists the workloads, and the axes of `growth`.
     List,
     /// Measures decisions about one tag from several processes, and prints a table.
     HotTag(HotTagArgs),
@@ -80,6 +85,24 @@ struct WorkerArgs {
     postgres: String,
     #[arg(long)]
     redis: String,
+    #[command(flatten)]
+    scale: Scale,
+}
+
+#[derive(Debug, Args)]
+struct GrowthArgs {
+    /// Fewer and smaller sizes, fewer rounds: under 10 minutes.
+    #[arg(long)]
+    quick: bool,
+    /// The rounds of each size; 7, or 3 if quick. Odd, so that a median is a measured value.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Measures only these axes.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// The file for all rounds as JSON; by default `growth.json` in the target folder of the benches.
+    #[arg(long)]
+    json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -102,10 +125,15 @@ fn main() -> Result<()> {
         Command::Table(args) => driver::run(&args),
         Command::List => {
             for Workload { name, operation, .. } in workload::ALL {
-                println!("{name:16} {operation}");
+                println!("{name:24} {operation}");
+            }
+            println!();
+            for Axis { name, title, .. } in growth::AXES {
+                println!("{name:24} growth: {title}");
             }
             Ok(())
         }
+        Command::Growth(args) => growth::run(&args),
         Command::HotTag(args) => hot_tag::run(&args),
         Command::HotTagMember(args) => hot_tag::run_member(&args),
         Command::Worker(args) => worker::run(&args),

@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{meter::Measured, spread::Spread};
+use crate::{
+    meter::Measured,
+    spread::{Spread, write_cell},
+};
 
 #[derive(Debug, Serialize)]
 pub struct RoundTable {
@@ -51,12 +54,5 @@ impl fmt::Display for RoundTable {
             writeln!(f, "|")?;
         }
         Ok(())
-    }
-}
-
-fn write_cell(f: &mut fmt::Formatter<'_>, spread: Option<Spread>, digits: usize) -> fmt::Result {
-    match spread {
-        Some(spread) => write!(f, "| {spread:.digits$} "),
-        None => f.write_str("| "),
     }
 }

@@ -3,6 +3,8 @@
 mod bus;
 mod courses;
 mod orders;
+mod projecting;
+mod projections;
 mod reacting;
 mod rebuilds;
 
@@ -10,6 +12,8 @@ pub use self::{
     bus::Bus,
     courses::TaggedCourses,
     orders::StoredOrders,
+    projecting::Projecting,
+    projections::Kind,
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds, TotalBatches, TotalRows},
 };
