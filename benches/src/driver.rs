@@ -15,6 +15,7 @@ use crate::{
     TableArgs, WorkerArgs,
     bench::Implementation,
     meter::Measured,
+    plot,
     round_table::{Column, RoundTable},
     scale::Scale,
     worker::{self, read_reply},
@@ -46,6 +47,9 @@ pub fn run(args: &TableArgs) -> Result<()> {
         }
     }
     fs::write(&json, serde_json::to_vec_pretty(&tables)?)?;
+    if let Some(folder) = &args.plots {
+        plot::write_tables(&tables, folder)?;
+    }
     println!("\nall rounds: {}", json.display());
     Ok(())
 }

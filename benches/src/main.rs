@@ -10,6 +10,7 @@ mod items;
 mod meter;
 mod order;
 mod ours;
+mod plot;
 mod redis_server;
 mod round_table;
 mod scale;
@@ -37,6 +38,8 @@ enum Command {
     Table(TableArgs),
     /// Measures how the cost of an operation grows, and prints a table for each axis.
     Growth(GrowthArgs),
+    /// Draws the measurements that `table` or `growth` has written.
+    Plot(PlotArgs),
     /// Lists the workloads, and the axes of `growth`.
     List,
     /// Measures decisions about one tag from several processes, and prints a table.
@@ -66,6 +69,9 @@ struct TableArgs {
     /// The file for all rounds as JSON; by default `table.json` in the target folder of the benches.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Writes a plot of each workload into this folder.
+    #[arg(long)]
+    plots: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -103,6 +109,17 @@ struct GrowthArgs {
     /// The file for all rounds as JSON; by default `growth.json` in the target folder of the benches.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Writes a plot of each axis into this folder.
+    #[arg(long)]
+    plots: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct PlotArgs {
+    /// The file with all rounds.
+    json: PathBuf,
+    /// The folder for the plots.
+    folder: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -123,6 +140,7 @@ struct HotTagMemberArgs {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Table(args) => driver::run(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::List => {
             for Workload { name, operation, .. } in workload::ALL {
                 println!("{name:24} {operation}");

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     meter::Measured,
     spread::{Spread, write_cell},
 };
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct RoundTable {
     pub workload: String,
     pub operation: String,
@@ -18,7 +18,7 @@ pub struct RoundTable {
     pub columns: Vec<Column>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Column {
     pub label: String,
     pub rounds: Vec<Measured>,

@@ -16,6 +16,13 @@ pub struct Axis {
     pub lines: &'static [Line],
 }
 
+impl Axis {
+    /// Returns `true` if the workloads have a rate of their own.
+    pub fn is_paced(&self) -> bool {
+        self.grows == Grows::Projections
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grows {
     /// The streams of a store with this number of events, in quick runs with a tenth of it.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::axis::Axis;
 use crate::{
@@ -11,22 +11,24 @@ use crate::{
 };
 
 /// The curves of an axis: one for each operation.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct AxisCurves {
     pub axis: String,
     /// The title of the axis of sizes, with its unit.
     pub title: String,
+    /// Set if the workloads have a rate of their own: then only the times of operations tell how fast they are.
+    pub is_paced: bool,
     pub curves: Vec<Curve>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Curve {
     pub label: String,
     /// In the order of their sizes.
     pub points: Vec<Point>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Point {
     pub size: usize,
     pub rounds: Vec<Measured>,
@@ -36,7 +38,7 @@ impl AxisCurves {
     pub fn new(axis: &Axis) -> Self {
         let curve = |label: &str| Curve { label: label.into(), points: Vec::new() };
         let curves = axis.lines.iter().map(|line| curve(line.label)).collect();
-        Self { axis: axis.name.into(), title: axis.title.into(), curves }
+        Self { axis: axis.name.into(), title: axis.title.into(), is_paced: axis.is_paced(), curves }
     }
 }
 
@@ -99,7 +101,7 @@ mod tests {
         let point = |size, cpu: &[f64]| Point { size, rounds: cpu.iter().copied().map(round).collect() };
         let points = vec![point(1, &[1.0, 3.0, 2.0]), point(10, &[8.0])];
         let curves = vec![Curve { label: "save".into(), points }];
-        let table = AxisCurves { axis: "streams".into(), title: "streams".into(), curves }.to_string();
+        let table = AxisCurves { axis: "streams".into(), title: "streams".into(), is_paced: false, curves }.to_string();
         let lines: Vec<_> = table.lines().skip(2).collect();
         assert_eq!(
             lines,

@@ -10,9 +10,12 @@ use std::fs;
 
 use eventbus::Result;
 
-pub use self::axis::{AXES, Axis};
 use self::measuring::Measuring;
-use crate::{GrowthArgs, driver::target_folder};
+pub use self::{
+    axis::{AXES, Axis},
+    curve::{AxisCurves, Point},
+};
+use crate::{GrowthArgs, driver::target_folder, plot};
 
 const ROUNDS: usize = 7;
 const QUICK_ROUNDS: usize = 3;
@@ -31,6 +34,9 @@ pub fn run(args: &GrowthArgs) -> Result<()> {
         measured.push(curves);
         // after each axis: a long run that ends early keeps what it has measured
         fs::write(&json, serde_json::to_vec_pretty(&measured)?)?;
+    }
+    if let Some(folder) = &args.plots {
+        plot::write_growth(&measured, folder)?;
     }
     println!("all rounds: {}", json.display());
     Ok(())
