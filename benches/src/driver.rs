@@ -102,6 +102,10 @@ impl Servers {
         self.postgres.url()
     }
 
+    pub fn redis_url(&self) -> &str {
+        self.redis.url()
+    }
+
     /// Returns the arguments of a worker that uses these servers.
     pub fn worker_args(&self, workload: &str, callers: usize, implementation: Implementation) -> WorkerArgs {
         WorkerArgs {
@@ -111,7 +115,7 @@ impl Servers {
             quick: false,
             count_allocations: false,
             postgres: self.postgres.url().into(),
-            redis: self.redis.url().into(),
+            redis: self.redis_url().into(),
             scale: Scale::default(),
         }
     }
@@ -190,6 +194,10 @@ impl Worker {
         let mut worker = Self { process, input, output: BufReader::new(output).lines() };
         let () = worker.receive()?;
         Ok(worker)
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn send(&mut self, line: &str) -> Result<()> {

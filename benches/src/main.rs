@@ -6,6 +6,7 @@ mod course;
 mod driver;
 mod growth;
 mod hot_tag;
+mod idle;
 mod items;
 mod meter;
 mod order;
@@ -44,6 +45,11 @@ enum Command {
     List,
     /// Measures decisions about one tag from several processes, and prints a table.
     HotTag(HotTagArgs),
+    /// Measures what an app at rest costs, and prints a table.
+    Idle(IdleArgs),
+    /// Rests until the end of its input: the command `idle` starts it.
+    #[command(hide = true)]
+    IdleApp(IdleAppArgs),
     /// Decides about one tag, a round for each line of its input: the command `hot-tag` starts it.
     #[command(hide = true)]
     HotTagMember(HotTagMemberArgs),
@@ -137,6 +143,23 @@ struct HotTagMemberArgs {
     callers: u64,
 }
 
+#[derive(Debug, Args)]
+struct IdleArgs {
+    /// Counts for 5 seconds instead of 30.
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Debug, Args)]
+struct IdleAppArgs {
+    #[arg(long)]
+    database: String,
+    #[arg(long)]
+    redis: String,
+    #[arg(long)]
+    projections: usize,
+}
+
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Table(args) => driver::run(&args),
@@ -153,6 +176,8 @@ fn main() -> Result<()> {
         }
         Command::Growth(args) => growth::run(&args),
         Command::HotTag(args) => hot_tag::run(&args),
+        Command::Idle(args) => idle::run(&args),
+        Command::IdleApp(args) => idle::run_app(&args),
         Command::HotTagMember(args) => hot_tag::run_member(&args),
         Command::Worker(args) => worker::run(&args),
     }

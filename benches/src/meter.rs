@@ -86,7 +86,7 @@ impl Meter {
 }
 
 /// Returns the processor time of a process so far; `None` if it has ended.
-fn cpu_time(process: u32) -> Option<Duration> {
+pub fn cpu_time(process: u32) -> Option<Duration> {
     let threads = fs::read_dir(format!("/proc/{process}/task")).ok()?;
     let of_thread = |thread: fs::DirEntry| {
         let stat = fs::read_to_string(thread.path().join("schedstat")).ok()?;

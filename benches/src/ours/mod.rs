@@ -9,11 +9,11 @@ mod reacting;
 mod rebuilds;
 
 pub use self::{
-    bus::Bus,
+    bus::{Bus, config as bus_config},
     courses::TaggedCourses,
     orders::StoredOrders,
     projecting::Projecting,
-    projections::Kind,
+    projections::{Kind, add as add_projections},
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds, TotalBatches, TotalRows},
 };
