@@ -7,17 +7,18 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-use clap::ValueEnum as _;
 use eventbus::Result;
 use eventbus_test::{PrivatePostgres, PrivateRedis, private_postgres_with, private_redis_with};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    TableArgs,
+    TableArgs, WorkerArgs,
     bench::Implementation,
     meter::Measured,
+    plot,
     round_table::{Column, RoundTable},
-    worker::read_reply,
+    scale::Scale,
+    worker::{self, read_reply},
     workload::{self, Workload},
 };
 
@@ -46,6 +47,9 @@ pub fn run(args: &TableArgs) -> Result<()> {
         }
     }
     fs::write(&json, serde_json::to_vec_pretty(&tables)?)?;
+    if let Some(folder) = &args.plots {
+        plot::write_tables(&tables, folder)?;
+    }
     println!("\nall rounds: {}", json.display());
     Ok(())
 }
@@ -83,13 +87,37 @@ pub struct Servers {
 
 impl Servers {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts PostgreSQL with further settings, such as `commit_delay=2000`.
+    pub fn start_with(settings: &[&str]) -> Self {
         // autovacuum would work in some rounds and not in others
-        let postgres = private_postgres_with(&["-c", "shared_buffers=256MB", "-c", "autovacuum=off"]);
+        let settings = [&["shared_buffers=256MB", "autovacuum=off"], settings].concat();
+        let postgres = private_postgres_with(&settings.iter().flat_map(|setting| ["-c", setting]).collect::<Vec<_>>());
         Self { postgres, redis: private_redis_with(&["--appendonly", "no", "--save", ""]) }
     }
 
     pub fn postgres_url(&self) -> &str {
         self.postgres.url()
+    }
+
+    pub fn redis_url(&self) -> &str {
+        self.redis.url()
+    }
+
+    /// Returns the arguments of a worker that uses these servers.
+    pub fn worker_args(&self, workload: &str, callers: usize, implementation: Implementation) -> WorkerArgs {
+        WorkerArgs {
+            workload: workload.into(),
+            callers,
+            implementation,
+            quick: false,
+            count_allocations: false,
+            postgres: self.postgres.url().into(),
+            redis: self.redis_url().into(),
+            scale: Scale::default(),
+        }
     }
 }
 
@@ -103,17 +131,13 @@ impl Driver {
     fn measure(&self, workload: &Workload, callers: usize, contenders: &[Contender]) -> Result<RoundTable> {
         let mut workers = Vec::new();
         for contender in contenders {
-            workers.push(Worker::start(self.command(workload, callers, contender, self.quick))?);
+            let args = self.worker_args(workload, callers, contender, self.quick);
+            workers.push(Worker::start(worker::command(&contender.program, &args))?);
         }
-        let mut results: Vec<Vec<Measured>> = vec![Vec::new(); workers.len()];
-        for round in 0..self.rounds {
-            for turn in 0..workers.len() {
-                // another one begins each round
-                let index = (round + turn) % workers.len();
-                workers[index].send("")?;
-                results[index].push(workers[index].receive()?);
-            }
-        }
+        let results = in_turn(self.rounds, workers.len(), |index| {
+            workers[index].send("")?;
+            workers[index].receive()
+        })?;
         for worker in workers {
             worker.finish()?;
         }
@@ -127,23 +151,32 @@ impl Driver {
 
     fn count_allocations(&self, workload: &Workload, callers: usize, contender: &Contender) -> Result<f64> {
         // the number per operation does not depend on the size
-        let mut command = self.command(workload, callers, contender, true);
-        let output = command.arg("--count-allocations").stderr(Stdio::inherit()).output()?;
+        let args = WorkerArgs { count_allocations: true, ..self.worker_args(workload, callers, contender, true) };
+        let output = worker::command(&contender.program, &args).stderr(Stdio::inherit()).output()?;
         let count = read_reply(output.stdout.lines().next());
         if output.status.success() { count } else { Err(format!("the worker ended with {}", output.status).into()) }
     }
 
-    fn command(&self, workload: &Workload, callers: usize, contender: &Contender, quick: bool) -> Command {
-        let implementation = contender.implementation.to_possible_value();
-        let mut command = Command::new(&contender.program);
-        command.args(["worker", "--workload", workload.name, "--callers", &callers.to_string()]);
-        command.args(["--implementation", implementation.as_ref().map_or("", |value| value.get_name())]);
-        command.args(["--postgres", self.servers.postgres_url(), "--redis", self.servers.redis.url()]);
-        if quick {
-            command.arg("--quick");
-        }
-        command
+    fn worker_args(&self, workload: &Workload, callers: usize, contender: &Contender, quick: bool) -> WorkerArgs {
+        let implementation = contender.implementation;
+        WorkerArgs { quick, ..self.servers.worker_args(workload.name, callers, implementation) }
     }
+}
+
+/// Lets contenders run their rounds in turn; another one begins each round. Returns the rounds of each.
+pub fn in_turn(
+    rounds: usize,
+    contenders: usize,
+    mut run: impl FnMut(usize) -> Result<Measured>,
+) -> Result<Vec<Vec<Measured>>> {
+    let mut results = vec![Vec::new(); contenders];
+    for round in 0..rounds {
+        for turn in 0..contenders {
+            let index = (round + turn) % contenders;
+            results[index].push(run(index)?);
+        }
+    }
+    Ok(results)
 }
 
 /// A process that does a round for each line that it gets, and replies to each.
@@ -161,6 +194,10 @@ impl Worker {
         let mut worker = Self { process, input, output: BufReader::new(output).lines() };
         let () = worker.receive()?;
         Ok(worker)
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn send(&mut self, line: &str) -> Result<()> {

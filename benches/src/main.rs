@@ -4,12 +4,17 @@ mod bench;
 mod by_hand;
 mod course;
 mod driver;
+mod growth;
 mod hot_tag;
+mod idle;
+mod items;
 mod meter;
 mod order;
 mod ours;
+mod plot;
 mod redis_server;
 mod round_table;
+mod scale;
 mod spread;
 mod worker;
 mod workload;
@@ -19,7 +24,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use eventbus::Result;
 
-use crate::{bench::Implementation, workload::Workload};
+use crate::{bench::Implementation, growth::Axis, scale::Scale, workload::Workload};
 
 #[derive(Debug, Parser)]
 #[command(about = "What the stores and buses cost, compared with code written by hand")]
@@ -32,10 +37,19 @@ struct Cli {
 enum Command {
     /// Measures all workloads, or some, and prints a table.
     Table(TableArgs),
-    /// Lists the workloads.
+    /// Measures how the cost of an operation grows, and prints a table for each axis.
+    Growth(GrowthArgs),
+    /// Draws the measurements that `table` or `growth` has written.
+    Plot(PlotArgs),
+    /// Lists the workloads, and the axes of `growth`.
     List,
     /// Measures decisions about one tag from several processes, and prints a table.
     HotTag(HotTagArgs),
+    /// Measures what an app at rest costs, and prints a table.
+    Idle(IdleArgs),
+    /// Rests until the end of its input: the command `idle` starts it.
+    #[command(hide = true)]
+    IdleApp(IdleAppArgs),
     /// Decides about one tag, a round for each line of its input: the command `hot-tag` starts it.
     #[command(hide = true)]
     HotTagMember(HotTagMemberArgs),
@@ -61,6 +75,9 @@ struct TableArgs {
     /// The file for all rounds as JSON; by default `table.json` in the target folder of the benches.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Writes a plot of each workload into this folder.
+    #[arg(long)]
+    plots: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -80,6 +97,35 @@ struct WorkerArgs {
     postgres: String,
     #[arg(long)]
     redis: String,
+    #[command(flatten)]
+    scale: Scale,
+}
+
+#[derive(Debug, Args)]
+struct GrowthArgs {
+    /// Fewer and smaller sizes, fewer rounds: under 10 minutes.
+    #[arg(long)]
+    quick: bool,
+    /// The rounds of each size; 7, or 3 if quick. Odd, so that a median is a measured value.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Measures only these axes.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// The file for all rounds as JSON; by default `growth.json` in the target folder of the benches.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Writes a plot of each axis into this folder.
+    #[arg(long)]
+    plots: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct PlotArgs {
+    /// The file with all rounds.
+    json: PathBuf,
+    /// The folder for the plots.
+    folder: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -97,16 +143,41 @@ struct HotTagMemberArgs {
     callers: u64,
 }
 
+#[derive(Debug, Args)]
+struct IdleArgs {
+    /// Counts for 5 seconds instead of 30.
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Debug, Args)]
+struct IdleAppArgs {
+    #[arg(long)]
+    database: String,
+    #[arg(long)]
+    redis: String,
+    #[arg(long)]
+    projections: usize,
+}
+
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Table(args) => driver::run(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::List => {
             for Workload { name, operation, .. } in workload::ALL {
-                println!("{name:16} {operation}");
+                println!("{name:24} {operation}");
+            }
+            println!();
+            for Axis { name, title, .. } in growth::AXES {
+                println!("{name:24} growth: {title}");
             }
             Ok(())
         }
+        Command::Growth(args) => growth::run(&args),
         Command::HotTag(args) => hot_tag::run(&args),
+        Command::Idle(args) => idle::run(&args),
+        Command::IdleApp(args) => idle::run_app(&args),
         Command::HotTagMember(args) => hot_tag::run_member(&args),
         Command::Worker(args) => worker::run(&args),
     }

@@ -74,25 +74,25 @@ impl Meter {
     }
 
     /// Returns the processor time so far, of all threads of the servers and of their children that have not ended.
-    fn server_cpu(&self) -> Result<Duration> {
-        let mut nanos = 0;
+    pub fn server_cpu(&self) -> Result<Duration> {
+        let mut time = Duration::ZERO;
         for &server in &self.servers {
-            nanos += cpu_nanos(server).ok_or("a server has ended")?;
+            time += cpu_time(server).ok_or("a server has ended")?;
             let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children"))?;
-            nanos += children.split_whitespace().filter_map(|child| cpu_nanos(child.parse().ok()?)).sum::<u64>();
+            time += children.split_whitespace().filter_map(|child| cpu_time(child.parse().ok()?)).sum::<Duration>();
         }
-        Ok(Duration::from_nanos(nanos))
+        Ok(time)
     }
 }
 
-/// Returns the processor time of a process; `None` if it has ended.
-fn cpu_nanos(process: u32) -> Option<u64> {
+/// Returns the processor time of a process so far; `None` if it has ended.
+pub fn cpu_time(process: u32) -> Option<Duration> {
     let threads = fs::read_dir(format!("/proc/{process}/task")).ok()?;
     let of_thread = |thread: fs::DirEntry| {
         let stat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
         stat.split(' ').next()?.parse::<u64>().ok()
     };
-    Some(threads.filter_map(|thread| of_thread(thread.ok()?)).sum())
+    Some(Duration::from_nanos(threads.filter_map(|thread| of_thread(thread.ok()?)).sum()))
 }
 
 /// Returns the microseconds that so many percent of the times take at most.

@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{meter::Measured, spread::Spread};
+use crate::{
+    meter::Measured,
+    spread::{Spread, write_cell},
+};
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct RoundTable {
     pub workload: String,
     pub operation: String,
@@ -15,7 +18,7 @@ pub struct RoundTable {
     pub columns: Vec<Column>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Column {
     pub label: String,
     pub rounds: Vec<Measured>,
@@ -51,12 +54,5 @@ impl fmt::Display for RoundTable {
             writeln!(f, "|")?;
         }
         Ok(())
-    }
-}
-
-fn write_cell(f: &mut fmt::Formatter<'_>, spread: Option<Spread>, digits: usize) -> fmt::Result {
-    match spread {
-        Some(spread) => write!(f, "| {spread:.digits$} "),
-        None => f.write_str("| "),
     }
 }

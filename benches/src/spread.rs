@@ -26,3 +26,11 @@ impl fmt::Display for Spread {
         write!(f, "**{:.digits$}** ({:.digits$}–{:.digits$})", self.median, self.min, self.max)
     }
 }
+
+/// Writes a cell of a table.
+pub fn write_cell(f: &mut fmt::Formatter<'_>, spread: Option<Spread>, digits: usize) -> fmt::Result {
+    match spread {
+        Some(spread) => write!(f, "| {spread:.digits$} "),
+        None => f.write_str("| "),
+    }
+}

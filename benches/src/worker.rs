@@ -1,12 +1,33 @@
 //! One workload in one implementation, in a process of its own: measures a round for each line of its input.
 
-use std::io::{self, BufRead as _, Write as _};
+use std::{
+    io::{self, BufRead as _, Write as _},
+    path::Path,
+    process::Command,
+};
 
+use clap::ValueEnum as _;
 use eventbus::Result;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::runtime::Builder;
 
 use crate::{WorkerArgs, bench::Round, workload};
+
+/// Returns the command that starts a worker.
+pub fn command(program: &Path, args: &WorkerArgs) -> Command {
+    let implementation = args.implementation.to_possible_value();
+    let mut command = Command::new(program);
+    command.args(["worker", "--workload", &args.workload, "--callers", &args.callers.to_string()]);
+    command.args(["--implementation", implementation.as_ref().map_or("", |value| value.get_name())]);
+    command.args(["--postgres", &args.postgres, "--redis", &args.redis]);
+    for (flag, is_set) in [("--quick", args.quick), ("--count-allocations", args.count_allocations)] {
+        if is_set {
+            command.arg(flag);
+        }
+    }
+    args.scale.add_to(&mut command);
+    command
+}
 
 /// Opens the workload, runs a round to warm up, and says that it is ready. At the end of the input it checks the
 /// result.

@@ -10,6 +10,7 @@ use eventbus::Result;
 use redis::{AsyncConnectionConfig, Client, Cmd, aio::MultiplexedConnection, cmd, pipe};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::{
@@ -30,7 +31,7 @@ pub struct Bus {
     client: Client,
     connection: MultiplexedConnection,
     stream: String,
-    group: String,
+    groups: Vec<String>,
     is_stopped: Arc<AtomicBool>,
 }
 
@@ -60,11 +61,11 @@ struct Metadata {}
 type Read = Vec<(String, Vec<(String, Vec<(String, String)>)>)>;
 
 impl Bus {
-    async fn open_group(url: &str, prefix: &str, group: &str) -> Result<Self> {
+    async fn connect(url: &str, prefix: &str) -> Result<Self> {
         let client = Client::open(url)?;
         let connection = connect(&client).await?;
-        let (stream, group) = (format!("{prefix}:stream"), group.into());
-        Ok(Self { client, connection, stream, group, is_stopped: Arc::default() })
+        let (stream, groups) = (format!("{prefix}:stream"), Vec::new());
+        Ok(Self { client, connection, stream, groups, is_stopped: Arc::default() })
     }
 
     /// Returns the command that adds an event to the stream.
@@ -101,12 +102,38 @@ impl Bus {
         self.add(order, item, Uuid::now_v7(), OffsetDateTime::now_utc())
     }
 
-    async fn read(&self, connection: &mut MultiplexedConnection) -> Result<Vec<(String, Vec<(String, String)>)>> {
+    async fn read(
+        &self,
+        connection: &mut MultiplexedConnection,
+        group: &str,
+    ) -> Result<Vec<(String, Vec<(String, String)>)>> {
         let mut read = cmd("XREADGROUP");
-        read.arg("GROUP").arg(&self.group).arg("by-hand").arg("COUNT").arg(COUNT).arg("BLOCK").arg(BLOCK_MS);
+        read.arg("GROUP").arg(group).arg("by-hand").arg("COUNT").arg(COUNT).arg("BLOCK").arg(BLOCK_MS);
         read.arg("STREAMS").arg(&self.stream).arg(">");
         let streams: Option<Read> = read.query_async(connection).await?;
         Ok(streams.into_iter().flatten().flat_map(|(_, entries)| entries).collect())
+    }
+
+    /// Decodes an event once for all handlers.
+    async fn consume_group(&self, group: &str, handler: Handler, handlers: usize) -> Result<()> {
+        let mut connection = connect(&self.client).await?;
+        while !self.is_stopped.load(Ordering::Relaxed) {
+            let entries = self.read(&mut connection, group).await?;
+            if entries.is_empty() {
+                continue;
+            }
+            let mut acknowledge = cmd("XACK");
+            acknowledge.arg(&self.stream).arg(group);
+            for (id, fields) in &entries {
+                if let Some(item) = decode(fields)? {
+                    (1..handlers).for_each(|_| handler(item.clone()));
+                    handler(item);
+                }
+                acknowledge.arg(id);
+            }
+            acknowledge.exec_async(&mut connection).await?;
+        }
+        Ok(())
     }
 }
 
@@ -126,7 +153,7 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection> {
 
 impl Publisher for Bus {
     async fn open(url: &str, prefix: &str) -> Result<Self> {
-        Self::open_group(url, prefix, "").await
+        Self::connect(url, prefix).await
     }
 
     async fn publish(&self, order: Uuid, item: &ItemAdded) -> Result<()> {
@@ -145,30 +172,24 @@ impl Publisher for Bus {
 }
 
 impl Consumer for Bus {
-    async fn open(url: &str, prefix: &str, group: &str) -> Result<Self> {
-        let bus = Self::open_group(url, prefix, group).await?;
-        let mut create = cmd("XGROUP");
-        create.arg("CREATE").arg(&bus.stream).arg(group).arg("0").arg("MKSTREAM");
-        create.exec_async(&mut bus.connection.clone()).await?;
+    async fn open(url: &str, prefix: &str, groups: &[String]) -> Result<Self> {
+        let bus = Self { groups: groups.to_vec(), ..Self::connect(url, prefix).await? };
+        for group in groups {
+            let mut create = cmd("XGROUP");
+            create.arg("CREATE").arg(&bus.stream).arg(group).arg("0").arg("MKSTREAM");
+            create.exec_async(&mut bus.connection.clone()).await?;
+        }
         Ok(bus)
     }
 
-    async fn consume(&self, handler: Handler) -> Result<()> {
-        let mut connection = connect(&self.client).await?;
-        while !self.is_stopped.load(Ordering::Relaxed) {
-            let entries = self.read(&mut connection).await?;
-            if entries.is_empty() {
-                continue;
-            }
-            let mut acknowledge = cmd("XACK");
-            acknowledge.arg(&self.stream).arg(&self.group);
-            for (id, fields) in &entries {
-                if let Some(item) = decode(fields)? {
-                    handler(item);
-                }
-                acknowledge.arg(id);
-            }
-            acknowledge.exec_async(&mut connection).await?;
+    async fn consume(&self, handler: Handler, handlers: usize) -> Result<()> {
+        let mut consumers = JoinSet::new();
+        for group in self.groups.clone() {
+            let (bus, handler) = (self.clone(), Arc::clone(&handler));
+            consumers.spawn(async move { bus.consume_group(&group, handler, handlers).await });
+        }
+        while let Some(consumed) = consumers.join_next().await {
+            consumed??;
         }
         Ok(())
     }

@@ -21,14 +21,14 @@ pub struct Reacting {
 
 impl Reacting {
     pub async fn start(orders: PgOrders, redis: &str) -> Result<Self> {
-        let bus = <Bus as Consumer>::open(redis, &unique_name("react"), "reactions").await?;
+        let bus = <Bus as Consumer>::open(redis, &unique_name("react"), &["reactions".into()]).await?;
         let (sender, handled) = mpsc::unbounded_channel();
         let consumer = bus.clone();
         let handler = Arc::new(move |item: ItemAdded| {
             // fails only after the measurement
             let _ = sender.send((item.number, Instant::now()));
         });
-        let consumer = tokio::spawn(async move { consumer.consume(handler).await });
+        let consumer = tokio::spawn(async move { consumer.consume(handler, 1).await });
         Ok(Self { orders, bus, consumer: Some(consumer), handled })
     }
 }

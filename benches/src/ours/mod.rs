@@ -3,13 +3,17 @@
 mod bus;
 mod courses;
 mod orders;
+mod projecting;
+mod projections;
 mod reacting;
 mod rebuilds;
 
 pub use self::{
-    bus::Bus,
+    bus::{Bus, config as bus_config},
     courses::TaggedCourses,
     orders::StoredOrders,
+    projecting::Projecting,
+    projections::{Kind, add as add_projections},
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds, TotalBatches, TotalRows},
 };

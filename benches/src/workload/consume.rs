@@ -19,6 +19,7 @@ use crate::{
     WorkerArgs,
     bench::{Bench, Round, expect},
     by_hand,
+    items::Items,
     order::{ItemAdded, Order, order_of},
     redis_server,
 };
@@ -31,28 +32,31 @@ pub type Handler = Arc<dyn Fn(ItemAdded) + Send + Sync>;
 
 /// A client of the bus that consumes.
 pub trait Consumer: Clone + Send + Sync + 'static {
-    /// Connects to the stream of this prefix, and creates the group, which begins with the oldest event.
-    fn open(url: &str, prefix: &str, group: &str) -> impl Future<Output = Result<Self>> + Send;
+    /// Connects to the stream of this prefix, and creates the groups, which begin with the oldest event.
+    fn open(url: &str, prefix: &str, groups: &[String]) -> impl Future<Output = Result<Self>> + Send;
 
-    /// Calls the handler for one event after the other, reads 100 at once, and acknowledges them afterwards; until
-    /// stopped.
-    fn consume(&self, handler: Handler) -> impl Future<Output = Result<()>> + Send;
+    /// In each group, calls as many handlers for one event after the other, reads 100 at once, and acknowledges them
+    /// afterwards; until stopped.
+    fn consume(&self, handler: Handler, handlers: usize) -> impl Future<Output = Result<()>> + Send;
 
     fn stop(&self) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// A new group in each round, which reads the whole stream.
+/// New groups in each round, each of which reads the whole stream.
 pub struct Consume<C> {
     url: String,
     prefix: String,
+    groups: usize,
+    /// In each group.
+    handlers: usize,
     events: usize,
-    /// The sum of the events.
+    /// The sum of what all handlers see.
     due: Order,
     /// The consumer of the last round.
     consumer: Option<(C, JoinHandle<Result<()>>)>,
 }
 
-/// The sum of the events that a handler has seen.
+/// The sum of the events that all handlers have seen.
 struct Handled {
     items: AtomicU64,
     cents: AtomicU64,
@@ -65,10 +69,13 @@ impl<C: Consumer> Consume<C> {
         let events = if args.quick { EVENTS / QUICK_DIVISOR } else { EVENTS };
         let publisher = <by_hand::Bus as Publisher>::open(&url, &prefix).await?;
         for _ in 0..events / EVENTS_PER_PUBLISH {
-            publisher.publish_all(&items(EVENTS_PER_PUBLISH)).await?;
+            publisher.publish_all(&items(&Items::new(None)?, EVENTS_PER_PUBLISH)).await?;
         }
         let due = order_of((0..events).map(|number| ItemAdded::new((number % EVENTS_PER_PUBLISH) as u64)));
-        Ok(Self { url, prefix, events, due, consumer: None })
+        let (groups, handlers) = (args.scale.groups, args.scale.handlers);
+        let calls = (groups * handlers) as u64;
+        let due = Order { items: due.items * calls, cents: due.cents * calls };
+        Ok(Self { url, prefix, groups, handlers, events, due, consumer: None })
     }
 
     fn stream(&self) -> String {
@@ -79,8 +86,8 @@ impl<C: Consumer> Consume<C> {
 #[async_trait]
 impl<C: Consumer> Bench for Consume<C> {
     async fn run(&mut self) -> Result<Round> {
-        let group = unique_name("group");
-        let client = C::open(&self.url, &self.prefix, &group).await?;
+        let groups: Vec<_> = (0..self.groups).map(|_| unique_name("group")).collect();
+        let client = C::open(&self.url, &self.prefix, &groups).await?;
         let handled = Arc::new(Handled { items: AtomicU64::new(0), cents: AtomicU64::new(0), all: Notify::new() });
         let handler: Handler = {
             let (handled, due) = (Arc::clone(&handled), self.due.items);
@@ -91,15 +98,17 @@ impl<C: Consumer> Bench for Consume<C> {
                 }
             })
         };
-        let consumer = client.clone();
-        let mut consuming = tokio::spawn(async move { consumer.consume(handler).await });
+        let (consumer, handlers) = (client.clone(), self.handlers);
+        let mut consuming = tokio::spawn(async move { consumer.consume(handler, handlers).await });
         // a consumer that fails ends the measurement, which would otherwise wait for ever
         tokio::select! {
             () = handled.all.notified() => {}
             ended = &mut consuming => return ended?.and(Err("it ended before all were handled".into())),
         }
         let mut redis = redis_server::connect(&self.url).await?;
-        redis_server::acknowledged(&mut redis, &self.stream(), &group).await?;
+        for group in &groups {
+            redis_server::acknowledged(&mut redis, &self.stream(), group).await?;
+        }
         self.consumer = Some((client, consuming));
         let (items, cents) = (handled.items.load(Ordering::Relaxed), handled.cents.load(Ordering::Relaxed));
         expect("the handled events", &Order { items, cents }, &self.due)?;

@@ -13,7 +13,8 @@ use crate::{
     order::{ItemAdded, order_of},
 };
 
-const EVENTS: u64 = 100;
+/// Events of an order.
+pub const EVENTS: u64 = 100;
 const ORDERS: usize = 2_000;
 
 /// Callers that load each of their orders and save one event to it. After n rounds an order has n events more.
@@ -64,18 +65,27 @@ const LONG_LOADS: usize = 20;
 const SHORT_EVENTS: u64 = 10;
 const SHORT_LOADS: usize = 4_000;
 
-/// One caller that loads one order again and again.
+/// One caller that loads one order after the other, again and again.
 pub struct Load<O: Orders> {
     orders: O,
-    id: Uuid,
+    ids: Vec<Uuid>,
     events: u64,
     loads: usize,
 }
 
 impl<O: Orders> Load<O> {
     async fn of(orders: O, events: u64, loads: usize, args: &WorkerArgs) -> Result<Self> {
-        let id = fill(&orders, 1, events).await?[0];
-        Ok(Self { orders, id, events, loads: if args.quick { loads / QUICK_DIVISOR } else { loads } })
+        let ids = fill(&orders, 1, events).await?;
+        Ok(Self::stored(orders, ids, events, loads, args))
+    }
+
+    fn stored(orders: O, ids: Vec<Uuid>, events: u64, loads: usize, args: &WorkerArgs) -> Self {
+        Self { orders, ids, events, loads: if args.quick { loads / QUICK_DIVISOR } else { loads } }
+    }
+
+    /// Loads the orders of the arguments, which have 100 events each.
+    pub fn some(orders: O, args: &WorkerArgs) -> Self {
+        Self::stored(orders, args.scale.orders.clone(), EVENTS, SHORT_LOADS, args)
     }
 
     pub async fn short(orders: O, args: &WorkerArgs) -> Result<Self> {
@@ -91,8 +101,8 @@ impl<O: SnapshotOrders> Load<O> {
     /// A long order of which all events but the last few are in its snapshot.
     pub async fn from_snapshot(orders: O, args: &WorkerArgs) -> Result<Self> {
         let mut load = Self::of(orders, LONG_EVENTS - SHORT_EVENTS, SHORT_LOADS, args).await?;
-        load.orders.take_snapshot(load.id).await?;
-        let mut held = load.orders.load(load.id).await?;
+        load.orders.take_snapshot(load.ids[0]).await?;
+        let mut held = load.orders.load(load.ids[0]).await?;
         load.orders.save(&mut held, (load.events..LONG_EVENTS).map(ItemAdded::new).collect()).await?;
         load.events = LONG_EVENTS;
         Ok(load)
@@ -103,9 +113,9 @@ impl<O: SnapshotOrders> Load<O> {
 impl<O: Orders> Bench for Load<O> {
     async fn run(&mut self) -> Result<Round> {
         let mut round = Round::default();
-        for _ in 0..self.loads {
+        for &id in self.ids.iter().cycle().take(self.loads) {
             let start = Instant::now();
-            let held = self.orders.load(self.id).await?;
+            let held = self.orders.load(id).await?;
             round.add(start.elapsed());
             expect("items of the order", &held.order().items, &self.events)?;
         }
@@ -113,7 +123,7 @@ impl<O: Orders> Bench for Load<O> {
     }
 
     async fn check(&mut self) -> Result<()> {
-        let held = self.orders.load(self.id).await?;
+        let held = self.orders.load(self.ids[0]).await?;
         expect("the order", held.order(), &order_of((0..self.events).map(ItemAdded::new)))
     }
 }

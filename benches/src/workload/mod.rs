@@ -2,6 +2,7 @@
 
 mod consume;
 mod decide;
+mod list;
 mod load;
 mod publish;
 mod react;
@@ -20,6 +21,8 @@ use tempfile::TempDir;
 pub use self::{
     consume::{Consumer, Handler},
     decide::Courses,
+    list::{ALL, Server, Workload, find},
+    load::EVENTS as LOADED_EVENTS,
     publish::Publisher,
     react::Reactions,
     rebuild::Rebuilds,
@@ -33,162 +36,17 @@ use crate::{
     ours, redis_server,
 };
 
-/// A workload, and the numbers of concurrent callers that it is measured with.
-pub struct Workload {
-    pub name: &'static str,
-    pub operation: &'static str,
-    pub callers: &'static [usize],
-    servers: &'static [Server],
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Server {
-    Postgres,
-    Redis,
-}
-
-use Server::{Postgres, Redis};
-
-pub const ALL: &[Workload] = &[
-    Workload {
-        name: "save-1",
-        operation: "PostgreSQL: save one event, ten saves to an order",
-        callers: &[1, 8, 32, 256],
-        servers: &[Postgres],
-    },
-    Workload {
-        name: "save-10",
-        operation: "PostgreSQL: save ten events at once, to a new order",
-        callers: &[8],
-        servers: &[Postgres],
-    },
-    Workload {
-        name: "load-100-save",
-        operation: "PostgreSQL: load an order of 100 events, and save one",
-        callers: &[8],
-        servers: &[Postgres],
-    },
-    Workload {
-        name: "load-10",
-        operation: "PostgreSQL: load an order of 10 events",
-        callers: &[1],
-        servers: &[Postgres],
-    },
-    Workload {
-        name: "load-10000-snapshot",
-        operation: "PostgreSQL: load an order of 10,000 events from a snapshot and the last 10",
-        callers: &[1],
-        servers: &[Postgres],
-    },
-    Workload {
-        name: "load-10000",
-        operation: "PostgreSQL: load an order of 10,000 events",
-        callers: &[1],
-        servers: &[Postgres],
-    },
-    Workload {
-        name: "decide-cold",
-        operation: "PostgreSQL: decide about a course and a student, each caller about its own, and append an event",
-        callers: &[1, 8, 32],
-        servers: &[Postgres],
-    },
-    Workload {
-        name: "decide-hot",
-        operation: "PostgreSQL: decide about a course and a student, all callers about the same few, and append an event",
-        callers: &[1, 32],
-        servers: &[Postgres],
-    },
-    Workload {
-        name: "rebuild-memory",
-        operation: "PostgreSQL: an event of a projection in memory that is rebuilt",
-        callers: &[1],
-        servers: &[Postgres],
-    },
-    Workload {
-        name: "rebuild-rows",
-        operation: "PostgreSQL: an event of a projection with rows that is rebuilt",
-        callers: &[1],
-        servers: &[Postgres],
-    },
-    Workload {
-        name: "rebuild-batches",
-        operation: "PostgreSQL: the same, with a statement for many events",
-        callers: &[1],
-        servers: &[Postgres],
-    },
-    Workload {
-        name: "publish-1",
-        operation: "Redis: publish an event, and wait until the server has it",
-        callers: &[1, 32],
-        servers: &[Redis],
-    },
-    Workload {
-        name: "publish-100",
-        operation: "Redis: an event of 100 that are published at once",
-        callers: &[1],
-        servers: &[Redis],
-    },
-    Workload {
-        name: "consume",
-        operation: "Redis: an event from the stream to its acknowledgement",
-        callers: &[1],
-        servers: &[Redis],
-    },
-    Workload {
-        name: "react",
-        operation: "PostgreSQL and Redis: an event from its save to its handler, 200 a second",
-        callers: &[1],
-        servers: &[Postgres, Redis],
-    },
-    Workload {
-        name: "react-steady",
-        operation: "PostgreSQL and Redis: an event from its save to its handler, 1,000 a second",
-        callers: &[1],
-        servers: &[Postgres, Redis],
-    },
-    Workload {
-        name: "react-gathered",
-        operation: "the same; our relay gathers events for 10 ms",
-        callers: &[1],
-        servers: &[Postgres, Redis],
-    },
-    Workload {
-        name: "sqlite-save-1",
-        operation: "SQLite on disk: save one event, ten saves to an order",
-        callers: &[1, 8, 32, 256],
-        servers: &[],
-    },
-    Workload {
-        name: "sqlite-load-10000",
-        operation: "SQLite on disk: load an order of 10,000 events",
-        callers: &[1],
-        servers: &[],
-    },
-    Workload {
-        name: "sqlite-rebuild-memory",
-        operation: "SQLite on disk: an event of a projection in memory that is rebuilt",
-        callers: &[1],
-        servers: &[],
-    },
-];
-
-/// Returns the workload of this name.
-pub fn find(name: &str) -> Result<&'static Workload> {
-    let names = || ALL.iter().map(|workload| workload.name).collect::<Vec<_>>().join(", ");
-    Ok(ALL
-        .iter()
-        .find(|workload| workload.name == name)
-        .ok_or_else(|| format!("no workload `{name}`; there are {}", names()))?)
-}
-
 impl Workload {
     /// Opens the workload with data of its own: a new database, or streams with a new prefix.
     pub async fn open(&self, args: &WorkerArgs) -> Result<Box<dyn Bench>> {
         if let Some(name) = self.name.strip_prefix("sqlite-") {
             return open_on_disk(name, args).await;
         }
-        if !self.servers.contains(&Postgres) {
+        if !self.servers.contains(&Server::Postgres) {
             return self.open_on(args, "").await;
+        }
+        if let Some(database) = &args.scale.database {
+            return self.open_on(args, database).await;
         }
         let database = new_database(&args.postgres).await?;
         let bench = self.open_on(args, &database).await?;
@@ -209,13 +67,13 @@ impl Workload {
         let mut meter = Meter::default();
         for server in self.servers {
             match server {
-                Postgres => {
+                Server::Postgres => {
                     let mut connection = PgConnection::connect(&args.postgres).await?;
                     meter.add_parent_of(
                         sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?,
                     )?;
                 }
-                Redis => {
+                Server::Redis => {
                     let mut connection = redis_server::connect(&args.redis).await?;
                     meter.add_server(redis_server::process_id(&mut connection).await?);
                 }
@@ -238,6 +96,10 @@ async fn open_ours(name: &str, args: &WorkerArgs, database: &str) -> Result<Box<
         "react" | "react-steady" | "react-gathered" => {
             let gather = if name == "react-gathered" { Duration::from_millis(10) } else { Duration::ZERO };
             react(name, ours::Reacting::start(store().await?, &args.redis, gather).await?)
+        }
+        "project-memory" | "project-rows" => {
+            let kind = if name == "project-rows" { ours::Kind::Rows } else { ours::Kind::Memory };
+            Box::new(react::React::open(ours::Projecting::start(store().await?, kind, args.scale.projections).await?))
         }
         "rebuild-memory" => Box::new(rebuild::Rebuild::open(ours::MemoryRebuilds::new(store().await?), args).await?),
         "rebuild-rows" => {
@@ -330,10 +192,11 @@ impl Bench for OnDisk {
 
 async fn open_orders(name: &str, orders: impl Orders, args: &WorkerArgs) -> Result<Box<dyn Bench>> {
     Ok(match name {
-        "save-1" => Box::new(save::Save::new(orders, 1, args)),
-        "save-10" => Box::new(save::Save::new(orders, 10, args)),
+        "save-1" => Box::new(save::Save::new(orders, 1, args)?),
+        "save-10" => Box::new(save::Save::new(orders, 10, args)?),
         "load-100-save" => Box::new(load::LoadAndSave::open(orders, args).await?),
         "load-10" => Box::new(load::Load::short(orders, args).await?),
+        "load-100" => Box::new(load::Load::some(orders, args)),
         "load-10000" => Box::new(load::Load::long(orders, args).await?),
         _ => return Err(format!("workload `{name}` is not implemented").into()),
     })

@@ -12,6 +12,7 @@ use super::save::QUICK_DIVISOR;
 use crate::{
     WorkerArgs,
     bench::{Bench, Round, expect},
+    items::Items,
     order::ItemAdded,
     redis_server,
 };
@@ -33,8 +34,8 @@ pub trait Publisher: Clone + Send + Sync + 'static {
     fn publish_all(&self, items: &[(Uuid, ItemAdded)]) -> impl Future<Output = Result<()>> + Send;
 }
 
-pub fn items(count: usize) -> Vec<(Uuid, ItemAdded)> {
-    (0..count as u64).map(|number| (Uuid::now_v7(), ItemAdded::new(number))).collect()
+pub fn items(items: &Items, count: usize) -> Vec<(Uuid, ItemAdded)> {
+    (0..count as u64).map(|number| (Uuid::now_v7(), items.item(number))).collect()
 }
 
 /// The stream, and the number of events that it should have.
@@ -70,7 +71,9 @@ impl<P: Publisher> Singles<P> {
         let stream = Stream::new(args);
         let events = if args.callers == 1 { LONE_EVENTS_PER_ROUND } else { EVENTS_PER_ROUND };
         let events = if args.quick { events / QUICK_DIVISOR } else { events };
-        let items = (0..args.callers).map(|_| items(events / args.callers)).collect();
+        let sized = Items::new(args.scale.event_bytes)?;
+        let events = sized.operations(events);
+        let items = (0..args.callers).map(|_| items(&sized, events / args.callers)).collect();
         Ok(Self { publisher: P::open(&stream.url, &stream.prefix).await?, stream, items })
     }
 }
@@ -111,7 +114,8 @@ impl<P: Publisher> Batches<P> {
     pub async fn open(args: &WorkerArgs) -> Result<Self> {
         let stream = Stream::new(args);
         let batches = if args.quick { BATCHES_PER_ROUND / QUICK_DIVISOR } else { BATCHES_PER_ROUND };
-        Ok(Self { publisher: P::open(&stream.url, &stream.prefix).await?, stream, batches, items: items(BATCH) })
+        let items = items(&Items::new(args.scale.event_bytes)?, BATCH);
+        Ok(Self { publisher: P::open(&stream.url, &stream.prefix).await?, stream, batches, items })
     }
 }
 

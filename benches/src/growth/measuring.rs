@@ -1,0 +1,129 @@
+//! Measures the curves of an axis.
+
+use std::{env, path::PathBuf};
+
+use eventbus::Result;
+use tokio::runtime::Runtime;
+
+use super::{
+    axis::{Axis, Grows, Line},
+    curve::{AxisCurves, Point},
+    filled_store::FilledStore,
+    processes::Processes,
+};
+use crate::{
+    WorkerArgs,
+    driver::{Servers, in_turn},
+    meter::Measured,
+    workload,
+};
+
+/// Eight processes have more than 80.
+const MANY_CONNECTIONS: [&str; 1] = ["max_connections=300"];
+/// PostgreSQL waits so long before each flush of its WAL, however few transactions are active.
+const SLOW_FLUSH: [&str; 2] = ["commit_delay=2000", "commit_siblings=0"];
+/// In a quick run a store is so many times smaller.
+const QUICK_DIVISOR: usize = 10;
+
+/// The servers, and how to measure.
+pub struct Measuring {
+    program: PathBuf,
+    runtime: Runtime,
+    servers: Servers,
+    /// Started for the first line that uses them.
+    slow_flush: Option<Servers>,
+    quick: bool,
+    rounds: usize,
+}
+
+impl Measuring {
+    pub fn start(quick: bool, rounds: usize) -> Result<Self> {
+        let (program, runtime) = (env::current_exe()?, Runtime::new()?);
+        Ok(Self { program, runtime, servers: Servers::start_with(&MANY_CONNECTIONS), slow_flush: None, quick, rounds })
+    }
+
+    pub fn measure(&mut self, axis: &Axis) -> Result<AxisCurves> {
+        let mut curves = AxisCurves::new(axis);
+        for &size in if self.quick { axis.quick_sizes } else { axis.sizes } {
+            let measured = match self.store_of(axis.grows, size)? {
+                Some(store) => self.measure_on(store, axis, size)?,
+                None => self.measure_lines(axis.lines, axis.grows, size, None)?,
+            };
+            for (curve, rounds) in curves.curves.iter_mut().zip(measured) {
+                curve.points.push(Point { size, rounds });
+            }
+        }
+        Ok(curves)
+    }
+
+    /// Makes the store that the lines of an axis share at this size, if they do.
+    fn store_of(&self, grows: Grows, size: usize) -> Result<Option<FilledStore>> {
+        let server = self.servers.postgres_url();
+        let divisor = if self.quick { QUICK_DIVISOR } else { 1 };
+        let create = |streams, events| self.runtime.block_on(FilledStore::create(server, streams, events));
+        Ok(match grows {
+            Grows::Streams { events } => Some(create(size, events / divisor as u64)?),
+            Grows::Events { streams } => Some(create(streams / divisor, size as u64)?),
+            Grows::Processes => Some(self.runtime.block_on(FilledStore::empty(server))?),
+            _ => None,
+        })
+    }
+
+    /// Measures one line after the other on a store.
+    fn measure_on(&mut self, mut store: FilledStore, axis: &Axis, size: usize) -> Result<Vec<Vec<Measured>>> {
+        let mut measured = Vec::new();
+        for line in axis.lines {
+            let rounds = self.measure_lines(std::slice::from_ref(line), axis.grows, size, Some(&store))?.concat();
+            if line.workload == "save-1" {
+                // the round that warms up is like the others
+                let warm_up = rounds.first().map_or(0, |round| round.operations);
+                store.add_saved(warm_up + rounds.iter().map(|round| round.operations).sum::<u64>());
+            }
+            measured.push(rounds);
+        }
+        self.runtime.block_on(store.check())?;
+        Ok(measured)
+    }
+
+    /// Measures lines, whose rounds alternate.
+    fn measure_lines(
+        &mut self,
+        lines: &[Line],
+        grows: Grows,
+        size: usize,
+        store: Option<&FilledStore>,
+    ) -> Result<Vec<Vec<Measured>>> {
+        let mut contenders = Vec::new();
+        for line in lines {
+            contenders.push(self.start_line(line, grows, size, store)?);
+        }
+        let measured = in_turn(self.rounds, contenders.len(), |index| contenders[index].run_round())?;
+        contenders.into_iter().try_for_each(Processes::finish)?;
+        Ok(measured)
+    }
+
+    fn start_line(&mut self, line: &Line, grows: Grows, size: usize, store: Option<&FilledStore>) -> Result<Processes> {
+        let servers = match line.has_slow_flush {
+            true => self.slow_flush.get_or_insert_with(|| Servers::start_with(&SLOW_FLUSH)),
+            false => &self.servers,
+        };
+        let args = servers.worker_args(line.workload, line.callers, line.implementation);
+        let mut args = WorkerArgs { quick: true, ..args };
+        let (mut processes, scale) = (1, &mut args.scale);
+        match grows {
+            Grows::Streams { .. } | Grows::Events { .. } => {}
+            Grows::Processes => processes = size,
+            Grows::EventBytes => scale.event_bytes = Some(size),
+            Grows::Handlers => scale.handlers = size,
+            Grows::Groups => scale.groups = size,
+            Grows::Projections => scale.projections = size,
+            Grows::Callers => args.callers = size,
+        }
+        if let Some(store) = store {
+            scale.database = Some(store.database.clone());
+            scale.orders.clone_from(&store.loaded);
+        }
+        let meter = self.runtime.block_on(workload::find(line.workload)?.meter(&args))?;
+        Processes::start(&self.program, &args, processes, meter)
+    }
+}
