@@ -85,6 +85,11 @@ impl Parameters {
         self.rest.iter().any(|parameter| !matches!(parameter, Parameter::Borrowed(_)))
     }
 
+    /// Returns `true` if the event, and not a batch, is the only one.
+    pub(crate) fn is_event_only(&self) -> bool {
+        self.rest.is_empty() && !self.event.is_batch()
+    }
+
     /// Writes the statements that add the needs of the parameters to `requirements`.
     pub(crate) fn requirements(&self, krate: &Path, requirements: &Ident) -> TokenStream {
         self.rest
@@ -124,6 +129,12 @@ impl Event {
     pub(crate) fn filter(&self, krate: &Path) -> TokenStream {
         let ty = &self.ty;
         quote_spanned!(ty.span()=> <#ty as #krate::EventSet>::EVENTS)
+    }
+
+    /// Writes `<Event as EventSet>::DECODE_FIELDS`.
+    pub(crate) fn decode_fields(&self, krate: &Path) -> TokenStream {
+        let ty = &self.ty;
+        quote_spanned!(ty.span()=> <#ty as #krate::EventSet>::DECODE_FIELDS)
     }
 
     /// Writes the decoding of the event of `delivery`, which returns early with the error.

@@ -68,6 +68,8 @@ pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: b
         #[automatically_derived]
         impl #krate::EventSet for #ident {
             const EVENTS: #krate::__private::EventFilter = #krate::__private::EventFilter::Only(&[#(#descriptors),*]);
+            const DECODE_FIELDS: ::core::option::Option<#krate::__private::DecodeFields<Self>> =
+                ::core::option::Option::Some(<Self as #krate::__private::FoldedEvent>::decode_fields);
             fn decode(
                 #record: &#krate::RecordedEvent,
             ) -> ::core::result::Result<Self, #krate::__private::DecodeError> {

@@ -262,7 +262,9 @@ pub mod store {
             Handled, HandledCommand, HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome,
         },
         unique_values::{UniqueKey, UniqueValues, unique_scope},
-        visited_event::{VisitEvent, VisitedEvent, visit_records},
+        visited_event::{
+            VisitEvent, VisitFeedEvent, VisitedEvent, VisitedFeedEvent, visit_feed_records, visit_records,
+        },
     };
 }
 
@@ -292,7 +294,8 @@ pub mod __private {
             event::{EventDescriptor, EventFilter, Source, belongs_to},
             fields::Fields,
             record::{
-                EncodeEvent, FoldedEvent, decode_one, decode_with, encode_one, encode_with, read_current, unknown,
+                DecodeFields, EncodeEvent, FoldedEvent, decode_one, decode_one_fields, decode_with, encode_one,
+                encode_with, read_current, unknown,
             },
             snapshot_codec::{SnapshotCodec, SnapshotState},
             tag::tag_values,
@@ -309,8 +312,8 @@ pub mod __private {
         },
         runtime::{
             definition::{
-                AggregateRegistration, EventRegistration, Handler, HandlerDefinition, HandlerRegistration, Probe,
-                Projection, ProjectionDefinition, ProjectionKind, WithDefault, WithoutDefault,
+                AggregateRegistration, EventRegistration, FieldsFold, Handler, HandlerDefinition, HandlerRegistration,
+                Probe, Projection, ProjectionDefinition, ProjectionKind, WithDefault, WithoutDefault,
             },
             extract::{FromDelivery, FromDeliveryRef, HandlerOutcome, decoded, decoded_batch},
             projection::{AnyProjection, ProjectionRegistration},

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use eventbus::{
     Position, StreamId,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
-    store::FeedEnd,
+    store::{FeedEnd, VisitFeedEvent},
     support::{fetched_ahead, paged_ahead},
 };
 use sqlx::Row as _;
@@ -28,6 +28,7 @@ use crate::{
     record::decode_time,
     store::PgEventStore,
     store_inner::StoreInner,
+    visit,
 };
 
 #[async_trait]
@@ -51,6 +52,16 @@ impl ReadFeed for PgEventStore {
             async move { decode_filtered(&read.0, rows).await }
         };
         fetched_ahead(PageStart::new(after), fetch, decode)
+    }
+
+    async fn visit_feed(
+        &self,
+        after: Position,
+        through: Position,
+        filter: &FeedFilter,
+        visit: &mut VisitFeedEvent<'_>,
+    ) -> Result<(), ReadError> {
+        visit::visit_feed(self, after, through, filter, visit).await
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
@@ -223,6 +234,7 @@ mod tests {
         for (name, page) in [
             ("filtered", statements.feed_page(include_str!("sql/read_filtered.sql"), PageEnd::AtEvents)),
             ("large_filtered", statements.feed_page(include_str!("sql/read_filtered.sql"), PageEnd::AtBytes)),
+            ("visited", statements.query(include_str!("sql/visit_feed.sql"))),
             ("feed", statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtEvents)),
             ("large_feed", statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtBytes)),
             ("forward", statements.stream_page(include_str!("sql/read_forward.sql"), "version")),
@@ -241,6 +253,8 @@ mod tests {
                     ("filtered(0, 5000, '{Order}', NULL, gen_random_uuid(), 1000)", "events_pkey", "streams_pkey"),
                     ("filtered(0, 5000, NULL, '{Deposited}', NULL, 1000)", "events_pkey", ""),
                     ("large_filtered(0, 5000, NULL, '{Deposited}', NULL, 1000)", "events_pkey", ""),
+                    ("visited(0, 5000, NULL, '{Rare}', NULL, 10000)", "events_pkey", ""),
+                    ("visited(0, 5000, '{Order}', NULL, gen_random_uuid(), 10000)", "events_pkey", "streams_pkey"),
                     ("feed(0, 5000, 1000)", "events_pkey", "events_stream"),
                     ("large_feed(0, 5000, 1000)", "events_pkey", "events_stream"),
                     ("counted(1, 1, 1000000, 4096, 100000)", "events_stream", "streams_pkey"),

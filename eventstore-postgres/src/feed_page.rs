@@ -125,10 +125,9 @@ pub(crate) async fn fetch_filtered(
     if start.after >= end {
         return Ok((FilteredRows { rows: Vec::new(), page: start, end }, None));
     }
-    let window_end = match end - start.after {
-        _ if start.window_end > start.after => start.window_end,
-        ..=FILTER_WINDOW_POSITIONS => end,
-        _ => find_window_end(inner, start.after, end).await?.unwrap_or(end),
+    let window_end = match start.window_end > start.after {
+        true => start.window_end,
+        false => filter_window_end(inner, start.after, end).await?,
     };
     let query = inner.statements().feed_page(include_str!("sql/read_filtered.sql"), start.page_end);
     let query = filter.bind_to(query, start.after, window_end).bind(PAGE_EVENTS_MAX);
@@ -243,6 +242,14 @@ async fn note_archived(
         versions.note_archived(stream.clone(), Version::new(u64::try_from(through).unwrap_or_default()));
     }
     Ok(())
+}
+
+/// Returns the end of the positions after `after` that one statement scans for a filter.
+pub(crate) async fn filter_window_end(inner: &StoreInner, after: i64, end: i64) -> Result<i64, ReadError> {
+    if end - after <= FILTER_WINDOW_POSITIONS {
+        return Ok(end);
+    }
+    Ok(find_window_end(inner, after, end).await?.unwrap_or(end))
 }
 
 /// Returns the position of the last event in the window that begins after `after` and ends at `end` at the latest.

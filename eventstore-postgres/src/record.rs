@@ -4,7 +4,7 @@
 
 use eventbus::{
     BoxError, EventId, Metadata, Position, RecordedEvent, StreamId, Version,
-    event::Attributes,
+    event::{Attributes, EventFields},
     port::ReadError,
     support::{EventTypeNames, collect_page},
 };
@@ -81,7 +81,7 @@ fn decode_feed_event(
     names: &mut EventTypeNames,
 ) -> Result<RecordedEvent, ReadError> {
     let stream = decode_stream_no(row).map_err(BoxError::from).and_then(|number| streams.get(number));
-    corrupt_at_position(row, 0, stream.and_then(|stream| RowColumns { row, next: 0 }.event(stream.clone(), names)))
+    corrupt_at_position(row, 0, stream.and_then(|stream| RowColumns::new(row).event(stream.clone(), names)))
 }
 
 fn corrupt_at_position<T>(row: &PgRow, first: usize, decoded: Result<T, BoxError>) -> Result<T, ReadError> {
@@ -110,12 +110,37 @@ pub(crate) fn decode_feed_page(rows: &[PgRow], streams: &PageStreams) -> Result<
 /// The columns of a row, taken one after the other in the order of `record.sql`, as the server sends them.
 ///
 /// [`Row::try_get`] would check the type of each column in each row, which takes longer than to decode it.
-struct RowColumns<'r> {
+pub(crate) struct RowColumns<'r> {
     row: &'r PgRow,
     next: usize,
 }
 
 impl<'r> RowColumns<'r> {
+    /// Begins at the first column.
+    pub(crate) const fn new(row: &'r PgRow) -> Self {
+        Self { row, next: 0 }
+    }
+
+    pub(crate) fn number(&mut self) -> Result<i64, BoxError> {
+        self.required(decode_i64)
+    }
+
+    pub(crate) fn event_id(&mut self) -> Result<EventId, BoxError> {
+        self.required(decode_uuid).map(EventId::from)
+    }
+
+    /// Takes the columns of `fields.sql`.
+    pub(crate) fn fields<'e>(&mut self, names: &'e mut EventTypeNames) -> Result<EventFields<'e>, BoxError>
+    where
+        'r: 'e,
+    {
+        let event_type = names.name(self.required(decode_text)?)?;
+        let schema_version = self.required(decode_schema_version)?;
+        let has_sealed_fields = self.required(fixed)? != [0];
+        let payload = self.required(decode_payload)?;
+        Ok(EventFields { event_type, schema_version, has_sealed_fields, payload })
+    }
+
     /// Takes the bytes of a column; `None` if it is null.
     fn take(&mut self) -> Result<Option<&'r [u8]>, BoxError> {
         self.next += 1;
@@ -134,18 +159,14 @@ impl<'r> RowColumns<'r> {
     }
 
     fn event(&mut self, stream: StreamId, names: &mut EventTypeNames) -> Result<RecordedEvent, BoxError> {
-        let position = Position::new(positive_number("position", self.required(decode_i64)?)?);
-        let version = Version::new(positive_number("version", self.required(decode_i64)?)?);
+        let position = Position::new(positive_number("position", self.number()?)?);
+        let version = Version::new(positive_number("version", self.number()?)?);
         let occurred_at = decode_time(self.required(decode_i64)?)?;
-        let event_id = EventId::from(self.required(decode_uuid)?);
+        let event_id = self.event_id()?;
         let correlation_id = self.required(decode_uuid)?;
-        let schema_version = i32::from_be_bytes(self.required(fixed)?);
-        let schema_version = u32::try_from(positive_number("schema version", schema_version.into())?)?;
+        let schema_version = self.required(decode_schema_version)?;
         let event_type = names.name(self.required(decode_text)?)?.clone();
-        let payload = self.required(decode_text)?;
-        if !is_object(payload) {
-            return Err("its payload is not a JSON object".into());
-        }
+        let payload = self.required(decode_payload)?;
         let causation_id = self.optional(decode_uuid)?;
         let actor_id = self.optional(decode_text)?;
         let attributes = self.optional(decode_text)?.map(Attributes::parse).transpose()?.unwrap_or(Attributes::EMPTY);
@@ -185,9 +206,19 @@ fn decode_text(value: &[u8]) -> Result<&str, BoxError> {
     Ok(std::str::from_utf8(value)?)
 }
 
-/// Returns `true` if a valid JSON text is an object.
-pub(crate) fn is_object(json: &str) -> bool {
-    json.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
+fn decode_schema_version(value: &[u8]) -> Result<u32, BoxError> {
+    let version = i32::from_be_bytes(fixed(value)?);
+    Ok(u32::try_from(positive_number("schema version", version.into())?)?)
+}
+
+/// Decodes a valid JSON text that is an object.
+fn decode_payload(value: &[u8]) -> Result<&str, BoxError> {
+    let json = decode_text(value)?;
+    if json.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
+        Ok(json)
+    } else {
+        Err("its payload is not a JSON object".into())
+    }
 }
 
 /// Decodes the version of a stream from the first column.

@@ -205,6 +205,7 @@ impl Statements {
         let sql = fill()
             .replace("{patience}", patience)
             .replace("{record}", include_str!("sql/record.sql").trim())
+            .replace("{fields}", include_str!("sql/fields.sql").trim())
             .replace("{wanted}", include_str!("sql/wanted.sql").trim())
             .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())
             .replace("{driving_tags}", &without_comments(include_str!("sql/driving_tags.sql")))

@@ -1,21 +1,22 @@
-//! Visiting the events of one stream: only the columns that a fold needs, decoded as their rows arrive.
+//! Visiting the events of one stream, or of the feed: only the columns that a fold needs, decoded as their rows arrive.
 //!
 //! Invariant: a row that cannot be visited, as it is damaged or an earlier one is missing, is left to the pages of
-//! [`read`](crate::read), which name what is wrong.
+//! [`read`](crate::read) and [`feed`](crate::feed), which name what is wrong.
 
 use std::ops::ControlFlow;
 
 use eventbus::{
-    BoxError, EventId, StreamId, Version,
-    event::EventFields,
-    port::{Direction, ReadError, ReadStream as _},
-    store::{VisitEvent, VisitedEvent, visit_records},
+    BoxError, Position, StreamId, Version,
+    port::{Direction, FeedFilter, ReadError, ReadFeed as _, ReadStream as _},
+    store::{VisitEvent, VisitFeedEvent, VisitedEvent, VisitedFeedEvent, visit_feed_records, visit_records},
     support::EventTypeNames,
 };
-use sqlx::{Row as _, postgres::PgRow};
-use uuid::Uuid;
+use sqlx::postgres::PgRow;
 
-use crate::{columns::bind_stream, record::is_object, store::PgEventStore};
+use crate::{
+    columns::bind_stream, feed_page::filter_window_end, filter_parameters::FilterParameters, pool::Query,
+    record::RowColumns, store::PgEventStore,
+};
 
 /// The most events that one statement returns: their rows keep a connection, and a snapshot on the server.
 const EVENTS_MAX: i64 = 10_000;
@@ -26,71 +27,101 @@ pub(crate) async fn visit_stream(
     from: Version,
     visit: &mut VisitEvent<'_>,
 ) -> Result<(), ReadError> {
-    let mut visitor =
-        RowVisitor { next: from.max(Version::FIRST), rows: 0, names: EventTypeNames::default(), end: None, visit };
+    let (mut next, mut names) = (from.max(Version::FIRST), EventTypeNames::default());
     loop {
-        visitor.rows = 0;
         let query = store.inner().statements().query(include_str!("sql/visit.sql"));
-        let query = bind_stream(query, stream).bind(visitor.next.as_i64()).bind(EVENTS_MAX);
-        let fetched = store.inner().connections().fetch_each(query, |row| visitor.take(&row)).await;
-        match (&visitor.end, fetched) {
-            (Some(End::ByVisitor), _) => return Ok(()),
-            (Some(End::AtFault), _) => break,
-            (None, Err(error)) if visitor.rows == 0 => return Err(error.into()),
-            // payloads of many bytes may take longer than a statement has: the pages are smaller
-            (None, Err(_)) => break,
-            (None, Ok(())) if visitor.rows < EVENTS_MAX => return Ok(()),
-            (None, Ok(())) => {}
-        }
-    }
-    let from = visitor.next;
-    visit_records(store.read_stream(stream, from, Direction::Forward), visit).await
-}
-
-/// Why no further row is visited.
-enum End {
-    ByVisitor,
-    /// The row is damaged, or not that of the next version.
-    AtFault,
-}
-
-struct RowVisitor<'v, 'f> {
-    /// The version of the next event.
-    next: Version,
-    /// Number of rows visited since the statement was sent.
-    rows: i64,
-    names: EventTypeNames,
-    end: Option<End>,
-    visit: &'v mut VisitEvent<'f>,
-}
-
-impl RowVisitor<'_, '_> {
-    fn take(&mut self, row: &PgRow) {
-        if self.end.is_some() {
-            return;
-        }
-        self.end = match self.try_visit(row) {
-            Ok(ControlFlow::Continue(())) => None,
-            Ok(ControlFlow::Break(())) => Some(End::ByVisitor),
-            Err(_) => Some(End::AtFault),
+        let query = bind_stream(query, stream).bind(next.as_i64()).bind(EVENTS_MAX);
+        let visit_row = |row: &PgRow| {
+            let mut columns = RowColumns::new(row);
+            if columns.number()? != next.as_i64() {
+                return Err("not the next version".into());
+            }
+            let (event_id, fields) = (columns.event_id()?, columns.fields(&mut names)?);
+            let event = VisitedEvent { version: next, event_id, fields };
+            next = next.next();
+            Ok(visit(event))
         };
+        match visit_rows(store, query, visit_row).await? {
+            Visited::Rows(rows) if rows < EVENTS_MAX => return Ok(()),
+            Visited::Rows(_) => {}
+            Visited::BrokenOff => return Ok(()),
+            Visited::Unfinished => break,
+        }
     }
+    visit_records(store.read_stream(stream, next, Direction::Forward), visit).await
+}
 
-    fn try_visit(&mut self, row: &PgRow) -> Result<ControlFlow<()>, BoxError> {
-        if row.try_get::<i64, _>(0)? != self.next.as_i64() {
-            return Err("not the next version".into());
+pub(crate) async fn visit_feed(
+    store: &PgEventStore,
+    after: Position,
+    through: Position,
+    filter: &FeedFilter,
+    visit: &mut VisitFeedEvent<'_>,
+) -> Result<(), ReadError> {
+    let wanted = FilterParameters::new(filter);
+    if wanted.is_all() || wanted.has_tags() {
+        return visit_feed_records(store.read_feed(after, through, filter), visit).await;
+    }
+    let (mut last, end, mut names) = (after.as_i64(), through.as_i64(), EventTypeNames::default());
+    let mut window_end = last;
+    while last < end {
+        if window_end <= last {
+            window_end = filter_window_end(store.inner(), last, end).await?;
         }
-        let event_type = self.names.name(row.try_get(1)?)?;
-        let schema_version = u32::try_from(row.try_get::<i32, _>(2)?)?;
-        let payload: &str = row.try_get_unchecked(5)?; // `json` as its text
-        if schema_version == 0 || !is_object(payload) {
-            return Err("damaged".into());
+        let query = store.inner().statements().query(include_str!("sql/visit_feed.sql"));
+        let query = wanted.bind_to(query, last, window_end).bind(EVENTS_MAX);
+        let visit_row = |row: &PgRow| {
+            let mut columns = RowColumns::new(row);
+            let (number, fields) = (columns.number()?, columns.fields(&mut names)?);
+            let position = Position::new(u64::try_from(number)?);
+            last = number;
+            Ok(visit(VisitedFeedEvent { position, fields }))
+        };
+        match visit_rows(store, query, visit_row).await? {
+            Visited::Rows(rows) if rows < EVENTS_MAX => last = window_end,
+            Visited::Rows(_) => {}
+            Visited::BrokenOff => return Ok(()),
+            Visited::Unfinished => break,
         }
-        let has_sealed_fields = row.try_get(3)?;
-        let event_id = EventId::from(row.try_get::<Uuid, _>(4)?);
-        let fields = EventFields { event_type, schema_version, has_sealed_fields, payload };
-        let event = VisitedEvent { version: self.next, event_id, fields };
-        (self.next, self.rows) = (self.next.next(), self.rows + 1);
-        Ok((self.visit)(event))
+    }
+    let rest = store.read_feed(Position::new(u64::try_from(last).unwrap_or_default()), through, filter);
+    visit_feed_records(rest, visit).await
+}
+
+/// What was visited of the rows of a statement.
+enum Visited {
+    /// All, so many.
+    Rows(i64),
+    /// Those before the visitor broke off.
+    BrokenOff,
+    /// Those before one that cannot be visited, or before the end of the connection.
+    Unfinished,
+}
+
+/// Visits the rows of a statement as they arrive, until one fails.
+///
+/// # Errors
+/// If there is no answer, or an error before the first row.
+async fn visit_rows(
+    store: &PgEventStore,
+    query: Query<'_>,
+    mut visit_row: impl FnMut(&PgRow) -> Result<ControlFlow<()>, BoxError> + Send,
+) -> Result<Visited, ReadError> {
+    let (mut rows, mut end) = (0, None);
+    let take = |row: PgRow| {
+        if end.is_none() {
+            match visit_row(&row) {
+                Ok(ControlFlow::Continue(())) => rows += 1,
+                Ok(ControlFlow::Break(())) => end = Some(Visited::BrokenOff),
+                Err(_) => end = Some(Visited::Unfinished),
+            }
+        }
+    };
+    match (store.inner().connections().fetch_each(query, take).await, end) {
+        (_, Some(end)) => Ok(end),
+        (Ok(()), None) => Ok(Visited::Rows(rows)),
+        (Err(error), None) if rows == 0 => Err(error.into()),
+        // payloads of many bytes may take longer than a statement has: the pages are smaller
+        (Err(_), None) => Ok(Visited::Unfinished),
     }
 }

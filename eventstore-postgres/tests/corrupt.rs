@@ -9,8 +9,10 @@ use std::{ops::ControlFlow, thread, time::Duration};
 use common::{TestSchema, add, event, open, run, stream};
 use eventbus::{
     ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{AppendError, AppendEvents as _, Direction, ReadError, ReadFeed as _, ReadStream as _, RecordStream},
-    store::VisitedEvent,
+    port::{
+        AppendError, AppendEvents as _, Direction, FeedFilter, ReadError, ReadFeed as _, ReadStream as _, RecordStream,
+    },
+    store::{VisitedEvent, VisitedFeedEvent},
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use futures_util::StreamExt as _;
@@ -213,6 +215,25 @@ async fn a_visit_names_the_damage_that_it_meets() {
     let it = tampered("version = 9").await;
     let missing = format!("event 2 of stream `{}`", it.stream);
     assert_eq!(visit_breaks_off(&it.store, &it.stream).await, (1, missing));
+    for set in damages {
+        let it = tampered(set).await;
+        let (visited, error) = visit_feed(&it.store, &it.stream).await;
+        assert_eq!(visited, [1], "{set}");
+        assert!(matches!(error, Err(ReadError::Corrupt { place, .. }) if place == "position 2"), "{set}");
+    }
+}
+
+/// Visits the part of the feed with the type of a stream, and returns the positions.
+async fn visit_feed(store: &PgEventStore, stream: &StreamId) -> (Vec<u64>, Result<(), ReadError>) {
+    let filter = FeedFilter::all().aggregate_types([stream.aggregate_type().clone()]);
+    let mut visited = Vec::new();
+    let mut push = |event: VisitedFeedEvent<'_>| {
+        visited.push(event.position.get());
+        ControlFlow::Continue(())
+    };
+    let head = store.head().await.unwrap();
+    let ended = store.visit_feed(Position::START, head, &filter, &mut push).await;
+    (visited, ended)
 }
 
 #[tokio::test]
@@ -230,6 +251,9 @@ async fn a_visit_of_many_statements_leaves_out_no_event() {
     store.visit_stream(&stream, Version::FIRST, &mut count).await.unwrap();
     assert_eq!(visited, 20_002);
     run(&mut schema.connection().await, "DELETE FROM events WHERE version = 20001").await;
+    let (of_feed, ended) = visit_feed(&store, &stream).await;
+    ended.unwrap();
+    assert_eq!(of_feed, (1..=20_002).filter(|position| *position != 20_001).collect::<Vec<_>>());
     let missing = format!("event 20001 of stream `{stream}`");
     assert_eq!(visit_breaks_off(&store, &stream).await, (20_000, missing));
 }

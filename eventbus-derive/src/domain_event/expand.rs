@@ -53,6 +53,8 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
         impl #krate::EventSet for #ident {
             const EVENTS: #krate::__private::EventFilter =
                 #krate::__private::EventFilter::Only(&[<Self as #krate::DomainEvent>::DESCRIPTOR]);
+            const DECODE_FIELDS: ::core::option::Option<#krate::__private::DecodeFields<Self>> =
+                ::core::option::Option::Some(#krate::__private::decode_one_fields::<Self>);
             fn decode(
                 #record: &#krate::RecordedEvent,
             ) -> ::core::result::Result<Self, #krate::__private::DecodeError> {

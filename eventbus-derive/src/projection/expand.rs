@@ -185,6 +185,7 @@ fn expand_project(model: &Model) -> TokenStream {
         #krate::__private::BoxFuture<'d, ::core::result::Result<(), #krate::HandlerError>>
     };
     if model.kind == Kind::InMemory {
+        let fields_fold = expand_fields_fold(model);
         return quote! {
             fn project_mut<'d>(
                 &'d mut self,
@@ -192,6 +193,7 @@ fn expand_project(model: &Model) -> TokenStream {
             ) -> #future {
                 #body
             }
+            #fields_fold
         };
     }
     let unused = (model.kind == Kind::AtLeastOnce).then(|| quote!(let _ = #transaction;));
@@ -207,6 +209,45 @@ fn expand_project(model: &Model) -> TokenStream {
         }
         #project_batch
     }
+}
+
+/// Writes the fold of the fields of an event; `None` if a method takes more than the event, or awaits. Whether each event
+/// can be decoded from its fields is known only when the code is compiled.
+fn expand_fields_fold(model: &Model) -> Option<TokenStream> {
+    let Model { krate, methods, .. } = model;
+    if methods.iter().any(|method| method.is_async || !method.parameters.is_event_only()) {
+        return None;
+    }
+    let (this, fields, decode) = (local("this"), local("fields"), local("decode"));
+    let (event, returned) = (local("event"), local("returned"));
+    let checks = methods.iter().map(|Method { cfgs, parameters, .. }| {
+        let decode = parameters.event.decode_fields(krate);
+        quote!(#(#cfgs)* { #decode?; })
+    });
+    let arms = methods.iter().map(|Method { ident, cfgs, parameters, output, .. }| {
+        let (filter, decode_fields) = (parameters.event.filter(krate), parameters.event.decode_fields(krate));
+        let argument = parameters.arguments(krate, &event, &fields, &fields);
+        let outcome = outcome(krate, output, &returned);
+        quote! {
+            #(#cfgs)*
+            if #filter.matches(#fields.event_type) {
+                if let ::core::option::Option::Some(#decode) = #decode_fields {
+                    let #event = #krate::__private::decoded(#decode(#fields))?;
+                    let #returned = Self::#ident(#this, #argument);
+                    return #outcome;
+                }
+            }
+        }
+    });
+    Some(quote! {
+        fn fields_fold() -> ::core::option::Option<#krate::__private::FieldsFold<Self>> {
+            #(#checks)*
+            ::core::option::Option::Some(|#this, #fields| {
+                #(#arms)*
+                ::core::result::Result::Ok(())
+            })
+        }
+    })
 }
 
 /// Writes the function that calls the batch methods; `None` if there are none.

@@ -489,6 +489,10 @@ pub trait EventSet: Sized + Send + Sync + 'static {
     /// The requested types.
     const EVENTS: EventFilter;
 
+    /// Decodes an event without its metadata; `None` if it needs them.
+    #[doc(hidden)]
+    const DECODE_FIELDS: Option<DecodeFields<Self>> = None;
+
     /// Decodes a recorded event.
     ///
     /// # Errors
@@ -497,6 +501,10 @@ pub trait EventSet: Sized + Send + Sync + 'static {
     /// refuses them, [`DecodeError::SealedFields`] if some of them are sealed.
     fn decode(record: &RecordedEvent) -> Result<Self, DecodeError>;
 }
+
+/// As [`EventSet::decode`], from the fields of an event alone.
+#[doc(hidden)]
+pub type DecodeFields<E> = fn(EventFields<'_>) -> Result<E, DecodeError>;
 
 /// The events of a fold: an aggregate or a decision decodes them without their metadata.
 #[doc(hidden)]
@@ -569,11 +577,13 @@ pub trait DomainEvent: EventSet + EncodeEvent {
 /// The body of a derived `EventSet::decode` for a struct.
 #[doc(hidden)]
 pub fn decode_one<E: DomainEvent>(record: &RecordedEvent) -> Result<E, DecodeError> {
-    if E::DESCRIPTOR.is_named(record.event_type()) {
-        E::CODEC.decode(record.fields())
-    } else {
-        Err(unknown::<E>(record.event_type()))
-    }
+    decode_one_fields(record.fields())
+}
+
+/// The derived `EventSet::DECODE_FIELDS` of a struct.
+#[doc(hidden)]
+pub fn decode_one_fields<E: DomainEvent>(event: EventFields<'_>) -> Result<E, DecodeError> {
+    if E::DESCRIPTOR.is_named(event.event_type) { E::CODEC.decode(event) } else { Err(unknown::<E>(event.event_type)) }
 }
 
 /// The body of a derived `EncodeEvent::encode` for a struct.

@@ -18,7 +18,7 @@ use super::{
     Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
     MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
     feed_end::FeedEnd,
-    visited_event::{VisitEvent, visit_records},
+    visited_event::{VisitEvent, VisitFeedEvent, visit_feed_records, visit_records},
 };
 use crate::domain::{
     record::{NewEvent, RecordedEvent},
@@ -155,6 +155,23 @@ pub trait ReadFeed: Send + Sync {
     /// Each item may be a [`ReadError`]; the stream ends after it. [`ReadError::Corrupt`] at a missing event names its
     /// stream and version.
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_>;
+
+    /// Calls `visit` with each event that [`read_feed`](Self::read_feed) returns, until it breaks off.
+    ///
+    /// For folds: a store can read less of an event than for a record, and hand over the fields as it has received them. By
+    /// default the records that `read_feed` returns are visited.
+    ///
+    /// # Errors
+    /// [`ReadError`], after the events before the place where reading failed were visited.
+    async fn visit_feed(
+        &self,
+        after: Position,
+        through: Position,
+        filter: &FeedFilter,
+        visit: &mut VisitFeedEvent<'_>,
+    ) -> Result<(), ReadError> {
+        visit_feed_records(self.read_feed(after, through, filter), visit).await
+    }
 
     /// Reads every event after position `after`, up to the head at the time of the first poll.
     ///

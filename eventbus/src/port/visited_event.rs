@@ -1,11 +1,15 @@
-//! Events as a fold of a stream visits them.
+//! Events as a fold of a stream, or of the feed, visits them.
 
 use std::ops::ControlFlow;
 
 use futures_util::TryStreamExt as _;
 
 use super::{ReadError, RecordStream};
-use crate::domain::{codec::EventFields, metadata::EventId, stream::Version};
+use crate::domain::{
+    codec::EventFields,
+    metadata::EventId,
+    stream::{Position, Version},
+};
 
 /// An event of a stream, without what a fold does not need.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +33,35 @@ pub async fn visit_records(mut records: RecordStream<'_>, visit: &mut VisitEvent
     while let Some(record) = records.try_next().await? {
         let event_id = record.metadata().event_id();
         if visit(VisitedEvent { version: record.version(), event_id, fields: record.fields() }).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// An event of the feed, without what a fold does not need.
+#[derive(Debug, Clone, Copy)]
+pub struct VisitedFeedEvent<'e> {
+    /// Its place in the feed.
+    pub position: Position,
+    /// Its own fields.
+    pub fields: EventFields<'e>,
+}
+
+/// What is done with each event of the feed; `Break` ends the visit.
+pub type VisitFeedEvent<'v> = dyn FnMut(VisitedFeedEvent<'_>) -> ControlFlow<()> + Send + 'v;
+
+/// Visits records of the feed, until `visit` breaks off.
+///
+/// # Errors
+/// That of the records.
+pub async fn visit_feed_records(
+    mut records: RecordStream<'_>,
+    visit: &mut VisitFeedEvent<'_>,
+) -> Result<(), ReadError> {
+    while let Some(record) = records.try_next().await? {
+        let position = record.position().unwrap_or_default();
+        if visit(VisitedFeedEvent { position, fields: record.fields() }).is_break() {
             break;
         }
     }

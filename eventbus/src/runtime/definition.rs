@@ -7,6 +7,7 @@ use crate::domain::probe::EventProbe;
 use crate::{
     delivery::activity::DEFAULT_TIMEOUT,
     domain::{
+        codec::EventFields,
         event::{EventDescriptor, EventFilter, Source},
         record::DomainEvent,
     },
@@ -136,7 +137,18 @@ pub trait Projection: Sized + Send + Sync + 'static {
     fn project_mut<'d>(&'d mut self, delivery: &'d Delivery) -> BoxFuture<'d, Result<(), HandlerError>> {
         self.project(delivery, None)
     }
+
+    /// Returns what handles one event as [`project_mut`](Self::project_mut) does, from its fields alone; `None` if a method
+    /// takes more than the event, or awaits.
+    #[doc(hidden)]
+    fn fields_fold() -> Option<FieldsFold<Self>> {
+        None
+    }
 }
+
+/// Folds the fields of an event into a projection in memory.
+#[doc(hidden)]
+pub type FieldsFold<P> = fn(&mut P, EventFields<'_>) -> Result<(), HandlerError>;
 
 /// Where a projection keeps its rows; follows from the signatures of its methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]

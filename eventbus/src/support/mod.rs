@@ -31,7 +31,8 @@ pub use outage::Outage;
 pub(crate) use page::{BatchEnd, FeedBatch};
 pub use page::{PAGE_BYTES, Page, collect_page, fetched_ahead, paged, paged_after, paged_ahead};
 pub(crate) use skip::{
-    Skip, SkipsError, count_around, read_around, relay_to, save_skips, skipped_positions, skips, skips_to_note,
+    Skip, SkipsError, count_around, ranges_around, read_around, relay_to, save_skips, skipped_positions, skips,
+    skips_to_note,
 };
 pub use source_chain::source_chain;
 pub use stream_cursor::{StreamCursor, missing_event_error};

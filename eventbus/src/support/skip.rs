@@ -86,6 +86,22 @@ pub(crate) async fn count_around(
     Ok(count)
 }
 
+/// Returns the ranges of positions after `after`, up to `through`, between the `skipped` positions, which are sorted.
+pub(crate) fn ranges_around(
+    after: Position,
+    through: Position,
+    skipped: &[Position],
+) -> impl Iterator<Item = (Position, Position)> + use<> {
+    let within = skipped.iter().copied().filter(|position| *position > after && *position <= through);
+    let (mut ranges, mut from) = (Vec::new(), after);
+    for position in within {
+        ranges.push((from, Position::new(position.get() - 1)));
+        from = position;
+    }
+    ranges.push((from, through));
+    ranges.into_iter().filter(|(after, through)| after < through)
+}
+
 /// Reads the feed without the `skipped` positions, which are sorted: never queries the store for them.
 pub(crate) fn read_around<'s>(
     store: &'s dyn EventStore,
@@ -94,22 +110,10 @@ pub(crate) fn read_around<'s>(
     filter: &FeedFilter,
     skipped: &[Position],
 ) -> RecordStream<'s> {
-    let within = skipped.iter().copied().filter(|position| *position > after && *position <= through);
-    let (mut parts, mut from) = (Vec::new(), after);
-    for position in within {
-        let before = Position::new(position.get() - 1);
-        if from < before {
-            parts.push((from, before));
-        }
-        from = position;
-    }
-    // no skipped position in the range
-    if parts.is_empty() && from == after {
+    let is_skipped = |position: &Position| *position > after && *position <= through;
+    if !skipped.iter().any(is_skipped) {
         return store.read_feed(after, through, filter);
     }
-    if from < through {
-        parts.push((from, through));
-    }
-    let filter = filter.clone();
-    Box::pin(stream::iter(parts).flat_map(move |(after, through)| store.read_feed(after, through, &filter)))
+    let (ranges, filter) = (ranges_around(after, through, skipped), filter.clone());
+    Box::pin(stream::iter(ranges).flat_map(move |(after, through)| store.read_feed(after, through, &filter)))
 }

@@ -96,6 +96,16 @@ macro_rules! __delegate {
                     $inner.read_feed(after, through, filter)
                 }
 
+                async fn visit_feed(
+                    &$self,
+                    after: Position,
+                    through: Position,
+                    filter: &FeedFilter,
+                    visit: &mut VisitFeedEvent<'_>,
+                ) -> Result<(), ReadError> {
+                    $inner.visit_feed(after, through, filter, visit).await
+                }
+
                 fn read_all(&$self, after: Position) -> RecordStream<'_> {
                     $inner.read_all(after)
                 }

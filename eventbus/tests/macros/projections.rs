@@ -66,6 +66,51 @@ async fn each_event_goes_to_its_method() {
     assert_eq!(error.kind(), HandlerErrorKind::Undecodable);
 }
 
+/// A projection whose methods take nothing but events.
+#[derive(Debug, Default)]
+struct Counts {
+    orders: u64,
+    limits: u64,
+}
+
+#[projection(name = "counts", manual)]
+impl Counts {
+    fn order(&mut self, _event: &OrderEvent) {
+        self.orders += 1;
+    }
+
+    fn opened(&mut self, event: AccountOpened) -> Result<(), fmt::Error> {
+        self.limits += event.limit;
+        if event.limit == 0 { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
+/// A projection that takes the metadata of one of its events.
+#[derive(Debug, Default)]
+struct Enveloped(u64);
+
+#[projection(name = "enveloped", manual)]
+impl Enveloped {
+    fn opened(&mut self, event: &Envelope<AccountOpened>) {
+        self.0 += event.limit;
+    }
+}
+
+#[test]
+fn methods_that_take_only_events_fold_fields() {
+    assert!(Statistics::fields_fold().is_none() && Enveloped::fields_fold().is_none());
+    let fold = Counts::fields_fold().unwrap();
+    let mut counts = Counts::default();
+    for event in [created(), shipped(), opened(3), delivery(record("Unknown", "{}"))] {
+        fold(&mut counts, event.record().fields()).unwrap();
+    }
+    assert_eq!((counts.orders, counts.limits), (2, 3));
+    let error = fold(&mut counts, opened(0).record().fields()).unwrap_err();
+    assert_eq!(error.kind(), HandlerErrorKind::Retry);
+    let error = fold(&mut counts, record("AccountOpened", "[]").fields()).unwrap_err();
+    assert_eq!(error.kind(), HandlerErrorKind::Undecodable);
+}
+
 #[derive(Debug)]
 struct Rows {
     url: &'static str,

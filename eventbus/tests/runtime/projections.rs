@@ -343,10 +343,12 @@ async fn a_panic_stops_the_projection_not_the_app() {
         }
     }
     let store = InMemoryEventStore::new();
-    let app = App::builder().store(store.clone()).projection(Explosive).start().await.unwrap();
+    let app = App::builder().store(store.clone()).projection_with(Explosive::default).start().await.unwrap();
     let position = save(&store, 1).await;
     let Err(error) = app.projected::<Explosive>(position).await.map(drop) else { panic!("not stopped") };
     assert_eq!(error.to_string(), "projection `explosive` stopped at position 1: handler panicked: boom");
+    let error = app.rebuild::<Explosive>().await.unwrap_err();
+    assert!(matches!(error, RebuildError::Failed { position, .. } if position == 1), "{error}");
 }
 
 #[derive(Default)]

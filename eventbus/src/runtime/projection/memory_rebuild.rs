@@ -1,6 +1,12 @@
 //! Rebuilding state in memory: replays the feed into a new instance beside the old one, then replaces that.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::TryStreamExt;
 
@@ -13,10 +19,13 @@ use super::{
 };
 use crate::{
     domain::stream::Position,
-    port::{EventStore, state::StateMap},
-    runtime::definition::{Projection, ProjectionKind},
-    support::read_around,
+    port::{EventStore, delivery::HandlerError, state::StateMap, visited_event::VisitedFeedEvent},
+    runtime::definition::{FieldsFold, Projection, ProjectionKind},
+    support::{ranges_around, read_around},
 };
+
+/// Number of events after which a replay reports its progress.
+const REPORT_EVERY: u64 = 256;
 
 /// Replays the store's feed into a new instance, then replaces the state by it; waits at most `guard_timeout` for
 /// guards to be dropped.
@@ -55,6 +64,7 @@ async fn replay_checked(
     replay: impl Future<Output = Result<(), RebuildError>>,
 ) -> Result<(), RebuildError> {
     let (mut check, mut replay) = (pin!(check_no_event_is_missing(name, store, None)), pin!(replay));
+    // the first error of the search ends the replay
     tokio::select! {
         checked = &mut check => {
             checked?;
@@ -79,10 +89,12 @@ struct Replay<'a, P> {
 impl<P: Projection> Replay<'_, P> {
     /// Replays all events up to `target`: without that limit, writers that do not pause would keep it from ever ending.
     async fn replay_until(&mut self, fresh: &mut P, target: Position) -> Result<(), RebuildError> {
-        const REPORT_EVERY: u64 = 256;
         let mut position = self.meter.progress().position;
         if position >= target {
             return Ok(());
+        }
+        if let Some(fold) = P::fields_fold() {
+            return self.fold_until(fresh, fold, target).await;
         }
         let definition = P::definition();
         let mut feed = read_around(self.store, position, target, &definition.events.into(), &self.skips);
@@ -95,6 +107,33 @@ impl<P: Projection> Replay<'_, P> {
             events += 1;
             if events == REPORT_EVERY {
                 self.meter.advance(std::mem::take(&mut events), position);
+            }
+        }
+        self.meter.advance(events, target);
+        Ok(())
+    }
+
+    /// Replays the events up to `target` by their fields alone, as the store reads them.
+    async fn fold_until(&mut self, fresh: &mut P, fold: FieldsFold<P>, target: Position) -> Result<(), RebuildError> {
+        let definition = P::definition();
+        let (filter, position) = (definition.events.into(), self.meter.progress().position);
+        let (mut events, mut failed) = (0, None);
+        for (after, through) in ranges_around(position, target, &self.skips) {
+            let mut visit = |event: VisitedFeedEvent<'_>| {
+                let folded = catch_unwind(AssertUnwindSafe(|| fold(fresh, event.fields)));
+                if let Err(error) = folded.unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic))) {
+                    failed = Some(RebuildError::failed(definition.name, Some(event.position), &error));
+                    return ControlFlow::Break(());
+                }
+                events += 1;
+                if events == REPORT_EVERY {
+                    self.meter.advance(std::mem::take(&mut events), event.position);
+                }
+                ControlFlow::Continue(())
+            };
+            self.store.visit_feed(after, through, &filter, &mut visit).await?;
+            if let Some(error) = failed {
+                return Err(error);
             }
         }
         self.meter.advance(events, target);

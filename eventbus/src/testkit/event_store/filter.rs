@@ -1,14 +1,14 @@
 //! Rules of filtered reads of the feed, and of counting events.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, ops::ControlFlow};
 
 use futures_util::TryStreamExt as _;
 use uuid::Uuid;
 
-use super::store_under_test::{StoreUnderTest, events, stream};
+use super::store_under_test::{StoreUnderTest, copied, events, stream};
 use crate::{
     AggregateId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
-    port::{EventStore, FeedFilter},
+    port::{EventStore, FeedFilter, visited_event::VisitedFeedEvent},
 };
 
 const TENANT: Uuid = Uuid::from_u128(7);
@@ -57,6 +57,7 @@ async fn read<S: EventStore>(store: &StoreUnderTest<S>, after: Position, filter:
     read_between(store, after, head, filter).await
 }
 
+/// Reads a part of the feed, and checks that a visit of it shows the same, and ends where the visitor breaks off.
 async fn read_between<S: EventStore>(
     store: &StoreUnderTest<S>,
     after: Position,
@@ -64,7 +65,20 @@ async fn read_between<S: EventStore>(
     filter: &FeedFilter,
 ) -> Vec<RecordedEvent> {
     let read = store.within("reading a filtered feed", store.read_feed(after, through, filter).try_collect()).await;
-    store.ok(read, "reading a filtered feed")
+    let read: Vec<RecordedEvent> = store.ok(read, "reading a filtered feed");
+    let shown = |record: &RecordedEvent| (record.position().unwrap_or_default(), copied(record.fields()));
+    for limit in [usize::MAX, read.len() / 2] {
+        let mut visited = Vec::new();
+        let mut visit = |event: VisitedFeedEvent<'_>| {
+            visited.push((event.position, copied(event.fields)));
+            if visited.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let visiting = store.within("visiting a feed", store.visit_feed(after, through, filter, &mut visit)).await;
+        store.ok(visiting, "visiting a feed");
+        let due: Vec<_> = read.iter().take(limit.max(1)).map(shown).collect();
+        store.same(visited, due, format_args!("visited after {after} through {through} with {filter:?}"));
+    }
+    read
 }
 
 async fn count<S: EventStore>(

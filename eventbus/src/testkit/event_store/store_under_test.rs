@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     AggregateId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    event::EventFields,
     port::{AppendError, Direction, EventStore, FeedFilter, RecordStream},
 };
 
@@ -209,4 +210,10 @@ pub(super) fn versions(events: &[RecordedEvent]) -> Vec<u64> {
 pub(super) fn positions_grow(events: &[RecordedEvent]) -> bool {
     events.iter().all(|event| event.position().is_some())
         && events.windows(2).all(|pair| pair[0].position() < pair[1].position())
+}
+
+/// Copies the fields of an event.
+pub(super) fn copied(fields: EventFields<'_>) -> (Name, u32, bool, String) {
+    let EventFields { event_type, schema_version, has_sealed_fields, payload } = fields;
+    (event_type.clone(), schema_version, has_sealed_fields, payload.to_owned())
 }

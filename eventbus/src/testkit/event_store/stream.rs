@@ -4,10 +4,9 @@ use std::ops::ControlFlow;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::store_under_test::{StoreUnderTest, events, stream, versions};
+use super::store_under_test::{StoreUnderTest, copied, events, stream, versions};
 use crate::{
     ExpectedVersion, Name, NewEvent, RecordedEvent, Version,
-    event::EventFields,
     port::{Direction, EventStore},
     store::VisitedEvent,
 };
@@ -86,11 +85,6 @@ pub async fn long_streams_are_read_whole<S: EventStore>(store: S) {
     store.same(&*read, &*all, "backward from the end");
 }
 
-fn copy(fields: EventFields<'_>) -> (Name, u32, bool, String) {
-    let EventFields { event_type, schema_version, has_sealed_fields, payload } = fields;
-    (event_type.clone(), schema_version, has_sealed_fields, payload.to_owned())
-}
-
 /// A visit shows what a read does, from any version, and ends where the visitor breaks off.
 pub async fn visits_show_what_reads_do<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("visits_show_what_reads_do", store);
@@ -102,14 +96,14 @@ pub async fn visits_show_what_reads_do<S: EventStore>(store: S) {
     let visit = async |from: Version, limit: usize| {
         let mut seen = Vec::new();
         let mut push = |event: VisitedEvent<'_>| {
-            seen.push((event.version, event.event_id, copy(event.fields)));
+            seen.push((event.version, event.event_id, copied(event.fields)));
             if seen.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         let visited = store.visit_stream(&stream, from, &mut push).await;
         store.ok(visited, format_args!("a visit from {from}"));
         seen
     };
-    let shown = |record: &RecordedEvent| (record.version(), record.metadata().event_id(), copy(record.fields()));
+    let shown = |record: &RecordedEvent| (record.version(), record.metadata().event_id(), copied(record.fields()));
     let all: Vec<_> = all.iter().map(shown).collect();
     let reads =
         [(0, 0), (1, 0), (2, 1), (1_000, 999), (1_200, 1_199), (1_201, 1_200), (1_202, 1_201), (u64::MAX, 1_201)];
