@@ -85,9 +85,27 @@ impl Parameters {
         self.rest.iter().any(|parameter| !matches!(parameter, Parameter::Borrowed(_)))
     }
 
-    /// Returns `true` if the event, and not a batch, is the only one.
-    pub(crate) fn is_event_only(&self) -> bool {
-        self.rest.is_empty() && !self.event.is_batch()
+    /// Returns `true` if a store may visit events with all that they take: one event, and what is borrowed from it.
+    pub(crate) fn may_be_visited(&self) -> bool {
+        !self.event.is_batch() && self.rest.iter().all(|parameter| matches!(parameter, Parameter::Borrowed(_)))
+    }
+
+    /// Writes how each is made of a visited event, as an `Option`: the event of its fields, the rest of its stream.
+    pub(crate) fn of_visited(&self, krate: &Path) -> Vec<TokenStream> {
+        let event = &self.event.ty;
+        let decode = quote_spanned!(event.span()=> <#event as #krate::EventSet>::DECODE_FIELDS);
+        let rest = self.rest.iter().filter_map(|parameter| match parameter {
+            Parameter::Borrowed(ty) => Some(quote_spanned! {ty.span()=>
+                <#ty as #krate::__private::FromDeliveryRef>::FROM_STREAM
+            }),
+            Parameter::Value(_) | Parameter::Transaction(_) => None,
+        });
+        [decode].into_iter().chain(rest).collect()
+    }
+
+    /// Writes the event as the call takes it.
+    pub(crate) fn event_argument(&self, event: &Ident) -> TokenStream {
+        if self.event.form == EventForm::Value { quote!(#event) } else { quote!(&#event) }
     }
 
     /// Writes the statements that add the needs of the parameters to `requirements`.
@@ -108,7 +126,7 @@ impl Parameters {
 
     /// Writes the arguments of the call, the decoded `event` first.
     pub(crate) fn arguments(&self, krate: &Path, event: &Ident, delivery: &Ident, transaction: &Ident) -> TokenStream {
-        let event = if self.event.form == EventForm::Value { quote!(#event) } else { quote!(&#event) };
+        let event = self.event_argument(event);
         let rest = self.rest.iter().map(|parameter| match parameter {
             Parameter::Value(ty) => quote_spanned! {ty.span()=>
                 <#ty as #krate::__private::FromDelivery>::from_delivery(#delivery)?
@@ -129,12 +147,6 @@ impl Event {
     pub(crate) fn filter(&self, krate: &Path) -> TokenStream {
         let ty = &self.ty;
         quote_spanned!(ty.span()=> <#ty as #krate::EventSet>::EVENTS)
-    }
-
-    /// Writes `<Event as EventSet>::DECODE_FIELDS`.
-    pub(crate) fn decode_fields(&self, krate: &Path) -> TokenStream {
-        let ty = &self.ty;
-        quote_spanned!(ty.span()=> <#ty as #krate::EventSet>::DECODE_FIELDS)
     }
 
     /// Writes the decoding of the event of `delivery`, which returns early with the error.
@@ -237,7 +249,7 @@ fn check_borrow(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     };
     let name = last.ident.to_string();
     let (wanted, why) = match name.as_str() {
-        "Metadata" | "RecordedEvent" => (Some("&"), "borrowed from the delivery"),
+        "Metadata" | "RecordedEvent" | "StreamId" | "AggregateId" => (Some("&"), "borrowed from the delivery"),
         "PgConnection" | "PgTransaction" | "SqliteTransaction" | "RedisTransaction" => {
             (Some("&mut "), "lent by the store for one call")
         }

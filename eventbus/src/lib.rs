@@ -312,8 +312,8 @@ pub mod __private {
         },
         runtime::{
             definition::{
-                AggregateRegistration, EventRegistration, FieldsFold, Handler, HandlerDefinition, HandlerRegistration,
-                Probe, Projection, ProjectionDefinition, ProjectionKind, WithDefault, WithoutDefault,
+                AggregateRegistration, EventRegistration, Handler, HandlerDefinition, HandlerRegistration, Probe,
+                Projection, ProjectionDefinition, ProjectionKind, VisitedFold, WithDefault, WithoutDefault,
             },
             extract::{FromDelivery, FromDeliveryRef, HandlerOutcome, decoded, decoded_batch},
             projection::{AnyProjection, ProjectionRegistration},

@@ -14,8 +14,8 @@ use crate::{
     filter_parameters::FilterParameters,
     pool::Query,
     record::{
-        BOUNDARY_STREAM_COLUMN, PAGE_EVENTS_MAX, decode_counts, decode_feed_page, decode_has_former, decode_reach,
-        decode_stream_no, payload_bytes, read_position,
+        BOUNDARY_STREAM_COLUMN, PAGE_EVENTS_MAX, PAYLOAD_COLUMN, VISITED_PAYLOAD_COLUMN, decode_counts,
+        decode_feed_page, decode_has_former, decode_reach, decode_stream_no, payload_bytes, read_position,
     },
     statement_error::StatementError,
     statements::PageEnd,
@@ -83,7 +83,7 @@ pub(crate) async fn feed_page(
     let (events, next) = if filter.has_tags() {
         tagged_page(inner, start, end, filter).await?
     } else {
-        let (fetched, _) = fetch_filtered(inner, start, end, filter).await?;
+        let (fetched, _) = fetch_filtered(inner, start, end, filter, FeedColumns::Record).await?;
         decode_filtered(inner, fetched).await?
     };
     Ok((events, next.map(|start| FeedCursor { start, versions })))
@@ -97,7 +97,8 @@ async fn whole_page(
     end: i64,
 ) -> Result<Page<FeedCursor>, ReadError> {
     let query = inner.statements().whole_feed_page(include_str!("sql/read_page.sql"), start.page_end);
-    let (rows, page_end) = fetch_rows(inner, query.bind(start.after).bind(end).bind(PAGE_EVENTS_MAX)).await?;
+    let query = query.bind(start.after).bind(end).bind(PAGE_EVENTS_MAX);
+    let (rows, page_end) = fetch_rows(inner, query, PAYLOAD_COLUMN).await?;
     let (mut events, mut has_more) = decode_rows(inner, &rows).await?;
     note_archived(inner, &events, &mut versions).await?;
     let has_former = rows.first().map_or(Ok(true), decode_has_former).map_err(unreadable_answer)?;
@@ -106,9 +107,18 @@ async fn whole_page(
     Ok((events, next.map(|start| FeedCursor { start, versions })))
 }
 
+/// What a page of a read with a filter has of each event.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum FeedColumns {
+    /// The columns of `record.sql`, and the number of the stream.
+    Record,
+    /// The columns of `visited.sql`.
+    Visited,
+}
+
 /// The rows of a page of a read with a filter.
 pub(crate) struct FilteredRows {
-    rows: Vec<PgRow>,
+    pub(crate) rows: Vec<PgRow>,
     /// The start of the page, with the window and the end that it had.
     page: PageStart,
     end: i64,
@@ -121,6 +131,7 @@ pub(crate) async fn fetch_filtered(
     start: PageStart,
     end: i64,
     filter: &FilterParameters,
+    columns: FeedColumns,
 ) -> Result<(FilteredRows, Option<PageStart>), ReadError> {
     if start.after >= end {
         return Ok((FilteredRows { rows: Vec::new(), page: start, end }, None));
@@ -129,9 +140,13 @@ pub(crate) async fn fetch_filtered(
         true => start.window_end,
         false => filter_window_end(inner, start.after, end).await?,
     };
-    let query = inner.statements().feed_page(include_str!("sql/read_filtered.sql"), start.page_end);
+    let (filtered, statements) = (include_str!("sql/read_filtered.sql"), inner.statements());
+    let (query, payload) = match columns {
+        FeedColumns::Record => (statements.feed_page(filtered, start.page_end), PAYLOAD_COLUMN),
+        FeedColumns::Visited => (statements.visited_page(filtered, start.page_end), VISITED_PAYLOAD_COLUMN),
+    };
     let query = filter.bind_to(query, start.after, window_end).bind(PAGE_EVENTS_MAX);
-    let (rows, page_end) = fetch_rows(inner, query).await?;
+    let (rows, page_end) = fetch_rows(inner, query, payload).await?;
     let page = PageStart { after: start.after, window_end, page_end };
     let last = rows.last().and_then(|row| read_position(row, 0).ok().flatten());
     let has_more = rows.len() as i64 >= PAGE_EVENTS_MAX || page_end == PageEnd::AtBytes;
@@ -153,11 +168,15 @@ pub(crate) async fn decode_filtered(
 ///
 /// Events are mostly small, so the server ends a page at its bytes only after one that reached them; of that one it has
 /// sent the rows behind them for nothing.
-async fn fetch_rows(inner: &StoreInner, query: Query<'_>) -> Result<(Vec<PgRow>, PageEnd), StatementError> {
+async fn fetch_rows(
+    inner: &StoreInner,
+    query: Query<'_>,
+    payload_column: usize,
+) -> Result<(Vec<PgRow>, PageEnd), StatementError> {
     let (mut rows, mut bytes) = (Vec::new(), 0);
     let take = |row| {
         if bytes < PAGE_BYTES {
-            bytes += payload_bytes(&row);
+            bytes += payload_bytes(&row, payload_column);
             rows.push(row);
         }
     };
@@ -245,7 +264,7 @@ async fn note_archived(
 }
 
 /// Returns the end of the positions after `after` that one statement scans for a filter.
-pub(crate) async fn filter_window_end(inner: &StoreInner, after: i64, end: i64) -> Result<i64, ReadError> {
+async fn filter_window_end(inner: &StoreInner, after: i64, end: i64) -> Result<i64, ReadError> {
     if end - after <= FILTER_WINDOW_POSITIONS {
         return Ok(end);
     }

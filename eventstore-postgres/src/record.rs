@@ -21,7 +21,10 @@ pub(crate) const PAGE_EVENTS_MAX: i64 = 1_000;
 pub(crate) const RECORD_COLUMNS: usize = 14;
 
 /// The column of `record.sql` that holds the payload.
-const PAYLOAD_COLUMN: usize = 7;
+pub(crate) const PAYLOAD_COLUMN: usize = 7;
+
+/// The column of `visited.sql` that holds the payload.
+pub(crate) const VISITED_PAYLOAD_COLUMN: usize = 5;
 
 /// Midnight of 2000-01-01, from which the server counts, in microseconds since 1970.
 const SERVER_EPOCH: i128 = 946_684_800_000_000;
@@ -42,13 +45,13 @@ fn decode_event_with(
     stream: &StreamId,
     names: &mut EventTypeNames,
 ) -> Result<RecordedEvent, ReadError> {
-    corrupt_at_position(row, first, RowColumns { row, next: first }.event(stream.clone(), names))
+    corrupt_at_position(row, first, RowColumns::at(row, first).event(stream.clone(), names))
 }
 
-/// Returns the bytes of the payload of an event of the feed.
-pub(crate) fn payload_bytes(row: &PgRow) -> usize {
+/// Returns the bytes of the payload in a column.
+pub(crate) fn payload_bytes(row: &PgRow, column: usize) -> usize {
     // `json` is sent as its text
-    row.try_get_unchecked::<&[u8], _>(PAYLOAD_COLUMN).map_or(0, <[u8]>::len)
+    row.try_get_unchecked::<&[u8], _>(column).map_or(0, <[u8]>::len)
 }
 
 /// Returns the number of the stream of an event of the feed, which stands behind the columns of `record.sql`.
@@ -81,7 +84,7 @@ fn decode_feed_event(
     names: &mut EventTypeNames,
 ) -> Result<RecordedEvent, ReadError> {
     let stream = decode_stream_no(row).map_err(BoxError::from).and_then(|number| streams.get(number));
-    corrupt_at_position(row, 0, stream.and_then(|stream| RowColumns::new(row).event(stream.clone(), names)))
+    corrupt_at_position(row, 0, stream.and_then(|stream| RowColumns::at(row, 0).event(stream.clone(), names)))
 }
 
 fn corrupt_at_position<T>(row: &PgRow, first: usize, decoded: Result<T, BoxError>) -> Result<T, ReadError> {
@@ -116,9 +119,9 @@ pub(crate) struct RowColumns<'r> {
 }
 
 impl<'r> RowColumns<'r> {
-    /// Begins at the first column.
-    pub(crate) const fn new(row: &'r PgRow) -> Self {
-        Self { row, next: 0 }
+    /// Begins at a column, counted from 0.
+    pub(crate) const fn at(row: &'r PgRow, column: usize) -> Self {
+        Self { row, next: column }
     }
 
     pub(crate) fn number(&mut self) -> Result<i64, BoxError> {

@@ -113,6 +113,14 @@ impl Statements {
         self.page(rows, "position", ", e.stream_no", end)
     }
 
+    /// Returns the statement that reads what a fold needs of a page of `rows`, a text of `sql/`.
+    pub(crate) fn visited_page(&self, rows: &'static str, end: PageEnd) -> Query<'static> {
+        let columns = include_str!("sql/visited.sql");
+        sqlx::query(self.get_or_fill(template(rows, columns, end == PageEnd::AtBytes), || {
+            page_text(rows, "position", "", end).replace("{record}", columns.trim())
+        }))
+    }
+
     /// Returns the statement of [`feed_page`](Self::feed_page) for a page without a filter, which also tells of the
     /// first event whether the one before it in its stream is there.
     pub(crate) fn whole_feed_page(&self, rows: &'static str, end: PageEnd) -> Query<'static> {

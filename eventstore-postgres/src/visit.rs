@@ -1,21 +1,26 @@
-//! Visiting the events of one stream, or of the feed: only the columns that a fold needs, decoded as their rows arrive.
+//! Visiting the events of one stream, as their rows arrive, or of the feed: only the columns that a fold needs.
 //!
 //! Invariant: a row that cannot be visited, as it is damaged or an earlier one is missing, is left to the pages of
 //! [`read`](crate::read) and [`feed`](crate::feed), which name what is wrong.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::Arc};
 
 use eventbus::{
     BoxError, Position, StreamId, Version,
-    port::{Direction, FeedFilter, ReadError, ReadFeed as _, ReadStream as _},
+    port::{BoxFuture, Direction, FeedFilter, ReadError, ReadFeed as _, ReadStream as _},
     store::{VisitEvent, VisitFeedEvent, VisitedEvent, VisitedFeedEvent, visit_feed_records, visit_records},
-    support::EventTypeNames,
+    support::{EventTypeNames, begin_reading},
 };
 use sqlx::postgres::PgRow;
 
 use crate::{
-    columns::bind_stream, feed_page::filter_window_end, filter_parameters::FilterParameters, pool::Query,
-    record::RowColumns, store::PgEventStore,
+    columns::bind_stream,
+    feed_page::{FeedColumns, PageStart, fetch_filtered},
+    filter_parameters::FilterParameters,
+    pool::Query,
+    record::RowColumns,
+    store::PgEventStore,
+    stream_numbers::PageStreams,
 };
 
 /// The most events that one statement returns: their rows keep a connection, and a snapshot on the server.
@@ -32,7 +37,7 @@ pub(crate) async fn visit_stream(
         let query = store.inner().statements().query(include_str!("sql/visit.sql"));
         let query = bind_stream(query, stream).bind(next.as_i64()).bind(EVENTS_MAX);
         let visit_row = |row: &PgRow| {
-            let mut columns = RowColumns::new(row);
+            let mut columns = RowColumns::at(row, 0);
             if columns.number()? != next.as_i64() {
                 return Err("not the next version".into());
             }
@@ -62,30 +67,50 @@ pub(crate) async fn visit_feed(
     if wanted.is_all() || wanted.has_tags() {
         return visit_feed_records(store.read_feed(after, through, filter), visit).await;
     }
-    let (mut last, end, mut names) = (after.as_i64(), through.as_i64(), EventTypeNames::default());
-    let mut window_end = last;
-    while last < end {
-        if window_end <= last {
-            window_end = filter_window_end(store.inner(), last, end).await?;
+    let (read, end) = (Arc::new((Arc::clone(store.inner()), wanted)), through.as_i64());
+    let fetch = |start| {
+        let read = Arc::clone(&read);
+        async move {
+            let (page, next) = fetch_filtered(&read.0, start, end, &read.1, FeedColumns::Visited).await?;
+            let numbers = page.rows.iter().map(|row| RowColumns::at(row, 1).number()).collect::<Result<_, _>>();
+            let streams = read.0.load_streams(numbers.map_err(ReadError::Unavailable)?).await?;
+            Ok::<_, ReadError>((page.rows, streams, next))
         }
-        let query = store.inner().statements().query(include_str!("sql/visit_feed.sql"));
-        let query = wanted.bind_to(query, last, window_end).bind(EVENTS_MAX);
-        let visit_row = |row: &PgRow| {
-            let mut columns = RowColumns::new(row);
-            let (number, fields) = (columns.number()?, columns.fields(&mut names)?);
-            let position = Position::new(u64::try_from(number)?);
-            last = number;
-            Ok(visit(VisitedFeedEvent { position, fields }))
+    };
+    let (mut last, mut names) = (after, EventTypeNames::default());
+    let mut page: BoxFuture<'_, _> = Box::pin(fetch(PageStart::new(after)));
+    loop {
+        let (rows, streams, next) = page.await?;
+        let ahead = match next {
+            Some(start) => Some(begin_reading(fetch(start)).await),
+            None => None,
         };
-        match visit_rows(store, query, visit_row).await? {
-            Visited::Rows(rows) if rows < EVENTS_MAX => last = window_end,
-            Visited::Rows(_) => {}
-            Visited::BrokenOff => return Ok(()),
-            Visited::Unfinished => break,
+        for row in &rows {
+            let Ok(event) = visited_event(row, &streams, &mut names) else {
+                return visit_feed_records(store.read_feed(last, through, filter), visit).await;
+            };
+            last = event.position;
+            if visit(event).is_break() {
+                return Ok(());
+            }
+        }
+        match ahead {
+            Some(next) => page = next,
+            None => return Ok(()),
         }
     }
-    let rest = store.read_feed(Position::new(u64::try_from(last).unwrap_or_default()), through, filter);
-    visit_feed_records(rest, visit).await
+}
+
+/// Decodes the columns of `visited.sql`.
+fn visited_event<'e>(
+    row: &'e PgRow,
+    streams: &'e PageStreams,
+    names: &'e mut EventTypeNames,
+) -> Result<VisitedFeedEvent<'e>, BoxError> {
+    let mut columns = RowColumns::at(row, 0);
+    let position = Position::new(u64::try_from(columns.number()?)?);
+    let stream = streams.get(columns.number()?)?;
+    Ok(VisitedFeedEvent { position, stream, fields: columns.fields(names)? })
 }
 
 /// What was visited of the rows of a statement.

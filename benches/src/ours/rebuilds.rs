@@ -22,8 +22,8 @@ struct Totals(HashMap<AggregateId, Order>);
 
 #[projection(name = "totals", manual)]
 impl Totals {
-    fn added(&mut self, event: &ItemAdded, meta: &Metadata) {
-        self.0.entry(meta.aggregate_id().clone()).or_default().add(event);
+    fn added(&mut self, event: &ItemAdded, id: &AggregateId) {
+        self.0.entry(id.clone()).or_default().add(event);
     }
 }
 

@@ -185,7 +185,7 @@ fn expand_project(model: &Model) -> TokenStream {
         #krate::__private::BoxFuture<'d, ::core::result::Result<(), #krate::HandlerError>>
     };
     if model.kind == Kind::InMemory {
-        let fields_fold = expand_fields_fold(model);
+        let visited_fold = expand_visited_fold(model);
         return quote! {
             fn project_mut<'d>(
                 &'d mut self,
@@ -193,7 +193,7 @@ fn expand_project(model: &Model) -> TokenStream {
             ) -> #future {
                 #body
             }
-            #fields_fold
+            #visited_fold
         };
     }
     let unused = (model.kind == Kind::AtLeastOnce).then(|| quote!(let _ = #transaction;));
@@ -211,38 +211,41 @@ fn expand_project(model: &Model) -> TokenStream {
     }
 }
 
-/// Writes the fold of the fields of an event; `None` if a method takes more than the event, or awaits. Whether each event
-/// can be decoded from its fields is known only when the code is compiled.
-fn expand_fields_fold(model: &Model) -> Option<TokenStream> {
+/// Writes the fold of visited events; `None` if a method takes more than a store may visit, or awaits. Whether each parameter
+/// can be made of a visited event is known only when the code is compiled.
+fn expand_visited_fold(model: &Model) -> Option<TokenStream> {
     let Model { krate, methods, .. } = model;
-    if methods.iter().any(|method| method.is_async || !method.parameters.is_event_only()) {
+    if methods.iter().any(|method| method.is_async || !method.parameters.may_be_visited()) {
         return None;
     }
-    let (this, fields, decode) = (local("this"), local("fields"), local("decode"));
-    let (event, returned) = (local("event"), local("returned"));
+    let (this, visited, event, returned) = (local("this"), local("visited"), local("event"), local("returned"));
     let checks = methods.iter().map(|Method { cfgs, parameters, .. }| {
-        let decode = parameters.event.decode_fields(krate);
-        quote!(#(#cfgs)* { #decode?; })
+        let made = parameters.of_visited(krate);
+        quote!(#(#cfgs)* { #(#made?;)* })
     });
     let arms = methods.iter().map(|Method { ident, cfgs, parameters, output, .. }| {
-        let (filter, decode_fields) = (parameters.event.filter(krate), parameters.event.decode_fields(krate));
-        let argument = parameters.arguments(krate, &event, &fields, &fields);
+        let filter = parameters.event.filter(krate);
+        let made = parameters.of_visited(krate);
+        let makers: Vec<_> = (0..made.len()).map(|number| local(&format!("make{number}"))).collect();
+        let (decode, rest) = makers.split_first()?;
+        let event_argument = parameters.event_argument(&event);
         let outcome = outcome(krate, output, &returned);
-        quote! {
+        Some(quote! {
             #(#cfgs)*
-            if #filter.matches(#fields.event_type) {
-                if let ::core::option::Option::Some(#decode) = #decode_fields {
-                    let #event = #krate::__private::decoded(#decode(#fields))?;
-                    let #returned = Self::#ident(#this, #argument);
-                    return #outcome;
-                }
+            if #filter.matches(#visited.fields.event_type) {
+                #(let ::core::option::Option::Some(#makers) = #made else {
+                    return ::core::result::Result::Ok(());
+                };)*
+                let #event = #krate::__private::decoded(#decode(#visited.fields))?;
+                let #returned = Self::#ident(#this, #event_argument #(, #rest(#visited.stream))*);
+                return #outcome;
             }
-        }
+        })
     });
     Some(quote! {
-        fn fields_fold() -> ::core::option::Option<#krate::__private::FieldsFold<Self>> {
+        fn visited_fold() -> ::core::option::Option<#krate::__private::VisitedFold<Self>> {
             #(#checks)*
-            ::core::option::Option::Some(|#this, #fields| {
+            ::core::option::Option::Some(|#this, #visited| {
                 #(#arms)*
                 ::core::result::Result::Ok(())
             })

@@ -8,7 +8,7 @@ use super::{ReadError, RecordStream};
 use crate::domain::{
     codec::EventFields,
     metadata::EventId,
-    stream::{Position, Version},
+    stream::{Position, StreamId, Version},
 };
 
 /// An event of a stream, without what a fold does not need.
@@ -44,6 +44,8 @@ pub async fn visit_records(mut records: RecordStream<'_>, visit: &mut VisitEvent
 pub struct VisitedFeedEvent<'e> {
     /// Its place in the feed.
     pub position: Position,
+    /// Its stream.
+    pub stream: &'e StreamId,
     /// Its own fields.
     pub fields: EventFields<'e>,
 }
@@ -60,8 +62,8 @@ pub async fn visit_feed_records(
     visit: &mut VisitFeedEvent<'_>,
 ) -> Result<(), ReadError> {
     while let Some(record) = records.try_next().await? {
-        let position = record.position().unwrap_or_default();
-        if visit(VisitedFeedEvent { position, fields: record.fields() }).is_break() {
+        let (position, stream) = (record.position().unwrap_or_default(), record.metadata().stream());
+        if visit(VisitedFeedEvent { position, stream, fields: record.fields() }).is_break() {
             break;
         }
     }

@@ -7,7 +7,6 @@ use crate::domain::probe::EventProbe;
 use crate::{
     delivery::activity::DEFAULT_TIMEOUT,
     domain::{
-        codec::EventFields,
         event::{EventDescriptor, EventFilter, Source},
         record::DomainEvent,
     },
@@ -17,6 +16,7 @@ use crate::{
         state::Requirements,
         subscriber::HandlerOptions,
         transaction::TransactionSlot,
+        visited_event::VisitedFeedEvent,
     },
 };
 
@@ -138,17 +138,17 @@ pub trait Projection: Sized + Send + Sync + 'static {
         self.project(delivery, None)
     }
 
-    /// Returns what handles one event as [`project_mut`](Self::project_mut) does, from its fields alone; `None` if a method
-    /// takes more than the event, or awaits.
+    /// Returns what handles one event as [`project_mut`](Self::project_mut) does, from what a store visits of it; `None` if a
+    /// method takes more, or awaits.
     #[doc(hidden)]
-    fn fields_fold() -> Option<FieldsFold<Self>> {
+    fn visited_fold() -> Option<VisitedFold<Self>> {
         None
     }
 }
 
-/// Folds the fields of an event into a projection in memory.
+/// Folds an event, as a store visits it, into a projection in memory.
 #[doc(hidden)]
-pub type FieldsFold<P> = fn(&mut P, EventFields<'_>) -> Result<(), HandlerError>;
+pub type VisitedFold<P> = fn(&mut P, VisitedFeedEvent<'_>) -> Result<(), HandlerError>;
 
 /// Where a projection keeps its rows; follows from the signatures of its methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]

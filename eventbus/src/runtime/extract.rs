@@ -3,7 +3,12 @@
 use uuid::Uuid;
 
 use crate::{
-    domain::{codec::DecodeError, metadata::Metadata, record::RecordedEvent},
+    domain::{
+        codec::DecodeError,
+        metadata::Metadata,
+        record::RecordedEvent,
+        stream::{AggregateId, StreamId},
+    },
     port::{
         TypeKey,
         delivery::{Delivery, HandlerError},
@@ -31,13 +36,20 @@ pub trait FromDelivery: Sized + Send {
     fn from_delivery(delivery: &Delivery) -> Result<Self, HandlerError>;
 }
 
-/// A parameter that is borrowed: `&Metadata`, `&RecordedEvent`.
+/// A parameter that is borrowed: `&Metadata`, `&RecordedEvent`, `&StreamId`, `&AggregateId`.
+///
+/// A projection in memory whose methods take no more than the event and the last two is rebuilt fastest: the store need not
+/// read the metadata.
 #[diagnostic::on_unimplemented(
     message = "`&{Self}` cannot be a handler parameter",
     label = "not a borrowed handler parameter",
-    note = "only `&Metadata` and `&RecordedEvent` are borrowed; shared state is `State<{Self}>`"
+    note = "only `&Metadata`, `&RecordedEvent`, `&StreamId` and `&AggregateId` are borrowed; shared state is `State<{Self}>`"
 )]
-pub trait FromDeliveryRef {
+pub trait FromDeliveryRef: 'static {
+    /// Borrows the parameter from the stream of the event; `None` if it needs more of the event.
+    #[doc(hidden)]
+    const FROM_STREAM: Option<fn(&StreamId) -> &Self> = None;
+
     /// Borrows the parameter for one call.
     fn from_delivery_ref(delivery: &Delivery) -> &Self;
 }
@@ -51,6 +63,22 @@ impl FromDeliveryRef for Metadata {
 impl FromDeliveryRef for RecordedEvent {
     fn from_delivery_ref(delivery: &Delivery) -> &Self {
         delivery.record()
+    }
+}
+
+impl FromDeliveryRef for StreamId {
+    const FROM_STREAM: Option<fn(&StreamId) -> &Self> = Some(|stream| stream);
+
+    fn from_delivery_ref(delivery: &Delivery) -> &Self {
+        delivery.metadata().stream()
+    }
+}
+
+impl FromDeliveryRef for AggregateId {
+    const FROM_STREAM: Option<fn(&StreamId) -> &Self> = Some(StreamId::aggregate_id);
+
+    fn from_delivery_ref(delivery: &Delivery) -> &Self {
+        delivery.metadata().aggregate_id()
     }
 }
 

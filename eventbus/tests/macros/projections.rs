@@ -2,11 +2,12 @@ use std::{collections::BTreeMap, fmt};
 
 use eventbus::{
     __private::{Probe, ProjectionRegistration, TransactionSlot, WithDefault as _, WithoutDefault as _, inventory},
-    Name,
+    Name, StreamId,
     handler::{Delivery, HandlerErrorKind, StateMap},
     port::FromTransaction,
     prelude::*,
     projection::{Projection, ProjectionKind},
+    store::VisitedFeedEvent,
 };
 
 use super::domain::{AccountOpened, OrderCreated, OrderEvent, OrderShipped, record};
@@ -66,17 +67,18 @@ async fn each_event_goes_to_its_method() {
     assert_eq!(error.kind(), HandlerErrorKind::Undecodable);
 }
 
-/// A projection whose methods take nothing but events.
+/// A projection whose methods take only events and the ids of their streams.
 #[derive(Debug, Default)]
 struct Counts {
-    orders: u64,
+    orders: Vec<AggregateId>,
     limits: u64,
 }
 
 #[projection(name = "counts", manual)]
 impl Counts {
-    fn order(&mut self, _event: &OrderEvent) {
-        self.orders += 1;
+    fn order(&mut self, _event: &OrderEvent, stream: &StreamId, id: &AggregateId) {
+        assert_eq!(stream.aggregate_id(), id);
+        self.orders.push(id.clone());
     }
 
     fn opened(&mut self, event: AccountOpened) -> Result<(), fmt::Error> {
@@ -96,18 +98,24 @@ impl Enveloped {
     }
 }
 
-#[test]
-fn methods_that_take_only_events_fold_fields() {
-    assert!(Statistics::fields_fold().is_none() && Enveloped::fields_fold().is_none());
-    let fold = Counts::fields_fold().unwrap();
-    let mut counts = Counts::default();
+fn visited(record: &RecordedEvent) -> VisitedFeedEvent<'_> {
+    VisitedFeedEvent { position: 1.into(), stream: record.metadata().stream(), fields: record.fields() }
+}
+
+#[tokio::test]
+async fn methods_without_metadata_fold_what_a_store_visits() {
+    assert!(Statistics::visited_fold().is_none() && Enveloped::visited_fold().is_none());
+    let fold = Counts::visited_fold().unwrap();
+    let (mut counts, mut delivered) = (Counts::default(), Counts::default());
     for event in [created(), shipped(), opened(3), delivery(record("Unknown", "{}"))] {
-        fold(&mut counts, event.record().fields()).unwrap();
+        fold(&mut counts, visited(event.record())).unwrap();
+        delivered.project_mut(&event).await.unwrap();
     }
-    assert_eq!((counts.orders, counts.limits), (2, 3));
-    let error = fold(&mut counts, opened(0).record().fields()).unwrap_err();
+    assert_eq!((counts.orders.len(), counts.limits), (2, 3));
+    assert_eq!((counts.orders, counts.limits), (delivered.orders, delivered.limits));
+    let error = fold(&mut Counts::default(), visited(opened(0).record())).unwrap_err();
     assert_eq!(error.kind(), HandlerErrorKind::Retry);
-    let error = fold(&mut counts, record("AccountOpened", "[]").fields()).unwrap_err();
+    let error = fold(&mut Counts::default(), visited(&record("AccountOpened", "[]"))).unwrap_err();
     assert_eq!(error.kind(), HandlerErrorKind::Undecodable);
 }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     domain::stream::Position,
     port::{EventStore, delivery::HandlerError, state::StateMap, visited_event::VisitedFeedEvent},
-    runtime::definition::{FieldsFold, Projection, ProjectionKind},
+    runtime::definition::{Projection, ProjectionKind, VisitedFold},
     support::{ranges_around, read_around},
 };
 
@@ -93,7 +93,7 @@ impl<P: Projection> Replay<'_, P> {
         if position >= target {
             return Ok(());
         }
-        if let Some(fold) = P::fields_fold() {
+        if let Some(fold) = P::visited_fold() {
             return self.fold_until(fresh, fold, target).await;
         }
         let definition = P::definition();
@@ -113,14 +113,14 @@ impl<P: Projection> Replay<'_, P> {
         Ok(())
     }
 
-    /// Replays the events up to `target` by their fields alone, as the store reads them.
-    async fn fold_until(&mut self, fresh: &mut P, fold: FieldsFold<P>, target: Position) -> Result<(), RebuildError> {
+    /// Replays the events up to `target` as the store visits them, without their metadata.
+    async fn fold_until(&mut self, fresh: &mut P, fold: VisitedFold<P>, target: Position) -> Result<(), RebuildError> {
         let definition = P::definition();
         let (filter, position) = (definition.events.into(), self.meter.progress().position);
         let (mut events, mut failed) = (0, None);
         for (after, through) in ranges_around(position, target, &self.skips) {
             let mut visit = |event: VisitedFeedEvent<'_>| {
-                let folded = catch_unwind(AssertUnwindSafe(|| fold(fresh, event.fields)));
+                let folded = catch_unwind(AssertUnwindSafe(|| fold(fresh, event)));
                 if let Err(error) = folded.unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic))) {
                     failed = Some(RebuildError::failed(definition.name, Some(event.position), &error));
                     return ControlFlow::Break(());

@@ -66,11 +66,14 @@ async fn read_between<S: EventStore>(
 ) -> Vec<RecordedEvent> {
     let read = store.within("reading a filtered feed", store.read_feed(after, through, filter).try_collect()).await;
     let read: Vec<RecordedEvent> = store.ok(read, "reading a filtered feed");
-    let shown = |record: &RecordedEvent| (record.position().unwrap_or_default(), copied(record.fields()));
+    let shown = |record: &RecordedEvent| {
+        let (position, stream) = (record.position().unwrap_or_default(), record.metadata().stream().clone());
+        (position, stream, copied(record.fields()))
+    };
     for limit in [usize::MAX, read.len() / 2] {
         let mut visited = Vec::new();
         let mut visit = |event: VisitedFeedEvent<'_>| {
-            visited.push((event.position, copied(event.fields)));
+            visited.push((event.position, event.stream.clone(), copied(event.fields)));
             if visited.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         let visiting = store.within("visiting a feed", store.visit_feed(after, through, filter, &mut visit)).await;

@@ -1,0 +1,1 @@
+e.position, e.stream_no, {fields}
