@@ -12,13 +12,12 @@ use eventbus_test::{PrivatePostgres, PrivateRedis, private_postgres_with, privat
 use serde::de::DeserializeOwned;
 
 use crate::{
-    TableArgs, WorkerArgs,
-    bench::Implementation,
+    TableArgs,
+    implementation::Implementation,
     meter::Measured,
-    plot,
+    peers, plot,
     round_table::{Column, RoundTable},
-    scale::Scale,
-    worker::{self, read_reply},
+    worker::{WorkerArgs, read_reply},
     workload::{self, Workload},
 };
 
@@ -33,7 +32,7 @@ pub fn run(args: &TableArgs) -> Result<()> {
     let driver = Driver { servers: Servers::start(), quick: args.quick, rounds };
     // another target folder may have been chosen for the build
     fs::create_dir_all(target_folder())?;
-    let contenders = contenders(args.against.as_deref())?;
+    let contenders = contenders(args)?;
     let json = args.json.clone().unwrap_or_else(|| target_folder().join("table.json"));
     println!("{rounds} rounds{}\n\n{}", if args.quick { ", quick" } else { "" }, RoundTable::HEADER);
     let mut tables = Vec::new();
@@ -58,24 +57,56 @@ pub fn target_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target")
 }
 
-/// An implementation in a build of this program.
-struct Contender {
-    label: &'static str,
-    program: PathBuf,
-    implementation: Implementation,
+/// A program that has a line in the table.
+pub struct Contender {
+    pub label: &'static str,
+    pub program: PathBuf,
+    /// The arguments before those of the workload.
+    pub arguments: Vec<String>,
+    /// The workloads of a peer; `None` if it is this program, which has all of them and must not fail.
+    pub workloads: Option<&'static [&'static str]>,
+}
+
+impl Contender {
+    /// An implementation in a build of this program.
+    fn of_ours(label: &'static str, program: PathBuf, implementation: Implementation) -> Self {
+        Self { label, program, arguments: implementation.worker_arguments().into(), workloads: None }
+    }
+
+    fn has(&self, workload: &Workload) -> bool {
+        self.workloads.is_none_or(|workloads| workloads.contains(&workload.name))
+    }
+
+    fn command(&self, args: &WorkerArgs) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments);
+        args.add_to(&mut command);
+        command
+    }
+
+    /// Reports the failure of a peer and returns `None`; that of another one ends the table.
+    fn tolerate<T>(&self, args: &WorkerArgs, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Err(error) if self.workloads.is_some() => {
+                eprintln!("the peer `{}` fails in {}, callers: {}: {error:?}", self.label, args.workload, args.callers);
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
+    }
 }
 
 /// Returns the implementations to compare; the first one is compared with all others.
-fn contenders(against: Option<&Path>) -> Result<Vec<Contender>> {
+fn contenders(args: &TableArgs) -> Result<Vec<Contender>> {
     let program = env::current_exe()?;
     let mut contenders = vec![
-        Contender { label: "ours", program: program.clone(), implementation: Implementation::Ours },
-        Contender { label: "by hand", program, implementation: Implementation::ByHand },
+        Contender::of_ours("ours", program.clone(), Implementation::Ours),
+        Contender::of_ours("by hand", program, Implementation::ByHand),
     ];
-    if let Some(other) = against {
-        let other = Contender { label: "other build", program: other.into(), implementation: Implementation::Ours };
-        contenders.insert(1, other);
+    if let Some(other) = &args.against {
+        contenders.insert(1, Contender::of_ours("other build", other.clone(), Implementation::Ours));
     }
+    contenders.extend(peers::build(&args.peers, &args.only)?);
     Ok(contenders)
 }
 
@@ -92,8 +123,9 @@ impl Servers {
 
     /// Starts PostgreSQL with further settings, such as `commit_delay=2000`.
     pub fn start_with(settings: &[&str]) -> Self {
-        // autovacuum would work in some rounds and not in others
-        let settings = [&["shared_buffers=256MB", "autovacuum=off"], settings].concat();
+        // autovacuum would work in some rounds and not in others; eight workers with a pool each have more than 100
+        // connections
+        let settings = [&["shared_buffers=256MB", "autovacuum=off", "max_connections=300"], settings].concat();
         let postgres = private_postgres_with(&settings.iter().flat_map(|setting| ["-c", setting]).collect::<Vec<_>>());
         Self { postgres, redis: private_redis_with(&["--appendonly", "no", "--save", ""]) }
     }
@@ -107,17 +139,9 @@ impl Servers {
     }
 
     /// Returns the arguments of a worker that uses these servers.
-    pub fn worker_args(&self, workload: &str, callers: usize, implementation: Implementation) -> WorkerArgs {
-        WorkerArgs {
-            workload: workload.into(),
-            callers,
-            implementation,
-            quick: false,
-            count_allocations: false,
-            postgres: self.postgres.url().into(),
-            redis: self.redis_url().into(),
-            scale: Scale::default(),
-        }
+    pub fn worker_args(&self, workload: &str, callers: usize, quick: bool) -> WorkerArgs {
+        let (postgres, redis) = (self.postgres.url().into(), self.redis_url().into());
+        WorkerArgs { workload: workload.into(), callers, quick, count_allocations: false, postgres, redis }
     }
 }
 
@@ -129,54 +153,44 @@ struct Driver {
 
 impl Driver {
     fn measure(&self, workload: &Workload, callers: usize, contenders: &[Contender]) -> Result<RoundTable> {
-        let mut workers = Vec::new();
-        for contender in contenders {
-            let args = self.worker_args(workload, callers, contender, self.quick);
-            workers.push(Worker::start(worker::command(&contender.program, &args))?);
+        let args = self.servers.worker_args(workload.name, callers, self.quick);
+        let mut runs = Vec::new();
+        for contender in contenders.iter().filter(|contender| contender.has(workload)) {
+            let worker = contender.tolerate(&args, Worker::start(contender.command(&args)))?;
+            runs.push((contender, worker, Vec::new()));
         }
-        let results = in_turn(self.rounds, workers.len(), |index| {
-            workers[index].send("")?;
-            workers[index].receive()
-        })?;
-        for worker in workers {
-            worker.finish()?;
+        for index in turns(self.rounds, runs.len()) {
+            let (contender, worker, rounds) = &mut runs[index];
+            // a peer that has failed is left out
+            let Some(running) = worker else { continue };
+            match contender.tolerate(&args, running.measure_round())? {
+                Some(measured) => rounds.push(measured),
+                None => *worker = None,
+            }
         }
         let mut columns = Vec::new();
-        for (contender, rounds) in contenders.iter().zip(results) {
-            let allocations = self.count_allocations(workload, callers, contender)?;
-            columns.push(Column { label: contender.label.into(), rounds, allocations });
+        for (contender, worker, rounds) in runs {
+            let Some(worker) = worker else { continue };
+            let allocations = worker.finish().and_then(|()| self.count_allocations(&args, contender));
+            if let Some(allocations) = contender.tolerate(&args, allocations)? {
+                columns.push(Column { label: contender.label.into(), rounds, allocations });
+            }
         }
         Ok(RoundTable { workload: workload.name.into(), operation: workload.operation.into(), callers, columns })
     }
 
-    fn count_allocations(&self, workload: &Workload, callers: usize, contender: &Contender) -> Result<f64> {
+    fn count_allocations(&self, args: &WorkerArgs, contender: &Contender) -> Result<Option<f64>> {
         // the number per operation does not depend on the size
-        let args = WorkerArgs { count_allocations: true, ..self.worker_args(workload, callers, contender, true) };
-        let output = worker::command(&contender.program, &args).stderr(Stdio::inherit()).output()?;
+        let args = WorkerArgs { count_allocations: true, quick: true, ..args.clone() };
+        let output = contender.command(&args).stderr(Stdio::inherit()).output()?;
         let count = read_reply(output.stdout.lines().next());
         if output.status.success() { count } else { Err(format!("the worker ended with {}", output.status).into()) }
     }
-
-    fn worker_args(&self, workload: &Workload, callers: usize, contender: &Contender, quick: bool) -> WorkerArgs {
-        let implementation = contender.implementation;
-        WorkerArgs { quick, ..self.servers.worker_args(workload.name, callers, implementation) }
-    }
 }
 
-/// Lets contenders run their rounds in turn; another one begins each round. Returns the rounds of each.
-pub fn in_turn(
-    rounds: usize,
-    contenders: usize,
-    mut run: impl FnMut(usize) -> Result<Measured>,
-) -> Result<Vec<Vec<Measured>>> {
-    let mut results = vec![Vec::new(); contenders];
-    for round in 0..rounds {
-        for turn in 0..contenders {
-            let index = (round + turn) % contenders;
-            results[index].push(run(index)?);
-        }
-    }
-    Ok(results)
+/// Returns whose turn it is, round by round; another contender begins each round.
+pub fn turns(rounds: usize, contenders: usize) -> impl Iterator<Item = usize> {
+    (0..rounds).flat_map(move |round| (0..contenders).map(move |turn| (round + turn) % contenders))
 }
 
 /// A process that does a round for each line that it gets, and replies to each.
@@ -206,6 +220,11 @@ impl Worker {
 
     pub fn receive<T: DeserializeOwned>(&mut self) -> Result<T> {
         read_reply(self.output.next())
+    }
+
+    pub fn measure_round(&mut self) -> Result<Measured> {
+        self.send("")?;
+        self.receive()
     }
 
     /// Lets the worker check its result.

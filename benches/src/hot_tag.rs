@@ -19,7 +19,6 @@ use eventbus::{
 };
 use eventstore_postgres::PgEventStore;
 use futures_util::{TryStreamExt as _, future};
-use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
@@ -28,9 +27,9 @@ use crate::{
     bench::expect,
     driver::{Servers, Worker},
     meter::percentile,
+    postgres_server,
     spread::Spread,
     worker::reply,
-    workload::new_database,
 };
 
 /// The numbers of processes, and of callers of each.
@@ -89,12 +88,12 @@ pub fn run(args: &HotTagArgs) -> Result<()> {
     println!("| processes | callers of each | decisions/s | p50 ms | p99 ms | attempts per decision | given up |");
     println!("|---:|---:|---:|---:|---:|---:|---:|");
     for (processes, callers) in MEMBERS {
-        let database = runtime.block_on(new_database(servers.postgres_url()))?;
+        let database = runtime.block_on(postgres_server::new_database(servers.postgres_url()))?;
         // before the members, so that one creates the tables
         let store = runtime.block_on(PgEventStore::connect(&database))?;
         let mut members = (0..processes).map(|_| start(&database, callers)).collect::<Result<Vec<_>>>()?;
         let mut made = run_round(&mut members, callers)?.times.len();
-        runtime.block_on(analyze(&database))?;
+        runtime.block_on(postgres_server::analyze(&database))?;
         let (mut rates, mut all) = (Vec::new(), Done::default());
         for _ in 0..args.rounds {
             let start = Instant::now();
@@ -131,12 +130,6 @@ fn run_round(members: &mut [Worker], callers: u64) -> Result<Done> {
         all.add(member.receive()?);
     }
     Ok(all)
-}
-
-/// As autovacuum does some time after the tables were filled.
-async fn analyze(database: &str) -> Result<()> {
-    PgConnection::connect(database).await?.execute("ANALYZE").await?;
-    Ok(())
 }
 
 /// Fails unless the tickets of each concert are numbered without gaps, and as many as were made.

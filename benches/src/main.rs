@@ -1,30 +1,29 @@
 //! What the stores and buses cost, compared with code written by hand: see `benches/README.md`.
 
-mod bench;
 mod by_hand;
 mod course;
 mod driver;
 mod growth;
 mod hot_tag;
 mod idle;
-mod items;
-mod meter;
+mod implementation;
 mod order;
 mod ours;
+mod own_worker;
+mod peers;
 mod plot;
-mod redis_server;
 mod round_table;
 mod scale;
 mod spread;
-mod worker;
 mod workload;
 
 use std::path::PathBuf;
 
+use bench_common::{bench, items, meter, postgres_server, redis_server, worker};
 use clap::{Args, Parser, Subcommand};
 use eventbus::Result;
 
-use crate::{bench::Implementation, growth::Axis, scale::Scale, workload::Workload};
+use crate::{growth::Axis, own_worker::OwnWorkerArgs, workload::Workload};
 
 #[derive(Debug, Parser)]
 #[command(about = "What the stores and buses cost, compared with code written by hand")]
@@ -55,7 +54,7 @@ enum Command {
     HotTagMember(HotTagMemberArgs),
     /// Measures one workload in one implementation, a round for each line of its input: the driver starts it.
     #[command(hide = true)]
-    Worker(WorkerArgs),
+    Worker(OwnWorkerArgs),
 }
 
 #[derive(Debug, Args)]
@@ -72,33 +71,15 @@ struct TableArgs {
     /// Measures another build of this program, too, in the same rounds.
     #[arg(long)]
     against: Option<PathBuf>,
+    /// Builds and measures the peers, or some: other frameworks, each a line in the workloads that it has.
+    #[arg(long, value_delimiter = ',', num_args = 0..=1, default_missing_value = peers::ALL_NAMES)]
+    peers: Vec<String>,
     /// The file for all rounds as JSON; by default `table.json` in the target folder of the benches.
     #[arg(long)]
     json: Option<PathBuf>,
     /// Writes a plot of each workload into this folder.
     #[arg(long)]
     plots: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Args)]
-struct WorkerArgs {
-    #[arg(long)]
-    workload: String,
-    #[arg(long)]
-    callers: usize,
-    #[arg(long)]
-    implementation: Implementation,
-    #[arg(long)]
-    quick: bool,
-    /// Counts allocations instead of time, in one round on one thread.
-    #[arg(long)]
-    count_allocations: bool,
-    #[arg(long)]
-    postgres: String,
-    #[arg(long)]
-    redis: String,
-    #[command(flatten)]
-    scale: Scale,
 }
 
 #[derive(Debug, Args)]
@@ -179,6 +160,6 @@ fn main() -> Result<()> {
         Command::Idle(args) => idle::run(&args),
         Command::IdleApp(args) => idle::run_app(&args),
         Command::HotTagMember(args) => hot_tag::run_member(&args),
-        Command::Worker(args) => worker::run(&args),
+        Command::Worker(args) => own_worker::run(&args),
     }
 }

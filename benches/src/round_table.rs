@@ -22,8 +22,8 @@ pub struct RoundTable {
 pub struct Column {
     pub label: String,
     pub rounds: Vec<Measured>,
-    /// Allocations per operation.
-    pub allocations: f64,
+    /// Allocations per operation; `None` if the program cannot count them.
+    pub allocations: Option<f64>,
 }
 
 impl RoundTable {
@@ -44,7 +44,8 @@ impl fmt::Display for RoundTable {
             write_cell(f, spread(|round| round.p50), 0)?;
             write_cell(f, spread(|round| round.p99), 0)?;
             let (client, server) = (median(|round| Some(round.client_cpu)), median(|round| Some(round.server_cpu)));
-            write!(f, "| {client:.1} + {server:.1} | {:.1} ", column.allocations)?;
+            let allocations = column.allocations.map_or_else(String::new, |allocations| format!("{allocations:.1} "));
+            write!(f, "| {client:.1} + {server:.1} | {allocations}")?;
             let others = if index == 0 { &[][..] } else { &column.rounds };
             let ratio = |value: fn(&Measured) -> f64| {
                 Spread::of(self.columns[0].rounds.iter().zip(others).map(|(ours, other)| value(ours) / value(other)))

@@ -3,7 +3,10 @@
 use std::process::Command;
 
 use clap::Args;
+use eventbus::Result;
 use uuid::Uuid;
+
+use crate::items::Items;
 
 /// The sizes of a workload that has one number of each; by default those of the command `table`.
 #[derive(Debug, Clone, Args)]
@@ -33,6 +36,11 @@ impl Default for Scale {
 }
 
 impl Scale {
+    /// Returns what makes the items that a workload saves or publishes.
+    pub fn items(&self) -> Result<Items> {
+        self.event_bytes.map_or_else(|| Ok(Items::default()), Items::of_bytes)
+    }
+
     /// Adds the arguments that differ from the default: an older build of this program does not know them.
     pub fn add_to(&self, command: &mut Command) {
         let Self { database, orders, event_bytes, handlers, groups, projections } = self;

@@ -2,7 +2,7 @@
 
 use eventbus::Result;
 
-use crate::bench::Implementation::{self, ByHand, Ours};
+use crate::implementation::Implementation::{self, ByHand, Ours};
 
 /// What grows, and the operations whose cost is measured meanwhile.
 #[derive(Debug)]

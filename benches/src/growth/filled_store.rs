@@ -10,7 +10,8 @@ use crate::{
     bench::expect,
     order::ItemAdded,
     ours,
-    workload::{HeldOrder as _, LOADED_EVENTS, Orders, new_database},
+    postgres_server::new_database,
+    workload::{HeldOrder as _, LOADED_EVENTS, Orders},
 };
 
 /// The orders that are loaded.

@@ -12,14 +12,13 @@ use super::{
     processes::Processes,
 };
 use crate::{
-    WorkerArgs,
-    driver::{Servers, in_turn},
+    driver::{Servers, turns},
     meter::Measured,
+    own_worker::OwnWorkerArgs,
+    scale::Scale,
     workload,
 };
 
-/// Eight processes have more than 80.
-const MANY_CONNECTIONS: [&str; 1] = ["max_connections=300"];
 /// PostgreSQL waits so long before each flush of its WAL, however few transactions are active.
 const SLOW_FLUSH: [&str; 2] = ["commit_delay=2000", "commit_siblings=0"];
 /// In a quick run a store is so many times smaller.
@@ -39,7 +38,7 @@ pub struct Measuring {
 impl Measuring {
     pub fn start(quick: bool, rounds: usize) -> Result<Self> {
         let (program, runtime) = (env::current_exe()?, Runtime::new()?);
-        Ok(Self { program, runtime, servers: Servers::start_with(&MANY_CONNECTIONS), slow_flush: None, quick, rounds })
+        Ok(Self { program, runtime, servers: Servers::start(), slow_flush: None, quick, rounds })
     }
 
     pub fn measure(&mut self, axis: &Axis) -> Result<AxisCurves> {
@@ -97,7 +96,10 @@ impl Measuring {
         for line in lines {
             contenders.push(self.start_line(line, grows, size, store)?);
         }
-        let measured = in_turn(self.rounds, contenders.len(), |index| contenders[index].run_round())?;
+        let mut measured = vec![Vec::new(); contenders.len()];
+        for index in turns(self.rounds, contenders.len()) {
+            measured[index].push(contenders[index].run_round()?);
+        }
         contenders.into_iter().try_for_each(Processes::finish)?;
         Ok(measured)
     }
@@ -107,9 +109,8 @@ impl Measuring {
             true => self.slow_flush.get_or_insert_with(|| Servers::start_with(&SLOW_FLUSH)),
             false => &self.servers,
         };
-        let args = servers.worker_args(line.workload, line.callers, line.implementation);
-        let mut args = WorkerArgs { quick: true, ..args };
-        let (mut processes, scale) = (1, &mut args.scale);
+        let mut common = servers.worker_args(line.workload, line.callers, true);
+        let (mut processes, mut scale) = (1, Scale::default());
         match grows {
             Grows::Streams { .. } | Grows::Events { .. } => {}
             Grows::Processes => processes = size,
@@ -117,13 +118,14 @@ impl Measuring {
             Grows::Handlers => scale.handlers = size,
             Grows::Groups => scale.groups = size,
             Grows::Projections => scale.projections = size,
-            Grows::Callers => args.callers = size,
+            Grows::Callers => common.callers = size,
         }
         if let Some(store) = store {
             scale.database = Some(store.database.clone());
             scale.orders.clone_from(&store.loaded);
         }
-        let meter = self.runtime.block_on(workload::find(line.workload)?.meter(&args))?;
+        let meter = self.runtime.block_on(workload::find(line.workload)?.meter(&common))?;
+        let args = OwnWorkerArgs { implementation: line.implementation, common, scale };
         Processes::start(&self.program, &args, processes, meter)
     }
 }

@@ -5,10 +5,9 @@ use std::{path::Path, time::Instant};
 use eventbus::Result;
 
 use crate::{
-    WorkerArgs,
     driver::Worker,
     meter::{Measured, Meter},
-    worker,
+    own_worker::OwnWorkerArgs,
 };
 
 /// Processes with the same arguments, which do their rounds at the same time.
@@ -19,8 +18,8 @@ pub struct Processes {
 }
 
 impl Processes {
-    pub fn start(program: &Path, args: &WorkerArgs, number: usize, meter: Meter) -> Result<Self> {
-        let workers = (0..number).map(|_| Worker::start(worker::command(program, args))).collect::<Result<_>>()?;
+    pub fn start(program: &Path, args: &OwnWorkerArgs, number: usize, meter: Meter) -> Result<Self> {
+        let workers = (0..number).map(|_| Worker::start(args.command(program))).collect::<Result<_>>()?;
         Ok(Self { workers, meter })
     }
 

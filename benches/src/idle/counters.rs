@@ -48,10 +48,9 @@ impl Counters {
     pub async fn open(server: &str, redis: &str, database: &str, process: u32) -> Result<Self> {
         let mut postgres = PgConnection::connect(server).await?;
         postgres.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").await?;
-        let mut redis = redis_server::connect(redis).await?;
-        let (mut postgres_meter, mut redis_meter) = (Meter::default(), Meter::default());
-        postgres_meter.add_parent_of(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut postgres).await?)?;
-        redis_meter.add_server(redis_server::process_id(&mut redis).await?);
+        let postgres_meter = Meter::default().with_postgres(server).await?;
+        let redis_meter = Meter::default().with_redis(redis).await?;
+        let redis = redis_server::connect(redis).await?;
         let database = database.rsplit_once('/').map_or(database, |(_, name)| name).into();
         Ok(Self { postgres, redis, postgres_meter, redis_meter, database, process })
     }

@@ -13,7 +13,7 @@ use self::counters::{Calls, Counted, Counters, calls_since};
 use crate::{
     IdleArgs,
     driver::{Servers, Worker},
-    workload::new_database,
+    postgres_server::new_database,
 };
 
 const PROJECTIONS: [usize; 2] = [2, 20];

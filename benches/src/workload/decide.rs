@@ -13,11 +13,11 @@ use async_trait::async_trait;
 use eventbus::Result;
 use uuid::Uuid;
 
-use super::save::QUICK_DIVISOR;
+use super::QUICK_DIVISOR;
 use crate::{
-    WorkerArgs,
     bench::{Bench, Round, expect},
     course::{COURSES_PER_STUDENT, Enrolled, SEATS},
+    worker::WorkerArgs,
 };
 
 const DECISIONS_PER_ROUND: usize = 8_000;

@@ -29,13 +29,13 @@ pub const ALL: &[Workload] = &[
     Workload {
         name: "save-10",
         operation: "PostgreSQL: save ten events at once, to a new order",
-        callers: &[8],
+        callers: &[8, 32],
         servers: &[Postgres],
     },
     Workload {
         name: "load-100-save",
         operation: "PostgreSQL: load an order of 100 events, and save one",
-        callers: &[8],
+        callers: &[1, 32],
         servers: &[Postgres],
     },
     Workload {

@@ -1,44 +1,36 @@
-//! The workloads. Each is written once, for both implementations.
+//! The workloads, and those that no peer has. Each is written once, for any implementation.
 
-mod consume;
 mod decide;
 mod list;
-mod load;
-mod publish;
 mod react;
-mod rebuild;
-mod save;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+pub use bench_common::workload::*;
 use eventbus::Result;
-use eventbus_test::unique_name;
 use eventstore_postgres::PgEventStore;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 
 pub use self::{
-    consume::{Consumer, Handler},
     decide::Courses,
     list::{ALL, Server, Workload, find},
-    load::EVENTS as LOADED_EVENTS,
-    publish::Publisher,
     react::Reactions,
-    rebuild::Rebuilds,
-    save::{HeldOrder, Orders, SnapshotOrders},
 };
 use crate::{
-    WorkerArgs,
-    bench::{Bench, Implementation, Round},
+    bench::{Bench, Round},
     by_hand, driver,
+    implementation::Implementation,
     meter::Meter,
-    ours, redis_server,
+    ours,
+    own_worker::OwnWorkerArgs,
+    postgres_server,
+    worker::WorkerArgs,
 };
 
 impl Workload {
     /// Opens the workload with data of its own: a new database, or streams with a new prefix.
-    pub async fn open(&self, args: &WorkerArgs) -> Result<Box<dyn Bench>> {
+    pub async fn open(&self, args: &OwnWorkerArgs) -> Result<Box<dyn Bench>> {
         if let Some(name) = self.name.strip_prefix("sqlite-") {
             return open_on_disk(name, args).await;
         }
@@ -48,14 +40,13 @@ impl Workload {
         if let Some(database) = &args.scale.database {
             return self.open_on(args, database).await;
         }
-        let database = new_database(&args.postgres).await?;
+        let database = postgres_server::new_database(&args.common.postgres).await?;
         let bench = self.open_on(args, &database).await?;
-        // as autovacuum does some time after the tables were filled
-        PgConnection::connect(&database).await?.execute("ANALYZE").await?;
+        postgres_server::analyze(&database).await?;
         Ok(bench)
     }
 
-    async fn open_on(&self, args: &WorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
+    async fn open_on(&self, args: &OwnWorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
         match args.implementation {
             Implementation::Ours => open_ours(self.name, args, database).await,
             Implementation::ByHand => open_by_hand(self.name, args, database).await,
@@ -66,103 +57,81 @@ impl Workload {
     pub async fn meter(&self, args: &WorkerArgs) -> Result<Meter> {
         let mut meter = Meter::default();
         for server in self.servers {
-            match server {
-                Server::Postgres => {
-                    let mut connection = PgConnection::connect(&args.postgres).await?;
-                    meter.add_parent_of(
-                        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?,
-                    )?;
-                }
-                Server::Redis => {
-                    let mut connection = redis_server::connect(&args.redis).await?;
-                    meter.add_server(redis_server::process_id(&mut connection).await?);
-                }
-            }
+            meter = match server {
+                Server::Postgres => meter.with_postgres(&args.postgres).await?,
+                Server::Redis => meter.with_redis(&args.redis).await?,
+            };
         }
         Ok(meter)
     }
 }
 
-async fn open_ours(name: &str, args: &WorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
-    let store = || PgEventStore::connect(database);
+async fn open_ours(name: &str, args: &OwnWorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
+    let (common, store) = (&args.common, || PgEventStore::connect(database));
     Ok(match name {
-        "publish-1" => Box::new(publish::Singles::<ours::Bus>::open(args).await?),
-        "publish-100" => Box::new(publish::Batches::<ours::Bus>::open(args).await?),
-        "consume" => Box::new(consume::Consume::<ours::Bus>::open(args).await?),
+        "publish-1" | "publish-100" | "consume" => open_own_bus::<ours::Bus>(name, args).await?,
         "decide-cold" | "decide-hot" => {
             let courses = ours::TaggedCourses::start(store().await?).await?;
-            Box::new(decide::Decide::open(courses, name == "decide-hot", args).await?)
+            Box::new(decide::Decide::open(courses, name == "decide-hot", common).await?)
         }
         "react" | "react-steady" | "react-gathered" => {
             let gather = if name == "react-gathered" { Duration::from_millis(10) } else { Duration::ZERO };
-            react(name, ours::Reacting::start(store().await?, &args.redis, gather).await?)
+            react(name, ours::Reacting::start(store().await?, &common.redis, gather).await?)
         }
         "project-memory" | "project-rows" => {
             let kind = if name == "project-rows" { ours::Kind::Rows } else { ours::Kind::Memory };
             Box::new(react::React::open(ours::Projecting::start(store().await?, kind, args.scale.projections).await?))
         }
-        "rebuild-memory" => Box::new(rebuild::Rebuild::open(ours::MemoryRebuilds::new(store().await?), args).await?),
-        "rebuild-rows" => {
-            let rows = ours::RowRebuilds::<ours::TotalRows>::new(database).await?;
-            Box::new(rebuild::Rebuild::open(rows, args).await?)
-        }
-        "rebuild-batches" => {
-            let rows = ours::RowRebuilds::<ours::TotalBatches>::new(database).await?;
-            Box::new(rebuild::Rebuild::open(rows, args).await?)
-        }
+        "rebuild-memory" => rebuild(ours::MemoryRebuilds::new(store().await?), args).await?,
+        "rebuild-rows" => rebuild(ours::RowRebuilds::<ours::TotalRows>::new(database).await?, args).await?,
+        "rebuild-batches" => rebuild(ours::RowRebuilds::<ours::TotalBatches>::new(database).await?, args).await?,
         "load-10000-snapshot" => {
             let orders = ours::StoredOrders::with_snapshots(store().await?);
-            Box::new(load::Load::from_snapshot(orders, args).await?)
+            Box::new(Load::from_snapshot(orders, common).await?)
         }
-        _ => open_orders(name, ours::StoredOrders::new(store().await?), args).await?,
+        _ => open_own_orders(name, ours::StoredOrders::new(store().await?), args).await?,
     })
 }
 
-async fn open_by_hand(name: &str, args: &WorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
-    let orders = || by_hand::PgOrders::open(database);
+async fn open_by_hand(name: &str, args: &OwnWorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
+    let (common, orders) = (&args.common, || by_hand::PgOrders::open(database));
     Ok(match name {
-        "publish-1" => Box::new(publish::Singles::<by_hand::Bus>::open(args).await?),
-        "publish-100" => Box::new(publish::Batches::<by_hand::Bus>::open(args).await?),
-        "consume" => Box::new(consume::Consume::<by_hand::Bus>::open(args).await?),
+        "publish-1" | "publish-100" | "consume" => open_own_bus::<by_hand::Bus>(name, args).await?,
         "decide-cold" | "decide-hot" => {
             let courses = by_hand::PgCourses::open(database).await?;
-            Box::new(decide::Decide::open(courses, name == "decide-hot", args).await?)
+            Box::new(decide::Decide::open(courses, name == "decide-hot", common).await?)
         }
         "react" | "react-steady" | "react-gathered" => {
-            react(name, by_hand::Reacting::start(orders().await?, &args.redis).await?)
+            react(name, by_hand::Reacting::start(orders().await?, &common.redis).await?)
         }
-        "rebuild-memory" => {
-            Box::new(rebuild::Rebuild::open(by_hand::MemoryRebuilds::new(orders().await?), args).await?)
-        }
-        "rebuild-rows" => Box::new(rebuild::Rebuild::open(by_hand::RowRebuilds::new(orders().await?), args).await?),
-        "rebuild-batches" => {
-            Box::new(rebuild::Rebuild::open(by_hand::RowRebuilds::in_batches(orders().await?), args).await?)
-        }
+        "rebuild-memory" => rebuild(by_hand::MemoryRebuilds::new(orders().await?), args).await?,
+        "rebuild-rows" => rebuild(by_hand::RowRebuilds::new(orders().await?), args).await?,
+        "rebuild-batches" => rebuild(by_hand::RowRebuilds::in_batches(orders().await?), args).await?,
         "load-10000-snapshot" => {
             let orders = by_hand::PgSnapshotOrders::open(database).await?;
-            Box::new(load::Load::from_snapshot(orders, args).await?)
+            Box::new(Load::from_snapshot(orders, common).await?)
         }
-        _ => open_orders(name, orders().await?, args).await?,
+        _ => open_own_orders(name, orders().await?, args).await?,
     })
 }
 
 /// Opens a workload on SQLite.
-async fn open_on_disk(name: &str, args: &WorkerArgs) -> Result<Box<dyn Bench>> {
+async fn open_on_disk(name: &str, args: &OwnWorkerArgs) -> Result<Box<dyn Bench>> {
     let folder = tempfile::tempdir_in(driver::target_folder())?;
     let file = folder.path().join("events.db");
     let bench: Box<dyn Bench> = match args.implementation {
         Implementation::Ours => {
             let store = eventstore_sqlite::SqliteEventStore::open(&file).await?;
             match name {
-                "rebuild-memory" => Box::new(rebuild::Rebuild::open(ours::MemoryRebuilds::new(store), args).await?),
-                _ => open_orders(name, ours::StoredOrders::new(store), args).await?,
+                "rebuild-memory" => rebuild(ours::MemoryRebuilds::new(store), args).await?,
+                _ => open_own_orders(name, ours::StoredOrders::new(store), args).await?,
             }
         }
         Implementation::ByHand => {
             let orders = by_hand::SqliteOrders::open(&file)?;
             match name {
-                "rebuild-memory" => Box::new(rebuild::Rebuild::open(by_hand::SqliteRebuilds::new(orders), args).await?),
-                _ => open_orders(name, orders, args).await?,
+                "rebuild-memory" => rebuild(by_hand::SqliteRebuilds::new(orders), args).await?,
+                _ => open_own_orders(name, orders, args).await?,
             }
         }
     };
@@ -190,25 +159,34 @@ impl Bench for OnDisk {
     }
 }
 
-async fn open_orders(name: &str, orders: impl Orders, args: &WorkerArgs) -> Result<Box<dyn Bench>> {
+/// Opens a workload of orders, with the sizes of the arguments where they vary.
+async fn open_own_orders(name: &str, orders: impl Orders, args: &OwnWorkerArgs) -> Result<Box<dyn Bench>> {
+    let OwnWorkerArgs { common, scale, .. } = args;
     Ok(match name {
-        "save-1" => Box::new(save::Save::new(orders, 1, args)?),
-        "save-10" => Box::new(save::Save::new(orders, 10, args)?),
-        "load-100-save" => Box::new(load::LoadAndSave::open(orders, args).await?),
-        "load-10" => Box::new(load::Load::short(orders, args).await?),
-        "load-100" => Box::new(load::Load::some(orders, args)),
-        "load-10000" => Box::new(load::Load::long(orders, args).await?),
-        _ => return Err(format!("workload `{name}` is not implemented").into()),
+        "save-1" => {
+            let save = Save::new(orders, 1, scale.items()?, common);
+            Box::new(if scale.database.is_some() { save.shared() } else { save })
+        }
+        "load-100" => Box::new(Load::some(orders, scale.orders.clone(), common)),
+        _ => open_orders(name, orders, common).await?,
     })
 }
 
-/// Creates a database, and returns its URL.
-pub async fn new_database(server: &str) -> Result<String> {
-    let name = unique_name("bench");
-    let mut connection = PgConnection::connect(server).await?;
-    sqlx::query(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&mut connection).await?;
-    let (server, _) = server.rsplit_once('/').ok_or("the server's URL names no database")?;
-    Ok(format!("{server}/{name}"))
+/// Opens a workload of a bus, with the sizes of the arguments; the entries to consume are the same as by hand.
+async fn open_own_bus<B: Publisher + Consumer>(name: &str, args: &OwnWorkerArgs) -> Result<Box<dyn Bench>> {
+    let OwnWorkerArgs { common, scale, .. } = args;
+    Ok(match name {
+        "publish-1" => Box::new(Singles::<B>::open(&scale.items()?, common).await?),
+        "publish-100" => Box::new(Batches::<B>::open(&scale.items()?, common).await?),
+        _ => Box::new(Consume::<B>::open::<by_hand::Bus>(scale.groups, scale.handlers, common).await?),
+    })
+}
+
+async fn rebuild(projection: impl Rebuilds, args: &OwnWorkerArgs) -> Result<Box<dyn Bench>> {
+    Ok(Box::new(match args.scale.database {
+        Some(_) => Rebuild::of_stored(projection).await?,
+        None => Rebuild::open(projection, &args.common).await?,
+    }))
 }
 
 fn react(workload: &str, reactions: impl Reactions) -> Box<dyn Bench> {

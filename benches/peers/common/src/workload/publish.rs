@@ -3,18 +3,17 @@
 use std::time::Instant;
 
 use async_trait::async_trait;
-use eventbus::Result;
-use eventbus_test::unique_name;
 use redis::cmd;
 use uuid::Uuid;
 
 use super::save::QUICK_DIVISOR;
 use crate::{
-    WorkerArgs,
+    Result,
     bench::{Bench, Round, expect},
     items::Items,
     order::ItemAdded,
-    redis_server,
+    redis_server, unique_name,
+    worker::WorkerArgs,
 };
 
 const EVENTS_PER_ROUND: usize = 64_000;
@@ -24,6 +23,11 @@ pub const BATCH: usize = 100;
 
 /// A client of the bus that publishes.
 pub trait Publisher: Clone + Send + Sync + 'static {
+    /// Returns the key of the stream of a prefix.
+    fn stream(prefix: &str) -> String {
+        format!("{prefix}:stream")
+    }
+
     /// Connects to the stream of this prefix.
     fn open(url: &str, prefix: &str) -> impl Future<Output = Result<Self>> + Send;
 
@@ -42,19 +46,21 @@ pub fn items(items: &Items, count: usize) -> Vec<(Uuid, ItemAdded)> {
 struct Stream {
     url: String,
     prefix: String,
+    key: String,
     published: u64,
 }
 
 impl Stream {
-    fn new(args: &WorkerArgs) -> Self {
-        Self { url: args.redis.clone(), prefix: unique_name("publish"), published: 0 }
+    fn new<P: Publisher>(args: &WorkerArgs) -> Self {
+        let prefix = unique_name("publish");
+        Self { url: args.redis.clone(), key: P::stream(&prefix), prefix, published: 0 }
     }
 
     /// Checks the stream, and deletes it: later workloads should find an empty server.
     async fn check(&self) -> Result<()> {
-        let (mut redis, stream) = (redis_server::connect(&self.url).await?, format!("{}:stream", self.prefix));
-        expect("entries", &cmd("XLEN").arg(&stream).query_async(&mut redis).await?, &self.published)?;
-        Ok(cmd("DEL").arg(stream).exec_async(&mut redis).await?)
+        let mut redis = redis_server::connect(&self.url).await?;
+        expect("entries", &cmd("XLEN").arg(&self.key).query_async(&mut redis).await?, &self.published)?;
+        Ok(cmd("DEL").arg(&self.key).exec_async(&mut redis).await?)
     }
 }
 
@@ -67,13 +73,11 @@ pub struct Singles<P> {
 }
 
 impl<P: Publisher> Singles<P> {
-    pub async fn open(args: &WorkerArgs) -> Result<Self> {
-        let stream = Stream::new(args);
+    pub async fn open(sized: &Items, args: &WorkerArgs) -> Result<Self> {
+        let stream = Stream::new::<P>(args);
         let events = if args.callers == 1 { LONE_EVENTS_PER_ROUND } else { EVENTS_PER_ROUND };
-        let events = if args.quick { events / QUICK_DIVISOR } else { events };
-        let sized = Items::new(args.scale.event_bytes)?;
-        let events = sized.operations(events);
-        let items = (0..args.callers).map(|_| items(&sized, events / args.callers)).collect();
+        let events = sized.operations(if args.quick { events / QUICK_DIVISOR } else { events });
+        let items = (0..args.callers).map(|_| items(sized, events / args.callers)).collect();
         Ok(Self { publisher: P::open(&stream.url, &stream.prefix).await?, stream, items })
     }
 }
@@ -111,10 +115,10 @@ pub struct Batches<P> {
 }
 
 impl<P: Publisher> Batches<P> {
-    pub async fn open(args: &WorkerArgs) -> Result<Self> {
-        let stream = Stream::new(args);
+    pub async fn open(sized: &Items, args: &WorkerArgs) -> Result<Self> {
+        let stream = Stream::new::<P>(args);
         let batches = if args.quick { BATCHES_PER_ROUND / QUICK_DIVISOR } else { BATCHES_PER_ROUND };
-        let items = items(&Items::new(args.scale.event_bytes)?, BATCH);
+        let items = items(sized, BATCH);
         Ok(Self { publisher: P::open(&stream.url, &stream.prefix).await?, stream, batches, items })
     }
 }

@@ -3,17 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use clap::ValueEnum;
-use eventbus::Result;
 use tokio::task::JoinSet;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Implementation {
-    /// This project, as an application uses it.
-    Ours,
-    /// Minimal code for these events, as a careful author would write it.
-    ByHand,
-}
+use crate::Result;
 
 /// A workload in one implementation, with its data.
 #[async_trait]

@@ -1,13 +1,13 @@
 //! Rebuilding a projection: the total of each order.
 
 use async_trait::async_trait;
-use eventbus::Result;
 
 use super::save::{Orders, QUICK_DIVISOR, fill};
 use crate::{
-    WorkerArgs,
+    Result,
     bench::{Bench, Round, expect},
     order::{ItemAdded, Order, order_of},
+    worker::WorkerArgs,
 };
 
 const EVENTS: usize = 1_000_000;
@@ -40,18 +40,20 @@ pub struct Rebuild<R> {
 
 impl<R: Rebuilds> Rebuild<R> {
     pub async fn open(mut projection: R, args: &WorkerArgs) -> Result<Self> {
-        let (events, due) = if args.scale.database.is_some() {
-            (projection.orders().count_events().await?, None)
-        } else {
-            let orders = EVENTS / EVENTS_PER_ORDER / if args.quick { 2 * QUICK_DIVISOR } else { 1 };
-            fill(projection.orders(), orders, EVENTS_PER_ORDER as u64).await?;
-            let one = order_of((0..EVENTS_PER_ORDER as u64).map(ItemAdded::new));
-            let orders = orders as u64;
-            let all = Order { items: one.items * orders, cents: one.cents * orders };
-            (all.items, Some((orders, all)))
-        };
+        let orders = EVENTS / EVENTS_PER_ORDER / if args.quick { 2 * QUICK_DIVISOR } else { 1 };
+        fill(projection.orders(), orders, EVENTS_PER_ORDER as u64).await?;
+        let one = order_of((0..EVENTS_PER_ORDER as u64).map(ItemAdded::new));
+        let orders = orders as u64;
+        let all = Order { items: one.items * orders, cents: one.cents * orders };
         projection.start().await?;
-        Ok(Self { projection, events, due })
+        Ok(Self { projection, events: all.items, due: Some((orders, all)) })
+    }
+
+    /// Rebuilds from the orders that are in the database already.
+    pub async fn of_stored(mut projection: R) -> Result<Self> {
+        let events = projection.orders().count_events().await?;
+        projection.start().await?;
+        Ok(Self { projection, events, due: None })
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use eventbus::Result;
-
-use crate::order::ItemAdded;
+use crate::{Result, order::ItemAdded};
 
 /// Bytes of events in a round, for workloads with large events: they do fewer operations.
 const BYTES_PER_ROUND: usize = 64 << 20;
@@ -17,11 +15,16 @@ pub struct Items {
     name: Option<Arc<str>>,
 }
 
+/// Makes the items of [`ItemAdded::new`].
+impl Default for Items {
+    fn default() -> Self {
+        Self { bytes: 300, name: None }
+    }
+}
+
 impl Items {
-    /// Makes items of about so many bytes of fields as JSON, whose text hardly compresses; by default those of
-    /// [`ItemAdded::new`].
-    pub fn new(bytes: Option<usize>) -> Result<Self> {
-        let Some(bytes) = bytes else { return Ok(Self { bytes: 300, name: None }) };
+    /// Makes items of this number of bytes of fields as JSON, whose text hardly compresses.
+    pub fn of_bytes(bytes: usize) -> Result<Self> {
         let unnamed = Self { bytes, name: Some("".into()) };
         let rest = serde_json::to_string(&unnamed.item(0))?.len();
         let name = bytes.checked_sub(rest).ok_or_else(|| format!("an event has {rest} bytes at least"))?;
@@ -63,18 +66,18 @@ mod tests {
     #[test]
     fn items_have_the_given_size() -> Result<()> {
         for bytes in [200, 4_000, 64_000] {
-            let items = Items::new(Some(bytes))?;
+            let items = Items::of_bytes(bytes)?;
             assert_eq!(serde_json::to_string(&items.item(0))?.len(), bytes);
             assert_eq!(items.item(3).cents(), ItemAdded::new(3).cents());
         }
-        assert!(Items::new(Some(10)).is_err());
+        assert!(Items::of_bytes(10).is_err());
         Ok(())
     }
 
     #[test]
     fn large_items_are_fewer() -> Result<()> {
-        assert_eq!(Items::new(None)?.operations(8_000), 8_000);
-        assert_eq!(Items::new(Some(64_000))?.operations(8_000), 1_048);
+        assert_eq!(Items::default().operations(8_000), 8_000);
+        assert_eq!(Items::of_bytes(64_000)?.operations(8_000), 1_048);
         Ok(())
     }
 }

@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use async_trait::async_trait;
-use eventbus::Result;
 use uuid::Uuid;
 
 use super::save::{HeldOrder as _, Orders, QUICK_DIVISOR, SnapshotOrders, fill};
 use crate::{
-    WorkerArgs,
+    Result,
     bench::{Bench, Round, expect},
     order::{ItemAdded, order_of},
+    worker::WorkerArgs,
 };
 
 /// Events of an order.
@@ -52,9 +52,7 @@ async fn load_and_save<O: Orders>(orders: O, ids: Vec<Uuid>) -> Result<Round> {
     let mut round = Round::default();
     for id in ids {
         let start = Instant::now();
-        let mut held = orders.load(id).await?;
-        let next = ItemAdded::new(held.order().items);
-        orders.save(&mut held, vec![next]).await?;
+        orders.add_next(id).await?;
         round.add(start.elapsed());
     }
     Ok(round)
@@ -83,9 +81,9 @@ impl<O: Orders> Load<O> {
         Self { orders, ids, events, loads: if args.quick { loads / QUICK_DIVISOR } else { loads } }
     }
 
-    /// Loads the orders of the arguments, which have 100 events each.
-    pub fn some(orders: O, args: &WorkerArgs) -> Self {
-        Self::stored(orders, args.scale.orders.clone(), EVENTS, SHORT_LOADS, args)
+    /// Loads these orders, which have [`EVENTS`] each.
+    pub fn some(orders: O, ids: Vec<Uuid>, args: &WorkerArgs) -> Self {
+        Self::stored(orders, ids, EVENTS, SHORT_LOADS, args)
     }
 
     pub async fn short(orders: O, args: &WorkerArgs) -> Result<Self> {

@@ -1,7 +1,8 @@
 //! Requests of the workloads to the Redis server.
 
-use eventbus::Result;
 use redis::{Client, aio::MultiplexedConnection, cmd};
+
+use crate::Result;
 
 pub async fn connect(url: &str) -> Result<MultiplexedConnection> {
     let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);

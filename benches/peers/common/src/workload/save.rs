@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use async_trait::async_trait;
-use eventbus::Result;
 use uuid::Uuid;
 
 use crate::{
-    WorkerArgs,
+    Result,
     bench::{Bench, Round, expect},
     items::Items,
     order::{ItemAdded, Order, order_of},
+    worker::WorkerArgs,
 };
 
 /// Events of an order.
@@ -36,6 +36,21 @@ pub trait Orders: Clone + Send + Sync + 'static {
     /// Saves items, unless the order has changed in the database.
     fn save(&self, held: &mut Self::Held, items: Vec<ItemAdded>) -> impl Future<Output = Result<()>> + Send;
     fn load(&self, id: Uuid) -> impl Future<Output = Result<Self::Held>> + Send;
+
+    /// Loads an order that was saved just now, with its last events.
+    fn load_saved(&self, held: &Self::Held) -> impl Future<Output = Result<Self::Held>> + Send {
+        self.load(held.id())
+    }
+
+    /// Loads an order, and saves its next item.
+    fn add_next(&self, id: Uuid) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let mut held = self.load(id).await?;
+            let next = ItemAdded::new(held.order().items);
+            self.save(&mut held, vec![next]).await
+        }
+    }
+
     fn count_events(&self) -> impl Future<Output = Result<u64>> + Send;
 }
 
@@ -53,18 +68,22 @@ pub struct Save<O: Orders> {
     saves_per_caller: usize,
     items: Items,
     saved: u64,
-    /// Set if other orders are in the database: then its events are the driver's to count.
+    /// Set if other workers save to the database: then its events are the driver's to count.
     is_shared: bool,
 }
 
 impl<O: Orders> Save<O> {
-    pub fn new(orders: O, events_per_save: u64, args: &WorkerArgs) -> Result<Self> {
-        let items = Items::new(args.scale.event_bytes)?;
+    pub fn new(orders: O, events_per_save: u64, items: Items, args: &WorkerArgs) -> Self {
         let saves = if args.callers == 1 { LONE_SAVES_PER_ROUND } else { SAVES_PER_ROUND };
         let saves = if args.quick { saves / QUICK_DIVISOR } else { saves };
         let saves_per_caller = items.operations(saves).div_ceil(args.callers);
-        let (callers, is_shared) = (args.callers, args.scale.database.is_some());
-        Ok(Self { orders, events_per_save, callers, saves_per_caller, items, saved: 0, is_shared })
+        let callers = args.callers;
+        Self { orders, events_per_save, callers, saves_per_caller, items, saved: 0, is_shared: false }
+    }
+
+    /// Saves to a database with other orders, which may have other workers.
+    pub fn shared(self) -> Self {
+        Self { is_shared: true, ..self }
     }
 }
 
@@ -98,7 +117,7 @@ async fn save<O: Orders>(orders: O, items: Items, saves: usize, each: u64) -> Re
         orders.save(&mut held, (first..first + each).map(|number| items.item(number)).collect()).await?;
         round.add(start.elapsed());
     }
-    let stored = orders.load(held.id()).await?;
+    let stored = orders.load_saved(&held).await?;
     let due = order_of((0..held.order().items).map(ItemAdded::new));
     expect("an order", stored.order(), &due)?;
     Ok(round)

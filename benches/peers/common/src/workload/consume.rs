@@ -6,8 +6,6 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use eventbus::Result;
-use eventbus_test::unique_name;
 use redis::cmd;
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -16,12 +14,12 @@ use super::{
     save::QUICK_DIVISOR,
 };
 use crate::{
-    WorkerArgs,
+    Result,
     bench::{Bench, Round, expect},
-    by_hand,
     items::Items,
     order::{ItemAdded, Order, order_of},
-    redis_server,
+    redis_server, unique_name,
+    worker::WorkerArgs,
 };
 
 const EVENTS: usize = 100_000;
@@ -46,6 +44,7 @@ pub trait Consumer: Clone + Send + Sync + 'static {
 pub struct Consume<C> {
     url: String,
     prefix: String,
+    stream: String,
     groups: usize,
     /// In each group.
     handlers: usize,
@@ -64,22 +63,18 @@ struct Handled {
 }
 
 impl<C: Consumer> Consume<C> {
-    pub async fn open(args: &WorkerArgs) -> Result<Self> {
+    /// Fills a stream with this publisher, for groups that have as many handlers each.
+    pub async fn open<P: Publisher>(groups: usize, handlers: usize, args: &WorkerArgs) -> Result<Self> {
         let (url, prefix) = (args.redis.clone(), unique_name("consume"));
         let events = if args.quick { EVENTS / QUICK_DIVISOR } else { EVENTS };
-        let publisher = <by_hand::Bus as Publisher>::open(&url, &prefix).await?;
+        let publisher = P::open(&url, &prefix).await?;
         for _ in 0..events / EVENTS_PER_PUBLISH {
-            publisher.publish_all(&items(&Items::new(None)?, EVENTS_PER_PUBLISH)).await?;
+            publisher.publish_all(&items(&Items::default(), EVENTS_PER_PUBLISH)).await?;
         }
         let due = order_of((0..events).map(|number| ItemAdded::new((number % EVENTS_PER_PUBLISH) as u64)));
-        let (groups, handlers) = (args.scale.groups, args.scale.handlers);
         let calls = (groups * handlers) as u64;
         let due = Order { items: due.items * calls, cents: due.cents * calls };
-        Ok(Self { url, prefix, groups, handlers, events, due, consumer: None })
-    }
-
-    fn stream(&self) -> String {
-        format!("{}:stream", self.prefix)
+        Ok(Self { url, stream: P::stream(&prefix), prefix, groups, handlers, events, due, consumer: None })
     }
 }
 
@@ -107,7 +102,7 @@ impl<C: Consumer> Bench for Consume<C> {
         }
         let mut redis = redis_server::connect(&self.url).await?;
         for group in &groups {
-            redis_server::acknowledged(&mut redis, &self.stream(), group).await?;
+            redis_server::acknowledged(&mut redis, &self.stream, group).await?;
         }
         self.consumer = Some((client, consuming));
         let (items, cents) = (handled.items.load(Ordering::Relaxed), handled.cents.load(Ordering::Relaxed));
@@ -125,6 +120,6 @@ impl<C: Consumer> Bench for Consume<C> {
 
     async fn check(&mut self) -> Result<()> {
         let mut redis = redis_server::connect(&self.url).await?;
-        Ok(cmd("DEL").arg(self.stream()).exec_async(&mut redis).await?)
+        Ok(cmd("DEL").arg(&self.stream).exec_async(&mut redis).await?)
     }
 }

@@ -6,10 +6,9 @@ use std::{
 };
 
 use cpu_time::ProcessTime;
-use eventbus::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::bench::Round;
+use crate::{Result, bench::Round, postgres_server, redis_server};
 
 /// A measured round.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,17 +42,16 @@ pub struct Meter {
 }
 
 impl Meter {
-    pub fn add_server(&mut self, main_process: u32) {
-        self.servers.push(main_process);
+    /// Adds the PostgreSQL server at this URL.
+    pub async fn with_postgres(mut self, url: &str) -> Result<Self> {
+        self.servers.push(postgres_server::process_id(url).await?);
+        Ok(self)
     }
 
-    /// Finds the PostgreSQL server with this backend.
-    pub fn add_parent_of(&mut self, backend: i32) -> Result<()> {
-        let stat = fs::read_to_string(format!("/proc/{backend}/stat"))?;
-        // the name, in parentheses, may contain any character
-        let parent = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(1)?.parse().ok());
-        self.servers.push(parent.ok_or("the server is not on this machine")?);
-        Ok(())
+    /// Adds the Redis server at this URL.
+    pub async fn with_redis(mut self, url: &str) -> Result<Self> {
+        self.servers.push(redis_server::process_id(&mut redis_server::connect(url).await?).await?);
+        Ok(self)
     }
 
     pub async fn measure(&self, work: impl Future<Output = Result<Round>>) -> Result<Measured> {

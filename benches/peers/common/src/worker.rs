@@ -2,43 +2,64 @@
 
 use std::{
     io::{self, BufRead as _, Write as _},
-    path::Path,
     process::Command,
 };
 
-use clap::ValueEnum as _;
-use eventbus::Result;
+use clap::Args;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::runtime::Builder;
 
-use crate::{WorkerArgs, bench::Round, workload};
+use crate::{
+    Result,
+    bench::{Bench, Round},
+    meter::Meter,
+};
 
-/// Returns the command that starts a worker.
-pub fn command(program: &Path, args: &WorkerArgs) -> Command {
-    let implementation = args.implementation.to_possible_value();
-    let mut command = Command::new(program);
-    command.args(["worker", "--workload", &args.workload, "--callers", &args.callers.to_string()]);
-    command.args(["--implementation", implementation.as_ref().map_or("", |value| value.get_name())]);
-    command.args(["--postgres", &args.postgres, "--redis", &args.redis]);
-    for (flag, is_set) in [("--quick", args.quick), ("--count-allocations", args.count_allocations)] {
-        if is_set {
-            command.arg(flag);
+/// The command line of a worker.
+#[derive(Debug, Clone, Args)]
+pub struct WorkerArgs {
+    #[arg(long)]
+    pub workload: String,
+    #[arg(long)]
+    pub callers: usize,
+    #[arg(long)]
+    pub quick: bool,
+    /// Counts allocations instead of time, in one round on one thread.
+    #[arg(long)]
+    pub count_allocations: bool,
+    #[arg(long)]
+    pub postgres: String,
+    #[arg(long)]
+    pub redis: String,
+}
+
+impl WorkerArgs {
+    /// Adds these arguments to the command that starts a worker.
+    pub fn add_to(&self, command: &mut Command) {
+        let Self { workload, callers, quick, count_allocations, postgres, redis } = self;
+        command.args(["--workload", workload, "--callers", &callers.to_string()]);
+        command.args(["--postgres", postgres, "--redis", redis]);
+        for (flag, is_set) in [("--quick", quick), ("--count-allocations", count_allocations)] {
+            if *is_set {
+                command.arg(flag);
+            }
         }
     }
-    args.scale.add_to(&mut command);
-    command
 }
 
 /// Opens the workload, runs a round to warm up, and says that it is ready. At the end of the input it checks the
 /// result.
-pub fn run(args: &WorkerArgs) -> Result<()> {
-    let workload = workload::find(&args.workload)?;
+pub fn run(
+    args: &WorkerArgs,
+    meter: impl Future<Output = Result<Meter>>,
+    open: impl Future<Output = Result<Box<dyn Bench>>>,
+) -> Result<()> {
     if args.count_allocations {
-        return count_allocations(workload, args);
+        return count_allocations(open);
     }
     let runtime = Builder::new_multi_thread().enable_all().build()?;
-    let meter = runtime.block_on(workload.meter(args))?;
-    let mut bench = runtime.block_on(workload.open(args))?;
+    let meter = runtime.block_on(meter)?;
+    let mut bench = runtime.block_on(open)?;
     runtime.block_on(bench.run())?;
     runtime.block_on(bench.clean_up())?;
     reply(&())?;
@@ -52,9 +73,9 @@ pub fn run(args: &WorkerArgs) -> Result<()> {
 }
 
 /// Counts the allocations of the one thread on which everything but blocking work runs.
-fn count_allocations(workload: &workload::Workload, args: &WorkerArgs) -> Result<()> {
+fn count_allocations(open: impl Future<Output = Result<Box<dyn Bench>>>) -> Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let mut bench = runtime.block_on(workload.open(args))?;
+    let mut bench = runtime.block_on(open)?;
     runtime.block_on(bench.run())?;
     runtime.block_on(bench.clean_up())?;
     let mut round: Result<Round> = Err("no round was run".into());
