@@ -19,8 +19,8 @@
 //! }
 //!
 //! #[handler]
-//! async fn thank(event: &Deposited, meta: &Metadata) {
-//!     println!("thank you, {}, for {} cents", meta.aggregate_id(), event.cents);
+//! async fn thank(event: &Deposited, id: &AggregateId) {
+//!     println!("thank you, {id}, for {} cents", event.cents);
 //! }
 //!
 //! #[tokio::main(flavor = "current_thread")]

@@ -55,10 +55,10 @@ impl OrderRows {
     fn placed(
         &self,
         event: &OrderPlaced,
-        meta: &Metadata,
+        id: &AggregateId,
         tx: &mut SqliteTransaction,
     ) -> Result<(), SqliteTransactionError> {
-        let row = (meta.aggregate_id().as_str(), &event.customer, event.cents.cast_signed());
+        let row = (id.as_str(), &event.customer, event.cents.cast_signed());
         tx.execute("INSERT INTO order_rows (order_id, customer, cents, is_shipped) VALUES (?1, ?2, ?3, 0)", row)?;
         Ok(())
     }
@@ -66,10 +66,10 @@ impl OrderRows {
     fn shipped(
         &self,
         _event: &OrderShipped,
-        meta: &Metadata,
+        id: &AggregateId,
         tx: &mut SqliteTransaction,
     ) -> Result<(), SqliteTransactionError> {
-        tx.execute("UPDATE order_rows SET is_shipped = 1 WHERE order_id = ?1", [meta.aggregate_id().as_str()])?;
+        tx.execute("UPDATE order_rows SET is_shipped = 1 WHERE order_id = ?1", [id.as_str()])?;
         Ok(())
     }
 }

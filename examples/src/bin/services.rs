@@ -115,11 +115,11 @@ struct Statistics {
 
 #[projection(name = "statistics")]
 impl Statistics {
-    fn placed(&mut self, event: &OrderPlaced, meta: &Metadata) {
+    fn placed(&mut self, event: &OrderPlaced, id: &AggregateId) {
         self.orders += 1;
         self.revenue_cents += event.total_cents;
         let revenue = examples::money(self.revenue_cents);
-        println!("[statistics] order {}: {} orders, {revenue} in all", meta.aggregate_id(), self.orders);
+        println!("[statistics] order {id}: {} orders, {revenue} in all", self.orders);
     }
 }
 
@@ -130,10 +130,10 @@ struct Customers {
 
 #[projection(name = "customers")]
 impl Customers {
-    fn placed(&mut self, event: &OrderPlaced, meta: &Metadata) {
+    fn placed(&mut self, event: &OrderPlaced, id: &AggregateId) {
         let orders = self.orders.entry(event.customer.clone()).or_default();
         *orders += 1;
-        println!("[customers] order {}: no. {orders} of {}", meta.aggregate_id(), event.customer);
+        println!("[customers] order {id}: no. {orders} of {}", event.customer);
     }
 }
 
@@ -153,9 +153,9 @@ async fn projections(bus: RedisEventBus) -> Result<()> {
 // the second consumer
 
 #[handler(group = "notifications")]
-async fn notify(event: &OrderPlaced, meta: &Metadata) {
+async fn notify(event: &OrderPlaced, id: &AggregateId) {
     let total = examples::money(event.total_cents);
-    println!("[notifications] order {}: dear {}, it is {total}", meta.aggregate_id(), event.customer);
+    println!("[notifications] order {id}: dear {}, it is {total}", event.customer);
 }
 
 /// An app without a store only consumes.

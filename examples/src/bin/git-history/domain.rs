@@ -176,9 +176,9 @@ impl Authors {
         author.last = Some(author.last.map_or(date, |last| last.max(date)));
     }
 
-    fn touched(&mut self, event: &FileEvent, meta: &Metadata) {
+    fn touched(&mut self, event: &FileEvent, id: &AggregateId) {
         let author = self.0.entry(event.commit().email.clone()).or_default();
-        author.files.insert(meta.aggregate_id().clone());
+        author.files.insert(id.clone());
     }
 }
 
@@ -188,7 +188,7 @@ pub struct HotFiles(pub BTreeMap<AggregateId, File>);
 
 #[projection(name = "hot-files")]
 impl HotFiles {
-    fn changed(&mut self, event: &FileEvent, meta: &Metadata) {
-        self.0.entry(meta.aggregate_id().clone()).or_default().apply(event);
+    fn changed(&mut self, event: &FileEvent, id: &AggregateId) {
+        self.0.entry(id.clone()).or_default().apply(event);
     }
 }

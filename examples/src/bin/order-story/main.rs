@@ -10,9 +10,9 @@ use examples::{act, show};
 use orders::{Order, OrderCreated, ParcelShipped};
 
 #[handler]
-async fn send_receipt(event: &OrderCreated, meta: &Metadata) {
+async fn send_receipt(event: &OrderCreated, id: &AggregateId) {
     let total = examples::money(event.total_cents);
-    println!("  receipt    {total} from {} for order {}", event.customer_id, meta.aggregate_id());
+    println!("  receipt    {total} from {} for order {id}", event.customer_id);
 }
 
 #[derive(Debug, Default, PartialEq, Clone)]

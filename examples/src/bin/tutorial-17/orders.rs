@@ -89,21 +89,21 @@ pub struct OrderStatistics {
 
 #[projection(name = "order-statistics")]
 impl OrderStatistics {
-    fn created(&mut self, event: &OrderCreated, meta: &Metadata) {
+    fn created(&mut self, event: &OrderCreated, id: &AggregateId) {
         self.total_orders += 1;
         self.total_revenue += event.total_amount;
         match self.edition {
             Edition::Short => println!("  [Stats] Order created: ${:.2}", event.total_amount),
-            Edition::Long => println!("  [Projection] Order created: {}", meta.aggregate_id()),
+            Edition::Long => println!("  [Projection] Order created: {id}"),
             Edition::Silent => {}
         }
     }
 
-    fn shipped(&mut self, event: &OrderShipped, meta: &Metadata) {
+    fn shipped(&mut self, event: &OrderShipped, id: &AggregateId) {
         self.shipped_count += 1;
         match self.edition {
             Edition::Short => println!("  [Stats] Order shipped: {}", event.tracking_number),
-            Edition::Long => println!("  [Projection] Order shipped: {}", meta.aggregate_id()),
+            Edition::Long => println!("  [Projection] Order shipped: {id}"),
             Edition::Silent => {}
         }
     }
