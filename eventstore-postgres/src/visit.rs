@@ -7,11 +7,12 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use eventbus::{
     BoxError, Position, StreamId, Version,
-    port::{BoxFuture, Direction, FeedFilter, ReadError, ReadFeed as _, ReadStream as _},
+    port::{Direction, FeedFilter, ReadError, ReadFeed as _, ReadStream as _},
     store::{VisitEvent, VisitFeedEvent, VisitedEvent, VisitedFeedEvent, visit_feed_records, visit_records},
-    support::{EventTypeNames, begin_reading},
+    support::EventTypeNames,
 };
 use sqlx::postgres::PgRow;
+use tokio::sync::mpsc;
 
 use crate::{
     columns::bind_stream,
@@ -20,6 +21,7 @@ use crate::{
     pool::Query,
     record::RowColumns,
     store::PgEventStore,
+    store_inner::StoreInner,
     stream_numbers::PageStreams,
 };
 
@@ -67,24 +69,10 @@ pub(crate) async fn visit_feed(
     if wanted.is_all() || wanted.has_tags() {
         return visit_feed_records(store.read_feed(after, through, filter), visit).await;
     }
-    let (read, end) = (Arc::new((Arc::clone(store.inner()), wanted)), through.as_i64());
-    let fetch = |start| {
-        let read = Arc::clone(&read);
-        async move {
-            let (page, next) = fetch_filtered(&read.0, start, end, &read.1, FeedColumns::Visited).await?;
-            let numbers = page.rows.iter().map(|row| RowColumns::at(row, 1).number()).collect::<Result<_, _>>();
-            let streams = read.0.load_streams(numbers.map_err(ReadError::Unavailable)?).await?;
-            Ok::<_, ReadError>((page.rows, streams, next))
-        }
-    };
     let (mut last, mut names) = (after, EventTypeNames::default());
-    let mut page: BoxFuture<'_, _> = Box::pin(fetch(PageStart::new(after)));
-    loop {
-        let (rows, streams, next) = page.await?;
-        let ahead = match next {
-            Some(start) => Some(begin_reading(fetch(start)).await),
-            None => None,
-        };
+    let mut pages = fetch_ahead(Arc::clone(store.inner()), wanted, PageStart::new(after), through.as_i64());
+    while let Some(page) = pages.recv().await {
+        let VisitedPage { rows, streams, is_last } = page?;
         for row in &rows {
             let Ok(event) = visited_event(row, &streams, &mut names) else {
                 return visit_feed_records(store.read_feed(last, through, filter), visit).await;
@@ -94,11 +82,47 @@ pub(crate) async fn visit_feed(
                 return Ok(());
             }
         }
-        match ahead {
-            Some(next) => page = next,
-            None => return Ok(()),
+        if is_last {
+            return Ok(());
         }
     }
+    Err(ReadError::Unavailable("the runtime was shut down meanwhile".into()))
+}
+
+/// The rows of a page of the feed, and their streams.
+struct VisitedPage {
+    rows: Vec<PgRow>,
+    streams: PageStreams,
+    is_last: bool,
+}
+
+/// Fetches pages in a task, which is at most two pages ahead; it ends after the last page, or an error.
+fn fetch_ahead(
+    inner: Arc<StoreInner>,
+    wanted: FilterParameters,
+    start: PageStart,
+    end: i64,
+) -> mpsc::Receiver<Result<VisitedPage, ReadError>> {
+    let (sender, pages) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut next = Some(start);
+        while let Some(start) = next.take() {
+            let fetched = async {
+                let (page, next) = fetch_filtered(&inner, start, end, &wanted, FeedColumns::Visited).await?;
+                let numbers = page.rows.iter().map(|row| RowColumns::at(row, 1).number()).collect::<Result<_, _>>();
+                let streams = inner.load_streams(numbers.map_err(ReadError::Unavailable)?).await?;
+                Ok((VisitedPage { rows: page.rows, streams, is_last: next.is_none() }, next))
+            };
+            let page = fetched.await.map(|(page, start)| {
+                next = start;
+                page
+            });
+            if sender.send(page).await.is_err() {
+                return; // the visitor has broken off
+            }
+        }
+    });
+    pages
 }
 
 /// Decodes the columns of `visited.sql`.

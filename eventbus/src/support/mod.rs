@@ -29,7 +29,7 @@ pub use listed_types::ListedEventTypes;
 pub use migration_kind::MigrationKind;
 pub use outage::Outage;
 pub(crate) use page::{BatchEnd, FeedBatch};
-pub use page::{PAGE_BYTES, Page, begin_reading, collect_page, fetched_ahead, paged, paged_after, paged_ahead};
+pub use page::{PAGE_BYTES, Page, collect_page, fetched_ahead, paged, paged_after, paged_ahead};
 pub(crate) use skip::{
     Skip, SkipsError, count_around, ranges_around, read_around, relay_to, save_skips, skipped_positions, skips,
     skips_to_note,

@@ -108,7 +108,7 @@ where
             let Some(page) = page else { return Ok(None) };
             let (events, next) = page.await?;
             let ahead = match next {
-                Some(cursor) => Some(begin_reading(read_page(cursor)).await),
+                Some(cursor) => Some(begin(read_page(cursor)).await),
                 None => None,
             };
             Ok(Some((events, ahead)))
@@ -139,7 +139,7 @@ where
             let (fetch, decode) = &*steps;
             let (fetched, expected) = fetching.await?;
             let ahead: Option<Fetching<R, C>> = match expected.clone() {
-                Some(cursor) => Some(begin_reading(fetch(cursor)).await),
+                Some(cursor) => Some(begin(fetch(cursor)).await),
                 None => None,
             };
             let (events, next) = decode(fetched).await?;
@@ -154,8 +154,8 @@ where
 /// What is fetched for a page, and the expected cursor of the next one.
 type Fetching<R, C> = BoxFuture<'static, Result<(R, Option<C>), ReadError>>;
 
-/// Begins `reading` in a task, beside the calling one.
-pub async fn begin_reading<T: Send + 'static>(
+/// Begins `reading` in a task.
+async fn begin<T: Send + 'static>(
     reading: impl Future<Output = Result<T, ReadError>> + Send + 'static,
 ) -> BoxFuture<'static, Result<T, ReadError>> {
     let reading = tokio::spawn(reading);

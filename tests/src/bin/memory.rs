@@ -1,4 +1,4 @@
-//! Measures how much memory reading large events takes: `cargo run --release -p workspace-tests --bin memory`.
+//! Measures how much memory reading takes, by default of large events: `cargo run --release -p workspace-tests --bin memory`.
 //!
 //! Each way to read runs in a process of its own, and prints how far its resident memory rose above its value before
 //! the first event (Linux: `VmHWM`). The program fails if one exceeds `--at-most`, or does not read every event. It
@@ -19,7 +19,8 @@ use clap::Parser;
 use eventbus::{
     BoxError, ExpectedVersion, Name, NewEvent, Position, StreamId, Version,
     event::EventFilter,
-    port::{AppendEvents as _, EventBus, FeedFilter, ReadFeed as _, Subscriber},
+    port::{Append, AppendEvents as _, EventBus, FeedFilter, ReadFeed as _, Subscriber},
+    prelude::*,
 };
 use eventbus_redis::{
     RedisEventBus, RedisEventBusConfig,
@@ -28,42 +29,72 @@ use eventbus_redis::{
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use futures_util::TryStreamExt as _;
 
-/// Measures how much memory reading large events takes.
+/// Measures how much memory reading takes.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Number of events to read.
     #[arg(long, default_value_t = 300)]
     events: u64,
-    /// Size of each event in MiB.
-    #[arg(long, default_value_t = 2)]
-    mebibytes: usize,
+    /// Size of each event in bytes.
+    #[arg(long, default_value_t = 2 << 20)]
+    bytes: usize,
+    /// The ways to read: these alone.
+    #[arg(long, value_delimiter = ',', default_values = WAYS)]
+    only: Vec<String>,
     /// Limit of memory for each way to read, in MiB.
     #[arg(long, default_value_t = 100)]
     at_most: u64,
 }
 
-const WAYS: [&str; 5] = ["postgres-feed", "redis-consumer", "redis-history", "redis-follow", "redis-reader"];
+const WAYS: [&str; 6] =
+    ["postgres-feed", "postgres-rebuild", "redis-consumer", "redis-history", "redis-follow", "redis-reader"];
+
+/// Events that are stored together, if they are small.
+const STORED_TOGETHER: usize = 1_000;
+
+/// Events of a stream, if they are stored together.
+const OF_A_STREAM: usize = 10;
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Document")]
+struct DocumentStored {
+    text: String,
+}
+
+/// Counts the documents.
+#[derive(Debug, Default)]
+struct Documents(u64);
+
+#[projection(name = "documents", manual)]
+impl Documents {
+    fn stored(&mut self, _event: &DocumentStored) {
+        self.0 += 1;
+    }
+}
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     if let Ok(way) = env::var("MEMORY_WAY") {
         return read(&way, env::var("MEMORY_EVENTS")?.parse()?, env::var("MEMORY_PREFIX")?).await;
     }
-    let Arguments { events, mebibytes, at_most } = Arguments::parse();
+    let Arguments { events, bytes, only, at_most } = Arguments::parse();
     let prefix = eventbus_test::unique_name("memory");
-    fill(&prefix, events, mebibytes << 20).await?;
-    println!("{events} events of {mebibytes} MiB, resident memory above the start of the process at most:");
+    if let Some(unknown) = only.iter().find(|way| !WAYS.contains(&way.as_str())) {
+        return Err(format!("no way to read is called `{unknown}`; there are {}", WAYS.join(", ")).into());
+    }
+    fill(&prefix, events, bytes, &only).await?;
+    println!("{events} events of {bytes} bytes, resident memory above the start of the process at most:");
     let mut wrong = Vec::new();
-    for way in WAYS {
+    for way in only {
         let said = Command::new(env::current_exe()?)
-            .env("MEMORY_WAY", way)
+            .env("MEMORY_WAY", &way)
             .env("MEMORY_EVENTS", events.to_string())
             .env("MEMORY_PREFIX", &prefix)
             .env("DATABASE_URL", eventbus_test::postgres_url())
             .env("REDIS_URL", eventbus_test::redis_url())
             .output()?;
         let (out, err) = (String::from_utf8(said.stdout)?, String::from_utf8(said.stderr)?);
-        println!("{way:>15} {}{err}", out.trim());
+        println!("{way:>16} {}{err}", out.trim());
         let taken = out.trim().split(" MiB").next().and_then(|taken| taken.parse::<u64>().ok());
         if !said.status.success() || taken.is_none_or(|taken| taken > at_most) {
             wrong.push(way);
@@ -101,18 +132,47 @@ async fn streams(prefix: &str) -> Result<RedisStreams, BoxError> {
     Ok(RedisStreams::connect(RedisStreamsConfig { redis_url, stream_prefix, ..RedisStreamsConfig::default() }).await?)
 }
 
-async fn fill(prefix: &str, events: u64, bytes: usize) -> Result<(), BoxError> {
+/// Stores the events where these ways read them.
+async fn fill(prefix: &str, events: u64, bytes: usize, ways: &[String]) -> Result<(), BoxError> {
+    let is_read = |of: &[&str]| ways.iter().any(|way| of.contains(&way.as_str()));
+    let in_store = is_read(&["postgres-feed", "postgres-rebuild"]);
+    let on_bus = is_read(&["redis-consumer", "redis-history", "redis-follow"]);
+    let plain = is_read(&["redis-reader"]);
     let (store, bus) = (store(prefix).await?, RedisEventBus::connect(bus_config(prefix)).await?);
     let streams = streams(prefix).await?;
     // a text that hardly compresses
     let text: String = (0..bytes).map(|_| fastrand::alphanumeric()).collect();
-    for number in 0..events {
-        let stream = StreamId::parse("Document", &number.to_string())?;
-        let payload = format!(r#"{{"text":"{text}"}}"#);
-        let event = NewEvent::new(Name::from_static("DocumentStored"), 1, payload);
-        bus.publish(&[event.clone().recorded_as(stream.clone(), Version::FIRST, None)]).await?;
-        store.append(&stream, ExpectedVersion::Any, vec![event]).await?;
-        streams.publisher().publish("large", "stored", &text).await?;
+    let payload = format!(r#"{{"text":"{text}"}}"#);
+    let new_event = || NewEvent::new(Name::from_static("DocumentStored"), 1, payload.clone());
+    let together = (STORED_TOGETHER * 1_024 / bytes.max(1)).clamp(1, STORED_TOGETHER) as u64;
+    let mut first = 0;
+    while first < events {
+        let numbers: Vec<_> = (first..events.min(first + together)).collect();
+        first += together;
+        let mut appends = Vec::new();
+        for numbers in numbers.chunks(OF_A_STREAM) {
+            let stream = StreamId::parse("Document", &numbers[0].to_string())?;
+            let events = numbers.iter().map(|_| new_event()).collect();
+            appends.push(Append { stream, expected: ExpectedVersion::NoStream, events });
+        }
+        if on_bus {
+            let records = appends.iter().flat_map(|Append { stream, events, .. }| {
+                let versions = (1..).map(Version::new);
+                let events = events.iter().cloned().zip(versions);
+                events.map(|(event, version)| event.recorded_as(stream.clone(), version, None))
+            });
+            bus.publish(&records.collect::<Vec<_>>()).await?;
+        }
+        if in_store {
+            for appended in store.append_many(appends).await {
+                appended?;
+            }
+        }
+        if plain {
+            for _ in numbers {
+                streams.publisher().publish("large", "stored", &text).await?;
+            }
+        }
     }
     Ok(())
 }
@@ -129,6 +189,11 @@ async fn read(way: &str, events: u64, prefix: String) -> Result<(), BoxError> {
             while feed.try_next().await?.is_some() {
                 count += 1;
             }
+        }
+        "postgres-rebuild" => {
+            let documents = eventbus::ProjectionHandle::with_factory(Documents::default);
+            documents.rebuild(&store(&prefix).await?).await?;
+            count = documents.read().await.0;
         }
         "redis-consumer" => {
             let bus = RedisEventBus::connect(bus_config(&prefix)).await?;
