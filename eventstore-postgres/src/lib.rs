@@ -26,6 +26,8 @@ mod on_pool;
 mod open_append;
 mod pool;
 mod preflight;
+#[cfg(test)]
+mod query_plans;
 mod read;
 mod record;
 mod resolve;

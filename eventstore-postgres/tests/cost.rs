@@ -1,18 +1,23 @@
 //! The cost of an operation on the server: statements, rows read, rows sorted, bytes of WAL. No statement is planned anew
-//! at each call.
+//! at each call. And its cost in this process: bytes of futures, allocations, ids.
 //!
-//! Each test compares the cost of many operations with that of half as many, so that connecting does not count.
+//! Each test of the server compares the cost of many operations with that of half as many, so that connecting does not
+//! count.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
+#[path = "cost/allocations.rs"]
+mod allocations;
 mod common;
 #[path = "cost/idle.rs"]
 mod idle;
 
-use common::{add, connect, event, events, feed, read, run, stream, within};
+use allocations::{AppendCost, IdCounter};
+use common::{TestSchema, add, connect, event, events, feed, open, read, run, stream, within};
 use eventbus::{
     ExpectedVersion::{Any, NoStream},
     Name, Never, NewEvent, Position,
+    clock::SharedClock,
     event::Tag,
     port::{Append, AppendEvents as _, FeedFilter, ReadFeed as _, Snapshots as _, StoredSnapshot},
     prelude::*,
@@ -437,4 +442,32 @@ async fn a_load_from_a_snapshot_is_one_statement_and_reads_the_events_after_it()
         }
     });
     save.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 2, rows_sorted: 0, wal_bytes: 200 * 188 });
+}
+
+#[test]
+fn an_append_holds_few_bytes() {
+    let (schema, runtime) = (TestSchema::new(), allocations::runtime());
+    let store = runtime.block_on(schema.store());
+    // 648 bytes, 24,364 bytes and 46 allocations when the bounds were written
+    let bound = AppendCost { future_bytes: 720, held_bytes: 27_000, allocations: 52 };
+    allocations::of_save(&runtime, &store).assert_at_most(bound);
+    // 80, 23,104 and 42
+    let bound = AppendCost { future_bytes: 96, held_bytes: 26_000, allocations: 48 };
+    allocations::of_append(&runtime, &store).assert_at_most(bound);
+}
+
+#[test]
+fn an_event_is_read_with_few_allocations() {
+    let (schema, runtime) = (TestSchema::new(), allocations::runtime());
+    let store = runtime.block_on(schema.store());
+    let [of_load, of_rebuild] = allocations::of_reads(&runtime, &store);
+    // 1.02 to 1.05 and 4.15 to 4.18 when the bounds were written
+    assert!(of_load <= 1.2 && of_rebuild <= 4.7, "{of_load} for an event of a load, {of_rebuild} of a rebuild");
+}
+
+#[tokio::test]
+async fn a_save_draws_an_id_for_each_event_and_one_for_all() {
+    let (schema, counter) = (TestSchema::new(), IdCounter::default());
+    let store = open(PgEventStoreConfig { clock: SharedClock::new(counter.clone()), ..schema.config() }).await;
+    allocations::assert_ids_of_saves(&counter, store).await;
 }

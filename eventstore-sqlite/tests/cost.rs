@@ -1,18 +1,26 @@
-//! The cost of operations: pages of the WAL, and what the statements scan and sort.
+//! The cost of operations: pages of the WAL, what the statements scan and sort, bytes of futures, allocations, ids.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
+#[path = "../../eventstore-postgres/tests/cost/allocations.rs"]
+mod allocations;
 mod common;
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
+use allocations::{AppendCost, IdCounter};
 use common::{events, fresh_path, fresh_stream, open};
 use eventbus::{
     ExpectedVersion::Any,
     StreamId,
+    clock::SharedClock,
     port::{Append, AppendEvents as _},
 };
-use eventstore_sqlite::SqliteEventStore;
+use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig};
 use rusqlite::Connection;
 
 /// A page of the database with its header, as the WAL holds it.
@@ -71,14 +79,27 @@ const EXCEPTIONS: [&str; 8] = [
     "store_id",
 ];
 
-/// The other statements find their rows by a key, and read them in the order of an index.
+/// The other statements find their rows by a key, and read them in the order of an index; also with the statistics that
+/// `ANALYZE` of an application makes.
 #[tokio::test]
 async fn statements_scan_no_table_and_sort_no_rows() {
     let path = fresh_path();
     let store = open(path.clone()).await;
     append_at_once(&store, &[fresh_stream()]).await;
     let connection = Connection::open(&path).unwrap();
-    let (mut planned, mut costly) = (0, BTreeSet::new());
+    assert_only_costly(&connection, EXCEPTIONS.into());
+    for stream in (0..10).map(|_| fresh_stream()) {
+        store.append(&stream, Any, events(1_000)).await.unwrap();
+    }
+    connection.execute_batch("ANALYZE").unwrap();
+    // sorts the dead letters, which it finds by the index that has only those
+    let exceptions = EXCEPTIONS.into_iter().chain(["dead_positions"]);
+    assert_only_costly(&connection, exceptions.collect());
+}
+
+/// Fails if the statements that scan a table or sort are not exactly the exceptions.
+fn assert_only_costly(connection: &Connection, exceptions: BTreeSet<&str>) {
+    let (mut planned, mut costly) = (0, BTreeMap::new());
     for (name, sql) in statements() {
         // the tables of shadows and of the migrations are in no other database
         let Ok(mut plan) = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")) else { continue };
@@ -86,12 +107,43 @@ async fn statements_scan_no_table_and_sort_no_rows() {
         let mut steps = plan.raw_query().mapped(|row| row.get::<_, String>(3)).map(Result::unwrap);
         let is_of_rows =
             |step: &str| !["CONSTANT ROW", "VIRTUAL TABLE", "(subquery"].iter().any(|kind| step.contains(kind));
-        if steps.any(|step| step.contains("TEMP B-TREE") || (step.starts_with("SCAN") && is_of_rows(&step))) {
-            costly.insert(name);
+        let is_costly = |step: &String| step.contains("TEMP B-TREE") || (step.starts_with("SCAN") && is_of_rows(step));
+        if let Some(step) = steps.find(is_costly) {
+            costly.insert(name, step);
         }
     }
     assert!(planned > 50, "only {planned} statements were planned");
-    assert_eq!(costly, EXCEPTIONS.map(String::from).into());
+    let found: BTreeSet<_> = costly.keys().map(String::as_str).collect();
+    assert_eq!(found, exceptions, "{costly:#?}");
+}
+
+#[test]
+fn an_append_holds_few_bytes() {
+    let runtime = allocations::runtime();
+    let store = runtime.block_on(open(fresh_path()));
+    // 648 bytes, 2,500 bytes and 7 allocations when the bounds were written
+    let bound = AppendCost { future_bytes: 720, held_bytes: 2_800, allocations: 8 };
+    allocations::of_save(&runtime, &store).assert_at_most(bound);
+    // 816, 1,120 and 3
+    let bound = AppendCost { future_bytes: 900, held_bytes: 1_300, allocations: 4 };
+    allocations::of_append(&runtime, &store).assert_at_most(bound);
+}
+
+#[test]
+fn an_event_is_read_with_few_allocations() {
+    let runtime = allocations::runtime();
+    let store = runtime.block_on(open(fresh_path()));
+    let [of_load, of_rebuild] = allocations::of_reads(&runtime, &store);
+    // 0.003 and 1.017 when the bounds were written; the rows are read and decoded on other threads
+    assert!(of_load <= 0.01 && of_rebuild <= 1.2, "{of_load} for an event of a load, {of_rebuild} of a rebuild");
+}
+
+#[tokio::test]
+async fn a_save_draws_an_id_for_each_event_and_one_for_all() {
+    let counter = IdCounter::default();
+    let config = SqliteEventStoreConfig { clock: SharedClock::new(counter.clone()), ..Default::default() };
+    let store = SqliteEventStore::open_with(fresh_path(), config).await.unwrap();
+    allocations::assert_ids_of_saves(&counter, store).await;
 }
 
 /// Returns the texts of all statements, by the names of their files.

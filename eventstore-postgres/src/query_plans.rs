@@ -1,0 +1,236 @@
+//! The plans of the hot statements, kept beside their texts: `sql/read_page.plan` is that of `sql/read_page.sql`.
+//!
+//! A file has the plan that the server keeps for a connection, as it ran in a store of 1,000,000 events, and with statistics.
+//! The test compares its steps, which table each reads and along which index, with those of a smaller store, without
+//! statistics and with them. Numbers of rows and pages are for the reader alone.
+
+use std::{env, fs, path::PathBuf};
+
+use eventbus::Version;
+use sqlx::{AssertSqlSafe, Connection as _, Execute as _, Executor as _, PgConnection, SqlStr};
+
+use crate::{
+    PgEventStore,
+    pool::{PLANNER_SETTINGS, Query},
+    schema::Schema,
+    statements::{Claim, PageEnd, Statements},
+};
+
+/// The events of the store whose plans are kept, and of the store of `cargo test`.
+const KEPT_AT: usize = 1_000_000;
+const TESTED_AT: usize = 100_000;
+
+const ORDERS: usize = 10_000;
+const NO_TENANT: &str = "00000000-0000-0000-0000-000000000000";
+
+/// `EVENTBUS_BLESS=1` writes the files, `EVENTBUS_PLAN_EVENTS` sets the number of events.
+const COMMAND: &str = "EVENTBUS_BLESS=1 cargo test -p eventstore-postgres --lib query_plans";
+
+/// Events of all orders, in turn, of which one of a hundred is `Rare`, and one of ten has two tags.
+const FILL: &str = "
+    ALTER TABLE {schema}.events SET (autovacuum_enabled = off);
+    ALTER TABLE {schema}.streams SET (autovacuum_enabled = off);
+    ALTER TABLE {schema}.tags SET (autovacuum_enabled = off);
+    ALTER TABLE {schema}.tagged_events SET (autovacuum_enabled = off);
+    INSERT INTO {schema}.streams (aggregate_id, aggregate_type, tenant_id, version, recorded_at)
+    SELECT 'order-' || i, 'Order', '{no_tenant}', {events} / {orders}, now()
+    FROM generate_series(1, {orders}) i;
+    INSERT INTO {schema}.events (
+        position, stream_no, version, occurred_at, recorded_at, event_id, correlation_id, schema_version, event_type, payload,
+        tags)
+    SELECT i, (i - 1) % {orders} + 1, (i - 1) / {orders} + 1, now(), now(), lpad(to_hex(i), 32, '0')::uuid, gen_random_uuid(), 1,
+        CASE WHEN i % 100 = 0 THEN 'Rare' ELSE 'Added' END, json_build_object('text', repeat('x', 200)),
+        CASE WHEN i % 10 = 5 THEN ARRAY['course:' || i % 1000, 'student:' || i / 30] END
+    FROM generate_series(1, {events}) i;
+    SELECT setval('{schema}.events_position_seq', {events});
+    INSERT INTO {schema}.event_types VALUES ('Added', 1, 1), ('Rare', 1, 100);
+    INSERT INTO {schema}.tags (tenant_id, tag, counts)
+    SELECT '{no_tenant}', t.tag, jsonb_build_object('Added', count(*))
+    FROM {schema}.events e, unnest(e.tags) t(tag)
+    GROUP BY t.tag;
+    INSERT INTO {schema}.tagged_events (tag_no, position)
+    SELECT t.tag_no, e.position FROM {schema}.events e, unnest(e.tags) o(tag) JOIN {schema}.tags t ON t.tag = o.tag
+    ORDER BY 1, 2;
+    INSERT INTO {schema}.checkpoints VALUES ('orders', 1, now())";
+
+/// A statement whose plan is kept.
+struct HotStatement {
+    /// The name of its file in `sql/`.
+    name: &'static str,
+    sql: SqlStr,
+    /// Its parameters, as SQL.
+    parameters: String,
+    /// Set if a step may sort rows; else an index has them in their order.
+    may_sort: bool,
+}
+
+/// Returns the statements, with parameters for a store of so many events.
+fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
+    let (middle, version) = (events / 2, events / ORDERS);
+    let order = format!("'order-7', 'Order', '{NO_TENANT}'");
+    let new_events = |number: usize| {
+        let column = |value: &str, of_type: &str| format!("ARRAY[{}]::{of_type}[]", vec![value; number].join(", "));
+        let ids = column("gen_random_uuid()", "uuid");
+        let (types, versions, times) =
+            (column("'Added'", "text"), column("1", "integer"), column("now()", "timestamptz"));
+        let (payloads, texts) = (column("'{}'", "text"), column("NULL", "text"));
+        let (nulls, no_times) = (column("NULL", "uuid"), column("NULL", "timestamptz"));
+        format!("{ids}, {types}, {versions}, {times}, {payloads}, {ids}, {nulls}, {texts}, {texts}, {no_times}")
+    };
+    let streams =
+        format!("'{{order-7,new}}', '{{Order,Order}}', '{{{NO_TENANT},{NO_TENANT}}}', '{{{version},0}}', '{{1,1}}'");
+    let one_tag = format!("0, {events}, NULL, '{{Added}}', NULL, '{{1}}', '{{1}}', '{{course:105}}', 5000, 1000");
+    let both_tags = format!(
+        "0, {events}, NULL, '{{Added}}', '{NO_TENANT}', '{{1,1}}', '{{2,2}}', '{{course:105,student:3}}', 5000, 1000"
+    );
+    let hot = |name, query: Query<'static>, parameters, may_sort| HotStatement {
+        name,
+        sql: query.sql(),
+        parameters,
+        may_sort,
+    };
+    let append = statements.single_stream_append(Claim::Exact(Version::FIRST), false);
+    let append_many = statements.multi_stream_append(false);
+    let read_page = statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtEvents);
+    let read_filtered = statements.feed_page(include_str!("sql/read_filtered.sql"), PageEnd::AtEvents);
+    let read_forward = statements.stream_page(include_str!("sql/read_forward.sql"), "version");
+    let visit = statements.query(include_str!("sql/visit.sql"));
+    let head = statements.query(include_str!("sql/head.sql"));
+    let save_checkpoint = statements.query(include_str!("sql/save_checkpoint.sql"));
+    vec![
+        hot("append", append, format!("{order}, {}, {version}", new_events(1)), true),
+        hot("append_many", append_many, format!("{streams}, '{{1,2}}', '{{1,1}}', {}", new_events(2)), true),
+        hot("read_page", read_page, format!("{middle}, {events}, 1000"), false),
+        hot("read_filtered", read_filtered, format!("{middle}, {events}, NULL, '{{Rare}}', NULL, 1000"), false),
+        hot("read_forward", read_forward, format!("{order}, 1, 1000"), true),
+        hot("visit", visit, format!("{order}, 1, 10000"), false),
+        hot("head", head, String::new(), false),
+        hot("save_checkpoint", save_checkpoint, "'orders', 2".into(), false),
+        hot("read_tagged", statements.tagged_page(), one_tag, true),
+        hot(
+            "read_boundary",
+            statements.boundary_page(),
+            format!("{both_tags}, '{{course:105,student:3}}', '{{Added}}'"),
+            true,
+        ),
+    ]
+}
+
+/// A connection to a filled store, with the settings of the store's connections, and the statements prepared.
+struct FilledStore {
+    connection: PgConnection,
+    statements: Vec<HotStatement>,
+}
+
+impl FilledStore {
+    async fn new(url: &str, events: usize) -> Self {
+        PgEventStore::connect(url).await.unwrap().close().await;
+        let schema = Schema::new("eventbus").unwrap();
+        let statements = hot_statements(&Statements::new(schema.clone(), false), events);
+        let mut store = Self { connection: PgConnection::connect(url).await.unwrap(), statements };
+        let fill = FILL.replace("{events}", &events.to_string()).replace("{orders}", &ORDERS.to_string());
+        store.run(&schema.fill_placeholders(&fill.replace("{no_tenant}", NO_TENANT))).await;
+        for (name, value) in PLANNER_SETTINGS {
+            store.run(&format!("SET {name} = {value}")).await;
+        }
+        for number in 0..store.statements.len() {
+            let HotStatement { name, sql, .. } = &store.statements[number];
+            let prepare = format!("PREPARE {name} AS {}", sql.as_str());
+            store.run(&prepare).await;
+        }
+        store
+    }
+
+    async fn run(&mut self, sql: &str) {
+        self.connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.unwrap();
+    }
+
+    /// Returns the lines of the plan of each statement, which runs and is rolled back.
+    async fn plans(&mut self, mode: &str) -> Vec<Vec<String>> {
+        self.run(&format!("SET plan_cache_mode = {mode}")).await;
+        let mut plans = Vec::new();
+        for number in 0..self.statements.len() {
+            let HotStatement { name, parameters, .. } = &self.statements[number];
+            let parameters = if parameters.is_empty() { String::new() } else { format!("({parameters})") };
+            let options = "ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF";
+            let explain = format!("EXPLAIN ({options}) EXECUTE {name}{parameters}");
+            let mut plan = Vec::new();
+            // twice: the first run reads pages, and the system tables to plan
+            for _ in 0..2 {
+                self.run("BEGIN").await;
+                let explain = sqlx::query_scalar(AssertSqlSafe(explain.clone()));
+                plan = explain.fetch_all(&mut self.connection).await.unwrap();
+                self.run("ROLLBACK").await;
+            }
+            plans.push(plan);
+        }
+        plans
+    }
+}
+
+/// Returns the steps of a plan: `  ->  Index Scan using events_pkey on events w`, without their numbers and conditions.
+fn steps(plan: &[impl AsRef<str>]) -> Vec<&str> {
+    let lines = plan.iter().map(AsRef::as_ref).enumerate();
+    let steps = lines.filter(|(number, line)| {
+        let text = line.trim_start();
+        *number == 0 || ["->", "CTE ", "InitPlan ", "SubPlan "].iter().any(|start| text.starts_with(start))
+    });
+    steps.map(|(_, line)| line.split(" (").next().unwrap_or_default()).collect()
+}
+
+/// Fails if a step reads all rows of a table, or sorts although an index has the rows in their order.
+fn assert_along_keys(statement: &HotStatement, plan: &[String], case: &str) {
+    let unwanted = ["Seq Scan", "Bitmap", "Sort"];
+    let unwanted = &unwanted[..if statement.may_sort { 2 } else { 3 }];
+    let found = steps(plan).into_iter().find(|step| unwanted.iter().any(|node| step.contains(node)));
+    assert_eq!(found, None, "{}.sql, {case}:\n{}", statement.name, plan.join("\n"));
+}
+
+fn kept_file(name: &str) -> PathBuf {
+    PathBuf::from(format!("{}/src/sql/{name}.plan", env!("CARGO_MANIFEST_DIR")))
+}
+
+/// Writes the plan of a statement.
+fn write_plan(name: &str, events: usize, plan: &[String]) {
+    let header = format!("-- {name}.sql in a store of {events} events, written by: {COMMAND}");
+    fs::write(kept_file(name), format!("{header}\n{}\n", plan.join("\n"))).unwrap();
+}
+
+fn assert_as_kept(name: &str, plan: &[String], case: &str) {
+    let kept = fs::read_to_string(kept_file(name)).unwrap_or_default();
+    let kept: Vec<_> = kept.lines().filter(|line| !line.starts_with("--")).collect();
+    let [kept, found] = [steps(&kept), steps(plan)].map(|steps| steps.join("\n"));
+    assert!(kept == found, "{name}.plan has the steps\n{kept}\n\n{case} there are\n{found}\n\nto write it: {COMMAND}");
+}
+
+#[tokio::test]
+async fn hot_statements_run_as_the_plans_beside_them_say() {
+    let is_blessed = env::var("EVENTBUS_BLESS").is_ok_and(|value| value == "1");
+    let events = env::var("EVENTBUS_PLAN_EVENTS").map(|events| events.parse().unwrap());
+    let events = events.unwrap_or(if is_blessed { KEPT_AT } else { TESTED_AT });
+    let database = eventbus_test::postgres();
+    let mut store = FilledStore::new(database.url(), events).await;
+    let mut found = Vec::new();
+    for case in ["without statistics", "with statistics"] {
+        if case == "with statistics" {
+            store.run("VACUUM ANALYZE").await;
+        }
+        for mode in ["force_custom_plan", "force_generic_plan"] {
+            let plans = store.plans(mode).await;
+            for (statement, plan) in store.statements.iter().zip(&plans) {
+                assert_along_keys(statement, plan, &format!("{case}, {mode}"));
+            }
+            found.push((format!("{case}, {mode},"), plans));
+        }
+    }
+    if is_blessed {
+        for (statement, plan) in store.statements.iter().zip(&found[3].1) {
+            write_plan(statement.name, events, plan);
+        }
+    }
+    for (case, plans) in [&found[1], &found[3]] {
+        for (statement, plan) in store.statements.iter().zip(plans) {
+            assert_as_kept(statement.name, plan, case);
+        }
+    }
+}
