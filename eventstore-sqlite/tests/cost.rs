@@ -87,18 +87,18 @@ async fn statements_scan_no_table_and_sort_no_rows() {
     let store = open(path.clone()).await;
     append_at_once(&store, &[fresh_stream()]).await;
     let connection = Connection::open(&path).unwrap();
-    assert_only_costly(&connection, EXCEPTIONS.into());
+    assert_only_costly(&connection, &EXCEPTIONS.into());
     for stream in (0..10).map(|_| fresh_stream()) {
         store.append(&stream, Any, events(1_000)).await.unwrap();
     }
     connection.execute_batch("ANALYZE").unwrap();
     // sorts the dead letters, which it finds by the index that has only those
     let exceptions = EXCEPTIONS.into_iter().chain(["dead_positions"]);
-    assert_only_costly(&connection, exceptions.collect());
+    assert_only_costly(&connection, &exceptions.collect());
 }
 
 /// Fails if the statements that scan a table or sort are not exactly the exceptions.
-fn assert_only_costly(connection: &Connection, exceptions: BTreeSet<&str>) {
+fn assert_only_costly(connection: &Connection, exceptions: &BTreeSet<&str>) {
     let (mut planned, mut costly) = (0, BTreeMap::new());
     for (name, sql) in statements() {
         // the tables of shadows and of the migrations are in no other database
@@ -114,19 +114,28 @@ fn assert_only_costly(connection: &Connection, exceptions: BTreeSet<&str>) {
     }
     assert!(planned > 50, "only {planned} statements were planned");
     let found: BTreeSet<_> = costly.keys().map(String::as_str).collect();
-    assert_eq!(found, exceptions, "{costly:#?}");
+    assert_eq!(found, *exceptions, "{costly:#?}");
 }
 
 #[test]
 fn an_append_holds_few_bytes() {
     let runtime = allocations::runtime();
     let store = runtime.block_on(open(fresh_path()));
-    // 648 bytes, 2,500 bytes and 7 allocations when the bounds were written
-    let bound = AppendCost { future_bytes: 720, held_bytes: 2_800, allocations: 8 };
+    // 648 bytes, 3,820 bytes and 13 allocations when the bounds were written; fewer if the disk is so slow that a thread commits
+    let bound = AppendCost { future_bytes: 720, held_bytes: 4_300, allocations: 15 };
     allocations::of_save(&runtime, &store).assert_at_most(bound);
-    // 816, 1,120 and 3
-    let bound = AppendCost { future_bytes: 900, held_bytes: 1_300, allocations: 4 };
+    // 816, 2,440 and 9
+    let bound = AppendCost { future_bytes: 900, held_bytes: 2_800, allocations: 10 };
     allocations::of_append(&runtime, &store).assert_at_most(bound);
+}
+
+#[test]
+fn an_append_that_waits_holds_few_bytes() {
+    let runtime = allocations::runtime();
+    let store = runtime.block_on(open(fresh_path()));
+    let held = allocations::held_by_each_of_many(&runtime, &store);
+    // 988 to 1,260 when the bound was written
+    assert!(held <= 1_500, "{held} bytes for each append");
 }
 
 #[test]

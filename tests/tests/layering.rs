@@ -109,6 +109,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "floor",
                 "lease",
                 "missing_events",
+                "query_plans",
                 "read",
                 "transactions",
                 "unfinished",

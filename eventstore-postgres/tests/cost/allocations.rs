@@ -17,6 +17,7 @@ use eventbus::{
     port::EventStore,
     prelude::*,
 };
+use futures_util::future::join_all;
 use time::OffsetDateTime;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -127,6 +128,22 @@ pub(crate) fn of_append(runtime: &Runtime, store: &impl EventStore) -> AppendCos
         })
         .take(APPENDS),
     )
+}
+
+/// The most bytes that are allocated at one time for each of many appends, most of which wait for one statement.
+pub(crate) fn held_by_each_of_many(runtime: &Runtime, store: &impl EventStore) -> u64 {
+    const MANY: u64 = 200;
+    let append = |_| async {
+        let stream = StreamId::new(Name::from_static("Meter"), AggregateId::new());
+        let events = vec![NewEvent::new(Name::from_static("Counted"), 1, r#"{"number":1}"#)];
+        store.append(&stream, ExpectedVersion::Any, events).await
+    };
+    let rounds = (0..3).map(|_| {
+        let (counted, appended) = measured(runtime, join_all((0..MANY).map(append)));
+        assert!(appended.iter().all(Result::is_ok));
+        counted.bytes_max / MANY
+    });
+    rounds.min().unwrap()
 }
 
 const EVENTS: u64 = 1_000;
