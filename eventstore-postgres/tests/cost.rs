@@ -241,7 +241,7 @@ async fn an_append_is_one_statement() {
     });
 }
 
-/// The settings around the statement cost round trips, and nothing that the server counts.
+/// The settings around the statement cost round trips, which the server does not count.
 #[tokio::test]
 async fn an_append_on_a_pool_of_the_application_is_one_transaction() {
     let mut server = QuietServer::start().await;

@@ -1,6 +1,6 @@
 //! What saves and reads allocate on any store, and the ids that a save draws.
 //!
-//! Only the thread of the test counts: everything but blocking work runs there. SQLite reads and writes on other threads.
+//! Only the thread of the test counts: all but blocking work runs there. SQLite reads and writes on other threads.
 
 use std::{
     iter,
