@@ -63,14 +63,22 @@ pub struct Contender {
     pub program: PathBuf,
     /// The arguments before those of the workload.
     pub arguments: Vec<String>,
-    /// The workloads of a peer; `None` if it is this program, which has all of them and must not fail.
+    /// The workloads that it has; `None` if it has all of them.
     pub workloads: Option<&'static [&'static str]>,
+    /// Set if it may fail, unlike this program.
+    pub is_peer: bool,
 }
 
 impl Contender {
     /// An implementation in a build of this program.
     fn of_ours(label: &'static str, program: PathBuf, implementation: Implementation) -> Self {
-        Self { label, program, arguments: implementation.worker_arguments().into(), workloads: None }
+        Self {
+            label,
+            program,
+            arguments: implementation.worker_arguments().into(),
+            workloads: implementation.workloads(),
+            is_peer: false,
+        }
     }
 
     fn has(&self, workload: &Workload) -> bool {
@@ -87,7 +95,7 @@ impl Contender {
     /// Reports the failure of a peer and returns `None`; that of another one ends the table.
     fn tolerate<T>(&self, args: &WorkerArgs, result: Result<T>) -> Result<Option<T>> {
         match result {
-            Err(error) if self.workloads.is_some() => {
+            Err(error) if self.is_peer => {
                 eprintln!("the peer `{}` fails in {}, callers: {}: {error:?}", self.label, args.workload, args.callers);
                 Ok(None)
             }
@@ -101,7 +109,8 @@ fn contenders(args: &TableArgs) -> Result<Vec<Contender>> {
     let program = env::current_exe()?;
     let mut contenders = vec![
         Contender::of_ours("ours", program.clone(), Implementation::Ours),
-        Contender::of_ours("by hand", program, Implementation::ByHand),
+        Contender::of_ours("by hand", program.clone(), Implementation::ByHand),
+        Contender::of_ours("grouped by hand", program, Implementation::GroupedByHand),
     ];
     if let Some(other) = &args.against {
         contenders.insert(1, Contender::of_ours("other build", other.clone(), Implementation::Ours));

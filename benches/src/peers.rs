@@ -68,7 +68,7 @@ impl Peer {
             succeed(build.arg("--target-dir").arg(&target))?;
             (target.join("release").join(format!("{}-peer", self.name)), Vec::new())
         };
-        Ok(Contender { label: self.name, program, arguments, workloads: Some(self.workloads) })
+        Ok(Contender { label: self.name, program, arguments, workloads: Some(self.workloads), is_peer: true })
     }
 }
 

@@ -1,10 +1,12 @@
 //! Minimal code for these events, as a careful author would write it on the same clients.
 //!
-//! It does what its workload needs and no more: no retries, no group commit, no order of the feed under concurrent
-//! writers, no metadata for handlers.
+//! It does what its workload needs and no more: no retries, no order of the feed under concurrent writers, no metadata for
+//! handlers, and no group commit but in [`GroupedOrders`].
 
 mod bus;
 mod courses;
+mod grouped;
+mod grouped_save;
 mod postgres;
 mod reacting;
 mod rebuilds;
@@ -15,6 +17,7 @@ use uuid::Uuid;
 pub use self::{
     bus::Bus,
     courses::PgCourses,
+    grouped::GroupedOrders,
     postgres::{ORDER_TOTALS, PgOrders, PgSnapshotOrders, UPSERT_TOTAL, UPSERT_TOTALS, sum_totals},
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds},

@@ -117,6 +117,24 @@ impl PgOrders {
         Ok(Self { pool: pool(url, EVENTS).await? })
     }
 
+    /// Stores items, and returns their number; 0 if the order has other events than its caller knows.
+    pub async fn insert(&self, held: &StoredOrder, items: &[ItemAdded]) -> Result<u64> {
+        let (now, correlation, id) = (OffsetDateTime::now_utc(), Uuid::now_v7(), held.id.to_string());
+        let saved = if let [item] = items {
+            let insert = query(INSERT).bind(Uuid::now_v7()).bind(AGGREGATE_TYPE).bind(id).bind(held.version + 1);
+            let insert = insert.bind(EVENT_TYPE).bind(now).bind(correlation).bind(serde_json::to_string(item)?);
+            insert.execute(&self.pool).await?
+        } else {
+            let ids: Vec<_> = items.iter().map(|_| Uuid::now_v7()).collect();
+            let versions: Vec<_> = (held.version + 1..).take(items.len()).collect();
+            let data = items.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+            let insert = query(INSERT_MANY).bind(ids).bind(AGGREGATE_TYPE).bind(id).bind(versions);
+            let insert = insert.bind(EVENT_TYPE).bind(now).bind(correlation).bind(data);
+            insert.bind(held.version + items.len() as i64).execute(&self.pool).await?
+        };
+        Ok(saved.rows_affected())
+    }
+
     /// Adds the events after those that are in the order.
     async fn load_after(&self, mut held: StoredOrder) -> Result<StoredOrder> {
         let load = query(LOAD).bind(AGGREGATE_TYPE).bind(held.id.to_string()).bind(held.version);
@@ -139,20 +157,7 @@ impl Orders for PgOrders {
     }
 
     async fn save(&self, held: &mut StoredOrder, items: Vec<ItemAdded>) -> Result<()> {
-        let (now, correlation, id) = (OffsetDateTime::now_utc(), Uuid::now_v7(), held.id.to_string());
-        let saved = if let [item] = &items[..] {
-            let insert = query(INSERT).bind(Uuid::now_v7()).bind(AGGREGATE_TYPE).bind(id).bind(held.version + 1);
-            let insert = insert.bind(EVENT_TYPE).bind(now).bind(correlation).bind(serde_json::to_string(item)?);
-            insert.execute(&self.pool).await?
-        } else {
-            let ids: Vec<_> = items.iter().map(|_| Uuid::now_v7()).collect();
-            let versions: Vec<_> = (held.version + 1..).take(items.len()).collect();
-            let data = items.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
-            let insert = query(INSERT_MANY).bind(ids).bind(AGGREGATE_TYPE).bind(id).bind(versions);
-            let insert = insert.bind(EVENT_TYPE).bind(now).bind(correlation).bind(data);
-            insert.bind(held.version + items.len() as i64).execute(&self.pool).await?
-        };
-        held.version += saved.rows_affected().cast_signed();
+        held.version += self.insert(held, &items).await?.cast_signed();
         items.iter().for_each(|item| held.order.add(item));
         Ok(())
     }

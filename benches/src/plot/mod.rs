@@ -67,9 +67,10 @@ mod tests {
         );
         let column = |label| format!(r#"{{"label": "{label}", "rounds": [{ROUND}], "allocations": 1.0}}"#);
         let tables = format!(
-            r#"[{{"workload": "save-1", "operation": "save", "callers": 8, "columns": [{}, {}]}}]"#,
+            r#"[{{"workload": "save-1", "operation": "save", "callers": 8, "columns": [{}, {}, {}]}}]"#,
             column("ours"),
-            column("by hand")
+            column("by hand"),
+            column("grouped by hand")
         );
         for (name, json) in [("growth.json", growth), ("table.json", tables)] {
             fs::write(folder.path().join(name), json)?;
@@ -79,8 +80,8 @@ mod tests {
         let (curves, bars) = (read("growth-streams.svg")?, read("save-1.svg")?);
         assert_eq!(curves.matches("<polyline").count(), 2, "{curves}");
         assert_eq!(curves.matches("<circle").count(), 4, "{curves}");
-        // two of the legend, and two in each diagram
-        assert_eq!(bars.matches("<rect").count(), 6, "{bars}");
+        // three of the legend, and three in each diagram
+        assert_eq!(bars.matches("<rect").count(), 9, "{bars}");
         for svg in [curves, bars] {
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }

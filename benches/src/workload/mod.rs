@@ -50,6 +50,9 @@ impl Workload {
         match args.implementation {
             Implementation::Ours => open_ours(self.name, args, database).await,
             Implementation::ByHand => open_by_hand(self.name, args, database).await,
+            Implementation::GroupedByHand => {
+                open_own_orders(self.name, by_hand::GroupedOrders::open(database).await?, args).await
+            }
         }
     }
 
@@ -134,6 +137,7 @@ async fn open_on_disk(name: &str, args: &OwnWorkerArgs) -> Result<Box<dyn Bench>
                 _ => open_own_orders(name, orders, args).await?,
             }
         }
+        Implementation::GroupedByHand => return Err(format!("`sqlite-{name}` is not grouped by hand").into()),
     };
     Ok(Box::new(OnDisk { bench, _folder: folder }))
 }
