@@ -1,0 +1,227 @@
+//! `eventbus new`: makes a crate from the template.
+//!
+//! Invariant: it writes into a folder that it has made; what exists is never changed.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+/// The files of the template, by their paths in the new crate; the manifest is made apart.
+const FILES: &[(&str, &str)] = &[
+    (".github/workflows/ci.yml", include_str!("../template/.github/workflows/ci.yml")),
+    (".gitignore", include_str!("../template/gitignore")),
+    ("README.md", include_str!("../template/README.md")),
+    ("compose.yaml", include_str!("../template/compose.yaml")),
+    ("events.lock", include_str!("../template/events.lock")),
+    ("src/account.rs", include_str!("../template/src/account.rs")),
+    ("src/balances.rs", include_str!("../template/src/balances.rs")),
+    ("src/lib.rs", include_str!("../template/src/lib.rs")),
+    ("src/main.rs", include_str!("../template/src/main.rs")),
+    ("src/receipts.rs", include_str!("../template/src/receipts.rs")),
+    ("src/routes.rs", include_str!("../template/src/routes.rs")),
+    ("tests/service.rs", include_str!("../template/tests/service.rs")),
+];
+
+/// The manifest of a new crate: `source = "x"` stands for where the crate `x` is.
+const MANIFEST: &str = include_str!("../template/manifest.toml");
+
+/// The name that the template's files have for the crate.
+const TEMPLATE_NAME: &str = "my-app";
+
+/// Makes a crate with an aggregate, a handler, a projection, tests, an HTTP API, a compose file and CI.
+#[derive(Debug, Clone, Args)]
+pub struct NewArgs {
+    /// The folder of the new crate, which is made; its last part names the crate.
+    folder: PathBuf,
+    #[command(flatten)]
+    source: SourceArgs,
+    /// With `--git`: a branch, a tag or a commit.
+    #[arg(long, requires = "git")]
+    rev: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+struct SourceArgs {
+    /// Takes eventbus from this checkout.
+    #[arg(long)]
+    path: Option<PathBuf>,
+    /// Takes eventbus from this repository.
+    #[arg(long)]
+    git: Option<String>,
+}
+
+/// The crate could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NewCrateError {
+    /// The name cannot be that of a crate.
+    #[error("`{name}` cannot be the name of a crate: write letters, digits, `-` and `_`, a letter first")]
+    InvalidName {
+        /// The last part of the folder.
+        name: String,
+    },
+    /// The folder exists already.
+    #[error("{} exists already", folder.display())]
+    Exists {
+        /// The folder that was to be made.
+        folder: PathBuf,
+    },
+    /// The folder is no checkout of eventbus.
+    #[error("{} is no checkout of eventbus: it has no eventbus/Cargo.toml", folder.display())]
+    NoCheckout {
+        /// The argument of `--path`.
+        folder: PathBuf,
+    },
+    /// A file or folder could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
+}
+
+impl NewArgs {
+    /// Makes the crate, and returns its folder.
+    ///
+    /// # Errors
+    /// [`NewCrateError`] if the folder exists, names no crate or cannot be written, or the checkout is none. Files that
+    /// were written before an error stay.
+    pub fn run(&self) -> Result<&Path, NewCrateError> {
+        let name = self.crate_name()?;
+        let sources = self.sources()?;
+        let exists = |error: io::Error| match error.kind() {
+            io::ErrorKind::AlreadyExists => NewCrateError::Exists { folder: self.folder.clone() },
+            _ => NewCrateError::Write { path: self.folder.clone(), source: error },
+        };
+        fs::create_dir(&self.folder).map_err(exists)?;
+        for (path, text) in FILES {
+            self.write(path, &named(text, &name))?;
+        }
+        self.write("Cargo.toml", &manifest(&name, &sources))?;
+        Ok(&self.folder)
+    }
+
+    fn crate_name(&self) -> Result<String, NewCrateError> {
+        let name = self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_valid = name.starts_with(|first: char| first.is_ascii_alphabetic())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        if is_valid { Ok(name) } else { Err(NewCrateError::InvalidName { name }) }
+    }
+
+    /// Returns where a crate is, as a manifest says it.
+    fn sources(&self) -> Result<Box<dyn Fn(&str) -> String>, NewCrateError> {
+        if let Some(folder) = &self.source.path {
+            let checkout = folder.canonicalize().ok().filter(|path| path.join("eventbus/Cargo.toml").is_file());
+            let checkout = checkout.ok_or_else(|| NewCrateError::NoCheckout { folder: folder.clone() })?;
+            return Ok(Box::new(move |of| format!("path = {:?}", checkout.join(of).display().to_string())));
+        }
+        let git = format!("git = {:?}", self.source.git.as_deref().unwrap_or_default());
+        let rev = self.rev.as_ref().map(|rev| format!(", rev = {rev:?}")).unwrap_or_default();
+        Ok(Box::new(move |_| format!("{git}{rev}")))
+    }
+
+    fn write(&self, path: &str, text: &str) -> Result<(), NewCrateError> {
+        let path = self.folder.join(path);
+        let parent = path.parent().map_or(Ok(()), fs::create_dir_all);
+        parent.and_then(|()| fs::write(&path, text)).map_err(|source| NewCrateError::Write { path, source })
+    }
+}
+
+/// Returns a text of the template with the name of the new crate.
+fn named(text: &str, name: &str) -> String {
+    text.replace(TEMPLATE_NAME, name).replace(&TEMPLATE_NAME.replace('-', "_"), &name.replace('-', "_"))
+}
+
+fn manifest(name: &str, source_of: &dyn Fn(&str) -> String) -> String {
+    let mut manifest = String::new();
+    for line in named(MANIFEST, name).lines() {
+        let placeholder = line.split_once("source = \"").and_then(|(before, rest)| Some((before, rest.split_once('"')?)));
+        match placeholder {
+            Some((before, (of, after))) => manifest += &format!("{before}{}{after}\n", source_of(of)),
+            None => manifest += &format!("{line}\n"),
+        }
+    }
+    manifest
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: NewArgs,
+    }
+
+    fn new(arguments: &[&str]) -> NewArgs {
+        Cli::parse_from(["new"].iter().chain(arguments)).args
+    }
+
+    const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+    #[test]
+    fn a_crate_has_its_name_and_sources() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("two-banks");
+        new(&[folder.to_str().unwrap(), "--path", CHECKOUT]).run().unwrap();
+        let main = fs::read_to_string(folder.join("src/main.rs")).unwrap();
+        assert!(main.contains("use two_banks::{app, routes::router};") && !main.contains("my"), "{main}");
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        let checkout = Path::new(CHECKOUT).canonicalize().unwrap();
+        assert!(manifest.starts_with("[package]\nname = \"two-banks\"\n"), "{manifest}");
+        let sqlite = format!("eventstore-sqlite = {{ path = \"{}\" }}\n", checkout.join("eventstore-sqlite").display());
+        assert!(manifest.contains(&sqlite), "{manifest}");
+        let from_git = new(&["x", "--git", "ssh://host/eventbus", "--rev", "v1"]);
+        let expected = "eventbus = { git = \"ssh://host/eventbus\", rev = \"v1\", features = [\"axum\"] }\n";
+        let text = super::manifest("x", &from_git.sources().unwrap());
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn each_file_of_the_template_is_written() {
+        let mut files = Vec::new();
+        let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/template"))];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { folders.push(path) } else { files.push(path) }
+            }
+        }
+        // the manifest is made apart
+        assert_eq!(files.len(), FILES.len() + 1, "{files:?}");
+    }
+
+    #[test]
+    fn mistakes_are_named_and_nothing_is_written() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = |name: &str| parent.path().join(name).display().to_string();
+        let error = |name: &str, path: &str| new(&[&folder(name), "--path", path]).run().unwrap_err().to_string();
+        assert!(error("2banks", CHECKOUT).starts_with("`2banks` cannot be the name of a crate"));
+        assert!(error("banks", parent.path().to_str().unwrap()).contains("is no checkout of eventbus"));
+        fs::create_dir(parent.path().join("taken")).unwrap();
+        assert!(error("taken", CHECKOUT).ends_with("taken exists already"));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(parent.path().join("taken")).unwrap().count(), 0);
+    }
+
+    /// The member of the workspace that runs the template's tests has the dependencies of a new crate.
+    #[test]
+    fn the_member_of_the_workspace_has_the_dependencies_of_the_template() {
+        let names = |manifest: &str| {
+            let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").filter(|line| line.contains('='));
+            let name = |line: &str| line.split(['.', ' ']).next().unwrap_or_default().to_owned();
+            lines.map(name).collect::<Vec<_>>()
+        };
+        let member = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/template/Cargo.toml"));
+        assert_eq!(names(MANIFEST), names(member));
+    }
+}

@@ -1,0 +1,37 @@
+//! Serves the accounts: in a file of SQLite without a server, or on PostgreSQL and Redis.
+
+use std::{env, time::Duration};
+
+use eventbus::{Result, app::AppBuilder, shutdown_signal};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventstore_postgres::PgEventStore;
+use eventstore_sqlite::SqliteEventStore;
+use my_app::{app, routes::router};
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    tracing_subscriber::fmt::init();
+    let app = on_servers(app()).await?.start().await?;
+    let address = env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8000".into());
+    let listener = TcpListener::bind(&address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let stop = shutdown_signal()?; // SIGTERM or Ctrl-C
+    axum::serve(listener, router(&app)).with_graceful_shutdown(stop).await?;
+    if let Err(error) = app.shutdown(Duration::from_secs(30)).await {
+        eprintln!("{error}");
+        std::process::exit(70); // returning would wait forever for a handler that blocks its thread
+    }
+    Ok(())
+}
+
+/// Chooses the servers: PostgreSQL if `DATABASE_URL` is set, and Redis if `REDIS_URL` is.
+async fn on_servers(app: AppBuilder) -> Result<AppBuilder> {
+    let app = match env::var("DATABASE_URL") {
+        Ok(url) => app.store(PgEventStore::connect(&url).await?),
+        Err(_) => app.store(SqliteEventStore::open("my-app.db").await?),
+    };
+    let Ok(redis_url) = env::var("REDIS_URL") else { return Ok(app) };
+    let config = RedisEventBusConfig { redis_url, stream_prefix: "my-app".into(), ..RedisEventBusConfig::default() };
+    Ok(app.bus(RedisEventBus::lazy(config)?))
+}

@@ -1,0 +1,34 @@
+//! The service as its clients see it, on an app in memory.
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, StatusCode},
+};
+use http_body_util::BodyExt as _;
+use tower::ServiceExt as _;
+
+async fn answer(router: &Router, request: Request<Body>) -> (StatusCode, String) {
+    let response = router.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+fn post(path: &str, json: &str) -> Request<Body> {
+    let request = Request::post(path).header("content-type", "application/json");
+    request.body(Body::from(json.to_owned())).unwrap()
+}
+
+#[tokio::test]
+async fn a_deposit_is_in_the_balances() {
+    let app = my_app::app().start().await.unwrap();
+    let router = my_app::routes::router(&app);
+    let (status, body) = answer(&router, post("/accounts/ada/deposits", r#"{"cents":120}"#)).await;
+    assert_eq!((status, body.as_str()), (StatusCode::OK, r#"{"position":1}"#));
+    let read = Request::get("/balances?position=1").body(Body::empty()).unwrap();
+    assert_eq!(answer(&router, read).await, (StatusCode::OK, r#"{"cents":{"ada":120}}"#.into()));
+    let (status, body) = answer(&router, post("/accounts/ada/withdrawals", r#"{"cents":121}"#)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+    assert!(body.contains("the account has only 120 cents"), "{body}");
+}
