@@ -88,6 +88,24 @@ impl RedisEventBus {
         Ok(bus)
     }
 
+    /// Connects to a bus that exists, with the number of partitions that it has, and creates neither the stream nor a
+    /// group: for tools that read. Its other settings are those of the configuration.
+    ///
+    /// # Errors
+    /// [`RedisConnectError::NotFound`] if the server holds no such bus; else as [`connect`](Self::connect).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
+    /// # async fn run() {
+    /// let config = RedisEventBusConfig { stream_prefix: "no-such-bus".into(), ..Default::default() };
+    /// assert!(matches!(RedisEventBus::attach(config).await, Err(RedisConnectError::NotFound { .. })));
+    /// # }
+    /// ```
+    pub async fn attach(config: RedisEventBusConfig) -> Result<Self, RedisConnectError> {
+        Ok(Self { inner: Arc::new(layout::attach(config).await?) })
+    }
+
     /// Creates a bus that is not connected yet: checks the configuration, and asks no server.
     ///
     /// An app connects the bus when it starts. While the server is away, the app retries in the background, saves, and

@@ -56,12 +56,37 @@ impl RedisEventStore {
     /// # });
     /// ```
     pub async fn connect(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
-        let inner = StoreInner::connect(config).await?;
+        let store = Self { inner: Arc::new(StoreInner::connect(config).await?) };
+        store.log_durability().await;
+        Ok(store)
+    }
+
+    /// Connects to the store with this prefix if there is one, and creates none: for tools that read.
+    ///
+    /// # Errors
+    /// [`RedisConnectError::NotFound`] if there is no such store; else as [`connect`](Self::connect).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventstore_redis::{RedisConnectError, RedisEventStore, RedisEventStoreConfig};
+    /// # async fn run() {
+    /// let config = RedisEventStoreConfig { key_prefix: "no-such-store".into(), ..Default::default() };
+    /// assert!(matches!(RedisEventStore::attach(config).await, Err(RedisConnectError::NotFound { .. })));
+    /// # }
+    /// ```
+    pub async fn attach(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
+        let store = Self { inner: Arc::new(StoreInner::attach(config).await?) };
+        store.log_durability().await;
+        Ok(store)
+    }
+
+    /// Logs how the server may lose events, if the configuration says so.
+    async fn log_durability(&self) {
+        let inner = &self.inner;
         if inner.config().check_durability {
             let address = address(&inner.config().redis_url);
             durability::log_warnings(&address, inner.connection(), inner.acknowledged()).await;
         }
-        Ok(Self { inner: Arc::new(inner) })
     }
 
     pub(crate) fn inner(&self) -> &Arc<StoreInner> {

@@ -36,6 +36,9 @@ pub(crate) fn migrate(
     let fault = |error| SqliteConnectError::from_sqlite(path, error);
     refuse_foreign_tables(connection, path, config)?;
     let up_to_date = missing_steps(connection, path, steps)?.is_empty();
+    if !up_to_date && !config.migrate {
+        return Err(not_migrated(connection, path, steps));
+    }
     before_writing(connection)?;
     if up_to_date {
         return Ok(());
@@ -53,6 +56,13 @@ pub(crate) fn migrate(
         tracing::debug!(path = %path.display(), migration = step.name(), "event store migrated");
     }
     transaction.commit().map_err(fault)
+}
+
+fn not_migrated(connection: &Connection, path: &Path, steps: &[MigrationStep]) -> SqliteConnectError {
+    let newest = "SELECT coalesce(max(version), 0) FROM eventbus_migrations";
+    // without the table there is no migration
+    let found = connection.query_row(newest, [], |row| row.get(0)).unwrap_or(0);
+    SqliteConnectError::NotMigrated { path: path.to_owned(), found, needed: steps.last().map_or(0, MigrationStep::version) }
 }
 
 fn run_step(transaction: &Transaction<'_>, step: &MigrationStep) -> rusqlite::Result<()> {
