@@ -5,8 +5,8 @@ use std::sync::Arc;
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, ReadError, Snapshots,
-        Transactions,
+        Append, AppendError, EventStore, EventTypes, FromTransaction, Listings, MultiStreamAppends, Notes, ReadError,
+        Snapshots, Transactions,
     },
     store::{Boundaries, UniqueValues},
 };
@@ -354,6 +354,10 @@ impl EventStore for PgEventStore {
     }
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+
+    fn listings(&self) -> Option<&dyn Listings> {
         Some(self)
     }
 

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use eventbus::{
     ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, EventStore, EventTypes, MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
+        Append, AppendError, EventStore, EventTypes, Listings, MultiStreamAppends, Notes, ReadError, Snapshots,
+        Transactions,
     },
     store::{Boundaries, UniqueValues},
 };
@@ -191,6 +192,10 @@ impl EventStore for RedisEventStore {
     }
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+
+    fn listings(&self) -> Option<&dyn Listings> {
         Some(self)
     }
 

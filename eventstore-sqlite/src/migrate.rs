@@ -62,7 +62,11 @@ fn not_migrated(connection: &Connection, path: &Path, steps: &[MigrationStep]) -
     let newest = "SELECT coalesce(max(version), 0) FROM eventbus_migrations";
     // without the table there is no migration
     let found = connection.query_row(newest, [], |row| row.get(0)).unwrap_or(0);
-    SqliteConnectError::NotMigrated { path: path.to_owned(), found, needed: steps.last().map_or(0, MigrationStep::version) }
+    SqliteConnectError::NotMigrated {
+        path: path.to_owned(),
+        found,
+        needed: steps.last().map_or(0, MigrationStep::version),
+    }
 }
 
 fn run_step(transaction: &Transaction<'_>, step: &MigrationStep) -> rusqlite::Result<()> {

@@ -5,7 +5,8 @@ use std::{path::Path, sync::Arc};
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        self, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, Snapshots, Transactions,
+        self, AppendError, EventStore, EventTypes, FromTransaction, Listings, MultiStreamAppends, Notes, Snapshots,
+        Transactions,
     },
     store::{Boundaries, UniqueValues},
 };
@@ -222,6 +223,10 @@ impl EventStore for SqliteEventStore {
     }
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+
+    fn listings(&self) -> Option<&dyn Listings> {
         Some(self)
     }
 
