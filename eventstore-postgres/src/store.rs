@@ -9,6 +9,7 @@ use eventbus::{
         Snapshots, Transactions,
     },
     store::{Boundaries, UniqueValues},
+    support::SchemaState,
 };
 use sqlx::{PgConnection, PgPool};
 
@@ -178,6 +179,19 @@ impl PgEventStore {
         Migrator::new(config, &connector, &schema, migrate::STEPS).run(&mut session).await?;
         session.close().await;
         Ok(())
+    }
+
+    /// Returns the migrations that the database has and those of this release, and changes nothing.
+    ///
+    /// # Errors
+    /// [`PgConnectError`], also if a later release made changes that this one cannot live with.
+    pub async fn schema_state(config: &PgEventStoreConfig) -> Result<SchemaState, PgConnectError> {
+        let schema = Schema::new(&config.schema)?;
+        let connector = Connector::Own(config.connect_options()?.into());
+        let mut session = SetupSession::open(config, &connector).await?;
+        let state = Migrator::new(config, &connector, &schema, migrate::STEPS).state(&mut session).await?;
+        session.close().await;
+        Ok(state)
     }
 
     /// The SQL that [`migrate`](Self::migrate) runs, for an administrator, who may run it again:

@@ -17,9 +17,13 @@ use eventbus::{
     },
     store::{Boundaries, UniqueValues},
 };
-use eventbus_redis_core::{error::RedisConnectError, url::address};
+use eventbus_redis_core::{error::RedisConnectError, reply::request, url::address};
 
-use crate::{Durability, RedisEventStoreConfig, RedisTransaction, durability, inner::StoreInner};
+use crate::{
+    Durability, RedisEventStoreConfig, RedisTransaction, durability,
+    error::{corrupt_key, read_error},
+    inner::StoreInner,
+};
 
 /// An event store on Redis Streams alone, for applications with a Redis and no database. Clones share one store.
 ///
@@ -120,6 +124,21 @@ impl RedisEventStore {
     /// ```
     pub async fn durability(&self) -> Result<Durability, ReadError> {
         durability::load(self.inner.connection(), self.inner.acknowledged()).await
+    }
+
+    /// Returns the number of the format that the newest release has written here, and the lowest one that a release must
+    /// know to read it.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the server cannot be asked, or the numbers cannot be read.
+    pub async fn recorded_format(&self) -> Result<(u32, u32), ReadError> {
+        let key = self.inner.keys().meta();
+        let format = request("HMGET", (&key, "format", "min_reader"));
+        let found = self.inner.connection().query_idempotent::<(Option<u32>, Option<u32>)>(&format).await;
+        match found.map_err(|error| read_error(&key, error))? {
+            (Some(format), min_reader) => Ok((format, min_reader.unwrap_or(format))),
+            (None, _) => Err(corrupt_key(&key, "it records no format")),
+        }
     }
 
     /// Begins a transaction that the caller commits, outside of handlers and projections. If dropped, it writes

@@ -89,9 +89,7 @@ fn parse_joined(bus: &BusInner, reply: &[String]) -> Result<(u32, String), Redis
         ["joined", partitions, generation] if let Ok(partitions) = partitions.parse() => {
             Ok((partitions, (*generation).to_owned()))
         }
-        ["none"] => {
-            Err(RedisConnectError::NotFound { address, of: "bus", key: bus.base_stream().to_owned() })
-        }
+        ["none"] => Err(RedisConnectError::NotFound { address, of: "bus", key: bus.base_stream().to_owned() }),
         ["too new", format, min_reader] => {
             Err(FORMAT.too_new_error(&address, &keys::meta(bus.bus_stream()), format, min_reader))
         }
