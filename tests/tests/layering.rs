@@ -30,6 +30,17 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         ],
     ),
     (
+        "eventbus-cli",
+        &[
+            &["error", "output"],
+            &["connection"],
+            &["query"],
+            &["session"],
+            &["command"],
+            &["cli"],
+        ],
+    ),
+    (
         "eventbus-derive",
         &[
             &["misplaced", "mistakes", "serde_attributes", "text"],
@@ -183,6 +194,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
 /// The crates of the product that a crate names.
 const NAMES: &[(&str, &[&str])] = &[
     ("eventbus", &["eventbus_derive"]),
+    ("eventbus-cli", &["eventbus", "eventbus_redis", "eventstore_postgres", "eventstore_redis", "eventstore_sqlite"]),
     ("eventbus-derive", &[]),
     ("eventbus-file", &["eventbus", "eventbus_redis_core"]),
     ("eventbus-redis", &["eventbus", "eventbus_redis_core"]),
