@@ -7,8 +7,8 @@ use eventbus::clock::SharedClock;
 
 use crate::{
     command::{
-        CompletionArgs, DeadLetterArgs, FollowArgs, GroupArgs, LagArgs, MigrateArgs, ProjectionArgs, RelayArgs,
-        SchemaArgs, StatusArgs, StreamArgs, parse_duration,
+        CauseArgs, CompletionArgs, CopyArgs, DeadLetterArgs, ExportArgs, FollowArgs, GroupArgs, ImportArgs, LagArgs,
+        MigrateArgs, ProjectionArgs, RelayArgs, SchemaArgs, StatusArgs, StreamArgs, parse_duration,
     },
     connection::ConnectionSettings,
     error::{CommandError, ExitStatus},
@@ -79,6 +79,11 @@ enum Command {
     Lag(LagArgs),
     Schema(SchemaArgs),
     Migrate(MigrateArgs),
+    #[command(name = "why")]
+    Causes(CauseArgs),
+    Export(ExportArgs),
+    Import(ImportArgs),
+    Copy(CopyArgs),
     Completions(CompletionArgs),
 }
 
@@ -95,6 +100,10 @@ impl Command {
             Self::Lag(args) => args.run(session).await,
             Self::Schema(args) => args.run(session).await,
             Self::Migrate(args) => args.run(session).await,
+            Self::Causes(args) => args.run(session).await,
+            Self::Export(args) => args.run(session).await,
+            Self::Import(args) => args.run(session).await,
+            Self::Copy(args) => args.run(session).await,
             Self::Completions(args) => args.run(Cli::command()).map(|()| ExitStatus::Done),
         }
     }

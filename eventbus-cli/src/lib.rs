@@ -13,6 +13,7 @@ mod error;
 mod output;
 pub mod query;
 mod session;
+mod transfer;
 
 pub use cli::{run, run_from};
 pub use error::{CommandError, ExitStatus};

@@ -2,11 +2,15 @@
 //!
 //! A subcommand reads by a function of [`query`](crate::query), and shows what that returns.
 
+mod causes;
 mod completions;
+mod copy;
 mod dead_letters;
 mod durations;
+mod export;
 mod follow;
 mod groups;
+mod import;
 mod lag;
 mod projections;
 mod relay;
@@ -15,11 +19,15 @@ mod status;
 mod streams;
 
 pub(crate) use self::{
+    causes::CauseArgs,
     completions::CompletionArgs,
+    copy::CopyArgs,
     dead_letters::DeadLetterArgs,
     durations::parse_duration,
+    export::ExportArgs,
     follow::FollowArgs,
     groups::GroupArgs,
+    import::ImportArgs,
     lag::LagArgs,
     projections::ProjectionArgs,
     relay::RelayArgs,

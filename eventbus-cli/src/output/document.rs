@@ -85,7 +85,8 @@ mod tests {
             #[serde(serialize_with = "serialize_position")]
             at: Position,
         }
-        let document = Document::new(OffsetDateTime::UNIX_EPOCH, &Body { at: Position::new(u64::MAX) });
+        let body = Body { at: Position::new(u64::MAX) };
+        let document = Document::new(OffsetDateTime::UNIX_EPOCH, &body);
         let wanted = r#"{"version":1,"as_of":"1970-01-01T00:00:00Z","at":"18446744073709551615"}"#;
         assert_eq!(serde_json::to_string(&document).unwrap(), wanted);
     }

@@ -2,6 +2,7 @@
 //!
 //! As JSON, ids and positions are strings, and times are in the format of RFC 3339.
 
+mod causes;
 mod dead_letters;
 mod events;
 mod groups;
@@ -13,6 +14,7 @@ mod status;
 mod streams;
 
 pub use self::{
+    causes::{CauseRow, CauseTree, DeadDeliveryRow, SearchProgress, find_causes, position_at},
     dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterTally, find_dead_letters},
     events::EventView,
     groups::{GroupRow, list_groups},
