@@ -162,6 +162,16 @@ pub enum RedisConnectError {
     /// The stream has a different number of partitions; connecting wrote no key.
     #[error(transparent)]
     PartitionCountMismatch(#[from] PartitionCountMismatch),
+    /// The server holds no such store or bus, and the caller wanted an existing one; connecting wrote no key.
+    #[error("Redis at {address} holds no {of} with that prefix: there is no key `{key}`")]
+    NotFound {
+        /// The address, without the password.
+        address: String,
+        /// The subject: the `bus` or the `event store`.
+        of: &'static str,
+        /// The key that it would have.
+        key: String,
+    },
     /// A newer release wrote the keys in a format that this release does not know; connecting wrote no key.
     #[error(
         "`{key}` on Redis at {address} records format {format}, which takes a release that knows format {min_reader}; \

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     GroupError, GroupStart, History, RedisCommandError, RedisConnectError, RedisEventBusConfig, RepartitionError,
-    RetireStoreError, RetiredGroup, Trim, Trimmed, backlog, command,
+    RetireStoreError, RetiredGroup, Trim, TrimBlocker, Trimmed, backlog, command,
     consumer::{self, Recovery, RecoveryStats},
     error::{InvalidConfig, boxed},
     group, info,
@@ -86,6 +86,24 @@ impl RedisEventBus {
         let bus = Self::lazy(config)?;
         layout::join(&bus.inner).await?;
         Ok(bus)
+    }
+
+    /// Connects to a bus that exists, with the number of partitions that it has, and creates neither the stream nor a
+    /// group: for tools that read. Its other settings are those of the configuration.
+    ///
+    /// # Errors
+    /// [`RedisConnectError::NotFound`] if the server holds no such bus; else as [`connect`](Self::connect).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
+    /// # async fn run() {
+    /// let config = RedisEventBusConfig { stream_prefix: "no-such-bus".into(), ..Default::default() };
+    /// assert!(matches!(RedisEventBus::attach(config).await, Err(RedisConnectError::NotFound { .. })));
+    /// # }
+    /// ```
+    pub async fn attach(config: RedisEventBusConfig) -> Result<Self, RedisConnectError> {
+        Ok(Self { inner: Arc::new(layout::attach(config).await?) })
     }
 
     /// Creates a bus that is not connected yet: checks the configuration, and asks no server.
@@ -248,6 +266,25 @@ impl RedisEventBus {
     /// ```
     pub async fn trim(&self, limits: Trim) -> Result<Trimmed, RedisCommandError> {
         trim::trim(&self.inner, limits).await
+    }
+
+    /// Returns the group, or the projection, that [`trim`](Self::trim) would stop at: of those that have entries to finish,
+    /// the one that is furthest behind. Removes and writes nothing.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// if let Some(blocker) = bus.trim_blocker().await? {
+    ///     println!("group {} is {:?} behind", blocker.group, blocker.age);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn trim_blocker(&self) -> Result<Option<TrimBlocker>, RedisCommandError> {
+        trim::find_blocker(&self.inner).await
     }
 
     /// Removes the oldest entries beyond `max_length`, some dozens more may stay, **also entries that groups have not

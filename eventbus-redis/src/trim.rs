@@ -165,6 +165,18 @@ impl From<TrimReply> for TrimStep {
     }
 }
 
+/// Finds the reader that is furthest behind and has entries to finish, in all partitions.
+pub(crate) async fn find_blocker(bus: &BusInner) -> Result<Option<TrimBlocker>, RedisCommandError> {
+    let mut blocker = None;
+    for part in bus.partitions_or_self() {
+        let mut find = script::group::TRIM_BLOCKER.prepare_invoke();
+        find.key(part.stream()).key(keys::floors(part.stream())).key(keys::projections(part.stream()));
+        let step = TrimStep::from(part.run_idempotent::<TrimReply>(&find).await?);
+        blocker = older_blocker(blocker, step.held_by);
+    }
+    Ok(blocker)
+}
+
 async fn trim_stream(bus: &BusInner, limits: Trim) -> Result<Trimmed, RedisCommandError> {
     let mut steps = TrimProgress::default();
     while steps.add_step(trim_step(bus, limits).await?) {}

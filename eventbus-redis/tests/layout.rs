@@ -152,3 +152,34 @@ async fn an_id_that_is_taken_is_passed_over() {
     let ids = bus.publish(&[event("a")]).await.unwrap();
     assert_eq!(place(&ids[0]), (99_999_999_999_999, 8));
 }
+
+#[tokio::test]
+async fn a_tool_attaches_to_a_bus_of_any_number_of_partitions_and_writes_no_key() {
+    let missing = config();
+    match RedisEventBus::attach(missing.clone()).await {
+        Err(RedisConnectError::NotFound { of: "bus", key, .. }) => assert_eq!(key, missing.stream_name()),
+        other => panic!("{other:?}"),
+    }
+    for partitions in [1, 4] {
+        let bus = RedisEventBus::connect(partitioned(partitions)).await.unwrap();
+        bus.publish(&[event("1"), event("2")]).await.unwrap();
+        let keys_of = async || {
+            let pattern = format!("*{}*", bus.config().stream_prefix);
+            let mut keys: Vec<String> = command(&bus, "KEYS", &[&pattern]).await;
+            keys.sort();
+            keys
+        };
+        let groups_of = async || bus.stream_info().await.consumer_groups;
+        let before = (keys_of().await, groups_of().await);
+        let of_tool = RedisEventBusConfig {
+            stream_prefix: bus.config().stream_prefix.clone(),
+            consumer_group: "of-the-tool".into(),
+            ..config()
+        };
+        let tool = RedisEventBus::attach(of_tool).await.unwrap();
+        tool.ensure_connected().await.unwrap();
+        assert_eq!(tool.config().partitions, partitions);
+        assert_eq!(tool.stream_info().await.stream.length, 2);
+        assert_eq!((keys_of().await, groups_of().await), before);
+    }
+}

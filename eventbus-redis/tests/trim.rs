@@ -94,10 +94,15 @@ async fn what_a_group_has_not_read_or_acknowledged_stays() {
     let bus = fresh_bus().await;
     make(&bus, "python").await;
     add(&bus, &["7-0", "8-18446744073709551615", "9-0", "10-0", "11-0"]).await;
+    let blocker = bus.trim_blocker().await.unwrap().unwrap();
+    assert_eq!((blocker.oldest.as_str(), blocker.reason), ("7-0", TrimBlockReason::Unread));
     read(&bus, "python", "4").await;
     for id in ["7-0", "8-18446744073709551615", "10-0"] {
         acknowledge(&bus, "python", id).await;
     }
+    let blocker = bus.trim_blocker().await.unwrap().unwrap();
+    assert_eq!((blocker.group.as_str(), blocker.oldest.as_str()), ("python", "9-0"));
+    assert_eq!(left(&bus).await.len(), 5, "asking removes none");
     let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
     assert_eq!(left(&bus).await, ["9-0", "10-0", "11-0"]);
     assert_eq!(trimmed.removed, 2);
@@ -116,6 +121,7 @@ async fn what_a_group_has_not_read_or_acknowledged_stays() {
     acknowledge(&bus, "python", "11-0").await;
     assert_eq!(bus.trim(NOTHING_STAYS).await.unwrap().held_by.unwrap().group, "behind");
     acknowledge(&bus, "behind", "11-0").await;
+    assert_eq!(bus.trim_blocker().await.unwrap(), None, "all groups have finished all");
     assert_eq!(removed(&bus, NOTHING_STAYS).await, 1);
 }
 

@@ -17,6 +17,7 @@ mod floor;
 mod gate;
 mod identifier;
 mod lease;
+mod listings;
 mod migrate;
 mod migration_lock;
 mod migration_step;

@@ -7,7 +7,10 @@
 
 use std::{fmt::Write, time::Duration};
 
-use eventbus::{BoxError, support::MigrationKind};
+use eventbus::{
+    BoxError,
+    support::{Migration, MigrationKind, SchemaState},
+};
 use sqlx::{Row as _, SqlStr, postgres::PgRow};
 use tokio::time::{Instant, sleep};
 
@@ -146,6 +149,18 @@ impl<'a> Migrator<'a> {
             Some(_) => Err(self.not_migrated(&tables)),
             None => Ok(()),
         }
+    }
+
+    /// Returns the steps that the database has and those of this release; fails if this release cannot work with them.
+    pub(crate) async fn state(&self, session: &mut SetupSession) -> Result<SchemaState, PgConnectError> {
+        let tables = self.find_tables(session).await?;
+        let applied = tables.applied.into_iter().map(|(version, name, kind)| Migration { version, name, kind });
+        let known = self.steps.iter().map(|step| Migration {
+            version: step.version(),
+            name: step.name().to_owned(),
+            kind: step.kind(),
+        });
+        Ok(SchemaState { applied: applied.collect(), known: known.collect() })
     }
 
     fn not_migrated(&self, tables: &FoundTables) -> PgConnectError {

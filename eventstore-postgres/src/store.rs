@@ -5,10 +5,11 @@ use std::sync::Arc;
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, ReadError, Snapshots,
-        Transactions,
+        Append, AppendError, EventStore, EventTypes, FromTransaction, Listings, MultiStreamAppends, Notes, ReadError,
+        Snapshots, Transactions,
     },
     store::{Boundaries, UniqueValues},
+    support::SchemaState,
 };
 use sqlx::{PgConnection, PgPool};
 
@@ -178,6 +179,19 @@ impl PgEventStore {
         Migrator::new(config, &connector, &schema, migrate::STEPS).run(&mut session).await?;
         session.close().await;
         Ok(())
+    }
+
+    /// Returns the migrations that the database has and those of this release, and changes nothing.
+    ///
+    /// # Errors
+    /// [`PgConnectError`], also if a later release made changes that this one cannot live with.
+    pub async fn schema_state(config: &PgEventStoreConfig) -> Result<SchemaState, PgConnectError> {
+        let schema = Schema::new(&config.schema)?;
+        let connector = Connector::Own(config.connect_options()?.into());
+        let mut session = SetupSession::open(config, &connector).await?;
+        let state = Migrator::new(config, &connector, &schema, migrate::STEPS).state(&mut session).await?;
+        session.close().await;
+        Ok(state)
     }
 
     /// The SQL that [`migrate`](Self::migrate) runs, for an administrator, who may run it again:
@@ -354,6 +368,10 @@ impl EventStore for PgEventStore {
     }
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+
+    fn listings(&self) -> Option<&dyn Listings> {
         Some(self)
     }
 

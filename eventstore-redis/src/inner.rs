@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use eventbus::{Position, port::AppendSignal, support::ListedEventTypes};
 use eventbus_redis_core::{connection::SharedConnection, error::RedisConnectError, format::KeyFormat, url::address};
 use parking_lot::RwLock;
+use redis::ScriptInvocation;
 use uuid::Uuid;
 
 use crate::{config::RedisEventStoreConfig, durability::AcknowledgedPosition, keys::StoreKeys, script};
@@ -30,18 +31,36 @@ pub(crate) struct StoreInner {
 impl StoreInner {
     /// Connects, and creates the store if there is none with this prefix yet.
     pub(crate) async fn connect(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
-        config.validate()?;
-        let link = SharedConnection::new(config.server(), || {})?;
         let keys = StoreKeys::new(&config.key_prefix);
         let mut open = script::OPEN_STORE.prepare_invoke();
         open.key(keys.meta()).key(keys.feed()).key(keys.ids()).key(keys.event_types());
         FORMAT.add_arguments(open.arg(config.clock.new_id().to_string()));
-        let reply: Vec<String> = link.connect(&open).await?;
+        Self::connect_by(&open, keys, config).await
+    }
+
+    /// Connects to the store with this prefix, which must exist.
+    pub(crate) async fn attach(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
+        let keys = StoreKeys::new(&config.key_prefix);
+        let mut find = script::FIND_STORE.prepare_invoke();
+        FORMAT.add_arguments(&mut *find.key(keys.meta()));
+        Self::connect_by(&find, keys, config).await
+    }
+
+    /// Connects, and runs the script that opens or finds the store.
+    async fn connect_by(
+        open: &ScriptInvocation<'_>,
+        keys: StoreKeys,
+        config: RedisEventStoreConfig,
+    ) -> Result<Self, RedisConnectError> {
+        config.validate()?;
+        let link = SharedConnection::new(config.server(), || {})?;
+        let reply: Vec<String> = link.connect(open).await?;
         let address = address(&config.redis_url);
         let id = match &reply.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["too new", format, min_reader] => {
                 return Err(FORMAT.too_new_error(&address, &keys.meta(), format, min_reader));
             }
+            ["none"] => return Err(RedisConnectError::NotFound { address, of: "event store", key: keys.meta() }),
             [_, id] => Uuid::try_parse(id).ok(),
             _ => None,
         };

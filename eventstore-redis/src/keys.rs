@@ -41,6 +41,41 @@ impl StoreKeys {
         format!("{}{}", self.prefix, unprefixed_stream_key(stream))
     }
 
+    /// Returns the stream whose events a key holds, if it is one of the store's.
+    pub(crate) fn parse_stream(&self, key: &str) -> Option<StreamId> {
+        let own = key.strip_prefix(&self.prefix)?;
+        let (tenant, rest) = match own.strip_prefix("tenant:").and_then(|own| own.split_once(':')) {
+            Some((tenant, rest)) => (Some(Uuid::try_parse(tenant).ok()?), rest),
+            None => (None, own),
+        };
+        let (aggregate_type, id) = rest.strip_prefix("aggregate:")?.split_once(':')?;
+        let stream = StreamId::parse(&unescape(aggregate_type), id).ok()?.with_tenant_id(tenant);
+        // no spelling but the store's own
+        (self.stream(&stream) == key).then_some(stream)
+    }
+
+    /// Returns the name of the checkpoint that a key holds, if it is one of the store's.
+    pub(crate) fn parse_checkpoint(&self, key: &str) -> Option<Name> {
+        let own = key.strip_prefix(&self.prefix)?;
+        let name = match own.strip_prefix("checkpoint:") {
+            Some(name) => name.to_owned(),
+            None => {
+                format!("{PROJECTION_ROLE_PREFIX}{}", own.strip_prefix("projection:")?.strip_suffix(":checkpoint")?)
+            }
+        };
+        Name::new("checkpoint", name).ok().filter(|name| self.checkpoint(name) == key)
+    }
+
+    /// Returns the role of the lease that a key holds, if it is one of the store's.
+    pub(crate) fn parse_lease(&self, key: &str) -> Option<Name> {
+        Name::new("role", key.strip_prefix(&self.own_key("lease:"))?).ok()
+    }
+
+    /// Returns the beginning that the keys of all streams, checkpoints and leases share.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The stream that orders all events. The key of an aggregate's stream has one colon more.
     pub(crate) fn feed(&self) -> String {
         format!("{}aggregate:feed", self.prefix)
@@ -230,6 +265,11 @@ fn escape(text: &str) -> String {
     text.replace('%', "%25").replace(':', "%3A")
 }
 
+/// Returns the text that [`escape`] made this one of.
+fn unescape(text: &str) -> String {
+    text.replace("%3A", ":").replace("%25", "%")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -261,6 +301,30 @@ mod tests {
         let stream = keys.stream(&StreamId::parse("tags", "a:b").unwrap());
         for key in [keys.feed(), keys.added_tags(), keys.note(&Name::from_static("tags:a:b")), stream] {
             assert_eq!(keys.shown(&key), key);
+        }
+    }
+
+    #[test]
+    fn keys_name_what_they_hold() {
+        let keys = StoreKeys::new("{shop}");
+        for (aggregate_type, id, tenant) in
+            [("Order", "1", None), ("a:b%25", ":x", Some(Uuid::from_u128(7))), ("tenant", "aggregate:Order:1", None)]
+        {
+            let stream = StreamId::parse(aggregate_type, id).unwrap().with_tenant_id(tenant);
+            assert_eq!(keys.parse_stream(&keys.stream(&stream)), Some(stream));
+        }
+        for text in ["projection:a", "projection:", "projection:a:checkpoint", "relay:redis:x", "checkpoint:x"] {
+            let name = Name::from_static(text);
+            assert_eq!(keys.parse_checkpoint(&keys.checkpoint(&name)).as_ref(), Some(&name), "{text}");
+            assert_eq!(keys.parse_lease(&keys.lease(&name)).as_ref(), Some(&name), "{text}");
+        }
+        let foreign =
+            [keys.feed(), keys.meta(), keys.ids(), "aggregate:Order:1".into(), "{shop}:aggregate:a%b:1".into()];
+        for key in foreign {
+            assert_eq!(
+                (keys.parse_stream(&key), keys.parse_checkpoint(&key), keys.parse_lease(&key)),
+                (None, None, None)
+            );
         }
     }
 

@@ -16,6 +16,7 @@ mod feed;
 mod inner;
 mod keys;
 mod lease;
+mod listings;
 mod missing_events;
 mod multi_stream_append;
 mod ports;

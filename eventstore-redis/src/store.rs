@@ -12,13 +12,18 @@ use std::sync::Arc;
 use eventbus::{
     ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, EventStore, EventTypes, MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
+        Append, AppendError, EventStore, EventTypes, Listings, MultiStreamAppends, Notes, ReadError, Snapshots,
+        Transactions,
     },
     store::{Boundaries, UniqueValues},
 };
-use eventbus_redis_core::{error::RedisConnectError, url::address};
+use eventbus_redis_core::{error::RedisConnectError, reply::request, url::address};
 
-use crate::{Durability, RedisEventStoreConfig, RedisTransaction, durability, inner::StoreInner};
+use crate::{
+    Durability, RedisEventStoreConfig, RedisTransaction, durability,
+    error::{corrupt_key, read_error},
+    inner::StoreInner,
+};
 
 /// An event store on Redis Streams alone, for applications with a Redis and no database. Clones share one store.
 ///
@@ -56,12 +61,37 @@ impl RedisEventStore {
     /// # });
     /// ```
     pub async fn connect(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
-        let inner = StoreInner::connect(config).await?;
+        let store = Self { inner: Arc::new(StoreInner::connect(config).await?) };
+        store.log_durability().await;
+        Ok(store)
+    }
+
+    /// Connects to the store with this prefix if there is one, and creates none: for tools that read.
+    ///
+    /// # Errors
+    /// [`RedisConnectError::NotFound`] if there is no such store; else as [`connect`](Self::connect).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventstore_redis::{RedisConnectError, RedisEventStore, RedisEventStoreConfig};
+    /// # async fn run() {
+    /// let config = RedisEventStoreConfig { key_prefix: "no-such-store".into(), ..Default::default() };
+    /// assert!(matches!(RedisEventStore::attach(config).await, Err(RedisConnectError::NotFound { .. })));
+    /// # }
+    /// ```
+    pub async fn attach(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
+        let store = Self { inner: Arc::new(StoreInner::attach(config).await?) };
+        store.log_durability().await;
+        Ok(store)
+    }
+
+    /// Logs how the server may lose events, if the configuration says so.
+    async fn log_durability(&self) {
+        let inner = &self.inner;
         if inner.config().check_durability {
             let address = address(&inner.config().redis_url);
             durability::log_warnings(&address, inner.connection(), inner.acknowledged()).await;
         }
-        Ok(Self { inner: Arc::new(inner) })
     }
 
     pub(crate) fn inner(&self) -> &Arc<StoreInner> {
@@ -94,6 +124,21 @@ impl RedisEventStore {
     /// ```
     pub async fn durability(&self) -> Result<Durability, ReadError> {
         durability::load(self.inner.connection(), self.inner.acknowledged()).await
+    }
+
+    /// Returns the number of the format that the newest release has written here, and the lowest one that a release must
+    /// know to read it.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the server cannot be asked, or the numbers cannot be read.
+    pub async fn recorded_format(&self) -> Result<(u32, u32), ReadError> {
+        let key = self.inner.keys().meta();
+        let format = request("HMGET", (&key, "format", "min_reader"));
+        let found = self.inner.connection().query_idempotent::<(Option<u32>, Option<u32>)>(&format).await;
+        match found.map_err(|error| read_error(&key, error))? {
+            (Some(format), min_reader) => Ok((format, min_reader.unwrap_or(format))),
+            (None, _) => Err(corrupt_key(&key, "it records no format")),
+        }
     }
 
     /// Begins a transaction that the caller commits, outside of handlers and projections. If dropped, it writes
@@ -166,6 +211,10 @@ impl EventStore for RedisEventStore {
     }
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+
+    fn listings(&self) -> Option<&dyn Listings> {
         Some(self)
     }
 

@@ -30,6 +30,9 @@ pub struct SqliteEventStoreConfig {
     pub transaction_timeout: Duration,
     /// Set if the store makes a missing file. Default: true.
     pub create_if_missing: bool,
+    /// Set if opening also makes and upgrades the tables. Without it the store opens only a file with the tables of this
+    /// release, and changes none. Default: true.
+    pub migrate: bool,
     /// Set if the store may make its tables in a database that already holds foreign tables. Default: false, so that a
     /// wrong path does no harm. Tables that are added after those of the store need no permission.
     pub share_database: bool,
@@ -47,6 +50,7 @@ impl Default for SqliteEventStoreConfig {
             queued_appends: 4_096,
             transaction_timeout: Duration::from_secs(5),
             create_if_missing: true,
+            migrate: true,
             share_database: false,
             clock: SharedClock::SYSTEM,
         }

@@ -48,6 +48,19 @@ pub enum SqliteConnectError {
         /// One of the tables it holds.
         table: String,
     },
+    /// The file lacks tables of this release, and the configuration forbids to make them.
+    #[error(
+        "`{}` is at migration {found}, this release needs {needed}: open it with `migrate`, as an application does",
+        path.display()
+    )]
+    NotMigrated {
+        /// The file.
+        path: PathBuf,
+        /// The newest migration in the file; 0 is none.
+        found: i64,
+        /// The newest migration of this release.
+        needed: u32,
+    },
     /// A newer release of this crate changed the tables in a way that this release cannot live with.
     #[error(
         "`{}` has the breaking migration {breaking} `{name}`, this release knows migrations up to {known}: upgrade \

@@ -40,6 +40,7 @@ mod files;
 mod filter;
 mod floor;
 mod lease;
+mod listings;
 mod location;
 mod migrate;
 mod migration_step;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use eventbus::support::MigrationKind;
+use eventbus::support::{Migration, MigrationKind, SchemaState};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use crate::{
@@ -36,6 +36,9 @@ pub(crate) fn migrate(
     let fault = |error| SqliteConnectError::from_sqlite(path, error);
     refuse_foreign_tables(connection, path, config)?;
     let up_to_date = missing_steps(connection, path, steps)?.is_empty();
+    if !up_to_date && !config.migrate {
+        return Err(not_migrated(connection, path, steps));
+    }
     before_writing(connection)?;
     if up_to_date {
         return Ok(());
@@ -53,6 +56,40 @@ pub(crate) fn migrate(
         tracing::debug!(path = %path.display(), migration = step.name(), "event store migrated");
     }
     transaction.commit().map_err(fault)
+}
+
+fn not_migrated(connection: &Connection, path: &Path, steps: &[MigrationStep]) -> SqliteConnectError {
+    let newest = "SELECT coalesce(max(version), 0) FROM eventbus_migrations";
+    // without the table there is no migration
+    let found = connection.query_row(newest, [], |row| row.get(0)).unwrap_or(0);
+    SqliteConnectError::NotMigrated {
+        path: path.to_owned(),
+        found,
+        needed: steps.last().map_or(0, MigrationStep::version),
+    }
+}
+
+/// Returns the steps that the database has and those of this release; fails if this release cannot work with them.
+pub(crate) fn schema_state(
+    connection: &Connection,
+    path: &Path,
+    config: &SqliteEventStoreConfig,
+) -> Result<SchemaState, SqliteConnectError> {
+    refuse_foreign_tables(connection, path, config)?;
+    let missing = missing_steps(connection, path, STEPS)?;
+    let known =
+        STEPS.iter().map(|step| Migration { version: step.version(), name: step.name().to_owned(), kind: step.kind() });
+    let applied = match missing.len() == STEPS.len() {
+        true => Vec::new(),
+        false => applied_migrations(connection).map_err(|error| SqliteConnectError::from_sqlite(path, error))?,
+    };
+    Ok(SchemaState { applied, known: known.collect() })
+}
+
+fn applied_migrations(connection: &Connection) -> rusqlite::Result<Vec<Migration>> {
+    query_rows(connection, include_str!("sql/applied_migrations.sql"), [], |row| {
+        Ok(Migration { version: row.get(0)?, name: row.get(1)?, kind: MigrationKind::parse(&row.get::<_, String>(2)?) })
+    })
 }
 
 fn run_step(transaction: &Transaction<'_>, step: &MigrationStep) -> rusqlite::Result<()> {

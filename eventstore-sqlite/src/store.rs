@@ -5,18 +5,21 @@ use std::{path::Path, sync::Arc};
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        self, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, Snapshots, Transactions,
+        self, AppendError, EventStore, EventTypes, FromTransaction, Listings, MultiStreamAppends, Notes, Snapshots,
+        Transactions,
     },
     store::{Boundaries, UniqueValues},
+    support::SchemaState,
 };
 use rusqlite::Connection;
 
 use crate::{
     blocking::blocking,
     config::SqliteEventStoreConfig,
+    connection::open_reader,
     error::{SqliteConnectError, SqliteTransactionError},
     location::DatabaseLocation,
-    migrate::STEPS,
+    migrate::{STEPS, schema_state},
     migration_step::MigrationStep,
     readers::Readers,
     store_inner::StoreInner,
@@ -84,6 +87,24 @@ impl SqliteEventStore {
     /// As for [`connect`](Self::connect), or [`SqliteConnectError::InvalidConfig`].
     pub async fn connect_with(url: &str, config: SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
         Self::open_as(DatabaseLocation::from_url(url)?, config, STEPS).await
+    }
+
+    /// Returns the migrations that the file of a URL has and those of this release, and changes nothing.
+    ///
+    /// # Errors
+    /// [`SqliteConnectError`] names the URL or the file, and what is wrong with it; also if a later release made changes
+    /// that this one cannot live with.
+    pub async fn schema_state(url: &str, config: SqliteEventStoreConfig) -> Result<SchemaState, SqliteConnectError> {
+        let location = DatabaseLocation::from_url(url)?;
+        let ended = location.clone();
+        let state = blocking(move || {
+            let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
+            let connection = open_reader(location.path(), config.busy_timeout).map_err(fault)?;
+            schema_state(&connection, location.path(), &config)
+        });
+        state.await.unwrap_or_else(|error| {
+            Err(SqliteConnectError::Unavailable { path: ended.path().to_owned(), source: error.into() })
+        })
     }
 
     /// Opens the store as the release with these steps does.
@@ -222,6 +243,10 @@ impl EventStore for SqliteEventStore {
     }
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+
+    fn listings(&self) -> Option<&dyn Listings> {
         Some(self)
     }
 

@@ -269,3 +269,26 @@ async fn many_may_create_one_file_at_once() {
         }
     }
 }
+
+#[tokio::test]
+async fn without_migrate_no_table_is_made_and_no_byte_changed() {
+    let only_read = || SqliteEventStoreConfig { create_if_missing: false, migrate: false, ..Default::default() };
+    let path = fresh_path();
+    let missing = SqliteEventStore::open_with(&path, only_read()).await.unwrap_err();
+    assert!(matches!(missing, SqliteConnectError::Unavailable { .. }), "{missing}");
+    assert!(!path.exists());
+
+    Connection::open(&path).unwrap().execute_batch("VACUUM").unwrap(); // a database without tables
+    let before = fs::read(&path).unwrap();
+    match SqliteEventStore::open_with(&path, only_read()).await.unwrap_err() {
+        SqliteConnectError::NotMigrated { path: named, found: 0, needed } => assert!(named == path && needed > 0),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fs::read(&path).unwrap(), before);
+
+    drop(open(path.clone()).await);
+    drop(SqliteEventStore::open_with(&path, only_read()).await.unwrap());
+    Connection::open(&path).unwrap().execute("DELETE FROM eventbus_migrations WHERE version = 5", []).unwrap();
+    let error = SqliteEventStore::open_with(&path, only_read()).await.unwrap_err();
+    assert!(matches!(error, SqliteConnectError::NotMigrated { found: 4, needed: 5, .. }), "{error}");
+}

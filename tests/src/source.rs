@@ -8,6 +8,7 @@ use std::{
 /// The crates that users depend on.
 pub const PRODUCT: &[&str] = &[
     "eventbus",
+    "eventbus-cli",
     "eventbus-derive",
     "eventbus-file",
     "eventbus-redis",

@@ -30,6 +30,17 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         ],
     ),
     (
+        "eventbus-cli",
+        &[
+            &["error", "output"],
+            &["connection"],
+            &["query", "transfer"],
+            &["session"],
+            &["command"],
+            &["cli"],
+        ],
+    ),
+    (
         "eventbus-derive",
         &[
             &["misplaced", "mistakes", "serde_attributes", "text"],
@@ -108,6 +119,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "feed",
                 "floor",
                 "lease",
+                "listings",
                 "missing_events",
                 "query_plans",
                 "read",
@@ -138,6 +150,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "checkpoint",
                 "event_types",
                 "lease",
+                "listings",
                 "missing_events",
                 "ports",
                 "snapshot",
@@ -165,6 +178,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "feed",
                 "floor",
                 "lease",
+                "listings",
                 "missing_events",
                 "read",
                 "transactions",
@@ -180,6 +194,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
 /// The crates of the product that a crate names.
 const NAMES: &[(&str, &[&str])] = &[
     ("eventbus", &["eventbus_derive"]),
+    ("eventbus-cli", &["eventbus", "eventbus_redis", "eventstore_postgres", "eventstore_redis", "eventstore_sqlite"]),
     ("eventbus-derive", &[]),
     ("eventbus-file", &["eventbus", "eventbus_redis_core"]),
     ("eventbus-redis", &["eventbus", "eventbus_redis_core"]),

@@ -45,6 +45,7 @@ const VAGUE_MAX_IN_TESTS: f64 = 1.0;
 /// The folders of tests; unit tests count with their crate.
 const TESTS: &[&str] = &[
     "eventbus/tests",
+    "eventbus-cli/tests",
     "eventbus-file/tests",
     "eventbus-redis/tests",
     "eventstore-postgres/tests",

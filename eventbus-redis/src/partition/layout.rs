@@ -8,7 +8,7 @@ use std::error::Error as _;
 use redis::ScriptInvocation;
 
 use crate::{
-    RedisConnectError,
+    RedisConnectError, RedisEventBusConfig,
     error::CommandError,
     group::{self, GroupCreation},
     inner::BusInner,
@@ -54,6 +54,23 @@ async fn try_join(bus: &BusInner) -> Result<(), RedisConnectError> {
     Ok(())
 }
 
+/// Connects to the bus that a configuration names, which must exist, with the number of partitions that it has. Writes
+/// no key.
+pub(crate) async fn attach(config: RedisEventBusConfig) -> Result<BusInner, RedisConnectError> {
+    let found = BusInner::new(config.clone())?;
+    let mut find = script::partition::FIND_LAYOUT.key(keys::meta(found.bus_stream()));
+    find.key(keys::layout(found.base_stream())).key(found.base_stream());
+    FORMAT.add_arguments(&mut find);
+    let reply: Vec<String> = found.connection().connect(&find).await?;
+    let (partitions, generation) = parse_joined(&found, &reply)?;
+    let bus = BusInner::new(RedisEventBusConfig { partitions, ..config })?;
+    bus.layout().set_generation(generation);
+    bus.connection().connect::<Vec<String>>(&find).await?;
+    bus.connection().allow_commands();
+    *bus.layout().lock_join().await = true;
+    Ok(bus)
+}
+
 /// Prepares joining the layout of the stream, or recording it.
 fn join_layout_script(bus: &BusInner) -> ScriptInvocation<'static> {
     let mut join = script::partition::JOIN_LAYOUT.key(keys::meta(bus.bus_stream()));
@@ -72,6 +89,7 @@ fn parse_joined(bus: &BusInner, reply: &[String]) -> Result<(u32, String), Redis
         ["joined", partitions, generation] if let Ok(partitions) = partitions.parse() => {
             Ok((partitions, (*generation).to_owned()))
         }
+        ["none"] => Err(RedisConnectError::NotFound { address, of: "bus", key: bus.base_stream().to_owned() }),
         ["too new", format, min_reader] => {
             Err(FORMAT.too_new_error(&address, &keys::meta(bus.bus_stream()), format, min_reader))
         }

@@ -20,3 +20,4 @@ const MEMBERS: &str = include_str!("lib/members.lua");
 const ONE_STREAM: &str = include_str!("lib/one_stream.lua");
 const PARTITIONED: &str = include_str!("lib/partitioned.lua");
 const RELAY: &str = include_str!("lib/relay.lua");
+const TRIM_FLOOR: &str = include_str!("lib/trim_floor.lua");

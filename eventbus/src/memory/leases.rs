@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::{clock::SharedClock, name::Name},
-    port::Lease,
+    port::{Lease, StoredLease},
 };
 
 #[derive(Debug, Default)]
@@ -52,6 +52,17 @@ impl LeaseTable {
     /// Returns the lease of a role, unless it has expired.
     pub(super) fn lease_of(&self, role: &Name) -> Option<Lease> {
         self.rows.lock().get(role).filter(|held| held.is_valid(&self.clock)).map(|held| held.lease.clone())
+    }
+
+    /// Returns all leases, also expired ones.
+    pub(super) fn list(&self) -> Vec<StoredLease> {
+        let rows = self.rows.lock();
+        let list = rows.values().map(|held| StoredLease {
+            lease: held.lease.clone(),
+            is_held: held.is_valid(&self.clock),
+            expires_at: None,
+        });
+        list.collect()
     }
 
     fn grant(&self, rows: &mut HashMap<Name, LeaseRow>, role: &Name, owner: &Name, ttl: Duration) -> Lease {

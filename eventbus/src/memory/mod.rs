@@ -3,6 +3,7 @@
 mod bus;
 mod leases;
 mod store;
+mod store_listings;
 mod tag_table;
 mod unique_table;
 

@@ -31,9 +31,10 @@ use crate::{
     },
     port::{
         Append, AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction,
-        EventStore, EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, MultiStreamAppends,
-        Notes, ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots,
-        StoredEventType, StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery,
+        EventStore, EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, Listings, MissingEvent,
+        MultiStreamAppends, Notes, ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
+        SnapshotRead, Snapshots, StoredCheckpoint, StoredEventType, StoredLease, StoredSnapshot, StoredStream,
+        UnfinishedDeliveries, UnfinishedDelivery,
         attempts::DeliveryAttempts,
         boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
         multi_stream_append::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
@@ -123,6 +124,31 @@ impl InMemoryEventStore {
     #[must_use]
     pub fn with_clock(clock: impl Into<SharedClock>) -> Self {
         Self(Arc::new(StoreInner::with_clock(clock.into())))
+    }
+
+    /// Returns all streams, in no order.
+    pub(super) fn stored_streams(&self) -> Vec<StoredStream> {
+        let log = self.0.log.read();
+        let stored = |(stream, of_stream): (&StreamId, &StreamIndex)| {
+            let last = of_stream.by_version.last().and_then(|&index| log.events[index].metadata().recorded_at());
+            StoredStream { stream: stream.clone(), version: log.version(stream), recorded_at: last }
+        };
+        log.streams.iter().map(stored).collect()
+    }
+
+    /// Returns all checkpoints, in no order.
+    pub(super) fn stored_checkpoints(&self) -> Vec<StoredCheckpoint> {
+        let stored = |(name, position): (&Name, &Position)| StoredCheckpoint {
+            name: name.clone(),
+            position: *position,
+            updated_at: None,
+        };
+        self.0.checkpoints.read().iter().map(stored).collect()
+    }
+
+    /// Returns all leases, in no order.
+    pub(super) fn stored_leases(&self) -> Vec<StoredLease> {
+        self.0.leases.list()
     }
 
     /// Returns the wanted dead letters, oldest first.
@@ -670,6 +696,10 @@ impl EventStore for InMemoryEventStore {
     }
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+
+    fn listings(&self) -> Option<&dyn Listings> {
         Some(self)
     }
 

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
+    Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, Listings, MissingEvent,
     MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
     feed_end::FeedEnd,
     visited_event::{VisitEvent, VisitFeedEvent, visit_feed_records, visit_records},
@@ -283,6 +283,12 @@ pub trait EventStore:
 
     /// Returns the list of stored event types. An app on a store without it does not warn of types that no code knows.
     fn event_types(&self) -> Option<&dyn EventTypes> {
+        None
+    }
+
+    /// Returns the listings of what the store holds. Tools show only what they are given the name of on a store without
+    /// them.
+    fn listings(&self) -> Option<&dyn Listings> {
         None
     }
 

@@ -89,6 +89,24 @@ pub enum SkipError {
 }
 
 impl SkippedEvent {
+    /// Loads the events that a reader skips, sorted by position: `projection:{name}` or `relay:{destination}`. For tools
+    /// that have a store and no app, which has [`App::skipped_events`](crate::App::skipped_events).
+    ///
+    /// # Errors
+    /// [`SkipError::Damaged`] if the reader's list is no valid list, [`SkipError::Note`] if it cannot be read.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// use eventbus::{InMemoryEventStore, Name, app::SkippedEvent};
+    /// let reader = Name::new("reader", "projection:balances")?;
+    /// assert_eq!(SkippedEvent::load_all(&InMemoryEventStore::new(), &reader).await?, []);
+    /// # Ok(()) }
+    /// ```
+    pub async fn load_all(store: &dyn EventStore, reader: &Name) -> Result<Vec<Self>, SkipError> {
+        load_skipped_events(store, reader).await
+    }
+
     fn from_skip(skip: Skip, reader: &Name) -> Result<Self, BoxError> {
         let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(skip.at) * 1_000)?;
         let position = Position::new(skip.position);

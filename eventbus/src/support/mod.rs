@@ -8,9 +8,12 @@ mod counted_versions;
 mod event_type_names;
 mod feed_versions;
 mod listed_types;
+mod listing_scan;
 mod migration_kind;
 mod outage;
 mod page;
+mod reader_kind;
+mod schema_state;
 mod skip;
 mod source_chain;
 mod stream_cursor;
@@ -26,10 +29,13 @@ pub use counted_versions::CountedVersions;
 pub use event_type_names::EventTypeNames;
 pub use feed_versions::FeedVersions;
 pub use listed_types::ListedEventTypes;
+pub use listing_scan::{LISTING_ROWS_MAX, NameScan, StreamKey, StreamScan};
 pub use migration_kind::MigrationKind;
 pub use outage::Outage;
 pub(crate) use page::{BatchEnd, FeedBatch};
 pub use page::{PAGE_BYTES, Page, collect_page, fetched_ahead, paged, paged_after, paged_ahead};
+pub use reader_kind::ReaderKind;
+pub use schema_state::{Migration, SchemaState};
 pub(crate) use skip::{
     Skip, SkipsError, count_around, ranges_around, read_around, relay_to, save_skips, skipped_positions, skips,
     skips_to_note,

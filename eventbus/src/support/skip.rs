@@ -5,7 +5,7 @@
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
-use super::from_json;
+use super::{ReaderKind, from_json};
 use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
     port::{CheckpointError, EventStore, FeedFilter, Notes, ReadError, RecordStream},
@@ -46,7 +46,7 @@ pub(crate) fn skips_to_note(reader: &Name) -> Name {
 /// Returns the name of the relay to a bus: of its checkpoint, of the role of its lease, and as a reader that skips
 /// events.
 pub(crate) fn relay_to(destination: &Name) -> Name {
-    Name::prefixed("relay:", destination)
+    ReaderKind::Relay.name_of(destination)
 }
 
 /// Loads the skipped events of a reader, sorted by position.

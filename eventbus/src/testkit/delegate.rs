@@ -304,6 +304,10 @@ macro_rules! __delegate {
                     $inner.event_types()
                 }
 
+                fn listings(&$self) -> Option<&dyn Listings> {
+                    $inner.listings()
+                }
+
                 fn snapshots(&$self) -> Option<&dyn Snapshots> {
                     $inner.snapshots()
                 }

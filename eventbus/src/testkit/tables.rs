@@ -365,6 +365,10 @@ impl EventStore for TableStore {
         self.store.event_types()
     }
 
+    fn listings(&self) -> Option<&dyn crate::port::Listings> {
+        self.store.listings()
+    }
+
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         self.store.snapshots()
     }

@@ -37,11 +37,14 @@ pub(crate) static READ_SNAPSHOT: Lua = lua(&[
 ]);
 pub(crate) static READ_TAGGED: Lua = lua(&["#!lua flags=no-writes\n", PROGRAM_ARGS, include_str!("read_tagged.lua")]);
 pub(crate) static MAKE_SHADOW: Lua = lua(&[include_str!("make_shadow.lua")]);
+pub(crate) static FIND_STORE: Lua = lua(&["#!lua flags=no-writes\n", FORMAT, include_str!("find_store.lua")]);
 pub(crate) static OPEN_STORE: Lua = lua(&[FORMAT, include_str!("open_store.lua")]);
 pub(crate) static RENEW_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("renew_lease.lua")]);
 pub(crate) static SAVE_NOTE: Lua = lua(&[include_str!("save_note.lua")]);
 pub(crate) static SAVE_SNAPSHOT: Lua = lua(&[PROGRAM_ARGS, SNAPSHOT_VERSION, include_str!("save_snapshot.lua")]);
 pub(crate) static SAVE_PROGRESS: Lua = lua(&[include_str!("save_progress.lua")]);
 pub(crate) static ACQUIRE_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("acquire_lease.lua")]);
+pub(crate) static STREAM_ENDS: Lua =
+    lua(&["#!lua flags=no-writes\n", PROGRAM_ARGS, EVENTS, include_str!("stream_ends.lua")]);
 pub(crate) static STREAM_VERSION: Lua =
     lua(&["#!lua flags=no-writes\n", PROGRAM_ARGS, EVENTS, include_str!("stream_version.lua")]);

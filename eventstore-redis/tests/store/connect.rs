@@ -151,3 +151,17 @@ async fn stores_with_other_prefixes_do_not_mix() {
     assert_eq!([one.head().await.unwrap().get(), two.head().await.unwrap().get()], [1, 2]);
     assert_ne!(one.store_id().await.unwrap(), two.store_id().await.unwrap());
 }
+
+#[tokio::test]
+async fn a_tool_attaches_to_a_store_and_creates_none() {
+    let config = config();
+    let key = match RedisEventStore::attach(config.clone()).await {
+        Err(RedisConnectError::NotFound { of: "event store", key, .. }) => key,
+        other => panic!("{other:?}"),
+    };
+    let is_there: u8 = tell(&mut client(&config.redis_url).await, &["EXISTS", &key]).await;
+    assert_eq!((key, is_there), (format!("{}:eventstore:meta", config.key_prefix), 0));
+    let store = open(config.clone()).await;
+    let tool = RedisEventStore::attach(config).await.unwrap();
+    assert_eq!(tool.store_id().await.unwrap(), store.store_id().await.unwrap());
+}

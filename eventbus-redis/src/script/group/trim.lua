@@ -12,39 +12,16 @@
 local stream, floors, relay = KEYS[1], KEYS[2], KEYS[3]
 local keep, max_age, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = now_in_ms()
-local missing, notes = by_name(redis.call('HGETALL', floors)), by_name(redis.call('HGETALL', relay))
+local notes = by_name(redis.call('HGETALL', relay))
 if redis.call('EXISTS', stream) == 0 then return {0, 0, 0, now, 'none', '', ''} end
 
 local length = redis.call('XLEN', stream)
 local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 
--- low-water mark of the slowest group
-local floor, holder_reason, holder
-for name, info in pairs(groups_of(stream)) do
-  local listed = missing[name]
-  if is_known(info, listed, floors) then
-    local id, reason = floor_of(stream, info, first and first[1])
-    -- a server out of memory refuses this, and must be trimmed all the same; an older floor is safe
-    if listed and listed ~= id then redis.pcall('HSET', floors, name, id) end
-    if not floor or is_before(id, floor) then floor, holder_reason, holder = id, reason, name end
-  end
-  missing[name] = nil
-end
-for name, id in pairs(by_name(redis.call('HGETALL', KEYS[4]))) do
-  local next = after(string.match(id, '^%d+%-%d+') or '0-0')
-  if not floor or is_before(next, floor) then floor, holder_reason, holder = next, 'projection', name end
-end
--- entries to copy into the backlog of a group
-for name, value in pairs(by_name(redis.call('HGETALL', fills_key(floors)))) do
-  local group, next_one = string.match(name, '^copy ([^\n]*)\n'), string.match(value, '^(%d+%-%d+) ')
-  if group and next_one and (not floor or is_before(next_one, floor)) then
-    floor, holder_reason, holder = next_one, 'unread', group
-  end
-end
-local lost
-for group, id in pairs(missing) do
-  if not lost or is_before(id, lost) then lost, holder = id, group end
-end
+local floor, holder_reason, holder, lost, lost_group = trim_floor(stream, floors, KEYS[4], first and first[1], function(name, id)
+  -- a server out of memory refuses this, and must be trimmed all the same; an older floor is safe
+  redis.pcall('HSET', floors, name, id)
+end)
 if ARGV[4] == '1' then floor, lost = nil, nil end
 
 local function is_beyond(index, id)
@@ -53,7 +30,7 @@ local function is_beyond(index, id)
 end
 
 if not first or not is_beyond(1, first[1]) then return {0, 0, length, now, 'none', '', ''} end
-if lost then return {0, 0, length, now, 'missing', holder, is_before(lost, first[1]) and first[1] or lost} end
+if lost then return {0, 0, length, now, 'missing', lost_group, is_before(lost, first[1]) and first[1] or lost} end
 
 local count = limit
 if not max_age then count = math.min(limit, length - keep) end

@@ -13,5 +13,6 @@ pub(crate) static ACKNOWLEDGE_IN_PARTITIONS: Lua = lua(&[include_str!("acknowled
 pub(crate) static REBALANCE: Lua = lua(&[ENTRY_IDS, MEMBERS, LEASE_IS_LIVE, include_str!("rebalance.lua")]);
 pub(crate) static RELEASE_PARTITIONS: Lua = lua(&[include_str!("release_partitions.lua")]);
 pub(crate) static LEASE_PARTITION: Lua = lua(&[ENTRY_IDS, LEASE_IS_LIVE, include_str!("lease_partition.lua")]);
+pub(crate) static FIND_LAYOUT: Lua = lua(&[FORMAT, include_str!("find_layout.lua")]);
 pub(crate) static JOIN_LAYOUT: Lua = lua(&[ENTRY_IDS, FORMAT, include_str!("join_layout.lua")]);
 pub(crate) static REPARTITION: Lua = lua(&[ENTRY_IDS, BACKLOG, RELAY, include_str!("repartition.lua")]);

@@ -6,17 +6,17 @@ use super::settings::DESTINATION;
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{EventStore, FeedFilter, ReadError},
-    support::{SkipsError, relay_to, skipped_positions},
+    support::{ReaderKind, SkipsError, relay_to, skipped_positions},
 };
 
 /// Returns the name of a group's checkpoint.
 pub(super) fn checkpoint_name(group: &Name) -> Name {
-    Name::prefixed("group:", group)
+    ReaderKind::Group.name_of(group)
 }
 
 /// Returns the name of the read limit: while a group is consumed, each unfinished event up to there may be in flight.
 pub(super) fn read_limit_name(group: &Name) -> Name {
-    Name::prefixed("reading:", group)
+    ReaderKind::GroupReadLimit.name_of(group)
 }
 
 /// Reads the event at a position of a store.

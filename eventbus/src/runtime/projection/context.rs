@@ -11,11 +11,12 @@ use crate::{
         held_lease::LeaseRequest,
         lease_renewer::{LeaseOutage, LeaseRenewer},
     },
+    support::ReaderKind,
 };
 
 /// Returns the name of the role of feeding a projection, and of its checkpoint.
 pub(crate) fn projection_role(projection: &'static str) -> Name {
-    Name::prefixed("projection:", &Name::from_static(projection))
+    ReaderKind::Projection.name_of(&Name::from_static(projection))
 }
 
 /// Resources for feeding a projection.

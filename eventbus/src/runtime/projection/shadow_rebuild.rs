@@ -30,7 +30,7 @@ use crate::{
         definition::{Projection, ProjectionDefinition},
         held_lease::{HeldLease, LeaseRequest},
     },
-    support::{Outage, count_around},
+    support::{Outage, ReaderKind, count_around},
 };
 
 /// Number of rounds in which the copies catch up with the live rows, before these have to stand still for the last one.
@@ -413,7 +413,7 @@ pub(super) async fn find_rebuild_owner(
 }
 
 fn rebuild_role(name: &'static str) -> Name {
-    Name::prefixed("rebuild:", &Name::from_static(name))
+    ReaderKind::Rebuild.name_of(&Name::from_static(name))
 }
 
 fn shadow_for(definition: &ProjectionDefinition, version: u32) -> Shadow {

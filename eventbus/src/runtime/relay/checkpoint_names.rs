@@ -3,12 +3,13 @@
 use crate::{
     domain::{name::Name, stream::Position},
     port::{CheckpointError, EventStore},
+    support::ReaderKind,
 };
 
 /// Returns the name of the checkpoint by which the store remembers, until an operator decides, that it went back behind
 /// its published position.
 pub(super) fn halt_checkpoint_name(destination: &Name) -> Name {
-    Name::prefixed("relay-halted:", destination)
+    ReaderKind::HaltedRelay.name_of(destination)
 }
 
 /// Loads the published position of a newer copy of the store, if an operator has to decide from where to continue.

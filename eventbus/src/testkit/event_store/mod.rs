@@ -22,6 +22,7 @@ mod floor;
 mod follow;
 mod idempotency;
 mod lease;
+mod listings;
 mod missing_events;
 mod multi_stream_appends;
 mod reopen;
@@ -48,6 +49,7 @@ pub use floor::*;
 pub use follow::*;
 pub use idempotency::*;
 pub use lease::*;
+pub use listings::*;
 pub use missing_events::*;
 pub use multi_stream_appends::*;
 pub use reopen::*;
@@ -166,6 +168,9 @@ macro_rules! event_store_conformance {
                 progress_moves_the_checkpoint_with_its_rows,
                 dead_deliveries_are_listed_oldest_first,
                 dead_delivery_is_ended_once,
+                streams_are_listed_page_by_page,
+                a_stream_is_listed_at_its_last_version,
+                checkpoints_and_leases_are_listed,
                 event_types_are_listed_by_appends,
                 refused_appends_list_no_event_types,
                 racing_first_appends_list_their_type_once,
@@ -330,6 +335,7 @@ mod tests {
             include_str!("filter.rs"),
             include_str!("floor.rs"),
             include_str!("lease.rs"),
+            include_str!("listings.rs"),
             include_str!("missing_events.rs"),
             include_str!("follow.rs"),
             include_str!("multi_stream_appends.rs"),
@@ -363,6 +369,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 163);
+        assert_eq!(rules, 166);
     }
 }

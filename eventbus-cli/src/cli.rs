@@ -1,0 +1,161 @@
+//! The arguments of the command, and running it.
+
+use std::{ffi::OsString, io::Write as _, time::Duration};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use eventbus::clock::SharedClock;
+
+use crate::{
+    command::{
+        CauseArgs, CompletionArgs, CopyArgs, DeadLetterArgs, ExportArgs, FollowArgs, GroupArgs, ImportArgs, LagArgs,
+        MigrateArgs, ProjectionArgs, RelayArgs, SchemaArgs, StatusArgs, StreamArgs, parse_duration,
+    },
+    connection::ConnectionSettings,
+    error::{CommandError, ExitStatus},
+    session::Session,
+};
+
+/// Shows and operates what eventbus keeps in a store and on a bus.
+///
+/// Works while the application runs and while it is down. Commands that read create and migrate nothing.
+#[derive(Debug, Parser)]
+#[command(name = "eventbus", version, about, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    options: GlobalOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 a finding, 2 a fault, 3 unreachable, 4 not confirmed, 64 usage, 130 Ctrl-C";
+
+/// The options that every subcommand has.
+#[derive(derive_more::Debug, Clone, Args)]
+#[command(next_help_heading = "Options of all commands")]
+struct GlobalOptions {
+    /// The store: postgres://…, sqlite:PATH or redis://…
+    // hidden, as a URL may hold a password
+    #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_STORE", hide_env_values = true)]
+    #[debug(skip)]
+    store: Option<String>,
+    /// The schema of a PostgreSQL store
+    #[arg(long, global = true, value_name = "NAME", env = "EVENTBUS_SCHEMA", default_value = "eventbus")]
+    schema: String,
+    /// The key prefix of a Redis store
+    #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_KEY_PREFIX", default_value = "")]
+    store_prefix: String,
+    /// The Redis of the bus; without it, the in-process bus whose progress is in the store
+    #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_BUS", hide_env_values = true)]
+    #[debug(skip)]
+    bus: Option<String>,
+    /// The stream prefix of the bus
+    #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_STREAM_PREFIX", default_value = "events")]
+    prefix: String,
+    /// Show JSON: one object, or one a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Make the change without asking
+    #[arg(long, global = true)]
+    yes: bool,
+    /// Say what would be changed, and change nothing
+    #[arg(long, global = true)]
+    dry_run: bool,
+    /// The limit of connecting and of each reply
+    #[arg(long, global = true, value_name = "SECONDS", env = "EVENTBUS_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
+    timeout: Duration,
+}
+
+/// A subcommand. Each has its arguments, with a `run`, in a file of its own.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Status(StatusArgs),
+    Streams(StreamArgs),
+    Follow(FollowArgs),
+    Projections(ProjectionArgs),
+    Relay(RelayArgs),
+    Groups(GroupArgs),
+    DeadLetters(DeadLetterArgs),
+    Lag(LagArgs),
+    Schema(SchemaArgs),
+    Migrate(MigrateArgs),
+    #[command(name = "why")]
+    Causes(CauseArgs),
+    Export(ExportArgs),
+    Import(ImportArgs),
+    Copy(CopyArgs),
+    Completions(CompletionArgs),
+}
+
+impl Command {
+    async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        match self {
+            Self::Status(args) => args.run(session).await,
+            Self::Streams(args) => args.run(session).await,
+            Self::Follow(args) => args.run(session).await,
+            Self::Projections(args) => args.run(session).await,
+            Self::Relay(args) => args.run(session).await,
+            Self::Groups(args) => args.run(session).await,
+            Self::DeadLetters(args) => args.run(session).await,
+            Self::Lag(args) => args.run(session).await,
+            Self::Schema(args) => args.run(session).await,
+            Self::Migrate(args) => args.run(session).await,
+            Self::Causes(args) => args.run(session).await,
+            Self::Export(args) => args.run(session).await,
+            Self::Import(args) => args.run(session).await,
+            Self::Copy(args) => args.run(session).await,
+            Self::Completions(args) => args.run(Cli::command()).map(|()| ExitStatus::Done),
+        }
+    }
+}
+
+impl Cli {
+    fn into_session(self) -> (Command, Session) {
+        let options = self.options;
+        let settings = ConnectionSettings {
+            store: options.store.filter(|url| !url.is_empty()),
+            schema: options.schema,
+            store_prefix: options.store_prefix,
+            bus: options.bus.filter(|url| !url.is_empty()),
+            prefix: options.prefix,
+            timeout: options.timeout,
+        };
+        let changes = (options.json, options.yes, options.dry_run);
+        (self.command, Session::new(settings, SharedClock::SYSTEM, changes))
+    }
+}
+
+/// Parses the arguments of a process, the first of which is its name, and runs the command.
+pub async fn run_from(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => run(cli).await,
+        Err(error) => {
+            // a terminal that is gone reads no help
+            let _ = error.print();
+            if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done }
+        }
+    }
+}
+
+/// Runs a command until it ends or Ctrl-C is pressed, and reports its error on standard error.
+pub async fn run(cli: Cli) -> ExitStatus {
+    let (command, session) = cli.into_session();
+    // what a command has done is done: each of its changes is made as a whole or not at all, so it may end at any await
+    let ended = tokio::select! {
+        ended = command.run(&session) => ended,
+        _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
+    };
+    if !matches!(ended, Err(CommandError::Interrupted)) {
+        session.close().await;
+    }
+    match ended {
+        Ok(status) => status,
+        Err(error) => {
+            let status = error.status();
+            if status != ExitStatus::Done {
+                let _ = writeln!(std::io::stderr(), "error: {}", error.to_line());
+            }
+            status
+        }
+    }
+}

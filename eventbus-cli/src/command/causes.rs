@@ -1,0 +1,89 @@
+//! `why`: what led to an event, and what it led to.
+
+use std::time::Duration;
+
+use clap::Args;
+use eventbus::{EventId, Position};
+
+use super::parse_duration;
+use crate::{
+    error::{CommandError, ExitStatus},
+    output::{Progress, time_text},
+    query::{CauseTree, SearchProgress, find_causes, position_at},
+    session::Session,
+};
+
+/// Show the tree of causes of an event: what led to it, and what it led to
+///
+/// It searches the feed, twice. Shown are the events of the conversation and the deliveries of them that groups gave up.
+/// For other deliveries the bus keeps no record, so whether a handler has run is unknown.
+#[derive(Debug, Args)]
+pub(crate) struct CauseArgs {
+    /// The id of the event
+    #[arg(value_name = "EVENT")]
+    event: String,
+    /// Search only events that were recorded within this time
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "after")]
+    since: Option<Duration>,
+    /// Search only events after this position
+    #[arg(long, value_name = "POSITION")]
+    after: Option<u64>,
+}
+
+impl CauseArgs {
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let wanted = EventId::parse(&self.event).map_err(|error| CommandError::Usage(error.to_string()))?;
+        let store = session.store().await?;
+        let after = match (self.since, self.after) {
+            (Some(since), _) => position_at(&*store, session.clock().now() - since).await?,
+            (None, after) => Position::new(after.unwrap_or_default()),
+        };
+        let bus = session.bus().await?;
+        let bar = Progress::new("searching", "positions")?;
+        let report = |now: SearchProgress| {
+            let from_after = |position: Position| position.get().saturating_sub(after.get());
+            bar.set(from_after(now.position), from_after(now.through));
+        };
+        let found = find_causes(&*store, bus.as_bus().dead_letters(), wanted, after, report).await;
+        drop(bar);
+        let Some(tree) = found? else {
+            session.printer().note(&format!("the feed holds no event {wanted} after position {after}"));
+            return Ok(ExitStatus::Finding);
+        };
+        session.printer().show(&tree, text)?;
+        Ok(ExitStatus::Done)
+    }
+}
+
+fn text(tree: &CauseTree) -> String {
+    let mut text = format!("conversation {}\n", tree.correlation_id);
+    for row in &tree.events {
+        let event = &row.event;
+        let line = format!(
+            "{}{} {}  {}/{}  v{}  {}  {}\n",
+            "  ".repeat(row.depth),
+            if row.is_wanted { "*" } else { "-" },
+            event.event_type,
+            event.aggregate_type,
+            event.aggregate_id,
+            event.version,
+            time_text(event.recorded_at.unwrap_or(event.occurred_at)),
+            event.event_id,
+        );
+        text.push_str(&line);
+        for dead in &row.dead_letters {
+            let words = [dead.group.as_deref(), dead.handler.as_deref(), dead.error.as_deref()];
+            let words: Vec<_> = words.into_iter().flatten().map(printable).collect();
+            text.push_str(&format!("{}  dead letter {}: {}\n", "  ".repeat(row.depth), dead.id, words.join(", ")));
+        }
+    }
+    if tree.is_cut {
+        text.push_str("the conversation has more events\n");
+    }
+    text
+}
+
+/// Returns a text without control characters.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

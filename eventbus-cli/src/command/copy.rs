@@ -1,0 +1,65 @@
+//! `copy`: the events of a store into another one.
+
+use clap::Args;
+use eventbus::{Position, store::FeedFilter};
+
+use super::import::Imported;
+use crate::{
+    connection::{ConnectionSettings, OpenStore},
+    error::{CommandError, ExitStatus},
+    output::Progress,
+    session::{Consent, Session},
+    transfer::{Importer, checksum, compare, read_chunk},
+};
+
+/// Append all events of the store to another store, which must be empty
+///
+/// A second call goes on with a copy that was interrupted. At the end all events of both stores are compared, so stop the
+/// application before the last call. Moved are events alone, as by `export`.
+#[derive(derive_more::Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// The other store: postgres://…, sqlite:PATH or redis://…
+    #[arg(long, value_name = "URL", env = "EVENTBUS_TO", hide_env_values = true)]
+    #[debug(skip)]
+    to: String,
+    /// The schema of the other store, if it is a PostgreSQL store
+    #[arg(long, value_name = "NAME", default_value = "eventbus")]
+    to_schema: String,
+    /// The key prefix of the other store, if it is a Redis store
+    #[arg(long, value_name = "PREFIX", default_value = "")]
+    to_prefix: String,
+}
+
+impl CopyArgs {
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let from = session.store().await?;
+        let settings = ConnectionSettings {
+            store: Some(self.to.clone()),
+            schema: self.to_schema.clone(),
+            store_prefix: self.to_prefix.clone(),
+            ..session.settings().clone()
+        };
+        let open = OpenStore::open(&settings).await?;
+        let to = open.shared();
+        let question = format!("append the events of {} to {}", from.describe(), to.describe());
+        if session.confirm(&question).await? == Consent::DryRun {
+            return Ok(ExitStatus::Done);
+        }
+        let head = from.head().await?;
+        let mut importer = Importer::new(to.clone(), from.store_id().await?).await?;
+        {
+            let progress = Progress::new("copying", "positions")?;
+            let mut feed = from.read_feed(importer.position(), head, &FeedFilter::all());
+            while let Some(chunk) = read_chunk(&mut feed).await? {
+                importer.add(&chunk).await?;
+                progress.set(chunk.position.get(), head.get());
+            }
+        }
+        let sum = checksum(&*from, head.max(Position::START), Progress::new("reading", "positions")?).await?;
+        compare(&*to, sum, Progress::new("verifying", "positions")?).await?;
+        open.close().await;
+        let body = Imported { events: sum.events, verified: true };
+        session.printer().show(&body, |body| format!("copied {} events, verified\n", body.events))?;
+        Ok(ExitStatus::Done)
+    }
+}

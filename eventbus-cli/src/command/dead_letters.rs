@@ -1,0 +1,305 @@
+//! `dead-letters`: the deliveries that groups gave up.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use eventbus::{
+    bus::MessageId,
+    dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters},
+};
+use serde::Serialize;
+
+use super::parse_duration;
+use crate::{
+    error::{CommandError, ExitStatus},
+    output::{Align, Table, age, optional, time_text},
+    query::{DeadLetterQuery, DeadLetterRow, find_dead_letters},
+    session::{Consent, Session},
+};
+
+/// Dead letters that one call finds before the change begins.
+const FOUND_MAX: usize = 1_000;
+
+/// List, show, replay or discard the dead letters of the bus
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetterArgs {
+    #[command(subcommand)]
+    action: DeadLetterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadLetterCommand {
+    /// List the dead letters, oldest first
+    List {
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// Go on after the dead letter with this id
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+        /// The most dead letters to list
+        #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
+    },
+    /// Show one dead letter with its event
+    Show {
+        /// Its id among the dead letters
+        id: String,
+    },
+    /// Deliver dead letters once more to the groups that gave them up
+    Replay(EndArgs),
+    /// Delete dead letters for good
+    Discard(EndArgs),
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Args)]
+struct FilterArgs {
+    /// Only of this consumer group
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+    /// Only of this handler
+    #[arg(long, value_name = "NAME")]
+    handler: Option<String>,
+    /// Only of this event type
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// Only of this aggregate
+    #[arg(long, value_name = "ID")]
+    aggregate: Option<String>,
+    /// Only those whose error holds this text
+    #[arg(long, value_name = "TEXT")]
+    error: Option<String>,
+    /// Only those that were given up longer than this ago
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    older: Option<Duration>,
+}
+
+/// Which dead letters to end: some ids, or those that a filter matches.
+#[derive(Debug, Args)]
+struct EndArgs {
+    /// Their ids among the dead letters; without ids a filter, or `--all`
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// All dead letters
+    #[arg(long, conflicts_with_all = ["ids", "group", "handler", "event_type", "aggregate", "error", "older"])]
+    all: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct DeadLetterList {
+    dead_letters: Vec<DeadLetterRow>,
+    /// The id to pass as `--after` for the next page.
+    next: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct OneDeadLetter {
+    dead_letter: DeadLetterRow,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Replay,
+    Discard,
+}
+
+/// The outcome for one dead letter.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    id: String,
+    /// `replayed`, `discarded`, `gone`, `failed`, or `unchanged` in a dry run.
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl FilterArgs {
+    fn to_query(&self, session: &Session) -> DeadLetterQuery {
+        let filter = DeadLetterFilter {
+            group: self.group.clone(),
+            handler: self.handler.clone(),
+            event_type: self.event_type.clone(),
+            aggregate_id: self.aggregate.clone(),
+            ..DeadLetterFilter::default()
+        };
+        let query = DeadLetterQuery { filter, error: self.error.clone() };
+        query.older_than(self.older, session.clock())
+    }
+
+    const fn is_empty(&self) -> bool {
+        let Self { group, handler, event_type, aggregate, error, older } = self;
+        group.is_none()
+            && handler.is_none()
+            && event_type.is_none()
+            && aggregate.is_none()
+            && error.is_none()
+            && older.is_none()
+    }
+}
+
+impl Ending {
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::Replay => "replay",
+            Self::Discard => "discard",
+        }
+    }
+
+    const fn done(self) -> &'static str {
+        match self {
+            Self::Replay => "replayed",
+            Self::Discard => "discarded",
+        }
+    }
+
+    async fn end(self, dead_letters: &dyn DeadLetters, id: &MessageId) -> Result<bool, CommandError> {
+        Ok(match self {
+            Self::Replay => dead_letters.replay(id).await?,
+            Self::Discard => dead_letters.discard(id).await?,
+        })
+    }
+}
+
+impl DeadLetterArgs {
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        match &self.action {
+            DeadLetterCommand::List { filter, after, limit } => {
+                let after = after.as_deref().map(MessageId::new);
+                let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+                list(session, &filter.to_query(session), after, limit).await
+            }
+            DeadLetterCommand::Show { id } => show(session, id).await,
+            DeadLetterCommand::Replay(args) => end(session, args, Ending::Replay).await,
+            DeadLetterCommand::Discard(args) => end(session, args, Ending::Discard).await,
+        }
+    }
+}
+
+async fn list(
+    session: &Session,
+    query: &DeadLetterQuery,
+    after: Option<MessageId>,
+    limit: usize,
+) -> Result<ExitStatus, CommandError> {
+    let (found, next) = find_dead_letters(session.bus().await?.dead_letters()?, query, after, limit).await?;
+    let dead_letters = found.iter().map(DeadLetterRow::from).collect();
+    let body = DeadLetterList { dead_letters, next: next.map(|next| next.to_string()) };
+    session.printer().show(&body, |body| list_text(body, session))?;
+    Ok(ExitStatus::Done)
+}
+
+fn list_text(body: &DeadLetterList, session: &Session) -> String {
+    let mut table = Table::new([
+        ("ID", Align::Left),
+        ("GROUP", Align::Left),
+        ("HANDLER", Align::Left),
+        ("TYPE", Align::Left),
+        ("AGGREGATE", Align::Left),
+        ("TRIES", Align::Right),
+        ("AGE", Align::Right),
+        ("ERROR", Align::Left),
+    ]);
+    for row in &body.dead_letters {
+        let since = row.dead_since.map(|since| session.printer().as_of() - since);
+        table.add([
+            row.id.clone(),
+            optional(row.group.as_ref()),
+            optional(row.handler.as_ref()),
+            optional(row.event_type.as_ref()),
+            optional(row.aggregate_id.as_ref()),
+            optional(row.attempts),
+            optional(since.map(|since| age(since.try_into().unwrap_or_default()))),
+            row.error.clone().unwrap_or_default(),
+        ]);
+    }
+    let next = body.next.as_ref().map(|next| format!("more with --after {next}\n"));
+    table.to_text() + &next.unwrap_or_default()
+}
+
+async fn show(session: &Session, id: &str) -> Result<ExitStatus, CommandError> {
+    let dead_letters = session.bus().await?.dead_letters()?;
+    let Some(found) = dead_letters.find_dead_letter(&MessageId::new(id)).await? else {
+        session.printer().note(&format!("there is no dead letter `{id}`"));
+        return Ok(ExitStatus::Finding);
+    };
+    let body = OneDeadLetter { dead_letter: DeadLetterRow::from(&found).with_event(&found) };
+    session.printer().show(&body, |body| one_text(&body.dead_letter))?;
+    Ok(ExitStatus::Done)
+}
+
+fn one_text(row: &DeadLetterRow) -> String {
+    let mut table = Table::new([("DEAD LETTER", Align::Left), ("", Align::Left)]);
+    let fields = row.event.as_ref().and_then(|event| event.fields.as_ref()).map(|fields| fields.get().to_owned());
+    for (name, value) in [
+        ("id", Some(row.id.clone())),
+        ("group", row.group.clone()),
+        ("handler", row.handler.clone()),
+        ("type", row.event_type.clone()),
+        ("aggregate", row.aggregate_id.clone()),
+        ("event", row.event_id.clone()),
+        ("tries", row.attempts.map(|attempts| attempts.to_string())),
+        ("dead since", row.dead_since.map(time_text)),
+        ("error", row.error.clone()),
+        ("position", row.event.as_ref().and_then(|event| event.position.clone())),
+        ("fields", fields),
+    ] {
+        if let Some(value) = value {
+            table.add([name.into(), value]);
+        }
+    }
+    table.to_text()
+}
+
+/// Finds what to end, says how many that are, asks, and reports the outcome of each.
+async fn end(session: &Session, args: &EndArgs, ending: Ending) -> Result<ExitStatus, CommandError> {
+    if args.ids.is_empty() && args.filter.is_empty() && !args.all {
+        let text =
+            format!("which dead letters? pass ids, a filter such as `--group`, or `--all` to {} all", ending.verb());
+        return Err(CommandError::Usage(text));
+    }
+    if !args.ids.is_empty() && !args.filter.is_empty() {
+        return Err(CommandError::Usage("pass ids or a filter, not both".into()));
+    }
+    let bus = session.bus().await?;
+    let dead_letters = bus.dead_letters()?;
+    let (ids, is_all) = match args.ids.is_empty() {
+        false => (args.ids.iter().map(|id| MessageId::new(id.as_str())).collect(), true),
+        true => {
+            let query = args.filter.to_query(session);
+            let (found, next) = find_dead_letters(dead_letters, &query, None, FOUND_MAX).await?;
+            (found.into_iter().map(|found: DeadLetter| found.id).collect::<Vec<_>>(), next.is_none())
+        }
+    };
+    if ids.is_empty() {
+        session.printer().note("no dead letter matches");
+        return Ok(ExitStatus::Done);
+    }
+    let more = if is_all { "" } else { ", the oldest; call again for the rest" };
+    let consent = session.confirm(&format!("{} {} dead letters{more}", ending.verb(), ids.len())).await?;
+    let (mut is_complete, mut ended) = (true, 0_usize);
+    for id in ids {
+        let (outcome, error) = match consent {
+            Consent::DryRun => ("unchanged", None),
+            Consent::Given => match ending.end(dead_letters, &id).await {
+                Ok(true) => (ending.done(), None),
+                Ok(false) => ("gone", None),
+                // the rest would fail as well
+                Err(error @ CommandError::Unreachable { .. }) => return Err(error),
+                Err(error) => ("failed", Some(error.to_line())),
+            },
+        };
+        is_complete &= error.is_none();
+        ended += usize::from(outcome == ending.done());
+        let body = Outcome { id: id.to_string(), outcome, error };
+        session.printer().show(&body, |body| {
+            let error = body.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            format!("{} {}{error}\n", body.id, body.outcome)
+        })?;
+    }
+    if ended > 0 && ending == Ending::Replay && bus.is_in_process() {
+        session.printer().note("a running application delivers them when it starts next: its bus is in its process");
+    }
+    Ok(if is_complete { ExitStatus::Done } else { ExitStatus::Finding })
+}

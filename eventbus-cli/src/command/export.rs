@@ -1,0 +1,80 @@
+//! `export`: the events of a store into a file.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use eventbus::store::FeedFilter;
+use serde::Serialize;
+
+use crate::{
+    error::{CommandError, ExitStatus},
+    output::Progress,
+    session::Session,
+    transfer::{ExportReader, ExportWriter, read_chunk},
+};
+
+/// Write all events of the store to a file of JSON lines, compressed with zstd if its name ends with .zst
+///
+/// Events keep their ids, versions, times and fields. Checkpoints, deliveries, dead letters and snapshots are not
+/// exported, nor are tags and unique values, which the application sets again from the events. The file is read again at
+/// the end, and each checksum compared.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The file, which must not exist
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Go on with an export that was interrupted
+    #[arg(long)]
+    resume: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Exported {
+    file: String,
+    store_id: String,
+    events: u64,
+    verified: bool,
+}
+
+impl ExportArgs {
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let store = session.store().await?;
+        let (store_id, head) = (store.store_id().await?, store.head().await?);
+        let writer = match self.resume {
+            true => ExportWriter::resume(&self.file, store_id)?,
+            false => Some(ExportWriter::create(&self.file, store_id)?),
+        };
+        match writer {
+            None => session.printer().note("the export is complete already"),
+            Some(mut writer) => {
+                let progress = Progress::new("exporting", "positions")?;
+                let mut feed = store.read_feed(writer.position(), head, &FeedFilter::all());
+                while let Some(chunk) = read_chunk(&mut feed).await? {
+                    writer.add(&chunk)?;
+                    progress.set(chunk.position.get(), head.get());
+                }
+                writer.finish()?;
+            }
+        }
+        let events = verify(&self.file).await?;
+        let body =
+            Exported { file: self.file.display().to_string(), store_id: store_id.to_string(), events, verified: true };
+        session
+            .printer()
+            .show(&body, |body| format!("exported {} events to {}, verified\n", body.events, body.file))?;
+        Ok(ExitStatus::Done)
+    }
+}
+
+/// Reads a file to its end, comparing its checksums; returns the number of its events.
+pub(super) async fn verify(file: &std::path::Path) -> Result<u64, CommandError> {
+    let progress = Progress::new("verifying the file", "bytes")?;
+    let mut reader = ExportReader::open(file)?;
+    while reader.next_chunk()?.is_some() {
+        let (done, of) = reader.progress();
+        progress.set(done, of);
+        // so that Ctrl-C ends it
+        tokio::task::yield_now().await;
+    }
+    Ok(reader.events())
+}

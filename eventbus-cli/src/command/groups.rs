@@ -1,0 +1,122 @@
+//! `groups`: the consumer groups of a bus.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use eventbus::Name;
+use eventbus_redis::RetiredGroup;
+use serde::Serialize;
+
+use crate::{
+    connection::OpenBus,
+    error::{CommandError, ExitStatus},
+    output::{Align, Table, age, optional},
+    query::{GroupRow, list_groups},
+    session::{Consent, Session},
+};
+
+/// Show the consumer groups: consumers, pending and unread entries, dead letters, which one holds trimming
+#[derive(Debug, Args)]
+pub(crate) struct GroupArgs {
+    #[command(subcommand)]
+    action: Option<GroupAction>,
+}
+
+#[derive(Debug, Subcommand)]
+enum GroupAction {
+    /// Remove a group for good, so that it holds trimming no more; its unfinished entries are not delivered
+    Retire {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        group: String,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Groups {
+    groups: Vec<GroupRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct Retired {
+    group: String,
+    retired: bool,
+    pending: u64,
+    unread: u64,
+}
+
+impl GroupArgs {
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        match &self.action {
+            None => {
+                let (bus, store) = (session.bus().await?, session.optional_store().await?);
+                let groups = list_groups(bus, store.as_deref(), session.clock()).await?;
+                session.printer().show_table(&Groups { groups }, |body| table(&body.groups))?;
+                Ok(ExitStatus::Done)
+            }
+            Some(GroupAction::Retire { group }) => retire(session, group).await,
+        }
+    }
+}
+
+async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandError> {
+    let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
+    let bus = session.bus().await?;
+    let OpenBus::Redis(redis) = bus else {
+        return Err(CommandError::Usage("groups of the in-process bus are not retired; pass `--bus URL`".into()));
+    };
+    let groups = list_groups(bus, None, session.clock()).await?;
+    let Some(found) = groups.into_iter().find(|row| row.group == group) else {
+        session.printer().note(&format!("there is no group `{group}`"));
+        return Ok(ExitStatus::Finding);
+    };
+    let (pending, unread) = (found.pending, found.unread.unwrap_or_default());
+    let question = format!("retire group `{group}`, with {pending} pending and {unread} unread entries");
+    let retired = match session.confirm(&question).await? {
+        Consent::DryRun => None,
+        Consent::Given => {
+            let RetiredGroup { pending, unread, .. } = redis.retire_group(&name).await?;
+            // the relay would otherwise publish again for it when the bus loses its data
+            if let Some(store) = session.optional_store().await? {
+                store.forget_floor(bus.as_bus().destination(), &name).await?;
+            }
+            Some((pending, unread))
+        }
+    };
+    let (pending, unread) = retired.unwrap_or((pending, unread));
+    let body = Retired { group: group.to_owned(), retired: retired.is_some(), pending, unread };
+    session.printer().show(&body, |body| match body.retired {
+        true => {
+            format!("retired group `{}`: {} pending and {} unread entries\n", body.group, body.pending, body.unread)
+        }
+        false => String::new(),
+    })?;
+    Ok(ExitStatus::Done)
+}
+
+/// Returns the table of groups.
+pub(super) fn table(groups: &[GroupRow]) -> Table {
+    let mut table = Table::new([
+        ("GROUP", Align::Left),
+        ("CONSUMERS", Align::Right),
+        ("PENDING", Align::Right),
+        ("OLDEST", Align::Right),
+        ("UNREAD", Align::Right),
+        ("DEAD", Align::Right),
+        ("HOLDS", Align::Left),
+        ("FINISHED", Align::Right),
+    ]);
+    for row in groups {
+        table.add([
+            row.group.clone(),
+            optional(row.consumers),
+            row.pending.to_string(),
+            optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest)))),
+            optional(row.unread),
+            row.dead_letters.to_string(),
+            if row.holds_trim { "yes" } else { "no" }.into(),
+            optional(row.position.as_ref()),
+        ]);
+    }
+    table
+}

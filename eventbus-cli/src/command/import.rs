@@ -1,0 +1,57 @@
+//! `import`: the events of a file into a store.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::export::verify;
+use crate::{
+    error::{CommandError, ExitStatus},
+    output::Progress,
+    session::{Consent, Session},
+    transfer::{ExportReader, Importer, compare},
+};
+
+/// Append the events of a file that `export` wrote to the store, which must be empty
+///
+/// A second call goes on with an import that was interrupted. Before the import all checksums of the file are compared,
+/// after it the events of the store with those of the file. Create the tables with `migrate` before, and start the
+/// application after it.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// A finished import or copy.
+#[derive(Debug, Serialize)]
+pub(super) struct Imported {
+    pub(super) events: u64,
+    pub(super) verified: bool,
+}
+
+impl ImportArgs {
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let store = session.store().await?;
+        let count = verify(&self.file).await?;
+        let question = format!("append {count} events to {}", store.describe());
+        if session.confirm(&question).await? == Consent::DryRun {
+            return Ok(ExitStatus::Done);
+        }
+        let mut reader = ExportReader::open(&self.file)?;
+        let mut importer = Importer::new(store.clone(), reader.store()).await?;
+        {
+            let progress = Progress::new("importing", "events")?;
+            while let Some(chunk) = reader.next_chunk()? {
+                importer.add(&chunk).await?;
+                progress.set(reader.events(), count);
+            }
+        }
+        compare(&*store, reader.checksum(), Progress::new("verifying the store", "positions")?).await?;
+        let body = Imported { events: count, verified: true };
+        session.printer().show(&body, |body| format!("imported {} events, verified\n", body.events))?;
+        Ok(ExitStatus::Done)
+    }
+}

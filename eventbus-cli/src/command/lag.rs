@@ -1,0 +1,85 @@
+//! `lag`: how far all readers are behind.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::parse_duration;
+use crate::{
+    error::{CommandError, ExitStatus},
+    output::{Align, Table, optional},
+    query::{LagRow, list_lags},
+    session::Session,
+};
+
+/// Show how far projections, relay and groups are behind
+#[derive(Debug, Args)]
+pub(crate) struct LagArgs {
+    /// Show it again and again, every 2 seconds or as often as this says
+    #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s", value_parser = parse_duration)]
+    watch: Option<Duration>,
+    /// End with exit code 1 if a reader is more than so many events behind
+    #[arg(long, value_name = "EVENTS")]
+    over: Option<u64>,
+    /// End with exit code 1 if a reader is behind for longer than this
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    over_time: Option<Duration>,
+}
+
+#[derive(Debug, Serialize)]
+struct Lags {
+    readers: Vec<LagRow>,
+    /// The readers beyond `--over` or `--over-time`.
+    over: Vec<String>,
+}
+
+impl LagArgs {
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        loop {
+            let (bus, store) = (session.bus().await?, session.optional_store().await?);
+            let readers = list_lags(store.as_deref(), bus, session.clock()).await?;
+            let over = readers.iter().filter(|row| self.is_over(row)).map(|row| row.name.clone());
+            let body = Lags { over: over.collect(), readers };
+            session.printer_now().show_table(&body, |body| table(&body.readers))?;
+            if !body.over.is_empty() {
+                session.printer().note(&format!("behind: {}", body.over.join(", ")));
+            }
+            match self.watch {
+                Some(interval) => session.clock().sleep(interval).await,
+                None if body.over.is_empty() => return Ok(ExitStatus::Done),
+                None => return Ok(ExitStatus::Finding),
+            }
+        }
+    }
+
+    fn is_over(&self, row: &LagRow) -> bool {
+        let seconds = row.seconds.unwrap_or_default();
+        self.over.is_some_and(|most| row.events > most)
+            || self.over_time.is_some_and(|most| row.events > 0 && seconds > most.as_secs_f64())
+    }
+}
+
+fn table(readers: &[LagRow]) -> Table {
+    let mut table = Table::new([
+        ("KIND", Align::Left),
+        ("NAME", Align::Left),
+        ("AT", Align::Right),
+        ("HEAD", Align::Right),
+        ("EVENTS", Align::Right),
+        ("SECONDS", Align::Right),
+        ("OWNER", Align::Left),
+    ]);
+    for row in readers {
+        table.add([
+            row.kind.as_str().into(),
+            row.name.clone(),
+            optional(row.at.as_ref()),
+            optional(row.head.as_ref()),
+            row.events.to_string(),
+            optional(row.seconds.map(|seconds| format!("{seconds:.1}"))),
+            optional(row.owner.as_ref()),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,37 @@
+//! The subcommands: each file holds the arguments of one, and runs it.
+//!
+//! A subcommand reads by a function of [`query`](crate::query), and shows what that returns.
+
+mod causes;
+mod completions;
+mod copy;
+mod dead_letters;
+mod durations;
+mod export;
+mod follow;
+mod groups;
+mod import;
+mod lag;
+mod projections;
+mod relay;
+mod schema;
+mod status;
+mod streams;
+
+pub(crate) use self::{
+    causes::CauseArgs,
+    completions::CompletionArgs,
+    copy::CopyArgs,
+    dead_letters::DeadLetterArgs,
+    durations::parse_duration,
+    export::ExportArgs,
+    follow::FollowArgs,
+    groups::GroupArgs,
+    import::ImportArgs,
+    lag::LagArgs,
+    projections::ProjectionArgs,
+    relay::RelayArgs,
+    schema::{MigrateArgs, SchemaArgs},
+    status::StatusArgs,
+    streams::StreamArgs,
+};

@@ -1,0 +1,180 @@
+//! `streams`: the streams of a store, and the events of one.
+
+use clap::{Args, Subcommand};
+use eventbus::{
+    Name, StreamId, Uuid, Version,
+    port::{Direction, StreamFilter},
+};
+use futures_util::TryStreamExt as _;
+use serde::Serialize;
+
+use crate::{
+    error::{CommandError, ExitStatus},
+    output::{Align, Table, optional, time_text},
+    query::{EventView, StreamPage, list_streams},
+    session::Session,
+};
+
+/// Show the streams of the store, or the events of one
+#[derive(Debug, Args)]
+pub(crate) struct StreamArgs {
+    #[command(subcommand)]
+    action: StreamAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum StreamAction {
+    /// List the streams, by the order of their aggregate ids
+    List {
+        /// Only of aggregates of this type
+        #[arg(long = "type", value_name = "TYPE")]
+        aggregate_type: Option<String>,
+        /// Only of aggregates whose ids begin with this text
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        id_prefix: String,
+        /// Only of this tenant; the nil UUID stands for none
+        #[arg(long, value_name = "UUID")]
+        tenant: Option<Uuid>,
+        /// Go on after a page: the text that the former page named
+        #[arg(long, value_name = "CURSOR")]
+        after: Option<String>,
+        /// The most streams to list
+        #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
+    },
+    /// Show the events of one stream, in order
+    Show {
+        /// The type of its aggregate
+        #[arg(value_name = "TYPE")]
+        aggregate_type: String,
+        /// The id of its aggregate
+        #[arg(value_name = "ID")]
+        aggregate_id: String,
+        /// The tenant of its aggregate
+        #[arg(long, value_name = "UUID")]
+        tenant: Option<Uuid>,
+        /// Begin with this version
+        #[arg(long, value_name = "VERSION", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+        from: u64,
+        /// The most events to show
+        #[arg(long, value_name = "NUMBER")]
+        limit: Option<u64>,
+    },
+}
+
+/// An event as one document.
+#[derive(Debug, Serialize)]
+pub(super) struct EventDocument {
+    event: EventView,
+}
+
+impl From<EventView> for EventDocument {
+    fn from(event: EventView) -> Self {
+        Self { event }
+    }
+}
+
+impl StreamArgs {
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        match &self.action {
+            StreamAction::List { aggregate_type, id_prefix, tenant, after, limit } => {
+                let filter = StreamFilter {
+                    aggregate_type: aggregate_type.as_deref().map(aggregate_type_name).transpose()?,
+                    id_prefix: id_prefix.clone(),
+                    tenant: *tenant,
+                };
+                let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+                let page = list_streams(&*session.store().await?, &filter, after.as_deref(), limit).await?;
+                session.printer().show(&page, page_text)?;
+                Ok(ExitStatus::Done)
+            }
+            StreamAction::Show { aggregate_type, aggregate_id, tenant, from, limit } => {
+                let stream = StreamId::parse(aggregate_type, aggregate_id)
+                    .map_err(|error| CommandError::Usage(error.to_string()))?
+                    .with_tenant_id(tenant.filter(|tenant| !tenant.is_nil()));
+                show_stream(session, &stream, Version::new(*from), limit.unwrap_or(u64::MAX)).await
+            }
+        }
+    }
+}
+
+fn aggregate_type_name(text: &str) -> Result<Name, CommandError> {
+    Name::new("aggregate type", text).map_err(|error| CommandError::Usage(error.to_string()))
+}
+
+async fn show_stream(
+    session: &Session,
+    stream: &StreamId,
+    from: Version,
+    limit: u64,
+) -> Result<ExitStatus, CommandError> {
+    let (store, printer) = (session.store().await?, session.printer());
+    let mut events = store.read_stream(stream, from, Direction::Forward);
+    let mut shown = 0;
+    while shown < limit
+        && let Some(event) = events.try_next().await?
+    {
+        printer.show(&EventDocument::from(EventView::from(&event)), |document| event_text(&document.event))?;
+        shown += 1;
+    }
+    if shown == 0 {
+        printer.note(&format!("stream `{stream}` has no event from version {from} on"));
+        return Ok(ExitStatus::Finding);
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// Returns the lines of an event.
+pub(super) fn event_text(event: &EventView) -> String {
+    let json = |json: &Option<Box<serde_json::value::RawValue>>| json.as_ref().map(|json| json.get().to_owned());
+    let mut text = format!(
+        "{}  {}/{}  v{}  {} (schema {})  {}\n",
+        optional(event.position.as_ref()),
+        event.aggregate_type,
+        event.aggregate_id,
+        event.version,
+        event.event_type,
+        event.schema_version,
+        time_text(event.recorded_at.unwrap_or(event.occurred_at)),
+    );
+    let lines = [
+        ("id", Some(event.event_id.clone())),
+        ("tenant", event.tenant.map(|tenant| tenant.to_string())),
+        ("correlation", Some(event.correlation_id.to_string())),
+        ("causation", event.causation_id.map(|cause| cause.to_string())),
+        ("actor", event.actor_id.clone()),
+        ("attributes", json(&event.attributes)),
+        ("fields", json(&event.fields)),
+    ];
+    for (name, value) in lines {
+        let value = value.map(|value| value.chars().flat_map(printable).collect::<String>());
+        text.extend(value.map(|value| format!("    {name:<12}{value}\n")));
+    }
+    text
+}
+
+/// Returns a character as a terminal may show it.
+fn printable(c: char) -> Vec<char> {
+    if c.is_control() { c.escape_debug().collect() } else { vec![c] }
+}
+
+fn page_text(page: &StreamPage) -> String {
+    let mut table = Table::new([
+        ("TYPE", Align::Left),
+        ("ID", Align::Left),
+        ("EVENTS", Align::Right),
+        ("LAST EVENT", Align::Left),
+        ("TENANT", Align::Left),
+    ]);
+    for row in &page.streams {
+        table.add([
+            row.aggregate_type.clone(),
+            row.aggregate_id.clone(),
+            row.version.to_string(),
+            optional(row.recorded_at.map(time_text)),
+            row.tenant.map(|tenant| tenant.to_string()).unwrap_or_default(),
+        ]);
+    }
+    let next = page.next.as_ref().map(|next| format!("more with --after '{next}'\n"));
+    table.to_text() + &next.unwrap_or_default()
+}

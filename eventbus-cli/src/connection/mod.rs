@@ -1,0 +1,11 @@
+//! From URLs to stores and buses that exist: connecting creates no table, key or group.
+
+mod open_bus;
+mod open_store;
+mod settings;
+
+pub use self::{
+    open_bus::OpenBus,
+    open_store::OpenStore,
+    settings::{ConnectionSettings, StoreUrl},
+};

@@ -1,0 +1,63 @@
+//! A bus that exists: on Redis, or the in-process one whose progress is in the store.
+
+use std::sync::Arc;
+
+use eventbus::{InMemoryEventBus, bus::EventBus, dead_letter::DeadLetters, store::EventStore};
+use eventbus_redis::RedisEventBus;
+
+use super::settings::ConnectionSettings;
+use crate::error::CommandError;
+
+/// A bus that exists. Opening it created no stream and no group.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum OpenBus {
+    /// On Redis Streams.
+    Redis(RedisEventBus),
+    /// In the process of the application, with the progress of its groups in the store.
+    InProcess(InMemoryEventBus),
+}
+
+impl OpenBus {
+    /// Opens the bus that the settings name; without one, the in-process bus of `store`.
+    ///
+    /// # Errors
+    /// [`CommandError::Unreachable`] if it cannot be reached, [`CommandError::Fault`] if there is none.
+    pub async fn open(
+        settings: &ConnectionSettings,
+        store: Option<&Arc<dyn EventStore>>,
+    ) -> Result<Self, CommandError> {
+        if let Some(config) = settings.bus_config() {
+            return Ok(Self::Redis(RedisEventBus::attach(config).await?));
+        }
+        let missing =
+            || CommandError::Usage("which bus? pass `--bus URL`, or `--store URL` for the in-process bus".into());
+        let bus = InMemoryEventBus::new();
+        bus.resume_from(Arc::clone(store.ok_or_else(missing)?)).await?;
+        Ok(Self::InProcess(bus))
+    }
+
+    /// Returns the bus as a port.
+    #[must_use]
+    pub fn as_bus(&self) -> &dyn EventBus {
+        match self {
+            Self::Redis(bus) => bus,
+            Self::InProcess(bus) => bus,
+        }
+    }
+
+    /// Returns its dead letters.
+    ///
+    /// # Errors
+    /// [`CommandError::Fault`] if it keeps none.
+    pub fn dead_letters(&self) -> Result<&dyn DeadLetters, CommandError> {
+        let none = || CommandError::fault(format!("{} keeps no dead letters", self.as_bus().describe()));
+        self.as_bus().dead_letters().ok_or_else(none)
+    }
+
+    /// Returns `true` if the groups of the bus are in the process of the application.
+    #[must_use]
+    pub const fn is_in_process(&self) -> bool {
+        matches!(self, Self::InProcess(_))
+    }
+}

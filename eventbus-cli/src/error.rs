@@ -1,0 +1,257 @@
+//! How a command ends: its status, and the errors that it reports.
+
+use std::{fmt::Write as _, io, process::ExitCode};
+
+use eventbus::{
+    BoxError,
+    bus::{ConsumeError, PublishError},
+    dead_letter::DeadLetterError,
+    port::{CheckpointError, LeaseError, ReadError},
+    support::source_chain,
+};
+use eventbus_redis::{GroupError, RedisCommandError, RedisConnectError};
+use eventstore_postgres::PgConnectError;
+use eventstore_sqlite::SqliteConnectError;
+
+/// How a command ends, as its exit code says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// 0: done.
+    Done,
+    /// 1: done, with a finding: a reader is behind, or what was searched for is not there.
+    Finding,
+    /// 2: the store or the bus answers and refuses, or the data is damaged.
+    Fault,
+    /// 3: the store or the bus cannot be reached.
+    Unreachable,
+    /// 4: the change was not confirmed; nothing was changed.
+    NotConfirmed,
+    /// 64: an argument is wrong or missing.
+    Usage,
+    /// 130: Ctrl-C.
+    Interrupted,
+}
+
+impl ExitStatus {
+    /// Returns the exit code.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Finding => 1,
+            Self::Fault => 2,
+            Self::Unreachable => 3,
+            Self::NotConfirmed => 4,
+            Self::Usage => 64,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        status.code().into()
+    }
+}
+
+/// The error that ends a command.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// An argument is wrong or missing.
+    #[error("{0}")]
+    Usage(String),
+    /// The store or the bus cannot be reached.
+    #[error("{what} cannot be reached")]
+    Unreachable {
+        /// The store or the bus, without its password.
+        what: String,
+        /// The error of the connection.
+        source: BoxError,
+    },
+    /// The store or the bus answers and refuses, or its data is damaged.
+    #[error(transparent)]
+    Fault(BoxError),
+    /// The change was not confirmed.
+    #[error("not confirmed, nothing was changed; `--yes` confirms")]
+    NotConfirmed,
+    /// The command was interrupted.
+    #[error("interrupted")]
+    Interrupted,
+    /// The output could not be written.
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+}
+
+impl CommandError {
+    /// Returns how a command ends that fails with this error.
+    #[must_use]
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            Self::Usage(_) => ExitStatus::Usage,
+            Self::Unreachable { .. } => ExitStatus::Unreachable,
+            Self::Fault(_) => ExitStatus::Fault,
+            Self::NotConfirmed => ExitStatus::NotConfirmed,
+            Self::Interrupted => ExitStatus::Interrupted,
+            // the reader of the output has seen enough
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Done,
+            Self::Output(_) => ExitStatus::Fault,
+        }
+    }
+
+    /// Returns the error and its sources in one line.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        let (mut line, mut last) = (String::new(), String::new());
+        for error in source_chain(self) {
+            let text = error.to_string();
+            // a transparent error says what its source says
+            if text == last {
+                continue;
+            }
+            let separator = if line.is_empty() { "" } else { ": " };
+            // writing to a string cannot fail
+            let _ = write!(line, "{separator}{text}");
+            last = text;
+        }
+        line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+
+    /// Returns the error of data that is there and cannot be used.
+    pub(crate) fn fault(error: impl Into<BoxError>) -> Self {
+        Self::Fault(error.into())
+    }
+
+    pub(crate) fn unreachable(what: &str, source: impl Into<BoxError>) -> Self {
+        Self::Unreachable { what: what.to_owned(), source: source.into() }
+    }
+}
+
+impl From<ReadError> for CommandError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unavailable(source) => Self::unreachable("the store", source),
+            error => Self::fault(error),
+        }
+    }
+}
+
+impl From<CheckpointError> for CommandError {
+    fn from(error: CheckpointError) -> Self {
+        Self::unreachable("the store", error)
+    }
+}
+
+impl From<LeaseError> for CommandError {
+    fn from(error: LeaseError) -> Self {
+        Self::unreachable("the store", error)
+    }
+}
+
+impl From<ConsumeError> for CommandError {
+    fn from(error: ConsumeError) -> Self {
+        match error {
+            ConsumeError::Unavailable { source, .. } => Self::unreachable("the bus", source),
+            error => Self::fault(error),
+        }
+    }
+}
+
+impl From<PublishError> for CommandError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Unavailable { source, .. } => Self::unreachable("the bus", source),
+            error => Self::fault(error),
+        }
+    }
+}
+
+impl From<DeadLetterError> for CommandError {
+    fn from(error: DeadLetterError) -> Self {
+        match error {
+            DeadLetterError::Unavailable { source, .. } => Self::unreachable("the bus", source),
+            DeadLetterError::InvalidId { .. } => Self::Usage(error.to_string()),
+            error => Self::fault(error),
+        }
+    }
+}
+
+impl From<RedisCommandError> for CommandError {
+    fn from(error: RedisCommandError) -> Self {
+        match error {
+            RedisCommandError::Unavailable { source, .. } => Self::unreachable("the bus", source),
+            error => Self::fault(error),
+        }
+    }
+}
+
+impl From<GroupError> for CommandError {
+    fn from(error: GroupError) -> Self {
+        match error {
+            GroupError::Command(error) => error.into(),
+            error => Self::fault(error),
+        }
+    }
+}
+
+impl From<RedisConnectError> for CommandError {
+    fn from(error: RedisConnectError) -> Self {
+        match error {
+            RedisConnectError::Unavailable { address, source } => {
+                Self::unreachable(&format!("Redis at {address}"), source)
+            }
+            RedisConnectError::TimedOut { ref address, .. } => Self::unreachable(&format!("Redis at {address}"), error),
+            RedisConnectError::Config(mistakes) => Self::Usage(mistakes.to_string()),
+            error => Self::fault(error),
+        }
+    }
+}
+
+impl From<PgConnectError> for CommandError {
+    fn from(error: PgConnectError) -> Self {
+        match error {
+            PgConnectError::Unreachable { server, source } => {
+                Self::unreachable(&format!("PostgreSQL at `{server}`"), source)
+            }
+            PgConnectError::InvalidUrl { .. }
+            | PgConnectError::UnknownParameter { .. }
+            | PgConnectError::InvalidSchema { .. }
+            | PgConnectError::InvalidConfig { .. } => Self::Usage(error.to_string()),
+            error => Self::fault(error),
+        }
+    }
+}
+
+impl From<SqliteConnectError> for CommandError {
+    fn from(error: SqliteConnectError) -> Self {
+        match error {
+            SqliteConnectError::Unavailable { ref path, .. } => {
+                Self::unreachable(&format!("the file `{}`", path.display()), error)
+            }
+            SqliteConnectError::InvalidUrl { .. } | SqliteConnectError::InvalidConfig { .. } => {
+                Self::Usage(error.to_string())
+            }
+            error => Self::fault(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_that_repeats_no_text() {
+        let inner: BoxError = "first\nsecond".into();
+        let error = CommandError::from(ReadError::corrupt("position 3", inner));
+        assert_eq!(error.to_line(), "event store holds corrupt data at position 3: first second");
+        assert_eq!(error.status(), ExitStatus::Fault);
+    }
+
+    #[test]
+    fn a_reader_of_the_output_that_goes_away_is_no_error() {
+        let error = CommandError::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(error.status(), ExitStatus::Done);
+        assert_eq!(CommandError::from(io::Error::from(io::ErrorKind::StorageFull)).status(), ExitStatus::Fault);
+    }
+}

@@ -1,0 +1,168 @@
+//! The dead letters of a bus.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use eventbus::{
+    bus::MessageId,
+    clock::SharedClock,
+    dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters},
+};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::events::EventView;
+use crate::{error::CommandError, output::serialize_option_time};
+
+/// Dead letters of one page.
+const PAGE: usize = 100;
+
+/// The most dead letters that are counted: a count of all would read them all.
+const COUNTED_MAX: u64 = 1_000;
+
+/// Which dead letters are wanted: those that match every field that is set.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterQuery {
+    /// By group, handler and event type.
+    pub filter: DeadLetterFilter,
+    /// Whose error holds this text, in lower or upper case.
+    pub error: Option<String>,
+}
+
+impl DeadLetterQuery {
+    /// Wants only dead letters that groups gave up longer than `age` ago.
+    #[must_use]
+    pub fn older_than(mut self, age: Option<Duration>, clock: &SharedClock) -> Self {
+        self.filter.before = age.map(|age| clock.now() - age);
+        self
+    }
+
+    fn matches_error(&self, dead_letter: &DeadLetter) -> bool {
+        let holds = |wanted: &String| {
+            dead_letter.error.as_ref().is_some_and(|error| error.to_lowercase().contains(&wanted.to_lowercase()))
+        };
+        self.error.as_ref().is_none_or(holds)
+    }
+}
+
+/// A dead letter as commands list it.
+#[derive(Debug, Serialize)]
+pub struct DeadLetterRow {
+    /// Its id among the dead letters.
+    pub id: String,
+    /// The group that gave it up.
+    pub group: Option<String>,
+    /// The handler that failed; several are separated by commas.
+    pub handler: Option<String>,
+    /// The id of the event; `None` if it cannot be decoded.
+    pub event_id: Option<String>,
+    /// The event type.
+    #[serde(rename = "type")]
+    pub event_type: Option<String>,
+    /// The id of the aggregate.
+    pub aggregate_id: Option<String>,
+    /// The number of runs of the handler.
+    pub attempts: Option<u32>,
+    /// When the group gave it up.
+    #[serde(serialize_with = "serialize_option_time")]
+    pub dead_since: Option<OffsetDateTime>,
+    /// The error of the last run.
+    pub error: Option<String>,
+    /// The event, where it is shown whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<EventView>,
+}
+
+impl From<&DeadLetter> for DeadLetterRow {
+    fn from(dead_letter: &DeadLetter) -> Self {
+        let record = dead_letter.record.as_ref();
+        Self {
+            id: dead_letter.id.to_string(),
+            group: dead_letter.group.clone(),
+            handler: dead_letter.handler.clone(),
+            event_id: record.map(|record| record.metadata().event_id().to_string()),
+            event_type: dead_letter.event_type.clone(),
+            aggregate_id: dead_letter.aggregate_id.clone(),
+            attempts: dead_letter.attempts,
+            dead_since: dead_letter.dead_lettered_at,
+            error: dead_letter.error.clone(),
+            event: None,
+        }
+    }
+}
+
+impl DeadLetterRow {
+    /// Adds the event.
+    #[must_use]
+    pub fn with_event(self, dead_letter: &DeadLetter) -> Self {
+        Self { event: dead_letter.record.as_ref().map(EventView::from), ..self }
+    }
+}
+
+/// The numbers of dead letters by group.
+#[derive(Debug, Clone, Default)]
+pub struct DeadLetterTally {
+    by_group: BTreeMap<String, u64>,
+    is_complete: bool,
+}
+
+impl DeadLetterTally {
+    /// Counts the dead letters by group, the oldest 1,000 of them.
+    ///
+    /// # Errors
+    /// [`CommandError`] if the bus cannot be reached.
+    pub async fn load(dead_letters: &dyn DeadLetters) -> Result<Self, CommandError> {
+        let (mut tally, mut after, mut counted) = (Self::default(), None, 0);
+        loop {
+            let page = dead_letters.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), PAGE).await?;
+            for dead_letter in &page.letters {
+                *tally.by_group.entry(dead_letter.group.clone().unwrap_or_default()).or_default() += 1;
+            }
+            counted += page.letters.len() as u64;
+            after = page.next;
+            tally.is_complete = after.is_none();
+            if tally.is_complete || counted >= COUNTED_MAX {
+                return Ok(tally);
+            }
+        }
+    }
+
+    /// Returns the number of dead letters of a group.
+    #[must_use]
+    pub fn of_group(&self, group: &str) -> u64 {
+        self.by_group.get(group).copied().unwrap_or_default()
+    }
+
+    /// Returns the number of all dead letters.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.by_group.values().sum()
+    }
+
+    /// Returns `false` if there are more than were counted.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+}
+
+/// Finds the dead letters that match, oldest first, at most `limit`, after the one with an id. Returns also the id after
+/// which there may be more.
+///
+/// # Errors
+/// [`CommandError`] if the bus cannot be reached, or `after` is no id of a dead letter.
+pub async fn find_dead_letters(
+    dead_letters: &dyn DeadLetters,
+    query: &DeadLetterQuery,
+    after: Option<MessageId>,
+    limit: usize,
+) -> Result<(Vec<DeadLetter>, Option<MessageId>), CommandError> {
+    let (mut found, mut after) = (Vec::new(), after);
+    loop {
+        let page = dead_letters.list_dead_letters(&query.filter, after.as_ref(), PAGE.min(limit - found.len())).await?;
+        found.extend(page.letters.into_iter().filter(|dead_letter| query.matches_error(dead_letter)));
+        after = page.next;
+        if found.len() >= limit || after.is_none() {
+            return Ok((found, after));
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! How far all readers are behind.
+
+use eventbus::{bus::EventBus, clock::SharedClock, store::EventStore};
+use serde::Serialize;
+
+use super::{groups::list_groups, projections::list_projections, relays::list_relays};
+use crate::{connection::OpenBus, error::CommandError};
+
+/// The sort of a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReaderSort {
+    /// A projection.
+    Projection,
+    /// The relay to a bus.
+    Relay,
+    /// A consumer group of the bus.
+    Group,
+}
+
+impl ReaderSort {
+    /// Returns the sort as a text.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Projection => "projection",
+            Self::Relay => "relay",
+            Self::Group => "group",
+        }
+    }
+}
+
+/// How far a reader is behind.
+#[derive(Debug, Clone, Serialize)]
+pub struct LagRow {
+    /// The sort of the reader.
+    pub kind: ReaderSort,
+    /// Its name.
+    pub name: String,
+    /// Its position in the feed, where it has one.
+    pub at: Option<String>,
+    /// The end of the feed, where the reader has a position.
+    pub head: Option<String>,
+    /// The events that it has not handled; of a feed at most so many, as positions have gaps.
+    pub events: u64,
+    /// The time since the first of them was recorded or published, if that is known.
+    pub seconds: Option<f64>,
+    /// The process that has the reader's role.
+    pub owner: Option<String>,
+}
+
+/// Lists how far all readers of a store and a bus are behind: projections, relays, groups.
+///
+/// # Errors
+/// [`CommandError`] if the store or the bus cannot be reached.
+pub async fn list_lags(
+    store: Option<&dyn EventStore>,
+    bus: &OpenBus,
+    clock: &SharedClock,
+) -> Result<Vec<LagRow>, CommandError> {
+    let mut rows = Vec::new();
+    let mut head = None;
+    if let Some(store) = store {
+        head = Some(store.head().await?.to_string());
+        for row in list_projections(store, clock).await? {
+            rows.push(LagRow {
+                kind: ReaderSort::Projection,
+                name: row.name,
+                at: Some(row.position.to_string()),
+                head: Some(row.head.to_string()),
+                events: row.lag.events,
+                seconds: Some(row.lag.seconds),
+                owner: row.owner,
+            });
+        }
+        let redis: Option<&dyn EventBus> = Some(bus.as_bus()).filter(|_| !bus.is_in_process());
+        for row in list_relays(store, redis, clock).await? {
+            rows.push(LagRow {
+                kind: ReaderSort::Relay,
+                name: row.destination,
+                at: Some(row.position.to_string()),
+                head: Some(row.head.to_string()),
+                events: row.lag.events,
+                seconds: Some(row.lag.seconds),
+                owner: row.leader,
+            });
+        }
+    }
+    for row in list_groups(bus, store, clock).await? {
+        rows.push(LagRow {
+            kind: ReaderSort::Group,
+            events: row.unfinished(),
+            head: row.position.as_ref().and(head.clone()),
+            at: row.position,
+            name: row.group,
+            seconds: row.seconds,
+            owner: None,
+        });
+    }
+    Ok(rows)
+}

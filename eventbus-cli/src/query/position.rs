@@ -1,0 +1,66 @@
+//! How far a reader of the feed is behind, and the pages of listings.
+
+use eventbus::{
+    Position,
+    clock::SharedClock,
+    port::{ListCursor, Listing, Listings, ReadError},
+    store::EventStore,
+};
+use serde::Serialize;
+
+use crate::error::CommandError;
+
+/// Items of one page of a listing that is read to its end.
+const PAGE: usize = 500;
+
+/// How far a reader of a feed is behind its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Lag {
+    /// The highest possible number of events that it has not handled: positions have gaps.
+    pub events: u64,
+    /// The time since the first of them was recorded; 0 if there is none.
+    pub seconds: f64,
+}
+
+impl Lag {
+    /// Loads how far a reader at `position` is behind `head`.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the store cannot be reached.
+    pub async fn load(
+        store: &dyn EventStore,
+        clock: &SharedClock,
+        position: Position,
+        head: Position,
+    ) -> Result<Self, ReadError> {
+        let events = head.get().saturating_sub(position.get());
+        if events == 0 {
+            return Ok(Self::default());
+        }
+        let since = store.first_recorded_after(position).await?;
+        // the clock of the process that recorded it may be ahead
+        let seconds = since.map_or(0.0, |since| (clock.now() - since).as_seconds_f64().max(0.0));
+        // a tenth says all that a reader of the number can use
+        Ok(Self { events, seconds: (seconds * 10.0).round() / 10.0 })
+    }
+}
+
+/// Returns the listings of a store.
+pub(super) fn listings(store: &dyn EventStore) -> Result<&dyn Listings, CommandError> {
+    store.listings().ok_or_else(|| CommandError::fault(format!("{} lists nothing", store.describe())))
+}
+
+/// Reads all pages of a listing.
+pub(super) async fn read_all<T>(
+    mut page: impl AsyncFnMut(Option<&ListCursor>, usize) -> Result<Listing<T>, ReadError>,
+) -> Result<Vec<T>, ReadError> {
+    let (mut items, mut after) = (Vec::new(), None);
+    loop {
+        let Listing { items: more, next } = page(after.as_ref(), PAGE).await?;
+        items.extend(more);
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(items),
+        }
+    }
+}

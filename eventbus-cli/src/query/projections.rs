@@ -1,0 +1,101 @@
+//! The projections whose progress a store keeps.
+
+use std::collections::BTreeSet;
+
+use eventbus::{
+    Name, Position, app::SkippedEvent, clock::SharedClock, port::StoredCheckpoint, store::EventStore,
+    support::ReaderKind,
+};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::position::{Lag, listings, read_all};
+use crate::{
+    error::CommandError,
+    output::{serialize_option_time, serialize_position, serialize_time},
+};
+
+/// A projection whose progress a store keeps. One whose state is in memory has none there.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProjectionRow {
+    /// Its name.
+    pub name: String,
+    /// The last position that it contains.
+    #[serde(serialize_with = "serialize_position")]
+    pub position: Position,
+    /// The end of the feed.
+    #[serde(serialize_with = "serialize_position")]
+    pub head: Position,
+    /// How far it is behind.
+    #[serde(flatten)]
+    pub lag: Lag,
+    /// The process that feeds it; `None` if there is none now.
+    pub owner: Option<String>,
+    /// The process that rebuilds it beside the live rows.
+    pub rebuilt_by: Option<String>,
+    /// When its checkpoint was saved last, where the store keeps that.
+    #[serde(serialize_with = "serialize_option_time")]
+    pub updated_at: Option<OffsetDateTime>,
+    /// The events that it skips by order of an operator.
+    pub skipped: Vec<SkippedRow>,
+}
+
+/// An event that a reader skips by order of an operator.
+#[derive(Debug, Clone, Serialize)]
+pub struct SkippedRow {
+    /// Its position.
+    #[serde(serialize_with = "serialize_position")]
+    pub position: Position,
+    /// The reason that the operator gave.
+    pub reason: String,
+    /// The process that took the order.
+    pub by: String,
+    /// The time of the order.
+    #[serde(serialize_with = "serialize_time")]
+    pub at: OffsetDateTime,
+}
+
+/// Lists the projections that have a checkpoint or an owner, by name.
+///
+/// # Errors
+/// [`CommandError`] if the store cannot be reached, or lists no checkpoints.
+pub async fn list_projections(store: &dyn EventStore, clock: &SharedClock) -> Result<Vec<ProjectionRow>, CommandError> {
+    let (listings, prefix) = (listings(store)?, ReaderKind::Projection.prefix());
+    let checkpoints = read_all(async |after, limit| listings.list_checkpoints(prefix, after, limit).await).await?;
+    let leases = read_all(async |after, limit| listings.list_leases(prefix, after, limit).await).await?;
+    let rebuilds = ReaderKind::Rebuild.prefix();
+    let rebuilds = read_all(async |after, limit| listings.list_leases(rebuilds, after, limit).await).await?;
+    let head = store.head().await?;
+    let names = checkpoints.iter().map(|checkpoint| &checkpoint.name);
+    let roles: BTreeSet<_> = names.chain(leases.iter().map(|stored| &stored.lease.role)).collect();
+    let owner_of = |list: &[eventbus::port::StoredLease], role: &Name| {
+        let held = list.iter().find(|stored| stored.lease.role == *role && stored.is_held);
+        held.map(|stored| stored.lease.owner.to_string())
+    };
+    let mut rows = Vec::with_capacity(roles.len());
+    for role in roles {
+        let Some((_, name)) = ReaderKind::parse(role) else { continue };
+        let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.name == *role);
+        let position = checkpoint.map_or(Position::START, |checkpoint: &StoredCheckpoint| checkpoint.position);
+        let rebuild = Name::new("projection", name).map(|name| ReaderKind::Rebuild.name_of(&name));
+        rows.push(ProjectionRow {
+            name: name.to_owned(),
+            position,
+            head,
+            lag: Lag::load(store, clock, position, head).await?,
+            owner: owner_of(&leases, role),
+            rebuilt_by: rebuild.ok().and_then(|role| owner_of(&rebuilds, &role)),
+            updated_at: checkpoint.and_then(|checkpoint| checkpoint.updated_at),
+            skipped: skipped_by(store, role).await?,
+        });
+    }
+    Ok(rows)
+}
+
+/// Loads the events that a reader skips.
+pub(super) async fn skipped_by(store: &dyn EventStore, reader: &Name) -> Result<Vec<SkippedRow>, CommandError> {
+    let skipped = SkippedEvent::load_all(store, reader).await.map_err(CommandError::fault)?;
+    let row =
+        |event: SkippedEvent| SkippedRow { position: event.position, reason: event.reason, by: event.by, at: event.at };
+    Ok(skipped.into_iter().map(row).collect())
+}

@@ -1,0 +1,113 @@
+//! The relays of a store, which publish its events.
+
+use std::collections::BTreeMap;
+
+use eventbus::{
+    Name, Position, bus::EventBus, clock::SharedClock, relay::Publisher, store::EventStore, support::ReaderKind,
+};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::{
+    position::{Lag, listings, read_all},
+    projections::{SkippedRow, skipped_by},
+};
+use crate::{
+    error::CommandError,
+    output::{serialize_option_time, serialize_position},
+};
+
+/// The relay of a store to a bus.
+#[derive(Debug, Clone, Serialize)]
+pub struct RelayRow {
+    /// The bus.
+    pub destination: String,
+    /// The process that publishes; `None` if there is none now.
+    pub leader: Option<String>,
+    /// The position up to which events are published: on the bus if that was asked, else as the leader saved it last.
+    #[serde(serialize_with = "serialize_position")]
+    pub position: Position,
+    /// The end of the feed.
+    #[serde(serialize_with = "serialize_position")]
+    pub head: Position,
+    /// How far it is behind.
+    #[serde(flatten)]
+    pub lag: Lag,
+    /// Set if the relay stopped as the store went back behind this published position, until an operator decides.
+    pub halted_at: Option<String>,
+    /// When the leader saved its checkpoint last, where the store keeps that.
+    #[serde(serialize_with = "serialize_option_time")]
+    pub updated_at: Option<OffsetDateTime>,
+    /// The events that it skips by order of an operator.
+    pub skipped: Vec<SkippedRow>,
+}
+
+/// What a store keeps of a relay.
+#[derive(Default)]
+struct StoredRelay {
+    leader: Option<String>,
+    position: Option<Position>,
+    updated_at: Option<OffsetDateTime>,
+}
+
+/// Lists the relays of a store, by destination; asks `bus` for the position of the one to it.
+///
+/// # Errors
+/// [`CommandError`] if the store or the bus cannot be reached, or the store lists no checkpoints.
+pub async fn list_relays(
+    store: &dyn EventStore,
+    bus: Option<&dyn EventBus>,
+    clock: &SharedClock,
+) -> Result<Vec<RelayRow>, CommandError> {
+    let (listings, prefix) = (listings(store)?, ReaderKind::Relay.prefix());
+    let mut relays: BTreeMap<Name, StoredRelay> = BTreeMap::new();
+    for checkpoint in read_all(async |after, limit| listings.list_checkpoints(prefix, after, limit).await).await? {
+        let relay = relays.entry(checkpoint.name).or_default();
+        (relay.position, relay.updated_at) = (Some(checkpoint.position), checkpoint.updated_at);
+    }
+    for stored in read_all(async |after, limit| listings.list_leases(prefix, after, limit).await).await? {
+        relays.entry(stored.lease.role).or_default().leader = stored.is_held.then(|| stored.lease.owner.to_string());
+    }
+    let asked = match bus {
+        Some(bus) => published_position(store, bus).await?,
+        None => None,
+    };
+    if let Some((role, _)) = &asked {
+        relays.entry(role.clone()).or_default();
+    }
+    let head = store.head().await?;
+    let mut rows = Vec::with_capacity(relays.len());
+    for (role, relay) in relays {
+        let Some(destination) = ReaderKind::parse(&role).and_then(|(_, name)| Name::new("destination", name).ok())
+        else {
+            continue;
+        };
+        let of_bus = asked.as_ref().filter(|(asked, _)| *asked == role).map(|(_, position)| *position);
+        let position = of_bus.or(relay.position).unwrap_or_default();
+        let halted = store.load_checkpoint(&ReaderKind::HaltedRelay.name_of(&destination)).await?;
+        rows.push(RelayRow {
+            destination: destination.to_string(),
+            leader: relay.leader,
+            position,
+            head,
+            lag: Lag::load(store, clock, position, head).await?,
+            halted_at: halted.filter(|halted| *halted > Position::START).map(|halted| halted.to_string()),
+            updated_at: relay.updated_at,
+            skipped: skipped_by(store, &role).await?,
+        });
+    }
+    Ok(rows)
+}
+
+/// Asks a bus up to which position it holds the events of a store; the lowest of several parts. Returns also the role of
+/// the relay.
+async fn published_position(
+    store: &dyn EventStore,
+    bus: &dyn EventBus,
+) -> Result<Option<(Name, Position)>, CommandError> {
+    let Some(target) = bus.relay_target() else { return Ok(None) };
+    let publisher = Publisher { store: store.store_id().await?, epoch: 0 };
+    let positions = target.published_positions(publisher).await?;
+    let lowest = positions.into_iter().map(|published| published.position).min();
+    Ok(lowest.map(|position| (ReaderKind::Relay.name_of(bus.destination()), position)))
+}

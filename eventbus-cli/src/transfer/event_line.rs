@@ -1,0 +1,136 @@
+//! An event as a line of an export.
+
+use std::borrow::Cow;
+
+use eventbus::{EventContext, EventId, Name, NewEvent, RecordedEvent, StreamId, Uuid, Version, event::Attributes};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+use crate::error::CommandError;
+
+/// An event with all that a store keeps of it, but for its position.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct EventLine {
+    event_id: Uuid,
+    aggregate_type: String,
+    aggregate_id: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    tenant: Option<Uuid>,
+    version: u64,
+    event_type: String,
+    schema_version: u32,
+    #[serde(with = "time::serde::rfc3339")]
+    occurred_at: OffsetDateTime,
+    /// When the store that it was first appended to recorded it.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none", default)]
+    recorded_at: Option<OffsetDateTime>,
+    correlation_id: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    causation_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    actor_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    attributes: Option<Box<RawValue>>,
+    /// The fields: a JSON object as it is stored, or a text that holds it if it has several lines.
+    fields: Box<RawValue>,
+}
+
+/// Returns a JSON text as a part of one line: itself, or in a JSON string if it has several lines.
+fn in_one_line(json: &str) -> Result<Box<RawValue>, serde_json::Error> {
+    match json.contains(['\n', '\r']) || !json.trim_start().starts_with('{') || json.trim() != json {
+        false => RawValue::from_string(json.to_owned()),
+        true => RawValue::from_string(serde_json::to_string(json)?),
+    }
+}
+
+/// Returns the JSON text that [`in_one_line`] was given.
+fn as_it_was(raw: &RawValue) -> Result<Cow<'_, str>, serde_json::Error> {
+    match raw.get().starts_with('"') {
+        true => serde_json::from_str::<String>(raw.get()).map(Cow::Owned),
+        false => Ok(Cow::Borrowed(raw.get())),
+    }
+}
+
+impl EventLine {
+    pub(super) fn from_record(event: &RecordedEvent) -> Result<Self, serde_json::Error> {
+        let metadata = event.metadata();
+        let attributes = Some(metadata.attributes()).filter(|attributes| !attributes.is_empty());
+        Ok(Self {
+            event_id: metadata.event_id().as_uuid(),
+            aggregate_type: metadata.aggregate_type().to_string(),
+            aggregate_id: metadata.aggregate_id().to_string(),
+            tenant: metadata.stream().tenant_id(),
+            version: event.version().get(),
+            event_type: event.event_type().to_string(),
+            schema_version: metadata.schema_version(),
+            occurred_at: metadata.occurred_at(),
+            recorded_at: metadata.original_recorded_at().or(metadata.recorded_at()),
+            correlation_id: metadata.correlation_id(),
+            causation_id: metadata.causation_id(),
+            actor_id: metadata.actor_id().map(str::to_owned),
+            attributes: attributes.map(|attributes| in_one_line(attributes.as_json())).transpose()?,
+            fields: in_one_line(event.payload())?,
+        })
+    }
+
+    /// Returns the event as a store appends it, with its stream and version.
+    pub(super) fn to_event(&self) -> Result<(StreamId, Version, NewEvent), CommandError> {
+        let stream = StreamId::parse(&self.aggregate_type, &self.aggregate_id).map_err(CommandError::fault)?;
+        let attributes = match &self.attributes {
+            Some(raw) => {
+                Attributes::parse(&as_it_was(raw).map_err(CommandError::fault)?).map_err(CommandError::fault)?
+            }
+            None => Attributes::default(),
+        };
+        let context = EventContext {
+            correlation_id: Some(self.correlation_id),
+            causation_id: self.causation_id,
+            tenant_id: self.tenant,
+            actor_id: self.actor_id.clone(),
+            attributes,
+        };
+        let event_type = Name::new("event type", self.event_type.as_str()).map_err(CommandError::fault)?;
+        let fields = as_it_was(&self.fields).map_err(CommandError::fault)?;
+        let mut event = NewEvent::new(event_type, self.schema_version, fields)
+            .with_event_id(EventId::from(self.event_id))
+            .with_occurred_at(self.occurred_at)
+            .with_context(context);
+        if let Some(recorded_at) = self.recorded_at {
+            event = event.with_original_recorded_at(recorded_at);
+        }
+        Ok((stream.with_tenant_id(self.tenant), Version::new(self.version), event))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventbus::Position;
+
+    use super::*;
+
+    #[test]
+    fn a_line_holds_an_event_to_the_byte() {
+        for payload in [r#"{"a":1.50, "b" : "ä"}"#, "{\n  \"a\": 1\n}", " {} ", "{}"] {
+            let stream = StreamId::parse("Order", "o-1").unwrap().with_tenant_id(Some(Uuid::from_u128(7)));
+            let context = EventContext::default()
+                .with_actor("ada")
+                .with_correlation(Uuid::from_u128(1))
+                .with_causation(Uuid::from_u128(2))
+                .with_tenant(Uuid::from_u128(7))
+                .with_attributes(Attributes::parse("{ \"k\":\n1}").unwrap());
+            let event = NewEvent::new(Name::from_static("Noted"), 3, payload).with_context(context);
+            let at = OffsetDateTime::from_unix_timestamp_nanos(1_700_000_000_123_456_000).unwrap();
+            let record =
+                event.recorded_as(stream.clone(), Version::new(5), Some(Position::new(9))).with_recorded_at(Some(at));
+            let text = serde_json::to_string(&EventLine::from_record(&record).unwrap()).unwrap();
+            assert!(!text.contains('\n'), "{text}");
+            let line: EventLine = serde_json::from_str(&text).unwrap();
+            let (of_line, version, read) = line.to_event().unwrap();
+            let again = read.recorded_as(of_line.clone(), version, Some(Position::new(9))).with_recorded_at(Some(at));
+            assert_eq!((of_line, version, again.payload()), (stream, Version::new(5), payload));
+            let expected = record.metadata().clone().with_original_recorded_at(Some(at));
+            assert_eq!(format!("{:?}", again.metadata()), format!("{expected:?}"));
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! A file of exported events: JSON lines, in frames of zstd if its name ends with `.zst`.
+//!
+//! ```text
+//! {"export":1,"store":"6e1b…"}                                     the header
+//! {"event_id":…,"aggregate_type":"Order",…,"fields":{…}}          up to 1,000 events
+//! {"position":"1000","events":1000,"xxh3":"…"}                    the position after them, and a checksum of all events
+//! …
+//! {"end":true,"events":4711,"xxh3":"…"}                           the end
+//! ```
+//!
+//! Invariant: the header, each chunk with the line behind it, and the end are a frame each, written by one call. What a
+//! run leaves behind is cut off after the last whole one.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom, Write as _},
+    path::Path,
+};
+
+use eventbus::{Position, Uuid};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{checksum::Checksum, chunk::Chunk};
+use crate::error::CommandError;
+
+/// The version of the format.
+const FORMAT: u32 = 1;
+
+/// The level of compression: a higher one takes longer than reading the store.
+const LEVEL: i32 = 3;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    export: u32,
+    store: Uuid,
+}
+
+/// The line behind a chunk.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChunkEnd {
+    position: String,
+    events: u64,
+    xxh3: String,
+}
+
+/// The last line of a file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileEnd {
+    end: bool,
+    events: u64,
+    xxh3: String,
+}
+
+/// One frame of a file.
+enum Frame {
+    Header(Header),
+    Chunk(Chunk),
+    End,
+}
+
+/// Reads a file, and checks each frame before it returns what it holds.
+pub(crate) struct ExportReader {
+    file: BufReader<File>,
+    is_compressed: bool,
+    path: String,
+    store: Uuid,
+    events: u64,
+    hash: Xxh3,
+    has_ended: bool,
+    /// The length of the file up to the last whole frame.
+    whole: u64,
+    position: Position,
+}
+
+impl std::fmt::Debug for ExportReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ExportReader({})", self.path)
+    }
+}
+
+impl ExportReader {
+    /// Opens a file, and reads its header.
+    pub(crate) fn open(path: &Path) -> Result<Self, CommandError> {
+        let shown = path.display().to_string();
+        let file =
+            File::open(path).map_err(|error| CommandError::unreachable(&format!("the file `{shown}`"), error))?;
+        let mut reader = Self {
+            file: BufReader::new(file),
+            is_compressed: is_compressed(path),
+            path: shown,
+            store: Uuid::nil(),
+            events: 0,
+            hash: Xxh3::new(),
+            has_ended: false,
+            whole: 0,
+            position: Position::START,
+        };
+        match reader.next_frame()? {
+            Some(Frame::Header(header)) if header.export == FORMAT => reader.store = header.store,
+            Some(Frame::Header(header)) => {
+                return Err(reader.fault(format!("it has format {}, this release knows {FORMAT}", header.export)));
+            }
+            _ => return Err(reader.fault("it is no export of events")),
+        }
+        Ok(reader)
+    }
+
+    /// The store that the events are of.
+    pub(crate) const fn store(&self) -> Uuid {
+        self.store
+    }
+
+    /// The number of events that were read.
+    pub(crate) const fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The checksum of the events that were read.
+    pub(crate) fn checksum(&self) -> Checksum {
+        Checksum { events: self.events, xxh3: self.hash.digest128() }
+    }
+
+    /// The bytes that were read, and those of the file.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.whole, self.file.get_ref().metadata().map_or(0, |file| file.len()))
+    }
+
+    /// Reads the next chunk; `None` at the end of the file.
+    ///
+    /// # Errors
+    /// [`CommandError::Fault`] if the file is damaged, or has no end.
+    pub(crate) fn next_chunk(&mut self) -> Result<Option<Chunk>, CommandError> {
+        match self.next_frame()? {
+            Some(Frame::Chunk(chunk)) => Ok(Some(chunk)),
+            Some(Frame::End) => Ok(None),
+            Some(Frame::Header(_)) => Err(self.fault("a second export begins within it")),
+            None => Err(self.fault("it has no end: the export was interrupted; go on with `export --resume`")),
+        }
+    }
+
+    /// Reads the next frame; `None` at the end of the file.
+    fn next_frame(&mut self) -> Result<Option<Frame>, CommandError> {
+        let text = match self.is_compressed {
+            true => self.read_compressed(),
+            false => self.read_plain(),
+        };
+        let text = text.map_err(|error| self.fault(format!("a part of it is damaged or missing: {error}")))?;
+        let Some(text) = text else { return Ok(None) };
+        if self.has_ended {
+            return Err(self.fault("it goes on after its end"));
+        }
+        let (lines, last) = match text.trim_end_matches('\n').rsplit_once('\n') {
+            Some((lines, last)) => (format!("{lines}\n"), last),
+            None => (String::new(), text.trim_end_matches('\n')),
+        };
+        self.hash.update(lines.as_bytes());
+        let xxh3 = format!("{:032x}", self.hash.digest128());
+        let count = lines.lines().count() as u64;
+        let frame = if let Ok(end) = serde_json::from_str::<ChunkEnd>(last) {
+            self.events += count;
+            self.check((end.events, &end.xxh3), &xxh3)?;
+            self.position = end.position.parse().map(Position::new).map_err(|_| self.fault("it names no position"))?;
+            Frame::Chunk(Chunk { lines, events: count, position: self.position })
+        } else if let Ok(end) = serde_json::from_str::<FileEnd>(last) {
+            self.check((end.events, &end.xxh3), &xxh3)?;
+            self.has_ended = true;
+            Frame::End
+        } else if let Ok(header) = serde_json::from_str::<Header>(last) {
+            Frame::Header(header)
+        } else {
+            return Err(self.fault("it holds a line that is none of an export"));
+        };
+        self.whole = self.file.stream_position()?;
+        Ok(Some(frame))
+    }
+
+    fn check(&self, (events, xxh3): (u64, &str), actual: &str) -> Result<(), CommandError> {
+        match events == self.events && xxh3 == actual {
+            true => Ok(()),
+            false => Err(self.fault(format!("its checksum after {events} events does not match: it was changed"))),
+        }
+    }
+
+    /// Reads the lines of a frame of zstd.
+    fn read_compressed(&mut self) -> io::Result<Option<String>> {
+        if self.file.fill_buf()?.is_empty() {
+            return Ok(None);
+        }
+        let mut text = String::new();
+        zstd::Decoder::with_buffer(&mut self.file)?.single_frame().read_to_string(&mut text)?;
+        Ok(Some(text))
+    }
+
+    /// Reads lines up to one that is no event.
+    fn read_plain(&mut self) -> io::Result<Option<String>> {
+        let mut text = String::new();
+        loop {
+            let begin = text.len();
+            if self.file.read_line(&mut text)? == 0 {
+                let is_whole = text.is_empty();
+                return if is_whole { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+            if !text.ends_with('\n') {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if !text[begin..].starts_with("{\"event_id\"") {
+                return Ok(Some(text));
+            }
+        }
+    }
+
+    fn fault(&self, reason: impl std::fmt::Display) -> CommandError {
+        CommandError::fault(format!("`{}`: {reason}", self.path))
+    }
+}
+
+/// Writes a file, whole frames only.
+pub(crate) struct ExportWriter {
+    file: File,
+    is_compressed: bool,
+    events: u64,
+    hash: Xxh3,
+    position: Position,
+}
+
+impl std::fmt::Debug for ExportWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ExportWriter({} events)", self.events)
+    }
+}
+
+impl ExportWriter {
+    /// Creates a file, which must not exist, with its header.
+    pub(crate) fn create(path: &Path, store: Uuid) -> Result<Self, CommandError> {
+        let file = OpenOptions::new().write(true).create_new(true).open(path);
+        let file = file.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => CommandError::Usage(format!(
+                "`{}` exists; go on with an interrupted export by `--resume`, or write a different file",
+                path.display()
+            )),
+            _ => CommandError::from(error),
+        })?;
+        let mut writer =
+            Self { file, is_compressed: is_compressed(path), events: 0, hash: Xxh3::new(), position: Position::START };
+        writer.write(&format!("{}\n", to_json(&Header { export: FORMAT, store })?))?;
+        Ok(writer)
+    }
+
+    /// Opens a file that an interrupted export of `store` has left, and cuts off what is no whole frame. Returns `None`
+    /// if the export is complete.
+    pub(crate) fn resume(path: &Path, store: Uuid) -> Result<Option<Self>, CommandError> {
+        let mut reader = ExportReader::open(path)?;
+        if reader.store != store {
+            return Err(reader.fault(format!("it is an export of store {}, not of {store}", reader.store)));
+        }
+        // a frame that cannot be read is one that was not written to its end
+        while let Ok(Some(frame)) = reader.next_frame() {
+            if matches!(frame, Frame::End) {
+                return Ok(None);
+            }
+        }
+        // the state up to the last whole frame: reading beyond it has changed the checksum
+        let (whole, mut again) = (reader.whole, ExportReader::open(path)?);
+        while again.whole < whole && again.next_frame()?.is_some() {}
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(whole)?;
+        file.seek(SeekFrom::End(0))?;
+        let ExportReader { is_compressed, events, hash, position, .. } = again;
+        Ok(Some(Self { file, is_compressed, events, hash, position }))
+    }
+
+    /// The position after which the export goes on.
+    pub(crate) const fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Writes a chunk.
+    pub(crate) fn add(&mut self, chunk: &Chunk) -> Result<(), CommandError> {
+        self.hash.update(chunk.lines.as_bytes());
+        self.events += chunk.events;
+        self.position = chunk.position;
+        let end = ChunkEnd { position: chunk.position.to_string(), events: self.events, xxh3: self.digest() };
+        self.write(&format!("{}{}\n", chunk.lines, to_json(&end)?))
+    }
+
+    /// Writes the end, and waits until the disk has all.
+    pub(crate) fn finish(mut self) -> Result<(), CommandError> {
+        let end = FileEnd { end: true, events: self.events, xxh3: self.digest() };
+        self.write(&format!("{}\n", to_json(&end)?))?;
+        Ok(self.file.sync_all()?)
+    }
+
+    fn digest(&self) -> String {
+        format!("{:032x}", self.hash.digest128())
+    }
+
+    fn write(&mut self, frame: &str) -> Result<(), CommandError> {
+        match self.is_compressed {
+            true => self.file.write_all(&zstd::bulk::compress(frame.as_bytes(), LEVEL)?)?,
+            false => self.file.write_all(frame.as_bytes())?,
+        }
+        Ok(())
+    }
+}
+
+fn is_compressed(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "zst")
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String, CommandError> {
+    serde_json::to_string(value).map_err(CommandError::fault)
+}

@@ -1,0 +1,113 @@
+//! Appends moved events to a store, in their order, with their ids and versions.
+
+use std::{collections::HashSet, sync::Arc};
+
+use eventbus::{
+    ExpectedVersion, Name, NewEvent, Position, StreamId, Uuid, Version,
+    port::{Append, AppendError},
+    store::{EventStore, MultiStreamAppend},
+};
+
+use super::chunk::Chunk;
+use crate::error::CommandError;
+
+/// The most streams of one append.
+const STREAMS_MAX: usize = 200;
+
+/// Appends moved events to a store.
+///
+/// The store keeps a checkpoint of the move, so that it goes on where it was. Events that were appended already are
+/// recognized by their ids and not appended again.
+pub(crate) struct Importer {
+    store: Arc<dyn EventStore>,
+    checkpoint: Name,
+    position: Position,
+}
+
+impl std::fmt::Debug for Importer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Importer({}, {})", self.store.describe(), self.position)
+    }
+}
+
+impl Importer {
+    /// Prepares a store, which must be empty, or hold an interrupted move of the events of store `from`.
+    pub(crate) async fn new(store: Arc<dyn EventStore>, from: Uuid) -> Result<Self, CommandError> {
+        if store.store_id().await? == from {
+            return Err(CommandError::Usage("the events are of this store itself, or of a copy of it".into()));
+        }
+        let checkpoint = Name::new("checkpoint", format!("import:{from}")).map_err(CommandError::fault)?;
+        let position = match store.load_checkpoint(&checkpoint).await? {
+            Some(position) => position,
+            None if store.head().await? > Position::START => {
+                let text = format!("{} holds events already; move into an empty store", store.describe());
+                return Err(CommandError::Usage(text));
+            }
+            None => {
+                store.save_checkpoint(&checkpoint, Position::START).await?;
+                Position::START
+            }
+        };
+        Ok(Self { store, checkpoint, position })
+    }
+
+    /// The position, in the store that the events are of, up to which they are moved.
+    pub(crate) const fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Appends the events of a chunk, unless they are appended.
+    pub(crate) async fn add(&mut self, chunk: &Chunk) -> Result<(), CommandError> {
+        if chunk.position <= self.position {
+            return Ok(());
+        }
+        let (mut batch, mut streams): (Vec<Append>, HashSet<StreamId>) = Default::default();
+        for line in chunk.parse()? {
+            let (stream, version, event) = line.to_event()?;
+            match batch.last_mut() {
+                Some(last) if last.stream == stream => last.events.push(event),
+                _ => {
+                    // a batch holds each stream once, so that its events are in their order
+                    if streams.len() >= STREAMS_MAX || streams.contains(&stream) {
+                        streams.clear();
+                        self.append(std::mem::take(&mut batch)).await?;
+                    }
+                    streams.insert(stream.clone());
+                    batch.push(append_at(stream, version, event));
+                }
+            }
+        }
+        self.append(batch).await?;
+        self.store.save_checkpoint(&self.checkpoint, chunk.position).await?;
+        self.position = chunk.position;
+        Ok(())
+    }
+
+    async fn append(&self, mut batch: Vec<Append>) -> Result<(), CommandError> {
+        match (batch.len(), self.store.multi_stream_appends()) {
+            (0, _) => Ok(()),
+            (2.., Some(together)) => {
+                let appends = MultiStreamAppend { appends: batch, ..MultiStreamAppend::default() };
+                together.append_streams(appends).await.map(drop).map_err(append_error)
+            }
+            _ => {
+                for Append { stream, expected, events } in batch.drain(..) {
+                    self.store.append(&stream, expected, events).await.map_err(append_error)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn append_at(stream: StreamId, version: Version, event: NewEvent) -> Append {
+    let expected = ExpectedVersion::Exact(Version::new(version.get().saturating_sub(1)));
+    Append { stream, expected, events: vec![event] }
+}
+
+fn append_error(error: AppendError) -> CommandError {
+    match error {
+        AppendError::Unavailable(source) => CommandError::unreachable("the store", source),
+        error => CommandError::fault(error),
+    }
+}

@@ -1,0 +1,264 @@
+//! How the command ends: exit codes, errors without passwords, and servers on which reading creates nothing.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::{
+    fs,
+    net::TcpListener,
+    process::{Command, Stdio},
+};
+
+use common::{OrderPlaced, Running, assert_json, eventbus, eventbus_with};
+use eventbus::{ExpectedVersion, NewEvent, StreamId, port::AppendEvents as _};
+use eventstore_postgres::PgEventStore;
+use eventstore_sqlite::SqliteEventStore;
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+/// The commands that only read, with what they need.
+const OF_STORE: &[&[&str]] = &[
+    &["status"],
+    &["streams", "list"],
+    &["streams", "show", "Order", "o-1"],
+    &["follow", "--after", "0"],
+    &["projections"],
+    &["relay"],
+    &["groups"],
+    &["lag"],
+    &["dead-letters", "list"],
+];
+const OF_BUS: &[&[&str]] = &[&["status"], &["groups"], &["lag"], &["dead-letters", "list"]];
+
+/// Returns a port on which no server listens.
+fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn a_server_that_refuses_the_connection_is_unreachable_and_its_password_is_not_shown() {
+    let port = closed_port();
+    for (option, url, shown, commands) in [
+        (
+            "--store",
+            format!("postgres://app:s3cret@127.0.0.1:{port}/orders"),
+            "PostgreSQL at `postgres://app@",
+            OF_STORE,
+        ),
+        ("--store", format!("redis://app:s3cret@127.0.0.1:{port}"), "Redis at redis://app@", OF_STORE),
+        ("--bus", format!("redis://app:s3cret@127.0.0.1:{port}"), "Redis at redis://app@", OF_BUS),
+    ] {
+        for command in commands {
+            let ran = eventbus(&[&[option, &url], *command].concat());
+            assert_eq!((ran.code, ran.out.as_str()), (3, ""), "{command:?} {ran:?}");
+            assert!(ran.err.starts_with(&format!("error: {shown}")), "{}", ran.err);
+            assert!(!ran.err.contains("s3cret"), "{}", ran.err);
+            assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+        }
+    }
+    let missing = eventbus(&["--store", "sqlite:/no/such/folder/bank.db", "status"]);
+    assert_eq!(missing.code, 3, "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_tables_are_a_fault_and_stay_missing() {
+    let database = eventbus_test::postgres();
+    for command in OF_STORE.iter().copied().chain([&["--dry-run", "migrate"][..]]) {
+        let ran = eventbus(&[&["--store", database.url()], command].concat());
+        let code = if command.contains(&"migrate") { 0 } else { 2 };
+        assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{command:?} {ran:?}");
+        assert!(code == 0 || ran.err.contains("schema `eventbus` is at migration 0"), "{}", ran.err);
+    }
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    let find = "SELECT count(*) FROM pg_namespace WHERE nspname = 'eventbus'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(find).fetch_one(&mut connection).await.unwrap(), 0);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bank.db");
+    Connection::open(&path).unwrap().execute_batch("VACUUM").unwrap();
+    let before = fs::read(&path).unwrap();
+    let url = format!("sqlite:{}", path.display());
+    for command in OF_STORE {
+        let ran = eventbus(&[&["--store", &url], *command].concat());
+        assert_eq!(ran.code, 2, "{command:?} {ran:?}");
+        assert!(ran.err.contains("is at migration 0"), "{}", ran.err);
+    }
+    assert!(fs::read(&path).unwrap() == before);
+
+    let redis = eventbus_test::redis();
+    for (options, commands) in [
+        (["--store", redis.url(), "--store-prefix", redis.prefix()], OF_STORE),
+        (["--bus", redis.url(), "--prefix", redis.prefix()], OF_BUS),
+    ] {
+        for command in commands {
+            let ran = eventbus(&[&options[..], *command].concat());
+            assert_eq!(ran.code, 2, "{command:?} {ran:?}");
+            assert!(ran.err.contains("holds no"), "{}", ran.err);
+        }
+    }
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut list = redis::cmd("KEYS");
+    let keys: Vec<String> = list.arg(format!("*{}*", redis.prefix())).query_async(&mut connection).await.unwrap();
+    assert_eq!(keys, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_another_release_are_a_fault() {
+    let database = eventbus_test::postgres();
+    drop(PgEventStore::connect(database.url()).await.unwrap());
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    let mut run = async |sql: &str| {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
+    };
+    let status = || eventbus(&["--store", database.url(), "status"]);
+    run("DELETE FROM eventbus.migrations WHERE version = 5").await;
+    let older = status();
+    assert_eq!(older.code, 2);
+    assert!(older.err.contains("is at migration 4, this release needs 5"), "{}", older.err);
+    run("INSERT INTO eventbus.migrations VALUES (99, 'future', 'breaking')").await;
+    let newer = status();
+    assert_eq!(newer.code, 2);
+    assert!(newer.err.contains("has the breaking migration 99 `future`"), "{}", newer.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_asks_and_creates_the_tables() {
+    let (database, folder) = (eventbus_test::postgres(), tempfile::tempdir().unwrap());
+    let (file, redis) = (format!("sqlite:{}", folder.path().join("bank.db").display()), eventbus_test::redis());
+    for (store, question) in [
+        (vec!["--store", database.url()], "create or migrate: 1 initial (breaking), 2 snapshots (additive), "),
+        (vec!["--store", &file], "create or migrate: the file and its tables?"),
+        (vec!["--store", redis.url(), "--store-prefix", redis.prefix()], "create or migrate: the key `"),
+    ] {
+        let run = |more: &[&str]| eventbus(&[&store[..], more].concat());
+        let refused = run(&["migrate"]);
+        assert_eq!(refused.code, 4, "{refused:?}");
+        assert!(refused.err.starts_with(question), "{}", refused.err);
+        assert_ne!(run(&["status"]).code, 0);
+        assert_eq!(run(&["--yes", "migrate"]).code, 0);
+        assert_eq!(run(&["status"]).code, 0);
+        let again = run(&["migrate"]);
+        assert_eq!((again.code, again.err.as_str()), (0, "the store is up to date\n"));
+    }
+    let table = "at migration 5 of 5
+MIGRATION  NAME  KIND  APPLIED
+  1  initial  breaking  yes
+  2  snapshots  additive  yes
+  3  unique values  additive  yes
+  4  commands  additive  yes
+  5  tags  additive  yes\n";
+    assert_eq!(eventbus(&["--store", &file, "schema"]).masked(), table);
+    let row =
+        |number: u32, name: &str, kind: &str| json!({ "number": number, "name": name, "kind": kind, "applied": true });
+    let wanted = json!({
+        "version": 1, "as_of": "TIME", "at": 5, "known": 5,
+        "migrations": [
+            row(1, "initial", "breaking"), row(2, "snapshots", "additive"), row(3, "unique values", "additive"),
+            row(4, "commands", "additive"), row(5, "tags", "additive"),
+        ],
+    });
+    assert_json(&eventbus(&["--json", "--store", database.url(), "schema"]).masked_json(), &wanted);
+}
+
+#[test]
+fn wrong_arguments_are_usage() {
+    for (arguments, part) in [
+        (&["status"][..], "which bus? pass `--bus URL`"),
+        (&["streams", "list"], "which store? pass `--store URL`"),
+        (&["--store", "mysql://app:s3cret@db/orders", "status"], "`mysql://app@db/orders` names no store"),
+        (&["--store", "postgres://app:s3cret@db/orders?ssl_mode=x", "status"], "`ssl_mode`"),
+        (&["--store", "postgres://db/a", "--schema", "A b", "status"], "invalid schema name `A b`"),
+        (&["--bus", "localhost", "status"], "redis_url"),
+        (&["lag", "--over", "many"], "invalid value 'many'"),
+        (&["dead-letters", "list", "--older", "2w"], "`w` is no unit of time"),
+        (&["unknown"], "unrecognized subcommand"),
+        (&["--store", "sqlite:x", "streams", "list", "--limit", "0"], "0 is not in"),
+    ] {
+        let ran = eventbus(arguments);
+        assert_eq!((ran.code, ran.out.as_str()), (64, ""), "{arguments:?} {ran:?}");
+        assert!(ran.err.contains(part) && !ran.err.contains("s3cret"), "{}", ran.err);
+    }
+}
+
+#[test]
+fn help_shows_no_password_of_the_environment() {
+    let secret = [("EVENTBUS_STORE", "postgres://app:s3cret@db/orders"), ("EVENTBUS_BUS", "redis://:s3cret@db")];
+    for arguments in [&["--help"][..], &["status", "--help"], &["lag", "--over", "many"]] {
+        let ran = eventbus_with(arguments, &secret);
+        assert!(!format!("{}{}", ran.out, ran.err).contains("s3cret"), "{ran:?}");
+    }
+    let help = eventbus(&["--help"]);
+    assert_eq!(help.code, 0);
+    assert!(help.out.contains("Exit codes: 0 done, 1 a finding, 2 a fault, 3 unreachable, 4 not confirmed, 64 usage"));
+}
+
+#[test]
+fn the_environment_names_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("bank.db").display());
+    let variables = [("EVENTBUS_STORE", url.as_str())];
+    assert_eq!(eventbus_with(&["--yes", "migrate"], &variables).code, 0);
+    assert_eq!(eventbus_with(&["status"], &variables).code, 0);
+}
+
+#[test]
+fn shells_get_completions() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = eventbus(&["completions", shell]);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+        assert!(ran.out.contains("dead-letters"), "{shell}");
+    }
+}
+
+/// A file with many events.
+async fn long_store(folder: &tempfile::TempDir) -> String {
+    let path = folder.path().join("bank.db");
+    let store = SqliteEventStore::open(&path).await.unwrap();
+    let events = (0..5_000).map(|cents| NewEvent::from_event(&OrderPlaced { cents }).unwrap());
+    let stream = StreamId::parse("Order", "o-1").unwrap();
+    store.append(&stream, ExpectedVersion::NoStream, events.collect()).await.unwrap();
+    format!("sqlite:{}", path.display())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_output_may_go_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = long_store(&folder).await;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_eventbus"))
+        .args(["--store", &url, "--json", "streams", "show", "Order", "o-1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take()); // the pipe holds less than 5,000 events
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_following_and_the_next_run_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = long_store(&folder).await;
+    let mut following = Running::start(&["--store", &url, "--json", "follow", "--after", "4998"]);
+    let first: Value = serde_json::from_str(&following.line()).unwrap();
+    assert_eq!(first["event"]["position"], "4999");
+    following.line();
+    let pid = following.child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert_eq!(following.child.wait().unwrap().code(), Some(130));
+    let rest = eventbus(&["--store", &url, "--json", "follow", "--after", "4999", "--until", "head"]);
+    assert_eq!(rest.documents()[0]["event"]["position"], "5000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watching_shows_the_lag_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = long_store(&folder).await;
+    let watching = Running::start(&["--store", &url, "--json", "lag", "--watch", "20ms"]);
+    for _ in 0..3 {
+        let document: Value = serde_json::from_str(&watching.line()).unwrap();
+        assert_eq!(document["readers"], json!([]));
+    }
+}

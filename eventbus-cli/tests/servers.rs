@@ -1,0 +1,271 @@
+//! The command on PostgreSQL and Redis, beside an application that runs and after it has ended.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{OrderPlaced, OrderShipped, Ran, Running, assert_json, eventbus, send};
+use eventbus::{
+    App, ExpectedVersion, NewEvent, StreamId, app::SettleError, bus::EventBus as _, port::AppendEvents as _, prelude::*,
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_test::{Postgres, Redis};
+use eventstore_postgres::{PgConnection, PgEventStore};
+use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
+use serde_json::{Value, json};
+
+#[derive(Debug)]
+struct Totals;
+
+#[projection(
+    name = "totals",
+    tables("totals"),
+    key = "id",
+    set_up = "CREATE TABLE IF NOT EXISTS totals (id text PRIMARY KEY, cents bigint NOT NULL)",
+    manual
+)]
+impl Totals {
+    async fn add(&self, event: &OrderPlaced, id: &AggregateId, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let insert = "INSERT INTO totals VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        sqlx::query(insert).bind(id.as_str()).bind(event.cents).execute(conn).await?;
+        Ok(())
+    }
+}
+
+/// An application on PostgreSQL and Redis.
+struct LiveApp {
+    database: Postgres,
+    redis: Redis,
+    store: PgEventStore,
+    app: App,
+}
+
+impl LiveApp {
+    /// Two orders, which are shipped, and of which mails cannot be sent.
+    async fn start() -> Self {
+        let (database, redis) = (eventbus_test::postgres(), eventbus_test::redis());
+        let store = PgEventStore::connect(database.url()).await.unwrap();
+        for id in ["o-1", "o-2"] {
+            let placed = NewEvent::from_event(&OrderPlaced { cents: 120 }).unwrap();
+            let shipped = NewEvent::from_event(&OrderShipped { parcel: format!("of {id}") }).unwrap();
+            let stream = StreamId::parse("Order", id).unwrap();
+            store.append(&stream, ExpectedVersion::NoStream, vec![placed, shipped]).await.unwrap();
+        }
+        let config = RedisEventBusConfig {
+            redis_url: redis.url().into(),
+            stream_prefix: redis.prefix().into(),
+            consumer_group: "mail".into(),
+            ..RedisEventBusConfig::default()
+        };
+        let bus = RedisEventBus::connect(config).await.unwrap();
+        let app = App::builder().store(store.clone()).bus(bus).handler::<send>().projection(Totals);
+        let app = app.start().await.unwrap();
+        assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 2, .. })));
+        Self { database, redis, store, app }
+    }
+
+    async fn stop(&self) {
+        self.app.shutdown(Duration::from_secs(60)).await.unwrap();
+    }
+
+    fn all_arguments<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {
+        let connections = ["--store", self.database.url(), "--bus", self.redis.url(), "--prefix", self.redis.prefix()];
+        connections.into_iter().chain(arguments.iter().copied()).collect()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        eventbus(&self.all_arguments(arguments))
+    }
+
+    fn document(&self, arguments: &[&str]) -> Value {
+        let mut all = vec!["--json"];
+        all.extend(arguments);
+        self.run(&all).masked_json()
+    }
+
+    /// Waits until a document has what `holds` looks for.
+    async fn wait_for(&self, arguments: &[&str], holds: impl Fn(&Value) -> bool) -> Value {
+        let waiting = async {
+            loop {
+                let document = self.document(arguments);
+                if holds(&document) {
+                    return document;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the document shows it")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_app_owns_its_roles() {
+    let live = LiveApp::start().await;
+    let destination = format!("redis:{}:stream", live.redis.prefix());
+    let wanted = json!({
+        "version": 1,
+        "as_of": "TIME",
+        "projections": [{
+            "name": "totals", "position": "4", "head": "4", "events": 0, "seconds": 0.0, "owner": "OWNER",
+            "rebuilt_by": null, "updated_at": "TIME", "skipped": [],
+        }],
+    });
+    assert_json(&live.document(&["projections"]), &wanted);
+    // the leader saves its checkpoint about once a second
+    let relays = live.wait_for(&["relay"], |document| document["relays"][0]["updated_at"] == "TIME").await;
+    let wanted = json!({
+        "version": 1,
+        "as_of": "TIME",
+        "relays": [{
+            "destination": destination, "leader": "OWNER", "position": "4", "head": "4", "events": 0, "seconds": 0.0,
+            "halted_at": null, "updated_at": "TIME", "skipped": [],
+        }],
+    });
+    assert_json(&relays, &wanted);
+    // the relay saves the floors of groups from time to time
+    let groups = live.wait_for(&["groups"], |document| document["groups"][0]["position"] == "4").await;
+    let wanted = json!({
+        "version": 1,
+        "as_of": "TIME",
+        "groups": [{
+            "group": "mail", "consumers": 1, "pending": 0, "oldest_ms": null, "unread": 0, "dead_letters": 2,
+            "holds_trim": false, "position": "4", "seconds": 0.0,
+        }],
+    });
+    assert_json(&groups, &wanted);
+    assert_eq!(live.run(&["lag", "--over", "0"]).code, 0);
+
+    let status = live.run(&["status"]).masked();
+    for part in [
+        "head  4\n",
+        "dead letters  2\n",
+        "totals  4  4  0  0.0  OWNER  0  TIME\n",
+        "4  4  0  0.0  OWNER  0  TIME\n",
+        "mail  1  0  -  0  2  no  4\n",
+    ] {
+        assert!(status.contains(part), "{part} in\n{status}");
+    }
+    let in_use = live.run(&["--yes", "groups", "retire", "mail"]);
+    assert_eq!(in_use.code, 2, "{in_use:?}");
+    assert!(in_use.err.contains("is in use, live consumers: 1"), "{}", in_use.err);
+    live.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_app_is_operated_on_its_servers() {
+    let live = LiveApp::start().await;
+    live.stop().await;
+    assert_eq!(live.document(&["projections"])["projections"][0]["owner"], Value::Null);
+    assert_eq!(live.document(&["relay"])["relays"][0]["leader"], Value::Null);
+    let group = || live.document(&["groups"])["groups"][0].clone();
+    assert_eq!((&group()["consumers"], &group()["holds_trim"]), (&json!(0), &json!(false)));
+    let placed = vec![NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap()];
+    let stream = StreamId::parse("Order", "o-3").unwrap();
+    live.store.append(&stream, ExpectedVersion::NoStream, placed).await.unwrap();
+    let late = live.run(&["--json", "lag", "--over", "0"]);
+    assert_eq!(late.code, 1);
+    let readers = late.documents()[0]["readers"].as_array().unwrap().clone();
+    let found: Vec<_> = readers.iter().map(|reader| (&reader["kind"], &reader["events"])).collect();
+    let (projection, relay, of_group) = (json!("projection"), json!("relay"), json!("group"));
+    assert_eq!(found, [(&projection, &json!(1)), (&relay, &json!(1)), (&of_group, &json!(0))]);
+
+    let ids = || {
+        let document = live.run(&["--json", "dead-letters", "list"]).documents().remove(0);
+        let rows = document["dead_letters"].as_array().unwrap().iter();
+        rows.map(|row| row["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let dead = ids();
+    assert_eq!(dead.len(), 2);
+    let shown = live.document(&["dead-letters", "show", &dead[0]]);
+    assert_eq!(shown["dead_letter"]["event"]["fields"], json!({ "parcel": "of o-1" }));
+    assert_eq!(shown["dead_letter"]["event"]["event_type"], "OrderShipped");
+    assert_eq!(live.run(&["dead-letters", "replay", "--all"]).code, 4);
+    let replayed = live.run(&["--yes", "dead-letters", "replay", "--aggregate", "o-1"]);
+    assert_eq!((replayed.code, replayed.out), (0, format!("{} replayed\n", dead[0])));
+    assert_eq!(ids(), dead[1..]);
+    assert_eq!(live.run(&["dead-letters", "show", "no-id"]).code, 64);
+    let waiting = group();
+    assert_eq!((&waiting["unread"], &waiting["holds_trim"]), (&json!(1), &json!(true)), "{waiting}");
+
+    let dry = live.run(&["--dry-run", "groups", "retire", "mail"]);
+    assert_eq!((dry.code, dry.out.as_str()), (0, ""));
+    assert_eq!(dry.err, "dry run: retire group `mail`, with 0 pending and 1 unread entries? nothing is changed\n");
+    assert_eq!(live.run(&["groups", "retire", "mail"]).code, 4);
+    let retired = live.document(&["--yes", "groups", "retire", "mail"]);
+    let wanted = json!({ "version": 1, "as_of": "TIME", "group": "mail", "retired": true, "pending": 0, "unread": 1 });
+    assert_json(&retired, &wanted);
+    assert_eq!(live.document(&["groups"])["groups"], json!([]));
+    assert_eq!(live.run(&["--yes", "groups", "retire", "mail"]).code, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn following_shows_events_as_they_are_stored() {
+    let database = eventbus_test::postgres();
+    let store = PgEventStore::connect(database.url()).await.unwrap();
+    let append = async |id: &str| {
+        let placed = vec![NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap()];
+        store.append(&StreamId::parse("Order", id).unwrap(), ExpectedVersion::NoStream, placed).await.unwrap();
+    };
+    append("before").await;
+    let following = Running::start(&["--json", "--store", database.url(), "follow", "--after", "0"]);
+    for id in ["before", "one", "two"] {
+        if id != "before" {
+            append(id).await;
+        }
+        let line: Value = serde_json::from_str(&following.line()).unwrap();
+        assert_eq!(line["event"]["aggregate_id"], id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_store_is_read_as_the_others_are() {
+    let redis = eventbus_test::redis();
+    let config = RedisEventStoreConfig {
+        redis_url: redis.url().into(),
+        key_prefix: redis.prefix().into(),
+        check_durability: false,
+        ..RedisEventStoreConfig::default()
+    };
+    let store = RedisEventStore::connect(config).await.unwrap();
+    for id in ["o-1", "o-2", "x"] {
+        let placed = vec![NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap()];
+        store.append(&StreamId::parse("Order", id).unwrap(), ExpectedVersion::NoStream, placed).await.unwrap();
+    }
+    let run = |arguments: &[&str]| {
+        let mut all = vec!["--json", "--store", redis.url(), "--store-prefix", redis.prefix()];
+        all.extend(arguments);
+        eventbus(&all)
+    };
+    let document = run(&["streams", "list", "--id-prefix", "o-"]).masked_json();
+    let mut streams = document["streams"].as_array().unwrap().clone();
+    streams.sort_by_key(|row| row["aggregate_id"].to_string());
+    let row = |id: &str| json!({ "aggregate_type": "Order", "aggregate_id": id, "tenant": null, "version": 1, "recorded_at": "TIME" });
+    assert_eq!(streams, [row("o-1"), row("o-2")]);
+    assert_eq!(run(&["follow", "--after", "1", "--until", "head"]).documents().len(), 2);
+    assert_eq!(run(&["status"]).masked_json()["head"], "3");
+    let schema = run(&["schema"]).masked_json();
+    let wanted = json!({
+        "version": 1, "as_of": "TIME", "at": 1, "known": null, "min_reader": 1, "migrations": [],
+    });
+    assert_json(&schema, &wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_is_shown_without_a_store() {
+    let redis = eventbus_test::redis();
+    let config = RedisEventBusConfig {
+        redis_url: redis.url().into(),
+        stream_prefix: redis.prefix().into(),
+        partitions: 3,
+        ..RedisEventBusConfig::default()
+    };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let arguments = ["--json", "--bus", redis.url(), "--prefix", redis.prefix()];
+    let groups = eventbus(&[&arguments[..], &["groups"]].concat()).masked_json();
+    assert_eq!(groups["groups"][0]["group"], bus.default_group().as_str());
+    assert_eq!(eventbus(&[&arguments[..], &["lag", "--over", "0"]].concat()).code, 0);
+    let status = eventbus(&[&arguments[..], &["status"]].concat()).masked_json();
+    assert_eq!((&status["store"], &status["head"]), (&Value::Null, &Value::Null));
+    assert_eq!(eventbus(&[&arguments[..], &["projections"]].concat()).code, 64, "these are in a store");
+}

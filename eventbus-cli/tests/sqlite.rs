@@ -1,0 +1,418 @@
+//! The command on an SQLite file whose application is down: what each subcommand shows, as text and as JSON.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::{fs, time::Duration};
+
+use common::{OrderPlaced, OrderShipped, Ran, assert_json, eventbus, send};
+use eventbus::{
+    EventContext, ExpectedVersion, NewEvent, StreamId, Uuid, app::SettleError, port::AppendEvents as _, prelude::*,
+};
+use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, SqliteTransactionError};
+use serde_json::json;
+use tempfile::TempDir;
+
+#[derive(Debug)]
+struct Totals;
+
+#[projection(
+    name = "totals",
+    tables("totals"),
+    key = "id",
+    set_up = "CREATE TABLE IF NOT EXISTS totals (id TEXT PRIMARY KEY, cents INTEGER NOT NULL)",
+    manual
+)]
+impl Totals {
+    fn add(
+        &self,
+        event: &OrderPlaced,
+        id: &AggregateId,
+        tx: &mut SqliteTransaction,
+    ) -> Result<(), SqliteTransactionError> {
+        tx.execute("INSERT INTO totals VALUES (?1, ?2) ON CONFLICT DO NOTHING", (id.as_str(), event.cents))?;
+        Ok(())
+    }
+}
+
+/// The store of an application that has ended.
+struct DeadApp {
+    folder: TempDir,
+}
+
+impl DeadApp {
+    /// Three orders, one of a tenant; two are shipped, and of those mails cannot be sent.
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteEventStore::open(folder.path().join("bank.db")).await.unwrap();
+        for (id, tenant, shipped) in
+            [("o-1", None, Some("p-1")), ("o-2", None, None), ("o-3", Some(Uuid::from_u128(7)), Some("p-3"))]
+        {
+            let stream = StreamId::parse("Order", id).unwrap().with_tenant_id(tenant);
+            let mut events = vec![NewEvent::from_event(&OrderPlaced { cents: 120 }).unwrap()];
+            events.extend(shipped.map(|parcel| NewEvent::from_event(&OrderShipped { parcel: parcel.into() }).unwrap()));
+            store.append(&stream, ExpectedVersion::NoStream, events).await.unwrap();
+        }
+        let app = App::builder().store(store).handler::<send>().projection(Totals).start().await.unwrap();
+        assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 2, .. })));
+        app.shutdown(Duration::from_secs(60)).await.unwrap();
+        drop(app);
+        // the last connection that closes moves the write-ahead log into the file
+        let log = folder.path().join("bank.db-wal");
+        let closed = async {
+            while log.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), closed).await.expect("the store is closed");
+        Self { folder }
+    }
+
+    fn url(&self) -> String {
+        format!("sqlite:{}", self.folder.path().join("bank.db").display())
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        let url = self.url();
+        let mut all = vec!["--store", &url];
+        all.extend(arguments);
+        eventbus(&all)
+    }
+}
+
+fn head(table: &str) -> String {
+    format!("{}\n", table.trim_matches('\n').lines().map(str::trim).collect::<Vec<_>>().join("\n"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_listed_and_shown() {
+    let app = DeadApp::new().await;
+    let table = "
+        TYPE  ID  EVENTS  LAST EVENT  TENANT
+        Order  o-1  2  TIME
+        Order  o-2  1  TIME
+        Order  o-3  2  TIME  UUID";
+    assert_eq!(app.run(&["streams", "list"]).masked(), head(table));
+    let rows = |ran: &Ran| {
+        let document = ran.masked_json();
+        document["streams"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["aggregate_id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let first = app.run(&["--json", "streams", "list", "--limit", "2"]);
+    let wanted = json!({
+        "version": 1,
+        "as_of": "TIME",
+        "streams": [
+            { "aggregate_type": "Order", "aggregate_id": "o-1", "tenant": null, "version": 2, "recorded_at": "TIME" },
+            { "aggregate_type": "Order", "aggregate_id": "o-2", "tenant": null, "version": 1, "recorded_at": "TIME" },
+        ],
+        "next": r#"["o-2","Order","UUID"]"#,
+    });
+    assert_json(&first.masked_json(), &wanted);
+    let next = first.documents()[0]["next"].as_str().unwrap().to_owned();
+    let second = app.run(&["--json", "streams", "list", "--limit", "2", "--after", &next]);
+    assert_eq!(rows(&second), ["o-3"]);
+    assert_eq!(rows(&app.run(&["--json", "streams", "list", "--type", "Cart"])), [""; 0]);
+    assert_eq!(rows(&app.run(&["--json", "streams", "list", "--type", "Order", "--id-prefix", "o-2"])), ["o-2"]);
+    let tenant = Uuid::from_u128(7).to_string();
+    assert_eq!(rows(&app.run(&["--json", "streams", "list", "--tenant", &tenant])), ["o-3"]);
+
+    let text = "2  Order/o-1  v2  OrderShipped (schema 1)  TIME
+  id  UUID
+  correlation UUID
+  fields  {\"parcel\":\"p-1\"}\n";
+    assert_eq!(app.run(&["streams", "show", "Order", "o-1", "--from", "2"]).masked(), text);
+    let shown = app.run(&["--json", "streams", "show", "Order", "o-3", "--tenant", &tenant, "--limit", "1"]);
+    let wanted = json!({
+        "version": 1,
+        "as_of": "TIME",
+        "event": {
+            "event_id": "UUID",
+            "position": "4",
+            "aggregate_type": "Order",
+            "aggregate_id": "o-3",
+            "tenant": "UUID",
+            "version": 1,
+            "event_type": "OrderPlaced",
+            "schema_version": 1,
+            "occurred_at": "TIME",
+            "recorded_at": "TIME",
+            "correlation_id": "UUID",
+            "causation_id": null,
+            "actor_id": null,
+            "attributes": null,
+            "fields": { "cents": 120 },
+        },
+    });
+    assert_json(&shown.masked_json(), &wanted);
+    let none = app.run(&["streams", "show", "Order", "o-9"]);
+    assert_eq!((none.code, none.err.as_str()), (1, "stream `Order/o-9` has no event from version 1 on\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_feed_is_followed_by_type_and_resumed() {
+    let app = DeadApp::new().await;
+    let follow = |more: &[&str]| {
+        let mut all = vec!["--json", "follow", "--until", "head", "--after", "0"];
+        all.extend(more);
+        let positions = app.run(&all).documents().into_iter();
+        positions.map(|line| line["event"]["position"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(follow(&[]), ["1", "2", "3", "4", "5"]);
+    assert_eq!(follow(&["--type", "OrderShipped"]), ["2", "5"]);
+    assert_eq!(follow(&["--aggregate", "Cart"]), [""; 0]);
+    let rest = app.run(&["--json", "follow", "--after", "3", "--until", "4"]).documents();
+    assert_eq!(rest.len(), 1);
+    assert_eq!(rest[0]["event"]["position"], "4");
+    let text = app.run(&["follow", "--after", "0", "--until", "1"]).masked();
+    assert!(text.starts_with("1  Order/o-1  v1  OrderPlaced (schema 1)  TIME\n"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_app_has_no_owners_and_keeps_its_positions() {
+    let app = DeadApp::new().await;
+    let table = "
+        PROJECTION  AT  HEAD  EVENTS  SECONDS  OWNER  SKIPS  SAVED
+        totals  5  5  0  0.0  -  0  TIME";
+    assert_eq!(app.run(&["projections"]).masked(), head(table));
+    let wanted = json!({
+        "version": 1,
+        "as_of": "TIME",
+        "projections": [{
+            "name": "totals", "position": "5", "head": "5", "events": 0, "seconds": 0.0, "owner": null,
+            "rebuilt_by": null, "updated_at": "TIME", "skipped": [],
+        }],
+    });
+    assert_json(&app.run(&["projections", "--json"]).masked_json(), &wanted);
+
+    let table = "
+        GROUP  CONSUMERS  PENDING  OLDEST  UNREAD  DEAD  HOLDS  FINISHED
+        mail  -  0  -  0  2  no  5";
+    assert_eq!(app.run(&["groups"]).masked(), head(table));
+    let wanted = json!({
+        "version": 1,
+        "as_of": "TIME",
+        "groups": [{
+            "group": "mail", "consumers": null, "pending": 0, "oldest_ms": null, "unread": 0, "dead_letters": 2,
+            "holds_trim": false, "position": "5", "seconds": 0.0,
+        }],
+    });
+    assert_json(&app.run(&["groups", "--json"]).masked_json(), &wanted);
+    assert_eq!(app.run(&["groups", "retire", "mail", "--yes"]).code, 64);
+
+    let table = "DESTINATION  PUBLISHED  HEAD  EVENTS  SECONDS  LEADER  SKIPS  SAVED\n";
+    assert_eq!(app.run(&["relay"]).masked(), table);
+    assert_json(&app.run(&["relay", "--json"]).masked_json(), &json!({ "version": 1, "as_of": "TIME", "relays": [] }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lag_finds_the_readers_that_are_behind() {
+    let app = DeadApp::new().await;
+    let table = "
+        KIND  NAME  AT  HEAD  EVENTS  SECONDS  OWNER
+        projection  totals  5  5  0  0.0  -
+        group  mail  5  5  0  0.0  -";
+    assert_eq!(app.run(&["lag"]).masked(), head(table));
+    assert_eq!(app.run(&["lag", "--over", "0"]).code, 0);
+    let store = SqliteEventStore::connect(&app.url()).await.unwrap();
+    let placed = vec![NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap()];
+    store.append(&StreamId::parse("Order", "o-4").unwrap(), ExpectedVersion::NoStream, placed).await.unwrap();
+    let late = app.run(&["--json", "lag", "--over", "0"]);
+    assert_eq!((late.code, late.err.as_str()), (1, "behind: totals, mail\n"));
+    let mut document = late.documents().remove(0);
+    for reader in document["readers"].as_array_mut().unwrap() {
+        assert!(reader["seconds"].as_f64().unwrap() >= 0.0);
+        reader["seconds"] = json!("SECONDS");
+    }
+    document["as_of"] = json!("TIME");
+    let wanted = json!({
+        "version": 1,
+        "as_of": "TIME",
+        "readers": [
+            { "kind": "projection", "name": "totals", "at": "5", "head": "6", "events": 1, "seconds": "SECONDS", "owner": null },
+            { "kind": "group", "name": "mail", "at": "5", "head": "6", "events": 1, "seconds": "SECONDS", "owner": null },
+        ],
+        "over": ["totals", "mail"],
+    });
+    assert_json(&document, &wanted);
+    assert_eq!(app.run(&["lag", "--over", "1"]).code, 0);
+    assert_eq!(app.run(&["lag", "--over-time", "1d"]).code, 0);
+    assert_eq!(app.run(&["lag", "--over-time", "0s"]).code, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_replayed_and_discarded() {
+    let app = DeadApp::new().await;
+    let listed = app.run(&["dead-letters", "list"]);
+    let lines: Vec<_> = listed.out.lines().collect();
+    assert!(lines[0].starts_with("ID ") && lines.len() == 3, "{}", listed.out);
+    for (line, order, error) in
+        [(lines[1], "o-1", r"no mailbox for p-1\nat all"), (lines[2], "o-3", r"no mailbox for p-3\nat all")]
+    {
+        assert!(line.contains("mail") && line.contains(order) && line.ends_with(error), "{line}");
+    }
+    let ids = |arguments: &[&str]| {
+        let mut all = vec!["--json", "dead-letters", "list"];
+        all.extend(arguments);
+        let document = app.run(&all).documents().remove(0);
+        let rows = document["dead_letters"].as_array().unwrap().iter();
+        rows.map(|row| row["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all = ids(&[]);
+    assert_eq!(all.len(), 2);
+    assert_eq!(ids(&["--error", "P-3"]), all[1..]);
+    assert_eq!(
+        ids(&["--group", "mail", "--handler", "send", "--type", "OrderShipped", "--aggregate", "o-1"]),
+        all[..1]
+    );
+    for filter in [["--group", "other"], ["--handler", "x"], ["--type", "x"], ["--error", "paper"], ["--older", "1h"]] {
+        assert_eq!(ids(&filter), [""; 0], "{filter:?}");
+    }
+    assert_eq!(ids(&["--older", "0s"]), all);
+    assert_eq!(ids(&["--limit", "1", "--after", &all[0]]), all[1..]);
+
+    let mut shown = app.run(&["--json", "dead-letters", "show", &all[0]]).documents().remove(0);
+    assert_eq!(shown["dead_letter"]["event"]["fields"], json!({ "parcel": "p-1" }));
+    shown["dead_letter"]["event"] = json!("EVENT");
+    for (field, masked) in [("id", "ID"), ("event_id", "UUID"), ("dead_since", "TIME")] {
+        assert!(shown["dead_letter"][field].is_string());
+        shown["dead_letter"][field] = json!(masked);
+    }
+    shown["as_of"] = json!("TIME");
+    let wanted = json!({
+        "version": 1,
+        "as_of": "TIME",
+        "dead_letter": {
+            "id": "ID", "group": "mail", "handler": "send", "event_id": "UUID", "type": "OrderShipped",
+            "aggregate_id": "o-1", "attempts": 1, "dead_since": "TIME", "error": "no mailbox for p-1\nat all",
+            "event": "EVENT",
+        },
+    });
+    assert_json(&shown, &wanted);
+
+    let replay_all = ["dead-letters", "replay", "--group", "mail"];
+    let refused = app.run(&replay_all);
+    assert_eq!((refused.code, refused.out.as_str()), (4, ""));
+    assert!(refused.err.starts_with("replay 2 dead letters?\nerror: not confirmed"), "{}", refused.err);
+    assert_eq!(app.run(&["dead-letters", "replay", "--yes"]).code, 64, "no filter is no wish for all");
+    let dry = app.run(&["dead-letters", "replay", "--group", "mail", "--dry-run"]);
+    assert_eq!((dry.code, dry.out), (0, format!("{} unchanged\n{} unchanged\n", all[0], all[1])));
+    assert_eq!(ids(&[]), all, "nothing was changed");
+
+    let replayed = app.run(&["--yes", "--json", "dead-letters", "replay", &all[0]]);
+    assert_eq!(replayed.code, 0);
+    assert_eq!(replayed.documents()[0]["outcome"], "replayed");
+    assert!(replayed.err.contains("when it starts next"), "{}", replayed.err);
+    let gone = app.run(&["--yes", "dead-letters", "replay", &all[0]]);
+    assert_eq!((gone.code, gone.out), (0, format!("{} gone\n", all[0])));
+    assert_eq!(app.run(&["--json", "groups"]).documents()[0]["groups"][0]["pending"], 1);
+    let discarded = app.run(&["--yes", "dead-letters", "discard", "--all"]);
+    assert_eq!((discarded.code, discarded.out), (0, format!("{} discarded\n", all[1])));
+    assert_eq!(ids(&[]), [""; 0]);
+    let none = app.run(&["dead-letters", "show", &all[0]]);
+    assert_eq!((none.code, none.err), (1, format!("there is no dead letter `{}`\n", all[0])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_fits_on_one_screen() {
+    let app = DeadApp::new().await;
+    let path = app.folder.path().join("bank.db");
+    let wanted = format!(
+        "store  SqliteEventStore {}
+id  UUID
+head  5
+bus  in process
+dead letters  2
+
+PROJECTION  AT  HEAD  EVENTS  SECONDS  OWNER  SKIPS  SAVED
+totals  5  5  0  0.0  -  0  TIME
+
+GROUP  CONSUMERS  PENDING  OLDEST  UNREAD  DEAD  HOLDS  FINISHED
+mail  -  0  -  0  2  no  5\n",
+        path.display()
+    );
+    assert_eq!(app.run(&["status"]).masked(), wanted);
+    let document = app.run(&["status", "--json"]).masked_json();
+    assert_eq!((&document["head"], &document["dead_letters"]), (&json!("5"), &json!(2)));
+    assert_eq!((&document["bus"], &document["more_dead_letters"]), (&json!("in process"), &json!(false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_changes_no_byte_of_the_file() {
+    let app = DeadApp::new().await;
+    let path = app.folder.path().join("bank.db");
+    let before = fs::read(&path).unwrap();
+    for arguments in [
+        &["status"][..],
+        &["streams", "list"],
+        &["streams", "show", "Order", "o-1"],
+        &["follow", "--after", "0", "--until", "head"],
+        &["projections"],
+        &["relay"],
+        &["groups"],
+        &["lag"],
+        &["schema"],
+        &["dead-letters", "list"],
+        &["dead-letters", "discard", "--all", "--dry-run"],
+    ] {
+        assert_eq!(app.run(arguments).code, 0, "{arguments:?}");
+    }
+    assert!(fs::read(&path).unwrap() == before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn causes_and_effects_of_an_event_are_a_tree() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteEventStore::open(folder.path().join("bank.db")).await.unwrap();
+    let append = async |id: &str, context: EventContext| {
+        let event = NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap().with_context(context);
+        let stream = StreamId::parse("Order", id).unwrap();
+        store.append(&stream, ExpectedVersion::NoStream, vec![event]).await.unwrap().remove(0)
+    };
+    let caused_by = |cause: &RecordedEvent| EventContext::caused_by(cause.metadata());
+    let root = append("root", EventContext::default()).await;
+    let left = append("left", caused_by(&root)).await;
+    append("other", EventContext::default()).await;
+    let right = append("right", caused_by(&root)).await;
+    append("leaf", caused_by(&left)).await;
+    drop(store);
+    let url = format!("sqlite:{}", folder.path().join("bank.db").display());
+    let why = |event: &RecordedEvent, more: &[&str]| {
+        let id = event.metadata().event_id().to_string();
+        eventbus(&[&["--store", &url, "why", &id], more].concat())
+    };
+    let wanted = "conversation UUID
+- OrderPlaced  Order/root  v1  TIME  UUID
+  * OrderPlaced  Order/left  v1  TIME  UUID
+  - OrderPlaced  Order/leaf  v1  TIME  UUID
+  - OrderPlaced  Order/right  v1  TIME  UUID\n";
+    let shown = why(&left, &[]);
+    assert_eq!(shown.masked(), wanted);
+    // `mask` shortens runs of spaces: the leaf is one level deeper
+    assert!(
+        shown.out.contains("\n    - OrderPlaced  Order/leaf") && shown.out.contains("\n  - OrderPlaced  Order/right")
+    );
+    let document = why(&right, &["--json"]).masked_json();
+    let rows = document["events"].as_array().unwrap().iter();
+    let rows: Vec<_> = rows
+        .map(|row| {
+            (row["event"]["aggregate_id"].as_str().unwrap(), row["depth"].as_u64().unwrap(), row["is_wanted"] == true)
+        })
+        .collect();
+    assert_eq!(rows, [("root", 0, false), ("left", 1, false), ("leaf", 2, false), ("right", 1, true)]);
+    assert_eq!(why(&right, &["--since", "1h"]).code, 0);
+    assert_eq!(why(&root, &["--after", "1"]).code, 1);
+    assert_eq!(eventbus(&["--store", &url, "why", "no-id"]).code, 64);
+
+    let app = DeadApp::new().await;
+    let dead = app.run(&["--json", "dead-letters", "list"]).documents().remove(0);
+    let event = dead["dead_letters"][0]["event_id"].as_str().unwrap().to_owned();
+    let document = app.run(&["--json", "why", &event]).documents().remove(0);
+    let found = &document["events"][0]["dead_letters"][0];
+    assert_eq!((&found["group"], &found["handler"]), (&json!("mail"), &json!("send")));
+    assert_eq!(found["id"], dead["dead_letters"][0]["id"]);
+}

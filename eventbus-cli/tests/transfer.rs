@@ -1,0 +1,203 @@
+//! Moving events between stores: every field arrives, interrupted moves go on, and damage is found.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::{fs, path::Path};
+
+use common::{Ran, Running, assert_json, eventbus};
+use eventbus::{
+    EventContext, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
+    event::Attributes,
+    store::{EventStore, FeedFilter},
+};
+use eventstore_postgres::PgEventStore;
+use eventstore_sqlite::SqliteEventStore;
+use futures_util::TryStreamExt as _;
+use serde_json::json;
+use tempfile::TempDir;
+
+/// A file with some thousand events of many streams, in turns.
+async fn source(folder: &TempDir, events: u64) -> String {
+    let path = folder.path().join("source.db");
+    let store = SqliteEventStore::open(&path).await.unwrap();
+    for number in 0..events {
+        let tenant = (number % 7 == 0).then(|| Uuid::from_u128(7));
+        let stream = StreamId::parse("Order", &format!("o-{}", number % 50)).unwrap().with_tenant_id(tenant);
+        let context = EventContext {
+            tenant_id: tenant,
+            actor_id: (number % 3 == 0).then(|| "ada".to_owned()),
+            causation_id: (number % 5 == 0).then(|| Uuid::from_u128(number.into())),
+            attributes: Attributes::parse(if number % 2 == 0 { "{}" } else { "{ \"k\" : 1.50 }" }).unwrap(),
+            ..EventContext::default()
+        };
+        let payload =
+            if number % 11 == 0 { "{\n  \"cents\": 1.0\n}".to_owned() } else { format!("{{\"cents\":{number}}}") };
+        let event = NewEvent::new(Name::from_static("Noted"), 2, payload).with_context(context);
+        eventbus::port::AppendEvents::append(&store, &stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+    }
+    format!("sqlite:{}", path.display())
+}
+
+/// What a move keeps of an event, as text.
+fn kept(event: &RecordedEvent) -> String {
+    let metadata = event.metadata();
+    let recorded_at = metadata.original_recorded_at().or(metadata.recorded_at());
+    let moved = metadata.clone().with_position(None).with_recorded_at(None).with_original_recorded_at(recorded_at);
+    format!("{moved:?} {:?}", event.payload())
+}
+
+async fn feed(store: &dyn EventStore) -> Vec<String> {
+    let head = store.head().await.unwrap();
+    let events: Vec<_> = store.read_feed(Position::START, head, &FeedFilter::all()).try_collect().await.unwrap();
+    events.iter().map(kept).collect()
+}
+
+async fn feed_of(url: &str) -> Vec<String> {
+    feed(&SqliteEventStore::connect(url).await.unwrap()).await
+}
+
+fn migrated(folder: &TempDir, name: &str) -> String {
+    let url = format!("sqlite:{}", folder.path().join(name).display());
+    assert_eq!(eventbus(&["--store", &url, "--yes", "migrate"]).code, 0);
+    url
+}
+
+fn file(folder: &TempDir, name: &str) -> String {
+    folder.path().join(name).display().to_string()
+}
+
+#[track_caller]
+fn done(ran: &Ran) {
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_imported_to_the_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = source(&folder, 2_500).await;
+    let wanted = feed_of(&url).await;
+    for name in ["events.jsonl", "events.jsonl.zst"] {
+        let file = file(&folder, name);
+        let exported = eventbus(&["--store", &url, "--json", "export", &file]).masked_json();
+        let shown = json!({
+            "version": 1, "as_of": "TIME", "file": file, "store_id": "UUID", "events": 2_500, "verified": true,
+        });
+        assert_json(&exported, &shown);
+        assert_eq!(eventbus(&["--store", &url, "export", &file]).code, 64, "an existing file is kept");
+        let target = migrated(&folder, &format!("{name}.db"));
+        let dry = eventbus(&["--store", &target, "--dry-run", "import", &file]);
+        assert_eq!((dry.code, dry.out.as_str()), (0, ""));
+        assert_eq!(eventbus(&["--store", &target, "import", &file]).code, 4);
+        assert_eq!(feed_of(&target).await, [""; 0]);
+        let imported = eventbus(&["--store", &target, "--yes", "import", &file]);
+        assert_eq!((imported.code, imported.out.as_str()), (0, "imported 2500 events, verified\n"), "{imported:?}");
+        assert!(feed_of(&target).await == wanted);
+        // again: all events are there
+        done(&eventbus(&["--store", &target, "--yes", "import", &file]));
+        assert!(feed_of(&target).await == wanted);
+    }
+    let (plain, packed) = (file(&folder, "events.jsonl"), file(&folder, "events.jsonl.zst"));
+    assert!(fs::metadata(packed).unwrap().len() * 2 < fs::metadata(plain).unwrap().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_export_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = source(&folder, 2_500).await;
+    for name in ["events.jsonl", "events.jsonl.zst"] {
+        let file = file(&folder, name);
+        done(&eventbus(&["--store", &url, "export", &file]));
+        let whole = fs::read(&file).unwrap();
+        // a process that was killed has written any part of it
+        for part in [whole.len() - 1, whole.len() - 30, whole.len() / 2, 200] {
+            fs::write(&file, &whole[..part]).unwrap();
+            let target = migrated(&folder, &format!("{name}.{part}.db"));
+            let refused = eventbus(&["--store", &target, "--yes", "import", &file]);
+            assert_eq!(refused.code, 2, "{part} of {} bytes: {refused:?}", whole.len());
+            assert_eq!(feed_of(&target).await, [""; 0]);
+            done(&eventbus(&["--store", &url, "export", &file, "--resume"]));
+            assert!(fs::read(&file).unwrap() == whole, "{part} of {} bytes", whole.len());
+        }
+        let again = eventbus(&["--store", &url, "export", &file, "--resume"]);
+        assert_eq!((again.code, again.err.as_str()), (0, "the export is complete already\n"));
+        let other = migrated(&folder, &format!("{name}.other.db"));
+        assert_eq!(eventbus(&["--store", &other, "export", &file, "--resume"]).code, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_found_before_an_event_is_imported() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, target) = (source(&folder, 1_200).await, migrated(&folder, "target.db"));
+    for name in ["events.jsonl", "events.jsonl.zst"] {
+        let file = file(&folder, name);
+        done(&eventbus(&["--store", &url, "export", &file]));
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, &bytes).unwrap();
+        let refused = eventbus(&["--store", &target, "--yes", "import", &file]);
+        assert_eq!(refused.code, 2, "{refused:?}");
+        assert!(refused.err.contains(&file), "{}", refused.err);
+    }
+    let text = file(&folder, "events.jsonl");
+    let lines = fs::read_to_string(&text).unwrap();
+    fs::write(&text, lines.lines().skip(1).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    assert_eq!(eventbus(&["--store", &target, "--yes", "import", &text]).code, 2, "a file without its header");
+    assert_eq!(eventbus(&["--store", &target, "--yes", "import", "/no/such/file"]).code, 3);
+    assert_eq!(feed_of(&target).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_copied_to_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = source(&folder, 1_500).await;
+    let wanted = feed_of(&url).await;
+    let (database, redis) = (eventbus_test::postgres(), eventbus_test::redis());
+    done(&eventbus(&["--store", database.url(), "--yes", "migrate"]));
+    done(&eventbus(&["--store", redis.url(), "--store-prefix", redis.prefix(), "--yes", "migrate"]));
+    let copied = eventbus(&["--store", &url, "--yes", "copy", "--to", database.url()]);
+    assert_eq!((copied.code, copied.out.as_str()), (0, "copied 1500 events, verified\n"), "{copied:?}");
+    assert!(feed(&PgEventStore::connect(database.url()).await.unwrap()).await == wanted);
+    let to_redis = ["copy", "--to", redis.url(), "--to-prefix", redis.prefix()];
+    done(&eventbus(&[&["--store", database.url(), "--yes"], &to_redis[..]].concat()));
+    let back = migrated(&folder, "back.db");
+    let from_redis = ["--store", redis.url(), "--store-prefix", redis.prefix(), "--yes", "copy", "--to", &back];
+    done(&eventbus(&from_redis));
+    assert!(feed_of(&back).await == wanted);
+
+    let itself = eventbus(&["--store", &url, "--yes", "copy", "--to", &url]);
+    assert_eq!(itself.code, 64, "{itself:?}");
+    let used = source_of_other(folder.path()).await;
+    let refused = eventbus(&["--store", &url, "--yes", "copy", "--to", &used]);
+    assert!(refused.code == 64 && refused.err.contains("holds events already"), "{refused:?}");
+}
+
+async fn source_of_other(folder: &Path) -> String {
+    let path = folder.join("used.db");
+    let store = SqliteEventStore::open(&path).await.unwrap();
+    let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+    let stream = StreamId::parse("Order", "mine").unwrap();
+    eventbus::port::AppendEvents::append(&store, &stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+    format!("sqlite:{}", path.display())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_killed_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = source(&folder, 6_000).await;
+    let target = migrated(&folder, "target.db");
+    let reader = SqliteEventStore::connect(&target).await.unwrap();
+    let mut copying = Running::start(&["--store", &url, "--yes", "copy", "--to", &target]);
+    let begun = async {
+        while eventbus::store::ReadFeed::head(&reader).await.unwrap() < Position::new(1_500) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), begun).await.unwrap();
+    copying.child.kill().unwrap();
+    copying.child.wait().unwrap();
+    done(&eventbus(&["--store", &url, "--yes", "copy", "--to", &target]));
+    assert!(feed(&reader).await == feed_of(&url).await);
+}

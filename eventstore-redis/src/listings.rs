@@ -1,0 +1,150 @@
+//! Listings of streams, checkpoints and leases: the store keeps no list of them, so each page scans keys of the server.
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, Name, Version,
+    port::{
+        Lease, ListCursor, Listing, Listings, ReadError, StoredCheckpoint, StoredLease, StoredStream, StreamFilter,
+    },
+    support::LISTING_ROWS_MAX,
+};
+use eventbus_redis_core::{error::boxed, reply};
+use redis::{FromRedisValue, Value};
+use time::OffsetDateTime;
+
+use crate::{
+    RedisEventStore,
+    checkpoint::parse_position,
+    commit::scan_pattern,
+    entry::parse_micros,
+    error::{corrupt_key, read_error},
+    inner::StoreInner,
+    read::query_all,
+    script::STREAM_ENDS,
+};
+
+/// Keys that one `SCAN` examines.
+const SCAN_BATCH_MAX: usize = 250;
+
+/// Keys of the server that were scanned for a page.
+struct Scanned<T> {
+    found: Vec<T>,
+    next: Option<ListCursor>,
+}
+
+/// Scans keys from a cursor on, until `limit` of them name an item, or [`LISTING_ROWS_MAX`] keys are examined.
+async fn scan<T>(
+    inner: &StoreInner,
+    after: Option<&ListCursor>,
+    limit: usize,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Scanned<T>, ReadError> {
+    let matching = scan_pattern(inner.keys().prefix());
+    let mut cursor = after.map_or_else(|| "0".to_owned(), |after| after.as_str().to_owned());
+    let mut found = Vec::new();
+    for _ in 0..LISTING_ROWS_MAX / SCAN_BATCH_MAX {
+        let scan = reply::request("SCAN", (&cursor, "MATCH", &matching, "COUNT", SCAN_BATCH_MAX.min(limit.max(1))));
+        let scanned: (String, Vec<String>) =
+            inner.connection().query_idempotent(&scan).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        found.extend(scanned.1.iter().filter_map(|key| parse(key)));
+        cursor = scanned.0;
+        if cursor == "0" || found.len() >= limit {
+            break;
+        }
+    }
+    Ok(Scanned { found, next: (cursor != "0").then(|| ListCursor::new(cursor)) })
+}
+
+#[async_trait]
+impl Listings for RedisEventStore {
+    async fn list_streams(
+        &self,
+        filter: &StreamFilter,
+        after: Option<&ListCursor>,
+        limit: usize,
+    ) -> Result<Listing<StoredStream>, ReadError> {
+        let keys = self.inner().keys();
+        let parse = |key: &str| keys.parse_stream(key).filter(|stream| filter.matches(stream));
+        let Scanned { found, next } = scan(self.inner(), after, limit, parse).await?;
+        if found.is_empty() {
+            return Ok(Listing { items: Vec::new(), next });
+        }
+        let mut script = STREAM_ENDS.prepare_invoke();
+        for stream in &found {
+            script.key(keys.stream(stream));
+        }
+        let ends: Vec<String> = self
+            .inner()
+            .connection()
+            .run_idempotent(&script)
+            .await
+            .map_err(|error| read_error(keys.prefix(), error))?;
+        let mut items = Vec::with_capacity(found.len());
+        for (stream, end) in found.into_iter().zip(ends.chunks_exact(2)) {
+            let version = end[0].parse().map_err(|error| corrupt_key(&keys.stream(&stream), BoxError::from(error)))?;
+            items.push(StoredStream { stream, version: Version::new(version), recorded_at: parse_micros(&end[1]) });
+        }
+        items.retain(|item| item.version > Version::NONE);
+        Ok(Listing { items, next })
+    }
+
+    async fn list_checkpoints(
+        &self,
+        prefix: &str,
+        after: Option<&ListCursor>,
+        limit: usize,
+    ) -> Result<Listing<StoredCheckpoint>, ReadError> {
+        let keys = self.inner().keys();
+        let parse = |key: &str| keys.parse_checkpoint(key).filter(|name| name.starts_with(prefix));
+        let Scanned { found, next } = scan(self.inner(), after, limit, parse).await?;
+        if found.is_empty() {
+            return Ok(Listing { items: Vec::new(), next });
+        }
+        let reads = found.iter().map(|name| reply::get(&keys.checkpoint(name)));
+        let mut items = Vec::with_capacity(found.len());
+        for (name, value) in found.iter().zip(query_each(self.inner(), reads).await?) {
+            let key = keys.checkpoint(name);
+            let Some(text) = parse_reply::<Option<String>>(&key, value)? else { continue };
+            let position = parse_position(&key, &text).map_err(|error| corrupt_key(&key, error))?;
+            items.push(StoredCheckpoint { name: name.clone(), position, updated_at: None });
+        }
+        Ok(Listing { items, next })
+    }
+
+    async fn list_leases(
+        &self,
+        prefix: &str,
+        after: Option<&ListCursor>,
+        limit: usize,
+    ) -> Result<Listing<StoredLease>, ReadError> {
+        let keys = self.inner().keys();
+        let parse = |key: &str| keys.parse_lease(key).filter(|role| role.starts_with(prefix));
+        let Scanned { found, next } = scan(self.inner(), after, limit, parse).await?;
+        let fields = ["owner", "epoch", "expires_at", "renewed_at"];
+        let reads = found.iter().map(|role| reply::request("HMGET", (keys.lease(role), &fields[..])));
+        let mut replies = query_each(self.inner(), std::iter::once(redis::cmd("TIME")).chain(reads)).await?.into_iter();
+        let now = parse_reply::<(i128, i128)>("TIME", replies.next().unwrap_or(Value::Nil))?;
+        let now = now.0 * 1_000 + now.1 / 1_000;
+        let mut items = Vec::with_capacity(found.len());
+        for (role, value) in found.into_iter().zip(replies) {
+            let key = keys.lease(&role);
+            let lease: (Option<String>, Option<u64>, Option<i128>, Option<i128>) = parse_reply(&key, value)?;
+            let (Some(owner), Some(epoch), Some(expires_at), renewed_at) = lease else { continue };
+            let owner = Name::new("owner", owner).map_err(|error| corrupt_key(&key, error))?;
+            let is_held = expires_at > now && renewed_at.unwrap_or(0) <= now;
+            let expires_at = OffsetDateTime::from_unix_timestamp_nanos(expires_at.saturating_mul(1_000_000)).ok();
+            items.push(StoredLease { lease: Lease { role, owner, epoch }, is_held, expires_at });
+        }
+        Ok(Listing { items, next })
+    }
+}
+
+/// Sends commands in one round trip, and returns the replies.
+async fn query_each(inner: &StoreInner, commands: impl Iterator<Item = redis::Cmd>) -> Result<Vec<Value>, ReadError> {
+    let replies = query_all(inner, commands).await?.into_iter();
+    replies.map(|reply| reply.map_err(|error| ReadError::Unavailable(error.into()))).collect()
+}
+
+fn parse_reply<T: FromRedisValue>(key: &str, value: Value) -> Result<T, ReadError> {
+    reply::parse_value(value).map_err(|error| corrupt_key(key, error))
+}
