@@ -1,0 +1,20 @@
+//! The chapters of the guide as documentation, so that `cargo test --doc -p guide` compiles their blocks of Rust, and
+//! the [bank] that the blocks share.
+//!
+//! A block that starts an app and runs is a `standalone_crate`: an app looks at all events, aggregates and handlers that
+//! are linked, and the other blocks of all chapters are linked into one program.
+
+pub mod bank;
+
+macro_rules! chapters {
+    ($($name:ident $file:literal)*) => {
+        /// The names of the chapters' files.
+        pub const CHAPTERS: &[&str] = &[$($file),*];
+
+        $(#[doc = include_str!(concat!("src/", $file))] mod $name {})*
+    };
+}
+
+chapters! {
+    first_aggregate "first-aggregate.md"
+}
