@@ -17,4 +17,6 @@ macro_rules! chapters {
 
 chapters! {
     first_aggregate "first-aggregate.md"
+    handlers "handlers.md"
+    projections "projections.md"
 }
