@@ -19,4 +19,8 @@ chapters! {
     first_aggregate "first-aggregate.md"
     handlers "handlers.md"
     projections "projections.md"
+    tests "tests.md"
+    http "http.md"
+    postgres_and_redis "postgres-and-redis.md"
+    deploying "deploying.md"
 }
