@@ -23,4 +23,6 @@ chapters! {
     http "http.md"
     postgres_and_redis "postgres-and-redis.md"
     deploying "deploying.md"
+    changing_events "changing-events.md"
+    decisions "decisions.md"
 }
