@@ -25,4 +25,5 @@ chapters! {
     deploying "deploying.md"
     changing_events "changing-events.md"
     decisions "decisions.md"
+    operating "operating.md"
 }
