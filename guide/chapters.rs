@@ -16,6 +16,7 @@ macro_rules! chapters {
 }
 
 chapters! {
+    introduction "introduction.md"
     first_aggregate "first-aggregate.md"
     handlers "handlers.md"
     projections "projections.md"
@@ -37,4 +38,6 @@ chapters! {
     moving_from_cqrs_es "moving/cqrs-es.md"
     moving_from_evento "moving/evento.md"
     moving_from_disintegrate "moving/disintegrate.md"
+    how_it_works "how-it-works.md"
+    promises "promises.md"
 }
