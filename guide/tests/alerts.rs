@@ -5,9 +5,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use eventbus::{
     Name, Position,
-    health::{
-        CrowdedGroup, Health, HealthThresholds, OldestUnfinished, SilentConsumer, UnreadableEvents, WaitingForServer,
-    },
+    clock::SharedClock,
+    health::{Health, HealthThresholds, OldestUnfinished, SilentConsumer, UnreadableEvents},
     projection::ProjectionError,
     relay::RelayError,
 };
@@ -42,7 +41,8 @@ fn text(path: &str) -> String {
 /// Returns the part of the chapter below the heading `Alerts`.
 fn chapter() -> String {
     let chapter = text("src/operating.md");
-    chapter.split("\n# Alerts\n").nth(1).unwrap().split("\n# ").next().unwrap().to_owned()
+    // the next heading by its name: hidden lines of code begin like headings
+    chapter.split("\n# Alerts\n").nth(1).unwrap().split("\n# Dead letters\n").next().unwrap().to_owned()
 }
 
 /// Returns the texts of alerts in the chapter, each with `..` for what differs.
@@ -77,13 +77,9 @@ fn alerts() -> Vec<String> {
             "seconds": 31, "blocks_its_thread": blocks,
         }))
     };
-    let oldest = |handler: Option<&str>| OldestUnfinished {
-        group: handler.unwrap_or("audit").to_owned(),
-        handler: handler.map(str::to_owned),
-        since: since(),
-        seconds: 301,
-        unfinished: 2,
-    };
+    let clock = SharedClock::SYSTEM;
+    let six_minutes_ago = clock.unix_millis() - 360_000;
+    let oldest = |group: &str, handler: &str| OldestUnfinished::new(group, handler, six_minutes_ago, 2, &clock);
     let name = "balances";
     let position = Position::new(7);
     let stops = [
@@ -99,13 +95,11 @@ fn alerts() -> Vec<String> {
     let mut health = Health::disconnected(false, "connection refused")
         .with_store_problem("the server is away".into())
         .with_relay_stopped(relay.to_string())
-        .with_oldest_unfinished([oldest(Some("thank")), oldest(None)]);
+        .with_oldest_unfinished([oldest("mail", "thank"), oldest("audit", "")]);
     health.pending_messages = 1_001;
     health.dlq_messages = 11;
     health.projections = stops.iter().map(|stop| format!("{stop} (since {})", since())).collect();
     health.unreadable = vec![UnreadableEvents { group: group(), count: 2, first: position, since: since() }];
-    health.waiting = vec![WaitingForServer { name: "thank".into(), fault: "SQLSTATE 53100".into(), since: since() }];
-    health.crowded = vec![CrowdedGroup { group: group(), waiting: 100_000, since: since() }];
     health.in_flight = [false, true].map(|blocks| run(blocks).unwrap()).into();
     health.silent =
         vec![SilentConsumer { consumer: "worker-1".into(), group: group(), entry_id: "1-0".into(), seconds: 31 }];

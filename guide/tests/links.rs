@@ -47,7 +47,9 @@ fn targets(line: &str) -> Vec<String> {
 /// Returns the anchor that mdBook gives a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
-    kept.chars().filter_map(|c| if c == ' ' { Some('-') } else { (c.is_alphanumeric() || "-_".contains(c)).then_some(c) }).collect()
+    kept.chars()
+        .filter_map(|c| if c == ' ' { Some('-') } else { (c.is_alphanumeric() || "-_".contains(c)).then_some(c) })
+        .collect()
 }
 
 fn anchors(text: &str) -> BTreeSet<String> {
@@ -87,12 +89,14 @@ fn every_link_leads_somewhere() {
                 continue;
             }
             seen += 1;
-            let (file, heading) = target.split_once('#').map_or((&*target, None), |(file, heading)| (file, Some(heading)));
+            let (file, heading) =
+                target.split_once('#').map_or((&*target, None), |(file, heading)| (file, Some(heading)));
             let path = match file {
                 "" => name.clone(),
                 _ => resolve(folder, file),
             };
-            let is_there = all.contains(&path) && heading.is_none_or(|heading| anchors(&chapters[&path]).contains(heading));
+            let is_there =
+                all.contains(&path) && heading.is_none_or(|heading| anchors(&chapters[&path]).contains(heading));
             if !is_there {
                 broken.push(format!("{name}: {target}"));
             }
@@ -126,7 +130,10 @@ fn only_code_of_other_frameworks_is_not_compiled() {
         let is_comparison = name.starts_with("moving/");
         assert!(ignored == 0 || is_comparison, "{name} has {ignored} blocks that are not compiled");
         if ignored > 0 {
-            assert!(text.contains("is not compiled"), "{name} does not say that the other framework's code is not compiled");
+            assert!(
+                text.contains("is not compiled"),
+                "{name} does not say that the other framework's code is not compiled"
+            );
         }
     }
 }

@@ -91,6 +91,9 @@ fn the_check_itself_writes_lists_once() {
     let promises = [("A is b.".to_owned(), "- `x`:\n  - `y`\n".to_owned()), ("C".to_owned(), "- `z`:\n".to_owned())];
     let chapter = "# P\n\n## A is b\n\nText.\n\nProved by:\n\n## C is d\n\nProved by:\n\n## End\n";
     let due = with_lists(chapter, &promises);
-    assert_eq!(due, "# P\n\n## A is b\n\nText.\n\nProved by:\n\n- `x`:\n  - `y`\n\n## C is d\n\nProved by:\n\n- `z`:\n\n## End\n");
+    assert_eq!(
+        due,
+        "# P\n\n## A is b\n\nText.\n\nProved by:\n\n- `x`:\n  - `y`\n\n## C is d\n\nProved by:\n\n- `z`:\n\n## End\n"
+    );
     assert_eq!(with_lists(&due, &promises), due);
 }
