@@ -1,0 +1,156 @@
+//! Each alert of `Health` has a section in the chapter on operating, and each text there is that of an alert.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use eventbus::{
+    Name, Position,
+    clock::SharedClock,
+    health::{Health, HealthThresholds, OldestUnfinished, SilentConsumer, UnreadableEvents},
+    projection::ProjectionError,
+    relay::RelayError,
+};
+use serde_json::json;
+
+/// The fields of `Health` that become alerts, and the heading of each in the chapter.
+const SECTIONS: &[(&str, &str)] = &[
+    ("connected", "The bus is away"),
+    ("error", "The bus is away"),
+    ("consuming", "Not consuming"),
+    ("store", "The store cannot be read"),
+    ("relay", "The relay does not publish"),
+    ("projections", "A projection stopped"),
+    ("waiting", "Waits for its database"),
+    ("unfinished", "A handler fails"),
+    ("in_flight", "A handler takes long"),
+    ("silent", "A consumer is silent"),
+    ("crowded", "A group reads no more"),
+    ("unreadable", "A group waits for an event that cannot be read"),
+    ("unfilled", "A group waits for an event that cannot be read"),
+    ("lag_seconds", "Lag"),
+    ("pending_messages", "Too many pending"),
+    ("dlq_messages", "Too many dead letters"),
+];
+/// The fields that are no alerts of their own.
+const NO_ALERTS: &[&str] = &["status", "has_nothing_to_consume", "has_store"];
+
+fn text(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// Returns the part of the chapter below the heading `Alerts`.
+fn chapter() -> String {
+    let chapter = text("src/operating.md");
+    // the next heading by its name: hidden lines of code begin like headings
+    chapter.split("\n# Alerts\n").nth(1).unwrap().split("\n# Dead letters\n").next().unwrap().to_owned()
+}
+
+/// Returns the texts of alerts in the chapter, each with `..` for what differs.
+fn patterns(chapter: &str) -> Vec<String> {
+    let blocks = chapter.split("```text\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.flat_map(str::lines).map(str::to_owned).collect()
+}
+
+/// Returns `true` if a text has all parts of a pattern in their order, from its beginning to its end.
+fn matches(pattern: &str, text: &str) -> bool {
+    let parts: Vec<_> = pattern.split("..").collect();
+    let (first, rest) = parts.split_first().unwrap();
+    let Some(mut left) = text.strip_prefix(first) else { return false };
+    let Some((last, between)) = rest.split_last() else { return left.is_empty() };
+    for part in between {
+        let Some(at) = left.find(part) else { return false };
+        left = &left[at + part.len()..];
+    }
+    left.ends_with(last)
+}
+
+fn since() -> String {
+    "2026-05-05T03:00:00Z".to_owned()
+}
+
+/// Returns alerts of each kind that other crates can make.
+fn alerts() -> Vec<String> {
+    let group = || "mail".to_owned();
+    let run = |blocks: bool| {
+        serde_json::from_value(json!({
+            "name": "thank", "group": "mail", "event_type": "Deposited", "event_id": "8f14e45f", "since": since(),
+            "seconds": 31, "blocks_its_thread": blocks,
+        }))
+    };
+    let clock = SharedClock::SYSTEM;
+    let six_minutes_ago = clock.unix_millis() - 360_000;
+    let oldest = |group: &str, handler: &str| OldestUnfinished::new(group, handler, six_minutes_ago, 2, &clock);
+    let name = "balances";
+    let position = Position::new(7);
+    let stops = [
+        ProjectionError::MissedEvents { name, position, types: "Closed".into(), is_elsewhere: true },
+        ProjectionError::NoTable { name, table: "rows" },
+        ProjectionError::NoColumn { name, table: "rows", column: "id" },
+    ];
+    let relay = RelayError::StoreBehindBus {
+        destination: Name::from_static("bank:stream"),
+        published: position,
+        newest: Position::new(6),
+    };
+    let mut health = Health::disconnected(false, "connection refused")
+        .with_store_problem("the server is away".into())
+        .with_relay_stopped(relay.to_string())
+        .with_oldest_unfinished([oldest("mail", "thank"), oldest("audit", "")]);
+    health.pending_messages = 1_001;
+    health.dlq_messages = 11;
+    health.projections = stops.iter().map(|stop| format!("{stop} (since {})", since())).collect();
+    health.unreadable = vec![UnreadableEvents { group: group(), count: 2, first: position, since: since() }];
+    health.in_flight = [false, true].map(|blocks| run(blocks).unwrap()).into();
+    health.silent =
+        vec![SilentConsumer { consumer: "worker-1".into(), group: group(), entry_id: "1-0".into(), seconds: 31 }];
+    health.lag_seconds = [("relay".to_owned(), 61), ("projection `balances`".to_owned(), 61)].into();
+    let thresholds = HealthThresholds::default();
+    let mut alerts = health.alerts(&thresholds);
+    alerts.extend(Health::default().alerts(&thresholds));
+    alerts
+}
+
+#[test]
+fn each_alert_has_a_section() {
+    let source = syn::parse_file(&text("../eventbus/src/port/health.rs")).unwrap();
+    let health = source.items.iter().find_map(|item| match item {
+        syn::Item::Struct(item) if item.ident == "Health" => Some(item),
+        _ => None,
+    });
+    let fields: BTreeSet<_> =
+        health.unwrap().fields.iter().filter_map(|field| field.ident.as_ref()).map(ToString::to_string).collect();
+    let known = SECTIONS.iter().map(|(field, _)| *field).chain(NO_ALERTS.iter().copied());
+    assert_eq!(fields, known.map(str::to_owned).collect(), "say where the guide has the alert of a field");
+    let chapter = chapter();
+    for (field, heading) in SECTIONS {
+        assert!(chapter.contains(&format!("\n## {heading}\n")), "{field}: {heading}");
+    }
+}
+
+#[test]
+fn the_texts_of_the_chapter_are_those_of_the_alerts() {
+    let (patterns, alerts) = (patterns(&chapter()), alerts());
+    for alert in &alerts {
+        assert!(patterns.iter().any(|pattern| matches(pattern, alert)), "the chapter lacks: {alert}");
+    }
+    // some texts can be made within the library only: their parts stand in its sources
+    let sources = ["../eventbus/src/port/health.rs", "../eventbus/src/runtime/projection/error.rs"];
+    let source: String = sources.map(text).join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let source = source.replace("\\\" ", "\"").replace("\\ ", "");
+    for pattern in patterns {
+        let is_made = alerts.iter().any(|alert| matches(&pattern, alert));
+        let parts = pattern.split("..").map(str::trim).filter(|part| part.len() > 3 && !part.starts_with("(since"));
+        let missing = parts.filter(|part| !source.contains(part.trim_end_matches(" (since"))).collect::<Vec<_>>();
+        assert!(is_made || missing.is_empty(), "no alert has the text `{pattern}`: {missing:?}");
+    }
+}
+
+#[test]
+fn the_check_itself_compares_parts_in_their_order() {
+    assert!(matches("a .. b .. c", "a 1 b 2 c"));
+    assert!(matches("a ..", "a 1"));
+    assert!(matches("a", "a"));
+    for (pattern, text) in [("a", "a 1"), ("a .. b", "a 1 c"), ("a .. b .. c", "a 1 c"), ("..b", "a")] {
+        assert!(!matches(pattern, text), "{pattern} {text}");
+    }
+}

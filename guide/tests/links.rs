@@ -1,0 +1,148 @@
+//! The summary lists every chapter, each chapter is compiled, and every link within the guide leads somewhere.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Returns the files below a folder, by their paths in it, with `/` between folders.
+fn files(folder: &Path, prefix: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("{prefix}{}", entry.file_name().into_string().unwrap());
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(files(&entry.path(), &format!("{name}/"))),
+            false => found.push(name),
+        }
+    }
+    found
+}
+
+/// Returns the lines of a chapter that are no code.
+fn prose(text: &str) -> Vec<&str> {
+    let mut is_code = false;
+    let is_prose = |line: &&str| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    };
+    text.lines().filter(is_prose).collect()
+}
+
+/// Returns the targets of the links and pictures in a line: `[text](target)`.
+fn targets(line: &str) -> Vec<String> {
+    let link = |rest: &str| rest.split(')').next().unwrap_or_default().to_owned();
+    // within a span of code there is no link
+    let plain: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
+    plain.split("](").skip(1).map(link).collect()
+}
+
+/// Returns the anchor that mdBook gives a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    kept.chars()
+        .filter_map(|c| if c == ' ' { Some('-') } else { (c.is_alphanumeric() || "-_".contains(c)).then_some(c) })
+        .collect()
+}
+
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = prose(text).into_iter().filter(|line| line.starts_with('#'));
+    headings.map(|line| anchor(line.trim_start_matches('#'))).collect()
+}
+
+fn chapters() -> BTreeMap<String, String> {
+    let markdown = files(&source(), "").into_iter().filter(|name| name.ends_with(".md"));
+    markdown.map(|name| (name.clone(), fs::read_to_string(source().join(name)).unwrap())).collect()
+}
+
+#[test]
+fn the_summary_lists_every_chapter_once() {
+    let chapters = chapters();
+    let mut listed: Vec<_> = prose(&chapters["SUMMARY.md"]).into_iter().flat_map(targets).collect();
+    let count = listed.len();
+    listed.sort();
+    listed.dedup();
+    assert_eq!(listed.len(), count, "a chapter is listed twice");
+    let there: Vec<_> = chapters.keys().filter(|name| *name != "SUMMARY.md").cloned().collect();
+    assert_eq!(listed, there);
+    let mut compiled: Vec<_> = guide::CHAPTERS.iter().map(|name| (*name).to_owned()).collect();
+    compiled.sort();
+    assert_eq!(compiled, there, "a chapter is missing in chapters.rs, so its code is not compiled");
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let chapters = chapters();
+    let all: BTreeSet<_> = files(&source(), "").into_iter().collect();
+    let (mut broken, mut seen, mut pictures) = (Vec::new(), 0, BTreeSet::new());
+    for (name, text) in &chapters {
+        let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for target in prose(text).into_iter().flat_map(targets) {
+            if target.starts_with("https://") {
+                continue;
+            }
+            seen += 1;
+            let (file, heading) =
+                target.split_once('#').map_or((&*target, None), |(file, heading)| (file, Some(heading)));
+            let path = match file {
+                "" => name.clone(),
+                _ => resolve(folder, file),
+            };
+            let is_there =
+                all.contains(&path) && heading.is_none_or(|heading| anchors(&chapters[&path]).contains(heading));
+            if !is_there {
+                broken.push(format!("{name}: {target}"));
+            }
+            pictures.insert(path);
+        }
+    }
+    assert!(seen > 40, "{seen} links were found");
+    assert!(broken.is_empty(), "{broken:#?}");
+    let unused: Vec<_> = all.iter().filter(|file| !file.ends_with(".md") && !pictures.contains(*file)).collect();
+    assert!(unused.is_empty(), "no chapter shows {unused:?}");
+}
+
+/// Resolves a relative path within the folder of the chapters.
+fn resolve(folder: &str, file: &str) -> String {
+    let mut parts: Vec<_> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in file.split('/') {
+        match part {
+            "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// The blocks that rustdoc passes by are those of other frameworks, each with a note.
+#[test]
+fn only_code_of_other_frameworks_is_not_compiled() {
+    for (name, text) in chapters() {
+        let ignored = text.lines().filter(|line| line.starts_with("```") && line.contains("ignore")).count();
+        let is_comparison = name.starts_with("moving/");
+        assert!(ignored == 0 || is_comparison, "{name} has {ignored} blocks that are not compiled");
+        if ignored > 0 {
+            assert!(
+                text.contains("is not compiled"),
+                "{name} does not say that the other framework's code is not compiled"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_check_itself_reads_links_and_headings() {
+    assert_eq!(targets("see [a](b.md#c) and ![d](e.svg), not `[f](g)`"), ["b.md#c", "e.svg"]);
+    assert_eq!(anchor(" What `republish` does"), "what-republish-does");
+    assert_eq!(anchor(" A group: it's late"), "a-group-its-late");
+    assert_eq!(prose("a\n```sh\n# b\n```\nc"), ["a", "c"]);
+    assert_eq!(resolve("moving", "../tests.md"), "tests.md");
+}
