@@ -7,7 +7,7 @@ use eventbus::{
     port::{
         self, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, Snapshots, Transactions,
     },
-    store::{Boundaries, UniqueValues},
+    store::{AppendBatches, Boundaries, UniqueValues},
 };
 use rusqlite::Connection;
 
@@ -231,6 +231,10 @@ impl EventStore for SqliteEventStore {
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         Some(self)
+    }
+
+    fn append_batches(&self) -> Option<&AppendBatches> {
+        Some(self.0.writer().append_batches())
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {
