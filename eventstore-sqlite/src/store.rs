@@ -16,7 +16,7 @@ use crate::{
     config::SqliteEventStoreConfig,
     error::{SqliteConnectError, SqliteTransactionError},
     location::DatabaseLocation,
-    migrate::STEPS,
+    migrate::{self, STEPS},
     migration_step::MigrationStep,
     readers::Readers,
     store_inner::StoreInner,
@@ -43,6 +43,9 @@ use crate::{
 pub struct SqliteEventStore(Arc<StoreInner>);
 
 impl SqliteEventStore {
+    /// The number of the newest migration that this release knows, in the table `eventbus_migrations`.
+    pub const NEWEST_MIGRATION: u32 = migrate::NEWEST;
+
     /// Opens the store in a file, and makes a missing one. A URL is for [`connect`](Self::connect).
     ///
     /// # Errors
