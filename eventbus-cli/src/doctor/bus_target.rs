@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use eventbus_redis::{
     keys,
-    redis::{FromRedisValue, ParsingError, RedisResult, Value, cmd, from_redis_value},
+    redis::{FromRedisValue, RedisResult, Value, cmd, from_redis_value},
 };
 use serde::Deserialize;
 
@@ -49,7 +49,6 @@ pub(crate) struct GroupState {
 #[derive(Debug)]
 pub(crate) struct ConsumerState {
     pub(crate) name: String,
-    pub(crate) pending: u64,
     pub(crate) idle_ms: u64,
 }
 
@@ -77,6 +76,10 @@ impl BusTarget {
 
     pub(crate) const fn redis(&self) -> &RedisTarget {
         &self.redis
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// Returns the stream that the bus is named by; with partitions it holds no entries.
@@ -138,11 +141,7 @@ impl BusTarget {
         let command = cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group).to_owned();
         let consumers: Vec<HashMap<String, Value>> = self.redis.query(&command).await?;
         let read = |consumer: &HashMap<String, Value>| {
-            Ok(ConsumerState {
-                name: field(consumer, "name")?,
-                pending: field(consumer, "pending")?,
-                idle_ms: field(consumer, "idle")?,
-            })
+            Ok(ConsumerState { name: field(consumer, "name")?, idle_ms: field(consumer, "idle")? })
         };
         Ok(consumers.iter().map(read).collect::<RedisResult<_>>()?)
     }
@@ -232,6 +231,6 @@ pub(crate) fn entry_ms(id: &str) -> u64 {
     id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or_default()
 }
 
-fn field<T: FromRedisValue>(fields: &HashMap<String, Value>, name: &str) -> Result<T, ParsingError> {
-    from_redis_value(fields.get(name).cloned().unwrap_or(Value::Nil))
+fn field<T: FromRedisValue>(fields: &HashMap<String, Value>, name: &str) -> RedisResult<T> {
+    Ok(from_redis_value(fields.get(name).cloned().unwrap_or(Value::Nil))?)
 }

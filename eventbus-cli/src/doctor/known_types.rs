@@ -37,9 +37,9 @@ impl KnownTypes {
         });
         let of_newer = (!newer.is_empty()).then(|| {
             let list = names(newer.iter().map(|(name, ..)| name.as_str()).collect());
-            let each = newer.iter().map(|(name, stored, known)| {
-                json!({ "event_type": name, "stored_version": stored, "known_version": known })
-            });
+            let each = newer.iter().map(
+                |(name, stored, known)| json!({ "event_type": name, "stored_version": stored, "known_version": known }),
+            );
             Finding::warning(
                 format!("events of newer schema versions than this program knows are stored: `{list}`"),
                 "this program cannot decode them: loads and handlers fail until its newer release runs",

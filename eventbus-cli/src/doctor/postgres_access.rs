@@ -111,9 +111,10 @@ const POOLER_ROUNDS: usize = 3;
 
 async fn check_pooler(target: &PostgresTarget) -> Result<Outcome, CheckError> {
     let mut first = target.pool().acquire().await?;
-    let mut second = target.pool().acquire().await.map_err(|error| {
-        CheckError::Other(format!("it takes two connections, and the pool gave only one: {error}"))
-    })?;
+    let mut second =
+        target.pool().acquire().await.map_err(|error| {
+            CheckError::Other(format!("it takes two connections, and the pool gave only one: {error}"))
+        })?;
     let shared = find_shared_backend(&mut first, &mut second).await?;
     Ok(shared.map(describe_pooler).into())
 }
@@ -250,8 +251,7 @@ async fn check_excess_rights(target: &PostgresTarget, config: &DoctorConfig) -> 
         let found = format!("`{role}` has {rights} on `{table}`");
         let consequence = "software that is not the store can change what has happened, and no reader notices";
         let repair = format!("REVOKE {rights} ON \"{schema}\".{table} FROM {grantee}");
-        Finding::warning(found, consequence, repair)
-            .observed(json!({ "role": role, "table": table, "rights": rights }))
+        Finding::warning(found, consequence, repair).observed(json!({ "role": role, "table": table, "rights": rights }))
     };
     Ok(excess.into_iter().map(finding).collect())
 }

@@ -154,9 +154,7 @@ async fn check_fsync(target: &PostgresTarget, config: &DoctorConfig) -> Result<O
     let off: Vec<(String,)> = target
         .session(config)
         .await?
-        .rows(
-            "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY 1",
-        )
+        .rows("SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY 1")
         .await?;
     let finding = |(name,): (String,)| {
         let repair = format!("ALTER SYSTEM SET {name} = 'on'; SELECT pg_reload_conf()");
@@ -302,13 +300,7 @@ async fn check_clock(target: &PostgresTarget, config: &DoctorConfig) -> Result<O
 }
 
 /// Compares the clock of a server, read between two readings of this process's clock, in milliseconds since 1970.
-pub(crate) fn compare_clocks(
-    of: &str,
-    before: u64,
-    server: u64,
-    after: u64,
-    config: &DoctorConfig,
-) -> Option<Finding> {
+pub(crate) fn compare_clocks(of: &str, before: u64, server: u64, after: u64, config: &DoctorConfig) -> Option<Finding> {
     let difference = server.saturating_sub(after).max(before.saturating_sub(server));
     if u128::from(difference) <= config.clock_skew.as_millis() {
         return None;

@@ -123,8 +123,7 @@ async fn check_release(target: &PostgresTarget, config: &DoctorConfig) -> Result
         .await?
         .rows("SELECT version, name, kind FROM {schema}.migrations ORDER BY version")
         .await?;
-    let applied: Vec<_> =
-        applied.into_iter().map(|(version, name, kind)| (i64::from(version), name, kind)).collect();
+    let applied: Vec<_> = applied.into_iter().map(|(version, name, kind)| (i64::from(version), name, kind)).collect();
     Ok(compare_migrations(&applied, PgEventStore::NEWEST_MIGRATION))
 }
 
@@ -332,8 +331,7 @@ async fn check_autovacuum(target: &PostgresTarget, config: &DoctorConfig) -> Res
     });
     let of_tables = tables.into_iter().map(|(table,)| {
         let repair = format!("ALTER TABLE {table} RESET (autovacuum_enabled)");
-        Finding::warning(format!("`{table}` is not vacuumed"), CONSEQUENCE, repair)
-            .observed(json!({ "table": table }))
+        Finding::warning(format!("`{table}` is not vacuumed"), CONSEQUENCE, repair).observed(json!({ "table": table }))
     });
     Ok(of_server.chain(of_tables).collect())
 }

@@ -56,4 +56,3 @@ impl PostgresTarget {
         Ok(found.first().is_some_and(|(found,)| *found))
     }
 }
-

@@ -144,8 +144,10 @@ async fn check_append_only_file(target: &RedisTarget) -> Result<Outcome, CheckEr
         Some("0") => {
             let consequence = match target.keeps_events() {
                 true => "a crash loses every event since the last snapshot",
-                false => "a crash loses every entry since the last snapshot, with groups, retries and dead letters; the \
-                          relay publishes the events of its store again, so that handlers get some twice",
+                false => {
+                    "a crash loses every entry since the last snapshot, with groups, retries and dead letters; the \
+                          relay publishes the events of its store again, so that handlers get some twice"
+                }
             };
             let found = "the server has no append-only file";
             let repair = "CONFIG SET appendonly yes, and the same in redis.conf";
@@ -184,7 +186,8 @@ async fn check_snapshot(target: &RedisTarget) -> Result<Outcome, CheckError> {
     let finding = |(name, status): (&str, &String)| {
         let found = format!("`{name}` is `{status}`");
         let consequence = "there is no newer snapshot, the append-only file grows, and the server may refuse writes";
-        let repair = "read the server's log: mostly its disk is full, its folder is gone, or memory is too small to fork";
+        let repair =
+            "read the server's log: mostly its disk is full, its folder is gone, or memory is too small to fork";
         Finding::warning(found, consequence, repair).observed(json!({ "field": name, "status": status }))
     };
     Ok(failed.map(finding).collect())
@@ -222,7 +225,8 @@ async fn check_replicas(target: &RedisTarget) -> Result<Outcome, CheckError> {
             let consequence = "a failover to it loses what it does not have";
             let found = format!("a replica is not up to date: `{replica}`");
             let repair = "read the replica's log; raise `repl-backlog-size` if it loads all data again and again";
-            outcome.add(Finding::warning(found, consequence, repair).observed(json!({ "name": name, "state": replica })));
+            outcome
+                .add(Finding::warning(found, consequence, repair).observed(json!({ "name": name, "state": replica })));
         }
     }
     Ok(outcome)

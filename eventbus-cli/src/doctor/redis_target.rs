@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use eventbus_redis::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, aio::MultiplexedConnection, cmd};
+use eventbus_redis::redis::{
+    Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, aio::MultiplexedConnection, cmd,
+};
 
 use super::outcome::{CheckError, Outcome};
 
@@ -20,8 +22,8 @@ impl RedisTarget {
         Self { connection, keeps_events: false }
     }
 
-    pub(crate) const fn keeping_events(self) -> Self {
-        Self { connection: self.connection, keeps_events: true }
+    pub(crate) fn keeping_events(self) -> Self {
+        Self { keeps_events: true, ..self }
     }
 
     pub(crate) const fn keeps_events(&self) -> bool {
@@ -35,6 +37,10 @@ impl RedisTarget {
     /// The same with the driver's error.
     pub(crate) async fn try_query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         command.query_async(&mut self.connection.clone()).await
+    }
+
+    pub(crate) async fn ping(&self) -> Result<(), CheckError> {
+        self.query(&cmd("PING")).await
     }
 
     /// Returns the fields of a section of `INFO`.

@@ -104,7 +104,8 @@ async fn check_missing_events(
         .map(|(kind, id, version, wanted, found)| format!("{kind} {id} (version {version}: {found} of {wanted})"))
         .collect();
     let least = if damaged.len() == 20 { "at least " } else { "" };
-    let found = format!("{least}{} streams do not have the events of their version: {}", damaged.len(), named.join(", "));
+    let found =
+        format!("{least}{} streams do not have the events of their version: {}", damaged.len(), named.join(", "));
     let streams: Vec<_> = damaged
         .iter()
         .map(|(kind, id, version, wanted, found)| {
@@ -197,8 +198,7 @@ async fn check_abandoned_roles(target: &PostgresTarget, config: &DoctorConfig) -
         let found = format!("no process has had the role `{role}` for {age:.0} s (the last one: `{owner}`)");
         let consequence = "events are saved, and the relay or projection of that role does not run";
         let repair = "start the process that has it; delete the row if the role is gone for good";
-        Finding::warning(found, consequence, repair)
-            .observed(json!({ "role": role, "owner": owner, "seconds": age }))
+        Finding::warning(found, consequence, repair).observed(json!({ "role": role, "owner": owner, "seconds": age }))
     };
     Ok(abandoned.into_iter().map(finding).collect())
 }
@@ -207,9 +207,7 @@ async fn check_event_types(target: &PostgresTarget, known: &KnownTypes) -> Resul
     let stored: Vec<(String, i64)> = target
         .session_within(DoctorConfig::default().statement_timeout)
         .await?
-        .rows(
-            "SELECT event_type, max(schema_version)::bigint FROM {schema}.event_types GROUP BY event_type ORDER BY 1",
-        )
+        .rows("SELECT event_type, max(schema_version)::bigint FROM {schema}.event_types GROUP BY event_type ORDER BY 1")
         .await?;
     Ok(known.compare(&stored))
 }
