@@ -48,7 +48,7 @@ pub(crate) type Checking<'a> = BoxFuture<'a, Result<Outcome, CheckError>>;
 pub(crate) enum Run {
     Postgres(for<'a> fn(&'a PostgresTarget, &'a DoctorConfig) -> Checking<'a>),
     PostgresStore(for<'a> fn(&'a PostgresTarget, &'a DoctorConfig) -> Checking<'a>),
-    PostgresTypes(for<'a> fn(&'a PostgresTarget, &'a KnownTypes) -> Checking<'a>),
+    PostgresTypes(for<'a> fn(&'a PostgresTarget, &'a KnownTypes, &'a DoctorConfig) -> Checking<'a>),
     Redis(for<'a> fn(&'a RedisTarget, &'a DoctorConfig) -> Checking<'a>),
     Bus(for<'a> fn(&'a BusTarget, &'a DoctorConfig) -> Checking<'a>),
     RedisStore(for<'a> fn(&'a RedisStoreTarget, &'a DoctorConfig) -> Checking<'a>),

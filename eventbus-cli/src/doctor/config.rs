@@ -124,7 +124,10 @@ mod tests {
     fn every_trusted_network_is_one() {
         let networks = DoctorConfig::default().trusted_networks;
         assert_eq!(networks.len(), TRUSTED_NETWORKS.len());
-        let is_trusted = |address: &str| networks.iter().any(|network| network.contains(&address.parse().unwrap()));
+        let is_trusted = |address: &str| {
+            let address: std::net::IpAddr = address.parse().unwrap();
+            networks.iter().any(|network| network.contains(&address))
+        };
         assert!(is_trusted("172.31.255.1") && is_trusted("::1") && !is_trusted("203.0.113.9"));
     }
 }

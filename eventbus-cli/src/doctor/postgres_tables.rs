@@ -216,15 +216,19 @@ async fn check_sequences_behind(target: &PostgresTarget, config: &DoctorConfig) 
     Ok(behind.into_iter().map(finding).collect())
 }
 
+/// An index that is wanted and not found: table, name, columns, whether it is unique, whether the table is a partition,
+/// and an index on these columns that is not usable.
+type WantedIndex = (String, String, String, bool, bool, Option<String>);
+
 async fn check_indexes(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let wrong: Vec<(String, String, String, bool, Option<String>)> = target
+    let wrong: Vec<WantedIndex> = target
         .session(config)
         .await?
         .rows(&format!(
             "WITH wanted (t, name, columns, is_unique) AS (VALUES {INDEXES}),
              tables AS (
                  -- of a partitioned table each partition has the indexes
-                 SELECT w.*, c.oid
+                 SELECT w.*, c.oid, p.relkind = 'p' AS is_partition
                  FROM wanted w
                  JOIN pg_class p ON p.relname = w.t
                  JOIN pg_namespace n ON n.oid = p.relnamespace AND n.nspname = {{schema_text}}
@@ -239,7 +243,7 @@ async fn check_indexes(target: &PostgresTarget, config: &DoctorConfig) -> Result
                       JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n
                       WHERE k.o <= i.indnkeyatts) AS columns
                  FROM pg_index i WHERE i.indrelid IN (SELECT oid FROM tables))
-             SELECT t.oid::regclass::text, t.name::text, t.columns::text, t.is_unique,
+             SELECT t.oid::regclass::text, t.name::text, t.columns::text, t.is_unique, t.is_partition,
                  (SELECT f.name FROM found f WHERE f.indrelid = t.oid AND f.columns = t.columns LIMIT 1)
              FROM tables t
              WHERE NOT EXISTS (
@@ -249,7 +253,7 @@ async fn check_indexes(target: &PostgresTarget, config: &DoctorConfig) -> Result
              ORDER BY 1, 2"
         ))
         .await?;
-    let finding = |(table, name, columns, is_unique, unusable): (String, String, String, bool, Option<String>)| {
+    let finding = |(table, name, columns, is_unique, is_partition, unusable): WantedIndex| {
         let columns = columns.replace(',', ", ");
         let (severity, consequence) = match is_unique {
             true => (Severity::Fault, "the store cannot keep its promises: two writers can store the same thing"),
@@ -263,7 +267,11 @@ async fn check_indexes(target: &PostgresTarget, config: &DoctorConfig) -> Result
             ),
             None => (
                 format!("`{table}` lacks the index `{name}` on ({columns})"),
-                format!("CREATE {kind} CONCURRENTLY {name} ON {table} ({columns})"),
+                match is_partition {
+                    // its sisters have indexes of that name
+                    true => format!("CREATE {kind} CONCURRENTLY ON {table} ({columns})"),
+                    false => format!("CREATE {kind} CONCURRENTLY {name} ON {table} ({columns})"),
+                },
             ),
         };
         let observed = json!({ "table": table, "index": name, "columns": columns, "unusable": unusable });

@@ -228,7 +228,7 @@ impl<'a> Subjects<'a> {
         Ok(match check.run() {
             Run::Postgres(run) => run(self.postgres()?, config),
             Run::PostgresStore(run) => run(self.postgres_store()?, config),
-            Run::PostgresTypes(run) => run(self.postgres_store()?, self.known_types()?),
+            Run::PostgresTypes(run) => run(self.postgres_store()?, self.known_types()?, config),
             Run::Redis(run) => run(self.redis()?, config),
             Run::Bus(run) => run(self.bus()?, config),
             Run::RedisStore(run) => {

@@ -42,7 +42,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::new(
         "pg-event-types",
         "stored event types and versions that this program does not know",
-        Run::PostgresTypes(|target, known| Box::pin(check_event_types(target, known))),
+        Run::PostgresTypes(|target, known, config| Box::pin(check_event_types(target, known, config))),
     ),
     Check::new(
         "pg-dead-letter-age",
@@ -203,9 +203,13 @@ async fn check_abandoned_roles(target: &PostgresTarget, config: &DoctorConfig) -
     Ok(abandoned.into_iter().map(finding).collect())
 }
 
-async fn check_event_types(target: &PostgresTarget, known: &KnownTypes) -> Result<Outcome, CheckError> {
+async fn check_event_types(
+    target: &PostgresTarget,
+    known: &KnownTypes,
+    config: &DoctorConfig,
+) -> Result<Outcome, CheckError> {
     let stored: Vec<(String, i64)> = target
-        .session_within(DoctorConfig::default().statement_timeout)
+        .session(config)
         .await?
         .rows("SELECT event_type, max(schema_version)::bigint FROM {schema}.event_types GROUP BY event_type ORDER BY 1")
         .await?;
