@@ -70,6 +70,11 @@ impl PgSession {
         row.ok_or_else(|| CheckError::Other("PostgreSQL returned no row".into()))
     }
 
+    /// Ends the transaction; a dropped one ends a moment later.
+    pub(crate) async fn end(self) -> Result<(), CheckError> {
+        Ok(self.transaction.rollback().await?)
+    }
+
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
         &mut self.transaction
     }

@@ -53,6 +53,7 @@ impl PostgresTarget {
                  WHERE n.nspname = {schema_text} AND c.relname = 'events')",
             )
             .await?;
+        session.end().await?;
         Ok(found.first().is_some_and(|(found,)| *found))
     }
 }

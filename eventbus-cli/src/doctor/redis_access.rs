@@ -127,8 +127,8 @@ fn probes(prefix: &str) -> Vec<Cmd> {
         command("TIME", &[]),
         command("EVAL", &["return 1", "0"]),
         command("SCRIPT", &["EXISTS", "doctor"]),
-        // outside of a transaction
-        command("EXEC", &[]),
+        // of the transactions the one without an effect
+        command("UNWATCH", &[]),
     ]
 }
 

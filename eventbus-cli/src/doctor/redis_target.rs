@@ -39,8 +39,12 @@ impl RedisTarget {
         command.query_async(&mut self.connection.clone()).await
     }
 
+    /// Fails if the server does not answer. It refuses even this command while it cannot write its file.
     pub(crate) async fn ping(&self) -> Result<(), CheckError> {
-        self.query(&cmd("PING")).await
+        match self.try_query(&cmd("PING")).await {
+            Err(error) if !is_refusal(&error) => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Returns the fields of a section of `INFO`.

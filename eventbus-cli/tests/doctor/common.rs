@@ -106,9 +106,8 @@ const OF_SHARED_SERVER: &str = "pg-fsync";
 
 /// Returns the faults and warnings of a report.
 pub(crate) fn serious(report: &Report) -> Vec<&CheckFinding> {
-    let is_serious = |found: &&CheckFinding| {
-        found.finding.severity != Severity::Note && found.check != OF_SHARED_SERVER
-    };
+    let is_serious =
+        |found: &&CheckFinding| found.finding.severity != Severity::Note && found.check != OF_SHARED_SERVER;
     report.findings().iter().filter(is_serious).collect()
 }
 

@@ -94,10 +94,8 @@ async fn examine(postgres: &str, server: &str, name: &str, partitions: u32) {
         store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
     }
     until("the events are handled", async || thanked.0.load(Ordering::SeqCst) == EVENTS).await;
-    until("the rows are there", async || {
-        app.projections().await.unwrap().iter().all(|projection| projection.lag == 0)
-    })
-    .await;
+    until("the rows are there", async || app.projections().await.unwrap().iter().all(|projection| projection.lag == 0))
+        .await;
     assert_healthy("the app runs", &doctor.run().await);
 
     app.shutdown(Duration::from_secs(20)).await.unwrap();

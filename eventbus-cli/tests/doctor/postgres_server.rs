@@ -41,6 +41,12 @@ impl Server {
         Doctor::new().config(config()).postgres(pool(self.url), "eventbus")
     }
 
+    /// Returns the URL of a different database of the server.
+    pub(crate) fn database(&self, name: &str) -> String {
+        let (server, _) = self.url.rsplit_once('/').unwrap();
+        format!("{server}/{name}")
+    }
+
     /// Sets a setting of the server, and waits until new sessions have it.
     pub(crate) async fn set(&self, name: &str, value: &str) {
         run_sql(self.url, &format!("ALTER SYSTEM SET {name} = {value}")).await;
@@ -69,11 +75,12 @@ async fn a_server_that_the_store_refuses_is_found() {
     let server = Server::lock().await;
     expect_healthy(&server.doctor(), "pg-server").await;
     run_sql(server.url, "CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0").await;
-    let url = server.url.replace("/postgres", "/ascii");
+    let url = server.database("ascii");
     let of_database = Doctor::new().config(config()).postgres(pool(&url), "eventbus");
     expect_finding(&of_database, "pg-server", Fault, "encoding of the database is SQL_ASCII").await;
-    run_sql(server.url, "CREATE DATABASE frozen; ALTER DATABASE frozen SET default_transaction_read_only = on").await;
-    let url = server.url.replace("/postgres", "/frozen");
+    run_sql(server.url, "CREATE DATABASE frozen").await;
+    run_sql(server.url, "ALTER DATABASE frozen SET default_transaction_read_only = on").await;
+    let url = server.database("frozen");
     let of_database = Doctor::new().config(config()).postgres(pool(&url), "eventbus");
     expect_finding(&of_database, "pg-server", Fault, "read-only by default").await;
 }
@@ -86,8 +93,7 @@ async fn commits_that_do_not_wait_are_found() {
     expect_finding(&server.doctor(), "pg-sync-commit", Fault, "source: configuration file").await;
     server.reset("synchronous_commit", "on").await;
     run_sql(server.url, "CREATE ROLE hasty; ALTER ROLE hasty IN DATABASE postgres SET synchronous_commit = off").await;
-    let found =
-        expect_finding(&server.doctor(), "pg-sync-commit", Fault, "role `hasty` in database `postgres`").await;
+    let found = expect_finding(&server.doctor(), "pg-sync-commit", Fault, "role `hasty` in database `postgres`").await;
     run_sql(server.url, &found.finding.repair).await;
     expect_healthy(&server.doctor(), "pg-sync-commit").await;
 }
@@ -209,7 +215,7 @@ async fn autovacuum_that_is_off_for_the_server_is_found() {
     let server = Server::lock().await;
     run_sql(server.url, "DROP DATABASE IF EXISTS vacuumed").await;
     run_sql(server.url, "CREATE DATABASE vacuumed").await;
-    let url = server.url.replace("/postgres", "/vacuumed");
+    let url = server.database("vacuumed");
     PgEventStore::connect(&url).await.unwrap().close().await;
     let doctor = Doctor::new().config(config()).postgres(pool(&url), "eventbus");
     expect_healthy(&doctor, "pg-autovacuum").await;

@@ -49,7 +49,7 @@ async fn rights_that_the_bus_lacks_are_found_and_no_key_is_changed() {
     };
     expect_healthy(&of("app").await, "redis-rights-few").await;
     let found = expect_finding(&of("weak").await, "redis-rights-few", Fault, "HGETALL").await;
-    let missing = ["XTRIM", "HGETALL", "HSET", "HDEL", "EXISTS", "DEL", "TIME", "EVAL", "SCRIPT", "EXEC"];
+    let missing = ["XTRIM", "HGETALL", "HSET", "HDEL", "EXISTS", "DEL", "TIME", "EVAL", "SCRIPT", "UNWATCH"];
     assert_eq!(found.finding.observed["missing"], serde_json::json!(missing));
     let found = expect_finding(&of("narrow").await, "redis-rights-few", Fault, "HGETALL").await;
     assert_eq!(found.finding.observed["missing"], serde_json::json!(["HGETALL", "HSET", "HDEL", "EXISTS", "DEL"]));

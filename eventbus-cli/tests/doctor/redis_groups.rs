@@ -47,7 +47,8 @@ async fn a_group_with_waiting_entries_and_no_consumer_is_found() {
     bus.send("xadd $S 1-0 type A").await;
     bus.send("xadd $S * type A").await;
     bus.send("xgroup create $S mail 0").await;
-    let found = expect_finding(&bus.doctor(), "group-unattended", Warning, "has no live consumer: 0 entries pending, 2").await;
+    let found =
+        expect_finding(&bus.doctor(), "group-unattended", Warning, "has no live consumer: 0 entries pending, 2").await;
     assert_eq!(found.finding.observed["group"], "mail");
     // a member shows life
     let now = bus.now().await;

@@ -1,10 +1,14 @@
 //! Settings and the state of a Redis server, each test with one of its own: it starts in milliseconds.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    process::{Child, Command, Stdio},
+};
 
 use eventbus_cli::doctor::{Doctor, DoctorConfig, Severity::*};
 use eventbus_redis::redis::{RedisResult, Value, cmd};
 use eventbus_test::PrivateRedis;
+use tokio::net::TcpStream;
 
 use super::common::{config, expect_finding, expect_healthy, redis, send, until};
 
@@ -79,7 +83,9 @@ async fn a_missing_append_only_file_is_found_and_worse_for_a_store() {
     let server = eventbus_test::private_redis();
     let (doctor, admin) = (doctor(&server).await, redis(server.url()).await);
     let of_store = doctor.clone().redis_store("shop");
+    send(&admin, "CONFIG SET appendfsync always").await;
     expect_healthy(&doctor, "redis-aof").await;
+    expect_healthy(&of_store, "redis-aof").await;
     send(&admin, "CONFIG SET appendfsync everysec").await;
     expect_finding(&doctor, "redis-aof", Note, "about a second").await;
     expect_finding(&of_store, "redis-aof", Warning, "about a second").await;
@@ -88,32 +94,54 @@ async fn a_missing_append_only_file_is_found_and_worse_for_a_store() {
     expect_finding(&of_store, "redis-aof", Fault, "no append-only file").await;
 }
 
-/// A file that may not grow stands for a full disk.
-#[cfg(target_os = "linux")]
+/// A Redis server that may not write files of more than a hundred kilobytes, which stands for a full disk.
+struct LimitedRedis {
+    process: Child,
+    _folder: tempfile::TempDir,
+    url: String,
+}
+
+impl LimitedRedis {
+    async fn start() -> Self {
+        // without the signal, which would end the process, the write fails
+        const LIMITED: &str = "trap '' XFSZ; ulimit -f 200; exec redis-server \"$@\"";
+        let folder = tempfile::tempdir().unwrap();
+        let port = eventbus_test::internal::closed_port();
+        let mut command = Command::new("sh");
+        command.args(["-c", LIMITED, "redis-server", "--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
+        command.args(["--appendonly", "yes", "--appendfsync", "everysec", "--dir"]).arg(folder.path());
+        let process = command.stdout(Stdio::null()).spawn().unwrap();
+        let server = Self { process, _folder: folder, url: format!("redis://127.0.0.1:{port}") };
+        until("Redis listens", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
+        server
+    }
+}
+
+impl Drop for LimitedRedis {
+    fn drop(&mut self) {
+        let ended = self.process.kill().and_then(|()| self.process.wait());
+        assert!(ended.is_ok() || std::thread::panicking());
+    }
+}
+
 #[tokio::test]
 async fn an_append_only_file_that_cannot_be_written_is_found() {
-    let server = eventbus_test::private_redis_with(&["--appendfsync", "everysec"]);
-    let (doctor, admin) = (doctor(&server).await, redis(server.url()).await);
-    let info: String = super::common::command(&admin, "INFO server").await;
-    let pid = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap().trim().to_owned();
-    let limit = |size: &str| {
-        let command = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={size}")]).status();
-        assert!(command.expect("`prlimit` of util-linux").success());
-    };
+    let server = LimitedRedis::start().await;
+    let admin = redis(&server.url).await;
+    let doctor = Doctor::new().config(config()).redis(admin.clone());
     expect_finding(&doctor, "redis-aof", Note, "about a second").await;
-    limit("1000:unlimited");
-    let value = "x".repeat(30_000);
+    let value = "x".repeat(300_000);
+    // the write of the file comes after it, or fails it
     let _: RedisResult<Value> = cmd("SET").arg(("key", &value)).query_async(&mut admin.clone()).await;
-    let only = doctor.clone().only(["redis-aof"]).unwrap();
+    let only = doctor.only(["redis-aof"]).unwrap();
     until("the write has failed", async || only.run().await.worst() == Some(Fault)).await;
     let report = only.run().await;
     assert!(report.findings()[0].finding.finding.contains("the last write of the append-only file failed"), "{report}");
-    limit("unlimited");
 }
 
 #[tokio::test]
 async fn a_snapshot_that_failed_is_found() {
-    let server = eventbus_test::private_redis();
+    let server = eventbus_test::private_redis_with(&["--enable-protected-configs", "local"]);
     let (doctor, admin) = (doctor(&server).await, redis(server.url()).await);
     expect_healthy(&doctor, "redis-snapshot").await;
     let folder = tempfile::tempdir().unwrap();

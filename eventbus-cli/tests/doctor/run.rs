@@ -104,7 +104,9 @@ async fn a_check_that_waits_for_a_lock_is_reported_as_not_made() {
 async fn no_check_changes_a_key() {
     let server = eventbus_test::private_redis();
     let admin = redis(server.url()).await;
-    for text in ["XADD orders:stream 1-0 type A", "XGROUP CREATE orders:stream mail 0", "XADD orders:stream_dlq 1-0 a b"] {
+    for text in
+        ["XADD orders:stream 1-0 type A", "XGROUP CREATE orders:stream mail 0", "XADD orders:stream_dlq 1-0 a b"]
+    {
         send(&admin, text).await;
     }
     let changes = async || {

@@ -62,7 +62,9 @@ async fn a_role_without_an_owner_is_found_while_events_are_added() {
         ('relay:memory', 'vm:1', 1, now() - interval '3 days', now() - interval '2 days')";
     store.broken_by(lost, "pg-abandoned-role", Warning, "no process has had the role `relay:memory`").await;
     // the whole application rests since
-    store.run("UPDATE events SET recorded_at = now() - interval '3 days', occurred_at = now() - interval '3 days'").await;
+    store
+        .run("UPDATE events SET recorded_at = now() - interval '3 days', occurred_at = now() - interval '3 days'")
+        .await;
     expect_healthy(&store.doctor(), "pg-abandoned-role").await;
 }
 
