@@ -7,8 +7,8 @@ use eventbus::clock::SharedClock;
 
 use crate::{
     command::{
-        CauseArgs, CompletionArgs, CopyArgs, DeadLetterArgs, ExportArgs, FollowArgs, GroupArgs, ImportArgs, LagArgs,
-        MigrateArgs, ProjectionArgs, RelayArgs, SchemaArgs, StatusArgs, StreamArgs, parse_duration,
+        CauseArgs, CompletionArgs, CopyArgs, DeadLetterArgs, DoctorArgs, ExportArgs, FollowArgs, GroupArgs, ImportArgs,
+        LagArgs, MigrateArgs, NewArgs, ProjectionArgs, RelayArgs, SchemaArgs, StatusArgs, StreamArgs, parse_duration,
     },
     connection::ConnectionSettings,
     error::{CommandError, ExitStatus},
@@ -69,6 +69,8 @@ struct GlobalOptions {
 /// A subcommand. Each has its arguments, with a `run`, in a file of its own.
 #[derive(Debug, Subcommand)]
 enum Command {
+    New(NewArgs),
+    Doctor(DoctorArgs),
     Status(StatusArgs),
     Streams(StreamArgs),
     Follow(FollowArgs),
@@ -90,6 +92,8 @@ enum Command {
 impl Command {
     async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         match self {
+            Self::New(args) => args.run(session),
+            Self::Doctor(args) => args.run(session).await,
             Self::Status(args) => args.run(session).await,
             Self::Streams(args) => args.run(session).await,
             Self::Follow(args) => args.run(session).await,

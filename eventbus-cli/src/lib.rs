@@ -9,6 +9,7 @@
 pub mod cli;
 mod command;
 pub mod connection;
+pub mod doctor;
 mod error;
 mod output;
 pub mod query;

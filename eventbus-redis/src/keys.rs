@@ -5,18 +5,20 @@ use eventbus_redis_core::format::KeyFormat;
 use crate::hash_tag::has_hash_tag;
 
 /// The format of keys and entries that this release writes, beside the fields of the wire format that Python shares.
-pub(crate) const FORMAT: KeyFormat = KeyFormat { format: 1, min_reader: 1 };
+pub const FORMAT: KeyFormat = KeyFormat { format: 1, min_reader: 1 };
 
 /// The consumer name of entries left for an absent member: the first member that handles their type claims them.
-pub(crate) const ABSENT_CONSUMER: &str = "absent";
+pub const ABSENT_CONSUMER: &str = "absent";
 
 /// Names the stream of all events.
-pub(crate) fn stream(prefix: &str) -> String {
+#[must_use]
+pub fn stream(prefix: &str) -> String {
     format!("{prefix}:stream")
 }
 
 /// Names the stream of dead letters.
-pub(crate) fn dead_letters(prefix: &str, suffix: &str) -> String {
+#[must_use]
+pub fn dead_letters(prefix: &str, suffix: &str) -> String {
     format!("{prefix}:stream{suffix}")
 }
 
@@ -26,17 +28,20 @@ pub(crate) fn dead_letter_copies(dead_letters: &str) -> String {
 }
 
 /// Names the stream of one partition.
-pub(crate) fn partition(stream: &str, number: u32) -> String {
+#[must_use]
+pub fn partition(stream: &str, number: u32) -> String {
     format!("{stream}:{number}")
 }
 
 /// Names the hash with the format of a bus's keys and entries.
-pub(crate) fn meta(bus_stream: &str) -> String {
+#[must_use]
+pub fn meta(bus_stream: &str) -> String {
     same_slot_key(bus_stream, "meta")
 }
 
 /// Names the hash with the number of partitions.
-pub(crate) fn layout(stream: &str) -> String {
+#[must_use]
+pub fn layout(stream: &str) -> String {
     format!("{stream}:layout")
 }
 
@@ -51,7 +56,8 @@ pub(crate) fn retry(stream: &str, prefix: &str, group: &str) -> String {
 }
 
 /// Names the hash with the members of a group and the types that they handle.
-pub(crate) fn members(stream: &str, group: &str) -> String {
+#[must_use]
+pub fn members(stream: &str, group: &str) -> String {
     same_slot_key(stream, &format!("members:{group}"))
 }
 
@@ -81,12 +87,20 @@ pub(crate) fn retried(backlog: &str) -> String {
 }
 
 /// Names the hash with the low-water mark of each group: the group has finished all entries below it.
-pub(crate) fn floors(stream: &str) -> String {
+#[must_use]
+pub fn floors(stream: &str) -> String {
     same_slot_key(stream, "floors")
 }
 
+/// Names the hash with the groups that a bus created while it connected, and that no consumer has joined.
+#[must_use]
+pub fn unjoined(stream: &str) -> String {
+    same_slot_key(stream, "unjoined")
+}
+
 /// Names the hash with the published positions of stores, and the relays' other records.
-pub(crate) fn relay(stream: &str) -> String {
+#[must_use]
+pub fn relay(stream: &str) -> String {
     same_slot_key(stream, "relay")
 }
 

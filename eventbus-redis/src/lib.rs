@@ -14,7 +14,9 @@ mod group;
 mod history;
 mod info;
 mod inner;
-mod keys;
+/// Names of keys, for the tools of this repository: no part of the API.
+#[doc(hidden)]
+pub mod keys;
 mod layout_state;
 #[cfg(feature = "opentelemetry")]
 mod otel;

@@ -49,7 +49,8 @@ pub(crate) fn attach(bus: &BusInner, event: RecordedEvent, fields: &[(String, Ve
     if !bus.config().enable_tracing {
         return event;
     }
-    let Some(context) = trace_context::from_fields(fields).filter(|_| TraceContext::from_event(&event).is_none()) else {
+    let Some(context) = trace_context::from_fields(fields).filter(|_| TraceContext::from_event(&event).is_none())
+    else {
         return event;
     };
     match context.append_to_attributes(event.metadata().attributes()) {

@@ -111,15 +111,18 @@ async fn a_trace_goes_from_a_save_over_relay_and_handler_to_the_next_save() {
     let trace = place(&app, "o-1", 120).await;
     app.settle().await;
     let spans = spans_of(trace);
-    assert_eq!(paths(&spans), [
-        "request",
-        "request/append",
-        "request/append/handle",
-        "request/append/handle/append",
-        "request/append/handle/relay",
-        "request/append/project",
-        "request/append/relay",
-    ]);
+    assert_eq!(
+        paths(&spans),
+        [
+            "request",
+            "request/append",
+            "request/append/handle",
+            "request/append/handle/append",
+            "request/append/handle/relay",
+            "request/append/project",
+            "request/append/relay",
+        ]
+    );
     let append = spans.iter().find(|span| attribute(span, "eventbus.stream").is_some()).unwrap();
     assert_eq!(append.span_kind, SpanKind::Client);
     assert_eq!(attribute(append, "db.operation.name").as_deref(), Some("append"));
@@ -151,14 +154,10 @@ async fn the_trace_of_a_request_that_the_caller_attached_goes_on() {
     context.scope(async { orders.upsert(&id, |_| Ok::<_, Never>(Placed { cents: 1 })).await }).await.unwrap();
     app.settle().await;
     let spans = spans_of(TraceId::from_hex(trace).unwrap());
-    assert_eq!(paths(&spans), [
-        "append",
-        "append/handle",
-        "append/handle/append",
-        "append/handle/relay",
-        "append/project",
-        "append/relay",
-    ]);
+    assert_eq!(
+        paths(&spans),
+        ["append", "append/handle", "append/handle/append", "append/handle/relay", "append/project", "append/relay",]
+    );
     let append = spans.iter().find(|span| attribute(span, "eventbus.stream").is_some()).unwrap();
     assert_eq!(append.parent_span_id.to_string(), "00f067aa0ba902b7");
     assert!(append.parent_span_is_remote);

@@ -38,6 +38,9 @@ pub(crate) const STEPS: &[MigrationStep] = &[
     MigrationStep::inside(5, "tags", MigrationKind::Additive, include_str!("../migrations/0005_tags.sql")),
 ];
 
+/// The number of the newest step.
+pub(crate) const NEWEST: u32 = STEPS[STEPS.len() - 1].version();
+
 const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS {schema}";
 const CREATE_TABLE: &str = include_str!("sql/migrations_table.sql");
 /// A step that waits for a table also holds up the writers behind it, so that it soon gives way and tries again.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventbus::port::ReadError;
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
 
 use crate::{error::PgConnectError, schema::Schema, setup_session::SetupSession, store_inner::StoreInner};
 
@@ -28,6 +28,18 @@ impl PgOpenAppend {
         let query = store.statements().query(include_str!("sql/open_append.sql"));
         let open = store.fetch(query, |row| Ok(Self::decode(row)?)).await;
         open.map(|mut open| open.pop()).map_err(ReadError::Unavailable)
+    }
+
+    /// Loads the append to the store in `schema` that has been open the longest, on a connection of the caller: for
+    /// tools, which have no store.
+    ///
+    /// # Errors
+    /// The error of the driver; [`sqlx::Error::Configuration`] if `schema` is not a name for a schema.
+    pub async fn load_on(connection: &mut PgConnection, schema: &str) -> Result<Option<Self>, sqlx::Error> {
+        let schema = Schema::new(schema).map_err(|error| sqlx::Error::Configuration(error.into()))?;
+        // not kept: a pooler may give the next statement a different session
+        let query = sqlx::query(schema.statement(include_str!("sql/open_append.sql"))).persistent(false);
+        query.fetch_optional(connection).await?.as_ref().map(Self::decode).transpose()
     }
 
     fn decode(row: &PgRow) -> Result<Self, sqlx::Error> {

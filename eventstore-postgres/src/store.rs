@@ -164,6 +164,9 @@ impl PgEventStore {
         Ok(Self { group_commit: GroupCommit::new(Arc::clone(&inner)), inner })
     }
 
+    /// The number of the newest migration that this release knows, in the table `migrations`.
+    pub const NEWEST_MIGRATION: u32 = migrate::NEWEST;
+
     /// Creates or upgrades the tables, also if `config.migrate` is false: for deployments with a migration step.
     ///
     /// Each step is all or nothing and recorded in the table `migrations`. Steps of a kind that the running processes

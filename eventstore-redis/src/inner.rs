@@ -3,15 +3,17 @@
 use std::collections::HashSet;
 
 use eventbus::{Position, port::AppendSignal, support::ListedEventTypes};
-use eventbus_redis_core::{connection::SharedConnection, error::RedisConnectError, format::KeyFormat, url::address};
+use eventbus_redis_core::{connection::SharedConnection, error::RedisConnectError, url::address};
 use parking_lot::RwLock;
 use redis::ScriptInvocation;
 use uuid::Uuid;
 
-use crate::{config::RedisEventStoreConfig, durability::AcknowledgedPosition, keys::StoreKeys, script};
-
-/// The format of keys and entries that this release writes.
-const FORMAT: KeyFormat = KeyFormat { format: 1, min_reader: 1 };
+use crate::{
+    config::RedisEventStoreConfig,
+    durability::AcknowledgedPosition,
+    keys::{FORMAT, StoreKeys},
+    script,
+};
 
 /// State that the clones of a store share.
 #[derive(derive_more::Debug)]

@@ -4,7 +4,11 @@
 //! name follows has its colons escaped.
 
 use eventbus::{EventId, Name, StreamId, event::Tag};
+use eventbus_redis_core::format::KeyFormat;
 use uuid::Uuid;
+
+/// The format of keys and entries that this release writes.
+pub const FORMAT: KeyFormat = KeyFormat { format: 1, min_reader: 1 };
 
 /// Prefixes of the store's own keys, behind `key_prefix`.
 const RESERVED_PREFIXES: [&str; 5] = ["aggregate:", "tenant:", "projection:", "checkpoint:", "eventstore:"];
@@ -14,12 +18,14 @@ const PROJECTION_ROLE_PREFIX: &str = "projection:";
 
 /// The names of a store's keys.
 #[derive(Debug, Clone)]
-pub(crate) struct StoreKeys {
+pub struct StoreKeys {
     prefix: String,
 }
 
 impl StoreKeys {
-    pub(crate) fn new(prefix: &str) -> Self {
+    /// Returns the names of the store with this prefix.
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
         Self { prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}:") } }
     }
 
@@ -77,7 +83,8 @@ impl StoreKeys {
     }
 
     /// The stream that orders all events. The key of an aggregate's stream has one colon more.
-    pub(crate) fn feed(&self) -> String {
+    #[must_use]
+    pub fn feed(&self) -> String {
         format!("{}aggregate:feed", self.prefix)
     }
 
@@ -87,12 +94,14 @@ impl StoreKeys {
     }
 
     /// Hash: the highest schema version and the first position of each stored event type.
-    pub(crate) fn event_types(&self) -> String {
+    #[must_use]
+    pub fn event_types(&self) -> String {
         self.own_key("event_types")
     }
 
     /// Hash: the id and the format of the store.
-    pub(crate) fn meta(&self) -> String {
+    #[must_use]
+    pub fn meta(&self) -> String {
         self.own_key("meta")
     }
 

@@ -14,7 +14,9 @@ mod event_types;
 mod fault;
 mod feed;
 mod inner;
-mod keys;
+/// Names of keys, for the tools of this repository: no part of the API.
+#[doc(hidden)]
+pub mod keys;
 mod lease;
 mod listings;
 mod missing_events;

@@ -23,6 +23,9 @@ pub(crate) const STEPS: &[MigrationStep] = &[
     MigrationStep::new(5, "tags", MigrationKind::Additive, include_str!("../migrations/0005_tags.sql")),
 ];
 
+/// The number of the newest step.
+pub(crate) const NEWEST: u32 = STEPS[STEPS.len() - 1].version();
+
 /// Checks that the database is one for this store, runs `before_writing`, then the missing steps.
 ///
 /// All of them run in one transaction, which also keeps other processes out.

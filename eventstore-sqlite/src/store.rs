@@ -19,7 +19,7 @@ use crate::{
     connection::open_reader,
     error::{SqliteConnectError, SqliteTransactionError},
     location::DatabaseLocation,
-    migrate::{STEPS, schema_state},
+    migrate::{self, STEPS, schema_state},
     migration_step::MigrationStep,
     readers::Readers,
     store_inner::StoreInner,
@@ -46,6 +46,9 @@ use crate::{
 pub struct SqliteEventStore(Arc<StoreInner>);
 
 impl SqliteEventStore {
+    /// The number of the newest migration that this release knows, in the table `eventbus_migrations`.
+    pub const NEWEST_MIGRATION: u32 = migrate::NEWEST;
+
     /// Opens the store in a file, and makes a missing one. A URL is for [`connect`](Self::connect).
     ///
     /// # Errors

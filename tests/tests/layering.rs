@@ -34,7 +34,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         &[
             &["error", "output"],
             &["connection"],
-            &["query", "transfer"],
+            &["doctor", "query", "transfer"],
             &["session"],
             &["command"],
             &["cli"],

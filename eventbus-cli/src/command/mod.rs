@@ -6,12 +6,14 @@ mod causes;
 mod completions;
 mod copy;
 mod dead_letters;
+mod doctor;
 mod durations;
 mod export;
 mod follow;
 mod groups;
 mod import;
 mod lag;
+mod new;
 mod projections;
 mod relay;
 mod schema;
@@ -23,12 +25,14 @@ pub(crate) use self::{
     completions::CompletionArgs,
     copy::CopyArgs,
     dead_letters::DeadLetterArgs,
+    doctor::DoctorArgs,
     durations::parse_duration,
     export::ExportArgs,
     follow::FollowArgs,
     groups::GroupArgs,
     import::ImportArgs,
     lag::LagArgs,
+    new::NewArgs,
     projections::ProjectionArgs,
     relay::RelayArgs,
     schema::{MigrateArgs, SchemaArgs},

@@ -43,6 +43,18 @@ impl Printer {
         Ok(out.flush()?)
     }
 
+    /// Shows a document that has its own text, and its own version and time as JSON.
+    pub(crate) fn show_whole<T: Serialize + std::fmt::Display>(self, document: &T) -> Result<(), CommandError> {
+        let mut out = io::stdout().lock();
+        if self.is_json {
+            serde_json::to_writer(&mut out, document).map_err(io::Error::from)?;
+            out.write_all(b"\n")?;
+        } else {
+            write!(out, "{document}")?;
+        }
+        Ok(out.flush()?)
+    }
+
     /// Shows a document whose text is a table.
     pub(crate) fn show_table<T: Serialize>(
         self,

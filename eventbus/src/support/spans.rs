@@ -14,9 +14,7 @@ use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::{
-    domain::{
-        context::EventContext, name::Name, record::RecordedEvent, stream::StreamId, trace_context::TraceContext,
-    },
+    domain::{context::EventContext, name::Name, record::RecordedEvent, stream::StreamId, trace_context::TraceContext},
     port::delivery::Delivery,
 };
 
@@ -75,8 +73,7 @@ pub(crate) fn relay(destination: &Name, events: &[RecordedEvent]) -> Span {
 
 /// Creates the span in which a projection handles events of its feed.
 pub(crate) fn project(projection: &'static str, events: &[RecordedEvent]) -> Span {
-    let span =
-        tracing::info_span!("project", projection, otel.kind = "consumer", otel.status_code = Empty, error.type = Empty);
+    let span = tracing::info_span!("project", projection, otel.kind = "consumer", otel.status_code = Empty, error.type = Empty);
     if span.is_disabled() {
         return span;
     }

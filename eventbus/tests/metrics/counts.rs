@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eventbus::{App, AggregateId, Never, metrics::Metrics, prelude::*, testkit::TestApp};
+use eventbus::{AggregateId, App, Never, metrics::Metrics, prelude::*, testkit::TestApp};
 
 use crate::shop::{Booked, Order, Paid, Receipt, Sales, Seat, SharedCounts, get, shop};
 
@@ -122,12 +122,15 @@ async fn counts_equal_those_of_the_workload() {
     let app_rebuilt = app.rebuild::<Sales>().await.unwrap();
     let metrics = app.metrics().await;
     assert_eq!(number(&metrics, "eventbus_rebuild_events_total", &sales) as u64, app_rebuilt.events);
-    let rebuilds = |outcome| {
-        number(&metrics, "eventbus_rebuilds_total", &[("projection", "sales"), ("outcome", outcome)]) as u64
-    };
+    let rebuilds =
+        |outcome| number(&metrics, "eventbus_rebuilds_total", &[("projection", "sales"), ("outcome", outcome)]) as u64;
     assert_eq!((rebuilds("done"), rebuilds("failed")), (1, 0));
     assert_eq!(number(&metrics, "eventbus_rebuild_done_ratio", &sales), 1.0);
-    assert_eq!(number(&metrics, "eventbus_projection_events_total", &sales), 24.0, "a rebuild beside it does not count");
+    assert_eq!(
+        number(&metrics, "eventbus_projection_events_total", &sales),
+        24.0,
+        "a rebuild beside it does not count"
+    );
 }
 
 #[tokio::test]
@@ -171,13 +174,11 @@ async fn loads_are_counted_by_where_the_state_was_found() {
     cached.load(&id).await.unwrap(); // loads the snapshot
     cached.load(&id).await.unwrap(); // finds the state
     let metrics = app.metrics().await;
-    let loads = ["events", "snapshot", "cache"].map(|source| {
-        number(&metrics, "eventbus_loads_total", &[("aggregate", "Order"), ("source", source)]) as u64
-    });
+    let loads = ["events", "snapshot", "cache"]
+        .map(|source| number(&metrics, "eventbus_loads_total", &[("aggregate", "Order"), ("source", source)]) as u64);
     assert_eq!(loads, [3, 2, 1]);
-    let snapshots = |outcome| {
-        number(&metrics, "eventbus_snapshots_total", &[("aggregate", "Order"), ("outcome", outcome)]) as u64
-    };
+    let snapshots =
+        |outcome| number(&metrics, "eventbus_snapshots_total", &[("aggregate", "Order"), ("outcome", outcome)]) as u64;
     assert_eq!((snapshots("taken"), snapshots("failed")), (1, 0));
 }
 

@@ -83,7 +83,8 @@ fn unknown(families: &BTreeMap<String, Family>, expression: &str) -> Vec<String>
             None => unknown.push(format!("{expression}: no metric {series}")),
             Some(known) => {
                 let wanted = matched.iter().chain(&query.grouped_by);
-                let missing = wanted.filter(|label| !known.contains(*label) && !OF_THE_SCRAPE.contains(&label.as_str()));
+                let missing =
+                    wanted.filter(|label| !known.contains(*label) && !OF_THE_SCRAPE.contains(&label.as_str()));
                 unknown.extend(missing.map(|label| format!("{expression}: {series} has no label {label}")));
             }
         }
@@ -144,7 +145,10 @@ fn rules(file: &str) -> Vec<Rule> {
         }
         let value = value.trim();
         if let Some(rule) = rules.last_mut().filter(|_| !value.is_empty()) {
-            assert!(rule.insert(key.trim_start_matches("- ").into(), value.trim_matches('"').into()).is_none(), "{line}");
+            assert!(
+                rule.insert(key.trim_start_matches("- ").into(), value.trim_matches('"').into()).is_none(),
+                "{line}"
+            );
         }
     }
     rules
@@ -169,7 +173,8 @@ async fn the_alerts_watch_metrics_that_exist_and_say_what_to_do() {
     }
     for subject in ["store", "bus", "feed", "relay", "projection", "dead_letters", "group", "handler"] {
         let prefix = format!("eventbus_{subject}_");
-        let is_of = |rule: &&Rule| rule["expr"].contains(&prefix) || rule["expr"].contains(&format!("eventbus_{subject}["));
+        let is_of =
+            |rule: &&Rule| rule["expr"].contains(&prefix) || rule["expr"].contains(&format!("eventbus_{subject}["));
         assert!(rules.iter().any(|rule| is_of(&rule)), "no alert for {subject}");
     }
 }
@@ -177,7 +182,8 @@ async fn the_alerts_watch_metrics_that_exist_and_say_what_to_do() {
 #[tokio::test]
 async fn unknown_metrics_and_labels_are_found() {
     let families = scrape(&busy_app().await).await;
-    let known = r#"histogram_quantile(0.99, sum by (le, handler) (rate(eventbus_handler_seconds_bucket{job=~"$job"}[5m])))"#;
+    let known =
+        r#"histogram_quantile(0.99, sum by (le, handler) (rate(eventbus_handler_seconds_bucket{job=~"$job"}[5m])))"#;
     assert_eq!(unknown(&families, known), [""; 0]);
     for wrong in [
         "sum(rate(eventbus_handler_seconds[5m]))",

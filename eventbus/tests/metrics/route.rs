@@ -63,8 +63,11 @@ async fn quoted(_: &Paid) {}
 async fn names_with_quotes_are_escaped() {
     let app = TestApp::start(|| App::builder().handler::<quoted>()).await;
     let families = scrape(&app).await;
-    let handlers: BTreeSet<_> =
-        families["eventbus_handler_retries_total"].samples.iter().map(|(_, labels, _)| labels["handler"].clone()).collect();
+    let handlers: BTreeSet<_> = families["eventbus_handler_retries_total"]
+        .samples
+        .iter()
+        .map(|(_, labels, _)| labels["handler"].clone())
+        .collect();
     assert_eq!(handlers.into_iter().collect::<Vec<_>>(), [r#"a \"quoted\\ name"#]);
 }
 
@@ -74,13 +77,16 @@ async fn an_app_that_only_consumes_has_no_metrics_of_a_store() {
     let families = scrape(&app).await;
     let with_samples: Vec<_> =
         families.iter().filter(|(_, family)| !family.samples.is_empty()).map(|(name, _)| name.as_str()).collect();
-    assert_eq!(with_samples, [
-        "eventbus_build_info",
-        "eventbus_bus_reconnections_total",
-        "eventbus_bus_up",
-        "eventbus_dead_letters",
-        "eventbus_dead_letters_total",
-        "eventbus_deliveries_reclaimed_total",
-        "eventbus_deliveries_total",
-    ]);
+    assert_eq!(
+        with_samples,
+        [
+            "eventbus_build_info",
+            "eventbus_bus_reconnections_total",
+            "eventbus_bus_up",
+            "eventbus_dead_letters",
+            "eventbus_dead_letters_total",
+            "eventbus_deliveries_reclaimed_total",
+            "eventbus_deliveries_total",
+        ]
+    );
 }

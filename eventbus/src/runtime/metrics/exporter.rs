@@ -11,14 +11,10 @@ use super::{
     catalog::{self, Descriptor},
     family::{MetricKind, Metrics, Sample, SampleValue, raw_units},
 };
-use crate::port::{
-    EventBus, EventStore,
-    histogram::Histogram,
-    run_meter::RunOutcome,
-};
+use crate::port::{EventBus, EventStore, histogram::Histogram, run_meter::RunOutcome};
 
 /// The meter to which an app exports its metrics, if it has one.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Exporter(Option<Meter>);
 
 impl fmt::Debug for Exporter {
@@ -28,6 +24,8 @@ impl fmt::Debug for Exporter {
 }
 
 impl Exporter {
+    pub(crate) const NONE: Self = Self(None);
+
     pub(crate) const fn new(meter: Meter) -> Self {
         Self(Some(meter))
     }
@@ -70,7 +68,10 @@ impl Exporter {
     }
 
     /// Exports all other metrics: `collect` returns those of one name, at each collection; `None` once the app is gone.
-    pub(crate) fn export_numbers(&self, collect: impl Fn(&'static Descriptor) -> Option<Metrics> + Clone + Send + Sync + 'static) {
+    pub(crate) fn export_numbers(
+        &self,
+        collect: impl Fn(&'static Descriptor) -> Option<Metrics> + Clone + Send + Sync + 'static,
+    ) {
         let Some(meter) = &self.0 else { return };
         for &metric in catalog::ALL {
             let collect = collect.clone();
@@ -80,14 +81,18 @@ impl Exporter {
                     let name = metric.name.strip_suffix("_total").unwrap_or(metric.name);
                     let counter = meter.u64_observable_counter(name).with_description(metric.help);
                     let observe = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
-                        each_number(collect(metric), |number, attributes| observer.observe(number as u64, attributes));
+                        each_number(collect(metric).as_ref(), |number, attributes| {
+                            observer.observe(number as u64, attributes)
+                        });
                     };
                     counter.with_unit(metric.unit).with_callback(observe).build();
                 }
                 MetricKind::Gauge => {
                     let level = meter.f64_observable_gauge(metric.name).with_description(metric.help);
                     let observe = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<f64>| {
-                        each_number(collect(metric), |number, attributes| observer.observe(number, attributes));
+                        each_number(collect(metric).as_ref(), |number, attributes| {
+                            observer.observe(number, attributes)
+                        });
                     };
                     level.with_unit(metric.unit).with_callback(observe).build();
                 }
@@ -97,8 +102,8 @@ impl Exporter {
     }
 }
 
-fn each_number(metrics: Option<Metrics>, mut observe: impl FnMut(f64, &[KeyValue])) {
-    let families = metrics.iter().flat_map(|metrics| metrics.families());
+fn each_number(metrics: Option<&Metrics>, mut observe: impl FnMut(f64, &[KeyValue])) {
+    let families = metrics.into_iter().flat_map(|metrics| metrics.families());
     for Sample { labels, value } in families.flat_map(|family| &family.samples) {
         if let SampleValue::Number(number) = value {
             let attributes: Vec<_> = labels.iter().map(|(name, value)| attribute(name, value)).collect();

@@ -21,6 +21,6 @@ mod prometheus_text;
 pub(crate) use aggregate_meters::LoadSource;
 pub(crate) use append_meter::AppendOutcome;
 pub(crate) use exporter::Exporter;
-pub use family::{Distribution, MetricFamily, MetricKind, Metrics, Sample, SampleValue};
 pub(crate) use family::FamilyBuilder;
+pub use family::{Distribution, MetricFamily, MetricKind, Metrics, Sample, SampleValue};
 pub(crate) use meters::Meters;

@@ -152,7 +152,8 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
             };
             let through = if count == rest.len() { batch_end } else { position_of(rest[..count].last()) };
             // the events of a rebuild are of traces that ended long ago
-            let span = if self.shadow.is_some() { Span::none() } else { spans::project(P::definition().name, &rest[..count]) };
+            let span =
+                if self.shadow.is_some() { Span::none() } else { spans::project(P::definition().name, &rest[..count]) };
             let written = self.try_transaction(&rest[..count], through, attempts + 1).instrument(span.clone()).await;
             if matches!(written, Err(_) | Ok(TransactionOutcome::Failed(..))) {
                 spans::record_error(&span, "projection_failed");

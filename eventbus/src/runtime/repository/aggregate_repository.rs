@@ -590,7 +590,9 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         let span = self.begin_span(root, &mut context);
         let events = self.encode(root, context)?;
         let appended = self.append(root, events, command).instrument(span.clone()).await;
-        let Some(records) = appended.inspect_err(|error| spans::record_error(&span, AppendOutcome::of_error(error).label()))? else {
+        let Some(records) =
+            appended.inspect_err(|error| spans::record_error(&span, AppendOutcome::of_error(error).label()))?
+        else {
             return Ok(None);
         };
         let before = root.version();

@@ -7,10 +7,12 @@ use eventbus::{
     BoxError, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     port::{
         Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors,
-        MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
+        Listings, MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
     },
     repository::IdempotencyKey,
-    store::{AppendBatches, Boundaries, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues},
+    store::{
+        AppendBatches, Boundaries, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues,
+    },
     testkit::delegate,
 };
 
@@ -100,6 +102,10 @@ impl EventStore for FailPointStore {
 
     fn describe(&self) -> String {
         self.store.describe()
+    }
+
+    fn listings(&self) -> Option<&dyn Listings> {
+        self.store.listings()
     }
 
     fn notes(&self) -> Option<&dyn Notes> {

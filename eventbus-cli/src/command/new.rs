@@ -1,4 +1,4 @@
-//! `eventbus new`: makes a crate from the template.
+//! `new`: makes a crate from the template.
 //!
 //! Invariant: it writes into a folder that it has made; what exists is never changed.
 
@@ -8,32 +8,38 @@ use std::{
 };
 
 use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    error::{CommandError, ExitStatus},
+    session::Session,
+};
 
 /// The files of the template, by their paths in the new crate; the manifest is made apart.
 const FILES: &[(&str, &str)] = &[
-    (".github/workflows/ci.yml", include_str!("../template/.github/workflows/ci.yml")),
-    (".gitignore", include_str!("../template/gitignore")),
-    ("README.md", include_str!("../template/README.md")),
-    ("compose.yaml", include_str!("../template/compose.yaml")),
-    ("events.lock", include_str!("../template/events.lock")),
-    ("src/account.rs", include_str!("../template/src/account.rs")),
-    ("src/balances.rs", include_str!("../template/src/balances.rs")),
-    ("src/lib.rs", include_str!("../template/src/lib.rs")),
-    ("src/main.rs", include_str!("../template/src/main.rs")),
-    ("src/receipts.rs", include_str!("../template/src/receipts.rs")),
-    ("src/routes.rs", include_str!("../template/src/routes.rs")),
-    ("tests/service.rs", include_str!("../template/tests/service.rs")),
+    (".github/workflows/ci.yml", include_str!("../../template/.github/workflows/ci.yml")),
+    (".gitignore", include_str!("../../template/gitignore")),
+    ("README.md", include_str!("../../template/README.md")),
+    ("compose.yaml", include_str!("../../template/compose.yaml")),
+    ("events.lock", include_str!("../../template/events.lock")),
+    ("src/account.rs", include_str!("../../template/src/account.rs")),
+    ("src/balances.rs", include_str!("../../template/src/balances.rs")),
+    ("src/lib.rs", include_str!("../../template/src/lib.rs")),
+    ("src/main.rs", include_str!("../../template/src/main.rs")),
+    ("src/receipts.rs", include_str!("../../template/src/receipts.rs")),
+    ("src/routes.rs", include_str!("../../template/src/routes.rs")),
+    ("tests/service.rs", include_str!("../../template/tests/service.rs")),
 ];
 
 /// The manifest of a new crate: `source = "x"` stands for where the crate `x` is.
-const MANIFEST: &str = include_str!("../template/manifest.toml");
+const MANIFEST: &str = include_str!("../../template/manifest.toml");
 
 /// The name that the template's files have for the crate.
 const TEMPLATE_NAME: &str = "my-app";
 
-/// Makes a crate with an aggregate, a handler, a projection, tests, an HTTP API, a compose file and CI.
+/// Make a crate with an aggregate, a handler, a projection, an HTTP API, tests, a compose file and CI
 #[derive(Debug, Clone, Args)]
-pub struct NewArgs {
+pub(crate) struct NewArgs {
     /// The folder of the new crate, which is made; its last part names the crate.
     folder: PathBuf,
     #[command(flatten)]
@@ -56,8 +62,7 @@ struct SourceArgs {
 
 /// The crate could not be made.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum NewCrateError {
+enum NewCrateError {
     /// The name cannot be that of a crate.
     #[error("`{name}` cannot be the name of a crate: write letters, digits, `-` and `_`, a letter first")]
     InvalidName {
@@ -86,13 +91,32 @@ pub enum NewCrateError {
     },
 }
 
+impl From<NewCrateError> for CommandError {
+    fn from(error: NewCrateError) -> Self {
+        match error {
+            NewCrateError::Write { .. } => Self::fault(error),
+            _ => Self::Usage(error.to_string()),
+        }
+    }
+}
+
+/// Returns where the crate of a name is, as a manifest says it.
+type SourceOf = Box<dyn Fn(&str) -> String>;
+
+#[derive(Debug, Serialize)]
+struct Made {
+    folder: String,
+}
+
 impl NewArgs {
-    /// Makes the crate, and returns its folder.
-    ///
-    /// # Errors
-    /// [`NewCrateError`] if the folder exists, names no crate or cannot be written, or the checkout is none. Files that
-    /// were written before an error stay.
-    pub fn run(&self) -> Result<&Path, NewCrateError> {
+    pub(crate) fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let made = Made { folder: self.make()?.display().to_string() };
+        session.printer().show(&made, |made| format!("made {}: see its README.md\n", made.folder))?;
+        Ok(ExitStatus::Done)
+    }
+
+    /// Makes the crate, and returns its folder. Files that were written before an error stay.
+    fn make(&self) -> Result<&Path, NewCrateError> {
         let name = self.crate_name()?;
         let sources = self.sources()?;
         let exists = |error: io::Error| match error.kind() {
@@ -114,8 +138,8 @@ impl NewArgs {
         if is_valid { Ok(name) } else { Err(NewCrateError::InvalidName { name }) }
     }
 
-    /// Returns where a crate is, as a manifest says it.
-    fn sources(&self) -> Result<Box<dyn Fn(&str) -> String>, NewCrateError> {
+    /// Returns what writes into a manifest where a crate is.
+    fn sources(&self) -> Result<SourceOf, NewCrateError> {
         if let Some(folder) = &self.source.path {
             let checkout = folder.canonicalize().ok().filter(|path| path.join("eventbus/Cargo.toml").is_file());
             let checkout = checkout.ok_or_else(|| NewCrateError::NoCheckout { folder: folder.clone() })?;
@@ -138,10 +162,11 @@ fn named(text: &str, name: &str) -> String {
     text.replace(TEMPLATE_NAME, name).replace(&TEMPLATE_NAME.replace('-', "_"), &name.replace('-', "_"))
 }
 
-fn manifest(name: &str, source_of: &dyn Fn(&str) -> String) -> String {
+fn manifest(name: &str, source_of: &SourceOf) -> String {
     let mut manifest = String::new();
     for line in named(MANIFEST, name).lines() {
-        let placeholder = line.split_once("source = \"").and_then(|(before, rest)| Some((before, rest.split_once('"')?)));
+        let placeholder =
+            line.split_once("source = \"").and_then(|(before, rest)| Some((before, rest.split_once('"')?)));
         match placeholder {
             Some((before, (of, after))) => manifest += &format!("{before}{}{after}\n", source_of(of)),
             None => manifest += &format!("{line}\n"),
@@ -172,7 +197,7 @@ mod tests {
     fn a_crate_has_its_name_and_sources() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("two-banks");
-        new(&[folder.to_str().unwrap(), "--path", CHECKOUT]).run().unwrap();
+        new(&[folder.to_str().unwrap(), "--path", CHECKOUT]).make().unwrap();
         let main = fs::read_to_string(folder.join("src/main.rs")).unwrap();
         assert!(main.contains("use two_banks::{app, routes::router};") && !main.contains("my"), "{main}");
         let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
@@ -204,7 +229,7 @@ mod tests {
     fn mistakes_are_named_and_nothing_is_written() {
         let parent = tempfile::tempdir().unwrap();
         let folder = |name: &str| parent.path().join(name).display().to_string();
-        let error = |name: &str, path: &str| new(&[&folder(name), "--path", path]).run().unwrap_err().to_string();
+        let error = |name: &str, path: &str| new(&[&folder(name), "--path", path]).make().unwrap_err().to_string();
         assert!(error("2banks", CHECKOUT).starts_with("`2banks` cannot be the name of a crate"));
         assert!(error("banks", parent.path().to_str().unwrap()).contains("is no checkout of eventbus"));
         fs::create_dir(parent.path().join("taken")).unwrap();

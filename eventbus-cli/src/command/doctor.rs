@@ -1,0 +1,105 @@
+//! `doctor`: checks the servers, and what eventbus keeps there.
+
+use clap::Args;
+use eventbus::support::redacted;
+use eventbus_redis::redis::{Client, aio::MultiplexedConnection};
+use eventstore_postgres::sqlx::postgres::PgPoolOptions;
+
+use crate::{
+    connection::{ConnectionSettings, StoreUrl},
+    doctor::{Doctor, DoctorConfig, Severity, UnknownCheck},
+    error::{CommandError, ExitStatus},
+    session::Session,
+};
+
+/// Check the servers and what is stored there: each finding with its consequence and repair
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Make these checks only
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Leave these checks out
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    skip: Vec<String>,
+    /// Make checks that read whole tables, too
+    #[arg(long)]
+    deep: bool,
+}
+
+impl DoctorArgs {
+    /// Exits with 2 if a check found a fault, and with 1 if one found less, or a server did not let it be made.
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let settings = session.settings();
+        if settings.store.is_none() && settings.bus.is_none() {
+            return Err(CommandError::Usage("what to check? pass `--store URL`, `--bus URL` or both".into()));
+        }
+        let new_doctor = || {
+            let config = DoctorConfig { clock: session.clock().clone(), ..DoctorConfig::default() };
+            let doctor = Doctor::new().config(config).deep(self.deep);
+            doctor
+                .only(&self.only)
+                .and_then(|doctor| doctor.skip(&self.skip))
+                .map_err(|unknown: UnknownCheck| CommandError::Usage(unknown.to_string()))
+        };
+        let mut reports = Vec::new();
+        let doctor = add_bus(new_doctor()?, settings).await?;
+        match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
+            // a doctor examines one Redis: the store is on another one, perhaps
+            Some(StoreUrl::Redis(url)) if settings.bus.as_ref() != Some(&url) => {
+                let store = new_doctor()?.redis(connect_redis(&url, settings).await?);
+                reports.push(store.redis_store(&settings.store_prefix).run().await);
+                if settings.bus.is_some() {
+                    reports.push(doctor.run().await);
+                }
+            }
+            store => reports.push(add_store(doctor, store, settings)?.run().await),
+        }
+        let mut status = ExitStatus::Done;
+        for report in reports {
+            session.printer().show_whole(&report)?;
+            status = match (report.worst(), status) {
+                (Some(Severity::Fault), _) | (_, ExitStatus::Fault) => ExitStatus::Fault,
+                (Some(Severity::Warning), _) => ExitStatus::Finding,
+                _ if !report.not_checked().is_empty() => ExitStatus::Finding,
+                (_, status) => status,
+            };
+        }
+        Ok(status)
+    }
+}
+
+async fn add_bus(doctor: Doctor, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
+    match &settings.bus {
+        None => Ok(doctor),
+        Some(url) => Ok(doctor.redis(connect_redis(url, settings).await?).bus(&settings.prefix)),
+    }
+}
+
+fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
+    Ok(match store {
+        None => doctor,
+        Some(StoreUrl::Postgres(url)) => {
+            // two connections: one of the checks compares two sessions
+            let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(settings.timeout);
+            let pool =
+                pool.connect_lazy(&url).map_err(|error| CommandError::Usage(format!("{}: {error}", redacted(&url))))?;
+            doctor.postgres(pool, &settings.schema)
+        }
+        Some(StoreUrl::Sqlite(url)) => {
+            let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+            doctor.sqlite(path.split('?').next().unwrap_or_default())
+        }
+        Some(StoreUrl::Redis(_)) => doctor.redis_store(&settings.store_prefix),
+    })
+}
+
+async fn connect_redis(url: &str, settings: &ConnectionSettings) -> Result<MultiplexedConnection, CommandError> {
+    let unreachable = |source: eventbus::BoxError| CommandError::Unreachable { what: redacted(url), source };
+    let client = Client::open(url).map_err(|error| unreachable(error.into()))?;
+    let connect = client.get_multiplexed_async_connection();
+    // real time: the answer of a server
+    match tokio::time::timeout(settings.timeout, connect).await {
+        Ok(connected) => connected.map_err(|error| unreachable(error.into())),
+        Err(late) => Err(unreachable(late.into())),
+    }
+}

@@ -1,0 +1,144 @@
+//! Checks of a bus on Redis beside a store on PostgreSQL.
+
+use std::collections::HashMap;
+
+use eventbus_redis::{keys, redis::cmd};
+use serde_json::json;
+
+use super::{
+    bus_target::BusTarget,
+    check::{Check, Run},
+    config::DoctorConfig,
+    finding::Finding,
+    outcome::{CheckError, Outcome},
+    postgres_target::PostgresTarget,
+};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::new(
+        "relay-ahead",
+        "a bus that has events of later positions than the store",
+        Run::BusAndStore(|bus, store, config| Box::pin(check_relay_ahead(bus, store, config))),
+    ),
+    Check::new(
+        "relay-stalled",
+        "events that the relay does not publish",
+        Run::BusAndStore(|bus, store, config| Box::pin(check_relay_stalled(bus, store, config))),
+    ),
+    Check::new(
+        "relay-other-store",
+        "a bus that belongs to a different store",
+        Run::BusAndStore(|bus, store, config| Box::pin(check_other_stores(bus, store, config))),
+    ),
+];
+
+/// Returns the id of a store, and its last position, 0 if it has no event.
+async fn load_store(store: &PostgresTarget, config: &DoctorConfig) -> Result<(String, u64), CheckError> {
+    let (id, head): (String, i64) = store
+        .session(config)
+        .await?
+        .row("SELECT id::text, coalesce((SELECT max(position) FROM {schema}.events), 0) FROM {schema}.store")
+        .await?;
+    Ok((id, u64::try_from(head).unwrap_or_default()))
+}
+
+/// Returns the position up to which each store's events are published: the lowest one over all partitions, and the
+/// highest.
+async fn load_published(bus: &BusTarget) -> Result<HashMap<String, (u64, u64)>, CheckError> {
+    let mut published: HashMap<String, (u64, u64)> = HashMap::new();
+    for stream in bus.streams().await? {
+        let notes: HashMap<String, String> = bus.redis().query(cmd("HGETALL").arg(keys::relay(&stream))).await?;
+        for (store, record) in notes.into_iter().filter(|(name, _)| is_store_id(name)) {
+            // epoch, position, sentinel and further fields
+            let position = record.split(' ').nth(1).and_then(|position| position.parse::<u64>().ok());
+            let Some(position) = position else {
+                return Err(CheckError::Other(format!(
+                    "the relay's record of store {store} cannot be read: `{record}`"
+                )));
+            };
+            let (lowest, highest) = published.entry(store).or_insert((position, position));
+            *lowest = position.min(*lowest);
+            *highest = position.max(*highest);
+        }
+    }
+    Ok(published)
+}
+
+/// Returns `true` for the fields that are named by a store; notes about the stream have a colon or are shorter.
+fn is_store_id(field: &str) -> bool {
+    const UUID_LEN: usize = 36;
+    field.len() == UUID_LEN && !field.contains(':')
+}
+
+async fn check_relay_ahead(
+    bus: &BusTarget,
+    store: &PostgresTarget,
+    config: &DoctorConfig,
+) -> Result<Outcome, CheckError> {
+    // first the bus: a position that it has was stored before
+    let published = load_published(bus).await?;
+    let (id, head) = load_store(store, config).await?;
+    let Some((_, highest)) = published.get(&id).filter(|(_, highest)| *highest > head) else {
+        return Ok(Outcome::healthy());
+    };
+    let found =
+        format!("`{}` has events of this store up to position {highest}, and the store ends at {head}", bus.stream());
+    let consequence = "the store came back from an older copy: the relay stops, and handlers have seen events that are \
+                       gone";
+    let repair = "compare the last entries of the stream with the store; then `app.republish(from)` at the position \
+                  where both agree";
+    let observed = json!({ "store": id, "published": highest.to_string(), "head": head.to_string() });
+    Ok(Some(Finding::fault(found, consequence, repair).observed(observed)).into())
+}
+
+async fn check_relay_stalled(
+    bus: &BusTarget,
+    store: &PostgresTarget,
+    config: &DoctorConfig,
+) -> Result<Outcome, CheckError> {
+    let (id, head) = load_store(store, config).await?;
+    let published = load_published(bus).await?.get(&id).map_or(0, |(lowest, _)| *lowest);
+    let after = i64::try_from(published).unwrap_or(i64::MAX);
+    let first: Vec<(i64, f64)> = store
+        .session(config)
+        .await?
+        .rows_with(
+            "SELECT position, extract(epoch FROM clock_timestamp() - recorded_at)::float8
+             FROM {schema}.events WHERE position > $1 ORDER BY position LIMIT 1",
+            |statement| statement.bind(after),
+        )
+        .await?;
+    let Some((position, age)) = first.into_iter().next().filter(|(_, age)| *age > config.relay_lag.as_secs_f64())
+    else {
+        return Ok(Outcome::healthy());
+    };
+    let found = format!("the event at position {position} has not been published for {age:.0} s (the head is {head})");
+    let consequence = "no relay runs, or it stops there: no handler gets this event and the later ones";
+    let repair = "start a process with the relay; if one runs, its status and log name the error";
+    let observed = json!({
+        "store": id, "published": published.to_string(), "head": head.to_string(), "seconds": age,
+    });
+    Ok(Some(Finding::fault(found, consequence, repair).observed(observed)).into())
+}
+
+async fn check_other_stores(
+    bus: &BusTarget,
+    store: &PostgresTarget,
+    config: &DoctorConfig,
+) -> Result<Outcome, CheckError> {
+    let (id, _) = load_store(store, config).await?;
+    let published = load_published(bus).await?;
+    let mut foreign: Vec<_> = published.keys().filter(|other| **other != id).collect();
+    foreign.sort();
+    if foreign.is_empty() {
+        return Ok(Outcome::healthy());
+    }
+    let list = foreign.iter().map(|other| other.as_str()).collect::<Vec<_>>().join(", ");
+    let found = format!("`{}` also has events of other stores: {list}", bus.stream());
+    let consequence = "unless each application says `share_stream`, the relay of this store refuses the stream";
+    let repair = format!(
+        "if it is a former database: HDEL {} <id>; else a `stream_prefix` for each store, or `share_stream` everywhere",
+        keys::relay(&bus.stream())
+    );
+    Ok(Some(Finding::note(found, consequence, repair).observed(json!({ "store": id, "foreign": foreign }))).into())
+}

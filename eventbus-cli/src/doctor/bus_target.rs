@@ -1,0 +1,236 @@
+//! A bus on Redis: its streams, and their groups with consumers and members.
+
+use std::collections::HashMap;
+
+use eventbus_redis::{
+    keys,
+    redis::{FromRedisValue, RedisResult, Value, cmd, from_redis_value},
+};
+use serde::Deserialize;
+
+use super::{outcome::CheckError, redis_target::RedisTarget};
+
+/// The most partitions that a bus has.
+const PARTITIONS_MAX: u32 = 1_024;
+
+/// A bus on Redis.
+#[derive(Debug, Clone)]
+pub(crate) struct BusTarget {
+    redis: RedisTarget,
+    prefix: String,
+    dead_letter_suffix: String,
+}
+
+/// The state of a stream, as the server has it.
+#[derive(Debug)]
+pub(crate) struct StreamState {
+    pub(crate) key: String,
+    pub(crate) length: u64,
+    /// The number of entries ever added.
+    pub(crate) added: u64,
+    /// Set if entries were deleted by their ids, so that counts are no longer exact.
+    pub(crate) has_deleted: bool,
+    pub(crate) groups: Vec<GroupState>,
+}
+
+/// The state of a consumer group of a stream, as the server has it.
+#[derive(Debug)]
+pub(crate) struct GroupState {
+    pub(crate) name: String,
+    pub(crate) consumers: u64,
+    pub(crate) pending: u64,
+    pub(crate) last_delivered: String,
+    /// The number of entries that the group had read up to there; `None` if the server has lost count.
+    pub(crate) read: Option<u64>,
+    pub(crate) lag: Option<u64>,
+}
+
+/// A consumer of a group, as the server has it.
+#[derive(Debug)]
+pub(crate) struct ConsumerState {
+    pub(crate) name: String,
+    pub(crate) idle_ms: u64,
+}
+
+/// The record that a member of a group writes about itself.
+#[derive(Debug, Deserialize)]
+pub(crate) struct MemberRecord {
+    /// The time of the record, in milliseconds since 1970 by the server's clock.
+    at: u64,
+    /// The time for which the record is a sign of life, in milliseconds.
+    live_ms: u64,
+    #[serde(default)]
+    left: bool,
+}
+
+impl MemberRecord {
+    pub(crate) const fn is_live(&self, now: u64) -> bool {
+        !self.left && self.at.saturating_add(self.live_ms) > now
+    }
+}
+
+impl BusTarget {
+    pub(crate) fn new(redis: RedisTarget, prefix: &str, dead_letter_suffix: &str) -> Self {
+        Self { redis, prefix: prefix.into(), dead_letter_suffix: dead_letter_suffix.into() }
+    }
+
+    pub(crate) const fn redis(&self) -> &RedisTarget {
+        &self.redis
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Returns the stream that the bus is named by; with partitions it holds no entries.
+    pub(crate) fn stream(&self) -> String {
+        keys::stream(&self.prefix)
+    }
+
+    pub(crate) fn dead_letters(&self) -> String {
+        keys::dead_letters(&self.prefix, &self.dead_letter_suffix)
+    }
+
+    /// Returns the keys of the streams with events: one, or one for each partition.
+    pub(crate) async fn streams(&self) -> Result<Vec<String>, CheckError> {
+        let stream = self.stream();
+        let layout = keys::layout(&stream);
+        let partitions: Option<u32> = self.redis.query(cmd("HGET").arg(&layout).arg("partitions")).await?;
+        Ok(match partitions.unwrap_or(1).min(PARTITIONS_MAX) {
+            0 | 1 => vec![stream],
+            partitions => (0..partitions).map(|number| keys::partition(&stream, number)).collect(),
+        })
+    }
+
+    /// Loads the state of each stream that exists.
+    pub(crate) async fn load(&self) -> Result<Vec<StreamState>, CheckError> {
+        let mut loaded = Vec::new();
+        for key in self.streams().await? {
+            let is_there: bool = self.redis.query(cmd("EXISTS").arg(&key)).await?;
+            if is_there {
+                loaded.push(self.load_stream(key).await?);
+            }
+        }
+        Ok(loaded)
+    }
+
+    async fn load_stream(&self, key: String) -> Result<StreamState, CheckError> {
+        let info: HashMap<String, Value> = self.redis.query(cmd("XINFO").arg("STREAM").arg(&key)).await?;
+        let groups: Vec<HashMap<String, Value>> = self.redis.query(cmd("XINFO").arg("GROUPS").arg(&key)).await?;
+        let max_deleted: Option<String> = field(&info, "max-deleted-entry-id")?;
+        let groups = groups.iter().map(|group| {
+            Ok(GroupState {
+                name: field(group, "name")?,
+                consumers: field(group, "consumers")?,
+                pending: field(group, "pending")?,
+                last_delivered: field(group, "last-delivered-id")?,
+                read: field(group, "entries-read")?,
+                lag: field(group, "lag")?,
+            })
+        });
+        Ok(StreamState {
+            length: field(&info, "length")?,
+            added: field::<Option<u64>>(&info, "entries-added")?.unwrap_or_default(),
+            has_deleted: max_deleted.is_none_or(|id| id != "0-0"),
+            groups: groups.collect::<RedisResult<_>>()?,
+            key,
+        })
+    }
+
+    pub(crate) async fn consumers(&self, stream: &str, group: &str) -> Result<Vec<ConsumerState>, CheckError> {
+        let command = cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group).to_owned();
+        let consumers: Vec<HashMap<String, Value>> = self.redis.query(&command).await?;
+        let read = |consumer: &HashMap<String, Value>| {
+            Ok(ConsumerState { name: field(consumer, "name")?, idle_ms: field(consumer, "idle")? })
+        };
+        Ok(consumers.iter().map(read).collect::<RedisResult<_>>()?)
+    }
+
+    /// Returns the members of a group, by the names of their consumers.
+    pub(crate) async fn members(&self, group: &str) -> Result<HashMap<String, MemberRecord>, CheckError> {
+        let members = keys::members(&self.stream(), group);
+        let members: HashMap<String, String> = self.redis.query(cmd("HGETALL").arg(members)).await?;
+        let parsed = members.into_iter().filter_map(|(name, text)| Some((name, serde_json::from_str(&text).ok()?)));
+        Ok(parsed.collect())
+    }
+
+    /// Returns the number of consumers that show life: live members, and consumers of other programs that were active
+    /// within `idle_ms`.
+    pub(crate) async fn count_live(
+        &self,
+        stream: &str,
+        group: &str,
+        now: u64,
+        idle_ms: u64,
+    ) -> Result<usize, CheckError> {
+        let members = self.members(group).await?;
+        let live = members.values().filter(|member| member.is_live(now)).count();
+        let consumers = self.consumers(stream, group).await?;
+        let is_partition = stream != self.stream();
+        let is_foreign = |consumer: &&ConsumerState| {
+            // all owners of a partition have one consumer name there
+            !is_partition && !members.contains_key(&consumer.name) && !is_absent(&consumer.name)
+        };
+        let busy = consumers.iter().filter(is_foreign).filter(|consumer| consumer.idle_ms < idle_ms).count();
+        Ok(live + busy)
+    }
+
+    /// Returns the groups that count, of those that a stream has: all but those that a bus created while it connected,
+    /// and that no consumer has joined.
+    pub(crate) async fn joined<'s>(&self, stream: &'s StreamState) -> Result<Vec<&'s GroupState>, CheckError> {
+        let unjoined: HashMap<String, String> =
+            self.redis.query(cmd("HGETALL").arg(keys::unjoined(&stream.key))).await?;
+        let floors = self.floors(&stream.key).await?;
+        let counts = |group: &&GroupState| {
+            floors.contains_key(&group.name)
+                || group.consumers > 0
+                || group.last_delivered != "0-0"
+                || !unjoined.contains_key(&group.name)
+        };
+        Ok(stream.groups.iter().filter(counts).collect())
+    }
+
+    /// Returns the low-water marks of the listed groups of a stream.
+    pub(crate) async fn floors(&self, stream: &str) -> Result<HashMap<String, String>, CheckError> {
+        self.redis.query(cmd("HGETALL").arg(keys::floors(stream))).await
+    }
+
+    /// Returns the id of the oldest entry that a group has not finished, and that is still in the stream.
+    pub(crate) async fn oldest_unfinished(
+        &self,
+        stream: &str,
+        group: &GroupState,
+    ) -> Result<Option<String>, CheckError> {
+        if group.pending > 0 {
+            let first = self.first_entry(stream, "-").await?;
+            let from = first.as_deref().unwrap_or("-");
+            let command = cmd("XPENDING").arg((stream, &group.name, from, "+", 1)).to_owned();
+            let pending: Vec<(String, Value, Value, Value)> = self.redis.query(&command).await?;
+            if let Some((id, ..)) = pending.into_iter().next() {
+                return Ok(Some(id));
+            }
+        }
+        self.first_entry(stream, &format!("({}", group.last_delivered)).await
+    }
+
+    /// Returns the id of the first entry from an id on.
+    pub(crate) async fn first_entry(&self, stream: &str, from: &str) -> Result<Option<String>, CheckError> {
+        let command = cmd("XRANGE").arg((stream, from, "+", "COUNT", 1)).to_owned();
+        let entries: Vec<(String, Value)> = self.redis.query(&command).await?;
+        Ok(entries.into_iter().next().map(|(id, _)| id))
+    }
+}
+
+/// Returns `true` for the consumer that holds the entries left for absent members.
+pub(crate) fn is_absent(consumer: &str) -> bool {
+    consumer.starts_with(keys::ABSENT_CONSUMER)
+}
+
+/// Returns the time of an entry's id, in milliseconds since 1970.
+pub(crate) fn entry_ms(id: &str) -> u64 {
+    id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or_default()
+}
+
+fn field<T: FromRedisValue>(fields: &HashMap<String, Value>, name: &str) -> RedisResult<T> {
+    Ok(from_redis_value(fields.get(name).cloned().unwrap_or(Value::Nil))?)
+}

@@ -1,0 +1,131 @@
+//! A check: its name, its subject, and the function that makes it.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+
+use super::{
+    bus_target::BusTarget,
+    config::DoctorConfig,
+    known_types::KnownTypes,
+    outcome::{CheckError, Outcome},
+    postgres_target::PostgresTarget,
+    redis_store_target::RedisStoreTarget,
+    redis_target::RedisTarget,
+    sqlite_target::SqliteTarget,
+};
+
+/// The subject of a check: it can only be made if the doctor has got that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Subject {
+    /// A PostgreSQL server and database.
+    Postgres,
+    /// The tables of a store on PostgreSQL.
+    PostgresStore,
+    /// The event types stored on PostgreSQL, compared with a list of known ones.
+    PostgresTypes,
+    /// A Redis server.
+    Redis,
+    /// The streams and groups of a bus on Redis.
+    Bus,
+    /// The keys of a store on Redis.
+    RedisStore,
+    /// A bus on Redis beside a store on PostgreSQL.
+    BusAndStore,
+    /// The file of a store on SQLite.
+    Sqlite,
+    /// The event types stored in SQLite, compared with a list of known ones.
+    SqliteTypes,
+}
+
+pub(crate) type Checking<'a> = BoxFuture<'a, Result<Outcome, CheckError>>;
+
+/// The function of a check, by its subject.
+#[derive(Clone, Copy)]
+pub(crate) enum Run {
+    Postgres(for<'a> fn(&'a PostgresTarget, &'a DoctorConfig) -> Checking<'a>),
+    PostgresStore(for<'a> fn(&'a PostgresTarget, &'a DoctorConfig) -> Checking<'a>),
+    PostgresTypes(for<'a> fn(&'a PostgresTarget, &'a KnownTypes, &'a DoctorConfig) -> Checking<'a>),
+    Redis(for<'a> fn(&'a RedisTarget, &'a DoctorConfig) -> Checking<'a>),
+    Bus(for<'a> fn(&'a BusTarget, &'a DoctorConfig) -> Checking<'a>),
+    RedisStore(for<'a> fn(&'a RedisStoreTarget, &'a DoctorConfig) -> Checking<'a>),
+    BusAndStore(for<'a> fn(&'a BusTarget, &'a PostgresTarget, &'a DoctorConfig) -> Checking<'a>),
+    Sqlite(for<'a> fn(&'a SqliteTarget, &'a DoctorConfig) -> Checking<'a>),
+    SqliteTypes(for<'a> fn(&'a SqliteTarget, &'a KnownTypes) -> Checking<'a>),
+}
+
+/// A check of a server, or of what the project stores there.
+///
+/// Its name is stable: scripts select and skip checks by it.
+#[derive(derive_more::Debug, Clone, Copy)]
+pub struct Check {
+    name: &'static str,
+    finds: &'static str,
+    timeout: Duration,
+    is_deep: bool,
+    #[debug(skip)]
+    run: Run,
+}
+
+/// The time limit of most checks: a few statements with the default limit each.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// The time limit of a check that reads whole tables, beyond which even its statements have ended.
+const DEEP_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+impl Check {
+    pub(crate) const fn new(name: &'static str, finds: &'static str, run: Run) -> Self {
+        Self { name, finds, timeout: TIMEOUT, is_deep: false, run }
+    }
+
+    /// A check that reads whole tables.
+    pub(crate) const fn deep(name: &'static str, finds: &'static str, run: Run) -> Self {
+        Self { name, finds, timeout: DEEP_TIMEOUT, is_deep: true, run }
+    }
+
+    /// Returns its name, such as `pg-sync-commit`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Returns what it finds, in a few words for lists.
+    #[must_use]
+    pub const fn finds(&self) -> &'static str {
+        self.finds
+    }
+
+    /// Returns its subject.
+    #[must_use]
+    pub const fn subject(&self) -> Subject {
+        match self.run {
+            Run::Postgres(_) => Subject::Postgres,
+            Run::PostgresStore(_) => Subject::PostgresStore,
+            Run::PostgresTypes(_) => Subject::PostgresTypes,
+            Run::Redis(_) => Subject::Redis,
+            Run::Bus(_) => Subject::Bus,
+            Run::RedisStore(_) => Subject::RedisStore,
+            Run::BusAndStore(_) => Subject::BusAndStore,
+            Run::Sqlite(_) => Subject::Sqlite,
+            Run::SqliteTypes(_) => Subject::SqliteTypes,
+        }
+    }
+
+    /// Returns its time limit; a check that takes longer counts as not made.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Returns `true` if it reads whole tables or files, so that it is made on request only.
+    #[must_use]
+    pub const fn is_deep(&self) -> bool {
+        self.is_deep
+    }
+
+    pub(crate) const fn run(&self) -> Run {
+        self.run
+    }
+}

@@ -1,0 +1,40 @@
+//! The doctor: checks of PostgreSQL, Redis, SQLite, and of what the project stores there.
+//!
+//! A [`Check`] has a stable name and reports [findings](Finding): each with its consequence and its repair. A check that
+//! a server does not allow, or does not answer, is reported as not made; it never passes in silence. No check changes a
+//! server or its data.
+//!
+//! A [`Doctor`] makes them and returns a [`Report`].
+
+mod bus_and_store;
+mod bus_target;
+mod catalog;
+mod check;
+mod config;
+mod disk;
+mod finding;
+mod known_types;
+mod outcome;
+mod postgres_access;
+mod postgres_replicas;
+mod postgres_server;
+mod postgres_session;
+mod postgres_tables;
+mod postgres_target;
+mod redis_access;
+mod redis_groups;
+mod redis_server;
+mod redis_store_target;
+mod redis_target;
+mod report;
+mod run;
+mod sqlite_file;
+mod sqlite_target;
+mod store_contents;
+
+pub use catalog::{UnknownCheck, checks};
+pub use check::{Check, Subject};
+pub use config::DoctorConfig;
+pub use finding::{Finding, Severity};
+pub use report::{CheckFinding, NotChecked, Report};
+pub use run::Doctor;

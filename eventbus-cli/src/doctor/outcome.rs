@@ -1,0 +1,85 @@
+//! The outcome of one check.
+
+use eventbus_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
+use eventstore_postgres::sqlx;
+use eventstore_sqlite::rusqlite;
+
+use super::finding::Finding;
+
+/// The findings of a check, and the parts of it that the server did not let it check. Without either, all is well.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    findings: Vec<Finding>,
+    not_checked: Vec<String>,
+}
+
+impl Outcome {
+    pub(crate) fn healthy() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn add(&mut self, finding: Finding) {
+        self.findings.push(finding);
+    }
+
+    /// Notes a part that the check could not see, with the reason.
+    pub(crate) fn not_checked(&mut self, reason: impl Into<String>) {
+        self.not_checked.push(reason.into());
+    }
+
+    pub(crate) fn into_parts(self) -> (Vec<Finding>, Vec<String>) {
+        (self.findings, self.not_checked)
+    }
+}
+
+impl From<Option<Finding>> for Outcome {
+    fn from(finding: Option<Finding>) -> Self {
+        Self { findings: finding.into_iter().collect(), not_checked: Vec::new() }
+    }
+}
+
+impl FromIterator<Finding> for Outcome {
+    fn from_iter<I: IntoIterator<Item = Finding>>(findings: I) -> Self {
+        Self { findings: findings.into_iter().collect(), not_checked: Vec::new() }
+    }
+}
+
+/// Reasons why a check could not be made; the text is for the report.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckError {
+    #[error("{}", describe_postgres(.0))]
+    Postgres(#[from] sqlx::Error),
+    #[error("{}", describe_redis(.0))]
+    Redis(#[from] RedisError),
+    #[error("{}", describe_sqlite(.0))]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// SQLSTATE of a right that the role lacks, and of a statement that took too long.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+const QUERY_CANCELED: &str = "57014";
+
+fn describe_postgres(error: &sqlx::Error) -> String {
+    let Some(answer) = error.as_database_error() else {
+        return format!("PostgreSQL gave no answer: {error}");
+    };
+    match answer.code().as_deref() {
+        Some(INSUFFICIENT_PRIVILEGE) => format!("the role lacks a right: {}", answer.message()),
+        Some(QUERY_CANCELED) => format!("it took too long: {}", answer.message()),
+        _ => format!("PostgreSQL refused: {}", answer.message()),
+    }
+}
+
+fn describe_redis(error: &RedisError) -> String {
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::NoPerm) => format!("the user lacks a right: {error}"),
+        ErrorKind::Server(_) | ErrorKind::Extension => format!("Redis refused: {error}"),
+        _ => format!("Redis gave no answer: {error}"),
+    }
+}
+
+fn describe_sqlite(error: &rusqlite::Error) -> String {
+    format!("SQLite refused: {error}")
+}

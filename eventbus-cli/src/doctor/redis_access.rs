@@ -1,0 +1,186 @@
+//! Checks of how clients reach a Redis server, and of their rights.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use eventbus_redis::{
+    keys,
+    redis::{Arg, Cmd, FromRedisValue, RedisResult, Value, cmd},
+};
+use serde_json::json;
+
+use super::{
+    bus_target::BusTarget,
+    check::{Check, Run},
+    config::DoctorConfig,
+    finding::Finding,
+    outcome::{CheckError, Outcome},
+    redis_target::{RedisTarget, is_forbidden},
+};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::new(
+        "redis-tls",
+        "a connection without TLS over a public network",
+        Run::Redis(|target, config| Box::pin(check_tls(target, config))),
+    ),
+    Check::new(
+        "redis-exposed",
+        "a server that takes every client of a network without a password",
+        Run::Redis(|target, _| Box::pin(check_exposed(target))),
+    ),
+    Check::new(
+        "redis-rights-few",
+        "rights that the bus lacks",
+        Run::Bus(|target, _| Box::pin(check_missing_rights(target))),
+    ),
+    Check::new(
+        "redis-rights-many",
+        "a user that may run every command",
+        Run::Redis(|target, _| Box::pin(check_excess_rights(target))),
+    ),
+];
+
+async fn check_tls(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let client: String = target.query(cmd("CLIENT").arg("INFO")).await?;
+    let address = |name: &str| client.split_whitespace().find_map(|field| field.strip_prefix(name)).unwrap_or_default();
+    let (from, to) = (address("addr="), address("laddr="));
+    let is_untrusted = |address: &str| {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+        // a socket has no address
+        let host: Option<IpAddr> = host.parse().ok();
+        host.is_some_and(|host| !config.trusted_networks.iter().any(|network| network.contains(&host)))
+    };
+    let mut outcome = Outcome::healthy();
+    if !is_untrusted(from) && !is_untrusted(to) {
+        return Ok(outcome);
+    }
+    let Some(tls_port) = target.setting("tls-port", &mut outcome).await? else { return Ok(outcome) };
+    let port = to.rsplit_once(':').map_or("", |(_, port)| port);
+    if tls_port == "0" || tls_port != port {
+        let found = format!("the connection to {to} has no TLS, and crosses a network that is not trusted");
+        let consequence = "every machine on the way can read events and passwords, and change them";
+        let repair = "`rediss://` in the URL, the cargo feature `tls` of eventbus-redis, `tls-port` at the server";
+        outcome.add(Finding::warning(found, consequence, repair).observed(json!({ "client": from, "server": to })));
+    }
+    Ok(outcome)
+}
+
+async fn check_exposed(target: &RedisTarget) -> Result<Outcome, CheckError> {
+    let mut outcome = Outcome::healthy();
+    let protected = target.setting("protected-mode", &mut outcome).await?;
+    let bind = target.setting("bind", &mut outcome).await?;
+    let (Some(protected), Some(bind)) = (protected, bind) else { return Ok(outcome) };
+    let is_loopback = |address: &str| {
+        let address = address.trim_start_matches('-');
+        address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    };
+    if protected == "yes" || bind.split_whitespace().all(is_loopback) {
+        return Ok(outcome);
+    }
+    let user = user(target, "default").await?;
+    let flags: Vec<String> = field(&user, "flags");
+    if flags.iter().any(|flag| flag == "on") && flags.iter().any(|flag| flag == "nopass") {
+        let found = format!("the server listens on `{bind}`, and the user `default` needs no password");
+        let consequence = "whichever program reaches the server can read, add and remove entries, and empty it";
+        let repair = "ACL SETUSER default off, and a user with a password for the application; or `protected-mode yes`";
+        outcome.add(Finding::fault(found, consequence, repair).observed(json!({ "bind": bind })));
+    }
+    Ok(outcome)
+}
+
+async fn user(target: &RedisTarget, name: &str) -> RedisResult<HashMap<String, Value>> {
+    target.try_query(cmd("ACL").arg("GETUSER").arg(name)).await
+}
+
+fn field<T: FromRedisValue + Default>(fields: &HashMap<String, Value>, name: &str) -> T {
+    fields.get(name).and_then(|value| T::from_redis_value(value.clone()).ok()).unwrap_or_default()
+}
+
+/// The commands of a bus, each on a key that does not exist, or with an argument that the command refuses: the server
+/// checks the rights first, and changes no key.
+fn probes(prefix: &str) -> Vec<Cmd> {
+    let stream = format!("{}:doctor", keys::stream(prefix));
+    let hash = keys::floors(&stream);
+    let command = |name: &str, arguments: &[&str]| {
+        let mut command = cmd(name);
+        command.arg(arguments);
+        command
+    };
+    vec![
+        command("XADD", &[&stream, "NOMKSTREAM", "*", "field", "value"]),
+        command("XREADGROUP", &["GROUP", "doctor", "doctor", "COUNT", "1", "STREAMS", &stream, ">"]),
+        command("XACK", &[&stream, "doctor", "0-1"]),
+        command("XCLAIM", &[&stream, "doctor", "doctor", "0", "0-1"]),
+        command("XAUTOCLAIM", &[&stream, "doctor", "doctor", "0", "0-0"]),
+        command("XPENDING", &[&stream, "doctor"]),
+        command("XRANGE", &[&stream, "-", "+", "COUNT", "1"]),
+        command("XGROUP", &["CREATE", &stream, "doctor", "$"]),
+        command("XINFO", &["STREAM", &stream]),
+        command("XTRIM", &[&stream, "MAXLEN", "0"]),
+        command("XDEL", &[&stream, "0-1"]),
+        command("HGETALL", &[&hash]),
+        // a field without its value
+        command("HSET", &[&hash, "field", "value", "field"]),
+        command("HDEL", &[&hash, "field"]),
+        command("EXISTS", &[&hash]),
+        command("DEL", &[&hash]),
+        command("TIME", &[]),
+        command("EVAL", &["return 1", "0"]),
+        command("SCRIPT", &["EXISTS", "doctor"]),
+        // of the transactions the one without an effect
+        command("UNWATCH", &[]),
+    ]
+}
+
+async fn check_missing_rights(target: &BusTarget) -> Result<Outcome, CheckError> {
+    let mut missing = Vec::new();
+    for probe in probes(target.prefix()) {
+        match target.redis().try_query::<Value>(&probe).await {
+            Err(error) if is_forbidden(&error) => {
+                let command = probe.args_iter().next().map(|argument| name_of(&argument)).unwrap_or_default();
+                missing.push((command, error.detail().unwrap_or_default().to_owned()));
+            }
+            Err(error) if error.is_unrecoverable_error() || error.is_io_error() => return Err(error.into()),
+            // each other error comes after the check of rights
+            _ => {}
+        }
+    }
+    let Some((_, detail)) = missing.first() else { return Ok(Outcome::healthy()) };
+    let commands: Vec<_> = missing.iter().map(|(command, _)| command.as_str()).collect();
+    let found = format!("the user lacks rights for {}: {detail}", commands.join(", "));
+    let consequence = "the bus fails later, in the one operation that needs the right";
+    let repair = format!(
+        "ACL SETUSER … ~{prefix}* ~{{{prefix}* +@stream +@hash +@connection +@transaction +@scripting +exists +del +time",
+        prefix = target.prefix()
+    );
+    Ok(Some(Finding::fault(found, consequence, repair).observed(json!({ "missing": commands }))).into())
+}
+
+fn name_of(argument: &Arg<&[u8]>) -> String {
+    match argument {
+        Arg::Simple(name) => String::from_utf8_lossy(name).into_owned(),
+        _ => String::new(),
+    }
+}
+
+async fn check_excess_rights(target: &RedisTarget) -> Result<Outcome, CheckError> {
+    // a user that may not ask is limited
+    let name: String = match target.try_query(cmd("ACL").arg("WHOAMI")).await {
+        Ok(name) => name,
+        Err(error) if is_forbidden(&error) => return Ok(Outcome::healthy()),
+        Err(error) => return Err(error.into()),
+    };
+    let user = match user(target, &name).await {
+        Ok(user) => user,
+        Err(error) if is_forbidden(&error) => return Ok(Outcome::healthy()),
+        Err(error) => return Err(error.into()),
+    };
+    let commands: String = field(&user, "commands");
+    if !commands.split_whitespace().any(|rule| rule == "+@all") {
+        return Ok(Outcome::healthy());
+    }
+    let found = format!("the user `{name}` may run every command: `{commands}`");
+    let consequence = "no right limits it: a mistake or an attacker can empty the server (FLUSHALL) or stop it";
+    let repair = "create a user with the rights that the README of eventbus-redis names, and connect as that one";
+    Ok(Some(Finding::note(found, consequence, repair).observed(json!({ "user": name, "commands": commands }))).into())
+}

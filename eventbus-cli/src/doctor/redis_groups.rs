@@ -1,0 +1,332 @@
+//! Checks of the consumer groups of a bus on Redis, and of its dead letters.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use eventbus_redis::{keys, redis::cmd};
+use serde_json::json;
+
+use super::{
+    bus_target::{BusTarget, GroupState, StreamState, entry_ms, is_absent},
+    check::{Check, Run},
+    config::DoctorConfig,
+    finding::Finding,
+    outcome::{CheckError, Outcome},
+    redis_store_target::RedisStoreTarget,
+    redis_target::RedisTarget,
+    store_contents::compare_retention,
+};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::new("redis-format", "keys of a newer release", Run::Bus(|target, _| Box::pin(check_format(target)))),
+    Check::new(
+        "redis-store-format",
+        "keys of a store of a newer release",
+        Run::RedisStore(|target, _| Box::pin(check_store_format(target))),
+    ),
+    Check::new(
+        "group-unattended",
+        "groups with waiting entries and no live consumer",
+        Run::Bus(|target, config| Box::pin(check_unattended(target, config))),
+    ),
+    Check::new(
+        "group-dead-consumer",
+        "entries that a dead consumer holds",
+        Run::Bus(|target, config| Box::pin(check_dead_consumers(target, config))),
+    ),
+    Check::new(
+        "group-absent-member",
+        "entries of types that no live member handles",
+        Run::Bus(|target, config| Box::pin(check_absent_members(target, config))),
+    ),
+    Check::new(
+        "group-holds-trim",
+        "groups that keep the stream from being trimmed",
+        Run::Bus(|target, config| Box::pin(check_held_trimming(target, config))),
+    ),
+    Check::new(
+        "group-lost-entries",
+        "entries that were removed before a group read them",
+        Run::Bus(|target, _| Box::pin(check_lost_entries(target))),
+    ),
+    Check::new(
+        "group-missing",
+        "groups that the server has lost",
+        Run::Bus(|target, _| Box::pin(check_missing_groups(target))),
+    ),
+    Check::new("redis-dead-letters", "dead letters", Run::Bus(|target, _| Box::pin(check_dead_letters(target)))),
+    Check::new(
+        "redis-dead-letter-age",
+        "dead letters that are older than the inbox remembers",
+        Run::Bus(|target, config| Box::pin(check_dead_letter_age(target, config))),
+    ),
+];
+
+async fn check_format(target: &BusTarget) -> Result<Outcome, CheckError> {
+    let meta = keys::meta(&target.stream());
+    compare_format(target.redis(), &meta, keys::FORMAT.format, keys::FORMAT.min_reader).await
+}
+
+async fn check_store_format(target: &RedisStoreTarget) -> Result<Outcome, CheckError> {
+    let format = eventstore_redis::keys::FORMAT;
+    compare_format(target.redis(), &target.keys().meta(), format.format, format.min_reader).await
+}
+
+/// Compares the format that the hash `meta` records with the one that this release writes, and the lowest one that it
+/// needs.
+async fn compare_format(redis: &RedisTarget, meta: &str, known: u32, lowest: u32) -> Result<Outcome, CheckError> {
+    let command = cmd("HMGET").arg((meta, "format", "min_reader")).to_owned();
+    let (format, min_reader): (Option<String>, Option<String>) = redis.query(&command).await?;
+    let Some(format) = format else { return Ok(Outcome::healthy()) };
+    let min_reader = min_reader.unwrap_or_else(|| format.clone());
+    let number = |text: &str| text.parse::<u32>().ok();
+    let observed = json!({ "key": meta, "format": format, "min_reader": min_reader, "known": known });
+    let found = format!("the keys have format {format}, readable from {min_reader} on; this release knows {known}");
+    let repair = "run one release everywhere: deploy the newer one to this process, too";
+    let finding = match (number(&format), number(&min_reader)) {
+        (Some(format), Some(min_reader)) if min_reader <= known => {
+            let newer = || {
+                let consequence =
+                    "a newer release works on these keys: two releases are at work until all are deployed";
+                Finding::warning(found, consequence, repair)
+            };
+            (format > known || format < lowest).then(newer)
+        }
+        (Some(_), Some(_)) => Some(Finding::fault(found, "this release refuses to start", repair)),
+        _ => Some(Finding::fault(
+            format!("`{meta}` names no format: `{format}`, `{min_reader}`"),
+            "no release starts",
+            format!("HDEL {meta} format min_reader, if the keys are of one release"),
+        )),
+    };
+    Ok(finding.map(|finding| finding.observed(observed)).into())
+}
+
+/// Returns the seconds since an entry was added.
+fn age_seconds(id: &str, now: u64) -> u64 {
+    now.saturating_sub(entry_ms(id)) / 1_000
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn check_unattended(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let now = target.redis().time().await?;
+    let idle_ms = milliseconds(config.idle_group);
+    let mut outcome = Outcome::healthy();
+    for stream in target.load().await? {
+        for group in target.joined(&stream).await? {
+            let Some(oldest) = target.oldest_unfinished(&stream.key, group).await? else { continue };
+            if now.saturating_sub(entry_ms(&oldest)) <= idle_ms {
+                continue;
+            }
+            if target.count_live(&stream.key, &group.name, now, idle_ms).await? == 0 {
+                outcome.add(unattended(&stream, group, age_seconds(&oldest, now)));
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+fn unattended(stream: &StreamState, group: &GroupState, age: u64) -> Finding {
+    let unread = group.lag.map_or_else(|| "an unknown number".into(), |lag| lag.to_string());
+    let found = format!(
+        "the group `{}` of `{}` has no live consumer: {} entries pending, {unread} unread, the oldest for {age} s",
+        group.name, stream.key, group.pending
+    );
+    let consequence = "no process handles these events, and the stream keeps them";
+    let repair = "start the service with that group; if it is gone for good: `eventbus groups retire`";
+    let observed = json!({
+        "stream": stream.key, "group": group.name, "pending": group.pending, "unread": group.lag,
+        "oldest_seconds": age,
+    });
+    Finding::warning(found, consequence, repair).observed(observed)
+}
+
+async fn check_dead_consumers(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let now = target.redis().time().await?;
+    let idle_ms = milliseconds(config.idle_group);
+    let mut outcome = Outcome::healthy();
+    for stream in target.load().await? {
+        // the owner of a partition has no name of its own there
+        if stream.key != target.stream() {
+            continue;
+        }
+        for group in stream.groups.iter().filter(|group| group.pending > 0) {
+            let members = target.members(&group.name).await?;
+            let command = cmd("XPENDING").arg((&stream.key, &group.name, "IDLE", idle_ms, "-", "+", 1_000)).to_owned();
+            let entries: Vec<(String, String, u64, u64)> = target.redis().query(&command).await?;
+            let mut held: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+            for (_, consumer, idle, _) in entries {
+                let is_live = members.get(&consumer).is_some_and(|member| member.is_live(now));
+                if !is_live && !is_absent(&consumer) {
+                    let (count, longest) = held.entry(consumer).or_default();
+                    *count += 1;
+                    *longest = idle.max(*longest);
+                }
+            }
+            for (consumer, (count, idle)) in held {
+                let found = format!(
+                    "the consumer `{consumer}` of the group `{}` holds {count} entries, and has shown no life for {} s",
+                    group.name,
+                    idle / 1_000
+                );
+                let consequence = "these events are not handled, and no live consumer claims them";
+                let repair = "start the process again, or one more consumer of the group, which claims them";
+                let observed = json!({
+                    "stream": stream.key, "group": group.name, "consumer": consumer, "entries": count,
+                    "idle_ms": idle,
+                });
+                outcome.add(Finding::warning(found, consequence, repair).observed(observed));
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+async fn check_absent_members(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let now = target.redis().time().await?;
+    let mut outcome = Outcome::healthy();
+    for stream in target.load().await? {
+        for group in stream.groups.iter().filter(|group| group.pending > 0) {
+            let command =
+                cmd("XPENDING").arg((&stream.key, &group.name, "-", "+", 1_000, keys::ABSENT_CONSUMER)).to_owned();
+            let entries: Vec<(String, String, u64, u64)> = target.redis().query(&command).await?;
+            let Some((oldest, ..)) = entries.first() else { continue };
+            let age = age_seconds(oldest, now);
+            if age <= config.absent_member.as_secs() {
+                continue;
+            }
+            let least = if entries.len() == 1_000 { "at least " } else { "" };
+            let found = format!(
+                "{least}{} entries of the group `{}` wait for a member that handles their types, the oldest for {age} s",
+                entries.len(),
+                group.name
+            );
+            let consequence = "these events are not handled, and the stream keeps them";
+            let repair = "start the service or release that handles them; if none will any more: \
+                          `bus.forget_event_type(&group, type)`";
+            let observed = json!({
+                "stream": stream.key, "group": group.name, "entries": entries.len(), "oldest_seconds": age,
+            });
+            outcome.add(Finding::warning(found, consequence, repair).observed(observed));
+        }
+    }
+    Ok(outcome)
+}
+
+async fn check_held_trimming(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let now = target.redis().time().await?;
+    let mut outcome = Outcome::healthy();
+    for stream in target.load().await? {
+        let mut slowest: Option<(String, &GroupState)> = None;
+        for group in target.joined(&stream).await? {
+            if let Some(oldest) = target.oldest_unfinished(&stream.key, group).await?
+                && slowest.as_ref().is_none_or(|(id, _)| sort_key(&oldest) < sort_key(id))
+            {
+                slowest = Some((oldest, group));
+            }
+        }
+        let Some((oldest, group)) = slowest else { continue };
+        let age = age_seconds(&oldest, now);
+        if age <= config.held_trim.as_secs() {
+            continue;
+        }
+        let found = format!(
+            "the group `{}` keeps `{}` from being trimmed: it has not finished an entry that is {age} s old",
+            group.name, stream.key
+        );
+        let consequence = "the stream grows until Redis is out of memory";
+        let repair = "start the group's consumers, or find what fails there; if it is gone for good: \
+                      `eventbus groups retire`";
+        let observed = json!({
+            "stream": stream.key, "group": group.name, "oldest": oldest, "oldest_seconds": age,
+            "length": stream.length,
+        });
+        outcome.add(Finding::warning(found, consequence, repair).observed(observed));
+    }
+    Ok(outcome)
+}
+
+/// Returns what orders the ids of entries.
+fn sort_key(id: &str) -> (u64, u64) {
+    let number = id.split_once('-').and_then(|(_, number)| number.parse().ok());
+    (entry_ms(id), number.unwrap_or_default())
+}
+
+async fn check_lost_entries(target: &BusTarget) -> Result<Outcome, CheckError> {
+    let mut outcome = Outcome::healthy();
+    for stream in target.load().await? {
+        let removed = stream.added.saturating_sub(stream.length);
+        if removed == 0 {
+            continue;
+        }
+        if stream.has_deleted {
+            let reason =
+                format!("entries of `{}` were deleted by id, so that the server's counts are not exact", stream.key);
+            outcome.not_checked(reason);
+            continue;
+        }
+        for group in target.joined(&stream).await? {
+            match group.read {
+                Some(read) if removed > read => {
+                    let found = format!(
+                        "{} entries of `{}` were removed before the group `{}` had read them",
+                        removed - read,
+                        stream.key,
+                        group.name
+                    );
+                    let consequence = "the group has not handled these events; a relay publishes those of its store \
+                                       again, those of different publishers are lost";
+                    let repair = "find what trims the stream (XTRIM, XADD with MAXLEN) and stop it; `bus.trim` waits \
+                                  for the groups";
+                    let observed = json!({ "stream": stream.key, "group": group.name, "lost": removed - read });
+                    outcome.add(Finding::fault(found, consequence, repair).observed(observed));
+                }
+                Some(_) => {}
+                None => outcome.not_checked(format!(
+                    "the server does not know how many entries of `{}` the group `{}` has read",
+                    stream.key, group.name
+                )),
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+async fn check_missing_groups(target: &BusTarget) -> Result<Outcome, CheckError> {
+    let (streams, mut outcome) = (target.load().await?, Outcome::healthy());
+    for key in target.streams().await? {
+        let there = streams.iter().find(|stream| stream.key == key);
+        for (group, floor) in target.floors(&key).await? {
+            if there.is_some_and(|stream| stream.groups.iter().any(|found| found.name == group)) {
+                continue;
+            }
+            let found = format!("the server has lost the group `{group}` of `{key}`");
+            let consequence = "its handlers get no event, and trimming stands still, until a consumer makes it again";
+            let repair =
+                "start a consumer of the group, which goes on where it was; find what ran XGROUP DESTROY or DEL";
+            let observed = json!({ "stream": key, "group": group, "floor": floor });
+            outcome.add(Finding::fault(found, consequence, repair).observed(observed));
+        }
+    }
+    Ok(outcome)
+}
+
+async fn check_dead_letters(target: &BusTarget) -> Result<Outcome, CheckError> {
+    let count: u64 = target.redis().query(cmd("XLEN").arg(target.dead_letters())).await?;
+    let finding = || {
+        let consequence =
+            "their events are not handled, and later events of their aggregates were handled without them";
+        let repair = "`eventbus dead-letters list`, repair the cause, then replay or discard them";
+        Finding::note(format!("there are {count} dead letters"), consequence, repair)
+            .observed(json!({ "count": count }))
+    };
+    Ok((count > 0).then(finding).into())
+}
+
+async fn check_dead_letter_age(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let Some(oldest) = target.first_entry(&target.dead_letters(), "-").await? else { return Ok(Outcome::healthy()) };
+    let now = target.redis().time().await?;
+    Ok(compare_retention(Duration::from_secs(age_seconds(&oldest, now)), config).into())
+}

@@ -1,0 +1,26 @@
+//! The keys of an event store on Redis.
+
+use eventstore_redis::keys::StoreKeys;
+
+use super::redis_target::RedisTarget;
+
+/// An event store on Redis.
+#[derive(Debug, Clone)]
+pub(crate) struct RedisStoreTarget {
+    redis: RedisTarget,
+    keys: StoreKeys,
+}
+
+impl RedisStoreTarget {
+    pub(crate) fn new(redis: RedisTarget, prefix: &str) -> Self {
+        Self { redis, keys: StoreKeys::new(prefix) }
+    }
+
+    pub(crate) const fn redis(&self) -> &RedisTarget {
+        &self.redis
+    }
+
+    pub(crate) const fn keys(&self) -> &StoreKeys {
+        &self.keys
+    }
+}

@@ -1,0 +1,157 @@
+//! The report of all checks.
+
+use std::fmt;
+
+use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{
+    check::Check,
+    finding::{Finding, Severity},
+    outcome::{CheckError, Outcome},
+};
+
+/// The version of the report's JSON: a field that changes its meaning raises it.
+const VERSION: u32 = 1;
+
+/// A report of all checks: as JSON by serde, as text by `Display`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    version: u32,
+    #[serde(serialize_with = "rfc3339")]
+    as_of: OffsetDateTime,
+    findings: Vec<CheckFinding>,
+    not_checked: Vec<NotChecked>,
+    healthy: Vec<&'static str>,
+    skipped: Vec<NotChecked>,
+}
+
+/// A finding, with the name of its check.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CheckFinding {
+    /// The name of the check.
+    pub check: &'static str,
+    /// What it found.
+    #[serde(flatten)]
+    pub finding: Finding,
+}
+
+/// A check, or a part of it, that was not made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotChecked {
+    /// The name of the check.
+    pub check: &'static str,
+    /// The reason.
+    pub reason: String,
+}
+
+impl Report {
+    pub(crate) const fn new(as_of: OffsetDateTime) -> Self {
+        Self {
+            version: VERSION,
+            as_of,
+            findings: Vec::new(),
+            not_checked: Vec::new(),
+            healthy: Vec::new(),
+            skipped: Vec::new(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, check: &Check, outcome: Result<Outcome, CheckError>) {
+        let check = check.name();
+        let (findings, not_checked) = match outcome {
+            Ok(outcome) => outcome.into_parts(),
+            Err(error) => (Vec::new(), vec![error.to_string()]),
+        };
+        if findings.is_empty() && not_checked.is_empty() {
+            self.healthy.push(check);
+        }
+        self.findings.extend(findings.into_iter().map(|finding| CheckFinding { check, finding }));
+        self.findings.sort_by_key(|found| found.finding.severity);
+        self.not_checked.extend(not_checked.into_iter().map(|reason| NotChecked { check, reason }));
+    }
+
+    pub(crate) fn skip(&mut self, check: &Check, reason: &str) {
+        self.skipped.push(NotChecked { check: check.name(), reason: reason.into() });
+    }
+
+    /// Returns the findings, the worst first.
+    #[must_use]
+    pub fn findings(&self) -> &[CheckFinding] {
+        &self.findings
+    }
+
+    /// Returns the checks, or parts of them, that the servers did not let the doctor make.
+    #[must_use]
+    pub fn not_checked(&self) -> &[NotChecked] {
+        &self.not_checked
+    }
+
+    /// Returns the names of the checks that found all well.
+    #[must_use]
+    pub fn healthy(&self) -> &[&'static str] {
+        &self.healthy
+    }
+
+    /// Returns the checks that were not asked for, or whose subject the doctor has not got.
+    #[must_use]
+    pub fn skipped(&self) -> &[NotChecked] {
+        &self.skipped
+    }
+
+    /// Returns the time of the report.
+    #[must_use]
+    pub const fn as_of(&self) -> OffsetDateTime {
+        self.as_of
+    }
+
+    /// Returns the severity of the worst finding; `None` if there is none.
+    #[must_use]
+    pub fn worst(&self) -> Option<Severity> {
+        self.findings.first().map(|found| found.finding.severity)
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|found| found.finding.severity == severity).count()
+    }
+}
+
+fn rfc3339<S: serde::Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = time.format(&Rfc3339).map_err(serde::ser::Error::custom)?;
+    serializer.serialize_str(&text)
+}
+
+/// The width of the column of severities.
+const SEVERITY_WIDTH: usize = 11;
+
+fn plural(count: usize, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The findings, the worst first, then what was not checked, then the numbers.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.findings.iter().map(|found| found.check).chain(self.not_checked.iter().map(|not| not.check));
+        let width = names.map(str::len).max().unwrap_or_default();
+        let indent = SEVERITY_WIDTH + 1 + width + 2;
+        for CheckFinding { check, finding } in &self.findings {
+            let severity = finding.severity.as_str().to_uppercase();
+            writeln!(f, "{severity:SEVERITY_WIDTH$} {check:width$}  {}", finding.finding)?;
+            writeln!(f, "{:indent$}so {}", "", finding.consequence)?;
+            writeln!(f, "{:indent$}to repair: {}", "", finding.repair)?;
+        }
+        for NotChecked { check, reason } in &self.not_checked {
+            writeln!(f, "{:SEVERITY_WIDTH$} {check:width$}  {reason}", "NOT CHECKED")?;
+        }
+        let counts = [Severity::Fault, Severity::Warning, Severity::Note]
+            .map(|severity| plural(self.count(severity), severity.as_str()));
+        write!(f, "{} healthy, {}", plural(self.healthy.len(), "check"), counts.join(", "))?;
+        if !self.not_checked.is_empty() {
+            write!(f, ", {} not checked", self.not_checked.len())?;
+        }
+        if !self.skipped.is_empty() {
+            write!(f, ", {} skipped", self.skipped.len())?;
+        }
+        writeln!(f)
+    }
+}

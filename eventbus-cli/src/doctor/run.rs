@@ -1,0 +1,277 @@
+//! Runs the checks.
+
+use std::path::PathBuf;
+
+use eventbus_redis::redis::aio::MultiplexedConnection;
+use eventstore_postgres::sqlx::PgPool;
+use tokio::time::timeout;
+
+use super::{
+    bus_target::BusTarget,
+    catalog::{UnknownCheck, checks, find},
+    check::{Check, Checking, Run},
+    config::DoctorConfig,
+    known_types::KnownTypes,
+    outcome::CheckError,
+    postgres_target::PostgresTarget,
+    redis_store_target::RedisStoreTarget,
+    redis_target::RedisTarget,
+    report::Report,
+    sqlite_target::SqliteTarget,
+};
+
+/// Examines servers, and what the project stores there; changes nothing.
+///
+/// It asks each server that it gets. On PostgreSQL every statement runs in a read-only transaction with a time limit; on
+/// Redis no command changes a key.
+///
+/// # Examples
+/// ```no_run
+/// # async fn example(pool: eventstore_postgres::sqlx::PgPool) -> eventbus::Result<()> {
+/// use eventbus_cli::doctor::Doctor;
+///
+/// let report = Doctor::new().postgres(pool, "eventbus").skip(["pg-disk"])?.run().await;
+/// println!("{report}");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Doctor {
+    config: DoctorConfig,
+    postgres: Option<PostgresTarget>,
+    redis: Option<RedisTarget>,
+    bus: Option<(String, String)>,
+    redis_store: Option<String>,
+    sqlite: Option<SqliteTarget>,
+    known_types: Option<KnownTypes>,
+    only: Vec<&'static str>,
+    skip: Vec<&'static str>,
+    is_deep: bool,
+}
+
+/// The suffix of the stream of dead letters unless the bus is configured otherwise.
+const DEAD_LETTER_SUFFIX: &str = "_dlq";
+
+impl Doctor {
+    /// Makes a doctor without a server to ask.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the thresholds of the checks.
+    #[must_use]
+    pub fn config(self, config: DoctorConfig) -> Self {
+        Self { config, ..self }
+    }
+
+    /// Examines a PostgreSQL server, and the store in that schema. The pool needs two connections for one of the checks.
+    #[must_use]
+    pub fn postgres(self, pool: PgPool, schema: &str) -> Self {
+        Self { postgres: Some(PostgresTarget::new(pool, schema.into())), ..self }
+    }
+
+    /// Examines a Redis server.
+    ///
+    /// The connection should wait at least some seconds for an answer.
+    #[must_use]
+    pub fn redis(self, connection: MultiplexedConnection) -> Self {
+        Self { redis: Some(RedisTarget::new(connection)), ..self }
+    }
+
+    /// Also examines the bus with that `stream_prefix` on the [Redis server](Self::redis).
+    #[must_use]
+    pub fn bus(self, stream_prefix: &str) -> Self {
+        self.bus_with(stream_prefix, DEAD_LETTER_SUFFIX)
+    }
+
+    /// Like [`bus`](Self::bus), for a bus with a `dlq_stream_suffix` of its own.
+    #[must_use]
+    pub fn bus_with(self, stream_prefix: &str, dlq_stream_suffix: &str) -> Self {
+        Self { bus: Some((stream_prefix.into(), dlq_stream_suffix.into())), ..self }
+    }
+
+    /// Also examines the event store with that `key_prefix` on the [Redis server](Self::redis).
+    #[must_use]
+    pub fn redis_store(self, key_prefix: &str) -> Self {
+        Self { redis_store: Some(key_prefix.into()), ..self }
+    }
+
+    /// Examines the file of a store on SQLite.
+    #[must_use]
+    pub fn sqlite(self, path: impl Into<PathBuf>) -> Self {
+        Self { sqlite: Some(SqliteTarget::new(path.into())), ..self }
+    }
+
+    /// Compares the stored event types with those that the program knows, each with its schema version.
+    #[must_use]
+    pub fn known_types(self, types: impl IntoIterator<Item = (String, u32)>) -> Self {
+        Self { known_types: Some(KnownTypes::new(types)), ..self }
+    }
+
+    /// Sets if checks that read whole tables or files are made, too; they are not by default.
+    #[must_use]
+    pub fn deep(self, is_deep: bool) -> Self {
+        Self { is_deep, ..self }
+    }
+
+    /// Makes these checks only; all of them if there is no name.
+    ///
+    /// # Errors
+    /// [`UnknownCheck`] for a name that no check has.
+    pub fn only<N: AsRef<str>>(self, names: impl IntoIterator<Item = N>) -> Result<Self, UnknownCheck> {
+        Ok(Self { only: find_all(names)?, ..self })
+    }
+
+    /// Leaves these checks out.
+    ///
+    /// # Errors
+    /// [`UnknownCheck`] for a name that no check has.
+    pub fn skip<N: AsRef<str>>(self, names: impl IntoIterator<Item = N>) -> Result<Self, UnknownCheck> {
+        Ok(Self { skip: find_all(names)?, ..self })
+    }
+
+    /// Makes the checks, one after the other.
+    pub async fn run(&self) -> Report {
+        let mut report = Report::new(self.config.clock.now());
+        let subjects = Subjects::find(self).await;
+        for check in checks().filter(|check| self.is_wanted(check)) {
+            if check.is_deep() && !self.is_deep {
+                report.skip(check, "it reads whole tables: made on request only");
+                continue;
+            }
+            match subjects.checking(check) {
+                Err(Missing::Subject(reason)) => report.skip(check, reason),
+                Err(Missing::Server(reason)) => report.add(check, Err(CheckError::Other(reason.to_owned()))),
+                Ok(checking) => {
+                    let late = || CheckError::Other(format!("it took longer than {:?}", check.timeout()));
+                    // real time: the answer of a server
+                    let outcome = timeout(check.timeout(), checking).await.unwrap_or_else(|_| Err(late()));
+                    report.add(check, outcome);
+                }
+            }
+        }
+        report
+    }
+
+    fn is_wanted(&self, check: &Check) -> bool {
+        let is_named = |names: &[&str]| names.contains(&check.name());
+        (self.only.is_empty() || is_named(&self.only)) && !is_named(&self.skip)
+    }
+}
+
+fn find_all<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Result<Vec<&'static str>, UnknownCheck> {
+    names.into_iter().map(|name| find(name.as_ref()).map(Check::name)).collect()
+}
+
+/// Reasons why a check is not made.
+enum Missing<'a> {
+    /// The doctor has not got its subject.
+    Subject(&'static str),
+    /// The server gave no answer.
+    Server(&'a str),
+}
+
+/// The subjects that a doctor has, after it asked each server once: one that is away is reported for each check without
+/// waiting for it again.
+struct Subjects<'a> {
+    config: &'a DoctorConfig,
+    /// The database, and whether it has a store, or why that is unknown.
+    postgres: Option<(&'a PostgresTarget, Result<bool, String>)>,
+    redis: Option<(RedisTarget, Result<(), String>)>,
+    bus: Option<BusTarget>,
+    redis_store: Option<RedisStoreTarget>,
+    sqlite: Option<&'a SqliteTarget>,
+    known_types: Option<&'a KnownTypes>,
+}
+
+impl<'a> Subjects<'a> {
+    async fn find(doctor: &'a Doctor) -> Self {
+        let config = &doctor.config;
+        let postgres = match &doctor.postgres {
+            None => None,
+            Some(target) => {
+                // real time: the answer of a server
+                let found = timeout(2 * config.statement_timeout, target.has_store(config)).await;
+                let found = found.unwrap_or_else(|_| Err(CheckError::Other("PostgreSQL gave no answer".into())));
+                Some((target, found.map_err(|error| error.to_string())))
+            }
+        };
+        let redis = match &doctor.redis {
+            None => None,
+            Some(target) => {
+                let target = match doctor.redis_store {
+                    Some(_) => target.clone().keeping_events(),
+                    None => target.clone(),
+                };
+                let found = timeout(2 * config.statement_timeout, target.ping()).await;
+                let found = found.unwrap_or_else(|_| Err(CheckError::Other("Redis gave no answer".into())));
+                Some((target, found.map_err(|error| error.to_string())))
+            }
+        };
+        let server = redis.as_ref().map(|(redis, _)| redis);
+        let bus = server.zip(doctor.bus.as_ref());
+        let store = server.zip(doctor.redis_store.as_ref());
+        Self {
+            config,
+            bus: bus.map(|(redis, (prefix, suffix))| BusTarget::new(redis.clone(), prefix, suffix)),
+            redis_store: store.map(|(redis, prefix)| RedisStoreTarget::new(redis.clone(), prefix)),
+            postgres,
+            redis,
+            sqlite: doctor.sqlite.as_ref(),
+            known_types: doctor.known_types.as_ref(),
+        }
+    }
+
+    fn checking<'s>(&'s self, check: &Check) -> Result<Checking<'s>, Missing<'s>> {
+        let config = self.config;
+        Ok(match check.run() {
+            Run::Postgres(run) => run(self.postgres()?, config),
+            Run::PostgresStore(run) => run(self.postgres_store()?, config),
+            Run::PostgresTypes(run) => run(self.postgres_store()?, self.known_types()?, config),
+            Run::Redis(run) => run(self.redis()?, config),
+            Run::Bus(run) => run(self.bus()?, config),
+            Run::RedisStore(run) => {
+                self.redis()?;
+                let store = self.redis_store.as_ref();
+                run(store.ok_or(Missing::Subject("no event store on Redis was given"))?, config)
+            }
+            Run::BusAndStore(run) => run(self.bus()?, self.postgres_store()?, config),
+            Run::Sqlite(run) => run(self.sqlite()?, config),
+            Run::SqliteTypes(run) => run(self.sqlite()?, self.known_types()?),
+        })
+    }
+
+    fn postgres(&self) -> Result<&PostgresTarget, Missing<'_>> {
+        let (target, found) = self.postgres.as_ref().ok_or(Missing::Subject("no PostgreSQL server was given"))?;
+        found.as_ref().map_err(|reason| Missing::Server(reason))?;
+        Ok(target)
+    }
+
+    fn postgres_store(&self) -> Result<&PostgresTarget, Missing<'_>> {
+        let target = self.postgres()?;
+        match &self.postgres {
+            Some((_, Ok(false))) => Err(Missing::Subject("the schema holds no store")),
+            _ => Ok(target),
+        }
+    }
+
+    fn redis(&self) -> Result<&RedisTarget, Missing<'_>> {
+        let (target, found) = self.redis.as_ref().ok_or(Missing::Subject("no Redis server was given"))?;
+        found.as_ref().map_err(|reason| Missing::Server(reason))?;
+        Ok(target)
+    }
+
+    fn bus(&self) -> Result<&BusTarget, Missing<'_>> {
+        self.redis()?;
+        self.bus.as_ref().ok_or(Missing::Subject("no bus on Redis was given"))
+    }
+
+    fn sqlite(&self) -> Result<&'a SqliteTarget, Missing<'_>> {
+        self.sqlite.ok_or(Missing::Subject("no SQLite file was given"))
+    }
+
+    fn known_types(&self) -> Result<&'a KnownTypes, Missing<'_>> {
+        self.known_types.ok_or(Missing::Subject("no list of known event types was given"))
+    }
+}

@@ -1,0 +1,240 @@
+//! Checks of the file of a store on SQLite.
+
+use std::fs;
+
+use eventstore_sqlite::{
+    SqliteEventStore,
+    rusqlite::{self, Connection},
+};
+use serde_json::json;
+
+use super::{
+    check::{Check, Run},
+    config::DoctorConfig,
+    disk::check_free_space,
+    finding::Finding,
+    known_types::KnownTypes,
+    outcome::{CheckError, Outcome},
+    postgres_tables::compare_migrations,
+    sqlite_target::SqliteTarget,
+    store_contents::{checkpoint_ahead, compare_retention, missing_events},
+};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check::new(
+        "sqlite-store",
+        "a file without a store, or of a different release",
+        Run::Sqlite(|target, _| Box::pin(check_release(target))),
+    ),
+    Check::new(
+        "sqlite-journal",
+        "a file that is not in WAL mode",
+        Run::Sqlite(|target, _| Box::pin(check_journal(target))),
+    ),
+    Check::new(
+        "sqlite-wal-size",
+        "a write-ahead log that only grows",
+        Run::Sqlite(|target, config| Box::pin(check_log_size(target, config))),
+    ),
+    Check::new(
+        "sqlite-disk",
+        "a disk that is nearly full",
+        Run::Sqlite(|target, config| Box::pin(check_disk(target, config))),
+    ),
+    Check::new(
+        "sqlite-index",
+        "indexes and triggers that are missing",
+        Run::Sqlite(|target, _| Box::pin(check_parts(target))),
+    ),
+    Check::new(
+        "sqlite-checkpoint-ahead",
+        "readers that are ahead of the store",
+        Run::Sqlite(|target, _| Box::pin(check_checkpoints_ahead(target))),
+    ),
+    Check::new(
+        "sqlite-event-types",
+        "stored event types and versions that this program does not know",
+        Run::SqliteTypes(|target, known| Box::pin(check_event_types(target, known))),
+    ),
+    Check::new(
+        "sqlite-dead-letter-age",
+        "dead letters that are older than the inbox remembers",
+        Run::Sqlite(|target, config| Box::pin(check_dead_letters(target, config))),
+    ),
+    Check::deep("sqlite-integrity", "a damaged file", Run::Sqlite(|target, _| Box::pin(check_integrity(target)))),
+    Check::deep(
+        "sqlite-missing-events-all",
+        "missing events of all streams",
+        Run::Sqlite(|target, _| Box::pin(check_streams(target))),
+    ),
+];
+
+/// Runs a statement, and decodes each row.
+fn rows<T>(
+    connection: &Connection,
+    sql: &str,
+    decode: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    connection.prepare(sql)?.query_map([], decode)?.collect()
+}
+
+async fn check_release(target: &SqliteTarget) -> Result<Outcome, CheckError> {
+    let path = target.path().display().to_string();
+    target
+        .read(move |connection| {
+            let has: bool = connection.query_row(
+                "SELECT count(*) FROM sqlite_schema WHERE name IN ('eventbus_events', 'eventbus_migrations')",
+                [],
+                |row| Ok(row.get::<_, i64>(0)? == 2),
+            )?;
+            if !has {
+                let found = format!("`{path}` holds no store: it lacks `eventbus_events`");
+                let consequence = "the store cannot be read; opening it makes new, empty tables";
+                let fault = Finding::fault(found, consequence, "give the right file, or restore it from a backup");
+                return Ok(Some(fault.observed(json!({ "path": path }))).into());
+            }
+            let sql = "SELECT version, name, kind FROM eventbus_migrations ORDER BY version";
+            let applied = rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            Ok(compare_migrations(&applied, SqliteEventStore::NEWEST_MIGRATION))
+        })
+        .await
+}
+
+async fn check_journal(target: &SqliteTarget) -> Result<Outcome, CheckError> {
+    let mode: String =
+        target.read(|connection| Ok(connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?)).await?;
+    let finding = || {
+        let found = format!("the file is in the journal mode `{mode}`");
+        let consequence = "a program has changed it: readers and writers block each other until a store opens the file";
+        let repair = "open the store, which sets `journal_mode = WAL`; find the program that changes it";
+        Finding::warning(found, consequence, repair).observed(json!({ "journal_mode": mode }))
+    };
+    Ok((!mode.eq_ignore_ascii_case("wal")).then(finding).into())
+}
+
+async fn check_log_size(target: &SqliteTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let mut log = target.path().as_os_str().to_owned();
+    log.push("-wal");
+    // absent while no process has the file open
+    let size = fs::metadata(&log).map_or(0, |log| log.len());
+    if size <= config.sqlite_wal_bytes {
+        return Ok(Outcome::healthy());
+    }
+    let found = format!("the write-ahead log of the file has {} MiB", size >> 20);
+    let consequence = "every read takes longer, and the log grows until the disk is full";
+    let repair = "end the program that keeps a read transaction open; then PRAGMA wal_checkpoint(TRUNCATE)";
+    Ok(Some(Finding::warning(found, consequence, repair).observed(json!({ "wal_bytes": size }))).into())
+}
+
+async fn check_disk(target: &SqliteTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let folder = target.path().parent().filter(|folder| !folder.as_os_str().is_empty());
+    check_free_space(folder.unwrap_or(".".as_ref()), config)
+}
+
+/// The indexes and triggers of a new file, beside those of its keys.
+const PARTS: [&str; 6] = [
+    "eventbus_commands_handled_at_idx",
+    "eventbus_deliveries_handled_at_idx",
+    "eventbus_events_keep_the_last",
+    "eventbus_streams_keep_rows",
+    "eventbus_unfinished_deliveries_dead_idx",
+    "eventbus_tags_keep_rows",
+];
+
+async fn check_parts(target: &SqliteTarget) -> Result<Outcome, CheckError> {
+    let found: Vec<String> = target
+        .read(|connection| {
+            let sql = "SELECT name FROM sqlite_schema WHERE type IN ('index', 'trigger') AND name LIKE 'eventbus%'";
+            Ok(rows(connection, sql, |row| row.get(0))?)
+        })
+        .await?;
+    let missing: Vec<_> = PARTS.into_iter().filter(|part| !found.iter().any(|found| found == part)).collect();
+    if missing.is_empty() {
+        return Ok(Outcome::healthy());
+    }
+    let text = format!("the file lacks indexes or triggers of the store: `{}`", missing.join("`, `"));
+    let consequence = "without an index statements read whole tables; without a trigger a deleted row lets a number be \
+                       used again, and readers miss an event";
+    let repair = "make them again as the migrations of eventstore-sqlite do";
+    Ok(Some(Finding::fault(text, consequence, repair).observed(json!({ "missing": missing }))).into())
+}
+
+async fn check_checkpoints_ahead(target: &SqliteTarget) -> Result<Outcome, CheckError> {
+    let ahead: Vec<(String, i64, i64)> = target
+        .read(|connection| {
+            let sql = "SELECT c.name, c.position, h.position
+                FROM eventbus_checkpoints c,
+                    (SELECT coalesce(max(position), 0) AS position FROM eventbus_events) h
+                WHERE c.position > h.position ORDER BY 1 LIMIT 20";
+            Ok(rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
+        })
+        .await?;
+    Ok(ahead.into_iter().map(|(name, at, head)| checkpoint_ahead(&name, at, head)).collect())
+}
+
+async fn check_event_types(target: &SqliteTarget, known: &KnownTypes) -> Result<Outcome, CheckError> {
+    let stored: Vec<(String, i64)> = target
+        .read(|connection| {
+            let sql = "SELECT event_type, schema_version FROM eventbus_event_types ORDER BY 1";
+            Ok(rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?)))?)
+        })
+        .await?;
+    Ok(known.compare(&stored))
+}
+
+async fn check_dead_letters(target: &SqliteTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let oldest: Option<i64> = target
+        .read(|connection| {
+            let sql = "SELECT min(dead_since) FROM eventbus_unfinished_deliveries WHERE dead_since IS NOT NULL";
+            Ok(connection.query_row(sql, [], |row| row.get(0))?)
+        })
+        .await?;
+    let Some(oldest) = oldest.and_then(|microseconds| u64::try_from(microseconds).ok()) else {
+        return Ok(Outcome::healthy());
+    };
+    let age = config.clock.unix_millis().saturating_sub(oldest / 1_000);
+    Ok(compare_retention(std::time::Duration::from_millis(age), config).into())
+}
+
+async fn check_integrity(target: &SqliteTarget) -> Result<Outcome, CheckError> {
+    let problems: Vec<String> =
+        target.read(|connection| Ok(rows(connection, "PRAGMA integrity_check(20)", |row| row.get(0))?)).await?;
+    let problems: Vec<_> = problems.into_iter().filter(|problem| problem != "ok").collect();
+    let Some(first) = problems.first() else { return Ok(Outcome::healthy()) };
+    let found = format!("the file is damaged, {} problems: {first}", problems.len());
+    let consequence = "reads fail or return wrong rows, and writes may damage more of it";
+    let repair =
+        "stop the application, keep a copy, and restore a backup; `.recover` of the sqlite3 shell saves the rest";
+    Ok(Some(Finding::fault(found, consequence, repair).observed(json!({ "problems": problems }))).into())
+}
+
+async fn check_streams(target: &SqliteTarget) -> Result<Outcome, CheckError> {
+    let damaged: Vec<(String, String, i64, i64)> = target
+        .read(|connection| {
+            let sql = "SELECT s.aggregate_type, s.aggregate_id, s.version - s.archived_through, count(e.version)
+                FROM eventbus_streams s
+                LEFT JOIN eventbus_events e ON e.stream_no = s.stream_no AND e.version > s.archived_through
+                WHERE s.kind = 0
+                GROUP BY s.stream_no
+                HAVING count(e.version) <> s.version - s.archived_through
+                    OR coalesce(max(e.version), s.version) <> s.version
+                ORDER BY s.stream_no LIMIT 20";
+            Ok(rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?)
+        })
+        .await?;
+    if damaged.is_empty() {
+        return Ok(Outcome::healthy());
+    }
+    let streams: Vec<_> = damaged
+        .iter()
+        .map(|(kind, id, wanted, found)| {
+            json!({ "aggregate_type": kind, "aggregate_id": id, "wanted": wanted, "found": found })
+        })
+        .collect();
+    let (kind, id, wanted, found) = &damaged[0];
+    let text = format!(
+        "{} streams do not have the events of their version, the first: {kind} {id} ({found} of {wanted})",
+        damaged.len()
+    );
+    Ok(Some(missing_events(text).observed(json!({ "streams": streams }))).into())
+}

@@ -1,0 +1,17 @@
+//! The doctor finds exactly what is wrong with real servers and data, and nothing on healthy ones.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
+mod bus_and_store;
+mod catalog;
+mod common;
+mod healthy;
+mod pooler;
+mod postgres_access;
+mod postgres_server;
+mod postgres_tables;
+mod redis_access;
+mod redis_groups;
+mod redis_server;
+mod run;
+mod sqlite_file;
+mod store_contents;

@@ -1,0 +1,136 @@
+//! How clients reach a PostgreSQL server, and their rights.
+
+use eventbus_cli::doctor::{DoctorConfig, Severity::*};
+use eventstore_postgres::sqlx::{Connection as _, Executor as _, PgConnection};
+
+use super::{
+    common::{Store, config, expect_finding, expect_healthy, expect_only, pool, run_sql},
+    postgres_server::Server,
+};
+
+#[tokio::test]
+async fn a_connection_without_tls_over_an_untrusted_network_is_found() {
+    let store = Store::new().await;
+    expect_healthy(&store.doctor(), "pg-tls").await;
+    let strict = store.doctor().config(DoctorConfig { trusted_networks: Vec::new(), ..config() });
+    expect_finding(&strict, "pg-tls", Warning, "the connection to 127.0.0.1 has no TLS").await;
+}
+
+#[tokio::test]
+async fn rules_that_need_no_password_are_found() {
+    let server = Server::lock().await;
+    expect_healthy(&server.doctor(), "pg-hba").await;
+    // the server writes the line: its folder may belong to a different user; the address is one for documentation
+    for rule in ["host all all 192.0.2.0/24 trust", "host all all 192.0.2.0/24 password"] {
+        let add = format!(
+            "CREATE TABLE IF NOT EXISTS rules (rule text); TRUNCATE rules; INSERT INTO rules VALUES ('{rule}');
+             DO $$ BEGIN EXECUTE format('COPY rules TO PROGRAM %L',
+                 'cat >> \"' || current_setting('hba_file') || '\"'); END $$"
+        );
+        run_sql(server.url(), &add).await;
+    }
+    let report = server.doctor().only(["pg-hba"]).unwrap().run().await;
+    let [trust, password] = report.findings() else { panic!("{report}") };
+    assert_eq!((trust.finding.severity, password.finding.severity), (Fault, Warning), "{report}");
+    assert!(trust.finding.finding.contains("192.0.2.0 255.255.255.0 trust"), "{report}");
+    // the file lists them until the lines are removed, loaded or not
+    let remove = "DO $$ BEGIN EXECUTE format('COPY rules TO PROGRAM %L',
+        'sed -i /192.0.2.0/d \"' || current_setting('hba_file') || '\"'); END $$; DROP TABLE rules";
+    run_sql(server.url(), remove).await;
+    expect_healthy(&server.doctor(), "pg-hba").await;
+}
+
+/// Returns a role of the test's own, and the URL with which it connects.
+async fn role(store: &Store, options: &str) -> (String, String) {
+    let role = eventbus_test::unique_name("app");
+    run_sql(store.url(), &format!("CREATE ROLE {role} LOGIN {options}")).await;
+    let url = store.url().replace("postgres://postgres@", &format!("postgres://{role}@"));
+    assert!(url.contains(&role), "the tests' server has the user `postgres`: {url}");
+    (role, url)
+}
+
+/// The statements of SECURITY.md.
+fn grants(role: &str) -> String {
+    let page = include_str!("../../../SECURITY.md");
+    let (_, rest) = page.split_once("```sql\n").unwrap();
+    rest.split_once("```").unwrap().0.replace(" app;", &format!(" {role};"))
+}
+
+#[tokio::test]
+async fn rights_that_the_application_lacks_are_found() {
+    let store = Store::new().await;
+    let (role, url) = role(&store, "").await;
+    let doctor = store.doctor().config(DoctorConfig { app_role: Some(role.clone()), ..config() });
+    run_sql(store.url(), &grants(&role)).await;
+    expect_healthy(&doctor, "pg-rights-few").await;
+    // as the application itself
+    let as_app = store.doctor().postgres(pool(&url), "eventbus");
+    expect_healthy(&as_app, "pg-rights-few").await;
+    let revoked = "REVOKE UPDATE ON checkpoints FROM {role}; REVOKE USAGE ON SEQUENCE events_position_seq FROM {role}";
+    store.run(&revoked.replace("{role}", &role)).await;
+    let found = expect_finding(&doctor, "pg-rights-few", Fault, &format!("the role `{role}` lacks rights")).await;
+    let missing = ["UPDATE on \"eventbus\".checkpoints", "USAGE on SEQUENCE \"eventbus\".events_position_seq"];
+    assert_eq!(found.finding.observed["missing"], serde_json::json!(missing));
+    expect_finding(&as_app, "pg-rights-few", Fault, "lacks rights").await;
+    store.run(&found.finding.repair).await;
+    expect_healthy(&as_app, "pg-rights-few").await;
+    let unknown = store.doctor().config(DoctorConfig { app_role: Some("nemo".into()), ..config() });
+    let report = unknown.only(["pg-rights-few"]).unwrap().run().await;
+    assert_eq!(report.not_checked()[0].reason, "there is no role `nemo`");
+    store.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn rights_to_change_events_are_found() {
+    let store = Store::new().await;
+    let (role, url) = role(&store, "").await;
+    run_sql(store.url(), &grants(&role)).await;
+    run_sql(store.url(), &format!("GRANT UPDATE (tags) ON eventbus.events TO {role}")).await;
+    expect_healthy(&store.doctor(), "pg-rights-many").await;
+    // any role sees them
+    expect_healthy(&store.doctor().postgres(pool(&url), "eventbus"), "pg-rights-many").await;
+    let found = store
+        .broken_by("GRANT DELETE ON events TO PUBLIC", "pg-rights-many", Warning, "`PUBLIC` has DELETE on `events`")
+        .await;
+    store.run(&found.finding.repair).await;
+    let column = format!("GRANT UPDATE (payload) ON events TO {role}");
+    let found = store
+        .broken_by(&column, "pg-rights-many", Warning, &format!("`{role}` has UPDATE (payload) on `events`"))
+        .await;
+    store.run(&found.finding.repair).await;
+    expect_healthy(&store.doctor(), "pg-rights-many").await;
+    store.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn a_superuser_is_noted() {
+    let store = Store::new().await;
+    expect_only(&store.doctor(), "pg-superuser", Note, "`postgres` is a superuser").await;
+    let (role, url) = role(&store, "").await;
+    expect_healthy(&store.doctor().postgres(pool(&url), "eventbus"), "pg-superuser").await;
+    store.run(&format!("DROP ROLE {role}")).await;
+}
+
+/// What a role may not see is reported, not passed over.
+#[tokio::test]
+async fn what_a_role_may_not_see_is_not_healthy() {
+    let store = Store::new().await;
+    let (role, url) = role(&store, "").await;
+    run_sql(store.url(), &grants(&role)).await;
+    run_sql(store.url(), &format!("REVOKE SELECT ON eventbus.unfinished_deliveries FROM {role}")).await;
+    // a session of a different role, which that role may not see
+    let mut left = PgConnection::connect(store.url()).await.unwrap();
+    left.execute("BEGIN; SELECT 1").await.unwrap();
+    let report = store.doctor().postgres(pool(&url), "eventbus").run().await;
+    let reason = |check: &str| {
+        let not_checked = report.not_checked().iter().find(|not_checked| not_checked.check == check);
+        not_checked.unwrap_or_else(|| panic!("{check}: {report}")).reason.clone()
+    };
+    assert!(reason("pg-dead-letter-age").starts_with("the role lacks a right: permission denied"), "{report}");
+    assert!(reason("pg-hba").starts_with("the role lacks a right: permission denied"), "{report}");
+    assert!(reason("pg-disk").starts_with("the role lacks a right"), "{report}");
+    assert!(reason("pg-long-transaction").contains("sessions of different roles are hidden"), "{report}");
+    assert!(report.to_string().contains("NOT CHECKED pg-hba "), "{report}");
+    left.close().await.unwrap();
+    store.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}

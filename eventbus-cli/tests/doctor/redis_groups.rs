@@ -1,0 +1,211 @@
+//! Groups of a bus, and its dead letters.
+
+use std::time::Duration;
+
+use eventbus_cli::doctor::{Doctor, DoctorConfig, Severity::*};
+use eventbus_redis::redis::aio::MultiplexedConnection;
+
+use super::common::{command, config, expect_finding, expect_healthy, redis, send};
+
+/// A bus on the server that tests share.
+struct Bus {
+    redis: eventbus_test::Redis,
+    admin: MultiplexedConnection,
+}
+
+impl Bus {
+    async fn new() -> Self {
+        let redis = eventbus_test::redis();
+        let admin = super::common::redis(redis.url()).await;
+        Self { redis, admin }
+    }
+
+    fn doctor(&self) -> Doctor {
+        Doctor::new().config(config()).redis(self.admin.clone()).bus(self.redis.prefix())
+    }
+
+    fn doctor_with(&self, config: DoctorConfig) -> Doctor {
+        self.doctor().config(config)
+    }
+
+    /// Runs a command, in which `$S` is the stream and `$H` the beginning of the names of hashes.
+    async fn send(&self, text: &str) {
+        let stream = format!("{}:stream", self.redis.prefix());
+        send(&self.admin, &text.replace("$H", &format!("{{{stream}}}")).replace("$S", &stream)).await;
+    }
+
+    async fn now(&self) -> u64 {
+        let (seconds, _): (u64, u64) = command(&self.admin, "TIME").await;
+        seconds * 1_000
+    }
+}
+
+#[tokio::test]
+async fn a_group_with_waiting_entries_and_no_consumer_is_found() {
+    let bus = Bus::new().await;
+    expect_healthy(&bus.doctor(), "group-unattended").await;
+    bus.send("xadd $S 1-0 type A").await;
+    bus.send("xadd $S * type A").await;
+    bus.send("xgroup create $S mail 0").await;
+    let found =
+        expect_finding(&bus.doctor(), "group-unattended", Warning, "has no live consumer: 0 entries pending, 2").await;
+    assert_eq!(found.finding.observed["group"], "mail");
+    // a member shows life
+    let now = bus.now().await;
+    bus.send(&format!(r#"hset $H:members:mail one {{"at":{now},"live_ms":60000}}"#)).await;
+    expect_healthy(&bus.doctor(), "group-unattended").await;
+    bus.send(&format!(r#"hset $H:members:mail one {{"at":{now},"live_ms":60000,"left":true}}"#)).await;
+    expect_finding(&bus.doctor(), "group-unattended", Warning, "`mail`").await;
+    // the old entry is finished, and the new one waits for a moment only
+    bus.send("xgroup setid $S mail 1-0").await;
+    expect_healthy(&bus.doctor(), "group-unattended").await;
+    let strict = bus.doctor_with(DoctorConfig { idle_group: Duration::ZERO, ..config() });
+    expect_finding(&strict, "group-unattended", Warning, "`mail`").await;
+}
+
+/// A bus that connects creates its group, which does not count until a consumer joins it.
+#[tokio::test]
+async fn a_group_that_no_consumer_has_joined_is_healthy() {
+    let bus = Bus::new().await;
+    bus.send("xadd $S 1-0 type A").await;
+    bus.send("xgroup create $S default 0").await;
+    bus.send("hset $H:unjoined default 1").await;
+    expect_healthy(&bus.doctor(), "group-unattended").await;
+    expect_healthy(&bus.doctor(), "group-holds-trim").await;
+}
+
+#[tokio::test]
+async fn each_partition_is_checked() {
+    let bus = Bus::new().await;
+    bus.send("hset $S:layout partitions 2 generation 1").await;
+    bus.send("xadd $S:1 1-0 type A").await;
+    bus.send("xgroup create $S:1 mail 0").await;
+    expect_finding(&bus.doctor(), "group-unattended", Warning, ":stream:1` has no live consumer").await;
+}
+
+#[tokio::test]
+async fn entries_of_a_dead_consumer_are_found() {
+    let bus = Bus::new().await;
+    bus.send("xadd $S 1-0 type A").await;
+    bus.send("xgroup create $S mail 0").await;
+    bus.send("xreadgroup GROUP mail crashed COUNT 9 STREAMS $S >").await;
+    expect_healthy(&bus.doctor(), "group-dead-consumer").await;
+    let strict = bus.doctor_with(DoctorConfig { idle_group: Duration::ZERO, ..config() });
+    expect_finding(&strict, "group-dead-consumer", Warning, "the consumer `crashed` of the group `mail` holds 1").await;
+    let now = bus.now().await;
+    bus.send(&format!(r#"hset $H:members:mail crashed {{"at":{now},"live_ms":60000}}"#)).await;
+    expect_healthy(&strict, "group-dead-consumer").await;
+}
+
+#[tokio::test]
+async fn entries_that_no_live_member_handles_are_found() {
+    let bus = Bus::new().await;
+    bus.send("xadd $S 1-0 type A").await;
+    bus.send("xgroup create $S mail 0").await;
+    expect_healthy(&bus.doctor(), "group-absent-member").await;
+    bus.send("xreadgroup GROUP mail absent COUNT 9 STREAMS $S >").await;
+    expect_finding(&bus.doctor(), "group-absent-member", Warning, "1 entries of the group `mail` wait").await;
+    // they are not those of a dead consumer
+    let strict = bus.doctor_with(DoctorConfig { idle_group: Duration::ZERO, ..config() });
+    expect_healthy(&strict, "group-dead-consumer").await;
+}
+
+#[tokio::test]
+async fn the_group_that_holds_trimming_is_found() {
+    let bus = Bus::new().await;
+    for id in ["1-0", "2-0", "3-0"] {
+        bus.send(&format!("xadd $S {id} type A")).await;
+    }
+    bus.send("xgroup create $S fast 3-0").await;
+    expect_healthy(&bus.doctor(), "group-holds-trim").await;
+    bus.send("xgroup create $S slower 1-0").await;
+    bus.send("xgroup create $S slow 0").await;
+    bus.send("xreadgroup GROUP slow one COUNT 2 STREAMS $S >").await;
+    bus.send("xack $S slow 2-0").await;
+    let found = expect_finding(&bus.doctor(), "group-holds-trim", Warning, "the group `slow` keeps").await;
+    assert_eq!(found.finding.observed["oldest"], "1-0");
+    bus.send("xack $S slow 1-0").await;
+    let found = expect_finding(&bus.doctor(), "group-holds-trim", Warning, "the group `slower` keeps").await;
+    assert_eq!(found.finding.observed["oldest"], "2-0");
+}
+
+#[tokio::test]
+async fn entries_that_were_trimmed_unread_are_found() {
+    let bus = Bus::new().await;
+    for id in ["1-0", "2-0", "3-0"] {
+        bus.send(&format!("xadd $S {id} type A")).await;
+    }
+    bus.send("xgroup create $S mail 0").await;
+    bus.send("xreadgroup GROUP mail one COUNT 1 STREAMS $S >").await;
+    bus.send("xtrim $S MAXLEN 2").await;
+    expect_healthy(&bus.doctor(), "group-lost-entries").await;
+    bus.send("xtrim $S MAXLEN 1").await;
+    let found = expect_finding(&bus.doctor(), "group-lost-entries", Fault, "1 entries of").await;
+    assert_eq!(found.finding.observed["lost"], 1);
+    // the server's counts are no longer exact
+    bus.send("xdel $S 3-0").await;
+    let report = bus.doctor().only(["group-lost-entries"]).unwrap().run().await;
+    assert!(report.not_checked()[0].reason.contains("were deleted by id"), "{report}");
+}
+
+#[tokio::test]
+async fn a_group_that_the_server_has_lost_is_found() {
+    let bus = Bus::new().await;
+    bus.send("xadd $S 1-0 type A").await;
+    bus.send("xgroup create $S mail 1-0").await;
+    bus.send("hset $H:floors mail 1-1").await;
+    expect_healthy(&bus.doctor(), "group-missing").await;
+    bus.send("xgroup destroy $S mail").await;
+    expect_finding(&bus.doctor(), "group-missing", Fault, "has lost the group `mail`").await;
+    // with the whole stream
+    bus.send("del $S").await;
+    expect_finding(&bus.doctor(), "group-missing", Fault, "has lost the group `mail`").await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_noted_and_old_ones_found() {
+    let bus = Bus::new().await;
+    expect_healthy(&bus.doctor(), "redis-dead-letters").await;
+    bus.send("xadd $S_dlq * type A").await;
+    expect_finding(&bus.doctor(), "redis-dead-letters", Note, "there are 1 dead letters").await;
+    expect_healthy(&bus.doctor(), "redis-dead-letter-age").await;
+    let strict = bus.doctor_with(DoctorConfig { inbox_retention: Duration::ZERO, ..config() });
+    bus.send("del $S_dlq").await;
+    bus.send("xadd $S_dlq 1-0 type A").await;
+    expect_finding(&strict, "redis-dead-letter-age", Warning, "the inbox remembers 0 days").await;
+    expect_finding(&bus.doctor(), "redis-dead-letter-age", Warning, "the inbox remembers 30 days").await;
+    bus.send("del $S_dlq").await;
+    bus.send("xadd $S_dead 1-0 type A").await;
+    let of_suffix = bus.doctor().bus_with(bus.redis.prefix(), "_dead");
+    expect_finding(&of_suffix, "redis-dead-letter-age", Warning, "the inbox remembers 30 days").await;
+}
+
+#[tokio::test]
+async fn keys_of_a_newer_release_are_found() {
+    let bus = Bus::new().await;
+    bus.send("hset $H:meta format 1 min_reader 1").await;
+    expect_healthy(&bus.doctor(), "redis-format").await;
+    bus.send("hset $H:meta format 2").await;
+    expect_finding(&bus.doctor(), "redis-format", Warning, "format 2, readable from 1 on; this release knows 1").await;
+    bus.send("hset $H:meta min_reader 2").await;
+    expect_finding(&bus.doctor(), "redis-format", Fault, "format 2, readable from 2 on").await;
+    bus.send("hset $H:meta format x").await;
+    expect_finding(&bus.doctor(), "redis-format", Fault, "names no format").await;
+}
+
+#[tokio::test]
+async fn keys_of_a_store_of_a_newer_release_are_found() {
+    let server = eventbus_test::redis();
+    let admin = redis(server.url()).await;
+    let config = eventstore_redis::RedisEventStoreConfig {
+        redis_url: server.url().into(),
+        key_prefix: server.prefix().into(),
+        ..Default::default()
+    };
+    let store = eventstore_redis::RedisEventStore::connect(config).await.unwrap();
+    let doctor = Doctor::new().redis(admin.clone()).redis_store(server.prefix());
+    expect_healthy(&doctor, "redis-store-format").await;
+    send(&admin, &format!("HSET {}:eventstore:meta format 7 min_reader 7", server.prefix())).await;
+    expect_finding(&doctor, "redis-store-format", Fault, "format 7").await;
+    drop(store);
+}

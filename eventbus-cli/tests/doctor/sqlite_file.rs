@@ -1,0 +1,169 @@
+//! The file of a store on SQLite.
+
+use std::path::PathBuf;
+
+use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, store::AppendEvents as _};
+use eventbus_cli::doctor::{Doctor, DoctorConfig, Severity::*};
+use eventstore_sqlite::{SqliteEventStore, rusqlite::Connection};
+
+use super::common::{config, expect_finding, expect_healthy, expect_only};
+
+/// A file with three events in two streams.
+struct File {
+    folder: tempfile::TempDir,
+}
+
+impl File {
+    async fn new() -> Self {
+        let file = Self { folder: tempfile::tempdir().unwrap() };
+        let store = file.open().await;
+        let event = || NewEvent::new(Name::from_static("Deposited"), 1, r#"{"cents":120}"#);
+        for (id, events) in [("ada", vec![event(), event()]), ("bob", vec![event()])] {
+            let stream = StreamId::parse("Account", id).unwrap();
+            store.append(&stream, ExpectedVersion::Any, events).await.unwrap();
+        }
+        file
+    }
+
+    async fn open(&self) -> SqliteEventStore {
+        SqliteEventStore::open(self.path()).await.unwrap()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("bank.db")
+    }
+
+    fn doctor(&self) -> Doctor {
+        Doctor::new().config(config()).sqlite(self.path()).deep(true)
+    }
+
+    fn run(&self, sql: &str) {
+        let connection = Connection::open(self.path()).unwrap();
+        connection.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn a_used_file_is_healthy_while_a_store_has_it_open_and_afterwards() {
+    let file = File::new().await;
+    let known = || file.doctor().known_types([("Deposited".to_owned(), 1)]);
+    for is_open in [true, false] {
+        let store = if is_open { Some(file.open().await) } else { None };
+        let report = known().run().await;
+        assert_eq!((report.findings(), report.not_checked()), (&[][..], &[][..]), "{report}");
+        assert_eq!(report.healthy().len(), 10, "{report}");
+        drop(store);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_file_and_a_different_release_are_found() {
+    let file = File::new().await;
+    let migration = "INSERT INTO eventbus_migrations (version, name, kind) VALUES (99, 'future', 'breaking')";
+    file.run(migration);
+    expect_only(&file.doctor(), "sqlite-store", Fault, "breaking migration 99 `future`").await;
+    let wrong = file.folder.path().join("wrong.db");
+    Connection::open(&wrong).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    expect_finding(&file.doctor().sqlite(wrong), "sqlite-store", Fault, "holds no store").await;
+    let absent = file.folder.path().join("absent.db");
+    let report = file.doctor().sqlite(&absent).only(["sqlite-store"]).unwrap().run().await;
+    assert!(report.not_checked()[0].reason.contains("unable to open"), "{report}");
+    assert!(!absent.exists());
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_in_wal_mode_is_found() {
+    let file = File::new().await;
+    file.run("PRAGMA journal_mode = DELETE");
+    expect_only(&file.doctor(), "sqlite-journal", Warning, "journal mode `delete`").await;
+}
+
+#[tokio::test]
+async fn a_log_that_a_reader_holds_is_found() {
+    let file = File::new().await;
+    let reader = Connection::open(file.path()).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM eventbus_events").unwrap();
+    file.run("CREATE TABLE filler (x); INSERT INTO filler SELECT randomblob(200000)");
+    expect_healthy(&file.doctor(), "sqlite-wal-size").await;
+    let strict = file.doctor().config(DoctorConfig { sqlite_wal_bytes: 100_000, ..config() });
+    expect_finding(&strict, "sqlite-wal-size", Warning, "the write-ahead log of the file has").await;
+    reader.execute_batch("ROLLBACK").unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_is_found() {
+    let file = File::new().await;
+    expect_healthy(&file.doctor(), "sqlite-disk").await;
+    let full = file.doctor().config(DoctorConfig { free_disk_share: 8.0, ..config() });
+    expect_finding(&full, "sqlite-disk", Fault, "of the disk of").await;
+}
+
+/// Fails if a migration adds an index or a trigger that the check does not know.
+#[tokio::test]
+async fn missing_indexes_and_triggers_are_found() {
+    let file = File::new().await;
+    file.run("DROP TRIGGER eventbus_events_keep_the_last");
+    expect_only(&file.doctor(), "sqlite-index", Fault, "`eventbus_events_keep_the_last`").await;
+    let connection = Connection::open(file.path()).unwrap();
+    let sql = "SELECT type, name FROM sqlite_schema WHERE type IN ('index', 'trigger') AND sql IS NOT NULL";
+    let mut parts = connection.prepare(sql).unwrap();
+    let parts: Vec<(String, String)> =
+        parts.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().collect::<Result<_, _>>().unwrap();
+    for (kind, name) in &parts {
+        file.run(&format!("DROP {kind} {name}"));
+    }
+    let found = expect_only(&file.doctor(), "sqlite-index", Fault, "lacks indexes or triggers").await;
+    let missing = found.finding.observed["missing"].as_array().unwrap().len();
+    assert_eq!(missing, parts.len() + 1, "{found:?}");
+}
+
+#[tokio::test]
+async fn a_reader_that_is_ahead_of_the_store_is_found() {
+    let file = File::new().await;
+    file.run("INSERT INTO eventbus_checkpoints VALUES ('projection:rows', 999, 0)");
+    expect_only(&file.doctor(), "sqlite-checkpoint-ahead", Fault, "`projection:rows` is at position 999").await;
+}
+
+#[tokio::test]
+async fn event_types_that_the_program_does_not_know_are_found() {
+    let file = File::new().await;
+    let knowing = |name: &str| file.doctor().known_types([(name.to_owned(), 1)]);
+    expect_healthy(&knowing("Deposited"), "sqlite-event-types").await;
+    expect_only(&knowing("Closed"), "sqlite-event-types", Warning, "does not know are stored: `Deposited`").await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_the_inbox_has_forgotten_is_found() {
+    let file = File::new().await;
+    file.run(
+        "INSERT INTO eventbus_unfinished_deliveries VALUES ('mail', 1, '{}', unixepoch() * 1000000 - 86400000000)",
+    );
+    expect_healthy(&file.doctor(), "sqlite-dead-letter-age").await;
+    file.run("UPDATE eventbus_unfinished_deliveries SET dead_since = 1");
+    expect_only(&file.doctor(), "sqlite-dead-letter-age", Warning, "the inbox remembers 30 days").await;
+}
+
+#[tokio::test]
+async fn missing_events_are_found() {
+    let file = File::new().await;
+    file.run("DELETE FROM eventbus_events WHERE position = 2");
+    expect_only(&file.doctor(), "sqlite-missing-events-all", Fault, "Account ada (1 of 2)").await;
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_found() {
+    let file = File::new().await;
+    // the index no longer has what the table has
+    file.run(
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = replace(sql, 'handled_at)', 'handler)')
+         WHERE name = 'eventbus_deliveries_handled_at_idx';",
+    );
+    file.run(
+        "INSERT INTO eventbus_deliveries VALUES ('mail', x'01', 'a', 'A', x'00', 1);
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = replace(sql, 'handler)', 'handled_at)')
+         WHERE name = 'eventbus_deliveries_handled_at_idx'",
+    );
+    expect_only(&file.doctor(), "sqlite-integrity", Fault, "the file is damaged").await;
+}
