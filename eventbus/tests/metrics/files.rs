@@ -105,7 +105,8 @@ fn collect<'a>(json: &'a Value, key: &str, found: &mut Vec<&'a Value>) {
 
 #[tokio::test]
 async fn the_dashboard_shows_metrics_that_exist() {
-    let families = scrape(&busy_app().await).await;
+    let app = busy_app().await;
+    let families = scrape(&app).await;
     let dashboard: Value = serde_json::from_str(&read("grafana-dashboard.json")).unwrap();
     let mut expressions = Vec::new();
     collect(&dashboard, "expr", &mut expressions);
@@ -152,7 +153,8 @@ fn rules(file: &str) -> Vec<Rule> {
 
 #[tokio::test]
 async fn the_alerts_watch_metrics_that_exist_and_say_what_to_do() {
-    let families = scrape(&busy_app().await).await;
+    let app = busy_app().await;
+    let families = scrape(&app).await;
     let rules = rules(&read("alert-rules.yml"));
     let names: BTreeSet<_> = rules.iter().map(|rule| &rule["alert"]).collect();
     assert!(names.len() == rules.len() && rules.len() > 12);
@@ -176,7 +178,8 @@ async fn the_alerts_watch_metrics_that_exist_and_say_what_to_do() {
 
 #[tokio::test]
 async fn unknown_metrics_and_labels_are_found() {
-    let families = scrape(&busy_app().await).await;
+    let app = busy_app().await;
+    let families = scrape(&app).await;
     let known = r#"histogram_quantile(0.99, sum by (le, handler) (rate(eventbus_handler_seconds_bucket{job=~"$job"}[5m])))"#;
     assert_eq!(unknown(&families, known), [""; 0]);
     for wrong in [
