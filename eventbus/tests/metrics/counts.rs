@@ -1,10 +1,10 @@
 //! Values equal an independent count of the workload.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use eventbus::{AggregateId, App, Never, metrics::Metrics, prelude::*, testkit::TestApp};
 
-use crate::shop::{Booked, Order, Paid, Receipt, Sales, Seat, SharedCounts, get, shop};
+use crate::shop::{self, Booked, Order, Paid, Receipt, Sales, Seat, SharedCounts, get};
 
 /// The appends and loads of a workload, counted by itself.
 #[derive(Debug, Default, PartialEq)]
@@ -57,8 +57,7 @@ async fn save_orders(app: &App, orders: u64) -> Saves {
 #[tokio::test]
 async fn counts_equal_those_of_the_workload() {
     let counted = SharedCounts::default();
-    let shared = Arc::clone(&counted);
-    let app = TestApp::start(move || shop(&shared)).await;
+    let app = shop::start(&counted, |builder| builder).await;
     let mut saves = save_orders(&app, 24).await;
     // several at once: one append; then one that conflicts
     let orders = app.repository::<Order>();

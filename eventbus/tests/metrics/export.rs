@@ -13,7 +13,7 @@ use opentelemetry_sdk::metrics::{
     data::{AggregatedMetrics, MetricData},
 };
 
-use crate::shop::{Order, Paid, SharedCounts, shop};
+use crate::shop::{self, Order, Paid, SharedCounts};
 
 /// Series by name and sorted labels, each with its numbers: the value, or count and sum.
 type Series = BTreeMap<String, Vec<f64>>;
@@ -89,8 +89,8 @@ async fn reported(app: &App) -> Series {
 async fn opentelemetry_gets_what_the_app_reports() {
     let exporter = InMemoryMetricExporter::default();
     let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
-    let (counted, meter) = (SharedCounts::default(), provider.meter("eventbus"));
-    let app = TestApp::start(move || shop(&counted).export_metrics(meter.clone())).await;
+    let meter = provider.meter("eventbus");
+    let app = shop::start(&SharedCounts::default(), move |builder| builder.export_metrics(meter.clone())).await;
     let orders = app.repository::<Order>();
     for number in 1..=20_u64 {
         let id = format!("o-{number}").parse().unwrap();

@@ -83,8 +83,7 @@ fn unknown(families: &BTreeMap<String, Family>, expression: &str) -> Vec<String>
             None => unknown.push(format!("{expression}: no metric {series}")),
             Some(known) => {
                 let wanted = matched.iter().chain(&query.grouped_by);
-                let missing =
-                    wanted.filter(|label| !known.contains(*label) && !OF_THE_SCRAPE.contains(&label.as_str()));
+                let missing = wanted.filter(|label| !known.contains(*label) && !OF_THE_SCRAPE.contains(&label.as_str()));
                 unknown.extend(missing.map(|label| format!("{expression}: {series} has no label {label}")));
             }
         }
@@ -106,7 +105,8 @@ fn collect<'a>(json: &'a Value, key: &str, found: &mut Vec<&'a Value>) {
 
 #[tokio::test]
 async fn the_dashboard_shows_metrics_that_exist() {
-    let families = scrape(&busy_app().await).await;
+    let app = busy_app().await;
+    let families = scrape(&app).await;
     let dashboard: Value = serde_json::from_str(&read("grafana-dashboard.json")).unwrap();
     let mut expressions = Vec::new();
     collect(&dashboard, "expr", &mut expressions);
@@ -145,10 +145,7 @@ fn rules(file: &str) -> Vec<Rule> {
         }
         let value = value.trim();
         if let Some(rule) = rules.last_mut().filter(|_| !value.is_empty()) {
-            assert!(
-                rule.insert(key.trim_start_matches("- ").into(), value.trim_matches('"').into()).is_none(),
-                "{line}"
-            );
+            assert!(rule.insert(key.trim_start_matches("- ").into(), value.trim_matches('"').into()).is_none(), "{line}");
         }
     }
     rules
@@ -156,7 +153,8 @@ fn rules(file: &str) -> Vec<Rule> {
 
 #[tokio::test]
 async fn the_alerts_watch_metrics_that_exist_and_say_what_to_do() {
-    let families = scrape(&busy_app().await).await;
+    let app = busy_app().await;
+    let families = scrape(&app).await;
     let rules = rules(&read("alert-rules.yml"));
     let names: BTreeSet<_> = rules.iter().map(|rule| &rule["alert"]).collect();
     assert!(names.len() == rules.len() && rules.len() > 12);
@@ -173,17 +171,16 @@ async fn the_alerts_watch_metrics_that_exist_and_say_what_to_do() {
     }
     for subject in ["store", "bus", "feed", "relay", "projection", "dead_letters", "group", "handler"] {
         let prefix = format!("eventbus_{subject}_");
-        let is_of =
-            |rule: &&Rule| rule["expr"].contains(&prefix) || rule["expr"].contains(&format!("eventbus_{subject}["));
+        let is_of = |rule: &&Rule| rule["expr"].contains(&prefix) || rule["expr"].contains(&format!("eventbus_{subject}["));
         assert!(rules.iter().any(|rule| is_of(&rule)), "no alert for {subject}");
     }
 }
 
 #[tokio::test]
 async fn unknown_metrics_and_labels_are_found() {
-    let families = scrape(&busy_app().await).await;
-    let known =
-        r#"histogram_quantile(0.99, sum by (le, handler) (rate(eventbus_handler_seconds_bucket{job=~"$job"}[5m])))"#;
+    let app = busy_app().await;
+    let families = scrape(&app).await;
+    let known = r#"histogram_quantile(0.99, sum by (le, handler) (rate(eventbus_handler_seconds_bucket{job=~"$job"}[5m])))"#;
     assert_eq!(unknown(&families, known), [""; 0]);
     for wrong in [
         "sum(rate(eventbus_handler_seconds[5m]))",

@@ -1,6 +1,6 @@
 //! The page for Prometheus.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use axum::{
     Router,
@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use crate::{
     page::{self, Family},
-    shop::{Booked, Paid, SharedCounts, shop},
+    shop::{self, Booked, Paid, SharedCounts},
 };
 
 /// The metrics that the documentation lists.
@@ -34,8 +34,7 @@ pub(crate) async fn scrape(app: &App) -> std::collections::BTreeMap<String, Fami
 
 /// An app of which every metric has a sample, but for those of stores on a server.
 pub(crate) async fn busy_app() -> TestApp {
-    let counted = SharedCounts::default();
-    let app = TestApp::start(move || shop(&Arc::clone(&counted))).await;
+    let app = shop::start(&SharedCounts::default(), |builder| builder).await;
     for number in 1..10 {
         app.save(format!("o-{number}"), Booked { seat: "x".into() }).await;
         app.save(format!("o-{number}"), Paid { cents: number }).await;

@@ -1,12 +1,10 @@
 //! The set of series is bounded.
 
-use std::sync::Arc;
-
-use eventbus::{App, Never, prelude::*, testkit::TestApp};
+use eventbus::{App, Never};
 
 use crate::{
     page,
-    shop::{Order, Paid, Receipt, SharedCounts, get, shop},
+    shop::{self, Order, Paid, Receipt, SharedCounts, get},
 };
 
 const AGGREGATES: u64 = 10_000;
@@ -22,8 +20,7 @@ async fn series(app: &App) -> Vec<String> {
 #[tokio::test]
 async fn more_aggregates_add_no_series() {
     let counted = SharedCounts::default();
-    let shared = Arc::clone(&counted);
-    let app = TestApp::start(move || shop(&shared)).await;
+    let app = shop::start(&counted, |builder| builder).await;
     let orders = app.repository::<Order>();
     let pay = async |number: u64| {
         let id = format!("order-{number}").parse().unwrap();

@@ -1,11 +1,19 @@
 //! A shop whose handlers, decisions and projections do all that metrics count, and which counts it by itself.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use eventbus::{app::AppBuilder, prelude::*};
+use eventbus::{
+    app::AppBuilder,
+    clock::SharedClock,
+    prelude::*,
+    testkit::{ManualClock, TestApp},
+};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order, tags(seat))]
@@ -129,10 +137,10 @@ async fn assign(booked: &Booked, State(counted): State<SharedCounts>) -> Result<
 
 /// Reaches its time limit for payments of 7 cents, and panics for those of 9.
 #[handler(group = "slow", retries = 0, timeout_ms = 1000)]
-async fn audit(paid: &Paid, State(counted): State<SharedCounts>) {
+async fn audit(paid: &Paid, State(counted): State<SharedCounts>, State(clock): State<ManualClock>) {
     if paid.cents == 7 {
         add(&counted.hung);
-        std::future::pending::<()>().await;
+        SharedClock::new(clock).sleep(Duration::from_hours(1)).await;
     }
     if paid.cents == 9 {
         add(&counted.panicked);
@@ -154,7 +162,17 @@ impl Sales {
     }
 }
 
-pub(crate) fn shop(counted: &SharedCounts) -> AppBuilder {
-    let builder = App::builder().state(Arc::clone(counted)).projection_with(Sales::default);
-    builder.handler::<print>().handler::<mail>().handler::<assign>().handler::<audit>()
+/// Starts the shop; `change` may add to its builder.
+pub(crate) async fn start(
+    counted: &SharedCounts,
+    change: impl Fn(AppBuilder) -> AppBuilder + Send + Sync + 'static,
+) -> TestApp {
+    let (counted, clock) = (Arc::clone(counted), ManualClock::new());
+    let of_handlers = clock.clone();
+    let build = move || {
+        let builder = App::builder().state(Arc::clone(&counted)).state(of_handlers.clone());
+        let builder = builder.handler::<print>().handler::<mail>().handler::<assign>().handler::<audit>();
+        change(builder.projection_with(Sales::default))
+    };
+    TestApp::start_on(clock, build).await
 }
