@@ -8,7 +8,7 @@ use eventbus::{
         Append, AppendError, EventStore, EventTypes, FromTransaction, Listings, MultiStreamAppends, Notes, ReadError,
         Snapshots, Transactions,
     },
-    store::{AppendBatches, Boundaries, UniqueValues},
+    store::{Boundaries, UniqueValues},
     support::SchemaState,
 };
 use sqlx::{PgConnection, PgPool};
@@ -384,10 +384,6 @@ impl EventStore for PgEventStore {
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         Some(self)
-    }
-
-    fn append_batches(&self) -> Option<&AppendBatches> {
-        Some(self.inner.append_batches())
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use super::{
     BoxFuture,
     delivery::{Delivery, HandlerError},
-    run_meter::RunMeter,
 };
 use crate::domain::{event::EventFilter, name::Name};
 
@@ -74,8 +73,6 @@ pub struct Subscriber {
     events: EventFilter,
     options: HandlerOptions,
     handle: Arc<HandleFn>,
-    /// The counters of its runs since it joined its bus.
-    meter: Arc<RunMeter>,
 }
 
 impl Subscriber {
@@ -84,8 +81,7 @@ impl Subscriber {
     where
         F: for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync + 'static,
     {
-        let (options, meter) = Default::default();
-        Self { name, events, options, handle: Arc::new(handle), meter }
+        Self { name, events, options: HandlerOptions::default(), handle: Arc::new(handle) }
     }
 
     /// Sets the options from the handler's attribute.
@@ -94,14 +90,9 @@ impl Subscriber {
         Self { options, ..self }
     }
 
-    /// Returns the subscriber as it joins a bus: under this name, if there is one, and with no run counted yet.
-    pub(crate) fn joining(self, name: Option<Name>) -> Self {
-        Self { name: name.unwrap_or(self.name), meter: Arc::default(), ..self }
-    }
-
-    /// The counters of its runs.
-    pub(crate) fn meter(&self) -> &RunMeter {
-        &self.meter
+    /// Renames the subscriber, if there is a new name.
+    pub(crate) fn renamed(self, name: Option<Name>) -> Self {
+        Self { name: name.unwrap_or(self.name), ..self }
     }
 
     /// The name in logs and dead letters.

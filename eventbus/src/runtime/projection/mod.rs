@@ -11,7 +11,6 @@ mod guard;
 mod handle;
 mod inner;
 mod memory_rebuild;
-mod meter;
 mod progress;
 mod rebuild;
 mod rebuild_progress;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use tokio::time::Instant;
-use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::{
@@ -24,7 +23,6 @@ use crate::{
         EventBus, EventStore, FeedFilter, PublishError, ReadError, RelayTarget,
         relay::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
     },
-    support::spans,
 };
 
 /// Interval of the group checks. An idle relay asks the bus for its position as often, to notice that the bus lost
@@ -176,12 +174,7 @@ impl<'a> AtomicPublisher<'a> {
             // later when it is due
             ranges.read_next(range.through, head).await.ok().filter(FeedRange::moves_position)
         };
-        // a range without events only asks the bus for its position
-        let has_events = !range.events.is_empty();
-        let span = if has_events { spans::relay(self.bus.destination(), &range.events) } else { Span::none() };
-        let publish = self.target.publish_range(publisher, range.as_publish_range()).instrument(span.clone());
-        let (answer, ahead) = tokio::join!(publish, read_ahead);
-        let answer = answer.inspect_err(|_| spans::record_error(&span, "publish_failed"));
+        let (answer, ahead) = tokio::join!(self.target.publish_range(publisher, range.as_publish_range()), read_ahead);
         if answer.is_ok() {
             self.last_bus_answer = self.status.clock().instant();
         }

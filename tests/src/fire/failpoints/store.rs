@@ -10,9 +10,7 @@ use eventbus::{
         Listings, MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
     },
     repository::IdempotencyKey,
-    store::{
-        AppendBatches, Boundaries, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues,
-    },
+    store::{Boundaries, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues},
     testkit::delegate,
 };
 
@@ -122,10 +120,6 @@ impl EventStore for FailPointStore {
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         self.store.multi_stream_appends().map(|_| self as &dyn MultiStreamAppends)
-    }
-
-    fn append_batches(&self) -> Option<&AppendBatches> {
-        self.store.append_batches()
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {
