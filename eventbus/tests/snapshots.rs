@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use eventbus::{
     AggregateRepository, InMemoryEventStore, Name, Never, StreamId, Uuid,
     port::{
-        EventStore, EventTypes, MultiStreamAppends, Notes, ReadError, SnapshotError, SnapshotRead, Snapshots,
+        EventStore, EventTypes, Listings, MultiStreamAppends, Notes, ReadError, SnapshotError, SnapshotRead, Snapshots,
         StoredSnapshot, Transactions,
     },
     prelude::*,
@@ -156,6 +156,10 @@ impl EventStore for HeldSnapshots {
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
         self.store.event_types()
+    }
+
+    fn listings(&self) -> Option<&dyn Listings> {
+        self.store.listings()
     }
 
     fn snapshots(&self) -> Option<&dyn Snapshots> {
