@@ -154,7 +154,7 @@ pub async fn find_causes(
         Some(dead_letters) => find_dead(dead_letters, &events).await?,
         None => HashMap::new(),
     };
-    let events = to_tree(events, wanted, &dead);
+    let events = to_tree(&events, wanted, &dead);
     Ok(Some(CauseTree { event_id: wanted.to_string(), correlation_id, events, is_cut }))
 }
 
@@ -187,11 +187,7 @@ async fn find_dead(
 }
 
 /// Orders events so that each comes after its cause, with the number of causes above it.
-fn to_tree(
-    events: Vec<RecordedEvent>,
-    wanted: EventId,
-    dead: &HashMap<EventId, Vec<DeadDeliveryRow>>,
-) -> Vec<CauseRow> {
+fn to_tree(events: &[RecordedEvent], wanted: EventId, dead: &HashMap<EventId, Vec<DeadDeliveryRow>>) -> Vec<CauseRow> {
     // an id is unique within its stream only: of several events with one id, the first is the cause
     let mut places: HashMap<Uuid, usize> = HashMap::new();
     for (place, event) in events.iter().enumerate() {

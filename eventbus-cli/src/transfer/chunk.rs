@@ -32,12 +32,12 @@ impl Chunk {
 
     /// Parses the events.
     pub(super) fn parse(&self) -> Result<Vec<EventLine>, CommandError> {
-        let parse = |line: &str| serde_json::from_str(line).map_err(|error| damaged(self.position, error));
+        let parse = |line: &str| serde_json::from_str(line).map_err(|error| damaged(self.position, &error));
         self.lines.lines().map(parse).collect()
     }
 }
 
-fn damaged(position: Position, error: serde_json::Error) -> CommandError {
+fn damaged(position: Position, error: &serde_json::Error) -> CommandError {
     CommandError::fault(format!("an event before position {position} cannot be read: {error}"))
 }
 
