@@ -330,7 +330,7 @@ pub mod __private {
 
         pub use crate::{
             ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version, delivery::*, handler::*,
-            health::*, port::*, relay::*, store::*,
+            health::*, port::listings::*, port::*, relay::*, store::*,
         };
     }
 

@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use eventbus::{
     AggregateRepository, InMemoryEventStore, Name, Never, StreamId, Uuid,
     port::{
-        EventStore, EventTypes, Listings, MultiStreamAppends, Notes, ReadError, SnapshotError, SnapshotRead, Snapshots,
-        StoredSnapshot, Transactions,
+        EventStore, EventTypes, MultiStreamAppends, Notes, ReadError, SnapshotError, SnapshotRead, Snapshots,
+        StoredSnapshot, Transactions, listings::Listings,
     },
     prelude::*,
     repository::TakeSnapshotError,

@@ -97,6 +97,7 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     let visit = statements.query(include_str!("sql/visit.sql"));
     let head = statements.query(include_str!("sql/head.sql"));
     let save_checkpoint = statements.query(include_str!("sql/save_checkpoint.sql"));
+    let list_streams = statements.query(include_str!("sql/list_streams.sql"));
     vec![
         hot("append", append, format!("{order}, {}, {version}", new_events(1)), true),
         hot("append_many", append_many, format!("{streams}, '{{1,2}}', '{{1,1}}', {}", new_events(2)), true),
@@ -106,6 +107,7 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
         hot("visit", visit, format!("{order}, 1, 10000"), false),
         hot("head", head, String::new(), false),
         hot("save_checkpoint", save_checkpoint, "'orders', 2".into(), false),
+        hot("list_streams", list_streams, format!("'order-5', '', '{NO_TENANT}', 1000"), false),
         hot("read_tagged", statements.tagged_page(), one_tag, true),
         hot(
             "read_boundary",

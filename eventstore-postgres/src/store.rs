@@ -5,8 +5,8 @@ use std::sync::Arc;
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, EventStore, EventTypes, FromTransaction, Listings, MultiStreamAppends, Notes, ReadError,
-        Snapshots, Transactions,
+        Append, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, ReadError, Snapshots,
+        Transactions, listings::Listings,
     },
     store::{Boundaries, UniqueValues},
     support::SchemaState,

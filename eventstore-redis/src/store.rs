@@ -12,8 +12,8 @@ use std::sync::Arc;
 use eventbus::{
     ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, EventStore, EventTypes, Listings, MultiStreamAppends, Notes, ReadError, Snapshots,
-        Transactions,
+        Append, AppendError, EventStore, EventTypes, MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
+        listings::Listings,
     },
     store::{Boundaries, UniqueValues},
 };

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, StreamId, Version,
     port::{
-        Lease, ListCursor, Listing, Listings, ReadError, StoredCheckpoint, StoredLease, StoredStream, StreamFilter,
+        Lease, ReadError,
+        listings::{ListCursor, Listing, Listings, StoredCheckpoint, StoredLease, StoredStream, StreamFilter},
     },
     support::{NameScan, StreamKey, StreamScan},
 };

@@ -5,8 +5,8 @@ use std::{path::Path, sync::Arc};
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        self, AppendError, EventStore, EventTypes, FromTransaction, Listings, MultiStreamAppends, Notes, Snapshots,
-        Transactions,
+        self, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, Snapshots, Transactions,
+        listings::Listings,
     },
     store::{Boundaries, UniqueValues},
     support::SchemaState,

@@ -276,6 +276,7 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
         "added_tags",
         "tags of stored events, whose entries do not change; the SQL stores write a column",
     ),
+    ("eventbus-redis", "unjoined", "groups without a consumer so far; a group of the stores begins with its consumer"),
     ("eventstore-redis", "unique_holders", "finds a holder by its value; the SQL stores have an index"),
     (
         "eventstore-redis",

@@ -100,7 +100,7 @@ struct OneDeadLetter {
 
 /// What to do with dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
+enum LetterAction {
     Replay,
     Discard,
 }
@@ -139,7 +139,7 @@ impl FilterArgs {
     }
 }
 
-impl Ending {
+impl LetterAction {
     const fn verb(self) -> &'static str {
         match self {
             Self::Replay => "replay",
@@ -171,8 +171,8 @@ impl DeadLetterArgs {
                 list(session, &filter.to_query(session), after, limit).await
             }
             DeadLetterCommand::Show { id } => show(session, id).await,
-            DeadLetterCommand::Replay(args) => end(session, args, Ending::Replay).await,
-            DeadLetterCommand::Discard(args) => end(session, args, Ending::Discard).await,
+            DeadLetterCommand::Replay(args) => end(session, args, LetterAction::Replay).await,
+            DeadLetterCommand::Discard(args) => end(session, args, LetterAction::Discard).await,
         }
     }
 }
@@ -253,10 +253,10 @@ fn one_text(row: &DeadLetterRow) -> String {
 }
 
 /// Finds what to end, says how many that are, asks, and reports the outcome of each.
-async fn end(session: &Session, args: &EndArgs, ending: Ending) -> Result<ExitStatus, CommandError> {
+async fn end(session: &Session, args: &EndArgs, action: LetterAction) -> Result<ExitStatus, CommandError> {
     if args.ids.is_empty() && args.filter.is_empty() && !args.all {
         let text =
-            format!("which dead letters? pass ids, a filter such as `--group`, or `--all` to {} all", ending.verb());
+            format!("which dead letters? pass ids, a filter such as `--group`, or `--all` to {} all", action.verb());
         return Err(CommandError::Usage(text));
     }
     if !args.ids.is_empty() && !args.filter.is_empty() {
@@ -277,13 +277,13 @@ async fn end(session: &Session, args: &EndArgs, ending: Ending) -> Result<ExitSt
         return Ok(ExitStatus::Done);
     }
     let more = if is_all { "" } else { ", the oldest; call again for the rest" };
-    let consent = session.confirm(&format!("{} {} dead letters{more}", ending.verb(), ids.len())).await?;
+    let consent = session.confirm(&format!("{} {} dead letters{more}", action.verb(), ids.len())).await?;
     let (mut is_complete, mut ended) = (true, 0_usize);
     for id in ids {
         let (outcome, error) = match consent {
             Consent::DryRun => ("unchanged", None),
-            Consent::Given => match ending.end(dead_letters, &id).await {
-                Ok(true) => (ending.done(), None),
+            Consent::Given => match action.end(dead_letters, &id).await {
+                Ok(true) => (action.done(), None),
                 Ok(false) => ("gone", None),
                 // the rest would fail as well
                 Err(error @ CommandError::Unreachable { .. }) => return Err(error),
@@ -291,14 +291,14 @@ async fn end(session: &Session, args: &EndArgs, ending: Ending) -> Result<ExitSt
             },
         };
         is_complete &= error.is_none();
-        ended += usize::from(outcome == ending.done());
+        ended += usize::from(outcome == action.done());
         let body = Outcome { id: id.to_string(), outcome, error };
         session.printer().show(&body, |body| {
             let error = body.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
             format!("{} {}{error}\n", body.id, body.outcome)
         })?;
     }
-    if ended > 0 && ending == Ending::Replay && bus.is_in_process() {
+    if ended > 0 && action == LetterAction::Replay && bus.is_in_process() {
         session.printer().note("a running application delivers them when it starts next: its bus is in its process");
     }
     Ok(if is_complete { ExitStatus::Done } else { ExitStatus::Finding })

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use eventbus::{
     Name, StreamId, Uuid, Version,
-    port::{Direction, StreamFilter},
+    port::{Direction, listings::StreamFilter},
 };
 use futures_util::TryStreamExt as _;
 use serde::Serialize;

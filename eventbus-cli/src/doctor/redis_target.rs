@@ -22,7 +22,7 @@ impl RedisTarget {
         Self { connection, keeps_events: false }
     }
 
-    pub(crate) fn keeping_events(self) -> Self {
+    pub(crate) fn with_events(self) -> Self {
         Self { keeps_events: true, ..self }
     }
 

@@ -201,7 +201,7 @@ impl<'a> Subjects<'a> {
             None => None,
             Some(target) => {
                 let target = match doctor.redis_store {
-                    Some(_) => target.clone().keeping_events(),
+                    Some(_) => target.clone().with_events(),
                     None => target.clone(),
                 };
                 let found = timeout(2 * config.statement_timeout, target.ping()).await;

@@ -53,8 +53,18 @@ pub async fn list_groups(
     clock: &SharedClock,
 ) -> Result<Vec<GroupRow>, CommandError> {
     let tally = DeadLetterTally::load(bus.dead_letters()?).await?;
+    list_tallied(bus, store, &tally, clock).await
+}
+
+/// Lists the consumer groups of a bus whose dead letters are counted.
+pub(super) async fn list_tallied(
+    bus: &OpenBus,
+    store: Option<&dyn EventStore>,
+    tally: &DeadLetterTally,
+    clock: &SharedClock,
+) -> Result<Vec<GroupRow>, CommandError> {
     match (bus, store) {
-        (OpenBus::InProcess(_), Some(store)) => groups_in_process(store, &tally, clock).await,
+        (OpenBus::InProcess(_), Some(store)) => groups_in_process(store, tally, clock).await,
         (OpenBus::InProcess(_), None) => Ok(Vec::new()),
         (OpenBus::Redis(redis), store) => {
             let info = redis.stream_info().await;
@@ -70,7 +80,7 @@ pub async fn list_groups(
             let mut rows = Vec::with_capacity(info.consumer_groups.len());
             for group in info.consumer_groups {
                 let floor = floors.iter().find(|floor| *floor.group == *group.name).map(|floor| floor.position);
-                let mut row = row_of(group, &tally, holder.as_deref());
+                let mut row = row_of(group, tally, holder.as_deref());
                 row.position = floor.map(|floor| floor.to_string());
                 row.seconds = match store.zip(floor) {
                     _ if row.unfinished() == 0 => Some(0.0),

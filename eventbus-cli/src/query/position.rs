@@ -3,7 +3,10 @@
 use eventbus::{
     Position,
     clock::SharedClock,
-    port::{ListCursor, Listing, Listings, ReadError},
+    port::{
+        ReadError,
+        listings::{ListCursor, Listing, Listings},
+    },
     store::EventStore,
 };
 use serde::Serialize;

@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 
 use eventbus::{
-    Name, Position, app::SkippedEvent, clock::SharedClock, port::StoredCheckpoint, store::EventStore,
+    Name, Position,
+    app::SkippedEvent,
+    clock::SharedClock,
+    port::listings::{StoredCheckpoint, StoredLease},
+    store::EventStore,
     support::ReaderKind,
 };
 use serde::Serialize;
@@ -68,7 +72,7 @@ pub async fn list_projections(store: &dyn EventStore, clock: &SharedClock) -> Re
     let head = store.head().await?;
     let names = checkpoints.iter().map(|checkpoint| &checkpoint.name);
     let roles: BTreeSet<_> = names.chain(leases.iter().map(|stored| &stored.lease.role)).collect();
-    let owner_of = |list: &[eventbus::port::StoredLease], role: &Name| {
+    let owner_of = |list: &[StoredLease], role: &Name| {
         let held = list.iter().find(|stored| stored.lease.role == *role && stored.is_held);
         held.map(|stored| stored.lease.owner.to_string())
     };

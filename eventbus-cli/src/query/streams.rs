@@ -1,7 +1,7 @@
 //! The streams of a store.
 
 use eventbus::{
-    port::{ListCursor, StoredStream, StreamFilter},
+    port::listings::{ListCursor, StoredStream, StreamFilter},
     store::EventStore,
 };
 use serde::Serialize;

@@ -125,7 +125,7 @@ pub(crate) async fn expect_finding(doctor: &Doctor, check: &str, severity: Sever
     found.clone()
 }
 
-/// Fails unless all checks together make one fault or warning, this one, or this note beside others.
+/// Fails unless all checks together make one fault or warning, this one, or this note and further notes.
 pub(crate) async fn expect_only(doctor: &Doctor, check: &str, severity: Severity, text: &str) -> CheckFinding {
     let report = doctor.run().await;
     let found = match severity {

@@ -1,4 +1,4 @@
-//! The doctor finds exactly what is wrong with real servers and data, and nothing on healthy ones.
+//! The doctor finds exactly what is wrong with real servers and data, and no fault on healthy ones.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 mod bus_and_store;

@@ -58,7 +58,7 @@ async fn a_policy_that_evicts_streams_and_evicted_keys_are_found() {
     send(&admin, &format!("CONFIG SET maxmemory {}", used + 300_000)).await;
     let value = "x".repeat(30_000);
     for number in 0..40 {
-        // refused, if nothing is left to evict
+        // refused, if no key is left to evict
         let _: RedisResult<Value> =
             cmd("XADD").arg((format!("stream:{number}"), "*", "field", &value)).query_async(&mut admin.clone()).await;
     }

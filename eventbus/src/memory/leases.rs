@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::{clock::SharedClock, name::Name},
-    port::{Lease, StoredLease},
+    port::{Lease, listings::StoredLease},
 };
 
 #[derive(Debug, Default)]

@@ -5,7 +5,10 @@ use async_trait::async_trait;
 use super::InMemoryEventStore;
 use crate::{
     domain::name::Name,
-    port::{ListCursor, Listing, Listings, ReadError, StoredCheckpoint, StoredLease, StoredStream, StreamFilter},
+    port::{
+        ReadError,
+        listings::{ListCursor, Listing, Listings, StoredCheckpoint, StoredLease, StoredStream, StreamFilter},
+    },
     support::{NameScan, StreamKey, StreamScan},
 };
 

@@ -15,9 +15,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, Listings, MissingEvent,
+    Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
     MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
     feed_end::FeedEnd,
+    listings::Listings,
     visited_event::{VisitEvent, VisitFeedEvent, visit_feed_records, visit_records},
 };
 use crate::domain::{

@@ -6,7 +6,10 @@ use uuid::Uuid;
 use super::from_json;
 use crate::{
     domain::{name::Name, stream::StreamId},
-    port::{ListCursor, Listing, ReadError, StoredStream, StreamFilter},
+    port::{
+        ReadError,
+        listings::{ListCursor, Listing, StoredStream, StreamFilter},
+    },
 };
 
 /// Most rows that a store examines for one page of a listing.

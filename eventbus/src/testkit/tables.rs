@@ -365,7 +365,7 @@ impl EventStore for TableStore {
         self.store.event_types()
     }
 
-    fn listings(&self) -> Option<&dyn crate::port::Listings> {
+    fn listings(&self) -> Option<&dyn crate::port::listings::Listings> {
         self.store.listings()
     }
 

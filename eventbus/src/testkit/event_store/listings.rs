@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use super::store_under_test::StoreUnderTest;
 use crate::{
     ExpectedVersion, Name, NewEvent, Position, StreamId, Uuid, Version,
-    port::{EventStore, ListCursor, Listing, Listings, ReadError, StreamFilter},
+    port::{
+        EventStore, ReadError,
+        listings::{ListCursor, Listing, Listings, StreamFilter},
+    },
 };
 
 fn listings<S: EventStore>(store: &StoreUnderTest<S>) -> &dyn Listings {

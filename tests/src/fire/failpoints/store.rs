@@ -7,7 +7,7 @@ use eventbus::{
     BoxError, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     port::{
         Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors,
-        Listings, MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
+        MultiStreamAppends, Notes, ReadError, Snapshots, Transactions, listings::Listings,
     },
     repository::IdempotencyKey,
     store::{Boundaries, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues},
