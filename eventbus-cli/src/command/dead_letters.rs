@@ -100,7 +100,7 @@ struct OneDeadLetter {
 
 /// What to do with dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LetterAction {
+enum DeadLetterAction {
     Replay,
     Discard,
 }
@@ -139,7 +139,7 @@ impl FilterArgs {
     }
 }
 
-impl LetterAction {
+impl DeadLetterAction {
     const fn verb(self) -> &'static str {
         match self {
             Self::Replay => "replay",
@@ -171,8 +171,8 @@ impl DeadLetterArgs {
                 list(session, &filter.to_query(session), after, limit).await
             }
             DeadLetterCommand::Show { id } => show(session, id).await,
-            DeadLetterCommand::Replay(args) => end(session, args, LetterAction::Replay).await,
-            DeadLetterCommand::Discard(args) => end(session, args, LetterAction::Discard).await,
+            DeadLetterCommand::Replay(args) => end(session, args, DeadLetterAction::Replay).await,
+            DeadLetterCommand::Discard(args) => end(session, args, DeadLetterAction::Discard).await,
         }
     }
 }
@@ -253,7 +253,7 @@ fn one_text(row: &DeadLetterRow) -> String {
 }
 
 /// Finds what to end, says how many that are, asks, and reports the outcome of each.
-async fn end(session: &Session, args: &EndArgs, action: LetterAction) -> Result<ExitStatus, CommandError> {
+async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Result<ExitStatus, CommandError> {
     if args.ids.is_empty() && args.filter.is_empty() && !args.all {
         let text =
             format!("which dead letters? pass ids, a filter such as `--group`, or `--all` to {} all", action.verb());
@@ -298,7 +298,7 @@ async fn end(session: &Session, args: &EndArgs, action: LetterAction) -> Result<
             format!("{} {}{error}\n", body.id, body.outcome)
         })?;
     }
-    if ended > 0 && action == LetterAction::Replay && bus.is_in_process() {
+    if ended > 0 && action == DeadLetterAction::Replay && bus.is_in_process() {
         session.printer().note("a running application delivers them when it starts next: its bus is in its process");
     }
     Ok(if is_complete { ExitStatus::Done } else { ExitStatus::Finding })
