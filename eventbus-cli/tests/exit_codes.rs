@@ -262,3 +262,48 @@ async fn watching_shows_the_lag_again_and_again() {
         assert_eq!(document["readers"], json!([]));
     }
 }
+
+#[test]
+fn the_doctor_ends_as_its_worst_finding_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bank.db");
+    let store = format!("sqlite:{}", path.display());
+    assert_eq!(eventbus(&["--store", &store, "migrate", "--yes"]).code, 0);
+    let healthy = eventbus(&["--store", &store, "--json", "doctor"]);
+    assert_eq!(healthy.code, 0, "{healthy:?}");
+    let report: Value = serde_json::from_str(&healthy.out).unwrap();
+    assert_eq!((&report["version"], &report["findings"]), (&json!(1), &json!([])), "{report}");
+
+    Connection::open(&path)
+        .unwrap()
+        .execute("INSERT INTO eventbus_checkpoints VALUES ('projection:rows', 9, 0)", [])
+        .unwrap();
+    let broken = eventbus(&["--store", &store, "doctor", "--only", "sqlite-checkpoint-ahead"]);
+    assert_eq!(broken.code, 2, "{broken:?}");
+    assert!(broken.out.contains("sqlite-checkpoint-ahead"), "{}", broken.out);
+    let skipped = eventbus(&["--store", &store, "doctor", "--skip", "sqlite-checkpoint-ahead"]);
+    assert_eq!(skipped.code, 0, "{skipped:?}");
+
+    for (arguments, named) in [
+        (&["doctor"][..], "pass `--store URL`"),
+        (&["--store", &store, "doctor", "--only", "sqlite-indx"][..], "the nearest is `sqlite-index`"),
+    ] {
+        let refused = eventbus(arguments);
+        assert!(refused.code == 64 && refused.err.contains(named), "{refused:?}");
+    }
+    let bus = format!("redis://app:s3cret@127.0.0.1:{}", closed_port());
+    let away = eventbus(&["--bus", &bus, "doctor"]);
+    assert!(away.code == 3 && !away.err.contains("s3cret"), "{away:?}");
+}
+
+#[test]
+fn a_new_crate_is_made_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let crate_folder = folder.path().join("two-banks").display().to_string();
+    let checkout = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let made = eventbus(&["new", &crate_folder, "--path", checkout]);
+    assert_eq!((made.code, made.out), (0, format!("made {crate_folder}: see its README.md\n")));
+    assert!(fs::read_to_string(folder.path().join("two-banks/src/lib.rs")).unwrap().contains("pub fn app()"));
+    let again = eventbus(&["new", &crate_folder, "--path", checkout]);
+    assert!(again.code == 64 && again.err.contains("exists already"), "{again:?}");
+}
