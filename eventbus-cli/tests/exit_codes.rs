@@ -5,8 +5,10 @@ mod common;
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
     net::TcpListener,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use common::{OrderPlaced, Running, assert_json, eventbus, eventbus_with};
@@ -287,13 +289,43 @@ fn the_doctor_ends_as_its_worst_finding_says() {
     for (arguments, named) in [
         (&["doctor"][..], "pass `--store URL`"),
         (&["--store", &store, "doctor", "--only", "sqlite-indx"][..], "the nearest is `sqlite-index`"),
+        (&["--store", "sqlite::memory:", "doctor"][..], "a database in memory"),
+        (&["--store", "sqlite:bank.db?mode=ro", "doctor"][..], "parameters are not understood"),
+        (&["--bus", "redis://app:s3cret@localhost:port", "doctor"][..], "is no Redis URL"),
     ] {
         let refused = eventbus(arguments);
-        assert!(refused.code == 64 && refused.err.contains(named), "{refused:?}");
+        assert!(refused.code == 64 && refused.err.contains(named) && !refused.err.contains("s3cret"), "{refused:?}");
     }
     let bus = format!("redis://app:s3cret@127.0.0.1:{}", closed_port());
     let away = eventbus(&["--bus", &bus, "doctor"]);
     assert!(away.code == 3 && !away.err.contains("s3cret"), "{away:?}");
+}
+
+/// Replies to each request of a connection after a delay that is longer than the driver waits by default.
+fn reply_late(listener: &TcpListener) {
+    for client in listener.incoming() {
+        let mut client = client.unwrap();
+        std::thread::spawn(move || {
+            let mut request = [0; 4096];
+            while client.read(&mut request).is_ok_and(|bytes| bytes > 0) {
+                std::thread::sleep(Duration::from_secs(1)); // the server that is slow
+                let commands = String::from_utf8_lossy(&request).matches('*').count();
+                if client.write_all("-NOPERM no rights\r\n".repeat(commands.max(1)).as_bytes()).is_err() {
+                    return;
+                }
+                request.fill(0);
+            }
+        });
+    }
+}
+
+#[test]
+fn the_doctor_waits_for_a_slow_redis_as_long_as_it_may() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bus = format!("redis://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    std::thread::spawn(move || reply_late(&listener));
+    let slow = eventbus(&["--bus", &bus, "--timeout", "20s", "doctor", "--only", "redis-eviction"]);
+    assert!(slow.out.contains("NOPERM") || slow.out.contains("rights"), "{slow:?}");
 }
 
 #[test]

@@ -68,6 +68,7 @@ mod writer;
 pub use config::{SqliteEventStoreConfig, Synchronous};
 pub use error::{SqliteConnectError, SqliteTransactionError};
 pub use files::SqliteFileError;
+pub use location::file_of_url;
 /// The driver, in the version this crate uses.
 pub use rusqlite;
 pub use store::SqliteEventStore;

@@ -19,6 +19,28 @@ pub(crate) enum DatabaseLocation {
     File(PathBuf),
 }
 
+/// Returns the file that a URL of a store names, as [`SqliteEventStore::connect`](crate::SqliteEventStore::connect) reads
+/// it; `None` for a database in memory. The file need not exist.
+///
+/// # Errors
+/// [`SqliteConnectError::InvalidUrl`] if the URL names no store.
+///
+/// # Examples
+/// ```
+/// use eventstore_sqlite::file_of_url;
+///
+/// assert!(file_of_url("sqlite:bank.db")?.is_some_and(|file| file.ends_with("bank.db")));
+/// assert_eq!(file_of_url("sqlite::memory:")?, None);
+/// assert!(file_of_url("sqlite:bank.db?mode=ro").is_err());
+/// # Ok::<(), eventstore_sqlite::SqliteConnectError>(())
+/// ```
+pub fn file_of_url(url: &str) -> Result<Option<PathBuf>, SqliteConnectError> {
+    Ok(match DatabaseLocation::from_url(url)? {
+        DatabaseLocation::Memory(_) => None,
+        DatabaseLocation::File(file) => Some(file),
+    })
+}
+
 impl DatabaseLocation {
     pub(crate) fn new_memory() -> Self {
         Self::Memory(Uuid::now_v7())

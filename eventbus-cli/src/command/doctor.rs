@@ -2,8 +2,9 @@
 
 use clap::Args;
 use eventbus::support::redacted;
-use eventbus_redis::redis::{Client, aio::MultiplexedConnection};
+use eventbus_redis::redis::{AsyncConnectionConfig, Client, aio::MultiplexedConnection};
 use eventstore_postgres::sqlx::postgres::PgPoolOptions;
+use eventstore_sqlite::file_of_url;
 
 use crate::{
     connection::{ConnectionSettings, StoreUrl},
@@ -86,20 +87,20 @@ fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSetti
             doctor.postgres(pool, &settings.schema)
         }
         Some(StoreUrl::Sqlite(url)) => {
-            let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
-            doctor.sqlite(path.split('?').next().unwrap_or_default())
+            let file = file_of_url(&url).map_err(|error| CommandError::Usage(error.to_string()))?;
+            let in_memory = || CommandError::Usage("a database in memory ends with its process: pass a file".into());
+            doctor.sqlite(file.ok_or_else(in_memory)?)
         }
         Some(StoreUrl::Redis(_)) => doctor.redis_store(&settings.store_prefix),
     })
 }
 
 async fn connect_redis(url: &str, settings: &ConnectionSettings) -> Result<MultiplexedConnection, CommandError> {
-    let unreachable = |source: eventbus::BoxError| CommandError::Unreachable { what: redacted(url), source };
-    let client = Client::open(url).map_err(|error| unreachable(error.into()))?;
-    let connect = client.get_multiplexed_async_connection();
-    // real time: the answer of a server
-    match tokio::time::timeout(settings.timeout, connect).await {
-        Ok(connected) => connected.map_err(|error| unreachable(error.into())),
-        Err(late) => Err(unreachable(late.into())),
-    }
+    let client = Client::open(url).map_err(|_| CommandError::Usage(format!("`{}` is no Redis URL", redacted(url))))?;
+    // the driver's own limit of a reply is too short for a busy server
+    let limits = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(settings.timeout))
+        .set_response_timeout(Some(settings.timeout));
+    let connected = client.get_multiplexed_async_connection_with_config(&limits).await;
+    connected.map_err(|error| CommandError::unreachable(&redacted(url), error))
 }
