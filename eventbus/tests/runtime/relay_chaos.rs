@@ -60,6 +60,9 @@ struct World {
     taken: [BTreeSet<u64>; 2],
     /// Number of times that an event may come again.
     losses: usize,
+    /// Set if the bus, or the copy of it, was trimmed: a copy from before the repair brings that loss back.
+    is_trimmed: bool,
+    is_copy_trimmed: bool,
 }
 
 impl World {
@@ -72,7 +75,8 @@ impl World {
             apps.push(app(&store, connection).await);
         }
         let copy = bus.snapshot();
-        let mut world = Self { store, bus, connections, _apps: apps, copy, taken: Default::default(), losses: 0 };
+        let (taken, losses, is_trimmed, is_copy_trimmed) = Default::default();
+        let mut world = Self { store, bus, connections, _apps: apps, copy, taken, losses, is_trimmed, is_copy_trimmed };
         append(&world.store, 1).await;
         // the promise holds for known groups
         world.settle().await;
@@ -90,17 +94,23 @@ impl World {
         match *event {
             Event::Append(events) => drop(append(&self.store, events).await),
             Event::Take(group, most) => drop(self.take(group, most)),
-            Event::Copy => self.copy = self.bus.snapshot(),
+            Event::Copy => {
+                self.copy = self.bus.snapshot();
+                self.is_copy_trimmed = self.is_trimmed;
+            }
             Event::Flush => {
                 self.losses += 1;
+                self.is_trimmed = false;
                 self.bus.flush();
             }
             Event::Restore => {
-                self.losses += 1;
+                self.losses += if self.is_copy_trimmed { 2 } else { 1 };
+                self.is_trimmed = self.is_copy_trimmed;
                 self.bus.restore(&self.copy);
             }
             Event::Trim(entries) => {
                 self.losses += 2; // the last one may be among them: then all is lost, and the groups have a gap
+                self.is_trimmed = true;
                 self.bus.trim(entries);
             }
             Event::Fail(relay, is_lost) => {
@@ -174,4 +184,11 @@ proptest! {
     fn after_losses_everything_comes_that_a_group_had_not_finished(events in vec(event_or_loss(), 1..80)) {
         run(&events)?;
     }
+}
+
+#[test]
+fn a_copy_from_before_the_repair_of_a_trimmed_bus_brings_its_loss_back() {
+    let copied = [Event::Append(1), Event::Wait(1), Event::Trim(2), Event::Copy, Event::Append(1)];
+    let events = [&copied[..], &[Event::Wait(1001), Event::Restore]].concat();
+    run(&events).unwrap();
 }
