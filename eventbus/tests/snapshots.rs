@@ -170,6 +170,10 @@ impl EventStore for HeldSnapshots {
         self.store.multi_stream_appends()
     }
 
+    fn append_batches(&self) -> Option<&AppendBatches> {
+        self.store.append_batches()
+    }
+
     fn unique_values(&self) -> Option<&dyn UniqueValues> {
         self.store.unique_values()
     }

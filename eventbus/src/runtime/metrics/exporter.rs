@@ -1,0 +1,117 @@
+//! Export to a meter of OpenTelemetry: the feature `opentelemetry`.
+//!
+//! Invariant: the attributes of a series are made once, at the start of the app, and not for each value.
+
+use std::fmt;
+
+use opentelemetry::{KeyValue, metrics::Meter};
+
+use super::{
+    append_meter::{AppendMeter, AppendOutcome},
+    catalog::{self, Descriptor},
+    family::{MetricKind, Metrics, Sample, SampleValue, raw_units},
+};
+use crate::port::{EventBus, EventStore, histogram::Histogram, run_meter::RunOutcome};
+
+/// The meter to which an app exports its metrics, if it has one.
+#[derive(Clone)]
+pub(crate) struct Exporter(Option<Meter>);
+
+impl fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Exporter({})", if self.0.is_some() { "a meter" } else { "none" })
+    }
+}
+
+impl Exporter {
+    pub(crate) const NONE: Self = Self(None);
+
+    pub(crate) const fn new(meter: Meter) -> Self {
+        Self(Some(meter))
+    }
+
+    /// Exports the durations and sizes of appends from now on.
+    pub(super) fn export_appends(&self, appends: &AppendMeter) {
+        for outcome in AppendOutcome::ALL {
+            self.export(&catalog::APPEND_SECONDS, &[outcome.label()], appends.histogram(outcome));
+        }
+        self.export(&catalog::APPEND_EVENTS, &[], appends.events());
+    }
+
+    /// Exports the durations of the handlers of a bus from now on.
+    pub(super) fn export_runs(&self, bus: &dyn EventBus) {
+        for status in bus.subscribers() {
+            let subscriber = status.subscriber();
+            for outcome in RunOutcome::ALL {
+                let labels = [status.group().as_str(), subscriber.name().as_str(), outcome.label()];
+                self.export(&catalog::HANDLER_SECONDS, &labels, subscriber.meter().histogram(outcome));
+            }
+        }
+    }
+
+    /// Exports the sizes of the batches of a store from now on.
+    pub(super) fn export_batches(&self, store: &dyn EventStore) {
+        if let Some(batches) = store.append_batches() {
+            self.export(&catalog::COMMIT_APPENDS, &[], batches.histogram());
+        }
+    }
+
+    /// Exports the values of a histogram from now on.
+    fn export(&self, metric: &'static Descriptor, labels: &[&str], histogram: &Histogram) {
+        let Some(meter) = &self.0 else { return };
+        let units = raw_units(metric);
+        let bounds = histogram.snapshot().bounds.iter().map(|bound| *bound as f64 / units).collect();
+        let instrument = meter.f64_histogram(metric.name).with_description(metric.help).with_unit(metric.unit);
+        let instrument = instrument.with_boundaries(bounds).build();
+        let attributes: Vec<_> = metric.labels.iter().zip(labels).map(|(name, value)| attribute(name, value)).collect();
+        histogram.forward_to(move |value| instrument.record(value as f64 / units, &attributes));
+    }
+
+    /// Exports all other metrics: `collect` returns those of one name, at each collection; `None` once the app is gone.
+    pub(crate) fn export_numbers(
+        &self,
+        collect: impl Fn(&'static Descriptor) -> Option<Metrics> + Clone + Send + Sync + 'static,
+    ) {
+        let Some(meter) = &self.0 else { return };
+        for &metric in catalog::ALL {
+            let collect = collect.clone();
+            match metric.kind {
+                MetricKind::Counter => {
+                    // exporters for Prometheus append it
+                    let name = metric.name.strip_suffix("_total").unwrap_or(metric.name);
+                    let counter = meter.u64_observable_counter(name).with_description(metric.help);
+                    let observe = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
+                        each_number(collect(metric).as_ref(), |number, attributes| {
+                            observer.observe(number as u64, attributes)
+                        });
+                    };
+                    counter.with_unit(metric.unit).with_callback(observe).build();
+                }
+                MetricKind::Gauge => {
+                    let level = meter.f64_observable_gauge(metric.name).with_description(metric.help);
+                    let observe = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<f64>| {
+                        each_number(collect(metric).as_ref(), |number, attributes| {
+                            observer.observe(number, attributes)
+                        });
+                    };
+                    level.with_unit(metric.unit).with_callback(observe).build();
+                }
+                MetricKind::Histogram => {}
+            }
+        }
+    }
+}
+
+fn each_number(metrics: Option<&Metrics>, mut observe: impl FnMut(f64, &[KeyValue])) {
+    let families = metrics.into_iter().flat_map(|metrics| metrics.families());
+    for Sample { labels, value } in families.flat_map(|family| &family.samples) {
+        if let SampleValue::Number(number) = value {
+            let attributes: Vec<_> = labels.iter().map(|(name, value)| attribute(name, value)).collect();
+            observe(*number, &attributes);
+        }
+    }
+}
+
+fn attribute(name: &'static str, value: &str) -> KeyValue {
+    KeyValue::new(name, value.to_owned())
+}

@@ -1,0 +1,18 @@
+//! Without the feature `opentelemetry` metrics are only read.
+
+use super::append_meter::AppendMeter;
+use crate::port::{EventBus, EventStore};
+
+/// Exports no metrics.
+#[derive(Debug, Clone)]
+pub(crate) struct Exporter;
+
+impl Exporter {
+    pub(crate) const NONE: Self = Self;
+
+    pub(super) const fn export_appends(&self, _: &AppendMeter) {}
+
+    pub(super) const fn export_runs(&self, _: &dyn EventBus) {}
+
+    pub(super) const fn export_batches(&self, _: &dyn EventStore) {}
+}
