@@ -143,7 +143,7 @@ impl HandlerInbox {
         let handled = call(delivery, Some(transaction.as_any_mut())).await;
         let (appends, after_commit) = saves.map(|saves| saves.end()).unwrap_or_default();
         let events: usize = if handled.is_ok() { appends.iter().map(|append| append.events.len()).sum() } else { 0 };
-        let began = self.clock.instant();
+        let began = (events > 0).then(|| self.clock.instant());
         let appended = async {
             handled?;
             for append in appends {
@@ -160,7 +160,7 @@ impl HandlerInbox {
                 Err(error)
             }
         };
-        if events > 0 {
+        if let Some(began) = began {
             let stored = committed.as_ref().map(|()| events).map_err(find_append_error);
             self.meters.record_append(self.clock.elapsed(began), stored);
         }
@@ -191,7 +191,7 @@ impl HandlerInbox {
             return Ok(after_commit);
         }
         let multi = MultiStreamAppend { appends, handled: Some(Handled::Delivery(handled)), condition: None };
-        let span = spans::append(None, &mut EventContext::default());
+        let span = spans::append(|| None, &mut EventContext::default());
         let append = self.meters.measure_append(&self.clock, multi_stream.append_streams(multi));
         let appended = append.instrument(span.clone()).await;
         let appended = appended.inspect_err(|error| spans::record_error(&span, AppendOutcome::of_error(error).label()));

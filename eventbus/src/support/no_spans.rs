@@ -7,11 +7,11 @@ use crate::{
     port::delivery::Delivery,
 };
 
-pub(crate) fn append(_: Option<&StreamId>, _: &mut EventContext) -> Span {
+pub(crate) fn append(_: impl FnOnce() -> Option<StreamId>, _: &mut EventContext) -> Span {
     Span::none()
 }
 
-pub(crate) const fn stamp(_: &Span, _: &mut EventContext) {}
+pub(crate) const fn continue_current(_: &mut EventContext) {}
 
 pub(crate) fn relay(_: &Name, _: &[RecordedEvent]) -> Span {
     Span::none()

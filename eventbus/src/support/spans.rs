@@ -25,7 +25,7 @@ const LINKS_MAX: usize = 32;
 ///
 /// The span is a child of the current one. If the caller has attached a different trace to the events, such as that of
 /// a request, the span is a part of that trace.
-pub(crate) fn append(stream: Option<&StreamId>, context: &mut EventContext) -> Span {
+pub(crate) fn append(stream: impl FnOnce() -> Option<StreamId>, context: &mut EventContext) -> Span {
     let span = tracing::info_span!("append", otel.kind = "client", otel.status_code = Empty, error.type = Empty);
     if span.is_disabled() {
         return span;
@@ -36,7 +36,7 @@ pub(crate) fn append(stream: Option<&StreamId>, context: &mut EventContext) -> S
         set_parent(&span, &given);
     }
     set(&span, "db.operation.name", "append");
-    if let Some(stream) = stream {
+    if let Some(stream) = stream() {
         set(&span, "db.collection.name", stream.aggregate_type().to_string());
         set(&span, "eventbus.stream", stream.to_string());
     }
@@ -44,8 +44,13 @@ pub(crate) fn append(stream: Option<&StreamId>, context: &mut EventContext) -> S
     span
 }
 
+/// Makes events continue the trace of the current span.
+pub(crate) fn continue_current(context: &mut EventContext) {
+    stamp(&Span::current(), context);
+}
+
 /// Makes events continue the trace of a span: `context` gets that of the span, if it is part of a trace.
-pub(crate) fn stamp(span: &Span, context: &mut EventContext) {
+fn stamp(span: &Span, context: &mut EventContext) {
     let Some(trace) = context_of(span) else { return };
     let mut attributes = context.attributes.clone();
     if attributes.as_json().contains("trace") {

@@ -86,7 +86,7 @@ impl AppBuilder {
             projection_lease: PROJECTION_LEASE,
             retention: Retention { deliveries: DELIVERY_RETENTION, commands: COMMAND_RETENTION },
             clock: SharedClock::SYSTEM,
-            exporter: Exporter::NONE,
+            exporter: Exporter::default(),
         }
     }
 

@@ -10,8 +10,6 @@ use std::{
 use time::OffsetDateTime;
 
 use super::{inner::AppInner, relay_health::relay_view};
-#[cfg(feature = "opentelemetry")]
-use crate::runtime::metrics::catalog::Descriptor;
 use crate::{
     domain::{name::Name, stream::Position},
     port::{
@@ -117,16 +115,7 @@ async fn known_groups(app: &AppInner) -> Vec<Name> {
 
 /// Returns the metrics: what the app has counted until now, and the polled status.
 pub(super) fn collect(app: &AppInner, polled: &PolledStatus) -> Metrics {
-    collect_into(FamilyBuilder::new(catalog::ALL), app, polled)
-}
-
-/// Returns one of the metrics.
-#[cfg(feature = "opentelemetry")]
-pub(super) fn collect_one(app: &AppInner, polled: &PolledStatus, metric: &Descriptor) -> Metrics {
-    collect_into(FamilyBuilder::new(&[metric]), app, polled)
-}
-
-fn collect_into(mut families: FamilyBuilder, app: &AppInner, polled: &PolledStatus) -> Metrics {
+    let mut families = FamilyBuilder::new(catalog::ALL);
     families.flag(&catalog::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], true);
     add_appends(&mut families, app);
     add_aggregates(&mut families, app);

@@ -1,6 +1,12 @@
 //! Counters by type of aggregate.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use crate::runtime::definition::AggregateRegistration;
 
@@ -74,34 +80,29 @@ impl AggregateMeter {
 /// The counters of all linked types of aggregates. The table is made once, so that finding a type takes no lock.
 #[derive(Debug)]
 pub(super) struct AggregateMeters {
-    /// Sorted by type.
-    declared: Box<[(&'static str, AggregateMeter)]>,
-    other: AggregateMeter,
+    declared: BTreeMap<&'static str, Arc<AggregateMeter>>,
+    other: Arc<AggregateMeter>,
 }
 
 impl AggregateMeters {
     /// Creates the counters of the types that are linked into the program.
     pub(super) fn new() -> Self {
         let linked = inventory::iter::<AggregateRegistration>().filter(|aggregate| !aggregate.is_fold);
-        Self::of(linked.map(|aggregate| aggregate.aggregate_type).collect())
+        Self::of(linked.map(|aggregate| aggregate.aggregate_type))
     }
 
-    fn of(mut types: Vec<&'static str>) -> Self {
-        types.sort_unstable();
-        types.dedup();
-        let declared = types.into_iter().map(|name| (name, AggregateMeter::default())).collect();
-        Self { declared, other: AggregateMeter::default() }
+    fn of(types: impl Iterator<Item = &'static str>) -> Self {
+        Self { declared: types.map(|name| (name, Arc::default())).collect(), other: Arc::default() }
     }
 
     /// Returns the counters of a type; those of all other types if no linked code declares it.
-    pub(super) fn of_type(&self, aggregate_type: &str) -> &AggregateMeter {
-        let found = self.declared.binary_search_by_key(&aggregate_type, |(name, _)| name);
-        found.ok().and_then(|index| self.declared.get(index)).map_or(&self.other, |(_, meter)| meter)
+    pub(super) fn of_type(&self, aggregate_type: &str) -> &Arc<AggregateMeter> {
+        self.declared.get(aggregate_type).unwrap_or(&self.other)
     }
 
     /// Returns the counters with the value of their label `aggregate`.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, &AggregateMeter)> {
-        self.declared.iter().map(|(name, meter)| (*name, meter)).chain([(OTHER, &self.other)])
+        self.declared.iter().map(|(name, meter)| (*name, &**meter)).chain([(OTHER, &*self.other)])
     }
 }
 
@@ -111,7 +112,7 @@ mod tests {
 
     #[test]
     fn each_declared_type_has_its_counters_and_all_others_share_one() {
-        let meters = AggregateMeters::of(vec!["Order", "Account", "Order"]);
+        let meters = AggregateMeters::of(["Order", "Account", "Order"].into_iter());
         for name in ["Order", "Account", "Order", "order-4711", "order-4712"] {
             meters.of_type(name).count_conflict();
         }

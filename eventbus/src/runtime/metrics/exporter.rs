@@ -2,7 +2,7 @@
 //!
 //! Invariant: the attributes of a series are made once, at the start of the app, and not for each value.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use opentelemetry::{KeyValue, metrics::Meter};
 
@@ -14,7 +14,7 @@ use super::{
 use crate::port::{EventBus, EventStore, histogram::Histogram, run_meter::RunOutcome};
 
 /// The meter to which an app exports its metrics, if it has one.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Exporter(Option<Meter>);
 
 impl fmt::Debug for Exporter {
@@ -24,8 +24,6 @@ impl fmt::Debug for Exporter {
 }
 
 impl Exporter {
-    pub(crate) const NONE: Self = Self(None);
-
     pub(crate) const fn new(meter: Meter) -> Self {
         Self(Some(meter))
     }
@@ -67,34 +65,34 @@ impl Exporter {
         histogram.forward_to(move |value| instrument.record(value as f64 / units, &attributes));
     }
 
-    /// Exports all other metrics: `collect` returns those of one name, at each collection; `None` once the app is gone.
+    /// Exports all other metrics. A collection asks for each of them once, by `collect`, which returns what the app reports;
+    /// `None` once the app is gone.
     pub(crate) fn export_numbers(
         &self,
-        collect: impl Fn(&'static Descriptor) -> Option<Metrics> + Clone + Send + Sync + 'static,
+        collect: impl Fn(&'static Descriptor) -> Option<Arc<Metrics>> + Clone + Send + Sync + 'static,
     ) {
         let Some(meter) = &self.0 else { return };
         for &metric in catalog::ALL {
             let collect = collect.clone();
+            let read = move || collect(metric).map(|metrics| numbers(&metrics, metric)).unwrap_or_default();
             match metric.kind {
                 MetricKind::Counter => {
                     // exporters for Prometheus append it
                     let name = metric.name.strip_suffix("_total").unwrap_or(metric.name);
-                    let counter = meter.u64_observable_counter(name).with_description(metric.help);
-                    let observe = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
-                        each_number(collect(metric).as_ref(), |number, attributes| {
-                            observer.observe(number as u64, attributes)
-                        });
-                    };
-                    counter.with_unit(metric.unit).with_callback(observe).build();
+                    let counter =
+                        meter.u64_observable_counter(name).with_description(metric.help).with_unit(metric.unit);
+                    let counter = counter.with_callback(move |observer| {
+                        read().iter().for_each(|(number, attributes)| observer.observe(*number as u64, attributes));
+                    });
+                    counter.build();
                 }
                 MetricKind::Gauge => {
-                    let level = meter.f64_observable_gauge(metric.name).with_description(metric.help);
-                    let observe = move |observer: &dyn opentelemetry::metrics::AsyncInstrument<f64>| {
-                        each_number(collect(metric).as_ref(), |number, attributes| {
-                            observer.observe(number, attributes)
-                        });
-                    };
-                    level.with_unit(metric.unit).with_callback(observe).build();
+                    let gauge =
+                        meter.f64_observable_gauge(metric.name).with_description(metric.help).with_unit(metric.unit);
+                    let gauge = gauge.with_callback(move |observer| {
+                        read().iter().for_each(|(number, attributes)| observer.observe(*number, attributes));
+                    });
+                    gauge.build();
                 }
                 MetricKind::Histogram => {}
             }
@@ -102,14 +100,16 @@ impl Exporter {
     }
 }
 
-fn each_number(metrics: Option<&Metrics>, mut observe: impl FnMut(f64, &[KeyValue])) {
-    let families = metrics.into_iter().flat_map(|metrics| metrics.families());
-    for Sample { labels, value } in families.flat_map(|family| &family.samples) {
-        if let SampleValue::Number(number) = value {
-            let attributes: Vec<_> = labels.iter().map(|(name, value)| attribute(name, value)).collect();
-            observe(*number, &attributes);
+/// Returns the numbers of a metric, each with the attributes of its series.
+fn numbers(metrics: &Metrics, metric: &Descriptor) -> Vec<(f64, Vec<KeyValue>)> {
+    let family = metrics.families().iter().filter(|family| family.name == metric.name);
+    let number = |Sample { labels, value }: &Sample| match value {
+        SampleValue::Number(number) => {
+            Some((*number, labels.iter().map(|(name, value)| attribute(name, value)).collect()))
         }
-    }
+        SampleValue::Distribution(_) => None,
+    };
+    family.flat_map(|family| &family.samples).filter_map(number).collect()
 }
 
 fn attribute(name: &'static str, value: &str) -> KeyValue {

@@ -28,7 +28,7 @@ impl MetricKind {
 }
 
 /// The metrics of an app at one moment, from [`App::metrics`](crate::App::metrics).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct Metrics {
     families: Vec<MetricFamily>,
@@ -186,7 +186,7 @@ impl FamilyBuilder {
         self.add(metric, values, SampleValue::Distribution(distribution));
     }
 
-    /// Adds a sample, unless the metric is not wanted.
+    /// Adds a sample.
     fn add(&mut self, metric: &Descriptor, values: &[&str], value: SampleValue) {
         debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
         if let Some(family) = self.families.iter_mut().find(|family| family.name == metric.name) {

@@ -114,9 +114,9 @@ impl Meters {
         Some(&self.0.as_ref()?.appends)
     }
 
-    /// Returns the counters of a type of aggregate; `None` without an app.
-    pub(crate) fn aggregate(&self, aggregate_type: &str) -> Option<&AggregateMeter> {
-        Some(self.0.as_ref()?.aggregates.of_type(aggregate_type))
+    /// Returns the counters of a type of aggregate, once for each repository; `None` without an app.
+    pub(crate) fn aggregate(&self, aggregate_type: &str) -> Option<Arc<AggregateMeter>> {
+        Some(Arc::clone(self.0.as_ref()?.aggregates.of_type(aggregate_type)))
     }
 
     /// Returns the counters of all types of aggregates, with the value of their label.

@@ -18,7 +18,7 @@ mod family;
 mod meters;
 mod prometheus_text;
 
-pub(crate) use aggregate_meters::LoadSource;
+pub(crate) use aggregate_meters::{AggregateMeter, LoadSource};
 pub(crate) use append_meter::AppendOutcome;
 pub(crate) use exporter::Exporter;
 pub(crate) use family::FamilyBuilder;

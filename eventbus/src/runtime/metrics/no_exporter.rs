@@ -4,12 +4,10 @@ use super::append_meter::AppendMeter;
 use crate::port::{EventBus, EventStore};
 
 /// Exports no metrics.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Exporter;
 
 impl Exporter {
-    pub(crate) const NONE: Self = Self;
-
     pub(super) const fn export_appends(&self, _: &AppendMeter) {}
 
     pub(super) const fn export_runs(&self, _: &dyn EventBus) {}

@@ -51,7 +51,7 @@ use crate::{
         StoredSnapshot, handler_saves::HandlerSaves, multi_stream_append::HandledCommand, retry::RetryPolicy,
         visited_event::VisitedEvent,
     },
-    runtime::metrics::{AppendOutcome, LoadSource, Meters},
+    runtime::metrics::{AggregateMeter, AppendOutcome, LoadSource, Meters},
     support::spans,
 };
 
@@ -111,6 +111,7 @@ pub struct AggregateRepository<A: Aggregate> {
     first_command: Arc<Notify>,
     /// The counters of its app; those of no app count nothing.
     meters: Meters,
+    aggregate_meter: Option<Arc<AggregateMeter>>,
     aggregate: PhantomData<fn() -> A>,
 }
 
@@ -129,7 +130,9 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         meters: Meters,
     ) -> Self {
         let publisher = if has_relay { SavePublisher::Relay } else { SavePublisher::None };
-        Self { snapshot_tasks, first_command, clock, meters, ..Self::with_publisher(store, publisher) }
+        let aggregate_meter = meters.aggregate(A::AGGREGATE_TYPE);
+        let plain = Self::with_publisher(store, publisher);
+        Self { snapshot_tasks, first_command, clock, meters, aggregate_meter, ..plain }
     }
 
     fn with_publisher(store: Arc<dyn EventStore>, publisher: SavePublisher) -> Self {
@@ -144,6 +147,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
             snapshot_tasks: SnapshotTasks::default(),
             first_command: Arc::default(),
             meters: Meters::default(),
+            aggregate_meter: None,
             aggregate: PhantomData,
         }
     }
@@ -494,7 +498,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         // of what is stored: what a handler saves may never be
         let taken = self.outside_of_handler().take_snapshot(id).await;
         // one that was not wanted is no attempt
-        if let Some(meter) = self.meters.aggregate(A::AGGREGATE_TYPE)
+        if let Some(meter) = &self.aggregate_meter
             && !matches!(taken, Err(TakeSnapshotError::Unsupported { .. } | TakeSnapshotError::Load(_)))
         {
             meter.count_snapshot(taken.is_ok());
@@ -1189,14 +1193,14 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// returned: it continues the trace of the handler.
     fn begin_span(&self, root: &AggregateRoot<A>, context: &mut EventContext) -> Span {
         if self.store.is_in_handler() {
-            spans::stamp(&Span::current(), context);
+            spans::continue_current(context);
             return Span::none();
         }
-        spans::append(Some(&self.stream(root.id())), context)
+        spans::append(|| Some(self.stream(root.id())), context)
     }
 
     fn count_load(&self, source: LoadSource) {
-        if let Some(meter) = self.meters.aggregate(A::AGGREGATE_TYPE) {
+        if let Some(meter) = &self.aggregate_meter {
             meter.count_load(source);
         }
     }
@@ -1215,6 +1219,7 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
             snapshot_tasks: self.snapshot_tasks.clone(),
             first_command: Arc::clone(&self.first_command),
             meters: self.meters.clone(),
+            aggregate_meter: self.aggregate_meter.clone(),
             aggregate: PhantomData,
         }
     }

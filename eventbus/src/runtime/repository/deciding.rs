@@ -336,7 +336,7 @@ impl<D: Decision + Apply> Deciding<D> {
         let RepositorySource { store, has_relay, clock, meters, .. } = &self.source;
         let mut context = self.context.clone().or(EventContext::current());
         context.correlation_id.get_or_insert_with(|| clock.new_id());
-        let span = spans::append(None, &mut context);
+        let span = spans::append(|| None, &mut context);
         let of_context = known_tenant(context.tenant_id);
         let mut appends: Vec<Append> = Vec::new();
         for decided in decided {

@@ -119,7 +119,7 @@ impl<'a> Together<'a> {
             .ok_or_else(|| SaveError::MultiStreamUnsupported { store: store.describe() })?;
         let mut context = context.or(EventContext::current());
         context.correlation_id.get_or_insert_with(|| clock.new_id());
-        let span = spans::append(None, &mut context);
+        let span = spans::append(|| None, &mut context);
         let mut appends = Vec::with_capacity(parts.len());
         for part in &parts {
             let (stream, version) = (part.stream(), part.version());
