@@ -23,7 +23,7 @@ use eventbus::{
     },
     prelude::*,
     repository::TakeSnapshotError,
-    store::{Boundaries, UniqueValues},
+    store::{AppendBatches, Boundaries, UniqueValues},
     testkit::delegate,
 };
 use tokio::sync::Notify;

@@ -47,7 +47,7 @@ async fn rows(store: &SqliteEventStore, name: &str) -> u64 {
     let mut tx = store.begin().await.unwrap();
     let tx: &mut SqliteTransaction = tx.as_any_mut().downcast_mut().unwrap();
     let read = "SELECT coalesce(sum(events), 0) FROM sums WHERE name = ?1";
-    tx.connection().unwrap().query_row(read, [name], |row| row.get(0).map(i64::cast_unsigned)).unwrap()
+    tx.connection().unwrap().query_row(read, [name], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned).unwrap()
 }
 
 /// Appends events of one writer to an aggregate that all writers share; returns how often another one was first.

@@ -1,6 +1,6 @@
 //! Values equal an independent count of the workload.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use eventbus::{AggregateId, App, Never, metrics::Metrics, prelude::*, testkit::TestApp};
 
@@ -8,7 +8,7 @@ use crate::shop::{self, Booked, Order, Paid, Receipt, Sales, Seat, SharedCounts,
 
 /// The appends and loads of a workload, counted by itself.
 #[derive(Debug, Default, PartialEq)]
-struct Saves {
+pub(crate) struct Saves {
     appends: u64,
     events: u64,
     conflicts: u64,
@@ -30,9 +30,9 @@ fn count(metrics: &Metrics, name: &str, labels: &[(&str, &str)]) -> u64 {
 }
 
 /// Books and pays orders; every third payment meets a writer that was first.
-async fn save_orders(app: &App, orders: u64) -> Saves {
+pub(crate) async fn save_orders(app: &App, orders: Range<u64>) -> Saves {
     let (repository, mut saves) = (app.repository::<Order>(), Saves::default());
-    for number in 0..orders {
+    for number in orders {
         let id: AggregateId = format!("o-{number}").parse().unwrap();
         let seat = if number % 4 == 0 { format!("x{number}") } else { number.to_string() };
         let events = [Booked { seat: seat.clone() }, Booked { seat }];
@@ -58,7 +58,7 @@ async fn save_orders(app: &App, orders: u64) -> Saves {
 async fn counts_equal_those_of_the_workload() {
     let counted = SharedCounts::default();
     let app = shop::start(&counted, |builder| builder).await;
-    let mut saves = save_orders(&app, 24).await;
+    let mut saves = save_orders(&app, 0..24).await;
     // several at once: one append; then one that conflicts
     let orders = app.repository::<Order>();
     let (mut one, mut two) = (orders.create_new("t-1".parse().unwrap()), orders.create_new("t-2".parse().unwrap()));
