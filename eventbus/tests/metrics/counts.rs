@@ -165,13 +165,13 @@ async fn loads_are_counted_by_where_the_state_was_found() {
     let (orders, id) = (app.repository::<Order>(), "o-1".parse().unwrap());
     let pay = |_: &Order| Ok::<_, Never>([Paid { cents: 1 }, Paid { cents: 2 }]);
     orders.upsert(&id, pay).await.unwrap(); // loads events: there are none
-    orders.load(&id).await.unwrap(); // loads events
+    let _ = orders.load(&id).await.unwrap(); // loads events
     orders.update(&id, pay).await.unwrap(); // loads events; the fourth event asks for a snapshot
     app.settle().await;
-    orders.load(&id).await.unwrap(); // loads the snapshot
+    let _ = orders.load(&id).await.unwrap(); // loads the snapshot
     let cached = app.repository::<Order>().with_cache(10);
-    cached.load(&id).await.unwrap(); // loads the snapshot
-    cached.load(&id).await.unwrap(); // finds the state
+    let _ = cached.load(&id).await.unwrap(); // loads the snapshot
+    let _ = cached.load(&id).await.unwrap(); // finds the state
     let metrics = app.metrics().await;
     let loads = ["events", "snapshot", "cache"]
         .map(|source| number(&metrics, "eventbus_loads_total", &[("aggregate", "Order"), ("source", source)]) as u64);

@@ -116,7 +116,7 @@ async fn mail(paid: &Paid, attempt: Attempt, State(counted): State<SharedCounts>
     if attempt.0 > 1 {
         add(&counted.retried);
     }
-    if paid.cents % 2 == 0 && attempt.0 <= 2 {
+    if paid.cents.is_multiple_of(2) && attempt.0 <= 2 {
         add(&counted.failed);
         return Err("no such mailbox");
     }

@@ -27,6 +27,9 @@ struct Collection {
 
 /// Exports the metrics of an app until it is dropped or stopped.
 pub(super) fn export(app: &Arc<AppInner>, exporter: &Exporter) {
+    if !exporter.has_meter() {
+        return;
+    }
     let polled: Arc<Mutex<Arc<PolledStatus>>> = Arc::default();
     let (weak, status) = (Arc::downgrade(app), Arc::clone(&polled));
     let collection: Arc<Mutex<Collection>> = Arc::default();

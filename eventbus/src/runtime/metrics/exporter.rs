@@ -28,6 +28,10 @@ impl Exporter {
         Self(Some(meter))
     }
 
+    pub(crate) const fn has_meter(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Exports the durations and sizes of appends from now on.
     pub(super) fn export_appends(&self, appends: &AppendMeter) {
         for outcome in AppendOutcome::ALL {

@@ -81,7 +81,6 @@ impl fmt::Display for EscapedHelp<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{
         port::histogram::Histogram,
         runtime::metrics::{
