@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     page::Family,
-    route::{busy_app, scrape},
+    route::{busy_app, documented, scrape},
 };
 
 /// Labels that Prometheus adds.
@@ -60,15 +60,18 @@ impl Query {
     }
 }
 
-/// Returns the labels of a series, or `None` if the page has no such metric. A metric without samples has no labels.
+/// Returns the labels of a series, or `None` if the page has no such metric.
 fn labels_of(families: &BTreeMap<String, Family>, series: &str) -> Option<BTreeSet<String>> {
     let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
         let name = series.strip_suffix(suffix)?;
-        families.get(name).filter(|family| family.kind == "histogram")
+        families.get(name).filter(|family| family.kind == "histogram").map(|_| name)
     });
-    let family = of_histogram.or_else(|| families.get(series).filter(|family| family.kind != "histogram"))?;
-    let samples = family.samples.iter().filter(|(name, ..)| name == series);
-    Some(samples.flat_map(|(_, labels, _)| labels.keys().cloned()).collect())
+    let plain = || families.get(series).filter(|family| family.kind != "histogram").map(|_| series);
+    let mut labels = documented().remove(of_histogram.or_else(plain)?)?;
+    if series.ends_with("_bucket") {
+        labels.insert("le".into());
+    }
+    Some(labels)
 }
 
 /// Returns the metrics and labels of an expression that the page does not have.

@@ -1,6 +1,9 @@
 //! The page for Prometheus.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -15,15 +18,17 @@ use crate::{
     shop::{self, Booked, Paid, SharedCounts},
 };
 
-/// The metrics that the documentation lists.
-pub(crate) fn documented() -> BTreeSet<String> {
+/// The metrics that the documentation lists, with their labels.
+pub(crate) fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let docs = include_str!("../../src/docs/metrics.md");
-    let rows = docs.lines().filter_map(|line| line.strip_prefix("| `eventbus_"));
-    rows.map(|row| format!("eventbus_{}", row.split_once('`').unwrap().0)).collect()
+    let rows = docs.lines().filter(|line| line.starts_with("| `eventbus_"));
+    let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
+    let cells = rows.map(|row| row.split('|').map(names).collect::<Vec<_>>());
+    cells.map(|cells| (cells[1].first().unwrap().clone(), cells[4].clone())).collect()
 }
 
 /// Gets the page of an app as Prometheus does.
-pub(crate) async fn scrape(app: &App) -> std::collections::BTreeMap<String, Family> {
+pub(crate) async fn scrape(app: &App) -> BTreeMap<String, Family> {
     let mut router: Router = Router::new().merge(metrics_route(app));
     let response = router.call(Request::get("/metrics").body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -49,9 +54,16 @@ async fn the_page_parses_and_holds_every_metric_of_the_documentation() {
     let families = scrape(&app).await;
     let documented = documented();
     assert!(documented.len() > 40);
-    assert_eq!(families.keys().cloned().collect::<BTreeSet<_>>(), documented);
+    assert!(families.keys().eq(documented.keys()), "{families:?}");
     let empty: Vec<_> = families.iter().filter(|(_, family)| family.samples.is_empty()).map(|(name, _)| name).collect();
-    assert_eq!(empty, ["eventbus_commit_appends"], "the store in memory joins no appends");
+    let of_servers = ["eventbus_commit_appends", "eventbus_group_unread"];
+    assert_eq!(empty, of_servers, "store and bus in memory join no appends, and know no entries that are not read");
+    for (name, family) in &families {
+        for (_, labels, _) in &family.samples {
+            let labels = labels.keys().filter(|label| *label != "le");
+            assert!(labels.eq(&documented[name]), "{name}");
+        }
+    }
     assert!(families.values().all(|family| !family.kind.is_empty() && family.help.ends_with('.')));
 }
 
