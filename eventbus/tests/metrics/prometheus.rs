@@ -16,6 +16,7 @@ use eventbus::axum::metrics_route;
 use crate::{
     counts::save_orders,
     files::{collect, read},
+    route::OF_SERVERS,
     shop::{self, Sales, SharedCounts},
 };
 
@@ -90,8 +91,7 @@ async fn prometheus_reads_the_page_and_the_rules_and_fills_each_panel() {
     collect(&dashboard, "expr", &mut expressions);
     let fill_in = |text: &str| text.replace("$job", "shop").replace("$__rate_interval", "20s");
     let mut empty: Vec<_> = expressions.into_iter().map(|text| fill_in(text.as_str().unwrap())).collect();
-    // the store in memory joins no appends
-    empty.retain(|expression| !expression.contains("eventbus_commit_appends"));
+    empty.retain(|expression| !OF_SERVERS.iter().any(|metric| expression.contains(metric)));
     let (url, began) = (format!("http://127.0.0.1:{port}"), Instant::now());
     let mut orders = 0..30;
     while !empty.is_empty() {

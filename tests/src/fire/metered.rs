@@ -368,7 +368,7 @@ impl Truth {
         prefix: &str,
     ) -> Result<Self, HarnessError> {
         const READ: &str = "SELECT count(*), coalesce(max(position), 0) FROM events";
-        const ROWS: &str = "SELECT coalesce(sum(events), 0)::bigint FROM entries";
+        const ROWS: &str = "SELECT coalesce(sum(events), 0)::bigint FROM public.entries";
         let (events, head): (i64, i64) = sqlx::query_as(READ).fetch_one(&mut *database).await?;
         let rows: i64 = sqlx::query_scalar(ROWS).fetch_one(&mut *database).await?;
         let dead_letters = redis::cmd("XLEN").arg(format!("{prefix}:stream_dlq")).query_async(redis).await?;
