@@ -373,7 +373,7 @@ impl Truth {
         let rows: i64 = sqlx::query_scalar(ROWS).fetch_one(&mut *database).await?;
         let dead_letters = redis::cmd("XLEN").arg(format!("{prefix}:stream_dlq")).query_async(redis).await?;
         let stream = format!("{prefix}:stream");
-        let (pending, ..): (u64, Option<String>, Option<String>, Option<Vec<(String, u64)>>) =
+        let (pending, ..): (u64, redis::Value, redis::Value, redis::Value) =
             redis::cmd("XPENDING").arg(&stream).arg("work").query_async(redis).await?;
         let gauges = Gauges {
             head: head.try_into()?,

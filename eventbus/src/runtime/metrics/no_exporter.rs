@@ -5,7 +5,7 @@ use crate::port::{EventBus, EventStore};
 
 /// Exports no metrics.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Exporter;
+pub(crate) struct Exporter(());
 
 impl Exporter {
     pub(super) const fn export_appends(&self, _: &AppendMeter) {}
