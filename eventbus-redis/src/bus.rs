@@ -1,11 +1,11 @@
 //! The bus, and the port that it implements. Each method calls the function of the module that does it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, RecordedEvent,
-    health::{BusStats, Health, StreamInfo},
+    health::{BusStats, Health, InFlightCounts, StreamInfo},
     port::{
         Announced, Backlogs, ConnectError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, MessageId,
         PublishError, RelayTarget, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
@@ -398,6 +398,10 @@ impl EventBus for RedisEventBus {
 
     fn report(&self, health: Health) -> Health {
         self.inner.subscribers().report(health)
+    }
+
+    fn in_flight(&self) -> BTreeMap<Name, InFlightCounts> {
+        self.inner.subscribers().in_flight()
     }
 
     /// Creates the groups that are missing; they begin with the oldest event.

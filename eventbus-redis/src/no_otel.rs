@@ -1,9 +1,9 @@
 //! Spans without the feature `opentelemetry`: only `tracing` sees them, and events keep the trace they came with.
 
-use eventbus::{Name, RecordedEvent, delivery::handler_span, handler::Delivery};
+use eventbus::{Name, RecordedEvent, delivery::handler_span, handler::Delivery, support::TraceContext};
 use tracing::Span;
 
-use crate::{inner::BusInner, trace_context::TraceContext};
+use crate::inner::BusInner;
 
 pub(crate) fn publish(_: &BusInner, _: &[RecordedEvent]) -> Span {
     Span::none()

@@ -3,15 +3,13 @@
 //! Invariant: attributes that only OpenTelemetry reads bypass `tracing`, whose fields precede each line of the log. The
 //! kind of a span cannot: OpenTelemetry takes it when the span is created.
 
-use eventbus::{Name, RecordedEvent, handler::Delivery};
-use opentelemetry::{
-    Context, Value,
-    trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},
-};
+pub(crate) use eventbus::support::spans::context_of as context;
+use eventbus::{Name, RecordedEvent, handler::Delivery, support::spans};
+use opentelemetry::{Value, trace::TraceContextExt};
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::{inner::BusInner, trace_context::TraceContext};
+use crate::inner::BusInner;
 
 /// Creates the span of one `publish` call.
 pub(crate) fn publish(bus: &BusInner, events: &[RecordedEvent]) -> Span {
@@ -56,9 +54,7 @@ pub(crate) fn handle(bus: &BusInner, delivery: &Delivery, handler: &Name) -> Spa
         set(&span, "messaging.message.id", id.to_string());
     }
     conversation(&span, delivery.record());
-    if let Some(context) = TraceContext::from_event(delivery.record()) {
-        continue_trace(&span, &context);
-    }
+    spans::continue_trace_of(&span, delivery.record());
     set_span_name(&span, bus, "process");
     span
 }
@@ -89,35 +85,4 @@ fn set(span: &Span, name: &'static str, value: impl Into<Value>) {
 /// Sets the name that traces show. The call also starts the span, so its parent must be set before.
 fn set_span_name(span: &Span, bus: &BusInner, operation: &str) {
     span.context().span().update_name(format!("{operation} {}", bus.stream()));
-}
-
-/// Returns the context with which a different process continues the trace of a span, if the span is part of one.
-pub(crate) fn context(span: &Span) -> Option<TraceContext> {
-    let context = span.context();
-    let span = context.span();
-    let context = span.span_context();
-    if !context.is_valid() {
-        return None;
-    }
-    let (trace, span, flags) = (context.trace_id(), context.span_id(), context.trace_flags().to_u8());
-    let state = Some(context.trace_state().header()).filter(|state| !state.is_empty());
-    Some(TraceContext { parent: format!("00-{trace}-{span}-{flags:02x}"), state })
-}
-
-/// Makes a span continue the trace of an event.
-fn continue_trace(span: &Span, context: &TraceContext) {
-    if let Some(parent) = parse_context(context)
-        && let Err(error) = span.set_parent(Context::new().with_remote_span_context(parent))
-    {
-        tracing::debug!(%error, "a span does not continue the trace of its event");
-    }
-}
-
-fn parse_context(TraceContext { parent, state }: &TraceContext) -> Option<SpanContext> {
-    let mut parts = parent.split('-').skip(1);
-    let trace = TraceId::from_hex(parts.next()?).ok()?;
-    let span = SpanId::from_hex(parts.next()?).ok()?;
-    let flags = TraceFlags::new(u8::from_str_radix(parts.next()?, 16).ok()?);
-    let state = state.as_ref().and_then(|state| state.parse::<TraceState>().ok()).unwrap_or_default();
-    Some(SpanContext::new(trace, span, flags, true, state))
 }

@@ -3,10 +3,10 @@
 //! Invariant: with `enable_tracing = false` entries carry no context, and only `tracing` sees the spans. An invalid
 //! context of a foreign publisher counts as none.
 
-use eventbus::{Name, RecordedEvent, delivery::handler_span, handler::Delivery};
+use eventbus::{Name, RecordedEvent, delivery::handler_span, handler::Delivery, support::TraceContext};
 use tracing::Span;
 
-use crate::{inner::BusInner, otel, trace_context::TraceContext, wire};
+use crate::{inner::BusInner, otel, trace_context, wire};
 
 /// Creates the span of one `publish` call.
 pub(crate) fn publish_span(bus: &BusInner, events: &[RecordedEvent]) -> Span {
@@ -39,7 +39,7 @@ impl TraceCarrier {
         if let Some(current) = &self.current
             && let Some(context) = TraceContext::from_event(event).or_else(|| current.clone())
         {
-            context.append_to_fields(fields);
+            trace_context::append_to_fields(&context, fields);
         }
     }
 }
@@ -49,7 +49,8 @@ pub(crate) fn attach(bus: &BusInner, event: RecordedEvent, fields: &[(String, Ve
     if !bus.config().enable_tracing {
         return event;
     }
-    let Some(context) = TraceContext::from_fields(fields).filter(|_| TraceContext::from_event(&event).is_none()) else {
+    let Some(context) = trace_context::from_fields(fields).filter(|_| TraceContext::from_event(&event).is_none())
+    else {
         return event;
     };
     match context.append_to_attributes(event.metadata().attributes()) {

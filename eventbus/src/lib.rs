@@ -209,8 +209,14 @@ pub mod health {
             CrowdedGroup, Health, HealthStatus, HealthThresholds, OldestUnfinished, RunningHandler, SilentConsumer,
             UnfilledGroup, UnreadableEvents, WaitingForServer,
         },
-        stats::{BusStats, GroupInfo, StreamInfo, StreamSummary},
+        stats::{BusStats, GroupInfo, InFlightCounts, StreamInfo, StreamSummary},
     };
+}
+
+#[doc = include_str!("docs/metrics.md")]
+pub mod metrics {
+    #[doc(inline)]
+    pub use crate::runtime::metrics::{Distribution, MetricFamily, MetricKind, Metrics, Sample, SampleValue};
 }
 
 /// Projections: their definitions, status and rebuilds.
@@ -256,6 +262,7 @@ pub mod store {
     pub use crate::port::{
         Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError,
         MissingEvent, MultiStreamAppends, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
+        append_batches::AppendBatches,
         boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead, FURTHER_TAGS},
         feed_end::FeedEnd,
         multi_stream_append::{
@@ -323,7 +330,7 @@ pub mod __private {
     /// The names that [`delegate`](crate::testkit::delegate) uses.
     #[cfg(feature = "testkit")]
     pub mod ports {
-        pub use std::{sync::Arc, time::Duration};
+        pub use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
         pub use async_trait::async_trait;
         pub use time::OffsetDateTime;

@@ -23,7 +23,7 @@ use eventbus::{
     },
     prelude::*,
     repository::TakeSnapshotError,
-    store::{Boundaries, UniqueValues},
+    store::{AppendBatches, Boundaries, UniqueValues},
     testkit::delegate,
 };
 use tokio::sync::Notify;
@@ -168,6 +168,10 @@ impl EventStore for HeldSnapshots {
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         self.store.multi_stream_appends()
+    }
+
+    fn append_batches(&self) -> Option<&AppendBatches> {
+        self.store.append_batches()
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {

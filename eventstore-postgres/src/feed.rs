@@ -5,7 +5,7 @@
 //! Invariant: the head is the position of an event, never one without. The sequence may draw such a position again
 //! after a crash, see `head.sql`; a reader that had passed it would miss the event stored there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
@@ -25,6 +25,7 @@ use crate::{
     },
     filter_parameters::FilterParameters,
     missing_events,
+    open_append::PgOpenAppend,
     record::decode_time,
     store::PgEventStore,
     store_inner::StoreInner,
@@ -74,6 +75,10 @@ impl ReadFeed for PgEventStore {
         let head: Option<i64> = row.try_get(0).map_err(unreadable_answer)?;
         let head = head.map_or(Position::START, |head| Position::new(u64::try_from(head).unwrap_or(0)));
         Ok(FeedEnd { head, has_open_appends: row.try_get(1).map_err(unreadable_answer)? })
+    }
+
+    async fn held_for(&self) -> Result<Option<Duration>, ReadError> {
+        Ok(PgOpenAppend::load_oldest(self.inner()).await?.map(|open| open.age))
     }
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {

@@ -8,7 +8,7 @@ use eventbus::{
         Append, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, ReadError, Snapshots,
         Transactions, listings::Listings,
     },
-    store::{Boundaries, UniqueValues},
+    store::{AppendBatches, Boundaries, UniqueValues},
     support::SchemaState,
 };
 use sqlx::{PgConnection, PgPool};
@@ -384,6 +384,10 @@ impl EventStore for PgEventStore {
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         Some(self)
+    }
+
+    fn append_batches(&self) -> Option<&AppendBatches> {
+        Some(self.inner.append_batches())
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {

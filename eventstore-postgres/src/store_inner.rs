@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use eventbus::{
     BoxError, Name,
     port::{CheckpointError, ReadError},
+    store::AppendBatches,
     support::ListedEventTypes,
 };
 use sqlx::postgres::PgRow;
@@ -27,6 +28,7 @@ pub(crate) struct StoreInner {
     append_notifier: Arc<AppendNotifier>,
     listed_types: ListedEventTypes,
     stream_numbers: StreamNumbers,
+    append_batches: AppendBatches,
 }
 
 impl StoreInner {
@@ -37,8 +39,22 @@ impl StoreInner {
         append_notifier: Arc<AppendNotifier>,
     ) -> Self {
         let transaction_statements = statements.in_transactions();
-        let (listed_types, stream_numbers) = Default::default();
-        Self { config, connections, statements, transaction_statements, append_notifier, listed_types, stream_numbers }
+        let (listed_types, stream_numbers, append_batches) = Default::default();
+        Self {
+            config,
+            connections,
+            statements,
+            transaction_statements,
+            append_notifier,
+            listed_types,
+            stream_numbers,
+            append_batches,
+        }
+    }
+
+    /// The sizes of the batches in which appends share a statement.
+    pub(crate) const fn append_batches(&self) -> &AppendBatches {
+        &self.append_batches
     }
 
     pub(crate) fn config(&self) -> &PgEventStoreConfig {

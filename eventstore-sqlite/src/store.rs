@@ -8,7 +8,7 @@ use eventbus::{
         self, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, Snapshots, Transactions,
         listings::Listings,
     },
-    store::{Boundaries, UniqueValues},
+    store::{AppendBatches, Boundaries, UniqueValues},
     support::SchemaState,
 };
 use rusqlite::Connection;
@@ -259,6 +259,10 @@ impl EventStore for SqliteEventStore {
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         Some(self)
+    }
+
+    fn append_batches(&self) -> Option<&AppendBatches> {
+        Some(self.0.writer().append_batches())
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {

@@ -154,3 +154,28 @@ fn the_check_itself_compares_parts_in_their_order() {
         assert!(!matches(pattern, text), "{pattern} {text}");
     }
 }
+
+/// Returns the alert rules for Prometheus, each with the section that it names; the file has one field in a line.
+fn rules() -> Vec<(String, String)> {
+    let file = text("../docs/metrics/alert-rules.yml");
+    let fields = |key: &'static str| file.lines().filter_map(move |line| line.trim().strip_prefix(key));
+    let named = fields("guide: ").map(|section| section.trim_matches('"').to_owned());
+    let rules: Vec<_> = fields("- alert: ").map(str::to_owned).zip(named).collect();
+    assert_eq!(rules.len(), fields("- alert: ").count(), "each rule names a section");
+    rules
+}
+
+#[test]
+fn the_chapter_lists_each_alert_rule_and_has_the_section_that_it_names() {
+    let (chapter, rules) = (text("src/operating.md"), rules());
+    let listed: Vec<_> = chapter.lines().filter_map(|line| line.strip_prefix("| `Eventbus")).collect();
+    let listed: Vec<_> = listed.iter().map(|row| format!("Eventbus{}", row.split('`').next().unwrap())).collect();
+    assert_eq!(listed, rules.iter().map(|(alert, _)| alert.clone()).collect::<Vec<_>>());
+    let headings = chapter.lines().filter(|line| line.starts_with('#') && line.contains("# "));
+    let sections: BTreeSet<_> = headings
+        .map(|line| format!("operating.md#{}", line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-")))
+        .collect();
+    for (alert, section) in &rules {
+        assert!(sections.contains(section), "{alert}: no section {section}");
+    }
+}

@@ -9,7 +9,7 @@ use workspace_tests::fire::{
     commands, decisions,
     faults::{self, FaultDurations},
     kills::{self, Program, process_role::Settings},
-    network_faults,
+    metered, network_faults,
     place::StoreKind,
     race, reactions, role, rolling,
     run_summary::RunSummary,
@@ -63,6 +63,11 @@ async fn processes_that_die_anywhere_lose_and_repeat_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_die_anywhere_keep_the_order_within_each_aggregate() {
     judge(&kills::kill(&program(), Settings::Short, 12, 4, seed()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_of_processes_that_are_killed_equal_an_independent_count() {
+    judge(&metered::run(&program(), 8, seed()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,12 +6,12 @@
 mod consumer;
 mod dead_letters;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
     Name, RecordedEvent,
-    health::{BusStats, GroupInfo, Health, StreamInfo},
+    health::{BusStats, GroupInfo, Health, InFlightCounts, StreamInfo},
     port::{
         Announced, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, MessageId, PublishError,
         RelayTarget, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
@@ -90,6 +90,10 @@ impl EventBus for FileQueue {
 
     fn report(&self, health: Health) -> Health {
         self.inner().subscribers().report(health)
+    }
+
+    fn in_flight(&self) -> BTreeMap<Name, InFlightCounts> {
+        self.inner().subscribers().in_flight()
     }
 
     async fn start_consuming(&self) -> Result<(), ConsumeError> {

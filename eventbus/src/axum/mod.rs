@@ -1,4 +1,4 @@
-//! For web services with axum 0.8 (feature `axum`): repositories as state, errors as problem details, probes.
+//! For web services with axum 0.8 (feature `axum`): repositories as state, errors as problem details, probes, metrics.
 //!
 //! A router whose state is the [`App`] gives its handlers `State<App>` and `State<AggregateRepository<A>>`. A handler
 //! that returns `Result<_, Problem>` writes `?` behind each call: a conflict becomes 409, a missing aggregate 404, a
@@ -85,11 +85,13 @@
 mod context;
 mod health;
 mod idempotency;
+mod metrics;
 mod problem;
 
 use ::axum::extract::FromRef;
 pub use context::{ContextLayer, WithContext, context};
 pub use health::{health_routes, status_routes};
+pub use metrics::metrics_route;
 pub use problem::{Mistake, Problem};
 
 use crate::{

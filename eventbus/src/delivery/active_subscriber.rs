@@ -19,6 +19,7 @@ use crate::{
         delivery::{Delivery, HandlerError},
         health::{RunningHandler, WaitingForServer},
     },
+    support::spans,
 };
 
 /// Makes the span in which a handler runs.
@@ -30,14 +31,30 @@ pub type SpanFn = dyn Fn(&Delivery, &Name) -> Span + Send + Sync;
 #[must_use]
 pub fn handler_span(delivery: &Delivery, handler: &Name) -> Span {
     let metadata = delivery.metadata();
-    tracing::error_span!(
+    #[cfg(not(feature = "opentelemetry"))]
+    let span = tracing::error_span!(
         target: LOG_TARGET,
         "handle",
         group = %delivery.group(),
         %handler,
         event = %metadata.event_type(),
         aggregate = %metadata.stream(),
-    )
+    );
+    // OpenTelemetry takes the kind when the span is created, and the rest only if the span declares it
+    #[cfg(feature = "opentelemetry")]
+    let span = tracing::error_span!(
+        target: LOG_TARGET,
+        "handle",
+        group = %delivery.group(),
+        %handler,
+        event = %metadata.event_type(),
+        aggregate = %metadata.stream(),
+        otel.kind = "consumer",
+        otel.status_code = tracing::field::Empty,
+        error.type = tracing::field::Empty,
+    );
+    spans::describe_handling(&span, delivery, handler);
+    span
 }
 
 /// The limits for concurrent deliveries, and for slow handlers.
@@ -107,9 +124,12 @@ impl ActiveSubscriber {
         let permit = Arc::clone(permits).acquire_owned().await?;
         let handler_permit = HandlerPermit::new(permit, self.subscriber.options().concurrency.is_some());
         let running = async {
-            let began = clock.instant();
+            let meter = self.subscriber.meter();
+            let (began, running) = (clock.instant(), meter.begin());
             let result = self.run_now(delivery, handler_permit, clock).await;
             let (took, event_id) = (clock.elapsed(began), delivery.metadata().event_id());
+            drop(running);
+            meter.record(took, delivery.attempt(), &result);
             if took >= limits.slow {
                 tracing::warn!(target: LOG_TARGET, %event_id, ?took, "handler is slow");
             }

@@ -1,6 +1,7 @@
 //! The subscribers of a bus, by consumer group; shared by all buses.
 
 use std::{
+    collections::BTreeMap,
     iter,
     sync::{
         Arc, Weak,
@@ -18,6 +19,7 @@ use crate::{
     port::{
         Announced, Subscriber, SubscriberStatus, Subscription,
         health::{CrowdedGroup, Health, OldestUnfinished, RunningHandler},
+        stats::InFlightCounts,
         subscriber::HandlerStart,
     },
 };
@@ -44,6 +46,9 @@ pub trait ConsumerReport: Send + Sync {
 
     /// Returns the entry that has been unfinished for longest since it failed.
     fn oldest_unfinished(&self, group: &Name) -> Option<OldestUnfinished>;
+
+    /// Counts the entries that it has in flight.
+    fn counts(&self) -> InFlightCounts;
 }
 
 /// A group, and the report of one of its consumers.
@@ -58,7 +63,7 @@ impl Subscribers {
         let is_taken = |name: &Name| entries.iter().any(|(_, other)| *other.group() == group && other.name() == name);
         let numbered = (2..).map(|number| subscriber.name().numbered(number));
         let free = iter::once(subscriber.name().clone()).chain(numbered).find(|name| !is_taken(name));
-        let subscriber = subscriber.renamed(free);
+        let subscriber = subscriber.joining(free);
         entries.push((id, Arc::new(ActiveSubscriber::new(group.clone(), subscriber))));
         // the lock is free before receivers of the change read the list
         drop(entries);
@@ -149,6 +154,18 @@ impl Subscribers {
     fn oldest_unfinished(&self) -> Vec<OldestUnfinished> {
         let all_in_flight = self.in_flight.read();
         all_in_flight.iter().filter_map(|(group, in_flight)| in_flight.upgrade()?.oldest_unfinished(group)).collect()
+    }
+
+    /// Counts the entries that the consumers of each group have in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> BTreeMap<Name, InFlightCounts> {
+        let mut groups: BTreeMap<Name, InFlightCounts> = BTreeMap::new();
+        for (group, in_flight) in &*self.in_flight.read() {
+            if let Some(in_flight) = in_flight.upgrade() {
+                *groups.entry(group.clone()).or_default() += in_flight.counts();
+            }
+        }
+        groups
     }
 
     /// Reports from now on the unfinished entries of a consumer, and if too many of them wait.

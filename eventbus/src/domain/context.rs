@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::task::futures::TaskLocalFuture;
 use uuid::Uuid;
 
-use super::{attributes::Attributes, metadata::Metadata};
-
-/// The keys of a trace among the attributes of an event.
-const TRACEPARENT: &str = "traceparent";
-const TRACESTATE: &str = "tracestate";
+use super::{
+    attributes::Attributes,
+    metadata::Metadata,
+    trace_context::{TRACEPARENT, TRACESTATE},
+};
 
 /// On whose behalf, and because of what, events are saved; stamped on every event of a save.
 ///

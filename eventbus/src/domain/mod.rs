@@ -24,6 +24,7 @@ pub(crate) mod snapshot_codec;
 pub(crate) mod stream;
 pub(crate) mod tag;
 pub(crate) mod trace;
+pub(crate) mod trace_context;
 pub(crate) mod unique;
 pub(crate) mod upcast;
 pub(crate) mod validity;

@@ -5,7 +5,7 @@
 //! of the group succeeded, and one that used up its attempts is a dead letter. Not guaranteed: delivery exactly once,
 //! or order across consumers of one group, unless the bus says so.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
@@ -15,7 +15,7 @@ use super::{
     Announced, Backlogs, CheckpointError, ConnectError, ConsumeError, DeadLetters, EventStore, MessageId, PublishError,
     RelayTarget, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
     health::Health,
-    stats::{BusStats, StreamInfo},
+    stats::{BusStats, InFlightCounts, StreamInfo},
 };
 use crate::domain::{name::Name, record::RecordedEvent, shown::type_name, stream::Position};
 
@@ -144,6 +144,11 @@ pub trait EventBus: Send + Sync + 'static {
     /// Adds to a report of health what the consumers of this process know without asking the bus: long runs, faults
     /// that handlers wait for, unfinished deliveries.
     fn report(&self, health: Health) -> Health;
+
+    /// Counts the entries that the consumers of this process have in flight, by group. The provided body knows none.
+    fn in_flight(&self) -> BTreeMap<Name, InFlightCounts> {
+        BTreeMap::new()
+    }
 
     /// Consumes for every group that has subscribers, until [`stop_consuming`](Self::stop_consuming); also for groups
     /// that get their first subscriber meanwhile.

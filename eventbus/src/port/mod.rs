@@ -4,6 +4,7 @@
 //! methods name (at the root and in `event`, `handler`, `health` and `relay`), `support` and, for a bus, `delivery`, but
 //! no part of the runtime. It is correct when the suites of `eventbus::testkit` pass.
 
+pub(crate) mod append_batches;
 pub(crate) mod attempts;
 mod backlog;
 pub(crate) mod backoff;
@@ -19,6 +20,7 @@ mod filter;
 mod floor;
 pub(crate) mod handler_saves;
 pub(crate) mod health;
+pub(crate) mod histogram;
 mod lease;
 pub mod listings;
 mod message;
@@ -29,6 +31,7 @@ mod recent_appends;
 mod record_stream;
 pub(crate) mod relay;
 pub(crate) mod retry;
+pub(crate) mod run_meter;
 mod server_fault;
 mod signal;
 mod snapshot;

@@ -1,6 +1,9 @@
 //! The counters of a bus, and the description of its stream.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    ops::AddAssign,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use serde::Serialize;
 
@@ -138,5 +141,33 @@ impl GroupInfo {
     /// Describes a group all of whose consumers send heartbeats; the rest is unknown.
     pub fn new(name: impl Into<String>, consumers: u64, pending: u64) -> Self {
         Self { name: name.into(), consumers, pending, active_consumers: consumers, ..Self::default() }
+    }
+}
+
+/// The entries that the consumers of a group have in flight in this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct InFlightCounts {
+    /// Entries that are read and not acknowledged yet: ready, running, waiting for a retry, or blocked.
+    pub entries: u64,
+    /// Entries that wait for a retry.
+    pub waiting: u64,
+    /// Aggregates whose later events wait for an earlier one.
+    pub blocked_streams: u64,
+}
+
+impl InFlightCounts {
+    /// Makes the counts of one consumer.
+    #[must_use]
+    pub const fn new(entries: u64, waiting: u64, blocked_streams: u64) -> Self {
+        Self { entries, waiting, blocked_streams }
+    }
+}
+
+impl AddAssign for InFlightCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.waiting += other.waiting;
+        self.blocked_streams += other.blocked_streams;
     }
 }

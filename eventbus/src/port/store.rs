@@ -6,7 +6,7 @@
 //! guaranteed: that positions are contiguous, that events of two streams are ordered as their appends returned, or that
 //! recorded times increase along the feed, where they follow the clocks of the server or the appending processes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
     MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
+    append_batches::AppendBatches,
     feed_end::FeedEnd,
     listings::Listings,
     visited_event::{VisitEvent, VisitFeedEvent, visit_feed_records, visit_records},
@@ -206,6 +207,15 @@ pub trait ReadFeed: Send + Sync {
         Ok(FeedEnd { head: self.head().await?, has_open_appends: true })
     }
 
+    /// Returns for how long the oldest open append has kept readers from events behind the [head](Self::head); `None` if
+    /// none does. The provided body is for stores whose appends never do.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the store cannot be reached.
+    async fn held_for(&self) -> Result<Option<Duration>, ReadError> {
+        Ok(None)
+    }
+
     /// Counts the events after `after`, up to and including `through`, that match `filter`. It may take as long as
     /// reading them.
     ///
@@ -307,6 +317,11 @@ pub trait EventStore:
     /// Returns the boundaries. A store without them refuses to save events with tags, and
     /// [`App::decision`](crate::App::decision).
     fn boundaries(&self) -> Option<&dyn super::boundaries::Boundaries> {
+        None
+    }
+
+    /// Returns the sizes of its batches. A store without them joins no appends, or does not count them.
+    fn append_batches(&self) -> Option<&AppendBatches> {
         None
     }
 

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     BoxFuture,
     delivery::{Delivery, HandlerError},
+    run_meter::RunMeter,
 };
 use crate::domain::{event::EventFilter, name::Name};
 
@@ -73,6 +74,8 @@ pub struct Subscriber {
     events: EventFilter,
     options: HandlerOptions,
     handle: Arc<HandleFn>,
+    /// The counters of its runs since it joined its bus.
+    meter: Arc<RunMeter>,
 }
 
 impl Subscriber {
@@ -81,7 +84,8 @@ impl Subscriber {
     where
         F: for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync + 'static,
     {
-        Self { name, events, options: HandlerOptions::default(), handle: Arc::new(handle) }
+        let (options, meter) = Default::default();
+        Self { name, events, options, handle: Arc::new(handle), meter }
     }
 
     /// Sets the options from the handler's attribute.
@@ -90,9 +94,14 @@ impl Subscriber {
         Self { options, ..self }
     }
 
-    /// Renames the subscriber, if there is a new name.
-    pub(crate) fn renamed(self, name: Option<Name>) -> Self {
-        Self { name: name.unwrap_or(self.name), ..self }
+    /// Returns the subscriber as it joins a bus: under this name, if there is one, and with no run counted yet.
+    pub(crate) fn joining(self, name: Option<Name>) -> Self {
+        Self { name: name.unwrap_or(self.name), meter: Arc::default(), ..self }
+    }
+
+    /// The counters of its runs.
+    pub(crate) fn meter(&self) -> &RunMeter {
+        &self.meter
     }
 
     /// The name in logs and dead letters.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::repository::{RepositorySource, SnapshotTasks};
+use super::{
+    metrics::Meters,
+    repository::{RepositorySource, SnapshotTasks},
+};
 use crate::{
     domain::clock::SharedClock,
     port::{EventStore, Transactions, state::StateMap},
@@ -40,6 +43,7 @@ impl<S: EventStore + Clone> From<(&StateMap, &S)> for HandlerContext {
             snapshot_tasks: SnapshotTasks::default(),
             first_command: Arc::default(),
             tag_queues: Arc::default(),
+            meters: Meters::default(),
         };
         Self { transactions: store.transactions(), ..Self::from(&state.clone().with(repositories)) }
     }

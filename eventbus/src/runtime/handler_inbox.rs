@@ -10,10 +10,12 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     definition::{HandlerCall, HandlerDefinition},
     handler_context::HandlerContext,
+    metrics::{AppendOutcome, Meters},
     repository::{CONFLICT_RETRY, RepositorySource},
 };
 use crate::{
@@ -23,6 +25,7 @@ use crate::{
     },
     domain::{
         clock::SharedClock,
+        context::EventContext,
         error::{BoxError, ErrorChain},
         metadata::Metadata,
         name::Name,
@@ -34,7 +37,7 @@ use crate::{
         handler_saves::{AfterCommit, HandlerSaves},
         multi_stream_append::{Handled, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     },
-    support::source_chain,
+    support::{source_chain, spans},
 };
 
 /// Delays between attempts to begin a transaction while the store is away.
@@ -50,6 +53,8 @@ pub(crate) struct HandlerInbox {
     /// Cancelled when the app stops: no transaction begins after the grace period.
     stop: CancellationToken,
     clock: SharedClock,
+    /// The counters of the app, for what the handler saves.
+    meters: Meters,
 }
 
 /// How the effects of a handler are committed.
@@ -78,6 +83,7 @@ impl HandlerInbox {
             name: group.joined("/", handler.name),
             stop: context.stop.clone(),
             clock: context.clock.clone(),
+            meters: context.state.get::<RepositorySource>().map(|source| source.meters).unwrap_or_default(),
         })
     }
 
@@ -136,6 +142,8 @@ impl HandlerInbox {
         };
         let handled = call(delivery, Some(transaction.as_any_mut())).await;
         let (appends, after_commit) = saves.map(|saves| saves.end()).unwrap_or_default();
+        let events: usize = if handled.is_ok() { appends.iter().map(|append| append.events.len()).sum() } else { 0 };
+        let began = (events > 0).then(|| self.clock.instant());
         let appended = async {
             handled?;
             for append in appends {
@@ -152,6 +160,10 @@ impl HandlerInbox {
                 Err(error)
             }
         };
+        if let Some(began) = began {
+            let stored = committed.as_ref().map(|()| events).map_err(find_append_error);
+            self.meters.record_append(self.clock.elapsed(began), stored);
+        }
         // the store ended a late transaction for its age: no fault of the server
         let committed = committed.map_err(|error| if is_late { error } else { classify_error(error, transactions) });
         committed.map(|()| after_commit)
@@ -178,10 +190,12 @@ impl HandlerInbox {
         if appends.is_empty() {
             return Ok(after_commit);
         }
-        match multi_stream
-            .append_streams(MultiStreamAppend { appends, handled: Some(Handled::Delivery(handled)), condition: None })
-            .await?
-        {
+        let multi = MultiStreamAppend { appends, handled: Some(Handled::Delivery(handled)), condition: None };
+        let span = spans::append(|| None, &mut EventContext::default());
+        let append = self.meters.measure_append(&self.clock, multi_stream.append_streams(multi));
+        let appended = append.instrument(span.clone()).await;
+        let appended = appended.inspect_err(|error| spans::record_error(&span, AppendOutcome::of_error(error).label()));
+        match appended? {
             MultiStreamOutcome::Appended(_) => Ok(after_commit),
             MultiStreamOutcome::AlreadyHandled => {
                 self.log_skipped(delivery);
@@ -239,7 +253,12 @@ impl HandlerInbox {
 
 /// Returns `true` if another writer was first to a stream that the handler saved to.
 fn is_conflict(error: &HandlerError) -> bool {
-    source_chain(error.get_ref()).any(|error| error.downcast_ref().is_some_and(AppendError::is_conflict))
+    find_append_error(error).is_some_and(AppendError::is_conflict)
+}
+
+/// Returns the error of an append among the sources of a handler's error.
+fn find_append_error(error: &HandlerError) -> Option<&AppendError> {
+    source_chain(error.get_ref()).find_map(|error| error.downcast_ref())
 }
 
 /// Turns the error into a server fault if the store's driver finds one in it, also where the handler wrapped it.

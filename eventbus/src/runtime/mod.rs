@@ -11,6 +11,7 @@ pub(crate) mod handler_inbox;
 mod head_poll;
 pub(crate) mod held_lease;
 pub(crate) mod lease_renewer;
+pub(crate) mod metrics;
 pub(crate) mod projection;
 pub(crate) mod registry;
 pub(crate) mod relay;

@@ -16,6 +16,12 @@ mod reader_kind;
 mod schema_state;
 mod skip;
 mod source_chain;
+#[cfg(feature = "opentelemetry")]
+#[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry")))]
+pub mod spans;
+#[cfg(not(feature = "opentelemetry"))]
+#[path = "no_spans.rs"]
+pub(crate) mod spans;
 mod stream_cursor;
 mod tags;
 mod unique;
@@ -45,6 +51,9 @@ pub use stream_cursor::{StreamCursor, missing_event_error};
 pub use tags::{TagUse, boundary_moved, count_then_read, no_such_event, tag_uses, too_many_tags};
 pub use unique::{last_of_each_name, unique_changes};
 
-pub use crate::domain::json::{from_json, to_json};
+pub use crate::domain::{
+    json::{from_json, to_json},
+    trace_context::TraceContext,
+};
 
 pub use crate::port::backoff::{Backoff, BackoffTimer};

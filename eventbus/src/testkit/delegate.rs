@@ -118,6 +118,10 @@ macro_rules! __delegate {
                     $inner.feed_end().await
                 }
 
+                async fn held_for(&$self) -> Result<Option<Duration>, ReadError> {
+                    $inner.held_for().await
+                }
+
                 async fn count_events(
                     &$self,
                     after: Position,
@@ -316,6 +320,10 @@ macro_rules! __delegate {
                     $inner.multi_stream_appends()
                 }
 
+                fn append_batches(&$self) -> Option<&AppendBatches> {
+                    $inner.append_batches()
+                }
+
                 fn unique_values(&$self) -> Option<&dyn UniqueValues> {
                     $inner.unique_values()
                 }
@@ -383,6 +391,10 @@ macro_rules! __delegate {
 
                 fn report(&$self, health: Health) -> Health {
                     $inner.report(health)
+                }
+
+                fn in_flight(&$self) -> BTreeMap<Name, InFlightCounts> {
+                    $inner.in_flight()
                 }
 
                 async fn start_consuming(&$self) -> Result<(), ConsumeError> {

@@ -46,6 +46,11 @@ impl Faults {
         self.0.lock().len()
     }
 
+    /// Drops the queued failures: the next calls succeed.
+    pub fn clear(&self) {
+        self.0.lock().clear();
+    }
+
     pub(super) fn take(&self) -> Option<Fault> {
         self.0.lock().pop_front()
     }

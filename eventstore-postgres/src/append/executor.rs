@@ -176,6 +176,7 @@ impl AppendExecutor {
         }
         // before the answers: the caller goes on in this thread, and would delay what is signalled
         if !completed.is_empty() {
+            self.store.append_batches().record(completed.len());
             self.store.append_notifier().notify_of(completed.iter().flat_map(|(_, records)| records));
         }
         if !stored.is_empty() {

@@ -31,8 +31,10 @@ pub(crate) struct Batch(Vec<Job>);
 /// Outcome of a batch, beside the results of its jobs.
 #[derive(Default)]
 pub(crate) struct BatchReport {
-    /// Set if events were appended.
-    pub(crate) has_appended: bool,
+    /// The number of appends that stored events.
+    pub(crate) appended: usize,
+    /// Set if each job had a transaction of its own.
+    pub(crate) is_split: bool,
     /// Duration of the commit; `None` if there was no change to commit.
     pub(crate) commit_time: Option<Duration>,
     /// The batch if its transaction could not begin, because a different connection writes.
@@ -74,8 +76,8 @@ impl Batch {
     }
 
     fn commit(self, connection: &Connection, files: &OpenFiles) -> BatchReport {
-        let has_appended = self.0.iter().any(Job::has_appended);
-        let has_written = has_appended || self.0.iter().any(|job| matches!(job, Job::Write(_)));
+        let appended = self.0.iter().filter(|job| job.has_appended()).count();
+        let has_written = appended > 0 || self.0.iter().any(|job| matches!(job, Job::Write(_)));
         let started = Instant::now();
         if let Err(error) = execute(connection, "COMMIT", []) {
             roll_back(connection);
@@ -90,7 +92,7 @@ impl Batch {
         }
         let commit_time = has_written.then(|| started.elapsed());
         self.0.into_iter().for_each(Job::answer);
-        BatchReport { has_appended, commit_time, not_begun: None }
+        BatchReport { appended, is_split: false, commit_time, not_begun: None }
     }
 
     /// Runs each job in a transaction of its own, after one spoiled the shared transaction, as a full disk does.
@@ -99,11 +101,11 @@ impl Batch {
             self.fail(error);
             return BatchReport::default();
         }
-        let mut all = BatchReport::default();
+        let mut all = BatchReport { is_split: true, ..BatchReport::default() };
         let mut jobs = self.0.into_iter();
         while let Some(job) = jobs.next() {
             let report = Self(vec![job]).run(connection, files);
-            all.has_appended |= report.has_appended;
+            all.appended += report.appended;
             all.commit_time = report.commit_time.or(all.commit_time);
             if let Some((mut batch, error)) = report.not_begun {
                 batch.0.extend(jobs);
@@ -185,7 +187,7 @@ mod tests {
         let (two, mut two_waits) = append("c", ExpectedVersion::NoStream, 10);
         let (saved, mut saved_waits) = checkpoint();
         let report = Batch::from_jobs(vec![one, huge, two, saved]).unwrap().run(&connection, &OpenFiles::default());
-        assert!(report.has_appended && report.not_begun.is_none());
+        assert!(report.appended > 0 && report.not_begun.is_none());
         assert!(one_waits.try_recv().unwrap().is_ok());
         let error = huge_waits.try_recv().unwrap().unwrap_err();
         assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
@@ -207,7 +209,7 @@ mod tests {
         let (two, mut two_waits) = append("a", ExpectedVersion::NoStream, 10);
         let (saved, mut saved_waits) = checkpoint();
         let report = Batch::from_jobs(vec![one, two, saved]).unwrap().run(&connection, &OpenFiles::default());
-        assert!(!report.has_appended);
+        assert_eq!(report.appended, 0);
         for waits in [&mut one_waits, &mut two_waits] {
             let error = waits.try_recv().unwrap().unwrap_err();
             assert!(matches!(error, AppendError::OutcomeUnknown(_)), "{error:?}");

@@ -24,6 +24,7 @@ use eventbus::{
     BoxError, RecordedEvent,
     clock::SharedClock,
     port::{self, AppendError, AppendSignal},
+    store::AppendBatches,
     support::ListedEventTypes,
 };
 use parking_lot::Mutex;
@@ -87,6 +88,7 @@ pub(crate) struct Writer {
     /// Moving average of the duration of a commit: on a slow disk no task should wait for it.
     commit_micros: AtomicU64,
     appended: AppendSignal,
+    append_batches: AppendBatches,
     listed_types: Arc<ListedEventTypes>,
     clock: SharedClock,
 }
@@ -105,6 +107,7 @@ impl Writer {
             transaction_timeout: config.transaction_timeout,
             commit_micros: AtomicU64::new(0),
             appended: AppendSignal::default(),
+            append_batches: AppendBatches::default(),
             listed_types: Arc::default(),
             clock: config.clock.clone(),
         }
@@ -117,6 +120,11 @@ impl Writer {
 
     pub(crate) const fn appended(&self) -> &AppendSignal {
         &self.appended
+    }
+
+    /// Returns the sizes of the batches with appends.
+    pub(crate) const fn append_batches(&self) -> &AppendBatches {
+        &self.append_batches
     }
 
     /// Returns the event types that are known to be listed.
@@ -409,7 +417,12 @@ impl Writer {
         }
         if let Some(batch) = Batch::from_jobs(jobs) {
             let report = batch.run(connection, &self.files);
-            self.record_commit(report.has_appended, report.commit_time);
+            match report.is_split {
+                true => (0..report.appended).for_each(|_| self.append_batches.record(1)),
+                false if report.appended > 0 => self.append_batches.record(report.appended),
+                false => {}
+            }
+            self.record_commit(report.appended > 0, report.commit_time);
             match report.not_begun {
                 Some((batch, _)) if context == ExecutionContext::Task => {
                     self.queue.lock().requeue(batch.into_jobs());

@@ -24,7 +24,7 @@ use workspace_tests::fire::{
     decisions,
     faults::{self, FaultDurations},
     kills::{self, Program, process_role::Settings},
-    model, network_faults,
+    metered, model, network_faults,
     place::StoreKind,
     race, reactions, role, rolling,
     run_summary::RunSummary,
@@ -42,7 +42,7 @@ struct Arguments {
     /// Number of random programs on each store.
     #[arg(long, default_value_t = 10_000)]
     cases: u32,
-    /// Number of processes to kill; a quarter as many again with a bus of several streams.
+    /// Number of processes to kill; a quarter as many again with a bus of several streams, and to compare their metrics.
     #[arg(long, default_value_t = 500)]
     kills: u64,
     /// Number of times a process is paused for longer than its lease.
@@ -109,6 +109,8 @@ enum Part {
     Kills,
     /// As `kills`, with a bus of several streams, each with its own order.
     Partitions,
+    /// Metrics of processes that are killed, against what they count by themselves.
+    Metrics,
     /// Processes paused for longer than their leases.
     Pauses,
     /// Servers that crash, lose data and return to older data.
@@ -191,6 +193,7 @@ impl Part {
             Self::Partitions => {
                 runtime.block_on(kills::kill(&Program::this(&[])?, Settings::Default, kills / 4, 4, seed))
             }
+            Self::Metrics => runtime.block_on(metered::run(&Program::this(&[])?, kills / 4, seed)),
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, Settings::Default, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
             Self::Rolling => runtime.block_on(rolling::run_all(&Program::this(&[])?, rollings, seed)),

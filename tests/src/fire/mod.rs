@@ -18,6 +18,7 @@ pub mod follower;
 pub mod history;
 pub mod kills;
 mod members;
+pub mod metered;
 pub mod model;
 pub mod network_faults;
 pub mod place;

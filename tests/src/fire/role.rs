@@ -5,7 +5,7 @@ use std::env;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    HarnessError, commands, consumer_crashes, decisions, kills, reactions, rolling, stuck_handlers,
+    HarnessError, commands, consumer_crashes, decisions, kills, metered, reactions, rolling, stuck_handlers,
     unfinished_deliveries, unique_values,
 };
 
@@ -31,7 +31,8 @@ pub async fn play() -> Result<bool, HarnessError> {
         || play_if_given::<commands::Server>().await?
         || play_if_given::<consumer_crashes::Consumer>().await?
         || play_if_given::<unfinished_deliveries::Consumer>().await?
-        || play_if_given::<stuck_handlers::Consumer>().await?)
+        || play_if_given::<stuck_handlers::Consumer>().await?
+        || play_if_given::<metered::Member>().await?)
 }
 
 async fn play_if_given<R: Role>() -> Result<bool, HarnessError> {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::StreamId},
-    port::{MessageId, attempts::DeliveryAttempts, health::OldestUnfinished},
+    port::{MessageId, attempts::DeliveryAttempts, health::OldestUnfinished, stats::InFlightCounts},
 };
 
 /// In-flight entries of one consumer, shared between its tasks.
@@ -471,5 +471,9 @@ impl ConsumerReport for InFlight {
         };
         let (since, handlers) = oldest?;
         Some(OldestUnfinished::new(group.as_str(), &handlers, since, unfinished, &self.clock))
+    }
+
+    fn counts(&self) -> InFlightCounts {
+        self.state.lock().counts()
     }
 }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     delivery::Outcome,
     domain::{clock::SharedClock, record::RecordedEvent, stream::StreamId},
-    port::{MessageId, attempts::DeliveryAttempts, retry::RetryPolicy},
+    port::{MessageId, attempts::DeliveryAttempts, retry::RetryPolicy, stats::InFlightCounts},
 };
 
 /// The hash of an aggregate's name. A collision only makes two aggregates wait for each other without need.
@@ -708,6 +708,24 @@ impl InFlightState {
         };
         let retried = self.queues.values().filter(|queue| queue.numbers.front().is_some_and(is_retried));
         retried.map(|queue| queue.numbers.len()).sum()
+    }
+
+    /// Counts all entries, those that wait for a retry, and the aggregates whose later events wait for an earlier one.
+    pub(super) fn counts(&self) -> InFlightCounts {
+        let waits = |queue: &&OrderingQueue| {
+            queue.numbers.front().and_then(|number| self.items.get(number)).is_some_and(|item| {
+                matches!(
+                    item.stage,
+                    Stage::Waiting { .. }
+                        | Stage::Due { has_waited: true, .. }
+                        | Stage::Reading { has_waited: true, .. }
+                )
+            })
+        };
+        let waiting = self.queues.values().filter(waits).count();
+        let is_blocked = |queue: &&OrderingQueue| queue.is_stalled && queue.numbers.len() > 1;
+        let blocked = self.queues.values().filter(is_blocked).count();
+        InFlightCounts::new(self.items.len() as u64, waiting as u64, blocked as u64)
     }
 
     /// Makes the first entry of an ordering key wait; the entries behind it stay blocked meanwhile.

@@ -21,7 +21,7 @@ mod stored_progress;
 mod unreadable_checks;
 mod unreadable_events;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -37,7 +37,7 @@ use crate::{
         Announced, CheckpointError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, MessageId,
         PublishError, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
         health::Health,
-        stats::{BusStats, StreamInfo},
+        stats::{BusStats, InFlightCounts, StreamInfo},
     },
 };
 
@@ -251,6 +251,10 @@ impl EventBus for InMemoryEventBus {
 
     fn report(&self, health: Health) -> Health {
         self.inner.subscribers().report(health)
+    }
+
+    fn in_flight(&self) -> BTreeMap<Name, InFlightCounts> {
+        self.inner.subscribers().in_flight()
     }
 
     async fn start_consuming(&self) -> Result<(), ConsumeError> {

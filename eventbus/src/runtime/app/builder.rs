@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+#[cfg(feature = "opentelemetry")]
+use super::metrics_export;
 use super::{
     App,
     inner::AppInner,
@@ -19,6 +21,7 @@ use crate::{
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
         held_lease::{LEASE_TTL_MIN, new_owner},
+        metrics::{Exporter, Meters},
         projection::{AnyProjection, ProjectionHandle, RunnerContext},
         relay::{self, RelayOptions},
         repository::{RepositorySource, SnapshotTasks},
@@ -63,6 +66,7 @@ pub struct AppBuilder {
     projection_lease: Duration,
     retention: Retention,
     clock: SharedClock,
+    exporter: Exporter,
 }
 
 impl AppBuilder {
@@ -82,6 +86,7 @@ impl AppBuilder {
             projection_lease: PROJECTION_LEASE,
             retention: Retention { deliveries: DELIVERY_RETENTION, commands: COMMAND_RETENTION },
             clock: SharedClock::SYSTEM,
+            exporter: Exporter::default(),
         }
     }
 
@@ -231,6 +236,28 @@ impl AppBuilder {
         Self { clock: clock.into(), ..self }
     }
 
+    /// Exports the [metrics](crate::metrics) of the app to this meter of OpenTelemetry, until the app is dropped or shut
+    /// down. Numbers are read from the app whenever the meter's provider collects; what store and bus say is at most 5
+    /// seconds old then, and the age of events is right at any time.
+    ///
+    /// One app at a time exports the histograms of a bus or store that several apps of a process share.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// use eventbus::App;
+    /// use opentelemetry::global; // its provider has the exporter of the program's choice
+    ///
+    /// let app = App::builder().export_metrics(global::meter("eventbus")).start().await?;
+    /// # drop(app);
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "opentelemetry")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "opentelemetry")))]
+    pub fn export_metrics(self, meter: opentelemetry::metrics::Meter) -> Self {
+        Self { exporter: Exporter::new(meter), ..self }
+    }
+
     /// Returns `true` if the builder has a store.
     #[cfg(feature = "testkit")]
     pub(crate) const fn has_store(&self) -> bool {
@@ -263,7 +290,7 @@ impl AppBuilder {
             None if consumes_only => Arc::new(NoStore::default()),
             None => Arc::new(InMemoryEventStore::with_clock(self.clock.clone())),
         };
-        let clock = self.clock;
+        let (clock, exporter) = (self.clock, self.exporter);
         let in_memory = || Arc::new(InMemoryEventBus::builder().clock(clock.clone()).build());
         let bus = self.bus.unwrap_or_else(|| in_memory());
         let repositories = RepositorySource {
@@ -273,6 +300,7 @@ impl AppBuilder {
             snapshot_tasks: SnapshotTasks::default(),
             first_command: Arc::default(),
             tag_queues: Arc::default(),
+            meters: Meters::new(exporter.clone(), &*store),
         };
         let state = if consumes_only { self.state } else { self.state.with(repositories.clone()) };
         let plan = Plan {
@@ -308,7 +336,7 @@ impl AppBuilder {
         let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.retention, &repositories);
         let tasks = tasks.await.map_err(unavailable)?;
         plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());
-        Ok(App(Arc::new(AppInner {
+        let app = Arc::new(AppInner {
             store,
             bus,
             has_store: !consumes_only,
@@ -320,7 +348,10 @@ impl AppBuilder {
             shutdown_timeout: self.shutdown_timeout,
             reported_dead_letters: dead_letters_at_start.into(),
             outage_starts: OutageStarts::default(),
-        })))
+        });
+        #[cfg(feature = "opentelemetry")]
+        metrics_export::export(&app, &exporter);
+        Ok(App(app))
     }
 }
 

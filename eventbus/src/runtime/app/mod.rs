@@ -6,6 +6,9 @@ mod builder;
 mod error;
 mod exit;
 mod inner;
+mod metrics;
+#[cfg(feature = "opentelemetry")]
+mod metrics_export;
 mod no_store;
 mod outage_starts;
 mod plan;
@@ -26,10 +29,12 @@ pub use signal::shutdown_signal;
 use self::{
     exit::{ActivitySources, ExitGuard},
     inner::AppInner,
+    metrics::PolledStatus,
 };
 use super::{
     definition::{Projection, ProjectionKind},
     follow::Follow,
+    metrics::Metrics,
     projection::{
         AnyProjection, ErasedProjection as _, ProjectionError, ProjectionGuard, ProjectionHandle, ProjectionStatus,
         Rebuild, RebuildError, Rebuilt, accept_missed_events, projection_role, rebuild_aggregate, rebuild_in_app,
@@ -219,6 +224,23 @@ impl App {
             *problem = end;
         }
         read
+    }
+
+    /// Returns the [metrics](crate::metrics) of the app: what it has counted since its start, and the status of store,
+    /// relay, projections and bus at the moment. It waits for the replies of store and bus, 2 seconds at most; what they do
+    /// not answer is left out.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// let app = eventbus::App::builder().start().await?;
+    /// let page = app.metrics().await.to_prometheus_text();
+    /// assert!(page.contains("\neventbus_relay_leader 1\n"));
+    /// # Ok(()) }
+    /// ```
+    pub async fn metrics(&self) -> Metrics {
+        let polled = PolledStatus::poll(&self.0).await;
+        metrics::collect(&self.0, &polled)
     }
 
     /// Returns the status of each projection of the app, sorted by name. For a projection with tables it shows a

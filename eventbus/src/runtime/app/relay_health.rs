@@ -182,7 +182,7 @@ async fn lags(app: &AppInner) -> BTreeMap<String, u64> {
     tokio::time::timeout(ANSWER_TIMEOUT, load_lags).await.unwrap_or_default()
 }
 
-fn relay_view(app: &AppInner) -> Option<RelayView> {
+pub(super) fn relay_view(app: &AppInner) -> Option<RelayView> {
     let other = || if app.has_store { RelayView::for_bus(&app.store, &*app.bus) } else { None };
     app.tasks.relay().cloned().or_else(other)
 }

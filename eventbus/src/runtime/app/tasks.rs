@@ -67,6 +67,7 @@ impl AppTasks {
             ..HandlerContext::from(&context.state)
         };
         let subscriptions = Subscriptions(add_handlers(&**bus, &plan.handlers, &handler_context));
+        repositories.meters.export_runs(&**bus);
         let mut tasks = Self {
             cancel,
             abort_store_tasks: CancellationToken::new(),
@@ -154,7 +155,7 @@ impl AppTasks {
         self.tracker.spawn(async move { abort.run_until_cancelled(task).await });
     }
 
-    fn spawn_store_task(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn_store_task(&self, task: impl Future<Output = ()> + Send + 'static) {
         let abort = self.abort_store_tasks.clone();
         self.spawn_abortable(&self.abort, async move {
             abort.run_until_cancelled(task).await;

@@ -5,8 +5,8 @@ use std::{any::Any, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ProjectionError, ProjectionStatus, context::RunnerContext, handle::ProjectionHandle, runner::ProjectionRunner,
-    shadow_rebuild::find_rebuild_owner,
+    ProjectionError, ProjectionStatus, context::RunnerContext, handle::ProjectionHandle, meter::ProjectionMeter,
+    runner::ProjectionRunner, shadow_rebuild::find_rebuild_owner,
 };
 use crate::{
     delivery::activity::Activity,
@@ -44,6 +44,8 @@ pub(crate) trait ErasedProjection: Any + Send + Sync {
     fn add_to_health(&self, health: &mut Health);
     /// Returns the runs of its methods at the moment.
     fn activity(&self) -> Arc<Activity>;
+    /// Returns its counters.
+    fn meter(&self) -> Arc<ProjectionMeter>;
 }
 
 impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
@@ -90,6 +92,10 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
 
     fn activity(&self) -> Arc<Activity> {
         Arc::clone(self.inner().activity())
+    }
+
+    fn meter(&self) -> Arc<ProjectionMeter> {
+        Arc::clone(self.inner().progress().meter())
     }
 }
 

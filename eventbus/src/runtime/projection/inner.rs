@@ -187,7 +187,9 @@ impl<P: Projection> ProjectionInner<P> {
             if !accepts(&self.progress.borrow()) {
                 return Ok(());
             }
-            return self.run_method(delivery, self.state.read().await.project(delivery, None)).await;
+            self.run_method(delivery, self.state.read().await.project(delivery, None)).await?;
+            self.progress.meter().count_events(1);
+            return Ok(());
         }
         let mut state = self.state.write().await;
         if !accepts(&self.progress.borrow()) {
@@ -197,6 +199,7 @@ impl<P: Projection> ProjectionInner<P> {
         if let (Ok(()), Some(position)) = (&handled, delivery.record().position()) {
             // under the lock, so that a replacement of the state knows which events it includes
             self.progress.raise_position(position);
+            self.progress.meter().count_events(1);
         }
         handled
     }

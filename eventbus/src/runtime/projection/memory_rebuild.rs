@@ -42,7 +42,7 @@ pub(super) async fn replay_in_memory<P: Projection>(
     }
     let mut fresh = inner.new_instance().ok_or(RebuildError::NoFactory { name })?;
     let skips = inner.reload_skips(store).await.map_err(|error| RebuildError::store(name, error))?;
-    let meter = ProgressMeter::begin(&definition, store, report, inner.progress().clock()).await?;
+    let meter = ProgressMeter::begin(&definition, store, report, inner.progress()).await?;
     let target = meter.progress().target;
     let mut replay = Replay { inner, skips, store, state: inner.app_state().await, meter };
     replay_checked(name, store, replay.replay_until(&mut fresh, target)).await?;

@@ -11,6 +11,7 @@ mod guard;
 mod handle;
 mod inner;
 mod memory_rebuild;
+mod meter;
 mod progress;
 mod rebuild;
 mod rebuild_progress;

@@ -1,10 +1,12 @@
 //! Progress of a projection: its position, its stops and its problems.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::ProjectionError;
+use super::{ProjectionError, meter::ProjectionMeter};
 use crate::{
     domain::{
         clock::SharedClock,
@@ -74,12 +76,13 @@ pub(crate) struct ProgressCell {
     progress: watch::Sender<ProjectionProgress>,
     /// The clock of the app that feeds it; behind a lock, as the app starts after the handle is made.
     clock: Mutex<SharedClock>,
+    meter: Arc<ProjectionMeter>,
 }
 
 // lock order: methods read the clock before they change the watch, and log after that
 impl ProgressCell {
     pub(super) fn new(projection: &'static str) -> Self {
-        Self { projection, progress: watch::Sender::default(), clock: Mutex::default() }
+        Self { projection, progress: watch::Sender::default(), clock: Mutex::default(), meter: Arc::default() }
     }
 
     pub(super) fn borrow(&self) -> watch::Ref<'_, ProjectionProgress> {
@@ -101,6 +104,11 @@ impl ProgressCell {
 
     pub(super) fn clock(&self) -> SharedClock {
         self.clock.lock().clone()
+    }
+
+    /// The counters of the projection.
+    pub(super) const fn meter(&self) -> &Arc<ProjectionMeter> {
+        &self.meter
     }
 
     /// Raises the position to `position`, if it is lower.
@@ -139,6 +147,7 @@ impl ProgressCell {
 
     /// Records that this process, the owner, has handled `events` more, and all events up to `position`.
     pub(super) fn advance_by_owner(&self, events: u64, position: Position) {
+        self.meter.count_events(events);
         self.update(|progress| {
             progress.position = position;
             progress.events += events;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     ProjectionError, RebuildError, RebuildProgress,
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     runtime::definition::{Projection, ProjectionKind},
-    support::Outage,
+    support::{Outage, spans},
 };
 
 /// Interval at which a rebuild through the runner checks that this process still feeds the projection.
@@ -69,16 +70,25 @@ pub(crate) async fn rebuild_in_app<P: Projection>(
     report: ProgressCallback<'_>,
     guard_timeout: Duration,
 ) -> Result<Rebuilt, RebuildError> {
-    match P::definition().kind {
-        ProjectionKind::InMemory => {
-            let replay = replay_in_memory(inner, &*context.store, report, Some(guard_timeout));
-            let shut_down =
-                || ProjectionError::ShutDown { name: P::definition().name, position: inner.progress().position() };
-            stop.run_until_cancelled(replay).await.unwrap_or_else(|| Err(shut_down().into()))
+    let span = spans::rebuild(P::definition().name);
+    let rebuilding = async {
+        match P::definition().kind {
+            ProjectionKind::InMemory => {
+                let replay = replay_in_memory(inner, &*context.store, report, Some(guard_timeout));
+                let shut_down =
+                    || ProjectionError::ShutDown { name: P::definition().name, position: inner.progress().position() };
+                stop.run_until_cancelled(replay).await.unwrap_or_else(|| Err(shut_down().into()))
+            }
+            ProjectionKind::Transactional => ShadowRebuild::new(inner, context, stop)?.run(report).await,
+            ProjectionKind::AtLeastOnce => replay_through_runner(inner, context, report).await,
         }
-        ProjectionKind::Transactional => ShadowRebuild::new(inner, context, stop)?.run(report).await,
-        ProjectionKind::AtLeastOnce => replay_through_runner(inner, context, report).await,
+    };
+    let rebuilt = rebuilding.instrument(span.clone()).await;
+    if rebuilt.is_err() {
+        spans::record_error(&span, "rebuild_failed");
     }
+    inner.progress().meter().count_rebuild(rebuilt.is_ok());
+    rebuilt
 }
 
 /// Restarts the runner of a running app at the first event, with its existing instance, and waits for it.
@@ -92,7 +102,7 @@ async fn replay_through_runner<P: Projection>(
     let store = &*context.store;
     check_no_event_is_missing(definition.name, store, None).await?;
     inner.reload_skips(store).await.map_err(|error| RebuildError::store(definition.name, error))?;
-    let mut meter = ProgressMeter::begin(&definition, store, report, context.clock.clone()).await?;
+    let mut meter = ProgressMeter::begin(&definition, store, report, inner.progress()).await?;
     let target = meter.progress().target;
     inner.progress().restart();
     let mut progress = inner.progress().subscribe();

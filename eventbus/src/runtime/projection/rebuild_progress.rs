@@ -1,10 +1,11 @@
 //! Progress of a rebuild, as values and as a bar.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::{meter::ProjectionMeter, progress::ProgressCell};
 use crate::{
     domain::{clock::SharedClock, shown, stream::Position},
     port::{EventStore, ReadError},
@@ -134,15 +135,16 @@ pub(super) struct ProgressMeter<'a> {
     progress: RebuildProgress,
     began: Instant,
     clock: SharedClock,
+    meter: Arc<ProjectionMeter>,
 }
 
 impl<'a> ProgressMeter<'a> {
-    /// Begins a rebuild from the first event to the head of the store.
+    /// Begins a rebuild from the first event to the head of the store; `live` is the progress of the projection.
     pub(super) async fn begin(
         definition: &ProjectionDefinition,
         store: &dyn EventStore,
         report: ProgressCallback<'a>,
-        clock: SharedClock,
+        live: &ProgressCell,
     ) -> Result<Self, ReadError> {
         let target = store.head().await?;
         let progress = RebuildProgress {
@@ -154,7 +156,9 @@ impl<'a> ProgressMeter<'a> {
             resumed: 0,
             resumed_at: Position::START,
         };
-        Ok(Self { report, progress, began: clock.instant(), clock })
+        let (clock, meter) = (live.clock(), Arc::clone(live.meter()));
+        meter.begin_rebuild();
+        Ok(Self { report, progress, began: clock.instant(), clock, meter })
     }
 
     pub(super) const fn progress(&self) -> &RebuildProgress {
@@ -172,7 +176,14 @@ impl<'a> ProgressMeter<'a> {
         self.progress.events += events;
         self.progress.position = self.progress.position.max(position);
         self.progress.took = self.clock.elapsed(self.began);
+        self.meter.count_rebuild_events(events, self.progress.share());
         (self.report)(self.progress);
+    }
+}
+
+impl Drop for ProgressMeter<'_> {
+    fn drop(&mut self) {
+        self.meter.end_rebuild();
     }
 }
 

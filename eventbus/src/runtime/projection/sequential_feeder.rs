@@ -2,6 +2,7 @@
 
 use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     context::RunnerContext,
@@ -13,7 +14,7 @@ use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::delivery::HandlerError,
     runtime::{definition::Projection, feed_poller::FeedPoller, held_lease::HeldLease},
-    support::read_around,
+    support::{read_around, spans},
 };
 
 /// A checkpoint of a projection that keeps its rows itself is saved at least this often, in events.
@@ -115,10 +116,13 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
         loop {
             attempts += 1;
             let delivery = feed_delivery(&definition, record.clone(), &self.context.state).with_attempt(attempts);
-            let error = match self.inner.handle_from_feed(&delivery, self.generation).await {
+            let span = spans::project(definition.name, std::slice::from_ref(record));
+            let handled = self.inner.handle_from_feed(&delivery, self.generation).instrument(span.clone()).await;
+            let error = match handled {
                 Ok(is_next) => return Ok(is_next),
                 Err(error) => error,
             };
+            spans::record_error(&span, "projection_failed");
             let retry = EventRetry { position: record.position().unwrap_or_default(), attempts, error };
             if self.held_lease.is_none() || retry.is_final() {
                 return Err(retry.error);

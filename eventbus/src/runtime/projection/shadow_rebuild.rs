@@ -191,9 +191,9 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             self.transactions.drop_shadow(&former).await.map_err(|error| self.store_error(error))?;
         }
         let position = self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.store_error(error))?;
-        let (store, clock) = (&*self.context.store, self.context.clock.clone());
+        let store = &*self.context.store;
         let skips = self.inner.reload_skips(store).await.map_err(|error| self.store_error(error))?;
-        let mut progress_meter = ProgressMeter::begin(&definition, store, report, clock).await?;
+        let mut progress_meter = ProgressMeter::begin(&definition, store, report, self.inner.progress()).await?;
         if position > Position::START {
             tracing::warn!(
                 projection = definition.name, %position, version = definition.version,

@@ -7,6 +7,7 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 use super::{
     ProjectionError,
@@ -26,7 +27,7 @@ use crate::{
         handler_inbox::classify_error,
         held_lease::HeldLease,
     },
-    support::{BatchEnd, FeedBatch, PAGE_BYTES, read_around},
+    support::{BatchEnd, FeedBatch, PAGE_BYTES, read_around, spans},
 };
 
 /// Most events of a transaction; fewer if they have [`PAGE_BYTES`].
@@ -150,7 +151,14 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
                 None => (rest.len(), 0),
             };
             let through = if count == rest.len() { batch_end } else { position_of(rest[..count].last()) };
-            match self.try_transaction(&rest[..count], through, attempts + 1).await? {
+            // the events of a rebuild are of traces that ended long ago
+            let span =
+                if self.shadow.is_some() { Span::none() } else { spans::project(P::definition().name, &rest[..count]) };
+            let written = self.try_transaction(&rest[..count], through, attempts + 1).instrument(span.clone()).await;
+            if matches!(written, Err(_) | Ok(TransactionOutcome::Failed(..))) {
+                spans::record_error(&span, "projection_failed");
+            }
+            match written? {
                 TransactionOutcome::Committed(handled) => {
                     rest = &rest[handled..];
                     report(handled as u64, self.position);

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     RelayError,
@@ -17,7 +18,7 @@ use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
     port::{CheckpointError, EventBus, EventStore, MessageId},
     runtime::feed_head::FeedHead,
-    support::relay_to,
+    support::{relay_to, spans},
 };
 
 /// Publishes to a bus that keeps no position: the store keeps it for a durable bus. The groups of any other bus keep
@@ -71,7 +72,9 @@ impl<'a> AtLeastOncePublisher<'a> {
             return Ok(PublishStep::CaughtUp);
         }
         while !range.events.is_empty() {
-            let error = match self.bus.publish_feed(&range.events).await {
+            let span = spans::relay(self.bus.destination(), &range.events);
+            let published = self.bus.publish_feed(&range.events).instrument(span.clone()).await;
+            let error = match published.inspect_err(|_| spans::record_error(&span, "publish_failed")) {
                 Ok(ids) => {
                     self.unsaved = Some((range, ids));
                     return Ok(PublishStep::Published);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::{
@@ -23,6 +24,7 @@ use crate::{
         EventBus, EventStore, FeedFilter, PublishError, ReadError, RelayTarget,
         relay::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
     },
+    support::spans,
 };
 
 /// Interval of the group checks. An idle relay asks the bus for its position as often, to notice that the bus lost
@@ -174,7 +176,12 @@ impl<'a> AtomicPublisher<'a> {
             // later when it is due
             ranges.read_next(range.through, head).await.ok().filter(FeedRange::moves_position)
         };
-        let (answer, ahead) = tokio::join!(self.target.publish_range(publisher, range.as_publish_range()), read_ahead);
+        // a range without events only asks the bus for its position
+        let has_events = !range.events.is_empty();
+        let span = if has_events { spans::relay(self.bus.destination(), &range.events) } else { Span::none() };
+        let publish = self.target.publish_range(publisher, range.as_publish_range()).instrument(span.clone());
+        let (answer, ahead) = tokio::join!(publish, read_ahead);
+        let answer = answer.inspect_err(|_| spans::record_error(&span, "publish_failed"));
         if answer.is_ok() {
             self.last_bus_answer = self.status.clock().instant();
         }

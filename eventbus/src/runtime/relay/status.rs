@@ -69,6 +69,8 @@ struct RelayProgress {
     position: Position,
     /// Message ids of the last published events, by position.
     recent: VecDeque<(Position, MessageId)>,
+    /// The number of events that this process has published.
+    published: u64,
     /// Set while this process relays.
     is_owner: bool,
     /// The error that keeps the relay from publishing for now.
@@ -97,6 +99,7 @@ impl RelayProgress {
 
     fn add_published(&mut self, range: &FeedRange, ids: Vec<MessageId>) {
         self.move_to(range.through);
+        self.published += range.events.len() as u64;
         if ids.len() == range.events.len() {
             let positions = range.events.iter().filter_map(RecordedEvent::position);
             self.recent.extend(positions.zip(ids));
@@ -256,6 +259,11 @@ impl RelayView {
 
     pub(crate) fn is_owner(&self) -> bool {
         self.read(|now| now.is_owner)
+    }
+
+    /// Returns the number of events that the relay of this process has published.
+    pub(crate) fn published(&self) -> u64 {
+        self.read(|now| now.published)
     }
 
     /// Returns the position of the relay of this process.

@@ -15,6 +15,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture};
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::{
@@ -50,6 +51,8 @@ use crate::{
         StoredSnapshot, handler_saves::HandlerSaves, multi_stream_append::HandledCommand, retry::RetryPolicy,
         visited_event::VisitedEvent,
     },
+    runtime::metrics::{AggregateMeter, AppendOutcome, LoadSource, Meters},
+    support::spans,
 };
 
 /// Retries of an update after a conflict with a concurrent writer: count and delays.
@@ -106,6 +109,9 @@ pub struct AggregateRepository<A: Aggregate> {
     snapshot_tasks: SnapshotTasks,
     /// Told of each command with a key.
     first_command: Arc<Notify>,
+    /// The counters of its app; those of no app count nothing.
+    meters: Meters,
+    aggregate_meter: Option<Arc<AggregateMeter>>,
     aggregate: PhantomData<fn() -> A>,
 }
 
@@ -121,9 +127,12 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         clock: SharedClock,
         snapshot_tasks: SnapshotTasks,
         first_command: Arc<Notify>,
+        meters: Meters,
     ) -> Self {
         let publisher = if has_relay { SavePublisher::Relay } else { SavePublisher::None };
-        Self { snapshot_tasks, first_command, clock, ..Self::with_publisher(store, publisher) }
+        let aggregate_meter = meters.aggregate(A::AGGREGATE_TYPE);
+        let plain = Self::with_publisher(store, publisher);
+        Self { snapshot_tasks, first_command, clock, meters, aggregate_meter, ..plain }
     }
 
     fn with_publisher(store: Arc<dyn EventStore>, publisher: SavePublisher) -> Self {
@@ -137,6 +146,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
             cache: None,
             snapshot_tasks: SnapshotTasks::default(),
             first_command: Arc::default(),
+            meters: Meters::default(),
+            aggregate_meter: None,
             aggregate: PhantomData,
         }
     }
@@ -485,7 +496,14 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// written and read back; [`TakeSnapshotError::Store`] if the store fails.
     pub async fn snapshot(&self, id: &A::Id) -> Result<Version, TakeSnapshotError> {
         // of what is stored: what a handler saves may never be
-        self.outside_of_handler().take_snapshot(id).await
+        let taken = self.outside_of_handler().take_snapshot(id).await;
+        // one that was not wanted is no attempt
+        if let Some(meter) = &self.aggregate_meter
+            && !matches!(taken, Err(TakeSnapshotError::Unsupported { .. } | TakeSnapshotError::Load(_)))
+        {
+            meter.count_snapshot(taken.is_ok());
+        }
+        taken
     }
 
     async fn take_snapshot(&self, id: &A::Id) -> Result<Version, TakeSnapshotError> {
@@ -571,10 +589,14 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         root: &mut AggregateRoot<A>,
         command: Option<&HandledCommand>,
     ) -> Result<Option<Saved>, SaveError> {
-        let context = self.context.clone().or(EventContext::current());
+        let mut context = self.context.clone().or(EventContext::current());
         self.check_tenant(root, &context)?;
+        let span = self.begin_span(root, &mut context);
         let events = self.encode(root, context)?;
-        let Some(records) = self.append(root, events, command).await? else {
+        let appended = self.append(root, events, command).instrument(span.clone()).await;
+        let Some(records) =
+            appended.inspect_err(|error| spans::record_error(&span, AppendOutcome::of_error(error).label()))?
+        else {
             return Ok(None);
         };
         let before = root.version();
@@ -926,6 +948,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     fn create_from_cache(&self, id: &A::Id) -> Option<AggregateRoot<A>> {
         let cache = self.cache.as_ref()?;
         let CachedState { state, version, .. } = cache.get(&self.stream(id))?;
+        self.count_load(LoadSource::Cache);
         Some(self.create_new(id.clone()).with_state(cache.copy(&state), version))
     }
 
@@ -948,12 +971,14 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
                 root = root.with_state(cache.copy(&cached.state), version);
                 let last = self.replay_all(&mut root, records).await?;
                 self.keep(&root, last.unwrap_or(same.metadata().event_id()));
+                self.count_load(LoadSource::Cache);
                 return Ok(root);
             }
             cache.remove(&stream);
         }
         let Beginning { mut root, rest, .. } = self.begin_fold(id).await?;
         let begun_at = root.version();
+        self.count_load(if begun_at == Version::NONE { LoadSource::Events } else { LoadSource::Snapshot });
         if let Some(last) = self.replay_rest(&mut root, rest).await? {
             self.keep(&root, last);
         }
@@ -1154,13 +1179,30 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         command: Option<&HandledCommand>,
     ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
         let (stream, version) = (self.stream(root.id()), root.version());
-        outcome::until_known(&self.clock, &stream, || async {
+        let append = outcome::until_known(&self.clock, &stream, || async {
             match command {
                 None => self.store.append(&stream, version, events.clone()).await.map(Some),
                 Some(command) => self.store.append_handling(&stream, version, events.clone(), command).await,
             }
-        })
-        .await
+        });
+        // the saves of a handler are appended, and counted, once it has returned
+        if self.store.is_in_handler() { append.await } else { self.meters.measure_append(&self.clock, append).await }
+    }
+
+    /// Begins the span of an append, whose trace the events continue. What a handler saves is appended once it has
+    /// returned: it continues the trace of the handler.
+    fn begin_span(&self, root: &AggregateRoot<A>, context: &mut EventContext) -> Span {
+        if self.store.is_in_handler() {
+            spans::continue_current(context);
+            return Span::none();
+        }
+        spans::append(|| Some(self.stream(root.id())), context)
+    }
+
+    fn count_load(&self, source: LoadSource) {
+        if let Some(meter) = &self.aggregate_meter {
+            meter.count_load(source);
+        }
     }
 }
 
@@ -1176,6 +1218,8 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
             cache: self.cache.clone(),
             snapshot_tasks: self.snapshot_tasks.clone(),
             first_command: Arc::clone(&self.first_command),
+            meters: self.meters.clone(),
+            aggregate_meter: self.aggregate_meter.clone(),
             aggregate: PhantomData,
         }
     }

@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, fmt, marker::PhantomData};
 
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
@@ -34,7 +35,8 @@ use crate::{
         boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
         multi_stream_append::{Handled, MultiStreamAppend, MultiStreamOutcome},
     },
-    runtime::repository::CONFLICT_RETRY,
+    runtime::{metrics::AppendOutcome, repository::CONFLICT_RETRY},
+    support::spans,
 };
 
 /// A decision before it is made: what it is about, made by [`App::decision`](crate::App::decision).
@@ -331,9 +333,10 @@ impl<D: Decision + Apply> Deciding<D> {
         condition: BoundaryCondition,
         request: Option<Uuid>,
     ) -> Result<Option<SavedTogether>, UpdateError<X>> {
-        let RepositorySource { store, has_relay, clock, .. } = &self.source;
+        let RepositorySource { store, has_relay, clock, meters, .. } = &self.source;
         let mut context = self.context.clone().or(EventContext::current());
         context.correlation_id.get_or_insert_with(|| clock.new_id());
+        let span = spans::append(|| None, &mut context);
         let of_context = known_tenant(context.tenant_id);
         let mut appends: Vec<Append> = Vec::new();
         for decided in decided {
@@ -366,7 +369,9 @@ impl<D: Decision + Apply> Deciding<D> {
         };
         let has_events = !appends.is_empty();
         let multi = MultiStreamAppend { appends, handled, condition: Some(condition) };
-        let appended = outcome::until_known(clock, &"decision", || multi_stream.append_streams(multi.clone())).await;
+        let append = outcome::until_known(clock, &"decision", || multi_stream.append_streams(multi.clone()));
+        let appended = meters.measure_append(clock, append).instrument(span.clone()).await;
+        let appended = appended.inspect_err(|error| spans::record_error(&span, AppendOutcome::of_error(error).label()));
         match appended.map_err(SaveError::from)? {
             MultiStreamOutcome::Appended(records) => {
                 let publication = if *has_relay && has_events { Publication::ByRelay } else { Publication::None };

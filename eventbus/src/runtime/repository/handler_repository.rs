@@ -16,7 +16,7 @@ use crate::{
         delivery::{Delivery, HandlerError},
         state::Requirements,
     },
-    runtime::extract::FromDelivery,
+    runtime::{extract::FromDelivery, metrics::Meters},
 };
 
 /// A repository whose saves continue a conversation: that of the event that a handler handles, or of a request.
@@ -98,12 +98,14 @@ pub(crate) struct RepositorySource {
     pub(crate) first_command: Arc<Notify>,
     /// The decisions that wait for each other.
     pub(crate) tag_queues: Arc<TagQueues>,
+    /// The counters of the app.
+    pub(crate) meters: Meters,
 }
 
 impl RepositorySource {
     /// Returns a repository of aggregates of one type.
     pub(crate) fn repository<A: Aggregate + Apply>(&self) -> AggregateRepository<A> {
-        let Self { store, has_relay, clock, snapshot_tasks, first_command, .. } = self.clone();
-        AggregateRepository::for_app(store, has_relay, clock, snapshot_tasks, first_command)
+        let Self { store, has_relay, clock, snapshot_tasks, first_command, meters, .. } = self.clone();
+        AggregateRepository::for_app(store, has_relay, clock, snapshot_tasks, first_command, meters)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::Instrument as _;
+
 use super::{
     error::SaveError,
     handler_repository::RepositorySource,
@@ -23,6 +25,8 @@ use crate::{
         Append, EventStore,
         multi_stream_append::{MultiStreamAppend, MultiStreamOutcome},
     },
+    runtime::metrics::{AppendOutcome, Meters},
+    support::spans,
 };
 
 /// Several aggregates that are saved at once, all or none: made by [`App::together`](crate::App::together).
@@ -74,14 +78,15 @@ pub struct Together<'a> {
     store: Arc<dyn EventStore>,
     has_relay: bool,
     clock: SharedClock,
+    meters: Meters,
     context: EventContext,
     parts: Vec<Box<dyn Part + 'a>>,
 }
 
 impl<'a> Together<'a> {
     pub(crate) fn new(source: RepositorySource) -> Self {
-        let RepositorySource { store, has_relay, clock, .. } = source;
-        Self { store, has_relay, clock, context: EventContext::default(), parts: Vec::new() }
+        let RepositorySource { store, has_relay, clock, meters, .. } = source;
+        Self { store, has_relay, clock, meters, context: EventContext::default(), parts: Vec::new() }
     }
 
     /// Stamps the events with `context`.
@@ -108,12 +113,13 @@ impl<'a> Together<'a> {
     /// As for [`save`](crate::AggregateRepository::save); the conflict names the first aggregate that has newer events.
     /// [`SaveError::MultiStreamUnsupported`] if the store saves one aggregate at a time only.
     pub async fn commit(self) -> Result<SavedTogether, SaveError> {
-        let Self { store, has_relay, clock, context, mut parts } = self;
+        let Self { store, has_relay, clock, meters, context, mut parts } = self;
         let multi_stream = store
             .multi_stream_appends()
             .ok_or_else(|| SaveError::MultiStreamUnsupported { store: store.describe() })?;
         let mut context = context.or(EventContext::current());
         context.correlation_id.get_or_insert_with(|| clock.new_id());
+        let span = spans::append(|| None, &mut context);
         let mut appends = Vec::with_capacity(parts.len());
         for part in &parts {
             let (stream, version) = (part.stream(), part.version());
@@ -128,7 +134,9 @@ impl<'a> Together<'a> {
         let multi = MultiStreamAppend { appends, ..Default::default() };
         let appended =
             outcome::until_known(&clock, &"several aggregates", || multi_stream.append_streams(multi.clone()));
-        let records = match appended.await? {
+        let appended = meters.measure_append(&clock, appended).instrument(span.clone()).await;
+        let appended = appended.inspect_err(|error| spans::record_error(&span, AppendOutcome::of_error(error).label()));
+        let records = match appended? {
             MultiStreamOutcome::Appended(records) => records,
             MultiStreamOutcome::AlreadyHandled => Vec::new(),
         };

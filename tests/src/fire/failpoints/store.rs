@@ -10,7 +10,9 @@ use eventbus::{
         MultiStreamAppends, Notes, ReadError, Snapshots, Transactions, listings::Listings,
     },
     repository::IdempotencyKey,
-    store::{Boundaries, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues},
+    store::{
+        AppendBatches, Boundaries, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome, UniqueValues,
+    },
     testkit::delegate,
 };
 
@@ -120,6 +122,10 @@ impl EventStore for FailPointStore {
 
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         self.store.multi_stream_appends().map(|_| self as &dyn MultiStreamAppends)
+    }
+
+    fn append_batches(&self) -> Option<&AppendBatches> {
+        self.store.append_batches()
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {

@@ -1,0 +1,142 @@
+//! The trace that an event is part of, in the W3C's format: among the attributes that travel beside its fields.
+//!
+//! Invariant: an invalid context of a foreign publisher counts as none.
+
+use super::{attributes::Attributes, record::RecordedEvent};
+
+/// The keys of a trace among the attributes of an event.
+pub(crate) const TRACEPARENT: &str = "traceparent";
+pub(crate) const TRACESTATE: &str = "tracestate";
+
+/// The size up to which, by the W3C's rules, every system passes a state on uncut.
+const MAX_STATE_BYTES: usize = 512;
+
+/// The place of an event or a span in a trace, as [W3C Trace Context] writes it.
+///
+/// [W3C Trace Context]: https://www.w3.org/TR/trace-context/
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceContext {
+    parent: String,
+    state: Option<String>,
+}
+
+impl TraceContext {
+    /// Returns the context of these values of `traceparent` and `tracestate`; `None` if the first one is not valid. An
+    /// invalid state is left out.
+    #[must_use]
+    pub fn parse(parent: &str, state: Option<&str>) -> Option<Self> {
+        let state = state.filter(|state| is_state(state)).map(Into::into);
+        is_parent(parent).then(|| Self { parent: parent.into(), state })
+    }
+
+    /// Returns the context among the attributes of an event.
+    #[must_use]
+    pub fn from_event(event: &RecordedEvent) -> Option<Self> {
+        Self::from_attributes(event.metadata().attributes())
+    }
+
+    /// Returns the context among attributes.
+    #[must_use]
+    pub fn from_attributes(attributes: &Attributes) -> Option<Self> {
+        // spares most events the decoding
+        if !attributes.as_json().contains(TRACEPARENT) {
+            return None;
+        }
+        let map = attributes.to_map();
+        let text = |name| map.get(name).and_then(serde_json::Value::as_str);
+        Self::parse(text(TRACEPARENT)?, text(TRACESTATE))
+    }
+
+    /// The value of `traceparent`.
+    #[must_use]
+    pub fn parent(&self) -> &str {
+        &self.parent
+    }
+
+    /// The value of `tracestate`.
+    #[must_use]
+    pub fn state(&self) -> Option<&str> {
+        self.state.as_deref()
+    }
+
+    /// The id of the trace, as 32 hexadecimal digits.
+    #[must_use]
+    pub fn trace_id(&self) -> &str {
+        self.parent.split('-').nth(1).unwrap_or_default()
+    }
+
+    /// Returns the attributes with the context appended; what they have under its keys counts no more.
+    #[must_use]
+    pub fn append_to_attributes(&self, attributes: &Attributes) -> Option<Attributes> {
+        let before = attributes.as_json().trim_end().strip_suffix('}')?;
+        let comma = if attributes.is_empty() { "" } else { "," };
+        let own = [(TRACEPARENT, Some(&self.parent)), (TRACESTATE, self.state.as_ref())];
+        let own = own.into_iter().filter_map(|(name, value)| Some((name.into(), value?.as_str().into())));
+        let own = serde_json::Value::Object(own.collect()).to_string();
+        Attributes::parse(&format!("{before}{comma}{}", own.strip_prefix('{')?)).ok()
+    }
+}
+
+/// Returns `true` for a `traceparent`: version, trace, span and flags in lower-case hex, neither id of zeros only.
+fn is_parent(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let mut hex = |digits| {
+        let part = parts.next().filter(|part| part.len() == digits)?;
+        part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).then_some(part)
+    };
+    let (Some(version), Some(trace), Some(span), Some(_)) = (hex(2), hex(32), hex(16), hex(2)) else {
+        return false;
+    };
+    let is_zero = |id: &str| id.bytes().all(|byte| byte == b'0');
+    // later versions may add parts
+    let is_known = version != "ff" && (version != "00" || parts.next().is_none());
+    is_known && !is_zero(trace) && !is_zero(span) && text.len() <= MAX_STATE_BYTES
+}
+
+fn is_state(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_STATE_BYTES && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn what_is_no_traceparent_is_none() {
+        assert!(is_parent(PARENT));
+        assert!(is_parent(&PARENT.replacen("00", "01", 1)));
+        assert!(is_parent(&format!("{}-more", PARENT.replacen("00", "01", 1))), "of a later version");
+        for wrong in [
+            String::new(),
+            "00".into(),
+            PARENT.to_uppercase(),
+            PARENT.replace("0af7", "0ag7"),
+            PARENT.replacen("00", "ff", 1),
+            format!("{PARENT}-more"),
+            format!("{PARENT} "),
+            PARENT[..54].into(),
+            PARENT.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            PARENT.replace("b7ad6b7169203331", &"0".repeat(16)),
+        ] {
+            assert!(!is_parent(&wrong), "{wrong}");
+        }
+        assert!(is_state("rojo=00f067aa0ba902b7,congo=t61"));
+        assert!(!is_state("") && !is_state("a=\n") && !is_state(&"a".repeat(513)));
+    }
+
+    #[test]
+    fn a_context_is_appended_behind_what_is_there() {
+        let context = TraceContext::parse(PARENT, Some("a=\"1\"")).unwrap();
+        assert_eq!(context.trace_id(), "0af7651916cd43dd8448eb211c80319c");
+        for attributes in ["{}", r#"{"n":12345678901234567890.5}"#, r#"{"traceparent":"none"}"#] {
+            let attributes = Attributes::parse(attributes).unwrap();
+            let appended = context.append_to_attributes(&attributes).unwrap();
+            assert_eq!(appended.get("traceparent"), Some(PARENT.into()));
+            assert_eq!(appended.get("tracestate"), Some("a=\"1\"".into()));
+            assert!(appended.as_json().starts_with(attributes.as_json().trim_end_matches('}')));
+            assert_eq!(TraceContext::from_attributes(&appended), Some(context.clone()));
+        }
+    }
+}

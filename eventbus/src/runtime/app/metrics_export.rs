@@ -1,0 +1,63 @@
+//! Export of an app's metrics to OpenTelemetry, which asks for them without waiting: a task polls store and bus for it.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    inner::AppInner,
+    metrics::{PolledStatus, collect},
+};
+use crate::runtime::metrics::{Exporter, Metrics};
+
+/// Interval at which the task polls store and bus.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the app reported at a collection, and the metrics that OpenTelemetry has asked for since: it asks for each of them by
+/// its own call, and for the same one again in the next collection only.
+#[derive(Default)]
+struct Collection {
+    metrics: Arc<Metrics>,
+    asked: BTreeSet<&'static str>,
+}
+
+/// Exports the metrics of an app until it is dropped or stopped.
+pub(super) fn export(app: &Arc<AppInner>, exporter: &Exporter) {
+    if !exporter.has_meter() {
+        return;
+    }
+    let polled: Arc<Mutex<Arc<PolledStatus>>> = Arc::default();
+    let (weak, status) = (Arc::downgrade(app), Arc::clone(&polled));
+    let collection: Arc<Mutex<Collection>> = Arc::default();
+    exporter.export_numbers(move |metric| {
+        let app = weak.upgrade()?;
+        let mut collection = collection.lock();
+        if collection.asked.is_empty() || !collection.asked.insert(metric.name) {
+            let status = Arc::clone(&status.lock());
+            collection.metrics = Arc::new(collect(&app, &status));
+            collection.asked = BTreeSet::from([metric.name]);
+        }
+        Some(Arc::clone(&collection.metrics))
+    });
+    let (weak, clock, stop) = (Arc::downgrade(app), app.clock().clone(), app.tasks.stop().clone());
+    app.tasks.spawn_store_task(async move {
+        let polling = async {
+            while poll(&weak, &polled).await {
+                clock.sleep(POLL_INTERVAL).await;
+            }
+        };
+        stop.run_until_cancelled(polling).await;
+    });
+}
+
+/// Polls store and bus once; returns `false` if the app is gone.
+async fn poll(app: &Weak<AppInner>, polled: &Mutex<Arc<PolledStatus>>) -> bool {
+    let Some(app) = app.upgrade() else { return false };
+    let status = PolledStatus::poll(&app).await;
+    *polled.lock() = Arc::new(status);
+    true
+}

@@ -1,0 +1,26 @@
+//! Metrics of an app: what the runtime counts, and the form in which it is read.
+//!
+//! The runtime counts appends and loads here, the delivery engine the runs of handlers in each
+//! [`Subscriber`](crate::port::Subscriber); status of relay, projections and bus is read when metrics are.
+//!
+//! Invariant: labels hold names that the application declares, never an id, so that the number of series does not grow with
+//! the data.
+
+mod aggregate_meters;
+mod append_meter;
+pub(crate) mod catalog;
+#[cfg(feature = "opentelemetry")]
+mod exporter;
+#[cfg(not(feature = "opentelemetry"))]
+#[path = "no_exporter.rs"]
+mod exporter;
+mod family;
+mod meters;
+mod prometheus_text;
+
+pub(crate) use aggregate_meters::{AggregateMeter, LoadSource};
+pub(crate) use append_meter::AppendOutcome;
+pub(crate) use exporter::Exporter;
+pub(crate) use family::FamilyBuilder;
+pub use family::{Distribution, MetricFamily, MetricKind, Metrics, Sample, SampleValue};
+pub(crate) use meters::Meters;

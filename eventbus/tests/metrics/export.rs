@@ -1,0 +1,150 @@
+//! Export to OpenTelemetry.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use eventbus::{
+    App, Never,
+    metrics::{MetricKind, SampleValue},
+    testkit::TestApp,
+};
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_sdk::metrics::{
+    InMemoryMetricExporter, SdkMeterProvider,
+    data::{AggregatedMetrics, MetricData},
+};
+
+use crate::shop::{self, Order, Paid, SharedCounts};
+
+/// Series by name and sorted labels, each with its numbers: the value, or count and sum.
+type Series = BTreeMap<String, Vec<f64>>;
+
+fn key<'a>(name: &str, labels: impl Iterator<Item = (&'a str, String)>) -> String {
+    let labels: BTreeMap<_, _> = labels.collect();
+    format!("{name} {labels:?}")
+}
+
+fn exported(exporter: &InMemoryMetricExporter) -> Series {
+    let mut series = Series::new();
+    let collected = exporter.get_finished_metrics().unwrap();
+    let last = collected.last().unwrap();
+    for metric in last.scope_metrics().flat_map(|scope| scope.metrics()) {
+        let name = metric.name();
+        macro_rules! add {
+            ($points:expr, $values:expr) => {
+                for point in $points {
+                    let labels = point.attributes().map(|label| (label.key.as_str(), label.value.to_string()));
+                    series.insert(key(name, labels), $values(point));
+                }
+            };
+        }
+        match metric.data() {
+            AggregatedMetrics::U64(MetricData::Sum(sum)) => {
+                assert!(sum.is_monotonic(), "{name}");
+                add!(sum.data_points(), |point: &opentelemetry_sdk::metrics::data::SumDataPoint<u64>| vec![
+                    point.value() as f64
+                ]);
+            }
+            AggregatedMetrics::F64(MetricData::Gauge(gauge)) => {
+                add!(gauge.data_points(), |point: &opentelemetry_sdk::metrics::data::GaugeDataPoint<f64>| vec![
+                    point.value()
+                ]);
+            }
+            AggregatedMetrics::F64(MetricData::Histogram(histogram)) => {
+                add!(
+                    histogram.data_points(),
+                    |point: &opentelemetry_sdk::metrics::data::HistogramDataPoint<f64>| vec![
+                        point.count() as f64,
+                        (point.sum() * 1e6).round()
+                    ]
+                );
+            }
+            data => panic!("{name}: {data:?}"),
+        }
+    }
+    series
+}
+
+/// The series that the app itself reports, under the names of OpenTelemetry.
+async fn reported(app: &App) -> Series {
+    let metrics = app.metrics().await;
+    let mut series = Series::new();
+    for family in metrics.families() {
+        let name = family.name.strip_suffix("_total").unwrap_or(family.name);
+        assert_eq!(name == family.name, family.kind != MetricKind::Counter);
+        for sample in &family.samples {
+            let values = match &sample.value {
+                SampleValue::Number(number) => vec![*number],
+                // a histogram without values is not exported
+                SampleValue::Distribution(of) if of.count == 0 => continue,
+                SampleValue::Distribution(of) => vec![of.count as f64, (of.sum * 1e6).round()],
+                value => panic!("{value:?}"),
+            };
+            series.insert(key(name, sample.labels.iter().map(|(name, value)| (*name, value.clone()))), values);
+        }
+    }
+    series
+}
+
+#[tokio::test]
+async fn opentelemetry_gets_what_the_app_reports() {
+    let exporter = InMemoryMetricExporter::default();
+    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
+    let meter = provider.meter("eventbus");
+    let app = shop::start(&SharedCounts::default(), move |builder| builder.export_metrics(meter.clone())).await;
+    let orders = app.repository::<Order>();
+    for number in 1..=20_u64 {
+        let id = format!("o-{number}").parse().unwrap();
+        orders.upsert(&id, |_| Ok::<_, Never>([Paid { cents: number }, Paid { cents: 1 }])).await.unwrap();
+    }
+    app.advance(Duration::from_hours(1)).await;
+    provider.force_flush().unwrap();
+    let (exported, reported) = (exported(&exporter), reported(&app).await);
+    assert!(exported.len() > 60);
+    assert_eq!(exported, reported);
+}
+
+#[tokio::test]
+async fn the_age_of_an_event_is_right_between_two_polls() {
+    let exporter = InMemoryMetricExporter::default();
+    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
+    let meter = provider.meter("eventbus");
+    let app = TestApp::start(move || App::builder().projection(Stopped).export_metrics(meter.clone())).await;
+    app.save("o-1", Paid { cents: 1 }).await;
+    let lag = || {
+        provider.force_flush().unwrap();
+        exported(&exporter)[r#"eventbus_projection_lag_seconds {"projection": "stopped"}"#][0]
+    };
+    app.advance(Duration::from_secs(30)).await;
+    assert_eq!(lag(), 30.0);
+    for second in [31.0, 32.0, 33.0, 34.0, 35.0, 36.0] {
+        app.advance(Duration::from_secs(1)).await;
+        assert_eq!(lag(), second);
+    }
+}
+
+struct Stopped;
+
+#[eventbus::projection(name = "stopped")]
+impl Stopped {
+    fn paid(&mut self, _: &Paid) -> Result<(), &'static str> {
+        Err("on purpose")
+    }
+}
+
+#[tokio::test]
+async fn an_app_that_is_gone_exports_no_numbers() {
+    let exporter = InMemoryMetricExporter::default();
+    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
+    let app = App::builder().export_metrics(provider.meter("eventbus")).start().await.unwrap();
+    provider.force_flush().unwrap();
+    assert!(exported(&exporter).keys().any(|series| series.starts_with("eventbus_relay_leader ")));
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+    let weak = Arc::downgrade(app.store());
+    drop(app);
+    while weak.strong_count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    exporter.reset();
+    provider.force_flush().unwrap();
+    assert!(exporter.get_finished_metrics().unwrap().iter().all(|metrics| metrics.scope_metrics().count() == 0));
+}

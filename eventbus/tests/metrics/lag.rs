@@ -1,0 +1,105 @@
+//! Lag in events and in seconds.
+
+use std::time::Duration;
+
+use eventbus::{
+    App, InMemoryEventBus, InMemoryEventStore,
+    prelude::*,
+    testkit::{Fault, FaultyBus, ManualClock, TestApp},
+};
+
+use crate::shop::{Order, Paid};
+
+#[derive(Debug, Default)]
+struct Sales {
+    cents: u64,
+}
+
+#[projection(name = "sales")]
+impl Sales {
+    fn paid(&mut self, paid: &Paid) -> Result<(), HandlerError> {
+        if paid.cents == 13 {
+            return Err(HandlerError::permanent("unlucky"));
+        }
+        self.cents += paid.cents;
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Payments {
+    number: u64,
+}
+
+#[projection(name = "payments")]
+impl Payments {
+    fn paid(&mut self, _paid: &Paid) {
+        self.number += 1;
+    }
+}
+
+async fn numbers(app: &App, projection: &str) -> [f64; 4] {
+    let metrics = app.metrics().await;
+    ["lag_events", "lag_seconds", "stopped", "owner"]
+        .map(|name| metrics.number(&format!("eventbus_projection_{name}"), &[("projection", projection)]).unwrap())
+}
+
+#[tokio::test]
+async fn the_lag_of_a_stopped_projection_grows_by_a_second_each_second() {
+    let app = TestApp::start(|| App::builder().projection(Sales::default()).projection(Payments::default())).await;
+    app.save("o-1", Paid { cents: 1 }).await;
+    app.advance(Duration::from_secs(60)).await;
+    assert_eq!(numbers(&app, "sales").await, [0.0, 0.0, 0.0, 1.0]);
+    app.save("o-1", Paid { cents: 13 }).await;
+    app.advance(Duration::from_secs(5)).await;
+    assert_eq!(numbers(&app, "sales").await, [1.0, 5.0, 1.0, 0.0]);
+    for second in 1..=100_u32 {
+        app.advance(Duration::from_secs(1)).await;
+        assert_eq!(numbers(&app, "sales").await[1], 5.0 + f64::from(second));
+    }
+    // later events do not make the oldest one younger
+    app.save("o-2", [Paid { cents: 2 }, Paid { cents: 3 }]).await;
+    app.advance(Duration::from_millis(500)).await;
+    assert_eq!(numbers(&app, "sales").await, [3.0, 105.5, 1.0, 0.0]);
+    assert_eq!(numbers(&app, "payments").await, [0.0, 0.0, 0.0, 1.0]);
+    assert_eq!(app.projection::<Payments>().unwrap().read().await.number, 4);
+    assert_eq!(app.projection::<Sales>().unwrap().read().await.cents, 1);
+}
+
+#[tokio::test]
+async fn the_lag_of_a_relay_that_cannot_publish_grows_by_a_second_each_second() {
+    let clock = ManualClock::new();
+    let bus = FaultyBus::new(InMemoryEventBus::builder().clock(clock.clone()).build());
+    bus.publishes.fail_next(Fault::Unavailable, 1_000);
+    let builder = App::builder().store(InMemoryEventStore::with_clock(clock.clone())).bus(bus.clone());
+    let app = builder.clock(clock.clone()).start().await.unwrap();
+    pay(&app, "o-1").await;
+    let relay = async || {
+        let metrics = app.metrics().await;
+        ["leader", "failing", "stopped", "lag_events", "lag_seconds"]
+            .map(|name| metrics.number(&format!("eventbus_relay_{name}"), &[]).unwrap())
+    };
+    while relay().await != [1.0, 1.0, 0.0, 1.0, 0.0] {
+        tokio::task::yield_now().await;
+    }
+    for second in [1.0, 2.0, 3.0] {
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(relay().await[3..], [1.0, second]);
+    }
+    bus.publishes.clear();
+    while relay().await != [1.0, 0.0, 0.0, 0.0, 0.0] {
+        clock.advance(Duration::from_secs(1));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(app.metrics().await.number("eventbus_relay_published_total", &[]), Some(1.0));
+    bus.refused.set(Some(eventbus::Position::START));
+    pay(&app, "o-2").await;
+    while relay().await != [1.0, 0.0, 1.0, 1.0, 0.0] {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn pay(app: &App, id: &str) {
+    let id = id.parse().unwrap();
+    app.repository::<Order>().upsert(&id, |_| Ok::<_, eventbus::Never>(Paid { cents: 1 })).await.unwrap();
+}

@@ -1,0 +1,12 @@
+//! Metrics: their values, labels, page, export, dashboard and alerts.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod counts;
+mod export;
+mod files;
+mod lag;
+mod page;
+mod prometheus;
+mod route;
+mod series;
+mod shop;
