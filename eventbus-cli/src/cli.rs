@@ -5,6 +5,8 @@ use std::{ffi::OsString, io::Write as _, time::Duration};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use eventbus::clock::SharedClock;
 
+#[cfg(feature = "dashboard")]
+use crate::command::DashboardArgs;
 use crate::{
     command::{
         CauseArgs, CompletionArgs, CopyArgs, DeadLetterArgs, DoctorArgs, ExportArgs, FollowArgs, GroupArgs, ImportArgs,
@@ -79,6 +81,8 @@ enum Command {
     Groups(GroupArgs),
     DeadLetters(DeadLetterArgs),
     Lag(LagArgs),
+    #[cfg(feature = "dashboard")]
+    Dashboard(DashboardArgs),
     Schema(SchemaArgs),
     Migrate(MigrateArgs),
     #[command(name = "why")]
@@ -102,6 +106,8 @@ impl Command {
             Self::Groups(args) => args.run(session).await,
             Self::DeadLetters(args) => args.run(session).await,
             Self::Lag(args) => args.run(session).await,
+            #[cfg(feature = "dashboard")]
+            Self::Dashboard(args) => args.run(session).await,
             Self::Schema(args) => args.run(session).await,
             Self::Migrate(args) => args.run(session).await,
             Self::Causes(args) => args.run(session).await,

@@ -9,6 +9,9 @@
 pub mod cli;
 mod command;
 pub mod connection;
+#[cfg(feature = "dashboard")]
+pub mod dashboard;
+mod dead_letter_action;
 pub mod doctor;
 mod error;
 mod output;
@@ -17,4 +20,6 @@ mod session;
 mod transfer;
 
 pub use cli::{run, run_from};
+#[cfg(feature = "dashboard")]
+pub use dashboard::dashboard;
 pub use error::{CommandError, ExitStatus};

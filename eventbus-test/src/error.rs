@@ -10,6 +10,8 @@ use crate::server::Server;
 pub(crate) enum Error {
     /// The binaries are neither found nor installed.
     Missing { server: Server, because: String },
+    /// The browser is neither found nor installed.
+    NoBrowser { because: String },
     /// This system cannot run private servers.
     #[cfg_attr(unix, allow(dead_code))]
     Unsupported { server: Server },
@@ -49,6 +51,9 @@ impl fmt::Display for Error {
                 package = server.package(),
                 formula = server.formula(),
             ),
+            Self::NoBrowser { because } => {
+                write!(f, "Chromium is not installed ({because}): install it (Debian: apt-get install chromium)")
+            }
             Self::Unsupported { server } => write!(
                 f,
                 "private {server} servers are started on Unix only: set {} to the URL of a running server",

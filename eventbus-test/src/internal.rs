@@ -1,6 +1,12 @@
 //! For the tests of the repository of eventbus only: no part of the API, and changed without notice.
 
-use crate::{error::expect, local::PrivateRedis, port, private_redis_with};
+use std::path::PathBuf;
+
+use crate::{
+    error::expect,
+    local::{self, PrivateRedis},
+    port, private_redis_with,
+};
 
 pub use crate::actor::Actor;
 
@@ -24,6 +30,16 @@ pub async fn redis_connection(url: &str) -> ::redis::aio::MultiplexedConnection 
 #[must_use]
 pub fn closed_port() -> u16 {
     expect(port::closed())
+}
+
+/// Returns the browser Chromium, for tests of pages; installs it where tests install servers.
+///
+/// # Panics
+/// If it is neither found nor installed.
+#[must_use]
+#[track_caller]
+pub fn chromium() -> PathBuf {
+    expect(local::find_chromium())
 }
 
 /// Starts a [`private_redis`](crate::private_redis) that is a cluster of one node, which has no slots yet.

@@ -7,6 +7,11 @@ pub(crate) fn shared_url(server: Server) -> Result<String, Error> {
     Err(Error::Unsupported { server })
 }
 
+/// Refuses: on this system no browser is looked for.
+pub(crate) fn find_chromium() -> Result<std::path::PathBuf, Error> {
+    Err(Error::NoBrowser { because: "tests find it on Unix only".to_owned() })
+}
+
 /// A Redis server of the caller's own; never to be had on this system.
 #[derive(Debug)]
 pub struct PrivateRedis(std::convert::Infallible);

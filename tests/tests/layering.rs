@@ -33,9 +33,9 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         "eventbus-cli",
         &[
             &["error", "output"],
-            &["connection"],
+            &["connection", "dead_letter_action"],
             &["doctor", "query", "transfer"],
-            &["session"],
+            &["dashboard", "session"],
             &["command"],
             &["cli"],
         ],

@@ -5,12 +5,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use eventbus::{
     bus::MessageId,
-    dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters},
+    dead_letter::{DeadLetter, DeadLetterFilter},
 };
 use serde::Serialize;
 
 use super::parse_duration;
 use crate::{
+    dead_letter_action::DeadLetterAction,
     error::{CommandError, ExitStatus},
     output::{Align, Table, age, optional, time_text},
     query::{DeadLetterQuery, DeadLetterRow, find_dead_letters},
@@ -98,13 +99,6 @@ struct OneDeadLetter {
     dead_letter: DeadLetterRow,
 }
 
-/// What to do with dead letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum DeadLetterAction {
-    Replay,
-    Discard,
-}
-
 /// The outcome for one dead letter.
 #[derive(Debug, Serialize)]
 struct Outcome {
@@ -136,29 +130,6 @@ impl FilterArgs {
             && aggregate.is_none()
             && error.is_none()
             && older.is_none()
-    }
-}
-
-impl DeadLetterAction {
-    const fn verb(self) -> &'static str {
-        match self {
-            Self::Replay => "replay",
-            Self::Discard => "discard",
-        }
-    }
-
-    const fn done(self) -> &'static str {
-        match self {
-            Self::Replay => "replayed",
-            Self::Discard => "discarded",
-        }
-    }
-
-    async fn end(self, dead_letters: &dyn DeadLetters, id: &MessageId) -> Result<bool, CommandError> {
-        Ok(match self {
-            Self::Replay => dead_letters.replay(id).await?,
-            Self::Discard => dead_letters.discard(id).await?,
-        })
     }
 }
 

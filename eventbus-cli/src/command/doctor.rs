@@ -8,7 +8,7 @@ use eventstore_sqlite::file_of_url;
 
 use crate::{
     connection::{ConnectionSettings, StoreUrl},
-    doctor::{Doctor, DoctorConfig, Severity, UnknownCheck},
+    doctor::{Doctor, DoctorConfig, Report, Severity, UnknownCheck},
     error::{CommandError, ExitStatus},
     session::Session,
 };
@@ -42,19 +42,7 @@ impl DoctorArgs {
                 .and_then(|doctor| doctor.skip(&self.skip))
                 .map_err(|unknown: UnknownCheck| CommandError::Usage(unknown.to_string()))
         };
-        let mut reports = Vec::new();
-        let doctor = add_bus(new_doctor()?, settings).await?;
-        match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
-            // a doctor examines one Redis: the store is on another one, perhaps
-            Some(StoreUrl::Redis(url)) if settings.bus.as_ref() != Some(&url) => {
-                let store = new_doctor()?.redis(connect_redis(&url, settings).await?);
-                reports.push(store.redis_store(&settings.store_prefix).run().await);
-                if settings.bus.is_some() {
-                    reports.push(doctor.run().await);
-                }
-            }
-            store => reports.push(add_store(doctor, store, settings)?.run().await),
-        }
+        let reports = examine(settings, new_doctor).await?;
         let mut status = ExitStatus::Done;
         for report in reports {
             session.printer().show_whole(&report)?;
@@ -67,6 +55,27 @@ impl DoctorArgs {
         }
         Ok(status)
     }
+}
+
+/// Examines the store and the bus of the settings.
+pub(super) async fn examine(
+    settings: &ConnectionSettings,
+    new_doctor: impl Fn() -> Result<Doctor, CommandError>,
+) -> Result<Vec<Report>, CommandError> {
+    let mut reports = Vec::new();
+    let doctor = add_bus(new_doctor()?, settings).await?;
+    match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
+        // a doctor examines one Redis: the store is on another one, perhaps
+        Some(StoreUrl::Redis(url)) if settings.bus.as_ref() != Some(&url) => {
+            let store = new_doctor()?.redis(connect_redis(&url, settings).await?);
+            reports.push(store.redis_store(&settings.store_prefix).run().await);
+            if settings.bus.is_some() {
+                reports.push(doctor.run().await);
+            }
+        }
+        store => reports.push(add_store(doctor, store, settings)?.run().await),
+    }
+    Ok(reports)
 }
 
 async fn add_bus(doctor: Doctor, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {

@@ -5,6 +5,8 @@
 mod causes;
 mod completions;
 mod copy;
+#[cfg(feature = "dashboard")]
+mod dashboard;
 mod dead_letters;
 mod doctor;
 mod durations;
@@ -20,6 +22,8 @@ mod schema;
 mod status;
 mod streams;
 
+#[cfg(feature = "dashboard")]
+pub(crate) use self::dashboard::DashboardArgs;
 pub(crate) use self::{
     causes::CauseArgs,
     completions::CompletionArgs,

@@ -9,13 +9,16 @@ use super::settings::ConnectionSettings;
 use crate::error::CommandError;
 
 /// A bus that exists. Opening it created no stream and no group.
-#[derive(Debug, Clone)]
+#[derive(derive_more::Debug, Clone)]
 #[non_exhaustive]
 pub enum OpenBus {
     /// On Redis Streams.
     Redis(RedisEventBus),
     /// In the process of the application, with the progress of its groups in the store.
     InProcess(InMemoryEventBus),
+    /// Of any kind: the bus of an application that runs in this process.
+    #[debug("{}", _0.describe())]
+    Other(Arc<dyn EventBus>),
 }
 
 impl OpenBus {
@@ -43,6 +46,7 @@ impl OpenBus {
         match self {
             Self::Redis(bus) => bus,
             Self::InProcess(bus) => bus,
+            Self::Other(bus) => &**bus,
         }
     }
 
@@ -57,7 +61,11 @@ impl OpenBus {
 
     /// Returns `true` if the groups of the bus are in the process of the application.
     #[must_use]
-    pub const fn is_in_process(&self) -> bool {
-        matches!(self, Self::InProcess(_))
+    pub fn is_in_process(&self) -> bool {
+        match self {
+            Self::Redis(_) => false,
+            Self::InProcess(_) => true,
+            Self::Other(bus) => !bus.is_durable(),
+        }
     }
 }

@@ -111,6 +111,14 @@ impl DeadLetterTally {
     /// # Errors
     /// [`CommandError`] if the bus cannot be reached.
     pub async fn load(dead_letters: &dyn DeadLetters) -> Result<Self, CommandError> {
+        Self::load_at_most(dead_letters, COUNTED_MAX).await
+    }
+
+    /// Counts the dead letters by group, about the oldest `counted_max` of them.
+    ///
+    /// # Errors
+    /// [`CommandError`] if the bus cannot be reached.
+    pub async fn load_at_most(dead_letters: &dyn DeadLetters, counted_max: u64) -> Result<Self, CommandError> {
         let (mut tally, mut after, mut counted) = (Self::default(), None, 0);
         loop {
             let page = dead_letters.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), PAGE).await?;
@@ -120,7 +128,7 @@ impl DeadLetterTally {
             counted += page.letters.len() as u64;
             after = page.next;
             tally.is_complete = after.is_none();
-            if tally.is_complete || counted >= COUNTED_MAX {
+            if tally.is_complete || counted >= counted_max {
                 return Ok(tally);
             }
         }
@@ -162,6 +170,41 @@ pub async fn find_dead_letters(
         found.extend(page.letters.into_iter().filter(|dead_letter| query.matches_error(dead_letter)));
         after = page.next;
         if found.len() >= limit || after.is_none() {
+            return Ok((found, after));
+        }
+    }
+}
+
+/// Finds the dead letters that match, oldest first, at most `limit`, after the one with an id, and reads no more than
+/// about `read_max` of them. Returns also the id after which there may be more; there may be, although none was found.
+///
+/// # Errors
+/// [`CommandError`] if the bus cannot be reached, or `after` is no id of a dead letter.
+pub async fn search_dead_letters(
+    dead_letters: &dyn DeadLetters,
+    query: &DeadLetterQuery,
+    after: Option<MessageId>,
+    (limit, read_max): (usize, usize),
+) -> Result<(Vec<DeadLetter>, Option<MessageId>), CommandError> {
+    let (mut found, mut after, mut read) = (Vec::new(), after, 0);
+    loop {
+        // without a filter: a bus that filters reads on until it has found some
+        let page = dead_letters.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), PAGE).await?;
+        read += page.letters.len();
+        let mut dead = page.letters.into_iter().peekable();
+        while let Some(dead_letter) = dead.next() {
+            if !query.filter.matches(&dead_letter) || !query.matches_error(&dead_letter) {
+                continue;
+            }
+            let id = dead_letter.id.clone();
+            found.push(dead_letter);
+            if found.len() >= limit {
+                let next = if dead.peek().is_some() { Some(id) } else { page.next };
+                return Ok((found, next));
+            }
+        }
+        after = page.next;
+        if after.is_none() || read >= read_max {
             return Ok((found, after));
         }
     }

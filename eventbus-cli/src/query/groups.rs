@@ -1,13 +1,11 @@
 //! The consumer groups of a bus.
 
-use eventbus::{
-    Name, Position, bus::EventBus, clock::SharedClock, health::GroupInfo, store::EventStore, support::ReaderKind,
-};
+use eventbus::{Name, Position, clock::SharedClock, health::GroupInfo, store::EventStore, support::ReaderKind};
 use serde::Serialize;
 
 use super::{
     dead_letters::DeadLetterTally,
-    position::{Lag, listings, read_all},
+    position::{Lag, all_checkpoints},
 };
 use crate::{connection::OpenBus, error::CommandError};
 
@@ -33,6 +31,20 @@ pub struct GroupRow {
     /// The time since the first event after that position was recorded; `None` if the store was not asked, and 0 if
     /// the group has no entries left.
     pub seconds: Option<f64>,
+    /// What the bus knows of its consumers: long runs, one without heartbeats, and the delivery that has been unfinished
+    /// for longest.
+    #[serde(skip)]
+    pub remarks: Vec<String>,
+}
+
+/// What is read of the groups of the in-process bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupDetail {
+    /// Also the deliveries that wait for a retry: the store reads a row for each delivery that a group has not finished, its
+    /// dead letters included.
+    Waiting,
+    /// Their checkpoints only: no delivery is pending then, and the lag is that of the checkpoint.
+    Checkpoints,
 }
 
 impl GroupRow {
@@ -53,49 +65,67 @@ pub async fn list_groups(
     clock: &SharedClock,
 ) -> Result<Vec<GroupRow>, CommandError> {
     let tally = DeadLetterTally::load(bus.dead_letters()?).await?;
-    list_tallied(bus, store, &tally, clock).await
+    list_groups_with(bus, store, (&tally, GroupDetail::Waiting), clock).await
 }
 
-/// Lists the consumer groups of a bus whose dead letters are counted.
-pub(super) async fn list_tallied(
+/// Lists the consumer groups of a bus whose dead letters are counted, by name.
+///
+/// # Errors
+/// [`CommandError`] if the bus or the store cannot be reached.
+pub async fn list_groups_with(
+    bus: &OpenBus,
+    store: Option<&dyn EventStore>,
+    (tally, detail): (&DeadLetterTally, GroupDetail),
+    clock: &SharedClock,
+) -> Result<Vec<GroupRow>, CommandError> {
+    match store {
+        Some(store) if bus.is_in_process() => groups_in_process(store, (tally, detail), clock).await,
+        None if bus.is_in_process() => Ok(Vec::new()),
+        store => groups_of_stream(bus, store, tally, clock).await,
+    }
+}
+
+/// Lists the groups of a bus that keeps their progress itself.
+async fn groups_of_stream(
     bus: &OpenBus,
     store: Option<&dyn EventStore>,
     tally: &DeadLetterTally,
     clock: &SharedClock,
 ) -> Result<Vec<GroupRow>, CommandError> {
-    match (bus, store) {
-        (OpenBus::InProcess(_), Some(store)) => groups_in_process(store, tally, clock).await,
-        (OpenBus::InProcess(_), None) => Ok(Vec::new()),
-        (OpenBus::Redis(redis), store) => {
-            let info = redis.stream_info().await;
-            if !info.connected {
-                let what = redis.describe();
-                return Err(CommandError::unreachable(&what, "it did not describe its groups"));
-            }
-            let holder = redis.trim_blocker().await?.map(|blocker| blocker.group);
-            let floors = match store {
-                Some(store) => store.floors(redis.destination()).await?,
-                None => Vec::new(),
-            };
-            let mut rows = Vec::with_capacity(info.consumer_groups.len());
-            for group in info.consumer_groups {
-                let floor = floors.iter().find(|floor| *floor.group == *group.name).map(|floor| floor.position);
-                let mut row = row_of(group, tally, holder.as_deref());
-                row.position = floor.map(|floor| floor.to_string());
-                row.seconds = match store.zip(floor) {
-                    _ if row.unfinished() == 0 => Some(0.0),
-                    Some((store, floor)) => Some(Lag::load(store, clock, floor, store.head().await?).await?.seconds),
-                    None => row.oldest_ms.map(|oldest| oldest as f64 / 1_000.0),
-                };
-                rows.push(row);
-            }
-            Ok(rows)
-        }
+    let port = bus.as_bus();
+    let info = port.stream_info().await;
+    if !info.connected {
+        return Err(CommandError::unreachable(&port.describe(), "it did not describe its groups"));
     }
+    let holder = match bus {
+        OpenBus::Redis(redis) => redis.trim_blocker().await?.map(|blocker| blocker.group),
+        _ => None,
+    };
+    let floors = match store {
+        Some(store) => store.floors(port.destination()).await?,
+        None => Vec::new(),
+    };
+    let mut rows = Vec::with_capacity(info.consumer_groups.len());
+    for group in info.consumer_groups {
+        let floor = floors.iter().find(|floor| *floor.group == *group.name).map(|floor| floor.position);
+        let mut row = row_of(group, tally, holder.as_deref());
+        row.position = floor.map(|floor| floor.to_string());
+        row.seconds = match store.zip(floor) {
+            _ if row.unfinished() == 0 => Some(0.0),
+            Some((store, floor)) => Some(Lag::load(store, clock, floor, store.head().await?).await?.seconds),
+            None => row.oldest_ms.map(|oldest| oldest as f64 / 1_000.0),
+        };
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 fn row_of(group: GroupInfo, tally: &DeadLetterTally, holder: Option<&str>) -> GroupRow {
+    let runs = group.in_flight.iter().map(ToString::to_string);
+    let silent = group.silent.iter().map(ToString::to_string);
+    let unfinished = group.oldest_unfinished.iter().map(ToString::to_string);
     GroupRow {
+        remarks: runs.chain(silent).chain(unfinished).collect(),
         consumers: Some(group.active_consumers),
         pending: group.pending,
         oldest_ms: group.oldest_pending_age_ms,
@@ -110,11 +140,11 @@ fn row_of(group: GroupInfo, tally: &DeadLetterTally, holder: Option<&str>) -> Gr
 /// Lists the groups of the in-process bus, whose progress is in the store.
 async fn groups_in_process(
     store: &dyn EventStore,
-    tally: &DeadLetterTally,
+    (tally, detail): (&DeadLetterTally, GroupDetail),
     clock: &SharedClock,
 ) -> Result<Vec<GroupRow>, CommandError> {
-    let (listings, prefix) = (listings(store)?, ReaderKind::Group.prefix());
-    let checkpoints = read_all(async |after, limit| listings.list_checkpoints(prefix, after, limit).await).await?;
+    let prefix = ReaderKind::Group.prefix();
+    let checkpoints = all_checkpoints(store, prefix).await?;
     let head = store.head().await?;
     let mut rows = Vec::with_capacity(checkpoints.len());
     for checkpoint in checkpoints {
@@ -122,7 +152,10 @@ async fn groups_in_process(
         else {
             continue;
         };
-        let waiting = store.waiting_deliveries(&group).await?;
+        let waiting = match detail {
+            GroupDetail::Waiting => store.waiting_deliveries(&group).await?,
+            GroupDetail::Checkpoints => Vec::new(),
+        };
         let first_waiting = waiting.first().map(|delivery| Position::new(delivery.position.get().saturating_sub(1)));
         let behind = first_waiting.map_or(checkpoint.position, |waiting| waiting.min(checkpoint.position));
         rows.push(GroupRow {

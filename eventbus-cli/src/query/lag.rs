@@ -3,7 +3,12 @@
 use eventbus::{bus::EventBus, clock::SharedClock, store::EventStore};
 use serde::Serialize;
 
-use super::{groups::list_groups, projections::list_projections, relays::list_relays};
+use super::{
+    dead_letters::DeadLetterTally,
+    groups::{GroupDetail, list_groups_with},
+    projections::list_projections,
+    relays::list_relays,
+};
 use crate::{connection::OpenBus, error::CommandError};
 
 /// The sort of a reader.
@@ -58,6 +63,19 @@ pub async fn list_lags(
     bus: &OpenBus,
     clock: &SharedClock,
 ) -> Result<Vec<LagRow>, CommandError> {
+    list_lags_with(store, bus, GroupDetail::Waiting, clock).await
+}
+
+/// Lists how far all readers are behind as [`list_lags`] does, with more or less of the groups.
+///
+/// # Errors
+/// [`CommandError`] if the store or the bus cannot be reached.
+pub async fn list_lags_with(
+    store: Option<&dyn EventStore>,
+    bus: &OpenBus,
+    detail: GroupDetail,
+    clock: &SharedClock,
+) -> Result<Vec<LagRow>, CommandError> {
     let mut rows = Vec::new();
     let mut head = None;
     if let Some(store) = store {
@@ -86,7 +104,8 @@ pub async fn list_lags(
             });
         }
     }
-    for row in list_groups(bus, store, clock).await? {
+    // the numbers of dead letters are not shown
+    for row in list_groups_with(bus, store, (&DeadLetterTally::default(), detail), clock).await? {
         rows.push(LagRow {
             kind: ReaderSort::Group,
             events: row.unfinished(),

@@ -15,13 +15,13 @@ mod streams;
 
 pub use self::{
     causes::{CauseRow, CauseTree, DeadDeliveryRow, SearchProgress, find_causes, position_at},
-    dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterTally, find_dead_letters},
+    dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterTally, find_dead_letters, search_dead_letters},
     events::EventView,
-    groups::{GroupRow, list_groups},
-    lag::{LagRow, ReaderSort, list_lags},
+    groups::{GroupDetail, GroupRow, list_groups, list_groups_with},
+    lag::{LagRow, ReaderSort, list_lags, list_lags_with},
     position::Lag,
     projections::{ProjectionRow, SkippedRow, list_projections},
     relays::{RelayRow, list_relays},
     status::{StatusView, load_status},
-    streams::{StreamPage, StreamRow, list_streams},
+    streams::{StreamPage, StreamRow, list_stream_page, list_streams, read_newest_events},
 };

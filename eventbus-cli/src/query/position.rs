@@ -5,7 +5,7 @@ use eventbus::{
     clock::SharedClock,
     port::{
         ReadError,
-        listings::{ListCursor, Listing, Listings},
+        listings::{Listings, StoredCheckpoint, StoredLease},
     },
     store::EventStore,
 };
@@ -53,17 +53,31 @@ pub(super) fn listings(store: &dyn EventStore) -> Result<&dyn Listings, CommandE
     store.listings().ok_or_else(|| CommandError::fault(format!("{} lists nothing", store.describe())))
 }
 
-/// Reads all pages of a listing.
-pub(super) async fn read_all<T>(
-    mut page: impl AsyncFnMut(Option<&ListCursor>, usize) -> Result<Listing<T>, ReadError>,
-) -> Result<Vec<T>, ReadError> {
-    let (mut items, mut after) = (Vec::new(), None);
+/// Reads all checkpoints of a store whose names begin with `prefix`.
+pub(super) async fn all_checkpoints(
+    store: &dyn EventStore,
+    prefix: &str,
+) -> Result<Vec<StoredCheckpoint>, CommandError> {
+    let (listings, mut all, mut after) = (listings(store)?, Vec::new(), None);
     loop {
-        let Listing { items: more, next } = page(after.as_ref(), PAGE).await?;
-        items.extend(more);
-        match next {
-            Some(next) => after = Some(next),
-            None => return Ok(items),
+        let page = listings.list_checkpoints(prefix, after.as_ref(), PAGE).await?;
+        all.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            return Ok(all);
+        }
+    }
+}
+
+/// Reads all leases of a store whose roles begin with `prefix`.
+pub(super) async fn all_leases(store: &dyn EventStore, prefix: &str) -> Result<Vec<StoredLease>, CommandError> {
+    let (listings, mut all, mut after) = (listings(store)?, Vec::new(), None);
+    loop {
+        let page = listings.list_leases(prefix, after.as_ref(), PAGE).await?;
+        all.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            return Ok(all);
         }
     }
 }

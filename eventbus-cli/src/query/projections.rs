@@ -13,7 +13,7 @@ use eventbus::{
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::position::{Lag, listings, read_all};
+use super::position::{Lag, all_checkpoints, all_leases};
 use crate::{
     error::CommandError,
     output::{serialize_option_time, serialize_position, serialize_time},
@@ -64,11 +64,11 @@ pub struct SkippedRow {
 /// # Errors
 /// [`CommandError`] if the store cannot be reached, or lists no checkpoints.
 pub async fn list_projections(store: &dyn EventStore, clock: &SharedClock) -> Result<Vec<ProjectionRow>, CommandError> {
-    let (listings, prefix) = (listings(store)?, ReaderKind::Projection.prefix());
-    let checkpoints = read_all(async |after, limit| listings.list_checkpoints(prefix, after, limit).await).await?;
-    let leases = read_all(async |after, limit| listings.list_leases(prefix, after, limit).await).await?;
+    let prefix = ReaderKind::Projection.prefix();
+    let checkpoints = all_checkpoints(store, prefix).await?;
+    let leases = all_leases(store, prefix).await?;
     let rebuilds = ReaderKind::Rebuild.prefix();
-    let rebuilds = read_all(async |after, limit| listings.list_leases(rebuilds, after, limit).await).await?;
+    let rebuilds = all_leases(store, rebuilds).await?;
     let head = store.head().await?;
     let names = checkpoints.iter().map(|checkpoint| &checkpoint.name);
     let roles: BTreeSet<_> = names.chain(leases.iter().map(|stored| &stored.lease.role)).collect();

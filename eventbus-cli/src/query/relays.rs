@@ -9,7 +9,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
-    position::{Lag, listings, read_all},
+    position::{Lag, all_checkpoints, all_leases},
     projections::{SkippedRow, skipped_by},
 };
 use crate::{
@@ -59,13 +59,13 @@ pub async fn list_relays(
     bus: Option<&dyn EventBus>,
     clock: &SharedClock,
 ) -> Result<Vec<RelayRow>, CommandError> {
-    let (listings, prefix) = (listings(store)?, ReaderKind::Relay.prefix());
+    let prefix = ReaderKind::Relay.prefix();
     let mut relays: BTreeMap<Name, StoredRelay> = BTreeMap::new();
-    for checkpoint in read_all(async |after, limit| listings.list_checkpoints(prefix, after, limit).await).await? {
+    for checkpoint in all_checkpoints(store, prefix).await? {
         let relay = relays.entry(checkpoint.name).or_default();
         (relay.position, relay.updated_at) = (Some(checkpoint.position), checkpoint.updated_at);
     }
-    for stored in read_all(async |after, limit| listings.list_leases(prefix, after, limit).await).await? {
+    for stored in all_leases(store, prefix).await? {
         relays.entry(stored.lease.role).or_default().leader = stored.is_held.then(|| stored.lease.owner.to_string());
     }
     let asked = match bus {

@@ -1,9 +1,14 @@
 //! The streams of a store.
 
 use eventbus::{
-    port::listings::{ListCursor, StoredStream, StreamFilter},
+    RecordedEvent, StreamId, Version,
+    port::{
+        Direction,
+        listings::{ListCursor, StoredStream, StreamFilter},
+    },
     store::EventStore,
 };
+use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -59,14 +64,50 @@ pub async fn list_streams(
     after: Option<&str>,
     limit: usize,
 ) -> Result<StreamPage, CommandError> {
-    let mut next = after.map(ListCursor::new);
-    let mut streams = Vec::new();
+    let mut page = StreamPage { streams: Vec::new(), next: after.map(str::to_owned) };
     loop {
-        let page = listings(store)?.list_streams(filter, next.as_ref(), limit - streams.len()).await?;
-        streams.extend(page.items.into_iter().map(StreamRow::from));
-        next = page.next;
-        if streams.len() >= limit || next.is_none() {
-            return Ok(StreamPage { streams, next: next.map(|next| next.to_string()) });
+        let more = list_stream_page(store, filter, page.next.as_deref(), limit - page.streams.len()).await?;
+        page.streams.extend(more.streams);
+        page.next = more.next;
+        if page.streams.len() >= limit || page.next.is_none() {
+            return Ok(page);
         }
     }
+}
+
+/// Lists up to `limit` streams that match, after the former page, from one page of the store: there may be none although
+/// more follow.
+///
+/// # Errors
+/// [`CommandError`] if the store cannot be reached, or `after` is no place where a page begins.
+pub async fn list_stream_page(
+    store: &dyn EventStore,
+    filter: &StreamFilter,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<StreamPage, CommandError> {
+    let after = after.map(ListCursor::new);
+    let page = listings(store)?.list_streams(filter, after.as_ref(), limit).await?;
+    let streams = page.items.into_iter().map(StreamRow::from).collect();
+    Ok(StreamPage { streams, next: page.next.map(|next| next.to_string()) })
+}
+
+/// Reads up to `limit` events of a stream, the newest first, from a version on.
+///
+/// # Errors
+/// [`CommandError`] if the store cannot be reached, or an event cannot be read.
+pub async fn read_newest_events(
+    store: &dyn EventStore,
+    stream: &StreamId,
+    from: Version,
+    limit: usize,
+) -> Result<Vec<RecordedEvent>, CommandError> {
+    let mut read = store.read_stream(stream, from, Direction::Backward);
+    let mut events = Vec::new();
+    while events.len() < limit
+        && let Some(event) = read.try_next().await?
+    {
+        events.push(event);
+    }
+    Ok(events)
 }

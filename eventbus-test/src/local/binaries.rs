@@ -33,7 +33,7 @@ enum Found {
 }
 
 fn install_and_find(server: Server) -> Result<PathBuf, Error> {
-    let installed = install::unless_found(server, || matches!(find_installed(server), Found::Here(_)))?;
+    let installed = install::unless_found(server.package(), || matches!(find_installed(server), Found::Here(_)))?;
     match (find_installed(server), installed) {
         (Found::Here(path), _) => Ok(path),
         (_, Err(because)) => Err(Error::Missing { server, because }),
@@ -49,6 +49,18 @@ fn find_installed(server: Server) -> Found {
             ["redis-server", "valkey-server"].iter().find_map(|name| on_path(name)).map_or(Found::Nowhere, Found::Here)
         }
     }
+}
+
+/// Returns the browser; installs it if it is missing and can be.
+pub(crate) fn find_chromium() -> Result<PathBuf, Error> {
+    const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+    let find = || NAMES.iter().find_map(|name| on_path(name));
+    if let Some(program) = find() {
+        return Ok(program);
+    }
+    let installed = install::unless_found("chromium", || find().is_some())?;
+    let because = installed.err().unwrap_or_else(|| "not found even after installing it".to_owned());
+    find().ok_or(Error::NoBrowser { because })
 }
 
 fn in_named_folder(folder: PathBuf) -> Found {

@@ -1,4 +1,4 @@
-//! Installing a missing server with the system's package manager (`apt-get`).
+//! Installing a missing program with the system's package manager (`apt-get`).
 
 use std::{
     env,
@@ -7,14 +7,14 @@ use std::{
 };
 
 use super::{account, process, workspace};
-use crate::{error::Error, server::Server};
+use crate::error::Error;
 
 /// A program installs nothing unasked.
 const VARIABLE: &str = "TEST_SERVERS_INSTALL";
 
-/// Installs `server` unless `is_found` returns `true` once this process has the lock; the inner error is the reason why
-/// not.
-pub(crate) fn unless_found(server: Server, is_found: impl Fn() -> bool) -> Result<Result<(), String>, Error> {
+/// Installs a Debian package unless `is_found` returns `true` once this process has the lock; the inner error is the reason
+/// why not.
+pub(crate) fn unless_found(package: &str, is_found: impl Fn() -> bool) -> Result<Result<(), String>, Error> {
     if let Some(because) = obstacle()? {
         return Ok(Err(because.to_owned()));
     }
@@ -22,7 +22,7 @@ pub(crate) fn unless_found(server: Server, is_found: impl Fn() -> bool) -> Resul
     if is_found() {
         return Ok(Ok(()));
     }
-    Ok(install(server.package()))
+    Ok(install(package))
 }
 
 fn obstacle() -> Result<Option<&'static str>, Error> {

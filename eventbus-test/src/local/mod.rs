@@ -18,5 +18,5 @@ mod run_folder;
 mod shared;
 mod workspace;
 
-pub(crate) use self::shared::url as shared_url;
+pub(crate) use self::{binaries::find_chromium, shared::url as shared_url};
 pub use self::{private_postgres::PrivatePostgres, private_redis::PrivateRedis};

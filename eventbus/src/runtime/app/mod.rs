@@ -295,6 +295,26 @@ impl App {
         })
     }
 
+    /// Rebuilds the projection with that name as [`rebuild`](Self::rebuild) does, for tools of operators; `None` if the
+    /// app has no projection of that name.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(app: &eventbus::App) -> eventbus::Result<()> {
+    /// if let Some(rebuild) = app.rebuild_by_name("accounts") {
+    ///     rebuild.on_progress(|now| println!("{now}")).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn rebuild_by_name(&self, name: &str) -> Option<Rebuild<'_, Rebuilt>> {
+        let projection = self.0.projections.iter().find(|projection| projection.definition().name == name)?;
+        let (tasks, timeout) = (&self.0.tasks, self.0.wait_timeout);
+        Some(Rebuild::new(move |report| {
+            projection.erased().rebuild(tasks.runner_context(), tasks.stop(), report, timeout)
+        }))
+    }
+
     /// Writes the rows of one aggregate anew, for projections whose attribute has `tables(..)` and `key = ".."`.
     ///
     /// One transaction deletes its rows from every table and handles its events again up to the projection's position,

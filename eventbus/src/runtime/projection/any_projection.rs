@@ -5,8 +5,14 @@ use std::{any::Any, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ProjectionError, ProjectionStatus, context::RunnerContext, handle::ProjectionHandle, meter::ProjectionMeter,
-    runner::ProjectionRunner, shadow_rebuild::find_rebuild_owner,
+    ProjectionError, ProjectionStatus,
+    context::RunnerContext,
+    handle::ProjectionHandle,
+    meter::ProjectionMeter,
+    rebuild::{RebuildFuture, rebuild_in_app},
+    rebuild_progress::{ProgressCallback, Rebuilt},
+    runner::ProjectionRunner,
+    shadow_rebuild::find_rebuild_owner,
 };
 use crate::{
     delivery::activity::Activity,
@@ -40,6 +46,14 @@ pub(crate) trait ErasedProjection: Any + Send + Sync {
         store: &'a dyn EventStore,
         head: Position,
     ) -> BoxFuture<'a, Result<ProjectionStatus, ReadError>>;
+    /// Rebuilds it while an app feeds it; waits at most `guard_timeout` for guards to be dropped.
+    fn rebuild<'a>(
+        &'a self,
+        context: &'a RunnerContext,
+        stop: &'a CancellationToken,
+        report: ProgressCallback<'a>,
+        guard_timeout: Duration,
+    ) -> RebuildFuture<'a, Rebuilt>;
     /// Adds to a report its run of a method that takes long, and that it waits for its store.
     fn add_to_health(&self, health: &mut Health);
     /// Returns the runs of its methods at the moment.
@@ -83,6 +97,16 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
             };
             Ok(ProjectionStatus { rebuilding, ..self.status(head) })
         })
+    }
+
+    fn rebuild<'a>(
+        &'a self,
+        context: &'a RunnerContext,
+        stop: &'a CancellationToken,
+        report: ProgressCallback<'a>,
+        guard_timeout: Duration,
+    ) -> RebuildFuture<'a, Rebuilt> {
+        Box::pin(rebuild_in_app(self.inner(), context, stop, report, guard_timeout))
     }
 
     fn add_to_health(&self, health: &mut Health) {

@@ -1,0 +1,141 @@
+//! `dashboard`: pages for a browser.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Args;
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use super::{doctor::examine, parse_duration};
+use crate::{
+    connection::{ConnectionSettings, StoreUrl},
+    dashboard::{DashboardConfig, DashboardInner, DashboardSource, DashboardToken, Examine, routes},
+    doctor::{Doctor, DoctorConfig},
+    error::{CommandError, ExitStatus},
+    session::Session,
+};
+
+/// The interval of samples of a store on Redis: it keeps no list of its readers.
+const REDIS_SAMPLE_INTERVAL: Duration = Duration::from_secs(60);
+const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Serve pages that show the store and the bus to a browser
+///
+/// The pages are read-only. `--allow-changes` lets operators who log in with the token replay and discard dead letters. On an
+/// address that other machines can reach, all pages need the token; put a server with TLS before it. Ctrl-C ends it.
+#[derive(derive_more::Debug, Args)]
+pub(crate) struct DashboardArgs {
+    /// The address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    listen: SocketAddr,
+    /// Let operators who log in replay and discard dead letters
+    #[arg(long)]
+    allow_changes: bool,
+    /// The token to log in with, of at least 16 characters; without it a token is made and shown, if one is needed
+    #[arg(long, value_name = "TOKEN", env = "EVENTBUS_DASHBOARD_TOKEN", hide_env_values = true)]
+    #[debug(skip)]
+    token: Option<String>,
+    /// A name of this server that browsers may use, beside its addresses and `localhost`
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+    /// Show fields with this name without their values
+    #[arg(long = "hide", value_name = "FIELD")]
+    hidden_fields: Vec<String>,
+    /// The interval of the samples of throughput and lag; by default 5 seconds, and a minute for a store on Redis, whose keys
+    /// each sample scans
+    #[arg(long, value_name = "INTERVAL", value_parser = parse_duration)]
+    sample_every: Option<Duration>,
+}
+
+#[derive(Serialize)]
+struct Listening {
+    url: String,
+    /// The token, if it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+impl DashboardArgs {
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let (mut config, made) = self.config()?;
+        if self.sample_every.is_none() && matches!(session.settings().store_url(), Ok(StoreUrl::Redis(_))) {
+            config.sample_interval = REDIS_SAMPLE_INTERVAL;
+        }
+        let bus = session.bus().await?.clone();
+        let source = DashboardSource::new(session.optional_store().await?, bus);
+        let source = source.with_doctor(doctor_of(session.settings().clone(), session));
+        let listener = TcpListener::bind(self.listen).await;
+        let cannot = |error| CommandError::fault(format!("cannot listen on {}: {error}", self.listen));
+        let listener = listener.map_err(cannot)?;
+        let url = format!("http://{}/", listener.local_addr()?);
+        let body = Listening { url, token: made.map(|token| token.as_str().to_owned()) };
+        session.printer().show(&body, |body| {
+            let token = body.token.as_ref().map(|token| format!("token      {token}\n")).unwrap_or_default();
+            format!("dashboard  {}\n{token}", body.url)
+        })?;
+        axum::serve(listener, routes(DashboardInner::new(source, config))).await?;
+        Ok(ExitStatus::Done)
+    }
+
+    /// Returns the configuration, and the token if it was made.
+    fn config(&self) -> Result<(DashboardConfig, Option<DashboardToken>), CommandError> {
+        let is_public = !self.listen.ip().is_loopback();
+        let given = self.token.as_deref().filter(|token| !token.is_empty()).map(DashboardToken::new).transpose()?;
+        let made = match given {
+            None if is_public || self.allow_changes => Some(DashboardToken::generate()?),
+            _ => None,
+        };
+        let default = DashboardConfig::default();
+        let config = DashboardConfig {
+            login_to_read: is_public || (given.is_some() && !self.allow_changes),
+            token: given.or_else(|| made.clone()),
+            allow_changes: self.allow_changes,
+            hosts: Some(self.hosts.clone()),
+            hidden_fields: self.hidden_fields.clone(),
+            sample_interval: self.sample_every.map_or(default.sample_interval, |every| every.max(SAMPLE_INTERVAL_MIN)),
+        };
+        Ok((config, made))
+    }
+}
+
+fn doctor_of(settings: ConnectionSettings, session: &Session) -> Examine {
+    let clock = session.clock().clone();
+    Box::new(move || {
+        let (settings, clock) = (settings.clone(), clock.clone());
+        Box::pin(async move {
+            let config = || DoctorConfig { clock: clock.clone(), ..DoctorConfig::default() };
+            examine(&settings, || Ok(Doctor::new().config(config()))).await
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Parsed {
+        #[command(flatten)]
+        args: DashboardArgs,
+    }
+
+    fn config(arguments: &[&str]) -> (DashboardConfig, Option<DashboardToken>) {
+        Parsed::parse_from([&["dashboard"], arguments].concat()).args.config().unwrap()
+    }
+
+    #[test]
+    fn a_token_is_made_where_one_is_needed() {
+        let (config_of_loopback, made) = config(&[]);
+        assert!(made.is_none() && config_of_loopback.token.is_none() && !config_of_loopback.login_to_read);
+        for (arguments, login_to_read) in [(&["--allow-changes"][..], false), (&["--listen", "0.0.0.0:1"], true)] {
+            let (config, made) = config(arguments);
+            assert!(made.is_some() && config.token.is_some(), "{arguments:?}");
+            assert_eq!(config.login_to_read, login_to_read, "{arguments:?}");
+        }
+        let given = ["--token", "0123456789abcdef"];
+        let (config_of_given, made) = config(&given);
+        assert!(made.is_none() && config_of_given.login_to_read && !config_of_given.allow_changes);
+    }
+}

@@ -1,0 +1,42 @@
+"use strict";
+
+// Replaces the parts of a page that change, every five seconds while the page is visible and in no use.
+const INTERVAL = 5000;
+
+function isInUse(part) {
+  const focused = part.contains(document.activeElement) && document.activeElement !== part;
+  return document.hidden || focused || part.querySelector("details[open]") !== null || !document.getSelection().isCollapsed;
+}
+
+function announce(isStale) {
+  const note = document.getElementById("stale");
+  if (note) {
+    note.hidden = !isStale;
+  }
+}
+
+async function refresh(part) {
+  const answer = await fetch(window.location.href, { cache: "no-store", redirect: "error" });
+  if (!answer.ok) {
+    throw new Error(answer.statusText);
+  }
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const next = page.querySelector("[data-live]");
+  if (next && !isInUse(part)) {
+    part.replaceChildren(...next.childNodes);
+    const [now, shown] = [page, document].map((from) => from.querySelector("footer time"));
+    if (now && shown) {
+      shown.replaceWith(document.adoptNode(now));
+    }
+  }
+}
+
+window.setInterval(() => {
+  const part = document.querySelector("[data-live]");
+  if (part && !isInUse(part)) {
+    refresh(part).then(
+      () => announce(false),
+      () => announce(true),
+    );
+  }
+}, INTERVAL);

@@ -1,0 +1,106 @@
+//! The configuration of a dashboard.
+
+use std::time::Duration;
+
+use subtle::ConstantTimeEq as _;
+
+use crate::error::CommandError;
+
+/// The fewest characters of a token that is given.
+const TOKEN_MIN: usize = 16;
+/// The most, as it is in a cookie.
+const TOKEN_MAX: usize = 512;
+
+/// What a dashboard shows and allows; the default is read-only.
+#[derive(Debug, Clone)]
+pub struct DashboardConfig {
+    /// The token by which operators log in.
+    pub token: Option<DashboardToken>,
+    /// Operators who have logged in may replay and discard dead letters, and rebuild projections of the app. Without a
+    /// token there is no login, and no change.
+    pub allow_changes: bool,
+    /// All pages need a login. Without a token no page is shown then.
+    pub login_to_read: bool,
+    /// The names of this server that a browser may use, such as `ops.example.org`; `None` allows all.
+    ///
+    /// A list keeps pages of other sites from reading the dashboard through a name of theirs that resolves to this server
+    /// (DNS rebinding). Addresses and `localhost` are allowed in any case, as no such name is one.
+    pub hosts: Option<Vec<String>>,
+    /// Fields of payloads and attributes with one of these names are shown without their values, at any depth.
+    pub hidden_fields: Vec<String>,
+    /// The interval of the samples of throughput and lag, of which 720 are kept in memory. Default 5 s.
+    pub sample_interval: Duration,
+}
+
+impl Default for DashboardConfig {
+    fn default() -> Self {
+        Self {
+            token: None,
+            allow_changes: false,
+            login_to_read: false,
+            hosts: None,
+            hidden_fields: Vec::new(),
+            sample_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The token of a dashboard: a secret, which operators enter to log in. `Debug` does not show it.
+#[derive(Clone, derive_more::Debug)]
+#[debug("DashboardToken")]
+pub struct DashboardToken(String);
+
+impl DashboardToken {
+    /// Takes a token.
+    ///
+    /// # Errors
+    /// [`CommandError::Usage`] if it has less than 16 characters or more than 512, or one beside letters, digits and `-._~`.
+    pub fn new(token: impl Into<String>) -> Result<Self, CommandError> {
+        let token = token.into();
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+        if !(TOKEN_MIN..=TOKEN_MAX).contains(&token.len()) || !token.chars().all(is_allowed) {
+            let text = format!("a token has {TOKEN_MIN} to {TOKEN_MAX} letters, digits and `-._~`");
+            return Err(CommandError::Usage(text));
+        }
+        Ok(Self(token))
+    }
+
+    /// Makes a token of 32 random bytes.
+    ///
+    /// # Errors
+    /// [`CommandError::Fault`] if the operating system gives no random bytes.
+    pub fn generate() -> Result<Self, CommandError> {
+        let mut bytes = [0_u8; 32];
+        getrandom::fill(&mut bytes).map_err(|error| CommandError::fault(format!("no random bytes: {error}")))?;
+        Ok(Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+
+    /// Returns the token, to show it to the operator who started the dashboard.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Compares the token in a time that depends on the length of `given` only.
+    pub(super) fn matches(&self, given: &str) -> bool {
+        self.0.as_bytes().ct_eq(given.as_bytes()).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_long_fits_into_a_cookie_and_is_not_shown() {
+        for wrong in ["short", "with space 1234567", "semi;colon1234567", "ümlaut-1234567890", &"x".repeat(513)] {
+            assert!(matches!(DashboardToken::new(wrong), Err(CommandError::Usage(_))), "{wrong}");
+        }
+        let token = DashboardToken::new("0123456789abcdef").unwrap();
+        assert!(token.matches("0123456789abcdef") && !token.matches("0123456789abcdeF") && !token.matches(""));
+        assert_eq!(format!("{token:?}"), "DashboardToken");
+        let (one, two) = (DashboardToken::generate().unwrap(), DashboardToken::generate().unwrap());
+        assert_eq!((one.as_str().len(), DashboardToken::new(one.as_str()).is_ok()), (64, true));
+        assert!(!one.matches(two.as_str()));
+    }
+}

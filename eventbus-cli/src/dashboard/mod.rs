@@ -1,0 +1,76 @@
+//! The dashboard: pages for operators, rendered on the server (feature `dashboard`).
+//!
+//! [`dashboard`] returns the routes for an application, whose stores, buses and projections it shows; the command
+//! `eventbus dashboard` serves them for any store and bus. The pages read by [`query`](crate::query), as the commands do.
+//!
+//! Invariant: a page reads a bounded number of rows and scans no table, and changes are made by `POST` only, with the
+//! token and from a page of the same origin. No page shows a password of a URL, the payload of an event with sealed
+//! fields, or a field that [`DashboardConfig::hidden_fields`] names.
+
+mod access;
+mod chart;
+mod config;
+mod guard;
+mod inner;
+mod pages;
+mod parts;
+mod payload;
+mod rebuilds;
+mod routes;
+mod samples;
+mod source;
+mod visit;
+
+use std::sync::Arc;
+
+use axum::Router;
+use eventbus::App;
+
+pub use config::{DashboardConfig, DashboardToken};
+pub(crate) use inner::DashboardInner;
+pub(crate) use routes::routes;
+pub(crate) use source::{DashboardSource, Examine};
+
+use crate::connection::OpenBus;
+
+/// Returns the pages that show an app: store and bus, streams, projections, groups, dead letters, relay, health. They are
+/// read-only: [`dashboard_with`] allows changes.
+///
+/// Mount it with `nest`, below an authentication of your own: it shows the payloads of events and the errors of handlers.
+/// It is one of the holders of the app, as a route for probes is.
+///
+/// # Examples
+/// ```
+/// use axum::Router;
+/// use eventbus::App;
+///
+/// fn router(app: &App) -> Router {
+///     Router::new().nest("/operate", eventbus_cli::dashboard(app))
+/// }
+/// ```
+pub fn dashboard<S: Clone + Send + Sync + 'static>(app: &App) -> Router<S> {
+    dashboard_with(app, DashboardConfig::default())
+}
+
+/// Returns the pages that show an app, see [`dashboard`], with a configuration: who may change data, and what is hidden.
+///
+/// # Examples
+/// ```
+/// use axum::Router;
+/// use eventbus::App;
+/// use eventbus_cli::dashboard::{DashboardConfig, DashboardToken, dashboard_with};
+///
+/// fn router(app: &App, token: DashboardToken) -> Router {
+///     let config = DashboardConfig {
+///         token: Some(token),
+///         allow_changes: true, // replay and discard dead letters, rebuild projections
+///         hidden_fields: vec!["email".into()],
+///         ..DashboardConfig::default()
+///     };
+///     Router::new().nest("/operate", dashboard_with(app, config))
+/// }
+/// ```
+pub fn dashboard_with<S: Clone + Send + Sync + 'static>(app: &App, config: DashboardConfig) -> Router<S> {
+    let source = DashboardSource::new(Some(Arc::clone(app.store())), OpenBus::Other(Arc::clone(app.bus())));
+    routes(DashboardInner::new(source.of_app(app.clone()), config))
+}

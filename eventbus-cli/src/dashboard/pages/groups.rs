@@ -1,0 +1,60 @@
+//! The consumer groups of the bus.
+
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+use crate::{
+    dashboard::{
+        parts::{number, optional, position, seconds, table},
+        visit::Visit,
+    },
+    error::CommandError,
+    output::age,
+};
+
+pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, CommandError> {
+    let groups = visit.inner().source().groups().await?;
+    let columns = [
+        ("Group", false),
+        ("Consumers", true),
+        ("Pending", true),
+        ("Oldest", true),
+        ("Unread", true),
+        ("Lag", true),
+        ("Dead letters", true),
+        ("Finished", true),
+        ("Trimming", false),
+    ];
+    let rows = html! {
+        @for row in &groups {
+            tr {
+                th scope="row" { (row.group) }
+                td.number { (row.consumers.map_or_else(|| "–".into(), number)) }
+                td.number { (number(row.pending)) }
+                td.number { (optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest))))) }
+                td.number { (row.unread.map_or_else(|| "–".into(), number)) }
+                td.number { (seconds(row.seconds)) }
+                td.number {
+                    a href=(visit.link("dead-letters", &[("group", &row.group)])) { (number(row.dead_letters)) }
+                }
+                td.number { (position(row.position.as_deref())) }
+                td { @if row.holds_trim { "holds it" } }
+            }
+        }
+    };
+    Ok(html! {
+        div data-live {
+            @if groups.is_empty() { p { "The bus knows no group." } } @else { (table("Consumer groups", &columns, &rows)) }
+            @for row in groups.iter().filter(|row| !row.remarks.is_empty()) {
+                section aria-label=(format!("Consumers of {}", row.group)) {
+                    h2 { "Consumers of " code { (row.group) } }
+                    ul.problems { @for remark in &row.remarks { li { (remark) } } }
+                }
+            }
+            @for row in groups.iter().filter(|row| row.consumers == Some(0) && row.unfinished() > 0) {
+                p.problem { "No consumer of " code { (row.group) } " is alive, and entries wait." }
+            }
+        }
+    })
+}

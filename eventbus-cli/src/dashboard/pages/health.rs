@@ -1,0 +1,112 @@
+//! Health: the alerts of the app, what readers lack, and the doctor's findings.
+
+use eventbus::health::HealthThresholds;
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use crate::{
+    dashboard::{parts::table, source::DashboardSource, visit::Visit},
+    doctor::Report,
+    error::CommandError,
+};
+
+/// The seconds after which a lag is an alert, as in [`HealthThresholds`].
+fn lag_max() -> f64 {
+    HealthThresholds::default().lag_seconds as f64
+}
+
+/// Whether to examine the servers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::dashboard) struct HealthChoice {
+    examine: String,
+}
+
+pub(in crate::dashboard) async fn health(visit: &Visit, choice: &HealthChoice) -> Result<Markup, CommandError> {
+    let source = visit.inner().source();
+    let (summary, alerts) = match source.app() {
+        Some(app) => {
+            let health = app.health().await;
+            (Some((health.status, health.is_ready())), health.alerts(&HealthThresholds::default()))
+        }
+        None => (None, findings(source).await?),
+    };
+    let reports = match source.examine() {
+        Some(examine) if !choice.examine.is_empty() => Some(examine().await?),
+        _ => None,
+    };
+    Ok(html! {
+        @if let Some((status, is_ready)) = summary {
+            dl.facts {
+                div { dt { "This process" } dd { (status) } }
+                div { dt { "Ready for requests" } dd { @if is_ready { "yes" } @else { "no" } } }
+            }
+        }
+        @if alerts.is_empty() { p.done { "No alerts." } } @else {
+            ul.problems { @for alert in &alerts { li { (alert) } } }
+        }
+        @if source.examine().is_some() {
+            section aria-labelledby="doctor" {
+                h2 #doctor { "Doctor" }
+                form method="get" action=(visit.link("health", &[])) {
+                    input type="hidden" name="examine" value="now";
+                    button { "Examine the servers" }
+                }
+                @for report in reports.iter().flatten() { (report_content(report)) }
+            }
+        }
+    })
+}
+
+/// What store and bus show of readers that are behind, without the application.
+async fn findings(source: &DashboardSource) -> Result<Vec<String>, CommandError> {
+    let mut found = Vec::new();
+    for row in source.lags().await? {
+        let late = row.seconds.filter(|seconds| row.events > 0 && *seconds > lag_max());
+        if let Some(seconds) = late {
+            let owner = if row.owner.is_none() && row.at.is_some() { "; no process has its role" } else { "" };
+            found.push(format!("{} `{}` is behind by {seconds:.0} s{owner}", row.kind.as_str(), row.name));
+        }
+    }
+    if source.optional_store().is_some() {
+        let halted = source.relays().await?.into_iter().filter(|row| row.halted_at.is_some());
+        found.extend(
+            halted.map(|row| format!("the relay to `{}` has stopped until an operator decides", row.destination)),
+        );
+    }
+    let dead = source.count_dead().await?;
+    if dead.number > 0 {
+        let more = if dead.is_cut { " or more" } else { "" };
+        found.push(format!("{}{more} dead letters wait for an operator", dead.number));
+    }
+    Ok(found)
+}
+
+fn report_content(report: &Report) -> Markup {
+    let columns =
+        [("Check", false), ("Severity", false), ("Finding", false), ("Consequence", false), ("Repair", false)];
+    let rows = html! {
+        @for found in report.findings() {
+            tr {
+                th scope="row" { code { (found.check) } }
+                td { (found.finding.severity) }
+                td.text { (found.finding.finding) }
+                td.text { (found.finding.consequence) }
+                td.text { (found.finding.repair) }
+            }
+        }
+    };
+    html! {
+        @if report.findings().is_empty() { p.done { "No finding." } } @else {
+            (table("Findings, the worst first", &columns, &rows))
+        }
+        @if !report.not_checked().is_empty() {
+            h3 { "Not checked" }
+            ul { @for check in report.not_checked() { li { code { (check.check) } ": " (check.reason) } } }
+        }
+        details {
+            summary { (report.healthy().len()) " checks found all well" }
+            p { (report.healthy().join(", ")) }
+        }
+    }
+}

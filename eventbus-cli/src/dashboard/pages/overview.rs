@@ -1,0 +1,99 @@
+//! The overview: throughput, lag of all readers, the number of dead letters.
+
+use eventbus::health::HealthThresholds;
+use maud::{Markup, html};
+
+use crate::{
+    dashboard::{
+        chart::line_chart,
+        parts::{number, optional, position, seconds, table, time},
+        visit::Visit,
+    },
+    error::CommandError,
+    query::{LagRow, ReaderSort},
+};
+
+/// The readers that have a chart of their own.
+const CHARTS_MAX: usize = 12;
+
+pub(in crate::dashboard) async fn overview(visit: &Visit) -> Result<Markup, CommandError> {
+    let source = visit.inner().source();
+    let (read_at, lags) = visit.inner().samples().latest_lags(source).await?;
+    let dead = source.count_dead().await?;
+    let head = match source.optional_store() {
+        Some(store) => Some((store.describe(), store.head().await?.to_string())),
+        None => None,
+    };
+    let alerts = match source.app() {
+        Some(app) => app.health().await.alerts(&HealthThresholds::default()),
+        None => Vec::new(),
+    };
+    let (now, samples) = (source.clock().now(), visit.inner().samples());
+    let bus = match source.bus().is_in_process() {
+        true => "in process".into(),
+        false => source.bus().as_bus().describe(),
+    };
+    Ok(html! {
+        div data-live {
+            @if !alerts.is_empty() {
+                section aria-labelledby="alerts" {
+                    h2 #alerts { "Alerts" }
+                    ul.problems { @for alert in &alerts { li { (alert) } } }
+                }
+            }
+            dl.facts {
+                @if let Some((store, head)) = &head {
+                    div { dt { "Store" } dd { (store) } }
+                    div { dt { "Last position" } dd { (position(Some(head))) } }
+                }
+                div { dt { "Bus" } dd { (bus) } }
+                div {
+                    dt { "Dead letters" }
+                    dd { a href=(visit.link("dead-letters", &[])) { (number(dead.number)) @if dead.is_cut { " or more" } } }
+                }
+            }
+            @if head.is_some() {
+                section aria-labelledby="throughput" {
+                    h2 #throughput { "Throughput" }
+                    (line_chart("Stored", "events/s", &samples.throughput(now)))
+                }
+            }
+            section aria-labelledby="lag" {
+                h2 #lag { "Lag" }
+                @if lags.is_empty() { p { "No projection, relay or group is known." } } @else {
+                    (lag_table(visit, &lags))
+                    p.hint { "Read at " (time(Some(read_at))) }
+                }
+            }
+            @for row in lags.iter().take(CHARTS_MAX) {
+                section aria-label=(format!("Lag of {} {}", row.kind.as_str(), row.name)) {
+                    h3 { (row.kind.as_str()) " " code { (row.name) } }
+                    (line_chart("Lag", "s", &samples.lag(row.kind, &row.name, now)))
+                }
+            }
+        }
+    })
+}
+
+fn lag_table(visit: &Visit, lags: &[LagRow]) -> Markup {
+    let columns =
+        [("Reader", false), ("Kind", false), ("Lag", true), ("Events", true), ("Position", true), ("Owner", false)];
+    let page = |kind| match kind {
+        ReaderSort::Projection => "projections",
+        ReaderSort::Relay => "relay",
+        ReaderSort::Group => "groups",
+    };
+    let rows = html! {
+        @for row in lags {
+            tr {
+                th scope="row" { a href=(visit.link(page(row.kind), &[])) { (row.name) } }
+                td { (row.kind.as_str()) }
+                td.number { (seconds(row.seconds)) }
+                td.number { (number(row.events)) }
+                td.number { (position(row.at.as_deref())) }
+                td { (optional(row.owner.as_ref())) }
+            }
+        }
+    };
+    table("How far the readers are behind", &columns, &rows)
+}

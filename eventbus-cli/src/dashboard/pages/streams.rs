@@ -1,0 +1,186 @@
+//! The streams of the store, and the events of one.
+
+use eventbus::{Name, RecordedEvent, StreamId, Uuid, Version, port::listings::StreamFilter};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use crate::{
+    dashboard::{
+        parts::{field_table, number, position, search_field, table, time},
+        payload::{Change, Difference, Payload, differences},
+        visit::Visit,
+    },
+    error::CommandError,
+    query::{list_stream_page, read_newest_events},
+};
+
+/// Streams of one page.
+const STREAMS: usize = 50;
+/// Events of one page.
+const EVENTS: usize = 50;
+
+/// Which streams a page lists.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::dashboard) struct StreamSearch {
+    r#type: String,
+    prefix: String,
+    tenant: String,
+    /// Where the page begins.
+    after: String,
+}
+
+/// Which events of a stream a page shows.
+#[derive(Debug, Deserialize)]
+pub(in crate::dashboard) struct StreamChoice {
+    pub(in crate::dashboard) r#type: String,
+    pub(in crate::dashboard) id: String,
+    #[serde(default)]
+    tenant: String,
+    /// The newest version to show.
+    upto: Option<u64>,
+}
+
+impl StreamSearch {
+    fn filter(&self) -> Result<StreamFilter, CommandError> {
+        let name =
+            |text: &str| Name::new("aggregate type", text).map_err(|error| CommandError::Usage(error.to_string()));
+        Ok(StreamFilter {
+            aggregate_type: Some(self.r#type.trim()).filter(|text| !text.is_empty()).map(name).transpose()?,
+            id_prefix: self.prefix.trim().to_owned(),
+            tenant: parse_tenant(&self.tenant)?,
+        })
+    }
+}
+
+fn parse_tenant(text: &str) -> Result<Option<Uuid>, CommandError> {
+    match text.trim() {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| CommandError::Usage(format!("`{text}` is no UUID of a tenant"))),
+    }
+}
+
+/// The link to the events of a stream.
+pub(super) fn stream_link(visit: &Visit, aggregate_type: &str, id: &str, tenant: Option<Uuid>) -> String {
+    let tenant = tenant.map(|tenant| tenant.to_string()).unwrap_or_default();
+    visit.link("stream", &[("type", aggregate_type), ("id", id), ("tenant", &tenant)])
+}
+
+pub(in crate::dashboard) async fn streams(visit: &Visit, search: &StreamSearch) -> Result<Markup, CommandError> {
+    let store = visit.inner().source().store()?;
+    let after = Some(search.after.as_str()).filter(|after| !after.is_empty());
+    let page = list_stream_page(store, &search.filter()?, after, STREAMS).await?;
+    let columns = [("Stream", false), ("Type", false), ("Events", true), ("Last event", false), ("Tenant", false)];
+    let rows = html! {
+        @for row in &page.streams {
+            tr {
+                th scope="row" {
+                    a href=(stream_link(visit, &row.aggregate_type, &row.aggregate_id, row.tenant)) { (row.aggregate_id) }
+                }
+                td { (row.aggregate_type) }
+                td.number { (number(row.version)) }
+                td { (time(row.recorded_at)) }
+                td { @if let Some(tenant) = row.tenant { (tenant) } }
+            }
+        }
+    };
+    let next = page.next.as_ref().map(|next| {
+        let kept = [("type", &*search.r#type), ("prefix", &search.prefix), ("tenant", &search.tenant), ("after", next)];
+        visit.link("streams", &kept)
+    });
+    Ok(html! {
+        form.search method="get" action=(visit.link("streams", &[])) role="search" {
+            (search_field("type", "Aggregate type", &search.r#type))
+            (search_field("prefix", "Id begins with", &search.prefix))
+            (search_field("tenant", "Tenant", &search.tenant))
+            p.field { button { "Search" } }
+        }
+        @if !page.streams.is_empty() {
+            (table("Streams, by the order of their ids", &columns, &rows))
+        } @else if next.is_some() {
+            p { "No stream of this part of the store matches." }
+        } @else {
+            p { "No further stream matches." }
+        }
+        @if let Some(next) = &next {
+            p { a.next href=(next) rel="next" { "Next page" } }
+        }
+    })
+}
+
+pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -> Result<Markup, CommandError> {
+    let store = visit.inner().source().store()?;
+    let tenant = parse_tenant(&choice.tenant)?.filter(|tenant| !tenant.is_nil());
+    let stream = StreamId::parse(&choice.r#type, &choice.id).map_err(|error| CommandError::Usage(error.to_string()))?;
+    let stream = stream.with_tenant_id(tenant);
+    let newest = choice.upto.map_or(Version::MAX, Version::new).min(Version::MAX);
+    // one more, with which the oldest one is compared
+    let mut events = read_newest_events(store, &stream, newest, EVENTS + 1).await?;
+    events.reverse();
+    let hidden = visit.inner().hidden_fields();
+    let payloads: Vec<_> =
+        events.iter().map(|event| (event.event_type().as_str(), Payload::new(event, hidden))).collect();
+    let mut compared: Vec<_> = events.iter().zip(&payloads).zip(differences(&payloads)).collect();
+    let older =
+        (compared.len() > EVENTS).then(|| compared.remove(0)).map(|((event, _), _)| event.version().to_string());
+    Ok(html! {
+        @if let Some(tenant) = tenant { p { "Tenant " code { (tenant) } } }
+        @if compared.is_empty() {
+            p { "The stream has no events." }
+        }
+        ol.timeline reversed aria-label="Events, the newest first" {
+            @for ((event, (_, payload)), fields) in compared.iter().rev() {
+                li { (event_entry(event, payload.is_cut, fields)) }
+            }
+        }
+        @if let Some(upto) = older {
+            @let tenant = tenant.map(|tenant| tenant.to_string()).unwrap_or_default();
+            @let link = visit.link("stream", &[("type", &choice.r#type), ("id", &choice.id), ("tenant", &tenant), ("upto", &upto)]);
+            p { a.next href=(link) rel="next" { "Older events" } }
+        }
+    })
+}
+
+fn event_entry(event: &RecordedEvent, is_cut: bool, fields: &[Difference]) -> Markup {
+    let metadata = event.metadata();
+    let at = event.position().map(|position| position.to_string());
+    html! {
+        article {
+            h2 { (event.event_type()) " " span.version { "v" (event.version()) } }
+            p.facts-line {
+                (time(Some(metadata.recorded_at().unwrap_or(metadata.occurred_at()))))
+                @if let Some(actor) = metadata.actor_id() { " · by " (actor) }
+            }
+            @if !fields.is_empty() { (compared_fields(fields)) }
+            @if is_cut { p.hint { "More fields than are shown." } }
+            details {
+                summary { "Metadata" }
+                dl.facts {
+                    div { dt { "Event id" } dd { code { (metadata.event_id()) } } }
+                    div { dt { "Position" } dd { (position(at.as_deref())) } }
+                    div { dt { "Schema version" } dd { (metadata.schema_version()) } }
+                    div { dt { "Occurred" } dd { (time(Some(metadata.occurred_at()))) } }
+                    div { dt { "Correlation" } dd { code { (metadata.correlation_id()) } } }
+                    @if let Some(cause) = metadata.causation_id() { div { dt { "Caused by" } dd { code { (cause) } } } }
+                }
+            }
+        }
+    }
+}
+
+fn compared_fields(fields: &[Difference]) -> Markup {
+    let rows = html! {
+        @for field in fields {
+            tr {
+                th scope="row" { code { (field.path) } }
+                @match &field.change {
+                    Change::None => td { (field.value) },
+                    Change::New => td { ins { (field.value) } span.change { " new" } },
+                    Change::From(before) => td { del { (before) } " → " ins { (field.value) } span.change { " changed" } },
+                    Change::Gone => td { del { (field.value) } span.change { " gone" } },
+                }
+            }
+        }
+    };
+    field_table(&rows)
+}

@@ -1,0 +1,226 @@
+//! The payload of an event as a page shows it: its fields, without those that are hidden, and what has changed.
+//!
+//! Invariant: the values of an event with sealed fields, and those of hidden fields, get into no [`Payload`].
+
+use std::collections::BTreeMap;
+
+use eventbus::RecordedEvent;
+use serde_json::{Map, Value};
+
+/// The fields of one event that are shown.
+const FIELDS_MAX: usize = 200;
+/// The characters of one value that are shown.
+const VALUE_MAX: usize = 500;
+
+/// The payload of an event as a page shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Payload {
+    /// Path and value of each field.
+    fields: Vec<(String, String)>,
+    /// Set if there are more fields.
+    pub(super) is_cut: bool,
+}
+
+/// One field beside what earlier events have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) path: String,
+    pub(super) value: String,
+    pub(super) change: Change,
+}
+
+/// How a field differs from the last event that has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It does not, or no earlier event is known.
+    None,
+    /// No earlier event has it.
+    New,
+    /// It had this value.
+    From(String),
+    /// The last event of this type had it, with this value.
+    Gone,
+}
+
+impl Payload {
+    /// Reads the payload of an event, and its attributes if it has some.
+    pub(super) fn new(event: &RecordedEvent, hidden: &[String]) -> Self {
+        let metadata = event.metadata();
+        let mut payload = Self { fields: Vec::new(), is_cut: false };
+        let is_sealed = metadata.has_sealed_fields();
+        payload.add_json("", event.payload(), is_sealed, hidden);
+        if !metadata.attributes().is_empty() {
+            payload.add_json("attributes", metadata.attributes().as_json(), is_sealed, hidden);
+        }
+        payload
+    }
+
+    fn add_json(&mut self, path: &str, json: &str, is_sealed: bool, hidden: &[String]) {
+        match serde_json::from_str(json) {
+            Ok(Value::Object(fields)) if is_sealed => {
+                for name in fields.keys() {
+                    self.add(&join(path, name), "(sealed)".into());
+                }
+            }
+            Ok(value) if !is_sealed => self.add_value(path, &value, hidden),
+            _ => self.add(path, "(not readable)".into()),
+        }
+    }
+
+    fn add_value(&mut self, path: &str, value: &Value, hidden: &[String]) {
+        match value {
+            Value::Object(fields) if !fields.is_empty() => self.add_fields(path, fields, hidden),
+            Value::Array(items) if !items.is_empty() => {
+                for (place, item) in items.iter().enumerate() {
+                    if self.is_cut {
+                        return;
+                    }
+                    self.add_value(&format!("{path}[{place}]"), item, hidden);
+                }
+            }
+            Value::String(text) => self.add(path, shorten(text)),
+            value => self.add(path, shorten(&value.to_string())),
+        }
+    }
+
+    fn add_fields(&mut self, path: &str, fields: &Map<String, Value>, hidden: &[String]) {
+        for (name, value) in fields {
+            if self.is_cut {
+                return;
+            }
+            let path = join(path, name);
+            match hidden.contains(name) {
+                true => self.add(&path, "(hidden)".into()),
+                false => self.add_value(&path, value, hidden),
+            }
+        }
+    }
+
+    fn add(&mut self, path: &str, value: String) {
+        match self.fields.len() < FIELDS_MAX {
+            true => self.fields.push((path.to_owned(), value)),
+            false => self.is_cut = true,
+        }
+    }
+
+    /// Returns the fields, none of which is compared.
+    pub(super) fn fields(&self) -> &[(String, String)] {
+        &self.fields
+    }
+}
+
+/// Compares each payload, the oldest first, with the last earlier one that has the field. Each comes with its event type.
+pub(super) fn differences(payloads: &[(&str, Payload)]) -> Vec<Vec<Difference>> {
+    let mut known: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut last_of_type: BTreeMap<&str, &Payload> = BTreeMap::new();
+    let mut all = Vec::with_capacity(payloads.len());
+    for (event_type, payload) in payloads {
+        let is_first = all.is_empty();
+        let mut found: Vec<_> = payload
+            .fields
+            .iter()
+            .map(|(path, value)| Difference {
+                path: path.clone(),
+                value: value.clone(),
+                change: match known.get(path.as_str()) {
+                    None if is_first => Change::None,
+                    None => Change::New,
+                    Some(before) if before == value => Change::None,
+                    Some(before) => Change::From((*before).to_owned()),
+                },
+            })
+            .collect();
+        if let Some(last) = last_of_type.insert(event_type, payload) {
+            let is_there = |path: &String| payload.fields.iter().any(|(other, _)| other == path);
+            let gone = last.fields.iter().filter(|(path, _)| !is_there(path));
+            found.extend(gone.map(|(path, value)| Difference {
+                path: path.clone(),
+                value: value.clone(),
+                change: Change::Gone,
+            }));
+        }
+        known.extend(payload.fields.iter().map(|(path, value)| (path.as_str(), value.as_str())));
+        all.push(found);
+    }
+    all
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(VALUE_MAX) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventbus::{Name, NewEvent, StreamId, Version};
+
+    use super::*;
+
+    fn event(payload: &str, is_sealed: bool) -> RecordedEvent {
+        let event = NewEvent::new(Name::from_static("Noted"), 1, payload);
+        let record = event.recorded_as(StreamId::parse("Order", "o-1").unwrap(), Version::FIRST, None);
+        RecordedEvent::new(record.metadata().clone().with_sealed_fields(is_sealed), record.payload())
+    }
+
+    fn shown(payload: &str, hidden: &[&str]) -> Vec<(String, String)> {
+        let hidden: Vec<_> = hidden.iter().map(|name| (*name).to_owned()).collect();
+        Payload::new(&event(payload, false), &hidden).fields
+    }
+
+    fn pair(path: &str, value: &str) -> (String, String) {
+        (path.into(), value.into())
+    }
+
+    #[test]
+    fn nested_fields_have_paths() {
+        let wanted = [pair("a", "1"), pair("b.c[0]", "x"), pair("b.c[1].d", "null"), pair("e", "[]"), pair("f", "<b>")];
+        assert_eq!(shown(r#"{"a":1,"b":{"c":["x",{"d":null}]},"e":[],"f":"<b>"}"#, &[]), wanted);
+    }
+
+    #[test]
+    fn hidden_fields_have_no_value_at_any_depth() {
+        let payload = r#"{"email":{"at":"ada@example.org"},"list":[{"email":"ada@example.org","n":1}]}"#;
+        let wanted = [pair("email", "(hidden)"), pair("list[0].email", "(hidden)"), pair("list[0].n", "1")];
+        assert_eq!(shown(payload, &["email"]), wanted);
+    }
+
+    #[test]
+    fn an_event_with_sealed_fields_shows_no_value_at_all() {
+        let payload = Payload::new(&event(r#"{"name":"sealed:1:key:c2VhbGVk","deep":{"plain":"Ada"}}"#, true), &[]);
+        assert_eq!(payload.fields, [pair("deep", "(sealed)"), pair("name", "(sealed)")].as_slice());
+        let payload = Payload::new(&event(r#"["Ada"]"#, true), &[]);
+        assert_eq!(payload.fields, [pair("", "(not readable)")]);
+    }
+
+    #[test]
+    fn large_payloads_are_cut() {
+        let long = format!(r#"{{"a":"{}"}}"#, "ü".repeat(2_000));
+        let fields = shown(&long, &[]);
+        assert!(fields[0].1.ends_with("ü… (4000 bytes)") && fields[0].1.chars().count() < 520);
+        let many = Payload::new(&event(&format!("[{}1]", "1,".repeat(10_000)), false), &[]);
+        assert!(many.is_cut && many.fields.len() == FIELDS_MAX);
+    }
+
+    #[test]
+    fn a_field_is_compared_with_the_last_event_that_has_it() {
+        let of = |json: &str| Payload::new(&event(json, false), &[]);
+        let payloads = [
+            ("Placed", of(r#"{"cents":120,"note":"a"}"#)),
+            ("Shipped", of(r#"{"parcel":"p-1"}"#)),
+            ("Placed", of(r#"{"cents":90}"#)),
+        ];
+        let found = differences(&payloads);
+        let changes = |at: usize| -> Vec<_> {
+            found[at].iter().map(|field| (field.path.as_str(), field.value.as_str(), &field.change)).collect()
+        };
+        assert_eq!(changes(0), [("cents", "120", &Change::None), ("note", "a", &Change::None)]);
+        assert_eq!(changes(1), [("parcel", "p-1", &Change::New)]);
+        assert_eq!(changes(2), [("cents", "90", &Change::From("120".into())), ("note", "a", &Change::Gone)]);
+    }
+}

@@ -1,0 +1,173 @@
+//! The routes of the dashboard. All lie in one folder, so that links are relative.
+
+use std::sync::Arc;
+
+use axum::{
+    Form, Router,
+    extract::{DefaultBodyLimit, Query, rejection::QueryRejection},
+    http::{
+        StatusCode,
+        header::{CONTENT_TYPE, SET_COOKIE},
+    },
+    middleware,
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use serde::Deserialize;
+
+use super::{
+    access::Access,
+    guard::guard,
+    inner::DashboardInner,
+    pages::{
+        DeadLetterChoice, DeadLetterSearch, HealthChoice, StreamChoice, StreamSearch, dead_letter, dead_letters,
+        end_dead_letters, groups, health, login, overview, projections, relay, stream, streams,
+    },
+    visit::Visit,
+};
+use crate::dead_letter_action::DeadLetterAction;
+
+/// The bytes of a form.
+const FORM_MAX: usize = 64 * 1024;
+
+/// Returns the routes of a dashboard.
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>(inner: Arc<DashboardInner>) -> Router<S> {
+    inner.start_samples();
+    let guarded = middleware::from_fn_with_state(Arc::clone(&inner), guard);
+    Router::new()
+        .route("/", get(async |visit: Visit| visit.show("Overview", overview(&visit).await)))
+        .route("/streams", get(show_streams))
+        .route("/stream", get(show_stream))
+        .route("/projections", get(async |visit: Visit| visit.show("Projections", projections(&visit).await)))
+        .route("/rebuild", post(begin_rebuild))
+        .route("/groups", get(async |visit: Visit| visit.show("Groups", groups(&visit).await)))
+        .route("/dead-letters", get(show_dead_letters))
+        .route("/dead-letter", get(show_dead_letter))
+        .route("/replay", post(async |visit: Visit, form: Form<Ids>| end(visit, form, DeadLetterAction::Replay).await))
+        .route(
+            "/discard",
+            post(async |visit: Visit, form: Form<Ids>| end(visit, form, DeadLetterAction::Discard).await),
+        )
+        .route("/relay", get(async |visit: Visit| visit.show("Relay", relay(&visit).await)))
+        .route("/health", get(show_health))
+        .route("/login", get(async |visit: Visit| visit.show("Log in", Ok(login(&visit, false)))).post(log_in))
+        .route("/logout", post(log_out))
+        .route("/dashboard.css", get(async || asset("text/css; charset=utf-8", include_str!("assets/dashboard.css"))))
+        .route(
+            "/dashboard.js",
+            get(async || asset("text/javascript; charset=utf-8", include_str!("assets/dashboard.js"))),
+        )
+        .route("/dashboard.svg", get(async || asset("image/svg+xml", include_str!("assets/dashboard.svg"))))
+        .fallback(async || (StatusCode::NOT_FOUND, "there is no such page\n"))
+        .layer(DefaultBodyLimit::max(FORM_MAX))
+        .layer(guarded)
+        .with_state(inner)
+}
+
+/// The dead letters of a form: their ids, with spaces between them.
+#[derive(Debug, Deserialize)]
+struct Ids {
+    ids: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Rebuilding {
+    projection: String,
+}
+
+#[derive(derive_more::Debug, Deserialize)]
+struct Login {
+    #[debug(skip)]
+    token: String,
+}
+
+type Parameters<T> = Result<Query<T>, QueryRejection>;
+
+fn asset(content_type: &'static str, text: &'static str) -> Response {
+    ([(CONTENT_TYPE, content_type)], text).into_response()
+}
+
+/// Returns the parameters of a link, or the page that refuses them.
+fn parameters<T>(visit: &Visit, given: Parameters<T>) -> Result<T, Box<Response>> {
+    given.map(|Query(parameters)| parameters).map_err(|rejection| {
+        let text = maud::html! { p { (rejection.body_text()) } };
+        Box::new(visit.show_with(StatusCode::BAD_REQUEST, "Not understood", &text))
+    })
+}
+
+async fn show_streams(visit: Visit, given: Parameters<StreamSearch>) -> Response {
+    match parameters(&visit, given) {
+        Ok(search) => visit.show("Streams", streams(&visit, &search).await),
+        Err(refused) => *refused,
+    }
+}
+
+async fn show_stream(visit: Visit, given: Parameters<StreamChoice>) -> Response {
+    match parameters(&visit, given) {
+        Ok(choice) => visit.show(&format!("Stream {}/{}", choice.r#type, choice.id), stream(&visit, &choice).await),
+        Err(refused) => *refused,
+    }
+}
+
+async fn show_dead_letters(visit: Visit, given: Parameters<DeadLetterSearch>) -> Response {
+    match parameters(&visit, given) {
+        Ok(search) => visit.show("Dead letters", dead_letters(&visit, &search).await),
+        Err(refused) => *refused,
+    }
+}
+
+async fn show_dead_letter(visit: Visit, given: Parameters<DeadLetterChoice>) -> Response {
+    let choice = match parameters(&visit, given) {
+        Ok(choice) => choice,
+        Err(refused) => return *refused,
+    };
+    match dead_letter(&visit, &choice).await {
+        Ok(Some(content)) => visit.show("Dead letter", Ok(content)),
+        Ok(None) => visit.show_missing("This dead letter is gone: it was replayed or discarded."),
+        Err(error) => visit.show("Dead letter", Err(error)),
+    }
+}
+
+async fn show_health(visit: Visit, given: Parameters<HealthChoice>) -> Response {
+    match parameters(&visit, given) {
+        Ok(choice) => visit.show("Health", health(&visit, &choice).await),
+        Err(refused) => *refused,
+    }
+}
+
+async fn end(visit: Visit, Form(Ids { ids }): Form<Ids>, action: DeadLetterAction) -> Response {
+    if let Some(refused) = visit.refuse_change() {
+        return refused;
+    }
+    end_dead_letters(&visit, ids.split_whitespace(), action).await
+}
+
+async fn begin_rebuild(visit: Visit, Form(Rebuilding { projection }): Form<Rebuilding>) -> Response {
+    if let Some(refused) = visit.refuse_change() {
+        return refused;
+    }
+    let inner = visit.inner();
+    match inner.source().app().map(|app| inner.rebuilds().begin(app, &projection)) {
+        Some(true) => visit.lead_to("projections", &[]),
+        Some(false) => visit.show_missing("The app has no such projection."),
+        None => visit.show_missing("Only the application can rebuild: it has the code of the projection."),
+    }
+}
+
+async fn log_in(visit: Visit, Form(Login { token }): Form<Login>) -> Response {
+    if !visit.inner().access().accepts(&token) {
+        return visit.show_with(StatusCode::FORBIDDEN, "Log in", &login(&visit, true));
+    }
+    with_cookie(visit.lead_to("", &[]), Some(&token))
+}
+
+async fn log_out(visit: Visit) -> Response {
+    with_cookie(visit.lead_to("login", &[]), None)
+}
+
+fn with_cookie(mut response: Response, token: Option<&str>) -> Response {
+    if let Some(cookie) = Access::cookie(token) {
+        response.headers_mut().insert(SET_COOKIE, cookie);
+    }
+    response
+}

@@ -1,0 +1,138 @@
+//! Samples of throughput and lag, in a bounded ring in memory.
+
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use time::OffsetDateTime;
+
+use super::source::DashboardSource;
+use crate::{
+    error::CommandError,
+    query::{LagRow, ReaderSort},
+};
+
+/// The samples that are kept: those of an hour, at one every five seconds.
+const SAMPLES_MAX: usize = 720;
+/// The readers of a sample; the rest is left out.
+const READERS_MAX: usize = 100;
+
+/// The most recent samples.
+#[derive(Debug)]
+pub(super) struct Samples {
+    ring: Mutex<VecDeque<Sample>>,
+    /// How far all readers were behind at the last sample, which serves all pages until the next.
+    latest: Mutex<Option<(OffsetDateTime, Vec<LagRow>)>>,
+    interval: Duration,
+    has_begun: AtomicBool,
+}
+
+/// The state of store and readers at one time.
+#[derive(Debug, Clone, PartialEq)]
+struct Sample {
+    at: OffsetDateTime,
+    head: Option<u64>,
+    readers: Vec<(ReaderSort, String, f64)>,
+}
+
+impl Samples {
+    pub(super) const fn new(interval: Duration) -> Self {
+        Self {
+            ring: Mutex::new(VecDeque::new()),
+            latest: Mutex::new(None),
+            interval,
+            has_begun: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) const fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// Returns `true` once: the caller then takes the samples.
+    pub(super) fn begin(&self) -> bool {
+        !self.has_begun.swap(true, Ordering::Relaxed)
+    }
+
+    /// Takes a sample; while a server is away, there are none.
+    pub(super) async fn take(&self, source: &DashboardSource) {
+        let Ok(mut lags) = source.lags().await else { return };
+        let head = match source.optional_store() {
+            Some(store) => store.head().await.ok().map(|head| head.get()),
+            None => None,
+        };
+        *self.latest.lock() = Some((source.clock().now(), lags.clone()));
+        lags.truncate(READERS_MAX);
+        let readers = lags.into_iter().map(|row: LagRow| (row.kind, row.name, row.seconds.unwrap_or_default()));
+        self.add(Sample { at: source.clock().now(), head, readers: readers.collect() });
+    }
+
+    /// Returns how far the readers are behind, with the time of that: from the last sample, or read now if there is none of
+    /// late.
+    pub(super) async fn latest_lags(
+        &self,
+        source: &DashboardSource,
+    ) -> Result<(OffsetDateTime, Vec<LagRow>), CommandError> {
+        let now = source.clock().now();
+        let latest = self.latest.lock().clone();
+        match latest.filter(|(at, _)| now - *at < 2 * self.interval) {
+            Some(latest) => Ok(latest),
+            None => Ok((now, source.lags().await?)),
+        }
+    }
+
+    fn add(&self, sample: Sample) {
+        let mut ring = self.ring.lock();
+        if ring.len() >= SAMPLES_MAX {
+            ring.pop_front();
+        }
+        ring.push_back(sample);
+    }
+
+    /// Returns events per second between each two samples, with the seconds before `now`; at most so many events, as
+    /// positions have gaps.
+    pub(super) fn throughput(&self, now: OffsetDateTime) -> Vec<(f64, f64)> {
+        let ring = self.ring.lock();
+        let pairs = ring.iter().zip(ring.iter().skip(1));
+        let rate = |(before, after): (&Sample, &Sample)| {
+            let seconds = (after.at - before.at).as_seconds_f64();
+            let events = after.head?.saturating_sub(before.head?);
+            (seconds > 0.0).then(|| ((after.at - now).as_seconds_f64(), events as f64 / seconds))
+        };
+        pairs.filter_map(rate).collect()
+    }
+
+    /// Returns the lag of a reader in seconds at each sample, with the seconds before `now`.
+    pub(super) fn lag(&self, sort: ReaderSort, name: &str, now: OffsetDateTime) -> Vec<(f64, f64)> {
+        let ring = self.ring.lock();
+        let lag = |sample: &Sample| {
+            let found = sample.readers.iter().find(|(kind, reader, _)| *kind == sort && reader == name)?;
+            Some(((sample.at - now).as_seconds_f64(), found.2))
+        };
+        ring.iter().filter_map(lag).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_is_bounded_and_rates_are_between_samples() {
+        let samples = Samples::new(Duration::from_secs(5));
+        for number in 0..1_000_u64 {
+            let at = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(5 * number);
+            let readers = vec![(ReaderSort::Relay, "bus".into(), number as f64)];
+            samples.add(Sample { at, head: Some(10 * number), readers });
+        }
+        let now = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(5 * 999);
+        let rates = samples.throughput(now);
+        assert_eq!((rates.len(), rates[0], rates[718]), (719, (-3_590.0, 2.0), (0.0, 2.0)));
+        let lag = samples.lag(ReaderSort::Relay, "bus", now);
+        assert_eq!((lag.len(), lag[719]), (720, (0.0, 999.0)));
+        assert_eq!(samples.lag(ReaderSort::Group, "bus", now), []);
+    }
+}

@@ -1,0 +1,108 @@
+//! What the pages read: a store, a bus, and the app that they are of.
+
+use std::sync::Arc;
+
+use eventbus::{App, clock::SharedClock, port::BoxFuture, store::EventStore};
+
+use crate::{
+    connection::OpenBus,
+    doctor::Report,
+    error::CommandError,
+    query::{
+        DeadLetterTally, GroupDetail, GroupRow, LagRow, ProjectionRow, RelayRow, list_groups_with, list_lags_with,
+        list_projections, list_relays,
+    },
+};
+
+/// The most dead letters that a page reads.
+pub(super) const DEAD_LETTERS_READ_MAX: u64 = 200;
+
+/// Examines the servers as the doctor does, and returns its reports.
+pub(crate) type Examine = Box<dyn Fn() -> BoxFuture<'static, Result<Vec<Report>, CommandError>> + Send + Sync>;
+
+/// What the pages read.
+pub(crate) struct DashboardSource {
+    store: Option<Arc<dyn EventStore>>,
+    bus: OpenBus,
+    clock: SharedClock,
+    app: Option<App>,
+    examine: Option<Examine>,
+}
+
+/// The number of dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DeadCount {
+    pub(super) number: u64,
+    /// Set if there are more.
+    pub(super) is_cut: bool,
+}
+
+impl DashboardSource {
+    pub(crate) fn new(store: Option<Arc<dyn EventStore>>, bus: OpenBus) -> Self {
+        Self { store, bus, clock: SharedClock::SYSTEM, app: None, examine: None }
+    }
+
+    /// Adds the app whose store and bus these are.
+    pub(super) fn of_app(self, app: App) -> Self {
+        Self { app: Some(app), ..self }
+    }
+
+    /// Adds the doctor of these servers.
+    pub(crate) fn with_doctor(self, examine: Examine) -> Self {
+        Self { examine: Some(examine), ..self }
+    }
+
+    pub(super) const fn app(&self) -> Option<&App> {
+        self.app.as_ref()
+    }
+
+    pub(super) const fn examine(&self) -> Option<&Examine> {
+        self.examine.as_ref()
+    }
+
+    pub(super) const fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    pub(super) const fn bus(&self) -> &OpenBus {
+        &self.bus
+    }
+
+    pub(super) fn optional_store(&self) -> Option<&dyn EventStore> {
+        self.store.as_deref()
+    }
+
+    pub(super) fn store(&self) -> Result<&dyn EventStore, CommandError> {
+        let missing = || CommandError::Usage("the dashboard has no store: start it with `--store URL`".into());
+        self.optional_store().ok_or_else(missing)
+    }
+
+    /// Reads how far the readers are behind: of a group in the process its checkpoint, since samples are taken all the time.
+    pub(super) async fn lags(&self) -> Result<Vec<LagRow>, CommandError> {
+        list_lags_with(self.optional_store(), &self.bus, GroupDetail::Checkpoints, &self.clock).await
+    }
+
+    pub(super) async fn projections(&self) -> Result<Vec<ProjectionRow>, CommandError> {
+        list_projections(self.store()?, &self.clock).await
+    }
+
+    pub(super) async fn relays(&self) -> Result<Vec<RelayRow>, CommandError> {
+        let bus = Some(self.bus.as_bus()).filter(|_| !self.bus.is_in_process());
+        list_relays(self.store()?, bus, &self.clock).await
+    }
+
+    pub(super) async fn groups(&self) -> Result<Vec<GroupRow>, CommandError> {
+        let tally = DeadLetterTally::load_at_most(self.bus.dead_letters()?, DEAD_LETTERS_READ_MAX).await?;
+        list_groups_with(&self.bus, self.optional_store(), (&tally, GroupDetail::Waiting), &self.clock).await
+    }
+
+    /// Counts the dead letters; those of the in-process bus are rows, of which it reads a few hundred.
+    pub(super) async fn count_dead(&self) -> Result<DeadCount, CommandError> {
+        if self.bus.is_in_process() {
+            let tally = DeadLetterTally::load_at_most(self.bus.dead_letters()?, DEAD_LETTERS_READ_MAX).await?;
+            return Ok(DeadCount { number: tally.all(), is_cut: !tally.is_complete() });
+        }
+        let info = self.bus.as_bus().stream_info().await;
+        Ok(DeadCount { number: info.dlq_messages, is_cut: false })
+    }
+}

@@ -1,0 +1,193 @@
+//! The dashboard in a browser: keyboard, colours, the width of a phone, its policy. Chromium is installed if it is missing,
+//! so these tests run on request: `cargo test -p eventbus-cli --test dashboard -- --ignored`.
+
+mod chromium;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use axum::Router;
+use eventbus::App;
+use eventbus_cli::dashboard::dashboard_with;
+
+use self::chromium::Chromium;
+use crate::{
+    mounted::{TOKEN, changing, serve},
+    shop::{FileShop, placed},
+};
+
+/// The pages of a shop whose application runs.
+struct Open {
+    shop: FileShop,
+    app: App,
+    url: String,
+}
+
+impl Open {
+    async fn new() -> Self {
+        let shop = FileShop::new().await;
+        for number in 0..30 {
+            shop.append("o-2", vec![placed(number * number)]).await;
+        }
+        let app = shop.start_app().await;
+        let address = serve(Router::new().nest("/operate", dashboard_with(&app, changing()))).await;
+        Self { shop, app, url: format!("http://{address}/operate") }
+    }
+
+    async fn close(self) {
+        self.app.shutdown(Duration::from_secs(60)).await.unwrap();
+    }
+}
+
+/// The pages by the names of their pictures.
+const PAGES: [(&str, &str); 9] = [
+    ("overview", ""),
+    ("streams", "/streams"),
+    ("stream", "/stream?type=Order&id=o-2"),
+    ("projections", "/projections"),
+    ("groups", "/groups"),
+    ("dead-letters", "/dead-letters"),
+    ("relay", "/relay"),
+    ("health", "/health"),
+    ("login", "/login"),
+];
+
+/// The folder of the pictures, in that of the build.
+fn pictures() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("dashboard")
+}
+
+/// Returns the ratio of contrast between the text and the background of the page.
+const CONTRAST: &str = "(() => {
+    const light = (color) => {
+        const parts = color.match(/\\d+/g).slice(0, 3).map((part) => part / 255);
+        const [r, g, b] = parts.map((part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const page = light(getComputedStyle(document.body).backgroundColor);
+    const ratio = (element) => {
+        const text = light(getComputedStyle(element).color);
+        return (Math.max(text, page) + 0.05) / (Math.min(text, page) + 0.05);
+    };
+    return Math.min(...[...document.querySelectorAll('h1, p, a, td, th, dt, dd, caption, figcaption, label')].map(ratio));
+})()";
+
+/// Returns the name of what has the focus.
+const FOCUSED: &str =
+    "document.activeElement.textContent.trim() || document.activeElement.id || document.activeElement.name";
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium"]
+async fn pages_fit_their_screens_in_light_and_dark_and_break_no_policy() {
+    let open = Open::new().await;
+    let mut browser = Chromium::start();
+    for (screen, width, is_phone) in [("desk", 1_280, false), ("phone", 390, true)] {
+        browser.set_screen(width, 844, is_phone);
+        for is_dark in [false, true] {
+            browser.set_dark(is_dark);
+            for (name, path) in PAGES {
+                browser.open(&format!("{}{path}", open.url));
+                let wide = browser.evaluate("document.documentElement.scrollWidth");
+                assert!(wide.as_u64().unwrap() <= u64::from(width), "{name} is {wide} wide on {width}");
+                let background = browser.text("getComputedStyle(document.body).backgroundColor");
+                let wanted = if is_dark { "rgb(20, 23, 27)" } else { "rgb(255, 255, 255)" };
+                assert_eq!(background, wanted, "{name}: the style is not applied");
+                let contrast = browser.evaluate(CONTRAST).as_f64().unwrap();
+                assert!(contrast >= 4.5, "{name}: contrast {contrast}");
+                let color = if is_dark { "dark" } else { "light" };
+                browser.take_picture(&pictures().join(format!("{name}-{screen}-{color}.png")));
+            }
+        }
+    }
+    assert_eq!(browser.errors, [""; 0]);
+    // the check itself sees a violation
+    browser.evaluate(
+        "document.body.appendChild(Object.assign(document.createElement('script'), { text: 'window.bad = 1' })), 1",
+    );
+    browser.evaluate("document.body.setAttribute('style', 'color: red'), 1");
+    browser.wait_until("window.bad === undefined");
+    assert!(browser.errors.iter().any(|error| error.contains("Content Security Policy")), "{:?}", browser.errors);
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium"]
+async fn a_dead_letter_is_replayed_and_a_projection_rebuilt_by_keyboard() {
+    let open = Open::new().await;
+    let mut browser = Chromium::start();
+    browser.set_screen(1_280, 844, false);
+    browser.open(&open.url);
+    browser.press("Tab");
+    assert_eq!(browser.text(FOCUSED), "Skip to the content");
+    assert_ne!(browser.text("getComputedStyle(document.activeElement).outlineStyle"), "none", "the focus is visible");
+    browser.press("Enter");
+    browser.wait_until("document.activeElement.id === 'content'");
+    browser.open(&open.url);
+    browser.press("Tab");
+    let mut tabs = Vec::new();
+    for _ in 0..7 {
+        browser.press("Tab");
+        tabs.push(browser.text(FOCUSED));
+    }
+    assert_eq!(tabs, ["Overview", "Streams", "Projections", "Groups", "Dead letters", "Relay", "Health"]);
+
+    tab_to(&mut browser, "Log in");
+    browser.press_and_load("Enter");
+    tab_to(&mut browser, "token");
+    browser.type_text(TOKEN);
+    browser.press_and_load("Enter");
+    assert_eq!(browser.text("document.querySelector('h1').textContent"), "Overview");
+    assert_eq!(browser.text("document.querySelector('footer button').textContent"), "Log out");
+    assert_eq!(browser.text("document.cookie"), "", "a script reads the cookie");
+
+    browser.open(&format!("{}/dead-letters", open.url));
+    let count = "document.querySelectorAll('tbody tr').length";
+    assert_eq!(browser.evaluate(count), 2);
+    tab_to(&mut browser, "Discard these 2 dead letters …");
+    browser.press("Enter");
+    tab_to(&mut browser, "Discard these 2 dead letters");
+    browser.press_and_load("Enter");
+    assert_eq!(browser.text("document.querySelector('[role=status].done').textContent"), "2 discarded.");
+    assert_eq!(browser.evaluate(count), 0);
+
+    browser.open(&format!("{}/projections", open.url));
+    tab_to(&mut browser, "Rebuild from the first event …");
+    browser.press("Enter");
+    tab_to(&mut browser, "Rebuild counted");
+    browser.press_and_load("Enter");
+    // the script shows the progress
+    browser.evaluate("document.activeElement.blur()");
+    browser.wait_until("document.body.textContent.includes('rebuilt up to position')");
+    assert_eq!(browser.errors, [""; 0]);
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium"]
+async fn the_overview_is_refreshed_by_its_script() {
+    let open = Open::new().await;
+    let mut browser = Chromium::start();
+    browser.set_screen(1_280, 844, false);
+    browser.open(&open.url);
+    let head = open.app.store().head().await.unwrap().get();
+    let shows = |position: u64| format!("document.querySelector('.facts').textContent.includes('position{position}')");
+    browser.wait_until(&shows(head));
+    open.shop.append("o-8", vec![placed(1)]).await;
+    browser.wait_until(&shows(head + 1));
+    assert_eq!(browser.evaluate("document.querySelectorAll('[data-live]').length"), 1);
+    open.close().await;
+}
+
+/// Presses Tab until an element with this text, id or name has the focus.
+#[track_caller]
+fn tab_to(browser: &mut Chromium, wanted: &str) {
+    for _ in 0..100 {
+        if browser.text(FOCUSED) == wanted {
+            return;
+        }
+        browser.press("Tab");
+    }
+    panic!("`{wanted}` cannot be reached by Tab");
+}

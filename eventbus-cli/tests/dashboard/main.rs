@@ -1,0 +1,13 @@
+//! The dashboard over HTTP: beside stores and buses by the command, and mounted in an application.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
+mod browser;
+#[path = "../common/mod.rs"]
+mod common;
+mod http;
+mod mounted;
+mod pages;
+mod rows_read;
+mod security;
+mod served;
+mod shop;

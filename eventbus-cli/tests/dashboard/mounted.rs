@@ -1,0 +1,102 @@
+//! The dashboard in an application.
+
+use std::time::Duration;
+
+use axum::{Router, routing::get};
+use eventbus::App;
+use eventbus_cli::dashboard::{DashboardConfig, DashboardToken, dashboard_with};
+use tokio::net::TcpListener;
+
+use crate::{
+    http::{Site, between},
+    pages::{PAGES, wait_for, wait_until},
+    shop::{FileShop, ServerShop, placed},
+};
+
+/// Serves routes, and returns their address.
+pub(crate) async fn serve(router: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address.to_string()
+}
+
+pub(crate) const TOKEN: &str = "a-token-of-enough-characters";
+
+pub(crate) fn changing() -> DashboardConfig {
+    DashboardConfig {
+        token: Some(DashboardToken::new(TOKEN).unwrap()),
+        allow_changes: true,
+        sample_interval: Duration::from_millis(100),
+        ..DashboardConfig::default()
+    }
+}
+
+async fn mount(app: &App, config: DashboardConfig) -> Site {
+    let router = Router::new().route("/", get(async || "the shop")).nest("/a/operate", dashboard_with(app, config));
+    Site::new(&format!("http://{}/a/operate", serve(router).await))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_of_a_mounted_dashboard_stay_below_its_path() {
+    let shop = FileShop::new().await;
+    let app = shop.start_app().await;
+    let plain = Router::new().nest("/a/operate", eventbus_cli::dashboard(&app));
+    let site = Site::new(&format!("http://{}/a/operate", serve(plain).await));
+    let overview = site.send("GET", "", &[], "").await.ok();
+    assert!(
+        overview.contains("href=\"operate/streams\"") && overview.contains("src=\"operate/dashboard.js\""),
+        "{overview}"
+    );
+    for path in PAGES.into_iter().filter(|path| *path != "/") {
+        let page = site.get(path).await.ok();
+        for link in between(&page, "href=\"", "\"").into_iter().chain(between(&page, "action=\"", "\"")) {
+            assert!(link.starts_with("./") || link.starts_with('#') || link == "../operate", "{path}: {link}");
+        }
+    }
+    let health = site.get("/health").await.ok();
+    assert!(health.contains("href=\"../operate\">Overview</a>") && health.contains("<dd>healthy</dd>"), "{health}");
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn projections_are_rebuilt_with_the_token() {
+    let shop = FileShop::new().await;
+    let app = shop.start_app().await;
+    let mut site = mount(&app, changing()).await;
+    let page = site.get("/projections").await.ok();
+    assert!(page.contains("counted") && page.contains("each process") && !page.contains("./rebuild"), "{page}");
+    assert_eq!(site.post("/rebuild", "projection=totals").await.status, 403);
+    site.log_in(TOKEN).await;
+    assert!(site.get("/projections").await.ok().contains("action=\"./rebuild\""));
+    for name in ["totals", "counted"] {
+        assert_eq!(site.post("/rebuild", &format!("projection={name}")).await.status, 303);
+        wait_for(&site, "/projections", &format!("Rebuild of {name}")).await;
+    }
+    wait_until(&site, "/projections", |page| page.matches("rebuilt up to position").count() == 2).await;
+    assert_eq!(site.post("/rebuild", "projection=none").await.status, 404);
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+    let failed = site.post("/rebuild", "projection=totals").await;
+    assert_eq!(failed.status, 303);
+    wait_for(&site, "/projections", "role=\"alert\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_on_redis_shows_its_groups_and_relay() {
+    let shop = ServerShop::new().await;
+    let app = shop.start_app().await;
+    let mut site = mount(&app, changing()).await;
+    site.log_in(TOKEN).await;
+    shop.append("o-3", vec![placed(1)]).await;
+    let groups = wait_for(&site, "/groups", "<th scope=\"row\">mail</th><td class=\"number\">1</td>").await;
+    assert!(groups.contains("./dead-letters?group=mail\">2</a>"), "{groups}");
+    wait_for(&site, "/relay", "<td class=\"number\">5</td><td class=\"number\">5</td>").await;
+    // the handler fails again
+    let list = site.get("/dead-letters").await.ok();
+    let ids = between(&list, "href=\"./dead-letter?id=", "\"").into_iter().map(|id| id.replace("%2D", "-"));
+    let first = ids.clone().next().unwrap();
+    assert_eq!(site.post("/replay", &format!("ids={first}")).await.status, 303);
+    let is_dead_again = |page: &str| page.matches("href=\"./dead-letter?id=").count() == 2 && !page.contains(&first);
+    wait_until(&site, "/dead-letters", is_dead_again).await;
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}

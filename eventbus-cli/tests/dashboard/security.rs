@@ -1,0 +1,180 @@
+//! Who may read the pages and change data, and what no page shows.
+
+use eventbus::{ExpectedVersion, NewEvent, StreamId, port::AppendEvents as _};
+
+use crate::{
+    common::eventbus,
+    http::{Answer, between},
+    pages::PAGES,
+    served::Served,
+    shop::{FileShop, ServerShop, shipped},
+};
+
+#[track_caller]
+fn check_headers(path: &str, answer: &Answer) {
+    let policy = answer.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{path}: {policy}");
+    assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{path}: {policy}");
+    for (name, value) in [
+        ("x-frame-options", "DENY"),
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
+        ("cache-control", "no-store"),
+    ] {
+        assert_eq!(answer.header(name), value, "{path}: {name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_has_the_headers() {
+    let shop = FileShop::new().await;
+    let url = shop.url();
+    let served = Served::start(&["--store", &url]);
+    for path in
+        PAGES.into_iter().chain(["/dashboard.css", "/dashboard.js", "/dashboard.svg", "/none", "/stream?type=Order"])
+    {
+        check_headers(path, &served.site.get(path).await);
+    }
+    check_headers("refused", &served.site.send("POST", "/replay", &[], "ids=1").await);
+    check_headers("host", &served.site.send("GET", "/", &[("host", "evil.example")], "").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dashboard_without_a_token_changes_no_data() {
+    let shop = FileShop::new().await;
+    let url = shop.url();
+    let served = Served::start(&["--store", &url]);
+    let list = served.site.get("/dead-letters").await.ok();
+    assert!(!list.contains("method=\"post\""), "{list}");
+    for path in ["/replay", "/discard", "/rebuild"] {
+        let field = if path == "/rebuild" { "projection=totals" } else { "ids=1" };
+        let answer = served.site.post(path, field).await;
+        assert_eq!((answer.status, answer.body.contains("read-only")), (403, true), "{path}: {answer:?}");
+    }
+    assert_eq!(served.site.post("/login", "token=").await.status, 403);
+    assert_eq!(between(&served.site.get("/dead-letters").await.ok(), "href=\"./dead-letter?", "\"").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_need_the_token_and_a_page_of_the_same_origin() {
+    let shop = FileShop::new().await;
+    let url = shop.url();
+    let token = "a-token-of-enough-characters";
+    let served = Served::start(&["--store", &url, "--allow-changes", "--token", token]);
+    let mut site = served.site.clone();
+    let list = site.get("/dead-letters").await.ok();
+    assert!(!list.contains("action=\"./replay\""), "a form for an operator who may not send it:\n{list}");
+    let ids: Vec<_> = between(&list, "dead-letter?id=", "\"").into_iter().map(str::to_owned).collect();
+    let form = format!("ids={}", ids[0]);
+    let same = ("sec-fetch-site", "same-origin");
+    assert_eq!(site.send("POST", "/replay", &[same], &form).await.status, 403, "without the token");
+    let wrong = site.post("/login", "token=a-token-of-enough-characterS").await;
+    assert_eq!((wrong.status, wrong.header("set-cookie")), (403, ""));
+    site.cookie = Some("eventbus_dashboard=a-token-of-enough-characterS".into());
+    assert_eq!(site.send("POST", "/replay", &[same], &form).await.status, 403, "with a wrong token");
+    site.cookie = None;
+
+    let entered = site.post("/login", &format!("token={token}")).await;
+    let cookie = entered.header("set-cookie");
+    assert_eq!(cookie, format!("eventbus_dashboard={token}; HttpOnly; SameSite=Strict"));
+    site.log_in(token).await;
+    let origin = format!("http://{}", site.address);
+    let other_port = "http://127.0.0.1:1";
+    for headers in [
+        &[][..],
+        &[("sec-fetch-site", "cross-site")],
+        &[("sec-fetch-site", "same-site"), ("origin", &origin)],
+        &[("sec-fetch-site", "none")],
+        &[("origin", "null")],
+        &[("origin", "https://evil.example")],
+        &[("origin", other_port)],
+    ] {
+        for path in ["/replay", "/discard", "/login", "/logout", "/rebuild"] {
+            assert_eq!(site.send("POST", path, headers, &form).await.status, 403, "{path} with {headers:?}");
+        }
+    }
+    assert_eq!(site.get("/dead-letters").await.ok().matches("./dead-letter?id=").count(), 2, "none was replayed");
+    assert_eq!(site.get(&format!("/replay?{form}")).await.status, 405, "a link changes no data");
+    assert_eq!(site.send("POST", "/replay", &[("origin", &origin)], &form).await.status, 303);
+    assert_eq!(site.send("POST", "/discard", &[same], &format!("ids={}", ids[1])).await.status, 303);
+    assert!(site.get("/dead-letters").await.ok().contains("No dead letter matches."));
+    let out = site.post("/logout", "").await;
+    assert_eq!(out.header("set-cookie"), "eventbus_dashboard=; HttpOnly; SameSite=Strict; Max-Age=0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_not_those_of_the_server_are_refused() {
+    let shop = FileShop::new().await;
+    let url = shop.url();
+    let served = Served::start(&["--store", &url, "--host", "ops.example.org"]);
+    for (host, status) in [
+        ("evil.example", 421),
+        ("localhost.evil.example:80", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("", 421),
+        ("localhost", 200),
+        ("LOCALHOST:9000", 200),
+        ("127.0.0.1:9000", 200),
+        ("[::1]:9000", 200),
+        ("ops.example.org", 200),
+    ] {
+        assert_eq!(served.site.send("GET", "/", &[("host", host)], "").await.status, status, "{host}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_of_other_machines_needs_the_token_for_every_page() {
+    let shop = FileShop::new().await;
+    let url = shop.url();
+    let served = Served::start(&["--store", &url, "--listen", "0.0.0.0:0"]);
+    let mut site = served.site.clone();
+    site.address = site.address.replace("0.0.0.0", "127.0.0.1");
+    for path in PAGES {
+        let answer = site.get(path).await;
+        let wanted = if path == "/login" { (200, "") } else { (303, "./login") };
+        assert_eq!((answer.status, answer.header("location")), wanted, "{path}");
+    }
+    assert_eq!(site.get("/dashboard.css").await.status, 200);
+    site.log_in(&served.token.clone().unwrap()).await;
+    assert_eq!(site.get("/streams").await.status, 200);
+    assert_eq!(site.post("/replay", "ids=1").await.status, 403, "reading is no right to change");
+    let short = eventbus(&["--store", &url, "dashboard", "--token", "short"]);
+    assert_eq!(short.code, 64, "{short:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hidden_and_sealed_fields_are_on_no_page() {
+    let shop = FileShop::new().await;
+    shop.append("o-5", vec![shipped("hush-hidden")]).await;
+    let sealed =
+        NewEvent::new(eventbus::Name::new("event type", "OrderShipped").unwrap(), 1, r#"{"parcel":"hush-sealed"}"#);
+    let stream = StreamId::parse("Order", "o-6").unwrap();
+    shop.store.append(&stream, ExpectedVersion::NoStream, vec![sealed]).await.unwrap();
+    let connection = rusqlite::Connection::open(shop.url().trim_start_matches("sqlite:")).unwrap();
+    let set = "UPDATE eventbus_events SET has_sealed_fields = 1 WHERE payload LIKE '%hush-sealed%'";
+    assert_eq!(connection.execute(set, []).unwrap(), 1);
+    drop(connection);
+    let url = shop.url();
+    let served = Served::start(&["--store", &url, "--hide", "parcel"]);
+    let hidden = served.site.get("/stream?type=Order&id=o-5").await.ok();
+    assert!(hidden.contains("(hidden)") && !hidden.contains("hush"), "{hidden}");
+    let served = Served::start(&["--store", &url]);
+    let sealed = served.site.get("/stream?type=Order&id=o-6").await.ok();
+    assert!(sealed.contains("(sealed)") && !sealed.contains("hush"), "{sealed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_of_urls_are_on_no_page() {
+    let shop = ServerShop::new().await;
+    let (_, rest) = shop.database.url().split_once('@').unwrap();
+    let store = format!("postgres://postgres:sesame@{rest}");
+    let bus = shop.redis.url().replace("redis://", "redis://default:sesame@");
+    let served = Served::start(&["--store", &store, "--bus", &bus, "--prefix", shop.redis.prefix()]);
+    for path in PAGES.into_iter().chain(["/health?examine=now"]) {
+        let page = served.site.get(path).await.ok();
+        assert!(!page.contains("sesame"), "{path}\n{page}");
+    }
+    assert!(served.site.get("/").await.ok().contains("postgres"), "the server is named");
+}

@@ -1,0 +1,168 @@
+//! Shops whose stores and buses the dashboards show.
+
+use std::time::Duration;
+
+use eventbus::{
+    App, ExpectedVersion, NewEvent, StreamId, Uuid,
+    app::{AppBuilder, SettleError},
+    port::AppendEvents as _,
+    prelude::*,
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_test::{Postgres, Redis};
+use eventstore_postgres::{PgConnection, PgEventStore};
+use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, SqliteTransactionError};
+use tempfile::TempDir;
+
+use crate::common::{OrderPlaced, OrderShipped, send};
+
+#[derive(Debug)]
+pub(crate) struct Totals;
+
+#[projection(
+    name = "totals",
+    tables("totals"),
+    key = "id",
+    set_up = "CREATE TABLE IF NOT EXISTS totals (id TEXT PRIMARY KEY, cents INTEGER NOT NULL)",
+    manual
+)]
+impl Totals {
+    fn add(
+        &self,
+        event: &OrderPlaced,
+        id: &AggregateId,
+        tx: &mut SqliteTransaction,
+    ) -> Result<(), SqliteTransactionError> {
+        tx.execute("INSERT INTO totals VALUES (?1, ?2) ON CONFLICT DO NOTHING", (id.as_str(), event.cents))?;
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct PgTotals;
+
+#[projection(
+    name = "totals",
+    tables("totals"),
+    key = "id",
+    set_up = "CREATE TABLE IF NOT EXISTS totals (id text PRIMARY KEY, cents bigint NOT NULL)",
+    manual
+)]
+impl PgTotals {
+    async fn add(&self, event: &OrderPlaced, id: &AggregateId, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let insert = "INSERT INTO totals VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        sqlx::query(insert).bind(id.as_str()).bind(event.cents).execute(conn).await?;
+        Ok(())
+    }
+}
+
+/// A projection whose state is in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Counted(u64);
+
+#[projection(name = "counted", manual)]
+impl Counted {
+    fn count(&mut self, _event: &OrderPlaced) {
+        self.0 += 1;
+    }
+}
+
+pub(crate) fn placed(cents: i64) -> NewEvent {
+    NewEvent::from_event(&OrderPlaced { cents }).unwrap()
+}
+
+pub(crate) fn shipped(parcel: &str) -> NewEvent {
+    NewEvent::from_event(&OrderShipped { parcel: parcel.into() }).unwrap()
+}
+
+/// A shop in an SQLite file, with the bus in the process of its application.
+pub(crate) struct FileShop {
+    folder: TempDir,
+    pub(crate) store: SqliteEventStore,
+}
+
+impl FileShop {
+    pub(crate) async fn empty() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteEventStore::open(folder.path().join("shop.db")).await.unwrap();
+        Self { folder, store }
+    }
+
+    /// Three orders, one of a tenant; two are shipped, and of those mails cannot be sent.
+    pub(crate) async fn new() -> Self {
+        let shop = Self::empty().await;
+        for (id, tenant, parcel) in [
+            ("o-1", None, Some("p-1")),
+            ("o-2", None, None),
+            ("o-3", Some(Uuid::from_u128(7)), Some("<script>p</script>")),
+        ] {
+            let stream = StreamId::parse("Order", id).unwrap().with_tenant_id(tenant);
+            let events = [Some(placed(120)), parcel.map(shipped)].into_iter().flatten().collect();
+            shop.store.append(&stream, ExpectedVersion::NoStream, events).await.unwrap();
+        }
+        let app = shop.start_app().await;
+        assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 2, .. })));
+        app.shutdown(Duration::from_secs(60)).await.unwrap();
+        shop
+    }
+
+    pub(crate) fn app(&self) -> AppBuilder {
+        App::builder().store(self.store.clone()).handler::<send>().projection(Totals).projection_with(Counted::default)
+    }
+
+    pub(crate) async fn start_app(&self) -> App {
+        self.app().start().await.unwrap()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("sqlite:{}", self.folder.path().join("shop.db").display())
+    }
+
+    pub(crate) async fn append(&self, id: &str, events: Vec<NewEvent>) {
+        self.store.append(&StreamId::parse("Order", id).unwrap(), ExpectedVersion::Any, events).await.unwrap();
+    }
+}
+
+/// A shop on PostgreSQL and Redis.
+pub(crate) struct ServerShop {
+    pub(crate) database: Postgres,
+    pub(crate) redis: Redis,
+    pub(crate) store: PgEventStore,
+}
+
+impl ServerShop {
+    /// Two orders, which are shipped, and of which mails cannot be sent. Its application has ended.
+    pub(crate) async fn new() -> Self {
+        let (database, redis) = (eventbus_test::postgres(), eventbus_test::redis());
+        let store = PgEventStore::connect(database.url()).await.unwrap();
+        let shop = Self { database, redis, store };
+        for id in ["o-1", "o-2"] {
+            shop.append(id, vec![placed(120), shipped(&format!("of {id}"))]).await;
+        }
+        let app = shop.start_app().await;
+        assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 2, .. })));
+        app.shutdown(Duration::from_secs(60)).await.unwrap();
+        shop
+    }
+
+    pub(crate) async fn start_app(&self) -> App {
+        let config = RedisEventBusConfig {
+            redis_url: self.redis.url().into(),
+            stream_prefix: self.redis.prefix().into(),
+            consumer_group: "mail".into(),
+            ..RedisEventBusConfig::default()
+        };
+        let bus = RedisEventBus::connect(config).await.unwrap();
+        let app = App::builder().store(self.store.clone()).bus(bus).handler::<send>().projection(PgTotals);
+        app.start().await.unwrap()
+    }
+
+    pub(crate) async fn append(&self, id: &str, events: Vec<NewEvent>) {
+        self.store.append(&StreamId::parse("Order", id).unwrap(), ExpectedVersion::Any, events).await.unwrap();
+    }
+
+    pub(crate) fn arguments<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {
+        let own = ["--store", self.database.url(), "--bus", self.redis.url(), "--prefix", self.redis.prefix()];
+        own.into_iter().chain(arguments.iter().copied()).collect()
+    }
+}
