@@ -38,6 +38,8 @@ chapters! {
     moving_from_cqrs_es "moving/cqrs-es.md"
     moving_from_evento "moving/evento.md"
     moving_from_disintegrate "moving/disintegrate.md"
+    calls "calls.md"
     how_it_works "how-it-works.md"
+    backends "backends.md"
     promises "promises.md"
 }

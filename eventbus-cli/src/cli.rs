@@ -8,6 +8,7 @@ use eventbus::clock::SharedClock;
 #[cfg(feature = "dashboard")]
 use crate::command::DashboardArgs;
 use crate::{
+    app_source::AppSource,
     command::{
         CauseArgs, CompletionArgs, CopyArgs, DeadLetterArgs, DoctorArgs, ExportArgs, FollowArgs, GroupArgs, ImportArgs,
         LagArgs, MigrateArgs, NewArgs, ProjectionArgs, RelayArgs, SchemaArgs, StatusArgs, StreamArgs, parse_duration,
@@ -29,13 +30,14 @@ pub struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str =
+/// The last lines of the help.
+pub(crate) const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 a finding, 2 a fault, 3 unreachable, 4 not confirmed, 64 usage, 130 Ctrl-C";
 
 /// The options that every subcommand has.
 #[derive(derive_more::Debug, Clone, Args)]
 #[command(next_help_heading = "Options of all commands")]
-struct GlobalOptions {
+pub(crate) struct GlobalOptions {
     /// The store: postgres://…, sqlite:PATH or redis://…
     // hidden, as a URL may hold a password
     #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_STORE", hide_env_values = true)]
@@ -70,7 +72,7 @@ struct GlobalOptions {
 
 /// A subcommand. Each has its arguments, with a `run`, in a file of its own.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     New(NewArgs),
     Doctor(DoctorArgs),
     Status(StatusArgs),
@@ -94,7 +96,7 @@ enum Command {
 }
 
 impl Command {
-    async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         match self {
             Self::New(args) => args.run(session),
             Self::Doctor(args) => args.run(session).await,
@@ -114,24 +116,23 @@ impl Command {
             Self::Export(args) => args.run(session).await,
             Self::Import(args) => args.run(session).await,
             Self::Copy(args) => args.run(session).await,
-            Self::Completions(args) => args.run(Cli::command()).map(|()| ExitStatus::Done),
+            Self::Completions(args) => args.run(Cli::command(), "eventbus").map(|()| ExitStatus::Done),
         }
     }
 }
 
-impl Cli {
-    fn into_session(self) -> (Command, Session) {
-        let options = self.options;
+impl GlobalOptions {
+    /// Makes the session of a command; in the binary of an application with that application.
+    pub(crate) fn into_session(self, app: Option<AppSource>) -> Session {
         let settings = ConnectionSettings {
-            store: options.store.filter(|url| !url.is_empty()),
-            schema: options.schema,
-            store_prefix: options.store_prefix,
-            bus: options.bus.filter(|url| !url.is_empty()),
-            prefix: options.prefix,
-            timeout: options.timeout,
+            store: self.store.filter(|url| !url.is_empty()),
+            schema: self.schema,
+            store_prefix: self.store_prefix,
+            bus: self.bus.filter(|url| !url.is_empty()),
+            prefix: self.prefix,
+            timeout: self.timeout,
         };
-        let changes = (options.json, options.yes, options.dry_run);
-        (self.command, Session::new(settings, SharedClock::SYSTEM, changes))
+        Session::new(settings, SharedClock::SYSTEM, (self.json, self.yes, self.dry_run), app)
     }
 }
 
@@ -139,20 +140,31 @@ impl Cli {
 pub async fn run_from(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
     match Cli::try_parse_from(arguments) {
         Ok(cli) => run(cli).await,
-        Err(error) => {
-            // a terminal that is gone reads no help
-            let _ = error.print();
-            if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done }
-        }
+        Err(error) => show_usage(&error),
     }
+}
+
+/// Shows the help, or what is wrong with the arguments.
+pub(crate) fn show_usage(error: &clap::Error) -> ExitStatus {
+    // a terminal that is gone reads no help
+    let _ = error.print();
+    if error.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done }
 }
 
 /// Runs a command until it ends or Ctrl-C is pressed, and reports its error on standard error.
 pub async fn run(cli: Cli) -> ExitStatus {
-    let (command, session) = cli.into_session();
+    let session = cli.options.into_session(None);
+    run_in(session, async |session| cli.command.run(session).await).await
+}
+
+/// Runs a command in its session until it ends or Ctrl-C is pressed, and reports its error on standard error.
+pub(crate) async fn run_in(
+    session: Session,
+    command: impl AsyncFnOnce(&Session) -> Result<ExitStatus, CommandError>,
+) -> ExitStatus {
     // what a command has done is done: each of its changes is made as a whole or not at all, so it may end at any await
     let ended = tokio::select! {
-        ended = command.run(&session) => ended,
+        ended = command(&session) => ended,
         _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
     };
     if !matches!(ended, Err(CommandError::Interrupted)) {

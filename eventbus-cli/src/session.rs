@@ -5,10 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use eventbus::{clock::SharedClock, store::EventStore};
-use tokio::sync::OnceCell;
+use eventbus::{app::AppBuilder, clock::SharedClock, store::EventStore};
+use tokio::sync::{OnceCell, oneshot};
 
 use crate::{
+    app_source::{AppSource, MadeApp},
     connection::{ConnectionSettings, OpenBus, OpenStore},
     error::CommandError,
     output::Printer,
@@ -23,6 +24,7 @@ pub(crate) struct Session {
     clock: SharedClock,
     is_confirmed: bool,
     is_dry_run: bool,
+    app: Option<AppSource>,
     store: OnceCell<OpenStore>,
     bus: OnceCell<OpenBus>,
 }
@@ -41,10 +43,11 @@ impl Session {
         settings: ConnectionSettings,
         clock: SharedClock,
         (is_json, is_confirmed, is_dry_run): (bool, bool, bool),
+        app: Option<AppSource>,
     ) -> Self {
         let printer = Printer::new(is_json, clock.now());
         let (store, bus) = Default::default();
-        Self { settings, printer, clock, is_confirmed, is_dry_run, store, bus }
+        Self { settings, printer, clock, is_confirmed, is_dry_run, app, store, bus }
     }
 
     pub(crate) const fn settings(&self) -> &ConnectionSettings {
@@ -64,23 +67,55 @@ impl Session {
         Printer::new(self.printer.is_json(), self.clock.now())
     }
 
+    /// Returns `true` if the command runs in the binary of an application, which knows its event types.
+    pub(crate) const fn is_in_app(&self) -> bool {
+        self.app.is_some()
+    }
+
+    /// Returns the application, whose store and bus the command works with; `None` outside of its binary, and if the
+    /// settings name a store or a bus.
+    async fn app(&self) -> Result<Option<&MadeApp>, CommandError> {
+        match &self.app {
+            Some(app) if self.settings.store.is_none() && self.settings.bus.is_none() => app.made().await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes the application, to do something with its handlers or projections; whatever store the settings name.
+    ///
+    /// # Errors
+    /// [`CommandError::Fault`] if it cannot be made, or the command is not in its binary.
+    pub(crate) async fn take_app(&self) -> Result<AppBuilder, CommandError> {
+        let none = || CommandError::fault("there is no application in this program");
+        let made = self.app.as_ref().ok_or_else(none)?.made().await?;
+        made.builder.lock().take().ok_or_else(none)
+    }
+
     /// Opens the store.
     pub(crate) async fn store(&self) -> Result<Arc<dyn EventStore>, CommandError> {
+        if let Some(store) = self.app().await?.and_then(|app| app.store.as_ref()) {
+            return Ok(Arc::clone(store));
+        }
         let open = self.store.get_or_try_init(|| OpenStore::open(&self.settings));
         Ok(open.await?.shared())
     }
 
-    /// Opens the store, if the settings name one.
+    /// Opens the store, if the settings name one, or the application has one.
     pub(crate) async fn optional_store(&self) -> Result<Option<Arc<dyn EventStore>>, CommandError> {
         match self.settings.store {
             Some(_) => self.store().await.map(Some),
-            None => Ok(None),
+            None => Ok(self.app().await?.and_then(|app| app.store.clone())),
         }
     }
 
     /// Opens the bus, or the in-process bus of the store.
     pub(crate) async fn bus(&self) -> Result<&OpenBus, CommandError> {
-        let open = async { OpenBus::open(&self.settings, self.optional_store().await?.as_ref()).await };
+        let open = async {
+            match self.app().await?.and_then(|app| app.bus.as_ref()) {
+                Some(bus) => OpenBus::attach(bus).await,
+                None => OpenBus::open(&self.settings, self.optional_store().await?.as_ref()).await,
+            }
+        };
         self.bus.get_or_try_init(|| open).await
     }
 
@@ -109,12 +144,14 @@ impl Session {
             return Err(CommandError::NotConfirmed);
         }
         write!(io::stderr(), "{question}? [y/N] ")?;
-        // on a thread that may block: Ctrl-C ends the command meanwhile
-        let read = tokio::task::spawn_blocking(|| {
-            let mut answer = String::new();
-            io::stdin().read_line(&mut answer).map(|_| answer)
+        // on a thread of its own, for which no runtime waits: Ctrl-C ends the command meanwhile
+        let (answered, answer) = oneshot::channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            // a command that has ended takes no answer
+            let _ = answered.send(io::stdin().read_line(&mut line).map(|_| line));
         });
-        let answer = read.await.map_err(io::Error::other)??;
+        let answer = answer.await.map_err(io::Error::other)??;
         match answer.trim().to_ascii_lowercase().as_str() {
             "y" | "yes" => Ok(Consent::Given),
             _ => Err(CommandError::NotConfirmed),

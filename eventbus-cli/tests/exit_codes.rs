@@ -339,3 +339,30 @@ fn a_new_crate_is_made_once() {
     let again = eventbus(&["new", &crate_folder, "--path", checkout]);
     assert!(again.code == 64 && again.err.contains("exists already"), "{again:?}");
 }
+
+/// A new crate, as its user has it: outside of this workspace, with the newest dependencies that fit.
+#[test]
+#[ignore = "compiles all dependencies: `cargo test -p eventbus-cli --test exit_codes -- --ignored`"]
+fn a_new_crate_compiles_and_its_tests_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let new = folder.path().join("two-banks");
+    let checkout = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let made = eventbus(&["new", new.to_str().unwrap(), "--path", checkout]);
+    assert_eq!(made.code, 0, "{made:?}");
+    // the target folder stays for the next run
+    let target = concat!(env!("CARGO_TARGET_TMPDIR"), "/new-crate");
+    let cargo = |arguments: &[&str]| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(arguments).current_dir(&new).env("CARGO_TARGET_DIR", target).env_remove("RUSTFLAGS");
+        let output = cargo.output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?} {out}{err}");
+        out.into_owned()
+    };
+    cargo(&["build", "--quiet"]);
+    let tested = cargo(&["test", "--quiet"]);
+    let passed = |line: &str| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<u32>().ok();
+    let passed: u32 = tested.lines().filter_map(passed).sum();
+    assert!(passed >= 4, "{tested}");
+    cargo(&["fmt", "--check"]);
+}

@@ -1,6 +1,6 @@
 //! The bus, and the port that it implements. Each method calls the function of the module that does it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
@@ -350,6 +350,10 @@ impl EventBus for RedisEventBus {
     fn describe(&self) -> String {
         let bus = &self.inner;
         format!("RedisEventBus {} stream {}", address(&bus.config().redis_url), bus.config().stream_name())
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 
     fn default_group(&self) -> &Name {

@@ -125,7 +125,7 @@ pub mod app {
     pub use crate::{
         memory::InMemoryEventBusBuilder,
         runtime::{
-            app::{AppBuilder, Published, PublishedError, SettleError},
+            app::{AppBuilder, Published, PublishedError, ReplayError, Replayed, SettleError},
             skip::{SkipError, SkippedEvent},
             start::StartMistake,
         },
@@ -138,6 +138,15 @@ pub mod bus {
     pub use crate::port::{
         ConnectError, ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError, SkippedBefore,
     };
+}
+
+/// What is linked into a program: events, aggregates, handlers and projections. For tools; needs the cargo feature
+/// `catalog`.
+#[cfg(feature = "catalog")]
+#[cfg_attr(docsrs, doc(cfg(feature = "catalog")))]
+pub mod catalog {
+    #[doc(inline)]
+    pub use crate::runtime::catalog::{Catalog, EventSamples, LinkedAggregate, LinkedEvent, NoSamples};
 }
 
 /// The time that the framework reads, and that tests replace.

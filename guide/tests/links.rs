@@ -122,6 +122,58 @@ fn resolve(folder: &str, file: &str) -> String {
     parts.join("/")
 }
 
+/// Returns the folders of the crates that are published, by the list in the manifest of the workspace and in each of them.
+fn published() -> Vec<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let folders = fs::read_dir(workspace).unwrap().map(|entry| entry.unwrap().path());
+    let is_published = |folder: &PathBuf| {
+        let manifest = fs::read_to_string(folder.join("Cargo.toml"));
+        manifest.is_ok_and(|manifest| !manifest.contains("publish = false") && manifest.contains("[package]"))
+    };
+    let mut published: Vec<_> = folders.filter(is_published).filter(|folder| !folder.ends_with("benches")).collect();
+    published.sort();
+    published
+}
+
+/// The registry shows these pages, where no file of the repository is beside them.
+#[test]
+fn links_of_the_pages_of_crates_hold_outside_of_the_repository() {
+    let published = published();
+    assert!(published.len() >= 10, "{published:?}");
+    for folder in published {
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        for wanted in ["description = ", "documentation = ", "license.workspace = true", "[package.metadata.docs.rs]"] {
+            assert!(manifest.contains(wanted), "{}: {wanted}", folder.display());
+        }
+        let page = folder.join("README.md");
+        assert_eq!(manifest.contains("readme = \"README.md\""), page.exists(), "{}", folder.display());
+        let Ok(text) = fs::read_to_string(&page) else { continue };
+        assert!(!page.is_symlink(), "{}: its links would be those of another folder", page.display());
+        let anchors = anchors(&text);
+        for target in prose(&text).into_iter().flat_map(targets) {
+            let holds = target.starts_with("https://")
+                || target.strip_prefix('#').is_some_and(|heading| anchors.contains(heading));
+            assert!(holds, "{}: {target}", page.display());
+        }
+    }
+}
+
+/// Links of the pages that visitors of the repository read first lead to files and headings that are there.
+#[test]
+fn links_of_the_repositorys_pages_lead_somewhere() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"] {
+        let text = fs::read_to_string(workspace.join(name)).unwrap();
+        for target in prose(&text).into_iter().flat_map(targets).filter(|target| !target.starts_with("https://")) {
+            let (file, heading) = target.split_once('#').unwrap_or((&target, ""));
+            let path = if file.is_empty() { workspace.join(name) } else { workspace.join(file) };
+            assert!(path.exists(), "{name}: {target}");
+            let is_there = || anchors(&fs::read_to_string(&path).unwrap()).contains(heading);
+            assert!(heading.is_empty() || is_there(), "{name}: {target}");
+        }
+    }
+}
+
 /// The blocks that rustdoc passes by are those of other frameworks, each with a note.
 #[test]
 fn only_code_of_other_frameworks_is_not_compiled() {

@@ -1,4 +1,4 @@
-//! Tests over several crates; see `tests/`. The README's code is compiled here.
+//! Tests over several crates; see `tests/`. The code of the README, and of the page of the crate `eventbus`, is compiled here.
 
 pub mod fire;
 pub mod fixtures;
@@ -10,3 +10,8 @@ pub mod stores;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// The page of the crate `eventbus`, likewise.
+#[cfg(doctest)]
+#[doc = include_str!("../../eventbus/README.md")]
+pub struct CratePage;

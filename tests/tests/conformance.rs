@@ -1,4 +1,4 @@
-//! The README's tables of backends, the suites that each passes, and the limits that each declares.
+//! The guide's tables of backends, the suites that each passes, and the limits that each declares.
 //!
 //! The suites run in the backends' own tests; this test checks that they are called there, and with how many rules.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
@@ -135,12 +135,12 @@ fn matrix(title: &str, suites: &[(&str, &str)], backends: &[Backend]) -> String 
 }
 
 #[test]
-#[allow(clippy::print_stdout, reason = "the tables to copy into the README")]
-fn the_readme_shows_which_backend_passes_which_suite() {
-    let readme = text("README.md");
+#[allow(clippy::print_stdout, reason = "the tables to copy into the guide")]
+fn the_guide_shows_which_backend_passes_which_suite() {
+    let chapter = text("guide/src/backends.md");
     for table in [matrix("store", &STORE_SUITES, STORES), matrix("bus", &BUS_SUITES, BUSES)] {
         println!("{table}");
-        assert!(readme.contains(&table), "the README lacks this table:\n{table}");
+        assert!(chapter.contains(&table), "the guide lacks this table:\n{table}");
     }
 }
 

@@ -33,11 +33,12 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         "eventbus-cli",
         &[
             &["error", "output"],
-            &["connection", "dead_letter_action"],
-            &["doctor", "query", "transfer"],
+            &["app_source", "connection", "dead_letter_action"],
+            &["catalog", "doctor", "query", "transfer"],
             &["dashboard", "session"],
             &["command"],
             &["cli"],
+            &["app_command"],
         ],
     ),
     (

@@ -1,5 +1,5 @@
-//! The README's quick start, copied into a crate of its own, becomes a running program unchanged; so do the
-//! program that reads its rows, and the tests. Beside it: a binary of several crates.
+//! The README's quick start, copied into a crate of its own, becomes a running program unchanged; so do, of the page of
+//! the crate, the program that reads its rows, and the tests. Beside it: a binary of several crates.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
@@ -8,21 +8,24 @@ use std::{
     process::Command,
 };
 
+/// The page of the crate `eventbus` on the registry.
+const CRATE_PAGE: &str = "eventbus/README.md";
+
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Returns the first block of Rust below a heading of the README.
-fn first_block_below(heading: &str) -> String {
-    let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
-    let section = readme.split(&format!("\n## {heading}\n")).nth(1).unwrap();
+/// Returns the first block of Rust below a heading of a file.
+fn first_block_below(file: &str, heading: &str) -> String {
+    let text = fs::read_to_string(workspace().join(file)).unwrap();
+    let section = text.split(&format!("\n## {heading}\n")).nth(1).unwrap();
     let block = section.split("```rust").nth(1).unwrap();
     let code = block.split_once('\n').unwrap().1.split("```").next().unwrap();
     code.to_owned()
 }
 
 fn quick_start() -> String {
-    first_block_below("Quick start")
+    first_block_below("README.md", "Quick start")
 }
 
 /// Makes a program with this code and the dependencies that the README names.
@@ -87,7 +90,7 @@ fn the_quick_start_runs_in_a_crate_of_its_own() {
         assert!(text.contains(&format!("ada has {balance} cents")), "{text}");
         assert_eq!(text.matches("thank you, ada, for 120 cents").count(), 1, "{text}");
     }
-    make_crate(&folder, &first_block_below("Effects that happen once"));
+    make_crate(&folder, &first_block_below(CRATE_PAGE, "Effects that happen once"));
     for _run in 0..2 {
         let text = output_of(cargo("run", &folder).current_dir(&elsewhere));
         assert_eq!(text, "ada has 240 cents\n");
@@ -96,9 +99,9 @@ fn the_quick_start_runs_in_a_crate_of_its_own() {
 }
 
 #[test]
-fn the_tests_of_the_readme_pass_in_a_crate_of_their_own() {
+fn the_tests_of_the_crate_page_pass_in_a_crate_of_their_own() {
     let folder = temporary().join("newcomer-tests");
-    make_crate(&folder, &(quick_start() + &first_block_below("Testing")));
+    make_crate(&folder, &(quick_start() + &first_block_below(CRATE_PAGE, "Testing")));
     let text = output_of(&mut cargo("test", &folder));
     assert!(text.contains("4 passed"), "{text}");
 }
@@ -139,6 +142,11 @@ fn a_crate_that_the_binary_does_not_name_is_missed_at_the_start() {
             Some(missed) => assert!(text.contains(&format!("add `use {missed} as _;` to main.rs")), "{text}"),
         }
     }
+}
+
+#[test]
+fn the_crate_page_begins_with_the_same_program() {
+    assert_eq!(first_block_below(CRATE_PAGE, "Quick start"), quick_start());
 }
 
 #[test]

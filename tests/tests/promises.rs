@@ -1,4 +1,4 @@
-//! The README's promises, and the tests that fail when a promise is broken.
+//! The guide's promises, and the tests that fail when a promise is broken.
 //!
 //! This test fails if such a test is renamed or removed, so that no promise loses its proof unnoticed.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 /// A file or folder of tests, and functions in it.
 type Proof = (&'static str, &'static [&'static str]);
 
-/// The promises in the order of the README.
+/// The promises in the order of the guide.
 const PROMISES: &[(&str, &[Proof])] = &[
     (
         "A save that returned is durable.",
@@ -324,13 +324,12 @@ fn has_test(text: &str, test: &str) -> bool {
 #[test]
 fn each_promise_has_tests_that_are_there() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let readme = fs::read_to_string(workspace.join("README.md")).unwrap();
-    let promised = readme.split("## What is promised").nth(1).unwrap();
+    let promised = fs::read_to_string(workspace.join("guide/src/promises.md")).unwrap();
     let mut texts = BTreeMap::new();
     let (mut at, mut missing) = (0, Vec::new());
     for (promise, proofs) in PROMISES {
-        let found = promised[at..].find(&format!("- **{promise}"));
-        at += found.unwrap_or_else(|| panic!("the README does not promise, or not in this order: {promise}"));
+        let found = promised[at..].find(&format!("\n## {}\n", promise.trim_end_matches(['.', ',', ':'])));
+        at += found.unwrap_or_else(|| panic!("the guide does not promise, or not in this order: {promise}"));
         for (place, tests) in *proofs {
             let text = texts.entry(*place).or_insert_with(|| text(&workspace.join(place)));
             let gone = tests.iter().filter(|test| !has_test(text, test));
@@ -338,6 +337,6 @@ fn each_promise_has_tests_that_are_there() {
         }
     }
     assert!(missing.is_empty(), "{missing:#?}");
-    let promises = promised.split("\nLimits of").next().unwrap().matches("\n- **").count();
-    assert_eq!(promises, PROMISES.len(), "a promise of the README has no test here");
+    let promises = promised.split("\n## How they are attacked").next().unwrap().matches("\n## ").count();
+    assert_eq!(promises, PROMISES.len(), "a promise of the guide has no test here");
 }

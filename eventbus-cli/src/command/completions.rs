@@ -15,10 +15,10 @@ pub(crate) struct CompletionArgs {
 }
 
 impl CompletionArgs {
-    pub(crate) fn run(&self, mut command: Command) -> Result<(), CommandError> {
+    pub(crate) fn run(&self, mut command: Command, binary: &str) -> Result<(), CommandError> {
         // the generator panics on an output that cannot be written
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut command, "eventbus", &mut script);
+        clap_complete::generate(self.shell, &mut command, binary, &mut script);
         let mut out = io::stdout().lock();
         out.write_all(&script)?;
         Ok(out.flush()?)

@@ -7,6 +7,7 @@ use eventstore_postgres::sqlx::postgres::PgPoolOptions;
 use eventstore_sqlite::file_of_url;
 
 use crate::{
+    catalog::CatalogView,
     connection::{ConnectionSettings, StoreUrl},
     doctor::{Doctor, DoctorConfig, Report, Severity, UnknownCheck},
     error::{CommandError, ExitStatus},
@@ -14,6 +15,9 @@ use crate::{
 };
 
 /// Check the servers and what is stored there: each finding with its consequence and repair
+///
+/// In the binary of an application it also compares the stored event types with those that the application knows. It
+/// needs the URLs of the servers there, too.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Make these checks only
@@ -37,6 +41,10 @@ impl DoctorArgs {
         let new_doctor = || {
             let config = DoctorConfig { clock: session.clock().clone(), ..DoctorConfig::default() };
             let doctor = Doctor::new().config(config).deep(self.deep);
+            let doctor = match session.is_in_app() {
+                true => doctor.known_types(CatalogView::linked().known_types()),
+                false => doctor,
+            };
             doctor
                 .only(&self.only)
                 .and_then(|doctor| doctor.skip(&self.skip))

@@ -2,6 +2,7 @@
 //!
 //! A subcommand reads by a function of [`query`](crate::query), and shows what that returns.
 
+mod catalog;
 mod causes;
 mod completions;
 mod copy;
@@ -17,7 +18,9 @@ mod import;
 mod lag;
 mod new;
 mod projections;
+mod rebuild;
 mod relay;
+mod replay;
 mod schema;
 mod status;
 mod streams;
@@ -25,6 +28,7 @@ mod streams;
 #[cfg(feature = "dashboard")]
 pub(crate) use self::dashboard::DashboardArgs;
 pub(crate) use self::{
+    catalog::CatalogArgs,
     causes::CauseArgs,
     completions::CompletionArgs,
     copy::CopyArgs,
@@ -38,7 +42,9 @@ pub(crate) use self::{
     lag::LagArgs,
     new::NewArgs,
     projections::ProjectionArgs,
+    rebuild::RebuildArgs,
     relay::RelayArgs,
+    replay::ReplayArgs,
     schema::{MigrateArgs, SchemaArgs},
     status::StatusArgs,
     streams::StreamArgs,

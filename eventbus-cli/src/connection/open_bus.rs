@@ -40,6 +40,17 @@ impl OpenBus {
         Ok(Self::InProcess(bus))
     }
 
+    /// Opens the bus of an application once more, so that nothing is created.
+    ///
+    /// # Errors
+    /// [`CommandError::Unreachable`] if it cannot be reached, [`CommandError::Fault`] if there is none.
+    pub async fn attach(bus: &Arc<dyn EventBus>) -> Result<Self, CommandError> {
+        match bus.as_any().and_then(|bus| bus.downcast_ref::<RedisEventBus>()) {
+            Some(bus) => Ok(Self::Redis(RedisEventBus::attach(bus.config().clone()).await?)),
+            None => Ok(Self::Other(Arc::clone(bus))),
+        }
+    }
+
     /// Returns the bus as a port.
     #[must_use]
     pub fn as_bus(&self) -> &dyn EventBus {

@@ -55,6 +55,21 @@ impl Printer {
         Ok(out.flush()?)
     }
 
+    /// Shows a document in a format of its own, which has neither version nor time of ours.
+    pub(crate) fn show_value(self, document: &serde_json::Value) -> Result<(), CommandError> {
+        let mut out = io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, document).map_err(io::Error::from)?;
+        out.write_all(b"\n")?;
+        Ok(out.flush()?)
+    }
+
+    /// Shows a text, with `--json` too.
+    pub(crate) fn show_text(self, text: &str) -> Result<(), CommandError> {
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        Ok(out.flush()?)
+    }
+
     /// Shows a document whose text is a table.
     pub(crate) fn show_table<T: Serialize>(
         self,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-#[cfg(feature = "testkit")]
+#[cfg(feature = "catalog")]
 use super::trace::{self, Traced, Untraceable};
 use super::{
     error::BoxError,
@@ -33,7 +33,7 @@ pub trait Payload: Sized + 'static {
         upcasters: &[],
         unique: &[],
         tags: &[],
-        #[cfg(feature = "testkit")]
+        #[cfg(feature = "catalog")]
         trace: Self::trace,
     };
     /// An event without fields: `{}` in the store, `null` to serde.
@@ -41,7 +41,7 @@ pub trait Payload: Sized + 'static {
 
     fn to_json(&self) -> Result<String, FieldError>;
     fn from_json(json: &str) -> Result<Self, FieldError>;
-    #[cfg(feature = "testkit")]
+    #[cfg(feature = "catalog")]
     fn trace() -> Result<Traced<Self>, Untraceable>;
 }
 
@@ -55,7 +55,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Payload for T {
         serde_json::from_str(json).map_err(|error| FieldError::from_parse_error(json, &error))
     }
 
-    #[cfg(feature = "testkit")]
+    #[cfg(feature = "catalog")]
     fn trace() -> Result<Traced<Self>, Untraceable> {
         trace::trace()
     }
@@ -105,7 +105,7 @@ pub struct Codec<E: 'static> {
     /// The values of the tags, as the descriptor of the event lists them.
     tags: &'static [TagReader<E>],
     /// Makes samples of the event.
-    #[cfg(feature = "testkit")]
+    #[cfg(feature = "catalog")]
     trace: fn() -> Result<Traced<E>, Untraceable>,
 }
 
@@ -173,7 +173,7 @@ impl<E> Codec<E> {
     }
 
     /// Makes samples of the event.
-    #[cfg(feature = "testkit")]
+    #[cfg(feature = "catalog")]
     pub(crate) fn trace(&self) -> Result<Traced<E>, Untraceable> {
         (self.trace)()
     }

@@ -16,7 +16,7 @@ pub(crate) mod idempotency_key;
 pub(crate) mod json;
 pub(crate) mod metadata;
 pub(crate) mod name;
-#[cfg(feature = "testkit")]
+#[cfg(feature = "catalog")]
 pub(crate) mod probe;
 pub(crate) mod record;
 pub(crate) mod shown;

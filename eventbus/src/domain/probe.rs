@@ -1,10 +1,15 @@
-//! What a test can do with an event type that it knows only from the registry: make samples, and read payloads.
+//! What a tool or a test can do with an event type that it knows only from the registry: make samples, and read payloads.
 
+#[cfg(feature = "testkit")]
 use super::{
-    codec::{DecodeError, EncodeError},
+    codec::DecodeError,
     name::{InvalidName, Name},
-    record::{DomainEvent, NewEvent},
+    record::NewEvent,
     stream::{StreamId, Version},
+};
+use super::{
+    codec::EncodeError,
+    record::DomainEvent,
     trace::{Shape, Untraceable},
 };
 
@@ -27,6 +32,7 @@ pub(crate) enum SampleError {
 }
 
 /// Why a stored payload was not read.
+#[cfg(feature = "testkit")]
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RereadError {
     /// It is not decoded as the event.
@@ -44,14 +50,22 @@ pub(crate) enum RereadError {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EventProbe {
     samples: fn() -> Result<Samples, SampleError>,
+    #[cfg(feature = "testkit")]
     reread: fn(&str, u32, &str) -> Result<String, RereadError>,
+    #[cfg(feature = "testkit")]
     rust_type: fn() -> &'static str,
 }
 
 impl EventProbe {
     /// Returns the functions of `E`.
     pub(crate) const fn of<E: DomainEvent>() -> Self {
-        Self { samples: samples::<E>, reread: reread::<E>, rust_type: std::any::type_name::<E> }
+        Self {
+            samples: samples::<E>,
+            #[cfg(feature = "testkit")]
+            reread: reread::<E>,
+            #[cfg(feature = "testkit")]
+            rust_type: std::any::type_name::<E>,
+        }
     }
 
     /// Makes samples of the event, as today's program encodes them.
@@ -60,11 +74,13 @@ impl EventProbe {
     }
 
     /// Decodes a payload that was stored under a name, in a version, and encodes the event again.
+    #[cfg(feature = "testkit")]
     pub(crate) fn reread(&self, event_type: &str, version: u32, payload: &str) -> Result<String, RereadError> {
         (self.reread)(event_type, version, payload)
     }
 
     /// Returns the event's Rust type, as a [`DecodeError::Payload`] names it.
+    #[cfg(feature = "testkit")]
     pub(crate) fn rust_type(&self) -> &'static str {
         (self.rust_type)()
     }
@@ -82,6 +98,7 @@ fn samples<E: DomainEvent>() -> Result<Samples, SampleError> {
     Ok(Samples { payloads, shape: traced.shape })
 }
 
+#[cfg(feature = "testkit")]
 fn reread<E: DomainEvent>(event_type: &str, version: u32, payload: &str) -> Result<String, RereadError> {
     let stored = NewEvent::new(Name::new("event type", event_type)?, version, payload);
     let stored = stored.recorded_as(StreamId::parse("Locked", "1")?, Version::FIRST, None);

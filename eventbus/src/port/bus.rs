@@ -5,7 +5,7 @@
 //! of the group succeeded, and one that used up its attempts is a dead letter. Not guaranteed: delivery exactly once,
 //! or order across consumers of one group, unless the bus says so.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
@@ -56,6 +56,11 @@ pub trait EventBus: Send + Sync + 'static {
     /// Describes the bus for the log, without credentials: its type, and the address of its server.
     fn describe(&self) -> String {
         type_name::<Self>()
+    }
+
+    /// Returns the bus itself, for tools that do more with a bus of a type that they know.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
     }
 
     /// Returns the group of subscribers that name none.

@@ -2,7 +2,7 @@
 
 use std::{marker::PhantomData, time::Duration};
 
-#[cfg(feature = "testkit")]
+#[cfg(feature = "catalog")]
 use crate::domain::probe::EventProbe;
 use crate::{
     delivery::activity::DEFAULT_TIMEOUT,
@@ -273,7 +273,7 @@ impl ProjectionDefinition {
 #[derive(Debug)]
 pub struct EventRegistration {
     pub(crate) descriptor: EventDescriptor,
-    #[cfg(feature = "testkit")]
+    #[cfg(feature = "catalog")]
     pub(crate) probe: EventProbe,
 }
 
@@ -283,7 +283,7 @@ impl EventRegistration {
     pub const fn of<E: DomainEvent>() -> Self {
         Self {
             descriptor: E::DESCRIPTOR,
-            #[cfg(feature = "testkit")]
+            #[cfg(feature = "catalog")]
             probe: EventProbe::of::<E>(),
         }
     }

@@ -1,6 +1,8 @@
 //! The running parts: event registry, handler parameters, repository, relay, subscriptions, projections, app.
 
 pub(crate) mod app;
+#[cfg(feature = "catalog")]
+pub(crate) mod catalog;
 pub(crate) mod definition;
 pub(crate) mod extract;
 mod feed_head;

@@ -81,6 +81,17 @@ pub enum StartMistake {
         /// The groups there are, sorted.
         known: Vec<String>,
     },
+    /// The app has no handler or projection of the name that [`AppBuilder::replay`](crate::app::AppBuilder::replay) or
+    /// [`rebuild`](crate::app::AppBuilder::rebuild) was given.
+    #[error("the app has no {what} `{name}` (it has: {})", if known.is_empty() { "none".into() } else { known.join(", ") })]
+    UnknownName {
+        /// `handler` or `projection`.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The names that the app has, sorted.
+        known: Vec<&'static str>,
+    },
     /// Two event types have one wire name. Without `discover()` the check covers those that the handlers and projections
     /// of the app take.
     #[error(

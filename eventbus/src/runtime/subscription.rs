@@ -233,7 +233,6 @@ fn handler_subscriber(definition: HandlerDefinition, group: &Name, context: &Han
 }
 
 /// Returns the subscriber of one handler, once the context is checked to hold what it takes.
-#[cfg(feature = "testkit")]
 pub(crate) fn checked_subscriber(
     definition: HandlerDefinition,
     group: &Name,

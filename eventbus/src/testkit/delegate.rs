@@ -373,6 +373,10 @@ macro_rules! __delegate {
                     $inner.describe()
                 }
 
+                fn as_any(&$self) -> Option<&dyn std::any::Any> {
+                    $inner.as_any()
+                }
+
                 fn default_group(&$self) -> &Name {
                     $inner.default_group()
                 }

@@ -39,6 +39,7 @@ mod saving;
 mod searching;
 mod shared_bus;
 mod skipped;
+mod standalone;
 mod stateful;
 mod subscriptions;
 mod unique_values;

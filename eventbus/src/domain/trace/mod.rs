@@ -31,7 +31,7 @@ pub(crate) type Shape = BTreeMap<String, String>;
 /// Sample values of a type, and the shape of its fields.
 #[doc(hidden)]
 #[derive(Debug)]
-#[cfg_attr(not(feature = "testkit"), allow(dead_code, reason = "only the schema lock compares samples"))]
+#[cfg_attr(not(feature = "catalog"), allow(dead_code, reason = "only the catalog and the schema lock have samples"))]
 pub struct Traced<T> {
     pub(crate) samples: Vec<T>,
     pub(crate) shape: Shape,
@@ -41,7 +41,7 @@ pub struct Traced<T> {
 ///
 /// # Errors
 /// [`Untraceable`] with the field of which no value was accepted.
-#[cfg(any(test, feature = "testkit"))]
+#[cfg(any(test, feature = "catalog"))]
 pub(crate) fn trace<T: DeserializeOwned>() -> Result<Traced<T>, Untraceable> {
     let mut choices = Choices::default();
     let samples = make_samples(&mut choices)?;

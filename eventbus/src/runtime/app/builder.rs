@@ -9,20 +9,27 @@ use super::{
     inner::AppInner,
     no_store::NoStore,
     outage_starts::OutageStarts,
+    parts::Parts,
     plan::{CheckedPlan, Discovery, Plan},
+    replayed::Replayed,
     set_up::set_up_tables,
+    standalone::Standalone,
     stored_types,
     tasks::AppTasks,
 };
 use crate::{
-    domain::{clock::SharedClock, error::ErrorLine},
+    domain::{
+        clock::SharedClock,
+        error::{ErrorLine, Result},
+        stream::Position,
+    },
     memory::{InMemoryEventBus, InMemoryEventStore},
     port::{Announced, ConnectError, EventBus, EventStore, state::StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
         held_lease::{LEASE_TTL_MIN, new_owner},
         metrics::{Exporter, Meters},
-        projection::{AnyProjection, ProjectionHandle, RunnerContext},
+        projection::{AnyProjection, ProjectionHandle, RebuildProgress, Rebuilt, RunnerContext},
         relay::{self, RelayOptions},
         repository::{RepositorySource, SnapshotTasks},
         retention::Retention,
@@ -271,6 +278,118 @@ impl AppBuilder {
         Self { store: Some(store), bus: Some(Arc::new(bus)), clock, ..self }
     }
 
+    /// Returns the store that the builder was given.
+    #[must_use]
+    pub fn given_store(&self) -> Option<&Arc<dyn EventStore>> {
+        self.store.as_ref()
+    }
+
+    /// Returns the bus that the builder was given.
+    #[must_use]
+    pub fn given_bus(&self) -> Option<&Arc<dyn EventBus>> {
+        self.bus.as_ref()
+    }
+
+    /// Rebuilds one projection from zero, without starting the app: for commands of operators.
+    ///
+    /// As [`App::rebuild`], but for this: no handler runs and no event is published here, whether the app runs elsewhere
+    /// or not. Rows outside of the store's transaction can be rebuilt only while no process feeds the projection. A new
+    /// state in memory is dropped at the end, so it shows only that the methods take all events.
+    ///
+    /// If the future is dropped, or the process ends, the next rebuild of rows with `tables(..)` goes on where this one
+    /// was; at most a [`projection_lease`](Self::projection_lease) later.
+    ///
+    /// # Examples
+    /// ```standalone_crate
+    /// use eventbus::prelude::*;
+    ///
+    /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// #[event(aggregate_type = "Account")]
+    /// struct Opened {}
+    ///
+    /// #[derive(Default)]
+    /// struct Accounts;
+    ///
+    /// #[projection(name = "accounts")]
+    /// impl Accounts { fn opened(&mut self, _event: &Opened) {} }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// let rebuilt = App::builder().discover().rebuild("accounts", |now| println!("{now}")).await?;
+    /// assert_eq!(rebuilt.events, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`StartError`] if the app could not start or has no such projection, otherwise that of [`App::rebuild`].
+    pub async fn rebuild(self, projection: &str, report: impl FnMut(RebuildProgress) + Send) -> Result<Rebuilt> {
+        let guard_timeout = self.wait_timeout;
+        let alone = self.into_standalone()?;
+        alone.rebuild(projection, Box::new(report), guard_timeout).await
+    }
+
+    /// Runs one handler on stored events, without starting the app: those that it takes after position `after`, up to
+    /// `through` or the end of the store. For commands of operators.
+    ///
+    /// Each event is handled once, in the order of the store, and the replay ends at the first one that fails. A handler
+    /// that takes the store's connection, or a repository, runs only for events that it has no note of having handled.
+    /// No other handler runs, and no consumer group moves.
+    ///
+    /// # Errors
+    /// [`StartError`] if the app could not start or has no such handler; [`ReplayError`] with the position of the event
+    /// that failed, or if the store could not be read.
+    pub async fn replay(
+        self,
+        handler: &str,
+        after: Position,
+        through: Option<Position>,
+        report: impl FnMut(Replayed) + Send,
+    ) -> Result<Replayed> {
+        let alone = self.into_standalone()?;
+        alone.replay(handler, after, through, report).await
+    }
+
+    fn into_standalone(mut self) -> Result<Standalone, StartError> {
+        Ok(Standalone { projection_lease: self.projection_lease, parts: self.check()? })
+    }
+
+    /// Takes the parts out of the builder, and checks them.
+    fn check(&mut self) -> Result<Parts, StartError> {
+        let consumes_only = self.store.is_none() && self.bus.is_some();
+        let clock = self.clock.clone();
+        let store: Arc<dyn EventStore> = match self.store.take() {
+            Some(store) => store,
+            None if consumes_only => Arc::new(NoStore::default()),
+            None => Arc::new(InMemoryEventStore::with_clock(clock.clone())),
+        };
+        let in_memory = || Arc::new(InMemoryEventBus::builder().clock(clock.clone()).build());
+        let bus = self.bus.take().unwrap_or_else(|| in_memory());
+        let repositories = RepositorySource {
+            store: Arc::clone(&store),
+            has_relay: self.relay && !consumes_only,
+            clock: clock.clone(),
+            snapshot_tasks: SnapshotTasks::default(),
+            first_command: Arc::default(),
+            tag_queues: Arc::default(),
+            meters: Meters::new(self.exporter.clone(), &*store),
+        };
+        let state = std::mem::take(&mut self.state);
+        let state = if consumes_only { state } else { state.with(repositories.clone()) };
+        let plan = Plan {
+            discovery: std::mem::replace(&mut self.discovery, Discovery::Off),
+            expected_crates: std::mem::take(&mut self.expected_crates),
+            handlers: std::mem::take(&mut self.handlers),
+            projections: std::mem::take(&mut self.projections),
+            state: &state,
+            transaction: store.transactions().map(|transactions| transactions.transaction_type()),
+            has_store: !consumes_only,
+            default_group: bus.default_group(),
+        }
+        .check()?;
+        Ok(Parts { store, bus, clock, repositories, state, plan })
+    }
+
     /// Checks all parts and connects the bus, then runs the `set_up` of each projection, and last starts relay, consumers
     /// and projections.
     ///
@@ -283,37 +402,10 @@ impl AppBuilder {
     ///
     /// # Errors
     /// [`StartError`] with every mistake there is, each with its place in the source.
-    pub async fn start(self) -> Result<App, StartError> {
+    pub async fn start(mut self) -> Result<App, StartError> {
         let consumes_only = self.store.is_none() && self.bus.is_some();
-        let store: Arc<dyn EventStore> = match self.store {
-            Some(store) => store,
-            None if consumes_only => Arc::new(NoStore::default()),
-            None => Arc::new(InMemoryEventStore::with_clock(self.clock.clone())),
-        };
-        let (clock, exporter) = (self.clock, self.exporter);
-        let in_memory = || Arc::new(InMemoryEventBus::builder().clock(clock.clone()).build());
-        let bus = self.bus.unwrap_or_else(|| in_memory());
-        let repositories = RepositorySource {
-            store: Arc::clone(&store),
-            has_relay: self.relay && !consumes_only,
-            clock: clock.clone(),
-            snapshot_tasks: SnapshotTasks::default(),
-            first_command: Arc::default(),
-            tag_queues: Arc::default(),
-            meters: Meters::new(exporter.clone(), &*store),
-        };
-        let state = if consumes_only { self.state } else { self.state.with(repositories.clone()) };
-        let plan = Plan {
-            discovery: self.discovery,
-            expected_crates: self.expected_crates,
-            handlers: self.handlers,
-            projections: self.projections,
-            state: &state,
-            transaction: store.transactions().map(|transactions| transactions.transaction_type()),
-            has_store: !consumes_only,
-            default_group: bus.default_group(),
-        }
-        .check()?;
+        let exporter = self.exporter.clone();
+        let Parts { store, bus, clock, repositories, state, plan } = self.check()?;
         plan.log_routes();
         if plan.handlers.is_empty() && plan.projections.is_empty() {
             tracing::info!("the app has no handlers and no projections; `.discover()` adds those that are linked");

@@ -11,10 +11,13 @@ mod metrics;
 mod metrics_export;
 mod no_store;
 mod outage_starts;
+mod parts;
 mod plan;
 mod relay_health;
+mod replayed;
 mod set_up;
 mod signal;
+mod standalone;
 mod stored_types;
 mod tasks;
 mod wait_idle;
@@ -24,6 +27,7 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use builder::AppBuilder;
 pub use error::{PublishedError, SettleError};
 pub use relay_health::Published;
+pub use replayed::{ReplayError, Replayed};
 pub use signal::shutdown_signal;
 
 use self::{

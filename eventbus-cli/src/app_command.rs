@@ -1,0 +1,136 @@
+//! The command within the binary of an application, which knows the application's types.
+
+use std::{ffi::OsString, future::Future, path::Path, process::ExitCode};
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use eventbus::{Error, app::AppBuilder};
+
+use crate::{
+    app_source::AppSource,
+    cli::{Command, EXIT_CODES, GlobalOptions, run_in, show_usage},
+    command::{CatalogArgs, RebuildArgs, ReplayArgs},
+    error::{CommandError, ExitStatus},
+    session::Session,
+};
+
+/// A command for the binary of an application: those of `eventbus`, and those that need the application's types.
+///
+/// Made by [`from_args`].
+#[derive(Debug)]
+#[must_use = "a command does nothing before it is run"]
+pub struct AppCommand {
+    /// The name of the binary.
+    name: String,
+    parsed: Result<AppCli, clap::Error>,
+}
+
+/// Shows and operates what this application keeps in its store and on its bus.
+///
+/// Without `--store` and `--bus` these are the application's own.
+#[derive(Debug, Parser)]
+#[command(about, max_term_width = 100, after_help = EXIT_CODES)]
+struct AppCli {
+    #[command(flatten)]
+    options: GlobalOptions,
+    #[command(subcommand)]
+    command: AppSubcommand,
+}
+
+/// A subcommand of the binary of an application.
+#[derive(Debug, Subcommand)]
+enum AppSubcommand {
+    Catalog(CatalogArgs),
+    Rebuild(RebuildArgs),
+    Replay(ReplayArgs),
+    #[command(flatten)]
+    Common(Command),
+}
+
+/// Returns the command that the arguments of this process name; `None` if the first argument names none, as in a process
+/// that is to run the application.
+///
+/// # Examples
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use eventbus::{App, Result, app::AppBuilder};
+/// use eventstore_sqlite::SqliteEventStore;
+///
+/// async fn app() -> Result<AppBuilder> {
+///     Ok(App::builder().store(SqliteEventStore::open("bank.db").await?).discover())
+/// }
+///
+/// #[tokio::main]
+/// async fn main() -> Result<ExitCode> {
+///     if let Some(command) = eventbus_cli::from_args() {
+///         return Ok(command.run(app).await); // `bank rebuild balances`, `bank catalog`, `bank status`
+///     }
+///     app().await?.start().await?.run_until_signal().await?;
+///     Ok(ExitCode::SUCCESS)
+/// }
+/// ```
+#[must_use]
+pub fn from_args() -> Option<AppCommand> {
+    AppCommand::parse_from(std::env::args_os())
+}
+
+impl AppCommand {
+    /// Returns the command that arguments name, the first of which is the name of the binary; `None` if the second one
+    /// names none.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus_cli::AppCommand;
+    /// let command = |arguments: &[&str]| AppCommand::parse_from(arguments.iter().map(Into::into));
+    /// assert!(command(&["bank", "catalog"]).is_some());
+    /// assert!(command(&["bank"]).is_none());
+    /// assert!(command(&["bank", "serve", "--port", "8000"]).is_none());
+    /// ```
+    #[must_use]
+    pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Option<Self> {
+        let arguments: Vec<_> = arguments.into_iter().collect();
+        let named = arguments.get(1)?.to_str()?;
+        let command = AppCli::command();
+        let is_known = command.get_subcommands().any(|known| known.get_name() == named);
+        if !is_known && named != "help" {
+            return None;
+        }
+        let name = arguments.first().map(|path| Path::new(path).file_stem().unwrap_or_default().to_string_lossy());
+        let name = name.filter(|name| !name.is_empty()).map_or_else(|| "app".to_owned(), |name| name.into_owned());
+        let parsed = command.bin_name(&name).try_get_matches_from(arguments);
+        let parsed = parsed.and_then(|matches| AppCli::from_arg_matches(&matches));
+        Some(Self { name, parsed })
+    }
+
+    /// Runs the command until it ends or Ctrl-C is pressed, reports its error on standard error, and returns the exit code
+    /// of the process.
+    ///
+    /// `app` makes the application, which is not started. Only commands that need its store, bus, handlers or projections
+    /// call it, and at most once: `catalog` and `help` need no server.
+    pub async fn run<F, R, E>(self, app: F) -> ExitCode
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Future<Output = Result<AppBuilder, E>> + Send + 'static,
+        E: Into<Error>,
+    {
+        let cli = match self.parsed {
+            Ok(cli) => cli,
+            Err(error) => return show_usage(&error).into(),
+        };
+        let session = cli.options.into_session(Some(AppSource::new(app)));
+        let (name, command) = (self.name, cli.command);
+        run_in(session, async |session| command.run(session, &name).await).await.into()
+    }
+}
+
+impl AppSubcommand {
+    async fn run(&self, session: &Session, binary: &str) -> Result<ExitStatus, CommandError> {
+        match self {
+            Self::Catalog(args) => args.run(session),
+            Self::Rebuild(args) => args.run(session).await,
+            Self::Replay(args) => args.run(session).await,
+            Self::Common(Command::Completions(args)) => args.run(AppCli::command(), binary).map(|()| ExitStatus::Done),
+            Self::Common(command) => command.run(session).await,
+        }
+    }
+}

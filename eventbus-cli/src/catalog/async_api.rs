@@ -1,0 +1,123 @@
+//! The catalog as an AsyncAPI 3 document.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::view::{CatalogView, EventRow, HandlerRow};
+
+/// The version of AsyncAPI that the document follows.
+const VERSION: &str = "3.0.0";
+
+/// The one channel: the stream of the bus.
+const CHANNEL: &str = "events";
+
+/// Returns the catalog as an AsyncAPI 3 document: the stream of events as a channel, each event as a message, saving as
+/// what sends them, and each handler as what receives some of them.
+///
+/// `address` is the name of the stream, if the bus has one.
+#[must_use]
+pub fn async_api(catalog: &CatalogView, title: &str, version: &str, address: Option<&str>) -> Value {
+    let keys = Keys::new(catalog);
+    let messages: Map<_, _> =
+        keys.0.values().map(|key| (key.clone(), reference(&format!("#/components/messages/{key}")))).collect();
+    let mut operations = Map::new();
+    let mut aggregates: BTreeMap<&str, Vec<&EventRow>> = BTreeMap::new();
+    for event in &catalog.events {
+        aggregates.entry(event.aggregate_type).or_default().push(event);
+    }
+    for (aggregate, events) in aggregates {
+        let operation = json!({
+            "action": "send",
+            "channel": reference(&format!("#/channels/{CHANNEL}")),
+            "summary": format!("Events of the aggregate {aggregate}, published by the relay."),
+            "messages": events.iter().map(|event| keys.in_channel(event.event_type)).collect::<Vec<_>>(),
+        });
+        operations.insert(free_key(&operations, &format!("save.{aggregate}")), operation);
+    }
+    for handler in &catalog.handlers {
+        operations
+            .insert(free_key(&operations, &format!("handle.{}", handler.name)), receiving(handler, catalog, &keys));
+    }
+    let components: Map<_, _> =
+        catalog.events.iter().map(|event| (keys.of(event.event_type).to_owned(), message(event))).collect();
+    json!({
+        "asyncapi": VERSION,
+        "info": { "title": title, "version": version },
+        "defaultContentType": "application/json",
+        "channels": {
+            CHANNEL: {
+                "address": address,
+                "description": "All events, in the order of the store.",
+                "messages": messages,
+            },
+        },
+        "operations": operations,
+        "components": { "messages": components },
+    })
+}
+
+/// The key of each event in the document.
+struct Keys(BTreeMap<&'static str, String>);
+
+impl Keys {
+    fn new(catalog: &CatalogView) -> Self {
+        let mut taken = Map::new();
+        let key = |event: &EventRow| {
+            let key = free_key(&taken, event.event_type);
+            taken.insert(key.clone(), Value::Null);
+            (event.event_type, key)
+        };
+        Self(catalog.events.iter().map(key).collect())
+    }
+
+    fn of(&self, event_type: &str) -> &str {
+        self.0.get(event_type).map_or("", String::as_str)
+    }
+
+    /// Returns the reference to an event's message in the channel.
+    fn in_channel(&self, event_type: &str) -> Value {
+        reference(&format!("#/channels/{CHANNEL}/messages/{}", self.of(event_type)))
+    }
+}
+
+/// Returns a key for a name, of the characters that AsyncAPI allows; one that `taken` does not have.
+fn free_key(taken: &Map<String, Value>, name: &str) -> String {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let key: String = name.chars().map(|c| if is_allowed(c) { c } else { '_' }).collect();
+    let numbered = (2..).map(|number| format!("{key}_{number}"));
+    std::iter::once(key.clone()).chain(numbered).find(|key| !taken.contains_key(key)).unwrap_or(key)
+}
+
+fn reference(to: &str) -> Value {
+    json!({ "$ref": to })
+}
+
+fn receiving(handler: &HandlerRow, catalog: &CatalogView, keys: &Keys) -> Value {
+    let takes = |event: &&EventRow| match &handler.events {
+        None => true,
+        Some(types) => types.contains(&event.event_type),
+    };
+    let group = handler.group.unwrap_or("the default group of the bus");
+    json!({
+        "action": "receive",
+        "channel": reference(&format!("#/channels/{CHANNEL}")),
+        "summary": format!("The handler {} of {group}.", handler.name),
+        "messages": catalog.events.iter().filter(takes).map(|event| keys.in_channel(event.event_type)).collect::<Vec<_>>(),
+    })
+}
+
+fn message(event: &EventRow) -> Value {
+    let mut message = json!({
+        "name": event.event_type,
+        "title": event.event_type,
+        "summary": format!("Version {} of an event of {}.", event.schema_version, event.aggregate_type),
+        "tags": [{ "name": event.aggregate_type }],
+        "payload": event.schema.clone().unwrap_or_else(|| json!({ "type": "object" })),
+        "examples": event.examples.iter().map(|payload| json!({ "payload": payload })).collect::<Vec<_>>(),
+    });
+    if let (Some(reason), Value::Object(fields)) = (&event.no_schema, &mut message) {
+        fields.insert("description".into(), format!("Its fields are not known: {reason}.").into());
+    }
+    message
+}

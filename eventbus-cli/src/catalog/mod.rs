@@ -1,0 +1,17 @@
+//! The catalog of an application: what is linked into its binary, as values, JSON Schema, AsyncAPI and a picture.
+//!
+//! It is made without a store, a bus or a running app.
+
+mod async_api;
+mod json_schema;
+mod mermaid;
+mod schema_document;
+mod view;
+
+pub use self::{
+    async_api::async_api,
+    json_schema::event_schema,
+    mermaid::mermaid,
+    schema_document::event_schemas,
+    view::{AggregateRow, CatalogView, EventRow, HandlerRow, ProjectionReaderRow},
+};

@@ -1,0 +1,195 @@
+//! The catalog as rows.
+
+use eventbus::{
+    catalog::{Catalog, LinkedEvent},
+    event::{EventFilter, Source},
+    handler::HandlerDefinition,
+    projection::ProjectionDefinition,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::json_schema::event_schema;
+
+/// The events, aggregates, handlers and projections that are linked into a binary.
+#[derive(Debug, Clone, Serialize)]
+pub struct CatalogView {
+    /// The aggregates, by type.
+    pub aggregates: Vec<AggregateRow>,
+    /// The events, by type.
+    pub events: Vec<EventRow>,
+    /// The handlers, by name.
+    pub handlers: Vec<HandlerRow>,
+    /// The projections, by name.
+    pub projections: Vec<ProjectionReaderRow>,
+}
+
+/// An aggregate.
+#[derive(Debug, Clone, Serialize)]
+pub struct AggregateRow {
+    /// Its durable type.
+    pub aggregate_type: &'static str,
+    /// The path of its struct.
+    pub rust_type: &'static str,
+    /// Where it is declared.
+    pub source: String,
+    /// Set if it is a further state of the streams of a different aggregate.
+    pub is_fold: bool,
+    /// Event types that are stored, and not saved any more.
+    pub retired: &'static [&'static str],
+}
+
+/// An event.
+#[derive(Debug, Clone, Serialize)]
+pub struct EventRow {
+    /// Its durable type.
+    pub event_type: &'static str,
+    /// The names that it had before.
+    pub former_types: &'static [&'static str],
+    /// The aggregate to which it belongs.
+    pub aggregate_type: &'static str,
+    /// The version of its shape.
+    pub schema_version: u32,
+    /// The names of its tags.
+    pub tags: &'static [&'static str],
+    /// The path of its struct.
+    pub rust_type: &'static str,
+    /// Where it is declared.
+    pub source: String,
+    /// The JSON Schema of its own fields, or `None` if its fields are unknown.
+    pub schema: Option<Value>,
+    /// The reason why its fields are unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_schema: Option<String>,
+    /// Sample payloads.
+    pub examples: Vec<Value>,
+}
+
+/// A handler.
+#[derive(Debug, Clone, Serialize)]
+pub struct HandlerRow {
+    /// Its name.
+    pub name: &'static str,
+    /// Its consumer group; `None` for the default group of the bus.
+    pub group: Option<&'static str>,
+    /// The event types that it takes, those from before a renaming included; `None` for all.
+    pub events: Option<Vec<&'static str>>,
+    /// Where it is declared.
+    pub source: String,
+}
+
+/// A projection.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProjectionReaderRow {
+    /// Its name.
+    pub name: &'static str,
+    /// Where its state or its rows are, and how often they take effect: `in_memory`, `transactional` or `at_least_once`.
+    pub kind: eventbus::projection::ProjectionKind,
+    /// The version of its methods.
+    pub version: u32,
+    /// The tables of its rows.
+    pub tables: &'static [&'static str],
+    /// The event types that it takes, those from before a renaming included; `None` for all.
+    pub events: Option<Vec<&'static str>>,
+    /// Where it is declared.
+    pub source: String,
+}
+
+impl CatalogView {
+    /// Describes what is linked into this program.
+    #[must_use]
+    pub fn linked() -> Self {
+        let linked = Catalog::linked();
+        Self {
+            aggregates: linked
+                .aggregates
+                .iter()
+                .map(|aggregate| AggregateRow {
+                    aggregate_type: aggregate.aggregate_type,
+                    rust_type: aggregate.rust_type,
+                    source: place(aggregate.source),
+                    is_fold: aggregate.is_fold,
+                    retired: aggregate.retired,
+                })
+                .collect(),
+            events: linked.events.iter().map(event_row).collect(),
+            handlers: linked.handlers.iter().map(handler_row).collect(),
+            projections: linked.projections.iter().map(projection_row).collect(),
+        }
+    }
+
+    /// Returns the event types that the program knows, each with the highest schema version that it reads: today's,
+    /// those from before a renaming, and retired ones.
+    #[must_use]
+    pub fn known_types(&self) -> Vec<(String, u32)> {
+        let of_event = |event: &EventRow| {
+            let names = [event.event_type].into_iter().chain(event.former_types.iter().copied());
+            let version = event.schema_version;
+            names.map(move |name| (name.to_owned(), version)).collect::<Vec<_>>()
+        };
+        let retired = self.aggregates.iter().flat_map(|aggregate| aggregate.retired);
+        // a retired event is never decoded, so no version of it is too new
+        let retired = retired.map(|name| ((*name).to_owned(), u32::MAX));
+        retired.chain(self.events.iter().flat_map(of_event)).collect()
+    }
+
+    /// Returns the consumer groups of the handlers, sorted; `None` is the default group of the bus.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Option<&'static str>> {
+        let mut groups: Vec<_> = self.handlers.iter().map(|handler| handler.group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+}
+
+fn place(source: Source) -> String {
+    source.to_string()
+}
+
+fn event_row(event: &LinkedEvent) -> EventRow {
+    let descriptor = event.descriptor;
+    let (schema, no_schema, payloads) = match event.samples() {
+        Ok(samples) => (Some(event_schema(&samples)), None, samples.payloads),
+        Err(error) => (None, Some(error.reason), Vec::new()),
+    };
+    EventRow {
+        event_type: descriptor.event_type,
+        former_types: descriptor.former_types,
+        aggregate_type: descriptor.aggregate_type,
+        schema_version: descriptor.schema_version,
+        tags: descriptor.tags,
+        rust_type: descriptor.rust_type,
+        source: place(descriptor.source),
+        schema,
+        no_schema,
+        examples: payloads.iter().filter_map(|payload| serde_json::from_str(payload).ok()).collect(),
+    }
+}
+
+fn handler_row(handler: &HandlerDefinition) -> HandlerRow {
+    HandlerRow {
+        name: handler.name,
+        group: handler.group,
+        events: types_of(handler.events),
+        source: place(handler.source),
+    }
+}
+
+fn projection_row(projection: &ProjectionDefinition) -> ProjectionReaderRow {
+    ProjectionReaderRow {
+        name: projection.name,
+        kind: projection.kind,
+        version: projection.version,
+        tables: projection.tables,
+        events: types_of(projection.events),
+        source: place(projection.source),
+    }
+}
+
+fn types_of(events: EventFilter) -> Option<Vec<&'static str>> {
+    match events {
+        EventFilter::All => None,
+        EventFilter::Only(_) => Some(events.event_types()),
+    }
+}

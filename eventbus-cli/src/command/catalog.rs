@@ -1,0 +1,129 @@
+//! `catalog`: what is linked into the binary of an application.
+
+use clap::{Args, ValueEnum};
+
+use crate::{
+    catalog::{CatalogView, async_api, event_schemas, mermaid},
+    error::{CommandError, ExitStatus},
+    output::{Align, Table},
+    session::Session,
+};
+
+/// Show the events, aggregates, handlers and projections of this program
+///
+/// It needs no store, no bus and no server. Code of a crate that the program never names is not linked, and not shown.
+#[derive(Debug, Args)]
+pub(crate) struct CatalogArgs {
+    /// The form of the output
+    #[arg(long, value_enum, default_value_t)]
+    format: CatalogFormat,
+    /// The title of an AsyncAPI document
+    #[arg(long, default_value = "Events")]
+    title: String,
+    /// The version of an AsyncAPI document
+    #[arg(long, value_name = "VERSION", default_value = "1.0.0")]
+    document_version: String,
+}
+
+/// A form of the catalog.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum CatalogFormat {
+    /// Tables; with `--json` all that is known
+    #[default]
+    Text,
+    /// The JSON Schema of each event
+    JsonSchema,
+    /// An AsyncAPI 3 document
+    Asyncapi,
+    /// A picture, in the language of Mermaid
+    Mermaid,
+}
+
+impl CatalogArgs {
+    pub(crate) fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let (catalog, printer) = (CatalogView::linked(), session.printer());
+        match self.format {
+            CatalogFormat::Text => printer.show(&catalog, text)?,
+            CatalogFormat::JsonSchema => printer.show_value(&event_schemas(&catalog))?,
+            CatalogFormat::Asyncapi => {
+                let stream = session.settings().bus_config().map(|config| config.stream_name());
+                let document = async_api(&catalog, &self.title, &self.document_version, stream.as_deref());
+                printer.show_value(&document)?;
+            }
+            CatalogFormat::Mermaid => printer.show_text(&mermaid(&catalog))?,
+        }
+        Ok(ExitStatus::Done)
+    }
+}
+
+fn text(catalog: &CatalogView) -> String {
+    let mut events = Table::new([
+        ("EVENT", Align::Left),
+        ("VERSION", Align::Right),
+        ("AGGREGATE", Align::Left),
+        ("BEFORE", Align::Left),
+        ("TAGS", Align::Left),
+        ("DECLARED", Align::Left),
+    ]);
+    for event in &catalog.events {
+        events.add([
+            event.event_type.to_owned(),
+            event.schema_version.to_string(),
+            event.aggregate_type.to_owned(),
+            listed(event.former_types),
+            listed(event.tags),
+            event.source.clone(),
+        ]);
+    }
+    let mut aggregates = Table::new([
+        ("AGGREGATE", Align::Left),
+        ("STATE", Align::Left),
+        ("RETIRED", Align::Left),
+        ("DECLARED", Align::Left),
+    ]);
+    for aggregate in &catalog.aggregates {
+        let state = if aggregate.is_fold { "further" } else { "main" };
+        aggregates.add([
+            aggregate.aggregate_type.to_owned(),
+            state.to_owned(),
+            listed(aggregate.retired),
+            aggregate.source.clone(),
+        ]);
+    }
+    let mut handlers = Table::new([
+        ("HANDLER", Align::Left),
+        ("GROUP", Align::Left),
+        ("EVENTS", Align::Left),
+        ("DECLARED", Align::Left),
+    ]);
+    for handler in &catalog.handlers {
+        handlers.add([
+            handler.name.to_owned(),
+            handler.group.unwrap_or("(of the bus)").to_owned(),
+            handler.events.as_deref().map_or_else(|| "all".into(), listed),
+            handler.source.clone(),
+        ]);
+    }
+    let mut projections = Table::new([
+        ("PROJECTION", Align::Left),
+        ("VERSION", Align::Right),
+        ("TABLES", Align::Left),
+        ("EVENTS", Align::Left),
+        ("DECLARED", Align::Left),
+    ]);
+    for projection in &catalog.projections {
+        projections.add([
+            projection.name.to_owned(),
+            projection.version.to_string(),
+            listed(projection.tables),
+            projection.events.as_deref().map_or_else(|| "all".into(), listed),
+            projection.source.clone(),
+        ]);
+    }
+    [events, aggregates, handlers, projections].map(|table| table.to_text()).join("\n")
+}
+
+/// Returns names in one cell.
+fn listed(names: &[&str]) -> String {
+    if names.is_empty() { "-".into() } else { names.join(", ") }
+}

@@ -1,0 +1,107 @@
+//! `replay`: stored events once more to one handler.
+
+use std::time::Duration;
+
+use clap::Args;
+use eventbus::{
+    Position,
+    app::{ReplayError, Replayed},
+};
+use serde::Serialize;
+
+use super::{parse_duration, rebuild::to_command_error};
+use crate::{
+    error::{CommandError, ExitStatus},
+    output::Progress,
+    query::position_at,
+    session::{Consent, Session},
+};
+
+/// Run one handler on stored events, from a position or a time on
+///
+/// The application may run or be down: no other handler runs, and no consumer group moves. Each event is handled once, and
+/// the replay ends at the first one that fails; it says after which position to go on. A handler that takes the store's
+/// connection, or a repository, runs only for events that it has not handled. For dead letters see `dead-letters replay`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The name of the handler
+    #[arg(value_name = "HANDLER")]
+    handler: String,
+    #[command(flatten)]
+    from: FromArgs,
+    /// The position of the last event; without it the end of the store
+    #[arg(long, value_name = "POSITION")]
+    through: Option<u64>,
+}
+
+/// Where the replay begins.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct FromArgs {
+    /// Begin after this position; 0 is before the first event
+    #[arg(long, value_name = "POSITION")]
+    after: Option<u64>,
+    /// Begin with the events that were recorded within this time
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    since: Option<Duration>,
+}
+
+#[derive(Debug, Serialize)]
+struct Replay<'n> {
+    handler: &'n str,
+    events: u64,
+    /// All events up to this position are handled.
+    position: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl ReplayArgs {
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let handler = &*self.handler;
+        let app = session.take_app().await?;
+        let Some(store) = app.given_store().cloned() else {
+            return Err(CommandError::Usage("the application has no store, so it has no events to replay".into()));
+        };
+        let after = match (self.from.since, self.from.after) {
+            (Some(since), _) => position_at(&*store, session.clock().now() - since).await?,
+            (None, after) => Position::new(after.unwrap_or_default()),
+        };
+        let through = self.through.map(Position::new);
+        let end = through.map_or_else(|| "the end".to_owned(), |position| format!("position {position}"));
+        let question =
+            format!("run handler `{handler}` on its events after position {after} up to {end} of {}", store.describe());
+        if session.confirm(&question).await? == Consent::DryRun {
+            return Ok(ExitStatus::Done);
+        }
+        let (bar, mut done) = (Progress::new("replaying", "positions")?, 0);
+        let report = |now: Replayed| {
+            done = now.events;
+            bar.set(now.position.get().saturating_sub(after.get()), now.through.get().saturating_sub(after.get()));
+        };
+        let replayed = app.replay(handler, after, through, report).await;
+        drop(bar);
+        let (body, status) = match replayed.map_err(eventbus::Error::into_inner) {
+            Ok(replayed) => {
+                let (events, position) = (replayed.events, replayed.position.to_string());
+                (Replay { handler, events, position, error: None }, ExitStatus::Done)
+            }
+            Err(error) => match error.downcast::<ReplayError>().map(|error| *error) {
+                Ok(ReplayError::Store(error)) => return Err(error.into()),
+                Ok(error) => {
+                    let position = if let ReplayError::Failed { after, .. } = error { after } else { after };
+                    let (position, error) = (position.to_string(), Some(error.to_string()));
+                    (Replay { handler, events: done, position, error }, ExitStatus::Finding)
+                }
+                Err(error) => return Err(to_command_error(error)),
+            },
+        };
+        session.printer().show(&body, |body| {
+            let Replay { events, position, error, .. } = body;
+            let error = error.as_ref().map(|error| format!("{error}\n")).unwrap_or_default();
+            let noun = if *events == 1 { "event" } else { "events" };
+            format!("{error}`{handler}` handled {events} {noun}, up to position {position}\n")
+        })?;
+        Ok(status)
+    }
+}

@@ -1,0 +1,20 @@
+//! The checked parts of an app, before it starts.
+
+use std::sync::Arc;
+
+use super::plan::CheckedPlan;
+use crate::{
+    domain::clock::SharedClock,
+    port::{EventBus, EventStore, state::StateMap},
+    runtime::repository::RepositorySource,
+};
+
+/// The checked parts of an app, before it starts.
+pub(super) struct Parts {
+    pub(super) store: Arc<dyn EventStore>,
+    pub(super) bus: Arc<dyn EventBus>,
+    pub(super) clock: SharedClock,
+    pub(super) repositories: RepositorySource,
+    pub(super) state: StateMap,
+    pub(super) plan: CheckedPlan,
+}

@@ -1,0 +1,206 @@
+//! The commands in the binary of an application.
+
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, store::AppendEvents as _};
+use eventstore_postgres::{
+    PgConnection, PgEventStore,
+    sqlx::{self, Connection as _},
+};
+use guide::bank::Deposited;
+use serde_json::{Value, json};
+
+use super::bank::{Bank, Ran};
+
+/// Returns the one document of a command.
+#[track_caller]
+fn document(ran: &Ran) -> Value {
+    let mut document: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    document.as_object_mut().unwrap().remove("as_of").unwrap();
+    document
+}
+
+async fn balance(connection: &mut PgConnection) -> i64 {
+    let read = "SELECT cents FROM balances WHERE account = 'ada'";
+    sqlx::query_scalar(read).fetch_one(connection).await.unwrap()
+}
+
+async fn connect(bank: &Bank) -> PgConnection {
+    PgConnection::connect(bank.database_url()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rebuild_replaces_the_rows_and_asks_before() {
+    let bank = Bank::after_a_day();
+    let mut connection = connect(&bank).await;
+    assert_eq!(balance(&mut connection).await, 5_120);
+    sqlx::query("UPDATE balances SET cents = 1").execute(&mut connection).await.unwrap();
+
+    let unasked = bank.bank(&["rebuild", "balances"]);
+    assert_eq!((unasked.code, unasked.out.as_str()), (4, ""), "{unasked:?}");
+    assert!(unasked.err.starts_with("rebuild projection `balances` of "), "{}", unasked.err);
+    let tried = bank.bank(&["rebuild", "balances", "--dry-run"]);
+    assert_eq!(tried.code, 0, "{tried:?}");
+    assert_eq!(balance(&mut connection).await, 1, "a dry run changes nothing");
+
+    let mut rebuilt = document(&bank.bank(&["rebuild", "balances", "--yes", "--json"]));
+    assert!(rebuilt.as_object_mut().unwrap().remove("took").is_some());
+    let due = json!({ "version": 1, "projection": "balances", "events": 2, "skipped": 0, "position": 4 });
+    assert_eq!(rebuilt, due);
+    assert_eq!(balance(&mut connection).await, 5_120);
+
+    let unknown = bank.bank(&["rebuild", "balanses", "--yes"]);
+    assert_eq!((unknown.code, unknown.out.as_str()), (64, ""), "{unknown:?}");
+    assert!(unknown.err.contains("the app has no projection `balanses` (it has: balances)"), "{}", unknown.err);
+}
+
+/// A rebuild of rows that takes some time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_is_interrupted_goes_on() {
+    const DEPOSITS: i64 = 4_000;
+    let bank = Bank::after_a_day();
+    let store = PgEventStore::connect(bank.database_url()).await.unwrap();
+    let deposits = (0..DEPOSITS).map(|_| NewEvent::from_event(&Deposited { cents: 1 }).unwrap()).collect();
+    let bob = StreamId::parse("Account", "bob").unwrap();
+    store.append(&bob, ExpectedVersion::NoStream, deposits).await.unwrap();
+    let mut connection = connect(&bank).await;
+    sqlx::query("UPDATE balances SET cents = 1").execute(&mut connection).await.unwrap();
+
+    let mut rebuild = bank.start(&["rebuild", "balances", "--yes"]);
+    // the copies of the rows stand beside the live ones
+    let copies = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relname = 'balances'";
+    while sqlx::query_scalar::<_, i64>(copies).fetch_one(&mut connection).await.unwrap() < 2 {
+        assert!(rebuild.try_wait().unwrap().is_none(), "the rebuild ended before the test could interrupt it");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let interrupt = Command::new("kill").args(["-INT", &rebuild.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    assert_eq!(rebuild.wait().unwrap().code(), Some(130));
+    assert_eq!(balance(&mut connection).await, 1, "the live rows stay as they were");
+
+    let rebuilt = document(&bank.bank(&["rebuild", "balances", "--yes", "--json"]));
+    assert_eq!(rebuilt["events"], 2 + DEPOSITS);
+    assert_eq!(balance(&mut connection).await, 5_120);
+    let of_bob = "SELECT cents FROM balances WHERE account = 'bob'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(of_bob).fetch_one(&mut connection).await.unwrap(), DEPOSITS);
+    store.close().await;
+}
+
+#[test]
+fn replay_runs_one_handler_and_ends_at_the_first_failure() {
+    let bank = Bank::after_a_day();
+    let groups = || document(&bank.eventbus(&["groups", "--json"]));
+    let before = groups();
+    let failed = bank.bank(&["replay", "thank", "--after", "0", "--yes", "--json"]);
+    assert_eq!(failed.code, 1, "{failed:?}");
+    let (thanks, shown) = failed.out.split_once('\n').unwrap();
+    assert_eq!(thanks, "thank you, ada, for 120 cents");
+    let shown: Value = serde_json::from_str(shown).unwrap();
+    assert_eq!((&shown["events"], &shown["position"]), (&json!(1), &json!("2")));
+    let error = shown["error"].as_str().unwrap();
+    assert!(error.contains("at position 3: the form has no room for 5000 cents"), "{error}");
+
+    // the deposit before is not thanked for again
+    let again = bank.shell("LONG_FORM=1 bank replay thank --after 2 --yes");
+    assert_eq!(again, "thank you, ada, for 5000 cents\n`thank` handled 1 event, up to position 4\n");
+    let none = bank.bank(&["replay", "thank", "--after", "0", "--through", "1", "--yes"]);
+    assert_eq!((none.code, none.out.as_str()), (0, "`thank` handled 0 events, up to position 1\n"), "{none:?}");
+    assert_eq!(groups(), before, "no group moves");
+
+    assert_eq!(bank.bank(&["replay", "thank", "--yes"]).code, 64, "it does not guess where to begin");
+    let unknown = bank.bank(&["replay", "thanks", "--after", "0", "--yes"]);
+    assert_eq!(unknown.code, 64, "{unknown:?}");
+    assert!(unknown.err.contains("the app has no handler `thanks` (it has: thank)"), "{}", unknown.err);
+}
+
+#[test]
+fn other_commands_work_with_the_store_and_the_bus_of_the_application() {
+    let bank = Bank::after_a_day();
+    for command in [&["status"][..], &["groups"], &["projections"], &["relay"], &["dead-letters", "list"], &["lag"]] {
+        let arguments = [command, &["--json"]].concat();
+        let own = document(&bank.bank(&arguments));
+        let by_urls = document(&bank.eventbus(&arguments));
+        // how long something has waited is another time later
+        let without_times = |document: &Value| {
+            let fields = document.to_string();
+            fields.split(',').filter(|field| !field.contains("seconds") && !field.contains("_ms")).collect::<String>()
+        };
+        assert_eq!(without_times(&own), without_times(&by_urls), "{command:?}");
+    }
+}
+
+/// The doctor of the command alone knows no types, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_knows_the_types_of_the_application() {
+    let bank = Bank::after_a_day();
+    let store = [("EVENTBUS_STORE", bank.database_url())];
+    let doctor = ["doctor", "--only", "pg-event-types"];
+    let healthy = bank.bank_with(&doctor, &store);
+    assert_eq!(healthy.code, 0, "{healthy:?}");
+    assert!(healthy.out.starts_with("1 check healthy"), "{healthy:?}");
+
+    let events = PgEventStore::connect(bank.database_url()).await.unwrap();
+    let closed = NewEvent::new(Name::from_static("Closed"), 1, "{}");
+    let newer = NewEvent::new(Name::from_static("Deposited"), 2, r#"{"cents":1}"#);
+    let bob = StreamId::parse("Account", "bob").unwrap();
+    events.append(&bob, ExpectedVersion::NoStream, vec![closed, newer]).await.unwrap();
+    events.close().await;
+    let ill = bank.bank_with(&doctor, &store);
+    assert_eq!(ill.code, 1, "{ill:?}");
+    assert!(ill.out.contains("events of types that this program does not know are stored: `Closed`"), "{ill:?}");
+    assert!(ill.out.contains("newer schema versions than this program knows are stored: `Deposited`"), "{ill:?}");
+    let alone = bank.eventbus(&doctor);
+    assert_eq!(alone.code, 0, "{alone:?}");
+    assert!(alone.out.contains("0 checks healthy") && alone.out.contains("1 skipped"), "{alone:?}");
+}
+
+#[test]
+fn the_catalog_needs_no_server_and_the_application_keeps_its_own_arguments() {
+    let run = |arguments: &[&str]| {
+        let mut bank = Command::new(env!("CARGO_BIN_EXE_bank"));
+        let output = bank.args(arguments).env_clear().stdin(Stdio::null()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    };
+    let catalog = document(&run(&["catalog", "--json"]));
+    let names = |list: &str, field: &str| {
+        let rows = catalog[list].as_array().unwrap().iter();
+        rows.map(|row| row[field].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("events", "event_type"), ["Deposited", "Opened", "Withdrawn"]);
+    assert_eq!(names("aggregates", "aggregate_type"), ["Account"]);
+    assert_eq!(names("handlers", "name"), ["thank"]);
+    assert_eq!(names("projections", "name"), ["balances"]);
+    let deposited = &catalog["events"][0];
+    let schema = json!({
+        "type": "object", "properties": { "cents": { "type": "integer" } }, "required": ["cents"],
+    });
+    assert_eq!(deposited["schema"], schema);
+    assert!(deposited["examples"].as_array().unwrap().iter().all(|example| example["cents"].is_i64()), "{deposited}");
+
+    let picture = run(&["catalog", "--format", "mermaid"]);
+    assert_eq!(picture.code, 0, "{picture:?}");
+    for part in ["flowchart LR\n", "subgraph a0[\"Account\"]", "e0[\"Deposited\"]", "e0 --> h0\n", "e0 --> p0\n"] {
+        assert!(picture.out.contains(part), "{part} in {}", picture.out);
+    }
+    let schemas: Value = serde_json::from_str(&run(&["catalog", "--format", "json-schema"]).out).unwrap();
+    assert_eq!(schemas["definitions"]["Deposited"]["properties"], schema["properties"]);
+
+    let help = run(&["help"]);
+    assert_eq!((help.code, help.err.as_str()), (0, ""));
+    for command in ["catalog", "rebuild", "replay", "status", "doctor"] {
+        assert!(help.out.contains(&format!("\n  {command} ")), "{command} in {}", help.out);
+    }
+    let wrong = run(&["catalog", "--formal", "text"]);
+    assert_eq!((wrong.code, wrong.out.as_str()), (64, ""), "{wrong:?}");
+    assert!(run(&["completions", "bash"]).out.contains("bank"));
+    // not a command, so the application starts, which has no servers here
+    let own = run(&["a-day"]);
+    assert_eq!((own.code, own.out.as_str()), (1, ""), "{own:?}");
+    // a command that needs the application reports why it cannot be made
+    let status = run(&["status"]);
+    assert_eq!((status.code, status.err.as_str()), (2, "error: environment variable not found\n"), "{status:?}");
+}

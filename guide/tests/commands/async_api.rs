@@ -1,0 +1,113 @@
+//! The AsyncAPI document of the bank: its structure, and what the validator of AsyncAPI says.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::{Map, Value};
+
+fn document_text() -> String {
+    let mut bank = Command::new(env!("CARGO_BIN_EXE_bank"));
+    let arguments = ["catalog", "--format", "asyncapi", "--title", "The bank", "--document-version", "1.2.3"];
+    let output = bank.args(arguments).env_clear().env("EVENTBUS_BUS", "redis://cache").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Returns every `$ref` in a value.
+fn references(value: &Value) -> Vec<&str> {
+    match value {
+        Value::Object(fields) => {
+            let own = fields.get("$ref").and_then(Value::as_str);
+            own.into_iter().chain(fields.values().flat_map(references)).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(references).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn object(value: &Value) -> &Map<String, Value> {
+    value.as_object().unwrap_or_else(|| panic!("no object: {value}"))
+}
+
+#[test]
+fn the_document_has_the_structure_of_version_3() {
+    let document: Value = serde_json::from_str(&document_text()).unwrap();
+    let parts: BTreeSet<_> = object(&document).keys().map(String::as_str).collect();
+    let due = ["asyncapi", "channels", "components", "defaultContentType", "info", "operations"];
+    assert_eq!(parts.into_iter().collect::<Vec<_>>(), due);
+    assert_eq!(document["asyncapi"], "3.0.0");
+    assert_eq!((&document["info"]["title"], &document["info"]["version"]), (&"The bank".into(), &"1.2.3".into()));
+    assert_eq!(document["channels"]["events"]["address"], "events:stream");
+
+    for reference in references(&document) {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+    let is_key = |key: &&String| key.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    for map in ["/channels", "/channels/events/messages", "/operations", "/components/messages"] {
+        let map = object(document.pointer(map).unwrap());
+        assert!(!map.is_empty() && map.keys().all(|key| is_key(&key)), "{map:?}");
+    }
+    let operations = object(&document["operations"]);
+    assert_eq!(operations.keys().collect::<Vec<_>>(), ["handle.thank", "save.Account"]);
+    for (name, operation) in operations {
+        let action = if name.starts_with("save.") { "send" } else { "receive" };
+        assert_eq!(operation["action"], action, "{name}");
+        assert_eq!(operation["channel"]["$ref"], "#/channels/events", "{name}");
+        for message in operation["messages"].as_array().unwrap() {
+            // messages of an operation are those of its channel
+            assert!(message["$ref"].as_str().unwrap().starts_with("#/channels/events/messages/"), "{message}");
+        }
+    }
+    assert_eq!(operations["handle.thank"]["messages"].as_array().unwrap().len(), 1);
+    assert_eq!(operations["save.Account"]["messages"].as_array().unwrap().len(), 3);
+    for (name, message) in object(&document["components"]["messages"]) {
+        assert_eq!(message["name"], name.as_str());
+        assert_eq!(message["payload"]["type"], "object", "{name}");
+        assert!(message["examples"].as_array().unwrap().iter().all(|example| example["payload"].is_object()), "{name}");
+    }
+}
+
+/// The script that parses a document as AsyncAPI's own tools do, and shows each fault.
+const VALIDATE: &str = r#"
+const { Parser } = require("@asyncapi/parser");
+const document = require("fs").readFileSync(process.argv[2], "utf8");
+new Parser().parse(document).then(({ diagnostics }) => {
+    const faults = diagnostics.filter(({ severity }) => severity <= 1);
+    faults.forEach(({ code, message, path }) => console.log(`${code} ${path.join("/")}: ${message}`));
+    process.exit(faults.length === 0 ? 0 : 1);
+});
+"#;
+
+/// Installs the parser of AsyncAPI into the target folder, with npm.
+#[test]
+#[ignore = "installs a package with npm: `cargo test -p guide --test commands -- --ignored`"]
+fn the_document_is_valid_for_the_parser_of_async_api() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("async-api");
+    fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str, text: &str| -> PathBuf {
+        fs::write(folder.join(name), text).unwrap();
+        folder.join(name)
+    };
+    file("package.json", r#"{ "private": true }"#);
+    let (script, document) = (file("validate.js", VALIDATE), file("bank.json", &document_text()));
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--silent", "@asyncapi/parser@3"]).current_dir(&folder);
+    assert!(npm.stdin(Stdio::null()).status().expect("npm is installed").success());
+    let validate =
+        |document: &Path| Command::new("node").arg(&script).arg(document).current_dir(&folder).output().unwrap();
+    let valid = validate(&document);
+    assert!(
+        valid.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&valid.stdout),
+        String::from_utf8_lossy(&valid.stderr)
+    );
+    // the check itself: a message that is not there
+    let broken = document_text().replace("#/channels/events/messages/Deposited", "#/channels/events/messages/Paid");
+    assert!(!validate(&file("broken.json", &broken)).status.success());
+}
