@@ -2,6 +2,7 @@
 //! its commands.
 //!
 //! Under the name `eventbus` it is that command, so that a test of the chapters needs no second binary.
+#![allow(clippy::print_stdout, reason = "the program shows what its handlers do")]
 
 use std::{env, path::Path, process::ExitCode, time::Duration};
 

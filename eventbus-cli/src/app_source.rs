@@ -15,6 +15,7 @@ type MakeApp = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<AppBuilder
 #[derive(derive_more::Debug)]
 #[debug("AppSource")]
 pub(crate) struct AppSource {
+    /// Taken by the first command that needs the application.
     make: Mutex<Option<MakeApp>>,
     made: OnceCell<MadeApp>,
 }
@@ -23,6 +24,7 @@ pub(crate) struct AppSource {
 pub(crate) struct MadeApp {
     pub(crate) store: Option<Arc<dyn EventStore>>,
     pub(crate) bus: Option<Arc<dyn EventBus>>,
+    /// Taken by a command that consumes it.
     pub(crate) builder: Mutex<Option<AppBuilder>>,
 }
 

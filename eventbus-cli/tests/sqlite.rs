@@ -57,10 +57,13 @@ impl DeadApp {
         assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 2, .. })));
         app.shutdown(Duration::from_secs(60)).await.unwrap();
         drop(app);
-        // the last connection that closes moves the write-ahead log into the file
+        // the last connection that closes moves the write-ahead log into the file; of two that close at once, none is the last
         let log = folder.path().join("bank.db-wal");
         let closed = async {
             while log.exists() {
+                let connection = rusqlite::Connection::open(folder.path().join("bank.db")).unwrap();
+                let _: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+                connection.close().unwrap();
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -448,8 +448,9 @@ async fn a_load_from_a_snapshot_is_one_statement_and_reads_the_events_after_it()
 fn an_append_holds_few_bytes() {
     let (schema, runtime) = (TestSchema::new(), allocations::runtime());
     let store = runtime.block_on(schema.store());
-    // 648 bytes, 24,364 bytes and 46 allocations when the bounds were written
-    let bound = AppendCost { future_bytes: 720, held_bytes: 27_000, allocations: 52 };
+    // 1,096 bytes, 24,364 bytes and 46 allocations when the bounds were written; 648 bytes of these without the feature
+    // `opentelemetry`, which other crates of this workspace turn on
+    let bound = AppendCost { future_bytes: 1_210, held_bytes: 27_000, allocations: 52 };
     allocations::of_save(&runtime, &store).assert_at_most(bound);
     // 80, 23,104 and 42
     let bound = AppendCost { future_bytes: 96, held_bytes: 26_000, allocations: 48 };

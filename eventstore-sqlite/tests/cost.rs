@@ -121,8 +121,9 @@ fn assert_only_costly(connection: &Connection, exceptions: &BTreeSet<&str>) {
 fn an_append_holds_few_bytes() {
     let runtime = allocations::runtime();
     let store = runtime.block_on(open(fresh_path()));
-    // 648 bytes, 3,820 bytes and 13 allocations when the bounds were written; fewer if the disk is so slow that a thread commits
-    let bound = AppendCost { future_bytes: 720, held_bytes: 4_300, allocations: 15 };
+    // 1,096 bytes, 3,820 bytes and 13 allocations when the bounds were written; 648 bytes of these without the feature
+    // `opentelemetry`, which other crates of this workspace turn on; fewer if the disk is so slow that a thread commits
+    let bound = AppendCost { future_bytes: 1_210, held_bytes: 4_300, allocations: 15 };
     allocations::of_save(&runtime, &store).assert_at_most(bound);
     // 816, 2,440 and 9
     let bound = AppendCost { future_bytes: 900, held_bytes: 2_800, allocations: 10 };

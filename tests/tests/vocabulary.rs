@@ -32,6 +32,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("trouble", "follow/control.rs", "a field of the status that operators read as JSON"),
     ("letters", "port/dead_letter.rs", "a field of the page that operators read as JSON"),
     ("told", "eventstore-redis/src/durability.rs", "a field of the warning that operators read as JSON"),
+    ("Gauge", "runtime/metrics/catalog.rs", "a kind of metric in the words of Prometheus and OpenTelemetry"),
     ("Told", "tests/src/fire/history.rs", "an entry of the history file, which the auditor reads"),
 ];
 

@@ -23,6 +23,7 @@ const READERS_MAX: usize = 100;
 /// The most recent samples.
 #[derive(Debug)]
 pub(super) struct Samples {
+    /// Locked to add a sample, or to copy all for a page.
     ring: Mutex<VecDeque<Sample>>,
     /// How far all readers were behind at the last sample, which serves all pages until the next.
     latest: Mutex<Option<(OffsetDateTime, Vec<LagRow>)>>,

@@ -6,6 +6,10 @@ use serde_json::{Map, Value};
 
 use super::{field_error::FieldError, json::from_json};
 
+/// The keys of a trace among the attributes of an event.
+pub(crate) const TRACEPARENT: &str = "traceparent";
+pub(crate) const TRACESTATE: &str = "tracestate";
+
 /// An object that an application attaches to an event beside its fields: JSON, kept as the given text.
 ///
 /// On the wire and in stores it is called `metadata`. Stores, relay and bus never decode it.

@@ -6,9 +6,8 @@ use tokio::task::futures::TaskLocalFuture;
 use uuid::Uuid;
 
 use super::{
-    attributes::Attributes,
+    attributes::{Attributes, TRACEPARENT, TRACESTATE},
     metadata::Metadata,
-    trace_context::{TRACEPARENT, TRACESTATE},
 };
 
 /// On whose behalf, and because of what, events are saved; stamped on every event of a save.

@@ -2,11 +2,10 @@
 //!
 //! Invariant: an invalid context of a foreign publisher counts as none.
 
-use super::{attributes::Attributes, record::RecordedEvent};
-
-/// The keys of a trace among the attributes of an event.
-pub(crate) const TRACEPARENT: &str = "traceparent";
-pub(crate) const TRACESTATE: &str = "tracestate";
+use super::{
+    attributes::{Attributes, TRACEPARENT, TRACESTATE},
+    record::RecordedEvent,
+};
 
 /// The size up to which, by the W3C's rules, every system passes a state on uncut.
 const MAX_STATE_BYTES: usize = 512;

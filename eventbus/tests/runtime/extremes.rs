@@ -157,7 +157,7 @@ fn methods(source: &str) -> BTreeSet<String> {
 #[test]
 fn every_option_is_tried() {
     /// These have no range.
-    const OTHERS: [&str; 13] = [
+    const OTHERS: [&str; 18] = [
         "store",
         "bus",
         "state",
@@ -170,6 +170,11 @@ fn every_option_is_tried() {
         "without_relay",
         "share_stream",
         "clock",
+        "export_metrics",
+        "given_bus",
+        "given_store",
+        "rebuild",
+        "replay",
         "build",
     ];
     let tried = app_options().into_iter().map(|(option, ..)| option);

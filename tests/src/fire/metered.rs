@@ -37,9 +37,9 @@ const SAVE_INTERVAL: Duration = Duration::from_millis(5);
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const REPORT: &str = "metered ";
 
-/// What the handler does with an event.
+/// How the handler treats an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Fate {
+enum Handling {
     Succeeds,
     /// Its first attempt fails.
     FailsOnce,
@@ -50,7 +50,7 @@ enum Fate {
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account)]
 struct Entered {
-    fate: Fate,
+    handling: Handling,
 }
 
 #[derive(Debug, Default, Aggregate)]
@@ -177,10 +177,10 @@ impl Report {
 
 #[handler(manual, group = "work")]
 async fn work(event: &Entered, attempt: Attempt, State(counters): State<Arc<Counters>>) -> Result<(), HandlerError> {
-    let (counter, result) = match event.fate {
-        Fate::Fails => (&counters.permanent, Err(HandlerError::permanent("on purpose"))),
-        Fate::FailsOnce if attempt.0 == 1 => (&counters.failed, Err("not yet".into())),
-        Fate::FailsOnce | Fate::Succeeds => (&counters.succeeded, Ok(())),
+    let (counter, result) = match event.handling {
+        Handling::Fails => (&counters.permanent, Err(HandlerError::permanent("on purpose"))),
+        Handling::FailsOnce if attempt.0 == 1 => (&counters.failed, Err("not yet".into())),
+        Handling::FailsOnce | Handling::Succeeds => (&counters.succeeded, Ok(())),
     };
     counter.fetch_add(1, SeqCst);
     result
@@ -268,12 +268,12 @@ async fn save(app: &App, member: &Member, counters: &Counters) -> Result<(), Har
             Some(account) => account,
             None => accounts.create_new(id),
         };
-        let fate = match random.u8(..40) {
-            0 => Fate::Fails,
-            1..5 => Fate::FailsOnce,
-            _ => Fate::Succeeds,
+        let handling = match random.u8(..40) {
+            0 => Handling::Fails,
+            1..5 => Handling::FailsOnce,
+            _ => Handling::Succeeds,
         };
-        account.record(Entered { fate });
+        account.record(Entered { handling });
         match accounts.save(&mut account).await {
             Ok(_) => counters.appended.fetch_add(1, SeqCst),
             Err(error) if error.is_conflict() => counters.conflicts.fetch_add(1, SeqCst),

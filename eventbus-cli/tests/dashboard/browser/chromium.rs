@@ -54,22 +54,23 @@ impl Chromium {
         });
         let (events, errors) = Default::default();
         let mut browser = Self { child, input, messages, next_id: 0, session: None, events, errors, _profile: profile };
-        let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
+        let target = browser.call("Target.createTarget", &json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let session = browser.call("Target.attachToTarget", attach);
+        let session = browser.call("Target.attachToTarget", &attach);
         browser.session = session["sessionId"].as_str().map(str::to_owned);
         for domain in ["Page", "Runtime", "Log"] {
-            browser.call(&format!("{domain}.enable"), json!({}));
+            browser.call(&format!("{domain}.enable"), &json!({}));
         }
         browser
     }
 
     /// Calls a method of the protocol, and returns its result.
     #[track_caller]
-    pub(crate) fn call(&mut self, method: &str, parameters: Value) -> Value {
+    pub(crate) fn call(&mut self, method: &str, parameters: &Value) -> Value {
         self.next_id += 1;
         let id = self.next_id;
-        let mut message = json!({ "id": id, "method": method, "params": parameters });
+        let mut message = json!({ "id": id, "method": method });
+        message["params"] = parameters.clone();
         if let Some(session) = &self.session {
             message["sessionId"] = session.as_str().into();
         }
@@ -122,7 +123,7 @@ impl Chromium {
     #[track_caller]
     pub(crate) fn open(&mut self, url: &str) {
         self.events.clear();
-        let opened = self.call("Page.navigate", json!({ "url": url }));
+        let opened = self.call("Page.navigate", &json!({ "url": url }));
         assert!(opened["errorText"].is_null(), "{url}: {opened}");
         self.wait_for("Page.loadEventFired");
     }
@@ -149,21 +150,23 @@ impl Chromium {
                 "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": number, "nativeVirtualKeyCode": number,
                 "text": text,
             });
-            self.call("Input.dispatchKeyEvent", event);
+            self.call("Input.dispatchKeyEvent", &event);
         }
     }
 
     /// Types a text into the field that has the focus.
     #[track_caller]
     pub(crate) fn type_text(&mut self, text: &str) {
-        self.call("Input.insertText", json!({ "text": text }));
+        self.call("Input.insertText", &json!({ "text": text }));
     }
 
     /// Returns the value of an expression on the page.
     #[track_caller]
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
-        let result = self
-            .call("Runtime.evaluate", json!({ "expression": expression, "returnByValue": true, "awaitPromise": true }));
+        let result = self.call(
+            "Runtime.evaluate",
+            &json!({ "expression": expression, "returnByValue": true, "awaitPromise": true }),
+        );
         assert!(result["exceptionDetails"].is_null(), "{expression}: {result}");
         result["result"]["value"].clone()
     }
@@ -187,19 +190,19 @@ impl Chromium {
     /// Sets the size of the screen, and whether it is one of a phone.
     pub(crate) fn set_screen(&mut self, width: u32, height: u32, is_phone: bool) {
         let screen = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone });
-        self.call("Emulation.setDeviceMetricsOverride", screen);
+        self.call("Emulation.setDeviceMetricsOverride", &screen);
     }
 
     /// Sets whether the operator wants dark pages.
     pub(crate) fn set_dark(&mut self, is_dark: bool) {
         let value = if is_dark { "dark" } else { "light" };
         let features = json!([{ "name": "prefers-color-scheme", "value": value }]);
-        self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
+        self.call("Emulation.setEmulatedMedia", &json!({ "features": features }));
     }
 
     /// Writes a picture of the whole page.
     pub(crate) fn take_picture(&mut self, file: &Path) {
-        let picture = self.call("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": true }));
+        let picture = self.call("Page.captureScreenshot", &json!({ "format": "png", "captureBeyondViewport": true }));
         let bytes = STANDARD.decode(picture["data"].as_str().unwrap()).unwrap();
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, bytes).unwrap();

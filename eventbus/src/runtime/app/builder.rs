@@ -250,7 +250,7 @@ impl AppBuilder {
     /// One app at a time exports the histograms of a bus or store that several apps of a process share.
     ///
     /// # Examples
-    /// ```
+    /// ```standalone_crate
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
     /// use eventbus::App;
     /// use opentelemetry::global; // its provider has the exporter of the program's choice
@@ -337,7 +337,7 @@ impl AppBuilder {
     /// No other handler runs, and no consumer group moves.
     ///
     /// # Errors
-    /// [`StartError`] if the app could not start or has no such handler; [`ReplayError`] with the position of the event
+    /// [`StartError`] if the app could not start or has no such handler; [`ReplayError`](super::ReplayError) with the position of the event
     /// that failed, or if the store could not be read.
     pub async fn replay(
         self,
@@ -404,6 +404,7 @@ impl AppBuilder {
     /// [`StartError`] with every mistake there is, each with its place in the source.
     pub async fn start(mut self) -> Result<App, StartError> {
         let consumes_only = self.store.is_none() && self.bus.is_some();
+        #[cfg(feature = "opentelemetry")]
         let exporter = self.exporter.clone();
         let Parts { store, bus, clock, repositories, state, plan } = self.check()?;
         plan.log_routes();

@@ -17,12 +17,12 @@ use crate::runtime::metrics::{Exporter, Metrics};
 /// Interval at which the task polls store and bus.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What the app reported at a collection, and the metrics that OpenTelemetry has asked for since: it asks for each of them by
-/// its own call, and for the same one again in the next collection only.
+/// What the app reported at a collection, and the metrics that OpenTelemetry has observed of it: it observes each of them by a
+/// call of its own, and the same one again in the next collection only.
 #[derive(Default)]
 struct Collection {
     metrics: Arc<Metrics>,
-    asked: BTreeSet<&'static str>,
+    observed: BTreeSet<&'static str>,
 }
 
 /// Exports the metrics of an app until it is dropped or stopped.
@@ -36,10 +36,10 @@ pub(super) fn export(app: &Arc<AppInner>, exporter: &Exporter) {
     exporter.export_numbers(move |metric| {
         let app = weak.upgrade()?;
         let mut collection = collection.lock();
-        if collection.asked.is_empty() || !collection.asked.insert(metric.name) {
+        if collection.observed.is_empty() || !collection.observed.insert(metric.name) {
             let status = Arc::clone(&status.lock());
             collection.metrics = Arc::new(collect(&app, &status));
-            collection.asked = BTreeSet::from([metric.name]);
+            collection.observed = BTreeSet::from([metric.name]);
         }
         Some(Arc::clone(&collection.metrics))
     });

@@ -235,11 +235,11 @@ impl App {
     /// not answer is left out.
     ///
     /// # Examples
-    /// ```
+    /// ```standalone_crate
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
     /// let app = eventbus::App::builder().start().await?;
     /// let page = app.metrics().await.to_prometheus_text();
-    /// assert!(page.contains("\neventbus_relay_leader 1\n"));
+    /// assert!(page.contains("# TYPE eventbus_relay_leader gauge\n"));
     /// # Ok(()) }
     /// ```
     pub async fn metrics(&self) -> Metrics {

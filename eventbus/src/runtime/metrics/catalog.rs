@@ -2,7 +2,29 @@
 //!
 //! Invariant: the table in `docs/metrics.md` lists the same metrics; a test compares them.
 
-use super::family::MetricKind;
+/// The kind of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MetricKind {
+    /// A number that only grows, from 0 at the start of the process.
+    Counter,
+    /// A number that rises and falls.
+    Gauge,
+    /// The distribution of a value since the start of the process.
+    Histogram,
+}
+
+impl MetricKind {
+    /// Returns its name in the exposition format of Prometheus.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
 
 /// The description of a metric.
 #[derive(Debug)]

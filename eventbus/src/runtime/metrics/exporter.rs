@@ -8,8 +8,9 @@ use opentelemetry::{KeyValue, metrics::Meter};
 
 use super::{
     append_meter::{AppendMeter, AppendOutcome},
-    catalog::{self, Descriptor},
-    family::{MetricKind, Metrics, Sample, SampleValue, raw_units},
+    catalog::{self, Descriptor, MetricKind},
+    families::Metrics,
+    family::{Sample, SampleValue, raw_units},
 };
 use crate::port::{EventBus, EventStore, histogram::Histogram, run_meter::RunOutcome};
 

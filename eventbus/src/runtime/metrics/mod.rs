@@ -14,13 +14,16 @@ mod exporter;
 #[cfg(not(feature = "opentelemetry"))]
 #[path = "no_exporter.rs"]
 mod exporter;
+mod families;
 mod family;
 mod meters;
 mod prometheus_text;
 
 pub(crate) use aggregate_meters::{AggregateMeter, LoadSource};
 pub(crate) use append_meter::AppendOutcome;
+pub use catalog::MetricKind;
 pub(crate) use exporter::Exporter;
-pub(crate) use family::FamilyBuilder;
-pub use family::{Distribution, MetricFamily, MetricKind, Metrics, Sample, SampleValue};
+pub(crate) use families::FamilyBuilder;
+pub use families::Metrics;
+pub use family::{Distribution, MetricFamily, Sample, SampleValue};
 pub(crate) use meters::Meters;

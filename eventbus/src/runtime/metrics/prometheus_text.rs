@@ -84,8 +84,8 @@ mod tests {
     use crate::{
         port::histogram::Histogram,
         runtime::metrics::{
-            catalog::Descriptor,
-            family::{FamilyBuilder, MetricKind},
+            catalog::{Descriptor, MetricKind},
+            families::FamilyBuilder,
         },
     };
 

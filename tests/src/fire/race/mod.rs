@@ -41,7 +41,7 @@ pub struct Plan {
 }
 
 /// Fewer events may not expose a wrong reader: a slow machine takes longer for them, up to `EXTRA_TIME_MAX`.
-const EVENTS_MIN: u64 = 10_000;
+const EVENTS_MIN: u64 = 2_500;
 const EXTRA_TIME_MAX: Duration = Duration::from_secs(180);
 
 /// The column and index of the wrong readers, and the table of the unrelated transactions.
