@@ -364,5 +364,7 @@ fn a_new_crate_compiles_and_its_tests_pass() {
     let passed = |line: &str| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<u32>().ok();
     let passed: u32 = tested.lines().filter_map(passed).sum();
     assert!(passed >= 4, "{tested}");
+    // what its own CI runs beside the tests
     cargo(&["fmt", "--check"]);
+    cargo(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]);
 }

@@ -22,6 +22,7 @@ const FILES: &[(&str, &str)] = &[
     ("README.md", include_str!("../../template/README.md")),
     ("compose.yaml", include_str!("../../template/compose.yaml")),
     ("events.lock", include_str!("../../template/events.lock")),
+    ("rustfmt.toml", include_str!("../../template/rustfmt.toml")),
     ("src/account.rs", include_str!("../../template/src/account.rs")),
     ("src/balances.rs", include_str!("../../template/src/balances.rs")),
     ("src/lib.rs", include_str!("../../template/src/lib.rs")),

@@ -6,8 +6,9 @@ use eventbus::{Result, app::AppBuilder, shutdown_signal};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
-use my_app::{app, routes::router};
 use tokio::net::TcpListener;
+
+use my_app::{app, routes::router};
 
 #[tokio::main]
 async fn main() -> Result<()> {
