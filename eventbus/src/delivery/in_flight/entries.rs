@@ -192,9 +192,10 @@ impl InFlight {
         }
     }
 
-    /// Returns the entries that the bus must read again now, each once. Before it calls this, the bus must persist the
-    /// dispositions of [`take_disposed`](Self::take_disposed). Then it [resumes](Self::resume) each entry,
-    /// [returns](Self::return_due) it unread, [postpones](Self::postpone) or [releases](Self::release) it.
+    /// Returns the entries that the bus must read again now, each once. Before it calls this, the bus must persist all
+    /// dispositions that [`take_disposed`](Self::take_disposed) returned; an entry that got one since is not returned.
+    /// Then the bus [resumes](Self::resume) each entry, [returns](Self::return_due) it unread,
+    /// [postpones](Self::postpone) or [releases](Self::release) it.
     pub fn take_due(&self) -> Vec<DueEntry> {
         self.state.lock().take_due(self.clock.instant(), self.bounds)
     }

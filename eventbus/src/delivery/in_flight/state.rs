@@ -8,7 +8,7 @@
 //! is nacked, left pending on the bus, owned by a different consumer, or cannot be read again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque, hash_map::Entry},
     hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
     sync::Arc,
     time::Duration,
@@ -143,7 +143,7 @@ impl StoredEntry {
 /// | `Due`, `Reading`, `Waiting`, `has_waited: false` | `handle_skipped` puts an entry before it | `Blocked` |
 /// | `Ready` | `next_job` | `Running` |
 /// | `Waiting` | `expire_waits`, at its time | `Due` |
-/// | `Due` | `take_due` | `Reading` |
+/// | `Due` | `take_due`, its disposition not in the outbox | `Reading` |
 /// | `Reading` | `resume` | `Blocked` with body, then activated |
 /// | `Reading` | `return_due` | `Due`, since the same time |
 /// | `Reading` | `postpone` | `Waiting` |
@@ -872,15 +872,22 @@ impl InFlightState {
         }
     }
 
-    /// Returns the entries that the bus must read again now, the longest due first, each once.
+    /// Returns the entries that the bus must read again now, the longest due first, each once. One whose disposition is
+    /// still in the outbox stays due: the bus has not persisted the attempts that it would read.
     pub(super) fn take_due(&mut self, now: Instant, bounds: Bounds) -> Vec<DueEntry> {
         self.expire_waits(now);
-        let mut due_entries = Vec::new();
-        for _ in 0..self.due_room(bounds) {
-            let Some((_, number)) = self.due.pop_first() else { break };
-            if let Some(StoredEntry { id, stage: Stage::Due { since, has_waited }, .. }) = self.items.get(&number) {
-                let (since, has_waited) = (*since, *has_waited);
-                due_entries.push(DueEntry { id: id.clone(), has_waited });
+        let room = self.due_room(bounds);
+        if room == 0 {
+            return Vec::new();
+        }
+        let in_outbox: HashSet<&MessageId> = self.outbox.iter().map(|disposed| &disposed.id).collect();
+        let due = self.due.iter().filter_map(|(_, number)| Some((*number, self.items.get(number)?)));
+        let due = due.filter(|(_, item)| !in_outbox.contains(&item.id)).take(room);
+        let due: Vec<_> = due.map(|(number, item)| (number, item.id.clone())).collect();
+        let mut due_entries = Vec::with_capacity(due.len());
+        for (number, id) in due {
+            if let Some(&StoredEntry { stage: Stage::Due { since, has_waited }, .. }) = self.items.get(&number) {
+                due_entries.push(DueEntry { id, has_waited });
                 self.set_stage(number, Stage::Reading { since, has_waited });
             }
         }

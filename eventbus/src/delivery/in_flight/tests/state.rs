@@ -50,6 +50,7 @@ impl Table {
             let job = table.job();
             assert!(table.record_outcome(job.number, later()));
         }
+        table.state.take_disposed();
         table.now += Duration::from_secs(5);
         table
     }
@@ -92,6 +93,22 @@ fn later() -> Outcome {
 
 fn handled() -> Outcome {
     Outcome::Handled { succeeded: Vec::new() }
+}
+
+#[test]
+fn an_entry_is_read_again_only_after_the_bus_has_taken_its_failure() {
+    let mut table = Table::with([entry("a", 1), entry("b", 2)]);
+    let job = table.job();
+    assert!(table.record_outcome(job.number, later()));
+    assert_eq!(table.state.take_disposed().len(), 1);
+    let job = table.job();
+    assert!(table.record_outcome(job.number, later()));
+    table.now += Duration::from_secs(5);
+    // the retry time of both is over while the bus still writes the first failure
+    assert_eq!(table.due(), [DueEntry { id: id(1), has_waited: true }]);
+    assert_eq!(table.due(), []);
+    assert_eq!(table.state.take_disposed().len(), 1);
+    assert_eq!(table.due(), [DueEntry { id: id(2), has_waited: true }]);
 }
 
 #[test]
@@ -140,6 +157,7 @@ fn an_idle_worker_knows_how_long() {
     assert!(matches!(table.next(), NextJob::Idle(Some(at)) if at == table.now + Duration::from_secs(5)));
     table.now += Duration::from_secs(5);
     assert!(matches!(table.next(), NextJob::Idle(None)), "it is due");
+    table.state.take_disposed();
     assert_eq!(table.due(), [DueEntry { id: job.id.clone(), has_waited: true }]);
     assert!(table.state.resume(
         InFlightEntry { attempts: DeliveryAttempts { attempts: 1, ..DeliveryAttempts::default() }, ..entry("a", 1) },
@@ -216,6 +234,7 @@ fn what_is_due_for_longest_is_read_again_first() {
     table.now += Duration::from_secs(1);
     assert!(table.record_outcome(first.number, later()));
     table.now += Duration::from_secs(9);
+    table.state.take_disposed();
     let ids: Vec<_> = table.due().into_iter().map(|due| due.id).collect();
     assert_eq!(ids, [id(2), id(1)]);
 }
@@ -274,6 +293,7 @@ fn skipped_before_one_without_body() -> (Table, DisposedEntry) {
     let mut table = Table::with([entry("a", 1), entry("a", 2)]);
     let job = table.job();
     assert!(table.record_outcome(job.number, later()));
+    table.state.take_disposed();
     table.now += Duration::from_secs(5);
     assert_eq!(table.resume(), 1);
     let job = table.job();

@@ -91,6 +91,7 @@ async fn what_cannot_be_read_again_stays_due() {
     tokio::time::sleep(Duration::from_secs(3_599)).await;
     assert!(in_flight.take_due().is_empty());
     tokio::time::sleep(Duration::from_secs(2)).await;
+    in_flight.take_disposed();
     for _ in 0..3 {
         in_flight.due().await;
         assert_eq!(in_flight.take_due(), [DueEntry { id: id(1), has_waited: true }]);
