@@ -5,33 +5,15 @@ mod common;
 
 use std::time::Duration;
 
-use common::{OrderPlaced, OrderShipped, Ran, Running, assert_json, eventbus, send};
+use common::{OrderPlaced, OrderShipped, Ran, Running, assert_json, eventbus, projections::PgTotals, send};
 use eventbus::{
-    App, ExpectedVersion, NewEvent, StreamId, app::SettleError, bus::EventBus as _, port::AppendEvents as _, prelude::*,
+    App, ExpectedVersion, NewEvent, StreamId, app::SettleError, bus::EventBus as _, port::AppendEvents as _,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventbus_test::{Postgres, Redis};
-use eventstore_postgres::{PgConnection, PgEventStore};
+use eventstore_postgres::PgEventStore;
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use serde_json::{Value, json};
-
-#[derive(Debug)]
-struct Totals;
-
-#[projection(
-    name = "totals",
-    tables("totals"),
-    key = "id",
-    set_up = "CREATE TABLE IF NOT EXISTS totals (id text PRIMARY KEY, cents bigint NOT NULL)",
-    manual
-)]
-impl Totals {
-    async fn add(&self, event: &OrderPlaced, id: &AggregateId, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let insert = "INSERT INTO totals VALUES ($1, $2) ON CONFLICT DO NOTHING";
-        sqlx::query(insert).bind(id.as_str()).bind(event.cents).execute(conn).await?;
-        Ok(())
-    }
-}
 
 /// An application on PostgreSQL and Redis.
 struct LiveApp {
@@ -59,7 +41,7 @@ impl LiveApp {
             ..RedisEventBusConfig::default()
         };
         let bus = RedisEventBus::connect(config).await.unwrap();
-        let app = App::builder().store(store.clone()).bus(bus).handler::<send>().projection(Totals);
+        let app = App::builder().store(store.clone()).bus(bus).handler::<send>().projection(PgTotals);
         let app = app.start().await.unwrap();
         assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 2, .. })));
         Self { database, redis, store, app }

@@ -5,35 +5,13 @@ mod common;
 
 use std::{fs, time::Duration};
 
-use common::{OrderPlaced, OrderShipped, Ran, assert_json, eventbus, send};
+use common::{OrderPlaced, OrderShipped, Ran, assert_json, eventbus, projections::Totals, send};
 use eventbus::{
     EventContext, ExpectedVersion, NewEvent, StreamId, Uuid, app::SettleError, port::AppendEvents as _, prelude::*,
 };
-use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, SqliteTransactionError};
+use eventstore_sqlite::SqliteEventStore;
 use serde_json::json;
 use tempfile::TempDir;
-
-#[derive(Debug)]
-struct Totals;
-
-#[projection(
-    name = "totals",
-    tables("totals"),
-    key = "id",
-    set_up = "CREATE TABLE IF NOT EXISTS totals (id TEXT PRIMARY KEY, cents INTEGER NOT NULL)",
-    manual
-)]
-impl Totals {
-    fn add(
-        &self,
-        event: &OrderPlaced,
-        id: &AggregateId,
-        tx: &mut SqliteTransaction,
-    ) -> Result<(), SqliteTransactionError> {
-        tx.execute("INSERT INTO totals VALUES (?1, ?2) ON CONFLICT DO NOTHING", (id.as_str(), event.cents))?;
-        Ok(())
-    }
-}
 
 /// The store of an application that has ended.
 struct DeadApp {

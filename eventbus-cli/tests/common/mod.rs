@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+pub(crate) mod projections;
+
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
