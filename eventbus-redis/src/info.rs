@@ -121,7 +121,8 @@ fn is_own_instance(bus: &BusInner, instance: &str) -> bool {
 
 pub(crate) async fn stream_info(bus: &BusInner) -> StreamInfo {
     let mut info = inspect_all(bus).await.unwrap_or_else(|error| {
-        tracing::warn!(stream = bus.stream(), %error, "cannot inspect the stream");
+        // metrics ask again and again; `connected` and the health tell of an outage
+        tracing::debug!(stream = bus.stream(), %error, "cannot inspect the stream");
         StreamInfo::default()
     });
     info.stats = bus.counters().snapshot();

@@ -18,7 +18,7 @@ use crate::{
     port::delivery::Delivery,
 };
 
-/// A span for events of several traces has a link to the events of so many.
+/// The most links of one span.
 const LINKS_MAX: usize = 32;
 
 /// Creates the span of an append, and makes its events continue the trace: `context` gets that of the span.
@@ -141,8 +141,12 @@ pub fn context_of(span: &Span) -> Option<TraceContext> {
 fn follow_traces(span: &Span, events: &[RecordedEvent]) {
     let mut contexts: Vec<TraceContext> = Vec::new();
     for context in events.iter().filter_map(TraceContext::from_event) {
-        if contexts.len() < LINKS_MAX && !contexts.contains(&context) {
-            contexts.push(context);
+        if contexts.contains(&context) {
+            continue;
+        }
+        contexts.push(context);
+        if contexts.len() == LINKS_MAX {
+            break;
         }
     }
     let Some((first, more)) = contexts.split_first() else { return };

@@ -8,7 +8,7 @@ use std::sync::{
 use eventbus::{
     ExpectedVersion, InMemoryEventStore, NewEvent, Position, StreamId,
     app::{AppBuilder, ReplayError, Replayed},
-    port::AppendEvents as _,
+    port::{AppendEvents as _, Checkpoints as _, Leases as _},
     prelude::*,
     projection::RebuildError,
 };
@@ -68,6 +68,9 @@ async fn a_rebuild_without_an_app_handles_all_events_and_runs_no_handler() {
     let rebuilt = builder(&store, &rows, &packing).rebuild("rows-elsewhere", |now| reports.push(now.position)).await;
     assert_eq!(rebuilt.unwrap().events, 2);
     assert_eq!(reports.last(), Some(&Position::new(2)));
+    let role = eventbus::Name::from_static("projection:rows-elsewhere");
+    assert_eq!(store.load_checkpoint(&role).await.unwrap(), Some(Position::new(2)), "the next process goes on there");
+    assert_eq!(store.lease_of(&role).await.unwrap(), None, "the next process need not wait for it");
     let handled = rows.take();
     assert!(handled.ends_with(&["ada".into(), "cyd".into()]), "{handled:?}");
     assert_eq!(packing.packed.take(), [""; 0]);

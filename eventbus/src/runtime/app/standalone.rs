@@ -48,12 +48,18 @@ impl Standalone {
         set_up_tables(&*store, std::slice::from_ref(projection)).await.map_err(StartError::from)?;
         let context = RunnerContext::new(store, clock, state, new_owner(), self.projection_lease);
         let stop = CancellationToken::new();
-        let _stop_at_end = stop.clone().drop_guard();
-        if projection.definition().kind == ProjectionKind::AtLeastOnce {
-            // the rebuild of such rows is a run of the projection from the first event on
-            tokio::spawn(projection.erased().run(context.clone(), stop.clone()));
+        let _stop_if_dropped = stop.clone().drop_guard();
+        // the rebuild of such rows is a run of the projection from the first event on
+        let runner = (projection.definition().kind == ProjectionKind::AtLeastOnce)
+            .then(|| tokio::spawn(projection.erased().run(context.clone(), stop.clone())));
+        let rebuilt = projection.erased().rebuild(&context, &stop, report, guard_timeout).await;
+        stop.cancel();
+        if let Some(runner) = runner
+            && let Err(error) = runner.await
+        {
+            tracing::error!(projection = name, %error, "the projection did not save where it ended");
         }
-        Ok(projection.erased().rebuild(&context, &stop, report, guard_timeout).await?)
+        Ok(rebuilt?)
     }
 
     /// Runs the handler of this name on stored events.
