@@ -20,6 +20,7 @@ use crate::{
         aggregate::{Aggregate, Apply},
         clock::SharedClock,
         context::EventContext,
+        trace_context::TraceContext,
     },
     port::BoxFuture,
     runtime::{
@@ -149,32 +150,13 @@ fn context_of(headers: &HeaderMap) -> EventContext {
     let correlation_id = correlation
         .map(|text| Uuid::try_parse(text).unwrap_or_else(|_| Uuid::new_v5(&CORRELATION_NAMESPACE, text.as_bytes())));
     let context = EventContext { correlation_id, ..EventContext::default() };
-    let Some(traceparent) = text("traceparent").filter(|text| is_traceparent(text)) else {
-        return context;
-    };
     // several headers of this name are one list
-    let states: Vec<_> = headers
-        .get_all("tracestate")
-        .iter()
-        .filter_map(|state| state.to_str().ok())
-        .filter(|s| !s.is_empty())
-        .collect();
-    context.with_trace(traceparent, (!states.is_empty()).then(|| states.join(",")))
-}
-
-/// Returns `true` for `version-trace id-parent id-flags`, in lower-case hexadecimal digits; the ids are not zero.
-fn is_traceparent(text: &str) -> bool {
-    let is_hex = |part: &&str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let parts: Vec<&str> = text.split('-').collect();
-    let [version, trace, parent, flags, further @ ..] = &parts[..] else { return false };
-    let lengths = [version.len(), trace.len(), parent.len(), flags.len()] == [2, 32, 16, 2];
-    let is_zero = |part: &str| part.bytes().all(|byte| byte == b'0');
-    lengths
-        && [version, trace, parent, flags].into_iter().all(is_hex)
-        && !is_zero(trace)
-        && !is_zero(parent)
-        && *version != "ff"
-        && (*version != "00" || further.is_empty())
+    let states = headers.get_all("tracestate").iter().filter_map(|state| state.to_str().ok());
+    let states = states.filter(|state| !state.is_empty()).collect::<Vec<_>>().join(",");
+    match text("traceparent").and_then(|parent| TraceContext::parse(parent, Some(&states))) {
+        Some(trace) => context.with_trace(trace.parent(), trace.state().map(ToOwned::to_owned)),
+        None => context,
+    }
 }
 
 /// The repository of a request: its saves have the context that the layer [`context`] gave the request, and its
@@ -189,29 +171,5 @@ where
         let context = parts.extensions.get().cloned().unwrap_or_else(EventContext::current);
         let repository: AggregateRepository<A> = App::from_ref(state).repository();
         Ok(repository.for_tenant(context.tenant_id).with_context(context).into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trace_that_is_none_is_passed_over() {
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert!(is_traceparent(good));
-        assert!(is_traceparent("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-comes"));
-        for bad in [
-            "",
-            "00",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
-            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
-        ] {
-            assert!(!is_traceparent(bad), "{bad}");
-        }
     }
 }

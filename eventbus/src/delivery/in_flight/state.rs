@@ -184,6 +184,16 @@ enum Stage {
     DeadLettering,
 }
 
+impl Stage {
+    /// Returns `true` from a failure until the entry has been read again.
+    const fn waits_for_retry(&self) -> bool {
+        matches!(
+            self,
+            Self::Waiting { .. } | Self::Due { has_waited: true, .. } | Self::Reading { has_waited: true, .. }
+        )
+    }
+}
+
 /// An entry that a worker is to handle.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -699,11 +709,8 @@ impl InFlightState {
     /// Returns the number of entries that are being retried, or are blocked behind one of those.
     pub(super) fn retried(&self) -> usize {
         let is_retried = |number: &u64| {
-            self.items.get(number).is_some_and(|item| match &item.stage {
-                Stage::Waiting { .. }
-                | Stage::Due { has_waited: true, .. }
-                | Stage::Reading { has_waited: true, .. } => true,
-                _ => item.body.as_ref().is_some_and(|body| body.attempts.attempts > 0),
+            self.items.get(number).is_some_and(|item| {
+                item.stage.waits_for_retry() || item.body.as_ref().is_some_and(|body| body.attempts.attempts > 0)
             })
         };
         let retried = self.queues.values().filter(|queue| queue.numbers.front().is_some_and(is_retried));
@@ -713,14 +720,8 @@ impl InFlightState {
     /// Counts all entries, those that wait for a retry, and the aggregates whose later events wait for an earlier one.
     pub(super) fn counts(&self) -> InFlightCounts {
         let waits = |queue: &&OrderingQueue| {
-            queue.numbers.front().and_then(|number| self.items.get(number)).is_some_and(|item| {
-                matches!(
-                    item.stage,
-                    Stage::Waiting { .. }
-                        | Stage::Due { has_waited: true, .. }
-                        | Stage::Reading { has_waited: true, .. }
-                )
-            })
+            let first = queue.numbers.front().and_then(|number| self.items.get(number));
+            first.is_some_and(|item| item.stage.waits_for_retry())
         };
         let waiting = self.queues.values().filter(waits).count();
         let is_blocked = |queue: &&OrderingQueue| queue.is_stalled && queue.numbers.len() > 1;

@@ -244,8 +244,8 @@ impl AppBuilder {
     }
 
     /// Exports the [metrics](crate::metrics) of the app to this meter of OpenTelemetry, until the app is dropped or shut
-    /// down. Numbers are read from the app whenever the meter's provider collects; what store and bus say is at most 5
-    /// seconds old then, and the age of events is right at any time.
+    /// down. Numbers are read from the app whenever the meter's provider collects, from the app's first poll of store and
+    /// bus on; what these say is at most 7 seconds old, and the age of events is right at any time.
     ///
     /// One app at a time exports the histograms of a bus or store that several apps of a process share.
     ///
@@ -292,8 +292,8 @@ impl AppBuilder {
 
     /// Rebuilds one projection from zero, without starting the app: for commands of operators.
     ///
-    /// As [`App::rebuild`], but for this: no handler runs and no event is published here, whether the app runs elsewhere
-    /// or not. Rows outside of the store's transaction can be rebuilt only while no process feeds the projection. A new
+    /// Differs from [`App::rebuild`]: this process runs no handler and publishes nothing. The app may run elsewhere. Rows
+    /// outside of the store's transaction can be rebuilt only while no process feeds the projection. A new
     /// state in memory is dropped at the end, so it shows only that the methods take all events.
     ///
     /// If the future is dropped, or the process ends, the next rebuild of rows with `tables(..)` goes on where this one

@@ -17,8 +17,8 @@ use crate::runtime::metrics::{Exporter, Metrics};
 /// Interval at which the task polls store and bus.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What the app reported at a collection, and the metrics that OpenTelemetry has observed of it: it observes each of them by a
-/// call of its own, and the same one again in the next collection only.
+/// The metrics of one collection. OpenTelemetry asks for each of them by a call of its own; the first one that it asks for
+/// again begins the next collection.
 #[derive(Default)]
 struct Collection {
     metrics: Arc<Metrics>,
@@ -30,14 +30,15 @@ pub(super) fn export(app: &Arc<AppInner>, exporter: &Exporter) {
     if !exporter.has_meter() {
         return;
     }
-    let polled: Arc<Mutex<Arc<PolledStatus>>> = Arc::default();
+    let polled: Arc<Mutex<Option<Arc<PolledStatus>>>> = Arc::default();
     let (weak, status) = (Arc::downgrade(app), Arc::clone(&polled));
     let collection: Arc<Mutex<Collection>> = Arc::default();
     exporter.export_numbers(move |metric| {
-        let app = weak.upgrade()?;
+        let app = weak.upgrade().filter(|app| !app.tasks.is_stopped())?;
+        // before the first poll nothing is known of store and bus
+        let status = status.lock().clone()?;
         let mut collection = collection.lock();
         if collection.observed.is_empty() || !collection.observed.insert(metric.name) {
-            let status = Arc::clone(&status.lock());
             collection.metrics = Arc::new(collect(&app, &status));
             collection.observed = BTreeSet::from([metric.name]);
         }
@@ -55,9 +56,9 @@ pub(super) fn export(app: &Arc<AppInner>, exporter: &Exporter) {
 }
 
 /// Polls store and bus once; returns `false` if the app is gone.
-async fn poll(app: &Weak<AppInner>, polled: &Mutex<Arc<PolledStatus>>) -> bool {
+async fn poll(app: &Weak<AppInner>, polled: &Mutex<Option<Arc<PolledStatus>>>) -> bool {
     let Some(app) = app.upgrade() else { return false };
     let status = PolledStatus::poll(&app).await;
-    *polled.lock() = Arc::new(status);
+    *polled.lock() = Some(Arc::new(status));
     true
 }

@@ -10,7 +10,7 @@ use std::{
 
 use crate::runtime::definition::AggregateRegistration;
 
-/// The name under which aggregates are counted that no linked code declares by `#[derive(Aggregate)]`.
+/// The label of all aggregates that no linked code derives.
 const OTHER: &str = "other";
 
 /// Where a load found the state of an aggregate.

@@ -63,7 +63,7 @@ impl Distribution {
     }
 }
 
-/// Returns how many of the units in which a histogram counts make one of those in which it is shown.
+/// Returns the divisor from recorded to shown values: durations are recorded in nanoseconds and shown in seconds.
 pub(crate) fn raw_units(metric: &Descriptor) -> f64 {
     if metric.unit == "s" { 1e9 } else { 1.0 }
 }
