@@ -79,7 +79,8 @@ impl DashboardArgs {
 
     /// Returns the configuration, and the token if it was made.
     fn config(&self) -> Result<(DashboardConfig, Option<DashboardToken>), CommandError> {
-        let is_public = !self.listen.ip().is_loopback();
+        // a host of its own is that of a server before it, which lets other machines in
+        let is_public = !self.listen.ip().is_loopback() || !self.hosts.is_empty();
         let given = self.token.as_deref().filter(|token| !token.is_empty()).map(DashboardToken::new).transpose()?;
         let made = match given {
             None if is_public || self.allow_changes => Some(DashboardToken::generate()?),
@@ -87,7 +88,7 @@ impl DashboardArgs {
         };
         let default = DashboardConfig::default();
         let config = DashboardConfig {
-            login_to_read: is_public || (given.is_some() && !self.allow_changes),
+            login_to_read: is_public || given.is_some(),
             token: given.or_else(|| made.clone()),
             allow_changes: self.allow_changes,
             hosts: Some(self.hosts.clone()),
@@ -129,13 +130,21 @@ mod tests {
     fn a_token_is_made_where_one_is_needed() {
         let (config_of_loopback, made) = config(&[]);
         assert!(made.is_none() && config_of_loopback.token.is_none() && !config_of_loopback.login_to_read);
-        for (arguments, login_to_read) in [(&["--allow-changes"][..], false), (&["--listen", "0.0.0.0:1"], true)] {
+        let cases: [(&[&str], bool); 3] = [
+            (&["--allow-changes"], false),
+            (&["--listen", "0.0.0.0:1"], true),
+            (&["--host", "ops.example.org", "--allow-changes"], true),
+        ];
+        for (arguments, login_to_read) in cases {
             let (config, made) = config(arguments);
             assert!(made.is_some() && config.token.is_some(), "{arguments:?}");
             assert_eq!(config.login_to_read, login_to_read, "{arguments:?}");
         }
-        let given = ["--token", "0123456789abcdef"];
-        let (config_of_given, made) = config(&given);
-        assert!(made.is_none() && config_of_given.login_to_read && !config_of_given.allow_changes);
+        for allow_changes in [false, true] {
+            let flag = allow_changes.then_some("--allow-changes");
+            let given: Vec<_> = ["--token", "0123456789abcdef"].into_iter().chain(flag).collect();
+            let (config_of_given, made) = config(&given);
+            assert!(made.is_none() && config_of_given.login_to_read && config_of_given.allow_changes == allow_changes);
+        }
     }
 }

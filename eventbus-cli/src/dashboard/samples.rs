@@ -67,7 +67,7 @@ impl Samples {
         };
         *self.latest.lock() = Some((source.clock().now(), lags.clone()));
         lags.truncate(READERS_MAX);
-        let readers = lags.into_iter().map(|row: LagRow| (row.kind, row.name, row.seconds.unwrap_or_default()));
+        let readers = lags.into_iter().filter_map(|row: LagRow| Some((row.kind, row.name, row.seconds?)));
         self.add(Sample { at: source.clock().now(), head, readers: readers.collect() });
     }
 

@@ -18,7 +18,7 @@ fn check_headers(path: &str, answer: &Answer) {
     for (name, value) in [
         ("x-frame-options", "DENY"),
         ("x-content-type-options", "nosniff"),
-        ("referrer-policy", "no-referrer"),
+        ("referrer-policy", "same-origin"),
         ("cross-origin-opener-policy", "same-origin"),
         ("cross-origin-resource-policy", "same-origin"),
         ("cache-control", "no-store"),
@@ -61,8 +61,8 @@ async fn a_dashboard_without_a_token_changes_no_data() {
 async fn changes_need_the_token_and_a_page_of_the_same_origin() {
     let shop = FileShop::new().await;
     let url = shop.url();
-    let token = "a-token-of-enough-characters";
-    let served = Served::start(&["--store", &url, "--allow-changes", "--token", token]);
+    let served = Served::start(&["--store", &url, "--allow-changes"]);
+    let token = &*served.token.clone().unwrap();
     let mut site = served.site.clone();
     let list = site.get("/dead-letters").await.ok();
     assert!(!list.contains("action=\"./replay\""), "a form for an operator who may not send it:\n{list}");
@@ -120,7 +120,7 @@ async fn names_that_are_not_those_of_the_server_are_refused() {
         ("[::1]:9000", 200),
         ("ops.example.org", 200),
     ] {
-        assert_eq!(served.site.send("GET", "/", &[("host", host)], "").await.status, status, "{host}");
+        assert_eq!(served.site.send("GET", "/login", &[("host", host)], "").await.status, status, "{host}");
     }
 }
 

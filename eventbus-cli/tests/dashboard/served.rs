@@ -20,7 +20,7 @@ impl Served {
         let running = Running::start(&[&["dashboard"], listen, arguments].concat());
         let line = running.line();
         let site = Site::new(between(&line, "dashboard  ", "\n")[0]);
-        let makes_token = arguments.contains(&"--allow-changes") || arguments.contains(&"0.0.0.0:0");
+        let makes_token = ["--allow-changes", "--host", "0.0.0.0:0"].iter().any(|cause| arguments.contains(cause));
         let token = (makes_token && !arguments.contains(&"--token"))
             .then(|| running.line().trim_start_matches("token").trim().to_owned());
         Self { _running: running, site, token }
