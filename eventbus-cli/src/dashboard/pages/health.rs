@@ -8,6 +8,7 @@ use crate::{
     dashboard::{parts::table, source::DashboardSource, visit::Visit},
     doctor::Report,
     error::CommandError,
+    query::ReaderSort,
 };
 
 /// The seconds after which a lag is an alert, as in [`HealthThresholds`].
@@ -64,7 +65,9 @@ async fn findings(source: &DashboardSource) -> Result<Vec<String>, CommandError>
     for row in source.lags().await? {
         let late = row.seconds.filter(|seconds| row.events > 0 && *seconds > lag_max());
         if let Some(seconds) = late {
-            let owner = if row.owner.is_none() && row.at.is_some() { "; no process has its role" } else { "" };
+            // the role of a reader is one process's; a group has none
+            let lacks_owner = row.kind != ReaderSort::Group && row.owner.is_none() && row.at.is_some();
+            let owner = if lacks_owner { "; no process has its role" } else { "" };
             found.push(format!("{} `{}` is behind by {seconds:.0} s{owner}", row.kind.as_str(), row.name));
         }
     }
