@@ -75,22 +75,24 @@ pub fn from_args() -> Option<AppCommand> {
 }
 
 impl AppCommand {
-    /// Returns the command that arguments name, the first of which is the name of the binary; `None` if the second one
-    /// names none.
+    /// Returns the command that arguments name, the first of which is the name of the binary; `None` if the next one, after
+    /// options that all commands have, names none.
     ///
     /// # Examples
     /// ```
     /// use eventbus_cli::AppCommand;
     /// let command = |arguments: &[&str]| AppCommand::parse_from(arguments.iter().map(Into::into));
     /// assert!(command(&["bank", "catalog"]).is_some());
+    /// assert!(command(&["bank", "--json", "--timeout", "5s", "lag"]).is_some());
     /// assert!(command(&["bank"]).is_none());
     /// assert!(command(&["bank", "serve", "--port", "8000"]).is_none());
+    /// assert!(command(&["bank", "--port", "8000", "lag"]).is_none());
     /// ```
     #[must_use]
     pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Option<Self> {
         let arguments: Vec<_> = arguments.into_iter().collect();
-        let named = arguments.get(1)?.to_str()?;
         let command = AppCli::command();
+        let named = after_options(&command, arguments.get(1..)?)?;
         let is_known = command.get_subcommands().any(|known| known.get_name() == named);
         if !is_known && named != "help" {
             return None;
@@ -120,6 +122,20 @@ impl AppCommand {
         let session = cli.options.into_session(Some(AppSource::new(app)));
         let (name, command) = (self.name, cli.command);
         run_in(session, async |session| command.run(session, &name).await).await.into()
+    }
+}
+
+/// Returns the first argument that is no option of `command`; `None` if there is none, or an option is unknown.
+fn after_options<'a>(command: &clap::Command, arguments: &'a [OsString]) -> Option<&'a str> {
+    let mut arguments = arguments.iter();
+    loop {
+        let argument = arguments.next()?.to_str()?;
+        let Some(option) = argument.strip_prefix("--") else { return Some(argument) };
+        let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+        let known = command.get_arguments().find(|known| known.get_long() == Some(name))?;
+        if value.is_none() && known.get_action().takes_values() {
+            arguments.next()?;
+        }
     }
 }
 

@@ -47,7 +47,7 @@ impl AppSource {
         let make = async {
             let make = self.make.lock().take();
             let make = make.ok_or_else(|| CommandError::fault("the application could not be made"))?;
-            let builder = make().await.map_err(CommandError::Fault)?;
+            let builder = make().await.map_err(CommandError::of_app)?;
             let (store, bus) = (builder.given_store().cloned(), builder.given_bus().cloned());
             Ok(MadeApp { store, bus, builder: Mutex::new(Some(builder)) })
         };

@@ -117,6 +117,22 @@ impl CommandError {
         line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 
+    /// Returns the error of making the application: of what it connects to, if it is the error of that.
+    pub(crate) fn of_app(error: BoxError) -> Self {
+        let error = match error.downcast::<PgConnectError>() {
+            Ok(error) => return (*error).into(),
+            Err(error) => error,
+        };
+        let error = match error.downcast::<SqliteConnectError>() {
+            Ok(error) => return (*error).into(),
+            Err(error) => error,
+        };
+        match error.downcast::<RedisConnectError>() {
+            Ok(error) => (*error).into(),
+            Err(error) => Self::Fault(error),
+        }
+    }
+
     /// Returns the error of data that is there and cannot be used.
     pub(crate) fn fault(error: impl Into<BoxError>) -> Self {
         Self::Fault(error.into())

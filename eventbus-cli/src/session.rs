@@ -67,6 +67,11 @@ impl Session {
         Printer::new(self.printer.is_json(), self.clock.now())
     }
 
+    /// Returns `true` if the command is to say what it would change, and to change nothing.
+    pub(crate) const fn is_dry_run(&self) -> bool {
+        self.is_dry_run
+    }
+
     /// Returns `true` if the command runs in the binary of an application, which knows its event types.
     pub(crate) const fn is_in_app(&self) -> bool {
         self.app.is_some()

@@ -345,7 +345,7 @@ fn a_new_crate_is_made_once() {
 #[ignore = "compiles all dependencies: `cargo test -p eventbus-cli --test exit_codes -- --ignored`"]
 fn a_new_crate_compiles_and_its_tests_pass() {
     let folder = tempfile::tempdir().unwrap();
-    let new = folder.path().join("two-banks");
+    let new = folder.path().join("my_app2-order-service");
     let checkout = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let made = eventbus(&["new", new.to_str().unwrap(), "--path", checkout]);
     assert_eq!(made.code, 0, "{made:?}");

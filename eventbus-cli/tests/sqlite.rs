@@ -171,7 +171,7 @@ async fn a_dead_app_has_no_owners_and_keeps_its_positions() {
     assert_json(&app.run(&["projections", "--json"]).masked_json(), &wanted);
 
     let table = "
-        GROUP  CONSUMERS  PENDING  OLDEST  UNREAD  DEAD  HOLDS  FINISHED
+        GROUP  CONSUMERS  PENDING  OLDEST  UNREAD  DEAD  HOLDS TRIM  FINISHED
         mail  -  0  -  0  2  no  5";
     assert_eq!(app.run(&["groups"]).masked(), head(table));
     let wanted = json!({
@@ -194,7 +194,7 @@ async fn a_dead_app_has_no_owners_and_keeps_its_positions() {
 async fn lag_finds_the_readers_that_are_behind() {
     let app = DeadApp::new().await;
     let table = "
-        KIND  NAME  AT  HEAD  EVENTS  SECONDS  OWNER
+        KIND  NAME  POSITION  HEAD  EVENTS  SECONDS  OWNER
         projection  totals  5  5  0  0.0  -
         group  mail  5  5  0  0.0  -";
     assert_eq!(app.run(&["lag"]).masked(), head(table));
@@ -214,8 +214,8 @@ async fn lag_finds_the_readers_that_are_behind() {
         "version": 1,
         "as_of": "TIME",
         "readers": [
-            { "kind": "projection", "name": "totals", "at": "5", "head": "6", "events": 1, "seconds": "SECONDS", "owner": null },
-            { "kind": "group", "name": "mail", "at": "5", "head": "6", "events": 1, "seconds": "SECONDS", "owner": null },
+            { "kind": "projection", "name": "totals", "position": "5", "head": "6", "events": 1, "seconds": "SECONDS", "owner": null },
+            { "kind": "group", "name": "mail", "position": "5", "head": "6", "events": 1, "seconds": "SECONDS", "owner": null },
         ],
         "over": ["totals", "mail"],
     });
@@ -289,7 +289,7 @@ async fn dead_letters_are_listed_replayed_and_discarded() {
     assert_eq!(replayed.documents()[0]["outcome"], "replayed");
     assert!(replayed.err.contains("when it starts next"), "{}", replayed.err);
     let gone = app.run(&["--yes", "dead-letters", "replay", &all[0]]);
-    assert_eq!((gone.code, gone.out), (0, format!("{} gone\n", all[0])));
+    assert_eq!((gone.code, gone.out), (1, format!("{} gone\n", all[0])));
     assert_eq!(app.run(&["--json", "groups"]).documents()[0]["groups"][0]["pending"], 1);
     let discarded = app.run(&["--yes", "dead-letters", "discard", "--all"]);
     assert_eq!((discarded.code, discarded.out), (0, format!("{} discarded\n", all[1])));
@@ -312,7 +312,7 @@ dead letters  2
 PROJECTION  AT  HEAD  EVENTS  SECONDS  OWNER  SKIPS  SAVED
 totals  5  5  0  0.0  -  0  TIME
 
-GROUP  CONSUMERS  PENDING  OLDEST  UNREAD  DEAD  HOLDS  FINISHED
+GROUP  CONSUMERS  PENDING  OLDEST  UNREAD  DEAD  HOLDS TRIM  FINISHED
 mail  -  0  -  0  2  no  5\n",
         path.display()
     );
@@ -366,7 +366,7 @@ async fn causes_and_effects_of_an_event_are_a_tree() {
         let id = event.metadata().event_id().to_string();
         eventbus(&[&["--store", &url, "why", &id], more].concat())
     };
-    let wanted = "conversation UUID
+    let wanted = "correlation UUID
 - OrderPlaced  Order/root  v1  TIME  UUID
   * OrderPlaced  Order/left  v1  TIME  UUID
   - OrderPlaced  Order/leaf  v1  TIME  UUID

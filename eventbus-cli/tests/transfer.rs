@@ -119,10 +119,29 @@ async fn an_interrupted_export_goes_on() {
             done(&eventbus(&["--store", &url, "export", &file, "--resume"]));
             assert!(fs::read(&file).unwrap() == whole, "{part} of {} bytes", whole.len());
         }
-        let again = eventbus(&["--store", &url, "export", &file, "--resume"]);
-        assert_eq!((again.code, again.err.as_str()), (0, "the export is complete already\n"));
+        // of a complete file nothing is missing
+        done(&eventbus(&["--store", &url, "export", &file, "--resume"]));
+        assert!(fs::read(&file).unwrap() == whole);
         let other = migrated(&folder, &format!("{name}.other.db"));
         assert_eq!(eventbus(&["--store", &other, "export", &file, "--resume"]).code, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_complete_export_takes_up_later_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = source(&folder, 30).await;
+    let store = SqliteEventStore::connect(&url).await.unwrap();
+    for name in ["events.jsonl", "events.jsonl.zst"] {
+        let (file, target) = (file(&folder, name), migrated(&folder, &format!("{name}.db")));
+        let dry = eventbus(&["--store", &url, "--dry-run", "export", &file]);
+        assert_eq!((dry.code, Path::new(&file).exists()), (0, false), "{dry:?}");
+        done(&eventbus(&["--store", &url, "export", &file]));
+        done(&eventbus(&["--store", &target, "--yes", "import", &file]));
+        add_one(&store, "later").await;
+        done(&eventbus(&["--store", &url, "export", &file, "--resume"]));
+        done(&eventbus(&["--store", &target, "--yes", "import", &file]));
+        assert_eq!(feed_of(&target).await, feed_of(&url).await);
     }
 }
 
@@ -176,11 +195,47 @@ async fn a_store_is_copied_to_any_other() {
 
 async fn source_of_other(folder: &Path) -> String {
     let path = folder.join("used.db");
-    let store = SqliteEventStore::open(&path).await.unwrap();
-    let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
-    let stream = StreamId::parse("Order", "mine").unwrap();
-    eventbus::port::AppendEvents::append(&store, &stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+    add_one(&SqliteEventStore::open(&path).await.unwrap(), "mine").await;
     format!("sqlite:{}", path.display())
+}
+
+async fn add_one(store: &SqliteEventStore, id: &str) {
+    let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+    let stream = StreamId::parse("Order", id).unwrap();
+    eventbus::port::AppendEvents::append(store, &stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+}
+
+/// The state that a process leaves behind which was killed between its last append and saving the checkpoint.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_killed_in_its_last_chunk_goes_on_although_the_source_has_grown() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, target) = (source(&folder, 20).await, migrated(&folder, "target.db"));
+    done(&eventbus(&["--store", &url, "--yes", "copy", "--to", &target]));
+    let store = SqliteEventStore::connect(&url).await.unwrap();
+    let from = eventbus::store::ReadFeed::store_id(&store).await.unwrap();
+    let rows = rusqlite::Connection::open(target.trim_start_matches("sqlite:")).unwrap();
+    let set_back = "UPDATE eventbus_checkpoints SET position = 0 WHERE name = ?1";
+    assert_eq!(rows.execute(set_back, [format!("import:{from}")]).unwrap(), 1);
+    for number in 0..3 {
+        add_one(&store, &format!("o-{number}")).await;
+    }
+    done(&eventbus(&["--store", &url, "--yes", "copy", "--to", &target]));
+    assert_eq!(feed_of(&target).await, feed_of(&url).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_its_archived_events_is_not_moved_and_the_error_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, target) = (source(&folder, 120).await, migrated(&folder, "target.db"));
+    let rows = rusqlite::Connection::open(url.trim_start_matches("sqlite:")).unwrap();
+    let archive = "
+        UPDATE eventbus_streams SET archived_through = 1 WHERE aggregate_id = 'o-3' AND tenant_id = zeroblob(16);
+        DELETE FROM eventbus_events WHERE version = 1 AND stream_no =
+            (SELECT stream_no FROM eventbus_streams WHERE archived_through = 1)";
+    rows.execute_batch(archive).unwrap();
+    let refused = eventbus(&["--store", &url, "--yes", "copy", "--to", &target]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.err.contains("o-3` begins with version 2: its earlier events were archived"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex};
-
 use common::{
     config_on, said,
     seen::{Seen, command, event, publish, settled, start},
@@ -13,6 +11,10 @@ use common::{
 use eventbus::port::EventBus;
 use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
 use eventbus_test::PrivateRedis;
+use lines::Lines;
+
+#[path = "../../eventbus/tests/lines/mod.rs"]
+mod lines;
 
 /// Sends a command to a server that asks for no password yet.
 async fn set_up(server: &PrivateRedis, name: &str, arguments: &[&str]) {
@@ -151,28 +153,11 @@ async fn a_socket_is_as_good_as_a_port_and_takes_user_password_and_database_as_p
     assert!(said(&error).contains("redis.sock.not-there") && !said(&error).contains("secret"), "{}", said(&error));
 }
 
-/// The lines of the log.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(text);
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn the_log_of_a_bus_that_is_locked_out_shows_no_password() {
-    let log = Log::default();
-    let (to_log, text) = (log.clone(), || String::from_utf8(log.0.lock().unwrap().clone()).unwrap());
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::TRACE);
-    let subscriber = subscriber.with_ansi(false).with_writer(move || to_log.clone()).finish();
-    let _logging = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
+    let log = Lines::default();
+    let _logging = log.capture("trace");
+    let text = || log.text();
     let server = eventbus_test::private_redis();
     set_up(&server, "ACL", &["SETUSER", "app", "on", ">first-secret", "~*", "+@all"]).await;
     let config = config_on(&server.url().replace("redis://", "redis://app:first-secret@"));

@@ -5,8 +5,6 @@ mod common;
 
 use std::{
     collections::BTreeSet,
-    io::Write,
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -25,7 +23,11 @@ use eventbus::{
     port::EventBus,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use lines::Lines;
 use redis::Value;
+
+#[path = "../../eventbus/tests/lines/mod.rs"]
+mod lines;
 
 fn of_type(event_type: &'static str, id: &str) -> RecordedEvent {
     let event = NewEvent::new(Name::from_static(event_type), 1, "{}");
@@ -344,59 +346,31 @@ async fn what_failed_at_a_dead_member_is_left_to_another_one_that_handles_it() {
     full.stop_consuming().await;
 }
 
-/// The log of this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// Captures the log of this thread until the result is dropped.
-    fn capture(&self) -> tracing::subscriber::DefaultGuard {
-        let writer = self.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    /// The number of lines that contain all the parts.
-    fn count(&self, parts: &[&str]) -> usize {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
-    }
-
-    fn differences(&self) -> usize {
-        self.count(&["handle different events", "consumer=\"stable\""])
-    }
+/// The number of lines in which the member `stable` reports a difference.
+fn differences(log: &Lines) -> usize {
+    let text = log.text();
+    text.lines().filter(|line| line.contains("handle different events") && line.contains("consumer=\"stable\"")).count()
 }
 
 #[tokio::test] // on one thread, for the log
 async fn differing_members_are_reported_once_per_change() {
-    let log = Log::default();
-    let _logging = log.capture();
-    let (bus, other) = two(300).await; // each member compares 20 times a second
+    let log = Lines::default();
+    let _logging = log.capture("info");
+    let (bus, other) = two(2_000).await; // each member compares 3 times a second
     let actor = Actor::willing();
     handles(&actor, &bus, ONLY_CREATED);
     handles(&actor, &other, ONLY_SHIPPED);
     start(&bus).await;
     start(&other).await;
-    until("the difference is reported", async || log.differences() == 1).await;
-    never("it is reported again", Duration::from_millis(600), async || log.differences() > 1).await;
+    until("the difference is reported", async || differences(&log) == 1).await;
+    never("it is reported again", Duration::from_millis(1_500), async || differences(&log) > 1).await;
     // a third member without a difference
     let third = named(&bus, "third").await;
     handles(&actor, &third, ONLY_CREATED);
     start(&third).await;
-    never("the old difference is reported again", Duration::from_millis(600), async || log.differences() > 1).await;
+    never("the old difference is reported again", Duration::from_millis(1_500), async || differences(&log) > 1).await;
     actor.join_as(&other, "more", BOTH, HandlerOptions::default());
-    until("the change is reported", async || log.differences() == 2).await;
+    until("the change is reported", async || differences(&log) == 2).await;
     for bus in [bus, other, third] {
         bus.stop_consuming().await;
     }

@@ -182,6 +182,21 @@ async fn a_relay_call_for_several_traces_has_a_link_to_each() {
 }
 
 #[tokio::test]
+async fn a_state_that_is_filled_at_a_start_adds_no_spans_to_old_traces() {
+    let mut app = start().await;
+    let old = place(&app, "o-7", 1).await;
+    app.settle().await;
+    let count = |trace| spans_of(trace).iter().filter(|span| span.name == "project").count();
+    assert_eq!(count(old), 1);
+    app.advance(Duration::from_secs(1)).await;
+    app.restart().await;
+    app.settle().await;
+    let new = place(&app, "o-8", 2).await;
+    app.settle().await;
+    assert_eq!((count(old), count(new)), (1, 1));
+}
+
+#[tokio::test]
 async fn failures_are_shown() {
     let app = start().await;
     let trace = place(&app, "o-5", 13).await;

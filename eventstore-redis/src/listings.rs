@@ -58,6 +58,10 @@ async fn scan<T>(
 
 #[async_trait]
 impl Listings for RedisEventStore {
+    fn scans_all_keys(&self) -> bool {
+        true
+    }
+
     async fn list_streams(
         &self,
         filter: &StreamFilter,

@@ -52,7 +52,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus/src/runtime/app/builder.rs", 1, "the reply of a bus"),
     ("eventbus/src/runtime/app/exit.rs", 1, "the end of a process whose threads are blocked"),
     ("eventbus/src/runtime/app/inner.rs", 1, "the reply of a store"),
-    ("eventbus/src/runtime/app/metrics.rs", 3, "the replies of store and bus to a reader of metrics"),
+    ("eventbus/src/runtime/app/metrics.rs", 5, "the replies of store and bus to a reader of metrics"),
     ("eventbus/src/runtime/app/relay_health.rs", 3, "the replies of store and bus to a health check"),
     ("eventbus/src/runtime/app/wait_idle.rs", 3, "the work of other tasks, in tests"),
     ("eventbus/src/runtime/app/tasks.rs", 2, "the reply of a store that may be gone"),

@@ -13,22 +13,30 @@ use serde_json::{Map, Value, json};
 pub fn event_schema(samples: &EventSamples) -> Value {
     let payloads: Vec<Value> =
         samples.payloads.iter().filter_map(|payload| serde_json::from_str(payload).ok()).collect();
-    schema_of(&payloads.iter().collect::<Vec<_>>(), "", &samples.shape)
+    schema_of(&payloads.iter().collect::<Vec<_>>(), "", &Known { shape: &samples.shape, enums: Vec::new() })
+}
+
+/// What is known beside the values.
+struct Known<'a> {
+    /// The kinds of the fields, by their paths.
+    shape: &'a BTreeMap<String, String>,
+    /// The variants of the enums that hold the value, outermost first.
+    enums: Vec<BTreeSet<String>>,
 }
 
 /// Returns the schema of the values that samples have at a path.
-fn schema_of(values: &[&Value], path: &str, shape: &BTreeMap<String, String>) -> Value {
-    let kind = shape.get(path).map_or("", String::as_str);
+fn schema_of(values: &[&Value], path: &str, known: &Known<'_>) -> Value {
+    let kind = known.shape.get(path).map_or("", String::as_str);
     let is_optional = kind.ends_with('?') || values.iter().any(|value| value.is_null());
     let kind = kind.trim_end_matches('?');
     let present: Vec<_> = values.iter().copied().filter(|value| !value.is_null()).collect();
     let schema =
-        if kind == "enum" { enum_schema(&present, path, shape) } else { plain_schema(&present, path, kind, shape) };
+        if kind == "enum" { enum_schema(&present, path, known) } else { plain_schema(&present, path, kind, known) };
     if is_optional { or_null(schema) } else { schema }
 }
 
 /// Returns the schema of values that are no enum.
-fn plain_schema(values: &[&Value], path: &str, kind: &str, shape: &BTreeMap<String, String>) -> Value {
+fn plain_schema(values: &[&Value], path: &str, kind: &str, known: &Known<'_>) -> Value {
     if kind == "any" {
         return json!({});
     }
@@ -37,14 +45,14 @@ fn plain_schema(values: &[&Value], path: &str, kind: &str, shape: &BTreeMap<Stri
     let objects: Vec<_> = of_type(Value::is_object).filter_map(Value::as_object).collect();
     if !objects.is_empty() {
         forms.push(if kind == "map" {
-            map_schema(&objects, path, shape)
+            map_schema(&objects, path, known)
         } else {
-            struct_schema(&objects, path, shape)
+            struct_schema(&objects, path, known)
         });
     }
     let lists: Vec<_> = of_type(Value::is_array).filter_map(Value::as_array).collect();
     if !lists.is_empty() {
-        forms.push(list_schema(&lists, path, shape));
+        forms.push(list_schema(&lists, path, known));
     }
     if let Some(text) = of_type(Value::is_string).find_map(Value::as_str) {
         forms.push(text_schema(kind, text));
@@ -58,41 +66,44 @@ fn plain_schema(values: &[&Value], path: &str, kind: &str, shape: &BTreeMap<Stri
     one_of(forms)
 }
 
-fn struct_schema(objects: &[&Map<String, Value>], path: &str, shape: &BTreeMap<String, String>) -> Value {
+fn struct_schema(objects: &[&Map<String, Value>], path: &str, known: &Known<'_>) -> Value {
     let names: BTreeSet<_> = objects.iter().flat_map(|object| object.keys()).collect();
     let mut properties = Map::new();
     for name in &names {
         let values: Vec<_> = objects.iter().filter_map(|object| object.get(*name)).collect();
         let field = if path.is_empty() { (*name).clone() } else { format!("{path}.{name}") };
-        properties.insert((*name).clone(), schema_of(&values, &field, shape));
+        properties.insert((*name).clone(), schema_of(&values, &field, known));
     }
     let required: Vec<_> =
         names.iter().filter(|name| objects.iter().all(|object| object.contains_key(**name))).collect();
     json!({ "type": "object", "properties": properties, "required": required })
 }
 
-fn map_schema(objects: &[&Map<String, Value>], path: &str, shape: &BTreeMap<String, String>) -> Value {
+fn map_schema(objects: &[&Map<String, Value>], path: &str, known: &Known<'_>) -> Value {
     let values: Vec<_> = objects.iter().flat_map(|object| object.values()).collect();
-    json!({ "type": "object", "additionalProperties": schema_of(&values, &format!("{path}{{}}"), shape) })
+    json!({ "type": "object", "additionalProperties": schema_of(&values, &format!("{path}{{}}"), known) })
 }
 
-fn list_schema(lists: &[&Vec<Value>], path: &str, shape: &BTreeMap<String, String>) -> Value {
-    let is_tuple = shape.keys().any(|other| other.strip_prefix(path).is_some_and(|rest| rest.starts_with("[0]")));
+fn list_schema(lists: &[&Vec<Value>], path: &str, known: &Known<'_>) -> Value {
+    let is_tuple = known.shape.keys().any(|other| other.strip_prefix(path).is_some_and(|rest| rest.starts_with("[0]")));
     if is_tuple {
         let length = lists.iter().map(|list| list.len()).max().unwrap_or_default();
         let item = |index: usize| {
             let values: Vec<_> = lists.iter().filter_map(|list| list.get(index)).collect();
-            schema_of(&values, &format!("{path}[{index}]"), shape)
+            schema_of(&values, &format!("{path}[{index}]"), known)
         };
         let items: Vec<_> = (0..length).map(item).collect();
         return json!({ "type": "array", "items": items, "minItems": length, "maxItems": length });
     }
     let values: Vec<_> = lists.iter().flat_map(|list| list.iter()).collect();
-    json!({ "type": "array", "items": schema_of(&values, &format!("{path}[]"), shape) })
+    json!({ "type": "array", "items": schema_of(&values, &format!("{path}[]"), known) })
 }
 
 /// Returns the schema of an enum in serde's default form: the name of a variant, or an object with that one field.
-fn enum_schema(values: &[&Value], path: &str, shape: &BTreeMap<String, String>) -> Value {
+///
+/// Samples of an enum that holds itself end at some depth, where only the variants without it are left: such a value may be
+/// anything. It is known by its variants, which are a part of those of an enum around it.
+fn enum_schema(values: &[&Value], path: &str, known: &Known<'_>) -> Value {
     let names: BTreeSet<_> = values.iter().filter_map(|value| value.as_str()).collect();
     let mut variants: BTreeMap<&String, Vec<&Value>> = BTreeMap::new();
     for object in values.iter().filter_map(|value| value.as_object()) {
@@ -100,13 +111,19 @@ fn enum_schema(values: &[&Value], path: &str, shape: &BTreeMap<String, String>) 
             variants.entry(name).or_default().push(value);
         }
     }
+    let all: BTreeSet<_> =
+        names.iter().map(|name| (*name).to_owned()).chain(variants.keys().copied().cloned()).collect();
+    if known.enums.iter().any(|outer| all.len() < outer.len() && all.is_subset(outer)) {
+        return json!({});
+    }
+    let known = &Known { shape: known.shape, enums: known.enums.iter().cloned().chain([all]).collect() };
     let mut forms = Vec::new();
     if !names.is_empty() {
         forms.push(json!({ "type": "string", "enum": names }));
     }
     for (name, values) in variants {
         let within = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        let schema = schema_of(&values, &within, shape);
+        let schema = schema_of(&values, &within, known);
         forms.push(json!({
             "type": "object", "properties": { name: schema }, "required": [name], "additionalProperties": false,
         }));
@@ -184,10 +201,25 @@ mod tests {
         labels: BTreeMap<String, u16>,
     }
 
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    enum Formula {
+        Number(i32),
+        Negated(Box<Formula>),
+    }
+
+    #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    #[event(aggregate_type = "Order")]
+    struct OrderPriced {
+        formula: Formula,
+    }
+
     use eventbus::Uuid;
 
     /// Returns `true` if a value is valid by those parts of a schema that this file writes.
     fn accepts(schema: &Value, value: &Value) -> bool {
+        if schema.as_object().is_some_and(Map::is_empty) {
+            return true;
+        }
         if let Some(forms) = schema["oneOf"].as_array() {
             return forms.iter().filter(|form| accepts(form, value)).count() == 1;
         }
@@ -223,15 +255,15 @@ mod tests {
         is_of_type && is_one && has_required && has_fields && has_items
     }
 
-    fn samples() -> EventSamples {
+    fn samples_of(event_type: &str) -> EventSamples {
         let linked = Catalog::linked();
-        let event = linked.events.iter().find(|event| event.descriptor.event_type == "OrderTaken").unwrap();
+        let event = linked.events.iter().find(|event| event.descriptor.event_type == event_type).unwrap();
         event.samples().unwrap()
     }
 
     #[test]
     fn a_schema_has_the_fields_that_the_event_writes() {
-        let schema = event_schema(&samples());
+        let schema = event_schema(&samples_of("OrderTaken"));
         assert_eq!(schema["required"], json!(["customer", "labels", "lines", "note", "payment", "place"]));
         let properties = &schema["properties"];
         assert_eq!(properties["customer"], json!({ "type": "string", "format": "uuid" }));
@@ -246,7 +278,7 @@ mod tests {
 
     #[test]
     fn each_sample_is_valid_by_the_schema_and_other_payloads_are_not() {
-        let samples = samples();
+        let samples = samples_of("OrderTaken");
         let schema = event_schema(&samples);
         let payloads: Vec<Value> =
             samples.payloads.iter().map(|payload| serde_json::from_str(payload).unwrap()).collect();
@@ -265,5 +297,17 @@ mod tests {
             payload[field] = wrong;
             assert!(!accepts(&schema, &payload), "{payload}");
         }
+    }
+
+    #[test]
+    fn an_enum_that_holds_itself_is_valid_at_any_depth() {
+        let schema = event_schema(&samples_of("OrderPriced"));
+        let mut formula = json!({ "Number": 1 });
+        for depth in 0..6 {
+            let payload = json!({ "formula": formula });
+            assert!(accepts(&schema, &payload), "{payload}, {depth} deep, is not valid by {schema}");
+            formula = json!({ "Negated": formula });
+        }
+        assert!(!accepts(&schema, &json!({ "formula": { "Halved": 1 } })));
     }
 }

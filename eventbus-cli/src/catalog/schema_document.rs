@@ -7,12 +7,15 @@ use super::view::CatalogView;
 /// The identifier of the draft: that of AsyncAPI's schemas.
 const DRAFT: &str = "http://json-schema.org/draft-07/schema#";
 
-/// Returns one document with the schemas of all events whose fields are known, each under `definitions`.
+/// Returns one document with the schemas of all events, each under `definitions`; of an event whose fields are not known,
+/// that of any object.
 #[must_use]
 pub fn event_schemas(catalog: &CatalogView) -> Value {
-    let known = catalog.events.iter().filter_map(|event| Some((event, event.schema.clone()?)));
-    let definitions: Map<_, _> = known
-        .map(|(event, mut schema)| {
+    let definitions: Map<_, _> = catalog
+        .events
+        .iter()
+        .map(|event| {
+            let mut schema = event.schema.clone().unwrap_or_else(|| json!({ "type": "object" }));
             if let Value::Object(fields) = &mut schema {
                 let about = format!("Version {} of an event of {}.", event.schema_version, event.aggregate_type);
                 fields.insert("title".into(), event.event_type.into());

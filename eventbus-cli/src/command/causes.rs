@@ -56,7 +56,7 @@ impl CauseArgs {
 }
 
 fn text(tree: &CauseTree) -> String {
-    let mut text = format!("conversation {}\n", tree.correlation_id);
+    let mut text = format!("correlation {}\n", tree.correlation_id);
     for row in &tree.events {
         let event = &row.event;
         let line = format!(
@@ -76,6 +76,9 @@ fn text(tree: &CauseTree) -> String {
             let words: Vec<_> = words.into_iter().flatten().map(printable).collect();
             text.push_str(&format!("{}  dead letter {}: {}\n", "  ".repeat(row.depth), dead.id, words.join(", ")));
         }
+    }
+    if tree.has_more_dead_letters {
+        text.push_str("the bus has more dead letters, which were not searched\n");
     }
     if tree.is_cut {
         text.push_str("the conversation has more events\n");

@@ -1,22 +1,21 @@
 //! `dashboard`: pages for a browser.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
-use super::{doctor::examine, parse_duration};
+use super::{
+    doctor::{examine, new_doctor},
+    parse_duration,
+};
 use crate::{
-    connection::{ConnectionSettings, StoreUrl},
     dashboard::{DashboardConfig, DashboardInner, DashboardSource, DashboardToken, Examine, routes},
-    doctor::{Doctor, DoctorConfig},
     error::{CommandError, ExitStatus},
     session::Session,
 };
 
-/// The interval of samples of a store on Redis: it keeps no list of its readers.
-const REDIS_SAMPLE_INTERVAL: Duration = Duration::from_secs(60);
 const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// Serve pages that show the store and the bus to a browser
@@ -57,13 +56,13 @@ struct Listening {
 
 impl DashboardArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
-        let (mut config, made) = self.config()?;
-        if self.sample_every.is_none() && matches!(session.settings().store_url(), Ok(StoreUrl::Redis(_))) {
-            config.sample_interval = REDIS_SAMPLE_INTERVAL;
-        }
+        let (config, made) = self.config()?;
         let bus = session.bus().await?.clone();
         let source = DashboardSource::new(session.optional_store().await?, bus);
-        let source = source.with_doctor(doctor_of(session.settings().clone(), session));
+        let source = match session.settings().names_a_server() {
+            true => source.with_doctor(doctor_of(session)),
+            false => source,
+        };
         let listener = TcpListener::bind(self.listen).await;
         let cannot = |error| CommandError::fault(format!("cannot listen on {}: {error}", self.listen));
         let listener = listener.map_err(cannot)?;
@@ -86,27 +85,24 @@ impl DashboardArgs {
             None if is_public || self.allow_changes => Some(DashboardToken::generate()?),
             _ => None,
         };
-        let default = DashboardConfig::default();
         let config = DashboardConfig {
             login_to_read: is_public || given.is_some(),
             token: given.or_else(|| made.clone()),
             allow_changes: self.allow_changes,
             hosts: Some(self.hosts.clone()),
             hidden_fields: self.hidden_fields.clone(),
-            sample_interval: self.sample_every.map_or(default.sample_interval, |every| every.max(SAMPLE_INTERVAL_MIN)),
+            sample_interval: self.sample_every.map(|every| every.max(SAMPLE_INTERVAL_MIN)),
         };
         Ok((config, made))
     }
 }
 
-fn doctor_of(settings: ConnectionSettings, session: &Session) -> Examine {
-    let clock = session.clock().clone();
+fn doctor_of(session: &Session) -> Examine {
+    let (settings, new_doctor) = (session.settings().clone(), new_doctor(session));
+    let new_doctor = Arc::new(new_doctor);
     Box::new(move || {
-        let (settings, clock) = (settings.clone(), clock.clone());
-        Box::pin(async move {
-            let config = || DoctorConfig { clock: clock.clone(), ..DoctorConfig::default() };
-            examine(&settings, || Ok(Doctor::new().config(config()))).await
-        })
+        let (settings, new_doctor) = (settings.clone(), Arc::clone(&new_doctor));
+        Box::pin(async move { examine(&settings, || Ok(new_doctor())).await })
     })
 }
 

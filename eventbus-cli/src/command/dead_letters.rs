@@ -168,7 +168,7 @@ fn list_text(body: &DeadLetterList, session: &Session) -> String {
         ("HANDLER", Align::Left),
         ("TYPE", Align::Left),
         ("AGGREGATE", Align::Left),
-        ("TRIES", Align::Right),
+        ("ATTEMPTS", Align::Right),
         ("AGE", Align::Right),
         ("ERROR", Align::Left),
     ]);
@@ -210,7 +210,7 @@ fn one_text(row: &DeadLetterRow) -> String {
         ("type", row.event_type.clone()),
         ("aggregate", row.aggregate_id.clone()),
         ("event", row.event_id.clone()),
-        ("tries", row.attempts.map(|attempts| attempts.to_string())),
+        ("attempts", row.attempts.map(|attempts| attempts.to_string())),
         ("dead since", row.dead_since.map(time_text)),
         ("error", row.error.clone()),
         ("position", row.event.as_ref().and_then(|event| event.position.clone())),
@@ -261,7 +261,8 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
                 Err(error) => ("failed", Some(error.to_line())),
             },
         };
-        is_complete &= error.is_none();
+        // an id that was given by hand is of a dead letter that the operator expected
+        is_complete &= error.is_none() && (outcome != "gone" || args.ids.is_empty());
         ended += usize::from(outcome == action.done());
         let body = Outcome { id: id.to_string(), outcome, error };
         session.printer().show(&body, |body| {

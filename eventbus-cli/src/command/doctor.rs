@@ -35,16 +35,12 @@ impl DoctorArgs {
     /// Exits with 2 if a check found a fault, and with 1 if one found less, or a server did not let it be made.
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let settings = session.settings();
-        if settings.store.is_none() && settings.bus.is_none() {
+        if !settings.names_a_server() {
             return Err(CommandError::Usage("what to check? pass `--store URL`, `--bus URL` or both".into()));
         }
+        let new_doctor = new_doctor(session);
         let new_doctor = || {
-            let config = DoctorConfig { clock: session.clock().clone(), ..DoctorConfig::default() };
-            let doctor = Doctor::new().config(config).deep(self.deep);
-            let doctor = match session.is_in_app() {
-                true => doctor.known_types(CatalogView::linked().known_types()),
-                false => doctor,
-            };
+            let doctor = new_doctor().deep(self.deep);
             doctor
                 .only(&self.only)
                 .and_then(|doctor| doctor.skip(&self.skip))
@@ -62,6 +58,18 @@ impl DoctorArgs {
             };
         }
         Ok(status)
+    }
+}
+
+/// Returns what makes a doctor, who in the binary of an application knows its event types.
+pub(super) fn new_doctor(session: &Session) -> impl Fn() -> Doctor + Send + Sync + use<> {
+    let (clock, is_in_app) = (session.clock().clone(), session.is_in_app());
+    move || {
+        let doctor = Doctor::new().config(DoctorConfig { clock: clock.clone(), ..DoctorConfig::default() });
+        match is_in_app {
+            true => doctor.known_types(CatalogView::linked().known_types()),
+            false => doctor,
+        }
     }
 }
 

@@ -16,14 +16,14 @@ use crate::{
 /// Write all events of the store to a file of JSON lines, compressed with zstd if its name ends with .zst
 ///
 /// Events keep their ids, versions, times and fields. Checkpoints, deliveries, dead letters and snapshots are not
-/// exported, nor are tags and unique values, which the application sets again from the events. The file is read again at
-/// the end, and each checksum compared.
+/// exported, nor are tags and unique values: after the import the application stores them anew, by `tag_stored_events`
+/// and `take_unique_values`. The file is read again at the end, and each checksum compared.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     /// The file, which must not exist
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Go on with an export that was interrupted
+    /// Go on with an earlier export of the store, interrupted or not: add the events that the file does not hold
     #[arg(long)]
     resume: bool,
 }
@@ -40,22 +40,24 @@ impl ExportArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let store = session.store().await?;
         let (store_id, head) = (store.store_id().await?, store.head().await?);
-        let writer = match self.resume {
+        if session.is_dry_run() {
+            let (file, store, head) = (self.file.display(), store.describe(), head.get());
+            session.printer().note(&format!("dry run: write the events of {store} up to position {head} to {file}"));
+            return Ok(ExitStatus::Done);
+        }
+        let mut writer = match self.resume {
             true => ExportWriter::resume(&self.file, store_id)?,
-            false => Some(ExportWriter::create(&self.file, store_id)?),
+            false => ExportWriter::create(&self.file, store_id)?,
         };
-        match writer {
-            None => session.printer().note("the export is complete already"),
-            Some(mut writer) => {
-                let progress = Progress::new("exporting", "positions")?;
-                let mut feed = store.read_feed(writer.position(), head, &FeedFilter::all());
-                while let Some(chunk) = read_chunk(&mut feed).await? {
-                    writer.add(&chunk)?;
-                    progress.set(chunk.position.get(), head.get());
-                }
-                writer.finish()?;
+        {
+            let progress = Progress::new("exporting", "positions")?;
+            let mut feed = store.read_feed(writer.position(), head, &FeedFilter::all());
+            while let Some(chunk) = read_chunk(&mut feed).await? {
+                writer.add(&chunk)?;
+                progress.set(chunk.position.get(), head.get());
             }
         }
+        writer.finish()?;
         let events = verify(&self.file).await?;
         let body =
             Exported { file: self.file.display().to_string(), store_id: store_id.to_string(), events, verified: true };

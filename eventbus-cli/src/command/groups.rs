@@ -25,6 +25,9 @@ pub(crate) struct GroupArgs {
 #[derive(Debug, Subcommand)]
 enum GroupAction {
     /// Remove a group for good, so that it holds trimming no more; its unfinished entries are not delivered
+    ///
+    /// Pass `--store URL` too: it forgets the group's position, for which the relay would publish again if the bus lost its
+    /// data. Call it again if it was interrupted.
     Retire {
         /// The group
         #[arg(value_name = "GROUP")]
@@ -67,6 +70,10 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     };
     let groups = list_groups(bus, None, session.clock()).await?;
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
+        // of a group whose retirement was interrupted the floor is left
+        if let Some(store) = session.optional_store().await?.filter(|_| !session.is_dry_run()) {
+            store.forget_floor(bus.as_bus().destination(), &name).await?;
+        }
         session.printer().note(&format!("there is no group `{group}`"));
         return Ok(ExitStatus::Finding);
     };
@@ -103,7 +110,7 @@ pub(super) fn table(groups: &[GroupRow]) -> Table {
         ("OLDEST", Align::Right),
         ("UNREAD", Align::Right),
         ("DEAD", Align::Right),
-        ("HOLDS", Align::Left),
+        ("HOLDS TRIM", Align::Left),
         ("FINISHED", Align::Right),
     ]);
     for row in groups {

@@ -64,7 +64,7 @@ fn table(readers: &[LagRow]) -> Table {
     let mut table = Table::new([
         ("KIND", Align::Left),
         ("NAME", Align::Left),
-        ("AT", Align::Right),
+        ("POSITION", Align::Right),
         ("HEAD", Align::Right),
         ("EVENTS", Align::Right),
         ("SECONDS", Align::Right),
@@ -74,7 +74,7 @@ fn table(readers: &[LagRow]) -> Table {
         table.add([
             row.kind.as_str().into(),
             row.name.clone(),
-            optional(row.at.as_ref()),
+            optional(row.position.as_ref()),
             optional(row.head.as_ref()),
             row.events.to_string(),
             optional(row.seconds.map(|seconds| format!("{seconds:.1}"))),

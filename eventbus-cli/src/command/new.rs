@@ -111,6 +111,11 @@ struct Made {
 
 impl NewArgs {
     pub(crate) fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        if session.is_dry_run() {
+            let (folder, files) = (self.folder.display(), FILES.len() + 1);
+            session.printer().note(&format!("dry run: make the folder {folder} with {files} files"));
+            return Ok(ExitStatus::Done);
+        }
         let made = Made { folder: self.make()?.display().to_string() };
         session.printer().show(&made, |made| format!("made {}: see its README.md\n", made.folder))?;
         Ok(ExitStatus::Done)
@@ -160,7 +165,8 @@ impl NewArgs {
 
 /// Returns a text of the template with the name of the new crate.
 fn named(text: &str, name: &str) -> String {
-    text.replace(TEMPLATE_NAME, name).replace(&TEMPLATE_NAME.replace('-', "_"), &name.replace('-', "_"))
+    // the other order would find the name of the template within a new name such as `my_app2`
+    text.replace(&TEMPLATE_NAME.replace('-', "_"), &name.replace('-', "_")).replace(TEMPLATE_NAME, name)
 }
 
 fn manifest(name: &str, source_of: &SourceOf) -> String {
@@ -178,6 +184,8 @@ fn manifest(name: &str, source_of: &SourceOf) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::Parser;
 
     use super::*;
@@ -192,6 +200,7 @@ mod tests {
         Cli::parse_from(["new"].iter().chain(arguments)).args
     }
 
+    const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/template");
     const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
     #[test]
@@ -213,17 +222,28 @@ mod tests {
     }
 
     #[test]
+    fn a_name_may_hold_that_of_the_template() {
+        assert_eq!(named("my-app my_app::app", "my_app2"), "my_app2 my_app2::app");
+        assert_eq!(named("my-app my_app::app", "my-app-2"), "my-app-2 my_app_2::app");
+    }
+
+    #[test]
     fn each_file_of_the_template_is_written() {
         let mut files = Vec::new();
-        let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/template"))];
+        let mut folders = vec![PathBuf::from(TEMPLATE)];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_dir() { folders.push(path) } else { files.push(path) }
             }
         }
-        // the manifest is made apart
-        assert_eq!(files.len(), FILES.len() + 1, "{files:?}");
+        let name = |path: &PathBuf| path.strip_prefix(TEMPLATE).unwrap().to_str().unwrap().to_owned();
+        let files: BTreeSet<_> = files.iter().map(name).collect();
+        // the manifest is made apart, and git would read a `.gitignore` of the template
+        let own = |path: &str| if path == ".gitignore" { "gitignore".to_owned() } else { path.to_owned() };
+        let written: BTreeSet<_> =
+            FILES.iter().map(|(path, _)| own(path)).chain(["manifest.toml".to_owned()]).collect();
+        assert_eq!((files, FILES.len() + 1), (written.clone(), written.len()));
     }
 
     #[test]

@@ -2,15 +2,16 @@
 
 use clap::Args;
 use eventbus::{
-    BoxError, StartError,
+    BoxError, Position, StartError,
     catalog::Catalog,
     projection::{ProjectionKind, RebuildError, RebuildProgress, Rebuilt},
+    support::source_chain,
 };
 use serde::Serialize;
 
 use crate::{
     error::{CommandError, ExitStatus},
-    output::Progress,
+    output::{Progress, serialize_position},
     session::{Consent, Session},
 };
 
@@ -28,8 +29,12 @@ pub(crate) struct RebuildArgs {
 #[derive(Debug, Serialize)]
 struct Rebuild<'n> {
     projection: &'n str,
-    #[serde(flatten)]
-    rebuilt: Rebuilt,
+    events: u64,
+    skipped: u64,
+    #[serde(serialize_with = "serialize_position")]
+    position: Position,
+    /// The duration in seconds.
+    took: f64,
 }
 
 impl RebuildArgs {
@@ -51,12 +56,13 @@ impl RebuildArgs {
         let rebuilt = app.rebuild(projection, report).await;
         drop(bar);
         let rebuilt = rebuilt.map_err(|error| to_command_error(error.into_inner()))?;
-        session.printer().show(&Rebuild { projection, rebuilt }, |body| {
-            let Rebuilt { events, skipped, position, took, .. } = body.rebuilt;
+        let Rebuilt { events, skipped, position, took, .. } = rebuilt;
+        let body = Rebuild { projection, events, skipped, position, took: took.as_secs_f64() };
+        session.printer().show(&body, |body| {
             let noun = if events == 1 { "event" } else { "events" };
-            let seconds = took.as_secs_f64();
             format!(
-                "rebuilt {projection} from {events} {noun}, up to position {position}, in {seconds:.1} s; {skipped} skipped\n"
+                "rebuilt {projection} from {events} {noun}, up to position {position}, in {:.1} s; {skipped} skipped\n",
+                body.took
             )
         })?;
         Ok(ExitStatus::Done)
@@ -66,10 +72,15 @@ impl RebuildArgs {
 /// Returns the error of a command for that of parts of an app.
 pub(super) fn to_command_error(error: BoxError) -> CommandError {
     let error = match error.downcast::<RebuildError>() {
-        Ok(error) if matches!(*error, RebuildError::Store { .. }) => {
-            return CommandError::unreachable("the store", error);
+        Ok(error) => {
+            return match *error {
+                RebuildError::Read(error) => error.into(),
+                RebuildError::Store { ref source, .. } if is_unreachable(&**source) => {
+                    CommandError::unreachable("the store", error)
+                }
+                error => CommandError::fault(error),
+            };
         }
-        Ok(error) => return CommandError::fault(error),
         Err(error) => error,
     };
     match error.downcast::<StartError>() {
@@ -77,6 +88,11 @@ pub(super) fn to_command_error(error: BoxError) -> CommandError {
         Ok(error) => CommandError::fault(error),
         Err(error) => CommandError::Fault(error),
     }
+}
+
+/// Returns `true` if an error of a store comes from its connection, and is no answer of it.
+fn is_unreachable(error: &(dyn std::error::Error + 'static)) -> bool {
+    source_chain(error).any(|error| error.is::<std::io::Error>())
 }
 
 fn is_unknown_name(error: &StartError) -> bool {

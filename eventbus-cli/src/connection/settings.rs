@@ -86,6 +86,11 @@ impl StoreUrl {
 }
 
 impl ConnectionSettings {
+    /// Returns `true` if there is a URL of a store or of a bus.
+    pub(crate) const fn names_a_server(&self) -> bool {
+        self.store.is_some() || self.bus.is_some()
+    }
+
     /// Returns the kind and URL of the store.
     ///
     /// # Errors

@@ -55,7 +55,8 @@ fn add_headers(headers: &mut HeaderMap) {
 fn refusal(inner: &DashboardInner, request: &Request) -> Option<Response> {
     let (access, headers, uri) = (inner.access(), request.headers(), request.uri());
     if !access.allows_host(headers, uri) {
-        let text = "this name is not one of the dashboard's: start it with `--host NAME`\n";
+        let text =
+            "the dashboard is not known by this name: pass `--host NAME`, or add it to `DashboardConfig::hosts`\n";
         return Some((StatusCode::MISDIRECTED_REQUEST, text).into_response());
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);

@@ -1,8 +1,12 @@
 //! What all requests to a dashboard share.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{access::Access, config::DashboardConfig, rebuilds::Rebuilds, samples::Samples, source::DashboardSource};
+
+/// The interval of the samples of a store that scans all keys for each.
+const SCAN_INTERVAL: Duration = Duration::from_secs(60);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What all requests to a dashboard share.
 pub(crate) struct DashboardInner {
@@ -15,10 +19,11 @@ pub(crate) struct DashboardInner {
 
 impl DashboardInner {
     pub(crate) fn new(source: DashboardSource, config: DashboardConfig) -> Arc<Self> {
+        let by_default = if source.scans_all_keys() { SCAN_INTERVAL } else { SAMPLE_INTERVAL };
         Arc::new(Self {
             source,
             hidden_fields: config.hidden_fields.clone(),
-            samples: Samples::new(config.sample_interval),
+            samples: Samples::new(config.sample_interval.unwrap_or(by_default)),
             access: Access::new(config),
             rebuilds: Arc::default(),
         })
@@ -59,5 +64,35 @@ impl DashboardInner {
                 clock.sleep(interval).await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventbus::{InMemoryEventBus, InMemoryEventStore, store::EventStore};
+    use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
+
+    use super::*;
+    use crate::connection::OpenBus;
+
+    fn interval_of(store: Arc<dyn EventStore>, config: DashboardConfig) -> Duration {
+        let source = DashboardSource::new(Some(store), OpenBus::InProcess(InMemoryEventBus::new()));
+        DashboardInner::new(source, config).samples().interval()
+    }
+
+    #[tokio::test]
+    async fn a_store_that_scans_all_keys_is_sampled_less_often() {
+        let redis = eventbus_test::redis();
+        let config = RedisEventStoreConfig {
+            redis_url: redis.url().into(),
+            key_prefix: redis.prefix().into(),
+            ..RedisEventStoreConfig::default()
+        };
+        let scanned = Arc::new(RedisEventStore::connect(config).await.unwrap());
+        let listed = Arc::new(InMemoryEventStore::new());
+        assert_eq!(interval_of(listed, DashboardConfig::default()), Duration::from_secs(5));
+        assert_eq!(interval_of(scanned.clone(), DashboardConfig::default()), Duration::from_secs(60));
+        let given = DashboardConfig { sample_interval: Some(Duration::from_secs(1)), ..DashboardConfig::default() };
+        assert_eq!(interval_of(scanned, given), Duration::from_secs(1));
     }
 }

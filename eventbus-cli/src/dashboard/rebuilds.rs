@@ -41,23 +41,28 @@ impl Rebuilds {
         }
         let (app, name, rebuilds) = (app.clone(), name.to_owned(), Arc::clone(self));
         tokio::spawn(async move {
-            let Some(rebuild) = app.rebuild_by_name(&name) else { return };
-            let report = |now: RebuildProgress| {
-                rebuilds.set(&name, RebuildState::Running(now.share(), now.to_string()));
-            };
-            let ended = match rebuild.on_progress(report).await {
-                Ok(rebuilt) => RebuildState::Done(format!(
-                    "rebuilt up to position {} from {} events in {:.1} s, {} skipped",
-                    rebuilt.position,
-                    rebuilt.events,
-                    rebuilt.took.as_secs_f64(),
-                    rebuilt.skipped
-                )),
-                Err(error) => RebuildState::Failed(CommandError::fault(error).to_line()),
-            };
+            let ended = rebuilds.run(&app, &name).await;
             rebuilds.set(&name, ended);
         });
         true
+    }
+
+    /// Rebuilds a projection, and returns how that ended.
+    async fn run(&self, app: &App, name: &str) -> RebuildState {
+        let Some(rebuild) = app.rebuild_by_name(name) else {
+            return RebuildState::Failed("the app has no such projection".into());
+        };
+        let report = |now: RebuildProgress| self.set(name, RebuildState::Running(now.share(), now.to_string()));
+        match rebuild.on_progress(report).await {
+            Ok(rebuilt) => RebuildState::Done(format!(
+                "rebuilt up to position {} from {} events in {:.1} s, {} skipped",
+                rebuilt.position,
+                rebuilt.events,
+                rebuilt.took.as_secs_f64(),
+                rebuilt.skipped
+            )),
+            Err(error) => RebuildState::Failed(CommandError::fault(error).to_line()),
+        }
     }
 
     fn set(&self, name: &str, state: RebuildState) {

@@ -20,8 +20,8 @@ use super::{
     guard::guard,
     inner::DashboardInner,
     pages::{
-        DeadLetterChoice, DeadLetterSearch, HealthChoice, StreamChoice, StreamSearch, dead_letter, dead_letters,
-        end_dead_letters, groups, health, login, overview, projections, relay, stream, streams,
+        DeadLetterChoice, DeadLetterForm, DeadLetterSearch, StreamChoice, StreamSearch, dead_letter, dead_letters,
+        end_dead_letters, examine, groups, health, login, overview, projections, relay, stream, streams,
     },
     visit::Visit,
 };
@@ -43,13 +43,17 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>(inner: Arc<DashboardInner
         .route("/groups", get(async |visit: Visit| visit.show("Groups", groups(&visit).await)))
         .route("/dead-letters", get(show_dead_letters))
         .route("/dead-letter", get(show_dead_letter))
-        .route("/replay", post(async |visit: Visit, form: Form<Ids>| end(visit, form, DeadLetterAction::Replay).await))
+        .route(
+            "/replay",
+            post(async |visit: Visit, form: Form<DeadLetterForm>| end(visit, form, DeadLetterAction::Replay).await),
+        )
         .route(
             "/discard",
-            post(async |visit: Visit, form: Form<Ids>| end(visit, form, DeadLetterAction::Discard).await),
+            post(async |visit: Visit, form: Form<DeadLetterForm>| end(visit, form, DeadLetterAction::Discard).await),
         )
         .route("/relay", get(async |visit: Visit| visit.show("Relay", relay(&visit).await)))
-        .route("/health", get(show_health))
+        .route("/health", get(async |visit: Visit| visit.show("Health", health(&visit).await)))
+        .route("/examine", post(async |visit: Visit| visit.show("Health", examine(&visit).await)))
         .route("/login", get(async |visit: Visit| visit.show("Log in", Ok(login(&visit, false)))).post(log_in))
         .route("/logout", post(log_out))
         .route("/dashboard.css", get(async || asset("text/css; charset=utf-8", include_str!("assets/dashboard.css"))))
@@ -62,12 +66,6 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>(inner: Arc<DashboardInner
         .layer(DefaultBodyLimit::max(FORM_MAX))
         .layer(guarded)
         .with_state(inner)
-}
-
-/// The dead letters of a form: their ids, with spaces between them.
-#[derive(Debug, Deserialize)]
-struct Ids {
-    ids: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -128,18 +126,11 @@ async fn show_dead_letter(visit: Visit, given: Parameters<DeadLetterChoice>) -> 
     }
 }
 
-async fn show_health(visit: Visit, given: Parameters<HealthChoice>) -> Response {
-    match parameters(&visit, given) {
-        Ok(choice) => visit.show("Health", health(&visit, &choice).await),
-        Err(refused) => *refused,
-    }
-}
-
-async fn end(visit: Visit, Form(Ids { ids }): Form<Ids>, action: DeadLetterAction) -> Response {
+async fn end(visit: Visit, Form(form): Form<DeadLetterForm>, action: DeadLetterAction) -> Response {
     if let Some(refused) = visit.refuse_change() {
         return refused;
     }
-    end_dead_letters(&visit, ids.split_whitespace(), action).await
+    end_dead_letters(&visit, &form, action).await
 }
 
 async fn begin_rebuild(visit: Visit, Form(Rebuilding { projection }): Form<Rebuilding>) -> Response {

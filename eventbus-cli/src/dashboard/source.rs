@@ -1,9 +1,15 @@
 //! What the pages read: a store, a bus, and the app that they are of.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use eventbus::{App, clock::SharedClock, port::BoxFuture, store::EventStore};
+use eventbus::{
+    App,
+    clock::SharedClock,
+    port::{BoxFuture, listings::Listings},
+    store::EventStore,
+};
 
+use super::parts::number;
 use crate::{
     connection::OpenBus,
     doctor::Report,
@@ -37,6 +43,13 @@ pub(super) struct DeadCount {
     pub(super) is_cut: bool,
 }
 
+impl fmt::Display for DeadCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let more = if self.is_cut { " or more" } else { "" };
+        write!(f, "{}{more}", number(self.number))
+    }
+}
+
 impl DashboardSource {
     pub(crate) fn new(store: Option<Arc<dyn EventStore>>, bus: OpenBus) -> Self {
         Self { store, bus, clock: SharedClock::SYSTEM, app: None, examine: None }
@@ -62,6 +75,11 @@ impl DashboardSource {
 
     pub(super) const fn clock(&self) -> &SharedClock {
         &self.clock
+    }
+
+    /// Returns `true` if the store reads all its keys to list its readers.
+    pub(super) fn scans_all_keys(&self) -> bool {
+        self.optional_store().and_then(EventStore::listings).is_some_and(Listings::scans_all_keys)
     }
 
     pub(super) const fn bus(&self) -> &OpenBus {
@@ -91,18 +109,32 @@ impl DashboardSource {
         list_relays(self.store()?, bus, &self.clock).await
     }
 
-    pub(super) async fn groups(&self) -> Result<Vec<GroupRow>, CommandError> {
-        let tally = DeadLetterTally::load_at_most(self.bus.dead_letters()?, DEAD_LETTERS_READ_MAX).await?;
-        list_groups_with(&self.bus, self.optional_store(), (&tally, GroupDetail::Waiting), &self.clock).await
+    /// Lists the groups. Returns also `false` if there are more dead letters than were counted.
+    pub(super) async fn groups(&self) -> Result<(Vec<GroupRow>, bool), CommandError> {
+        let tally = self.tally().await?;
+        let detail = (&tally, GroupDetail::Waiting);
+        let groups = list_groups_with(&self.bus, self.optional_store(), detail, &self.clock).await?;
+        Ok((groups, tally.is_complete()))
     }
 
-    /// Counts the dead letters; those of the in-process bus are rows, of which it reads a few hundred.
+    async fn tally(&self) -> Result<DeadLetterTally, CommandError> {
+        DeadLetterTally::load_at_most(&self.bus, self.optional_store(), DEAD_LETTERS_READ_MAX).await
+    }
+
+    /// Counts the dead letters; of those of the in-process bus, which are rows of the store, a few hundred.
+    ///
+    /// # Errors
+    /// [`CommandError`] if the bus cannot be reached.
     pub(super) async fn count_dead(&self) -> Result<DeadCount, CommandError> {
         if self.bus.is_in_process() {
-            let tally = DeadLetterTally::load_at_most(self.bus.dead_letters()?, DEAD_LETTERS_READ_MAX).await?;
+            let tally = self.tally().await?;
             return Ok(DeadCount { number: tally.all(), is_cut: !tally.is_complete() });
         }
-        let info = self.bus.as_bus().stream_info().await;
+        let bus = self.bus.as_bus();
+        let info = bus.stream_info().await;
+        if !info.connected {
+            return Err(CommandError::unreachable(&bus.describe(), "it did not count its dead letters"));
+        }
         Ok(DeadCount { number: info.dlq_messages, is_cut: false })
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct Visit {
 pub(super) fn base_of(uri: &Uri, extensions: &Extensions) -> String {
     let original = extensions.get::<OriginalUri>().map_or(uri, |original| &original.0);
     match original.path().rsplit_once('/') {
-        Some((_, last)) if uri.path() == "/" && !last.is_empty() => format!("{last}/"),
+        Some((_, last)) if uri.path() == "/" && !last.is_empty() => format!("./{last}/"),
         _ => "./".into(),
     }
 }
@@ -77,6 +77,12 @@ impl FromRequestParts<Arc<DashboardInner>> for Visit {
 impl Visit {
     pub(super) fn inner(&self) -> &DashboardInner {
         &self.inner
+    }
+
+    /// Returns the value of `data-live` of a part that lists the readers of the store, which the browser then loads every few
+    /// seconds; `None` if each time would scan all keys of a server.
+    pub(super) fn is_live(&self) -> Option<&'static str> {
+        (!self.inner.source().scans_all_keys()).then_some("")
     }
 
     /// Returns `true` if the page shows forms that change data.
@@ -182,6 +188,7 @@ impl Visit {
             "stream" => "streams",
             "dead-letter" | "replay" | "discard" => "dead-letters",
             "rebuild" => "projections",
+            "examine" => "health",
             tab => tab,
         };
         tab == path
@@ -197,7 +204,7 @@ mod tests {
         for (original, inner, base, home) in [
             ("/", "/", "./", "./"),
             ("/streams", "/streams", "./", "./"),
-            ("/operate", "/", "operate/", "./operate"),
+            ("/operate", "/", "./operate/", "./operate"),
             ("/a/operate/", "/", "./", "./"),
             ("/operate/streams?type=Order", "/streams?type=Order", "./", "../operate"),
             ("/a/operate/login", "/login", "./", "../operate"),

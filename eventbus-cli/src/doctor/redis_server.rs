@@ -72,7 +72,7 @@ async fn check_server(target: &RedisTarget) -> Result<Outcome, CheckError> {
     let mut outcome = Outcome::healthy();
     if major.is_some_and(|major| major < MAJOR_VERSION_MIN) {
         let found = format!("the server is Redis {version}");
-        let fault = Finding::fault(found, "the bus refuses to connect", "upgrade the server to Redis 7.0 or newer");
+        let fault = Finding::fault(found, "commands of the bus fail there", "upgrade the server to Redis 7.0 or newer");
         outcome.add(fault.observed(json!({ "version": version })));
     }
     if replication.get("role").is_some_and(|role| role == "slave") {

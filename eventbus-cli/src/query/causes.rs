@@ -44,6 +44,8 @@ pub struct CauseTree {
     pub events: Vec<CauseRow>,
     /// Set if the conversation has more events than are shown.
     pub is_cut: bool,
+    /// Set if the bus has more dead letters than the oldest 1,000, which were searched.
+    pub has_more_dead_letters: bool,
 }
 
 /// An event of a conversation.
@@ -150,19 +152,19 @@ pub async fn find_causes(
         }
         events.push(event);
     }
-    let dead = match dead_letters {
+    let (dead, has_more_dead_letters) = match dead_letters {
         Some(dead_letters) => find_dead(dead_letters, &events).await?,
-        None => HashMap::new(),
+        None => (HashMap::new(), false),
     };
     let events = to_tree(&events, wanted, &dead);
-    Ok(Some(CauseTree { event_id: wanted.to_string(), correlation_id, events, is_cut }))
+    Ok(Some(CauseTree { event_id: wanted.to_string(), correlation_id, events, is_cut, has_more_dead_letters }))
 }
 
-/// Finds the dead letters of events.
+/// Finds the dead letters of events. Returns also `true` if there are more than were searched.
 async fn find_dead(
     dead_letters: &dyn DeadLetters,
     events: &[RecordedEvent],
-) -> Result<HashMap<EventId, Vec<DeadDeliveryRow>>, CommandError> {
+) -> Result<(HashMap<EventId, Vec<DeadDeliveryRow>>, bool), CommandError> {
     let wanted: HashSet<_> = events.iter().map(|event| event.metadata().event_id()).collect();
     let (mut found, mut after, mut searched) = (HashMap::<_, Vec<_>>::new(), None, 0);
     loop {
@@ -181,7 +183,7 @@ async fn find_dead(
         searched += page.letters.len();
         after = page.next;
         if after.is_none() || searched >= DEAD_LETTERS_MAX {
-            return Ok(found);
+            return Ok((found, after.is_some()));
         }
     }
 }

@@ -6,12 +6,13 @@ use eventbus::{
     bus::MessageId,
     clock::SharedClock,
     dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters},
+    store::EventStore,
 };
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::events::EventView;
-use crate::{error::CommandError, output::serialize_option_time};
+use crate::{connection::OpenBus, error::CommandError, output::serialize_option_time};
 
 /// Dead letters of one page.
 const PAGE: usize = 100;
@@ -106,32 +107,57 @@ pub struct DeadLetterTally {
 }
 
 impl DeadLetterTally {
-    /// Counts the dead letters by group, the oldest 1,000 of them.
+    /// Counts the dead letters of a bus by group, the oldest 1,000 of them; `store` holds those of an in-process bus.
     ///
     /// # Errors
-    /// [`CommandError`] if the bus cannot be reached.
-    pub async fn load(dead_letters: &dyn DeadLetters) -> Result<Self, CommandError> {
-        Self::load_at_most(dead_letters, COUNTED_MAX).await
+    /// [`CommandError`] if the bus or the store cannot be reached.
+    pub async fn load(bus: &OpenBus, store: Option<&dyn EventStore>) -> Result<Self, CommandError> {
+        Self::load_at_most(bus, store, COUNTED_MAX).await
     }
 
-    /// Counts the dead letters by group, about the oldest `counted_max` of them.
+    /// Counts the dead letters of a bus as [`load`](Self::load) does, about the oldest `counted_max` of them.
     ///
     /// # Errors
-    /// [`CommandError`] if the bus cannot be reached.
-    pub async fn load_at_most(dead_letters: &dyn DeadLetters, counted_max: u64) -> Result<Self, CommandError> {
-        let (mut tally, mut after, mut counted) = (Self::default(), None, 0);
+    /// [`CommandError`] if the bus or the store cannot be reached.
+    pub async fn load_at_most(
+        bus: &OpenBus,
+        store: Option<&dyn EventStore>,
+        counted_max: u64,
+    ) -> Result<Self, CommandError> {
+        match (bus, store) {
+            // the bus would load the event of each
+            (OpenBus::InProcess(_), Some(store)) => Self::count_stored(store, counted_max).await,
+            _ => Self::count_listed(bus.dead_letters()?, counted_max).await,
+        }
+    }
+
+    async fn count_stored(store: &dyn EventStore, counted_max: u64) -> Result<Self, CommandError> {
+        let limit = usize::try_from(counted_max).unwrap_or(usize::MAX);
+        let dead = store.dead_deliveries(None, limit.saturating_add(1)).await?;
+        let mut tally = Self { is_complete: dead.len() <= limit, ..Self::default() };
+        for delivery in dead.iter().take(limit) {
+            tally.add(delivery.group.as_str());
+        }
+        Ok(tally)
+    }
+
+    async fn count_listed(dead_letters: &dyn DeadLetters, counted_max: u64) -> Result<Self, CommandError> {
+        let (mut tally, mut after) = (Self::default(), None);
         loop {
             let page = dead_letters.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), PAGE).await?;
             for dead_letter in &page.letters {
-                *tally.by_group.entry(dead_letter.group.clone().unwrap_or_default()).or_default() += 1;
+                tally.add(dead_letter.group.as_deref().unwrap_or_default());
             }
-            counted += page.letters.len() as u64;
             after = page.next;
             tally.is_complete = after.is_none();
-            if tally.is_complete || counted >= counted_max {
+            if tally.is_complete || tally.all() >= counted_max {
                 return Ok(tally);
             }
         }
+    }
+
+    fn add(&mut self, group: &str) {
+        *self.by_group.entry(group.to_owned()).or_default() += 1;
     }
 
     /// Returns the number of dead letters of a group.

@@ -20,7 +20,8 @@ pub struct GroupRow {
     pub pending: u64,
     /// The time since the oldest of them was published, in milliseconds, if the bus knows.
     pub oldest_ms: Option<u64>,
-    /// The entries that no consumer has read, if the bus knows; for a group of the in-process bus at most so many.
+    /// The entries that no consumer has read; `None` if neither the bus nor the store knows. At most so many for a group of
+    /// the in-process bus, and where Redis has lost count.
     pub unread: Option<u64>,
     /// Its dead letters, of the oldest 1,000 of the bus.
     pub dead_letters: u64,
@@ -64,7 +65,7 @@ pub async fn list_groups(
     store: Option<&dyn EventStore>,
     clock: &SharedClock,
 ) -> Result<Vec<GroupRow>, CommandError> {
-    let tally = DeadLetterTally::load(bus.dead_letters()?).await?;
+    let tally = DeadLetterTally::load(bus, store).await?;
     list_groups_with(bus, store, (&tally, GroupDetail::Waiting), clock).await
 }
 
@@ -101,18 +102,24 @@ async fn groups_of_stream(
         OpenBus::Redis(redis) => redis.trim_blocker().await?.map(|blocker| blocker.group),
         _ => None,
     };
-    let floors = match store {
-        Some(store) => store.floors(port.destination()).await?,
-        None => Vec::new(),
+    let (floors, head) = match store {
+        Some(store) => (store.floors(port.destination()).await?, store.head().await?),
+        None => (Vec::new(), Position::START),
     };
     let mut rows = Vec::with_capacity(info.consumer_groups.len());
     for group in info.consumer_groups {
         let floor = floors.iter().find(|floor| *floor.group == *group.name).map(|floor| floor.position);
         let mut row = row_of(group, tally, holder.as_deref());
         row.position = floor.map(|floor| floor.to_string());
-        row.seconds = match store.zip(floor) {
-            _ if row.unfinished() == 0 => Some(0.0),
-            Some((store, floor)) => Some(Lag::load(store, clock, floor, store.head().await?).await?.seconds),
+        let lag = match store.zip(floor) {
+            _ if row.unread == Some(0) && row.pending == 0 => Some(Lag::default()),
+            Some((store, floor)) => Some(Lag::load(store, clock, floor, head).await?),
+            None => None,
+        };
+        // of a group whose entries the server has lost count of
+        row.unread = row.unread.or_else(|| Some(lag?.events.saturating_sub(row.pending)));
+        row.seconds = match lag {
+            Some(lag) => Some(lag.seconds),
             None => row.oldest_ms.map(|oldest| oldest as f64 / 1_000.0),
         };
         rows.push(row);

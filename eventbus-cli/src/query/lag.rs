@@ -43,7 +43,7 @@ pub struct LagRow {
     /// Its name.
     pub name: String,
     /// Its position in the feed, where it has one.
-    pub at: Option<String>,
+    pub position: Option<String>,
     /// The end of the feed, where the reader has a position.
     pub head: Option<String>,
     /// The events that it has not handled; of a feed at most so many, as positions have gaps.
@@ -84,7 +84,7 @@ pub async fn list_lags_with(
             rows.push(LagRow {
                 kind: ReaderSort::Projection,
                 name: row.name,
-                at: Some(row.position.to_string()),
+                position: Some(row.position.to_string()),
                 head: Some(row.head.to_string()),
                 events: row.lag.events,
                 seconds: Some(row.lag.seconds),
@@ -96,7 +96,7 @@ pub async fn list_lags_with(
             rows.push(LagRow {
                 kind: ReaderSort::Relay,
                 name: row.destination,
-                at: Some(row.position.to_string()),
+                position: Some(row.position.to_string()),
                 head: Some(row.head.to_string()),
                 events: row.lag.events,
                 seconds: Some(row.lag.seconds),
@@ -110,7 +110,7 @@ pub async fn list_lags_with(
             kind: ReaderSort::Group,
             events: row.unfinished(),
             head: row.position.as_ref().and(head.clone()),
-            at: row.position,
+            position: row.position,
             name: row.group,
             seconds: row.seconds,
             owner: None,

@@ -43,7 +43,7 @@ pub async fn load_status(
     bus: &OpenBus,
     clock: &SharedClock,
 ) -> Result<StatusView, CommandError> {
-    let tally = DeadLetterTally::load(bus.dead_letters()?).await?;
+    let tally = DeadLetterTally::load(bus, store).await?;
     let mut view = StatusView {
         store: None,
         store_id: None,

@@ -70,7 +70,7 @@ pub(crate) struct ExportReader {
     events: u64,
     hash: Xxh3,
     has_ended: bool,
-    /// The length of the file up to the last whole frame.
+    /// The length of the file up to its last whole frame; without the end, which later events take the place of.
     whole: u64,
     position: Position,
 }
@@ -173,7 +173,9 @@ impl ExportReader {
         } else {
             return Err(self.fault("it holds a line that is none of an export"));
         };
-        self.whole = self.file.stream_position()?;
+        if !matches!(frame, Frame::End) {
+            self.whole = self.file.stream_position()?;
+        }
         Ok(Some(frame))
     }
 
@@ -249,19 +251,15 @@ impl ExportWriter {
         Ok(writer)
     }
 
-    /// Opens a file that an interrupted export of `store` has left, and cuts off what is no whole frame. Returns `None`
-    /// if the export is complete.
-    pub(crate) fn resume(path: &Path, store: Uuid) -> Result<Option<Self>, CommandError> {
+    /// Opens the file of an earlier export of `store`, and cuts off its end, or what an interrupted export has left after
+    /// the last whole frame.
+    pub(crate) fn resume(path: &Path, store: Uuid) -> Result<Self, CommandError> {
         let mut reader = ExportReader::open(path)?;
         if reader.store != store {
             return Err(reader.fault(format!("it is an export of store {}, not of {store}", reader.store)));
         }
         // a frame that cannot be read is one that was not written to its end
-        while let Ok(Some(frame)) = reader.next_frame() {
-            if matches!(frame, Frame::End) {
-                return Ok(None);
-            }
-        }
+        while let Ok(Some(Frame::Header(_) | Frame::Chunk(_))) = reader.next_frame() {}
         // the state up to the last whole frame: reading beyond it has changed the checksum
         let (whole, mut again) = (reader.whole, ExportReader::open(path)?);
         while again.whole < whole && again.next_frame()?.is_some() {}
@@ -269,7 +267,7 @@ impl ExportWriter {
         file.set_len(whole)?;
         file.seek(SeekFrom::End(0))?;
         let ExportReader { is_compressed, events, hash, position, .. } = again;
-        Ok(Some(Self { file, is_compressed, events, hash, position }))
+        Ok(Self { file, is_compressed, events, hash, position })
     }
 
     /// The position after which the export goes on.

@@ -1,6 +1,9 @@
 //! Appends moved events to a store, in their order, with their ids and versions.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use eventbus::{
     ExpectedVersion, Name, NewEvent, Position, StreamId, Uuid, Version,
@@ -16,12 +19,14 @@ const STREAMS_MAX: usize = 200;
 
 /// Appends moved events to a store.
 ///
-/// The store keeps a checkpoint of the move, so that it goes on where it was. Events that were appended already are
-/// recognized by their ids and not appended again.
+/// The store keeps a checkpoint of the move, so that it goes on where it was. What an interrupted move has appended after
+/// its checkpoint is not appended again.
 pub(crate) struct Importer {
     store: Arc<dyn EventStore>,
     checkpoint: Name,
     position: Position,
+    /// Set until the first chunk after an interrupted move: a part of it may be stored.
+    may_be_stored: bool,
 }
 
 impl std::fmt::Debug for Importer {
@@ -37,18 +42,18 @@ impl Importer {
             return Err(CommandError::Usage("the events are of this store itself, or of a copy of it".into()));
         }
         let checkpoint = Name::new("checkpoint", format!("import:{from}")).map_err(CommandError::fault)?;
-        let position = match store.load_checkpoint(&checkpoint).await? {
-            Some(position) => position,
+        let (position, may_be_stored) = match store.load_checkpoint(&checkpoint).await? {
+            Some(position) => (position, true),
             None if store.head().await? > Position::START => {
                 let text = format!("{} holds events already; move into an empty store", store.describe());
                 return Err(CommandError::Usage(text));
             }
             None => {
                 store.save_checkpoint(&checkpoint, Position::START).await?;
-                Position::START
+                (Position::START, false)
             }
         };
-        Ok(Self { store, checkpoint, position })
+        Ok(Self { store, checkpoint, position, may_be_stored })
     }
 
     /// The position, in the store that the events are of, up to which they are moved.
@@ -62,8 +67,17 @@ impl Importer {
             return Ok(());
         }
         let (mut batch, mut streams): (Vec<Append>, HashSet<StreamId>) = Default::default();
+        let mut stored: HashMap<StreamId, Version> = HashMap::new();
         for line in chunk.parse()? {
             let (stream, version, event) = line.to_event()?;
+            if self.may_be_stored {
+                if !stored.contains_key(&stream) {
+                    stored.insert(stream.clone(), self.store.stream_version(&stream).await?);
+                }
+                if stored.get(&stream).is_some_and(|stored| version <= *stored) {
+                    continue;
+                }
+            }
             match batch.last_mut() {
                 Some(last) if last.stream == stream => last.events.push(event),
                 _ => {
@@ -80,6 +94,7 @@ impl Importer {
         self.append(batch).await?;
         self.store.save_checkpoint(&self.checkpoint, chunk.position).await?;
         self.position = chunk.position;
+        self.may_be_stored = false;
         Ok(())
     }
 
@@ -108,6 +123,10 @@ fn append_at(stream: StreamId, version: Version, event: NewEvent) -> Append {
 fn append_error(error: AppendError) -> CommandError {
     match error {
         AppendError::Unavailable(source) => CommandError::unreachable("the store", source),
+        AppendError::Conflict { stream, expected: ExpectedVersion::Exact(before), actual: Version::NONE } => {
+            let text = "its earlier events were archived, and a store without them does not accept the later ones";
+            CommandError::fault(format!("`{stream}` begins with version {}: {text}", before.get() + 1))
+        }
         error => CommandError::fault(error),
     }
 }

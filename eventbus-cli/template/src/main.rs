@@ -33,6 +33,10 @@ async fn on_servers(app: AppBuilder) -> Result<AppBuilder> {
         Err(_) => app.store(SqliteEventStore::open("my-app.db").await?),
     };
     let Ok(redis_url) = env::var("REDIS_URL") else { return Ok(app) };
-    let config = RedisEventBusConfig { redis_url, stream_prefix: "my-app".into(), ..RedisEventBusConfig::default() };
+    let config = RedisEventBusConfig {
+        redis_url,
+        stream_prefix: env!("CARGO_PKG_NAME").into(),
+        ..RedisEventBusConfig::default()
+    };
     Ok(app.bus(RedisEventBus::lazy(config)?))
 }

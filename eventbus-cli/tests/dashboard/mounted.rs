@@ -27,7 +27,7 @@ pub(crate) fn changing() -> DashboardConfig {
     DashboardConfig {
         token: Some(DashboardToken::new(TOKEN).unwrap()),
         allow_changes: true,
-        sample_interval: Duration::from_millis(100),
+        sample_interval: Some(Duration::from_millis(100)),
         ..DashboardConfig::default()
     }
 }
@@ -45,7 +45,7 @@ async fn links_of_a_mounted_dashboard_stay_below_its_path() {
     let site = Site::new(&format!("http://{}/a/operate", serve(plain).await));
     let overview = site.send("GET", "", &[], "").await.ok();
     assert!(
-        overview.contains("href=\"operate/streams\"") && overview.contains("src=\"operate/dashboard.js\""),
+        overview.contains("href=\"./operate/streams\"") && overview.contains("src=\"./operate/dashboard.js\""),
         "{overview}"
     );
     for path in PAGES.into_iter().filter(|path| *path != "/") {
@@ -69,11 +69,18 @@ async fn projections_are_rebuilt_with_the_token() {
     assert_eq!(site.post("/rebuild", "projection=totals").await.status, 403);
     site.log_in(TOKEN).await;
     assert!(site.get("/projections").await.ok().contains("action=\"./rebuild\""));
-    for name in ["totals", "counted"] {
+    let rows = rusqlite::Connection::open(shop.url().trim_start_matches("sqlite:")).unwrap();
+    assert_eq!(rows.execute("DELETE FROM totals", []).unwrap(), 3);
+    let count_rows = || rows.query_row("SELECT count(*) FROM totals", [], |row| row.get::<_, i64>(0)).unwrap();
+    for (name, rebuilt) in [("counted", 0), ("totals", 3)] {
         assert_eq!(site.post("/rebuild", &format!("projection={name}")).await.status, 303);
-        wait_for(&site, "/projections", &format!("Rebuild of {name}")).await;
+        let has_ended = |page: &str| {
+            let section = between(page, &format!("aria-label=\"Rebuild of {name}\""), "</section>");
+            section.iter().any(|section| section.contains("rebuilt up to position 5"))
+        };
+        wait_until(&site, "/projections", has_ended).await;
+        assert_eq!(count_rows(), rebuilt, "rows after the rebuild of {name}");
     }
-    wait_until(&site, "/projections", |page| page.matches("rebuilt up to position").count() == 2).await;
     assert_eq!(site.post("/rebuild", "projection=none").await.status, 404);
     app.shutdown(Duration::from_secs(60)).await.unwrap();
     let failed = site.post("/rebuild", "projection=totals").await;

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use eventbus::{
+    Name, Position,
+    port::{Checkpoints as _, UnfinishedDeliveries as _},
+};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 
 use crate::{
     http::{Site, between, find_link, link},
@@ -192,6 +197,14 @@ async fn dead_letters_are_found_shown_replayed_and_discarded() {
         assert!(one.contains(part), "{part} in\n{one}");
     }
     let form = |id: &str| format!("ids={}", id.replace(':', "%3A").replace('/', "%2F"));
+    // of the dead letters that match a search
+    let found = site.get("/dead-letters?group=mail&error=no%20mailbox").await.ok();
+    let hidden = "<input type=\"hidden\" name=\"error\" value=\"no mailbox\">";
+    assert_eq!(found.matches(hidden).count(), 2, "{found}");
+    let none = site.post("/replay", "ids=&group=mail&error=no+mailbox").await;
+    let again = "./dead-letters?group=mail&error=no%20mailbox&replayed=0&gone=0";
+    assert_eq!((none.status, none.header("location")), (303, again));
+    assert!(found.contains("at its next start"), "{found}");
     let replayed = site.post("/replay", &form(&ids(&all)[0])).await;
     assert_eq!((replayed.status, replayed.header("location")), (303, "./dead-letters?replayed=1&gone=0"));
     assert!(site.get("/dead-letters?replayed=1&gone=0").await.ok().contains("1 replayed."));
@@ -202,6 +215,8 @@ async fn dead_letters_are_found_shown_replayed_and_discarded() {
     let discarded = site.post("/discard", &form(&ids(&all).join("+"))).await;
     assert_eq!(discarded.header("location"), "./dead-letters?discarded=1&gone=1");
     assert!(site.get("/dead-letters").await.ok().contains("No dead letter matches."));
+    let waiting = shop.store.waiting_deliveries(&Name::from_static("mail")).await.unwrap();
+    assert_eq!(waiting.len(), 1, "the replayed one alone: {waiting:?}");
     let failed = site.post("/discard", "ids=no-id").await;
     assert_eq!(failed.status, 502);
     assert!(failed.body.contains("0 discarded, 0 gone, 1 failed"), "{}", failed.body);
@@ -236,8 +251,29 @@ async fn servers_are_shown_beside_a_dead_application() {
     assert!(site.get("/groups").await.ok().contains("./dead-letters?group=mail\">1</a>"));
     // its entry waits for a consumer
     assert!(site.get("/groups").await.ok().contains("and entries wait"), "{}", site.get("/groups").await.ok());
-    let health = site.get("/health?examine=now").await.ok();
+    let health = site.post("/examine", "").await.ok();
     assert!(health.contains("checks found all well") && health.contains("pg-"), "{health}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readers_of_a_store_that_scans_all_keys_are_read_when_a_page_is_loaded() {
+    let redis = eventbus_test::redis();
+    let config = RedisEventStoreConfig {
+        redis_url: redis.url().into(),
+        key_prefix: redis.prefix().into(),
+        ..RedisEventStoreConfig::default()
+    };
+    let store = RedisEventStore::connect(config).await.unwrap();
+    store.save_checkpoint(&Name::from_static("projection:totals"), Position::new(1)).await.unwrap();
+    let scanned = Served::start(&["--store", redis.url(), "--store-prefix", redis.prefix()]);
+    let shop = FileShop::empty().await;
+    let url = shop.url();
+    let listed = Served::start(&["--store", &url]);
+    for path in ["/projections", "/relay"] {
+        let [scanned, listed] = [scanned.site.get(path).await.ok(), listed.site.get(path).await.ok()];
+        assert!(!scanned.contains("data-live") && listed.contains("data-live"), "{path}\n{scanned}\n{listed}");
+    }
+    assert!(scanned.site.get("/projections").await.ok().contains("totals"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

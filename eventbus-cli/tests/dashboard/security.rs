@@ -91,7 +91,7 @@ async fn changes_need_the_token_and_a_page_of_the_same_origin() {
         &[("origin", "https://evil.example")],
         &[("origin", other_port)],
     ] {
-        for path in ["/replay", "/discard", "/login", "/logout", "/rebuild"] {
+        for path in ["/replay", "/discard", "/login", "/logout", "/rebuild", "/examine"] {
             assert_eq!(site.send("POST", path, headers, &form).await.status, 403, "{path} with {headers:?}");
         }
     }
@@ -160,6 +160,10 @@ async fn hidden_and_sealed_fields_are_on_no_page() {
     let served = Served::start(&["--store", &url, "--hide", "parcel"]);
     let hidden = served.site.get("/stream?type=Order&id=o-5").await.ok();
     assert!(hidden.contains("(hidden)") && !hidden.contains("hush"), "{hidden}");
+    let dead_letters = served.site.get("/dead-letters").await.ok();
+    let first = between(&dead_letters, "href=\"./dead-letter?id=", "\"")[0];
+    let dead_letter = served.site.get(&format!("/dead-letter?id={first}")).await.ok();
+    assert!(dead_letter.contains("(hidden)") && !dead_letter.contains("<td>p-1</td>"), "{dead_letter}");
     let served = Served::start(&["--store", &url]);
     let sealed = served.site.get("/stream?type=Order&id=o-6").await.ok();
     assert!(sealed.contains("(sealed)") && !sealed.contains("hush"), "{sealed}");
@@ -172,9 +176,12 @@ async fn passwords_of_urls_are_on_no_page() {
     let store = format!("postgres://postgres:sesame@{rest}");
     let bus = shop.redis.url().replace("redis://", "redis://default:sesame@");
     let served = Served::start(&["--store", &store, "--bus", &bus, "--prefix", shop.redis.prefix()]);
-    for path in PAGES.into_iter().chain(["/health?examine=now"]) {
-        let page = served.site.get(path).await.ok();
-        assert!(!page.contains("sesame"), "{path}\n{page}");
+    let mut pages = vec![served.site.post("/examine", "").await.ok()];
+    for path in PAGES {
+        pages.push(served.site.get(path).await.ok());
+    }
+    for page in pages {
+        assert!(!page.contains("sesame"), "{page}");
     }
     assert!(served.site.get("/").await.ok().contains("postgres"), "the server is named");
 }

@@ -139,4 +139,10 @@ pub trait Listings: Send + Sync {
         after: Option<&ListCursor>,
         limit: usize,
     ) -> Result<Listing<StoredLease>, ReadError>;
+
+    /// Returns `true` if listing checkpoints or leases reads all keys of the server, so that a page which shows them every
+    /// few seconds would load it.
+    fn scans_all_keys(&self) -> bool {
+        false
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, time::Duration};
 
-use eventbus::{AggregateId, App, Never, metrics::Metrics, prelude::*, testkit::TestApp};
+use eventbus::{AggregateId, App, Never, Version, metrics::Metrics, prelude::*, testkit::TestApp};
 
 use crate::shop::{self, Booked, Order, Paid, Receipt, Sales, Seat, SharedCounts, get};
 
@@ -177,9 +177,16 @@ async fn loads_are_counted_by_where_the_state_was_found() {
     let loads = ["events", "snapshot", "cache"]
         .map(|source| number(&metrics, "eventbus_loads_total", &[("aggregate", "Order"), ("source", source)]) as u64);
     assert_eq!(loads, [3, 3, 1]);
-    let snapshots =
-        |outcome| number(&metrics, "eventbus_snapshots_total", &[("aggregate", "Order"), ("outcome", outcome)]) as u64;
-    assert_eq!((snapshots("taken"), snapshots("failed")), (1, 0));
+    let snapshots = |metrics: &_, outcome| {
+        number(metrics, "eventbus_snapshots_total", &[("aggregate", "Order"), ("outcome", outcome)]) as u64
+    };
+    assert_eq!((snapshots(&metrics, "taken"), snapshots(&metrics, "failed")), (1, 0));
+    for _ in 0..2 {
+        assert_eq!(orders.snapshot(&id).await.unwrap(), Version::new(5)); // the second one would be the same
+    }
+    orders.snapshot(&"o-2".parse().unwrap()).await.unwrap_err(); // there is no such order
+    let metrics = app.metrics().await;
+    assert_eq!((snapshots(&metrics, "taken"), snapshots(&metrics, "failed")), (2, 0));
 }
 
 #[handler(group = "mail")]

@@ -16,14 +16,23 @@ function announce(isStale) {
 }
 
 async function refresh(part) {
-  const answer = await fetch(window.location.href, { cache: "no-store", redirect: "error" });
+  const answer = await fetch(window.location.href, { cache: "no-store", redirect: "manual" });
+  if (answer.type === "opaqueredirect") {
+    // the login has ended: the browser follows to the page that asks for it
+    window.location.reload();
+    return;
+  }
   if (!answer.ok) {
     throw new Error(answer.statusText);
   }
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const next = page.querySelector("[data-live]");
   if (next && !isInUse(part)) {
+    const scrolled = Array.from(part.querySelectorAll(".scroll"), (table) => table.scrollLeft);
     part.replaceChildren(...next.childNodes);
+    part.querySelectorAll(".scroll").forEach((table, index) => {
+      table.scrollLeft = scrolled[index] ?? 0;
+    });
     const [now, shown] = [page, document].map((from) => from.querySelector("footer time"));
     if (now && shown) {
       shown.replaceWith(document.adoptNode(now));
@@ -31,12 +40,16 @@ async function refresh(part) {
   }
 }
 
-window.setInterval(() => {
+// Waits for the answer before it waits for the next interval, so that a slow server has one request to answer.
+async function refreshAgain() {
   const part = document.querySelector("[data-live]");
   if (part && !isInUse(part)) {
-    refresh(part).then(
+    await refresh(part).then(
       () => announce(false),
       () => announce(true),
     );
   }
-}, INTERVAL);
+  window.setTimeout(refreshAgain, INTERVAL);
+}
+
+window.setTimeout(refreshAgain, INTERVAL);

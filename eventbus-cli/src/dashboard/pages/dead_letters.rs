@@ -24,15 +24,23 @@ use crate::{
 /// Dead letters of one page.
 const DEAD_LETTERS: usize = 50;
 
-/// Which dead letters a page lists.
+/// Which dead letters an operator searches for: those that match every field that is not empty.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::dashboard) struct DeadLetterSearch {
+struct Wanted {
     group: String,
     handler: String,
     r#type: String,
     aggregate: String,
     error: String,
+}
+
+/// Which dead letters a page lists.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::dashboard) struct DeadLetterSearch {
+    #[serde(flatten)]
+    wanted: Wanted,
     /// The id after which the page begins.
     after: String,
     /// The numbers of the last change.
@@ -41,13 +49,34 @@ pub(in crate::dashboard) struct DeadLetterSearch {
     gone: Option<u64>,
 }
 
+/// The dead letters that an operator replays or discards.
+#[derive(Debug, Deserialize)]
+pub(in crate::dashboard) struct DeadLetterForm {
+    /// Their ids, with spaces between them.
+    ids: String,
+    /// The search of the page, which is shown again.
+    #[serde(flatten)]
+    wanted: Wanted,
+}
+
 /// Which dead letter a page shows.
 #[derive(Debug, Deserialize)]
 pub(in crate::dashboard) struct DeadLetterChoice {
     id: String,
 }
 
-impl DeadLetterSearch {
+impl Wanted {
+    /// Returns the parameters of a link to the same search.
+    fn parameters(&self) -> [(&'static str, &str); 5] {
+        [
+            ("group", &self.group),
+            ("handler", &self.handler),
+            ("type", &self.r#type),
+            ("aggregate", &self.aggregate),
+            ("error", &self.error),
+        ]
+    }
+
     fn query(&self) -> DeadLetterQuery {
         let given = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         let filter = DeadLetterFilter {
@@ -59,7 +88,9 @@ impl DeadLetterSearch {
         };
         DeadLetterQuery { filter, error: given(&self.error) }
     }
+}
 
+impl DeadLetterSearch {
     /// Returns the sentence about the last change.
     fn outcome(&self) -> Option<String> {
         let done =
@@ -73,10 +104,10 @@ pub(in crate::dashboard) async fn dead_letters(
     visit: &Visit,
     search: &DeadLetterSearch,
 ) -> Result<Markup, CommandError> {
-    let bus = visit.inner().source().bus();
+    let (bus, wanted) = (visit.inner().source().bus(), &search.wanted);
     let after = Some(search.after.as_str()).filter(|after| !after.is_empty()).map(MessageId::new);
     let limits = (DEAD_LETTERS, DEAD_LETTERS_READ_MAX as usize);
-    let (found, next) = search_dead_letters(bus.dead_letters()?, &search.query(), after, limits).await?;
+    let (found, next) = search_dead_letters(bus.dead_letters()?, &wanted.query(), after, limits).await?;
     let columns = [
         ("Dead letter", false),
         ("Error", false),
@@ -102,32 +133,25 @@ pub(in crate::dashboard) async fn dead_letters(
         }
     };
     let next = next.map(|next| {
-        let kept = [
-            ("group", &*search.group),
-            ("handler", &search.handler),
-            ("type", &search.r#type),
-            ("aggregate", &search.aggregate),
-            ("error", &search.error),
-            ("after", next.as_str()),
-        ];
-        visit.link("dead-letters", &kept)
+        let parameters: Vec<_> = wanted.parameters().into_iter().chain([("after", next.as_str())]).collect();
+        visit.link("dead-letters", &parameters)
     });
     let ids: Vec<_> = found.iter().map(|dead_letter| dead_letter.id.as_str()).collect();
     Ok(html! {
         @if let Some(outcome) = search.outcome() { p.done role="status" { (outcome) } }
         form.search method="get" action=(visit.link("dead-letters", &[])) role="search" {
-            (search_field("group", "Group", &search.group))
-            (search_field("handler", "Handler", &search.handler))
-            (search_field("type", "Event type", &search.r#type))
-            (search_field("aggregate", "Aggregate id", &search.aggregate))
-            (search_field("error", "Error holds", &search.error))
+            (search_field("group", "Group", &wanted.group))
+            (search_field("handler", "Handler", &wanted.handler))
+            (search_field("type", "Event type", &wanted.r#type))
+            (search_field("aggregate", "Aggregate id", &wanted.aggregate))
+            (search_field("error", "Error holds", &wanted.error))
             p.field { button { "Search" } }
         }
         @if !found.is_empty() {
             (table("Dead letters, the oldest first", &columns, &rows))
-            @if visit.may_change() { (actions(visit, &ids)) }
+            @if visit.may_change() { (actions(visit, &ids, wanted)) }
         } @else if next.is_some() {
-            p { "None of these " (DEAD_LETTERS_READ_MAX) " matches." }
+            p { "None of the next " (DEAD_LETTERS_READ_MAX) " dead letters matches; the next page searches on." }
         } @else {
             p { "No dead letter matches." }
         }
@@ -138,15 +162,19 @@ pub(in crate::dashboard) async fn dead_letters(
 }
 
 /// The forms that replay or discard dead letters; discarding needs a second step.
-fn actions(visit: &Visit, ids: &[&str]) -> Markup {
+fn actions(visit: &Visit, ids: &[&str], wanted: &Wanted) -> Markup {
     let what = match ids.len() {
         1 => "this dead letter".into(),
         number => format!("these {number} dead letters"),
     };
+    let source = visit.inner().source();
     let form = |path: &str, class: &str, verb: &str| {
         html! {
             form method="post" action=(visit.link(path, &[])) {
                 input type="hidden" name="ids" value=(ids.join(" "));
+                @for (name, value) in wanted.parameters().iter().filter(|(_, value)| !value.is_empty()) {
+                    input type="hidden" name=(name) value=(value);
+                }
                 button class=(class) { (verb) " " (what) }
             }
         }
@@ -158,6 +186,9 @@ fn actions(visit: &Visit, ids: &[&str]) -> Markup {
                 summary { "Discard " (what) " …" }
                 p { "They are deleted for good, and no handler gets them again." }
                 (form("discard", "danger", "Discard"))
+            }
+            @if source.bus().is_in_process() && source.app().is_none() {
+                p.hint { "The bus is in the process of the application: while it runs, it delivers a replayed dead letter at its next start." }
             }
         }
     }
@@ -192,7 +223,7 @@ pub(in crate::dashboard) async fn dead_letter(
             section aria-labelledby="act" {
                 h2 #act { "Replay or discard" }
                 p { "A replay delivers it to its group again, without the handlers that had succeeded. Its order among the events of its aggregate is lost." }
-                (actions(visit, &[found.id.as_str()]))
+                (actions(visit, &[found.id.as_str()], &Wanted::default()))
             }
         }
     }))
@@ -242,7 +273,7 @@ fn payload_table(payload: &Payload) -> Markup {
 /// Replays or discards dead letters, and leads to the list; an error is shown with what was done before it.
 pub(in crate::dashboard) async fn end_dead_letters(
     visit: &Visit,
-    ids: impl Iterator<Item = &str>,
+    form: &DeadLetterForm,
     action: DeadLetterAction,
 ) -> Response {
     let dead_letters = match visit.inner().source().bus().dead_letters() {
@@ -250,7 +281,7 @@ pub(in crate::dashboard) async fn end_dead_letters(
         Err(error) => return visit.show("Dead letters", Err(error)),
     };
     let (mut done, mut gone, mut failed) = (0_u64, 0_u64, Vec::new());
-    for id in ids {
+    for id in form.ids.split_whitespace() {
         match action.end(dead_letters, &MessageId::new(id)).await {
             Ok(true) => done += 1,
             Ok(false) => gone += 1,
@@ -265,12 +296,15 @@ pub(in crate::dashboard) async fn end_dead_letters(
         }
     }
     if failed.is_empty() {
-        return visit.lead_to("dead-letters", &[(action.done(), &done.to_string()), ("gone", &gone.to_string())]);
+        let (done, gone) = (done.to_string(), gone.to_string());
+        let outcome = [(action.done(), &*done), ("gone", &gone)];
+        let parameters: Vec<_> = form.wanted.parameters().into_iter().chain(outcome).collect();
+        return visit.lead_to("dead-letters", &parameters);
     }
     let content = html! {
         p { (done) " " (action.done()) ", " (gone) " gone, " (failed.len()) " failed:" }
         ul.problems { @for (id, error) in &failed { li { code { (id) } ": " (error) } } }
         p { a href=(visit.link("dead-letters", &[])) { "Dead letters" } }
     };
-    visit.show_with(StatusCode::BAD_GATEWAY, "Not all was done", &content)
+    visit.show_with(StatusCode::BAD_GATEWAY, "Some failed", &content)
 }

@@ -7,6 +7,7 @@ use maud::{Markup, html};
 use crate::{
     dashboard::{
         parts::{number, optional, position, seconds, table},
+        source::DEAD_LETTERS_READ_MAX,
         visit::Visit,
     },
     error::CommandError,
@@ -14,7 +15,7 @@ use crate::{
 };
 
 pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, CommandError> {
-    let groups = visit.inner().source().groups().await?;
+    let (groups, are_all_counted) = visit.inner().source().groups().await?;
     let columns = [
         ("Group", false),
         ("Consumers", true),
@@ -46,6 +47,9 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
     Ok(html! {
         div data-live {
             @if groups.is_empty() { p { "The bus knows no group." } } @else { (table("Consumer groups", &columns, &rows)) }
+            @if !are_all_counted {
+                p.hint { "Of the dead letters the oldest " (DEAD_LETTERS_READ_MAX) " are counted; there are more." }
+            }
             @for row in groups.iter().filter(|row| !row.remarks.is_empty()) {
                 section aria-label=(format!("Consumers of {}", row.group)) {
                     h2 { "Consumers of " code { (row.group) } }

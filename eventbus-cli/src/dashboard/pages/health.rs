@@ -2,7 +2,6 @@
 
 use eventbus::health::HealthThresholds;
 use maud::{Markup, html};
-use serde::Deserialize;
 
 use crate::{
     dashboard::{parts::table, source::DashboardSource, visit::Visit},
@@ -16,14 +15,20 @@ fn lag_max() -> f64 {
     HealthThresholds::default().lag_seconds as f64
 }
 
-/// Whether to examine the servers.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(in crate::dashboard) struct HealthChoice {
-    examine: String,
+pub(in crate::dashboard) async fn health(visit: &Visit) -> Result<Markup, CommandError> {
+    content(visit, &[]).await
 }
 
-pub(in crate::dashboard) async fn health(visit: &Visit, choice: &HealthChoice) -> Result<Markup, CommandError> {
+/// Examines the servers, and shows the doctor's findings beside what [`health`] shows.
+pub(in crate::dashboard) async fn examine(visit: &Visit) -> Result<Markup, CommandError> {
+    let reports = match visit.inner().source().examine() {
+        Some(examine) => examine().await?,
+        None => Vec::new(),
+    };
+    content(visit, &reports).await
+}
+
+async fn content(visit: &Visit, reports: &[Report]) -> Result<Markup, CommandError> {
     let source = visit.inner().source();
     let (summary, alerts) = match source.app() {
         Some(app) => {
@@ -31,10 +36,6 @@ pub(in crate::dashboard) async fn health(visit: &Visit, choice: &HealthChoice) -
             (Some((health.status, health.is_ready())), health.alerts(&HealthThresholds::default()))
         }
         None => (None, findings(source).await?),
-    };
-    let reports = match source.examine() {
-        Some(examine) if !choice.examine.is_empty() => Some(examine().await?),
-        _ => None,
     };
     Ok(html! {
         @if let Some((status, is_ready)) = summary {
@@ -49,11 +50,10 @@ pub(in crate::dashboard) async fn health(visit: &Visit, choice: &HealthChoice) -
         @if source.examine().is_some() {
             section aria-labelledby="doctor" {
                 h2 #doctor { "Doctor" }
-                form method="get" action=(visit.link("health", &[])) {
-                    input type="hidden" name="examine" value="now";
+                form method="post" action=(visit.link("examine", &[])) {
                     button { "Examine the servers" }
                 }
-                @for report in reports.iter().flatten() { (report_content(report)) }
+                @for report in reports { (report_content(report)) }
             }
         }
     })
@@ -66,7 +66,7 @@ async fn findings(source: &DashboardSource) -> Result<Vec<String>, CommandError>
         let late = row.seconds.filter(|seconds| row.events > 0 && *seconds > lag_max());
         if let Some(seconds) = late {
             // the role of a reader is one process's; a group has none
-            let lacks_owner = row.kind != ReaderSort::Group && row.owner.is_none() && row.at.is_some();
+            let lacks_owner = row.kind != ReaderSort::Group && row.owner.is_none() && row.position.is_some();
             let owner = if lacks_owner { "; no process has its role" } else { "" };
             found.push(format!("{} `{}` is behind by {seconds:.0} s{owner}", row.kind.as_str(), row.name));
         }
@@ -79,8 +79,7 @@ async fn findings(source: &DashboardSource) -> Result<Vec<String>, CommandError>
     }
     let dead = source.count_dead().await?;
     if dead.number > 0 {
-        let more = if dead.is_cut { " or more" } else { "" };
-        found.push(format!("{}{more} dead letters wait for an operator", dead.number));
+        found.push(format!("{dead} dead letters wait for an operator"));
     }
     Ok(found)
 }

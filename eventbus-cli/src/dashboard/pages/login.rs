@@ -10,7 +10,7 @@ pub(in crate::dashboard) fn login(visit: &Visit, has_failed: bool) -> Markup {
     }
     html! {
         @if has_failed {
-            p.problem role="alert" { "This is not the token." }
+            p.problem role="alert" { "Wrong token." }
         }
         form.stacked method="post" action=(visit.link("login", &[])) {
             p.field {

@@ -10,9 +10,9 @@ mod relay;
 mod streams;
 
 pub(super) use self::{
-    dead_letters::{DeadLetterChoice, DeadLetterSearch, dead_letter, dead_letters, end_dead_letters},
+    dead_letters::{DeadLetterChoice, DeadLetterForm, DeadLetterSearch, dead_letter, dead_letters, end_dead_letters},
     groups::groups,
-    health::{HealthChoice, health},
+    health::{examine, health},
     login::login,
     overview::overview,
     projections::projections,

@@ -19,7 +19,7 @@ const CHARTS_MAX: usize = 12;
 pub(in crate::dashboard) async fn overview(visit: &Visit) -> Result<Markup, CommandError> {
     let source = visit.inner().source();
     let (read_at, lags) = visit.inner().samples().latest_lags(source).await?;
-    let dead = source.count_dead().await?;
+    let dead = source.count_dead().await.ok();
     let head = match source.optional_store() {
         Some(store) => Some((store.describe(), store.head().await?.to_string())),
         None => None,
@@ -49,7 +49,7 @@ pub(in crate::dashboard) async fn overview(visit: &Visit) -> Result<Markup, Comm
                 div { dt { "Bus" } dd { (bus) } }
                 div {
                     dt { "Dead letters" }
-                    dd { a href=(visit.link("dead-letters", &[])) { (number(dead.number)) @if dead.is_cut { " or more" } } }
+                    dd { a href=(visit.link("dead-letters", &[])) { (dead.map_or_else(|| "unknown".into(), |dead| dead.to_string())) } }
                 }
             }
             @if head.is_some() {
@@ -90,7 +90,7 @@ fn lag_table(visit: &Visit, lags: &[LagRow]) -> Markup {
                 td { (row.kind.as_str()) }
                 td.number { (seconds(row.seconds)) }
                 td.number { (number(row.events)) }
-                td.number { (position(row.at.as_deref())) }
+                td.number { (position(row.position.as_deref())) }
                 td { (optional(row.owner.as_ref())) }
             }
         }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use time::OffsetDateTime;
+use tokio::time::{Instant, timeout_at};
 
 use super::{inner::AppInner, relay_health::relay_view};
 use crate::{
@@ -52,15 +53,10 @@ struct StoreStatus {
 impl PolledStatus {
     /// Polls store and bus.
     pub(super) async fn poll(app: &AppInner) -> Self {
-        let store = tokio::time::timeout(ANSWER_TIMEOUT, StoreStatus::poll(app));
         let stream = tokio::time::timeout(ANSWER_TIMEOUT, app.bus.stream_info());
         let known_groups = tokio::time::timeout(ANSWER_TIMEOUT, known_groups(app));
-        let (store, stream, known_groups) = tokio::join!(store, stream, known_groups);
-        Self {
-            store: store.unwrap_or_default(),
-            stream: stream.unwrap_or_default(),
-            known_groups: known_groups.unwrap_or_default(),
-        }
+        let (store, stream, known_groups) = tokio::join!(StoreStatus::poll(app), stream, known_groups);
+        Self { store, stream: stream.unwrap_or_default(), known_groups: known_groups.unwrap_or_default() }
     }
 }
 
@@ -69,23 +65,32 @@ impl StoreStatus {
         if !app.has_store {
             return None;
         }
-        let store = &app.store;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let mut status = timeout_at(deadline, Self::poll_positions(app)).await.ok()??;
+        // the store has answered: a slow search for an event makes the time of that event unknown, and no more
+        let _ = timeout_at(deadline, status.poll_first_recorded(app)).await;
+        Some(status)
+    }
+
+    async fn poll_positions(app: &AppInner) -> Option<Self> {
         let relay = match relay_view(app) {
-            Some(relay) => Some(relay.position().await),
+            Some(relay) => Some(relay.load_position().await.ok()?),
             None => None,
         };
         let positions = app.projections.iter().map(|projection| projection.erased().status(Position::START).position);
-        let projections: Vec<_> = positions.collect();
-        let head = store.head().await.ok()?;
-        let held_for = store.held_for().await.ok()?.unwrap_or_default();
-        let mut first_recorded = BTreeMap::new();
+        let projections = positions.collect();
+        let head = app.store.head().await.ok()?;
+        let held_for = app.store.held_for().await.ok()?.unwrap_or_default();
+        Some(Self { head, held_for, relay, first_recorded: BTreeMap::new(), projections })
+    }
+
+    async fn poll_first_recorded(&mut self, app: &AppInner) {
         // most readers are at the end: one request for each position, not for each reader
-        for position in projections.iter().copied().chain(relay).collect::<BTreeSet<_>>() {
-            if let Ok(recorded) = store.first_recorded_after(position).await {
-                first_recorded.insert(position, recorded);
+        for position in self.projections.iter().copied().chain(self.relay).collect::<BTreeSet<_>>() {
+            if let Ok(recorded) = app.store.first_recorded_after(position).await {
+                self.first_recorded.insert(position, recorded);
             }
         }
-        Some(Self { head, held_for, relay, first_recorded, projections })
     }
 
     /// Returns the age of the oldest event that a reader has not read, in seconds; the reader was at `polled`, and is at

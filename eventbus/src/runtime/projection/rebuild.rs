@@ -87,7 +87,10 @@ pub(crate) async fn rebuild_in_app<P: Projection>(
     if rebuilt.is_err() {
         spans::record_error(&span, "rebuild_failed");
     }
-    inner.progress().meter().count_rebuild(rebuilt.is_ok());
+    // one that a different process does has neither failed nor begun here
+    if !matches!(rebuilt, Err(RebuildError::Elsewhere { .. })) {
+        inner.progress().meter().count_rebuild(rebuilt.is_ok());
+    }
     rebuilt
 }
 

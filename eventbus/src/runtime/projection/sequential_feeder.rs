@@ -1,8 +1,9 @@
 //! Feeding a projection event by event: its state is in memory, or it keeps its rows itself.
 
 use futures_util::TryStreamExt;
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::{
     context::RunnerContext,
@@ -31,18 +32,20 @@ pub(super) struct SequentialFeeder<'a, P> {
     stop: &'a CancellationToken,
     /// The generation of the projection's progress when the last pass began.
     generation: u64,
+    /// When it was created. A state in memory is filled from the first event: the traces of older events have ended.
+    created_at: OffsetDateTime,
 }
 
 impl<'a, P: Projection> SequentialFeeder<'a, P> {
     /// Creates a feeder that begins at the projection's position; `saved_checkpoint` is the one in the store.
-    pub(super) const fn new(
+    pub(super) fn new(
         inner: &'a ProjectionInner<P>,
         context: &'a RunnerContext,
         held_lease: Option<&'a HeldLease>,
         saved_checkpoint: Position,
         stop: &'a CancellationToken,
     ) -> Self {
-        Self { inner, context, held_lease, saved_checkpoint, stop, generation: 0 }
+        Self { inner, context, held_lease, saved_checkpoint, stop, generation: 0, created_at: context.clock.now() }
     }
 
     pub(super) const fn generation(&self) -> u64 {
@@ -116,7 +119,10 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
         loop {
             attempts += 1;
             let delivery = feed_delivery(&definition, record.clone(), &self.context.state).with_attempt(attempts);
-            let span = spans::project(definition.name, std::slice::from_ref(record));
+            let span = match record.metadata().recorded_at() {
+                Some(recorded_at) if self.held_lease.is_none() && recorded_at < self.created_at => Span::none(),
+                _ => spans::project(definition.name, std::slice::from_ref(record)),
+            };
             let handled = self.inner.handle_from_feed(&delivery, self.generation).instrument(span.clone()).await;
             let error = match handled {
                 Ok(is_next) => return Ok(is_next),

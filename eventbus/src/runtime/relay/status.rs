@@ -16,7 +16,7 @@ use crate::{
         shown::{self, lasted},
         stream::Position,
     },
-    port::{EventBus, EventStore, MessageId, relay::Publisher},
+    port::{CheckpointError, EventBus, EventStore, MessageId, relay::Publisher},
     support::{relay_to, skipped_positions},
 };
 
@@ -293,13 +293,21 @@ impl RelayView {
 
     /// Returns the position up to which all events are published, as far as this process can tell.
     pub(crate) async fn position(&self) -> Position {
-        let (position, is_owner) = self.read(|now| (now.position, now.is_owner));
-        let saved = if is_owner { None } else { self.load_saved_position().await };
-        position.max(saved.unwrap_or_default())
+        self.load_position().await.unwrap_or_else(|_| self.own_position())
     }
 
-    async fn load_saved_position(&self) -> Option<Position> {
-        self.store.load_checkpoint(self.checkpoint.as_ref()?).await.ok()?
+    /// Loads the position up to which all events are published.
+    pub(crate) async fn load_position(&self) -> Result<Position, CheckpointError> {
+        let (position, is_owner) = self.read(|now| (now.position, now.is_owner));
+        let saved = if is_owner { None } else { self.load_saved_position().await? };
+        Ok(position.max(saved.unwrap_or_default()))
+    }
+
+    async fn load_saved_position(&self) -> Result<Option<Position>, CheckpointError> {
+        match &self.checkpoint {
+            Some(checkpoint) => self.store.load_checkpoint(checkpoint).await,
+            None => Ok(None),
+        }
     }
 
     /// Waits until all events up to `wanted` are published. Returns `false` if the relay ended, or has stopped until an
@@ -307,8 +315,8 @@ impl RelayView {
     pub(crate) async fn wait_for_position(&mut self, wanted: Position, clock: &SharedClock) -> bool {
         loop {
             let (position, is_owner, is_stopped) = self.read(|now| (now.position, now.is_owner, now.stopped.is_some()));
-            if position >= wanted || !is_owner && self.load_saved_position().await.is_some_and(|saved| saved >= wanted)
-            {
+            let has_saved = async || matches!(self.load_saved_position().await, Ok(Some(saved)) if saved >= wanted);
+            if position >= wanted || !is_owner && has_saved().await {
                 return true;
             }
             if is_stopped {

@@ -497,16 +497,21 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     pub async fn snapshot(&self, id: &A::Id) -> Result<Version, TakeSnapshotError> {
         // of what is stored: what a handler saves may never be
         let taken = self.outside_of_handler().take_snapshot(id).await;
-        // one that was not wanted is no attempt
-        if let Some(meter) = &self.aggregate_meter
-            && !matches!(taken, Err(TakeSnapshotError::Unsupported { .. } | TakeSnapshotError::Load(_)))
-        {
-            meter.count_snapshot(taken.is_ok());
+        // without a new snapshot to take there is no attempt
+        let is_taken = match &taken {
+            Ok((_, is_new)) => is_new.then_some(true),
+            Err(TakeSnapshotError::Unsupported { .. } | TakeSnapshotError::Load(LoadError::NotFound { .. })) => None,
+            Err(_) => Some(false),
+        };
+        if let Some((meter, is_taken)) = self.aggregate_meter.as_ref().zip(is_taken) {
+            meter.count_snapshot(is_taken);
         }
-        taken
+        taken.map(|(version, _)| version)
     }
 
-    async fn take_snapshot(&self, id: &A::Id) -> Result<Version, TakeSnapshotError> {
+    /// Takes a snapshot if there are events after the present one. Returns the version of the snapshot, and `true` if it is
+    /// new.
+    async fn take_snapshot(&self, id: &A::Id) -> Result<(Version, bool), TakeSnapshotError> {
         let (codec, snapshots, fold) = self.snapshots().map_err(|reason| TakeSnapshotError::Unsupported { reason })?;
         let stream = self.stream(id);
         let Beginning { mut root, rest, is_unusable } = self.begin_fold(id).await.map_err(LoadError::from)?;
@@ -516,7 +521,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         if version == Version::NONE {
             return Err(LoadError::NotFound { stream }.into());
         }
-        if version > begun_at {
+        let is_new = version > begun_at;
+        if is_new {
             let data = codec
                 .encode(&stream, version, root.state())
                 .map_err(|fault| TakeSnapshotError::State { stream: stream.clone(), reason: fault.to_string() })?;
@@ -526,7 +532,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
             }
             snapshots.save_snapshot(&stream, &fold, &StoredSnapshot { version, data }).await?;
         }
-        Ok(version)
+        Ok((version, is_new))
     }
 
     /// Removes the snapshots of all aggregates of this type, of every tenant, and returns their number. Loads then read all
