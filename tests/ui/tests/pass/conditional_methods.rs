@@ -1,7 +1,7 @@
 //! `#[cfg]` on the methods of a projection.
 #![allow(unexpected_cfgs)]
 
-use eventbus::{projection::Projection, prelude::*};
+use eventbus::{prelude::*, projection::Projection};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Account")]

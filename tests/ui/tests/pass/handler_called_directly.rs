@@ -1,4 +1,5 @@
 //! The function stays a function, next to the type of its name.
+#![allow(clippy::double_must_use)]
 
 use std::{
     pin::pin,

@@ -11,7 +11,7 @@ use eventbus::{handler::Handler, prelude::*};
     timeout_ms = 30_000,
     concurrency = 4,
     start = "now",
-    manual,
+    manual
 )]
 pub(crate) async fn audit(_event: &RecordedEvent) {}
 

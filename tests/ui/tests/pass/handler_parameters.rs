@@ -1,6 +1,7 @@
 //! Every parameter that a handler can take.
+#![allow(unused_parens)]
 
-use eventbus::{handler::Handler, HandlerError, prelude::*};
+use eventbus::{HandlerError, handler::Handler, prelude::*};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account)]

@@ -1,7 +1,7 @@
 //! Items declared where they are used, as in a test.
 #![deny(warnings)]
 
-use eventbus::{handler::Handler, projection::Projection, prelude::*};
+use eventbus::{handler::Handler, prelude::*, projection::Projection};
 
 fn main() {
     #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]

@@ -1,7 +1,7 @@
 //! Items written by the user's own macros.
 #![deny(warnings)]
 
-use eventbus::{EventSet, handler::Handler, projection::Projection, prelude::*};
+use eventbus::{EventSet, handler::Handler, prelude::*, projection::Projection};
 
 macro_rules! aggregate {
     ($aggregate:ident, $enum:ident, $event:ident { $($field:ident: $ty:ty),* }, $handler:ident, $name:literal) => {

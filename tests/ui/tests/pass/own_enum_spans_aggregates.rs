@@ -1,6 +1,6 @@
 //! An enum of one's own asks for events of several aggregates.
 
-use eventbus::{event::EncodeEvent, EventSet, prelude::*};
+use eventbus::{EventSet, event::EncodeEvent, prelude::*};
 
 mod sales {
     use eventbus::prelude::*;

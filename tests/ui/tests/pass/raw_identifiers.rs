@@ -1,7 +1,7 @@
 //! Raw identifiers lose their `r#` on the wire.
 #![allow(non_camel_case_types)]
 
-use eventbus::{EventSet, handler::Handler, NewEvent, prelude::*};
+use eventbus::{EventSet, NewEvent, handler::Handler, prelude::*};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = r#loop)]

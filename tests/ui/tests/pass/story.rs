@@ -73,19 +73,14 @@ mod orders {
             if self.status != Status::New {
                 return Err(OrderError::AlreadyExists);
             }
-            Ok(OrderCreated {
-                customer_id: customer_id.into(),
-                total_amount,
-            })
+            Ok(OrderCreated { customer_id: customer_id.into(), total_amount })
         }
 
         pub fn ship(&self, tracking_number: &str) -> Result<OrderShipped, OrderError> {
             if self.status != Status::Created {
                 return Err(OrderError::NotShippable(self.status.clone()));
             }
-            Ok(OrderShipped {
-                tracking_number: tracking_number.into(),
-            })
+            Ok(OrderShipped { tracking_number: tracking_number.into() })
         }
     }
 }
@@ -157,17 +152,18 @@ mod statistics {
     }
 }
 
-use eventbus::{handler::Handler, projection::{Projection, ProjectionKind}, prelude::*};
+use eventbus::{
+    handler::Handler,
+    prelude::*,
+    projection::{Projection, ProjectionKind},
+};
 use orders::{Order, OrderError, Status};
 
 fn main() -> eventbus::Result<()> {
     let mut order = AggregateRoot::<Order>::new(AggregateId::new());
     order.record(order.create("cust-123", 99.99)?);
     order.record(order.ship("TRACK-1")?);
-    assert_eq!(
-        order.ship("TRACK-2").unwrap_err(),
-        OrderError::NotShippable(Status::Shipped)
-    );
+    assert_eq!(order.ship("TRACK-2").unwrap_err(), OrderError::NotShippable(Status::Shipped));
     assert_eq!(order.pending().len(), 2);
     assert_eq!(order.status, Status::Shipped);
 

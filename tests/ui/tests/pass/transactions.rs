@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use eventbus::{handler::Handler, projection::{Projection, ProjectionKind}, port::FromTransaction, prelude::*};
+use eventbus::{
+    handler::Handler,
+    port::FromTransaction,
+    prelude::*,
+    projection::{Projection, ProjectionKind},
+};
 
 // in the store's crate; `BTreeMap` stands for the driver's connection
 struct FakeStore;
