@@ -46,8 +46,8 @@ enum AppSubcommand {
     Common(Command),
 }
 
-/// Returns the command that the arguments of this process name; `None` if the first argument names none, as in a process
-/// that is to run the application.
+/// Returns the command that the arguments of this process name; `None` if the first one, after options that all commands
+/// have, names none, as in a process that is to run the application.
 ///
 /// # Examples
 /// ```no_run

@@ -298,7 +298,13 @@ fn the_doctor_ends_as_its_worst_finding_says() {
     }
     let bus = format!("redis://app:s3cret@127.0.0.1:{}", closed_port());
     let away = eventbus(&["--bus", &bus, "doctor"]);
-    assert!(away.code == 3 && !away.err.contains("s3cret"), "{away:?}");
+    assert!(away.code == 3 && !away.err.contains("s3cret") && !away.out.contains("s3cret"), "{away:?}");
+    // what can be examined is
+    let half_away = eventbus(&["--store", &store, "--bus", &bus, "doctor", "--skip", "sqlite-checkpoint-ahead"]);
+    assert!(half_away.code == 3 && half_away.out.contains("NOT CHECKED redis-"), "{half_away:?}");
+    let database = format!("postgres://app:s3cret@127.0.0.1:{}/shop", closed_port());
+    let away = eventbus(&["--store", &database, "doctor"]);
+    assert!(away.code == 3 && away.out.contains("NOT CHECKED pg-") && !away.out.contains("s3cret"), "{away:?}");
 }
 
 /// Replies to each request of a connection after a delay that is longer than the driver waits by default.

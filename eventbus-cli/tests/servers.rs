@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use common::{OrderPlaced, OrderShipped, Ran, Running, assert_json, eventbus, projections::PgTotals, send};
 use eventbus::{
-    App, ExpectedVersion, NewEvent, StreamId, app::SettleError, bus::EventBus as _, port::AppendEvents as _,
+    App, ExpectedVersion, Name, NewEvent, Position, StreamId,
+    app::SettleError,
+    bus::EventBus as _,
+    port::{AppendEvents as _, Floor, Floors as _},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventbus_test::{Postgres, Redis};
@@ -179,6 +182,15 @@ async fn a_dead_app_is_operated_on_its_servers() {
     assert_json(&retired, &wanted);
     assert_eq!(live.document(&["groups"])["groups"], json!([]));
     assert_eq!(live.run(&["--yes", "groups", "retire", "mail"]).code, 1);
+
+    // a retirement that was interrupted: the bus has forgotten the group, the store has not
+    let relay = live.document(&["relay"])["relays"][0]["destination"].as_str().unwrap().to_owned();
+    let (relay, mail) = (Name::new("destination", relay).unwrap(), Name::from_static("mail"));
+    live.store.save_floors(&relay, &[Floor { group: mail, position: Position::new(1) }]).await.unwrap();
+    assert_eq!(live.run(&["groups", "retire", "mail"]).code, 4);
+    assert_eq!(live.store.floors(&relay).await.unwrap().len(), 1, "it is asked first");
+    assert_eq!(live.document(&["--yes", "groups", "retire", "mail"])["retired"], true);
+    assert_eq!(live.store.floors(&relay).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -159,6 +159,9 @@ async fn damage_is_found_before_an_event_is_imported() {
         let refused = eventbus(&["--store", &target, "--yes", "import", &file]);
         assert_eq!(refused.code, 2, "{refused:?}");
         assert!(refused.err.contains(&file), "{}", refused.err);
+        // what follows the damage may be nowhere else
+        assert_eq!(eventbus(&["--store", &url, "export", &file, "--resume"]).code, 2);
+        assert!(fs::read(&file).unwrap() == bytes, "the file is kept");
     }
     let text = file(&folder, "events.jsonl");
     let lines = fs::read_to_string(&text).unwrap();
@@ -221,6 +224,12 @@ async fn a_copy_that_was_killed_in_its_last_chunk_goes_on_although_the_source_ha
     }
     done(&eventbus(&["--store", &url, "--yes", "copy", "--to", &target]));
     assert_eq!(feed_of(&target).await, feed_of(&url).await);
+    // an application that has begun to write to the copy
+    add_one(&SqliteEventStore::connect(&target).await.unwrap(), "o-4").await;
+    add_one(&store, "o-4").await;
+    rows.execute(set_back, [format!("import:{from}")]).unwrap();
+    let refused = eventbus(&["--store", &url, "--yes", "copy", "--to", &target]);
+    assert!(refused.code == 2 && refused.err.contains("`Order/o-4` is a different event in the store"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ use common::{
     until,
 };
 use eventbus::{
-    HandlerError, Name,
+    App, HandlerError, InMemoryEventStore, Name,
     clock::SharedClock,
     event::EventFilter,
     health::{GroupInfo, HealthStatus, HealthThresholds},
@@ -290,6 +290,21 @@ async fn a_bus_without_its_server_says_why_it_is_unhealthy() {
     assert!(bus.health().await.connected);
     bus.disconnect().await;
     assert_eq!(bus.health().await.error.as_deref(), Some("the bus was disconnected"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_without_its_server_is_down_in_the_metrics_of_its_app() {
+    let mut server = eventbus_test::private_redis();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
+    let app = App::builder().store(InMemoryEventStore::new()).bus(bus).start().await.unwrap();
+    let number = async |name| app.metrics().await.number(name, &[]);
+    assert_eq!((number("eventbus_bus_up").await, number("eventbus_dead_letters").await), (Some(1.0), Some(0.0)));
+    server.stop();
+    until("the bus is down", async || number("eventbus_bus_up").await == Some(0.0)).await;
+    assert_eq!(number("eventbus_dead_letters").await, None, "what the bus does not answer has no sample");
+    server.start();
+    until("the bus is up", async || number("eventbus_bus_up").await == Some(1.0)).await;
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
 #[tokio::test]

@@ -9,8 +9,6 @@
 #[path = "cost/allocations.rs"]
 mod allocations;
 mod common;
-#[path = "cost/idle.rs"]
-mod idle;
 
 use allocations::{AppendCost, IdCounter};
 use common::{TestSchema, add, connect, event, events, feed, open, read, run, stream, within};

@@ -56,7 +56,8 @@ pub struct EventRow {
     pub rust_type: &'static str,
     /// Where it is declared.
     pub source: String,
-    /// The JSON Schema of its own fields, or `None` if its fields are unknown.
+    /// The JSON Schema of its own fields, or `None` if its fields are unknown. An enum whose variants are some of those of an
+    /// enum around it may be anything there, as samples of an enum that holds itself end so.
     pub schema: Option<Value>,
     /// The reason why its fields are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]

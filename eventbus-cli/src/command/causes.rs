@@ -8,7 +8,7 @@ use eventbus::{EventId, Position};
 use super::parse_duration;
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Progress, time_text},
+    output::{Progress, printable, time_text},
     query::{CauseTree, SearchProgress, find_causes, position_at},
     session::Session,
 };
@@ -84,9 +84,4 @@ fn text(tree: &CauseTree) -> String {
         text.push_str("the conversation has more events\n");
     }
     text
-}
-
-/// Returns a text without control characters.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use eventbus::support::redacted;
-use eventbus_redis::redis::{AsyncConnectionConfig, Client, aio::MultiplexedConnection};
+use eventbus_redis::redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection};
 use eventstore_postgres::sqlx::postgres::PgPoolOptions;
 use eventstore_sqlite::file_of_url;
 
@@ -32,7 +32,8 @@ pub(crate) struct DoctorArgs {
 }
 
 impl DoctorArgs {
-    /// Exits with 2 if a check found a fault, and with 1 if one found less, or a server did not let it be made.
+    /// Exits with 2 if a check found a fault, with 3 if a server gave no answer, and with 1 if a check found less, or a server
+    /// did not let it be made.
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let settings = session.settings();
         if !settings.names_a_server() {
@@ -52,6 +53,8 @@ impl DoctorArgs {
             session.printer().show_whole(&report)?;
             status = match (report.worst(), status) {
                 (Some(Severity::Fault), _) | (_, ExitStatus::Fault) => ExitStatus::Fault,
+                (_, ExitStatus::Unreachable) => ExitStatus::Unreachable,
+                _ if report.has_silent_server() => ExitStatus::Unreachable,
                 (Some(Severity::Warning), _) => ExitStatus::Finding,
                 _ if !report.not_checked().is_empty() => ExitStatus::Finding,
                 (_, status) => status,
@@ -83,7 +86,7 @@ pub(super) async fn examine(
     match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
         // a doctor examines one Redis: the store is on another one, perhaps
         Some(StoreUrl::Redis(url)) if settings.bus.as_ref() != Some(&url) => {
-            let store = new_doctor()?.redis(connect_redis(&url, settings).await?);
+            let store = add_redis(new_doctor()?, &url, settings).await?;
             reports.push(store.redis_store(&settings.store_prefix).run().await);
             if settings.bus.is_some() {
                 reports.push(doctor.run().await);
@@ -97,8 +100,16 @@ pub(super) async fn examine(
 async fn add_bus(doctor: Doctor, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
     match &settings.bus {
         None => Ok(doctor),
-        Some(url) => Ok(doctor.redis(connect_redis(url, settings).await?).bus(&settings.prefix)),
+        Some(url) => Ok(add_redis(doctor, url, settings).await?.bus(&settings.prefix)),
     }
+}
+
+/// Adds a Redis server; of one that gives no connection the report says why its checks were not made.
+async fn add_redis(doctor: Doctor, url: &str, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
+    Ok(match connect_redis(url, settings).await? {
+        Ok(connection) => doctor.redis(connection),
+        Err(error) => doctor.without_redis(error.into()),
+    })
 }
 
 fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
@@ -120,12 +131,14 @@ fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSetti
     })
 }
 
-async fn connect_redis(url: &str, settings: &ConnectionSettings) -> Result<MultiplexedConnection, CommandError> {
+async fn connect_redis(
+    url: &str,
+    settings: &ConnectionSettings,
+) -> Result<Result<MultiplexedConnection, RedisError>, CommandError> {
     let client = Client::open(url).map_err(|_| CommandError::Usage(format!("`{}` is no Redis URL", redacted(url))))?;
     // the driver's own limit of a reply is too short for a busy server
     let limits = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.timeout))
         .set_response_timeout(Some(settings.timeout));
-    let connected = client.get_multiplexed_async_connection_with_config(&limits).await;
-    connected.map_err(|error| CommandError::unreachable(&redacted(url), error))
+    Ok(client.get_multiplexed_async_connection_with_config(&limits).await)
 }

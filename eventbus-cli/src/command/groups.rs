@@ -26,8 +26,8 @@ pub(crate) struct GroupArgs {
 enum GroupAction {
     /// Remove a group for good, so that it holds trimming no more; its unfinished entries are not delivered
     ///
-    /// Pass `--store URL` too: it forgets the group's position, for which the relay would publish again if the bus lost its
-    /// data. Call it again if it was interrupted.
+    /// Pass `--store URL` too, so that the store forgets the group: else the relay publishes again for it if the bus loses
+    /// its data. Call it again if it was interrupted.
     Retire {
         /// The group
         #[arg(value_name = "GROUP")]
@@ -70,12 +70,7 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     };
     let groups = list_groups(bus, None, session.clock()).await?;
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
-        // of a group whose retirement was interrupted the floor is left
-        if let Some(store) = session.optional_store().await?.filter(|_| !session.is_dry_run()) {
-            store.forget_floor(bus.as_bus().destination(), &name).await?;
-        }
-        session.printer().note(&format!("there is no group `{group}`"));
-        return Ok(ExitStatus::Finding);
+        return forget(session, bus.as_bus().destination(), &name).await;
     };
     let (pending, unread) = (found.pending, found.unread.unwrap_or_default());
     let question = format!("retire group `{group}`, with {pending} pending and {unread} unread entries");
@@ -92,13 +87,40 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     };
     let (pending, unread) = retired.unwrap_or((pending, unread));
     let body = Retired { group: group.to_owned(), retired: retired.is_some(), pending, unread };
-    session.printer().show(&body, |body| match body.retired {
+    session.printer().show(&body, retired_text)?;
+    Ok(ExitStatus::Done)
+}
+
+/// Forgets a group that the bus does not know, if the store does: its retirement was interrupted, or the bus lost its data.
+async fn forget(session: &Session, destination: &Name, group: &Name) -> Result<ExitStatus, CommandError> {
+    let known = match session.optional_store().await? {
+        Some(store) => {
+            let floors = store.floors(destination).await?;
+            floors.iter().any(|floor| floor.group == *group).then_some(store)
+        }
+        None => None,
+    };
+    let Some(store) = known else {
+        session.printer().note(&format!("there is no group `{group}`"));
+        return Ok(ExitStatus::Finding);
+    };
+    let question = format!("retire group `{group}`, of which the bus has no entries and the store has the position");
+    let consent = session.confirm(&question).await?;
+    if consent == Consent::Given {
+        store.forget_floor(destination, group).await?;
+    }
+    let body = Retired { group: group.to_string(), retired: consent == Consent::Given, pending: 0, unread: 0 };
+    session.printer().show(&body, retired_text)?;
+    Ok(ExitStatus::Done)
+}
+
+fn retired_text(body: &Retired) -> String {
+    match body.retired {
         true => {
             format!("retired group `{}`: {} pending and {} unread entries\n", body.group, body.pending, body.unread)
         }
         false => String::new(),
-    })?;
-    Ok(ExitStatus::Done)
+    }
 }
 
 /// Returns the table of groups.

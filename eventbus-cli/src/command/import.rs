@@ -15,9 +15,10 @@ use crate::{
 
 /// Append the events of a file that `export` wrote to the store, which must be empty
 ///
-/// A second call goes on with an import that was interrupted, or adds what `export --resume` has added to the file. Before the import all checksums of the file are compared,
-/// after it the events of the store with those of the file. Create the tables with `migrate` before, and start the
-/// application after it: it stores tags and unique values anew, by `tag_stored_events` and `take_unique_values`.
+/// A second call goes on with an import that was interrupted, or adds what `export --resume` has added to the file. Before
+/// the import all checksums of the file are compared, after it the events of the store with those of the file. Create the
+/// tables with `migrate` before, and start the application after it: it stores tags and unique values anew, by
+/// `tag_stored_events` and `take_unique_values`.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     /// The file

@@ -4,9 +4,11 @@ use clap::Args;
 use eventbus::{
     BoxError, Position, StartError,
     catalog::Catalog,
+    port::{CheckpointError, LeaseError},
     projection::{ProjectionKind, RebuildError, RebuildProgress, Rebuilt},
     support::source_chain,
 };
+use eventstore_postgres::sqlx;
 use serde::Serialize;
 
 use crate::{
@@ -92,7 +94,15 @@ pub(super) fn to_command_error(error: BoxError) -> CommandError {
 
 /// Returns `true` if an error of a store comes from its connection, and is no answer of it.
 fn is_unreachable(error: &(dyn std::error::Error + 'static)) -> bool {
-    source_chain(error).any(|error| error.is::<std::io::Error>())
+    use sqlx::Error::{PoolClosed, PoolTimedOut, WorkerCrashed};
+    let is_silence = |error: &(dyn std::error::Error + 'static)| {
+        let of_pool = error.downcast_ref::<sqlx::Error>();
+        of_pool.is_some_and(|error| matches!(error, PoolTimedOut | PoolClosed | WorkerCrashed))
+            || error.is::<std::io::Error>()
+            || error.is::<CheckpointError>()
+            || error.is::<LeaseError>()
+    };
+    source_chain(error).any(is_silence)
 }
 
 fn is_unknown_name(error: &StartError) -> bool {

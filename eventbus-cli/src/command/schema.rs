@@ -4,7 +4,7 @@ use clap::Args;
 use eventbus::support::{Migration, SchemaState};
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use eventstore_redis::{RedisConnectError, RedisEventStore};
-use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig};
+use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig, file_of_url};
 use serde::Serialize;
 
 use crate::{
@@ -150,6 +150,5 @@ impl MigrateArgs {
 
 /// Returns `true` if the URL of an SQLite store names a file that exists.
 fn is_file(url: &str) -> bool {
-    let path = url.strip_prefix("sqlite:").unwrap_or(url);
-    std::path::Path::new(path.strip_prefix("//").unwrap_or(path)).exists()
+    file_of_url(url).is_ok_and(|file| file.is_some_and(|file| file.exists()))
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Table, optional, time_text},
+    output::{Align, Table, optional, printable, time_text},
     query::{EventView, StreamPage, list_streams},
     session::Session,
 };
@@ -147,15 +147,10 @@ pub(super) fn event_text(event: &EventView) -> String {
         ("fields", json(&event.fields)),
     ];
     for (name, value) in lines {
-        let value = value.map(|value| value.chars().flat_map(printable).collect::<String>());
+        let value = value.as_deref().map(printable);
         text.extend(value.map(|value| format!("    {name:<12}{value}\n")));
     }
     text
-}
-
-/// Returns a character as a terminal may show it.
-fn printable(c: char) -> Vec<char> {
-    if c.is_control() { c.escape_debug().collect() } else { vec![c] }
 }
 
 fn page_text(page: &StreamPage) -> String {

@@ -10,7 +10,7 @@ use axum::http::{
 
 use super::config::DashboardConfig;
 
-/// The cookie that holds the token.
+/// What the name of the cookie that holds the token begins with.
 const TOKEN_COOKIE: &str = "eventbus_dashboard";
 
 /// Who may read a dashboard and change data through it.
@@ -40,20 +40,21 @@ impl Access {
     }
 
     /// Returns `true` if a request has the token.
-    pub(super) fn is_logged_in(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn is_logged_in(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+        let cookie = cookie_name(headers, uri);
         let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.any(|(name, value)| name == TOKEN_COOKIE && self.accepts(value))
+        pairs.any(|(name, value)| name == cookie && self.accepts(value))
     }
 
     /// Returns `true` if a request may read the pages.
-    pub(super) fn may_read(&self, headers: &HeaderMap) -> bool {
-        !self.config.login_to_read || self.is_logged_in(headers)
+    pub(super) fn may_read(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+        !self.config.login_to_read || self.is_logged_in(headers, uri)
     }
 
     /// Returns `true` if a request may change data.
-    pub(super) fn may_change(&self, headers: &HeaderMap) -> bool {
-        self.allows_changes() && self.is_logged_in(headers)
+    pub(super) fn may_change(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+        self.allows_changes() && self.is_logged_in(headers, uri)
     }
 
     /// Returns `true` if the server may have the name by which the browser has reached it.
@@ -70,12 +71,22 @@ impl Access {
     /// Returns the value of the header that logs a browser in, as long as it runs; without a token it logs it out.
     ///
     /// Without a path the cookie is for the folder of the login page, wherever the dashboard is mounted.
-    pub(super) fn cookie(token: Option<&str>) -> Option<HeaderValue> {
+    pub(super) fn cookie(headers: &HeaderMap, uri: &Uri, token: Option<&str>) -> Option<HeaderValue> {
         let (value, end) = match token {
             Some(token) => (token.trim(), ""),
             None => ("", "; Max-Age=0"),
         };
-        HeaderValue::from_str(&format!("{TOKEN_COOKIE}={value}; HttpOnly; SameSite=Strict{end}")).ok()
+        let name = cookie_name(headers, uri);
+        HeaderValue::from_str(&format!("{name}={value}; HttpOnly; SameSite=Strict{end}")).ok()
+    }
+}
+
+/// Returns the name of the cookie: a browser sends the cookies of a machine to all its ports, each of which may serve a
+/// dashboard with a token of its own.
+fn cookie_name(headers: &HeaderMap, uri: &Uri) -> String {
+    match authority_of(headers, uri).and_then(|authority| authority.port_u16()) {
+        Some(port) => format!("{TOKEN_COOKIE}_{port}"),
+        None => TOKEN_COOKIE.to_owned(),
     }
 }
 

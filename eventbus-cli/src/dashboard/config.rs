@@ -69,7 +69,7 @@ impl DashboardToken {
         &self.0
     }
 
-    /// Compares the token in a time that does not depend on where they differ.
+    /// Compares the token in a time that does not depend on where `given` differs from it.
     pub(super) fn matches(&self, given: &str) -> bool {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
     }

@@ -63,7 +63,7 @@ fn refusal(inner: &DashboardInner, request: &Request) -> Option<Response> {
     if !reads && !is_same_origin(headers, uri) {
         return Some((StatusCode::FORBIDDEN, "the request comes from a different page\n").into_response());
     }
-    if !access.may_read(headers) && !OPEN_PATHS.contains(&uri.path()) {
+    if !access.may_read(headers, uri) && !OPEN_PATHS.contains(&uri.path()) {
         return Some(match reads {
             true => {
                 let login = format!("{}login", base_of(uri, request.extensions()));

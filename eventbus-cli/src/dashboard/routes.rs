@@ -6,7 +6,7 @@ use axum::{
     Form, Router,
     extract::{DefaultBodyLimit, Query, rejection::QueryRejection},
     http::{
-        StatusCode,
+        HeaderMap, HeaderValue, StatusCode, Uri,
         header::{CONTENT_TYPE, SET_COOKIE},
     },
     middleware,
@@ -145,19 +145,19 @@ async fn begin_rebuild(visit: Visit, Form(Rebuilding { projection }): Form<Rebui
     }
 }
 
-async fn log_in(visit: Visit, Form(Login { token }): Form<Login>) -> Response {
+async fn log_in(visit: Visit, headers: HeaderMap, uri: Uri, Form(Login { token }): Form<Login>) -> Response {
     if !visit.inner().access().accepts(&token) {
         return visit.show_with(StatusCode::FORBIDDEN, "Log in", &login(&visit, true));
     }
-    with_cookie(visit.lead_to("", &[]), Some(&token))
+    with_cookie(visit.lead_to("", &[]), Access::cookie(&headers, &uri, Some(&token)))
 }
 
-async fn log_out(visit: Visit) -> Response {
-    with_cookie(visit.lead_to("login", &[]), None)
+async fn log_out(visit: Visit, headers: HeaderMap, uri: Uri) -> Response {
+    with_cookie(visit.lead_to("login", &[]), Access::cookie(&headers, &uri, None))
 }
 
-fn with_cookie(mut response: Response, token: Option<&str>) -> Response {
-    if let Some(cookie) = Access::cookie(token) {
+fn with_cookie(mut response: Response, cookie: Option<HeaderValue>) -> Response {
+    if let Some(cookie) = cookie {
         response.headers_mut().insert(SET_COOKIE, cookie);
     }
     response

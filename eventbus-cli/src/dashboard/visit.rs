@@ -67,8 +67,8 @@ impl FromRequestParts<Arc<DashboardInner>> for Visit {
             base: base_of(&parts.uri, &parts.extensions),
             home: home_of(&parts.uri, &parts.extensions),
             tab: parts.uri.path().trim_start_matches('/').to_owned(),
-            is_logged_in: inner.access().is_logged_in(&parts.headers),
-            may_change: inner.access().may_change(&parts.headers),
+            is_logged_in: inner.access().is_logged_in(&parts.headers, &parts.uri),
+            may_change: inner.access().may_change(&parts.headers, &parts.uri),
             inner: Arc::clone(inner),
         })
     }

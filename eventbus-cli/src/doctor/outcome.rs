@@ -57,6 +57,20 @@ pub(crate) enum CheckError {
     Other(String),
 }
 
+impl CheckError {
+    /// Returns `true` if the server gave no answer: it cannot be reached, or takes too long.
+    pub(crate) fn is_silence(&self) -> bool {
+        match self {
+            Self::Postgres(error) => error.as_database_error().is_none(),
+            Self::Redis(error) => {
+                !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed)
+            }
+            Self::Sqlite(_) => false,
+            Self::Other(_) => true,
+        }
+    }
+}
+
 /// SQLSTATE of a right that the role lacks, and of a statement that took too long.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 const QUERY_CANCELED: &str = "57014";

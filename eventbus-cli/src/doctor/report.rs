@@ -24,6 +24,8 @@ pub struct Report {
     not_checked: Vec<NotChecked>,
     healthy: Vec<&'static str>,
     skipped: Vec<NotChecked>,
+    #[serde(skip)]
+    has_silent_server: bool,
 }
 
 /// A finding, with the name of its check.
@@ -54,6 +56,7 @@ impl Report {
             not_checked: Vec::new(),
             healthy: Vec::new(),
             skipped: Vec::new(),
+            has_silent_server: false,
         }
     }
 
@@ -73,6 +76,16 @@ impl Report {
 
     pub(crate) fn skip(&mut self, check: &Check, reason: &str) {
         self.skipped.push(NotChecked { check: check.name(), reason: reason.into() });
+    }
+
+    pub(crate) const fn note_silent_server(&mut self) {
+        self.has_silent_server = true;
+    }
+
+    /// Returns `true` if a server gave no answer: none of its checks was made.
+    #[must_use]
+    pub const fn has_silent_server(&self) -> bool {
+        self.has_silent_server
     }
 
     /// Returns the findings, the worst first.

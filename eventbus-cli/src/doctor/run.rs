@@ -1,6 +1,6 @@
 //! Runs the checks.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use eventbus_redis::redis::aio::MultiplexedConnection;
 use eventstore_postgres::sqlx::PgPool;
@@ -40,6 +40,8 @@ pub struct Doctor {
     config: DoctorConfig,
     postgres: Option<PostgresTarget>,
     redis: Option<RedisTarget>,
+    /// The reason why there is no connection to the Redis that is to be examined.
+    no_redis: Option<Arc<CheckError>>,
     bus: Option<(String, String)>,
     redis_store: Option<String>,
     sqlite: Option<SqliteTarget>,
@@ -77,6 +79,11 @@ impl Doctor {
     #[must_use]
     pub fn redis(self, connection: MultiplexedConnection) -> Self {
         Self { redis: Some(RedisTarget::new(connection)), ..self }
+    }
+
+    /// Reports the checks of a Redis server as not made: it gave no connection, and `error` says if it gave an answer.
+    pub(crate) fn without_redis(self, error: CheckError) -> Self {
+        Self { no_redis: Some(Arc::new(error)), ..self }
     }
 
     /// Also examines the bus with that `stream_prefix` on the [Redis server](Self::redis).
@@ -135,6 +142,9 @@ impl Doctor {
     pub async fn run(&self) -> Report {
         let mut report = Report::new(self.config.clock.now());
         let subjects = Subjects::find(self).await;
+        if subjects.has_silent_server {
+            report.note_silent_server();
+        }
         for check in checks().filter(|check| self.is_wanted(check)) {
             if check.is_deep() && !self.is_deep {
                 report.skip(check, "it reads whole tables: made on request only");
@@ -179,6 +189,8 @@ struct Subjects<'a> {
     /// The database, and whether it has a store, or why that is unknown.
     postgres: Option<(&'a PostgresTarget, Result<bool, String>)>,
     redis: Option<(RedisTarget, Result<(), String>)>,
+    no_redis: Option<String>,
+    has_silent_server: bool,
     bus: Option<BusTarget>,
     redis_store: Option<RedisStoreTarget>,
     sqlite: Option<&'a SqliteTarget>,
@@ -188,12 +200,15 @@ struct Subjects<'a> {
 impl<'a> Subjects<'a> {
     async fn find(doctor: &'a Doctor) -> Self {
         let config = &doctor.config;
+        let no_redis = doctor.no_redis.as_deref();
+        let mut has_silent_server = no_redis.is_some_and(CheckError::is_silence);
         let postgres = match &doctor.postgres {
             None => None,
             Some(target) => {
                 // real time: the answer of a server
                 let found = timeout(2 * config.statement_timeout, target.has_store(config)).await;
                 let found = found.unwrap_or_else(|_| Err(CheckError::Other("PostgreSQL gave no answer".into())));
+                has_silent_server |= found.as_ref().is_err_and(CheckError::is_silence);
                 Some((target, found.map_err(|error| error.to_string())))
             }
         };
@@ -206,6 +221,7 @@ impl<'a> Subjects<'a> {
                 };
                 let found = timeout(2 * config.statement_timeout, target.ping()).await;
                 let found = found.unwrap_or_else(|_| Err(CheckError::Other("Redis gave no answer".into())));
+                has_silent_server |= found.as_ref().is_err_and(CheckError::is_silence);
                 Some((target, found.map_err(|error| error.to_string())))
             }
         };
@@ -218,6 +234,8 @@ impl<'a> Subjects<'a> {
             redis_store: store.map(|(redis, prefix)| RedisStoreTarget::new(redis.clone(), prefix)),
             postgres,
             redis,
+            no_redis: no_redis.map(ToString::to_string),
+            has_silent_server,
             sqlite: doctor.sqlite.as_ref(),
             known_types: doctor.known_types.as_ref(),
         }
@@ -257,6 +275,9 @@ impl<'a> Subjects<'a> {
     }
 
     fn redis(&self) -> Result<&RedisTarget, Missing<'_>> {
+        if let Some(reason) = &self.no_redis {
+            return Err(Missing::Server(reason));
+        }
         let (target, found) = self.redis.as_ref().ok_or(Missing::Subject("no Redis server was given"))?;
         found.as_ref().map_err(|reason| Missing::Server(reason))?;
         Ok(target)

@@ -56,7 +56,7 @@ impl Table {
 }
 
 /// Returns a text without control characters: each is shown escaped.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
         if c.is_control() {
             shown.extend(c.escape_debug())

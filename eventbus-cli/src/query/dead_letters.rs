@@ -124,9 +124,9 @@ impl DeadLetterTally {
         store: Option<&dyn EventStore>,
         counted_max: u64,
     ) -> Result<Self, CommandError> {
-        match (bus, store) {
+        match store {
             // the bus would load the event of each
-            (OpenBus::InProcess(_), Some(store)) => Self::count_stored(store, counted_max).await,
+            Some(store) if bus.is_in_process() => Self::count_stored(store, counted_max).await,
             _ => Self::count_listed(bus.dead_letters()?, counted_max).await,
         }
     }

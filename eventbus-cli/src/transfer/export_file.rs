@@ -214,6 +214,11 @@ impl ExportReader {
         }
     }
 
+    /// Returns `true` if all bytes of the file were read.
+    fn is_at_end(&mut self) -> io::Result<bool> {
+        Ok(self.file.fill_buf()?.is_empty())
+    }
+
     fn fault(&self, reason: impl std::fmt::Display) -> CommandError {
         CommandError::fault(format!("`{}`: {reason}", self.path))
     }
@@ -240,7 +245,7 @@ impl ExportWriter {
         let file = OpenOptions::new().write(true).create_new(true).open(path);
         let file = file.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => CommandError::Usage(format!(
-                "`{}` exists; go on with an interrupted export by `--resume`, or write a different file",
+                "`{}` exists; add the events that it does not hold by `--resume`, or write a different file",
                 path.display()
             )),
             _ => CommandError::from(error),
@@ -258,8 +263,16 @@ impl ExportWriter {
         if reader.store != store {
             return Err(reader.fault(format!("it is an export of store {}, not of {store}", reader.store)));
         }
-        // a frame that cannot be read is one that was not written to its end
-        while let Ok(Some(Frame::Header(_) | Frame::Chunk(_))) = reader.next_frame() {}
+        loop {
+            match reader.next_frame() {
+                Ok(Some(Frame::Header(_) | Frame::Chunk(_))) => {}
+                Ok(Some(Frame::End) | None) => break,
+                // the last frame was not written to its end
+                Err(_) if reader.is_at_end()? => break,
+                // damage before the end: what follows it may be nowhere else
+                Err(error) => return Err(error),
+            }
+        }
         // the state up to the last whole frame: reading beyond it has changed the checksum
         let (whole, mut again) = (reader.whole, ExportReader::open(path)?);
         while again.whole < whole && again.next_frame()?.is_some() {}

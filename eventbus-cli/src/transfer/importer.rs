@@ -6,10 +6,12 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, Name, NewEvent, Position, StreamId, Uuid, Version,
-    port::{Append, AppendError},
+    EventId, ExpectedVersion, Name, NewEvent, Position, StreamId, Uuid, Version,
+    port::{Append, AppendError, Direction},
     store::{EventStore, MultiStreamAppend},
 };
+
+use futures_util::TryStreamExt as _;
 
 use super::chunk::Chunk;
 use crate::error::CommandError;
@@ -75,6 +77,7 @@ impl Importer {
                     stored.insert(stream.clone(), self.store.stream_version(&stream).await?);
                 }
                 if stored.get(&stream).is_some_and(|stored| version <= *stored) {
+                    self.check_stored(&stream, version, event.event_id()).await?;
                     continue;
                 }
             }
@@ -96,6 +99,15 @@ impl Importer {
         self.position = chunk.position;
         self.may_be_stored = false;
         Ok(())
+    }
+
+    /// Fails if the store holds a different event at a version, so that other software has appended to it meanwhile.
+    async fn check_stored(&self, stream: &StreamId, version: Version, id: EventId) -> Result<(), CommandError> {
+        let stored = self.store.read_stream(stream, version, Direction::Forward).try_next().await?;
+        match stored {
+            Some(stored) if stored.metadata().event_id() == id => Ok(()),
+            _ => Err(CommandError::fault(format!("version {version} of `{stream}` is a different event in the store"))),
+        }
     }
 
     async fn append(&self, mut batch: Vec<Append>) -> Result<(), CommandError> {

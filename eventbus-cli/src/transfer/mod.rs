@@ -3,8 +3,8 @@
 //! Events keep their ids, versions, times and fields, and their order. Moved are events alone: checkpoints, floors,
 //! deliveries, dead letters, snapshots, and the indexes of tags and unique values stay behind.
 //!
-//! Invariant: a chunk of events is written as a whole with the position after it, so a move that ended anywhere goes on
-//! after its last whole chunk.
+//! Invariant: a move that ended anywhere goes on after its last whole chunk. A file holds each chunk with the position after
+//! it; a store saves that position after it has appended the chunk, and what it holds of the next one is not appended again.
 
 mod checksum;
 mod chunk;

@@ -204,7 +204,7 @@ async fn dead_letters_are_found_shown_replayed_and_discarded() {
     let none = site.post("/replay", "ids=&group=mail&error=no+mailbox").await;
     let again = "./dead-letters?group=mail&error=no%20mailbox&replayed=0&gone=0";
     assert_eq!((none.status, none.header("location")), (303, again));
-    assert!(found.contains("at its next start"), "{found}");
+    assert!(found.contains("only after its next start"), "{found}");
     let replayed = site.post("/replay", &form(&ids(&all)[0])).await;
     assert_eq!((replayed.status, replayed.header("location")), (303, "./dead-letters?replayed=1&gone=0"));
     assert!(site.get("/dead-letters?replayed=1&gone=0").await.ok().contains("1 replayed."));

@@ -72,13 +72,16 @@ async fn changes_need_the_token_and_a_page_of_the_same_origin() {
     assert_eq!(site.send("POST", "/replay", &[same], &form).await.status, 403, "without the token");
     let wrong = site.post("/login", "token=a-token-of-enough-characterS").await;
     assert_eq!((wrong.status, wrong.header("set-cookie")), (403, ""));
-    site.cookie = Some("eventbus_dashboard=a-token-of-enough-characterS".into());
+    let port = site.address.rsplit(':').next().unwrap().to_owned();
+    site.cookie = Some(format!("eventbus_dashboard_{port}=a-token-of-enough-characterS"));
     assert_eq!(site.send("POST", "/replay", &[same], &form).await.status, 403, "with a wrong token");
+    site.cookie = Some(format!("eventbus_dashboard_1={token}"));
+    assert_eq!(site.send("POST", "/replay", &[same], &form).await.status, 403, "with the cookie of a different port");
     site.cookie = None;
 
     let entered = site.post("/login", &format!("token={token}")).await;
     let cookie = entered.header("set-cookie");
-    assert_eq!(cookie, format!("eventbus_dashboard={token}; HttpOnly; SameSite=Strict"));
+    assert_eq!(cookie, format!("eventbus_dashboard_{port}={token}; HttpOnly; SameSite=Strict"));
     site.log_in(token).await;
     let origin = format!("http://{}", site.address);
     let other_port = "http://127.0.0.1:1";
@@ -101,7 +104,7 @@ async fn changes_need_the_token_and_a_page_of_the_same_origin() {
     assert_eq!(site.send("POST", "/discard", &[same], &format!("ids={}", ids[1])).await.status, 303);
     assert!(site.get("/dead-letters").await.ok().contains("No dead letter matches."));
     let out = site.post("/logout", "").await;
-    assert_eq!(out.header("set-cookie"), "eventbus_dashboard=; HttpOnly; SameSite=Strict; Max-Age=0");
+    assert_eq!(out.header("set-cookie"), format!("eventbus_dashboard_{port}=; HttpOnly; SameSite=Strict; Max-Age=0"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

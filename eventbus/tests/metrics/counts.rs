@@ -1,8 +1,9 @@
 //! Values equal an independent count of the workload.
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
-use eventbus::{AggregateId, App, Never, Version, metrics::Metrics, prelude::*, testkit::TestApp};
+use eventbus::{AggregateId, App, InMemoryEventStore, Never, Version, metrics::Metrics, prelude::*, testkit::TestApp};
+use tokio::sync::Semaphore;
 
 use crate::shop::{self, Booked, Order, Paid, Receipt, Sales, Seat, SharedCounts, get};
 
@@ -110,6 +111,12 @@ async fn counts_equal_those_of_the_workload() {
     let slow = [("group", "slow"), ("handler", "audit"), ("outcome", "timed_out")];
     assert_eq!(metrics.distribution("eventbus_handler_seconds", &slow).unwrap().sum, 1.0, "its time limit");
 
+    let stats = app.bus().stats();
+    let deliveries = |outcome| number(&metrics, "eventbus_deliveries_total", &[("outcome", outcome)]) as u64;
+    let counted_by_bus = (stats.events_processed_success, stats.events_processed_failed, stats.events_skipped);
+    assert_eq!((deliveries("succeeded"), deliveries("failed"), deliveries("skipped")), counted_by_bus);
+    assert!(deliveries("failed") > 10 && deliveries("succeeded") > deliveries("failed"), "{counted_by_bus:?}");
+
     let dead_letters = app.dead_letters().await.len();
     assert_eq!(dead_letters as u64, get(&counted.refused) + 2);
     assert_eq!(number(&metrics, "eventbus_dead_letters_total", &[]) as usize, dead_letters);
@@ -187,6 +194,30 @@ async fn loads_are_counted_by_where_the_state_was_found() {
     orders.snapshot(&"o-2".parse().unwrap()).await.unwrap_err(); // there is no such order
     let metrics = app.metrics().await;
     assert_eq!((snapshots(&metrics, "taken"), snapshots(&metrics, "failed")), (2, 0));
+}
+
+#[handler(group = "packing")]
+async fn pack(_: &Paid, State(may_end): State<Arc<Semaphore>>) {
+    may_end.acquire().await.unwrap().forget();
+}
+
+#[tokio::test]
+async fn handlers_that_run_are_counted_until_they_end() {
+    let may_end = Arc::new(Semaphore::new(0));
+    let builder = App::builder().store(InMemoryEventStore::new()).state(Arc::clone(&may_end)).handler::<pack>();
+    let app = builder.start().await.unwrap();
+    for id in ["o-1", "o-2"] {
+        let paid = |_: &Order| Ok::<_, Never>(Paid { cents: 1 });
+        app.repository::<Order>().upsert(&id.parse().unwrap(), paid).await.unwrap();
+    }
+    let labels = [("group", "packing"), ("handler", "pack")];
+    for (runs, ended) in [(2.0, 1), (1.0, 1), (0.0, 0)] {
+        while app.metrics().await.number("eventbus_handler_running", &labels) != Some(runs) {
+            tokio::task::yield_now().await;
+        }
+        may_end.add_permits(ended);
+    }
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
 #[handler(group = "mail")]

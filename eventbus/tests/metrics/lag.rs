@@ -1,6 +1,12 @@
 //! Lag in events and in seconds.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use eventbus::{
     App, InMemoryEventBus, InMemoryEventStore,
@@ -38,6 +44,17 @@ impl Payments {
     }
 }
 
+/// Rows that the projection keeps itself, in a place that is away at first.
+#[derive(Debug)]
+struct Ledger;
+
+#[projection(name = "ledger", manual)]
+impl Ledger {
+    fn paid(&self, _paid: &Paid, State(is_away): State<Arc<AtomicBool>>) -> Result<(), &'static str> {
+        if is_away.load(Ordering::Relaxed) { Err("the ledger is away") } else { Ok(()) }
+    }
+}
+
 async fn numbers(app: &App, projection: &str) -> [f64; 4] {
     let metrics = app.metrics().await;
     ["lag_events", "lag_seconds", "stopped", "owner"]
@@ -64,6 +81,24 @@ async fn the_lag_of_a_stopped_projection_grows_by_a_second_each_second() {
     assert_eq!(numbers(&app, "payments").await, [0.0, 0.0, 0.0, 1.0]);
     assert_eq!(app.projection::<Payments>().unwrap().read().await.number, 4);
     assert_eq!(app.projection::<Sales>().unwrap().read().await.cents, 1);
+}
+
+#[tokio::test]
+async fn a_projection_that_tries_again_is_failing_and_not_stopped() {
+    let is_away = Arc::new(AtomicBool::new(true));
+    let given = Arc::clone(&is_away);
+    let app = TestApp::start(move || App::builder().state(Arc::clone(&given)).projection(Ledger)).await;
+    app.save("o-1", Paid { cents: 1 }).await;
+    let states = async || {
+        let metrics = app.metrics().await;
+        ["failing", "stopped", "lag_events"]
+            .map(|name| metrics.number(&format!("eventbus_projection_{name}"), &[("projection", "ledger")]).unwrap())
+    };
+    app.advance(Duration::from_millis(100)).await;
+    assert_eq!(states().await, [1.0, 0.0, 1.0]);
+    is_away.store(false, Ordering::Relaxed);
+    app.advance(Duration::from_hours(1)).await;
+    assert_eq!(states().await, [0.0, 0.0, 0.0]);
 }
 
 #[tokio::test]

@@ -16,7 +16,11 @@ function announce(isStale) {
 }
 
 async function refresh(part) {
-  const answer = await fetch(window.location.href, { cache: "no-store", redirect: "manual" });
+  const answer = await fetch(window.location.href, {
+    cache: "no-store",
+    redirect: "manual",
+    signal: AbortSignal.timeout(2 * INTERVAL),
+  });
   if (answer.type === "opaqueredirect") {
     // the login has ended: the browser follows to the page that asks for it
     window.location.reload();

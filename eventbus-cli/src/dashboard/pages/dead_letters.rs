@@ -188,7 +188,7 @@ fn actions(visit: &Visit, ids: &[&str], wanted: &Wanted) -> Markup {
                 (form("discard", "danger", "Discard"))
             }
             @if source.bus().is_in_process() && source.app().is_none() {
-                p.hint { "The bus is in the process of the application: while it runs, it delivers a replayed dead letter at its next start." }
+                p.hint { "The bus is in the process of the application: if that runs, it delivers a dead letter replayed here only after its next start." }
             }
         }
     }

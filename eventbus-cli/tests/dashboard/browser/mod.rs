@@ -1,5 +1,6 @@
 //! The dashboard in a browser: keyboard, colours, the width of a phone, its policy. Chromium is installed if it is missing,
-//! so these tests run on request: `cargo test -p eventbus-cli --test dashboard -- --ignored`.
+//! so these tests run on request: `cargo test -p eventbus-cli --test dashboard -- --ignored`. With `EVENTBUS_BLESS=1` they
+//! also write the pictures of the guide anew.
 
 mod chromium;
 
@@ -59,6 +60,18 @@ fn pictures() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("dashboard")
 }
 
+/// The pictures of the guide, by the names of their pages.
+const GUIDE_PICTURES: [&str; 3] = ["overview", "stream", "dead-letters"];
+
+/// Copies the pictures that the guide shows.
+fn bless_guide_pictures() {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guide/src/images");
+    for name in GUIDE_PICTURES {
+        let picture = pictures().join(format!("{name}-desk-light.png"));
+        std::fs::copy(picture, guide.join(format!("dashboard-{name}.png"))).unwrap();
+    }
+}
+
 /// Returns the ratio of contrast between the text and the background of the page.
 const CONTRAST: &str = "(() => {
     const light = (color) => {
@@ -100,6 +113,9 @@ async fn pages_fit_their_screens_in_light_and_dark_and_break_no_policy() {
                 browser.take_picture(&pictures().join(format!("{name}-{screen}-{color}.png")));
             }
         }
+    }
+    if std::env::var_os("EVENTBUS_BLESS").is_some() {
+        bless_guide_pictures();
     }
     assert_eq!(browser.errors, [""; 0]);
     // the check itself sees a violation

@@ -1,18 +1,39 @@
-//! The statements of an app at rest: its number of projections does not matter.
+//! The statements of an app at rest: its number of projections does not matter. The tests are a program of their own, as
+//! their clock is quick: a machine that is busy with other tests would answer late.
+
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
+mod common;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use common::{add, connect, run, stream};
 use eventbus::{
     app::AppBuilder,
     clock::{Clock, SharedClock, Sleep, SystemClock},
     prelude::*,
 };
+use eventbus_test::PrivatePostgres;
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::QuietServer;
-use crate::common::{self, add, run, stream};
+/// A server that counts statements.
+struct QuietServer {
+    server: PrivatePostgres,
+    /// In a database of its own, whose statements do not count.
+    admin: PgConnection,
+}
+
+impl QuietServer {
+    async fn start() -> Self {
+        let settings = ["-c", "shared_preload_libraries=pg_stat_statements", "-c", "autovacuum=off", "-c", "fsync=off"];
+        let server = eventbus_test::private_postgres_with(&settings);
+        let mut admin = connect(server.url()).await;
+        run(&mut admin, "CREATE EXTENSION pg_stat_statements").await;
+        Self { server, admin }
+    }
+}
 
 /// The measured time, on the clock of the app.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -117,7 +138,7 @@ impl IdleApp {
         run(&mut server.admin, &format!("CREATE DATABASE {database}")).await;
         let (url, _) = server.server.url().rsplit_once('/').unwrap();
         let database_url = format!("{url}/{database}");
-        run(&mut common::connect(&database_url).await, "CREATE TABLE idle (number bigint)").await;
+        run(&mut connect(&database_url).await, "CREATE TABLE idle (number bigint)").await;
         let config = PgEventStoreConfig { database_url, ..Default::default() };
         let (clock, mut running) = (SharedClock::new(QuickClock::new()), Vec::new());
         for _ in 0..processes {

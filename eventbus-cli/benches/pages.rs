@@ -1,0 +1,115 @@
+//! The pages of the dashboard on a store with a million streams, of which one has 10,000 events, and with 1,500 dead letters:
+//!
+//! ```text
+//! cargo bench -p eventbus-cli --bench pages [-- --streams 100000]
+//! ```
+//!
+//! Prints the median and the longest of 21 answers of each page. The goal of a page is 200 ms.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench")]
+
+use std::{
+    env,
+    time::{Duration, Instant},
+};
+
+use axum::Router;
+use eventbus::{
+    App, ExpectedVersion, Name, NewEvent, Position, StreamId,
+    delivery::DeliveryAttempts,
+    port::{AppendEvents as _, Checkpoints as _, ProgressUpdate, UnfinishedDeliveries as _, UnfinishedDelivery},
+};
+use eventstore_postgres::PgEventStore;
+use futures_util::{StreamExt as _, stream};
+use sqlx::{Connection as _, PgConnection};
+use tokio::net::TcpListener;
+
+use http::Site;
+
+#[path = "../tests/dashboard/http.rs"]
+#[allow(dead_code, reason = "the bench sends no changes")]
+mod http;
+
+const STREAMS: usize = 1_000_000;
+const LONG_STREAM_EVENTS: usize = 10_000;
+const DEAD_LETTERS: u64 = 1_500;
+/// Appends in flight, so that they share commits.
+const WRITERS: usize = 256;
+const ANSWERS: usize = 21;
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<_> = env::args().collect();
+    let given = arguments.iter().position(|argument| argument == "--streams").map(|place| &arguments[place + 1]);
+    let streams = given.map_or(STREAMS, |number| number.parse().unwrap());
+
+    let database = eventbus_test::postgres();
+    let store = PgEventStore::connect(database.url()).await.unwrap();
+    let began = Instant::now();
+    fill(&store, streams).await;
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    // as autovacuum does some time after the tables were filled
+    sqlx::query("VACUUM ANALYZE").execute(&mut connection).await.unwrap();
+    eprintln!("{streams} streams in {:.0} s", began.elapsed().as_secs_f64());
+
+    let app = App::builder().store(store).start().await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let site = Site::new(&format!("http://{}/", listener.local_addr().unwrap()));
+    let router: Router = eventbus_cli::dashboard(&app);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    println!("{:<50} {:>10} {:>10}", "page", "median ms", "longest ms");
+    for path in [
+        "/",
+        "/streams",
+        "/streams?type=Order&prefix=o-05",
+        "/streams?type=Cart",
+        "/stream?type=Order&id=o-0000007",
+        "/stream?type=Order&id=long",
+        "/stream?type=Order&id=long&upto=5000",
+        "/projections",
+        "/groups",
+        "/dead-letters",
+        "/dead-letters?error=none",
+        "/relay",
+        "/health",
+    ] {
+        let mut took = Vec::with_capacity(ANSWERS);
+        for _ in 0..ANSWERS {
+            let began = Instant::now();
+            site.get(path).await.ok();
+            took.push(began.elapsed());
+        }
+        took.sort_unstable();
+        let millis = |time: Duration| time.as_secs_f64() * 1_000.0;
+        println!("{path:<50} {:>10.1} {:>10.1}", millis(took[ANSWERS / 2]), millis(took[ANSWERS - 1]));
+    }
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+fn placed() -> NewEvent {
+    NewEvent::new(Name::from_static("OrderPlaced"), 1, r#"{"cents":120,"lines":["a","b"]}"#)
+}
+
+async fn fill(store: &PgEventStore, streams: usize) {
+    let appends = stream::iter(0..streams).map(|number| async move {
+        let stream = StreamId::parse("Order", &format!("o-{number:07}")).unwrap();
+        store.append(&stream, ExpectedVersion::NoStream, vec![placed()]).await.unwrap();
+    });
+    appends.buffer_unordered(WRITERS).collect::<Vec<()>>().await;
+    let long = StreamId::parse("Order", "long").unwrap();
+    for _ in 0..LONG_STREAM_EVENTS / 1_000 {
+        store.append(&long, ExpectedVersion::Any, (0..1_000).map(|_| placed()).collect()).await.unwrap();
+    }
+    let group = Name::from_static("mail");
+    let unfinished = (1..=DEAD_LETTERS).map(|position| UnfinishedDelivery {
+        position: Position::new(position),
+        attempts: DeliveryAttempts::default(),
+        dead_since: Some(time::OffsetDateTime::UNIX_EPOCH + Duration::from_secs(position)),
+    });
+    let checkpoint = Some((eventbus::support::ReaderKind::Group.name_of(&group), Position::new(2_000)));
+    let update = ProgressUpdate { checkpoint, unfinished: unfinished.collect(), finished: Vec::new() };
+    store.save_progress(&group, &update).await.unwrap();
+    for number in 0..20 {
+        let projection = Name::new("checkpoint", format!("projection:totals-{number}")).unwrap();
+        store.save_checkpoint(&projection, Position::new(100 * number)).await.unwrap();
+    }
+}
