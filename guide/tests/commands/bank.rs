@@ -154,7 +154,7 @@ impl Bank {
 
     /// Replaces the names and addresses of this test's servers by those that the guide has.
     fn as_in_the_guide(&self, text: &str) -> String {
-        let mut shown = text.replace(self.redis.prefix(), "bank");
+        let mut shown = renamed(text, self.redis.prefix(), "bank");
         for (url, address, name) in [
             (self.database.url(), "db", "bank"),
             (self.others[0].url(), "db", "new"),
@@ -163,12 +163,34 @@ impl Bank {
         ] {
             let (server, path) = address_of(url);
             if !path.is_empty() && !name.is_empty() {
-                shown = shown.replace(path, name);
+                shown = renamed(&shown, path, name);
             }
-            shown = shown.replace(server, address);
+            shown = renamed(&shown, server, address);
         }
         shown
     }
+}
+
+/// Replaces a name in each line. The columns of a table stay below each other: the next gap is as much wider as the name is
+/// shorter.
+fn renamed(text: &str, from: &str, to: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let mut rest = line;
+        while let Some((before, after)) = rest.split_once(from) {
+            shown.push_str(before);
+            shown.push_str(to);
+            let cell_end = after.find("  ").filter(|end| !after[..*end].contains(from));
+            rest = after;
+            if let Some(end) = cell_end {
+                shown.push_str(&after[..end]);
+                shown.push_str(&" ".repeat(from.len().saturating_sub(to.len())));
+                rest = &after[end..];
+            }
+        }
+        shown.push_str(rest);
+    }
+    shown
 }
 
 /// Returns host and port of a URL, and its path.
