@@ -157,7 +157,7 @@ async fn the_feed_is_followed_by_type_and_resumed() {
 async fn a_dead_app_has_no_owners_and_keeps_its_positions() {
     let app = DeadApp::new().await;
     let table = "
-        PROJECTION  AT  HEAD  EVENTS  SECONDS  OWNER  SKIPS  SAVED
+        PROJECTION  POSITION  HEAD  EVENTS  SECONDS  OWNER  SKIPS  SAVED
         totals  5  5  0  0.0  -  0  TIME";
     assert_eq!(app.run(&["projections"]).masked(), head(table));
     let wanted = json!({
@@ -309,7 +309,7 @@ head  5
 bus  in process
 dead letters  2
 
-PROJECTION  AT  HEAD  EVENTS  SECONDS  OWNER  SKIPS  SAVED
+PROJECTION  POSITION  HEAD  EVENTS  SECONDS  OWNER  SKIPS  SAVED
 totals  5  5  0  0.0  -  0  TIME
 
 GROUP  CONSUMERS  PENDING  OLDEST  UNREAD  DEAD  HOLDS TRIM  FINISHED

@@ -33,7 +33,7 @@ impl ProjectionArgs {
 pub(super) fn table(projections: &[ProjectionRow]) -> Table {
     let mut table = Table::new([
         ("PROJECTION", Align::Left),
-        ("AT", Align::Right),
+        ("POSITION", Align::Right),
         ("HEAD", Align::Right),
         ("EVENTS", Align::Right),
         ("SECONDS", Align::Right),
