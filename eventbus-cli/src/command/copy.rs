@@ -3,7 +3,7 @@
 use clap::Args;
 use eventbus::{Position, store::FeedFilter};
 
-use super::import::Imported;
+use super::import::{BEGIN_ANEW, Imported};
 use crate::{
     connection::{ConnectionSettings, OpenStore},
     error::{CommandError, ExitStatus},
@@ -58,6 +58,7 @@ impl CopyArgs {
         let sum = checksum(&*from, head.max(Position::START), Progress::new("reading", "positions")?).await?;
         compare(&*to, sum, Progress::new("verifying", "positions")?).await?;
         open.close().await;
+        session.printer().note(BEGIN_ANEW);
         let body = Imported { events: sum.events, verified: true };
         session.printer().show(&body, |body| format!("copied {} events, verified\n", body.events))?;
         Ok(ExitStatus::Done)

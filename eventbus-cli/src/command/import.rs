@@ -26,6 +26,10 @@ pub(crate) struct ImportArgs {
     file: PathBuf,
 }
 
+/// What an operator has to know before the application starts on the moved events.
+pub(super) const BEGIN_ANEW: &str =
+    "groups and projections begin with the first event there: handlers run again for all events";
+
 /// A finished import or copy.
 #[derive(Debug, Serialize)]
 pub(super) struct Imported {
@@ -51,6 +55,7 @@ impl ImportArgs {
             }
         }
         compare(&*store, reader.checksum(), Progress::new("verifying the store", "positions")?).await?;
+        session.printer().note(BEGIN_ANEW);
         let body = Imported { events: count, verified: true };
         session.printer().show(&body, |body| format!("imported {} events, verified\n", body.events))?;
         Ok(ExitStatus::Done)

@@ -38,6 +38,59 @@ const MANIFEST: &str = include_str!("../../template/manifest.toml");
 /// The name that the template's files have for the crate.
 const TEMPLATE_NAME: &str = "my-app";
 
+/// Names that Rust or cargo uses.
+const RESERVED: &[&str] = &[
+    "alloc",
+    "as",
+    "async",
+    "await",
+    "break",
+    "build",
+    "const",
+    "continue",
+    "core",
+    "crate",
+    "deps",
+    "dyn",
+    "else",
+    "enum",
+    "examples",
+    "extern",
+    "false",
+    "fn",
+    "for",
+    "gen",
+    "if",
+    "impl",
+    "in",
+    "incremental",
+    "let",
+    "loop",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "proc_macro",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "static",
+    "std",
+    "struct",
+    "super",
+    "test",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "unsafe",
+    "use",
+    "where",
+    "while",
+    "yield",
+];
+
 /// Make a crate with an aggregate, a handler, a projection, an HTTP API, tests, a compose file and CI
 #[derive(Debug, Clone, Args)]
 pub(crate) struct NewArgs {
@@ -67,6 +120,14 @@ enum NewCrateError {
     /// The name cannot be that of a crate.
     #[error("`{name}` cannot be the name of a crate: write letters, digits, `-` and `_`, a letter first")]
     InvalidName {
+        /// The last part of the folder.
+        name: String,
+    },
+    /// The name means something else in the new crate.
+    #[error(
+        "`{name}` cannot be the name of the crate: it is a word of Rust or cargo, or a crate that the new one uses"
+    )]
+    ReservedName {
         /// The last part of the folder.
         name: String,
     },
@@ -141,7 +202,14 @@ impl NewArgs {
         let name = self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let is_valid = name.starts_with(|first: char| first.is_ascii_alphabetic())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-        if is_valid { Ok(name) } else { Err(NewCrateError::InvalidName { name }) }
+        if !is_valid {
+            return Err(NewCrateError::InvalidName { name });
+        }
+        let is_dependency = |line: &str| line.split(['.', ' ']).next() == Some(&*name);
+        if RESERVED.contains(&&*name.replace('-', "_")) || MANIFEST.lines().any(is_dependency) {
+            return Err(NewCrateError::ReservedName { name });
+        }
+        Ok(name)
     }
 
     /// Returns what writes into a manifest where a crate is.
@@ -252,6 +320,9 @@ mod tests {
         let folder = |name: &str| parent.path().join(name).display().to_string();
         let error = |name: &str, path: &str| new(&[&folder(name), "--path", path]).make().unwrap_err().to_string();
         assert!(error("2banks", CHECKOUT).starts_with("`2banks` cannot be the name of a crate"));
+        for reserved in ["fn", "deps", "eventbus", "tokio", "proc-macro"] {
+            assert!(error(reserved, CHECKOUT).ends_with("or a crate that the new one uses"), "{reserved}");
+        }
         assert!(error("banks", parent.path().to_str().unwrap()).contains("is no checkout of eventbus"));
         fs::create_dir(parent.path().join("taken")).unwrap();
         assert!(error("taken", CHECKOUT).ends_with("taken exists already"));

@@ -18,6 +18,12 @@ impl StatusArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let (bus, store) = (session.bus().await?, session.optional_store().await?);
         let view = load_status(store.as_deref(), bus, session.clock()).await?;
+        if bus.is_in_process() {
+            for relay in &view.relays {
+                let text = format!("events go to {}, too: `--bus` and `--prefix` show its groups", relay.destination);
+                session.printer().note(&text);
+            }
+        }
         session.printer().show(&view, text)?;
         Ok(ExitStatus::Done)
     }

@@ -296,9 +296,11 @@ async fn check_lost_entries(target: &BusTarget) -> Result<Outcome, CheckError> {
 
 async fn check_missing_groups(target: &BusTarget) -> Result<Outcome, CheckError> {
     let (streams, mut outcome) = (target.load().await?, Outcome::healthy());
+    let mut is_known = !streams.is_empty();
     for key in target.streams().await? {
         let there = streams.iter().find(|stream| stream.key == key);
         for (group, floor) in target.floors(&key).await? {
+            is_known = true;
             if there.is_some_and(|stream| stream.groups.iter().any(|found| found.name == group)) {
                 continue;
             }
@@ -309,6 +311,12 @@ async fn check_missing_groups(target: &BusTarget) -> Result<Outcome, CheckError>
             let observed = json!({ "stream": key, "group": group, "floor": floor });
             outcome.add(Finding::fault(found, consequence, repair).observed(observed));
         }
+    }
+    if !is_known {
+        let found = format!("the server holds no bus with the prefix `{}`", target.prefix());
+        let consequence = "no group and no dead letter was examined";
+        let repair = "give the `stream_prefix` of the application by `--prefix`, or start the application once";
+        outcome.add(Finding::warning(found, consequence, repair));
     }
     Ok(outcome)
 }

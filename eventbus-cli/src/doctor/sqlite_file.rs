@@ -162,11 +162,13 @@ async fn check_parts(target: &SqliteTarget) -> Result<Outcome, CheckError> {
 async fn check_checkpoints_ahead(target: &SqliteTarget) -> Result<Outcome, CheckError> {
     let ahead: Vec<(String, i64, i64)> = target
         .read(|connection| {
-            // the checkpoint of a move is a position of the other store, that of a halted relay is ahead by its meaning
+            // the checkpoint of a move is a position of the other store; that of a halted relay, and the limit up to which a
+            // group reads, are ahead by their meaning
             let sql = "SELECT c.name, c.position, h.position
                 FROM eventbus_checkpoints c,
                     (SELECT coalesce(max(position), 0) AS position FROM eventbus_events) h
                 WHERE c.position > h.position AND c.name NOT LIKE 'import:%' AND c.name NOT LIKE 'relay-halted:%'
+                    AND c.name NOT LIKE 'reading:%'
                 ORDER BY 1 LIMIT 20";
             Ok(rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
         })

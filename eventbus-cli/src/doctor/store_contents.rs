@@ -128,10 +128,12 @@ async fn check_checkpoints_ahead(target: &PostgresTarget, config: &DoctorConfig)
         .session(config)
         .await?
         .rows(
-            // the checkpoint of a move is a position of the other store, that of a halted relay is ahead by its meaning
+            // the checkpoint of a move is a position of the other store; that of a halted relay, and the limit up to which a
+            // group reads, are ahead by their meaning
             "WITH head AS (SELECT coalesce(max(position), 0) AS position FROM {schema}.events)
              SELECT c.name, c.position, h.position FROM {schema}.checkpoints c, head h
              WHERE c.position > h.position AND c.name NOT LIKE 'import:%' AND c.name NOT LIKE 'relay-halted:%'
+               AND c.name NOT LIKE 'reading:%'
              UNION ALL
              SELECT 'floor of ' || f.consumer_group, f.position, h.position
              FROM {schema}.floors f, head h WHERE f.position > h.position

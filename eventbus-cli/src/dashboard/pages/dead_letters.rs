@@ -184,7 +184,7 @@ fn actions(visit: &Visit, ids: &[&str], wanted: &Wanted) -> Markup {
             (form("replay", "primary", "Replay"))
             details {
                 summary { "Discard " (what) " …" }
-                p { "They are deleted for good, and no handler gets them again." }
+                p { "What is discarded is deleted for good: no handler gets it again." }
                 (form("discard", "danger", "Discard"))
             }
             @if source.bus().is_in_process() && source.app().is_none() {
