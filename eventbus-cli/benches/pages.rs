@@ -15,16 +15,18 @@ use std::{
 use axum::Router;
 use eventbus::{
     App, ExpectedVersion, Name, NewEvent, Position, StreamId,
-    delivery::DeliveryAttempts,
-    port::{AppendEvents as _, Checkpoints as _, ProgressUpdate, UnfinishedDeliveries as _, UnfinishedDelivery},
+    port::{AppendEvents as _, Checkpoints as _},
 };
 use eventstore_postgres::PgEventStore;
 use futures_util::{StreamExt as _, stream};
 use sqlx::{Connection as _, PgConnection};
 use tokio::net::TcpListener;
 
+use filling::add_dead_letters;
 use http::Site;
 
+#[path = "../tests/dashboard/filling.rs"]
+mod filling;
 #[path = "../tests/dashboard/http.rs"]
 #[allow(dead_code, reason = "the bench sends no changes")]
 mod http;
@@ -99,15 +101,7 @@ async fn fill(store: &PgEventStore, streams: usize) {
     for _ in 0..LONG_STREAM_EVENTS / 1_000 {
         store.append(&long, ExpectedVersion::Any, (0..1_000).map(|_| placed()).collect()).await.unwrap();
     }
-    let group = Name::from_static("mail");
-    let unfinished = (1..=DEAD_LETTERS).map(|position| UnfinishedDelivery {
-        position: Position::new(position),
-        attempts: DeliveryAttempts::default(),
-        dead_since: Some(time::OffsetDateTime::UNIX_EPOCH + Duration::from_secs(position)),
-    });
-    let checkpoint = Some((eventbus::support::ReaderKind::Group.name_of(&group), Position::new(2_000)));
-    let update = ProgressUpdate { checkpoint, unfinished: unfinished.collect(), finished: Vec::new() };
-    store.save_progress(&group, &update).await.unwrap();
+    add_dead_letters(store, DEAD_LETTERS, Position::new(2_000)).await;
     for number in 0..20 {
         let projection = Name::new("checkpoint", format!("projection:totals-{number}")).unwrap();
         store.save_checkpoint(&projection, Position::new(100 * number)).await.unwrap();

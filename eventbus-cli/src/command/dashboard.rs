@@ -1,6 +1,6 @@
 //! `dashboard`: pages for a browser.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
@@ -98,11 +98,10 @@ impl DashboardArgs {
 }
 
 fn doctor_of(session: &Session) -> Examine {
-    let (settings, new_doctor) = (session.settings().clone(), new_doctor(session));
-    let new_doctor = Arc::new(new_doctor);
+    let (settings, doctor) = (session.settings().clone(), new_doctor(session));
     Box::new(move || {
-        let (settings, new_doctor) = (settings.clone(), Arc::clone(&new_doctor));
-        Box::pin(async move { examine(&settings, || Ok(new_doctor())).await })
+        let (settings, doctor) = (settings.clone(), doctor.clone());
+        Box::pin(async move { examine(&settings, doctor).await })
     })
 }
 

@@ -39,15 +39,9 @@ impl DoctorArgs {
         if !settings.names_a_server() {
             return Err(CommandError::Usage("what to check? pass `--store URL`, `--bus URL` or both".into()));
         }
-        let new_doctor = new_doctor(session);
-        let new_doctor = || {
-            let doctor = new_doctor().deep(self.deep);
-            doctor
-                .only(&self.only)
-                .and_then(|doctor| doctor.skip(&self.skip))
-                .map_err(|unknown: UnknownCheck| CommandError::Usage(unknown.to_string()))
-        };
-        let reports = examine(settings, new_doctor).await?;
+        let doctor = new_doctor(session).deep(self.deep).only(&self.only).and_then(|doctor| doctor.skip(&self.skip));
+        let doctor = doctor.map_err(|unknown: UnknownCheck| CommandError::Usage(unknown.to_string()))?;
+        let reports = examine(settings, doctor).await?;
         let mut status = ExitStatus::Done;
         for report in reports {
             session.printer().show_whole(&report)?;
@@ -64,29 +58,23 @@ impl DoctorArgs {
     }
 }
 
-/// Returns what makes a doctor, who in the binary of an application knows its event types.
-pub(super) fn new_doctor(session: &Session) -> impl Fn() -> Doctor + Send + Sync + use<> {
-    let (clock, is_in_app) = (session.clock().clone(), session.is_in_app());
-    move || {
-        let doctor = Doctor::new().config(DoctorConfig { clock: clock.clone(), ..DoctorConfig::default() });
-        match is_in_app {
-            true => doctor.known_types(CatalogView::linked().known_types()),
-            false => doctor,
-        }
+/// Makes a doctor, who in the binary of an application knows its event types.
+pub(super) fn new_doctor(session: &Session) -> Doctor {
+    let doctor = Doctor::new().config(DoctorConfig { clock: session.clock().clone(), ..DoctorConfig::default() });
+    match session.is_in_app() {
+        true => doctor.known_types(CatalogView::linked().known_types()),
+        false => doctor,
     }
 }
 
-/// Examines the store and the bus of the settings.
-pub(super) async fn examine(
-    settings: &ConnectionSettings,
-    new_doctor: impl Fn() -> Result<Doctor, CommandError>,
-) -> Result<Vec<Report>, CommandError> {
-    let mut reports = Vec::new();
-    let doctor = add_bus(new_doctor()?, settings).await?;
+/// Lets a doctor without servers examine the store and the bus of the settings.
+pub(super) async fn examine(settings: &ConnectionSettings, doctor: Doctor) -> Result<Vec<Report>, CommandError> {
+    let (mut reports, of_store) = (Vec::new(), doctor.clone());
+    let doctor = add_bus(doctor, settings).await?;
     match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
         // a doctor examines one Redis: the store is on another one, perhaps
         Some(StoreUrl::Redis(url)) if settings.bus.as_ref() != Some(&url) => {
-            let store = add_redis(new_doctor()?, &url, settings).await?;
+            let store = add_redis(of_store, &url, settings).await?;
             reports.push(store.redis_store(&settings.store_prefix).run().await);
             if settings.bus.is_some() {
                 reports.push(doctor.run().await);

@@ -39,57 +39,10 @@ const MANIFEST: &str = include_str!("../../template/manifest.toml");
 const TEMPLATE_NAME: &str = "my-app";
 
 /// Names that Rust or cargo uses.
-const RESERVED: &[&str] = &[
-    "alloc",
-    "as",
-    "async",
-    "await",
-    "break",
-    "build",
-    "const",
-    "continue",
-    "core",
-    "crate",
-    "deps",
-    "dyn",
-    "else",
-    "enum",
-    "examples",
-    "extern",
-    "false",
-    "fn",
-    "for",
-    "gen",
-    "if",
-    "impl",
-    "in",
-    "incremental",
-    "let",
-    "loop",
-    "match",
-    "mod",
-    "move",
-    "mut",
-    "proc_macro",
-    "pub",
-    "ref",
-    "return",
-    "self",
-    "static",
-    "std",
-    "struct",
-    "super",
-    "test",
-    "trait",
-    "true",
-    "try",
-    "type",
-    "unsafe",
-    "use",
-    "where",
-    "while",
-    "yield",
-];
+const RESERVED: &str = "\
+    alloc as async await break build const continue core crate deps dyn else enum examples extern false fn for gen \
+    if impl in incremental let loop match mod move mut proc_macro pub ref return self static std struct super test \
+    trait true try type unsafe use where while yield";
 
 /// Make a crate with an aggregate, a handler, a projection, an HTTP API, tests, a compose file and CI
 #[derive(Debug, Clone, Args)]
@@ -206,7 +159,8 @@ impl NewArgs {
             return Err(NewCrateError::InvalidName { name });
         }
         let is_dependency = |line: &str| line.split(['.', ' ']).next() == Some(&*name);
-        if RESERVED.contains(&&*name.replace('-', "_")) || MANIFEST.lines().any(is_dependency) {
+        let word = name.replace('-', "_");
+        if RESERVED.split(' ').any(|reserved| reserved == word) || MANIFEST.lines().any(is_dependency) {
             return Err(NewCrateError::ReservedName { name });
         }
         Ok(name)

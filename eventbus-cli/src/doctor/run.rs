@@ -39,9 +39,8 @@ use super::{
 pub struct Doctor {
     config: DoctorConfig,
     postgres: Option<PostgresTarget>,
-    redis: Option<RedisTarget>,
-    /// The reason why there is no connection to the Redis that is to be examined.
-    no_redis: Option<Arc<CheckError>>,
+    /// The server, or why it gave no connection.
+    redis: Option<Result<RedisTarget, Arc<CheckError>>>,
     bus: Option<(String, String)>,
     redis_store: Option<String>,
     sqlite: Option<SqliteTarget>,
@@ -78,12 +77,12 @@ impl Doctor {
     /// The connection should wait at least some seconds for an answer.
     #[must_use]
     pub fn redis(self, connection: MultiplexedConnection) -> Self {
-        Self { redis: Some(RedisTarget::new(connection)), ..self }
+        Self { redis: Some(Ok(RedisTarget::new(connection))), ..self }
     }
 
     /// Reports the checks of a Redis server as not made: it gave no connection, and `error` says if it gave an answer.
     pub(crate) fn without_redis(self, error: CheckError) -> Self {
-        Self { no_redis: Some(Arc::new(error)), ..self }
+        Self { redis: Some(Err(Arc::new(error))), ..self }
     }
 
     /// Also examines the bus with that `stream_prefix` on the [Redis server](Self::redis).
@@ -188,8 +187,7 @@ struct Subjects<'a> {
     config: &'a DoctorConfig,
     /// The database, and whether it has a store, or why that is unknown.
     postgres: Option<(&'a PostgresTarget, Result<bool, String>)>,
-    redis: Option<(RedisTarget, Result<(), String>)>,
-    no_redis: Option<String>,
+    redis: Option<Result<RedisTarget, String>>,
     has_silent_server: bool,
     bus: Option<BusTarget>,
     redis_store: Option<RedisStoreTarget>,
@@ -200,8 +198,7 @@ struct Subjects<'a> {
 impl<'a> Subjects<'a> {
     async fn find(doctor: &'a Doctor) -> Self {
         let config = &doctor.config;
-        let no_redis = doctor.no_redis.as_deref();
-        let mut has_silent_server = no_redis.is_some_and(CheckError::is_silence);
+        let mut has_silent_server = false;
         let postgres = match &doctor.postgres {
             None => None,
             Some(target) => {
@@ -214,7 +211,11 @@ impl<'a> Subjects<'a> {
         };
         let redis = match &doctor.redis {
             None => None,
-            Some(target) => {
+            Some(Err(error)) => {
+                has_silent_server |= error.is_silence();
+                Some(Err(error.to_string()))
+            }
+            Some(Ok(target)) => {
                 let target = match doctor.redis_store {
                     Some(_) => target.clone().with_events(),
                     None => target.clone(),
@@ -222,10 +223,10 @@ impl<'a> Subjects<'a> {
                 let found = timeout(2 * config.statement_timeout, target.ping()).await;
                 let found = found.unwrap_or_else(|_| Err(CheckError::Other("Redis gave no answer".into())));
                 has_silent_server |= found.as_ref().is_err_and(CheckError::is_silence);
-                Some((target, found.map_err(|error| error.to_string())))
+                Some(found.map(|()| target).map_err(|error| error.to_string()))
             }
         };
-        let server = redis.as_ref().map(|(redis, _)| redis);
+        let server = redis.as_ref().and_then(|redis| redis.as_ref().ok());
         let bus = server.zip(doctor.bus.as_ref());
         let store = server.zip(doctor.redis_store.as_ref());
         Self {
@@ -234,7 +235,6 @@ impl<'a> Subjects<'a> {
             redis_store: store.map(|(redis, prefix)| RedisStoreTarget::new(redis.clone(), prefix)),
             postgres,
             redis,
-            no_redis: no_redis.map(ToString::to_string),
             has_silent_server,
             sqlite: doctor.sqlite.as_ref(),
             known_types: doctor.known_types.as_ref(),
@@ -275,12 +275,8 @@ impl<'a> Subjects<'a> {
     }
 
     fn redis(&self) -> Result<&RedisTarget, Missing<'_>> {
-        if let Some(reason) = &self.no_redis {
-            return Err(Missing::Server(reason));
-        }
-        let (target, found) = self.redis.as_ref().ok_or(Missing::Subject("no Redis server was given"))?;
-        found.as_ref().map_err(|reason| Missing::Server(reason))?;
-        Ok(target)
+        let target = self.redis.as_ref().ok_or(Missing::Subject("no Redis server was given"))?;
+        target.as_ref().map_err(|reason| Missing::Server(reason))
     }
 
     fn bus(&self) -> Result<&BusTarget, Missing<'_>> {

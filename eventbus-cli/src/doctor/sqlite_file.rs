@@ -17,7 +17,7 @@ use super::{
     outcome::{CheckError, Outcome},
     postgres_tables::compare_migrations,
     sqlite_target::SqliteTarget,
-    store_contents::{checkpoint_ahead, compare_retention, missing_events},
+    store_contents::{compare_retention, missing_events, readers_ahead},
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -162,18 +162,14 @@ async fn check_parts(target: &SqliteTarget) -> Result<Outcome, CheckError> {
 async fn check_checkpoints_ahead(target: &SqliteTarget) -> Result<Outcome, CheckError> {
     let ahead: Vec<(String, i64, i64)> = target
         .read(|connection| {
-            // the checkpoint of a move is a position of the other store; that of a halted relay, and the limit up to which a
-            // group reads, are ahead by their meaning
             let sql = "SELECT c.name, c.position, h.position
                 FROM eventbus_checkpoints c,
                     (SELECT coalesce(max(position), 0) AS position FROM eventbus_events) h
-                WHERE c.position > h.position AND c.name NOT LIKE 'import:%' AND c.name NOT LIKE 'relay-halted:%'
-                    AND c.name NOT LIKE 'reading:%'
-                ORDER BY 1 LIMIT 20";
+                WHERE c.position > h.position ORDER BY 1";
             Ok(rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
         })
         .await?;
-    Ok(ahead.into_iter().map(|(name, at, head)| checkpoint_ahead(&name, at, head)).collect())
+    Ok(readers_ahead(&ahead))
 }
 
 async fn check_event_types(target: &SqliteTarget, known: &KnownTypes) -> Result<Outcome, CheckError> {

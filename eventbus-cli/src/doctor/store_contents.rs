@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use eventbus::support::ReaderKind;
 use serde_json::json;
 
 use super::{
@@ -12,6 +13,7 @@ use super::{
     outcome::{CheckError, Outcome},
     postgres_target::PostgresTarget,
 };
+use crate::transfer::MOVE_PREFIX;
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::new(
@@ -128,22 +130,30 @@ async fn check_checkpoints_ahead(target: &PostgresTarget, config: &DoctorConfig)
         .session(config)
         .await?
         .rows(
-            // the checkpoint of a move is a position of the other store; that of a halted relay, and the limit up to which a
-            // group reads, are ahead by their meaning
             "WITH head AS (SELECT coalesce(max(position), 0) AS position FROM {schema}.events)
-             SELECT c.name, c.position, h.position FROM {schema}.checkpoints c, head h
-             WHERE c.position > h.position AND c.name NOT LIKE 'import:%' AND c.name NOT LIKE 'relay-halted:%'
-               AND c.name NOT LIKE 'reading:%'
+             SELECT c.name, c.position, h.position FROM {schema}.checkpoints c, head h WHERE c.position > h.position
              UNION ALL
              SELECT 'floor of ' || f.consumer_group, f.position, h.position
              FROM {schema}.floors f, head h WHERE f.position > h.position
-             ORDER BY 1 LIMIT 20",
+             ORDER BY 1",
         )
         .await?;
-    Ok(ahead.into_iter().map(|(name, at, head)| checkpoint_ahead(&name, at, head)).collect())
+    Ok(readers_ahead(&ahead))
 }
 
-pub(crate) fn checkpoint_ahead(name: &str, at: i64, head: i64) -> Finding {
+/// The most readers of one report.
+const READERS_AHEAD_MAX: usize = 20;
+
+/// Reports the readers among checkpoints that are ahead of the store: each with its name, its position and the store's head.
+pub(crate) fn readers_ahead(checkpoints: &[(String, i64, i64)]) -> Outcome {
+    // the checkpoint of a move is a position of the other store; that of a halted relay, and the limit up to which a group
+    // reads, are ahead by their meaning
+    let others = [MOVE_PREFIX, ReaderKind::HaltedRelay.prefix(), ReaderKind::GroupReadLimit.prefix()];
+    let readers = checkpoints.iter().filter(|(name, ..)| !others.iter().any(|other| name.starts_with(other)));
+    readers.take(READERS_AHEAD_MAX).map(|(name, at, head)| reader_ahead(name, *at, *head)).collect()
+}
+
+fn reader_ahead(name: &str, at: i64, head: i64) -> Finding {
     Finding::fault(
         format!("the checkpoint `{name}` is at position {at}, and the store ends at {head}"),
         "the store came back from an older copy: the reader skips the next events, which take these positions",

@@ -1,20 +1,19 @@
 //! Appends moved events to a store, in their order, with their ids and versions.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use eventbus::{
     EventId, ExpectedVersion, Name, NewEvent, Position, StreamId, Uuid, Version,
     port::{Append, AppendError, Direction},
     store::{EventStore, MultiStreamAppend},
 };
-
 use futures_util::TryStreamExt as _;
 
 use super::chunk::Chunk;
 use crate::error::CommandError;
+
+/// What the names of the checkpoints of moves begin with, before the id of the store that the events are of.
+pub(crate) const MOVE_PREFIX: &str = "import:";
 
 /// The most streams of one append.
 const STREAMS_MAX: usize = 200;
@@ -43,7 +42,7 @@ impl Importer {
         if store.store_id().await? == from {
             return Err(CommandError::Usage("the events are of this store itself, or of a copy of it".into()));
         }
-        let checkpoint = Name::new("checkpoint", format!("import:{from}")).map_err(CommandError::fault)?;
+        let checkpoint = Name::new("checkpoint", format!("{MOVE_PREFIX}{from}")).map_err(CommandError::fault)?;
         let (position, may_be_stored) = match store.load_checkpoint(&checkpoint).await? {
             Some(position) => (position, true),
             None if store.head().await? > Position::START => {
@@ -69,17 +68,10 @@ impl Importer {
             return Ok(());
         }
         let (mut batch, mut streams): (Vec<Append>, HashSet<StreamId>) = Default::default();
-        let mut stored: HashMap<StreamId, Version> = HashMap::new();
         for line in chunk.parse()? {
             let (stream, version, event) = line.to_event()?;
-            if self.may_be_stored {
-                if !stored.contains_key(&stream) {
-                    stored.insert(stream.clone(), self.store.stream_version(&stream).await?);
-                }
-                if stored.get(&stream).is_some_and(|stored| version <= *stored) {
-                    self.check_stored(&stream, version, event.event_id()).await?;
-                    continue;
-                }
+            if self.may_be_stored && self.is_stored(&stream, version, event.event_id()).await? {
+                continue;
             }
             match batch.last_mut() {
                 Some(last) if last.stream == stream => last.events.push(event),
@@ -101,12 +93,16 @@ impl Importer {
         Ok(())
     }
 
-    /// Fails if the store holds a different event at a version, so that other software has appended to it meanwhile.
-    async fn check_stored(&self, stream: &StreamId, version: Version, id: EventId) -> Result<(), CommandError> {
+    /// Returns `true` if the store holds an event at its version. Fails if it holds a different one there, so that other
+    /// software has appended to it meanwhile.
+    async fn is_stored(&self, stream: &StreamId, version: Version, id: EventId) -> Result<bool, CommandError> {
         let stored = self.store.read_stream(stream, version, Direction::Forward).try_next().await?;
-        match stored {
-            Some(stored) if stored.metadata().event_id() == id => Ok(()),
-            _ => Err(CommandError::fault(format!("version {version} of `{stream}` is a different event in the store"))),
+        match stored.map(|stored| stored.metadata().event_id()) {
+            None => Ok(false),
+            Some(stored) if stored == id => Ok(true),
+            Some(_) => {
+                Err(CommandError::fault(format!("version {version} of `{stream}` is a different event in the store")))
+            }
         }
     }
 

@@ -16,5 +16,5 @@ pub(crate) use self::{
     checksum::{checksum, compare},
     chunk::read_chunk,
     export_file::{ExportReader, ExportWriter},
-    importer::Importer,
+    importer::{Importer, MOVE_PREFIX},
 };

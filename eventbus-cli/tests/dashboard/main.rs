@@ -4,6 +4,7 @@
 mod browser;
 #[path = "../common/mod.rs"]
 mod common;
+mod filling;
 mod http;
 mod mounted;
 mod pages;

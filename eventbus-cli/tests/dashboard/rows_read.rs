@@ -4,14 +4,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use eventbus::{
     ExpectedVersion, Name, Position, StreamId,
-    delivery::DeliveryAttempts,
-    port::{AppendEvents as _, Checkpoints as _, ProgressUpdate, UnfinishedDeliveries as _, UnfinishedDelivery},
+    port::{AppendEvents as _, Checkpoints as _},
 };
 use eventstore_postgres::PgEventStore;
 use futures_util::future::try_join_all;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
-use crate::{served::Served, shop::placed};
+use crate::{filling::add_dead_letters, served::Served, shop::placed};
 
 /// More than a page reads.
 const MANY: usize = 1_500;
@@ -49,15 +48,7 @@ async fn no_page_scans_a_table_or_reads_more_than_a_thousand_rows() {
         store.append(&stream, ExpectedVersion::NoStream, vec![placed(1)]).await.map(drop)
     });
     try_join_all(streams).await.unwrap();
-    let group = Name::from_static("mail");
-    let dead = (1..=MANY as u64).map(|position| UnfinishedDelivery {
-        position: Position::new(position),
-        attempts: DeliveryAttempts::default(),
-        dead_since: Some(time::OffsetDateTime::UNIX_EPOCH + Duration::from_secs(position)),
-    });
-    let checkpoint = Some((eventbus::support::ReaderKind::Group.name_of(&group), Position::new(100)));
-    let update = ProgressUpdate { checkpoint, unfinished: dead.collect(), finished: Vec::new() };
-    store.save_progress(&group, &update).await.unwrap();
+    add_dead_letters(&store, MANY as u64, Position::new(100)).await;
     for reader in ["projection:totals", "relay:bus"] {
         store.save_checkpoint(&Name::from_static(reader), Position::new(100)).await.unwrap();
     }

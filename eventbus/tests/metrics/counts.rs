@@ -212,9 +212,12 @@ async fn handlers_that_run_are_counted_until_they_end() {
     }
     let labels = [("group", "packing"), ("handler", "pack")];
     for (runs, ended) in [(2.0, 1), (1.0, 1), (0.0, 0)] {
-        while app.metrics().await.number("eventbus_handler_running", &labels) != Some(runs) {
-            tokio::task::yield_now().await;
-        }
+        let waiting = async {
+            while app.metrics().await.number("eventbus_handler_running", &labels) != Some(runs) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("{runs} never run"));
         may_end.add_permits(ended);
     }
     app.shutdown(Duration::from_secs(60)).await.unwrap();

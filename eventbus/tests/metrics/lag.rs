@@ -88,14 +88,17 @@ async fn a_projection_whose_store_is_away_is_failing_and_not_stopped() {
     };
     store.checkpoints.fail_next(Fault::Unavailable, 1_000);
     pay(&app, "o-1").await;
-    while states().await != [1.0, 0.0] {
-        tokio::task::yield_now().await;
-    }
-    store.checkpoints.clear();
-    while states().await != [0.0, 0.0] {
-        clock.advance(Duration::from_secs(1));
-        tokio::task::yield_now().await;
-    }
+    let waiting = async {
+        while states().await != [1.0, 0.0] {
+            tokio::task::yield_now().await;
+        }
+        store.checkpoints.clear();
+        while states().await != [0.0, 0.0] {
+            clock.advance(Duration::from_secs(1));
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it fails, and goes on");
 }
 
 #[tokio::test]
