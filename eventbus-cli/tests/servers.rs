@@ -194,6 +194,30 @@ async fn a_dead_app_is_operated_on_its_servers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_entries_redis_has_lost_count_of_is_behind_by_its_position() {
+    let live = LiveApp::start().await;
+    live.wait_for(&["groups"], |document| document["groups"][0]["position"] == "4").await;
+    live.stop().await;
+    let placed = vec![NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap()];
+    live.store.append(&StreamId::parse("Order", "o-3").unwrap(), ExpectedVersion::NoStream, placed).await.unwrap();
+    let mut redis = eventbus_test::internal::redis_connection(live.redis.url()).await;
+    let stream = format!("{}:stream", live.redis.prefix());
+    let mut entry = async || {
+        let mut add = redis::cmd("XADD");
+        add.arg(&stream).arg("*").arg("type").arg("A").query_async::<String>(&mut redis.clone()).await.unwrap()
+    };
+    let deleted = entry().await;
+    entry().await;
+    redis::cmd("XDEL").arg(&stream).arg(deleted).query_async::<u64>(&mut redis).await.unwrap();
+    let lost: Vec<std::collections::HashMap<String, redis::Value>> =
+        redis::cmd("XINFO").arg("GROUPS").arg(&stream).query_async(&mut redis).await.unwrap();
+    assert_eq!(lost[0]["lag"], redis::Value::Nil, "the server knows the number");
+    let late = live.run(&["--json", "lag", "--over", "0"]);
+    let group = late.documents()[0]["readers"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((late.code, &group["name"], &group["events"]), (1, &json!("mail"), &json!(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn following_shows_events_as_they_are_stored() {
     let database = eventbus_test::postgres();
     let store = PgEventStore::connect(database.url()).await.unwrap();

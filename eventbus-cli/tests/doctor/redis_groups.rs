@@ -41,6 +41,15 @@ impl Bus {
 }
 
 #[tokio::test]
+async fn a_prefix_without_a_bus_is_found() {
+    let bus = Bus::new().await;
+    let prefix = format!("the server holds no bus with the prefix `{}`", bus.redis.prefix());
+    expect_finding(&bus.doctor(), "group-missing", Warning, &prefix).await;
+    bus.send("xadd $S * type A").await;
+    expect_healthy(&bus.doctor(), "group-missing").await;
+}
+
+#[tokio::test]
 async fn a_group_with_waiting_entries_and_no_consumer_is_found() {
     let bus = Bus::new().await;
     expect_healthy(&bus.doctor(), "group-unattended").await;
