@@ -85,6 +85,9 @@ async fn no_page_scans_a_table_or_reads_more_than_a_thousand_rows() {
             }
             // the planner scans a table of few rows, as that is cheaper than its index
             assert!(scanned < 100, "{path} scans {scanned} rows of {table}");
+            // dead letters are counted without their events
+            let counts_only = table == "events" && ["/", "/groups", "/health"].contains(&path);
+            assert!(!counts_only || found < 100, "{path} reads {found} events");
             assert!(found <= ROWS_MAX, "{path} reads {found} entries of indexes of {table}");
         }
     }
