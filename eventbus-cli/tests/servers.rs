@@ -202,7 +202,7 @@ async fn a_group_whose_entries_redis_has_lost_count_of_is_behind_by_its_position
     live.store.append(&StreamId::parse("Order", "o-3").unwrap(), ExpectedVersion::NoStream, placed).await.unwrap();
     let mut redis = eventbus_test::internal::redis_connection(live.redis.url()).await;
     let stream = format!("{}:stream", live.redis.prefix());
-    let mut entry = async || {
+    let entry = async || {
         let mut add = redis::cmd("XADD");
         add.arg(&stream).arg("*").arg("type").arg("A").query_async::<String>(&mut redis.clone()).await.unwrap()
     };
