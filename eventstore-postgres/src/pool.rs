@@ -267,6 +267,11 @@ impl ConnectionPools {
         permits.map_err(|error| StatementError::NotSent(error.into()))
     }
 
+    /// Returns `true` once [`close`](Self::close) was called.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.read_permits.is_closed()
+    }
+
     /// Closes all connections once their statements have ended, or lets go of those of the application. Waits for
     /// transactions up to their time limit; the connection of a later one closes when its owner drops it.
     pub(crate) async fn close(&self) {

@@ -15,6 +15,7 @@ use common::{
 };
 use eventbus::{
     EventContext, ExpectedVersion, Name, NewEvent, Version,
+    event::Tag,
     port::{Append, AppendError, AppendEvents as _, Checkpoints as _, ReadError, ReadFeed as _, ReadStream as _},
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig, sqlx::postgres::PgConnectOptions};
@@ -148,8 +149,11 @@ async fn a_statement_that_takes_too_long_stores_nothing() {
 async fn is_unavailable(store: &PgEventStore) {
     let begin = Instant::now();
     let name = Name::from_static("reader");
-    let appended = within(store.append(&stream(), ExpectedVersion::Any, events(1))).await;
-    assert!(matches!(appended, Err(AppendError::Unavailable(_))), "{appended:?}");
+    let tagged = events(1).into_iter().map(|event| event.with_tags([Tag::new("trouble", &1).unwrap()])).collect();
+    for events in [events(1), tagged] {
+        let appended = within(store.append(&stream(), ExpectedVersion::Any, events)).await;
+        assert!(matches!(appended, Err(AppendError::Unavailable(_))), "{appended:?}");
+    }
     let version = within(store.stream_version(&stream())).await;
     assert!(matches!(version, Err(ReadError::Unavailable(_))), "{version:?}");
     let head = within(store.head()).await;
@@ -186,9 +190,10 @@ async fn a_store_whose_server_is_gone_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_closed_store_is_unavailable() {
+async fn a_closed_store_is_unavailable_at_once() {
     let schema = TestSchema::new();
-    let store = open(schema.config()).await;
+    // more than the time limit of `is_unavailable`
+    let store = open(PgEventStoreConfig { connect_timeout: Duration::from_secs(3_600), ..schema.config() }).await;
     add(&store, &stream(), 1).await;
     within(store.close()).await;
     is_unavailable(&store).await;

@@ -30,7 +30,7 @@ pub(crate) async fn add_tag(store: &StoreInner, event: &RecordedEvent, tag: &Tag
             }
             Err(fault) => fault.into(),
         };
-        if !budget.wait_before_retry().await {
+        if !budget.wait_before_retry(store.connections()).await {
             return Err(doubt.map_or(AppendError::Unavailable(source), AppendError::OutcomeUnknown));
         }
     }

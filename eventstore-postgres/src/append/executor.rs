@@ -61,7 +61,7 @@ impl AppendExecutor {
                     entries.iter_mut().zip(sources).for_each(|(entry, source)| entry.mark_in_doubt(source));
                 }
                 Err(StatementError::TransactionConflict(source)) => {
-                    if execution.retry_budget.wait_before_retry().await {
+                    if execution.retry_budget.wait_before_retry(self.store.connections()).await {
                         execution.requeue(entries);
                     } else {
                         self.give_up(entries, source);
@@ -196,7 +196,7 @@ impl AppendExecutor {
         let resolutions = loop {
             match self.load_resolutions(&open).await {
                 Ok(resolutions) => break resolutions,
-                Err(source) if execution.retry_budget.wait_before_retry().await => {
+                Err(source) if execution.retry_budget.wait_before_retry(self.store.connections()).await => {
                     tracing::debug!(source, "cannot read the outcome of appends, retrying")
                 }
                 Err(source) => return self.give_up(open, source),
@@ -206,7 +206,7 @@ impl AppendExecutor {
         let retries = self.complete_resolved(open, resolutions);
         // no delay if an append of this statement got a result: the rest may have failed only because of that append
         execution.is_contended |= !retries.is_empty();
-        if retries.len() < unresolved || execution.retry_budget.wait_before_retry().await {
+        if retries.len() < unresolved || execution.retry_budget.wait_before_retry(self.store.connections()).await {
             execution.requeue(retries);
         } else {
             self.give_up(retries, StreamContention.into());

@@ -125,7 +125,9 @@ impl<'a> MultiStreamStatement<'a> {
                 Err(StatementError::Refused(source)) => break Err(self.refused(source)),
                 Err(fault) => AppendError::Unavailable(fault.into()),
             };
-            if !matches!(retried, AppendError::Unavailable(_)) || !budget.wait_before_retry().await {
+            if !matches!(retried, AppendError::Unavailable(_))
+                || !budget.wait_before_retry(self.store.connections()).await
+            {
                 break Err(retried);
             }
         };

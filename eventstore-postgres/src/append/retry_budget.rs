@@ -7,6 +7,8 @@ use std::time::Duration;
 use eventbus::support::{Backoff, BackoffTimer};
 use tokio::time::{Instant, sleep};
 
+use crate::pool::ConnectionPools;
+
 #[derive(Debug, Clone)]
 pub(super) struct RetryBudget {
     timeout: Duration,
@@ -21,11 +23,11 @@ impl RetryBudget {
         Self { timeout, deadline: None, backoff: BackoffTimer::new(Self::BACKOFF) }
     }
 
-    /// Waits before the next attempt, each time longer, and returns `true`; `false` at once if the time limit, which
-    /// runs from the first call, is over.
-    pub(super) async fn wait_before_retry(&mut self) -> bool {
+    /// Waits before the next attempt, each time longer, and returns `true`; `false` at once if the store is closed or
+    /// the time limit, which runs from the first call, is over.
+    pub(super) async fn wait_before_retry(&mut self, connections: &ConnectionPools) -> bool {
         let now = Instant::now();
-        if now >= *self.deadline.get_or_insert(now + self.timeout) {
+        if connections.is_closed() || now >= *self.deadline.get_or_insert(now + self.timeout) {
             return false;
         }
         sleep(self.backoff.next_delay()).await;
