@@ -61,12 +61,12 @@ async fn main() -> Result<ExitCode> {
         return Ok(command.run(app).await);
     }
     let app = app().await?.start().await?;
-    if env::args_os().nth(1).is_none() {
+    let Ok(day) = env::var("BANK_DAY") else {
         app.run_until_signal().await?;
         return Ok(ExitCode::SUCCESS);
-    }
+    };
     spend_a_day(&app).await?;
-    if env::args_os().nth(2).is_some() {
+    if day == "until-the-floor-is-saved" {
         wait_for_floor(&app).await?;
     }
     app.shutdown(Duration::from_secs(30)).await?;

@@ -26,7 +26,7 @@ pub struct AppCommand {
 
 /// Shows and operates what this application keeps in its store and on its bus.
 ///
-/// Without `--store` and `--bus` these are the application's own.
+/// Without `--store` and `--bus` these are the application's own. Without a command, the application runs.
 #[derive(Debug, Parser)]
 #[command(about, max_term_width = 100, after_help = EXIT_CODES)]
 struct AppCli {
@@ -46,8 +46,11 @@ enum AppSubcommand {
     Common(Command),
 }
 
-/// Returns the command that the arguments of this process name; `None` if the first one, after options that all commands
-/// have, names none, as in a process that is to run the application.
+/// Returns the command that the arguments of this process name; `None` without arguments, as in a process that is to run
+/// the application.
+///
+/// Arguments that name no command are a mistake: the command shows what is wrong and ends with exit code 64. `--help` shows
+/// the commands. A binary with arguments of its own calls [`AppCommand::parse_from`] instead.
 ///
 /// # Examples
 /// ```no_run
@@ -71,12 +74,13 @@ enum AppSubcommand {
 /// ```
 #[must_use]
 pub fn from_args() -> Option<AppCommand> {
-    AppCommand::parse_from(std::env::args_os())
+    let arguments: Vec<_> = std::env::args_os().collect();
+    (arguments.len() > 1).then(|| AppCommand::parse(arguments))
 }
 
 impl AppCommand {
     /// Returns the command that arguments name, the first of which is the name of the binary; `None` if the next one, after
-    /// options that all commands have, names none.
+    /// options that all commands have, names none: it is the application's own.
     ///
     /// # Examples
     /// ```
@@ -93,15 +97,16 @@ impl AppCommand {
         let arguments: Vec<_> = arguments.into_iter().collect();
         let command = AppCli::command();
         let named = after_options(&command, arguments.get(1..)?)?;
-        let is_known = command.get_subcommands().any(|known| known.get_name() == named);
-        if !is_known && named != "help" {
-            return None;
-        }
+        let is_known = named == "help" || command.get_subcommands().any(|known| known.get_name() == named);
+        is_known.then(|| Self::parse(arguments))
+    }
+
+    fn parse(arguments: Vec<OsString>) -> Self {
         let name = arguments.first().map(|path| Path::new(path).file_stem().unwrap_or_default().to_string_lossy());
         let name = name.filter(|name| !name.is_empty()).map_or_else(|| "app".to_owned(), |name| name.into_owned());
-        let parsed = command.bin_name(&name).try_get_matches_from(arguments);
+        let parsed = AppCli::command().bin_name(&name).try_get_matches_from(arguments);
         let parsed = parsed.and_then(|matches| AppCli::from_arg_matches(&matches));
-        Some(Self { name, parsed })
+        Self { name, parsed }
     }
 
     /// Runs the command until it ends or Ctrl-C is pressed, reports its error on standard error, and returns the exit code

@@ -60,7 +60,8 @@ fn a_server_that_refuses_the_connection_is_unreachable_and_its_password_is_not_s
         }
     }
     let missing = eventbus(&["--store", "sqlite:/no/such/folder/bank.db", "status"]);
-    assert_eq!(missing.code, 3, "{missing:?}");
+    let says = "the file `/no/such/folder/bank.db` cannot be reached: it does not exist; the command `migrate` makes";
+    assert!(missing.code == 3 && missing.err.contains(says), "{missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,6 +286,10 @@ fn the_doctor_ends_as_its_worst_finding_says() {
     assert!(broken.out.contains("sqlite-checkpoint-ahead"), "{}", broken.out);
     let skipped = eventbus(&["--store", &store, "doctor", "--skip", "sqlite-checkpoint-ahead"]);
     assert_eq!(skipped.code, 0, "{skipped:?}");
+
+    let listed: Value = serde_json::from_str(&eventbus(&["doctor", "--list", "--json"]).out).unwrap();
+    let names = listed["checks"].as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap());
+    assert!(names.eq(eventbus_cli::doctor::checks().map(eventbus_cli::doctor::Check::name)), "{listed}");
 
     for (arguments, named) in [
         (&["doctor"][..], "pass `--store URL`"),

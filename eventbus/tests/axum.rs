@@ -179,14 +179,19 @@ async fn each_outcome_of_a_repository_has_its_status() {
 }
 
 #[tokio::test]
-async fn another_writer_who_was_first_is_a_conflict() {
+async fn what_exists_and_another_writer_who_was_first_are_conflicts() {
     let app = App::builder().start().await.unwrap();
     let accounts = app.repository::<Account>();
     let id = "1".parse().unwrap();
     let open = |_: &Account| Ok::<_, Never>(Opened { owner: "Ada".into() });
     accounts.create(&id, open).await.unwrap();
-    let refused = Problem::from(accounts.create(&id, open).await.unwrap_err());
-    assert_eq!(refused.status(), 409);
+    let exists = Problem::from(accounts.create(&id, open).await.unwrap_err());
+    let (stream, expected) = (StreamId::parse("Account", "1").unwrap(), ExpectedVersion::Exact(2.into()));
+    let late = Problem::from(SaveError::from(AppendError::Conflict { stream, expected, actual: 3.into() }));
+    for (problem, detail) in [(exists, "it exists already"), (late, "a concurrent change was first, try again")] {
+        let (status, body) = read(problem.into_response()).await;
+        assert_eq!((status, &body["detail"]), (409, &json!(detail)));
+    }
 }
 
 #[tokio::test]

@@ -50,7 +50,8 @@ pub enum SqliteConnectError {
     },
     /// The file lacks tables of this release, and the configuration forbids to make them.
     #[error(
-        "`{}` is at migration {found}, this release needs {needed}: open it with `migrate`, as an application does",
+        "`{}` is at migration {found}, this release needs {needed}: an application creates the \
+         tables when it opens the file with `migrate`, and so does the command `eventbus migrate`",
         path.display()
     )]
     NotMigrated {

@@ -5,12 +5,14 @@ use eventbus::support::redacted;
 use eventbus_redis::redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection};
 use eventstore_postgres::sqlx::postgres::PgPoolOptions;
 use eventstore_sqlite::file_of_url;
+use serde::Serialize;
 
 use crate::{
     catalog::CatalogView,
     connection::{ConnectionSettings, StoreUrl},
-    doctor::{Doctor, DoctorConfig, Report, Severity, UnknownCheck},
+    doctor::{Check, Doctor, DoctorConfig, Report, Severity, Subject, UnknownCheck, checks},
     error::{CommandError, ExitStatus},
+    output::{Align, Table},
     session::Session,
 };
 
@@ -29,18 +31,57 @@ pub(crate) struct DoctorArgs {
     /// Make checks that read whole tables, too
     #[arg(long)]
     deep: bool,
+    /// Show the names of all checks, what each finds, and make none; it needs no server
+    #[arg(long, conflicts_with_all = ["only", "skip", "deep"])]
+    list: bool,
+}
+
+/// A check, as `--list` shows it.
+#[derive(Debug, Serialize)]
+struct ListedCheck {
+    name: &'static str,
+    subject: Subject,
+    finds: &'static str,
+    is_deep: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ListedChecks {
+    checks: Vec<ListedCheck>,
+}
+
+impl ListedChecks {
+    fn table(&self) -> Table {
+        let mut table = Table::new([("CHECK", Align::Left), ("DEEP", Align::Left), ("FINDS", Align::Left)]);
+        for ListedCheck { name, finds, is_deep, .. } in &self.checks {
+            table.add([(*name).into(), if *is_deep { "yes" } else { "-" }.into(), (*finds).into()]);
+        }
+        table
+    }
 }
 
 impl DoctorArgs {
     /// Exits with 2 if a check found a fault, with 3 if a server gave no answer, and with 1 if a check found less, or a server
     /// did not let it be made.
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        if self.list {
+            let listed = |check: &Check| ListedCheck {
+                name: check.name(),
+                subject: check.subject(),
+                finds: check.finds(),
+                is_deep: check.is_deep(),
+            };
+            let body = ListedChecks { checks: checks().map(listed).collect() };
+            session.printer().show_table(&body, ListedChecks::table)?;
+            return Ok(ExitStatus::Done);
+        }
         let settings = session.settings();
         if !settings.names_a_server() {
             return Err(CommandError::Usage("what to check? pass `--store URL`, `--bus URL` or both".into()));
         }
         let doctor = new_doctor(session).deep(self.deep).only(&self.only).and_then(|doctor| doctor.skip(&self.skip));
-        let doctor = doctor.map_err(|unknown: UnknownCheck| CommandError::Usage(unknown.to_string()))?;
+        let doctor = doctor
+            .map_err(|unknown: UnknownCheck| CommandError::Usage(format!("{unknown}; `doctor --list` shows all")))?;
         let reports = examine(settings, doctor).await?;
         let mut status = ExitStatus::Done;
         for report in reports {

@@ -1,6 +1,6 @@
 //! The report of all checks.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -141,7 +141,7 @@ fn plural(count: usize, one: &str) -> String {
     format!("{count} {one}{}", if count == 1 { "" } else { "s" })
 }
 
-/// The findings, the worst first, then what was not checked, then the numbers.
+/// The findings, the worst first, then what was not checked, then the numbers, at the end why checks were skipped.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.findings.iter().map(|found| found.check).chain(self.not_checked.iter().map(|not| not.check));
@@ -165,6 +165,12 @@ impl fmt::Display for Report {
         if !self.skipped.is_empty() {
             write!(f, ", {} skipped", self.skipped.len())?;
         }
-        writeln!(f)
+        writeln!(f)?;
+        let reasons: BTreeSet<_> = self.skipped.iter().map(|skipped| skipped.reason.as_str()).collect();
+        for reason in reasons {
+            let skipped = self.skipped.iter().filter(|skipped| skipped.reason == reason);
+            writeln!(f, "{:SEVERITY_WIDTH$} {}: {reason}", "SKIPPED", plural(skipped.count(), "check"))?;
+        }
+        Ok(())
     }
 }

@@ -146,7 +146,7 @@ impl Doctor {
         }
         for check in checks().filter(|check| self.is_wanted(check)) {
             if check.is_deep() && !self.is_deep {
-                report.skip(check, "it reads whole tables: made on request only");
+                report.skip(check, "it reads whole tables: only `--deep` makes it");
                 continue;
             }
             match subjects.checking(check) {

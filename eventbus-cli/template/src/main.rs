@@ -36,6 +36,7 @@ async fn on_servers(app: AppBuilder) -> Result<AppBuilder> {
     let config = RedisEventBusConfig {
         redis_url,
         stream_prefix: env!("CARGO_PKG_NAME").into(),
+        trim_max_length: Some(1_000_000), // removes only what every group has finished; the store keeps all events
         ..RedisEventBusConfig::default()
     };
     Ok(app.bus(RedisEventBus::lazy(config)?))

@@ -9,7 +9,10 @@ use ::axum::{
 use serde::Serialize;
 
 use crate::{
-    domain::error::{Error, Never},
+    domain::{
+        error::{Error, Never},
+        stream::{ExpectedVersion, Version},
+    },
     port::{AppendError, DeadLetterError, ReadError},
     runtime::{
         app::PublishedError,
@@ -210,6 +213,10 @@ impl From<BoundaryError> for Problem {
 impl From<SaveError> for Problem {
     fn from(error: SaveError) -> Self {
         match &error {
+            SaveError::Append(AppendError::Conflict {
+                expected: ExpectedVersion::NoStream | ExpectedVersion::Exact(Version::NONE),
+                ..
+            }) => Self::new(StatusCode::CONFLICT, "it exists already"),
             _ if error.is_conflict() => Self::new(StatusCode::CONFLICT, "a concurrent change was first, try again"),
             SaveError::Append(AppendError::Taken { name, .. }) => {
                 Self::new(StatusCode::CONFLICT, format!("`{name}` is taken already"))

@@ -20,7 +20,7 @@ use crate::{
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a handler parameter",
     label = "not a handler parameter",
-    note = "after the event a handler takes `State<T>` of `eventbus` (axum's is another type), `Repository<A>`, `Attempt`, `EffectKey`, `&Metadata`, `&RecordedEvent`, or the store's connection as `&mut`; did you mean `State<{Self}>`?"
+    note = "after the event a handler takes `State<T>` of `eventbus` (axum's is another type), `Repository<A>`, `Attempt`, `EffectKey`, `&Metadata`, `&RecordedEvent`, `&AggregateId`, `&StreamId`, or the store's connection as `&mut`; a value of your own is `State<{Self}>`"
 )]
 pub trait FromDelivery: Sized + Send {
     /// Adds what the parameter needs from the application to `requirements`; the app checks them at start.

@@ -167,7 +167,7 @@ async fn the_doctor_knows_the_types_of_the_application() {
 }
 
 #[test]
-fn the_catalog_needs_no_server_and_the_application_keeps_its_own_arguments() {
+fn the_catalog_needs_no_server_and_a_mistake_does_not_start_the_application() {
     let run = |arguments: &[&str]| {
         let mut bank = Command::new(env!("CARGO_BIN_EXE_bank"));
         let output = bank.args(arguments).env_clear().stdin(Stdio::null()).output().unwrap();
@@ -198,17 +198,25 @@ fn the_catalog_needs_no_server_and_the_application_keeps_its_own_arguments() {
     let schemas: Value = serde_json::from_str(&run(&["catalog", "--format", "json-schema"]).out).unwrap();
     assert_eq!(schemas["definitions"]["Deposited"]["properties"], schema["properties"]);
 
-    let help = run(&["help"]);
-    assert_eq!((help.code, help.err.as_str()), (0, ""));
-    for command in ["catalog", "rebuild", "replay", "status", "doctor"] {
-        assert!(help.out.contains(&format!("\n  {command} ")), "{command} in {}", help.out);
+    for help in [run(&["help"]), run(&["--help"])] {
+        assert_eq!((help.code, help.err.as_str()), (0, ""));
+        for command in ["catalog", "rebuild", "replay", "status", "doctor"] {
+            assert!(help.out.contains(&format!("\n  {command} ")), "{command} in {}", help.out);
+        }
     }
-    let wrong = run(&["catalog", "--formal", "text"]);
-    assert_eq!((wrong.code, wrong.out.as_str()), (64, ""), "{wrong:?}");
+    for (arguments, named) in [
+        (&["catalog", "--formal", "text"][..], "--formal"),
+        (&["rebuld", "balances"][..], "'rebuild'"),
+        (&["--json"][..], "subcommand"),
+    ] {
+        let wrong = run(arguments);
+        assert_eq!((wrong.code, wrong.out.as_str()), (64, ""), "{wrong:?}");
+        assert!(wrong.err.contains(named), "{wrong:?}");
+    }
     assert!(run(&["completions", "bash"]).out.contains("bank"));
-    // not a command, so the application starts, which has no servers here
-    let own = run(&["a-day"]);
-    assert_eq!((own.code, own.out.as_str()), (1, ""), "{own:?}");
+    // without arguments the application starts, which has no servers here
+    let started = run(&[]);
+    assert_eq!((started.code, started.out.as_str()), (1, ""), "{started:?}");
     // a command that needs the application reports why it cannot be made
     let status = run(&["status"]);
     assert_eq!((status.code, status.err.as_str()), (2, "error: environment variable not found\n"), "{status:?}");
