@@ -72,7 +72,7 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
         return forget(session, bus.as_bus().destination(), &name).await;
     };
-    let (pending, unread) = (found.pending, found.unread.unwrap_or_default());
+    let (pending, unread) = (found.pending.unwrap_or_default(), found.unread.unwrap_or_default());
     let question = format!("retire group `{group}`, with {pending} pending and {unread} unread entries");
     let retired = match session.confirm(&question).await? {
         Consent::DryRun => None,
@@ -139,7 +139,7 @@ pub(super) fn table(groups: &[GroupRow]) -> Table {
         table.add([
             row.group.clone(),
             optional(row.consumers),
-            row.pending.to_string(),
+            optional(row.pending),
             optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest)))),
             optional(row.unread),
             row.dead_letters.to_string(),

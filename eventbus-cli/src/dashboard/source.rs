@@ -109,10 +109,11 @@ impl DashboardSource {
         list_relays(self.store()?, bus, &self.clock).await
     }
 
-    /// Lists the groups. Returns also `false` if there are more dead letters than were counted.
+    /// Lists the groups, without a read of each pending delivery. Returns also `false` if there are more dead letters than
+    /// were counted.
     pub(super) async fn groups(&self) -> Result<(Vec<GroupRow>, bool), CommandError> {
         let tally = self.tally().await?;
-        let detail = (&tally, GroupDetail::Waiting);
+        let detail = (&tally, GroupDetail::Checkpoints);
         let groups = list_groups_with(&self.bus, self.optional_store(), detail, &self.clock).await?;
         Ok((groups, tally.is_complete()))
     }

@@ -16,8 +16,8 @@ pub struct GroupRow {
     pub group: String,
     /// The consumers that show life; `None` for a group of the in-process bus, which the process of the application is.
     pub consumers: Option<u64>,
-    /// The entries that consumers have read and not acknowledged, or that wait for a retry.
-    pub pending: u64,
+    /// The entries that consumers have read and not acknowledged, or that wait for a retry; `None` if they were not counted.
+    pub pending: Option<u64>,
     /// The time since the oldest of them was published, in milliseconds, if the bus knows.
     pub oldest_ms: Option<u64>,
     /// The entries that no consumer has read; `None` if neither the bus nor the store knows. At most so many for a group of
@@ -44,7 +44,8 @@ pub enum GroupDetail {
     /// Also the deliveries that wait for a retry: the store reads a row for each delivery that a group has not finished, its
     /// dead letters included.
     Waiting,
-    /// Their checkpoints only: no delivery is pending then, and the lag is that of the checkpoint.
+    /// Their checkpoints only: the lag is that of the checkpoint, and pending deliveries are counted where the bus has them in
+    /// memory, as that of an application in this process.
     Checkpoints,
 }
 
@@ -52,7 +53,7 @@ impl GroupRow {
     /// Returns the number of entries that it has not finished, as far as the bus knows.
     #[must_use]
     pub fn unfinished(&self) -> u64 {
-        self.pending.saturating_add(self.unread.unwrap_or_default())
+        self.pending.unwrap_or_default().saturating_add(self.unread.unwrap_or_default())
     }
 }
 
@@ -80,7 +81,7 @@ pub async fn list_groups_with(
     clock: &SharedClock,
 ) -> Result<Vec<GroupRow>, CommandError> {
     match store {
-        Some(store) if bus.is_in_process() => groups_in_process(store, (tally, detail), clock).await,
+        Some(store) if bus.is_in_process() => groups_in_process(bus, store, (tally, detail), clock).await,
         None if bus.is_in_process() => Ok(Vec::new()),
         store => groups_of_stream(bus, store, tally, clock).await,
     }
@@ -112,12 +113,12 @@ async fn groups_of_stream(
         let mut row = row_of(group, tally, holder.as_deref());
         row.position = floor.map(|floor| floor.to_string());
         let lag = match store.zip(floor) {
-            _ if row.unread == Some(0) && row.pending == 0 => Some(Lag::default()),
+            _ if row.unfinished() == 0 && row.unread.is_some() => Some(Lag::default()),
             Some((store, floor)) => Some(Lag::load(store, clock, floor, head).await?),
             None => None,
         };
         // of a group whose entries the server has lost count of
-        row.unread = row.unread.or_else(|| Some(lag?.events.saturating_sub(row.pending)));
+        row.unread = row.unread.or_else(|| Some(lag?.events.saturating_sub(row.pending.unwrap_or_default())));
         row.seconds = match lag {
             Some(lag) => Some(lag.seconds),
             None => row.oldest_ms.map(|oldest| oldest as f64 / 1_000.0),
@@ -134,7 +135,7 @@ fn row_of(group: GroupInfo, tally: &DeadLetterTally, holder: Option<&str>) -> Gr
     GroupRow {
         remarks: runs.chain(silent).chain(unfinished).collect(),
         consumers: Some(group.active_consumers),
-        pending: group.pending,
+        pending: Some(group.pending),
         oldest_ms: group.oldest_pending_age_ms,
         unread: group.lag,
         dead_letters: tally.of_group(&group.name),
@@ -146,6 +147,7 @@ fn row_of(group: GroupInfo, tally: &DeadLetterTally, holder: Option<&str>) -> Gr
 
 /// Lists the groups of the in-process bus, whose progress is in the store.
 async fn groups_in_process(
+    bus: &OpenBus,
     store: &dyn EventStore,
     (tally, detail): (&DeadLetterTally, GroupDetail),
     clock: &SharedClock,
@@ -153,6 +155,10 @@ async fn groups_in_process(
     let prefix = ReaderKind::Group.prefix();
     let checkpoints = all_checkpoints(store, prefix).await?;
     let head = store.head().await?;
+    let in_memory = match bus {
+        OpenBus::Other(bus) => bus.stream_info().await.consumer_groups,
+        _ => Vec::new(),
+    };
     let mut rows = Vec::with_capacity(checkpoints.len());
     for checkpoint in checkpoints {
         let Some(group) = ReaderKind::parse(&checkpoint.name).and_then(|(_, name)| Name::new("group", name).ok())
@@ -160,13 +166,16 @@ async fn groups_in_process(
             continue;
         };
         let waiting = match detail {
-            GroupDetail::Waiting => store.waiting_deliveries(&group).await?,
-            GroupDetail::Checkpoints => Vec::new(),
+            GroupDetail::Waiting => Some(store.waiting_deliveries(&group).await?),
+            GroupDetail::Checkpoints => None,
         };
-        let first_waiting = waiting.first().map(|delivery| Position::new(delivery.position.get().saturating_sub(1)));
+        let counted = waiting.as_ref().map(|waiting| waiting.len() as u64);
+        let in_memory = in_memory.iter().find(|info| *info.name == *group);
+        let first_waiting = waiting.iter().flatten().next();
+        let first_waiting = first_waiting.map(|delivery| Position::new(delivery.position.get().saturating_sub(1)));
         let behind = first_waiting.map_or(checkpoint.position, |waiting| waiting.min(checkpoint.position));
         rows.push(GroupRow {
-            pending: waiting.len() as u64,
+            pending: counted.or(in_memory.map(|info| info.pending)),
             unread: Some(head.get().saturating_sub(checkpoint.position.get())),
             dead_letters: tally.of_group(&group),
             position: Some(checkpoint.position.to_string()),

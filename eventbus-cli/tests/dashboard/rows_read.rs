@@ -73,16 +73,13 @@ async fn no_page_scans_a_table_or_reads_more_than_a_thousand_rows() {
     ] {
         let before = rows_read(&mut connection).await;
         let served = Served::start(&["--store", database.url(), "--sample-every", "1h"]);
-        assert_eq!(served.site.get(path).await.status, 200, "{path}");
+        let page = served.site.get(path).await.ok();
+        assert_eq!(page.contains("counts the pending deliveries"), path == "/groups", "{path} {page}");
         drop(served);
         let after = rows_read(&mut connection).await;
         for (table, (scanned, found)) in after {
             let (scanned_before, found_before) = before.get(&table).copied().unwrap_or_default();
             let (scanned, found) = (scanned - scanned_before, found - found_before);
-            // of the bus in the process the page of groups reads all deliveries that they have not finished
-            if (path, table.as_str()) == ("/groups", "unfinished_deliveries") {
-                continue;
-            }
             // the planner scans a table of few rows, as that is cheaper than its index
             assert!(scanned < 100, "{path} scans {scanned} rows of {table}");
             // dead letters are counted without their events

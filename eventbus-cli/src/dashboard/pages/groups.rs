@@ -32,7 +32,7 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
             tr {
                 th scope="row" { (row.group) }
                 td.number { (row.consumers.map_or_else(|| "–".into(), number)) }
-                td.number { (number(row.pending)) }
+                td.number { (row.pending.map_or_else(|| "–".into(), number)) }
                 td.number { (optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest))))) }
                 td.number { (row.unread.map_or_else(|| "–".into(), number)) }
                 td.number { (seconds(row.seconds)) }
@@ -49,6 +49,9 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
             @if groups.is_empty() { p { "The bus knows no group." } } @else { (table("Consumer groups", &columns, &rows)) }
             @if !are_all_counted {
                 p.hint { "Of the dead letters the oldest " (DEAD_LETTERS_READ_MAX) " are counted; there are more." }
+            }
+            @if groups.iter().any(|row| row.pending.is_none()) {
+                p.hint { "The command " code { "groups" } " counts the pending deliveries: it reads each of them." }
             }
             @for row in groups.iter().filter(|row| !row.remarks.is_empty()) {
                 section aria-label=(format!("Consumers of {}", row.group)) {
