@@ -7,7 +7,8 @@ use std::{fs, time::Duration};
 
 use common::{OrderPlaced, OrderShipped, Ran, assert_json, eventbus, projections::Totals, send};
 use eventbus::{
-    EventContext, ExpectedVersion, NewEvent, StreamId, Uuid, app::SettleError, port::AppendEvents as _, prelude::*,
+    EventContext, ExpectedVersion, Name, NewEvent, StreamId, Uuid, app::SettleError, port::AppendEvents as _,
+    prelude::*,
 };
 use eventstore_sqlite::SqliteEventStore;
 use serde_json::json;
@@ -130,6 +131,26 @@ async fn streams_are_listed_and_shown() {
         },
     });
     assert_json(&shown.masked_json(), &wanted);
+    let store = SqliteEventStore::open(app.folder.path().join("bank.db")).await.unwrap();
+    let noted = |payload: &str| NewEvent::new(Name::from_static("Noted"), 1, payload);
+    let stream = StreamId::parse("Order", "o-4").unwrap();
+    let notes = vec![
+        NewEvent::from_event(&OrderPlaced { cents: 120 }).unwrap(),
+        noted(r#"{"by":"a","cents":1,"at":"x"}"#),
+        noted(r#"{"by":"b","cents":1,"to":"\u001b[2J"}"#),
+    ];
+    store.append(&stream, ExpectedVersion::NoStream, notes).await.unwrap();
+    let shown = app.run(&["streams", "show", "Order", "o-4", "--diff"]).masked();
+    let changed: Vec<_> = shown.lines().filter_map(|line| line.trim().strip_prefix("changed")).map(str::trim).collect();
+    assert_eq!(changed, ["by: a -> b", "to: (none) -> \\u{1b}[2J", "at: x -> (none)"], "{shown}");
+    let shown = app.run(&["--json", "streams", "show", "Order", "o-4", "--diff"]);
+    let changes: Vec<_> = shown.documents().into_iter().map(|document| document["changes"].clone()).collect();
+    let last = json!([
+        { "field": "by", "before": "a", "after": "b" },
+        { "field": "to", "before": null, "after": "\u{1b}[2J" },
+        { "field": "at", "before": "x", "after": null },
+    ]);
+    assert_eq!(changes, [json!([]), json!([]), last]);
     let none = app.run(&["streams", "show", "Order", "o-9"]);
     assert_eq!((none.code, none.err.as_str()), (1, "stream `Order/o-9` has no event from version 1 on\n"));
 }

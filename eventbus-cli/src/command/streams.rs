@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Table, optional, printable, time_text},
-    query::{EventView, StreamPage, list_streams},
+    query::{Change, Difference, EventView, Payload, PayloadComparison, StreamPage, list_streams},
     session::Session,
 };
 
@@ -59,6 +59,9 @@ enum StreamAction {
         /// The most events to show
         #[arg(long, value_name = "NUMBER")]
         limit: Option<u64>,
+        /// Also show what differs from the last event of the same type, among those that are shown
+        #[arg(long)]
+        diff: bool,
     },
 }
 
@@ -71,6 +74,47 @@ pub(super) struct EventDocument {
 impl From<EventView> for EventDocument {
     fn from(event: EventView) -> Self {
         Self { event }
+    }
+}
+
+/// An event of a stream, perhaps with what differs from the last event of its type.
+#[derive(Debug, Serialize)]
+struct ComparedEventDocument {
+    event: EventView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<Vec<FieldChange>>,
+}
+
+/// A field whose values in two events differ; `None` stands for an event without it.
+#[derive(Debug, Serialize)]
+struct FieldChange {
+    field: String,
+    before: Option<String>,
+    after: Option<String>,
+}
+
+impl FieldChange {
+    /// Returns `None` of a field that does not differ.
+    fn of(Difference { path, value, change }: Difference) -> Option<Self> {
+        let (before, after) = match change {
+            Change::None => return None,
+            Change::New => (None, Some(value)),
+            Change::From(before) => (Some(before), Some(value)),
+            Change::Gone => (Some(value), None),
+        };
+        Some(Self { field: path, before, after })
+    }
+}
+
+impl ComparedEventDocument {
+    fn text(&self) -> String {
+        let value = |value: &Option<String>| value.as_deref().map_or_else(|| "(none)".to_owned(), printable);
+        let mut text = event_text(&self.event);
+        for FieldChange { field, before, after } in self.changes.iter().flatten() {
+            let field = printable(field);
+            text += &format!("    {:<12}{field}: {} -> {}\n", "changed", value(before), value(after));
+        }
+        text
     }
 }
 
@@ -88,11 +132,12 @@ impl StreamArgs {
                 session.printer().show(&page, page_text)?;
                 Ok(ExitStatus::Done)
             }
-            StreamAction::Show { aggregate_type, aggregate_id, tenant, from, limit } => {
+            StreamAction::Show { aggregate_type, aggregate_id, tenant, from, limit, diff } => {
                 let stream = StreamId::parse(aggregate_type, aggregate_id)
                     .map_err(|error| CommandError::Usage(error.to_string()))?
                     .with_tenant_id(tenant.filter(|tenant| !tenant.is_nil()));
-                show_stream(session, &stream, Version::new(*from), limit.unwrap_or(u64::MAX)).await
+                let comparison = diff.then(PayloadComparison::default);
+                show_stream(session, &stream, Version::new(*from), limit.unwrap_or(u64::MAX), comparison).await
             }
         }
     }
@@ -107,6 +152,7 @@ async fn show_stream(
     stream: &StreamId,
     from: Version,
     limit: u64,
+    mut comparison: Option<PayloadComparison>,
 ) -> Result<ExitStatus, CommandError> {
     let (store, printer) = (session.store().await?, session.printer());
     let mut events = store.read_stream(stream, from, Direction::Forward);
@@ -114,7 +160,12 @@ async fn show_stream(
     while shown < limit
         && let Some(event) = events.try_next().await?
     {
-        printer.show(&EventDocument::from(EventView::from(&event)), |document| event_text(&document.event))?;
+        let compared = comparison.as_mut().map(|comparison| {
+            let fields = comparison.compare(event.event_type().as_str(), &Payload::new(&event, &[]));
+            fields.into_iter().filter_map(FieldChange::of).collect()
+        });
+        let document = ComparedEventDocument { event: EventView::from(&event), changes: compared };
+        printer.show(&document, ComparedEventDocument::text)?;
         shown += 1;
     }
     if shown == 0 {

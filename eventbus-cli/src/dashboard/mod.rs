@@ -14,7 +14,6 @@ mod guard;
 mod inner;
 mod pages;
 mod parts;
-mod payload;
 mod rebuilds;
 mod routes;
 mod samples;

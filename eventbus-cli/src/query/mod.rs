@@ -7,12 +7,14 @@ mod dead_letters;
 mod events;
 mod groups;
 mod lag;
+mod payload;
 mod position;
 mod projections;
 mod relays;
 mod status;
 mod streams;
 
+pub(crate) use self::payload::{Change, Difference, Payload, PayloadComparison};
 pub use self::{
     causes::{CauseRow, CauseTree, DeadDeliveryRow, SearchProgress, find_causes, position_at},
     dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterTally, find_dead_letters, search_dead_letters},

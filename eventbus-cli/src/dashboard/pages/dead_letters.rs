@@ -12,13 +12,12 @@ use super::streams::stream_link;
 use crate::{
     dashboard::{
         parts::{field_table, optional, search_field, table, time},
-        payload::Payload,
         source::DEAD_LETTERS_READ_MAX,
         visit::Visit,
     },
     dead_letter_action::DeadLetterAction,
     error::CommandError,
-    query::{DeadLetterQuery, search_dead_letters},
+    query::{DeadLetterQuery, Payload, search_dead_letters},
 };
 
 /// Dead letters of one page.

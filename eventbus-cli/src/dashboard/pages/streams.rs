@@ -7,11 +7,10 @@ use serde::Deserialize;
 use crate::{
     dashboard::{
         parts::{field_table, number, position, search_field, table, time},
-        payload::{Change, Difference, Payload, differences},
         visit::Visit,
     },
     error::CommandError,
-    query::{list_stream_page, read_newest_events},
+    query::{Change, Difference, Payload, PayloadComparison, list_stream_page, read_newest_events},
 };
 
 /// Streams of one page.
@@ -118,19 +117,21 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     let mut events = read_newest_events(store, &stream, newest, EVENTS + 1).await?;
     events.reverse();
     let hidden = visit.inner().hidden_fields();
-    let payloads: Vec<_> =
-        events.iter().map(|event| (event.event_type().as_str(), Payload::new(event, hidden))).collect();
-    let mut compared: Vec<_> = events.iter().zip(&payloads).zip(differences(&payloads)).collect();
-    let older =
-        (compared.len() > EVENTS).then(|| compared.remove(0)).map(|((event, _), _)| event.version().to_string());
+    let mut comparison = PayloadComparison::default();
+    let mut compare = |event| {
+        let payload = Payload::new(event, hidden);
+        (event, payload.is_cut, comparison.compare(event.event_type().as_str(), &payload))
+    };
+    let mut compared: Vec<_> = events.iter().map(&mut compare).collect();
+    let older = (compared.len() > EVENTS).then(|| compared.remove(0)).map(|(event, ..)| event.version().to_string());
     Ok(html! {
         @if let Some(tenant) = tenant { p { "Tenant " code { (tenant) } } }
         @if compared.is_empty() {
             p { "The stream has no events." }
         }
         ol.timeline reversed aria-label="Events, the newest first" {
-            @for ((event, (_, payload)), fields) in compared.iter().rev() {
-                li { (event_entry(event, payload.is_cut, fields)) }
+            @for (event, is_cut, fields) in compared.iter().rev() {
+                li { (event_entry(event, *is_cut, fields)) }
             }
         }
         @if let Some(upto) = older {

@@ -1,4 +1,4 @@
-//! The payload of an event as a page shows it: its fields, without those that are hidden, and what has changed.
+//! The payload of an event as a person reads it: its fields, without those that are hidden, and what has changed.
 //!
 //! Invariant: the values of an event with sealed fields, and those of hidden fields, get into no [`Payload`].
 
@@ -12,39 +12,39 @@ const FIELDS_MAX: usize = 200;
 /// The characters of one value that are shown.
 const VALUE_MAX: usize = 500;
 
-/// The payload of an event as a page shows it.
+/// The payload of an event as a person reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Payload {
+pub(crate) struct Payload {
     /// Path and value of each field.
     fields: Vec<(String, String)>,
     /// Set if there are more fields.
-    pub(super) is_cut: bool,
+    pub(crate) is_cut: bool,
 }
 
-/// One field beside what earlier events have.
+/// One field beside that of the last event of the same type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Difference {
-    pub(super) path: String,
-    pub(super) value: String,
-    pub(super) change: Change,
+pub(crate) struct Difference {
+    pub(crate) path: String,
+    pub(crate) value: String,
+    pub(crate) change: Change,
 }
 
-/// How a field differs from the last event that has it.
+/// How a field differs from that of the last event of the same type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Change {
-    /// It does not, or no earlier event is known.
+pub(crate) enum Change {
+    /// It does not, or no earlier event of this type is known.
     None,
-    /// No earlier event has it.
+    /// That event lacks it.
     New,
     /// It had this value.
     From(String),
-    /// The last event of this type had it, with this value.
+    /// That event had it, with this value.
     Gone,
 }
 
 impl Payload {
     /// Reads the payload of an event, and its attributes if it has some.
-    pub(super) fn new(event: &RecordedEvent, hidden: &[String]) -> Self {
+    pub(crate) fn new(event: &RecordedEvent, hidden: &[String]) -> Self {
         let metadata = event.metadata();
         let mut payload = Self { fields: Vec::new(), is_cut: false };
         let is_sealed = metadata.has_sealed_fields();
@@ -104,45 +104,47 @@ impl Payload {
     }
 
     /// Returns the fields, none of which is compared.
-    pub(super) fn fields(&self) -> &[(String, String)] {
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn fields(&self) -> &[(String, String)] {
         &self.fields
+    }
+
+    fn value(&self, path: &str) -> Option<&str> {
+        self.fields.iter().find(|(of, _)| of == path).map(|(_, value)| value.as_str())
     }
 }
 
-/// Compares each payload, the oldest first, with the last earlier one that has the field. Each comes with its event type.
-pub(super) fn differences(payloads: &[(&str, Payload)]) -> Vec<Vec<Difference>> {
-    let mut known: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut last_of_type: BTreeMap<&str, &Payload> = BTreeMap::new();
-    let mut all = Vec::with_capacity(payloads.len());
-    for (event_type, payload) in payloads {
-        let is_first = all.is_empty();
-        let mut found: Vec<_> = payload
-            .fields
-            .iter()
-            .map(|(path, value)| Difference {
-                path: path.clone(),
-                value: value.clone(),
-                change: match known.get(path.as_str()) {
-                    None if is_first => Change::None,
-                    None => Change::New,
-                    Some(before) if before == value => Change::None,
-                    Some(before) => Change::From((*before).to_owned()),
-                },
-            })
-            .collect();
-        if let Some(last) = last_of_type.insert(event_type, payload) {
-            let is_there = |path: &String| payload.fields.iter().any(|(other, _)| other == path);
-            let gone = last.fields.iter().filter(|(path, _)| !is_there(path));
-            found.extend(gone.map(|(path, value)| Difference {
-                path: path.clone(),
-                value: value.clone(),
-                change: Change::Gone,
-            }));
-        }
-        known.extend(payload.fields.iter().map(|(path, value)| (path.as_str(), value.as_str())));
-        all.push(found);
+/// Compares the events of a stream, the oldest first, each with the last earlier one of its type: fields of one name in
+/// events of two types need not mean the same.
+#[derive(Debug, Default)]
+pub(crate) struct PayloadComparison {
+    last_of_type: BTreeMap<String, Payload>,
+}
+
+impl PayloadComparison {
+    /// Returns the fields of the next event, and those that it lacks.
+    pub(crate) fn compare(&mut self, event_type: &str, payload: &Payload) -> Vec<Difference> {
+        let last = self.last_of_type.insert(event_type.to_owned(), payload.clone());
+        let value_before = |path: &str| last.as_ref().map(|last| last.value(path));
+        let difference = |(path, value): &(String, String)| Difference {
+            path: path.clone(),
+            value: value.clone(),
+            change: match value_before(path) {
+                None => Change::None,
+                Some(None) => Change::New,
+                Some(Some(before)) if before == value => Change::None,
+                Some(Some(before)) => Change::From(before.to_owned()),
+            },
+        };
+        let mut found: Vec<_> = payload.fields.iter().map(difference).collect();
+        let gone = last.iter().flat_map(|last| &last.fields).filter(|(path, _)| payload.value(path).is_none());
+        found.extend(gone.map(|(path, value)| Difference {
+            path: path.clone(),
+            value: value.clone(),
+            change: Change::Gone,
+        }));
+        found
     }
-    all
 }
 
 fn join(path: &str, name: &str) -> String {
@@ -208,19 +210,23 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_compared_with_the_last_event_that_has_it() {
+    fn a_field_is_compared_with_the_last_event_of_the_same_type() {
         let of = |json: &str| Payload::new(&event(json, false), &[]);
-        let payloads = [
-            ("Placed", of(r#"{"cents":120,"note":"a"}"#)),
-            ("Shipped", of(r#"{"parcel":"p-1"}"#)),
-            ("Placed", of(r#"{"cents":90}"#)),
-        ];
-        let found = differences(&payloads);
-        let changes = |at: usize| -> Vec<_> {
-            found[at].iter().map(|field| (field.path.as_str(), field.value.as_str(), &field.change)).collect()
+        let mut comparison = PayloadComparison::default();
+        let mut changes = |event_type: &str, json: &str| -> Vec<_> {
+            let fields = comparison.compare(event_type, &of(json)).into_iter();
+            fields.map(|field| (field.path, field.value, field.change)).collect()
         };
-        assert_eq!(changes(0), [("cents", "120", &Change::None), ("note", "a", &Change::None)]);
-        assert_eq!(changes(1), [("parcel", "p-1", &Change::New)]);
-        assert_eq!(changes(2), [("cents", "90", &Change::From("120".into())), ("note", "a", &Change::Gone)]);
+        let field = |path: &str, value: &str, change| (path.to_owned(), value.to_owned(), change);
+        let placed = [field("cents", "120", Change::None), field("note", "a", Change::None)];
+        assert_eq!(changes("Placed", r#"{"cents":120,"note":"a"}"#), placed);
+        assert_eq!(changes("Paid", r#"{"cents":100}"#), [field("cents", "100", Change::None)]);
+        let placed = [
+            field("cents", "90", Change::From("120".into())),
+            field("to", "b", Change::New),
+            field("note", "a", Change::Gone),
+        ];
+        assert_eq!(changes("Placed", r#"{"cents":90,"to":"b"}"#), placed);
+        assert_eq!(changes("Paid", r#"{"cents":100}"#), [field("cents", "100", Change::None)]);
     }
 }
