@@ -2,6 +2,7 @@
 
 mod bus;
 mod courses;
+mod metrics;
 mod orders;
 mod projecting;
 mod projections;

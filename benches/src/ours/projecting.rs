@@ -5,7 +5,10 @@ use eventbus::{prelude::*, *};
 use eventstore_postgres::PgEventStore;
 use tokio::sync::mpsc;
 
-use super::projections::{self, Kind};
+use super::{
+    metrics::export_metrics,
+    projections::{self, Kind},
+};
 use crate::{
     order::{ItemAdded, Order},
     workload::Reactions,
@@ -27,7 +30,7 @@ impl Projecting {
             return Err(format!("there are {} projections", projections::MOST).into());
         }
         let app = App::builder().store(store).without_relay();
-        let app = projections::add(app, kind, projections).start().await?;
+        let app = export_metrics(projections::add(app, kind, projections)).start().await?;
         let (sender, handled) = mpsc::unbounded_channel();
         Ok(Self { orders: app.repository(), app, kind, projections, sender, handled })
     }

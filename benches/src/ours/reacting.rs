@@ -7,7 +7,7 @@ use eventbus_test::unique_name;
 use eventstore_postgres::PgEventStore;
 use tokio::sync::mpsc;
 
-use super::bus::config;
+use super::{bus::config, metrics::export_metrics};
 use crate::{
     order::{ItemAdded, Order},
     workload::Reactions,
@@ -34,7 +34,7 @@ impl Reacting {
         let bus = RedisEventBus::connect(config(redis, &unique_name("react"), "reactions")).await?;
         let (sender, handled) = mpsc::unbounded_channel();
         let app = App::builder().store(store).bus(bus).state(sender).handler::<note>().relay_gather(gather);
-        let app = app.start().await?;
+        let app = export_metrics(app).start().await?;
         Ok(Self { orders: app.repository(), app, handled })
     }
 }
