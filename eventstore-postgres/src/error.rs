@@ -87,8 +87,8 @@ pub enum PgConnectError {
     /// The tables do not exist, or are older than this release, and `migrate` is false; or a step must run outside of a
     /// transaction, and the store is on a pool of the application.
     #[error(
-        "schema `{schema}` is at migration {found}, this release needs {needed}: run the command `eventbus \
-         migrate` or `PgEventStore::migrate`, or have an administrator run the text of `PgEventStore::migrations_sql`"
+        "schema `{schema}` is at migration {found}, this release needs {needed}: run `PgEventStore::migrate` \
+         or the command `eventbus migrate`, or have an administrator run the text of `PgEventStore::migrations_sql`"
     )]
     NotMigrated {
         /// The schema.

@@ -13,7 +13,7 @@ use crate::{
     PgEventStore,
     pool::{PLANNER_SETTINGS, Query},
     schema::Schema,
-    statements::{Claim, PageEnd, Statements},
+    statements::{Claim, PageEnd, Statements, StreamClaims},
 };
 
 /// The events of the store whose plans are kept, and of the store of `cargo test`.
@@ -79,6 +79,8 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     };
     let streams =
         format!("'{{order-7,new}}', '{{Order,Order}}', '{{{NO_TENANT},{NO_TENANT}}}', '{{{version},0}}', '{{1,1}}'");
+    let new_streams =
+        format!("'{{new-1,new-2}}', '{{Order,Order}}', '{{{NO_TENANT},{NO_TENANT}}}', '{{0,0}}', '{{1,1}}'");
     let one_tag = format!("0, {events}, NULL, '{{Added}}', NULL, '{{1}}', '{{1}}', '{{course:105}}', 5000, 1000");
     let both_tags = format!(
         "0, {events}, NULL, '{{Added}}', '{NO_TENANT}', '{{1,1}}', '{{2,2}}', '{{course:105,student:3}}', 5000, 1000"
@@ -90,7 +92,8 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
         may_sort,
     };
     let append = statements.single_stream_append(Claim::Exact(Version::FIRST), false);
-    let append_many = statements.multi_stream_append(false);
+    let append_many = statements.multi_stream_append(StreamClaims::Any, false);
+    let claims_of_new = statements.multi_stream_append(StreamClaims::New, false);
     let read_page = statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtEvents);
     let read_filtered = statements.feed_page(include_str!("sql/read_filtered.sql"), PageEnd::AtEvents);
     let read_forward = statements.stream_page(include_str!("sql/read_forward.sql"), "version");
@@ -101,6 +104,7 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     vec![
         hot("append", append, format!("{order}, {}, {version}", new_events(1)), true),
         hot("append_many", append_many, format!("{streams}, '{{1,2}}', '{{1,1}}', {}", new_events(2)), true),
+        hot("claims_of_new", claims_of_new, format!("{new_streams}, '{{1,2}}', '{{1,1}}', {}", new_events(2)), true),
         hot("read_page", read_page, format!("{middle}, {events}, 1000"), false),
         hot("read_filtered", read_filtered, format!("{middle}, {events}, NULL, '{{Rare}}', NULL, 1000"), false),
         hot("read_forward", read_forward, format!("{order}, 1, 1000"), true),

@@ -56,6 +56,15 @@ impl Claim {
     }
 }
 
+/// How an append to several streams claims their rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamClaims {
+    /// Each at its own expected version, with a row or without.
+    Any,
+    /// There are no rows.
+    New,
+}
+
 /// Where the server ends a page, beside at a number of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PageEnd {
@@ -184,8 +193,12 @@ impl Statements {
     }
 
     /// Returns the statement that appends to any number of streams.
-    pub(crate) fn multi_stream_append(&self, lists_types: bool) -> Query<'static> {
-        self.append(include_str!("sql/append_many.sql"), "", lists_types)
+    pub(crate) fn multi_stream_append(&self, claims: StreamClaims, lists_types: bool) -> Query<'static> {
+        let claims = match claims {
+            StreamClaims::Any => include_str!("sql/claims_of_any.sql"),
+            StreamClaims::New => include_str!("sql/claims_of_new.sql"),
+        };
+        self.append(include_str!("sql/append_many.sql"), claims, lists_types)
     }
 
     fn append(&self, sql: &'static str, claim: &'static str, lists_types: bool) -> Query<'static> {
@@ -326,31 +339,38 @@ mod tests {
     }
 
     /// Appends an event to each of two streams in one statement; returns the number of stored events.
-    async fn append_to_both(schema: Schema, sql: SqlStr, name: String) -> sqlx::Result<usize> {
+    async fn append_to_both(schema: Schema, sql: SqlStr, name: String, streams: [&str; 2]) -> sqlx::Result<usize> {
         let events = [(); 2].map(|()| NewEvent::new(Name::from_static("Deposited"), 1, "{}"));
         let mut connection = connection(&name).await;
         run(&mut connection, &schema.fill_placeholders("SET search_path TO {schema}")).await;
-        let query = sqlx::query(sql).bind(vec!["first", "second"]).bind(vec!["Account"; 2]);
+        let query = sqlx::query(sql).bind(streams.to_vec()).bind(vec!["Account"; 2]);
         let query = query.bind(vec![Uuid::nil(); 2]).bind(vec![-1_i64; 2]);
         let query = query.bind(vec![1_i64; 2]).bind(vec![1_i64, 2]).bind(vec![1_i64; 2]);
         Ok(bind_events(query, &events.iter()).fetch_all(&mut connection).await?.len())
     }
 
+    const BOTH: [&str; 2] = ["first", "second"];
+
     /// Two statements append to the same two streams and meet half-way: the first has inserted one stream, which the
-    /// second inserts too, and is about to insert the other stream, which the second found and claimed.
+    /// second inserts too, and is about to insert the other stream. Before the second begins, `between` runs.
     ///
     /// Returns the results of both, if they wait for each other without a limit.
-    async fn meet_half_way(edit: impl Fn(&str) -> String) -> [sqlx::Result<usize>; 2] {
+    async fn meet_half_way(
+        claims: StreamClaims,
+        edit: impl Fn(&str) -> String,
+        between: &str,
+        streams_of_second: [&'static str; 2],
+    ) -> [sqlx::Result<usize>; 2] {
         let schema = Schema::new(&eventbus_test::unique_name("store")).unwrap();
         let database_url = eventbus_test::postgres_url().to_owned();
         let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
         drop(PgEventStore::connect_with(config).await.unwrap());
-        let sql = Statements::new(schema.clone(), false).multi_stream_append(false).sql();
+        let sql = Statements::new(schema.clone(), false).multi_stream_append(claims, false).sql();
         assert!(sql.as_str().contains("'100ms'"));
         let sql: Arc<str> = edit(&sql.as_str().replace("'100ms'", "'0'")).into();
-        let start = |name: &str| {
+        let start = |name: &str, streams: [&'static str; 2]| {
             let sql = AssertSqlSafe(sql.to_string()).into_sql_str();
-            tokio::spawn(append_to_both(schema.clone(), sql, name.to_owned()))
+            tokio::spawn(append_to_both(schema.clone(), sql, name.to_owned(), streams))
         };
 
         let (one, other) = (eventbus_test::unique_name("one"), eventbus_test::unique_name("other"));
@@ -368,18 +388,10 @@ mod tests {
         );
         run(&mut gate, &wait_at_the_gate.replace("NAME", &one)).await;
         let mut watcher = connection("watcher").await;
-        let first = start(&one);
+        let first = start(&one, BOTH);
         until_blocked(&mut watcher, &one).await;
-        // the first statement began before and does not see the stream
-        run(
-            &mut watcher,
-            &schema.fill_placeholders(
-                "INSERT INTO {schema}.streams (aggregate_id, aggregate_type, tenant_id, version, recorded_at)
-                 VALUES ('second', 'Account', '00000000-0000-0000-0000-000000000000', 0, now())",
-            ),
-        )
-        .await;
-        let second = start(&other);
+        run(&mut watcher, &schema.fill_placeholders(between)).await;
+        let second = start(&other, streams_of_second);
         until_blocked(&mut watcher, &other).await;
         run(&mut gate, &schema.fill_placeholders("SELECT pg_advisory_unlock({namespace})")).await;
         let results = [first.await.unwrap(), second.await.unwrap()];
@@ -387,9 +399,19 @@ mod tests {
         results
     }
 
+    /// Makes a stream, so that the second statement finds and claims it; the first began before and does not see it.
+    const MAKE_SECOND_STREAM: &str =
+        "INSERT INTO {schema}.streams (aggregate_id, aggregate_type, tenant_id, version, recorded_at)
+         VALUES ('second', 'Account', '00000000-0000-0000-0000-000000000000', 0, now())";
+
+    fn deadlocks(results: &[sqlx::Result<usize>]) -> usize {
+        let errors = results.iter().filter_map(|result| result.as_ref().err()?.as_database_error());
+        errors.filter(|error| error.code().as_deref() == Some("40P01")).count()
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn appends_to_streams_that_others_make_meanwhile_do_not_wait_in_a_circle() {
-        let results = meet_half_way(str::to_owned).await;
+        let results = meet_half_way(StreamClaims::Any, str::to_owned, MAKE_SECOND_STREAM, BOTH).await;
         let [Ok(1), Ok(1)] = results else { panic!("each one appends to the stream that it got: {results:?}") };
     }
 
@@ -397,15 +419,25 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn whoever_updates_before_he_inserts_waits_in_a_circle() {
         let inserted = ", (SELECT count(*) FROM made) inserted";
-        let results = meet_half_way(|sql| {
+        let edit = |sql: &str| {
             assert!(sql.contains(inserted));
             sql.replace(inserted, "")
-        });
-        let deadlock = |result: &sqlx::Result<usize>| {
-            let error = result.as_ref().err().and_then(sqlx::Error::as_database_error);
-            error.is_some_and(|error| error.code().as_deref() == Some("40P01"))
         };
-        let results = results.await;
-        assert_eq!(results.iter().filter(|result| deadlock(result)).count(), 1, "{results:?}");
+        let results = meet_half_way(StreamClaims::Any, edit, MAKE_SECOND_STREAM, BOTH).await;
+        assert_eq!(deadlocks(&results), 1, "{results:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn appends_to_the_same_new_streams_do_not_wait_in_a_circle() {
+        let given = ["second", "first"];
+        let results = meet_half_way(StreamClaims::New, str::to_owned, "SELECT", given).await;
+        let [Ok(2), Ok(0)] = results else { panic!("the first one makes both streams: {results:?}") };
+        let edit = |sql: &str| {
+            let order = r#"ORDER BY w.aggregate_id COLLATE "C", w.aggregate_type COLLATE "C", w.tenant_id"#;
+            assert!(sql.contains(order));
+            sql.replace(order, "")
+        };
+        let results = meet_half_way(StreamClaims::New, edit, "SELECT", given).await;
+        assert_eq!(deadlocks(&results), 1, "in the order given: {results:?}");
     }
 }

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     resolve::{self, AppendResolution},
     statement_error::{StatementError, error_per_append},
+    statements::StreamClaims,
     store_inner::StoreInner,
 };
 
@@ -119,7 +120,10 @@ impl AppendExecutor {
         let sent = self.store.append_notifier().sent();
         let rows = match plan.single_stream().filter(|_| !is_contended) {
             Some(stream) => self.send_single_stream(plan, stream, blocked, lists_types).await,
-            None => self.send_multi_stream(plan, lists_types).await,
+            None => {
+                let claims = if is_contended { StreamClaims::Any } else { plan.claims() };
+                self.send_multi_stream(plan, claims, lists_types).await
+            }
         };
         sent.end(&rows);
         let rows = rows?;
@@ -129,9 +133,14 @@ impl AppendExecutor {
 
     /// Sends a statement that waits at most 100 ms for a row lock, then fails with `LockTimeout`: for several streams,
     /// or for one when no long-wait permit is free.
-    async fn send_multi_stream(&self, plan: &StatementPlan, lists_types: bool) -> Result<Vec<PgRow>, StatementError> {
+    async fn send_multi_stream(
+        &self,
+        plan: &StatementPlan,
+        claims: StreamClaims,
+        lists_types: bool,
+    ) -> Result<Vec<PgRow>, StatementError> {
         let _permit = self.store.connections().short_wait_permit().await?;
-        self.store.connections().fetch_all(plan.multi_stream_query(self.store.statements(), lists_types)).await
+        self.store.connections().fetch_all(plan.multi_stream_query(self.store.statements(), claims, lists_types)).await
     }
 
     /// Sends a statement for a single stream, which waits for the row lock up to its time limit. If no long-wait
@@ -148,7 +157,7 @@ impl AppendExecutor {
         let _permit = match (connections.try_long_wait_permit(), &blocked) {
             (Some(permit), _) => permit,
             (None, Some(_)) => connections.long_wait_permit().await?,
-            (None, None) => return self.send_multi_stream(plan, lists_types).await,
+            (None, None) => return self.send_multi_stream(plan, plan.claims(), lists_types).await,
         };
         // pinned: after the timeout the statement goes on, and its stream counts as blocked
         let mut rows = pin!(connections.fetch_all(plan.single_stream_query(self.store.statements(), lists_types)));
@@ -271,7 +280,7 @@ struct BatchExecution {
     /// Set if a statement may hold at most one append per stream.
     one_per_stream: bool,
     /// Set if an append was not stored though its stream is at the expected version. The stream may have a row without
-    /// events, which only the statement for several streams claims: `append_streams.sql` makes such rows.
+    /// events, which only the statement for any streams claims: `append_streams.sql` makes such rows.
     is_contended: bool,
     /// Set if a transaction holds the row of the first stream, which is alone in the next statement.
     blocked: Option<BlockedStreamGuard>,

@@ -12,7 +12,7 @@ use super::entry::CommitEntry;
 use crate::{
     columns::{bind_claim, bind_events},
     pool::Query,
-    statements::{Claim, Statements},
+    statements::{Claim, Statements, StreamClaims},
 };
 
 /// The appends to one stream in one statement: the server stores all of them or none.
@@ -87,8 +87,20 @@ impl StatementPlan {
         bind_claim(statements.single_stream_append(claim, lists_types), stream, claim, &self.new_events())
     }
 
+    /// Returns how a statement for several streams claims them, where a stream without events has no row.
+    pub(super) fn claims(&self) -> StreamClaims {
+        let mut claims = self.chains.iter().map(|chain| Claim::new(self.entries[chain.first].append.expected));
+        if claims.all(|claim| matches!(claim, Claim::New)) { StreamClaims::New } else { StreamClaims::Any }
+    }
+
     /// Returns the statement for any number of streams, which fails soon if one of their rows is locked.
-    pub(super) fn multi_stream_query(&self, statements: &Statements, lists_types: bool) -> Query<'_> {
+    pub(super) fn multi_stream_query(
+        &self,
+        statements: &Statements,
+        claims: StreamClaims,
+        lists_types: bool,
+    ) -> Query<'_> {
+        let query = statements.multi_stream_append(claims, lists_types);
         let claims = self.chains.iter().map(|chain| &self.entries[chain.first].append);
         let mut events_of_stream = vec![0_i64; self.chains.len()];
         let (mut stream_of_event, mut ordinal_in_stream) = (Vec::new(), Vec::new());
@@ -99,7 +111,6 @@ impl StatementPlan {
                 ordinal_in_stream.push(events_of_stream[*stream]);
             }
         }
-        let query = statements.multi_stream_append(lists_types);
         let query = bind_streams(query, claims).bind(events_of_stream).bind(stream_of_event).bind(ordinal_in_stream);
         bind_events(query, &self.new_events())
     }
