@@ -241,10 +241,6 @@ impl From<PgConnectError> for CommandError {
 impl From<SqliteConnectError> for CommandError {
     fn from(error: SqliteConnectError) -> Self {
         match error {
-            SqliteConnectError::Unavailable { ref path, .. } if !path.exists() => Self::unreachable(
-                &format!("the file `{}`", path.display()),
-                "it does not exist; the command `migrate` makes a new store",
-            ),
             SqliteConnectError::Unavailable { ref path, .. } => {
                 Self::unreachable(&format!("the file `{}`", path.display()), error)
             }

@@ -59,9 +59,14 @@ fn a_server_that_refuses_the_connection_is_unreachable_and_its_password_is_not_s
             assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
         }
     }
-    let missing = eventbus(&["--store", "sqlite:/no/such/folder/bank.db", "status"]);
-    let says = "the file `/no/such/folder/bank.db` cannot be reached: it does not exist; the command `migrate` makes";
-    assert!(missing.code == 3 && missing.err.contains(says), "{missing:?}");
+    let folder = tempfile::tempdir().unwrap();
+    for (file, says) in [
+        ("bank.db", "it does not exist; the command `migrate` makes a new store"),
+        ("no/such/folder/bank.db", "its directory does not exist"),
+    ] {
+        let missing = eventbus(&["--store", &format!("sqlite:{}", folder.path().join(file).display()), "status"]);
+        assert!(missing.code == 3 && missing.err.contains(says), "{missing:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -188,7 +188,10 @@ async fn what_exists_and_another_writer_who_was_first_are_conflicts() {
     let exists = Problem::from(accounts.create(&id, open).await.unwrap_err());
     let (stream, expected) = (StreamId::parse("Account", "1").unwrap(), ExpectedVersion::Exact(2.into()));
     let late = Problem::from(SaveError::from(AppendError::Conflict { stream, expected, actual: 3.into() }));
-    for (problem, detail) in [(exists, "it exists already"), (late, "a concurrent change was first, try again")] {
+    for (problem, detail) in [
+        (exists, "it exists already, perhaps by a concurrent change"),
+        (late, "a concurrent change was first, try again"),
+    ] {
         let (status, body) = read(problem.into_response()).await;
         assert_eq!((status, &body["detail"]), (409, &json!(detail)));
     }

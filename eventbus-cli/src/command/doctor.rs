@@ -31,7 +31,7 @@ pub(crate) struct DoctorArgs {
     /// Make checks that read whole tables, too
     #[arg(long)]
     deep: bool,
-    /// Show the names of all checks, what each finds, and make none; it needs no server
+    /// List all checks with what each finds, and make none; needs no server
     #[arg(long, conflicts_with_all = ["only", "skip", "deep"])]
     list: bool,
 }

@@ -81,8 +81,15 @@ impl From<EventView> for EventDocument {
 #[derive(Debug, Serialize)]
 struct ComparedEventDocument {
     event: EventView,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    changes: Option<Vec<FieldChange>>,
+    #[serde(flatten)]
+    compared: Option<Changes>,
+}
+
+#[derive(Debug, Serialize)]
+struct Changes {
+    changes: Vec<FieldChange>,
+    /// Set if the event has more fields than are compared.
+    is_cut: bool,
 }
 
 /// A field whose values in two events differ; `None` stands for an event without it.
@@ -110,9 +117,13 @@ impl ComparedEventDocument {
     fn text(&self) -> String {
         let value = |value: &Option<String>| value.as_deref().map_or_else(|| "(none)".to_owned(), printable);
         let mut text = event_text(&self.event);
-        for FieldChange { field, before, after } in self.changes.iter().flatten() {
+        let Some(compared) = &self.compared else { return text };
+        for FieldChange { field, before, after } in &compared.changes {
             let field = printable(field);
             text += &format!("    {:<12}{field}: {} -> {}\n", "changed", value(before), value(after));
+        }
+        if compared.is_cut {
+            text += "    more fields than are compared\n";
         }
         text
     }
@@ -161,10 +172,11 @@ async fn show_stream(
         && let Some(event) = events.try_next().await?
     {
         let compared = comparison.as_mut().map(|comparison| {
-            let fields = comparison.compare(event.event_type().as_str(), &Payload::new(&event, &[]));
-            fields.into_iter().filter_map(FieldChange::of).collect()
+            let payload = Payload::new(&event, &[]);
+            let fields = comparison.compare(event.event_type().as_str(), &payload).into_iter();
+            Changes { changes: fields.filter_map(FieldChange::of).collect(), is_cut: payload.is_cut }
         });
-        let document = ComparedEventDocument { event: EventView::from(&event), changes: compared };
+        let document = ComparedEventDocument { event: EventView::from(&event), compared };
         printer.show(&document, ComparedEventDocument::text)?;
         shown += 1;
     }

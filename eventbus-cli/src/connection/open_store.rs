@@ -1,11 +1,11 @@
 //! A store that exists, of any kind.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use eventbus::store::EventStore;
 use eventstore_postgres::PgEventStore;
 use eventstore_redis::RedisEventStore;
-use eventstore_sqlite::SqliteEventStore;
+use eventstore_sqlite::{SqliteConnectError, SqliteEventStore};
 
 use super::settings::{ConnectionSettings, StoreUrl};
 use crate::error::CommandError;
@@ -32,7 +32,8 @@ impl OpenStore {
         Ok(match settings.store_url()? {
             StoreUrl::Postgres(url) => Self::Postgres(PgEventStore::connect_with(settings.postgres_config(url)).await?),
             StoreUrl::Sqlite(url) => {
-                Self::Sqlite(SqliteEventStore::connect_with(&url, settings.sqlite_config()).await?)
+                let opened = SqliteEventStore::connect_with(&url, settings.sqlite_config()).await;
+                Self::Sqlite(opened.map_err(of_file)?)
             }
             StoreUrl::Redis(url) => Self::Redis(RedisEventStore::attach(settings.redis_store_config(url)).await?),
         })
@@ -53,5 +54,20 @@ impl OpenStore {
         if let Self::Postgres(store) = self {
             store.close().await;
         }
+    }
+}
+
+/// Returns the error of opening a file; of one that is missing in its folder, with the command that makes it.
+fn of_file(error: SqliteConnectError) -> CommandError {
+    let is_missing = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        folder.is_dir() && matches!(path.try_exists(), Ok(false))
+    };
+    match error {
+        SqliteConnectError::Unavailable { ref path, .. } if is_missing(path) => CommandError::unreachable(
+            &format!("the file `{}`", path.display()),
+            "it does not exist; the command `migrate` makes a new store",
+        ),
+        error => error.into(),
     }
 }

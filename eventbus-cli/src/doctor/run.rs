@@ -145,12 +145,11 @@ impl Doctor {
             report.note_silent_server();
         }
         for check in checks().filter(|check| self.is_wanted(check)) {
-            if check.is_deep() && !self.is_deep {
-                report.skip(check, "it reads whole tables: only `--deep` makes it");
-                continue;
-            }
             match subjects.checking(check) {
                 Err(Missing::Subject(reason)) => report.skip(check, reason),
+                _ if check.is_deep() && !self.is_deep => {
+                    report.skip(check, "made with `--deep` only, as whole tables are read");
+                }
                 Err(Missing::Server(reason)) => report.add(check, Err(CheckError::Other(reason.to_owned()))),
                 Ok(checking) => {
                     let late = || CheckError::Other(format!("it took longer than {:?}", check.timeout()));

@@ -44,8 +44,7 @@ pub enum GroupDetail {
     /// Also the deliveries that wait for a retry: the store reads a row for each delivery that a group has not finished, its
     /// dead letters included.
     Waiting,
-    /// Their checkpoints only: the lag is that of the checkpoint, and pending deliveries are counted where the bus has them in
-    /// memory, as that of an application in this process.
+    /// Their checkpoints only: pending deliveries are not counted, and the lag is that of the checkpoint.
     Checkpoints,
 }
 
@@ -81,7 +80,7 @@ pub async fn list_groups_with(
     clock: &SharedClock,
 ) -> Result<Vec<GroupRow>, CommandError> {
     match store {
-        Some(store) if bus.is_in_process() => groups_in_process(bus, store, (tally, detail), clock).await,
+        Some(store) if bus.is_in_process() => groups_in_process(store, (tally, detail), clock).await,
         None if bus.is_in_process() => Ok(Vec::new()),
         store => groups_of_stream(bus, store, tally, clock).await,
     }
@@ -147,7 +146,6 @@ fn row_of(group: GroupInfo, tally: &DeadLetterTally, holder: Option<&str>) -> Gr
 
 /// Lists the groups of the in-process bus, whose progress is in the store.
 async fn groups_in_process(
-    bus: &OpenBus,
     store: &dyn EventStore,
     (tally, detail): (&DeadLetterTally, GroupDetail),
     clock: &SharedClock,
@@ -155,10 +153,6 @@ async fn groups_in_process(
     let prefix = ReaderKind::Group.prefix();
     let checkpoints = all_checkpoints(store, prefix).await?;
     let head = store.head().await?;
-    let in_memory = match bus {
-        OpenBus::Other(bus) => bus.stream_info().await.consumer_groups,
-        _ => Vec::new(),
-    };
     let mut rows = Vec::with_capacity(checkpoints.len());
     for checkpoint in checkpoints {
         let Some(group) = ReaderKind::parse(&checkpoint.name).and_then(|(_, name)| Name::new("group", name).ok())
@@ -169,13 +163,11 @@ async fn groups_in_process(
             GroupDetail::Waiting => Some(store.waiting_deliveries(&group).await?),
             GroupDetail::Checkpoints => None,
         };
-        let counted = waiting.as_ref().map(|waiting| waiting.len() as u64);
-        let in_memory = in_memory.iter().find(|info| *info.name == *group);
         let first_waiting = waiting.iter().flatten().next();
         let first_waiting = first_waiting.map(|delivery| Position::new(delivery.position.get().saturating_sub(1)));
         let behind = first_waiting.map_or(checkpoint.position, |waiting| waiting.min(checkpoint.position));
         rows.push(GroupRow {
-            pending: counted.or(in_memory.map(|info| info.pending)),
+            pending: waiting.as_ref().map(|waiting| waiting.len() as u64),
             unread: Some(head.get().saturating_sub(checkpoint.position.get())),
             dead_letters: tally.of_group(&group),
             position: Some(checkpoint.position.to_string()),

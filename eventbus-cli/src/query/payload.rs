@@ -2,7 +2,10 @@
 //!
 //! Invariant: the values of an event with sealed fields, and those of hidden fields, get into no [`Payload`].
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use eventbus::RecordedEvent;
 use serde_json::{Map, Value};
@@ -15,10 +18,19 @@ const VALUE_MAX: usize = 500;
 /// The payload of an event as a person reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Payload {
-    /// Path and value of each field.
-    fields: Vec<(String, String)>,
+    fields: Vec<Field>,
     /// Set if there are more fields.
     pub(crate) is_cut: bool,
+}
+
+/// A field of a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Field {
+    pub(crate) path: String,
+    /// The value, of a long one the beginning.
+    pub(crate) value: String,
+    /// Of the whole value: two that begin alike may differ, and a text from a number.
+    hash: u64,
 }
 
 /// One field beside that of the last event of the same type.
@@ -59,11 +71,11 @@ impl Payload {
         match serde_json::from_str(json) {
             Ok(Value::Object(fields)) if is_sealed => {
                 for name in fields.keys() {
-                    self.add(&join(path, name), "(sealed)".into());
+                    self.add_text(&join(path, name), "(sealed)");
                 }
             }
             Ok(value) if !is_sealed => self.add_value(path, &value, hidden),
-            _ => self.add(path, "(not readable)".into()),
+            _ => self.add_text(path, "(not readable)"),
         }
     }
 
@@ -78,8 +90,8 @@ impl Payload {
                     self.add_value(&format!("{path}[{place}]"), item, hidden);
                 }
             }
-            Value::String(text) => self.add(path, shorten(text)),
-            value => self.add(path, shorten(&value.to_string())),
+            Value::String(text) => self.add(path, shorten(text), value),
+            value => self.add(path, shorten(&value.to_string()), value),
         }
     }
 
@@ -90,27 +102,35 @@ impl Payload {
             }
             let path = join(path, name);
             match hidden.contains(name) {
-                true => self.add(&path, "(hidden)".into()),
+                true => self.add_text(&path, "(hidden)"),
                 false => self.add_value(&path, value, hidden),
             }
         }
     }
 
-    fn add(&mut self, path: &str, value: String) {
-        match self.fields.len() < FIELDS_MAX {
-            true => self.fields.push((path.to_owned(), value)),
-            false => self.is_cut = true,
+    /// Adds a field whose value is not shown.
+    fn add_text(&mut self, path: &str, text: &str) {
+        self.add(path, text.to_owned(), &Value::Null);
+    }
+
+    fn add(&mut self, path: &str, shown: String, value: &Value) {
+        if self.fields.len() == FIELDS_MAX {
+            self.is_cut = true;
+            return;
         }
+        let mut hasher = DefaultHasher::new();
+        value.hash(&mut hasher);
+        self.fields.push(Field { path: path.to_owned(), value: shown, hash: hasher.finish() });
     }
 
     /// Returns the fields, none of which is compared.
     #[cfg(feature = "dashboard")]
-    pub(crate) fn fields(&self) -> &[(String, String)] {
+    pub(crate) fn fields(&self) -> &[Field] {
         &self.fields
     }
 
-    fn value(&self, path: &str) -> Option<&str> {
-        self.fields.iter().find(|(of, _)| of == path).map(|(_, value)| value.as_str())
+    fn field(&self, path: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.path == path)
     }
 }
 
@@ -122,28 +142,30 @@ pub(crate) struct PayloadComparison {
 }
 
 impl PayloadComparison {
-    /// Returns the fields of the next event, and those that it lacks.
+    /// Returns the fields of the next event, and those that it lacks. Of an event that has more fields than are compared, the
+    /// others are neither new nor gone.
     pub(crate) fn compare(&mut self, event_type: &str, payload: &Payload) -> Vec<Difference> {
-        let last = self.last_of_type.insert(event_type.to_owned(), payload.clone());
-        let value_before = |path: &str| last.as_ref().map(|last| last.value(path));
-        let difference = |(path, value): &(String, String)| Difference {
-            path: path.clone(),
-            value: value.clone(),
-            change: match value_before(path) {
-                None => Change::None,
-                Some(None) => Change::New,
-                Some(Some(before)) if before == value => Change::None,
-                Some(Some(before)) => Change::From(before.to_owned()),
-            },
+        let Some(last) = self.last_of_type.insert(event_type.to_owned(), payload.clone()) else {
+            return payload.fields.iter().map(|field| field.with(Change::None)).collect();
         };
-        let mut found: Vec<_> = payload.fields.iter().map(difference).collect();
-        let gone = last.iter().flat_map(|last| &last.fields).filter(|(path, _)| payload.value(path).is_none());
-        found.extend(gone.map(|(path, value)| Difference {
-            path: path.clone(),
-            value: value.clone(),
-            change: Change::Gone,
-        }));
+        let change = |field: &Field| match last.field(&field.path) {
+            None if last.is_cut => Change::None,
+            None => Change::New,
+            Some(before) if before.hash == field.hash => Change::None,
+            Some(before) => Change::From(before.value.clone()),
+        };
+        let mut found: Vec<_> = payload.fields.iter().map(|field| field.with(change(field))).collect();
+        if !payload.is_cut {
+            let gone = last.fields.iter().filter(|field| payload.field(&field.path).is_none());
+            found.extend(gone.map(|field| field.with(Change::Gone)));
+        }
         found
+    }
+}
+
+impl Field {
+    fn with(&self, change: Change) -> Difference {
+        Difference { path: self.path.clone(), value: self.value.clone(), change }
     }
 }
 
@@ -172,7 +194,11 @@ mod tests {
 
     fn shown(payload: &str, hidden: &[&str]) -> Vec<(String, String)> {
         let hidden: Vec<_> = hidden.iter().map(|name| (*name).to_owned()).collect();
-        Payload::new(&event(payload, false), &hidden).fields
+        pairs(Payload::new(&event(payload, false), &hidden))
+    }
+
+    fn pairs(payload: Payload) -> Vec<(String, String)> {
+        payload.fields.into_iter().map(|field| (field.path, field.value)).collect()
     }
 
     fn pair(path: &str, value: &str) -> (String, String) {
@@ -195,9 +221,9 @@ mod tests {
     #[test]
     fn an_event_with_sealed_fields_shows_no_value_at_all() {
         let payload = Payload::new(&event(r#"{"name":"sealed:1:key:c2VhbGVk","deep":{"plain":"Ada"}}"#, true), &[]);
-        assert_eq!(payload.fields, [pair("deep", "(sealed)"), pair("name", "(sealed)")].as_slice());
+        assert_eq!(pairs(payload), [pair("deep", "(sealed)"), pair("name", "(sealed)")]);
         let payload = Payload::new(&event(r#"["Ada"]"#, true), &[]);
-        assert_eq!(payload.fields, [pair("", "(not readable)")]);
+        assert_eq!(pairs(payload), [pair("", "(not readable)")]);
     }
 
     #[test]
@@ -228,5 +254,30 @@ mod tests {
         ];
         assert_eq!(changes("Placed", r#"{"cents":90,"to":"b"}"#), placed);
         assert_eq!(changes("Paid", r#"{"cents":100}"#), [field("cents", "100", Change::None)]);
+    }
+
+    #[test]
+    fn whole_values_are_compared_and_fields_beyond_the_limit_are_neither_new_nor_gone() {
+        let payload = |json: &str| Payload::new(&event(json, false), &[]);
+        let mut comparison = PayloadComparison::default();
+        let mut changes = |json: &str| -> Vec<_> {
+            let compared = comparison.compare("Noted", &payload(json)).into_iter();
+            compared.filter(|field| field.change != Change::None).map(|field| (field.path, field.change)).collect()
+        };
+        let long = |end: char| format!(r#"{{"a":"{}{end}","n":1}}"#, "x".repeat(1_000));
+        assert_eq!(changes(&long('y')), []);
+        let changed = changes(&long('z'));
+        assert!(matches!(&changed[..], [(path, Change::From(_))] if path == "a"), "{changed:?}");
+        let text = r#"{"a":"x","n":"1"}"#;
+        assert_eq!(changes(text).last(), Some(&("n".to_owned(), Change::From("1".into()))));
+        let many = |first: usize| {
+            let fields: Vec<_> = (first..first + FIELDS_MAX + 1).map(|number| format!("\"f{number:04}\":1")).collect();
+            format!("{{{}}}", fields.join(","))
+        };
+        let mut comparison = PayloadComparison::default();
+        for first in [0, 1] {
+            let found = comparison.compare("Noted", &payload(&many(first)));
+            assert!(found.iter().all(|field| field.change == Change::None), "{found:?}");
+        }
     }
 }

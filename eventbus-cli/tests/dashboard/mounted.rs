@@ -54,10 +54,6 @@ async fn links_of_a_mounted_dashboard_stay_below_its_path() {
             assert!(link.starts_with("./") || link.starts_with('#') || link == "../operate", "{path}: {link}");
         }
     }
-    // the bus of this process knows what waits, without a read of the store
-    let counted = "<th scope=\"row\">mail</th><td class=\"number\">–</td><td class=\"number\">0</td>";
-    let groups = wait_for(&site, "/groups", counted).await;
-    assert!(!groups.contains("counts the pending deliveries"), "{groups}");
     let health = site.get("/health").await.ok();
     assert!(health.contains("href=\"../operate\">Overview</a>") && health.contains("<dd>healthy</dd>"), "{health}");
     app.shutdown(Duration::from_secs(60)).await.unwrap();

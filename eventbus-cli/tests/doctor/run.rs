@@ -24,7 +24,7 @@ async fn checks_are_selected_by_name() {
 async fn a_check_of_whole_tables_is_made_on_request_only() {
     let store = Store::new().await;
     let report = store.doctor().only(["pg-missing-events-all"]).unwrap().run().await;
-    assert_eq!(report.skipped()[0].reason, "it reads whole tables: only `--deep` makes it");
+    assert_eq!(report.skipped()[0].reason, "made with `--deep` only, as whole tables are read");
     expect_healthy(&store.doctor().deep(true), "pg-missing-events-all").await;
 }
 

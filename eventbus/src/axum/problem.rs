@@ -216,7 +216,7 @@ impl From<SaveError> for Problem {
             SaveError::Append(AppendError::Conflict {
                 expected: ExpectedVersion::NoStream | ExpectedVersion::Exact(Version::NONE),
                 ..
-            }) => Self::new(StatusCode::CONFLICT, "it exists already"),
+            }) => Self::new(StatusCode::CONFLICT, "it exists already, perhaps by a concurrent change"),
             _ if error.is_conflict() => Self::new(StatusCode::CONFLICT, "a concurrent change was first, try again"),
             SaveError::Append(AppendError::Taken { name, .. }) => {
                 Self::new(StatusCode::CONFLICT, format!("`{name}` is taken already"))

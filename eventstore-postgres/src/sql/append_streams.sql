@@ -22,7 +22,7 @@
 -- Invariant: the statement judges the rows that it has locked, and all of them before it writes. It locks the rows that
 -- exist, first those of streams, then of values, then of tags, each in the order of their keys; then it notes the delivery
 -- or the command; then it inserts new streams, new values and new tags, in the same order; then it updates the others,
--- locks the bound and draws positions: the order of `append_many.sql`. The counts named `after_…` keep this order. A stream
+-- locks the bound and draws positions: the order of `claims_of_any.sql`. The counts named `after_…` keep this order. A stream
 -- that must not exist and is only checked gets a row of version 0, and a tag that is only compared and has no row gets one
 -- with empty counts, so that there is a row to hold.
 --

@@ -257,8 +257,8 @@ fn facts(visit: &Visit, found: &DeadLetter) -> Markup {
 
 fn payload_table(payload: &Payload) -> Markup {
     let rows = html! {
-        @for (path, value) in payload.fields() {
-            tr { th scope="row" { code { (path) } } td { (value) } }
+        @for field in payload.fields() {
+            tr { th scope="row" { code { (field.path) } } td { (field.value) } }
         }
     };
     html! {

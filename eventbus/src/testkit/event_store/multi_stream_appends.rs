@@ -151,6 +151,12 @@ pub async fn stream_that_was_checked_to_be_absent_can_be_created<S: EventStore>(
         let records = store.add(&absent, expected, &events(2)).await;
         store.holds(&absent, &records).await;
     }
+    let absent = stream();
+    add(&store, all_of([check(&absent, ExpectedVersion::NoStream), append(&stream(), ANY, events(1))])).await;
+    let appends = [absent, stream()].map(|stream| append(&stream, ExpectedVersion::NoStream, events(1)));
+    for appended in store.append_many(appends.to_vec()).await {
+        store.ok(appended, "appending to several streams without events");
+    }
 }
 
 /// A multi-stream append that is sent again returns the first result, whatever its streams hold since.
