@@ -12,7 +12,7 @@ use crate::{
     connection::{ConnectionSettings, StoreUrl},
     doctor::{Check, Doctor, DoctorConfig, Report, Severity, Subject, UnknownCheck, checks},
     error::{CommandError, ExitStatus},
-    output::{Align, Table},
+    output::{Align, Table, optional},
     session::Session,
 };
 
@@ -54,7 +54,7 @@ impl ListedChecks {
     fn table(&self) -> Table {
         let mut table = Table::new([("CHECK", Align::Left), ("DEEP", Align::Left), ("FINDS", Align::Left)]);
         for ListedCheck { name, finds, is_deep, .. } in &self.checks {
-            table.add([(*name).into(), if *is_deep { "yes" } else { "-" }.into(), (*finds).into()]);
+            table.add([(*name).into(), optional(is_deep.then_some("yes")), (*finds).into()]);
         }
         table
     }

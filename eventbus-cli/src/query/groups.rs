@@ -163,7 +163,7 @@ async fn groups_in_process(
             GroupDetail::Waiting => Some(store.waiting_deliveries(&group).await?),
             GroupDetail::Checkpoints => None,
         };
-        let first_waiting = waiting.iter().flatten().next();
+        let first_waiting = waiting.as_ref().and_then(|waiting| waiting.first());
         let first_waiting = first_waiting.map(|delivery| Position::new(delivery.position.get().saturating_sub(1)));
         let behind = first_waiting.map_or(checkpoint.position, |waiting| waiting.min(checkpoint.position));
         rows.push(GroupRow {

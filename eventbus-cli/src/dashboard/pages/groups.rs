@@ -31,10 +31,10 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
         @for row in &groups {
             tr {
                 th scope="row" { (row.group) }
-                td.number { (row.consumers.map_or_else(|| "–".into(), number)) }
-                td.number { (row.pending.map_or_else(|| "–".into(), number)) }
+                td.number { (optional(row.consumers.map(number))) }
+                td.number { (optional(row.pending.map(number))) }
                 td.number { (optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest))))) }
-                td.number { (row.unread.map_or_else(|| "–".into(), number)) }
+                td.number { (optional(row.unread.map(number))) }
                 td.number { (seconds(row.seconds)) }
                 td.number {
                     a href=(visit.link("dead-letters", &[("group", &row.group)])) { (number(row.dead_letters)) }
