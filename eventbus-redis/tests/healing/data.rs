@@ -9,32 +9,34 @@ use crate::{
         until,
     },
     network::clients,
-    rig::{Rig, outage},
+    rig::{Rig, for_each_rig, outage},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_deleted() {
-    for mut rig in [Rig::new().await, Rig::single().await] {
+    for_each_rig(async |mut rig: Rig| {
         for _ in 0..5 {
             rig.heals("FLUSHALL", async |rig| rig.command::<()>("FLUSHALL", &[]).await).await;
         }
         rig.lost_and_repeated_nothing().await;
         assert_eq!(rig.reconnections(), 0, "no connection was lost");
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_was_deleted() {
-    for mut rig in [Rig::new().await, Rig::single().await] {
+    for_each_rig(async |mut rig: Rig| {
         let stream = rig.bus.config().stream_name();
         rig.heals("DEL", async |rig| rig.command::<()>("DEL", &[&stream]).await).await;
         rig.lost_and_repeated_nothing().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_the_wrong_type() {
-    for mut rig in [Rig::new().await, Rig::single().await] {
+    for_each_rig(async |mut rig: Rig| {
         let stream = rig.bus.config().stream_name();
         let fault = async |rig: &Rig| {
             let _: () = rig.command("SET", &[&stream, "no stream"]).await;
@@ -43,12 +45,13 @@ async fn a_key_of_the_wrong_type() {
         };
         rig.heals("WRONGTYPE", fault).await;
         rig.lost_and_repeated_nothing().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_was_destroyed() {
-    for mut rig in [Rig::new().await, Rig::single().await] {
+    for_each_rig(async |mut rig: Rig| {
         let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());
         let destroy = async |rig: &Rig| {
             // the floor of the group was stored
@@ -58,7 +61,8 @@ async fn a_group_that_was_destroyed() {
         };
         rig.heals("XGROUP DESTROY", destroy).await;
         rig.lost_and_repeated_nothing().await;
-    }
+    })
+    .await;
 }
 
 /// Waits until all events handled so far are below the floor of the group.

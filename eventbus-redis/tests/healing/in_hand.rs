@@ -22,7 +22,7 @@ use crate::{
         seen::{event, settled},
         until,
     },
-    rig::{Rig, failing, outage, single},
+    rig::{Rig, configs, failing, for_each, outage},
 };
 
 /// A handler that counts its runs for one aggregate, and the concurrent ones among them.
@@ -232,7 +232,7 @@ async fn hands_that_are_full_are_emptied_though_the_group_is_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_keeps_its_tries_however_often_its_group_is_made_anew() {
-    for partitions in [1, 2] {
+    for_each([1, 2], async |partitions| {
         let config =
             RedisEventBusConfig { retry_delay_ms: 30, retry_max_delay_ms: 30, max_retries: Some(25), ..config() };
         let mut rig = Rig::on(eventbus_test::private_redis(), RedisEventBusConfig { partitions, ..config }).await;
@@ -249,12 +249,13 @@ async fn what_waits_keeps_its_tries_however_often_its_group_is_made_anew() {
         until("both are dead letters", async || dead_letters(&rig).await == 2).await;
         rig.next().await;
         assert_eq!((settled(&rig.bus).await, fails.load(Relaxed)), (0, 52), "{partitions} partitions");
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledgement_that_got_lost_is_sent_again_soon() {
-    for config in [RedisEventBusConfig::default(), single()] {
+    for_each(configs(), async |config| {
         // the bus would wait this long for a reply
         let config = RedisEventBusConfig { socket_timeout: Duration::from_secs(60), ..config };
         let mut rig = Rig::behind_a_proxy(config).await;
@@ -273,5 +274,6 @@ async fn an_acknowledgement_that_got_lost_is_sent_again_soon() {
         assert!(took < Duration::from_secs(3), "{took:?}");
         rig.next().await;
         assert_eq!(slow.runs.load(Relaxed), 1);
-    }
+    })
+    .await;
 }

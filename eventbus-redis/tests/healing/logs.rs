@@ -12,7 +12,7 @@ use crate::{
         seen::{publish, settled},
         until,
     },
-    rig::{Rig, failing, outage},
+    rig::{Rig, failing, outage, single},
 };
 
 #[path = "../../../eventbus/tests/lines/mod.rs"]
@@ -127,7 +127,7 @@ async fn a_server_that_refuses_is_told_once() {
 
 #[tokio::test]
 async fn an_idle_consumer_says_nothing_and_asks_little() {
-    let rigs = [Rig::new().await, Rig::single().await];
+    let rigs = [Rig::new().await, Rig::on(eventbus_test::private_redis(), single()).await];
     let lines = Lines::default();
     let _here = lines.capture_but_handlers();
     for rig in &rigs {

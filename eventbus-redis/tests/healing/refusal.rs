@@ -10,12 +10,12 @@ use crate::{
         seen::{event, settled, start},
         until,
     },
-    rig::{Rig, failing, outage, single},
+    rig::{Rig, configs, failing, for_each, outage},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_a_replica_for_a_while() {
-    for config in [RedisEventBusConfig::default(), single()] {
+    for_each(configs(), async |config| {
         let other = eventbus_test::private_redis();
         let mut rig = Rig::on(eventbus_test::private_redis(), config).await;
         let mut admin = eventbus_test::internal::redis_connection(other.url()).await;
@@ -36,7 +36,8 @@ async fn a_server_that_is_a_replica_for_a_while() {
         };
         rig.heals("REPLICAOF", fault).await;
         rig.lost_and_repeated_nothing().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

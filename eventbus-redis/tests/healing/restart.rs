@@ -2,7 +2,7 @@
 
 use tokio::sync::Mutex;
 
-use crate::rig::{Rig, outage};
+use crate::rig::{Rig, for_each_rig, outage};
 
 /// Runs a fault that stops and starts the server, and checks the consumer afterwards.
 async fn after(mut rig: Rig, what: &str, fault: impl AsyncFn(&mut eventbus_test::PrivateRedis)) -> Rig {
@@ -16,26 +16,28 @@ async fn after(mut rig: Rig, what: &str, fault: impl AsyncFn(&mut eventbus_test:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_loses_and_repeats_nothing() {
-    for rig in [Rig::new().await, Rig::single().await] {
+    for_each_rig(async |rig: Rig| {
         let rig = after(rig, "restart", async |server| {
             server.stop();
             outage().await;
             server.start();
         });
         rig.await.lost_and_repeated_nothing().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_without_data() {
-    for rig in [Rig::new().await, Rig::single().await] {
+    for_each_rig(async |rig: Rig| {
         let rig = after(rig, "restart without data", async |server| {
             server.stop();
             outage().await;
             server.start_empty();
         });
         rig.await.lost_and_repeated_nothing().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +54,7 @@ async fn a_server_that_shuts_down_while_it_is_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_takes_its_time_to_load() {
-    for rig in [Rig::new().await, Rig::single().await] {
+    for_each_rig(async |rig: Rig| {
         let rig = after(rig, "loading", async |server| {
             server.restart_loading();
             outage().await;
@@ -61,5 +63,6 @@ async fn a_server_that_takes_its_time_to_load() {
         let rig = rig.await;
         assert!(rig.refused().await > 0, "the consumer did not see it loading");
         rig.lost_and_repeated_nothing().await;
-    }
+    })
+    .await;
 }

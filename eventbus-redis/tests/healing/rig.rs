@@ -15,6 +15,7 @@ use eventbus::{
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventbus_test::PrivateRedis;
+use futures_util::future::join_all;
 
 use crate::common::{
     config_on,
@@ -43,10 +44,6 @@ pub(crate) struct Rig {
 impl Rig {
     pub(crate) async fn new() -> Self {
         Self::on(eventbus_test::private_redis(), RedisEventBusConfig::default()).await
-    }
-
-    pub(crate) async fn single() -> Self {
-        Self::on(eventbus_test::private_redis(), single()).await
     }
 
     /// A consumer whose connections go through the proxy.
@@ -150,6 +147,21 @@ impl Rig {
 
 pub(crate) fn single() -> RedisEventBusConfig {
     RedisEventBusConfig { single_connection_client: true, ..RedisEventBusConfig::default() }
+}
+
+/// Returns the configurations that every fault is checked with: with several connections, and with one.
+pub(crate) fn configs() -> [RedisEventBusConfig; 2] {
+    [RedisEventBusConfig::default(), single()]
+}
+
+/// Checks all cases at the same time: each waits for its fault to end most of the time.
+pub(crate) async fn for_each<T>(cases: impl IntoIterator<Item = T>, check: impl AsyncFn(T)) {
+    join_all(cases.into_iter().map(|case| check(case))).await;
+}
+
+/// Runs the check with each of [`configs`], on a server of its own.
+pub(crate) async fn for_each_rig(check: impl AsyncFn(Rig)) {
+    for_each(configs(), async |config| check(Rig::on(eventbus_test::private_redis(), config).await).await).await;
 }
 
 /// Adds a handler that fails on one aggregate, and counts its runs.
