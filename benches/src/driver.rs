@@ -119,7 +119,7 @@ fn contenders(args: &TableArgs) -> Result<Vec<Contender>> {
     Ok(contenders)
 }
 
-/// Private servers; gone when dropped. Redis keeps its data in memory: the comparison excludes its disk.
+/// Private servers; gone when dropped. PostgreSQL syncs each commit, Redis its log each second.
 pub struct Servers {
     postgres: PrivatePostgres,
     redis: PrivateRedis,
@@ -136,7 +136,7 @@ impl Servers {
         // connections
         let settings = [&["shared_buffers=256MB", "autovacuum=off", "max_connections=300"], settings].concat();
         let postgres = private_postgres_with(&settings.iter().flat_map(|setting| ["-c", setting]).collect::<Vec<_>>());
-        Self { postgres, redis: private_redis_with(&["--appendonly", "no", "--save", ""]) }
+        Self { postgres, redis: private_redis_with(&["--appendfsync", "everysec"]) }
     }
 
     pub fn postgres_url(&self) -> &str {
