@@ -1,6 +1,10 @@
 //! The parameters of append statements: new events, and their tags, one array per column.
 
 use eventbus::{NewEvent, StreamId, event::Tag, store::BoundaryCondition, support::TagUse};
+use sqlx::{
+    Encode, Postgres, Type,
+    postgres::{PgBindIterExt as _, PgHasArrayType},
+};
 use uuid::Uuid;
 
 use crate::{pool::Query, statements::Claim};
@@ -99,6 +103,13 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""))
 }
 
-fn column<'e, T>(events: &(impl Iterator<Item = &'e NewEvent> + Clone), value: impl Fn(&'e NewEvent) -> T) -> Vec<T> {
-    events.clone().map(value).collect()
+/// Returns the array of a value of each event, which is encoded without a copy.
+fn column<'e, T>(
+    events: &(impl Iterator<Item = &'e NewEvent> + Clone),
+    value: impl Fn(&'e NewEvent) -> T,
+) -> impl Encode<'e, Postgres> + Type<Postgres>
+where
+    T: Encode<'e, Postgres> + Type<Postgres> + PgHasArrayType,
+{
+    events.clone().map(value).bind_iter()
 }

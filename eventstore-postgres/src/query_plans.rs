@@ -92,8 +92,8 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
         may_sort,
     };
     let append = statements.single_stream_append(Claim::Exact(Version::FIRST), false);
-    let append_many = statements.multi_stream_append(StreamClaims::Any, false);
-    let claims_of_new = statements.multi_stream_append(StreamClaims::New, false);
+    let append_many = statements.multi_stream_append(StreamClaims::Any, false, 0);
+    let claims_of_new = statements.multi_stream_append(StreamClaims::New, false, 0);
     let read_page = statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtEvents);
     let read_filtered = statements.feed_page(include_str!("sql/read_filtered.sql"), PageEnd::AtEvents);
     let read_forward = statements.stream_page(include_str!("sql/read_forward.sql"), "version");

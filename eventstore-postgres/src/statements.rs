@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use eventbus::{ExpectedVersion, Version, support::PAGE_BYTES};
 use parking_lot::RwLock;
-use sqlx::SqlStr;
+use sqlx::{Arguments as _, SqlStr, postgres::PgArguments};
 
 use crate::{pool::Query, record::PAGE_EVENTS_MAX, schema::Schema};
 
@@ -21,6 +21,9 @@ fn template(sql: &'static str, gap: &'static str, does_more: bool) -> Template {
 /// Marks a text that the server is to plan once for a connection, and not at each call: where that takes as long as to run
 /// it, and the plan does not depend on the parameters.
 const PLANNED_ONCE: &str = "{planned_once}";
+
+/// The parameters of `append_many.sql`: seven of streams, and the ten columns of events.
+const APPEND_MANY_PARAMETERS: usize = 17;
 
 const IN_TRANSACTION: &str = " -- in a transaction";
 
@@ -189,26 +192,28 @@ impl Statements {
             Claim::Exact(_) => include_str!("sql/claim_exact.sql"),
             Claim::New => include_str!("sql/claim_new.sql"),
         };
-        self.append(include_str!("sql/append.sql"), claim, lists_types)
+        sqlx::query(self.append_text(include_str!("sql/append.sql"), claim, lists_types))
     }
 
-    /// Returns the statement that appends to any number of streams.
-    pub(crate) fn multi_stream_append(&self, claims: StreamClaims, lists_types: bool) -> Query<'static> {
+    /// Returns the statement that appends to any number of streams, with room for parameters of `bytes`.
+    pub(crate) fn multi_stream_append(&self, claims: StreamClaims, lists_types: bool, bytes: usize) -> Query<'static> {
         let claims = match claims {
             StreamClaims::Any => include_str!("sql/claims_of_any.sql"),
             StreamClaims::New => include_str!("sql/claims_of_new.sql"),
         };
-        self.append(include_str!("sql/append_many.sql"), claims, lists_types)
+        let mut parameters = PgArguments::default();
+        parameters.reserve(APPEND_MANY_PARAMETERS, bytes);
+        sqlx::query_with(self.append_text(include_str!("sql/append_many.sql"), claims, lists_types), parameters)
     }
 
-    fn append(&self, sql: &'static str, claim: &'static str, lists_types: bool) -> Query<'static> {
-        sqlx::query(self.get_or_fill(template(sql, claim, lists_types), || {
+    fn append_text(&self, sql: &'static str, claim: &'static str, lists_types: bool) -> SqlStr {
+        self.get_or_fill(template(sql, claim, lists_types), || {
             let list =
                 format!(", event_type, schema_version\n{}", without_comments(include_str!("sql/list_types.sql")));
             let (stored, listed) = if lists_types { (",\nstored AS (", &*list) } else { ("", "") };
             let sql = without_comments(sql).replace("{claim}", &without_comments(claim));
             sql.replace("{stored}", stored).replace("{listed}", listed)
-        }))
+        })
     }
 
     fn get_or_fill(&self, template: Template, fill: impl FnOnce() -> String) -> SqlStr {
@@ -365,7 +370,7 @@ mod tests {
         let database_url = eventbus_test::postgres_url().to_owned();
         let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
         drop(PgEventStore::connect_with(config).await.unwrap());
-        let sql = Statements::new(schema.clone(), false).multi_stream_append(claims, false).sql();
+        let sql = Statements::new(schema.clone(), false).multi_stream_append(claims, false, 0).sql();
         assert!(sql.as_str().contains("'100ms'"));
         let sql: Arc<str> = edit(&sql.as_str().replace("'100ms'", "'0'")).into();
         let start = |name: &str, streams: [&'static str; 2]| {

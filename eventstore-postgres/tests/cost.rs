@@ -446,12 +446,12 @@ async fn a_load_from_a_snapshot_is_one_statement_and_reads_the_events_after_it()
 fn an_append_holds_few_bytes() {
     let (schema, runtime) = (TestSchema::new(), allocations::runtime());
     let store = runtime.block_on(schema.store());
-    // 1,096 bytes, 24,364 bytes and 46 allocations when the bounds were written; 648 bytes of these without the feature
+    // 1,096 bytes, 17,420 bytes and 31 allocations when the bounds were written; 648 bytes of these without the feature
     // `opentelemetry`, which other crates of this workspace turn on
-    let bound = AppendCost { future_bytes: 1_210, held_bytes: 27_000, allocations: 52 };
+    let bound = AppendCost { future_bytes: 1_210, held_bytes: 19_200, allocations: 34 };
     allocations::of_save(&runtime, &store).assert_at_most(bound);
-    // 80, 23,104 and 42
-    let bound = AppendCost { future_bytes: 96, held_bytes: 26_000, allocations: 48 };
+    // 576, 16,520 and 27
+    let bound = AppendCost { future_bytes: 640, held_bytes: 18_200, allocations: 30 };
     allocations::of_append(&runtime, &store).assert_at_most(bound);
 }
 
@@ -460,8 +460,8 @@ fn an_append_that_waits_holds_few_bytes() {
     let (schema, runtime) = (TestSchema::new(), allocations::runtime());
     let store = runtime.block_on(schema.store());
     let held = allocations::held_by_each_of_many(&runtime, &store);
-    // 7,974 when the bound was written
-    assert!(held <= 9_000, "{held} bytes for each append");
+    // 1,832 when the bound was written
+    assert!(held <= 2_100, "{held} bytes for each append");
 }
 
 #[test]

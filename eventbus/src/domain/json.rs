@@ -17,6 +17,9 @@ use serde::{
 
 use super::field_error::{FieldError, Step, reason_of};
 
+/// Bytes of a JSON text that is written in one piece: those of most events.
+const USUAL_BYTES: usize = 512;
+
 const NOT_FINITE: &str = "not a finite number (NaN or infinity), which JSON cannot hold";
 
 /// Writes a value as compact JSON, as `serde_json` does, except that a number which is not finite is an error.
@@ -34,7 +37,7 @@ const NOT_FINITE: &str = "not a finite number (NaN or infinity), which JSON cann
 /// # Ok::<(), eventbus::Error>(())
 /// ```
 pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, FieldError> {
-    let (mut json, trace) = (Vec::with_capacity(128), Trace::default());
+    let (mut json, trace) = (Vec::with_capacity(USUAL_BYTES), Trace::default());
     match value.serialize(Finite { inner: &mut serde_json::Serializer::new(&mut json), trace: &trace }) {
         Ok(()) => String::from_utf8(json).map_err(|_| FieldError::new([], "a `RawValue` in it is not UTF-8")),
         Err(error) => Err(trace.into_error(&error)),

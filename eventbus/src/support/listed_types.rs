@@ -26,14 +26,16 @@ impl ListedEventTypes {
     /// Returns `true` if the type of `event` is listed with its schema version, or a higher one.
     #[must_use]
     pub fn has(&self, event: &NewEvent) -> bool {
-        let listed = self.0.read();
-        listed.get(event.event_type()).is_some_and(|&version| version >= event.schema_version())
+        self.has_all([event])
     }
 
     /// Returns `true` if [`has`](Self::has) does for each of `events`.
     #[must_use]
     pub fn has_all<'e>(&self, events: impl IntoIterator<Item = &'e NewEvent>) -> bool {
-        events.into_iter().all(|event| self.has(event))
+        let listed = self.0.read();
+        events
+            .into_iter()
+            .all(|event| listed.get(event.event_type()).is_some_and(|&version| version >= event.schema_version()))
     }
 
     /// Adds a listed type; call it only after the commit of the transaction that listed it.

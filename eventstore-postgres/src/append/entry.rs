@@ -3,12 +3,15 @@
 use std::mem;
 
 use eventbus::{
-    BoxError, ExpectedVersion, RecordedEvent, Version,
+    BoxError, ExpectedVersion, NewEvent, RecordedEvent, Version,
     port::{Append, AppendError},
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{AppendResult, stored_at::StoredAt};
+
+/// The bytes of an event beside its payload, roughly.
+const EVENT_OVERHEAD_BYTES: usize = 256;
 
 /// An append, the sender of its result to the caller, and its permit.
 ///
@@ -108,6 +111,13 @@ impl CommitEntry {
     }
 }
 
+/// Returns the bytes of an append in a statement, roughly.
+pub(super) fn approximate_bytes(append: &Append) -> usize {
+    let of_event =
+        |event: &NewEvent| EVENT_OVERHEAD_BYTES + event.payload().len() + event.context().attributes.as_json().len();
+    append.events.iter().map(of_event).sum()
+}
+
 pub(super) fn conflict_error(append: &Append, actual: Version) -> AppendError {
     AppendError::Conflict { stream: append.stream.clone(), expected: append.expected, actual }
 }
@@ -125,7 +135,7 @@ pub(super) fn has_passed_expected(expected: ExpectedVersion, actual: Version) ->
 mod tests {
     use std::sync::Arc;
 
-    use eventbus::{Name, NewEvent, StreamId};
+    use eventbus::{Name, StreamId};
     use tokio::sync::Semaphore;
 
     use super::*;

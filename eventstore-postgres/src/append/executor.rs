@@ -51,10 +51,11 @@ impl AppendExecutor {
     async fn execute_batch(&self, mut execution: BatchExecution) {
         while !execution.entries.is_empty() {
             let plan = execution.plan();
-            let sent = self.send(&plan, execution.is_contended, execution.blocked.take()).await;
+            let lists_types = !self.store.listed_types().has_all(plan.new_events());
+            let sent = self.send(&plan, execution.is_contended, execution.blocked.take(), lists_types).await;
             let StatementPlan { mut entries, chains, .. } = plan;
             match sent {
-                Ok(stored) => entries = self.complete_stored(entries, &stored),
+                Ok(stored) => entries = self.complete_stored(entries, &stored, lists_types),
                 // an append was stored before, or its id is in use: `resolve` decides which
                 Err(StatementError::DuplicateEventId(_)) => {}
                 Err(StatementError::NoAnswer(source)) => {
@@ -115,8 +116,8 @@ impl AppendExecutor {
         plan: &StatementPlan,
         is_contended: bool,
         blocked: Option<BlockedStreamGuard>,
+        lists_types: bool,
     ) -> Result<Vec<StoredAt>, StatementError> {
-        let lists_types = !self.store.listed_types().has_all(plan.new_events());
         let sent = self.store.append_notifier().sent();
         let rows = match plan.single_stream().filter(|_| !is_contended) {
             Some(stream) => self.send_single_stream(plan, stream, blocked, lists_types).await,
@@ -168,15 +169,22 @@ impl AppendExecutor {
         rows.await
     }
 
-    /// Completes the appends whose events were stored; returns the rest.
-    fn complete_stored(&self, entries: Vec<CommitEntry>, mut stored: &[StoredAt]) -> Vec<CommitEntry> {
+    /// Completes the appends whose events were stored, and whose types were listed if `lists_types`; returns the rest.
+    fn complete_stored(
+        &self,
+        entries: Vec<CommitEntry>,
+        mut stored: &[StoredAt],
+        lists_types: bool,
+    ) -> Vec<CommitEntry> {
         let (mut open, mut completed) = (Vec::new(), Vec::with_capacity(entries.len()));
         for mut entry in entries {
             let events = &entry.append.events;
             match stored.split_at_checked(events.len()) {
                 Some((own, rest)) if own.iter().zip(events).all(|(place, event)| place.is_of(event)) => {
                     stored = rest;
-                    self.store.listed_types().add_all(events);
+                    if lists_types {
+                        self.store.listed_types().add_all(events);
+                    }
                     let records = entry.take_records(own);
                     completed.push((entry, records));
                 }

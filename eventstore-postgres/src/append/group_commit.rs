@@ -13,10 +13,7 @@
 
 use std::{collections::VecDeque, mem, pin::pin, sync::Arc};
 
-use eventbus::{
-    NewEvent,
-    port::{Append, AppendError},
-};
+use eventbus::port::{Append, AppendError};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     runtime::Handle,
@@ -28,24 +25,22 @@ use tokio::{
 use super::{
     AppendResult,
     blocked_streams::{BlockedStreams, STREAM_LOCK_WAIT, UnblockSignal},
-    entry::CommitEntry,
+    entry::{CommitEntry, approximate_bytes},
     executor::AppendExecutor,
 };
 use crate::store_inner::StoreInner;
 
 /// The most statements that run at a time: two keep both this process and the server busy, and more would be smaller.
 const LEADERS_MAX: usize = 2;
-/// The number of waiting appends that are always enough for a second statement: each bears a small part of its cost. Two
-/// statements of 16 cost both sides a fifth more than one of 32, which is as fast.
-const ENOUGH_APPENDS: usize = 64;
+/// The number of waiting events that are always enough for a second statement: each bears a small part of its cost. Two
+/// statements of 16 events cost both sides a fifth more than one of 32, which is as fast.
+const ENOUGH_EVENTS: usize = 64;
 /// The most appends in a small statement, beside which one of as many is sent.
 const SMALL_STATEMENT_APPENDS: usize = 4;
 /// The most appends in a statement.
 const BATCH_APPENDS_MAX: usize = 1_000;
 /// The most bytes in a statement of several appends, roughly; a larger append goes alone.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// The bytes of an event beside its payload, roughly.
-const EVENT_OVERHEAD_BYTES: usize = 256;
 
 /// The receiver of each result, with the number of the result in the call.
 type PendingResults = Vec<(usize, oneshot::Receiver<AppendResult>)>;
@@ -67,7 +62,7 @@ pub(crate) struct GroupCommit {
 /// |---|---|---|
 /// | no leader, empty | a request arrives | its caller leads and executes it |
 /// | led | a request arrives | led; the request is queued |
-/// | led by one that executes | [`ENOUGH_APPENDS`] wait | led by a spawned task too |
+/// | led by one that executes | [`ENOUGH_EVENTS`] wait | led by a spawned task too |
 /// | led by one that executes up to [`SMALL_STATEMENT_APPENDS`] | as many wait as it executes | led by a spawned task too |
 /// | led | the caller's statements end | its leader is dropped |
 /// | led | the batch of a spawned leader ends within `STREAM_LOCK_WAIT` | led; the next batch, if the queue has one |
@@ -85,12 +80,21 @@ struct CommitQueue {
     waiting: VecDeque<Batch>,
     /// Number of appends in `waiting`.
     waiting_appends: usize,
+    /// Number of their events.
+    waiting_events: usize,
 }
 
 /// The runtime shut down and dropped the task that executed the append.
 #[derive(Debug, thiserror::Error)]
 #[error("the runtime was shut down meanwhile")]
 struct RuntimeShutDown;
+
+impl From<RuntimeShutDown> for AppendError {
+    /// The statement may have been sent.
+    fn from(source: RuntimeShutDown) -> Self {
+        Self::OutcomeUnknown(source.into())
+    }
+}
 
 impl GroupCommit {
     pub(crate) fn new(store: Arc<StoreInner>) -> Arc<Self> {
@@ -107,6 +111,18 @@ impl GroupCommit {
         AppendRequest { appends_max: self.request_appends_max, ..AppendRequest::default() }
     }
 
+    /// Executes one append: as [`append`](Self::append) does, without the lists that several need.
+    pub(crate) async fn append_one(self: &Arc<Self>, append: Append) -> AppendResult {
+        if let Some(signal) = self.executor.blocked_streams.unblock_signal(&append.stream) {
+            signal.wait().await;
+        }
+        let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
+        let (bytes, events) = (approximate_bytes(&append), append.events.len());
+        let (entry, answer) = CommitEntry::new(append, permit);
+        self.enqueue(Batch { entries: vec![entry], bytes, events, runtime: Some(Handle::current()) }).await;
+        answer.await.unwrap_or_else(|_| Err(RuntimeShutDown.into()))
+    }
+
     /// Executes the appends of a request.
     pub(crate) async fn append(self: &Arc<Self>, mut request: AppendRequest, results: &mut [AppendResult]) {
         let (blocked, unblock_signals) = request.split_off_blocked(&self.executor.blocked_streams);
@@ -116,8 +132,7 @@ impl GroupCommit {
         }
         answers.append(&mut self.commit(blocked).await);
         for (number, answer) in answers {
-            // the sender was dropped without a result: the statement may have been sent
-            results[number] = answer.await.unwrap_or_else(|_| Err(AppendError::OutcomeUnknown(RuntimeShutDown.into())));
+            results[number] = answer.await.unwrap_or_else(|_| Err(RuntimeShutDown.into()));
         }
     }
 
@@ -127,11 +142,15 @@ impl GroupCommit {
             return Vec::new();
         }
         let (queued, answers) = self.admit(request).await;
+        self.enqueue(queued).await;
+        answers
+    }
+
+    async fn enqueue(self: &Arc<Self>, queued: Batch) {
         if let Some((leader, entries)) = self.enqueue_or_lead(queued) {
             // boxed: most callers do not lead, and each of their futures would hold that of the statement, 20 kB
             Box::pin(leader.execute(entries)).await;
         }
-        answers
     }
 
     /// Unblocks all streams: the appends that wait for them fail in the closed store.
@@ -145,7 +164,8 @@ impl GroupCommit {
         let mut permits =
             Arc::clone(&self.permits).acquire_many_owned(number).await.expect("the semaphore is never closed");
         let runtime = Some(Handle::current());
-        let mut queued = Batch { entries: Vec::new(), bytes: request.bytes, runtime };
+        let events = request.appends.iter().map(|(_, append)| append.events.len()).sum();
+        let mut queued = Batch { entries: Vec::new(), bytes: request.bytes, events, runtime };
         let mut answers = Vec::new();
         for (number, append) in request.appends {
             let permit = permits.split(1).expect("acquired one permit for each append");
@@ -164,6 +184,7 @@ impl GroupCommit {
             return Some((self.new_leader(&mut queue, queued.entries.len()), queued.entries));
         }
         queue.waiting_appends += queued.entries.len();
+        queue.waiting_events += queued.events;
         queue.waiting.push_back(queued);
         self.spawn_leader_if_due(queue);
         None
@@ -195,18 +216,21 @@ impl GroupCommit {
 impl CommitQueue {
     /// Returns `true` if a statement with the waiting appends is to be sent now: none runs, or enough of them wait.
     fn needs_leader(&self) -> bool {
-        let enough = if self.executing <= SMALL_STATEMENT_APPENDS { self.executing } else { ENOUGH_APPENDS };
-        self.waiting_appends >= enough && self.leaders < LEADERS_MAX && self.filling == 0 && !self.waiting.is_empty()
+        let is_small = self.executing <= SMALL_STATEMENT_APPENDS && self.waiting_appends >= self.executing;
+        let is_enough = is_small || self.waiting_events >= ENOUGH_EVENTS;
+        is_enough && self.leaders < LEADERS_MAX && self.filling == 0 && !self.waiting.is_empty()
     }
 
     /// Moves as many requests as fit into the batch.
     fn drain_into(&mut self, batch: &mut Batch) {
         while let Some(mut request) = self.waiting.pop_front_if(|request| batch.has_room_for(request)) {
             self.waiting_appends -= request.entries.len();
+            self.waiting_events -= request.events;
             // appends of callers that went away were never sent, and need not be
             request.entries.retain(|entry| !entry.is_abandoned());
             if !request.entries.is_empty() {
                 batch.bytes += request.bytes;
+                batch.events += request.events;
                 batch.entries.append(&mut request.entries);
                 batch.runtime = request.runtime;
             }
@@ -219,6 +243,7 @@ impl CommitQueue {
 struct Batch {
     entries: Vec<CommitEntry>,
     bytes: usize,
+    events: usize,
     /// The runtime of a caller that waits for it, on which a leader can be spawned.
     runtime: Option<Handle>,
 }
@@ -352,18 +377,11 @@ impl AppendRequest {
     }
 }
 
-/// Returns the bytes of an append in a statement, roughly.
-fn approximate_bytes(append: &Append) -> usize {
-    let of_event =
-        |event: &NewEvent| EVENT_OVERHEAD_BYTES + event.payload().len() + event.context().attributes.as_json().len();
-    append.events.iter().map(of_event).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use eventbus::{ExpectedVersion, Name, StreamId};
+    use eventbus::{ExpectedVersion, Name, NewEvent, StreamId};
 
     use super::*;
     use crate::{PgEventStore, PgEventStoreConfig};
@@ -398,9 +416,9 @@ mod tests {
         timeout(Duration::from_secs(60), all_resigned).await.expect("a leader is left");
         let counts = {
             let queue = group.queue.lock();
-            (queue.executing, queue.filling, queue.waiting_appends)
+            (queue.executing, queue.filling, queue.waiting_appends, queue.waiting_events)
         };
-        assert_eq!(counts, (0, 0, 0));
+        assert_eq!(counts, (0, 0, 0, 0));
         let drop = store.inner().statements().schema().fill_placeholders("DROP SCHEMA {schema} CASCADE");
         let mut connection =
             <sqlx::PgConnection as sqlx::Connection>::connect(eventbus_test::postgres_url()).await.unwrap();
@@ -408,18 +426,27 @@ mod tests {
     }
 
     #[test]
-    fn a_second_statement_waits_for_many_appends_or_until_it_is_as_large_as_a_small_one() {
-        for (waiting_appends, executing, needs_leader) in
-            [(1, 1, true), (2, 3, false), (4, 4, true), (5, 5, false), (63, 200, false), (64, 200, true)]
-        {
+    fn a_second_statement_waits_for_many_events_or_until_it_is_as_large_as_a_small_one() {
+        for (waiting_appends, waiting_events, executing, needs_leader) in [
+            (1, 1, 1, true),
+            (2, 20, 3, false),
+            (4, 4, 4, true),
+            (5, 5, 5, false),
+            (63, 63, 200, false),
+            (64, 64, 200, true),
+            (7, 64, 32, true),
+            (1, 64, 2, true),
+        ] {
             let queue = |leaders, filling| CommitQueue {
                 leaders,
                 filling,
                 executing,
                 waiting: [Batch::default()].into(),
                 waiting_appends,
+                waiting_events,
             };
-            assert_eq!(queue(1, 0).needs_leader(), needs_leader, "{waiting_appends} wait for {executing}");
+            let waiting = format!("{waiting_appends} with {waiting_events} events wait for {executing}");
+            assert_eq!(queue(1, 0).needs_leader(), needs_leader, "{waiting}");
             assert!(!queue(1, 1).needs_leader(), "the leader that fills its batch takes them");
             assert!(!queue(LEADERS_MAX, 0).needs_leader());
         }

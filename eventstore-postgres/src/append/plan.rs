@@ -7,8 +7,9 @@
 use std::collections::{HashMap, HashSet};
 
 use eventbus::{EventId, ExpectedVersion, NewEvent, StreamId, Version, port::Append};
+use sqlx::postgres::PgBindIterExt as _;
 
-use super::entry::CommitEntry;
+use super::entry::{CommitEntry, approximate_bytes};
 use crate::{
     columns::{bind_claim, bind_events},
     pool::Query,
@@ -51,7 +52,7 @@ impl StreamChain {
 }
 
 /// The appends of the next statement, and those deferred until its outcome is known.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct StatementPlan {
     pub(super) entries: Vec<CommitEntry>,
     pub(super) chains: Vec<StreamChain>,
@@ -67,7 +68,7 @@ impl StatementPlan {
             let chains = vec![StreamChain::new(&only.append, 0)];
             return Self { entries, chains, chain_of_entry: vec![0], deferred: Vec::new() };
         }
-        let mut planner = StatementPlanner { one_per_stream, ..StatementPlanner::default() };
+        let mut planner = StatementPlanner::new(entries.len(), one_per_stream);
         for entry in entries {
             planner.add(entry);
         }
@@ -100,10 +101,12 @@ impl StatementPlan {
         claims: StreamClaims,
         lists_types: bool,
     ) -> Query<'_> {
-        let query = statements.multi_stream_append(claims, lists_types);
+        let bytes = self.entries.iter().map(|entry| approximate_bytes(&entry.append)).sum();
+        let query = statements.multi_stream_append(claims, lists_types, bytes);
         let claims = self.chains.iter().map(|chain| &self.entries[chain.first].append);
         let mut events_of_stream = vec![0_i64; self.chains.len()];
-        let (mut stream_of_event, mut ordinal_in_stream) = (Vec::new(), Vec::new());
+        let mut stream_of_event = Vec::with_capacity(self.entries.len());
+        let mut ordinal_in_stream = Vec::with_capacity(self.entries.len());
         for (entry, stream) in self.entries.iter().zip(&self.chain_of_entry) {
             for _ in &entry.append.events {
                 events_of_stream[*stream] += 1;
@@ -123,10 +126,10 @@ impl StatementPlan {
 /// Binds the streams of appends with their expected versions as the first parameters, one array per column.
 pub(super) fn bind_streams<'q>(query: Query<'q>, appends: impl Iterator<Item = &'q Append> + Clone) -> Query<'q> {
     query
-        .bind(appends.clone().map(|append| append.stream.aggregate_id().as_str()).collect::<Vec<_>>())
-        .bind(appends.clone().map(|append| append.stream.aggregate_type().as_str()).collect::<Vec<_>>())
-        .bind(appends.clone().map(|append| append.stream.tenant_or_nil()).collect::<Vec<_>>())
-        .bind(appends.map(|append| expected_number(append.expected)).collect::<Vec<_>>())
+        .bind(appends.clone().map(|append| append.stream.aggregate_id().as_str()).bind_iter())
+        .bind(appends.clone().map(|append| append.stream.aggregate_type().as_str()).bind_iter())
+        .bind(appends.clone().map(|append| append.stream.tenant_or_nil()).bind_iter())
+        .bind(appends.map(|append| expected_number(append.expected)).bind_iter())
 }
 
 /// Returns an expected version as `append_many.sql` reads it.
@@ -139,7 +142,6 @@ fn expected_number(expected: ExpectedVersion) -> i64 {
     }
 }
 
-#[derive(Default)]
 struct StatementPlanner {
     plan: StatementPlan,
     one_per_stream: bool,
@@ -150,6 +152,18 @@ struct StatementPlanner {
 }
 
 impl StatementPlanner {
+    /// Makes a planner for this number of appends.
+    fn new(appends: usize, one_per_stream: bool) -> Self {
+        let plan = StatementPlan {
+            entries: Vec::with_capacity(appends),
+            chains: Vec::with_capacity(appends),
+            chain_of_entry: Vec::with_capacity(appends),
+            deferred: Vec::new(),
+        };
+        let (open_chains, ids) = (HashMap::with_capacity(appends), HashSet::with_capacity(appends));
+        Self { plan, one_per_stream, open_chains, ids }
+    }
+
     fn add(&mut self, entry: CommitEntry) {
         let chain = self.chain_for(&entry.append);
         self.open_chains.insert(entry.append.stream.clone(), chain.filter(|_| !self.one_per_stream));

@@ -14,6 +14,9 @@ pub(super) fn encode_pending<A: Aggregate + Apply>(
     context: &EventContext,
     clock: &SharedClock,
 ) -> Result<Vec<NewEvent>, EncodeError> {
-    let encode = |(event, id): (&A::Event, _)| Ok(event.encode_as(id, clock.now())?.with_context(context.clone()));
-    root.pending_with_ids().map(encode).collect()
+    let mut events = Vec::with_capacity(root.pending().len());
+    for (event, id) in root.pending_with_ids() {
+        events.push(event.encode_as(id, clock.now())?.with_context(context.clone()));
+    }
+    Ok(events)
 }
