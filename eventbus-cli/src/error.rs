@@ -1,6 +1,6 @@
 //! How a command ends: its status, and the errors that it reports.
 
-use std::{fmt::Write as _, io, process::ExitCode};
+use std::{error::Error, fmt::Write as _, io, process::ExitCode};
 
 use eventbus::{
     BoxError,
@@ -10,8 +10,10 @@ use eventbus::{
     support::source_chain,
 };
 use eventbus_redis::{GroupError, RedisCommandError, RedisConnectError};
-use eventstore_postgres::PgConnectError;
+use eventstore_postgres::{PgConnectError, sqlx};
 use eventstore_sqlite::SqliteConnectError;
+
+const THE_STORE: &str = "the store";
 
 /// How a command ends, as its exit code says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,19 +104,7 @@ impl CommandError {
     /// Returns the error and its sources in one line.
     #[must_use]
     pub fn to_line(&self) -> String {
-        let (mut line, mut last) = (String::new(), String::new());
-        for error in source_chain(self) {
-            let text = error.to_string();
-            // a transparent error says what its source says
-            if text == last {
-                continue;
-            }
-            let separator = if line.is_empty() { "" } else { ": " };
-            // writing to a string cannot fail
-            let _ = write!(line, "{separator}{text}");
-            last = text;
-        }
-        line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+        joined(self)
     }
 
     /// Returns the error of making the application: of what it connects to, if it is the error of that.
@@ -138,6 +128,22 @@ impl CommandError {
         Self::Fault(error.into())
     }
 
+    /// Names the store that cannot be reached, where a command works with two.
+    pub(crate) fn of_store(self, store: &str) -> Self {
+        match self {
+            Self::Unreachable { what, source } if what == THE_STORE => Self::unreachable(store, source),
+            error => error,
+        }
+    }
+
+    /// Returns the error of a statement: the store refuses it, or gave no answer.
+    fn of_statement(source: BoxError) -> Self {
+        match is_refusal(&*source) {
+            true => Self::Fault(format!("{THE_STORE} refuses: {}", joined(&*source)).into()),
+            false => Self::unreachable(THE_STORE, source),
+        }
+    }
+
     pub(crate) fn unreachable(what: &str, source: impl Into<BoxError>) -> Self {
         Self::Unreachable { what: what.to_owned(), source: source.into() }
     }
@@ -146,7 +152,7 @@ impl CommandError {
 impl From<ReadError> for CommandError {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Unavailable(source) => Self::unreachable("the store", source),
+            ReadError::Unavailable(source) => Self::of_statement(source),
             error => Self::fault(error),
         }
     }
@@ -154,14 +160,42 @@ impl From<ReadError> for CommandError {
 
 impl From<CheckpointError> for CommandError {
     fn from(error: CheckpointError) -> Self {
-        Self::unreachable("the store", error)
+        Self::of_statement(error.into())
     }
 }
 
 impl From<LeaseError> for CommandError {
     fn from(error: LeaseError) -> Self {
-        Self::unreachable("the store", error)
+        Self::of_statement(error.into())
     }
+}
+
+/// Returns `true` if the server answered that it refuses, for a reason that stays: a right that is missing, a table, a
+/// statement that takes too long.
+fn is_refusal(error: &(dyn Error + 'static)) -> bool {
+    let code = source_chain(error).find_map(|error| match error.downcast_ref::<sqlx::Error>() {
+        Some(error) => error.as_database_error()?.code(),
+        None => None,
+    });
+    // connections that break, a server that starts or stops, or has no connection left
+    code.is_some_and(|code| !["08", "53"].iter().any(|class| code.starts_with(class)) && !code.starts_with("57P"))
+}
+
+/// Returns an error and its sources in one line.
+fn joined(error: &(dyn Error + 'static)) -> String {
+    let (mut line, mut last) = (String::new(), String::new());
+    for error in source_chain(error) {
+        let text = error.to_string();
+        // a transparent error says what its source says
+        if text == last {
+            continue;
+        }
+        let separator = if line.is_empty() { "" } else { ": " };
+        // writing to a string cannot fail
+        let _ = write!(line, "{separator}{text}");
+        last = text;
+    }
+    line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 impl From<ConsumeError> for CommandError {

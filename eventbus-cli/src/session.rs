@@ -116,9 +116,10 @@ impl Session {
     /// Opens the bus, or the in-process bus of the store.
     pub(crate) async fn bus(&self) -> Result<&OpenBus, CommandError> {
         let open = async {
+            let store = self.optional_store().await?;
             match self.app().await?.and_then(|app| app.bus.as_ref()) {
-                Some(bus) => OpenBus::attach(bus).await,
-                None => OpenBus::open(&self.settings, self.optional_store().await?.as_ref()).await,
+                Some(bus) => OpenBus::attach(bus, store.as_ref()).await,
+                None => OpenBus::open(&self.settings, store.as_ref()).await,
             }
         };
         self.bus.get_or_try_init(|| open).await

@@ -264,7 +264,7 @@ async fn ctrl_c_ends_following_and_the_next_run_goes_on() {
 async fn watching_shows_the_lag_again_and_again() {
     let folder = tempfile::tempdir().unwrap();
     let url = long_store(&folder).await;
-    let watching = Running::start(&["--store", &url, "--json", "lag", "--watch", "20ms"]);
+    let watching = Running::start(&["--store", &url, "--json", "lag", "--watch", "100ms"]);
     for _ in 0..3 {
         let document: Value = serde_json::from_str(&watching.line()).unwrap();
         assert_eq!(document["readers"], json!([]));
@@ -291,6 +291,11 @@ fn the_doctor_ends_as_its_worst_finding_says() {
     assert!(broken.out.contains("sqlite-checkpoint-ahead"), "{}", broken.out);
     let skipped = eventbus(&["--store", &store, "doctor", "--skip", "sqlite-checkpoint-ahead"]);
     assert_eq!(skipped.code, 0, "{skipped:?}");
+    // a caller that names a check relies on it
+    let elsewhere = eventbus(&["--store", &store, "doctor", "--only", "pg-fsync"]);
+    assert!(elsewhere.code == 1 && elsewhere.out.contains("NOT CHECKED pg-fsync"), "{elsewhere:?}");
+    let deep = eventbus(&["--store", &store, "doctor", "--only", "sqlite-integrity"]);
+    assert!(deep.code == 0 && deep.out.contains("1 check healthy"), "{deep:?}");
 
     let listed: Value = serde_json::from_str(&eventbus(&["doctor", "--list", "--json"]).out).unwrap();
     let names = listed["checks"].as_array().unwrap().iter().map(|check| check["name"].as_str().unwrap());

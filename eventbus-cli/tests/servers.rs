@@ -14,7 +14,10 @@ use eventbus::{
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventbus_test::{Postgres, Redis};
-use eventstore_postgres::PgEventStore;
+use eventstore_postgres::{
+    PgConnection, PgEventStore,
+    sqlx::{self, Connection as _},
+};
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use serde_json::{Value, json};
 
@@ -115,7 +118,7 @@ async fn a_running_app_owns_its_roles() {
         "as_of": "TIME",
         "groups": [{
             "group": "mail", "consumers": 1, "pending": 0, "oldest_ms": null, "unread": 0, "dead_letters": 2,
-            "holds_trim": false, "position": "4", "seconds": 0.0,
+            "lost": false, "holds_trim": false, "position": "4", "seconds": 0.0,
         }],
     });
     assert_json(&groups, &wanted);
@@ -215,6 +218,63 @@ async fn a_group_whose_entries_redis_has_lost_count_of_is_behind_by_its_position
     let late = live.run(&["--json", "lag", "--over", "0"]);
     let group = late.documents()[0]["readers"].as_array().unwrap().last().unwrap().clone();
     assert_eq!((late.code, &group["name"], &group["events"]), (1, &json!("mail"), &json!(1)));
+
+    // neither the bus nor the command knows the number
+    let of_bus = |arguments: &[&str]| {
+        let connection = ["--bus", live.redis.url(), "--prefix", live.redis.prefix()];
+        eventbus(&connection.into_iter().chain(arguments.iter().copied()).collect::<Vec<_>>())
+    };
+    for limit in [["--over", "1000"], ["--over-time", "1h"]] {
+        let unknown = of_bus(&["--json", "lag", limit[0], limit[1]]);
+        assert_eq!((unknown.code, &unknown.documents()[0]["readers"][0]["events"]), (1, &Value::Null), "{unknown:?}");
+    }
+    let dry = of_bus(&["--dry-run", "groups", "retire", "mail"]);
+    assert!(dry.err.contains("with 0 pending and an unknown number of unread entries?"), "{dry:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_redis_has_lost_is_shown_and_retired() {
+    let live = LiveApp::start().await;
+    live.wait_for(&["groups"], |document| document["groups"][0]["position"] == "4").await;
+    live.stop().await;
+    let mut redis = eventbus_test::internal::redis_connection(live.redis.url()).await;
+    let stream = format!("{}:stream", live.redis.prefix());
+    let destroyed: u64 =
+        redis::cmd("XGROUP").arg("DESTROY").arg(&stream).arg("mail").query_async(&mut redis).await.unwrap();
+    assert_eq!(destroyed, 1);
+    let group = live.document(&["groups"])["groups"][0].clone();
+    assert_eq!((&group["group"], &group["lost"], &group["unread"]), (&json!("mail"), &json!(true), &json!(0)));
+    let shown = live.run(&["groups"]).masked();
+    assert!(shown.contains("mail  lost  "), "{shown}");
+    let without_store = ["--bus", live.redis.url(), "--prefix", live.redis.prefix(), "lag", "--over", "1000"];
+    assert_eq!(eventbus(&without_store).code, 1, "nobody knows how far it is behind");
+
+    let dry = live.run(&["--dry-run", "groups", "retire", "mail"]);
+    assert!(dry.err.contains("retire group `mail`, which the server has lost, with"), "{dry:?}");
+    assert_eq!(live.document(&["--yes", "groups", "retire", "mail"])["retired"], true);
+    assert_eq!(live.document(&["groups"])["groups"], json!([]));
+    let floors: u64 = redis::cmd("HLEN").arg(format!("{{{stream}}}:floors")).query_async(&mut redis).await.unwrap();
+    assert_eq!(floors, 0, "it still holds trimming");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_is_a_fault_and_not_away() {
+    let database = eventbus_test::postgres();
+    PgEventStore::connect(database.url()).await.unwrap();
+    let role = eventbus_test::unique_name("reader");
+    let mut admin = PgConnection::connect(database.url()).await.unwrap();
+    let grants = format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA eventbus TO {role};
+         GRANT SELECT ON ALL TABLES IN SCHEMA eventbus TO {role};
+         GRANT SELECT ON ALL SEQUENCES IN SCHEMA eventbus TO {role}; REVOKE SELECT ON eventbus.leases FROM {role}"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(grants)).execute(&mut admin).await.unwrap();
+    let url = database.url().replace("postgres://postgres@", &format!("postgres://{role}@"));
+    let refused = eventbus(&["--store", &url, "projections"]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.err.contains("the store refuses: ") && refused.err.contains("permission denied"), "{refused:?}");
+    let drop = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(drop)).execute(&mut admin).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,12 +3,16 @@
 
 mod common;
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use common::{OrderPlaced, OrderShipped, Ran, assert_json, eventbus, projections::Totals, send};
 use eventbus::{
-    EventContext, ExpectedVersion, Name, NewEvent, StreamId, Uuid, app::SettleError, port::AppendEvents as _,
-    prelude::*,
+    EventContext, ExpectedVersion, InMemoryEventBus, Name, NewEvent, StreamId, Uuid, app::SettleError, bus::EventBus,
+    port::AppendEvents as _, prelude::*, store::EventStore,
+};
+use eventbus_cli::{
+    connection::OpenBus,
+    query::{DeadLetterQuery, find_dead_letters},
 };
 use eventstore_sqlite::SqliteEventStore;
 use serde_json::json;
@@ -200,7 +204,7 @@ async fn a_dead_app_has_no_owners_and_keeps_its_positions() {
         "as_of": "TIME",
         "groups": [{
             "group": "mail", "consumers": null, "pending": 0, "oldest_ms": null, "unread": 0, "dead_letters": 2,
-            "holds_trim": false, "position": "5", "seconds": 0.0,
+            "lost": false, "holds_trim": false, "position": "5", "seconds": 0.0,
         }],
     });
     assert_json(&app.run(&["groups", "--json"]).masked_json(), &wanted);
@@ -417,4 +421,33 @@ async fn causes_and_effects_of_an_event_are_a_tree() {
     let found = &document["events"][0]["dead_letters"][0];
     assert_eq!((&found["group"], &found["handler"]), (&json!("mail"), &json!("send")));
     assert_eq!(found["id"], dead["dead_letters"][0]["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_dead_letters_are_more_than_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteEventStore::open(folder.path().join("bank.db")).await.unwrap();
+    let shipped = |number: u32| NewEvent::from_event(&OrderShipped { parcel: number.to_string() }).unwrap();
+    for number in 0..120 {
+        let stream = StreamId::parse("Order", &number.to_string()).unwrap();
+        store.append(&stream, ExpectedVersion::NoStream, vec![shipped(number)]).await.unwrap();
+    }
+    let app = App::builder().store(store.clone()).handler::<send>().start().await.unwrap();
+    assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 120, .. })));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+
+    // the bus that an application was given, and that has not started
+    let store: Arc<dyn EventStore> = Arc::new(store);
+    let given: Arc<dyn EventBus> = Arc::new(InMemoryEventBus::new());
+    let attached = OpenBus::attach(&given, Some(&store)).await.unwrap();
+    let all = DeadLetterQuery::default();
+    let (found, _) = find_dead_letters(attached.dead_letters().unwrap(), &all, None, 1_000).await.unwrap();
+    assert_eq!(found.len(), 120);
+    drop((attached, store));
+
+    let url = format!("sqlite:{}", folder.path().join("bank.db").display());
+    let discarded = eventbus(&["--store", &url, "--yes", "dead-letters", "discard", "--all"]);
+    assert_eq!((discarded.code, discarded.out.lines().count()), (0, 120), "{discarded:?}");
+    let none = eventbus(&["--store", &url, "--json", "dead-letters", "list"]);
+    assert_eq!(none.documents()[0]["dead_letters"], json!([]));
 }

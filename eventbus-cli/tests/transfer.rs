@@ -265,3 +265,45 @@ async fn a_copy_that_was_killed_goes_on() {
     done(&eventbus(&["--store", &url, "--yes", "copy", "--to", &target]));
     assert!(feed(&reader).await == feed_of(&url).await);
 }
+
+/// A store that was restored has the same id, and different events at the positions that the file has.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_does_not_go_on_with_a_store_that_was_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = source(&folder, 6).await;
+    let backup = file(&folder, "backup.db");
+    let vacuum = format!("VACUUM INTO '{backup}'");
+    rusqlite::Connection::open(folder.path().join("source.db")).unwrap().execute_batch(&vacuum).unwrap();
+    let export = file(&folder, "events.jsonl.zst");
+    add_one(&SqliteEventStore::connect(&url).await.unwrap(), "lost").await;
+    done(&eventbus(&["--store", &url, "export", &export]));
+    let written = fs::read(&export).unwrap();
+
+    let restored = format!("sqlite:{backup}");
+    let refuses = || {
+        let refused = eventbus(&["--store", &restored, "export", &export, "--resume"]);
+        assert!(refused.code == 2 && refused.err.contains("was restored from a backup"), "{refused:?}");
+        assert_eq!(fs::read(&export).unwrap(), written, "the file is kept");
+    };
+    refuses();
+    let store = SqliteEventStore::connect(&restored).await.unwrap();
+    for id in ["other", "further"] {
+        add_one(&store, id).await;
+    }
+    refuses();
+    done(&eventbus(&["--store", &url, "export", &export, "--resume"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_has_one_export_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = source(&folder, 6).await;
+    let export = file(&folder, "events.jsonl");
+    done(&eventbus(&["--store", &url, "export", &export]));
+    let writes = fs::File::open(&export).unwrap();
+    writes.lock().unwrap();
+    let refused = eventbus(&["--store", &url, "export", &export, "--resume"]);
+    assert!(refused.code == 64 && refused.err.contains("another export writes"), "{refused:?}");
+    drop(writes);
+    done(&eventbus(&["--store", &url, "export", &export, "--resume"]));
+}

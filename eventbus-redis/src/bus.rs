@@ -225,6 +225,26 @@ impl RedisEventBus {
         group::retire_group(&self.inner, group).await
     }
 
+    /// Returns the consumer groups that the server has lost, by name: somebody ran `XGROUP DESTROY`, or deleted the stream. A
+    /// consumer of such a group creates it again, and it goes on where it was. Until then, or until it is
+    /// [retired](Self::retire_group), nothing is trimmed.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// for group in bus.lost_groups().await? {
+    ///     println!("the server has lost the group {group}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn lost_groups(&self) -> Result<Vec<Name>, RedisCommandError> {
+        group::lost_groups(&self.inner).await
+    }
+
     /// Forgets a store that is gone for good and published here, and returns `true` if it was known: new groups no
     /// longer wait for its events. Its events in the stream stay there. If a process with the store starts after all,
     /// its relay publishes again the events that groups had not finished.

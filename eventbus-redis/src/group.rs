@@ -8,13 +8,16 @@
 //! | missing | a consumer, an operator or a resync creates it | listed, at its low-water mark |
 //! | listed, missing | an operator retires it | absent |
 
+use std::collections::BTreeSet;
+
 use eventbus::{Name, Position, port::MessageId};
-use redis::ScriptInvocation;
+use redis::{RedisResult, ScriptInvocation, Value};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    RedisCommandError, command,
+    RedisCommandError,
+    command::{self, GroupState},
     entry_id::EntryId,
     error::CommandError,
     inner::BusInner,
@@ -154,6 +157,23 @@ pub(crate) async fn retire_group(bus: &BusInner, group: &Name) -> Result<Retired
         }
     }
     all.ok_or_else(|| GroupError::NotFound { stream: bus.stream().to_owned(), group: group.clone() })
+}
+
+/// Returns the groups that a partition lists and the server does not have, by name.
+pub(crate) async fn lost_groups(bus: &BusInner) -> Result<Vec<Name>, RedisCommandError> {
+    let mut lost = BTreeSet::new();
+    for part in bus.partitions_or_self() {
+        let listed: Vec<String> = bus.query_idempotent(&request("HKEYS", keys::floors(part.stream()))).await?;
+        let groups = load_groups(part).await.map_err(|error| bus.command_error(error))?;
+        lost.extend(listed.into_iter().filter(|name| groups.iter().all(|group| group.name != *name)));
+    }
+    Ok(lost.into_iter().filter_map(|name| Name::new("consumer group", name).ok()).collect())
+}
+
+async fn load_groups(bus: &BusInner) -> Result<Vec<GroupState>, CommandError> {
+    let commands = command::inspect_groups(bus.stream());
+    let replies: Vec<RedisResult<Value>> = bus.connection().query_all(&commands).await?;
+    Ok(command::parse_groups(replies.into_iter().next().unwrap_or(Ok(Value::Nil)))?)
 }
 
 /// Forgets a store in each partition, and its copies of dead letters; returns `true` if it was known.

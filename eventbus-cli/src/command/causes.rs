@@ -9,7 +9,7 @@ use super::parse_duration;
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Progress, printable, time_text},
-    query::{CauseTree, SearchProgress, find_causes, position_at},
+    query::{CauseTree, SearchProgress, ago, find_causes, position_at},
     session::Session,
 };
 
@@ -35,7 +35,7 @@ impl CauseArgs {
         let wanted = EventId::parse(&self.event).map_err(|error| CommandError::Usage(error.to_string()))?;
         let store = session.store().await?;
         let after = match (self.since, self.after) {
-            (Some(since), _) => position_at(&*store, session.clock().now() - since).await?,
+            (Some(since), _) => position_at(&*store, ago(session.clock(), since)).await?,
             (None, after) => Position::new(after.unwrap_or_default()),
         };
         let bus = session.bus().await?;

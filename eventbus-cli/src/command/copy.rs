@@ -1,7 +1,7 @@
 //! `copy`: the events of a store into another one.
 
 use clap::Args;
-use eventbus::{Position, store::FeedFilter};
+use eventbus::store::FeedFilter;
 
 use super::import::{BEGIN_ANEW, Imported};
 use crate::{
@@ -33,6 +33,7 @@ pub(crate) struct CopyArgs {
 impl CopyArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let from = session.store().await?;
+        let of_source = |error: CommandError| error.of_store(&from.describe());
         let settings = ConnectionSettings {
             store: Some(self.to.clone()),
             schema: self.to_schema.clone(),
@@ -45,18 +46,20 @@ impl CopyArgs {
         if session.confirm(&question).await? == Consent::DryRun {
             return Ok(ExitStatus::Done);
         }
-        let head = from.head().await?;
-        let mut importer = Importer::new(to.clone(), from.store_id().await?).await?;
+        let of_target = |error: CommandError| error.of_store(&to.describe());
+        let head = from.head().await.map_err(|error| of_source(error.into()))?;
+        let id = from.store_id().await.map_err(|error| of_source(error.into()))?;
+        let mut importer = Importer::new(to.clone(), id).await.map_err(of_target)?;
         {
             let progress = Progress::new("copying", "positions")?;
             let mut feed = from.read_feed(importer.position(), head, &FeedFilter::all());
-            while let Some(chunk) = read_chunk(&mut feed).await? {
-                importer.add(&chunk).await?;
+            while let Some(chunk) = read_chunk(&mut feed).await.map_err(of_source)? {
+                importer.add(&chunk).await.map_err(of_target)?;
                 progress.set(chunk.position.get(), head.get());
             }
         }
-        let sum = checksum(&*from, head.max(Position::START), Progress::new("reading", "positions")?).await?;
-        compare(&*to, sum, Progress::new("verifying", "positions")?).await?;
+        let sum = checksum(&*from, head, Progress::new("reading", "positions")?).await.map_err(of_source)?;
+        compare(&*to, sum, Progress::new("verifying", "positions")?).await.map_err(of_target)?;
         open.close().await;
         session.printer().note(BEGIN_ANEW);
         let body = Imported { events: sum.events, verified: true };

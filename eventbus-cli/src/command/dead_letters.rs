@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use eventbus::{
     bus::MessageId,
-    dead_letter::{DeadLetter, DeadLetterFilter},
+    dead_letter::{DeadLetterFilter, DeadLetters},
 };
 use serde::Serialize;
 
@@ -18,8 +18,8 @@ use crate::{
     session::{Consent, Session},
 };
 
-/// Dead letters that one call finds before the change begins.
-const FOUND_MAX: usize = 1_000;
+/// Dead letters that are found at once; of each only the id is kept.
+const FOUND_AT_ONCE: usize = 1_000;
 
 /// List, show, replay or discard the dead letters of the bus
 #[derive(Debug, Args)]
@@ -223,6 +223,19 @@ fn one_text(row: &DeadLetterRow) -> String {
     table.to_text()
 }
 
+/// Finds all that match now, so that the question says how many they are. Those given up meanwhile are left alone.
+async fn find_ids(dead_letters: &dyn DeadLetters, query: &DeadLetterQuery) -> Result<Vec<MessageId>, CommandError> {
+    let (mut ids, mut after) = (Vec::new(), None);
+    loop {
+        let (found, next) = find_dead_letters(dead_letters, query, after, FOUND_AT_ONCE).await?;
+        ids.extend(found.into_iter().map(|found| found.id));
+        after = next;
+        if after.is_none() {
+            return Ok(ids);
+        }
+    }
+}
+
 /// Finds what to end, says how many that are, asks, and reports the outcome of each.
 async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Result<ExitStatus, CommandError> {
     if args.ids.is_empty() && args.filter.is_empty() && !args.all {
@@ -235,20 +248,15 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
     }
     let bus = session.bus().await?;
     let dead_letters = bus.dead_letters()?;
-    let (ids, is_all) = match args.ids.is_empty() {
-        false => (args.ids.iter().map(|id| MessageId::new(id.as_str())).collect(), true),
-        true => {
-            let query = args.filter.to_query(session);
-            let (found, next) = find_dead_letters(dead_letters, &query, None, FOUND_MAX).await?;
-            (found.into_iter().map(|found: DeadLetter| found.id).collect::<Vec<_>>(), next.is_none())
-        }
+    let ids = match args.ids.is_empty() {
+        false => args.ids.iter().map(|id| MessageId::new(id.as_str())).collect(),
+        true => find_ids(dead_letters, &args.filter.to_query(session)).await?,
     };
     if ids.is_empty() {
         session.printer().note("no dead letter matches");
         return Ok(ExitStatus::Done);
     }
-    let more = if is_all { "" } else { ", the oldest; call again for the rest" };
-    let consent = session.confirm(&format!("{} {} dead letters{more}", action.verb(), ids.len())).await?;
+    let consent = session.confirm(&format!("{} {} dead letters", action.verb(), ids.len())).await?;
     let (mut is_complete, mut ended) = (true, 0_usize);
     for id in ids {
         let (outcome, error) = match consent {

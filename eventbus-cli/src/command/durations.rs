@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The shortest interval: a shorter one keeps the servers busy.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
 /// Parses a duration: a number of seconds, or a number with the unit `ms`, `s`, `m`, `h` or `d`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -17,6 +20,12 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|error| format!("`{text}`: {error}"))
 }
 
+/// Parses how often something is repeated: a duration of a tenth of a second or more.
+pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text)?;
+    if interval < INTERVAL_MIN { Err(format!("`{text}` is too short; the least is 100ms")) } else { Ok(interval) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,5 +39,11 @@ mod tests {
         for text in ["", "s", "-1s", "2w", "1e400s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_interval_keeps_no_server_busy() {
+        assert_eq!(parse_interval("100ms"), Ok(Duration::from_millis(100)));
+        assert!(parse_interval("0").is_err() && parse_interval("99ms").is_err());
     }
 }

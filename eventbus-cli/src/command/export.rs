@@ -46,7 +46,7 @@ impl ExportArgs {
             return Ok(ExitStatus::Done);
         }
         let mut writer = match self.resume {
-            true => ExportWriter::resume(&self.file, store_id)?,
+            true => ExportWriter::resume(&self.file, &*store).await?,
             false => ExportWriter::create(&self.file, store_id)?,
         };
         {

@@ -45,7 +45,8 @@ struct Retired {
     group: String,
     retired: bool,
     pending: u64,
-    unread: u64,
+    /// `None` in a dry run if neither the bus nor the store knows.
+    unread: Option<u64>,
 }
 
 impl GroupArgs {
@@ -68,21 +69,24 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     let OpenBus::Redis(redis) = bus else {
         return Err(CommandError::Usage("groups of the in-process bus are not retired; pass `--bus URL`".into()));
     };
-    let groups = list_groups(bus, None, session.clock()).await?;
+    let store = session.optional_store().await?;
+    let groups = list_groups(bus, store.as_deref(), session.clock()).await?;
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
         return forget(session, bus.as_bus().destination(), &name).await;
     };
-    let (pending, unread) = (found.pending.unwrap_or_default(), found.unread.unwrap_or_default());
-    let question = format!("retire group `{group}`, with {pending} pending and {unread} unread entries");
+    let (pending, unread) = (found.pending.unwrap_or_default(), found.unread);
+    let lost = if found.is_lost { ", which the server has lost," } else { "," };
+    let unread_text = unread_text(unread);
+    let question = format!("retire group `{group}`{lost} with {pending} pending and {unread_text} unread entries");
     let retired = match session.confirm(&question).await? {
         Consent::DryRun => None,
         Consent::Given => {
             let RetiredGroup { pending, unread, .. } = redis.retire_group(&name).await?;
             // the relay would otherwise publish again for it when the bus loses its data
-            if let Some(store) = session.optional_store().await? {
+            if let Some(store) = store {
                 store.forget_floor(bus.as_bus().destination(), &name).await?;
             }
-            Some((pending, unread))
+            Some((pending, Some(unread)))
         }
     };
     let (pending, unread) = retired.unwrap_or((pending, unread));
@@ -109,7 +113,7 @@ async fn forget(session: &Session, destination: &Name, group: &Name) -> Result<E
     if consent == Consent::Given {
         store.forget_floor(destination, group).await?;
     }
-    let body = Retired { group: group.to_string(), retired: consent == Consent::Given, pending: 0, unread: 0 };
+    let body = Retired { group: group.to_string(), retired: consent == Consent::Given, pending: 0, unread: Some(0) };
     session.printer().show(&body, retired_text)?;
     Ok(ExitStatus::Done)
 }
@@ -117,10 +121,15 @@ async fn forget(session: &Session, destination: &Name, group: &Name) -> Result<E
 fn retired_text(body: &Retired) -> String {
     match body.retired {
         true => {
-            format!("retired group `{}`: {} pending and {} unread entries\n", body.group, body.pending, body.unread)
+            let (pending, unread) = (body.pending, unread_text(body.unread));
+            format!("retired group `{}`: {pending} pending and {unread} unread entries\n", body.group)
         }
         false => String::new(),
     }
+}
+
+fn unread_text(unread: Option<u64>) -> String {
+    unread.map_or_else(|| "an unknown number of".to_owned(), |unread| unread.to_string())
 }
 
 /// Returns the table of groups.
@@ -138,7 +147,7 @@ pub(super) fn table(groups: &[GroupRow]) -> Table {
     for row in groups {
         table.add([
             row.group.clone(),
-            optional(row.consumers),
+            if row.is_lost { "lost".into() } else { optional(row.consumers) },
             optional(row.pending),
             optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest)))),
             optional(row.unread),

@@ -52,6 +52,8 @@ impl ImportArgs {
             while let Some(chunk) = reader.next_chunk()? {
                 importer.add(&chunk).await?;
                 progress.set(reader.events(), count);
+                // a chunk that was appended before takes no await: Ctrl-C ends it here
+                tokio::task::yield_now().await;
             }
         }
         compare(&*store, reader.checksum(), Progress::new("verifying the store", "positions")?).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::parse_duration;
+use super::{parse_duration, parse_interval};
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Table, optional},
@@ -17,12 +17,12 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct LagArgs {
     /// Show it again and again, every 2 seconds or as often as this says
-    #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s", value_parser = parse_duration)]
+    #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s", value_parser = parse_interval)]
     watch: Option<Duration>,
-    /// End with exit code 1 if a reader is more than so many events behind
+    /// End with exit code 1 if a reader is more than so many events behind, or their number is unknown
     #[arg(long, value_name = "EVENTS")]
     over: Option<u64>,
-    /// End with exit code 1 if a reader is behind for longer than this
+    /// End with exit code 1 if a reader is behind for longer than this, or for an unknown time
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     over_time: Option<Duration>,
 }
@@ -54,9 +54,10 @@ impl LagArgs {
     }
 
     fn is_over(&self, row: &LagRow) -> bool {
-        let seconds = row.seconds.unwrap_or_default();
-        self.over.is_some_and(|most| row.events > most)
-            || self.over_time.is_some_and(|most| row.events > 0 && seconds > most.as_secs_f64())
+        // an unknown number may be too high
+        let is_late = |most: Duration| row.seconds.is_none_or(|seconds| seconds > most.as_secs_f64());
+        self.over.is_some_and(|most| row.events.is_none_or(|events| events > most))
+            || self.over_time.is_some_and(|most| row.events != Some(0) && is_late(most))
     }
 }
 
@@ -76,7 +77,7 @@ fn table(readers: &[LagRow]) -> Table {
             row.name.clone(),
             optional(row.position.as_ref()),
             optional(row.head.as_ref()),
-            row.events.to_string(),
+            optional(row.events),
             optional(row.seconds.map(|seconds| format!("{seconds:.1}"))),
             optional(row.owner.as_ref()),
         ]);

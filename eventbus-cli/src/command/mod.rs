@@ -34,7 +34,7 @@ pub(crate) use self::{
     copy::CopyArgs,
     dead_letters::DeadLetterArgs,
     doctor::DoctorArgs,
-    durations::parse_duration,
+    durations::{parse_duration, parse_interval},
     export::ExportArgs,
     follow::FollowArgs,
     groups::GroupArgs,

@@ -12,8 +12,8 @@ use serde::Serialize;
 use super::{parse_duration, rebuild::to_command_error};
 use crate::{
     error::{CommandError, ExitStatus},
-    output::Progress,
-    query::position_at,
+    output::{Printer, Progress, printable},
+    query::{ago, position_at},
     session::{Consent, Session},
 };
 
@@ -56,6 +56,46 @@ struct Replay<'n> {
     error: Option<String>,
 }
 
+/// A replay that has not ended. Dropped, also by Ctrl-C, it says where to go on.
+struct RunningReplay<'a> {
+    handler: &'a str,
+    after: Position,
+    printer: Printer,
+    bar: Option<Progress>,
+    events: u64,
+    position: Position,
+}
+
+impl<'a> RunningReplay<'a> {
+    fn new(handler: &'a str, after: Position, printer: Printer) -> Result<Self, CommandError> {
+        let bar = Some(Progress::new("replaying", "positions")?);
+        Ok(Self { handler, after, printer, bar, events: 0, position: after })
+    }
+
+    fn report(&mut self, now: &Replayed) {
+        (self.events, self.position) = (now.events, now.position);
+        if let Some(bar) = &self.bar {
+            let from_after = |position: Position| position.get().saturating_sub(self.after.get());
+            bar.set(from_after(now.position), from_after(now.through));
+        }
+    }
+
+    fn end(mut self) {
+        self.bar = None;
+    }
+}
+
+impl Drop for RunningReplay<'_> {
+    fn drop(&mut self) {
+        let Self { handler, events, position, .. } = self;
+        if self.bar.take().is_some() {
+            self.printer.note(&format!(
+                "`{handler}` handled {events} events, up to position {position}; go on with `--after {position}`"
+            ));
+        }
+    }
+}
+
 impl ReplayArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let handler = &*self.handler;
@@ -64,7 +104,7 @@ impl ReplayArgs {
             return Err(CommandError::Usage("the application has no store, so it has no events to replay".into()));
         };
         let after = match (self.from.since, self.from.after) {
-            (Some(since), _) => position_at(&*store, session.clock().now() - since).await?,
+            (Some(since), _) => position_at(&*store, ago(session.clock(), since)).await?,
             (None, after) => Position::new(after.unwrap_or_default()),
         };
         let through = self.through.map(Position::new);
@@ -74,13 +114,9 @@ impl ReplayArgs {
         if session.confirm(&question).await? == Consent::DryRun {
             return Ok(ExitStatus::Done);
         }
-        let (bar, mut done) = (Progress::new("replaying", "positions")?, 0);
-        let report = |now: Replayed| {
-            done = now.events;
-            bar.set(now.position.get().saturating_sub(after.get()), now.through.get().saturating_sub(after.get()));
-        };
-        let replayed = app.replay(handler, after, through, report).await;
-        drop(bar);
+        let mut running = RunningReplay::new(handler, after, session.printer())?;
+        let replayed = app.replay(handler, after, through, |now| running.report(&now)).await;
+        let done = running.events;
         let (body, status) = match replayed.map_err(eventbus::Error::into_inner) {
             Ok(replayed) => {
                 let (events, position) = (replayed.events, replayed.position.to_string());
@@ -90,12 +126,13 @@ impl ReplayArgs {
                 Ok(ReplayError::Store(error)) => return Err(error.into()),
                 Ok(error) => {
                     let position = if let ReplayError::Failed { after, .. } = error { after } else { after };
-                    let (position, error) = (position.to_string(), Some(error.to_string()));
+                    let (position, error) = (position.to_string(), Some(printable(&error.to_string())));
                     (Replay { handler, events: done, position, error }, ExitStatus::Finding)
                 }
                 Err(error) => return Err(to_command_error(error)),
             },
         };
+        running.end();
         session.printer().show(&body, |body| {
             let Replay { events, position, error, .. } = body;
             let error = error.as_ref().map(|error| format!("{error}\n")).unwrap_or_default();

@@ -35,20 +35,29 @@ impl OpenBus {
         }
         let missing =
             || CommandError::Usage("which bus? pass `--bus URL`, or `--store URL` for the in-process bus".into());
-        let bus = InMemoryEventBus::new();
-        bus.resume_from(Arc::clone(store.ok_or_else(missing)?)).await?;
-        Ok(Self::InProcess(bus))
+        Self::in_process(store.ok_or_else(missing)?).await
     }
 
-    /// Opens the bus of an application once more, so that nothing is created.
+    /// Opens the bus of an application once more, so that nothing is created. If its groups are in the process of the
+    /// application, their progress and dead letters are read from `store`.
     ///
     /// # Errors
     /// [`CommandError::Unreachable`] if it cannot be reached, [`CommandError::Fault`] if there is none.
-    pub async fn attach(bus: &Arc<dyn EventBus>) -> Result<Self, CommandError> {
-        match bus.as_any().and_then(|bus| bus.downcast_ref::<RedisEventBus>()) {
-            Some(bus) => Ok(Self::Redis(RedisEventBus::attach(bus.config().clone()).await?)),
-            None => Ok(Self::Other(Arc::clone(bus))),
+    pub async fn attach(bus: &Arc<dyn EventBus>, store: Option<&Arc<dyn EventStore>>) -> Result<Self, CommandError> {
+        if let Some(bus) = bus.as_any().and_then(|bus| bus.downcast_ref::<RedisEventBus>()) {
+            return Ok(Self::Redis(RedisEventBus::attach(bus.config().clone()).await?));
         }
+        match store {
+            // the application's own bus knows its store only once it has started
+            Some(store) if !bus.is_durable() => Self::in_process(store).await,
+            _ => Ok(Self::Other(Arc::clone(bus))),
+        }
+    }
+
+    async fn in_process(store: &Arc<dyn EventStore>) -> Result<Self, CommandError> {
+        let bus = InMemoryEventBus::new();
+        bus.resume_from(Arc::clone(store)).await?;
+        Ok(Self::InProcess(bus))
     }
 
     /// Returns the bus as a port.

@@ -85,6 +85,11 @@ impl Visit {
         (!self.inner.source().scans_all_keys()).then_some("")
     }
 
+    /// Like [`is_live`](Self::is_live), for a part that lists the groups: those of a bus on Redis are not in the store.
+    pub(super) fn is_live_for_groups(&self) -> Option<&'static str> {
+        if self.inner.source().bus().is_in_process() { self.is_live() } else { Some("") }
+    }
+
     /// Returns `true` if the page shows forms that change data.
     pub(super) const fn may_change(&self) -> bool {
         self.may_change

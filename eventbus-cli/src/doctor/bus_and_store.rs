@@ -136,9 +136,7 @@ async fn check_other_stores(
     let list = foreign.iter().map(|other| other.as_str()).collect::<Vec<_>>().join(", ");
     let found = format!("`{}` also has events of other stores: {list}", bus.stream());
     let consequence = "unless each application says `share_stream`, the relay of this store refuses the stream";
-    let repair = format!(
-        "if it is a former database: HDEL {} <id>; else a `stream_prefix` for each store, or `share_stream` everywhere",
-        keys::relay(&bus.stream())
-    );
+    let repair = "if it is a former database: `bus.retire_store(id)` in a program of yours; else a `stream_prefix` for each \
+                  store, or `share_stream` everywhere";
     Ok(Some(Finding::note(found, consequence, repair).observed(json!({ "store": id, "foreign": foreign }))).into())
 }

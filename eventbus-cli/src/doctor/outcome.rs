@@ -55,6 +55,9 @@ pub(crate) enum CheckError {
     Sqlite(#[from] rusqlite::Error),
     #[error("{0}")]
     Other(String),
+    /// The check is not for this doctor: somebody else, or on another machine, has to make it.
+    #[error("{0}")]
+    NotHere(&'static str),
 }
 
 impl CheckError {
@@ -65,10 +68,19 @@ impl CheckError {
             Self::Redis(error) => {
                 !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed)
             }
-            Self::Sqlite(_) => false,
+            Self::Sqlite(_) | Self::NotHere(_) => false,
             Self::Other(_) => true,
         }
     }
+}
+
+/// Why the free space of the disk of a server on a different machine is not checked.
+pub(crate) const DISK_ELSEWHERE: CheckError =
+    CheckError::NotHere("the server is on a different machine, and shows no free disk space: monitor it there");
+
+/// Returns `true` if the role of the connection lacks a right.
+pub(crate) fn lacks_right(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|answer| answer.code()).as_deref() == Some(INSUFFICIENT_PRIVILEGE)
 }
 
 /// SQLSTATE of a right that the role lacks, and of a statement that took too long.

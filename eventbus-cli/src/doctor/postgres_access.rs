@@ -9,7 +9,7 @@ use super::{
     check::{Check, Run},
     config::DoctorConfig,
     finding::Finding,
-    outcome::{CheckError, Outcome},
+    outcome::{CheckError, Outcome, lacks_right},
     postgres_session::PgSession,
     postgres_target::PostgresTarget,
 };
@@ -73,6 +73,12 @@ async fn check_tls(target: &PostgresTarget, config: &DoctorConfig) -> Result<Out
 }
 
 async fn check_host_rules(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let hidden = |error| match error {
+        CheckError::Postgres(error) if lacks_right(&error) => {
+            CheckError::NotHere("only a superuser may read the rules of pg_hba.conf: check as one")
+        }
+        error => error,
+    };
     let rules: Vec<(i32, String, String, String, String)> = target
         .session(config)
         .await?
@@ -84,7 +90,8 @@ async fn check_host_rules(target: &PostgresTarget, config: &DoctorConfig) -> Res
                AND address NOT IN ('samehost', 'localhost', '::1') AND address NOT LIKE '127.%'
              ORDER BY line_number LIMIT 20",
         )
-        .await?;
+        .await
+        .map_err(hidden)?;
     let finding = |(line, kind, method, address, mask): (i32, String, String, String, String)| {
         let rule = format!("`{kind} … {address} {mask} {method}` (line {line} of pg_hba.conf)").replace("  ", " ");
         let observed = json!({ "line": line, "type": kind, "method": method, "address": address, "netmask": mask });

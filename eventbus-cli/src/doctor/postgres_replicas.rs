@@ -43,17 +43,30 @@ async fn check_synchronous_standby(target: &PostgresTarget, config: &DoctorConfi
              (SELECT count(*) FROM pg_stat_replication WHERE sync_state IS NULL)",
         )
         .await?;
-    if names.is_empty() || synchronous > 0 {
+    let wanted = synchronous_standbys(&names);
+    if synchronous >= wanted {
         return Ok(Outcome::healthy());
     }
     if hidden > 0 {
         let reason = "the states of the standbys are hidden: GRANT pg_read_all_stats to the role of this connection";
         return Err(CheckError::Other(reason.into()));
     }
-    let found = format!("`synchronous_standby_names` is `{names}`, and no such standby is connected");
+    let found = format!("`synchronous_standby_names` is `{names}`, and {synchronous} such standbys are connected");
     let consequence = "every commit waits, so that no save returns";
     let repair = "start the standby, or ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf()";
-    Ok(Some(Finding::fault(found, consequence, repair).observed(json!({ "names": names }))).into())
+    Ok(Some(Finding::fault(found, consequence, repair).observed(json!({ "names": names, "connected": synchronous })))
+        .into())
+}
+
+/// Returns the number of standbys that a commit waits for: `ANY 2 (a, b, c)`, `FIRST 2 (a, b)`, `2 (a, b)`; a list alone
+/// means the first of it.
+fn synchronous_standbys(names: &str) -> i64 {
+    if names.trim().is_empty() {
+        return 0;
+    }
+    let Some((method, _)) = names.split_once('(') else { return 1 };
+    let number = method.split_whitespace().next_back().and_then(|number| number.parse().ok());
+    number.unwrap_or(1)
 }
 
 async fn check_slots(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
@@ -115,4 +128,25 @@ async fn check_copies(target: &PostgresTarget, config: &DoctorConfig) -> Result<
         Finding::note("the server has no standby and no archive", consequence, repair)
     };
     Ok((!has_copy).then(finding).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_waits_for_as_many_standbys_as_the_setting_says() {
+        for (names, number) in [
+            ("", 0),
+            (" ", 0),
+            ("a", 1),
+            ("a, b", 1),
+            ("*", 1),
+            ("2 (a, b)", 2),
+            ("FIRST 2 (a, b, c)", 2),
+            ("any 3(a, b, c)", 3),
+        ] {
+            assert_eq!(synchronous_standbys(names), number, "{names}");
+        }
+    }
 }

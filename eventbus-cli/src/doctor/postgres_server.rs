@@ -10,7 +10,7 @@ use super::{
     config::DoctorConfig,
     disk::check_free_space,
     finding::Finding,
-    outcome::{CheckError, Outcome},
+    outcome::{CheckError, DISK_ELSEWHERE, Outcome},
     postgres_target::PostgresTarget,
 };
 
@@ -315,8 +315,7 @@ pub(crate) fn compare_clocks(of: &str, before: u64, server: u64, after: u64, con
 
 async fn check_disk(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
     if !target.is_local() {
-        let reason = "the server is on a different machine, and shows no free disk space: monitor it there";
-        return Err(CheckError::Other(reason.into()));
+        return Err(DISK_ELSEWHERE);
     }
     let (folder,): (String,) = target.session(config).await?.row("SELECT current_setting('data_directory')").await?;
     check_free_space(Path::new(&folder), config)

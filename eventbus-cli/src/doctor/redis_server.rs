@@ -10,7 +10,7 @@ use super::{
     config::DoctorConfig,
     disk::check_free_space,
     finding::{Finding, Severity},
-    outcome::{CheckError, Outcome},
+    outcome::{CheckError, DISK_ELSEWHERE, Outcome},
     postgres_server::compare_clocks,
     redis_target::{RedisTarget, number, share},
 };
@@ -258,10 +258,9 @@ async fn check_clock(target: &RedisTarget, config: &DoctorConfig) -> Result<Outc
 }
 
 async fn check_disk(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    const ELSEWHERE: &str = "the server is on a different machine, and shows no free disk space: monitor it there";
     let client: String = target.query(cmd("CLIENT").arg("INFO")).await?;
     if !is_local(&client) {
-        return Err(CheckError::Other(ELSEWHERE.into()));
+        return Err(DISK_ELSEWHERE);
     }
     let folder: HashMap<String, Value> = target.query(cmd("CONFIG").arg("GET").arg("dir")).await?;
     let folder = folder.into_values().next().and_then(|folder| match folder {

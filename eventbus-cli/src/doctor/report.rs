@@ -10,6 +10,7 @@ use super::{
     finding::{Finding, Severity},
     outcome::{CheckError, Outcome},
 };
+use crate::output::printable;
 
 /// The version of the report's JSON: a field that changes its meaning raises it.
 const VERSION: u32 = 1;
@@ -149,12 +150,13 @@ impl fmt::Display for Report {
         let indent = SEVERITY_WIDTH + 1 + width + 2;
         for CheckFinding { check, finding } in &self.findings {
             let severity = finding.severity.as_str().to_uppercase();
-            writeln!(f, "{severity:SEVERITY_WIDTH$} {check:width$}  {}", finding.finding)?;
+            // names in it are of programs that may mean to deceive
+            writeln!(f, "{severity:SEVERITY_WIDTH$} {check:width$}  {}", printable(&finding.finding))?;
             writeln!(f, "{:indent$}so {}", "", finding.consequence)?;
-            writeln!(f, "{:indent$}to repair: {}", "", finding.repair)?;
+            writeln!(f, "{:indent$}to repair: {}", "", printable(&finding.repair))?;
         }
         for NotChecked { check, reason } in &self.not_checked {
-            writeln!(f, "{:SEVERITY_WIDTH$} {check:width$}  {reason}", "NOT CHECKED")?;
+            writeln!(f, "{:SEVERITY_WIDTH$} {check:width$}  {}", "NOT CHECKED", printable(reason))?;
         }
         let counts = [Severity::Fault, Severity::Warning, Severity::Note]
             .map(|severity| plural(self.count(severity), severity.as_str()));

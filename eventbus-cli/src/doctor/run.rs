@@ -115,13 +115,15 @@ impl Doctor {
         Self { known_types: Some(KnownTypes::new(types)), ..self }
     }
 
-    /// Sets if checks that read whole tables or files are made, too; they are not by default.
+    /// Sets if checks that read whole tables or files are made, too; by default only those are that [`only`](Self::only)
+    /// names.
     #[must_use]
     pub fn deep(self, is_deep: bool) -> Self {
         Self { is_deep, ..self }
     }
 
-    /// Makes these checks only; all of them if there is no name.
+    /// Makes these checks only; all of them if there is no name. One of them that cannot be made, or is not for these
+    /// servers, is reported as not made.
     ///
     /// # Errors
     /// [`UnknownCheck`] for a name that no check has.
@@ -145,18 +147,23 @@ impl Doctor {
             report.note_silent_server();
         }
         for check in checks().filter(|check| self.is_wanted(check)) {
-            match subjects.checking(check) {
-                Err(Missing::Subject(reason)) => report.skip(check, reason),
-                _ if check.is_deep() && !self.is_deep => {
-                    report.skip(check, "made with `--deep` only, as whole tables are read");
+            let is_named = self.only.contains(&check.name());
+            let outcome = match subjects.checking(check) {
+                Err(Missing::Subject(reason)) => Err(CheckError::NotHere(reason)),
+                _ if check.is_deep() && !self.is_deep && !is_named => {
+                    Err(CheckError::NotHere("made with `--deep` only, as whole tables are read"))
                 }
-                Err(Missing::Server(reason)) => report.add(check, Err(CheckError::Other(reason.to_owned()))),
+                Err(Missing::Server(reason)) => Err(CheckError::Other(reason.to_owned())),
                 Ok(checking) => {
                     let late = || CheckError::Other(format!("it took longer than {:?}", check.timeout()));
                     // real time: the answer of a server
-                    let outcome = timeout(check.timeout(), checking).await.unwrap_or_else(|_| Err(late()));
-                    report.add(check, outcome);
+                    timeout(check.timeout(), checking).await.unwrap_or_else(|_| Err(late()))
                 }
+            };
+            match outcome {
+                // a caller that names a check relies on it
+                Err(CheckError::NotHere(reason)) if !is_named => report.skip(check, reason),
+                outcome => report.add(check, outcome),
             }
         }
         report

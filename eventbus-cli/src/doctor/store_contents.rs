@@ -200,7 +200,9 @@ async fn check_abandoned_roles(target: &PostgresTarget, config: &DoctorConfig) -
         .rows_with(
             "SELECT l.role, l.owner, extract(epoch FROM clock_timestamp() - l.expires_at)::float8
              FROM {schema}.leases l
-             WHERE extract(epoch FROM clock_timestamp() - l.expires_at) > $1
+             -- other roles are those of single commands: they end with them
+             WHERE (l.role LIKE 'projection:%' OR l.role LIKE 'relay:%')
+               AND extract(epoch FROM clock_timestamp() - l.expires_at) > $1
                -- without events since, the whole application may rest
                AND l.expires_at < (
                    SELECT e.recorded_at FROM {schema}.events e ORDER BY e.position DESC LIMIT 1)

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{Table, document::Document};
+use super::{Table, document::Document, printable};
 use crate::error::CommandError;
 
 /// Writes what a command shows to standard output.
@@ -82,6 +82,6 @@ impl Printer {
     /// Writes a line about the work to standard error.
     pub(crate) fn note(self, line: &str) {
         // a note that cannot be written is lost, and the work goes on
-        let _ = writeln!(io::stderr(), "{line}");
+        let _ = writeln!(io::stderr(), "{}", printable(line));
     }
 }

@@ -11,7 +11,7 @@ use eventbus::{
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::events::EventView;
+use super::{events::EventView, position::ago};
 use crate::{connection::OpenBus, error::CommandError, output::serialize_option_time};
 
 /// Dead letters of one page.
@@ -33,7 +33,7 @@ impl DeadLetterQuery {
     /// Wants only dead letters that groups gave up longer than `age` ago.
     #[must_use]
     pub fn older_than(mut self, age: Option<Duration>, clock: &SharedClock) -> Self {
-        self.filter.before = age.map(|age| clock.now() - age);
+        self.filter.before = age.map(|age| ago(clock, age));
         self
     }
 

@@ -25,6 +25,10 @@ pub struct GroupRow {
     pub unread: Option<u64>,
     /// Its dead letters, of the oldest 1,000 of the bus.
     pub dead_letters: u64,
+    /// Set if the server has lost the group: its consumers get nothing, and nothing is trimmed, until one makes it again or it
+    /// is retired.
+    #[serde(rename = "lost")]
+    pub is_lost: bool,
     /// Set if entries stay on the bus because it has not finished them, and no other group is further behind.
     pub holds_trim: bool,
     /// The position up to which it has finished all events of the store, if the store keeps it.
@@ -49,10 +53,10 @@ pub enum GroupDetail {
 }
 
 impl GroupRow {
-    /// Returns the number of entries that it has not finished, as far as the bus knows.
+    /// Returns the number of entries that it has not finished; `None` if neither the bus nor the store knows it.
     #[must_use]
-    pub fn unfinished(&self) -> u64 {
-        self.pending.unwrap_or_default().saturating_add(self.unread.unwrap_or_default())
+    pub fn unfinished(&self) -> Option<u64> {
+        Some(self.unread?.saturating_add(self.pending.unwrap_or_default()))
     }
 }
 
@@ -98,21 +102,34 @@ async fn groups_of_stream(
     if !info.connected {
         return Err(CommandError::unreachable(&port.describe(), "it did not describe its groups"));
     }
-    let holder = match bus {
-        OpenBus::Redis(redis) => redis.trim_blocker().await?.map(|blocker| blocker.group),
-        _ => None,
+    let (holder, lost) = match bus {
+        OpenBus::Redis(redis) => (redis.trim_blocker().await?.map(|blocker| blocker.group), redis.lost_groups().await?),
+        _ => (None, Vec::new()),
     };
     let (floors, head) = match store {
         Some(store) => (store.floors(port.destination()).await?, store.head().await?),
         None => (Vec::new(), Position::START),
     };
-    let mut rows = Vec::with_capacity(info.consumer_groups.len());
-    for group in info.consumer_groups {
+    let mut groups = info.consumer_groups;
+    for name in &lost {
+        // one partition may have lost it, and another one not
+        if groups.iter().all(|group| *group.name != **name) {
+            groups.push(GroupInfo::new(name.as_str(), 0, 0));
+        }
+    }
+    groups.sort_by(|one, two| one.name.cmp(&two.name));
+    let mut rows = Vec::with_capacity(groups.len());
+    for group in groups {
         let floor = floors.iter().find(|floor| *floor.group == *group.name).map(|floor| floor.position);
         let mut row = row_of(group, tally, holder.as_deref());
+        if lost.iter().any(|name| **name == *row.group) {
+            row.is_lost = true;
+            row.unread = None;
+            row.remarks.push("the server has lost the group: start a consumer of it, or retire it".into());
+        }
         row.position = floor.map(|floor| floor.to_string());
         let lag = match store.zip(floor) {
-            _ if row.unfinished() == 0 && row.unread.is_some() => Some(Lag::default()),
+            _ if row.unfinished() == Some(0) => Some(Lag::default()),
             Some((store, floor)) => Some(Lag::load(store, clock, floor, head).await?),
             None => None,
         };

@@ -46,8 +46,8 @@ pub struct LagRow {
     pub position: Option<String>,
     /// The end of the feed, where the reader has a position.
     pub head: Option<String>,
-    /// The events that it has not handled; of a feed at most so many, as positions have gaps.
-    pub events: u64,
+    /// The events that it has not handled; of a feed at most so many, as positions have gaps. `None` if that is unknown.
+    pub events: Option<u64>,
     /// The time since the first of them was recorded or published, if that is known.
     pub seconds: Option<f64>,
     /// The process that has the reader's role.
@@ -86,7 +86,7 @@ pub async fn list_lags_with(
                 name: row.name,
                 position: Some(row.position.to_string()),
                 head: Some(row.head.to_string()),
-                events: row.lag.events,
+                events: Some(row.lag.events),
                 seconds: Some(row.lag.seconds),
                 owner: row.owner,
             });
@@ -98,7 +98,7 @@ pub async fn list_lags_with(
                 name: row.destination,
                 position: Some(row.position.to_string()),
                 head: Some(row.head.to_string()),
-                events: row.lag.events,
+                events: Some(row.lag.events),
                 seconds: Some(row.lag.seconds),
                 owner: row.leader,
             });

@@ -14,7 +14,6 @@ mod relays;
 mod status;
 mod streams;
 
-pub(crate) use self::payload::{Change, Difference, Payload, PayloadComparison};
 pub use self::{
     causes::{CauseRow, CauseTree, DeadDeliveryRow, SearchProgress, find_causes, position_at},
     dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterTally, find_dead_letters, search_dead_letters},
@@ -26,4 +25,8 @@ pub use self::{
     relays::{RelayRow, list_relays},
     status::{StatusView, load_status},
     streams::{StreamPage, StreamRow, list_stream_page, list_streams, read_newest_events},
+};
+pub(crate) use self::{
+    payload::{Change, Difference, Payload, PayloadComparison},
+    position::ago,
 };

@@ -1,5 +1,7 @@
 //! How far a reader of the feed is behind, and the pages of listings.
 
+use std::time::Duration;
+
 use eventbus::{
     Position,
     clock::SharedClock,
@@ -10,6 +12,7 @@ use eventbus::{
     store::EventStore,
 };
 use serde::Serialize;
+use time::OffsetDateTime;
 
 use crate::error::CommandError;
 
@@ -48,6 +51,12 @@ impl Lag {
     }
 }
 
+/// Returns the time that was `age` ago; 1970, if that was before.
+pub(crate) fn ago(clock: &SharedClock, age: Duration) -> OffsetDateTime {
+    let then = clock.now().checked_sub(age.try_into().unwrap_or(time::Duration::MAX));
+    then.map_or(OffsetDateTime::UNIX_EPOCH, |then| then.max(OffsetDateTime::UNIX_EPOCH))
+}
+
 /// Returns the listings of a store.
 pub(super) fn listings(store: &dyn EventStore) -> Result<&dyn Listings, CommandError> {
     store.listings().ok_or_else(|| CommandError::fault(format!("{} lists nothing", store.describe())))
@@ -78,6 +87,18 @@ pub(super) async fn all_leases(store: &dyn EventStore, prefix: &str) -> Result<V
         after = page.next;
         if after.is_none() {
             return Ok(all);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_before_1970() {
+        for days in [50_000, 9_999_999, u64::MAX / 86_400] {
+            assert_eq!(ago(&SharedClock::SYSTEM, Duration::from_secs(days * 86_400)), OffsetDateTime::UNIX_EPOCH);
         }
     }
 }

@@ -53,6 +53,10 @@ fn as_it_was(raw: &RawValue) -> Result<Cow<'_, str>, serde_json::Error> {
 }
 
 impl EventLine {
+    pub(super) fn event_id(&self) -> EventId {
+        self.event_id.into()
+    }
+
     pub(super) fn from_record(event: &RecordedEvent) -> Result<Self, serde_json::Error> {
         let metadata = event.metadata();
         let attributes = Some(metadata.attributes()).filter(|attributes| !attributes.is_empty());

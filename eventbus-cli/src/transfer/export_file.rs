@@ -12,17 +12,22 @@
 //! run leaves behind is cut off after the last whole one.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom, Write as _},
     path::Path,
 };
 
-use eventbus::{Position, Uuid};
+use eventbus::{
+    EventId, Position, Uuid,
+    store::{EventStore, FeedFilter},
+};
+use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
+use tokio::task::yield_now;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{checksum::Checksum, chunk::Chunk};
-use crate::error::CommandError;
+use super::{checksum::Checksum, chunk::Chunk, event_line::EventLine};
+use crate::{error::CommandError, output::Progress};
 
 /// The version of the format.
 const FORMAT: u32 = 1;
@@ -54,6 +59,18 @@ struct FileEnd {
     xxh3: String,
 }
 
+/// The whole chunks of a file, up to one of them.
+#[derive(Clone)]
+struct WholeChunks {
+    /// The length of the file up to their end.
+    bytes: u64,
+    events: u64,
+    hash: Xxh3,
+    position: Position,
+    /// The id of the last event.
+    last_event: Option<EventId>,
+}
+
 /// One frame of a file.
 enum Frame {
     Header(Header),
@@ -67,12 +84,9 @@ pub(crate) struct ExportReader {
     is_compressed: bool,
     path: String,
     store: Uuid,
-    events: u64,
-    hash: Xxh3,
+    /// What was read; without the end, which later events take the place of.
+    whole: WholeChunks,
     has_ended: bool,
-    /// The length of the file up to its last whole frame; without the end, which later events take the place of.
-    whole: u64,
-    position: Position,
 }
 
 impl std::fmt::Debug for ExportReader {
@@ -92,11 +106,8 @@ impl ExportReader {
             is_compressed: is_compressed(path),
             path: shown,
             store: Uuid::nil(),
-            events: 0,
-            hash: Xxh3::new(),
+            whole: WholeChunks::none(),
             has_ended: false,
-            whole: 0,
-            position: Position::START,
         };
         match reader.next_frame()? {
             Some(Frame::Header(header)) if header.export == FORMAT => reader.store = header.store,
@@ -115,17 +126,17 @@ impl ExportReader {
 
     /// The number of events that were read.
     pub(crate) const fn events(&self) -> u64 {
-        self.events
+        self.whole.events
     }
 
     /// The checksum of the events that were read.
     pub(crate) fn checksum(&self) -> Checksum {
-        Checksum { events: self.events, xxh3: self.hash.digest128() }
+        Checksum { events: self.whole.events, xxh3: self.whole.hash.digest128() }
     }
 
     /// The bytes that were read, and those of the file.
     pub(crate) fn progress(&self) -> (u64, u64) {
-        (self.whole, self.file.get_ref().metadata().map_or(0, |file| file.len()))
+        (self.whole.bytes, self.file.get_ref().metadata().map_or(0, |file| file.len()))
     }
 
     /// Reads the next chunk; `None` at the end of the file.
@@ -156,34 +167,49 @@ impl ExportReader {
             Some((lines, last)) => (format!("{lines}\n"), last),
             None => (String::new(), text.trim_end_matches('\n')),
         };
-        self.hash.update(lines.as_bytes());
-        let xxh3 = format!("{:032x}", self.hash.digest128());
-        let count = lines.lines().count() as u64;
-        let frame = if let Ok(end) = serde_json::from_str::<ChunkEnd>(last) {
-            self.events += count;
-            self.check((end.events, &end.xxh3), &xxh3)?;
-            self.position = end.position.parse().map(Position::new).map_err(|_| self.fault("it names no position"))?;
-            Frame::Chunk(Chunk { lines, events: count, position: self.position })
-        } else if let Ok(end) = serde_json::from_str::<FileEnd>(last) {
-            self.check((end.events, &end.xxh3), &xxh3)?;
+        if let (true, Ok(end)) = (lines.is_empty(), serde_json::from_str::<FileEnd>(last)) {
+            self.check(&self.whole, end.events, &end.xxh3)?;
             self.has_ended = true;
-            Frame::End
+            return Ok(Some(Frame::End));
+        }
+        let frame = if let Ok(end) = serde_json::from_str::<ChunkEnd>(last) {
+            let position = end.position.parse().map(Position::new).map_err(|_| self.fault("it names no position"))?;
+            let chunk = Chunk { events: lines.lines().count() as u64, lines, position };
+            let mut whole = self.whole.clone();
+            whole.add(&chunk);
+            self.check(&whole, end.events, &end.xxh3)?;
+            self.whole = whole;
+            Frame::Chunk(chunk)
         } else if let Ok(header) = serde_json::from_str::<Header>(last) {
             Frame::Header(header)
         } else {
             return Err(self.fault("it holds a line that is none of an export"));
         };
-        if !matches!(frame, Frame::End) {
-            self.whole = self.file.stream_position()?;
-        }
+        self.whole.bytes = self.file.stream_position()?;
         Ok(Some(frame))
     }
 
-    fn check(&self, (events, xxh3): (u64, &str), actual: &str) -> Result<(), CommandError> {
-        match events == self.events && xxh3 == actual {
+    fn check(&self, whole: &WholeChunks, events: u64, xxh3: &str) -> Result<(), CommandError> {
+        match events == whole.events && xxh3 == whole.digest() {
             true => Ok(()),
             false => Err(self.fault(format!("its checksum after {events} events does not match: it was changed"))),
         }
+    }
+
+    /// Fails unless the store has the last event of the file where the file has it. A store that was restored from a backup
+    /// has the same id, and may have different events at the same positions.
+    async fn check_history(&self, store: &dyn EventStore) -> Result<(), CommandError> {
+        let WholeChunks { position, last_event: Some(last_event), .. } = self.whole else { return Ok(()) };
+        let before = Position::new(position.get().saturating_sub(1));
+        let stored = store.read_feed(before, position, &FeedFilter::all()).try_next().await?;
+        if stored.is_some_and(|stored| stored.metadata().event_id() == last_event) {
+            return Ok(());
+        }
+        Err(self.fault(format!(
+            "its last event {last_event} is not at position {position} of {}, which was restored from a backup, perhaps, or \
+             lost the event: export to a new file",
+            store.describe()
+        )))
     }
 
     /// Reads the lines of a frame of zstd.
@@ -224,18 +250,35 @@ impl ExportReader {
     }
 }
 
-/// Writes a file, whole frames only.
+impl WholeChunks {
+    fn none() -> Self {
+        Self { bytes: 0, events: 0, hash: Xxh3::new(), position: Position::START, last_event: None }
+    }
+
+    /// Adds a chunk, but for its bytes.
+    fn add(&mut self, chunk: &Chunk) {
+        self.hash.update(chunk.lines.as_bytes());
+        self.events += chunk.events;
+        self.position = chunk.position;
+        let last: Option<EventLine> = chunk.lines.lines().last().and_then(|line| serde_json::from_str(line).ok());
+        self.last_event = last.map(|line| line.event_id()).or(self.last_event);
+    }
+
+    fn digest(&self) -> String {
+        format!("{:032x}", self.hash.digest128())
+    }
+}
+
+/// Writes a file, whole frames only. Another export cannot write it meanwhile.
 pub(crate) struct ExportWriter {
     file: File,
     is_compressed: bool,
-    events: u64,
-    hash: Xxh3,
-    position: Position,
+    whole: WholeChunks,
 }
 
 impl std::fmt::Debug for ExportWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ExportWriter({} events)", self.events)
+        write!(f, "ExportWriter({} events)", self.whole.events)
     }
 }
 
@@ -250,19 +293,23 @@ impl ExportWriter {
             )),
             _ => CommandError::from(error),
         })?;
-        let mut writer =
-            Self { file, is_compressed: is_compressed(path), events: 0, hash: Xxh3::new(), position: Position::START };
+        lock(&file, path)?;
+        let mut writer = Self { file, is_compressed: is_compressed(path), whole: WholeChunks::none() };
         writer.write(&format!("{}\n", to_json(&Header { export: FORMAT, store })?))?;
         Ok(writer)
     }
 
     /// Opens the file of an earlier export of `store`, and cuts off its end, or what an interrupted export has left after
     /// the last whole frame.
-    pub(crate) fn resume(path: &Path, store: Uuid) -> Result<Self, CommandError> {
+    pub(crate) async fn resume(path: &Path, store: &dyn EventStore) -> Result<Self, CommandError> {
         let mut reader = ExportReader::open(path)?;
-        if reader.store != store {
-            return Err(reader.fault(format!("it is an export of store {}, not of {store}", reader.store)));
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        lock(&file, path)?;
+        let id = store.store_id().await?;
+        if reader.store != id {
+            return Err(reader.fault(format!("it is an export of store {}, not of {id}", reader.store)));
         }
+        let progress = Progress::new("reading the file", "bytes")?;
         loop {
             match reader.next_frame() {
                 Ok(Some(Frame::Header(_) | Frame::Chunk(_))) => {}
@@ -272,40 +319,35 @@ impl ExportWriter {
                 // damage before the end: what follows it may be nowhere else
                 Err(error) => return Err(error),
             }
+            let (done, of) = reader.progress();
+            progress.set(done, of);
+            // so that Ctrl-C ends it
+            yield_now().await;
         }
-        // the state up to the last whole frame: reading beyond it has changed the checksum
-        let (whole, mut again) = (reader.whole, ExportReader::open(path)?);
-        while again.whole < whole && again.next_frame()?.is_some() {}
-        let mut file = OpenOptions::new().write(true).open(path)?;
-        file.set_len(whole)?;
+        reader.check_history(store).await?;
+        file.set_len(reader.whole.bytes)?;
         file.seek(SeekFrom::End(0))?;
-        let ExportReader { is_compressed, events, hash, position, .. } = again;
-        Ok(Self { file, is_compressed, events, hash, position })
+        Ok(Self { file, is_compressed: reader.is_compressed, whole: reader.whole })
     }
 
     /// The position after which the export goes on.
     pub(crate) const fn position(&self) -> Position {
-        self.position
+        self.whole.position
     }
 
     /// Writes a chunk.
     pub(crate) fn add(&mut self, chunk: &Chunk) -> Result<(), CommandError> {
-        self.hash.update(chunk.lines.as_bytes());
-        self.events += chunk.events;
-        self.position = chunk.position;
-        let end = ChunkEnd { position: chunk.position.to_string(), events: self.events, xxh3: self.digest() };
+        self.whole.add(chunk);
+        let WholeChunks { events, .. } = self.whole;
+        let end = ChunkEnd { position: chunk.position.to_string(), events, xxh3: self.whole.digest() };
         self.write(&format!("{}{}\n", chunk.lines, to_json(&end)?))
     }
 
     /// Writes the end, and waits until the disk has all.
     pub(crate) fn finish(mut self) -> Result<(), CommandError> {
-        let end = FileEnd { end: true, events: self.events, xxh3: self.digest() };
+        let end = FileEnd { end: true, events: self.whole.events, xxh3: self.whole.digest() };
         self.write(&format!("{}\n", to_json(&end)?))?;
         Ok(self.file.sync_all()?)
-    }
-
-    fn digest(&self) -> String {
-        format!("{:032x}", self.hash.digest128())
     }
 
     fn write(&mut self, frame: &str) -> Result<(), CommandError> {
@@ -314,6 +356,19 @@ impl ExportWriter {
             false => self.file.write_all(frame.as_bytes())?,
         }
         Ok(())
+    }
+}
+
+/// Locks a file against other exports, until it is closed.
+fn lock(file: &File, path: &Path) -> Result<(), CommandError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            Err(CommandError::Usage(format!("another export writes `{}` now", path.display())))
+        }
+        // a file system without locks
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+        Err(TryLockError::Error(error)) => Err(error.into()),
     }
 }
 

@@ -269,7 +269,7 @@ async fn the_readers_of_a_store_that_scans_all_keys_are_read_when_a_page_is_load
     let shop = FileShop::empty().await;
     let url = shop.url();
     let listed = Served::start(&["--store", &url]);
-    for path in ["/projections", "/relay"] {
+    for path in ["/projections", "/relay", "/groups"] {
         let [scanned, listed] = [scanned.site.get(path).await.ok(), listed.site.get(path).await.ok()];
         assert!(!scanned.contains("data-live") && listed.contains("data-live"), "{path}\n{scanned}\n{listed}");
     }

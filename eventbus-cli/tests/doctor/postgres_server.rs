@@ -230,6 +230,8 @@ async fn commits_that_wait_for_a_missing_standby_are_found() {
     expect_healthy(&server.doctor(), "pg-sync-standby").await;
     server.set("synchronous_standby_names", "'faraway'").await;
     expect_finding(&server.doctor(), "pg-sync-standby", Fault, "`faraway`").await;
+    server.set("synchronous_standby_names", "'ANY 2 (one, two, three)'").await;
+    expect_finding(&server.doctor(), "pg-sync-standby", Fault, "and 0 such standbys are connected").await;
     server.reset("synchronous_standby_names", "").await;
     expect_healthy(&server.doctor(), "pg-sync-standby").await;
 }

@@ -72,6 +72,17 @@ async fn a_group_with_waiting_entries_and_no_consumer_is_found() {
     expect_finding(&strict, "group-unattended", Warning, "`mail`").await;
 }
 
+/// Names of groups and consumers are those of any program.
+#[tokio::test]
+async fn a_name_does_not_write_to_the_terminal() {
+    let bus = Bus::new().await;
+    bus.send("xadd $S 1-0 type A").await;
+    bus.send("xgroup create $S mail\u{1b}[2J 0").await;
+    let report = bus.doctor().run().await;
+    assert!(report.findings().iter().any(|found| found.finding.finding.contains("mail\u{1b}")), "{report:?}");
+    assert!(report.to_string().contains(r"`mail\u{1b}[2J`"), "{report}");
+}
+
 /// A bus that connects creates its group, which does not count until a consumer joins it.
 #[tokio::test]
 async fn a_group_that_no_consumer_has_joined_is_healthy() {

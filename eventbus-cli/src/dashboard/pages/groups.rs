@@ -45,7 +45,7 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
         }
     };
     Ok(html! {
-        div data-live {
+        div data-live=[visit.is_live_for_groups()] {
             @if groups.is_empty() { p { "The bus knows no group." } } @else { (table("Consumer groups", &columns, &rows)) }
             @if !are_all_counted {
                 p.hint { "Of the dead letters the oldest " (DEAD_LETTERS_READ_MAX) " are counted; there are more." }
@@ -59,7 +59,7 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
                     ul.problems { @for remark in &row.remarks { li { (remark) } } }
                 }
             }
-            @for row in groups.iter().filter(|row| row.consumers == Some(0) && row.unfinished() > 0) {
+            @for row in groups.iter().filter(|row| row.consumers == Some(0) && row.unfinished() != Some(0)) {
                 p.problem { "No consumer of " code { (row.group) } " is alive, and entries wait." }
             }
         }

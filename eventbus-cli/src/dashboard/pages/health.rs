@@ -63,7 +63,7 @@ async fn content(visit: &Visit, reports: &[Report]) -> Result<Markup, CommandErr
 async fn findings(source: &DashboardSource) -> Result<Vec<String>, CommandError> {
     let mut found = Vec::new();
     for row in source.lags().await? {
-        let late = row.seconds.filter(|seconds| row.events > 0 && *seconds > lag_max());
+        let late = row.seconds.filter(|seconds| row.events != Some(0) && *seconds > lag_max());
         if let Some(seconds) = late {
             // the role of a reader is one process's; a group has none
             let lacks_owner = row.kind != ReaderSort::Group && row.owner.is_none() && row.position.is_some();

@@ -89,7 +89,7 @@ fn lag_table(visit: &Visit, lags: &[LagRow]) -> Markup {
                 th scope="row" { a href=(visit.link(page(row.kind), &[])) { (row.name) } }
                 td { (row.kind.as_str()) }
                 td.number { (seconds(row.seconds)) }
-                td.number { (number(row.events)) }
+                td.number { (optional(row.events.map(number))) }
                 td.number { (position(row.position.as_deref())) }
                 td { (optional(row.owner.as_ref())) }
             }
