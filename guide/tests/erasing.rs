@@ -3,16 +3,29 @@
 
 use std::{fs, path::Path};
 
-use eventbus::{StreamId, prelude::*, projection::RebuildError, store::ReadFeed as _};
+use eventbus::{
+    Position, StreamId,
+    prelude::*,
+    projection::RebuildError,
+    store::{FeedFilter, ReadFeed as _},
+};
 use eventstore_postgres::{PgConnection, PgEventStore, sqlx};
+use eventstore_sqlite::{SqliteEventStore, rusqlite};
+use futures_util::TryStreamExt as _;
 use guide::bank::{Account, AccountEvent};
 
-/// Runs the block of SQL below a heading of the chapter, as the owner of the tables.
-async fn run_block(heading: &str, store: &PgEventStore) {
+/// Returns the blocks of SQL below a heading of the chapter: for PostgreSQL, and for SQLite.
+fn blocks(heading: &str) -> [String; 2] {
     let chapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/erasing-a-person.md");
     let chapter = fs::read_to_string(chapter).unwrap();
     let section = chapter.split(&format!("\n## {heading}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
-    let block = section.split("```sql\n").nth(1).unwrap().split("```").next().unwrap().to_owned();
+    let blocks = section.split("```sql\n").skip(1).map(|block| block.split("```").next().unwrap().to_owned());
+    blocks.collect::<Vec<_>>().try_into().unwrap()
+}
+
+/// Runs the block of SQL below a heading of the chapter, as the owner of the tables.
+async fn run_block(heading: &str, store: &PgEventStore) {
+    let [block, _] = blocks(heading);
     // its own transaction, instead of that of the block
     let statements = block.replace("BEGIN;\n", "").replace("COMMIT;\n", "");
     let mut transaction = store.begin_transaction().await.unwrap();
@@ -109,4 +122,45 @@ async fn events_that_are_only_deleted_stop_a_rebuild() {
     transaction.commit().await.unwrap();
     let error = app.rebuild::<Owners>().await.unwrap_err();
     assert!(matches!(error, RebuildError::MissingEvent { .. }), "{error}");
+}
+
+/// Makes a file whose store has the accounts of Ada and Bob, two events each, and runs the block on it.
+async fn file_after(heading: &str) -> (tempfile::TempDir, App, SqliteEventStore) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bank.db");
+    let store = SqliteEventStore::open(&file).await.unwrap();
+    let app = App::builder().store(store.clone()).start().await.unwrap();
+    for id in ["ada", "bob"] {
+        let (owner, id) = (format!("{id} of the secret"), id.parse().unwrap());
+        app.repository::<Account>().create_with(&id, owner, Account::open).await.unwrap();
+        app.repository::<Account>().update_with(&id, 120, Account::deposit).await.unwrap();
+    }
+    let [_, block] = blocks(heading);
+    rusqlite::Connection::open(&file).unwrap().execute_batch(&block).unwrap();
+    (folder, app, store)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overwritten_fields_are_gone_from_a_file() {
+    let (_folder, app, store) = file_after("Overwrite the fields").await;
+    let (accounts, ada) = (app.repository::<Account>(), "ada".parse().unwrap());
+    accounts.update_with(&ada, 1, Account::deposit).await.unwrap();
+    assert_eq!(accounts.load(&ada).await.unwrap().balance, 121);
+    assert_eq!(store.find_missing_event(None).await.unwrap(), None);
+    let head = store.head().await.unwrap();
+    let events: Vec<_> = store.read_feed(Position::START, head, &FeedFilter::all()).try_collect().await.unwrap();
+    let payloads: Vec<_> = events.iter().map(|event| event.payload()).collect();
+    assert!(payloads.iter().all(|payload| !payload.contains("ada of the secret")), "{payloads:?}");
+    assert!(payloads.iter().any(|payload| payload.contains("bob of the secret")), "{payloads:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_removed_from_a_file() {
+    let (_folder, app, store) = file_after("Remove a stream").await;
+    let (accounts, ada): (_, AggregateId) = (app.repository::<Account>(), "ada".parse().unwrap());
+    assert!(accounts.load(&ada).await.unwrap_err().is_not_found());
+    let error = accounts.create_with(&ada, "Ada".into(), Account::open).await.unwrap_err();
+    assert!(error.is_conflict(), "its id can be used again: {error}");
+    accounts.update_with(&"bob".parse().unwrap(), 1, Account::deposit).await.unwrap();
+    assert_eq!(store.find_missing_event(None).await.unwrap(), None);
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{HandlerError, app::SettleError, prelude::*};
+use eventbus::{app::SettleError, prelude::*};
 use eventbus_test::{Postgres, Redis};
 use eventstore_sqlite::SqliteEventStore;
 use guide::bank::{Account, Deposited};
@@ -18,11 +18,11 @@ use tempfile::TempDir;
 const BINARY: &str = env!("CARGO_BIN_EXE_bank");
 
 /// The handler of the chapter on handlers, on SQLite.
-#[handler(group = "mail", manual)]
-async fn thank(event: &Deposited) -> Result<(), HandlerError> {
+#[handler(group = "mail", retries = 2, manual)]
+async fn thank(event: &Deposited) -> Result<(), String> {
     match event.cents {
         ..=1_000 => Ok(()),
-        cents => Err(HandlerError::permanent(format!("the form has no room for {cents} cents"))),
+        cents => Err(format!("the form has no room for {cents} cents")),
     }
 }
 
@@ -98,6 +98,12 @@ impl Bank {
         self.run(Command::new(self.path().join("bin/bank")).args(arguments).envs(variables.iter().copied()))
     }
 
+    /// Starts the binary of the application; the test reads what it shows.
+    pub(crate) fn start_read(&self, arguments: &[&str]) -> Child {
+        let mut command = Command::new(self.path().join("bin/bank"));
+        self.in_environment(command.args(arguments)).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     /// Starts the binary of the application, and shows nothing.
     pub(crate) fn start(&self, arguments: &[&str]) -> Child {
         let mut command = Command::new(self.path().join("bin/bank"));
@@ -116,8 +122,9 @@ impl Bank {
         let path = format!("{}:{}", self.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
         shell.args(["-c", &format!("{line} 2>&1")]).env("PATH", path).env("EVENT", event);
         shell.envs([("NEW", self.others[0].url()), ("OTHER", self.others[1].url())]);
-        // the binary of the application has its own store and bus
-        let ran = self.run(if line.contains("bank ") { &mut shell } else { self.with_servers(&mut shell) });
+        // the binary of the application has its own store and bus, and a file the bus in the process
+        let has_own = line.contains("bank ") || line.contains("sqlite:");
+        let ran = self.run(if has_own { &mut shell } else { self.with_servers(&mut shell) });
         self.as_in_the_guide(&ran.out)
     }
 

@@ -58,7 +58,8 @@ fn mask_of(word: &str) -> Option<&'static str> {
     match word {
         word if word.len() == 36 && word.split('-').map(str::len).eq([8, 4, 4, 4, 12]) => Some("ID"),
         word if word.len() >= 20 && word.starts_with("20") && word.ends_with('Z') => Some("TIME"),
-        word if word.len() > 12 && word.split('-').count() == 2 && word.split('-').all(is_number) => Some("ENTRY"),
+        // an entry of Redis; a dead letter of the in-process bus has its group behind it
+        word if word.len() > 12 && word.contains('-') && word.split('-').take(2).all(is_number) => Some("ENTRY"),
         word if is_decimal(word.trim_end_matches('s')) => Some("NUMBER"),
         word if word.ends_with(['s', 'm', 'h', 'd']) && is_number(&word[..word.len() - 1]) => Some("NUMBER"),
         _ if parts.len() == 3 && is_number(parts[1]) => Some("PROCESS"),
