@@ -13,7 +13,7 @@ use eventbus_redis::{GroupError, RedisCommandError, RedisConnectError};
 use eventstore_postgres::{PgConnectError, sqlx};
 use eventstore_sqlite::SqliteConnectError;
 
-const THE_STORE: &str = "the store";
+pub(crate) const THE_STORE: &str = "the store";
 
 /// How a command ends, as its exit code says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,14 @@ pub enum CommandError {
         /// The error of the connection.
         source: BoxError,
     },
+    /// The store answers and refuses.
+    #[error("{what} refuses")]
+    Refused {
+        /// The store, without its password.
+        what: String,
+        /// The answer of the server.
+        source: BoxError,
+    },
     /// The store or the bus answers and refuses, or its data is damaged.
     #[error(transparent)]
     Fault(BoxError),
@@ -92,7 +100,7 @@ impl CommandError {
         match self {
             Self::Usage(_) => ExitStatus::Usage,
             Self::Unreachable { .. } => ExitStatus::Unreachable,
-            Self::Fault(_) => ExitStatus::Fault,
+            Self::Refused { .. } | Self::Fault(_) => ExitStatus::Fault,
             Self::NotConfirmed => ExitStatus::NotConfirmed,
             Self::Interrupted => ExitStatus::Interrupted,
             // the reader of the output has seen enough
@@ -104,7 +112,19 @@ impl CommandError {
     /// Returns the error and its sources in one line.
     #[must_use]
     pub fn to_line(&self) -> String {
-        joined(self)
+        let (mut line, mut last) = (String::new(), String::new());
+        for error in source_chain(self) {
+            let text = error.to_string();
+            // a transparent error says what its source says
+            if text == last {
+                continue;
+            }
+            let separator = if line.is_empty() { "" } else { ": " };
+            // writing to a string cannot fail
+            let _ = write!(line, "{separator}{text}");
+            last = text;
+        }
+        line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 
     /// Returns the error of making the application: of what it connects to, if it is the error of that.
@@ -132,6 +152,7 @@ impl CommandError {
     pub(crate) fn of_store(self, store: &str) -> Self {
         match self {
             Self::Unreachable { what, source } if what == THE_STORE => Self::unreachable(store, source),
+            Self::Refused { what, source } if what == THE_STORE => Self::Refused { what: store.to_owned(), source },
             error => error,
         }
     }
@@ -139,7 +160,7 @@ impl CommandError {
     /// Returns the error of a statement: the store refuses it, or gave no answer.
     fn of_statement(source: BoxError) -> Self {
         match is_refusal(&*source) {
-            true => Self::Fault(format!("{THE_STORE} refuses: {}", joined(&*source)).into()),
+            true => Self::Refused { what: THE_STORE.to_owned(), source },
             false => Self::unreachable(THE_STORE, source),
         }
     }
@@ -170,32 +191,20 @@ impl From<LeaseError> for CommandError {
     }
 }
 
-/// Returns `true` if the server answered that it refuses, for a reason that stays: a right that is missing, a table, a
-/// statement that takes too long.
+/// Returns `true` if the server answered that it refuses, for a reason that stays: a right or a table that is missing.
 fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     let code = source_chain(error).find_map(|error| match error.downcast_ref::<sqlx::Error>() {
         Some(error) => error.as_database_error()?.code(),
         None => None,
     });
-    // connections that break, a server that starts or stops, or has no connection left
-    code.is_some_and(|code| !["08", "53"].iter().any(|class| code.starts_with(class)) && !code.starts_with("57P"))
+    code.is_some_and(|code| is_lasting(&code))
 }
 
-/// Returns an error and its sources in one line.
-fn joined(error: &(dyn Error + 'static)) -> String {
-    let (mut line, mut last) = (String::new(), String::new());
-    for error in source_chain(error) {
-        let text = error.to_string();
-        // a transparent error says what its source says
-        if text == last {
-            continue;
-        }
-        let separator = if line.is_empty() { "" } else { ": " };
-        // writing to a string cannot fail
-        let _ = write!(line, "{separator}{text}");
-        last = text;
-    }
-    line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// Returns `true` for a SQLSTATE that says what is wrong with the statement, the database or the rights; not that the server
+/// is busy, starts, stops, or is a standby now.
+fn is_lasting(code: &str) -> bool {
+    // features, data, keys, authorization, names of databases and schemas, names and rights
+    ["0A", "22", "23", "28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class))
 }
 
 impl From<ConsumeError> for CommandError {
@@ -296,6 +305,25 @@ mod tests {
         let error = CommandError::from(ReadError::corrupt("position 3", inner));
         assert_eq!(error.to_line(), "event store holds corrupt data at position 3: first second");
         assert_eq!(error.status(), ExitStatus::Fault);
+    }
+
+    #[test]
+    fn a_server_that_is_busy_or_stops_is_away_and_one_that_refuses_is_not() {
+        for code in ["42501", "42P01", "3F000", "28000", "22P02"] {
+            assert!(is_lasting(code), "{code}");
+        }
+        for code in ["57014", "57P01", "57P03", "40001", "40P01", "55P03", "25006", "53300", "08006", "58030", "XX000"]
+        {
+            assert!(!is_lasting(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn of_two_stores_an_error_names_one() {
+        let away = CommandError::unreachable(THE_STORE, "gone").of_store("PostgreSQL a/eventbus");
+        assert_eq!(away.to_line(), "PostgreSQL a/eventbus cannot be reached: gone");
+        let refused = CommandError::Refused { what: THE_STORE.into(), source: "no right".into() }.of_store("SQLite b");
+        assert_eq!((refused.to_line().as_str(), refused.status()), ("SQLite b refuses: no right", ExitStatus::Fault));
     }
 
     #[test]

@@ -225,9 +225,9 @@ impl RedisEventBus {
         group::retire_group(&self.inner, group).await
     }
 
-    /// Returns the consumer groups that the server has lost, by name: somebody ran `XGROUP DESTROY`, or deleted the stream. A
-    /// consumer of such a group creates it again, and it goes on where it was. Until then, or until it is
-    /// [retired](Self::retire_group), nothing is trimmed.
+    /// Returns the consumer groups that the server has lost, by name: a program ran `XGROUP DESTROY`, or deleted the
+    /// stream. A consumer of such a group creates it again, and it goes on where it was. Until then, or until it is
+    /// [retired](Self::retire_group), nothing is trimmed. A group that is retired meanwhile may be listed once more.
     ///
     /// # Errors
     /// [`RedisCommandError`].

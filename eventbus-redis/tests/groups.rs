@@ -4,14 +4,14 @@
 mod common;
 
 use common::{
-    fresh_bus,
+    config, fresh_bus,
     seen::{command, event},
 };
 use eventbus::{
     Name, Position, RecordedEvent,
     port::{EventBus, MessageId},
 };
-use eventbus_redis::{GroupError, GroupStart, RedisCommandError, RedisEventBus};
+use eventbus_redis::{GroupError, GroupStart, RedisCommandError, RedisEventBus, RedisEventBusConfig};
 use time::OffsetDateTime;
 
 const GROUP: Name = Name::from_static("reports");
@@ -196,4 +196,17 @@ async fn what_is_wrong_is_said() {
     bus.disconnect().await;
     let error = bus.create_group(&GROUP, GroupStart::Now).await.unwrap_err();
     assert!(matches!(error, GroupError::Command(RedisCommandError::ShutDown { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_group_that_one_partition_has_lost_is_lost() {
+    let bus = RedisEventBus::connect(RedisEventBusConfig { partitions: 2, ..config() }).await.unwrap();
+    assert!(bus.lost_groups().await.unwrap().is_empty());
+    bus.create_group(&GROUP, GroupStart::Now).await.unwrap();
+    assert!(bus.lost_groups().await.unwrap().is_empty());
+    let second = format!("{}:1", bus.config().stream_name());
+    assert_eq!(command::<u64>(&bus, "XGROUP", &["DESTROY", &second, &GROUP]).await, 1);
+    assert_eq!(bus.lost_groups().await.unwrap(), [GROUP]);
+    bus.retire_group(&GROUP).await.unwrap();
+    assert!(bus.lost_groups().await.unwrap().is_empty());
 }

@@ -110,6 +110,25 @@ async fn a_removed_stream_stops_no_reader() {
     assert_eq!(owners(&store).await, ["bob of the secret"]);
 }
 
+/// SQLite refuses to delete the last event of the store, and `sqlite3` goes on with the next statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_is_refused_changes_nothing_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bank.db");
+    let store = SqliteEventStore::open(&file).await.unwrap();
+    let app = App::builder().store(store).start().await.unwrap();
+    let (accounts, ada) = (app.repository::<Account>(), "ada".parse().unwrap());
+    accounts.create_with(&ada, "Ada".to_owned(), Account::open).await.unwrap();
+    let [_, block] = blocks("Remove a stream");
+    let connection = rusqlite::Connection::open(&file).unwrap();
+    let refused: Vec<_> =
+        block.split(";\n").filter_map(|statement| connection.execute_batch(statement).err()).collect();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].to_string().contains("the last event cannot be deleted"), "{refused:?}");
+    let archived = "SELECT archived_through FROM eventbus_streams WHERE aggregate_id = 'ada'";
+    assert_eq!(connection.query_row(archived, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+}
+
 /// Without the statement about `archived_through`, as the chapter says.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_are_only_deleted_stop_a_rebuild() {

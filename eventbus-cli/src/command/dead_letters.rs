@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Dead letters that are found at once; of each only the id is kept.
-const FOUND_AT_ONCE: usize = 1_000;
+const FOUND_AT_ONCE: usize = 100;
 
 /// List, show, replay or discard the dead letters of the bus
 #[derive(Debug, Args)]

@@ -22,7 +22,7 @@ use crate::{
 /// needs the URLs of the servers there, too.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Make these checks only
+    /// Make these checks only; deep ones too, and a check that cannot be made ends with 1
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
     /// Leave these checks out

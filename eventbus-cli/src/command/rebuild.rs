@@ -12,7 +12,7 @@ use eventstore_postgres::sqlx;
 use serde::Serialize;
 
 use crate::{
-    error::{CommandError, ExitStatus},
+    error::{CommandError, ExitStatus, THE_STORE},
     output::{Progress, serialize_position},
     session::{Consent, Session},
 };
@@ -78,7 +78,7 @@ pub(super) fn to_command_error(error: BoxError) -> CommandError {
             return match *error {
                 RebuildError::Read(error) => error.into(),
                 RebuildError::Store { ref source, .. } if is_unreachable(&**source) => {
-                    CommandError::unreachable("the store", error)
+                    CommandError::unreachable(THE_STORE, error)
                 }
                 error => CommandError::fault(error),
             };

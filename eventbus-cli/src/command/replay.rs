@@ -60,6 +60,7 @@ struct Replay<'n> {
 struct RunningReplay<'a> {
     handler: &'a str,
     after: Position,
+    through: Option<Position>,
     printer: Printer,
     bar: Option<Progress>,
     events: u64,
@@ -67,9 +68,13 @@ struct RunningReplay<'a> {
 }
 
 impl<'a> RunningReplay<'a> {
-    fn new(handler: &'a str, after: Position, printer: Printer) -> Result<Self, CommandError> {
+    fn new(
+        handler: &'a str,
+        (after, through): (Position, Option<Position>),
+        printer: Printer,
+    ) -> Result<Self, CommandError> {
         let bar = Some(Progress::new("replaying", "positions")?);
-        Ok(Self { handler, after, printer, bar, events: 0, position: after })
+        Ok(Self { handler, after, through, printer, bar, events: 0, position: after })
     }
 
     fn report(&mut self, now: &Replayed) {
@@ -88,9 +93,10 @@ impl<'a> RunningReplay<'a> {
 impl Drop for RunningReplay<'_> {
     fn drop(&mut self) {
         let Self { handler, events, position, .. } = self;
+        let through = self.through.map(|through| format!(" --through {through}")).unwrap_or_default();
         if self.bar.take().is_some() {
             self.printer.note(&format!(
-                "`{handler}` handled {events} events, up to position {position}; go on with `--after {position}`"
+                "`{handler}` handled {events} events, up to position {position}; go on with `--after {position}{through}`"
             ));
         }
     }
@@ -114,7 +120,7 @@ impl ReplayArgs {
         if session.confirm(&question).await? == Consent::DryRun {
             return Ok(ExitStatus::Done);
         }
-        let mut running = RunningReplay::new(handler, after, session.printer())?;
+        let mut running = RunningReplay::new(handler, (after, through), session.printer())?;
         let replayed = app.replay(handler, after, through, |now| running.report(&now)).await;
         let done = running.events;
         let (body, status) = match replayed.map_err(eventbus::Error::into_inner) {
@@ -126,16 +132,20 @@ impl ReplayArgs {
                 Ok(ReplayError::Store(error)) => return Err(error.into()),
                 Ok(error) => {
                     let position = if let ReplayError::Failed { after, .. } = error { after } else { after };
-                    let (position, error) = (position.to_string(), Some(printable(&error.to_string())));
+                    let (position, error) = (position.to_string(), Some(error.to_string()));
                     (Replay { handler, events: done, position, error }, ExitStatus::Finding)
                 }
-                Err(error) => return Err(to_command_error(error)),
+                Err(error) => {
+                    // it did not begin
+                    running.end();
+                    return Err(to_command_error(error));
+                }
             },
         };
         running.end();
         session.printer().show(&body, |body| {
             let Replay { events, position, error, .. } = body;
-            let error = error.as_ref().map(|error| format!("{error}\n")).unwrap_or_default();
+            let error = error.as_ref().map(|error| format!("{}\n", printable(error))).unwrap_or_default();
             let noun = if *events == 1 { "event" } else { "events" };
             format!("{error}`{handler}` handled {events} {noun}, up to position {position}\n")
         })?;

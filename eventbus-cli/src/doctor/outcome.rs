@@ -55,7 +55,7 @@ pub(crate) enum CheckError {
     Sqlite(#[from] rusqlite::Error),
     #[error("{0}")]
     Other(String),
-    /// The check is not for this doctor: somebody else, or on another machine, has to make it.
+    /// The check has to run elsewhere: as another role, or on another machine.
     #[error("{0}")]
     NotHere(&'static str),
 }

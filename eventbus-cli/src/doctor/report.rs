@@ -95,7 +95,8 @@ impl Report {
         &self.findings
     }
 
-    /// Returns the checks, or parts of them, that the servers did not let the doctor make.
+    /// Returns the checks, or parts of them, that the servers did not let the doctor make, and those that
+    /// [`only`](super::Doctor::only) names and that have to run elsewhere.
     #[must_use]
     pub fn not_checked(&self) -> &[NotChecked] {
         &self.not_checked
@@ -107,7 +108,7 @@ impl Report {
         &self.healthy
     }
 
-    /// Returns the checks that were not asked for, or whose subject the doctor has not got.
+    /// Returns the checks that were not asked for, whose subject the doctor has not got, or that have to run elsewhere.
     #[must_use]
     pub fn skipped(&self) -> &[NotChecked] {
         &self.skipped
@@ -150,7 +151,7 @@ impl fmt::Display for Report {
         let indent = SEVERITY_WIDTH + 1 + width + 2;
         for CheckFinding { check, finding } in &self.findings {
             let severity = finding.severity.as_str().to_uppercase();
-            // names in it are of programs that may mean to deceive
+            // any program may choose the names in it
             writeln!(f, "{severity:SEVERITY_WIDTH$} {check:width$}  {}", printable(&finding.finding))?;
             writeln!(f, "{:indent$}so {}", "", finding.consequence)?;
             writeln!(f, "{:indent$}to repair: {}", "", printable(&finding.repair))?;

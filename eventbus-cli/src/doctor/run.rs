@@ -115,15 +115,15 @@ impl Doctor {
         Self { known_types: Some(KnownTypes::new(types)), ..self }
     }
 
-    /// Sets if checks that read whole tables or files are made, too; by default only those are that [`only`](Self::only)
-    /// names.
+    /// Sets if checks that read whole tables or files are made, too. By default such a check runs only if
+    /// [`only`](Self::only) names it.
     #[must_use]
     pub fn deep(self, is_deep: bool) -> Self {
         Self { is_deep, ..self }
     }
 
-    /// Makes these checks only; all of them if there is no name. One of them that cannot be made, or is not for these
-    /// servers, is reported as not made.
+    /// Makes these checks only; all of them if there is no name. A check that is named and cannot be made is reported as not
+    /// checked, and never as skipped.
     ///
     /// # Errors
     /// [`UnknownCheck`] for a name that no check has.
@@ -151,7 +151,7 @@ impl Doctor {
             let outcome = match subjects.checking(check) {
                 Err(Missing::Subject(reason)) => Err(CheckError::NotHere(reason)),
                 _ if check.is_deep() && !self.is_deep && !is_named => {
-                    Err(CheckError::NotHere("made with `--deep` only, as whole tables are read"))
+                    Err(CheckError::NotHere("made with `--deep`, or named by `--only`, as whole tables are read"))
                 }
                 Err(Missing::Server(reason)) => Err(CheckError::Other(reason.to_owned())),
                 Ok(checking) => {

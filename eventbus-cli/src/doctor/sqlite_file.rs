@@ -166,7 +166,7 @@ async fn check_checkpoints_ahead(target: &SqliteTarget) -> Result<Outcome, Check
                 FROM (
                     SELECT name, position FROM eventbus_checkpoints
                     UNION ALL
-                    SELECT consumer_group || ' on ' || destination, position FROM eventbus_floors) c,
+                    SELECT 'floor of ' || consumer_group, position FROM eventbus_floors) c,
                     (SELECT coalesce(max(position), 0) AS position FROM eventbus_events) h
                 WHERE c.position > h.position ORDER BY 1";
             Ok(rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)

@@ -25,8 +25,7 @@ pub struct GroupRow {
     pub unread: Option<u64>,
     /// Its dead letters, of the oldest 1,000 of the bus.
     pub dead_letters: u64,
-    /// Set if the server has lost the group: its consumers get nothing, and nothing is trimmed, until one makes it again or it
-    /// is retired.
+    /// Set if the server has lost the group: nothing is trimmed until a consumer makes it again, or it is retired.
     #[serde(rename = "lost")]
     pub is_lost: bool,
     /// Set if entries stay on the bus because it has not finished them, and no other group is further behind.

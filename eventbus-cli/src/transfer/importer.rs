@@ -10,7 +10,7 @@ use eventbus::{
 use futures_util::TryStreamExt as _;
 
 use super::chunk::Chunk;
-use crate::error::CommandError;
+use crate::error::{CommandError, THE_STORE};
 
 /// What the names of the checkpoints of moves begin with, before the id of the store that the events are of.
 pub(crate) const MOVE_PREFIX: &str = "import:";
@@ -130,7 +130,7 @@ fn append_at(stream: StreamId, version: Version, event: NewEvent) -> Append {
 
 fn append_error(error: AppendError) -> CommandError {
     match error {
-        AppendError::Unavailable(source) => CommandError::unreachable("the store", source),
+        AppendError::Unavailable(source) => CommandError::unreachable(THE_STORE, source),
         AppendError::Conflict { stream, expected: ExpectedVersion::Exact(before), actual: Version::NONE } => {
             let text = "its earlier events were archived, and a store without them does not accept the later ones";
             CommandError::fault(format!("`{stream}` begins with version {}: {text}", before.get() + 1))

@@ -128,7 +128,7 @@ async fn a_reader_that_is_ahead_of_the_store_is_found() {
     file.run("INSERT INTO eventbus_checkpoints VALUES ('projection:rows', 999, 0)");
     expect_only(&file.doctor(), "sqlite-checkpoint-ahead", Fault, "`projection:rows` is at position 999").await;
     file.run("DELETE FROM eventbus_checkpoints; INSERT INTO eventbus_floors VALUES ('redis:orders', 'mail', 998)");
-    expect_only(&file.doctor(), "sqlite-checkpoint-ahead", Fault, "`mail on redis:orders` is at position 998").await;
+    expect_only(&file.doctor(), "sqlite-checkpoint-ahead", Fault, "`floor of mail` is at position 998").await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! A caller that finds no leader becomes a leader and sends at once, in its own task, without a timer. Requests that
 //! arrive meanwhile queue up; the next statement takes them all. It is sent when the former one ends. It is sent beside it
-//! if many appends wait: so this process prepares one statement while the server executes the other. And it is sent beside
+//! if many events wait: so this process prepares one statement while the server executes the other. And it is sent beside
 //! it if both are small: an append then waits for no other one's commit.
 //!
 //! Invariant: while the queue is not empty, some task is a leader or is about to become one; a leader that is dropped, for
@@ -90,8 +90,8 @@ struct CommitQueue {
 struct RuntimeShutDown;
 
 impl From<RuntimeShutDown> for AppendError {
-    /// The statement may have been sent.
     fn from(source: RuntimeShutDown) -> Self {
+        // the statement may have been sent
         Self::OutcomeUnknown(source.into())
     }
 }
@@ -230,7 +230,6 @@ impl CommitQueue {
             request.entries.retain(|entry| !entry.is_abandoned());
             if !request.entries.is_empty() {
                 batch.bytes += request.bytes;
-                batch.events += request.events;
                 batch.entries.append(&mut request.entries);
                 batch.runtime = request.runtime;
             }

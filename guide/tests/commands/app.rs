@@ -155,6 +155,7 @@ fn replay_runs_one_handler_and_ends_at_the_first_failure() {
     let unknown = bank.bank(&["replay", "thanks", "--after", "0", "--yes"]);
     assert_eq!(unknown.code, 64, "{unknown:?}");
     assert!(unknown.err.contains("the app has no handler `thanks` (it has: thank)"), "{}", unknown.err);
+    assert!(!unknown.err.contains("go on with"), "it did not begin: {}", unknown.err);
 }
 
 #[test]

@@ -59,8 +59,9 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
                     ul.problems { @for remark in &row.remarks { li { (remark) } } }
                 }
             }
-            @for row in groups.iter().filter(|row| row.consumers == Some(0) && row.unfinished() != Some(0)) {
-                p.problem { "No consumer of " code { (row.group) } " is alive, and entries wait." }
+            @for row in groups.iter().filter(|row| row.consumers == Some(0) && !row.is_lost && row.unfinished() != Some(0)) {
+                @let wait = if row.unfinished().is_some() { "wait" } else { "may wait" };
+                p.problem { "No consumer of " code { (row.group) } " is alive, and entries " (wait) "." }
             }
         }
     })
