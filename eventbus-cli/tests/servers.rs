@@ -247,7 +247,7 @@ async fn a_group_that_redis_has_lost_is_shown_and_retired() {
     let shown = live.run(&["groups"]).masked();
     assert!(shown.contains("mail  lost  "), "{shown}");
     let without_store = ["--bus", live.redis.url(), "--prefix", live.redis.prefix(), "lag", "--over", "1000"];
-    assert_eq!(eventbus(&without_store).code, 1, "nobody knows how far it is behind");
+    assert_eq!(eventbus(&without_store).code, 1, "neither the bus nor the command knows how far it is behind");
 
     let dry = live.run(&["--dry-run", "groups", "retire", "mail"]);
     assert!(dry.err.contains("retire group `mail`, which the server has lost, with"), "{dry:?}");

@@ -18,7 +18,7 @@ use std::{
 };
 
 use eventbus::{
-    EventId, Position, Uuid,
+    Position, Uuid,
     store::{EventStore, FeedFilter},
 };
 use futures_util::TryStreamExt as _;
@@ -67,8 +67,6 @@ struct WholeChunks {
     events: u64,
     hash: Xxh3,
     position: Position,
-    /// The id of the last event.
-    last_event: Option<EventId>,
 }
 
 /// One frame of a file.
@@ -196,10 +194,11 @@ impl ExportReader {
         }
     }
 
-    /// Fails unless the store has the last event of the file where the file has it. A store that was restored from a backup
-    /// has the same id, and may have different events at the same positions.
-    async fn check_history(&self, store: &dyn EventStore) -> Result<(), CommandError> {
-        let WholeChunks { position, last_event: Some(last_event), .. } = self.whole else { return Ok(()) };
+    /// Fails unless the store has the last event of the file, which is that of `last`, where the file has it. A store that was
+    /// restored from a backup has the same id, and may have different events at the same positions.
+    async fn check_history(&self, last: &Chunk, store: &dyn EventStore) -> Result<(), CommandError> {
+        let Some(last_event) = last.parse()?.last().map(EventLine::event_id) else { return Ok(()) };
+        let position = last.position;
         let before = Position::new(position.get().saturating_sub(1));
         let stored = store.read_feed(before, position, &FeedFilter::all()).try_next().await?;
         if stored.is_some_and(|stored| stored.metadata().event_id() == last_event) {
@@ -252,7 +251,7 @@ impl ExportReader {
 
 impl WholeChunks {
     fn none() -> Self {
-        Self { bytes: 0, events: 0, hash: Xxh3::new(), position: Position::START, last_event: None }
+        Self { bytes: 0, events: 0, hash: Xxh3::new(), position: Position::START }
     }
 
     /// Adds a chunk, but for its bytes.
@@ -260,8 +259,6 @@ impl WholeChunks {
         self.hash.update(chunk.lines.as_bytes());
         self.events += chunk.events;
         self.position = chunk.position;
-        let last: Option<EventLine> = chunk.lines.lines().last().and_then(|line| serde_json::from_str(line).ok());
-        self.last_event = last.map(|line| line.event_id()).or(self.last_event);
     }
 
     fn digest(&self) -> String {
@@ -310,10 +307,11 @@ impl ExportWriter {
         if reader.store != id {
             return Err(reader.fault(format!("it is an export of store {}, not of {id}", reader.store)));
         }
-        let progress = Progress::new("reading the file", "bytes")?;
+        let (progress, mut last) = (Progress::new("reading the file", "bytes")?, None);
         loop {
             match reader.next_frame() {
-                Ok(Some(Frame::Header(_) | Frame::Chunk(_))) => {}
+                Ok(Some(Frame::Header(_))) => {}
+                Ok(Some(Frame::Chunk(chunk))) => last = Some(chunk),
                 Ok(Some(Frame::End) | None) => break,
                 // the last frame was not written to its end
                 Err(_) if reader.is_at_end()? => break,
@@ -325,7 +323,9 @@ impl ExportWriter {
             // so that Ctrl-C ends it
             yield_now().await;
         }
-        reader.check_history(store).await?;
+        if let Some(last) = last {
+            reader.check_history(&last, store).await?;
+        }
         file.set_len(reader.whole.bytes)?;
         file.seek(SeekFrom::End(0))?;
         Ok(Self { file, is_compressed: reader.is_compressed, whole: reader.whole })
