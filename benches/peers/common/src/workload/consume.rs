@@ -51,8 +51,8 @@ pub struct Consume<C> {
     events: usize,
     /// The sum of what all handlers see.
     due: Order,
-    /// The consumer of the last round.
-    consumer: Option<(C, JoinHandle<Result<()>>)>,
+    /// The consumer of the last round, and its groups.
+    consumer: Option<(C, Vec<String>, JoinHandle<Result<()>>)>,
 }
 
 /// The sum of the events that all handlers have seen.
@@ -104,16 +104,21 @@ impl<C: Consumer> Bench for Consume<C> {
         for group in &groups {
             redis_server::acknowledged(&mut redis, &self.stream, group).await?;
         }
-        self.consumer = Some((client, consuming));
+        self.consumer = Some((client, groups, consuming));
         let (items, cents) = (handled.items.load(Ordering::Relaxed), handled.cents.load(Ordering::Relaxed));
         expect("the handled events", &Order { items, cents }, &self.due)?;
         Ok(Round { operations: self.events as u64, times: Vec::new() })
     }
 
     async fn clean_up(&mut self) -> Result<()> {
-        if let Some((client, consuming)) = self.consumer.take() {
+        if let Some((client, groups, consuming)) = self.consumer.take() {
             client.stop().await?;
             consuming.await??;
+            // the next round's groups are alone on the stream
+            let mut redis = redis_server::connect(&self.url).await?;
+            for group in groups {
+                cmd("XGROUP").arg("DESTROY").arg(&self.stream).arg(group).exec_async(&mut redis).await?;
+            }
         }
         Ok(())
     }
