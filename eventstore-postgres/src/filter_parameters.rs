@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use eventbus::{event::Tag, port::FeedFilter};
 use uuid::Uuid;
 
-use crate::pool::Query;
+use crate::{pool::Query, statements::FilterShape};
 
 /// The most events of a tag that one statement looks at, which may match none of them.
 const TAG_WINDOW_EVENTS: i64 = 5_000;
 
-/// A filter as the parameters of `wanted.sql` and of `driving_tags.sql`.
+/// A filter as the parameters of a [`FilterShape`] and of `driving_tags.sql`.
 #[derive(Debug, Clone)]
 pub(crate) struct FilterParameters {
     is_all: bool,
@@ -53,6 +53,15 @@ impl FilterParameters {
             event_types: filter.wanted_event_types().map(texts),
             tenant: filter.wanted_tenant(),
             tags: filter.wanted_tags().and_then(TagParameters::new),
+        }
+    }
+
+    /// Returns the parts of the filter that are given, but for its tags.
+    pub(crate) const fn shape(&self) -> FilterShape {
+        FilterShape {
+            has_aggregate_types: self.aggregate_types.is_some(),
+            has_event_types: self.event_types.is_some(),
+            has_tenant: self.tenant.is_some(),
         }
     }
 

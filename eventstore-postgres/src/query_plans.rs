@@ -13,7 +13,7 @@ use crate::{
     PgEventStore,
     pool::{PLANNER_SETTINGS, Query},
     schema::Schema,
-    statements::{Claim, PageEnd, Statements, StreamClaims},
+    statements::{Claim, FilterShape, PageEnd, Statements, StreamClaims},
 };
 
 /// The events of the store whose plans are kept, and of the store of `cargo test`.
@@ -58,6 +58,8 @@ struct HotStatement {
     /// The name of its file in `sql/`.
     name: &'static str,
     sql: SqlStr,
+    /// The types of its parameters, in parentheses, where it does not use all of them; else empty.
+    types: &'static str,
     /// Its parameters, as SQL.
     parameters: String,
     /// Set if a step may sort rows; else an index has them in their order.
@@ -88,6 +90,7 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     let hot = |name, query: Query<'static>, parameters, may_sort| HotStatement {
         name,
         sql: query.sql(),
+        types: "",
         parameters,
         may_sort,
     };
@@ -95,7 +98,13 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     let append_many = statements.multi_stream_append(StreamClaims::Any, false, 0);
     let claims_of_new = statements.multi_stream_append(StreamClaims::New, false, 0);
     let read_page = statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtEvents);
-    let read_filtered = statements.feed_page(include_str!("sql/read_filtered.sql"), PageEnd::AtEvents);
+    let of_types = FilterShape { has_event_types: true, ..FilterShape::default() };
+    let filtered = |name, query, event_type| HotStatement {
+        types: "(bigint, bigint, text[], text[], uuid)",
+        ..hot(name, query, format!("{middle}, {events}, NULL, '{{{event_type}}}', NULL, 1000"), false)
+    };
+    let read_filtered = statements.filtered_page(of_types, PageEnd::AtEvents);
+    let visited_page = statements.visited_page(of_types, PageEnd::AtEvents);
     let read_forward = statements.stream_page(include_str!("sql/read_forward.sql"), "version");
     let visit = statements.query(include_str!("sql/visit.sql"));
     let head = statements.query(include_str!("sql/head.sql"));
@@ -106,7 +115,8 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
         hot("append_many", append_many, format!("{streams}, '{{1,2}}', '{{1,1}}', {}", new_events(2)), true),
         hot("claims_of_new", claims_of_new, format!("{new_streams}, '{{1,2}}', '{{1,1}}', {}", new_events(2)), true),
         hot("read_page", read_page, format!("{middle}, {events}, 1000"), false),
-        hot("read_filtered", read_filtered, format!("{middle}, {events}, NULL, '{{Rare}}', NULL, 1000"), false),
+        filtered("read_filtered", read_filtered, "Rare"),
+        filtered("visited", visited_page, "Added"),
         hot("read_forward", read_forward, format!("{order}, 1, 1000"), true),
         hot("visit", visit, format!("{order}, 1, 10000"), false),
         hot("head", head, String::new(), false),
@@ -140,8 +150,8 @@ impl FilledStore {
             store.run(&format!("SET {name} = {value}")).await;
         }
         for number in 0..store.statements.len() {
-            let HotStatement { name, sql, .. } = &store.statements[number];
-            let prepare = format!("PREPARE {name} AS {}", sql.as_str());
+            let HotStatement { name, sql, types, .. } = &store.statements[number];
+            let prepare = format!("PREPARE {name}{types} AS {}", sql.as_str());
             store.run(&prepare).await;
         }
         store

@@ -9,13 +9,44 @@ use sqlx::{Arguments as _, SqlStr, postgres::PgArguments};
 use crate::{pool::Query, record::PAGE_EVENTS_MAX, schema::Schema};
 
 /// Addresses and lengths of a text of `sql/` and of the text that fills its gap, and whether the statement also does what
-/// few calls need: lists the types of its events, counts tags, or ends a page at its bytes. Addresses, as to hash the texts
-/// at each append costs a microsecond.
-type Template = ((usize, usize), (usize, usize), bool);
+/// few calls need: lists the types of its events, counts tags, or ends a page at its bytes; and the filter of a page.
+/// Addresses, as to hash the texts at each append costs a microsecond.
+type Template = (Place, Place, bool, FilterShape);
+
+/// The address and the length of a text.
+type Place = (usize, usize);
 
 fn template(sql: &'static str, gap: &'static str, does_more: bool) -> Template {
+    template_of_filter(sql, gap, does_more, FilterShape::default())
+}
+
+fn template_of_filter(sql: &'static str, gap: &'static str, does_more: bool, shape: FilterShape) -> Template {
     let place = |text: &'static str| (text.as_ptr().addr(), text.len());
-    (place(sql), place(gap), does_more)
+    (place(sql), place(gap), does_more, shape)
+}
+
+/// The parts of a filter that are given: a statement has no others, as the server would plan it anew at each call to find
+/// that they are null.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct FilterShape {
+    pub(crate) has_aggregate_types: bool,
+    pub(crate) has_event_types: bool,
+    pub(crate) has_tenant: bool,
+}
+
+impl FilterShape {
+    /// Returns the condition on an event `e`: $3 aggregate types, $4 event types, $5 tenant.
+    fn condition(self) -> String {
+        let of_stream =
+            |column: &str| format!("(SELECT s.{column} FROM {{schema}}.streams s WHERE s.stream_no = e.stream_no)");
+        let parts = [
+            self.has_event_types.then(|| "e.event_type = ANY ($4::text[])".to_owned()),
+            self.has_aggregate_types.then(|| format!("{} = ANY ($3::text[])", of_stream("aggregate_type"))),
+            self.has_tenant.then(|| format!("{} = $5::uuid", of_stream("tenant_id"))),
+        ];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        if parts.is_empty() { "true".to_owned() } else { parts.join("\n    AND ") }
+    }
 }
 
 /// Marks a text that the server is to plan once for a connection, and not at each call: where that takes as long as to run
@@ -120,16 +151,35 @@ impl Statements {
         self.page(rows, order, "", PageEnd::AtBytes)
     }
 
-    /// Returns the statement that reads a page of `rows`, a text of `sql/`, with the number of each event's stream.
-    pub(crate) fn feed_page(&self, rows: &'static str, end: PageEnd) -> Query<'static> {
-        self.page(rows, "position", ", e.stream_no", end)
+    /// Returns the statement that counts the events of a range that match a filter.
+    pub(crate) fn count_filtered(&self, shape: FilterShape) -> Query<'static> {
+        let sql = include_str!("sql/count_events.sql");
+        let template = template_of_filter(sql, "", false, shape);
+        sqlx::query(self.get_or_fill(template, || without_comments(sql).replace("{wanted}", &shape.condition())))
     }
 
-    /// Returns the statement that reads what a fold needs of a page of `rows`, a text of `sql/`.
-    pub(crate) fn visited_page(&self, rows: &'static str, end: PageEnd) -> Query<'static> {
-        let columns = include_str!("sql/visited.sql");
-        sqlx::query(self.get_or_fill(template(rows, columns, end == PageEnd::AtBytes), || {
-            page_text(rows, "position", "", end).replace("{record}", columns.trim())
+    /// Returns the statement that reads a page of the feed with a filter, with the number of each event's stream.
+    pub(crate) fn filtered_page(&self, shape: FilterShape, end: PageEnd) -> Query<'static> {
+        self.page_of_filter(include_str!("sql/record.sql"), ", e.stream_no", shape, end)
+    }
+
+    /// Returns the statement that reads what a fold needs of a page of the feed with a filter.
+    pub(crate) fn visited_page(&self, shape: FilterShape, end: PageEnd) -> Query<'static> {
+        self.page_of_filter(include_str!("sql/visited.sql"), "", shape, end)
+    }
+
+    fn page_of_filter(
+        &self,
+        columns: &'static str,
+        more_columns: &'static str,
+        shape: FilterShape,
+        end: PageEnd,
+    ) -> Query<'static> {
+        let rows = include_str!("sql/read_filtered.sql");
+        let template = template_of_filter(rows, columns, end == PageEnd::AtBytes, shape);
+        sqlx::query(self.get_or_fill(template, || {
+            let text = page_text(rows, "position", more_columns, end);
+            text.replace("{record}", columns.trim()).replace("{wanted}", &shape.condition())
         }))
     }
 
@@ -232,7 +282,6 @@ impl Statements {
             .replace("{patience}", patience)
             .replace("{record}", include_str!("sql/record.sql").trim())
             .replace("{fields}", include_str!("sql/fields.sql").trim())
-            .replace("{wanted}", include_str!("sql/wanted.sql").trim())
             .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())
             .replace("{driving_tags}", &without_comments(include_str!("sql/driving_tags.sql")))
             .replace("{matching_positions}", &without_comments(include_str!("sql/matching_positions.sql")))
@@ -271,13 +320,16 @@ fn hide_parameters(sql: &str) -> String {
 /// Returns the text of a page of `rows`.
 fn page_text(rows: &str, order: &str, more_columns: &str, end: PageEnd) -> String {
     let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
-    let page = match end {
-        PageEnd::AtEvents => "SELECT {record}{more_columns} FROM (\n{rows}\n) e ORDER BY {order}",
-        PageEnd::AtBytes => include_str!("sql/page.sql"),
+    let rows = without_comments(rows);
+    let page = match (end, rows.strip_prefix("SELECT e.*")) {
+        // each row goes through one step less
+        (PageEnd::AtEvents, Some(rest)) => format!("SELECT {{record}}{{more_columns}}{rest}"),
+        (PageEnd::AtEvents, None) => {
+            format!("SELECT {{record}}{{more_columns}} FROM (\n{rows}\n) e ORDER BY {{order}}")
+        }
+        (PageEnd::AtBytes, _) => without_comments(include_str!("sql/page.sql")).replace("{rows}", &rows),
     };
-    without_comments(page)
-        .replace("{rows}", &without_comments(rows))
-        .replace("{more_columns}", &without_comments(more_columns))
+    page.replace("{more_columns}", &without_comments(more_columns))
         .replace("{order}", order)
         .replace("{page_bytes}", &PAGE_BYTES.to_string())
         .replace("{stored_bytes}", &stored_bytes.to_string())

@@ -3,7 +3,7 @@
 -- `OFFSET 0` keeps the filter out of the choice of the plan: the server walks the events in the order of their
 -- positions, and cannot turn a filter that matches few of them into a scan of all.
 --
--- $3 aggregate types, $4 event types, $5 tenant; null is all
+-- $3 aggregate types, $4 event types, $5 tenant; `{wanted}` has those that are given
 SELECT e.*
 FROM (
     SELECT *
