@@ -165,6 +165,14 @@ impl CommandError {
         }
     }
 
+    /// Returns the error of a step that asks both servers.
+    pub(crate) fn of_servers(source: BoxError) -> Self {
+        match source.downcast::<PublishError>() {
+            Ok(error) => (*error).into(),
+            Err(source) => Self::of_statement(source),
+        }
+    }
+
     pub(crate) fn unreachable(what: &str, source: impl Into<BoxError>) -> Self {
         Self::Unreachable { what: what.to_owned(), source: source.into() }
     }

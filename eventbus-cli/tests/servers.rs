@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use common::{OrderPlaced, OrderShipped, Ran, Running, assert_json, eventbus, projections::PgTotals, send};
 use eventbus::{
-    App, ExpectedVersion, Name, NewEvent, Position, StreamId,
+    EventId, ExpectedVersion, Name, NewEvent, Position, StreamId,
     app::SettleError,
     bus::EventBus as _,
-    port::{AppendEvents as _, Floor, Floors as _},
+    port::{AppendEvents as _, Checkpoints as _, Floor, Floors as _, MultiStreamAppends as _},
+    prelude::*,
+    store::{Handled, HandledDelivery, MultiStreamAppend},
+    support::ReaderKind,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventbus_test::{Postgres, Redis};
@@ -26,7 +29,31 @@ struct LiveApp {
     database: Postgres,
     redis: Redis,
     store: PgEventStore,
+    /// The ids of the four events.
+    ids: Vec<EventId>,
     app: App,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Order")]
+struct OrderReturned {}
+
+#[handler(group = "mail", manual)]
+async fn take_back(_event: &OrderReturned) -> Result<(), HandlerError> {
+    Err("the shelf is full".into())
+}
+
+async fn start_app(store: &PgEventStore, redis: &Redis) -> App {
+    let config = RedisEventBusConfig {
+        redis_url: redis.url().into(),
+        stream_prefix: redis.prefix().into(),
+        consumer_group: "mail".into(),
+        ..RedisEventBusConfig::default()
+    };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let app =
+        App::builder().store(store.clone()).bus(bus).handler::<send>().handler::<take_back>().projection(PgTotals);
+    app.start().await.unwrap()
 }
 
 impl LiveApp {
@@ -34,23 +61,22 @@ impl LiveApp {
     async fn start() -> Self {
         let (database, redis) = (eventbus_test::postgres(), eventbus_test::redis());
         let store = PgEventStore::connect(database.url()).await.unwrap();
+        let mut ids = Vec::new();
         for id in ["o-1", "o-2"] {
             let placed = NewEvent::from_event(&OrderPlaced { cents: 120 }).unwrap();
             let shipped = NewEvent::from_event(&OrderShipped { parcel: format!("of {id}") }).unwrap();
             let stream = StreamId::parse("Order", id).unwrap();
-            store.append(&stream, ExpectedVersion::NoStream, vec![placed, shipped]).await.unwrap();
+            let stored = store.append(&stream, ExpectedVersion::NoStream, vec![placed, shipped]).await.unwrap();
+            ids.extend(stored.iter().map(|event| event.metadata().event_id()));
         }
-        let config = RedisEventBusConfig {
-            redis_url: redis.url().into(),
-            stream_prefix: redis.prefix().into(),
-            consumer_group: "mail".into(),
-            ..RedisEventBusConfig::default()
-        };
-        let bus = RedisEventBus::connect(config).await.unwrap();
-        let app = App::builder().store(store.clone()).bus(bus).handler::<send>().projection(PgTotals);
-        let app = app.start().await.unwrap();
+        let app = start_app(&store, &redis).await;
         assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 2, .. })));
-        Self { database, redis, store, app }
+        Self { database, redis, store, ids, app }
+    }
+
+    /// Starts the application once more.
+    async fn start_app(&self) -> App {
+        start_app(&self.store, &self.redis).await
     }
 
     async fn stop(&self) {
@@ -258,6 +284,159 @@ async fn a_group_that_redis_has_lost_is_shown_and_retired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_stopped_at_a_restored_store_publishes_again() {
+    let live = LiveApp::start().await;
+    live.stop().await;
+    let relay = || live.document(&["relay"])["relays"][0].clone();
+    let destination = relay()["destination"].as_str().unwrap().to_owned();
+    let halted = ReaderKind::HaltedRelay.name_of(&Name::new("destination", &destination).unwrap());
+    live.store.save_checkpoint(&halted, Position::new(9)).await.unwrap();
+    assert_eq!((&relay()["position"], &relay()["halted_at"]), (&json!("4"), &json!("9")));
+
+    let dry = live.run(&["--dry-run", "relay", "republish", "--after", "2"]);
+    let question = format!("publish all events after position 2 again to {destination}, which has those up to 4");
+    assert_eq!((dry.code, dry.err), (0, format!("dry run: {question}? nothing is changed\n")));
+    assert_eq!(live.run(&["relay", "republish", "--after", "2"]).code, 4);
+    assert_eq!((&relay()["position"], &relay()["halted_at"]), (&json!("4"), &json!("9")), "it is asked first");
+
+    let again = live.document(&["--yes", "relay", "republish", "--after", "2"]);
+    assert_json(&again, &json!({ "version": 1, "as_of": "TIME", "destination": destination, "position": "2" }));
+    assert_eq!((&relay()["position"], &relay()["halted_at"]), (&json!("2"), &Value::Null));
+    let app = live.start_app().await;
+    live.wait_for(&["relay"], |document| document["relays"][0]["position"] == "4").await;
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+
+    let without_bus = eventbus(&["--store", live.database.url(), "--yes", "relay", "republish", "--after", "2"]);
+    assert_eq!(without_bus.code, 64, "{without_bus:?}");
+    let wanted = format!("the events of this store go to `{destination}`: pass `--bus` and `--prefix`");
+    assert!(without_bus.err.contains(&wanted), "{without_bus:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_an_event_is_shown_as_far_as_anything_knows_it() {
+    let live = LiveApp::start().await;
+    let charged = HandledDelivery {
+        handler: Name::from_static("billing/charge"),
+        stream: StreamId::parse("Order", "o-1").unwrap(),
+        event_id: live.ids[0],
+    };
+    let note = MultiStreamAppend { handled: Some(Handled::Delivery(charged)), ..Default::default() };
+    live.store.append_streams(note).await.unwrap();
+    let retried = vec![NewEvent::from_event(&OrderReturned {}).unwrap()];
+    let retried =
+        live.store.append(&StreamId::parse("Order", "o-3").unwrap(), ExpectedVersion::NoStream, retried).await.unwrap();
+    let retried = retried[0].metadata().event_id();
+    let why = |event: EventId| live.document(&["why", &event.to_string()])["events"][0].clone();
+    let waiting = async {
+        while why(retried)["waiting"][0]["failed_runs"].as_u64().unwrap_or_default() == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the first run fails");
+    let row = why(retried)["waiting"][0].clone();
+    let wanted = json!(["take_back", "the shelf is full"]);
+    assert_eq!((&row["group"], &row["failed"][0]), (&json!("mail"), &wanted), "{row}");
+    let shown = live.run(&["why", &retried.to_string()]).out;
+    assert!(shown.contains("\n  waits in mail with ") && shown.contains(", take_back: the shelf is full\n"), "{shown}");
+
+    let placed = why(live.ids[0]);
+    assert_eq!((&placed["handled_by"], &placed["waiting"]), (&json!(["billing/charge"]), &json!([])));
+    assert!(live.run(&["why", &live.ids[0].to_string()]).out.contains("\n  handled by billing/charge\n"));
+    let shipped = why(live.ids[1]);
+    assert_eq!((&shipped["dead_letters"][0]["handler"], &shipped["handled_by"]), (&json!("send"), &json!([])));
+    let other = live.run(&["why", &live.ids[2].to_string()]).out;
+    assert!(other.ends_with("  handlers unknown\n"), "{other}");
+
+    let group = live.document(&["groups", "show", "mail"]);
+    assert_eq!((&group["consumers"][0]["pending"], &group["pending"][0]["failed"][0]), (&json!(1), &wanted), "{group}");
+    assert_eq!(group["pending"][0]["event_type"], "OrderReturned");
+    let shown = live.run(&["groups", "show", "mail"]).out;
+    assert!(shown.contains("OrderReturned") && shown.contains("the shelf is full"), "{shown}");
+    assert_eq!(live.run(&["groups", "show", "post"]).code, 1);
+    live.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projection_that_stopped_at_an_event_skips_it() {
+    let live = LiveApp::start().await;
+    let broken = vec![NewEvent::from_event(&OrderPlaced { cents: -1 }).unwrap()];
+    live.store.append(&StreamId::parse("Order", "o-3").unwrap(), ExpectedVersion::NoStream, broken).await.unwrap();
+    let totals = |document: &Value| document["projections"][0].clone();
+    let app = &live.app;
+    let stopped = async {
+        while app.projections().await.unwrap()[0].stopped.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), stopped).await.expect("it stops");
+    let shown = totals(&live.document(&["projections"]));
+    assert_eq!((&shown["position"], &shown["head"]), (&json!("4"), &json!("5")));
+
+    let skip = ["--yes", "projections", "skip", "totals", "5", "--reason", "imported without an owner"];
+    let asked = live.run(&skip[1..]);
+    let question = "have projection `totals` skip for good the event at position 5, `OrderPlaced` of Order/o-3?\n";
+    assert_eq!((asked.code, asked.err.starts_with(question)), (4, true), "{asked:?}");
+    let wanted = json!({
+        "version": 1, "as_of": "TIME", "reader": "projection:totals", "position": "5", "skipped": true, "changed": true,
+    });
+    assert_json(&live.document(&skip), &wanted);
+    let passed = live.wait_for(&["projections"], |document| totals(document)["position"] == "5").await;
+    assert_eq!(totals(&passed)["skipped"][0]["reason"], "imported without an owner");
+    assert_eq!(live.document(&skip)["changed"], false, "the list has it already");
+
+    let unskip = ["--yes", "projections", "unskip", "totals", "5"];
+    assert_eq!(live.run(&unskip[1..]).code, 4);
+    let taken = live.run(&unskip);
+    assert_eq!((taken.code, taken.out.as_str()), (0, "projection `totals` skips the event at position 5 no longer\n"));
+    assert!(taken.err.contains("is past the event: a rebuild has it handle the event"), "{taken:?}");
+    assert_eq!(totals(&live.document(&["projections"]))["skipped"], json!([]));
+    assert_eq!(live.run(&unskip).code, 1, "it is on no list any more");
+    let mistyped = ["--yes", "projections", "skip", "total", "3", "--reason", "a typing error"];
+    let unknown = live.run(&[&["--dry-run"], &mistyped[1..]].concat());
+    assert!(unknown.err.contains("projection `total`, which keeps no progress in this store,"), "{unknown:?}");
+    assert_eq!(live.run(&mistyped).code, 0);
+    let others = live.document(&["projections"])["other_skips"].clone();
+    assert_eq!((&others[0]["reader"], &others[0]["skipped"][0]["position"]), (&json!("total"), &json!("3")));
+    let noted = live.run(&["projections"]);
+    assert!(noted.err.contains("projection `total`, which keeps no progress here, skips 3"), "{noted:?}");
+    live.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_skips_an_event_that_no_handler_is_to_get() {
+    let live = LiveApp::start().await;
+    live.stop().await;
+    let stream = StreamId::parse("Order", "o-3").unwrap();
+    let placed = vec![NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap()];
+    live.store.append(&stream, ExpectedVersion::NoStream, placed).await.unwrap();
+    let skip = |position| ["--yes", "relay", "skip", position, "--reason", "test data"];
+    let beyond = live.run(&skip("6"));
+    assert_eq!(beyond.code, 64, "{beyond:?}");
+    assert!(beyond.err.contains("there is no event at position 6: the store ends at 5"), "{beyond:?}");
+    let skipped = live.run(&skip("5"));
+    assert!(
+        skipped.out.ends_with(" skips the event at position 5 from now on\n") && skipped.err.is_empty(),
+        "{skipped:?}"
+    );
+    let published = live.run(&[&["--dry-run"], &skip("4")[1..]].concat());
+    let question = "the event at position 4, `OrderShipped` of Order/o-2, which it has published already?";
+    assert!(published.err.contains(question), "{published:?}");
+    assert_eq!(live.run(&skip("4")).code, 0);
+    let reasons = |relay: &Value| relay["relays"][0]["skipped"].as_array().unwrap().len();
+    assert_eq!(reasons(&live.document(&["relay"])), 2);
+    assert_eq!(live.run(&["--yes", "relay", "unskip", "4"]).code, 0);
+    assert_eq!(reasons(&live.document(&["relay"])), 1);
+    let in_process =
+        eventbus(&["--store", live.database.url(), "--yes", "relay", "skip", "5", "--reason", "test data"]);
+    assert_eq!(in_process.code, 64, "no relay follows that list: {in_process:?}");
+
+    let app = live.start_app().await;
+    live.wait_for(&["relay"], |document| document["relays"][0]["position"] == "5").await;
+    assert_eq!(app.relay_status().await.unwrap().skipped, Some(1));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_refuses_is_a_fault_and_not_away() {
     let database = eventbus_test::postgres();
     PgEventStore::connect(database.url()).await.unwrap();
@@ -322,6 +501,17 @@ async fn a_redis_store_is_read_as_the_others_are() {
     assert_eq!(streams, [row("o-1"), row("o-2")]);
     assert_eq!(run(&["follow", "--after", "1", "--until", "head"]).documents().len(), 2);
     assert_eq!(run(&["status"]).masked_json()["head"], "3");
+    // the commands show a reader that waits at an event which the store cannot read
+    store.save_checkpoint(&Name::from_static("projection:totals"), Position::new(1)).await.unwrap();
+    let mut connection = eventbus_test::internal::redis_connection(redis.url()).await;
+    let stream = format!("{}:aggregate:Order:o-2", redis.prefix());
+    let removed: u64 = redis::cmd("DEL").arg(stream).query_async(&mut connection).await.unwrap();
+    assert_eq!(removed, 1);
+    let waiting = run(&["projections"]).masked_json()["projections"][0].clone();
+    assert_eq!((&waiting["position"], &waiting["events"], &waiting["seconds"]), (&json!("1"), &json!(2), &Value::Null));
+    assert_eq!(run(&["lag", "--over-time", "1h"]).code, 1, "nothing says that it is not late");
+    let dry = run(&["--dry-run", "projections", "skip", "totals", "2", "--reason", "lost"]);
+    assert!(dry.err.contains("skip for good the event at position 2, which the store cannot read?"), "{dry:?}");
     let schema = run(&["schema"]).masked_json();
     let wanted = json!({
         "version": 1, "as_of": "TIME", "at": 1, "known": null, "min_reader": 1, "migrations": [],

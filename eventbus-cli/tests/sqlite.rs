@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, io::Write as _, process::Stdio, sync::Arc, time::Duration};
 
 use common::{OrderPlaced, OrderShipped, Ran, assert_json, eventbus, projections::Totals, send};
 use eventbus::{
@@ -392,10 +392,10 @@ async fn causes_and_effects_of_an_event_are_a_tree() {
         eventbus(&[&["--store", &url, "why", &id], more].concat())
     };
     let wanted = "correlation UUID
-- OrderPlaced  Order/root  v1  TIME  UUID
-  * OrderPlaced  Order/left  v1  TIME  UUID
-  - OrderPlaced  Order/leaf  v1  TIME  UUID
-  - OrderPlaced  Order/right  v1  TIME  UUID\n";
+- OrderPlaced  Order/root  v1  TIME  UUID  handlers unknown
+  * OrderPlaced  Order/left  v1  TIME  UUID  handlers unknown
+  - OrderPlaced  Order/leaf  v1  TIME  UUID  handlers unknown
+  - OrderPlaced  Order/right  v1  TIME  UUID  handlers unknown\n";
     let shown = why(&left, &[]);
     assert_eq!(shown.masked(), wanted);
     // `mask` shortens runs of spaces: the leaf is one level deeper
@@ -421,6 +421,41 @@ async fn causes_and_effects_of_an_event_are_a_tree() {
     let found = &document["events"][0]["dead_letters"][0];
     assert_eq!((&found["group"], &found["handler"]), (&json!("mail"), &json!("send")));
     assert_eq!(found["id"], dead["dead_letters"][0]["id"]);
+}
+
+/// Runs the command on a terminal at which a person types; `None` without the program of util-linux that makes terminals.
+fn on_terminal(arguments: &[&str], typed: &str) -> Option<String> {
+    let version = std::process::Command::new("script").arg("--version").output().ok()?;
+    if !String::from_utf8_lossy(&version.stdout).contains("util-linux") {
+        eprintln!("not run: `script` of util-linux is not installed");
+        return None;
+    }
+    let line = [&[env!("CARGO_BIN_EXE_eventbus")], arguments].concat().join(" ");
+    let mut script = std::process::Command::new("script");
+    script
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut running = script.spawn().unwrap();
+    running.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    let ended = running.wait_with_output().unwrap();
+    let shown = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert!(ended.status.success(), "{line}: {shown}");
+    Some(shown)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_terminal_progress_is_shown_and_a_change_is_asked_for() {
+    let app = DeadApp::new().await;
+    let (url, file) = (app.url(), app.folder.path().join("all.jsonl").display().to_string());
+    let Some(shown) = on_terminal(&["--store", &url, "export", &file], "") else { return };
+    assert!(shown.contains("exporting ") && shown.contains(" positions "), "{shown:?}");
+    let dead = || app.run(&["--json", "dead-letters", "list"]).documents().remove(0)["dead_letters"].clone();
+    assert_eq!(dead().as_array().unwrap().len(), 2);
+    let asked = on_terminal(&["--store", &url, "dead-letters", "discard", "--all"], "y\n").unwrap();
+    assert!(asked.contains("? [y/N]"), "{asked:?}");
+    assert_eq!(dead(), json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

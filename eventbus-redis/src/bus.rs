@@ -14,14 +14,15 @@ use eventbus::{
 use uuid::Uuid;
 
 use crate::{
-    GroupError, GroupStart, History, RedisCommandError, RedisConnectError, RedisEventBusConfig, RepartitionError,
-    RetireStoreError, RetiredGroup, Trim, TrimBlocker, Trimmed, backlog, command,
+    GroupConsumer, GroupError, GroupStart, History, PendingDelivery, RedisCommandError, RedisConnectError,
+    RedisEventBusConfig, RepartitionError, RetireStoreError, RetiredGroup, Trim, TrimBlocker, Trimmed, backlog,
+    command,
     consumer::{self, Recovery, RecoveryStats},
     error::{InvalidConfig, boxed},
     group, info,
     inner::BusInner,
     partition::{layout, repartition},
-    publish, trim,
+    publish, trim, unfinished,
     url::address,
 };
 
@@ -243,6 +244,49 @@ impl RedisEventBus {
     /// ```
     pub async fn lost_groups(&self) -> Result<Vec<Name>, RedisCommandError> {
         group::lost_groups(&self.inner).await
+    }
+
+    /// Returns the consumers of a group, by name, also those that have ended and left entries.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`], also if there is no such group.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// for consumer in bus.group_consumers(bus.default_group()).await? {
+    ///     println!("{} has {} entries, idle for {} ms", consumer.name, consumer.pending, consumer.idle_ms);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # use eventbus::bus::EventBus;
+    /// ```
+    pub async fn group_consumers(&self, group: &Name) -> Result<Vec<GroupConsumer>, RedisCommandError> {
+        unfinished::group_consumers(&self.inner, group).await
+    }
+
+    /// Returns the entries that a group has read and not finished, with the attempts of its handlers: the oldest `limit`
+    /// of each partition. It reads each entry, and moves none.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`], also if there is no such group.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// for delivery in bus.pending_deliveries(bus.default_group(), 10).await? {
+    ///     println!("{} waits with {}, failed runs: {}", delivery.id, delivery.consumer, delivery.attempts.attempts);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # use eventbus::bus::EventBus;
+    /// ```
+    pub async fn pending_deliveries(
+        &self,
+        group: &Name,
+        limit: usize,
+    ) -> Result<Vec<PendingDelivery>, RedisCommandError> {
+        unfinished::pending_deliveries(&self.inner, group, limit).await
     }
 
     /// Forgets a store that is gone for good and published here, and returns `true` if it was known: new groups no

@@ -35,6 +35,7 @@ pub mod streams;
 mod trace;
 mod trace_context;
 mod trim;
+mod unfinished;
 mod wire;
 
 // as modules of this crate: its files name them `crate::connection`
@@ -53,4 +54,5 @@ pub use partition::{RepartitionError, UnfinishedGroup};
 /// The driver, in the version this crate uses.
 pub use redis;
 pub use trim::{Trim, TrimBlockReason, TrimBlocker, Trimmed};
+pub use unfinished::{GroupConsumer, PendingDelivery};
 pub use wire::{Unencodable, wire_payload};

@@ -210,3 +210,38 @@ async fn a_group_that_one_partition_has_lost_is_lost() {
     bus.retire_group(&GROUP).await.unwrap();
     assert!(bus.lost_groups().await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn what_a_group_has_read_and_not_finished_is_listed_by_consumer_and_by_entry() {
+    for partitions in [1, 2] {
+        let config = RedisEventBusConfig { partitions, ..config() };
+        let bus = RedisEventBus::connect(config).await.unwrap();
+        let events: Vec<_> = (1..=8).map(|number| event(&format!("order-{number}"))).collect();
+        bus.publish(&events).await.unwrap();
+        bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();
+        let base = bus.config().stream_name();
+        let streams = match partitions {
+            1 => vec![base],
+            _ => (0..partitions).map(|number| format!("{base}:{number}")).collect(),
+        };
+        for stream in &streams {
+            let read = ["GROUP", "reports", "worker", "STREAMS", stream, ">"];
+            let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
+        }
+        let consumers = bus.group_consumers(&GROUP).await.unwrap();
+        let listed: Vec<_> = consumers.iter().map(|consumer| (consumer.name.as_str(), consumer.pending)).collect();
+        assert_eq!(listed, [("worker", 8)], "{partitions} partitions");
+        let pending = bus.pending_deliveries(&GROUP, 10).await.unwrap();
+        let mut orders: Vec<_> = pending
+            .iter()
+            .map(|delivery| delivery.record.as_ref().unwrap().metadata().aggregate_id().to_string())
+            .collect();
+        orders.sort();
+        let all: Vec<_> = (1..=8).map(|number| format!("order-{number}")).collect();
+        assert_eq!(orders, all, "{partitions} partitions");
+        assert!(pending.iter().all(|delivery| delivery.consumer == "worker" && delivery.attempts.attempts == 0));
+        assert_eq!(bus.pending_deliveries(&GROUP, 1).await.unwrap().len(), streams.len(), "one of each stream");
+        let stranger = Name::from_static("stranger");
+        assert!(bus.group_consumers(&stranger).await.is_err() && bus.pending_deliveries(&stranger, 1).await.is_err());
+    }
+}

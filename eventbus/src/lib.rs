@@ -126,7 +126,7 @@ pub mod app {
         memory::InMemoryEventBusBuilder,
         runtime::{
             app::{AppBuilder, Published, PublishedError, ReplayError, Replayed, SettleError},
-            skip::{SkipError, SkippedEvent},
+            skip::{SkipEditor, SkipError, SkippedEvent},
             start::StartMistake,
         },
     };
@@ -248,7 +248,7 @@ pub mod relay {
             GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome,
             ResyncRequest,
         },
-        runtime::relay::{RelayError, RelayStatus, RepublishError},
+        runtime::relay::{RelayError, RelayStatus, RepublishError, republish},
     };
 }
 

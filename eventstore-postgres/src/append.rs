@@ -26,7 +26,7 @@ pub use self::in_transaction::PgAppendInError;
 pub(crate) use self::in_transaction::append_in_transaction;
 pub(crate) use self::{
     group_commit::GroupCommit,
-    multi_stream::{MultiStreamStatement, find_command, is_handled},
+    multi_stream::{MultiStreamStatement, find_command, handled_deliveries, is_handled},
 };
 
 /// The result of one append: its events as recorded.

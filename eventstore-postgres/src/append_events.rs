@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version,
+    BoxError, EventId, ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version,
     event::UniqueChange,
     port::{Append, AppendError, AppendEvents, MultiStreamAppends, ReadError},
     repository::IdempotencyKey,
@@ -34,6 +34,10 @@ impl MultiStreamAppends for PgEventStore {
 
     async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
         append::is_handled(self.inner(), delivery).await
+    }
+
+    async fn handled_deliveries(&self, events: &[(StreamId, EventId)]) -> Result<Vec<HandledDelivery>, ReadError> {
+        append::handled_deliveries(self.inner(), events).await
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {

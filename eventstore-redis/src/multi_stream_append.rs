@@ -3,11 +3,14 @@
 //! Invariant: the script adds events only if each stream still has the version that was read before, and no event has one
 //! of the ids. So it may be sent again after a script that got no answer: if that one runs late, it changes nothing.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, ExpectedVersion, Position, RecordedEvent, StreamId, Version,
+    BoxError, EventId, ExpectedVersion, Position, RecordedEvent, StreamId, Version,
     event::UniqueChange,
     port::{Append, AppendError, MultiStreamAppends, ReadError},
     repository::IdempotencyKey,
@@ -29,13 +32,16 @@ use crate::{
     commit::{
         SHADOW_BATCH_MAX,
         command::{command_field, parse_command},
-        delivery_note, tags,
+        delivery_note, parse_delivery_note, tags,
     },
+    keys::event_keys,
     script::{FORGET_COMMANDS, FORGET_DELIVERIES},
 };
 
 /// The most attempts of a multi-stream append whose streams other writers change meanwhile.
 const ATTEMPTS_MAX: u32 = 50;
+/// Notes that one `ZSCAN` reads.
+const SCAN_BATCH_MAX: usize = 1_000;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
 
 #[async_trait]
@@ -56,6 +62,29 @@ impl MultiStreamAppends for RedisEventStore {
             .await
             .map_err(|error| ReadError::Unavailable(boxed(error)))?;
         Ok(noted.is_some())
+    }
+
+    async fn handled_deliveries(&self, events: &[(StreamId, EventId)]) -> Result<Vec<HandledDelivery>, ReadError> {
+        let wanted: HashMap<_, _> = events.iter().map(|event| (event_keys(&event.0)(event.1), event)).collect();
+        let (key, mut cursor, mut found) = (self.inner().keys().deliveries(), 0_u64, HashSet::new());
+        loop {
+            let scan = request("ZSCAN", (&key, cursor, "COUNT", SCAN_BATCH_MAX));
+            let scanned = self.inner().connection().query_idempotent(&scan).await;
+            let (next, notes): (u64, Vec<(Vec<u8>, String)>) =
+                scanned.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+            for (note, _) in notes {
+                // a scan may return a note twice
+                if let Some((handler, event)) = parse_delivery_note(&note)
+                    && let Some((stream, event_id)) = wanted.get(&event)
+                {
+                    found.insert(HandledDelivery { handler, stream: stream.clone(), event_id: *event_id });
+                }
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(found.into_iter().collect());
+            }
+        }
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError,
+    BoxError, EventId, Name, StreamId,
     port::{Append, AppendError, MultiStreamAppends, ReadError, Transaction as _},
     repository::IdempotencyKey,
     store::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
@@ -78,6 +78,31 @@ impl MultiStreamAppends for SqliteEventStore {
             Ok(query_value::<i64>(connection, include_str!("sql/is_handled.sql"), row)?)
         });
         Ok(found.await?.is_some())
+    }
+
+    async fn handled_deliveries(&self, events: &[(StreamId, EventId)]) -> Result<Vec<HandledDelivery>, ReadError> {
+        let events = events.to_vec();
+        let found = self.readers().read(move |connection| {
+            let (mut found, mut handler) = (Vec::new(), String::new());
+            // the primary key begins with the handler
+            while let Some(next) = query_value(connection, include_str!("sql/next_handler.sql"), [&handler])? {
+                handler = next;
+                for (stream, event_id) in &events {
+                    let (aggregate_id, aggregate_type, tenant) = stream_columns(stream);
+                    let row = (&handler, event_id.as_uuid().into_bytes(), aggregate_id, aggregate_type, tenant);
+                    if query_value::<i64>(connection, include_str!("sql/is_handled.sql"), row)?.is_some() {
+                        found.push((handler.clone(), stream.clone(), *event_id));
+                    }
+                }
+            }
+            Ok(found)
+        });
+        let delivery = |(handler, stream, event_id)| {
+            let handler = Name::new("handler", handler);
+            let handler = handler.map_err(|error| ReadError::corrupt("the notes of handled deliveries", error))?;
+            Ok(HandledDelivery { handler, stream, event_id })
+        };
+        found.await?.into_iter().map(delivery).collect()
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {

@@ -9,14 +9,17 @@ use super::parse_duration;
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Progress, printable, time_text},
-    query::{CauseTree, SearchProgress, ago, find_causes, position_at},
+    query::{
+        AttemptsView, CauseTree, EventDeliveries, SearchProgress, WaitingDeliveryRow, ago, find_causes, position_at,
+    },
     session::Session,
 };
 
 /// Show the tree of causes of an event: what led to it, and what it led to
 ///
-/// It searches the feed, twice. Shown are the events of the conversation and the deliveries of them that groups gave up.
-/// For other deliveries the bus keeps no record, so whether a handler has run is unknown.
+/// It searches the feed, twice. Shown are the events of the conversation, and of each which handlers have left a note in the
+/// store, which groups have read and not finished it, and which gave it up. A handler that takes neither the store's connection
+/// nor a repository leaves no note: whether it has run is unknown.
 #[derive(Debug, Args)]
 pub(crate) struct CauseArgs {
     /// The id of the event
@@ -44,7 +47,7 @@ impl CauseArgs {
             let from_after = |position: Position| position.get().saturating_sub(after.get());
             bar.set(from_after(now.position), from_after(now.through));
         };
-        let found = find_causes(&*store, bus.as_bus().dead_letters(), wanted, after, report).await;
+        let found = find_causes(&*store, bus, wanted, after, report).await;
         drop(bar);
         let Some(tree) = found? else {
             session.printer().note(&format!("the feed holds no event {wanted} after position {after}"));
@@ -59,9 +62,9 @@ fn text(tree: &CauseTree) -> String {
     let mut text = format!("correlation {}\n", tree.correlation_id);
     for row in &tree.events {
         let event = &row.event;
+        let indent = "  ".repeat(row.depth);
         let line = format!(
-            "{}{} {}  {}/{}  v{}  {}  {}\n",
-            "  ".repeat(row.depth),
+            "{indent}{} {}  {}/{}  v{}  {}  {}{}\n",
             if row.is_wanted { "*" } else { "-" },
             event.event_type,
             event.aggregate_type,
@@ -69,19 +72,36 @@ fn text(tree: &CauseTree) -> String {
             event.version,
             time_text(event.recorded_at.unwrap_or(event.occurred_at)),
             event.event_id,
+            if row.deliveries.is_unknown() { "  handlers unknown" } else { "" },
         );
         text.push_str(&line);
-        for dead in &row.dead_letters {
-            let words = [dead.group.as_deref(), dead.handler.as_deref(), dead.error.as_deref()];
-            let words: Vec<_> = words.into_iter().flatten().map(printable).collect();
-            text.push_str(&format!("{}  dead letter {}: {}\n", "  ".repeat(row.depth), dead.id, words.join(", ")));
+        for line in delivery_lines(&row.deliveries) {
+            text.push_str(&format!("{indent}  {line}\n"));
         }
     }
-    if tree.has_more_dead_letters {
-        text.push_str("the bus has more dead letters, which were not searched\n");
+    if tree.has_more_deliveries {
+        text.push_str("the bus has more dead letters or pending entries, which were not searched\n");
     }
     if tree.is_cut {
         text.push_str("the conversation has more events\n");
     }
     text
+}
+
+/// Returns a line for each delivery of an event of which something is known.
+fn delivery_lines(deliveries: &EventDeliveries) -> Vec<String> {
+    let EventDeliveries { handled_by, waiting, dead_letters } = deliveries;
+    let mut lines: Vec<_> = handled_by.iter().map(|handler| format!("handled by {handler}")).collect();
+    lines.extend(waiting.iter().map(|row| {
+        let WaitingDeliveryRow { group, consumer, attempts: AttemptsView { failed_runs, failed } } = row;
+        let consumer = consumer.as_ref().map(|consumer| format!(" with {consumer}")).unwrap_or_default();
+        let failed: String = failed.iter().map(|(handler, error)| format!(", {handler}: {error}")).collect();
+        printable(&format!("waits in {group}{consumer}, failed runs: {failed_runs}{failed}"))
+    }));
+    lines.extend(dead_letters.iter().map(|dead| {
+        let words = [dead.group.as_deref(), dead.handler.as_deref(), dead.error.as_deref()];
+        let words: Vec<_> = words.into_iter().flatten().map(printable).collect();
+        format!("dead letter {}: {}", dead.id, words.join(", "))
+    }));
+    lines
 }

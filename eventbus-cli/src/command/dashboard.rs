@@ -40,6 +40,9 @@ pub(crate) struct DashboardArgs {
     /// Show fields with this name without their values
     #[arg(long = "hide", value_name = "FIELD")]
     hidden_fields: Vec<String>,
+    /// Show the values of fields with this name only, and of what is below them
+    #[arg(long = "show", value_name = "FIELD")]
+    shown_fields: Vec<String>,
     /// The interval of the samples of throughput and lag; by default 5 seconds, and a minute for a store on Redis, whose keys
     /// each sample scans
     #[arg(long, value_name = "INTERVAL", value_parser = parse_duration)]
@@ -91,6 +94,7 @@ impl DashboardArgs {
             allow_changes: self.allow_changes,
             hosts: Some(self.hosts.clone()),
             hidden_fields: self.hidden_fields.clone(),
+            shown_fields: Some(self.shown_fields.clone()).filter(|fields| !fields.is_empty()),
             sample_interval: self.sample_every.map(|every| every.max(SAMPLE_INTERVAL_MIN)),
         };
         Ok((config, made))

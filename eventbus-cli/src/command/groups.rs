@@ -11,7 +11,7 @@ use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::{Align, Table, age, optional},
-    query::{GroupRow, list_groups},
+    query::{GroupRow, GroupView, list_groups, load_group},
     session::{Consent, Session},
 };
 
@@ -24,6 +24,15 @@ pub(crate) struct GroupArgs {
 
 #[derive(Debug, Subcommand)]
 enum GroupAction {
+    /// Show the consumers of a group, and its oldest pending deliveries with their attempts
+    Show {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        group: String,
+        /// The number of pending deliveries, of each partition
+        #[arg(long, value_name = "NUMBER", default_value = "20")]
+        limit: usize,
+    },
     /// Remove a group for good, so that it holds trimming no more; its unfinished entries are not delivered
     ///
     /// Pass `--store URL` too, so that the store forgets the group: else the relay publishes again for it if the bus loses
@@ -58,9 +67,59 @@ impl GroupArgs {
                 session.printer().show_table(&Groups { groups }, |body| table(&body.groups))?;
                 Ok(ExitStatus::Done)
             }
+            Some(GroupAction::Show { group, limit }) => show(session, group, *limit).await,
             Some(GroupAction::Retire { group }) => retire(session, group).await,
         }
     }
+}
+
+async fn show(session: &Session, group: &str, limit: usize) -> Result<ExitStatus, CommandError> {
+    let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
+    let (bus, store) = (session.bus().await?, session.optional_store().await?);
+    let groups = list_groups(bus, store.as_deref(), session.clock()).await?;
+    if !groups.iter().any(|row| row.group == group && !row.is_lost) {
+        session.printer().note(&format!("there is no group `{group}`"));
+        return Ok(ExitStatus::Finding);
+    }
+    let view = load_group(bus, store.as_deref(), &name, limit).await?;
+    session.printer().show(&view, |view| format!("{}\n{}", consumers(view).to_text(), pending(view).to_text()))?;
+    Ok(ExitStatus::Done)
+}
+
+fn consumers(view: &GroupView) -> Table {
+    let mut table = Table::new([("CONSUMER", Align::Left), ("PENDING", Align::Right), ("IDLE", Align::Right)]);
+    for consumer in &view.consumers {
+        let idle = age(Duration::from_millis(consumer.idle_ms));
+        table.add([consumer.name.clone(), consumer.pending.to_string(), idle]);
+    }
+    table
+}
+
+fn pending(view: &GroupView) -> Table {
+    let mut table = Table::new([
+        ("ENTRY", Align::Left),
+        ("POSITION", Align::Right),
+        ("EVENT", Align::Left),
+        ("STREAM", Align::Left),
+        ("CONSUMER", Align::Left),
+        ("IDLE", Align::Right),
+        ("FAILED RUNS", Align::Right),
+        ("LAST ERROR", Align::Left),
+    ]);
+    for row in &view.pending {
+        let error = row.attempts.failed.first().map(|(handler, error)| format!("{handler}: {error}"));
+        table.add([
+            optional(row.entry.as_ref()),
+            optional(row.position.as_ref()),
+            optional(row.event_type.as_ref()),
+            optional(row.stream.as_ref()),
+            optional(row.consumer.as_ref()),
+            optional(row.idle_ms.map(|idle| age(Duration::from_millis(idle)))),
+            row.attempts.failed_runs.to_string(),
+            optional(error),
+        ]);
+    }
+    table
 }
 
 async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandError> {

@@ -22,6 +22,7 @@ mod rebuild;
 mod relay;
 mod replay;
 mod schema;
+mod skips;
 mod status;
 mod streams;
 

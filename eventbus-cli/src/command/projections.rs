@@ -1,32 +1,91 @@
-//! `projections`: the projections whose progress a store keeps.
+//! `projections`: the projections whose progress a store keeps, and the events that they skip.
 
-use clap::Args;
+use clap::{Args, Subcommand};
+use eventbus::{Name, Position, support::ReaderKind};
 use serde::Serialize;
 
+use super::skips::{Reader, SkipArgs, UnskipArgs, note_other_skips};
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Table, optional, time_text},
-    query::{ProjectionRow, list_projections},
+    query::{ProjectionRow, ReaderSkips, list_other_skips, list_projections},
     session::Session,
 };
 
-/// Show the projections: position, lag, owner, skipped events
+/// Show the projections: position, lag, owner, skipped events; skip an event
 ///
 /// A projection whose state is in memory keeps no progress in the store, and is not shown.
 #[derive(Debug, Args)]
-pub(crate) struct ProjectionArgs {}
+pub(crate) struct ProjectionArgs {
+    #[command(subcommand)]
+    action: Option<ProjectionAction>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ProjectionAction {
+    /// Have a projection skip an event for good, which it cannot decode or handle
+    ///
+    /// A projection that stopped there goes on within seconds, in whichever process, and state in memory within minutes.
+    /// Rebuilds skip the event, too. Handlers and other projections get it.
+    Skip {
+        /// The name of the projection
+        #[arg(value_name = "PROJECTION")]
+        projection: String,
+        #[command(flatten)]
+        order: SkipArgs,
+    },
+    /// Have a projection take an event again that it skips; rebuild it then, if it is past the event
+    Unskip {
+        /// The name of the projection
+        #[arg(value_name = "PROJECTION")]
+        projection: String,
+        #[command(flatten)]
+        order: UnskipArgs,
+    },
+}
 
 #[derive(Debug, Serialize)]
 struct Projections {
     projections: Vec<ProjectionRow>,
+    /// Of projections that are not among these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    other_skips: Vec<ReaderSkips>,
 }
 
 impl ProjectionArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
-        let projections = list_projections(&*session.store().await?, session.clock()).await?;
-        session.printer().show_table(&Projections { projections }, |body| table(&body.projections))?;
-        Ok(ExitStatus::Done)
+        let store = session.store().await?;
+        let projections = list_projections(&*store, session.clock()).await?;
+        match &self.action {
+            None => {
+                let known: Vec<_> = projections.iter().map(|row| &*row.name).collect();
+                let other_skips = list_other_skips(&*store, ReaderKind::Projection, &known).await?;
+                let body = Projections { projections, other_skips };
+                session.printer().show_table(&body, |body| table(&body.projections))?;
+                note_other_skips(session.printer(), "projection", &body.other_skips);
+                Ok(ExitStatus::Done)
+            }
+            Some(ProjectionAction::Skip { projection, order }) => {
+                order.run(session, store, &reader(projection, &projections)?).await
+            }
+            Some(ProjectionAction::Unskip { projection, order }) => {
+                order.run(session, store, &reader(projection, &projections)?).await
+            }
+        }
     }
+}
+
+/// Returns a projection as a reader of the feed. The store knows only those with progress.
+fn reader(name: &str, known: &[ProjectionRow]) -> Result<Reader, CommandError> {
+    let role = Name::new("projection", name).map_err(|error| CommandError::Usage(error.to_string()))?;
+    let row = known.iter().find(|row| row.name == name);
+    let shown = match row {
+        Some(_) => format!("projection `{name}`"),
+        None => format!("projection `{name}`, which keeps no progress in this store,"),
+    };
+    let position = row.map_or(Position::START, |row| row.position);
+    let (done, again) = ("has handled", "a rebuild has it handle the event");
+    Ok(Reader { role: ReaderKind::Projection.name_of(&role), shown, position, done, again })
 }
 
 /// Returns the table of projections.
@@ -51,7 +110,7 @@ pub(super) fn table(projections: &[ProjectionRow]) -> Table {
             row.position.to_string(),
             row.head.to_string(),
             row.lag.events.to_string(),
-            format!("{:.1}", row.lag.seconds),
+            optional(row.lag.seconds.map(|seconds| format!("{seconds:.1}"))),
             owner,
             row.skipped.len().to_string(),
             optional(row.updated_at.map(time_text)),

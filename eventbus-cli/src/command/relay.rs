@@ -1,23 +1,60 @@
-//! `relay`: who publishes the events of a store, and how far.
+//! `relay`: who publishes the events of a store, and how far; publishing again, and skipping an event.
 
-use clap::Args;
-use eventbus::bus::EventBus;
+use clap::{Args, Subcommand};
+use eventbus::{
+    Position,
+    bus::EventBus,
+    relay::{RepublishError, republish},
+    support::ReaderKind,
+};
 use serde::Serialize;
 
+use super::skips::{Reader, SkipArgs, UnskipArgs, note_other_skips};
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Table, optional, time_text},
-    query::{RelayRow, list_relays},
-    session::Session,
+    output::{Align, Table, optional, serialize_position, time_text},
+    query::{ReaderSkips, RelayRow, list_other_skips, list_relays},
+    session::{Consent, Session},
 };
 
-/// Show the relay: leader, published position, lag
+/// Show the relay: leader, published position, lag; publish again, skip an event
 #[derive(Debug, Args)]
-pub(crate) struct RelayArgs {}
+pub(crate) struct RelayArgs {
+    #[command(subcommand)]
+    action: Option<RelayAction>,
+}
+
+#[derive(Debug, Subcommand)]
+enum RelayAction {
+    /// Publish all events after a position again, as a store needs that was restored
+    ///
+    /// Every group gets them again, with the same ids. The relay of the application does it, in whichever process it runs, and
+    /// goes on if it had stopped as the store was restored.
+    Republish {
+        /// Where the restored copy ended, or an earlier position; 0 publishes all events
+        #[arg(long, value_name = "POSITION")]
+        after: u64,
+    },
+    /// Skip an event for good, which the relay cannot read or the bus refuses: no handler gets it
+    Skip(SkipArgs),
+    /// Publish an event that was skipped, if the relay is not past it
+    Unskip(UnskipArgs),
+}
 
 #[derive(Debug, Serialize)]
 struct Relays {
     relays: Vec<RelayRow>,
+    /// Of relays that are not among these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    other_skips: Vec<ReaderSkips>,
+}
+
+#[derive(Debug, Serialize)]
+struct Republished<'d> {
+    destination: &'d str,
+    /// The relay publishes the events after it.
+    #[serde(serialize_with = "serialize_position")]
+    position: Position,
 }
 
 impl RelayArgs {
@@ -26,8 +63,57 @@ impl RelayArgs {
         let bus = session.bus().await?;
         let redis: Option<&dyn EventBus> = Some(bus.as_bus()).filter(|_| !bus.is_in_process());
         let relays = list_relays(&*store, redis, session.clock()).await?;
-        session.printer().show_table(&Relays { relays }, |body| table(&body.relays))?;
+        let Some(action) = &self.action else {
+            let known: Vec<_> = relays.iter().map(|row| &*row.destination).collect();
+            let other_skips = list_other_skips(&*store, ReaderKind::Relay, &known).await?;
+            let body = Relays { relays, other_skips };
+            session.printer().show_table(&body, |body| table(&body.relays))?;
+            note_other_skips(session.printer(), "the relay to", &body.other_skips);
+            return Ok(ExitStatus::Done);
+        };
+        if let Some(other) = relays.first().filter(|_| bus.is_in_process()) {
+            let other = &other.destination;
+            return Err(CommandError::Usage(format!(
+                "the events of this store go to `{other}`: pass `--bus` and `--prefix`"
+            )));
+        }
+        let bus = bus.as_bus();
+        let destination = bus.destination();
+        let row = relays.into_iter().find(|row| **destination == row.destination);
+        let published = row.map_or(Position::START, |row| row.position);
+        let reader = Reader {
+            role: ReaderKind::Relay.name_of(destination),
+            shown: format!("the relay to {destination}"),
+            position: published,
+            done: "has published",
+            again: "`relay republish` has it publish the event",
+        };
+        match action {
+            RelayAction::Skip(order) => return order.run(session, store, &reader).await,
+            RelayAction::Unskip(order) => return order.run(session, store, &reader).await,
+            RelayAction::Republish { after } => {
+                let question = format!(
+                    "publish all events after position {after} again to {destination}, which has those up to {published}"
+                );
+                if session.confirm(&question).await? == Consent::Given {
+                    let position = republish(&*store, bus, Position::new(*after)).await?;
+                    session.printer().show(&Republished { destination, position }, |_| {
+                        format!("the relay to {destination} publishes all events after position {position} again\n")
+                    })?;
+                }
+            }
+        }
         Ok(ExitStatus::Done)
+    }
+}
+
+impl From<RepublishError> for CommandError {
+    fn from(error: RepublishError) -> Self {
+        match error {
+            RepublishError::NoPosition { .. } => Self::Usage(error.to_string()),
+            RepublishError::Unavailable { source, .. } => Self::of_servers(source),
+            error => Self::fault(error),
+        }
     }
 }
 
@@ -53,7 +139,7 @@ pub(super) fn table(relays: &[RelayRow]) -> Table {
             row.position.to_string(),
             row.head.to_string(),
             row.lag.events.to_string(),
-            format!("{:.1}", row.lag.seconds),
+            optional(row.lag.seconds.map(|seconds| format!("{seconds:.1}"))),
             leader,
             row.skipped.len().to_string(),
             optional(row.updated_at.map(time_text)),

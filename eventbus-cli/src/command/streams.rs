@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Table, optional, printable, time_text},
-    query::{Change, Difference, EventView, Payload, PayloadComparison, StreamPage, list_streams},
+    query::{Change, Difference, EventView, FieldChoice, Payload, PayloadComparison, StreamPage, list_streams},
     session::Session,
 };
 
@@ -172,7 +172,7 @@ async fn show_stream(
         && let Some(event) = events.try_next().await?
     {
         let compared = comparison.as_mut().map(|comparison| {
-            let payload = Payload::new(&event, &[]);
+            let payload = Payload::new(&event, &FieldChoice::default());
             let fields = comparison.compare(event.event_type().as_str(), &payload).into_iter();
             Changes { changes: fields.filter_map(FieldChange::of).collect(), is_cut: payload.is_cut }
         });

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{access::Access, config::DashboardConfig, rebuilds::Rebuilds, samples::Samples, source::DashboardSource};
+use crate::query::FieldChoice;
 
 /// The interval of the samples of a store that scans all keys for each.
 const SCAN_INTERVAL: Duration = Duration::from_secs(60);
@@ -12,7 +13,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct DashboardInner {
     source: DashboardSource,
     access: Access,
-    hidden_fields: Vec<String>,
+    fields: FieldChoice,
     samples: Samples,
     rebuilds: Arc<Rebuilds>,
 }
@@ -22,7 +23,7 @@ impl DashboardInner {
         let by_default = if source.scans_all_keys() { SCAN_INTERVAL } else { SAMPLE_INTERVAL };
         Arc::new(Self {
             source,
-            hidden_fields: config.hidden_fields.clone(),
+            fields: FieldChoice { hidden: config.hidden_fields.clone(), shown: config.shown_fields.clone() },
             samples: Samples::new(config.sample_interval.unwrap_or(by_default)),
             access: Access::new(config),
             rebuilds: Arc::default(),
@@ -37,8 +38,9 @@ impl DashboardInner {
         &self.access
     }
 
-    pub(super) fn hidden_fields(&self) -> &[String] {
-        &self.hidden_fields
+    /// Returns the fields of events whose values are shown.
+    pub(super) const fn fields(&self) -> &FieldChoice {
+        &self.fields
     }
 
     pub(super) const fn samples(&self) -> &Samples {

@@ -20,8 +20,9 @@ use super::{
     guard::guard,
     inner::DashboardInner,
     pages::{
-        DeadLetterChoice, DeadLetterForm, DeadLetterSearch, StreamChoice, StreamSearch, dead_letter, dead_letters,
-        end_dead_letters, examine, groups, health, login, overview, projections, relay, stream, streams,
+        DeadLetterChoice, DeadLetterForm, DeadLetterSearch, GroupChoice, StreamChoice, StreamSearch, dead_letter,
+        dead_letters, end_dead_letters, examine, group, groups, health, login, overview, projections, relay, stream,
+        streams,
     },
     visit::Visit,
 };
@@ -41,6 +42,7 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>(inner: Arc<DashboardInner
         .route("/projections", get(async |visit: Visit| visit.show("Projections", projections(&visit).await)))
         .route("/rebuild", post(begin_rebuild))
         .route("/groups", get(async |visit: Visit| visit.show("Groups", groups(&visit).await)))
+        .route("/group", get(show_group))
         .route("/dead-letters", get(show_dead_letters))
         .route("/dead-letter", get(show_dead_letter))
         .route(
@@ -104,6 +106,18 @@ async fn show_stream(visit: Visit, given: Parameters<StreamChoice>) -> Response 
     match parameters(&visit, given) {
         Ok(choice) => visit.show(&format!("Stream {}/{}", choice.r#type, choice.id), stream(&visit, &choice).await),
         Err(refused) => *refused,
+    }
+}
+
+async fn show_group(visit: Visit, given: Parameters<GroupChoice>) -> Response {
+    let choice = match parameters(&visit, given) {
+        Ok(choice) => choice,
+        Err(refused) => return *refused,
+    };
+    match group(&visit, &choice).await {
+        Ok(None) => visit.show_missing("There is no such group."),
+        Ok(Some(content)) => visit.show(&format!("Group {}", choice.name), Ok(content)),
+        Err(error) => visit.show("Group", Err(error)),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use eventbus::{
-    App,
+    App, Name,
     clock::SharedClock,
     port::{BoxFuture, listings::Listings},
     store::EventStore,
@@ -15,13 +15,16 @@ use crate::{
     doctor::Report,
     error::CommandError,
     query::{
-        DeadLetterTally, GroupDetail, GroupRow, LagRow, ProjectionRow, RelayRow, list_groups_with, list_lags_with,
-        list_projections, list_relays,
+        DeadLetterTally, GroupDetail, GroupRow, GroupView, LagRow, ProjectionRow, RelayRow, list_groups_with,
+        list_lags_with, list_projections, list_relays, load_group,
     },
 };
 
 /// The most dead letters that a page reads.
 pub(super) const DEAD_LETTERS_READ_MAX: u64 = 200;
+
+/// The most pending deliveries, of each partition, that a page shows.
+const PENDING_MAX: usize = 50;
 
 /// Examines the servers as the doctor does, and returns its reports.
 pub(crate) type Examine = Box<dyn Fn() -> BoxFuture<'static, Result<Vec<Report>, CommandError>> + Send + Sync>;
@@ -116,6 +119,15 @@ impl DashboardSource {
         let detail = (&tally, GroupDetail::Checkpoints);
         let groups = list_groups_with(&self.bus, self.optional_store(), detail, &self.clock).await?;
         Ok((groups, tally.is_complete()))
+    }
+
+    /// Loads a group of a Redis; `None` if the bus does not know it, or it is in the process of the application.
+    pub(super) async fn group(&self, name: &Name) -> Result<Option<GroupView>, CommandError> {
+        let info = self.bus.as_bus().stream_info().await;
+        if self.bus.is_in_process() || info.consumer_groups.iter().all(|group| *group.name != **name) {
+            return Ok(None);
+        }
+        load_group(&self.bus, self.optional_store(), name, PENDING_MAX).await.map(Some)
     }
 
     async fn tally(&self) -> Result<DeadLetterTally, CommandError> {

@@ -1,25 +1,23 @@
 //! The tree of causes of an event: the events of its conversation, each below the one that caused it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use eventbus::{
     EventId, Position, RecordedEvent, Uuid,
-    dead_letter::{DeadLetterFilter, DeadLetters},
     port::{ReadError, RecordStream},
     store::{EventStore, FeedFilter},
 };
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
 
-use super::events::EventView;
-use crate::error::CommandError;
+use super::{
+    deliveries::{Deliveries, EventDeliveries, find_deliveries},
+    events::EventView,
+};
+use crate::{connection::OpenBus, error::CommandError};
 
 /// The most events of a conversation that are shown.
 const EVENTS_MAX: usize = 10_000;
-
-/// Dead letters of one page, and the most that are searched.
-const PAGE: usize = 100;
-const DEAD_LETTERS_MAX: usize = 1_000;
 
 /// Events between two reports of progress.
 const REPORT_EVERY: u64 = 1_000;
@@ -44,8 +42,8 @@ pub struct CauseTree {
     pub events: Vec<CauseRow>,
     /// Set if the conversation has more events than are shown.
     pub is_cut: bool,
-    /// Set if the bus has more dead letters than the oldest 1,000, which were searched.
-    pub has_more_dead_letters: bool,
+    /// Set if the bus has more dead letters or pending entries than were searched.
+    pub has_more_deliveries: bool,
 }
 
 /// An event of a conversation.
@@ -57,21 +55,9 @@ pub struct CauseRow {
     pub is_wanted: bool,
     /// The event.
     pub event: EventView,
-    /// The groups that gave its delivery up.
-    pub dead_letters: Vec<DeadDeliveryRow>,
-}
-
-/// A delivery of an event that a group gave up.
-#[derive(Debug, Clone, Serialize)]
-pub struct DeadDeliveryRow {
-    /// The id among the dead letters.
-    pub id: String,
-    /// The group.
-    pub group: Option<String>,
-    /// The handler that failed.
-    pub handler: Option<String>,
-    /// The error of its last run.
-    pub error: Option<String>,
+    /// What became of its deliveries.
+    #[serde(flatten)]
+    pub deliveries: EventDeliveries,
 }
 
 /// Reads the events of the feed after a position up to its head, with reports of progress.
@@ -124,7 +110,7 @@ pub async fn position_at(store: &dyn EventStore, time: time::OffsetDateTime) -> 
 /// [`CommandError`] if the store or the bus cannot be reached.
 pub async fn find_causes(
     store: &dyn EventStore,
-    dead_letters: Option<&dyn DeadLetters>,
+    bus: &OpenBus,
     wanted: EventId,
     after: Position,
     mut progress: impl FnMut(SearchProgress),
@@ -152,44 +138,14 @@ pub async fn find_causes(
         }
         events.push(event);
     }
-    let (dead, has_more_dead_letters) = match dead_letters {
-        Some(dead_letters) => find_dead(dead_letters, &events).await?,
-        None => (HashMap::new(), false),
-    };
-    let events = to_tree(&events, wanted, &dead);
-    Ok(Some(CauseTree { event_id: wanted.to_string(), correlation_id, events, is_cut, has_more_dead_letters }))
-}
-
-/// Finds the dead letters of events. Returns also `true` if there are more than were searched.
-async fn find_dead(
-    dead_letters: &dyn DeadLetters,
-    events: &[RecordedEvent],
-) -> Result<(HashMap<EventId, Vec<DeadDeliveryRow>>, bool), CommandError> {
-    let wanted: HashSet<_> = events.iter().map(|event| event.metadata().event_id()).collect();
-    let (mut found, mut after, mut searched) = (HashMap::<_, Vec<_>>::new(), None, 0);
-    loop {
-        let page = dead_letters.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), PAGE).await?;
-        for dead_letter in &page.letters {
-            let id = dead_letter.record.as_ref().map(|record| record.metadata().event_id());
-            if let Some(id) = id.filter(|id| wanted.contains(id)) {
-                found.entry(id).or_default().push(DeadDeliveryRow {
-                    id: dead_letter.id.to_string(),
-                    group: dead_letter.group.clone(),
-                    handler: dead_letter.handler.clone(),
-                    error: dead_letter.error.clone(),
-                });
-            }
-        }
-        searched += page.letters.len();
-        after = page.next;
-        if after.is_none() || searched >= DEAD_LETTERS_MAX {
-            return Ok((found, after.is_some()));
-        }
-    }
+    let Deliveries { of_events, has_more } = find_deliveries(store, bus, &events).await?;
+    let events = to_tree(&events, wanted, of_events);
+    let event_id = wanted.to_string();
+    Ok(Some(CauseTree { event_id, correlation_id, events, is_cut, has_more_deliveries: has_more }))
 }
 
 /// Orders events so that each comes after its cause, with the number of causes above it.
-fn to_tree(events: &[RecordedEvent], wanted: EventId, dead: &HashMap<EventId, Vec<DeadDeliveryRow>>) -> Vec<CauseRow> {
+fn to_tree(events: &[RecordedEvent], wanted: EventId, mut deliveries: Vec<EventDeliveries>) -> Vec<CauseRow> {
     // an id is unique within its stream only: of several events with one id, the first is the cause
     let mut places: HashMap<Uuid, usize> = HashMap::new();
     for (place, event) in events.iter().enumerate() {
@@ -206,12 +162,11 @@ fn to_tree(events: &[RecordedEvent], wanted: EventId, dead: &HashMap<EventId, Ve
     let mut rows = Vec::with_capacity(events.len());
     while let Some((place, depth)) = open.pop() {
         let event = &events[place];
-        let id = event.metadata().event_id();
         rows.push(CauseRow {
             depth,
-            is_wanted: id == wanted,
+            is_wanted: event.metadata().event_id() == wanted,
             event: EventView::from(event),
-            dead_letters: dead.get(&id).cloned().unwrap_or_default(),
+            deliveries: std::mem::take(&mut deliveries[place]),
         });
         let next = caused.remove(&Some(place)).unwrap_or_default();
         open.extend(next.into_iter().rev().map(|place| (place, depth + 1)));

@@ -128,14 +128,14 @@ async fn groups_of_stream(
         }
         row.position = floor.map(|floor| floor.to_string());
         let lag = match store.zip(floor) {
-            _ if row.unfinished() == Some(0) => Some(Lag::default()),
+            _ if row.unfinished() == Some(0) => Some(Lag::NONE),
             Some((store, floor)) => Some(Lag::load(store, clock, floor, head).await?),
             None => None,
         };
         // of a group whose entries the server has lost count of
         row.unread = row.unread.or_else(|| Some(lag?.events.saturating_sub(row.pending.unwrap_or_default())));
         row.seconds = match lag {
-            Some(lag) => Some(lag.seconds),
+            Some(lag) => lag.seconds,
             None => row.oldest_ms.map(|oldest| oldest as f64 / 1_000.0),
         };
         rows.push(row);
@@ -187,7 +187,7 @@ async fn groups_in_process(
             unread: Some(head.get().saturating_sub(checkpoint.position.get())),
             dead_letters: tally.of_group(&group),
             position: Some(checkpoint.position.to_string()),
-            seconds: Some(Lag::load(store, clock, behind, head).await?.seconds),
+            seconds: Lag::load(store, clock, behind, head).await?.seconds,
             group: group.to_string(),
             ..GroupRow::default()
         });

@@ -87,7 +87,7 @@ pub async fn list_lags_with(
                 position: Some(row.position.to_string()),
                 head: Some(row.head.to_string()),
                 events: Some(row.lag.events),
-                seconds: Some(row.lag.seconds),
+                seconds: row.lag.seconds,
                 owner: row.owner,
             });
         }
@@ -99,7 +99,7 @@ pub async fn list_lags_with(
                 position: Some(row.position.to_string()),
                 head: Some(row.head.to_string()),
                 events: Some(row.lag.events),
-                seconds: Some(row.lag.seconds),
+                seconds: row.lag.seconds,
                 owner: row.leader,
             });
         }

@@ -4,29 +4,35 @@
 
 mod causes;
 mod dead_letters;
+mod deliveries;
 mod events;
+mod group_view;
 mod groups;
 mod lag;
 mod payload;
 mod position;
 mod projections;
 mod relays;
+mod skips;
 mod status;
 mod streams;
 
 pub use self::{
-    causes::{CauseRow, CauseTree, DeadDeliveryRow, SearchProgress, find_causes, position_at},
+    causes::{CauseRow, CauseTree, SearchProgress, find_causes, position_at},
     dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterTally, find_dead_letters, search_dead_letters},
+    deliveries::{DeadDeliveryRow, EventDeliveries, WaitingDeliveryRow},
     events::EventView,
+    group_view::{AttemptsView, GroupView, PendingRow, load_group},
     groups::{GroupDetail, GroupRow, list_groups, list_groups_with},
     lag::{LagRow, ReaderSort, list_lags, list_lags_with},
     position::Lag,
-    projections::{ProjectionRow, SkippedRow, list_projections},
+    projections::{ProjectionRow, list_projections},
     relays::{RelayRow, list_relays},
+    skips::{ReaderSkips, SkippedRow, list_other_skips},
     status::{StatusView, load_status},
     streams::{StreamPage, StreamRow, list_stream_page, list_streams, read_newest_events},
 };
 pub(crate) use self::{
-    payload::{Change, Difference, Payload, PayloadComparison},
+    payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
     position::ago,
 };

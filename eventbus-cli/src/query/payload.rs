@@ -1,6 +1,6 @@
 //! The payload of an event as a person reads it: its fields, without those that are hidden, and what has changed.
 //!
-//! Invariant: the values of an event with sealed fields, and those of hidden fields, get into no [`Payload`].
+//! Invariant: the values of an event with sealed fields, and those of fields that are not to be shown, get into no [`Payload`].
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +14,23 @@ use serde_json::{Map, Value};
 const FIELDS_MAX: usize = 200;
 /// The characters of one value that are shown.
 const VALUE_MAX: usize = 500;
+/// The value of a field that is not to be shown.
+const HIDDEN: &str = "(hidden)";
+
+/// The fields whose values are shown, by their names; by default all.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FieldChoice {
+    /// Those that are not, at any depth.
+    pub(crate) hidden: Vec<String>,
+    /// If set, only those and what is below them.
+    pub(crate) shown: Option<Vec<String>>,
+}
+
+impl FieldChoice {
+    fn lists(&self, name: &String) -> bool {
+        self.shown.as_ref().is_none_or(|shown| shown.contains(name))
+    }
+}
 
 /// The payload of an event as a person reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,54 +73,56 @@ pub(crate) enum Change {
 
 impl Payload {
     /// Reads the payload of an event, and its attributes if it has some.
-    pub(crate) fn new(event: &RecordedEvent, hidden: &[String]) -> Self {
+    pub(crate) fn new(event: &RecordedEvent, choice: &FieldChoice) -> Self {
         let metadata = event.metadata();
         let mut payload = Self { fields: Vec::new(), is_cut: false };
         let is_sealed = metadata.has_sealed_fields();
-        payload.add_json("", event.payload(), is_sealed, hidden);
+        payload.add_json("", event.payload(), is_sealed, choice);
         if !metadata.attributes().is_empty() {
-            payload.add_json("attributes", metadata.attributes().as_json(), is_sealed, hidden);
+            payload.add_json("attributes", metadata.attributes().as_json(), is_sealed, choice);
         }
         payload
     }
 
-    fn add_json(&mut self, path: &str, json: &str, is_sealed: bool, hidden: &[String]) {
+    fn add_json(&mut self, path: &str, json: &str, is_sealed: bool, choice: &FieldChoice) {
         match serde_json::from_str(json) {
             Ok(Value::Object(fields)) if is_sealed => {
                 for name in fields.keys() {
                     self.add_text(&join(path, name), "(sealed)");
                 }
             }
-            Ok(value) if !is_sealed => self.add_value(path, &value, hidden),
+            Ok(value) if !is_sealed => self.add_value(path, &value, choice, choice.shown.is_none()),
             _ => self.add_text(path, "(not readable)"),
         }
     }
 
-    fn add_value(&mut self, path: &str, value: &Value, hidden: &[String]) {
+    /// Adds a value; one that is not listed only by what is listed below it.
+    fn add_value(&mut self, path: &str, value: &Value, choice: &FieldChoice, is_listed: bool) {
         match value {
-            Value::Object(fields) if !fields.is_empty() => self.add_fields(path, fields, hidden),
+            Value::Object(fields) if !fields.is_empty() => self.add_fields(path, fields, choice, is_listed),
             Value::Array(items) if !items.is_empty() => {
                 for (place, item) in items.iter().enumerate() {
                     if self.is_cut {
                         return;
                     }
-                    self.add_value(&format!("{path}[{place}]"), item, hidden);
+                    self.add_value(&format!("{path}[{place}]"), item, choice, is_listed);
                 }
             }
+            _ if !is_listed => self.add_text(path, HIDDEN),
             Value::String(text) => self.add(path, shorten(text), value),
             value => self.add(path, shorten(&value.to_string()), value),
         }
     }
 
-    fn add_fields(&mut self, path: &str, fields: &Map<String, Value>, hidden: &[String]) {
+    fn add_fields(&mut self, path: &str, fields: &Map<String, Value>, choice: &FieldChoice, is_listed: bool) {
         for (name, value) in fields {
             if self.is_cut {
                 return;
             }
             let path = join(path, name);
-            match hidden.contains(name) {
-                true => self.add_text(&path, "(hidden)"),
-                false => self.add_value(&path, value, hidden),
+            match choice.hidden.contains(name) {
+                true => self.add_text(&path, HIDDEN),
+                false => self.add_value(&path, value, choice, is_listed || choice.lists(name)),
             }
         }
     }
@@ -193,8 +212,8 @@ mod tests {
     }
 
     fn shown(payload: &str, hidden: &[&str]) -> Vec<(String, String)> {
-        let hidden: Vec<_> = hidden.iter().map(|name| (*name).to_owned()).collect();
-        pairs(Payload::new(&event(payload, false), &hidden))
+        let hidden = hidden.iter().map(|name| (*name).to_owned()).collect();
+        pairs(Payload::new(&event(payload, false), &FieldChoice { hidden, shown: None }))
     }
 
     fn pairs(payload: Payload) -> Vec<(String, String)> {
@@ -219,10 +238,29 @@ mod tests {
     }
 
     #[test]
+    fn of_a_list_of_fields_only_those_have_values_with_all_below_them() {
+        let payload = r#"{"cents":5,"name":"Ada","lines":[{"cents":2,"email":"a"},"note"],"to":{"street":"x"}}"#;
+        let choice = FieldChoice { hidden: vec!["email".into()], shown: Some(vec!["cents".into(), "to".into()]) };
+        let wanted = [
+            pair("cents", "5"),
+            pair("lines[0].cents", "2"),
+            pair("lines[0].email", "(hidden)"),
+            pair("lines[1]", "(hidden)"),
+            pair("name", "(hidden)"),
+            pair("to.street", "x"),
+        ];
+        assert_eq!(pairs(Payload::new(&event(payload, false), &choice)), wanted);
+        assert_eq!(pairs(Payload::new(&event("7", false), &choice)), [pair("", "(hidden)")]);
+    }
+
+    #[test]
     fn an_event_with_sealed_fields_shows_no_value_at_all() {
-        let payload = Payload::new(&event(r#"{"name":"sealed:1:key:c2VhbGVk","deep":{"plain":"Ada"}}"#, true), &[]);
+        let payload = Payload::new(
+            &event(r#"{"name":"sealed:1:key:c2VhbGVk","deep":{"plain":"Ada"}}"#, true),
+            &FieldChoice::default(),
+        );
         assert_eq!(pairs(payload), [pair("deep", "(sealed)"), pair("name", "(sealed)")]);
-        let payload = Payload::new(&event(r#"["Ada"]"#, true), &[]);
+        let payload = Payload::new(&event(r#"["Ada"]"#, true), &FieldChoice::default());
         assert_eq!(pairs(payload), [pair("", "(not readable)")]);
     }
 
@@ -231,13 +269,13 @@ mod tests {
         let long = format!(r#"{{"a":"{}"}}"#, "ü".repeat(2_000));
         let fields = shown(&long, &[]);
         assert!(fields[0].1.ends_with("ü… (4000 bytes)") && fields[0].1.chars().count() < 520);
-        let many = Payload::new(&event(&format!("[{}1]", "1,".repeat(10_000)), false), &[]);
+        let many = Payload::new(&event(&format!("[{}1]", "1,".repeat(10_000)), false), &FieldChoice::default());
         assert!(many.is_cut && many.fields.len() == FIELDS_MAX);
     }
 
     #[test]
     fn a_field_is_compared_with_the_last_event_of_the_same_type() {
-        let of = |json: &str| Payload::new(&event(json, false), &[]);
+        let of = |json: &str| Payload::new(&event(json, false), &FieldChoice::default());
         let mut comparison = PayloadComparison::default();
         let mut changes = |event_type: &str, json: &str| -> Vec<_> {
             let fields = comparison.compare(event_type, &of(json)).into_iter();
@@ -258,7 +296,7 @@ mod tests {
 
     #[test]
     fn whole_values_are_compared_and_fields_beyond_the_limit_are_neither_new_nor_gone() {
-        let payload = |json: &str| Payload::new(&event(json, false), &[]);
+        let payload = |json: &str| Payload::new(&event(json, false), &FieldChoice::default());
         let mut comparison = PayloadComparison::default();
         let mut changes = |json: &str| -> Vec<_> {
             let compared = comparison.compare("Noted", &payload(json)).into_iter();

@@ -20,15 +20,18 @@ use crate::error::CommandError;
 const PAGE: usize = 500;
 
 /// How far a reader of a feed is behind its end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Lag {
     /// The highest possible number of events that it has not handled: positions have gaps.
     pub events: u64,
-    /// The time since the first of them was recorded; 0 if there is none.
-    pub seconds: f64,
+    /// The time since the first of them was recorded; 0 if there is none, `None` if the store cannot read it.
+    pub seconds: Option<f64>,
 }
 
 impl Lag {
+    /// That of a reader that is not behind.
+    pub const NONE: Self = Self { events: 0, seconds: Some(0.0) };
+
     /// Loads how far a reader at `position` is behind `head`.
     ///
     /// # Errors
@@ -41,13 +44,17 @@ impl Lag {
     ) -> Result<Self, ReadError> {
         let events = head.get().saturating_sub(position.get());
         if events == 0 {
-            return Ok(Self::default());
+            return Ok(Self::NONE);
         }
-        let since = store.first_recorded_after(position).await?;
+        let since = match store.first_recorded_after(position).await {
+            // a reader that stopped there is just what an operator looks for
+            Err(ReadError::Corrupt { .. }) => return Ok(Self { events, seconds: None }),
+            since => since?,
+        };
         // the clock of the process that recorded it may be ahead
         let seconds = since.map_or(0.0, |since| (clock.now() - since).as_seconds_f64().max(0.0));
         // a tenth says all that a reader of the number can use
-        Ok(Self { events, seconds: (seconds * 10.0).round() / 10.0 })
+        Ok(Self { events, seconds: Some((seconds * 10.0).round() / 10.0) })
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use eventbus::{
     Name, Position,
-    app::SkippedEvent,
     clock::SharedClock,
     port::listings::{StoredCheckpoint, StoredLease},
     store::EventStore,
@@ -13,10 +12,13 @@ use eventbus::{
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::position::{Lag, all_checkpoints, all_leases};
+use super::{
+    position::{Lag, all_checkpoints, all_leases},
+    skips::{SkippedRow, skipped_by},
+};
 use crate::{
     error::CommandError,
-    output::{serialize_option_time, serialize_position, serialize_time},
+    output::{serialize_option_time, serialize_position},
 };
 
 /// A projection whose progress a store keeps. One whose state is in memory has none there.
@@ -42,21 +44,6 @@ pub struct ProjectionRow {
     pub updated_at: Option<OffsetDateTime>,
     /// The events that it skips by order of an operator.
     pub skipped: Vec<SkippedRow>,
-}
-
-/// An event that a reader skips by order of an operator.
-#[derive(Debug, Clone, Serialize)]
-pub struct SkippedRow {
-    /// Its position.
-    #[serde(serialize_with = "serialize_position")]
-    pub position: Position,
-    /// The reason that the operator gave.
-    pub reason: String,
-    /// The process that took the order.
-    pub by: String,
-    /// The time of the order.
-    #[serde(serialize_with = "serialize_time")]
-    pub at: OffsetDateTime,
 }
 
 /// Lists the projections that have a checkpoint or an owner, by name.
@@ -94,12 +81,4 @@ pub async fn list_projections(store: &dyn EventStore, clock: &SharedClock) -> Re
         });
     }
     Ok(rows)
-}
-
-/// Loads the events that a reader skips.
-pub(super) async fn skipped_by(store: &dyn EventStore, reader: &Name) -> Result<Vec<SkippedRow>, CommandError> {
-    let skipped = SkippedEvent::load_all(store, reader).await.map_err(CommandError::fault)?;
-    let row =
-        |event: SkippedEvent| SkippedRow { position: event.position, reason: event.reason, by: event.by, at: event.at };
-    Ok(skipped.into_iter().map(row).collect())
 }

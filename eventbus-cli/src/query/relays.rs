@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use super::{
     position::{Lag, all_checkpoints, all_leases},
-    projections::{SkippedRow, skipped_by},
+    skips::{SkippedRow, skipped_by},
 };
 use crate::{
     error::CommandError,

@@ -35,7 +35,7 @@ pub(crate) struct PgTotals;
     name = "totals",
     tables("totals"),
     key = "id",
-    set_up = "CREATE TABLE IF NOT EXISTS totals (id text PRIMARY KEY, cents bigint NOT NULL)",
+    set_up = "CREATE TABLE IF NOT EXISTS totals (id text PRIMARY KEY, cents bigint NOT NULL CHECK (cents >= 0))",
     manual
 )]
 impl PgTotals {

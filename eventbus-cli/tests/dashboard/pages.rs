@@ -230,10 +230,12 @@ async fn servers_are_shown_beside_a_dead_application() {
     shop.append("o-9", vec![placed(5)]).await;
     let groups = site.get("/groups").await.ok();
     assert!(
-        groups.contains("<th scope=\"row\">mail</th><td class=\"number\">0</td><td class=\"number\">0</td>"),
+        groups.contains("\"./group?name=mail\">mail</a></th><td class=\"number\">0</td><td class=\"number\">0</td>"),
         "{groups}"
     );
     assert!(groups.contains("./dead-letters?group=mail\">2</a>"), "{groups}");
+    assert!(site.get("/group?name=mail").await.ok().contains("No delivery is pending."));
+    assert_eq!(site.get("/group?name=post").await.status, 404);
     let relay = site.get("/relay").await.ok();
     for part in
         [&format!("redis:{}:stream", shop.redis.prefix()), "<td class=\"number\">4</td><td class=\"number\">5</td>"]
@@ -251,6 +253,15 @@ async fn servers_are_shown_beside_a_dead_application() {
     assert!(site.get("/groups").await.ok().contains("./dead-letters?group=mail\">1</a>"));
     // its entry waits for a consumer
     assert!(site.get("/groups").await.ok().contains("and entries wait"), "{}", site.get("/groups").await.ok());
+    let mut redis = eventbus_test::internal::redis_connection(shop.redis.url()).await;
+    let stream = format!("{}:stream", shop.redis.prefix());
+    let read = ["GROUP", "mail", "worker-7", "COUNT", "1", "STREAMS", &stream, ">"];
+    let _: redis::Value = redis::cmd("XREADGROUP").arg(&read[..]).query_async(&mut redis).await.unwrap();
+    let group = site.get("/group?name=mail").await.ok();
+    check_structure("/group", &group);
+    for part in ["worker-7</th><td class=\"number\">1</td>", "OrderShipped</th><td>Order/o-1</td>"] {
+        assert!(group.contains(part), "{part} in\n{group}");
+    }
     let health = site.post("/examine", "").await.ok();
     assert!(health.contains("checks found all well") && health.contains("pg-"), "{health}");
 }

@@ -160,13 +160,15 @@ async fn hidden_and_sealed_fields_are_on_no_page() {
     assert_eq!(connection.execute(set, []).unwrap(), 1);
     drop(connection);
     let url = shop.url();
-    let served = Served::start(&["--store", &url, "--hide", "parcel"]);
-    let hidden = served.site.get("/stream?type=Order&id=o-5").await.ok();
-    assert!(hidden.contains("(hidden)") && !hidden.contains("hush"), "{hidden}");
-    let dead_letters = served.site.get("/dead-letters").await.ok();
-    let first = between(&dead_letters, "href=\"./dead-letter?id=", "\"")[0];
-    let dead_letter = served.site.get(&format!("/dead-letter?id={first}")).await.ok();
-    assert!(dead_letter.contains("(hidden)") && !dead_letter.contains("<td>p-1</td>"), "{dead_letter}");
+    for choice in [["--hide", "parcel"], ["--show", "cents"]] {
+        let served = Served::start(&["--store", &url, choice[0], choice[1]]);
+        let hidden = served.site.get("/stream?type=Order&id=o-5").await.ok();
+        assert!(hidden.contains("(hidden)") && !hidden.contains("hush"), "{choice:?} {hidden}");
+        let dead_letters = served.site.get("/dead-letters").await.ok();
+        let first = between(&dead_letters, "href=\"./dead-letter?id=", "\"")[0];
+        let dead_letter = served.site.get(&format!("/dead-letter?id={first}")).await.ok();
+        assert!(dead_letter.contains("(hidden)") && !dead_letter.contains("<td>p-1</td>"), "{choice:?} {dead_letter}");
+    }
     let served = Served::start(&["--store", &url]);
     let sealed = served.site.get("/stream?type=Order&id=o-6").await.ok();
     assert!(sealed.contains("(sealed)") && !sealed.contains("hush"), "{sealed}");

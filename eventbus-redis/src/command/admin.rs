@@ -62,14 +62,15 @@ const SILENT_ENTRIES_MAX: usize = 100;
 pub(crate) struct ConsumerState {
     pub(crate) name: String,
     pub(crate) idle: Duration,
+    pub(crate) pending: u64,
 }
 
 /// Parses the reply of `XINFO CONSUMERS`; a group that is gone has none.
 pub(crate) fn parse_consumers(reply: RedisResult<Value>) -> RedisResult<Vec<ConsumerState>> {
     let consumers: Vec<HashMap<String, Value>> = parse_value(list_or_empty(reply)?)?;
     let read = |mut map: HashMap<String, Value>| {
-        let idle = take_field(&mut map, "idle")?;
-        Ok(ConsumerState { name: take_field(&mut map, "name")?, idle: Duration::from_millis(idle) })
+        let (idle, pending) = (take_field(&mut map, "idle")?, take_field(&mut map, "pending")?);
+        Ok(ConsumerState { name: take_field(&mut map, "name")?, idle: Duration::from_millis(idle), pending })
     };
     consumers.into_iter().map(read).collect()
 }

@@ -395,6 +395,13 @@ impl MultiStreamAppends for InMemoryEventStore {
         Ok(self.0.log.read().handled.contains_key(delivery))
     }
 
+    async fn handled_deliveries(&self, events: &[(StreamId, EventId)]) -> Result<Vec<HandledDelivery>, ReadError> {
+        let is_wanted = |delivery: &&HandledDelivery| {
+            events.iter().any(|(stream, id)| *id == delivery.event_id && *stream == delivery.stream)
+        };
+        Ok(self.0.log.read().handled.keys().filter(is_wanted).cloned().collect())
+    }
+
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
         let mut log = self.0.log.write();
         let (before, now) = (log.handled.len(), log.clock.now());

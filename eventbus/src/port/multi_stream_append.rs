@@ -171,6 +171,13 @@ pub trait MultiStreamAppends: Send + Sync {
     /// [`ReadError`] if the store cannot be read.
     async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError>;
 
+    /// Returns the noted deliveries of these events, to any handler, in no order: for operators. It looks for a note of each
+    /// handler, or reads all notes.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the store cannot be read.
+    async fn handled_deliveries(&self, events: &[(StreamId, EventId)]) -> Result<Vec<HandledDelivery>, ReadError>;
+
     /// Forgets deliveries that were handled longer than `older_than` ago, and returns their number.
     ///
     /// # Errors

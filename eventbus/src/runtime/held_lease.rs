@@ -30,6 +30,13 @@ pub(crate) fn new_owner() -> Name {
     Name::new("owner", name).unwrap_or_else(|_| Name::numbered(&Name::from_static("host"), std::process::id() as usize))
 }
 
+/// Returns the owner of the leases of one command of a process, such as a rebuild.
+///
+/// It is not the process's own name: with that, its runner could acquire the lease again, and feed meanwhile.
+pub(crate) fn command_owner(process: &Name, command: &str) -> Name {
+    process.joined("/", &format!("{command}-{:08x}", fastrand::u32(..)))
+}
+
 /// The request of one process for a role's lease.
 #[derive(Clone)]
 pub(crate) struct LeaseRequest {

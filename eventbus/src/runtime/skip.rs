@@ -2,23 +2,26 @@
 //!
 //! Invariant: the event stays in the store, and other readers read it. A reader's list changes only under its lease.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    held_lease::LeaseRequest,
+    held_lease::{LeaseRequest, command_owner, new_owner},
+    lease_renewer::LeaseOutage,
     projection::{ProjectionError, RebuildError, RunnerContext},
 };
 use crate::{
-    domain::{error::BoxError, name::Name, shown, stream::Position},
+    domain::{clock::SharedClock, error::BoxError, name::Name, shown, stream::Position},
     port::{CheckpointError, EventStore, LeaseError, ReadError},
-    support::{Skip, SkipsError, save_skips, skips, skips_to_note},
+    support::{ReaderKind, Skip, SkipsError, reader_of_note, save_skips, skips, skips_to_note},
 };
 
 /// Lease of an editor, which bounds the wait for one that crashed.
 const SKIP_LEASE_TTL: Duration = Duration::from_secs(10);
+const NOTES_PER_PAGE: usize = 500;
 const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An event that a reader of the feed skips by order of an operator: it cannot be decoded, or always fails.
@@ -53,6 +56,12 @@ pub enum SkipError {
         position: Position,
         /// The last position of the store.
         head: Position,
+    },
+    /// The name is that of no reader, so that no reader would follow its list.
+    #[error("`{reader}` is neither `projection:<name>` nor `relay:<destination>`")]
+    NoReader {
+        /// The name.
+        reader: Name,
     },
     /// The store keeps no notes.
     #[error("the store keeps no notes, so it cannot keep the list of events that `{reader}` skips")]
@@ -107,6 +116,33 @@ impl SkippedEvent {
         load_skipped_events(store, reader).await
     }
 
+    /// Loads the names of the readers of one kind that have a list of skipped events, in the order of their bytes; the list
+    /// of one may be empty again.
+    ///
+    /// # Errors
+    /// [`SkipError::Note`] if the names cannot be read.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// use eventbus::{InMemoryEventStore, app::SkippedEvent, support::ReaderKind};
+    /// assert_eq!(SkippedEvent::load_readers(&InMemoryEventStore::new(), ReaderKind::Projection).await?, []);
+    /// # Ok(()) }
+    /// ```
+    pub async fn load_readers(store: &dyn EventStore, kind: ReaderKind) -> Result<Vec<Name>, SkipError> {
+        let Some(notes) = store.notes() else { return Ok(Vec::new()) };
+        let (prefix, mut readers) = (skips_to_note(&Name::from_static(kind.prefix())), Vec::new());
+        let mut after = None;
+        loop {
+            let page = notes.list_note_names(&prefix, after.as_ref(), NOTES_PER_PAGE).await?;
+            readers.extend(page.iter().filter_map(reader_of_note));
+            match page.into_iter().last() {
+                Some(last) => after = Some(last),
+                None => return Ok(readers),
+            }
+        }
+    }
+
     fn from_skip(skip: Skip, reader: &Name) -> Result<Self, BoxError> {
         let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(skip.at) * 1_000)?;
         let position = Position::new(skip.position);
@@ -130,71 +166,131 @@ pub(crate) async fn load_skipped_events(store: &dyn EventStore, reader: &Name) -
     skips.into_iter().map(|skip| SkippedEvent::from_skip(skip, reader).map_err(damaged)).collect()
 }
 
-/// Has `reader` skip an event. Returns `false` if it skips the event already; the former reason stays then.
-pub(crate) async fn skip(
-    context: &RunnerContext,
-    reader: &Name,
-    position: Position,
-    reason: &str,
-) -> Result<bool, SkipError> {
-    let head = context.store.head().await?;
-    if position == Position::START || position > head {
-        return Err(SkipError::NoSuchPosition { position, head });
-    }
-    let at = i64::try_from(context.clock.now().unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX);
-    let skip = Skip { position: position.get(), reason: reason.to_owned(), by: context.owner.to_string(), at };
-    let is_new = update_skips(context, reader, |skips| {
-        let place = skips.binary_search_by_key(&skip.position, |skip| skip.position).err();
-        place.map(|place| skips.insert(place, skip)).is_some()
-    });
-    let is_new = is_new.await?;
-    if is_new {
-        tracing::warn!(%reader, %position, reason, "the reader skips an event from now on");
-    }
-    Ok(is_new)
+/// Changes which events the readers of a store's feed skip, for tools that have a store and no app.
+///
+/// A process that runs a reader follows its list within seconds; the relay, and state in memory that has stopped, within
+/// minutes. An app has [`App::skip_event`](crate::App::skip_event) and
+/// [`App::skip_published_event`](crate::App::skip_published_event).
+#[derive(derive_more::Debug)]
+pub struct SkipEditor {
+    #[debug("{}", store.describe())]
+    store: Arc<dyn EventStore>,
+    clock: SharedClock,
+    /// The name of this process as an owner of leases.
+    owner: Name,
 }
 
-/// Has `reader` take an event again. Returns `false` if it does not skip it.
-pub(crate) async fn unskip(context: &RunnerContext, reader: &Name, position: Position) -> Result<bool, SkipError> {
-    let was_skipped =
-        update_skips(context, reader, |skips| skips.extract_if(.., |skip| position == skip.position).count() > 0);
-    let was_skipped = was_skipped.await?;
-    if was_skipped {
-        tracing::warn!(%reader, %position, "the reader no longer skips an event");
+impl SkipEditor {
+    /// Makes an editor in the name of this process.
+    #[must_use]
+    pub fn new(store: Arc<dyn EventStore>) -> Self {
+        Self { store, clock: SharedClock::SYSTEM, owner: new_owner() }
     }
-    Ok(was_skipped)
-}
 
-/// Changes the list of a reader under its lease, since an editor rewrites the whole list and would undo a concurrent
-/// change.
-async fn update_skips(
-    context: &RunnerContext,
-    reader: &Name,
-    change: impl FnOnce(&mut Vec<Skip>) -> bool,
-) -> Result<bool, SkipError> {
-    let (store, clock) = (&*context.store, &context.clock);
-    let notes = store.notes().ok_or_else(|| SkipError::NotesUnsupported { reader: reader.clone() })?;
-    let lease_request =
-        LeaseRequest { ttl: SKIP_LEASE_TTL, ..context.command_lease_request(skips_to_note(reader), "skip") };
-    let began = clock.instant();
-    let held_lease = loop {
-        match lease_request.acquire(&tokio_util::sync::CancellationToken::new()).await? {
-            Some(held_lease) => break held_lease,
-            None if clock.elapsed(began) > 2 * SKIP_LEASE_TTL => {
-                return Err(SkipError::Busy { reader: reader.clone() });
+    /// Makes the editor of an app's process.
+    pub(crate) fn of(context: &RunnerContext) -> Self {
+        let RunnerContext { store, clock, owner, .. } = context;
+        Self { store: Arc::clone(store), clock: clock.clone(), owner: owner.clone() }
+    }
+
+    /// Has `reader` skip an event: `projection:{name}` or `relay:{destination}`. Returns `false` if it skips the event
+    /// already; the former reason stays then.
+    ///
+    /// # Errors
+    /// [`SkipError`]; the reader does not skip the event then.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// # use eventbus::prelude::*;
+    /// # #[derive(Debug, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate_type = "Account")]
+    /// # struct Opened {}
+    /// use std::sync::Arc;
+    /// use eventbus::{ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId};
+    /// use eventbus::app::{SkipEditor, SkippedEvent};
+    /// use eventbus::port::AppendEvents as _;
+    ///
+    /// let store = Arc::new(InMemoryEventStore::new());
+    /// let opened = NewEvent::from_event(&Opened {})?;
+    /// store.append(&StreamId::parse("Account", "ada")?, ExpectedVersion::NoStream, vec![opened]).await?;
+    /// let reader = Name::new("reader", "projection:balances")?;
+    ///
+    /// let editor = SkipEditor::new(store.clone());
+    /// assert!(editor.skip(&reader, Position::new(1), "no owner, incident 17").await?);
+    /// assert_eq!(SkippedEvent::load_all(&*store, &reader).await?[0].reason, "no owner, incident 17");
+    /// assert!(editor.unskip(&reader, Position::new(1)).await?);
+    /// # Ok(()) }
+    /// ```
+    pub async fn skip(&self, reader: &Name, position: Position, reason: &str) -> Result<bool, SkipError> {
+        let head = self.store.head().await?;
+        if position == Position::START || position > head {
+            return Err(SkipError::NoSuchPosition { position, head });
+        }
+        let at = i64::try_from(self.clock.now().unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX);
+        let skip = Skip { position: position.get(), reason: reason.to_owned(), by: self.owner.to_string(), at };
+        let is_new = self.update(reader, |skips| {
+            let place = skips.binary_search_by_key(&skip.position, |skip| skip.position).err();
+            place.map(|place| skips.insert(place, skip)).is_some()
+        });
+        let is_new = is_new.await?;
+        if is_new {
+            tracing::warn!(%reader, %position, reason, "the reader skips an event from now on");
+        }
+        Ok(is_new)
+    }
+
+    /// Has `reader` take an event again. Returns `false` if it does not skip it.
+    ///
+    /// # Errors
+    /// [`SkipError`]; the skip stays then.
+    pub async fn unskip(&self, reader: &Name, position: Position) -> Result<bool, SkipError> {
+        let was_skipped =
+            self.update(reader, |skips| skips.extract_if(.., |skip| position == skip.position).count() > 0);
+        let was_skipped = was_skipped.await?;
+        if was_skipped {
+            tracing::warn!(%reader, %position, "the reader no longer skips an event");
+        }
+        Ok(was_skipped)
+    }
+
+    /// Changes the list of a reader under its lease, since an editor rewrites the whole list and would undo a concurrent
+    /// change.
+    async fn update(&self, reader: &Name, change: impl FnOnce(&mut Vec<Skip>) -> bool) -> Result<bool, SkipError> {
+        let Self { store, clock, owner } = self;
+        if !matches!(ReaderKind::parse(reader), Some((ReaderKind::Projection | ReaderKind::Relay, _))) {
+            return Err(SkipError::NoReader { reader: reader.clone() });
+        }
+        let notes = store.notes().ok_or_else(|| SkipError::NotesUnsupported { reader: reader.clone() })?;
+        let lease_request = LeaseRequest {
+            store: Arc::clone(store),
+            role: skips_to_note(reader),
+            owner: command_owner(owner, "skip"),
+            ttl: SKIP_LEASE_TTL,
+            clock: clock.clone(),
+            outage: LeaseOutage::new(clock),
+            renewer: None,
+        };
+        let began = clock.instant();
+        let held_lease = loop {
+            match lease_request.acquire(&CancellationToken::new()).await? {
+                Some(held_lease) => break held_lease,
+                None if clock.elapsed(began) > 2 * SKIP_LEASE_TTL => {
+                    return Err(SkipError::Busy { reader: reader.clone() });
+                }
+                None => clock.sleep(LEASE_RETRY_INTERVAL).await,
             }
-            None => clock.sleep(LEASE_RETRY_INTERVAL).await,
-        }
-    };
-    let changed = async {
-        let mut skips = skips(store, reader).await?;
-        let has_changed = change(&mut skips);
-        if has_changed {
-            save_skips(notes, reader, &skips).await?;
-        }
-        Ok(has_changed)
-    };
-    let changed = changed.await;
-    held_lease.release().await;
-    changed
+        };
+        let changed = async {
+            let mut skips = skips(&**store, reader).await?;
+            let has_changed = change(&mut skips);
+            if has_changed {
+                save_skips(notes, reader, &skips).await?;
+            }
+            Ok(has_changed)
+        };
+        let changed = changed.await;
+        held_lease.release().await;
+        changed
+    }
 }

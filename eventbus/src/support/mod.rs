@@ -43,8 +43,8 @@ pub use page::{PAGE_BYTES, Page, collect_page, fetched_ahead, paged, paged_after
 pub use reader_kind::ReaderKind;
 pub use schema_state::{Migration, SchemaState};
 pub(crate) use skip::{
-    Skip, SkipsError, count_around, ranges_around, read_around, relay_to, save_skips, skipped_positions, skips,
-    skips_to_note,
+    SKIPS_REFRESH_INTERVAL, Skip, SkipsError, count_around, ranges_around, read_around, reader_of_note, relay_to,
+    save_skips, skipped_positions, skips, skips_to_note,
 };
 pub use source_chain::source_chain;
 pub use stream_cursor::{StreamCursor, missing_event_error};

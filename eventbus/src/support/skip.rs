@@ -2,6 +2,8 @@
 //!
 //! Invariant: a reader reads around skipped events: it never queries their rows, which may be unreadable.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,12 @@ use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
     port::{CheckpointError, EventStore, FeedFilter, Notes, ReadError, RecordStream},
 };
+
+/// Shortest interval between two loads of the skipped positions of a reader that goes on reading.
+pub(crate) const SKIPS_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The names of the notes begin with it.
+const NOTE_PREFIX: &str = "skipped:";
 
 /// A skipped event, as the store keeps it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,7 +48,12 @@ impl SkipsError {
 
 /// Returns the name of the note with the skipped events of a reader; also the role of the lease for changing it.
 pub(crate) fn skips_to_note(reader: &Name) -> Name {
-    Name::prefixed("skipped:", reader)
+    Name::prefixed(NOTE_PREFIX, reader)
+}
+
+/// Returns the reader to whose skipped events a note belongs.
+pub(crate) fn reader_of_note(note: &Name) -> Option<Name> {
+    Name::new("reader", note.strip_prefix(NOTE_PREFIX)?).ok()
 }
 
 /// Returns the name of the relay to a bus: of its checkpoint, of the role of its lease, and as a reader that skips

@@ -307,6 +307,14 @@ impl MultiStreamAppends for TableStore {
         Ok(noted || self.store.is_handled(delivery).await?)
     }
 
+    async fn handled_deliveries(&self, events: &[(StreamId, EventId)]) -> Result<Vec<HandledDelivery>, ReadError> {
+        let mut found = self.store.handled_deliveries(events).await?;
+        let noted = self.data.lock().await.deliveries.keys().cloned().collect::<Vec<_>>();
+        let noted = noted.into_iter().filter(|(_, stream, id)| events.contains(&(stream.clone(), *id)));
+        found.extend(noted.map(|(handler, stream, event_id)| HandledDelivery { handler, stream, event_id }));
+        Ok(found)
+    }
+
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
         let mut data = self.data.lock().await;
         let before = data.deliveries.len();

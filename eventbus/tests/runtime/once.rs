@@ -10,7 +10,8 @@ use std::{
 };
 
 use eventbus::{
-    EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Never, NewEvent, Saved, UpdateError, Uuid,
+    EventContext, EventId, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Never, NewEvent, Saved, StreamId,
+    UpdateError, Uuid,
     clock::Clock as _,
     event::InvalidName,
     handler::EffectKey,
@@ -254,6 +255,13 @@ impl MultiStreamAppends for WithTwin {
 
     async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, eventbus::port::ReadError> {
         self.store.is_handled(delivery).await
+    }
+
+    async fn handled_deliveries(
+        &self,
+        events: &[(StreamId, EventId)],
+    ) -> Result<Vec<HandledDelivery>, eventbus::port::ReadError> {
+        self.store.handled_deliveries(events).await
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, eventbus::BoxError> {

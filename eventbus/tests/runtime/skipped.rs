@@ -1,15 +1,22 @@
 //! Events that an operator has skipped: a projection and the relay continue behind them.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use eventbus::{
     ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position, StreamId,
-    app::SkipError,
+    app::{SkipEditor, SkipError},
     port::AppendEvents,
     prelude::*,
     projection::ProjectionError,
     testkit::{FaultyBus, TableStore, Tables},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     orders::{OrderCreated, created},
@@ -115,6 +122,58 @@ async fn another_process_that_stopped_goes_on_when_an_operator_skips_the_event()
     operator.skip_event::<Rows>(Position::new(1), "test").await.unwrap();
     until("the process that stopped goes on", async || stopped.projections().await.unwrap()[0].stopped.is_none()).await;
     drop(stopped.projected::<Rows>(Position::new(2)).await.unwrap());
+}
+
+/// Has a row for each order, once it may.
+struct Gated;
+
+struct Gate {
+    /// The number of events that were begun.
+    begun: AtomicUsize,
+    /// A permit for each event that may end.
+    permits: Semaphore,
+}
+
+#[projection(name = "gated", tables("orders"), manual)]
+impl Gated {
+    async fn created(
+        &self,
+        _event: &OrderCreated,
+        meta: &Metadata,
+        State(gate): State<Arc<Gate>>,
+        tables: &mut Tables,
+    ) -> Result<(), HandlerError> {
+        gate.begun.fetch_add(1, Ordering::SeqCst);
+        gate.permits.acquire().await?.forget();
+        tables.row("orders", meta.aggregate_id().as_str());
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_projection_follows_its_list_while_it_runs() {
+    let gate = Arc::new(Gate { begun: AtomicUsize::new(0), permits: Semaphore::new(0) });
+    let store = TableStore::new();
+    let app = App::builder().store(store.clone()).state(Arc::clone(&gate)).projection(Gated).start().await.unwrap();
+    let operator = SkipEditor::new(Arc::new(store.clone()));
+    let reader = Name::from_static("projection:gated");
+    for (first, begun, is_skipped) in [(1, 1, true), (3, 2, false)] {
+        add(&store, &first.to_string(), by("ada")).await;
+        let is_busy = async || gate.begun.load(Ordering::SeqCst) == begun;
+        until("the projection is busy with the first of two", is_busy).await;
+        add(&store, &(first + 1).to_string(), by("bob")).await;
+        assert!(operator.skip(&reader, Position::new(first + 1), "test data").await.unwrap());
+        if !is_skipped {
+            assert!(operator.unskip(&reader, Position::new(first + 1)).await.unwrap());
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        gate.permits.add_permits(if is_skipped { 1 } else { 2 });
+        drop(app.projected::<Gated>(Position::new(first + 1)).await.unwrap());
+        let (rows, key) = (store.tables().await.rows("orders"), (first + 1).to_string());
+        assert_eq!(rows.iter().any(|(row, _)| *row == key), !is_skipped, "{first}: {rows:?}");
+    }
+    let banana = operator.skip(&Name::from_static("banana"), Position::new(1), "").await.unwrap_err();
+    assert!(matches!(banana, SkipError::NoReader { .. }), "{banana}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@
 //! come again, a moved boundary only if the expected counts can never come again.
 
 use eventbus::{
-    BoxError, ExpectedVersion, StreamId, Version,
+    BoxError, EventId, ExpectedVersion, Name, StreamId, Version,
     event::UniqueChange,
     port::{Append, AppendError, ReadError},
     repository::IdempotencyKey,
@@ -295,6 +295,30 @@ pub(crate) async fn is_handled(store: &StoreInner, delivery: &HandledDelivery) -
     let rows = store.connections().fetch_all(query).await?;
     let unreadable = |error: sqlx::Error| ReadError::Unavailable(error.into());
     rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(unreadable)
+}
+
+/// Returns the noted deliveries of events.
+pub(crate) async fn handled_deliveries(
+    store: &StoreInner,
+    events: &[(StreamId, EventId)],
+) -> Result<Vec<HandledDelivery>, ReadError> {
+    let streams = || events.iter().map(|(stream, _)| stream);
+    let query = store
+        .statements()
+        .query(include_str!("../sql/handled_deliveries.sql"))
+        .bind(events.iter().map(|(_, id)| id.as_uuid()).collect::<Vec<_>>())
+        .bind(streams().map(|stream| stream.aggregate_id().as_str()).collect::<Vec<_>>())
+        .bind(streams().map(|stream| stream.aggregate_type().as_str()).collect::<Vec<_>>())
+        .bind(streams().map(StreamId::tenant_or_nil).collect::<Vec<_>>());
+    let unreadable = |error: BoxError| ReadError::corrupt("the notes of handled deliveries", error);
+    let delivery = |row: &PgRow| {
+        let (handler, place): (&str, i64) = (row.try_get("handler")?, row.try_get("place")?);
+        let event = usize::try_from(place - 1).ok().and_then(|place| events.get(place));
+        let (stream, event_id) = event.cloned().ok_or("no such place")?;
+        Ok(HandledDelivery { handler: Name::new("handler", handler)?, stream, event_id })
+    };
+    let rows = store.connections().fetch_all(query).await?;
+    rows.iter().map(delivery).collect::<Result<_, BoxError>>().map_err(unreadable)
 }
 
 /// Returns the command that took effect under a key.

@@ -17,6 +17,13 @@ pub(crate) fn delivery_note(handler: &Name, stream: &StreamId, event: EventId) -
     [handler.as_bytes(), &[0], &event_keys(stream)(event)].concat()
 }
 
+/// Returns the handler of a note, and the key of its event; `None` if it is no note of a delivery.
+pub(crate) fn parse_delivery_note(note: &[u8]) -> Option<(Name, [u8; 16])> {
+    let (handler, event) = note.split_last_chunk()?;
+    let handler = std::str::from_utf8(handler.strip_suffix(&[0])?).ok()?;
+    Some((Name::new("handler", handler).ok()?, *event))
+}
+
 /// Notes of deliveries: the handler, and the key of the event within the store.
 #[derive(Debug, Default)]
 pub(crate) struct HandledDeliveries(Vec<Vec<u8>>);

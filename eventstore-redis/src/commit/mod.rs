@@ -18,7 +18,7 @@ mod write_set;
 
 pub(super) use appends::PlannedAppends;
 pub(super) use checkpoint_moves::CheckpointMoves;
-pub(super) use deliveries::{HandledDeliveries, delivery_note};
+pub(super) use deliveries::{HandledDeliveries, delivery_note, parse_delivery_note};
 pub(super) use effects::EffectList;
 pub(super) use locks::TransactionLocks;
 pub(super) use read_set::{ReadSet, refused_error};

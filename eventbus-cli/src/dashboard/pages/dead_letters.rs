@@ -212,7 +212,7 @@ pub(in crate::dashboard) async fn dead_letter(
             h2 #payload { "Payload" }
             @match &found.record {
                 Some(record) => {
-                    @let payload = Payload::new(record, visit.inner().hidden_fields());
+                    @let payload = Payload::new(record, visit.inner().fields());
                     (payload_table(&payload))
                 },
                 None => p { "The event cannot be decoded." },

@@ -30,7 +30,14 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
     let rows = html! {
         @for row in &groups {
             tr {
-                th scope="row" { (row.group) }
+                th scope="row" {
+                    // the in-process bus would read a row for each delivery
+                    @if row.consumers.is_some() && !row.is_lost {
+                        a href=(visit.link("group", &[("name", &row.group)])) { (row.group) }
+                    } @else {
+                        (row.group)
+                    }
+                }
                 td.number { (optional(row.consumers.map(number))) }
                 td.number { (optional(row.pending.map(number))) }
                 td.number { (optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest))))) }

@@ -1,6 +1,7 @@
 //! The contents of the pages.
 
 mod dead_letters;
+mod group;
 mod groups;
 mod health;
 mod login;
@@ -11,6 +12,7 @@ mod streams;
 
 pub(super) use self::{
     dead_letters::{DeadLetterChoice, DeadLetterForm, DeadLetterSearch, dead_letter, dead_letters, end_dead_letters},
+    group::{GroupChoice, group},
     groups::groups,
     health::{examine, health},
     login::login,

@@ -37,7 +37,7 @@ pub(in crate::dashboard) async fn projections(visit: &Visit) -> Result<Markup, C
         @for row in &rows {
             tr {
                 th scope="row" { (row.name) }
-                td.number { (seconds(Some(row.lag.seconds))) }
+                td.number { (seconds(row.lag.seconds)) }
                 td.number { (number(row.lag.events)) }
                 td.number { (number(row.position.get())) }
                 td { (optional(row.owner.as_ref())) }

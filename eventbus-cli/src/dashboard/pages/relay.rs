@@ -35,7 +35,7 @@ pub(in crate::dashboard) async fn relay(visit: &Visit) -> Result<Markup, Command
         @for row in &relays {
             tr {
                 th scope="row" { (row.destination) }
-                td.number { (seconds(Some(row.lag.seconds))) }
+                td.number { (seconds(row.lag.seconds)) }
                 td.number { (number(row.lag.events)) }
                 td.number { (number(row.position.get())) }
                 td.number { (number(row.head.get())) }
@@ -54,7 +54,8 @@ pub(in crate::dashboard) async fn relay(visit: &Visit) -> Result<Markup, Command
             @for row in relays.iter().filter(|row| row.halted_at.is_some()) {
                 p.problem role="alert" {
                     "The relay to " code { (row.destination) } " has stopped: position " (optional(row.halted_at.as_ref()))
-                    " was published by a newer copy of the store. An operator says from where to publish again."
+                    " was published by a newer copy of the store. An operator says from where to publish again: "
+                    code { "eventbus relay republish --after POSITION" }
                 }
             }
             @if relays.is_empty() {

@@ -116,10 +116,10 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     // one more, with which the oldest one is compared
     let mut events = read_newest_events(store, &stream, newest, EVENTS + 1).await?;
     events.reverse();
-    let hidden = visit.inner().hidden_fields();
+    let fields = visit.inner().fields();
     let mut comparison = PayloadComparison::default();
     let mut compare = |event| {
-        let payload = Payload::new(event, hidden);
+        let payload = Payload::new(event, fields);
         (event, payload.is_cut, comparison.compare(event.event_type().as_str(), &payload))
     };
     let mut compared: Vec<_> = events.iter().map(&mut compare).collect();

@@ -247,7 +247,8 @@ impl AppBuilder {
     /// down. Numbers are read from the app whenever the meter's provider collects, from the app's first poll of store and
     /// bus on; what these say is at most 7 seconds old, and the age of events is right at any time.
     ///
-    /// One app at a time exports the histograms of a bus or store that several apps of a process share.
+    /// One app at a time exports the histograms of a bus or store that several apps of a process share. Apps of a process
+    /// need meters of different names: their series have the same names and labels, and a provider would merge them.
     ///
     /// # Examples
     /// ```standalone_crate

@@ -45,7 +45,7 @@ use super::{
     },
     relay::{RelayStatus, RepublishError},
     repository::{AggregateRepository, Deciding, TaggedEvents, Together, tag_stored_events},
-    skip::{self, SkipError, SkippedEvent, load_skipped_events},
+    skip::{SkipEditor, SkipError, SkippedEvent, load_skipped_events},
 };
 use crate::{
     domain::{
@@ -408,8 +408,7 @@ impl App {
     /// ```
     pub async fn skip_event<P: Projection>(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
         let projection = self.0.handle::<P>()?.inner();
-        let is_new =
-            skip::skip(self.0.tasks.runner_context(), &projection_role(P::definition().name), position, reason).await?;
+        let is_new = self.skip_editor().skip(&projection_role(P::definition().name), position, reason).await?;
         projection.clear_cached_skips();
         let progress = projection.progress();
         if progress.may_resume_after(position) {
@@ -429,8 +428,7 @@ impl App {
     /// [`SkipError`]; the skip stays then.
     pub async fn unskip_event<P: Projection>(&self, position: Position) -> Result<bool, SkipError> {
         let projection = self.0.handle::<P>()?.inner();
-        let was_skipped =
-            skip::unskip(self.0.tasks.runner_context(), &projection_role(P::definition().name), position).await?;
+        let was_skipped = self.skip_editor().unskip(&projection_role(P::definition().name), position).await?;
         projection.clear_cached_skips();
         Ok(was_skipped)
     }
@@ -478,7 +476,7 @@ impl App {
     /// # Errors
     /// [`SkipError`]; the relay does not skip the event then.
     pub async fn skip_published_event(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
-        skip::skip(self.0.tasks.runner_context(), &relay_to(self.0.bus.destination()), position, reason).await
+        self.skip_editor().skip(&relay_to(self.0.bus.destination()), position, reason).await
     }
 
     /// Has the relay publish an event that it skipped, if it is not past it; [`republish`](Self::republish) sets the
@@ -487,7 +485,7 @@ impl App {
     /// # Errors
     /// [`SkipError`]; the skip stays then.
     pub async fn unskip_published_event(&self, position: Position) -> Result<bool, SkipError> {
-        skip::unskip(self.0.tasks.runner_context(), &relay_to(self.0.bus.destination()), position).await
+        self.skip_editor().unskip(&relay_to(self.0.bus.destination()), position).await
     }
 
     /// Returns the events that projections of this app and the relay to its bus skip, with process, time and reason of
@@ -595,6 +593,10 @@ impl App {
             }
         }
         Ok(stopped?)
+    }
+
+    fn skip_editor(&self) -> SkipEditor {
+        SkipEditor::of(self.0.tasks.runner_context())
     }
 
     fn activity_sources(&self) -> ActivitySources {

@@ -113,7 +113,7 @@ impl<P: Projection> AggregateRebuild<'_, P> {
     ) -> Result<(u64, u64), RebuildError> {
         let definition = P::definition();
         let filter = FeedFilter::from(definition.events);
-        let skips = self.inner.skips(&*self.context.store).await.map_err(store_error::<P>)?;
+        let skips = self.inner.skips(&*self.context.store, &self.context.clock).await.map_err(store_error::<P>)?;
         let mut records = self.context.store.read_stream(self.stream, Version::FIRST, Direction::Forward);
         let (mut events, mut skipped) = (0, 0);
         let (mut version, mut last) = (Version::FIRST, Position::START);

@@ -8,7 +8,7 @@ use crate::{
     port::{CheckpointError, EventStore, state::StateMap},
     runtime::{
         feed_head::FeedHead,
-        held_lease::LeaseRequest,
+        held_lease::{LeaseRequest, command_owner},
         lease_renewer::{LeaseOutage, LeaseRenewer},
     },
     support::ReaderKind,
@@ -75,10 +75,8 @@ impl RunnerContext {
     }
 
     /// Makes the lease request of one command of this process, such as a rebuild.
-    ///
-    /// Its owner is not the runner's: with the same name the runner could acquire the lease again, and feed meanwhile.
     pub(crate) fn command_lease_request(&self, role: Name, command: &str) -> LeaseRequest {
-        let owner = self.owner.joined("/", &format!("{command}-{:08x}", fastrand::u32(..)));
+        let owner = command_owner(&self.owner, command);
         LeaseRequest { renewer: None, ..self.lease_request(role, owner, LeaseOutage::new(&self.clock)) }
     }
 }

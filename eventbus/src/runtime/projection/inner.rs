@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::RwLock;
+use tokio::{sync::RwLock, time::Instant};
 
 use super::{
     ProjectionError, RebuildProgress, Rebuilt,
@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{
     delivery::activity::{Activity, RunSeries},
-    domain::{error::BoxError, name::Name, stream::Position},
+    domain::{clock::SharedClock, error::BoxError, name::Name, stream::Position},
     port::{
         EventStore, Transaction,
         delivery::{Delivery, HandlerError},
         state::StateMap,
     },
     runtime::definition::{Projection, ProjectionKind},
-    support::skipped_positions,
+    support::{SKIPS_REFRESH_INTERVAL, skipped_positions},
 };
 
 /// A projection: its state, and all that the feeder and the readers share.
@@ -34,8 +34,17 @@ pub(crate) struct ProjectionInner<P> {
     app_state: RwLock<StateMap>,
     progress: ProgressCell,
     activity: Arc<Activity>,
-    /// The positions that it skips, sorted; `None` if they are to be loaded.
-    skips: Mutex<Option<Arc<[Position]>>>,
+    /// Locked, as the feeder loads them and an app clears them when an operator changes them.
+    skips: Mutex<LoadedSkips>,
+}
+
+/// The positions that a projection skips, as they were loaded last.
+#[derive(Default, Clone)]
+struct LoadedSkips {
+    /// Sorted.
+    positions: Arc<[Position]>,
+    /// `None` if the next reader is to load them.
+    loaded_at: Option<Instant>,
 }
 
 impl<P: Projection> ProjectionInner<P> {
@@ -81,41 +90,44 @@ impl<P: Projection> ProjectionInner<P> {
         self.app_state.read().await.clone()
     }
 
-    /// Returns the positions that it skips; loads them once until they are [cleared](Self::clear_cached_skips).
-    pub(super) async fn skips(&self, store: &dyn EventStore) -> Result<Arc<[Position]>, BoxError> {
-        if let Some(known) = self.cached_skips() {
-            return Ok(known);
+    /// Returns the positions that it skips; loads them anew after [`SKIPS_REFRESH_INTERVAL`], as an operator may have
+    /// changed them.
+    pub(super) async fn skips(&self, store: &dyn EventStore, clock: &SharedClock) -> Result<Arc<[Position]>, BoxError> {
+        let LoadedSkips { positions, loaded_at } = self.skips.lock().clone();
+        if loaded_at.is_some_and(|at| clock.elapsed(at) < SKIPS_REFRESH_INTERVAL) {
+            return Ok(positions);
         }
-        let positions: Arc<[Position]> = skipped_positions(store, &projection_role(P::definition().name)).await?.into();
-        *self.skips.lock() = Some(Arc::clone(&positions));
-        Ok(positions)
+        self.load_skips(store, Some(clock.instant())).await
     }
 
     /// Loads the positions that it skips anew, as an operator may have changed them.
     pub(super) async fn reload_skips(&self, store: &dyn EventStore) -> Result<Arc<[Position]>, BoxError> {
-        self.clear_cached_skips();
-        self.skips(store).await
+        self.load_skips(store, None).await
     }
 
-    /// Returns the positions that it skips, if loaded.
-    fn cached_skips(&self) -> Option<Arc<[Position]>> {
-        self.skips.lock().clone()
+    async fn load_skips(
+        &self,
+        store: &dyn EventStore,
+        loaded_at: Option<Instant>,
+    ) -> Result<Arc<[Position]>, BoxError> {
+        let positions: Arc<[Position]> = skipped_positions(store, &projection_role(P::definition().name)).await?.into();
+        *self.skips.lock() = LoadedSkips { positions: Arc::clone(&positions), loaded_at };
+        Ok(positions)
     }
 
     /// Clears the loaded positions, as an operator may have changed them.
     pub(crate) fn clear_cached_skips(&self) {
-        *self.skips.lock() = None;
+        self.skips.lock().loaded_at = None;
     }
 
     /// Returns the number of loaded positions up to `position` that it skips.
     pub(super) fn count_skipped(&self, position: Position) -> u64 {
-        let skips = self.skips.lock();
-        skips.iter().flat_map(|skips| skips.iter()).filter(|skipped| **skipped <= position).count() as u64
+        self.skips.lock().positions.iter().filter(|skipped| **skipped <= position).count() as u64
     }
 
     /// Resumes it if an operator has skipped the event at which it stopped.
     pub(super) async fn resume_if_skipped(&self, store: &dyn EventStore) {
-        let known = self.cached_skips().unwrap_or_default();
+        let known = Arc::clone(&self.skips.lock().positions);
         let skips = self.reload_skips(store).await.unwrap_or_default();
         if skips.iter().any(|position| !known.contains(position) && self.progress.may_resume_after(*position)) {
             self.progress.resume();

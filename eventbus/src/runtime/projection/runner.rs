@@ -141,31 +141,20 @@ impl<P: Projection> ProjectionRunner<P> {
     async fn feed_with_lease(&self, held_lease: &HeldLease, feed: &mut FeedPoller) -> FeedingEnd {
         let (stop, store) = (held_lease.ended(), &*self.context.store);
         while !stop.is_cancelled() {
-            let began = async {
-                let saved = self.context.load_checkpoint(&self.lease_request.role).await?;
-                Ok::<_, BoxError>((saved, self.inner.skips(store).await?))
-            };
-            let feeding_end = match began.await {
-                Ok((saved, skips)) => {
+            let feeding_end = match self.context.load_checkpoint(&self.lease_request.role).await {
+                Ok(saved) => {
                     self.inner.progress().follow_checkpoint(saved);
                     match store.transactions() {
                         Some(transactions) if P::definition().kind == ProjectionKind::Transactional => {
                             let (inner, context) = (&*self.inner, &self.context);
-                            let writer = TransactionalWriter::new(
-                                inner,
-                                &*transactions,
-                                None,
-                                held_lease,
-                                context,
-                                skips,
-                                saved,
-                            );
+                            let writer =
+                                TransactionalWriter::new(inner, &*transactions, None, held_lease, context, saved);
                             self.feed_in_transactions(writer, feed, stop).await
                         }
                         _ => Some(self.feed_sequentially(Some(held_lease), saved, feed, stop).await),
                     }
                 }
-                Err(error) => self.after_failure(&error, feed, stop).await,
+                Err(error) => self.after_failure(&error.into(), feed, stop).await,
             };
             if let Some(feeding_end) = feeding_end {
                 return feeding_end;

@@ -85,7 +85,7 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
 
     async fn handle_events(&mut self, after: Position, head: Position) -> Result<(), FeedStop> {
         let (inner, store) = (self.inner, &*self.context.store);
-        let skips = inner.skips(store).await?;
+        let skips = inner.skips(store, &self.context.clock).await?;
         let mut records = read_around(store, after, head, &P::definition().events.into(), &skips);
         let mut handled = 0_u64;
         // the search for a rare event type takes long

@@ -276,13 +276,12 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     ) -> Result<Position, FeedStop> {
         let (store, saved) = (&*self.context.store, self.transactions.make_shadow(&self.shadow).await?);
         // also if the copies are complete: the report of the rebuild counts the skips
-        let skips = self.inner.skips(store).await?;
+        self.inner.skips(store, &self.context.clock).await?;
         if saved >= target {
             return Ok(saved);
         }
         let (transactions, shadow) = (&*self.transactions, Some(&self.shadow));
-        let mut writer =
-            TransactionalWriter::new(self.inner, transactions, shadow, held_lease, self.context, skips, saved);
+        let mut writer = TransactionalWriter::new(self.inner, transactions, shadow, held_lease, self.context, saved);
         writer.write_up_to(target, store, &mut |events, position| meter.advance(events, position)).await?;
         writer.save_checkpoint(true).await?;
         Ok(writer.position())

@@ -4,7 +4,7 @@
 //! position that this owner knows. So each event takes effect once, and the store refuses an owner that was paused, or
 //! whose commit had an unknown outcome, before it commits any row.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
@@ -48,8 +48,6 @@ pub(super) struct TransactionalWriter<'a, P> {
     shadow: Option<&'a Shadow>,
     held_lease: &'a HeldLease,
     context: &'a RunnerContext,
-    /// The positions that the projection skips.
-    skips: Arc<[Position]>,
     /// The rows include all events up to this position.
     position: Position,
     /// The checkpoint in the store; behind the position if the last events are of other types.
@@ -75,23 +73,11 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         shadow: Option<&'a Shadow>,
         held_lease: &'a HeldLease,
         context: &'a RunnerContext,
-        skips: Arc<[Position]>,
         saved: Position,
     ) -> Self {
         let (position, saved_checkpoint, saved_at) = (saved, saved, context.clock.instant());
         let has_tables = shadow.is_some();
-        Self {
-            inner,
-            transactions,
-            shadow,
-            held_lease,
-            context,
-            skips,
-            position,
-            saved_checkpoint,
-            saved_at,
-            has_tables,
-        }
+        Self { inner, transactions, shadow, held_lease, context, position, saved_checkpoint, saved_at, has_tables }
     }
 
     /// Returns the position up to which the rows include all events.
@@ -108,7 +94,8 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
     ) -> Result<(), FeedStop> {
         let (ended, definition) = (self.held_lease.ended(), P::definition());
         let events_max = if definition.has_batch_methods() { BATCH_EVENTS_MAX } else { TRANSACTION_EVENTS_MAX };
-        let mut feed = read_around(store, self.position, target, &definition.events.into(), &self.skips);
+        let skips = self.inner.skips(store, &self.context.clock).await?;
+        let mut feed = read_around(store, self.position, target, &definition.events.into(), &skips);
         let mut next = ended.run_until_cancelled(next_batch(&mut feed, events_max)).await;
         loop {
             let batch = next.ok_or(FeedStop::Interrupted)??;

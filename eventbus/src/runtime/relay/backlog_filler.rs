@@ -232,11 +232,9 @@ mod tests {
             stream::{ExpectedVersion, StreamId},
         },
         memory::InMemoryEventStore,
-        port::{AppendEvents as _, PublishError, state::StateMap},
-        runtime::{projection::RunnerContext, skip},
+        port::{AppendEvents as _, PublishError},
+        runtime::skip::SkipEditor,
     };
-
-    const TTL: Duration = Duration::from_secs(10);
 
     /// Groups that miss the first positions of a store, and the positions that the filler gave them.
     struct Missing {
@@ -347,9 +345,8 @@ mod tests {
     #[tokio::test]
     async fn a_group_is_not_given_what_an_operator_has_the_relay_skip() {
         let store = store_of(4).await;
-        let (bus, owner) = (Name::from_static("bus"), Name::from_static("operator"));
-        let operator = RunnerContext::new(Arc::clone(&store), SharedClock::SYSTEM, StateMap::new(), owner, TTL);
-        skip::skip(&operator, &relay_to(&bus), Position::new(2), "too large for the bus").await.unwrap();
+        let (bus, operator) = (Name::from_static("bus"), SkipEditor::new(Arc::clone(&store)));
+        operator.skip(&relay_to(&bus), Position::new(2), "too large for the bus").await.unwrap();
         let missing = Missing::new(&["new"], 3);
         fill_all(&*store, &mut unloaded(), &missing, &bus).await.unwrap();
         assert_eq!(*missing.given.lock(), [1, 3].map(|position| ("new".to_owned(), position)));

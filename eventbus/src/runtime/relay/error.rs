@@ -21,8 +21,8 @@ pub enum RelayError {
     /// published positions, and never reach the bus. Resolved by [`App::republish`](crate::App::republish).
     #[error(
         "`{destination}` was published up to position {published} by a newer copy of this store, which ends at {newest} \
-         now: the store was restored; call `app.republish(position)` with the position at which the restored copy ended, \
-         or an earlier one"
+         now: the store was restored; call `app.republish(position)`, or run `eventbus relay republish --after <position>`, \
+         with the position at which the restored copy ended, or an earlier one"
     )]
     StoreBehindBus {
         /// The bus.

@@ -22,11 +22,11 @@ mod task;
 pub(crate) use self::{
     backlog_filler::{Unfilled, fill_backlogs},
     group_floors::register_groups,
-    republish::republish,
     status::{RelayView, is_published_on_bus},
     task::{Relay, RelayOptions},
 };
 pub use self::{
     error::{RelayError, RepublishError},
+    republish::republish,
     status::RelayStatus,
 };

@@ -3,14 +3,12 @@
 //! Invariant: a range ends at its last event, or at one behind it that the relay skips; never at a position without an
 //! event, which the store may assign after a crash.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
     port::{EventStore, FeedFilter, ReadError, RecordStream, relay::PublishRange},
-    support::{BatchEnd, FeedBatch, read_around, relay_to, skipped_positions},
+    support::{BatchEnd, FeedBatch, SKIPS_REFRESH_INTERVAL, read_around, relay_to, skipped_positions},
 };
 
 /// Limits of what one call publishes: about a millisecond of a busy Redis.
@@ -76,9 +74,6 @@ struct SkipList {
     positions: Vec<Position>,
     refreshed_at: Option<Instant>,
 }
-
-/// Shortest interval between two loads of the skipped positions, when a feed is opened.
-const SKIPS_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 impl SkipList {
     async fn refresh_if_due(&mut self, store: &dyn EventStore) -> Result<(), ReadError> {

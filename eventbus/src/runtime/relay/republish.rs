@@ -22,12 +22,23 @@ const REPUBLISH_LEASE_TTL: Duration = Duration::from_secs(5);
 /// Limit of seizing the lease: a restored store may have to make up for as many forgotten epochs.
 const LEASE_ATTEMPTS_MAX: usize = 10_000;
 
-/// Sets the position of a bus back; the relay, in whichever process, continues from there. Returns the position.
-pub(crate) async fn republish(
-    store: &dyn EventStore,
-    bus: &dyn EventBus,
-    from: Position,
-) -> Result<Position, RepublishError> {
+/// Has the relay of a store publish all events after `from` again, with the same event ids and positions, in whichever
+/// process it runs: for tools that have no app, which has [`App::republish`](crate::App::republish). Returns the position
+/// after which it publishes: `from`, or lower if the relay is not that far.
+///
+/// # Errors
+/// [`RepublishError`]; a bus in the process keeps no position to set back.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+/// use eventbus::{InMemoryEventBus, InMemoryEventStore, Position, relay};
+/// let (store, bus) = (InMemoryEventStore::new(), InMemoryEventBus::new());
+/// let error = relay::republish(&store, &bus, Position::START).await.unwrap_err();
+/// assert_eq!(error.to_string(), "`memory` keeps no position that could be set back");
+/// # Ok(()) }
+/// ```
+pub async fn republish(store: &dyn EventStore, bus: &dyn EventBus, from: Position) -> Result<Position, RepublishError> {
     let destination = bus.destination();
     let Some(target) = bus.relay_target() else {
         return Err(RepublishError::NoPosition { destination: destination.clone() });

@@ -257,6 +257,15 @@ pub async fn delivery_takes_effect_once<S: EventStore>(store: S) {
     store.check(is_handled(&store, &handled("billing/charge", &causes[0])).await, "the delivery is not noted");
     store.check(!is_handled(&store, &handled("billing/refund", &causes[0])).await, "another handler");
     store.check(!is_handled(&store, &handled("billing/charge", &causes[1])).await, "another event");
+    let ids = |causes: &[RecordedEvent]| {
+        causes.iter().map(|cause| (cause.metadata().stream().clone(), cause.metadata().event_id())).collect::<Vec<_>>()
+    };
+    let noted = multi_stream(&store).handled_deliveries(&ids(&causes)).await;
+    store.same(
+        store.ok(noted, "the noted deliveries"),
+        vec![handled("billing/charge", &causes[0])],
+        "the noted deliveries",
+    );
     for expected in [ANY, ExpectedVersion::NoStream, ExpectedVersion::Exact(9.into())] {
         let again = multi_stream(&store).append_streams(reaction(&causes[0], expected)).await;
         store.same(
@@ -276,6 +285,14 @@ pub async fn delivery_takes_effect_once<S: EventStore>(store: S) {
     }
     store.same(all.len(), 2, "effects of two deliveries");
     store.holds(&effect, &all).await;
+    let also_mailed =
+        MultiStreamAppend { handled: Some(Handled::Delivery(handled("mail/thank", &causes[1]))), ..all_of([]) };
+    add(&store, also_mailed).await;
+    let noted = multi_stream(&store).handled_deliveries(&ids(&causes[1..])).await;
+    let mut noted = store.ok(noted, "the noted deliveries");
+    noted.sort();
+    let wanted = vec![handled("billing/charge", &causes[1]), handled("mail/thank", &causes[1])];
+    store.same(noted, wanted, "the noted deliveries of an event to two handlers");
     let without_events =
         MultiStreamAppend { handled: Some(Handled::Delivery(handled("billing/charge", &causes[2]))), ..all_of([]) };
     add(&store, without_events.clone()).await;

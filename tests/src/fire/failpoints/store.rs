@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
+    BoxError, EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     port::{
         Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors,
         MultiStreamAppends, Notes, ReadError, Snapshots, Transactions, listings::Listings,
@@ -153,6 +153,12 @@ impl MultiStreamAppends for FailPointStore {
         let multi_stream =
             self.store.multi_stream_appends().ok_or_else(|| ReadError::Unavailable(ONE_STREAM.into()))?;
         multi_stream.is_handled(delivery).await
+    }
+
+    async fn handled_deliveries(&self, events: &[(StreamId, EventId)]) -> Result<Vec<HandledDelivery>, ReadError> {
+        let multi_stream =
+            self.store.multi_stream_appends().ok_or_else(|| ReadError::Unavailable(ONE_STREAM.into()))?;
+        multi_stream.handled_deliveries(events).await
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {

@@ -1,0 +1,150 @@
+//! Orders that have a reader of a store's feed skip an event, or take it again.
+
+use std::sync::Arc;
+
+use clap::Args;
+use eventbus::{
+    Name, Position,
+    app::{SkipEditor, SkipError},
+    store::{EventStore, FeedFilter},
+};
+use futures_util::TryStreamExt as _;
+use serde::Serialize;
+
+use crate::{
+    error::{CommandError, ExitStatus},
+    output::{Printer, printable, serialize_position},
+    query::ReaderSkips,
+    session::{Consent, Session},
+};
+
+/// An order to skip an event.
+#[derive(Debug, Args)]
+pub(super) struct SkipArgs {
+    /// The position of the event
+    #[arg(value_name = "POSITION")]
+    position: u64,
+    /// The reason, which the store keeps
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+/// An order to take a skipped event again.
+#[derive(Debug, Args)]
+pub(super) struct UnskipArgs {
+    /// The position of the event
+    #[arg(value_name = "POSITION")]
+    position: u64,
+}
+
+/// A reader of the feed, as an order names it.
+pub(super) struct Reader {
+    /// The name of its list.
+    pub(super) role: Name,
+    /// What it is for an operator.
+    pub(super) shown: String,
+    /// It has read up to here.
+    pub(super) position: Position,
+    /// What it has done with the events up to there.
+    pub(super) done: &'static str,
+    /// What has it take an event up to there.
+    pub(super) again: &'static str,
+}
+
+impl Reader {
+    /// Says which event is at a position, and whether the reader is past it.
+    async fn describe(&self, store: &dyn EventStore, position: Position) -> String {
+        let before = Position::new(position.get().saturating_sub(1));
+        let event = match store.read_feed(before, position, &FeedFilter::all()).try_next().await {
+            Ok(Some(event)) => {
+                let stream = event.metadata().stream();
+                printable(&format!("`{}` of {stream}", event.event_type()))
+            }
+            Ok(None) => "where the store has no event".to_owned(),
+            Err(_) => "which the store cannot read".to_owned(),
+        };
+        let past = if position <= self.position { format!(", which it {} already", self.done) } else { String::new() };
+        format!("the event at position {position}, {event}{past}")
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Skipped<'r> {
+    reader: &'r str,
+    #[serde(serialize_with = "serialize_position")]
+    position: Position,
+    /// Whether the reader skips the event now.
+    skipped: bool,
+    /// `false` if it was so before.
+    changed: bool,
+}
+
+impl SkipArgs {
+    pub(super) async fn run(
+        &self,
+        session: &Session,
+        store: Arc<dyn EventStore>,
+        reader: &Reader,
+    ) -> Result<ExitStatus, CommandError> {
+        let (position, shown) = (Position::new(self.position), &reader.shown);
+        let event = reader.describe(&*store, position).await;
+        let question = format!("have {shown} skip for good {event}");
+        if session.confirm(&question).await? == Consent::DryRun {
+            return Ok(ExitStatus::Done);
+        }
+        let changed = SkipEditor::new(store).skip(&reader.role, position, &self.reason).await?;
+        let body = Skipped { reader: reader.role.as_str(), position, skipped: true, changed };
+        session.printer().show(&body, |_| match changed {
+            true => format!("{shown} skips the event at position {position} from now on\n"),
+            false => format!("{shown} skips the event at position {position} already; the former reason stays\n"),
+        })?;
+        Ok(ExitStatus::Done)
+    }
+}
+
+impl UnskipArgs {
+    pub(super) async fn run(
+        &self,
+        session: &Session,
+        store: Arc<dyn EventStore>,
+        reader: &Reader,
+    ) -> Result<ExitStatus, CommandError> {
+        let (position, shown) = (Position::new(self.position), &reader.shown);
+        let event = reader.describe(&*store, position).await;
+        let question = format!("have {shown} no longer skip {event}");
+        if session.confirm(&question).await? == Consent::DryRun {
+            return Ok(ExitStatus::Done);
+        }
+        if !SkipEditor::new(store).unskip(&reader.role, position).await? {
+            session.printer().note(&format!("{shown} does not skip the event at position {position}"));
+            return Ok(ExitStatus::Finding);
+        }
+        let body = Skipped { reader: reader.role.as_str(), position, skipped: false, changed: true };
+        session.printer().show(&body, |_| format!("{shown} skips the event at position {position} no longer\n"))?;
+        if position <= reader.position {
+            let again = reader.again;
+            session.printer().note(&format!("{shown} is past the event: {again}"));
+        }
+        Ok(ExitStatus::Done)
+    }
+}
+
+/// Says which events readers skip that a table of readers does not have.
+pub(super) fn note_other_skips(printer: Printer, kind: &str, others: &[ReaderSkips]) {
+    for ReaderSkips { reader, skipped } in others {
+        let positions: Vec<_> = skipped.iter().map(|skip| skip.position.to_string()).collect();
+        printer.note(&format!("{kind} `{reader}`, which keeps no progress here, skips {}", positions.join(", ")));
+    }
+}
+
+impl From<SkipError> for CommandError {
+    fn from(error: SkipError) -> Self {
+        match error {
+            SkipError::NoSuchPosition { .. } | SkipError::NoReader { .. } => Self::Usage(error.to_string()),
+            SkipError::Read(error) => error.into(),
+            SkipError::Note(error) => error.into(),
+            SkipError::Lease(error) => error.into(),
+            error => Self::fault(error),
+        }
+    }
+}

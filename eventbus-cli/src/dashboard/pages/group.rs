@@ -1,0 +1,71 @@
+//! One consumer group: its consumers, and its oldest pending deliveries.
+
+use std::time::Duration;
+
+use eventbus::Name;
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use crate::{
+    dashboard::{
+        parts::{number, optional, position, table},
+        visit::Visit,
+    },
+    error::CommandError,
+    output::age,
+};
+
+/// The group of a link.
+#[derive(Debug, Deserialize)]
+pub(in crate::dashboard) struct GroupChoice {
+    pub(in crate::dashboard) name: String,
+}
+
+/// Returns `None` if the bus does not know the group.
+pub(in crate::dashboard) async fn group(visit: &Visit, choice: &GroupChoice) -> Result<Option<Markup>, CommandError> {
+    let name = Name::new("group", &choice.name).map_err(|error| CommandError::Usage(error.to_string()))?;
+    let Some(view) = visit.inner().source().group(&name).await? else { return Ok(None) };
+    let since = |milliseconds: u64| age(Duration::from_millis(milliseconds));
+    let columns = [("Consumer", false), ("Pending", true), ("Idle", true)];
+    let consumers = html! {
+        @for consumer in &view.consumers {
+            tr {
+                th scope="row" { (consumer.name) }
+                td.number { (number(consumer.pending)) }
+                td.number { (since(consumer.idle_ms)) }
+            }
+        }
+    };
+    let pending_columns = [
+        ("Event", false),
+        ("Stream", false),
+        ("Position", true),
+        ("Consumer", false),
+        ("Idle", true),
+        ("Failed runs", true),
+        ("Last errors", false),
+    ];
+    let pending = html! {
+        @for row in &view.pending {
+            tr {
+                th scope="row" { (optional(row.event_type.as_ref().or(row.entry.as_ref()))) }
+                td { (optional(row.stream.as_ref())) }
+                td.number { (position(row.position.as_deref())) }
+                td { (optional(row.consumer.as_ref())) }
+                td.number { (optional(row.idle_ms.map(since))) }
+                td.number { (number(row.attempts.failed_runs.into())) }
+                td { @for (handler, error) in &row.attempts.failed { p { code { (handler) } ": " (error) } } }
+            }
+        }
+    };
+    Ok(Some(html! {
+        div data-live=[visit.is_live_for_groups()] {
+            (table("Consumers", &columns, &consumers))
+            @if view.pending.is_empty() {
+                p { "No delivery is pending." }
+            } @else {
+                (table("Oldest pending deliveries", &pending_columns, &pending))
+            }
+        }
+    }))
+}

@@ -1,0 +1,199 @@
+//! What became of the deliveries of events: notes of handlers, attempts that wait, dead letters.
+
+use std::collections::HashMap;
+
+use eventbus::{
+    EventId, Name, RecordedEvent, StreamId,
+    bus::EventBus as _,
+    dead_letter::{DeadLetterFilter, DeadLetters},
+    delivery::DeliveryAttempts,
+    store::EventStore,
+    support::ReaderKind,
+};
+use eventbus_redis::RedisEventBus;
+use serde::Serialize;
+
+use super::{group_view::AttemptsView, position::all_checkpoints};
+use crate::{connection::OpenBus, error::CommandError};
+
+/// Dead letters of one page, and the most that are searched.
+const PAGE: usize = 500;
+const DEAD_LETTERS_MAX: usize = 100_000;
+
+/// The most pending entries of a group, in each partition, that are searched.
+const PENDING_MAX: usize = 1_000;
+
+/// Events of one search for notes.
+const EVENTS_AT_ONCE: usize = 1_000;
+
+/// What is known of the deliveries of an event. A handler that takes neither the store's connection nor a repository leaves
+/// no note, so whether it has run is unknown.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct EventDeliveries {
+    /// The handlers that have left a note, by group and name: `mail/send`.
+    pub handled_by: Vec<String>,
+    /// The groups that have read it and not finished it.
+    pub waiting: Vec<WaitingDeliveryRow>,
+    /// The groups that gave its delivery up.
+    pub dead_letters: Vec<DeadDeliveryRow>,
+}
+
+impl EventDeliveries {
+    /// Returns `true` if nothing is known.
+    #[must_use]
+    pub const fn is_unknown(&self) -> bool {
+        self.handled_by.is_empty() && self.waiting.is_empty() && self.dead_letters.is_empty()
+    }
+}
+
+/// A delivery of an event that a group has read and not finished: a handler runs, or it waits for a retry or behind one.
+#[derive(Debug, Clone, Serialize)]
+pub struct WaitingDeliveryRow {
+    /// The group.
+    pub group: String,
+    /// The consumer that has it; `None` on the in-process bus.
+    pub consumer: Option<String>,
+    /// The runs in which a handler failed, and the failures.
+    #[serde(flatten)]
+    pub attempts: AttemptsView,
+}
+
+/// A delivery of an event that a group gave up.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeadDeliveryRow {
+    /// The id among the dead letters.
+    pub id: String,
+    /// The group.
+    pub group: Option<String>,
+    /// The handler that failed.
+    pub handler: Option<String>,
+    /// The error of its last run.
+    pub error: Option<String>,
+}
+
+/// The deliveries of some events.
+pub(super) struct Deliveries {
+    /// Of each event, in their order.
+    pub(super) of_events: Vec<EventDeliveries>,
+    /// Set if the bus has more dead letters or pending entries than were searched.
+    pub(super) has_more: bool,
+}
+
+/// Finds what became of the deliveries of events.
+///
+/// # Errors
+/// [`CommandError`] if the store or the bus cannot be reached.
+pub(super) async fn find_deliveries(
+    store: &dyn EventStore,
+    bus: &OpenBus,
+    events: &[RecordedEvent],
+) -> Result<Deliveries, CommandError> {
+    // an id is unique within its stream only
+    let keys: Vec<(StreamId, EventId)> =
+        events.iter().map(|event| (event.metadata().stream().clone(), event.metadata().event_id())).collect();
+    let indexes: HashMap<_, _> = keys.iter().enumerate().map(|(index, key)| (key.clone(), index)).collect();
+    let mut found = Deliveries { of_events: vec![EventDeliveries::default(); events.len()], has_more: false };
+    found.add_notes(store, &keys, &indexes).await?;
+    match bus {
+        OpenBus::Redis(bus) => found.add_pending(bus, &indexes).await?,
+        OpenBus::InProcess(_) => found.add_waiting(store, events).await?,
+        OpenBus::Other(_) => {}
+    }
+    if let Some(dead_letters) = bus.as_bus().dead_letters() {
+        found.add_dead(dead_letters, &indexes).await?;
+    }
+    Ok(found)
+}
+
+type EventIndexes = HashMap<(StreamId, EventId), usize>;
+
+fn index_of(indexes: &EventIndexes, record: Option<&RecordedEvent>) -> Option<usize> {
+    let metadata = record?.metadata();
+    indexes.get(&(metadata.stream().clone(), metadata.event_id())).copied()
+}
+
+impl Deliveries {
+    async fn add_notes(
+        &mut self,
+        store: &dyn EventStore,
+        keys: &[(StreamId, EventId)],
+        indexes: &EventIndexes,
+    ) -> Result<(), CommandError> {
+        let Some(appends) = store.multi_stream_appends() else { return Ok(()) };
+        for keys in keys.chunks(EVENTS_AT_ONCE) {
+            for note in appends.handled_deliveries(keys).await? {
+                if let Some(index) = indexes.get(&(note.stream, note.event_id)) {
+                    self.of_events[*index].handled_by.push(note.handler.to_string());
+                }
+            }
+        }
+        self.of_events.iter_mut().for_each(|event| event.handled_by.sort());
+        Ok(())
+    }
+
+    /// Adds what groups of a Redis have read and not finished.
+    async fn add_pending(&mut self, bus: &RedisEventBus, indexes: &EventIndexes) -> Result<(), CommandError> {
+        for group in bus.stream_info().await.consumer_groups {
+            if group.pending == 0 {
+                continue;
+            }
+            let name = Name::new("group", &group.name).map_err(CommandError::fault)?;
+            let pending = bus.pending_deliveries(&name, PENDING_MAX).await?;
+            self.has_more |= group.pending > pending.len() as u64;
+            for delivery in pending {
+                if let Some(index) = index_of(indexes, delivery.record.as_ref()) {
+                    let row = WaitingDeliveryRow::new(&group.name, Some(delivery.consumer), delivery.attempts);
+                    self.of_events[index].waiting.push(row);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what groups of the in-process bus have not finished.
+    async fn add_waiting(&mut self, store: &dyn EventStore, events: &[RecordedEvent]) -> Result<(), CommandError> {
+        for checkpoint in all_checkpoints(store, ReaderKind::Group.prefix()).await? {
+            let group = ReaderKind::parse(&checkpoint.name).and_then(|(_, name)| Name::new("group", name).ok());
+            let Some(group) = group else { continue };
+            for delivery in store.waiting_deliveries(&group).await? {
+                let index = events.iter().position(|event| event.position() == Some(delivery.position));
+                if let Some(index) = index {
+                    self.of_events[index].waiting.push(WaitingDeliveryRow::new(&group, None, delivery.attempts));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn add_dead(&mut self, dead_letters: &dyn DeadLetters, indexes: &EventIndexes) -> Result<(), CommandError> {
+        let (mut after, mut searched) = (None, 0);
+        loop {
+            let page = dead_letters.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), PAGE).await?;
+            for dead_letter in &page.letters {
+                if let Some(index) = index_of(indexes, dead_letter.record.as_ref()) {
+                    self.of_events[index].dead_letters.push(DeadDeliveryRow {
+                        id: dead_letter.id.to_string(),
+                        group: dead_letter.group.clone(),
+                        handler: dead_letter.handler.clone(),
+                        error: dead_letter.error.clone(),
+                    });
+                }
+            }
+            searched += page.letters.len();
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+            if searched >= DEAD_LETTERS_MAX {
+                self.has_more = true;
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl WaitingDeliveryRow {
+    fn new(group: &str, consumer: Option<String>, attempts: DeliveryAttempts) -> Self {
+        Self { group: group.to_owned(), consumer, attempts: attempts.into() }
+    }
+}

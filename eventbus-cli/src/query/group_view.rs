@@ -1,0 +1,112 @@
+//! One consumer group: its consumers, and what they have read and not finished.
+
+use eventbus::{Name, delivery::DeliveryAttempts, store::EventStore};
+use eventbus_redis::{GroupConsumer, PendingDelivery};
+use serde::Serialize;
+
+use crate::{connection::OpenBus, error::CommandError};
+
+/// A consumer group, with its consumers and its oldest pending deliveries.
+#[derive(Debug, Clone, Serialize)]
+pub struct GroupView {
+    /// Its name.
+    pub group: String,
+    /// Its consumers, also those that have ended and left entries; none for a group of the in-process bus.
+    pub consumers: Vec<GroupConsumer>,
+    /// The oldest deliveries that it has read and not finished; of each partition, where the bus has several.
+    pub pending: Vec<PendingRow>,
+}
+
+/// A delivery that a group has read and not finished.
+#[derive(Debug, Clone, Serialize)]
+pub struct PendingRow {
+    /// The entry of the bus; `None` on the in-process bus.
+    pub entry: Option<String>,
+    /// The position of the event, if it has one.
+    pub position: Option<String>,
+    /// The id of the event; `None` if the bus has lost its entry.
+    pub event_id: Option<String>,
+    /// The type of the event.
+    pub event_type: Option<String>,
+    /// The stream of the event.
+    pub stream: Option<String>,
+    /// The consumer that has it.
+    pub consumer: Option<String>,
+    /// The milliseconds since the consumer read it, or renewed its claim.
+    pub idle_ms: Option<u64>,
+    /// The runs in which a handler failed, and the failures.
+    #[serde(flatten)]
+    pub attempts: AttemptsView,
+}
+
+/// The attempts of a group's handlers at a delivery.
+#[derive(Debug, Clone, Serialize)]
+pub struct AttemptsView {
+    /// The number of runs in which a handler failed.
+    pub failed_runs: u32,
+    /// The handlers that have failed, with the error of the last run.
+    pub failed: Vec<(String, String)>,
+}
+
+impl From<DeliveryAttempts> for AttemptsView {
+    fn from(attempts: DeliveryAttempts) -> Self {
+        let failed = attempts.failed.into_iter().map(|(handler, failure)| (handler, failure.error)).collect();
+        Self { failed_runs: attempts.attempts, failed }
+    }
+}
+
+impl PendingRow {
+    fn on_redis(delivery: PendingDelivery) -> Self {
+        let metadata = delivery.record.as_ref().map(eventbus::RecordedEvent::metadata);
+        Self {
+            entry: Some(delivery.id.to_string()),
+            position: metadata.and_then(|metadata| Some(metadata.position()?.to_string())),
+            event_id: metadata.map(|metadata| metadata.event_id().to_string()),
+            event_type: metadata.map(|metadata| metadata.event_type().to_string()),
+            stream: metadata.map(|metadata| metadata.stream().to_string()),
+            consumer: Some(delivery.consumer),
+            idle_ms: Some(delivery.idle_ms),
+            attempts: delivery.attempts.into(),
+        }
+    }
+}
+
+/// Loads a consumer group with its oldest `limit` pending deliveries, in each partition. A group of the in-process bus has no
+/// consumers, and deliveries only by their positions.
+///
+/// # Errors
+/// [`CommandError`] if the bus or the store cannot be reached.
+pub async fn load_group(
+    bus: &OpenBus,
+    store: Option<&dyn EventStore>,
+    group: &Name,
+    limit: usize,
+) -> Result<GroupView, CommandError> {
+    let mut view = GroupView { group: group.to_string(), consumers: Vec::new(), pending: Vec::new() };
+    match (bus, store) {
+        (OpenBus::Redis(bus), _) => {
+            view.consumers = bus.group_consumers(group).await?;
+            let pending = bus.pending_deliveries(group, limit).await?;
+            view.pending = pending.into_iter().map(PendingRow::on_redis).collect();
+        }
+        (_, Some(store)) => {
+            let waiting = store.waiting_deliveries(group).await?;
+            view.pending = waiting
+                .into_iter()
+                .take(limit)
+                .map(|delivery| PendingRow {
+                    entry: None,
+                    position: Some(delivery.position.to_string()),
+                    event_id: None,
+                    event_type: None,
+                    stream: None,
+                    consumer: None,
+                    idle_ms: None,
+                    attempts: delivery.attempts.into(),
+                })
+                .collect();
+        }
+        (_, None) => {}
+    }
+    Ok(view)
+}

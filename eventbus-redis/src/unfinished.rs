@@ -1,0 +1,100 @@
+//! What consumers of a group have read and not finished, for operators.
+
+use std::collections::BTreeMap;
+
+use eventbus::{Name, RecordedEvent, delivery::DeliveryAttempts, port::MessageId};
+use redis::{RedisResult, Value};
+
+use crate::{
+    RedisCommandError,
+    command::admin::{self, ConsumerState},
+    inner::BusInner,
+    keys,
+    reply::{Entry, parse_value, request},
+    wire,
+};
+
+/// A consumer of a group, as the server has it; also one that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct GroupConsumer {
+    /// Its name. All owners of a partition have one name there.
+    pub name: String,
+    /// The entries that it has read and not finished, in all partitions.
+    pub pending: u64,
+    /// The milliseconds since it last asked the server for entries, or renewed the claims on those it has.
+    pub idle_ms: u64,
+}
+
+/// An entry that a group has read and not finished: a handler runs, or it waits for a retry or behind one.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PendingDelivery {
+    /// The entry.
+    pub id: MessageId,
+    /// The consumer that has it.
+    pub consumer: String,
+    /// The milliseconds since the consumer read it, or renewed its claim on it.
+    pub idle_ms: u64,
+    /// The attempts of its handlers; empty until one has failed.
+    pub attempts: DeliveryAttempts,
+    /// The event; `None` if the entry was removed, or is no event.
+    pub record: Option<RecordedEvent>,
+}
+
+/// Lists the consumers of a group by name.
+pub(crate) async fn group_consumers(bus: &BusInner, group: &Name) -> Result<Vec<GroupConsumer>, RedisCommandError> {
+    let mut consumers: BTreeMap<String, GroupConsumer> = BTreeMap::new();
+    for part in bus.partitions_or_self() {
+        let reply: Value =
+            part.query_idempotent(&request("XINFO", ("CONSUMERS", part.stream(), group.as_str()))).await?;
+        let states = admin::parse_consumers(Ok(reply)).map_err(|error| part.command_error(error.into()))?;
+        for ConsumerState { name, idle, pending } in states {
+            let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+            let first = || GroupConsumer { name: name.clone(), pending: 0, idle_ms };
+            let consumer = consumers.entry(name.clone()).or_insert_with(first);
+            consumer.pending += pending;
+            consumer.idle_ms = consumer.idle_ms.min(idle_ms);
+        }
+    }
+    consumers.remove(keys::ABSENT_CONSUMER);
+    Ok(consumers.into_values().collect())
+}
+
+/// Lists the oldest `limit` pending entries of a group in each partition.
+pub(crate) async fn pending_deliveries(
+    bus: &BusInner,
+    group: &Name,
+    limit: usize,
+) -> Result<Vec<PendingDelivery>, RedisCommandError> {
+    let mut deliveries = Vec::new();
+    for part in bus.partitions_or_self() {
+        let pending = request("XPENDING", (part.stream(), group.as_str(), "-", "+", limit));
+        let pending: Value = part.query_idempotent(&pending).await?;
+        let pending = admin::parse_pending(Ok(pending)).map_err(|error| part.command_error(error.into()))?;
+        if pending.is_empty() {
+            continue;
+        }
+        let retry = keys::retry(part.stream(), &part.config().retry_key_prefix, group);
+        let query = admin::load_attempts(&retry, pending.iter().map(|(id, ..)| id.as_str()));
+        let attempts: Vec<Option<String>> = part.query_idempotent(&query).await?;
+        let mut ranges = redis::pipe();
+        for (id, ..) in &pending {
+            ranges.cmd("XRANGE").arg(part.stream()).arg(id).arg(id);
+        }
+        ranges.ignore_errors();
+        let entries: Vec<RedisResult<Value>> =
+            part.connection().query_all(&ranges).await.map_err(|error| part.command_error(error))?;
+        for (((id, consumer, idle_ms), attempts), entry) in pending.into_iter().zip(attempts).zip(entries) {
+            let attempts = attempts.and_then(|json| DeliveryAttempts::from_json(&json).ok()).unwrap_or_default();
+            let record = entry.ok().and_then(parse_record);
+            deliveries.push(PendingDelivery { id: MessageId::new(id), consumer, idle_ms, attempts, record });
+        }
+    }
+    Ok(deliveries)
+}
+
+fn parse_record(reply: Value) -> Option<RecordedEvent> {
+    let entries: Vec<Entry> = parse_value(reply).ok()?;
+    wire::decode(entries.first()?.fields.as_deref()?).ok()
+}
