@@ -308,8 +308,16 @@ async fn a_relay_that_stopped_at_a_restored_store_publishes_again() {
 
     let without_bus = eventbus(&["--store", live.database.url(), "--yes", "relay", "republish", "--after", "2"]);
     assert_eq!(without_bus.code, 64, "{without_bus:?}");
-    let wanted = format!("the events of this store go to `{destination}`: pass `--bus` and `--prefix`");
+    let wanted = format!("no relay of this store has published to memory, but to {destination}:");
     assert!(without_bus.err.contains(&wanted), "{without_bus:?}");
+    let mistyped = ["--store", live.database.url(), "--bus", live.redis.url(), "--prefix", "bnak"];
+    for order in [&["relay", "republish", "--after", "2"][..], &["relay", "skip", "2", "--reason", "test data"]] {
+        let refused = eventbus(&[&mistyped[..], &["--yes"], order].concat());
+        assert_eq!(refused.code, 64, "{refused:?}");
+        assert!(refused.err.contains("has published to redis:bnak:stream"), "{refused:?}");
+    }
+    let beyond = live.run(&["--yes", "relay", "republish", "--after", "5"]);
+    assert_eq!((beyond.code, beyond.err.as_str()), (64, "error: the store ends at position 4\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

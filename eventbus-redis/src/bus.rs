@@ -266,7 +266,7 @@ impl RedisEventBus {
     }
 
     /// Returns the entries that a group has read and not finished, with the attempts of its handlers: the oldest `limit`
-    /// of each partition. It reads each entry, and moves none.
+    /// of each partition, and of the group's backlog. It reads each entry, and moves none.
     ///
     /// # Errors
     /// [`RedisCommandError`], also if there is no such group.

@@ -18,9 +18,9 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct GroupConsumer {
-    /// Its name. All owners of a partition have one name there.
+    /// Its name. All owners of a partition have one name there; `absent` has what waits for a member that handles its type.
     pub name: String,
-    /// The entries that it has read and not finished, in all partitions.
+    /// The entries that it has read and not finished, in all partitions and in the group's backlog.
     pub pending: u64,
     /// The milliseconds since it last asked the server for entries, or renewed the claims on those it has.
     pub idle_ms: u64,
@@ -42,26 +42,27 @@ pub struct PendingDelivery {
     pub record: Option<RecordedEvent>,
 }
 
-/// Lists the consumers of a group by name.
+/// Lists the consumers of a group by name, with what they have of its backlog.
 pub(crate) async fn group_consumers(bus: &BusInner, group: &Name) -> Result<Vec<GroupConsumer>, RedisCommandError> {
-    let mut consumers: BTreeMap<String, GroupConsumer> = BTreeMap::new();
+    let mut states = Vec::new();
     for part in bus.partitions_or_self() {
-        let reply: Value =
-            part.query_idempotent(&request("XINFO", ("CONSUMERS", part.stream(), group.as_str()))).await?;
-        let states = admin::parse_consumers(Ok(reply)).map_err(|error| part.command_error(error.into()))?;
-        for ConsumerState { name, idle, pending } in states {
-            let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
-            let first = || GroupConsumer { name: name.clone(), pending: 0, idle_ms };
-            let consumer = consumers.entry(name.clone()).or_insert_with(first);
-            consumer.pending += pending;
-            consumer.idle_ms = consumer.idle_ms.min(idle_ms);
-        }
+        states.extend(consumers_of(part, group).await?);
     }
-    consumers.remove(keys::ABSENT_CONSUMER);
+    for part in bus.for_backlog(group).partitions_or_self() {
+        states.extend(none_if_missing(consumers_of(part, group).await)?);
+    }
+    let mut consumers: BTreeMap<String, GroupConsumer> = BTreeMap::new();
+    for ConsumerState { name, idle, pending } in states {
+        let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+        let first = || GroupConsumer { name: name.clone(), pending: 0, idle_ms };
+        let consumer = consumers.entry(name.clone()).or_insert_with(first);
+        consumer.pending += pending;
+        consumer.idle_ms = consumer.idle_ms.min(idle_ms);
+    }
     Ok(consumers.into_values().collect())
 }
 
-/// Lists the oldest `limit` pending entries of a group in each partition.
+/// Lists the oldest `limit` pending entries of a group in each partition, and in its backlog.
 pub(crate) async fn pending_deliveries(
     bus: &BusInner,
     group: &Name,
@@ -69,27 +70,49 @@ pub(crate) async fn pending_deliveries(
 ) -> Result<Vec<PendingDelivery>, RedisCommandError> {
     let mut deliveries = Vec::new();
     for part in bus.partitions_or_self() {
-        let pending = request("XPENDING", (part.stream(), group.as_str(), "-", "+", limit));
-        let pending: Value = part.query_idempotent(&pending).await?;
-        let pending = admin::parse_pending(Ok(pending)).map_err(|error| part.command_error(error.into()))?;
-        if pending.is_empty() {
-            continue;
-        }
-        let retry = keys::retry(part.stream(), &part.config().retry_key_prefix, group);
-        let query = admin::load_attempts(&retry, pending.iter().map(|(id, ..)| id.as_str()));
-        let attempts: Vec<Option<String>> = part.query_idempotent(&query).await?;
-        let mut ranges = redis::pipe();
-        for (id, ..) in &pending {
-            ranges.cmd("XRANGE").arg(part.stream()).arg(id).arg(id);
-        }
-        ranges.ignore_errors();
-        let entries: Vec<RedisResult<Value>> =
-            part.connection().query_all(&ranges).await.map_err(|error| part.command_error(error))?;
-        for (((id, consumer, idle_ms), attempts), entry) in pending.into_iter().zip(attempts).zip(entries) {
-            let attempts = attempts.and_then(|json| DeliveryAttempts::from_json(&json).ok()).unwrap_or_default();
-            let record = entry.ok().and_then(parse_record);
-            deliveries.push(PendingDelivery { id: MessageId::new(id), consumer, idle_ms, attempts, record });
-        }
+        deliveries.extend(pending_of(part, group, limit).await?);
+    }
+    for part in bus.for_backlog(group).partitions_or_self() {
+        deliveries.extend(none_if_missing(pending_of(part, group, limit).await)?);
+    }
+    Ok(deliveries)
+}
+
+/// Returns nothing where the server refuses, as most groups have no backlog.
+fn none_if_missing<T>(listed: Result<Vec<T>, RedisCommandError>) -> Result<Vec<T>, RedisCommandError> {
+    match listed {
+        Err(RedisCommandError::Refused { .. }) => Ok(Vec::new()),
+        listed => listed,
+    }
+}
+
+async fn consumers_of(part: &BusInner, group: &Name) -> Result<Vec<ConsumerState>, RedisCommandError> {
+    let reply: Value = part.query_idempotent(&request("XINFO", ("CONSUMERS", part.stream(), group.as_str()))).await?;
+    admin::parse_consumers(Ok(reply)).map_err(|error| part.command_error(error.into()))
+}
+
+async fn pending_of(part: &BusInner, group: &Name, limit: usize) -> Result<Vec<PendingDelivery>, RedisCommandError> {
+    let pending: Value =
+        part.query_idempotent(&request("XPENDING", (part.stream(), group.as_str(), "-", "+", limit))).await?;
+    let pending = admin::parse_pending(Ok(pending)).map_err(|error| part.command_error(error.into()))?;
+    if pending.is_empty() {
+        return Ok(Vec::new());
+    }
+    let retry = keys::retry(part.stream(), &part.config().retry_key_prefix, group);
+    let query = admin::load_attempts(&retry, pending.iter().map(|(id, ..)| id.as_str()));
+    let attempts: Vec<Option<String>> = part.query_idempotent(&query).await?;
+    let mut ranges = redis::pipe();
+    for (id, ..) in &pending {
+        ranges.cmd("XRANGE").arg(part.stream()).arg(id).arg(id);
+    }
+    ranges.ignore_errors();
+    let entries: Vec<RedisResult<Value>> =
+        part.connection().query_all(&ranges).await.map_err(|error| part.command_error(error))?;
+    let mut deliveries = Vec::with_capacity(pending.len());
+    for (((id, consumer, idle_ms), attempts), entry) in pending.into_iter().zip(attempts).zip(entries) {
+        let attempts = attempts.and_then(|json| DeliveryAttempts::from_json(&json).ok()).unwrap_or_default();
+        let record = entry.ok().and_then(parse_record);
+        deliveries.push(PendingDelivery { id: MessageId::new(id), consumer, idle_ms, attempts, record });
     }
     Ok(deliveries)
 }

@@ -221,7 +221,7 @@ async fn what_a_group_has_read_and_not_finished_is_listed_by_consumer_and_by_ent
         bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();
         let base = bus.config().stream_name();
         let streams = match partitions {
-            1 => vec![base],
+            1 => vec![base.clone()],
             _ => (0..partitions).map(|number| format!("{base}:{number}")).collect(),
         };
         for stream in &streams {
@@ -241,6 +241,16 @@ async fn what_a_group_has_read_and_not_finished_is_listed_by_consumer_and_by_ent
         assert_eq!(orders, all, "{partitions} partitions");
         assert!(pending.iter().all(|delivery| delivery.consumer == "worker" && delivery.attempts.attempts == 0));
         assert_eq!(bus.pending_deliveries(&GROUP, 1).await.unwrap().len(), streams.len(), "one of each stream");
+
+        // an entry of the group's backlog, which is no event
+        let backlog = format!("{{{base}}}:backlog:reports");
+        let _: String = command(&bus, "XADD", &[&backlog, "*", "type", "none"]).await;
+        let _: String = command(&bus, "XGROUP", &["CREATE", &backlog, "reports", "0"]).await;
+        let read = ["GROUP", "reports", "worker", "STREAMS", &backlog, ">"];
+        let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
+        assert_eq!(bus.group_consumers(&GROUP).await.unwrap()[0].pending, 9, "{partitions} partitions");
+        let pending = bus.pending_deliveries(&GROUP, 10).await.unwrap();
+        assert_eq!((pending.len(), pending[8].record.is_none()), (9, true), "{partitions} partitions");
         let stranger = Name::from_static("stranger");
         assert!(bus.group_consumers(&stranger).await.is_err() && bus.pending_deliveries(&stranger, 1).await.is_err());
     }

@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use crate::{
     feed_page::{
-        FeedCursor, PageStart, decode_filtered, feed_page, fetch_filtered, fetch_row, fetch_value, find_window_end,
-        unreadable_answer,
+        FeedColumns, FeedCursor, PageStart, decode_filtered, feed_page, fetch_filtered, fetch_row, fetch_value,
+        find_window_end, unreadable_answer,
     },
     filter_parameters::FilterParameters,
     missing_events,
@@ -46,7 +46,7 @@ impl ReadFeed for PgEventStore {
         let decoding = Arc::clone(&read);
         let fetch = move |start| {
             let read = Arc::clone(&read);
-            async move { fetch_filtered(&read.0, start, end, &read.1).await }
+            async move { fetch_filtered(&read.0, start, end, &read.1, FeedColumns::Record).await }
         };
         let decode = move |rows| {
             let read = Arc::clone(&decoding);

@@ -14,8 +14,8 @@ use crate::{
     filter_parameters::FilterParameters,
     pool::Query,
     record::{
-        BOUNDARY_STREAM_COLUMN, PAGE_EVENTS_MAX, PAYLOAD_COLUMN, decode_counts, decode_feed_page, decode_has_former,
-        decode_reach, decode_stream_no, payload_bytes, read_position,
+        BOUNDARY_STREAM_COLUMN, PAGE_EVENTS_MAX, PAYLOAD_COLUMN, VISITED_PAYLOAD_COLUMN, decode_counts,
+        decode_feed_page, decode_has_former, decode_reach, decode_stream_no, payload_bytes, read_position,
     },
     statement_error::StatementError,
     statements::PageEnd,
@@ -41,32 +41,9 @@ impl PageStart {
         Self { after, window_end: after, page_end: PageEnd::AtEvents }
     }
 
-    /// Returns the page with a window of positions that one statement scans for a filter.
-    pub(crate) async fn in_window(self, inner: &StoreInner, end: i64) -> Result<Self, ReadError> {
-        let window_end = match self.window_end > self.after {
-            true => self.window_end,
-            false => filter_window_end(inner, self.after, end).await?,
-        };
-        Ok(Self { window_end, ..self })
-    }
-
-    /// Binds the range of positions, and the filter, to the statement of the page.
-    pub(crate) fn bind_filter<'q>(self, query: Query<'q>, filter: &'q FilterParameters) -> Query<'q> {
-        filter.bind_to(query, self.after, self.window_end)
-    }
-
-    pub(crate) const fn page_end(self) -> PageEnd {
-        self.page_end
-    }
-
-    /// Returns the page with a different end for the next one.
-    pub(crate) const fn with_page_end(self, page_end: PageEnd) -> Self {
-        Self { page_end, ..self }
-    }
-
     /// Returns the start of the page after one that ends with the event at `last`; `has_more` tells whether the window
     /// may have more events.
-    pub(crate) fn following(self, last: Option<i64>, has_more: bool, end: i64) -> Option<Self> {
+    fn following(self, last: Option<i64>, has_more: bool, end: i64) -> Option<Self> {
         let after = last.filter(|_| has_more).unwrap_or(self.window_end);
         (after < end).then_some(Self { after, ..self })
     }
@@ -106,7 +83,7 @@ pub(crate) async fn feed_page(
     let (events, next) = if filter.has_tags() {
         tagged_page(inner, start, end, filter).await?
     } else {
-        let (fetched, _) = fetch_filtered(inner, start, end, filter).await?;
+        let (fetched, _) = fetch_filtered(inner, start, end, filter, FeedColumns::Record).await?;
         decode_filtered(inner, fetched).await?
     };
     Ok((events, next.map(|start| FeedCursor { start, versions })))
@@ -121,7 +98,7 @@ async fn whole_page(
 ) -> Result<Page<FeedCursor>, ReadError> {
     let query = inner.statements().whole_feed_page(include_str!("sql/read_page.sql"), start.page_end);
     let query = query.bind(start.after).bind(end).bind(PAGE_EVENTS_MAX);
-    let (rows, page_end) = fetch_rows(inner, query).await?;
+    let (rows, page_end) = fetch_rows(inner, query, PAYLOAD_COLUMN).await?;
     let (mut events, mut has_more) = decode_rows(inner, &rows).await?;
     note_archived(inner, &events, &mut versions).await?;
     let has_former = rows.first().map_or(Ok(true), decode_has_former).map_err(unreadable_answer)?;
@@ -130,9 +107,18 @@ async fn whole_page(
     Ok((events, next.map(|start| FeedCursor { start, versions })))
 }
 
+/// What a page of a read with a filter has of each event.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum FeedColumns {
+    /// The columns of `record.sql`, and the number of the stream.
+    Record,
+    /// The columns of `visited.sql`.
+    Visited,
+}
+
 /// The rows of a page of a read with a filter.
 pub(crate) struct FilteredRows {
-    rows: Vec<PgRow>,
+    pub(crate) rows: Vec<PgRow>,
     /// The start of the page, with the window and the end that it had.
     page: PageStart,
     end: i64,
@@ -145,15 +131,23 @@ pub(crate) async fn fetch_filtered(
     start: PageStart,
     end: i64,
     filter: &FilterParameters,
+    columns: FeedColumns,
 ) -> Result<(FilteredRows, Option<PageStart>), ReadError> {
     if start.after >= end {
         return Ok((FilteredRows { rows: Vec::new(), page: start, end }, None));
     }
-    let page = start.in_window(inner, end).await?;
-    let query = inner.statements().filtered_page(filter.shape(), page.page_end);
-    let query = page.bind_filter(query, filter).bind(PAGE_EVENTS_MAX);
-    let (rows, page_end) = fetch_rows(inner, query).await?;
-    let page = page.with_page_end(page_end);
+    let window_end = match start.window_end > start.after {
+        true => start.window_end,
+        false => filter_window_end(inner, start.after, end).await?,
+    };
+    let (shape, statements) = (filter.shape(), inner.statements());
+    let (query, payload) = match columns {
+        FeedColumns::Record => (statements.filtered_page(shape, start.page_end), PAYLOAD_COLUMN),
+        FeedColumns::Visited => (statements.visited_page(shape, start.page_end), VISITED_PAYLOAD_COLUMN),
+    };
+    let query = filter.bind_to(query, start.after, window_end).bind(PAGE_EVENTS_MAX);
+    let (rows, page_end) = fetch_rows(inner, query, payload).await?;
+    let page = PageStart { after: start.after, window_end, page_end };
     let last = rows.last().and_then(|row| read_position(row, 0).ok().flatten());
     let has_more = rows.len() as i64 >= PAGE_EVENTS_MAX || page_end == PageEnd::AtBytes;
     let next = page.following(last, has_more, end);
@@ -174,11 +168,15 @@ pub(crate) async fn decode_filtered(
 ///
 /// Events are mostly small, so the server ends a page at its bytes only after one that reached them; of that one it has
 /// sent the rows behind them for nothing.
-async fn fetch_rows(inner: &StoreInner, query: Query<'_>) -> Result<(Vec<PgRow>, PageEnd), StatementError> {
+async fn fetch_rows(
+    inner: &StoreInner,
+    query: Query<'_>,
+    payload_column: usize,
+) -> Result<(Vec<PgRow>, PageEnd), StatementError> {
     let (mut rows, mut bytes) = (Vec::new(), 0);
     let take = |row| {
         if bytes < PAGE_BYTES {
-            bytes += payload_bytes(&row, PAYLOAD_COLUMN);
+            bytes += payload_bytes(&row, payload_column);
             rows.push(row);
         }
     };

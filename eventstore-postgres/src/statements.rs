@@ -183,8 +183,8 @@ impl Statements {
         }))
     }
 
-    /// Returns the statement of [`feed_page`](Self::feed_page) for a page without a filter, which also tells of the
-    /// first event whether the one before it in its stream is there.
+    /// Returns the statement that reads a page of the feed without a filter, with the number of each event's stream; it
+    /// also tells of the first event whether the one before it in its stream is there.
     pub(crate) fn whole_feed_page(&self, rows: &'static str, end: PageEnd) -> Query<'static> {
         self.page(rows, "position", include_str!("sql/has_former.sql"), end)
     }
@@ -322,7 +322,7 @@ fn page_text(rows: &str, order: &str, more_columns: &str, end: PageEnd) -> Strin
     let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
     let rows = without_comments(rows);
     let page = match (end, rows.strip_prefix("SELECT e.*")) {
-        // each row goes through one step less
+        // without a subquery each row goes through one step less
         (PageEnd::AtEvents, Some(rest)) => format!("SELECT {{record}}{{more_columns}}{rest}"),
         (PageEnd::AtEvents, None) => {
             format!("SELECT {{record}}{{more_columns}} FROM (\n{rows}\n) e ORDER BY {{order}}")

@@ -76,20 +76,6 @@ impl PageStreams {
         Ok(streams)
     }
 
-    /// Returns the stream with a number, if it is here.
-    pub(crate) fn find(&self, number: i64) -> Option<&StreamId> {
-        self.sound.get(&number)
-    }
-
-    /// Adds streams, after it has forgotten all if they would be too many.
-    pub(crate) fn add(&mut self, more: Self) {
-        if self.sound.len() + more.sound.len() > REMEMBERED_MAX {
-            *self = Self::default();
-        }
-        self.sound.extend(more.sound);
-        self.corrupt.extend(more.corrupt);
-    }
-
     /// Returns the stream with a number.
     ///
     /// # Errors

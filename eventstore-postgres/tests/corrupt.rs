@@ -283,6 +283,21 @@ async fn a_visit_that_takes_longer_than_a_statement_goes_on_in_pages() {
     store.visit_stream(&stream, Version::FIRST, &mut count).await.unwrap();
     assert_eq!(visited, EVENTS);
 
+    // of the feed the rows of a stream that is not known yet wait, a megabyte of them; the others arrive as they are visited
+    for slow_at in [None, Some(30), Some(60)] {
+        let filter = FeedFilter::all().aggregate_types([stream.aggregate_type().clone()]);
+        let mut positions = Vec::new();
+        let mut push = |event: VisitedFeedEvent<'_>| {
+            positions.push(event.position.get());
+            if slow_at == Some(positions.len()) {
+                thread::sleep(LIMIT.mul_f64(1.5));
+            }
+            ControlFlow::Continue(())
+        };
+        store.visit_feed(Position::START, store.head().await.unwrap(), &filter, &mut push).await.unwrap();
+        assert_eq!(positions, (1..=EVENTS).collect::<Vec<_>>(), "{slow_at:?}");
+    }
+
     // one that breaks off does not see the statement fail, and is not called again
     let mut visited = 0;
     let mut break_off = |_: VisitedEvent<'_>| {

@@ -19,7 +19,8 @@ use crate::{
 ///
 /// It searches the feed, twice. Shown are the events of the conversation, and of each which handlers have left a note in the
 /// store, which groups have read and not finished it, and which gave it up. A handler that takes neither the store's connection
-/// nor a repository leaves no note: whether it has run is unknown.
+/// nor a repository leaves no note: whether it has run is unknown. The store forgets notes after 30 days, unless the application
+/// sets another `inbox_retention`.
 #[derive(Debug, Args)]
 pub(crate) struct CauseArgs {
     /// The id of the event

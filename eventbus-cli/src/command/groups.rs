@@ -104,10 +104,11 @@ fn pending(view: &GroupView) -> Table {
         ("CONSUMER", Align::Left),
         ("IDLE", Align::Right),
         ("FAILED RUNS", Align::Right),
-        ("LAST ERROR", Align::Left),
+        ("LAST ERRORS", Align::Left),
     ]);
     for row in &view.pending {
-        let error = row.attempts.failed.first().map(|(handler, error)| format!("{handler}: {error}"));
+        let errors = row.attempts.failed.iter().map(|(handler, error)| format!("{handler}: {error}"));
+        let errors = Some(errors.collect::<Vec<_>>().join("; ")).filter(|errors| !errors.is_empty());
         table.add([
             optional(row.entry.as_ref()),
             optional(row.position.as_ref()),
@@ -116,7 +117,7 @@ fn pending(view: &GroupView) -> Table {
             optional(row.consumer.as_ref()),
             optional(row.idle_ms.map(|idle| age(Duration::from_millis(idle)))),
             row.attempts.failed_runs.to_string(),
-            optional(error),
+            optional(errors),
         ]);
     }
     table

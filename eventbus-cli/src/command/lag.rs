@@ -9,7 +9,7 @@ use super::{parse_duration, parse_interval};
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Table, optional},
-    query::{LagRow, ReaderSort, list_lags},
+    query::{LagRow, list_lags},
     session::Session,
 };
 
@@ -59,8 +59,8 @@ impl LagArgs {
         // an unknown number may be too high
         let is_late = |most: Duration| match row.seconds {
             Some(seconds) => row.events != Some(0) && seconds > most.as_secs_f64(),
-            // the store cannot read the event at which it waits
-            None => row.events.is_none() || (row.kind != ReaderSort::Group && row.events != Some(0)),
+            // with a position, the store was asked and cannot read the event at which it waits
+            None => row.events.is_none() || (row.position.is_some() && row.events != Some(0)),
         };
         self.over.is_some_and(|most| row.events.is_none_or(|events| events > most))
             || self.over_time.is_some_and(is_late)

@@ -1,7 +1,7 @@
 //! `projections`: the projections whose progress a store keeps, and the events that they skip.
 
 use clap::{Args, Subcommand};
-use eventbus::{Name, Position, support::ReaderKind};
+use eventbus::{Name, support::ReaderKind};
 use serde::Serialize;
 
 use super::skips::{Reader, SkipArgs, UnskipArgs, note_other_skips};
@@ -83,8 +83,8 @@ fn reader(name: &str, known: &[ProjectionRow]) -> Result<Reader, CommandError> {
         Some(_) => format!("projection `{name}`"),
         None => format!("projection `{name}`, which keeps no progress in this store,"),
     };
-    let position = row.map_or(Position::START, |row| row.position);
-    let (done, again) = ("has handled", "a rebuild has it handle the event");
+    let position = row.map(|row| row.position);
+    let (done, again) = ("handled", "a rebuild has it handle the event");
     Ok(Reader { role: ReaderKind::Projection.name_of(&role), shown, position, done, again })
 }
 

@@ -71,27 +71,38 @@ impl RelayArgs {
             note_other_skips(session.printer(), "the relay to", &body.other_skips);
             return Ok(ExitStatus::Done);
         };
-        if let Some(other) = relays.first().filter(|_| bus.is_in_process()) {
-            let other = &other.destination;
-            return Err(CommandError::Usage(format!(
-                "the events of this store go to `{other}`: pass `--bus` and `--prefix`"
-            )));
-        }
         let bus = bus.as_bus();
         let destination = bus.destination();
-        let row = relays.into_iter().find(|row| **destination == row.destination);
-        let published = row.map_or(Position::START, |row| row.position);
+        let role = ReaderKind::Relay.name_of(destination);
+        let (own, others): (Vec<_>, Vec<_>) = relays.into_iter().partition(|row| **destination == row.destination);
+        // the store would list a relay to this bus
+        if let Some(other) = others.first()
+            && store.load_checkpoint(&role).await?.is_none()
+            && own.iter().all(|row| row.leader.is_none() && row.halted_at.is_none())
+        {
+            let text = format!(
+                "no relay of this store has published to {destination}, but to {}: `--bus` and `--prefix` name the bus",
+                other.destination
+            );
+            return Err(CommandError::Usage(text));
+        }
+        let published = own.first().map(|row| row.position);
         let reader = Reader {
-            role: ReaderKind::Relay.name_of(destination),
+            role,
             shown: format!("the relay to {destination}"),
             position: published,
-            done: "has published",
+            done: "published",
             again: "`relay republish` has it publish the event",
         };
         match action {
             RelayAction::Skip(order) => return order.run(session, store, &reader).await,
             RelayAction::Unskip(order) => return order.run(session, store, &reader).await,
             RelayAction::Republish { after } => {
+                let head = store.head().await?;
+                if *after > head.get() {
+                    return Err(CommandError::Usage(format!("the store ends at position {head}")));
+                }
+                let published = published.unwrap_or_default();
                 let question = format!(
                     "publish all events after position {after} again to {destination}, which has those up to {published}"
                 );

@@ -43,9 +43,9 @@ pub(super) struct Reader {
     pub(super) role: Name,
     /// What it is for an operator.
     pub(super) shown: String,
-    /// It has read up to here.
-    pub(super) position: Position,
-    /// What it has done with the events up to there.
+    /// It has read up to here; `None` if the store does not keep that.
+    pub(super) position: Option<Position>,
+    /// What it has done with the events up to there: "handled".
     pub(super) done: &'static str,
     /// What has it take an event up to there.
     pub(super) again: &'static str,
@@ -63,7 +63,11 @@ impl Reader {
             Ok(None) => "where the store has no event".to_owned(),
             Err(_) => "which the store cannot read".to_owned(),
         };
-        let past = if position <= self.position { format!(", which it {} already", self.done) } else { String::new() };
+        let past = match self.position {
+            Some(read) if position <= read => format!(", which it has {} already", self.done),
+            Some(_) => String::new(),
+            None => format!(", which it may have {} already", self.done),
+        };
         format!("the event at position {position}, {event}{past}")
     }
 }
@@ -121,7 +125,7 @@ impl UnskipArgs {
         }
         let body = Skipped { reader: reader.role.as_str(), position, skipped: false, changed: true };
         session.printer().show(&body, |_| format!("{shown} skips the event at position {position} no longer\n"))?;
-        if position <= reader.position {
+        if reader.position.is_some_and(|read| position <= read) {
             let again = reader.again;
             session.printer().note(&format!("{shown} is past the event: {again}"));
         }

@@ -54,6 +54,14 @@ impl OpenBus {
         }
     }
 
+    /// Returns the bus of an application that runs in this process.
+    pub(crate) fn of_app(bus: &Arc<dyn EventBus>) -> Self {
+        match bus.as_any().and_then(|bus| bus.downcast_ref::<RedisEventBus>()) {
+            Some(redis) => Self::Redis(redis.clone()),
+            None => Self::Other(Arc::clone(bus)),
+        }
+    }
+
     async fn in_process(store: &Arc<dyn EventStore>) -> Result<Self, CommandError> {
         let bus = InMemoryEventBus::new();
         bus.resume_from(Arc::clone(store)).await?;

@@ -71,6 +71,6 @@ pub fn dashboard<S: Clone + Send + Sync + 'static>(app: &App) -> Router<S> {
 /// }
 /// ```
 pub fn dashboard_with<S: Clone + Send + Sync + 'static>(app: &App, config: DashboardConfig) -> Router<S> {
-    let source = DashboardSource::new(Some(Arc::clone(app.store())), OpenBus::Other(Arc::clone(app.bus())));
+    let source = DashboardSource::new(Some(Arc::clone(app.store())), OpenBus::of_app(app.bus()));
     routes(DashboardInner::new(source.of_app(app.clone()), config))
 }

@@ -123,7 +123,11 @@ impl DashboardSource {
 
     /// Loads a group of a Redis; `None` if the bus does not know it, or it is in the process of the application.
     pub(super) async fn group(&self, name: &Name) -> Result<Option<GroupView>, CommandError> {
-        let info = self.bus.as_bus().stream_info().await;
+        let bus = self.bus.as_bus();
+        let info = bus.stream_info().await;
+        if !info.connected && !self.bus.is_in_process() {
+            return Err(CommandError::unreachable(&bus.describe(), "it did not describe its groups"));
+        }
         if self.bus.is_in_process() || info.consumer_groups.iter().all(|group| *group.name != **name) {
             return Ok(None);
         }

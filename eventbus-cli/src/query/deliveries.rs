@@ -10,7 +10,7 @@ use eventbus::{
     store::EventStore,
     support::ReaderKind,
 };
-use eventbus_redis::RedisEventBus;
+use eventbus_redis::{RedisCommandError, RedisEventBus};
 use serde::Serialize;
 
 use super::{group_view::AttemptsView, position::all_checkpoints};
@@ -133,12 +133,20 @@ impl Deliveries {
 
     /// Adds what groups of a Redis have read and not finished.
     async fn add_pending(&mut self, bus: &RedisEventBus, indexes: &EventIndexes) -> Result<(), CommandError> {
-        for group in bus.stream_info().await.consumer_groups {
-            if group.pending == 0 {
-                continue;
-            }
+        let info = bus.stream_info().await;
+        if !info.connected {
+            return Err(CommandError::unreachable(&bus.describe(), "it did not describe its groups"));
+        }
+        for group in info.consumer_groups {
             let name = Name::new("group", &group.name).map_err(CommandError::fault)?;
-            let pending = bus.pending_deliveries(&name, PENDING_MAX).await?;
+            let pending = match bus.pending_deliveries(&name, PENDING_MAX).await {
+                // a partition has lost the group, or it is retired
+                Err(RedisCommandError::Refused { .. }) => {
+                    self.has_more = true;
+                    continue;
+                }
+                pending => pending?,
+            };
             self.has_more |= group.pending > pending.len() as u64;
             for delivery in pending {
                 if let Some(index) = index_of(indexes, delivery.record.as_ref()) {

@@ -171,8 +171,8 @@ pub trait MultiStreamAppends: Send + Sync {
     /// [`ReadError`] if the store cannot be read.
     async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError>;
 
-    /// Returns the noted deliveries of these events, to any handler, in no order: for operators. It looks for a note of each
-    /// handler, or reads all notes.
+    /// Returns the noted deliveries of these events, to any handler, in no order: for operators. SQL stores look up each
+    /// handler; the others read all notes.
     ///
     /// # Errors
     /// [`ReadError`] if the store cannot be read.

@@ -45,6 +45,8 @@ struct LoadedSkips {
     positions: Arc<[Position]>,
     /// `None` if the next reader is to load them.
     loaded_at: Option<Instant>,
+    /// How often they were cleared: what was read before is loaded again.
+    cleared: u64,
 }
 
 impl<P: Projection> ProjectionInner<P> {
@@ -93,7 +95,7 @@ impl<P: Projection> ProjectionInner<P> {
     /// Returns the positions that it skips; loads them anew after [`SKIPS_REFRESH_INTERVAL`], as an operator may have
     /// changed them.
     pub(super) async fn skips(&self, store: &dyn EventStore, clock: &SharedClock) -> Result<Arc<[Position]>, BoxError> {
-        let LoadedSkips { positions, loaded_at } = self.skips.lock().clone();
+        let LoadedSkips { positions, loaded_at, .. } = self.skips.lock().clone();
         if loaded_at.is_some_and(|at| clock.elapsed(at) < SKIPS_REFRESH_INTERVAL) {
             return Ok(positions);
         }
@@ -110,14 +112,19 @@ impl<P: Projection> ProjectionInner<P> {
         store: &dyn EventStore,
         loaded_at: Option<Instant>,
     ) -> Result<Arc<[Position]>, BoxError> {
+        let cleared = self.skips.lock().cleared;
         let positions: Arc<[Position]> = skipped_positions(store, &projection_role(P::definition().name)).await?.into();
-        *self.skips.lock() = LoadedSkips { positions: Arc::clone(&positions), loaded_at };
+        let mut skips = self.skips.lock();
+        let loaded_at = loaded_at.filter(|_| skips.cleared == cleared);
+        *skips = LoadedSkips { positions: Arc::clone(&positions), loaded_at, cleared: skips.cleared };
+        drop(skips);
         Ok(positions)
     }
 
     /// Clears the loaded positions, as an operator may have changed them.
     pub(crate) fn clear_cached_skips(&self) {
-        self.skips.lock().loaded_at = None;
+        let mut skips = self.skips.lock();
+        (skips.loaded_at, skips.cleared) = (None, skips.cleared.wrapping_add(1));
     }
 
     /// Returns the number of loaded positions up to `position` that it skips.
