@@ -310,11 +310,18 @@ async fn a_relay_that_stopped_at_a_restored_store_publishes_again() {
     assert_eq!(without_bus.code, 64, "{without_bus:?}");
     let wanted = format!("no relay of this store has published to memory, but to {destination}:");
     assert!(without_bus.err.contains(&wanted), "{without_bus:?}");
-    let mistyped = ["--store", live.database.url(), "--bus", live.redis.url(), "--prefix", "bnak"];
+    let other = eventbus_test::unique_name("other");
+    let config = RedisEventBusConfig {
+        redis_url: live.redis.url().into(),
+        stream_prefix: other.clone(),
+        ..RedisEventBusConfig::default()
+    };
+    let _other = RedisEventBus::connect(config).await.unwrap();
+    let mistyped = ["--store", live.database.url(), "--bus", live.redis.url(), "--prefix", &other];
     for order in [&["relay", "republish", "--after", "2"][..], &["relay", "skip", "2", "--reason", "test data"]] {
         let refused = eventbus(&[&mistyped[..], &["--yes"], order].concat());
         assert_eq!(refused.code, 64, "{refused:?}");
-        assert!(refused.err.contains("has published to redis:bnak:stream"), "{refused:?}");
+        assert!(refused.err.contains(&format!("has published to redis:{other}:stream")), "{refused:?}");
     }
     let beyond = live.run(&["--yes", "relay", "republish", "--after", "5"]);
     assert_eq!((beyond.code, beyond.err.as_str()), (64, "error: the store ends at position 4\n"));

@@ -246,10 +246,11 @@ impl RedisEventBus {
         group::lost_groups(&self.inner).await
     }
 
-    /// Returns the consumers of a group, by name, also those that have ended and left entries.
+    /// Returns the consumers of a group, by name, also those that have ended and left entries; none if there is no such
+    /// group.
     ///
     /// # Errors
-    /// [`RedisCommandError`], also if there is no such group.
+    /// [`RedisCommandError`].
     ///
     /// # Examples
     /// ```no_run
@@ -266,10 +267,10 @@ impl RedisEventBus {
     }
 
     /// Returns the entries that a group has read and not finished, with the attempts of its handlers: the oldest `limit`
-    /// of each partition, and of the group's backlog. It reads each entry, and moves none.
+    /// of each partition, and of the group's backlog; none if there is no such group. It reads each entry, and moves none.
     ///
     /// # Errors
-    /// [`RedisCommandError`], also if there is no such group.
+    /// [`RedisCommandError`].
     ///
     /// # Examples
     /// ```no_run

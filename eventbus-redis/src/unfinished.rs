@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use eventbus::{Name, RecordedEvent, delivery::DeliveryAttempts, port::MessageId};
-use redis::{RedisResult, Value};
+use redis::{Cmd, RedisResult, Value};
 
 use crate::{
     RedisCommandError,
@@ -42,14 +42,12 @@ pub struct PendingDelivery {
     pub record: Option<RecordedEvent>,
 }
 
-/// Lists the consumers of a group by name, with what they have of its backlog.
+/// Lists the consumers of a group by name, with what they have of its backlog; none of a group that is not there.
 pub(crate) async fn group_consumers(bus: &BusInner, group: &Name) -> Result<Vec<GroupConsumer>, RedisCommandError> {
-    let mut states = Vec::new();
-    for part in bus.partitions_or_self() {
-        states.extend(consumers_of(part, group).await?);
-    }
-    for part in bus.for_backlog(group).partitions_or_self() {
-        states.extend(none_if_missing(consumers_of(part, group).await)?);
+    let (backlog, mut states) = (bus.for_backlog(group), Vec::new());
+    for part in bus.partitions_or_self().into_iter().chain(backlog.partitions_or_self()) {
+        let reply = reply_of(part, request("XINFO", ("CONSUMERS", part.stream(), group.as_str()))).await?;
+        states.extend(admin::parse_consumers(reply).map_err(|error| part.command_error(error.into()))?);
     }
     let mut consumers: BTreeMap<String, GroupConsumer> = BTreeMap::new();
     for ConsumerState { name, idle, pending } in states {
@@ -62,39 +60,33 @@ pub(crate) async fn group_consumers(bus: &BusInner, group: &Name) -> Result<Vec<
     Ok(consumers.into_values().collect())
 }
 
-/// Lists the oldest `limit` pending entries of a group in each partition, and in its backlog.
+/// Lists the oldest `limit` pending entries of a group in each partition, and in its backlog; none of a group that is not
+/// there.
 pub(crate) async fn pending_deliveries(
     bus: &BusInner,
     group: &Name,
     limit: usize,
 ) -> Result<Vec<PendingDelivery>, RedisCommandError> {
-    let mut deliveries = Vec::new();
-    for part in bus.partitions_or_self() {
+    let (backlog, mut deliveries) = (bus.for_backlog(group), Vec::new());
+    for part in bus.partitions_or_self().into_iter().chain(backlog.partitions_or_self()) {
         deliveries.extend(pending_of(part, group, limit).await?);
-    }
-    for part in bus.for_backlog(group).partitions_or_self() {
-        deliveries.extend(none_if_missing(pending_of(part, group, limit).await)?);
     }
     Ok(deliveries)
 }
 
-/// Returns nothing where the server refuses, as most groups have no backlog.
-fn none_if_missing<T>(listed: Result<Vec<T>, RedisCommandError>) -> Result<Vec<T>, RedisCommandError> {
-    match listed {
-        Err(RedisCommandError::Refused { .. }) => Ok(Vec::new()),
-        listed => listed,
-    }
-}
-
-async fn consumers_of(part: &BusInner, group: &Name) -> Result<Vec<ConsumerState>, RedisCommandError> {
-    let reply: Value = part.query_idempotent(&request("XINFO", ("CONSUMERS", part.stream(), group.as_str()))).await?;
-    admin::parse_consumers(Ok(reply)).map_err(|error| part.command_error(error.into()))
+/// Sends a command, and returns its reply, which may be that there is no such stream or group.
+async fn reply_of(part: &BusInner, command: Cmd) -> Result<RedisResult<Value>, RedisCommandError> {
+    let mut commands = redis::pipe();
+    commands.add_command(command);
+    commands.ignore_errors();
+    let replies: Vec<RedisResult<Value>> =
+        part.connection().query_all(&commands).await.map_err(|error| part.command_error(error))?;
+    Ok(replies.into_iter().next().unwrap_or(Ok(Value::Nil)))
 }
 
 async fn pending_of(part: &BusInner, group: &Name, limit: usize) -> Result<Vec<PendingDelivery>, RedisCommandError> {
-    let pending: Value =
-        part.query_idempotent(&request("XPENDING", (part.stream(), group.as_str(), "-", "+", limit))).await?;
-    let pending = admin::parse_pending(Ok(pending)).map_err(|error| part.command_error(error.into()))?;
+    let reply = reply_of(part, request("XPENDING", (part.stream(), group.as_str(), "-", "+", limit))).await?;
+    let pending = admin::parse_pending(reply).map_err(|error| part.command_error(error.into()))?;
     if pending.is_empty() {
         return Ok(Vec::new());
     }

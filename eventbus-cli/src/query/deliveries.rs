@@ -10,7 +10,7 @@ use eventbus::{
     store::EventStore,
     support::ReaderKind,
 };
-use eventbus_redis::{RedisCommandError, RedisEventBus};
+use eventbus_redis::RedisEventBus;
 use serde::Serialize;
 
 use super::{group_view::AttemptsView, position::all_checkpoints};
@@ -139,14 +139,7 @@ impl Deliveries {
         }
         for group in info.consumer_groups {
             let name = Name::new("group", &group.name).map_err(CommandError::fault)?;
-            let pending = match bus.pending_deliveries(&name, PENDING_MAX).await {
-                // a partition has lost the group, or it is retired
-                Err(RedisCommandError::Refused { .. }) => {
-                    self.has_more = true;
-                    continue;
-                }
-                pending => pending?,
-            };
+            let pending = bus.pending_deliveries(&name, PENDING_MAX).await?;
             self.has_more |= group.pending > pending.len() as u64;
             for delivery in pending {
                 if let Some(index) = index_of(indexes, delivery.record.as_ref()) {

@@ -137,7 +137,7 @@ pub(crate) async fn expect_only(doctor: &Doctor, check: &str, severity: Severity
     (*found).clone()
 }
 
-fn assert_finding(found: &CheckFinding, check: &str, severity: Severity, text: &str) {
+pub(crate) fn assert_finding(found: &CheckFinding, check: &str, severity: Severity, text: &str) {
     let finding = &found.finding;
     assert_eq!((found.check, finding.severity), (check, severity), "{found:?}");
     assert!(finding.finding.contains(text), "{text}: {found:?}");
