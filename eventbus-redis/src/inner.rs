@@ -271,7 +271,7 @@ impl BusInner {
         self.connection.query(command).await.map_err(|error| self.command_error(error))
     }
 
-    fn ensure_open(&self) -> Result<(), RedisCommandError> {
+    pub(crate) fn ensure_open(&self) -> Result<(), RedisCommandError> {
         match self.consuming.is_closed() {
             true => Err(RedisCommandError::ShutDown { stream: self.stream.clone() }),
             false => Ok(()),

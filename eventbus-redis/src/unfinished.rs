@@ -76,6 +76,7 @@ pub(crate) async fn pending_deliveries(
 
 /// Sends a command, and returns its reply, which may be that there is no such stream or group.
 async fn reply_of(part: &BusInner, command: Cmd) -> Result<RedisResult<Value>, RedisCommandError> {
+    part.ensure_open()?;
     let mut commands = redis::pipe();
     commands.add_command(command);
     commands.ignore_errors();

@@ -80,8 +80,8 @@ fn text(tree: &CauseTree) -> String {
             text.push_str(&format!("{indent}  {line}\n"));
         }
     }
-    if tree.has_more_deliveries {
-        text.push_str("the bus has more dead letters or pending entries, which were not searched\n");
+    if tree.may_have_more_deliveries {
+        text.push_str("the bus may have more dead letters or pending entries, which were not searched\n");
     }
     if tree.is_cut {
         text.push_str("the conversation has more events\n");

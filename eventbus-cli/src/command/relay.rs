@@ -2,9 +2,10 @@
 
 use clap::{Args, Subcommand};
 use eventbus::{
-    Position,
+    Name, Position,
     bus::EventBus,
     relay::{RepublishError, republish},
+    store::EventStore,
     support::ReaderKind,
 };
 use serde::Serialize;
@@ -72,50 +73,61 @@ impl RelayArgs {
             return Ok(ExitStatus::Done);
         };
         let bus = bus.as_bus();
-        let destination = bus.destination();
-        let role = ReaderKind::Relay.name_of(destination);
-        let (own, others): (Vec<_>, Vec<_>) = relays.into_iter().partition(|row| **destination == row.destination);
-        // the store would list a relay to this bus
-        if let Some(other) = others.first()
-            && store.load_checkpoint(&role).await?.is_none()
-            && own.iter().all(|row| row.leader.is_none() && row.halted_at.is_none())
-        {
-            let text = format!(
-                "no relay of this store has published to {destination}, but to {}: `--bus` and `--prefix` name the bus",
-                other.destination
-            );
-            return Err(CommandError::Usage(text));
-        }
-        let published = own.first().map(|row| row.position);
-        let reader = Reader {
-            role,
-            shown: format!("the relay to {destination}"),
-            position: published,
-            done: "published",
-            again: "`relay republish` has it publish the event",
-        };
+        let reader = reader(&*store, bus.destination(), relays).await?;
         match action {
-            RelayAction::Skip(order) => return order.run(session, store, &reader).await,
-            RelayAction::Unskip(order) => return order.run(session, store, &reader).await,
+            RelayAction::Skip(order) => order.run(session, store, &reader).await,
+            RelayAction::Unskip(order) => order.run(session, store, &reader).await,
             RelayAction::Republish { after } => {
-                let head = store.head().await?;
-                if *after > head.get() {
-                    return Err(CommandError::Usage(format!("the store ends at position {head}")));
-                }
-                let published = published.unwrap_or_default();
-                let question = format!(
-                    "publish all events after position {after} again to {destination}, which has those up to {published}"
-                );
-                if session.confirm(&question).await? == Consent::Given {
-                    let position = republish(&*store, bus, Position::new(*after)).await?;
-                    session.printer().show(&Republished { destination, position }, |_| {
-                        format!("the relay to {destination} publishes all events after position {position} again\n")
-                    })?;
-                }
+                let published = reader.position.unwrap_or_default();
+                republish_after(session, &*store, bus, (Position::new(*after), published)).await
             }
         }
-        Ok(ExitStatus::Done)
     }
+}
+
+/// Returns the relay to a bus as a reader of the feed. Refuses a bus to which none has published, where others have.
+async fn reader(store: &dyn EventStore, destination: &Name, relays: Vec<RelayRow>) -> Result<Reader, CommandError> {
+    let role = ReaderKind::Relay.name_of(destination);
+    let (own, others): (Vec<_>, Vec<_>) = relays.into_iter().partition(|row| **destination == row.destination);
+    // the store would list a relay to this bus
+    if let Some(other) = others.first()
+        && store.load_checkpoint(&role).await?.is_none()
+        && own.iter().all(|row| row.leader.is_none() && row.halted_at.is_none())
+    {
+        let text = format!(
+            "no relay of this store has published to {destination}, but to {}: `--bus` and `--prefix` name the bus",
+            other.destination
+        );
+        return Err(CommandError::Usage(text));
+    }
+    Ok(Reader {
+        role,
+        shown: format!("the relay to {destination}"),
+        position: own.first().map(|row| row.position),
+        done: "published",
+        again: "`relay republish` has it publish the event",
+    })
+}
+
+async fn republish_after(
+    session: &Session,
+    store: &dyn EventStore,
+    bus: &dyn EventBus,
+    (after, published): (Position, Position),
+) -> Result<ExitStatus, CommandError> {
+    let (destination, head) = (bus.destination(), store.head().await?);
+    if after > head {
+        return Err(CommandError::Usage(format!("the store ends at position {head}")));
+    }
+    let question =
+        format!("publish all events after position {after} again to {destination}, which has those up to {published}");
+    if session.confirm(&question).await? == Consent::Given {
+        let position = republish(store, bus, after).await?;
+        session.printer().show(&Republished { destination, position }, |_| {
+            format!("the relay to {destination} publishes all events after position {position} again\n")
+        })?;
+    }
+    Ok(ExitStatus::Done)
 }
 
 impl From<RepublishError> for CommandError {

@@ -52,6 +52,17 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// Asks whether to have it do this with the event at a position.
+    async fn confirm(
+        &self,
+        session: &Session,
+        store: &dyn EventStore,
+        (what, position): (&str, Position),
+    ) -> Result<Consent, CommandError> {
+        let event = self.describe(store, position).await;
+        session.confirm(&format!("have {} {what} {event}", self.shown)).await
+    }
+
     /// Says which event is at a position, and whether the reader is past it.
     async fn describe(&self, store: &dyn EventStore, position: Position) -> String {
         let before = Position::new(position.get().saturating_sub(1));
@@ -91,9 +102,7 @@ impl SkipArgs {
         reader: &Reader,
     ) -> Result<ExitStatus, CommandError> {
         let (position, shown) = (Position::new(self.position), &reader.shown);
-        let event = reader.describe(&*store, position).await;
-        let question = format!("have {shown} skip for good {event}");
-        if session.confirm(&question).await? == Consent::DryRun {
+        if reader.confirm(session, &*store, ("skip for good", position)).await? == Consent::DryRun {
             return Ok(ExitStatus::Done);
         }
         let changed = SkipEditor::new(store).skip(&reader.role, position, &self.reason).await?;
@@ -114,9 +123,7 @@ impl UnskipArgs {
         reader: &Reader,
     ) -> Result<ExitStatus, CommandError> {
         let (position, shown) = (Position::new(self.position), &reader.shown);
-        let event = reader.describe(&*store, position).await;
-        let question = format!("have {shown} no longer skip {event}");
-        if session.confirm(&question).await? == Consent::DryRun {
+        if reader.confirm(session, &*store, ("no longer skip", position)).await? == Consent::DryRun {
             return Ok(ExitStatus::Done);
         }
         if !SkipEditor::new(store).unskip(&reader.role, position).await? {

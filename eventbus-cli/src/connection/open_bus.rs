@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use eventbus::{InMemoryEventBus, bus::EventBus, dead_letter::DeadLetters, store::EventStore};
+use eventbus::{InMemoryEventBus, bus::EventBus, dead_letter::DeadLetters, health::StreamInfo, store::EventStore};
 use eventbus_redis::RedisEventBus;
 
 use super::settings::ConnectionSettings;
@@ -44,7 +44,7 @@ impl OpenBus {
     /// # Errors
     /// [`CommandError::Unreachable`] if it cannot be reached, [`CommandError::Fault`] if there is none.
     pub async fn attach(bus: &Arc<dyn EventBus>, store: Option<&Arc<dyn EventStore>>) -> Result<Self, CommandError> {
-        if let Some(bus) = bus.as_any().and_then(|bus| bus.downcast_ref::<RedisEventBus>()) {
+        if let Some(bus) = as_redis(bus) {
             return Ok(Self::Redis(RedisEventBus::attach(bus.config().clone()).await?));
         }
         match store {
@@ -56,10 +56,7 @@ impl OpenBus {
 
     /// Returns the bus of an application that runs in this process.
     pub(crate) fn of_app(bus: &Arc<dyn EventBus>) -> Self {
-        match bus.as_any().and_then(|bus| bus.downcast_ref::<RedisEventBus>()) {
-            Some(redis) => Self::Redis(redis.clone()),
-            None => Self::Other(Arc::clone(bus)),
-        }
+        as_redis(bus).map_or_else(|| Self::Other(Arc::clone(bus)), |redis| Self::Redis(redis.clone()))
     }
 
     async fn in_process(store: &Arc<dyn EventStore>) -> Result<Self, CommandError> {
@@ -75,6 +72,19 @@ impl OpenBus {
             Self::Redis(bus) => bus,
             Self::InProcess(bus) => bus,
             Self::Other(bus) => &**bus,
+        }
+    }
+
+    /// Returns the state of its stream and its groups.
+    ///
+    /// # Errors
+    /// [`CommandError::Unreachable`] if it does not say it.
+    pub async fn stream_info(&self) -> Result<StreamInfo, CommandError> {
+        let bus = self.as_bus();
+        let info = bus.stream_info().await;
+        match info.connected {
+            true => Ok(info),
+            false => Err(CommandError::unreachable(&bus.describe(), "it did not describe its stream and groups")),
         }
     }
 
@@ -96,4 +106,8 @@ impl OpenBus {
             Self::Other(bus) => !bus.is_durable(),
         }
     }
+}
+
+fn as_redis(bus: &Arc<dyn EventBus>) -> Option<&RedisEventBus> {
+    bus.as_any()?.downcast_ref()
 }

@@ -42,8 +42,8 @@ pub struct CauseTree {
     pub events: Vec<CauseRow>,
     /// Set if the conversation has more events than are shown.
     pub is_cut: bool,
-    /// Set if the bus has more dead letters or pending entries than were searched.
-    pub has_more_deliveries: bool,
+    /// Set if the bus may have more dead letters or pending entries than were searched.
+    pub may_have_more_deliveries: bool,
 }
 
 /// An event of a conversation.
@@ -138,10 +138,11 @@ pub async fn find_causes(
         }
         events.push(event);
     }
-    let Deliveries { of_events, has_more } = find_deliveries(store, bus, &events).await?;
+    let Deliveries { of_events, may_have_more: may_have_more_deliveries } =
+        find_deliveries(store, bus, &events).await?;
     let events = to_tree(&events, wanted, of_events);
     let event_id = wanted.to_string();
-    Ok(Some(CauseTree { event_id, correlation_id, events, is_cut, has_more_deliveries: has_more }))
+    Ok(Some(CauseTree { event_id, correlation_id, events, is_cut, may_have_more_deliveries }))
 }
 
 /// Orders events so that each comes after its cause, with the number of causes above it.

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use eventbus::{
     EventId, Name, RecordedEvent, StreamId,
-    bus::EventBus as _,
     dead_letter::{DeadLetterFilter, DeadLetters},
     delivery::DeliveryAttempts,
+    health::GroupInfo,
     store::EventStore,
     support::ReaderKind,
 };
@@ -75,8 +75,8 @@ pub struct DeadDeliveryRow {
 pub(super) struct Deliveries {
     /// Of each event, in their order.
     pub(super) of_events: Vec<EventDeliveries>,
-    /// Set if the bus has more dead letters or pending entries than were searched.
-    pub(super) has_more: bool,
+    /// Set if the bus may have more dead letters or pending entries than were searched.
+    pub(super) may_have_more: bool,
 }
 
 /// Finds what became of the deliveries of events.
@@ -92,10 +92,10 @@ pub(super) async fn find_deliveries(
     let keys: Vec<(StreamId, EventId)> =
         events.iter().map(|event| (event.metadata().stream().clone(), event.metadata().event_id())).collect();
     let indexes: HashMap<_, _> = keys.iter().enumerate().map(|(index, key)| (key.clone(), index)).collect();
-    let mut found = Deliveries { of_events: vec![EventDeliveries::default(); events.len()], has_more: false };
+    let mut found = Deliveries { of_events: vec![EventDeliveries::default(); events.len()], may_have_more: false };
     found.add_notes(store, &keys, &indexes).await?;
     match bus {
-        OpenBus::Redis(bus) => found.add_pending(bus, &indexes).await?,
+        OpenBus::Redis(redis) => found.add_pending(redis, bus.stream_info().await?.consumer_groups, &indexes).await?,
         OpenBus::InProcess(_) => found.add_waiting(store, events).await?,
         OpenBus::Other(_) => {}
     }
@@ -132,15 +132,17 @@ impl Deliveries {
     }
 
     /// Adds what groups of a Redis have read and not finished.
-    async fn add_pending(&mut self, bus: &RedisEventBus, indexes: &EventIndexes) -> Result<(), CommandError> {
-        let info = bus.stream_info().await;
-        if !info.connected {
-            return Err(CommandError::unreachable(&bus.describe(), "it did not describe its groups"));
-        }
-        for group in info.consumer_groups {
+    async fn add_pending(
+        &mut self,
+        bus: &RedisEventBus,
+        groups: Vec<GroupInfo>,
+        indexes: &EventIndexes,
+    ) -> Result<(), CommandError> {
+        for group in groups {
             let name = Name::new("group", &group.name).map_err(CommandError::fault)?;
             let pending = bus.pending_deliveries(&name, PENDING_MAX).await?;
-            self.has_more |= group.pending > pending.len() as u64;
+            // one of the streams may have as many, and more behind them
+            self.may_have_more |= pending.len() >= PENDING_MAX;
             for delivery in pending {
                 if let Some(index) = index_of(indexes, delivery.record.as_ref()) {
                     let row = WaitingDeliveryRow::new(&group.name, Some(delivery.consumer), delivery.attempts);
@@ -186,7 +188,7 @@ impl Deliveries {
                 return Ok(());
             }
             if searched >= DEAD_LETTERS_MAX {
-                self.has_more = true;
+                self.may_have_more = true;
                 return Ok(());
             }
         }

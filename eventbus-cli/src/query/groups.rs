@@ -96,11 +96,7 @@ async fn groups_of_stream(
     tally: &DeadLetterTally,
     clock: &SharedClock,
 ) -> Result<Vec<GroupRow>, CommandError> {
-    let port = bus.as_bus();
-    let info = port.stream_info().await;
-    if !info.connected {
-        return Err(CommandError::unreachable(&port.describe(), "it did not describe its groups"));
-    }
+    let (port, info) = (bus.as_bus(), bus.stream_info().await?);
     let (holder, lost) = match bus {
         OpenBus::Redis(redis) => (redis.trim_blocker().await?.map(|blocker| blocker.group), redis.lost_groups().await?),
         _ => (None, Vec::new()),
