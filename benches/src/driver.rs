@@ -110,7 +110,9 @@ fn contenders(args: &TableArgs) -> Result<Vec<Contender>> {
     let mut contenders = vec![
         Contender::of_ours("ours", program.clone(), Implementation::Ours),
         Contender::of_ours("by hand", program.clone(), Implementation::ByHand),
-        Contender::of_ours("grouped by hand", program, Implementation::GroupedByHand),
+        Contender::of_ours("grouped by hand", program.clone(), Implementation::GroupedByHand),
+        Contender::of_ours("compact by hand", program.clone(), Implementation::CompactByHand),
+        Contender::of_ours("ours, not analyzed", program, Implementation::NotAnalyzed),
     ];
     if let Some(other) = &args.against {
         contenders.insert(1, Contender::of_ours("other build", other.clone(), Implementation::Ours));

@@ -8,6 +8,10 @@ pub enum Implementation {
     ByHand,
     /// The same, whose saves share statements.
     GroupedByHand,
+    /// The same as by hand, with entries of one field.
+    CompactByHand,
+    /// Ours, in a store whose tables have no statistics: autovacuum has not come to it.
+    NotAnalyzed,
 }
 
 impl Implementation {
@@ -21,7 +25,9 @@ impl Implementation {
     pub fn workloads(self) -> Option<&'static [&'static str]> {
         match self {
             Self::Ours | Self::ByHand => None,
-            Self::GroupedByHand => Some(&["save-1", "save-10"]),
+            Self::GroupedByHand => Some(&["save-1", "save-10", "sqlite-save-1"]),
+            Self::CompactByHand => Some(&["publish-1", "publish-100", "consume"]),
+            Self::NotAnalyzed => Some(&["load-10000", "rebuild-memory", "rebuild-batches"]),
         }
     }
 }

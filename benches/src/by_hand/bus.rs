@@ -8,7 +8,7 @@ use std::{
 
 use eventbus::Result;
 use redis::{AsyncConnectionConfig, Client, Cmd, aio::MultiplexedConnection, cmd, pipe};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -25,9 +25,10 @@ const COUNT: usize = 100;
 const TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]");
 
-/// All callers publish over one connection, and a second one consumes, as in our bus.
+/// All callers publish over one connection, and a second one consumes, as in our bus. Entries are as ours; `COMPACT` ones
+/// have one field, with what a handler needs at least.
 #[derive(Clone)]
-pub struct Bus {
+pub struct Bus<const COMPACT: bool = false> {
     client: Client,
     connection: MultiplexedConnection,
     stream: String,
@@ -57,10 +58,18 @@ struct Payload<'a> {
 #[derive(Serialize)]
 struct Metadata {}
 
+/// The only field of a compact entry.
+#[derive(Serialize, Deserialize)]
+struct Compact<I> {
+    event_id: Uuid,
+    order: Uuid,
+    item: I,
+}
+
 /// Entries with their ids and fields, by stream.
 type Read = Vec<(String, Vec<(String, Vec<(String, String)>)>)>;
 
-impl Bus {
+impl<const COMPACT: bool> Bus<COMPACT> {
     async fn connect(url: &str, prefix: &str) -> Result<Self> {
         let client = Client::open(url)?;
         let connection = connect(&client).await?;
@@ -69,8 +78,15 @@ impl Bus {
     }
 
     /// Returns the command that adds an event to the stream.
-    pub fn add(&self, order: Uuid, item: &ItemAdded, event_id: Uuid, at: OffsetDateTime) -> Result<Cmd> {
-        let at = at.format(TIME)?;
+    fn add(&self, order: Uuid, item: &ItemAdded) -> Result<Cmd> {
+        let event_id = Uuid::now_v7();
+        let mut add = cmd("XADD");
+        add.arg(&self.stream).arg("*");
+        if COMPACT {
+            add.arg("event").arg(serde_json::to_vec(&Compact { event_id, order, item })?);
+            return Ok(add);
+        }
+        let at = OffsetDateTime::now_utc().format(TIME)?;
         let payload = serde_json::to_vec(&Payload {
             event_id,
             event_type: EVENT_TYPE,
@@ -86,8 +102,6 @@ impl Bus {
             metadata: Metadata {},
             item,
         })?;
-        let mut add = cmd("XADD");
-        add.arg(&self.stream).arg("*");
         add.arg("event_id").arg(event_id.to_string());
         add.arg("event_type").arg(EVENT_TYPE);
         add.arg("aggregate_id").arg(order.to_string());
@@ -96,10 +110,6 @@ impl Bus {
         add.arg("occurred_at").arg(format!("{at}+00:00"));
         add.arg("payload").arg(payload);
         Ok(add)
-    }
-
-    fn add_now(&self, order: Uuid, item: &ItemAdded) -> Result<Cmd> {
-        self.add(order, item, Uuid::now_v7(), OffsetDateTime::now_utc())
     }
 
     async fn read(
@@ -125,7 +135,7 @@ impl Bus {
             let mut acknowledge = cmd("XACK");
             acknowledge.arg(&self.stream).arg(group);
             for (id, fields) in &entries {
-                if let Some(item) = decode(fields)? {
+                if let Some(item) = decode::<COMPACT>(fields)? {
                     (1..handlers).for_each(|_| handler(item.clone()));
                     handler(item);
                 }
@@ -138,8 +148,11 @@ impl Bus {
 }
 
 /// Decodes the event of an entry.
-fn decode(fields: &[(String, String)]) -> Result<Option<ItemAdded>> {
+fn decode<const COMPACT: bool>(fields: &[(String, String)]) -> Result<Option<ItemAdded>> {
     let field = |name| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
+    if COMPACT {
+        return Ok(Some(serde_json::from_str::<Compact<_>>(field("event").unwrap_or_default())?.item));
+    }
     if field("event_type") != Some(EVENT_TYPE) {
         return Ok(None);
     }
@@ -151,27 +164,27 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection> {
     Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
-impl Publisher for Bus {
+impl<const COMPACT: bool> Publisher for Bus<COMPACT> {
     async fn open(url: &str, prefix: &str) -> Result<Self> {
         Self::connect(url, prefix).await
     }
 
     async fn publish(&self, order: Uuid, item: &ItemAdded) -> Result<()> {
-        let _id: String = self.add_now(order, item)?.query_async(&mut self.connection.clone()).await?;
+        let _id: String = self.add(order, item)?.query_async(&mut self.connection.clone()).await?;
         Ok(())
     }
 
     async fn publish_all(&self, items: &[(Uuid, ItemAdded)]) -> Result<()> {
         let mut adds = pipe();
         for (order, item) in items {
-            adds.add_command(self.add_now(*order, item)?);
+            adds.add_command(self.add(*order, item)?);
         }
         let _ids: Vec<String> = adds.query_async(&mut self.connection.clone()).await?;
         Ok(())
     }
 }
 
-impl Consumer for Bus {
+impl<const COMPACT: bool> Consumer for Bus<COMPACT> {
     async fn open(url: &str, prefix: &str, groups: &[String]) -> Result<Self> {
         let bus = Self { groups: groups.to_vec(), ..Self::connect(url, prefix).await? };
         for group in groups {

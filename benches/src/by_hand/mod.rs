@@ -1,12 +1,14 @@
 //! Minimal code for these events, as a careful author would write it on the same clients.
 //!
 //! It does what its workload needs and no more: no retries, no order of the feed under concurrent writers, no metadata for
-//! handlers, and no group commit but in [`GroupedOrders`].
+//! handlers, and no group commit but in [`GroupedOrders`] and
+//! [`GroupedSqliteOrders`].
 
 mod bus;
 mod courses;
 mod grouped;
 mod grouped_save;
+mod grouped_sqlite;
 mod postgres;
 mod reacting;
 mod rebuilds;
@@ -18,6 +20,7 @@ pub use self::{
     bus::Bus,
     courses::PgCourses,
     grouped::GroupedOrders,
+    grouped_sqlite::GroupedSqliteOrders,
     postgres::{ORDER_TOTALS, PgOrders, PgSnapshotOrders, UPSERT_TOTAL, UPSERT_TOTALS, sum_totals},
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds},

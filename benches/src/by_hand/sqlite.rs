@@ -2,7 +2,7 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::Result;
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, params};
 use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -73,12 +73,13 @@ impl SqliteOrders {
     }
 }
 
-fn insert(tx: &Transaction<'_>, id: &str, version: i64, item: &ItemAdded) -> Result<()> {
+/// Inserts an event in the transaction of the connection.
+pub fn insert(connection: &Connection, id: &str, version: i64, item: &ItemAdded) -> Result<()> {
     let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000)?;
     let (event_id, correlation_id) = (Uuid::now_v7().to_string(), Uuid::now_v7().to_string());
     let payload = serde_json::to_string(item)?;
     let row = params![event_id, AGGREGATE_TYPE, id, version, EVENT_TYPE, now, correlation_id, payload];
-    tx.prepare_cached(INSERT)?.execute(row)?;
+    connection.prepare_cached(INSERT)?.execute(row)?;
     Ok(())
 }
 

@@ -105,6 +105,12 @@ pub const ALL: &[Workload] = &[
         servers: &[Redis],
     },
     Workload {
+        name: "deliver",
+        operation: "Redis: an event from its publication to its handler, 200 a second",
+        callers: &[1],
+        servers: &[Redis],
+    },
+    Workload {
         name: "react",
         operation: "PostgreSQL and Redis: an event from its save to its handler, 200 a second",
         callers: &[1],

@@ -1,6 +1,7 @@
 //! The workloads, and those that no peer has. Each is written once, for any implementation.
 
 mod decide;
+mod delivering;
 mod list;
 mod react;
 
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 
 pub use self::{
     decide::Courses,
+    delivering::Delivering,
     list::{ALL, Server, Workload, find},
     react::Reactions,
 };
@@ -42,16 +44,21 @@ impl Workload {
         }
         let database = postgres_server::new_database(&args.common.postgres).await?;
         let bench = self.open_on(args, &database).await?;
-        postgres_server::analyze(&database).await?;
+        if args.implementation != Implementation::NotAnalyzed {
+            postgres_server::analyze(&database).await?;
+        }
         Ok(bench)
     }
 
     async fn open_on(&self, args: &OwnWorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
         match args.implementation {
-            Implementation::Ours => open_ours(self.name, args, database).await,
+            Implementation::Ours | Implementation::NotAnalyzed => open_ours(self.name, args, database).await,
             Implementation::ByHand => open_by_hand(self.name, args, database).await,
             Implementation::GroupedByHand => {
                 open_own_orders(self.name, by_hand::GroupedOrders::open(database).await?, args).await
+            }
+            Implementation::CompactByHand => {
+                open_own_bus::<by_hand::Bus<true>, by_hand::Bus<true>>(self.name, args).await
             }
         }
     }
@@ -72,7 +79,8 @@ impl Workload {
 async fn open_ours(name: &str, args: &OwnWorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
     let (common, store) = (&args.common, || PgEventStore::connect(database));
     Ok(match name {
-        "publish-1" | "publish-100" | "consume" => open_own_bus::<ours::Bus>(name, args).await?,
+        "publish-1" | "publish-100" | "consume" => open_own_bus::<ours::Bus, by_hand::Bus>(name, args).await?,
+        "deliver" => react(name, Delivering::<ours::Bus>::start(&common.redis).await?),
         "decide-cold" | "decide-hot" => {
             let courses = ours::TaggedCourses::start(store().await?).await?;
             Box::new(decide::Decide::open(courses, name == "decide-hot", common).await?)
@@ -99,7 +107,8 @@ async fn open_ours(name: &str, args: &OwnWorkerArgs, database: &str) -> Result<B
 async fn open_by_hand(name: &str, args: &OwnWorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
     let (common, orders) = (&args.common, || by_hand::PgOrders::open(database));
     Ok(match name {
-        "publish-1" | "publish-100" | "consume" => open_own_bus::<by_hand::Bus>(name, args).await?,
+        "publish-1" | "publish-100" | "consume" => open_own_bus::<by_hand::Bus, by_hand::Bus>(name, args).await?,
+        "deliver" => react(name, Delivering::<by_hand::Bus>::start(&common.redis).await?),
         "decide-cold" | "decide-hot" => {
             let courses = by_hand::PgCourses::open(database).await?;
             Box::new(decide::Decide::open(courses, name == "decide-hot", common).await?)
@@ -137,7 +146,12 @@ async fn open_on_disk(name: &str, args: &OwnWorkerArgs) -> Result<Box<dyn Bench>
                 _ => open_own_orders(name, orders, args).await?,
             }
         }
-        Implementation::GroupedByHand => return Err(format!("`sqlite-{name}` is not grouped by hand").into()),
+        Implementation::GroupedByHand => {
+            open_own_orders(name, by_hand::GroupedSqliteOrders::open(&file)?, args).await?
+        }
+        Implementation::CompactByHand | Implementation::NotAnalyzed => {
+            return Err(format!("the implementation has no `sqlite-{name}`").into());
+        }
     };
     Ok(Box::new(OnDisk { bench, _folder: folder }))
 }
@@ -176,13 +190,16 @@ async fn open_own_orders(name: &str, orders: impl Orders, args: &OwnWorkerArgs) 
     })
 }
 
-/// Opens a workload of a bus, with the sizes of the arguments; the entries to consume are the same as by hand.
-async fn open_own_bus<B: Publisher + Consumer>(name: &str, args: &OwnWorkerArgs) -> Result<Box<dyn Bench>> {
+/// Opens a workload of a bus, with the sizes of the arguments; `P` publishes the entries to consume.
+async fn open_own_bus<B: Publisher + Consumer, P: Publisher>(
+    name: &str,
+    args: &OwnWorkerArgs,
+) -> Result<Box<dyn Bench>> {
     let OwnWorkerArgs { common, scale, .. } = args;
     Ok(match name {
         "publish-1" => Box::new(Singles::<B>::open(&scale.items()?, common).await?),
         "publish-100" => Box::new(Batches::<B>::open(&scale.items()?, common).await?),
-        _ => Box::new(Consume::<B>::open::<by_hand::Bus>(scale.groups, scale.handlers, common).await?),
+        _ => Box::new(Consume::<B>::open::<P>(scale.groups, scale.handlers, common).await?),
     })
 }
 
@@ -195,7 +212,7 @@ async fn rebuild(projection: impl Rebuilds, args: &OwnWorkerArgs) -> Result<Box<
 
 fn react(workload: &str, reactions: impl Reactions) -> Box<dyn Bench> {
     match workload {
-        "react" => Box::new(react::React::open(reactions)),
+        "react" | "deliver" => Box::new(react::React::open(reactions)),
         _ => Box::new(react::Steady::open(reactions)),
     }
 }
