@@ -27,7 +27,7 @@ pub struct Withdrawn {
 }
 
 /// An account.
-#[derive(Debug, Default, Aggregate)]
+#[derive(Debug, Default, Serialize, Aggregate)]
 #[aggregate(events(Opened, Deposited, Withdrawn))]
 pub struct Account {
     /// Set once it was opened.

@@ -146,7 +146,10 @@ pub mod bus {
 #[cfg_attr(docsrs, doc(cfg(feature = "catalog")))]
 pub mod catalog {
     #[doc(inline)]
-    pub use crate::runtime::catalog::{Catalog, EventSamples, LinkedAggregate, LinkedEvent, NoSamples};
+    pub use crate::runtime::{
+        aggregate_state::AggregateState,
+        catalog::{Catalog, EventSamples, LinkedAggregate, LinkedEvent, NoSamples},
+    };
 }
 
 /// The time that the framework reads, and that tests replace.
@@ -327,12 +330,14 @@ pub mod __private {
             transaction::TransactionSlot,
         },
         runtime::{
+            aggregate_state::{WithJson, WithoutJson},
             definition::{
-                AggregateRegistration, EventRegistration, Handler, HandlerDefinition, HandlerRegistration, Probe,
-                Projection, ProjectionDefinition, ProjectionKind, VisitedFold, WithDefault, WithoutDefault,
+                AggregateRegistration, EventRegistration, Handler, HandlerDefinition, HandlerRegistration, Projection,
+                ProjectionDefinition, ProjectionKind, VisitedFold,
             },
             extract::{FromDelivery, FromDeliveryRef, HandlerOutcome, decoded, decoded_batch},
             projection::{AnyProjection, ProjectionRegistration},
+            trait_probe::{Probe, WithDefault, WithoutDefault},
         },
     };
 

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use eventbus::{
-    Name, StreamId, Uuid, Version,
+    Name, RecordedEvent, StreamId, Uuid, Version,
     port::{Direction, listings::StreamFilter},
 };
 use futures_util::TryStreamExt as _;
@@ -11,7 +11,10 @@ use serde::Serialize;
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Table, optional, printable, time_text},
-    query::{Change, Difference, EventView, FieldChoice, Payload, PayloadComparison, StreamPage, list_streams},
+    query::{
+        Change, Difference, EventView, FieldChoice, Payload, PayloadComparison, StateComparison, StreamPage,
+        list_streams,
+    },
     session::Session,
 };
 
@@ -59,7 +62,8 @@ enum StreamAction {
         /// The most events to show
         #[arg(long, value_name = "NUMBER")]
         limit: Option<u64>,
-        /// Also show what differs from the last event of the same type, among those that are shown
+        /// Also show what differs from the last event of the same type, among those that are shown; in the application's own
+        /// binary also what changed in the state of the aggregate, if it implements `Serialize`
         #[arg(long)]
         diff: bool,
     },
@@ -90,6 +94,45 @@ struct Changes {
     changes: Vec<FieldChange>,
     /// Set if the event has more fields than are compared.
     is_cut: bool,
+    /// What the event changed in the state of its aggregate; `None` if that is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_changes: Option<Vec<FieldChange>>,
+}
+
+/// What an event is compared with.
+struct Comparison<'a> {
+    choice: &'a FieldChoice,
+    payloads: PayloadComparison,
+    state: Option<StateComparison<'a>>,
+}
+
+impl<'a> Comparison<'a> {
+    fn begin(stream: &StreamId, choice: &'a FieldChoice) -> Self {
+        Self { choice, payloads: PayloadComparison::default(), state: StateComparison::begin(stream, choice) }
+    }
+
+    /// Applies an event that is not shown.
+    fn pass(&mut self, event: &RecordedEvent) {
+        self.state.as_mut().map(|state| state.advance(event));
+    }
+
+    fn compare(&mut self, event: &RecordedEvent) -> Changes {
+        let payload = Payload::new(event, self.choice);
+        let fields = self.payloads.compare(event.event_type().as_str(), &payload);
+        let changed = self.state.as_mut().map(|state| state.advance(event));
+        let is_known = self.state_fault().is_none();
+        let changes = |fields: Vec<Difference>| fields.into_iter().filter_map(FieldChange::of).collect();
+        Changes {
+            changes: changes(fields),
+            is_cut: payload.is_cut,
+            state_changes: changed.filter(|_| is_known).map(changes),
+        }
+    }
+
+    /// Returns why the state is unknown.
+    fn state_fault(&self) -> Option<&str> {
+        self.state.as_ref().and_then(StateComparison::fault)
+    }
 }
 
 /// A field whose values in two events differ; `None` stands for an event without it.
@@ -118,9 +161,10 @@ impl ComparedEventDocument {
         let value = |value: &Option<String>| value.as_deref().map_or_else(|| "(none)".to_owned(), printable);
         let mut text = event_text(&self.event);
         let Some(compared) = &self.compared else { return text };
-        for FieldChange { field, before, after } in &compared.changes {
-            let field = printable(field);
-            text += &format!("    {:<12}{field}: {} -> {}\n", "changed", value(before), value(after));
+        let in_state = compared.state_changes.iter().flatten().map(|change| ("state", change));
+        for (label, change) in compared.changes.iter().map(|change| ("changed", change)).chain(in_state) {
+            let FieldChange { field, before, after } = change;
+            text += &format!("    {label:<12}{}: {} -> {}\n", printable(field), value(before), value(after));
         }
         if compared.is_cut {
             text += "    more fields than are compared\n";
@@ -147,7 +191,8 @@ impl StreamArgs {
                 let stream = StreamId::parse(aggregate_type, aggregate_id)
                     .map_err(|error| CommandError::Usage(error.to_string()))?
                     .with_tenant_id(tenant.filter(|tenant| !tenant.is_nil()));
-                let comparison = diff.then(PayloadComparison::default);
+                let choice = FieldChoice::default();
+                let comparison = diff.then(|| Comparison::begin(&stream, &choice));
                 show_stream(session, &stream, Version::new(*from), limit.unwrap_or(u64::MAX), comparison).await
             }
         }
@@ -163,19 +208,21 @@ async fn show_stream(
     stream: &StreamId,
     from: Version,
     limit: u64,
-    mut comparison: Option<PayloadComparison>,
+    mut comparison: Option<Comparison<'_>>,
 ) -> Result<ExitStatus, CommandError> {
     let (store, printer) = (session.store().await?, session.printer());
-    let mut events = store.read_stream(stream, from, Direction::Forward);
+    // the state before the first event that is shown is that of all events before
+    let has_state = comparison.as_ref().is_some_and(|comparison| comparison.state.is_some());
+    let mut events = store.read_stream(stream, if has_state { Version::FIRST } else { from }, Direction::Forward);
     let mut shown = 0;
     while shown < limit
         && let Some(event) = events.try_next().await?
     {
-        let compared = comparison.as_mut().map(|comparison| {
-            let payload = Payload::new(&event, &FieldChoice::default());
-            let fields = comparison.compare(event.event_type().as_str(), &payload).into_iter();
-            Changes { changes: fields.filter_map(FieldChange::of).collect(), is_cut: payload.is_cut }
-        });
+        if event.version() < from {
+            comparison.iter_mut().for_each(|comparison| comparison.pass(&event));
+            continue;
+        }
+        let compared = comparison.as_mut().map(|comparison| comparison.compare(&event));
         let document = ComparedEventDocument { event: EventView::from(&event), compared };
         printer.show(&document, ComparedEventDocument::text)?;
         shown += 1;
@@ -183,6 +230,9 @@ async fn show_stream(
     if shown == 0 {
         printer.note(&format!("stream `{stream}` has no event from version {from} on"));
         return Ok(ExitStatus::Finding);
+    }
+    if let Some(fault) = comparison.as_ref().and_then(Comparison::state_fault) {
+        printer.note(fault);
     }
     Ok(ExitStatus::Done)
 }

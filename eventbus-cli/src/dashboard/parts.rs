@@ -73,11 +73,11 @@ pub(super) fn table(caption: &str, columns: &[Column], rows: &Markup) -> Markup 
     }
 }
 
-/// The table of the fields of a payload, whose values wrap.
-pub(super) fn field_table(rows: &Markup) -> Markup {
+/// The table of the fields of a payload or a state, whose values wrap.
+pub(super) fn field_table(caption: &str, rows: &Markup) -> Markup {
     html! {
         table.fields {
-            caption { "Fields" }
+            caption { (caption) }
             thead { tr { th scope="col" { "Field" } th scope="col" { "Value" } } }
             tbody { (rows) }
         }

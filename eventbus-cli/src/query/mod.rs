@@ -14,6 +14,7 @@ mod position;
 mod projections;
 mod relays;
 mod skips;
+mod state;
 mod status;
 mod streams;
 
@@ -35,4 +36,5 @@ pub use self::{
 pub(crate) use self::{
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
     position::ago,
+    state::StateComparison,
 };

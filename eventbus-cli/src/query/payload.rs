@@ -32,12 +32,14 @@ impl FieldChoice {
     }
 }
 
-/// The payload of an event as a person reads it.
+/// The payload of an event, or the state of an aggregate, as a person reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Payload {
     fields: Vec<Field>,
     /// Set if there are more fields.
     pub(crate) is_cut: bool,
+    /// Set if there is a sealed field, or one of those that are named as hidden.
+    pub(crate) is_hiding: bool,
 }
 
 /// A field of a payload.
@@ -75,12 +77,19 @@ impl Payload {
     /// Reads the payload of an event, and its attributes if it has some.
     pub(crate) fn new(event: &RecordedEvent, choice: &FieldChoice) -> Self {
         let metadata = event.metadata();
-        let mut payload = Self { fields: Vec::new(), is_cut: false };
         let is_sealed = metadata.has_sealed_fields();
+        let mut payload = Self { fields: Vec::new(), is_cut: false, is_hiding: is_sealed };
         payload.add_json("", event.payload(), is_sealed, choice);
         if !metadata.attributes().is_empty() {
             payload.add_json("attributes", metadata.attributes().as_json(), is_sealed, choice);
         }
+        payload
+    }
+
+    /// Reads the JSON of a state.
+    pub(crate) fn of_json(json: &str, choice: &FieldChoice) -> Self {
+        let mut payload = Self { fields: Vec::new(), is_cut: false, is_hiding: false };
+        payload.add_json("", json, false, choice);
         payload
     }
 
@@ -121,7 +130,10 @@ impl Payload {
             }
             let path = join(path, name);
             match choice.hidden.contains(name) {
-                true => self.add_text(&path, HIDDEN),
+                true => {
+                    self.is_hiding = true;
+                    self.add_text(&path, HIDDEN);
+                }
                 false => self.add_value(&path, value, choice, is_listed || choice.lists(name)),
             }
         }

@@ -60,6 +60,40 @@ async fn links_of_a_mounted_dashboard_stay_below_its_path() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_shows_what_each_event_changed_in_the_state() {
+    let shop = FileShop::new().await;
+    for cents in 1..=60 {
+        shop.append("o-2", vec![placed(cents)]).await;
+    }
+    let app = shop.start_app().await;
+    let site = mount(&app, DashboardConfig::default()).await;
+    let changed = |page: &str| {
+        let tables = between(page, "<caption>State</caption>", "</table>");
+        tables.iter().map(|table| between(table, "<td>", "</td>").concat()).collect::<Vec<_>>()
+    };
+    let total = |before: i64, after: i64| {
+        format!("<del>{before}</del> → <ins>{after}</ins><span class=\"change\"> changed</span>")
+    };
+    let one = site.get("/stream?type=Order&id=o-1").await.ok();
+    let parcel = "<ins>p-1</ins><span class=\"change\"> new</span><del>[]</del><span class=\"change\"> gone</span>";
+    assert_eq!(changed(&one), [parcel.to_owned(), total(0, 120)], "{one}");
+    // a page that does not begin with the first event knows the state before it
+    let newest = changed(&site.get("/stream?type=Order&id=o-2").await.ok());
+    assert_eq!((newest.len(), &newest[49]), (50, &total(120 + 10 * 11 / 2, 120 + 11 * 12 / 2)), "{newest:?}");
+    let config = DashboardConfig { hidden_fields: vec!["parcel".into()], ..DashboardConfig::default() };
+    let hiding = mount(&app, config).await;
+    let one = hiding.get("/stream?type=Order&id=o-1").await.ok();
+    assert_eq!(changed(&one), [total(0, 120)], "the state holds a hidden field under another name: {one}");
+    assert!(one.contains("the state is unknown from version 2 on") && !one.contains("p-1"), "{one}");
+    shop.append("o-2", (0..900).map(placed).collect()).await;
+    let long = site.get("/stream?type=Order&id=o-2").await.ok();
+    assert!(changed(&long).is_empty() && long.contains("shown for the first 900 events"), "{long}");
+    let older = changed(&site.get("/stream?type=Order&id=o-2&upto=61").await.ok());
+    assert_eq!((older.len(), &older[..]), (50, &newest[..]));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn projections_are_rebuilt_with_the_token() {
     let shop = FileShop::new().await;
     let app = shop.start_app().await;

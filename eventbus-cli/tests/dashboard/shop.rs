@@ -31,6 +31,23 @@ impl Counted {
     }
 }
 
+/// The state of an order, which the dashboard of its application shows.
+#[derive(Debug, Default, Serialize, Aggregate)]
+#[aggregate(type = "Order", events(OrderPlaced, OrderShipped))]
+struct Order {
+    total: i64,
+    parcels: Vec<String>,
+}
+
+impl Apply for Order {
+    fn apply(&mut self, event: &OrderEvent) {
+        match event {
+            OrderEvent::OrderPlaced(placed) => self.total += placed.cents,
+            OrderEvent::OrderShipped(shipped) => self.parcels.push(shipped.parcel.clone()),
+        }
+    }
+}
+
 pub(crate) fn placed(cents: i64) -> NewEvent {
     NewEvent::from_event(&OrderPlaced { cents }).unwrap()
 }

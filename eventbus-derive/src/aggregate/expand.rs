@@ -143,6 +143,11 @@ fn expand_registration(model: &Model) -> TokenStream {
                 source: #source,
                 is_fold: #is_fold,
                 retired: &[#(#retired),*],
+                state: || {
+                    #[allow(unused_imports)]
+                    use #krate::__private::{WithJson as _, WithoutJson as _};
+                    (&#krate::__private::Probe::<#ident>::new()).state()
+                },
                 is_test: ::core::cfg!(test),
             }
         }

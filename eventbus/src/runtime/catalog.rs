@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    aggregate_state::{AggregateState, MakeState},
     definition::{AggregateRegistration, EventRegistration, HandlerDefinition, ProjectionDefinition},
     projection::ProjectionRegistration,
     subscription::discovered_handlers,
@@ -53,7 +54,7 @@ pub struct LinkedEvent {
 }
 
 /// An aggregate that is linked into the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct LinkedAggregate {
     /// Its durable type.
@@ -66,6 +67,42 @@ pub struct LinkedAggregate {
     pub is_fold: bool,
     /// Its retired event types: stored, and not saved any more.
     pub retired: &'static [&'static str],
+    state: MakeState,
+}
+
+impl LinkedAggregate {
+    /// Returns the state of a new aggregate, to which a tool applies the events of a stream; `None` if the struct does not
+    /// implement `Serialize`.
+    ///
+    /// # Examples
+    /// ```standalone_crate
+    /// use eventbus::{catalog::Catalog, prelude::*, *};
+    ///
+    /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// #[event(aggregate = Account)]
+    /// struct Deposited { cents: u64 }
+    ///
+    /// #[derive(Debug, Default, Serialize, Aggregate)]
+    /// #[aggregate(events(Deposited))]
+    /// struct Account { cents: u64 }
+    ///
+    /// impl Apply for Account {
+    ///     fn apply(&mut self, AccountEvent::Deposited(event): &AccountEvent) {
+    ///         self.cents += event.cents;
+    ///     }
+    /// }
+    ///
+    /// let mut state = Catalog::linked().aggregates[0].state().expect("`Account` implements `Serialize`");
+    /// assert_eq!(state.to_json()?, r#"{"cents":0}"#);
+    /// let stored = RecordedEvent::from_event(&Deposited { cents: 120 }, AggregateId::new(), Version::FIRST)?;
+    /// state.apply(&stored)?;
+    /// assert_eq!(state.to_json()?, r#"{"cents":120}"#);
+    /// # Ok::<(), eventbus::Error>(())
+    /// ```
+    #[must_use]
+    pub fn state(&self) -> Option<AggregateState> {
+        self.state.call()
+    }
 }
 
 /// Samples of an event, and the shape of its fields.
@@ -124,10 +161,12 @@ impl Catalog {
                 source: aggregate.source,
                 is_fold: aggregate.is_fold,
                 retired: aggregate.retired,
+                state: (aggregate.state)(),
             })
             .collect();
-        aggregates.sort_unstable_by_key(|aggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type));
-        aggregates.dedup();
+        let place = |aggregate: &LinkedAggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type);
+        aggregates.sort_unstable_by_key(place);
+        aggregates.dedup_by_key(|aggregate| place(aggregate));
         let mut projections: Vec<_> =
             inventory::iter::<ProjectionRegistration>().map(|linked| (linked.definition)()).collect();
         projections.sort_unstable_by_key(ProjectionDefinition::place);

@@ -1,7 +1,8 @@
 //! Definitions of handlers and projections, written by the macros and registered at link time.
 
-use std::{marker::PhantomData, time::Duration};
+use std::time::Duration;
 
+use super::aggregate_state::MakeState;
 #[cfg(feature = "catalog")]
 use crate::domain::probe::EventProbe;
 use crate::{
@@ -303,6 +304,8 @@ pub struct AggregateRegistration {
     pub is_fold: bool,
     /// The wire names of events that it no longer knows.
     pub retired: &'static [&'static str],
+    /// Makes the state of a new aggregate, for tools.
+    pub state: fn() -> MakeState,
     /// Set if it stands in a crate that is compiled as a test.
     pub is_test: bool,
 }
@@ -315,45 +318,3 @@ pub struct HandlerRegistration(pub fn() -> HandlerDefinition);
 inventory::collect!(AggregateRegistration);
 inventory::collect!(EventRegistration);
 inventory::collect!(HandlerRegistration);
-
-/// Detects whether a projection has a default, by the order of method lookup: rustc takes the impl for `Probe<P>`
-/// before the one for `&Probe<P>`, if its bound holds.
-#[doc(hidden)]
-#[derive(derive_more::Debug)]
-#[debug("Probe")]
-pub struct Probe<P>(PhantomData<P>);
-
-impl<P> Probe<P> {
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<P> Default for Probe<P> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-#[doc(hidden)]
-pub trait WithDefault<P> {
-    fn factory(&self) -> Option<fn() -> P>;
-}
-
-impl<P: Default> WithDefault<P> for Probe<P> {
-    fn factory(&self) -> Option<fn() -> P> {
-        Some(P::default)
-    }
-}
-
-#[doc(hidden)]
-pub trait WithoutDefault<P> {
-    fn factory(&self) -> Option<fn() -> P>;
-}
-
-impl<P> WithoutDefault<P> for &Probe<P> {
-    fn factory(&self) -> Option<fn() -> P> {
-        None
-    }
-}

@@ -1,5 +1,6 @@
 //! The running parts: event registry, handler parameters, repository, relay, subscriptions, projections, app.
 
+pub(crate) mod aggregate_state;
 pub(crate) mod app;
 #[cfg(feature = "catalog")]
 pub(crate) mod catalog;
@@ -23,3 +24,4 @@ pub(crate) mod skip;
 pub(crate) mod start;
 mod stored_declarations;
 pub(crate) mod subscription;
+pub(crate) mod trait_probe;

@@ -263,7 +263,7 @@ fn payload_table(payload: &Payload) -> Markup {
     };
     html! {
         @if payload.fields().is_empty() { p { "The payload has no fields." } } @else {
-            (field_table(&rows))
+            (field_table("Fields", &rows))
         }
         @if payload.is_cut { p.hint { "More fields than are shown." } }
     }

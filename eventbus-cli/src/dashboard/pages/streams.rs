@@ -1,6 +1,13 @@
 //! The streams of the store, and the events of one.
 
-use eventbus::{Name, RecordedEvent, StreamId, Uuid, Version, port::listings::StreamFilter};
+use std::collections::BTreeMap;
+
+use eventbus::{
+    Name, RecordedEvent, StreamId, Uuid, Version,
+    port::{Direction, listings::StreamFilter},
+    store::EventStore,
+};
+use futures_util::TryStreamExt as _;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -10,13 +17,18 @@ use crate::{
         visit::Visit,
     },
     error::CommandError,
-    query::{Change, Difference, Payload, PayloadComparison, list_stream_page, read_newest_events},
+    query::{
+        Change, Difference, FieldChoice, Payload, PayloadComparison, StateComparison, list_stream_page,
+        read_newest_events,
+    },
 };
 
 /// Streams of one page.
 const STREAMS: usize = 50;
 /// Events of one page.
 const EVENTS: usize = 50;
+/// The most events of which a page makes a state.
+const STATE_EVENTS_MAX: u64 = 900;
 
 /// Which streams a page lists.
 #[derive(Debug, Default, Deserialize)]
@@ -124,14 +136,17 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     };
     let mut compared: Vec<_> = events.iter().map(&mut compare).collect();
     let older = (compared.len() > EVENTS).then(|| compared.remove(0)).map(|(event, ..)| event.version().to_string());
+    let newest = compared.last().map_or(Version::NONE, |(event, ..)| event.version());
+    let states = StateChanges::load(store, &stream, newest, fields).await?;
     Ok(html! {
         @if let Some(tenant) = tenant { p { "Tenant " code { (tenant) } } }
         @if compared.is_empty() {
             p { "The stream has no events." }
         }
+        @if let Some(reason) = &states.unknown { p.hint { (reason) } }
         ol.timeline reversed aria-label="Events, the newest first" {
             @for (event, is_cut, fields) in compared.iter().rev() {
-                li { (event_entry(event, *is_cut, fields)) }
+                li { (event_entry(event, *is_cut, fields, states.of_version.get(&event.version()))) }
             }
         }
         @if let Some(upto) = older {
@@ -142,7 +157,39 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     })
 }
 
-fn event_entry(event: &RecordedEvent, is_cut: bool, fields: &[Difference]) -> Markup {
+/// What events changed in the state of their aggregate.
+#[derive(Default)]
+struct StateChanges {
+    /// The changes of an event, by its version.
+    of_version: BTreeMap<Version, Vec<Difference>>,
+    /// Why some are unknown.
+    unknown: Option<String>,
+}
+
+impl StateChanges {
+    /// Applies the events of a stream up to `newest`; none if this program does not have the type of the aggregate.
+    async fn load(
+        store: &dyn EventStore,
+        stream: &StreamId,
+        newest: Version,
+        choice: &FieldChoice,
+    ) -> Result<Self, CommandError> {
+        let Some(mut state) = StateComparison::begin(stream, choice) else { return Ok(Self::default()) };
+        if newest.get() > STATE_EVENTS_MAX {
+            let unknown =
+                format!("What an event changed in the state is shown for the first {STATE_EVENTS_MAX} events.");
+            return Ok(Self { of_version: BTreeMap::new(), unknown: Some(unknown) });
+        }
+        let mut events = store.read_stream(stream, Version::FIRST, Direction::Forward);
+        let mut of_version = BTreeMap::new();
+        while let Some(event) = events.try_next().await?.filter(|event| event.version() <= newest) {
+            of_version.insert(event.version(), state.advance(&event));
+        }
+        Ok(Self { of_version, unknown: state.fault().map(str::to_owned) })
+    }
+}
+
+fn event_entry(event: &RecordedEvent, is_cut: bool, fields: &[Difference], state: Option<&Vec<Difference>>) -> Markup {
     let metadata = event.metadata();
     let at = event.position().map(|position| position.to_string());
     html! {
@@ -152,8 +199,12 @@ fn event_entry(event: &RecordedEvent, is_cut: bool, fields: &[Difference]) -> Ma
                 (time(Some(metadata.recorded_at().unwrap_or(metadata.occurred_at()))))
                 @if let Some(actor) = metadata.actor_id() { " · by " (actor) }
             }
-            @if !fields.is_empty() { (compared_fields(fields)) }
+            @if !fields.is_empty() { (compared_fields("Fields", fields)) }
             @if is_cut { p.hint { "More fields than are shown." } }
+            @if let Some(changed) = state.filter(|changed| !changed.is_empty()) {
+                h3 { "Changed in the state" }
+                (compared_fields("State", changed))
+            }
             details {
                 summary { "Metadata" }
                 dl.facts {
@@ -169,7 +220,7 @@ fn event_entry(event: &RecordedEvent, is_cut: bool, fields: &[Difference]) -> Ma
     }
 }
 
-fn compared_fields(fields: &[Difference]) -> Markup {
+fn compared_fields(caption: &str, fields: &[Difference]) -> Markup {
     let rows = html! {
         @for field in fields {
             tr {
@@ -183,5 +234,5 @@ fn compared_fields(fields: &[Difference]) -> Markup {
             }
         }
     };
-    field_table(&rows)
+    field_table(caption, &rows)
 }
