@@ -1,9 +1,23 @@
 //! One trace goes from a save over the relay and a handler to the next save, as the SDK of OpenTelemetry exports it.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use eventbus::{EventContext, Never, prelude::*, support::TraceContext, testkit::TestApp};
+use async_trait::async_trait;
+use eventbus::{
+    EventContext, Follow, InMemoryEventStore, Never, Position, StreamId, Uuid,
+    port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
+    prelude::*,
+    support::TraceContext,
+    testkit::{ManualClock, TableStore, Tables, TestApp, delegate},
+};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use opentelemetry::trace::{SpanId, SpanKind, Status, TraceId, TracerProvider as _};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use tracing::Instrument as _;
@@ -55,6 +69,83 @@ impl Sales {
     fn placed(&mut self, _placed: &Placed) {}
 }
 
+/// Rows of a store with transactions.
+#[derive(Debug, Default)]
+struct SalesRows;
+
+#[projection(name = "sales-rows", tables("sales"))]
+impl SalesRows {
+    fn placed(&self, placed: &Placed, tables: &mut Tables) {
+        tables.row("sales", placed.cents.to_string());
+    }
+}
+
+/// It handles no event of an order.
+#[derive(Debug, Default)]
+struct Mailed;
+
+#[projection(name = "mailed")]
+impl Mailed {
+    fn sent(&mut self, _sent: &Sent) {}
+}
+
+#[derive(Debug, Default)]
+struct SlowSales;
+
+#[projection(name = "slow-sales")]
+impl SlowSales {
+    fn placed(&mut self, _placed: &Placed) {}
+}
+
+/// A store whose feed makes its readers wait before each event, and fails while it is damaged.
+struct SlowStore {
+    store: InMemoryEventStore,
+    is_damaged: AtomicBool,
+}
+
+impl SlowStore {
+    fn new(store: InMemoryEventStore) -> Self {
+        Self { store, is_damaged: AtomicBool::new(false) }
+    }
+}
+
+delegate!(SlowStore, self => self.store; AppendEvents, ReadStream, Checkpoints, Leases, Floors, UnfinishedDeliveries, EventStore);
+
+#[async_trait]
+impl ReadFeed for SlowStore {
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        let events = self.store.read_feed(after, through, filter);
+        Box::pin(events.then(move |event| async move {
+            tokio::task::yield_now().await;
+            if self.is_damaged.load(Ordering::SeqCst) { Err(ReadError::corrupt("here", "damaged")) } else { event }
+        }))
+    }
+
+    async fn head(&self) -> Result<Position, ReadError> {
+        self.store.head().await
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        self.store.count_events(after, through, filter).await
+    }
+
+    async fn first_recorded_after(&self, after: Position) -> Result<Option<time::OffsetDateTime>, ReadError> {
+        self.store.first_recorded_after(after).await
+    }
+
+    async fn find_missing_event(&self, stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> {
+        self.store.find_missing_event(stream).await
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
+        self.store.store_id().await
+    }
+
+    fn appended(&self) -> &AppendSignal {
+        self.store.appended()
+    }
+}
+
 /// The ended spans of this test binary: each test finds its own by its trace.
 static SPANS: LazyLock<InMemorySpanExporter> = LazyLock::new(|| {
     let exporter = InMemorySpanExporter::default();
@@ -89,8 +180,12 @@ fn paths(spans: &[SpanData]) -> Vec<String> {
 
 /// Saves an order within a span, which is the root of a trace; returns the trace.
 async fn place(app: &TestApp, id: &str, cents: u64) -> TraceId {
-    let request = tracing::info_span!("request");
-    let (orders, id) = (app.repository::<Order>(), id.parse().unwrap());
+    place_in(&app.repository::<Order>(), id, cents).await
+}
+
+async fn place_in(orders: &AggregateRepository<Order>, id: &str, cents: u64) -> TraceId {
+    LazyLock::force(&SPANS);
+    let (request, id) = (tracing::info_span!("request"), id.parse().unwrap());
     orders.upsert(&id, |_| Ok::<_, Never>(Placed { cents })).instrument(request.clone()).await.unwrap();
     let context = eventbus::support::spans::context_of(&request).unwrap();
     TraceId::from_hex(context.trace_id()).unwrap()
@@ -103,6 +198,22 @@ fn find<'a>(spans: &'a [SpanData], name: &str) -> &'a SpanData {
 fn attribute(span: &SpanData, name: &str) -> Option<String> {
     let found = span.attributes.iter().find(|attribute| attribute.key.as_str() == name);
     found.map(|attribute| attribute.value.to_string())
+}
+
+/// Returns the spans of reads of the feed by a reader whose name begins with this text.
+fn reads_of(reader: &str, spans: &[SpanData]) -> Vec<SpanData> {
+    let is_read = |span: &&SpanData| {
+        span.name == "read_feed" && attribute(span, "eventbus.reader").is_some_and(|name| name.starts_with(reader))
+    };
+    spans.iter().filter(is_read).cloned().collect()
+}
+
+fn all_reads_of(reader: &str) -> Vec<SpanData> {
+    reads_of(reader, &SPANS.get_finished_spans().unwrap())
+}
+
+fn has_link(span: &SpanData, trace: TraceId) -> bool {
+    span.links.iter().any(|link| link.span_context.trace_id() == trace)
 }
 
 #[tokio::test]
@@ -118,8 +229,10 @@ async fn a_trace_goes_from_a_save_over_relay_and_handler_to_the_next_save() {
             "request/append",
             "request/append/handle",
             "request/append/handle/append",
+            "request/append/handle/read_feed",
             "request/append/handle/relay",
             "request/append/project",
+            "request/append/read_feed",
             "request/append/relay",
         ]
     );
@@ -134,11 +247,20 @@ async fn a_trace_goes_from_a_save_over_relay_and_handler_to_the_next_save() {
     assert_eq!(attribute(handle, "handler").as_deref(), Some("invoice"));
     assert_eq!(attribute(find(&spans, "project"), "projection").as_deref(), Some("sales"));
     assert_eq!(attribute(find(&spans, "relay"), "messaging.operation.name").as_deref(), Some("relay"));
+    // the relay took the event from memory, and read the store only for that of the handler
+    let (read, by_relay) = (&reads_of("projection:", &spans)[0], &reads_of("relay:", &spans)[0]);
+    assert_eq!(read.parent_span_id, append.span_context.span_id());
+    assert_eq!(by_relay.parent_span_id, handle.span_context.span_id());
+    assert_eq!((&read.span_kind, &read.status), (&SpanKind::Client, &Status::Unset));
+    assert_eq!(attribute(read, "db.operation.name").as_deref(), Some("read_feed"));
+    assert_eq!(attribute(read, "eventbus.reader").as_deref(), Some("projection:sales"));
+    assert_eq!(attribute(read, "messaging.batch.message_count"), None, "of one event");
+    assert!(read.start_time <= read.end_time && read.end_time <= find(&spans, "project").end_time);
 
     // what the handler has saved carries the trace on
-    let invoices = eventbus::StreamId::parse("Invoice", "o-1").unwrap();
+    let invoices = StreamId::parse("Invoice", "o-1").unwrap();
     let stored = app.store().read_stream(&invoices, eventbus::Version::FIRST, eventbus::store::Direction::Forward);
-    let sent: Vec<_> = futures_util::TryStreamExt::try_collect(stored).await.unwrap();
+    let sent: Vec<_> = stored.try_collect().await.unwrap();
     let carried = TraceContext::from_event(&sent[0]).unwrap();
     assert_eq!(carried.trace_id(), trace.to_string());
     assert!(carried.parent().contains(&handle.span_context.span_id().to_string()));
@@ -156,7 +278,16 @@ async fn the_trace_of_a_request_that_the_caller_attached_goes_on() {
     let spans = spans_of(TraceId::from_hex(trace).unwrap());
     assert_eq!(
         paths(&spans),
-        ["append", "append/handle", "append/handle/append", "append/handle/relay", "append/project", "append/relay",]
+        [
+            "append",
+            "append/handle",
+            "append/handle/append",
+            "append/handle/read_feed",
+            "append/handle/relay",
+            "append/project",
+            "append/read_feed",
+            "append/relay",
+        ]
     );
     let append = spans.iter().find(|span| attribute(span, "eventbus.stream").is_some()).unwrap();
     assert_eq!(append.parent_span_id.to_string(), "00f067aa0ba902b7");
@@ -171,11 +302,12 @@ async fn a_relay_call_for_several_traces_has_a_link_to_each() {
     let (one, two) = (place(&app, "o-3", 1).await, place(&app, "o-4", 2).await);
     app.settle().await;
     let spans = SPANS.get_finished_spans().unwrap();
-    let has_link = |span: &&SpanData, trace| span.links.iter().any(|link| link.span_context.trace_id() == trace);
-    let relay = spans.iter().find(|span| span.name == "relay" && has_link(span, one) && has_link(span, two));
-    let relay = relay.expect("the relay published both in one call");
-    assert_eq!(relay.parent_span_id, SpanId::INVALID);
-    assert_eq!(attribute(relay, "messaging.batch.message_count").as_deref(), Some("2"));
+    for name in ["relay", "read_feed"] {
+        let span = spans.iter().find(|span| span.name == name && has_link(span, one) && has_link(span, two));
+        let span = span.unwrap_or_else(|| panic!("no {name} of both events"));
+        assert_eq!(span.parent_span_id, SpanId::INVALID);
+        assert_eq!(attribute(span, "messaging.batch.message_count").as_deref(), Some("2"));
+    }
     for trace in [one, two] {
         assert!(paths(&spans_of(trace)).contains(&"request/append/handle/append".to_owned()));
     }
@@ -186,14 +318,95 @@ async fn a_state_that_is_filled_at_a_start_adds_no_spans_to_old_traces() {
     let mut app = start().await;
     let old = place(&app, "o-7", 1).await;
     app.settle().await;
-    let count = |trace| spans_of(trace).iter().filter(|span| span.name == "project").count();
-    assert_eq!(count(old), 1);
+    let count = |trace| {
+        let spans = spans_of(trace);
+        (spans.iter().filter(|span| span.name == "project").count(), reads_of("projection:sales", &spans).len())
+    };
+    assert_eq!(count(old), (1, 1));
     app.advance(Duration::from_secs(1)).await;
     app.restart().await;
     app.settle().await;
     let new = place(&app, "o-8", 2).await;
     app.settle().await;
-    assert_eq!((count(old), count(new)), (1, 1));
+    assert_eq!((count(old), count(new)), ((1, 1), (1, 1)));
+}
+
+#[tokio::test]
+async fn relay_and_follower_show_their_reads_of_the_store() {
+    let store = InMemoryEventStore::new();
+    let orders = AggregateRepository::<Order>::new(store.clone());
+    // before the follower and the relay
+    let old = place_in(&orders, "o-9", 1).await;
+    let mut followed = Follow::new(store.clone()).start();
+    let new = place_in(&orders, "o-10", 2).await;
+    for _ in 0..2 {
+        followed.try_next().await.unwrap();
+    }
+    let app = TestApp::start(move || App::builder().store(store.clone()).handler::<invoice>()).await;
+    app.settle().await;
+    let reads = all_reads_of("follow");
+    let read = reads.iter().find(|read| read.span_context.trace_id() == new).expect("a read of the new event");
+    assert_eq!(attribute(read, "messaging.batch.message_count").as_deref(), Some("2"));
+    assert!(!reads.iter().any(|read| read.span_context.trace_id() == old || has_link(read, old)), "it has ended");
+    let reads = all_reads_of("relay:");
+    let read = reads.iter().find(|read| has_link(read, old) && has_link(read, new)).expect("a read of both");
+    assert_eq!(attribute(read, "messaging.batch.message_count").as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn a_projection_with_transactions_shows_its_reads_but_a_rebuild_does_not() {
+    LazyLock::force(&SPANS);
+    let clock = ManualClock::new();
+    let store = TableStore::new();
+    store.create_table("sales").await;
+    let app = TestApp::start_on(clock, move || App::builder().store(store.clone()).projection(SalesRows)).await;
+    let trace = place(&app, "o-11", 1).await;
+    app.settle().await;
+    let reads = all_reads_of("projection:sales-rows");
+    let read = reads.iter().find(|read| read.span_context.trace_id() == trace).expect("a read of the event");
+    let append = read.parent_span_id;
+    assert_eq!(find(&spans_of(trace), "project").parent_span_id, append);
+    app.rebuild::<SalesRows>().await.unwrap();
+    assert_eq!(all_reads_of("projection:sales-rows").len(), reads.len());
+}
+
+#[tokio::test]
+async fn a_read_that_finds_no_event_leaves_no_span() {
+    LazyLock::force(&SPANS);
+    let app = TestApp::start(|| App::builder().projection(Mailed)).await;
+    for number in 0..3 {
+        place(&app, &format!("o-12-{number}"), 1).await;
+        app.settle().await;
+    }
+    assert_eq!(all_reads_of("projection:mailed").len(), 0);
+    app.save("o-12", Sent { cents: 1 }).await;
+    app.settle().await;
+    assert_eq!(all_reads_of("projection:mailed").len(), 1);
+}
+
+#[tokio::test]
+async fn each_wait_for_the_store_is_a_read_and_a_failed_one_says_why() {
+    LazyLock::force(&SPANS);
+    let clock = ManualClock::new();
+    let store = Arc::new(SlowStore::new(InMemoryEventStore::with_clock(clock.clone())));
+    let shared = Arc::clone(&store);
+    let build = move || App::builder().store(Arc::clone(&shared)).projection(SlowSales);
+    let app = TestApp::start_on(clock, build).await;
+    let (one, two) = (place(&app, "o-13", 1).await, place(&app, "o-14", 2).await);
+    app.settle().await;
+    let reads = all_reads_of("projection:slow-sales");
+    assert_eq!(reads.iter().map(|read| read.span_context.trace_id()).collect::<Vec<_>>(), [one, two]);
+    assert!(reads.iter().all(|read| attribute(read, "messaging.batch.message_count").is_none()));
+
+    store.is_damaged.store(true, Ordering::SeqCst);
+    place(&app, "o-15", 3).await;
+    app.settle().await;
+    let failed = &all_reads_of("projection:slow-sales")[2];
+    assert!(matches!(failed.status, Status::Error { .. }), "{:?}", failed.status);
+    assert_eq!(attribute(failed, "error.type").as_deref(), Some("corrupt"));
+    Follow::new(store).start().try_next().await.unwrap_err();
+    let is_failed = |read: &SpanData| attribute(read, "error.type").as_deref() == Some("corrupt");
+    assert!(all_reads_of("follow").iter().any(is_failed));
 }
 
 #[tokio::test]

@@ -322,17 +322,6 @@ fn the_root_and_the_ports_hold_few_names() {
 }
 
 #[test]
-fn nothing_depends_on_examples_tests_or_the_command_line() {
-    for package in PRODUCT {
-        let manifest = fs::read_to_string(workspace().join(package).join("Cargo.toml")).unwrap();
-        let dependencies = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
-        for forbidden in ["examples", "workspace-tests", "eventbus-test", "eventbus-cli", "ui-tests"] {
-            assert!(!dependencies.contains(forbidden), "{package} depends on {forbidden}");
-        }
-    }
-}
-
-#[test]
 fn the_derive_refuses_the_fields_that_the_codec_reserves() {
     let source = workspace().join("eventbus-derive/src/domain_event/reserved.rs");
     let text = fs::read_to_string(source).unwrap();

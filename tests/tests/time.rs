@@ -59,6 +59,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus/src/runtime/projection/runner.rs", 1, "the reply of a store that may be gone"),
     ("eventbus/src/runtime/held_lease.rs", 2, "the replies of a store before and to the release of a lease"),
     ("eventbus/src/runtime/lease_renewer.rs", 2, "the replies of a store to renewing leases"),
+    ("eventbus/src/support/spans.rs", 1, "the end of a span, whose start OpenTelemetry takes from the machine"),
     ("eventstore-postgres/src/append/retry_budget.rs", 2, "connecting to PostgreSQL again"),
     ("eventstore-postgres/src/append/group_commit.rs", 1, "the replies of PostgreSQL"),
     ("eventstore-postgres/src/append/executor.rs", 1, "the replies of PostgreSQL"),

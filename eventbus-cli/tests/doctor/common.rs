@@ -1,4 +1,7 @@
 //! Stores and buses to break, and what the doctor finds there.
+//!
+//! The functions `expect_..` and the methods `broken_by` take the name of a check as their second argument. A test writes it
+//! there as a literal: `catalog` reads those calls, to find checks without a test.
 
 use std::time::{Duration, Instant};
 
@@ -117,9 +120,16 @@ pub(crate) async fn expect_healthy(doctor: &Doctor, check: &str) {
     assert_eq!(report.healthy(), [check], "{report}");
 }
 
+/// Fails unless a check makes findings, of which the caller sees what they are.
+pub(crate) async fn expect_findings(doctor: &Doctor, check: &str) -> Report {
+    let report = doctor.clone().only([check]).unwrap().run().await;
+    assert!(!report.findings().is_empty() && report.findings().iter().all(|found| found.check == check), "{report}");
+    report
+}
+
 /// Fails unless a check makes one finding, of this severity and with this text.
 pub(crate) async fn expect_finding(doctor: &Doctor, check: &str, severity: Severity, text: &str) -> CheckFinding {
-    let report = doctor.clone().only([check]).unwrap().run().await;
+    let report = expect_findings(doctor, check).await;
     let [found] = report.findings() else { panic!("{check}: {report}") };
     assert_finding(found, check, severity, text);
     found.clone()

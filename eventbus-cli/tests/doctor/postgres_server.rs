@@ -6,14 +6,16 @@ use std::{
 };
 
 use eventbus::testkit::ManualClock;
-use eventbus_cli::doctor::{Doctor, DoctorConfig, Severity::*};
+use eventbus_cli::doctor::{CheckFinding, Doctor, DoctorConfig, Severity::*};
 use eventstore_postgres::{
     PgEventStore,
     sqlx::{self, Connection as _, Executor as _, PgConnection},
 };
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::common::{Store, assert_finding, config, expect_finding, expect_healthy, pool, redis, run_sql, until};
+use super::common::{
+    Store, assert_finding, config, expect_finding, expect_findings, expect_healthy, pool, redis, run_sql, until,
+};
 
 /// A server of these tests: one test at a time changes its settings.
 pub(crate) struct Server {
@@ -104,7 +106,7 @@ async fn a_server_that_does_not_sync_is_found() {
     expect_healthy(&server.doctor(), "pg-fsync").await;
     // the tests' own command line would win
     let shared = Store::new().await;
-    let report = shared.doctor().only(["pg-fsync"]).unwrap().run().await;
+    let report = expect_findings(&shared.doctor(), "pg-fsync").await;
     let settings: Vec<_> = report.findings().iter().map(|found| &found.finding.observed["setting"]).collect();
     assert_eq!(settings, ["fsync", "full_page_writes"], "{report}");
 }
@@ -116,7 +118,7 @@ async fn a_transaction_that_stays_open_is_found() {
     left.execute("SET application_name = 'shell'; BEGIN; SELECT count(*) FROM eventbus.events").await.unwrap();
     expect_healthy(&store.doctor(), "pg-long-transaction").await;
     let strict = store.doctor().config(DoctorConfig { long_transaction: Duration::ZERO, ..config() });
-    let report = strict.only(["pg-long-transaction"]).unwrap().run().await;
+    let report = expect_findings(&strict, "pg-long-transaction").await;
     // other tests may have a transaction on the server at this moment
     let of_shell = report.findings().iter().find(|found| format!("{found:?}").contains("`shell`"));
     assert_finding(of_shell.expect("it is found"), "pg-long-transaction", Warning, "`shell`");
@@ -176,7 +178,7 @@ async fn rows_that_vacuum_has_not_frozen_are_found() {
     let burn = "DO $$ BEGIN FOR i IN 1..300 LOOP PERFORM txid_current(); COMMIT; END LOOP; END $$";
     run_sql(server.url, burn).await;
     let strict = server.doctor().config(DoctorConfig { transaction_id_age: 290, ..config() });
-    let report = strict.only(["pg-transaction-ids"]).unwrap().run().await;
+    let report = expect_findings(&strict, "pg-transaction-ids").await;
     let databases: Vec<_> = report.findings().iter().map(|found| &found.finding.observed["database"]).collect();
     assert!(databases.iter().any(|name| *name == "postgres"), "{report}");
 }
@@ -203,14 +205,17 @@ async fn a_disk_that_is_nearly_full_is_found() {
     let connection = redis(server.url()).await;
     let doctor = store.doctor().redis(connection);
     let full = |share| doctor.clone().config(DoctorConfig { free_disk_share: share, ..config() });
-    for check in ["pg-disk", "redis-disk"] {
-        expect_healthy(&doctor, check).await;
-        // no disk is free to that share
-        let found = expect_finding(&full(8.0), check, Fault, "of the disk of").await;
+    expect_healthy(&doctor, "pg-disk").await;
+    expect_healthy(&doctor, "redis-disk").await;
+    // no disk is free to that share
+    let of_postgres = expect_finding(&full(8.0), "pg-disk", Fault, "of the disk of").await;
+    let of_redis = expect_finding(&full(8.0), "redis-disk", Fault, "of the disk of").await;
+    let half_full = |found: &CheckFinding| {
         let bytes = |name: &str| found.finding.observed[name].as_f64().unwrap();
-        let twice = 2.0 * bytes("free_bytes") / bytes("size_bytes");
-        expect_finding(&full(twice), check, Warning, "of the disk of").await;
-    }
+        full(2.0 * bytes("free_bytes") / bytes("size_bytes"))
+    };
+    expect_finding(&half_full(&of_postgres), "pg-disk", Warning, "of the disk of").await;
+    expect_finding(&half_full(&of_redis), "redis-disk", Warning, "of the disk of").await;
 }
 
 #[tokio::test]

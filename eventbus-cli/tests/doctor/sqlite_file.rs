@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, store::AppendEvents as _};
-use eventbus_cli::doctor::{Doctor, DoctorConfig, Severity::*};
+use eventbus_cli::doctor::{
+    CheckFinding, Doctor, DoctorConfig,
+    Severity::{self, *},
+};
 use eventstore_sqlite::{SqliteEventStore, rusqlite::Connection};
 
 use super::common::{config, expect_finding, expect_healthy, expect_only};
@@ -41,6 +44,13 @@ impl File {
         let connection = Connection::open(self.path()).unwrap();
         connection.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
+
+    /// Fails unless all is well before `sql` breaks the file, and the doctor finds only this afterwards.
+    async fn broken_by(&self, sql: &str, check: &str, severity: Severity, text: &str) -> CheckFinding {
+        expect_healthy(&self.doctor(), check).await;
+        self.run(sql);
+        expect_only(&self.doctor(), check, severity, text).await
+    }
 }
 
 #[tokio::test]
@@ -60,8 +70,7 @@ async fn a_used_file_is_healthy_while_a_store_has_it_open_and_afterwards() {
 async fn a_wrong_file_and_a_different_release_are_found() {
     let file = File::new().await;
     let migration = "INSERT INTO eventbus_migrations (version, name, kind) VALUES (99, 'future', 'breaking')";
-    file.run(migration);
-    expect_only(&file.doctor(), "sqlite-store", Fault, "breaking migration 99 `future`").await;
+    file.broken_by(migration, "sqlite-store", Fault, "breaking migration 99 `future`").await;
     let wrong = file.folder.path().join("wrong.db");
     Connection::open(&wrong).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     expect_finding(&file.doctor().sqlite(wrong), "sqlite-store", Fault, "holds no store").await;
@@ -74,8 +83,7 @@ async fn a_wrong_file_and_a_different_release_are_found() {
 #[tokio::test]
 async fn a_file_that_is_not_in_wal_mode_is_found() {
     let file = File::new().await;
-    file.run("PRAGMA journal_mode = DELETE");
-    expect_only(&file.doctor(), "sqlite-journal", Warning, "journal mode `delete`").await;
+    file.broken_by("PRAGMA journal_mode = DELETE", "sqlite-journal", Warning, "journal mode `delete`").await;
 }
 
 #[tokio::test]
@@ -102,8 +110,8 @@ async fn a_disk_that_is_nearly_full_is_found() {
 #[tokio::test]
 async fn missing_indexes_and_triggers_are_found() {
     let file = File::new().await;
-    file.run("DROP TRIGGER eventbus_events_keep_the_last");
-    expect_only(&file.doctor(), "sqlite-index", Fault, "`eventbus_events_keep_the_last`").await;
+    let dropped = "DROP TRIGGER eventbus_events_keep_the_last";
+    file.broken_by(dropped, "sqlite-index", Fault, "`eventbus_events_keep_the_last`").await;
     let connection = Connection::open(file.path()).unwrap();
     let sql = "SELECT type, name FROM sqlite_schema WHERE type IN ('index', 'trigger') AND sql IS NOT NULL";
     let mut parts = connection.prepare(sql).unwrap();
@@ -153,13 +161,14 @@ async fn a_dead_letter_that_the_inbox_has_forgotten_is_found() {
 #[tokio::test]
 async fn missing_events_are_found() {
     let file = File::new().await;
-    file.run("DELETE FROM eventbus_events WHERE position = 2");
-    expect_only(&file.doctor(), "sqlite-missing-events-all", Fault, "Account ada (1 of 2)").await;
+    let deleted = "DELETE FROM eventbus_events WHERE position = 2";
+    file.broken_by(deleted, "sqlite-missing-events-all", Fault, "Account ada (1 of 2)").await;
 }
 
 #[tokio::test]
 async fn a_damaged_file_is_found() {
     let file = File::new().await;
+    expect_healthy(&file.doctor(), "sqlite-integrity").await;
     // the index no longer has what the table has
     file.run(
         "PRAGMA writable_schema = ON;

@@ -4,6 +4,7 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
+use super::spans::FeedRead;
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
     port::{BoxFuture, ReadError, RecordStream},
@@ -56,6 +57,22 @@ impl FeedBatch {
             }
         }
         Ok(Self { events, end: BatchEnd::Full })
+    }
+
+    /// Reads the next events of a feed in a span, as [`read`](Self::read) does without.
+    pub(crate) async fn read_in(
+        mut span: FeedRead,
+        feed: &mut RecordStream<'_>,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Self, ReadError> {
+        let read = Self::read(feed, events_max, bytes_max).await;
+        match &read {
+            // the next read meets an error behind the events again
+            Ok(batch) => batch.events.iter().for_each(|event| span.add(event)),
+            Err(error) => span.fail(error),
+        }
+        read
     }
 
     /// Returns the position up to which the feed, which ends at `target`, has no more events before the next batch.

@@ -6,16 +6,19 @@
 //! Invariant: attributes that only OpenTelemetry reads bypass `tracing`, whose fields precede each line of the log. The
 //! kind of a span cannot: OpenTelemetry takes it when the span is created.
 
+use std::time::SystemTime;
+
 use opentelemetry::{
     Context, Value,
     trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState},
 };
+use time::OffsetDateTime;
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::{
     domain::{context::EventContext, name::Name, record::RecordedEvent, stream::StreamId, trace_context::TraceContext},
-    port::delivery::Delivery,
+    port::{ReadError, delivery::Delivery},
 };
 
 /// The most links of one span.
@@ -111,6 +114,105 @@ pub(crate) fn describe_handling(span: &Span, delivery: &Delivery, handler: &Name
     }
 }
 
+/// The span of a read of the feed, by the relay, a projection or a follower. It ends when the value is dropped.
+///
+/// The events that were read determine its parent, so it is not entered before they are known. A read without events leaves
+/// no span: each append makes readers read whose filters leave its events out.
+pub(crate) struct FeedRead {
+    span: Span,
+    /// Set for a reader that begins with old events: the traces of those recorded before this time have ended.
+    since: Option<OffsetDateTime>,
+    /// The traces of the events, at most [`LINKS_MAX`].
+    traces: Vec<TraceContext>,
+    events: usize,
+    /// Set if the read leaves a span: it found an event that is not old, or failed.
+    is_kept: bool,
+    /// When the first event or the error was there.
+    ended_at: Option<SystemTime>,
+}
+
+impl FeedRead {
+    /// Begins the span of a read by `reader`, which is one of the readers that the program declares.
+    pub(crate) fn begin(reader: impl FnOnce() -> Name) -> Self {
+        let span = tracing::info_span!("read_feed", otel.kind = "client", otel.status_code = Empty, error.type = Empty);
+        if !span.is_disabled() {
+            set(&span, "db.operation.name", "read_feed");
+            set(&span, "eventbus.reader", reader().to_string());
+        }
+        Self::with_span(span)
+    }
+
+    /// Returns the value for a read that has no span.
+    pub(crate) fn none() -> Self {
+        Self::with_span(Span::none())
+    }
+
+    const fn with_span(span: Span) -> Self {
+        Self { span, since: None, traces: Vec::new(), events: 0, is_kept: false, ended_at: None }
+    }
+
+    /// Leaves no span if all events of the read were recorded before this time.
+    pub(crate) fn since(mut self, since: Option<OffsetDateTime>) -> Self {
+        self.since = since;
+        self
+    }
+
+    /// Returns `true` if it has a span, and events were added.
+    pub(crate) const fn has_events(&self) -> bool {
+        self.events > 0
+    }
+
+    /// Adds an event that the read returned. The first one ends the time that the span shows.
+    pub(crate) fn add(&mut self, event: &RecordedEvent) {
+        if self.span.is_disabled() {
+            return;
+        }
+        self.set_end();
+        self.events += 1;
+        let is_old = self.since.zip(event.metadata().recorded_at()).is_some_and(|(since, at)| at < since);
+        if !is_old {
+            self.is_kept = true;
+            add_trace(&mut self.traces, event);
+        }
+    }
+
+    /// Records that the read failed.
+    pub(crate) fn fail(&mut self, error: &ReadError) {
+        if self.span.is_disabled() {
+            return;
+        }
+        self.set_end();
+        self.is_kept = true;
+        let error_type = match error {
+            ReadError::Unavailable(_) => "unavailable",
+            ReadError::NoStore => "no_store",
+            ReadError::Corrupt { .. } => "corrupt",
+        };
+        record_error(&self.span, error_type);
+    }
+
+    fn set_end(&mut self) {
+        // the machine's time, of which OpenTelemetry takes the start of a span
+        self.ended_at.get_or_insert_with(SystemTime::now);
+    }
+}
+
+impl Drop for FeedRead {
+    fn drop(&mut self) {
+        if self.span.is_disabled() {
+            return;
+        }
+        let Some(ended_at) = self.ended_at.filter(|_| self.is_kept) else {
+            // a span cannot be taken back; below this parent OpenTelemetry creates none, whatever the sampler
+            let _ = self.span.set_parent(Context::new().with_telemetry_suppressed());
+            return;
+        };
+        follow(&self.span, &self.traces);
+        set_batch_size(&self.span, self.events);
+        self.span.context().span().end_with_timestamp(ended_at);
+    }
+}
+
 /// Records in a span that it ended with an error.
 pub(crate) fn record_error(span: &Span, error_type: &str) {
     span.record("otel.status_code", "ERROR").record("error.type", error_type);
@@ -137,23 +239,30 @@ pub fn context_of(span: &Span) -> Option<TraceContext> {
     TraceContext::parse(&format!("00-{trace}-{span}-{flags:02x}"), Some(&context.trace_state().header()))
 }
 
-/// Makes a span a part of the traces of events: a child if they are of one trace, else it has links to them.
+/// Makes a span a part of the traces of events.
 fn follow_traces(span: &Span, events: &[RecordedEvent]) {
-    let mut contexts: Vec<TraceContext> = Vec::new();
-    for context in events.iter().filter_map(TraceContext::from_event) {
-        if contexts.contains(&context) {
-            continue;
-        }
-        contexts.push(context);
-        if contexts.len() == LINKS_MAX {
-            break;
-        }
+    let mut traces = Vec::new();
+    events.iter().for_each(|event| add_trace(&mut traces, event));
+    follow(span, &traces);
+}
+
+/// Adds the trace of an event to those that a span is to be a part of.
+fn add_trace(traces: &mut Vec<TraceContext>, event: &RecordedEvent) {
+    if traces.len() < LINKS_MAX
+        && let Some(context) = TraceContext::from_event(event)
+        && !traces.contains(&context)
+    {
+        traces.push(context);
     }
-    let Some((first, more)) = contexts.split_first() else { return };
+}
+
+/// Makes a span a part of traces: a child if they are one trace, else it has links to them.
+fn follow(span: &Span, traces: &[TraceContext]) {
+    let Some((first, more)) = traces.split_first() else { return };
     if more.iter().all(|context| context.trace_id() == first.trace_id()) {
         return set_parent(span, first);
     }
-    contexts.iter().filter_map(to_span_context).for_each(|context| span.add_link(context));
+    traces.iter().filter_map(to_span_context).for_each(|context| span.add_link(context));
 }
 
 fn set_parent(span: &Span, parent: &TraceContext) {

@@ -9,7 +9,7 @@ use crate::shop::{self, Booked, Order, Paid, Receipt, Sales, Seat, SharedCounts,
 
 /// The appends and loads of a workload, counted by itself.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Saves {
+struct Saves {
     appends: u64,
     events: u64,
     conflicts: u64,
@@ -31,7 +31,7 @@ fn count(metrics: &Metrics, name: &str, labels: &[(&str, &str)]) -> u64 {
 }
 
 /// Books and pays orders; every third payment meets a writer that was first.
-pub(crate) async fn save_orders(app: &App, orders: Range<u64>) -> Saves {
+async fn save_orders(app: &App, orders: Range<u64>) -> Saves {
     let (repository, mut saves) = (app.repository::<Order>(), Saves::default());
     for number in orders {
         let id: AggregateId = format!("o-{number}").parse().unwrap();

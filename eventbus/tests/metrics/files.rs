@@ -15,7 +15,7 @@ use crate::{
 /// Labels that Prometheus adds.
 const OF_THE_SCRAPE: [&str; 2] = ["job", "instance"];
 
-pub(crate) fn read(file: &str) -> String {
+fn read(file: &str) -> String {
     fs::read_to_string(format!("{}/../docs/metrics/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
@@ -96,7 +96,7 @@ fn unknown(families: &BTreeMap<String, Family>, expression: &str) -> Vec<String>
 }
 
 /// Collects the texts under `key` in a JSON document.
-pub(crate) fn collect<'a>(json: &'a Value, key: &str, found: &mut Vec<&'a Value>) {
+fn collect<'a>(json: &'a Value, key: &str, found: &mut Vec<&'a Value>) {
     match json {
         Value::Object(map) => map.iter().for_each(|(name, value)| match name == key {
             true => found.push(value),

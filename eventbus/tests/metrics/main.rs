@@ -6,7 +6,6 @@ mod export;
 mod files;
 mod lag;
 mod page;
-mod prometheus;
 mod route;
 mod series;
 mod shop;

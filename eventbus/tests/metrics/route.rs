@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Metrics without samples in memory: the store joins no appends, and the bus knows no entries that are not read.
-pub(crate) const OF_SERVERS: [&str; 2] = ["eventbus_commit_appends", "eventbus_group_unread"];
+const OF_SERVERS: [&str; 2] = ["eventbus_commit_appends", "eventbus_group_unread"];
 
 /// The metrics that the documentation lists, with their labels.
 pub(crate) fn documented() -> BTreeMap<String, BTreeSet<String>> {

@@ -6,13 +6,14 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use futures_util::StreamExt as _;
+use time::OffsetDateTime;
 
 use super::FollowControl;
 use crate::{
-    domain::{error::ErrorLine, record::RecordedEvent, stream::Position},
+    domain::{error::ErrorLine, name::Name, record::RecordedEvent, stream::Position},
     port::{EventStore, FeedFilter, ReadError},
     runtime::{feed_head::FeedHead, feed_poller::FeedPoller},
-    support::Outage,
+    support::{Outage, spans::FeedRead},
 };
 
 /// Largest page: bounds memory in case the store's stream is always ready.
@@ -28,6 +29,8 @@ pub(super) struct FeedReader {
     poller: FeedPoller,
     control: FollowControl,
     outage: Outage,
+    /// When it was created: the traces of older events have ended.
+    created_at: OffsetDateTime,
 }
 
 impl FeedReader {
@@ -39,6 +42,7 @@ impl FeedReader {
             cursor: after,
             buffer: VecDeque::new(),
             outage: Outage::new(control.clock().clone()),
+            created_at: control.clock().now(),
             control,
         }
     }
@@ -83,9 +87,10 @@ impl FeedReader {
     async fn read_page(&mut self) -> Result<bool, ReadError> {
         let head = self.poller.head().await?;
         if head > self.cursor {
+            let span = FeedRead::begin(|| Name::from_static("follow")).since(Some(self.created_at));
             let read = self.store.read_feed(self.cursor, head, &self.filter).ready_chunks(PAGE_EVENTS_MAX).next().await;
             match read {
-                Some(chunk) => self.take_page(chunk)?,
+                Some(chunk) => self.take_page(chunk, span)?,
                 None => self.cursor = head,
             }
         }
@@ -101,14 +106,18 @@ impl FeedReader {
     }
 
     /// Buffers the events of a page; the next read meets an error behind them again.
-    fn take_page(&mut self, chunk: Vec<Result<RecordedEvent, ReadError>>) -> Result<(), ReadError> {
+    fn take_page(&mut self, chunk: Vec<Result<RecordedEvent, ReadError>>, mut span: FeedRead) -> Result<(), ReadError> {
         for record in chunk {
             match record {
                 Ok(event) => {
+                    span.add(&event);
                     self.cursor = event.position().unwrap_or(self.cursor);
                     self.buffer.push_back(event);
                 }
-                Err(error) if self.buffer.is_empty() => return Err(error),
+                Err(error) if self.buffer.is_empty() => {
+                    span.fail(&error);
+                    return Err(error);
+                }
                 Err(_) => break,
             }
         }

@@ -1,12 +1,11 @@
 //! Feeding a projection event by event: its state is in memory, or it keeps its rows itself.
 
-use futures_util::TryStreamExt;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use super::{
-    context::RunnerContext,
+    context::{RunnerContext, projection_role},
     event_handling::{EventRetry, FeedStop, feed_delivery},
     fed_types,
     inner::ProjectionInner,
@@ -15,7 +14,10 @@ use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::delivery::HandlerError,
     runtime::{definition::Projection, feed_poller::FeedPoller, held_lease::HeldLease},
-    support::{read_around, spans},
+    support::{
+        FeedReads, read_around,
+        spans::{self, FeedRead},
+    },
 };
 
 /// A checkpoint of a projection that keeps its rows itself is saved at least this often, in events.
@@ -86,12 +88,13 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
     async fn handle_events(&mut self, after: Position, head: Position) -> Result<(), FeedStop> {
         let (inner, store) = (self.inner, &*self.context.store);
         let skips = inner.skips(store, &self.context.clock).await?;
-        let mut records = read_around(store, after, head, &P::definition().events.into(), &skips);
+        let records = read_around(store, after, head, &P::definition().events.into(), &skips);
+        let since = self.held_lease.is_none().then_some(self.created_at);
+        let mut reads =
+            FeedReads::new(records, || FeedRead::begin(|| projection_role(P::definition().name)).since(since));
         let mut handled = 0_u64;
         // the search for a rare event type takes long
-        while let Some(record) =
-            self.stop.run_until_cancelled(records.try_next()).await.ok_or(FeedStop::Interrupted)??
-        {
+        while let Some(record) = self.stop.run_until_cancelled(reads.next()).await.ok_or(FeedStop::Interrupted)?? {
             if self.held_lease.is_some_and(HeldLease::may_have_expired) {
                 return Err(FeedStop::LeaseLost);
             }

@@ -11,7 +11,7 @@ use tracing::{Instrument as _, Span};
 
 use super::{
     ProjectionError,
-    context::RunnerContext,
+    context::{RunnerContext, projection_role},
     event_handling::{BATCH_EVENTS_MAX, FeedStop, count_of_next_call, feed_delivery},
     failure::{Failure, position_of},
     inner::ProjectionInner,
@@ -27,7 +27,10 @@ use crate::{
         handler_inbox::classify_error,
         held_lease::HeldLease,
     },
-    support::{BatchEnd, FeedBatch, PAGE_BYTES, read_around, spans},
+    support::{
+        BatchEnd, FeedBatch, PAGE_BYTES, read_around,
+        spans::{self, FeedRead},
+    },
 };
 
 /// Most events of a transaction; fewer if they have [`PAGE_BYTES`].
@@ -96,13 +99,16 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         let events_max = if definition.has_batch_methods() { BATCH_EVENTS_MAX } else { TRANSACTION_EVENTS_MAX };
         let skips = self.inner.skips(store, &self.context.clock).await?;
         let mut feed = read_around(store, self.position, target, &definition.events.into(), &skips);
-        let mut next = ended.run_until_cancelled(next_batch(&mut feed, events_max)).await;
+        let is_rebuild = self.shadow.is_some();
+        let begin_read =
+            || if is_rebuild { FeedRead::none() } else { FeedRead::begin(|| projection_role(definition.name)) };
+        let mut next = ended.run_until_cancelled(next_batch(begin_read(), &mut feed, events_max)).await;
         loop {
             let batch = next.ok_or(FeedStop::Interrupted)??;
             // reads the next batch while it writes this one
             let ahead = async {
                 match batch.end {
-                    BatchEnd::Full => ended.run_until_cancelled(next_batch(&mut feed, events_max)).await,
+                    BatchEnd::Full => ended.run_until_cancelled(next_batch(begin_read(), &mut feed, events_max)).await,
                     BatchEnd::EndOfFeed | BatchEnd::Failed(_) => None,
                 }
             };
@@ -307,8 +313,8 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
     }
 }
 
-async fn next_batch(feed: &mut RecordStream<'_>, events_max: usize) -> Result<FeedBatch, ReadError> {
-    FeedBatch::read(feed, events_max, PAGE_BYTES).await
+async fn next_batch(span: FeedRead, feed: &mut RecordStream<'_>, events_max: usize) -> Result<FeedBatch, ReadError> {
+    FeedBatch::read_in(span, feed, events_max, PAGE_BYTES).await
 }
 
 #[cfg(test)]
@@ -332,9 +338,9 @@ mod tests {
         };
         let mut feed: RecordStream<'_> =
             Box::pin(futures_util::stream::iter([event(1), event(2), damaged(), damaged()]));
-        let batch = next_batch(&mut feed, TRANSACTION_EVENTS_MAX).await.unwrap();
+        let batch = next_batch(FeedRead::none(), &mut feed, TRANSACTION_EVENTS_MAX).await.unwrap();
         assert_eq!((batch.events.len(), batch.through(Position::new(9))), (2, Position::new(2)));
         assert!(matches!(batch.end, BatchEnd::Failed(_)), "the writer returns it once they are written");
-        assert!(next_batch(&mut feed, TRANSACTION_EVENTS_MAX).await.is_err());
+        assert!(next_batch(FeedRead::none(), &mut feed, TRANSACTION_EVENTS_MAX).await.is_err());
     }
 }

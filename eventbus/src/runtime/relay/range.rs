@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
     port::{EventStore, FeedFilter, ReadError, RecordStream, relay::PublishRange},
-    support::{BatchEnd, FeedBatch, SKIPS_REFRESH_INTERVAL, read_around, relay_to, skipped_positions},
+    support::{BatchEnd, FeedBatch, SKIPS_REFRESH_INTERVAL, read_around, relay_to, skipped_positions, spans::FeedRead},
 };
 
 /// Limits of what one call publishes: about a millisecond of a busy Redis.
@@ -65,6 +65,13 @@ struct OpenFeed<'a> {
     end: Position,
     /// Position of the last skipped event; once the feed has ended, no unread event is left before it.
     last_skipped: Option<Position>,
+}
+
+impl OpenFeed<'_> {
+    async fn read_batch(&mut self, reader: &Name) -> Result<FeedBatch, ReadError> {
+        let span = FeedRead::begin(|| reader.clone());
+        FeedBatch::read_in(span, &mut self.records, RANGE_EVENTS_MAX, RANGE_BYTES_MAX).await
+    }
 }
 
 /// Positions that the relay skips, loaded again at [`SKIPS_REFRESH_INTERVAL`].
@@ -139,11 +146,11 @@ impl<'a> RangeReader<'a> {
                 None => self.open(after, head).await?,
             },
         };
-        let mut batch = FeedBatch::read(&mut feed.records, RANGE_EVENTS_MAX, RANGE_BYTES_MAX).await?;
+        let mut batch = feed.read_batch(&self.skips.reader).await?;
         // opened up to an earlier head: an empty range would tell the relay to wait for a later one
         if batch.events.is_empty() && feed.end < head {
             feed = self.open(after, head).await?;
-            batch = FeedBatch::read(&mut feed.records, RANGE_EVENTS_MAX, RANGE_BYTES_MAX).await?;
+            batch = feed.read_batch(&self.skips.reader).await?;
         }
         let last = batch.events.last().and_then(RecordedEvent::position).unwrap_or(after);
         let is_full = matches!(batch.end, BatchEnd::Full);

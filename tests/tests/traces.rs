@@ -1,0 +1,205 @@
+//! One trace goes from a save over the relay, Redis and a handler in a different process to the next save and its relay.
+//!
+//! The process of the handler is a second run of this test binary, with its role in an environment variable. Both
+//! processes are of one application, on one PostgreSQL database and one Redis stream.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests; the process of the handler reports by printing"
+)]
+
+use std::{collections::BTreeMap, env, sync::LazyLock, time::Duration};
+
+use eventbus::{Never, app::AppBuilder, prelude::*, support::spans::context_of};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_test::internal::Actor;
+use eventstore_postgres::PgEventStore;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    trace::{SdkTracerProvider, SpanData, SpanExporter},
+};
+use tokio::sync::watch;
+use tracing::Instrument as _;
+use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+const SERVERS: &str = "TRACES_SERVERS";
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Order)]
+struct Placed {}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Placed))]
+struct Order;
+
+impl Apply for Order {
+    fn apply(&mut self, _event: &OrderEvent) {}
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Invoice)]
+struct Sent {}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Sent))]
+struct Invoice;
+
+impl Apply for Invoice {
+    fn apply(&mut self, _event: &InvoiceEvent) {}
+}
+
+#[handler(manual)]
+async fn invoice(_event: &Placed, id: &AggregateId, invoices: Repository<Invoice>) -> eventbus::Result<()> {
+    invoices.upsert(id, |_| Ok::<_, Never>(Sent {})).await?;
+    Ok(())
+}
+
+/// An ended span.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Ended {
+    name: String,
+    trace: String,
+    id: String,
+    parent: String,
+    attributes: BTreeMap<String, String>,
+}
+
+impl From<SpanData> for Ended {
+    fn from(span: SpanData) -> Self {
+        let attributes = span.attributes.iter();
+        Self {
+            name: span.name.into_owned(),
+            trace: span.span_context.trace_id().to_string(),
+            id: span.span_context.span_id().to_string(),
+            parent: span.parent_span_id.to_string(),
+            attributes: attributes.map(|attribute| (attribute.key.to_string(), attribute.value.to_string())).collect(),
+        }
+    }
+}
+
+/// Keeps the ended spans of the process, in their order.
+#[derive(Debug)]
+struct Exporter;
+
+impl SpanExporter for Exporter {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        SPANS.send_modify(|spans| spans.extend(batch.into_iter().map(Ended::from)));
+        Ok(())
+    }
+}
+
+static SPANS: LazyLock<watch::Sender<Vec<Ended>>> = LazyLock::new(watch::Sender::default);
+
+fn export_spans() {
+    let provider = SdkTracerProvider::builder().with_simple_exporter(Exporter).build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    tracing_subscriber::registry().with(layer).init();
+}
+
+/// Waits for ended spans of this process, and returns all of them.
+async fn ended(what: &str, is_there: impl FnMut(&Vec<Ended>) -> bool) -> Vec<Ended> {
+    let mut spans = SPANS.subscribe();
+    match tokio::time::timeout(TIMEOUT, spans.wait_for(is_there)).await {
+        Ok(spans) => spans.unwrap().clone(),
+        Err(_) => panic!("no {what} in {:#?}", SPANS.borrow()),
+    }
+}
+
+/// Where both processes store and publish.
+#[derive(Debug, Serialize, Deserialize)]
+struct Servers {
+    database_url: String,
+    redis_url: String,
+    stream_prefix: String,
+}
+
+impl Servers {
+    async fn app(&self) -> AppBuilder {
+        let config = RedisEventBusConfig {
+            redis_url: self.redis_url.clone(),
+            stream_prefix: self.stream_prefix.clone(),
+            block_ms: 50,
+            ..RedisEventBusConfig::default()
+        };
+        let store = PgEventStore::connect(&self.database_url).await.unwrap();
+        App::builder().store(store).bus(RedisEventBus::connect(config).await.unwrap())
+    }
+}
+
+/// The process whose handler saves, and which does not relay; returns at once in an ordinary run.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_that_invoices() {
+    let Ok(servers) = env::var(SERVERS) else { return };
+    Actor::end_with_parent();
+    export_spans();
+    let servers: Servers = serde_json::from_str(&servers).unwrap();
+    let app = servers.app().await.without_relay().handler::<invoice>().start().await.unwrap();
+    println!("consumes");
+    let spans = ended("run of the handler", |spans| spans.iter().any(|span| span.name.starts_with("process "))).await;
+    println!("spans {}", serde_json::to_string(&spans).unwrap());
+    std::future::pending::<()>().await;
+    drop(app);
+}
+
+/// Returns the spans as paths from the root of their trace, with the process of each, in order.
+fn paths(spans: &[(&'static str, &Ended)]) -> Vec<String> {
+    fn path(spans: &[(&'static str, &Ended)], span: &Ended) -> String {
+        // the bus appends the name of its stream
+        let name = span.name.split(' ').next().unwrap_or_default();
+        match spans.iter().find(|(_, parent)| parent.id == span.parent) {
+            Some((_, parent)) => format!("{}/{name}", path(spans, parent)),
+            None => name.to_owned(),
+        }
+    }
+    let mut paths: Vec<_> = spans.iter().map(|(process, span)| format!("{} in {process}", path(spans, span))).collect();
+    paths.sort();
+    paths
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_goes_over_postgres_and_redis_through_two_processes() {
+    export_spans();
+    let (database, redis) = (eventbus_test::postgres(), eventbus_test::redis());
+    let servers = Servers {
+        database_url: database.url().into(),
+        redis_url: redis.url().into(),
+        stream_prefix: redis.prefix().into(),
+    };
+    let app = servers.app().await.start().await.unwrap();
+    let other = Actor::play("the_process_that_invoices", &[(SERVERS, &serde_json::to_string(&servers).unwrap())]);
+    other.until(&["consumes"]);
+
+    let request = tracing::info_span!("request");
+    let (orders, id) = (app.repository::<Order>(), "o-1".parse().unwrap());
+    orders.upsert(&id, |_| Ok::<_, Never>(Placed {})).instrument(request.clone()).await.unwrap();
+    let trace = context_of(&request).unwrap().trace_id().to_owned();
+    drop(request);
+
+    let there: Vec<Ended> = serde_json::from_str(&other.until(&["spans "])).unwrap();
+    assert_eq!(there.iter().map(|span| &*span.trace).collect::<Vec<_>>(), [&trace, &trace], "{there:#?}");
+    // the relay of this process reads from the store what the other process has saved
+    let is_relay = |span: &&Ended| span.name == "relay" && span.trace == trace;
+    let here = ended("relay of both saves", |spans| spans.iter().filter(is_relay).count() == 2).await;
+
+    let here = here.iter().filter(|span| span.trace == trace).map(|span| ("one", span));
+    let spans: Vec<_> = here.chain(there.iter().map(|span| ("two", span))).collect();
+    assert_eq!(
+        paths(&spans),
+        [
+            "request in one",
+            "request/append in one",
+            "request/append/process in two",
+            "request/append/process/append in two",
+            "request/append/process/read_feed in one",
+            "request/append/process/relay in one",
+            "request/append/process/relay/publish in one",
+            "request/append/relay in one",
+            "request/append/relay/publish in one",
+        ]
+    );
+    let read = spans.iter().find(|(_, span)| span.name == "read_feed").unwrap();
+    assert!(read.1.attributes["eventbus.reader"].starts_with("relay:"));
+    app.shutdown(TIMEOUT).await.unwrap();
+}
