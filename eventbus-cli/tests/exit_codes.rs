@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{OrderPlaced, Running, assert_json, eventbus, eventbus_with};
+use common::{OrderPlaced, Ran, Running, assert_json, eventbus, eventbus_with};
 use eventbus::{ExpectedVersion, NewEvent, StreamId, port::AppendEvents as _};
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
@@ -356,9 +356,13 @@ fn a_new_crate_is_made_once() {
     let checkout = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let made = eventbus(&["new", &crate_folder, "--path", checkout]);
     assert_eq!((made.code, made.out), (0, format!("made {crate_folder}: see its README.md\n")));
+    assert!(made.err.starts_with(&format!("note: {crate_folder}/Cargo.toml takes eventbus from ../")), "{}", made.err);
     assert!(fs::read_to_string(folder.path().join("two-banks/src/lib.rs")).unwrap().contains("pub fn app()"));
     let again = eventbus(&["new", &crate_folder, "--path", checkout]);
     assert!(again.code == 64 && again.err.contains("exists already"), "{again:?}");
+    let of_repository = folder.path().join("of-git").display().to_string();
+    let made = eventbus(&["new", &of_repository, "--git", "https://host/eventbus"]);
+    assert_eq!((made.code, made.err.as_str()), (0, ""), "CI has what it needs");
 }
 
 /// A new crate, as its user has it: outside of this workspace, with the newest dependencies that fit.
@@ -372,20 +376,64 @@ fn a_new_crate_compiles_and_its_tests_pass() {
     assert_eq!(made.code, 0, "{made:?}");
     // the target folder stays for the next run
     let target = concat!(env!("CARGO_TARGET_TMPDIR"), "/new-crate");
-    let cargo = |arguments: &[&str]| {
+    let run = |arguments: &[&str]| {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(arguments).current_dir(&new).env("CARGO_TARGET_DIR", target).env_remove("RUSTFLAGS");
+        cargo.args(arguments).current_dir(&new).env("CARGO_TARGET_DIR", target).stdin(Stdio::null());
+        for variable in ["RUSTFLAGS", "DATABASE_URL", "REDIS_URL", "EVENTBUS_STORE", "EVENTBUS_BUS"] {
+            cargo.env_remove(variable);
+        }
+        // a service that starts in place of a command ends at once
+        cargo.env("LISTEN", "no address");
         let output = cargo.output().unwrap();
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{arguments:?} {out}{err}");
-        out.into_owned()
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    };
+    let cargo = |arguments: &[&str]| {
+        let ran = run(arguments);
+        assert_eq!(ran.code, 0, "{arguments:?} {ran:?}");
+        ran.out
     };
     cargo(&["build", "--quiet"]);
     let tested = cargo(&["test", "--quiet"]);
     let passed = |line: &str| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<u32>().ok();
     let passed: u32 = tested.lines().filter_map(passed).sum();
-    assert!(passed >= 4, "{tested}");
+    assert!(passed >= 5, "{tested}");
+    // the commands of operators in its own binary
+    let command = |arguments: &[&str]| run(&[&["run", "--quiet", "--"], arguments].concat());
+    let document = |arguments: &[&str]| {
+        let ran = command(arguments);
+        assert_eq!(ran.code, 0, "{arguments:?} {ran:?}");
+        serde_json::from_str::<Value>(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"))
+    };
+    let catalog = document(&["catalog", "--json"]);
+    let names = |list: &str, field: &str| {
+        let entries = catalog[list].as_array().unwrap().iter();
+        entries.map(|entry| entry[field].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("events", "event_type"), ["Deposited", "Withdrawn"]);
+    assert_eq!(names("aggregates", "aggregate_type"), ["Account"]);
+    assert_eq!(names("handlers", "name"), ["receipt"]);
+    assert_eq!(names("projections", "name"), ["balances"]);
+    let database = new.join("my_app2-order-service.db");
+    assert!(!database.exists(), "the catalog needs no store");
+    let readme = fs::read_to_string(new.join("README.md")).unwrap();
+    let shown = readme.lines().filter_map(|line| line.strip_prefix("cargo run -- ")?.split('#').next());
+    let shown: Vec<Vec<_>> = shown.map(|arguments| arguments.split_whitespace().collect()).collect();
+    assert!(shown.contains(&vec!["dead-letters", "list"]) && shown.len() >= 5, "{shown:?}");
+    for arguments in shown {
+        let ran = command(&arguments);
+        assert!(ran.code == 0 && !ran.out.is_empty(), "{arguments:?} {ran:?}");
+    }
+    let status = document(&["status", "--json"]);
+    assert!(database.exists() && status["store"].as_str().unwrap().contains("my_app2-order-service.db"), "{status}");
+    assert_eq!(document(&["dead-letters", "list", "--json"])["dead_letters"], json!([]));
+    let in_memory = command(&["rebuild", "balances"]);
+    assert!(in_memory.code == 64 && in_memory.err.contains("each start of the program folds it anew"), "{in_memory:?}");
+    let mistyped = command(&["statos"]);
+    assert!(mistyped.code == 64 && mistyped.err.contains("'status'"), "it does not start the service: {mistyped:?}");
     // what its own CI runs beside the tests
     cargo(&["fmt", "--check"]);
     cargo(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]);
+    // without the commands it serves all the same
+    cargo(&["clippy", "--quiet", "--all-targets", "--no-default-features", "--", "-D", "warnings"]);
 }

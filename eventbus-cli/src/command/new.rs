@@ -4,7 +4,7 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use clap::Args;
@@ -35,6 +35,12 @@ const FILES: &[(&str, &str)] = &[
 /// The manifest of a new crate: `source = "x"` stands for where the crate `x` is.
 const MANIFEST: &str = include_str!("../../template/manifest.toml");
 
+/// What a manifest says of its paths.
+const PATHS_ARE_LOCAL: &str = "\
+# The crates of eventbus come from a folder that CI does not have: before you push, write `git = \"URL\"` in place of each
+# `path = \"..\"`, with the URL of a repository of eventbus.
+";
+
 /// The name that the template's files have for the crate.
 const TEMPLATE_NAME: &str = "my-app";
 
@@ -44,7 +50,7 @@ const RESERVED: &str = "\
     if impl in incremental let loop match mod move mut proc_macro pub ref return self static std struct super test \
     trait true try type unsafe use where while yield";
 
-/// Make a crate with an aggregate, a handler, a projection, an HTTP API, tests, a compose file and CI
+/// Make a crate with an aggregate, a handler, a projection, an HTTP API, metrics, these commands, tests, a compose file and CI
 #[derive(Debug, Clone, Args)]
 pub(crate) struct NewArgs {
     /// The folder of the new crate, which is made; its last part names the crate.
@@ -59,7 +65,7 @@ pub(crate) struct NewArgs {
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
 struct SourceArgs {
-    /// Takes eventbus from this checkout.
+    /// Takes eventbus from this checkout, by its path from the new crate: CI has it only at the same place.
     #[arg(long)]
     path: Option<PathBuf>,
     /// Takes eventbus from this repository.
@@ -115,8 +121,25 @@ impl From<NewCrateError> for CommandError {
     }
 }
 
-/// Returns where the crate of a name is, as a manifest says it.
-type SourceOf = Box<dyn Fn(&str) -> String>;
+/// Where a new crate takes the crates of eventbus from.
+#[derive(Debug)]
+enum CrateSource {
+    /// A checkout, by its path from the new crate.
+    Checkout(String),
+    /// A repository, and a branch, a tag or a commit of it.
+    Repository { url: String, rev: Option<String> },
+}
+
+impl CrateSource {
+    /// Returns the place of the crate of this name, as a manifest has it.
+    fn of(&self, name: &str) -> String {
+        match self {
+            Self::Checkout(path) => format!("path = {:?}", format!("{path}/{name}")),
+            Self::Repository { url, rev: None } => format!("git = {url:?}"),
+            Self::Repository { url, rev: Some(rev) } => format!("git = {url:?}, rev = {rev:?}"),
+        }
+    }
+}
 
 #[derive(Debug, Serialize)]
 struct Made {
@@ -130,15 +153,24 @@ impl NewArgs {
             session.printer().note(&format!("dry run: make the folder {folder} with {files} files"));
             return Ok(ExitStatus::Done);
         }
-        let made = Made { folder: self.make()?.display().to_string() };
+        let source = self.make()?;
+        let made = Made { folder: self.folder.display().to_string() };
         session.printer().show(&made, |made| format!("made {}: see its README.md\n", made.folder))?;
+        if let CrateSource::Checkout(path) = source {
+            let manifest = self.folder.join("Cargo.toml");
+            session.printer().note(&format!(
+                "note: {} takes eventbus from {path}, which CI does not have: before you push, write `git = \"URL\"` there \
+                 in place of each `path`",
+                manifest.display()
+            ));
+        }
         Ok(ExitStatus::Done)
     }
 
-    /// Makes the crate, and returns its folder. Files that were written before an error stay.
-    fn make(&self) -> Result<&Path, NewCrateError> {
+    /// Makes the crate, and returns where it takes eventbus from. Files that were written before an error stay.
+    fn make(&self) -> Result<CrateSource, NewCrateError> {
         let name = self.crate_name()?;
-        let sources = self.sources()?;
+        let source = self.crate_source()?;
         let exists = |error: io::Error| match error.kind() {
             io::ErrorKind::AlreadyExists => NewCrateError::Exists { folder: self.folder.clone() },
             _ => NewCrateError::Write { path: self.folder.clone(), source: error },
@@ -147,8 +179,8 @@ impl NewArgs {
         for (path, text) in FILES {
             self.write(path, &named(text, &name))?;
         }
-        self.write("Cargo.toml", &manifest(&name, &sources))?;
-        Ok(&self.folder)
+        self.write("Cargo.toml", &manifest(&name, &source))?;
+        Ok(source)
     }
 
     fn crate_name(&self) -> Result<String, NewCrateError> {
@@ -160,22 +192,26 @@ impl NewArgs {
         }
         let is_dependency = |line: &str| line.split(['.', ' ']).next() == Some(&*name);
         let word = name.replace('-', "_");
-        if RESERVED.split(' ').any(|reserved| reserved == word) || MANIFEST.lines().any(is_dependency) {
+        let mut dependencies = MANIFEST.lines().skip_while(|line| *line != "[dependencies]");
+        if RESERVED.split(' ').any(|reserved| reserved == word) || dependencies.any(is_dependency) {
             return Err(NewCrateError::ReservedName { name });
         }
         Ok(name)
     }
 
-    /// Returns what writes into a manifest where a crate is.
-    fn sources(&self) -> Result<SourceOf, NewCrateError> {
-        if let Some(folder) = &self.source.path {
-            let checkout = folder.canonicalize().ok().filter(|path| path.join("eventbus/Cargo.toml").is_file());
-            let checkout = checkout.ok_or_else(|| NewCrateError::NoCheckout { folder: folder.clone() })?;
-            return Ok(Box::new(move |of| format!("path = {:?}", checkout.join(of).display().to_string())));
+    fn crate_source(&self) -> Result<CrateSource, NewCrateError> {
+        if let Some(path) = &self.source.path {
+            let checkout = path.canonicalize().ok().filter(|path| path.join("eventbus/Cargo.toml").is_file());
+            let checkout = checkout.ok_or_else(|| NewCrateError::NoCheckout { folder: path.clone() })?;
+            // the folder itself is not made yet
+            let parent = self.folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new(".")).canonicalize();
+            let parent = parent.map_err(|source| NewCrateError::Write { path: self.folder.clone(), source })?;
+            let folder = parent.join(self.folder.file_name().unwrap_or_default());
+            return Ok(CrateSource::Checkout(path_between(&folder, &checkout)));
         }
-        let git = format!("git = {:?}", self.source.git.as_deref().unwrap_or_default());
-        let rev = self.rev.as_ref().map(|rev| format!(", rev = {rev:?}")).unwrap_or_default();
-        Ok(Box::new(move |_| format!("{git}{rev}")))
+        let url = self.source.git.clone().unwrap_or_default();
+        Ok(CrateSource::Repository { url, rev: self.rev.clone() })
     }
 
     fn write(&self, path: &str, text: &str) -> Result<(), NewCrateError> {
@@ -191,14 +227,29 @@ fn named(text: &str, name: &str) -> String {
     text.replace(&TEMPLATE_NAME.replace('-', "_"), &name.replace('-', "_")).replace(TEMPLATE_NAME, name)
 }
 
-fn manifest(name: &str, source_of: &SourceOf) -> String {
+/// Returns the path from the folder `from` to the folder `to`, as `cargo add --path` writes it: with `/`, and valid on each
+/// machine that has the two side by side. If they are on different drives, it is the whole path.
+fn path_between(from: &Path, to: &Path) -> String {
+    let shared = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
+    if shared == 0 {
+        return to.display().to_string();
+    }
+    let up = from.components().skip(shared).map(|_| Component::ParentDir);
+    let steps = up.chain(to.components().skip(shared)).map(|step| step.as_os_str().to_string_lossy());
+    steps.collect::<Vec<_>>().join("/")
+}
+
+fn manifest(name: &str, source: &CrateSource) -> String {
     let mut manifest = String::new();
     for line in named(MANIFEST, name).lines() {
         let placeholder =
             line.split_once("source = \"").and_then(|(before, rest)| Some((before, rest.split_once('"')?)));
         match placeholder {
-            Some((before, (of, after))) => manifest += &format!("{before}{}{after}\n", source_of(of)),
+            Some((before, (crate_name, after))) => manifest += &format!("{before}{}{after}\n", source.of(crate_name)),
             None => manifest += &format!("{line}\n"),
+        }
+        if line == "[dependencies]" && matches!(source, CrateSource::Checkout(_)) {
+            manifest += PATHS_ARE_LOCAL;
         }
     }
     manifest
@@ -233,14 +284,42 @@ mod tests {
         let main = fs::read_to_string(folder.join("src/main.rs")).unwrap();
         assert!(main.contains("use two_banks::{app, routes::router};") && !main.contains("my"), "{main}");
         let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
-        let checkout = Path::new(CHECKOUT).canonicalize().unwrap();
         assert!(manifest.starts_with("[package]\nname = \"two-banks\"\n"), "{manifest}");
-        let sqlite = format!("eventstore-sqlite = {{ path = \"{}\" }}\n", checkout.join("eventstore-sqlite").display());
-        assert!(manifest.contains(&sqlite), "{manifest}");
+        let (_, sqlite) = manifest.split_once("\neventstore-sqlite = { path = \"").unwrap();
+        let sqlite = sqlite.split('"').next().unwrap();
+        assert!(sqlite.starts_with("../") && folder.join(sqlite).join("Cargo.toml").is_file(), "{manifest}");
         let from_git = new(&["x", "--git", "ssh://host/eventbus", "--rev", "v1"]);
         let expected = "eventbus = { git = \"ssh://host/eventbus\", rev = \"v1\", features = [\"axum\"] }\n";
-        let text = super::manifest("x", &from_git.sources().unwrap());
+        let text = super::manifest("x", &from_git.crate_source().unwrap());
         assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn a_checkout_is_found_from_the_new_crate() {
+        for (folder, checkout, path) in [
+            ("/work/my-app", "/work/eventbus", "../eventbus"),
+            ("/work/apps/my-app", "/work/eventbus", "../../eventbus"),
+            ("/home/ada/my-app", "/opt/eventbus", "../../../opt/eventbus"),
+            ("/work/eventbus/my-app", "/work/eventbus", ".."),
+        ] {
+            assert_eq!(path_between(Path::new(folder), Path::new(checkout)), path);
+        }
+    }
+
+    /// The comment in a manifest with paths: what it advises makes the manifest of `--git`.
+    #[test]
+    fn a_manifest_with_paths_says_how_to_name_a_repository() {
+        let url = "https://host/eventbus";
+        let of_checkout = super::manifest("x", &CrateSource::Checkout("../eventbus".into()));
+        let (before, rest) = of_checkout.split_once(PATHS_ARE_LOCAL).unwrap();
+        let changed = format!("{before}{rest}").lines().fold(String::new(), |changed, line| {
+            let Some((start, rest)) = line.split_once("path = \"") else { return changed + line + "\n" };
+            let (_, end) = rest.split_once('"').unwrap();
+            changed + start + &format!("git = {url:?}") + end + "\n"
+        });
+        let of_repository = super::manifest("x", &CrateSource::Repository { url: url.into(), rev: None });
+        assert_eq!(changed, of_repository);
+        assert!(of_repository.contains(url) && !of_repository.contains("path"), "{of_repository}");
     }
 
     #[test]
@@ -279,16 +358,20 @@ mod tests {
         }
         assert!(error("banks", parent.path().to_str().unwrap()).contains("is no checkout of eventbus"));
         fs::create_dir(parent.path().join("taken")).unwrap();
+        assert!(
+            error("operate", parent.path().to_str().unwrap()).contains("is no checkout of eventbus"),
+            "a feature may have the crate's name"
+        );
         assert!(error("taken", CHECKOUT).ends_with("taken exists already"));
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
         assert_eq!(fs::read_dir(parent.path().join("taken")).unwrap().count(), 0);
     }
 
-    /// The member of the workspace that runs the template's tests has the dependencies of a new crate.
+    /// The member of the workspace that runs the template's tests has the features and dependencies of a new crate.
     #[test]
     fn the_member_of_the_workspace_has_the_dependencies_of_the_template() {
         let names = |manifest: &str| {
-            let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").filter(|line| line.contains('='));
+            let lines = manifest.lines().skip_while(|line| *line != "[features]").filter(|line| line.contains('='));
             let name = |line: &str| line.split(['.', ' ']).next().unwrap_or_default().to_owned();
             lines.map(name).collect::<Vec<_>>()
         };

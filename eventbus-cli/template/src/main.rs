@@ -1,6 +1,7 @@
-//! Serves the accounts: in a file of SQLite without a server, or on PostgreSQL and Redis.
+//! Serves the accounts: in a file of SQLite without a server, or on PostgreSQL and Redis. With arguments it runs a command
+//! of operators instead.
 
-use std::{env, time::Duration};
+use std::{env, process::ExitCode, time::Duration};
 
 use eventbus::{Result, app::AppBuilder, shutdown_signal};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
@@ -11,7 +12,12 @@ use tokio::net::TcpListener;
 use my_app::{app, routes::router};
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
+    // before the log is set up, which writes to standard output, as a command does
+    #[cfg(feature = "operate")]
+    if let Some(command) = eventbus_cli::from_args() {
+        return Ok(command.run(|| on_servers(app())).await);
+    }
     tracing_subscriber::fmt::init();
     let app = on_servers(app()).await?.start().await?;
     let address = env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8000".into());
@@ -23,7 +29,7 @@ async fn main() -> Result<()> {
         eprintln!("{error}");
         std::process::exit(70); // returning would wait forever for a handler that blocks its thread
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Chooses the servers: PostgreSQL if `DATABASE_URL` is set, and Redis if `REDIS_URL` is.

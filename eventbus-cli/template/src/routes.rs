@@ -10,7 +10,7 @@ use axum::{
 };
 use eventbus::{
     AggregateId, AggregateRepository, App, Position,
-    axum::{Problem, health_routes},
+    axum::{Problem, health_routes, metrics_route},
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,7 @@ pub fn router(app: &App) -> Router {
         .route("/accounts/{id}/withdrawals", post(withdraw))
         .route("/balances", get(balances))
         .merge(health_routes([app.clone()]))
+        .merge(metrics_route(app)) // `GET /metrics`, for Prometheus only: let your proxy refuse it to clients
         .with_state(app.clone())
 }
 
