@@ -126,7 +126,7 @@ impl Scenario {
     /// Waits until all events are handled; returns how long that took, and the last remaining part.
     ///
     /// # Errors
-    /// If no event is handled for [`SETTLE_TIMEOUT`], with the remaining ones; if a server fails.
+    /// If no event is handled for three minutes, with the remaining ones; if a server fails.
     pub async fn wait_until_handled(&self) -> Result<(Duration, String), HarnessError> {
         let (begin, mut last) = (Instant::now(), String::new());
         let (mut fewest, mut since) = (u64::MAX, begin);
