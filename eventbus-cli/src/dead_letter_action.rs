@@ -19,6 +19,13 @@ impl DeadLetterAction {
         }
     }
 
+    pub(crate) const fn doing(self) -> &'static str {
+        match self {
+            Self::Replay => "replaying",
+            Self::Discard => "discarding",
+        }
+    }
+
     pub(crate) const fn done(self) -> &'static str {
         match self {
             Self::Replay => "replayed",

@@ -253,8 +253,7 @@ async fn ctrl_c_ends_following_and_the_next_run_goes_on() {
     let first: Value = serde_json::from_str(&following.line()).unwrap();
     assert_eq!(first["event"]["position"], "4999");
     following.line();
-    let pid = following.child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    following.interrupt();
     assert_eq!(following.child.wait().unwrap().code(), Some(130));
     let rest = eventbus(&["--store", &url, "--json", "follow", "--after", "4999", "--until", "head"]);
     assert_eq!(rest.documents()[0]["event"]["position"], "5000");

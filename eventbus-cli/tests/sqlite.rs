@@ -454,8 +454,14 @@ async fn at_a_terminal_progress_is_shown_and_a_change_is_asked_for() {
     let dead = || app.run(&["--json", "dead-letters", "list"]).documents().remove(0)["dead_letters"].clone();
     assert_eq!(dead().as_array().unwrap().len(), 2);
     let asked = on_terminal(&["--store", &url, "dead-letters", "discard", "--all"], "y\n").unwrap();
-    assert!(asked.contains("? [y/N]"), "{asked:?}");
+    assert!(asked.contains("? [y/N]") && asked.contains("finding dead letters 2 "), "{asked:?}");
+    assert!(asked.contains("discarding 100 %  2/2 dead letters"), "{asked:?}");
     assert_eq!(dead(), json!([]));
+    let checked = on_terminal(&["--store", &url, "doctor", "--deep"], "").unwrap();
+    assert!(checked.contains("checking sqlite-"), "{checked:?}");
+    let new = format!("sqlite:{}", app.folder.path().join("new.db").display());
+    let migrated = on_terminal(&["--store", &new, "migrate", "--yes"], "").unwrap();
+    assert!(migrated.contains("migrating "), "{migrated:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

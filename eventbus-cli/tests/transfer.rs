@@ -254,16 +254,42 @@ async fn a_copy_that_was_killed_goes_on() {
     let target = migrated(&folder, "target.db");
     let reader = SqliteEventStore::connect(&target).await.unwrap();
     let mut copying = Running::start(&["--store", &url, "--yes", "copy", "--to", &target]);
-    let begun = async {
-        while eventbus::store::ReadFeed::head(&reader).await.unwrap() < Position::new(1_500) {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), begun).await.unwrap();
+    wait_until_begun(&reader).await;
     copying.child.kill().unwrap();
     copying.child.wait().unwrap();
     done(&eventbus(&["--store", &url, "--yes", "copy", "--to", &target]));
     assert!(feed(&reader).await == feed_of(&url).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_ctrl_c_has_ended_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, file) = (source(&folder, 6_000).await, file(&folder, "events.jsonl"));
+    done(&eventbus(&["--store", &url, "export", &file]));
+    let target = migrated(&folder, "target.db");
+    let reader = SqliteEventStore::connect(&target).await.unwrap();
+    let mut importing = Running::start(&["--store", &target, "--yes", "import", &file]);
+    wait_until_begun(&reader).await;
+    // a writer that holds the file keeps the import from its end
+    let writer = rusqlite::Connection::open(target.trim_start_matches("sqlite:")).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    importing.interrupt();
+    assert_eq!(importing.child.wait().unwrap().code(), Some(130));
+    writer.execute_batch("ROLLBACK").unwrap();
+    let wanted = feed_of(&url).await;
+    assert!(feed(&reader).await.len() < wanted.len());
+    done(&eventbus(&["--store", &target, "--yes", "import", &file]));
+    assert!(feed(&reader).await == wanted);
+}
+
+/// Waits until a move has stored more than its first chunk.
+async fn wait_until_begun(target: &SqliteEventStore) {
+    let begun = async {
+        while eventbus::store::ReadFeed::head(target).await.unwrap() < Position::new(1_500) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), begun).await.unwrap();
 }
 
 /// A store that was restored has the same id, and different events at the positions that the file has.

@@ -105,7 +105,7 @@ fn doctor_of(session: &Session) -> Examine {
     let (settings, doctor) = (session.settings().clone(), new_doctor(session));
     Box::new(move || {
         let (settings, doctor) = (settings.clone(), doctor.clone());
-        Box::pin(async move { examine(&settings, doctor).await })
+        Box::pin(async move { examine(&settings, doctor, |_| ()).await })
     })
 }
 

@@ -13,7 +13,7 @@ use super::parse_duration;
 use crate::{
     dead_letter_action::DeadLetterAction,
     error::{CommandError, ExitStatus},
-    output::{Align, Table, age, optional, time_text},
+    output::{Align, Progress, Table, age, optional, time_text},
     query::{DeadLetterQuery, DeadLetterRow, find_dead_letters},
     session::{Consent, Session},
 };
@@ -226,9 +226,11 @@ fn one_text(row: &DeadLetterRow) -> String {
 /// Finds all that match now, so that the question says how many they are. Those given up meanwhile are left alone.
 async fn find_ids(dead_letters: &dyn DeadLetters, query: &DeadLetterQuery) -> Result<Vec<MessageId>, CommandError> {
     let (mut ids, mut after) = (Vec::new(), None);
+    let line = Progress::of_unknown_size("finding dead letters")?;
     loop {
         let (found, next) = find_dead_letters(dead_letters, query, after, FOUND_AT_ONCE).await?;
         ids.extend(found.into_iter().map(|found| found.id));
+        line.set_subject(ids.len().to_string());
         after = next;
         if after.is_none() {
             return Ok(ids);
@@ -258,7 +260,8 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
     }
     let consent = session.confirm(&format!("{} {} dead letters", action.verb(), ids.len())).await?;
     let (mut is_complete, mut ended) = (true, 0_usize);
-    for id in ids {
+    let (bar, count) = (Progress::new(action.doing(), "dead letters")?, u64::try_from(ids.len()).unwrap_or(u64::MAX));
+    for (id, number) in ids.into_iter().zip(1..) {
         let (outcome, error) = match consent {
             Consent::DryRun => ("unchanged", None),
             Consent::Given => match action.end(dead_letters, &id).await {
@@ -273,11 +276,14 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
         is_complete &= error.is_none() && (outcome != "gone" || args.ids.is_empty());
         ended += usize::from(outcome == action.done());
         let body = Outcome { id: id.to_string(), outcome, error };
-        session.printer().show(&body, |body| {
+        let text = |body: &Outcome| {
             let error = body.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
             format!("{} {}{error}\n", body.id, body.outcome)
-        })?;
+        };
+        bar.hide_while(|| session.printer().show(&body, text))?;
+        bar.set(number, count);
     }
+    drop(bar);
     if ended > 0 && action == DeadLetterAction::Replay && bus.is_in_process() {
         session.printer().note("a running application delivers them when it starts next: its bus is in its process");
     }

@@ -12,7 +12,7 @@ use crate::{
     connection::{ConnectionSettings, StoreUrl},
     doctor::{Check, Doctor, DoctorConfig, Report, Severity, Subject, UnknownCheck, checks},
     error::{CommandError, ExitStatus},
-    output::{Align, Table, optional},
+    output::{Align, Progress, Table, optional},
     session::Session,
 };
 
@@ -82,7 +82,10 @@ impl DoctorArgs {
         let doctor = new_doctor(session).deep(self.deep).only(&self.only).and_then(|doctor| doctor.skip(&self.skip));
         let doctor = doctor
             .map_err(|unknown: UnknownCheck| CommandError::Usage(format!("{unknown}; `doctor --list` shows all")))?;
-        let reports = examine(settings, doctor).await?;
+        let reports = {
+            let line = Progress::of_unknown_size("checking")?;
+            examine(settings, doctor, |check| line.set_subject(check)).await?
+        };
         let mut status = ExitStatus::Done;
         for report in reports {
             session.printer().show_whole(&report)?;
@@ -108,20 +111,25 @@ pub(super) fn new_doctor(session: &Session) -> Doctor {
     }
 }
 
-/// Lets a doctor without servers examine the store and the bus of the settings.
-pub(super) async fn examine(settings: &ConnectionSettings, doctor: Doctor) -> Result<Vec<Report>, CommandError> {
+/// Lets a doctor without servers examine the store and the bus of the settings, and calls `progress` with the name of each
+/// check that it begins.
+pub(super) async fn examine(
+    settings: &ConnectionSettings,
+    doctor: Doctor,
+    mut progress: impl FnMut(&'static str),
+) -> Result<Vec<Report>, CommandError> {
     let (mut reports, of_store) = (Vec::new(), doctor.clone());
     let doctor = add_bus(doctor, settings).await?;
     match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
         // a doctor examines one Redis: the store is on another one, perhaps
         Some(StoreUrl::Redis(url)) if settings.bus.as_ref() != Some(&url) => {
             let store = add_redis(of_store, &url, settings).await?;
-            reports.push(store.redis_store(&settings.store_prefix).run().await);
+            reports.push(store.redis_store(&settings.store_prefix).run_reporting(&mut progress).await);
             if settings.bus.is_some() {
-                reports.push(doctor.run().await);
+                reports.push(doctor.run_reporting(progress).await);
             }
         }
-        store => reports.push(add_store(doctor, store, settings)?.run().await),
+        store => reports.push(add_store(doctor, store, settings)?.run_reporting(progress).await),
     }
     Ok(reports)
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     connection::{ConnectionSettings, StoreUrl},
     error::{CommandError, ExitStatus},
-    output::{Align, Table},
+    output::{Align, Progress, Table},
     session::{Consent, Session},
 };
 
@@ -128,6 +128,7 @@ impl MigrateArgs {
         if missing.is_empty() {
             printer.note("the store is up to date");
         } else if session.confirm(&format!("create or migrate: {}", missing.join(", "))).await? == Consent::Given {
+            let _line = Progress::of_unknown_size("migrating")?;
             match url {
                 StoreUrl::Postgres(url) => {
                     let config = PgEventStoreConfig { migrate: true, ..settings.postgres_config(url) };

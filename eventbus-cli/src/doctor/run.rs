@@ -141,6 +141,11 @@ impl Doctor {
 
     /// Makes the checks, one after the other.
     pub async fn run(&self) -> Report {
+        self.run_reporting(|_| ()).await
+    }
+
+    /// Like [`run`](Self::run), and calls `progress` with the name of each check that it begins.
+    pub async fn run_reporting(&self, mut progress: impl FnMut(&'static str)) -> Report {
         let mut report = Report::new(self.config.clock.now());
         let subjects = Subjects::find(self).await;
         if subjects.has_silent_server {
@@ -155,6 +160,7 @@ impl Doctor {
                 }
                 Err(Missing::Server(reason)) => Err(CheckError::Other(reason.to_owned())),
                 Ok(checking) => {
+                    progress(check.name());
                     let late = || CheckError::Other(format!("it took longer than {:?}", check.timeout()));
                     // real time: the answer of a server
                     timeout(check.timeout(), checking).await.unwrap_or_else(|_| Err(late()))

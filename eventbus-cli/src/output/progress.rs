@@ -1,5 +1,7 @@
 //! Progress of work that may take long, on standard error.
 
+use std::{borrow::Cow, time::Duration};
+
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::CommandError;
@@ -15,6 +17,26 @@ impl Progress {
             format!("{work} {{percent:>3}} %  {{human_pos}}/{{human_len}} {unit}  {{per_sec}}, {{eta}} left");
         let style = ProgressStyle::with_template(&template).map_err(CommandError::fault)?;
         Ok(Self(ProgressBar::new(0).with_style(style)))
+    }
+
+    /// Begins a line for work whose size is unknown: what is done, and for how long already.
+    pub(crate) fn of_unknown_size(work: &'static str) -> Result<Self, CommandError> {
+        let template = format!("{{spinner}} {work} {{msg}}  {{elapsed}}");
+        let style = ProgressStyle::with_template(&template).map_err(CommandError::fault)?;
+        let line = ProgressBar::new_spinner().with_style(style);
+        // a statement of minutes reports nothing: the line shows that the command is alive
+        line.enable_steady_tick(Duration::from_millis(200));
+        Ok(Self(line))
+    }
+
+    /// Shows what the work is at.
+    pub(crate) fn set_subject(&self, subject: impl Into<Cow<'static, str>>) {
+        self.0.set_message(subject);
+    }
+
+    /// Runs `write`, which writes to the terminal, while the bar is not there.
+    pub(crate) fn hide_while<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.0.suspend(write)
     }
 
     /// Shows how far the work is.

@@ -108,6 +108,13 @@ impl Running {
         Self { child, lines }
     }
 
+    /// Sends the signal of Ctrl-C.
+    #[track_caller]
+    pub(crate) fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    }
+
     /// Waits for the next line.
     #[track_caller]
     pub(crate) fn line(&self) -> String {
