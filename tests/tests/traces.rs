@@ -8,20 +8,16 @@
     reason = "helpers of tests; the process of the handler reports by printing"
 )]
 
-use std::{collections::BTreeMap, env, sync::LazyLock, time::Duration};
+mod exported_spans;
+
+use std::{env, time::Duration};
 
 use eventbus::{Never, app::AppBuilder, prelude::*, support::spans::context_of};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventbus_test::internal::Actor;
 use eventstore_postgres::PgEventStore;
-use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_sdk::{
-    error::OTelSdkResult,
-    trace::{SdkTracerProvider, SpanData, SpanExporter},
-};
-use tokio::sync::watch;
+use exported_spans::{Ended, ended, export_spans, paths};
 use tracing::Instrument as _;
-use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 const SERVERS: &str = "TRACES_SERVERS";
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -54,57 +50,6 @@ impl Apply for Invoice {
 async fn invoice(_event: &Placed, id: &AggregateId, invoices: Repository<Invoice>) -> eventbus::Result<()> {
     invoices.upsert(id, |_| Ok::<_, Never>(Sent {})).await?;
     Ok(())
-}
-
-/// An ended span.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Ended {
-    name: String,
-    trace: String,
-    id: String,
-    parent: String,
-    attributes: BTreeMap<String, String>,
-}
-
-impl From<SpanData> for Ended {
-    fn from(span: SpanData) -> Self {
-        let attributes = span.attributes.iter();
-        Self {
-            name: span.name.into_owned(),
-            trace: span.span_context.trace_id().to_string(),
-            id: span.span_context.span_id().to_string(),
-            parent: span.parent_span_id.to_string(),
-            attributes: attributes.map(|attribute| (attribute.key.to_string(), attribute.value.to_string())).collect(),
-        }
-    }
-}
-
-/// Keeps the ended spans of the process, in their order.
-#[derive(Debug)]
-struct Exporter;
-
-impl SpanExporter for Exporter {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        SPANS.send_modify(|spans| spans.extend(batch.into_iter().map(Ended::from)));
-        Ok(())
-    }
-}
-
-static SPANS: LazyLock<watch::Sender<Vec<Ended>>> = LazyLock::new(watch::Sender::default);
-
-fn export_spans() {
-    let provider = SdkTracerProvider::builder().with_simple_exporter(Exporter).build();
-    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-    tracing_subscriber::registry().with(layer).init();
-}
-
-/// Waits for ended spans of this process, and returns all of them.
-async fn ended(what: &str, is_there: impl FnMut(&Vec<Ended>) -> bool) -> Vec<Ended> {
-    let mut spans = SPANS.subscribe();
-    match tokio::time::timeout(TIMEOUT, spans.wait_for(is_there)).await {
-        Ok(spans) => spans.unwrap().clone(),
-        Err(_) => panic!("no {what} in {:#?}", SPANS.borrow()),
-    }
 }
 
 /// Where both processes store and publish.
@@ -141,21 +86,6 @@ async fn the_process_that_invoices() {
     println!("spans {}", serde_json::to_string(&spans).unwrap());
     std::future::pending::<()>().await;
     drop(app);
-}
-
-/// Returns the spans as paths from the root of their trace, with the process of each, in order.
-fn paths(spans: &[(&'static str, &Ended)]) -> Vec<String> {
-    fn path(spans: &[(&'static str, &Ended)], span: &Ended) -> String {
-        // the bus appends the name of its stream
-        let name = span.name.split(' ').next().unwrap_or_default();
-        match spans.iter().find(|(_, parent)| parent.id == span.parent) {
-            Some((_, parent)) => format!("{}/{name}", path(spans, parent)),
-            None => name.to_owned(),
-        }
-    }
-    let mut paths: Vec<_> = spans.iter().map(|(process, span)| format!("{} in {process}", path(spans, span))).collect();
-    paths.sort();
-    paths
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,10 +10,13 @@ mod environment;
 
 mod crash;
 mod dead_letters;
+#[path = "../exported_spans/mod.rs"]
+mod exported_spans;
 mod fallible;
 mod samples;
 mod script;
 mod sharing;
+mod traced;
 mod tree;
 
 use std::{

@@ -2,7 +2,7 @@
 //! two of them are killed between an effect and its acknowledgement.
 
 mod audit;
-mod services;
+pub(crate) mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

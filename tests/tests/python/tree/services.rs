@@ -34,13 +34,13 @@ const SERVICE: &str = "PYTHON_TREE_SERVICE";
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order)]
-struct OrderPlaced {
-    number: u64,
+pub(crate) struct OrderPlaced {
+    pub(crate) number: u64,
 }
 
 #[derive(Debug, Default, Aggregate)]
 #[aggregate(events(OrderPlaced))]
-struct Order;
+pub(crate) struct Order;
 
 impl Apply for Order {
     fn apply(&mut self, _event: &OrderEvent) {}
@@ -49,19 +49,19 @@ impl Apply for Order {
 /// The event of the Python service.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Payment")]
-struct PaymentTaken {
-    number: u64,
+pub(crate) struct PaymentTaken {
+    pub(crate) number: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Shipment)]
-struct ShipmentPrepared {
-    number: u64,
+pub(crate) struct ShipmentPrepared {
+    pub(crate) number: u64,
 }
 
 #[derive(Debug, Default, Aggregate)]
 #[aggregate(events(ShipmentPrepared))]
-struct Shipment;
+pub(crate) struct Shipment;
 
 impl Apply for Shipment {
     fn apply(&mut self, _event: &ShipmentEvent) {}
