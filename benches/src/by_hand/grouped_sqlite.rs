@@ -61,7 +61,7 @@ fn store(connection: &mut Connection, saves: &[WaitingSave]) -> Result<Vec<Resul
     let mut results = Vec::with_capacity(saves.len());
     for WaitingSave { id, version, items, .. } in saves {
         let stored = match &items[..] {
-            // a statement that fails undoes what it did
+            // one that fails leaves no trace
             [item] => insert(&tx, id, version + 1, item),
             items => {
                 let savepoint = tx.savepoint()?;

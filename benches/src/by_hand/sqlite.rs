@@ -13,10 +13,16 @@ use crate::{
     workload::{Orders, Rebuilds},
 };
 
-/// The unique key refuses a save to an order that has newer events. Commits wait for the disk.
+/// The unique key of the events refuses a save to an order that has newer ones. Commits wait for the disk.
 const OPEN: &str = "
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
+    CREATE TABLE streams (
+        aggregate_type TEXT NOT NULL,
+        aggregate_id TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        recorded_at INTEGER NOT NULL,
+        PRIMARY KEY (aggregate_type, aggregate_id));
     CREATE TABLE events (
         position INTEGER PRIMARY KEY AUTOINCREMENT,
         event_id TEXT NOT NULL UNIQUE,
@@ -26,15 +32,23 @@ const OPEN: &str = "
         event_type TEXT NOT NULL,
         schema_version INTEGER NOT NULL,
         occurred_at INTEGER NOT NULL,
+        recorded_at INTEGER NOT NULL,
         correlation_id TEXT NOT NULL,
         payload TEXT NOT NULL,
+        causation_id TEXT,
+        actor_id TEXT,
+        attributes TEXT,
         UNIQUE (aggregate_type, aggregate_id, version));";
 
 const INSERT: &str = "
     INSERT INTO events
-        (event_id, aggregate_type, aggregate_id, version, event_type, schema_version, occurred_at, correlation_id,
-         payload)
-    VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8)";
+        (event_id, aggregate_type, aggregate_id, version, event_type, schema_version, occurred_at, recorded_at,
+         correlation_id, payload)
+    VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?6, ?7, ?8)";
+
+const ADVANCE: &str = "
+    INSERT INTO streams VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT DO UPDATE SET version = excluded.version, recorded_at = excluded.recorded_at";
 
 const LOAD: &str = "
     SELECT event_type, payload FROM events WHERE aggregate_type = ?1 AND aggregate_id = ?2 ORDER BY version";
@@ -73,13 +87,14 @@ impl SqliteOrders {
     }
 }
 
-/// Inserts an event in the transaction of the connection.
+/// Inserts an event in the transaction of the connection; one that fails leaves no trace.
 pub fn insert(connection: &Connection, id: &str, version: i64, item: &ItemAdded) -> Result<()> {
     let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000)?;
     let (event_id, correlation_id) = (Uuid::now_v7().to_string(), Uuid::now_v7().to_string());
     let payload = serde_json::to_string(item)?;
     let row = params![event_id, AGGREGATE_TYPE, id, version, EVENT_TYPE, now, correlation_id, payload];
     connection.prepare_cached(INSERT)?.execute(row)?;
+    connection.prepare_cached(ADVANCE)?.execute(params![AGGREGATE_TYPE, id, version, now])?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A caller queues its job and tries to take the connection. The caller that gets it, the drainer, runs all queued jobs
 //! in one transaction, again and again until the queue is empty; the rest only wait for their results. So a lone caller
-//! commits in its own task without any hand-over, and many callers share commits without a timer or a thread.
+//! commits in its own task without any hand-over, and many callers share commits without a timer.
 //!
 //! Invariant: a caller queues its job before it tries to take the connection, and a drainer checks the queue once more
 //! after it returned the connection. With either order reversed, a job can stay in the queue without a drainer.
@@ -15,7 +15,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -62,7 +62,7 @@ const BURST_PAUSE: Duration = Duration::from_millis(1);
 ///
 /// | state of the connection | event | next state |
 /// |---|---|---|
-/// | idle | a caller queued work and takes the connection | draining, in the caller's task or on a thread |
+/// | idle | a caller queued work and takes the connection | draining: on a thread if the last batch had several appends, commits are slow, or the work is large, else in the caller's task |
 /// | draining | after a batch: a waiter wants a transaction of its own | handed off: see `Handoff` |
 /// | draining in a task | [`INLINE_TIME_MAX`] passes, or a different process writes | idle; a thread goes on draining |
 /// | draining in a task | the queue holds only tasks that may block | idle; a thread goes on draining |
@@ -87,6 +87,9 @@ pub(crate) struct Writer {
     transaction_timeout: Duration,
     /// Moving average of the duration of a commit: on a slow disk no task should wait for it.
     commit_micros: AtomicU64,
+    /// Set if the last batch had several appends: then a thread drains the queue, while the tasks of the callers prepare
+    /// the next appends.
+    is_shared: AtomicBool,
     appended: AppendSignal,
     append_batches: AppendBatches,
     listed_types: Arc<ListedEventTypes>,
@@ -106,6 +109,7 @@ impl Writer {
             busy_timeout: config.busy_timeout,
             transaction_timeout: config.transaction_timeout,
             commit_micros: AtomicU64::new(0),
+            is_shared: AtomicBool::new(false),
             appended: AppendSignal::default(),
             append_batches: AppendBatches::default(),
             listed_types: Arc::default(),
@@ -333,7 +337,8 @@ impl Writer {
     /// Makes sure that a drainer runs the work that was just queued. Does not wait: a caller that is dropped afterwards
     /// loses only its own result.
     fn start_draining(self: &Arc<Self>, is_large: bool) {
-        if !(is_large || self.has_slow_commits()) {
+        let is_for_thread = is_large || self.has_slow_commits() || self.is_shared.load(Ordering::Relaxed);
+        if !is_for_thread {
             if self.drain_queue(ExecutionContext::Task) {
                 return;
             }
@@ -417,6 +422,12 @@ impl Writer {
         }
         if let Some(batch) = Batch::from_jobs(jobs) {
             let report = batch.run(connection, &self.files);
+            let is_shared = report.appended > 1;
+            self.is_shared.store(is_shared, Ordering::Relaxed);
+            if is_shared {
+                // the callers that got their results may append again: then their appends join the next batch
+                std::thread::yield_now();
+            }
             match report.is_split {
                 true => (0..report.appended).for_each(|_| self.append_batches.record(1)),
                 false if report.appended > 0 => self.append_batches.record(report.appended),
