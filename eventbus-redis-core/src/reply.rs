@@ -14,6 +14,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Returns the fields of the entry; none of one that was deleted.
+    pub fn field_refs(&self) -> FieldRefs<'_> {
+        field_refs(self.fields.as_deref().unwrap_or_default())
+    }
+
     /// Returns the number of bytes of its id, names and values.
     pub fn bytes(&self) -> usize {
         let of_fields = |fields: &Vec<(String, Vec<u8>)>| {
@@ -21,6 +26,14 @@ impl Entry {
         };
         self.id.len() + self.fields.as_ref().map_or(0, of_fields)
     }
+}
+
+/// The name and the value of each field of an entry.
+pub type FieldRefs<'a> = Vec<(&'a [u8], &'a [u8])>;
+
+/// Returns the name and the value of each field.
+pub fn field_refs(fields: &[(String, Vec<u8>)]) -> FieldRefs<'_> {
+    fields.iter().map(|(name, value)| (name.as_bytes(), value.as_slice())).collect()
 }
 
 /// Returns a command with its arguments.

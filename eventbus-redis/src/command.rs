@@ -7,10 +7,13 @@ pub(crate) mod streams;
 use std::{collections::HashMap, time::Duration};
 
 use eventbus::port::MessageId;
-use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, Value, cmd, from_redis_value};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, Value, cmd, from_redis_value,
+};
 
 use crate::{
     error::CommandError,
+    packed_replies::PackedEntries,
     reply::{Entry, parse_value, request},
     script,
     wire::EntryFields,
@@ -250,6 +253,35 @@ pub(crate) fn parse_group_entries(reply: Value) -> RedisResult<Vec<Entry>> {
         other => Some(other),
     };
     stream.map_or_else(|| Ok(Vec::new()), parse_value)
+}
+
+/// New entries of one stream.
+pub(crate) enum NewEntries {
+    Packed(PackedEntries),
+    Parsed(Vec<Entry>),
+}
+
+impl NewEntries {
+    /// Parses the reply of `XREADGROUP` on one stream.
+    pub(crate) fn parse(reply: Value) -> RedisResult<Self> {
+        match reply {
+            Value::BulkString(bytes) => PackedEntries::parse(bytes)
+                .map(Self::Packed)
+                .ok_or_else(|| (ErrorKind::UnexpectedReturnType, "the reply holds no entries of one stream").into()),
+            reply => parse_group_entries(reply).map(Self::Parsed),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Packed(entries) => entries.len(),
+            Self::Parsed(entries) => entries.len(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Parses the reply of `XREAD`: the last id of each stream.

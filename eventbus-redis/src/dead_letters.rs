@@ -21,7 +21,7 @@ use crate::{
     keys::field,
     partition::layout,
     partition_hash::partition_of_parts,
-    reply::Entry,
+    reply::{Entry, field_refs},
     script, wire,
 };
 
@@ -254,7 +254,7 @@ fn parse_dead_letter(entry: Entry) -> DeadLetter {
     let done = about_text(field::DONE_HANDLERS).and_then(|json| serde_json::from_str(&json).ok());
     dead_letter.done_handlers = done.unwrap_or_default();
 
-    dead_letter.record = wire::decode(&delivered).ok();
+    dead_letter.record = wire::decode(&field_refs(&delivered)).ok();
     dead_letter.event_type = field_text(&delivered, field::EVENT_TYPE);
     dead_letter.aggregate_id = field_text(&delivered, field::AGGREGATE_ID);
     if let Some(record) = &dead_letter.record {

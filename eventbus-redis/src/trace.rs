@@ -45,7 +45,7 @@ impl TraceCarrier {
 }
 
 /// Returns the event for its handlers: with the context of its entry attached, unless it has one of its own.
-pub(crate) fn attach(bus: &BusInner, event: RecordedEvent, fields: &[(String, Vec<u8>)]) -> RecordedEvent {
+pub(crate) fn attach(bus: &BusInner, event: RecordedEvent, fields: &[(&[u8], &[u8])]) -> RecordedEvent {
     if !bus.config().enable_tracing {
         return event;
     }

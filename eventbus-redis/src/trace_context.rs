@@ -5,7 +5,7 @@ use eventbus::support::TraceContext;
 use crate::{keys::field, wire};
 
 /// Returns the context beside the payload of an entry.
-pub(crate) fn from_fields(fields: &[(String, Vec<u8>)]) -> Option<TraceContext> {
+pub(crate) fn from_fields(fields: &[(&[u8], &[u8])]) -> Option<TraceContext> {
     let parent = wire::flat_field(fields, field::TRACEPARENT)?;
     TraceContext::parse(parent, wire::flat_field(fields, field::TRACESTATE))
 }

@@ -22,9 +22,9 @@ use super::{
     reader_connection::{Connector, READ_BLOCK_MAX, ReaderConnection, SINGLE_CONNECTION_POLL_INTERVAL, to_redis_error},
 };
 use crate::{
-    command::{self, GroupRead},
+    command::{self, GroupRead, NewEntries},
     error::CommandError,
-    group, reply,
+    group,
 };
 
 /// Time without a reply after which a read counts as waiting for new events.
@@ -137,13 +137,13 @@ impl<'a> StreamReader<'a> {
                 requested = room.min(inner.bus().config().batch_size);
                 let receive = async {
                     tokio::task::yield_now().await; // sends the read first
-                    receiver.receive_new(entries);
+                    receiver.receive_new(&entries);
                 };
                 let (next, ()) = tokio::join!(self.read_new(&mut connected, requested), receive);
                 entries = next?;
             }
             inner.in_flight().set_has_more(entries.len() >= requested);
-            receiver.receive_new(entries);
+            receiver.receive_new(&entries);
         }
     }
 
@@ -166,14 +166,14 @@ impl<'a> StreamReader<'a> {
         }
     }
 
-    async fn read_new(&self, connected: &mut ReaderConnection, count: usize) -> RedisResult<Vec<reply::Entry>> {
+    async fn read_new(&self, connected: &mut ReaderConnection, count: usize) -> RedisResult<NewEntries> {
         let inner = &self.parts.inner;
         let config = inner.bus().config();
         let reader = GroupRead { stream: inner.bus().stream(), group: inner.group(), consumer: inner.name(), count };
         let block = Duration::from_millis(config.block_ms);
         if config.single_connection_client {
             let reply = reader.new_entries(None).query_async(connected.connection()).await?;
-            let entries = command::parse_group_entries(reply)?;
+            let entries = NewEntries::parse(reply)?;
             if entries.is_empty() {
                 self.stop.run_until_stopped(tokio::time::sleep(SINGLE_CONNECTION_POLL_INTERVAL.min(block))).await;
             }
@@ -190,6 +190,6 @@ impl<'a> StreamReader<'a> {
                 reading.await
             }
         };
-        command::parse_group_entries(reply?)
+        NewEntries::parse(reply?)
     }
 }

@@ -54,7 +54,7 @@ impl Connector {
             return Ok(ReaderConnection { bus: Arc::clone(&self.bus), connection, client_id: None });
         }
         let timeout = READ_BLOCK_MAX + config.socket_timeout.min(READ_REPLY_MARGIN);
-        let mut connection = link.open(timeout).await?;
+        let mut connection = link.open_for_entries(timeout).await?;
         let id = command::client_id().query_async(&mut connection).await;
         let lost = std::mem::take(&mut self.has_lost_connection);
         self.bus.counters().reconnections(u64::from(lost));

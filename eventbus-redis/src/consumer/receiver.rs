@@ -18,7 +18,13 @@ use eventbus::{
 };
 
 use super::inner::{ConsumerInner, RANGE_START};
-use crate::{command, error::CommandError, keys::field, reply::Entry, script, trace, wire};
+use crate::{
+    command::{self, NewEntries},
+    error::CommandError,
+    keys::field,
+    reply::Entry,
+    script, trace, wire,
+};
 
 /// Pending entries that one claim script searches for those of dead consumers.
 const PENDING_PAGE_LEN: usize = 1_000;
@@ -92,11 +98,19 @@ impl Receiver {
     }
 
     /// Receives entries that no consumer of the group had before.
-    pub(super) fn receive_new(&self, entries: Vec<Entry>) {
+    pub(super) fn receive_new(&self, entries: &NewEntries) {
         if entries.is_empty() {
             return;
         }
-        let received = entries.into_iter().filter_map(|entry| self.prepare_entry(entry, None));
+        let received: Vec<_> = match entries {
+            NewEntries::Packed(entries) => entries
+                .iter()
+                .filter_map(|(id, fields)| {
+                    self.prepare(MessageId::new(String::from_utf8_lossy(id)), fields.as_deref(), None)
+                })
+                .collect(),
+            NewEntries::Parsed(entries) => entries.iter().filter_map(|entry| self.prepare_entry(entry, None)).collect(),
+        };
         self.inner.in_flight().add(received);
     }
 
@@ -114,7 +128,7 @@ impl Receiver {
         let deleted: Vec<_> = reclaimed.deleted.into_iter().filter(|id| !is_in_flight(id)).collect();
         self.log_deleted(&deleted);
         let prepared = reclaimed.entries.into_iter().filter_map(|ReclaimedEntry { entry, attempts, owner_ended }| {
-            let received = self.prepare_entry(entry, attempts)?;
+            let received = self.prepare_entry(&entry, attempts)?;
             Some(if owner_ended { received.redelivered() } else { received })
         });
         prepared.collect()
@@ -122,13 +136,22 @@ impl Receiver {
 
     /// Prepares an entry for the workers. Returns `None` if it is in flight or kept pending already, or if
     /// [`decode_or_dispose`](Self::decode_or_dispose) returns `None`.
-    pub(super) fn prepare_entry(&self, entry: Entry, attempts: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
-        let id = MessageId::new(entry.id);
+    pub(super) fn prepare_entry(&self, entry: &Entry, attempts: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
+        let fields = entry.fields.as_ref().map(|_| entry.field_refs());
+        self.prepare(MessageId::new(entry.id.as_str()), fields.as_deref(), attempts)
+    }
+
+    fn prepare(
+        &self,
+        id: MessageId,
+        fields: Option<&[(&[u8], &[u8])]>,
+        attempts: Option<DeliveryAttempts>,
+    ) -> Option<InFlightEntry> {
         // the reader of a recreated group receives entries again that are in flight or kept pending
         if self.inner.entries().contains(&id) {
             return None;
         }
-        self.decode_or_dispose(id, entry.fields, attempts)
+        self.decode_or_dispose(id, fields, attempts)
     }
 
     /// Resumes entries that were read again for a retry.
@@ -137,8 +160,9 @@ impl Receiver {
         let mut gone: Vec<_> = reclaimed.deleted.into_iter().map(MessageId::new).collect();
         let mut received = Vec::new();
         for ReclaimedEntry { entry, attempts, .. } in reclaimed.entries {
-            let id = MessageId::new(entry.id);
-            match self.decode_or_dispose(id.clone(), entry.fields, attempts) {
+            let id = MessageId::new(entry.id.as_str());
+            let fields = entry.fields.as_ref().map(|_| entry.field_refs());
+            match self.decode_or_dispose(id.clone(), fields.as_deref(), attempts) {
                 Some(entry) => received.push(entry),
                 None => gone.push(id),
             }
@@ -152,7 +176,7 @@ impl Receiver {
     fn decode_or_dispose(
         &self,
         id: MessageId,
-        fields: Option<Vec<(String, Vec<u8>)>>,
+        fields: Option<&[(&[u8], &[u8])]>,
         attempts: Option<DeliveryAttempts>,
     ) -> Option<InFlightEntry> {
         let attempts = match attempts {
@@ -167,7 +191,7 @@ impl Receiver {
             self.inner.entries().discard(id);
             return None;
         };
-        let text = |name| wire::flat_field(&fields, name);
+        let text = |name| wire::flat_field(fields, name);
         if text(field::REPLAY_GROUP).is_some_and(|group| *self.inner.group() != group) {
             self.inner.entries().discard(id);
             return None;
@@ -176,10 +200,10 @@ impl Receiver {
             let done = text(field::REPLAY_DONE).and_then(|done| serde_json::from_str(done).ok());
             DeliveryAttempts::replayed(done.unwrap_or_default())
         };
-        match wire::decode(&fields) {
+        match wire::decode(fields) {
             Ok(record) => {
                 self.log_naive_time(&record);
-                let record = trace::attach(self.inner.bus(), record, &fields);
+                let record = trace::attach(self.inner.bus(), record, fields);
                 Some(InFlightEntry::new(id, record).with_attempts(attempts.unwrap_or_else(replayed)))
             }
             Err(error) => {

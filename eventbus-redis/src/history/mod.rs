@@ -151,8 +151,8 @@ impl History {
 
 impl From<Entry> for HistoryEntry {
     fn from(entry: Entry) -> Self {
-        let id = MessageId::new(entry.id);
-        let decoded = wire::decode(&entry.fields.unwrap_or_default());
+        let id = MessageId::new(entry.id.as_str());
+        let decoded = wire::decode(&entry.field_refs());
         let event = decoded.map_err(|error| NotAnEvent { id: id.clone(), reason: error.to_string() });
         Self { id, event }
     }

@@ -29,14 +29,14 @@ impl Undecodable {
 }
 
 /// Returns the text of a flat field, if it exists and is text.
-pub(crate) fn flat_field<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
-    let (_, value) = fields.iter().find(|(found, _)| found == name)?;
+pub(crate) fn flat_field<'a>(fields: &[(&[u8], &'a [u8])], name: &str) -> Option<&'a str> {
+    let (_, value) = fields.iter().find(|(found, _)| *found == name.as_bytes())?;
     std::str::from_utf8(value).ok()
 }
 
 /// Decodes an entry. The payload counts, except for the type of the event and the fields of this crate; the other
 /// fields only replace values that the payload lacks. The event's own fields are not decoded.
-pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Undecodable> {
+pub(crate) fn decode(fields: &[(&[u8], &[u8])]) -> Result<RecordedEvent, Undecodable> {
     let flat = FlatFields(fields);
     let payload = flat.text(field::PAYLOAD)?.ok_or_else(|| Undecodable::field(field::PAYLOAD, "is missing"))?;
     let split = SplitPayload::parse(payload)
@@ -83,11 +83,11 @@ fn undecodable(error: &dyn fmt::Display) -> Undecodable {
 }
 
 /// The fields beside the payload.
-struct FlatFields<'a>(&'a [(String, Vec<u8>)]);
+struct FlatFields<'a>(&'a [(&'a [u8], &'a [u8])]);
 
 impl<'a> FlatFields<'a> {
     fn text(&self, name: &str) -> Result<Option<&'a str>, Undecodable> {
-        let Some((_, value)) = self.0.iter().find(|(field, _)| field == name) else {
+        let Some((_, value)) = self.0.iter().find(|(field, _)| *field == name.as_bytes()) else {
             return Ok(None);
         };
         std::str::from_utf8(value).map(Some).map_err(|_| Undecodable::field(name, "is not UTF-8"))

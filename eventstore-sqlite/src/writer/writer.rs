@@ -62,7 +62,8 @@ const BURST_PAUSE: Duration = Duration::from_millis(1);
 ///
 /// | state of the connection | event | next state |
 /// |---|---|---|
-/// | idle | a caller queued work and takes the connection | draining: on a thread if the last batch had several appends, commits are slow, or the work is large, else in the caller's task |
+/// | idle | a caller queued much, commits are slow, or the last batch was shared | draining on a thread |
+/// | idle | a caller queued work and takes the connection | draining, in the caller's task |
 /// | draining | after a batch: a waiter wants a transaction of its own | handed off: see `Handoff` |
 /// | draining in a task | [`INLINE_TIME_MAX`] passes, or a different process writes | idle; a thread goes on draining |
 /// | draining in a task | the queue holds only tasks that may block | idle; a thread goes on draining |

@@ -187,7 +187,7 @@ impl<'a> PartitionReader<'a> {
             return 0;
         }
         let count = entries.len();
-        let received = entries.into_iter().filter_map(|(part, entry)| part.receiver.prepare_entry(entry, None));
+        let received = entries.into_iter().filter_map(|(part, entry)| part.receiver.prepare_entry(&entry, None));
         self.consumer.inner.in_flight().add(received);
         count
     }

@@ -39,7 +39,7 @@ fn captured_event() -> RecordedEvent {
 }
 
 fn decode(fields: &[(&str, &str)]) -> Result<RecordedEvent, Undecodable> {
-    let fields: Vec<_> = fields.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     super::decode(&fields)
 }
 

@@ -22,7 +22,7 @@ fn captured() -> Vec<Vec<(String, String)>> {
 }
 
 fn decoded(fields: &[(String, String)]) -> RecordedEvent {
-    let fields: Vec<_> = fields.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     decode(&fields).unwrap()
 }
 

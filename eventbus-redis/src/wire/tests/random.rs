@@ -79,9 +79,8 @@ proptest! {
         prop_assume!(event.is_some());
         let event = event.unwrap();
         prop_assume!(event.check().is_ok());
-        let fields: Vec<_> = encode(&event).unwrap().into_iter()
-            .map(|(name, value)| (name.to_owned(), value.into_owned()))
-            .collect();
+        let fields = encode(&event).unwrap();
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), &**value)).collect();
         prop_assert_eq!(decode(&fields).unwrap(), event);
     }
 
