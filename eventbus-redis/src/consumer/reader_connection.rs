@@ -128,3 +128,42 @@ pub(super) fn to_redis_error(error: CommandError) -> RedisError {
         CommandError::NotSent(text) => std::io::Error::other(text).into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+    use crate::{
+        RedisEventBusConfig,
+        command::{GroupRead, NewEntries},
+    };
+
+    /// Fails if the client makes a value of each name and each text.
+    #[tokio::test]
+    async fn the_reader_gets_entries_as_one_value() {
+        let (redis_url, stream_prefix) = (eventbus_test::redis_url().into(), eventbus_test::unique_name("packed"));
+        let config = RedisEventBusConfig { redis_url, stream_prefix, ..RedisEventBusConfig::default() };
+        let bus = Arc::new(BusInner::new(config).unwrap());
+        let group = bus.default_group();
+        let mut reader = Connector::new(&bus, group).connect().await.unwrap();
+        let connection = reader.connection();
+        let mut create = redis::cmd("XGROUP");
+        create.arg("CREATE").arg(bus.stream()).arg(group.as_str()).arg("0").arg("MKSTREAM");
+        create.exec_async(connection).await.unwrap();
+        for value in ["one", "two"] {
+            let mut add = redis::cmd("XADD");
+            add.arg(bus.stream()).arg("*").arg("name").arg(value).exec_async(connection).await.unwrap();
+        }
+        let read = GroupRead { stream: bus.stream(), group, consumer: "reader", count: 10 }.new_entries(None);
+        match NewEntries::parse(reader.read_or_unblock(&read, pending()).await.unwrap()).unwrap() {
+            NewEntries::Packed(entries) => {
+                let values: Vec<_> = entries.iter().map(|(_, fields)| fields.unwrap()[0].1.to_vec()).collect();
+                assert_eq!(values, [b"one", b"two"]);
+            }
+            NewEntries::Parsed(entries) => panic!("{entries:?}"),
+        }
+        let none = NewEntries::parse(reader.read_or_unblock(&read, pending()).await.unwrap()).unwrap();
+        assert!(none.is_empty());
+    }
+}
