@@ -137,6 +137,7 @@ mod tests {
     use crate::{
         RedisEventBusConfig,
         command::{GroupRead, NewEntries},
+        partition::layout,
     };
 
     /// Fails if the client makes a value of each name and each text.
@@ -165,5 +166,37 @@ mod tests {
         }
         let none = NewEntries::parse(reader.read_or_unblock(&read, pending()).await.unwrap()).unwrap();
         assert!(none.is_empty());
+    }
+
+    /// Fails if the connection lives on until the server ends its read: entries would be delivered to nobody.
+    #[tokio::test]
+    async fn a_reader_that_is_dropped_during_a_read_has_no_connection_any_more() {
+        let (redis_url, stream_prefix) = (eventbus_test::redis_url().into(), eventbus_test::unique_name("dropped"));
+        let config = RedisEventBusConfig { redis_url, stream_prefix, ..RedisEventBusConfig::default() };
+        let bus = Arc::new(BusInner::new(config).unwrap());
+        layout::join(&bus).await.unwrap();
+        let mut reader = Connector::new(&bus, bus.default_group()).connect().await.unwrap();
+        let client = reader.client_id.unwrap();
+        let reading = tokio::spawn(async move {
+            let mut read = redis::cmd("BLPOP");
+            read.arg("eventbus-no-such-list").arg(600);
+            reader.read_or_unblock(&read, pending()).await.map(drop)
+        });
+        let shows = async |what: &str| {
+            let mut list = redis::cmd("CLIENT");
+            list.arg("LIST").arg("ID").arg(client);
+            bus.connection().query_idempotent::<String>(&list).await.unwrap().contains(what)
+        };
+        let until = async |what: &str, is_shown: bool| {
+            let waiting = async {
+                while shows(what).await != is_shown {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
+        };
+        until("cmd=blpop", true).await;
+        reading.abort();
+        until("cmd=blpop", false).await;
     }
 }
