@@ -81,8 +81,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for PackedReplies<S> {
                 buffer.put_slice(&waiting[..count]);
                 this.passed += count;
                 if this.passed == this.ready.len() {
-                    this.ready.clear();
-                    this.passed = 0;
+                    // no buffer stays as large as the largest reply
+                    (this.ready, this.passed) = (Vec::new(), 0);
+                    this.received.shrink_to(CHUNK_BYTES);
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -145,27 +146,21 @@ impl ReplyScanner {
             let Some(line) = read_line(bytes, self.at)? else {
                 return Ok(None);
             };
-            self.missing -= 1;
-            let values = match line.kind {
-                b'$' | b'=' | b'!' => {
-                    let end = line.text_end(bytes)?;
-                    let Some(end) = end else {
-                        self.missing += 1;
-                        return Ok(None);
-                    };
-                    self.at = end;
-                    continue;
-                }
-                b'*' | b'~' | b'>' => line.number()?.max(0),
-                b'%' => line.number()?.max(0).saturating_mul(2),
+            let (end, values) = match line.kind {
+                b'$' | b'=' | b'!' => match line.text_end(bytes)? {
+                    Some(end) => (end, 0),
+                    None => return Ok(None),
+                },
+                b'*' | b'~' | b'>' => (line.end, line.number()?.max(0)),
+                b'%' => (line.end, line.number()?.max(0).saturating_mul(2)),
                 // attributes of the value that follows them
-                b'|' => line.number()?.max(0).saturating_mul(2).saturating_add(1),
-                b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => 0,
+                b'|' => (line.end, line.number()?.max(0).saturating_mul(2).saturating_add(1)),
+                b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => (line.end, 0),
                 _ => return Err(NoReply),
             };
-            self.missing =
-                usize::try_from(values).ok().and_then(|values| self.missing.checked_add(values)).ok_or(NoReply)?;
-            self.at = line.end;
+            let values = usize::try_from(values).map_err(|_| NoReply)?;
+            self.missing = (self.missing - 1).checked_add(values).ok_or(NoReply)?;
+            self.at = end;
         }
         let end = self.at;
         *self = Self::default();
@@ -227,14 +222,14 @@ pub struct PackedEntries {
 impl PackedEntries {
     /// Finds the entries in the bytes of a reply; `None` if they have a different form.
     pub fn parse(reply: Vec<u8>) -> Option<Self> {
-        let mut at = 0;
-        let mut parts = ReplyParts { reply: &reply, at: &mut at };
+        let mut parts = ReplyParts { reply: &reply, at: 0 };
         if parts.list()? != 1 || parts.list()? != 2 {
             return None;
         }
         parts.text()?;
         let count = parts.list()?;
-        let (mut entries, mut texts) = (Vec::with_capacity(count), Vec::new());
+        // not as many as `count` says: only the bytes show that they are there
+        let (mut entries, mut texts) = (Vec::new(), Vec::new());
         for _ in 0..count {
             if parts.list()? != 2 {
                 return None;
@@ -252,7 +247,7 @@ impl PackedEntries {
             };
             entries.push(PackedEntry { id, fields });
         }
-        (at == reply.len()).then_some(Self { reply, entries, texts })
+        (parts.at == reply.len()).then_some(Self { reply, entries, texts })
     }
 
     pub fn len(&self) -> usize {
@@ -276,18 +271,18 @@ impl PackedEntries {
 }
 
 /// The values of a reply, one after the other.
-struct ReplyParts<'r, 'a> {
+struct ReplyParts<'r> {
     reply: &'r [u8],
-    at: &'a mut usize,
+    at: usize,
 }
 
-impl ReplyParts<'_, '_> {
-    fn line(&mut self, kind: u8) -> Option<Line<'_>> {
-        let line = read_line(self.reply, *self.at).ok()??;
+impl<'r> ReplyParts<'r> {
+    fn line(&mut self, kind: u8) -> Option<Line<'r>> {
+        let line = read_line(self.reply, self.at).ok()??;
         if line.kind != kind {
             return None;
         }
-        *self.at = line.end;
+        self.at = line.end;
         Some(line)
     }
 
@@ -302,10 +297,9 @@ impl ReplyParts<'_, '_> {
 
     /// Reads a text.
     fn text(&mut self) -> Option<Range<usize>> {
-        let reply = self.reply;
         let line = self.line(b'$')?;
-        let (begin, end) = (line.end, line.text_end(reply).ok()??);
-        *self.at = end;
+        let (begin, end) = (line.end, line.text_end(self.reply).ok()??);
+        self.at = end;
         begin.checked_add(2).filter(|least| *least <= end)?;
         Some(begin..end - 2)
     }
@@ -413,6 +407,7 @@ mod tests {
             ([pair, b"$3\r\n1-0\r\n:1\r\n"], "fields that are a number"),
             ([pair, b"$3\r\n1-0\r\n*2\r\n$1\r\na\r\n*0\r\n"], "a value that is a list"),
             ([pair, b"$-1\r\n*0\r\n"], "no id"),
+            ([b"*1\r\n*2\r\n$1\r\na\r\n", b"*9223372036854775807\r\n"], "more entries than there are bytes"),
         ] {
             assert!(PackedEntries::parse(parts.concat()).is_none(), "{why}");
         }

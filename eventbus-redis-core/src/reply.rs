@@ -14,9 +14,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Returns the fields of the entry; none of one that was deleted.
-    pub fn field_refs(&self) -> FieldRefs<'_> {
-        field_refs(self.fields.as_deref().unwrap_or_default())
+    /// Returns the fields of the entry; `None` if it was deleted.
+    pub fn field_refs(&self) -> Option<FieldRefs<'_>> {
+        self.fields.as_deref().map(field_refs)
     }
 
     /// Returns the number of bytes of its id, names and values.

@@ -112,5 +112,5 @@ async fn pending_of(part: &BusInner, group: &Name, limit: usize) -> Result<Vec<P
 
 fn parse_record(reply: Value) -> Option<RecordedEvent> {
     let entries: Vec<Entry> = parse_value(reply).ok()?;
-    wire::decode(&entries.first()?.field_refs()).ok()
+    wire::decode(&entries.first()?.field_refs()?).ok()
 }

@@ -14,24 +14,11 @@ from uuid import uuid5
 from redis.asyncio import Redis
 
 from bus import READ_COUNT, connected, parser, say
-from eventsource.domain.event import DomainEvent
-from eventsource.domain.event_registry import register_event
+from shop import OrderPlaced, PaymentTaken
 
 parser.add_argument("--hold-after", type=int)
 options = parser.parse_args()
 runs = 0
-
-
-@register_event
-class OrderPlaced(DomainEvent):
-    aggregate_type: str = "Order"
-    number: int
-
-
-@register_event
-class PaymentTaken(DomainEvent):
-    aggregate_type: str = "Payment"
-    number: int
 
 
 def payment_because_of(order):

@@ -14,24 +14,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from bus import connected, parser, say
-from eventsource.domain.event import DomainEvent
-from eventsource.domain.event_registry import register_event
+from shop import OrderPlaced, PaymentTaken
 
 options = parser.parse_args()
 exporter = InMemorySpanExporter()
 propagator = TraceContextTextMapPropagator()
-
-
-@register_event
-class OrderPlaced(DomainEvent):
-    aggregate_type: str = "Order"
-    number: int
-
-
-@register_event
-class PaymentTaken(DomainEvent):
-    aggregate_type: str = "Payment"
-    number: int
 
 
 def take_payment(bus):

@@ -140,12 +140,16 @@ mod tests {
         partition::layout,
     };
 
+    fn bus(prefix: &str) -> Arc<BusInner> {
+        let (redis_url, stream_prefix) = (eventbus_test::redis_url().into(), eventbus_test::unique_name(prefix));
+        let config = RedisEventBusConfig { redis_url, stream_prefix, ..RedisEventBusConfig::default() };
+        Arc::new(BusInner::new(config).unwrap())
+    }
+
     /// Fails if the client makes a value of each name and each text.
     #[tokio::test]
     async fn the_reader_gets_entries_as_one_value() {
-        let (redis_url, stream_prefix) = (eventbus_test::redis_url().into(), eventbus_test::unique_name("packed"));
-        let config = RedisEventBusConfig { redis_url, stream_prefix, ..RedisEventBusConfig::default() };
-        let bus = Arc::new(BusInner::new(config).unwrap());
+        let bus = bus("packed");
         let group = bus.default_group();
         let mut reader = Connector::new(&bus, group).connect().await.unwrap();
         let connection = reader.connection();
@@ -168,12 +172,10 @@ mod tests {
         assert!(none.is_empty());
     }
 
-    /// Fails if the connection lives on until the server ends its read: entries would be delivered to nobody.
+    /// Fails if the connection lives on until the server ends its read: the server would deliver entries to nobody.
     #[tokio::test]
     async fn a_reader_that_is_dropped_during_a_read_has_no_connection_any_more() {
-        let (redis_url, stream_prefix) = (eventbus_test::redis_url().into(), eventbus_test::unique_name("dropped"));
-        let config = RedisEventBusConfig { redis_url, stream_prefix, ..RedisEventBusConfig::default() };
-        let bus = Arc::new(BusInner::new(config).unwrap());
+        let bus = bus("dropped");
         layout::join(&bus).await.unwrap();
         let mut reader = Connector::new(&bus, bus.default_group()).connect().await.unwrap();
         let client = reader.client_id.unwrap();

@@ -137,8 +137,7 @@ impl Receiver {
     /// Prepares an entry for the workers. Returns `None` if it is in flight or kept pending already, or if
     /// [`decode_or_dispose`](Self::decode_or_dispose) returns `None`.
     pub(super) fn prepare_entry(&self, entry: &Entry, attempts: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
-        let fields = entry.fields.as_ref().map(|_| entry.field_refs());
-        self.prepare(MessageId::new(entry.id.as_str()), fields.as_deref(), attempts)
+        self.prepare(MessageId::new(entry.id.as_str()), entry.field_refs().as_deref(), attempts)
     }
 
     fn prepare(
@@ -161,8 +160,7 @@ impl Receiver {
         let mut received = Vec::new();
         for ReclaimedEntry { entry, attempts, .. } in reclaimed.entries {
             let id = MessageId::new(entry.id.as_str());
-            let fields = entry.fields.as_ref().map(|_| entry.field_refs());
-            match self.decode_or_dispose(id.clone(), fields.as_deref(), attempts) {
+            match self.decode_or_dispose(id.clone(), entry.field_refs().as_deref(), attempts) {
                 Some(entry) => received.push(entry),
                 None => gone.push(id),
             }

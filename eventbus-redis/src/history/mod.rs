@@ -152,7 +152,7 @@ impl History {
 impl From<Entry> for HistoryEntry {
     fn from(entry: Entry) -> Self {
         let id = MessageId::new(entry.id.as_str());
-        let decoded = wire::decode(&entry.field_refs());
+        let decoded = wire::decode(&entry.field_refs().unwrap_or_default());
         let event = decoded.map_err(|error| NotAnEvent { id: id.clone(), reason: error.to_string() });
         Self { id, event }
     }

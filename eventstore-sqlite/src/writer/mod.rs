@@ -1,7 +1,7 @@
 //! The writes of a store. It has one connection for them: jobs wait in a queue and share the commits of batches; a
 //! transaction of a handler or caller gets a permit to have the connection alone, and a watchdog ends it in time.
 //!
-//! The caller of a write runs it in its own task. A thread that receives commands, as sqlx-sqlite has it, costs one caller
+//! A lone caller runs its write in its own task. A thread that receives commands, as sqlx-sqlite has it, costs one caller
 //! 1.2 to 1.6 times the processor time of an append, since each command wakes the thread and each reply the caller.
 
 mod batch;

@@ -425,10 +425,6 @@ impl Writer {
             let report = batch.run(connection, &self.files);
             let is_shared = report.appended > 1;
             self.is_shared.store(is_shared, Ordering::Relaxed);
-            if is_shared {
-                // the callers that got their results may append again: then their appends join the next batch
-                std::thread::yield_now();
-            }
             match report.is_split {
                 true => (0..report.appended).for_each(|_| self.append_batches.record(1)),
                 false if report.appended > 0 => self.append_batches.record(report.appended),
@@ -442,6 +438,10 @@ impl Writer {
                 }
                 Some((batch, error)) => batch.fail(error),
                 None => {}
+            }
+            if is_shared {
+                // the callers that got their results may append again: then their appends join the next batch
+                std::thread::yield_now();
             }
         }
         !idle
