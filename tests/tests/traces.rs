@@ -16,8 +16,9 @@ use eventbus::{Never, app::AppBuilder, prelude::*, support::spans::context_of};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventbus_test::internal::Actor;
 use eventstore_postgres::PgEventStore;
-use exported_spans::{Ended, ended, export_spans, paths};
+use exported_spans::{Ended, ended, exporting, paths};
 use tracing::Instrument as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 const SERVERS: &str = "TRACES_SERVERS";
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -78,7 +79,7 @@ impl Servers {
 async fn the_process_that_invoices() {
     let Ok(servers) = env::var(SERVERS) else { return };
     Actor::end_with_parent();
-    export_spans();
+    exporting().init();
     let servers: Servers = serde_json::from_str(&servers).unwrap();
     let app = servers.app().await.without_relay().handler::<invoice>().start().await.unwrap();
     println!("consumes");
@@ -90,7 +91,7 @@ async fn the_process_that_invoices() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trace_goes_over_postgres_and_redis_through_two_processes() {
-    export_spans();
+    exporting().init();
     let (database, redis) = (eventbus_test::postgres(), eventbus_test::redis());
     let servers = Servers {
         database_url: database.url().into(),

@@ -1,4 +1,4 @@
-//! The spans that have ended in a process, and how they hang together.
+//! The spans of the framework that have ended, and how they hang together.
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
@@ -9,7 +9,8 @@ use opentelemetry_sdk::{
     trace::{SdkTracerProvider, SpanData, SpanExporter},
 };
 use tokio::sync::watch;
-use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing::Subscriber;
+use tracing_subscriber::layer::SubscriberExt as _;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -36,7 +37,7 @@ impl From<SpanData> for Ended {
     }
 }
 
-/// Keeps the ended spans of the process, in their order.
+/// Adds ended spans to [`SPANS`], in their order.
 #[derive(Debug)]
 struct Exporter;
 
@@ -49,14 +50,14 @@ impl SpanExporter for Exporter {
 
 static SPANS: LazyLock<watch::Sender<Vec<Ended>>> = LazyLock::new(watch::Sender::default);
 
-/// Exports the spans of the process from now on.
-pub(crate) fn export_spans() {
+/// Returns a subscriber that keeps the spans of the process or thread that it is set for.
+pub(crate) fn exporting() -> impl Subscriber + Send + Sync {
     let provider = SdkTracerProvider::builder().with_simple_exporter(Exporter).build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-    tracing_subscriber::registry().with(layer).init();
+    tracing_subscriber::registry().with(layer)
 }
 
-/// Waits for ended spans of this process, and returns all of them.
+/// Waits for ended spans, and returns all of them.
 pub(crate) async fn ended(what: &str, is_there: impl FnMut(&Vec<Ended>) -> bool) -> Vec<Ended> {
     let mut spans = SPANS.subscribe();
     match tokio::time::timeout(TIMEOUT, spans.wait_for(is_there)).await {

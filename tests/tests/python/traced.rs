@@ -1,15 +1,16 @@
 //! A trace goes from a save over a Python handler, which has a span of OpenTelemetry for Python, to the next save.
 
-use std::{path::Path, sync::Once, time::Duration};
+use std::{path::Path, time::Duration};
 
 use eventbus::{Never, prelude::*, support::spans::context_of};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;
 use tracing::Instrument as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::{
     config,
-    exported_spans::{Ended, ended, export_spans, paths},
+    exported_spans::{Ended, ended, exporting, paths},
     script::Script,
     tree::services::{Order, OrderPlaced, PaymentTaken, Shipment, ShipmentPrepared},
 };
@@ -23,8 +24,8 @@ async fn ship(event: &PaymentTaken, id: &AggregateId, shipments: Repository<Ship
 with_each_release!(a_trace_goes_through_a_span_of_python);
 
 async fn a_trace_goes_through_a_span_of_python(python: &Path) {
-    static EXPORTING: Once = Once::new();
-    EXPORTING.call_once(export_spans);
+    // all of the app runs on this thread; other tests have no spans, so none adds `traceparent` to what they publish
+    let _exporting = exporting().set_default();
     let bus = RedisEventBus::connect(RedisEventBusConfig { readable_by_python: true, ..config() }).await.unwrap();
     let database = eventbus_test::postgres();
     let store = PgEventStore::connect(database.url()).await.unwrap();
