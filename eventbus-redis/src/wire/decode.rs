@@ -73,9 +73,7 @@ pub(crate) fn decode(fields: &[(&[u8], &[u8])]) -> Result<RecordedEvent, Undecod
         .with_causation_id(base.uuid("causation_id", "causation id")?)
         .with_actor_id(base.text("actor_id")?)
         .with_attributes(base.attributes()?);
-    let event = RecordedEvent::new(metadata, split.own_fields);
-    event.check().map_err(|invalid| Undecodable(invalid.fault.to_string()))?;
-    Ok(event)
+    RecordedEvent::from_parsed(metadata, split.own_fields).map_err(|invalid| Undecodable(invalid.fault.to_string()))
 }
 
 fn undecodable(error: &dyn fmt::Display) -> Undecodable {

@@ -14,7 +14,7 @@ use super::{
     tag::InvalidTag,
     unique::UniqueFault,
     upcast::{UpcastFault, Upcaster},
-    validity::{BackendKind, EventFault, check_payload},
+    validity::{EventFault, check_written},
 };
 
 /// A type whose values are an event's fields: any `Serialize + Deserialize` type.
@@ -142,7 +142,7 @@ impl<E> Codec<E> {
     pub(crate) fn encode(&self, event_type: &'static str, event: &E) -> Result<String, EncodeError> {
         let refuse = |reason| EncodeError { event_type, reason };
         let json = (self.encode)(event).map_err(|error| refuse(EncodeFault::Unwritable(error)))?;
-        check_payload(&json, BackendKind::Store).map_err(|fault| refuse(EncodeFault::Invalid(fault)))?;
+        check_written(&json).map_err(|fault| refuse(EncodeFault::Invalid(fault)))?;
         match (self.decode)(&json) {
             Ok(_) => Ok(json),
             Err(error) => Err(refuse(EncodeFault::Unreadable(error))),

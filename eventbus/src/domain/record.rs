@@ -19,7 +19,7 @@ use super::{
     tag::{self, TAGS_MAX, Tag},
     unique::UniqueChange,
     upcast::UpcastFault,
-    validity::{self, BackendKind, EventFault, InvalidEvent, check_payload, check_version},
+    validity::{self, BackendKind, EventFault, InvalidEvent, check_payload, check_texts, check_version},
 };
 
 /// An event before append: encoded, with its id, without a place in a stream yet.
@@ -288,7 +288,7 @@ struct Recorded {
     metadata: Metadata,
     #[serde(serialize_with = "shown::json")]
     payload: Box<str>,
-    /// Set if the encoder has checked the payload, in this process.
+    /// Set if the payload has been checked in this process: when it was encoded, or read by a bus.
     #[serde(skip)]
     is_checked: bool,
 }
@@ -309,6 +309,18 @@ impl RecordedEvent {
     #[must_use]
     pub fn new(metadata: Metadata, payload: impl Into<Box<str>>) -> Self {
         Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: false }))
+    }
+
+    /// Makes the record of an event that a bus read, and [checks](Self::check) it. Its `payload` is known to be the
+    /// object of the event's own fields: valid JSON without a [reserved field](crate::event::RESERVED_FIELDS).
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    #[doc(hidden)]
+    pub fn from_parsed(metadata: Metadata, payload: impl Into<Box<str>>) -> Result<Self, InvalidEvent> {
+        let event = Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: true }));
+        event.check_with(|payload| check_texts(payload, BackendKind::Bus).map_err(EventFault::Payload))?;
+        Ok(event)
     }
 
     /// Sets the position that the store gave the event, where it is known only after [`NewEvent::recorded_as`].
@@ -397,6 +409,11 @@ impl RecordedEvent {
     /// # Errors
     /// [`InvalidEvent`] with the first fault, see [`EventFault`](crate::event::EventFault).
     pub fn check(&self) -> Result<(), InvalidEvent> {
+        let is_checked = self.0.is_checked;
+        self.check_with(|payload| if is_checked { Ok(()) } else { check_payload(payload, BackendKind::Bus) })
+    }
+
+    fn check_with(&self, check_payload: impl FnOnce(&str) -> Result<(), EventFault>) -> Result<(), InvalidEvent> {
         let metadata = self.metadata();
         let parts = validity::EventParts {
             schema_version: metadata.schema_version(),
@@ -406,9 +423,8 @@ impl RecordedEvent {
             actor_id: metadata.actor_id(),
             attributes: metadata.attributes().as_json(),
         };
-        let payload = || if self.0.is_checked { Ok(()) } else { check_payload(self.payload(), BackendKind::Bus) };
-        let checked =
-            check_version(metadata.version()).and_then(|()| parts.check(BackendKind::Bus)).and_then(|()| payload());
+        let checked = check_version(metadata.version()).and_then(|()| parts.check(BackendKind::Bus));
+        let checked = checked.and_then(|()| check_payload(self.payload()));
         checked.map_err(|fault| InvalidEvent {
             event_id: metadata.event_id(),
             event_type: metadata.event_type().clone(),
