@@ -128,8 +128,8 @@ impl SharedConnection {
         self.open_within_timeout(response_timeout, false).await
     }
 
-    /// Like [`open`](Self::open), for a connection that reads entries: the reply of `XREADGROUP` on one stream is
-    /// [one value](crate::packed_replies), unless the connection uses TLS or a Unix socket.
+    /// Like [`open`](Self::open), for a connection that reads entries: a reply with entries of one stream is
+    /// [one value](crate::packed_replies), unless the connection uses TLS, a Unix socket or the protocol RESP3.
     pub async fn open_for_entries(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         self.open_within_timeout(response_timeout, true).await
     }
@@ -406,7 +406,7 @@ async fn connect_for_entries(
     let stream = PackedReplies::new(connect_tcp(host, port).await?);
     let settings = client.get_connection_info().redis_settings();
     let (connection, driver) = MultiplexedConnection::new_with_config(settings, stream, config).await?;
-    // ends with the connection
+    // ends when the last clone of the connection is dropped, also during a read
     tokio::spawn(driver);
     Ok(connection)
 }

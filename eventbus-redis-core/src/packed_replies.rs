@@ -1,8 +1,8 @@
-//! A connection on which the reply of `XREADGROUP` is one value.
+//! A connection that passes a reply with entries of one stream to the client as a single text.
 //!
-//! The client makes a value of its own of each name and each text in a reply: sixteen for an event, made by the task of the
-//! connection and freed by the reader, so that both wait for each other in the allocator. Here the client gets the bytes of
-//! such a reply as a single text, and [`PackedEntries`] finds the parts in it.
+//! By itself the client makes a value of each name and each text in a reply: sixteen for an event. The task of the
+//! connection allocates them and the reader frees them, so that the two wait for each other in the allocator.
+//! [`PackedEntries`] finds the parts in the text.
 
 use std::{
     io,
@@ -17,8 +17,8 @@ use crate::reply::FieldRefs;
 
 /// The most bytes that one read takes from the server.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// What the reply of `XREADGROUP` on one stream begins with: a list of one pair, whose first part is a text. It is nil, and
-/// no list, if there are no entries.
+/// What a reply with entries of one stream begins with, that of `XREAD` and of `XREADGROUP`: a list of one pair, whose first
+/// part is a text. Without entries they reply nil, which is no list.
 const ENTRIES_BEGIN: &[u8] = b"*1\r\n*2\r\n$";
 
 /// A stream to the server that [packs](self) replies with entries, and passes everything else on unchanged.
@@ -81,7 +81,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for PackedReplies<S> {
                 buffer.put_slice(&waiting[..count]);
                 this.passed += count;
                 if this.passed == this.ready.len() {
-                    // no buffer stays as large as the largest reply
+                    // neither buffer stays as large as the largest reply
                     (this.ready, this.passed) = (Vec::new(), 0);
                     this.received.shrink_to(CHUNK_BYTES);
                 }
@@ -124,7 +124,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PackedReplies<S> {
 #[derive(Debug)]
 struct NoReply;
 
-/// Finds the end of a reply that arrives in parts, and looks at each byte once.
+/// Finds the end of a reply that arrives in parts; what it has passed it does not read again.
 #[derive(Debug)]
 struct ReplyScanner {
     /// Where the next value begins.

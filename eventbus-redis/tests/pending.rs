@@ -44,7 +44,7 @@ async fn what_a_dead_consumer_had_in_hand_is_handled_by_the_next_of_its_name() {
     start(&heir).await;
     until("the heir has got both", async || of_heir.all().len() >= 2).await;
     assert_eq!(settled(&heir).await, 0);
-    // those of different aggregates run one after the other, in any order
+    // events of different aggregates come in any order
     let mut got = of_heir.all();
     got.sort();
     assert_eq!(got, ["one", "two"]);

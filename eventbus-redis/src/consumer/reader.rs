@@ -76,7 +76,7 @@ impl<'a> StreamReader<'a> {
         caught_up: &'a CaughtUp,
         stop: &'a StopSignal,
     ) -> Self {
-        let connector = Connector::new(parts.inner.bus(), parts.inner.group());
+        let connector = Connector::new(parts.inner.bus(), parts.inner.group()).with_packed_entries();
         Self { parts, gate, caught_up, stop, connector, predecessor_crashed: None }
     }
 
