@@ -147,7 +147,8 @@ pub(crate) fn check_version(version: Version) -> Result<(), EventFault> {
     if (Version::FIRST..=Version::MAX).contains(&version) { Ok(()) } else { Err(EventFault::Version) }
 }
 
-/// Checks for a store a payload that `serde_json` has written, so that it is valid JSON: most need no parser.
+/// Checks, for a store, a payload that `serde_json` has just written and that the caller reads back: it is valid JSON, so
+/// that most payloads need no parser here.
 pub(crate) fn check_written(json: &str) -> Result<(), EventFault> {
     let has_reserved_name = || RESERVED_FIELDS.iter().any(|field| json.contains(field));
     if json.starts_with('{') && is_plain(json) && !has_reserved_name() {
@@ -281,7 +282,7 @@ mod tests {
     #[test]
     fn a_written_payload_is_checked_as_any_other() {
         let deep = r#"{"a":"#.repeat(128) + "1" + &"}".repeat(128);
-        for valid in [
+        for json in [
             "{}",
             r#"{"a":"metadata","b":[{"tenant_id":1}],"metadatas":1}"#,
             r#"{"a":1,"tenant_id":1}"#,
@@ -294,7 +295,7 @@ mod tests {
             "[{}]",
             "null",
         ] {
-            assert_eq!(check_written(valid), check_payload(valid, BackendKind::Store), "{valid}");
+            assert_eq!(check_written(json), check_payload(json, BackendKind::Store), "{json}");
         }
     }
 

@@ -24,7 +24,7 @@ async fn ship(event: &PaymentTaken, id: &AggregateId, shipments: Repository<Ship
 with_each_release!(a_trace_goes_through_a_span_of_python);
 
 async fn a_trace_goes_through_a_span_of_python(python: &Path) {
-    // all of the app runs on this thread; other tests have no spans, so none adds `traceparent` to what they publish
+    // of this thread, on which the whole app runs: events that other tests publish get no `traceparent`
     let _exporting = exporting().set_default();
     let bus = RedisEventBus::connect(RedisEventBusConfig { readable_by_python: true, ..config() }).await.unwrap();
     let database = eventbus_test::postgres();
