@@ -1,8 +1,9 @@
-//! The write connection: the caller that finds it free commits for all that wait.
+//! The write connection: whoever has it commits for all that wait.
 //!
-//! A caller queues its job and tries to take the connection. The caller that gets it, the drainer, runs all queued jobs
-//! in one transaction, again and again until the queue is empty; the rest only wait for their results. So a lone caller
-//! commits in its own task without any hand-over, and many callers share commits without a timer.
+//! A caller queues its job. If the connection is free, the caller drains the queue in its own task; if the last batch had
+//! several appends, the work is large or commits are slow, a thread does. The drainer runs all queued jobs in one
+//! transaction, again and again until the queue is empty; the callers only wait for their results. So a lone caller commits
+//! in its own task without any hand-over, and many callers share commits without a timer.
 //!
 //! Invariant: a caller queues its job before it tries to take the connection, and a drainer checks the queue once more
 //! after it returned the connection. With either order reversed, a job can stay in the queue without a drainer.
@@ -63,7 +64,7 @@ const BURST_PAUSE: Duration = Duration::from_millis(1);
 /// | state of the connection | event | next state |
 /// |---|---|---|
 /// | idle | a caller queued much, commits are slow, or the last batch was shared | draining on a thread |
-/// | idle | a caller queued work and takes the connection | draining, in the caller's task |
+/// | idle | a caller queued anything else | draining, in the caller's task |
 /// | draining | after a batch: a waiter wants a transaction of its own | handed off: see `Handoff` |
 /// | draining in a task | [`INLINE_TIME_MAX`] passes, or a different process writes | idle; a thread goes on draining |
 /// | draining in a task | the queue holds only tasks that may block | idle; a thread goes on draining |
@@ -90,7 +91,9 @@ pub(crate) struct Writer {
     commit_micros: AtomicU64,
     /// Set if the last batch had several appends: then a thread drains the queue, while the tasks of the callers prepare
     /// the next appends.
-    is_shared: AtomicBool,
+    last_batch_was_shared: AtomicBool,
+    /// Set from when a thread is asked to drain the queue until it begins.
+    is_thread_coming: AtomicBool,
     appended: AppendSignal,
     append_batches: AppendBatches,
     listed_types: Arc<ListedEventTypes>,
@@ -110,7 +113,8 @@ impl Writer {
             busy_timeout: config.busy_timeout,
             transaction_timeout: config.transaction_timeout,
             commit_micros: AtomicU64::new(0),
-            is_shared: AtomicBool::new(false),
+            last_batch_was_shared: AtomicBool::new(false),
+            is_thread_coming: AtomicBool::new(false),
             appended: AppendSignal::default(),
             append_batches: AppendBatches::default(),
             listed_types: Arc::default(),
@@ -338,7 +342,7 @@ impl Writer {
     /// Makes sure that a drainer runs the work that was just queued. Does not wait: a caller that is dropped afterwards
     /// loses only its own result.
     fn start_draining(self: &Arc<Self>, is_large: bool) {
-        let is_for_thread = is_large || self.has_slow_commits() || self.is_shared.load(Ordering::Relaxed);
+        let is_for_thread = is_large || self.has_slow_commits() || self.last_batch_was_shared.load(Ordering::Relaxed);
         if !is_for_thread {
             if self.drain_queue(ExecutionContext::Task) {
                 return;
@@ -346,6 +350,9 @@ impl Writer {
         } else if self.connection.lock().is_none() {
             // a drainer that has the connection checks the queue once more; a transaction starts a drainer when it ends
             return;
+        }
+        if self.is_thread_coming.swap(true, Ordering::AcqRel) {
+            return; // it sees what was queued before this
         }
         let rest = BlockingDrain(Arc::clone(self));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -424,7 +431,7 @@ impl Writer {
         if let Some(batch) = Batch::from_jobs(jobs) {
             let report = batch.run(connection, &self.files);
             let is_shared = report.appended > 1;
-            self.is_shared.store(is_shared, Ordering::Relaxed);
+            self.last_batch_was_shared.store(is_shared, Ordering::Relaxed);
             match report.is_split {
                 true => (0..report.appended).for_each(|_| self.append_batches.record(1)),
                 false if report.appended > 0 => self.append_batches.record(report.appended),
@@ -477,6 +484,7 @@ struct BlockingDrain(Arc<Writer>);
 
 impl Drop for BlockingDrain {
     fn drop(&mut self) {
+        self.0.is_thread_coming.swap(false, Ordering::AcqRel);
         self.0.drain_queue(ExecutionContext::Thread);
     }
 }
@@ -539,6 +547,31 @@ mod tests {
 
     fn stored(permit: &WritePermit) -> i64 {
         permit.connection().query_row("SELECT count(*) FROM eventbus_events", [], |row| row.get(0)).unwrap()
+    }
+
+    /// Fails if each caller that finds the connection idle asks for a thread of its own.
+    #[test]
+    fn callers_that_queue_together_ask_for_one_thread() {
+        let started = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&started);
+        let begin = move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(20)); // all callers have queued before it takes the connection
+        };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(begin).build().unwrap();
+        runtime.block_on(async {
+            let writer = writer(64);
+            for round in 0..20 {
+                writer.last_batch_was_shared.store(true, Ordering::Relaxed);
+                let appending: Vec<_> = (0..32).map(|id| append(&writer, round * 32 + id)).collect();
+                for append in appending {
+                    append.await.unwrap().unwrap();
+                }
+            }
+        });
+        // another may be asked for while one ends its work and is not idle yet
+        assert!((1..=4).contains(&started.load(Ordering::Relaxed)), "{started:?}");
     }
 
     #[tokio::test]
