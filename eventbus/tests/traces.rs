@@ -354,7 +354,7 @@ async fn relay_and_follower_show_their_reads_of_the_store() {
 }
 
 #[tokio::test]
-async fn a_projection_with_transactions_shows_its_reads_but_a_rebuild_does_not() {
+async fn a_projection_with_transactions_shows_its_reads_and_a_rebuild_only_itself() {
     LazyLock::force(&SPANS);
     let clock = ManualClock::new();
     let store = TableStore::new();
@@ -368,6 +368,10 @@ async fn a_projection_with_transactions_shows_its_reads_but_a_rebuild_does_not()
     assert_eq!(find(&spans_of(trace), "project").parent_span_id, append);
     app.rebuild::<SalesRows>().await.unwrap();
     assert_eq!(all_reads_of("projection:sales-rows").len(), reads.len());
+    let spans = SPANS.get_finished_spans().unwrap();
+    let rebuilds: Vec<_> = spans.iter().filter(|span| span.name == "rebuild").collect();
+    let of_sales = |span: &&&SpanData| attribute(span, "projection").as_deref() == Some("sales-rows");
+    assert_eq!(rebuilds.iter().filter(of_sales).count(), 1);
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ impl Rebuilt {
 /// Progress of a rebuild; `Display` shows it as a bar.
 ///
 /// ```text
-/// order-rows [########------] 57 % 1,140,000 events, 81,000/s, 10 s left
+/// order-rows [#######-------] 57 % 1,140,000 events, 81,428/s, 10 s left
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
