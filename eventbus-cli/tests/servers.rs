@@ -552,3 +552,22 @@ async fn a_bus_is_shown_without_a_store() {
     assert_eq!((&status["store"], &status["head"]), (&Value::Null, &Value::Null));
     assert_eq!(eventbus(&[&arguments[..], &["projections"]].concat()).code, 64, "these are in a store");
 }
+
+#[tokio::test]
+async fn doctor_takes_the_retention_and_the_role_of_the_application() {
+    let database = eventbus_test::postgres();
+    PgEventStore::connect(database.url()).await.unwrap();
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    let dead = "INSERT INTO eventbus.unfinished_deliveries VALUES ('mail', 1, '{}', now() - interval '8 days')";
+    sqlx::query(dead).execute(&mut connection).await.unwrap();
+    let doctor = |arguments: &[&str]| {
+        let all = ["--store", database.url(), "doctor"];
+        eventbus(&all.iter().chain(arguments).copied().collect::<Vec<_>>())
+    };
+    assert_eq!(doctor(&["--only", "pg-dead-letter-age"]).code, 0);
+    let forgotten = doctor(&["--only", "pg-dead-letter-age", "--inbox-retention", "7d"]);
+    assert_eq!(forgotten.code, 1);
+    assert!(forgotten.out.contains("8 days old, and the inbox remembers 7 days"), "{}", forgotten.out);
+    let unknown = doctor(&["--only", "pg-rights-few", "--app-role", "nemo"]);
+    assert!(unknown.code == 1 && unknown.out.contains("nemo"), "{}", unknown.out);
+}

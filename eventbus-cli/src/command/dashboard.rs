@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     dashboard::{DashboardConfig, DashboardInner, DashboardSource, DashboardToken, Examine, routes},
+    doctor::DoctorConfig,
     error::{CommandError, ExitStatus},
     session::Session,
 };
@@ -102,7 +103,7 @@ impl DashboardArgs {
 }
 
 fn doctor_of(session: &Session) -> Examine {
-    let (settings, doctor) = (session.settings().clone(), new_doctor(session));
+    let (settings, doctor) = (session.settings().clone(), new_doctor(session, DoctorConfig::default()));
     Box::new(move || {
         let (settings, doctor) = (settings.clone(), doctor.clone());
         Box::pin(async move { examine(&settings, doctor, |_| ()).await })

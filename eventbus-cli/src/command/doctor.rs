@@ -1,5 +1,7 @@
 //! `doctor`: checks the servers, and what eventbus keeps there.
 
+use std::time::Duration;
+
 use clap::Args;
 use eventbus::support::redacted;
 use eventbus_redis::redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection};
@@ -7,6 +9,7 @@ use eventstore_postgres::sqlx::postgres::PgPoolOptions;
 use eventstore_sqlite::file_of_url;
 use serde::Serialize;
 
+use super::parse_duration;
 use crate::{
     catalog::CatalogView,
     connection::{ConnectionSettings, StoreUrl},
@@ -31,6 +34,12 @@ pub(crate) struct DoctorArgs {
     /// Make checks that read whole tables, too
     #[arg(long)]
     deep: bool,
+    /// The retention that the application gives its inbox by `inbox_retention`, as `7d`; 30 days if this is not given
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    inbox_retention: Option<Duration>,
+    /// The application's role on PostgreSQL, whose rights are checked; that of the URL if this is not given
+    #[arg(long, value_name = "ROLE")]
+    app_role: Option<String>,
     /// List all checks with what each finds, and make none; needs no server
     #[arg(long, conflicts_with_all = ["only", "skip", "deep"])]
     list: bool,
@@ -79,7 +88,10 @@ impl DoctorArgs {
         if !settings.names_a_server() {
             return Err(CommandError::Usage("what to check? pass `--store URL`, `--bus URL` or both".into()));
         }
-        let doctor = new_doctor(session).deep(self.deep).only(&self.only).and_then(|doctor| doctor.skip(&self.skip));
+        let doctor = new_doctor(session, self.config())
+            .deep(self.deep)
+            .only(&self.only)
+            .and_then(|doctor| doctor.skip(&self.skip));
         let doctor = doctor
             .map_err(|unknown: UnknownCheck| CommandError::Usage(format!("{unknown}; `doctor --list` shows all")))?;
         let reports = {
@@ -100,11 +112,17 @@ impl DoctorArgs {
         }
         Ok(status)
     }
+
+    fn config(&self) -> DoctorConfig {
+        let default = DoctorConfig::default();
+        let inbox_retention = self.inbox_retention.unwrap_or(default.inbox_retention);
+        DoctorConfig { inbox_retention, app_role: self.app_role.clone(), ..default }
+    }
 }
 
-/// Makes a doctor, who in the binary of an application knows its event types.
-pub(super) fn new_doctor(session: &Session) -> Doctor {
-    let doctor = Doctor::new().config(DoctorConfig { clock: session.clock().clone(), ..DoctorConfig::default() });
+/// Makes a doctor with the clock of the session, who in the binary of an application knows its event types.
+pub(super) fn new_doctor(session: &Session, config: DoctorConfig) -> Doctor {
+    let doctor = Doctor::new().config(DoctorConfig { clock: session.clock().clone(), ..config });
     match session.is_in_app() {
         true => doctor.known_types(CatalogView::linked().known_types()),
         false => doctor,
