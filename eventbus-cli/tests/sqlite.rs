@@ -453,9 +453,12 @@ async fn at_a_terminal_progress_is_shown_and_a_change_is_asked_for() {
     assert!(shown.contains("exporting ") && shown.contains(" positions "), "{shown:?}");
     let dead = || app.run(&["--json", "dead-letters", "list"]).documents().remove(0)["dead_letters"].clone();
     assert_eq!(dead().as_array().unwrap().len(), 2);
+    let unchanged = on_terminal(&["--store", &url, "--dry-run", "dead-letters", "discard", "--all"], "").unwrap();
+    assert!(unchanged.contains("unchanged") && !unchanged.contains("discarding"), "{unchanged:?}");
     let asked = on_terminal(&["--store", &url, "dead-letters", "discard", "--all"], "y\n").unwrap();
     assert!(asked.contains("? [y/N]") && asked.contains("finding dead letters 2 "), "{asked:?}");
-    assert!(asked.contains("discarding 100 %  2/2 dead letters"), "{asked:?}");
+    assert!(asked.contains("discarding   0 %  0/2 dead letters"), "{asked:?}");
+    assert!(asked.contains("discarding 100 %  2/2 dead letters") && !asked.contains("100 %  0/"), "{asked:?}");
     assert_eq!(dead(), json!([]));
     let checked = on_terminal(&["--store", &url, "doctor", "--deep"], "").unwrap();
     assert!(checked.contains("checking sqlite-"), "{checked:?}");

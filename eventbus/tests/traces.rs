@@ -369,9 +369,8 @@ async fn a_projection_with_transactions_shows_its_reads_and_a_rebuild_only_itsel
     app.rebuild::<SalesRows>().await.unwrap();
     assert_eq!(all_reads_of("projection:sales-rows").len(), reads.len());
     let spans = SPANS.get_finished_spans().unwrap();
-    let rebuilds: Vec<_> = spans.iter().filter(|span| span.name == "rebuild").collect();
-    let of_sales = |span: &&&SpanData| attribute(span, "projection").as_deref() == Some("sales-rows");
-    assert_eq!(rebuilds.iter().filter(of_sales).count(), 1);
+    let rebuilds = spans.iter().filter(|span| span.name == "rebuild").map(|span| attribute(span, "projection"));
+    assert_eq!(rebuilds.collect::<Vec<_>>(), [Some("sales-rows".to_owned())]);
 }
 
 #[tokio::test]

@@ -262,12 +262,10 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
     let (mut is_complete, mut ended) = (true, 0_usize);
     let count = u64::try_from(ids.len()).unwrap_or(u64::MAX);
     let bar = match consent {
-        Consent::DryRun => None,
-        Consent::Given => Some(Progress::new(action.doing(), "dead letters")?),
+        Consent::DryRun => Progress::hidden(),
+        Consent::Given => Progress::new(action.doing(), "dead letters")?,
     };
-    if let Some(bar) = &bar {
-        bar.set(0, count);
-    }
+    bar.set(0, count);
     for (id, number) in ids.into_iter().zip(1..) {
         let (outcome, error) = match consent {
             Consent::DryRun => ("unchanged", None),
@@ -287,14 +285,8 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
             let error = body.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
             format!("{} {}{error}\n", body.id, body.outcome)
         };
-        let show = || session.printer().show(&body, text);
-        match &bar {
-            Some(bar) => {
-                bar.hide_while(show)?;
-                bar.set(number, count);
-            }
-            None => show()?,
-        }
+        bar.hide_while(|| session.printer().show(&body, text))?;
+        bar.set(number, count);
     }
     drop(bar);
     if ended > 0 && action == DeadLetterAction::Replay && bus.is_in_process() {

@@ -19,6 +19,11 @@ impl Progress {
         Ok(Self(ProgressBar::new(0).with_style(style)))
     }
 
+    /// Returns a bar that is never drawn.
+    pub(crate) fn hidden() -> Self {
+        Self(ProgressBar::hidden())
+    }
+
     /// Begins a line for work whose size is unknown: what is done, and for how long already.
     pub(crate) fn of_unknown_size(work: &'static str) -> Result<Self, CommandError> {
         let template = format!("{{spinner}} {work} {{msg}}  {{elapsed}}");

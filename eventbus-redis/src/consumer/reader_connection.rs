@@ -183,7 +183,8 @@ mod tests {
         assert!(none.is_empty());
     }
 
-    /// Fails if the connection lives on until the server ends its read: the server would deliver entries to nobody.
+    /// Fails if the connection outlives its reader until the server ends the read: the server would assign entries to the
+    /// consumer that no reader gets.
     #[tokio::test]
     async fn a_reader_that_is_dropped_during_a_read_has_no_connection_any_more() {
         let bus = bus("dropped");

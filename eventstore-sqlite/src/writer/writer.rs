@@ -1,4 +1,4 @@
-//! The write connection: whoever has it commits for all that wait.
+//! The write connection: the caller or thread that has it commits the jobs of all callers that wait.
 //!
 //! A caller queues its job. If the connection is free, the caller drains the queue in its own task; if the last batch had
 //! several appends, the work is large or commits are slow, a thread does. The drainer runs all queued jobs in one
@@ -484,6 +484,7 @@ struct BlockingDrain(Arc<Writer>);
 
 impl Drop for BlockingDrain {
     fn drop(&mut self) {
+        // reads the flag, too: then it sees all that callers queued before they set it
         self.0.is_thread_coming.swap(false, Ordering::AcqRel);
         self.0.drain_queue(ExecutionContext::Thread);
     }
