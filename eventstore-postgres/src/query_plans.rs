@@ -32,6 +32,7 @@ const FILL: &str = "
     ALTER TABLE {schema}.streams SET (autovacuum_enabled = off);
     ALTER TABLE {schema}.tags SET (autovacuum_enabled = off);
     ALTER TABLE {schema}.tagged_events SET (autovacuum_enabled = off);
+    ALTER TABLE {schema}.snapshots SET (autovacuum_enabled = off);
     INSERT INTO {schema}.streams (aggregate_id, aggregate_type, tenant_id, version, recorded_at)
     SELECT 'order-' || i, 'Order', '{no_tenant}', {events} / {orders}, now()
     FROM generate_series(1, {orders}) i;
@@ -51,7 +52,10 @@ const FILL: &str = "
     INSERT INTO {schema}.tagged_events (tag_no, position)
     SELECT t.tag_no, e.position FROM {schema}.events e, unnest(e.tags) o(tag) JOIN {schema}.tags t ON t.tag = o.tag
     ORDER BY 1, 2;
-    INSERT INTO {schema}.checkpoints VALUES ('orders', 1, now())";
+    INSERT INTO {schema}.checkpoints VALUES ('orders', 1, now());
+    INSERT INTO {schema}.leases VALUES ('orders', 'owner', 1, now(), now() + interval '1 hour');
+    INSERT INTO {schema}.snapshots
+    SELECT s.stream_no, 5, now(), 'Order', 'state' FROM {schema}.streams s";
 
 /// A statement whose plan is kept.
 struct HotStatement {
@@ -110,6 +114,11 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     let head = statements.query(include_str!("sql/head.sql"));
     let save_checkpoint = statements.query(include_str!("sql/save_checkpoint.sql"));
     let list_streams = statements.query(include_str!("sql/list_streams.sql"));
+    let streams_of_page = statements.query(include_str!("sql/streams.sql"));
+    let reach = statements.query(include_str!("sql/reach.sql"));
+    let count_versions = statements.query(include_str!("sql/count_versions.sql"));
+    let note_delivery = statements.query(include_str!("sql/note_delivery.sql"));
+    let advance = statements.query(include_str!("sql/advance.sql"));
     vec![
         hot("append", append, format!("{order}, {}, {version}", new_events(1)), true),
         hot("append_many", append_many, format!("{streams}, '{{1,2}}', '{{1,1}}', {}", new_events(2)), true),
@@ -119,6 +128,12 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
         filtered("visited", visited_page, "Added"),
         hot("read_forward", read_forward, format!("{order}, 1, 1000"), true),
         hot("visit", visit, format!("{order}, 1, 10000"), false),
+        hot("read_snapshot", statements.read_from_snapshot(), format!("{order}, 'Order', 1000"), true),
+        hot("streams", streams_of_page, "'{7,8,9}'".into(), false),
+        hot("reach", reach, format!("{middle}, {events}, 1000"), false),
+        hot("count_versions", count_versions, format!("1, 1, {ORDERS}, 1000, 1000"), false),
+        hot("note_delivery", note_delivery, format!("'mail/send', gen_random_uuid(), {order}"), false),
+        hot("advance", advance, "'orders', 1, 1, 2".into(), false),
         hot("head", head, String::new(), false),
         hot("save_checkpoint", save_checkpoint, "'orders', 2".into(), false),
         hot("list_streams", list_streams, format!("'order-5', '', '{NO_TENANT}', 1000"), false),

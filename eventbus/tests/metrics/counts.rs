@@ -1,6 +1,13 @@
 //! Values equal an independent count of the workload.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use eventbus::{AggregateId, App, InMemoryEventStore, Never, Version, metrics::Metrics, prelude::*, testkit::TestApp};
 use tokio::sync::Semaphore;
@@ -144,11 +151,11 @@ async fn a_boundary_that_moved_is_counted() {
     let app = TestApp::start(App::builder).await;
     let inner = app.repository::<Order>();
     let decide = |_: &Seat| Ok::<_, Never>(Booked { seat: "window".into() });
-    let first = std::sync::atomic::AtomicBool::new(true);
+    let first = AtomicBool::new(true);
     let decision = app.decision::<Seat>().about("seat", "window");
     let (interferes, id) = (inner.clone(), "other".parse().unwrap());
     let decided = decision.decide(move |seat: &Seat| {
-        if first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+        if first.swap(false, Ordering::Relaxed) {
             // another writer adds to the boundary while this decision is made
             let booked = interferes.upsert(&id, |_| Ok::<_, Never>(Booked { seat: "window".into() }));
             futures_util::FutureExt::now_or_never(booked).unwrap().unwrap();
@@ -194,6 +201,61 @@ async fn loads_are_counted_by_where_the_state_was_found() {
     orders.snapshot(&"o-2".parse().unwrap()).await.unwrap_err(); // there is no such order
     let metrics = app.metrics().await;
     assert_eq!((snapshots(&metrics, "taken"), snapshots(&metrics, "failed")), (2, 0));
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Vault)]
+struct Opened {}
+
+/// A state that cannot be written, so that no snapshot can be taken of it.
+#[derive(Debug, Default, Serialize, Deserialize, Aggregate)]
+#[aggregate(events(Opened), snapshot(every = 100))]
+struct Vault {
+    #[serde(serialize_with = "refuse")]
+    secret: u64,
+}
+
+fn refuse<S: serde::Serializer>(_secret: &u64, _serializer: S) -> Result<S::Ok, S::Error> {
+    Err(serde::ser::Error::custom("it is secret"))
+}
+
+impl Apply for Vault {
+    fn apply(&mut self, _event: &VaultEvent) {
+        self.secret += 1;
+    }
+}
+
+/// Refuses all events once it is told to.
+#[derive(Debug, Default)]
+struct Refusing;
+
+#[projection(name = "refusing")]
+impl Refusing {
+    fn opened(&mut self, _event: &Opened, State(refuses): State<Arc<AtomicBool>>) -> Result<(), HandlerError> {
+        match refuses.load(Ordering::Relaxed) {
+            true => Err(HandlerError::permanent("no more")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn failed_snapshots_and_rebuilds_are_counted() {
+    let refuses = Arc::new(AtomicBool::new(false));
+    let builder = App::builder().store(InMemoryEventStore::new()).state(Arc::clone(&refuses));
+    let app = builder.projection_with(Refusing::default).start().await.unwrap();
+    let (vaults, id) = (app.repository::<Vault>(), "v-1".parse().unwrap());
+    vaults.upsert(&id, |_| Ok::<_, Never>(Opened {})).await.unwrap();
+    app.settled().await.unwrap();
+    vaults.snapshot(&id).await.unwrap_err();
+    refuses.store(true, Ordering::Relaxed);
+    app.rebuild::<Refusing>().await.unwrap_err();
+    let metrics = app.metrics().await;
+    let of = |name, label, outcome| number(&metrics, name, &[label, ("outcome", outcome)]) as u64;
+    let snapshots = ["taken", "failed"].map(|outcome| of("eventbus_snapshots_total", ("aggregate", "Vault"), outcome));
+    let rebuilds = ["done", "failed"].map(|outcome| of("eventbus_rebuilds_total", ("projection", "refusing"), outcome));
+    assert_eq!((snapshots, rebuilds), ([0, 1], [0, 1]));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
 #[handler(group = "packing")]

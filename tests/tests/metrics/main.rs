@@ -14,7 +14,8 @@ use std::{
 };
 
 use axum::Router;
-use eventbus::axum::metrics_route;
+use eventbus::{App, axum::metrics_route};
+use eventbus_redis::RedisEventBusConfig;
 use prometheus::{Prometheus, SCRAPE_INTERVAL, promtool};
 use serde_json::Value;
 use workspace_tests::source::workspace;
@@ -90,7 +91,14 @@ async fn prometheus_reads_the_page_and_fills_each_panel_and_each_alert_rule() {
     promtool(&["test", "rules", path("alert-rules.test.yml").to_str().unwrap()], "").unwrap();
 
     let (database, redis) = (eventbus_test::postgres(), eventbus_test::redis());
-    let app = shop::start(&database, &redis).await;
+    let config = RedisEventBusConfig {
+        redis_url: redis.url().into(),
+        stream_prefix: redis.prefix().into(),
+        block_ms: 50,
+        retry_delay_ms: 20,
+        ..RedisEventBusConfig::default()
+    };
+    let app = shop::start(&database, config).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let served = axum::serve(listener, Router::new().merge(metrics_route(&app)));
@@ -127,4 +135,41 @@ async fn prometheus_reads_the_page_and_fills_each_panel_and_each_alert_rule() {
     }
     promtool(&["check", "metrics"], &app.metrics().await.to_prometheus_text()).unwrap();
     app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reclaimed_deliveries_and_reconnections_are_counted() {
+    let (database, redis) = (eventbus_test::postgres(), eventbus_test::private_redis());
+    let config =
+        RedisEventBusConfig { redis_url: redis.url().into(), pending_idle_ms: 300, ..RedisEventBusConfig::default() };
+    let app = shop::start(&database, config.clone()).await;
+    shop::save_orders(&app, 1..2).await;
+    app.settled().await.unwrap();
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+
+    // a consumer reads one more entry, and dies
+    let (mut server, stream) = (eventbus_test::internal::redis_connection(redis.url()).await, config.stream_name());
+    let entries: Vec<(String, Vec<String>)> =
+        redis::cmd("XRANGE").arg(&[&stream, "-", "+", "COUNT", "1"]).query_async(&mut server).await.unwrap();
+    let _: String = redis::cmd("XADD").arg(&stream).arg("*").arg(&entries[0].1).query_async(&mut server).await.unwrap();
+    let read = ["GROUP", "mail", "dead", "COUNT", "1", "STREAMS", &stream, ">"];
+    let _: redis::Value = redis::cmd("XREADGROUP").arg(&read).query_async(&mut server).await.unwrap();
+
+    let app = shop::start(&database, config).await;
+    wait_for_count(&app, "eventbus_deliveries_reclaimed_total").await;
+    assert_eq!(app.metrics().await.number("eventbus_bus_reconnections_total", &[]), Some(0.0));
+    let _: u64 = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal"]).query_async(&mut server).await.unwrap();
+    wait_for_count(&app, "eventbus_bus_reconnections_total").await;
+    assert_eq!(app.metrics().await.number("eventbus_deliveries_reclaimed_total", &[]), Some(1.0));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+/// Waits until a counter is not 0.
+async fn wait_for_count(app: &App, counter: &str) {
+    let waiting = async {
+        while app.metrics().await.number(counter, &[]) == Some(0.0) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("{counter} stays 0"));
 }

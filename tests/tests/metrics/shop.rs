@@ -63,14 +63,7 @@ impl Sales {
 }
 
 /// Starts the shop.
-pub(crate) async fn start(database: &eventbus_test::Postgres, redis: &eventbus_test::Redis) -> App {
-    let config = RedisEventBusConfig {
-        redis_url: redis.url().into(),
-        stream_prefix: redis.prefix().into(),
-        block_ms: 50,
-        retry_delay_ms: 20,
-        ..RedisEventBusConfig::default()
-    };
+pub(crate) async fn start(database: &eventbus_test::Postgres, config: RedisEventBusConfig) -> App {
     let bus = RedisEventBus::connect(config).await.unwrap();
     let builder = App::builder().store(PgEventStore::connect(database.url()).await.unwrap()).bus(bus);
     builder.handler::<mail>().handler::<audit>().projection(Sales).start().await.unwrap()
