@@ -30,41 +30,41 @@ const STORES: &[Backend] = &[
     (
         "`SqliteEventStore`, a file",
         &[
-            Some(("eventstore-sqlite/tests/conformance.rs", "file")),
-            Some(("eventstore-sqlite/tests/conformance.rs", "reopened")),
-            Some(("eventstore-sqlite/tests/conformance.rs", "transactions")),
+            Some(("eventstore-sqlite/tests/store/conformance.rs", "file")),
+            Some(("eventstore-sqlite/tests/store/conformance.rs", "reopened")),
+            Some(("eventstore-sqlite/tests/store/conformance.rs", "transactions")),
         ],
         "several machines",
     ),
     (
         "`SqliteEventStore`, in memory",
-        &[Some(("eventstore-sqlite/tests/conformance.rs", "memory")), None, None],
+        &[Some(("eventstore-sqlite/tests/store/conformance.rs", "memory")), None, None],
         "to outlive the process; transactions",
     ),
     (
         "`PgEventStore`",
         &[
-            Some(("eventstore-postgres/tests/conformance.rs", "postgres")),
-            Some(("eventstore-postgres/tests/conformance.rs", "reopened")),
-            Some(("eventstore-postgres/tests/conformance.rs", "transactions")),
+            Some(("eventstore-postgres/tests/store/conformance.rs", "postgres")),
+            Some(("eventstore-postgres/tests/store/conformance.rs", "reopened")),
+            Some(("eventstore-postgres/tests/store/conformance.rs", "transactions")),
         ],
         "–",
     ),
     (
         "`PgEventStore`, on a pool of the application",
         &[
-            Some(("eventstore-postgres/tests/conformance.rs", "on_pool")),
+            Some(("eventstore-postgres/tests/store/conformance.rs", "on_pool")),
             None,
-            Some(("eventstore-postgres/tests/conformance.rs", "transactions_on_pool")),
+            Some(("eventstore-postgres/tests/store/conformance.rs", "transactions_on_pool")),
         ],
         "transactions on a pool of one connection",
     ),
     (
         "`RedisEventStore`",
         &[
-            Some(("eventstore-redis/tests/conformance.rs", "redis")),
-            Some(("eventstore-redis/tests/conformance.rs", "reopened")),
-            Some(("eventstore-redis/tests/conformance.rs", "transactions")),
+            Some(("eventstore-redis/tests/store/conformance.rs", "redis")),
+            Some(("eventstore-redis/tests/store/conformance.rs", "reopened")),
+            Some(("eventstore-redis/tests/store/conformance.rs", "transactions")),
         ],
         "what the server loses: `durability()` says what that may be",
     ),
@@ -78,14 +78,18 @@ const BUSES: &[Backend] = &[
         &[Some(("eventbus/tests/bus_conformance.rs", "in_process"))],
         "other processes; without a store, dead letters that outlive it",
     ),
-    ("`RedisEventBus`", &[Some(("eventbus-redis/tests/conformance.rs", "redis"))], "order across consumers of a group"),
+    (
+        "`RedisEventBus`",
+        &[Some(("eventbus-redis/tests/bus/conformance.rs", "redis"))],
+        "order across consumers of a group",
+    ),
     (
         "`RedisEventBus`, partitions",
-        &[Some(("eventbus-redis/tests/conformance.rs", "partitions"))],
+        &[Some(("eventbus-redis/tests/bus/conformance.rs", "partitions"))],
         "consumers written in Python",
     ),
-    ("`FileQueue`", &[Some(("eventbus-file/tests/conformance.rs", "files"))], "several machines"),
-    ("`FileQueue` with `RedisCoordination`", &[Some(("eventbus-file/tests/redis.rs", "files_and_redis"))], "–"),
+    ("`FileQueue`", &[Some(("eventbus-file/tests/bus/conformance.rs", "files"))], "several machines"),
+    ("`FileQueue` with `RedisCoordination`", &[Some(("eventbus-file/tests/bus/redis.rs", "files_and_redis"))], "–"),
 ];
 
 fn text(file: &str) -> String {
@@ -150,5 +154,5 @@ fn rules_are_counted_as_they_are_listed() {
     let stores: usize = STORE_SUITES.iter().map(|(suite, _)| rules(suite)).sum();
     let source = text("eventbus/src/testkit/event_store/mod.rs");
     assert!(source.contains(&format!("assert_eq!(rules, {stores});")), "{stores} rules are listed");
-    assert!(!is_called("event_store_conformance", ("eventstore-postgres/tests/conformance.rs", "unknown")));
+    assert!(!is_called("event_store_conformance", ("eventstore-postgres/tests/store/conformance.rs", "unknown")));
 }

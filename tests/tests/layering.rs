@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     sync::LazyLock,
+    thread,
 };
 
 use workspace_tests::{
@@ -208,10 +209,16 @@ const NAMES: &[(&str, &[&str])] = &[
 /// The modules of the core that drivers may name.
 const FOR_DRIVERS: &[&str] = &["domain", "port", "support", "delivery"];
 
-/// Returns the modules of a crate of the product. Each crate is read once: most of the time of these tests goes into that.
+/// Returns the modules of a crate of the product. Each crate is read once, on a thread of its own: most of the time of these
+/// tests goes into that.
 fn modules_of(package: &str) -> &'static ModuleGraph {
-    static GRAPHS: LazyLock<BTreeMap<&str, ModuleGraph>> =
-        LazyLock::new(|| PRODUCT.iter().map(|package| (*package, ModuleGraph::load(package).unwrap())).collect());
+    static GRAPHS: LazyLock<BTreeMap<&str, ModuleGraph>> = LazyLock::new(|| {
+        thread::scope(|threads| {
+            let load = |package: &'static str| (package, threads.spawn(move || ModuleGraph::load(package).unwrap()));
+            let loading: Vec<_> = PRODUCT.iter().copied().map(load).collect();
+            loading.into_iter().map(|(package, thread)| (package, thread.join().unwrap())).collect()
+        })
+    });
     &GRAPHS[package]
 }
 

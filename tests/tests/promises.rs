@@ -15,8 +15,11 @@ const PROMISES: &[(&str, &[Proof])] = &[
         &[
             ("eventbus/src/testkit/event_store", &["conflict_stores_nothing", "repeat_returns_the_first_result"]),
             ("eventbus/src/testkit/event_store/reopen.rs", &["events_and_checkpoints_survive_reopening"]),
-            ("eventstore-postgres/tests/group.rs", &["nothing_is_lost_doubled_or_denied_when_backends_are_killed"]),
-            ("tests/tests/fire.rs", &["appends_over_a_failing_network_are_made_once"]),
+            (
+                "eventstore-postgres/tests/store/group.rs",
+                &["nothing_is_lost_doubled_or_denied_when_backends_are_killed"],
+            ),
+            ("tests/tests/backends/fire.rs", &["appends_over_a_failing_network_are_made_once"]),
             (
                 "eventstore-redis/tests/store",
                 &[
@@ -44,8 +47,11 @@ const PROMISES: &[(&str, &[Proof])] = &[
     (
         "No release misreads an event of another one",
         &[
-            ("tests/tests/fire.rs", &["releases_that_write_different_versions_misread_nothing_and_lose_nothing"]),
-            ("tests/tests/versions.rs", &["on_postgres_and_redis", "on_sqlite_and_the_file_queue"]),
+            (
+                "tests/tests/backends/fire.rs",
+                &["releases_that_write_different_versions_misread_nothing_and_lose_nothing"],
+            ),
+            ("tests/tests/backends/versions.rs", &["on_postgres_and_redis", "on_sqlite_and_the_file_queue"]),
             ("eventbus/tests/macros/versions.rs", &["every_version_is_read_as_todays"]),
             (
                 "eventbus/src/testkit/event_bus",
@@ -62,14 +68,17 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 "eventstore-redis/tests/store/crash.rs",
                 &["appends_that_are_repeated_over_crashes_are_stored_once_and_in_order"],
             ),
-            ("eventstore-postgres/tests/gaps.rs", &["no_foreign_transaction_holds_the_feed_up"]),
+            ("eventstore-postgres/tests/store/gaps.rs", &["no_foreign_transaction_holds_the_feed_up"]),
             ("eventstore-postgres/src/schema.rs", &["what_is_drawn_later_is_after_the_last_position_drawn"]),
             ("eventstore-postgres/src/feed.rs", &["a_head_that_was_told_can_be_read_up_to_while_it_goes_back"]),
             (
-                "eventstore-postgres/tests/crash.rs",
+                "eventstore-postgres/tests/store/crash.rs",
                 &["a_position_at_or_before_the_head_is_not_drawn_again_after_a_crash"],
             ),
-            ("tests/tests/fire.rs", &["the_feed_neither_skips_nor_repeats_nor_reorders_and_wrong_readers_are_caught"]),
+            (
+                "tests/tests/backends/fire.rs",
+                &["the_feed_neither_skips_nor_repeats_nor_reorders_and_wrong_readers_are_caught"],
+            ),
         ],
     ),
     (
@@ -97,18 +106,21 @@ const PROMISES: &[(&str, &[Proof])] = &[
         "Every consumer group gets every event at least once",
         &[
             (
-                "tests/tests/kill.rs",
+                "tests/tests/backends/kill.rs",
                 &["what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_else_twice"],
             ),
-            ("eventbus-redis/tests/recovery.rs", &["a_slow_handler_keeps_its_claim_while_another_consumer_is_looking"]),
+            (
+                "eventbus-redis/tests/bus/recovery.rs",
+                &["a_slow_handler_keeps_its_claim_while_another_consumer_is_looking"],
+            ),
             ("eventbus/src/testkit/event_bus", &["only_failed_handlers_run_again"]),
-            ("tests/tests/fire.rs", &["processes_that_die_anywhere_lose_and_repeat_nothing"]),
+            ("tests/tests/backends/fire.rs", &["processes_that_die_anywhere_lose_and_repeat_nothing"]),
         ],
     ),
     (
         "A fault of the database is no fault of the event",
         &[(
-            "tests/tests/database_faults.rs",
+            "tests/tests/backends/database_faults.rs",
             &[
                 "tables_that_are_locked_for_longer_than_every_budget_are_waited_for",
                 "a_full_disk_is_waited_for",
@@ -132,7 +144,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         "A failing event blocks only its own aggregate",
         &[
             (
-                "eventbus-redis/tests/retries.rs",
+                "eventbus-redis/tests/bus/retries.rs",
                 &[
                     "delays_grow_while_other_aggregates_flow_and_the_same_one_waits",
                     "order_holds_over_a_retry_and_a_restart",
@@ -146,7 +158,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
             ),
             ("eventbus/src/testkit/event_bus", &["an_event_that_fails_for_long_is_an_alert_until_it_is_finished"]),
             (
-                "eventbus-redis/tests/health.rs",
+                "eventbus-redis/tests/bus/health.rs",
                 &["an_event_that_fails_for_five_minutes_is_an_alert_in_each_process_until_it_is_handled"],
             ),
             ("eventbus/tests/axum.rs", &["an_event_that_fails_for_five_minutes_is_an_alert_and_the_app_stays_ready"]),
@@ -155,9 +167,9 @@ const PROMISES: &[(&str, &[Proof])] = &[
     (
         "No unknown event is dropped in silence",
         &[
-            ("eventbus-redis/tests/retries.rs", &["what_is_no_event_becomes_a_dead_letter_byte_by_byte"]),
+            ("eventbus-redis/tests/bus/retries.rs", &["what_is_no_event_becomes_a_dead_letter_byte_by_byte"]),
             (
-                "eventbus-redis/tests/members.rs",
+                "eventbus-redis/tests/bus/members.rs",
                 &[
                     "a_type_that_nobody_handles_is_acknowledged_and_counted",
                     "two_services_in_one_group_handle_each_its_own_types",
@@ -165,7 +177,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 ],
             ),
             (
-                "eventbus-redis/tests/rolling.rs",
+                "eventbus-redis/tests/bus/rolling.rs",
                 &[
                     "what_no_member_ever_handled_is_skipped_and_noted",
                     "a_type_that_was_announced_before_waits_for_a_member_that_handles_it",
@@ -173,13 +185,13 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 ],
             ),
             (
-                "eventbus-redis/tests/backlog.rs",
+                "eventbus-redis/tests/bus/backlog.rs",
                 &[
                     "what_was_skipped_is_delivered_when_its_type_is_announced_for_the_first_time",
                     "a_new_group_on_a_trimmed_stream_gets_everything_in_order_and_others_nothing_again",
                 ],
             ),
-            ("tests/tests/fire.rs", &["releases_that_roll_over_each_other_lose_nothing"]),
+            ("tests/tests/backends/fire.rs", &["releases_that_roll_over_each_other_lose_nothing"]),
             (
                 "eventbus/src/testkit/event_store/event_types.rs",
                 &["event_types_are_listed_by_appends", "racing_first_appends_list_their_type_once"],
@@ -208,14 +220,17 @@ const PROMISES: &[(&str, &[Proof])] = &[
                     "a_former_owner_writes_nothing_however_late_it_commits",
                 ],
             ),
-            ("eventstore-postgres/tests/shadow.rs", &["copies_are_not_filled_while_their_rows_replace_the_live_ones"]),
-            ("tests/tests/fire.rs", &["processes_that_were_paused_write_nothing_any_more"]),
+            (
+                "eventstore-postgres/tests/store/shadow.rs",
+                &["copies_are_not_filled_while_their_rows_replace_the_live_ones"],
+            ),
+            ("tests/tests/backends/fire.rs", &["processes_that_were_paused_write_nothing_any_more"]),
         ],
     ),
     (
         "What a handler saves through its `Repository` is stored once",
         &[
-            ("tests/tests/fire.rs", &["transfers_are_whole_and_reacted_to_once"]),
+            ("tests/tests/backends/fire.rs", &["transfers_are_whole_and_reacted_to_once"]),
             ("eventbus/src/testkit/event_store", &["multi_stream_append_takes_effect_whole_or_not_at_all"]),
             ("eventbus/tests/runtime/reactions.rs", &["saves_continue_the_conversation_of_the_event"]),
             ("tests/tests/python/tree", &["each_order_has_one_tree_over_three_services_that_are_killed"]),
@@ -224,7 +239,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
     (
         "A command with a key takes effect once",
         &[
-            ("tests/tests/fire.rs", &["a_command_takes_effect_once", "servers_without_keys_are_caught"]),
+            ("tests/tests/backends/fire.rs", &["a_command_takes_effect_once", "servers_without_keys_are_caught"]),
             ("eventbus/src/testkit/event_store", &["concurrent_commands_of_one_key_are_one"]),
             ("eventbus/tests/runtime/once.rs", &["of_32_callers_one_decides_and_all_have_its_answer"]),
         ],
@@ -233,7 +248,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         "A unique value has one holder",
         &[
             (
-                "tests/tests/fire.rs",
+                "tests/tests/backends/fire.rs",
                 &["an_address_has_one_holder", "writers_that_look_for_the_holder_first_are_caught"],
             ),
             ("eventbus/src/testkit/event_store", &["concurrent_takers_of_a_unique_value_are_one"]),
@@ -255,8 +270,11 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 "eventbus/tests/runtime/decisions.rs",
                 &["a_decision_whose_boundary_moves_is_made_again", "events_are_counted_before_they_are_read"],
             ),
-            ("tests/tests/decisions.rs", &["course_subscriptions", "invoice_numbers"]),
-            ("tests/tests/fire.rs", &["decisions_keep_their_rules", "the_statement_of_the_textbook_is_caught"]),
+            ("tests/tests/backends/decisions.rs", &["course_subscriptions", "invoice_numbers"]),
+            (
+                "tests/tests/backends/fire.rs",
+                &["decisions_keep_their_rules", "the_statement_of_the_textbook_is_caught"],
+            ),
         ],
     ),
     (
@@ -271,10 +289,10 @@ const PROMISES: &[(&str, &[Proof])] = &[
             ),
             ("eventbus-redis/tests/healing", &["a_restart_loses_and_repeats_nothing", "a_group_that_was_destroyed"]),
             (
-                "tests/tests/dead_letter_copies.rs",
+                "tests/tests/backends/dead_letter_copies.rs",
                 &["a_flush_loses_no_dead_letter", "what_an_older_copy_of_redis_lacks_is_put_back"],
             ),
-            ("tests/tests/fire.rs", &["servers_that_crash_and_forget_lose_no_effect"]),
+            ("tests/tests/backends/fire.rs", &["servers_that_crash_and_forget_lose_no_effect"]),
         ],
     ),
     (
@@ -282,7 +300,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         &[
             ("tests/tests/signal.rs", &["sigterm_stops_after_the_delivery_in_hand"]),
             (
-                "eventbus-redis/tests/recovery.rs",
+                "eventbus-redis/tests/bus/recovery.rs",
                 &["what_a_consumer_has_not_begun_when_it_stops_is_taken_over_at_once"],
             ),
         ],
@@ -291,7 +309,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         "Bad input is a typed error",
         &[
             ("eventbus/src/testkit/event_store/append.rs", &["payload_that_is_no_json_object_is_refused"]),
-            ("eventbus-redis/tests/config.rs", &["all_mistakes_are_named_at_once"]),
+            ("eventbus-redis/tests/bus/config.rs", &["all_mistakes_are_named_at_once"]),
             ("eventstore-redis/tests/store", &["an_entry_of_the_tutorials_own_code_is_named_by_whoever_meets_it"]),
             ("eventbus-redis/tests/relay", &["what_cannot_be_published_is_refused_by_name_and_nothing_is_sent"]),
         ],

@@ -7,6 +7,7 @@ mod common;
 mod app;
 mod append_in;
 mod boundaries;
+mod conformance;
 mod connect;
 mod cost;
 mod crash;

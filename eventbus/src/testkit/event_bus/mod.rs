@@ -1,6 +1,6 @@
 //! The conformance suite of event buses: one rule per function, each one test of the backend.
 //!
-//! A backend's whole `tests/conformance.rs` is one call of [`event_bus_conformance!`](crate::event_bus_conformance).
+//! A backend's whole `conformance.rs` is one call of [`event_bus_conformance!`](crate::event_bus_conformance).
 //!
 //! Invariant: a new rule goes into the list of the macro below; a rule that is not listed never runs.
 

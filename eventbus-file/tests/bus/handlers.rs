@@ -1,0 +1,246 @@
+//! The queue as a bus of an application, and how its consumers treat gaps, torn files and dead workers.
+
+use std::{
+    fs,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::common::{another, config, folder, fresh, until};
+use eventbus::{
+    InMemoryEventStore, Name, NewEvent, RecordedEvent, StreamId, Version,
+    event::EventFilter,
+    port::{DeadLetterFilter, DeadLetters as _, EventBus, PublishError, Subscriber},
+    prelude::*,
+};
+use eventbus_file::{FileQueue, FileQueueConfig, Search};
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Account)]
+struct Deposited {
+    cents: u64,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Deposited))]
+struct Account {
+    balance: u64,
+}
+
+impl Apply for Account {
+    fn apply(&mut self, AccountEvent::Deposited(deposited): &AccountEvent) {
+        self.balance += deposited.cents;
+    }
+}
+
+type Thanked = Arc<Mutex<Vec<(String, u64)>>>;
+
+#[handler]
+async fn thank(event: &Deposited, meta: &Metadata, State(thanked): State<Thanked>) {
+    thanked.lock().unwrap().push((meta.aggregate_id().to_string(), event.cents));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_of_an_application_get_their_events_from_files() {
+    let (queue, thanked) = (fresh().await, Thanked::default());
+    let app = App::builder().store(InMemoryEventStore::new()).bus(queue.clone()).state(Thanked::clone(&thanked));
+    let app = app.handler::<thank>().start().await.unwrap();
+    let (accounts, ada) = (app.repository::<Account>(), "ada".parse().unwrap());
+    for cents in [120, 80] {
+        accounts.upsert(&ada, |_| Ok::<_, eventbus::Never>(Deposited { cents })).await.unwrap();
+    }
+    app.settled().await.unwrap();
+    assert_eq!(*thanked.lock().unwrap(), [("ada".to_owned(), 120), ("ada".to_owned(), 80)]);
+    assert!(app.health().await.connected);
+    let first = queue.event(1).await.unwrap().unwrap();
+    assert_eq!(first.record().decode::<Deposited>().unwrap().cents, 120);
+    let group = queue.config().root_dir.join("subscriptions/default");
+    let newest = fs::read_dir(group).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    let group = fs::read_to_string(newest).unwrap();
+    assert!(group.contains("thank") && group.contains("\"read\": 2"), "{group}");
+}
+
+fn deposited(account: &str, cents: u64) -> RecordedEvent {
+    let event = NewEvent::new(Name::from_static("Deposited"), 1, format!(r#"{{"cents":{cents}}}"#));
+    event.recorded_as(StreamId::parse("Account", account).unwrap(), Version::FIRST, None)
+}
+
+fn watch(queue: &FileQueue) -> Arc<Mutex<Vec<String>>> {
+    let seen = Arc::<Mutex<Vec<String>>>::default();
+    let sees = Arc::clone(&seen);
+    let subscriber = Subscriber::new(Name::from_static("watch"), EventFilter::All, move |delivery| {
+        sees.lock().unwrap().push(delivery.message_id().unwrap().to_string());
+        Box::pin(async { Ok(()) })
+    });
+    queue.add_subscriber(queue.default_group().clone(), subscriber);
+    seen
+}
+
+fn consume(queue: &FileQueue) -> tokio::task::JoinHandle<()> {
+    let queue = queue.clone();
+    tokio::spawn(async move { queue.start_consuming().await.unwrap() })
+}
+
+async fn settled(queue: &FileQueue) {
+    until("the group has settled", async || queue.progress(queue.default_group()).await.unwrap().is_settled()).await;
+}
+
+fn event_path(queue: &FileQueue, id: u64) -> std::path::PathBuf {
+    queue.config().root_dir.join(format!("events/000000000/{id:012}.json"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_waits_for_a_missing_id_and_sees_all_in_order() {
+    let queue = FileQueue::open(FileQueueConfig { gap_timeout: Duration::from_secs(3_600), ..config(folder()) }).await;
+    let queue = queue.unwrap();
+    EventBus::publish(&queue, &[deposited("a", 1), deposited("b", 2), deposited("c", 3)]).await.unwrap();
+    let slow = queue.config().root_dir.join("slow");
+    fs::rename(event_path(&queue, 2), &slow).unwrap();
+    let seen = watch(&queue);
+    consume(&queue);
+    until("the first is delivered", async || seen.lock().unwrap().len() == 1).await;
+    EventBus::publish(&queue, &[deposited("d", 4)]).await.unwrap();
+    fs::hard_link(&slow, event_path(&queue, 2)).unwrap();
+    settled(&queue).await;
+    assert_eq!(*seen.lock().unwrap(), ["1", "2", "3", "4"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_missing_ids_are_waited_for_once() {
+    let patience = Duration::from_millis(400);
+    let queue = FileQueue::open(FileQueueConfig { gap_timeout: patience, ..config(folder()) }).await.unwrap();
+    let events: Vec<_> = (1..=102).map(|number| deposited("a", number)).collect();
+    EventBus::publish(&queue, &events).await.unwrap();
+    (2..=101).for_each(|id| fs::remove_file(event_path(&queue, id)).unwrap()); // as if their publisher had died
+    let seen = watch(&queue);
+    let began = std::time::Instant::now();
+    consume(&queue);
+    settled(&queue).await;
+    assert_eq!(*seen.lock().unwrap(), ["1", "102"]);
+    assert!(began.elapsed() < 20 * patience, "{:?}", began.elapsed());
+    assert_eq!(queue.metrics().gaps_filled, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_event_is_a_dead_letter_of_the_group_and_the_others_go_on() {
+    let queue = fresh().await;
+    EventBus::publish(&queue, &[deposited("a", 1), deposited("a", 2), deposited("a", 3)]).await.unwrap();
+    fs::write(event_path(&queue, 2), "{").unwrap();
+    let seen = watch(&queue);
+    consume(&queue);
+    settled(&queue).await;
+    assert_eq!(*seen.lock().unwrap(), ["1", "3"]);
+    let letters = queue.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let [letter] = &letters[..] else { panic!("{letters:?}") };
+    assert!(letter.record.is_none());
+    let error = letter.error.as_deref().unwrap();
+    assert!(error.contains("000000000002.json") && error.contains("EOF"), "{error}");
+    assert!(queue.replay(&letter.id).await.is_err(), "there is nothing to replay");
+    assert_eq!(fs::read(event_path(&queue, 2)).unwrap(), b"{", "it is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_worker_of_a_group_dies_another_takes_it_over() {
+    let soon = FileQueueConfig { group_expiration: Duration::from_millis(300), ..config(folder()) };
+    let dies = FileQueue::open(soon).await.unwrap();
+    let stands_by = another(&dies).await;
+    let (first, second) = (watch(&dies), watch(&stands_by));
+    let death = consume(&dies);
+    EventBus::publish(&dies, &[deposited("a", 1)]).await.unwrap();
+    settled(&dies).await;
+    consume(&stands_by);
+    death.abort();
+    EventBus::publish(&stands_by, &[deposited("a", 2)]).await.unwrap();
+    until("the other one gets it", async || second.lock().unwrap().len() == 1).await;
+    assert_eq!((first.lock().unwrap().clone(), second.lock().unwrap().clone()), (vec!["1".into()], vec!["2".into()]));
+    let info = stands_by.stream_info().await;
+    assert_eq!((info.consumer_groups[0].active_consumers, info.consumer_groups[0].lag), (1, Some(0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_called_the_same_after_a_restart_goes_on_at_once() {
+    let hour = Duration::from_secs(3_600);
+    let named = FileQueueConfig { worker_id: Some("worker-1".into()), group_expiration: hour, ..config(folder()) };
+    let before = FileQueue::open(named.clone()).await.unwrap();
+    let death = consume(&before);
+    watch(&before);
+    EventBus::publish(&before, &[deposited("a", 1)]).await.unwrap();
+    settled(&before).await;
+    death.abort();
+    let after = FileQueue::open(named).await.unwrap();
+    let seen = watch(&after);
+    consume(&after);
+    EventBus::publish(&after, &[deposited("a", 2)]).await.unwrap();
+    settled(&after).await;
+    assert_eq!(*seen.lock().unwrap(), ["2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_removed_when_every_group_is_done_with_them() {
+    let queue = fresh().await;
+    let seen = watch(&queue);
+    let consuming = consume(&queue);
+    EventBus::publish(&queue, &[deposited("a", 1), deposited("a", 2)]).await.unwrap();
+    settled(&queue).await;
+    queue.stop_consuming().await;
+    consuming.await.unwrap();
+    EventBus::publish(&queue, &[deposited("a", 3)]).await.unwrap();
+    let removed = queue.remove_through(3, eventbus_file::RemovalCondition::Groups).await.unwrap();
+    assert_eq!((removed.events, removed.through), (2, 2), "the third is unread");
+    consume(&queue);
+    settled(&queue).await;
+    assert_eq!(*seen.lock().unwrap(), ["1", "2", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_is_no_json_is_refused_whatever_its_size() {
+    let queue = FileQueue::open(FileQueueConfig { compress_from: Some(10), ..config(folder()) }).await.unwrap();
+    for payload in ["{", "{\"longer than ten\": "] {
+        let event = NewEvent::new(Name::from_static("Deposited"), 1, payload);
+        let event = event.recorded_as(StreamId::parse("Account", "a").unwrap(), Version::FIRST, None);
+        let meant = event.metadata().event_id();
+        let refused = EventBus::publish(&queue, &[deposited("a", 1), event]).await;
+        assert!(
+            matches!(refused, Err(PublishError::Refused { event_id: Some(named), .. }) if named == meant),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(queue.count_events(&Search::default()).await.unwrap(), 0);
+    assert!(queue.check().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replays_are_taken_as_far_as_there_is_room() {
+    let two_at_once = FileQueueConfig { max_in_flight: 2, concurrency: 10, ..config(folder()) };
+    let queue = FileQueue::open(two_at_once).await.unwrap();
+    let (gate, started) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let is_well = Arc::new(AtomicBool::new(false));
+    let (got_well, opened, counted) = (Arc::clone(&is_well), Arc::clone(&gate), Arc::clone(&started));
+    let subscriber = Subscriber::new(Name::from_static("watch"), EventFilter::All, move |_| {
+        let (is_well, gate, started) = (Arc::clone(&is_well), Arc::clone(&opened), Arc::clone(&counted));
+        Box::pin(async move {
+            if !is_well.load(Ordering::Relaxed) {
+                return Err("not yet".into());
+            }
+            started.fetch_add(1, Ordering::Relaxed);
+            gate.acquire().await?.forget();
+            Ok(())
+        })
+    });
+    queue.add_subscriber(queue.default_group().clone(), subscriber);
+    consume(&queue);
+    let events: Vec<_> = (0..8).map(|number| deposited(&number.to_string(), number)).collect();
+    EventBus::publish(&queue, &events).await.unwrap();
+    settled(&queue).await;
+    got_well.store(true, Ordering::Relaxed);
+    assert_eq!(queue.replay_all(&DeadLetterFilter::default()).await.unwrap(), 8);
+    until("two are in hand", async || started.load(Ordering::Relaxed) == 2).await;
+    fs::remove_file(queue.config().root_dir.join("replays/000000000008-default.json")).unwrap();
+    gate.add_permits(8);
+    settled(&queue).await;
+    assert_eq!(started.load(Ordering::Relaxed), 7, "the last was not yet taken");
+    assert!(queue.list_dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.is_empty());
+}

@@ -1,0 +1,261 @@
+//! Errors and log lines of a queue: no stored values, and one line when an outage begins and one when it ends.
+
+#[path = "../../../eventbus-redis/tests/common/log.rs"]
+mod log;
+
+use std::{error::Error, fs, path::Path, time::Duration};
+
+use crate::common::{another, config, folder, fresh, next_work, until};
+use eventbus::{
+    Name,
+    event::EventFilter,
+    port::{EventBus, Subscriber},
+    prelude::*,
+};
+use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, RedisCoordination, Search};
+use serde_json::{Value, json};
+
+/// A stored value, which no error and no log line may hold.
+const SECRET: &str = "secret-4711";
+
+#[derive(Debug, Deserialize)]
+#[allow(dead_code, reason = "only read")]
+struct Card {
+    pin: u32,
+}
+
+/// The texts of an error and of its causes.
+fn said(error: &FileQueueError) -> String {
+    let causes = std::iter::successors(error.source(), |cause: &&(dyn Error + 'static)| (*cause).source());
+    causes.fold(format!("{error} {error:?}"), |told, cause| format!("{told} {cause} {cause:?}"))
+}
+
+/// A value whose own `Serialize` quotes it.
+struct Refuses;
+
+impl Serialize for Refuses {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom(format!("`{SECRET}` is no card")))
+    }
+}
+
+#[tokio::test]
+async fn an_error_about_a_value_names_its_field_and_never_the_value() {
+    let queue = fresh().await;
+    let card = json!({ "pin": SECRET });
+    let event = queue.publish(&card).await.unwrap();
+    let claim = queue.try_claim("task", &card).await.unwrap().unwrap();
+    next_work(&queue).await.succeed(&card).await.unwrap();
+    let result = queue.result(1).await.unwrap().unwrap();
+    for (error, whose) in [
+        (event.payload::<Card>().unwrap_err(), "the payload of event 1 is not JSON of that type"),
+        (claim.data::<Card>().unwrap_err(), "the data of claim `task` is not JSON of that type"),
+        (result.details::<Card>().unwrap_err(), "the details of the result of event 1 is not JSON of that type"),
+    ] {
+        assert!(matches!(error, FileQueueError::Json { .. }), "{error:?}");
+        assert_eq!(error.to_string(), whose);
+        assert_eq!(error.source().unwrap().to_string(), "field `pin`: invalid type: string, expected u32");
+        assert!(!said(&error).contains(SECRET), "{}", said(&error));
+    }
+    for (error, reason) in [
+        (queue.try_claim("other", &[Refuses]).await.unwrap_err(), "field `[0]`: the type's own"),
+        (queue.try_claim("other", &f64::NAN).await.unwrap_err(), "not a finite number"),
+        (queue.publish(&[Refuses]).await.unwrap_err(), "field `[0]`: the type's own"),
+    ] {
+        assert!(error.source().unwrap().to_string().starts_with(reason), "{error:?}");
+        assert!(!said(&error).contains(SECRET), "{}", said(&error));
+    }
+    assert_eq!(queue.get_claim("other").await.unwrap(), None, "nothing was claimed");
+}
+
+/// Changes the JSON of a file, so that a value has a different type than the queue expects.
+fn damage(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut json: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(path, json.to_string()).unwrap();
+}
+
+/// Fails if a message of `serde_json` about a file gets into an error or the log unchanged.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_damaged_file_holds_is_in_no_error_and_no_log() {
+    log::keep();
+    let queue = fresh().await;
+    let root = queue.config().root_dir.clone();
+    queue.publish_all(&[1, 2]).await.unwrap();
+    queue.try_claim("task", &()).await.unwrap();
+    next_work(&queue).await.succeed(&()).await.unwrap();
+    let (event, claim, result) = (
+        root.join("events/000000000/000000000002.json"),
+        root.join("claims/task/000000000001.json"),
+        root.join("results/000000000/000000000001.json"),
+    );
+    damage(&event, |json| json["event"]["version"] = SECRET.into());
+    damage(&claim, |json| json["epoch"] = SECRET.into());
+    damage(&result, |json| json["success"] = SECRET.into());
+    let reader = another(&queue).await;
+    for (error, field) in [
+        (reader.event(2).await.unwrap_err(), "version"),
+        (reader.get_claim("task").await.unwrap_err(), "epoch"),
+        (reader.result(1).await.unwrap_err(), "success"),
+    ] {
+        let why = error.source().unwrap().to_string();
+        assert!(why.contains(field) && why.contains("invalid type: string"), "{why}");
+        assert!(!said(&error).contains(SECRET), "{}", said(&error));
+    }
+    let problems = serde_json::to_string(&reader.check().await.unwrap()).unwrap();
+    assert!(problems.matches("invalid type: string").count() == 3 && !problems.contains(SECRET), "{problems}");
+
+    // a reader that skips the file logs it
+    assert_eq!(reader.events(&Search::default()).await.unwrap().items.len(), 1);
+    let ignore = Subscriber::new(Name::from_static("ignore"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
+    reader.add_subscriber(Name::from_static("default"), ignore);
+    let consuming = reader.clone();
+    let consuming = tokio::spawn(async move { consuming.start_consuming().await });
+    until("the damaged event is given up", async || !log::lines(&["delivery given up"]).is_empty()).await;
+    reader.stop_consuming().await;
+    consuming.await.unwrap().unwrap();
+    assert!(!log::lines(&["passed over"]).is_empty());
+    assert_eq!(log::lines(&[SECRET]), [""; 0]);
+}
+
+/// Waits until the log has a line with these texts.
+async fn told(texts: &[&str]) {
+    until(texts[0], async || !log::lines(texts).is_empty()).await;
+}
+
+/// Fails unless the log has one line that the outage began, and one that says how long it lasted.
+fn assert_told_once(about: &str, began: &str, over: &str) {
+    let (began, over) = (log::lines(&[began, about]), log::lines(&[over, about]));
+    assert_eq!((began.len(), over.len()), (1, 1), "{began:?} {over:?}");
+    assert!(over[0].contains("lasted="), "{over:?}");
+}
+
+/// A consumer whose folder disappears may lose its claim with it and start anew: then it cannot take the group.
+const INTERRUPTED: [&str; 2] = ["consuming was interrupted", "cannot consume for the group"];
+const CONSUMES_AGAIN: [&str; 2] = ["consuming goes on", "can be consumed for again"];
+
+/// The lines about a group that hold one of the texts.
+fn of_group(group: &str, texts: [&str; 2]) -> Vec<String> {
+    texts.iter().flat_map(|text| log::lines(&[text, &format!("group={group}")])).collect()
+}
+
+/// Waits until the log has one of the texts about a group.
+async fn told_of_group(group: &str, texts: [&str; 2]) {
+    until(texts[0], async || !of_group(group, texts).is_empty()).await;
+}
+
+/// Fails unless the log has one line that consuming for a group was interrupted, and one that says how long.
+fn assert_group_told_once(group: &str) {
+    let (began, over) = (of_group(group, INTERRUPTED), of_group(group, CONSUMES_AGAIN));
+    assert_eq!((began.len(), over.len()), (1, 1), "{began:?} {over:?}");
+    assert!(over[0].contains("lasted="), "{over:?}");
+}
+
+/// Consumes for a group, whose name no other test has, with a handler that returns at once.
+fn consume(queue: &FileQueue, group: &'static str) {
+    let ignore = Subscriber::new(Name::from_static("ignore"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
+    queue.add_subscriber(Name::from_static(group), ignore);
+    let consuming = queue.clone();
+    tokio::spawn(async move { consuming.start_consuming().await });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_folder_that_is_away_everyone_who_needs_it_says_so_once_and_when_it_is_back() {
+    log::keep();
+    let queue = FileQueue::open(FileQueueConfig { claim_expiration: Duration::from_secs(12), ..config(folder()) });
+    let queue = queue.await.unwrap();
+    let root = queue.config().root_dir.clone();
+    let away = root.with_extension("away");
+    queue.publish_all(&[(); 77]).await.unwrap();
+    for _ in 1..77 {
+        next_work(&queue).await.succeed(&()).await.unwrap();
+    }
+    let work = next_work(&queue).await;
+    consume(&queue, "reads-on");
+    until("the group has read", async || {
+        queue.progress(&Name::from_static("reads-on")).await.is_ok_and(|progress| progress.is_settled())
+    })
+    .await;
+    let waits = another(&queue).await;
+
+    fs::rename(&root, &away).unwrap();
+    let waiting = waits.clone();
+    let waiting = tokio::spawn(async move { waiting.claim_next().await.unwrap() });
+    consume(&waits, "begins-late");
+    let path = &*format!("folder=\"{}\"", root.to_str().unwrap());
+    told(&["the folder of the queue is gone", path]).await;
+    told_of_group("reads-on", INTERRUPTED).await;
+    told_of_group("begins-late", INTERRUPTED).await;
+    told(&["claim not renewed", "claim=\"event-77\""]).await;
+    fs::rename(&away, &root).unwrap();
+    told_of_group("reads-on", CONSUMES_AGAIN).await;
+    told_of_group("begins-late", CONSUMES_AGAIN).await;
+    told(&["claim is renewed again", "claim=\"event-77\""]).await;
+    work.release().await.unwrap();
+    waiting.await.unwrap().succeed(&()).await.unwrap();
+    assert_told_once(path, "the folder of the queue is gone", "the folder of the queue is there again");
+    assert_group_told_once("reads-on");
+    assert_group_told_once("begins-late");
+    assert_told_once("claim=\"event-77\"", "claim not renewed", "claim is renewed again");
+}
+
+/// Fails if a consumer forgets its outage when a different queue takes the place of the folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_folder_that_comes_back_as_another_queue_the_end_is_told_too() {
+    log::keep();
+    let queue = fresh().await;
+    let root = queue.config().root_dir.clone();
+    consume(&queue, "finds-another");
+    queue.publish(&1).await.unwrap();
+    until("the group has read", async || {
+        queue.progress(&Name::from_static("finds-another")).await.is_ok_and(|progress| progress.is_settled())
+    })
+    .await;
+    fs::rename(&root, root.with_extension("away")).unwrap();
+    told_of_group("finds-another", INTERRUPTED).await;
+    fs::create_dir(&root).unwrap();
+    told_of_group("finds-another", CONSUMES_AGAIN).await;
+    assert_group_told_once("finds-another");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_redis_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is_back() {
+    log::keep();
+    let mut server = eventbus_test::private_redis();
+    let coordination = RedisCoordination {
+        redis_url: server.url().into(),
+        reconnect_interval: Duration::from_millis(50),
+        ..RedisCoordination::default()
+    };
+    let queue = FileQueue::open_with_redis(config(folder()), coordination).await.unwrap();
+    queue.publish(&1).await.unwrap();
+    server.stop();
+    // of several concurrent publishers and the connection for messages, one logs the outage
+    let publishing = (0..20).map(|number| {
+        let queue = queue.clone();
+        async move { queue.publish(&number).await.unwrap() }
+    });
+    futures_util::future::join_all(publishing).await;
+    let name = &*format!("queue=\"{}\"", queue.name());
+    told(&["the files decide alone", name]).await;
+    server.start();
+    told(&["Redis is back", name]).await;
+    queue.publish(&2).await.unwrap();
+    assert_told_once(name, "the files decide alone", "Redis is back");
+}
+
+/// Fails unless all queues together log one warning about the server.
+#[tokio::test]
+async fn coordination_by_a_redis_on_another_machine_without_tls_is_warned_of_once() {
+    log::keep();
+    let urls = ["redis://:secret@plain.example:6390", "redis://:secret@plain.example:6390", "redis://localhost:1"];
+    for url in urls {
+        let response_timeout = Duration::from_millis(50);
+        let coordination =
+            RedisCoordination { redis_url: url.into(), response_timeout, ..RedisCoordination::default() };
+        FileQueue::open_with_redis(config(folder()), coordination).await.unwrap();
+    }
+    let warned = log::lines(&["the connection to Redis has no TLS"]);
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0].contains("plain.example:6390") && !warned[0].contains("secret"), "{warned:?}");
+}

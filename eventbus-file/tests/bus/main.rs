@@ -1,0 +1,17 @@
+//! The bus in a directory.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod conformance;
+mod extremes;
+mod folder;
+mod handlers;
+mod kills;
+mod logs;
+mod queue;
+mod redis;
+mod relay;
+mod rolling;
+mod tls;

@@ -1,0 +1,36 @@
+//! The bus on Redis.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../../../eventbus/tests/lines/mod.rs"]
+mod lines;
+
+mod address;
+mod backlog;
+mod cluster;
+mod config;
+mod conformance;
+mod connect;
+mod connections;
+mod consumers;
+mod dead_letters;
+mod deliveries;
+mod extremes;
+mod faults;
+mod groups;
+mod health;
+mod history;
+mod layout;
+mod members;
+mod pending;
+mod recover;
+mod recovery;
+mod retries;
+mod rolling;
+mod sharing;
+mod tls;
+mod trim;
+mod trim_attack;
+mod waiting;
+mod while_consuming;

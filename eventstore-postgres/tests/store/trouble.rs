@@ -1,0 +1,279 @@
+//! Appends and reads during faults of the server, of the network or of further transactions.
+
+use std::time::{Duration, Instant};
+
+use crate::common::{
+    TestSchema, add, connect, event, events, feed,
+    held::Held,
+    open,
+    proxy::{Answers, Proxy},
+    read, run, stream, within,
+};
+use eventbus::{
+    EventContext, ExpectedVersion, Name, NewEvent, Version,
+    event::Tag,
+    port::{Append, AppendError, AppendEvents as _, Checkpoints as _, ReadError, ReadFeed as _, ReadStream as _},
+};
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig, sqlx::postgres::PgConnectOptions};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_asked_for_again() {
+    for expected in [ExpectedVersion::Any, ExpectedVersion::Exact(Version::FIRST), ExpectedVersion::StreamExists] {
+        let mut held = Held::new().await;
+        let proxy = Proxy::start().await;
+        let store = open(PgEventStoreConfig { database_url: proxy.url(), ..held.schema.config() }).await;
+        let given = events(2);
+        let stream = held.stream.clone();
+        let append = store.append(&stream, expected, given.clone());
+        let lose = async {
+            held.blocked().await;
+            proxy.set(Answers::LoseOne);
+            held.release().await;
+            proxy.has_lost().await;
+        };
+        let (appended, ()) = within(async { tokio::join!(append, lose) }).await;
+        held.is_stored_once(&given, &appended.unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_append_whose_backend_is_terminated_is_made_again() {
+    for expected in [ExpectedVersion::Any, ExpectedVersion::Exact(Version::FIRST)] {
+        let mut held = Held::new().await;
+        let store = open(held.schema.config()).await;
+        let given = events(2);
+        let stream = held.stream.clone();
+        let append = store.append(&stream, expected, given.clone());
+        let terminate = async {
+            let first = held.blocked().await;
+            run(&mut held.watcher, &format!("SELECT pg_terminate_backend({first})")).await;
+            while held.blocked().await == first {}
+            held.release().await;
+        };
+        let (appended, ()) = within(async { tokio::join!(append, terminate) }).await;
+        held.is_stored_once(&given, &appended.unwrap()).await;
+    }
+}
+
+/// A statement without an answer may still run, and meet the version it expects once the stream gets there.
+#[tokio::test]
+async fn a_conflict_that_may_pass_is_unknown_where_an_answer_was_lost() {
+    let schema = TestSchema::new();
+    let (store, stream) = (open(schema.config()).await, stream());
+    add(&store, &stream, 1).await;
+    let (mut holder, mut watcher) = (schema.connection().await, schema.connection().await);
+    let sql = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_advisory_xact_lock(hashtext(TG_TABLE_SCHEMA));
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER slow BEFORE UPDATE ON streams FOR EACH STATEMENT EXECUTE FUNCTION wait();
+        SELECT pg_advisory_lock(hashtext(current_schema()))";
+    run(&mut holder, sql).await;
+    let ahead = store.append(&stream, ExpectedVersion::Exact(2.into()), events(1));
+    let terminate = async {
+        let backend = crate::common::blocked_backend(&mut watcher, schema.name()).await;
+        run(&mut watcher, &format!("SELECT pg_terminate_backend({backend})")).await;
+    };
+    let (unknown, ()) = within(async { tokio::join!(ahead, terminate) }).await;
+    assert!(matches!(unknown, Err(AppendError::OutcomeUnknown(_))), "{unknown:?}");
+    // an append with a version that the stream has passed stays in conflict for ever
+    run(&mut holder, "SELECT pg_advisory_unlock(hashtext(current_schema()))").await;
+    let behind = store.append(&stream, ExpectedVersion::Exact(0.into()), events(1)).await;
+    assert!(behind.unwrap_err().is_conflict());
+}
+
+#[tokio::test]
+async fn an_append_without_any_answer_is_unknown_in_time() {
+    let mut held = Held::new().await;
+    let proxy = Proxy::start().await;
+    let config = PgEventStoreConfig { database_url: proxy.url(), connect_timeout: SHORT, ..held.schema.config() };
+    let store = open(PgEventStoreConfig { statement_timeout: SHORT, ..config }).await;
+    let given = events(2);
+    let stream = held.stream.clone();
+    let mut signal = store.appended().watch();
+    let begin = Instant::now();
+    let append = store.append(&stream, ExpectedVersion::Any, given.clone());
+    let swallow = async {
+        held.blocked().await;
+        proxy.set(Answers::Swallow);
+        held.release().await;
+    };
+    let (unknown, ()) = within(async { tokio::join!(append, swallow) }).await;
+    let unknown = unknown.unwrap_err();
+    assert!(matches!(unknown, AppendError::OutcomeUnknown(_)) && unknown.is_retryable(), "{unknown:?}");
+    assert!(begin.elapsed() < Duration::from_secs(10), "it took {:?}", begin.elapsed());
+    within(signal.appended()).await; // readers poll, because the event may be stored
+
+    proxy.set(Answers::Pass);
+    let appended = store.append(&stream, ExpectedVersion::Any, given.clone()).await.unwrap();
+    held.is_stored_once(&given, &appended).await;
+}
+
+#[tokio::test]
+async fn a_caller_who_gives_up_may_append_again() {
+    let mut held = Held::new().await;
+    let store = open(PgEventStoreConfig { max_connections: 1, ..held.schema.config() }).await;
+    let given = events(2);
+    let stream = held.stream.clone();
+    tokio::select! {
+        appended = store.append(&stream, ExpectedVersion::Any, given.clone()) => panic!("{appended:?}"),
+        _ = held.blocked() => {}
+    }
+    // the statement still runs, and its connection was the only one
+    within(store.head()).await.unwrap();
+    held.release().await;
+    let appended = within(store.append(&stream, ExpectedVersion::Any, given.clone())).await.unwrap();
+    held.is_stored_once(&given, &appended).await;
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_stores_nothing() {
+    let mut held = Held::new().await;
+    let store = open(PgEventStoreConfig { statement_timeout: SHORT, ..held.schema.config() }).await;
+    let given = events(2);
+    let late = within(store.append(&held.stream, ExpectedVersion::Any, given.clone())).await;
+    assert!(matches!(late, Err(AppendError::Unavailable(_))), "{late:?}");
+    held.release().await;
+    assert_eq!(read(&store, &held.stream).await.len(), 1);
+    let appended = store.append(&held.stream, ExpectedVersion::Any, given.clone()).await.unwrap();
+    held.is_stored_once(&given, &appended).await;
+}
+
+/// Checks that every operation fails with `Unavailable`, and soon.
+async fn is_unavailable(store: &PgEventStore) {
+    let begin = Instant::now();
+    let name = Name::from_static("reader");
+    let tagged = events(1).into_iter().map(|event| event.with_tags([Tag::new("trouble", &1).unwrap()])).collect();
+    for events in [events(1), tagged] {
+        let appended = within(store.append(&stream(), ExpectedVersion::Any, events)).await;
+        assert!(matches!(appended, Err(AppendError::Unavailable(_))), "{appended:?}");
+    }
+    let version = within(store.stream_version(&stream())).await;
+    assert!(matches!(version, Err(ReadError::Unavailable(_))), "{version:?}");
+    let head = within(store.head()).await;
+    assert!(matches!(head, Err(ReadError::Unavailable(_))), "{head:?}");
+    let checkpoint = within(store.load_checkpoint(&name)).await;
+    assert_eq!(checkpoint.unwrap_err().name, name);
+    assert!(begin.elapsed() < Duration::from_secs(10), "it took {:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_store_without_a_free_connection_is_unavailable() {
+    let mut held = Held::new().await;
+    let store = open(PgEventStoreConfig { max_connections: 1, connect_timeout: SHORT, ..held.schema.config() }).await;
+    let stream = held.stream.clone();
+    let append = store.append(&stream, ExpectedVersion::Any, events(1));
+    let look = async {
+        held.blocked().await;
+        is_unavailable(&store).await;
+        held.release().await;
+    };
+    let (appended, ()) = within(async { tokio::join!(append, look) }).await;
+    appended.unwrap();
+    add(&store, &stream, 1).await;
+}
+
+#[tokio::test]
+async fn a_store_whose_server_is_gone_is_unavailable() {
+    let schema = TestSchema::new();
+    let mut proxy = Proxy::start().await;
+    let config = PgEventStoreConfig { database_url: proxy.url(), ..schema.config() };
+    let store = open(PgEventStoreConfig { connect_timeout: SHORT, ..config }).await;
+    proxy.refuse().await;
+    is_unavailable(&store).await;
+}
+
+#[tokio::test]
+async fn a_closed_store_is_unavailable_at_once() {
+    let schema = TestSchema::new();
+    // more than the time limit of `is_unavailable`
+    let store = open(PgEventStoreConfig { connect_timeout: Duration::from_secs(3_600), ..schema.config() }).await;
+    add(&store, &stream(), 1).await;
+    within(store.close()).await;
+    is_unavailable(&store).await;
+}
+
+#[tokio::test]
+async fn an_append_that_ran_into_another_is_made_again() {
+    let schema = TestSchema::new();
+    let store = open(PgEventStoreConfig { connect_timeout: SHORT, ..schema.config() }).await;
+    let sql = "CREATE SEQUENCE tries; CREATE TABLE failing (code text, tries bigint);
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('tries') <= (SELECT tries FROM failing) THEN
+                RAISE EXCEPTION USING ERRCODE = (SELECT code FROM failing);
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER failing BEFORE INSERT ON streams FOR EACH ROW EXECUTE FUNCTION fail();";
+    let mut admin = schema.connection().await;
+    let here = format!("ALTER FUNCTION fail() SET search_path TO {}", schema.name());
+    run(&mut admin, &format!("{sql} {here}")).await;
+    for code in ["40001", "40P01"] {
+        let fail =
+            format!("SELECT setval('tries', 1, false); DELETE FROM failing; INSERT INTO failing VALUES ('{code}', 3)");
+        run(&mut admin, &fail).await;
+        let stream = stream();
+        let appended = within(store.append(&stream, ExpectedVersion::NoStream, events(2))).await.unwrap();
+        assert_eq!(read(&store, &stream).await, appended);
+    }
+    run(&mut admin, "UPDATE failing SET tries = 1000000").await;
+    let given_up = within(store.append(&stream(), ExpectedVersion::Any, events(2))).await;
+    assert!(matches!(given_up, Err(AppendError::Unavailable(_))), "{given_up:?}");
+}
+
+/// The first stored event from now on makes its transaction use a second server, which the rollback notifies
+/// before it releases its locks.
+const SLOW_ROLLBACK: &str = "CREATE EXTENSION postgres_fdw; CREATE TABLE near (id int); CREATE SEQUENCE stored;
+    CREATE SERVER second FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port 'PORT', dbname 'DATABASE');
+    CREATE USER MAPPING FOR CURRENT_USER SERVER second OPTIONS (user 'ROLE');
+    CREATE FOREIGN TABLE far (id int) SERVER second OPTIONS (schema_name 'public', table_name 'near');
+    CREATE FUNCTION look_far() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF nextval('stored') = 1 THEN PERFORM FROM far; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER slow_rollback BEFORE INSERT ON eventbus.events FOR EACH ROW EXECUTE FUNCTION look_far();";
+
+/// The server sends the error of a statement before it rolls back, and until then the feed ends before the positions
+/// that the statement drew.
+#[tokio::test]
+async fn what_is_appended_after_an_error_is_in_the_feed_at_once() {
+    let server = eventbus_test::private_postgres();
+    let proxy = Proxy::start_for(server.url()).await;
+    let store = open(PgEventStoreConfig { database_url: server.url().into(), ..Default::default() }).await;
+    let (one, two) = (stream(), stream());
+    let given = events(1);
+    let first = store.append(&one, ExpectedVersion::Any, given.clone()).await.unwrap();
+    let options: PgConnectOptions = server.url().parse().unwrap();
+    let slow = SLOW_ROLLBACK
+        .replace("PORT", &proxy.port().to_string())
+        .replace("DATABASE", options.get_database().unwrap_or("postgres"))
+        .replace("ROLE", options.get_username());
+    run(&mut connect(server.url()).await, &slow).await;
+    proxy.set(Answers::Delay);
+
+    let repeat = Append { stream: one, expected: ExpectedVersion::Any, events: given };
+    let fresh = Append { stream: two, expected: ExpectedVersion::NoStream, events: events(1) };
+    let appended = within(store.append_many(vec![repeat, fresh])).await;
+    let appended: Vec<_> = appended.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!(appended[0], first[0]);
+    assert_eq!(feed(&store).await, appended);
+}
+
+#[tokio::test]
+async fn what_the_server_cannot_keep_is_refused() {
+    let schema = TestSchema::new();
+    let store = open(schema.config()).await;
+    let actor = EventContext::default().with_actor("a\0b");
+    for bad in [
+        event().with_context(actor),
+        NewEvent::new(Name::from_static("Deposited"), u32::MAX, "{}"),
+        NewEvent::new(Name::from_static("Deposited"), 0, "{}"),
+    ] {
+        let refused = store.append(&stream(), ExpectedVersion::Any, vec![event(), bad]).await;
+        let error = refused.unwrap_err();
+        assert!(matches!(error, AppendError::Refused { .. }) && !error.is_retryable(), "{error:?}");
+    }
+    assert_eq!(feed(&store).await, []);
+}

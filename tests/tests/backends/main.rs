@@ -1,0 +1,16 @@
+//! Stores and buses together: crashes, faults, damage and races, on each of them.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests; processes that die report by printing")]
+
+mod cached_writers;
+mod crash;
+mod damaged_rows;
+mod database_faults;
+mod dead_letter_copies;
+mod decisions;
+mod fire;
+mod kill;
+mod reserved_columns;
+mod snapshots;
+mod time_travel;
+mod unfinished;
+mod versions;

@@ -1,0 +1,439 @@
+//! The in-process bus on a durable store: each unfinished event is a row, and a restart delivers only those events.
+//!
+//! The killed process is a second run of this test binary, with its role in environment variables.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use eventbus::{
+    ExpectedVersion, HandlerError, InMemoryEventBus, Name, NewEvent, Position, StreamId,
+    delivery::RetryPolicy,
+    port::{Append, DeadLetterFilter, DeadLetters, EventBus, EventStore, UnfinishedDeliveries},
+    prelude::*,
+    testkit::ManualClock,
+};
+use eventbus_test::internal::Actor;
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
+use eventstore_sqlite::SqliteEventStore;
+
+/// The aggregate whose first event fails.
+const BAD: &str = "bad";
+const GROUP: Name = Name::from_static("default");
+const CHECKPOINT: Name = Name::from_static("group:default");
+const QUARTER: Duration = Duration::from_secs(15 * 60);
+
+/// The positions of the deliveries to a handler, in order.
+#[derive(Clone, Default)]
+struct Seen {
+    positions: Arc<Mutex<Vec<u64>>>,
+    is_mended: Arc<AtomicBool>,
+}
+
+impl Seen {
+    fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.positions.lock().unwrap())
+    }
+
+    fn count(&self) -> usize {
+        self.positions.lock().unwrap().len()
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Deposited {}
+
+#[handler(manual)]
+async fn note(_: &Deposited, meta: &Metadata, State(seen): State<Seen>) -> Result<(), HandlerError> {
+    let fails = meta.aggregate_id().as_str() == BAD && !seen.is_mended.load(Ordering::SeqCst);
+    let position = meta.position().map_or(0, Position::get);
+    seen.positions.lock().map_err(|_| "poisoned")?.push(position);
+    println!("{} {position}", if fails { "failed" } else { "handled" });
+    if fails { Err(HandlerError::from("not mended yet")) } else { Ok(()) }
+}
+
+/// Starts an app whose handler records its deliveries.
+async fn app(store: Arc<dyn EventStore>, bus: &InMemoryEventBus, seen: &Seen) -> App {
+    App::builder().store(store).bus(bus.clone()).state(seen.clone()).handler::<note>().start().await.unwrap()
+}
+
+/// Appends the failing event and one more of its aggregate, before and among events of other aggregates.
+async fn fill(store: &dyn EventStore, others: usize) {
+    let append = |aggregate: &str| Append {
+        stream: StreamId::parse("Account", aggregate).unwrap(),
+        expected: ExpectedVersion::Any,
+        events: vec![NewEvent::new(Name::from_static("Deposited"), 1, "{}")],
+    };
+    let mut appends = vec![append(BAD)];
+    appends.extend((0..others).map(|number| append(&format!("a{}", number % 100))));
+    appends.insert(others / 2, append(BAD));
+    for appends in appends.chunks(1_000) {
+        for result in store.append_many(appends.to_vec()).await {
+            result.unwrap();
+        }
+    }
+}
+
+/// Returns the positions of the failing aggregate's events.
+async fn bad(store: &dyn EventStore) -> Vec<u64> {
+    use futures_util::TryStreamExt as _;
+    let stream = StreamId::parse("Account", BAD).unwrap();
+    let events: Vec<_> = store
+        .read_stream(&stream, eventbus::Version::FIRST, eventbus::port::Direction::Forward)
+        .try_collect()
+        .await
+        .unwrap();
+    events.iter().filter_map(|event| event.position()).map(Position::get).collect()
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+    assert!(waited.is_ok(), "timed out waiting until {what}");
+}
+
+/// One event fails for an hour, and ten thousand later ones succeed: a restart runs the failing one and the one blocked
+/// behind it again, and no further one.
+async fn only_what_is_not_finished_runs_again(open: impl AsyncFn() -> Arc<dyn EventStore>) {
+    const OTHERS: usize = 10_000;
+    let clock = ManualClock::new();
+    let retry =
+        RetryPolicy { retry_for: Duration::MAX, max_retries: Some(1_000), first_delay: QUARTER, max_delay: QUARTER };
+    let new_bus = || InMemoryEventBus::builder().retry(retry).clock(clock.clone()).build();
+    let (store, bus, seen) = (open().await, new_bus(), Seen::default());
+    fill(&*store, OTHERS).await;
+    let bad = bad(&*store).await;
+    let running = app(Arc::clone(&store), &bus, &seen).await;
+    until("the other events are handled", async || seen.count() == OTHERS + 1).await;
+    for quarter in 1..=4 {
+        until("it waits", async || {
+            let rows = store.waiting_deliveries(&GROUP).await.unwrap();
+            let has_failed = rows.first().is_some_and(|row| row.attempts.attempts as usize == quarter);
+            has_failed && rows[0].attempts.next_at.is_some() && bus.progress(&GROUP).await.unwrap().pending == 2
+        })
+        .await;
+        clock.advance(QUARTER * 2); // more than the delay with its jitter
+        until("it has failed again", async || seen.count() == OTHERS + 1 + quarter).await;
+    }
+    until("all is saved", async || bus.progress(&GROUP).await.unwrap().pending == 2).await;
+    let first: BTreeSet<_> = seen.take().into_iter().collect();
+    assert_eq!((first.len(), first.contains(&bad[1])), (OTHERS + 1, false), "the second one of its aggregate waits");
+    let head = store.head().await.unwrap();
+    assert_eq!(store.load_checkpoint(&CHECKPOINT).await.unwrap(), Some(head), "the checkpoint has passed it");
+    running.shutdown(Duration::from_secs(30)).await.unwrap();
+    drop(store);
+
+    seen.is_mended.store(true, Ordering::SeqCst);
+    clock.advance(QUARTER * 2);
+    let (store, bus) = (open().await, new_bus());
+    let running = app(Arc::clone(&store), &bus, &seen).await;
+    running.settled().await.unwrap();
+    assert_eq!(seen.take(), bad, "in the order of their aggregate, and none of the {OTHERS} other events");
+    assert_eq!(store.waiting_deliveries(&GROUP).await.unwrap(), []);
+    running.shutdown(Duration::from_secs(30)).await.unwrap();
+
+    let (store, bus) = (open().await, new_bus());
+    let running = app(store, &bus, &seen).await;
+    running.settled().await.unwrap();
+    assert_eq!(seen.take(), Vec::<u64>::new());
+    running.shutdown(Duration::from_secs(30)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_only_what_is_not_finished_runs_again() {
+    let folder = folder();
+    let path = folder.join("unfinished.db");
+    only_what_is_not_finished_runs_again(async || Arc::new(SqliteEventStore::open(&path).await.unwrap()) as _).await;
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_only_what_is_not_finished_runs_again() {
+    let schema = eventbus_test::unique_name("unfinished");
+    only_what_is_not_finished_runs_again(async || Arc::new(postgres(&schema).await) as _).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_redis_only_what_is_not_finished_runs_again() {
+    let prefix = eventbus_test::unique_name("unfinished");
+    only_what_is_not_finished_runs_again(async || {
+        let config = RedisEventStoreConfig {
+            redis_url: eventbus_test::redis_url().into(),
+            key_prefix: prefix.clone(),
+            ..RedisEventStoreConfig::default()
+        };
+        Arc::new(RedisEventStore::connect(config).await.unwrap()) as _
+    })
+    .await;
+}
+
+fn folder() -> PathBuf {
+    let folder = env::temp_dir().join(eventbus_test::unique_name("unfinished"));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+async fn postgres(schema: &str) -> PgEventStore {
+    let database_url = eventbus_test::postgres_url().to_owned();
+    let config = PgEventStoreConfig { database_url, schema: schema.to_owned(), ..Default::default() };
+    PgEventStore::connect_with(config).await.unwrap()
+}
+
+async fn opened(place: &str) -> Arc<dyn EventStore> {
+    match place.strip_prefix("schema ") {
+        Some(schema) => Arc::new(postgres(schema).await),
+        None => Arc::new(SqliteEventStore::open(place).await.unwrap()),
+    }
+}
+
+/// The role of the process that dies; returns at once in an ordinary run.
+#[tokio::test]
+async fn the_process_that_dies() {
+    let Ok(place) = env::var("UNFINISHED_STORE") else {
+        return;
+    };
+    Actor::end_with_parent();
+    let retry = RetryPolicy { retry_for: Duration::MAX, ..RetryPolicy::default() };
+    let bus = InMemoryEventBus::builder().retry(retry).build();
+    let _app = app(opened(&place).await, &bus, &Seen::default()).await;
+    std::future::pending().await
+}
+
+fn positions(printed: &[String], word: &str) -> Vec<u64> {
+    let position = |line: &String| line.split_once(word)?.1.trim().parse().ok();
+    printed.iter().filter_map(position).collect()
+}
+
+/// After a kill at any moment the next process delivers exactly the events after the checkpoint and those with a row.
+async fn a_killed_process_leaves_its_rows(place: &str) {
+    const OTHERS: usize = 600;
+    let store = opened(place).await;
+    fill(&*store, OTHERS).await;
+    let (mut handled, mut open_rows): (BTreeSet<u64>, BTreeSet<u64>) = Default::default();
+    let mut checkpoint = Position::START;
+    let (mut killed, mut with_rows) = (0, 0);
+    for part in [1, 120, 240, 480, 600] {
+        let mut actor = Actor::play(
+            "unfinished::the_process_that_dies",
+            &[("UNFINISHED_STORE", place), ("DATABASE_URL", eventbus_test::postgres_url())],
+        );
+        let mut printed = Vec::new();
+        until("it has worked for a while", async || {
+            printed.extend(actor.printed());
+            assert!(!actor.has_ended(), "{printed:#?}");
+            let now = positions(&printed, "handled ").into_iter().chain(handled.iter().copied());
+            now.collect::<BTreeSet<_>>().len() >= part && !positions(&printed, "failed ").is_empty()
+        })
+        .await;
+        printed.extend(actor.kill());
+        killed += 1;
+        let attempted = positions(&printed, "handled ").into_iter().chain(positions(&printed, "failed "));
+        for position in attempted {
+            let is_open = position > checkpoint.get() || open_rows.contains(&position);
+            assert!(is_open, "{position} came again; the checkpoint is {checkpoint}, the rows are {open_rows:?}");
+        }
+        handled.extend(positions(&printed, "handled "));
+        checkpoint = store.load_checkpoint(&CHECKPOINT).await.unwrap().unwrap_or_default();
+        let rows = store.waiting_deliveries(&GROUP).await.unwrap();
+        open_rows = rows.iter().map(|row| row.position.get()).collect();
+        with_rows += usize::from(rows.iter().any(|row| row.position <= checkpoint));
+    }
+    assert!(with_rows > 0, "the checkpoint has passed a waiting event in none of {killed} processes");
+    let (bus, seen) = (InMemoryEventBus::new(), Seen::default());
+    seen.is_mended.store(true, Ordering::SeqCst);
+    let running = app(Arc::clone(&store), &bus, &seen).await;
+    running.settled().await.unwrap();
+    let last = seen.take();
+    for position in &last {
+        assert!(*position > checkpoint.get() || open_rows.contains(position), "{position} came again at last");
+    }
+    let bad = bad(&*store).await;
+    let of_bad: Vec<_> = last.iter().copied().filter(|position| bad.contains(position)).collect();
+    assert_eq!(of_bad, bad, "in the order of their aggregate");
+    handled.extend(last);
+    assert_eq!(handled.len(), OTHERS + 2, "all are handled");
+    assert_eq!(bus.list_dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.len(), 0);
+    running.shutdown(Duration::from_secs(30)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_a_killed_process_leaves_its_rows() {
+    let folder = folder();
+    a_killed_process_leaves_its_rows(folder.join("killed.db").to_str().unwrap()).await;
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_a_killed_process_leaves_its_rows() {
+    a_killed_process_leaves_its_rows(&format!("schema {}", eventbus_test::unique_name("killed"))).await;
+}
+
+/// The aggregate whose event ends its process.
+const KILLER: &str = "killer";
+
+#[handler(manual, group = "default", concurrency = 4)]
+async fn work(_: &Deposited, meta: &Metadata) {
+    let position = meta.position().map_or(0, Position::get);
+    println!("began {position}");
+    if meta.aggregate_id().as_str() == KILLER {
+        std::process::abort();
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    println!("handled {position}");
+}
+
+/// The role of a process with default settings that ends, by itself or killed; returns at once in an ordinary run.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_that_ends() {
+    let Ok(place) = env::var("ENDING_STORE") else {
+        return;
+    };
+    Actor::end_with_parent();
+    let app = App::builder().store(opened(&place).await).handler::<work>();
+    if env::var("ENDING_CLOCK").unwrap() == "machine" {
+        let _app = app.start().await.unwrap();
+        return std::future::pending().await;
+    }
+    // about twenty times as fast
+    let clock = ManualClock::new();
+    let _app = app.clock(clock.clone()).start().await.unwrap();
+    loop {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        clock.advance(Duration::from_millis(20));
+    }
+}
+
+fn ending(place: &str, clock: &str) -> Actor {
+    let variables = [("ENDING_STORE", place), ("ENDING_CLOCK", clock), ("DATABASE_URL", eventbus_test::postgres_url())];
+    Actor::play("unfinished::the_process_that_ends", &variables)
+}
+
+async fn deposit(store: &dyn EventStore, aggregates: impl IntoIterator<Item = String>) {
+    for aggregate in aggregates {
+        let stream = StreamId::parse("Account", &aggregate).unwrap();
+        let event = NewEvent::new(Name::from_static("Deposited"), 1, "{}");
+        store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+    }
+}
+
+/// An event that ends its process, first beside other events, then five times alone, while there is always more work.
+async fn an_event_that_ends_its_process_becomes_a_dead_letter(place: &str) {
+    let store = opened(place).await;
+    deposit(&*store, (0..20).map(|number| format!("a{number}"))).await;
+    deposit(&*store, [KILLER.to_owned()]).await;
+    let killer = 21;
+    deposit(&*store, (20..40).map(|number| format!("a{number}"))).await;
+    let (mut handled, mut ends, mut alone) = (BTreeSet::new(), 0, 0);
+    // keeps the process busy
+    let (others, is_over) = (Arc::new(AtomicUsize::new(40)), Arc::new(AtomicBool::new(false)));
+    let depositing = tokio::spawn({
+        let (store, others, is_over) = (Arc::clone(&store), Arc::clone(&others), Arc::clone(&is_over));
+        async move {
+            while !is_over.load(Ordering::SeqCst) {
+                let number = others.fetch_add(1, Ordering::SeqCst);
+                deposit(&*store, [format!("a{number}")]).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    let dead = async || store.dead_positions(&GROUP, Position::START).await.unwrap();
+    loop {
+        let mut actor = ending(place, "fast");
+        until("it has ended, or the event is a dead letter", async || actor.has_ended() || !dead().await.is_empty())
+            .await;
+        if !actor.has_ended() {
+            is_over.store(true, Ordering::SeqCst);
+            depositing.await.unwrap();
+            let printed = std::cell::RefCell::new(Vec::new());
+            until("the other events are handled", async || {
+                printed.borrow_mut().extend(actor.printed());
+                let last: BTreeSet<_> = positions(&printed.borrow(), "handled ").into_iter().collect();
+                last.union(&handled).count() == others.load(Ordering::SeqCst)
+            })
+            .await;
+            printed.borrow_mut().extend(actor.kill());
+            println!("{ends} ends");
+            handled.extend(positions(&printed.borrow(), "handled "));
+            break;
+        }
+        let printed = actor.wait().1;
+        let by_this: BTreeSet<_> = positions(&printed, "handled ").into_iter().collect();
+        let in_flight: BTreeSet<_> = positions(&printed, "began ").into_iter().collect();
+        let in_flight: Vec<_> = in_flight.difference(&by_this).copied().collect();
+        handled.extend(by_this);
+        ends += 1;
+        assert!(in_flight.contains(&killer), "{printed:#?}");
+        let rows = store.waiting_deliveries(&GROUP).await.unwrap();
+        let counted: Vec<_> = rows.iter().filter(|row| row.attempts.ended_alone > 0).collect();
+        assert!(counted.iter().all(|row| row.position.get() == killer), "other events are suspected: {counted:?}");
+        let before = std::mem::replace(&mut alone, counted.first().map_or(0, |row| row.attempts.ended_alone));
+        // an event alone does not wait for the rest for ever
+        assert!(alone == before || in_flight == [killer], "end {ends} counts, and it ran beside {in_flight:?}");
+        assert!((before..=before + 1).contains(&alone), "{before} ends alone before end {ends}, {alone} after it");
+        assert!(ends < 20, "after {ends} ends, {alone} of them alone, it is no dead letter");
+    }
+    assert_eq!(alone, 5);
+    assert_eq!(dead().await, [Position::new(killer)]);
+    let dead_delivery = store.dead_delivery(&GROUP, Position::new(killer)).await.unwrap().unwrap();
+    assert!(dead_delivery.attempts.errors().contains("the process ended 5 times while this event alone was handled"));
+    assert_eq!(handled.len(), others.load(Ordering::SeqCst), "all other events are handled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_an_event_that_ends_its_process_becomes_a_dead_letter() {
+    let folder = folder();
+    an_event_that_ends_its_process_becomes_a_dead_letter(folder.join("ends.db").to_str().unwrap()).await;
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_an_event_that_ends_its_process_becomes_a_dead_letter() {
+    let place = format!("schema {}", eventbus_test::unique_name("ends"));
+    an_event_that_ends_its_process_becomes_a_dead_letter(&place).await;
+}
+
+/// Processes killed at any moment lose no event, and make none a dead letter.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite_processes_that_are_killed_at_random_make_no_dead_letters() {
+    const EVENTS: usize = 600;
+    let folder = folder();
+    let path = folder.join("random.db");
+    let place = path.to_str().unwrap();
+    let store = opened(place).await;
+    deposit(&*store, (0..EVENTS).map(|number| format!("a{number}"))).await;
+    let mut handled = BTreeSet::new();
+    for kill in 1..=10 {
+        let (actor, mut printed, enough) = (ending(place, "fast"), Vec::new(), kill * 17 % 40);
+        until("it has worked for a while", async || {
+            printed.extend(actor.printed());
+            positions(&printed, "handled ").len() > enough
+        })
+        .await;
+        printed.extend(actor.kill());
+        handled.extend(positions(&printed, "handled "));
+    }
+    let last = ending(place, "fast");
+    let mut printed = Vec::new();
+    until("all are handled", async || {
+        printed.extend(last.printed());
+        handled.extend(positions(&printed, "handled "));
+        handled.len() == EVENTS && store.waiting_deliveries(&GROUP).await.unwrap().is_empty()
+    })
+    .await;
+    last.kill();
+    assert_eq!(store.count_dead_deliveries().await.unwrap(), 0);
+    std::fs::remove_dir_all(folder).unwrap();
+}
