@@ -14,7 +14,7 @@ use redis::{Cmd, FromRedisValue, ScriptInvocation};
 use crate::{
     RedisEventStore, commands,
     inner::StoreInner,
-    script::{DELETE_NOTE, SAVE_NOTE},
+    script::{DELETE_NOTE, SAVE_CHECKPOINT, SAVE_NOTE},
 };
 
 #[async_trait]
@@ -26,8 +26,10 @@ impl Checkpoints for RedisEventStore {
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
-        let key = self.inner().keys().checkpoint(name);
-        query_for(self.inner(), name, &reply::set(&key, position.get())).await
+        let mut save = SAVE_CHECKPOINT.prepare_invoke();
+        save.key(self.inner().keys().checkpoint(name)).key(self.inner().keys().reader_names());
+        save.arg(name.as_str()).arg(position.get());
+        run_script_for::<()>(self.inner(), name, &save).await
     }
 }
 
@@ -55,13 +57,8 @@ impl Notes for RedisEventStore {
         after: Option<&Name>,
         limit: usize,
     ) -> Result<Vec<Name>, CheckpointError> {
-        let from = match after {
-            Some(after) if after >= prefix => format!("({after}"),
-            _ => format!("[{prefix}"),
-        };
-        // UTF-8 has no byte 0xff, so this ends behind all names with the prefix
-        let to = [b"(", prefix.as_bytes(), b"\xff"].concat();
-        let range = request("ZRANGEBYLEX", (self.inner().keys().note_names(), from, to, "LIMIT", 0, limit));
+        let after = after.map(Name::as_str);
+        let range = commands::names(&self.inner().keys().note_names(), prefix, after, limit);
         let names: Vec<String> = query_for(self.inner(), prefix, &range).await?;
         let names = names.into_iter().map(|name| Name::new("note", name));
         names.collect::<Result<_, _>>().map_err(|error| CheckpointError::new(prefix, error))

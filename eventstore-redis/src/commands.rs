@@ -20,6 +20,17 @@ pub(crate) fn stream_info(key: &str) -> Cmd {
     request("XINFO", ("STREAM", key))
 }
 
+/// Reads the members of a sorted set of names that begin with `prefix`, behind `after`, at most `limit`.
+pub(crate) fn names(key: &str, prefix: &str, after: Option<&str>, limit: usize) -> Cmd {
+    let from = match after {
+        Some(after) if after >= prefix => format!("({after}"),
+        _ => format!("[{prefix}"),
+    };
+    // UTF-8 has no byte 0xff, so this ends behind all names with the prefix
+    let to = [b"(", prefix.as_bytes(), b"\xff"].concat();
+    request("ZRANGEBYLEX", (key, from, to, "LIMIT", 0, limit))
+}
+
 pub(crate) fn hash(key: &str) -> Cmd {
     request("HGETALL", key)
 }

@@ -60,24 +60,7 @@ impl StoreKeys {
         (self.stream(&stream) == key).then_some(stream)
     }
 
-    /// Returns the name of the checkpoint that a key holds, if it is one of the store's.
-    pub(crate) fn parse_checkpoint(&self, key: &str) -> Option<Name> {
-        let own = key.strip_prefix(&self.prefix)?;
-        let name = match own.strip_prefix("checkpoint:") {
-            Some(name) => name.to_owned(),
-            None => {
-                format!("{PROJECTION_ROLE_PREFIX}{}", own.strip_prefix("projection:")?.strip_suffix(":checkpoint")?)
-            }
-        };
-        Name::new("checkpoint", name).ok().filter(|name| self.checkpoint(name) == key)
-    }
-
-    /// Returns the role of the lease that a key holds, if it is one of the store's.
-    pub(crate) fn parse_lease(&self, key: &str) -> Option<Name> {
-        Name::new("role", key.strip_prefix(&self.own_key("lease:"))?).ok()
-    }
-
-    /// Returns the beginning that the keys of all streams, checkpoints and leases share.
+    /// Returns the beginning that the keys of the store share.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -155,6 +138,11 @@ impl StoreKeys {
     /// Hash: the owner, epoch and expiry of the lease of a role.
     pub(crate) fn lease(&self, role: &Name) -> String {
         self.own_key(&format!("lease:{role}"))
+    }
+
+    /// Sorted set: the names of the checkpoints, and the roles of the leases.
+    pub(crate) fn reader_names(&self) -> String {
+        self.own_key("reader_names")
     }
 
     /// Hash: the low-water marks of the groups of a bus.
@@ -314,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_name_what_they_hold() {
+    fn a_key_names_the_stream_whose_events_it_holds() {
         let keys = StoreKeys::new("{shop}");
         for (aggregate_type, id, tenant) in
             [("Order", "1", None), ("a:b%25", ":x", Some(Uuid::from_u128(7))), ("tenant", "aggregate:Order:1", None)]
@@ -322,18 +310,10 @@ mod tests {
             let stream = StreamId::parse(aggregate_type, id).unwrap().with_tenant_id(tenant);
             assert_eq!(keys.parse_stream(&keys.stream(&stream)), Some(stream));
         }
-        for text in ["projection:a", "projection:", "projection:a:checkpoint", "relay:redis:x", "checkpoint:x"] {
-            let name = Name::from_static(text);
-            assert_eq!(keys.parse_checkpoint(&keys.checkpoint(&name)).as_ref(), Some(&name), "{text}");
-            assert_eq!(keys.parse_lease(&keys.lease(&name)).as_ref(), Some(&name), "{text}");
-        }
         let foreign =
             [keys.feed(), keys.meta(), keys.ids(), "aggregate:Order:1".into(), "{shop}:aggregate:a%b:1".into()];
         for key in foreign {
-            assert_eq!(
-                (keys.parse_stream(&key), keys.parse_checkpoint(&key), keys.parse_lease(&key)),
-                (None, None, None)
-            );
+            assert_eq!(keys.parse_stream(&key), None, "{key}");
         }
     }
 
@@ -356,7 +336,7 @@ mod tests {
             "b:aggregate:b:b",
         ];
         let (mut made, mut all) = (0, BTreeSet::from([keys.feed(), keys.ids(), keys.meta(), keys.deliveries()]));
-        all.extend([keys.dead_letters(), keys.dead_letter_attempts(), keys.note_names()]);
+        all.extend([keys.dead_letters(), keys.dead_letter_attempts(), keys.note_names(), keys.reader_names()]);
         all.extend([keys.commands(), keys.command_times(), keys.added_tags()]);
         for one in texts {
             let name = Name::from_static(one);
@@ -397,6 +377,6 @@ mod tests {
             }
         }
         assert!(all.iter().all(|key| is_reserved(key)));
-        assert_eq!(all.len(), made + 10);
+        assert_eq!(all.len(), made + 11);
     }
 }

@@ -60,7 +60,8 @@ async fn acquire(
     mode: &str,
 ) -> Result<Option<Lease>, LeaseError> {
     let mut script = lease_script(inner, &ACQUIRE_LEASE, role);
-    script.arg(owner.as_str()).arg(millis(ttl)).arg(mode);
+    script.key(inner.keys().reader_names());
+    script.arg(owner.as_str()).arg(millis(ttl)).arg(mode).arg(role.as_str());
     let epoch: Option<u64> = run_lease_script(inner, role, &script).await?;
     Ok(epoch.map(|epoch| Lease { role: role.clone(), owner: owner.clone(), epoch }))
 }

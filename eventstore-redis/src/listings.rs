@@ -1,21 +1,23 @@
-//! Listings of streams, checkpoints and leases: the store keeps no list of them, so each page scans keys of the server.
+//! Listings of streams, checkpoints and leases. The store keeps the names of checkpoints and leases; it keeps no list of
+//! streams, so each page of those scans keys of the server.
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, Name, Version,
+    BoxError, Name, StreamId, Version,
     port::{
         Lease, ReadError,
         listings::{ListCursor, Listing, Listings, StoredCheckpoint, StoredLease, StoredStream, StreamFilter},
     },
-    support::LISTING_ROWS_MAX,
+    support::{LISTING_ROWS_MAX, NameScan},
 };
 use eventbus_redis_core::{error::boxed, reply};
-use redis::{FromRedisValue, Value};
+use redis::{Cmd, FromRedisValue, Value};
 use time::OffsetDateTime;
 
 use crate::{
     RedisEventStore,
     checkpoint::parse_position,
+    commands,
     commit::scan_pattern,
     entry::parse_micros,
     error::{corrupt_key, read_error},
@@ -27,41 +29,46 @@ use crate::{
 /// Keys that one `SCAN` examines.
 const SCAN_BATCH_MAX: usize = 250;
 
-/// Keys of the server that were scanned for a page.
-struct Scanned<T> {
-    found: Vec<T>,
-    next: Option<ListCursor>,
-}
-
-/// Scans keys from a cursor on, until `limit` of them name an item, or [`LISTING_ROWS_MAX`] keys are examined.
-async fn scan<T>(
+/// Scans keys from a cursor on, until `limit` of them name a stream that matches, or [`LISTING_ROWS_MAX`] keys are
+/// examined.
+async fn scan_streams(
     inner: &StoreInner,
+    filter: &StreamFilter,
     after: Option<&ListCursor>,
     limit: usize,
-    parse: impl Fn(&str) -> Option<T>,
-) -> Result<Scanned<T>, ReadError> {
+) -> Result<Listing<StreamId>, ReadError> {
     let matching = scan_pattern(inner.keys().prefix());
     let mut cursor = after.map_or_else(|| "0".to_owned(), |after| after.as_str().to_owned());
-    let mut found = Vec::new();
+    let mut items = Vec::new();
     for _ in 0..LISTING_ROWS_MAX / SCAN_BATCH_MAX {
         let scan = reply::request("SCAN", (&cursor, "MATCH", &matching, "COUNT", SCAN_BATCH_MAX.min(limit.max(1))));
-        let scanned: (String, Vec<String>) =
-            inner.connection().query_idempotent(&scan).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
-        found.extend(scanned.1.iter().filter_map(|key| parse(key)));
+        let scanned: (String, Vec<String>) = query(inner, &scan).await?;
+        let found = scanned.1.iter().filter_map(|key| inner.keys().parse_stream(key));
+        items.extend(found.filter(|stream| filter.matches(stream)));
         cursor = scanned.0;
-        if cursor == "0" || found.len() >= limit {
+        if cursor == "0" || items.len() >= limit {
             break;
         }
     }
-    Ok(Scanned { found, next: (cursor != "0").then(|| ListCursor::new(cursor)) })
+    Ok(Listing { items, next: (cursor != "0").then(|| ListCursor::new(cursor)) })
+}
+
+/// Lists the names of checkpoints and leases that begin with `prefix`.
+async fn list_names(
+    inner: &StoreInner,
+    prefix: &str,
+    after: Option<&ListCursor>,
+    limit: usize,
+) -> Result<Listing<Name>, ReadError> {
+    let (key, scan) = (inner.keys().reader_names(), NameScan::new(prefix, after, limit));
+    let after = Some(scan.after()).filter(|after| !after.is_empty());
+    let names: Vec<String> = query(inner, &commands::names(&key, prefix, after, scan.rows())).await?;
+    let names = names.into_iter().map(|name| Name::new("reader", name)).collect::<Result<_, _>>();
+    Ok(scan.to_page(names.map_err(|error| corrupt_key(&key, error))?, |name| name))
 }
 
 #[async_trait]
 impl Listings for RedisEventStore {
-    fn scans_all_keys(&self) -> bool {
-        true
-    }
-
     async fn list_streams(
         &self,
         filter: &StreamFilter,
@@ -69,8 +76,7 @@ impl Listings for RedisEventStore {
         limit: usize,
     ) -> Result<Listing<StoredStream>, ReadError> {
         let keys = self.inner().keys();
-        let parse = |key: &str| keys.parse_stream(key).filter(|stream| filter.matches(stream));
-        let Scanned { found, next } = scan(self.inner(), after, limit, parse).await?;
+        let Listing { items: found, next } = scan_streams(self.inner(), filter, after, limit).await?;
         if found.is_empty() {
             return Ok(Listing { items: Vec::new(), next });
         }
@@ -100,8 +106,7 @@ impl Listings for RedisEventStore {
         limit: usize,
     ) -> Result<Listing<StoredCheckpoint>, ReadError> {
         let keys = self.inner().keys();
-        let parse = |key: &str| keys.parse_checkpoint(key).filter(|name| name.starts_with(prefix));
-        let Scanned { found, next } = scan(self.inner(), after, limit, parse).await?;
+        let Listing { items: found, next } = list_names(self.inner(), prefix, after, limit).await?;
         if found.is_empty() {
             return Ok(Listing { items: Vec::new(), next });
         }
@@ -123,8 +128,7 @@ impl Listings for RedisEventStore {
         limit: usize,
     ) -> Result<Listing<StoredLease>, ReadError> {
         let keys = self.inner().keys();
-        let parse = |key: &str| keys.parse_lease(key).filter(|role| role.starts_with(prefix));
-        let Scanned { found, next } = scan(self.inner(), after, limit, parse).await?;
+        let Listing { items: found, next } = list_names(self.inner(), prefix, after, limit).await?;
         let fields = ["owner", "epoch", "expires_at", "renewed_at"];
         let reads = found.iter().map(|role| reply::request("HMGET", (keys.lease(role), &fields[..])));
         let mut replies = query_each(self.inner(), std::iter::once(redis::cmd("TIME")).chain(reads)).await?.into_iter();
@@ -144,8 +148,12 @@ impl Listings for RedisEventStore {
     }
 }
 
+async fn query<T: FromRedisValue>(inner: &StoreInner, command: &Cmd) -> Result<T, ReadError> {
+    inner.connection().query_idempotent(command).await.map_err(|error| ReadError::Unavailable(boxed(error)))
+}
+
 /// Sends commands in one round trip, and returns the replies.
-async fn query_each(inner: &StoreInner, commands: impl Iterator<Item = redis::Cmd>) -> Result<Vec<Value>, ReadError> {
+async fn query_each(inner: &StoreInner, commands: impl Iterator<Item = Cmd>) -> Result<Vec<Value>, ReadError> {
     let replies = query_all(inner, commands).await?.into_iter();
     replies.map(|reply| reply.map_err(|error| ReadError::Unavailable(error.into()))).collect()
 }

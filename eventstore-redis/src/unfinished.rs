@@ -26,9 +26,12 @@ impl UnfinishedDeliveries for RedisEventStore {
         let keys = self.inner().keys();
         let mut script = SAVE_PROGRESS.prepare_invoke();
         script.key(keys.waiting(group)).key(keys.dead_letters()).key(keys.dead_letter_attempts());
+        script.arg(group.as_str());
         match checkpoint {
-            Some((name, position)) => script.key(keys.checkpoint(name)).arg(group.as_str()).arg(position.get()),
-            None => script.key(keys.checkpoint(group)).arg(group.as_str()).arg(""),
+            Some((name, position)) => {
+                script.key(keys.checkpoint(name)).key(keys.reader_names()).arg(name.as_str()).arg(position.get())
+            }
+            None => script.arg("").arg(""),
         };
         script.arg(unfinished.len());
         for row in unfinished {

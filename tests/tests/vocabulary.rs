@@ -271,6 +271,7 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
     ("eventstore-redis", "micros", "the rest of `timestamp`, which has milliseconds"),
     ("eventstore-redis", "bytes", "sizes of events, which end a page"),
     ("eventstore-redis", "note_names", "orders the notes; the SQL stores have a primary key"),
+    ("eventstore-redis", "reader_names", "orders checkpoints and leases; the SQL stores have primary keys"),
     ("eventstore-redis", "command_times", "orders the commands by age; the SQL stores have an index"),
     (
         "eventstore-redis",

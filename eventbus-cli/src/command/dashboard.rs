@@ -44,8 +44,7 @@ pub(crate) struct DashboardArgs {
     /// Show the values of fields with this name only, and of what is below them
     #[arg(long = "show", value_name = "FIELD")]
     shown_fields: Vec<String>,
-    /// The interval of the samples of throughput and lag; by default 5 seconds, and a minute for a store on Redis, whose keys
-    /// each sample scans
+    /// The interval of the samples of throughput and lag; by default 5 seconds
     #[arg(long, value_name = "INTERVAL", value_parser = parse_duration)]
     sample_every: Option<Duration>,
 }

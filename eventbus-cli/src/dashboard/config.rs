@@ -31,8 +31,7 @@ pub struct DashboardConfig {
     /// If set, only fields of payloads and attributes with one of these names are shown with their values, and what is below
     /// them.
     pub shown_fields: Option<Vec<String>>,
-    /// The interval of the samples of throughput and lag, of which 720 are kept in memory. `None`, the default, takes one
-    /// every 5 s, and every minute of a store on Redis, where each sample scans all keys.
+    /// The interval of the samples of throughput and lag, of which 720 are kept in memory; `None`, the default, for 5 s.
     pub sample_interval: Option<Duration>,
 }
 

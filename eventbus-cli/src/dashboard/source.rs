@@ -2,12 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use eventbus::{
-    App, Name,
-    clock::SharedClock,
-    port::{BoxFuture, listings::Listings},
-    store::EventStore,
-};
+use eventbus::{App, Name, clock::SharedClock, port::BoxFuture, store::EventStore, support::LISTING_ROWS_MAX};
 
 use super::parts::number;
 use crate::{
@@ -23,8 +18,13 @@ use crate::{
 /// The most dead letters that a page reads.
 pub(super) const DEAD_LETTERS_READ_MAX: u64 = 200;
 
-/// The most pending deliveries, of each partition, that a page shows.
+/// The most pending deliveries of a partition that a page shows.
 const PENDING_MAX: usize = 50;
+
+/// Returns the number of pending deliveries to read of each partition, and of the backlog of a group.
+fn pending_of_each(partitions: u32) -> usize {
+    PENDING_MAX.min(LISTING_ROWS_MAX / (partitions as usize + 1)).max(1)
+}
 
 /// Examines the servers as the doctor does, and returns its reports.
 pub(crate) type Examine = Box<dyn Fn() -> BoxFuture<'static, Result<Vec<Report>, CommandError>> + Send + Sync>;
@@ -80,11 +80,6 @@ impl DashboardSource {
         &self.clock
     }
 
-    /// Returns `true` if the store reads all its keys to list its readers.
-    pub(super) fn scans_all_keys(&self) -> bool {
-        self.optional_store().and_then(EventStore::listings).is_some_and(Listings::scans_all_keys)
-    }
-
     pub(super) const fn bus(&self) -> &OpenBus {
         &self.bus
     }
@@ -130,7 +125,11 @@ impl DashboardSource {
         if info.consumer_groups.iter().all(|group| *group.name != **name) {
             return Ok(None);
         }
-        load_group(&self.bus, self.optional_store(), name, PENDING_MAX).await.map(Some)
+        let partitions = match &self.bus {
+            OpenBus::Redis(bus) => bus.config().partitions,
+            _ => 1,
+        };
+        load_group(&self.bus, self.optional_store(), name, pending_of_each(partitions)).await.map(Some)
     }
 
     async fn tally(&self) -> Result<DeadLetterTally, CommandError> {
@@ -147,5 +146,17 @@ impl DashboardSource {
             return Ok(DeadCount { number: tally.all(), is_cut: !tally.is_complete() });
         }
         Ok(DeadCount { number: self.bus.stream_info().await?.dlq_messages, is_cut: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_a_group_reads_a_thousand_pending_deliveries_at_most() {
+        for (partitions, of_each) in [(0, 50), (1, 50), (19, 50), (20, 47), (64, 15), (1_024, 1)] {
+            assert_eq!(pending_of_each(partitions), of_each, "{partitions} partitions");
+        }
     }
 }

@@ -79,17 +79,6 @@ impl Visit {
         &self.inner
     }
 
-    /// Returns the value of `data-live` of a part that lists the readers of the store, which the browser then loads every few
-    /// seconds; `None` if each time would scan all keys of a server.
-    pub(super) fn is_live(&self) -> Option<&'static str> {
-        (!self.inner.source().scans_all_keys()).then_some("")
-    }
-
-    /// Like [`is_live`](Self::is_live), for a part that lists the groups: those of a bus on Redis are not in the store.
-    pub(super) fn is_live_for_groups(&self) -> Option<&'static str> {
-        if self.inner.source().bus().is_in_process() { self.is_live() } else { Some("") }
-    }
-
     /// Returns `true` if the page shows forms that change data.
     pub(super) const fn may_change(&self) -> bool {
         self.may_change

@@ -10,7 +10,7 @@ use eventstore_postgres::PgEventStore;
 use futures_util::future::try_join_all;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
-use crate::{filling::add_dead_letters, served::Served, shop::placed};
+use crate::{filling::add_dead_letters, http::between, served::Served, shop::placed};
 
 /// More than a page reads.
 const MANY: usize = 1_500;
@@ -56,8 +56,11 @@ async fn no_page_scans_a_table_or_reads_more_than_a_thousand_rows() {
     let mut connection = PgConnection::connect(database.url()).await.unwrap();
     sqlx::query("ANALYZE").execute(&mut connection).await.unwrap();
 
+    let dead_letters = Served::start(&["--store", database.url()]).site.get("/dead-letters").await.ok();
+    let dead_letter = format!("/dead-letter?id={}", between(&dead_letters, "./dead-letter?id=", "\"")[0]);
     for path in [
         "/",
+        &dead_letter,
         "/streams",
         "/streams?prefix=o-0",
         "/streams?type=Cart",

@@ -98,9 +98,9 @@ pub struct Listing<T> {
 ///
 /// For a page a store examines about 1,000 rows or keys at most, so a page may hold fewer items than the limit, also none,
 /// although more follow: the listing ends with the page without a `next`. The SQL stores and the one in memory list in the
-/// order of the bytes of the aggregate id, then the type, then the tenant, or of the name. The store on Redis searches the
-/// keys of its server, in no order; a page may exceed the limit, and an item can be listed twice if keys of the server
-/// come or go meanwhile.
+/// order of the bytes of the aggregate id, then the type, then the tenant. The store on Redis searches the keys of its server
+/// for streams, in no order; a page may exceed the limit, and a stream can be listed twice if keys of the server come or go
+/// meanwhile. Checkpoints and leases are listed in the order of the bytes of their names.
 ///
 /// Implementations must pass the event-store suite of `eventbus::testkit`.
 #[async_trait]
@@ -139,10 +139,4 @@ pub trait Listings: Send + Sync {
         after: Option<&ListCursor>,
         limit: usize,
     ) -> Result<Listing<StoredLease>, ReadError>;
-
-    /// Returns `true` if listing checkpoints or leases reads all keys of the server, so that a page which shows them every
-    /// few seconds would load it.
-    fn scans_all_keys(&self) -> bool {
-        false
-    }
 }

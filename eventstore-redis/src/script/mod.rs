@@ -40,6 +40,7 @@ pub(crate) static MAKE_SHADOW: Lua = lua(&[include_str!("make_shadow.lua")]);
 pub(crate) static FIND_STORE: Lua = lua(&["#!lua flags=no-writes\n", FORMAT, include_str!("find_store.lua")]);
 pub(crate) static OPEN_STORE: Lua = lua(&[FORMAT, include_str!("open_store.lua")]);
 pub(crate) static RENEW_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("renew_lease.lua")]);
+pub(crate) static SAVE_CHECKPOINT: Lua = lua(&[include_str!("save_checkpoint.lua")]);
 pub(crate) static SAVE_NOTE: Lua = lua(&[include_str!("save_note.lua")]);
 pub(crate) static SAVE_SNAPSHOT: Lua = lua(&[PROGRAM_ARGS, SNAPSHOT_VERSION, include_str!("save_snapshot.lua")]);
 pub(crate) static SAVE_PROGRESS: Lua = lua(&[include_str!("save_progress.lua")]);

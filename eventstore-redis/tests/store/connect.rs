@@ -68,6 +68,7 @@ async fn without_a_prefix_the_keys_are_the_tutorials() {
         "eventstore:event_types",
         "eventstore:ids",
         "eventstore:meta",
+        "eventstore:reader_names",
         "projection:order-stats:checkpoint",
     ];
     assert_eq!(keys, wanted);

@@ -291,7 +291,7 @@ async fn an_effect_that_is_refused_undoes_all_before_it() {
         assert!(source.to_string().contains("WRONGTYPE"), "{source}");
         until("the claim is let go", async || dump(&mut connection, &store).await.len() == with_lease.len()).await;
         assert_eq!(dump(&mut connection, &store).await, with_lease, "after {made} effects");
-        assert_eq!(with_lease.len(), before.len() + 1);
+        assert_eq!(with_lease.len(), before.len() + 2, "the lease, and the name of its role");
         assert_eq!(store.load_checkpoint(&lease.role).await.unwrap(), None);
     }
 }

@@ -59,7 +59,7 @@ pub(in crate::dashboard) async fn group(visit: &Visit, choice: &GroupChoice) -> 
         }
     };
     Ok(Some(html! {
-        div data-live=[visit.is_live_for_groups()] {
+        div data-live {
             (table("Consumers", &columns, &consumers))
             @if view.pending.is_empty() {
                 p { "No delivery is pending." }

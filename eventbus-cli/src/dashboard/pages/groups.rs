@@ -52,7 +52,7 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
         }
     };
     Ok(html! {
-        div data-live=[visit.is_live_for_groups()] {
+        div data-live {
             @if groups.is_empty() { p { "The bus knows no group." } } @else { (table("Consumer groups", &columns, &rows)) }
             @if !are_all_counted {
                 p.hint { "Of the dead letters the oldest " (DEAD_LETTERS_READ_MAX) " are counted; there are more." }

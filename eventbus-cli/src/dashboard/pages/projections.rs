@@ -60,7 +60,7 @@ pub(in crate::dashboard) async fn projections(visit: &Visit) -> Result<Markup, C
     let skipped: Vec<_> =
         rows.iter().flat_map(|row| row.skipped.iter().map(|event| (row.name.as_str(), event))).collect();
     Ok(html! {
-        div data-live=[visit.is_live()] {
+        div data-live {
             @if rows.is_empty() && in_memory.is_empty() {
                 p { "The store knows no projection." }
             } @else {

@@ -47,7 +47,7 @@ pub(in crate::dashboard) async fn relay(visit: &Visit) -> Result<Markup, Command
     let skipped: Vec<_> =
         relays.iter().flat_map(|row| row.skipped.iter().map(|event| (row.destination.as_str(), event))).collect();
     Ok(html! {
-        div data-live=[visit.is_live()] {
+        div data-live {
             @if let Some((text, since)) = &problem {
                 p.problem role="alert" { "The relay of this process does not publish: " (text) " (since " (time(*since)) ")" }
             }
