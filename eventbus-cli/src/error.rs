@@ -9,7 +9,7 @@ use eventbus::{
     port::{CheckpointError, LeaseError, ReadError},
     support::source_chain,
 };
-use eventbus_redis::{GroupError, RedisCommandError, RedisConnectError};
+use eventbus_redis::{GroupError, RedisCommandError, RedisConnectError, redis::RedisError};
 use eventstore_postgres::{PgConnectError, sqlx};
 use eventstore_sqlite::SqliteConnectError;
 
@@ -109,6 +109,14 @@ impl CommandError {
         }
     }
 
+    /// Passes over the error of a reader of the output that has seen enough: where more counts than what is shown.
+    pub(crate) fn unless_reader_left(self) -> Result<(), Self> {
+        match &self {
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            _ => Err(self),
+        }
+    }
+
     /// Returns the error and its sources in one line.
     #[must_use]
     pub fn to_line(&self) -> String {
@@ -205,7 +213,9 @@ fn is_refusal(error: &(dyn Error + 'static)) -> bool {
         Some(error) => error.as_database_error()?.code(),
         None => None,
     });
+    let of_redis = source_chain(error).find_map(|error| error.downcast_ref::<RedisError>()?.code());
     code.is_some_and(|code| is_lasting(&code))
+        || of_redis.is_some_and(|code| ["NOPERM", "NOAUTH", "WRONGPASS", "WRONGTYPE"].contains(&code))
 }
 
 /// Returns `true` for a SQLSTATE that says what is wrong with the statement, the database or the rights; not that the server
@@ -339,5 +349,15 @@ mod tests {
         let error = CommandError::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!(error.status(), ExitStatus::Done);
         assert_eq!(CommandError::from(io::Error::from(io::ErrorKind::StorageFull)).status(), ExitStatus::Fault);
+    }
+
+    #[test]
+    fn a_redis_that_refuses_is_there() {
+        for (answer, status) in [("NOPERM this user has no permissions", 2), ("LOADING the dataset", 3)] {
+            let reply = redis::parse_redis_value(format!("-{answer}\r\n").as_bytes()).unwrap();
+            let error = reply.extract_error().unwrap_err();
+            let error = CommandError::from(ReadError::Unavailable(error.into()));
+            assert_eq!(error.status().code(), status, "{error}");
+        }
     }
 }

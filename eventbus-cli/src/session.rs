@@ -6,6 +6,7 @@ use std::{
 };
 
 use eventbus::{app::AppBuilder, clock::SharedClock, store::EventStore};
+use serde::Serialize;
 use tokio::sync::{OnceCell, oneshot};
 
 use crate::{
@@ -36,6 +37,13 @@ pub(crate) enum Consent {
     Given,
     /// Only say what would be changed.
     DryRun,
+}
+
+/// What a dry run shows.
+#[derive(Debug, Serialize)]
+struct DryRun<'w> {
+    dry_run: bool,
+    would: &'w str,
 }
 
 impl Session {
@@ -133,13 +141,35 @@ impl Session {
         }
     }
 
+    /// Says what a dry run would do, with `--json` as a document too.
+    ///
+    /// # Errors
+    /// [`CommandError::Output`] if standard output cannot be written.
+    pub(crate) fn show_dry_run(&self, would: &str) -> Result<(), CommandError> {
+        self.printer.note(&format!("dry run: {would}; nothing is changed"));
+        self.printer.show(&DryRun { dry_run: true, would }, |_| String::new())
+    }
+
+    /// Asks whether to make the change that `question` describes, and returns `true` if it is to be made. A dry run
+    /// [says](Self::show_dry_run) what it would do.
+    ///
+    /// # Errors
+    /// As for [`confirm`](Self::confirm).
+    pub(crate) async fn may_change(&self, question: &str) -> Result<bool, CommandError> {
+        if self.is_dry_run {
+            self.show_dry_run(question)?;
+            return Ok(false);
+        }
+        self.confirm(question).await.map(|consent| consent == Consent::Given)
+    }
+
     /// Asks whether to make the change that `question` describes, unless `--yes` or `--dry-run` answers.
     ///
     /// # Errors
     /// [`CommandError::NotConfirmed`] if the answer is no, or there is no terminal to ask on.
     pub(crate) async fn confirm(&self, question: &str) -> Result<Consent, CommandError> {
         if self.is_dry_run {
-            self.printer.note(&format!("dry run: {question}? nothing is changed"));
+            self.printer.note(&format!("dry run: {question}; nothing is changed"));
             return Ok(Consent::DryRun);
         }
         if self.is_confirmed {

@@ -204,7 +204,7 @@ async fn a_dead_app_is_operated_on_its_servers() {
 
     let dry = live.run(&["--dry-run", "groups", "retire", "mail"]);
     assert_eq!((dry.code, dry.out.as_str()), (0, ""));
-    assert_eq!(dry.err, "dry run: retire group `mail`, with 0 pending and 1 unread entries? nothing is changed\n");
+    assert_eq!(dry.err, "dry run: retire group `mail`, with 0 pending and 1 unread entries; nothing is changed\n");
     assert_eq!(live.run(&["groups", "retire", "mail"]).code, 4);
     let retired = live.document(&["--yes", "groups", "retire", "mail"]);
     let wanted = json!({ "version": 1, "as_of": "TIME", "group": "mail", "retired": true, "pending": 0, "unread": 1 });
@@ -255,7 +255,7 @@ async fn a_group_whose_entries_redis_has_lost_count_of_is_behind_by_its_position
         assert_eq!((unknown.code, &unknown.documents()[0]["readers"][0]["events"]), (1, &Value::Null), "{unknown:?}");
     }
     let dry = of_bus(&["--dry-run", "groups", "retire", "mail"]);
-    assert!(dry.err.contains("with 0 pending and an unknown number of unread entries?"), "{dry:?}");
+    assert!(dry.err.contains("with 0 pending and an unknown number of unread entries;"), "{dry:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,7 +295,7 @@ async fn a_relay_that_stopped_at_a_restored_store_publishes_again() {
 
     let dry = live.run(&["--dry-run", "relay", "republish", "--after", "2"]);
     let question = format!("publish all events after position 2 again to {destination}, which has those up to 4");
-    assert_eq!((dry.code, dry.err), (0, format!("dry run: {question}? nothing is changed\n")));
+    assert_eq!((dry.code, dry.err), (0, format!("dry run: {question}; nothing is changed\n")));
     assert_eq!(live.run(&["relay", "republish", "--after", "2"]).code, 4);
     assert_eq!((&relay()["position"], &relay()["halted_at"]), (&json!("4"), &json!("9")), "it is asked first");
 
@@ -359,6 +359,8 @@ async fn what_became_of_an_event_is_shown_as_far_as_anything_knows_it() {
     assert!(live.run(&["why", &live.ids[0].to_string()]).out.contains("\n  handled by billing/charge\n"));
     let shipped = why(live.ids[1]);
     assert_eq!((&shipped["dead_letters"][0]["handler"], &shipped["handled_by"]), (&json!("send"), &json!([])));
+    assert_eq!((&placed["handlers_unknown"], &shipped["handlers_unknown"]), (&json!(false), &json!(false)));
+    assert_eq!(why(live.ids[2])["handlers_unknown"], true);
     let other = live.run(&["why", &live.ids[2].to_string()]).out;
     assert!(other.ends_with("  handlers unknown\n"), "{other}");
 
@@ -434,7 +436,7 @@ async fn the_relay_skips_an_event_that_no_handler_is_to_get() {
         "{skipped:?}"
     );
     let published = live.run(&[&["--dry-run"], &skip("4")[1..]].concat());
-    let question = "the event at position 4, `OrderShipped` of Order/o-2, which it has published already?";
+    let question = "the event at position 4, `OrderShipped` of Order/o-2, which it has published already;";
     assert!(published.err.contains(question), "{published:?}");
     assert_eq!(live.run(&skip("4")).code, 0);
     let reasons = |relay: &Value| relay["relays"][0]["skipped"].as_array().unwrap().len();
@@ -526,7 +528,7 @@ async fn a_redis_store_is_read_as_the_others_are() {
     assert_eq!((&waiting["position"], &waiting["events"], &waiting["seconds"]), (&json!("1"), &json!(2), &Value::Null));
     assert_eq!(run(&["lag", "--over-time", "1h"]).code, 1, "nothing says that it is not late");
     let dry = run(&["--dry-run", "projections", "skip", "totals", "2", "--reason", "lost"]);
-    assert!(dry.err.contains("skip for good the event at position 2, which the store cannot read?"), "{dry:?}");
+    assert!(dry.err.contains("skip for good the event at position 2, which the store cannot read;"), "{dry:?}");
     let schema = run(&["schema"]).masked_json();
     let wanted = json!({
         "version": 1, "as_of": "TIME", "at": 1, "known": null, "min_reader": 1, "migrations": [],

@@ -102,6 +102,7 @@ async fn streams_are_listed_and_shown() {
     let next = first.documents()[0]["next"].as_str().unwrap().to_owned();
     let second = app.run(&["--json", "streams", "list", "--limit", "2", "--after", &next]);
     assert_eq!(rows(&second), ["o-3"]);
+    assert_eq!(app.run(&["streams", "list", "--after", "x"]).code, 64);
     assert_eq!(rows(&app.run(&["--json", "streams", "list", "--type", "Cart"])), [""; 0]);
     assert_eq!(rows(&app.run(&["--json", "streams", "list", "--type", "Order", "--id-prefix", "o-2"])), ["o-2"]);
     let tenant = Uuid::from_u128(7).to_string();
@@ -411,6 +412,8 @@ async fn causes_and_effects_of_an_event_are_a_tree() {
         .collect();
     assert_eq!(rows, [("root", 0, false), ("left", 1, false), ("leaf", 2, false), ("right", 1, true)]);
     assert_eq!(why(&right, &["--since", "1h"]).code, 0);
+    let too_old = why(&right, &["--since", "0s"]);
+    assert_eq!((too_old.code, too_old.err.contains("after position 5")), (1, true), "{too_old:?}");
     assert_eq!(why(&root, &["--after", "1"]).code, 1);
     assert_eq!(eventbus(&["--store", &url, "why", "no-id"]).code, 64);
 
@@ -421,6 +424,18 @@ async fn causes_and_effects_of_an_event_are_a_tree() {
     let found = &document["events"][0]["dead_letters"][0];
     assert_eq!((&found["group"], &found["handler"]), (&json!("mail"), &json!("send")));
     assert_eq!(found["id"], dead["dead_letters"][0]["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_output_that_goes_away_ends_no_change() {
+    let app = DeadApp::new().await;
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_eventbus"));
+    command.args(["--store", &app.url(), "--yes", "dead-letters", "replay", "--all"]);
+    let mut replay = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    drop(replay.stdout.take());
+    assert_eq!(replay.wait().unwrap().code(), Some(0));
+    let left = app.run(&["--json", "dead-letters", "list"]).documents().remove(0);
+    assert_eq!(left["dead_letters"], json!([]));
 }
 
 /// Runs the command on a terminal at which a person types; `None` without the program of util-linux that makes terminals.

@@ -11,7 +11,7 @@ use eventbus::{
     event::Attributes,
     store::{EventStore, FeedFilter},
 };
-use eventstore_postgres::PgEventStore;
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use eventstore_sqlite::SqliteEventStore;
 use futures_util::TryStreamExt as _;
 use serde_json::json;
@@ -77,6 +77,12 @@ async fn an_export_is_imported_to_the_byte() {
     let folder = tempfile::tempdir().unwrap();
     let url = source(&folder, 2_500).await;
     let wanted = feed_of(&url).await;
+    // one document a line, also of payloads of several lines
+    let events = eventbus(&["--store", &url, "--json", "streams", "show", "Order", "o-11"]).documents();
+    assert!(events.iter().any(|shown| shown["event"]["fields"] == json!({ "cents": 1.0 })), "{events:?}");
+    let nowhere = file(&folder, "no/such/folder.jsonl");
+    let refused = eventbus(&["--store", &url, "export", &nowhere]);
+    assert!(refused.code == 2 && refused.err.contains(&format!("`{nowhere}` cannot be written: ")), "{refused:?}");
     for name in ["events.jsonl", "events.jsonl.zst"] {
         let file = file(&folder, name);
         let exported = eventbus(&["--store", &url, "--json", "export", &file]).masked_json();
@@ -85,9 +91,13 @@ async fn an_export_is_imported_to_the_byte() {
         });
         assert_json(&exported, &shown);
         assert_eq!(eventbus(&["--store", &url, "export", &file]).code, 64, "an existing file is kept");
+        assert_eq!(eventbus(&["--store", &url, "--dry-run", "export", &file]).code, 64);
         let target = migrated(&folder, &format!("{name}.db"));
         let dry = eventbus(&["--store", &target, "--dry-run", "import", &file]);
         assert_eq!((dry.code, dry.out.as_str()), (0, ""));
+        let dry = eventbus(&["--store", &target, "--dry-run", "--json", "import", &file]).masked_json();
+        let would = dry["would"].as_str().unwrap();
+        assert!(dry["dry_run"] == true && would.starts_with("append 2500 events to "), "{dry}");
         assert_eq!(eventbus(&["--store", &target, "import", &file]).code, 4);
         assert_eq!(feed_of(&target).await, [""; 0]);
         let imported = eventbus(&["--store", &target, "--yes", "import", &file]);
@@ -136,6 +146,8 @@ async fn a_complete_export_takes_up_later_events() {
         let (file, target) = (file(&folder, name), migrated(&folder, &format!("{name}.db")));
         let dry = eventbus(&["--store", &url, "--dry-run", "export", &file]);
         assert_eq!((dry.code, Path::new(&file).exists()), (0, false), "{dry:?}");
+        let dry = eventbus(&["--store", &url, "--dry-run", "--json", "export", &file]).masked_json();
+        assert!(dry["would"].as_str().unwrap().starts_with("write the events of "), "{dry}");
         done(&eventbus(&["--store", &url, "export", &file]));
         done(&eventbus(&["--store", &target, "--yes", "import", &file]));
         add_one(&store, "later").await;
@@ -189,11 +201,26 @@ async fn a_store_is_copied_to_any_other() {
     done(&eventbus(&from_redis));
     assert!(feed_of(&back).await == wanted);
 
+    done(&eventbus(&["--store", database.url(), "--schema", "other", "--yes", "migrate"]));
+    let config = PgEventStoreConfig {
+        database_url: database.url().into(),
+        schema: "other".into(),
+        ..PgEventStoreConfig::default()
+    };
+    let other = PgEventStore::connect_with(config).await.unwrap();
+    let to_other = ["copy", "--to", database.url(), "--to-schema", "other"];
+    let dry = eventbus(&[&["--store", &url, "--dry-run", "--json"], &to_other[..]].concat()).masked_json();
+    assert!(dry["would"].as_str().unwrap().starts_with("append the events of "), "{dry}");
+    assert_eq!(feed(&other).await, [""; 0]);
+    done(&eventbus(&[&["--store", &url, "--yes"], &to_other[..]].concat()));
+    assert!(feed(&other).await == wanted);
+
     let itself = eventbus(&["--store", &url, "--yes", "copy", "--to", &url]);
     assert_eq!(itself.code, 64, "{itself:?}");
     let used = source_of_other(folder.path()).await;
     let refused = eventbus(&["--store", &url, "--yes", "copy", "--to", &used]);
     assert!(refused.code == 64 && refused.err.contains("holds events already"), "{refused:?}");
+    assert_eq!(eventbus(&["--store", &url, "--dry-run", "copy", "--to", &used]).code, 64);
 }
 
 async fn source_of_other(folder: &Path) -> String {

@@ -8,7 +8,7 @@ use crate::{
     connection::{ConnectionSettings, OpenStore},
     error::{CommandError, ExitStatus},
     output::Progress,
-    session::{Consent, Session},
+    session::Session,
     transfer::{Importer, checksum, compare, read_chunk},
 };
 
@@ -42,14 +42,15 @@ impl CopyArgs {
         };
         let open = OpenStore::open(&settings).await?;
         let to = open.shared();
-        let question = format!("append the events of {} to {}", from.describe(), to.describe());
-        if session.confirm(&question).await? == Consent::DryRun {
-            return Ok(ExitStatus::Done);
-        }
         let of_target = |error: CommandError| error.of_store(&to.describe());
         let head = from.head().await.map_err(|error| of_source(error.into()))?;
         let id = from.store_id().await.map_err(|error| of_source(error.into()))?;
         let mut importer = Importer::new(to.clone(), id).await.map_err(of_target)?;
+        let question = format!("append the events of {} to {}", from.describe(), to.describe());
+        if !session.may_change(&question).await? {
+            return Ok(ExitStatus::Done);
+        }
+        importer.begin().await.map_err(of_target)?;
         {
             let progress = Progress::new("copying", "positions")?;
             let mut feed = from.read_feed(importer.position(), head, &FeedFilter::all());

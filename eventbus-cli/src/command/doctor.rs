@@ -100,7 +100,7 @@ impl DoctorArgs {
         };
         let mut status = ExitStatus::Done;
         for report in reports {
-            session.printer().show_whole(&report)?;
+            session.printer().show_whole(&report).or_else(CommandError::unless_reader_left)?;
             status = match (report.worst(), status) {
                 (Some(Severity::Fault), _) | (_, ExitStatus::Fault) => ExitStatus::Fault,
                 (_, ExitStatus::Unreachable) => ExitStatus::Unreachable,

@@ -10,7 +10,7 @@ use crate::{
     error::{CommandError, ExitStatus},
     output::Progress,
     session::Session,
-    transfer::{ExportReader, ExportWriter, read_chunk},
+    transfer::{ExportReader, ExportWriter, check_new, read_chunk},
 };
 
 /// Write all events of the store to a file of JSON lines, compressed with zstd if its name ends with .zst
@@ -40,9 +40,12 @@ impl ExportArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let store = session.store().await?;
         let (store_id, head) = (store.store_id().await?, store.head().await?);
+        if !self.resume {
+            check_new(&self.file)?;
+        }
         if session.is_dry_run() {
             let (file, store, head) = (self.file.display(), store.describe(), head.get());
-            session.printer().note(&format!("dry run: write the events of {store} up to position {head} to {file}"));
+            session.show_dry_run(&format!("write the events of {store} up to position {head} to {file}"))?;
             return Ok(ExitStatus::Done);
         }
         let mut writer = match self.resume {

@@ -9,7 +9,7 @@ use super::export::verify;
 use crate::{
     error::{CommandError, ExitStatus},
     output::Progress,
-    session::{Consent, Session},
+    session::Session,
     transfer::{ExportReader, Importer, compare},
 };
 
@@ -41,12 +41,13 @@ impl ImportArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let store = session.store().await?;
         let count = verify(&self.file).await?;
-        let question = format!("append {count} events to {}", store.describe());
-        if session.confirm(&question).await? == Consent::DryRun {
-            return Ok(ExitStatus::Done);
-        }
         let mut reader = ExportReader::open(&self.file)?;
         let mut importer = Importer::new(store.clone(), reader.store()).await?;
+        let question = format!("append {count} events to {}", store.describe());
+        if !session.may_change(&question).await? {
+            return Ok(ExitStatus::Done);
+        }
+        importer.begin().await?;
         {
             let progress = Progress::new("importing", "events")?;
             while let Some(chunk) = reader.next_chunk()? {

@@ -149,8 +149,9 @@ struct Made {
 impl NewArgs {
     pub(crate) fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         if session.is_dry_run() {
+            self.check()?;
             let (folder, files) = (self.folder.display(), FILES.len() + 1);
-            session.printer().note(&format!("dry run: make the folder {folder} with {files} files"));
+            session.show_dry_run(&format!("make the folder {folder} with {files} files"))?;
             return Ok(ExitStatus::Done);
         }
         let source = self.make()?;
@@ -167,10 +168,14 @@ impl NewArgs {
         Ok(ExitStatus::Done)
     }
 
+    /// Returns the name of the crate, and where it takes eventbus from.
+    fn check(&self) -> Result<(String, CrateSource), NewCrateError> {
+        Ok((self.crate_name()?, self.crate_source()?))
+    }
+
     /// Makes the crate, and returns where it takes eventbus from. Files that were written before an error stay.
     fn make(&self) -> Result<CrateSource, NewCrateError> {
-        let name = self.crate_name()?;
-        let source = self.crate_source()?;
+        let (name, source) = self.check()?;
         let exists = |error: io::Error| match error.kind() {
             io::ErrorKind::AlreadyExists => NewCrateError::Exists { folder: self.folder.clone() },
             _ => NewCrateError::Write { path: self.folder.clone(), source: error },

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{
     error::{CommandError, ExitStatus, THE_STORE},
     output::{Progress, serialize_position},
-    session::{Consent, Session},
+    session::Session,
 };
 
 /// Rebuild the rows of a projection from zero, while the old ones serve
@@ -50,7 +50,7 @@ impl RebuildArgs {
         }
         let app = session.take_app().await?;
         let store = app.given_store().map_or_else(|| "a store in memory".into(), |store| store.describe());
-        if session.confirm(&format!("rebuild projection `{projection}` of {store}")).await? == Consent::DryRun {
+        if !session.may_change(&format!("rebuild projection `{projection}` of {store}")).await? {
             return Ok(ExitStatus::Done);
         }
         let bar = Progress::new("rebuilding", "positions")?;

@@ -15,7 +15,7 @@ use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Table, optional, serialize_position, time_text},
     query::{ReaderSkips, RelayRow, list_other_skips, list_relays},
-    session::{Consent, Session},
+    session::Session,
 };
 
 /// Show the relay: leader, published position, lag; publish again, skip an event
@@ -121,7 +121,7 @@ async fn republish_after(
     }
     let question =
         format!("publish all events after position {after} again to {destination}, which has those up to {published}");
-    if session.confirm(&question).await? == Consent::Given {
+    if session.may_change(&question).await? {
         let position = republish(store, bus, after).await?;
         session.printer().show(&Republished { destination, position }, |_| {
             format!("the relay to {destination} publishes all events after position {position} again\n")

@@ -14,7 +14,7 @@ use crate::{
     error::{CommandError, ExitStatus},
     output::{Printer, Progress, printable},
     query::{ago, position_at},
-    session::{Consent, Session},
+    session::Session,
 };
 
 /// Run one handler on stored events, from a position or a time on
@@ -117,7 +117,7 @@ impl ReplayArgs {
         let end = through.map_or_else(|| "the end".to_owned(), |position| format!("position {position}"));
         let question =
             format!("run handler `{handler}` on its events after position {after} up to {end} of {}", store.describe());
-        if session.confirm(&question).await? == Consent::DryRun {
+        if !session.may_change(&question).await? {
             return Ok(ExitStatus::Done);
         }
         let mut running = RunningReplay::new(handler, (after, through), session.printer())?;

@@ -11,7 +11,7 @@ use crate::{
     connection::{ConnectionSettings, StoreUrl},
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table},
-    session::{Consent, Session},
+    session::Session,
 };
 
 /// Show the migrations of the store, and those that this release knows
@@ -127,7 +127,7 @@ impl MigrateArgs {
         };
         if missing.is_empty() {
             printer.note("the store is up to date");
-        } else if session.confirm(&format!("create or migrate: {}", missing.join(", "))).await? == Consent::Given {
+        } else if session.may_change(&format!("create or migrate: {}", missing.join(", "))).await? {
             let _line = Progress::of_unknown_size("migrating")?;
             match url {
                 StoreUrl::Postgres(url) => {

@@ -15,7 +15,7 @@ use crate::{
     error::{CommandError, ExitStatus},
     output::{Printer, printable, serialize_position},
     query::ReaderSkips,
-    session::{Consent, Session},
+    session::Session,
 };
 
 /// An order to skip an event.
@@ -53,14 +53,14 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Asks whether to have it do this with the event at a position.
-    async fn confirm(
+    async fn may_change(
         &self,
         session: &Session,
         store: &dyn EventStore,
         (what, position): (&str, Position),
-    ) -> Result<Consent, CommandError> {
+    ) -> Result<bool, CommandError> {
         let event = self.describe(store, position).await;
-        session.confirm(&format!("have {} {what} {event}", self.shown)).await
+        session.may_change(&format!("have {} {what} {event}", self.shown)).await
     }
 
     /// Says which event is at a position, and whether the reader is past it.
@@ -102,7 +102,7 @@ impl SkipArgs {
         reader: &Reader,
     ) -> Result<ExitStatus, CommandError> {
         let (position, shown) = (Position::new(self.position), &reader.shown);
-        if reader.confirm(session, &*store, ("skip for good", position)).await? == Consent::DryRun {
+        if !reader.may_change(session, &*store, ("skip for good", position)).await? {
             return Ok(ExitStatus::Done);
         }
         let changed = SkipEditor::new(store).skip(&reader.role, position, &self.reason).await?;
@@ -123,7 +123,7 @@ impl UnskipArgs {
         reader: &Reader,
     ) -> Result<ExitStatus, CommandError> {
         let (position, shown) = (Position::new(self.position), &reader.shown);
-        if reader.confirm(session, &*store, ("no longer skip", position)).await? == Consent::DryRun {
+        if !reader.may_change(session, &*store, ("no longer skip", position)).await? {
             return Ok(ExitStatus::Done);
         }
         if !SkipEditor::new(store).unskip(&reader.role, position).await? {

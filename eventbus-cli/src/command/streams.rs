@@ -107,8 +107,10 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn begin(stream: &StreamId, choice: &'a FieldChoice) -> Self {
-        Self { choice, payloads: PayloadComparison::default(), state: StateComparison::begin(stream, choice) }
+    /// Begins before the first event of a stream; with its state, in the binary of its application.
+    fn begin(stream: &StreamId, choice: &'a FieldChoice, is_in_app: bool) -> Self {
+        let state = if is_in_app { StateComparison::begin(stream, choice) } else { None };
+        Self { choice, payloads: PayloadComparison::default(), state }
     }
 
     /// Applies an event that is not shown.
@@ -192,7 +194,7 @@ impl StreamArgs {
                     .map_err(|error| CommandError::Usage(error.to_string()))?
                     .with_tenant_id(tenant.filter(|tenant| !tenant.is_nil()));
                 let choice = FieldChoice::default();
-                let comparison = diff.then(|| Comparison::begin(&stream, &choice));
+                let comparison = diff.then(|| Comparison::begin(&stream, &choice, session.is_in_app()));
                 show_stream(session, &stream, Version::new(*from), limit.unwrap_or(u64::MAX), comparison).await
             }
         }
@@ -283,6 +285,6 @@ fn page_text(page: &StreamPage) -> String {
             row.tenant.map(|tenant| tenant.to_string()).unwrap_or_default(),
         ]);
     }
-    let next = page.next.as_ref().map(|next| format!("more with --after '{next}'\n"));
+    let next = page.next.as_ref().map(|next| format!("more with --after '{}'\n", next.replace('\'', r"'\''")));
     table.to_text() + &next.unwrap_or_default()
 }

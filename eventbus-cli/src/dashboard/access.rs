@@ -70,14 +70,17 @@ impl Access {
 
     /// Returns the value of the header that logs a browser in, as long as it runs; without a token it logs it out.
     ///
-    /// Without a path the cookie is for the folder of the login page, wherever the dashboard is mounted.
+    /// Without a path the cookie is for the folder of the login page, wherever the dashboard is mounted. A browser that came
+    /// by HTTPS sends it by HTTPS only.
     pub(super) fn cookie(headers: &HeaderMap, uri: &Uri, token: Option<&str>) -> Option<HeaderValue> {
         let (value, end) = match token {
             Some(token) => (token.trim(), ""),
             None => ("", "; Max-Age=0"),
         };
         let name = cookie_name(headers, uri);
-        HeaderValue::from_str(&format!("{name}={value}; HttpOnly; SameSite=Strict{end}")).ok()
+        let is_encrypted = headers.get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
+        let secure = if is_encrypted { "; Secure" } else { "" };
+        HeaderValue::from_str(&format!("{name}={value}; HttpOnly; SameSite=Strict{secure}{end}")).ok()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use eventbus::{
     bus::MessageId,
     clock::SharedClock,
-    dead_letter::{DeadLetter, DeadLetterFilter, DeadLetters},
+    dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters},
     store::EventStore,
 };
 use serde::Serialize;
@@ -191,14 +191,36 @@ pub async fn find_dead_letters(
     limit: usize,
 ) -> Result<(Vec<DeadLetter>, Option<MessageId>), CommandError> {
     let (mut found, mut after) = (Vec::new(), after);
+    // of those with other errors a page may hold many
+    let page_len = if query.error.is_some() { PAGE } else { PAGE.min(limit) };
     loop {
-        let page = dead_letters.list_dead_letters(&query.filter, after.as_ref(), PAGE.min(limit - found.len())).await?;
-        found.extend(page.letters.into_iter().filter(|dead_letter| query.matches_error(dead_letter)));
-        after = page.next;
+        let page = dead_letters.list_dead_letters(&query.filter, after.as_ref(), page_len).await?;
+        after = add_matching(&mut found, page, limit, |dead_letter| query.matches_error(dead_letter));
         if found.len() >= limit || after.is_none() {
             return Ok((found, after));
         }
     }
+}
+
+/// Adds the dead letters of a page that match, until there are `limit`. Returns the id after which there may be more.
+fn add_matching(
+    found: &mut Vec<DeadLetter>,
+    page: DeadLetterPage,
+    limit: usize,
+    matches: impl Fn(&DeadLetter) -> bool,
+) -> Option<MessageId> {
+    let mut letters = page.letters.into_iter().peekable();
+    while let Some(dead_letter) = letters.next() {
+        if !matches(&dead_letter) {
+            continue;
+        }
+        let id = dead_letter.id.clone();
+        found.push(dead_letter);
+        if found.len() >= limit && letters.peek().is_some() {
+            return Some(id);
+        }
+    }
+    page.next
 }
 
 /// Finds the dead letters that match, oldest first, at most `limit`, after the one with an id, and reads no more than
@@ -217,20 +239,9 @@ pub async fn search_dead_letters(
         // without a filter: a bus that filters reads on until it has found some
         let page = dead_letters.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), PAGE).await?;
         read += page.letters.len();
-        let mut dead = page.letters.into_iter().peekable();
-        while let Some(dead_letter) = dead.next() {
-            if !query.filter.matches(&dead_letter) || !query.matches_error(&dead_letter) {
-                continue;
-            }
-            let id = dead_letter.id.clone();
-            found.push(dead_letter);
-            if found.len() >= limit {
-                let next = if dead.peek().is_some() { Some(id) } else { page.next };
-                return Ok((found, next));
-            }
-        }
-        after = page.next;
-        if after.is_none() || read >= read_max {
+        let matches = |dead_letter: &DeadLetter| query.filter.matches(dead_letter) && query.matches_error(dead_letter);
+        after = add_matching(&mut found, page, limit, matches);
+        if found.len() >= limit || after.is_none() || read >= read_max {
             return Ok((found, after));
         }
     }

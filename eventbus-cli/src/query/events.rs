@@ -48,7 +48,8 @@ pub struct EventView {
 impl From<&RecordedEvent> for EventView {
     fn from(event: &RecordedEvent) -> Self {
         let metadata = event.metadata();
-        let json = |text: &str| RawValue::from_string(text.to_owned()).ok();
+        // a document is one line; in JSON ends of lines stand only between values
+        let json = |text: &str| RawValue::from_string(text.replace(['\n', '\r'], " ")).ok();
         Self {
             event_id: metadata.event_id().to_string(),
             position: event.position().as_ref().map(Position::to_string),

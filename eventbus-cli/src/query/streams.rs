@@ -7,6 +7,7 @@ use eventbus::{
         listings::{ListCursor, StoredStream, StreamFilter},
     },
     store::EventStore,
+    support::StreamKey,
 };
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
@@ -86,6 +87,13 @@ pub async fn list_stream_page(
     after: Option<&str>,
     limit: usize,
 ) -> Result<StreamPage, CommandError> {
+    if let Some(after) = after {
+        // the key of a stream, or the cursor of a Redis
+        let is_place = serde_json::from_str::<StreamKey>(after).is_ok() || after.parse::<u64>().is_ok();
+        if !is_place {
+            return Err(CommandError::Usage(format!("`{after}` is no place where a page of streams begins")));
+        }
+    }
     let after = after.map(ListCursor::new);
     let page = listings(store)?.list_streams(filter, after.as_ref(), limit).await?;
     let streams = page.items.into_iter().map(StreamRow::from).collect();

@@ -269,8 +269,20 @@ impl WholeChunks {
 /// Writes a file, whole frames only. Another export cannot write it meanwhile.
 pub(crate) struct ExportWriter {
     file: File,
+    path: String,
     is_compressed: bool,
     whole: WholeChunks,
+    /// Set until the first frame is written: the rest of the file, from its last whole frame on, is cut off before that.
+    rest: Option<Rest>,
+}
+
+/// What a file has behind its last whole chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// The end of a complete export.
+    End,
+    /// What an interrupted export has left.
+    Interrupted,
 }
 
 impl std::fmt::Debug for ExportWriter {
@@ -284,23 +296,25 @@ impl ExportWriter {
     pub(crate) fn create(path: &Path, store: Uuid) -> Result<Self, CommandError> {
         let file = OpenOptions::new().write(true).create_new(true).open(path);
         let file = file.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => CommandError::Usage(format!(
-                "`{}` exists; add the events that it does not hold by `--resume`, or write a different file",
-                path.display()
-            )),
-            _ => CommandError::from(error),
+            io::ErrorKind::AlreadyExists => exists(path),
+            _ => cannot_write(&path.display().to_string(), &error),
         })?;
         lock(&file, path)?;
-        let mut writer = Self { file, is_compressed: is_compressed(path), whole: WholeChunks::none() };
+        let mut writer = Self {
+            file,
+            path: path.display().to_string(),
+            is_compressed: is_compressed(path),
+            whole: WholeChunks::none(),
+            rest: None,
+        };
         writer.write(&format!("{}\n", to_json(&Header { export: FORMAT, store })?))?;
         Ok(writer)
     }
 
-    /// Opens the file of an earlier export of `store`, and cuts off its end, or what an interrupted export has left after
-    /// the last whole frame.
+    /// Opens the file of an earlier export of `store`. It is changed once there is something to add.
     pub(crate) async fn resume(path: &Path, store: &dyn EventStore) -> Result<Self, CommandError> {
         let unreachable = |error| CommandError::unreachable(&format!("the file `{}`", path.display()), error);
-        let mut file = OpenOptions::new().write(true).open(path).map_err(unreachable)?;
+        let file = OpenOptions::new().write(true).open(path).map_err(unreachable)?;
         lock(&file, path)?;
         let mut reader = ExportReader::open(path)?;
         let id = store.store_id().await?;
@@ -326,9 +340,9 @@ impl ExportWriter {
         if let Some(last) = last {
             reader.check_history(&last, store).await?;
         }
-        file.set_len(reader.whole.bytes)?;
-        file.seek(SeekFrom::End(0))?;
-        Ok(Self { file, is_compressed: reader.is_compressed, whole: reader.whole })
+        let rest = if reader.has_ended { Rest::End } else { Rest::Interrupted };
+        let ExportReader { path, is_compressed, whole, .. } = reader;
+        Ok(Self { file, path, is_compressed, whole, rest: Some(rest) })
     }
 
     /// The position after which the export goes on.
@@ -344,20 +358,47 @@ impl ExportWriter {
         self.write(&format!("{}{}\n", chunk.lines, to_json(&end)?))
     }
 
-    /// Writes the end, and waits until the disk has all.
+    /// Writes the end, unless the file has it, and waits until the disk has all.
     pub(crate) fn finish(mut self) -> Result<(), CommandError> {
+        if self.rest == Some(Rest::End) {
+            return Ok(());
+        }
         let end = FileEnd { end: true, events: self.whole.events, xxh3: self.whole.digest() };
         self.write(&format!("{}\n", to_json(&end)?))?;
-        Ok(self.file.sync_all()?)
+        self.file.sync_all().map_err(|error| cannot_write(&self.path, &error))
     }
 
     fn write(&mut self, frame: &str) -> Result<(), CommandError> {
-        match self.is_compressed {
-            true => self.file.write_all(&zstd::bulk::compress(frame.as_bytes(), LEVEL)?)?,
-            false => self.file.write_all(frame.as_bytes())?,
-        }
-        Ok(())
+        self.cut_and_write(frame).map_err(|error| cannot_write(&self.path, &error))
     }
+
+    fn cut_and_write(&mut self, frame: &str) -> io::Result<()> {
+        let frame = match self.is_compressed {
+            true => &*zstd::bulk::compress(frame.as_bytes(), LEVEL)?,
+            false => frame.as_bytes(),
+        };
+        if self.rest.take().is_some() {
+            self.file.set_len(self.whole.bytes)?;
+            self.file.seek(SeekFrom::End(0))?;
+        }
+        self.file.write_all(frame)
+    }
+}
+
+/// Fails if the file of a new export exists.
+pub(crate) fn check_new(path: &Path) -> Result<(), CommandError> {
+    if path.exists() { Err(exists(path)) } else { Ok(()) }
+}
+
+fn exists(path: &Path) -> CommandError {
+    CommandError::Usage(format!(
+        "`{}` exists; add the events that it does not hold by `--resume`, or write a different file",
+        path.display()
+    ))
+}
+
+fn cannot_write(path: &str, error: &io::Error) -> CommandError {
+    CommandError::fault(format!("`{path}` cannot be written: {error}"))
 }
 
 /// Locks a file against other exports, until it is closed.
@@ -378,4 +419,47 @@ fn is_compressed(path: &Path) -> bool {
 
 fn to_json<T: Serialize>(value: &T) -> Result<String, CommandError> {
     serde_json::to_string(value).map_err(CommandError::fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use eventbus::{
+        ExpectedVersion, InMemoryEventStore, Name, NewEvent, StreamId, port::AppendEvents as _, store::ReadFeed as _,
+    };
+
+    use super::*;
+    use crate::transfer::read_chunk;
+
+    async fn write_all(store: &InMemoryEventStore, mut writer: ExportWriter) {
+        let head = store.head().await.unwrap();
+        let mut feed = store.read_feed(writer.position(), head, &FeedFilter::all());
+        while let Some(chunk) = read_chunk(&mut feed).await.unwrap() {
+            writer.add(&chunk).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+
+    /// An export that is interrupted before it has something to add leaves a complete file as it is.
+    #[tokio::test]
+    async fn a_complete_file_is_changed_only_to_add_events() {
+        let (folder, store) = (tempfile::tempdir().unwrap(), InMemoryEventStore::new());
+        let path = folder.path().join("events.jsonl.zst");
+        let append = async || {
+            let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+            store.append(&StreamId::parse("Order", "1").unwrap(), ExpectedVersion::Any, vec![event]).await.unwrap();
+        };
+        append().await;
+        write_all(&store, ExportWriter::create(&path, store.store_id().await.unwrap()).unwrap()).await;
+        let complete = fs::read(&path).unwrap();
+        append().await;
+        drop(ExportWriter::resume(&path, &store).await.unwrap());
+        assert!(fs::read(&path).unwrap() == complete, "interrupted");
+        write_all(&store, ExportWriter::resume(&path, &store).await.unwrap()).await;
+        let longer = fs::read(&path).unwrap();
+        assert!(longer.len() > complete.len());
+        write_all(&store, ExportWriter::resume(&path, &store).await.unwrap()).await;
+        assert!(fs::read(&path).unwrap() == longer, "without new events");
+    }
 }

@@ -37,7 +37,7 @@ impl std::fmt::Debug for Importer {
 }
 
 impl Importer {
-    /// Prepares a store, which must be empty, or hold an interrupted move of the events of store `from`.
+    /// Checks a store, which must be empty, or hold an interrupted move of the events of store `from`.
     pub(crate) async fn new(store: Arc<dyn EventStore>, from: Uuid) -> Result<Self, CommandError> {
         if store.store_id().await? == from {
             return Err(CommandError::Usage("the events are of this store itself, or of a copy of it".into()));
@@ -49,12 +49,14 @@ impl Importer {
                 let text = format!("{} holds events already; move into an empty store", store.describe());
                 return Err(CommandError::Usage(text));
             }
-            None => {
-                store.save_checkpoint(&checkpoint, Position::START).await?;
-                (Position::START, false)
-            }
+            None => (Position::START, false),
         };
         Ok(Self { store, checkpoint, position, may_be_stored })
+    }
+
+    /// Notes in the store that the move has begun: from then on it may hold events of it.
+    pub(crate) async fn begin(&self) -> Result<(), CommandError> {
+        Ok(self.store.save_checkpoint(&self.checkpoint, self.position).await?)
     }
 
     /// The position, in the store that the events are of, up to which they are moved.
@@ -130,7 +132,9 @@ fn append_at(stream: StreamId, version: Version, event: NewEvent) -> Append {
 
 fn append_error(error: AppendError) -> CommandError {
     match error {
-        AppendError::Unavailable(source) => CommandError::unreachable(THE_STORE, source),
+        AppendError::Unavailable(source) | AppendError::OutcomeUnknown(source) => {
+            CommandError::unreachable(THE_STORE, source)
+        }
         AppendError::Conflict { stream, expected: ExpectedVersion::Exact(before), actual: Version::NONE } => {
             let text = "its earlier events were archived, and a store without them does not accept the later ones";
             CommandError::fault(format!("`{stream}` begins with version {}: {text}", before.get() + 1))

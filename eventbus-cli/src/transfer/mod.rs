@@ -15,6 +15,6 @@ mod importer;
 pub(crate) use self::{
     checksum::{checksum, compare},
     chunk::read_chunk,
-    export_file::{ExportReader, ExportWriter},
+    export_file::{ExportReader, ExportWriter, check_new},
     importer::{Importer, MOVE_PREFIX},
 };

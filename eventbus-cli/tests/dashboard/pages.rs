@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use eventbus::{
-    Name, Position,
-    port::{Checkpoints as _, UnfinishedDeliveries as _},
+    ExpectedVersion, Name, Position, StreamId,
+    delivery::DeliveryAttempts,
+    port::{AppendEvents as _, Checkpoints as _, ProgressUpdate, UnfinishedDeliveries as _, UnfinishedDelivery},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
+use time::OffsetDateTime;
 
 use crate::{
     http::{Site, between, find_link, link},
@@ -212,11 +214,25 @@ async fn dead_letters_are_found_shown_replayed_and_discarded() {
     assert_eq!(again.header("location"), "./dead-letters?replayed=0&gone=1");
     let rest = site.get("/dead-letters").await.ok();
     assert_eq!(ids(&rest), ids(&all)[1..]);
-    let discarded = site.post("/discard", &form(&ids(&all).join("+"))).await;
+    let discarded = site.post("/discard", &form(&ids(&all).join("%0D%0A"))).await;
     assert_eq!(discarded.header("location"), "./dead-letters?discarded=1&gone=1");
     assert!(site.get("/dead-letters").await.ok().contains("No dead letter matches."));
     let waiting = shop.store.waiting_deliveries(&Name::from_static("mail")).await.unwrap();
     assert_eq!(waiting.len(), 1, "the replayed one alone: {waiting:?}");
+    // a name may hold a space
+    let group = Name::from_static("mail service");
+    let dead_since = Some(OffsetDateTime::UNIX_EPOCH);
+    let attempts = DeliveryAttempts::default();
+    let unfinished = [1, 2].map(|position| {
+        let attempts = attempts.clone();
+        UnfinishedDelivery { position: Position::new(position), attempts, dead_since }
+    });
+    let update = ProgressUpdate { unfinished: unfinished.into(), ..ProgressUpdate::default() };
+    shop.store.save_progress(&group, &update).await.unwrap();
+    let page = site.get("/dead-letters").await.ok();
+    let listed = between(&page, "name=\"ids\" value=\"", "\"")[0].replace(' ', "+").replace('\n', "%0D%0A");
+    let discarded = site.post("/discard", &format!("ids={listed}")).await;
+    assert_eq!(discarded.header("location"), "./dead-letters?discarded=2&gone=0", "{listed}");
     let failed = site.post("/discard", "ids=no-id").await;
     assert_eq!(failed.status, 502);
     assert!(failed.body.contains("0 discarded, 0 gone, 1 failed"), "{}", failed.body);
@@ -267,24 +283,34 @@ async fn servers_are_shown_beside_a_dead_application() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_readers_of_a_store_that_scans_all_keys_are_read_when_a_page_is_loaded() {
-    let redis = eventbus_test::redis();
-    let config = RedisEventStoreConfig {
-        redis_url: redis.url().into(),
-        key_prefix: redis.prefix().into(),
-        ..RedisEventStoreConfig::default()
-    };
+async fn the_readers_of_a_store_on_redis_are_listed_without_a_scan_of_its_keys() {
+    let redis = eventbus_test::private_redis();
+    let config = RedisEventStoreConfig { redis_url: redis.url().into(), ..RedisEventStoreConfig::default() };
     let store = RedisEventStore::connect(config).await.unwrap();
     store.save_checkpoint(&Name::from_static("projection:totals"), Position::new(1)).await.unwrap();
-    let scanned = Served::start(&["--store", redis.url(), "--store-prefix", redis.prefix()]);
-    let shop = FileShop::empty().await;
-    let url = shop.url();
-    let listed = Served::start(&["--store", &url]);
-    for path in ["/projections", "/relay", "/groups"] {
-        let [scanned, listed] = [scanned.site.get(path).await.ok(), listed.site.get(path).await.ok()];
-        assert!(!scanned.contains("data-live") && listed.contains("data-live"), "{path}\n{scanned}\n{listed}");
+    let mut connection = eventbus_test::internal::redis_connection(redis.url()).await;
+    let mut has_scanned = async || {
+        let calls: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+        calls.contains("cmdstat_scan:")
+    };
+    let served = Served::start(&["--store", redis.url()]);
+    for path in ["/", "/projections", "/relay", "/groups", "/health"] {
+        let page = served.site.get(path).await.ok();
+        assert!(!has_scanned().await, "{path} scans\n{page}");
+        assert_eq!(page.contains("totals"), ["/", "/projections"].contains(&path), "{path}\n{page}");
     }
-    assert!(scanned.site.get("/projections").await.ok().contains("totals"));
+    served.site.get("/streams").await.ok();
+    assert!(has_scanned().await, "a page of the streams scans some keys");
+
+    // a reader that waits before an event which the store cannot read
+    let order = StreamId::parse("Order", "o-1").unwrap();
+    for _ in 0..2 {
+        store.append(&order, ExpectedVersion::Any, vec![placed(1)]).await.unwrap();
+    }
+    let mut server = eventbus_test::internal::redis_connection(redis.url()).await;
+    let _: u64 = redis::cmd("DEL").arg("aggregate:Order:o-1").query_async(&mut server).await.unwrap();
+    let health = served.site.get("/health").await.ok();
+    assert!(health.contains("cannot read the event before which projection `totals` waits"), "{health}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

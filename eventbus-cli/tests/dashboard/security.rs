@@ -82,6 +82,9 @@ async fn changes_need_the_token_and_a_page_of_the_same_origin() {
     let entered = site.post("/login", &format!("token={token}")).await;
     let cookie = entered.header("set-cookie");
     assert_eq!(cookie, format!("eventbus_dashboard_{port}={token}; HttpOnly; SameSite=Strict"));
+    let encrypted = [same, ("origin", "https://ops.example.org")];
+    let entered = site.send("POST", "/login", &encrypted, &format!("token={token}")).await;
+    assert!(entered.header("set-cookie").ends_with("; SameSite=Strict; Secure"), "{entered:?}");
     site.log_in(token).await;
     let origin = format!("http://{}", site.address);
     let other_port = "http://127.0.0.1:1";

@@ -147,6 +147,12 @@ fn replay_runs_one_handler_and_ends_at_the_first_failure() {
     // the deposit before is not thanked for again
     let again = bank.shell("LONG_FORM=1 bank replay thank --after 2 --yes");
     assert_eq!(again, "thank you, ada, for 5000 cents\n`thank` handled 1 event, up to position 4\n");
+    let dry = bank.bank(&["replay", "thank", "--after", "0", "--dry-run"]);
+    assert_eq!((dry.code, dry.out.as_str()), (0, ""), "{dry:?}");
+    let would = "dry run: run handler `thank` on its events after position 0 up to the end of ";
+    assert!(dry.err.starts_with(would), "{}", dry.err);
+    let recent = bank.bank(&["replay", "thank", "--since", "0s", "--yes"]);
+    assert_eq!((recent.code, recent.out.as_str()), (0, "`thank` handled 0 events, up to position 4\n"), "{recent:?}");
     let none = bank.bank(&["replay", "thank", "--after", "0", "--through", "1", "--yes"]);
     assert_eq!((none.code, none.out.as_str()), (0, "`thank` handled 0 events, up to position 1\n"), "{none:?}");
     assert_eq!(groups(), before, "no group moves");

@@ -170,7 +170,7 @@ fn actions(visit: &Visit, ids: &[&str], wanted: &Wanted) -> Markup {
     let form = |path: &str, class: &str, verb: &str| {
         html! {
             form method="post" action=(visit.link(path, &[])) {
-                input type="hidden" name="ids" value=(ids.join(" "));
+                input type="hidden" name="ids" value=(ids.join("\n"));
                 @for (name, value) in wanted.parameters().iter().filter(|(_, value)| !value.is_empty()) {
                     input type="hidden" name=(name) value=(value);
                 }
@@ -280,7 +280,7 @@ pub(in crate::dashboard) async fn end_dead_letters(
         Err(error) => return visit.show("Dead letters", Err(error)),
     };
     let (mut done, mut gone, mut failed) = (0_u64, 0_u64, Vec::new());
-    for id in form.ids.split_whitespace() {
+    for id in form.ids.lines().filter(|id| !id.is_empty()) {
         match action.end(dead_letters, &MessageId::new(id)).await {
             Ok(true) => done += 1,
             Ok(false) => gone += 1,

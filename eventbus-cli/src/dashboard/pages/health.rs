@@ -63,12 +63,19 @@ async fn content(visit: &Visit, reports: &[Report]) -> Result<Markup, CommandErr
 async fn findings(source: &DashboardSource) -> Result<Vec<String>, CommandError> {
     let mut found = Vec::new();
     for row in source.lags().await? {
-        let late = row.seconds.filter(|seconds| row.events != Some(0) && *seconds > lag_max());
-        if let Some(seconds) = late {
+        if row.events == Some(0) || row.position.is_none() && row.seconds.is_none() {
+            continue;
+        }
+        let (kind, name) = (row.kind.as_str(), &row.name);
+        let Some(seconds) = row.seconds else {
+            found.push(format!("the store cannot read the event before which {kind} `{name}` waits"));
+            continue;
+        };
+        if seconds > lag_max() {
             // the role of a reader is one process's; a group has none
             let lacks_owner = row.kind != ReaderSort::Group && row.owner.is_none() && row.position.is_some();
             let owner = if lacks_owner { "; no process has its role" } else { "" };
-            found.push(format!("{} `{}` is behind by {seconds:.0} s{owner}", row.kind.as_str(), row.name));
+            found.push(format!("{kind} `{name}` is behind by {seconds:.0} s{owner}"));
         }
     }
     if source.optional_store().is_some() {
