@@ -27,6 +27,9 @@ pub const STORE_VARIABLES: &str = "
     REDIS_URL EVENTBUS_REDIS_URL EVENTBUS_KEY_PREFIX EVENTBUS_SOCKET_TIMEOUT EVENTBUS_SOCKET_CONNECT_TIMEOUT
     EVENTBUS_TRANSACTION_TIMEOUT EVENTBUS_CHECK_DURABILITY EVENTBUS_TLS_CA_FILE EVENTBUS_TLS_CERT_FILE
     EVENTBUS_TLS_KEY_FILE";
+/// The variables that only the command `eventbus` reads: an application may run in the shell of an operator, who has set them.
+const COMMAND_VARIABLES: &str =
+    "EVENTBUS_STORE EVENTBUS_SCHEMA EVENTBUS_BUS EVENTBUS_TO EVENTBUS_TIMEOUT EVENTBUS_DASHBOARD_TOKEN";
 
 /// Returns a variable of this process.
 pub fn process_variable(name: &str) -> Option<Result<String, NotUtf8>> {
@@ -48,11 +51,12 @@ pub fn warn_unknown_variables() {
     });
 }
 
-/// Returns the variables that begin like ours and that no configuration reads, each with the nearest name that one
-/// reads.
+/// Returns the variables that begin like ours and that neither a configuration nor the command reads, each with the
+/// nearest name that a configuration reads.
 fn find_unknown_variables<'a>(set: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'static str)> {
     let known: BTreeSet<_> = BUS_VARIABLES.split_whitespace().chain(STORE_VARIABLES.split_whitespace()).collect();
-    let ours = set.filter(|name| name.starts_with(VARIABLE_PREFIX) && !known.contains(name));
+    let is_of_command = |name: &str| COMMAND_VARIABLES.split_whitespace().any(|known| known == name);
+    let ours = set.filter(|name| name.starts_with(VARIABLE_PREFIX) && !known.contains(name) && !is_of_command(name));
     let with_nearest = |name| {
         let distance = |known: &&&str| strsim::damerau_levenshtein(name, known);
         let nearest = *known.iter().min_by_key(distance)?;
@@ -153,6 +157,7 @@ mod tests {
             "REDIS_URL",
             "EVENTBUS_BATCH_SIZE",
             "EVENTBUS_KEY_PREFIX",
+            "EVENTBUS_STORE",
             "EVENTBUS_BATCHSIZE",
             "EVENTBUS_STREAM_PERFIX",
             "EVENTBUS_RETRIES",
