@@ -146,7 +146,8 @@ async fn write_result(
 /// Delay before the retry of a failed renewal.
 const RENEW_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Renews a claim after each third of its TTL, until it is lost or `stop`; completes a renewal that has begun.
+/// Renews a claim after each third of its TTL, until it is lost or `stop`; completes a renewal that has begun, unless the
+/// claim expires meanwhile.
 async fn renew_until_stopped(
     queue: Arc<QueueInner>,
     claim: Arc<Mutex<Claim>>,
@@ -157,25 +158,26 @@ async fn renew_until_stopped(
     let (mut wait, mut outage) = (third, Outage::new(queue.config().clock.clone()));
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         let now = claim.lock().clone();
-        wait = match coordinated_claims::renew(&queue, &now).await {
-            Ok(renewed) => {
+        // a file system that does not answer does not keep the expiry from the owner
+        wait = match tokio::time::timeout(now.remaining(), coordinated_claims::renew(&queue, &now)).await {
+            Ok(Ok(renewed)) => {
                 *claim.lock() = renewed;
                 if let Some(lasted) = outage.ends() {
                     tracing::info!(claim = now.claim_id, ?lasted, "claim is renewed again");
                 }
                 third
             }
-            Err(FileQueueError::ClaimLost { .. }) => {
+            Ok(Err(FileQueueError::ClaimLost { .. })) | Err(_) => {
                 if let Some(lasted) = outage.ends() {
                     tracing::warn!(claim = now.claim_id, ?lasted, "claim was lost before it could be renewed");
                 }
                 return lost.cancel();
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 if outage.begins() {
                     tracing::warn!(claim = now.claim_id, error = error.log(), "claim not renewed, trying again");
                 }
-                RENEW_RETRY_DELAY
+                RENEW_RETRY_DELAY.min(now.remaining())
             }
         };
     }

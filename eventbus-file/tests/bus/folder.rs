@@ -18,6 +18,7 @@ use eventbus::{
 };
 use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, FolderProblem, Search};
 use serde_json::json;
+use tokio::sync::{Notify, oneshot};
 
 fn event_path(root: &Path, id: u64) -> PathBuf {
     root.join(format!("events/{:09}/{id:012}.json", id / 1_000))
@@ -355,4 +356,44 @@ async fn a_newer_format_is_accepted_if_it_only_adds_and_refused_by_its_numbers_i
         assert!(error.to_string().contains(text), "{error}");
     }
     assert!(!root.join("relays").exists(), "a release that does not know the format changes nothing");
+}
+
+/// A folder that is away keeps no owner from learning that its claim has expired: then a different worker may have the event.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_of_an_event_learns_that_its_claim_has_expired_while_the_folder_is_away() {
+    let config = FileQueueConfig { claim_expiration: Duration::from_millis(300), ..config(folder()) };
+    let queue = FileQueue::open(config).await.unwrap();
+    queue.publish(&"work").await.unwrap();
+    let work = next_work(&queue).await;
+    let root = queue.config().root_dir.clone();
+    fs::rename(&root, root.with_extension("away")).unwrap();
+    soon(work.claim_lost()).await;
+    assert!(work.is_claim_lost());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_end_when_the_claim_of_their_group_expires_while_the_folder_is_away() {
+    let config = FileQueueConfig { group_expiration: Duration::from_millis(300), ..config(folder()) };
+    let queue = FileQueue::open(config).await.unwrap();
+    let (begun, (held, dropped)) = (Arc::new(Notify::new()), oneshot::channel::<()>());
+    let (begins, held) = (Arc::clone(&begun), Mutex::new(Some(held)));
+    let waits = Subscriber::new(Name::from_static("waits"), EventFilter::All, move |_| {
+        let held = held.lock().unwrap().take();
+        begins.notify_one();
+        Box::pin(async move {
+            let _held = held;
+            std::future::pending().await
+        })
+    });
+    queue.add_subscriber(Name::from_static("default"), waits);
+    let consuming = queue.clone();
+    tokio::spawn(async move { consuming.start_consuming().await });
+    queue.publish(&"work").await.unwrap();
+    soon(begun.notified()).await;
+    let root = queue.config().root_dir.clone();
+    fs::rename(&root, root.with_extension("away")).unwrap();
+    // sooner than the time limit of a handler, a minute
+    let ended = tokio::time::timeout(Duration::from_secs(30), dropped).await;
+    assert!(ended.expect("the handler ends").is_err(), "it is dropped");
+    drop(queue);
 }

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::common::{another, config, folder, fresh, until};
@@ -243,4 +243,51 @@ async fn replays_are_taken_as_far_as_there_is_room() {
     settled(&queue).await;
     assert_eq!(started.load(Ordering::Relaxed), 7, "the last was not yet taken");
     assert!(queue.list_dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.is_empty());
+}
+
+/// The owner of a group holds no more of the events that its predecessor left than of new ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_the_owner_before_left_open_are_taken_as_far_as_there_is_room() {
+    const EVENTS: usize = 200;
+    const RETRY_AFTER: Duration = Duration::from_millis(200);
+    let first = fresh().await;
+    let failed = Arc::new(AtomicUsize::new(0));
+    let failures = Arc::clone(&failed);
+    let fails = Subscriber::new(Name::from_static("handle"), EventFilter::All, move |_| {
+        failures.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Err(HandlerError::retry_after(RETRY_AFTER, "not yet")) })
+    });
+    let group = Name::from_static("default");
+    let _subscription = first.add_subscriber(group.clone(), fails);
+    let consuming = consume(&first);
+    let events: Vec<_> = (0..EVENTS).map(|number| deposited(&format!("a-{number:03}"), 1)).collect();
+    EventBus::publish(&first, &events).await.unwrap();
+    until("each has failed", async || failed.load(Ordering::Relaxed) >= EVENTS).await;
+    first.shutdown(Duration::from_secs(60)).await.unwrap();
+    consuming.await.unwrap();
+    let due = Instant::now() + RETRY_AFTER;
+    until("all are due", async || Instant::now() > due).await;
+
+    let config = FileQueueConfig { worker_id: None, max_in_flight: 10, ..first.config().clone() };
+    let second = FileQueue::open(config).await.unwrap();
+    let (gate, handled) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let (opens, done) = (Arc::clone(&gate), Arc::clone(&handled));
+    let waits = Subscriber::new(Name::from_static("handle"), EventFilter::All, move |delivery| {
+        let (gate, done, id) = (Arc::clone(&opens), Arc::clone(&done), delivery.metadata().aggregate_id().to_string());
+        Box::pin(async move {
+            gate.acquire().await?.forget();
+            done.lock().unwrap().push(id);
+            Ok(())
+        })
+    });
+    let _subscription = second.add_subscriber(group.clone(), waits);
+    consume(&second);
+    EventBus::publish(&second, &[deposited("new", 1)]).await.unwrap();
+    until("some are in flight", async || second.in_flight().get(&group).is_some_and(|counts| counts.entries > 0)).await;
+    let counts = second.in_flight()[&group];
+    assert!(counts.entries - counts.waiting <= 10, "{counts:?}");
+    gate.add_permits(EVENTS + 1);
+    until("all are handled", async || handled.lock().unwrap().len() > EVENTS).await;
+    assert_eq!(handled.lock().unwrap().last().unwrap(), "new", "the open events come first");
+    second.shutdown(Duration::from_secs(60)).await.unwrap();
 }

@@ -20,7 +20,7 @@ use eventbus::{
         StopSignal, Unhandled, handler_span, log_skipped_type, run_workers,
     },
     port::Announced,
-    support::{Outage, source_chain},
+    support::{Outage, PAGE_BYTES, source_chain},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -42,7 +42,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// entry for each, and is written as a whole.
 const WAITING_MAX: usize = 10_000;
 
-/// Maximum number of events received at once; fewer if they have more than [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
+/// Maximum number of events received at once; fewer if they have more than [`PAGE_BYTES`].
 const RECEIVE_BATCH_MAX: usize = 100;
 
 /// An in-flight entry that was read again.
@@ -61,11 +61,16 @@ pub(super) struct Consumer<'a> {
     replays: HashSet<u64>,
     /// Open events and replays that wait for a handler that is not here.
     without_handler: BTreeSet<u64>,
+    /// Open events that are not in flight yet, before which the consumer receives no new ones: those of the previous
+    /// owner, and those that waited for a handler; each with `true` if its process may have died in it.
+    unread: VecDeque<(u64, bool)>,
     in_flight: Arc<InFlight>,
     poll_backoff: PollBackoff,
     /// Set if there may be more events to receive.
     has_more: bool,
     renew_at: Instant,
+    /// When the claim expires, if it is not renewed before: from then on a different worker may have the group.
+    expires_at: Instant,
     /// Time of the next attempt while the file system refuses.
     retry_at: Option<Instant>,
     /// Outage of the file system; it may outlast this consumer.
@@ -86,6 +91,7 @@ pub(super) struct Consumer<'a> {
 impl<'a> Consumer<'a> {
     pub(super) fn new(queue: &'a Arc<QueueInner>, group: &'a Name, owned: OwnedGroup, outage: &'a mut Outage) -> Self {
         Self {
+            unread: owned.progress.open.keys().map(|id| (*id, owned.was_abandoned)).collect(),
             was_abandoned: owned.was_abandoned,
             in_flight: Arc::new(
                 InFlight::new(
@@ -98,6 +104,7 @@ impl<'a> Consumer<'a> {
             poll_backoff: PollBackoff::new(queue),
             queue,
             group,
+            expires_at: Instant::now() + owned.claim.remaining(),
             claim: owned.claim,
             progress: OwnedProgress::new(owned.progress),
             replays: HashSet::new(),
@@ -138,19 +145,7 @@ impl<'a> Consumer<'a> {
     pub(super) async fn run(mut self, stop: &StopSignal) -> bool {
         let (context, in_flight) = (self.group_context(), Arc::clone(&self.in_flight));
         let mut working = pin!(run_workers(&in_flight, &context, stop));
-        while let Err(error) = self.receive_redelivered().await {
-            if self.outage.begins() {
-                tracing::warn!(group = %self.group, error = error.log(), "open events not read yet, trying again");
-            }
-            if matches!(error, FileQueueError::ClaimLost { .. }) || !self.claim.is_live() {
-                return true;
-            }
-            // nothing is in flight yet: a stop need not wait for handlers
-            if stop.run_until_stopped(tokio::time::sleep(RETRY_DELAY)).await.is_none() {
-                return false;
-            }
-        }
-        let mut cycle = self.run_cycle().await;
+        let mut cycle = self.run_cycle_until_expired().await;
         loop {
             match cycle {
                 Ok(()) => {
@@ -170,7 +165,7 @@ impl<'a> Consumer<'a> {
                     self.progress.set_dirty(true);
                 }
             }
-            let wake_at = self.retry_at.unwrap_or(self.renew_at);
+            let wake_at = self.retry_at.unwrap_or(self.renew_at).min(self.expires_at);
             // biased: first `working`, which runs the handlers, and whose end ends the loop; then outcomes, as they
             // make room for new events
             tokio::select! {
@@ -181,7 +176,7 @@ impl<'a> Consumer<'a> {
                 () = wait_for_more(&in_flight, &mut self.poll_backoff, self.has_more), if self.retry_at.is_none() => {}
                 () = tokio::time::sleep_until(wake_at) => {}
             }
-            cycle = self.run_cycle().await;
+            cycle = self.run_cycle_until_expired().await;
         }
         in_flight.nack_idle();
         match self.finish().await {
@@ -194,16 +189,31 @@ impl<'a> Consumer<'a> {
         false
     }
 
+    /// Runs a cycle. Returns `ClaimLost` once the claim has expired, also if the file system refuses or does not answer:
+    /// then the handlers must end.
+    async fn run_cycle_until_expired(&mut self) -> Result<()> {
+        let cycle = tokio::time::timeout_at(self.expires_at, self.run_cycle()).await;
+        cycle.unwrap_or_else(|_| Err(self.claim_lost()))
+    }
+
+    fn claim_lost(&self) -> FileQueueError {
+        FileQueueError::ClaimLost { claim_id: self.claim.claim_id.clone(), epoch: self.claim.epoch }
+    }
+
     /// Records the outcomes of events, receives more, and renews the claim.
     async fn run_cycle(&mut self) -> Result<()> {
         self.check_same_queue().await?;
         self.record_outcomes().await?;
-        // after the outcomes: this receives the events left for a handler; one that `record_outcomes` left afterwards
-        // would wait for the next change of the handlers
-        self.announce_event_types().await?;
+        // after the outcomes: one that `record_outcomes` left afterwards for a handler would wait for the next change of
+        // the handlers
+        self.announce_event_types();
         self.read_due().await?;
+        self.receive_open().await?;
         self.receive_replays().await?;
-        self.receive_new().await?;
+        match self.unread.is_empty() {
+            true => self.receive_new().await?,
+            false => self.has_more = true,
+        }
         if self.progress.is_dirty() || self.renew_at <= Instant::now() {
             self.save_progress(false).await?;
         }
@@ -213,12 +223,9 @@ impl<'a> Consumer<'a> {
 
     /// Returns `ClaimLost` if the folder holds a different queue than the one whose events are in flight.
     async fn check_same_queue(&self) -> Result<()> {
-        let (claim, known) = (self.claim.clone(), self.progress.queue_id);
+        let known = self.progress.queue_id;
         let is_same = self.queue.blocking(move |queue| Ok(known == Some(queue.folder().queue_id()))).await?;
-        match is_same {
-            true => Ok(()),
-            false => Err(FileQueueError::ClaimLost { claim_id: claim.claim_id, epoch: claim.epoch }),
-        }
+        if is_same { Ok(()) } else { Err(self.claim_lost()) }
     }
 
     async fn save_progress(&mut self, is_last: bool) -> Result<()> {
@@ -226,6 +233,7 @@ impl<'a> Consumer<'a> {
         self.claim = self.queue.blocking(move |queue| queue.groups().save_progress(&claim, data, is_last)).await?;
         self.progress.set_dirty(false);
         self.renew_at = Instant::now() + self.queue.config().group_expiration / 3;
+        self.expires_at = Instant::now() + self.claim.remaining();
         Ok(())
     }
 
@@ -236,25 +244,36 @@ impl<'a> Consumer<'a> {
         Ok(())
     }
 
-    /// Receives the events that were open at the previous owner: as redelivered, unless it released the group.
-    async fn receive_redelivered(&mut self) -> Result<()> {
-        let open = self.progress.open.keys().copied().collect();
-        self.receive_open(open, self.was_abandoned).await
-    }
-
-    async fn receive_open(&mut self, open: Vec<u64>, is_redelivered: bool) -> Result<()> {
+    /// Receives open events that are not in flight, as many as there is room for.
+    async fn receive_open(&mut self) -> Result<()> {
+        let room = self.in_flight.room_beside(self.update.added.len()).min(RECEIVE_BATCH_MAX);
+        let wanted: Vec<_> = self.unread.iter().take(room).map(|(id, _)| *id).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
         let read = move |queue: &QueueInner, group: &Name| {
-            let read = |id| Ok((id, queue.log().read(id)?, queue.dead_letters().has_dead_letter(id, group)?));
-            open.into_iter().map(read).collect::<Result<Vec<_>>>()
+            let (mut read, mut bytes) = (Vec::with_capacity(wanted.len()), 0);
+            for id in wanted {
+                let entry = queue.log().read(id)?;
+                if let LogEntry::Event(event) = &entry {
+                    bytes += event.record().payload().len();
+                }
+                read.push((entry, queue.dead_letters().has_dead_letter(id, group)?));
+                if bytes >= PAGE_BYTES {
+                    break;
+                }
+            }
+            Ok(read)
         };
-        for (id, slot, is_dead_letter) in self.blocking(read).await? {
+        let read = self.blocking(read).await?;
+        let ids: Vec<_> = self.unread.drain(..read.len()).collect();
+        for ((id, is_redelivered), (entry, is_dead_letter)) in ids.into_iter().zip(read) {
             match is_dead_letter {
                 // the event became a dead letter, but the progress without it was not saved
                 true => self.close(id),
-                false => self.add_received(id, slot, is_redelivered),
+                false => self.add_received(id, entry, is_redelivered),
             }
         }
-        self.progress.set_dirty(true);
         Ok(())
     }
 
@@ -465,22 +484,22 @@ impl<'a> Consumer<'a> {
         Ok(())
     }
 
-    /// Announces the event types of the handlers here if they changed, and receives the events again that waited for a
-    /// handler.
-    async fn announce_event_types(&mut self) -> Result<()> {
+    /// Announces the event types of the handlers here if they changed. The events that waited for a handler are received
+    /// again.
+    fn announce_event_types(&mut self) {
         if !self.subscriber_changes.has_changed().unwrap_or_default() && !self.announced.is_empty() {
-            return Ok(());
+            return;
         }
         let announced = self.queue.subscribers().announced(self.group);
         if announced.is_empty() || announced == self.announced {
             self.subscriber_changes.mark_unchanged();
-            return Ok(());
+            return;
         }
-        let open = self.without_handler.iter().copied().filter(|id| !self.replays.contains(id)).collect();
-        self.receive_open(open, false).await?;
         for id in mem::take(&mut self.without_handler) {
-            // as a replay, the consumer receives it again
-            self.replays.remove(&id);
+            // a replay is received again as one
+            if !self.replays.remove(&id) {
+                self.unread.push_back((id, false));
+            }
         }
         let (within, clock) = (self.queue.config().deliver_skipped_within, &self.queue.config().clock);
         for (event_type, range) in self.progress.types.announce(&announced, within, clock.unix_millis()) {
@@ -488,7 +507,6 @@ impl<'a> Consumer<'a> {
         }
         self.subscriber_changes.mark_unchanged();
         self.announced = announced;
-        Ok(())
     }
 
     /// Records an event that no handler here wants: skips it, or leaves it with its attempts for a handler that is not
