@@ -80,8 +80,11 @@ async fn publish_batch(
         let is_reserved = reserved.is_some();
         let (linked, rest) = queue
             .blocking(move |queue| {
-                let linked = queue.log().link(&mut staged, reserved)?;
-                Ok((linked, staged))
+                let linked = queue.log().link(&mut staged, reserved);
+                if !matches!(linked, Ok(LinkOutcome { error: None, .. })) {
+                    queue.log().discard_staged(&mut staged);
+                }
+                Ok((linked?, staged))
             })
             .await?;
         staged = rest;

@@ -104,7 +104,8 @@ async fn publish_pending(queue: &Arc<QueueInner>, mut pending: PendingRange) -> 
     loop {
         let send = move |queue: &QueueInner| {
             let sent = queue.relays().try_publish(&mut pending);
-            if let Ok(RelayStep::Done(_)) = &sent {
+            // no further step links what is staged
+            if !matches!(sent, Ok(RelayStep::Retry | RelayStep::WaitForGap)) {
                 queue.log().discard_staged(&mut pending.staged);
             }
             Ok((sent, pending))

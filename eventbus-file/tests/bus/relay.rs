@@ -425,3 +425,15 @@ async fn an_application_publishes_each_event_once_over_restarts() {
     }
     assert_eq!(positions(&queue).await, (1..=80).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn events_that_cannot_be_linked_leave_no_payload_files() {
+    let queue = FileQueue::open(FileQueueConfig { compress_from: Some(1), ..config(folder()) }).await.unwrap();
+    assert_eq!(adopt(&queue, 5, 0).await, ResyncOutcome::At(Position::START));
+    let root = queue.config().root_dir.clone();
+    // a file where the folder of the first events belongs
+    fs::write(root.join("events/000000000"), "").unwrap();
+    send(&queue, 5, 0, 1).await.unwrap_err();
+    queue.publish(&"an event with a payload file").await.unwrap_err();
+    assert_eq!(fs::read_dir(root.join("payloads")).unwrap().count(), 0);
+}
