@@ -109,7 +109,7 @@ impl CommandError {
         }
     }
 
-    /// Passes over the error of a reader of the output that has seen enough: where more counts than what is shown.
+    /// Returns `Ok` if the reader of the output went away: for commands whose work matters beyond what they show.
     pub(crate) fn unless_reader_left(self) -> Result<(), Self> {
         match &self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -215,7 +215,9 @@ fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     });
     let of_redis = source_chain(error).find_map(|error| error.downcast_ref::<RedisError>()?.code());
     code.is_some_and(|code| is_lasting(&code))
-        || of_redis.is_some_and(|code| ["NOPERM", "NOAUTH", "WRONGPASS", "WRONGTYPE"].contains(&code))
+        || of_redis.is_some_and(|code| {
+            ["NOPERM", "NOAUTH", "WRONGPASS", "WRONGTYPE", "MOVED", "CROSSSLOT", "ERR"].contains(&code)
+        })
 }
 
 /// Returns `true` for a SQLSTATE that says what is wrong with the statement, the database or the rights; not that the server

@@ -357,8 +357,10 @@ fn a_new_crate_is_made_once() {
     assert_eq!((made.code, made.out), (0, format!("made {crate_folder}: see its README.md\n")));
     assert!(made.err.starts_with(&format!("note: {crate_folder}/Cargo.toml takes eventbus from ../")), "{}", made.err);
     assert!(fs::read_to_string(folder.path().join("two-banks/src/lib.rs")).unwrap().contains("pub fn app()"));
-    let again = eventbus(&["new", &crate_folder, "--path", checkout]);
-    assert!(again.code == 64 && again.err.contains("exists already"), "{again:?}");
+    for options in [&[][..], &["--dry-run"]] {
+        let again = eventbus(&[&["new", &crate_folder, "--path", checkout], options].concat());
+        assert!(again.code == 64 && again.err.contains("exists already"), "{again:?}");
+    }
     let of_repository = folder.path().join("of-git").display().to_string();
     let made = eventbus(&["new", &of_repository, "--git", "https://host/eventbus"]);
     assert_eq!((made.code, made.err.as_str()), (0, ""), "CI has what it needs");

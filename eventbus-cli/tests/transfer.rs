@@ -92,6 +92,8 @@ async fn an_export_is_imported_to_the_byte() {
         assert_json(&exported, &shown);
         assert_eq!(eventbus(&["--store", &url, "export", &file]).code, 64, "an existing file is kept");
         assert_eq!(eventbus(&["--store", &url, "--dry-run", "export", &file]).code, 64);
+        assert_eq!(eventbus(&["--store", &url, "--dry-run", "export", &file, "--resume"]).code, 0);
+        assert_eq!(eventbus(&["--store", &url, "--dry-run", "export", "/no/such/file", "--resume"]).code, 3);
         let target = migrated(&folder, &format!("{name}.db"));
         let dry = eventbus(&["--store", &target, "--dry-run", "import", &file]);
         assert_eq!((dry.code, dry.out.as_str()), (0, ""));

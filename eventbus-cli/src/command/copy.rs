@@ -45,12 +45,12 @@ impl CopyArgs {
         let of_target = |error: CommandError| error.of_store(&to.describe());
         let head = from.head().await.map_err(|error| of_source(error.into()))?;
         let id = from.store_id().await.map_err(|error| of_source(error.into()))?;
-        let mut importer = Importer::new(to.clone(), id).await.map_err(of_target)?;
+        Importer::check(&*to, id).await.map_err(of_target)?;
         let question = format!("append the events of {} to {}", from.describe(), to.describe());
         if !session.may_change(&question).await? {
             return Ok(ExitStatus::Done);
         }
-        importer.begin().await.map_err(of_target)?;
+        let mut importer = Importer::begin(to.clone(), id).await.map_err(of_target)?;
         {
             let progress = Progress::new("copying", "positions")?;
             let mut feed = from.read_feed(importer.position(), head, &FeedFilter::all());

@@ -259,7 +259,7 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
         return Ok(ExitStatus::Done);
     }
     let consent = session.confirm(&format!("{} {} dead letters", action.verb(), ids.len())).await?;
-    let (mut is_complete, mut ended, mut shown) = (true, 0_usize, Ok(()));
+    let (mut is_complete, mut ended) = (true, 0_usize);
     let count = u64::try_from(ids.len()).unwrap_or(u64::MAX);
     let bar = match consent {
         Consent::DryRun => Progress::hidden(),
@@ -285,16 +285,12 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
             let error = body.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
             format!("{} {}{error}\n", body.id, body.outcome)
         };
-        // a reader of the output that goes away ends no change that was confirmed
-        if shown.is_ok() {
-            shown = bar.hide_while(|| session.printer().show(&body, text));
-        }
+        bar.hide_while(|| session.printer().show(&body, text)).or_else(CommandError::unless_reader_left)?;
         bar.set(number, count);
     }
     drop(bar);
     if ended > 0 && action == DeadLetterAction::Replay && bus.is_in_process() {
         session.printer().note("a running application delivers them when it starts next: its bus is in its process");
     }
-    shown.or_else(CommandError::unless_reader_left)?;
     Ok(if is_complete { ExitStatus::Done } else { ExitStatus::Finding })
 }

@@ -40,10 +40,12 @@ impl ExportArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let store = session.store().await?;
         let (store_id, head) = (store.store_id().await?, store.head().await?);
-        if !self.resume {
-            check_new(&self.file)?;
-        }
         if session.is_dry_run() {
+            match self.resume {
+                // a file is changed only once there is something to add
+                true => drop(ExportWriter::resume(&self.file, &*store).await?),
+                false => check_new(&self.file)?,
+            }
             let (file, store, head) = (self.file.display(), store.describe(), head.get());
             session.show_dry_run(&format!("write the events of {store} up to position {head} to {file}"))?;
             return Ok(ExitStatus::Done);

@@ -42,12 +42,12 @@ impl ImportArgs {
         let store = session.store().await?;
         let count = verify(&self.file).await?;
         let mut reader = ExportReader::open(&self.file)?;
-        let mut importer = Importer::new(store.clone(), reader.store()).await?;
+        Importer::check(&*store, reader.store()).await?;
         let question = format!("append {count} events to {}", store.describe());
         if !session.may_change(&question).await? {
             return Ok(ExitStatus::Done);
         }
-        importer.begin().await?;
+        let mut importer = Importer::begin(store.clone(), reader.store()).await?;
         {
             let progress = Progress::new("importing", "events")?;
             while let Some(chunk) = reader.next_chunk()? {

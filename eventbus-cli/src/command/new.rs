@@ -170,7 +170,11 @@ impl NewArgs {
 
     /// Returns the name of the crate, and where it takes eventbus from.
     fn check(&self) -> Result<(String, CrateSource), NewCrateError> {
-        Ok((self.crate_name()?, self.crate_source()?))
+        let made = (self.crate_name()?, self.crate_source()?);
+        match self.folder.exists() {
+            true => Err(NewCrateError::Exists { folder: self.folder.clone() }),
+            false => Ok(made),
+        }
     }
 
     /// Makes the crate, and returns where it takes eventbus from. Files that were written before an error stay.

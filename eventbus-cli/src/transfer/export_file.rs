@@ -360,11 +360,10 @@ impl ExportWriter {
 
     /// Writes the end, unless the file has it, and waits until the disk has all.
     pub(crate) fn finish(mut self) -> Result<(), CommandError> {
-        if self.rest == Some(Rest::End) {
-            return Ok(());
+        if self.rest != Some(Rest::End) {
+            let end = FileEnd { end: true, events: self.whole.events, xxh3: self.whole.digest() };
+            self.write(&format!("{}\n", to_json(&end)?))?;
         }
-        let end = FileEnd { end: true, events: self.whole.events, xxh3: self.whole.digest() };
-        self.write(&format!("{}\n", to_json(&end)?))?;
         self.file.sync_all().map_err(|error| cannot_write(&self.path, &error))
     }
 

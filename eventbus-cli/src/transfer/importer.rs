@@ -38,25 +38,22 @@ impl std::fmt::Debug for Importer {
 
 impl Importer {
     /// Checks a store, which must be empty, or hold an interrupted move of the events of store `from`.
-    pub(crate) async fn new(store: Arc<dyn EventStore>, from: Uuid) -> Result<Self, CommandError> {
-        if store.store_id().await? == from {
-            return Err(CommandError::Usage("the events are of this store itself, or of a copy of it".into()));
-        }
-        let checkpoint = Name::new("checkpoint", format!("{MOVE_PREFIX}{from}")).map_err(CommandError::fault)?;
-        let (position, may_be_stored) = match store.load_checkpoint(&checkpoint).await? {
-            Some(position) => (position, true),
-            None if store.head().await? > Position::START => {
-                let text = format!("{} holds events already; move into an empty store", store.describe());
-                return Err(CommandError::Usage(text));
-            }
-            None => (Position::START, false),
-        };
-        Ok(Self { store, checkpoint, position, may_be_stored })
+    pub(crate) async fn check(store: &dyn EventStore, from: Uuid) -> Result<(), CommandError> {
+        find_move(store, &checkpoint_of(from)?, from).await.map(drop)
     }
 
-    /// Notes in the store that the move has begun: from then on it may hold events of it.
-    pub(crate) async fn begin(&self) -> Result<(), CommandError> {
-        Ok(self.store.save_checkpoint(&self.checkpoint, self.position).await?)
+    /// Begins or continues to move the events of store `from` into a store that is as [`check`](Self::check) wants it.
+    pub(crate) async fn begin(store: Arc<dyn EventStore>, from: Uuid) -> Result<Self, CommandError> {
+        let checkpoint = checkpoint_of(from)?;
+        let begun = find_move(&*store, &checkpoint, from).await?;
+        let position = match begun {
+            Some(position) => position,
+            None => {
+                store.save_checkpoint(&checkpoint, Position::START).await?;
+                Position::START
+            }
+        };
+        Ok(Self { store, checkpoint, position, may_be_stored: begun.is_some() })
     }
 
     /// The position, in the store that the events are of, up to which they are moved.
@@ -123,6 +120,23 @@ impl Importer {
             }
         }
     }
+}
+
+fn checkpoint_of(from: Uuid) -> Result<Name, CommandError> {
+    Name::new("checkpoint", format!("{MOVE_PREFIX}{from}")).map_err(CommandError::fault)
+}
+
+/// Returns the position that an interrupted move has reached; `None` if the store is empty.
+async fn find_move(store: &dyn EventStore, checkpoint: &Name, from: Uuid) -> Result<Option<Position>, CommandError> {
+    if store.store_id().await? == from {
+        return Err(CommandError::Usage("the events are of this store itself, or of a copy of it".into()));
+    }
+    let begun = store.load_checkpoint(checkpoint).await?;
+    if begun.is_none() && store.head().await? > Position::START {
+        let text = format!("{} holds events already; move into an empty store", store.describe());
+        return Err(CommandError::Usage(text));
+    }
+    Ok(begun)
 }
 
 fn append_at(stream: StreamId, version: Version, event: NewEvent) -> Append {

@@ -310,7 +310,7 @@ async fn the_readers_of_a_store_on_redis_are_listed_without_a_scan_of_its_keys()
     let mut server = eventbus_test::internal::redis_connection(redis.url()).await;
     let _: u64 = redis::cmd("DEL").arg("aggregate:Order:o-1").query_async(&mut server).await.unwrap();
     let health = served.site.get("/health").await.ok();
-    assert!(health.contains("cannot read the event before which projection `totals` waits"), "{health}");
+    assert!(health.contains("cannot read the next event of projection `totals`"), "{health}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -167,7 +167,7 @@ async fn reclaimed_deliveries_and_reconnections_are_counted() {
 /// Waits until a counter is not 0.
 async fn wait_for_count(app: &App, counter: &str) {
     let waiting = async {
-        while app.metrics().await.number(counter, &[]) == Some(0.0) {
+        while app.metrics().await.number(counter, &[]).is_none_or(|count| count == 0.0) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

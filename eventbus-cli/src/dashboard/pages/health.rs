@@ -68,7 +68,9 @@ async fn findings(source: &DashboardSource) -> Result<Vec<String>, CommandError>
         }
         let (kind, name) = (row.kind.as_str(), &row.name);
         let Some(seconds) = row.seconds else {
-            found.push(format!("the store cannot read the event before which {kind} `{name}` waits"));
+            found.push(format!(
+                "the store cannot read the next event of {kind} `{name}`: how far it is behind is unknown"
+            ));
             continue;
         };
         if seconds > lag_max() {
