@@ -158,7 +158,7 @@ async fn renew_until_stopped(
     let (mut wait, mut outage) = (third, Outage::new(queue.config().clock.clone()));
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         let now = claim.lock().clone();
-        // a file system that does not answer does not keep the expiry from the owner
+        // the owner learns of the expiry although the file system does not answer
         wait = match tokio::time::timeout(now.remaining(), coordinated_claims::renew(&queue, &now)).await {
             Ok(Ok(renewed)) => {
                 *claim.lock() = renewed;
