@@ -19,7 +19,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 "eventstore-postgres/tests/store/group.rs",
                 &["nothing_is_lost_doubled_or_denied_when_backends_are_killed"],
             ),
-            ("tests/tests/backends/fire.rs", &["appends_over_a_failing_network_are_made_once"]),
+            ("tests/tests/fire.rs", &["appends_over_a_failing_network_are_made_once"]),
             (
                 "eventstore-redis/tests/store",
                 &[
@@ -47,10 +47,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
     (
         "No release misreads an event of another one",
         &[
-            (
-                "tests/tests/backends/fire.rs",
-                &["releases_that_write_different_versions_misread_nothing_and_lose_nothing"],
-            ),
+            ("tests/tests/fire.rs", &["releases_that_write_different_versions_misread_nothing_and_lose_nothing"]),
             ("tests/tests/backends/versions.rs", &["on_postgres_and_redis", "on_sqlite_and_the_file_queue"]),
             ("eventbus/tests/macros/versions.rs", &["every_version_is_read_as_todays"]),
             (
@@ -75,10 +72,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 "eventstore-postgres/tests/store/crash.rs",
                 &["a_position_at_or_before_the_head_is_not_drawn_again_after_a_crash"],
             ),
-            (
-                "tests/tests/backends/fire.rs",
-                &["the_feed_neither_skips_nor_repeats_nor_reorders_and_wrong_readers_are_caught"],
-            ),
+            ("tests/tests/fire.rs", &["the_feed_neither_skips_nor_repeats_nor_reorders_and_wrong_readers_are_caught"]),
         ],
     ),
     (
@@ -114,7 +108,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 &["a_slow_handler_keeps_its_claim_while_another_consumer_is_looking"],
             ),
             ("eventbus/src/testkit/event_bus", &["only_failed_handlers_run_again"]),
-            ("tests/tests/backends/fire.rs", &["processes_that_die_anywhere_lose_and_repeat_nothing"]),
+            ("tests/tests/fire.rs", &["processes_that_die_anywhere_lose_and_repeat_nothing"]),
         ],
     ),
     (
@@ -191,7 +185,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                     "a_new_group_on_a_trimmed_stream_gets_everything_in_order_and_others_nothing_again",
                 ],
             ),
-            ("tests/tests/backends/fire.rs", &["releases_that_roll_over_each_other_lose_nothing"]),
+            ("tests/tests/fire.rs", &["releases_that_roll_over_each_other_lose_nothing"]),
             (
                 "eventbus/src/testkit/event_store/event_types.rs",
                 &["event_types_are_listed_by_appends", "racing_first_appends_list_their_type_once"],
@@ -224,13 +218,13 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 "eventstore-postgres/tests/store/shadow.rs",
                 &["copies_are_not_filled_while_their_rows_replace_the_live_ones"],
             ),
-            ("tests/tests/backends/fire.rs", &["processes_that_were_paused_write_nothing_any_more"]),
+            ("tests/tests/fire.rs", &["processes_that_were_paused_write_nothing_any_more"]),
         ],
     ),
     (
         "What a handler saves through its `Repository` is stored once",
         &[
-            ("tests/tests/backends/fire.rs", &["transfers_are_whole_and_reacted_to_once"]),
+            ("tests/tests/fire.rs", &["transfers_are_whole_and_reacted_to_once"]),
             ("eventbus/src/testkit/event_store", &["multi_stream_append_takes_effect_whole_or_not_at_all"]),
             ("eventbus/tests/runtime/reactions.rs", &["saves_continue_the_conversation_of_the_event"]),
             ("tests/tests/python/tree", &["each_order_has_one_tree_over_three_services_that_are_killed"]),
@@ -239,7 +233,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
     (
         "A command with a key takes effect once",
         &[
-            ("tests/tests/backends/fire.rs", &["a_command_takes_effect_once", "servers_without_keys_are_caught"]),
+            ("tests/tests/fire.rs", &["a_command_takes_effect_once", "servers_without_keys_are_caught"]),
             ("eventbus/src/testkit/event_store", &["concurrent_commands_of_one_key_are_one"]),
             ("eventbus/tests/runtime/once.rs", &["of_32_callers_one_decides_and_all_have_its_answer"]),
         ],
@@ -248,7 +242,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         "A unique value has one holder",
         &[
             (
-                "tests/tests/backends/fire.rs",
+                "tests/tests/fire.rs",
                 &["an_address_has_one_holder", "writers_that_look_for_the_holder_first_are_caught"],
             ),
             ("eventbus/src/testkit/event_store", &["concurrent_takers_of_a_unique_value_are_one"]),
@@ -271,10 +265,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 &["a_decision_whose_boundary_moves_is_made_again", "events_are_counted_before_they_are_read"],
             ),
             ("tests/tests/backends/decisions.rs", &["course_subscriptions", "invoice_numbers"]),
-            (
-                "tests/tests/backends/fire.rs",
-                &["decisions_keep_their_rules", "the_statement_of_the_textbook_is_caught"],
-            ),
+            ("tests/tests/fire.rs", &["decisions_keep_their_rules", "the_statement_of_the_textbook_is_caught"]),
         ],
     ),
     (
@@ -292,7 +283,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 "tests/tests/backends/dead_letter_copies.rs",
                 &["a_flush_loses_no_dead_letter", "what_an_older_copy_of_redis_lacks_is_put_back"],
             ),
-            ("tests/tests/backends/fire.rs", &["servers_that_crash_and_forget_lose_no_effect"]),
+            ("tests/tests/fire.rs", &["servers_that_crash_and_forget_lose_no_effect"]),
         ],
     ),
     (

@@ -1,7 +1,7 @@
 //! The fire suite: checks the promises of the project while servers, processes and connections fail.
 //!
 //! Each part makes a load and its faults, records what happened, and lets the [`auditor`] compare the records with the
-//! final contents of the store. `tests/backends/fire.rs` runs the parts briefly, the program `fire` for any length.
+//! final contents of the store. `tests/fire.rs` runs the parts briefly, the program `fire` for any length.
 //!
 //! Invariant: production code has no part in this. A process that dies at a named point dies in a wrapper around a
 //! port.

@@ -7,7 +7,6 @@ mod damaged_rows;
 mod database_faults;
 mod dead_letter_copies;
 mod decisions;
-mod fire;
 mod kill;
 mod reserved_columns;
 mod snapshots;

@@ -1,6 +1,7 @@
 //! Short runs of the fire suite; the program `fire` runs the same for longer.
 //!
 //! Seeds are fixed, so that a failing run can be repeated; `FIRE_SEED` sets a different one.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which report by printing")]
 
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ async fn child_process() {
 }
 
 /// Arguments that make this program a child process.
-const CHILD: [&str; 3] = ["--exact", "fire::child_process", "--nocapture"];
+const CHILD: [&str; 3] = ["--exact", "child_process", "--nocapture"];
 
 fn program() -> Program {
     Program::this(&CHILD).unwrap()
