@@ -101,7 +101,7 @@ async fn fill(store: &PgEventStore, streams: usize) {
     for _ in 0..LONG_STREAM_EVENTS / 1_000 {
         store.append(&long, ExpectedVersion::Any, (0..1_000).map(|_| placed()).collect()).await.unwrap();
     }
-    add_dead_letters(store, DEAD_LETTERS, Position::new(2_000)).await;
+    add_dead_letters(store, "mail", DEAD_LETTERS, Position::new(2_000)).await;
     for number in 0..20 {
         let projection = Name::new("checkpoint", format!("projection:totals-{number}")).unwrap();
         store.save_checkpoint(&projection, Position::new(100 * number)).await.unwrap();

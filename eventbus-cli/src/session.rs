@@ -146,8 +146,12 @@ impl Session {
     /// # Errors
     /// [`CommandError::Output`] if standard output cannot be written.
     pub(crate) fn show_dry_run(&self, would: &str) -> Result<(), CommandError> {
-        self.printer.note(&format!("dry run: {would}; nothing is changed"));
+        self.note_dry_run(would);
         self.printer.show(&DryRun { dry_run: true, would }, |_| String::new())
+    }
+
+    fn note_dry_run(&self, would: &str) {
+        self.printer.note(&format!("dry run: {would}; nothing is changed"));
     }
 
     /// Asks whether to make the change that `question` describes, and returns `true` if it is to be made. A dry run
@@ -169,7 +173,7 @@ impl Session {
     /// [`CommandError::NotConfirmed`] if the answer is no, or there is no terminal to ask on.
     pub(crate) async fn confirm(&self, question: &str) -> Result<Consent, CommandError> {
         if self.is_dry_run {
-            self.printer.note(&format!("dry run: {question}; nothing is changed"));
+            self.note_dry_run(question);
             return Ok(Consent::DryRun);
         }
         if self.is_confirmed {

@@ -272,6 +272,9 @@ async fn dead_letters_are_listed_replayed_and_discarded() {
     let all = ids(&[]);
     assert_eq!(all.len(), 2);
     assert_eq!(ids(&["--error", "P-3"]), all[1..]);
+    let first =
+        app.run(&["--json", "dead-letters", "list", "--error", "mailbox", "--limit", "1"]).documents().remove(0);
+    assert_eq!((&first["dead_letters"][0]["id"], &first["next"]), (&json!(all[0]), &json!(all[0])));
     assert_eq!(
         ids(&["--group", "mail", "--handler", "send", "--type", "OrderShipped", "--aggregate", "o-1"]),
         all[..1]
@@ -429,13 +432,19 @@ async fn causes_and_effects_of_an_event_are_a_tree() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_of_the_output_that_goes_away_ends_no_change() {
     let app = DeadApp::new().await;
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_eventbus"));
-    command.args(["--store", &app.url(), "--yes", "dead-letters", "replay", "--all"]);
-    let mut replay = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    drop(replay.stdout.take());
-    assert_eq!(replay.wait().unwrap().code(), Some(0));
+    let unread = |url: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_eventbus"));
+        command.args(["--store", url]).args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
+        let mut running = command.stdout(Stdio::piped()).spawn().unwrap();
+        drop(running.stdout.take());
+        running.wait().unwrap().code()
+    };
+    assert_eq!(unread(&app.url(), &["--yes", "dead-letters", "replay", "--all"]), Some(0));
     let left = app.run(&["--json", "dead-letters", "list"]).documents().remove(0);
     assert_eq!(left["dead_letters"], json!([]));
+    let missing = format!("sqlite:{}", app.folder.path().join("none.db").display());
+    let status = eventbus(&["--store", &missing, "doctor"]).code;
+    assert_eq!((unread(&missing, &["doctor"]), status > 0), (Some(status), true));
 }
 
 /// Runs the command on a terminal at which a person types; `None` without the program of util-linux that makes terminals.

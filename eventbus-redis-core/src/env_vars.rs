@@ -27,7 +27,7 @@ pub const STORE_VARIABLES: &str = "
     REDIS_URL EVENTBUS_REDIS_URL EVENTBUS_KEY_PREFIX EVENTBUS_SOCKET_TIMEOUT EVENTBUS_SOCKET_CONNECT_TIMEOUT
     EVENTBUS_TRANSACTION_TIMEOUT EVENTBUS_CHECK_DURABILITY EVENTBUS_TLS_CA_FILE EVENTBUS_TLS_CERT_FILE
     EVENTBUS_TLS_KEY_FILE";
-/// The variables that only the command `eventbus` reads: an application may run in the shell of an operator, who has set them.
+/// The variables that only the command `eventbus` reads: an application that runs in an operator's shell has them too.
 const COMMAND_VARIABLES: &str =
     "EVENTBUS_STORE EVENTBUS_SCHEMA EVENTBUS_BUS EVENTBUS_TO EVENTBUS_TIMEOUT EVENTBUS_DASHBOARD_TOKEN";
 

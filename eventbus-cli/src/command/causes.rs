@@ -73,7 +73,7 @@ fn text(tree: &CauseTree) -> String {
             event.version,
             time_text(event.recorded_at.unwrap_or(event.occurred_at)),
             event.event_id,
-            if row.deliveries.is_unknown { "  handlers unknown" } else { "" },
+            if row.is_unknown { "  handlers unknown" } else { "" },
         );
         text.push_str(&line);
         for line in delivery_lines(&row.deliveries) {
@@ -91,7 +91,7 @@ fn text(tree: &CauseTree) -> String {
 
 /// Returns a line for each delivery of an event of which something is known.
 fn delivery_lines(deliveries: &EventDeliveries) -> Vec<String> {
-    let EventDeliveries { handled_by, waiting, dead_letters, .. } = deliveries;
+    let EventDeliveries { handled_by, waiting, dead_letters } = deliveries;
     let mut lines: Vec<_> = handled_by.iter().map(|handler| format!("handled by {handler}")).collect();
     lines.extend(waiting.iter().map(|row| {
         let WaitingDeliveryRow { group, consumer, attempts: AttemptsView { failed_runs, failed } } = row;

@@ -55,6 +55,9 @@ pub struct CauseRow {
     pub is_wanted: bool,
     /// The event.
     pub event: EventView,
+    /// Set if nothing is known of its deliveries.
+    #[serde(rename = "handlers_unknown")]
+    pub is_unknown: bool,
     /// What became of its deliveries.
     #[serde(flatten)]
     pub deliveries: EventDeliveries,
@@ -162,12 +165,13 @@ fn to_tree(events: &[RecordedEvent], wanted: EventId, mut deliveries: Vec<EventD
         caused.remove(&None).unwrap_or_default().into_iter().rev().map(|place| (place, 0)).collect();
     let mut rows = Vec::with_capacity(events.len());
     while let Some((place, depth)) = open.pop() {
-        let event = &events[place];
+        let (event, deliveries) = (&events[place], std::mem::take(&mut deliveries[place]));
         rows.push(CauseRow {
             depth,
             is_wanted: event.metadata().event_id() == wanted,
             event: EventView::from(event),
-            deliveries: std::mem::take(&mut deliveries[place]),
+            is_unknown: deliveries.is_unknown(),
+            deliveries,
         });
         let next = caused.remove(&Some(place)).unwrap_or_default();
         open.extend(next.into_iter().rev().map(|place| (place, depth + 1)));

@@ -36,9 +36,13 @@ pub struct EventDeliveries {
     pub waiting: Vec<WaitingDeliveryRow>,
     /// The groups that gave its delivery up.
     pub dead_letters: Vec<DeadDeliveryRow>,
-    /// Set if there is none of these.
-    #[serde(rename = "handlers_unknown")]
-    pub is_unknown: bool,
+}
+
+impl EventDeliveries {
+    /// Returns `true` if nothing is known.
+    pub(super) const fn is_unknown(&self) -> bool {
+        self.handled_by.is_empty() && self.waiting.is_empty() && self.dead_letters.is_empty()
+    }
 }
 
 /// A delivery of an event that a group has read and not finished: a handler runs, or it waits for a retry or behind one.
@@ -96,9 +100,6 @@ pub(super) async fn find_deliveries(
     }
     if let Some(dead_letters) = bus.as_bus().dead_letters() {
         found.add_dead(dead_letters, &indexes).await?;
-    }
-    for event in &mut found.of_events {
-        event.is_unknown = event.handled_by.is_empty() && event.waiting.is_empty() && event.dead_letters.is_empty();
     }
     Ok(found)
 }

@@ -156,3 +156,17 @@ fn append_error(error: AppendError) -> CommandError {
         error => CommandError::fault(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ExitStatus;
+
+    /// A caller that tries again after the status "cannot be reached" resumes the move.
+    #[test]
+    fn an_append_without_an_answer_can_be_tried_again() {
+        for error in [AppendError::Unavailable("away".into()), AppendError::OutcomeUnknown("away".into())] {
+            assert_eq!(append_error(error).status(), ExitStatus::Unreachable);
+        }
+    }
+}

@@ -5,14 +5,18 @@ use std::time::Duration;
 use eventbus::{
     Name, Position,
     delivery::DeliveryAttempts,
-    port::{ProgressUpdate, UnfinishedDeliveries as _, UnfinishedDelivery},
+    port::{ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery},
     support::ReaderKind,
 };
-use eventstore_postgres::PgEventStore;
 
-/// Makes the first events of a store dead letters of the group `mail`, which has finished all up to `finished`.
-pub(crate) async fn add_dead_letters(store: &PgEventStore, number: u64, finished: Position) {
-    let group = Name::from_static("mail");
+/// Makes the first events of a store dead letters of a group, which has finished all up to `finished`.
+pub(crate) async fn add_dead_letters(
+    store: &impl UnfinishedDeliveries,
+    group: &'static str,
+    number: u64,
+    finished: Position,
+) {
+    let group = Name::from_static(group);
     let unfinished = (1..=number).map(|position| UnfinishedDelivery {
         position: Position::new(position),
         attempts: DeliveryAttempts::default(),

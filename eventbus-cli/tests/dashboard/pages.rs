@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use eventbus::{
     ExpectedVersion, Name, Position, StreamId,
-    delivery::DeliveryAttempts,
-    port::{AppendEvents as _, Checkpoints as _, ProgressUpdate, UnfinishedDeliveries as _, UnfinishedDelivery},
+    port::{AppendEvents as _, Checkpoints as _, UnfinishedDeliveries as _},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
-use time::OffsetDateTime;
 
 use crate::{
+    filling::add_dead_letters,
     http::{Site, between, find_link, link},
     served::Served,
     shop::{FileShop, ServerShop, placed, shipped},
@@ -220,15 +219,7 @@ async fn dead_letters_are_found_shown_replayed_and_discarded() {
     let waiting = shop.store.waiting_deliveries(&Name::from_static("mail")).await.unwrap();
     assert_eq!(waiting.len(), 1, "the replayed one alone: {waiting:?}");
     // a name may hold a space
-    let group = Name::from_static("mail service");
-    let dead_since = Some(OffsetDateTime::UNIX_EPOCH);
-    let attempts = DeliveryAttempts::default();
-    let unfinished = [1, 2].map(|position| {
-        let attempts = attempts.clone();
-        UnfinishedDelivery { position: Position::new(position), attempts, dead_since }
-    });
-    let update = ProgressUpdate { unfinished: unfinished.into(), ..ProgressUpdate::default() };
-    shop.store.save_progress(&group, &update).await.unwrap();
+    add_dead_letters(&shop.store, "mail service", 2, Position::new(2)).await;
     let page = site.get("/dead-letters").await.ok();
     let listed = between(&page, "name=\"ids\" value=\"", "\"")[0].replace(' ', "+").replace('\n', "%0D%0A");
     let discarded = site.post("/discard", &format!("ids={listed}")).await;

@@ -48,7 +48,7 @@ async fn no_page_scans_a_table_or_reads_more_than_a_thousand_rows() {
         store.append(&stream, ExpectedVersion::NoStream, vec![placed(1)]).await.map(drop)
     });
     try_join_all(streams).await.unwrap();
-    add_dead_letters(&store, MANY as u64, Position::new(100)).await;
+    add_dead_letters(&store, "mail", MANY as u64, Position::new(100)).await;
     for reader in ["projection:totals", "relay:bus"] {
         store.save_checkpoint(&Name::from_static(reader), Position::new(100)).await.unwrap();
     }

@@ -225,7 +225,7 @@ impl Apply for Vault {
     }
 }
 
-/// Refuses all events once it is told to.
+/// Refuses all events once the test has set its flag.
 #[derive(Debug, Default)]
 struct Refusing;
 
