@@ -1,6 +1,6 @@
 //! State that the clones of a store share.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use eventbus::{Position, port::AppendSignal, support::ListedEventTypes};
 use eventbus_redis_core::{connection::SharedConnection, error::RedisConnectError, url::address};
@@ -23,7 +23,7 @@ pub(crate) struct StoreInner {
     keys: StoreKeys,
     connection: SharedConnection,
     id: Uuid,
-    append_signal: AppendSignal,
+    append_signal: Arc<AppendSignal>,
     known_event_types: ListedEventTypes,
     /// Commands of which the server has confirmed that they write to one key.
     checked_commands: RwLock<HashSet<String>>,
@@ -55,7 +55,10 @@ impl StoreInner {
         config: RedisEventStoreConfig,
     ) -> Result<Self, RedisConnectError> {
         config.validate()?;
-        let link = SharedConnection::new(config.server(), || {})?;
+        let append_signal = Arc::<AppendSignal>::default();
+        let reconnected = Arc::clone(&append_signal);
+        // a failover may have lost events
+        let link = SharedConnection::new(config.server(), move || reconnected.note_possible_restore())?;
         let reply: Vec<String> = link.connect(open).await?;
         let address = address(&config.redis_url);
         let id = match &reply.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -68,7 +71,7 @@ impl StoreInner {
         };
         let no_id = || format!("key `{}` holds no id of a store", keys.meta()).into();
         let id = id.ok_or_else(|| RedisConnectError::Refused { address, source: no_id() })?;
-        let (append_signal, known_event_types, checked_commands, acknowledged) = Default::default();
+        let (known_event_types, checked_commands, acknowledged) = Default::default();
         Ok(Self {
             config,
             keys,
@@ -114,6 +117,7 @@ impl StoreInner {
     pub(crate) fn check_head(&self, acknowledged: Position, found: Position) {
         if self.acknowledged.check_head(acknowledged, found) {
             self.known_event_types.clear();
+            self.append_signal.note_possible_restore();
         }
     }
 

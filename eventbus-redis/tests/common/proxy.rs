@@ -29,28 +29,35 @@ pub(crate) enum Network {
     HalfOpen,
 }
 
-/// Forwards connections to a server until it is dropped.
+/// Forwards connections to a server until it is dropped, or to another one [after a failover](Proxy::fail_over_to).
 #[derive(Debug)]
 pub(crate) struct Proxy {
     address: SocketAddr,
-    network: watch::Sender<Network>,
+    route: watch::Sender<Route>,
     connections: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Route {
+    network: Network,
+    /// The port of the server.
+    port: u16,
 }
 
 impl Proxy {
     pub(crate) async fn before(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (network, state) = watch::channel(Network::Works);
+        let (route, state) = watch::channel(Route { network: Network::Works, port });
         let connections = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(forward(client, port, state.clone()));
+                tokio::spawn(forward(client, state.clone()));
             }
         });
-        Self { address, network, connections }
+        Self { address, route, connections }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -64,23 +71,29 @@ impl Proxy {
 
     /// Changes the fault, also of open connections.
     pub(crate) fn set(&self, network: Network) {
-        self.network.send_replace(network);
+        self.route.send_modify(|route| route.network = network);
+    }
+
+    /// Closes open connections, and forwards later ones to another server.
+    pub(crate) fn fail_over_to(&self, port: u16) {
+        self.route.send_modify(|route| route.port = port);
     }
 }
 
-async fn forward(mut client: TcpStream, port: u16, mut state: watch::Receiver<Network>) {
+async fn forward(mut client: TcpStream, mut state: watch::Receiver<Route>) {
     let mut server = None;
-    let _ = state.wait_for(|network| *network != Network::Waits).await;
-    if *state.borrow_and_update() == Network::Works {
+    let _ = state.wait_for(|route| route.network != Network::Waits).await;
+    let Route { network, port } = *state.borrow_and_update();
+    if network == Network::Works {
         let server = server.insert(TcpStream::connect(("127.0.0.1", port)).await);
         let Ok(server) = server else { return };
         tokio::select! {
             _ = copy_bidirectional(&mut client, server) => return,
-            _ = state.wait_for(|network| !matches!(network, Network::Works | Network::Waits)) => {}
+            _ = state.wait_for(|now| now.port != port || !matches!(now.network, Network::Works | Network::Waits)) => {}
         }
     }
-    let now = *state.borrow();
-    match now {
+    let network = state.borrow().network;
+    match network {
         Network::Works | Network::Waits | Network::Cut => {}
         Network::Reset => client.set_zero_linger().unwrap(),
         Network::HalfOpen => {

@@ -18,6 +18,8 @@ pub struct AppendSignal {
     begun: watch::Sender<()>,
     /// The number of signals without their events.
     unknown: AtomicU64,
+    /// The number of moments at which the store may have been replaced by an older copy.
+    possible_restores: AtomicU64,
     recent: RecentAppends,
 }
 
@@ -67,7 +69,8 @@ impl AppendSignal {
     }
 
     /// Sets whether the store learns of appends by other processes, and calls [`notify`](Self::notify) for them too;
-    /// `false` at first. Wakes all readers that watch: they may have missed an append.
+    /// `false` at first. Wakes all readers that watch: they may have missed an append, or the connection that was lost
+    /// may lead to an [older copy](Self::note_possible_restore).
     ///
     /// Readers poll every 250 ms. While the signal hears all processes and no append is
     /// [open](super::feed_end::FeedEnd::has_open_appends), they poll ever more slowly, down to every 5 seconds.
@@ -82,9 +85,37 @@ impl AppendSignal {
     /// assert!(!watch.hears_all());
     /// ```
     pub fn set_hears_all(&self, hears_all: bool) {
-        self.unknown.fetch_add(1, Ordering::AcqRel);
-        self.recent.clear(); // after a lost connection the store may be a restored copy
+        self.forget_recent();
         self.appended.send_replace(hears_all);
+    }
+
+    /// Notes that an older copy may have replaced the store: it is reached over a new connection, or lacks events that it
+    /// had acknowledged. Wakes all readers that watch. The relay then checks whether the store has the last published
+    /// events before it publishes others.
+    ///
+    /// A store whose calls connect again by themselves calls it before the first answer over the new connection. After
+    /// a failed call, or an answer with a lower head, the relay checks without it.
+    ///
+    /// # Examples
+    /// ```
+    /// # let store = eventbus::InMemoryEventStore::new();
+    /// use eventbus::port::ReadFeed;
+    /// store.appended().note_possible_restore();
+    /// ```
+    pub fn note_possible_restore(&self) {
+        self.forget_recent();
+        self.appended.send_modify(|_| {});
+    }
+
+    /// Returns the number of moments so far at which an older copy may have replaced the store.
+    pub(crate) fn possible_restores(&self) -> u64 {
+        self.possible_restores.load(Ordering::Acquire)
+    }
+
+    fn forget_recent(&self) {
+        self.possible_restores.fetch_add(1, Ordering::AcqRel);
+        self.unknown.fetch_add(1, Ordering::AcqRel);
+        self.recent.clear();
     }
 
     /// Returns a watch for the signals from now on.

@@ -1,7 +1,7 @@
 //! A store that the test can hold and damage.
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, Mutex, OnceLock,
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
@@ -37,6 +37,8 @@ pub struct GatedStore {
     pub failures: Arc<AtomicUsize>,
     /// The copy that the feed was restored from.
     pub restored: Arc<OnceLock<InMemoryEventStore>>,
+    /// The copy that replaces the feed, over a new connection, when the event at this position is read.
+    pub restored_at: Arc<Mutex<Option<(Position, InMemoryEventStore)>>>,
     /// The number of the call for the head, from 1, before whose answer an event is appended.
     pub comes_at: Arc<AtomicU64>,
     /// Set if an event is appended after the next answer with the head, before its caller has it.
@@ -74,6 +76,7 @@ impl GatedStore {
             is_away: Arc::default(),
             failures: Arc::default(),
             restored: Arc::default(),
+            restored_at: Arc::default(),
             comes_at: Arc::default(),
             comes_after: Arc::default(),
             polls: Arc::default(),
@@ -96,6 +99,15 @@ impl GatedStore {
         match self.restored.get() {
             Some(restored) => restored,
             None => &*self.store,
+        }
+    }
+
+    /// Replaces the feed if this event is the one before which a copy was to replace it.
+    fn restore_at(&self, event: &RecordedEvent) {
+        let mut restored_at = self.restored_at.lock().unwrap();
+        if let Some((_, copy)) = restored_at.take_if(|(position, _)| event.position() == Some(*position)) {
+            self.restored.set(copy).unwrap();
+            self.appended().note_possible_restore();
         }
     }
 
@@ -162,7 +174,7 @@ impl ReadFeed for GatedStore {
                     (format!("position {damaged_at}"), format!("what is {}?", event.payload()).into());
                 Err(ReadError::Corrupt { place, position: None, source })
             }
-            event => event,
+            event => event.inspect(|event| self.restore_at(event)),
         });
         let events = events.boxed();
         match self.finds.load(Ordering::SeqCst) {

@@ -116,7 +116,10 @@ async fn a_store_that_went_back_is_known_by_its_events_however_far_it_has_come_s
 /// reaches it again.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_goes_back_and_comes_further_while_the_relay_runs_stops_it() {
-    for (copied, failed_polls, is_away) in [(20, 0, true), (20, 1, false), (5, 0, false)] {
+    // it notices by an outage, a failed poll, a lower head, or a new connection
+    for (copied, failed_polls, is_away, has_reconnected) in
+        [(20, 0, true, false), (20, 1, false, false), (5, 0, false, false), (20, 0, false, true)]
+    {
         let (store, copy, bus) = (GatedStore::open(), InMemoryEventStore::new(), LossyBus::new());
         let app = App::builder().store(store.clone()).bus(bus.clone()).relay_lease(LEASE).start().await.unwrap();
         let orders = app.repository::<Order>();
@@ -130,6 +133,9 @@ async fn a_store_that_goes_back_and_comes_further_while_the_relay_runs_stops_it(
         store.failures.store(failed_polls, Ordering::SeqCst);
         store.restored.set(copy.clone()).unwrap();
         store.is_away.store(false, Ordering::SeqCst);
+        if has_reconnected {
+            store.appended().note_possible_restore();
+        }
         // the next poll
         tokio::time::sleep(Duration::from_millis(300)).await;
         append(&copy, 15).await;
@@ -137,6 +143,44 @@ async fn a_store_that_goes_back_and_comes_further_while_the_relay_runs_stops_it(
         assert_eq!(bus.history(), all(10));
         let stopped = app.relay_status().await.unwrap().stopped;
         assert!(matches!(stopped, Some(RelayError::StoreBehindBus { .. })), "{copied} {stopped:?}");
+    }
+}
+
+/// A store that the relay reads from the feed, with so many events, that an older copy replaces when one is read; and an
+/// app that relays them.
+async fn replaced_at(position: u64, events: usize, copy: &InMemoryEventStore) -> (GatedStore, LossyBus, App) {
+    let (store, bus) = (GatedStore::open().silent(), LossyBus::new());
+    bus.create_group(&AUDIT);
+    *store.restored_at.lock().unwrap() = Some((position.into(), copy.clone()));
+    let stream = StreamId::parse("Order", "1").unwrap();
+    let new = |_| NewEvent::new(Name::from_static("Noted"), 1, "{}");
+    store.append(&stream, ExpectedVersion::Any, (0..events).map(new).collect()).await.unwrap();
+    let app = App::builder().store(store.clone()).bus(bus.clone()).relay_lease(LEASE).start().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    (store, bus, app)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_before_the_store_went_back_is_not_published() {
+    let copy = InMemoryEventStore::new();
+    append(&copy, 20).await;
+    let (_store, bus, app) = replaced_at(5, 10, &copy).await;
+    let published: Vec<_> = bus.take(&AUDIT, 100);
+    let stored: Vec<_> = copy.read_all(Position::START).try_collect().await.unwrap();
+    assert_eq!(published, stored);
+    assert_eq!(app.relay_status().await.unwrap().stopped, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_ahead_before_the_store_went_back_is_not_published() {
+    // the first range has 256 events; the relay reads the next one while it publishes that
+    for position in [257, 512] {
+        let copy = InMemoryEventStore::new();
+        append(&copy, 600).await;
+        let (_store, bus, app) = replaced_at(position, 600, &copy).await;
+        assert_eq!(bus.history(), all(256));
+        let stopped = app.relay_status().await.unwrap().stopped;
+        assert!(matches!(stopped, Some(RelayError::StoreBehindBus { .. })), "{stopped:?}");
     }
 }
 

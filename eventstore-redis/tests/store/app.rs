@@ -108,7 +108,7 @@ async fn note(event: &OrderCreated, meta: &Metadata, tx: &mut RedisTransaction) 
     tx.sadd("customers", event.customer_id.as_str())
 }
 
-async fn bus_on(url: &str) -> RedisEventBus {
+pub(crate) async fn bus_on(url: &str) -> RedisEventBus {
     let stream_prefix = eventbus_test::unique_name("bus");
     let config = RedisEventBusConfig { redis_url: url.into(), stream_prefix, block_ms: 200, ..Default::default() };
     RedisEventBus::connect(config).await.unwrap()

@@ -1,15 +1,21 @@
 //! The store warns about data that the server may lose, and detects lost data.
 
 use eventbus::{
-    ExpectedVersion, Position,
+    App, ExpectedVersion, Position,
     port::{AppendEvents as _, ReadFeed as _},
+    relay::RelayError,
 };
-use eventstore_redis::{DurabilityWarning as Warning, RedisEventStore};
+use eventstore_redis::{DurabilityWarning as Warning, RedisEventStore, RedisEventStoreConfig};
 
 use crate::{
+    app::bus_on,
     client,
-    common::store::{config_on, open},
-    event, events, order, tell,
+    common::{
+        proxy::Proxy,
+        store::{config_on, open},
+        until,
+    },
+    event, events, key, order, tell,
 };
 
 async fn warnings(store: &RedisEventStore) -> Vec<Warning> {
@@ -79,6 +85,34 @@ async fn events_that_were_acknowledged_and_lost_are_noticed_by_who_was_told_of_t
     assert_eq!(warnings(&reader).await[0], lost(3, 0));
     writer.append(&order("1"), ExpectedVersion::Any, vec![event(1)]).await.unwrap();
     assert_eq!(warnings(&writer).await[0], lost(3, 0), "its position was given before");
+}
+
+/// No call of the relay fails: the store connects again by itself.
+#[tokio::test]
+async fn a_failover_that_lost_published_events_stops_the_relay_however_far_others_have_come_since() {
+    let (primary, replica) = (eventbus_test::private_redis(), eventbus_test::private_redis());
+    let mut replica_client = client(replica.url()).await;
+    tell::<String>(&mut replica_client, &["REPLICAOF", "127.0.0.1", &primary.port().to_string()]).await;
+    let proxy = Proxy::before(primary.port()).await;
+    let config = config_on(&proxy.url());
+    let store = open(config.clone()).await;
+    let app = App::builder().store(store.clone()).bus(bus_on(eventbus_test::redis_url()).await).start().await.unwrap();
+    let append = async |store: &RedisEventStore, count| {
+        let appended = store.append(&order("1"), ExpectedVersion::Any, events(count)).await.unwrap();
+        appended.last().unwrap().position().unwrap()
+    };
+    app.published(append(&store, 10).await).await.unwrap();
+    let feed = key(&store, "aggregate:feed");
+    until("the replica has the events", async || tell::<u64>(&mut replica_client, &["XLEN", &feed]).await == 10).await;
+    tell::<String>(&mut replica_client, &["REPLICAOF", "NO", "ONE"]).await;
+    app.published(append(&store, 5).await).await.unwrap();
+    let other = open(RedisEventStoreConfig { redis_url: replica.url().into(), ..config }).await;
+    append(&other, 20).await;
+    proxy.fail_over_to(replica.port());
+    let stopped = async || app.relay_status().await.unwrap().stopped;
+    until("the relay stops", async || stopped().await.is_some()).await;
+    let stopped = stopped().await.unwrap();
+    assert!(matches!(stopped, RelayError::StoreBehindBus { .. }), "{stopped}");
 }
 
 #[tokio::test]

@@ -45,8 +45,8 @@ const POSITION_MAX: u64 = i64::MAX as u64;
 /// | publishing | a group check finds a gap | rewind to the lowest saved floor of these groups, else to where it is |
 /// | publishing | the error `Refused` for an event | publishing the events before it, then stopped: `EventRefused` |
 /// | starting, publishing | the error `Refused` for all events | stopped: `Refused` |
-/// | starting, publishing | a different error, the outcome may be unknown | the same: sends the same range again |
-/// | publishing | the store is behind the bus (checked first, after failures, after a lower head, while idle) | stopped: `StoreBehindBus` |
+/// | starting, publishing | a different error, the outcome may be unknown | the same: reads and sends the range again, and the bus tells how far it is |
+/// | publishing | the store is behind the bus (checked first, after failures, after a lower head or a possible restore, while idle) | stopped: `StoreBehindBus` |
 /// | resync, rewind | `At(p)` | publishing from `p` |
 /// | resync, rewind | `Moved(p)`: no change was needed | publishing from `p`; stopped if the store is behind the bus |
 /// | resync, rewind | `OtherStore` | stopped: `OtherStore` |
@@ -65,14 +65,16 @@ pub(super) struct AtomicPublisher<'a> {
     reader: RangeReader<'a>,
     /// The head of the feed at the last step.
     head: Position,
-    /// The range to publish next, if it was read already or is to be sent again.
+    /// The range to publish next, if it was read already.
     next_range: Option<FeedRange>,
     last_bus_answer: Instant,
     groups_checked_at: Instant,
     group_tracker: GroupFloorTracker,
-    /// Set before the first check of the store, and from each failure, or lower head, to the next check: the store may
-    /// be a restored copy, which lacks published events.
+    /// Set before the first check of the store, and from each failure, lower head or possible restore to the next check:
+    /// the store may be a restored copy, which lacks published events.
     may_be_other_copy: bool,
+    /// The number of [possible restores](crate::port::AppendSignal::note_possible_restore) at the last look.
+    possible_restores: u64,
 }
 
 impl FeedPublisher for AtomicPublisher<'_> {
@@ -87,6 +89,7 @@ impl FeedPublisher for AtomicPublisher<'_> {
     async fn step(&mut self, head: Position) -> Result<PublishStep, BoxError> {
         self.may_be_other_copy |= head < self.head;
         self.head = head;
+        self.look_for_restore();
         let step = match self.publisher {
             Some(publisher) => self.publish_next(publisher).await,
             None => self.start().await,
@@ -121,6 +124,7 @@ impl<'a> AtomicPublisher<'a> {
             groups_checked_at: now,
             group_tracker: GroupFloorTracker::new(status.clock().clone()),
             may_be_other_copy: true,
+            possible_restores: 0,
         }
     }
 
@@ -138,6 +142,11 @@ impl<'a> AtomicPublisher<'a> {
             Some(range) => range,
             None => self.reader.read_next(position, self.head).await?,
         };
+        self.look_for_restore();
+        if self.may_be_other_copy {
+            // the range may be from the older copy: the next step checks the store, and reads again
+            return Ok(PublishStep::Published);
+        }
         if range.moves_position() {
             return self.publish_range(publisher, range).await;
         }
@@ -150,6 +159,12 @@ impl<'a> AtomicPublisher<'a> {
             return Ok(stopped);
         }
         self.publish_range(publisher, range).await
+    }
+
+    fn look_for_restore(&mut self) {
+        let possible_restores = self.store.appended().possible_restores();
+        self.may_be_other_copy |=
+            std::mem::replace(&mut self.possible_restores, possible_restores) != possible_restores;
     }
 
     /// Asks the bus for its position, unless an operator has to decide first.
@@ -206,11 +221,7 @@ impl<'a> AtomicPublisher<'a> {
             self.next_range = Some(range);
             return Ok(PublishStep::Published);
         }
-        stopped.map(PublishStep::Stopped).map_err(|error| {
-            // the outcome may be unknown: the bus's answer to the same range tells it
-            self.next_range = Some(range).filter(FeedRange::moves_position);
-            error.into()
-        })
+        stopped.map(PublishStep::Stopped).map_err(Into::into)
     }
 
     /// Continues from `position`, where the bus is; stops if the store is behind it.
@@ -303,6 +314,9 @@ impl<'a> AtomicPublisher<'a> {
             }
         }
         self.may_be_other_copy = false;
+        // what was read before the check may be of the copy before
+        self.next_range = None;
+        self.reader.close_feed();
         let Some(published) = ahead_position else {
             return Ok(None);
         };

@@ -113,6 +113,11 @@ impl<'a> RangeReader<'a> {
         self.skips.refresh(self.store).await
     }
 
+    /// Forgets what it has read ahead: the store may have been replaced by an older copy.
+    pub(super) fn close_feed(&mut self) {
+        self.feed = None;
+    }
+
     async fn open(&mut self, after: Position, head: Position) -> Result<OpenFeed<'a>, ReadError> {
         self.skips.refresh_if_due(self.store).await?;
         let skips = &self.skips;
