@@ -169,6 +169,22 @@ async fn an_event_that_cannot_be_decoded_here_waits_for_a_worker_of_its_version(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_receives_no_new_events_while_ten_thousand_wait_for_a_newer_release() {
+    let queue = fresh().await;
+    publish(&queue, "OrderShipped", 2, 1).await;
+    assert_eq!(Release::start(&queue, SHIPPED_2, None, true).await.end(0).await, [1]);
+    publish(&queue, "OrderShipped", 2, 10_300).await;
+    let old = Release::start(&queue, SHIPPED, None, false).await;
+    let progress = async || queue.progress(queue.default_group()).await.unwrap();
+    until("it has left as many", async || old.seen.lock().unwrap().len() == 10_000).await;
+    old.queue.stop_consuming().await;
+    old.consumer.await.unwrap();
+    assert_eq!((progress().await.pending, progress().await.unread), (10_000, 300));
+    let new = Release::start(&queue, SHIPPED_2, None, true).await;
+    assert_eq!(new.end_after(10_300, 0).await.len(), 10_300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_type_that_is_never_handled_again_is_forgotten_while_nobody_consumes() {
     let queue = fresh().await;
     publish(&queue, "OrderShipped", 1, 1).await;

@@ -38,9 +38,9 @@ use crate::{
 /// Delay before the retry after the file system refused.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Maximum number of events that wait for a retry, or are parked behind one that does: the file of the group has an
-/// entry for each, and is written as a whole.
-const WAITING_MAX: usize = 10_000;
+/// Maximum number of open events, before which the consumer receives no new ones. They wait for a retry, are parked behind
+/// one that does, or are left to a newer release: the file of the group has an entry for each, and is written as a whole.
+const OPEN_MAX: usize = 10_000;
 
 /// Maximum number of events received at once; fewer if they have more than [`PAGE_BYTES`].
 const RECEIVE_BATCH_MAX: usize = 100;
@@ -68,6 +68,8 @@ pub(super) struct Consumer<'a> {
     poll_backoff: PollBackoff,
     /// Set if there may be more events to receive.
     has_more: bool,
+    /// Set while [`OPEN_MAX`] events are open.
+    is_full: bool,
     renew_at: Instant,
     /// When the claim expires, if it is not renewed before: from then on a different worker may have the group.
     expires_at: Instant,
@@ -99,7 +101,7 @@ impl<'a> Consumer<'a> {
                     queue.config().max_in_flight_bytes,
                     queue.config().clock.clone(),
                 )
-                .with_max_waiting(WAITING_MAX),
+                .with_max_waiting(OPEN_MAX),
             ),
             poll_backoff: PollBackoff::new(queue),
             queue,
@@ -110,6 +112,7 @@ impl<'a> Consumer<'a> {
             replays: HashSet::new(),
             without_handler: BTreeSet::new(),
             has_more: true,
+            is_full: false,
             renew_at: Instant::now() + queue.config().group_expiration / 3,
             retry_at: None,
             outage,
@@ -372,7 +375,7 @@ impl<'a> Consumer<'a> {
 
     /// Receives new events, as many as there is room for.
     async fn receive_new(&mut self) -> Result<()> {
-        let room = self.in_flight.room_beside(self.update.added.len()).min(RECEIVE_BATCH_MAX);
+        let room = self.in_flight.room_beside(self.update.added.len()).min(RECEIVE_BATCH_MAX).min(self.room_in_file());
         if room == 0 {
             return Ok(());
         }
@@ -392,6 +395,22 @@ impl<'a> Consumer<'a> {
             self.add_received(id, entry, false);
         }
         Ok(())
+    }
+
+    /// Returns the number of events that may still be open; warns when it becomes 0.
+    fn room_in_file(&mut self) -> usize {
+        let room = OPEN_MAX.saturating_sub(self.progress.open.len());
+        let was_full = mem::replace(&mut self.is_full, room == 0);
+        if self.is_full {
+            self.has_more = false; // looks again after a pause
+        }
+        if self.is_full && !was_full {
+            tracing::warn!(
+                group = %self.group, open = OPEN_MAX,
+                "the group receives no new events: so many wait for a retry or for a handler of a newer release"
+            );
+        }
+        room
     }
 
     /// Receives events of a type that the group skipped, before any new event.
