@@ -1,6 +1,6 @@
 //! The arguments of the command, and running it.
 
-use std::{ffi::OsString, io::Write as _, time::Duration};
+use std::{ffi::OsString, io::Write as _, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use eventbus::clock::SharedClock;
@@ -56,6 +56,21 @@ pub(crate) struct GlobalOptions {
     /// The stream prefix of the bus
     #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_STREAM_PREFIX", default_value = "events")]
     prefix: String,
+    /// The suffix of the bus's stream of dead letters
+    #[arg(long, global = true, value_name = "SUFFIX", env = "EVENTBUS_DLQ_STREAM_SUFFIX", default_value = "_dlq")]
+    dlq_suffix: String,
+    /// The prefix of the bus's keys of attempts
+    #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_RETRY_KEY_PREFIX", default_value = "retry")]
+    retry_prefix: String,
+    /// A PEM file with the authorities that sign the certificate of a Redis; without it those of the platform
+    #[arg(long, global = true, value_name = "FILE", env = "EVENTBUS_TLS_CA_FILE")]
+    tls_ca_file: Option<PathBuf>,
+    /// A PEM file with the certificate for a Redis that asks for one
+    #[arg(long, global = true, value_name = "FILE", env = "EVENTBUS_TLS_CERT_FILE")]
+    tls_cert_file: Option<PathBuf>,
+    /// A PEM file with the private key of that certificate
+    #[arg(long, global = true, value_name = "FILE", env = "EVENTBUS_TLS_KEY_FILE")]
+    tls_key_file: Option<PathBuf>,
     /// Show JSON: one object, or one a line
     #[arg(long, global = true)]
     json: bool,
@@ -124,12 +139,19 @@ impl Command {
 impl GlobalOptions {
     /// Makes the session of a command; in the binary of an application with that application.
     pub(crate) fn into_session(self, app: Option<AppSource>) -> Session {
+        // an empty variable counts as none, as in applications
+        let file = |file: Option<PathBuf>| file.filter(|file| !file.as_os_str().is_empty());
         let settings = ConnectionSettings {
             store: self.store.filter(|url| !url.is_empty()),
             schema: self.schema,
             store_prefix: self.store_prefix,
             bus: self.bus.filter(|url| !url.is_empty()),
             prefix: self.prefix,
+            dlq_suffix: self.dlq_suffix,
+            retry_prefix: self.retry_prefix,
+            tls_ca_file: file(self.tls_ca_file),
+            tls_cert_file: file(self.tls_cert_file),
+            tls_key_file: file(self.tls_key_file),
             timeout: self.timeout,
         };
         Session::new(settings, SharedClock::SYSTEM, (self.json, self.yes, self.dry_run), app)

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
+#[path = "../../eventbus-redis/tests/common/tls_server.rs"]
+mod tls_server;
 
 use std::time::Duration;
 
 use common::{OrderPlaced, OrderShipped, Ran, Running, assert_json, eventbus, projections::PgTotals, send};
 use eventbus::{
-    EventId, ExpectedVersion, Name, NewEvent, Position, StreamId,
+    EventId, ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId,
     app::SettleError,
     bus::EventBus as _,
     port::{AppendEvents as _, Checkpoints as _, Floor, Floors as _, MultiStreamAppends as _},
@@ -23,6 +25,7 @@ use eventstore_postgres::{
 };
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use serde_json::{Value, json};
+use tls_server::TlsServer;
 
 /// An application on PostgreSQL and Redis.
 struct LiveApp {
@@ -553,6 +556,77 @@ async fn a_bus_is_shown_without_a_store() {
     let status = eventbus(&[&arguments[..], &["status"]].concat()).masked_json();
     assert_eq!((&status["store"], &status["head"]), (&Value::Null, &Value::Null));
     assert_eq!(eventbus(&[&arguments[..], &["projections"]].concat()).code, 64, "these are in a store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_with_tls_and_dead_letters_of_its_own_name_is_operated() {
+    let (server, prefix) = (TlsServer::start("127.0.0.1"), eventbus_test::unique_name("bus"));
+    let config = RedisEventBusConfig {
+        redis_url: server.url(),
+        tls_ca_file: Some(server.authority()),
+        stream_prefix: prefix.clone(),
+        dlq_stream_suffix: "_dead".into(),
+        ..RedisEventBusConfig::default()
+    };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let store = InMemoryEventStore::new();
+    let app = App::builder().store(store.clone()).bus(bus).handler::<send>().start().await.unwrap();
+    let shipped = NewEvent::from_event(&OrderShipped { parcel: "of o-1".into() }).unwrap();
+    let stream = StreamId::parse("Order", "o-1").unwrap();
+    store.append(&stream, ExpectedVersion::NoStream, vec![shipped]).await.unwrap();
+    assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 1, .. })));
+
+    let (url, authority) = (server.url(), server.authority());
+    let run = |options: &[&str], command: &[&str]| {
+        eventbus(&[&["--bus", &url, "--prefix", &prefix], options, command].concat())
+    };
+    let list = ["--json", "dead-letters", "list"];
+    let trusting = ["--tls-ca-file", authority.to_str().unwrap()];
+    let count = |options: &[&str]| {
+        let ran = run(&[&trusting[..], options].concat(), &list);
+        ran.documents()[0]["dead_letters"].as_array().unwrap().len()
+    };
+    assert_eq!((count(&["--dlq-suffix", "_dead"]), count(&[])), (1, 0));
+    let unknown = run(&[], &list);
+    assert!(unknown.code == 2 && unknown.err.contains("is not trusted"), "{unknown:?}");
+    for (options, code) in [(&trusting[..], 0), (&[], 3)] {
+        let ran = run(options, &["doctor", "--only", "redis-tls"]);
+        assert_eq!(ran.code, code, "{ran:?}");
+    }
+    let missing = run(&["--tls-ca-file", "missing.pem"], &["doctor"]);
+    assert!(missing.code == 64 && missing.err.contains("`tls_ca_file` (missing.pem) cannot be read"), "{missing:?}");
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_makes_each_named_check_on_the_redis_that_it_is_about() {
+    let (of_store, of_bus) = (eventbus_test::redis(), eventbus_test::private_redis());
+    let (key_prefix, stream_prefix) = (of_store.prefix().to_owned(), eventbus_test::unique_name("bus"));
+    let config = RedisEventStoreConfig { redis_url: of_store.url().into(), key_prefix, ..Default::default() };
+    RedisEventStore::connect(config).await.unwrap();
+    let config = RedisEventBusConfig { redis_url: of_bus.url().into(), stream_prefix, ..Default::default() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let ran = eventbus(&[
+        "--json",
+        "--store",
+        of_store.url(),
+        "--store-prefix",
+        of_store.prefix(),
+        "--bus",
+        of_bus.url(),
+        "--prefix",
+        &bus.config().stream_prefix,
+        "doctor",
+        "--only",
+        "redis-store-format,group-missing,redis-tls",
+    ]);
+    let of = |healthy: &[&str]| json!({ "healthy": healthy, "findings": [], "not_checked": [], "skipped": [] });
+    let reports = ran.documents();
+    let parts = ["healthy", "findings", "not_checked", "skipped"];
+    let shown: Vec<_> =
+        reports.iter().map(|report| Value::from_iter(parts.map(|part| (part, report[part].clone())))).collect();
+    assert_eq!(shown, [of(&["redis-tls", "redis-store-format"]), of(&["redis-tls", "group-missing"])]);
+    assert_eq!(ran.code, 0);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use eventbus::support::redacted;
-use eventbus_redis::redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection};
+use eventbus_redis::redis::{AsyncConnectionConfig, RedisError, aio::MultiplexedConnection};
 use eventstore_postgres::sqlx::postgres::PgPoolOptions;
 use eventstore_sqlite::file_of_url;
 use serde::Serialize;
@@ -120,9 +120,11 @@ impl DoctorArgs {
     }
 }
 
-/// Makes a doctor with the clock of the session, who in the binary of an application knows its event types.
+/// Makes a doctor with the clock and the time limit of the session, who in the binary of an application knows its event
+/// types.
 pub(super) fn new_doctor(session: &Session, config: DoctorConfig) -> Doctor {
-    let doctor = Doctor::new().config(DoctorConfig { clock: session.clock().clone(), ..config });
+    let (clock, statement_timeout) = (session.clock().clone(), session.settings().timeout);
+    let doctor = Doctor::new().config(DoctorConfig { clock, statement_timeout, ..config });
     match session.is_in_app() {
         true => doctor.known_types(CatalogView::linked().known_types()),
         false => doctor,
@@ -136,26 +138,27 @@ pub(super) async fn examine(
     doctor: Doctor,
     mut progress: impl FnMut(&'static str),
 ) -> Result<Vec<Report>, CommandError> {
-    let (mut reports, of_store) = (Vec::new(), doctor.clone());
+    let of_store = doctor.clone();
     let doctor = add_bus(doctor, settings).await?;
-    match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
-        // a doctor examines one Redis: the store is on another one, perhaps
+    Ok(match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
         Some(StoreUrl::Redis(url)) if settings.bus.as_ref() != Some(&url) => {
-            let store = add_redis(of_store, &url, settings).await?;
-            reports.push(store.redis_store(&settings.store_prefix).run_reporting(&mut progress).await);
-            if settings.bus.is_some() {
-                reports.push(doctor.run_reporting(progress).await);
+            let of_store = add_redis(of_store, &url, settings).await?.redis_store(&settings.store_prefix);
+            if settings.bus.is_none() {
+                return Ok(vec![of_store.run_reporting(progress).await]);
             }
+            // a doctor examines one Redis, and the store is on another one than the bus
+            let of_store = of_store.leave(|subject| !matches!(subject, Subject::Redis | Subject::RedisStore));
+            let of_bus = doctor.leave(|subject| subject == Subject::RedisStore);
+            vec![of_store.run_reporting(&mut progress).await, of_bus.run_reporting(progress).await]
         }
-        store => reports.push(add_store(doctor, store, settings)?.run_reporting(progress).await),
-    }
-    Ok(reports)
+        store => vec![add_store(doctor, store, settings)?.run_reporting(progress).await],
+    })
 }
 
 async fn add_bus(doctor: Doctor, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
     match &settings.bus {
         None => Ok(doctor),
-        Some(url) => Ok(add_redis(doctor, url, settings).await?.bus(&settings.prefix)),
+        Some(url) => Ok(add_redis(doctor, url, settings).await?.bus_with(&settings.prefix, &settings.dlq_suffix)),
     }
 }
 
@@ -190,7 +193,7 @@ async fn connect_redis(
     url: &str,
     settings: &ConnectionSettings,
 ) -> Result<Result<MultiplexedConnection, RedisError>, CommandError> {
-    let client = Client::open(url).map_err(|_| CommandError::Usage(format!("`{}` is no Redis URL", redacted(url))))?;
+    let client = settings.redis_client(url)?;
     // the driver's own limit of a reply is too short for a busy server
     let limits = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.timeout))

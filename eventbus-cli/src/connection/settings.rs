@@ -1,9 +1,9 @@
 //! Where the store and the bus are.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use eventbus::support::redacted;
-use eventbus_redis::RedisEventBusConfig;
+use eventbus_redis::{RedisEventBusConfig, redis::Client};
 use eventstore_postgres::PgEventStoreConfig;
 use eventstore_redis::RedisEventStoreConfig;
 use eventstore_sqlite::SqliteEventStoreConfig;
@@ -28,18 +28,34 @@ pub struct ConnectionSettings {
     pub bus: Option<String>,
     /// The stream prefix of the bus.
     pub prefix: String,
+    /// The suffix of the bus's stream of dead letters.
+    pub dlq_suffix: String,
+    /// The prefix of the bus's keys of attempts.
+    pub retry_prefix: String,
+    /// A PEM file with the authorities that sign the certificate of a Redis; without it those of the platform.
+    pub tls_ca_file: Option<PathBuf>,
+    /// A PEM file with the certificate for a Redis that asks for one.
+    pub tls_cert_file: Option<PathBuf>,
+    /// A PEM file with the private key of that certificate.
+    pub tls_key_file: Option<PathBuf>,
     /// The limit of connecting and of each reply.
     pub timeout: Duration,
 }
 
 impl Default for ConnectionSettings {
     fn default() -> Self {
+        let bus = RedisEventBusConfig::default();
         Self {
             store: None,
             schema: PgEventStoreConfig::default().schema,
             store_prefix: String::new(),
             bus: None,
-            prefix: RedisEventBusConfig::default().stream_prefix,
+            prefix: bus.stream_prefix,
+            dlq_suffix: bus.dlq_stream_suffix,
+            retry_prefix: bus.retry_key_prefix,
+            tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
             timeout: Duration::from_secs(10),
         }
     }
@@ -135,6 +151,9 @@ impl ConnectionSettings {
             key_prefix: self.store_prefix.clone(),
             socket_timeout: self.timeout,
             socket_connect_timeout: self.timeout,
+            tls_ca_file: self.tls_ca_file.clone(),
+            tls_cert_file: self.tls_cert_file.clone(),
+            tls_key_file: self.tls_key_file.clone(),
             check_durability: false,
             ..RedisEventStoreConfig::default()
         }
@@ -143,12 +162,33 @@ impl ConnectionSettings {
     /// Returns the configuration of the bus; `None` without a URL of it.
     #[must_use]
     pub fn bus_config(&self) -> Option<RedisEventBusConfig> {
-        Some(RedisEventBusConfig {
-            redis_url: self.bus.clone()?,
+        Some(self.bus_config_at(self.bus.clone()?))
+    }
+
+    /// Returns a client of the driver for a Redis.
+    ///
+    /// # Errors
+    /// [`CommandError::Usage`] if the URL is none of a Redis, or a TLS file cannot be read.
+    pub(crate) fn redis_client(&self, url: &str) -> Result<Client, CommandError> {
+        let client = self.bus_config_at(url.to_owned()).client();
+        client.map_err(|error| {
+            let mistakes: Vec<_> = error.mistakes.iter().map(ToString::to_string).collect();
+            CommandError::Usage(format!("{}: {}", redacted(url), mistakes.join("; ")))
+        })
+    }
+
+    fn bus_config_at(&self, redis_url: String) -> RedisEventBusConfig {
+        RedisEventBusConfig {
+            redis_url,
             stream_prefix: self.prefix.clone(),
+            dlq_stream_suffix: self.dlq_suffix.clone(),
+            retry_key_prefix: self.retry_prefix.clone(),
             socket_timeout: self.timeout,
             socket_connect_timeout: self.timeout,
+            tls_ca_file: self.tls_ca_file.clone(),
+            tls_cert_file: self.tls_cert_file.clone(),
+            tls_key_file: self.tls_key_file.clone(),
             ..RedisEventBusConfig::default()
-        })
+        }
     }
 }

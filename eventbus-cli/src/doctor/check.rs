@@ -64,25 +64,26 @@ pub(crate) enum Run {
 pub struct Check {
     name: &'static str,
     finds: &'static str,
-    timeout: Duration,
     is_deep: bool,
     #[debug(skip)]
     run: Run,
 }
 
-/// The time limit of most checks: a few statements with the default limit each.
-const TIMEOUT: Duration = Duration::from_secs(15);
+/// The shortest time limit of a check.
+const TIMEOUT_MIN: Duration = Duration::from_secs(15);
+/// The statements with the longest answers that a check has time for.
+const SLOW_STATEMENTS: u32 = 3;
 /// The time limit of a check that reads whole tables, beyond which even its statements have ended.
 const DEEP_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 impl Check {
     pub(crate) const fn new(name: &'static str, finds: &'static str, run: Run) -> Self {
-        Self { name, finds, timeout: TIMEOUT, is_deep: false, run }
+        Self { name, finds, is_deep: false, run }
     }
 
     /// A check that reads whole tables.
     pub(crate) const fn deep(name: &'static str, finds: &'static str, run: Run) -> Self {
-        Self { name, finds, timeout: DEEP_TIMEOUT, is_deep: true, run }
+        Self { name, finds, is_deep: true, run }
     }
 
     /// Returns its name, such as `pg-sync-commit`.
@@ -115,8 +116,11 @@ impl Check {
 
     /// Returns its time limit; a check that takes longer counts as not made.
     #[must_use]
-    pub const fn timeout(&self) -> Duration {
-        self.timeout
+    pub fn timeout(&self, config: &DoctorConfig) -> Duration {
+        match self.is_deep {
+            true => DEEP_TIMEOUT,
+            false => (SLOW_STATEMENTS * config.statement_timeout).max(TIMEOUT_MIN),
+        }
     }
 
     /// Returns `true` if it reads whole tables or files, so that it is made on request only.

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::{
     bus_target::BusTarget,
     catalog::{UnknownCheck, checks, find},
-    check::{Check, Checking, Run},
+    check::{Check, Checking, Run, Subject},
     config::DoctorConfig,
     known_types::KnownTypes,
     outcome::CheckError,
@@ -47,6 +47,8 @@ pub struct Doctor {
     known_types: Option<KnownTypes>,
     only: Vec<&'static str>,
     skip: Vec<&'static str>,
+    /// Whether a second doctor makes the checks of a subject.
+    is_left: Option<fn(Subject) -> bool>,
     is_deep: bool,
 }
 
@@ -139,6 +141,11 @@ impl Doctor {
         Ok(Self { skip: find_all(names)?, ..self })
     }
 
+    /// Leaves the checks of some subjects to a second doctor: the report does not mention them.
+    pub(crate) fn leave(self, is_left: fn(Subject) -> bool) -> Self {
+        Self { is_left: Some(is_left), ..self }
+    }
+
     /// Makes the checks, one after the other.
     pub async fn run(&self) -> Report {
         self.run_reporting(|_| ()).await
@@ -161,9 +168,10 @@ impl Doctor {
                 Err(Missing::Server(reason)) => Err(CheckError::Other(reason.to_owned())),
                 Ok(checking) => {
                     progress(check.name());
-                    let late = || CheckError::Other(format!("it took longer than {:?}", check.timeout()));
+                    let limit = check.timeout(&self.config);
+                    let late = || CheckError::Other(format!("it took longer than {limit:?}"));
                     // real time: the answer of a server
-                    timeout(check.timeout(), checking).await.unwrap_or_else(|_| Err(late()))
+                    timeout(limit, checking).await.unwrap_or_else(|_| Err(late()))
                 }
             };
             match outcome {
@@ -177,7 +185,8 @@ impl Doctor {
 
     fn is_wanted(&self, check: &Check) -> bool {
         let is_named = |names: &[&str]| names.contains(&check.name());
-        (self.only.is_empty() || is_named(&self.only)) && !is_named(&self.skip)
+        let is_left = self.is_left.is_some_and(|is_left| is_left(check.subject()));
+        (self.only.is_empty() || is_named(&self.only)) && !is_named(&self.skip) && !is_left
     }
 }
 

@@ -70,8 +70,10 @@ impl Ran {
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_eventbus"));
     command.args(arguments).stdin(Stdio::null());
-    for variable in ["STORE", "SCHEMA", "KEY_PREFIX", "BUS", "STREAM_PREFIX", "TIMEOUT"] {
-        command.env_remove(format!("EVENTBUS_{variable}"));
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("EVENTBUS_") {
+            command.env_remove(variable);
+        }
     }
     command
 }

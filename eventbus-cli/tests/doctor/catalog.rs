@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use eventbus_cli::doctor::{Check, checks};
+use eventbus_cli::doctor::{Check, DoctorConfig, checks};
 use syn::{
     Attribute, Expr, Item, Lit,
     punctuated::Punctuated,
@@ -124,5 +124,5 @@ fn there_are_checks_of_every_subject() {
     let subjects: std::collections::HashSet<_> = checks().map(Check::subject).collect();
     assert_eq!(subjects.len(), 9, "{subjects:?}");
     assert!(checks().count() >= 25);
-    assert!(checks().all(|check| !check.finds().is_empty() && !check.timeout().is_zero()));
+    assert!(checks().all(|check| !check.finds().is_empty() && !check.timeout(&DoctorConfig::default()).is_zero()));
 }

@@ -3,6 +3,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../../eventbus-redis/tests/common/tls_server.rs"]
+mod tls_server;
 
 mod conformance;
 mod extremes;

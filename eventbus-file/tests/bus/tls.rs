@@ -1,66 +1,22 @@
 //! Coordination over TLS, with a server whose certificate the test's own authority has signed.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, time::Duration};
 
-use crate::common::{config, folder, until};
+use crate::{
+    common::{config, folder, until},
+    tls_server::TlsServer,
+};
 use eventbus_file::{CoordinationStatus, FileQueue, FileQueueConfig, RedisCoordination};
-use eventbus_test::PrivateRedis;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use tempfile::TempDir;
-
-/// A server with TLS on a port beside the plain one.
-struct TlsServer {
-    server: PrivateRedis,
-    port: u16,
-    folder: TempDir,
-}
 
 impl TlsServer {
-    /// Starts a server that shows a certificate for `host`.
-    fn start(host: &str) -> Self {
-        Self::start_with(host, "no")
-    }
-
-    /// As [`start`](Self::start); `asks` says whether clients must show a certificate (`yes`).
-    fn start_with(host: &str, asks: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut authority = CertificateParams::default();
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
-        let write = |name: &str, text: String| {
-            let path = folder.path().join(name);
-            fs::write(&path, text).unwrap();
-            path.to_str().unwrap().to_owned()
-        };
-        let ca = write("ca.pem", authority.pem());
-        let (certificate, key) = (write("server.pem", certificate.pem()), write("server.key", key.serialize_pem()));
-        let key_of_client = KeyPair::generate().unwrap();
-        let mut client = CertificateParams::new(Vec::new()).unwrap();
-        // with the authority's name, the certificate would count as self-signed
-        client.distinguished_name.push(DnType::CommonName, "worker");
-        write("client.pem", client.signed_by(&key_of_client, &authority).unwrap().pem());
-        write("client.key", key_of_client.serialize_pem());
-        let port = eventbus_test::internal::closed_port();
-        let listen = ["--tls-port", &port.to_string(), "--tls-auth-clients", asks];
-        let show = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
-        let server = eventbus_test::private_redis_with(&[&listen[..], &show].concat());
-        Self { server, port, folder }
-    }
-
     /// A coordination that trusts the authority.
     fn coordination(&self) -> RedisCoordination {
         RedisCoordination {
-            redis_url: format!("rediss://127.0.0.1:{}", self.port),
+            redis_url: self.url(),
             tls_ca_file: Some(self.authority()),
             reconnect_interval: Duration::from_millis(50),
             ..RedisCoordination::default()
         }
-    }
-
-    fn authority(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
     }
 }
 

@@ -12,7 +12,8 @@ use eventbus::{
     clock::SharedClock,
     delivery::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN},
 };
-use eventbus_redis_core::server_config;
+use eventbus_redis_core::{connection::client, server_config};
+use redis::Client;
 use serde::Deserialize;
 
 use crate::{
@@ -292,6 +293,23 @@ impl RedisEventBusConfig {
     #[must_use]
     pub fn dlq_stream_name(&self) -> String {
         keys::dead_letters(&self.stream_prefix, &self.dlq_stream_suffix)
+    }
+
+    /// Returns a client of the driver for this server, with its TLS files; connects nowhere.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] with the field from which no client can be made: the URL, or a TLS file that cannot be read.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus_redis::RedisEventBusConfig;
+    /// let client = RedisEventBusConfig { redis_url: "redis://cache:6380".into(), ..Default::default() }.client()?;
+    /// assert_eq!(client.get_connection_info().addr().to_string(), "cache:6380");
+    /// # Ok::<(), eventbus_redis::InvalidConfig>(())
+    /// ```
+    pub fn client(&self) -> Result<Client, InvalidConfig> {
+        InvalidConfig::check("bus", self.server().problems())?;
+        client(&self.server().server).map_err(|mistake| InvalidConfig::new("bus", mistake))
     }
 
     /// Returns the maximum number of in-flight entries of a consumer.

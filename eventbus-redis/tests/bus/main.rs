@@ -5,6 +5,8 @@
 mod common;
 #[path = "../../../eventbus/tests/lines/mod.rs"]
 mod lines;
+#[path = "../common/tls_server.rs"]
+mod tls_server;
 
 mod address;
 mod backlog;

@@ -1,80 +1,33 @@
 //! Connections with TLS, to a server whose certificate the test's own authority has signed.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
-use crate::common::{
-    config_on, said,
-    seen::{Seen, publish, settled, start},
-    until,
+use crate::{
+    common::{
+        config_on, said,
+        seen::{Seen, publish, settled, start},
+        until,
+    },
+    tls_server::TlsServer,
 };
 use eventbus::{
     App, InMemoryEventStore,
     port::{ConnectError, EventBus},
 };
 use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
-use eventbus_test::PrivateRedis;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
 
-/// A server with TLS on a port beside the plain one.
-struct TlsServer {
-    server: PrivateRedis,
-    port: u16,
-    folder: TempDir,
-}
-
 impl TlsServer {
-    /// Starts a server that shows a certificate for `host`.
-    fn start(host: &str) -> Self {
-        Self::start_with(host, "no")
-    }
-
-    /// The same, with an option to ask clients for a certificate, too; there is one in its folder.
-    fn start_with(host: &str, asks_clients: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut authority = CertificateParams::default();
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
-        let write = |name: &str, text: String| {
-            let path = folder.path().join(name);
-            fs::write(&path, text).unwrap();
-            path.to_str().unwrap().to_owned()
-        };
-        let authority_issuer = authority;
-        let authority = write("ca.pem", authority_issuer.pem());
-        let (certificate, key) = (write("server.pem", certificate.pem()), write("server.key", key.serialize_pem()));
-        let port = eventbus_test::internal::closed_port();
-        let client_key = KeyPair::generate().unwrap();
-        let mut client = CertificateParams::new(Vec::new()).unwrap();
-        // with the authority's name, the certificate would count as self-signed
-        client.distinguished_name.push(DnType::CommonName, "client");
-        let client = client.signed_by(&client_key, &authority_issuer).unwrap();
-        write("client.pem", client.pem());
-        write("client.key", client_key.serialize_pem());
-        let listen = ["--tls-port", &port.to_string(), "--tls-auth-clients", asks_clients];
-        let show = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &authority];
-        let server = eventbus_test::private_redis_with(&[&listen[..], &show].concat());
-        Self { server, port, folder }
-    }
-
-    fn authority(&self) -> PathBuf {
-        self.folder.path().join("ca.pem")
-    }
-
-    fn url(&self) -> String {
-        format!("rediss://:secret@127.0.0.1:{}", self.port)
-    }
-
     /// A configuration that trusts the authority.
     fn config(&self) -> RedisEventBusConfig {
-        let url = self.url().replace(":secret@", "");
-        RedisEventBusConfig { tls_ca_file: Some(self.authority()), ..config_on(&url) }
+        RedisEventBusConfig { tls_ca_file: Some(self.authority()), ..config_on(&self.url()) }
+    }
+
+    fn url_with_password(&self) -> String {
+        self.url().replace("//", "//:secret@")
     }
 }
 
@@ -99,7 +52,7 @@ async fn a_bus_publishes_and_consumes_over_tls_and_again_after_a_restart() {
 #[tokio::test]
 async fn a_server_of_an_unknown_authority_is_not_trusted() {
     let tls = TlsServer::start("127.0.0.1");
-    let error = RedisEventBus::connect(config_on(&tls.url())).await.unwrap_err();
+    let error = RedisEventBus::connect(config_on(&tls.url_with_password())).await.unwrap_err();
     assert!(matches!(error, RedisConnectError::Untrusted { .. }), "{error:?}");
     assert!(!error.is_retryable());
     assert!(!said(&error).contains("secret"), "{}", said(&error));
@@ -109,7 +62,7 @@ async fn a_server_of_an_unknown_authority_is_not_trusted() {
 #[tokio::test]
 async fn a_fault_of_tls_is_an_error_of_the_start_of_an_app_that_connects_its_bus() {
     let (unknown, other_host) = (TlsServer::start("127.0.0.1"), TlsServer::start("redis.example"));
-    for config in [config_on(&unknown.url()), other_host.config()] {
+    for config in [config_on(&unknown.url_with_password()), other_host.config()] {
         let bus = RedisEventBus::lazy(config).unwrap();
         let refused = bus.ensure_connected().await.unwrap_err();
         assert!(matches!(refused, ConnectError::Refused { .. }), "{refused:?}");
@@ -135,7 +88,7 @@ async fn tls_where_the_server_speaks_none_and_none_where_it_does_is_no_connectio
     let tls = TlsServer::start("127.0.0.1");
     let with = |redis_url: String, tls_ca_file| RedisEventBusConfig { redis_url, tls_ca_file, ..tls.config() };
     let plain_port = tls.server.url().replace("redis://", "rediss://:secret@");
-    let tls_port = tls.url().replace("rediss://", "redis://");
+    let tls_port = tls.url_with_password().replace("rediss://", "redis://");
     for config in [with(plain_port, Some(tls.authority())), with(tls_port, None)] {
         let config_is_tls = config.redis_url.starts_with("rediss:");
         let config = RedisEventBusConfig { socket_connect_timeout: std::time::Duration::from_secs(1), ..config };
