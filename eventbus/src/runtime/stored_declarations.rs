@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     domain::{event::EventDescriptor, name::Name, unique::UniqueName},
-    port::{CheckpointError, EventStore},
+    port::{CheckpointError, EventStore, Notes},
 };
 
 /// Something that an event type declares and that each of its events is stored with.
@@ -35,12 +35,12 @@ impl Declaration {
         lines.into_iter().map(|line| line + "\n").collect()
     }
 
-    fn note_name(self, event: &EventDescriptor) -> Name {
+    fn note_name(self, event_type: &'static str) -> Name {
         let prefix = match self {
             Self::UniqueValues => "unique-values:",
             Self::Tags => "tags:",
         };
-        Name::prefixed(prefix, &Name::from_static(event.event_type))
+        Name::prefixed(prefix, &Name::from_static(event_type))
     }
 }
 
@@ -54,10 +54,25 @@ pub(super) async fn note_current(
     for event in events {
         let text = declaration.text(event);
         if !text.is_empty() {
-            notes.save_note(&declaration.note_name(event), &text).await?;
+            notes.save_note(&declaration.note_name(event.event_type), &text).await?;
         }
     }
     Ok(())
+}
+
+/// Returns `true` if the event was renamed, and the same is noted of each name that it had.
+async fn is_noted_by_former_names(
+    notes: &dyn Notes,
+    declaration: Declaration,
+    event: &EventDescriptor,
+    text: &str,
+) -> Result<bool, CheckpointError> {
+    for &former in event.former_types {
+        if notes.load_note(&declaration.note_name(former)).await?.is_none_or(|noted| noted != text) {
+            return Ok(false);
+        }
+    }
+    Ok(!event.former_types.is_empty())
 }
 
 /// Returns the types that have events from before they declared what they declare now; notes it of those that have none.
@@ -70,8 +85,12 @@ pub(super) async fn find_outdated(
     let Some(notes) = store.notes() else { return Ok(Vec::new()) };
     let mut outdated = Vec::new();
     for event in events {
-        let (text, name) = (declaration.text(event), declaration.note_name(event));
+        let (text, name) = (declaration.text(event), declaration.note_name(event.event_type));
         if text.is_empty() || notes.load_note(&name).await?.is_some_and(|noted| noted == text) {
+            continue;
+        }
+        if is_noted_by_former_names(notes, declaration, event, &text).await? {
+            notes.save_note(&name, &text).await?;
             continue;
         }
         match is_stored(event) {

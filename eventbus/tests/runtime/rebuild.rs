@@ -13,6 +13,7 @@ use eventbus::{
     port::{AppendEvents, Checkpoints, EventStore},
     prelude::*,
     projection::{ProjectionError, RebuildError},
+    testkit::{Fault, FaultyStore},
 };
 use tokio::sync::Semaphore;
 
@@ -76,6 +77,7 @@ impl Ledger {
             "slow" => self.gate.acquire().await?.forget(),
             "never" => return Err(HandlerError::permanent("no such customer")),
             "busy" => return Err("locked".into()),
+            "later" => return Err(HandlerError::retry_after(Duration::from_secs(3_600), "closed until tomorrow")),
             _ => {}
         }
         self.rows.lock().unwrap().push(event.customer_id.clone());
@@ -105,6 +107,33 @@ async fn an_event_that_fails_while_a_rebuild_begins_does_not_stop_the_rebuild() 
 async fn begun<F: Future + Unpin>(mut future: F) -> F {
     assert!(futures_util::poll!(&mut future).is_pending());
     future
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_could_not_be_saved_is_saved_without_a_further_event() {
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let ledger = Ledger::new(&store);
+    let app = app(store.clone(), &ledger).await;
+    store.checkpoints.fail_next(Fault::Unavailable, 1);
+    let last = save(&store, &["a"]).await;
+    until("it is saved", async || store.load_checkpoint(&CHECKPOINT).await.unwrap() == Some(last)).await;
+    assert_eq!(ledger.rows(), ["a"]);
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_to_be_retried_in_an_hour_stops_the_projection_until_it_is_skipped() {
+    let store = InMemoryEventStore::new();
+    let ledger = Ledger::new(&store);
+    let app = app(store.clone(), &ledger).await;
+    let later = save(&store, &["later"]).await;
+    let stopped = app.projected::<Ledger>(later).await.map(drop).unwrap_err();
+    assert!(matches!(stopped, ProjectionError::Stopped { position, .. } if position == later), "{stopped:?}");
+    assert_eq!(ledger.begun.load(Ordering::SeqCst), 1);
+    app.skip_event::<Ledger>(later, "a test").await.unwrap();
+    let next = save(&store, &["a"]).await;
+    app.projected::<Ledger>(next).await.unwrap();
+    assert_eq!(ledger.rows(), ["a"]);
 }
 
 #[tokio::test]

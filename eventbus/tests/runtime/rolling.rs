@@ -2,7 +2,13 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use eventbus::{Name, NewEvent, Position, port::Leases, prelude::*, projection::ProjectionError, testkit::TableStore};
+use eventbus::{
+    Name, NewEvent, Position,
+    port::Leases,
+    prelude::*,
+    projection::ProjectionError,
+    testkit::{Fault, TableStore},
+};
 
 use crate::{
     lines::Lines,
@@ -235,6 +241,114 @@ async fn a_projection_that_nothing_can_rebuild_stops_and_says_what_it_misses() {
         until("it goes on after a minute", async || old.projected::<nameless::old::Rows>(position).await.is_ok()).await;
     }
     stop(old).await;
+}
+
+/// Fails if the newer release goes on with those copies: they lack the events that the older one does not know.
+#[tokio::test(start_paused = true)]
+async fn copies_that_a_release_with_fewer_types_has_left_behind_are_made_anew() {
+    let store = TableStore::new();
+    let old = run(&store, old::Rows).await;
+    let last = save(&store, 10).await;
+    old.projected::<old::Rows>(last).await.unwrap();
+    // its copies are complete, and the store is unavailable when they are to replace the rows
+    let rebuild = old.rebuild::<old::Rows>().on_progress(|now| {
+        if now.events == 10 {
+            store.commits.fail_next(Fault::Unavailable, 6);
+        }
+    });
+    rebuild.await.unwrap_err();
+    store.commits.clear();
+    stop(old).await;
+    let new = run(&store, OrderRows).await;
+    until("nothing is missing", async || counted(&store).await == 30).await;
+    stop(new).await;
+}
+
+/// The live rows go on as ever while an attempt at the rebuild waits for its lease.
+#[tokio::test(start_paused = true)]
+async fn a_projection_that_stops_beside_a_long_rebuild_goes_on_when_an_operator_skips_the_event() {
+    const LONG: Duration = Duration::from_secs(600);
+    let store = TableStore::new();
+    let old = run(&store, old::Rows).await;
+    let last = crate::rows::save(&store, "ada", 1).await;
+    old.projected::<old::Rows>(last).await.unwrap();
+    stop(old).await;
+    let rebuild = Name::from_static("rebuild:order-rows");
+    let of_other = store.seize_lease(&rebuild, &Name::from_static("other"), LONG).await.unwrap();
+    let new = App::builder().store(store.clone()).state(Mood::refusing(u32::MAX)).projection(OrderRows);
+    let new = new.projection_lease(LONG).without_relay().start().await.unwrap();
+    let refused = crate::rows::save(&store, "bad", 0).await;
+    let stopped = new.projected::<OrderRows>(refused).await.map(drop).unwrap_err();
+    assert!(matches!(stopped, ProjectionError::Stopped { .. }), "{stopped:?}");
+    new.skip_event::<OrderRows>(refused, "a test").await.unwrap();
+    let next = crate::rows::save(&store, "ada", 0).await;
+    new.projected::<OrderRows>(next).await.unwrap();
+    store.release_lease(&of_other).await.unwrap();
+    until("nothing is missing", async || counted(&store).await == 3).await;
+    stop(new).await;
+}
+
+/// Both releases of a projection whose event type is renamed between them.
+mod renamed {
+    pub mod before {
+        use eventbus::{prelude::*, testkit::Tables};
+
+        #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate_type = "Account", type = "MoneyAdded")]
+        pub struct Deposited {}
+
+        #[derive(Default)]
+        pub struct Rows;
+
+        #[projection(name = "deposits", tables("deposits"), manual)]
+        impl Rows {
+            fn deposited(&self, _event: &Deposited, meta: &Metadata, tables: &mut Tables) {
+                tables.row("deposits", meta.event_id().to_string());
+            }
+        }
+    }
+
+    pub mod after {
+        use eventbus::{prelude::*, testkit::Tables};
+
+        #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate_type = "Account", type = "MoneyDeposited", was("MoneyAdded"))]
+        pub struct Deposited {}
+
+        #[derive(Default)]
+        pub struct Rows;
+
+        #[projection(name = "deposits", tables("deposits"), manual)]
+        impl Rows {
+            fn deposited(&self, _event: &Deposited, meta: &Metadata, tables: &mut Tables) {
+                tables.row("deposits", meta.event_id().to_string());
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_renames_an_event_type_goes_on_at_once_and_rebuilds_nothing() {
+    use renamed::{after, before};
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus::runtime::projection=warn");
+    let store = TableStore::new();
+    let stream = eventbus::StreamId::parse("Account", "a-1").unwrap();
+    let first = append(&store, &stream, vec![NewEvent::from_event(&before::Deposited {}).unwrap()]).await;
+    let old = run(&store, before::Rows).await;
+    old.projected::<before::Rows>(first).await.unwrap();
+    let new = run(&store, after::Rows).await;
+    let second = append(&store, &stream, vec![NewEvent::from_event(&after::Deposited {}).unwrap()]).await;
+    new.projected::<after::Rows>(second).await.unwrap();
+    assert_eq!(store.tables().await.rows("deposits").len(), 2);
+    stop(old).await;
+    stop(new).await;
+    let again = run(&store, after::Rows).await;
+    let third = append(&store, &stream, vec![NewEvent::from_event(&after::Deposited {}).unwrap()]).await;
+    again.projected::<after::Rows>(third).await.unwrap();
+    assert_eq!(store.tables().await.rows("deposits").len(), 3);
+    assert_eq!(lines.text(), "", "no rebuild");
+    stop(again).await;
 }
 
 /// Fails if the retries of a rebuild, which fails at the same event, keep the lease: no second process could handle it,

@@ -205,6 +205,27 @@ async fn a_resumed_rebuild_counts_what_was_skipped_before_it() {
     assert_eq!(counted(&store).await, (1, 9));
 }
 
+/// Fails if the rebuild goes on with those copies, which lack the event.
+#[tokio::test(start_paused = true)]
+async fn copies_without_an_event_that_is_no_longer_skipped_are_made_anew() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let last = save(&store, "ada", 9).await;
+    let app = app(&store, &mood).await;
+    drop(app.projected::<OrderRows>(last).await.unwrap());
+    app.skip_event::<OrderRows>(Position::new(2), "a test").await.unwrap();
+    let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
+        if now.position == last {
+            store.commits.fail_next(Fault::Unavailable, 6);
+        }
+    });
+    rebuild.await.unwrap_err();
+    app.unskip_event::<OrderRows>(Position::new(2)).await.unwrap();
+    store.commits.clear();
+    let rebuilt = app.rebuild::<OrderRows>().await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.skipped), (10, 0));
+    assert_eq!(counted(&store).await, (1, 10));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_rebuild_that_somebody_else_is_at_is_not_begun() {
     let (store, app) = half_slow(&Mood::default()).await;

@@ -57,6 +57,10 @@ pub(super) fn count_of_next_call(definition: &ProjectionDefinition, events: &[Re
 const EVENT_RETRIES_MAX: u32 = 3;
 const EVENT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
 
+/// The longest delay before a retry. A method that asks for a longer one stops the projection: so the stop is seen, an
+/// operator may skip the event, and the projection retries it every minute.
+const EVENT_DELAY_MAX: Duration = Duration::from_secs(5);
+
 /// An event that could not be handled.
 #[derive(Debug)]
 pub(super) struct EventRetry {
@@ -70,7 +74,8 @@ pub(super) struct EventRetry {
 impl EventRetry {
     /// Returns `true` if no retry follows.
     pub(super) fn is_final(&self) -> bool {
-        self.error.is_permanent() || self.attempts > EVENT_RETRIES_MAX
+        let waits_long = matches!(self.error.kind(), HandlerErrorKind::RetryAfter(delay) if delay > EVENT_DELAY_MAX);
+        self.error.is_permanent() || self.attempts > EVENT_RETRIES_MAX || waits_long
     }
 
     pub(super) fn log_retry(&self, projection: &'static str) {

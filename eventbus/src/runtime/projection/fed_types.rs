@@ -18,7 +18,12 @@ use super::{
     inner::ProjectionInner,
 };
 use crate::{
-    domain::{error::BoxError, event::EventFilter, name::Name, stream::Position},
+    domain::{
+        error::BoxError,
+        event::{EventDescriptor, EventFilter},
+        name::Name,
+        stream::Position,
+    },
     port::{EventStore, FeedFilter},
     runtime::{
         definition::{Projection, ProjectionKind},
@@ -34,7 +39,7 @@ const ALL_TYPES: &str = "*";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct FedTypes {
-    /// The event types that the last owner knew, each with its highest schema version.
+    /// The event types that the last owner knew, also by their former names, each with its highest schema version.
     types: BTreeMap<String, u32>,
     /// The types of which events up to the checkpoint may be missing, each with the position after which owners missed
     /// them.
@@ -53,14 +58,14 @@ pub(super) enum TypeCheck {
 }
 
 impl FedTypes {
-    fn from_filter(events: EventFilter) -> Self {
+    pub(super) fn from_filter(events: EventFilter) -> Self {
         let mut types = BTreeMap::new();
         match events {
             EventFilter::All => drop(types.insert(ALL_TYPES.to_owned(), 0)),
             EventFilter::Only(events) => {
-                for event in events {
-                    let version = types.entry(event.event_type.to_owned()).or_default();
-                    *version = event.schema_version.max(*version);
+                for (event_type, schema_version) in events.iter().flat_map(names_with_version) {
+                    let version = types.entry(event_type.to_owned()).or_default();
+                    *version = schema_version.max(*version);
                 }
             }
         }
@@ -104,6 +109,12 @@ impl FedTypes {
     }
 }
 
+/// Returns the names of an event's type, the former ones too, each with its schema version.
+fn names_with_version(event: &EventDescriptor) -> impl Iterator<Item = (&'static str, u32)> {
+    let schema_version = event.schema_version;
+    event.event_types().map(move |event_type| (event_type, schema_version))
+}
+
 async fn load_fed_types(context: &RunnerContext, role: &Name) -> Result<Option<FedTypes>, BoxError> {
     let Some(notes) = context.store.notes() else {
         return Ok(None);
@@ -121,6 +132,14 @@ async fn save_fed_types(context: &RunnerContext, role: &Name, fed_types: &FedTyp
     Ok(())
 }
 
+/// Fails if a different process may hold the lease: it may have written the note or the checkpoint meanwhile.
+fn check_held(held_lease: &HeldLease) -> Result<(), BoxError> {
+    match held_lease.may_have_expired() {
+        true => Err("another process may hold the lease by now".into()),
+        false => Ok(()),
+    }
+}
+
 /// Notes that this process, which holds the lease, has rebuilt a projection, or begins to, from the first event with
 /// all types that it knows.
 ///
@@ -130,9 +149,7 @@ pub(super) async fn record_rebuild<P: Projection>(
     context: &RunnerContext,
     held_lease: &HeldLease,
 ) -> Result<(), BoxError> {
-    if held_lease.may_have_expired() {
-        return Err("another process may hold the lease by now".into());
-    }
+    check_held(held_lease)?;
     let (role, mut fed_types) = (projection_role(P::definition().name), FedTypes::from_filter(P::definition().events));
     if let Some(former) = load_fed_types(context, &role).await? {
         fed_types = former.after_rebuild(&fed_types);
@@ -203,7 +220,9 @@ pub(super) async fn check_types<P: Projection>(
 ) -> Result<TypeCheck, BoxError> {
     let (definition, role) = (P::definition(), &held_lease.lease().role);
     let own = FedTypes::from_filter(definition.events);
-    if inner.progress().borrow().must_reset_checkpoint {
+    let must_reset_checkpoint = inner.progress().borrow().must_reset_checkpoint;
+    if must_reset_checkpoint {
+        check_held(held_lease)?;
         // a restart: the feed begins at the first event anyway
         context.store.save_checkpoint(role, Position::START).await?;
         record_rebuild::<P>(context, held_lease).await?;
@@ -227,6 +246,7 @@ pub(super) async fn check_types<P: Projection>(
         }
     }
     if fed_types != former {
+        check_held(held_lease)?;
         save_fed_types(context, role, &fed_types).await?;
     }
     if missing.is_empty() {

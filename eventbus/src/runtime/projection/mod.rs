@@ -3,6 +3,7 @@
 mod aggregate_rebuild;
 mod any_projection;
 mod context;
+mod copies_basis;
 mod error;
 mod event_handling;
 mod failure;

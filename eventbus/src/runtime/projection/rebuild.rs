@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -121,11 +123,11 @@ async fn replay_through_runner<P: Projection>(
         // an error would mean a dropped sender, which `inner` owns
         let _ = context.clock.timeout(OWNER_CHECK_INTERVAL, progress.changed()).await;
         if !inner.progress().borrow().is_owner {
-            let checked = check_is_fed_here(definition.name, context).await;
-            if let Err(RebuildError::Elsewhere { .. }) = &checked {
+            // while the store cannot be reached nobody feeds it, and the restart stays due
+            if let Err(elsewhere @ RebuildError::Elsewhere { .. }) = check_is_fed_here(definition.name, context).await {
                 inner.progress().undo_restart();
+                return Err(elsewhere);
             }
-            checked?;
         }
     }
 }
@@ -140,29 +142,36 @@ async fn check_is_fed_here(name: &'static str, context: &RunnerContext) -> Resul
     }
 }
 
-/// Rebuilds the rows beside the live ones; retries until the feed of the live ones has ended.
-pub(super) async fn rebuild_until_done<P: Projection>(
+/// Rebuilds the rows beside the live ones whenever `needed` is notified: events were missed. Retries while this process
+/// feeds the projection; each owner checks anew whether a rebuild is needed.
+pub(super) async fn rebuild_when_needed<P: Projection>(
     inner: &ProjectionInner<P>,
     context: &RunnerContext,
-    outage: &mut Outage,
-    feed_ended: &CancellationToken,
+    needed: &Notify,
     cancel: &CancellationToken,
 ) {
     let projection = P::definition().name;
-    while !feed_ended.is_cancelled() {
-        let rebuilt = rebuild_in_app(inner, context, cancel, Box::new(drop), Duration::ZERO).await;
-        match rebuilt {
+    let mut outage = Outage::new(context.clock.clone());
+    while cancel.run_until_cancelled(needed.notified()).await.is_some() {
+        match rebuild_in_app(inner, context, cancel, Box::new(drop), Duration::ZERO).await {
             Ok(rebuilt) => {
-                return tracing::info!(
+                outage.ends();
+                tracing::info!(
                     projection, events = rebuilt.events, took = ?rebuilt.took,
                     "the projection was rebuilt with the missed events"
                 );
+                // what an owner found during the rebuild is done
+                let _ = needed.notified().now_or_never();
+                continue;
             }
             Err(error) if outage.begins() => {
                 tracing::error!(projection, %error, "the projection could not be rebuilt, trying again");
             }
             Err(error) => tracing::debug!(projection, %error, "the projection still could not be rebuilt"),
         }
-        feed_ended.run_until_cancelled(context.clock.sleep(REBUILD_RETRY_INTERVAL)).await;
+        cancel.run_until_cancelled(context.clock.sleep(REBUILD_RETRY_INTERVAL)).await;
+        if inner.progress().borrow().is_owner {
+            needed.notify_one();
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
     event_handling::FeedStop,
     fed_types::{TypeCheck, check_types},
     inner::ProjectionInner,
-    rebuild::rebuild_until_done,
+    rebuild::rebuild_when_needed,
     sequential_feeder::SequentialFeeder,
     standby::{wait_for_lease, wait_for_retry, wait_for_retry_in_memory},
     transactional_writer::TransactionalWriter,
@@ -29,7 +30,6 @@ use crate::{
         held_lease::{HeldLease, LeaseRequest},
         lease_renewer::LeaseOutage,
     },
-    support::Outage,
 };
 
 /// Time limit for saving the checkpoint when the feed ends. Real time: it is the reply of a server.
@@ -48,7 +48,7 @@ const FINAL_SAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// | live | the store fails | live after a backoff; with rows in the store, loads the checkpoint again |
 /// | live | the lease is lost, as to a rebuild that seizes it to switch the rows | standby; follows the checkpoint |
 /// | live | a method fails for good, or an event cannot be read | stopped before the event; releases the lease |
-/// | live, and rebuilds beside | the same | as live, once the attempt at the rebuild has ended; it has no retry |
+/// | live, and rebuilds beside | any | as live; the rebuild goes on, and is retried while this process is live |
 /// | live | a rebuild of rows that are kept outside the store restarts the feed | live from the first event |
 /// | stopped | a minute has passed, or a rebuild or an operator resumes it | standby |
 /// | stopped | another process has passed the event, or an operator has skipped it | standby |
@@ -90,9 +90,15 @@ impl<P: Projection> ProjectionRunner<P> {
             }
             return;
         }
-        let mut rebuild_outage = Outage::new(self.context.clock.clone());
-        while let Some(held_lease) =
-            wait_for_lease(&self.inner, &self.context, &self.lease_request, &mut feed, &cancel).await
+        let needs_rebuild = Notify::new();
+        let rebuild = rebuild_when_needed(&self.inner, &self.context, &needs_rebuild, &cancel);
+        // beside each other: the live rows serve and advance while a rebuild fills its copies
+        tokio::join!(self.feed_rows(&mut feed, &needs_rebuild, &cancel), rebuild);
+    }
+
+    /// Feeds a projection that keeps rows, whenever this process holds the lease; notifies of a rebuild that it needs.
+    async fn feed_rows(&self, feed: &mut FeedPoller, needs_rebuild: &Notify, cancel: &CancellationToken) {
+        while let Some(held_lease) = wait_for_lease(&self.inner, &self.context, &self.lease_request, feed, cancel).await
         {
             self.inner.progress().set_owner(true);
             let type_check = check_types(&self.inner, &self.context, &held_lease).await;
@@ -100,22 +106,10 @@ impl<P: Projection> ProjectionRunner<P> {
                 self.inner.progress().resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
             }
             let feeding_end = match type_check {
-                Ok(TypeCheck::Complete) => {
-                    rebuild_outage.ends();
-                    self.feed_with_lease(&held_lease, &mut feed).await
-                }
+                Ok(TypeCheck::Complete) => self.feed_with_lease(&held_lease, feed).await,
                 Ok(TypeCheck::NeedsRebuild) => {
-                    let feed_ended = held_lease.ended().child_token();
-                    let fed = async {
-                        let feeding_end = self.feed_with_lease(&held_lease, &mut feed).await;
-                        feed_ended.cancel(); // a rebuild that retries would keep the lease of a projection that stopped
-                        feeding_end
-                    };
-                    let rebuilt =
-                        rebuild_until_done(&self.inner, &self.context, &mut rebuild_outage, &feed_ended, &cancel);
-                    // concurrent: the live rows serve and advance while the rebuild fills its copies; the rebuild
-                    // first, as the feed may stop at once because of the missed events
-                    tokio::join!(rebuilt, fed).1
+                    needs_rebuild.notify_one();
+                    self.feed_with_lease(&held_lease, feed).await
                 }
                 Ok(TypeCheck::Stopped) => FeedingEnd::Stopped,
                 Err(error) => {
@@ -127,8 +121,8 @@ impl<P: Projection> ProjectionRunner<P> {
             held_lease.release().await;
             let more = match feeding_end {
                 // a standby may be able to handle the event
-                FeedingEnd::Stopped => wait_for_retry(&self.inner, &self.context, &cancel).await,
-                FeedingEnd::Ended => feed.wait_after_failure(&cancel).await,
+                FeedingEnd::Stopped => wait_for_retry(&self.inner, &self.context, cancel).await,
+                FeedingEnd::Ended => feed.wait_after_failure(cancel).await,
             };
             if !more {
                 return;
@@ -174,6 +168,8 @@ impl<P: Projection> ProjectionRunner<P> {
         loop {
             let step = feeder.feed_available(feed).await;
             if let Some(feeding_end) = self.after_step(step, feeder.generation(), None, feed, stop).await {
+                // a failure is harmless: the next owner handles the events again
+                let _ = tokio::time::timeout(FINAL_SAVE_TIMEOUT, feeder.save_checkpoint()).await;
                 return feeding_end;
             }
         }

@@ -56,14 +56,16 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
 
     /// Handles the events that the feed holds now. Returns `true` if there were any.
     ///
-    /// Invariant: only the runner writes the checkpoint, so a checkpoint from before a rebuild cannot overtake it.
+    /// Invariant: of the tasks of this process only this one saves the checkpoint, so a save from before a restart cannot
+    /// end after the one that sets the checkpoint back.
     pub(super) async fn feed_available(&mut self, feed: &mut FeedPoller) -> Result<bool, FeedStop> {
         let (inner, context) = (self.inner, self.context);
         let (after, generation, is_set_back) = {
             let progress = inner.progress().borrow();
             (progress.position, progress.generation, progress.must_reset_checkpoint)
         };
-        if after < self.saved_checkpoint && !self.save_checkpoint().await? {
+        // set back, or not saved by the pass before
+        if after != self.saved_checkpoint && !self.save_checkpoint().await? {
             return Err(FeedStop::LeaseLost);
         }
         if let Some(held_lease) = self.held_lease
@@ -144,7 +146,7 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
     }
 
     /// Saves the checkpoint. Returns `false`, and saves no position, if a different process may hold the lease by now.
-    async fn save_checkpoint(&mut self) -> Result<bool, BoxError> {
+    pub(super) async fn save_checkpoint(&mut self) -> Result<bool, BoxError> {
         let Some(held_lease) = self.held_lease else {
             return Ok(true);
         };

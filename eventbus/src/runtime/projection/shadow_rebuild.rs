@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     RebuildError,
     context::{RunnerContext, projection_role},
+    copies_basis::CopiesBasis,
     error::ProjectionError,
     event_handling::FeedStop,
-    fed_types,
+    fed_types::{self, FedTypes},
     inner::ProjectionInner,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     status::RebuildOwner,
@@ -55,7 +56,7 @@ const STALLED: &str = "rebuild cannot go on";
 ///
 /// | State | Event | Next state |
 /// |---|---|---|
-/// | waiting | acquires the rebuild lease | filling: from the copies' position, if a rebuild of this version was interrupted |
+/// | waiting | acquires the rebuild lease | filling: from the copies' position, if a rebuild of this version with the same event types and skips was interrupted |
 /// | waiting | a lease's duration has passed, or cancelled | failed: `Elsewhere` |
 /// | filling | the store misses an event | failed: `MissingEvent`, before the copies are made |
 /// | filling | a round handled more than 256 events | filling, for at most eight rounds |
@@ -190,9 +191,21 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             let former = shadow_for(&definition, version);
             self.transactions.drop_shadow(&former).await.map_err(|error| self.store_error(error))?;
         }
-        let position = self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.store_error(error))?;
         let store = &*self.context.store;
         let skips = self.inner.reload_skips(store).await.map_err(|error| self.store_error(error))?;
+        let make = async || self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.store_error(error));
+        let mut position = make().await?;
+        let basis = CopiesBasis::new(FedTypes::from_filter(definition.events), &skips);
+        let noted = CopiesBasis::load(store, &self.shadow).await.map_err(|error| self.store_error(error))?;
+        if position > Position::START && !noted.is_some_and(|noted| noted.is_same_up_to(position, &basis)) {
+            tracing::warn!(
+                projection = definition.name, %position,
+                "rebuild begins anew: an interrupted one knew other event types, or skipped other events"
+            );
+            self.transactions.drop_shadow(&self.shadow).await.map_err(|error| self.store_error(error))?;
+            position = make().await?;
+        }
+        basis.save(store, &self.shadow).await.map_err(|error| self.store_error(error))?;
         let mut progress_meter = ProgressMeter::begin(&definition, store, report, self.inner.progress()).await?;
         if position > Position::START {
             tracing::warn!(
