@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::backoff::Backoff;
+use crate::domain::clock::SharedClock;
 
 /// For how long, how often and after which delays an operation is retried: exponential, capped, jittered.
 ///
@@ -62,5 +65,22 @@ impl RetryPolicy {
 
     const fn backoff(&self) -> Backoff {
         Backoff::new(self.first_delay, self.max_delay)
+    }
+}
+
+/// The retries of one operation so far.
+#[derive(Debug, Default)]
+pub(crate) struct Retries {
+    first_failure: Option<Instant>,
+    count: u32,
+}
+
+impl Retries {
+    /// Returns the delay before the next retry, after a failure; `None` if the policy allows no more.
+    pub(crate) fn next_delay(&mut self, policy: &RetryPolicy, clock: &SharedClock) -> Option<Duration> {
+        self.count = self.count.saturating_add(1);
+        let first_failure = *self.first_failure.get_or_insert_with(|| clock.instant());
+        let is_in_time = clock.elapsed(first_failure) < policy.retry_for;
+        (is_in_time && policy.allows(self.count)).then(|| policy.jittered(self.count))
     }
 }

@@ -12,6 +12,9 @@ use crate::{
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
+/// The pause before the first deletion: shorter, as a process may end before the hour is over.
+const FIRST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
 /// How long the store remembers what took effect.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Retention {
@@ -29,7 +32,7 @@ pub(crate) enum Notes {
 }
 
 impl Retention {
-    /// Deletes older notes of one kind, about once an hour, until cancelled.
+    /// Deletes older notes of one kind, soon after the start and then about once an hour, until cancelled.
     ///
     /// Only an app that makes such notes deletes them: its retention is the one that its author has chosen.
     pub(crate) async fn purge(
@@ -40,12 +43,14 @@ impl Retention {
         cancel: CancellationToken,
     ) {
         let mut outage = Outage::new(clock.clone());
+        // jitter: processes that started together do not all purge at once
+        let jittered = |pause: Duration| pause.mul_f64(0.75 + fastrand::f64() / 2.0);
+        let mut pause = jittered(FIRST_PAUSE);
         loop {
-            // jitter: processes that started together do not all purge at once
-            let pause = HOUR.mul_f64(0.75 + fastrand::f64() / 2.0);
             if cancel.run_until_cancelled(clock.sleep(pause)).await.is_none() {
                 return;
             }
+            pause = jittered(HOUR);
             let Some(multi_stream) = store.multi_stream_appends() else { return };
             match cancel.run_until_cancelled(self.forget(notes, multi_stream)).await {
                 Some(Ok(forgotten)) => {

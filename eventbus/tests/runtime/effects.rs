@@ -171,6 +171,23 @@ async fn deliveries_are_forgotten_after_a_while() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn processes_that_live_shorter_than_an_hour_forget_deliveries_too() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let (store, calls) = (TableStore::new(), Calls::default());
+    for round in 0..4 {
+        let app = App::builder().store(store.clone()).state(calls.clone()).handler::<reserve>();
+        let app = app.inbox_retention(60 * MINUTE).start().await.unwrap();
+        if round == 0 {
+            order(&app).await;
+            app.settled().await.unwrap();
+        }
+        tokio::time::sleep(30 * MINUTE).await;
+        app.shutdown(MINUTE).await.unwrap();
+    }
+    assert_eq!(store.forget_deliveries(Duration::ZERO).await.unwrap(), 0);
+}
+
 #[tokio::test]
 async fn a_transaction_of_no_store_or_another_store_is_a_mistake() {
     let state = StateMap::new().with(Calls::default());

@@ -111,6 +111,13 @@ async fn update_decides_anew_until_it_wins() {
     assert_eq!(shipments.len(), 16);
 }
 
+/// Appends an event of a concurrent writer.
+fn append_rival(store: &InMemoryEventStore, stream: &StreamId) {
+    let rival = NewEvent::from_event(&OrderShipped { tracking_number: "rival".into() }).unwrap();
+    let appended = store.append(stream, ExpectedVersion::Any, vec![rival]);
+    futures_util::FutureExt::now_or_never(appended).unwrap().unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn update_gives_up_after_its_retries() {
     let store = InMemoryEventStore::new();
@@ -125,9 +132,7 @@ async fn update_gives_up_after_its_retries() {
     let error = orders
         .update(order.id(), |order| {
             tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let rival = NewEvent::from_event(&OrderShipped { tracking_number: "rival".into() }).unwrap();
-            let appended = store.append(&stream, ExpectedVersion::Any, vec![rival]);
-            futures_util::FutureExt::now_or_never(appended).unwrap().unwrap();
+            append_rival(&store, &stream);
             order.ship("mine")
         })
         .await
@@ -136,6 +141,26 @@ async fn update_gives_up_after_its_retries() {
     assert_eq!(tries.into_inner(), 3);
     let (waited, longest) = (began.elapsed(), policy.delay(1) + policy.delay(2));
     assert!(longest / 2 <= waited && waited <= longest + Duration::from_millis(2), "{waited:?} of {longest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn update_gives_up_after_the_time_for_its_retries() {
+    let store = InMemoryEventStore::new();
+    let policy = RetryPolicy { retry_for: Duration::from_secs(2), ..RetryPolicy::default() };
+    let orders = AggregateRepository::<Order>::new(store.clone()).with_conflict_retries(policy);
+    let order = saved_order(&orders).await;
+    let stream = StreamId::new(Name::from_static("Order"), order.id().clone());
+    let began = tokio::time::Instant::now();
+    let error = orders
+        .update(order.id(), |order: &Order| {
+            append_rival(&store, &stream);
+            order.ship("mine")
+        })
+        .await
+        .unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    let waited = began.elapsed();
+    assert!(policy.retry_for <= waited && waited <= 3 * policy.retry_for, "{waited:?}");
 }
 
 #[tokio::test]

@@ -48,7 +48,10 @@ use crate::{
     },
     port::{
         AppendError, EventBus, EventStore, MultiStreamAppends, ReadError, RecordStream, SnapshotRead, Snapshots,
-        StoredSnapshot, handler_saves::HandlerSaves, multi_stream_append::HandledCommand, retry::RetryPolicy,
+        StoredSnapshot,
+        handler_saves::HandlerSaves,
+        multi_stream_append::HandledCommand,
+        retry::{Retries, RetryPolicy},
         visited_event::VisitedEvent,
     },
     runtime::metrics::{AggregateMeter, AppendOutcome, LoadSource, Meters},
@@ -1274,7 +1277,7 @@ where
 /// Its type names the decision but has no bounds on it: for a closure that does not fit, such as an `async` one, the
 /// compiler reports one error at the call, and no second one at the `.await`.
 #[derive(derive_more::Debug)]
-#[debug("UpdateFuture {{ id: {id:?}, attempt: {attempt}, .. }}")]
+#[debug("UpdateFuture {{ id: {id:?}, retries: {retries:?}, .. }}")]
 #[must_use = "a decision is made when it is awaited"]
 pub struct UpdateFuture<'a, A: Aggregate + Apply, D, V, X, O> {
     repository: &'a AggregateRepository<A>,
@@ -1284,7 +1287,7 @@ pub struct UpdateFuture<'a, A: Aggregate + Apply, D, V, X, O> {
     decide: DecideFn<A, D, V, X>,
     /// Makes the caller's result of the save and the decision's value.
     output: fn(Saved, V) -> O,
-    attempt: u32,
+    retries: Retries,
     decided: Option<V>,
     /// Set while the state in use is a kept one that no read has confirmed.
     is_from_cache: bool,
@@ -1335,7 +1338,18 @@ impl<'a, A: Aggregate + Apply, D, V, X, O> UpdateFuture<'a, A, D, V, X, O> {
             Some(root) => Box::pin(std::future::ready(Ok(root))),
             None => Box::pin(repository.load_with_existence(id, existence)),
         });
-        Self { repository, id, existence, decision, decide, output, attempt: 0, decided: None, is_from_cache, state }
+        Self {
+            repository,
+            id,
+            existence,
+            decision,
+            decide,
+            output,
+            retries: Retries::default(),
+            decided: None,
+            is_from_cache,
+            state,
+        }
     }
 }
 
@@ -1346,7 +1360,7 @@ impl<A: Aggregate + Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O
     type Output = Result<O, UpdateError<X>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { repository, id, existence, decision, decide, output, attempt, decided, is_from_cache, state } =
+        let Self { repository, id, existence, decision, decide, output, retries, decided, is_from_cache, state } =
             &mut *self;
         let (repository, id, existence) = (*repository, *id, *existence);
         let load = || UpdateState::Load(Box::pin(repository.load_with_existence(id, existence)));
@@ -1361,21 +1375,18 @@ impl<A: Aggregate + Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O
                         continue;
                     }
                     *decided = Some(value.map_err(UpdateError::Refused)?);
-                    *attempt += 1;
                     *state = UpdateState::Save(Box::pin(async move { repository.save(&mut root).await }));
                 }
                 UpdateState::Save(save) => match ready!(save.as_mut().poll(context)) {
                     Err(error) if *is_from_cache && (error.is_conflict() || matches!(error, SaveError::Encode(_))) => {
-                        *attempt -= 1;
                         (*is_from_cache, *state) = (false, load());
                     }
                     Err(error)
                         if error.is_conflict()
                             && existence != AggregateExistence::Absent
-                            && repository.conflict_retry.allows(*attempt) =>
+                            && let Some(delay) = retries.next_delay(&repository.conflict_retry, &repository.clock) =>
                     {
-                        tracing::debug!(stream = %repository.stream(id), attempt, "conflict, loading and deciding anew");
-                        let delay = repository.conflict_retry.jittered(*attempt);
+                        tracing::debug!(stream = %repository.stream(id), ?retries, "conflict, loading and deciding anew");
                         *state = UpdateState::Load(Box::pin(async move {
                             repository.clock.sleep(delay).await;
                             repository.load_with_existence(id, existence).await
@@ -1534,8 +1545,7 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
         let id_of_request = if existence == AggregateExistence::Absent { "" } else { stream.aggregate_id().as_str() };
         let request = self.keyed.fingerprint(A::AGGREGATE_TYPE, id_of_request)?;
         self.repository.first_command.notify_one();
-        let mut attempt = 0;
-        let mut sent = Vec::new();
+        let (mut retries, mut sent) = (Retries::default(), Vec::new());
         loop {
             if let Some(saved) = self.find_answer(multi_stream, request).await? {
                 return Ok(self.publish_if_own(saved, &sent).await);
@@ -1555,9 +1565,12 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
                 Ok(None) => continue,
                 Err(error) => error,
             };
-            attempt += 1;
-            let may_succeed = error.is_conflict() && existence != AggregateExistence::Absent;
-            if may_succeed && self.wait_after_conflict(attempt).await {
+            let AggregateRepository { conflict_retry, clock, .. } = &self.repository;
+            if error.is_conflict()
+                && existence != AggregateExistence::Absent
+                && let Some(delay) = retries.next_delay(conflict_retry, clock)
+            {
+                clock.sleep(delay).await;
                 continue;
             }
             return match self.find_answer(multi_stream, request).await {
@@ -1576,16 +1589,6 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
         }
         let AggregateRepository { publisher, store, .. } = &self.repository;
         Saved { publication: publisher.publish(store.as_port(), &saved.events).await, ..saved }
-    }
-
-    /// Waits before the next attempt after a conflict; returns `false` if there is none.
-    async fn wait_after_conflict(&self, attempt: u32) -> bool {
-        let AggregateRepository { conflict_retry, clock, .. } = &self.repository;
-        let is_allowed = conflict_retry.allows(attempt);
-        if is_allowed {
-            clock.sleep(conflict_retry.jittered(attempt)).await;
-        }
-        is_allowed
     }
 
     fn multi_stream(&self) -> Result<&dyn MultiStreamAppends, OnceError> {

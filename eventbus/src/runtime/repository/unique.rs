@@ -128,15 +128,15 @@ async fn take_values<A: Aggregate>(
         // one by one: a duplicate keeps none of the others from being taken
         let (mut duplicates, mut is_current) = (Vec::new(), true);
         for change in last_of_each_name(&changes) {
-            match values.assign(stream, version, std::slice::from_ref(&change)).await {
-                Ok(()) => {}
-                Err(AppendError::Taken { .. }) => {
-                    let none = UniqueChange::new(change.name().clone(), None)?;
-                    values.assign(stream, version, &[none]).await?;
-                    duplicates.push(change);
-                }
+            let mut assigned = values.assign(stream, version, std::slice::from_ref(&change)).await;
+            if matches!(assigned, Err(AppendError::Taken { .. })) {
+                let none = UniqueChange::new(change.name().clone(), None)?;
+                assigned = values.assign(stream, version, &[none]).await;
+                duplicates.push(change);
+            }
+            match assigned {
                 Err(AppendError::Conflict { .. }) => is_current = false,
-                Err(error) => return Err(error.into()),
+                assigned => assigned?,
             }
         }
         if is_current {
