@@ -25,6 +25,7 @@ use crate::{
     config::{PgEventStoreConfig, milliseconds},
     connector::{Connector, refuse_standby},
     gate::{Gate, GatePass},
+    notify::AppendNotifier,
     statement_error::{NoAnswerWithin, StatementError},
     statement_pool::{CheckedOutConnection, PING_AFTER_IDLE, StatementPool},
 };
@@ -103,12 +104,12 @@ pub(crate) struct LongWaitPermit<'s> {
 
 impl ConnectionPools {
     /// Creates the pools; a pool opens each connection when it is first needed.
-    pub(crate) fn new(config: &PgEventStoreConfig, connector: Connector) -> Self {
+    pub(crate) fn new(config: &PgEventStoreConfig, connector: Connector, notifier: &Arc<AppendNotifier>) -> Self {
         let half = config.max_connections.div_ceil(2) as usize;
         let long_wait = (half / 2).max(1);
         let (statements, transactions) = match connector {
             Connector::Own(options) => {
-                let (statements, transactions) = own_pools(config, &options);
+                let (statements, transactions) = own_pools(config, &options, notifier);
                 let statements = StatementPool::new(statements, config.connect_timeout);
                 (StatementConnections::Own(Arc::new(statements)), transactions)
             }
@@ -312,8 +313,13 @@ async fn take_rows(
     Ok(())
 }
 
-/// Returns the pool of the statements and the pool of the transactions, on connections of the store's own.
-fn own_pools(config: &PgEventStoreConfig, options: &PgConnectOptions) -> (PgPool, PgPool) {
+/// Returns the pool of the statements and the pool of the transactions, on connections of the store's own. A new connection
+/// may lead to a server that has taken over and lacks commits.
+fn own_pools(
+    config: &PgEventStoreConfig,
+    options: &PgConnectOptions,
+    notifier: &Arc<AppendNotifier>,
+) -> (PgPool, PgPool) {
     let answer_timeout = config.answer_timeout();
     let pool = |connections| {
         PgPoolOptions::new()
@@ -328,7 +334,13 @@ fn own_pools(config: &PgEventStoreConfig, options: &PgConnectOptions) -> (PgPool
                     Ok(true)
                 })
             })
-            .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
+            .after_connect({
+                let notifier = Arc::clone(notifier);
+                move |connection, _| {
+                    notifier.signal.note_possible_restore();
+                    Box::pin(refuse_standby(connection))
+                }
+            })
     };
     let transactions = pool(config.max_transactions)
         .after_release(move |connection, _| Box::pin(await_rollback(connection, answer_timeout)));

@@ -20,7 +20,7 @@ use crate::{
     error::PgConnectError,
     migrate::{self, Migrator},
     migration_step::MigrationStep,
-    notify::NotifyTask,
+    notify::{AppendNotifier, NotifyTask},
     on_pool::PgOnPoolConfig,
     open_append::{self, PgOpenAppend},
     pool::ConnectionPools,
@@ -154,11 +154,11 @@ impl PgEventStore {
         let is_partitioned = preflight::check_tables(&mut session, &schema).await?;
         open_append::warn_of_oldest(&mut session, &schema).await?;
         session.close().await;
-        let append_notifier = Arc::default();
+        let append_notifier = Arc::<AppendNotifier>::default();
         if config.notify {
             NotifyTask::new(&config, &connector, &schema, &append_notifier).spawn();
         }
-        let connections = ConnectionPools::new(&config, connector);
+        let connections = ConnectionPools::new(&config, connector, &append_notifier);
         let statements = Statements::new(schema, is_partitioned);
         let inner = Arc::new(StoreInner::new(config, connections, statements, append_notifier));
         Ok(Self { group_commit: GroupCommit::new(Arc::clone(&inner)), inner })

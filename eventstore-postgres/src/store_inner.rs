@@ -85,11 +85,12 @@ impl StoreInner {
 
     /// Loads the streams with these numbers, unless the store remembers them.
     pub(crate) async fn load_streams(&self, numbers: BTreeSet<i64>) -> Result<PageStreams, ReadError> {
-        let (mut streams, unknown) = self.stream_numbers.find(numbers);
+        let possible_restores = self.append_notifier.signal.possible_restores();
+        let (mut streams, unknown) = self.stream_numbers.find(numbers, possible_restores);
         if !unknown.is_empty() {
             let query = self.statements.query(include_str!("sql/streams.sql")).bind(unknown);
             let rows = self.connections.fetch_all(query).await?;
-            let added = self.stream_numbers.add(&rows, &mut streams);
+            let added = self.stream_numbers.add(&rows, &mut streams, possible_restores);
             added.map_err(|error| ReadError::Unavailable(error.into()))?;
         }
         Ok(streams)
@@ -97,6 +98,7 @@ impl StoreInner {
 
     /// Returns the event types known to be in the store's table of types.
     pub(crate) fn listed_types(&self) -> &ListedEventTypes {
+        self.listed_types.forget_after(self.append_notifier.signal.possible_restores());
         &self.listed_types
     }
 

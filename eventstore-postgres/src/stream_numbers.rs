@@ -3,7 +3,8 @@
 //! A page of the feed has numbers only: looking up each row's stream in the server's page costs half as much again as
 //! the page.
 //!
-//! Invariant: the number of a stream never changes, so a remembered stream is right for ever.
+//! Invariant: the number of a stream never changes, so a remembered stream is right until an older copy of the database
+//! may have replaced it: that gives the numbers of lost streams to others.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,15 +18,26 @@ const REMEMBERED_MAX: usize = 16_384;
 
 /// Streams by number that a store remembers.
 #[derive(Debug, Default)]
-pub(crate) struct StreamNumbers(Mutex<HashMap<i64, StreamId>>);
+pub(crate) struct StreamNumbers(Mutex<Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    streams: HashMap<i64, StreamId>,
+    /// The number of possible restores when it began to remember them.
+    possible_restores: u64,
+}
 
 impl StreamNumbers {
-    /// Returns those of the streams that are remembered, and the numbers of the others.
-    pub(crate) fn find(&self, numbers: BTreeSet<i64>) -> (PageStreams, Vec<i64>) {
-        let remembered = self.0.lock();
+    /// Returns those of the streams that are remembered since the last
+    /// [possible restore](eventbus::port::AppendSignal::possible_restores), and the numbers of the others.
+    pub(crate) fn find(&self, numbers: BTreeSet<i64>, possible_restores: u64) -> (PageStreams, Vec<i64>) {
+        let mut remembered = self.0.lock();
+        if remembered.possible_restores != possible_restores {
+            *remembered = Remembered { streams: HashMap::new(), possible_restores };
+        }
         let (mut streams, mut unknown) = (PageStreams::default(), Vec::new());
         for number in numbers {
-            match remembered.get(&number) {
+            match remembered.streams.get(&number) {
                 Some(stream) => drop(streams.sound.insert(number, stream.clone())),
                 None => unknown.push(number),
             }
@@ -33,14 +45,23 @@ impl StreamNumbers {
         (streams, unknown)
     }
 
-    /// Adds the streams of the rows of `streams.sql` to those of a page, and remembers them.
-    pub(crate) fn add(&self, rows: &[PgRow], streams: &mut PageStreams) -> Result<(), sqlx::Error> {
-        let mut remembered = self.0.lock();
-        if remembered.len() + rows.len() > REMEMBERED_MAX {
-            remembered.clear();
-        }
+    /// Adds the streams of the rows of `streams.sql` to those of a page, and remembers them unless there was a possible
+    /// restore meanwhile.
+    pub(crate) fn add(
+        &self,
+        rows: &[PgRow],
+        streams: &mut PageStreams,
+        possible_restores: u64,
+    ) -> Result<(), sqlx::Error> {
         let loaded = PageStreams::decode(rows, |row| row.try_get(0), 1)?;
-        remembered.extend(loaded.sound.clone());
+        let mut remembered = self.0.lock();
+        if remembered.possible_restores == possible_restores {
+            if remembered.streams.len() + rows.len() > REMEMBERED_MAX {
+                remembered.streams.clear();
+            }
+            remembered.streams.extend(loaded.sound.clone());
+        }
+        drop(remembered);
         streams.sound.extend(loaded.sound);
         streams.corrupt.extend(loaded.corrupt);
         Ok(())

@@ -105,6 +105,7 @@ impl StoreInner {
     }
 
     pub(crate) fn known_event_types(&self) -> &ListedEventTypes {
+        self.known_event_types.forget_after(self.append_signal.possible_restores());
         &self.known_event_types
     }
 
@@ -112,11 +113,9 @@ impl StoreInner {
         &self.acknowledged
     }
 
-    /// Compares the end of the store with `acknowledged`. A loss may include the listed event types: appends then list
-    /// them again.
+    /// Compares the end of the store with `acknowledged`, and notes a loss.
     pub(crate) fn check_head(&self, acknowledged: Position, found: Position) {
         if self.acknowledged.check_head(acknowledged, found) {
-            self.known_event_types.clear();
             self.append_signal.note_possible_restore();
         }
     }

@@ -91,7 +91,7 @@ impl AppendSignal {
 
     /// Notes that an older copy may have replaced the store: it is reached over a new connection, or lacks events that it
     /// had acknowledged. Wakes all readers that watch. The relay then checks whether the store has the last published
-    /// events before it publishes others.
+    /// events before it publishes others, and the store forgets what it remembers of its data.
     ///
     /// A store whose calls connect again by themselves calls it before the first answer over the new connection. After
     /// a failed call, or an answer with a lower head, the relay checks without it.
@@ -107,8 +107,18 @@ impl AppendSignal {
         self.appended.send_modify(|_| {});
     }
 
-    /// Returns the number of moments so far at which an older copy may have replaced the store.
-    pub(crate) fn possible_restores(&self) -> u64 {
+    /// Returns the number of moments so far at which an older copy may have replaced the store: a store compares it with
+    /// the one at which it began to remember something.
+    ///
+    /// # Examples
+    /// ```
+    /// let signal = eventbus::port::AppendSignal::default();
+    /// let remembered_at = signal.possible_restores();
+    /// signal.note_possible_restore();
+    /// assert_ne!(signal.possible_restores(), remembered_at);
+    /// ```
+    #[must_use]
+    pub fn possible_restores(&self) -> u64 {
         self.possible_restores.load(Ordering::Acquire)
     }
 

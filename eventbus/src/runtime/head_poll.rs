@@ -89,9 +89,14 @@ impl HeadPoll {
         self.polled_at = Some(self.clock.instant());
         let polled = self.store.feed_end().await;
         let former = std::mem::replace(&mut self.last, polled.as_ref().ok().copied());
-        if polled.as_ref().map_or(true, |end| former.is_some_and(|former| end.head < former.head)) {
-            // the store may have been replaced by an older copy
-            self.store.appended().recent().clear();
+        // an older copy may have replaced the store
+        match &polled {
+            Ok(end) if former.is_some_and(|former| end.head < former.head) => {
+                self.store.appended().note_possible_restore();
+            }
+            Ok(_) => {}
+            // without a signal, which would end the pause after the failure
+            Err(_) => self.store.appended().recent().clear(),
         }
         let end = polled?;
         if former.is_some_and(|former| former.has_open_appends) && !end.has_open_appends {

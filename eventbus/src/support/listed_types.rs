@@ -1,6 +1,9 @@
 //! The event types that a process knows to be listed in its store.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use parking_lot::RwLock;
 
@@ -20,7 +23,11 @@ use crate::domain::{name::Name, record::NewEvent};
 /// assert!(!listed.has(&NewEvent::new(Name::from_static("Deposited"), 3, "{}")));
 /// ```
 #[derive(Debug, Default)]
-pub struct ListedEventTypes(RwLock<HashMap<Name, u32>>);
+pub struct ListedEventTypes {
+    types: RwLock<HashMap<Name, u32>>,
+    /// The number of possible restores at the last [`forget_after`](Self::forget_after).
+    possible_restores: AtomicU64,
+}
 
 impl ListedEventTypes {
     /// Returns `true` if the type of `event` is listed with its schema version, or a higher one.
@@ -32,7 +39,7 @@ impl ListedEventTypes {
     /// Returns `true` if [`has`](Self::has) does for each of `events`.
     #[must_use]
     pub fn has_all<'e>(&self, events: impl IntoIterator<Item = &'e NewEvent>) -> bool {
-        let listed = self.0.read();
+        let listed = self.types.read();
         events
             .into_iter()
             .all(|event| listed.get(event.event_type()).is_some_and(|&version| version >= event.schema_version()))
@@ -40,7 +47,7 @@ impl ListedEventTypes {
 
     /// Adds a listed type; call it only after the commit of the transaction that listed it.
     pub fn add(&self, event_type: &Name, schema_version: u32) {
-        let mut listed = self.0.write();
+        let mut listed = self.types.write();
         let known = listed.entry(event_type.clone()).or_default();
         *known = schema_version.max(*known);
     }
@@ -54,8 +61,12 @@ impl ListedEventTypes {
         }
     }
 
-    /// Forgets all types, after the store has lost data and perhaps the list.
-    pub fn clear(&self) {
-        self.0.write().clear();
+    /// Forgets all types if the number of [possible restores](crate::port::AppendSignal::possible_restores) is another one
+    /// than at the last call: an older copy may not list them.
+    pub fn forget_after(&self, possible_restores: u64) {
+        if self.possible_restores.load(Ordering::Acquire) != possible_restores {
+            self.types.write().clear();
+            self.possible_restores.store(possible_restores, Ordering::Release);
+        }
     }
 }

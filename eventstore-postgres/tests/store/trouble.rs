@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    TestSchema, add, connect, event, events, feed,
+    TestDatabase, TestSchema, add, connect, event, events, feed,
     held::Held,
     open,
     proxy::{Answers, Proxy},
     read, run, stream, within,
 };
 use eventbus::{
-    EventContext, ExpectedVersion, Name, NewEvent, Version,
+    EventContext, ExpectedVersion, Name, NewEvent, StreamId, Version,
     event::Tag,
     port::{Append, AppendError, AppendEvents as _, Checkpoints as _, ReadError, ReadFeed as _, ReadStream as _},
 };
@@ -55,6 +55,34 @@ async fn an_append_whose_backend_is_terminated_is_made_again() {
         let (appended, ()) = within(async { tokio::join!(append, terminate) }).await;
         held.is_stored_once(&given, &appended.unwrap()).await;
     }
+}
+
+/// A server that takes over may lack the last commits: it gives the numbers of lost streams to new ones, and does not list
+/// the types of lost events.
+#[tokio::test]
+async fn after_a_failover_that_lost_commits_each_event_is_of_its_own_stream() {
+    let database = TestDatabase::create("").await;
+    let config = PgEventStoreConfig { notify: false, ..database.config() };
+    let store = open(config.clone()).await;
+    let stream = stream();
+    add(&store, &stream, 1).await;
+    assert_eq!(feed(&store).await[0].metadata().stream(), &stream);
+    let mut admin = database.connection().await;
+    let lose = "SET search_path = eventbus; DELETE FROM events; DELETE FROM streams; DELETE FROM event_types;
+        SELECT setval('events_position_seq', 1, false), setval('streams_stream_no_seq', 1, false);
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    run(&mut admin, lose).await;
+    let other = open(config).await;
+    let of_other = StreamId::parse("Parcel", "p-1").unwrap();
+    let sent = vec![NewEvent::new(Name::from_static("Sent"), 1, "{}")];
+    other.append(&of_other, ExpectedVersion::NoStream, sent).await.unwrap();
+    within(async { while store.head().await.is_err() {} }).await;
+    assert_eq!(feed(&store).await[0].metadata().stream(), &of_other);
+    add(&store, &stream, 1).await;
+    let listed: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM eventbus.event_types").fetch_one(&mut admin).await.unwrap();
+    assert_eq!(listed, 2);
 }
 
 /// A statement without an answer may still run, and meet the version it expects once the stream gets there.
