@@ -107,3 +107,9 @@ fn join_causes(error: &(dyn StdError + 'static), separator: &str) -> String {
 /// assert_eq!(decide(), Ok(5));
 /// ```
 pub type Never = std::convert::Infallible;
+
+/// Returns the message of a panic.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("(no message)")
+}

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{MessageId, ServerFault, TypeKey, handler_saves::HandlerSaves, state::StateMap};
 use crate::domain::{
     codec::DecodeError,
-    error::{BoxError, Error, ErrorLine},
+    error::{BoxError, Error, ErrorLine, panic_text},
     metadata::Metadata,
     name::Name,
     record::RecordedEvent,
@@ -172,10 +172,7 @@ impl HandlerError {
 
     /// Creates the error of a handler that panicked.
     pub(crate) fn from_panic(panic: &(dyn std::any::Any + Send)) -> Self {
-        let text =
-            (panic.downcast_ref::<&str>().copied()).or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        let message = format!("handler panicked: {}", text.unwrap_or("(no message)"));
-        Self::of(HandlerErrorKind::Panicked, message.into())
+        Self::of(HandlerErrorKind::Panicked, format!("handler panicked: {}", panic_text(panic)).into())
     }
 
     /// Creates the error of a handler that reached its time limit.

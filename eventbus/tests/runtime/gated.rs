@@ -53,6 +53,8 @@ pub struct GatedStore {
     pub has_no_open_append: Arc<AtomicBool>,
     /// Number of positions without an event at the end.
     pub gap: Arc<AtomicU64>,
+    /// Number of reads of the feed that panic from now on.
+    pub panics: Arc<AtomicUsize>,
     /// Number of events that a read of the feed finds before it searches for ever.
     pub finds: Arc<AtomicUsize>,
     /// Number of reads that search at the moment.
@@ -84,6 +86,7 @@ impl GatedStore {
             hangs: Arc::default(),
             has_no_open_append: Arc::default(),
             gap: Arc::default(),
+            panics: Arc::default(),
             finds: Arc::new(AtomicUsize::new(usize::MAX)),
             searching: Arc::default(),
         }
@@ -164,6 +167,9 @@ impl ReadFeed for GatedStore {
         if self.is_damaged.load(Ordering::SeqCst) {
             let (place, source) = ("position 3".into(), "no payload".into());
             return Box::pin(futures_util::stream::iter([Err(ReadError::Corrupt { place, position: None, source })]));
+        }
+        if self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            panic!("made by the test");
         }
         let damaged_at = self.damaged_at.load(Ordering::SeqCst);
         let damage_met = Arc::clone(&self.damage_met);

@@ -16,7 +16,9 @@ use eventbus::{
 };
 
 use crate::{
-    orders::{Order, OrderCreated, OrderShipped, created},
+    gated::GatedStore,
+    lines::Lines,
+    orders::{Order, OrderCreated, OrderShipped, OrderStatistics, created},
     wait::until,
 };
 
@@ -57,6 +59,24 @@ async fn ship(orders: &Orders, meta: &Metadata) -> Result<(), HandlerError> {
     let part = OrderShipped { tracking_number: "T".into() };
     orders.0.update(meta.aggregate_id(), |_| Ok::<_, Never>(part.clone())).await?;
     Ok(())
+}
+
+/// As by a bug of a driver.
+#[tokio::test(start_paused = true)]
+async fn tasks_that_panic_begin_anew() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=error");
+    let store = GatedStore::open().silent();
+    let app = App::builder().store(store.clone()).projection(OrderStatistics::default()).start().await.unwrap();
+    store.panics.store(4, Ordering::SeqCst);
+    let position = save(&app).await.position.unwrap();
+    app.published(position).await.unwrap();
+    app.projected::<OrderStatistics>(position).await.map(drop).unwrap();
+    assert_eq!(store.panics.load(Ordering::SeqCst), 0);
+    let log = lines.text();
+    for task in ["the relay", "a projection"] {
+        assert!(log.contains(&format!("starting its replacement task=\"{task}\"")), "{log}");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Suspects: entries that were in flight when the process that had them ended. One of them may be the cause.
 //!
-//! To find it, the consumer runs each suspect alone, after a delay: no other delivery of the bus runs beside it. If the
-//! process ends during that run, the cause is this entry or chance; after five such ends in a row the entry becomes a
-//! dead letter. An entry that only waited for a retry, or was blocked behind an earlier one of its aggregate, is no
+//! To find it, the consumer runs each suspect alone, after a delay: for ten seconds no other delivery of the bus runs beside
+//! it. If the process ends during that run, the cause is this entry or chance; after five such ends in a row the entry
+//! becomes a dead letter. An entry that only waited for a retry, or was blocked behind an earlier one of its aggregate, is no
 //! suspect.
 //!
 //! Invariant: the bus persists that a suspect begins before the handlers run. In the other order the end that it causes
@@ -20,21 +20,51 @@
 //! | `Suspect` | other deliveries run on for as long as its delay was | `NotingStart` | no `next_at` |
 //! | `NotingStart` | the bus has persisted that it begins | `StartNoted`, `Running` | – |
 //! | `NotingStart`, `StartNoted` | nacked | – | `ended_alone` as before; `next_at`: now |
+//! | `Running` | runs for ten seconds | `Running`, beside others | – |
 //! | `Running` | handled, or failed as any other entry | see [`state`](super::state) | `process_ends` and `ended_alone`: 0 |
 //! | `Running` | its group has no handlers any more | `Suspect` | later: `ended_alone` - 1, if it ran alone |
 //! | `Running` | the process ends | – | – |
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
     entries::InFlight,
-    group_context::{GroupContext, GroupHandlers},
+    group_context::{GroupContext, GroupHandlers, RunGuard},
     job::handle,
     state::{Job, NextSuspect, StartNote},
 };
-use crate::delivery::StopSignal;
+use crate::{
+    delivery::{StopSignal, run::LONG_RUN_AFTER},
+    domain::clock::SharedClock,
+};
+
+/// The lone run of a suspect: it ends when this is dropped, and after [`LONG_RUN_AFTER`] at the latest, as the handler may
+/// never end, and may block its thread.
+struct RunAlone {
+    guard: Arc<Mutex<Option<RunGuard>>>,
+    _release: JoinSet<()>,
+}
+
+impl RunAlone {
+    fn begin(guard: RunGuard, clock: SharedClock) -> Self {
+        let guard = Arc::new(Mutex::new(Some(guard)));
+        let (held, mut release) = (Arc::clone(&guard), JoinSet::new());
+        release.spawn(async move {
+            clock.sleep(LONG_RUN_AFTER).await;
+            held.lock().take();
+        });
+        Self { guard, _release: release }
+    }
+}
+
+impl Drop for RunAlone {
+    fn drop(&mut self) {
+        self.guard.lock().take();
+    }
+}
 
 /// The task of a consumer that handles suspects, one at a time.
 pub(super) struct SuspectRunner {
@@ -64,7 +94,8 @@ impl SuspectRunner {
             };
             // once the consumer stops, the bus nacks the suspect
             let Some(begun) = self.stop.run_until_stopped(begun).await else { return };
-            if let Some((job, _alone, _beside)) = begun {
+            if let Some((job, alone, _beside)) = begun {
+                let _alone = alone.map(|guard| RunAlone::begin(guard, self.in_flight.clock().clone()));
                 handle(&self.in_flight, job, &self.context, &handlers, &taken_over).await;
             }
         }

@@ -1,7 +1,8 @@
 //! The tasks of a running app.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::sync::{oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -9,7 +10,7 @@ use super::plan::CheckedPlan;
 use crate::{
     domain::{
         clock::SharedClock,
-        error::{BoxError, ErrorLine},
+        error::{BoxError, ErrorLine, panic_text},
     },
     port::{
         ConnectError, ConsumeError, EventBus, EventStore, ShutdownError, Subscription,
@@ -77,6 +78,7 @@ impl AppTasks {
             relay: None,
             unfilled: Unfilled::default(),
         };
+        // not begun anew: without it each reader polls by itself
         tasks.spawn_store_task(feed_head.share().run(tasks.cancel.clone()));
         let connected = watch::Sender::new(is_connected);
         let is_connected = connected.subscribe();
@@ -89,35 +91,38 @@ impl AppTasks {
         if let Some(options) = relay {
             let relay = Relay::prepare(feed_head, Arc::clone(bus), options).await?;
             tasks.relay = Some(relay.view());
-            tasks.spawn_store_task(run_when_connected(
-                is_connected.clone(),
-                relay.run(tasks.cancel.clone()),
-                tasks.cancel.clone(),
-            ));
+            let (relay, is_connected) = (Arc::new(relay), is_connected.clone());
+            tasks.spawn_restarted("the relay", move |cancel| {
+                let (relay, is_connected) = (Arc::clone(&relay), is_connected.clone());
+                async move { run_when_connected(is_connected, relay.run(&cancel), &cancel).await }
+            });
         }
         if bus.backlogs().is_some() {
-            let (store, bus) = (Arc::clone(&store), Arc::clone(bus));
-            tasks.spawn_store_task(relay::fill_backlogs(
-                store,
-                bus,
-                clock.clone(),
-                tasks.unfilled.clone(),
-                tasks.cancel.clone(),
-            ));
+            let (store, bus, clock) = (Arc::clone(&store), Arc::clone(bus), clock.clone());
+            let unfilled = tasks.unfilled.clone();
+            tasks.spawn_restarted("the filling of backlogs", move |cancel| {
+                relay::fill_backlogs(Arc::clone(&store), Arc::clone(&bus), clock.clone(), unfilled.clone(), cancel)
+            });
         }
         if store.notes().is_some() {
-            let (store, bus, cancel) = (Arc::clone(&store), Arc::clone(bus), tasks.cancel.clone());
-            let copying = async move {
-                if let Some(dead_letters) = bus.dead_letters() {
-                    dead_letters.copy_dead_letters(store).await;
+            let (store, bus, is_connected) = (Arc::clone(&store), Arc::clone(bus), is_connected.clone());
+            tasks.spawn_restarted("the copying of dead letters", move |cancel| {
+                let (store, bus, is_connected) = (Arc::clone(&store), Arc::clone(&bus), is_connected.clone());
+                async move {
+                    let copying = async {
+                        if let Some(dead_letters) = bus.dead_letters() {
+                            dead_letters.copy_dead_letters(store).await;
+                        }
+                    };
+                    let copying = async { cancel.run_until_cancelled(copying).await.unwrap_or_default() };
+                    run_when_connected(is_connected, copying, &cancel).await;
                 }
-            };
-            let copying = async move { cancel.run_until_cancelled(copying).await.unwrap_or_default() };
-            tasks.spawn_store_task(run_when_connected(is_connected.clone(), copying, tasks.cancel.clone()));
+            });
         }
         if !plan.handlers.is_empty() {
             let consumer = consume_until_cancelled(Arc::clone(bus), subscriptions, clock.clone(), tasks.cancel.clone());
-            let consumer = run_when_connected(is_connected, consumer, tasks.cancel.clone());
+            let cancel = tasks.cancel.clone();
+            let consumer = async move { run_when_connected(is_connected, consumer, &cancel).await };
             let (begun, has_begun) = oneshot::channel::<()>();
             let begin = async move {
                 let _ = begun.send(());
@@ -132,19 +137,23 @@ impl AppTasks {
             let requirements = handler.requirements();
             !requirements.transactions().is_empty() || !requirements.aggregates().is_empty()
         };
-        let purge = |notes| retention.purge(notes, Arc::clone(&store), clock.clone(), tasks.cancel.clone());
+        let purge = move |notes, cancel| retention.purge(notes, Arc::clone(&store), clock.clone(), cancel);
         if plan.handlers.iter().any(has_inbox) {
-            tasks.spawn_store_task(purge(Notes::Deliveries));
+            let purge = purge.clone();
+            tasks.spawn_restarted("the deletion of old deliveries", move |cancel| purge(Notes::Deliveries, cancel));
         }
-        let (cancel, first_command) = (tasks.cancel.clone(), Arc::clone(&repositories.first_command));
-        let purge_commands = purge(Notes::Commands);
-        tasks.spawn_store_task(async move {
-            if cancel.run_until_cancelled(first_command.notified()).await.is_some() {
-                purge_commands.await;
+        let first_command = Arc::clone(&repositories.first_command);
+        tasks.spawn_restarted("the deletion of old commands", move |cancel| {
+            let (first_command, purging) = (Arc::clone(&first_command), purge(Notes::Commands, cancel.clone()));
+            async move {
+                if cancel.run_until_cancelled(first_command.notified()).await.is_some() {
+                    purging.await;
+                }
             }
         });
         for projection in &plan.projections {
-            tasks.spawn_store_task(projection.erased().run(tasks.runner_context.clone(), tasks.cancel.clone()));
+            let (projection, context) = (projection.clone(), tasks.runner_context.clone());
+            tasks.spawn_restarted("a projection", move |cancel| projection.erased().run(context.clone(), cancel));
         }
         tasks.tracker.close();
         Ok(tasks)
@@ -153,6 +162,16 @@ impl AppTasks {
     fn spawn_abortable(&self, abort: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
         let abort = abort.clone();
         self.tracker.spawn(async move { abort.run_until_cancelled(task).await });
+    }
+
+    /// Spawns a task that uses the store, and begins it anew after a panic.
+    fn spawn_restarted<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        task: &'static str,
+        begin: impl Fn(CancellationToken) -> F + Send + 'static,
+    ) {
+        let (clock, cancel) = (self.runner_context.clock.clone(), self.cancel.clone());
+        self.spawn_store_task(async move { restart_after_panics(task, &clock, &cancel, begin).await });
     }
 
     pub(super) fn spawn_store_task(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -252,11 +271,28 @@ impl Drop for Subscriptions {
     }
 }
 
+/// The delays before a task that panicked begins anew.
+const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+
+/// Runs a task to its end; begins it anew after a panic, which only a bug causes, of this crate or of a driver.
+async fn restart_after_panics<F: Future<Output = ()>>(
+    task: &'static str,
+    clock: &SharedClock,
+    cancel: &CancellationToken,
+    begin: impl Fn(CancellationToken) -> F,
+) {
+    let mut backoff = BackoffTimer::new(RESTART_BACKOFF);
+    while let Err(panic) = AssertUnwindSafe(begin(cancel.clone())).catch_unwind().await {
+        tracing::error!(task, error = panic_text(&*panic), "a task of the app died, starting its replacement");
+        cancel.run_until_cancelled(clock.sleep(backoff.next_jittered())).await;
+    }
+}
+
 /// Runs a task once the bus is connected.
 async fn run_when_connected(
     mut is_connected: watch::Receiver<bool>,
     task: impl Future<Output = ()>,
-    cancel: CancellationToken,
+    cancel: &CancellationToken,
 ) {
     let connected = is_connected.wait_for(|is_connected| *is_connected);
     if cancel.run_until_cancelled(connected).await.is_some() {

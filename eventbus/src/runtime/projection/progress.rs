@@ -65,7 +65,9 @@ pub(super) struct FeedGuard<'a>(&'a watch::Sender<ProjectionProgress>);
 
 impl Drop for FeedGuard<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|progress| progress.is_app_stopped = true);
+        // after a panic the app begins it anew
+        let is_app_stopped = !std::thread::panicking();
+        self.0.send_modify(|progress| progress.is_app_stopped = is_app_stopped);
     }
 }
 

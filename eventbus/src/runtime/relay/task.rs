@@ -113,11 +113,11 @@ impl Relay {
     }
 
     /// Publishes whenever this process is the leader, until cancelled.
-    pub(crate) async fn run(self, cancel: CancellationToken) {
+    pub(crate) async fn run(&self, cancel: &CancellationToken) {
         let RelayMode::ByLease { role, owner } = &self.mode else {
             self.status.set_owner(true);
             let publisher = AtLeastOncePublisher::new(&*self.store, &*self.bus, &self.status);
-            publisher.run(&self.feed_head, self.options.gather, &cancel).await;
+            publisher.run(&self.feed_head, self.options.gather, cancel).await;
             return;
         };
         let (mut failures, mut standby_count) = (BackoffTimer::new(FAILURE_BACKOFF), 0);
@@ -126,9 +126,9 @@ impl Relay {
                 Ok(Some(lease)) => {
                     failures.reset();
                     standby_count = 0;
-                    match self.lead(lease, &cancel).await {
-                        LeadershipEnd::TakenOver => self.pause(&cancel).await,
-                        LeadershipEnd::Stopped => self.wait_while_stopped(role, &cancel).await,
+                    match self.lead(lease, cancel).await {
+                        LeadershipEnd::TakenOver => self.pause(cancel).await,
+                        LeadershipEnd::Stopped => self.wait_while_stopped(role, cancel).await,
                         // a restored store has forgotten epochs that the bus knows: each acquisition makes up for one
                         LeadershipEnd::EpochBehindBus | LeadershipEnd::Cancelled => {}
                     }
@@ -137,7 +137,7 @@ impl Relay {
                     failures.reset();
                     standby_count += 1;
                     self.status.set_standby(standby_count);
-                    self.pause(&cancel).await;
+                    self.pause(cancel).await;
                 }
                 Err(error) => {
                     self.status.set_problem(&error.into());

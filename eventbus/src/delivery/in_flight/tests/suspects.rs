@@ -92,6 +92,21 @@ async fn others_run_while_a_suspect_waits_and_nothing_beside_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn others_run_beside_a_suspect_whose_run_takes_long() {
+    let held = RecordingHandler::held();
+    let bench = several_at_once(&held);
+    bench.add([redelivered("a", 1, waiting(0))]);
+    run_ready_tasks().await;
+    bench.in_flight.begin([&id(1)]);
+    run_ready_tasks().await;
+    bench.add([entry("b", 2)]);
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(held.begun(), [1], "alone");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(held.begun(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn suspects_run_one_at_a_time_the_likely_ones_last() {
     let held = RecordingHandler::held();
     let bench = several_at_once(&held);
