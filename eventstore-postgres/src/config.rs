@@ -130,6 +130,8 @@ impl PgEventStoreConfig {
         let limit = format!("{}ms", milliseconds(self.statement_timeout));
         Ok(options.options([
             ("statement_timeout", limit.as_str()),
+            // the limit of a statement is enough; those that give way to a lock earlier set a limit of their own
+            ("lock_timeout", "0"),
             ("idle_in_transaction_session_timeout", limit.as_str()),
             ("default_transaction_isolation", "read committed"),
         ]))

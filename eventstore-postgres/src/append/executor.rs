@@ -44,8 +44,10 @@ impl AppendExecutor {
     /// from the first retry. A batch that is split before that has one for each half.
     pub(super) async fn execute(&self, entries: Vec<CommitEntry>) {
         let retry_budget = RetryBudget::new(self.store.config().connect_timeout);
-        let (one_per_stream, is_contended, blocked) = (false, false, None);
-        self.execute_batch(BatchExecution { entries, retry_budget, one_per_stream, is_contended, blocked }).await;
+        let (one_per_stream, is_contended, had_lock_timeout, blocked) = (false, false, false, None);
+        let execution =
+            BatchExecution { entries, retry_budget, one_per_stream, is_contended, had_lock_timeout, blocked };
+        self.execute_batch(execution).await;
     }
 
     async fn execute_batch(&self, mut execution: BatchExecution) {
@@ -75,9 +77,16 @@ impl AppendExecutor {
                     execution.requeue(entries);
                     return self.execute_halves(execution).await;
                 }
-                Err(StatementError::LockTimeout(_)) => {
-                    execution.blocked = entries.first().map(|entry| self.blocked_streams.block(&entry.append.stream));
-                    execution.requeue(entries);
+                Err(StatementError::LockTimeout(source)) => {
+                    let blocked = entries.first().map(|entry| self.blocked_streams.block(&entry.append.stream));
+                    // the next statement waits up to its own time limit, unless a pooler has dropped the store's settings
+                    let is_repeated = std::mem::replace(&mut execution.had_lock_timeout, true);
+                    if is_repeated && !execution.retry_budget.wait_before_retry(self.store.connections()).await {
+                        self.give_up(entries, source);
+                    } else {
+                        execution.blocked = blocked;
+                        execution.requeue(entries);
+                    }
                     continue;
                 }
                 Err(StatementError::Refused(_)) if entries.len() > 1 => {
@@ -290,6 +299,8 @@ struct BatchExecution {
     /// Set if an append was not stored though its stream is at the expected version. The stream may have a row without
     /// events, which only the statement for any streams claims: `append_streams.sql` makes such rows.
     is_contended: bool,
+    /// Set if a statement for a single stream waited too long for its row.
+    had_lock_timeout: bool,
     /// Set if a transaction holds the row of the first stream, which is alone in the next statement.
     blocked: Option<BlockedStreamGuard>,
 }
@@ -320,6 +331,7 @@ impl BatchExecution {
             retry_budget: self.retry_budget.clone(),
             one_per_stream: self.one_per_stream,
             is_contended: self.is_contended,
+            had_lock_timeout: self.had_lock_timeout,
             blocked: None,
         };
         (half(left), half(right))
