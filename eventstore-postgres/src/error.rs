@@ -200,14 +200,15 @@ pub enum PgPrecondition {
         /// Set if the sequence starts again at its end; must be false.
         cycle: bool,
     },
-    /// The sequence of positions is behind the events, after a partial restore or a `setval`.
-    #[error("sequence `{sequence}` is at {drawn}, but the last event has position {stored}")]
+    /// A sequence is behind the events, streams or tags that it numbers, after a partial restore or a `setval`: appends
+    /// would draw numbers that are in use.
+    #[error("sequence `{sequence}` is at {drawn}, but {stored} is stored already")]
     SequenceBehind {
         /// The sequence.
         sequence: String,
         /// The last number it handed out.
         drawn: i64,
-        /// The position of the last event.
+        /// The highest number that is stored.
         stored: i64,
     },
 }

@@ -30,13 +30,15 @@ pub(crate) async fn check_server(session: &mut SetupSession, connector: &Connect
     server.check().map_err(|fault| precondition_error(session, fault))
 }
 
-/// Checks the sequence of positions, once the tables exist. Returns `true` if the table of events is partitioned.
+/// Checks the sequences, once the tables exist. Returns `true` if the table of events is partitioned.
 pub(crate) async fn check_tables(session: &mut SetupSession, schema: &Schema) -> Result<bool, PgConnectError> {
-    let query = sqlx::query(schema.statement(include_str!("sql/preflight_sequence.sql")));
-    let decode =
-        |row: &PgRow| Ok::<_, sqlx::Error>((SequenceState::decode(row, schema)?, row.try_get("is_partitioned")?));
-    let (sequence, is_partitioned) = session.fetch_one(query, decode).await?;
-    sequence.check().map_err(|fault| precondition_error(session, fault))?;
+    let query = sqlx::query(schema.statement(include_str!("sql/preflight_sequences.sql")));
+    let decode = |row: &PgRow| Ok::<_, sqlx::Error>((SequenceState::decode(row)?, row.try_get("is_partitioned")?));
+    let mut is_partitioned = false;
+    for (sequence, of_events) in session.fetch_all(query, decode).await? {
+        sequence.check().map_err(|fault| precondition_error(session, fault))?;
+        is_partitioned = of_events;
+    }
     Ok(is_partitioned)
 }
 
@@ -137,6 +139,7 @@ fn warn_of_plaintext(server: &str) {
 
 struct SequenceState {
     name: String,
+    is_of_positions: bool,
     cache: i64,
     increment: i64,
     cycle: bool,
@@ -145,9 +148,10 @@ struct SequenceState {
 }
 
 impl SequenceState {
-    fn decode(row: &PgRow, schema: &Schema) -> Result<Self, sqlx::Error> {
+    fn decode(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            name: schema.fill_placeholders("{schema}.events_position_seq"),
+            name: row.try_get("sequence")?,
+            is_of_positions: row.try_get("is_of_positions")?,
             cache: row.try_get("cache")?,
             increment: row.try_get("increment")?,
             cycle: row.try_get("cycle")?,
@@ -157,7 +161,7 @@ impl SequenceState {
     }
 
     fn check(self) -> Result<(), PgPrecondition> {
-        if (self.cache, self.increment, self.cycle) != (1, 1, false) {
+        if self.is_of_positions && (self.cache, self.increment, self.cycle) != (1, 1, false) {
             return Err(PgPrecondition::SequenceSettings {
                 sequence: self.name,
                 cache: self.cache,

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::common::{TestDatabase, add, connect, event, feed, open, run, stream, within};
-use eventbus::ExpectedVersion;
+use crate::common::{TestDatabase, add, connect, event, events, feed, open, run, stream, within};
+use eventbus::{ExpectedVersion, event::Tag, port::AppendEvents as _};
 use eventstore_postgres::{PgConnectError, PgEventStore, PgPrecondition};
 
 async fn fault(database: &TestDatabase) -> PgPrecondition {
@@ -19,17 +19,24 @@ async fn fault(database: &TestDatabase) -> PgPrecondition {
     }
 }
 
+/// Appends events with a tag of their own to a new stream.
+async fn add_tagged(store: &PgEventStore, number: usize, tag: u32) {
+    let tag = Tag::new("course", &tag).unwrap();
+    let tagged = events(number).into_iter().map(|event| event.with_tags([tag.clone()])).collect();
+    store.append(&stream(), ExpectedVersion::NoStream, tagged).await.unwrap();
+}
+
 /// Breaks a sequence, then repairs it with the exact text of the repair.
 async fn sequence_fault(sql: &str) -> PgPrecondition {
     let database = TestDatabase::create("").await;
-    add(&open(database.config()).await, &stream(), 5).await;
+    add_tagged(&open(database.config()).await, 5, 1).await;
     let mut admin = database.connection().await;
     run(&mut admin, sql).await;
     let fault = fault(&database).await;
     let repair = fault.repair();
     run(&mut admin, repair.trim_start_matches("stop all writers, then ")).await;
     let store = open(database.config()).await;
-    add(&store, &stream(), 1).await;
+    add_tagged(&store, 1, 2).await;
     assert_eq!(feed(&store).await.len(), 6);
     fault
 }
@@ -58,6 +65,15 @@ async fn a_sequence_behind_the_events_is_refused() {
     assert!(matches!(fault, PgPrecondition::SequenceBehind { drawn: 3, stored: 5, .. }), "{fault:?}");
     let fault = sequence_fault("SELECT setval('events_position_seq', 5, false)").await;
     assert!(matches!(fault, PgPrecondition::SequenceBehind { drawn: 0, .. }), "{fault:?}");
+}
+
+#[tokio::test]
+async fn sequences_behind_the_streams_or_the_tags_are_refused() {
+    for name in ["streams_stream_no_seq", "tags_tag_no_seq"] {
+        let fault = sequence_fault(&format!("SELECT setval('{name}', 1, false)")).await;
+        let PgPrecondition::SequenceBehind { sequence, drawn: 0, stored: 1 } = &fault else { panic!("{fault:?}") };
+        assert_eq!(*sequence, format!("\"eventbus\".{name}"));
+    }
 }
 
 #[tokio::test]
