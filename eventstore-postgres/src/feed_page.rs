@@ -100,6 +100,7 @@ async fn whole_page(
     let query = query.bind(start.after).bind(end).bind(PAGE_EVENTS_MAX);
     let (rows, page_end) = fetch_rows(inner, query, PAYLOAD_COLUMN).await?;
     let (mut events, mut has_more) = decode_rows(inner, &rows).await?;
+    has_more |= page_end == PageEnd::AtBytes;
     note_archived(inner, &events, &mut versions).await?;
     let has_former = rows.first().map_or(Ok(true), decode_has_former).map_err(unreadable_answer)?;
     has_more |= versions.end_before_gap(&mut events, has_former)?;
@@ -160,6 +161,7 @@ pub(crate) async fn decode_filtered(
     FilteredRows { rows, page, end }: FilteredRows,
 ) -> Result<Page<PageStart>, ReadError> {
     let (events, has_more) = decode_rows(inner, &rows).await?;
+    let has_more = has_more || page.page_end == PageEnd::AtBytes;
     let next = page.following(last_position(&events), has_more, end);
     Ok((events, next))
 }
@@ -167,7 +169,8 @@ pub(crate) async fn decode_filtered(
 /// Fetches the rows of a page up to the one with which their payloads reach [`PAGE_BYTES`], and how to end the next page.
 ///
 /// Events are mostly small, so the server ends a page at its bytes only after one that reached them; of that one it has
-/// sent the rows behind them for nothing.
+/// sent the rows behind them for nothing. If the statement fails meanwhile, since they are too many for its time, the rows
+/// before the failure are the page.
 async fn fetch_rows(
     inner: &StoreInner,
     query: Query<'_>,
@@ -180,8 +183,11 @@ async fn fetch_rows(
             rows.push(row);
         }
     };
-    inner.connections().fetch_each(query, take).await?;
-    Ok((rows, if bytes < PAGE_BYTES { PageEnd::AtEvents } else { PageEnd::AtBytes }))
+    match inner.connections().fetch_each(query, take).await {
+        Ok(()) if bytes < PAGE_BYTES => Ok((rows, PageEnd::AtEvents)),
+        Err(error) if rows.is_empty() => Err(error),
+        Ok(()) | Err(_) => Ok((rows, PageEnd::AtBytes)),
+    }
 }
 
 /// Decodes the events of rows with the numbers of their streams; `true` if there may be more.

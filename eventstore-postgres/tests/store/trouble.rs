@@ -1,6 +1,9 @@
 //! Appends and reads during faults of the server, of the network or of further transactions.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use crate::common::{
     TestDatabase, TestSchema, add, connect, event, events, feed,
@@ -10,11 +13,15 @@ use crate::common::{
     read, run, stream, within,
 };
 use eventbus::{
-    EventContext, ExpectedVersion, Name, NewEvent, StreamId, Version,
+    EventContext, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     event::Tag,
-    port::{Append, AppendError, AppendEvents as _, Checkpoints as _, ReadError, ReadFeed as _, ReadStream as _},
+    port::{
+        Append, AppendError, AppendEvents as _, Checkpoints as _, FeedFilter, ReadError, ReadFeed as _, ReadStream as _,
+    },
+    store::VisitedFeedEvent,
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig, sqlx::postgres::PgConnectOptions};
+use futures_util::TryStreamExt as _;
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -174,8 +181,7 @@ async fn a_statement_that_takes_too_long_stores_nothing() {
 async fn an_append_waits_for_a_row_as_long_as_for_a_statement() {
     let mut held = Held::new().await;
     let database_url = format!("{}?options[lock_timeout]=20ms", eventbus_test::postgres_url());
-    let store =
-        open(PgEventStoreConfig { database_url, statement_timeout: SHORT, ..held.schema.config() }).await;
+    let store = open(PgEventStoreConfig { database_url, statement_timeout: SHORT, ..held.schema.config() }).await;
     let given = events(2);
     let late = within(store.append(&held.stream, ExpectedVersion::Any, given.clone())).await;
     assert!(matches!(late, Err(AppendError::Unavailable(_))), "{late:?}");
@@ -303,6 +309,42 @@ async fn what_is_appended_after_an_error_is_in_the_feed_at_once() {
     let appended: Vec<_> = appended.into_iter().flat_map(Result::unwrap).collect();
     assert_eq!(appended[0], first[0]);
     assert_eq!(feed(&store).await, appended);
+}
+
+/// The proxy lets 64 KiB pass in 100 ms: all events take longer than a statement may, and some of them do not.
+#[tokio::test]
+async fn large_events_arrive_over_a_slow_line() {
+    const EVENTS: usize = 12;
+    let schema = TestSchema::new();
+    let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(400_000));
+    let large = (0..EVENTS).map(|_| NewEvent::new(Name::from_static("Deposited"), 1, payload.clone())).collect();
+    let stored = schema.store().await.append(&stream(), ExpectedVersion::Any, large).await.unwrap();
+    let proxy = Proxy::start().await;
+    let config = PgEventStoreConfig { database_url: proxy.url(), notify: false, ..schema.config() };
+    let store = open(PgEventStoreConfig { statement_timeout: Duration::from_secs(2), ..config }).await;
+    proxy.set(Answers::Delay);
+    let (all, of_type) = (FeedFilter::all(), FeedFilter::all().event_types([Name::from_static("Deposited")]));
+    let mut visited = Vec::new();
+    let mut visit = |event: VisitedFeedEvent<'_>| {
+        visited.push((event.position, event.fields.payload.len()));
+        ControlFlow::Continue(())
+    };
+    let (start, end) = (Position::START, stored[EVENTS - 1].position().unwrap());
+    let reads = async {
+        tokio::join!(
+            store.read_feed(start, end, &all).try_collect::<Vec<_>>(),
+            store.read_feed(start, end, &of_type).try_collect::<Vec<_>>(),
+            store.visit_feed(start, end, &of_type, &mut visit),
+        )
+    };
+    let (all, of_type, all_visited) = within(reads).await;
+    all_visited.unwrap();
+    let sizes = |events: &[RecordedEvent]| -> Vec<_> {
+        events.iter().map(|event| (event.position().unwrap(), event.payload().len())).collect()
+    };
+    for found in [sizes(&all.unwrap()), sizes(&of_type.unwrap()), visited] {
+        assert_eq!(found, sizes(&stored));
+    }
 }
 
 #[tokio::test]
