@@ -27,7 +27,7 @@ use crate::{
     gate::{Gate, GatePass},
     notify::AppendNotifier,
     statement_error::{NoAnswerWithin, StatementError},
-    statement_pool::{CheckedOutConnection, PING_AFTER_IDLE, StatementPool},
+    statement_pool::{CheckedOutConnection, PING_AFTER_IDLE, PING_TIMEOUT, StatementPool},
 };
 
 /// A statement with its parameters.
@@ -205,7 +205,7 @@ impl ConnectionPools {
             Err(StatementError::NoAnswer(_)) => false,
             Err(_) if self.shared().is_some() => self.execute(&mut checked_out, ROLLBACK).await.is_ok(),
             // the server sends an error before it rolls back, and until then the locks of the statement bound the feed
-            Err(_) => await_rollback(checked_out.get(), self.answer_timeout).await.is_ok(),
+            Err(_) => ping_within(checked_out.get(), self.answer_timeout).await.is_ok(),
         };
         if has_ended {
             checked_out.return_to_pool();
@@ -328,10 +328,10 @@ fn own_pools(
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
-                    if meta.idle_for > PING_AFTER_IDLE {
-                        connection.ping().await?;
+                    match meta.idle_for > PING_AFTER_IDLE {
+                        true => ping_within(connection, PING_TIMEOUT).await,
+                        false => Ok(true),
                     }
-                    Ok(true)
                 })
             })
             .after_connect({
@@ -342,10 +342,13 @@ fn own_pools(
                 }
             })
     };
+    // before the driver's own ping, which has no limit; after a transaction, the rollback may take as long as a statement
     let transactions = pool(config.max_transactions)
-        .after_release(move |connection, _| Box::pin(await_rollback(connection, answer_timeout)));
-    let statements = pool(config.max_connections).connect_lazy_with(options.clone().options(PLANNER_SETTINGS));
-    (statements, transactions.connect_lazy_with(options.clone()))
+        .after_release(move |connection, _| Box::pin(ping_within(connection, answer_timeout)));
+    let statements =
+        pool(config.max_connections).after_release(|connection, _| Box::pin(ping_within(connection, PING_TIMEOUT)));
+    let options_of_statements = options.clone().options(PLANNER_SETTINGS);
+    (statements.connect_lazy_with(options_of_statements), transactions.connect_lazy_with(options.clone()))
 }
 
 fn shared_pool(config: &PgEventStoreConfig) -> SharedPool {
@@ -378,9 +381,9 @@ fn begin_statement(config: &PgEventStoreConfig) -> SqlStr {
     AssertSqlSafe(sql).into_sql_str()
 }
 
-/// Waits until the server has rolled back a dropped transaction or a failed statement, for at most `limit`; after an
-/// error the pool closes the connection.
-async fn await_rollback(connection: &mut PgConnection, limit: Duration) -> Result<bool, sqlx::Error> {
+/// Waits for the answer to a ping for at most `limit`: the server is there, and has rolled back a dropped transaction or a
+/// failed statement. After an error the pool closes the connection.
+async fn ping_within(connection: &mut PgConnection, limit: Duration) -> Result<bool, sqlx::Error> {
     match timeout(limit, connection.ping()).await {
         Ok(answer) => answer.map(|()| true),
         Err(late) => Err(sqlx::Error::Io(std::io::Error::other(late))),

@@ -22,6 +22,9 @@ use tokio::{
 /// A connection that was idle for longer than this is pinged before it is used.
 pub(crate) const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
+/// The time limit of the answer to a ping over a connection without a statement; the connection is closed after it.
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The time that a connection stays out of the driver's pool, which closes those that have reached their age.
 const OUT_OF_POOL_MAX: Duration = Duration::from_secs(10);
 

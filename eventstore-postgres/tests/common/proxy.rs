@@ -21,6 +21,9 @@ pub(crate) enum Answers {
     LoseOne,
     /// None arrives, and the connection stays open.
     Swallow,
+    /// The next one and all later ones of its connection are lost, and that stays open; those of other connections
+    /// arrive.
+    SwallowOne,
     /// Each arrives after [`LATE`].
     Delay,
 }
@@ -119,6 +122,10 @@ async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answers: Arc<wa
                 return;
             }
             Answers::Swallow => {}
+            Answers::SwallowOne => {
+                answers.send_replace(Answers::Pass);
+                while let Ok(1..) = from.read(&mut buffer).await {}
+            }
         }
     }
 }

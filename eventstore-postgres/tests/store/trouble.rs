@@ -311,6 +311,23 @@ async fn what_is_appended_after_an_error_is_in_the_feed_at_once() {
     assert_eq!(feed(&store).await, appended);
 }
 
+/// The next use of a connection that was idle for a while begins with a ping.
+#[tokio::test]
+async fn a_connection_that_died_in_silence_is_replaced_at_once() {
+    let schema = TestSchema::new();
+    let proxy = Proxy::start().await;
+    let config = PgEventStoreConfig { database_url: proxy.url(), notify: false, ..schema.config() };
+    let store = open(PgEventStoreConfig { max_connections: 1, max_transactions: 1, ..config }).await;
+    store.head().await.unwrap();
+    store.begin_transaction().await.unwrap().commit().await.unwrap();
+    // the connections age
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    proxy.set(Answers::SwallowOne);
+    within(store.head()).await.unwrap();
+    proxy.set(Answers::SwallowOne);
+    within(store.begin_transaction()).await.unwrap();
+}
+
 /// The proxy lets 64 KiB pass in 100 ms: all events take longer than a statement may, and some of them do not.
 #[tokio::test]
 async fn large_events_arrive_over_a_slow_line() {
