@@ -60,8 +60,9 @@ pub struct PgEventStoreConfig {
     /// Stores that listen poll every 5 seconds at rest, others every 250 ms: if one store of a database does not
     /// notify, the others may see its events that much later. Default true.
     pub notify: bool,
-    /// The time limit of waiting for a different process that migrates the tables or sets up those of a projection, and of
-    /// waiting for a table that a step of the migration changes; default 5 min.
+    /// The time limit of waiting for a different process that migrates the tables or sets up those of a projection, of
+    /// waiting for a table that a step of the migration changes, and of the statements that set up tables of a projection;
+    /// default 5 min.
     pub migration_timeout: Duration,
     /// The time limit of a transaction of handlers, projections and the application; the server ends one whose owner is
     /// paused. For a [read](crate::PgEventStore::begin_read) on a server before PostgreSQL 17, the limit of each statement

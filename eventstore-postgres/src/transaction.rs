@@ -189,17 +189,21 @@ impl PgTransaction {
 
     /// Waits until no other transaction of the database sets up tables, and keeps others from it until this one ends.
     ///
-    /// Waits up to the limit of waiting for a migration: each of several processes that start at once may take the time of
-    /// a transaction, which begins for this one after the wait. One lock for all stores of the database: tables of
-    /// projections are outside of the stores' schemas.
+    /// Waits up to the limit of a migration, which then holds for the statements, too: an index of a large table takes
+    /// longer than other transactions may. For locks they wait no longer than those, since others wait behind them. One
+    /// lock for all stores of the database: tables of projections are outside of the stores' schemas.
     async fn lock_set_up(&mut self) -> Result<(), BoxError> {
-        let wait = self.store.config().migration_timeout;
-        let limits = statement_limits(self.store.config().transaction_timeout);
-        self.extend_deadline(wait);
-        let wait = milliseconds(wait);
+        let limit = self.store.config().migration_timeout;
+        let limits_of_others = statement_limits(self.store.config().transaction_timeout);
+        self.extend_deadline(limit);
+        let milliseconds = milliseconds(limit);
         let lock = "SELECT pg_advisory_xact_lock(1702260326, 0)";
-        self.run(format!("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {wait}; {lock}; {limits}")).await?;
-        self.extend_deadline(Duration::ZERO);
+        self.run(format!(
+            "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {milliseconds}; {lock}; {limits_of_others}; \
+             SET LOCAL statement_timeout = {milliseconds}"
+        ))
+        .await?;
+        self.extend_deadline(limit);
         Ok(())
     }
 
