@@ -75,6 +75,10 @@ async fn forget(store: &PgEventStore, sql: &'static str, older_than: Duration) -
 #[async_trait]
 impl UniqueValues for PgEventStore {
     async fn find_holder(&self, key: &UniqueKey) -> Result<Option<StreamId>, ReadError> {
+        // no stream can hold it, and the server would refuse the statement
+        if key.value().contains('\0') {
+            return Ok(None);
+        }
         let query = self.inner().statements().query(include_str!("sql/stream_of_unique_value.sql"));
         let query = query.bind(key.value()).bind(key.scope()).bind(key.tenant_or_nil());
         let rows = self.inner().connections().fetch_all(query).await?;

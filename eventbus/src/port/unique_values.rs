@@ -89,7 +89,7 @@ pub fn unique_scope(aggregate_type: &Name, name: &Name) -> String {
 #[async_trait]
 #[auto_impl(Arc)]
 pub trait UniqueValues: Send + Sync {
-    /// Returns the stream that holds a value.
+    /// Returns the stream that holds a value; `None` also for a value that no stream can hold.
     ///
     /// # Errors
     /// [`ReadError`] if the store cannot be read.

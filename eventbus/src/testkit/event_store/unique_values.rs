@@ -331,4 +331,7 @@ pub async fn unique_values_are_compared_byte_by_byte<S: EventStore>(store: S) {
     }
     store.check(UniqueChange::new(EMAIL, Some(format!("{longest}a"))).is_err(), "a value that is too long");
     store.check(UniqueChange::new(EMAIL, Some("\0".into())).is_err(), "a value with U+0000");
+    for value in ["\0", "a\0", &format!("{longest}a")] {
+        holds(&store, &holders[0], value, None).await;
+    }
 }
