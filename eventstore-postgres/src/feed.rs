@@ -72,6 +72,9 @@ impl ReadFeed for PgEventStore {
     async fn feed_end(&self) -> Result<FeedEnd, ReadError> {
         let query = self.inner().statements().query(include_str!("sql/head.sql"));
         let row = fetch_row(self.inner(), query).await?;
+        if row.try_get(2).map_err(unreadable_answer)? {
+            return Err(ReadError::Unavailable("the server is a standby".into()));
+        }
         let head: Option<i64> = row.try_get(0).map_err(unreadable_answer)?;
         let head = head.map_or(Position::START, |head| Position::new(u64::try_from(head).unwrap_or(0)));
         Ok(FeedEnd { head, has_open_appends: row.try_get(1).map_err(unreadable_answer)? })

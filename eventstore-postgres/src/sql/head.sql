@@ -1,5 +1,6 @@
 -- The position of the last event that is safe to read; null if there is none. No event will appear at or before it. And
--- whether appends are open, which may keep readers from events behind that position.
+-- whether appends are open, which may keep readers from events behind that position. And whether the server is a standby,
+-- to which a pooler may lead after a failover: it does not have the locks.
 --
 -- Every append holds, while it is open, a shared advisory lock on the last position drawn before its own. So each
 -- position at or below the lowest of these locks has a committed event, or never will.
@@ -12,7 +13,8 @@
 -- ensure it), and a second statement, with a newer snapshot, reads the page up to the answer. In one statement the page
 -- may miss an append that commits between its snapshot and its read of the locks.
 SELECT (SELECT max(e.position) FROM {schema}.events e WHERE e.position <= least(b.drawn, b.lowest)),
-    b.lowest IS NOT NULL
+    b.lowest IS NOT NULL,
+    pg_is_in_recovery()
 FROM (
     SELECT r.drawn, (
         SELECT min(((l.classid::bigint << 32) | l.objid::bigint) & ((1::bigint << 44) - 1))

@@ -328,6 +328,27 @@ async fn a_connection_that_died_in_silence_is_replaced_at_once() {
     within(store.begin_transaction()).await.unwrap();
 }
 
+/// A pooler may change the server beneath an open connection, here a function that has the server's answer.
+#[tokio::test]
+async fn a_standby_that_took_the_place_of_the_primary_is_unavailable() {
+    let (schema, pooler) = (TestSchema::new(), TestSchema::new());
+    let name = pooler.name();
+    let mut admin = connect(eventbus_test::postgres_url()).await;
+    let sql = "CREATE SCHEMA pooler; CREATE TABLE pooler.server (is_standby boolean);
+        INSERT INTO pooler.server VALUES (false);
+        CREATE FUNCTION pooler.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS 'SELECT is_standby FROM pooler.server'";
+    run(&mut admin, &sql.replace("pooler", name)).await;
+    let database_url = format!("{}?options[search_path]={name},pg_catalog", eventbus_test::postgres_url());
+    let store = open(PgEventStoreConfig { database_url, ..schema.config() }).await;
+    add(&store, &stream(), 1).await;
+    for is_standby in [false, true, false] {
+        run(&mut admin, &format!("UPDATE {name}.server SET is_standby = {is_standby}")).await;
+        let head = store.head().await;
+        assert_eq!(matches!(head, Err(ReadError::Unavailable(_))), is_standby, "{head:?}");
+        assert_eq!(head.is_ok(), !is_standby);
+    }
+}
+
 /// The proxy lets 64 KiB pass in 100 ms: all events take longer than a statement may, and some of them do not.
 #[tokio::test]
 async fn large_events_arrive_over_a_slow_line() {
