@@ -62,6 +62,7 @@ pub fn is_cluster_node(info: &str) -> bool {
 
 /// Returns `true` if the server refuses, and will refuse a retry too.
 pub fn is_refusal(error: &RedisError) -> bool {
+    let error = &first_error(error);
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
         || is_unauthenticated(error)
@@ -82,6 +83,7 @@ fn is_stream_closed(error: &RedisError) -> bool {
 
 /// Returns `true` if this server cannot serve the configuration: it lacks the database, or a different one has the key.
 pub fn is_wrong_server(error: &RedisError) -> bool {
+    let error = first_error(error);
     error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
         || error.to_string().contains("refused to switch database")
 }
@@ -93,7 +95,16 @@ pub fn is_not_executed(error: &RedisError) -> bool {
 
 /// Returns `true` if an error shows that the connection is lost, or leads to a server that has become a replica.
 pub fn is_connection_lost(error: &RedisError) -> bool {
+    let error = first_error(error);
     error.is_connection_dropped() || error.is_io_error() || error.code() == Some("READONLY")
+}
+
+/// Returns the error of the first refused command, if the error is that of a transaction, whose own code is `EXECABORT`,
+/// or of a pipeline; otherwise the error itself.
+fn first_error(error: &RedisError) -> RedisError {
+    let refused = error.clone().into_server_errors();
+    let first = refused.and_then(|refused| refused.first().map(|(_, first)| first.clone().into()));
+    first.unwrap_or_else(|| error.clone())
 }
 
 /// Converts a value of a reply.

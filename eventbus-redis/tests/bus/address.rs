@@ -6,7 +6,7 @@ use crate::common::{
     until,
 };
 use crate::lines::Lines;
-use eventbus::port::EventBus;
+use eventbus::port::{EventBus, PublishError};
 use eventbus_redis::{RedisConnectError, RedisEventBus, RedisEventBusConfig};
 use eventbus_test::PrivateRedis;
 
@@ -115,6 +115,18 @@ async fn a_user_without_the_rights_is_refused() {
     let error = RedisEventBus::connect(config).await.unwrap_err();
     assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
     assert!(!said(&error).contains("secret"), "{}", said(&error));
+}
+
+#[tokio::test]
+async fn a_user_who_may_add_no_entries_is_refused_one_event_and_several() {
+    let server = eventbus_test::private_redis();
+    set_up(&server, "ACL", &["SETUSER", "app", "on", ">secret", "~*", "+@all", "-xadd"]).await;
+    let config = config_on(&server.url().replace("redis://", "redis://app:secret@"));
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    for events in [vec![event("one")], vec![event("one"), event("two")]] {
+        let refused = bus.publish(&events).await.unwrap_err();
+        assert!(matches!(refused, PublishError::Refused { .. }), "{refused:?}");
+    }
 }
 
 #[cfg(unix)]

@@ -42,13 +42,15 @@ struct Route {
     network: Network,
     /// The port of the server.
     port: u16,
+    /// The number of failovers that closed the open connections.
+    failovers: usize,
 }
 
 impl Proxy {
     pub(crate) async fn before(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (route, state) = watch::channel(Route { network: Network::Works, port });
+        let (route, state) = watch::channel(Route { network: Network::Works, port, failovers: 0 });
         let connections = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&connections);
         tokio::spawn(async move {
@@ -76,6 +78,11 @@ impl Proxy {
 
     /// Closes open connections, and forwards later ones to another server.
     pub(crate) fn fail_over_to(&self, port: u16) {
+        self.route.send_modify(|route| (route.port, route.failovers) = (port, route.failovers + 1));
+    }
+
+    /// Forwards later connections to another server; open ones work on.
+    pub(crate) fn forward_new_to(&self, port: u16) {
         self.route.send_modify(|route| route.port = port);
     }
 }
@@ -83,13 +90,15 @@ impl Proxy {
 async fn forward(mut client: TcpStream, mut state: watch::Receiver<Route>) {
     let mut server = None;
     let _ = state.wait_for(|route| route.network != Network::Waits).await;
-    let Route { network, port } = *state.borrow_and_update();
+    let Route { network, port, failovers } = *state.borrow_and_update();
     if network == Network::Works {
         let server = server.insert(TcpStream::connect(("127.0.0.1", port)).await);
         let Ok(server) = server else { return };
         tokio::select! {
             _ = copy_bidirectional(&mut client, server) => return,
-            _ = state.wait_for(|now| now.port != port || !matches!(now.network, Network::Works | Network::Waits)) => {}
+            _ = state.wait_for(|now| {
+                now.failovers != failovers || !matches!(now.network, Network::Works | Network::Waits)
+            }) => {}
         }
     }
     let network = state.borrow().network;

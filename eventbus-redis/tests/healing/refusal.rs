@@ -3,10 +3,12 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use eventbus::port::EventBus;
-use eventbus_redis::RedisEventBusConfig;
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 use crate::{
     common::{
+        config_on,
+        proxy::Proxy,
         seen::{event, settled, start},
         until,
     },
@@ -38,6 +40,22 @@ async fn a_server_that_is_a_replica_for_a_while() {
         rig.lost_and_repeated_nothing().await;
     })
     .await;
+}
+
+/// Fails if the publisher keeps its connection, which the demoted server leaves open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_became_a_replica_gets_no_more_batches() {
+    let (demoted, promoted) = (eventbus_test::private_redis(), eventbus_test::private_redis());
+    let proxy = Proxy::before(demoted.port()).await;
+    let bus = RedisEventBus::connect(config_on(&proxy.url())).await.unwrap();
+    let batch = ["one", "two"].map(event);
+    bus.publish(&batch).await.unwrap();
+    let mut admin = eventbus_test::internal::redis_connection(demoted.url()).await;
+    let _: () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(promoted.port()).query_async(&mut admin).await.unwrap();
+    proxy.forward_new_to(promoted.port());
+    let refused = bus.publish(&batch).await.unwrap_err();
+    assert!(refused.is_retryable(), "{refused:?}");
+    until("a batch is published", async || bus.publish(&batch).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
