@@ -6,7 +6,7 @@
 
 use std::{collections::HashSet, future::ready};
 
-use eventbus::port::MessageId;
+use eventbus::{port::MessageId, support::PAGE_BYTES};
 use tokio::{
     sync::watch,
     time::{Instant, Interval},
@@ -159,8 +159,12 @@ impl<'a> PlainTasks<'a> {
                 }
             }
         }
-        for ids in missing_twice.chunks(inner.bus().config().batch_size.min(command::SCRIPT_BATCH_MAX)) {
-            receiver.receive_reclaimed(receiver.reclaim_own(ids).await?);
+        let count = inner.bus().config().batch_size.min(command::SCRIPT_BATCH_MAX);
+        let mut ids = &missing_twice[..];
+        while !ids.is_empty() {
+            let (reached, reclaimed) = receiver.reclaim_own(&ids[..count.min(ids.len())], PAGE_BYTES).await?;
+            receiver.receive_reclaimed(reclaimed);
+            ids = &ids[reached..];
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::delivery::StopSignal;
+use eventbus::{delivery::StopSignal, support::PAGE_BYTES};
 use redis::RedisResult;
 use tokio::sync::Notify;
 
@@ -156,7 +156,7 @@ impl<'a> StreamReader<'a> {
             let Some(room) = self.stop.run_until_stopped(inner.in_flight().room()).await else { return Ok(()) };
             let room = room.min(inner.bus().config().batch_size).min(command::SCRIPT_BATCH_MAX);
             // entries that the server assigned meanwhile stay pending on this consumer
-            let page = self.stop.run_until_stopped(receiver.reclaim_own_page(&from, room)).await;
+            let page = self.stop.run_until_stopped(receiver.reclaim_own_page(&from, room, PAGE_BYTES)).await;
             let Some((next, reclaimed)) = page.transpose()? else { return Ok(()) };
             receiver.receive_reclaimed(reclaimed.with_owner_ended(std::iter::repeat(has_ended)));
             match next {

@@ -69,6 +69,11 @@ impl ReclaimedEntries {
         self
     }
 
+    /// Returns the number of bytes of the entries.
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.iter().map(|reclaimed| reclaimed.entry.bytes()).sum()
+    }
+
     /// Returns the ids of the entries.
     pub(super) fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
         self.entries.iter().map(|reclaimed| MessageId::new(reclaimed.entry.id.as_str()))
@@ -249,16 +254,22 @@ impl Receiver {
         self.inner.bus().counters().messages_deleted(count as u64);
     }
 
-    /// Reads one page of entries from `from` on that are pending on this consumer and not in flight; returns the next
-    /// start.
+    /// Reads one page of entries from `from` on that are pending on this consumer and not in flight: at most `count`, up
+    /// to the one that reaches `max_bytes`. Returns the next start.
     pub(super) async fn reclaim_own_page(
         &self,
         from: &str,
         count: usize,
+        max_bytes: usize,
     ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
         let ids = self.list_own_pending(from, count).await?;
-        let next = ids.last().map(|last| format!("({last}"));
-        Ok((next, self.reclaim_own(&self.inner.entries().filter_missing(ids)).await?))
+        let mut last = ids.last().cloned();
+        let missing = self.inner.entries().filter_missing(ids);
+        let (reached, reclaimed) = self.reclaim_own(&missing, max_bytes).await?;
+        if reached < missing.len() {
+            last = missing[..reached].last().cloned();
+        }
+        Ok((last.map(|last| format!("({last}")), reclaimed))
     }
 
     /// Lists entries from `from` on that are pending on this consumer.
@@ -298,15 +309,20 @@ impl Receiver {
         Ok(())
     }
 
-    /// Reads entries again that are pending on this consumer.
-    pub(super) async fn reclaim_own(&self, ids: &[String]) -> Result<ReclaimedEntries, CommandError> {
+    /// Reads entries again that are pending on this consumer, up to the one that reaches `max_bytes`. Returns for how many
+    /// of `ids` it has done so, at least for one.
+    pub(super) async fn reclaim_own(
+        &self,
+        ids: &[String],
+        max_bytes: usize,
+    ) -> Result<(usize, ReclaimedEntries), CommandError> {
         if ids.is_empty() {
-            return Ok(ReclaimedEntries::default());
+            return Ok((0, ReclaimedEntries::default()));
         }
         let mut reclaim = self.inner.fenced_script(&script::consumer::RECLAIM_OWN);
-        reclaim.key(&self.inner.keys().retry).key(&self.inner.keys().relay).arg(ids);
-        let (entries, attempts, deleted) = self.inner.run_idempotent(reclaim).await?;
-        Ok(ReclaimedEntries::new(entries, attempts, deleted))
+        reclaim.key(&self.inner.keys().retry).key(&self.inner.keys().relay).arg(max_bytes.max(1)).arg(ids);
+        let (entries, attempts, deleted, reached): (_, _, _, usize) = self.inner.run_idempotent(reclaim).await?;
+        Ok((reached.clamp(1, ids.len()), ReclaimedEntries::new(entries, attempts, deleted)))
     }
 
     /// Reclaims up to `count` entries of one page of pending ones. Returns the next cursor, [`RANGE_START`] at the end.

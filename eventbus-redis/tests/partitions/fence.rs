@@ -120,7 +120,7 @@ async fn a_read_that_arrives_late_reads_nothing() {
     let (stream, group) = (bus.config().stream_of(&order("a")), bus.default_group().to_string());
     let (lease_key, epoch) = (lease_key(&bus, "a"), &lease["epoch"]);
     for (reader, epoch) in [("0", epoch.as_str()), (&lease["reader"], "1")] {
-        let arguments = [take, "2", &stream, &lease_key, &group, "10", epoch, reader];
+        let arguments = [take, "2", &stream, &lease_key, &group, "10", "10", "1000", epoch, reader];
         let refused: Vec<String> = command(&bus, "EVAL", &arguments).await;
         assert_eq!(refused, ["FENCED"]);
     }

@@ -10,4 +10,5 @@ mod journal;
 mod process;
 mod relay;
 mod repartition;
+mod room;
 mod share;

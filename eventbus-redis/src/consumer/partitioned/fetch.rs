@@ -8,7 +8,10 @@
 
 use std::time::Duration;
 
-use eventbus::delivery::{InFlightEntry, StopSignal};
+use eventbus::{
+    delivery::{InFlightEntry, StopSignal},
+    support::PAGE_BYTES,
+};
 use redis::{RedisResult, Value};
 
 use super::{
@@ -91,16 +94,23 @@ impl<'a> PartitionReader<'a> {
         }
     }
 
-    /// Adds pending entries to the in-flight ones. Returns `false` if no partition has more of them.
-    async fn catch_up(&self, room: usize) -> Result<bool, CommandError> {
+    /// Adds pending entries to the in-flight ones, as far as there is room; the partitions share it. Returns `false` if no
+    /// partition has more of them.
+    async fn catch_up(&self, mut room: usize) -> Result<bool, CommandError> {
         let behind = self.consumer.owned().list_catching_up();
         if behind.is_empty() {
             return Ok(false);
         }
-        let mut found = Vec::new();
-        for behind in behind {
-            match self.load_pending(&behind, room).await {
+        let (mut found, mut bytes, partitions) = (Vec::new(), PAGE_BYTES, behind.len());
+        for (number, behind) in behind.into_iter().enumerate() {
+            if room == 0 || bytes == 0 {
+                break; // the next call goes on
+            }
+            let sharing = partitions - number;
+            match self.load_pending(&behind, room.div_ceil(sharing), bytes / sharing).await {
                 Ok((to, reclaimed)) => {
+                    room = room.saturating_sub(reclaimed.entries.len());
+                    bytes = bytes.saturating_sub(reclaimed.bytes());
                     let owner_ended = behind.owner_ended;
                     found.push((behind, to, reclaimed.with_owner_ended(std::iter::repeat(owner_ended))));
                 }
@@ -125,11 +135,13 @@ impl<'a> PartitionReader<'a> {
         Ok(true)
     }
 
-    /// Loads entries that are pending in a partition and not in flight; returns the start of the next page.
+    /// Loads at most `room` entries that are pending in a partition and not in flight, up to the one that reaches
+    /// `max_bytes`; returns the start of the next page.
     async fn load_pending(
         &self,
         catch_up: &CatchUp,
         room: usize,
+        max_bytes: usize,
     ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
         let part = &catch_up.consumer;
         if let (Some(reader), Some(fence)) = (catch_up.new_generation, part.inner.fencing_token()) {
@@ -138,18 +150,21 @@ impl<'a> PartitionReader<'a> {
             part.inner.run_idempotent::<u64>(begin).await?;
         }
         let count = room.min(self.consumer.bus().config().batch_size).min(command::SCRIPT_BATCH_MAX);
-        part.receiver.reclaim_own_page(&catch_up.from, count).await
+        part.receiver.reclaim_own_page(&catch_up.from, count, max_bytes).await
     }
 
-    /// Reads the partitions without buffered entries.
+    /// Reads the partitions without buffered entries, into the room that the buffered entries of the others leave.
     async fn read_partitions(&self, room: usize) -> Result<(), CommandError> {
-        let readable = self.consumer.owned().list_readable();
+        let (readable, (count, bytes)) = {
+            let mut owned = self.consumer.owned();
+            (owned.list_readable(), owned.count_buffered())
+        };
         if readable.is_empty() {
             return Ok(());
         }
-        let count = room.min(self.consumer.bus().config().batch_size);
         let mut read = script::partition::READ_PARTITIONS.prepare_invoke();
-        read.arg(self.consumer.inner.group().as_str()).arg(count);
+        read.arg(self.consumer.inner.group().as_str()).arg(self.consumer.bus().config().batch_size);
+        read.arg(room.saturating_sub(count)).arg(PAGE_BYTES.saturating_sub(bytes));
         for ReadablePartition { consumer, read_generation: reader } in &readable {
             if let Some(fence) = consumer.inner.fencing_token() {
                 read.key(consumer.inner.bus().stream()).key(&fence.lease_key).arg(&fence.epoch).arg(*reader);
@@ -160,8 +175,7 @@ impl<'a> PartitionReader<'a> {
         for (of, reply) in readable.into_iter().zip(replies) {
             match reply {
                 entries @ Value::Array(_) => {
-                    let entries: Vec<Entry> = parse_value(entries)?;
-                    let has_more = entries.len() >= count;
+                    let (entries, has_more): (Vec<Entry>, bool) = parse_value(entries)?;
                     self.consumer.owned().buffer_entries(&of, entries, has_more);
                 }
                 refusal => match parse_value::<String>(refusal)?.as_str() {

@@ -199,6 +199,12 @@ impl OwnedPartitions {
             .collect()
     }
 
+    /// Returns the numbers of buffered entries and of their bytes.
+    pub(super) fn count_buffered(&self) -> (usize, usize) {
+        let buffered = || self.partitions.values().flat_map(|part| &part.buffered);
+        (buffered().count(), buffered().map(|(_, entry)| entry.bytes()).sum())
+    }
+
     /// Buffers entries that were read; `has_more` if as many came as were requested.
     pub(super) fn buffer_entries(&mut self, of: &ReadablePartition, entries: Vec<Entry>, has_more: bool) {
         let Some(part) = self.find_partition(&of.consumer).filter(|part| part.read_generation == of.read_generation)

@@ -1,12 +1,12 @@
 //! Scripts of partitions: their layout, their leases and their readers.
 
 use super::{
-    BACKLOG, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, MEMBERS, RELAY,
+    BACKLOG, ENTRY_BYTES, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, MEMBERS, RELAY,
     consumer::{ConsumerScript, fenceable},
     lua,
 };
 
-pub(crate) static READ_PARTITIONS: Lua = lua(&[include_str!("read_partitions.lua")]);
+pub(crate) static READ_PARTITIONS: Lua = lua(&[ENTRY_BYTES, include_str!("read_partitions.lua")]);
 pub(crate) static REGISTER_PARTITION_READER: ConsumerScript =
     fenceable(&[include_str!("register_partition_reader.lua")]);
 pub(crate) static ACKNOWLEDGE_IN_PARTITIONS: Lua = lua(&[include_str!("acknowledge_in_partitions.lua")]);
