@@ -32,7 +32,7 @@ const PARALLEL_CONNECT_DELAY: Duration = Duration::from_secs(1);
 const PARALLEL_CONNECTS_MAX: usize = 8;
 /// The reply timeout after which the client repeats an idempotent command over a second connection, as the first may be
 /// dead.
-const IDEMPOTENT_REPLY_TIMEOUT: Duration = Duration::from_millis(1_500);
+pub const IDEMPOTENT_REPLY_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// The connection that all non-blocking commands share: opened on first use, reopened after a loss.
 #[derive(derive_more::Debug)]

@@ -102,5 +102,5 @@ async fn run_consumer(
         ended.cancel();
     };
     let failed = FailedTasks::new(operation, inner.group().clone());
-    tokio::join!(work, run_tasks(&mut tasks, failed, inner.in_flight(), &ended));
+    tokio::join!(work, run_tasks(&mut tasks, failed, inner.in_flight(), inner.bus().consuming(), &ended));
 }

@@ -5,17 +5,22 @@
 
 use std::time::Duration;
 
-use eventbus::{Name, delivery::InFlight, port::MessageId};
+use eventbus::{
+    Name,
+    delivery::{Consuming, InFlight},
+    port::MessageId,
+};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::outage_log::OutageLog;
-use crate::error::CommandError;
+use crate::{connection::IDEMPOTENT_REPLY_TIMEOUT, error::CommandError};
 
 /// Interval between two attempts to write a batch that failed.
 const ACK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Time for the running task, and then for the final write, when the consumer ends.
-const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_millis(800);
+/// Time for the running task, and then for the final write, when the consumer ends: enough for a command whose first
+/// connection is dead.
+const STOP_GRACE_PERIOD: Duration = IDEMPOTENT_REPLY_TIMEOUT.saturating_mul(2);
 /// Longest interval between two searches for entries of dead consumers.
 pub(super) const CLAIM_INTERVAL_MAX: Duration = Duration::from_secs(2);
 
@@ -45,13 +50,15 @@ pub(super) trait ConsumerTasks {
     fn log_unfinished(&self, nacked: usize);
 }
 
-/// Runs tasks until workers and reader have ended, then shuts down within [`SHUTDOWN_GRACE_PERIOD`].
+/// Runs tasks until workers and reader have ended, then shuts down: within [`STOP_GRACE_PERIOD`], or until the deadline of
+/// a shutdown aborts it, if there is something to write.
 ///
 /// Invariant: it ends last, because it writes the last dispositions of the workers.
 pub(super) async fn run_tasks<T: ConsumerTasks>(
     tasks: &mut T,
     mut failed: FailedTasks<T::Task>,
     in_flight: &InFlight,
+    consuming: &Consuming,
     ended: &CancellationToken,
 ) {
     let mut write = delayed_interval(ACK_RETRY_INTERVAL);
@@ -73,7 +80,7 @@ pub(super) async fn run_tasks<T: ConsumerTasks>(
         };
         let in_vain = async {
             ended.cancelled().await;
-            sleep(SHUTDOWN_GRACE_PERIOD).await;
+            sleep(STOP_GRACE_PERIOD).await;
         };
         // a task that hangs must not outlast the grace period
         let result = tokio::select! {
@@ -83,13 +90,21 @@ pub(super) async fn run_tasks<T: ConsumerTasks>(
         failed.record_result(task, result);
     }
     let nacked = in_flight.nack_idle();
+    let is_finished = nacked.is_empty() && in_flight.is_empty() && !tasks.has_unwritten();
+    let in_vain = async {
+        sleep(STOP_GRACE_PERIOD).await;
+        if !is_finished && consuming.has_deadline() {
+            std::future::pending::<()>().await; // the deadline ends it
+        }
+    };
     let ending = async {
         while let Err(error) = tasks.shut_down(&nacked).await {
             sleep(failed.outage_log.record_failure(&error)).await;
         }
     };
-    if tokio::time::timeout(SHUTDOWN_GRACE_PERIOD, ending).await.is_err() {
-        tasks.log_unfinished(nacked.len());
+    tokio::select! {
+        () = ending => {}
+        () = in_vain => tasks.log_unfinished(nacked.len()),
     }
 }
 

@@ -135,7 +135,7 @@ async fn stopping_does_not_wait_for_a_server_that_hangs() {
     let began = Instant::now();
     bus.stop_consuming().await;
     consumer.await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     server.resume();
     start(&bus).await;
     publish(&bus, "two").await;

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::{
     common::{
         proxy::Network,
-        seen::{event, settled},
+        seen::{event, publish, settled, start},
         until,
     },
     rig::{Rig, configs, failing, for_each, outage},
@@ -274,6 +274,37 @@ async fn an_acknowledgement_that_got_lost_is_sent_again_soon() {
         assert!(took < Duration::from_secs(3), "{took:?}");
         rig.next().await;
         assert_eq!(slow.runs.load(Relaxed), 1);
+    })
+    .await;
+}
+
+/// Fails if a shutdown gives up the last acknowledgement long before its deadline.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_handled_before_a_shutdown_is_acknowledged_though_the_server_is_away_for_some_seconds() {
+    for_each([1, 4], async |partitions| {
+        let config = RedisEventBusConfig { partitions, consumer_name: Some("stable".into()), ..config() };
+        let rig = Rig::behind_a_proxy(config).await;
+        let slow = Slow::join(&rig.bus, "slow");
+        rig.bus.publish(&[event("slow")]).await.unwrap();
+        slow.is_running().await;
+        let proxy = rig.proxy.as_ref().unwrap();
+        proxy.set(Network::HalfOpen);
+        slow.let_go();
+        let back = async {
+            outage().await;
+            outage().await;
+            proxy.set(Network::Works);
+        };
+        let (stopped, ()) = tokio::join!(rig.bus.shutdown(Duration::from_secs(30)), back);
+        stopped.unwrap();
+        let next = RedisEventBus::connect(rig.bus.config().clone()).await.unwrap();
+        assert_eq!(next.progress(next.default_group()).await.unwrap().pending, 0, "{partitions} partitions");
+        let again = Slow::join(&next, "slow");
+        rig.seen.join(&next);
+        start(&next).await;
+        publish(&next, "last").await;
+        until("the last is handled", async || rig.seen.all().contains(&"last".to_owned())).await;
+        assert_eq!(again.runs.load(Relaxed), 0, "{partitions} partitions");
     })
     .await;
 }

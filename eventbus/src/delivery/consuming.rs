@@ -44,6 +44,7 @@ pub struct Consuming {
 #[derive(Debug, Default)]
 struct ConsumingState {
     closed: bool,
+    has_deadline: bool,
     run: Option<CancelTokens>,
 }
 
@@ -192,12 +193,20 @@ impl Consuming {
         self.state.lock().closed
     }
 
+    /// Returns `true` once a [`shutdown`](Self::shutdown) aborts the consumers that do not stop in time: until then they
+    /// may wait for a server that is away.
+    #[must_use]
+    pub fn has_deadline(&self) -> bool {
+        self.state.lock().has_deadline
+    }
+
     /// Closes, stops, and aborts the consumers that have not stopped after `timeout`.
     ///
     /// # Errors
     /// [`ShutdownError`], which names `what`, if it aborts consumers.
     pub async fn shutdown(&self, what: &str, timeout: Duration) -> Result<(), ShutdownError> {
         self.close();
+        self.state.lock().has_deadline = true;
         if self.clock.timeout(timeout, self.stop()).await.is_ok() {
             return Ok(());
         }
