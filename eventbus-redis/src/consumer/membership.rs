@@ -26,6 +26,7 @@ use std::{
 
 use eventbus::port::MessageId;
 use redis::{RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
+use tokio::time::Instant;
 
 use super::inner::{ConsumerInner, MAINTENANCE_INTERVAL_MIN, RANGE_START, add_ids};
 use crate::{command, error::CommandError, script};
@@ -151,14 +152,20 @@ impl Membership {
 pub(super) struct MemberLog {
     /// Types of each member that handles other types than this one: its types, and this consumer's.
     type_mismatches: HashMap<String, (String, String)>,
-    /// Set once a live consumer of the same name was logged.
-    has_duplicate_name: bool,
+    /// Time of the last heartbeat that found a live consumer of the same name.
+    duplicate_seen_at: Option<Instant>,
 }
 
 impl MemberLog {
-    /// Logs a live consumer of the same name, once.
-    pub(super) fn log_duplicate_name(&mut self, consumer: &ConsumerInner, is_duplicate: bool) {
-        if is_duplicate && !std::mem::replace(&mut self.has_duplicate_name, true) {
+    /// Logs a live consumer of the same name: once, and again if none was seen for `lifetime`, the time for which a
+    /// member counts as alive. Two of one name do not see each other at each heartbeat.
+    pub(super) fn log_duplicate_name(&mut self, consumer: &ConsumerInner, is_duplicate: bool, lifetime: Duration) {
+        if !is_duplicate {
+            return;
+        }
+        let clock = &consumer.bus().config().clock;
+        let seen_at = self.duplicate_seen_at.replace(clock.instant());
+        if seen_at.is_none_or(|seen_at| clock.elapsed(seen_at) > lifetime) {
             tracing::error!(
                 group = %consumer.group(), consumer = consumer.name(),
                 "another consumer of this name is alive: both handle what is pending on it; `consumer_name` must be unique"

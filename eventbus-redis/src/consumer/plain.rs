@@ -129,7 +129,7 @@ impl<'a> PlainTasks<'a> {
             receiver.claim_handed_off(&mut self.handoff_cursor, &last).await?;
         }
         self.log.log_type_mismatches(inner, &others);
-        self.log.log_duplicate_name(inner, is_duplicate);
+        self.log.log_duplicate_name(inner, is_duplicate, inner.pending_idle());
         if pending <= inner.entries().len() || !self.caught_up.is_done() {
             self.missing.clear();
             return Ok(());

@@ -9,7 +9,11 @@ use eventbus::port::EventBus;
 use eventbus_redis::{Recovery, RedisEventBus, RedisEventBusConfig};
 
 use crate::{
-    common::seen::{command, start},
+    common::{
+        log,
+        seen::{command, start},
+        until,
+    },
     journal::{Account, Journal, Load, account},
     process::{LONG, SHORT, config, until_finished, until_within},
 };
@@ -172,4 +176,47 @@ async fn leases_and_members_of_the_future_keep_nobody_from_a_partition() {
     until_finished(&bus, Duration::from_secs(60)).await;
     bus.stop_consuming().await;
     assert_eq!(account(&journal.lines().await, &load.published).lost, 0);
+}
+
+/// Fails if the record of a process that was killed counts as that of a live one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_of_the_same_name_is_logged_if_it_lives() {
+    log::keep();
+    let config = RedisEventBusConfig {
+        consumer_name: Some(eventbus_test::unique_name("twin")),
+        ..config(eventbus_test::redis_url(), &eventbus_test::unique_name("share"), 4, LONG)
+    };
+    let name = config.consumer_name.clone().unwrap();
+    let lines = || log::lines(&["another consumer of this name is alive", &name]).len();
+    let bus = RedisEventBus::connect(config.clone()).await.unwrap();
+    let members = format!("{{{}}}:members:{}", bus.config().stream_name(), bus.default_group());
+    let member = async || -> serde_json::Value {
+        let member: String = command(&bus, "HGET", &[&members, &name]).await;
+        serde_json::from_str(&member).unwrap()
+    };
+    let heartbeats = async |count: usize| {
+        for _ in 0..count {
+            let before = member().await;
+            until("a heartbeat is sent", async || member().await["at"] != before["at"]).await;
+        }
+    };
+    let (seconds, micros): (u64, u64) = command(&bus, "TIME", &[]).await;
+    let killed = serde_json::json!({
+        "at": seconds * 1_000 + micros / 1_000, "live_ms": 60_000, "event_types": "*", "instance": "killed",
+        "layout": "0",
+    });
+    let _: u64 = command(&bus, "HSET", &[&members, &name, &killed.to_string()]).await;
+    Journal::new().join(&bus, Duration::from_millis(1), false);
+    start(&bus).await;
+    heartbeats(3).await;
+    assert_eq!(lines(), 0);
+
+    let twin = RedisEventBus::connect(config).await.unwrap();
+    Journal::new().join(&twin, Duration::from_millis(1), false);
+    start(&twin).await;
+    until("both log it", async || lines() == 2).await;
+    heartbeats(6).await;
+    assert_eq!(lines(), 2, "each logs it once");
+    twin.stop_consuming().await;
+    bus.stop_consuming().await;
 }

@@ -58,6 +58,8 @@ pub(super) struct PartitionTasks<'a> {
     /// Cursors of the search for unused attempt records, by partition.
     garbage_cursors: HashMap<usize, String>,
     log: MemberLog,
+    /// Set once a heartbeat has announced the consumer to the group.
+    is_announced: bool,
     other_members: Vec<String>,
     /// Types that the last heartbeat announced, as JSON.
     types: String,
@@ -76,6 +78,7 @@ impl<'a> PartitionTasks<'a> {
             garbage_collection: delayed_interval(consumer.inner.pending_idle().max(CLAIM_INTERVAL_MAX)),
             garbage_cursors: HashMap::new(),
             log: MemberLog::default(),
+            is_announced: false,
             other_members: Vec::new(),
             types: consumer.inner.announced_types(),
             known_types: 0,
@@ -238,7 +241,8 @@ impl<'a> PartitionTasks<'a> {
         let types = inner.announced_types();
         let (other_layout, share, parts, is_duplicate, others, known_types): RebalanceReply =
             self.consumer.bus().connection().run_idempotent(&self.rebalance_script()).await?;
-        self.log.log_duplicate_name(inner, is_duplicate);
+        self.is_announced = true;
+        self.log.log_duplicate_name(inner, is_duplicate, self.consumer.lease_duration().saturating_mul(2));
         self.log.log_type_mismatches(inner, &others);
         let mut taken = Vec::new();
         for (number, (epoch, last, owner_ended)) in parts.into_iter().enumerate() {
@@ -286,6 +290,7 @@ impl<'a> PartitionTasks<'a> {
         share.arg((inner.group().as_str(), inner.name(), inner.announced_types()));
         share.arg(lease_ms.saturating_mul(2)).arg(bus.instance()).arg(lease_ms).arg(bus.layout().generation());
         share.arg(u8::from(!self.has_layout_changed)).arg(inner.long_run_json());
+        share.arg(u8::from(self.is_announced));
         let owned = self.consumer.owned();
         for number in 0..bus.partitions().len() {
             share.arg(owned.epoch(number));

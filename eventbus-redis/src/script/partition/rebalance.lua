@@ -4,9 +4,9 @@
 --
 -- KEYS  members, layout, then for each partition: lease, stream, floors; then known types
 -- ARGV  group, consumer, its types as JSON, time in which it counts as alive (ms), its instance, duration of a lease
---       (ms), the generation of the layout, '1' if it may take partitions, its long running handler as JSON or '', then
---       for each partition the epoch under which it owns it or '', then the numbers of the partitions in the order in
---       which to take them
+--       (ms), the generation of the layout, '1' if it may take partitions, its long running handler as JSON or '', '1' if
+--       it has sent a heartbeat before, then for each partition the epoch under which it owns it or '', then the numbers
+--       of the partitions in the order in which to take them
 -- Replies {the number of partitions in a newer layout or 0, its share, for each partition {epoch or '', the id that the
 -- group was given last, '1' if its last lease expired} ..., 1 if a different instance has its name, names and types of
 -- the other live members, the number of types that the group knows}.
@@ -27,7 +27,8 @@ local announced = redis.call('HGETALL', members)
 for i = 1, #announced, 2 do
   local name, member = announced[i], live_member(announced[i + 1], now)
   if name == me then
-    if member and member.instance ~= instance and not member.left then is_duplicate = 1 end
+    local is_other = member and member.instance ~= instance and not member.left
+    if is_other and ARGV[10] == '1' then is_duplicate = 1 end
   elseif member then
     others[#others + 1] = name
     others[#others + 1] = member.event_types
@@ -45,7 +46,7 @@ redis.call('HSET', members, me, cjson.encode(member))
 local share, owned = math.ceil(count / alive), 0
 local epochs, taken = {}, {}
 for p = 1, count do
-  local epoch = ARGV[9 + p]
+  local epoch = ARGV[10 + p]
   epochs[p] = ''
   if epoch ~= '' and redis.call('HGET', KEYS[3 * p], 'epoch') == epoch then
     redis.call('HSET', KEYS[3 * p], 'expires_at', now + ttl, 'renewed_at', now)
@@ -53,7 +54,7 @@ for p = 1, count do
     owned = owned + 1
   end
 end
-for i = 10 + count, #ARGV do
+for i = 11 + count, #ARGV do
   local p = tonumber(ARGV[i]) + 1
   if may_take and owned < share and epochs[p] == '' then
     local lease = redis.call('HMGET', KEYS[3 * p], 'owner', 'epoch', 'expires_at', 'renewed_at')
