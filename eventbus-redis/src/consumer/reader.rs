@@ -118,7 +118,7 @@ impl<'a> StreamReader<'a> {
         loop {
             // a stop may end this wait: no read is under way
             let Some(room) = stop.run_until_stopped(inner.in_flight().room()).await else { return Ok(()) };
-            let mut requested = room.min(inner.bus().config().batch_size);
+            let mut requested = self.read_len(room);
             let mut entries = self.read_new(&mut connected, requested).await?;
             self.connector.record_success();
             if !entries.is_empty() && gate.must_wait().await.map_err(to_redis_error)? {
@@ -134,7 +134,7 @@ impl<'a> StreamReader<'a> {
                     break;
                 }
                 inner.in_flight().set_has_more(true);
-                requested = room.min(inner.bus().config().batch_size);
+                requested = self.read_len(room);
                 let receive = async {
                     tokio::task::yield_now().await; // sends the read first
                     receiver.receive_new(&entries);
@@ -164,6 +164,13 @@ impl<'a> StreamReader<'a> {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Returns how many new entries one read asks for: on a slow line the reply to more than a page would come too late,
+    /// after the server has assigned its entries.
+    fn read_len(&self, room: usize) -> usize {
+        let inner = &self.parts.inner;
+        room.min(inner.bus().config().batch_size).min(inner.in_flight().page_len())
     }
 
     async fn read_new(&self, connected: &mut ReaderConnection, count: usize) -> RedisResult<NewEntries> {

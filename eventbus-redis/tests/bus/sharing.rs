@@ -10,8 +10,8 @@ use std::{
 };
 
 use crate::common::{
-    another, fresh_bus,
-    seen::{event, settled, start},
+    another, config_on, fresh_bus,
+    seen::{command, event, settled, start},
 };
 use eventbus::{
     Name,
@@ -75,18 +75,46 @@ async fn a_consumer_that_comes_later_gets_its_share_of_what_waits() {
     }
 }
 
+fn large(number: u64, bytes: usize) -> eventbus::RecordedEvent {
+    let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(bytes));
+    let event = eventbus::NewEvent::new(Name::from_static("OrderCreated"), 1, payload);
+    let stream = eventbus::StreamId::parse("Order", &number.to_string()).unwrap();
+    event.recorded_as(stream, eventbus::Version::FIRST, None)
+}
+
+/// Fails if a read asks for all that may be in flight: on a slow line its reply would come too late.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_read_asks_for_a_page_at_most() {
+    let server = eventbus_test::private_redis_with(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000"]);
+    let config = eventbus_redis::RedisEventBusConfig { concurrency: 50, ..config_on(server.url()) };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let handled = working(&bus, 0);
+    start(&bus).await;
+    bus.publish(&[large(0, 1 << 16)]).await.unwrap();
+    assert_eq!(settled(&bus).await, 0, "the size of an event is known");
+    let _: () = command(&bus, "SLOWLOG", &["RESET"]).await;
+    for number in 0..200 {
+        bus.publish(&[large(number, 1 << 16)]).await.unwrap();
+    }
+    assert_eq!(settled(&bus).await, 0);
+    assert_eq!(handled.load(Ordering::SeqCst), 201);
+    // number, time, duration, command, client, its name
+    let log: Vec<(u64, u64, u64, Vec<String>, redis::Value, redis::Value)> =
+        command(&bus, "SLOWLOG", &["GET", "10000"]).await;
+    let reads = log.iter().filter(|(_, _, _, command, ..)| command[0] == "XREADGROUP");
+    let counts: Vec<usize> = reads.map(|(_, _, _, command, ..)| command[5].parse().unwrap()).collect();
+    // the read that waited for these events asked before the first was received
+    let (before, counts) = counts.split_last().unwrap();
+    assert!(!counts.is_empty() && counts.iter().all(|count| *count <= 16), "{counts:?}, {before} before");
+    bus.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_bytes_are_held_than_the_configuration_says() {
     let config = eventbus_redis::RedisEventBusConfig { max_in_flight_bytes: 1 << 20, ..crate::common::config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
-    let stream_of = |number: u64| eventbus::StreamId::parse("Order", &number.to_string()).unwrap();
-    let large = |number: u64| {
-        let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(1 << 18));
-        let event = eventbus::NewEvent::new(Name::from_static("OrderCreated"), 1, payload);
-        event.recorded_as(stream_of(number), eventbus::Version::FIRST, None)
-    };
     for number in 0..100 {
-        bus.publish(&[large(number)]).await.unwrap();
+        bus.publish(&[large(number, 1 << 18)]).await.unwrap();
     }
     let most = Arc::new(AtomicUsize::new(0));
     let work = {

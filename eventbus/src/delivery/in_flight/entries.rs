@@ -284,6 +284,12 @@ impl InFlight {
         self.state.lock().room(coming, self.bounds)
     }
 
+    /// Returns the estimated number of entries in a page of [`PAGE_BYTES`](crate::support::PAGE_BYTES), at least one.
+    #[must_use]
+    pub fn page_len(&self) -> usize {
+        self.state.lock().page_len()
+    }
+
     /// Waits until dispositions are ready to persist. The bus should not wait for more of them: an entry is handled
     /// again if the process ends before the write. Dispositions that arrive during a write go into the next one.
     pub async fn disposed(&self) {

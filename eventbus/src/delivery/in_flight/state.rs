@@ -26,6 +26,7 @@ use crate::{
     delivery::Outcome,
     domain::{clock::SharedClock, record::RecordedEvent, stream::StreamId},
     port::{MessageId, attempts::DeliveryAttempts, retry::RetryPolicy, stats::InFlightCounts},
+    support::PAGE_BYTES,
 };
 
 /// The hash of an aggregate's name. A collision only makes two aggregates wait for each other without need.
@@ -515,6 +516,11 @@ impl InFlightState {
         }
         let coming_bytes = self.read_ahead.bytes_of(coming);
         wanted.min(self.read_ahead.fitting(bounds.bytes.saturating_sub(self.bytes).saturating_sub(coming_bytes)))
+    }
+
+    /// Returns the estimated number of entries in a page of [`PAGE_BYTES`], at least one.
+    pub(super) fn page_len(&self) -> usize {
+        self.read_ahead.fitting(PAGE_BYTES).max(1)
     }
 
     fn is_empty(&self) -> bool {
