@@ -170,7 +170,7 @@ impl<'a> StreamReader<'a> {
     /// after the server has assigned its entries.
     fn read_len(&self, room: usize) -> usize {
         let inner = &self.parts.inner;
-        room.min(inner.bus().config().batch_size).min(inner.in_flight().page_len())
+        room.min(inner.bus().config().batch_size).min(inner.in_flight().fitting_into(PAGE_BYTES))
     }
 
     async fn read_new(&self, connected: &mut ReaderConnection, count: usize) -> RedisResult<NewEntries> {

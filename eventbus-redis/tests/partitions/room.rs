@@ -91,9 +91,9 @@ impl Held {
     }
 }
 
-/// Fails if each partition is read as if it had all the room, or if the bytes of a read have no limit.
+/// Fails if each partition is read as if it were the only one, or if the bytes of a read have no limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_partitions_share_the_room_of_their_consumer() {
+async fn the_partitions_share_the_limits_of_their_consumer() {
     for are_pending in [false, true] {
         let server = eventbus_test::private_redis();
         let bus = connect(&RedisEventBusConfig {
@@ -118,7 +118,7 @@ async fn the_partitions_share_the_room_of_their_consumer() {
         let sent = async |admin: &mut redis::aio::MultiplexedConnection| counters(admin).await.bytes_sent - before;
         let has_read = async || sent(&mut admin.clone()).await > (1 << 20) / 2;
         until("it has read", has_read).await;
-        never("it reads beyond its room", Duration::from_millis(500), async || {
+        never("it reads beyond its limits", Duration::from_millis(500), async || {
             let too_many = !are_pending && pending(&bus).await * EVENT_BYTES > HELD_BYTES_MAX;
             too_many || sent(&mut admin.clone()).await > HELD_BYTES_MAX as u64
         })

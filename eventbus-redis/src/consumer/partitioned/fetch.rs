@@ -153,7 +153,9 @@ impl<'a> PartitionReader<'a> {
         part.receiver.reclaim_own_page(&catch_up.from, count, max_bytes).await
     }
 
-    /// Reads the partitions without buffered entries, into the room that the buffered entries of the others leave.
+    /// Reads the partitions without buffered entries: `room` entries of each at most, and in all what the buffered
+    /// entries of the others leave of the limits. Many partitions that shared `room` itself would each get so few that
+    /// a read adds hardly any: none is received after the last one of a partition that may have more.
     async fn read_partitions(&self, room: usize) -> Result<(), CommandError> {
         let (readable, (count, bytes)) = {
             let mut owned = self.consumer.owned();
@@ -163,8 +165,11 @@ impl<'a> PartitionReader<'a> {
             return Ok(());
         }
         let mut read = script::partition::READ_PARTITIONS.prepare_invoke();
-        read.arg(self.consumer.inner.group().as_str()).arg(self.consumer.bus().config().batch_size);
-        read.arg(room.saturating_sub(count)).arg(PAGE_BYTES.saturating_sub(bytes));
+        let (inner, config) = (&self.consumer.inner, self.consumer.bus().config());
+        let bytes = PAGE_BYTES.saturating_sub(bytes);
+        read.arg(inner.group().as_str());
+        read.arg(room.min(config.batch_size).min(inner.in_flight().fitting_into(bytes)));
+        read.arg(config.in_flight_limit().saturating_sub(count)).arg(bytes);
         for ReadablePartition { consumer, read_generation: reader } in &readable {
             if let Some(fence) = consumer.inner.fencing_token() {
                 read.key(consumer.inner.bus().stream()).key(&fence.lease_key).arg(&fence.epoch).arg(*reader);

@@ -2,7 +2,7 @@
 -- in all than a number of entries and a number of bytes.
 --
 -- The server does not tell the size of an entry before the consumer has it. So the partitions share the room that is
--- left, and each further entry counts as large as the largest so far.
+-- left, and each further entry counts as large as the largest so far. Before the first, they share what one may get.
 --
 -- KEYS  stream, lease, ...
 -- ARGV  group, maximum number of entries of one partition, of all, maximum number of bytes, then epoch and reader of
@@ -12,7 +12,7 @@ local most, room, bytes, largest = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumbe
 
 -- Returns the number of entries that each of some partitions can get.
 local function share(partitions)
-  local fitting = largest > 0 and math.min(room, bytes / largest) or room
+  local fitting = largest > 0 and math.min(room, bytes / largest) or most
   return math.min(most, math.floor(fitting / partitions))
 end
 

@@ -284,10 +284,10 @@ impl InFlight {
         self.state.lock().room(coming, self.bounds)
     }
 
-    /// Returns the estimated number of entries in a page of [`PAGE_BYTES`](crate::support::PAGE_BYTES), at least one.
+    /// Returns the estimated number of entries that fit into so many bytes, at least one.
     #[must_use]
-    pub fn page_len(&self) -> usize {
-        self.state.lock().page_len()
+    pub fn fitting_into(&self, bytes: usize) -> usize {
+        self.state.lock().fitting_into(bytes)
     }
 
     /// Waits until dispositions are ready to persist. The bus should not wait for more of them: an entry is handled

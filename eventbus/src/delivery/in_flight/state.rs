@@ -26,7 +26,6 @@ use crate::{
     delivery::Outcome,
     domain::{clock::SharedClock, record::RecordedEvent, stream::StreamId},
     port::{MessageId, attempts::DeliveryAttempts, retry::RetryPolicy, stats::InFlightCounts},
-    support::PAGE_BYTES,
 };
 
 /// The hash of an aggregate's name. A collision only makes two aggregates wait for each other without need.
@@ -518,9 +517,9 @@ impl InFlightState {
         wanted.min(self.read_ahead.fitting(bounds.bytes.saturating_sub(self.bytes).saturating_sub(coming_bytes)))
     }
 
-    /// Returns the estimated number of entries in a page of [`PAGE_BYTES`], at least one.
-    pub(super) fn page_len(&self) -> usize {
-        self.read_ahead.fitting(PAGE_BYTES).max(1)
+    /// Returns the estimated number of entries that fit into so many bytes, at least one.
+    pub(super) fn fitting_into(&self, bytes: usize) -> usize {
+        self.read_ahead.fitting(bytes).max(1)
     }
 
     fn is_empty(&self) -> bool {
