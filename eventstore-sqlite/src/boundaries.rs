@@ -9,7 +9,7 @@ use eventbus::{
     support::count_then_read,
 };
 
-use crate::{store::SqliteEventStore, tag_rows::count_tagged};
+use crate::{error::append_error, store::SqliteEventStore, tag_rows::count_tagged};
 
 #[async_trait]
 impl Boundaries for SqliteEventStore {
@@ -23,10 +23,11 @@ impl Boundaries for SqliteEventStore {
     }
 
     async fn add_tag(&self, event: &RecordedEvent, tag: &Tag) -> Result<bool, AppendError> {
-        let mut transaction = self.begin_transaction().await.map_err(AppendError::Unavailable)?;
+        let begun = self.begin_transaction().await;
+        let mut transaction = begun.map_err(|error| append_error(Some(event.metadata().stream()), error))?;
         let is_new = transaction.add_tag(event, tag)?;
         if is_new {
-            transaction.commit().await.map_err(AppendError::OutcomeUnknown)?;
+            transaction.commit_append().await?;
         }
         Ok(is_new)
     }

@@ -62,6 +62,10 @@ impl CheckedAppend {
         Ok(Some(Self { stream, expected, events, unique, clock, listed_types }))
     }
 
+    pub(crate) const fn stream(&self) -> &StreamId {
+        &self.stream
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.events.len()
     }

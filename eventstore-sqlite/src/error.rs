@@ -3,8 +3,8 @@
 use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 
 use eventbus::{
-    BoxError,
-    port::{ReadError, ServerFault},
+    BoxError, StreamId,
+    port::{AppendError, ReadError, ServerFault},
     support::source_chain,
 };
 use rusqlite::ErrorCode;
@@ -204,6 +204,25 @@ impl SqliteConnectError {
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path, source },
             _ => Self::Unavailable { path, source },
         }
+    }
+}
+
+/// Maps the error of a transaction to that of the append to `stream` which needed it. Before `COMMIT` was sent no outcome
+/// is unknown.
+pub(crate) fn append_error(stream: Option<&StreamId>, source: impl Into<BoxError>) -> AppendError {
+    let source = source.into();
+    let is_wrong_call = matches!(
+        source.downcast_ref(),
+        Some(
+            SqliteTransactionError::InsideTransaction
+                | SqliteTransactionError::OtherStore
+                | SqliteTransactionError::InShadow { .. }
+        )
+    );
+    let is_corrupt = matches!(source.downcast_ref(), Some(ReadError::Corrupt { .. }));
+    match stream.filter(|_| is_wrong_call || is_corrupt) {
+        Some(stream) => AppendError::Refused { stream: stream.clone(), source },
+        None => AppendError::Unavailable(source),
     }
 }
 

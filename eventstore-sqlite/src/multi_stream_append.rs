@@ -17,6 +17,7 @@ use rusqlite::{Connection, Row};
 use uuid::Uuid;
 
 use crate::{
+    error::append_error,
     lease::ttl_micros,
     query::{QueryError, execute, query_rows, query_value},
     row::stream_columns,
@@ -31,8 +32,9 @@ const FORGET_BATCH_MAX: u32 = 1_000;
 impl MultiStreamAppends for SqliteEventStore {
     async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
         check_multi_stream(&multi)?;
-        let mut transaction = self.begin_transaction().await.map_err(AppendError::Unavailable)?;
         let MultiStreamAppend { appends, handled, condition } = multi;
+        let fault = |error: BoxError| append_error(appends.first().map(|append| &append.stream), error);
+        let mut transaction = self.begin_transaction().await.map_err(fault)?;
         let is_first = match &handled {
             Some(Handled::Delivery(HandledDelivery { handler, stream, event_id })) => {
                 transaction.is_first(handler, stream, *event_id).await
@@ -40,7 +42,7 @@ impl MultiStreamAppends for SqliteEventStore {
             Some(Handled::Command(command)) => transaction.note_command(command),
             None => Ok(true),
         };
-        if !is_first.map_err(AppendError::Unavailable)? {
+        if !is_first.map_err(fault)? {
             return Ok(MultiStreamOutcome::AlreadyHandled);
         }
         // before the appends count their own events
@@ -64,7 +66,7 @@ impl MultiStreamAppends for SqliteEventStore {
         match decision {
             MultiStreamDecision::Repeated(first) => Ok(MultiStreamOutcome::Appended(first)),
             MultiStreamDecision::Commit(records) => {
-                transaction.commit().await.map_err(AppendError::OutcomeUnknown)?;
+                transaction.commit_append().await?;
                 Ok(MultiStreamOutcome::Appended(records))
             }
         }
@@ -155,8 +157,7 @@ async fn try_append(
         return Ok(if is_new { StreamAttempt::Now(events) } else { StreamAttempt::Before(events) });
     }
     let Append { stream, expected, .. } = append;
-    let refused = |source: BoxError| AppendError::Refused { stream: stream.clone(), source };
-    let actual = transaction.stream_version(stream).map_err(refused)?;
+    let actual = transaction.stream_version(stream).map_err(|error| append_error(Some(stream), error))?;
     match expected.matches(actual) {
         true => Ok(StreamAttempt::Now(Vec::new())),
         false => Err(AppendError::Conflict { stream: stream.clone(), expected: *expected, actual }),

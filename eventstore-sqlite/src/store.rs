@@ -201,8 +201,8 @@ impl SqliteEventStore {
     /// A conflict leaves the transaction as it was.
     ///
     /// # Errors
-    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction is
-    /// over, or belongs to a different store or to a rebuild.
+    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction belongs
+    /// to a different store or to a rebuild, [`AppendError::Unavailable`] if it is over: append in a new one.
     pub async fn append_in(
         &self,
         transaction: &mut SqliteTransaction,

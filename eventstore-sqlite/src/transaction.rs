@@ -17,7 +17,7 @@ use rusqlite::{Connection, Params, ffi::SQLITE_CONSTRAINT_COMMITHOOK};
 use crate::{
     blocking::blocking,
     checked_append::{AppendOutcome, CheckedAppend, StreamRow, stream_version},
-    error::SqliteTransactionError,
+    error::{SqliteTransactionError, append_error},
     query::{QueryError, execute, query_value},
     row::{epoch_to_i64, stream_columns},
     schema::{check_name, check_table, replace_rows},
@@ -152,6 +152,15 @@ impl SqliteTransaction {
         if at_once { commit(held) } else { blocking(move || commit(held)).await? }
     }
 
+    /// Commits the appends of the store's own transaction.
+    pub(crate) async fn commit_append(self) -> Result<(), AppendError> {
+        self.commit().await.map_err(|error| match error.is::<SqliteTransactionError>() {
+            // over before `COMMIT` was sent
+            true => AppendError::Unavailable(error),
+            false => AppendError::OutcomeUnknown(error),
+        })
+    }
+
     pub(crate) async fn append(&mut self, append: CheckedAppend) -> Result<Vec<RecordedEvent>, AppendError> {
         Ok(self.try_append(append).await?.0)
     }
@@ -179,7 +188,10 @@ impl SqliteTransaction {
             Ok((append.into_records(outcome), is_new, lists))
         };
         let ran = if large {
-            blocking(run).await.unwrap_or_else(|ended| Err(AppendError::OutcomeUnknown(ended.into())))
+            blocking(run).await.unwrap_or_else(|ended| {
+                self.checked_out.end(EndReason::RolledBack);
+                Err(AppendError::Unavailable(ended.into()))
+            })
         } else {
             run()
         };
@@ -199,7 +211,7 @@ impl SqliteTransaction {
         version: Version,
         changes: &[UniqueChange],
     ) -> Result<(), AppendError> {
-        let connection = self.connection().map_err(|over| refused(stream, over))?;
+        let connection = self.connection().map_err(|over| append_error(Some(stream), over))?;
         let found = find_stream(&connection, stream)?;
         let actual = found.as_ref().map_or(Version::NONE, |found| found.version);
         let (true, Some(found)) = (actual == version, found) else {
@@ -220,28 +232,23 @@ impl SqliteTransaction {
         if changes.is_empty() {
             return Ok(());
         }
-        let connection = self.connection().map_err(|over| refused(stream, over))?;
+        let connection = self.connection().map_err(|over| append_error(Some(stream), over))?;
         let Some(found) = find_stream(&connection, stream)? else { return Ok(()) };
         value_rows::give_back(&connection, stream, found.number, changes).map_err(unavailable)
     }
 
     /// Returns `true` if the boundary of a condition may have further events. `appends` are those that depend on it.
     pub(crate) fn is_moved(&mut self, condition: &BoundaryCondition, appends: &[Append]) -> Result<bool, AppendError> {
-        let connection = self.connection().map_err(|over| AppendError::Unavailable(over.into()))?;
-        tag_rows::is_moved(&connection, condition).map_err(|error| match (ReadError::from(error), appends.first()) {
-            (corrupt @ ReadError::Corrupt { .. }, Some(append)) => refused(&append.stream, corrupt),
-            (error, _) => AppendError::Unavailable(error.into()),
-        })
+        let stream = appends.first().map(|append| &append.stream);
+        let connection = self.connection().map_err(|over| append_error(stream, over))?;
+        tag_rows::is_moved(&connection, condition).map_err(|error| append_error(stream, ReadError::from(error)))
     }
 
     /// Adds a tag to an event that is stored; returns `false` if the event has it.
     pub(crate) fn add_tag(&mut self, event: &RecordedEvent, tag: &Tag) -> Result<bool, AppendError> {
         let stream = event.metadata().stream();
-        let fault = |error: QueryError| match error.into() {
-            corrupt @ ReadError::Corrupt { .. } => refused(stream, corrupt),
-            error => AppendError::Unavailable(error.into()),
-        };
-        let connection = self.connection().map_err(|over| refused(stream, over))?;
+        let fault = |error: QueryError| append_error(Some(stream), ReadError::from(error));
+        let connection = self.connection().map_err(|over| append_error(Some(stream), over))?;
         let Some(stored) = StoredTags::find(&connection, event).map_err(fault)? else {
             return Err(no_such_event(event));
         };
@@ -269,11 +276,7 @@ impl SqliteTransaction {
 }
 
 fn find_stream(connection: &Connection, stream: &StreamId) -> Result<Option<StreamRow>, AppendError> {
-    StreamRow::find(connection, stream).map_err(unavailable)?.map_err(|corrupt| refused(stream, corrupt))
-}
-
-fn refused(stream: &StreamId, source: impl Into<BoxError>) -> AppendError {
-    AppendError::Refused { stream: stream.clone(), source: source.into() }
+    StreamRow::find(connection, stream).map_err(unavailable)?.map_err(|corrupt| append_error(Some(stream), corrupt))
 }
 
 fn unavailable(error: rusqlite::Error) -> AppendError {
@@ -282,7 +285,7 @@ fn unavailable(error: rusqlite::Error) -> AppendError {
 
 /// Appends, and ends the transaction if the append spoiled it.
 fn run_append(checked_out: &Arc<CheckedOutConnection>, append: &CheckedAppend) -> Result<AppendOutcome, AppendError> {
-    let guard = checked_out.lock_connection().map_err(|over| append.refused_error(over))?;
+    let guard = checked_out.lock_connection().map_err(|over| append_error(Some(append.stream()), over))?;
     if matches!(guard.held(), HeldConnection::Shadow { .. }) {
         return Err(append.refused_error(SqliteTransactionError::InShadow { what: "append_in" }));
     }
@@ -405,5 +408,24 @@ fn replace_live_rows(
 impl Drop for SqliteTransaction {
     fn drop(&mut self) {
         self.checked_out.end(EndReason::RolledBack);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::SqliteEventStore;
+
+    #[tokio::test]
+    async fn a_commit_of_a_transaction_that_is_over_has_a_known_outcome() {
+        let store = SqliteEventStore::in_memory().await.unwrap();
+        for end in [EndReason::RolledBack, EndReason::TimedOut(Duration::from_secs(5))] {
+            let transaction = store.begin_transaction().await.unwrap();
+            transaction.checked_out.end(end);
+            let error = transaction.commit_append().await.unwrap_err();
+            assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
+        }
     }
 }

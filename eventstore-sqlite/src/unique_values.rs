@@ -9,7 +9,7 @@ use eventbus::{
     support::last_of_each_name,
 };
 
-use crate::{row, store::SqliteEventStore};
+use crate::{error::append_error, row, store::SqliteEventStore};
 
 #[async_trait]
 impl UniqueValues for SqliteEventStore {
@@ -28,8 +28,9 @@ impl UniqueValues for SqliteEventStore {
     }
 
     async fn assign(&self, stream: &StreamId, version: Version, changes: &[UniqueChange]) -> Result<(), AppendError> {
-        let mut transaction = self.begin_transaction().await.map_err(AppendError::Unavailable)?;
+        let begun = self.begin_transaction().await;
+        let mut transaction = begun.map_err(|error| append_error(Some(stream), error))?;
         transaction.assign(stream, version, &last_of_each_name(changes))?;
-        transaction.commit().await.map_err(AppendError::OutcomeUnknown)
+        transaction.commit_append().await
     }
 }

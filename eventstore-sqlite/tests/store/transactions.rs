@@ -5,10 +5,12 @@ use std::{error::Error as _, panic::AssertUnwindSafe, path::PathBuf, pin::pin, t
 use crate::common::{events, feed, fresh_path, fresh_stream, read, within};
 use eventbus::{
     AggregateId, BoxError, EventId, ExpectedVersion, Name, Position, StreamId, Version,
+    event::{Tag, UniqueChange},
     port::{
         Append, AppendError, AppendEvents as _, Checkpoints as _, EventStore as _, EventTypes as _, Leases as _,
         MultiStreamAppends as _, ReadFeed as _, ReadStream as _, Transaction, Transactions as _,
     },
+    store::{Boundaries as _, MultiStreamAppend, UniqueValues as _},
 };
 use eventstore_sqlite::{
     SqliteEventStore, SqliteEventStoreConfig, SqliteTransaction, SqliteTransactionError, rusqlite,
@@ -170,7 +172,10 @@ async fn one_that_is_open_for_too_long_is_rolled_back_while_others_append() {
         let late = sql(&mut *tx).execute("INSERT INTO orders VALUES ('later', 1)", ()).unwrap_err();
         assert!(matches!(late, SqliteTransactionError::TimedOut { limit } if limit == Duration::from_millis(50)));
         let error = store.append_in(sql(&mut *tx), &fresh_stream(), ExpectedVersion::Any, events(1)).await;
-        assert!(matches!(refusal(error.unwrap_err()), SqliteTransactionError::TimedOut { .. }));
+        match error.unwrap_err() {
+            AppendError::Unavailable(over) => assert!(matches!(reason(over), SqliteTransactionError::TimedOut { .. })),
+            other => panic!("{other:?}"),
+        }
         assert!(matches!(reason(tx.commit().await.unwrap_err()), SqliteTransactionError::TimedOut { .. }));
         assert_eq!(orders(&store).await, "");
         assert_eq!(feed(&store).await.len(), 1);
@@ -201,6 +206,7 @@ async fn a_statement_that_runs_too_long_is_interrupted() {
 #[tokio::test]
 async fn writing_beside_the_own_transaction_is_refused_at_once() {
     for store in both().await {
+        let stored = store.append(&fresh_stream(), ExpectedVersion::Any, events(1)).await.unwrap();
         let mut tx = store.begin().await.unwrap();
         add(&mut *tx, "one");
         let stream = fresh_stream();
@@ -211,6 +217,14 @@ async fn writing_beside_the_own_transaction_is_refused_at_once() {
         let appends = vec![Append { stream: stream.clone(), expected: ExpectedVersion::Any, events: events(1) }];
         let error = within(store.append_many(appends)).await.remove(0).unwrap_err();
         assert!(matches!(refusal(error), SqliteTransactionError::InsideTransaction));
+        let append = Append { stream: stream.clone(), expected: ExpectedVersion::Any, events: events(1) };
+        let error = within(store.append_streams(MultiStreamAppend::single(append))).await.unwrap_err();
+        assert!(matches!(refusal(error), SqliteTransactionError::InsideTransaction));
+        let email = UniqueChange::new(Name::from_static("email"), Some("ada@example.com".into())).unwrap();
+        let error = within(store.assign(stored[0].metadata().stream(), 1.into(), &[email])).await.unwrap_err();
+        assert!(matches!(refusal(error), SqliteTransactionError::InsideTransaction));
+        let error = within(store.add_tag(&stored[0], &Tag::new("course", "c1").unwrap())).await.unwrap_err();
+        assert!(matches!(refusal(error), SqliteTransactionError::InsideTransaction));
         assert!(matches!(reason(within(store.begin()).await.unwrap_err()), SqliteTransactionError::InsideTransaction));
         let error = within(store.save_checkpoint(&HANDLER, Position::START)).await.unwrap_err();
         assert!(matches!(reason(error.source), SqliteTransactionError::InsideTransaction));
@@ -218,11 +232,24 @@ async fn writing_beside_the_own_transaction_is_refused_at_once() {
         assert!(matches!(reason(error.source), SqliteTransactionError::InsideTransaction));
         // reads are allowed, also with a single connection
         assert_eq!(within(store.stream_version(&stream)).await.unwrap(), Version::NONE);
-        assert_eq!(within(store.head()).await.unwrap(), Position::START);
+        assert_eq!(within(store.head()).await.unwrap(), Position::new(1));
         tx.commit().await.unwrap();
         store.append(&stream, ExpectedVersion::NoStream, events(1)).await.unwrap();
         assert_eq!(orders(&store).await, "one");
     }
+}
+
+#[tokio::test]
+async fn a_multi_stream_append_that_takes_too_long_may_be_repeated() {
+    let config = SqliteEventStoreConfig { transaction_timeout: Duration::from_millis(1), ..Default::default() };
+    let store = SqliteEventStore::open_with(fresh_path(), config).await.unwrap();
+    for events_each in [0, 1] {
+        let append = |_| Append { stream: fresh_stream(), expected: ExpectedVersion::Any, events: events(events_each) };
+        let multi = MultiStreamAppend { appends: (0..1_000).map(append).collect(), ..Default::default() };
+        let error = store.append_streams(multi).await.unwrap_err();
+        assert!(matches!(error, AppendError::Unavailable(_)) && error.is_retryable(), "{error:?}");
+    }
+    assert_eq!(feed(&store).await, []);
 }
 
 /// The task that uses a transaction counts, not the one that began it.
