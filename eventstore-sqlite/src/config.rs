@@ -26,7 +26,7 @@ pub struct SqliteEventStoreConfig {
     /// Maximum number of queued appends, from 1; further ones wait until there is room. Default: 4,096.
     pub queued_appends: usize,
     /// Time that a transaction of a handler or projection may be open, before the store rolls it back because all
-    /// appends of this process wait for it. Default: 5 seconds.
+    /// appends of this process wait for it; the `set_up` of a projection has no limit. Default: 5 seconds.
     pub transaction_timeout: Duration,
     /// Set if the store makes a missing file. Default: true.
     pub create_if_missing: bool,

@@ -117,10 +117,14 @@ impl SqliteTransaction {
         Ok(execute(&connection, sql, parameters)?)
     }
 
-    /// Runs several statements without parameters, on a thread that may block.
-    pub(crate) async fn execute_batch(&mut self, statements: &str) -> Result<(), BoxError> {
+    /// Runs several statements without parameters and commits, on a thread that may block. They have no time limit: an
+    /// index of millions of rows takes its time.
+    pub(crate) async fn set_up(self, statements: &str) -> Result<(), BoxError> {
         self.checked_out.set_user();
+        self.checked_out.stop_deadline();
         let (checked_out, statements) = (Arc::clone(&self.checked_out), statements.to_owned());
+        let writer = Arc::clone(self.store.writer());
+        // the commit too, as a task that is not polled any more would keep the connection
         let run = move || {
             let connection = checked_out.lock_connection()?;
             connection.execute_batch(&statements).map_err(|error| match error.sqlite_error() {
@@ -129,9 +133,11 @@ impl SqliteTransaction {
                     SqliteTransactionError::RolledBack
                 }
                 _ => error.into(),
-            })
+            })?;
+            drop(connection);
+            commit(&writer, checked_out.take()?, false)
         };
-        Ok(blocking(run).await??)
+        blocking(run).await?
     }
 
     /// Commits a transaction of the caller's own. The store commits one that a handler or projection takes.

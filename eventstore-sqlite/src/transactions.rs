@@ -32,9 +32,7 @@ impl Transactions for SqliteEventStore {
 
     /// The lock of the file's one writer, which the transaction holds, keeps other processes from their set-up.
     async fn set_up_tables(&self, statements: &str) -> Result<(), BoxError> {
-        let mut transaction = self.begin_transaction().await?;
-        transaction.execute_batch(statements).await?;
-        transaction.commit().await
+        self.begin_transaction().await?.set_up(statements).await
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {

@@ -203,6 +203,17 @@ async fn a_statement_that_runs_too_long_is_interrupted() {
     assert_eq!(orders(&store).await, "");
 }
 
+/// As the index of a large table takes.
+#[tokio::test]
+async fn a_set_up_may_take_longer_than_a_transaction() {
+    let config = SqliteEventStoreConfig { transaction_timeout: Duration::from_millis(200), ..Default::default() };
+    let store = prepared(fresh_path(), config).await;
+    let long = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000000)
+        INSERT INTO orders SELECT 'many', max(i) FROM n";
+    store.set_up_tables(long).await.unwrap();
+    assert_eq!(orders(&store).await, "many");
+}
+
 #[tokio::test]
 async fn writing_beside_the_own_transaction_is_refused_at_once() {
     for store in both().await {
