@@ -29,6 +29,10 @@ const STATEMENT_CACHE_CAPACITY: usize = 96;
 /// one page, of which only the last is copied.
 const AUTOCHECKPOINT_PAGES: i64 = 4_000;
 
+/// Length in bytes to which the first commit that begins the write-ahead log anew truncates its file, which a large
+/// transaction or a long query made longer.
+const LOG_BYTES_MAX: i64 = 64 << 20;
+
 /// Flags for reading and writing; a URI names a database in memory, a plain absolute path a file.
 pub(crate) const READ_WRITE: OpenFlags =
     OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX).union(OpenFlags::SQLITE_OPEN_URI);
@@ -78,10 +82,10 @@ fn prepare_journal(
     if mode != "wal" {
         return Err(SqliteConnectError::NoWriteAheadLog { path: location.path().to_owned(), mode });
     }
-    let autocheckpoint = |row: &Row<'_>| row.get::<_, i64>(0);
-    connection
-        .pragma_update_and_check(None, "wal_autocheckpoint", AUTOCHECKPOINT_PAGES, autocheckpoint)
-        .map_err(fault)?;
+    for (pragma, value) in [("wal_autocheckpoint", AUTOCHECKPOINT_PAGES), ("journal_size_limit", LOG_BYTES_MAX)] {
+        let new_value = |row: &Row<'_>| row.get::<_, i64>(0);
+        connection.pragma_update_and_check(None, pragma, value, new_value).map_err(fault)?;
+    }
     let synchronous = config.synchronous.pragma();
     connection.pragma_update(None, "synchronous", synchronous).map_err(fault)
 }

@@ -60,8 +60,8 @@ pub struct DoctorConfig {
     pub held_trim: Duration,
     /// The share of Redis's `maxmemory` in use above which it is a finding. Default 0.8.
     pub redis_memory_share: f64,
-    /// The size of SQLite's write-ahead log above which it is a finding; the store truncates it at about 4 MB. Default
-    /// 256 MiB.
+    /// The size of SQLite's write-ahead log above which it is a finding. It has about 16 MiB; a large transaction or a
+    /// long query makes it longer, and one of the next appends truncates it to 64 MiB. Default 256 MiB.
     pub sqlite_wal_bytes: u64,
     /// The number of newest streams in which missing events are searched without [`deep`](super::Doctor::deep).
     /// Default 200.

@@ -8,7 +8,7 @@ use eventbus::{
     BoxError, ExpectedVersion, Name, Position,
     port::{AppendError, AppendEvents as _, Checkpoints as _, Leases as _, ReadFeed as _},
 };
-use eventstore_sqlite::{SqliteEventStore, SqliteFileError};
+use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig, SqliteFileError};
 
 const READER: Name = Name::from_static("reader");
 
@@ -39,6 +39,22 @@ fn is_removed(error: &(dyn Error + 'static), wanted: &Path) {
 
 fn beside(path: &Path, suffix: &str) -> std::path::PathBuf {
     format!("{}{suffix}", path.display()).into()
+}
+
+#[tokio::test]
+async fn the_write_ahead_log_becomes_shorter_after_a_large_transaction() {
+    let path = fresh_path();
+    let config = SqliteEventStoreConfig { transaction_timeout: Duration::from_secs(60), ..Default::default() };
+    let store = SqliteEventStore::open_with(&path, config).await.unwrap();
+    let log_bytes = || fs::metadata(beside(&path, "-wal")).unwrap().len();
+    let mut tx = store.begin_transaction().await.unwrap();
+    tx.execute("CREATE TABLE large AS SELECT zeroblob(100000000)", ()).unwrap();
+    tx.commit().await.unwrap();
+    assert!(log_bytes() > 100_000_000);
+    for _ in 0..3 {
+        append(&store).await.unwrap();
+    }
+    assert!(log_bytes() <= 64 << 20, "{}", log_bytes());
 }
 
 #[tokio::test]
