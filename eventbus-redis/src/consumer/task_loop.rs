@@ -102,6 +102,7 @@ pub(super) async fn run_tasks<T: ConsumerTasks>(
             sleep(failed.outage_log.record_failure(&error)).await;
         }
     };
+    // the server may never answer
     tokio::select! {
         () = ending => {}
         () = in_vain => tasks.log_unfinished(nacked.len()),
