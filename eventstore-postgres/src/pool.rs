@@ -25,10 +25,12 @@ use crate::{
     config::{PgEventStoreConfig, milliseconds},
     connector::{Connector, refuse_standby},
     gate::{Gate, GatePass},
-    notify::AppendNotifier,
     statement_error::{NoAnswerWithin, StatementError},
     statement_pool::{CheckedOutConnection, PING_AFTER_IDLE, PING_TIMEOUT, StatementPool},
 };
+
+/// What a new connection is reported to.
+pub(crate) type OnConnect = Arc<dyn Fn() + Send + Sync>;
 
 /// A statement with its parameters.
 pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
@@ -104,12 +106,13 @@ pub(crate) struct LongWaitPermit<'s> {
 
 impl ConnectionPools {
     /// Creates the pools; a pool opens each connection when it is first needed.
-    pub(crate) fn new(config: &PgEventStoreConfig, connector: Connector, notifier: &Arc<AppendNotifier>) -> Self {
+    /// Calls `on_connect` for each new connection of the store's own.
+    pub(crate) fn new(config: &PgEventStoreConfig, connector: Connector, on_connect: &OnConnect) -> Self {
         let half = config.max_connections.div_ceil(2) as usize;
         let long_wait = (half / 2).max(1);
         let (statements, transactions) = match connector {
             Connector::Own(options) => {
-                let (statements, transactions) = own_pools(config, &options, notifier);
+                let (statements, transactions) = own_pools(config, &options, on_connect);
                 let statements = StatementPool::new(statements, config.connect_timeout);
                 (StatementConnections::Own(Arc::new(statements)), transactions)
             }
@@ -315,11 +318,7 @@ async fn take_rows(
 
 /// Returns the pool of the statements and the pool of the transactions, on connections of the store's own. A new connection
 /// may lead to a server that has taken over and lacks commits.
-fn own_pools(
-    config: &PgEventStoreConfig,
-    options: &PgConnectOptions,
-    notifier: &Arc<AppendNotifier>,
-) -> (PgPool, PgPool) {
+fn own_pools(config: &PgEventStoreConfig, options: &PgConnectOptions, on_connect: &OnConnect) -> (PgPool, PgPool) {
     let answer_timeout = config.answer_timeout();
     let pool = |connections| {
         PgPoolOptions::new()
@@ -335,9 +334,9 @@ fn own_pools(
                 })
             })
             .after_connect({
-                let notifier = Arc::clone(notifier);
+                let on_connect = Arc::clone(on_connect);
                 move |connection, _| {
-                    notifier.signal.note_possible_restore();
+                    on_connect();
                     Box::pin(refuse_standby(connection))
                 }
             })

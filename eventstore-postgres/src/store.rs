@@ -23,7 +23,7 @@ use crate::{
     notify::{AppendNotifier, NotifyTask},
     on_pool::PgOnPoolConfig,
     open_append::{self, PgOpenAppend},
-    pool::ConnectionPools,
+    pool::{ConnectionPools, OnConnect},
     preflight,
     schema::Schema,
     setup_session::SetupSession,
@@ -158,7 +158,9 @@ impl PgEventStore {
         if config.notify {
             NotifyTask::new(&config, &connector, &schema, &append_notifier).spawn();
         }
-        let connections = ConnectionPools::new(&config, connector, &append_notifier);
+        let of_pools = Arc::clone(&append_notifier);
+        let on_connect: OnConnect = Arc::new(move || of_pools.signal.note_possible_restore());
+        let connections = ConnectionPools::new(&config, connector, &on_connect);
         let statements = Statements::new(schema, is_partitioned);
         let inner = Arc::new(StoreInner::new(config, connections, statements, append_notifier));
         Ok(Self { group_commit: GroupCommit::new(Arc::clone(&inner)), inner })

@@ -287,6 +287,30 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
+        "A store that lost events publishes nothing until somebody decides",
+        &[
+            (
+                "tests/tests/relay/main.rs",
+                &["a_database_restored_from_a_backup_publishes_nothing_until_somebody_says_from_where"],
+            ),
+            (
+                "eventbus/tests/runtime/relay_stopped.rs",
+                &[
+                    "a_store_that_goes_back_and_comes_further_while_the_relay_runs_stops_it",
+                    "what_was_read_before_the_store_went_back_is_not_published",
+                ],
+            ),
+            (
+                "eventstore-redis/tests/store",
+                &["a_failover_that_lost_published_events_stops_the_relay_however_far_others_have_come_since"],
+            ),
+            (
+                "eventstore-postgres/tests/store",
+                &["after_a_failover_that_lost_commits_each_event_is_of_its_own_stream"],
+            ),
+        ],
+    ),
+    (
         "A shutdown drains the deliveries in flight",
         &[
             ("tests/tests/signal.rs", &["sigterm_stops_after_the_delivery_in_hand"]),

@@ -56,7 +56,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus/src/runtime/app/relay_health.rs", 3, "the replies of store and bus to a health check"),
     ("eventbus/src/runtime/app/wait_idle.rs", 3, "the work of other tasks, in tests"),
     ("eventbus/src/runtime/app/tasks.rs", 2, "the reply of a store that may be gone"),
-    ("eventbus/src/runtime/projection/runner.rs", 1, "the reply of a store that may be gone"),
+    ("eventbus/src/runtime/projection/runner.rs", 2, "the reply of a store that may be gone"),
     ("eventbus/src/runtime/held_lease.rs", 2, "the replies of a store before and to the release of a lease"),
     ("eventbus/src/runtime/lease_renewer.rs", 2, "the replies of a store to renewing leases"),
     ("eventbus/src/support/spans.rs", 1, "the end of a span, whose start OpenTelemetry takes from the machine"),

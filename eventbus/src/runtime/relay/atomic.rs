@@ -73,7 +73,7 @@ pub(super) struct AtomicPublisher<'a> {
     /// Set before the first check of the store, and from each failure, lower head or possible restore to the next check:
     /// the store may be a restored copy, which lacks published events.
     may_be_other_copy: bool,
-    /// The number of [possible restores](crate::port::AppendSignal::note_possible_restore) at the last look.
+    /// The number of [possible restores](crate::port::AppendSignal::note_possible_restore) when it was compared last.
     possible_restores: u64,
 }
 
@@ -89,7 +89,7 @@ impl FeedPublisher for AtomicPublisher<'_> {
     async fn step(&mut self, head: Position) -> Result<PublishStep, BoxError> {
         self.may_be_other_copy |= head < self.head;
         self.head = head;
-        self.look_for_restore();
+        self.note_restores();
         let step = match self.publisher {
             Some(publisher) => self.publish_next(publisher).await,
             None => self.start().await,
@@ -142,7 +142,7 @@ impl<'a> AtomicPublisher<'a> {
             Some(range) => range,
             None => self.reader.read_next(position, self.head).await?,
         };
-        self.look_for_restore();
+        self.note_restores();
         if self.may_be_other_copy {
             // the range may be from the older copy: the next step checks the store, and reads again
             return Ok(PublishStep::Published);
@@ -161,7 +161,7 @@ impl<'a> AtomicPublisher<'a> {
         self.publish_range(publisher, range).await
     }
 
-    fn look_for_restore(&mut self) {
+    fn note_restores(&mut self) {
         let possible_restores = self.store.appended().possible_restores();
         self.may_be_other_copy |=
             std::mem::replace(&mut self.possible_restores, possible_restores) != possible_restores;
