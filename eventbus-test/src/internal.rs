@@ -12,14 +12,14 @@ pub use crate::actor::Actor;
 
 /// Connects to a Redis, to look at it or to change it.
 ///
-/// The connection has no timeout for answers: if many tests run at once, or this process was paused, a late answer is
-/// no failure. redis-rs by itself gives up after half a second.
+/// It has no time limit, neither for connecting nor for answers: if many tests run at once, or this process was paused,
+/// a late answer is no failure. redis-rs by itself gives up after a second, and after half a second.
 ///
 /// # Panics
 /// If no server answers there.
 pub async fn redis_connection(url: &str) -> ::redis::aio::MultiplexedConnection {
     let client = ::redis::Client::open(url).expect("a URL of Redis");
-    let patient = ::redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    let patient = ::redis::AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
     client.get_multiplexed_async_connection_with_config(&patient).await.expect("a Redis that answers")
 }
 
