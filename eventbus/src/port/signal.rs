@@ -85,13 +85,13 @@ impl AppendSignal {
     /// assert!(!watch.hears_all());
     /// ```
     pub fn set_hears_all(&self, hears_all: bool) {
-        self.forget_recent();
+        self.note_possible_restore();
         self.appended.send_replace(hears_all);
     }
 
     /// Notes that an older copy may have replaced the store: it is reached over a new connection, or lacks events that it
-    /// had acknowledged. Wakes all readers that watch. The relay then checks whether the store has the last published
-    /// events before it publishes others, and the store forgets what it remembers of its data.
+    /// had acknowledged. The relay then checks whether the store has the last published events before it publishes
+    /// others, and the store forgets what it remembers of its data. Wakes no reader.
     ///
     /// A store whose calls connect again by themselves calls it before the first answer over the new connection. After
     /// a failed call, or an answer with a lower head, the relay checks without it.
@@ -103,8 +103,9 @@ impl AppendSignal {
     /// store.appended().note_possible_restore();
     /// ```
     pub fn note_possible_restore(&self) {
-        self.forget_recent();
-        self.appended.send_modify(|_| {});
+        self.possible_restores.fetch_add(1, Ordering::AcqRel);
+        self.unknown.fetch_add(1, Ordering::AcqRel);
+        self.recent.clear();
     }
 
     /// Returns the number of moments so far at which an older copy may have replaced the store: a store compares it with
@@ -120,12 +121,6 @@ impl AppendSignal {
     #[must_use]
     pub fn possible_restores(&self) -> u64 {
         self.possible_restores.load(Ordering::Acquire)
-    }
-
-    fn forget_recent(&self) {
-        self.possible_restores.fetch_add(1, Ordering::AcqRel);
-        self.unknown.fetch_add(1, Ordering::AcqRel);
-        self.recent.clear();
     }
 
     /// Returns a watch for the signals from now on.
