@@ -24,6 +24,7 @@ use crate::domain::{name::Name, record::NewEvent};
 /// ```
 #[derive(Debug, Default)]
 pub struct ListedEventTypes {
+    /// Locked: concurrent appends read it, and each commit may add to it.
     types: RwLock<HashMap<Name, u32>>,
     /// The number of possible restores at the last [`forget_after`](Self::forget_after).
     possible_restores: AtomicU64,

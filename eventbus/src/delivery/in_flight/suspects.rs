@@ -44,6 +44,7 @@ use crate::{
 /// The lone run of a suspect: it ends when this is dropped, and after [`LONG_RUN_AFTER`] at the latest, as the handler may
 /// never end, and may block its thread.
 struct RunAlone {
+    /// Locked: the run and the task that releases it both drop it.
     guard: Arc<Mutex<Option<RunGuard>>>,
     _release: JoinSet<()>,
 }
