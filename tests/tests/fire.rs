@@ -28,7 +28,7 @@ fn judge(figures: &RunSummary) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_feed_neither_skips_nor_repeats_nor_reorders_and_wrong_readers_are_caught() {
-    let plan = race::Plan { events: 40_000, time: Duration::from_secs(5), seed: seed() };
+    let plan = race::Plan { events: 20_000, time: Duration::from_secs(5), seed: seed() };
     judge(&race::run(plan).await.unwrap());
 }
 
@@ -57,12 +57,12 @@ fn program() -> Program {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_die_anywhere_lose_and_repeat_nothing() {
-    judge(&kills::kill(&program(), Settings::Short, 24, 1, seed()).await.unwrap());
+    judge(&kills::kill(&program(), Settings::Short, 12, 1, seed()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_die_anywhere_keep_the_order_within_each_aggregate() {
-    judge(&kills::kill(&program(), Settings::Short, 12, 4, seed()).await.unwrap());
+    judge(&kills::kill(&program(), Settings::Short, 6, 4, seed()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,7 +103,7 @@ async fn faults_of_databases_cost_no_event_anything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_are_killed_while_events_wait_lose_nothing_and_repeat_nothing_that_was_finished() {
     judge(
-        &unfinished_deliveries::run(&program(), unfinished_deliveries::Kills::WhileEventsWait, 20, seed())
+        &unfinished_deliveries::run(&program(), unfinished_deliveries::Kills::WhileEventsWait, 10, seed())
             .await
             .unwrap(),
     );
@@ -139,7 +139,7 @@ on_each_store!(
 );
 
 mod model_test {
-    //! A thousand programs in all: most on the stores where they cost least.
+    //! Seven hundred programs in all: most on the stores where they cost least.
 
     use std::sync::Arc;
 
@@ -155,14 +155,14 @@ mod model_test {
 
     #[test]
     fn the_store_in_memory_is_the_model() {
-        check(&Runtime::new().unwrap(), InMemoryEventStore::new(), 500);
+        check(&Runtime::new().unwrap(), InMemoryEventStore::new(), 400);
     }
 
     #[test]
     fn sqlite_is_the_model() {
         let runtime = Runtime::new().unwrap();
         let store = runtime.block_on(SqliteEventStore::in_memory()).unwrap();
-        check(&runtime, store, 300);
+        check(&runtime, store, 200);
     }
 
     #[test]
@@ -170,14 +170,14 @@ mod model_test {
         let runtime = Runtime::new().unwrap();
         let database = runtime.block_on(Database::create()).unwrap();
         let store = runtime.block_on(database.store("model", 4)).unwrap();
-        check(&runtime, store.clone(), 200);
+        check(&runtime, store.clone(), 100);
         runtime.block_on(store.close());
         runtime.block_on(database.remove()).unwrap();
     }
 }
 
 async fn transfers_are_whole_and_reacted_to_once(store: StoreKind) {
-    let plan = reactions::Plan { store, transfers: 180, crashes: 12, over_redis: false, seed: seed() };
+    let plan = reactions::Plan { store, transfers: 90, crashes: 6, over_redis: false, seed: seed() };
     judge(&reactions::run(&program(), plan).await.unwrap());
 }
 
@@ -212,7 +212,7 @@ async fn servers_without_keys_are_caught() {
 }
 
 async fn decisions_keep_their_rules(store: StoreKind) {
-    let plan = decisions::Plan { store, decisions: 800, courses: 10, seed: seed() };
+    let plan = decisions::Plan { store, decisions: 400, courses: 10, seed: seed() };
     judge(&decisions::run(&program(), plan).await.unwrap());
 }
 

@@ -13,6 +13,12 @@ use crate::{
     set_up,
 };
 
+/// A lease that does not expire on a machine under load.
+pub(crate) const LONG_LEASE: Duration = Duration::from_secs(15);
+
+/// A lease that others need not wait for long: that of a process that dies or is paused.
+pub(crate) const SHORT_LEASE: Duration = Duration::from_millis(400);
+
 /// A kind of store whose transactions include tables.
 pub(crate) trait Kind: Send + Sync + Sized + 'static {
     const NAME: &'static str;
@@ -50,9 +56,9 @@ pub(crate) trait Kind: Send + Sync + Sized + 'static {
     }
 
     /// Starts an app with the projection.
-    fn app(&self, pace: Pace) -> impl Future<Output = App> + Send {
+    fn app(&self, pace: Pace, lease: Duration) -> impl Future<Output = App> + Send {
         let builder = App::builder().store(self.store()).state(pace).projection(Self::Rows::default());
-        let builder = builder.projection_lease(Duration::from_millis(400)).without_relay();
+        let builder = builder.projection_lease(lease).without_relay();
         async move { builder.start().await.unwrap() }
     }
 }

@@ -9,7 +9,7 @@ use eventbus::{
 };
 
 use crate::{
-    kinds::Kind,
+    kinds::{Kind, SHORT_LEASE},
     orders::{Pace, TABLES, expected, pay},
     play::{self, Part},
 };
@@ -43,7 +43,7 @@ pub(crate) async fn rows_and_checkpoint_survive_kills_together<K: Kind>() {
         positions.push(store.load_checkpoint(&ROLE).await.unwrap());
     }
     writer.await.unwrap();
-    let app = kind.app(Pace::FAST).await;
+    let app = kind.app(Pace::FAST, SHORT_LEASE).await;
     let last = pay(&*store, 20, 1).await;
     app.projected::<K::Rows>(last).await.map(drop).unwrap();
     assert_eq!(kind.dump().await, expected(&store).await, "after {kills} kills, at {positions:?}");
@@ -62,7 +62,7 @@ pub(crate) async fn a_paused_owner_writes_nothing_more<K: Kind>() {
         assert!(rounds < 20, "no process ever took over");
         // no second process requests the lease yet
         let before = owner(&*store).await;
-        let app = kind.app(Pace::FAST).await;
+        let app = kind.app(Pace::FAST, SHORT_LEASE).await;
         let mut last = pay(&*store, 5, 30).await;
         let is_at_rest = rounds % 2 == 0;
         if is_at_rest {
@@ -93,7 +93,7 @@ pub(crate) async fn a_missing_table_stops_the_projection_with_an_error_that_name
     let kind = K::open(&place).await;
     let store = kind.store();
     let last = pay(&*store, 1, 1).await;
-    let app = kind.app(Pace::FAST).await;
+    let app = kind.app(Pace::FAST, SHORT_LEASE).await;
     for (sql, missing) in TABLES.iter().zip(["order_rows", "order_lines"]) {
         let error = app.projected::<K::Rows>(last).await.map(drop).unwrap_err();
         assert!(matches!(&error, ProjectionError::NoTable { table, .. } if *table == missing), "{error:?}");

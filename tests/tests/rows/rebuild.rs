@@ -5,7 +5,7 @@ use std::time::Duration;
 use eventbus::{StreamId, projection::RebuildProgress};
 
 use crate::{
-    kinds::Kind,
+    kinds::{Kind, LONG_LEASE},
     orders::{Pace, expected, pay},
     play::{self, Part},
 };
@@ -32,7 +32,7 @@ pub(crate) async fn a_rebuild_under_live_traffic_equals_the_live_rows<K: Kind>()
     let (_place, kind) = K::fresh().await;
     let store = kind.store();
     pay(&*store, 50, 1_500).await;
-    let app = kind.app(Pace::FAST).await;
+    let app = kind.app(Pace::FAST, LONG_LEASE).await;
     reached(&app, &kind).await;
     damage(&kind).await;
     let writer = tokio::spawn({
@@ -66,7 +66,7 @@ pub(crate) async fn a_killed_rebuild_leaves_the_old_rows_and_is_resumed<K: Kind>
     let store = kind.store();
     pay(&*store, 50, 2_500).await;
     {
-        let app = kind.app(Pace::FAST).await;
+        let app = kind.app(Pace::FAST, LONG_LEASE).await;
         reached(&app, &kind).await;
         app.shutdown(Duration::from_secs(10)).await.unwrap();
     }
@@ -82,7 +82,7 @@ pub(crate) async fn a_killed_rebuild_leaves_the_old_rows_and_is_resumed<K: Kind>
         drop(process);
         assert_eq!(kind.dump().await, damaged, "the old rows still serve");
     }
-    let app = kind.app(Pace::FAST).await;
+    let app = kind.app(Pace::FAST, LONG_LEASE).await;
     pay(&*store, 50, 20).await;
     let (rebuilt, seen) = rebuild::<K>(&app).await;
     assert!(seen[0].events >= at, "{:?} after {at}", seen[0]);
@@ -95,7 +95,7 @@ pub(crate) async fn rows_are_replaced_all_or_none<K: Kind>() {
     let (place, kind) = K::fresh().await;
     let store = kind.store();
     pay(&*store, 400, 1_000).await;
-    let app = kind.app(Pace::FAST).await;
+    let app = kind.app(Pace::FAST, LONG_LEASE).await;
     reached(&app, &kind).await;
     app.shutdown(Duration::from_secs(10)).await.unwrap();
     let right = kind.dump().await;
@@ -118,7 +118,7 @@ pub(crate) async fn rows_are_replaced_all_or_none<K: Kind>() {
         replaced += usize::from(was_replaced);
     }
     println!("replaced {replaced} times of 9");
-    let app = kind.app(Pace::FAST).await;
+    let app = kind.app(Pace::FAST, LONG_LEASE).await;
     rebuild::<K>(&app).await;
     assert_eq!(kind.dump().await, right);
 }
@@ -127,7 +127,7 @@ pub(crate) async fn the_rows_of_one_aggregate_are_made_anew<K: Kind>() {
     let (_place, kind) = K::fresh().await;
     let store = kind.store();
     pay(&*store, 5, 300).await;
-    let app = kind.app(Pace::FAST).await;
+    let app = kind.app(Pace::FAST, LONG_LEASE).await;
     reached(&app, &kind).await;
     let right = kind.dump().await;
     damage(&kind).await;
