@@ -33,6 +33,9 @@ const AUTOCHECKPOINT_PAGES: i64 = 4_000;
 /// transaction or a long query made longer.
 const LOG_BYTES_MAX: i64 = 64 << 20;
 
+/// Pause between two attempts while a different connection writes.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+
 /// Flags for reading and writing; a URI names a database in memory, a plain absolute path a file.
 pub(crate) const READ_WRITE: OpenFlags =
     OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX).union(OpenFlags::SQLITE_OPEN_URI);
@@ -75,6 +78,7 @@ fn prepare_journal(
     if location.is_memory() {
         return Ok(());
     }
+    // SQLite does not wait by itself for processes that make a write-ahead log, too
     let mode: String = retry_while_busy(config.busy_timeout, || {
         connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))
     })
@@ -90,14 +94,30 @@ fn prepare_journal(
     connection.pragma_update(None, "synchronous", synchronous).map_err(fault)
 }
 
-/// Repeats an attempt while it is busy: SQLite does not wait by itself for processes that make a write-ahead log too.
+/// Begins a transaction that writes; waits for at most `timeout` while a different connection writes.
+///
+/// SQLite's own wait pauses for up to 100 ms between two attempts. Between two transactions of a process that writes all
+/// the time there is far less than that, and a second process would hardly ever get its turn.
+///
+/// # Errors
+/// If SQLite refuses, as after `timeout`.
+pub(crate) fn begin_immediate(connection: &Connection, timeout: Duration) -> rusqlite::Result<()> {
+    let begin = || execute(connection, "BEGIN IMMEDIATE", []).map(drop);
+    if timeout.is_zero() {
+        return begin();
+    }
+    connection.busy_timeout(Duration::ZERO)?;
+    let begun = retry_while_busy(timeout, begin);
+    connection.busy_timeout(timeout)?;
+    begun
+}
+
+/// Repeats an attempt while it is busy.
 fn retry_while_busy<T>(timeout: Duration, attempt: impl Fn() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     let started = Instant::now();
     loop {
         match attempt() {
-            Err(error) if is_busy(&error) && started.elapsed() < timeout => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            Err(error) if is_busy(&error) && started.elapsed() < timeout => std::thread::sleep(BUSY_PAUSE),
             result => return result,
         }
     }
@@ -147,9 +167,9 @@ impl GuardedConnection {
         Ok(Self { connection, state })
     }
 
-    /// Begins a transaction that only [`commit`](Self::commit) can commit.
-    pub(crate) fn begin(&self) -> rusqlite::Result<()> {
-        execute(&self.connection, "BEGIN IMMEDIATE", [])?;
+    /// Begins a transaction that only [`commit`](Self::commit) can commit; waits as [`begin_immediate`] does.
+    pub(crate) fn begin(&self, timeout: Duration) -> rusqlite::Result<()> {
+        begin_immediate(&self.connection, timeout)?;
         self.state.is_rolled_back.store(false, Relaxed);
         self.state.is_commit_blocked.store(true, Relaxed);
         Ok(())

@@ -117,7 +117,7 @@ impl ShadowDatabases {
         };
         let (databases, shadow) = (Arc::clone(self), shadow.clone());
         let shadow_connection = ShadowConnection { connection: Some(connection), databases, shadow, file };
-        shadow_connection.connection().begin()?;
+        shadow_connection.connection().begin(self.busy_timeout)?;
         Ok(shadow_connection)
     }
 

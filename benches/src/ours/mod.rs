@@ -8,6 +8,7 @@ mod projecting;
 mod projections;
 mod reacting;
 mod rebuilds;
+mod traces;
 
 pub use self::{
     bus::{Bus, config as bus_config},
@@ -17,4 +18,5 @@ pub use self::{
     projections::{Kind, add as add_projections},
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds, TotalBatches, TotalRows},
+    traces::export_traces,
 };

@@ -32,7 +32,7 @@ pub(crate) fn changing() -> DashboardConfig {
     }
 }
 
-async fn mount(app: &App, config: DashboardConfig) -> Site {
+pub(crate) async fn mount(app: &App, config: DashboardConfig) -> Site {
     let router = Router::new().route("/", get(async || "the shop")).nest("/a/operate", dashboard_with(app, config));
     Site::new(&format!("http://{}/a/operate", serve(router).await))
 }

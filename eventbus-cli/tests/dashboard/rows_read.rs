@@ -3,14 +3,15 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use eventbus::{
-    ExpectedVersion, Name, Position, StreamId,
+    App, ExpectedVersion, Name, Position, StreamId,
     port::{AppendEvents as _, Checkpoints as _},
 };
+use eventbus_cli::dashboard::DashboardConfig;
 use eventstore_postgres::PgEventStore;
 use futures_util::future::try_join_all;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
-use crate::{filling::add_dead_letters, http::between, served::Served, shop::placed};
+use crate::{filling::add_dead_letters, http::between, mounted::mount, served::Served, shop::placed};
 
 /// More than a page reads.
 const MANY: usize = 1_500;
@@ -90,5 +91,29 @@ async fn no_page_scans_a_table_or_reads_more_than_a_thousand_rows() {
             assert!(!counts_only || found < 100, "{path} reads {found} events");
             assert!(found <= ROWS_MAX, "{path} reads {found} entries of indexes of {table}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_with_the_states_of_a_stream_reads_its_events_once() {
+    let database = eventbus_test::postgres();
+    let store = PgEventStore::connect(database.url()).await.unwrap();
+    let long = StreamId::parse("Order", "long").unwrap();
+    store.append(&long, ExpectedVersion::Any, (0..900).map(placed).collect()).await.unwrap();
+    store.append(&long, ExpectedVersion::Any, (0..900).map(placed).collect()).await.unwrap();
+    store.close().await;
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    for (upto, has_states) in [("900", true), ("1800", false)] {
+        let before = rows_read(&mut connection).await;
+        let store = PgEventStore::connect(database.url()).await.unwrap();
+        let app = App::builder().store(store.clone()).start().await.unwrap();
+        let site = mount(&app, DashboardConfig::default()).await;
+        let page = site.get(&format!("/stream?type=Order&id=long&upto={upto}")).await.ok();
+        assert_eq!(page.contains("Changed in the state"), has_states, "{page}");
+        app.shutdown(Duration::from_secs(60)).await.unwrap();
+        store.close().await;
+        let found = |read: &BTreeMap<String, (i64, i64)>| read["events"].1;
+        let read = found(&rows_read(&mut connection).await) - found(&before);
+        assert!((50..=ROWS_MAX).contains(&read), "up to {upto}: {read} entries of indexes");
     }
 }

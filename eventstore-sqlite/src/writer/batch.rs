@@ -12,7 +12,12 @@ use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
 
 use super::queue::Job;
-use crate::{connection::roll_back, error::is_busy, files::OpenFiles, query::execute};
+use crate::{
+    connection::{begin_immediate, roll_back},
+    error::is_busy,
+    files::OpenFiles,
+    query::execute,
+};
 
 /// Jobs that share a transaction.
 ///
@@ -52,14 +57,15 @@ impl Batch {
         self.0.into_iter()
     }
 
-    /// Runs all jobs in one transaction, and sends their results once it has committed.
-    pub(crate) fn run(mut self, connection: &Connection, files: &OpenFiles) -> BatchReport {
+    /// Runs all jobs in one transaction, and sends their results once it has committed. Waits for at most `busy_timeout`
+    /// while a different connection writes.
+    pub(crate) fn run(mut self, connection: &Connection, files: &OpenFiles, busy_timeout: Duration) -> BatchReport {
         roll_back(connection); // a panic may have left a transaction open
         if let Err(lost) = files.check_if_lost() {
             self.fail_with(AppendError::Unavailable, lost);
             return BatchReport::default();
         }
-        if let Err(error) = execute(connection, "BEGIN IMMEDIATE", []) {
+        if let Err(error) = begin_immediate(connection, busy_timeout) {
             if is_busy(&error) {
                 return BatchReport { not_begun: Some((self, error)), ..BatchReport::default() };
             }
@@ -70,7 +76,7 @@ impl Batch {
             Ok(()) => self.commit(connection, files),
             Err(error) => {
                 roll_back(connection);
-                self.run_one_by_one(connection, files, error)
+                self.run_one_by_one(connection, files, busy_timeout, error)
             }
         }
     }
@@ -96,7 +102,13 @@ impl Batch {
     }
 
     /// Runs each job in a transaction of its own, after one spoiled the shared transaction, as a full disk does.
-    fn run_one_by_one(self, connection: &Connection, files: &OpenFiles, error: rusqlite::Error) -> BatchReport {
+    fn run_one_by_one(
+        self,
+        connection: &Connection,
+        files: &OpenFiles,
+        busy_timeout: Duration,
+        error: rusqlite::Error,
+    ) -> BatchReport {
         if self.0.len() == 1 {
             self.fail(error);
             return BatchReport::default();
@@ -104,7 +116,7 @@ impl Batch {
         let mut all = BatchReport { is_split: true, ..BatchReport::default() };
         let mut jobs = self.0.into_iter();
         while let Some(job) = jobs.next() {
-            let report = Self(vec![job]).run(connection, files);
+            let report = Self(vec![job]).run(connection, files, busy_timeout);
             all.appended += report.appended;
             all.commit_time = report.commit_time.or(all.commit_time);
             if let Some((mut batch, error)) = report.not_begun {
@@ -186,7 +198,11 @@ mod tests {
         let (huge, mut huge_waits) = append("b", ExpectedVersion::NoStream, 1_000_000);
         let (two, mut two_waits) = append("c", ExpectedVersion::NoStream, 10);
         let (saved, mut saved_waits) = checkpoint();
-        let report = Batch::from_jobs(vec![one, huge, two, saved]).unwrap().run(&connection, &OpenFiles::default());
+        let report = Batch::from_jobs(vec![one, huge, two, saved]).unwrap().run(
+            &connection,
+            &OpenFiles::default(),
+            Duration::ZERO,
+        );
         assert!(report.appended > 0 && report.not_begun.is_none());
         assert!(one_waits.try_recv().unwrap().is_ok());
         let error = huge_waits.try_recv().unwrap().unwrap_err();
@@ -208,7 +224,8 @@ mod tests {
         let (one, mut one_waits) = append("a", ExpectedVersion::NoStream, 10);
         let (two, mut two_waits) = append("a", ExpectedVersion::NoStream, 10);
         let (saved, mut saved_waits) = checkpoint();
-        let report = Batch::from_jobs(vec![one, two, saved]).unwrap().run(&connection, &OpenFiles::default());
+        let report =
+            Batch::from_jobs(vec![one, two, saved]).unwrap().run(&connection, &OpenFiles::default(), Duration::ZERO);
         assert_eq!(report.appended, 0);
         for waits in [&mut one_waits, &mut two_waits] {
             let error = waits.try_recv().unwrap().unwrap_err();
@@ -218,7 +235,7 @@ mod tests {
 
         connection.execute_batch("DROP TRIGGER broken").unwrap();
         let (three, mut three_waits) = append("b", ExpectedVersion::NoStream, 10);
-        Batch::from_jobs(vec![three]).unwrap().run(&connection, &OpenFiles::default());
+        Batch::from_jobs(vec![three]).unwrap().run(&connection, &OpenFiles::default(), Duration::ZERO);
         assert!(three_waits.try_recv().unwrap().is_ok());
         assert_eq!(stored(&connection), "b1 b2");
     }
@@ -229,7 +246,7 @@ mod tests {
         let left = "BEGIN IMMEDIATE; INSERT INTO eventbus_checkpoints VALUES ('left', 1, 0)";
         connection.execute_batch(left).unwrap();
         let (job, mut waits) = append("a", ExpectedVersion::NoStream, 10);
-        Batch::from_jobs(vec![job]).unwrap().run(&connection, &OpenFiles::default());
+        Batch::from_jobs(vec![job]).unwrap().run(&connection, &OpenFiles::default(), Duration::ZERO);
         assert!(waits.try_recv().unwrap().is_ok());
         let sql = "SELECT count(*) FROM eventbus_checkpoints";
         let left: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();

@@ -67,16 +67,20 @@ impl WritePermit {
         self.context
     }
 
+    /// Returns the time for which a statement may wait for other processes in this context.
+    pub(crate) const fn busy_timeout(&self) -> Duration {
+        match self.context {
+            ExecutionContext::Task => Duration::ZERO,
+            ExecutionContext::Thread => self.busy_timeout,
+        }
+    }
+
     /// Sets the context: on a thread SQLite may sleep until other processes have written; in a task it gives up at
     /// once.
     pub(crate) fn set_context(&mut self, context: ExecutionContext) {
         self.context = context;
-        let timeout = match context {
-            ExecutionContext::Task => Duration::ZERO,
-            ExecutionContext::Thread => self.busy_timeout,
-        };
         // it cannot fail; if it did, a busy database would be reported sooner or later than it should
-        let _ = self.connection().busy_timeout(timeout);
+        let _ = self.connection().busy_timeout(self.busy_timeout());
     }
 
     /// Attaches a database read-only until the permit ends, and returns the name of its schema.

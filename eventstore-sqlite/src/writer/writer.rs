@@ -56,8 +56,9 @@ const INLINE_TIME_MAX: Duration = Duration::from_millis(1);
 /// Maximum number of events that a caller's task inserts by itself.
 pub(crate) const INLINE_EVENTS_MAX: usize = 128;
 /// Longest time of draining without a pause in which other processes can write: SQLite's lock is not fair.
-const BURST_TIME_MAX: Duration = Duration::from_millis(50);
-const BURST_PAUSE: Duration = Duration::from_millis(1);
+const BURST_TIME_MAX: Duration = Duration::from_millis(100);
+/// Twice the pause of [`begin_immediate`](crate::connection::begin_immediate), so that a waiting process tries in it.
+const BURST_PAUSE: Duration = Duration::from_millis(2);
 
 /// The write connection, and the queue of work for it.
 ///
@@ -303,7 +304,7 @@ impl Writer {
     pub(crate) async fn begin_transaction(self: &Arc<Self>) -> Result<WritePermit, BoxError> {
         let mut permit = self.acquire_write_permit().await?;
         self.files.check_if_lost()?;
-        match permit.connection().begin() {
+        match permit.connection().begin(Duration::ZERO) {
             Ok(()) => return Ok(permit),
             Err(error) if !is_busy(&error) => return Err(error.into()),
             Err(_) => {}
@@ -311,7 +312,7 @@ impl Writer {
         let writer = Arc::clone(self);
         let begin = blocking(move || {
             permit.set_context(ExecutionContext::Thread);
-            let begun = permit.connection().begin();
+            let begun = permit.connection().begin(permit.busy_timeout());
             permit.set_context(ExecutionContext::Task);
             // not the permit itself: the caller may never be polled again, and then the watchdog takes it back
             begun.map(|()| writer.new_handoff(permit))
@@ -371,7 +372,7 @@ impl Writer {
             permit.set_context(context);
             let mut burst = Instant::now();
             while context == ExecutionContext::Thread || started.elapsed() < INLINE_TIME_MAX {
-                let goes_on = self.run_next(permit.connection(), context);
+                let goes_on = self.run_next(&permit);
                 permit = match self.pass_to_waiter(permit) {
                     Some(write_permit) => write_permit,
                     None => return true,
@@ -422,14 +423,15 @@ impl Writer {
 
     /// Runs the connection tasks and the next batch of jobs. Returns `false` if there are none, or the batch has to
     /// wait.
-    fn run_next(&self, connection: &Connection, context: ExecutionContext) -> bool {
+    fn run_next(&self, permit: &WritePermit) -> bool {
+        let (connection, context) = (permit.connection(), permit.context());
         let (tasks, jobs) = self.queue.lock().take_batch(context);
         let idle = tasks.is_empty() && jobs.is_empty();
         for task in tasks {
             task(connection);
         }
         if let Some(batch) = Batch::from_jobs(jobs) {
-            let report = batch.run(connection, &self.files);
+            let report = batch.run(connection, &self.files, permit.busy_timeout());
             let is_shared = report.appended > 1;
             self.last_batch_was_shared.store(is_shared, Ordering::Relaxed);
             match report.is_split {

@@ -20,6 +20,7 @@ use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig};
 const FILE: &str = "EVENTSTORE_SQLITE_TEST_FILE";
 const STREAM: &str = "EVENTSTORE_SQLITE_TEST_STREAM";
 const APPENDS: &str = "EVENTSTORE_SQLITE_TEST_APPENDS";
+const APPENDS_AMONG_OTHERS: u64 = 40;
 const OWNED: &str = "EVENTSTORE_SQLITE_TEST_OWNED";
 
 /// Starts a process of writers on one stream; it prints the id of each event whose append was acknowledged.
@@ -118,6 +119,22 @@ async fn three_processes_share_a_file_without_losing_or_refusing_anything() {
     assert_eq!(stored, seen);
     let versions: Vec<_> = read(&store, &stream).await.iter().map(|e| e.version().get()).collect();
     assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_writes_all_the_time_lets_others_write() {
+    let (path, stream) = (fresh_path(), fresh_stream());
+    let writer = start_writer(&path, &stream, usize::MAX);
+    writer.until(&["ack "]);
+    let store = open(path).await;
+    let before = store.head().await.unwrap().get();
+    for _ in 0..APPENDS_AMONG_OTHERS {
+        store.append(&fresh_stream(), ExpectedVersion::NoStream, events(1)).await.unwrap();
+    }
+    let by_others = store.head().await.unwrap().get() - before - APPENDS_AMONG_OTHERS;
+    writer.kill();
+    println!("{by_others} events of others");
+    assert!(by_others < APPENDS_AMONG_OTHERS * 300, "{by_others} events of others");
 }
 
 /// The role of a process that owns a lease again and again, and prints each epoch; returns at once in an ordinary run.

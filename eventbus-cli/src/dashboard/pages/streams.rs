@@ -2,12 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use eventbus::{
-    Name, RecordedEvent, StreamId, Uuid, Version,
-    port::{Direction, listings::StreamFilter},
-    store::EventStore,
-};
-use futures_util::TryStreamExt as _;
+use eventbus::{Name, RecordedEvent, StreamId, Uuid, Version, port::listings::StreamFilter};
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -17,10 +12,7 @@ use crate::{
         visit::Visit,
     },
     error::CommandError,
-    query::{
-        Change, Difference, FieldChoice, Payload, PayloadComparison, StateComparison, list_stream_page,
-        read_newest_events,
-    },
+    query::{Change, Difference, Payload, PayloadComparison, StateComparison, list_stream_page, read_newest_events},
 };
 
 /// Streams of one page.
@@ -28,7 +20,7 @@ const STREAMS: usize = 50;
 /// Events of one page.
 const EVENTS: usize = 50;
 /// The most events of which a page makes a state.
-const STATE_EVENTS_MAX: u64 = 900;
+const STATE_EVENTS_MAX: usize = 900;
 
 /// Which streams a page lists.
 #[derive(Debug, Default, Deserialize)]
@@ -125,19 +117,21 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     let stream = StreamId::parse(&choice.r#type, &choice.id).map_err(|error| CommandError::Usage(error.to_string()))?;
     let stream = stream.with_tenant_id(tenant);
     let newest = choice.upto.map_or(Version::MAX, Version::new).min(Version::MAX);
-    // one more, with which the oldest one is compared
-    let mut events = read_newest_events(store, &stream, newest, EVENTS + 1).await?;
-    events.reverse();
     let fields = visit.inner().fields();
+    let state = StateComparison::begin(&stream, fields);
+    // one more than is shown, with which the oldest one is compared; for the states all, if they are few
+    let read = if state.is_some() { STATE_EVENTS_MAX } else { EVENTS + 1 };
+    let mut events = read_newest_events(store, &stream, newest, read).await?;
+    events.reverse();
+    let states = state.map(|state| StateChanges::of(state, &events)).unwrap_or_default();
+    let shown = &events[events.len().saturating_sub(EVENTS + 1)..];
     let mut comparison = PayloadComparison::default();
     let mut compare = |event| {
         let payload = Payload::new(event, fields);
         (event, payload.is_cut, comparison.compare(event.event_type().as_str(), &payload))
     };
-    let mut compared: Vec<_> = events.iter().map(&mut compare).collect();
+    let mut compared: Vec<_> = shown.iter().map(&mut compare).collect();
     let older = (compared.len() > EVENTS).then(|| compared.remove(0)).map(|(event, ..)| event.version().to_string());
-    let newest = compared.last().map_or(Version::NONE, |(event, ..)| event.version());
-    let states = StateChanges::load(store, &stream, newest, fields).await?;
     Ok(html! {
         @if let Some(tenant) = tenant { p { "Tenant " code { (tenant) } } }
         @if compared.is_empty() {
@@ -167,25 +161,15 @@ struct StateChanges {
 }
 
 impl StateChanges {
-    /// Applies the events of a stream up to `newest`; none if this program does not have the type of the aggregate.
-    async fn load(
-        store: &dyn EventStore,
-        stream: &StreamId,
-        newest: Version,
-        choice: &FieldChoice,
-    ) -> Result<Self, CommandError> {
-        let Some(mut state) = StateComparison::begin(stream, choice) else { return Ok(Self::default()) };
-        if newest.get() > STATE_EVENTS_MAX {
+    /// Applies the events of a stream, the oldest first; none if the first one is not among them.
+    fn of(mut state: StateComparison<'_>, events: &[RecordedEvent]) -> Self {
+        if events.first().is_some_and(|event| event.version() != Version::FIRST) {
             let unknown =
                 format!("What an event changed in the state is shown for the first {STATE_EVENTS_MAX} events.");
-            return Ok(Self { of_version: BTreeMap::new(), unknown: Some(unknown) });
+            return Self { of_version: BTreeMap::new(), unknown: Some(unknown) };
         }
-        let mut events = store.read_stream(stream, Version::FIRST, Direction::Forward);
-        let mut of_version = BTreeMap::new();
-        while let Some(event) = events.try_next().await?.filter(|event| event.version() <= newest) {
-            of_version.insert(event.version(), state.advance(&event));
-        }
-        Ok(Self { of_version, unknown: state.fault().map(str::to_owned) })
+        let of_version = events.iter().map(|event| (event.version(), state.advance(event))).collect();
+        Self { of_version, unknown: state.fault().map(str::to_owned) }
     }
 }
 
