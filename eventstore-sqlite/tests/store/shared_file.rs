@@ -12,7 +12,7 @@ use std::{
 use crate::common::{events, feed, fresh_path, fresh_stream, open, read};
 use eventbus::{
     ExpectedVersion, Name, NewEvent, RecordedEvent, StreamId,
-    port::{AppendError, AppendEvents as _, Leases as _},
+    port::{AppendError, AppendEvents as _, Leases as _, ReadFeed as _},
 };
 use eventbus_test::internal::Actor;
 use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig};
@@ -121,20 +121,21 @@ async fn three_processes_share_a_file_without_losing_or_refusing_anything() {
     assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
 }
 
+/// With SQLite's own pauses, a process that waits may miss the other one's for seconds: once in two or three rounds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_writes_all_the_time_lets_others_write() {
-    let (path, stream) = (fresh_path(), fresh_stream());
-    let writer = start_writer(&path, &stream, usize::MAX);
-    writer.until(&["ack "]);
-    let store = open(path).await;
-    let before = store.head().await.unwrap().get();
-    for _ in 0..APPENDS_AMONG_OTHERS {
-        store.append(&fresh_stream(), ExpectedVersion::NoStream, events(1)).await.unwrap();
+    for _ in 0..4 {
+        let (path, stream) = (fresh_path(), fresh_stream());
+        let writer = start_writer(&path, &stream, usize::MAX);
+        writer.until(&["ack "]);
+        let store = open(path).await;
+        let before = store.head().await.unwrap().get();
+        for _ in 0..APPENDS_AMONG_OTHERS {
+            store.append(&fresh_stream(), ExpectedVersion::NoStream, events(1)).await.unwrap();
+        }
+        let by_others = store.head().await.unwrap().get() - before - APPENDS_AMONG_OTHERS;
+        assert!(by_others < APPENDS_AMONG_OTHERS * 100, "{by_others} events of others");
     }
-    let by_others = store.head().await.unwrap().get() - before - APPENDS_AMONG_OTHERS;
-    writer.kill();
-    println!("{by_others} events of others");
-    assert!(by_others < APPENDS_AMONG_OTHERS * 300, "{by_others} events of others");
 }
 
 /// The role of a process that owns a lease again and again, and prints each epoch; returns at once in an ordinary run.
