@@ -76,7 +76,7 @@ const REAL: &[(&str, usize, &str)] = &[
         "the replies of PostgreSQL, which ends transactions by its own clock",
     ),
     ("eventstore-sqlite/src/writer/batch.rs", 2, "how long the disk takes"),
-    ("eventstore-sqlite/src/connection.rs", 3, "locks of other processes"),
+    ("eventstore-sqlite/src/connection.rs", 2, "locks of other processes"),
     ("eventstore-sqlite/src/shadow_databases.rs", 1, "a name that no other process has"),
     ("eventstore-sqlite/src/writer/transaction.rs", 3, "a lock that other threads wait for"),
     ("eventstore-sqlite/src/writer/permit.rs", 2, "a lock that other threads wait for"),
