@@ -78,7 +78,7 @@ fn prepare_journal(
     if location.is_memory() {
         return Ok(());
     }
-    // SQLite does not wait by itself for processes that make a write-ahead log, too
+    // SQLite does not wait for a process that makes a write-ahead log at the same time
     let mode: String = retry_while_busy(config.busy_timeout, || {
         connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))
     })

@@ -1,4 +1,4 @@
-//! The export of traces, with the feature `traces`: a build with it beside one without shows what they cost.
+//! The export of traces, with the feature `traces`: a build with it beside one with `metrics` alone shows what they cost.
 
 /// Exports each span of this process, as an application does that samples none away, to an exporter that drops them.
 #[cfg(feature = "traces")]

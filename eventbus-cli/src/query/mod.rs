@@ -31,7 +31,7 @@ pub use self::{
     relays::{RelayRow, list_relays},
     skips::{ReaderSkips, SkippedRow, list_other_skips},
     status::{StatusView, load_status},
-    streams::{StreamPage, StreamRow, list_stream_page, list_streams, read_newest_events},
+    streams::{StreamPage, StreamRow, list_stream_page, list_streams},
 };
 pub(crate) use self::{
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},

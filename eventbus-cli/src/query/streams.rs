@@ -99,23 +99,3 @@ pub async fn list_stream_page(
     let streams = page.items.into_iter().map(StreamRow::from).collect();
     Ok(StreamPage { streams, next: page.next.map(|next| next.to_string()) })
 }
-
-/// Reads up to `limit` events of a stream, the newest first, from a version on.
-///
-/// # Errors
-/// [`CommandError`] if the store cannot be reached, or an event cannot be read.
-pub async fn read_newest_events(
-    store: &dyn EventStore,
-    stream: &StreamId,
-    from: Version,
-    limit: usize,
-) -> Result<Vec<RecordedEvent>, CommandError> {
-    let mut read = store.read_stream(stream, from, Direction::Backward);
-    let mut events = Vec::new();
-    while events.len() < limit
-        && let Some(event) = read.try_next().await?
-    {
-        events.push(event);
-    }
-    Ok(events)
-}

@@ -114,6 +114,7 @@ async fn a_page_with_the_states_of_a_stream_reads_its_events_once() {
         store.close().await;
         let found = |read: &BTreeMap<String, (i64, i64)>| read["events"].1;
         let read = found(&rows_read(&mut connection).await) - found(&before);
-        assert!((50..=ROWS_MAX).contains(&read), "up to {upto}: {read} entries of indexes");
+        // those of one page of the store, and what the application at rest reads meanwhile
+        assert!((50..=1_200).contains(&read), "up to {upto}: {read} entries of indexes");
     }
 }

@@ -121,10 +121,12 @@ async fn three_processes_share_a_file_without_losing_or_refusing_anything() {
     assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
 }
 
-/// With SQLite's own pauses, a process that waits may miss the other one's for seconds: once in two or three rounds.
+/// With SQLite's own pauses, a process that waits may miss those of the other one for seconds: in every second or third
+/// round, while the other one stores tens of thousands of events.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_writes_all_the_time_lets_others_write() {
-    for _ in 0..4 {
+    let mut by_others = 0;
+    for _ in 0..6 {
         let (path, stream) = (fresh_path(), fresh_stream());
         let writer = start_writer(&path, &stream, usize::MAX);
         writer.until(&["ack "]);
@@ -133,9 +135,9 @@ async fn a_process_that_writes_all_the_time_lets_others_write() {
         for _ in 0..APPENDS_AMONG_OTHERS {
             store.append(&fresh_stream(), ExpectedVersion::NoStream, events(1)).await.unwrap();
         }
-        let by_others = store.head().await.unwrap().get() - before - APPENDS_AMONG_OTHERS;
-        assert!(by_others < APPENDS_AMONG_OTHERS * 100, "{by_others} events of others");
+        by_others += store.head().await.unwrap().get() - before - APPENDS_AMONG_OTHERS;
     }
+    assert!(by_others < 6 * APPENDS_AMONG_OTHERS * 50, "{by_others} events of others");
 }
 
 /// The role of a process that owns a lease again and again, and prints each epoch; returns at once in an ordinary run.

@@ -172,14 +172,7 @@ fn said(dead_letters: &[DeadLetter]) -> Vec<String> {
 }
 
 async fn sqlite() -> Arc<dyn EventStore> {
-    let folder = tempfile();
-    Arc::new(SqliteEventStore::open(folder.join("events.db")).await.unwrap())
-}
-
-fn tempfile() -> std::path::PathBuf {
-    let folder = std::env::temp_dir().join(eventbus_test::unique_name("dead-letter-copies"));
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
+    Arc::new(SqliteEventStore::in_memory().await.unwrap())
 }
 
 async fn postgres_at(database_url: &str) -> Arc<dyn EventStore> {

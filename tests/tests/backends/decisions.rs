@@ -6,6 +6,7 @@ use std::{
 };
 
 use eventbus::{InMemoryEventStore, Never, UpdateError, port::EventStore, prelude::*};
+use eventstore_sqlite::SqliteEventStore;
 use futures_util::future::join_all;
 use workspace_tests::stores;
 
@@ -55,7 +56,7 @@ impl Opened {
     }
 
     async fn sqlite() -> Self {
-        Self(Arc::new(stores::sqlite(&stores::folder("decisions")).await))
+        Self(Arc::new(SqliteEventStore::in_memory().await.unwrap()))
     }
 
     /// Starts two apps, whose decisions do not line up for each other, as those of two processes.

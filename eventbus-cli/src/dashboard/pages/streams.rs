@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use eventbus::{Name, RecordedEvent, StreamId, Uuid, Version, port::listings::StreamFilter};
+use eventbus::{
+    Name, RecordedEvent, StreamId, Uuid, Version,
+    port::{Direction, listings::StreamFilter},
+    store::EventStore,
+};
+use futures_util::TryStreamExt as _;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -12,15 +17,15 @@ use crate::{
         visit::Visit,
     },
     error::CommandError,
-    query::{Change, Difference, Payload, PayloadComparison, StateComparison, list_stream_page, read_newest_events},
+    query::{Change, Difference, Payload, PayloadComparison, StateComparison, list_stream_page},
 };
 
 /// Streams of one page.
 const STREAMS: usize = 50;
 /// Events of one page.
 const EVENTS: usize = 50;
-/// The most events of which a page makes a state.
-const STATE_EVENTS_MAX: usize = 900;
+/// The newest version of which a page makes a state.
+const STATE_VERSION_MAX: Version = Version::new(900);
 
 /// Which streams a page lists.
 #[derive(Debug, Default, Deserialize)]
@@ -119,9 +124,7 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     let newest = choice.upto.map_or(Version::MAX, Version::new).min(Version::MAX);
     let fields = visit.inner().fields();
     let state = StateComparison::begin(&stream, fields);
-    // one more than is shown, with which the oldest one is compared; for the states all, if they are few
-    let read = if state.is_some() { STATE_EVENTS_MAX } else { EVENTS + 1 };
-    let mut events = read_newest_events(store, &stream, newest, read).await?;
+    let mut events = read_events(store, &stream, newest, state.is_some()).await?;
     events.reverse();
     let states = state.map(|state| StateChanges::of(state, &events)).unwrap_or_default();
     let shown = &events[events.len().saturating_sub(EVENTS + 1)..];
@@ -151,6 +154,26 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     })
 }
 
+/// Reads the events of a page, the newest first, and one more, with which the oldest one is compared; all down to the first
+/// event if the page shows states and can make them.
+async fn read_events(
+    store: &dyn EventStore,
+    stream: &StreamId,
+    newest: Version,
+    shows_states: bool,
+) -> Result<Vec<RecordedEvent>, CommandError> {
+    let mut read = store.read_stream(stream, newest, Direction::Backward);
+    let mut events: Vec<RecordedEvent> = Vec::new();
+    while let Some(event) = read.try_next().await? {
+        events.push(event);
+        let reads_all = shows_states && events[0].version() <= STATE_VERSION_MAX;
+        if events.len() > EVENTS && !reads_all {
+            break;
+        }
+    }
+    Ok(events)
+}
+
 /// What events changed in the state of their aggregate.
 #[derive(Default)]
 struct StateChanges {
@@ -165,7 +188,7 @@ impl StateChanges {
     fn of(mut state: StateComparison<'_>, events: &[RecordedEvent]) -> Self {
         if events.first().is_some_and(|event| event.version() != Version::FIRST) {
             let unknown =
-                format!("What an event changed in the state is shown for the first {STATE_EVENTS_MAX} events.");
+                format!("What an event changed in the state is shown for the first {STATE_VERSION_MAX} events.");
             return Self { of_version: BTreeMap::new(), unknown: Some(unknown) };
         }
         let of_version = events.iter().map(|event| (event.version(), state.advance(event))).collect();
