@@ -1,15 +1,10 @@
 //! The streams of a store.
 
 use eventbus::{
-    RecordedEvent, StreamId, Version,
-    port::{
-        Direction,
-        listings::{ListCursor, StoredStream, StreamFilter},
-    },
+    port::listings::{ListCursor, StoredStream, StreamFilter},
     store::EventStore,
     support::StreamKey,
 };
-use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
