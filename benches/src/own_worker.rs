@@ -6,7 +6,7 @@ use bench_common::worker::{self, WorkerArgs};
 use clap::Args;
 use eventbus::Result;
 
-use crate::{implementation::Implementation, ours::export_traces, scale::Scale, workload};
+use crate::{implementation::Implementation, scale::Scale, workload};
 
 /// The command line of a worker that measures ours, or code written by hand.
 #[derive(Debug, Clone, Args)]
@@ -32,7 +32,8 @@ impl OwnWorkerArgs {
 
 /// Measures a round for each line of the input.
 pub fn run(args: &OwnWorkerArgs) -> Result<()> {
-    export_traces()?;
+    #[cfg(feature = "traces")]
+    crate::ours::export_traces()?;
     let workload = workload::find(&args.common.workload)?;
     worker::run(&args.common, workload.meter(&args.common), workload.open(args))
 }

@@ -8,8 +8,11 @@ mod projecting;
 mod projections;
 mod reacting;
 mod rebuilds;
+#[cfg(feature = "traces")]
 mod traces;
 
+#[cfg(feature = "traces")]
+pub use self::traces::export_traces;
 pub use self::{
     bus::{Bus, config as bus_config},
     courses::TaggedCourses,
@@ -18,5 +21,4 @@ pub use self::{
     projections::{Kind, add as add_projections},
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds, TotalBatches, TotalRows},
-    traces::export_traces,
 };

@@ -37,13 +37,19 @@ async fn rows_read(connection: &mut PgConnection) -> BTreeMap<String, (i64, i64)
     rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect()
 }
 
+/// Appends 1,800 events to the stream `Order/long`.
+async fn fill_long_stream(store: &PgEventStore) {
+    let long = StreamId::parse("Order", "long").unwrap();
+    for _ in 0..2 {
+        store.append(&long, ExpectedVersion::Any, (0..900).map(placed).collect()).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_page_scans_a_table_or_reads_more_than_a_thousand_rows() {
     let database = eventbus_test::postgres();
     let store = PgEventStore::connect(database.url()).await.unwrap();
-    let long = StreamId::parse("Order", "long").unwrap();
-    store.append(&long, ExpectedVersion::Any, (0..900).map(placed).collect()).await.unwrap();
-    store.append(&long, ExpectedVersion::Any, (0..900).map(placed).collect()).await.unwrap();
+    fill_long_stream(&store).await;
     let streams = (0..MANY).map(async |number| {
         let stream = StreamId::parse("Order", &format!("o-{number:05}")).unwrap();
         store.append(&stream, ExpectedVersion::NoStream, vec![placed(1)]).await.map(drop)
@@ -98,9 +104,7 @@ async fn no_page_scans_a_table_or_reads_more_than_a_thousand_rows() {
 async fn a_page_with_the_states_of_a_stream_reads_its_events_once() {
     let database = eventbus_test::postgres();
     let store = PgEventStore::connect(database.url()).await.unwrap();
-    let long = StreamId::parse("Order", "long").unwrap();
-    store.append(&long, ExpectedVersion::Any, (0..900).map(placed).collect()).await.unwrap();
-    store.append(&long, ExpectedVersion::Any, (0..900).map(placed).collect()).await.unwrap();
+    fill_long_stream(&store).await;
     store.close().await;
     let mut connection = PgConnection::connect(database.url()).await.unwrap();
     for (upto, has_states) in [("900", true), ("1800", false)] {

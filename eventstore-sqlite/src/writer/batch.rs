@@ -183,6 +183,10 @@ mod tests {
         (Job::new_write(save, done), waiting)
     }
 
+    fn run(jobs: Vec<Job>, connection: &Connection) -> BatchReport {
+        Batch::from_jobs(jobs).unwrap().run(connection, &OpenFiles::default(), Duration::ZERO)
+    }
+
     fn stored(connection: &Connection) -> String {
         let sql = "SELECT coalesce(group_concat(s.aggregate_id || e.version, ' '), '')
             FROM eventbus_events e JOIN eventbus_streams s USING (stream_no)";
@@ -198,11 +202,7 @@ mod tests {
         let (huge, mut huge_waits) = append("b", ExpectedVersion::NoStream, 1_000_000);
         let (two, mut two_waits) = append("c", ExpectedVersion::NoStream, 10);
         let (saved, mut saved_waits) = checkpoint();
-        let report = Batch::from_jobs(vec![one, huge, two, saved]).unwrap().run(
-            &connection,
-            &OpenFiles::default(),
-            Duration::ZERO,
-        );
+        let report = run(vec![one, huge, two, saved], &connection);
         assert!(report.appended > 0 && report.not_begun.is_none());
         assert!(one_waits.try_recv().unwrap().is_ok());
         let error = huge_waits.try_recv().unwrap().unwrap_err();
@@ -224,8 +224,7 @@ mod tests {
         let (one, mut one_waits) = append("a", ExpectedVersion::NoStream, 10);
         let (two, mut two_waits) = append("a", ExpectedVersion::NoStream, 10);
         let (saved, mut saved_waits) = checkpoint();
-        let report =
-            Batch::from_jobs(vec![one, two, saved]).unwrap().run(&connection, &OpenFiles::default(), Duration::ZERO);
+        let report = run(vec![one, two, saved], &connection);
         assert_eq!(report.appended, 0);
         for waits in [&mut one_waits, &mut two_waits] {
             let error = waits.try_recv().unwrap().unwrap_err();
@@ -235,7 +234,7 @@ mod tests {
 
         connection.execute_batch("DROP TRIGGER broken").unwrap();
         let (three, mut three_waits) = append("b", ExpectedVersion::NoStream, 10);
-        Batch::from_jobs(vec![three]).unwrap().run(&connection, &OpenFiles::default(), Duration::ZERO);
+        run(vec![three], &connection);
         assert!(three_waits.try_recv().unwrap().is_ok());
         assert_eq!(stored(&connection), "b1 b2");
     }
@@ -246,7 +245,7 @@ mod tests {
         let left = "BEGIN IMMEDIATE; INSERT INTO eventbus_checkpoints VALUES ('left', 1, 0)";
         connection.execute_batch(left).unwrap();
         let (job, mut waits) = append("a", ExpectedVersion::NoStream, 10);
-        Batch::from_jobs(vec![job]).unwrap().run(&connection, &OpenFiles::default(), Duration::ZERO);
+        run(vec![job], &connection);
         assert!(waits.try_recv().unwrap().is_ok());
         let sql = "SELECT count(*) FROM eventbus_checkpoints";
         let left: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();

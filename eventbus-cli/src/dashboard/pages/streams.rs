@@ -154,8 +154,8 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     })
 }
 
-/// Reads the events of a page, the newest first, and one more, with which the oldest one is compared; all down to the first
-/// event if the page shows states and can make them.
+/// Reads the events of a page, the newest first, and one more, with which the oldest one is compared. Reads on to the first
+/// event if the page shows states and the newest version is not above [`STATE_VERSION_MAX`].
 async fn read_events(
     store: &dyn EventStore,
     stream: &StreamId,
