@@ -1,4 +1,5 @@
-//! The pages of the dashboard on a store with a million streams, of which one has 10,000 events, and with 1,500 dead letters:
+//! The pages of the dashboard on a store with a million streams, of which one has 10,000 events, and with 1,500 dead letters,
+//! in an application that knows the states of the streams:
 //!
 //! ```text
 //! cargo bench -p eventbus-cli --bench pages [-- --streams 100000]
@@ -14,8 +15,9 @@ use std::{
 
 use axum::Router;
 use eventbus::{
-    App, ExpectedVersion, Name, NewEvent, Position, StreamId,
+    ExpectedVersion, Name, NewEvent, Position, StreamId,
     port::{AppendEvents as _, Checkpoints as _},
+    prelude::*,
 };
 use eventstore_postgres::PgEventStore;
 use futures_util::{StreamExt as _, stream};
@@ -38,6 +40,29 @@ const DEAD_LETTERS: u64 = 1_500;
 const WRITERS: usize = 256;
 const ANSWERS: usize = 21;
 const MEDIAN_MAX: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Order)]
+struct OrderPlaced {
+    cents: u64,
+    lines: Vec<String>,
+}
+
+/// Pages show what each event changes in it.
+#[derive(Debug, Default, Serialize, Aggregate)]
+#[aggregate(events(OrderPlaced))]
+struct Order {
+    cents: u64,
+    last_lines: Vec<String>,
+}
+
+impl Apply for Order {
+    fn apply(&mut self, event: &OrderEvent) {
+        let OrderEvent::OrderPlaced(placed) = event;
+        self.cents += placed.cents;
+        self.last_lines.clone_from(&placed.lines);
+    }
+}
 
 #[tokio::main]
 async fn main() {
@@ -68,6 +93,7 @@ async fn main() {
         "/streams?type=Cart",
         "/stream?type=Order&id=o-0000007",
         "/stream?type=Order&id=long",
+        "/stream?type=Order&id=long&upto=900",
         "/stream?type=Order&id=long&upto=5000",
         "/projections",
         "/groups",
@@ -94,7 +120,7 @@ async fn main() {
 }
 
 fn placed() -> NewEvent {
-    NewEvent::new(Name::from_static("OrderPlaced"), 1, r#"{"cents":120,"lines":["a","b"]}"#)
+    NewEvent::from_event(&OrderPlaced { cents: 120, lines: vec!["a".into(), "b".into()] }).unwrap()
 }
 
 async fn fill(store: &PgEventStore, streams: usize) {
