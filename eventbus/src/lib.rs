@@ -125,7 +125,7 @@ pub mod app {
     pub use crate::{
         memory::InMemoryEventBusBuilder,
         runtime::{
-            app::{AppBuilder, Published, PublishedError, ReplayError, Replayed, SettleError},
+            app::{AppBuilder, Published, PublishedError, ReplayError, Replayed, SettleError, StandaloneApp},
             skip::{SkipEditor, SkipError, SkippedEvent},
             start::StartMistake,
         },

@@ -50,6 +50,8 @@ impl RebuildArgs {
         }
         let app = session.take_app().await?;
         let store = app.given_store().map_or_else(|| "a store in memory".into(), |store| store.describe());
+        let app = app.standalone().map_err(|error| to_command_error(error.into()))?;
+        app.check_projection(projection).map_err(|error| to_command_error(error.into()))?;
         if !session.may_change(&format!("rebuild projection `{projection}` of {store}")).await? {
             return Ok(ExitStatus::Done);
         }
@@ -86,7 +88,9 @@ pub(super) fn to_command_error(error: BoxError) -> CommandError {
         Err(error) => error,
     };
     match error.downcast::<StartError>() {
-        Ok(error) if is_unknown_name(&error) => CommandError::Usage(error.to_string()),
+        Ok(error) if is_unknown_name(&error) => {
+            CommandError::Usage(error.mistakes().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        }
         Ok(error) => CommandError::fault(error),
         Err(error) => CommandError::Fault(error),
     }

@@ -109,6 +109,8 @@ impl ReplayArgs {
         let Some(store) = app.given_store().cloned() else {
             return Err(CommandError::Usage("the application has no store, so it has no events to replay".into()));
         };
+        let app = app.standalone().map_err(|error| to_command_error(error.into()))?;
+        app.check_handler(handler).map_err(|error| to_command_error(error.into()))?;
         let after = match (self.from.since, self.from.after) {
             (Some(since), _) => position_at(&*store, ago(session.clock(), since)).await?,
             (None, after) => Position::new(after.unwrap_or_default()),

@@ -13,7 +13,7 @@ use super::{
     plan::{CheckedPlan, Discovery, Plan},
     replayed::Replayed,
     set_up::set_up_tables,
-    standalone::Standalone,
+    standalone::StandaloneApp,
     stored_types,
     tasks::AppTasks,
 };
@@ -325,9 +325,7 @@ impl AppBuilder {
     /// # Errors
     /// [`StartError`] if the app could not start or has no such projection, otherwise that of [`App::rebuild`].
     pub async fn rebuild(self, projection: &str, report: impl FnMut(RebuildProgress) + Send) -> Result<Rebuilt> {
-        let guard_timeout = self.wait_timeout;
-        let alone = self.into_standalone()?;
-        alone.rebuild(projection, Box::new(report), guard_timeout).await
+        self.standalone()?.rebuild(projection, report).await
     }
 
     /// Runs one handler on stored events, without starting the app: those that it takes after position `after`, up to
@@ -347,12 +345,25 @@ impl AppBuilder {
         through: Option<Position>,
         report: impl FnMut(Replayed) + Send,
     ) -> Result<Replayed> {
-        let alone = self.into_standalone()?;
-        alone.replay(handler, after, through, report).await
+        self.standalone()?.replay(handler, after, through, report).await
     }
 
-    fn into_standalone(mut self) -> Result<Standalone, StartError> {
-        Ok(Standalone { projection_lease: self.projection_lease, parts: self.check()? })
+    /// Checks the parts of an app that does not start: a command can check a name before it asks whether to go on.
+    ///
+    /// # Examples
+    /// ```standalone_crate
+    /// use eventbus::App;
+    /// let app = App::builder().standalone()?;
+    /// let unknown = app.check_projection("balances").unwrap_err();
+    /// assert_eq!(unknown.mistakes()[0].to_string(), "the app has no projection `balances` (it has: none)");
+    /// # Ok::<(), eventbus::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`StartError`] with every mistake there is, as [`start`](Self::start) finds them before it connects.
+    pub fn standalone(mut self) -> Result<StandaloneApp, StartError> {
+        let Self { projection_lease, wait_timeout: guard_timeout, .. } = self;
+        Ok(StandaloneApp { parts: self.check()?, projection_lease, guard_timeout })
     }
 
     /// Takes the parts out of the builder, and checks them.

@@ -29,6 +29,7 @@ pub use error::{PublishedError, SettleError};
 pub use relay_health::Published;
 pub use replayed::{ReplayError, Replayed};
 pub use signal::shutdown_signal;
+pub use standalone::StandaloneApp;
 
 use self::{
     exit::{ActivitySources, ExitGuard},

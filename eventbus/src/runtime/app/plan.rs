@@ -254,6 +254,26 @@ fn projection_saves(projection: &AnyProjection) -> Vec<StartMistake> {
 }
 
 impl CheckedPlan {
+    pub(super) fn projection_names(&self) -> Vec<&'static str> {
+        self.projections.iter().map(|projection| projection.definition().name).collect()
+    }
+
+    pub(super) fn handler_names(&self) -> Vec<&'static str> {
+        self.handlers.iter().map(|handler| handler.name).collect()
+    }
+
+    /// Returns the projection of this name.
+    pub(super) fn projection(&self, name: &str) -> Result<&AnyProjection, StartError> {
+        let found = self.projections.iter().find(|projection| projection.definition().name == name);
+        found.ok_or_else(|| unknown("projection", name, self.projection_names()))
+    }
+
+    /// Returns the handler of this name.
+    pub(super) fn handler(&self, name: &str) -> Result<&HandlerDefinition, StartError> {
+        let found = self.handlers.iter().find(|handler| handler.name == name);
+        found.ok_or_else(|| unknown("handler", name, self.handler_names()))
+    }
+
     /// Returns the consumer groups of the handlers, sorted.
     pub(super) fn groups(&self) -> Vec<Name> {
         let mut groups: Vec<_> = self.handlers.iter().map(|handler| group_of(handler, &self.default_group)).collect();
@@ -305,4 +325,9 @@ fn describe_events(filter: EventFilter) -> String {
         EventFilter::All => "all".into(),
         EventFilter::Only(_) => filter.event_types().join(", "),
     }
+}
+
+fn unknown(what: &'static str, name: &str, mut known: Vec<&'static str>) -> StartError {
+    known.sort_unstable();
+    StartMistake::UnknownName { what, name: name.to_owned(), known }.into()
 }

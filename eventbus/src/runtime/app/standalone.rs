@@ -20,31 +20,48 @@ use crate::{
         definition::ProjectionKind,
         handler_context::HandlerContext,
         held_lease::new_owner,
-        projection::{AnyProjection, ProgressCallback, Rebuilt, RunnerContext},
-        start::{StartError, StartMistake},
+        projection::{RebuildProgress, Rebuilt, RunnerContext},
+        start::StartError,
         subscription::{checked_subscriber, group_of},
     },
 };
 
-/// The checked parts of an app that is not started.
-pub(super) struct Standalone {
+/// An app whose parts are checked, and that does not start: for commands of operators. [`AppBuilder::standalone`] makes it.
+///
+/// [`AppBuilder::standalone`]: super::AppBuilder::standalone
+#[derive(derive_more::Debug)]
+#[must_use]
+#[debug("StandaloneApp({:?}, {:?})", self.parts.plan.projection_names(), self.parts.plan.handler_names())]
+pub struct StandaloneApp {
     pub(super) parts: Parts,
     pub(super) projection_lease: Duration,
+    pub(super) guard_timeout: Duration,
 }
 
-impl Standalone {
-    /// Rebuilds the projection of this name.
-    pub(super) async fn rebuild(
-        self,
-        name: &str,
-        report: ProgressCallback<'_>,
-        guard_timeout: Duration,
-    ) -> Result<Rebuilt> {
+impl StandaloneApp {
+    /// Checks that [`rebuild`](Self::rebuild) knows the projection.
+    ///
+    /// # Errors
+    /// [`StartError`] with the projections that the app has, if none has this name.
+    pub fn check_projection(&self, name: &str) -> Result<(), StartError> {
+        self.parts.plan.projection(name).map(|_| ())
+    }
+
+    /// Checks that [`replay`](Self::replay) knows the handler.
+    ///
+    /// # Errors
+    /// [`StartError`] with the handlers that the app has, if none has this name.
+    pub fn check_handler(&self, name: &str) -> Result<(), StartError> {
+        self.parts.plan.handler(name).map(|_| ())
+    }
+
+    /// Rebuilds one projection, as [`AppBuilder::rebuild`](super::AppBuilder::rebuild) does.
+    ///
+    /// # Errors
+    /// [`StartError`] if the app has no such projection, otherwise that of [`App::rebuild`](super::App::rebuild).
+    pub async fn rebuild(self, name: &str, report: impl FnMut(RebuildProgress) + Send) -> Result<Rebuilt> {
         let Parts { store, clock, state, plan, .. } = self.parts;
-        let known = || plan.projections.iter().map(|projection| projection.definition().name);
-        let wanted = |projection: &&AnyProjection| projection.definition().name == name;
-        let projection =
-            plan.projections.iter().find(wanted).ok_or_else(|| unknown("projection", name, known().collect()))?;
+        let projection = plan.projection(name)?;
         set_up_tables(&*store, std::slice::from_ref(projection)).await.map_err(StartError::from)?;
         let context = RunnerContext::new(store, clock, state, new_owner(), self.projection_lease);
         let stop = CancellationToken::new();
@@ -52,7 +69,7 @@ impl Standalone {
         // the rebuild of such rows is a run of the projection from the first event on
         let runner = (projection.definition().kind == ProjectionKind::AtLeastOnce)
             .then(|| tokio::spawn(projection.erased().run(context.clone(), stop.clone())));
-        let rebuilt = projection.erased().rebuild(&context, &stop, report, guard_timeout).await;
+        let rebuilt = projection.erased().rebuild(&context, &stop, Box::new(report), self.guard_timeout).await;
         stop.cancel();
         if let Some(runner) = runner
             && let Err(error) = runner.await
@@ -62,8 +79,12 @@ impl Standalone {
         Ok(rebuilt?)
     }
 
-    /// Runs the handler of this name on stored events.
-    pub(super) async fn replay(
+    /// Runs one handler on stored events, as [`AppBuilder::replay`](super::AppBuilder::replay) does.
+    ///
+    /// # Errors
+    /// [`StartError`] if the app has no such handler; [`ReplayError`] with the position of the event that failed, or if
+    /// the store could not be read.
+    pub async fn replay(
         self,
         name: &str,
         after: Position,
@@ -71,9 +92,7 @@ impl Standalone {
         mut report: impl FnMut(Replayed) + Send,
     ) -> Result<Replayed> {
         let Parts { store, clock, state, plan, .. } = self.parts;
-        let known = || plan.handlers.iter().map(|handler| handler.name).collect();
-        let wanted = plan.handlers.iter().find(|handler| handler.name == name);
-        let definition = *wanted.ok_or_else(|| unknown("handler", name, known()))?;
+        let definition = *plan.handler(name)?;
         let group = group_of(&definition, &plan.default_group);
         let context =
             HandlerContext { clock: clock.clone(), transactions: store.transactions(), ..HandlerContext::from(&state) };
@@ -101,8 +120,4 @@ impl Standalone {
         replayed.position = through.max(after);
         Ok(replayed)
     }
-}
-
-fn unknown(what: &'static str, name: &str, known: Vec<&'static str>) -> StartError {
-    StartMistake::UnknownName { what, name: name.to_owned(), known }.into()
 }

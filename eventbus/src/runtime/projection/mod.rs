@@ -36,7 +36,6 @@ pub use guard::ProjectionGuard;
 pub use handle::ProjectionHandle;
 pub use rebuild::Rebuild;
 pub(crate) use rebuild::rebuild_in_app;
-pub(crate) use rebuild_progress::ProgressCallback;
 pub use rebuild_progress::{RebuildProgress, Rebuilt};
 pub use registration::ProjectionRegistration;
 pub use status::{ProjectionOwner, ProjectionStatus, RebuildOwner};
