@@ -1,11 +1,11 @@
 //! The spans of the Redis bus in OpenTelemetry's words for messaging, and traces that continue from process to process.
 //!
 //! Invariant: attributes that only OpenTelemetry reads bypass `tracing`, whose fields precede each line of the log. The
-//! kind of a span cannot: OpenTelemetry takes it when the span is created.
+//! kind of a span cannot: OpenTelemetry takes it when the span is created. They are made only for spans that are exported.
 
 pub(crate) use eventbus::support::spans::context_of as context;
 use eventbus::{Name, RecordedEvent, handler::Delivery, support::spans};
-use opentelemetry::{Value, trace::TraceContextExt};
+use opentelemetry::{KeyValue, trace::TraceContextExt};
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -17,18 +17,18 @@ pub(crate) fn publish(bus: &BusInner, events: &[RecordedEvent]) -> Span {
     if span.is_disabled() {
         return span;
     }
-    describe(&span, bus, "publish", "send");
-    match events {
-        [event] => conversation(&span, event),
-        _ => set(&span, "messaging.batch.message_count", i64::try_from(events.len()).unwrap_or(i64::MAX)),
-    }
-    set_span_name(&span, bus, "publish");
+    start(&span, bus, "publish", "send", || {
+        Some(match events {
+            [event] => conversation(event),
+            _ => KeyValue::new("messaging.batch.message_count", i64::try_from(events.len()).unwrap_or(i64::MAX)),
+        })
+    });
     span
 }
 
 /// Records the id of the one event that the call published.
 pub(crate) fn published(span: &Span, id: &str) {
-    set(span, "messaging.message.id", id.to_owned());
+    span.set_attribute("messaging.message.id", id.to_owned());
 }
 
 /// Creates the span of one handler run; it continues the trace of the event.
@@ -48,41 +48,47 @@ pub(crate) fn handle(bus: &BusInner, delivery: &Delivery, handler: &Name) -> Spa
     if span.is_disabled() {
         return span;
     }
-    describe(&span, bus, "process", "process");
-    set(&span, "messaging.consumer.group.name", delivery.group().to_string());
-    if let Some(id) = delivery.message_id() {
-        set(&span, "messaging.message.id", id.to_string());
-    }
-    conversation(&span, delivery.record());
     spans::continue_trace_of(&span, delivery.record());
-    set_span_name(&span, bus, "process");
+    start(&span, bus, "process", "process", || {
+        let mut attributes = vec![
+            KeyValue::new("messaging.consumer.group.name", delivery.group().to_string()),
+            conversation(delivery.record()),
+        ];
+        attributes.extend(delivery.message_id().map(|id| KeyValue::new("messaging.message.id", id.to_string())));
+        attributes
+    });
     span
 }
 
-fn describe(span: &Span, bus: &BusInner, operation: &'static str, kind: &'static str) {
-    set(span, "messaging.system", "redis");
-    set(span, "messaging.operation.name", operation);
-    set(span, "messaging.operation.type", kind);
-    set(span, "messaging.destination.name", bus.stream().to_owned());
-    set(span, "messaging.client.id", bus.consumer_name().to_owned());
-    let (host, port) = bus.connection().endpoint();
-    if let Some(host) = host {
-        set(span, "server.address", host.to_owned());
+/// Starts a span, whose parent is set; describes it and sets the name that traces show if the span is exported.
+fn start<I: IntoIterator<Item = KeyValue>>(
+    span: &Span,
+    bus: &BusInner,
+    operation: &'static str,
+    kind: &'static str,
+    more: impl FnOnce() -> I,
+) {
+    let context = spans::start(span, || {
+        let mut attributes = Vec::with_capacity(10);
+        attributes.extend([
+            KeyValue::new("messaging.system", "redis"),
+            KeyValue::new("messaging.operation.name", operation),
+            KeyValue::new("messaging.operation.type", kind),
+            KeyValue::new("messaging.destination.name", bus.stream().to_owned()),
+            KeyValue::new("messaging.client.id", bus.consumer_name().to_owned()),
+        ]);
+        let (host, port) = bus.connection().endpoint();
+        attributes.extend(host.map(|host| KeyValue::new("server.address", host.to_owned())));
+        attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+        attributes.extend(more());
+        attributes
+    });
+    let started = context.span();
+    if started.is_recording() {
+        started.update_name(format!("{operation} {}", bus.stream()));
     }
-    if let Some(port) = port {
-        set(span, "server.port", i64::from(port));
-    }
 }
 
-fn conversation(span: &Span, event: &RecordedEvent) {
-    set(span, "messaging.message.conversation_id", event.metadata().correlation_id().to_string());
-}
-
-fn set(span: &Span, name: &'static str, value: impl Into<Value>) {
-    span.set_attribute(name, value);
-}
-
-/// Sets the name that traces show. The call also starts the span, so its parent must be set before.
-fn set_span_name(span: &Span, bus: &BusInner, operation: &str) {
-    span.context().span().update_name(format!("{operation} {}", bus.stream()));
+fn conversation(event: &RecordedEvent) -> KeyValue {
+    KeyValue::new("messaging.message.conversation_id", event.metadata().correlation_id().to_string())
 }

@@ -53,8 +53,6 @@ pub(crate) fn attach(bus: &BusInner, event: RecordedEvent, fields: &[(&[u8], &[u
     else {
         return event;
     };
-    match context.append_to_attributes(event.metadata().attributes()) {
-        Some(attributes) => RecordedEvent::new(event.metadata().clone().with_attributes(attributes), event.payload()),
-        None => event,
-    }
+    let attributes = context.append_to_attributes(event.metadata().attributes());
+    event.with_attributes(attributes)
 }

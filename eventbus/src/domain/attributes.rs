@@ -75,6 +75,25 @@ impl Attributes {
         map.into()
     }
 
+    /// Returns the object without these keys.
+    pub(crate) fn without(&self, keys: &[&str]) -> Self {
+        // spares most objects the decoding
+        if !keys.iter().any(|key| self.as_json().contains(key)) {
+            return self.clone();
+        }
+        let mut map = self.to_map();
+        map.retain(|key, _| !keys.contains(&key.as_str()));
+        map.into()
+    }
+
+    /// Returns the object with a text under a key that it does not have.
+    pub(crate) fn with_text(&self, key: &str, text: &str) -> Self {
+        let own = self.as_json().trim_end();
+        let own = own.strip_suffix('}').unwrap_or(own);
+        let comma = if self.is_empty() { "" } else { "," };
+        Self(Some(format!("{own}{comma}{}:{}}}", Value::from(key), Value::from(text)).into()))
+    }
+
     /// Adds the keys of `other` that are missing here.
     pub(crate) fn or(self, other: Self) -> Self {
         if other.is_empty() {

@@ -102,7 +102,7 @@ pub struct Metadata {
     causation_id: Option<Uuid>,
     actor_id: Option<Box<str>>,
     #[serde(rename = "metadata", serialize_with = "shown::json")]
-    attributes: Attributes,
+    pub(super) attributes: Attributes,
 }
 
 impl Metadata {

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
+    attributes::Attributes,
     clock::SharedClock,
     codec::{Codec, DecodeError, EncodeError, EncodeFault, EventFields},
     context::{Cause, EventContext},
@@ -335,6 +336,14 @@ impl RecordedEvent {
     #[must_use]
     pub fn with_recorded_at(mut self, recorded_at: Option<OffsetDateTime>) -> Self {
         Arc::make_mut(&mut self.0).metadata.recorded_at = recorded_at; // copies nothing where the record was just made
+        self
+    }
+
+    /// Replaces the attributes.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_attributes(mut self, attributes: Attributes) -> Self {
+        Arc::make_mut(&mut self.0).metadata.attributes = attributes; // copies nothing where the record was just made
         self
     }
 

@@ -23,9 +23,9 @@ impl TraceContext {
     /// Returns the context of these values of `traceparent` and `tracestate`; `None` if the first one is not valid. An
     /// invalid state is left out.
     #[must_use]
-    pub fn parse(parent: &str, state: Option<&str>) -> Option<Self> {
+    pub fn parse(parent: impl Into<String> + AsRef<str>, state: Option<&str>) -> Option<Self> {
         let state = state.filter(|state| is_state(state)).map(Into::into);
-        is_parent(parent).then(|| Self { parent: parent.into(), state })
+        is_parent(parent.as_ref()).then(|| Self { parent: parent.into(), state })
     }
 
     /// Returns the context among the attributes of an event.
@@ -64,15 +64,14 @@ impl TraceContext {
         self.parent.split('-').nth(1).unwrap_or_default()
     }
 
-    /// Returns the attributes with the context appended; what they have under its keys counts no more.
+    /// Returns the attributes with the context appended, instead of the one that they have.
     #[must_use]
-    pub fn append_to_attributes(&self, attributes: &Attributes) -> Option<Attributes> {
-        let before = attributes.as_json().trim_end().strip_suffix('}')?;
-        let comma = if attributes.is_empty() { "" } else { "," };
-        let own = [(TRACEPARENT, Some(&self.parent)), (TRACESTATE, self.state.as_ref())];
-        let own = own.into_iter().filter_map(|(name, value)| Some((name.into(), value?.as_str().into())));
-        let own = serde_json::Value::Object(own.collect()).to_string();
-        Attributes::parse(&format!("{before}{comma}{}", own.strip_prefix('{')?)).ok()
+    pub fn append_to_attributes(&self, attributes: &Attributes) -> Attributes {
+        let attributes = attributes.without(&[TRACEPARENT, TRACESTATE]).with_text(TRACEPARENT, &self.parent);
+        match &self.state {
+            Some(state) => attributes.with_text(TRACESTATE, state),
+            None => attributes,
+        }
     }
 }
 
@@ -129,12 +128,16 @@ mod tests {
     fn a_context_is_appended_behind_what_is_there() {
         let context = TraceContext::parse(PARENT, Some("a=\"1\"")).unwrap();
         assert_eq!(context.trace_id(), "0af7651916cd43dd8448eb211c80319c");
-        for attributes in ["{}", r#"{"n":12345678901234567890.5}"#, r#"{"traceparent":"none"}"#] {
-            let attributes = Attributes::parse(attributes).unwrap();
-            let appended = context.append_to_attributes(&attributes).unwrap();
-            assert_eq!(appended.get("traceparent"), Some(PARENT.into()));
-            assert_eq!(appended.get("tracestate"), Some("a=\"1\"".into()));
-            assert!(appended.as_json().starts_with(attributes.as_json().trim_end_matches('}')));
+        let trace = format!(r#""traceparent":"{PARENT}","tracestate":"a=\"1\""}}"#);
+        for (before, after) in [
+            ("{}", "{"),
+            (r#"{"n":12345678901234567890.5,"o":{"p":{}}} "#, r#"{"n":12345678901234567890.5,"o":{"p":{}},"#),
+            (r#"{"traceparent":"none","tracestate":1}"#, "{"),
+            (r#"{"traceparent":"none","b":[]}"#, r#"{"b":[],"#),
+        ] {
+            let appended = context.append_to_attributes(&Attributes::parse(before).unwrap());
+            assert_eq!(appended.as_json(), format!("{after}{trace}"));
+            assert_eq!(Attributes::parse(appended.as_json()).unwrap(), appended);
             assert_eq!(TraceContext::from_attributes(&appended), Some(context.clone()));
         }
     }

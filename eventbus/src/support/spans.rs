@@ -4,12 +4,13 @@
 //! Events carry the context of the append that stored them among their attributes.
 //!
 //! Invariant: attributes that only OpenTelemetry reads bypass `tracing`, whose fields precede each line of the log. The
-//! kind of a span cannot: OpenTelemetry takes it when the span is created.
+//! kind of a span cannot: OpenTelemetry takes it when the span is created. They are made only for spans that are
+//! exported, so a sampler sees the name, the kind and the parent of a span, and of its attributes those in the log.
 
 use std::time::SystemTime;
 
 use opentelemetry::{
-    Context, Value,
+    Context, KeyValue,
     trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState},
 };
 use time::OffsetDateTime;
@@ -38,31 +39,27 @@ pub(crate) fn append(stream: impl FnOnce() -> Option<StreamId>, context: &mut Ev
     {
         set_parent(&span, &given);
     }
-    set(&span, "db.operation.name", "append");
-    if let Some(stream) = stream() {
-        set(&span, "db.collection.name", stream.aggregate_type().to_string());
-        set(&span, "eventbus.stream", stream.to_string());
-    }
-    stamp(&span, context);
+    let started = start(&span, || {
+        let mut attributes = vec![KeyValue::new("db.operation.name", "append")];
+        if let Some(stream) = stream() {
+            attributes.push(KeyValue::new("db.collection.name", stream.aggregate_type().to_string()));
+            attributes.push(KeyValue::new("eventbus.stream", stream.to_string()));
+        }
+        attributes
+    });
+    stamp(&started, context);
     span
 }
 
 /// Makes events continue the trace of the current span.
 pub(crate) fn continue_current(context: &mut EventContext) {
-    stamp(&Span::current(), context);
+    stamp(&Span::current().context(), context);
 }
 
-/// Makes events continue the trace of a span: `context` gets that of the span, if it is part of a trace.
-fn stamp(span: &Span, context: &mut EventContext) {
-    let Some(trace) = context_of(span) else { return };
-    let mut attributes = context.attributes.clone();
-    if attributes.as_json().contains("trace") {
-        let mut map = attributes.to_map();
-        map.retain(|key, _| key != "traceparent" && key != "tracestate");
-        attributes = map.into();
-    }
-    if let Some(attributes) = trace.append_to_attributes(&attributes) {
-        context.attributes = attributes;
+/// Makes events continue the trace of a span: `context` gets that of the span, if it is part of one.
+fn stamp(span: &Context, context: &mut EventContext) {
+    if let Some(trace) = to_trace_context(span) {
+        context.attributes = trace.append_to_attributes(&context.attributes);
     }
 }
 
@@ -73,9 +70,14 @@ pub(crate) fn relay(destination: &Name, events: &[RecordedEvent]) -> Span {
         return span;
     }
     follow_traces(&span, events);
-    set(&span, "messaging.operation.name", "relay");
-    set(&span, "messaging.destination.name", destination.to_string());
-    set_batch_size(&span, events.len());
+    start(&span, || {
+        let mut attributes = vec![
+            KeyValue::new("messaging.operation.name", "relay"),
+            KeyValue::new("messaging.destination.name", destination.to_string()),
+        ];
+        attributes.extend(batch_size(events.len()));
+        attributes
+    });
     span
 }
 
@@ -86,9 +88,14 @@ pub(crate) fn project(projection: &'static str, events: &[RecordedEvent]) -> Spa
         return span;
     }
     follow_traces(&span, events);
-    set(&span, "messaging.operation.name", "project");
-    set(&span, "messaging.operation.type", "process");
-    set_batch_size(&span, events.len());
+    start(&span, || {
+        let mut attributes = vec![
+            KeyValue::new("messaging.operation.name", "project"),
+            KeyValue::new("messaging.operation.type", "process"),
+        ];
+        attributes.extend(batch_size(events.len()));
+        attributes
+    });
     span
 }
 
@@ -103,15 +110,18 @@ pub(crate) fn describe_handling(span: &Span, delivery: &Delivery, handler: &Name
         return;
     }
     continue_trace_of(span, delivery.record());
-    set(span, "messaging.system", "eventbus");
-    set(span, "messaging.operation.name", "process");
-    set(span, "messaging.operation.type", "process");
-    set(span, "messaging.consumer.group.name", delivery.group().to_string());
-    set(span, "messaging.message.conversation_id", delivery.metadata().correlation_id().to_string());
-    set(span, "eventbus.handler", handler.to_string());
-    if let Some(id) = delivery.message_id() {
-        set(span, "messaging.message.id", id.to_string());
-    }
+    start(span, || {
+        let mut attributes = vec![
+            KeyValue::new("messaging.system", "eventbus"),
+            KeyValue::new("messaging.operation.name", "process"),
+            KeyValue::new("messaging.operation.type", "process"),
+            KeyValue::new("messaging.consumer.group.name", delivery.group().to_string()),
+            KeyValue::new("messaging.message.conversation_id", delivery.metadata().correlation_id().to_string()),
+            KeyValue::new("eventbus.handler", handler.to_string()),
+        ];
+        attributes.extend(delivery.message_id().map(|id| KeyValue::new("messaging.message.id", id.to_string())));
+        attributes
+    });
 }
 
 /// The span of a read of the feed, by the relay, a projection or a follower. It ends when the value is dropped.
@@ -120,6 +130,8 @@ pub(crate) fn describe_handling(span: &Span, delivery: &Delivery, handler: &Name
 /// no span: each append makes readers read whose filters leave its events out.
 pub(crate) struct FeedRead {
     span: Span,
+    /// Set if there is a span.
+    reader: Option<Name>,
     /// Set for a reader that begins with old events: the traces of those recorded before this time have ended.
     since: Option<OffsetDateTime>,
     /// The traces of the events, at most [`LINKS_MAX`].
@@ -135,20 +147,21 @@ impl FeedRead {
     /// Begins the span of a read by `reader`, which is one of the readers that the program declares.
     pub(crate) fn begin(reader: impl FnOnce() -> Name) -> Self {
         let span = tracing::info_span!("read_feed", otel.kind = "client", otel.status_code = Empty, error.type = Empty);
-        if !span.is_disabled() {
-            set(&span, "db.operation.name", "read_feed");
-            set(&span, "eventbus.reader", reader().to_string());
-        }
-        Self::with_span(span)
+        let reader = (!span.is_disabled()).then(reader);
+        Self { span, reader, since: None, traces: Vec::new(), events: 0, is_kept: false, ended_at: None }
     }
 
     /// Returns the value for a read that has no span.
-    pub(crate) fn none() -> Self {
-        Self::with_span(Span::none())
-    }
-
-    const fn with_span(span: Span) -> Self {
-        Self { span, since: None, traces: Vec::new(), events: 0, is_kept: false, ended_at: None }
+    pub(crate) const fn none() -> Self {
+        Self {
+            span: Span::none(),
+            reader: None,
+            since: None,
+            traces: Vec::new(),
+            events: 0,
+            is_kept: false,
+            ended_at: None,
+        }
     }
 
     /// Leaves no span if all events of the read were recorded before this time.
@@ -208,8 +221,13 @@ impl Drop for FeedRead {
             return;
         };
         follow(&self.span, &self.traces);
-        set_batch_size(&self.span, self.events);
-        self.span.context().span().end_with_timestamp(ended_at);
+        let started = start(&self.span, || {
+            let mut attributes = vec![KeyValue::new("db.operation.name", "read_feed")];
+            attributes.extend(self.reader.take().map(|reader| KeyValue::new("eventbus.reader", reader.to_string())));
+            attributes.extend(batch_size(self.events));
+            attributes
+        });
+        started.span().end_with_timestamp(ended_at);
     }
 }
 
@@ -229,14 +247,27 @@ pub fn continue_trace_of(span: &Span, event: &RecordedEvent) {
 /// the span.
 #[must_use]
 pub fn context_of(span: &Span) -> Option<TraceContext> {
-    let context = span.context();
+    to_trace_context(&span.context())
+}
+
+fn to_trace_context(context: &Context) -> Option<TraceContext> {
     let span = context.span();
     let context = span.span_context();
     if !context.is_valid() {
         return None;
     }
     let (trace, span, flags) = (context.trace_id(), context.span_id(), context.trace_flags().to_u8());
-    TraceContext::parse(&format!("00-{trace}-{span}-{flags:02x}"), Some(&context.trace_state().header()))
+    TraceContext::parse(format!("00-{trace}-{span}-{flags:02x}"), Some(&context.trace_state().header()))
+}
+
+/// Starts a span, whose parent is set, and returns its context; adds the attributes if the span is exported.
+pub fn start<I: IntoIterator<Item = KeyValue>>(span: &Span, attributes: impl FnOnce() -> I) -> Context {
+    let context = span.context();
+    let started = context.span();
+    if started.is_recording() {
+        started.set_attributes(attributes());
+    }
+    context
 }
 
 /// Makes a span a part of the traces of events.
@@ -282,12 +313,7 @@ fn to_span_context(context: &TraceContext) -> Option<SpanContext> {
     Some(SpanContext::new(trace, span, flags, true, state))
 }
 
-fn set_batch_size(span: &Span, events: usize) {
-    if events > 1 {
-        set(span, "messaging.batch.message_count", i64::try_from(events).unwrap_or(i64::MAX));
-    }
-}
-
-fn set(span: &Span, name: &'static str, value: impl Into<Value>) {
-    span.set_attribute(name, value);
+fn batch_size(events: usize) -> Option<KeyValue> {
+    let size = i64::try_from(events).unwrap_or(i64::MAX);
+    (events > 1).then(|| KeyValue::new("messaging.batch.message_count", size))
 }
