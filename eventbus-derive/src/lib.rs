@@ -43,6 +43,7 @@ use mistakes::Mistakes;
 /// | `unique(email, normalize = str::to_lowercase)` | the unique values that it takes for its stream |
 /// | `releases(email)` | those that it gives back |
 /// | `tags(course, student = pupil, event_type)` | what it is about, for decisions: fields, a field under another name, its own type |
+/// | `personal(email, address)` | its fields with data of a person, which the dashboard does not show |
 /// | `upcast(OrderCreatedV1, add_currency)` | the upcasters, one for each earlier version from 1: a struct with `#[derive(OldEvent)]`, a function, or `_` |
 /// | `crate = path` | where `eventbus` is re-exported; the only option of an enum |
 #[proc_macro_derive(DomainEvent, attributes(event))]

@@ -26,7 +26,8 @@ pub struct DashboardConfig {
     /// A list keeps pages of other sites from reading the dashboard through a name of theirs that resolves to this server
     /// (DNS rebinding). Addresses and `localhost` are allowed in any case, as no such name is one.
     pub hosts: Option<Vec<String>>,
-    /// Fields of payloads and attributes with one of these names are shown without their values, at any depth.
+    /// Fields of payloads and attributes with one of these names are shown without their values, at any depth; case, `_` and
+    /// `-` do not matter. So are those that an event of the program declares, as in `#[event(personal(email))]`.
     pub hidden_fields: Vec<String>,
     /// If set, only fields of payloads and attributes with one of these names are shown with their values, and what is below
     /// them.

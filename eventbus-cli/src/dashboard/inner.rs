@@ -20,7 +20,11 @@ impl DashboardInner {
     pub(crate) fn new(source: DashboardSource, config: DashboardConfig) -> Arc<Self> {
         Arc::new(Self {
             source,
-            fields: FieldChoice { hidden: config.hidden_fields.clone(), shown: config.shown_fields.clone() },
+            fields: FieldChoice {
+                hidden: config.hidden_fields.clone(),
+                shown: config.shown_fields.clone(),
+                ..FieldChoice::hiding_personal()
+            },
             samples: Samples::new(config.sample_interval.unwrap_or(SAMPLE_INTERVAL)),
             access: Access::new(config),
             rebuilds: Arc::default(),

@@ -1,13 +1,15 @@
 //! The payload of an event as a person reads it: its fields, without those that are hidden, and what has changed.
 //!
 //! Invariant: the values of an event with sealed fields, and those of fields that are not to be shown, get into no [`Payload`].
+//! Such fields are those that an operator names, and those that the event's type declares as personal.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use eventbus::RecordedEvent;
+use eventbus::{Metadata, RecordedEvent, catalog::Catalog, event::EventDescriptor};
 use serde_json::{Map, Value};
 
 /// The fields of one event that are shown.
@@ -20,13 +22,41 @@ const HIDDEN: &str = "(hidden)";
 /// The fields whose values are shown, by their names; by default all.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FieldChoice {
-    /// Those that are not, at any depth.
+    /// Those that are not, at any depth; case, `_` and `-` do not matter.
     pub(crate) hidden: Vec<String>,
     /// If set, only those and what is below them.
     pub(crate) shown: Option<Vec<String>>,
+    /// The events with personal fields.
+    pub(crate) personal: Vec<EventDescriptor>,
 }
 
 impl FieldChoice {
+    /// Hides the personal fields of the events that are linked into this program; the command `eventbus` knows none.
+    pub(crate) fn hiding_personal() -> Self {
+        let events = Catalog::linked().events.into_iter().map(|event| event.descriptor);
+        Self { personal: events.filter(|event| !event.personal.is_empty()).collect(), ..Self::default() }
+    }
+
+    /// Returns the choice for one event, which hides its personal fields, too. Those of a different version may have had other
+    /// names: then it hides all.
+    fn of_event(&self, metadata: &Metadata) -> Cow<'_, Self> {
+        let mut named = self.personal.iter().filter(|event| event.is_named(metadata.event_type().as_str()));
+        let Some(event) = named.next() else { return Cow::Borrowed(self) };
+        let mut choice = self.clone();
+        choice.hidden.extend(event.personal.iter().map(|&name| name.to_owned()));
+        if metadata.schema_version() != event.schema_version {
+            choice.shown = Some(Vec::new());
+        }
+        Cow::Owned(choice)
+    }
+
+    fn hides(&self, name: &str) -> bool {
+        let letters =
+            |name: &str| name.chars().filter(|c| !"_-".contains(*c)).flat_map(char::to_lowercase).collect::<String>();
+        let wanted = letters(name);
+        self.hidden.iter().any(|hidden| letters(hidden) == wanted)
+    }
+
     fn lists(&self, name: &String) -> bool {
         self.shown.as_ref().is_none_or(|shown| shown.contains(name))
     }
@@ -38,7 +68,7 @@ pub(crate) struct Payload {
     fields: Vec<Field>,
     /// Set if there are more fields.
     pub(crate) is_cut: bool,
-    /// Set if there is a sealed field, or one of those that are named as hidden.
+    /// Set if there is a sealed field, or one that is named as hidden or personal.
     pub(crate) is_hiding: bool,
 }
 
@@ -78,7 +108,9 @@ impl Payload {
     pub(crate) fn new(event: &RecordedEvent, choice: &FieldChoice) -> Self {
         let metadata = event.metadata();
         let is_sealed = metadata.has_sealed_fields();
-        let mut payload = Self { fields: Vec::new(), is_cut: false, is_hiding: is_sealed };
+        let choice = &*choice.of_event(metadata);
+        let is_hiding = is_sealed || choice.shown.as_ref().is_some_and(Vec::is_empty);
+        let mut payload = Self { fields: Vec::new(), is_cut: false, is_hiding };
         payload.add_json("", event.payload(), is_sealed, choice);
         if !metadata.attributes().is_empty() {
             payload.add_json("attributes", metadata.attributes().as_json(), is_sealed, choice);
@@ -129,7 +161,7 @@ impl Payload {
                 return;
             }
             let path = join(path, name);
-            match choice.hidden.contains(name) {
+            match choice.hides(name) {
                 true => {
                     self.is_hiding = true;
                     self.add_text(&path, HIDDEN);
@@ -213,7 +245,7 @@ fn shorten(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use eventbus::{Name, NewEvent, StreamId, Version};
+    use eventbus::{Name, NewEvent, StreamId, Version, prelude::*};
 
     use super::*;
 
@@ -225,7 +257,7 @@ mod tests {
 
     fn shown(payload: &str, hidden: &[&str]) -> Vec<(String, String)> {
         let hidden = hidden.iter().map(|name| (*name).to_owned()).collect();
-        pairs(Payload::new(&event(payload, false), &FieldChoice { hidden, shown: None }))
+        pairs(Payload::new(&event(payload, false), &FieldChoice { hidden, ..FieldChoice::default() }))
     }
 
     fn pairs(payload: Payload) -> Vec<(String, String)> {
@@ -247,12 +279,55 @@ mod tests {
         let payload = r#"{"email":{"at":"ada@example.org"},"list":[{"email":"ada@example.org","n":1}]}"#;
         let wanted = [pair("email", "(hidden)"), pair("list[0].email", "(hidden)"), pair("list[0].n", "1")];
         assert_eq!(shown(payload, &["email"]), wanted);
+        assert_eq!(shown(payload, &["E-Mail"]), wanted);
+    }
+
+    #[test]
+    fn personal_fields_have_no_value_and_of_another_version_none_has_one() {
+        #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate_type = "Order", version = 2, was("Written"), personal(home_address, mail), upcast(_))]
+        #[serde(rename_all = "camelCase")]
+        struct Noted {
+            home_address: String,
+            #[serde(rename = "e-mail")]
+            mail: String,
+            cents: i64,
+        }
+        let noted = Noted { home_address: "x".into(), mail: "x".into(), cents: 5 };
+        let payload = serde_json::to_string(&noted).unwrap();
+        let of = |version: u32, event_type: &str| {
+            let record = event(&payload, false);
+            let name = Name::new("event type", event_type).unwrap();
+            let metadata = Metadata::new(
+                record.metadata().event_id(),
+                name,
+                record.metadata().stream().clone(),
+                Version::FIRST,
+                record.metadata().occurred_at(),
+            );
+            RecordedEvent::new(metadata.with_schema_version(version), record.payload())
+        };
+        let choice =
+            FieldChoice { shown: Some(vec!["homeAddress".into(), "cents".into()]), ..FieldChoice::hiding_personal() };
+        for choice in [FieldChoice::hiding_personal(), choice] {
+            let read = Payload::new(&of(2, "Noted"), &choice);
+            assert!(read.is_hiding);
+            let wanted = [pair("cents", "5"), pair("e-mail", "(hidden)"), pair("homeAddress", "(hidden)")];
+            assert_eq!(pairs(read), wanted);
+            for (version, event_type) in [(1, "Noted"), (3, "Noted"), (1, "Written")] {
+                let read = Payload::new(&of(version, event_type), &choice);
+                assert!(read.is_hiding);
+                assert!(pairs(read).iter().all(|(_, value)| value == "(hidden)"), "{version} {event_type}");
+            }
+        }
+        assert!(!Payload::new(&of(2, "Other"), &FieldChoice::hiding_personal()).is_hiding);
     }
 
     #[test]
     fn of_a_list_of_fields_only_those_have_values_with_all_below_them() {
         let payload = r#"{"cents":5,"name":"Ada","lines":[{"cents":2,"email":"a"},"note"],"to":{"street":"x"}}"#;
-        let choice = FieldChoice { hidden: vec!["email".into()], shown: Some(vec!["cents".into(), "to".into()]) };
+        let (hidden, shown) = (vec!["email".into()], Some(vec!["cents".into(), "to".into()]));
+        let choice = FieldChoice { hidden, shown, ..FieldChoice::default() };
         let wanted = [
             pair("cents", "5"),
             pair("lines[0].cents", "2"),

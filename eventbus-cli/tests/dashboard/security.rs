@@ -1,10 +1,14 @@
 //! Who may read the pages and change data, and what no page shows.
 
-use eventbus::{ExpectedVersion, NewEvent, StreamId, port::AppendEvents as _};
+use std::time::Duration;
+
+use eventbus::{ExpectedVersion, NewEvent, StreamId, port::AppendEvents as _, prelude::*};
+use eventbus_cli::dashboard::DashboardConfig;
 
 use crate::{
     common::eventbus,
     http::{Answer, between},
+    mounted::mount,
     pages::PAGES,
     served::Served,
     shop::{FileShop, ServerShop, shipped},
@@ -175,6 +179,23 @@ async fn hidden_and_sealed_fields_are_on_no_page() {
     let served = Served::start(&["--store", &url]);
     let sealed = served.site.get("/stream?type=Order&id=o-6").await.ok();
     assert!(sealed.contains("(sealed)") && !sealed.contains("hush"), "{sealed}");
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Order", personal(street))]
+struct OrderAddressed {
+    street: String,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_hides_what_its_events_declare_as_personal() {
+    let shop = FileShop::new().await;
+    let addressed = OrderAddressed { street: "hush-street".into() };
+    shop.append("o-2", vec![NewEvent::from_event(&addressed).unwrap()]).await;
+    let app = shop.start_app().await;
+    let page = mount(&app, DashboardConfig::default()).await.get("/stream?type=Order&id=o-2").await.ok();
+    assert!(page.contains("street") && page.contains("(hidden)") && !page.contains("hush"), "{page}");
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,7 +26,8 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
     let Model { krate, ident, .. } = model;
     let site = Span::mixed_site();
     let (record, id, at) = (Ident::new("record", site), Ident::new("id", site), Ident::new("at", site));
-    let Event { event_type, former_types, schema_version, aggregate, upcasters, unique, tags, is_unit } = event;
+    let Event { event_type, former_types, schema_version, aggregate, upcasters, unique, tags, personal, is_unit } =
+        event;
     let upcast::Chain { functions, decoders, checks } = upcast::expand(krate, ident, upcasters, complete);
     let (unique_names, unique_readers) = unique::expand(krate, ident, unique);
     let (tag_names, tag_readers) = tags::expand(krate, ident, event_type, tags);
@@ -86,7 +87,11 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
                 <Self as #krate::DomainEvent>::SCHEMA_VERSION,
                 ::core::concat!(::core::module_path!(), "::", #rust_name),
                 #source,
-            ).formerly(&[#(#former_types),*]).with_unique(#unique_names).with_tags(#tag_names);
+            )
+            .formerly(&[#(#former_types),*])
+            .with_unique(#unique_names)
+            .with_tags(#tag_names)
+            .with_personal(&[#(#personal),*]);
         }
         #functions
         #checks

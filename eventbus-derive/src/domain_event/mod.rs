@@ -3,6 +3,7 @@
 mod expand;
 mod model;
 mod parse;
+mod personal;
 mod reserved;
 mod tags;
 mod unique;

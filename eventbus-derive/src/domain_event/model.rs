@@ -30,6 +30,8 @@ pub(super) struct Event {
     pub(super) unique: Vec<Unique>,
     /// What it is about.
     pub(super) tags: Vec<Tag>,
+    /// The names of its fields with data of a person.
+    pub(super) personal: Vec<String>,
     /// `struct Emptied;`, whose payload is an empty object.
     pub(super) is_unit: bool,
 }

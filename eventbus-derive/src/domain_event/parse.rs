@@ -6,7 +6,7 @@ use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields, Variant};
 
 use super::{
     model::{Aggregate, Event, Kind, Member, Model},
-    reserved, tags, unique, upcast,
+    personal, reserved, tags, unique, upcast,
 };
 use crate::{
     krate, misplaced,
@@ -25,6 +25,7 @@ const OPTIONS: &[Known] = &[
     Known::list("unique", "`unique(email)`"),
     Known::list("releases", "`releases(email)`"),
     Known::list("tags", "`tags(course, student)`"),
+    Known::list("personal", "`personal(email)`"),
     Known::list("upcast", "`upcast(OrderCreatedV1, add_currency)`"),
     krate::CRATE,
 ];
@@ -67,6 +68,7 @@ fn event(input: &DeriveInput, data: &DataStruct, options: &Options, mistakes: &m
         upcasters: upcast::parse(schema_version, options, mistakes),
         unique: unique::parse(&data.fields, options, mistakes),
         tags: tags::parse(&data.fields, options, mistakes),
+        personal: personal::parse(&data.fields, options, mistakes),
         event_type,
         schema_version,
         aggregate: aggregate(input, options, mistakes),
@@ -117,7 +119,9 @@ fn aggregate(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) ->
 }
 
 fn members(input: &DeriveInput, data: &DataEnum, options: &Options, mistakes: &mut Mistakes) -> Vec<Member> {
-    for key in ["aggregate", "aggregate_type", "type", "version", "was", "unique", "releases", "tags", "upcast"] {
+    let of_events =
+        ["aggregate", "aggregate_type", "type", "version", "was", "unique", "releases", "tags", "personal", "upcast"];
+    for key in of_events {
         if let Some(key) = options.key(key) {
             mistakes.at(
                 key,

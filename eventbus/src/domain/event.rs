@@ -24,6 +24,9 @@ pub struct EventDescriptor {
     pub unique: &'static [UniqueName],
     /// The names of the tags of the event, as in `#[event(tags(course, student))]`.
     pub tags: &'static [&'static str],
+    /// The names of its fields with data of a person, as in `#[event(personal(email))]`: those of the struct, or as
+    /// `#[serde(rename = "..")]` says.
+    pub personal: &'static [&'static str],
 }
 
 impl EventDescriptor {
@@ -44,6 +47,7 @@ impl EventDescriptor {
             source,
             unique: &[],
             tags: &[],
+            personal: &[],
         }
     }
 
@@ -63,6 +67,12 @@ impl EventDescriptor {
     #[doc(hidden)]
     pub const fn with_tags(self, tags: &'static [&'static str]) -> Self {
         Self { tags, ..self }
+    }
+
+    /// Sets the names of the fields with data of a person.
+    #[doc(hidden)]
+    pub const fn with_personal(self, personal: &'static [&'static str]) -> Self {
+        Self { personal, ..self }
     }
 
     /// Returns `true` if `event_type` is the wire name of the event, or was before.

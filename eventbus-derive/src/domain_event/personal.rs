@@ -1,0 +1,36 @@
+//! The fields with data of a person: `personal(email, address)`.
+
+use syn::{Fields, Ident, parse2};
+
+use crate::{mistakes::Mistakes, options::Options, serde_attributes::SerdeAttributes, text};
+
+/// Parses the list; returns the names of the fields in the stored JSON, but for the case and the separators that
+/// `rename_all` gives them.
+pub(super) fn parse(fields: &Fields, options: &Options, mistakes: &mut Mistakes) -> Vec<String> {
+    let mut found: Vec<Ident> = Vec::new();
+    let mut names = Vec::new();
+    for member in options.list("personal", mistakes).map(|(_, members)| members).unwrap_or_default() {
+        let Ok(field) = parse2::<Ident>(member.clone()) else {
+            mistakes.at(member, "`personal` lists fields, as in `personal(email, address)`");
+            continue;
+        };
+        if found.contains(&field) {
+            mistakes.at(&field, format!("`{field}` is listed twice"));
+            continue;
+        }
+        let Some(known) = fields.iter().find(|known| known.ident.as_ref() == Some(&field)) else {
+            mistakes.at(&field, format!("the event has no field `{field}`"));
+            continue;
+        };
+        let serde = SerdeAttributes::of(&known.attrs);
+        if serde.flatten {
+            mistakes.at(&field, format!("`{field}` is flattened: stored events have its fields, and no `{field}`"));
+        }
+        match serde.renames.is_empty() {
+            true => names.push(text::name_of(&field)),
+            false => names.extend(serde.renames.iter().map(syn::LitStr::value)),
+        }
+        found.push(field);
+    }
+    names
+}
