@@ -177,6 +177,13 @@ async fn damage_is_found_before_an_event_is_imported() {
         assert_eq!(eventbus(&["--store", &url, "export", &file, "--resume"]).code, 2);
         assert!(fs::read(&file).unwrap() == bytes, "the file is kept");
     }
+    let whole = file(&folder, "whole.jsonl");
+    done(&eventbus(&["--store", &url, "export", &whole]));
+    let anew = file(&folder, "anew.jsonl.zst");
+    zstd::stream::copy_encode(fs::File::open(&whole).unwrap(), fs::File::create(&anew).unwrap(), 3).unwrap();
+    let refused = eventbus(&["--store", &target, "--yes", "import", &anew]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.err.contains("it was compressed anew: decompress it by `zstd -d`"), "{}", refused.err);
     let text = file(&folder, "events.jsonl");
     let lines = fs::read_to_string(&text).unwrap();
     fs::write(&text, lines.lines().skip(1).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
