@@ -1,7 +1,8 @@
 //! The spans of the Redis bus in OpenTelemetry's words for messaging, and traces that continue from process to process.
 //!
 //! Invariant: attributes that only OpenTelemetry reads bypass `tracing`, whose fields precede each line of the log. The
-//! kind of a span cannot: OpenTelemetry takes it when the span is created. They are made only for spans that are exported.
+//! kind of a span cannot: OpenTelemetry takes it when the span is created. The
+//! attributes are made only for spans that the sampler has chosen.
 
 pub(crate) use eventbus::support::spans::context_of as context;
 use eventbus::{Name, RecordedEvent, handler::Delivery, support::spans};
@@ -28,7 +29,10 @@ pub(crate) fn publish(bus: &BusInner, events: &[RecordedEvent]) -> Span {
 
 /// Records the id of the one event that the call published.
 pub(crate) fn published(span: &Span, id: &str) {
-    span.set_attribute("messaging.message.id", id.to_owned());
+    let context = span.context();
+    if context.span().is_recording() {
+        context.span().set_attribute(KeyValue::new("messaging.message.id", id.to_owned()));
+    }
 }
 
 /// Creates the span of one handler run; it continues the trace of the event.
@@ -60,7 +64,7 @@ pub(crate) fn handle(bus: &BusInner, delivery: &Delivery, handler: &Name) -> Spa
     span
 }
 
-/// Starts a span, whose parent is set; describes it and sets the name that traces show if the span is exported.
+/// Starts a span, whose parent is set; describes it and sets the name that traces show, if the sampler has chosen the span.
 fn start<I: IntoIterator<Item = KeyValue>>(
     span: &Span,
     bus: &BusInner,

@@ -18,8 +18,14 @@ use eventbus::{
     testkit::{ManualClock, TableStore, Tables, TestApp, delegate},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use opentelemetry::trace::{SpanId, SpanKind, Status, TraceId, TracerProvider as _};
-use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{Link, SpanId, SpanKind, Status, TraceId, TraceState, TracerProvider as _},
+};
+use opentelemetry_sdk::trace::{
+    InMemorySpanExporter, SamplingDecision, SamplingResult, SdkTracerProvider, ShouldSample, SpanData,
+};
+use parking_lot::Mutex;
 use tracing::Instrument as _;
 use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
@@ -441,4 +447,55 @@ async fn without_a_span_events_carry_no_trace() {
     let orders = app.repository::<Order>();
     let saved = orders.upsert(&"o-6".parse().unwrap(), |_| Ok::<_, Never>(Placed { cents: 1 })).await.unwrap();
     assert!(saved.events[0].metadata().attributes().is_empty());
+}
+
+/// A sampler that chooses no span, and notes the name, the kind and the names of the attributes of each.
+#[derive(Debug, Clone, Default)]
+struct ChoosesNone(Arc<Mutex<Vec<(String, SpanKind, Vec<String>)>>>);
+
+impl ShouldSample for ChoosesNone {
+    fn should_sample(
+        &self,
+        _parent: Option<&Context>,
+        _trace: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        _links: &[Link],
+    ) -> SamplingResult {
+        let names = attributes.iter().map(|attribute| attribute.key.to_string());
+        self.0.lock().push((name.to_owned(), kind.clone(), names.collect()));
+        let (decision, trace_state) = (SamplingDecision::Drop, TraceState::default());
+        SamplingResult { decision, attributes: Vec::new(), trace_state }
+    }
+}
+
+#[tokio::test]
+async fn events_carry_a_trace_that_the_sampler_did_not_choose() {
+    let (exporter, seen) = (InMemorySpanExporter::default(), ChoosesNone::default());
+    let provider =
+        SdkTracerProvider::builder().with_sampler(seen.clone()).with_simple_exporter(exporter.clone()).build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    let _here = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let app = TestApp::start(|| App::builder().handler::<invoice>()).await;
+    let trace = place(&app, "o-16", 1).await;
+    app.settle().await;
+    assert_eq!(exporter.get_finished_spans().unwrap().len(), 0);
+    for aggregate_type in ["Order", "Invoice"] {
+        let stream = StreamId::parse(aggregate_type, "o-16").unwrap();
+        let stored = app.store().read_stream(&stream, eventbus::Version::FIRST, eventbus::store::Direction::Forward);
+        let carried = TraceContext::from_event(&stored.try_collect::<Vec<_>>().await.unwrap()[0]).unwrap();
+        assert_eq!(carried.trace_id(), trace.to_string(), "{aggregate_type}");
+        assert!(carried.parent().ends_with("-00"), "not sampled: {}", carried.parent());
+    }
+    let seen = seen.0.lock();
+    let of = |name: &str| seen.iter().find(|(span, ..)| span == name).unwrap_or_else(|| panic!("no {name}: {seen:?}"));
+    let (_, kind, attributes) = of("append");
+    assert_eq!(*kind, SpanKind::Client);
+    assert!(!attributes.iter().any(|name| name == "eventbus.stream"), "made for nothing: {attributes:?}");
+    let (_, kind, attributes) = of("handle");
+    assert_eq!(*kind, SpanKind::Consumer);
+    for name in ["group", "handler", "event", "aggregate"] {
+        assert!(attributes.iter().any(|seen| seen == name), "the log shows `{name}`: {attributes:?}");
+    }
 }

@@ -82,8 +82,9 @@ impl Attributes {
             return self.clone();
         }
         let mut map = self.to_map();
+        let before = map.len();
         map.retain(|key, _| !keys.contains(&key.as_str()));
-        map.into()
+        if map.len() == before { self.clone() } else { map.into() }
     }
 
     /// Returns the object with a text under a key that it does not have.

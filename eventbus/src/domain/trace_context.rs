@@ -134,6 +134,7 @@ mod tests {
             (r#"{"n":12345678901234567890.5,"o":{"p":{}}} "#, r#"{"n":12345678901234567890.5,"o":{"p":{}},"#),
             (r#"{"traceparent":"none","tracestate":1}"#, "{"),
             (r#"{"traceparent":"none","b":[]}"#, r#"{"b":[],"#),
+            (r#"{"b":"tracestate", "a":1.50}"#, r#"{"b":"tracestate", "a":1.50,"#),
         ] {
             let appended = context.append_to_attributes(&Attributes::parse(before).unwrap());
             assert_eq!(appended.as_json(), format!("{after}{trace}"));

@@ -4,8 +4,8 @@
 //! Events carry the context of the append that stored them among their attributes.
 //!
 //! Invariant: attributes that only OpenTelemetry reads bypass `tracing`, whose fields precede each line of the log. The
-//! kind of a span cannot: OpenTelemetry takes it when the span is created. They are made only for spans that are
-//! exported, so a sampler sees the name, the kind and the parent of a span, and of its attributes those in the log.
+//! kind of a span cannot: OpenTelemetry takes it when the span is created. The attributes are made only for spans that the
+//! sampler has chosen, so a sampler sees the name, the kind and the parent of a span, and of its attributes those in the log.
 
 use std::time::SystemTime;
 
@@ -260,7 +260,7 @@ fn to_trace_context(context: &Context) -> Option<TraceContext> {
     TraceContext::parse(format!("00-{trace}-{span}-{flags:02x}"), Some(&context.trace_state().header()))
 }
 
-/// Starts a span, whose parent is set, and returns its context; adds the attributes if the span is exported.
+/// Starts a span, whose parent is set, and returns its context; adds the attributes if the sampler has chosen the span.
 pub fn start<I: IntoIterator<Item = KeyValue>>(span: &Span, attributes: impl FnOnce() -> I) -> Context {
     let context = span.context();
     let started = context.span();
