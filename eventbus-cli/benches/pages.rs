@@ -84,6 +84,8 @@ async fn main() {
     let site = Site::new(&format!("http://{}/", listener.local_addr().unwrap()));
     let router: Router = eventbus_cli::dashboard(&app);
     tokio::spawn(async move { axum::serve(listener, router).await });
+    let states = site.get("/stream?type=Order&id=long&upto=900").await.ok();
+    assert!(states.contains("last_lines"), "the page shows no states");
     let mut slow = Vec::new();
     println!("{:<50} {:>10} {:>10}", "page", "median ms", "longest ms");
     for path in [

@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpListener,
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -197,9 +198,22 @@ fn help_shows_no_password_of_the_environment() {
         let ran = eventbus_with(arguments, &secret);
         assert!(!format!("{}{}", ran.out, ran.err).contains("s3cret"), "{ran:?}");
     }
+}
+
+/// The help, the README and the guide list the same exit codes.
+#[test]
+fn the_exit_codes_are_documented() {
     let help = eventbus(&["--help"]);
     assert_eq!(help.code, 0);
-    assert!(help.out.contains("Exit codes: 0 done, 1 a finding, 2 a fault, 3 unreachable, 4 not confirmed, 64 usage"));
+    let line = help.out.lines().find_map(|line| line.strip_prefix("Exit codes: ")).unwrap();
+    let listed: Vec<_> = line.split(", ").map(|code| code.split(' ').next().unwrap()).collect();
+    assert_eq!(listed, ["0", "1", "2", "3", "4", "64", "130"]);
+    for file in ["README.md", "../guide/src/operating.md"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let table = text.split("| exit code | meaning |\n|---|---|\n").nth(1).unwrap().split("\n\n").next().unwrap();
+        let documented: Vec<_> = table.lines().map(|row| row.split('|').nth(1).unwrap().trim()).collect();
+        assert_eq!(documented, listed, "{file}");
+    }
 }
 
 #[test]
@@ -218,6 +232,12 @@ fn shells_get_completions() {
         assert_eq!((ran.code, ran.err.as_str()), (0, ""));
         assert!(ran.out.contains("dead-letters"), "{shell}");
     }
+    // what bash does with the script, and offers behind `eventbus dead-`
+    let script = "eval \"$(\"$EVENTBUS\" completions bash)\"; COMP_WORDS=(eventbus dead-); COMP_CWORD=1; \
+                  _eventbus eventbus dead- eventbus; echo \"${COMPREPLY[@]}\"";
+    let bash =
+        Command::new("bash").args(["-euc", script]).env("EVENTBUS", env!("CARGO_BIN_EXE_eventbus")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&bash.stdout), "dead-letters\n", "{bash:?}");
 }
 
 /// A file with many events.

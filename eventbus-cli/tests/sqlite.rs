@@ -484,6 +484,10 @@ async fn at_a_terminal_progress_is_shown_and_a_change_is_asked_for() {
     assert!(asked.contains("discarding   0 %  0/2 dead letters"), "{asked:?}");
     assert!(asked.contains("discarding 100 %  2/2 dead letters") && !asked.contains("100 %  0/"), "{asked:?}");
     assert_eq!(dead(), json!([]));
+    for (command, work) in [("dead-letters", "finding dead letters"), ("streams", "finding streams")] {
+        let listed = on_terminal(&["--store", &url, command, "list"], "").unwrap();
+        assert!(listed.contains(work), "{listed:?}");
+    }
     let checked = on_terminal(&["--store", &url, "doctor", "--deep"], "").unwrap();
     assert!(checked.contains("checking sqlite-"), "{checked:?}");
     let new = format!("sqlite:{}", app.folder.path().join("new.db").display());

@@ -154,7 +154,9 @@ async fn list(
     after: Option<MessageId>,
     limit: usize,
 ) -> Result<ExitStatus, CommandError> {
+    let line = Progress::of_unknown_size("finding dead letters")?;
     let (found, next) = find_dead_letters(session.bus().await?.dead_letters()?, query, after, limit).await?;
+    drop(line);
     let dead_letters = found.iter().map(DeadLetterRow::from).collect();
     let body = DeadLetterList { dead_letters, next: next.map(|next| next.to_string()) };
     session.printer().show(&body, |body| list_text(body, session))?;

@@ -3,6 +3,7 @@
 use clap::Args;
 use eventbus::{
     BoxError, Position, StartError,
+    app::StartMistake,
     catalog::Catalog,
     port::{CheckpointError, LeaseError},
     projection::{ProjectionKind, RebuildError, RebuildProgress, Rebuilt},
@@ -88,10 +89,10 @@ pub(super) fn to_command_error(error: BoxError) -> CommandError {
         Err(error) => error,
     };
     match error.downcast::<StartError>() {
-        Ok(error) if is_unknown_name(&error) => {
-            CommandError::Usage(error.mistakes().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-        }
-        Ok(error) => CommandError::fault(error),
+        Ok(error) => match error.mistakes() {
+            [mistake @ StartMistake::UnknownName { .. }] => CommandError::Usage(mistake.to_string()),
+            _ => CommandError::fault(error),
+        },
         Err(error) => CommandError::Fault(error),
     }
 }
@@ -107,9 +108,4 @@ fn is_unreachable(error: &(dyn std::error::Error + 'static)) -> bool {
             || error.is::<LeaseError>()
     };
     source_chain(error).any(is_silence)
-}
-
-fn is_unknown_name(error: &StartError) -> bool {
-    use eventbus::app::StartMistake;
-    error.mistakes().iter().all(|mistake| matches!(mistake, StartMistake::UnknownName { .. }))
 }

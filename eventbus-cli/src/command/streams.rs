@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Table, optional, printable, time_text},
+    output::{Align, Progress, Table, optional, printable, time_text},
     query::{
         Change, Difference, EventView, FieldChoice, Payload, PayloadComparison, StateComparison, StreamPage,
         list_streams,
@@ -185,7 +185,9 @@ impl StreamArgs {
                     tenant: *tenant,
                 };
                 let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+                let line = Progress::of_unknown_size("finding streams")?;
                 let page = list_streams(&*session.store().await?, &filter, after.as_deref(), limit).await?;
+                drop(line);
                 session.printer().show(&page, page_text)?;
                 Ok(ExitStatus::Done)
             }

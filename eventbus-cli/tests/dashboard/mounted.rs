@@ -93,6 +93,12 @@ async fn a_stream_shows_what_each_event_changed_in_the_state() {
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
+/// Returns what a page says of the last rebuild of a projection.
+fn rebuild_of<'p>(name: &str, page: &'p str) -> &'p str {
+    let section = page.split_once(&format!("<section aria-label=\"Rebuild of {name}\">"));
+    section.and_then(|(_, rest)| rest.split("</section>").next()).unwrap_or_default()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn projections_are_rebuilt_with_the_token() {
     let shop = FileShop::new().await;
@@ -108,13 +114,17 @@ async fn projections_are_rebuilt_with_the_token() {
     let count_rows = || rows.query_row("SELECT count(*) FROM totals", [], |row| row.get::<_, i64>(0)).unwrap();
     for (name, rebuilt) in [("counted", 0), ("totals", 3)] {
         assert_eq!(site.post("/rebuild", &format!("projection={name}")).await.status, 303);
-        let has_ended = |page: &str| {
-            let section = between(page, &format!("aria-label=\"Rebuild of {name}\""), "</section>");
-            section.iter().any(|section| section.contains("rebuilt up to position 5"))
-        };
-        wait_until(&site, "/projections", has_ended).await;
+        wait_until(&site, "/projections", |page| rebuild_of(name, page).contains("rebuilt up to position 5")).await;
         assert_eq!(count_rows(), rebuilt, "rows after the rebuild of {name}");
     }
+    // a rebuild that waits, as this connection holds the file
+    rows.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(site.post("/rebuild", "projection=totals").await.status, 303);
+    let page = site.get("/projections").await.ok();
+    let running = rebuild_of("totals", &page);
+    assert!(running.contains("<progress max=\"1\" value=\"0.") && !running.contains("<form"), "{running}");
+    rows.execute_batch("ROLLBACK").unwrap();
+    wait_until(&site, "/projections", |page| rebuild_of("totals", page).contains("rebuilt up to position 5")).await;
     assert_eq!(site.post("/rebuild", "projection=none").await.status, 404);
     app.shutdown(Duration::from_secs(60)).await.unwrap();
     let failed = site.post("/rebuild", "projection=totals").await;

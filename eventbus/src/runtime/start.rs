@@ -81,8 +81,8 @@ pub enum StartMistake {
         /// The groups there are, sorted.
         known: Vec<String>,
     },
-    /// The app has no handler or projection of the name that [`AppBuilder::replay`](crate::app::AppBuilder::replay) or
-    /// [`rebuild`](crate::app::AppBuilder::rebuild) was given.
+    /// The app has no handler or projection of the name that [`AppBuilder::replay`](crate::app::AppBuilder::replay),
+    /// [`rebuild`](crate::app::AppBuilder::rebuild) or a [`StandaloneApp`](crate::app::StandaloneApp) was given.
     #[error("the app has no {what} `{name}` (it has: {})", if known.is_empty() { "none".into() } else { known.join(", ") })]
     UnknownName {
         /// `handler` or `projection`.

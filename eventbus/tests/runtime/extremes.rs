@@ -157,7 +157,7 @@ fn methods(source: &str) -> BTreeSet<String> {
 #[test]
 fn every_option_is_tried() {
     /// These have no range.
-    const OTHERS: [&str; 18] = [
+    const OTHERS: [&str; 19] = [
         "store",
         "bus",
         "state",
@@ -175,6 +175,7 @@ fn every_option_is_tried() {
         "given_store",
         "rebuild",
         "replay",
+        "standalone",
         "build",
     ];
     let tried = app_options().into_iter().map(|(option, ..)| option);

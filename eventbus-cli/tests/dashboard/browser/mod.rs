@@ -156,7 +156,7 @@ async fn the_guide_has_pictures_of_a_shop_at_work() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium"]
-async fn a_dead_letter_is_replayed_and_a_projection_rebuilt_by_keyboard() {
+async fn dead_letters_are_discarded_and_a_projection_rebuilt_by_keyboard() {
     let open = Open::new().await;
     let mut browser = Chromium::start();
     browser.set_screen(1_280, 844, false);

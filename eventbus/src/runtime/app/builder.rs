@@ -348,7 +348,8 @@ impl AppBuilder {
         self.standalone()?.replay(handler, after, through, report).await
     }
 
-    /// Checks the parts of an app that does not start: a command can check a name before it asks whether to go on.
+    /// Checks the parts of the app without starting it. The [`StandaloneApp`] rebuilds and replays as this builder does, and
+    /// also checks the name of a projection or handler: a command does so before it asks whether to go on.
     ///
     /// # Examples
     /// ```standalone_crate

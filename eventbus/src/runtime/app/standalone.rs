@@ -58,7 +58,7 @@ impl StandaloneApp {
     /// Rebuilds one projection, as [`AppBuilder::rebuild`](super::AppBuilder::rebuild) does.
     ///
     /// # Errors
-    /// [`StartError`] if the app has no such projection, otherwise that of [`App::rebuild`](super::App::rebuild).
+    /// [`StartError`] if the app has no such projection or its `set_up` fails, otherwise that of [`App::rebuild`](super::App::rebuild).
     pub async fn rebuild(self, name: &str, report: impl FnMut(RebuildProgress) + Send) -> Result<Rebuilt> {
         let Parts { store, clock, state, plan, .. } = self.parts;
         let projection = plan.projection(name)?;
