@@ -449,9 +449,18 @@ async fn without_a_span_events_carry_no_trace() {
     assert!(saved.events[0].metadata().attributes().is_empty());
 }
 
-/// A sampler that chooses no span, and notes the name, the kind and the names of the attributes of each.
+/// A span as a sampler sees it.
+#[derive(Debug)]
+struct Sampled {
+    name: String,
+    kind: SpanKind,
+    /// The names of its attributes.
+    attributes: Vec<String>,
+}
+
+/// A sampler that notes each span, and chooses none.
 #[derive(Debug, Clone, Default)]
-struct ChoosesNone(Arc<Mutex<Vec<(String, SpanKind, Vec<String>)>>>);
+struct ChoosesNone(Arc<Mutex<Vec<Sampled>>>);
 
 impl ShouldSample for ChoosesNone {
     fn should_sample(
@@ -463,8 +472,8 @@ impl ShouldSample for ChoosesNone {
         attributes: &[KeyValue],
         _links: &[Link],
     ) -> SamplingResult {
-        let names = attributes.iter().map(|attribute| attribute.key.to_string());
-        self.0.lock().push((name.to_owned(), kind.clone(), names.collect()));
+        let attributes = attributes.iter().map(|attribute| attribute.key.to_string()).collect();
+        self.0.lock().push(Sampled { name: name.to_owned(), kind: kind.clone(), attributes });
         let (decision, trace_state) = (SamplingDecision::Drop, TraceState::default());
         SamplingResult { decision, attributes: Vec::new(), trace_state }
     }
@@ -489,13 +498,13 @@ async fn events_carry_a_trace_that_the_sampler_did_not_choose() {
         assert!(carried.parent().ends_with("-00"), "not sampled: {}", carried.parent());
     }
     let seen = seen.0.lock();
-    let of = |name: &str| seen.iter().find(|(span, ..)| span == name).unwrap_or_else(|| panic!("no {name}: {seen:?}"));
-    let (_, kind, attributes) = of("append");
-    assert_eq!(*kind, SpanKind::Client);
-    assert!(!attributes.iter().any(|name| name == "eventbus.stream"), "made for nothing: {attributes:?}");
-    let (_, kind, attributes) = of("handle");
-    assert_eq!(*kind, SpanKind::Consumer);
+    let of = |name: &str| seen.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("no {name}: {seen:?}"));
+    let append = of("append");
+    assert_eq!(append.kind, SpanKind::Client);
+    assert!(!append.attributes.iter().any(|name| name == "eventbus.stream"), "made for nothing: {append:?}");
+    let handle = of("handle");
+    assert_eq!(handle.kind, SpanKind::Consumer);
     for name in ["group", "handler", "event", "aggregate"] {
-        assert!(attributes.iter().any(|seen| seen == name), "the log shows `{name}`: {attributes:?}");
+        assert!(handle.attributes.iter().any(|seen| seen == name), "the log shows `{name}`: {handle:?}");
     }
 }
