@@ -216,6 +216,54 @@ fn the_exit_codes_are_documented() {
     }
 }
 
+/// Returns the commands that a text names, from the word after the name of the program on.
+fn commands_in(text: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    for (before, after) in [("`eventbus ", '`'), ("`bank ", '`'), ("$ eventbus ", '\n'), ("$ bank ", '\n')] {
+        let found = text.split(before).skip(1).filter_map(|rest| rest.split(after).next());
+        commands.extend(found.map(str::to_owned));
+    }
+    commands
+}
+
+/// README and guide name commands and options that exist.
+#[test]
+fn the_documented_commands_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files: Vec<_> = ["README.md", "eventbus-cli/README.md"].map(|file| root.join(file)).into();
+    for folder in ["guide/src", "guide/src/moving"] {
+        let listed = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        files.extend(listed.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    }
+    let mut checked = 0;
+    for file in files {
+        for named in commands_in(&fs::read_to_string(&file).unwrap()) {
+            let mut words: Vec<_> = named.split_whitespace().collect();
+            // these need the types of an application, and are in its binary only
+            if ["rebuild", "replay", "catalog", "help"].contains(&words[0]) {
+                continue;
+            }
+            // the options of all commands may come first
+            while words[0].starts_with("--") {
+                words.drain(..2);
+            }
+            let options: Vec<_> = words.iter().filter(|word| word.starts_with("--")).collect();
+            let subcommands = words
+                .iter()
+                .take(2)
+                .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-'));
+            let help = eventbus(&subcommands.copied().chain(["--help"]).collect::<Vec<_>>());
+            assert_eq!(help.code, 0, "{}: `eventbus {named}`: {}", file.display(), help.err);
+            for option in options {
+                let is_known = help.out.split_whitespace().any(|word| word.trim_end_matches(',') == *option);
+                assert!(is_known, "{}: `eventbus {named}` has no option {option}", file.display());
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 50, "{checked}");
+}
+
 #[test]
 fn the_environment_names_the_store() {
     let folder = tempfile::tempdir().unwrap();

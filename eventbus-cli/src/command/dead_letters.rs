@@ -154,9 +154,8 @@ async fn list(
     after: Option<MessageId>,
     limit: usize,
 ) -> Result<ExitStatus, CommandError> {
-    let line = Progress::of_unknown_size("finding dead letters")?;
-    let (found, next) = find_dead_letters(session.bus().await?.dead_letters()?, query, after, limit).await?;
-    drop(line);
+    let reading = async { find_dead_letters(session.bus().await?.dead_letters()?, query, after, limit).await };
+    let (found, next) = Progress::while_reading(reading).await?;
     let dead_letters = found.iter().map(DeadLetterRow::from).collect();
     let body = DeadLetterList { dead_letters, next: next.map(|next| next.to_string()) };
     session.printer().show(&body, |body| list_text(body, session))?;
@@ -192,8 +191,9 @@ fn list_text(body: &DeadLetterList, session: &Session) -> String {
 }
 
 async fn show(session: &Session, id: &str) -> Result<ExitStatus, CommandError> {
-    let dead_letters = session.bus().await?.dead_letters()?;
-    let Some(found) = dead_letters.find_dead_letter(&MessageId::new(id)).await? else {
+    let id = MessageId::new(id);
+    let reading = async { Ok(session.bus().await?.dead_letters()?.find_dead_letter(&id).await?) };
+    let Some(found) = Progress::while_reading(reading).await? else {
         session.printer().note(&format!("there is no dead letter `{id}`"));
         return Ok(ExitStatus::Finding);
     };

@@ -9,6 +9,7 @@ use futures_util::TryStreamExt as _;
 use super::streams::{EventDocument, event_text};
 use crate::{
     error::{CommandError, ExitStatus},
+    output::Progress,
     query::EventView,
     session::Session,
 };
@@ -78,15 +79,17 @@ impl FollowArgs {
             FollowEnd::Head => head,
             FollowEnd::At(position) => position,
         });
+        let line = Progress::of_unknown_size("following")?;
         loop {
             let head = store.head().await?;
             let through = until.map_or(head, |until| until.min(head));
             let mut events = store.read_feed(after, through, &filter);
             while let Some(event) = events.try_next().await? {
                 let document = EventDocument::from(EventView::from(&event));
-                session.printer_now().show(&document, |_| event_text(&EventView::from(&event)))?;
+                line.hide_while(|| session.printer_now().show(&document, |_| event_text(&EventView::from(&event))))?;
             }
             after = after.max(through);
+            line.set_subject(format!("after {after}"));
             if until.is_some_and(|until| after >= until) {
                 return Ok(ExitStatus::Done);
             }

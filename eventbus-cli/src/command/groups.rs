@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
-    output::{Align, Table, age, optional},
+    output::{Align, Progress, Table, age, optional},
     query::{GroupRow, GroupView, list_groups, load_group},
     session::{Consent, Session},
 };
@@ -62,8 +62,7 @@ impl GroupArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         match &self.action {
             None => {
-                let (bus, store) = (session.bus().await?, session.optional_store().await?);
-                let groups = list_groups(bus, store.as_deref(), session.clock()).await?;
+                let groups = Progress::while_reading(read_groups(session)).await?;
                 session.printer().show_table(&Groups { groups }, |body| table(&body.groups))?;
                 Ok(ExitStatus::Done)
             }
@@ -73,15 +72,23 @@ impl GroupArgs {
     }
 }
 
+async fn read_groups(session: &Session) -> Result<Vec<GroupRow>, CommandError> {
+    list_groups(session.bus().await?, session.optional_store().await?.as_deref(), session.clock()).await
+}
+
 async fn show(session: &Session, group: &str, limit: usize) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
-    let (bus, store) = (session.bus().await?, session.optional_store().await?);
-    let groups = list_groups(bus, store.as_deref(), session.clock()).await?;
-    if !groups.iter().any(|row| row.group == group && !row.is_lost) {
+    let reading = async {
+        if !read_groups(session).await?.iter().any(|row| row.group == group && !row.is_lost) {
+            return Ok(None);
+        }
+        let (bus, store) = (session.bus().await?, session.optional_store().await?);
+        load_group(bus, store.as_deref(), &name, limit).await.map(Some)
+    };
+    let Some(view) = Progress::while_reading(reading).await? else {
         session.printer().note(&format!("there is no group `{group}`"));
         return Ok(ExitStatus::Finding);
-    }
-    let view = load_group(bus, store.as_deref(), &name, limit).await?;
+    };
     session.printer().show(&view, |view| format!("{}\n{}", consumers(view).to_text(), pending(view).to_text()))?;
     Ok(ExitStatus::Done)
 }
@@ -130,7 +137,7 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
         return Err(CommandError::Usage("groups of the in-process bus are not retired; pass `--bus URL`".into()));
     };
     let store = session.optional_store().await?;
-    let groups = list_groups(bus, store.as_deref(), session.clock()).await?;
+    let groups = Progress::while_reading(read_groups(session)).await?;
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
         return forget(session, bus.as_bus().destination(), &name).await;
     };

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{parse_duration, parse_interval};
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Table, optional},
+    output::{Align, Progress, Table, optional},
     query::{LagRow, list_lags},
     session::Session,
 };
@@ -39,8 +39,11 @@ struct Lags {
 impl LagArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         loop {
-            let (bus, store) = (session.bus().await?, session.optional_store().await?);
-            let readers = list_lags(store.as_deref(), bus, session.clock()).await?;
+            let reading = async {
+                let (bus, store) = (session.bus().await?, session.optional_store().await?);
+                list_lags(store.as_deref(), bus, session.clock()).await
+            };
+            let readers = Progress::while_reading(reading).await?;
             let over = readers.iter().filter(|row| self.is_over(row)).map(|row| row.name.clone());
             let body = Lags { over: over.collect(), readers };
             session.printer_now().show_table(&body, |body| table(&body.readers))?;

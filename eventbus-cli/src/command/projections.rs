@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::skips::{Reader, SkipArgs, UnskipArgs, note_other_skips};
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Table, optional, time_text},
+    output::{Align, Progress, Table, optional, time_text},
     query::{ProjectionRow, ReaderSkips, list_other_skips, list_projections},
     session::Session,
 };
@@ -55,7 +55,7 @@ struct Projections {
 impl ProjectionArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let store = session.store().await?;
-        let projections = list_projections(&*store, session.clock()).await?;
+        let projections = Progress::while_reading(list_projections(&*store, session.clock())).await?;
         match &self.action {
             None => {
                 let known: Vec<_> = projections.iter().map(|row| &*row.name).collect();

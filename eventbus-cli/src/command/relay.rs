@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::skips::{Reader, SkipArgs, UnskipArgs, note_other_skips};
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Table, optional, serialize_position, time_text},
+    output::{Align, Progress, Table, optional, serialize_position, time_text},
     query::{ReaderSkips, RelayRow, list_other_skips, list_relays},
     session::Session,
 };
@@ -63,7 +63,7 @@ impl RelayArgs {
         let store = session.store().await?;
         let bus = session.bus().await?;
         let redis: Option<&dyn EventBus> = Some(bus.as_bus()).filter(|_| !bus.is_in_process());
-        let relays = list_relays(&*store, redis, session.clock()).await?;
+        let relays = Progress::while_reading(list_relays(&*store, redis, session.clock())).await?;
         let Some(action) = &self.action else {
             let known: Vec<_> = relays.iter().map(|row| &*row.destination).collect();
             let other_skips = list_other_skips(&*store, ReaderKind::Relay, &known).await?;

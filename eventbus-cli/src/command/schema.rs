@@ -88,7 +88,7 @@ impl Layout {
 
 impl SchemaArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
-        let layout = Layout::load(session.settings()).await?;
+        let layout = Progress::while_reading(Layout::load(session.settings())).await?;
         session.printer().show(&layout, layout_text)?;
         Ok(ExitStatus::Done)
     }

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{groups, projections, relay};
 use crate::{
     error::{CommandError, ExitStatus},
-    output::optional,
+    output::{Progress, optional},
     query::{StatusView, load_status},
     session::Session,
 };
@@ -16,8 +16,11 @@ pub(crate) struct StatusArgs {}
 
 impl StatusArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
-        let (bus, store) = (session.bus().await?, session.optional_store().await?);
-        let view = load_status(store.as_deref(), bus, session.clock()).await?;
+        let reading = async {
+            let (bus, store) = (session.bus().await?, session.optional_store().await?);
+            Ok((bus, load_status(store.as_deref(), bus, session.clock()).await?))
+        };
+        let (bus, view) = Progress::while_reading(reading).await?;
         if bus.is_in_process() {
             for relay in &view.relays {
                 let text = format!("events go to {}, too: `--bus` and `--prefix` show its groups", relay.destination);

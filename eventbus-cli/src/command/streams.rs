@@ -185,9 +185,8 @@ impl StreamArgs {
                     tenant: *tenant,
                 };
                 let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
-                let line = Progress::of_unknown_size("finding streams")?;
-                let page = list_streams(&*session.store().await?, &filter, after.as_deref(), limit).await?;
-                drop(line);
+                let reading = async { list_streams(&*session.store().await?, &filter, after.as_deref(), limit).await };
+                let page = Progress::while_reading(reading).await?;
                 session.printer().show(&page, page_text)?;
                 Ok(ExitStatus::Done)
             }
@@ -218,7 +217,7 @@ async fn show_stream(
     // the state before the first event that is shown is that of all events before
     let has_state = comparison.as_ref().is_some_and(|comparison| comparison.state.is_some());
     let mut events = store.read_stream(stream, if has_state { Version::FIRST } else { from }, Direction::Forward);
-    let mut shown = 0;
+    let (line, mut shown) = (Progress::of_unknown_size("reading")?, 0);
     while shown < limit
         && let Some(event) = events.try_next().await?
     {
@@ -228,9 +227,10 @@ async fn show_stream(
         }
         let compared = comparison.as_mut().map(|comparison| comparison.compare(&event));
         let document = ComparedEventDocument { event: EventView::from(&event), compared };
-        printer.show(&document, ComparedEventDocument::text)?;
+        line.hide_while(|| printer.show(&document, ComparedEventDocument::text))?;
         shown += 1;
     }
+    drop(line);
     if shown == 0 {
         printer.note(&format!("stream `{stream}` has no event from version {from} on"));
         return Ok(ExitStatus::Finding);

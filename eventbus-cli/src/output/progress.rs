@@ -1,6 +1,6 @@
 //! Progress of work that may take long, on standard error.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, io::IsTerminal as _, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -29,9 +29,18 @@ impl Progress {
         let template = format!("{{spinner}} {work} {{msg}}  {{elapsed}}");
         let style = ProgressStyle::with_template(&template).map_err(CommandError::fault)?;
         let line = ProgressBar::new_spinner().with_style(style);
+        line.tick();
         // a statement of minutes reports nothing: the line shows that the command is alive
         line.enable_steady_tick(Duration::from_millis(200));
         Ok(Self(line))
+    }
+
+    /// Shows that the command reads until `reading` ends.
+    pub(crate) async fn while_reading<T>(
+        reading: impl Future<Output = Result<T, CommandError>>,
+    ) -> Result<T, CommandError> {
+        let _line = Self::of_unknown_size("reading")?;
+        reading.await
     }
 
     /// Shows what the work is at.
@@ -39,9 +48,9 @@ impl Progress {
         self.0.set_message(subject);
     }
 
-    /// Runs `write`, which writes to the terminal, while the bar is not there.
+    /// Runs `write`, which writes to standard output: if that is the terminal, while the bar is not there.
     pub(crate) fn hide_while<T>(&self, write: impl FnOnce() -> T) -> T {
-        self.0.suspend(write)
+        if std::io::stdout().is_terminal() { self.0.suspend(write) } else { write() }
     }
 
     /// Shows how far the work is.

@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{ExpectedVersion, NewEvent, StreamId, prelude::*, store::AppendEvents as _};
+use eventbus::{ExpectedVersion, NewEvent, StreamId, prelude::*, store::AppendEvents};
 use eventbus_cli::doctor::{Doctor, Report, Severity};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig, sqlx};
+use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 
 use super::common::{config, pool, redis, until};
 
@@ -88,11 +89,7 @@ async fn examine(postgres: &str, server: &str, name: &str, partitions: u32) {
         .start()
         .await
         .unwrap();
-    for number in 0..EVENTS {
-        let stream = StreamId::parse("Account", &format!("a-{}", number % 7)).unwrap();
-        let event = NewEvent::from_event(&Deposited { cents: 120 }).unwrap();
-        store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
-    }
+    append_deposits(&store).await;
     until("the events are handled", async || thanked.0.load(Ordering::SeqCst) == EVENTS).await;
     until("the rows are there", async || app.projections().await.unwrap().iter().all(|projection| projection.lag == 0))
         .await;
@@ -103,12 +100,61 @@ async fn examine(postgres: &str, server: &str, name: &str, partitions: u32) {
     assert_healthy("the app has stopped", &doctor.run().await);
 }
 
-/// Fails unless there are notes only, each check was made, and only those of servers that were not given were skipped.
+/// The same of a store on Redis, on a server that syncs each write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_used_store_on_redis_is_healthy_too() {
+    let server = eventbus_test::private_redis_with(&["--appendfsync", "always"]);
+    let of_store = RedisEventStoreConfig {
+        redis_url: server.url().into(),
+        key_prefix: "orders".into(),
+        ..RedisEventStoreConfig::default()
+    };
+    let of_bus = RedisEventBusConfig {
+        redis_url: server.url().into(),
+        stream_prefix: "orders".into(),
+        ..RedisEventBusConfig::default()
+    };
+    let store = RedisEventStore::connect(of_store).await.unwrap();
+    let bus = RedisEventBus::connect(of_bus).await.unwrap();
+    let doctor =
+        Doctor::new().config(config()).redis(redis(server.url()).await).bus("orders").redis_store("orders").deep(true);
+    let assert_healthy = |when, report: &Report| {
+        const NOT_GIVEN: [&str; 3] =
+            ["no PostgreSQL server was given", "no SQLite file was given", "no list of known event types was given"];
+        assert_healthy_but(when, report, &NOT_GIVEN);
+        let healthy = report.healthy();
+        assert!(healthy.contains(&"redis-store-format") && healthy.len() > 15, "{when}: {report}");
+    };
+    assert_healthy("just created", &doctor.run().await);
+
+    let thanked = Thanked::default();
+    let app = App::builder().store(store.clone()).bus(bus).state(thanked.clone()).handler::<thank>();
+    let app = app.start().await.unwrap();
+    append_deposits(&store).await;
+    until("the events are handled", async || thanked.0.load(Ordering::SeqCst) == EVENTS).await;
+    assert_healthy("the app runs", &doctor.run().await);
+    app.shutdown(Duration::from_secs(20)).await.unwrap();
+    assert_healthy("the app has stopped", &doctor.run().await);
+}
+
+/// Appends [`EVENTS`] events to seven streams.
+async fn append_deposits(store: &impl AppendEvents) {
+    for number in 0..EVENTS {
+        let stream = StreamId::parse("Account", &format!("a-{}", number % 7)).unwrap();
+        let event = NewEvent::from_event(&Deposited { cents: 120 }).unwrap();
+        store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+    }
+}
+
 fn assert_healthy(when: &str, report: &Report) {
+    assert_healthy_but(when, report, &["no SQLite file was given", "no event store on Redis was given"]);
+    assert!(report.healthy().len() > 40, "{when}: {report}");
+}
+
+/// Fails unless there are notes only, each check was made, and only those of servers that were not given were skipped.
+fn assert_healthy_but(when: &str, report: &Report, not_given: &[&str]) {
     assert!(report.worst().is_none_or(|worst| worst == Severity::Note), "{when}: {report}");
     assert_eq!(report.not_checked(), [], "{when}: {report}");
     let skipped: Vec<_> = report.skipped().iter().map(|skipped| skipped.reason.as_str()).collect();
-    let not_given = ["no SQLite file was given", "no event store on Redis was given"];
     assert!(skipped.iter().all(|reason| not_given.contains(reason)), "{when}: {skipped:?}");
-    assert!(report.healthy().len() > 40, "{when}: {report}");
 }

@@ -15,3 +15,5 @@ mod redis_server;
 mod run;
 mod sqlite_file;
 mod store_contents;
+#[path = "../../../eventbus-redis/tests/common/tls_server.rs"]
+mod tls_server;

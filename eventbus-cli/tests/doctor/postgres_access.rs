@@ -1,10 +1,11 @@
 //! How clients reach a PostgreSQL server, and their rights.
 
-use eventbus_cli::doctor::{DoctorConfig, Severity::*};
+use eventbus_cli::doctor::{Doctor, DoctorConfig, Severity::*};
 use eventstore_postgres::sqlx::{Connection as _, Executor as _, PgConnection};
+use rcgen::{CertificateParams, KeyPair};
 
 use super::{
-    common::{Store, config, expect_finding, expect_findings, expect_healthy, expect_only, pool, run_sql},
+    common::{Store, config, expect_finding, expect_findings, expect_healthy, expect_only, pool, run_sql, until},
     postgres_server::Server,
 };
 
@@ -14,6 +15,28 @@ async fn a_connection_without_tls_over_an_untrusted_network_is_found() {
     expect_healthy(&store.doctor(), "pg-tls").await;
     let strict = store.doctor().config(DoctorConfig { trusted_networks: Vec::new(), ..config() });
     expect_finding(&strict, "pg-tls", Warning, "the connection to 127.0.0.1 has no TLS").await;
+}
+
+#[tokio::test]
+async fn a_connection_with_tls_may_cross_any_network() {
+    let server = eventbus_test::private_postgres();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+    // the server writes its files: its folder may belong to a different user
+    for (file, text) in [("server.crt", certificate.pem()), ("server.key", key.serialize_pem())] {
+        let lines = format!("SELECT unnest(string_to_array($${}$$, chr(10)))", text.trim());
+        run_sql(server.url(), &format!("COPY ({lines}) TO PROGRAM 'umask 077; cat > {file}'")).await;
+    }
+    run_sql(server.url(), "ALTER SYSTEM SET ssl = on").await;
+    run_sql(server.url(), "SELECT pg_reload_conf()").await;
+    let encrypted = pool(&format!("{}?sslmode=require", server.url()));
+    until("the server offers TLS", async || encrypted.acquire().await.is_ok()).await;
+    let doctor = |pool| {
+        Doctor::new().config(DoctorConfig { trusted_networks: Vec::new(), ..config() }).postgres(pool, "eventbus")
+    };
+    expect_healthy(&doctor(encrypted), "pg-tls").await;
+    let plain = pool(&format!("{}?sslmode=disable", server.url()));
+    expect_finding(&doctor(plain), "pg-tls", Warning, "the connection to 127.0.0.1 has no TLS").await;
 }
 
 #[tokio::test]

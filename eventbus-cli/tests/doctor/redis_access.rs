@@ -1,8 +1,14 @@
 //! How clients reach a Redis server, and their rights.
 
-use eventbus_cli::doctor::{Doctor, DoctorConfig, Severity::*};
+use std::fs;
 
-use super::common::{command, config, expect_finding, expect_healthy, redis, send};
+use eventbus_cli::doctor::{Doctor, DoctorConfig, Severity::*};
+use eventbus_redis::redis::{Client, TlsCertificates};
+
+use super::{
+    common::{command, config, expect_finding, expect_healthy, redis, send},
+    tls_server::TlsServer,
+};
 
 #[tokio::test]
 async fn a_connection_without_tls_over_an_untrusted_network_is_found() {
@@ -11,6 +17,20 @@ async fn a_connection_without_tls_over_an_untrusted_network_is_found() {
     expect_healthy(&doctor, "redis-tls").await;
     let strict = doctor.config(DoctorConfig { trusted_networks: Vec::new(), ..config() });
     expect_finding(&strict, "redis-tls", Warning, "has no TLS").await;
+}
+
+#[tokio::test]
+async fn a_connection_with_tls_may_cross_any_network() {
+    let tls = TlsServer::start("127.0.0.1");
+    let authority = fs::read(tls.authority()).unwrap();
+    let certificates = TlsCertificates { client_tls: None, root_cert: Some(authority) };
+    let client = Client::build_with_tls(tls.url(), certificates).unwrap();
+    let encrypted = client.get_multiplexed_async_connection().await.unwrap();
+    let doctor =
+        |connection| Doctor::new().config(DoctorConfig { trusted_networks: Vec::new(), ..config() }).redis(connection);
+    expect_healthy(&doctor(encrypted), "redis-tls").await;
+    // the other port of the same server
+    expect_finding(&doctor(redis(tls.server.url()).await), "redis-tls", Warning, "has no TLS").await;
 }
 
 #[tokio::test]
