@@ -163,6 +163,12 @@ impl GroupTypes {
         }
     }
 
+    /// Returns the place where the range of a type begins, if it has one.
+    #[must_use]
+    pub fn unhandled_from(&self, event_type: &str) -> Option<u64> {
+        self.unhandled.get(event_type).map(|range| range.first)
+    }
+
     /// Extends every range up to a place that the group has passed, for a bus that saves only where a range begins.
     pub fn extend_to(&mut self, place: u64) {
         for range in self.unhandled.values_mut() {

@@ -90,6 +90,28 @@ async fn rows_after_the_checkpoint_are_what_the_feed_brings_once_more() {
     kill(&kept, bus, consumer).await;
 }
 
+/// An event that runs for long does not hold the checkpoint back: what was handled meanwhile is not handled again.
+#[tokio::test]
+async fn the_checkpoint_passes_an_event_that_runs_for_long() {
+    const EVENTS: u64 = 300;
+    let aggregates: Vec<_> = (1..=EVENTS).map(|number| number.to_string()).collect();
+    let kept = Kept::with(&aggregates.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let worker = Worker::held();
+    (2..=EVENTS).for_each(|position| worker.let_at(position));
+    let (bus, consumer) = process(&kept, LATER, &worker).await;
+    until("all but the first are handled", async || worker.got().len() as u64 == EVENTS - 1).await;
+    until("the checkpoint has passed the first", async || kept.get("group:a") > Some(Position::new(EVENTS - 64))).await;
+    assert_eq!(kept.rows("a").await, (vec![1], vec![]));
+    kill(&kept, bus, consumer).await;
+
+    let again = Worker::new();
+    let (bus, _) = process(&kept, LATER, &again).await;
+    settled(&bus).await;
+    let got = again.got();
+    assert!(got.contains(&1) && got.len() <= 64 + 1, "{got:?}");
+    assert_eq!(kept.rows("a").await, (vec![], vec![]));
+}
+
 /// The store may have saved a row without an answer.
 #[tokio::test]
 async fn a_row_that_was_saved_without_an_answer_goes_with_its_event() {

@@ -58,15 +58,16 @@ impl AnnouncedTypes {
 
     /// Adds an event that no handler wants to the range of its type.
     pub(super) fn pass_unhandled(&mut self, event_type: &str, location: EventLocation, now: u64) -> Unhandled {
-        let passed = match location {
-            EventLocation::Stored(position) => self.in_store.note_unhandled(event_type, position.get(), now),
+        let position = match location {
+            EventLocation::Stored(position) => position.get(),
             EventLocation::OnlyInLog(number) => return self.in_log.note_unhandled(event_type, number + 1, now),
         };
-        // only the start of a range is a change to save: its end follows from the checkpoint
-        if let Unhandled::Skipped { is_first: true } | Unhandled::LeftPending { is_first: true } = passed {
+        // only the start of a range is a change to save: its end follows from the checkpoint. An event that waited, or was
+        // blocked, may come after later ones.
+        if self.in_store.unhandled_from(event_type).is_none_or(|first| position < first) {
             self.changes += 1;
         }
-        passed
+        self.in_store.note_unhandled(event_type, position, now)
     }
 
     /// Announces the types that the group handles; returns the undecided ranges.
@@ -246,4 +247,23 @@ async fn first_unreadable<'s>(
 
 fn of_type(event_type: &str) -> Result<FeedFilter, BoxError> {
     Ok(FeedFilter::all().event_types([Name::new("event type", event_type)?]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_of_a_range_is_saved_again_if_an_earlier_event_comes_late() {
+        let mut types = AnnouncedTypes::default();
+        let mut pass = |position: u64| {
+            types.pass_unhandled("OrderShipped", EventLocation::Stored(Position::new(position)), 1);
+            let unsaved = types.unsaved();
+            if let Some((_, change)) = &unsaved {
+                types.mark_saved(*change);
+            }
+            unsaved.and_then(|(types, _)| types.unhandled_from("OrderShipped"))
+        };
+        assert_eq!([20, 21, 15, 16, 25].map(&mut pass), [Some(20), None, Some(15), None, None]);
+    }
 }

@@ -6,6 +6,7 @@
 //! | the delivery | in the store | after a restart |
 //! |---|---|---|
 //! | is not read, runs for the first time, or is ready to | after the checkpoint | delivered from the feed: see below |
+//! | the same, and has fallen behind by [`HELD_BACK_MAX`] | a row, once the checkpoint passes it | delivered: see below |
 //! | has finished, and the checkpoint has not passed it | after the checkpoint | delivered once more |
 //! | has failed and waits, or runs again | a row, once saved | delivered when due, with former attempts: see below |
 //! | is blocked behind a waiting one of its aggregate | a row, once the checkpoint passes it | delivered behind it |
@@ -42,6 +43,10 @@ use crate::{
     },
     port::{UnfinishedDelivery, attempts::DeliveryAttempts},
 };
+
+/// The checkpoint passes an event that runs for long, and writes its row, once so many later positions are finished: else a
+/// process that ends meanwhile would have handled them for nothing.
+const HELD_BACK_MAX: u64 = 64;
 
 /// An entry that the group has read and not acknowledged.
 #[derive(Debug)]
@@ -621,12 +626,14 @@ impl GroupCursor {
         Some(checkpoint).filter(|_| Some(checkpoint) > self.saved_checkpoint.or(Some(Position::START)))
     }
 
-    /// Returns `true` if an entry gets a row when the checkpoint passes it: it waits, is a dead letter or left, or is
-    /// behind one that waits.
+    /// Returns `true` if an entry gets a row when the checkpoint passes it: it waits, is a dead letter or left, is behind
+    /// one that waits, or has fallen behind.
     fn gets_row(&self, number: u64, pending: &PendingEntry) -> bool {
+        let behind = |(highest, position): (Position, Position)| highest.get().saturating_sub(position.get());
         pending.dead_letter_time.is_some()
             || self.without_handler.contains(&number)
             || self.waiting_by_stream.contains_key(pending.record.metadata().stream())
+            || self.highest_finished.zip(pending.position).map(behind) >= Some(HELD_BACK_MAX)
     }
 
     /// Returns `true` if the consumer has work to do though no entry comes.
