@@ -119,6 +119,11 @@ impl HeldLease {
         !self.validity.is_valid(self.request.ttl, &self.request.clock)
     }
 
+    /// Renews the lease at once. Returns `false` if it has passed on to a new owner.
+    pub(crate) async fn renew(&self) -> Result<bool, LeaseError> {
+        self.request.store.renew_lease(self.lease(), self.request.ttl).await
+    }
+
     /// Releases the lease, so that the next owner need not wait.
     pub(crate) async fn release(self) {
         let (lease, store) = (self.validity.lease(), &self.request.store);
@@ -196,6 +201,9 @@ mod tests {
         // no timer fires meanwhile, as in a paused process
         tokio::time::advance(TTL).await;
         assert!(held_lease.may_have_expired());
+        assert!(held_lease.renew().await.unwrap(), "nobody took it");
+        let _other = request(&store, "b").seize(&cancel).await.unwrap();
+        assert!(!held_lease.renew().await.unwrap());
     }
 
     #[test]

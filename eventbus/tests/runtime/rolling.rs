@@ -232,6 +232,8 @@ async fn a_projection_that_nothing_can_rebuild_stops_and_says_what_it_misses() {
     until("nothing is missing", async || store.tables().await.rows("parcels").len() == 1).await;
     stop(named).await;
     // a release with as few types continues
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
     let old = run(&store, nameless::old::Rows).await;
     let stream = eventbus::StreamId::new(Name::from_static("Order"), AggregateId::new());
     let news = vec![NewEvent::from_event(&crate::orders::created("bob", 1.0)).unwrap()];
@@ -240,6 +242,7 @@ async fn a_projection_that_nothing_can_rebuild_stops_and_says_what_it_misses() {
     if went_on.is_err() {
         until("it goes on after a minute", async || old.projected::<nameless::old::Rows>(position).await.is_ok()).await;
     }
+    assert_eq!(lines.text().matches("knew more event types than this one").count(), 1, "{}", lines.text());
     stop(old).await;
 }
 

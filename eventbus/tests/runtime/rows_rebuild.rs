@@ -419,6 +419,35 @@ async fn an_event_that_keeps_failing_ends_the_rebuild_before_it_and_the_next_one
     assert_eq!(counted(&store).await, (2, 4));
 }
 
+/// A method that failed may be mended in the next process, and make other rows of earlier events, too.
+#[tokio::test(start_paused = true)]
+async fn after_a_failed_method_the_next_process_begins_anew_unless_the_event_is_skipped() {
+    for is_skipped in [false, true] {
+        let (store, mood) = (TableStore::new(), Mood::default());
+        save(&store, "ada", 1).await;
+        let last = save(&store, "bad", 1).await;
+        let failing = app(&store, &mood).await;
+        drop(failing.projected::<OrderRows>(last).await.unwrap());
+        mood.refusals.store(u32::MAX, Ordering::SeqCst);
+        let refused = failing.rebuild::<OrderRows>().await.unwrap_err();
+        assert!(matches!(refused, RebuildError::Failed { position, .. } if position == 3), "{refused}");
+        if is_skipped {
+            failing.skip_event::<OrderRows>(Position::new(3), "a test").await.unwrap();
+        }
+        failing.shutdown(Duration::from_secs(5)).await.unwrap();
+        mood.refusals.store(0, Ordering::SeqCst);
+
+        let mended = app(&store, &mood).await;
+        let mut first = None;
+        let rebuild = mended.rebuild::<OrderRows>().on_progress(|now| {
+            first.get_or_insert(now.events);
+        });
+        let rebuilt = rebuild.await.unwrap();
+        let (begins_at, skipped) = if is_skipped { (2, 1) } else { (0, 0) };
+        assert_eq!((first, rebuilt.skipped), (Some(begins_at), skipped));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_rebuild_frees_a_projection_that_stopped() {
     let (store, mood) = (TableStore::new(), Mood::refusing(4));

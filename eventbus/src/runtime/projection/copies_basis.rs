@@ -19,17 +19,36 @@ pub(super) struct CopiesBasis {
     types: FedTypes,
     /// The positions of skipped events.
     skips: Vec<Position>,
+    /// Set once a method has failed: where, and in which process. In a different one the method may be mended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failed: Option<(Position, String)>,
 }
 
 impl CopiesBasis {
     pub(super) fn new(types: FedTypes, skips: &[Position]) -> Self {
-        Self { types, skips: skips.to_vec() }
+        Self { types, skips: skips.to_vec(), failed: None }
     }
 
-    /// Returns `true` if both make the same rows of the events up to `position`.
-    pub(super) fn is_same_up_to(&self, position: Position, other: &Self) -> bool {
+    /// Returns `true` if a rebuild by `next` makes the same rows of the events up to `position`, in the process `owner`. After
+    /// a method has failed in a different one, only if the event is skipped now: else the method was mended, and may make
+    /// other rows of earlier events, too.
+    pub(super) fn is_same_up_to(&self, position: Position, next: &Self, owner: &Name) -> bool {
         let skips = |basis: &Self| basis.skips.iter().filter(|skip| **skip <= position).copied().collect::<Vec<_>>();
-        self.types == other.types && skips(self) == skips(other)
+        let is_mended = self.failed.as_ref().is_some_and(|(at, of)| **owner != **of && !next.skips.contains(at));
+        !is_mended && self.types == next.types && skips(self) == skips(next)
+    }
+
+    /// Notes that a method of the process `owner` failed at an event.
+    pub(super) async fn note_failure(
+        store: &dyn EventStore,
+        shadow: &Shadow,
+        (at, owner): (Position, &Name),
+    ) -> Result<(), BoxError> {
+        match Self::load(store, shadow).await? {
+            Some(noted) => Self { failed: Some((at, owner.to_string())), ..noted }.save(store, shadow).await,
+            // a rebuild does not continue copies without a note
+            None => Ok(()),
+        }
     }
 
     /// Loads the note about copies; `None` if there is none, or a release has written it that this one does not read.

@@ -132,10 +132,11 @@ async fn save_fed_types(context: &RunnerContext, role: &Name, fed_types: &FedTyp
     Ok(())
 }
 
-/// Fails if a different process may hold the lease: it may have written the note or the checkpoint meanwhile.
-fn check_held(held_lease: &HeldLease) -> Result<(), BoxError> {
-    match held_lease.may_have_expired() {
-        true => Err("another process may hold the lease by now".into()),
+/// Fails if a different process holds the lease: it may have written the note or the checkpoint meanwhile. If the lease may
+/// have expired, asks the store: on SQLite a long transaction lets no renewal through.
+async fn check_held(held_lease: &HeldLease) -> Result<(), BoxError> {
+    match held_lease.may_have_expired() && !held_lease.renew().await? {
+        true => Err("another process holds the lease by now".into()),
         false => Ok(()),
     }
 }
@@ -149,7 +150,7 @@ pub(super) async fn record_rebuild<P: Projection>(
     context: &RunnerContext,
     held_lease: &HeldLease,
 ) -> Result<(), BoxError> {
-    check_held(held_lease)?;
+    check_held(held_lease).await?;
     let (role, mut fed_types) = (projection_role(P::definition().name), FedTypes::from_filter(P::definition().events));
     if let Some(former) = load_fed_types(context, &role).await? {
         fed_types = former.after_rebuild(&fed_types);
@@ -222,7 +223,7 @@ pub(super) async fn check_types<P: Projection>(
     let own = FedTypes::from_filter(definition.events);
     let must_reset_checkpoint = inner.progress().borrow().must_reset_checkpoint;
     if must_reset_checkpoint {
-        check_held(held_lease)?;
+        check_held(held_lease).await?;
         // a restart: the feed begins at the first event anyway
         context.store.save_checkpoint(role, Position::START).await?;
         record_rebuild::<P>(context, held_lease).await?;
@@ -246,7 +247,7 @@ pub(super) async fn check_types<P: Projection>(
         }
     }
     if fed_types != former {
-        check_held(held_lease)?;
+        check_held(held_lease).await?;
         save_fed_types(context, role, &fed_types).await?;
     }
     if missing.is_empty() {

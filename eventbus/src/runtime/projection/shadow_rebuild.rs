@@ -197,10 +197,13 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let mut position = make().await?;
         let basis = CopiesBasis::new(FedTypes::from_filter(definition.events), &skips);
         let noted = CopiesBasis::load(store, &self.shadow).await.map_err(|error| self.store_error(error))?;
-        if position > Position::START && !noted.is_some_and(|noted| noted.is_same_up_to(position, &basis)) {
+        if position > Position::START
+            && !noted.is_some_and(|noted| noted.is_same_up_to(position, &basis, &self.context.owner))
+        {
             tracing::warn!(
                 projection = definition.name, %position,
-                "rebuild begins anew: an interrupted one knew other event types, or skipped other events"
+                "rebuild begins anew: an interrupted one knew other event types, skipped other events, or failed in a \
+                 method that may be mended"
             );
             self.transactions.drop_shadow(&self.shadow).await.map_err(|error| self.store_error(error))?;
             position = make().await?;
@@ -248,6 +251,12 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 Err(FeedStop::Interrupted | FeedStop::LeaseLost) => return Err(RebuildError::Lost { name }),
                 Err(FeedStop::MissingTable(error)) => return Err(error.into()),
                 Err(FeedStop::EventFailed(record, error)) => {
+                    let at = record.position().unwrap_or_default();
+                    let failed = (at, &self.context.owner);
+                    if let Err(error) = CopiesBasis::note_failure(&*self.context.store, &self.shadow, failed).await {
+                        tracing::warn!(projection = name, %error, "the failed rebuild was not noted: its copies are dropped");
+                        self.drop_copies().await;
+                    }
                     return Err(RebuildError::failed(name, record.position(), &error));
                 }
                 Err(FeedStop::Store(error)) => error,

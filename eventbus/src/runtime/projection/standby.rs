@@ -125,15 +125,24 @@ async fn try_acquire_lease<P: Projection>(
     free_since: &mut Option<Instant>,
     cancel: &CancellationToken,
 ) -> Result<Option<HeldLease>, BoxError> {
-    let comparison = compare_types::<P>(context).await?;
-    if comparison == TypeComparison::KnowsLess && !is_free_for_long(lease_request, free_since).await? {
-        return Ok(None);
+    let (projection, comparison) = (P::definition().name, compare_types::<P>(context).await?);
+    if comparison == TypeComparison::KnowsLess {
+        let has_waited = free_since.is_some();
+        if !is_free_for_long(lease_request, free_since).await? {
+            if free_since.is_some() && !has_waited {
+                tracing::warn!(
+                    projection, wait = ?FREE_LEASE_WAIT,
+                    "the last process that fed the projection knew more event types than this one, which feeds it once no \
+                     other has come back for this time"
+                );
+            }
+            return Ok(None);
+        }
     }
     let acquired = lease_request.acquire(cancel).await?;
     if acquired.is_some() || comparison != TypeComparison::KnowsMore {
         return Ok(acquired);
     }
-    let projection = P::definition().name;
     tracing::info!(
         projection,
         "this process knows more event types than the one that feeds the projection: it takes over"
