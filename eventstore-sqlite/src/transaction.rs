@@ -13,6 +13,7 @@ use eventbus::{
     support::{no_such_event, too_many_tags},
 };
 use rusqlite::{Connection, Params, ffi::SQLITE_CONSTRAINT_COMMITHOOK};
+use uuid::Uuid;
 
 use crate::{
     blocking::blocking,
@@ -368,8 +369,11 @@ impl Transaction for SqliteTransaction {
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         check_table(table)?;
         check_name(column)?;
-        // with the table, as SQLite reads a quoted name that no column has as a text
-        self.execute(&format!("DELETE FROM \"{table}\" WHERE \"{table}\".\"{column}\" = ?1"), [value])?;
+        // with the table, as SQLite reads a quoted name that no column has as a text; no text equals a BLOB, which holds an id
+        // as its letters, or as the bytes of a UUID
+        let sql = format!("DELETE FROM \"{table}\" WHERE \"{table}\".\"{column}\" IN (?1, CAST(?1 AS BLOB), ?2)");
+        let uuid = Uuid::try_parse(value).ok().map(Uuid::into_bytes);
+        self.execute(&sql, (value, uuid))?;
         Ok(())
     }
 

@@ -444,6 +444,24 @@ async fn rows_are_deleted_by_plain_names_only() {
     }
 }
 
+/// No text equals a BLOB.
+#[tokio::test]
+async fn rows_whose_ids_are_bytes_are_deleted_too() {
+    for store in both().await {
+        let mut tx = store.begin().await.unwrap();
+        sql(&mut *tx).execute("CREATE TABLE bytes (id BLOB PRIMARY KEY)", ()).unwrap();
+        let id = AggregateId::new().to_string();
+        let uuid = uuid::Uuid::parse_str(&id).unwrap();
+        for bytes in [&uuid.as_bytes()[..], id.as_bytes(), b"other"] {
+            sql(&mut *tx).execute("INSERT INTO bytes VALUES (?1)", [bytes]).unwrap();
+        }
+        tx.delete_rows("bytes", "id", &id).await.unwrap();
+        let left = "SELECT group_concat(CAST(id AS TEXT)) FROM bytes";
+        let left: String = sql(&mut *tx).connection().unwrap().query_row(left, [], |row| row.get(0)).unwrap();
+        assert_eq!(left, "other");
+    }
+}
+
 /// The port's view: a handler asks for the transaction by its type.
 #[tokio::test]
 async fn transactions_are_offered_by_the_store() {
