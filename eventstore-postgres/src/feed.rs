@@ -81,7 +81,7 @@ impl ReadFeed for PgEventStore {
     }
 
     async fn held_for(&self) -> Result<Option<Duration>, ReadError> {
-        Ok(PgOpenAppend::load_oldest(self.inner()).await?.map(|open| open.age))
+        Ok(PgOpenAppend::load_oldest(self.inner()).await?.map(|open| open.age.unwrap_or_default()))
     }
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {

@@ -14,12 +14,14 @@ const OPEN_APPEND_WARN_AGE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PgOpenAppend {
-    /// The age of its transaction; zero if this role may not see it.
-    pub age: Duration,
+    /// The age of its transaction; `None` if this role may not see it.
+    pub age: Option<Duration>,
     /// The server process, for `pg_terminate_backend`; none for a prepared transaction, see `pg_prepared_xacts`.
     pub pid: Option<i32>,
     /// The `application_name` of its connection.
     pub application_name: String,
+    /// Set if this role may not see the age of some open append, so that one of those may be older.
+    pub has_hidden: bool,
 }
 
 impl PgOpenAppend {
@@ -45,14 +47,16 @@ impl PgOpenAppend {
     fn decode(row: &PgRow) -> Result<Self, sqlx::Error> {
         let seconds: Option<f64> = row.try_get("seconds")?;
         Ok(Self {
-            age: Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or_default(),
+            // a clock that was set back makes it negative
+            age: seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
             pid: row.try_get("pid")?,
             application_name: row.try_get("application_name")?,
+            has_hidden: row.try_get("has_hidden")?,
         })
     }
 
     fn is_overdue(&self) -> bool {
-        self.age > OPEN_APPEND_WARN_AGE
+        self.age.is_some_and(|age| age > OPEN_APPEND_WARN_AGE)
     }
 }
 
@@ -77,8 +81,12 @@ mod tests {
 
     #[test]
     fn an_append_is_open_for_long_after_half_a_minute() {
-        let open =
-            |seconds| PgOpenAppend { age: Duration::from_secs(seconds), pid: None, application_name: String::new() };
+        let open = |seconds| PgOpenAppend {
+            age: Some(Duration::from_secs(seconds)),
+            pid: None,
+            application_name: String::new(),
+            has_hidden: false,
+        };
         assert!(!open(30).is_overdue());
         assert!(open(31).is_overdue());
     }

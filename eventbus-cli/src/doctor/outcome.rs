@@ -2,7 +2,7 @@
 
 use eventbus_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
 use eventstore_postgres::sqlx;
-use eventstore_sqlite::rusqlite;
+use eventstore_sqlite::rusqlite::{self, ErrorCode as SqliteErrorCode};
 
 use super::finding::Finding;
 
@@ -68,9 +68,17 @@ impl CheckError {
             Self::Redis(error) => {
                 !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed)
             }
-            Self::Sqlite(_) | Self::NotHere(_) => false,
+            // the file is missing, or may not be read
+            Self::Sqlite(error) => error.sqlite_error_code() == Some(SqliteErrorCode::CannotOpen),
+            Self::NotHere(_) => false,
             Self::Other(_) => true,
         }
+    }
+
+    /// Returns `true` if the file is no database of SQLite, or is damaged.
+    pub(crate) fn is_damage(&self) -> bool {
+        let Self::Sqlite(error) = self else { return false };
+        matches!(error.sqlite_error_code(), Some(SqliteErrorCode::NotADatabase | SqliteErrorCode::DatabaseCorrupt))
     }
 }
 

@@ -153,12 +153,12 @@ async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
 }
 
 fn describe_pooler(pid: i32) -> Finding {
-    Finding::fault(
+    Finding::warning(
         format!("a pooler gives one session of the server (process {pid}) to several clients, by transaction"),
-        "`LISTEN`, locks of sessions and, before PgBouncer 1.21, prepared statements break: statements fail, and a lock \
-         that stays behind blocks the next client",
+        "before PgBouncer 1.21, or without its `max_prepared_statements`, statements fail; without `notify: false` of the \
+         store readers hear of no append, and poll",
         "let the pooler pool sessions (`pool_mode = session`), or connect to the server directly; else set \
-         `max_prepared_statements` of the pooler, and `notify: false` of the store",
+         `max_prepared_statements` and `notify: false`, and leave this check out by `--skip pg-pooler`",
     )
     .observed(json!({ "pid": pid }))
 }

@@ -208,25 +208,28 @@ async fn check_long_transactions(target: &PostgresTarget, config: &DoctorConfig)
 
 async fn check_open_append(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
     let mut session = target.session(config).await?;
-    let Some(open) = PgOpenAppend::load_on(session.connection(), target.schema()).await? else {
-        return Ok(Outcome::healthy());
-    };
-    if open.age <= config.open_append {
-        return Ok(Outcome::healthy());
+    let mut outcome = Outcome::healthy();
+    let Some(open) = PgOpenAppend::load_on(session.connection(), target.schema()).await? else { return Ok(outcome) };
+    if open.has_hidden {
+        outcome.not_checked(
+            "the age of an open append of a different role is hidden: GRANT pg_read_all_stats to the role of this \
+             connection",
+        );
     }
+    let Some(age) = open.age.filter(|age| *age > config.open_append) else { return Ok(outcome) };
     let found = format!(
         "a transaction of `{}` that has appended events is open for {} s",
         open.application_name,
-        open.age.as_secs()
+        age.as_secs()
     );
     let repair = match open.pid {
         Some(pid) => format!("SELECT pg_terminate_backend({pid})"),
         None => "it is a prepared transaction: ROLLBACK PREPARED with its name of `pg_prepared_xacts`".into(),
     };
     let consequence = "no reader of the feed gets past its events: handlers and projections stand still";
-    let observed =
-        json!({ "pid": open.pid, "application_name": open.application_name, "seconds": open.age.as_secs_f64() });
-    Ok(Some(Finding::fault(found, consequence, repair).observed(observed)).into())
+    let observed = json!({ "pid": open.pid, "application_name": open.application_name, "seconds": age.as_secs_f64() });
+    outcome.add(Finding::fault(found, consequence, repair).observed(observed));
+    Ok(outcome)
 }
 
 async fn check_prepared(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {

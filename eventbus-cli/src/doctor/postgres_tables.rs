@@ -193,32 +193,41 @@ async fn check_sequences_behind(target: &PostgresTarget, config: &DoctorConfig) 
                  WHERE n.nspname = {schema_text} AND k.relname = w.sequence)",
         )
         .await?;
-    let mut behind: Vec<(String, i64, i64)> = Vec::new();
-    for (sequence, table, column) in has {
-        let (drawn, stored): (i64, i64) = session
+    let mut outcome = Outcome::healthy();
+    for (name, table, column) in has {
+        // newer servers show a role without the right no value, instead of an error
+        let (drawn, stored): (Option<i64>, i64) = session
             .row(&format!(
-                "SELECT coalesce(pg_sequence_last_value('{{schema}}.{sequence}'), 0),
+                "SELECT CASE WHEN has_sequence_privilege('{{schema}}.{name}', 'USAGE, SELECT')
+                     THEN coalesce(pg_sequence_last_value('{{schema}}.{name}'), 0) END,
                  coalesce((SELECT max({column}) FROM {{schema}}.{table}), 0)"
             ))
             .await?;
-        if drawn < stored {
-            behind.push((sequence, drawn, stored));
+        let Some(drawn) = drawn else {
+            outcome.not_checked(format!(
+                "the role may not read the sequence `{name}`: GRANT SELECT ON SEQUENCE \"{schema}\".{name} to it"
+            ));
+            continue;
+        };
+        if drawn >= stored {
+            continue;
         }
-    }
-    let finding = |(name, drawn, stored): (String, i64, i64)| {
         let found = format!("the sequence `{name}` is at {drawn}, and {stored} is stored already");
         let consequence = "the next appends fail, or take numbers that readers have passed; it was restored without \
                            its state";
-        let repair = format!("SELECT setval('\"{schema}\".{name}', {stored})");
+        let repair = format!(
+            "stop all writers, then SELECT setval('\"{schema}\".{name}', (SELECT max({column}) FROM \
+             \"{schema}\".{table}))"
+        );
         let observed = json!({ "sequence": name, "drawn": drawn.to_string(), "stored": stored.to_string() });
-        Finding::fault(found, consequence, repair).observed(observed)
-    };
-    Ok(behind.into_iter().map(finding).collect())
+        outcome.add(Finding::fault(found, consequence, repair).observed(observed));
+    }
+    Ok(outcome)
 }
 
-/// An index that is wanted and not found: table, name, columns, whether it is unique, whether the table is a partition,
-/// and an index on these columns that is not usable.
-type WantedIndex = (String, String, String, bool, bool, Option<String>);
+/// An index that is wanted and not found: table, name, columns and whether it is unique; and an index on these columns,
+/// with `true` if it is sound and has a wrong name.
+type WantedIndex = (String, String, String, bool, Option<String>, Option<bool>);
 
 async fn check_indexes(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
     let wrong: Vec<WantedIndex> = target
@@ -227,8 +236,9 @@ async fn check_indexes(target: &PostgresTarget, config: &DoctorConfig) -> Result
         .rows(&format!(
             "WITH wanted (t, name, columns, is_unique) AS (VALUES {INDEXES}),
              tables AS (
-                 -- of a partitioned table each partition has the indexes
-                 SELECT w.*, c.oid, p.relkind = 'p' AS is_partition
+                 -- of a partitioned table each partition has the indexes, under its own name
+                 SELECT w.t, w.columns, w.is_unique, c.oid,
+                     quote_ident(c.relname || substr(w.name, length(w.t) + 1)) AS name
                  FROM wanted w
                  JOIN pg_class p ON p.relname = w.t
                  JOIN pg_namespace n ON n.oid = p.relnamespace AND n.nspname = {{schema_text}}
@@ -238,43 +248,49 @@ async fn check_indexes(target: &PostgresTarget, config: &DoctorConfig) -> Result
              found AS (
                  SELECT i.indrelid, i.indexrelid::regclass::text AS name, i.indisunique,
                      i.indisvalid AND i.indisready AND i.indislive AS is_valid,
+                     -- by this name the store knows a repeated append
+                     (SELECT x.relname FROM pg_class x WHERE x.oid = i.indexrelid) LIKE '%\\_event\\_id\\_key' AS is_id_key,
                      (SELECT string_agg(a.attname, ',' ORDER BY k.o)
                       FROM unnest(i.indkey::int2[]) WITH ORDINALITY k (n, o)
                       JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n
                       WHERE k.o <= i.indnkeyatts) AS columns
                  FROM pg_index i WHERE i.indrelid IN (SELECT oid FROM tables))
-             SELECT t.oid::regclass::text, t.name::text, t.columns::text, t.is_unique, t.is_partition,
-                 (SELECT f.name FROM found f WHERE f.indrelid = t.oid AND f.columns = t.columns LIMIT 1)
+             SELECT t.oid::regclass::text, t.name::text, t.columns::text, t.is_unique, o.name, o.is_sound
              FROM tables t
-             WHERE NOT EXISTS (
-                 SELECT FROM found f
-                 WHERE f.indrelid = t.oid AND f.columns = t.columns AND f.is_valid
-                   AND (f.indisunique OR NOT t.is_unique))
+             LEFT JOIN LATERAL (
+                 SELECT f.name, f.is_valid AND (f.indisunique OR NOT t.is_unique) AS is_sound, f.is_id_key
+                 FROM found f WHERE f.indrelid = t.oid AND f.columns = t.columns
+                 ORDER BY 2 DESC, 3 DESC LIMIT 1) o ON true
+             WHERE NOT coalesce(o.is_sound AND (o.is_id_key OR t.columns <> 'event_id,stream_no'), false)
              ORDER BY 1, 2"
         ))
         .await?;
-    let finding = |(table, name, columns, is_unique, is_partition, unusable): WantedIndex| {
+    let finding = |(table, name, columns, is_unique, other, is_misnamed): WantedIndex| {
         let columns = columns.replace(',', ", ");
+        let is_misnamed = is_misnamed == Some(true);
         let (severity, consequence) = match is_unique {
+            true if is_misnamed => {
+                (Severity::Fault, "a repeated append fails, where it should return its first result")
+            }
             true => (Severity::Fault, "the store cannot keep its promises: two writers can store the same thing"),
             false => (Severity::Warning, "statements read the whole table, and become slower with each row"),
         };
         let kind = if is_unique { "UNIQUE INDEX" } else { "INDEX" };
-        let (found, repair) = match &unusable {
+        let (found, repair) = match &other {
+            Some(index) if is_misnamed => (
+                format!("the index `{index}` on `{table}` ({columns}) has not the name `{name}`"),
+                format!("ALTER INDEX {index} RENAME TO {name}"),
+            ),
             Some(index) => (
                 format!("the index `{index}` on `{table}` ({columns}) is not usable"),
                 format!("REINDEX INDEX CONCURRENTLY {index}; if it is not unique, drop it and make `{name}` anew"),
             ),
             None => (
                 format!("`{table}` lacks the index `{name}` on ({columns})"),
-                match is_partition {
-                    // its sisters have indexes of that name
-                    true => format!("CREATE {kind} CONCURRENTLY ON {table} ({columns})"),
-                    false => format!("CREATE {kind} CONCURRENTLY {name} ON {table} ({columns})"),
-                },
+                format!("CREATE {kind} CONCURRENTLY {name} ON {table} ({columns})"),
             ),
         };
-        let observed = json!({ "table": table, "index": name, "columns": columns, "unusable": unusable });
+        let observed = json!({ "table": table, "index": name, "columns": columns, "other": other });
         Finding::new(severity, found, consequence, repair).observed(observed)
     };
     Ok(wrong.into_iter().map(finding).collect())

@@ -212,7 +212,8 @@ struct Subjects<'a> {
     has_silent_server: bool,
     bus: Option<BusTarget>,
     redis_store: Option<RedisStoreTarget>,
-    sqlite: Option<&'a SqliteTarget>,
+    /// The file, or why it cannot be opened.
+    sqlite: Option<Result<&'a SqliteTarget, String>>,
     known_types: Option<&'a KnownTypes>,
 }
 
@@ -247,6 +248,17 @@ impl<'a> Subjects<'a> {
                 Some(found.map(|()| target).map_err(|error| error.to_string()))
             }
         };
+        let sqlite = match &doctor.sqlite {
+            None => None,
+            Some(target) => Some(match target.ping().await {
+                Err(error) if error.is_silence() => {
+                    has_silent_server = true;
+                    Err(error.to_string())
+                }
+                // of other faults each check says its part
+                _ => Ok(target),
+            }),
+        };
         let server = redis.as_ref().and_then(|redis| redis.as_ref().ok());
         let bus = server.zip(doctor.bus.as_ref());
         let store = server.zip(doctor.redis_store.as_ref());
@@ -257,7 +269,7 @@ impl<'a> Subjects<'a> {
             postgres,
             redis,
             has_silent_server,
-            sqlite: doctor.sqlite.as_ref(),
+            sqlite,
             known_types: doctor.known_types.as_ref(),
         }
     }
@@ -306,7 +318,8 @@ impl<'a> Subjects<'a> {
     }
 
     fn sqlite(&self) -> Result<&'a SqliteTarget, Missing<'_>> {
-        self.sqlite.ok_or(Missing::Subject("no SQLite file was given"))
+        let found = self.sqlite.as_ref().ok_or(Missing::Subject("no SQLite file was given"))?;
+        found.as_ref().copied().map_err(|reason| Missing::Server(reason))
     }
 
     fn known_types(&self) -> Result<&'a KnownTypes, Missing<'_>> {

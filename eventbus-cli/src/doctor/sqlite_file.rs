@@ -78,9 +78,24 @@ fn rows<T>(
     connection.prepare(sql)?.query_map([], decode)?.collect()
 }
 
+/// Turns the error that a file is damaged into a finding.
+fn with_damage(checked: Result<Outcome, CheckError>, target: &SqliteTarget) -> Result<Outcome, CheckError> {
+    let error = match checked {
+        Err(error) if error.is_damage() => error,
+        checked => return checked,
+    };
+    let path = target.path().display().to_string();
+    let found = format!("`{path}` is damaged, or no database of SQLite: {error}");
+    Ok(Some(Finding::fault(found, DAMAGED, RESTORE).observed(json!({ "path": path }))).into())
+}
+
+const DAMAGED: &str = "reads fail or return wrong rows, and writes may damage more of it";
+const RESTORE: &str =
+    "stop the application, keep a copy, and restore a backup; `.recover` of the sqlite3 shell saves the rest";
+
 async fn check_release(target: &SqliteTarget) -> Result<Outcome, CheckError> {
     let path = target.path().display().to_string();
-    target
+    let checked = target
         .read(move |connection| {
             let has: bool = connection.query_row(
                 "SELECT count(*) FROM sqlite_schema WHERE name IN ('eventbus_events', 'eventbus_migrations')",
@@ -97,7 +112,8 @@ async fn check_release(target: &SqliteTarget) -> Result<Outcome, CheckError> {
             let applied = rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             Ok(compare_migrations(&applied, SqliteEventStore::NEWEST_MIGRATION))
         })
-        .await
+        .await;
+    with_damage(checked, target)
 }
 
 async fn check_journal(target: &SqliteTarget) -> Result<Outcome, CheckError> {
@@ -200,15 +216,14 @@ async fn check_dead_letters(target: &SqliteTarget, config: &DoctorConfig) -> Res
 }
 
 async fn check_integrity(target: &SqliteTarget) -> Result<Outcome, CheckError> {
-    let problems: Vec<String> =
-        target.read(|connection| Ok(rows(connection, "PRAGMA integrity_check(20)", |row| row.get(0))?)).await?;
-    let problems: Vec<_> = problems.into_iter().filter(|problem| problem != "ok").collect();
-    let Some(first) = problems.first() else { return Ok(Outcome::healthy()) };
-    let found = format!("the file is damaged, {} problems: {first}", problems.len());
-    let consequence = "reads fail or return wrong rows, and writes may damage more of it";
-    let repair =
-        "stop the application, keep a copy, and restore a backup; `.recover` of the sqlite3 shell saves the rest";
-    Ok(Some(Finding::fault(found, consequence, repair).observed(json!({ "problems": problems }))).into())
+    let checked = target.read(|connection| {
+        let problems: Vec<String> = rows(connection, "PRAGMA integrity_check(20)", |row| row.get(0))?;
+        let problems: Vec<_> = problems.into_iter().filter(|problem| problem != "ok").collect();
+        let Some(first) = problems.first() else { return Ok(Outcome::healthy()) };
+        let found = format!("the file is damaged, {} problems: {first}", problems.len());
+        Ok(Some(Finding::fault(found, DAMAGED, RESTORE).observed(json!({ "problems": problems }))).into())
+    });
+    with_damage(checked.await, target)
 }
 
 async fn check_streams(target: &SqliteTarget) -> Result<Outcome, CheckError> {

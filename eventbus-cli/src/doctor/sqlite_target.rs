@@ -27,6 +27,13 @@ impl SqliteTarget {
         &self.path
     }
 
+    /// Fails if the file cannot be opened, or is no database.
+    pub(crate) async fn ping(&self) -> Result<(), CheckError> {
+        let ask =
+            |connection: &Connection| Ok(connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?);
+        self.read(ask).await
+    }
+
     /// Opens the file for reading, and runs `read` in a thread that may block.
     pub(crate) async fn read<T: Send + 'static>(
         &self,

@@ -1,7 +1,11 @@
 //! How clients reach a PostgreSQL server, and their rights.
 
+use eventbus::{ExpectedVersion, Name, NewEvent, StreamId};
 use eventbus_cli::doctor::{Doctor, DoctorConfig, Severity::*};
-use eventstore_postgres::sqlx::{Connection as _, Executor as _, PgConnection};
+use eventstore_postgres::{
+    PgEventStore,
+    sqlx::{Connection as _, Executor as _, PgConnection},
+};
 use rcgen::{CertificateParams, KeyPair};
 
 use super::{
@@ -143,7 +147,11 @@ async fn what_a_role_may_not_see_is_not_healthy() {
     run_sql(store.url(), &format!("REVOKE SELECT ON eventbus.unfinished_deliveries FROM {role}")).await;
     // a session of a different role, which that role may not see
     let mut left = PgConnection::connect(store.url()).await.unwrap();
-    left.execute("BEGIN; SELECT 1").await.unwrap();
+    left.execute("BEGIN").await.unwrap();
+    let events = PgEventStore::connect(store.url()).await.unwrap();
+    let event = NewEvent::new(Name::from_static("Deposited"), 1, "{}");
+    let stream = StreamId::parse("Account", "eve").unwrap();
+    events.append_in(&mut left, &stream, ExpectedVersion::Any, vec![event]).await.unwrap();
     let report = store.doctor().postgres(pool(&url), "eventbus").run().await;
     let reason = |check: &str| {
         let not_checked = report.not_checked().iter().find(|not_checked| not_checked.check == check);
@@ -155,7 +163,9 @@ async fn what_a_role_may_not_see_is_not_healthy() {
     assert!(hidden.reason.starts_with("only a superuser may read"), "{report}");
     assert!(reason("pg-disk").starts_with("the role lacks a right"), "{report}");
     assert!(reason("pg-long-transaction").contains("sessions of different roles are hidden"), "{report}");
+    assert!(reason("pg-open-append").contains("of a different role is hidden"), "{report}");
     assert!(report.to_string().contains("NOT CHECKED pg-disk "), "{report}");
     left.close().await.unwrap();
+    events.close().await;
     store.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }

@@ -1,6 +1,6 @@
 //! Tables, indexes and sequences.
 
-use eventbus_cli::doctor::{DoctorConfig, Severity::*};
+use eventbus_cli::doctor::{CheckFinding, DoctorConfig, Severity::*};
 
 use super::common::{Store, config, expect_finding, expect_healthy, expect_only, pool, run_sql, until};
 
@@ -44,10 +44,12 @@ async fn sequences_that_were_restored_without_their_state_are_found() {
     let store = Store::new().await;
     let reset = "SELECT setval('events_position_seq', 1)";
     let found = store.broken_by(reset, "pg-sequence-behind", Fault, "`events_position_seq` is at 1, and 3").await;
-    store.run(&found.finding.repair).await;
+    let statement =
+        |found: &CheckFinding| found.finding.repair.strip_prefix("stop all writers, then ").unwrap().to_owned();
+    store.run(&statement(&found)).await;
     let reset = "ALTER SEQUENCE streams_stream_no_seq RESTART";
     let found = store.broken_by(reset, "pg-sequence-behind", Fault, "`streams_stream_no_seq`").await;
-    store.run(&found.finding.repair).await;
+    store.run(&statement(&found)).await;
     expect_healthy(&store.doctor(), "pg-sequence-behind").await;
 }
 
@@ -99,7 +101,13 @@ async fn a_partitioned_table_has_its_keys_in_each_partition() {
         )
         .await;
     let found =
-        expect_finding(&store.doctor(), "pg-index", Fault, "events_new` lacks the index `events_event_id_key`").await;
+        expect_finding(&store.doctor(), "pg-index", Fault, "events_new` lacks the index `events_new_event_id_key`")
+            .await;
+    run_sql(store.url(), &found.finding.repair).await;
+    expect_healthy(&store.doctor(), "pg-index").await;
+    // by its name the store knows a repeated append
+    let renamed = "ALTER INDEX events_new_event_id_key RENAME TO events_new_ids";
+    let found = store.broken_by(renamed, "pg-index", Fault, "has not the name `events_new_event_id_key`").await;
     run_sql(store.url(), &found.finding.repair).await;
     expect_healthy(&store.doctor(), "pg-index").await;
 }

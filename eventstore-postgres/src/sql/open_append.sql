@@ -1,10 +1,12 @@
--- The append that has been open the longest: its backend (null for a prepared transaction), application and age.
+-- The append that has been open the longest: its backend (null for a prepared transaction), application and age, which is
+-- null if this role may not see it; and whether the age of any open append is hidden.
 --
 -- The locks are those of `head.sql`, below which readers of the feed stay.
 SELECT
     a.pid,
     coalesce(a.application_name, '') AS application_name,
-    greatest(extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)), 0)::float8 AS seconds
+    extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS seconds,
+    bool_or(coalesce(a.xact_start, p.prepared) IS NULL) OVER () AS has_hidden
 FROM pg_catalog.pg_locks l
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 LEFT JOIN pg_catalog.pg_locks x
