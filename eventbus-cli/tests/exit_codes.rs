@@ -5,11 +5,11 @@ mod common;
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use common::{OrderPlaced, Ran, Running, assert_json, eventbus, eventbus_with};
@@ -387,6 +387,17 @@ fn the_doctor_ends_as_its_worst_finding_says() {
     let database = format!("postgres://app:s3cret@127.0.0.1:{}/shop", closed_port());
     let away = eventbus(&["--store", &database, "doctor"]);
     assert!(away.code == 3 && away.out.contains("NOT CHECKED pg-") && !away.out.contains("s3cret"), "{away:?}");
+    let missing = format!("sqlite:{}", folder.path().join("missing.db").display());
+    let away = eventbus(&["--store", &missing, "doctor"]);
+    assert!(away.code == 3 && away.out.contains("NOT CHECKED sqlite-wal-size"), "{away:?}");
+    let no_database = folder.path().join("text.db");
+    fs::write(
+        &no_database,
+        "no database, but a text that is long enough to have a header of a hundred bytes ".repeat(20),
+    )
+    .unwrap();
+    let damaged = eventbus(&["--store", &format!("sqlite:{}", no_database.display()), "doctor"]);
+    assert!(damaged.code == 2 && damaged.out.contains("is damaged, or no database of SQLite"), "{damaged:?}");
 }
 
 /// Replies to each request of a connection after a delay that is longer than the driver waits by default.
@@ -500,9 +511,34 @@ fn a_new_crate_compiles_and_its_tests_pass() {
     assert!(in_memory.code == 64 && in_memory.err.contains("each start of the program folds it anew"), "{in_memory:?}");
     let mistyped = command(&["statos"]);
     assert!(mistyped.code == 64 && mistyped.err.contains("'status'"), "it does not start the service: {mistyped:?}");
+    let program = Path::new(target).join("debug/my_app2-order-service");
+    ask_service(Command::new(program).current_dir(&new), &readme);
     // what its own CI runs beside the tests
     cargo(&["fmt", "--check"]);
     cargo(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]);
     // without the commands it serves all the same
     cargo(&["clippy", "--quiet", "--all-targets", "--no-default-features", "--", "-D", "warnings"]);
+}
+
+/// Starts a service, asks it as its README says, and ends it.
+fn ask_service(program: &mut Command, readme: &str) {
+    let mut service = program.env("LISTEN", "127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+    let mut shown = BufReader::new(service.stdout.take().unwrap()).lines();
+    let address = shown.find_map(|line| Some(line.unwrap().strip_prefix("listening on http://")?.to_owned())).unwrap();
+    let ask = |line: &str| {
+        let line = line.replace("curl localhost:8000", &format!("curl --silent --show-error --fail {address}"));
+        let asked = Command::new("sh").args(["-c", &line]).output().unwrap();
+        assert!(asked.status.success(), "{line}: {}", String::from_utf8_lossy(&asked.stderr));
+        String::from_utf8(asked.stdout).unwrap()
+    };
+    let lines: Vec<_> = readme.lines().filter(|line| line.starts_with("curl ")).collect();
+    let [deposit, balances] = lines[..] else { panic!("{lines:?}") };
+    let deposited = ask(deposit);
+    assert!(deposited.contains("\"position\":"), "{deposited}");
+    let began = Instant::now();
+    while ask(balances) != r#"{"cents":{"ada":120}}"# {
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", ask(balances));
+    }
+    assert!(Command::new("kill").args(["-TERM", &service.id().to_string()]).status().unwrap().success());
+    assert!(service.wait().unwrap().success());
 }

@@ -6,6 +6,8 @@ use syn::{Attribute, LitStr, Token};
 #[derive(Default)]
 pub(crate) struct SerdeAttributes {
     pub(crate) renames: Vec<LitStr>,
+    /// Further names under which serde reads the field.
+    pub(crate) aliases: Vec<LitStr>,
     rename_all: Vec<String>,
     /// Set if serde neither writes nor reads the field.
     pub(crate) skip: bool,
@@ -41,6 +43,8 @@ impl SerdeAttributes {
                             Ok(())
                         })?;
                     }
+                } else if meta.path.is_ident("alias") {
+                    serde.aliases.push(meta.value()?.parse()?);
                 } else if meta.input.peek(Token![=]) {
                     meta.value()?.parse::<syn::Expr>()?;
                 } else if meta.input.peek(syn::token::Paren) {

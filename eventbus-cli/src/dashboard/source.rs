@@ -107,29 +107,44 @@ impl DashboardSource {
         list_relays(self.store()?, bus, &self.clock).await
     }
 
-    /// Lists the groups, without a read of each pending delivery. Returns also `false` if there are more dead letters than
-    /// were counted.
+    /// Lists the groups, without a read of each pending delivery: those of an application in this process it counts.
+    /// Returns also `false` if there are more dead letters than were counted.
     pub(super) async fn groups(&self) -> Result<(Vec<GroupRow>, bool), CommandError> {
         let tally = self.tally().await?;
         let detail = (&tally, GroupDetail::Checkpoints);
-        let groups = list_groups_with(&self.bus, self.optional_store(), detail, &self.clock).await?;
+        let mut groups = list_groups_with(&self.bus, self.optional_store(), detail, &self.clock).await?;
+        if self.bus.is_in_process() && self.app.is_some() {
+            for (group, counts) in self.bus.as_bus().in_flight() {
+                match groups.iter_mut().find(|row| *row.group == *group) {
+                    Some(row) => row.pending = Some(counts.entries),
+                    // it has finished nothing yet, so that the store does not know it
+                    None => groups.push(GroupRow {
+                        group: group.to_string(),
+                        pending: Some(counts.entries),
+                        dead_letters: tally.of_group(&group),
+                        ..GroupRow::default()
+                    }),
+                }
+            }
+            groups.sort_by(|one, two| one.group.cmp(&two.group));
+        }
         Ok((groups, tally.is_complete()))
     }
 
-    /// Loads a group of a Redis; `None` if the bus does not know it, or it is in the process of the application.
+    /// Returns `true` if a group of the bus has a page: only Redis lists its deliveries without a read of each.
+    pub(super) const fn has_group_pages(&self) -> bool {
+        matches!(self.bus, OpenBus::Redis(_))
+    }
+
+    /// Loads a group of a Redis; `None` if the bus is not one, or does not know it.
     pub(super) async fn group(&self, name: &Name) -> Result<Option<GroupView>, CommandError> {
-        if self.bus.is_in_process() {
-            return Ok(None);
-        }
+        let OpenBus::Redis(bus) = &self.bus else { return Ok(None) };
         let info = self.bus.stream_info().await?;
         if info.consumer_groups.iter().all(|group| *group.name != **name) {
             return Ok(None);
         }
-        let partitions = match &self.bus {
-            OpenBus::Redis(bus) => bus.config().partitions,
-            _ => 1,
-        };
-        load_group(&self.bus, self.optional_store(), name, pending_of_each(partitions)).await.map(Some)
+        let limit = pending_of_each(bus.config().partitions);
+        load_group(&self.bus, self.optional_store(), name, limit).await.map(Some)
     }
 
     async fn tally(&self) -> Result<DeadLetterTally, CommandError> {

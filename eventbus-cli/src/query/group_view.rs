@@ -75,7 +75,7 @@ impl PendingRow {
 /// consumers, and deliveries only by their positions.
 ///
 /// # Errors
-/// [`CommandError`] if the bus or the store cannot be reached.
+/// [`CommandError`] if the bus or the store cannot be reached, or the bus does not list its deliveries.
 pub async fn load_group(
     bus: &OpenBus,
     store: Option<&dyn EventStore>,
@@ -89,7 +89,7 @@ pub async fn load_group(
             let pending = bus.pending_deliveries(group, limit).await?;
             view.pending = pending.into_iter().map(PendingRow::on_redis).collect();
         }
-        (_, Some(store)) => {
+        (bus, Some(store)) if bus.is_in_process() => {
             let waiting = store.waiting_deliveries(group).await?;
             view.pending = waiting
                 .into_iter()
@@ -106,7 +106,9 @@ pub async fn load_group(
                 })
                 .collect();
         }
-        (_, None) => {}
+        (bus, _) => {
+            return Err(CommandError::fault(format!("{} does not list deliveries", bus.as_bus().describe())));
+        }
     }
     Ok(view)
 }

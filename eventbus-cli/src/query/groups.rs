@@ -57,6 +57,12 @@ impl GroupRow {
     pub fn unfinished(&self) -> Option<u64> {
         Some(self.unread?.saturating_add(self.pending.unwrap_or_default()))
     }
+
+    /// Returns `true` if entries wait, or may wait, and no consumer is alive.
+    #[must_use]
+    pub fn lacks_consumer(&self) -> bool {
+        self.consumers == Some(0) && !self.is_lost && self.unfinished() != Some(0)
+    }
 }
 
 /// Lists the consumer groups of a bus, by name.

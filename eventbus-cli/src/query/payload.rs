@@ -1,7 +1,8 @@
 //! The payload of an event as a person reads it: its fields, without those that are hidden, and what has changed.
 //!
 //! Invariant: the values of an event with sealed fields, and those of fields that are not to be shown, get into no [`Payload`].
-//! Such fields are those that an operator names, and those that the event's type declares as personal.
+//! Such fields are those that an operator names, and those that the event's type declares as personal. In a program that
+//! declares any, the events that it does not know, or not in that version, may have more: all their fields are such.
 
 use std::{
     borrow::Cow,
@@ -26,27 +27,33 @@ pub(crate) struct FieldChoice {
     pub(crate) hidden: Vec<String>,
     /// If set, only those and what is below them.
     pub(crate) shown: Option<Vec<String>>,
-    /// The events with personal fields.
-    pub(crate) personal: Vec<EventDescriptor>,
+    /// The events that the program knows, if one of them has personal fields.
+    pub(crate) known: Vec<EventDescriptor>,
 }
 
 impl FieldChoice {
     /// Hides the personal fields of the events that are linked into this program; the command `eventbus` knows none.
     pub(crate) fn hiding_personal() -> Self {
-        let events = Catalog::linked().events.into_iter().map(|event| event.descriptor);
-        Self { personal: events.filter(|event| !event.personal.is_empty()).collect(), ..Self::default() }
+        let events: Vec<_> = Catalog::linked().events.into_iter().map(|event| event.descriptor).collect();
+        let has_personal = events.iter().any(|event| !event.personal.is_empty());
+        Self { known: if has_personal { events } else { Vec::new() }, ..Self::default() }
     }
 
-    /// Returns the choice for one event, which hides its personal fields, too. Those of a different version may have had other
-    /// names: then it hides all.
+    /// Returns the choice for one event, which hides its personal fields, too; all of them if the program does not know the
+    /// event in this version.
     fn of_event(&self, metadata: &Metadata) -> Cow<'_, Self> {
-        let mut named = self.personal.iter().filter(|event| event.is_named(metadata.event_type().as_str()));
-        let Some(event) = named.next() else { return Cow::Borrowed(self) };
+        if self.known.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let declared = self.known.iter().filter(|event| {
+            event.is_named(metadata.event_type().as_str()) && event.schema_version == metadata.schema_version()
+        });
+        let mut declared = declared.peekable();
         let mut choice = self.clone();
-        choice.hidden.extend(event.personal.iter().map(|&name| name.to_owned()));
-        if metadata.schema_version() != event.schema_version {
+        if declared.peek().is_none() {
             choice.shown = Some(Vec::new());
         }
+        choice.hidden.extend(declared.flat_map(|event| event.personal).map(|&name| name.to_owned()));
         Cow::Owned(choice)
     }
 
@@ -115,6 +122,8 @@ impl Payload {
         if !metadata.attributes().is_empty() {
             payload.add_json("attributes", metadata.attributes().as_json(), is_sealed, choice);
         }
+        // one of the fields that were not read may be hidden
+        payload.is_hiding |= payload.is_cut && !choice.hidden.is_empty();
         payload
     }
 
@@ -289,8 +298,13 @@ mod tests {
         #[serde(rename_all = "camelCase")]
         struct Noted {
             home_address: String,
-            #[serde(rename = "e-mail")]
+            #[serde(rename = "e-mail", alias = "letters")]
             mail: String,
+            cents: i64,
+        }
+        #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate_type = "Order")]
+        struct Paid {
             cents: i64,
         }
         let noted = Noted { home_address: "x".into(), mail: "x".into(), cents: 5 };
@@ -320,7 +334,21 @@ mod tests {
                 assert!(pairs(read).iter().all(|(_, value)| value == "(hidden)"), "{version} {event_type}");
             }
         }
-        assert!(!Payload::new(&of(2, "Other"), &FieldChoice::hiding_personal()).is_hiding);
+        // a type that the program does not know, or not in this version, may have had any
+        for (version, event_type, is_hiding) in [(1, "Paid", false), (2, "Paid", true), (2, "Other", true)] {
+            let read = Payload::new(&of(version, event_type), &FieldChoice::hiding_personal());
+            assert_eq!(read.is_hiding, is_hiding, "{version} {event_type}");
+        }
+        let renamed = event(r#"{"letters":"x","cents":5}"#, false);
+        let renamed = RecordedEvent::new(renamed.metadata().clone().with_schema_version(2), renamed.payload());
+        let read = Payload::new(&renamed, &FieldChoice::hiding_personal());
+        assert_eq!(pairs(read), [pair("cents", "5"), pair("letters", "(hidden)")]);
+        let many: Vec<_> = (0..FIELDS_MAX + 1).map(|number| format!(r#""a{number:03}":1"#)).collect();
+        let long = event(&format!(r#"{{{},"mail":"x"}}"#, many.join(",")), false);
+        let long = RecordedEvent::new(long.metadata().clone().with_schema_version(2), long.payload());
+        assert!(Payload::new(&long, &FieldChoice::hiding_personal()).is_hiding, "a field that was not read");
+        let one = FieldChoice { hidden: vec!["mail".into()], ..FieldChoice::default() };
+        assert!(Payload::new(&long, &one).is_hiding && !Payload::new(&long, &FieldChoice::default()).is_hiding);
     }
 
     #[test]

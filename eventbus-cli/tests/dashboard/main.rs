@@ -8,6 +8,7 @@ mod filling;
 mod http;
 mod mounted;
 mod pages;
+mod reads;
 mod rows_read;
 mod security;
 mod served;

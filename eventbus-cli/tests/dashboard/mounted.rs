@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use axum::{Router, routing::get};
-use eventbus::App;
+use eventbus::{App, HandlerError, prelude::*};
 use eventbus_cli::dashboard::{DashboardConfig, DashboardToken, dashboard_with};
 use tokio::net::TcpListener;
 
 use crate::{
+    common::OrderPlaced,
     http::{Site, between},
     pages::{PAGES, wait_for, wait_until},
     shop::{FileShop, ServerShop, placed},
@@ -90,6 +91,28 @@ async fn a_stream_shows_what_each_event_changed_in_the_state() {
     assert!(changed(&long).is_empty() && long.contains("shown for the first 900 events"), "{long}");
     let older = changed(&site.get("/stream?type=Order&id=o-2&upto=61").await.ok());
     assert_eq!((older.len(), &older[..]), (50, &newest[..]));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+/// Fails, and waits for longer than the test runs.
+#[handler(group = "billing", manual)]
+async fn charge(_event: &OrderPlaced) -> Result<(), HandlerError> {
+    Err(HandlerError::retry_after(Duration::from_secs(3_600), "the bank is closed"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_that_wait_in_the_process_are_counted() {
+    let shop = FileShop::empty().await;
+    let app = shop.app().handler::<charge>().start().await.unwrap();
+    let site = mount(&app, DashboardConfig::default()).await;
+    shop.append("o-1", vec![placed(1), placed(2)]).await;
+    shop.append("o-2", vec![placed(3)]).await;
+    let of = |group: &str, pending: u64| {
+        format!("{group}</th><td class=\"number\">–</td><td class=\"number\">{pending}</td>")
+    };
+    let are_counted = |page: &str| page.contains(&of("billing", 3)) && page.contains(&of("mail", 0));
+    let page = wait_until(&site, "/groups", are_counted).await;
+    assert!(!page.contains("counts the pending deliveries"), "{page}");
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 

@@ -260,6 +260,8 @@ async fn servers_are_shown_beside_a_dead_application() {
     assert!(site.get("/groups").await.ok().contains("./dead-letters?group=mail\">1</a>"));
     // its entry waits for a consumer
     assert!(site.get("/groups").await.ok().contains("and entries wait"), "{}", site.get("/groups").await.ok());
+    let health = site.get("/health").await.ok();
+    assert!(health.contains("group `mail` has unfinished entries and no consumer"), "{health}");
     let mut redis = eventbus_test::internal::redis_connection(shop.redis.url()).await;
     let stream = format!("{}:stream", shop.redis.prefix());
     let read = ["GROUP", "mail", "worker-7", "COUNT", "1", "STREAMS", &stream, ">"];

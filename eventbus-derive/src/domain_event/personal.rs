@@ -4,8 +4,8 @@ use syn::{Fields, Ident, parse2};
 
 use crate::{mistakes::Mistakes, options::Options, serde_attributes::SerdeAttributes, text};
 
-/// Parses the list; returns the names of the fields in the stored JSON, but for the case and the separators that
-/// `rename_all` gives them.
+/// Parses the list; returns the names that the fields have or had in the stored JSON, but for the case and the separators
+/// that `rename_all` gives them.
 pub(super) fn parse(fields: &Fields, options: &Options, mistakes: &mut Mistakes) -> Vec<String> {
     let mut found: Vec<Ident> = Vec::new();
     let mut names = Vec::new();
@@ -26,10 +26,10 @@ pub(super) fn parse(fields: &Fields, options: &Options, mistakes: &mut Mistakes)
         if serde.flatten {
             mistakes.at(&field, format!("`{field}` is flattened: stored events have its fields, and no `{field}`"));
         }
-        match serde.renames.is_empty() {
-            true => names.push(text::name_of(&field)),
-            false => names.extend(serde.renames.iter().map(syn::LitStr::value)),
+        if serde.renames.is_empty() {
+            names.push(text::name_of(&field));
         }
+        names.extend(serde.renames.iter().chain(&serde.aliases).map(syn::LitStr::value));
         found.push(field);
     }
     names

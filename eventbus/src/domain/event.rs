@@ -25,7 +25,7 @@ pub struct EventDescriptor {
     /// The names of the tags of the event, as in `#[event(tags(course, student))]`.
     pub tags: &'static [&'static str],
     /// The names of its fields with data of a person, as in `#[event(personal(email))]`: those of the struct, or as
-    /// `#[serde(rename = "..")]` says.
+    /// `#[serde(rename = "..")]` says, and those of `#[serde(alias = "..")]`.
     pub personal: &'static [&'static str],
 }
 

@@ -16,6 +16,7 @@ use crate::{
 
 pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, CommandError> {
     let (groups, are_all_counted) = visit.inner().source().groups().await?;
+    let has_pages = visit.inner().source().has_group_pages();
     let columns = [
         ("Group", false),
         ("Consumers", true),
@@ -31,8 +32,7 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
         @for row in &groups {
             tr {
                 th scope="row" {
-                    // the in-process bus would read a row for each delivery
-                    @if row.consumers.is_some() && !row.is_lost {
+                    @if has_pages && !row.is_lost {
                         a href=(visit.link("group", &[("name", &row.group)])) { (row.group) }
                     } @else {
                         (row.group)
@@ -66,7 +66,7 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
                     ul.problems { @for remark in &row.remarks { li { (remark) } } }
                 }
             }
-            @for row in groups.iter().filter(|row| row.consumers == Some(0) && !row.is_lost && row.unfinished() != Some(0)) {
+            @for row in groups.iter().filter(|row| row.lacks_consumer()) {
                 @let wait = if row.unfinished().is_some() { "wait" } else { "may wait" };
                 p.problem { "No consumer of " code { (row.group) } " is alive, and entries " (wait) "." }
             }

@@ -86,6 +86,13 @@ async fn findings(source: &DashboardSource) -> Result<Vec<String>, CommandError>
             halted.map(|row| format!("the relay to `{}` has stopped until an operator decides", row.destination)),
         );
     }
+    for row in source.groups().await?.0 {
+        if row.is_lost {
+            found.push(format!("the server has lost group `{}`", row.group));
+        } else if row.lacks_consumer() {
+            found.push(format!("group `{}` has unfinished entries and no consumer", row.group));
+        }
+    }
     let dead = source.count_dead().await?;
     if dead.number > 0 {
         found.push(format!("{dead} dead letters wait for an operator"));
