@@ -60,6 +60,21 @@ async fn rebuild_replaces_the_rows_and_asks_before() {
     }
 }
 
+#[test]
+fn at_a_terminal_rebuild_and_replay_show_progress() {
+    let bank = Bank::after_a_day();
+    for (command, work) in [("rebuild balances --yes", "rebuilding "), ("replay thank --after 0 --yes", "replaying ")] {
+        // the program of util-linux that makes terminals
+        let line = format!("TERM=xterm script --quiet --return --command 'bank {command}' /dev/null");
+        let shown = bank.shell(&line);
+        if shown.contains("script: not found") {
+            eprintln!("not run: `script` of util-linux is not installed");
+            return;
+        }
+        assert!(shown.contains(work) && shown.contains(" positions "), "{command}: {shown:?}");
+    }
+}
+
 /// A rebuild of rows that takes some time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_that_is_interrupted_goes_on() {
