@@ -116,8 +116,11 @@ async fn a_trace_goes_over_postgres_and_redis_through_two_processes() {
 
     let here = here.iter().filter(|span| span.trace == trace).map(|span| ("one", span));
     let spans: Vec<_> = here.chain(there.iter().map(|span| ("two", span))).collect();
+    let mut shown = paths(&spans);
+    // its own event it has in memory, and reads it only if it comes too late to publish it from there
+    shown.retain(|path| path != "request/append/read_feed in one");
     assert_eq!(
-        paths(&spans),
+        shown,
         [
             "request in one",
             "request/append in one",
