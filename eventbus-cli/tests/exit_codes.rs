@@ -538,6 +538,7 @@ fn ask_service(program: &mut Command, readme: &str) {
     let began = Instant::now();
     while ask(balances) != r#"{"cents":{"ada":120}}"# {
         assert!(began.elapsed() < Duration::from_secs(60), "{}", ask(balances));
+        std::thread::sleep(Duration::from_millis(50));
     }
     assert!(Command::new("kill").args(["-TERM", &service.id().to_string()]).status().unwrap().success());
     assert!(service.wait().unwrap().success());

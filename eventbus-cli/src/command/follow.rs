@@ -79,7 +79,7 @@ impl FollowArgs {
             FollowEnd::Head => head,
             FollowEnd::At(position) => position,
         });
-        let line = Progress::of_unknown_size("following")?;
+        let line = Progress::beside_output("following")?;
         loop {
             let head = store.head().await?;
             let through = until.map_or(head, |until| until.min(head));

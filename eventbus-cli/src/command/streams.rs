@@ -217,7 +217,7 @@ async fn show_stream(
     // the state before the first event that is shown is that of all events before
     let has_state = comparison.as_ref().is_some_and(|comparison| comparison.state.is_some());
     let mut events = store.read_stream(stream, if has_state { Version::FIRST } else { from }, Direction::Forward);
-    let (line, mut shown) = (Progress::of_unknown_size("reading")?, 0);
+    let (line, mut shown) = (Progress::beside_output("reading")?, 0);
     while shown < limit
         && let Some(event) = events.try_next().await?
     {

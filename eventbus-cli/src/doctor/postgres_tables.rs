@@ -255,7 +255,7 @@ async fn check_indexes(target: &PostgresTarget, config: &DoctorConfig) -> Result
                       JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.n
                       WHERE k.o <= i.indnkeyatts) AS columns
                  FROM pg_index i WHERE i.indrelid IN (SELECT oid FROM tables))
-             SELECT t.oid::regclass::text, t.name::text, t.columns::text, t.is_unique, o.name, o.is_sound
+             SELECT t.oid::regclass::text, t.name::text, t.columns::text, t.is_unique, o.name, o.is_sound AND NOT o.is_id_key
              FROM tables t
              LEFT JOIN LATERAL (
                  SELECT f.name, f.is_valid AND (f.indisunique OR NOT t.is_unique) AS is_sound, f.is_id_key

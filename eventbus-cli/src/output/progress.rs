@@ -48,9 +48,14 @@ impl Progress {
         self.0.set_message(subject);
     }
 
-    /// Runs `write`, which writes to standard output: if that is the terminal, while the bar is not there.
+    /// Begins a line for a command that writes while it works: none if it writes into a program, which may have the terminal.
+    pub(crate) fn beside_output(work: &'static str) -> Result<Self, CommandError> {
+        if std::io::stdout().is_terminal() { Self::of_unknown_size(work) } else { Ok(Self::hidden()) }
+    }
+
+    /// Runs `write`, which may write to the terminal, while the bar is not there.
     pub(crate) fn hide_while<T>(&self, write: impl FnOnce() -> T) -> T {
-        if std::io::stdout().is_terminal() { self.0.suspend(write) } else { write() }
+        self.0.suspend(write)
     }
 
     /// Shows how far the work is.

@@ -11,7 +11,7 @@ use super::{CheckpointError, attempts::DeliveryAttempts};
 use crate::domain::{name::Name, stream::Position};
 
 /// A delivery of an event of the store that a consumer group has not finished: it waits for a retry, is parked behind
-/// one that does, or is a dead letter.
+/// one that does, is far behind the others, or is a dead letter.
 ///
 /// | row of the event | call | next |
 /// |---|---|---|
@@ -24,7 +24,7 @@ use crate::domain::{name::Name, stream::Position};
 pub struct UnfinishedDelivery {
     /// The event.
     pub position: Position,
-    /// The attempts of its handlers so far; empty where it is parked behind an earlier event of its aggregate.
+    /// The attempts of its handlers so far; empty where no run has ended, as behind an earlier event of its aggregate.
     pub attempts: DeliveryAttempts,
     /// The time when it became a dead letter, in whole microseconds; `None` while it waits.
     pub dead_since: Option<OffsetDateTime>,

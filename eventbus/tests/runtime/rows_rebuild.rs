@@ -431,6 +431,9 @@ async fn after_a_failed_method_the_next_process_begins_anew_unless_the_event_is_
         mood.refusals.store(u32::MAX, Ordering::SeqCst);
         let refused = failing.rebuild::<OrderRows>().await.unwrap_err();
         assert!(matches!(refused, RebuildError::Failed { position, .. } if position == 3), "{refused}");
+        // a second attempt in this process goes on there, and keeps the note of the failure
+        let refused = failing.rebuild::<OrderRows>().await.unwrap_err();
+        assert!(matches!(refused, RebuildError::Failed { .. }), "{refused}");
         if is_skipped {
             failing.skip_event::<OrderRows>(Position::new(3), "a test").await.unwrap();
         }

@@ -6,7 +6,8 @@ SELECT
     a.pid,
     coalesce(a.application_name, '') AS application_name,
     extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS seconds,
-    bool_or(coalesce(a.xact_start, p.prepared) IS NULL) OVER () AS has_hidden
+    -- of a session that this role may not see; without a transaction is one that has ended meanwhile
+    coalesce(bool_or(a.query = '<insufficient privilege>') OVER (), false) AS has_hidden
 FROM pg_catalog.pg_locks l
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 LEFT JOIN pg_catalog.pg_locks x

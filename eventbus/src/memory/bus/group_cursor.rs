@@ -44,9 +44,9 @@ use crate::{
     port::{UnfinishedDelivery, attempts::DeliveryAttempts},
 };
 
-/// The checkpoint passes an event that runs for long, and writes its row, once so many later positions are finished: else a
-/// process that ends meanwhile would have handled them for nothing.
-const HELD_BACK_MAX: u64 = 64;
+/// The checkpoint passes an unfinished event, and writes its row, once its position is this far below the highest finished one:
+/// an event that runs for long would else have all later ones delivered again after a crash.
+const HELD_BACK_MAX: u64 = 256;
 
 /// An entry that the group has read and not acknowledged.
 #[derive(Debug)]

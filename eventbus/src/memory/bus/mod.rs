@@ -52,7 +52,7 @@ use crate::{
 /// The bus lives in memory. With a store, given by [`resume_from`](EventBus::resume_from) as an app does, each group
 /// resumes after a restart where it was: the store's feed has the events, and the store keeps which of them wait for a
 /// retry, with their attempts, and which are dead letters. After a restart the bus delivers the unfinished events, and
-/// of the finished ones at most the last 128, whose progress it had no time to save.
+/// of the finished ones a few hundred at most, whose progress it had no time to save.
 ///
 /// A process that ends without stopping the bus may have been ended by an event that it had in flight. So after such an
 /// end, the events that may have been in flight run alone, one at a time, each after a delay that doubles from a second

@@ -269,8 +269,9 @@ impl App {
     ///   Drop the projection's guards before: the new state waits for them, at most for the builder's `wait_timeout`.
     /// - Rows in the store's transaction: the rebuild fills copies of the projection's `tables(..)` while the live ones
     ///   serve and go on; when the copies have caught up, it replaces the rows in one transaction. A rebuild that ends
-    ///   early leaves the live rows as they were; calling this again goes on where it was. Methods that changed since
-    ///   then need a new `version = ..` in the attribute, which begins at zero.
+    ///   early leaves the live rows as they were; calling this again goes on where it was, but for a method that failed
+    ///   in a different process. Methods that changed since then need a new `version = ..` in the attribute, which
+    ///   begins at zero.
     /// - Rows elsewhere: the app's own instance handles every event again, also after the caller has dropped the
     ///   future. Only the process that feeds the projection can do that.
     ///

@@ -38,6 +38,12 @@ impl CopiesBasis {
         !is_mended && self.types == next.types && skips(self) == skips(next)
     }
 
+    /// Takes over that a method has failed at an event behind `position`, which this rebuild has still to pass.
+    pub(super) fn with_failure_of(self, noted: &Self, position: Position) -> Self {
+        let failed = noted.failed.clone().filter(|(at, _)| *at > position && !self.skips.contains(at));
+        Self { failed, ..self }
+    }
+
     /// Notes that a method of the process `owner` failed at an event.
     pub(super) async fn note_failure(
         store: &dyn EventStore,

@@ -145,7 +145,7 @@ async fn check_held(held_lease: &HeldLease) -> Result<(), BoxError> {
 /// all types that it knows.
 ///
 /// # Errors
-/// If a different process may hold the lease, or the store cannot be reached; the former note may stand then.
+/// If a different process holds the lease, or the store cannot be reached; the former note may stand then.
 pub(super) async fn record_rebuild<P: Projection>(
     context: &RunnerContext,
     held_lease: &HeldLease,

@@ -56,7 +56,7 @@ const STALLED: &str = "rebuild cannot go on";
 ///
 /// | State | Event | Next state |
 /// |---|---|---|
-/// | waiting | acquires the rebuild lease | filling: from the copies' position, if a rebuild of this version with the same event types and skips was interrupted |
+/// | waiting | acquires the rebuild lease | filling: from the copies' position, if a rebuild of this version with the same event types and skips was interrupted; from zero after a method failed in a different process |
 /// | waiting | a lease's duration has passed, or cancelled | failed: `Elsewhere` |
 /// | filling | the store misses an event | failed: `MissingEvent`, before the copies are made |
 /// | filling | a round handled more than 256 events | filling, for at most eight rounds |
@@ -179,7 +179,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             tracing::info!(projection = P::definition().name, ?lasted, "rows were replaced");
         }
         self.inner.progress().resume_past(position);
-        self.drop_copies().await;
+        self.drop_copies("rows are replaced, but their copies are left to the next rebuild").await;
         progress_meter.advance(0, position);
         Ok(self.inner.summary(progress_meter.progress()))
     }
@@ -195,11 +195,12 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let skips = self.inner.reload_skips(store).await.map_err(|error| self.store_error(error))?;
         let make = async || self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.store_error(error));
         let mut position = make().await?;
-        let basis = CopiesBasis::new(FedTypes::from_filter(definition.events), &skips);
+        let mut basis = CopiesBasis::new(FedTypes::from_filter(definition.events), &skips);
         let noted = CopiesBasis::load(store, &self.shadow).await.map_err(|error| self.store_error(error))?;
-        if position > Position::START
-            && !noted.is_some_and(|noted| noted.is_same_up_to(position, &basis, &self.context.owner))
-        {
+        let continued = noted.filter(|noted| noted.is_same_up_to(position, &basis, &self.context.owner));
+        if let Some(noted) = &continued {
+            basis = basis.with_failure_of(noted, position);
+        } else if position > Position::START {
             tracing::warn!(
                 projection = definition.name, %position,
                 "rebuild begins anew: an interrupted one knew other event types, skipped other events, or failed in a \
@@ -254,8 +255,8 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                     let at = record.position().unwrap_or_default();
                     let failed = (at, &self.context.owner);
                     if let Err(error) = CopiesBasis::note_failure(&*self.context.store, &self.shadow, failed).await {
-                        tracing::warn!(projection = name, %error, "the failed rebuild was not noted: its copies are dropped");
-                        self.drop_copies().await;
+                        tracing::warn!(projection = name, %error, "the failure was not noted, so the copies are dropped");
+                        self.drop_copies("the next rebuild may go on with copies of a method that failed").await;
                     }
                     return Err(RebuildError::failed(name, record.position(), &error));
                 }
@@ -382,13 +383,13 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         Ok(true)
     }
 
-    /// Drops the copies. Copies that stay only take room: the next rebuild makes new ones.
-    async fn drop_copies(&self) {
+    /// Drops the copies; logs what follows if they stay.
+    async fn drop_copies(&self, if_they_stay: &'static str) {
         let mut failures = 0;
         while let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
             failures += 1;
             if failures > STORE_RETRIES_MAX {
-                tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies are left to the next rebuild");
+                tracing::warn!(shadow = %self.shadow.name, %error, "{if_they_stay}");
                 return;
             }
             self.stop.run_until_cancelled(self.context.clock.sleep(STORE_BACKOFF.jittered(failures))).await;
