@@ -1,8 +1,8 @@
 //! The spans of the Redis bus in OpenTelemetry's words for messaging, and traces that continue from process to process.
 //!
 //! Invariant: attributes that only OpenTelemetry reads bypass `tracing`, whose fields precede each line of the log. The
-//! kind of a span cannot: OpenTelemetry takes it when the span is created. The
-//! attributes are made only for spans that the sampler has chosen.
+//! kind of a span cannot: OpenTelemetry takes it when the span is created. The attributes are made only for spans that the
+//! sampler has chosen.
 
 pub(crate) use eventbus::support::spans::context_of as context;
 use eventbus::{Name, RecordedEvent, handler::Delivery, support::spans};

@@ -217,6 +217,17 @@ struct Subjects<'a> {
     known_types: Option<&'a KnownTypes>,
 }
 
+/// Waits for the first answer of a subject, for twice the time of a statement.
+async fn answer<T>(
+    config: &DoctorConfig,
+    subject: &str,
+    asking: impl Future<Output = Result<T, CheckError>>,
+) -> Result<T, CheckError> {
+    // real time: the answer of a server
+    let answered = timeout(2 * config.statement_timeout, asking).await;
+    answered.unwrap_or_else(|_| Err(CheckError::Other(format!("{subject} gave no answer"))))
+}
+
 impl<'a> Subjects<'a> {
     async fn find(doctor: &'a Doctor) -> Self {
         let config = &doctor.config;
@@ -224,9 +235,7 @@ impl<'a> Subjects<'a> {
         let postgres = match &doctor.postgres {
             None => None,
             Some(target) => {
-                // real time: the answer of a server
-                let found = timeout(2 * config.statement_timeout, target.has_store(config)).await;
-                let found = found.unwrap_or_else(|_| Err(CheckError::Other("PostgreSQL gave no answer".into())));
+                let found = answer(config, "PostgreSQL", target.has_store(config)).await;
                 has_silent_server |= found.as_ref().is_err_and(CheckError::is_silence);
                 Some((target, found.map_err(|error| error.to_string())))
             }
@@ -242,15 +251,14 @@ impl<'a> Subjects<'a> {
                     Some(_) => target.clone().with_events(),
                     None => target.clone(),
                 };
-                let found = timeout(2 * config.statement_timeout, target.ping()).await;
-                let found = found.unwrap_or_else(|_| Err(CheckError::Other("Redis gave no answer".into())));
+                let found = answer(config, "Redis", target.ping()).await;
                 has_silent_server |= found.as_ref().is_err_and(CheckError::is_silence);
                 Some(found.map(|()| target).map_err(|error| error.to_string()))
             }
         };
         let sqlite = match &doctor.sqlite {
             None => None,
-            Some(target) => Some(match target.ping().await {
+            Some(target) => Some(match answer(config, "the file", target.ping()).await {
                 Err(error) if error.is_silence() => {
                     has_silent_server = true;
                     Err(error.to_string())

@@ -49,12 +49,9 @@ impl FieldChoice {
             event.is_named(metadata.event_type().as_str()) && event.schema_version == metadata.schema_version()
         });
         let mut declared = declared.peekable();
-        let mut choice = self.clone();
-        if declared.peek().is_none() {
-            choice.shown = Some(Vec::new());
-        }
-        choice.hidden.extend(declared.flat_map(|event| event.personal).map(|&name| name.to_owned()));
-        Cow::Owned(choice)
+        let shown = if declared.peek().is_some() { self.shown.clone() } else { Some(Vec::new()) };
+        let personal = declared.flat_map(|event| event.personal).map(|&name| name.to_owned());
+        Cow::Owned(Self { hidden: self.hidden.iter().cloned().chain(personal).collect(), shown, known: Vec::new() })
     }
 
     fn hides(&self, name: &str) -> bool {

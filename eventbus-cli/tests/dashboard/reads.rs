@@ -4,6 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::{PgConnection, Row as _};
 
+/// The pages for operators, which have the same address in every shop.
+pub(crate) const OPERATING_PATHS: [&str; 6] =
+    ["/projections", "/groups", "/dead-letters", "/dead-letters?error=none", "/relay", "/health"];
+
 /// The rows that were read of each table since the server began to count: by scans of the table, and by indexes.
 pub(crate) struct RowsRead(BTreeMap<String, (i64, i64)>);
 

@@ -11,7 +11,14 @@ use eventstore_postgres::PgEventStore;
 use futures_util::future::try_join_all;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::{filling::add_dead_letters, http::between, mounted::mount, reads::rows_read, served::Served, shop::placed};
+use crate::{
+    filling::add_dead_letters,
+    http::between,
+    mounted::mount,
+    reads::{OPERATING_PATHS, rows_read},
+    served::Served,
+    shop::placed,
+};
 
 /// More than a page reads.
 const MANY: usize = 1_500;
@@ -56,13 +63,10 @@ async fn no_page_scans_a_table_or_reads_more_than_a_thousand_rows() {
         "/stream?type=Order&id=long",
         "/stream?type=Order&id=long&upto=900",
         "/stream?type=Order&id=o-00007",
-        "/projections",
-        "/groups",
-        "/dead-letters",
-        "/dead-letters?error=none",
-        "/relay",
-        "/health",
-    ] {
+    ]
+    .into_iter()
+    .chain(OPERATING_PATHS)
+    {
         let before = rows_read(&mut connection).await;
         let served = Served::start(&["--store", database.url(), "--sample-every", "1h"]);
         let page = served.site.get(path).await.ok();

@@ -201,7 +201,7 @@ mod tests {
         // no timer fires meanwhile, as in a paused process
         tokio::time::advance(TTL).await;
         assert!(held_lease.may_have_expired());
-        assert!(held_lease.renew().await.unwrap(), "nobody took it");
+        assert!(held_lease.renew().await.unwrap(), "no other process holds it");
         let _other = request(&store, "b").seize(&cancel).await.unwrap();
         assert!(!held_lease.renew().await.unwrap());
     }

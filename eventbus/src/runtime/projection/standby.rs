@@ -126,18 +126,8 @@ async fn try_acquire_lease<P: Projection>(
     cancel: &CancellationToken,
 ) -> Result<Option<HeldLease>, BoxError> {
     let (projection, comparison) = (P::definition().name, compare_types::<P>(context).await?);
-    if comparison == TypeComparison::KnowsLess {
-        let has_waited = free_since.is_some();
-        if !is_free_for_long(lease_request, free_since).await? {
-            if free_since.is_some() && !has_waited {
-                tracing::warn!(
-                    projection, wait = ?FREE_LEASE_WAIT,
-                    "the last process that fed the projection knew more event types than this one, which feeds it once no \
-                     other has come back for this time"
-                );
-            }
-            return Ok(None);
-        }
+    if comparison == TypeComparison::KnowsLess && !is_free_for_long(projection, lease_request, free_since).await? {
+        return Ok(None);
     }
     let acquired = lease_request.acquire(cancel).await?;
     if acquired.is_some() || comparison != TypeComparison::KnowsMore {
@@ -151,14 +141,25 @@ async fn try_acquire_lease<P: Projection>(
 }
 
 /// Returns `true` if the lease was free for so long that a process may acquire it that knows fewer types than the
-/// last owner.
-async fn is_free_for_long(lease_request: &LeaseRequest, free_since: &mut Option<Instant>) -> Result<bool, BoxError> {
+/// last owner. Logs that it waits.
+async fn is_free_for_long(
+    projection: &str,
+    lease_request: &LeaseRequest,
+    free_since: &mut Option<Instant>,
+) -> Result<bool, BoxError> {
     let clock = &lease_request.clock;
     if lease_request.store.lease_of(&lease_request.role).await?.is_some() {
         *free_since = None;
         return Ok(false);
     }
-    let since = *free_since.get_or_insert_with(|| clock.instant());
+    let since = *free_since.get_or_insert_with(|| {
+        tracing::warn!(
+            projection, wait = ?FREE_LEASE_WAIT,
+            "the last process that fed the projection knew more event types than this one, which feeds it once no other \
+             has come back for this time"
+        );
+        clock.instant()
+    });
     Ok(clock.elapsed(since) >= FREE_LEASE_WAIT)
 }
 
