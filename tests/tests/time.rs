@@ -41,7 +41,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventstore-redis/src/commit/locks.rs", 6, "claims, by the clock of Redis"),
     ("eventbus-redis/src/streams/projection/event_projection.rs", 1, "connecting to Redis again"),
     ("eventbus-redis/src/blocking_read.rs", 3, "the replies of Redis"),
-    ("eventbus-cli/src/doctor/run.rs", 3, "the replies of the servers that it checks"),
+    ("eventbus-cli/src/doctor/run.rs", 2, "the replies of the servers that it checks"),
     ("eventbus-test/src/actor.rs", 5, "the output of a process"),
     ("eventbus-test/src/local/process.rs", 3, "a server that starts"),
     ("eventbus-test/src/local/run_folder.rs", 1, "the file system's times"),
