@@ -18,6 +18,7 @@ pub(crate) use consuming::within_grace_period;
 pub use consuming::{Consuming, StopSignal};
 pub use dispatch::{Outcome, dispatch};
 pub use group_types::{DELIVER_SKIPPED_WITHIN, DueRange, GroupTypes, Unhandled, UnhandledRange, log_skipped_type};
+pub(crate) use in_flight::memory_of;
 pub use in_flight::{
     DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, GroupContext, InFlight,
     InFlightEntry, RunLock, WorkerSlots, run_workers,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventBus,
+    InMemoryEventBus, Name, NewEvent, Position, StreamId, Version,
     port::{EventBus, MessageId, PublishError},
 };
 use tokio::task::JoinHandle;
@@ -56,6 +56,37 @@ async fn old_entries_go_when_every_group_is_done_with_them() {
     until("all was tried", async || worker.got().len() == 20).await;
     until("only four are held", async || bus.stream_info().await.stream.length == 4).await;
     assert_eq!(bus.stream_info().await.dlq_messages, 1, "a dead letter is one of them");
+}
+
+/// Large events: the bus holds a few of them, though it may hold thousands.
+#[tokio::test]
+async fn publishing_waits_for_a_group_that_lags_by_many_bytes_and_what_is_held_has_few() {
+    const BYTES: usize = 10_000;
+    let large = |position: u64| {
+        let stream = StreamId::parse("Order", &position.to_string()).unwrap();
+        let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(BYTES));
+        let event = NewEvent::new(Name::from_static("OrderCreated"), 1, payload);
+        event.recorded_as(stream, Version::new(position), Some(Position::new(position)))
+    };
+    let bus = InMemoryEventBus::builder().capacity_bytes(3 * BYTES).max_in_flight(1).build();
+    let worker = Worker::held();
+    worker.join(&bus, "slow");
+    start(&bus).await;
+    bus.publish(&[large(1)]).await.unwrap();
+    until("it is in hand", async || pending(&bus, "slow").await == 1).await;
+    for position in 2..=4 {
+        bus.publish(&[large(position)]).await.unwrap();
+    }
+    let waiting = waiting(&bus, 5).await;
+    worker.let_one();
+    ended(waiting).await.unwrap();
+    (2..=20).for_each(|_| worker.let_one());
+    for position in 6..=20 {
+        bus.publish(&[large(position)]).await.unwrap();
+    }
+    until("all are handled", async || worker.got().len() == 20 && pending(&bus, "slow").await == 0).await;
+    bus.publish(&[large(21)]).await.unwrap();
+    assert_eq!(bus.stream_info().await.stream.length, 2, "the last events of so many bytes");
 }
 
 #[tokio::test]

@@ -65,6 +65,7 @@ fn bus_options() -> Vec<(&'static str, InMemoryEventBus)> {
     let mut options = Vec::new();
     for number in [0, 1, usize::MAX] {
         options.push(("capacity", builder().capacity(number).build()));
+        options.push(("capacity_bytes", builder().capacity_bytes(number).build()));
         options.push(("concurrency", builder().concurrency(number).build()));
         options.push(("max_in_flight", builder().max_in_flight(number).build()));
         options.push(("max_waiting", builder().max_waiting(number).build()));

@@ -23,5 +23,6 @@ mod workers;
 pub use entries::InFlight;
 pub use entry::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, InFlightEntry};
 pub use group_context::{GroupContext, RunLock};
+pub(crate) use state::memory_of;
 pub use worker_slots::WorkerSlots;
 pub use workers::run_workers;

@@ -89,7 +89,7 @@ struct EntryBody {
 
 impl EntryBody {
     fn new(record: RecordedEvent, attempts: DeliveryAttempts, is_retry: bool) -> Option<Box<Self>> {
-        Some(Box::new(Self { bytes: bytes_of(&record), record: Some(record), attempts, is_retry }))
+        Some(Box::new(Self { bytes: memory_of(&record), record: Some(record), attempts, is_retry }))
     }
 }
 
@@ -1144,7 +1144,7 @@ const fn count(counter: &mut usize, is_added: bool) {
 }
 
 /// Returns the estimated memory of an event, in bytes.
-fn bytes_of(record: &RecordedEvent) -> usize {
+pub(crate) fn memory_of(record: &RecordedEvent) -> usize {
     let metadata = record.metadata();
     EVENT_OVERHEAD_BYTES
         + record.payload().len()

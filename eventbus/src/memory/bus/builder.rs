@@ -33,6 +33,13 @@ impl InMemoryEventBusBuilder {
         self
     }
 
+    /// Sets about how many bytes of events the bus holds, in the same way as [`capacity`](Self::capacity); 64 MiB by
+    /// default. One event may be larger.
+    pub const fn capacity_bytes(mut self, bytes: usize) -> Self {
+        self.0.capacity_bytes = bytes;
+        self
+    }
+
     /// Sets how often and when the bus retries a failed delivery, where the handler has no `retries` of its own; for
     /// four hours by default.
     pub const fn retry(mut self, policy: RetryPolicy) -> Self {

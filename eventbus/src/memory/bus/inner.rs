@@ -8,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::{
-    log::EntryLog,
+    log::{Capacity, EntryLog},
     settings::{BusSettings, DEFAULT_GROUP, DESTINATION},
 };
 use crate::{
@@ -48,7 +48,8 @@ pub(super) struct ResumePoint {
 impl BusInner {
     pub(super) fn new(settings: BusSettings) -> Self {
         let clock = settings.clock.clone();
-        let mut log = EntryLog::new(settings.capacity.max(1), clock.clone());
+        let capacity = Capacity { entries: settings.capacity.max(1), bytes: settings.capacity_bytes.max(1) };
+        let mut log = EntryLog::new(capacity, clock.clone());
         log.cursor(&DEFAULT_GROUP);
         Self {
             settings,

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use super::{dead_letter_id::DeadLetterId, group_cursor::GroupCursor, log_entry::LogEntry};
 use crate::{
-    delivery::{InFlightEntry, UnhandledRange},
+    delivery::{InFlightEntry, UnhandledRange, memory_of},
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
     port::{
         Announced, DeadLetter, DeadLetterFilter, GroupProgress, MessageId,
@@ -26,12 +26,23 @@ use crate::{
 /// Entries beyond the capacity that each call of `trim` pays for: a scan runs once the calls have paid for all of them.
 const TRIM_CREDIT_PER_CALL: usize = 64;
 
+/// A number of entries and their bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Capacity {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+}
+
 /// The entries, numbered in the order they were published, and the cursors of the groups.
 #[derive(Debug, Default)]
 pub(super) struct EntryLog {
-    /// The number of entries kept for groups that come later, and by which a group may lag.
-    capacity: usize,
+    /// How many entries are kept for groups that come later, and by how many a group may lag.
+    capacity: Capacity,
     entries: BTreeMap<u64, LogEntry>,
+    /// The bytes of the entries.
+    held_bytes: usize,
+    /// The bytes of all entries that were published, also of those that were dropped.
+    published_bytes: u64,
     /// The entries that were read back for one group.
     restored: BTreeSet<u64>,
     next: u64,
@@ -39,8 +50,9 @@ pub(super) struct EntryLog {
     groups: BTreeMap<Name, GroupCursor>,
     /// The highest position of the dropped entries.
     highest_dropped: Option<Position>,
-    /// The entries beyond the capacity that the last scan left, and how many of them the calls since have paid for.
-    untrimmed_excess: usize,
+    /// The entries that the last scan left though the log is beyond its capacity, and how many of them the calls since
+    /// have paid for.
+    untrimmed: usize,
     trim_credit: usize,
     /// The time of the newest dead letter.
     last_dead_letter: Option<OffsetDateTime>,
@@ -48,7 +60,7 @@ pub(super) struct EntryLog {
 }
 
 impl EntryLog {
-    pub(super) fn new(capacity: usize, clock: SharedClock) -> Self {
+    pub(super) fn new(capacity: Capacity, clock: SharedClock) -> Self {
         Self { capacity, clock, ..Self::default() }
     }
 
@@ -83,17 +95,17 @@ impl EntryLog {
 
     /// Returns `true` if one of these groups lags by the capacity.
     pub(super) fn is_full(&self, groups: &[Name]) -> bool {
-        groups.iter().any(|group| self.unread(group) >= self.capacity)
+        groups.iter().any(|group| {
+            self.unread(group) >= self.capacity.entries || self.unread_bytes(group) >= self.capacity.bytes as u64
+        })
     }
 
     /// Adds entries, and drops old ones that none of `groups` needs.
     pub(super) fn append(&mut self, events: &[RecordedEvent], groups: &[Name]) -> Vec<MessageId> {
         let ids = events.iter().map(|record| {
             let id = self.next_id();
-            let entry =
-                LogEntry { id: id.clone(), record: record.clone(), position: record.position(), is_restored: false };
-            self.entries.insert(self.next, entry);
-            self.next += 1;
+            let bytes = self.insert(id.clone(), record, record.position(), false);
+            self.published_bytes += bytes as u64;
             id
         });
         let ids = ids.collect();
@@ -148,10 +160,24 @@ impl EntryLog {
 
     fn insert_restored(&mut self, record: &RecordedEvent) -> u64 {
         let (id, number) = (self.next_id(), self.next);
-        self.entries.insert(number, LogEntry { id, record: record.clone(), position: None, is_restored: true });
+        self.insert(id, record, None, true);
         self.restored.insert(number);
-        self.next += 1;
         number
+    }
+
+    /// Adds an entry; returns its bytes.
+    fn insert(
+        &mut self,
+        id: MessageId,
+        record: &RecordedEvent,
+        position: Option<Position>,
+        is_restored: bool,
+    ) -> usize {
+        let (record, bytes, bytes_before) = (record.clone(), memory_of(record), self.published_bytes);
+        self.entries.insert(self.next, LogEntry { id, record, position, bytes, bytes_before, is_restored });
+        self.next += 1;
+        self.held_bytes += bytes;
+        bytes
     }
 
     /// Returns the read limit that the consumer of a group has to save now, if any: see
@@ -191,10 +217,11 @@ impl EntryLog {
 
     /// Drops the oldest entries beyond the capacity that none of `groups` needs any more.
     pub(super) fn trim(&mut self, groups: &[Name]) {
-        let excess = self.entries.len().saturating_sub(self.capacity);
-        // a scan may pass over the whole excess, so the calls share its cost
+        let Capacity { entries: most, bytes: most_bytes } = self.capacity;
+        let (mut left, mut bytes_left) = (self.entries.len(), self.held_bytes);
+        // a scan may pass over all that the last one left, so the calls share its cost
         self.trim_credit += TRIM_CREDIT_PER_CALL;
-        if excess == 0 || self.trim_credit < self.untrimmed_excess {
+        if (left <= most && bytes_left <= most_bytes) || self.trim_credit < self.untrimmed {
             return;
         }
         self.trim_credit = 0;
@@ -211,12 +238,20 @@ impl EntryLog {
             .chain(self.restored.range(read..).copied())
             .filter(|number| !cursors.iter().any(|cursor| cursor.is_pending(*number)))
             .filter(|number| !self.groups.values().any(|cursor| cursor.has_dead_letter(*number)))
-            .take(excess)
+            .take_while(|number| {
+                let is_excess = left > most || bytes_left > most_bytes;
+                left -= 1;
+                bytes_left = bytes_left.saturating_sub(self.entries.get(number).map_or(0, |entry| entry.bytes));
+                is_excess
+            })
             .collect();
         for number in free {
             self.drop_entry(number);
         }
-        self.untrimmed_excess = self.entries.len().saturating_sub(self.capacity);
+        self.untrimmed = match self.held_bytes > most_bytes {
+            true => self.entries.len(),
+            false => self.entries.len().saturating_sub(most),
+        };
     }
 
     fn drop_entry(&mut self, number: u64) {
@@ -224,6 +259,7 @@ impl EntryLog {
             return;
         };
         self.restored.remove(&number);
+        self.held_bytes -= entry.bytes;
         let position = entry.position;
         self.highest_dropped = self.highest_dropped.max(position);
         for cursor in self.groups.values_mut() {
@@ -242,11 +278,18 @@ impl EntryLog {
         let at_most = usize::try_from(self.next.saturating_sub(next)).unwrap_or(usize::MAX);
         // the bus read these back for one group: no other group has to read them
         let at_most = at_most.saturating_sub(self.restored.range(next..).count());
-        if at_most < self.capacity {
+        if at_most < self.capacity.entries {
             // the log dropped no entry that a group with subscribers has yet to read, so the numbers have no gaps
             return at_most.min(self.entries.len());
         }
         self.entries.range(next..).count()
+    }
+
+    /// Adds up the bytes of the entries that a group has not read.
+    fn unread_bytes(&self, group: &Name) -> u64 {
+        let next = self.groups.get(group).map_or(0, |cursor| cursor.next_unread());
+        let first = self.entries.range(next..).next();
+        first.map_or(0, |(_, entry)| self.published_bytes - entry.bytes_before)
     }
 
     /// Returns the progress of a group. Unsaved progress counts as one pending entry: the next start would deliver
