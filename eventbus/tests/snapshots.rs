@@ -136,6 +136,8 @@ struct HeldSnapshots {
     may_save: Notify,
     /// Set if the task that would save has been cancelled, as by the end of the runtime.
     is_cancelled: AtomicBool,
+    /// Set if it refuses to save.
+    refuses: AtomicBool,
 }
 
 delegate!(HeldSnapshots, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
@@ -202,6 +204,9 @@ impl Snapshots for HeldSnapshots {
             task.abort();
             return Err(SnapshotError::unavailable(fold, task.await.unwrap_err()));
         }
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(SnapshotError::refused(fold, "too large"));
+        }
         self.may_save.notified().await;
         self.store.save_snapshot(stream, fold, snapshot).await
     }
@@ -250,6 +255,26 @@ async fn the_end_of_the_runtime_is_no_failure_of_a_snapshot() {
         "{text}"
     );
     assert!(!text.contains("WARN") && !text.contains("unavailable"), "{text}");
+}
+
+/// Each attempt reads the whole stream once more.
+#[tokio::test]
+async fn a_snapshot_that_the_store_refuses_is_not_taken_again_at_each_load() {
+    let held = Arc::new(HeldSnapshots::default());
+    held.refuses.store(true, Ordering::SeqCst);
+    let (log, ledgers) = (Lines::default(), AggregateRepository::<Ledger>::new(Arc::clone(&held)));
+    let captured = log.capture("eventbus=warn");
+    let (id, refused) = ("1".parse().unwrap(), || log.text().matches("no snapshot was taken").count());
+    ledgers.upsert(&id, |_| Ok::<_, Never>(batch(1..=12))).await.unwrap();
+    until("it was refused", async || refused() == 1).await;
+    for _ in 0..5 {
+        let _ = ledgers.load(&id).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    ledgers.update(&id, |_| Ok::<_, Never>(batch(13..=20))).await.unwrap();
+    until("the next one was refused", async || refused() == 2).await;
+    drop(captured);
+    assert_eq!(held.saves.load(Ordering::SeqCst), 2, "one attempt for each that was due");
 }
 
 #[tokio::test]

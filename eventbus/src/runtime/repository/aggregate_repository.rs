@@ -1023,7 +1023,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
             return;
         };
         let boundaries = |version: Version| version.get() / codec.every();
-        if boundaries(begun_at) == boundaries(root.version()) || self.snapshots().is_err() {
+        let boundary = boundaries(root.version());
+        if boundaries(begun_at) == boundary || self.snapshots().is_err() {
             return;
         }
         let (repository, id, stream) = (self.outside_of_handler(), root.id().clone(), self.stream(root.id()));
@@ -1047,11 +1048,14 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
                     );
                 }
                 Err(error) => {
+                    if matches!(&error, TakeSnapshotError::Store(refusal) if !refusal.is_retryable()) {
+                        repository.snapshot_tasks.refused(fold, stream.clone(), boundary);
+                    }
                     tracing::warn!(%stream, error = %ErrorLine(&error), "no snapshot was taken; loads read more events");
                 }
             }
         };
-        self.store.after_commit(move || tasks.spawn(fold, task_stream, task));
+        self.store.after_commit(move || tasks.spawn(fold, task_stream, boundary, task));
     }
 
     /// Keeps the state of a root that holds the events up to `last` and no pending ones.

@@ -1,6 +1,9 @@
 //! The snapshots that the repositories of an app, or one outside of an app, take in the background.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
@@ -8,6 +11,9 @@ use crate::domain::stream::StreamId;
 
 /// Largest number of snapshots that are taken at once.
 const TASKS_MAX: usize = 4;
+
+/// Largest number of refusals that are remembered.
+const REFUSALS_MAX: usize = 1_000;
 
 /// The snapshots that are being taken.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +24,8 @@ struct Tasks {
     running: BTreeSet<SnapshotKey>,
     /// The folds whose states no snapshot can hold.
     stopped: BTreeSet<&'static str>,
+    /// The snapshots that the store refused, and the boundary at which that was.
+    refused: BTreeMap<SnapshotKey, u64>,
 }
 
 /// The fold of a snapshot and its stream.
@@ -25,13 +33,20 @@ type SnapshotKey = (&'static str, StreamId);
 
 impl SnapshotTasks {
     /// Runs `task` in the background, unless the same snapshot is being taken, or enough others: the next save or load
-    /// asks again.
-    pub(super) fn spawn(&self, fold: &'static str, stream: StreamId, task: impl Future<Output = ()> + Send + 'static) {
+    /// asks again. A snapshot that the store has refused is not taken before a later `boundary`, the number of snapshots
+    /// that were due so far.
+    pub(super) fn spawn(
+        &self,
+        fold: &'static str,
+        stream: StreamId,
+        boundary: u64,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
         let key = (fold, stream);
-        if !self.begin(&key) {
+        if !self.begin(&key, boundary) {
             return;
         }
         // without the lock: a runtime that shuts down drops the task at once, on this thread
@@ -47,11 +62,24 @@ impl SnapshotTasks {
         self.0.lock().stopped.insert(fold)
     }
 
-    /// Adds a snapshot; returns `false` if it is there, if there are enough, or if its fold is stopped.
-    fn begin(&self, key: &SnapshotKey) -> bool {
+    /// Notes that the store refused a snapshot.
+    pub(super) fn refused(&self, fold: &'static str, stream: StreamId, boundary: u64) {
+        let refused = &mut self.0.lock().refused;
+        if refused.len() >= REFUSALS_MAX {
+            refused.clear(); // each is asked once more
+        }
+        refused.insert((fold, stream), boundary);
+    }
+
+    /// Adds a snapshot; returns `false` if it is there, if there are enough, if its fold is stopped, or if the store has
+    /// refused it and no later one is due.
+    fn begin(&self, key: &SnapshotKey, boundary: u64) -> bool {
         // the lock makes the look at the number and the new entry one step
-        let Tasks { running, stopped } = &mut *self.0.lock();
-        running.len() < TASKS_MAX && !stopped.contains(key.0) && running.insert(key.clone())
+        let Tasks { running, stopped, refused } = &mut *self.0.lock();
+        running.len() < TASKS_MAX
+            && !stopped.contains(key.0)
+            && refused.get(key).is_none_or(|before| *before < boundary)
+            && running.insert(key.clone())
     }
 }
 
@@ -89,10 +117,10 @@ mod tests {
             }
         };
         for number in [0, 0, 1, 2] {
-            tasks.spawn("Ledger", stream(number), task(number));
+            tasks.spawn("Ledger", stream(number), 1, task(number));
         }
-        tasks.spawn("Balance", stream(0), task(3));
-        tasks.spawn("Ledger", stream(4), task(4));
+        tasks.spawn("Balance", stream(0), 1, task(3));
+        tasks.spawn("Ledger", stream(4), 1, task(4));
         tokio::task::yield_now().await;
         assert_eq!(begun.try_iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
     }
@@ -102,15 +130,27 @@ mod tests {
         let tasks = SnapshotTasks::default();
         assert!(tasks.stop("Ledger") && !tasks.stop("Ledger"));
         for (fold, number) in [("Ledger", 1), ("Balance", 2)] {
-            tasks.spawn(fold, stream(number), std::future::pending());
+            tasks.spawn(fold, stream(number), 1, std::future::pending());
         }
         assert_eq!(tasks.0.lock().running, BTreeSet::from([("Balance", stream(2))]));
     }
 
     #[tokio::test]
+    async fn a_snapshot_that_was_refused_is_taken_when_the_next_one_is_due() {
+        let tasks = SnapshotTasks::default();
+        tasks.refused("Ledger", stream(1), 3);
+        for (fold, number, boundary) in [("Ledger", 1, 3), ("Ledger", 2, 3), ("Balance", 1, 3)] {
+            tasks.spawn(fold, stream(number), boundary, std::future::pending());
+        }
+        assert_eq!(tasks.0.lock().running, BTreeSet::from([("Ledger", stream(2)), ("Balance", stream(1))]));
+        tasks.spawn("Ledger", stream(1), 4, std::future::pending());
+        assert_eq!(tasks.0.lock().running.len(), 3);
+    }
+
+    #[tokio::test]
     async fn a_task_that_panics_frees_its_stream() {
         let tasks = SnapshotTasks::default();
-        tasks.spawn("Ledger", stream(1), async { panic!("on purpose") });
+        tasks.spawn("Ledger", stream(1), 1, async { panic!("on purpose") });
         while !tasks.0.lock().running.is_empty() {
             tokio::task::yield_now().await;
         }
@@ -122,7 +162,7 @@ mod tests {
         struct SpawnsWhenDropped(SnapshotTasks);
         impl Drop for SpawnsWhenDropped {
             fn drop(&mut self) {
-                self.0.spawn("Ledger", stream(1), async {});
+                self.0.spawn("Ledger", stream(1), 1, async {});
             }
         }
         let tasks = SnapshotTasks::default();

@@ -1,0 +1,69 @@
+//! The table of server versions says what the code refuses, what it links, and with which releases the tests share streams.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{fs, path::PathBuf};
+
+fn workspace(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(workspace(path)).unwrap()
+}
+
+/// Returns the cells of the row of a server: tested, expected, refused.
+fn row(server: &str) -> [String; 3] {
+    let table = text("guide/src/server-versions.md");
+    let begin = format!("| {server} |");
+    let row = table.lines().find(|line| line.starts_with(&begin)).unwrap();
+    let cells: Vec<_> = row.split('|').skip(2).take(3).map(|cell| cell.trim().to_owned()).collect();
+    cells.try_into().unwrap()
+}
+
+#[test]
+fn postgres_is_refused_below_the_version_of_the_check() {
+    let [_, expected, refused] = row("PostgreSQL");
+    let least: u32 = expected.split(',').next().unwrap().parse().unwrap();
+    assert_eq!(refused, format!("older than {least}, by `connect`"));
+    let constants =
+        [("eventstore-postgres/src/preflight.rs", "SERVER_"), ("eventbus-cli/src/doctor/postgres_server.rs", "")];
+    for (file, prefix) in constants {
+        let check = format!("const {prefix}VERSION_MIN: i32 = {least}0_000;");
+        assert!(text(file).contains(&check), "{file} has no `{check}`");
+    }
+}
+
+#[test]
+fn redis_is_found_below_the_version_of_the_check() {
+    let [tested, _, refused] = row("Redis");
+    assert!(refused.ends_with(&format!("`eventbus doctor` finds one older than {tested}")), "{refused}");
+    let check = format!("const MAJOR_VERSION_MIN: u64 = {};", tested.split('.').next().unwrap());
+    assert!(text("eventbus-cli/src/doctor/redis_server.rs").contains(&check), "{check}");
+}
+
+#[test]
+fn sqlite_is_the_one_that_is_linked() {
+    let [tested, ..] = row("SQLite");
+    let linked = eventstore_sqlite::rusqlite::version();
+    assert!(linked.starts_with(&(tested.strip_suffix(", compiled in").unwrap().to_owned() + ".")), "{linked}");
+}
+
+#[test]
+fn the_releases_of_the_python_library_are_those_of_the_tests() {
+    let mut releases: Vec<String> = Vec::new();
+    for file in fs::read_dir(workspace("tests/python")).unwrap() {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        let pinned = text.lines().find_map(|line| line.strip_prefix("eventsource-py[redis]=="));
+        releases.extend(pinned.map(str::to_owned));
+    }
+    let mut shown: Vec<_> = row("eventsource-py on the same streams")[0].split(", ").map(str::to_owned).collect();
+    (releases.sort(), shown.sort());
+    assert!(!releases.is_empty() && releases == shown, "{releases:?}, and the guide has {shown:?}");
+}
+
+#[test]
+fn the_lowest_rust_is_that_of_the_manifests() {
+    let [_, expected, refused] = row("Rust");
+    let least = env!("CARGO_PKG_RUST_VERSION");
+    assert_eq!((expected, refused), (format!("{least}, and newer"), format!("older than {least}, by cargo")));
+}
