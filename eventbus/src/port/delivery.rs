@@ -104,9 +104,10 @@ impl Delivery {
 ///
 /// Every error converts into it with `?`, and the bus retries it, after a delay that grows, as often as the handler's
 /// `retries` or else the bus's policy say; [`permanent`](Self::permanent) and [`retry_after`](Self::retry_after) change
-/// that. Only handlers that have not succeeded run again, and later events of the same aggregate wait meanwhile. A
-/// delivery whose attempts are used up is a [dead letter](crate::port::DeadLetters). A panic, and a handler that takes
-/// longer than its `timeout_ms`, count as errors.
+/// that. Only handlers that have not succeeded run again, those of a group together, after the longest of their delays;
+/// later events of the same aggregate wait meanwhile. A delivery whose attempts are used up is a
+/// [dead letter](crate::port::DeadLetters). A panic, and a handler that takes longer than its `timeout_ms`, count as
+/// errors.
 ///
 /// An error of a handler that takes the store's connection uses up no attempt if the store's driver finds a fault of
 /// the server among its sources, however the handler has wrapped it: see

@@ -27,14 +27,14 @@ impl InMemoryEventBusBuilder {
     ///
     /// The bus holds the newest events for groups that come later. While a group lags by the capacity, publishing waits
     /// if the bus consumes, and is refused if it does not; an accepted call publishes all its events, also beyond the
-    /// capacity. Dead letters do not count against it.
+    /// capacity. Dead letters hold up no publisher; without a store the bus keeps them, and fewer old events beside them.
     pub const fn capacity(mut self, events: usize) -> Self {
         self.0.capacity = events;
         self
     }
 
     /// Sets about how many bytes of events the bus holds, in the same way as [`capacity`](Self::capacity); 64 MiB by
-    /// default. One event may be larger.
+    /// default. One event may be larger. The bytes are estimated: those of payload and attributes, and 500 for each event.
     pub const fn capacity_bytes(mut self, bytes: usize) -> Self {
         self.0.capacity_bytes = bytes;
         self

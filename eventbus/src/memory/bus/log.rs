@@ -25,6 +25,8 @@ use crate::{
 
 /// Entries beyond the capacity that each call of `trim` pays for: a scan runs once the calls have paid for all of them.
 const TRIM_CREDIT_PER_CALL: usize = 64;
+/// Bytes of a published event that pay for one entry more: few large events may be many bytes beyond the capacity.
+const BYTES_PER_TRIM_CREDIT: usize = 256;
 
 /// A number of entries and their bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -106,6 +108,7 @@ impl EntryLog {
             let id = self.next_id();
             let bytes = self.insert(id.clone(), record, record.position(), false);
             self.published_bytes += bytes as u64;
+            self.trim_credit += bytes / BYTES_PER_TRIM_CREDIT;
             id
         });
         let ids = ids.collect();

@@ -96,7 +96,7 @@ impl Default for InMemoryEventBus {
 }
 
 impl InMemoryEventBus {
-    /// Creates a bus with a capacity of 8,192 events of 64 MiB together.
+    /// Creates a bus with a capacity of 8,192 events, and of 64 MiB.
     #[must_use]
     pub fn new() -> Self {
         Self::builder().build()

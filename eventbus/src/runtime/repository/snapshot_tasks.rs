@@ -65,10 +65,10 @@ impl SnapshotTasks {
     /// Notes that the store refused a snapshot.
     pub(super) fn refused(&self, fold: &'static str, stream: StreamId, boundary: u64) {
         let refused = &mut self.0.lock().refused;
-        if refused.len() >= REFUSALS_MAX {
-            refused.clear(); // each is asked once more
-        }
         refused.insert((fold, stream), boundary);
+        if refused.len() > REFUSALS_MAX {
+            refused.pop_first();
+        }
     }
 
     /// Adds a snapshot; returns `false` if it is there, if there are enough, if its fold is stopped, or if the store has
