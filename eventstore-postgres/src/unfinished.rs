@@ -63,8 +63,9 @@ impl UnfinishedDeliveries for PgEventStore {
         Ok(self.inner().fetch_progress(group, query, decode_dead).await?.pop())
     }
 
-    async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
+    async fn count_dead_deliveries(&self, at_most: u64) -> Result<u64, CheckpointError> {
         let query = self.inner().statements().query(include_str!("sql/count_dead.sql"));
+        let query = query.bind(i64::try_from(at_most).unwrap_or(i64::MAX));
         let count = |row: &PgRow| Ok(row.try_get::<i64, _>(0)?);
         let counts = self.inner().fetch_progress(&DEAD_LETTERS_NAME, query, count).await?;
         Ok(counts.first().map_or(0, |count| count.unsigned_abs()))

@@ -113,9 +113,9 @@ impl UnfinishedDeliveries for RedisEventStore {
         found.transpose().map_err(|error| CheckpointError::new(group, error))
     }
 
-    async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
+    async fn count_dead_deliveries(&self, at_most: u64) -> Result<u64, CheckpointError> {
         let count = request("ZCARD", self.inner().keys().dead_letters());
-        query_for(self.inner(), &DEAD_LETTERS_NAME, &count).await
+        query_for(self.inner(), &DEAD_LETTERS_NAME, &count).await.map(|count: u64| count.min(at_most))
     }
 
     async fn end_dead_delivery(

@@ -65,9 +65,10 @@ impl UnfinishedDeliveries for SqliteEventStore {
         Ok(self.inner().read_progress(group, load).await?.pop())
     }
 
-    async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
-        let count = |connection: &Connection, _: &Name| {
-            let count: Option<i64> = query_value(connection, include_str!("sql/count_dead.sql"), [])?;
+    async fn count_dead_deliveries(&self, at_most: u64) -> Result<u64, CheckpointError> {
+        let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
+        let count = move |connection: &Connection, _: &Name| {
+            let count: Option<i64> = query_value(connection, include_str!("sql/count_dead.sql"), [at_most])?;
             Ok(count.unwrap_or(0).unsigned_abs())
         };
         self.inner().read_progress(&DEAD_LETTERS_NAME, count).await

@@ -12,6 +12,7 @@ use futures_util::future::try_join_all;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::{
+    common::send,
     filling::add_dead_letters,
     http::between,
     mounted::mount,
@@ -81,6 +82,34 @@ async fn no_page_scans_a_table_or_reads_more_than_a_thousand_rows() {
             assert!(!counts_only || found < 100, "{path} reads {found} events");
             assert!(found <= ROWS_MAX, "{path} reads {found} entries of indexes of {table}");
         }
+    }
+}
+
+/// An application counts its dead letters for its health.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_an_application_read_few_of_many_dead_letters() {
+    let database = eventbus_test::postgres();
+    let store = PgEventStore::connect(database.url()).await.unwrap();
+    fill_long_stream(&store).await;
+    add_dead_letters(&store, "mail", MANY as u64, Position::new(1_800)).await;
+    store.close().await;
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    let mut read = async |path: Option<&str>| {
+        let before = rows_read(&mut connection).await;
+        let store = PgEventStore::connect(database.url()).await.unwrap();
+        let app = App::builder().store(store.clone()).handler::<send>().start().await.unwrap();
+        let site = mount(&app, DashboardConfig::default()).await;
+        if let Some(path) = path {
+            site.get(path).await.ok();
+        }
+        app.shutdown(Duration::from_secs(60)).await.unwrap();
+        store.close().await;
+        rows_read(&mut connection).await.since(&before)["unfinished_deliveries"].1
+    };
+    let by_application = read(None).await;
+    for path in ["/", "/health"] {
+        let by_page = read(Some(path)).await - by_application;
+        assert!((100..=ROWS_MAX).contains(&by_page), "{path} reads {by_page} entries of indexes");
     }
 }
 

@@ -184,16 +184,7 @@ pub trait EventBus: Send + Sync + 'static {
 
     /// Reports for a health endpoint if the bus is connected and consumes, and its backlogs. Never fails.
     async fn health(&self) -> Health {
-        let info = self.stream_info().await;
-        let consuming = self.is_consuming();
-        self.report(match info.connected {
-            true => {
-                let mut health = Health::connected(consuming, info.pending_messages, info.dlq_messages);
-                health.unreadable = info.consumer_groups.into_iter().filter_map(|group| group.unreadable).collect();
-                health
-            }
-            false => Health::disconnected(consuming, "the bus is not connected"),
-        })
+        health_of(self, self.stream_info().await)
     }
 
     /// Returns the progress of a consumer group.
@@ -201,4 +192,17 @@ pub trait EventBus: Send + Sync + 'static {
     /// # Errors
     /// [`ConsumeError::Unavailable`] if the bus cannot be reached.
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError>;
+}
+
+/// Returns the health of a bus whose stream is as described.
+pub(crate) fn health_of(bus: &(impl EventBus + ?Sized), info: StreamInfo) -> Health {
+    let consuming = bus.is_consuming();
+    bus.report(match info.connected {
+        true => {
+            let mut health = Health::connected(consuming, info.pending_messages, info.dlq_messages);
+            health.unreadable = info.consumer_groups.into_iter().filter_map(|group| group.unreadable).collect();
+            health
+        }
+        false => Health::disconnected(consuming, "the bus is not connected"),
+    })
 }

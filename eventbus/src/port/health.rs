@@ -33,7 +33,7 @@ pub struct Health {
     pub consuming: bool,
     /// Pending entries, delivered and not acknowledged, over all groups; 0 when not connected.
     pub pending_messages: u64,
-    /// Dead letters; 0 when not connected.
+    /// Dead letters; 0 when not connected. With the bus in the process, up to 500 are counted.
     pub dlq_messages: u64,
     /// Why the bus did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]

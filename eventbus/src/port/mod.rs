@@ -46,6 +46,7 @@ pub(crate) mod unique_values;
 pub(crate) mod visited_event;
 
 pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, SkippedBefore};
+pub(crate) use bus::health_of;
 pub use bus::{EventBus, GroupProgress};
 pub use bus_error::{ConnectError, ConsumeError, PublishError, ShutdownError};
 pub use checkpoint::{CheckpointError, Checkpoints};

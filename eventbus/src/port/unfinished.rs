@@ -104,11 +104,11 @@ pub trait UnfinishedDeliveries: Send + Sync {
     /// [`CheckpointError`], named after the group, if the store cannot be reached or the row cannot be read.
     async fn dead_delivery(&self, group: &Name, position: Position) -> Result<Option<DeadDelivery>, CheckpointError>;
 
-    /// Counts the dead letters of all groups.
+    /// Counts the dead letters of all groups, up to `at_most`.
     ///
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached.
-    async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError>;
+    async fn count_dead_deliveries(&self, at_most: u64) -> Result<u64, CheckpointError>;
 
     /// Ends a dead letter: with `attempts` it waits from now on, without them its row is removed. Returns `true` if it
     /// was a dead letter until now.

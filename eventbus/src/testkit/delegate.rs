@@ -272,8 +272,8 @@ macro_rules! __delegate {
                     $inner.dead_delivery(group, position).await
                 }
 
-                async fn count_dead_deliveries(&$self) -> Result<u64, CheckpointError> {
-                    $inner.count_dead_deliveries().await
+                async fn count_dead_deliveries(&$self, at_most: u64) -> Result<u64, CheckpointError> {
+                    $inner.count_dead_deliveries(at_most).await
                 }
 
                 async fn end_dead_delivery(

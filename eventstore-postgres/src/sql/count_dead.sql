@@ -1,4 +1,3 @@
--- The number of dead letters.
+-- The number of dead letters, up to $1.
 SELECT count(*)
-FROM {schema}.unfinished_deliveries u
-WHERE u.dead_since IS NOT NULL
+FROM (SELECT FROM {schema}.unfinished_deliveries u WHERE u.dead_since IS NOT NULL LIMIT $1) dead

@@ -1,1 +1,1 @@
-SELECT count(*) FROM eventbus_unfinished_deliveries WHERE dead_since IS NOT NULL
+SELECT count(*) FROM (SELECT 1 FROM eventbus_unfinished_deliveries WHERE dead_since IS NOT NULL LIMIT ?1)

@@ -29,12 +29,12 @@ use crate::{
 /// Rows of the store that are read at once.
 const PAGE_ROWS: usize = 100;
 
-/// Counts the dead letters in the store; 0 if it does not answer.
-pub(super) async fn count_stored(inner: &BusInner) -> u64 {
+/// Counts the dead letters in the store, up to `at_most`; 0 if it does not answer.
+pub(super) async fn count_stored(inner: &BusInner, at_most: u64) -> u64 {
     let Some(store) = inner.store() else {
         return 0;
     };
-    let count = store.count_dead_deliveries().await;
+    let count = store.count_dead_deliveries(at_most).await;
     count.inspect_err(|error| tracing::debug!(%error, "dead letters not counted")).unwrap_or_default()
 }
 

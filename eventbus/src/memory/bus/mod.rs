@@ -37,9 +37,13 @@ use crate::{
         Announced, CheckpointError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, MessageId,
         PublishError, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
         health::Health,
+        health_of,
         stats::{BusStats, InFlightCounts, StreamInfo},
     },
 };
+
+/// The most dead letters that a report of health counts: probes ask often.
+const DEAD_LETTERS_OF_HEALTH_MAX: u64 = 500;
 
 /// A bus within one process. Cloning shares it.
 ///
@@ -115,6 +119,20 @@ impl InMemoryEventBus {
 
     fn with_settings(settings: BusSettings) -> Self {
         Self { inner: Arc::new(BusInner::new(settings)) }
+    }
+
+    /// Describes the stream; of the dead letters in the store it counts up to `dead_letters_max`.
+    async fn describe_stream(&self, dead_letters_max: u64) -> StreamInfo {
+        let mut info =
+            StreamInfo { connected: !self.inner.consuming().is_closed(), stats: self.stats(), ..StreamInfo::default() };
+        info.stream.name = DESTINATION.to_string();
+        let consumed = match self.is_consuming() {
+            true => self.inner.subscribers().groups(),
+            false => Vec::new(),
+        };
+        self.inner.log().describe(&mut info, &consumed);
+        info.dlq_messages += dead_letters::count_stored(&self.inner, dead_letters_max).await;
+        info
     }
 
     /// Makes a group forget that it ever announced an event type, in any version; returns `true` if it had. For
@@ -284,16 +302,11 @@ impl EventBus for InMemoryEventBus {
     }
 
     async fn stream_info(&self) -> StreamInfo {
-        let mut info =
-            StreamInfo { connected: !self.inner.consuming().is_closed(), stats: self.stats(), ..StreamInfo::default() };
-        info.stream.name = DESTINATION.to_string();
-        let consumed = match self.is_consuming() {
-            true => self.inner.subscribers().groups(),
-            false => Vec::new(),
-        };
-        self.inner.log().describe(&mut info, &consumed);
-        info.dlq_messages += dead_letters::count_stored(&self.inner).await;
-        info
+        self.describe_stream(u64::MAX).await
+    }
+
+    async fn health(&self) -> Health {
+        health_of(self, self.describe_stream(DEAD_LETTERS_OF_HEALTH_MAX).await)
     }
 
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {

@@ -111,7 +111,7 @@ refuse! {
         -> Result<Vec<DeadDelivery>, CheckpointError> = no_checkpoint(&DEAD_LETTERS);
     dead_delivery(group: &Name, position: Position)
         -> Result<Option<DeadDelivery>, CheckpointError> = no_checkpoint(group);
-    count_dead_deliveries() -> Result<u64, CheckpointError> = no_checkpoint(&DEAD_LETTERS);
+    count_dead_deliveries(at_most: u64) -> Result<u64, CheckpointError> = no_checkpoint(&DEAD_LETTERS);
     end_dead_delivery(group: &Name, position: Position, attempts: Option<&DeliveryAttempts>)
         -> Result<bool, CheckpointError> = no_checkpoint(group);
 }
