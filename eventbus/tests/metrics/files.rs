@@ -159,7 +159,10 @@ async fn the_alerts_watch_metrics_that_exist_and_say_what_to_do() {
     let rules = rules(&read("alert-rules.yml"));
     let names: BTreeSet<_> = rules.iter().map(|rule| &rule["alert"]).collect();
     assert!(names.len() == rules.len() && rules.len() > 12);
+    let cases = read("alert-rules.test.yml");
     for rule in &rules {
+        let fires = format!("{{alertname=\"{}\",", rule["alert"]);
+        assert!(cases.contains(&fires), "no case in which {} fires", rule["alert"]);
         assert_eq!(unknown(&families, &rule["expr"]), [""; 0]);
         assert!(["page", "ticket"].contains(&rule["severity"].as_str()) && rule["for"].ends_with('m'), "{rule:?}");
         assert!(rule["summary"].len() > 20 && rule["description"].len() > 100, "{rule:?}");
