@@ -4,6 +4,7 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
@@ -13,7 +14,10 @@ use std::{
 };
 
 use common::{OrderPlaced, Ran, Running, assert_json, eventbus, eventbus_with};
-use eventbus::{ExpectedVersion, NewEvent, StreamId, port::AppendEvents as _};
+use eventbus::{
+    ExpectedVersion, Name, NewEvent, Position, StreamId,
+    port::{AppendEvents as _, Checkpoints as _},
+};
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
 use rusqlite::Connection;
@@ -264,6 +268,42 @@ fn the_documented_commands_exist() {
     assert!(checked > 50, "{checked}");
 }
 
+/// The table of the README has each command, and no others; its subcommands and options exist.
+#[test]
+fn the_readme_lists_each_command() {
+    let help = eventbus(&["--help"]).out;
+    let listed = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let commands = listed.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let commands: BTreeSet<_> = commands.filter(|word| !["", "help"].contains(word)).collect();
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let table = readme.split("| command | shows or does |\n|---|---|\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let mut found = BTreeSet::new();
+    for row in table.lines() {
+        let cell = row.split('|').nth(1).unwrap();
+        let mut command = None;
+        for named in cell.split('`').skip(1).step_by(2) {
+            let words: Vec<_> = named.split([' ', '[', ']']).filter(|word| !word.is_empty()).collect();
+            if commands.contains(words[0]) {
+                command = Some(words[0]);
+                found.insert(words[0]);
+            }
+            let of_command = command.unwrap_or_else(|| panic!("`{named}` is no command"));
+            let is_lower =
+                |word: &&&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-');
+            let mut path: Vec<_> = words.iter().take_while(is_lower).copied().collect();
+            if path[0] != of_command {
+                path.insert(0, of_command);
+            }
+            let help = eventbus(&[&path[..], &["--help"]].concat());
+            assert_eq!(help.code, 0, "`{named}`: {}", help.err);
+            for option in words.iter().filter(|word| word.starts_with("--")) {
+                assert!(help.out.contains(option), "`{named}` has no option {option}");
+            }
+        }
+    }
+    assert_eq!(found, commands);
+}
+
 #[test]
 fn the_environment_names_the_store() {
     let folder = tempfile::tempdir().unwrap();
@@ -332,9 +372,15 @@ async fn watching_shows_the_lag_again_and_again() {
     let folder = tempfile::tempdir().unwrap();
     let url = long_store(&folder).await;
     let watching = Running::start(&["--store", &url, "--json", "lag", "--watch", "100ms"]);
-    for _ in 0..3 {
-        let document: Value = serde_json::from_str(&watching.line()).unwrap();
-        assert_eq!(document["readers"], json!([]));
+    let store = SqliteEventStore::open(folder.path().join("bank.db")).await.unwrap();
+    for behind in [10, 4, 0] {
+        let at = Position::new(5_000 - behind);
+        store.save_checkpoint(&Name::from_static("projection:rows"), at).await.unwrap();
+        let shown = (0..600).any(|_| {
+            let document: Value = serde_json::from_str(&watching.line()).unwrap();
+            document["readers"][0]["events"] == json!(behind)
+        });
+        assert!(shown, "the lag of {behind} events is not shown");
     }
 }
 

@@ -184,6 +184,7 @@ async fn the_feed_is_followed_by_type_and_resumed() {
     };
     assert_eq!(follow(&[]), ["1", "2", "3", "4", "5"]);
     assert_eq!(follow(&["--type", "OrderShipped"]), ["2", "5"]);
+    assert_eq!(follow(&["--aggregate", "Order", "--type", "OrderPlaced"]), ["1", "3", "4"]);
     assert_eq!(follow(&["--aggregate", "Cart"]), [""; 0]);
     let rest = app.run(&["--json", "follow", "--after", "3", "--until", "4"]).documents();
     assert_eq!(rest.len(), 1);

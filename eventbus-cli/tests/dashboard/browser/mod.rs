@@ -60,19 +60,23 @@ fn pictures() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("dashboard")
 }
 
-/// Returns the ratio of contrast between the text and the background of the page.
+/// Returns the least ratio of contrast between a text and what is behind it.
 const CONTRAST: &str = "(() => {
     const light = (color) => {
         const parts = color.match(/\\d+/g).slice(0, 3).map((part) => part / 255);
         const [r, g, b] = parts.map((part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
-    const page = light(getComputedStyle(document.body).backgroundColor);
-    const ratio = (element) => {
-        const text = light(getComputedStyle(element).color);
-        return (Math.max(text, page) + 0.05) / (Math.min(text, page) + 0.05);
+    const behind = (element) => {
+        const color = getComputedStyle(element).backgroundColor;
+        return /, 0\\)$/.test(color) && element.parentElement ? behind(element.parentElement) : light(color);
     };
-    return Math.min(...[...document.querySelectorAll('h1, p, a, td, th, dt, dd, caption, figcaption, label')].map(ratio));
+    const ratio = (element) => {
+        const [text, ground] = [light(getComputedStyle(element).color), behind(element)];
+        return (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
+    };
+    const texts = 'h1, h2, p, a, li, td, th, dt, dd, pre, code, ins, del, span, button, summary, caption, figcaption, label';
+    return Math.min(...[...document.querySelectorAll(texts)].map(ratio));
 })()";
 
 /// Returns the name of what has the focus.
@@ -88,8 +92,11 @@ async fn pages_fit_their_screens_in_light_and_dark_and_break_no_policy() {
         browser.set_screen(width, 844, is_phone);
         for is_dark in [false, true] {
             browser.set_dark(is_dark);
-            for (name, path) in PAGES {
-                browser.open(&format!("{}{path}", open.url));
+            browser.open(&format!("{}/dead-letters", open.url));
+            let dead_letter = browser.text("document.querySelector('a[href*=\"dead-letter?id=\"]').href");
+            let pages = PAGES.map(|(name, path)| (name, format!("{}{path}", open.url)));
+            for (name, url) in pages.into_iter().chain([("dead-letter", dead_letter)]) {
+                browser.open(&url);
                 let wide = browser.evaluate("document.documentElement.scrollWidth");
                 assert!(wide.as_u64().unwrap() <= u64::from(width), "{name} is {wide} wide on {width}");
                 let background = browser.text("getComputedStyle(document.body).backgroundColor");
