@@ -97,6 +97,7 @@ fn merge_partition(all: &mut StreamInfo, part: StreamInfo) {
         group.active_consumers = group.active_consumers.max(other.active_consumers);
         group.pending += other.pending;
         group.lag = group.lag.zip(other.lag).map(|(a, b)| a + b);
+        group.oldest_unread_age_ms = group.oldest_unread_age_ms.max(other.oldest_unread_age_ms);
         group.last_delivered_id = newer(group.last_delivered_id.take(), other.last_delivered_id);
         group.oldest_pending_id = older(group.oldest_pending_id.take(), other.oldest_pending_id);
         group.oldest_pending_age_ms = group.oldest_pending_age_ms.max(other.oldest_pending_age_ms);
@@ -185,6 +186,7 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
     let silent_ms = bus.config().pending_idle_ms / 2;
     for group in &groups {
         admin::inspect_group(&mut commands, bus.stream(), bus.base_stream(), &group.name, silent_ms);
+        admin::find_unread(&mut commands, bus.stream(), group);
     }
     let replies: Vec<RedisResult<Value>> = bus.connection().query_all(&commands).await?;
     let mut replies = replies.into_iter();
@@ -199,6 +201,7 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
             members.into_iter().filter_map(|(name, text)| Some((name, serde_json::from_str(&text).ok()?))).collect();
         let pending = admin::parse_pending(next())?;
         let silent = admin::parse_pending(next())?;
+        let unread = admin::parse_unread(next())?;
         let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
         if bus.is_partition() {
             // all owners of a partition have one consumer name there
@@ -208,6 +211,7 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
         info.active_consumers = count_active_consumers(&consumers, &members, now, idle);
         info.last_delivered_id = Some(group.last_delivered);
         info.lag = group.lag;
+        info.oldest_unread_age_ms = Some(unread.map_or(0, |id| now.saturating_sub(id.ms)));
         let oldest: Option<EntryId> = pending.first().and_then(|(id, ..)| id.parse().ok());
         info.oldest_pending_id = oldest.map(|id| id.to_string());
         info.oldest_pending_age_ms = oldest.map(|id| now.saturating_sub(id.ms));

@@ -197,6 +197,7 @@ fn what_a_bus_counts_and_knows() {
         last_delivered_id: Some("3-0".into()),
         lag: Some(4),
         oldest_pending_id: Some("2-0".into()),
+        oldest_unread_age_ms: Some(6),
         oldest_pending_age_ms: Some(5),
         in_flight: vec![in_flight()],
         silent: Some(silent()),
@@ -228,7 +229,7 @@ fn what_a_bus_counts_and_knows() {
         "stream": { "name": "events", "length": 8, "first_entry_id": "1-0", "last_entry_id": "8-0" },
         "consumer_groups": [{
             "name": "billing", "consumers": 2, "pending": 3, "active_consumers": 1, "last_delivered_id": "3-0",
-            "lag": 4, "oldest_pending_id": "2-0", "oldest_pending_age_ms": 5, "in_flight": [in_flight_json()],
+            "lag": 4, "oldest_unread_age_ms": 6, "oldest_pending_id": "2-0", "oldest_pending_age_ms": 5, "in_flight": [in_flight_json()],
             "silent": silent_json(), "oldest_unfinished": unfinished_json(), "unreadable": unreadable_json(),
         }],
         "pending_messages": 3, "dlq_messages": 1, "active_consumers": 1, "stats": stats,

@@ -59,7 +59,8 @@ fn the_releases_of_the_python_library_are_those_of_the_tests() {
         releases.extend(pinned.map(str::to_owned));
     }
     let mut shown: Vec<_> = row("eventsource-py on the same streams")[0].split(", ").map(str::to_owned).collect();
-    (releases.sort(), shown.sort());
+    releases.sort();
+    shown.sort();
     assert!(!releases.is_empty() && releases == shown, "{releases:?}, and the guide has {shown:?}");
 }
 

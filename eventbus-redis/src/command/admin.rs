@@ -2,10 +2,11 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use redis::{Cmd, Pipeline, RedisResult, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
 
-use super::{list_or_empty, take_field};
+use super::{GroupState, list_or_empty, take_field};
 use crate::{
+    entry_id::EntryId,
     keys,
     reply::{parse_value, request},
 };
@@ -49,6 +50,22 @@ pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, g
     pipeline.cmd("HGETALL").arg(keys::members(home, group));
     pipeline.cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(OLDEST_PENDING_MAX);
     pipeline.cmd("XPENDING").arg((stream, group, "IDLE", silent_ms, "-", "+", SILENT_ENTRIES_MAX));
+}
+
+/// Adds a command that reads the oldest entry that a group has not read.
+pub(crate) fn find_unread(pipeline: &mut Pipeline, stream: &str, group: &GroupState) {
+    pipeline.cmd("XRANGE").arg((stream, format!("({}", group.last_delivered), "+", "COUNT", 1));
+}
+
+/// Parses the id of that entry; `None` if the group has read all.
+pub(crate) fn parse_unread(reply: RedisResult<Value>) -> RedisResult<Option<EntryId>> {
+    // no id is higher than the one that the group has read
+    let is_last = |error: &RedisError| error.detail().is_some_and(|detail| detail.contains("invalid start ID"));
+    if reply.as_ref().is_err_and(is_last) {
+        return Ok(None);
+    }
+    let entries: Vec<(String, Value)> = parse_value(list_or_empty(reply)?)?;
+    Ok(entries.first().and_then(|(id, _)| id.parse().ok()))
 }
 
 /// The number of oldest pending entries of which health reads the delivery attempts. Most old ones have failed.

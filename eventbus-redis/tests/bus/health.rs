@@ -335,6 +335,9 @@ async fn a_group_is_described_with_where_it_is_and_what_it_has_left() {
     let group = groups(&bus).await.remove(0);
     assert_eq!((group.last_delivered_id.as_deref(), group.lag), (Some("0-0"), Some(3)));
     assert_eq!((group.oldest_pending_id, group.oldest_pending_age_ms), (None, None));
+    let unread_age = async || groups(&bus).await.remove(0).oldest_unread_age_ms;
+    until("what is not read grows older", async || unread_age().await.is_some_and(|age| (1..600_000).contains(&age)))
+        .await;
     for _ in 0..2 {
         read(&bus, "one").await;
     }
@@ -352,5 +355,6 @@ async fn a_group_is_described_with_where_it_is_and_what_it_has_left() {
         (group.lag, group.pending) == (Some(0), 1)
     })
     .await;
+    assert_eq!(unread_age().await, Some(0));
     bus.stop_consuming().await;
 }

@@ -120,6 +120,8 @@ pub struct GroupInfo {
     pub last_delivered_id: Option<String>,
     /// Entries not delivered yet, if the bus knows.
     pub lag: Option<u64>,
+    /// The time since the oldest of them was published, in milliseconds, if the bus knows; 0 if there is none.
+    pub oldest_unread_age_ms: Option<u64>,
     /// The id of the oldest pending entry, if the bus knows it.
     pub oldest_pending_id: Option<String>,
     /// The time since that entry was published, in milliseconds.

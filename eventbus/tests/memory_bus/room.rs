@@ -78,6 +78,10 @@ async fn publishing_waits_for_a_group_that_lags_by_many_bytes_and_what_is_held_h
         bus.publish(&[large(position)]).await.unwrap();
     }
     let waiting = waiting(&bus, 5).await;
+    let group =
+        async || bus.stream_info().await.consumer_groups.into_iter().find(|group| group.name == "slow").unwrap();
+    assert_eq!(group().await.lag, Some(3));
+    until("what is not read grows older", async || group().await.oldest_unread_age_ms > Some(0)).await;
     worker.let_one();
     ended(waiting).await.unwrap();
     (2..=20).for_each(|_| worker.let_one());
@@ -85,6 +89,7 @@ async fn publishing_waits_for_a_group_that_lags_by_many_bytes_and_what_is_held_h
         bus.publish(&[large(position)]).await.unwrap();
     }
     until("all are handled", async || worker.got().len() == 20 && pending(&bus, "slow").await == 0).await;
+    assert_eq!((group().await.lag, group().await.oldest_unread_age_ms), (Some(0), Some(0)));
     bus.publish(&[large(21)]).await.unwrap();
     assert_eq!(bus.stream_info().await.stream.length, 2, "the last events of so many bytes");
 }

@@ -288,6 +288,14 @@ impl EntryLog {
         self.entries.range(next..).count()
     }
 
+    /// Returns the time since the oldest entry that a group has not read was published, in milliseconds; 0 without one.
+    fn oldest_unread_age(&self, group: &Name) -> u64 {
+        let next = self.groups.get(group).map_or(0, |cursor| cursor.next_unread());
+        let oldest = self.entries.range(next..).find(|(_, entry)| !entry.is_restored);
+        let published = oldest.and_then(|(_, entry)| entry.id.as_str().split('-').next()?.parse::<u64>().ok());
+        published.map_or(0, |published| self.clock.unix_millis().saturating_sub(published))
+    }
+
     /// Adds up the bytes of the entries that a group has not read.
     fn unread_bytes(&self, group: &Name) -> u64 {
         let next = self.groups.get(group).map_or(0, |cursor| cursor.next_unread());
@@ -317,6 +325,10 @@ impl EntryLog {
             info.active_consumers += consumers;
             info.pending_messages += pending;
             let mut group = GroupInfo::new(name.to_string(), consumers, pending);
+            if consumers > 0 {
+                group.lag = Some(self.unread(name) as u64);
+                group.oldest_unread_age_ms = Some(self.oldest_unread_age(name));
+            }
             group.unreadable = cursor.unreadable().report(name);
             info.consumer_groups.push(group);
         }

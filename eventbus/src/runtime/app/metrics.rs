@@ -253,6 +253,9 @@ fn add_groups(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatu
             if let Some(unread) = info.lag {
                 families.count(&catalog::GROUP_UNREAD, &labels, unread);
             }
+            if let Some(age) = info.oldest_unread_age_ms {
+                families.number(&catalog::GROUP_UNREAD_SECONDS, &labels, age as f64 / 1_000.0);
+            }
         }
     }
 }

@@ -114,6 +114,8 @@ catalog! {
         "Deliveries of the group in all processes: read, and not acknowledged yet.";
     GROUP_UNREAD: Gauge "eventbus_group_unread" ["group"] "{event}"
         "Events that no consumer of the group has read yet, if the bus knows.";
+    GROUP_UNREAD_SECONDS: Gauge "eventbus_group_unread_seconds" ["group"] "s"
+        "Time since the oldest event that no consumer of the group has read was published, if the bus knows; 0 if all are read.";
     GROUP_CONSUMERS: Gauge "eventbus_group_consumers" ["group"] "{consumer}"
         "Live consumers of the group in all processes.";
     DEAD_LETTERS: Gauge "eventbus_dead_letters" [] "{delivery}"
