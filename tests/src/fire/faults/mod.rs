@@ -26,7 +26,7 @@ const PAUSE_LOAD_AFTER: Duration = Duration::from_secs(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The durations of faults.
+/// The durations of faults, and the room of the disk.
 #[derive(Debug, Clone, Copy)]
 pub struct FaultDurations {
     /// Duration of locked tables.
@@ -35,15 +35,21 @@ pub struct FaultDurations {
     pub full: Duration,
     /// Duration of all other faults.
     pub others: Duration,
+    /// Megabytes of the disk that is filled: it has room for the rows of the whole run.
+    pub disk: u32,
 }
 
 impl FaultDurations {
     /// As long as faults under which events were once lost.
-    pub const LONG: Self =
-        Self { locked: Duration::from_secs(15), full: Duration::from_secs(12), others: Duration::from_secs(8) };
+    pub const LONG: Self = Self {
+        locked: Duration::from_secs(15),
+        full: Duration::from_secs(12),
+        others: Duration::from_secs(8),
+        disk: 256,
+    };
     /// Slightly longer than a statement waits for a lock.
     pub const SHORT: Self =
-        Self { locked: Duration::from_secs(7), full: Duration::from_secs(2), others: Duration::from_secs(1) };
+        Self { locked: Duration::from_secs(7), full: Duration::from_secs(2), others: Duration::from_secs(1), disk: 32 };
 
     const fn duration_of(self, fault: DatabaseFault) -> Duration {
         match fault {

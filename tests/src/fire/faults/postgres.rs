@@ -95,7 +95,7 @@ pub(super) struct PostgresScenario {
 /// Runs all faults against a PostgreSQL.
 pub(super) async fn run(lasting: FaultDurations, seed: u64) -> Result<RunSummary, HarnessError> {
     let database = Database::create().await?;
-    let disk = SmallDisk::mount(32)?;
+    let disk = SmallDisk::mount(lasting.disk)?;
     let space = eventbus_test::unique_name("small");
     let mut figures = RunSummary::new("faults");
     let endured = run_in(&database, disk.as_ref().map(|disk| (disk, &*space)), lasting, seed, &mut figures).await;
