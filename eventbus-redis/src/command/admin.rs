@@ -54,7 +54,7 @@ pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, g
 
 /// Adds a command that reads the oldest entry that a group has not read.
 pub(crate) fn find_unread(pipeline: &mut Pipeline, stream: &str, group: &GroupState) {
-    pipeline.cmd("XRANGE").arg((stream, format!("({}", group.last_delivered), "+", "COUNT", 1));
+    pipeline.add_command(range(stream, &format!("({}", group.last_delivered), "+", 1));
 }
 
 /// Parses the id of that entry; `None` if the group has read all.

@@ -357,4 +357,11 @@ async fn a_group_is_described_with_where_it_is_and_what_it_has_left() {
     .await;
     assert_eq!(unread_age().await, Some(0));
     bus.stop_consuming().await;
+
+    // behind the highest id there is no range to read
+    let last = format!("{0}-{0}", u64::MAX);
+    let _: String = command(&bus, "XADD", &[&stream, &last, "a", "b"]).await;
+    read(&bus, "one").await;
+    let group = groups(&bus).await.remove(0);
+    assert_eq!((group.last_delivered_id, group.oldest_unread_age_ms), (Some(last), Some(0)));
 }
