@@ -269,6 +269,59 @@ async fn a_copy_that_was_killed_in_its_last_chunk_goes_on_although_the_source_ha
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_move_does_not_go_on_in_a_store_that_an_application_has_begun_to_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, target) = (source(&folder, 1_020).await, migrated(&folder, "target.db"));
+    let copy = ["--store", &url, "--yes", "copy", "--to", &target];
+    done(&eventbus(&copy));
+    done(&eventbus(&copy));
+    let (store, moved) =
+        (SqliteEventStore::connect(&url).await.unwrap(), SqliteEventStore::connect(&target).await.unwrap());
+    add_one(&store, "late").await;
+    done(&eventbus(&copy));
+    add_one(&moved, "new").await;
+    add_one(&store, "later").await;
+    let exported = file(&folder, "events.jsonl");
+    done(&eventbus(&["--store", &url, "export", &exported]));
+    let before = feed(&moved).await;
+    for refused in [eventbus(&copy), eventbus(&["--store", &target, "--yes", "import", &exported])] {
+        let wanted = "holds an event that was not moved: version 1 of `Order/new`";
+        assert!(refused.code == 2 && refused.err.contains(wanted), "{refused:?}");
+        assert!(feed(&moved).await == before, "nothing is appended behind it");
+    }
+    // a move that was ended before its first event
+    let other = migrated(&folder, "other.db");
+    let from = eventbus::store::ReadFeed::store_id(&store).await.unwrap();
+    let begun = SqliteEventStore::connect(&other).await.unwrap();
+    let checkpoint = Name::new("checkpoint", format!("import:{from}")).unwrap();
+    eventbus::port::Checkpoints::save_checkpoint(&begun, &checkpoint, Position::START).await.unwrap();
+    add_one(&begun, "mine").await;
+    let refused = eventbus(&["--store", &url, "--yes", "copy", "--to", &other]);
+    assert!(refused.code == 2 && refused.err.contains("was not moved: version 1 of `Order/mine`"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_cannot_be_moved_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = source(&folder, 120).await;
+    let rows = rusqlite::Connection::open(url.trim_start_matches("sqlite:")).unwrap();
+    for (change, wanted) in [
+        ("has_sealed_fields = 1", "version 3 of `Order/o-1` at position 102 has sealed fields: a newer release"),
+        (
+            "has_sealed_fields = 0, payload = '{a}'",
+            "version 3 of `Order/o-1` at position 102 cannot be moved, its fields",
+        ),
+    ] {
+        rows.execute(&format!("UPDATE eventbus_events SET {change} WHERE position = 102"), []).unwrap();
+        let export = eventbus(&["--store", &url, "export", &file(&folder, "events.jsonl")]);
+        assert!(export.code == 2 && export.err.contains(wanted), "{export:?}");
+        let target = migrated(&folder, "target.db");
+        let copied = eventbus(&["--store", &url, "--yes", "copy", "--to", &target]);
+        assert!(copied.code == 2 && copied.err.contains(wanted), "{copied:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_without_its_archived_events_is_not_moved_and_the_error_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let (url, target) = (source(&folder, 120).await, migrated(&folder, "target.db"));

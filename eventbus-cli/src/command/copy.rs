@@ -53,7 +53,7 @@ impl CopyArgs {
         let mut importer = Importer::begin(to.clone(), id).await.map_err(of_target)?;
         {
             let progress = Progress::new("copying", "positions")?;
-            let mut feed = from.read_feed(importer.position(), head, &FeedFilter::all());
+            let mut feed = from.read_feed(importer.begins_after(), head, &FeedFilter::all());
             while let Some(chunk) = read_chunk(&mut feed).await.map_err(of_source)? {
                 importer.add(&chunk).await.map_err(of_target)?;
                 progress.set(chunk.position.get(), head.get());

@@ -22,7 +22,7 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     fn push(&mut self, event: &RecordedEvent) -> Result<(), CommandError> {
-        let line = EventLine::from_record(event).map_err(CommandError::fault)?;
+        let line = EventLine::from_record(event)?;
         self.lines.push_str(&serde_json::to_string(&line).map_err(CommandError::fault)?);
         self.lines.push('\n');
         self.events += 1;

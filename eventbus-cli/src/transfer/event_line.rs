@@ -57,8 +57,24 @@ impl EventLine {
         self.event_id.into()
     }
 
-    pub(super) fn from_record(event: &RecordedEvent) -> Result<Self, serde_json::Error> {
+    /// Makes the line of an event.
+    ///
+    /// # Errors
+    /// [`CommandError::Fault`] if its fields or attributes are no JSON, or if it has sealed fields: of those this release
+    /// can only carry the event, not append it.
+    pub(super) fn from_record(event: &RecordedEvent) -> Result<Self, CommandError> {
         let metadata = event.metadata();
+        let refuse = |problem: String| {
+            let position = event.position().map(|position| format!(" at position {position}")).unwrap_or_default();
+            let (version, stream) = (event.version(), metadata.stream());
+            CommandError::fault(format!("version {version} of `{stream}`{position} {problem}"))
+        };
+        if metadata.has_sealed_fields() {
+            return Err(refuse("has sealed fields: a newer release, which seals them, can move it".into()));
+        }
+        let in_one_line = |what: &str, json: &str| {
+            in_one_line(json).map_err(|error| refuse(format!("cannot be moved, its {what} are no JSON: {error}")))
+        };
         let attributes = Some(metadata.attributes()).filter(|attributes| !attributes.is_empty());
         Ok(Self {
             event_id: metadata.event_id().as_uuid(),
@@ -73,8 +89,8 @@ impl EventLine {
             correlation_id: metadata.correlation_id(),
             causation_id: metadata.causation_id(),
             actor_id: metadata.actor_id().map(str::to_owned),
-            attributes: attributes.map(|attributes| in_one_line(attributes.as_json())).transpose()?,
-            fields: in_one_line(event.payload())?,
+            attributes: attributes.map(|attributes| in_one_line("attributes", attributes.as_json())).transpose()?,
+            fields: in_one_line("fields", event.payload())?,
         })
     }
 

@@ -3,9 +3,9 @@
 use std::{collections::HashSet, sync::Arc};
 
 use eventbus::{
-    EventId, ExpectedVersion, Name, NewEvent, Position, StreamId, Uuid, Version,
+    EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
     port::{Append, AppendError, Direction},
-    store::{EventStore, MultiStreamAppend},
+    store::{EventStore, FeedFilter, MultiStreamAppend},
 };
 use futures_util::TryStreamExt as _;
 
@@ -22,12 +22,17 @@ const STREAMS_MAX: usize = 200;
 ///
 /// The store keeps a checkpoint of the move, so that it goes on where it was. What an interrupted move has appended after
 /// its checkpoint is not appended again.
+///
+/// Invariant: before a move goes on to append, the last event of the store was found among those that are moved. Events of an
+/// application that has begun to use the store come last.
 pub(crate) struct Importer {
     store: Arc<dyn EventStore>,
     checkpoint: Name,
     position: Position,
     /// Set until the first chunk after an interrupted move: a part of it may be stored.
     may_be_stored: bool,
+    /// The last event of the store when the move went on, until it was found among the moved ones.
+    unfound: Option<RecordedEvent>,
 }
 
 impl std::fmt::Debug for Importer {
@@ -53,24 +58,37 @@ impl Importer {
                 Position::START
             }
         };
-        Ok(Self { store, checkpoint, position, may_be_stored: begun.is_some() })
+        let unfound = load_last(&*store).await?;
+        Ok(Self { store, checkpoint, position, may_be_stored: begun.is_some(), unfound })
     }
 
-    /// The position, in the store that the events are of, up to which they are moved.
-    pub(crate) const fn position(&self) -> Position {
-        self.position
+    /// The position, in the store that the events are of, after which the move goes on: before the last moved event, which
+    /// may be the last one of the store.
+    pub(crate) const fn begins_after(&self) -> Position {
+        Position::new(self.position.get().saturating_sub(1))
     }
 
     /// Appends the events of a chunk, unless they are appended.
     pub(crate) async fn add(&mut self, chunk: &Chunk) -> Result<(), CommandError> {
-        if chunk.position <= self.position {
+        if chunk.position <= self.begins_after() {
             return Ok(());
         }
         let (mut batch, mut streams): (Vec<Append>, HashSet<StreamId>) = Default::default();
         for line in chunk.parse()? {
             let (stream, version, event) = line.to_event()?;
             if self.may_be_stored && self.is_stored(&stream, version, event.event_id()).await? {
+                self.unfound.take_if(|last| last.metadata().event_id() == event.event_id());
                 continue;
+            }
+            if let Some(last) = &self.unfound {
+                let text = format!(
+                    "{} holds an event that was not moved: version {} of `{}`; end what appends to it, and move into an \
+                     empty store",
+                    self.store.describe(),
+                    last.version(),
+                    last.metadata().stream()
+                );
+                return Err(CommandError::fault(text));
             }
             match batch.last_mut() {
                 Some(last) if last.stream == stream => last.events.push(event),
@@ -86,9 +104,11 @@ impl Importer {
             }
         }
         self.append(batch).await?;
-        self.store.save_checkpoint(&self.checkpoint, chunk.position).await?;
-        self.position = chunk.position;
-        self.may_be_stored = false;
+        if chunk.position > self.position {
+            self.store.save_checkpoint(&self.checkpoint, chunk.position).await?;
+            self.position = chunk.position;
+            self.may_be_stored = false;
+        }
         Ok(())
     }
 
@@ -137,6 +157,25 @@ async fn find_move(store: &dyn EventStore, checkpoint: &Name, from: Uuid) -> Res
         return Err(CommandError::Usage(text));
     }
     Ok(begun)
+}
+
+/// Returns the last event of a store.
+async fn load_last(store: &dyn EventStore) -> Result<Option<RecordedEvent>, CommandError> {
+    let head = store.head().await?;
+    // positions may have gaps
+    let mut width = 1_u64;
+    loop {
+        let after = Position::new(head.get().saturating_sub(width));
+        let mut feed = store.read_feed(after, head, &FeedFilter::all());
+        let mut last = None;
+        while let Some(event) = feed.try_next().await? {
+            last = Some(event);
+        }
+        if last.is_some() || after == Position::START {
+            return Ok(last);
+        }
+        width = width.saturating_mul(16);
+    }
 }
 
 fn append_at(stream: StreamId, version: Version, event: NewEvent) -> Append {
