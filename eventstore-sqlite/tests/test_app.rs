@@ -3,7 +3,13 @@
 
 use std::time::Duration;
 
-use eventbus::{HandlerError, port::Transactions as _, prelude::*, testkit::TestApp};
+use eventbus::{
+    ExpectedVersion, HandlerError, NewEvent, Position, StreamId,
+    app::ReplayError,
+    port::{AppendEvents as _, Transactions as _},
+    prelude::*,
+    testkit::{ManualClock, TestApp},
+};
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -21,6 +27,12 @@ async fn sum(event: &Placed, tx: &mut SqliteTransaction, attempt: Attempt) -> Re
         1 => Err(HandlerError::retry_after(Duration::from_hours(2), "not yet")),
         _ => Ok(()),
     }
+}
+
+#[handler(manual)]
+async fn add(event: &Placed, tx: &mut SqliteTransaction) -> Result<(), HandlerError> {
+    tx.execute(ADD, ("replay", event.cents))?;
+    Ok(())
 }
 
 #[derive(Debug)]
@@ -41,13 +53,22 @@ async fn sum_of(store: &SqliteEventStore, name: &str) -> i64 {
     tx.connection().unwrap().query_row(read, [name], |row| row.get(0)).unwrap()
 }
 
-#[tokio::test]
-async fn handlers_and_projections_write_their_rows_once() {
-    let store = SqliteEventStore::in_memory().await.unwrap();
+async fn execute(store: &SqliteEventStore, statement: &str) {
     let mut tx = store.begin().await.unwrap();
     let sql: &mut SqliteTransaction = tx.as_any_mut().downcast_mut().unwrap();
-    sql.execute("CREATE TABLE sums (name TEXT PRIMARY KEY, cents INTEGER NOT NULL)", ()).unwrap();
+    sql.execute(statement, ()).unwrap();
     tx.commit().await.unwrap();
+}
+
+async fn store_with_sums() -> SqliteEventStore {
+    let store = SqliteEventStore::in_memory().await.unwrap();
+    execute(&store, "CREATE TABLE sums (name TEXT PRIMARY KEY, cents INTEGER NOT NULL)").await;
+    store
+}
+
+#[tokio::test]
+async fn handlers_and_projections_write_their_rows_once() {
+    let store = store_with_sums().await;
     let of_app = store.clone();
     let app = TestApp::start(move || App::builder().store(of_app.clone()).handler::<sum>().projection(Sums)).await;
     app.save("o-1", [Placed { cents: 100 }, Placed { cents: 20 }]).await;
@@ -59,4 +80,31 @@ async fn handlers_and_projections_write_their_rows_once() {
     assert_eq!((app.handled::<sum>(), sum_of(&store, "handler").await), (2, 120));
     app.deliver_again().await;
     assert_eq!((app.handled::<sum>(), sum_of(&store, "handler").await), (4, 120));
+}
+
+#[tokio::test]
+async fn a_replay_tells_what_was_handled_before_and_ends_if_no_transaction_begins() {
+    let (store, manual) = (store_with_sums().await, ManualClock::new());
+    let placed = [1, 2].map(|cents| NewEvent::from_event(&Placed { cents }).unwrap()).to_vec();
+    store.append(&StreamId::parse("Order", "o-1").unwrap(), ExpectedVersion::NoStream, placed).await.unwrap();
+    let replay = || {
+        let app = App::builder().store(store.clone()).clock(manual.clone()).handler::<add>();
+        async move { app.replay("add", Position::START, None, drop).await }
+    };
+    for (events, skipped) in [(2, 0), (0, 2)] {
+        let replayed = replay().await.unwrap();
+        assert_eq!((replayed.events, replayed.skipped, sum_of(&store, "replay").await), (events, skipped, 3));
+    }
+    execute(&store, "DROP TABLE eventbus_deliveries").await;
+    let mut replaying = std::pin::pin!(replay());
+    let error = loop {
+        tokio::select! {
+            ended = &mut replaying => break ended.unwrap_err(),
+            waits = manual.wait_for_sleeper(Duration::from_millis(1)) => manual.advance(waits),
+        }
+    };
+    let error = error.into_inner().downcast::<ReplayError>().unwrap();
+    let ReplayError::Failed { position, reason, .. } = *error else { panic!("{error}") };
+    assert!(position.get() == 1 && reason.contains("cannot begin a transaction: "), "{reason}");
+    assert!(reason.contains("eventbus_deliveries"), "{reason}");
 }

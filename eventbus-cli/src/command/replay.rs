@@ -1,6 +1,6 @@
 //! `replay`: stored events once more to one handler.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use clap::Args;
 use eventbus::{
@@ -50,6 +50,8 @@ struct FromArgs {
 struct Replay<'n> {
     handler: &'n str,
     events: u64,
+    /// Events that it had handled before, and did not handle again.
+    skipped: u64,
     /// All events up to this position are handled.
     position: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,7 +66,18 @@ struct RunningReplay<'a> {
     printer: Printer,
     bar: Option<Progress>,
     events: u64,
+    skipped: u64,
     position: Position,
+}
+
+/// Says what a replay has done.
+fn done_text(handler: &str, (events, skipped): (u64, u64), position: &impl fmt::Display) -> String {
+    let noun = if events == 1 { "event" } else { "events" };
+    let skipped = match skipped {
+        0 => String::new(),
+        skipped => format!(", skipped {skipped} that it had handled before"),
+    };
+    format!("`{handler}` handled {events} {noun}{skipped}, up to position {position}")
 }
 
 impl<'a> RunningReplay<'a> {
@@ -74,11 +87,11 @@ impl<'a> RunningReplay<'a> {
         printer: Printer,
     ) -> Result<Self, CommandError> {
         let bar = Some(Progress::new("replaying", "positions")?);
-        Ok(Self { handler, after, through, printer, bar, events: 0, position: after })
+        Ok(Self { handler, after, through, printer, bar, events: 0, skipped: 0, position: after })
     }
 
     fn report(&mut self, now: &Replayed) {
-        (self.events, self.position) = (now.events, now.position);
+        (self.events, self.skipped, self.position) = (now.events, now.skipped, now.position);
         if let Some(bar) = &self.bar {
             let from_after = |position: Position| position.get().saturating_sub(self.after.get());
             bar.set(from_after(now.position), from_after(now.through));
@@ -92,12 +105,11 @@ impl<'a> RunningReplay<'a> {
 
 impl Drop for RunningReplay<'_> {
     fn drop(&mut self) {
-        let Self { handler, events, position, .. } = self;
+        let Self { handler, events, skipped, position, .. } = self;
+        let done = done_text(handler, (*events, *skipped), position);
         let through = self.through.map(|through| format!(" --through {through}")).unwrap_or_default();
         if self.bar.take().is_some() {
-            self.printer.note(&format!(
-                "`{handler}` handled {events} events, up to position {position}; go on with `--after {position}{through}`"
-            ));
+            self.printer.note(&format!("{done}; go on with `--after {position}{through}`"));
         }
     }
 }
@@ -124,18 +136,18 @@ impl ReplayArgs {
         }
         let mut running = RunningReplay::new(handler, (after, through), session.printer())?;
         let replayed = app.replay(handler, after, through, |now| running.report(&now)).await;
-        let done = running.events;
+        let (done, skipped) = (running.events, running.skipped);
         let (body, status) = match replayed.map_err(eventbus::Error::into_inner) {
             Ok(replayed) => {
                 let (events, position) = (replayed.events, replayed.position.to_string());
-                (Replay { handler, events, position, error: None }, ExitStatus::Done)
+                (Replay { handler, events, skipped, position, error: None }, ExitStatus::Done)
             }
             Err(error) => match error.downcast::<ReplayError>().map(|error| *error) {
                 Ok(ReplayError::Store(error)) => return Err(error.into()),
                 Ok(error) => {
                     let position = if let ReplayError::Failed { after, .. } = error { after } else { after };
                     let (position, error) = (position.to_string(), Some(error.to_string()));
-                    (Replay { handler, events: done, position, error }, ExitStatus::Finding)
+                    (Replay { handler, events: done, skipped, position, error }, ExitStatus::Finding)
                 }
                 Err(error) => {
                     // it did not begin
@@ -146,10 +158,8 @@ impl ReplayArgs {
         };
         running.end();
         session.printer().show(&body, |body| {
-            let Replay { events, position, error, .. } = body;
-            let error = error.as_ref().map(|error| format!("{}\n", printable(error))).unwrap_or_default();
-            let noun = if *events == 1 { "event" } else { "events" };
-            format!("{error}`{handler}` handled {events} {noun}, up to position {position}\n")
+            let error = body.error.as_ref().map(|error| format!("{}\n", printable(error))).unwrap_or_default();
+            format!("{error}{}\n", done_text(handler, (body.events, body.skipped), &body.position))
         })?;
         Ok(status)
     }

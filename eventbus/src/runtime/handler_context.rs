@@ -1,6 +1,9 @@
 //! The context of handlers: what their parameters are taken from.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -24,12 +27,23 @@ pub struct HandlerContext {
     /// Cancelled when the app stops.
     pub(crate) stop: CancellationToken,
     pub(crate) clock: SharedClock,
+    /// The time in which a transaction must begin; `None` for as long as the app runs.
+    pub(crate) begin_within: Option<Duration>,
+    /// The number of deliveries that were skipped, as they took effect before.
+    pub(crate) skipped: Arc<AtomicU64>,
 }
 
 impl From<&StateMap> for HandlerContext {
     /// Creates the context of handlers that take no transaction.
     fn from(state: &StateMap) -> Self {
-        Self { state: state.clone(), transactions: None, stop: CancellationToken::new(), clock: SharedClock::SYSTEM }
+        Self {
+            state: state.clone(),
+            transactions: None,
+            stop: CancellationToken::new(),
+            clock: SharedClock::SYSTEM,
+            begin_within: None,
+            skipped: Arc::default(),
+        }
     }
 }
 

@@ -7,7 +7,13 @@
 //! A handler that takes the store's transaction runs within it. One that only saves by repositories runs before: no row
 //! is locked meanwhile, and its saves and the note are one [append](MultiStreamAppend).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -53,6 +59,8 @@ pub(crate) struct HandlerInbox {
     /// Cancelled when the app stops: no transaction begins after the grace period.
     stop: CancellationToken,
     clock: SharedClock,
+    begin_within: Option<Duration>,
+    skipped: Arc<AtomicU64>,
     /// The counters of the app, for what the handler saves.
     meters: Meters,
 }
@@ -83,6 +91,8 @@ impl HandlerInbox {
             name: group.joined("/", handler.name),
             stop: context.stop.clone(),
             clock: context.clock.clone(),
+            begin_within: context.begin_within,
+            skipped: Arc::clone(&context.skipped),
             meters: context.state.get::<RepositorySource>().map(|source| source.meters).unwrap_or_default(),
         })
     }
@@ -135,9 +145,9 @@ impl HandlerInbox {
     ) -> Result<Vec<AfterCommit>, HandlerError> {
         let begin = self.begin_transaction(delivery.metadata(), transactions);
         let begin_outcome =
-            without_timeout(within_grace_period(&self.stop, begin)).await.ok_or_else(HandlerError::not_begun)?;
+            without_timeout(within_grace_period(&self.stop, begin)).await.ok_or_else(HandlerError::not_begun)??;
         let Some(mut transaction) = begin_outcome else {
-            self.log_skipped(delivery);
+            self.note_skipped(delivery);
             return Ok(Vec::new());
         };
         let handled = call(delivery, Some(transaction.as_any_mut())).await;
@@ -182,7 +192,7 @@ impl HandlerInbox {
         let handled = HandledDelivery::new(self.name.clone(), delivery.metadata());
         // its own effects might make it fail: it may have decided for good
         if multi_stream.is_handled(&handled).await? {
-            self.log_skipped(delivery);
+            self.note_skipped(delivery);
             return Ok(Vec::new());
         }
         call(delivery, None).await?;
@@ -198,29 +208,35 @@ impl HandlerInbox {
         match appended? {
             MultiStreamOutcome::Appended(_) => Ok(after_commit),
             MultiStreamOutcome::AlreadyHandled => {
-                self.log_skipped(delivery);
+                self.note_skipped(delivery);
                 Ok(Vec::new())
             }
         }
     }
 
-    fn log_skipped(&self, delivery: &Delivery) {
+    fn note_skipped(&self, delivery: &Delivery) {
+        self.skipped.fetch_add(1, Ordering::Relaxed);
         let event_id = delivery.metadata().event_id();
         tracing::debug!(handler = %self.name, %event_id, "delivery took effect before, skipped");
     }
 
     /// Begins a transaction and notes the delivery in it; `None` if the handler took effect for the event before.
     ///
-    /// Retries while the store is away, until the app stops: an outage is no fault of the event and uses up no attempt.
+    /// Retries while the store is away, until the app stops or [`begin_within`](HandlerContext::begin_within) is over: an
+    /// outage is no fault of the event and uses up no attempt.
     async fn begin_transaction(
         &self,
         event: &Metadata,
         transactions: &dyn Transactions,
-    ) -> Option<Box<dyn Transaction>> {
-        let mut backoff = BackoffTimer::new(BEGIN_BACKOFF);
+    ) -> Result<Option<Box<dyn Transaction>>, HandlerError> {
+        let (mut backoff, began) = (BackoffTimer::new(BEGIN_BACKOFF), self.clock.instant());
         loop {
             match self.try_begin_transaction(event, transactions).await {
-                Ok(begin_outcome) => return begin_outcome,
+                Ok(begin_outcome) => return Ok(begin_outcome),
+                Err(error) if self.begin_within.is_some_and(|limit| self.clock.elapsed(began) >= limit) => {
+                    let error = ErrorChain(&*error).to_string();
+                    return Err(format!("the store cannot begin a transaction: {error}").into());
+                }
                 Err(error) => {
                     let fault = transactions.server_fault(&*error);
                     let fault = fault.map_or_else(|| "no transaction can begin".into(), |fault| fault.to_string());

@@ -13,6 +13,9 @@ use crate::{
 pub struct Replayed {
     /// Events handled so far.
     pub events: u64,
+    /// Events for which the handler did not run, as it has handled them before: one that takes the store's connection or a
+    /// repository handles each event once.
+    pub skipped: u64,
     /// All events up to this position are handled.
     pub position: Position,
     /// The last position of the replay.

@@ -2,7 +2,10 @@
 //!
 //! Invariant: no handler consumes and no event is published, so it may run beside the app.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::TryStreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +28,9 @@ use crate::{
         subscription::{checked_subscriber, group_of},
     },
 };
+
+/// The time in which the store must begin the transaction of a handler that a replay runs: an operator waits for it.
+const BEGIN_WITHIN: Duration = Duration::from_secs(30);
 
 /// An app whose parts are checked, and that does not start: for commands of operators. [`AppBuilder::standalone`] makes it.
 ///
@@ -82,8 +88,8 @@ impl StandaloneApp {
     /// Runs one handler on stored events, as [`AppBuilder::replay`](super::AppBuilder::replay) does.
     ///
     /// # Errors
-    /// [`StartError`] if the app has no such handler; [`ReplayError`] with the position of the event that failed, or if
-    /// the store could not be read.
+    /// [`StartError`] if the app has no such handler; [`ReplayError`] with the position of the event that failed, also if
+    /// the store began no transaction for the handler within 30 seconds, or if the store could not be read.
     pub async fn replay(
         self,
         name: &str,
@@ -94,13 +100,17 @@ impl StandaloneApp {
         let Parts { store, clock, state, plan, .. } = self.parts;
         let definition = *plan.handler(name)?;
         let group = group_of(&definition, &plan.default_group);
-        let context =
-            HandlerContext { clock: clock.clone(), transactions: store.transactions(), ..HandlerContext::from(&state) };
+        let context = HandlerContext {
+            clock: clock.clone(),
+            transactions: store.transactions(),
+            begin_within: Some(BEGIN_WITHIN),
+            ..HandlerContext::from(&state)
+        };
         let subscriber = checked_subscriber(definition, &group, &context)?;
         let subscribers = [Arc::new(ActiveSubscriber::new(group.clone(), subscriber))];
         let head = store.head().await.map_err(ReplayError::Store)?;
         let through = through.unwrap_or(head).min(head);
-        let mut replayed = Replayed { events: 0, position: after, through };
+        let mut replayed = Replayed { events: 0, skipped: 0, position: after, through };
         let filter = FeedFilter::from(definition.events);
         let mut feed = store.read_feed(after, through, &filter);
         while let Some(record) = feed.try_next().await.map_err(ReplayError::Store)? {
@@ -114,7 +124,8 @@ impl StandaloneApp {
                 let after = replayed.position;
                 return Err(ReplayError::Failed { handler, position, event_id, after, reason }.into());
             }
-            replayed = Replayed { events: replayed.events + 1, position, through };
+            let (done, skipped) = (replayed.events + replayed.skipped + 1, context.skipped.load(Ordering::Relaxed));
+            replayed = Replayed { events: done.saturating_sub(skipped), skipped, position, through };
             report(replayed);
         }
         replayed.position = through.max(after);
