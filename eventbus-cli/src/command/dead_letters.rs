@@ -1,9 +1,10 @@
 //! `dead-letters`: the deliveries that groups gave up.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use clap::{Args, Subcommand};
 use eventbus::{
+    Uuid,
     bus::MessageId,
     dead_letter::{DeadLetterFilter, DeadLetters},
 };
@@ -18,7 +19,7 @@ use crate::{
     session::{Consent, Session},
 };
 
-/// Dead letters that are found at once; of each only the id is kept.
+/// Dead letters that are found at once, with their events.
 const FOUND_AT_ONCE: usize = 100;
 
 /// List, show, replay or discard the dead letters of the bus
@@ -64,9 +65,15 @@ struct FilterArgs {
     /// Only of this event type
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// Only of this aggregate
+    /// Only of aggregates with this id, of every type and tenant
     #[arg(long, value_name = "ID")]
     aggregate: Option<String>,
+    /// Only of aggregates of this type
+    #[arg(long, value_name = "TYPE")]
+    aggregate_type: Option<String>,
+    /// Only of this tenant; the nil UUID stands for none
+    #[arg(long, value_name = "UUID")]
+    tenant: Option<Uuid>,
     /// Only those whose error holds this text
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
@@ -83,7 +90,9 @@ struct EndArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// All dead letters
-    #[arg(long, conflicts_with_all = ["ids", "group", "handler", "event_type", "aggregate", "error", "older"])]
+    #[arg(long, conflicts_with_all = [
+        "ids", "group", "handler", "event_type", "aggregate", "aggregate_type", "tenant", "error", "older",
+    ])]
     all: bool,
 }
 
@@ -118,16 +127,23 @@ impl FilterArgs {
             aggregate_id: self.aggregate.clone(),
             ..DeadLetterFilter::default()
         };
-        let query = DeadLetterQuery { filter, error: self.error.clone() };
+        let query = DeadLetterQuery {
+            filter,
+            aggregate_type: self.aggregate_type.clone(),
+            tenant: self.tenant,
+            error: self.error.clone(),
+        };
         query.older_than(self.older, session.clock())
     }
 
     const fn is_empty(&self) -> bool {
-        let Self { group, handler, event_type, aggregate, error, older } = self;
+        let Self { group, handler, event_type, aggregate, aggregate_type, tenant, error, older } = self;
         group.is_none()
             && handler.is_none()
             && event_type.is_none()
             && aggregate.is_none()
+            && aggregate_type.is_none()
+            && tenant.is_none()
             && error.is_none()
             && older.is_none()
     }
@@ -154,12 +170,30 @@ async fn list(
     after: Option<MessageId>,
     limit: usize,
 ) -> Result<ExitStatus, CommandError> {
-    let reading = async { find_dead_letters(session.bus().await?.dead_letters()?, query, after, limit).await };
-    let (found, next) = Progress::while_reading(reading).await?;
-    let dead_letters = found.iter().map(DeadLetterRow::from).collect();
+    let reading = async { list_rows(session.bus().await?.dead_letters()?, query, after, limit).await };
+    let (dead_letters, next) = Progress::while_reading(reading).await?;
     let body = DeadLetterList { dead_letters, next: next.map(|next| next.to_string()) };
     session.printer().show(&body, |body| list_text(body, session))?;
     Ok(ExitStatus::Done)
+}
+
+/// Finds the rows of up to `limit` dead letters: of the events, which may be large, it holds some at once.
+async fn list_rows(
+    dead_letters: &dyn DeadLetters,
+    query: &DeadLetterQuery,
+    mut after: Option<MessageId>,
+    limit: usize,
+) -> Result<(Vec<DeadLetterRow>, Option<MessageId>), CommandError> {
+    let mut rows = Vec::new();
+    loop {
+        let at_once = FOUND_AT_ONCE.min(limit - rows.len());
+        let (found, next) = find_dead_letters(dead_letters, query, after, at_once).await?;
+        rows.extend(found.iter().map(DeadLetterRow::from));
+        after = next;
+        if rows.len() >= limit || after.is_none() {
+            return Ok((rows, after));
+        }
+    }
 }
 
 fn list_text(body: &DeadLetterList, session: &Session) -> String {
@@ -180,7 +214,7 @@ fn list_text(body: &DeadLetterList, session: &Session) -> String {
             optional(row.group.as_ref()),
             optional(row.handler.as_ref()),
             optional(row.event_type.as_ref()),
-            optional(row.aggregate_id.as_ref()),
+            optional(row.aggregate.as_ref()),
             optional(row.attempts),
             optional(since.map(|since| age(since.try_into().unwrap_or_default()))),
             row.error.clone().unwrap_or_default(),
@@ -210,7 +244,7 @@ fn one_text(row: &DeadLetterRow) -> String {
         ("group", row.group.clone()),
         ("handler", row.handler.clone()),
         ("type", row.event_type.clone()),
-        ("aggregate", row.aggregate_id.clone()),
+        ("aggregate", row.aggregate.clone()),
         ("event", row.event_id.clone()),
         ("attempts", row.attempts.map(|attempts| attempts.to_string())),
         ("dead since", row.dead_since.map(time_text)),
@@ -225,17 +259,24 @@ fn one_text(row: &DeadLetterRow) -> String {
     table.to_text()
 }
 
-/// Finds all that match now, so that the question says how many they are. Those given up meanwhile are left alone.
-async fn find_ids(dead_letters: &dyn DeadLetters, query: &DeadLetterQuery) -> Result<Vec<MessageId>, CommandError> {
-    let (mut ids, mut after) = (Vec::new(), None);
+/// Finds all that match now, so that the question says how many they are. Those given up meanwhile are left alone. Returns
+/// also how many aggregates with the wanted id they are of; one without such an id.
+async fn find_ids(
+    dead_letters: &dyn DeadLetters,
+    query: &DeadLetterQuery,
+) -> Result<(Vec<MessageId>, usize), CommandError> {
+    let (mut ids, mut aggregates, mut after) = (Vec::new(), HashSet::new(), None);
     let line = Progress::of_unknown_size("finding dead letters")?;
     loop {
         let (found, next) = find_dead_letters(dead_letters, query, after, FOUND_AT_ONCE).await?;
+        if query.filter.aggregate_id.is_some() {
+            aggregates.extend(found.iter().map(DeadLetterRow::from).map(|row| row.aggregate));
+        }
         ids.extend(found.into_iter().map(|found| found.id));
         line.set_subject(ids.len().to_string());
         after = next;
         if after.is_none() {
-            return Ok(ids);
+            return Ok((ids, aggregates.len().max(1)));
         }
     }
 }
@@ -252,15 +293,16 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
     }
     let bus = session.bus().await?;
     let dead_letters = bus.dead_letters()?;
-    let ids = match args.ids.is_empty() {
-        false => args.ids.iter().map(|id| MessageId::new(id.as_str())).collect(),
+    let (ids, aggregates) = match args.ids.is_empty() {
+        false => (args.ids.iter().map(|id| MessageId::new(id.as_str())).collect(), 1),
         true => find_ids(dead_letters, &args.filter.to_query(session)).await?,
     };
     if ids.is_empty() {
         session.printer().note("no dead letter matches");
         return Ok(ExitStatus::Done);
     }
-    let consent = session.confirm(&format!("{} {} dead letters", action.verb(), ids.len())).await?;
+    let of_many = if aggregates > 1 { format!(" of {aggregates} aggregates with this id") } else { String::new() };
+    let consent = session.confirm(&format!("{} {} dead letters{of_many}", action.verb(), ids.len())).await?;
     let (mut is_complete, mut ended) = (true, 0_usize);
     let count = u64::try_from(ids.len()).unwrap_or(u64::MAX);
     let bar = match consent {

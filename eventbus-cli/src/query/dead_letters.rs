@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use eventbus::{
+    StreamId, Uuid,
     bus::MessageId,
     clock::SharedClock,
     dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters},
@@ -23,8 +24,12 @@ const COUNTED_MAX: u64 = 1_000;
 /// Which dead letters are wanted: those that match every field that is set.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterQuery {
-    /// By group, handler and event type.
+    /// By group, handler, event type and aggregate id.
     pub filter: DeadLetterFilter,
+    /// Of aggregates of this type.
+    pub aggregate_type: Option<String>,
+    /// Of this tenant; the nil UUID stands for none.
+    pub tenant: Option<Uuid>,
     /// Whose error holds this text, in lower or upper case.
     pub error: Option<String>,
 }
@@ -37,12 +42,33 @@ impl DeadLetterQuery {
         self
     }
 
-    fn matches_error(&self, dead_letter: &DeadLetter) -> bool {
+    /// Returns `true` if a dead letter matches what the bus does not filter by.
+    fn matches(&self, dead_letter: &DeadLetter) -> bool {
         let holds = |wanted: &String| {
             dead_letter.error.as_ref().is_some_and(|error| error.to_lowercase().contains(&wanted.to_lowercase()))
         };
+        let stream = stream_of(dead_letter);
+        let is_of_type = |wanted: &String| stream.is_some_and(|stream| **stream.aggregate_type() == **wanted);
+        let is_of_tenant = |wanted: Uuid| stream.is_some_and(|stream| stream.tenant_id().unwrap_or_default() == wanted);
         self.error.as_ref().is_none_or(holds)
+            && self.aggregate_type.as_ref().is_none_or(is_of_type)
+            && self.tenant.is_none_or(is_of_tenant)
     }
+
+    /// Returns `true` if the bus does not filter by all that is wanted.
+    const fn is_beyond_filter(&self) -> bool {
+        self.error.is_some() || self.aggregate_type.is_some() || self.tenant.is_some()
+    }
+}
+
+/// Returns the stream of the event of a dead letter; `None` if it cannot be decoded.
+fn stream_of(dead_letter: &DeadLetter) -> Option<&StreamId> {
+    dead_letter.record.as_ref().map(|record| record.metadata().stream())
+}
+
+/// Returns the aggregate of a dead letter as text, with its type and tenant if the event can be decoded.
+pub(crate) fn aggregate_text(dead_letter: &DeadLetter) -> Option<String> {
+    stream_of(dead_letter).map(ToString::to_string).or_else(|| dead_letter.aggregate_id.clone())
 }
 
 /// A dead letter as commands list it.
@@ -59,8 +85,15 @@ pub struct DeadLetterRow {
     /// The event type.
     #[serde(rename = "type")]
     pub event_type: Option<String>,
+    /// The type of the aggregate; `None` if the event cannot be decoded.
+    pub aggregate_type: Option<String>,
     /// The id of the aggregate.
     pub aggregate_id: Option<String>,
+    /// The tenant of the aggregate.
+    pub tenant: Option<Uuid>,
+    /// The aggregate as a text.
+    #[serde(skip)]
+    pub aggregate: Option<String>,
     /// The number of runs of the handler.
     pub attempts: Option<u32>,
     /// When the group gave it up.
@@ -82,7 +115,10 @@ impl From<&DeadLetter> for DeadLetterRow {
             handler: dead_letter.handler.clone(),
             event_id: record.map(|record| record.metadata().event_id().to_string()),
             event_type: dead_letter.event_type.clone(),
+            aggregate_type: stream_of(dead_letter).map(|stream| stream.aggregate_type().to_string()),
             aggregate_id: dead_letter.aggregate_id.clone(),
+            tenant: stream_of(dead_letter).and_then(StreamId::tenant_id),
+            aggregate: aggregate_text(dead_letter),
             attempts: dead_letter.attempts,
             dead_since: dead_letter.dead_lettered_at,
             error: dead_letter.error.clone(),
@@ -191,11 +227,11 @@ pub async fn find_dead_letters(
     limit: usize,
 ) -> Result<(Vec<DeadLetter>, Option<MessageId>), CommandError> {
     let (mut found, mut after) = (Vec::new(), after);
-    // of those with other errors a page may hold many
-    let page_len = if query.error.is_some() { PAGE } else { PAGE.min(limit) };
+    // a page may hold many that do not match
+    let page_len = if query.is_beyond_filter() { PAGE } else { PAGE.min(limit) };
     loop {
         let page = dead_letters.list_dead_letters(&query.filter, after.as_ref(), page_len).await?;
-        after = add_matching(&mut found, page, limit, |dead_letter| query.matches_error(dead_letter));
+        after = add_matching(&mut found, page, limit, |dead_letter| query.matches(dead_letter));
         if found.len() >= limit || after.is_none() {
             return Ok((found, after));
         }
@@ -239,7 +275,7 @@ pub async fn search_dead_letters(
         // without a filter: a bus that filters reads on until it has found some
         let page = dead_letters.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), PAGE).await?;
         read += page.letters.len();
-        let matches = |dead_letter: &DeadLetter| query.filter.matches(dead_letter) && query.matches_error(dead_letter);
+        let matches = |dead_letter: &DeadLetter| query.filter.matches(dead_letter) && query.matches(dead_letter);
         after = add_matching(&mut found, page, limit, matches);
         if found.len() >= limit || after.is_none() || read >= read_max {
             return Ok((found, after));

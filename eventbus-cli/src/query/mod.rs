@@ -34,6 +34,7 @@ pub use self::{
     streams::{StreamPage, StreamRow, list_stream_page, list_streams},
 };
 pub(crate) use self::{
+    dead_letters::aggregate_text,
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
     position::ago,
     state::StateComparison,

@@ -17,7 +17,7 @@ use crate::{
     },
     dead_letter_action::DeadLetterAction,
     error::CommandError,
-    query::{DeadLetterQuery, Payload, search_dead_letters},
+    query::{DeadLetterQuery, Payload, aggregate_text, search_dead_letters},
 };
 
 /// Dead letters of one page.
@@ -85,7 +85,7 @@ impl Wanted {
             aggregate_id: given(&self.aggregate),
             ..DeadLetterFilter::default()
         };
-        DeadLetterQuery { filter, error: given(&self.error) }
+        DeadLetterQuery { filter, error: given(&self.error), ..DeadLetterQuery::default() }
     }
 }
 
@@ -125,7 +125,7 @@ pub(in crate::dashboard) async fn dead_letters(
                 td { (optional(dead_letter.event_type.as_ref())) }
                 td { (optional(dead_letter.group.as_ref())) }
                 td { (optional(dead_letter.handler.as_ref())) }
-                td { (optional(dead_letter.aggregate_id.as_ref())) }
+                td { (optional(aggregate_text(dead_letter))) }
                 td.number { (optional(dead_letter.attempts)) }
                 td { (time(dead_letter.dead_lettered_at)) }
             }
