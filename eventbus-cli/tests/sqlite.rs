@@ -9,6 +9,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::Stdio,
+    slice,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -218,7 +219,8 @@ async fn a_dead_app_has_no_owners_and_keeps_its_positions() {
         "version": 1,
         "as_of": "TIME",
         "groups": [{
-            "group": "mail", "consumers": null, "pending": 0, "oldest_ms": null, "unread": 0, "dead_letters": 2,
+            "group": "mail", "consumers": null, "pending": 0, "oldest_ms": null, "unread": 0,
+            "oldest_unread_ms": null, "dead_letters": 2,
             "lost": false, "holds_trim": false, "position": "5", "seconds": 0.0,
         }],
     });
@@ -316,7 +318,7 @@ async fn dead_letters_are_listed_replayed_and_discarded() {
         "as_of": "TIME",
         "dead_letter": {
             "id": "ID", "group": "mail", "handler": "send", "event_id": "UUID", "type": "OrderShipped",
-            "aggregate_id": "o-1", "attempts": 1, "dead_since": "TIME", "error": "no mailbox for p-1\nat all",
+            "aggregate_type": "Order", "aggregate_id": "o-1", "tenant": null, "attempts": 1, "dead_since": "TIME", "error": "no mailbox for p-1\nat all",
             "event": "EVENT",
         },
     });
@@ -390,6 +392,68 @@ async fn reading_changes_no_byte_of_the_file() {
         assert_eq!(app.run(arguments).code, 0, "{arguments:?}");
     }
     assert!(fs::read(&path).unwrap() == before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_one_aggregate_are_told_from_those_of_others_with_its_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("bank.db").display());
+    let store = SqliteEventStore::open(folder.path().join("bank.db")).await.unwrap();
+    let tenant = Uuid::from_u128(7);
+    for (aggregate_type, tenant) in [("Order", None), ("Order", Some(tenant)), ("Account", None)] {
+        let stream = StreamId::parse(aggregate_type, "o-1").unwrap().with_tenant_id(tenant);
+        let shipped = NewEvent::from_event(&OrderShipped { parcel: "p".into() }).unwrap();
+        store.append(&stream, ExpectedVersion::NoStream, vec![shipped]).await.unwrap();
+    }
+    let app = App::builder().store(store).handler::<send>().start().await.unwrap();
+    assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 3, .. })));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+    drop(app);
+    let run = |arguments: &[&str]| eventbus(&[&["--store", &url], arguments].concat());
+    let listed = |filter: &[&str]| {
+        let document = run(&[&["--json", "dead-letters", "list"], filter].concat()).documents().remove(0);
+        let rows = document["dead_letters"].as_array().unwrap().clone();
+        rows.iter().map(|row| (row["aggregate_type"].clone(), row["tenant"].clone())).collect::<Vec<_>>()
+    };
+    let (tenant, none) = (tenant.to_string(), Uuid::nil().to_string());
+    let [order, of_tenant, account] =
+        [(json!("Order"), json!(null)), (json!("Order"), json!(tenant)), (json!("Account"), json!(null))];
+    assert_eq!(listed(&["--aggregate", "o-1"]), [order.clone(), of_tenant, account.clone()]);
+    assert_eq!(listed(&["--aggregate-type", "Account"]), slice::from_ref(&account));
+    assert_eq!(listed(&["--tenant", &none, "--limit", "1"]), slice::from_ref(&order));
+    let text = run(&["dead-letters", "list"]).out;
+    assert!(text.contains(" Account/o-1 ") && text.contains(&format!(" Order/o-1@{tenant} ")), "{text}");
+    let asked = run(&["dead-letters", "discard", "--aggregate", "o-1"]).err;
+    assert!(asked.starts_with("discard 3 dead letters of 3 aggregates with this id?"), "{asked}");
+    let discarded = run(&["--yes", "dead-letters", "discard", "--aggregate", "o-1", "--tenant", &tenant]);
+    assert_eq!((discarded.code, discarded.out.lines().count()), (0, 1), "{discarded:?}");
+    assert_eq!(listed(&[]), [order, account]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deep_or_large_conversation_is_shown_in_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteEventStore::open(folder.path().join("bank.db")).await.unwrap();
+    let (mut context, mut ids) = (EventContext::default(), Vec::new());
+    for number in 0..40 {
+        let parcel = if number < 33 { String::new() } else { "x".repeat(4 << 20) };
+        let event = NewEvent::from_event(&OrderShipped { parcel }).unwrap().with_context(context);
+        let stream = StreamId::parse("Order", &format!("o-{number}")).unwrap();
+        let stored = store.append(&stream, ExpectedVersion::NoStream, vec![event]).await.unwrap();
+        context = EventContext::caused_by(stored[0].metadata());
+        ids.push(stored[0].metadata().event_id().to_string());
+    }
+    drop(store);
+    let url = format!("sqlite:{}", folder.path().join("bank.db").display());
+    let shown = eventbus(&["--store", &url, "why", &ids[39]]);
+    let line = |id: &str| shown.out.lines().find(|line| line.contains(id)).map(str::to_owned);
+    let indent = " ".repeat(60);
+    assert!(line(&ids[30]).unwrap().starts_with(&format!("{indent}- OrderShipped")), "{}", shown.out);
+    assert!(line(&ids[31]).unwrap().starts_with(&format!("{indent}[31] - OrderShipped")), "{}", shown.out);
+    // four events of 4 MiB are as many as are held; the wanted one is shown though it comes later
+    let are_shown: Vec<_> = (33..40).map(|number| line(&ids[number]).is_some()).collect();
+    assert_eq!(are_shown, [true, true, true, true, false, false, true]);
+    assert!(shown.out.ends_with("the conversation has more events\n"), "{}", shown.out);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,11 +59,17 @@ impl CauseArgs {
     }
 }
 
+/// The causes above an event that its line shows by its indent; the number of more of them is written.
+const INDENT_MAX: usize = 30;
+
 fn text(tree: &CauseTree) -> String {
     let mut text = format!("correlation {}\n", tree.correlation_id);
     for row in &tree.events {
         let event = &row.event;
-        let indent = "  ".repeat(row.depth);
+        let mut indent = "  ".repeat(row.depth.min(INDENT_MAX));
+        if row.depth > INDENT_MAX {
+            indent.push_str(&format!("[{}] ", row.depth));
+        }
         let line = format!(
             "{indent}{} {}  {}/{}  v{}  {}  {}{}\n",
             if row.is_wanted { "*" } else { "-" },
@@ -73,7 +79,7 @@ fn text(tree: &CauseTree) -> String {
             event.version,
             time_text(event.recorded_at.unwrap_or(event.occurred_at)),
             event.event_id,
-            if row.is_unknown { "  handlers unknown" } else { "" },
+            if row.is_unknown { "  handlers unknown" } else { "  other handlers unknown" },
         );
         text.push_str(&line);
         for line in delivery_lines(&row.deliveries) {

@@ -6,6 +6,7 @@ use eventbus::{
     EventId, Position, RecordedEvent, Uuid,
     port::{ReadError, RecordStream},
     store::{EventStore, FeedFilter},
+    support::PAGE_BYTES,
 };
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
@@ -16,8 +17,9 @@ use super::{
 };
 use crate::{connection::OpenBus, error::CommandError};
 
-/// The most events of a conversation that are shown.
+/// The most events of a conversation that are shown; fewer if they have 16 MiB.
 const EVENTS_MAX: usize = 10_000;
+const BYTES_MAX: usize = 16 * PAGE_BYTES;
 
 /// Events between two reports of progress.
 const REPORT_EVERY: u64 = 1_000;
@@ -129,16 +131,17 @@ pub async fn find_causes(
     };
     drop(search);
     let mut search = Search::new(store, range, &mut progress);
-    let (mut events, mut is_cut) = (Vec::new(), false);
+    let (mut events, mut bytes, mut is_cut) = (Vec::new(), 0, false);
     while let Some(event) = search.next().await? {
         if event.metadata().correlation_id() != correlation_id {
             continue;
         }
         // the wanted event is shown, however many came before it
-        if events.len() >= EVENTS_MAX && event.metadata().event_id() != wanted {
+        if (events.len() >= EVENTS_MAX || bytes >= BYTES_MAX) && event.metadata().event_id() != wanted {
             is_cut = true;
             continue;
         }
+        bytes += event.payload().len();
         events.push(event);
     }
     let Deliveries { of_events, may_have_more: may_have_more_deliveries } =
