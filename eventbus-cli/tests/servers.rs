@@ -146,7 +146,8 @@ async fn a_running_app_owns_its_roles() {
         "version": 1,
         "as_of": "TIME",
         "groups": [{
-            "group": "mail", "consumers": 1, "pending": 0, "oldest_ms": null, "unread": 0, "dead_letters": 2,
+            "group": "mail", "consumers": 1, "pending": 0, "oldest_ms": null, "unread": 0,
+            "oldest_unread_ms": null, "dead_letters": 2,
             "lost": false, "holds_trim": false, "position": "4", "seconds": 0.0,
         }],
     });
@@ -204,6 +205,11 @@ async fn a_dead_app_is_operated_on_its_servers() {
     assert_eq!(live.run(&["dead-letters", "show", "no-id"]).code, 64);
     let waiting = group();
     assert_eq!((&waiting["unread"], &waiting["holds_trim"]), (&json!(1), &json!(true)), "{waiting}");
+
+    // without the store, too, a group is late by the entries that no consumer has read
+    let of_bus = ["--bus", live.redis.url(), "--prefix", live.redis.prefix(), "lag", "--over-time"];
+    assert_eq!(eventbus(&[&of_bus[..], &["1h"]].concat()).code, 0);
+    assert_eq!(eventbus(&[&of_bus[..], &["0s"]].concat()).code, 1);
 
     let dry = live.run(&["--dry-run", "groups", "retire", "mail"]);
     assert_eq!((dry.code, dry.out.as_str()), (0, ""));

@@ -23,6 +23,8 @@ pub struct GroupRow {
     /// The entries that no consumer has read; `None` if neither the bus nor the store knows. At most so many for a group of
     /// the in-process bus, and where Redis has lost count.
     pub unread: Option<u64>,
+    /// The time since the oldest of them was published, in milliseconds, if the bus knows.
+    pub oldest_unread_ms: Option<u64>,
     /// Its dead letters, of the oldest 1,000 of the bus.
     pub dead_letters: u64,
     /// Set if the server has lost the group: nothing is trimmed until a consumer makes it again, or it is retired.
@@ -32,8 +34,8 @@ pub struct GroupRow {
     pub holds_trim: bool,
     /// The position up to which it has finished all events of the store, if the store keeps it.
     pub position: Option<String>,
-    /// The time since the first event after that position was recorded; `None` if the store was not asked, and 0 if
-    /// the group has no entries left.
+    /// The time since the first event after that position was recorded, and 0 if the group has no entries left. Without a
+    /// position the time since its oldest unfinished entry was published; `None` if neither is known.
     pub seconds: Option<f64>,
     /// What the bus knows of its consumers: long runs, one without heartbeats, and the delivery that has been unfinished
     /// for longest.
@@ -138,7 +140,7 @@ async fn groups_of_stream(
         row.unread = row.unread.or_else(|| Some(lag?.events.saturating_sub(row.pending.unwrap_or_default())));
         row.seconds = match lag {
             Some(lag) => lag.seconds,
-            None => row.oldest_ms.map(|oldest| oldest as f64 / 1_000.0),
+            None => row.oldest_ms.max(row.oldest_unread_ms).map(|oldest| oldest as f64 / 1_000.0),
         };
         rows.push(row);
     }
@@ -155,6 +157,7 @@ fn row_of(group: GroupInfo, tally: &DeadLetterTally, holder: Option<&str>) -> Gr
         pending: Some(group.pending),
         oldest_ms: group.oldest_pending_age_ms,
         unread: group.lag,
+        oldest_unread_ms: group.oldest_unread_age_ms,
         dead_letters: tally.of_group(&group.name),
         holds_trim: holder == Some(&*group.name),
         group: group.name,

@@ -166,6 +166,13 @@ async fn an_application_on_redis_shows_its_groups_and_relay() {
     assert!(groups.contains("./dead-letters?group=mail\">2</a>"), "{groups}");
     wait_for(&site, "/group?name=mail", "</th><td class=\"number\">0</td>").await;
     wait_for(&site, "/relay", "<td class=\"number\">5</td><td class=\"number\">5</td>").await;
+    // what the application has no alert for
+    let health = site.get("/health").await.ok();
+    assert_eq!(between(&health, "<li>", "</li>"), ["2 dead letters wait for an operator"], "{health}");
+    let mut redis = eventbus_test::internal::redis_connection(shop.redis.url()).await;
+    let create = ["CREATE", &format!("{}:stream", shop.redis.prefix()), "post", "0"];
+    let _: () = redis::cmd("XGROUP").arg(&create[..]).query_async(&mut redis).await.unwrap();
+    wait_for(&site, "/health", "<li>group `post` has unfinished entries and no consumer</li>").await;
     // the handler fails again
     let list = site.get("/dead-letters").await.ok();
     let ids = between(&list, "href=\"./dead-letter?id=", "\"").into_iter().map(|id| id.replace("%2D", "-"));

@@ -273,6 +273,10 @@ async fn servers_are_shown_beside_a_dead_application() {
     }
     let health = site.post("/examine", "").await.ok();
     assert!(health.contains("checks found all well") && health.contains("pg-"), "{health}");
+    let consequence = "a crash of the machine can corrupt the whole database";
+    for part in ["<code>pg-fsync</code>", "fsync is off", consequence, "Not checked"] {
+        assert!(health.contains(part), "{part} in\n{health}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Health: the alerts of the app, what readers lack, and the doctor's findings.
+//! Health: the alerts of the app, what store and bus show of readers and groups, and the doctor's findings.
 
 use eventbus::health::HealthThresholds;
 use maud::{Markup, html};
@@ -30,13 +30,22 @@ pub(in crate::dashboard) async fn examine(visit: &Visit) -> Result<Markup, Comma
 
 async fn content(visit: &Visit, reports: &[Report]) -> Result<Markup, CommandError> {
     let source = visit.inner().source();
-    let (summary, alerts) = match source.app() {
-        Some(app) => {
-            let health = app.health().await;
-            (Some((health.status, health.is_ready())), health.alerts(&HealthThresholds::default()))
-        }
-        None => (None, findings(source).await?),
-    };
+    let (mut summary, mut alerts, mut is_reachable) = (None, Vec::new(), true);
+    if let Some(app) = source.app() {
+        let health = app.health().await;
+        alerts = health.alerts(&HealthThresholds::default());
+        is_reachable = health.connected && health.store.is_none();
+        summary = Some((health.status, health.is_ready()));
+    }
+    if is_reachable {
+        let found = findings(source).await?;
+        let is_known = |finding: &Finding| {
+            finding.subject.as_ref().is_some_and(|subject| alerts.iter().any(|alert| alert.contains(subject)))
+        };
+        let found: Vec<_> =
+            found.into_iter().filter(|finding| !is_known(finding)).map(|finding| finding.text).collect();
+        alerts.extend(found);
+    }
     Ok(html! {
         @if let Some((status, is_ready)) = summary {
             dl.facts {
@@ -59,43 +68,59 @@ async fn content(visit: &Visit, reports: &[Report]) -> Result<Markup, CommandErr
     })
 }
 
-/// What store and bus show of readers that are behind, without the application.
-async fn findings(source: &DashboardSource) -> Result<Vec<String>, CommandError> {
+/// What store and bus show, with or without the application.
+struct Finding {
+    /// What it is about, as an alert of the application names it: an alert about the same replaces the finding. `None` if
+    /// the application has no such alert.
+    subject: Option<String>,
+    text: String,
+}
+
+/// Finds readers that are behind or halted, groups that nothing consumes, and dead letters.
+async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError> {
+    let own_relay = source.bus().as_bus().destination();
+    let subject_of = |kind: ReaderSort, name: &str| match kind {
+        ReaderSort::Relay if *name == **own_relay => Some("relay".to_owned()),
+        ReaderSort::Projection => Some(format!("projection `{name}`")),
+        ReaderSort::Relay | ReaderSort::Group => None,
+    };
     let mut found = Vec::new();
     for row in source.lags().await? {
         if row.events == Some(0) || row.position.is_none() && row.seconds.is_none() {
             continue;
         }
-        let (kind, name) = (row.kind.as_str(), &row.name);
+        let (kind, name, subject) = (row.kind.as_str(), &row.name, subject_of(row.kind, &row.name));
         let Some(seconds) = row.seconds else {
-            found.push(format!(
-                "the store cannot read the next event of {kind} `{name}`: how far it is behind is unknown"
-            ));
+            let what = "how far it is behind is unknown";
+            let text = format!("the store cannot read the next event of {kind} `{name}`: {what}");
+            found.push(Finding { subject, text });
             continue;
         };
         if seconds > lag_max() {
             // the role of a reader is one process's; a group has none
             let lacks_owner = row.kind != ReaderSort::Group && row.owner.is_none() && row.position.is_some();
             let owner = if lacks_owner { "; no process has its role" } else { "" };
-            found.push(format!("{kind} `{name}` is behind by {seconds:.0} s{owner}"));
+            found.push(Finding { subject, text: format!("{kind} `{name}` is behind by {seconds:.0} s{owner}") });
         }
     }
     if source.optional_store().is_some() {
-        let halted = source.relays().await?.into_iter().filter(|row| row.halted_at.is_some());
-        found.extend(
-            halted.map(|row| format!("the relay to `{}` has stopped until an operator decides", row.destination)),
-        );
+        for row in source.relays().await?.into_iter().filter(|row| row.halted_at.is_some()) {
+            let text = format!("the relay to `{}` has stopped until an operator decides", row.destination);
+            found.push(Finding { subject: subject_of(ReaderSort::Relay, &row.destination), text });
+        }
     }
     for row in source.groups().await?.0 {
-        if row.is_lost {
-            found.push(format!("the server has lost group `{}`", row.group));
-        } else if row.lacks_consumer() {
-            found.push(format!("group `{}` has unfinished entries and no consumer", row.group));
-        }
+        let text = match row.is_lost {
+            true => format!("the server has lost group `{}`", row.group),
+            false if row.lacks_consumer() => format!("group `{}` has unfinished entries and no consumer", row.group),
+            false => continue,
+        };
+        found.push(Finding { subject: None, text });
     }
     let dead = source.count_dead().await?;
     if dead.number > 0 {
-        found.push(format!("{dead} dead letters wait for an operator"));
+        let text = format!("{dead} dead letters wait for an operator");
+        found.push(Finding { subject: Some("dead letters".into()), text });
     }
     Ok(found)
 }
