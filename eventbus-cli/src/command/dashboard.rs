@@ -14,6 +14,7 @@ use crate::{
     dashboard::{DashboardConfig, DashboardInner, DashboardSource, DashboardToken, Examine, routes},
     doctor::DoctorConfig,
     error::{CommandError, ExitStatus},
+    query::FieldChoice,
     session::Session,
 };
 
@@ -75,8 +76,18 @@ impl DashboardArgs {
             let token = body.token.as_ref().map(|token| format!("token      {token}\n")).unwrap_or_default();
             format!("dashboard  {}\n{token}", body.url)
         })?;
+        if self.shows_all_fields() {
+            let text = "the pages show all fields of events, personal data too: name some with `--hide`, or all others with \
+                        `--show`";
+            session.printer().note(text);
+        }
         axum::serve(listener, routes(DashboardInner::new(source, config))).await?;
         Ok(ExitStatus::Done)
+    }
+
+    /// Returns `true` if nothing says which fields are personal: neither an option nor an event of this program.
+    fn shows_all_fields(&self) -> bool {
+        self.hidden_fields.is_empty() && self.shown_fields.is_empty() && FieldChoice::hiding_personal().known.is_empty()
     }
 
     /// Returns the configuration, and the token if it was made.
@@ -123,6 +134,16 @@ mod tests {
 
     fn config(arguments: &[&str]) -> (DashboardConfig, Option<DashboardToken>) {
         Parsed::parse_from([&["dashboard"], arguments].concat()).args.config().unwrap()
+    }
+
+    #[test]
+    fn it_knows_whether_anything_says_which_fields_are_personal() {
+        for (arguments, shows_all) in
+            [(&[] as &[_], true), (&["--hide", "email"], false), (&["--show", "cents"], false)]
+        {
+            let args = Parsed::parse_from([&["dashboard"], arguments].concat()).args;
+            assert_eq!(args.shows_all_fields(), shows_all, "{arguments:?}");
+        }
     }
 
     #[test]

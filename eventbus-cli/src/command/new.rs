@@ -46,9 +46,9 @@ const TEMPLATE_NAME: &str = "my-app";
 
 /// Names that Rust or cargo uses.
 const RESERVED: &str = "\
-    alloc as async await break build const continue core crate deps dyn else enum examples extern false fn for gen \
-    if impl in incremental let loop match mod move mut proc_macro pub ref return self static std struct super test \
-    trait true try type unsafe use where while yield";
+    abstract alloc as async await become box break build const continue core crate deps do dyn else enum examples extern \
+    false final fn for gen if impl in incremental let loop macro match mod move mut override priv proc_macro pub ref \
+    return self static std struct super test trait true try type typeof unsafe unsized use virtual where while yield";
 
 /// Make a crate with an aggregate, a handler, a projection, an HTTP API, metrics, these commands, tests, a compose file and CI
 #[derive(Debug, Clone, Args)]
@@ -199,8 +199,9 @@ impl NewArgs {
         if !is_valid {
             return Err(NewCrateError::InvalidName { name });
         }
-        let is_dependency = |line: &str| line.split(['.', ' ']).next() == Some(&*name);
         let word = name.replace('-', "_");
+        let is_dependency =
+            |line: &str| line.split(['.', ' ']).next().is_some_and(|name| name.replace('-', "_") == word);
         let mut dependencies = MANIFEST.lines().skip_while(|line| *line != "[dependencies]");
         if RESERVED.split(' ').any(|reserved| reserved == word) || dependencies.any(is_dependency) {
             return Err(NewCrateError::ReservedName { name });
@@ -362,7 +363,7 @@ mod tests {
         let folder = |name: &str| parent.path().join(name).display().to_string();
         let error = |name: &str, path: &str| new(&[&folder(name), "--path", path]).make().unwrap_err().to_string();
         assert!(error("2banks", CHECKOUT).starts_with("`2banks` cannot be the name of a crate"));
-        for reserved in ["fn", "deps", "eventbus", "tokio", "proc-macro"] {
+        for reserved in ["fn", "macro", "deps", "eventbus", "eventbus_redis", "tokio", "proc-macro"] {
             assert!(error(reserved, CHECKOUT).ends_with("or a crate that the new one uses"), "{reserved}");
         }
         assert!(error("banks", parent.path().to_str().unwrap()).contains("is no checkout of eventbus"));
