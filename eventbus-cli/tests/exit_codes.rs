@@ -558,10 +558,18 @@ fn a_new_crate_compiles_and_its_tests_pass() {
     let mistyped = command(&["statos"]);
     assert!(mistyped.code == 64 && mistyped.err.contains("'status'"), "it does not start the service: {mistyped:?}");
     let program = Path::new(target).join("debug/my_app2-order-service");
-    ask_service(Command::new(program).current_dir(&new), &readme);
-    // what its own CI runs beside the tests
-    cargo(&["fmt", "--check"]);
-    cargo(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]);
+    ask_service(Command::new(&program).current_dir(&new), &readme);
+    let (database, redis) = (eventbus_test::postgres(), eventbus_test::private_redis());
+    let mut on_servers = Command::new(&program);
+    on_servers.current_dir(&new).env("DATABASE_URL", database.url()).env("REDIS_URL", redis.url());
+    ask_service(&mut on_servers, &readme);
+    // what its own CI runs
+    let ci = fs::read_to_string(new.join(".github/workflows/ci.yml")).unwrap();
+    let steps: Vec<_> = ci.lines().filter_map(|line| line.trim().strip_prefix("- run: cargo ")).collect();
+    assert_eq!(steps, ["fmt --check", "clippy --all-targets -- -D warnings", "test"]);
+    for step in steps {
+        cargo(&step.split(' ').collect::<Vec<_>>());
+    }
     // without the commands it serves all the same
     cargo(&["clippy", "--quiet", "--all-targets", "--no-default-features", "--", "-D", "warnings"]);
 }

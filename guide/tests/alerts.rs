@@ -145,6 +145,66 @@ fn the_texts_of_the_chapter_are_those_of_the_alerts() {
     }
 }
 
+/// Returns the texts in the first column of the tables of a chapter below a heading, without names of methods and fields.
+fn quoted_texts(chapter: &str, heading: &str) -> Vec<String> {
+    let part = chapter.split(&format!("\n{heading}\n")).nth(1).unwrap_or_else(|| panic!("{heading}"));
+    let part = part.split("\n#").next().unwrap();
+    let cells = part.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    cells.filter(|cell| cell.contains(' ')).map(str::to_owned).collect()
+}
+
+/// Returns all sources of the library, with each text in one line.
+fn library() -> String {
+    let (mut folders, mut all) = (vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../eventbus/src")], String::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => all += &fs::read_to_string(path).unwrap(),
+            }
+        }
+    }
+    let all = all.split_whitespace().collect::<Vec<_>>().join(" ");
+    all.replace("\\\" ", "\"").replace("\\ ", "")
+}
+
+#[test]
+fn texts_that_tables_quote_stand_in_the_library() {
+    let (operating, troubleshooting, library) = (text("src/operating.md"), text("src/troubleshooting.md"), library());
+    for (chapter, heading, count) in [
+        (&operating, "## The relay does not publish", 5),
+        (&troubleshooting, "## The app does not start", 9),
+        (&troubleshooting, "## A save fails", 1),
+        (&troubleshooting, "## A load fails", 3),
+    ] {
+        let quoted = quoted_texts(chapter, heading);
+        assert_eq!(quoted.len(), count, "{heading}: {quoted:?}");
+        for quoted in quoted {
+            let parts = quoted.split("..").map(|part| part.trim_matches([' ', '(', ')', '<', '>', ',', ':']));
+            let missing: Vec<_> = parts.filter(|part| part.len() > 3 && !library.contains(part)).collect();
+            assert!(missing.is_empty(), "`{quoted}`: no text of the library has {missing:?}");
+        }
+    }
+}
+
+#[test]
+fn the_chapter_has_the_default_thresholds() {
+    let chapter = text("src/operating.md");
+    let HealthThresholds { pending_messages, dlq_messages, in_flight_age, unfinished_age, lag_seconds } =
+        HealthThresholds::default();
+    assert_eq!((pending_messages, in_flight_age.as_secs(), unfinished_age.as_secs()), (1_000, 30, 300));
+    for row in [
+        "| `pending_messages` | 1,000 |".to_owned(),
+        format!("| `dlq_messages` | {dlq_messages};"),
+        "| `in_flight_age` | 30 s |".to_owned(),
+        "| `unfinished_age` | 5 min |".to_owned(),
+        format!("| `lag_seconds` | {lag_seconds} |"),
+    ] {
+        assert!(chapter.contains(&row), "{row}");
+    }
+}
+
 #[test]
 fn the_check_itself_compares_parts_in_their_order() {
     assert!(matches("a .. b .. c", "a 1 b 2 c"));

@@ -1,4 +1,5 @@
-//! The table of server versions says what the code refuses, what it links, and with which releases the tests share streams.
+//! What the guide says of servers is what the code does: the versions that it refuses, those that it links, the releases with
+//! which the tests share streams, and the settings of its connections.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{fs, path::PathBuf};
@@ -69,4 +70,31 @@ fn the_lowest_rust_is_that_of_the_manifests() {
     let [_, expected, refused] = row("Rust");
     let least = env!("CARGO_PKG_RUST_VERSION");
     assert_eq!((expected, refused), (format!("{least}, and newer"), format!("older than {least}, by cargo")));
+}
+
+/// A pooler drops the settings of the store's connections, so the guide gives them to the role.
+#[test]
+fn the_role_behind_a_pooler_gets_all_settings_of_a_connection() {
+    let guide = text("guide/src/postgres-and-redis.md");
+    let given: Vec<_> = guide.lines().filter_map(|line| line.strip_prefix("ALTER ROLE app SET ")).collect();
+    let names: Vec<_> = given.iter().map(|line| line.split(" = ").next().unwrap().to_owned()).collect();
+    let between = |file: &str, begin: &str, end: &str| {
+        let source = text(file);
+        source.split(begin).nth(1).unwrap().split(end).next().unwrap().to_owned()
+    };
+    let of_config = between("eventstore-postgres/src/config.rs", "options.options([", "])");
+    let of_pool = between("eventstore-postgres/src/pool.rs", "PLANNER_SETTINGS: [(&str, &str); 3] =", ";");
+    let settings = of_config + &of_pool;
+    let mut of_code: Vec<_> =
+        settings.split("(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+    of_code.sort();
+    let mut sorted = names;
+    sorted.sort();
+    assert_eq!(sorted, of_code);
+    assert_eq!(of_code.len(), 7);
+    for (name, value) in
+        [("lock_timeout", "0;"), ("default_transaction_isolation", "'read committed';"), ("jit", "off;")]
+    {
+        assert!(given.contains(&&*format!("{name} = {value}")), "{name}");
+    }
 }

@@ -120,6 +120,42 @@ const TRUSTED_NETWORKS: [&str; 9] = [
 mod tests {
     use super::*;
 
+    /// As the documentation of the fields says it: the tests of the checks set most of them.
+    #[test]
+    fn the_defaults_are_those_of_the_documentation() {
+        let source = include_str!("config.rs");
+        let config = format!("{:?}", DoctorConfig::default());
+        let fields = source.split_once("pub struct DoctorConfig {").unwrap().1.split_once("\n}\n").unwrap().0;
+        let (mut text, mut compared) = (String::new(), 0);
+        for line in fields.lines().map(str::trim) {
+            match line.strip_prefix("pub ").and_then(|field| field.split_once(':')) {
+                None => text.push_str(&line.replace("///", "")),
+                Some((name, _)) => {
+                    let documented = std::mem::take(&mut text);
+                    let default = documented.rsplit_once("Default").unwrap().1;
+                    let default =
+                        default.trim_matches(|c: char| c.is_whitespace() || ".:".contains(c)).replace(',', "");
+                    let (number, unit) = default.split_once(' ').unwrap_or((&default, ""));
+                    let Ok(number) = number.parse::<f64>() else { continue };
+                    let factor = match unit {
+                        "" | "s" => 1.0,
+                        "min" => 60.0,
+                        "h" => 3_600.0,
+                        "day" | "days" => 86_400.0,
+                        "MiB" => f64::from(1 << 20),
+                        unit => panic!("{name}: {unit}"),
+                    };
+                    let found = config.split_once(&format!(" {name}: ")).unwrap().1;
+                    let found = found.split([',', ' ']).next().unwrap();
+                    let found: f64 = found.trim_end_matches('s').parse().unwrap();
+                    assert!((found - number * factor).abs() < 1e-9, "{name} is {found}, documented is {default}");
+                    compared += 1;
+                }
+            }
+        }
+        assert_eq!(compared, 20, "{fields}");
+    }
+
     #[test]
     fn every_trusted_network_is_one() {
         let networks = DoctorConfig::default().trusted_networks;

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use eventbus::{
-    App, InMemoryEventBus, InMemoryEventStore,
+    AggregateId, App, InMemoryEventBus, InMemoryEventStore, RecordedEvent, Version,
+    bus::EventBus as _,
     prelude::*,
     testkit::{Fault, FaultyBus, FaultyStore, ManualClock, TestApp},
 };
+use tokio::sync::Semaphore;
 
 use crate::shop::{Order, Paid};
 
@@ -130,6 +132,40 @@ async fn the_lag_of_a_relay_that_cannot_publish_grows_by_a_second_each_second() 
     bus.refused.set(Some(eventbus::Position::START));
     pay(&app, "o-2").await;
     while relay().await != [1.0, 0.0, 1.0, 1.0, 0.0] {
+        tokio::task::yield_now().await;
+    }
+}
+
+static GATE: Semaphore = Semaphore::const_new(0);
+
+#[handler(group = "slow", manual)]
+async fn wait_for_the_gate(_paid: &Paid) -> Result<(), HandlerError> {
+    GATE.acquire().await?.forget();
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_group_has_not_read_is_counted_and_grows_older_by_a_second_each_second() {
+    let clock = ManualClock::new();
+    let bus = InMemoryEventBus::builder().max_in_flight(1).clock(clock.clone()).build();
+    let app =
+        App::builder().bus(bus.clone()).clock(clock.clone()).handler::<wait_for_the_gate>().start().await.unwrap();
+    let unread = async || {
+        let metrics = app.metrics().await;
+        ["pending", "unread", "unread_seconds"]
+            .map(|name| metrics.number(&format!("eventbus_group_{name}"), &[("group", "slow")]).unwrap())
+    };
+    let paid = |cents| RecordedEvent::from_event(&Paid { cents }, AggregateId::new(), Version::FIRST).unwrap();
+    bus.publish(&[1, 2, 3].map(paid)).await.unwrap();
+    while unread().await != [1.0, 2.0, 0.0] {
+        tokio::task::yield_now().await;
+    }
+    for second in [1.5, 3.0, 4.5] {
+        clock.advance(Duration::from_millis(1_500));
+        assert_eq!(unread().await, [1.0, 2.0, second]);
+    }
+    GATE.add_permits(3);
+    while unread().await != [0.0, 0.0, 0.0] {
         tokio::task::yield_now().await;
     }
 }
