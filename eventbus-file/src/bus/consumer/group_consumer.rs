@@ -363,6 +363,8 @@ impl<'a> Consumer<'a> {
                     self.replays.insert(id);
                 }
                 Ok(None) => {}
+                // the cycle is repeated: the replays before it are in `update` already
+                Err(error) if error.is_retryable() => return Err(error),
                 Err(error) => {
                     tracing::error!(group = %self.group, id, error = error.log(), "unreadable replay passed over");
                     self.replays.insert(id);
@@ -582,3 +584,6 @@ async fn wait_for_more(in_flight: &InFlight, poll_backoff: &mut PollBackoff, has
         poll_backoff.wait().await;
     }
 }
+
+#[cfg(test)]
+mod tests;
