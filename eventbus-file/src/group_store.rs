@@ -1,6 +1,9 @@
 //! The progress of a group, and its consumer: a claim below `subscriptions/` whose data is the progress.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use eventbus::{
     Name,
@@ -37,6 +40,10 @@ pub(crate) struct Progress {
     finished_through: u64,
     /// Events that the group received and has not finished, with their attempts so far.
     pub(crate) open: BTreeMap<u64, DeliveryAttempts>,
+    /// Replays that the consumer received and has not finished: the next owner counts a process end for them. Their
+    /// attempts are in their own files.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) replays: BTreeSet<u64>,
     /// Event types that the group ever announced, and the events that it left unhandled.
     pub(crate) types: GroupTypes,
     /// The handlers of the worker that consumes.

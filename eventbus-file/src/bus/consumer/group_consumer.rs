@@ -77,9 +77,6 @@ pub(super) struct Consumer<'a> {
     retry_at: Option<Instant>,
     /// Outage of the file system; it may outlast this consumer.
     outage: &'a mut Outage,
-    /// Set until the first replays are received, if the previous owner did not release the group: it may have died in
-    /// a replay.
-    was_abandoned: bool,
     /// Entries with a disposition that is not recorded yet.
     disposed: VecDeque<DisposedEntry>,
     /// Changes of the in-flight entries that wait until the progress is saved.
@@ -94,7 +91,6 @@ impl<'a> Consumer<'a> {
     pub(super) fn new(queue: &'a Arc<QueueInner>, group: &'a Name, owned: OwnedGroup, outage: &'a mut Outage) -> Self {
         Self {
             unread: owned.progress.open.keys().map(|id| (*id, owned.was_abandoned)).collect(),
-            was_abandoned: owned.was_abandoned,
             in_flight: Arc::new(
                 InFlight::new(
                     queue.config().max_in_flight,
@@ -242,6 +238,7 @@ impl<'a> Consumer<'a> {
 
     async fn finish(&mut self) -> Result<()> {
         self.record_outcomes().await?;
+        self.progress.replays.clear(); // their handlers have ended
         self.save_progress(true).await?;
         self.queue.change_signal().send_replace(());
         Ok(())
@@ -359,7 +356,9 @@ impl<'a> Consumer<'a> {
             }
             match entry {
                 Ok(Some(entry)) => {
-                    self.update.added.push(if self.was_abandoned { entry.redelivered() } else { entry });
+                    // in the progress from before: its process may have died in it
+                    let is_redelivered = !self.progress.replays.insert(id);
+                    self.update.added.push(if is_redelivered { entry.redelivered() } else { entry });
                     self.replays.insert(id);
                 }
                 Ok(None) => {}
@@ -371,7 +370,6 @@ impl<'a> Consumer<'a> {
                 }
             }
         }
-        self.was_abandoned = false;
         Ok(())
     }
 
@@ -477,9 +475,18 @@ impl<'a> Consumer<'a> {
     }
 
     fn close(&mut self, id: u64) {
-        if !self.replays.remove(&id) {
+        if !self.forget_replay(id) {
             self.progress.open.remove(&id);
         }
+    }
+
+    /// Makes a replay one that this worker has not received. Returns `false` if the event is none.
+    fn forget_replay(&mut self, id: u64) -> bool {
+        let is_replay = self.replays.remove(&id);
+        if is_replay {
+            self.progress.replays.remove(&id);
+        }
+        is_replay
     }
 
     /// Saves the attempts of an event that stays open.
@@ -518,7 +525,7 @@ impl<'a> Consumer<'a> {
         }
         for id in mem::take(&mut self.without_handler) {
             // a replay is received again as one
-            if !self.replays.remove(&id) {
+            if !self.forget_replay(id) {
                 self.unread.push_back((id, false));
             }
         }

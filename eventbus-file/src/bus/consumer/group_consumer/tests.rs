@@ -1,6 +1,6 @@
 //! Replays that an owner of a group receives.
 
-use eventbus::{NewEvent, StreamId, Version};
+use eventbus::{NewEvent, RecordedEvent, StreamId, Version};
 use tempfile::TempDir;
 
 use super::*;
@@ -25,12 +25,16 @@ async fn acquire<'a>(queue: &'a FileQueue, outage: &'a mut Outage) -> Consumer<'
     Consumer::new(queue.inner(), &GROUP, owned, outage)
 }
 
+/// An event of the aggregate with this id.
+fn event(id: u64) -> RecordedEvent {
+    let event = NewEvent::new(Name::from_static("Deposited"), 1, "{}");
+    event.recorded_as(StreamId::parse("Account", &id.to_string()).unwrap(), Version::FIRST, None)
+}
+
 /// Makes a dead letter of the group, and begins its replay.
 fn replay(queue: &FileQueue, id: u64) {
-    let event = NewEvent::new(Name::from_static("Deposited"), 1, "{}");
-    let event = event.recorded_as(StreamId::parse("Account", &id.to_string()).unwrap(), Version::FIRST, None);
     let letters = queue.inner().dead_letters();
-    letters.write_dead_letter(id, &GROUP, Some(&event), DeliveryAttempts::default()).unwrap();
+    letters.write_dead_letter(id, &GROUP, Some(&event(id)), DeliveryAttempts::default()).unwrap();
     assert!(letters.start_replay(&format!("{id:012}-default")).unwrap());
 }
 
@@ -38,6 +42,19 @@ fn replay(queue: &FileQueue, id: u64) {
 fn received(consumer: &Consumer<'_>) -> Vec<(u64, bool)> {
     let added = consumer.update.added.iter();
     added.map(|entry| (entry.id.as_str().parse().unwrap(), entry.is_redelivered)).collect()
+}
+
+/// Receives all replays, as if each became an in-flight entry at once.
+async fn receive_all(consumer: &mut Consumer<'_>) -> Vec<(u64, bool)> {
+    let mut all = Vec::new();
+    loop {
+        consumer.receive_replays().await.unwrap();
+        match received(consumer) {
+            new if new.is_empty() => return all,
+            new => all.extend(new),
+        }
+        consumer.update.added.clear();
+    }
 }
 
 #[cfg(unix)]
@@ -59,4 +76,34 @@ async fn a_replay_that_cannot_be_read_now_is_received_later() {
     std::fs::rename(&away, &folder).unwrap();
     consumer.receive_replays().await.unwrap();
     assert_eq!(received(&consumer), [(1, false), (2, false)]);
+}
+
+/// Fails if only the replays that the next owner receives first count: then an event that ends its process whenever it
+/// is replayed does so for ever.
+#[tokio::test]
+async fn a_replay_counts_the_end_of_its_process_however_late_the_next_owner_receives_it() {
+    let (_root, queue) = fresh().await;
+    let (mut first, mut second, mut third) = (outage(&queue), outage(&queue), outage(&queue));
+    let mut consumer = acquire(&queue, &mut first).await;
+    replay(&queue, 9);
+    consumer.run_cycle().await.unwrap();
+    drop(consumer); // as by a process end
+
+    replay(&queue, 5); // no process has received these two
+    replay(&queue, 12);
+    let mut consumer = acquire(&queue, &mut second).await;
+    while let room @ 1.. = consumer.in_flight.room_beside(consumer.update.added.len()) {
+        let others = (0..room as u64).map(|number| InFlightEntry::new(message_id(100 + number), event(100 + number)));
+        consumer.update.added.extend(others);
+    }
+    consumer.receive_replays().await.unwrap();
+    assert!(received(&consumer).iter().all(|(id, _)| *id >= 100), "there is no room");
+    consumer.update.added.clear();
+    assert_eq!(receive_all(&mut consumer).await, [(5, false), (9, true), (12, false)]);
+    consumer.finish().await.unwrap();
+    drop(consumer);
+
+    let mut consumer = acquire(&queue, &mut third).await;
+    let all = receive_all(&mut consumer).await;
+    assert_eq!(all, [(5, false), (9, false), (12, false)], "the owner before ended orderly");
 }
