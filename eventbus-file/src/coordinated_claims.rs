@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::runtime::Handle;
 
 use crate::{
     claim_store::{Claim, NewClaim},
@@ -11,10 +12,32 @@ use crate::{
     inner::{QueueInner, join_task},
 };
 
-/// Acquires a free claim; runs to its end even if the caller drops this future.
+/// Acquires a free claim; if the caller drops this future, it runs to its end, and releases the claim.
 pub(crate) async fn claim(queue: &Arc<QueueInner>, claim_id: &str, data: Value) -> Result<Option<Claim>> {
     let (queue, claim_id) = (Arc::clone(queue), claim_id.to_owned());
-    join_task(tokio::spawn(async move { claim_with_coordination(&queue, &claim_id, data).await })).await
+    let claiming = tokio::spawn(async move {
+        let claim = claim_with_coordination(&queue, &claim_id, data).await?;
+        Ok(ReleaseOnDrop { queue, claim })
+    });
+    Ok(join_task::<_, FileQueueError>(claiming).await?.claim.take())
+}
+
+/// A claim that is released if the caller drops its future before it gets the claim.
+struct ReleaseOnDrop {
+    queue: Arc<QueueInner>,
+    claim: Option<Claim>,
+}
+
+impl Drop for ReleaseOnDrop {
+    fn drop(&mut self) {
+        if let Some(claim) = self.claim.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let queue = Arc::clone(&self.queue);
+            // if the release fails, the claim expires
+            runtime.spawn(async move { release(&queue, claim).await });
+        }
+    }
 }
 
 async fn claim_with_coordination(queue: &Arc<QueueInner>, claim_id: &str, data: Value) -> Result<Option<Claim>> {

@@ -180,7 +180,8 @@ impl FileQueue {
     }
 
     /// Acquires a claim by name, until [`claim_expiration`](crate::FileQueueConfig::claim_expiration) has passed.
-    /// Returns `false` if a worker owns it already, this one included.
+    /// Returns `false` if a worker owns it already, this one included. If the caller drops the future, the claim is
+    /// released.
     ///
     /// # Errors
     /// [`FileQueueError::InvalidName`], [`FileQueueError::Io`], [`FileQueueError::Torn`].

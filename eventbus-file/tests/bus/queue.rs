@@ -430,6 +430,19 @@ async fn work_that_nobody_waits_for_any_more_stays_with_nobody() {
     assert_eq!(next_work(&another(&queue).await).await.event().id(), 1);
 }
 
+/// Fails if nobody has such a claim: it stays for minutes, and no worker can renew or release it.
+#[tokio::test]
+async fn a_claim_that_nobody_waits_for_any_more_is_released() {
+    let queue = fresh().await;
+    let given_up = tokio::time::timeout(Duration::ZERO, queue.create_claim("task", &())).await;
+    assert!(given_up.is_err(), "it takes longer than no time");
+    until("it is released", async || {
+        queue.get_claim("task").await.unwrap().is_some_and(|claim| claim.released_at.is_some())
+    })
+    .await;
+    assert!(queue.create_claim("task", &()).await.unwrap());
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn what_has_the_name_of_a_file_and_is_none_is_told_and_left_alone() {
