@@ -124,6 +124,12 @@ impl GroupStore {
         Ok(names.filter_map(|name| Name::new("group", name).ok()).collect())
     }
 
+    /// Removes a group without a claim, which never consumed: a worker died between making its folder and the claim.
+    /// Returns `false` if its folder is not empty: another worker may have made the claim since.
+    pub(crate) fn remove_unclaimed(&self, group: &Name) -> Result<bool> {
+        Ok(std::fs::remove_dir(self.claims.folder_of(group)?).is_ok())
+    }
+
     /// Makes a group if it is missing: it begins after the id `read`, and no later event is removed before it has
     /// finished it.
     pub(crate) fn make_group(&self, group: &Name, read: u64) -> Result<()> {

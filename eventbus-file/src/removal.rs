@@ -44,8 +44,10 @@ fn removable_through(queue: &QueueInner, id: u64, when: RemovalCondition) -> Res
     let mut limit = id.min(queue.log().head()?);
     if when != RemovalCondition::Result {
         for group in queue.groups().list_groups()? {
-            let (_, progress) = queue.groups().load_group(&group)?;
-            limit = limit.min(progress.finished_through());
+            let (claim, progress) = queue.groups().load_group(&group)?;
+            if claim.is_some() || !queue.groups().remove_unclaimed(&group)? {
+                limit = limit.min(progress.finished_through());
+            }
         }
     }
     let mut through = queue.log().removed_through()?;
@@ -74,6 +76,26 @@ mod tests {
         FileQueue, FileQueueConfig,
         event::{self, now},
     };
+
+    /// A worker that dies while it makes a group leaves its folder, without a claim.
+    #[tokio::test]
+    async fn a_group_that_never_consumed_keeps_no_event() {
+        let root = tempfile::tempdir().unwrap();
+        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
+        queue.publish_all(&["one", "two"]).await.unwrap();
+        let made = |group: &str| {
+            let folder = root.path().join("queue/subscriptions").join(group);
+            std::fs::create_dir(&folder).unwrap();
+            folder
+        };
+        let (empty, foreign) = (made("empty"), made("foreign"));
+        std::fs::write(foreign.join("notes"), "").unwrap();
+        let removed = async || queue.remove_through(2, RemovalCondition::Groups).await.unwrap().through;
+        assert_eq!(removed().await, 0, "a file shows that a folder may have held a claim");
+        std::fs::remove_dir_all(foreign).unwrap();
+        assert_eq!(removed().await, 2);
+        assert!(!empty.exists());
+    }
 
     #[tokio::test]
     async fn an_event_stays_until_its_publisher_has_seen_that_it_had_the_id_first() {
