@@ -140,10 +140,14 @@ impl ClaimStore {
     }
 
     pub(crate) fn load_newest(&self, claim_id: &str) -> Result<Option<Claim>> {
-        match find_latest_epoch(&self.folder_of(claim_id)?)? {
-            Some(epoch) => self.load_epoch(claim_id, epoch),
-            None => Ok(None),
+        let (folder, mut gone) = (self.folder_of(claim_id)?, None);
+        while let Some(epoch) = find_latest_epoch(&folder)?.filter(|epoch| gone != Some(*epoch)) {
+            if let Some(claim) = self.load_epoch(claim_id, epoch)? {
+                return Ok(Some(claim));
+            }
+            gone = Some(epoch); // the owner of a later epoch has removed it since
         }
+        Ok(None)
     }
 
     /// Loads the claim of one epoch; `None` if its file does not exist, or no longer.

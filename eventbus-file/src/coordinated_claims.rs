@@ -50,7 +50,17 @@ async fn claim_with_coordination(queue: &Arc<QueueInner>, claim_id: &str, data: 
         return Ok(None);
     }
     let id = claim_id.to_owned();
-    let claiming = queue.blocking(move |queue| queue.claims().create(&id, data, false)).await;
+    let create = move |queue: &QueueInner| {
+        let created = queue.claims().create(&id, data, false)?;
+        if let Some(NewClaim { claim, previous: Some(_) }) = &created
+            && let Err(error) = queue.claims().remove_epochs_before(claim)
+        {
+            // the next owner removes them, too
+            tracing::debug!(claim = id, error = error.log(), "files of earlier epochs not removed");
+        }
+        Ok(created)
+    };
+    let claiming = queue.blocking(create).await;
     let Ok(Some(NewClaim { claim: now, previous: before })) = claiming else {
         // the files decide: withdraw what the coordinator granted
         queue.coordination().release(claim_id).await;

@@ -1,5 +1,7 @@
 //! Claims of two workers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 fn workers(lasting: Duration) -> (tempfile::TempDir, ClaimStore, ClaimStore) {
@@ -44,6 +46,53 @@ fn of_two_who_see_that_it_is_free_one_has_it() {
     });
     assert!(too_late.unwrap().is_none());
     assert_eq!(one.load_newest("a").unwrap().unwrap().worker_id, "two");
+}
+
+/// Fails if a worker that was slow makes the file of a removed epoch anew, and takes itself for the owner.
+#[test]
+fn who_saw_that_it_was_free_before_earlier_epochs_were_removed_does_not_have_it() {
+    let (_root, one, two) = workers(HOUR);
+    let released = claimed(one.create("a", Value::Null, false).unwrap());
+    one.release(&released).unwrap();
+    let too_late = one.create_with("a", false, |_| {
+        for _ in 0..2 {
+            let claim = claimed(two.create("a", Value::Null, false)?);
+            two.remove_epochs_before(&claim)?;
+            two.release(&claim)?;
+        }
+        let claim = claimed(two.create("a", Value::Null, false)?);
+        two.remove_epochs_before(&claim)?; // epoch 4; that of the slow worker, 2, is gone
+        Ok(Value::Null)
+    });
+    assert!(too_late.unwrap().is_none());
+    let newest = one.load_newest("a").unwrap().unwrap();
+    assert_eq!((newest.epoch, newest.worker_id.as_str()), (4, "two"));
+    assert!(one.load_epoch("a", 2).unwrap().is_none(), "it leaves no file");
+}
+
+/// Fails, after some thousand calls, if a claim counts as missing whose listed epoch was removed before it was read.
+#[test]
+fn a_claim_is_found_while_owners_remove_earlier_epochs() {
+    let (_root, one, two) = workers(HOUR);
+    let acquire = || {
+        let claim = claimed(one.create("a", Value::Null, false).unwrap());
+        one.remove_epochs_before(&claim).unwrap();
+        one.release(&claim).unwrap();
+    };
+    acquire();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let is_over = &is_over;
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    assert!(two.load_newest("a").unwrap().is_some());
+                }
+            });
+        }
+        (0..250).for_each(|_| acquire());
+        is_over.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

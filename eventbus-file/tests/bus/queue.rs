@@ -430,6 +430,21 @@ async fn work_that_nobody_waits_for_any_more_stays_with_nobody() {
     assert_eq!(next_work(&another(&queue).await).await.event().id(), 1);
 }
 
+/// Fails if the files of all epochs stay: every call lists them.
+#[tokio::test]
+async fn a_claim_that_is_acquired_again_and_again_keeps_two_files() {
+    let queue = fresh().await;
+    for epoch in 1..=5 {
+        let claim = queue.try_claim("task", &()).await.unwrap().unwrap();
+        assert_eq!(claim.epoch, epoch);
+        queue.release_claim(claim).await.unwrap();
+    }
+    let files = fs::read_dir(queue.config().root_dir.join("claims/task")).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    files.sort();
+    assert_eq!(files, ["000000000004.json", "000000000005.json"]);
+}
+
 /// Fails if nobody has such a claim: it stays for minutes, and no worker can renew or release it.
 #[tokio::test]
 async fn a_claim_that_nobody_waits_for_any_more_is_released() {
