@@ -123,7 +123,10 @@ impl EventBus for FileQueue {
     async fn stream_info(&self) -> StreamInfo {
         let mut info = match self.inner().consuming().is_closed() {
             true => StreamInfo::default(),
-            false => self.inner().blocking(load_stream_info).await.unwrap_or_default(),
+            false => self.inner().blocking(load_stream_info).await.unwrap_or_else(|error| {
+                tracing::warn!(queue = %self.inner().name(), error = error.log(), "the queue cannot be described");
+                StreamInfo::default()
+            }),
         };
         info.stats = self.stats();
         info.stream.name = self.inner().name().to_string();
@@ -162,43 +165,59 @@ pub(crate) fn publish_error(
 
 fn load_progress(queue: &QueueInner, group: &Name) -> Result<GroupProgress> {
     let (_, progress) = queue.groups().load_group(group)?;
-    let unread = count_unread(queue, &progress)?;
+    let unread = count_unread(&progress, queue.log().head()?, queue.log().removed_through()?);
     let pending = progress.count_pending() + queue.dead_letters().list_replays(group)?.len() as u64;
     Ok(GroupProgress { unread, pending, exhausted: 0 })
 }
 
-fn count_unread(queue: &QueueInner, progress: &Progress) -> Result<u64> {
+/// Returns the number of unread events, computed from ids: gaps count, and so do ids that are not published yet, or
+/// never will be, below the newest.
+fn count_unread(progress: &Progress, head: u64, removed_through: u64) -> u64 {
     // a skipped range that is due is read again
     let due = u64::from(progress.types.due().is_some());
-    queue.log().ids_from(progress.read.saturating_add(1))?.try_fold(due, |count, id| id.map(|_| count + 1))
+    head.saturating_sub(progress.read.max(removed_through)) + due
 }
 
+/// Describes the queue from its oldest and newest ids and the files of its groups; gaps and missing ids between the two
+/// count as entries. It lists only the first and the last of the folders of events, so that the answer for a long queue
+/// does not come too late for the caller.
 fn load_stream_info(queue: &QueueInner) -> Result<StreamInfo> {
-    let (mut info, mut newest) = (StreamInfo::default(), None);
-    info.connected = true;
-    for id in queue.log().ids_from(1)? {
-        let id = id?;
-        info.stream.length += 1;
-        info.stream.first_entry_id.get_or_insert_with(|| id.to_string());
-        newest = Some(id);
+    let mut info = StreamInfo::default();
+    let (head, removed_through) = (queue.log().head()?, queue.log().removed_through()?);
+    if let Some(first) = queue.log().ids_from(1)?.next().transpose()? {
+        info.stream.first_entry_id = Some(first.to_string());
+        let last = head.max(first); // it may have been published since
+        info.stream.last_entry_id = Some(last.to_string());
+        info.stream.length = last - first + 1;
     }
-    info.stream.last_entry_id = newest.map(|id: u64| id.to_string());
     info.dlq_messages = queue.dead_letters().list_dead_letter_stems()?.len() as u64;
     let mut groups = queue.groups().list_groups()?;
+    info.connected = true;
     groups.push(queue.config().default_group.clone());
     groups.sort();
     groups.dedup();
     for group in groups {
-        let (owner, progress) = queue.groups().load_group(&group)?;
-        let consumers = u64::from(owner.is_some_and(|owner| owner.is_live()));
-        let pending = progress.count_pending() + queue.dead_letters().list_replays(&group)?.len() as u64;
-        let mut described = GroupInfo::new(group.to_string(), consumers, pending);
-        described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());
-        described.lag = Some(count_unread(queue, &progress)?);
-        described.oldest_pending_id = progress.open.keys().next().map(ToString::to_string);
-        info.pending_messages += pending;
-        info.active_consumers += consumers;
+        let described = match describe_group(queue, &group, head, removed_through) {
+            Ok(described) => described,
+            Err(error) => {
+                tracing::warn!(%group, error = error.log(), "a group that cannot be read is left out of the description");
+                continue;
+            }
+        };
+        info.pending_messages += described.pending;
+        info.active_consumers += described.active_consumers;
         info.consumer_groups.push(described);
     }
     Ok(info)
+}
+
+fn describe_group(queue: &QueueInner, group: &Name, head: u64, removed_through: u64) -> Result<GroupInfo> {
+    let (owner, progress) = queue.groups().load_group(group)?;
+    let consumers = u64::from(owner.is_some_and(|owner| owner.is_live()));
+    let pending = progress.count_pending() + queue.dead_letters().list_replays(group)?.len() as u64;
+    let mut described = GroupInfo::new(group.to_string(), consumers, pending);
+    described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());
+    described.lag = Some(count_unread(&progress, head, removed_through));
+    described.oldest_pending_id = progress.open.keys().next().map(ToString::to_string);
+    Ok(described)
 }

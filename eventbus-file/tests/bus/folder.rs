@@ -289,6 +289,28 @@ async fn a_group_gets_what_comes_although_the_events_that_it_had_read_are_gone()
     }
 }
 
+/// Fails if the description needs every folder of events and every group: then all metrics of the bus are missing.
+#[tokio::test]
+async fn a_queue_is_described_although_a_group_is_torn_and_not_every_folder_of_events_can_be_listed() {
+    let queue = fresh().await;
+    let root = queue.config().root_dir.clone();
+    queue.publish(&1).await.unwrap();
+    let last = event_path(&root, 2_500);
+    fs::create_dir_all(last.parent().unwrap()).unwrap();
+    fs::copy(event_path(&root, 1), last).unwrap();
+    let between = root.join("events/000000001");
+    symlink(&between, &between).unwrap();
+    let torn = root.join("subscriptions/audit/000000000001.json");
+    fs::create_dir_all(torn.parent().unwrap()).unwrap();
+    fs::write(torn, "{").unwrap();
+    let info = queue.stream_info().await;
+    assert!(info.connected);
+    let ends = (info.stream.first_entry_id.as_deref(), info.stream.last_entry_id.as_deref());
+    assert_eq!((info.stream.length, ends), (2_500, (Some("1"), Some("2500"))));
+    let groups: Vec<_> = info.consumer_groups.iter().map(|group| (group.name.as_str(), group.lag)).collect();
+    assert_eq!(groups, [("default", Some(2_500))]);
+}
+
 /// Fails if only the end of a claim is compared: after a clock is set back by a day, the group waits for a day.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_from_a_future_that_is_over_keeps_nobody_away() {
