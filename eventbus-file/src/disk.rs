@@ -128,7 +128,7 @@ impl Disk {
     }
 
     /// Returns the id of the queue in the folder, if there is one of a known format.
-    fn load_identity(&self) -> Result<Option<Uuid>> {
+    pub(crate) fn load_identity(&self) -> Result<Option<Uuid>> {
         let path = self.root.join(names::QUEUE_FILE);
         match read_json::<QueueIdentity>(&path, "queue")? {
             Some(QueueIdentity { format, min_reader, .. }) if min_reader > FORMAT => {

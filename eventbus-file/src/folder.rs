@@ -1,11 +1,14 @@
 //! The folder of a queue, which an operator may remove and make anew while workers use it.
 
-use std::sync::Arc;
+use std::{io::ErrorKind, sync::Arc};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use uuid::Uuid;
 
-use crate::{disk::Disk, error::Result};
+use crate::{
+    disk::Disk,
+    error::{FIND_FOLDER, FileQueueError, Result},
+};
 
 /// The folder, and the id of the queue that this worker knows it to hold.
 #[derive(Debug)]
@@ -30,6 +33,15 @@ impl QueueFolder {
     /// Returns the id of the queue that all state in memory is about.
     pub(crate) fn queue_id(&self) -> Uuid {
         *self.queue_id.lock()
+    }
+
+    /// Returns an error unless the folder still holds the queue that all state in memory is about: a file that is missing
+    /// in a folder that is away is not gone.
+    pub(crate) fn check_present(&self) -> Result<()> {
+        match self.disk.load_identity()? == Some(self.queue_id()) {
+            true => Ok(()),
+            false => Err(FileQueueError::io(FIND_FOLDER, self.disk.root())(ErrorKind::NotFound.into())),
+        }
     }
 
     /// Calls `forget`, which resets the state in memory, if the folder holds a different queue than before; no reset

@@ -175,11 +175,20 @@ impl GroupStore {
             return Ok(None);
         };
         // read again: the previous owner may have saved progress until the new epoch began, and cannot any more
-        let before = self.claims.load_epoch(group, now.epoch - 1)?;
+        let before = self.load_previous(&now)?;
         let was_abandoned = before.as_ref().is_some_and(|before| before.released_at.is_none());
         let progress = of(before.as_ref())?;
         self.claims.remove_epochs_before(&now)?;
         Ok(Some(OwnedGroup { claim: now, progress, was_abandoned }))
+    }
+
+    /// Loads the claim of the owner before; `None` if a claim is the group's first.
+    fn load_previous(&self, claim: &Claim) -> Result<Option<Claim>> {
+        let before = self.claims.load_epoch(&claim.claim_id, claim.epoch - 1)?;
+        if before.is_none() {
+            self.folder.check_present()?; // else the group begins anew
+        }
+        Ok(before)
     }
 
     /// Saves the progress of a group as the owner of its claim: renews the claim, or releases it with the last progress.
@@ -192,5 +201,27 @@ impl GroupStore {
     /// expired.
     pub(crate) fn check_owned(&self, claim: &Claim) -> Result<()> {
         self.claims.check_owned(claim)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FileQueue, FileQueueConfig};
+
+    /// Fails if a folder that goes away makes a group begin anew.
+    #[tokio::test]
+    async fn the_progress_of_the_owner_before_is_not_gone_while_the_folder_is_away() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, away) = (root.path().join("queue"), root.path().join("away"));
+        let queue = FileQueue::open(FileQueueConfig::at(&folder)).await.unwrap();
+        let (groups, name) = (queue.inner().groups(), Name::from_static("default"));
+        let acquire = || groups.acquire_group(&name, queue.inner().subscribers()).unwrap().unwrap().claim;
+        let (first, second) = (acquire(), acquire());
+        std::fs::rename(&folder, &away).unwrap();
+        assert!(groups.load_previous(&second).unwrap_err().is_folder_missing());
+        std::fs::rename(&away, &folder).unwrap();
+        assert_eq!(groups.load_previous(&first).unwrap(), None);
+        assert_eq!(groups.load_previous(&second).unwrap(), Some(first));
     }
 }

@@ -62,7 +62,7 @@ impl QueueInner {
         let disk = Arc::clone(folder.disk());
         let (gap_timeout, counted) = (config.gap_timeout, Arc::clone(&metrics));
         let payloads = PayloadFiles::new(Arc::clone(&disk), config.compress_from);
-        let log = Arc::new(EventLog::new(Arc::clone(&disk), worker_id.clone(), payloads, gap_timeout, counted));
+        let log = Arc::new(EventLog::new(Arc::clone(&folder), worker_id.clone(), payloads, gap_timeout, counted));
         let claims = |folder, lasting| ClaimStore::new(Arc::clone(&disk), folder, worker_id.clone(), lasting);
         let groups = claims(names::SUBSCRIPTIONS, config.group_expiration);
         let claims = claims(names::CLAIMS, config.claim_expiration);

@@ -31,6 +31,7 @@ use crate::{
     disk::{self, Disk, StagedFile},
     error::{FileQueueError, Result},
     event::{self, EventFile, QueueEvent, WrittenRecord},
+    folder::QueueFolder,
     id_shards,
     metrics::Metrics,
     names,
@@ -96,6 +97,7 @@ struct RemovalMark<'a> {
 
 #[derive(Debug)]
 pub(crate) struct EventLog {
+    folder: Arc<QueueFolder>,
     disk: Arc<Disk>,
     worker_id: String,
     payloads: PayloadFiles,
@@ -111,14 +113,16 @@ pub(crate) struct EventLog {
 
 impl EventLog {
     pub(crate) fn new(
-        disk: Arc<Disk>,
+        folder: Arc<QueueFolder>,
         worker_id: String,
         payloads: PayloadFiles,
         gap_timeout: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let disk = Arc::clone(folder.disk());
         let (events, removed) = (disk.root().join(names::EVENTS), disk.root().join(names::REMOVED));
         Self {
+            folder,
             disk,
             worker_id,
             payloads,
@@ -220,6 +224,7 @@ impl EventLog {
         }
         match slot {
             Err(error) if error.is_retryable() => Err(error),
+            Ok(LogEntry::Missing) => self.folder.check_present().map(|()| LogEntry::Missing),
             slot => Ok(slot.unwrap_or_else(LogEntry::Torn)),
         }
     }
@@ -360,17 +365,21 @@ impl EventLog {
         let is_wanted = |entry: &LogEntry| matches!(entry, LogEntry::Event(_) | LogEntry::Torn(_));
         let mut page = self.read_page(after, u64::MAX, usize::MAX, count, is_wanted)?;
         if page.entries.is_empty() && page.through == after {
-            let head = self.head()?;
-            if head < after {
-                tracing::warn!(
-                    read = after,
-                    newest = head,
-                    "events that the group read are gone, it goes on with new ones"
-                );
-                page.through = head;
-            }
+            page.through = self.resume_after(after)?;
         }
         Ok(page)
+    }
+
+    /// Returns the id after which a group goes on that has read up to an id: a lower one if the events up to there are
+    /// gone.
+    fn resume_after(&self, read: u64) -> Result<u64> {
+        let head = self.head()?;
+        if head >= read {
+            return Ok(read);
+        }
+        self.folder.check_present()?;
+        tracing::warn!(read, newest = head, "events that the group read are gone, it goes on with new ones");
+        Ok(head)
     }
 
     /// Returns the next events of a range.
@@ -538,9 +547,32 @@ mod tests {
     use super::*;
 
     fn log_in(root: &Path, gap_timeout: Duration) -> EventLog {
-        let disk = Arc::new(Disk::open(root.into(), false, &names::FOLDERS).unwrap());
-        let payloads = PayloadFiles::new(Arc::clone(&disk), None);
-        EventLog::new(disk, "worker".into(), payloads, gap_timeout, Arc::default())
+        let disk = Disk::open(root.into(), false, &names::FOLDERS).unwrap();
+        let folder = Arc::new(QueueFolder::open(disk).unwrap());
+        let payloads = PayloadFiles::new(Arc::clone(folder.disk()), None);
+        EventLog::new(folder, "worker".into(), payloads, gap_timeout, Arc::default())
+    }
+
+    /// Fails if what is missing in a folder that is away counts as gone: then groups close events that they have open.
+    #[test]
+    fn nothing_is_missing_in_a_folder_that_is_away_or_holds_a_different_queue() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, away) = (root.path().join("queue"), root.path().join("away"));
+        let log = log_in(&folder, Duration::from_secs(600));
+        log.fill_gaps(&[1, 2]).unwrap();
+        let is_folder_missing = || {
+            let (read, resume) = (log.read(1).unwrap_err(), log.resume_after(2).unwrap_err());
+            read.is_folder_missing() && resume.is_folder_missing()
+        };
+        std::fs::rename(&folder, &away).unwrap();
+        assert!(is_folder_missing());
+        log_in(&folder, Duration::ZERO);
+        assert!(is_folder_missing(), "another queue");
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::rename(&away, &folder).unwrap();
+        assert!(matches!(log.read(1), Ok(LogEntry::Gap)));
+        assert!(matches!(log.read(3), Ok(LogEntry::Missing)));
+        assert_eq!(log.resume_after(2).unwrap(), 2);
     }
 
     #[test]
