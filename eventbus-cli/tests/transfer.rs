@@ -305,17 +305,22 @@ async fn an_event_that_cannot_be_moved_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let url = source(&folder, 120).await;
     let rows = rusqlite::Connection::open(url.trim_start_matches("sqlite:")).unwrap();
-    for (change, wanted) in [
-        ("has_sealed_fields = 1", "version 3 of `Order/o-1` at position 102 has sealed fields: a newer release"),
+    for (name, change, wanted) in [
         (
+            "sealed",
+            "has_sealed_fields = 1",
+            "version 3 of `Order/o-1` at position 102 has sealed fields: a newer release",
+        ),
+        (
+            "damaged",
             "has_sealed_fields = 0, payload = '{a}'",
             "version 3 of `Order/o-1` at position 102 cannot be moved, its fields",
         ),
     ] {
         rows.execute(&format!("UPDATE eventbus_events SET {change} WHERE position = 102"), []).unwrap();
-        let export = eventbus(&["--store", &url, "export", &file(&folder, "events.jsonl")]);
+        let export = eventbus(&["--store", &url, "export", &file(&folder, name)]);
         assert!(export.code == 2 && export.err.contains(wanted), "{export:?}");
-        let target = migrated(&folder, "target.db");
+        let target = migrated(&folder, &format!("{name}.db"));
         let copied = eventbus(&["--store", &url, "--yes", "copy", "--to", &target]);
         assert!(copied.code == 2 && copied.err.contains(wanted), "{copied:?}");
     }

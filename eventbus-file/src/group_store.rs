@@ -21,6 +21,10 @@ use crate::{
     log::EventLog,
 };
 
+/// The most bytes of error texts that the file of a group holds: each save writes the file whole, and a file of more than
+/// 128 MiB cannot be read.
+const ERROR_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Progress of a group.
 ///
 /// | state of an event | event | next state |
@@ -66,8 +70,21 @@ impl Progress {
     }
 
     pub(crate) fn to_value(&self) -> Result<Value> {
-        let stored = Self { finished_through: self.finished_through(), ..self.clone() };
+        let mut stored = Self { finished_through: self.finished_through(), ..self.clone() };
+        stored.shorten_errors();
         event::to_value("the progress", &stored)
+    }
+
+    /// Cuts the texts of errors, so that the file of the group stays far below the size that can be read.
+    fn shorten_errors(&mut self) {
+        let failures = self.open.values().flat_map(|attempts| attempts.failed.values());
+        let (count, bytes) = failures.fold((0, 0), |(count, bytes), failure| (count + 1, bytes + failure.error.len()));
+        if bytes <= ERROR_BYTES_MAX {
+            return;
+        }
+        for failure in self.open.values_mut().flat_map(|attempts| attempts.failed.values_mut()) {
+            failure.error.truncate(failure.error.floor_char_boundary(ERROR_BYTES_MAX / count));
+        }
     }
 }
 
@@ -206,8 +223,28 @@ impl GroupStore {
 
 #[cfg(test)]
 mod tests {
+    use eventbus::clock::SharedClock;
+
     use super::*;
     use crate::{FileQueue, FileQueueConfig};
+
+    /// Fails if many open events with long errors make a file that no worker can read.
+    #[test]
+    fn the_errors_of_many_open_events_are_cut() {
+        let saved = |events: u64| {
+            let error = format!("a{}", "é".repeat(1_999));
+            let attempts = DeliveryAttempts::undecodable(error, &SharedClock::SYSTEM);
+            let open = (1..=events).map(|id| (id, attempts.clone())).collect();
+            let stored: Progress =
+                serde_json::from_value(Progress { open, ..Progress::default() }.to_value().unwrap()).unwrap();
+            let errors =
+                stored.open.values().flat_map(|attempts| attempts.failed.values().map(|failed| failed.error.len()));
+            let lengths: BTreeSet<_> = errors.collect();
+            (stored.open.len() as u64, lengths.into_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(saved(4_000), (4_000, vec![3_999]));
+        assert_eq!(saved(8_000), (8_000, vec![2_097]), "16 MiB of 8,000");
+    }
 
     /// Fails if a folder that goes away makes a group begin anew.
     #[tokio::test]

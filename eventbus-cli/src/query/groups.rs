@@ -157,7 +157,7 @@ fn row_of(group: GroupInfo, tally: &DeadLetterTally, holder: Option<&str>) -> Gr
         pending: Some(group.pending),
         oldest_ms: group.oldest_pending_age_ms,
         unread: group.lag,
-        oldest_unread_ms: group.oldest_unread_age_ms,
+        oldest_unread_ms: group.oldest_unread_age_ms.filter(|_| group.lag != Some(0)),
         dead_letters: tally.of_group(&group.name),
         holds_trim: holder == Some(&*group.name),
         group: group.name,

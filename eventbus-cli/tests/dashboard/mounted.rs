@@ -168,7 +168,8 @@ async fn an_application_on_redis_shows_its_groups_and_relay() {
     wait_for(&site, "/relay", "<td class=\"number\">5</td><td class=\"number\">5</td>").await;
     // what the application has no alert for
     let health = site.get("/health").await.ok();
-    assert_eq!(between(&health, "<li>", "</li>"), ["2 dead letters wait for an operator"], "{health}");
+    let problems = between(&health, "<ul class=\"problems\">", "</ul>");
+    assert_eq!(problems, ["<li>2 dead letters wait for an operator</li>"], "{health}");
     let mut redis = eventbus_test::internal::redis_connection(shop.redis.url()).await;
     let create = ["CREATE", &format!("{}:stream", shop.redis.prefix()), "post", "0"];
     let _: () = redis::cmd("XGROUP").arg(&create[..]).query_async(&mut redis).await.unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use eventbus::{
     App, ExpectedVersion, NewEvent, StreamId, Uuid,
     app::{AppBuilder, SettleError},
+    dead_letter::{DeadLetterFilter, DeadLetters as _},
     port::AppendEvents as _,
     prelude::*,
 };
@@ -126,20 +127,37 @@ impl ServerShop {
         shop
     }
 
-    pub(crate) async fn start_app(&self) -> App {
+    async fn bus(&self) -> RedisEventBus {
         let config = RedisEventBusConfig {
             redis_url: self.redis.url().into(),
             stream_prefix: self.redis.prefix().into(),
             consumer_group: "mail".into(),
             ..RedisEventBusConfig::default()
         };
-        let bus = RedisEventBus::connect(config).await.unwrap();
-        let app = App::builder().store(self.store.clone()).bus(bus).handler::<send>().projection(PgTotals);
-        app.start().await.unwrap()
+        RedisEventBus::connect(config).await.unwrap()
+    }
+
+    pub(crate) async fn start_app(&self) -> App {
+        let app = App::builder().store(self.store.clone()).bus(self.bus().await).handler::<send>();
+        app.projection(PgTotals).start().await.unwrap()
     }
 
     pub(crate) async fn append(&self, id: &str, events: Vec<NewEvent>) {
         self.store.append(&StreamId::parse("Order", id).unwrap(), ExpectedVersion::Any, events).await.unwrap();
+    }
+
+    /// Replays the dead letters: their deliveries wait for a consumer.
+    pub(crate) async fn replay_dead_letters(&self) {
+        let dead_letters = self.bus().await;
+        assert_eq!(dead_letters.replay_all(&DeadLetterFilter::default()).await.unwrap(), 2);
+    }
+
+    /// Reads a delivery of the group `mail` as a consumer that then dies.
+    pub(crate) async fn read_one_as(&self, consumer: &str) {
+        let mut redis = eventbus_test::internal::redis_connection(self.redis.url()).await;
+        let stream = format!("{}:stream", self.redis.prefix());
+        let read = ["GROUP", "mail", consumer, "COUNT", "1", "STREAMS", &stream, ">"];
+        let _: redis::Value = redis::cmd("XREADGROUP").arg(&read[..]).query_async(&mut redis).await.unwrap();
     }
 
     pub(crate) fn arguments<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {

@@ -22,7 +22,7 @@ use crate::domain::{name::Name, record::RecordedEvent, shown::type_name, stream:
 /// The progress of a consumer group, in entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct GroupProgress {
-    /// Entries that no consumer of the group has read yet.
+    /// Entries that no consumer of the group has read yet; a file queue counts gaps between its ids, too.
     pub unread: u64,
     /// Entries that a consumer of the group has read and not acknowledged.
     pub pending: u64,

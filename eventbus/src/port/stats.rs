@@ -118,7 +118,7 @@ pub struct GroupInfo {
     pub active_consumers: u64,
     /// The id of the newest delivered entry, if the bus knows it.
     pub last_delivered_id: Option<String>,
-    /// Entries not delivered yet, if the bus knows.
+    /// Entries not delivered yet, if the bus knows; a file queue counts gaps between its ids, too.
     pub lag: Option<u64>,
     /// The time since the oldest of them was published, in milliseconds, if the bus knows; 0 if there is none.
     pub oldest_unread_age_ms: Option<u64>,

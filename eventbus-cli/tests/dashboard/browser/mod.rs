@@ -16,7 +16,8 @@ use eventbus_cli::dashboard::dashboard_with;
 use self::chromium::Chromium;
 use crate::{
     mounted::{TOKEN, changing, serve},
-    shop::{FileShop, placed, shipped},
+    served::Served,
+    shop::{FileShop, ServerShop, placed, shipped},
 };
 
 /// The pages of a shop whose application runs.
@@ -79,6 +80,18 @@ const CONTRAST: &str = "(() => {
     return Math.min(...[...document.querySelectorAll(texts)].map(ratio));
 })()";
 
+/// Checks that the open page fits its screen, and that its texts can be read.
+#[track_caller]
+fn check_fit(browser: &mut Chromium, name: &str, width: u32, is_dark: bool) {
+    let wide = browser.evaluate("document.documentElement.scrollWidth");
+    assert!(wide.as_u64().unwrap() <= u64::from(width), "{name} is {wide} wide on {width}");
+    let background = browser.text("getComputedStyle(document.body).backgroundColor");
+    let wanted = if is_dark { "rgb(20, 23, 27)" } else { "rgb(255, 255, 255)" };
+    assert_eq!(background, wanted, "{name}: the style is not applied");
+    let contrast = browser.evaluate(CONTRAST).as_f64().unwrap();
+    assert!(contrast >= 4.5, "{name}: contrast {contrast}");
+}
+
 /// Returns the name of what has the focus.
 const FOCUSED: &str =
     "document.activeElement.textContent.trim() || document.activeElement.id || document.activeElement.name";
@@ -97,13 +110,7 @@ async fn pages_fit_their_screens_in_light_and_dark_and_break_no_policy() {
             let pages = PAGES.map(|(name, path)| (name, format!("{}{path}", open.url)));
             for (name, url) in pages.into_iter().chain([("dead-letter", dead_letter)]) {
                 browser.open(&url);
-                let wide = browser.evaluate("document.documentElement.scrollWidth");
-                assert!(wide.as_u64().unwrap() <= u64::from(width), "{name} is {wide} wide on {width}");
-                let background = browser.text("getComputedStyle(document.body).backgroundColor");
-                let wanted = if is_dark { "rgb(20, 23, 27)" } else { "rgb(255, 255, 255)" };
-                assert_eq!(background, wanted, "{name}: the style is not applied");
-                let contrast = browser.evaluate(CONTRAST).as_f64().unwrap();
-                assert!(contrast >= 4.5, "{name}: contrast {contrast}");
+                check_fit(&mut browser, name, width, is_dark);
                 let color = if is_dark { "dark" } else { "light" };
                 browser.take_picture(&pictures().join(format!("{name}-{screen}-{color}.png")));
             }
@@ -118,6 +125,31 @@ async fn pages_fit_their_screens_in_light_and_dark_and_break_no_policy() {
     browser.wait_until("window.bad === undefined");
     assert!(browser.errors.iter().any(|error| error.contains("Content Security Policy")), "{:?}", browser.errors);
     open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium"]
+async fn a_group_and_the_findings_of_the_doctor_fit_their_screens() {
+    let shop = ServerShop::new().await;
+    let served = Served::start(&shop.arguments(&[]));
+    shop.replay_dead_letters().await;
+    shop.read_one_as("worker-7").await;
+    let mut browser = Chromium::start();
+    for (width, is_phone) in [(1_280, false), (390, true)] {
+        browser.set_screen(width, 844, is_phone);
+        for is_dark in [false, true] {
+            browser.set_dark(is_dark);
+            browser.open(&format!("http://{}/group?name=mail", served.site.address));
+            assert!(browser.text("document.querySelector('main').textContent").contains("worker-7"));
+            check_fit(&mut browser, "group", width, is_dark);
+            browser.open(&format!("http://{}/health", served.site.address));
+            tab_to(&mut browser, "Examine the servers");
+            browser.press_and_load("Enter");
+            assert!(browser.text("document.querySelector('main').textContent").contains("pg-fsync"));
+            check_fit(&mut browser, "findings", width, is_dark);
+        }
+    }
+    assert_eq!(browser.errors, [""; 0]);
 }
 
 /// The pages that the guide shows.

@@ -113,7 +113,7 @@ catalog! {
     GROUP_PENDING: Gauge "eventbus_group_pending" ["group"] "{delivery}"
         "Deliveries of the group in all processes: read, and not acknowledged yet.";
     GROUP_UNREAD: Gauge "eventbus_group_unread" ["group"] "{event}"
-        "Events that no consumer of the group has read yet, if the bus knows.";
+        "Events that no consumer of the group has read yet, if the bus knows; of a file queue at most so many.";
     GROUP_UNREAD_SECONDS: Gauge "eventbus_group_unread_seconds" ["group"] "s"
         "Time since the oldest event that no consumer of the group has read was published, if the bus knows; 0 if all are read.";
     GROUP_CONSUMERS: Gauge "eventbus_group_consumers" ["group"] "{consumer}"
