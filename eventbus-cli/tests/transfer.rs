@@ -260,6 +260,17 @@ async fn a_copy_that_was_killed_in_its_last_chunk_goes_on_although_the_source_ha
     }
     done(&eventbus(&["--store", &url, "--yes", "copy", "--to", &target]));
     assert_eq!(feed_of(&target).await, feed_of(&url).await);
+    // chunks that end elsewhere than those of the interrupted copy
+    for number in 0..1_500 {
+        add_one(&store, &format!("o-{}", number % 7)).await;
+    }
+    done(&eventbus(&["--store", &url, "--yes", "copy", "--to", &target]));
+    let moved = feed_of(&url).await.len();
+    for position in [1, 2, 20, 1_000, 1_001, 1_500, moved - 1] {
+        rows.execute(&set_back.replace('0', &position.to_string()), [format!("import:{from}")]).unwrap();
+        done(&eventbus(&["--store", &url, "--yes", "copy", "--to", &target]));
+    }
+    assert_eq!(feed_of(&target).await, feed_of(&url).await);
     // an application that has begun to write to the copy
     add_one(&SqliteEventStore::connect(&target).await.unwrap(), "o-4").await;
     add_one(&store, "o-4").await;

@@ -59,19 +59,17 @@ impl CauseArgs {
     }
 }
 
-/// The causes above an event that its line shows by its indent; the number of more of them is written.
+/// The most causes above an event that its line shows by its indent; with more, the line begins with their number.
 const INDENT_MAX: usize = 30;
 
 fn text(tree: &CauseTree) -> String {
     let mut text = format!("correlation {}\n", tree.correlation_id);
     for row in &tree.events {
         let event = &row.event;
-        let mut indent = "  ".repeat(row.depth.min(INDENT_MAX));
-        if row.depth > INDENT_MAX {
-            indent.push_str(&format!("[{}] ", row.depth));
-        }
+        let indent = "  ".repeat(row.depth.min(INDENT_MAX));
+        let depth = if row.depth > INDENT_MAX { format!("[{}] ", row.depth) } else { String::new() };
         let line = format!(
-            "{indent}{} {}  {}/{}  v{}  {}  {}{}\n",
+            "{indent}{depth}{} {}  {}/{}  v{}  {}  {}{}\n",
             if row.is_wanted { "*" } else { "-" },
             event.event_type,
             event.aggregate_type,

@@ -77,8 +77,8 @@ impl DashboardArgs {
             format!("dashboard  {}\n{token}", body.url)
         })?;
         if self.names_no_field() && FieldChoice::hiding_personal().known.is_empty() {
-            let text = "the pages show all fields of events, personal data too: name some with `--hide`, or all others with \
-                        `--show`";
+            let text = "the pages show all fields of events, personal data too: hide some with `--hide FIELD`, or show only \
+                        some with `--show FIELD`";
             session.printer().note(text);
         }
         axum::serve(listener, routes(DashboardInner::new(source, config))).await?;

@@ -260,7 +260,7 @@ fn one_text(row: &DeadLetterRow) -> String {
 }
 
 /// Finds all that match now, so that the question says how many they are. Those given up meanwhile are left alone. Returns
-/// also how many aggregates with the wanted id they are of; one without such an id.
+/// also how many aggregates have the wanted id; 1 if no id is wanted.
 async fn find_ids(
     dead_letters: &dyn DeadLetters,
     query: &DeadLetterQuery,
@@ -270,7 +270,8 @@ async fn find_ids(
     loop {
         let (found, next) = find_dead_letters(dead_letters, query, after, FOUND_AT_ONCE).await?;
         if query.filter.aggregate_id.is_some() {
-            aggregates.extend(found.iter().map(DeadLetterRow::from).map(|row| row.aggregate));
+            let rows = found.iter().map(DeadLetterRow::from).filter(|row| row.aggregate_type.is_some());
+            aggregates.extend(rows.map(|row| row.aggregate));
         }
         ids.extend(found.into_iter().map(|found| found.id));
         line.set_subject(ids.len().to_string());

@@ -22,7 +22,9 @@ pub(crate) struct LagArgs {
     /// End with exit code 1 if a reader is more than so many events behind, or their number is unknown
     #[arg(long, value_name = "EVENTS")]
     over: Option<u64>,
-    /// End with exit code 1 if a reader is behind for longer than this, or for an unknown time
+    /// End with exit code 1 if a reader is behind for longer than this, or its lag is unknown
+    ///
+    /// A file queue knows no times: without a store, those of its groups do not count.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     over_time: Option<Duration>,
 }
@@ -57,9 +59,12 @@ impl LagArgs {
     }
 
     fn is_over(&self, row: &LagRow) -> bool {
-        // an unknown number may be too high, an unknown time too long
-        let is_late =
-            |most: Duration| row.events != Some(0) && row.seconds.is_none_or(|seconds| seconds > most.as_secs_f64());
+        // an unknown number may be too high
+        let is_late = |most: Duration| match row.seconds {
+            Some(seconds) => row.events != Some(0) && seconds > most.as_secs_f64(),
+            // with a position, the store was asked and cannot read the event at which it waits
+            None => row.events.is_none() || (row.position.is_some() && row.events != Some(0)),
+        };
         self.over.is_some_and(|most| row.events.is_none_or(|events| events > most))
             || self.over_time.is_some_and(is_late)
     }

@@ -71,6 +71,7 @@ pub fn dashboard<S: Clone + Send + Sync + 'static>(app: &App) -> Router<S> {
 /// }
 /// ```
 pub fn dashboard_with<S: Clone + Send + Sync + 'static>(app: &App, config: DashboardConfig) -> Router<S> {
-    let source = DashboardSource::new(Some(Arc::clone(app.store())), OpenBus::of_app(app.bus()));
+    let store = app.has_store().then(|| Arc::clone(app.store()));
+    let source = DashboardSource::new(store, OpenBus::of_app(app.bus()));
     routes(DashboardInner::new(source.of_app(app.clone()), config))
 }

@@ -29,7 +29,7 @@ pub(crate) struct Importer {
     store: Arc<dyn EventStore>,
     checkpoint: Name,
     position: Position,
-    /// Set until the first chunk after an interrupted move: a part of it may be stored.
+    /// Set until the end of the chunk of which an interrupted move may have stored a part.
     may_be_stored: bool,
     /// The last event of the store when the move went on, until it was found among the moved ones.
     unfound: Option<RecordedEvent>,
@@ -77,7 +77,7 @@ impl Importer {
         for line in chunk.parse()? {
             let (stream, version, event) = line.to_event()?;
             if self.may_be_stored && self.is_stored(&stream, version, event.event_id()).await? {
-                self.unfound.take_if(|last| last.metadata().event_id() == event.event_id());
+                self.unfound.take_if(|last| *last.metadata().stream() == stream && last.version() == version);
                 continue;
             }
             if let Some(last) = &self.unfound {
@@ -107,7 +107,8 @@ impl Importer {
         if chunk.position > self.position {
             self.store.save_checkpoint(&self.checkpoint, chunk.position).await?;
             self.position = chunk.position;
-            self.may_be_stored = false;
+            // the interrupted chunk may have ended elsewhere
+            self.may_be_stored = self.unfound.is_some();
         }
         Ok(())
     }

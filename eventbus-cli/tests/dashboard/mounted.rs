@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{Router, routing::get};
-use eventbus::{App, HandlerError, prelude::*};
+use eventbus::{App, HandlerError, InMemoryEventBus, prelude::*};
 use eventbus_cli::dashboard::{DashboardConfig, DashboardToken, dashboard_with};
 use tokio::net::TcpListener;
 
@@ -113,6 +113,14 @@ async fn deliveries_that_wait_in_the_process_are_counted() {
     let are_counted = |page: &str| page.contains(&of("billing", 3)) && page.contains(&of("mail", 0));
     let page = wait_until(&site, "/groups", are_counted).await;
     assert!(!page.contains("counts the pending deliveries"), "{page}");
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_that_only_consumes_shows_its_health() {
+    let app = App::builder().bus(InMemoryEventBus::new()).handler::<charge>().start().await.unwrap();
+    let health = mount(&app, DashboardConfig::default()).await.get("/health").await.ok();
+    assert!(health.contains("<dd>healthy</dd>") && health.contains("No alerts."), "{health}");
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 

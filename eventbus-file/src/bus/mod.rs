@@ -200,8 +200,8 @@ fn load_stream_info(queue: &QueueInner) -> Result<StreamInfo> {
         let described = match describe_group(queue, &group, head, removed_through) {
             Ok(described) => described,
             Err(error) => {
-                tracing::warn!(%group, error = error.log(), "a group that cannot be read is left out of the description");
-                continue;
+                tracing::warn!(%group, error = error.log(), "the progress of a group cannot be read");
+                GroupInfo::new(group.to_string(), 0, 0) // how much is unread is unknown
             }
         };
         info.pending_messages += described.pending;

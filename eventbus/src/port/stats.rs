@@ -96,7 +96,7 @@ pub struct StreamInfo {
 pub struct StreamSummary {
     /// Its name.
     pub name: String,
-    /// Its number of entries.
+    /// Its number of entries; a file queue counts gaps between its ids, too.
     pub length: u64,
     /// The id of the oldest entry.
     pub first_entry_id: Option<String>,

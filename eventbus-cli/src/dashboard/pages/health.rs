@@ -38,13 +38,17 @@ async fn content(visit: &Visit, reports: &[Report]) -> Result<Markup, CommandErr
         summary = Some((health.status, health.is_ready()));
     }
     if is_reachable {
-        let found = findings(source).await?;
-        let is_known = |finding: &Finding| {
-            finding.subject.as_ref().is_some_and(|subject| alerts.iter().any(|alert| alert.contains(subject)))
-        };
-        let found: Vec<_> =
-            found.into_iter().filter(|finding| !is_known(finding)).map(|finding| finding.text).collect();
-        alerts.extend(found);
+        match findings(source).await {
+            Ok(found) => {
+                let is_new = |finding: &Finding| {
+                    alerts.iter().all(|alert| finding.replaced_by.iter().all(|part| !alert.contains(part)))
+                };
+                let found: Vec<_> = found.into_iter().filter(is_new).map(|finding| finding.text).collect();
+                alerts.extend(found);
+            }
+            Err(error) if summary.is_none() => return Err(error),
+            Err(error) => alerts.push(format!("readers and groups are not shown: {}", error.to_line())),
+        }
     }
     Ok(html! {
         @if let Some((status, is_ready)) = summary {
@@ -70,43 +74,46 @@ async fn content(visit: &Visit, reports: &[Report]) -> Result<Markup, CommandErr
 
 /// What store and bus show, with or without the application.
 struct Finding {
-    /// What it is about, as an alert of the application names it: an alert about the same replaces the finding. `None` if
-    /// the application has no such alert.
-    subject: Option<String>,
     text: String,
+    /// Parts of alerts of the application that say the same.
+    replaced_by: Vec<String>,
 }
 
 /// Finds readers that are behind or halted, groups that nothing consumes, and dead letters.
 async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError> {
+    const RELAY_STOPPED: &str = "the relay does not publish: ";
     let own_relay = source.bus().as_bus().destination();
-    let subject_of = |kind: ReaderSort, name: &str| match kind {
-        ReaderSort::Relay if *name == **own_relay => Some("relay".to_owned()),
-        ReaderSort::Projection => Some(format!("projection `{name}`")),
-        ReaderSort::Relay | ReaderSort::Group => None,
-    };
     let mut found = Vec::new();
     for row in source.lags().await? {
         if row.events == Some(0) || row.position.is_none() && row.seconds.is_none() {
             continue;
         }
-        let (kind, name, subject) = (row.kind.as_str(), &row.name, subject_of(row.kind, &row.name));
-        let Some(seconds) = row.seconds else {
-            let what = "how far it is behind is unknown";
-            let text = format!("the store cannot read the next event of {kind} `{name}`: {what}");
-            found.push(Finding { subject, text });
-            continue;
+        let (kind, name) = (row.kind.as_str(), &row.name);
+        let replaced_by = match row.kind {
+            ReaderSort::Projection => vec![format!("projection `{name}`")],
+            ReaderSort::Relay if **name == **own_relay => vec!["relay lags: ".to_owned(), RELAY_STOPPED.to_owned()],
+            ReaderSort::Relay => Vec::new(),
+            ReaderSort::Group => vec![format!("`{name}`")],
         };
-        if seconds > lag_max() {
-            // the role of a reader is one process's; a group has none
-            let lacks_owner = row.kind != ReaderSort::Group && row.owner.is_none() && row.position.is_some();
-            let owner = if lacks_owner { "; no process has its role" } else { "" };
-            found.push(Finding { subject, text: format!("{kind} `{name}` is behind by {seconds:.0} s{owner}") });
-        }
+        let text = match row.seconds {
+            None => {
+                format!("the store cannot read the next event of {kind} `{name}`: how far it is behind is unknown")
+            }
+            Some(seconds) if seconds > lag_max() => {
+                // the role of a reader is one process's; a group has none
+                let lacks_owner = row.kind != ReaderSort::Group && row.owner.is_none() && row.position.is_some();
+                let owner = if lacks_owner { "; no process has its role" } else { "" };
+                format!("{kind} `{name}` is behind by {seconds:.0} s{owner}")
+            }
+            Some(_) => continue,
+        };
+        found.push(Finding { text, replaced_by });
     }
     if source.optional_store().is_some() {
         for row in source.relays().await?.into_iter().filter(|row| row.halted_at.is_some()) {
             let text = format!("the relay to `{}` has stopped until an operator decides", row.destination);
-            found.push(Finding { subject: subject_of(ReaderSort::Relay, &row.destination), text });
+            let is_own = *row.destination == **own_relay;
+            found.push(Finding { text, replaced_by: is_own.then(|| RELAY_STOPPED.to_owned()).into_iter().collect() });
         }
     }
     for row in source.groups().await?.0 {
@@ -115,12 +122,12 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
             false if row.lacks_consumer() => format!("group `{}` has unfinished entries and no consumer", row.group),
             false => continue,
         };
-        found.push(Finding { subject: None, text });
+        found.push(Finding { text, replaced_by: Vec::new() });
     }
     let dead = source.count_dead().await?;
     if dead.number > 0 {
         let text = format!("{dead} dead letters wait for an operator");
-        found.push(Finding { subject: Some("dead letters".into()), text });
+        found.push(Finding { text, replaced_by: vec![" dead letters, more than ".to_owned()] });
     }
     Ok(found)
 }

@@ -59,6 +59,8 @@ pub(super) struct Consumer<'a> {
     progress: OwnedProgress,
     /// In-flight events that are replays: the attempts of each are stored in its replay's file, not in the progress.
     replays: HashSet<u64>,
+    /// Replays whose files could not be read.
+    failed_replays: HashSet<u64>,
     /// Open events and replays that wait for a handler that is not here.
     without_handler: BTreeSet<u64>,
     /// Open events that are not in flight yet, before which the consumer receives no new ones: those of the previous
@@ -106,6 +108,7 @@ impl<'a> Consumer<'a> {
             claim: owned.claim,
             progress: OwnedProgress::new(owned.progress),
             replays: HashSet::new(),
+            failed_replays: HashSet::new(),
             without_handler: BTreeSet::new(),
             has_more: true,
             is_full: false,
@@ -343,10 +346,11 @@ impl<'a> Consumer<'a> {
     /// Receives new replays, as many as there is room for.
     async fn receive_replays(&mut self) -> Result<()> {
         let room = self.in_flight.room_beside(self.update.added.len());
-        let known = self.replays.clone();
+        let (known, failed) = (self.replays.clone(), self.failed_replays.clone());
         let load = move |queue: &QueueInner, group: &Name| {
             let mut ids = queue.dead_letters().list_replays(group)?;
             ids.retain(|id| !known.contains(id));
+            ids.sort_by_key(|id| failed.contains(id)); // those that can be read have the room
             ids.truncate(room);
             Ok(ids.into_iter().map(|id| (id, queue.dead_letters().load_replay(id, group))).collect::<Vec<_>>())
         };
@@ -360,10 +364,15 @@ impl<'a> Consumer<'a> {
                     let is_redelivered = !self.progress.replays.insert(id);
                     self.update.added.push(if is_redelivered { entry.redelivered() } else { entry });
                     self.replays.insert(id);
+                    self.failed_replays.remove(&id);
                 }
                 Ok(None) => {}
-                // the cycle is repeated: the replays before it are in `update` already
-                Err(error) if error.is_retryable() => return Err(error),
+                Err(error) if error.is_folder_missing() => return Err(error),
+                Err(error) if error.is_retryable() => {
+                    if self.failed_replays.insert(id) {
+                        tracing::warn!(group = %self.group, id, error = error.log(), "replay cannot be read, trying again");
+                    }
+                }
                 Err(error) => {
                     tracing::error!(group = %self.group, id, error = error.log(), "unreadable replay passed over");
                     self.replays.insert(id);

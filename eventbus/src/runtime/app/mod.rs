@@ -155,7 +155,13 @@ impl App {
         tag_stored_events::<E>(&**self.store(), progress).await
     }
 
-    /// Returns the store.
+    /// Returns `false` if the app only consumes: it was given a bus and no store.
+    #[must_use]
+    pub fn has_store(&self) -> bool {
+        self.0.has_store
+    }
+
+    /// Returns the store. If the app [has none](Self::has_store), each call of it fails.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.0.store

@@ -13,8 +13,8 @@ use crate::{
 pub struct Replayed {
     /// Events handled so far.
     pub events: u64,
-    /// Events for which the handler did not run, as it has handled them before: one that takes the store's connection or a
-    /// repository handles each event once.
+    /// Events that the handler has handled before, by its notes in the store: one that takes the store's connection leaves a
+    /// note for each event, one that takes repositories for each event for which it saved something.
     pub skipped: u64,
     /// All events up to this position are handled.
     pub position: Position,

@@ -70,8 +70,8 @@ async fn a_replay_that_cannot_be_read_now_is_received_later() {
     std::fs::rename(&folder, &away).unwrap();
     // it can be listed, and reading from it fails, as on a broken disk
     std::os::unix::fs::symlink(&away, &folder).unwrap();
-    assert!(consumer.receive_replays().await.unwrap_err().is_retryable());
-    assert_eq!(received(&consumer), [(1, false)], "those before are kept");
+    consumer.receive_replays().await.unwrap();
+    assert_eq!(received(&consumer), [(1, false)]);
     std::fs::remove_file(&folder).unwrap();
     std::fs::rename(&away, &folder).unwrap();
     consumer.receive_replays().await.unwrap();
