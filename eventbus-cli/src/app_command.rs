@@ -148,10 +148,10 @@ impl AppSubcommand {
     async fn run(&self, session: &Session, binary: &str) -> Result<ExitStatus, CommandError> {
         match self {
             Self::Catalog(args) => args.run(session),
-            Self::Rebuild(args) => args.run(session).await,
-            Self::Replay(args) => args.run(session).await,
+            Self::Rebuild(args) => Box::pin(args.run(session)).await,
+            Self::Replay(args) => Box::pin(args.run(session)).await,
             Self::Common(Command::Completions(args)) => args.run(AppCli::command(), binary).map(|()| ExitStatus::Done),
-            Self::Common(command) => command.run(session).await,
+            Self::Common(command) => Box::pin(command.run(session)).await,
         }
     }
 }

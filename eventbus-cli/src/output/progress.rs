@@ -40,7 +40,7 @@ impl Progress {
         reading: impl Future<Output = Result<T, CommandError>>,
     ) -> Result<T, CommandError> {
         let _line = Self::of_unknown_size("reading")?;
-        reading.await
+        Box::pin(reading).await
     }
 
     /// Shows what the work is at.
