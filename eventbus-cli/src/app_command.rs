@@ -151,7 +151,7 @@ impl AppSubcommand {
             Self::Rebuild(args) => Box::pin(args.run(session)).await,
             Self::Replay(args) => Box::pin(args.run(session)).await,
             Self::Common(Command::Completions(args)) => args.run(AppCli::command(), binary).map(|()| ExitStatus::Done),
-            Self::Common(command) => Box::pin(command.run(session)).await,
+            Self::Common(command) => command.run(session).await,
         }
     }
 }

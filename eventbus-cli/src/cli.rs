@@ -3,7 +3,7 @@
 use std::{ffi::OsString, io::Write as _, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use eventbus::clock::SharedClock;
+use eventbus::{clock::SharedClock, port::BoxFuture};
 
 #[cfg(feature = "dashboard")]
 use crate::command::DashboardArgs;
@@ -112,27 +112,29 @@ pub(crate) enum Command {
 
 impl Command {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
-        match self {
-            Self::New(args) => args.run(session),
-            Self::Doctor(args) => Box::pin(args.run(session)).await,
-            Self::Status(args) => Box::pin(args.run(session)).await,
-            Self::Streams(args) => Box::pin(args.run(session)).await,
-            Self::Follow(args) => Box::pin(args.run(session)).await,
-            Self::Projections(args) => Box::pin(args.run(session)).await,
-            Self::Relay(args) => Box::pin(args.run(session)).await,
-            Self::Groups(args) => Box::pin(args.run(session)).await,
-            Self::DeadLetters(args) => Box::pin(args.run(session)).await,
-            Self::Lag(args) => Box::pin(args.run(session)).await,
+        // boxed: a compiler that optimizes limits how deep futures may be nested
+        let running: BoxFuture<'_, Result<ExitStatus, CommandError>> = match self {
+            Self::New(args) => return args.run(session),
+            Self::Doctor(args) => Box::pin(args.run(session)),
+            Self::Status(args) => Box::pin(args.run(session)),
+            Self::Streams(args) => Box::pin(args.run(session)),
+            Self::Follow(args) => Box::pin(args.run(session)),
+            Self::Projections(args) => Box::pin(args.run(session)),
+            Self::Relay(args) => Box::pin(args.run(session)),
+            Self::Groups(args) => Box::pin(args.run(session)),
+            Self::DeadLetters(args) => Box::pin(args.run(session)),
+            Self::Lag(args) => Box::pin(args.run(session)),
             #[cfg(feature = "dashboard")]
-            Self::Dashboard(args) => Box::pin(args.run(session)).await,
-            Self::Schema(args) => Box::pin(args.run(session)).await,
-            Self::Migrate(args) => Box::pin(args.run(session)).await,
-            Self::Causes(args) => Box::pin(args.run(session)).await,
-            Self::Export(args) => Box::pin(args.run(session)).await,
-            Self::Import(args) => Box::pin(args.run(session)).await,
-            Self::Copy(args) => Box::pin(args.run(session)).await,
-            Self::Completions(args) => args.run(Cli::command(), "eventbus").map(|()| ExitStatus::Done),
-        }
+            Self::Dashboard(args) => Box::pin(args.run(session)),
+            Self::Schema(args) => Box::pin(args.run(session)),
+            Self::Migrate(args) => Box::pin(args.run(session)),
+            Self::Causes(args) => Box::pin(args.run(session)),
+            Self::Export(args) => Box::pin(args.run(session)),
+            Self::Import(args) => Box::pin(args.run(session)),
+            Self::Copy(args) => Box::pin(args.run(session)),
+            Self::Completions(args) => return args.run(Cli::command(), "eventbus").map(|()| ExitStatus::Done),
+        };
+        running.await
     }
 }
 

@@ -270,8 +270,8 @@ async fn find_ids(
     loop {
         let (found, next) = find_dead_letters(dead_letters, query, after, FOUND_AT_ONCE).await?;
         if query.filter.aggregate_id.is_some() {
-            let rows = found.iter().map(DeadLetterRow::from).filter(|row| row.aggregate_type.is_some());
-            aggregates.extend(rows.map(|row| row.aggregate));
+            let records = found.iter().filter_map(|dead_letter| dead_letter.record.as_ref());
+            aggregates.extend(records.map(|record| record.metadata().stream().clone()));
         }
         ids.extend(found.into_iter().map(|found| found.id));
         line.set_subject(ids.len().to_string());

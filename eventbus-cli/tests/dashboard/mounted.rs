@@ -11,7 +11,7 @@ use crate::{
     common::OrderPlaced,
     http::{Site, between},
     pages::{PAGES, wait_for, wait_until},
-    shop::{FileShop, ServerShop, placed},
+    shop::{FileShop, ServerShop, placed, shipped},
 };
 
 /// Serves routes, and returns their address.
@@ -113,6 +113,18 @@ async fn deliveries_that_wait_in_the_process_are_counted() {
     let are_counted = |page: &str| page.contains(&of("billing", 3)) && page.contains(&of("mail", 0));
     let page = wait_until(&site, "/groups", are_counted).await;
     assert!(!page.contains("counts the pending deliveries"), "{page}");
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_of_the_application_replaces_what_the_store_shows_of_the_same() {
+    let shop = FileShop::new().await;
+    let app = shop.start_app().await;
+    let site = mount(&app, DashboardConfig::default()).await;
+    assert!(site.get("/health").await.ok().contains("2 dead letters wait for an operator"));
+    shop.append("o-2", (0..9).map(|number| shipped(&format!("p-{number}"))).collect()).await;
+    let health = wait_for(&site, "/health", "11 dead letters, more than 10").await;
+    assert!(!health.contains("wait for an operator"), "{health}");
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 

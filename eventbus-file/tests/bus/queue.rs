@@ -445,7 +445,7 @@ async fn a_claim_that_is_acquired_again_and_again_keeps_two_files() {
     assert_eq!(files, ["000000000004.json", "000000000005.json"]);
 }
 
-/// Fails if nobody has such a claim: it stays for minutes, and no worker can renew or release it.
+/// Fails if such a claim stays: for minutes no worker can acquire, renew or release it.
 #[tokio::test]
 async fn a_claim_that_nobody_waits_for_any_more_is_released() {
     let queue = fresh().await;

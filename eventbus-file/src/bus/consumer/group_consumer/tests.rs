@@ -107,3 +107,22 @@ async fn a_replay_counts_the_end_of_its_process_however_late_the_next_owner_rece
     let all = receive_all(&mut consumer).await;
     assert_eq!(all, [(5, false), (9, false), (12, false)], "the owner before ended orderly");
 }
+
+/// Fails if replays whose files cannot be read take the room of those that can.
+#[tokio::test]
+async fn replays_that_could_not_be_read_come_last() {
+    let (_root, queue) = fresh().await;
+    let mut outage = outage(&queue);
+    let mut consumer = acquire(&queue, &mut outage).await;
+    replay(&queue, 1);
+    replay(&queue, 2);
+    consumer.failed_replays.insert(1);
+    let room = consumer.in_flight.room_beside(0) as u64;
+    consumer
+        .update
+        .added
+        .extend((1..room).map(|number| InFlightEntry::new(message_id(100 + number), event(100 + number))));
+    consumer.receive_replays().await.unwrap();
+    let replays: Vec<_> = received(&consumer).into_iter().filter(|(id, _)| *id < 100).collect();
+    assert_eq!(replays, [(2, false)]);
+}
