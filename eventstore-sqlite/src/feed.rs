@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent, StreamId, Version,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
+    store::VisitFeedEvent,
     support::{FeedVersions, Page, collect_page, paged, paged_ahead},
 };
 use rusqlite::{Connection, params};
@@ -20,11 +21,12 @@ use crate::{
     row::{PAGE_EVENTS_MAX, from_micros, query_page, read_event, stream_columns, to_position},
     store::SqliteEventStore,
     tagged_positions::TaggedPositions,
+    visit,
 };
 
 /// Maximum number of positions that one page searches, among tagged events of those that have the rarest tag of a set: a
 /// search for rare events must not keep a connection for long.
-const SEARCH_POSITIONS_MAX: i64 = 8_192;
+pub(crate) const SEARCH_POSITIONS_MAX: i64 = 8_192;
 
 #[async_trait]
 impl ReadFeed for SqliteEventStore {
@@ -36,6 +38,16 @@ impl ReadFeed for SqliteEventStore {
         }
         let wanted = FilterParameters::new(filter);
         read_pages(self, after, move |connection, after| load_filtered_page(connection, after, through, &wanted))
+    }
+
+    async fn visit_feed(
+        &self,
+        after: Position,
+        through: Position,
+        filter: &FeedFilter,
+        visit: &mut VisitFeedEvent<'_>,
+    ) -> Result<(), ReadError> {
+        visit::visit_feed(self, after, through, filter, visit).await
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
@@ -186,7 +198,7 @@ fn count_matching(
     Ok(count.unwrap_or(0).unsigned_abs())
 }
 
-fn load_head(connection: &Connection) -> Result<Position, QueryError> {
+pub(crate) fn load_head(connection: &Connection) -> Result<Position, QueryError> {
     let head: i64 = query_value(connection, include_str!("sql/head.sql"), [])?.unwrap_or(0);
     Ok(to_position(head, || format!("position {head}"))?)
 }
@@ -355,7 +367,8 @@ mod tests {
     fn filters_walk_the_positions() {
         let connection = database();
         connection.execute_batch("ANALYZE").unwrap();
-        for sql in [include_str!("sql/read_feed_filtered.sql"), include_str!("sql/count_events.sql")] {
+        let (read, visit) = (include_str!("sql/read_feed_filtered.sql"), include_str!("sql/visit_feed.sql"));
+        for sql in [read, visit, include_str!("sql/count_events.sql")] {
             let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let steps: Vec<String> = plan.raw_query().mapped(|row| row.get(3)).map(Result::unwrap).collect();
             let by_position = "SEARCH e USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";

@@ -20,7 +20,7 @@ use eventbus::{
     },
     prelude::*,
     projection::ProjectionError,
-    store::VisitedEvent,
+    store::{VisitedEvent, VisitedFeedEvent},
     testkit::ManualClock,
 };
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};
@@ -428,6 +428,16 @@ async fn a_negative_position_is_damage() {
 #[tokio::test]
 async fn a_visit_names_the_damage_that_it_meets() {
     let at_two = ["version = -2", "event_type = ''", "schema_version = 0", "payload = '[1]'", "event_id = x'0102'"];
+    for set in at_two {
+        let (store, stream, _) = damaged(&format!("UPDATE eventbus_events SET {set} WHERE version = 2")).await;
+        let (visited, ended) =
+            visit_feed(&store, FeedFilter::all().aggregate_types([stream.aggregate_type().clone()])).await;
+        // a visit of the feed reads neither versions nor ids
+        match set.starts_with("version") || set.starts_with("event_id") {
+            true => assert_eq!((visited, ended.is_ok()), (vec![1, 2, 3], true), "{set}"),
+            false => assert_eq!((visited, place(ended.unwrap_err()).0.as_str()), (vec![1], "position 2"), "{set}"),
+        }
+    }
     let at_two = at_two.map(|set| (format!("UPDATE eventbus_events SET {set} WHERE version = 2"), "position 2"));
     let gone = ("DELETE FROM eventbus_events WHERE version = 2".to_owned(), "event 2 of stream");
     for (sql, wanted) in at_two.into_iter().chain([gone]) {
@@ -445,6 +455,53 @@ async fn a_visit_names_the_damage_that_it_meets() {
         assert!(named.starts_with(wanted), "{sql}: {named}");
         assert_eq!(visited, 1, "{sql}");
     }
+}
+
+async fn visit_feed(store: &SqliteEventStore, filter: FeedFilter) -> (Vec<u64>, Result<(), ReadError>) {
+    let mut visited = Vec::new();
+    let mut push = |event: VisitedFeedEvent<'_>| {
+        visited.push(event.position.get());
+        ControlFlow::Continue(())
+    };
+    let ended = store.visit_feed(Position::START, store.head().await.unwrap(), &filter, &mut push).await;
+    (visited, ended)
+}
+
+/// Events without their stream are met first, and in a later chunk.
+#[tokio::test]
+async fn a_visit_names_an_event_without_its_stream() {
+    for lost in [1, 2_500] {
+        let (path, stream, other) = (fresh_path(), fresh_stream(), fresh_stream());
+        let store = open(path.clone()).await;
+        store.append(&stream, ExpectedVersion::NoStream, events(lost - 1)).await.unwrap();
+        store.append(&other, ExpectedVersion::NoStream, events(1)).await.unwrap();
+        let sql = "UPDATE eventbus_events SET stream_no = 99 WHERE position = ?1";
+        rusqlite::Connection::open(&path).unwrap().execute(sql, [lost as i64]).unwrap();
+        let (visited, ended) = visit_feed(&store, FeedFilter::all().event_types([Name::from_static("Counted")])).await;
+        assert_eq!(visited, (1..lost as u64).collect::<Vec<_>>());
+        assert_eq!(place(ended.unwrap_err()).0, format!("position {lost}"));
+    }
+}
+
+/// Chunks end where they are full, by events or by bytes, and where they have searched enough.
+#[tokio::test]
+async fn a_visit_of_many_chunks_leaves_out_no_event() {
+    let (store, mut stored) = (open(fresh_path()).await, 0);
+    let (small, large) = ("{}".to_owned(), format!(r#"{{"text":"{}"}}"#, "x".repeat(100_000)));
+    for (events, event_type, payload) in [
+        (3_000, "Noted", &small),
+        (20_000, "Common", &small),
+        (100, "Noted", &large),
+        (9_000, "Common", &small),
+        (1, "Noted", &small),
+    ] {
+        let new_event = |_| NewEvent::new(Name::from_static(event_type), 1, payload.clone());
+        store.append(&fresh_stream(), ExpectedVersion::NoStream, (0..events).map(new_event).collect()).await.unwrap();
+        stored += events;
+    }
+    let (visited, ended) = visit_feed(&store, FeedFilter::all().event_types([Name::from_static("Noted")])).await;
+    ended.unwrap();
+    assert_eq!(visited, (1..=3_000).chain(23_001..=23_100).chain([stored]).collect::<Vec<_>>());
 }
 
 #[tokio::test]
