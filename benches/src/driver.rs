@@ -187,7 +187,13 @@ impl Driver {
                 columns.push(Column { label: contender.label.into(), rounds, allocations });
             }
         }
-        Ok(RoundTable { workload: workload.name.into(), operation: workload.operation.into(), callers, columns })
+        Ok(RoundTable {
+            workload: workload.name.into(),
+            operation: workload.operation.into(),
+            is_paced: workload.is_paced(),
+            callers,
+            columns,
+        })
     }
 
     fn count_allocations(&self, args: &WorkerArgs, contender: &Contender) -> Result<Option<f64>> {

@@ -13,6 +13,7 @@ use crate::{
 pub struct RoundTable {
     pub workload: String,
     pub operation: String,
+    pub is_paced: bool,
     pub callers: usize,
     /// The implementations; the first one is compared with all others.
     pub columns: Vec<Column>,
@@ -28,8 +29,8 @@ pub struct Column {
 
 impl RoundTable {
     pub const HEADER: &str = "\
-| workload | callers | | operations/s | p50 µs | p99 µs | CPU µs, client + server | allocations | ours ÷ this: operations/s | CPU |
-|---|---|---|---|---|---|---|---|---|---|";
+| workload | callers | | operations/s | p50 µs | p99 µs | CPU µs, client + server | allocations | ours ÷ this: operations/s | p50 | CPU |
+|---|---|---|---|---|---|---|---|---|---|---|";
 }
 
 /// Writes a line for each implementation. A ratio is computed for each round; the table has their median.
@@ -47,11 +48,13 @@ impl fmt::Display for RoundTable {
             let allocations = column.allocations.map_or_else(String::new, |allocations| format!("{allocations:.1} "));
             write!(f, "| {client:.1} + {server:.1} | {allocations}")?;
             let others = if index == 0 { &[][..] } else { &column.rounds };
-            let ratio = |value: fn(&Measured) -> f64| {
-                Spread::of(self.columns[0].rounds.iter().zip(others).map(|(ours, other)| value(ours) / value(other)))
+            let ratio = |value: fn(&Measured) -> Option<f64>| {
+                let pairs = self.columns[0].rounds.iter().zip(others);
+                Spread::of(pairs.filter_map(|(ours, other)| Some(value(ours)? / value(other)?)))
             };
-            write_cell(f, ratio(Measured::rate), 2)?;
-            write_cell(f, ratio(Measured::cpu), 2)?;
+            write_cell(f, ratio(|round| Some(round.rate())), 2)?;
+            write_cell(f, ratio(|round| round.p50), 2)?;
+            write_cell(f, ratio(|round| Some(round.cpu())), 2)?;
             writeln!(f, "|")?;
         }
         Ok(())

@@ -23,7 +23,12 @@ pub fn draw(tables: &[&RoundTable]) -> Svg {
     let (mut svg, [left, right]) = drawing::begin(title, &legend);
     let rate: Value = |column| Spread::of(column.rounds.iter().map(|round| round.rate()));
     let cpu: Value = |column| Spread::of(column.rounds.iter().map(|round| round.cpu()));
-    draw_panel(&mut svg, left, tables, "operations per second", rate);
+    if tables.iter().any(|table| table.is_paced) {
+        let p50: Value = |column| Spread::of(column.rounds.iter().filter_map(|round| round.p50));
+        draw_panel(&mut svg, left, tables, "time of an operation, µs (p50)", p50);
+    } else {
+        draw_panel(&mut svg, left, tables, "operations per second", rate);
+    }
     draw_panel(&mut svg, right, tables, "processor time per operation, µs, client + server", cpu);
     svg
 }

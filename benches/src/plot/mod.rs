@@ -66,12 +66,12 @@ mod tests {
                 "points": [{{"size": 10, "rounds": [{ROUND}]}}, {{"size": 10000, "rounds": [{ROUND}]}}]}}]}}]"#
         );
         let column = |label| format!(r#"{{"label": "{label}", "rounds": [{ROUND}], "allocations": 1.0}}"#);
-        let tables = format!(
-            r#"[{{"workload": "save-1", "operation": "save", "callers": 8, "columns": [{}, {}, {}]}}]"#,
-            column("ours"),
-            column("by hand"),
-            column("grouped by hand")
-        );
+        let columns = ["ours", "by hand", "grouped by hand"].map(column).join(", ");
+        let table = |workload, is_paced| {
+            let operation = format!(r#""operation": "save", "is_paced": {is_paced}, "callers": 8"#);
+            format!(r#"{{"workload": "{workload}", {operation}, "columns": [{columns}]}}"#)
+        };
+        let tables = format!("[{}, {}]", table("save-1", false), table("deliver", true));
         for (name, json) in [("growth.json", growth), ("table.json", tables)] {
             fs::write(folder.path().join(name), json)?;
             run(&PlotArgs { json: folder.path().join(name), folder: folder.path().into() })?;
@@ -82,7 +82,11 @@ mod tests {
         assert_eq!(curves.matches("<circle").count(), 4, "{curves}");
         // three of the legend, and three in each diagram
         assert_eq!(bars.matches("<rect").count(), 9, "{bars}");
-        for svg in [curves, bars] {
+        // where the rate is given, the times are drawn
+        let paced = read("deliver.svg")?;
+        assert!(bars.contains("operations per second") && !bars.contains("(p50)"), "{bars}");
+        assert!(!paced.contains("operations per second") && paced.contains("(p50)"), "{paced}");
+        for svg in [curves, bars, paced] {
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
         Ok(())

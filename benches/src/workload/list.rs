@@ -10,6 +10,13 @@ pub struct Workload {
     pub servers: &'static [Server],
 }
 
+impl Workload {
+    /// Returns `true` if the workload sets the rate, so that times show what differs.
+    pub fn is_paced(&self) -> bool {
+        self.name == "deliver" || self.name.starts_with("react")
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
     Postgres,
