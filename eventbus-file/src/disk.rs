@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use eventbus::support::from_json;
+use eventbus::{EventId, support::from_json};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -26,6 +26,9 @@ use crate::{
 
 /// Maximum size of a file in bytes; a larger file is neither written nor read.
 pub(crate) const FILE_BYTES_MAX: u64 = 128 << 20;
+/// Maximum size of an event in bytes as JSON, uncompressed: its dead letter, which is the event with the errors of all
+/// handlers, is a file, too.
+const EVENT_BYTES_MAX: u64 = 96 << 20;
 
 /// Folder of files that have no name of their own yet.
 pub(crate) const TMP_FOLDER: &str = "tmp";
@@ -159,7 +162,7 @@ impl Disk {
 
     /// Writes content to disk, without a name of its own.
     pub(crate) fn stage(&self, content: &[u8]) -> Result<StagedFile> {
-        check_size(content.len() as u64, None)?;
+        check_file_size(content.len() as u64)?;
         let folder = self.root.join(TMP_FOLDER);
         let staged = StagedFile { path: folder.join(format!("{}{TMP_SUFFIX}", Uuid::now_v7())) };
         let mut created = modes::create(&staged.path, &self.root);
@@ -354,10 +357,18 @@ fn ok_if_exists(error: io::Error) -> io::Result<()> {
 }
 
 /// Refuses content whose file would be too large for every reader.
-pub(crate) fn check_size(bytes: u64, event_id: Option<eventbus::EventId>) -> Result<()> {
+fn check_file_size(bytes: u64) -> Result<()> {
     match bytes > FILE_BYTES_MAX {
         false => Ok(()),
-        true => Err(FileQueueError::TooLarge { event_id, bytes, most: FILE_BYTES_MAX }),
+        true => Err(FileQueueError::TooLarge { event_id: None, bytes, most: FILE_BYTES_MAX }),
+    }
+}
+
+/// Refuses an event of so many bytes of JSON if its file or that of its dead letter might be too large.
+pub(crate) fn check_event_size(bytes: u64, event_id: EventId) -> Result<()> {
+    match bytes > EVENT_BYTES_MAX {
+        false => Ok(()),
+        true => Err(FileQueueError::TooLarge { event_id: Some(event_id), bytes, most: EVENT_BYTES_MAX }),
     }
 }
 

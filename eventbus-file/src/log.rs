@@ -428,15 +428,17 @@ impl EventLog {
     ) -> Result<VecDeque<StagedFile>> {
         let mut payload_files = Vec::new();
         let mut content = |record: &RecordedEvent| {
+            let (event_id, payload_bytes) = (record.metadata().event_id(), record.payload().len() as u64);
             // before compression: a small compressed file can expand to more than the memory of its reader
-            disk::check_size(record.payload().len() as u64, Some(record.metadata().event_id()))?;
+            disk::check_event_size(payload_bytes, event_id)?;
             let payload_file = self.payloads.write(record)?;
+            let bytes_elsewhere = if payload_file.is_some() { payload_bytes } else { 0 };
             payload_files.extend(payload_file.clone());
             let event = Some(WrittenRecord::new(record, payload_file)?);
             let worker_id = self.worker_id.clone();
             let file = EventFile { created_at, worker_id, store, gap: None, again: None, event };
             let content = event::to_pretty_json("the event", &file)?;
-            disk::check_size(content.len() as u64, Some(record.metadata().event_id()))?;
+            disk::check_event_size(content.len() as u64 + bytes_elsewhere, event_id)?;
             Ok(content)
         };
         let contents: Result<Vec<_>> = records.iter().map(&mut content).collect();

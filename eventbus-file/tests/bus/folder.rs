@@ -108,7 +108,7 @@ async fn an_event_that_would_be_too_large_is_refused_by_name_and_nothing_is_left
     for compress_from in [None, Some(10)] {
         let queue = FileQueue::open(FileQueueConfig { compress_from, ..config(folder()) }).await.unwrap();
         let refused = queue.publish(&large).await.unwrap_err();
-        let named = matches!(refused, FileQueueError::TooLarge { event_id: Some(_), most: 134_217_728, .. });
+        let named = matches!(refused, FileQueueError::TooLarge { event_id: Some(_), most: 100_663_296, .. });
         assert!(named && !refused.is_retryable(), "{refused}");
         assert_eq!(queue.check().await.unwrap().len(), 0);
         assert!(matches!(

@@ -16,7 +16,7 @@ use eventbus::{
     port::{DeadLetterFilter, DeadLetters as _, EventBus, PublishError, Subscriber},
     prelude::*,
 };
-use eventbus_file::{FileQueue, FileQueueConfig, Search};
+use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, Search};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account)]
@@ -140,6 +140,26 @@ async fn a_torn_event_is_a_dead_letter_of_the_group_and_the_others_go_on() {
     assert!(error.contains("000000000002.json") && error.contains("EOF"), "{error}");
     assert!(queue.replay(&letter.id).await.is_err(), "there is nothing to replay");
     assert_eq!(fs::read(event_path(&queue, 2)).unwrap(), b"{", "it is left alone");
+}
+
+/// A queue that published more could not write the dead letter, which has the errors, too: its group would never go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_event_can_become_a_dead_letter() {
+    let queue = FileQueue::open(FileQueueConfig { compress_from: Some(10), ..config(folder()) }).await.unwrap();
+    let too_large = queue.publish(&"x".repeat(128 << 20)).await.unwrap_err();
+    let FileQueueError::TooLarge { most, .. } = too_large else { panic!("{too_large:?}") };
+    let largest = "x".repeat(usize::try_from(most).unwrap() - 1_000);
+    queue.publish(&largest).await.unwrap();
+    let fails = Subscriber::new(Name::from_static("fails"), EventFilter::All, |_| {
+        Box::pin(async { Err(HandlerError::permanent("\u{1}".repeat(10_000))) })
+    });
+    queue.add_subscriber(queue.default_group().clone(), fails);
+    consume(&queue);
+    settled(&queue).await;
+    let letters = queue.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let [letter] = &letters[..] else { panic!("{} dead letters", letters.len()) };
+    let payload = letter.record.as_ref().unwrap().payload();
+    assert!(payload.len() == largest.len() + 2 && payload.contains(&largest));
 }
 
 #[tokio::test(flavor = "multi_thread")]
