@@ -211,7 +211,7 @@ async fn an_append_is_one_statement() {
             add(store, &known, 1).await;
         }
     });
-    to_known_stream.await.assert_at_most(Cost {
+    to_known_stream.await.assert_planned_once(Cost {
         statements: 200,
         rows_read: 200,
         rows_sorted: 0,
@@ -222,7 +222,7 @@ async fn an_append_is_one_statement() {
             add(store, &known, 10).await;
         }
     });
-    of_ten.await.assert_at_most(Cost { statements: 200, rows_read: 200, rows_sorted: 0, wal_bytes: 2_000 * 423 });
+    of_ten.await.assert_planned_once(Cost { statements: 200, rows_read: 200, rows_sorted: 0, wal_bytes: 2_000 * 423 });
     let to_many_streams = server.cost(40, async |store, calls| {
         for _ in 0..calls {
             let append = || Append { stream: stream(), expected: NoStream, events: events(1) };
@@ -231,7 +231,7 @@ async fn an_append_is_one_statement() {
         }
     });
     // the streams, which are all new, and the result
-    to_many_streams.await.assert_at_most(Cost {
+    to_many_streams.await.assert_planned_once(Cost {
         statements: 40,
         rows_read: 0,
         rows_sorted: 8_000,
@@ -250,7 +250,7 @@ async fn an_append_on_a_pool_of_the_application_is_one_transaction() {
             add(store, &known, 1).await;
         }
     });
-    appends.await.assert_at_most(Cost { statements: 200, rows_read: 200, rows_sorted: 0, wal_bytes: 200 * 613 });
+    appends.await.assert_planned_once(Cost { statements: 200, rows_read: 200, rows_sorted: 0, wal_bytes: 200 * 613 });
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn a_page_is_one_statement_and_reads_its_rows_once() {
         }
     });
     // a row of `streams` for each page, which sorts its events
-    load.await.assert_at_most(Cost { statements: 22, rows_read: 20_022, rows_sorted: 20_000, wal_bytes: 0 });
+    load.await.assert_planned_once(Cost { statements: 22, rows_read: 20_022, rows_sorted: 20_000, wal_bytes: 0 });
     let walk = server.cost(2, async |store, walks| {
         for _ in 0..walks {
             assert_eq!(feed(store).await.len(), 10_000);
@@ -369,7 +369,7 @@ async fn a_page_of_tagged_events_is_one_statement_and_reads_the_events_of_the_ta
             assert_eq!(store.count_tagged(&boundary).await.unwrap().counts, [100]);
         }
     });
-    counts.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 2, rows_sorted: 200 * 2, wal_bytes: 0 });
+    counts.await.assert_planned_once(Cost { statements: 200, rows_read: 200 * 2, rows_sorted: 200 * 2, wal_bytes: 0 });
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -430,7 +430,7 @@ async fn a_load_from_a_snapshot_is_one_statement_and_reads_the_events_after_it()
         }
     });
     // the rows of the stream, the snapshot and ten events
-    load.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 12, rows_sorted: 200 * 10, wal_bytes: 0 });
+    load.await.assert_planned_once(Cost { statements: 200, rows_read: 200 * 12, rows_sorted: 200 * 10, wal_bytes: 0 });
     let save = server.cost(OPERATIONS, async |store, saves| {
         let fold = Name::new("fold", format!("of {saves} saves")).unwrap();
         for version in 1..=saves as u64 {
@@ -439,7 +439,7 @@ async fn a_load_from_a_snapshot_is_one_statement_and_reads_the_events_after_it()
             assert!(store.save_snapshot(&long, &fold, &snapshot).await.unwrap());
         }
     });
-    save.await.assert_at_most(Cost { statements: 200, rows_read: 200 * 2, rows_sorted: 0, wal_bytes: 200 * 188 });
+    save.await.assert_planned_once(Cost { statements: 200, rows_read: 200 * 2, rows_sorted: 0, wal_bytes: 200 * 188 });
 }
 
 #[test]
