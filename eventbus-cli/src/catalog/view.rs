@@ -128,7 +128,8 @@ impl CatalogView {
             let version = event.schema_version;
             names.map(move |name| (name.to_owned(), version)).collect::<Vec<_>>()
         };
-        let retired = self.aggregates.iter().flat_map(|aggregate| aggregate.retired);
+        // what a fold passes by may be an event of the aggregate
+        let retired = self.aggregates.iter().filter(|aggregate| !aggregate.is_fold).flat_map(|main| main.retired);
         // a retired event is never decoded, so no version of it is too new
         let retired = retired.map(|name| ((*name).to_owned(), u32::MAX));
         retired.chain(self.events.iter().flat_map(of_event)).collect()

@@ -335,6 +335,14 @@ impl Apply for Shelf {
     fn apply(&mut self, _event: &ShelfEvent) {}
 }
 
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(fold_of = Shelf, events(BookAdded), retired("BookLent"))]
+struct Spines {}
+
+impl Apply for Spines {
+    fn apply(&mut self, _event: &SpinesEvent) {}
+}
+
 #[test]
 fn a_retired_event_may_be_gone() {
     let place = Place::new();
@@ -342,12 +350,12 @@ fn a_retired_event_may_be_gone() {
     place.lock().event::<BookAdded>().write().unwrap();
     place.lock().event::<BookAdded>().compare().unwrap();
     assert!(place.text().contains("event BookTouched"), "it stays in the file");
-    let text = place.text().replace("BookTouched", "BookBurnt");
-    place.set_text(&text);
-    breaks(
-        place.lock().event::<BookAdded>().compare(),
-        "`BookBurnt` (version 1): no event has this wire name any more",
-    );
+    // the aggregate could not be loaded: only a further state of it passes by books that were lent
+    for gone in ["BookBurnt", "BookLent"] {
+        place.set_text(&format!("event {gone}\n  aggregate Shelf\n  version 1\n    payload {{}}\n"));
+        let finding = format!("`{gone}` (version 1): no event has this wire name any more");
+        breaks(place.lock().event::<BookAdded>().compare(), &finding);
+    }
 }
 
 #[test]
