@@ -288,6 +288,13 @@ macro_rules! __delegate {
         };
     };
     (@EventStore $type:ty, $self:ident, $inner:expr, {}) => {
+        $crate::__delegate!(@EventStore $type, $self, $inner, {
+            fn multi_stream_appends(&$self) -> Option<&dyn MultiStreamAppends> {
+                $inner.multi_stream_appends()
+            }
+        });
+    };
+    (@EventStore $type:ty, $self:ident, $inner:expr, { $($multi_stream_appends:tt)+ }) => {
         const _: () = {
             use $crate::__private::ports::*;
             #[deny(clippy::missing_trait_methods)]
@@ -316,9 +323,7 @@ macro_rules! __delegate {
                     $inner.snapshots()
                 }
 
-                fn multi_stream_appends(&$self) -> Option<&dyn MultiStreamAppends> {
-                    $inner.multi_stream_appends()
-                }
+                $($multi_stream_appends)+
 
                 fn append_batches(&$self) -> Option<&AppendBatches> {
                     $inner.append_batches()

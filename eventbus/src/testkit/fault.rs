@@ -1,19 +1,26 @@
 //! Backends that fail on demand: for tests of error handling.
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use super::delegate;
 use crate::{
     domain::{
         error::BoxError,
+        idempotency_key::IdempotencyKey,
+        metadata::EventId,
         name::Name,
         record::{NewEvent, RecordedEvent},
         stream::{ExpectedVersion, Position, StreamId},
     },
-    port::{AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, PublishError},
+    port::{
+        AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, MultiStreamAppends,
+        PublishError, ReadError,
+        multi_stream_append::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+    },
 };
 
 /// The failure of one call.
@@ -80,11 +87,13 @@ impl Refusal {
     }
 }
 
-/// A store whose appends and checkpoints fail on demand.
+/// A store whose appends and checkpoints fail on demand. What a transaction of the store appends does not: for its
+/// commits, see [`TableStore::commits`](super::TableStore).
 #[derive(Clone)]
 pub struct FaultyStore {
     store: Arc<dyn EventStore>,
-    /// Failures of the next appends.
+    /// Failures of the next appends, to one stream or to several: of saves, commands with a key, decisions, and what
+    /// handlers save.
     pub appends: Faults,
     /// Failures of the next saves of checkpoints.
     pub checkpoints: Faults,
@@ -94,6 +103,24 @@ impl FaultyStore {
     /// Wraps a working store.
     pub fn new(store: impl EventStore) -> Self {
         Self { store: Arc::new(store), appends: Faults::default(), checkpoints: Faults::default() }
+    }
+
+    async fn append_with_fault<T>(
+        &self,
+        append: impl Future<Output = Result<T, AppendError>>,
+    ) -> Result<T, AppendError> {
+        match self.appends.take() {
+            None => append.await,
+            Some(Fault::Unavailable) => Err(AppendError::Unavailable(test_fault())),
+            Some(Fault::LostReply) => {
+                append.await?;
+                Err(AppendError::OutcomeUnknown(test_fault()))
+            }
+        }
+    }
+
+    fn inner_multi_stream_appends(&self) -> Result<&dyn MultiStreamAppends, BoxError> {
+        self.store.multi_stream_appends().ok_or_else(|| "the store has no multi-stream appends".into())
     }
 }
 
@@ -111,18 +138,48 @@ impl AppendEvents for FaultyStore {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        match self.appends.take() {
-            None => self.store.append(stream, expected, events).await,
-            Some(Fault::Unavailable) => Err(AppendError::Unavailable(test_fault())),
-            Some(Fault::LostReply) => {
-                self.store.append(stream, expected, events).await?;
-                Err(AppendError::OutcomeUnknown(test_fault()))
-            }
-        }
+        self.append_with_fault(self.store.append(stream, expected, events)).await
     }
 }
 
-delegate!(FaultyStore, self => self.store; ReadStream, ReadFeed, Leases, Floors, EventStore, UnfinishedDeliveries {
+#[async_trait]
+impl MultiStreamAppends for FaultyStore {
+    async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
+        let appends = self.inner_multi_stream_appends().map_err(AppendError::Unavailable)?;
+        self.append_with_fault(appends.append_streams(multi)).await
+    }
+
+    async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
+        self.inner_multi_stream_appends().map_err(ReadError::Unavailable)?.is_handled(delivery).await
+    }
+
+    async fn handled_deliveries(&self, events: &[(StreamId, EventId)]) -> Result<Vec<HandledDelivery>, ReadError> {
+        self.inner_multi_stream_appends().map_err(ReadError::Unavailable)?.handled_deliveries(events).await
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        self.inner_multi_stream_appends()?.forget_deliveries(older_than).await
+    }
+
+    async fn find_command(
+        &self,
+        tenant_id: Option<Uuid>,
+        key: &IdempotencyKey,
+    ) -> Result<Option<HandledCommand>, ReadError> {
+        self.inner_multi_stream_appends().map_err(ReadError::Unavailable)?.find_command(tenant_id, key).await
+    }
+
+    async fn forget_commands(&self, older_than: Duration) -> Result<u64, BoxError> {
+        self.inner_multi_stream_appends()?.forget_commands(older_than).await
+    }
+}
+
+delegate!(FaultyStore, self => self.store; ReadStream, ReadFeed, Leases, Floors, EventStore {
+    fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
+        let inner = self.store.multi_stream_appends();
+        inner.map(|_| -> &dyn MultiStreamAppends { self })
+    }
+}, UnfinishedDeliveries {
     async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
         let fault = self.checkpoints.take();
         if fault != Some(Fault::Unavailable) {
