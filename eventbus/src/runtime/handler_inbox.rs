@@ -65,6 +65,18 @@ pub(crate) struct HandlerInbox {
     meters: Meters,
 }
 
+/// Ends the saves of a run when it is over, also if the handler failed or its future was dropped: a task that it left
+/// behind is refused, in place of an answer about events that nobody stores.
+struct EndSaves(Option<Arc<HandlerSaves>>);
+
+impl Drop for EndSaves {
+    fn drop(&mut self) {
+        if let Some(saves) = &self.0 {
+            saves.end();
+        }
+    }
+}
+
 /// How the effects of a handler are committed.
 #[derive(Clone)]
 enum Commit {
@@ -120,6 +132,7 @@ impl HandlerInbox {
 
     async fn try_run(&self, delivery: &Delivery, call: HandlerCall) -> Result<Vec<AfterCommit>, HandlerError> {
         let saves = self.takes_repository.then(Arc::<HandlerSaves>::default);
+        let _end = EndSaves(saves.clone());
         let delivery = match &saves {
             Some(saves) => delivery.clone().with_saves(Arc::clone(saves)),
             None => delivery.clone(),
