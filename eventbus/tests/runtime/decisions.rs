@@ -19,7 +19,7 @@ use eventbus::{
         Boundaries, Boundary, BoundaryCondition, BoundaryRead, FeedFilter, MultiStreamAppends, ReadError, ReadFeed as _,
     },
     support::count_then_read,
-    testkit::delegate,
+    testkit::{Fault, FaultyStore, delegate},
 };
 use futures_util::{FutureExt as _, TryStreamExt as _};
 use tokio::sync::Semaphore;
@@ -448,6 +448,68 @@ async fn a_decision_with_a_key_takes_effect_once() {
     assert!(nothing("k2").await.unwrap().events.is_empty());
     assert!(nothing("k2").await.unwrap().events.is_empty());
     assert_eq!(load(&app, "rust").await.taken, 1);
+}
+
+#[tokio::test]
+async fn a_decision_whose_answer_is_lost_asks_again() {
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let app = app(store.clone()).await;
+    for (failure, key) in [(Fault::LostReply, "k1"), (Fault::Unavailable, "k2")] {
+        let course = format!("of {key}");
+        let decide = async || {
+            let decision = app.decision::<Seats>().about("course", &course).once(key.parse().unwrap(), ());
+            decision.decide(|_| Ok::<_, Never>(defined(&course, 1))).await
+        };
+        store.appends.fail_next(failure, 1);
+        let decided = decide().await;
+        assert_eq!(store.appends.remaining(), 0, "the fault was met");
+        assert_eq!(decided.is_ok(), failure == Fault::LostReply);
+        assert_eq!(decide().await.unwrap().events.len(), 1);
+        assert_eq!(load(&app, &course).await.seats, 1);
+    }
+    assert_eq!(store.head().await.unwrap().get(), 2, "each is stored once");
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "DecisionsInvoice", tags(event_type), type = "DecisionsIssued")]
+struct Issued {
+    number: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "DecisionsInvoice", tags(event_type), type = "DecisionsVoided")]
+struct Voided {
+    number: u64,
+}
+
+#[derive(Debug, Default, Decision)]
+#[decision(events(Issued))]
+struct Invoices;
+
+impl Apply for Invoices {
+    fn apply(&mut self, _event: &InvoicesEvent) {}
+}
+
+/// The decision as the next release has it.
+#[derive(Debug, Default, Decision)]
+#[decision(events(Issued, Voided))]
+struct InvoicesAndMore;
+
+impl Apply for InvoicesAndMore {
+    fn apply(&mut self, _event: &InvoicesAndMoreEvent) {}
+}
+
+#[tokio::test]
+async fn a_repeat_is_recognized_by_a_release_whose_decision_reads_more_types() {
+    let app = app(InMemoryEventStore::new()).await;
+    let key = || "k1".parse().unwrap();
+    let issue = |number| Ok::<_, Never>(Issued { number });
+    let first = app.decision::<Invoices>().about_types().once(key(), "order 7");
+    let first = first.decide(|_| issue(1)).await.unwrap();
+    let repeat = app.decision::<InvoicesAndMore>().about_types().once(key(), "order 7");
+    assert_eq!(repeat.decide(|_| issue(2)).await.unwrap().events, first.events);
+    let of_one_type = app.decision::<Invoices>().about("event_type", "DecisionsIssued").once(key(), "order 7");
+    assert!(of_one_type.decide(|_| issue(3)).await.unwrap_err().is_key_reused());
 }
 
 #[tokio::test]

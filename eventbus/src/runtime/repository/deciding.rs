@@ -100,6 +100,8 @@ pub struct Deciding<D: Decision> {
     context: EventContext,
     /// The tags that an event must have, each set for itself; or the first mistake in them.
     items: Result<BTreeSet<BTreeSet<Tag>>, BoundaryError>,
+    /// Set if the items include all event types of the decision.
+    is_about_types: bool,
     targets: Vec<(Name, AggregateId)>,
     command: Option<KeyedCommand>,
     decision: PhantomData<fn() -> D>,
@@ -118,6 +120,7 @@ impl<D: Decision + Apply> Deciding<D> {
             tenant_id: None,
             context: EventContext::default(),
             items: Ok(BTreeSet::new()),
+            is_about_types: false,
             targets: Vec::new(),
             command: None,
             decision: PhantomData,
@@ -154,6 +157,7 @@ impl<D: Decision + Apply> Deciding<D> {
     ///
     /// All such decisions wait for each other: for numbers without gaps, not for what many do at once.
     pub fn about_types(mut self) -> Self {
+        self.is_about_types = true;
         for event in D::Event::EVENTS.descriptors() {
             let is_declared = event.tags.contains(&EVENT_TYPE_TAG);
             let undeclared = BoundaryError::UndeclaredType { event_type: event.event_type };
@@ -319,10 +323,12 @@ impl<D: Decision + Apply> Deciding<D> {
     /// reads: a release may read more, and still gets repeats of former commands.
     fn shown(&self, boundary: &Boundary) -> String {
         let tags = |item: &BTreeSet<Tag>| item.iter().map(|tag| tag.as_str().to_owned()).collect::<Vec<_>>();
-        let items: Vec<_> = boundary.items.iter().map(tags).collect();
+        let is_shown = |item: &&BTreeSet<Tag>| !self.is_about_types || !is_event_type(item);
+        let items: Vec<_> = boundary.items.iter().filter(is_shown).map(tags).collect();
         let targets = self.targets.iter().map(|(aggregate_type, id)| format!("{aggregate_type}/{id}"));
         // lists of texts are told apart by their lengths
-        format!("{items:?} {:?}", targets.collect::<BTreeSet<_>>())
+        let types = if self.is_about_types { " all types" } else { "" };
+        format!("{items:?} {:?}{types}", targets.collect::<BTreeSet<_>>())
     }
 
     /// Appends decided events; returns `None` if the command took effect before.
@@ -502,6 +508,10 @@ impl<D: Decision + Apply, C: Serialize> DecidingOnce<D, C> {
     {
         self.deciding.decide_with(self.command, decide)
     }
+}
+
+fn is_event_type(item: &BTreeSet<Tag>) -> bool {
+    item.len() == 1 && item.iter().all(|tag| tag.name() == EVENT_TYPE_TAG)
 }
 
 fn unsupported(store: &dyn EventStore) -> SaveError {
