@@ -178,6 +178,37 @@ async fn each_outcome_of_a_repository_has_its_status() {
     assert_eq!(ask(&app, "GET", "/accounts/1", "").await.0, 200);
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Guest, unique(email), tags(room))]
+struct CheckedIn {
+    email: String,
+    room: String,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(CheckedIn))]
+struct Guest;
+
+impl Apply for Guest {
+    fn apply(&mut self, _event: &GuestEvent) {}
+}
+
+#[tokio::test]
+async fn a_text_of_the_request_that_no_store_can_keep_is_named_to_the_client() {
+    let guests = AggregateRepository::<Guest>::new(InMemoryEventStore::new());
+    let long = "x".repeat(2_000);
+    for (email, room, detail) in [
+        (long.as_str(), "1", "unique value `email` has 2000 bytes, more than 1000"),
+        ("a@b.c", &long, "tag `room` has 2005 bytes, more than 1000"),
+        ("a\0@b.c", "1", "field `email` holds a null character"),
+    ] {
+        let check_in = |_: &Guest| Ok::<_, Never>(CheckedIn { email: email.into(), room: room.into() });
+        let problem = Problem::from(guests.upsert(&AggregateId::new(), check_in).await.unwrap_err());
+        let (status, body) = read(problem.into_response()).await;
+        assert_eq!((status, &body["detail"]), (400, &json!(detail)));
+    }
+}
+
 #[tokio::test]
 async fn what_exists_and_another_writer_who_was_first_are_conflicts() {
     let app = App::builder().start().await.unwrap();

@@ -10,8 +10,10 @@ use serde::Serialize;
 
 use crate::{
     domain::{
+        codec::{EncodeError, EncodeFault},
         error::{Error, Never},
         stream::{ExpectedVersion, Version},
+        validity::{EventFault, NULL_CHARACTER},
     },
     port::{AppendError, DeadLetterError, ReadError},
     runtime::{
@@ -220,6 +222,16 @@ impl From<SaveError> for Problem {
             _ if error.is_conflict() => Self::new(StatusCode::CONFLICT, "a concurrent change was first, try again"),
             SaveError::Append(AppendError::Taken { name, .. }) => {
                 Self::new(StatusCode::CONFLICT, format!("`{name}` is taken already"))
+            }
+            // values of the request, which the messages name and do not show
+            SaveError::Encode(EncodeError {
+                reason: reason @ (EncodeFault::Tag(_) | EncodeFault::UniqueValue(_)),
+                ..
+            }) => Self::new(StatusCode::BAD_REQUEST, reason.to_string()),
+            SaveError::Encode(EncodeError { reason: EncodeFault::Invalid(EventFault::Payload(field)), .. })
+                if field.reason() == NULL_CHARACTER =>
+            {
+                Self::new(StatusCode::BAD_REQUEST, format!("field `{}` holds a null character", field.path()))
             }
             SaveError::Append(append) if append.is_retryable() => Self::unavailable(error),
             SaveError::Append(_)

@@ -235,7 +235,7 @@ fn first_fault(json: &[u8], backend: BackendKind) -> Option<(usize, &'static str
                 at += 1;
                 match code_unit(json, at) {
                     Some(0) if backend == BackendKind::Store => {
-                        return Some((at, "a null character (`\\u0000`), which no text of PostgreSQL can hold"));
+                        return Some((at, NULL_CHARACTER));
                     }
                     Some(0xD800..=0xDBFF) => {
                         at += "uXXXX".len();
@@ -256,6 +256,7 @@ fn first_fault(json: &[u8], backend: BackendKind) -> Option<(usize, &'static str
     None
 }
 
+pub(crate) const NULL_CHARACTER: &str = "a null character (`\\u0000`), which no text of PostgreSQL can hold";
 const UNPAIRED_SURROGATE: &str = "half a surrogate pair, which is no text";
 
 /// Returns the number of an escape `uXXXX`, if it is one.
