@@ -85,7 +85,8 @@ pub(super) struct Chain {
 /// The function of a version takes what its upcaster takes, and calls the function of the next version with the result.
 pub(super) fn expand(krate: &Path, ident: &Ident, upcasters: &[Upcaster], complete: bool) -> Chain {
     let private = quote!(#krate::__private);
-    let function = |index: usize| format_ident!("upcast_from_{}", index + 1, span = Span::mixed_site());
+    // functions are seen by the paths of the user, which may name one `upcast_from_1`
+    let function = |index: usize| format_ident!("__eventbus_upcast_from_{}", index + 1, span = Span::mixed_site());
     let (mut functions, mut decoders, mut checks) = (TokenStream::new(), TokenStream::new(), TokenStream::new());
     let (value, json) = (Ident::new("value", Span::mixed_site()), Ident::new("json", Span::mixed_site()));
     for (index, upcaster) in upcasters.iter().enumerate() {

@@ -56,10 +56,10 @@ fn from_3(fields: &mut Fields) -> Result<(), FieldError> {
 
 /// An event without fields that had one, by an upcaster that cannot refuse.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate_type = "Sensor", version = 2, upcast(forget))]
+#[event(aggregate_type = "Sensor", version = 2, upcast(upcast_from_1))]
 struct Calibrated;
 
-fn forget(fields: &mut Fields) {
+fn upcast_from_1(fields: &mut Fields) {
     fields.remove("by");
 }
 
