@@ -14,7 +14,7 @@ use std::{
 use eventbus::{
     RecordedEvent,
     port::AppendSignal,
-    support::{Backoff, BackoffTimer},
+    support::{Backoff, BackoffTimer, Outage},
 };
 use sqlx::{AssertSqlSafe, Executor as _, SqlSafeStr as _, postgres::PgListener};
 use tokio::{
@@ -175,10 +175,10 @@ impl NotifyTask {
     }
 
     async fn run(&self, mut local_appends: watch::Receiver<()>) {
-        let mut backoff = BackoffTimer::new(RECONNECT_BACKOFF);
+        let (mut backoff, mut outage) = (BackoffTimer::new(RECONNECT_BACKOFF), Outage::default());
         loop {
             let mut is_connected = false;
-            let ended = self.run_connected(&mut local_appends, &mut is_connected).await;
+            let ended = self.run_connected(&mut local_appends, &mut is_connected, &mut outage).await;
             let Err(error) = ended else { return };
             if matches!(error, sqlx::Error::PoolClosed) {
                 return;
@@ -187,6 +187,13 @@ impl NotifyTask {
                 backoff.reset();
             }
             let retry = backoff.next_delay();
+            // a connection that is lost and made again at once is no news
+            if !is_connected && outage.begins() {
+                tracing::warn!(
+                    channel = self.channel, %error,
+                    "no connection for notifications, trying again: processes see each other's events up to seconds later"
+                );
+            }
             tracing::debug!(channel = self.channel, ?error, ?retry, "no connection for notifications, reconnecting");
             sleep(retry).await;
         }
@@ -197,9 +204,13 @@ impl NotifyTask {
         &self,
         local_appends: &mut watch::Receiver<()>,
         is_connected: &mut bool,
+        outage: &mut Outage,
     ) -> Result<(), sqlx::Error> {
         let mut listener = self.connect_listener().await?;
         *is_connected = true;
+        if let Some(lasted) = outage.ends() {
+            tracing::info!(channel = self.channel, ?lasted, "connected for notifications again");
+        }
         // readers wake: notifications sent while it was not connected are lost
         let _listening = Listening::begin(self);
         let mut next = Instant::now();

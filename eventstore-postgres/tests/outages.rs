@@ -18,7 +18,9 @@ use std::{
 
 use common::within;
 use counter::{Counted, Counter};
-use eventbus::{App, ExpectedVersion, Never, NewEvent, Position, port::AppendEvents as _, prelude::*};
+use eventbus::{
+    App, ExpectedVersion, Never, NewEvent, Position, port::AppendEvents as _, prelude::*, projection::ProjectionError,
+};
 use eventstore_postgres::{PgConnection, PgEventStoreConfig};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -58,6 +60,7 @@ async fn of_a_server_that_is_away_roles_and_projections_say_so_once_and_when_the
     let app = app.start().await.unwrap();
     save(&app).await;
     server.stop();
+    told(&["no connection for notifications, trying again", "channel="]).await;
     let roles = ["projection:in-rows", "projection:elsewhere"].map(|role| format!("role={role}"));
     for role in &roles {
         told(&["gives up the role", role]).await;
@@ -128,6 +131,38 @@ async fn a_rebuild_waits_for_a_server_that_is_away_between_two_rounds() {
     assert_eq!((rebuilt.events, rebuilt.position), (300, Position::new(300)));
     back.await.unwrap();
     assert_told_once("projection=\"rebuilt\"", "rebuild cannot go on, trying again", "rebuild goes on");
+    within(app.shutdown(LONG)).await.unwrap();
+}
+
+/// Passes over the error of a statement, after which the server refuses all others of the transaction.
+#[derive(Debug, Default)]
+struct Careless;
+
+#[projection(name = "careless", tables("careless_rows"), manual)]
+impl Careless {
+    async fn counted(&self, _event: &Counted, meta: &Metadata, connection: &mut PgConnection) {
+        let insert = sqlx::query("INSERT INTO careless_rows (version) VALUES ($1)");
+        let _ = insert.bind(meta.version().as_i64()).execute(connection).await;
+    }
+}
+
+/// Fails if the projection takes its own error for an outage: it would try again for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_method_that_passes_over_an_error_stops_the_projection_at_its_event() {
+    let server = eventbus_test::private_postgres();
+    let config = PgEventStoreConfig { database_url: server.url().into(), ..Default::default() };
+    let store = common::open(config).await;
+    let mut admin = common::connect(server.url()).await;
+    common::run(&mut admin, "CREATE TABLE careless_rows (version bigint PRIMARY KEY)").await;
+    for events in [2, 1] {
+        let events = (0..events).map(|_| NewEvent::from_event(&Counted {}).unwrap()).collect();
+        within(store.append(&common::stream(), ExpectedVersion::NoStream, events)).await.unwrap();
+    }
+    let app = App::builder().store(store).projection(Careless).start().await.unwrap();
+    let stopped = within(app.projected::<Careless>(Position::new(3))).await.map(drop).unwrap_err();
+    assert!(matches!(stopped, ProjectionError::Stopped { position, .. } if position == 3), "{stopped:?}");
+    let rows = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM careless_rows").fetch_one(&mut admin).await.unwrap();
+    assert_eq!(rows, 2, "those of the events before it");
     within(app.shutdown(LONG)).await.unwrap();
 }
 

@@ -18,15 +18,12 @@ use crate::{
     missing_events,
     query::{QueryError, query_rows, query_value},
     readers::Readers,
-    row::{PAGE_EVENTS_MAX, from_micros, query_page, read_event, stream_columns, to_position},
+    row::{PAGE_EVENTS_MAX, from_micros, query_page, read_event, stream_columns},
+    search::{SEARCH_POSITIONS_MAX, load_head},
     store::SqliteEventStore,
     tagged_positions::TaggedPositions,
     visit,
 };
-
-/// Maximum number of positions that one page searches, among tagged events of those that have the rarest tag of a set: a
-/// search for rare events must not keep a connection for long.
-pub(crate) const SEARCH_POSITIONS_MAX: i64 = 8_192;
 
 #[async_trait]
 impl ReadFeed for SqliteEventStore {
@@ -122,7 +119,6 @@ fn load_filtered_page(
     end: Position,
     filter: &FilterParameters,
 ) -> Result<Page<Position>, QueryError> {
-    // there is no event to search for beyond the last one
     let end = end.min(load_head(connection)?);
     if filter.tags.is_some() {
         return load_tagged_page(connection, after, end, filter);
@@ -196,11 +192,6 @@ fn count_matching(
     let parameters = params![after.as_i64(), through.as_i64(), aggregate_types, event_types, filter.tenant()];
     let count: Option<i64> = query_value(connection, include_str!("sql/count_events.sql"), parameters)?;
     Ok(count.unwrap_or(0).unsigned_abs())
-}
-
-pub(crate) fn load_head(connection: &Connection) -> Result<Position, QueryError> {
-    let head: i64 = query_value(connection, include_str!("sql/head.sql"), [])?.unwrap_or(0);
-    Ok(to_position(head, || format!("position {head}"))?)
 }
 
 fn load_first_recorded_after(connection: &Connection, after: Position) -> Result<Option<OffsetDateTime>, QueryError> {

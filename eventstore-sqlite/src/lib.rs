@@ -51,6 +51,7 @@ mod read;
 mod readers;
 mod row;
 mod schema;
+mod search;
 mod shadow_databases;
 mod snapshot;
 mod store;

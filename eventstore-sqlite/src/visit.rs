@@ -24,10 +24,10 @@ use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 use crate::{
-    feed::{SEARCH_POSITIONS_MAX, load_head},
     filter::FilterParameters,
     query::QueryError,
     row::{get_stream, is_object, stream_columns},
+    search::{SEARCH_POSITIONS_MAX, load_head},
     store::SqliteEventStore,
 };
 
@@ -182,7 +182,6 @@ impl FeedChunk {
         filter: &FilterParameters,
         streams: Streams,
     ) -> Result<Self, QueryError> {
-        // there is no event to search for beyond the last one
         let through = through.min(load_head(connection)?).as_i64();
         let searched = after.as_i64().saturating_add(SEARCH_POSITIONS_MAX).min(through);
         let FilterParameters { aggregate_types, event_types, .. } = filter;

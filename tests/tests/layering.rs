@@ -165,7 +165,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         "eventstore-sqlite",
         &[
             &["blocking", "config", "error", "files", "filter", "location", "migration_step", "query", "row", "schema"],
-            &["connection", "migrate", "tag_rows", "value_rows"],
+            &["connection", "migrate", "search", "tag_rows", "value_rows"],
             &["checked_append", "shadow_databases", "tagged_positions"],
             &["readers", "writer"],
             &["store_inner"],

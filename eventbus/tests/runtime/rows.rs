@@ -299,6 +299,19 @@ async fn a_store_that_is_away_does_not_stop_the_projection() {
     assert_eq!(counted(&store).await, (1, 1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_is_over_is_not_shown_beside_the_event_that_stops_the_projection() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(u32::MAX));
+    store.create_table("order_rows").await;
+    let bad = save(&store, "bad", 0).await;
+    store.begins.fail_next(Fault::Unavailable, 1);
+    let app = app(&store, &mood).await;
+    stopped(&app, bad).await;
+    assert_eq!(store.begins.remaining(), 0, "the outage was met");
+    let status = app.projections().await.unwrap().remove(0);
+    assert_eq!((status.owner, status.trouble, status.trouble_since), (ProjectionOwner::Stopped, None, None));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_whose_lease_has_passed_on_writes_nothing() {
     let (store, mood) = (TableStore::new(), Mood::default());

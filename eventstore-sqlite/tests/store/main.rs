@@ -13,6 +13,7 @@ mod corrupt;
 mod files;
 mod missing_events;
 mod open;
+mod rolling;
 mod shadows;
 mod shared_file;
 mod snapshots;

@@ -231,7 +231,7 @@ impl AppTasks {
         }
     }
 
-    /// Aborts all tasks; returns once they have ended.
+    /// Aborts all tasks; returns once they have ended. A rebuild after missed events may end a moment later.
     #[cfg(feature = "testkit")]
     pub(super) async fn abort(&self) {
         self.abort.cancel();

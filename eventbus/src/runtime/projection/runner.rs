@@ -5,9 +5,9 @@
 //!
 //! Invariant: the owner loads the checkpoint after it has acquired the lease, never before.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -90,10 +90,23 @@ impl<P: Projection> ProjectionRunner<P> {
             }
             return;
         }
-        let needs_rebuild = Notify::new();
-        let rebuild = rebuild_when_needed(&self.inner, &self.context, &needs_rebuild, &cancel);
-        // beside each other: the live rows serve and advance while a rebuild fills its copies
-        tokio::join!(self.feed_rows(&mut feed, &needs_rebuild, &cancel), rebuild);
+        let needs_rebuild = Arc::<Notify>::default();
+        // beside each other: the live rows serve and advance while a rebuild fills its copies. In a task of its own, as a
+        // store refuses statements of a task that has a transaction open
+        let mut rebuild = JoinSet::new();
+        rebuild.spawn({
+            let (inner, context) = (Arc::clone(&self.inner), self.context.clone());
+            let (needs_rebuild, cancel) = (Arc::clone(&needs_rebuild), cancel.clone());
+            async move { rebuild_when_needed(&inner, &context, &needs_rebuild, &cancel).await }
+        });
+        let rebuilt = async {
+            if let Some(Err(ended)) = rebuild.join_next().await
+                && ended.is_panic()
+            {
+                resume_unwind(ended.into_panic());
+            }
+        };
+        tokio::join!(self.feed_rows(&mut feed, &needs_rebuild, &cancel), rebuilt);
     }
 
     /// Feeds a projection that keeps rows, whenever this process holds the lease; notifies of a rebuild that it needs.
@@ -101,21 +114,27 @@ impl<P: Projection> ProjectionRunner<P> {
         while let Some(held_lease) = wait_for_lease(&self.inner, &self.context, &self.lease_request, feed, cancel).await
         {
             self.inner.progress().set_owner(true);
-            let type_check = check_types(&self.inner, &self.context, &held_lease).await;
-            if matches!(type_check, Ok(TypeCheck::Complete | TypeCheck::NeedsRebuild)) {
+            // it may count the events of the whole feed
+            let type_check = tokio::select! {
+                type_check = check_types(&self.inner, &self.context, &held_lease) => Some(type_check),
+                () = held_lease.ended().cancelled() => None,
+                () = cancel.cancelled() => None,
+            };
+            if matches!(type_check, Some(Ok(TypeCheck::Complete | TypeCheck::NeedsRebuild))) {
                 self.inner.progress().resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
             }
             let feeding_end = match type_check {
-                Ok(TypeCheck::Complete) => self.feed_with_lease(&held_lease, feed).await,
-                Ok(TypeCheck::NeedsRebuild) => {
+                Some(Ok(TypeCheck::Complete)) => self.feed_with_lease(&held_lease, feed).await,
+                Some(Ok(TypeCheck::NeedsRebuild)) => {
                     needs_rebuild.notify_one();
                     self.feed_with_lease(&held_lease, feed).await
                 }
-                Ok(TypeCheck::Stopped) => FeedingEnd::Stopped,
-                Err(error) => {
+                Some(Ok(TypeCheck::Stopped)) => FeedingEnd::Stopped,
+                Some(Err(error)) => {
                     self.inner.progress().report_problem(&error, &*self.context.store);
                     FeedingEnd::Ended
                 }
+                None => FeedingEnd::Ended,
             };
             self.inner.progress().set_owner(false);
             held_lease.release().await;
@@ -242,11 +261,13 @@ impl<P: Projection> ProjectionRunner<P> {
             }
             Err(FeedStop::LeaseLost) => false,
             Err(FeedStop::EventFailed(record, error)) => {
+                progress.set_problem(None);
                 progress.stop_at(&record, &error, generation);
                 return Some(FeedingEnd::Stopped);
             }
             Err(FeedStop::MissingTable(error)) => {
                 tracing::error!(%error, "projection stopped before its first event");
+                progress.set_problem(None);
                 progress.stop(error, generation);
                 return Some(FeedingEnd::Stopped);
             }
@@ -263,6 +284,7 @@ impl<P: Projection> ProjectionRunner<P> {
     ) -> Option<FeedingEnd> {
         // a retry would read the same damaged event
         if matches!(error.downcast_ref(), Some(ReadError::Corrupt { .. })) {
+            self.inner.progress().set_problem(None);
             self.inner.progress().stop_at_damage(error);
             return Some(FeedingEnd::Stopped);
         }

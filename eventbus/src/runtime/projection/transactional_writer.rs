@@ -217,7 +217,16 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
                 break;
             }
         }
-        self.check_tables(&mut *transaction).await?;
+        let is_late = transaction.is_late();
+        match self.check_tables(&mut *transaction).await {
+            Ok(()) => {}
+            // a statement that failed and whose error a method passed over, or a method that took too long
+            Err(FeedStop::Store(error)) => {
+                drop(transaction);
+                return self.confirm_ownership(0..handled, HandlerError::from(error), is_late).await;
+            }
+            Err(stop) => return Err(stop),
+        }
         let to = if handled == events.len() { through } else { position_of(events[..handled].last()) };
         let is_late = transaction.is_late();
         match self.commit_at(transaction, to).await {
