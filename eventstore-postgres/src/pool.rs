@@ -8,12 +8,14 @@
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use eventbus::BoxError;
 use futures_util::TryStreamExt as _;
+use parking_lot::Mutex;
 use sqlx::{
-    AssertSqlSafe, Connection, Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _, SqlStr, Transaction,
+    AssertSqlSafe, Connection, Executor as _, PgConnection, PgPool, Postgres, Row as _, SqlSafeStr as _, SqlStr,
+    Transaction,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
 };
 use tokio::{
@@ -41,6 +43,9 @@ pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 /// a whole table is not compiled for that.
 pub(crate) const PLANNER_SETTINGS: [(&str, &str); 3] =
     [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("jit", "off")];
+
+/// The most processes of servers that are remembered.
+const KNOWN_BACKENDS_MAX: usize = 1_024;
 
 const COMMIT: SqlStr = SqlStr::from_static("COMMIT");
 const ROLLBACK: SqlStr = SqlStr::from_static("ROLLBACK");
@@ -83,12 +88,44 @@ enum StatementConnections {
 #[derive(Debug)]
 struct SharedPool {
     begin: SqlStr,
+    known: KnownBackends,
     statements: Gate,
     transactions: Gate,
     /// At most `max_transactions`.
     transaction_permits: Arc<Semaphore>,
     /// One less than the connections for the store.
     holder_permits: Arc<Semaphore>,
+}
+
+/// The processes of the server that have answered on a pool of the application, which does not tell of its new connections,
+/// nor of the server that a pooler has chosen.
+struct KnownBackends {
+    on_connect: OnConnect,
+    /// The id of each process, and when its server was started, in microseconds since 1970.
+    known: Mutex<HashSet<(i32, i64)>>,
+}
+
+impl KnownBackends {
+    /// Reports a connection, unless its process is known, by the row of [`begin_statement`].
+    fn note(&self, begun: Option<&PgRow>) {
+        let backend = begun.and_then(|row| Some((row.try_get(0).ok()?, row.try_get(1).ok()?)));
+        let is_known = backend.is_some_and(|backend| {
+            let mut known = self.known.lock();
+            if known.len() == KNOWN_BACKENDS_MAX && !known.contains(&backend) {
+                known.clear();
+            }
+            !known.insert(backend)
+        });
+        if !is_known {
+            (self.on_connect)();
+        }
+    }
+}
+
+impl fmt::Debug for KnownBackends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KnownBackends").field(&self.known).finish()
+    }
 }
 
 /// The share of a transaction in the connections of the application's pool, until it is dropped.
@@ -105,8 +142,8 @@ pub(crate) struct LongWaitPermit<'s> {
 }
 
 impl ConnectionPools {
-    /// Creates the pools; a pool opens each connection when it is first needed.
-    /// Calls `on_connect` for each new connection of the store's own.
+    /// Creates the pools; a pool opens each connection when it is first needed. Calls `on_connect` for each new connection of
+    /// the store's own, and when a process of the server answers a statement on the application's pool for the first time.
     pub(crate) fn new(config: &PgEventStoreConfig, connector: Connector, on_connect: &OnConnect) -> Self {
         let half = config.max_connections.div_ceil(2) as usize;
         let long_wait = (half / 2).max(1);
@@ -116,7 +153,7 @@ impl ConnectionPools {
                 let statements = StatementPool::new(statements, config.connect_timeout);
                 (StatementConnections::Own(Arc::new(statements)), transactions)
             }
-            Connector::Shared(pool) => (StatementConnections::Shared(Arc::new(shared_pool(config))), pool),
+            Connector::Shared(pool) => (StatementConnections::Shared(Arc::new(shared_pool(config, on_connect))), pool),
         };
         Self {
             statements,
@@ -196,7 +233,9 @@ impl ConnectionPools {
             None => self.await_answer(take_rows(checked_out.get(), query, &mut take)).await,
             Some(shared) => {
                 // without an answer to it no statement was sent
-                self.execute(&mut checked_out, shared.begin.clone()).await.map_err(StatementError::into_not_sent)?;
+                let begin = checked_out.get().fetch_all(sqlx::raw_sql(shared.begin.clone()));
+                let begun = self.await_answer(begin).await.map_err(StatementError::into_not_sent)?;
+                shared.known.note(begun.last());
                 match self.await_answer(take_rows(checked_out.get(), query, &mut take)).await {
                     Ok(()) => self.execute(&mut checked_out, COMMIT).await,
                     failed => failed,
@@ -350,11 +389,12 @@ fn own_pools(config: &PgEventStoreConfig, options: &PgConnectOptions, on_connect
     (statements.connect_lazy_with(options_of_statements), transactions.connect_lazy_with(options.clone()))
 }
 
-fn shared_pool(config: &PgEventStoreConfig) -> SharedPool {
+fn shared_pool(config: &PgEventStoreConfig, on_connect: &OnConnect) -> SharedPool {
     // a store without transactions may have a single connection, for which an append that waits needs a permit too
     let holders = (config.max_connections as usize).saturating_sub(1).max(1);
     SharedPool {
         begin: begin_statement(config),
+        known: KnownBackends { on_connect: Arc::clone(on_connect), known: Mutex::default() },
         statements: Gate::default(),
         transactions: Gate::default(),
         transaction_permits: Arc::new(Semaphore::new(config.max_transactions as usize)),
@@ -365,7 +405,7 @@ fn shared_pool(config: &PgEventStoreConfig) -> SharedPool {
 /// Returns the begin of the transaction of one statement, with the settings that connections of the store's own have.
 ///
 /// `READ WRITE` is what a standby refuses, see [`refuse_standby`]. An earlier user of the connection may have switched
-/// `synchronous_commit` off.
+/// `synchronous_commit` off. The row tells which process of which server answers.
 fn begin_statement(config: &PgEventStoreConfig) -> SqlStr {
     let limit = milliseconds(config.statement_timeout);
     let mut sql = format!(
@@ -375,7 +415,8 @@ fn begin_statement(config: &PgEventStoreConfig) -> SqlStr {
     for (name, value) in PLANNER_SETTINGS {
         sql += &format!("SET LOCAL {name} = {value}; ");
     }
-    sql += "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
+    sql += "SELECT pg_backend_pid(), (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+            CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END";
     // safe: this crate's own text and numbers
     AssertSqlSafe(sql).into_sql_str()
 }

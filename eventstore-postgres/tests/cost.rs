@@ -178,7 +178,7 @@ impl QuietServer {
             SELECT coalesce(sum(plans), 0)::bigint FROM pg_stat_statements
             WHERE dbid = (SELECT oid FROM pg_database WHERE datname = 'orders')
             -- stands beside `BEGIN` on a pool of the application, and reads no table
-            AND query NOT LIKE 'SELECT set_config(%'";
+            AND query NOT LIKE 'SELECT pg_backend_pid()%'";
         within(async { while sqlx::query_scalar::<_, i64>(SESSIONS).fetch_one(&mut self.admin).await.unwrap() > 0 {} })
             .await;
         let counters = sqlx::query_as(COUNTERS).fetch_one(&mut self.admin).await.unwrap();

@@ -20,7 +20,10 @@ use eventbus::{
     },
     store::VisitedFeedEvent,
 };
-use eventstore_postgres::{PgEventStore, PgEventStoreConfig, sqlx::postgres::PgConnectOptions};
+use eventstore_postgres::{
+    PgEventStore, PgEventStoreConfig, PgOnPoolConfig,
+    sqlx::{PgPool, postgres::PgConnectOptions},
+};
 use futures_util::TryStreamExt as _;
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -69,8 +72,24 @@ async fn an_append_whose_backend_is_terminated_is_made_again() {
 #[tokio::test]
 async fn after_a_failover_that_lost_commits_each_event_is_of_its_own_stream() {
     let database = TestDatabase::create("").await;
-    let config = PgEventStoreConfig { notify: false, ..database.config() };
-    let store = open(config.clone()).await;
+    assert_each_event_is_of_its_own_stream(&database, open(without_notify(&database)).await).await;
+}
+
+/// The pool does not tell of its new connections.
+#[tokio::test]
+async fn after_such_a_failover_on_a_pool_of_the_application_each_event_is_of_its_own_stream() {
+    let database = TestDatabase::create("").await;
+    let pool = PgPool::connect(&without_notify(&database).database_url).await.unwrap();
+    let config = PgOnPoolConfig { notify: false, ..Default::default() };
+    let store = PgEventStore::on_with(pool, config).await.unwrap();
+    assert_each_event_is_of_its_own_stream(&database, store).await;
+}
+
+fn without_notify(database: &TestDatabase) -> PgEventStoreConfig {
+    PgEventStoreConfig { notify: false, ..database.config() }
+}
+
+async fn assert_each_event_is_of_its_own_stream(database: &TestDatabase, store: PgEventStore) {
     let stream = stream();
     add(&store, &stream, 1).await;
     assert_eq!(feed(&store).await[0].metadata().stream(), &stream);
@@ -80,7 +99,7 @@ async fn after_a_failover_that_lost_commits_each_event_is_of_its_own_stream() {
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid()";
     run(&mut admin, lose).await;
-    let other = open(config).await;
+    let other = open(without_notify(database)).await;
     let of_other = StreamId::parse("Parcel", "p-1").unwrap();
     let sent = vec![NewEvent::new(Name::from_static("Sent"), 1, "{}")];
     other.append(&of_other, ExpectedVersion::NoStream, sent).await.unwrap();
