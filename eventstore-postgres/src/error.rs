@@ -279,10 +279,11 @@ pub enum PgTransactionError {
         /// The column.
         column: String,
     },
-    /// A table outside of the shadow would lose or change rows when the rows that they refer to are replaced.
+    /// A table outside of the shadow would lose or change rows if the rows that they refer to are replaced, or would make the
+    /// server refuse the replacement.
     #[error(
-        "rows of `{table}` cannot be replaced: `{by}` refers to them `ON DELETE CASCADE` or `SET ..` and would lose \
-         its rows or values; name it among the tables of the projection too, or let it refer without that"
+        "rows of `{table}` cannot be replaced: `{by}` refers to them by a foreign key; name it among the tables of the \
+         projection too, or make the key `ON DELETE NO ACTION DEFERRABLE`"
     )]
     Referred {
         /// The table whose rows are to be replaced.

@@ -41,6 +41,8 @@ impl<'a> ShadowTables<'a> {
     pub(crate) async fn make(&mut self) -> Result<Position, BoxError> {
         self.lock_shadow().await?;
         let pairs = self.find_pairs().await?;
+        // before the work, which may take hours, and again before rows are replaced
+        self.check_references(&pairs).await?;
         let mut is_there = true;
         for pair in &pairs {
             is_there = is_there && self.has_same_shape(pair).await?;
@@ -89,6 +91,8 @@ impl<'a> ShadowTables<'a> {
             self.transaction.run(format!("LOCK TABLE {live} IN SHARE ROW EXCLUSIVE MODE")).await?;
         }
         let filled = self.take_filled_position().await?.unwrap_or(Position::START);
+        // until the rows are there again
+        self.transaction.run("SET CONSTRAINTS ALL DEFERRED".into()).await?;
         // backward: tables come after those that they refer to
         for TablePair { live, .. } in pairs.iter().rev() {
             self.transaction.run(format!("DELETE FROM {live}")).await?;
@@ -96,6 +100,8 @@ impl<'a> ShadowTables<'a> {
         for pair in &pairs {
             self.copy_rows(pair).await?;
         }
+        // checks each row here, as the commit has less time
+        self.transaction.run("SET CONSTRAINTS ALL IMMEDIATE".into()).await?;
         self.transaction.extend_deadline(Duration::ZERO);
         Ok(filled)
     }

@@ -250,7 +250,7 @@ async fn copies_of_tables_that_changed_are_made_anew() {
     assert_eq!(place.make().await, Position::START);
     assert_eq!(place.store.load_checkpoint(&place.shadow.name).await.unwrap(), None);
     place.fill(0, 3, 500).await;
-    place.shadow.tables.pop();
+    place.shadow.tables.remove(0);
     assert_eq!(place.make().await, Position::new(3));
 }
 
@@ -311,19 +311,43 @@ async fn rows_are_deleted_by_the_value_of_a_column_of_any_type() {
     assert_eq!(place.orders().await, [(1, 200, 2)]);
 }
 
+/// Before the copies are filled, which may take hours.
 #[tokio::test]
-async fn tables_that_would_lose_rows_with_those_that_are_replaced_are_named() {
+async fn tables_that_would_lose_rows_with_those_that_are_replaced_or_forbid_it_are_named() {
+    for on_delete in ["ON DELETE CASCADE", "ON DELETE SET NULL", "ON DELETE RESTRICT", ""] {
+        let mut place = Place::new().await;
+        let notes = format!("CREATE TABLE app.notes (about integer REFERENCES app.orders {on_delete})");
+        let insert = "INSERT INTO app.notes VALUES (1)";
+        place.make().await;
+        run(&mut place.admin, &format!("{notes}; {insert}")).await;
+        for is_made in [true, false] {
+            let error = match is_made {
+                true => place.transactions.begin().await.unwrap().replace_rows(&place.shadow).await.unwrap_err(),
+                false => place.transactions.make_shadow(&place.shadow).await.unwrap_err(),
+            };
+            let Some(PgTransactionError::Referred { table, by }) = error.downcast_ref() else { panic!("{error}") };
+            assert_eq!((&**table, &**by), ("orders", "notes"));
+        }
+        assert_eq!(place.count("SELECT count(*) FROM app.notes WHERE about = 1").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn rows_that_others_refer_to_by_a_key_that_can_be_deferred_are_replaced() {
     let mut place = Place::new().await;
-    run(
-        &mut place.admin,
-        "CREATE TABLE app.notes (about integer REFERENCES app.orders ON DELETE CASCADE); INSERT INTO app.notes VALUES (1)",
-    )
-    .await;
+    let notes =
+        "CREATE TABLE app.notes (about integer REFERENCES app.orders DEFERRABLE); INSERT INTO app.notes VALUES (2)";
+    run(&mut place.admin, notes).await;
     place.make().await;
-    let mut transaction = place.transactions.begin().await.unwrap();
-    let error = transaction.replace_rows(&place.shadow).await.unwrap_err();
-    let Some(PgTransactionError::Referred { table, by }) = error.downcast_ref() else { panic!("{error}") };
-    assert_eq!((&**table, &**by), ("orders", "notes"));
-    drop(transaction);
-    assert_eq!(place.count("SELECT count(*) FROM app.notes").await, 1);
+    let replace = async |place: &Place| -> Result<(), BoxError> {
+        let mut transaction = place.transactions.begin().await?;
+        transaction.replace_rows(&place.shadow).await?;
+        transaction.commit().await
+    };
+    place.fill(0, 7, 500).await;
+    let refused = replace(&place).await.unwrap_err();
+    assert!(refused.to_string().contains("notes_about_fkey"), "there would be no second order: {refused}");
+    place.fill(7, 8, 700).await;
+    replace(&place).await.unwrap();
+    assert_eq!(place.count("SELECT cents FROM app.notes JOIN app.orders o ON o.id = about").await, 700);
 }
