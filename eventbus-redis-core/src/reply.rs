@@ -66,6 +66,7 @@ pub fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
         || is_unauthenticated(error)
+        || is_missing_right_of_script(error)
         || is_stream_closed(error)
 }
 
@@ -74,6 +75,11 @@ pub fn is_refusal(error: &RedisError) -> bool {
 fn is_unauthenticated(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("unauthenticated multibulk length"))
         || error.detail().is_some_and(|detail| detail.contains("unauthenticated bulk length"))
+}
+
+/// Returns `true` if a script called what its user may not: Redis 7.0 replies with `ERR` then, later ones with `NOPERM`.
+fn is_missing_right_of_script(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("The user executing the script can't"))
 }
 
 /// Returns `true` if the stream accepts no more entries, because the bus was given partitions.

@@ -18,7 +18,7 @@ use crate::{
     },
     entry_id::EntryId,
     inner::BusInner,
-    keys::field,
+    keys::{self, field},
     partition::layout,
     partition_hash::partition_of_parts,
     reply::{Entry, field_refs},
@@ -89,10 +89,32 @@ pub(crate) async fn load(bus: &BusInner, id: &MessageId) -> Result<Option<DeadLe
 /// Replays a dead letter; returns `true` if it existed.
 pub(crate) async fn replay(bus: &BusInner, id: &MessageId) -> Result<bool, DeadLetterError> {
     let text = parse_dead_letter_id(bus, id)?.to_string();
-    match replay_ids(bus, &[text]).await?.first() {
-        Some(1) => Ok(true),
-        Some(-1) => Err(DeadLetterError::Empty { destination: bus.destination().clone(), id: id.clone() }),
+    let destination = || bus.destination().clone();
+    match replay_ids(bus, &[text]).await?.pop() {
+        Some(ReplayReply::Number(1)) => Ok(true),
+        Some(ReplayReply::Number(-1)) => Err(DeadLetterError::Empty { destination: destination(), id: id.clone() }),
+        Some(ReplayReply::NoGroup(group)) => {
+            Err(DeadLetterError::NoGroup { destination: destination(), id: id.clone(), group })
+        }
         _ => Ok(false),
+    }
+}
+
+/// What the replay script replies for a dead letter.
+#[derive(Debug, PartialEq)]
+enum ReplayReply {
+    /// 1 if it was replayed, 0 if it is missing, -1 if it has no fields to replay.
+    Number(i64),
+    /// Its group, which does not exist.
+    NoGroup(String),
+}
+
+impl redis::FromRedisValue for ReplayReply {
+    fn from_redis_value(value: redis::Value) -> Result<Self, redis::ParsingError> {
+        match value {
+            redis::Value::Int(number) => Ok(Self::Number(number)),
+            group => redis::FromRedisValue::from_redis_value(group).map(Self::NoGroup),
+        }
     }
 }
 
@@ -126,7 +148,8 @@ pub(crate) async fn end_all(
         let ids: Vec<_> = matching.map(|dead_letter| dead_letter.id.to_string()).collect();
         ended += match action {
             DeadLetterAction::Replay => {
-                replay_ids(bus, &ids).await?.into_iter().filter(|reply| *reply == 1).count() as u64
+                let replies = replay_ids(bus, &ids).await?;
+                replies.into_iter().filter(|reply| *reply == ReplayReply::Number(1)).count() as u64
             }
             DeadLetterAction::Discard => discard_ids(bus, &ids).await?,
         };
@@ -155,7 +178,7 @@ async fn read_dead_letters(bus: &BusInner, range: &redis::Cmd) -> Result<Vec<Dea
     Ok(entries.into_iter().map(parse_dead_letter).collect())
 }
 
-async fn replay_ids(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
+async fn replay_ids(bus: &BusInner, ids: &[String]) -> Result<Vec<ReplayReply>, DeadLetterError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -163,24 +186,24 @@ async fn replay_ids(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>, DeadLett
         return replay_to_partitions(bus, ids).await;
     }
     let mut replay = script::dead_letters::REPLAY.prepare_invoke();
-    replay.key(bus.stream()).key(bus.config().dlq_stream_name()).arg(ids);
+    replay.key(bus.stream()).key(bus.config().dlq_stream_name()).key(keys::floors(bus.stream())).arg(ids);
     bus.run(&replay).await.map_err(|error| dead_letter_error(bus, error))
 }
 
 /// Replays each dead letter to the partition that its aggregate has now.
-async fn replay_to_partitions(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
+async fn replay_to_partitions(bus: &BusInner, ids: &[String]) -> Result<Vec<ReplayReply>, DeadLetterError> {
     let mut replies = Vec::with_capacity(ids.len());
     for id in ids {
         let range = admin::range(&bus.config().dlq_stream_name(), id, id, 1);
         let Some(dead_letter) = read_dead_letters(bus, &range).await?.pop() else {
-            replies.push(0);
+            replies.push(ReplayReply::Number(0));
             continue;
         };
         let part = partition_for(bus, &dead_letter);
         let mut replay = script::dead_letters::REPLAY_TO_PARTITION.prepare_invoke();
-        replay.key(part.stream()).key(bus.config().dlq_stream_name()).arg(id);
+        replay.key(part.stream()).key(bus.config().dlq_stream_name()).key(keys::floors(part.stream())).arg(id);
         layout::add_layout_arguments(bus, &mut replay);
-        let reply: Result<Vec<i64>, _> = layout::add_to_partitions(bus, &replay).await;
+        let reply: Result<Vec<ReplayReply>, _> = layout::add_to_partitions(bus, &replay).await;
         replies.extend(reply.map_err(|error| dead_letter_error(bus, bus.command_error(error)))?);
     }
     Ok(replies)

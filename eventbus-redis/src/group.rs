@@ -135,9 +135,14 @@ pub(crate) async fn forget_event_type(
     let mut was_known = false;
     let backlog = keys::backlog(bus.base_stream(), group);
     for stream in bus.partitions_or_self().into_iter().map(BusInner::stream).chain([&*backlog]) {
-        let mut forget = script::group::FORGET_TYPE.key(keys::known_types(bus.base_stream(), group));
-        forget.key(stream).arg(group.as_str()).arg(event_type);
-        was_known |= bus.run::<bool>(&forget).await?;
+        let mut from = "-".to_owned();
+        while !from.is_empty() {
+            let mut forget = script::group::FORGET_TYPE.key(keys::known_types(bus.base_stream(), group));
+            forget.key(stream).key(keys::relay(stream)).arg(group.as_str()).arg(event_type).arg(from);
+            let is_known: bool;
+            (is_known, from) = bus.run(&forget).await?;
+            was_known |= is_known;
+        }
     }
     Ok(was_known)
 }

@@ -10,8 +10,9 @@ local function format_too_new(meta, known)
   return { 'too new', format, min_reader }
 end
 
--- Records a format unless one is recorded.
+-- Records a format unless one is recorded: then nothing is written, as a server out of memory refuses writes.
 local function record_format(meta, format, min_reader)
-  if redis.call('HSETNX', meta, 'format', format) == 1 then redis.call('HSET', meta, 'min_reader', min_reader) end
+  if redis.call('HEXISTS', meta, 'format') == 1 then return end
+  redis.call('HSET', meta, 'format', format, 'min_reader', min_reader)
 end
 

@@ -83,7 +83,8 @@ pub struct RedisEventBusConfig {
     /// The name of this consumer within its groups; unique among running consumers. If it is the same after a restart,
     /// the consumer recovers its in-flight entries at once, in order within each aggregate. Other consumers claim the
     /// entries of one that does not come back after [`pending_idle_ms`](Self::pending_idle_ms). Default: the host's
-    /// name and eight random hex digits, so a name that never comes back.
+    /// name and eight random hex digits, so a name that never comes back. Names that begin with `absent` or end with
+    /// `-recovery` are the bus's own.
     pub consumer_name: Option<String>,
     /// The number of consumers that this bus runs in each of its groups, at most 1024. Several are called
     /// `<consumer_name>-0`, `-1` and so on, and each reads, holds and handles as much as this configuration and the

@@ -22,7 +22,7 @@ pub(super) fn problems(config: &RedisEventBusConfig) -> impl Iterator<Item = Fie
     let of_bus = [
         ("stream_prefix", prefix_problem(&config.stream_prefix)),
         ("consumer_group", name_problem(&config.consumer_group)),
-        ("consumer_name", consumer.and_then(name_problem)),
+        ("consumer_name", consumer.and_then(consumer_name_problem)),
         ("consumers", out_of_range(config.consumers as u64, MAX_CONSUMERS)),
         ("batch_size", out_of_range(config.batch_size as u64, MAX_BATCH_SIZE)),
         ("block_ms", ms_problem(config.block_ms)),
@@ -44,6 +44,12 @@ pub(super) fn problems(config: &RedisEventBusConfig) -> impl Iterator<Item = Fie
         ("partition_lease_ms", ms_problem(config.partition_lease_ms)),
     ];
     config.server().problems().chain(of_bus)
+}
+
+/// Returns the problem of a consumer's name; those that the bus gives to consumers without a process are reserved.
+fn consumer_name_problem(name: &str) -> Option<String> {
+    let is_reserved = name.starts_with("absent") || name.ends_with("-recovery");
+    name_problem(name).or_else(|| is_reserved.then(|| "begins with `absent` or ends with `-recovery`".to_owned()))
 }
 
 fn concurrency_problem(config: &RedisEventBusConfig) -> Option<String> {

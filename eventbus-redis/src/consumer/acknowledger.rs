@@ -293,7 +293,7 @@ impl Acknowledger {
         let mut all_lost = Vec::new();
         for updates in updates.chunks(command::SCRIPT_BATCH_MAX) {
             let mut script = self.inner.fenced_script(&script::consumer::SAVE_ATTEMPTS);
-            script.key(&self.inner.keys().retry);
+            script.key(&self.inner.keys().retry).key(&self.inner.keys().relay);
             for AttemptUpdate { id, attempts: delivery_attempts, .. } in updates {
                 let count = delivery_attempts.attempts.saturating_add(delivery_attempts.process_ends);
                 script.arg(id.as_str()).arg(count).arg(attempts_json(delivery_attempts));

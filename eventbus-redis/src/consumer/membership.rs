@@ -84,7 +84,7 @@ impl Membership {
     /// Prepares the heartbeat, which also returns the state of the group.
     fn heartbeat_script(&self, renew_from: &str) -> ScriptInvocation<'static> {
         let mut heartbeat = self.inner.script(&script::consumer::HEARTBEAT);
-        heartbeat.key(&self.inner.keys().members).key(&self.inner.keys().floors);
+        heartbeat.key(&self.inner.keys().members).key(&self.inner.keys().floors).key(&self.inner.keys().relay);
         let live_ms = self.inner.bus().config().pending_idle_ms;
         heartbeat.arg(self.inner.announced_types()).arg(live_ms);
         heartbeat.arg(self.inner.bus().instance()).arg(u8::from(self.is_announced()));
@@ -107,6 +107,7 @@ impl Membership {
         let (mut all_lost, mut all_free) = (Vec::new(), Vec::new());
         for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
             let mut renewal = self.inner.script(&script::consumer::RENEW_CLAIMS);
+            renewal.key(&self.inner.keys().relay);
             add_ids(&mut renewal, ids);
             let (lost, free): (Vec<String>, Vec<String>) =
                 self.inner.bus().connection().run_idempotent(&renewal).await?;

@@ -254,17 +254,28 @@ impl Receiver {
         self.inner.bus().counters().messages_deleted(count as u64);
     }
 
-    /// Reads one page of entries from `from` on that are pending on this consumer and not in flight: at most `count`, up
-    /// to the one that reaches `max_bytes`. Returns the next start.
+    /// Reads entries from `from` on that are pending on this consumer and not in flight: at most `count` of one page, up to
+    /// the one that reaches `max_bytes`. Returns the start of the next page.
     pub(super) async fn reclaim_own_page(
         &self,
         from: &str,
         count: usize,
         max_bytes: usize,
     ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
-        let ids = self.list_own_pending(from, count).await?;
-        let mut last = ids.last().cloned();
-        let missing = self.inner.entries().filter_missing(ids);
+        let (mut last, mut missing) = (None, Vec::new());
+        let (mut from, mut listed) = (from.to_owned(), count);
+        // those in flight may be many, as an entry that waits for a retry takes no room: they are passed in ever longer steps
+        while missing.is_empty() {
+            let ids = self.list_own_pending(&from, listed).await?;
+            last = ids.last().cloned();
+            let Some(last) = &last else { break };
+            (from, listed) = (format!("({last}"), (listed * 2).min(command::SCRIPT_BATCH_MAX));
+            missing = self.inner.entries().filter_missing(ids);
+        }
+        if missing.len() > count {
+            missing.truncate(count);
+            last = missing.last().cloned();
+        }
         let (reached, reclaimed) = self.reclaim_own(&missing, max_bytes).await?;
         if reached < missing.len() {
             last = missing[..reached].last().cloned();

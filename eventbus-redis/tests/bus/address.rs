@@ -121,12 +121,20 @@ async fn a_user_without_the_rights_is_refused() {
 async fn a_user_who_may_add_no_entries_is_refused_one_event_and_several() {
     let server = eventbus_test::private_redis();
     set_up(&server, "ACL", &["SETUSER", "app", "on", ">secret", "~*", "+@all", "-xadd"]).await;
-    let config = config_on(&server.url().replace("redis://", "redis://app:secret@"));
-    let bus = RedisEventBus::connect(config).await.unwrap();
-    for events in [vec![event("one")], vec![event("one"), event("two")]] {
-        let refused = bus.publish(&events).await.unwrap_err();
-        assert!(matches!(refused, PublishError::Refused { .. }), "{refused:?}");
+    for partitions in [1, 2] {
+        let config = config_on(&server.url().replace("redis://", "redis://app:secret@"));
+        let bus = RedisEventBus::connect(RedisEventBusConfig { partitions, ..config }).await.unwrap();
+        for events in [vec![event("one")], vec![event("one"), event("two")]] {
+            // one that is called in a script, and one that is not
+            let refused = bus.publish(&events).await.unwrap_err();
+            assert!(matches!(refused, PublishError::Refused { .. }), "{refused:?}");
+        }
     }
+    // a script of `connect` calls it
+    set_up(&server, "ACL", &["SETUSER", "app", "on", ">secret", "~*", "+@all", "-hmget"]).await;
+    let config = config_on(&server.url().replace("redis://", "redis://app:secret@"));
+    let refused = RedisEventBus::connect(config).await.unwrap_err();
+    assert!(matches!(refused, RedisConnectError::Refused { .. }), "{refused:?}");
 }
 
 #[cfg(unix)]

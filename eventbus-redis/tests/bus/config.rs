@@ -70,6 +70,16 @@ fn it_deserializes_with_defaults_and_refuses_what_it_does_not_know() {
     assert!(read(r#"{"batch_size":-1}"#).is_err());
 }
 
+/// The bus gives such names to consumers that are no process.
+#[test]
+fn a_consumer_has_no_name_that_the_bus_uses_itself() {
+    for (name, is_wrong) in [("absent", true), ("absent-1", true), ("w-recovery", true), ("recovery-1", false)] {
+        let config = RedisEventBusConfig { consumer_name: Some(name.into()), ..RedisEventBusConfig::default() };
+        let wrong = ["`consumer_name` begins with `absent` or ends with `-recovery`"];
+        assert_eq!(mistakes(&config), if is_wrong { &wrong[..] } else { &[] }, "{name}");
+    }
+}
+
 #[test]
 fn all_mistakes_are_named_at_once() {
     let config = RedisEventBusConfig {

@@ -1,8 +1,11 @@
 //! Reading, replaying and discarding dead letters, of this library and of others.
 
 use crate::common::{config_on, fresh_bus, seen::command};
-use eventbus::port::{DeadLetterError, DeadLetterFilter, DeadLetters, EventBus, MessageId};
-use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus::{
+    Name,
+    port::{DeadLetterError, DeadLetterFilter, DeadLetters, EventBus, MessageId},
+};
+use eventbus_redis::{GroupStart, RedisEventBus, RedisEventBusConfig};
 use time::macros::datetime;
 
 const ID: &str = "2376693e-5be9-4a85-a652-862d4b54c52d";
@@ -35,6 +38,8 @@ const OF_PYTHON: [(&str, &str); 3] = [
     ("dlq_timestamp", "2026-11-20T06:57:54.605409+00:00"),
 ];
 
+const MAILS: Name = Name::from_static("mails");
+
 /// The fields that this library adds to those.
 const OURS: [(&str, &str); 7] = [
     ("error", "mail server said no"),
@@ -60,8 +65,9 @@ async fn add(bus: &RedisEventBus, stream: &str, id: &str, fields: &Fields) -> Me
     MessageId::new(id)
 }
 
-/// Adds a dead letter.
+/// Adds a dead letter, perhaps of the group `mails`.
 async fn bury(bus: &RedisEventBus, parts: &[&[(&str, &str)]]) -> MessageId {
+    bus.create_group(&MAILS, GroupStart::Now).await.unwrap();
     add(bus, &bus.config().dlq_stream_name(), "*", &fields(&parts.concat())).await
 }
 
@@ -257,6 +263,26 @@ async fn a_dead_letter_is_replayed_by_one_of_those_who_try() {
     assert_eq!(a.unwrap() + b.unwrap() + c.unwrap(), 150);
     let info = bus.stream_info().await;
     assert_eq!((info.stream.length, info.dlq_messages), (150, 0));
+}
+
+/// No consumer would get the entry, and trimming would remove it.
+#[tokio::test]
+async fn a_dead_letter_whose_group_is_gone_stays_one() {
+    for partitions in [1, 4] {
+        let bus = fresh_bus().await;
+        let prefix = eventbus_test::unique_name("gone");
+        let config = RedisEventBusConfig { stream_prefix: prefix, partitions, ..bus.config().clone() };
+        let bus = RedisEventBus::connect(config).await.unwrap();
+        let id = bury(&bus, &[&seven(), &OF_PYTHON, &OURS]).await;
+        bus.retire_group(&MAILS).await.unwrap();
+        let error = bus.replay(&id).await.unwrap_err();
+        assert!(matches!(&error, DeadLetterError::NoGroup { group, .. } if group == "mails"), "{error:?}");
+        assert_eq!(bus.replay_all(&DeadLetterFilter::default()).await.unwrap(), 0);
+        assert_eq!(all(&bus).await.len(), 1);
+        bus.create_group(&MAILS, GroupStart::Now).await.unwrap();
+        assert!(bus.replay(&id).await.unwrap());
+        assert!(all(&bus).await.is_empty());
+    }
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::common::{
-    another, config,
-    seen::{Seen as AllSeen, event, start},
+    another, config, config_on,
+    seen::{Seen as AllSeen, command, event, start},
     until,
 };
 use eventbus::{
@@ -314,5 +314,63 @@ async fn a_tenth_that_fails_for_ten_minutes_leaves_the_others_their_throughput()
             }
             println!("= {:.2} of among all, {:.2} of alone", median(of_all), median(of_alone));
         }
+    }
+}
+
+/// A handler of which all but the last event wait for a retry; then the connections of the bus break. Fails if the bus asks
+/// for each entry that is pending on it alone, as it has room for one: new events would wait for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_broken_connection_waiting_entries_are_listed_by_the_page() {
+    const WAITING: usize = 2_000;
+    let server = eventbus_test::private_redis();
+    for partitions in [1, 4] {
+        let hour = 3_600_000;
+        let config = RedisEventBusConfig {
+            partitions,
+            concurrency: 1,
+            max_in_flight: Some(1),
+            retry_delay_ms: hour,
+            retry_max_delay_ms: hour,
+            // no claim is renewed meanwhile: that asks for each entry
+            pending_idle_ms: hour,
+            ..config_on(server.url())
+        };
+        let bus = RedisEventBus::connect(config).await.unwrap();
+        let (failed, handled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (fails, handles) = (Arc::clone(&failed), Arc::clone(&handled));
+        let subscriber = Subscriber::new(Name::from_static("fails"), EventFilter::All, move |delivery| {
+            let is_last = delivery.metadata().aggregate_id().as_str() == "last";
+            if is_last { &handles } else { &fails }.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async move { if is_last { Ok(()) } else { Err(HandlerError::from("not yet")) } })
+        });
+        bus.add_subscriber(bus.default_group().clone(), subscriber);
+        start(&bus).await;
+        let waiting: Vec<_> = (0..WAITING).map(|number| event(&format!("w{number}"))).collect();
+        bus.publish(&waiting).await.unwrap();
+        until("all wait for a retry", async || failed.load(Ordering::SeqCst) == WAITING).await;
+
+        let retries = async || {
+            let of_bus = format!("*{}*retry*", bus.config().stream_prefix);
+            let keys: Vec<String> = command(&bus, "KEYS", &[&of_bus]).await;
+            let mut saved = 0;
+            for key in keys {
+                saved += command::<usize>(&bus, "HLEN", &[&key]).await;
+            }
+            saved
+        };
+        until("all attempts are saved", async || retries().await == WAITING).await;
+        let listings = async || {
+            let stats: redis::InfoDict = command(&bus, "INFO", &["commandstats"]).await;
+            let calls: String = stats.get("cmdstat_xpending").unwrap_or_default();
+            calls.split([',', '=']).nth(1).map_or(0, |calls| calls.parse::<usize>().unwrap())
+        };
+        let before = listings().await;
+        let _: i64 = command(&bus, "CLIENT", &["KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        until("the last is published", async || bus.publish(&[event("last")]).await.is_ok()).await;
+        until("and handled", async || handled.load(Ordering::SeqCst) >= 1).await;
+        let listed = listings().await - before;
+        assert!(listed < WAITING / 4, "{listed} listings with {partitions} partitions");
+        assert_eq!(failed.load(Ordering::SeqCst), WAITING, "none was handled again");
+        bus.stop_consuming().await;
     }
 }

@@ -119,6 +119,53 @@ async fn a_server_that_forgets_everything_finds_the_consumers_at_work_again() {
     assert_eq!(account, Account { repeated: account.repeated, ..Account::default() });
 }
 
+/// Consumers are what frees memory. Fails if one cannot start, loses its leases, or cannot release them.
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_share_the_partitions_of_a_server_without_memory() {
+    let server = eventbus_test::private_redis();
+    let config = config(server.url(), &eventbus_test::unique_name("full"), 4, SHORT);
+    let (journal, mut load) = (Journal::new(), Load::over(50));
+    let first = RedisEventBus::connect(config.clone()).await.unwrap();
+    journal.join(&first, Duration::from_millis(1), true);
+    start(&first).await;
+    first.publish(&load.batch(200)).await.unwrap();
+    until_finished(&first, Duration::from_secs(60)).await;
+    let _: String = command(&first, "CONFIG", &["SET", "maxmemory", "1", "maxmemory-policy", "noeviction"]).await;
+
+    let second = RedisEventBus::connect(config).await.unwrap();
+    journal.join(&second, Duration::from_millis(1), true);
+    let task = start(&second).await;
+    until_shared(&first, 2).await;
+    let leases = async |field: &str| -> Vec<String> {
+        let (stream, group) = (first.config().stream_name(), first.default_group());
+        let mut values = Vec::new();
+        for number in 0..4 {
+            values.push(command(&first, "HGET", &[&format!("{{{stream}:{number}}}:lease:{group}"), field]).await);
+        }
+        values
+    };
+    let epochs = leases("epoch").await;
+    // for longer than a lease lasts, and than a member counts as alive
+    for _ in 0..12 {
+        let before = leases("renewed_at").await;
+        until("all leases are renewed", async || {
+            let now = leases("renewed_at").await;
+            before.iter().zip(&now).all(|(before, now)| before != now)
+        })
+        .await;
+    }
+    assert_eq!(leases("epoch").await, epochs, "no lease ended");
+    second.stop_consuming().await;
+    task.await.unwrap();
+    until_shared(&first, 1).await;
+
+    let _: String = command(&first, "CONFIG", &["SET", "maxmemory", "0"]).await;
+    first.publish(&load.batch(200)).await.unwrap();
+    until_finished(&first, Duration::from_secs(60)).await;
+    first.stop_consuming().await;
+    assert_eq!(account(&journal.lines().await, &load.published), Account::default());
+}
+
 /// A dead consumer counts as alive for two leases, and its leases end after one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_partitions_of_a_dead_consumer_are_taken_over_when_its_leases_end() {

@@ -1,13 +1,15 @@
 //! Entries that foreign programs remove before a group has finished them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use eventbus::{
-    Name,
-    port::EventBus,
+    HandlerError, Name,
+    event::EventFilter,
+    port::{EventBus, Subscriber},
     relay::{GroupFloor, Publisher, ResyncOutcome},
 };
 use eventbus_redis::{GroupStart, Recovery, RedisEventBusConfig, Trim};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::{
@@ -100,6 +102,38 @@ async fn pending_events_that_others_removed_come_back_once() {
     rig.handle("reports", 700).await;
     assert_eq!(rig.handle("reports", 10).await, (101..=110).collect::<Vec<_>>());
     assert_eq!(rig.floor("reports").await, GroupFloor::At(at(110)));
+}
+
+/// The server takes an entry that is gone from the pending ones when a consumer saves its attempts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_others_removed_while_its_handler_failed_comes_back() {
+    let rig = ready(&["behind"]).await;
+    rig.handle("behind", 998).await;
+    assert_eq!(rig.floor("behind").await, GroupFloor::At(at(998)));
+    let (begun, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (begins, opens) = (Arc::clone(&begun), Arc::clone(&gate));
+    let fails = Subscriber::new(Name::from_static("fails"), EventFilter::All, move |_| {
+        let (begins, opens) = (Arc::clone(&begins), Arc::clone(&opens));
+        Box::pin(async move {
+            begins.add_permits(1);
+            drop(opens.acquire().await);
+            Err(HandlerError::from("not yet"))
+        })
+    });
+    rig.bus.add_subscriber(Name::from_static("behind"), fails);
+    let consumer = start(&rig.bus).await;
+    drop(tokio::time::timeout(Duration::from_secs(60), begun.acquire()).await.unwrap());
+    let pending = async |count: u64| {
+        rig.bus.progress(&Name::from_static("behind")).await.is_ok_and(|progress| progress.pending == count)
+    };
+    until("both are in hand", async || pending(2).await).await;
+    trim_plainly(&rig, 1).await;
+    gate.add_permits(1_000);
+    // before a look at the floors, which would find the gap by itself
+    until("the attempt of the first is saved", async || pending(1).await).await;
+    assert_eq!(rig.floor("behind").await, GroupFloor::Gap);
+    rig.bus.stop_consuming().await;
+    consumer.await.unwrap();
 }
 
 #[tokio::test]

@@ -288,7 +288,9 @@ impl From<DeadLetterError> for Problem {
     fn from(error: DeadLetterError) -> Self {
         match error {
             DeadLetterError::InvalidId { .. } => Self::new(StatusCode::NOT_FOUND, error.to_string()),
-            DeadLetterError::Empty { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
+            DeadLetterError::Empty { .. } | DeadLetterError::NoGroup { .. } => {
+                Self::new(StatusCode::CONFLICT, error.to_string())
+            }
             DeadLetterError::Unsupported { .. } => Self::new(StatusCode::NOT_IMPLEMENTED, error.to_string()),
             _ if error.is_retryable() => Self::unavailable(error),
             _ => Self::internal(error),

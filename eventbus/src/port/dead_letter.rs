@@ -201,16 +201,16 @@ pub trait DeadLetters: Send + Sync {
     async fn find_dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError>;
 
     /// Delivers a dead letter again to the group that gave it up, without the handlers that had succeeded, and removes
-    /// it from the dead letters, both or neither. If the group is not known, every group gets it. Its order among the
-    /// events of its aggregate is lost. Returns `false` if the dead letter is gone.
+    /// it from the dead letters, both or neither. If the dead letter names no group, every group gets it. Its order among
+    /// the events of its aggregate is lost. Returns `false` if the dead letter is gone.
     ///
     /// # Errors
-    /// [`DeadLetterError`].
+    /// [`DeadLetterError`]; [`DeadLetterError::NoGroup`] if its group does not exist on the bus.
     #[doc(alias = "replay_dlq_message")]
     async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError>;
 
     /// Replays the matching dead letters that exist at the time of the call, each once, also if it becomes a dead
-    /// letter again. Returns how many.
+    /// letter again. Returns how many; those without an event, or whose group does not exist, stay and do not count.
     ///
     /// # Errors
     /// [`DeadLetterError`]; those replayed until then stay replayed, and a second call goes on with the rest.
@@ -262,6 +262,20 @@ pub enum DeadLetterError {
         destination: Name,
         /// The dead letter.
         id: MessageId,
+    },
+    /// The consumer group of the dead letter does not exist, so no consumer would get it; it stays a dead letter. On a bus
+    /// of Redis: the others keep a replay until its group consumes. If the group was renamed, discard the dead letter.
+    #[error(
+        "dead letter `{id}` of `{destination}` is of consumer group `{group}`, which does not exist: start its consumers \
+         first, or discard it"
+    )]
+    NoGroup {
+        /// The bus.
+        destination: Name,
+        /// The dead letter.
+        id: MessageId,
+        /// The group.
+        group: String,
     },
     /// The bus was shut down.
     #[error("event bus `{destination}` is shut down")]

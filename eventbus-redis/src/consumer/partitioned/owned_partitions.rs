@@ -63,6 +63,8 @@ enum PartitionStage {
 pub(super) struct CatchUp {
     pub(super) consumer: Arc<ConsumerParts>,
     pub(super) from: String,
+    /// The generation in which it was listed.
+    generation: u64,
     /// Generation to register with the server as the partition's reader; set for the first page.
     pub(super) new_generation: Option<u64>,
     pub(super) owner_ended: bool,
@@ -152,6 +154,7 @@ impl OwnedPartitions {
             PartitionStage::CatchingUp(from) => Some(CatchUp {
                 consumer: Arc::clone(&part.consumer),
                 from: from.clone(),
+                generation: part.read_generation,
                 new_generation: (from == "-").then_some(part.read_generation),
                 owner_ended: part.owner_ended,
             }),
@@ -161,7 +164,7 @@ impl OwnedPartitions {
     }
 
     /// Records that the pending entries up to `to`, or all of them, are about to be in flight. Returns `false` if the
-    /// stage of the partition has changed since `behind` was listed.
+    /// stage of the partition has changed, or it began again, since `behind` was listed.
     pub(super) fn record_catch_up(
         &mut self,
         behind: &CatchUp,
@@ -174,7 +177,8 @@ impl OwnedPartitions {
         else {
             return false;
         };
-        if part.stage != expected {
+        // one that began again has yet to register its new generation
+        if part.stage != expected || part.read_generation != behind.generation {
             return false;
         }
         part.owner_ended &= to.is_some();

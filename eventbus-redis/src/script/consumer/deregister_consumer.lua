@@ -15,6 +15,7 @@ if announced then
   local read, member = pcall(cjson.decode, announced)
   if read then
     member.left = true
+    redis.call('HDEL', members, '') -- so that a server out of memory takes the next write, too: see rebalance.lua
     redis.call('HSET', members, me, cjson.encode(member))
   end
 end

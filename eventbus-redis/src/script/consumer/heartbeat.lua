@@ -1,6 +1,6 @@
 -- The heartbeat of a consumer: announces its types, records the low-water mark of its group, and returns the group's
 -- state.
--- KEYS  stream, members, floors
+-- KEYS  stream, members, floors, relay
 -- ARGV  group, consumer, its types as JSON, time in which it counts as alive (ms), its instance, '1' if it has sent a
 --       heartbeat before, its long running handler as JSON or '', the cursor in the handed-off entries to renew, the
 --       number of heartbeats in which to renew all of them
@@ -27,12 +27,12 @@ end
 local renew = ARGV[8]
 for _ = 1, math.ceil(absent / tonumber(ARGV[9]) / RENEWED_MAX) do
   local found = redis.call('XPENDING', stream, group, renew, '+', RENEWED_MAX, ABSENT)
-  local keep = { 'XCLAIM', stream, group, ABSENT, 0 }
+  local keep, ids = { 'XCLAIM', stream, group, ABSENT, 0 }, {}
   for _, entry in ipairs(found) do
-    if entry[3] > live / 3 then keep[#keep + 1] = entry[1] end
+    if entry[3] > live / 3 then keep[#keep + 1], ids[#ids + 1] = entry[1], entry[1] end
   end
   keep[#keep + 1] = 'JUSTID'
-  if #keep > 6 then redis.call(unpack(keep)) end
+  if #ids > 0 then claim(keep, ids, KEYS[4]) end
   renew = '-'
   if #found < RENEWED_MAX then break end
   renew = '(' .. found[#found][1]

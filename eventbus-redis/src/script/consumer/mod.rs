@@ -6,15 +6,15 @@ use redis::Script;
 
 use super::{BACKLOG, ENTRY_BYTES, ENTRY_IDS, FENCE, GONE, Lua, MEMBERS, PAGES, RELAY, lua};
 
-pub(crate) static HEARTBEAT: Lua = lua(&[ENTRY_IDS, MEMBERS, include_str!("heartbeat.lua")]);
-pub(crate) static RENEW_CLAIMS: Lua = lua(&[ENTRY_IDS, include_str!("renew_claims.lua")]);
+pub(crate) static HEARTBEAT: Lua = lua(&[ENTRY_IDS, MEMBERS, RELAY, include_str!("heartbeat.lua")]);
+pub(crate) static RENEW_CLAIMS: Lua = lua(&[ENTRY_IDS, RELAY, include_str!("renew_claims.lua")]);
 pub(crate) static CLAIM_IDLE: ConsumerScript =
     fenceable(&[ENTRY_IDS, ENTRY_BYTES, MEMBERS, RELAY, GONE, include_str!("claim_idle.lua")]);
 pub(crate) static RECLAIM_OWN: ConsumerScript =
     fenceable(&[ENTRY_IDS, ENTRY_BYTES, RELAY, include_str!("reclaim_own.lua")]);
 pub(crate) static READ_DUE: ConsumerScript = fenceable(&[ENTRY_IDS, RELAY, include_str!("read_due.lua")]);
 pub(crate) static READ_NEW: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("read_new.lua")]);
-pub(crate) static SAVE_ATTEMPTS: ConsumerScript = fenceable(&[ENTRY_IDS, include_str!("save_attempts.lua")]);
+pub(crate) static SAVE_ATTEMPTS: ConsumerScript = fenceable(&[ENTRY_IDS, RELAY, include_str!("save_attempts.lua")]);
 pub(crate) static ACKNOWLEDGE_WITH_ATTEMPTS: ConsumerScript =
     fenceable(&[include_str!("acknowledge_with_attempts.lua")]);
 pub(crate) static MOVE_TO_DEAD_LETTERS: ConsumerScript = fenceable(&[include_str!("move_to_dead_letters.lua")]);

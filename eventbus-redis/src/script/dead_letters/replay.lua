@@ -3,9 +3,10 @@
 -- The fields before the last `original_message_id` are those of the entry, the rest describes the dead letter. Without
 -- that field the names decide. The script never interprets values: they may be any bytes.
 --
--- KEYS  stream, dead letters
+-- KEYS  stream, dead letters, floors
 -- ARGV  ids
--- Replies for each id: 1 if it was replayed, 0 if it is missing, -1 if it has no fields to replay.
+-- Replies for each id: 1 if it was replayed, 0 if it is missing, -1 if it has no fields to replay, or the name of its group
+-- if that does not exist: no consumer would ever get it.
 
 local ABOUT = {
   original_message_id = true, retry_count = true, dlq_timestamp = true, error = true, handler = true, group = true,
@@ -34,12 +35,19 @@ local function split(fields)
   return delivered, about
 end
 
+local groups
+local function exists(group)
+  groups = groups or groups_of(KEYS[1])
+  return groups[group] ~= nil or redis.call('HEXISTS', KEYS[3], group) == 1
+end
+
 local function replay(id)
   local found = redis.call('XRANGE', KEYS[2], id, id)[1]
   if not found then return 0 end
   local delivered, about = split(found[2])
   if #delivered == 0 then return -1 end
   if about.group then
+    if not exists(about.group) then return about.group end
     delivered[#delivered + 1] = 'replay_group'
     delivered[#delivered + 1] = about.group
     if about.done_handlers then

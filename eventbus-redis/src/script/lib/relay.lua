@@ -78,3 +78,15 @@ local function note_removed(stream, relay, group, ids)
   end
 end
 
+-- Claims entries by an `XCLAIM` with `JUSTID`, and returns those that it claimed, as keys. The server takes
+-- those that were removed from the stream from the pending ones, and does not claim them: they are noted.
+local function claim(command, ids, relay)
+  local claimed, removed = {}, {}
+  for _, id in ipairs(redis.call(unpack(command))) do claimed[id] = true end
+  for _, id in ipairs(ids) do
+    if not claimed[id] then removed[#removed + 1] = id end
+  end
+  note_removed(command[2], relay, command[3], removed)
+  return claimed
+end
+

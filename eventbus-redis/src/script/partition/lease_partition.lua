@@ -1,6 +1,7 @@
 -- Takes a partition without an owner, or renews its lease.
 -- KEYS  lease   ARGV  owner, duration of the lease (ms)
 -- Replies with the epoch, or '' if the partition has a different owner.
+redis.call('HDEL', KEYS[1], '') -- so that a server out of memory takes the next write, too: see rebalance.lua
 local now = now_in_ms()
 local lease = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'expires_at', 'renewed_at')
 local is_owned = lease[3] and is_live(lease[3], lease[4], now)

@@ -22,6 +22,9 @@ if recorded[1] and is_smaller(ARGV[7], recorded[1]) then
   other_layout, may_take = tonumber(recorded[2]), false
 end
 
+-- A server out of memory refuses the first write of a script if its command may need memory. `HDEL` needs none, and this one
+-- changes nothing; after it the server accepts all writes. Leases must not end then: consumers are what frees memory.
+redis.call('HDEL', members, '')
 local others, is_duplicate, alive = {}, 0, 1
 local announced = redis.call('HGETALL', members)
 for i = 1, #announced, 2 do

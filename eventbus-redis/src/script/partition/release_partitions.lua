@@ -4,6 +4,7 @@
 local count = 0
 for i, lease in ipairs(KEYS) do
   if redis.call('HGET', lease, 'epoch') == ARGV[i] then
+    redis.call('HDEL', lease, '') -- so that a server out of memory takes the next write, too: see rebalance.lua
     redis.call('HSET', lease, 'expires_at', 0)
     count = count + 1
   end
