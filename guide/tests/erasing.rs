@@ -110,6 +110,21 @@ async fn a_removed_stream_stops_no_reader() {
     assert_eq!(owners(&store).await, ["bob of the secret"]);
 }
 
+/// A relay whose last published event is gone takes the store for an older copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_removal_of_the_last_event_of_the_store_is_refused() {
+    let database = eventbus_test::postgres();
+    let (store, app) = bank(&database).await;
+    let (accounts, ada) = (app.repository::<Account>(), "ada".parse().unwrap());
+    accounts.update_with(&ada, 1, Account::deposit).await.unwrap();
+    let [block, _] = blocks("Remove a stream");
+    let mut read = store.begin_transaction().await.unwrap();
+    let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(block)).execute(read.connection()).await.unwrap_err();
+    drop(read);
+    assert!(refused.to_string().contains("save an event of another aggregate first"), "{refused}");
+    assert_eq!(accounts.load(&ada).await.unwrap().balance, 121);
+}
+
 /// SQLite refuses to delete the last event of the store, and `sqlite3` goes on with the next statement.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_that_is_refused_changes_nothing_in_a_file() {

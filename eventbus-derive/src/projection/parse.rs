@@ -31,6 +31,11 @@ const RESERVED_IN_NAMES: [char; 2] = ['#', '@'];
 
 const ELSEWHERE: &str = "move helpers and constructors to another `impl` block";
 
+fn ends_with_version(name: &str) -> bool {
+    let version = name.rsplit_once(":v").map_or("", |(_, version)| version);
+    !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Parses the arguments of the attribute and the block; `None` if it cannot be a projection.
 pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut Mistakes) -> Option<Model> {
     let options = Options::of_arguments("projection", OPTIONS, arguments, mistakes);
@@ -38,6 +43,10 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
     let name = options.name("name", "a projection's name", mistakes);
     if let Some(name) = name.as_ref().filter(|name| name.value().contains(RESERVED_IN_NAMES)) {
         mistakes.at(name, "a projection's name holds no `#` and no `@`: they are reserved for shards and tenants");
+    }
+    if let Some(name) = name.as_ref().filter(|name| ends_with_version(&name.value())) {
+        mistakes
+            .at(name, "a projection's name does not end with `:v` and a number: the copies of a rebuild are named so");
     }
     let manual = options.flag("manual", mistakes);
     let tables = tables(&options, mistakes);

@@ -1,7 +1,7 @@
 //! The lifecycle of a bus's consumers: start, one task per group, stop, shut down; shared by all buses.
 //!
 //! Invariant: a stop signals each task and awaits it. A task is aborted only when a deadline has passed, or when the
-//! future of [`Consuming::run`] is dropped; its in-flight entries then stay pending.
+//! future of [`Consuming::run`] or of [`Consuming::shutdown`] is dropped; its in-flight entries then stay pending.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -31,7 +31,7 @@ const RESTART_BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 /// | running, stopping | `run` | the same; the call fails |
 /// | running | [`stop`](Self::stop) | stopping: tasks end after their current deliveries |
 /// | stopping | all tasks have ended | idle; `run` and `stop` return |
-/// | stopping | the deadline of [`shutdown`](Self::shutdown) | idle; aborts the tasks |
+/// | stopping | the deadline of [`shutdown`](Self::shutdown), or its future is dropped | idle; aborts the tasks |
 /// | running, stopping | the future of `run` is dropped | idle; aborts the tasks |
 /// | any | [`close`](Self::close) | the same; `run` fails from now on |
 #[derive(Debug, Default)]
@@ -200,20 +200,27 @@ impl Consuming {
         self.state.lock().has_deadline
     }
 
-    /// Closes, stops, and aborts the consumers that have not stopped after `timeout`.
+    /// Closes, stops, and aborts the consumers that have not stopped after `timeout`, or when the future is dropped.
     ///
     /// # Errors
     /// [`ShutdownError`], which names `what`, if it aborts consumers.
     pub async fn shutdown(&self, what: &str, timeout: Duration) -> Result<(), ShutdownError> {
         self.close();
         self.state.lock().has_deadline = true;
-        if self.clock.timeout(timeout, self.stop()).await.is_ok() {
-            return Ok(());
-        }
-        if let Some(run) = &self.state.lock().run {
+        let _abort = AbortOnDrop(self);
+        let stopped = self.clock.timeout(timeout, self.stop()).await;
+        stopped.map_err(|_| ShutdownError::new(what, timeout))
+    }
+}
+
+/// Aborts the run at the end of a shutdown, if it has not ended: its caller does not wait any more.
+struct AbortOnDrop<'a>(&'a Consuming);
+
+impl Drop for AbortOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(run) = &self.0.state.lock().run {
             run.abort.cancel();
         }
-        Err(ShutdownError::new(what, timeout))
     }
 }
 

@@ -170,7 +170,8 @@ pub trait EventBus: Send + Sync + 'static {
     /// Returns `true` while [`start_consuming`](Self::start_consuming) runs.
     fn is_consuming(&self) -> bool;
 
-    /// Stops consuming, waits up to `timeout` for the entries in flight, and closes the bus.
+    /// Stops consuming, waits up to `timeout` for the entries in flight, and closes the bus. Dropping the future ends the
+    /// wait as the timeout does.
     ///
     /// # Errors
     /// [`ShutdownError`] if the timeout passed first; entries in flight stay pending and are redelivered.

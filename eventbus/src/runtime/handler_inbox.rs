@@ -66,7 +66,7 @@ pub(crate) struct HandlerInbox {
 }
 
 /// Ends the saves of a run when it is over, also if the handler failed or its future was dropped: a task that it left
-/// behind is refused, in place of an answer about events that nobody stores.
+/// behind is refused, in place of an answer about events that are never stored.
 struct EndSaves(Option<Arc<HandlerSaves>>);
 
 impl Drop for EndSaves {

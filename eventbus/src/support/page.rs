@@ -171,11 +171,14 @@ where
 /// What is fetched for a page, and the expected cursor of the next one.
 type Fetching<R, C> = BoxFuture<'static, Result<(R, Option<C>), ReadError>>;
 
-/// Begins `reading` in a task.
+/// Begins `reading` in a task. Without a tokio runtime it begins when it is awaited, so nothing is read ahead.
 async fn begin<T: Send + 'static>(
     reading: impl Future<Output = Result<T, ReadError>> + Send + 'static,
 ) -> BoxFuture<'static, Result<T, ReadError>> {
-    let reading = tokio::spawn(reading);
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return Box::pin(reading);
+    };
+    let reading = runtime.spawn(reading);
     requeue().await;
     Box::pin(async { reading.await.unwrap_or_else(|lost| Err(ReadError::Unavailable(lost.into()))) })
 }
@@ -264,6 +267,18 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(60), holds).await.expect("the next pages are read ahead");
+    }
+
+    #[test]
+    fn without_a_runtime_pages_are_read_one_after_the_other() {
+        let mut records = paged_ahead(1, |first| async move {
+            Ok((vec![event(first), event(first + 1)], (first < 7).then_some(first + 2)))
+        });
+        let (mut context, mut numbers) = (std::task::Context::from_waker(std::task::Waker::noop()), Vec::new());
+        while let Poll::Ready(Some(record)) = records.poll_next_unpin(&mut context) {
+            numbers.push(record.unwrap().version().get());
+        }
+        assert_eq!(numbers, (1..=8).collect::<Vec<_>>());
     }
 
     #[tokio::test]

@@ -64,6 +64,19 @@ async fn a_consumer_that_dies_is_replaced() {
     tokio::join!(consuming.stop(), run).1.unwrap();
 }
 
+/// Consumers wait for a server that is away until a shutdown aborts them.
+#[tokio::test]
+async fn a_shutdown_that_nobody_waits_for_any_more_aborts() {
+    let (consuming, subscribers) = (Consuming::default(), subscribers());
+    let mut run = Box::pin(consuming.run(&HERE, &subscribers, |_, _| std::future::pending()));
+    assert!(poll!(&mut run).is_pending());
+    let mut shutdown = Box::pin(consuming.shutdown("bus", Duration::from_secs(3_600)));
+    assert!(poll!(&mut shutdown).is_pending() && poll!(&mut run).is_pending());
+    drop(shutdown);
+    run.await.unwrap();
+    assert!(!consuming.is_running());
+}
+
 /// Returns the delays between the death of a consumer, after `life`, and the start of its replacement.
 async fn delays(life: Duration, count: usize) -> Vec<Duration> {
     let (consuming, subscribers) = (Consuming::default(), subscribers());

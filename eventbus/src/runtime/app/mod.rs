@@ -611,8 +611,8 @@ impl App {
         ActivitySources { bus: Arc::downgrade(&self.0.bus), projections: self.0.projections.to_vec() }
     }
 
-    /// Stops all tasks of the app; deliveries in flight have until `timeout`. A second call returns `Ok` at once if the
-    /// first one succeeded.
+    /// Stops all tasks of the app; deliveries in flight have until `timeout`, or until the future is dropped. A second call
+    /// returns `Ok` at once if the first one succeeded.
     ///
     /// It cannot end a handler that blocks its thread, and a Tokio runtime waits forever for that thread when `main`
     /// returns. A program that does not use [`run_until_signal`](Self::run_until_signal), which exits then, calls

@@ -339,10 +339,13 @@ impl<'a> AtomicPublisher<'a> {
 
 /// Returns `true` if a store holds this event at this position, or cannot tell yet.
 async fn holds_event(store: &dyn EventStore, position: Position, event_id: EventId) -> Result<bool, ReadError> {
-    match store.read_all(position_before(position)).try_next().await? {
-        Some(event) => Ok(event.position() == Some(position) && event.metadata().event_id() == event_id),
+    match store.read_all(position_before(position)).try_next().await {
+        // it is there, though it cannot be read: an operator who skips it wants the relay to go on
+        Err(ReadError::Corrupt { position: Some(damaged), .. }) if damaged == position => Ok(true),
+        Err(error) => Err(error),
+        Ok(Some(event)) => Ok(event.position() == Some(position) && event.metadata().event_id() == event_id),
         // the readable end of the feed may be behind the last event for a moment
-        None => Ok(!is_beyond_end(store, position).await?),
+        Ok(None) => Ok(!is_beyond_end(store, position).await?),
     }
 }
 

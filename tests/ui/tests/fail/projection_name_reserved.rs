@@ -1,4 +1,4 @@
-//! Characters that the names of checkpoints keep for shards and tenants.
+//! What the names of checkpoints and leases keep for shards, tenants and the copies of a rebuild.
 use eventbus::prelude::*;
 
 include!("../shared/account.rs");
@@ -16,6 +16,14 @@ struct Tenants;
 
 #[projection(name = "owners@acme")]
 impl Tenants {
+    fn opened(&mut self, _event: &Opened) {}
+}
+
+#[derive(Default)]
+struct Copies;
+
+#[projection(name = "owners:v2")]
+impl Copies {
     fn opened(&mut self, _event: &Opened) {}
 }
 
