@@ -60,9 +60,9 @@ pub enum FileQueueError {
         /// The field and what is wrong with it.
         source: FieldError,
     },
-    /// A file would be larger than any that a reader accepts; the queue did not write it. Store large data elsewhere
-    /// and publish its name.
-    #[error("{} would have {bytes} bytes as a file, at most {most} are written", too_large_subject(.event_id))]
+    /// An event has more than 96 MiB as JSON, uncompressed, or another file more than the 128 MiB that are read; the queue
+    /// did not write it. Store large data elsewhere and publish its name.
+    #[error("{} would have {bytes} bytes as JSON, at most {most} are written", too_large_subject(.event_id))]
     TooLarge {
         /// The event; `None` if it is a claim, a result or the like.
         event_id: Option<EventId>,
