@@ -39,7 +39,12 @@ for p = 8, #KEYS do
   end
 end
 local found = groups_of(backlog)[group]
-if not is_open and not found then return { 'none', '0', '', '0' } end
+if not is_open and not found then
+  -- a consumer that had not noticed the end has created them again
+  local left = { KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7] }
+  if redis.call('EXISTS', unpack(left)) > 0 then redis.call('DEL', unpack(left)) end
+  return { 'none', '0', '', '0' }
+end
 -- refused by a server out of memory
 if found and ARGV[2] then redis.pcall('HSET', KEYS[7], ARGV[2], string.format('%s %.0f', ARGV[3], now)) end
 local left = trim_backlog(backlog, group)
