@@ -102,7 +102,7 @@ async fn main() {
     let rows = count_rows(url, &mut connection).await;
     let (app, site) = start(PgEventStore::connect(url).await.unwrap()).await;
     let states = site.get("/stream?type=Order&id=long&upto=900").await.ok();
-    assert!(states.contains("last_lines"), "the page shows no states");
+    assert!(states.contains("Changed in the state"), "the page shows no states");
     let mut slow = Vec::new();
     println!("{:<50} {:>10} {:>10} {:>10}", "page", "rows", "median ms", "longest ms");
     for path in STREAM_PATHS.into_iter().chain(OPERATING_PATHS) {
