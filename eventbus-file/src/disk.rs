@@ -162,7 +162,7 @@ impl Disk {
 
     /// Writes content to disk, without a name of its own.
     pub(crate) fn stage(&self, content: &[u8]) -> Result<StagedFile> {
-        check_file_size(content.len() as u64)?;
+        check_size(content.len() as u64, None)?;
         let folder = self.root.join(TMP_FOLDER);
         let staged = StagedFile { path: folder.join(format!("{}{TMP_SUFFIX}", Uuid::now_v7())) };
         let mut created = modes::create(&staged.path, &self.root);
@@ -356,20 +356,10 @@ fn ok_if_exists(error: io::Error) -> io::Result<()> {
     if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }
 
-/// Refuses content whose file would be too large for every reader.
-fn check_file_size(bytes: u64) -> Result<()> {
-    match bytes > FILE_BYTES_MAX {
-        false => Ok(()),
-        true => Err(FileQueueError::TooLarge { event_id: None, bytes, most: FILE_BYTES_MAX }),
-    }
-}
-
-/// Refuses an event of so many bytes of JSON if its file or that of its dead letter might be too large.
-pub(crate) fn check_event_size(bytes: u64, event_id: EventId) -> Result<()> {
-    match bytes > EVENT_BYTES_MAX {
-        false => Ok(()),
-        true => Err(FileQueueError::TooLarge { event_id: Some(event_id), bytes, most: EVENT_BYTES_MAX }),
-    }
+/// Refuses content whose file, or an event whose dead letter, would be too large for every reader.
+pub(crate) fn check_size(bytes: u64, event_id: Option<EventId>) -> Result<()> {
+    let most = if event_id.is_some() { EVENT_BYTES_MAX } else { FILE_BYTES_MAX };
+    if bytes > most { Err(FileQueueError::TooLarge { event_id, bytes, most }) } else { Ok(()) }
 }
 
 /// Reads a file as JSON; `None` if it does not exist. The error of other content says that the file holds no `what`.

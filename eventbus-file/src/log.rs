@@ -428,9 +428,9 @@ impl EventLog {
     ) -> Result<VecDeque<StagedFile>> {
         let mut payload_files = Vec::new();
         let mut content = |record: &RecordedEvent| {
-            let (event_id, payload_bytes) = (record.metadata().event_id(), record.payload().len() as u64);
+            let (event_id, payload_bytes) = (Some(record.metadata().event_id()), record.payload().len() as u64);
             // before compression: a small compressed file can expand to more than the memory of its reader
-            disk::check_event_size(payload_bytes, event_id)?;
+            disk::check_size(payload_bytes, event_id)?;
             let payload_file = self.payloads.write(record)?;
             let bytes_elsewhere = if payload_file.is_some() { payload_bytes } else { 0 };
             payload_files.extend(payload_file.clone());
@@ -438,7 +438,7 @@ impl EventLog {
             let worker_id = self.worker_id.clone();
             let file = EventFile { created_at, worker_id, store, gap: None, again: None, event };
             let content = event::to_pretty_json("the event", &file)?;
-            disk::check_event_size(content.len() as u64 + bytes_elsewhere, event_id)?;
+            disk::check_size(content.len() as u64 + bytes_elsewhere, event_id)?;
             Ok(content)
         };
         let contents: Result<Vec<_>> = records.iter().map(&mut content).collect();

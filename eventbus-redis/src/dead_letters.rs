@@ -91,8 +91,8 @@ pub(crate) async fn replay(bus: &BusInner, id: &MessageId) -> Result<bool, DeadL
     let text = parse_dead_letter_id(bus, id)?.to_string();
     let destination = || bus.destination().clone();
     match replay_ids(bus, &[text]).await?.pop() {
-        Some(ReplayReply::Number(1)) => Ok(true),
-        Some(ReplayReply::Number(-1)) => Err(DeadLetterError::Empty { destination: destination(), id: id.clone() }),
+        Some(ReplayReply::Replayed) => Ok(true),
+        Some(ReplayReply::Empty) => Err(DeadLetterError::Empty { destination: destination(), id: id.clone() }),
         Some(ReplayReply::NoGroup(group)) => {
             Err(DeadLetterError::NoGroup { destination: destination(), id: id.clone(), group })
         }
@@ -103,8 +103,10 @@ pub(crate) async fn replay(bus: &BusInner, id: &MessageId) -> Result<bool, DeadL
 /// What the replay script replies for a dead letter.
 #[derive(Debug, PartialEq)]
 enum ReplayReply {
-    /// 1 if it was replayed, 0 if it is missing, -1 if it has no fields to replay.
-    Number(i64),
+    Replayed,
+    Missing,
+    /// It has no fields to replay.
+    Empty,
     /// Its group, which does not exist.
     NoGroup(String),
 }
@@ -112,7 +114,9 @@ enum ReplayReply {
 impl redis::FromRedisValue for ReplayReply {
     fn from_redis_value(value: redis::Value) -> Result<Self, redis::ParsingError> {
         match value {
-            redis::Value::Int(number) => Ok(Self::Number(number)),
+            redis::Value::Int(1) => Ok(Self::Replayed),
+            redis::Value::Int(-1) => Ok(Self::Empty),
+            redis::Value::Int(_) => Ok(Self::Missing),
             group => redis::FromRedisValue::from_redis_value(group).map(Self::NoGroup),
         }
     }
@@ -149,7 +153,7 @@ pub(crate) async fn end_all(
         ended += match action {
             DeadLetterAction::Replay => {
                 let replies = replay_ids(bus, &ids).await?;
-                replies.into_iter().filter(|reply| *reply == ReplayReply::Number(1)).count() as u64
+                replies.into_iter().filter(|reply| *reply == ReplayReply::Replayed).count() as u64
             }
             DeadLetterAction::Discard => discard_ids(bus, &ids).await?,
         };
@@ -196,7 +200,7 @@ async fn replay_to_partitions(bus: &BusInner, ids: &[String]) -> Result<Vec<Repl
     for id in ids {
         let range = admin::range(&bus.config().dlq_stream_name(), id, id, 1);
         let Some(dead_letter) = read_dead_letters(bus, &range).await?.pop() else {
-            replies.push(ReplayReply::Number(0));
+            replies.push(ReplayReply::Missing);
             continue;
         };
         let part = partition_for(bus, &dead_letter);

@@ -20,7 +20,7 @@ use eventbus::{
     store::{VisitEvent, VisitFeedEvent, VisitedEvent, VisitedFeedEvent, visit_feed_records, visit_records},
     support::{EventTypeNames, PAGE_BYTES},
 };
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row, Rows, params};
 use uuid::Uuid;
 
 use crate::{
@@ -117,6 +117,23 @@ enum ChunkEnd {
     AtFault,
 }
 
+/// Adds rows to a chunk by `push`, which returns `true` if no further one belongs to it, or fails if the row cannot be visited.
+fn push_rows(
+    mut rows: Rows<'_>,
+    mut push: impl FnMut(&Row<'_>) -> Result<bool, BoxError>,
+) -> Result<ChunkEnd, QueryError> {
+    let mut count = 0;
+    while let Some(row) = rows.next()? {
+        count += 1;
+        match push(row) {
+            Ok(false) => {}
+            Ok(true) => return Ok(ChunkEnd::Full),
+            Err(_) => return Ok(ChunkEnd::AtFault),
+        }
+    }
+    Ok(if count < EVENTS_MAX { ChunkEnd::Last } else { ChunkEnd::Full })
+}
+
 /// Consecutive events of a stream.
 struct StreamChunk {
     events: Vec<(Version, EventId, ChunkFields)>,
@@ -130,20 +147,12 @@ impl StreamChunk {
     fn load(connection: &Connection, stream: &StreamId, first: Version) -> Result<Self, QueryError> {
         let (id, of_type, tenant) = stream_columns(stream);
         let mut statement = connection.prepare_cached(include_str!("sql/visit.sql"))?;
-        let mut rows = statement.query((id, of_type, tenant, first.as_i64(), EVENTS_MAX))?;
+        let rows = statement.query((id, of_type, tenant, first.as_i64(), EVENTS_MAX))?;
         let mut chunk = Self { events: Vec::new(), fields: FieldBuffer::default(), next: first, end: ChunkEnd::Full };
-        while let Some(row) = rows.next()? {
-            if chunk.push(row).is_err() {
-                chunk.end = ChunkEnd::AtFault;
-                return Ok(chunk);
-            }
-            if chunk.fields.is_full() {
-                return Ok(chunk);
-            }
-        }
-        if chunk.events.len() < EVENTS_MAX as usize {
-            chunk.end = ChunkEnd::Last;
-        }
+        chunk.end = push_rows(rows, |row| {
+            chunk.push(row)?;
+            Ok(chunk.fields.is_full())
+        })?;
         Ok(chunk)
     }
 
@@ -187,23 +196,19 @@ impl FeedChunk {
         let FilterParameters { aggregate_types, event_types, .. } = filter;
         let mut statement = connection.prepare_cached(include_str!("sql/visit_feed.sql"))?;
         let parameters = params![after.as_i64(), searched, aggregate_types, event_types, filter.tenant(), EVENTS_MAX];
-        let mut rows = statement.query(parameters)?;
+        let rows = statement.query(parameters)?;
         let (events, fields) = (Vec::new(), FieldBuffer::default());
         let mut chunk = Self { events, fields, streams, next: after, end: ChunkEnd::Full };
-        while let Some(row) = rows.next()? {
-            if chunk.push(row).is_err() {
-                chunk.end = ChunkEnd::AtFault;
-                return Ok(chunk);
-            }
-            if chunk.fields.is_full() {
-                return Ok(chunk);
-            }
-        }
-        if chunk.events.len() < EVENTS_MAX as usize {
-            match u64::try_from(searched) {
-                Ok(next) if searched < through => chunk.next = Position::new(next),
-                _ => chunk.end = ChunkEnd::Last,
-            }
+        chunk.end = push_rows(rows, |row| {
+            chunk.push(row)?;
+            Ok(chunk.fields.is_full())
+        })?;
+        // the last of the positions that were searched, not of all
+        if chunk.end == ChunkEnd::Last
+            && searched < through
+            && let Ok(next) = u64::try_from(searched)
+        {
+            (chunk.next, chunk.end) = (Position::new(next), ChunkEnd::Full);
         }
         Ok(chunk)
     }

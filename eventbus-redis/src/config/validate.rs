@@ -1,7 +1,10 @@
 //! Validation of a configuration: finds every mistake at once.
 
 use super::RedisEventBusConfig;
-use crate::validate::{FieldProblem, MAX_SECONDS, ms_problem, name_problem, out_of_range, prefix_problem};
+use crate::{
+    keys::ABSENT_CONSUMER,
+    validate::{FieldProblem, MAX_SECONDS, ms_problem, name_problem, out_of_range, prefix_problem},
+};
 
 /// More entries than a server should send at once, or a consumer hold.
 const MAX_BATCH_SIZE: u64 = 1_000_000;
@@ -48,7 +51,7 @@ pub(super) fn problems(config: &RedisEventBusConfig) -> impl Iterator<Item = Fie
 
 /// Returns the problem of a consumer's name; those that the bus gives to consumers without a process are reserved.
 fn consumer_name_problem(name: &str) -> Option<String> {
-    let is_reserved = name.starts_with("absent") || name.ends_with("-recovery");
+    let is_reserved = name.starts_with(ABSENT_CONSUMER) || name.ends_with("-recovery");
     name_problem(name).or_else(|| is_reserved.then(|| "begins with `absent` or ends with `-recovery`".to_owned()))
 }
 

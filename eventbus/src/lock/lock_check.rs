@@ -149,10 +149,6 @@ impl Lock {
         let mut events: Vec<_> =
             if self.chosen.is_empty() { linked.filter(is_of_crate).collect() } else { self.chosen.clone() };
         events.sort_unstable_by_key(|event| event.descriptor.event_type);
-        // what a fold passes by may be an event of the aggregate
-        let retired = inventory::iter::<AggregateRegistration>()
-            .filter(|aggregate| !aggregate.is_fold)
-            .flat_map(|aggregate| aggregate.retired.iter().map(|name| (aggregate.aggregate_type, *name)));
-        Code { events, retired: retired.collect(), samples: &self.samples }
+        Code { events, retired: AggregateRegistration::all_retired().collect(), samples: &self.samples }
     }
 }

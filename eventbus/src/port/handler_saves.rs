@@ -92,7 +92,7 @@ impl HandlerSaves {
         self.0.lock().after_commit.push(Box::new(task));
     }
 
-    /// Refuses further saves from now on; returns those that were made, by stream, and what is to be done after them.
+    /// Refuses further saves; returns those that were made, by stream, and what is to be done after them.
     pub(crate) fn end(&self) -> (Vec<Append>, Vec<AfterCommit>) {
         let mut saves = self.0.lock();
         saves.has_ended = true;

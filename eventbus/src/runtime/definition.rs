@@ -310,6 +310,15 @@ pub struct AggregateRegistration {
     pub is_test: bool,
 }
 
+impl AggregateRegistration {
+    /// Returns the events that aggregates have retired: the type of each aggregate, and the wire name. Not what a fold passes
+    /// by: it may be an event of the aggregate.
+    pub(crate) fn all_retired() -> impl Iterator<Item = (&'static str, &'static str)> {
+        let aggregates = inventory::iter::<Self>().filter(|aggregate| !aggregate.is_fold);
+        aggregates.flat_map(|aggregate| aggregate.retired.iter().map(|&name| (aggregate.aggregate_type, name)))
+    }
+}
+
 /// A handler, registered at link time.
 #[doc(hidden)]
 #[derive(Debug)]

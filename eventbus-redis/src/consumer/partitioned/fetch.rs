@@ -144,7 +144,7 @@ impl<'a> PartitionReader<'a> {
         max_bytes: usize,
     ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
         let part = &catch_up.consumer;
-        if let (Some(reader), Some(fence)) = (catch_up.new_generation, part.inner.fencing_token()) {
+        if let (Some(reader), Some(fence)) = (catch_up.new_generation(), part.inner.fencing_token()) {
             let mut begin = script::partition::REGISTER_PARTITION_READER.select(true).key(&fence.lease_key);
             begin.arg(reader);
             part.inner.run_idempotent::<u64>(begin).await?;

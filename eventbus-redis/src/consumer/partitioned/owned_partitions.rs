@@ -65,9 +65,14 @@ pub(super) struct CatchUp {
     pub(super) from: String,
     /// The generation in which it was listed.
     generation: u64,
-    /// Generation to register with the server as the partition's reader; set for the first page.
-    pub(super) new_generation: Option<u64>,
     pub(super) owner_ended: bool,
+}
+
+impl CatchUp {
+    /// Returns the generation to register with the server as the partition's reader, before the first page.
+    pub(super) fn new_generation(&self) -> Option<u64> {
+        (self.from == "-").then_some(self.generation)
+    }
 }
 
 /// A partition that may be read.
@@ -155,7 +160,6 @@ impl OwnedPartitions {
                 consumer: Arc::clone(&part.consumer),
                 from: from.clone(),
                 generation: part.read_generation,
-                new_generation: (from == "-").then_some(part.read_generation),
                 owner_ended: part.owner_ended,
             }),
             _ => None,

@@ -41,8 +41,7 @@ end
 local found = groups_of(backlog)[group]
 if not is_open and not found then
   -- a consumer that had not noticed the end has created them again
-  local left = { KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7] }
-  if redis.call('EXISTS', unpack(left)) > 0 then redis.call('DEL', unpack(left)) end
+  if redis.call('EXISTS', unpack(KEYS, 2, 7)) > 0 then redis.call('DEL', unpack(KEYS, 2, 7)) end
   return { 'none', '0', '', '0' }
 end
 -- refused by a server out of memory
@@ -77,6 +76,6 @@ if waits or left > 0 then local stores = {}
 for store in pairs(missing_stores) do stores[#stores + 1] = store end
 table.sort(stores)
 return { 'more', is_first, table.concat(stores, ' '), tostring(left), unpack(copies) } end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7])
+redis.call('DEL', unpack(KEYS, 1, 7))
 for p = 8, #KEYS do redis.call('HDEL', KEYS[p], 'open ' .. group, 'first ' .. group) end
 return { 'finished', '0', '', '0' }

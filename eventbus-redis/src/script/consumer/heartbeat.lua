@@ -27,12 +27,11 @@ end
 local renew = ARGV[8]
 for _ = 1, math.ceil(absent / tonumber(ARGV[9]) / RENEWED_MAX) do
   local found = redis.call('XPENDING', stream, group, renew, '+', RENEWED_MAX, ABSENT)
-  local keep, ids = { 'XCLAIM', stream, group, ABSENT, 0 }, {}
+  local keep = {}
   for _, entry in ipairs(found) do
-    if entry[3] > live / 3 then keep[#keep + 1], ids[#ids + 1] = entry[1], entry[1] end
+    if entry[3] > live / 3 then keep[#keep + 1] = entry[1] end
   end
-  keep[#keep + 1] = 'JUSTID'
-  if #ids > 0 then claim(keep, ids, KEYS[4]) end
+  claim(stream, group, ABSENT, keep, {}, KEYS[4])
   renew = '-'
   if #found < RENEWED_MAX then break end
   renew = '(' .. found[#found][1]

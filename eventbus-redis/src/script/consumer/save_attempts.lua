@@ -3,7 +3,7 @@
 -- Replies with the ids that a different consumer has claimed or finished: no attempts are saved for these, nor for
 -- deleted entries.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local lost, set, claims = {}, { 'HSET', retry }, {}
+local lost, set, claims, attempts_of = {}, { 'HSET', retry }, {}, {}
 local function write(id, attempts)
   if attempts == '' then
     redis.call('HDEL', retry, id)
@@ -14,18 +14,16 @@ end
 for i = 3, #ARGV, 3 do
   local id, count, attempts = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if #redis.call('XPENDING', stream, group, id, id, 1, me) == 1 then
-    local one = claims[count] or { command = { 'XCLAIM', stream, group, me, 0 }, ids = {}, attempts = {} }
-    claims[count], one.command[#one.command + 1], one.ids[#one.ids + 1] = one, id, id
-    one.attempts[id] = attempts
+    claims[count] = claims[count] or {}
+    table.insert(claims[count], id)
+    attempts_of[id] = attempts
   elseif #redis.call('XRANGE', stream, id, id) == 1 then
     if is_unread(stream, group, id) then write(id, attempts) else lost[#lost + 1] = id end
   end
 end
 -- the first writes: a server out of memory refuses the hash write below, but not after a script has written
-for count, one in pairs(claims) do
-  local command = one.command
-  command[#command + 1], command[#command + 2], command[#command + 3] = 'RETRYCOUNT', count, 'JUSTID'
-  for id in pairs(claim(command, one.ids, KEYS[3])) do write(id, one.attempts[id]) end
+for count, ids in pairs(claims) do
+  for id in pairs(claim(stream, group, me, ids, { 'RETRYCOUNT', count }, KEYS[3])) do write(id, attempts_of[id]) end
 end
 if #set > 2 then redis.call(unpack(set)) end
 return lost

@@ -24,7 +24,7 @@ for _, entry in ipairs(pending) do
   local name = there and by_name(there[2]).event_type
   if not name or not (knows_all or names[name]) then
     -- a consumer without a heartbeat, used for this alone
-    claim({ 'XCLAIM', stream, group, ABSENT .. '-given-up', 0, id, 'IDLE', idle, 'JUSTID' }, { id }, KEYS[3])
+    claim(stream, group, ABSENT .. '-given-up', { id }, { 'IDLE', idle }, KEYS[3])
   end
 end
 return { was_known, #pending == ENTRIES_MAX and '(' .. pending[#pending][1] or '' }

@@ -78,15 +78,20 @@ local function note_removed(stream, relay, group, ids)
   end
 end
 
--- Claims entries by an `XCLAIM` with `JUSTID`, and returns those that it claimed, as keys. The server takes
--- those that were removed from the stream from the pending ones, and does not claim them: they are noted.
-local function claim(command, ids, relay)
+-- Claims pending entries for a consumer, with further options of `XCLAIM`; returns those that it claimed, as keys. The server
+-- takes those that were removed from the stream from the pending ones, and does not claim them: they are noted.
+local function claim(stream, group, consumer, ids, options, relay)
+  if #ids == 0 then return {} end
+  local command = { 'XCLAIM', stream, group, consumer, 0 }
+  for _, arguments in ipairs({ ids, options, { 'JUSTID' } }) do
+    for _, argument in ipairs(arguments) do command[#command + 1] = argument end
+  end
   local claimed, removed = {}, {}
   for _, id in ipairs(redis.call(unpack(command))) do claimed[id] = true end
   for _, id in ipairs(ids) do
     if not claimed[id] then removed[#removed + 1] = id end
   end
-  note_removed(command[2], relay, command[3], removed)
+  note_removed(stream, relay, group, removed)
   return claimed
 end
 

@@ -85,10 +85,7 @@ fn known_types(plan: &CheckedPlan) -> BTreeMap<&'static str, u32> {
             *version = event.schema_version.max(*version);
         }
     }
-    // what a fold passes by may be an event of the aggregate
-    let aggregates = inventory::iter::<AggregateRegistration>().filter(|aggregate| !aggregate.is_fold);
-    let retired = aggregates.flat_map(|aggregate| aggregate.retired);
-    known.extend(retired.map(|&event_type| (event_type, u32::MAX)));
+    known.extend(AggregateRegistration::all_retired().map(|(_, event_type)| (event_type, u32::MAX)));
     known
 }
 

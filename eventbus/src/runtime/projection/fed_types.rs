@@ -55,6 +55,8 @@ pub(super) enum TypeCheck {
     NeedsRebuild,
     /// Events were missed, and this process cannot rebuild: the projection stopped.
     Stopped,
+    /// The lease is lost, or the app stops.
+    Interrupted,
 }
 
 impl FedTypes {

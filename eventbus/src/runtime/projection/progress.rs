@@ -343,6 +343,8 @@ impl ProgressCell {
 
     /// Stops, unless the position was set back meanwhile.
     pub(super) fn stop(&self, error: ProjectionError, generation: u64) {
+        // the store has answered
+        self.set_problem(None);
         let now = self.clock().now();
         self.progress.send_if_modified(|progress| {
             let current = progress.generation == generation;

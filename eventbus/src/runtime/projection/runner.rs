@@ -7,8 +7,8 @@
 
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     ProjectionError,
@@ -93,14 +93,13 @@ impl<P: Projection> ProjectionRunner<P> {
         let needs_rebuild = Arc::<Notify>::default();
         // beside each other: the live rows serve and advance while a rebuild fills its copies. In a task of its own, as a
         // store refuses statements of a task that has a transaction open
-        let mut rebuild = JoinSet::new();
-        rebuild.spawn({
+        let rebuild = AbortOnDropHandle::new(tokio::spawn({
             let (inner, context) = (Arc::clone(&self.inner), self.context.clone());
             let (needs_rebuild, cancel) = (Arc::clone(&needs_rebuild), cancel.clone());
             async move { rebuild_when_needed(&inner, &context, &needs_rebuild, &cancel).await }
-        });
+        }));
         let rebuilt = async {
-            if let Some(Err(ended)) = rebuild.join_next().await
+            if let Err(ended) = rebuild.await
                 && ended.is_panic()
             {
                 resume_unwind(ended.into_panic());
@@ -116,25 +115,25 @@ impl<P: Projection> ProjectionRunner<P> {
             self.inner.progress().set_owner(true);
             // it may count the events of the whole feed
             let type_check = tokio::select! {
-                type_check = check_types(&self.inner, &self.context, &held_lease) => Some(type_check),
-                () = held_lease.ended().cancelled() => None,
-                () = cancel.cancelled() => None,
+                type_check = check_types(&self.inner, &self.context, &held_lease) => type_check,
+                () = held_lease.ended().cancelled() => Ok(TypeCheck::Interrupted),
+                () = cancel.cancelled() => Ok(TypeCheck::Interrupted),
             };
-            if matches!(type_check, Some(Ok(TypeCheck::Complete | TypeCheck::NeedsRebuild))) {
+            if matches!(type_check, Ok(TypeCheck::Complete | TypeCheck::NeedsRebuild)) {
                 self.inner.progress().resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
             }
             let feeding_end = match type_check {
-                Some(Ok(TypeCheck::Complete)) => self.feed_with_lease(&held_lease, feed).await,
-                Some(Ok(TypeCheck::NeedsRebuild)) => {
+                Ok(TypeCheck::Complete) => self.feed_with_lease(&held_lease, feed).await,
+                Ok(TypeCheck::NeedsRebuild) => {
                     needs_rebuild.notify_one();
                     self.feed_with_lease(&held_lease, feed).await
                 }
-                Some(Ok(TypeCheck::Stopped)) => FeedingEnd::Stopped,
-                Some(Err(error)) => {
+                Ok(TypeCheck::Stopped) => FeedingEnd::Stopped,
+                Ok(TypeCheck::Interrupted) => FeedingEnd::Ended,
+                Err(error) => {
                     self.inner.progress().report_problem(&error, &*self.context.store);
                     FeedingEnd::Ended
                 }
-                None => FeedingEnd::Ended,
             };
             self.inner.progress().set_owner(false);
             held_lease.release().await;
@@ -261,13 +260,11 @@ impl<P: Projection> ProjectionRunner<P> {
             }
             Err(FeedStop::LeaseLost) => false,
             Err(FeedStop::EventFailed(record, error)) => {
-                progress.set_problem(None);
                 progress.stop_at(&record, &error, generation);
                 return Some(FeedingEnd::Stopped);
             }
             Err(FeedStop::MissingTable(error)) => {
                 tracing::error!(%error, "projection stopped before its first event");
-                progress.set_problem(None);
                 progress.stop(error, generation);
                 return Some(FeedingEnd::Stopped);
             }
@@ -284,7 +281,6 @@ impl<P: Projection> ProjectionRunner<P> {
     ) -> Option<FeedingEnd> {
         // a retry would read the same damaged event
         if matches!(error.downcast_ref(), Some(ReadError::Corrupt { .. })) {
-            self.inner.progress().set_problem(None);
             self.inner.progress().stop_at_damage(error);
             return Some(FeedingEnd::Stopped);
         }

@@ -217,19 +217,18 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
                 break;
             }
         }
-        let is_late = transaction.is_late();
-        match self.check_tables(&mut *transaction).await {
-            Ok(()) => {}
-            // a statement that failed and whose error a method passed over, or a method that took too long
-            Err(FeedStop::Store(error)) => {
-                drop(transaction);
-                return self.confirm_ownership(0..handled, HandlerError::from(error), is_late).await;
-            }
-            Err(stop) => return Err(stop),
-        }
         let to = if handled == events.len() { through } else { position_of(events[..handled].last()) };
         let is_late = transaction.is_late();
-        match self.commit_at(transaction, to).await {
+        // a method may have passed over the error of a statement, after which all others fail
+        let checked = self.check_tables(&mut *transaction).await;
+        let committed = match checked {
+            Ok(()) => self.commit_at(transaction, to).await,
+            Err(stop) => {
+                drop(transaction);
+                Err(stop)
+            }
+        };
+        match committed {
             Ok(()) => Ok(TransactionOutcome::Committed(handled)),
             // a constraint that only the commit checks does not tell which event broke it
             Err(FeedStop::Store(error)) => self.confirm_ownership(0..handled, HandlerError::from(error), is_late).await,
