@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    Position, StreamId,
+    Position, RecordedEvent, StreamId,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
     store::{FeedEnd, VisitFeedEvent},
     support::{fetched_ahead, paged_ahead},
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     feed_page::{
-        FeedColumns, FeedCursor, PageStart, decode_filtered, feed_page, fetch_filtered, fetch_row, fetch_value,
+        self, FeedColumns, FeedCursor, PageStart, decode_filtered, feed_page, fetch_filtered, fetch_row, fetch_value,
         find_window_end, unreadable_answer,
     },
     filter_parameters::FilterParameters,
@@ -63,6 +63,10 @@ impl ReadFeed for PgEventStore {
         visit: &mut VisitFeedEvent<'_>,
     ) -> Result<(), ReadError> {
         visit::visit_feed(self, after, through, filter, visit).await
+    }
+
+    async fn read_events_at(&self, positions: &[Position]) -> Vec<Result<Option<RecordedEvent>, ReadError>> {
+        feed_page::read_events_at(self.inner(), positions).await.unwrap_or_else(|error| vec![Err(error)])
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
@@ -161,7 +165,7 @@ mod tests {
         PgEventStoreConfig,
         pool::PLANNER_SETTINGS,
         read::stream_page,
-        statements::{FilterShape, PageEnd},
+        statements::{AppendParts, FilterShape, PageEnd},
     };
 
     const DEPOSITED: Name = Name::from_static("Deposited");
@@ -299,11 +303,12 @@ mod tests {
             run(&mut connection, format!("SET {name} = {value}")).await;
         }
         let statements = store.inner().statements();
+        let all_parts = AppendParts { has_tags: true, has_values: true, has_note: true, lists_types: true };
         for (name, query) in [
             ("tagged", statements.tagged_page()),
             ("counted", statements.query(include_str!("sql/count_tagged_events.sql"))),
             ("boundary", statements.boundary_page()),
-            ("appended", statements.append_streams(true)),
+            ("appended", statements.append_streams(all_parts)),
             ("added", statements.query(include_str!("sql/add_tag.sql"))),
         ] {
             run(&mut connection, format!("PREPARE {name} AS {}", query.sql().as_str())).await;

@@ -6,7 +6,7 @@ use eventbus::{
     Position, RecordedEvent, StreamId, Version,
     port::ReadError,
     store::{Boundary, BoundaryCondition},
-    support::{FeedVersions, PAGE_BYTES, Page},
+    support::{EventTypeNames, FeedVersions, PAGE_BYTES, Page, missing_event_error},
 };
 use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow};
 
@@ -15,7 +15,8 @@ use crate::{
     pool::Query,
     record::{
         BOUNDARY_STREAM_COLUMN, PAGE_EVENTS_MAX, PAYLOAD_COLUMN, VISITED_PAYLOAD_COLUMN, decode_counts,
-        decode_feed_page, decode_has_former, decode_reach, decode_stream_no, payload_bytes, read_position,
+        decode_feed_event, decode_feed_page, decode_has_former, decode_reach, decode_stream_no, payload_bytes,
+        read_position,
     },
     statement_error::StatementError,
     statements::PageEnd,
@@ -108,6 +109,43 @@ async fn whole_page(
     Ok((events, next.map(|start| FeedCursor { start, versions })))
 }
 
+/// Reads events at positions, at most [`PAGE_EVENTS_MAX`], and up to the one with which their payloads reach
+/// [`PAGE_BYTES`]. Item `i` is the event at `positions[i]`.
+pub(crate) async fn read_events_at(
+    inner: &StoreInner,
+    positions: &[Position],
+) -> Result<Vec<Result<Option<RecordedEvent>, ReadError>>, ReadError> {
+    let positions = &positions[..positions.len().min(PAGE_EVENTS_MAX as usize)];
+    let query = inner.statements().page_at_positions();
+    let query = query.bind(positions.iter().map(|position| position.as_i64()).collect::<Vec<_>>());
+    let (rows, page_end) = fetch_rows(inner, query, PAYLOAD_COLUMN).await?;
+    let streams = load_page_streams(inner, &rows).await?;
+    let (mut names, mut rows) = (EventTypeNames::default(), rows.iter().peekable());
+    let mut events = Vec::with_capacity(positions.len());
+    for position in positions {
+        if page_end == PageEnd::AtBytes && rows.peek().is_none() {
+            break; // the positions behind were not searched
+        }
+        let is_at = |row: &&PgRow| read_position(row, 0).is_ok_and(|found| found == Some(position.as_i64()));
+        events.push(rows.next_if(is_at).map(|row| decode_event_after_former(row, &streams, &mut names)).transpose());
+    }
+    Ok(events)
+}
+
+/// Decodes an event; fails if the one before it in its stream is missing.
+fn decode_event_after_former(
+    row: &PgRow,
+    streams: &PageStreams,
+    names: &mut EventTypeNames,
+) -> Result<RecordedEvent, ReadError> {
+    let event = decode_feed_event(row, streams, names)?;
+    if event.version() > Version::FIRST && !decode_has_former(row).map_err(unreadable_answer)? {
+        let former = Version::new(event.version().get() - 1);
+        return Err(missing_event_error(event.metadata().stream(), former));
+    }
+    Ok(event)
+}
+
 /// What a page of a read with a filter has of each event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum FeedColumns {
@@ -192,8 +230,13 @@ async fn fetch_rows(
 
 /// Decodes the events of rows with the numbers of their streams; `true` if there may be more.
 async fn decode_rows(inner: &StoreInner, rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
+    decode_feed_page(rows, &load_page_streams(inner, rows).await?)
+}
+
+/// Loads the streams whose numbers stand in the rows.
+async fn load_page_streams(inner: &StoreInner, rows: &[PgRow]) -> Result<PageStreams, ReadError> {
     let numbers = rows.iter().map(decode_stream_no).collect::<Result<_, _>>().map_err(unreadable_answer)?;
-    decode_feed_page(rows, &inner.load_streams(numbers).await?)
+    inner.load_streams(numbers).await
 }
 
 fn last_position(events: &[RecordedEvent]) -> Option<i64> {

@@ -13,7 +13,7 @@ use crate::{
     PgEventStore,
     pool::{PLANNER_SETTINGS, Query},
     schema::Schema,
-    statements::{Claim, FilterShape, PageEnd, Statements, StreamClaims},
+    statements::{AppendParts, Claim, FilterShape, PageEnd, Statements, StreamClaims},
 };
 
 /// The events of the store whose plans are kept, and of the store of `cargo test`.
@@ -113,7 +113,8 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     };
     let read_filtered = statements.filtered_page(of_types, PageEnd::AtEvents);
     let visited_page = statements.visited_page(of_types, PageEnd::AtEvents);
-    let append_streams = statements.append_streams(false);
+    let without_tags = AppendParts { has_tags: false, has_values: true, has_note: true, lists_types: true };
+    let append_streams = statements.append_streams(without_tags);
     let new_value = "NULL, NULL, NULL, NULL, NULL, '{1}', '{Order.number}', '{new}', NULL, NULL, NULL, NULL";
     let read_forward = statements.stream_page(include_str!("sql/read_forward.sql"), "version");
     let read_backward = statements.stream_page(include_str!("sql/read_backward.sql"), "version DESC");

@@ -59,7 +59,8 @@ pub(crate) fn decode_stream_no(row: &PgRow) -> Result<i64, sqlx::Error> {
     row.try_get_unchecked(RECORD_COLUMNS)
 }
 
-/// Returns whether the store has the event before the first one of a page of the whole feed, in its stream.
+/// Returns whether the store has the event before the one of a row in its stream; of a page of the whole feed the first
+/// row alone has that column.
 pub(crate) fn decode_has_former(row: &PgRow) -> Result<bool, sqlx::Error> {
     row.try_get::<Option<bool>, _>(RECORD_COLUMNS + 1).map(Option::unwrap_or_default)
 }
@@ -78,7 +79,8 @@ pub(crate) fn decode_counts(row: &PgRow) -> Result<Vec<u64>, sqlx::Error> {
     Ok(counts.into_iter().map(|count| u64::try_from(count).unwrap_or_default()).collect())
 }
 
-fn decode_feed_event(
+/// Decodes an event of the feed.
+pub(crate) fn decode_feed_event(
     row: &PgRow,
     streams: &PageStreams,
     names: &mut EventTypeNames,

@@ -8,21 +8,26 @@ use sqlx::{Arguments as _, SqlStr, postgres::PgArguments};
 
 use crate::{pool::Query, record::PAGE_EVENTS_MAX, schema::Schema};
 
-/// Addresses and lengths of a text of `sql/` and of the text that fills its gap, and whether the statement also does what
-/// few calls need: lists the types of its events, counts tags, or ends a page at its bytes; and the filter of a page.
-/// Addresses, as to hash the texts at each append costs a microsecond.
-type Template = (Place, Place, bool, FilterShape);
+/// Addresses and lengths of a text of `sql/` and of the text that fills its gap, and what the statement does that not all
+/// calls need. Addresses, as to hash the texts at each append costs a microsecond.
+type Template = (Place, Place, Variant);
+
+/// What a statement does that not all calls need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Variant {
+    /// It lists the types of its events, or ends a page at its bytes.
+    DoesMore(bool),
+    /// It reads events that match a filter, and may end a page at its bytes.
+    Filter(bool, FilterShape),
+    Append(AppendParts),
+}
 
 /// The address and the length of a text.
 type Place = (usize, usize);
 
-fn template(sql: &'static str, gap: &'static str, does_more: bool) -> Template {
-    template_of_filter(sql, gap, does_more, FilterShape::default())
-}
-
-fn template_of_filter(sql: &'static str, gap: &'static str, does_more: bool, shape: FilterShape) -> Template {
+fn template(sql: &'static str, gap: &'static str, variant: Variant) -> Template {
     let place = |text: &'static str| (text.as_ptr().addr(), text.len());
-    (place(sql), place(gap), does_more, shape)
+    (place(sql), place(gap), variant)
 }
 
 /// The parts of a filter that are given: a statement has no others, as the server would plan it anew at each call to find
@@ -46,6 +51,32 @@ impl FilterShape {
         ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
         if parts.is_empty() { "true".to_owned() } else { parts.join("\n    AND ") }
+    }
+}
+
+/// The parts of `append_streams.sql` that an append needs: to begin and to end a part costs the server time, also if it finds
+/// no rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct AppendParts {
+    /// It has tags, or a condition.
+    pub(crate) has_tags: bool,
+    /// It changes unique values.
+    pub(crate) has_values: bool,
+    /// It notes a delivery or a command.
+    pub(crate) has_note: bool,
+    /// The store may not have listed the types of its events.
+    pub(crate) lists_types: bool,
+}
+
+impl AppendParts {
+    /// Returns `true` if an append needs the lines after `-- if <part>`.
+    fn has(self, part: &str) -> bool {
+        match part {
+            "tags" => self.has_tags,
+            "values" => self.has_values,
+            "note" => self.has_note,
+            _ => self.lists_types,
+        }
     }
 }
 
@@ -138,7 +169,7 @@ impl Statements {
 
     /// Returns the statement of a text of `sql/`.
     pub(crate) fn get(&self, sql: &'static str) -> SqlStr {
-        self.get_or_fill(template(sql, "", false), || without_comments(sql))
+        self.get_or_fill(template(sql, "", Variant::DoesMore(false)), || without_comments(sql))
     }
 
     /// Returns the statement of a text of `sql/`, for binding its parameters.
@@ -154,7 +185,7 @@ impl Statements {
     /// Returns the statement that counts the events of a range that match a filter.
     pub(crate) fn count_filtered(&self, shape: FilterShape) -> Query<'static> {
         let sql = include_str!("sql/count_events.sql");
-        let template = template_of_filter(sql, "", false, shape);
+        let template = template(sql, "", Variant::Filter(false, shape));
         sqlx::query(self.get_or_fill(template, || without_comments(sql).replace("{wanted}", &shape.condition())))
     }
 
@@ -176,7 +207,7 @@ impl Statements {
         end: PageEnd,
     ) -> Query<'static> {
         let rows = include_str!("sql/read_filtered.sql");
-        let template = template_of_filter(rows, columns, end == PageEnd::AtBytes, shape);
+        let template = template(rows, columns, Variant::Filter(end == PageEnd::AtBytes, shape));
         sqlx::query(self.get_or_fill(template, || {
             let text = page_text(rows, "position", more_columns, end);
             text.replace("{record}", columns.trim()).replace("{wanted}", &shape.condition())
@@ -186,7 +217,13 @@ impl Statements {
     /// Returns the statement that reads a page of the feed without a filter, with the number of each event's stream; it
     /// also tells of the first event whether the one before it in its stream is there.
     pub(crate) fn whole_feed_page(&self, rows: &'static str, end: PageEnd) -> Query<'static> {
-        self.page(rows, "position", include_str!("sql/has_former.sql"), end)
+        self.page(rows, "position", include_str!("sql/first_has_former.sql"), end)
+    }
+
+    /// Returns the statement that reads the events at positions, with the number of each event's stream, and whether the
+    /// event before it in its stream is there.
+    pub(crate) fn page_at_positions(&self) -> Query<'static> {
+        self.page(include_str!("sql/read_at.sql"), "place", ", e.stream_no, {has_former}", PageEnd::AtBytes)
     }
 
     fn page(
@@ -196,14 +233,14 @@ impl Statements {
         more_columns: &'static str,
         end: PageEnd,
     ) -> Query<'static> {
-        let template = template(rows, order, end == PageEnd::AtBytes);
+        let template = template(rows, order, Variant::DoesMore(end == PageEnd::AtBytes));
         sqlx::query(self.get_or_fill(template, || page_text(rows, order, more_columns, end)))
     }
 
     /// Returns the statement that reads a snapshot and the first page of the events after it.
     pub(crate) fn read_from_snapshot(&self) -> Query<'static> {
         let (sql, rows) = (include_str!("sql/read_snapshot.sql"), include_str!("sql/read_after_snapshot.sql"));
-        sqlx::query(self.get_or_fill(template(sql, rows, false), || {
+        sqlx::query(self.get_or_fill(template(sql, rows, Variant::DoesMore(false)), || {
             without_comments(sql).replace("{page}", &page_text(rows, "version", "", PageEnd::AtBytes))
         }))
     }
@@ -220,18 +257,16 @@ impl Statements {
 
     fn page_of_tags(&self, sql: &'static str) -> Query<'static> {
         let rows = include_str!("sql/read_tagged_rows.sql");
-        sqlx::query(self.get_or_fill(template(sql, rows, false), || {
+        sqlx::query(self.get_or_fill(template(sql, rows, Variant::DoesMore(false)), || {
             without_comments(sql).replace("{page}", &page_text(rows, "position", ", e.stream_no", PageEnd::AtBytes))
         }))
     }
 
-    /// Returns the statement that appends to several streams, or to none; with `has_tags` it counts and compares tags.
-    pub(crate) fn append_streams(&self, has_tags: bool) -> Query<'static> {
+    /// Returns the statement that appends to several streams, or to none.
+    pub(crate) fn append_streams(&self, parts: AppendParts) -> Query<'static> {
         let sql = include_str!("sql/append_streams.sql");
-        sqlx::query(self.get_or_fill(template(sql, "", has_tags), || match has_tags {
-            true => without_comments(sql),
-            false => without_comments(&without_tags(sql)),
-        }))
+        let template = template(sql, "", Variant::Append(parts));
+        sqlx::query(self.get_or_fill(template, || without_comments(&with_parts(sql, parts))))
     }
 
     /// Returns the statement that claims one stream at the expected version, and appends.
@@ -257,7 +292,7 @@ impl Statements {
     }
 
     fn append_text(&self, sql: &'static str, claim: &'static str, lists_types: bool) -> SqlStr {
-        self.get_or_fill(template(sql, claim, lists_types), || {
+        self.get_or_fill(template(sql, claim, Variant::DoesMore(lists_types)), || {
             let list =
                 format!(", event_type, schema_version\n{}", without_comments(include_str!("sql/list_types.sql")));
             let (stored, listed) = if lists_types { (",\nstored AS (", &*list) } else { ("", "") };
@@ -282,6 +317,7 @@ impl Statements {
             .replace("{patience}", patience)
             .replace("{record}", include_str!("sql/record.sql").trim())
             .replace("{fields}", include_str!("sql/fields.sql").trim())
+            .replace("{has_former}", &without_comments(include_str!("sql/has_former.sql")))
             .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())
             .replace("{driving_tags}", &without_comments(include_str!("sql/driving_tags.sql")))
             .replace("{matching_positions}", &without_comments(include_str!("sql/matching_positions.sql")))
@@ -335,12 +371,16 @@ fn page_text(rows: &str, order: &str, more_columns: &str, end: PageEnd) -> Strin
         .replace("{stored_bytes}", &stored_bytes.to_string())
 }
 
-/// Removes the lines that only an append with tags needs.
-fn without_tags(sql: &str) -> String {
-    let mut is_about_tags = false;
+/// Removes the lines between `-- if <part>` and `-- end` of the parts that an append does not need.
+fn with_parts(sql: &str, parts: AppendParts) -> String {
+    let mut are_needed = Vec::new();
     let lines = sql.lines().filter(|line| {
-        is_about_tags = (is_about_tags || *line == "-- if tags") && *line != "-- end";
-        !is_about_tags
+        match line.strip_prefix("-- if ") {
+            Some(part) => are_needed.push(parts.has(part)),
+            None if *line == "-- end" => drop(are_needed.pop()),
+            None => {}
+        }
+        are_needed.iter().all(|is_needed| *is_needed)
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -386,13 +426,23 @@ mod tests {
     }
 
     #[test]
-    fn an_append_without_tags_has_a_statement_without_them() {
+    fn an_append_has_a_statement_without_the_parts_that_it_does_not_need() {
         let statements = Statements::new(Schema::new("store").unwrap(), false);
-        let [without, with] = [false, true].map(|has_tags| statements.append_streams(has_tags).sql());
-        for part in ["tag", "boundary", "$30"] {
-            assert!(!without.as_str().contains(part) && with.as_str().contains(part), "{part}");
+        let all = AppendParts { has_tags: true, has_values: true, has_note: true, lists_types: true };
+        let with = statements.append_streams(all).sql();
+        assert!(!with.as_str().contains("\n--"));
+        for (parts, only_there) in [
+            (AppendParts { has_tags: false, ..all }, &["tag", "boundary", "$30"][..]),
+            (AppendParts { has_values: false, ..all }, &["unique_values", "raced AS", "$23", "after_values"]),
+            (AppendParts { has_note: false, ..all }, &["deliveries", "commanded", "$18", "$27"]),
+            (AppendParts { lists_types: false, ..all }, &["event_types"]),
+        ] {
+            let without = statements.append_streams(parts).sql();
+            for part in only_there {
+                assert!(!without.as_str().contains(part) && with.as_str().contains(part), "{part}");
+            }
+            assert!(without.as_str().contains("result") && without.as_str().len() < with.as_str().len());
         }
-        assert!(without.as_str().contains("unique_values") && !with.as_str().contains("\n--"));
     }
 
     /// Appends an event to each of two streams in one statement; returns the number of stored events.

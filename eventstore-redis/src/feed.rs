@@ -221,7 +221,8 @@ pub(crate) async fn pointers(
     let feed = inner.keys().feed();
     let entries = query_entries(inner, &feed, &commands::range(&feed, from, through.get(), count)).await?;
     let mut pointers = Vec::with_capacity(entries.len());
-    for (wanted, entry) in (from..).zip(entries) {
+    for (number, entry) in (0_u64..).zip(entries) {
+        let wanted = from.saturating_add(number);
         if let Ok(found) = number_of(&entry.id)
             && found != wanted
         {

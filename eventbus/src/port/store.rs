@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
-use futures_util::TryFutureExt as _;
+use futures_util::{StreamExt as _, TryFutureExt as _};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -173,6 +173,22 @@ pub trait ReadFeed: Send + Sync {
         visit: &mut VisitFeedEvent<'_>,
     ) -> Result<(), ReadError> {
         visit_feed_records(self.read_feed(after, through, filter), visit).await
+    }
+
+    /// Reads the events at `positions`, in any order: item `i` is the event at `positions[i]`, `None` if there is none.
+    ///
+    /// A store may return fewer items than there are positions, at least one; the caller asks again for the rest. The
+    /// provided body reads the first one alone.
+    ///
+    /// # Errors
+    /// Each item may be a [`ReadError`], of that event alone: [`ReadError::Corrupt`] if it cannot be read, or if the event
+    /// before it in its stream is missing.
+    async fn read_events_at(&self, positions: &[Position]) -> Vec<Result<Option<RecordedEvent>, ReadError>> {
+        let Some(position) = positions.first() else {
+            return Vec::new();
+        };
+        let before = Position::new(position.get().saturating_sub(1));
+        vec![self.read_feed(before, *position, &FeedFilter::all()).next().await.transpose()]
     }
 
     /// Reads every event after position `after`, up to the head at the time of the first poll.

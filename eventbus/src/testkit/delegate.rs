@@ -106,6 +106,13 @@ macro_rules! __delegate {
                     $inner.visit_feed(after, through, filter, visit).await
                 }
 
+                async fn read_events_at(
+                    &$self,
+                    positions: &[Position],
+                ) -> Vec<Result<Option<RecordedEvent>, ReadError>> {
+                    $inner.read_events_at(positions).await
+                }
+
                 fn read_all(&$self, after: Position) -> RecordStream<'_> {
                     $inner.read_all(after)
                 }

@@ -5,7 +5,7 @@
 //! come again, a moved boundary only if the expected counts can never come again.
 
 use eventbus::{
-    BoxError, EventId, ExpectedVersion, Name, StreamId, Version,
+    BoxError, EventId, ExpectedVersion, Name, NewEvent, StreamId, Version,
     event::UniqueChange,
     port::{Append, AppendError, ReadError},
     repository::IdempotencyKey,
@@ -27,7 +27,7 @@ use crate::{
     pool::Query,
     resolve::{self, AppendResolution},
     statement_error::StatementError,
-    statements::Statements,
+    statements::{AppendParts, Statements},
     store_inner::StoreInner,
 };
 
@@ -131,6 +131,9 @@ impl<'a> MultiStreamStatement<'a> {
                 break Err(retried);
             }
         };
+        if result.is_ok() {
+            self.store.listed_types().add_all(self.events());
+        }
         if result.is_ok() || self.doubt.is_some() {
             self.store.append_notifier().notify();
         }
@@ -160,7 +163,12 @@ impl<'a> MultiStreamStatement<'a> {
             stream_of_event.extend(append.events.iter().map(|_| stream));
             place_of_event.extend((1_i64..).take(append.events.len()));
         }
-        let query = statements.append_streams(!self.tags.is_empty());
+        let query = statements.append_streams(AppendParts {
+            has_tags: !self.tags.is_empty(),
+            has_values: !self.unique.is_empty(),
+            has_note: handled.is_some(),
+            lists_types: !self.store.listed_types().has_all(self.events()),
+        });
         let query = bind_streams(query, appends.iter())
             .bind(appends.iter().map(|append| append.events.len() as i64).collect::<Vec<_>>())
             .bind(stream_of_event)
@@ -186,6 +194,10 @@ impl<'a> MultiStreamStatement<'a> {
             [] => query,
             used => bind_tags(query, &events, used, condition.as_ref()),
         }
+    }
+
+    fn events(&self) -> impl Iterator<Item = &NewEvent> {
+        self.multi.appends.iter().flat_map(|append| &append.events)
     }
 
     /// Returns what the value of a change is unique within.

@@ -8,7 +8,10 @@
 -- $23 to $25 the changes of unique values: the stream, counted from 1, the scope, and the value to take; null gives back.
 -- $26 to $29 the command: tenant, key, fingerprint of the request, answer; null without one.
 --
--- Lines between `-- if tags` and `-- end` are only in the statement of an append with tags or with a condition:
+-- Lines between `-- if values` and `-- end` are only in the statement of an append that changes unique values, those after
+-- `-- if note` in that of one that notes a delivery or a command, those after `-- if types` in that of one whose types may
+-- not be listed yet: a part without rows costs the server as much time as one with a row. Lines after `-- if tags` are only
+-- in the statement of an append with tags or with a condition:
 -- $30 for each event its tags, as the text of an array; null if it has none.
 -- $31 to $34 the tags that are counted or compared, each once: tag, tenant, the numbers of further events by type, as JSON,
 -- and the number of events of the types $35 that the condition expects; null if it does not name the tag.
@@ -61,6 +64,7 @@ failed AS MATERIALIZED (
     LEFT JOIN held h ON h.number = w.number
     WHERE w.expected <> -1 AND w.expected <> coalesce(h.base, 0) AND NOT (w.expected = -2 AND coalesce(h.base, 0) > 0)
 ),
+-- if values
 changed AS MATERIALIZED (
     SELECT c.number, c.scope, c.value, c.ordinal, w.tenant_id, h.stream_no
     FROM unnest($23::bigint[], $24::text[], $25::text[]) WITH ORDINALITY c(number, scope, value, ordinal)
@@ -105,6 +109,7 @@ taken AS MATERIALIZED (
     UNION ALL
     SELECT max(c.ordinal), false FROM changed c WHERE c.value IS NOT NULL GROUP BY c.value, c.scope, c.tenant_id HAVING count(*) > 1
 ),
+-- end
 -- if tags
 tag_wanted AS MATERIALIZED (
     SELECT w.number, w.tag, w.tenant_id, w.added::jsonb AS added, w.expected
@@ -115,7 +120,11 @@ tag_held AS MATERIALIZED (
     SELECT w.number, t.tag_no, t.counts
     FROM (
         SELECT w.number, w.tag, w.tenant_id
-        FROM (SELECT count(*) FROM held) after_streams, (SELECT count(*) FROM present) after_values, tag_wanted w
+        FROM (SELECT count(*) FROM held) after_streams,
+-- if values
+            (SELECT count(*) FROM present) after_values,
+-- end
+            tag_wanted w
         ORDER BY w.tag COLLATE "C", w.tenant_id
     ) w
     CROSS JOIN LATERAL (
@@ -150,11 +159,14 @@ known AS MATERIALIZED (
     JOIN held h ON h.number = new.stream
     WHERE {is_stored}
 ),
+-- if note
 commanded AS (
     INSERT INTO {schema}.commands (tenant_id, key, request, answer)
     SELECT $26::uuid, $27::text, $28::uuid, $29::text
     WHERE $27::text IS NOT NULL AND NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known)
+-- if values
       AND NOT EXISTS (SELECT FROM taken)
+-- end
 -- if tags
       AND NOT EXISTS (SELECT FROM boundary_moved)
 -- end
@@ -165,20 +177,28 @@ noted AS (
     INSERT INTO {schema}.deliveries (handler, event_id, aggregate_id, aggregate_type, tenant_id)
     SELECT $18::text, $19::uuid, $20::text, $21::text, $22::uuid
     WHERE $18::text IS NOT NULL AND NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known)
+-- if values
       AND NOT EXISTS (SELECT FROM taken)
+-- end
 -- if tags
       AND NOT EXISTS (SELECT FROM boundary_moved)
 -- end
     ON CONFLICT DO NOTHING
     RETURNING handler
 ),
+-- end
 go AS MATERIALIZED (
     SELECT true AS is_ready
-    WHERE NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known) AND NOT EXISTS (SELECT FROM taken)
+    WHERE NOT EXISTS (SELECT FROM failed) AND NOT EXISTS (SELECT FROM known)
+-- if values
+      AND NOT EXISTS (SELECT FROM taken)
+-- end
 -- if tags
       AND NOT EXISTS (SELECT FROM boundary_moved)
 -- end
+-- if note
       AND ($18::text IS NULL OR EXISTS (SELECT FROM noted)) AND ($27::text IS NULL OR EXISTS (SELECT FROM commanded))
+-- end
 ),
 missing AS MATERIALIZED (
     SELECT w.*, nextval('{schema}.streams_stream_no_seq') AS stream_no
@@ -193,6 +213,7 @@ made AS (
     ON CONFLICT DO NOTHING
     RETURNING stream_no, recorded_at, aggregate_id, aggregate_type, tenant_id
 ),
+-- if values
 absent AS MATERIALIZED (
     SELECT c.value, c.scope, c.tenant_id, coalesce(c.stream_no, m.stream_no) AS stream_no
     FROM go, (SELECT count(*) FROM made) after, changed c
@@ -208,10 +229,15 @@ added AS (
     ON CONFLICT DO NOTHING
     RETURNING stream_no
 ),
+-- end
 -- if tags
 tag_missing AS MATERIALIZED (
     SELECT t.number, t.tag, t.tenant_id, t.added, nextval('{schema}.tags_tag_no_seq') AS tag_no
-    FROM go, (SELECT count(*) FROM made) after_streams, (SELECT count(*) FROM added) after_values, tag_judged t
+    FROM go, (SELECT count(*) FROM made) after_streams,
+-- if values
+        (SELECT count(*) FROM added) after_values,
+-- end
+        tag_judged t
     WHERE t.tag_no IS NULL
 ),
 tag_made AS (
@@ -223,6 +249,7 @@ tag_made AS (
     RETURNING tag_no
 ),
 -- end
+-- if values
 raced AS MATERIALIZED (
     -- its values may be others than this snapshot shows
     SELECT c.number
@@ -231,15 +258,20 @@ raced AS MATERIALIZED (
     CROSS JOIN LATERAL (SELECT s.ctid AS row_at FROM {schema}.streams s WHERE s.stream_no = h.stream_no OFFSET 0) s
     WHERE s.row_at <> h.row_at
 ),
+-- end
 fine AS MATERIALIZED (
     SELECT 1 / CASE
         WHEN (SELECT count(*) FROM made) = (SELECT count(*) FROM missing)
+-- if values
          AND (SELECT count(*) FROM added) = (SELECT count(*) FROM absent)
+         AND (NOT EXISTS (SELECT FROM raced) OR NOT EXISTS (SELECT FROM go))
+-- end
 -- if tags
          AND (SELECT count(*) FROM tag_made) = (SELECT count(*) FROM tag_missing)
 -- end
-         AND (NOT EXISTS (SELECT FROM raced) OR NOT EXISTS (SELECT FROM go)) THEN 1 ELSE 0 END AS is_fine
+        THEN 1 ELSE 0 END AS is_fine
 ),
+-- if values
 passed AS (
     -- the rows exist and are locked: `ON CONFLICT` finds each by its key, where the server could plan an `UPDATE` as a join
     -- with all rows
@@ -258,6 +290,7 @@ passed AS (
     ON CONFLICT (value, scope, tenant_id) DO UPDATE SET stream_no = excluded.stream_no
     RETURNING stream_no
 ),
+-- end
 -- if tags
 tag_counted AS (
     INSERT INTO {schema}.tags (tag_no, tenant_id, tag, counts)
@@ -278,7 +311,11 @@ moved AS (
         recorded_at = CASE WHEN h.events > 0 THEN greatest(s.recorded_at, clock_timestamp()) ELSE s.recorded_at END
     FROM held h, fine, go
     WHERE s.stream_no = h.stream_no AND s.stream_no = ANY (ARRAY(SELECT stream_no FROM held)) AND fine.is_fine = 1
-      AND (h.events > 0 OR EXISTS (SELECT FROM changed c WHERE c.number = h.number))
+      AND (h.events > 0
+-- if values
+        OR EXISTS (SELECT FROM changed c WHERE c.number = h.number)
+-- end
+      )
     RETURNING h.number, h.base, s.stream_no, s.recorded_at
 ),
 claimed AS (
@@ -344,11 +381,12 @@ linked AS (
     ) n ON n.tag = u.tag AND n.tenant_id = w.tenant_id
 ),
 -- end
+-- if types
 listed AS (
     {insert_types}
-)
-SELECT r.event_id, r.version, r.position, r.recorded_at, r.result, r.number
-FROM fine, (
+),
+-- end
+result AS (
     SELECT NULL::uuid AS event_id, 0::bigint AS version, NULL::bigint AS position, NULL::timestamptz AS recorded_at,
         0 AS result, NULL::bigint AS number
     FROM go
@@ -356,12 +394,16 @@ FROM fine, (
     SELECT s.event_id, s.version, s.position, s.recorded_at, 1, NULL FROM stored s
     UNION ALL
     SELECT NULL, f.actual, NULL, NULL, 2, f.number FROM failed f
-    UNION ALL
 -- if tags
-    SELECT NULL, m.is_final::int, NULL, NULL, 3, NULL FROM boundary_moved m
     UNION ALL
+    SELECT NULL, m.is_final::int, NULL, NULL, 3, NULL FROM boundary_moved m
 -- end
+-- if values
+    UNION ALL
     SELECT NULL, t.is_new::int, NULL, NULL, 4, t.ordinal FROM taken t
-) r
+-- end
+)
+SELECT r.event_id, r.version, r.position, r.recorded_at, r.result, r.number
+FROM fine, result r
 WHERE fine.is_fine = 1
 ORDER BY r.result, r.position, r.number

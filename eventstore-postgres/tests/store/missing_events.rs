@@ -10,7 +10,7 @@ use eventbus::{
     projection::{RebuildError, Rebuilt},
     testkit::event_store::{
         feed_stops_at_a_missing_event, filtered_feed_omits_a_missing_event, missing_ends_of_streams_are_found,
-        missing_events_are_found,
+        missing_event_fails_at_its_position, missing_events_are_found,
     },
 };
 use eventstore_postgres::PgConnection;
@@ -42,6 +42,12 @@ async fn the_suite_holds_for_the_feed() {
 async fn the_suite_holds_for_the_filtered_feed() {
     let schema = TestSchema::new();
     filtered_feed_omits_a_missing_event(schema.store().await, async |event| remove(&schema, event).await).await;
+}
+
+#[tokio::test]
+async fn the_suite_holds_for_events_at_positions() {
+    let schema = TestSchema::new();
+    missing_event_fails_at_its_position(schema.store().await, async |event| remove(&schema, event).await).await;
 }
 
 /// A search of more streams, and of a longer stream, than one statement counts leaves out no version.

@@ -9,7 +9,7 @@ use eventbus::{
     projection::{RebuildError, Rebuilt},
     testkit::event_store::{
         feed_stops_at_a_missing_event, filtered_feed_omits_a_missing_event, missing_ends_of_streams_are_found,
-        missing_events_are_found,
+        missing_event_fails_at_its_position, missing_events_are_found,
     },
 };
 use eventstore_redis::{RedisEventStore, RedisTransaction, RedisTransactionError};
@@ -46,6 +46,15 @@ async fn the_suite_holds_for_the_feed() {
 async fn the_suite_holds_for_the_filtered_feed() {
     let (store, connection) = fresh().await;
     filtered_feed_omits_a_missing_event(store.clone(), async |event| remove(&connection, &store, event).await).await;
+}
+
+#[tokio::test]
+async fn the_suite_holds_for_events_at_positions() {
+    let (store, connection) = fresh().await;
+    missing_event_fails_at_its_position(store.clone(), async |event| {
+        remove(&connection, &store, event).await;
+    })
+    .await;
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]

@@ -10,7 +10,7 @@ use eventbus::{
     projection::{RebuildError, Rebuilt},
     testkit::event_store::{
         feed_stops_at_a_missing_event, filtered_feed_omits_a_missing_event, missing_ends_of_streams_are_found,
-        missing_events_are_found,
+        missing_event_fails_at_its_position, missing_events_are_found,
     },
 };
 use eventstore_sqlite::SqliteTransaction;
@@ -44,6 +44,12 @@ async fn the_suite_holds_for_the_feed() {
 async fn the_suite_holds_for_the_filtered_feed() {
     let path = fresh_path();
     filtered_feed_omits_a_missing_event(open(path.clone()).await, async |event| remove(&path, event).await).await;
+}
+
+#[tokio::test]
+async fn the_suite_holds_for_events_at_positions() {
+    let path = fresh_path();
+    missing_event_fails_at_its_position(open(path.clone()).await, async |event| remove(&path, event).await).await;
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]

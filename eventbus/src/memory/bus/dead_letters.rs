@@ -5,7 +5,10 @@
 //!
 //! Invariant: a dead letter has the same id in the log and in the store.
 
+use std::pin::pin;
+
 use async_trait::async_trait;
+use futures_util::{StreamExt as _, stream};
 use parking_lot::MutexGuard;
 use time::OffsetDateTime;
 
@@ -15,19 +18,21 @@ use super::{
     inner::BusInner,
     log::EntryLog,
     settings::{DEFAULT_GROUP, DESTINATION},
-    store_access::read_event_at,
+    store_access::{read_event_at, read_events_at},
 };
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
     port::{
-        DeadDelivery, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, EventStore,
-        MessageId, ReadError, attempts::DeliveryAttempts,
+        DeadDelivery, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, MessageId, ReadError,
+        attempts::DeliveryAttempts,
     },
     support::PAGE_BYTES,
 };
 
-/// Rows of the store that are read at once.
+/// Rows of the store that are read at once, unless a caller wants more.
 const PAGE_ROWS: usize = 100;
+/// The most rows of the store that are read at once.
+const PAGE_ROWS_MAX: usize = 1_000;
 
 /// Counts the dead letters in the store, up to `at_most`; 0 if it does not answer.
 pub(super) async fn count_stored(inner: &BusInner, at_most: u64) -> u64 {
@@ -50,9 +55,12 @@ fn none_if_corrupt(read: Result<Option<RecordedEvent>, ReadError>) -> Result<Opt
     }
 }
 
-/// Loads a dead letter in the store, with its event.
-async fn load_dead_letter(store: &dyn EventStore, dead: &DeadDelivery) -> Result<DeadLetter, DeadLetterError> {
-    let record = none_if_corrupt(read_event_at(store, dead.position).await)?;
+/// Returns a dead letter in the store, with its event as it was read.
+fn to_dead_letter(
+    dead: &DeadDelivery,
+    read: Result<Option<RecordedEvent>, ReadError>,
+) -> Result<DeadLetter, DeadLetterError> {
+    let record = none_if_corrupt(read)?;
     Ok(DeadLetterId::from_dead_delivery(dead).to_dead_letter(record.as_ref(), None, &dead.attempts))
 }
 
@@ -96,13 +104,17 @@ async fn list(
     let mut dead_letters = open_log(inner)?.list_dead_letters(after, filter, limit.saturating_add(1));
     if let Some(store) = inner.store() {
         let (mut budget, mut last) = (PageBudget::new(limit), after.map(DeadLetterId::as_delivery));
+        // one more than fits shows that there are more; of those that a filter passes over a few are read in vain
+        let least = if *filter == DeadLetterFilter::default() { 1 } else { PAGE_ROWS };
+        let page_rows = limit.saturating_add(1).clamp(least, PAGE_ROWS_MAX);
         'pages: loop {
-            let page = store.dead_deliveries(last.as_ref(), PAGE_ROWS).await.map_err(unavailable)?;
-            let is_last = page.len() < PAGE_ROWS;
+            let page = store.dead_deliveries(last.as_ref(), page_rows).await.map_err(unavailable)?;
+            let is_last = page.len() < page_rows;
             last = page.last().cloned().or(last);
-            for dead in page {
-                let (id, dead_letter) =
-                    (DeadLetterId::from_dead_delivery(&dead), load_dead_letter(&*store, &dead).await?);
+            let positions = page.iter().map(|dead| dead.position).collect();
+            let mut page = pin!(read_events_at(&*store, positions).zip(stream::iter(page)));
+            while let Some(((_, read), dead)) = page.next().await {
+                let (id, dead_letter) = (DeadLetterId::from_dead_delivery(&dead), to_dead_letter(&dead, read)?);
                 if filter.matches(&dead_letter) && !dead_letters.iter().any(|(known, _)| *known == id) {
                     let is_taken = budget.take(&dead_letter);
                     dead_letters.push((id, dead_letter));
@@ -214,7 +226,7 @@ impl DeadLetters for InMemoryEventBus {
         };
         let dead = store.dead_delivery(id.group(), position).await.map_err(unavailable)?;
         match dead.filter(|dead| DeadLetterId::from_dead_delivery(dead) == id) {
-            Some(dead) => load_dead_letter(&*store, &dead).await.map(Some),
+            Some(dead) => to_dead_letter(&dead, read_event_at(&*store, dead.position).await).map(Some),
             None => Ok(None),
         }
     }

@@ -1,11 +1,11 @@
 //! Names of a group's checkpoints in the store, and reads of single events and of skips.
 
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _, stream};
 
 use super::settings::DESTINATION;
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
-    port::{EventStore, FeedFilter, ReadError},
+    port::{EventStore, ReadError},
     support::{ReaderKind, SkipsError, relay_to, skipped_positions},
 };
 
@@ -24,8 +24,30 @@ pub(super) async fn read_event_at(
     store: &dyn EventStore,
     position: Position,
 ) -> Result<Option<RecordedEvent>, ReadError> {
-    let before = Position::new(position.get().saturating_sub(1));
-    store.read_feed(before, position, &FeedFilter::all()).next().await.transpose()
+    store.read_events_at(&[position]).await.pop().unwrap_or_else(|| Err(no_answer()))
+}
+
+/// Reads the events at positions of a store, in their order. Ends after an error that is not about one event.
+pub(super) fn read_events_at(
+    store: &dyn EventStore,
+    positions: Vec<Position>,
+) -> impl Stream<Item = (Position, Result<Option<RecordedEvent>, ReadError>)> + Send + '_ {
+    let pages = stream::unfold(positions, move |mut positions| async move {
+        let first = *positions.first()?;
+        let read = store.read_events_at(&positions).await;
+        let is_over = matches!(read.last(), None | Some(Err(ReadError::Unavailable(_))));
+        let rest = if is_over { Vec::new() } else { positions.split_off(read.len()) };
+        let page = match read.is_empty() {
+            true => vec![(first, Err(no_answer()))],
+            false => positions.into_iter().zip(read).collect(),
+        };
+        Some((stream::iter(page), rest))
+    });
+    pages.flatten()
+}
+
+fn no_answer() -> ReadError {
+    ReadError::Unavailable("the store answered without an event".into())
 }
 
 /// Loads the positions that are neither published nor delivered, as an operator said so.

@@ -1,11 +1,15 @@
 //! The progress of a group in the store: loading it, and saving it.
 
+use std::pin::pin;
+
+use futures_util::{StreamExt as _, stream};
+
 use super::{
     announced_types,
     group_cursor::UnsavedProgress,
     inner::BusInner,
     log::EntryLog,
-    store_access::{checkpoint_name, read_event_at, read_limit_name},
+    store_access::{checkpoint_name, read_events_at, read_limit_name},
 };
 use crate::{
     delivery::{GroupTypes, Subscribers},
@@ -60,8 +64,10 @@ impl StoredProgress {
         let waiting = store.waiting_deliveries(group).await?;
         let (passed, ahead): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= end);
         let (mut before, mut unreadable) = (Vec::with_capacity(passed.len()), Vec::new());
-        for UnfinishedDelivery { position, attempts, .. } in passed {
-            match read_event_at(store, position).await {
+        let positions = passed.iter().map(|row| row.position).collect();
+        let mut events = pin!(read_events_at(store, positions).zip(stream::iter(passed)));
+        while let Some(((position, read), UnfinishedDelivery { attempts, .. })) = events.next().await {
+            match read {
                 Ok(Some(event)) => before.push((event, attempts)),
                 Ok(None) => {
                     tracing::error!(%group, %position, "the store lacks an event whose delivery is unfinished");

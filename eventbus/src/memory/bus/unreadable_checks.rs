@@ -1,12 +1,13 @@
 //! The checks of a group's unreadable events: are they skipped, or readable again?
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use super::{
     inner::BusInner,
-    store_access::{read_event_at, skipped_by_operators},
+    store_access::{read_events_at, skipped_by_operators},
 };
 use crate::{
     domain::{clock::SharedClock, name::Name},
@@ -53,8 +54,9 @@ impl UnreadableChecks {
             return;
         }
         let positions = inner.log().cursor(group).unreadable().positions();
-        for position in positions {
-            let Ok(Some(event)) = read_event_at(store, position).await else {
+        let mut events = pin!(read_events_at(store, positions));
+        while let Some((position, read)) = events.next().await {
+            let Ok(Some(event)) = read else {
                 continue;
             };
             let mut log = inner.log();

@@ -7,9 +7,9 @@ use tokio::task::JoinHandle;
 
 use super::store_under_test::{StoreUnderTest, events, positions_grow, stream};
 use crate::{
-    ExpectedVersion, Position, RecordedEvent, StreamId, Version,
+    ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{AppendError, EventStore, FeedFilter},
-    support::read_around,
+    support::{PAGE_BYTES, read_around},
 };
 
 /// Time that a reader waits for a signal before it polls.
@@ -52,6 +52,33 @@ pub async fn long_feeds_are_read_whole<S: EventStore>(store: S) {
     let few = store.read_all(all[1_232].position().unwrap_or_default());
     let few: Vec<_> = store.ok(few.take(3).try_collect().await, "reading three events");
     store.same(&*few, &all[1_233..1_236], "three events from the middle");
+}
+
+/// Events are read at positions in any order, also one that is asked for twice; where there is no event, none is returned.
+/// What a store does not read at once, it reads when it is asked for the rest.
+pub async fn events_are_read_at_positions<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("events_are_read_at_positions", store);
+    let (one, two) = (stream(), stream());
+    let mut all = Vec::new();
+    let text = "x".repeat(PAGE_BYTES / 3);
+    let large = || NewEvent::new(Name::from_static("Scanned"), 1, format!(r#"{{"text":"{text}"}}"#));
+    for _ in 0..8 {
+        all.extend(store.add(&one, ExpectedVersion::Any, &events(2)).await);
+        all.extend(store.add(&two, ExpectedVersion::Any, &[large()]).await);
+    }
+    let mut wanted: Vec<_> = all.into_iter().rev().map(Some).collect();
+    wanted.swap(3, 11);
+    wanted.push(wanted[5].clone());
+    let position_of = |event: &Option<RecordedEvent>| event.as_ref().and_then(RecordedEvent::position);
+    let mut positions: Vec<_> = wanted.iter().map(|event| position_of(event).unwrap_or_default()).collect();
+    for (place, beyond) in [(0, 0), (7, u64::MAX), (9, i64::MAX as u64 - 1)] {
+        wanted.insert(place, None);
+        positions.insert(place, Position::new(beyond));
+    }
+    let read = store.at_positions(&positions).await;
+    let read: Vec<_> = read.into_iter().map(|event| store.ok(event, "reading an event")).collect();
+    store.same(read, wanted, "the events at the positions");
+    store.same(store.read_events_at(&[]).await.len(), 0, "no positions");
 }
 
 /// A feed read around skipped positions returns all other events, in order. The skipped positions may be the first, the

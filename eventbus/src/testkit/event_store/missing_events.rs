@@ -137,6 +137,27 @@ pub async fn filtered_feed_omits_a_missing_event<S: EventStore>(store: S, remove
     store.same(found, Some(MissingEvent { stream, version: Version::new(3) }), "by a search of all streams");
 }
 
+/// A read of events at positions fails at a missing event or at the next one of its stream, and returns all others.
+///
+/// `remove_event` deletes an event as other software would. No macro lists this rule; a backend whose events other
+/// software can remove calls it.
+pub async fn missing_event_fails_at_its_position<S: EventStore>(store: S, remove_event: impl AsyncFn(&RecordedEvent)) {
+    let store = StoreUnderTest::new("missing_event_fails_at_its_position", store);
+    let stream = stream();
+    let all = store.add(&stream, ExpectedVersion::NoStream, &events(6)).await;
+    remove_event(&all[2]).await;
+    let positions: Vec<_> = all.iter().map(|event| event.position().unwrap_or_default()).collect();
+    let read = store.at_positions(&positions).await;
+    for place in [0, 1, 4, 5] {
+        let event = read[place].as_ref().ok().and_then(Option::as_ref);
+        store.same(event, Some(&all[place]), format_args!("the event of version {}", place + 1));
+    }
+    match (&read[2], &read[3]) {
+        (Err(error), _) | (Ok(None), Err(error)) => check_names(&store, error, &stream, 3),
+        passed => store.fail(format_args!("the missing event is passed over: {passed:?}")),
+    }
+}
+
 fn check_names<S: EventStore>(store: &StoreUnderTest<S>, error: &ReadError, stream: &StreamId, version: u64) {
     let ReadError::Corrupt { place, .. } = error else { store.fail(format_args!("not corrupt but {error:?}")) };
     store.check(place.contains(stream.aggregate_id().as_str()), format_args!("`{place}` does not name {stream}"));

@@ -132,6 +132,7 @@ macro_rules! event_store_conformance {
                 open_read_holds_up_no_writer,
                 feed_starts_after_a_position,
                 long_feeds_are_read_whole,
+                events_are_read_at_positions,
                 feeds_are_read_around_skipped_positions,
                 appends_do_not_break_an_open_feed,
                 head_is_at_or_after_the_last_event,
@@ -369,6 +370,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 166);
+        assert_eq!(rules, 167);
     }
 }

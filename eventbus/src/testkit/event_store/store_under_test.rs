@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::{
     AggregateId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     event::EventFields,
-    port::{AppendError, Direction, EventStore, FeedFilter, RecordStream},
+    port::{AppendError, Direction, EventStore, FeedFilter, ReadError, RecordStream},
 };
 
 /// Time that a rule waits before it fails: far longer than any store needs, so that only a hang exceeds it.
@@ -137,6 +137,18 @@ impl<S: EventStore> StoreUnderTest<S> {
     pub(super) async fn between(&self, after: Position, through: Position) -> Vec<RecordedEvent> {
         let read = self.read_feed(after, through, &FeedFilter::all());
         self.collect("reading a part of the feed", read).await
+    }
+
+    /// Reads the events at positions; asks again for those that the store left for later.
+    pub(super) async fn at_positions(&self, positions: &[Position]) -> Vec<Result<Option<RecordedEvent>, ReadError>> {
+        let mut read = Vec::new();
+        while read.len() < positions.len() {
+            let page = self.read_events_at(&positions[read.len()..]).await;
+            let is_page = !page.is_empty() && read.len() + page.len() <= positions.len();
+            self.check(is_page, format_args!("{} events at {} positions", page.len(), positions.len() - read.len()));
+            read.extend(page);
+        }
+        read
     }
 
     pub(super) async fn collect(&self, what: &str, read: RecordStream<'_>) -> Vec<RecordedEvent> {
