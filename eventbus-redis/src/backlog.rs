@@ -27,7 +27,7 @@ use crate::{
     publish,
     relay::STORE_FIELD_INDEX,
     reply::request,
-    script,
+    script::{self, PASSED_BYTES_MAX},
     trace::TraceCarrier,
 };
 
@@ -191,7 +191,7 @@ pub(crate) async fn copy_to_backlog(
     loop {
         let mut copy = script::backlog::COPY_TO_BACKLOG.key(part.stream());
         copy.key(keys::fills(part.stream())).key(keys::backlog(bus.base_stream(), group));
-        copy.arg(group.as_str()).arg(event_type).arg(BACKLOG_COPY_BATCH);
+        copy.arg(group.as_str()).arg(event_type).arg(BACKLOG_COPY_BATCH).arg(PASSED_BYTES_MAX);
         if !bus.connection().run::<bool>(&copy).await? || stop.is_stopped() {
             return Ok(());
         }

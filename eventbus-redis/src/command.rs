@@ -13,6 +13,7 @@ use redis::{
 
 use crate::{
     error::CommandError,
+    keys,
     packed_replies::PackedEntries,
     reply::{Entry, parse_value, request},
     script,
@@ -168,6 +169,7 @@ pub(crate) fn inspect(stream: &str, dead_letters: &str) -> Pipeline {
     pipeline.cmd("XINFO").arg("STREAM").arg(stream);
     pipeline.cmd("XINFO").arg("GROUPS").arg(stream);
     pipeline.cmd("XLEN").arg(dead_letters);
+    pipeline.cmd("HGETALL").arg(keys::fills(stream));
     pipeline.ignore_errors();
     pipeline
 }
@@ -179,13 +181,6 @@ pub(crate) fn inspect_groups(stream: &str) -> Pipeline {
     pipeline.cmd("XLEN").arg(stream);
     pipeline.ignore_errors();
     pipeline
-}
-
-/// Counts up to a thousand entries after an id, on the server; replies with the count and the last id counted.
-pub(crate) fn count_after(stream: &str, after: &str) -> Cmd {
-    const COUNT_AFTER_LUA: &str = "local found = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1000) \
-                         return {#found, #found > 0 and found[#found][1] or ARGV[1]}";
-    request("EVAL", (COUNT_AFTER_LUA, 1, stream, after))
 }
 
 /// The state of a stream.

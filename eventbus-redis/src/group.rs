@@ -23,11 +23,13 @@ use crate::{
     inner::BusInner,
     keys::{self, FORMAT},
     reply::request,
-    script,
+    script::{self, PASSED_BYTES_MAX},
 };
 
 /// Entries that one script searches for a position.
 const POSITION_SEARCH_PAGE: usize = 500;
+/// Entries that one script counts.
+const COUNT_PAGE: usize = 1_000;
 
 /// Start of a consumer group.
 ///
@@ -271,7 +273,7 @@ async fn id_before_position(bus: &BusInner, position: Position) -> Result<String
     let mut after = EntryId::ZERO.to_string();
     loop {
         let mut find = script::group::FIND_POSITION.prepare_invoke();
-        find.key(bus.stream()).arg(after).arg(position.get()).arg(POSITION_SEARCH_PAGE);
+        find.key(bus.stream()).arg(after).arg(position.get()).arg(POSITION_SEARCH_PAGE).arg(PASSED_BYTES_MAX);
         let (goes_on, id): (bool, String) = bus.run(&find).await?;
         if !goes_on {
             return Ok(id);
@@ -280,12 +282,13 @@ async fn id_before_position(bus: &BusInner, position: Position) -> Result<String
     }
 }
 
-/// Counts the entries after an id, a thousand at a time.
+/// Counts the entries after an id, page by page on the server.
 pub(crate) async fn count_after(bus: &BusInner, id: &str) -> Result<u64, CommandError> {
     let (mut unread, mut after) = (0, id.to_owned());
     loop {
-        let count = command::count_after(bus.stream(), &after);
-        let (found, last): (u64, String) = bus.connection().query_idempotent(&count).await?;
+        let mut count = script::group::COUNT_AFTER.key(bus.stream());
+        count.arg(&after).arg(COUNT_PAGE).arg(PASSED_BYTES_MAX);
+        let (found, last): (u64, String) = bus.connection().run_idempotent(&count).await?;
         unread += found;
         if found == 0 {
             return Ok(unread);

@@ -1,6 +1,9 @@
 //! The state of the stream and its groups, as the server reports it.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use eventbus::{
     Name,
@@ -75,43 +78,57 @@ fn count_active_consumers(
 
 /// Adds the state of a partition to that of the bus.
 fn merge_partition(all: &mut StreamInfo, part: StreamInfo) {
-    let id = |id: &Option<String>| id.as_ref().and_then(|id| id.parse::<EntryId>().ok());
-    let older =
-        |a: Option<String>, b: Option<String>| match id(&a).is_none() || id(&b).is_some_and(|b| Some(b) < id(&a)) {
-            true => b,
-            false => a,
-        };
-    let newer = |a: Option<String>, b: Option<String>| if id(&b) > id(&a) { b } else { a };
     all.connected = part.connected;
     all.dlq_messages = part.dlq_messages;
     let (stream, other) = (&mut all.stream, part.stream);
     stream.length += other.length;
     stream.first_entry_id = older(stream.first_entry_id.take(), other.first_entry_id);
     stream.last_entry_id = newer(stream.last_entry_id.take(), other.last_entry_id);
-    for other in part.consumer_groups {
-        let Some(group) = all.consumer_groups.iter_mut().find(|group| group.name == other.name) else {
-            all.consumer_groups.push(other);
-            continue;
-        };
-        group.consumers = group.consumers.max(other.consumers);
-        group.active_consumers = group.active_consumers.max(other.active_consumers);
-        group.pending += other.pending;
-        group.lag = group.lag.zip(other.lag).map(|(a, b)| a + b);
-        group.oldest_unread_age_ms = group.oldest_unread_age_ms.max(other.oldest_unread_age_ms);
-        group.last_delivered_id = newer(group.last_delivered_id.take(), other.last_delivered_id);
-        group.oldest_pending_id = older(group.oldest_pending_id.take(), other.oldest_pending_id);
-        group.oldest_pending_age_ms = group.oldest_pending_age_ms.max(other.oldest_pending_age_ms);
-        // each partition has the same members
-        group.in_flight = other.in_flight;
-        group.silent = group.silent.take().or(other.silent);
-        let age = |oldest: &Option<OldestUnfinished>| oldest.as_ref().map(|oldest| oldest.seconds);
-        if age(&other.oldest_unfinished) > age(&group.oldest_unfinished) {
-            group.oldest_unfinished = other.oldest_unfinished;
-        }
-        if let Some(oldest) = &mut group.oldest_unfinished {
-            oldest.unfinished = group.pending;
+    for mut other in part.consumer_groups {
+        match all.consumer_groups.iter_mut().find(|group| group.name == other.name) {
+            Some(group) => {
+                // each partition has the same members
+                group.in_flight = std::mem::take(&mut other.in_flight);
+                merge_group(group, other);
+            }
+            None => all.consumer_groups.push(other),
         }
     }
+}
+
+/// Adds the state of a group in a partition, or in its backlog, to that in the others, but for the handlers that run.
+fn merge_group(group: &mut GroupInfo, other: GroupInfo) {
+    group.consumers = group.consumers.max(other.consumers);
+    group.active_consumers = group.active_consumers.max(other.active_consumers);
+    group.pending += other.pending;
+    group.lag = group.lag.zip(other.lag).map(|(a, b)| a + b);
+    group.oldest_unread_age_ms = group.oldest_unread_age_ms.max(other.oldest_unread_age_ms);
+    group.last_delivered_id = newer(group.last_delivered_id.take(), other.last_delivered_id);
+    group.oldest_pending_id = older(group.oldest_pending_id.take(), other.oldest_pending_id);
+    group.oldest_pending_age_ms = group.oldest_pending_age_ms.max(other.oldest_pending_age_ms);
+    group.silent = group.silent.take().or(other.silent);
+    let age = |oldest: &Option<OldestUnfinished>| oldest.as_ref().map(|oldest| oldest.seconds);
+    if age(&other.oldest_unfinished) > age(&group.oldest_unfinished) {
+        group.oldest_unfinished = other.oldest_unfinished;
+    }
+    if let Some(oldest) = &mut group.oldest_unfinished {
+        oldest.unfinished = group.pending;
+    }
+}
+
+fn parse_id(id: &Option<String>) -> Option<EntryId> {
+    id.as_ref().and_then(|id| id.parse().ok())
+}
+
+fn older(a: Option<String>, b: Option<String>) -> Option<String> {
+    match parse_id(&a).is_none() || parse_id(&b).is_some_and(|b| Some(b) < parse_id(&a)) {
+        true => b,
+        false => a,
+    }
+}
+
+fn newer(a: Option<String>, b: Option<String>) -> Option<String> {
+    if parse_id(&b) > parse_id(&a) { b } else { a }
 }
 
 /// Returns `true` if a consumer is of this bus: of several, each has a number behind the bus's id.
@@ -150,9 +167,27 @@ async fn inspect_all(bus: &BusInner) -> Result<StreamInfo, CommandError> {
     if bus.consuming().is_closed() {
         return Err(CommandError::NotSent("the bus was disconnected".into()));
     }
-    let mut all = StreamInfo::default();
+    let (mut all, mut backlogs) = (StreamInfo::default(), OpenBacklogs::default());
     for part in bus.partitions_or_self() {
-        merge_partition(&mut all, inspect_stream(part).await?);
+        let (info, fills) = inspect_stream(part).await?;
+        merge_partition(&mut all, info);
+        backlogs.add(&fills);
+    }
+    for (name, is_filling) in backlogs.0 {
+        let Some(group) = all.consumer_groups.iter_mut().find(|group| group.name == name) else {
+            continue;
+        };
+        let Ok(name) = Name::new("group", name) else {
+            continue; // a foreign group: it has no backlog
+        };
+        let (backlog, _) = inspect_stream(&bus.for_backlog(&name)).await?;
+        for mut of_backlog in backlog.consumer_groups {
+            group.in_flight.append(&mut of_backlog.in_flight);
+            merge_group(group, of_backlog);
+        }
+        if is_filling {
+            group.lag = None; // the store, or the stream, has more for it, which nobody has counted
+        }
     }
     all.stream.name = bus.stream().to_owned();
     all.consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
@@ -161,7 +196,32 @@ async fn inspect_all(bus: &BusInner) -> Result<StreamInfo, CommandError> {
     Ok(all)
 }
 
-async fn inspect_stream(bus: &BusInner) -> Result<StreamInfo, CommandError> {
+/// The groups with an unfinished backlog; set for those that still wait for events of it.
+#[derive(Debug, Default)]
+struct OpenBacklogs(BTreeMap<String, bool>);
+
+impl OpenBacklogs {
+    /// Adds those of a stream, given the fields of its fills, see `backlog.lua`.
+    fn add(&mut self, fills: &HashMap<String, String>) {
+        for field in fills.keys() {
+            let found = match field.split_once(' ') {
+                Some(("open", group)) => Some((group, false)),
+                Some(("copy", rest)) => rest.split_once('\n').map(|(group, _)| (group, true)),
+                Some(("fill", rest)) => {
+                    let of_group = rest.split_once(' ').and_then(|(_, rest)| rest.split_once('\n'));
+                    of_group.map(|(group, _)| (group, true))
+                }
+                _ => None,
+            };
+            if let Some((group, is_filling)) = found {
+                *self.0.entry(group.to_owned()).or_default() |= is_filling;
+            }
+        }
+    }
+}
+
+/// Inspects a stream; returns also the fields of its fills.
+async fn inspect_stream(bus: &BusInner) -> Result<(StreamInfo, HashMap<String, String>), CommandError> {
     let dead_letters = bus.config().dlq_stream_name();
     let commands = command::inspect(bus.stream(), &dead_letters);
     let replies: Vec<RedisResult<Value>> = bus.connection().query_all(&commands).await?;
@@ -176,8 +236,9 @@ async fn inspect_stream(bus: &BusInner) -> Result<StreamInfo, CommandError> {
     info.stream.first_entry_id = stream.first_id;
     info.stream.last_entry_id = stream.last_id;
     info.dlq_messages = parse_value(next()?)?;
+    let fills = parse_value(next()?)?;
     info.consumer_groups = inspect_groups(bus, groups).await?;
-    Ok(info)
+    Ok((info, fills))
 }
 
 async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<GroupInfo>, CommandError> {

@@ -77,7 +77,8 @@ pub(crate) fn fills(stream: &str) -> String {
 }
 
 /// Names the stream of a group's backlog.
-pub(crate) fn backlog(stream: &str, group: &str) -> String {
+#[must_use]
+pub fn backlog(stream: &str, group: &str) -> String {
     same_slot_key(stream, &format!("backlog:{group}"))
 }
 

@@ -9,7 +9,14 @@ use eventbus::port::MessageId;
 use redis::ScriptInvocation;
 use serde::{Serialize, Serializer};
 
-use crate::{RedisCommandError, command::admin, entry_id::EntryId, inner::BusInner, keys, script};
+use crate::{
+    RedisCommandError,
+    command::admin,
+    entry_id::EntryId,
+    inner::BusInner,
+    keys,
+    script::{self, PASSED_BYTES_MAX},
+};
 
 /// The number of entries that one script call removes: the server runs no other command meanwhile (about a
 /// millisecond).
@@ -140,7 +147,7 @@ pub(crate) fn trim_script(stream: &str, limits: Trim, is_forced: bool) -> Script
     let mut trim = script::group::TRIM.prepare_invoke();
     trim.key(stream).key(keys::floors(stream)).key(keys::relay(stream)).key(keys::projections(stream));
     trim.arg(text(limits.max_length.map(u128::from))).arg(text(limits.max_age.map(|age| age.as_millis())));
-    trim.arg(TRIM_BATCH_MAX).arg(u8::from(is_forced));
+    trim.arg(TRIM_BATCH_MAX).arg(PASSED_BYTES_MAX).arg(u8::from(is_forced));
     trim
 }
 

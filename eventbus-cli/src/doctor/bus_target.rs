@@ -49,6 +49,8 @@ pub(crate) struct GroupState {
 #[derive(Debug)]
 pub(crate) struct ConsumerState {
     pub(crate) name: String,
+    pub(crate) pending: u64,
+    /// The time since it last asked for entries.
     pub(crate) idle_ms: u64,
 }
 
@@ -141,17 +143,25 @@ impl BusTarget {
         let command = cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group).to_owned();
         let consumers: Vec<HashMap<String, Value>> = self.redis.query(&command).await?;
         let read = |consumer: &HashMap<String, Value>| {
-            Ok(ConsumerState { name: field(consumer, "name")?, idle_ms: field(consumer, "idle")? })
+            Ok(ConsumerState {
+                name: field(consumer, "name")?,
+                pending: field(consumer, "pending")?,
+                idle_ms: field(consumer, "idle")?,
+            })
         };
         Ok(consumers.iter().map(read).collect::<RedisResult<_>>()?)
     }
 
-    /// Returns the members of a group, by the names of their consumers.
+    /// Returns the members of a group, by the names of their consumers; also those that work through its backlog first.
     pub(crate) async fn members(&self, group: &str) -> Result<HashMap<String, MemberRecord>, CheckError> {
-        let members = keys::members(&self.stream(), group);
-        let members: HashMap<String, String> = self.redis.query(cmd("HGETALL").arg(members)).await?;
-        let parsed = members.into_iter().filter_map(|(name, text)| Some((name, serde_json::from_str(&text).ok()?)));
-        Ok(parsed.collect())
+        let (stream, mut all) = (self.stream(), HashMap::new());
+        for stream in [stream.clone(), keys::backlog(&stream, group)] {
+            let members = keys::members(&stream, group);
+            let members: HashMap<String, String> = self.redis.query(cmd("HGETALL").arg(members)).await?;
+            let parsed = members.into_iter().filter_map(|(name, text)| Some((name, serde_json::from_str(&text).ok()?)));
+            all.extend(parsed);
+        }
+        Ok(all)
     }
 
     /// Returns the number of consumers that show life: live members, and consumers of other programs that were active

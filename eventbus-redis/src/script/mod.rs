@@ -13,7 +13,12 @@ pub(crate) mod streams;
 
 use eventbus_redis_core::script::{ENTRY_BYTES, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, PAGES, lua};
 
+/// Bytes of the entries that one script call looks through without returning them: the server runs no other command
+/// meanwhile, and holds them twice.
+pub(crate) const PASSED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 const BACKLOG: &str = include_str!("lib/backlog.lua");
+const BACKLOG_ROOM: &str = include_str!("lib/backlog_room.lua");
 const FENCE: &str = include_str!("lib/fence.lua");
 const GONE: &str = include_str!("lib/gone.lua");
 const MEMBERS: &str = include_str!("lib/members.lua");

@@ -605,6 +605,37 @@ async fn what_a_consumer_left_of_a_finished_backlog_is_removed() {
     assert_eq!(left().await, Vec::<String>::new());
 }
 
+/// Commands, metrics and alerts tell of the unfinished work by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_group_has_in_its_backlog_counts_as_its_own() {
+    let config = RedisEventBusConfig { consumer_name: None, ..quick() };
+    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+    let (app, _seen) = app_with(&bus, &store).await;
+    save_much(&app).await;
+    app.settled().await.unwrap();
+    bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
+    let told = Told::default();
+    let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(told.clone());
+    let new = builder.handler::<second_fails>().start().await.unwrap();
+    until("all others are handled", async || numbers(&told.seen.0).len() >= without_failing(0..2_800)).await;
+    let backlog = format!("{{{}}}:backlog:second", config.stream_name());
+    let left = async || command::<u64>(&bus, "XLEN", &[&backlog]).await;
+    until("only what fails is left", async || left().await == 3 * 400).await;
+    let info = bus.stream_info().await;
+    let group = info.consumer_groups.iter().find(|group| group.name == "second").unwrap();
+    assert_eq!(group.lag.map(|lag| lag + group.pending), Some(3 * 400), "{group:?}");
+    assert_eq!(group.active_consumers, 1, "{group:?}");
+    assert!(group.oldest_pending_age_ms.is_some() && group.oldest_unfinished.is_some(), "{group:?}");
+    // a store that nobody serves any more has still some to add
+    let fills = format!("{{{}}}:fills", config.stream_name());
+    let _: u64 = command(&bus, "HSET", &[&fills, "fill 00000000-0000-0000-0000-000000000009 second\n", "0 7"]).await;
+    let info = bus.stream_info().await;
+    let group = info.consumer_groups.iter().find(|group| group.name == "second").unwrap();
+    assert_eq!(group.lag, None, "nobody has counted what is to come: {group:?}");
+    new.shutdown(Duration::from_secs(10)).await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
 /// Saves 400 events of each of the seven meters.
 async fn save_much(app: &App) {
     let meters = app.repository::<Meter>();

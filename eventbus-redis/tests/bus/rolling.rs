@@ -8,7 +8,7 @@ use crate::common::{
         numbered, pending, quick, read_as, until_finished,
     },
     log,
-    seen::{command, event, start},
+    seen::{calls, command, event, start},
     until,
 };
 use eventbus::{
@@ -417,14 +417,6 @@ async fn with_waiting(pending_idle_ms: u64, server: &eventbus_test::PrivateRedis
     bus.publish(&ids.iter().map(|id| shipped(id, 1)).collect::<Vec<_>>()).await.unwrap();
     read_as(&bus, "absent", count).await;
     bus
-}
-
-/// The number of calls of a command on the server, scripts included.
-async fn calls(bus: &RedisEventBus, name: &str) -> u64 {
-    let stats: String = command(bus, "INFO", &["commandstats"]).await;
-    let of_command = format!("cmdstat_{name}:calls=");
-    let calls = stats.lines().find_map(|line| line.strip_prefix(&of_command)?.split(',').next());
-    calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

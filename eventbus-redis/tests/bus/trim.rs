@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::{
     config, config_on, fresh_bus,
-    seen::{Seen, command, event, settled, start},
+    seen::{Seen, calls, command, event, settled, start},
 };
 use eventbus::{
     Name,
@@ -84,6 +84,29 @@ async fn many_entries_are_removed_step_by_step() {
     assert_eq!(removed(&bus, Trim { max_length: Some(1), ..Trim::default() }).await, 1_000);
     publish(&bus, 399).await;
     assert_eq!(removed(&bus, NOTHING_STAYS).await, 400);
+}
+
+/// The server runs nothing else while a script looks through entries.
+#[tokio::test]
+async fn large_entries_are_looked_through_a_few_mib_at_a_time() {
+    let server = eventbus_test::private_redis();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
+    let (stream, text) = (bus.config().stream_name(), "x".repeat(512 * 1024));
+    let mut ids: Vec<String> = Vec::new();
+    for _ in 0..41 {
+        ids.push(command(&bus, "XADD", &[&stream, "*", "text", &text]).await);
+    }
+    let group = Name::from_static("reports");
+    bus.create_group(&group, GroupStart::Beginning).await.unwrap();
+    let _: i64 = command(&bus, "XDEL", &[&stream, &ids[40]]).await; // the server can no longer count the unread entries
+    let before = calls(&bus, "evalsha").await;
+    assert_eq!(bus.retire_group(&group).await.unwrap().unread, 40);
+    let counting = calls(&bus, "evalsha").await - before;
+    assert!((5..=10).contains(&counting), "20 MiB were counted in {counting} calls");
+    assert_eq!(removed(&bus, Trim { max_length: Some(3), max_age: None }).await, 37);
+    let steps = calls(&bus, "xtrim").await;
+    assert!((5..=10).contains(&steps), "18 MiB were trimmed in {steps} calls");
+    assert_eq!(left(&bus).await, ids[37..40]);
 }
 
 #[tokio::test]

@@ -95,6 +95,14 @@ pub(crate) async fn command<T: redis::FromRedisValue>(bus: &RedisEventBus, name:
     redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
 }
 
+/// The number of calls of a command on the server, scripts included.
+pub(crate) async fn calls(bus: &RedisEventBus, name: &str) -> u64 {
+    let stats: String = command(bus, "INFO", &["commandstats"]).await;
+    let of_command = format!("cmdstat_{name}:calls=");
+    let calls = stats.lines().find_map(|line| line.strip_prefix(&of_command)?.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
 /// The stream of an order of no tenant.
 pub(crate) fn order(id: &str) -> StreamId {
     StreamId::parse("Order", id).unwrap()

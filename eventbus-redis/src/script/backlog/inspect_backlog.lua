@@ -15,6 +15,32 @@ local START_TIMEOUT, FILLER_TIMEOUT = 10000, 30000
 local COUNTED = 5000
 -- Field of the cursor for removing finished entries; not a valid name of a consumer.
 local FINISHED_CURSOR = '\n'
+-- Number and bytes of the entries that one step checks to remove the finished ones.
+local FINISHED_PAGE_LEN, FINISHED_PAGE_BYTES = 200, 4 * 1024 * 1024
+
+-- Removes finished entries from the start of a group's backlog, up to the first unfinished one; returns the number of
+-- entries left.
+local function trim_backlog(backlog, group)
+  local info = groups_of(backlog)[group]
+  if not info then return redis.call('EXISTS', backlog) == 1 and redis.call('XLEN', backlog) or 0 end
+  redis.call('XTRIM', backlog, 'MINID', '=', (floor_of(backlog, info)))
+  return redis.call('XLEN', backlog)
+end
+
+-- Removes some finished entries behind an unfinished one. Returns the id to continue with.
+local function remove_finished(backlog, group, from)
+  local info = groups_of(backlog)[group]
+  if not info then return '-' end
+  local read, more = read_page('XRANGE', { backlog }, from, info['last-delivered-id'], FINISHED_PAGE_LEN, FINISHED_PAGE_BYTES)
+  if #read == 0 then return '-' end
+  local last, pending, finished = read[#read][1], {}, { 'XDEL', backlog }
+  for _, entry in ipairs(redis.call('XPENDING', backlog, group, read[1][1], last, #read)) do pending[entry[1]] = true end
+  for _, entry in ipairs(read) do
+    if not pending[entry[1]] then finished[#finished + 1] = entry[1] end
+  end
+  if #finished > 2 then redis.call(unpack(finished)) end
+  return more == 1 and after(last) or '-'
+end
 
 local backlog, group, now = KEYS[1], ARGV[1], now_in_ms()
 local is_first, missing_stores, is_open, waits, copies = '0', {}, false, false, {}

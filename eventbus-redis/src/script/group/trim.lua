@@ -4,8 +4,8 @@
 -- here, the newest entry stays, and the oldest entry that stays replaces each sentinel that is removed.
 --
 -- KEYS  stream, floors, relay, projections
--- ARGV  number of entries to keep or '', age to keep (ms) or '', maximum number to remove, '1' to trim regardless of
---       groups
+-- ARGV  number of entries to keep or '', age to keep (ms) or '', maximum number to remove, and of their bytes, '1' to
+--       trim regardless of groups
 -- Replies {the number removed, 1 if there may be more, the length before, the time in ms, and what blocks the rest:
 -- 'none', or 'missing', 'unread', 'pending' or 'projection', the group or projection, and the id of its oldest entry}.
 
@@ -22,7 +22,7 @@ local floor, holder_reason, holder, lost, lost_group = trim_floor(stream, floors
   -- a server out of memory refuses this, and must be trimmed all the same; an older floor is safe
   redis.pcall('HSET', floors, name, id)
 end)
-if ARGV[4] == '1' then floor, lost = nil, nil end
+if ARGV[5] == '1' then floor, lost = nil, nil end
 
 local function is_beyond(index, id)
   if keep and index <= length - keep then return true end
@@ -34,7 +34,7 @@ if lost then return {0, 0, length, now, 'missing', lost_group, is_before(lost, f
 
 local count = limit
 if not max_age then count = math.min(limit, length - keep) end
-local entries = redis.call('XRANGE', stream, '-', '+', 'COUNT', count + 1)
+local entries, has_more = read_page('XRANGE', { stream }, '-', '+', count + 1, tonumber(ARGV[4]))
 local cut, more, held = nil, 0, false
 for index, entry in ipairs(entries) do
   local id = entry[1]
@@ -44,7 +44,10 @@ for index, entry in ipairs(entries) do
 end
 local records = records_of(notes)
 local last = entries[#entries][1]
-cut = cut or (next(records) and last or after(last))
+if not cut then
+  more = has_more
+  cut = next(records) and more == 0 and last or after(last)
+end
 
 local first_left = next(records) and redis.call('XRANGE', stream, cut, '+', 'COUNT', 1)[1][1]
 local kept = cut

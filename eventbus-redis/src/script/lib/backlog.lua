@@ -8,42 +8,7 @@
 --                         (ms) it waits for stores or copies; 1 if an older release wrote it
 --   filler <store>        when a process with that store last listed or filled (ms)
 
--- Maximum number of unread entries of a backlog; then filling waits for its consumers.
-local MOST_AHEAD = 2000
--- Number of entries that one step checks to remove the finished ones.
-local FINISHED_PAGE_LEN = 200
-
 local function fills_key(floors) return (string.gsub(floors, 'floors$', 'fills')) end
-
--- Removes finished entries from the start of a group's backlog, up to the first unfinished one; returns the number of
--- entries left.
-local function trim_backlog(backlog, group)
-  local info = groups_of(backlog)[group]
-  if not info then return redis.call('EXISTS', backlog) == 1 and redis.call('XLEN', backlog) or 0 end
-  redis.call('XTRIM', backlog, 'MINID', '=', (floor_of(backlog, info)))
-  return redis.call('XLEN', backlog)
-end
-
--- Removes some finished entries behind an unfinished one. Returns the id to continue with.
-local function remove_finished(backlog, group, from)
-  local info = groups_of(backlog)[group]
-  local read = info and redis.call('XRANGE', backlog, from, info['last-delivered-id'], 'COUNT', FINISHED_PAGE_LEN) or {}
-  if #read == 0 then return '-' end
-  local last, pending, finished = read[#read][1], {}, { 'XDEL', backlog }
-  for _, entry in ipairs(redis.call('XPENDING', backlog, group, read[1][1], last, #read)) do pending[entry[1]] = true end
-  for _, entry in ipairs(read) do
-    if not pending[entry[1]] then finished[#finished + 1] = entry[1] end
-  end
-  if #finished > 2 then redis.call(unpack(finished)) end
-  return #read == FINISHED_PAGE_LEN and after(last) or '-'
-end
-
--- Returns true if the consumers have as much to read as the backlog may hold.
-local function is_full(backlog, group)
-  local info = groups_of(backlog)[group]
-  if not info then return false end
-  return (info.lag or #redis.call('XRANGE', backlog, after(info['last-delivered-id']), '+', 'COUNT', MOST_AHEAD)) >= MOST_AHEAD
-end
 
 -- Returns true if an entry stays pending on a consumer that will not handle it, by its attempts as JSON.
 local function stays(attempts)
