@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use eventbus::{
     AggregateRepository, ExpectedVersion, InMemoryEventStore, Never, NewEvent, RecordedEvent, SaveError, StreamId,
     UpdateError, Uuid, Version,
-    port::{Append, AppendError, AppendEvents, Direction, ReadError, ReadStream, RecordStream},
+    port::{Append, AppendError, AppendEvents, Direction, ReadError, ReadFeed as _, ReadStream, RecordStream},
     prelude::*,
     testkit::delegate,
 };
@@ -181,6 +181,25 @@ async fn an_update_of_a_kept_state_is_one_append() {
     }
     assert_eq!(world.store.take(), (20, 0, 0), "appends, reads, events read");
     world.equals_replay().await;
+}
+
+/// The server may have lost the last events, and a second process may have stored different ones since.
+#[tokio::test]
+async fn a_state_kept_before_a_possible_restore_of_the_store_is_read_anew() {
+    let world = world().await;
+    let note_possible_restore = || world.store.store.appended().note_possible_restore();
+    note_possible_restore();
+    world.rooms.update(&world.id, |room| Ok::<_, Never>(room.leave())).await.unwrap();
+    assert_eq!(world.store.take(), (1, 1, 1), "appends, reads, events read");
+    world.rooms.update(&world.id, |room| room.book("bob")).await.unwrap();
+    assert_eq!(world.store.take(), (1, 0, 0), "it is kept again");
+    let mut room = world.rooms.load(&world.id).await.unwrap();
+    note_possible_restore();
+    room.record(Left {});
+    world.rooms.save(&mut room).await.unwrap();
+    world.store.take();
+    world.equals_replay().await;
+    assert_eq!(world.store.take(), (0, 1, 4), "the save did not make the state of before a newer one");
 }
 
 #[tokio::test]

@@ -219,7 +219,9 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// update decides on the kept state at once, which takes one round trip to save; if another writer was first, or
     /// the decision refuses or has no events, it reads the newer events and decides again.
     ///
-    /// A store that was restored from an older copy has other events under the same versions: restart the processes then.
+    /// After a restart or failover of the store's server states are read anew, as it may have lost its last events: once the
+    /// store has connected again. An update that is the first call after it may still decide on a state that is lost. A
+    /// store that was restored from an older copy has other events under the same versions: restart the processes then.
     ///
     /// # Examples
     /// ```
@@ -602,6 +604,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         self.check_tenant(root, &context)?;
         let span = self.begin_span(root, &mut context);
         let events = self.encode(root, context)?;
+        let restores = self.store.possible_restores();
         let appended = self.append(root, events, command).instrument(span.clone()).await;
         let Some(records) =
             appended.inspect_err(|error| spans::record_error(&span, AppendOutcome::of_error(error).label()))?
@@ -613,7 +616,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         if records.is_empty() {
             return Ok(Some(Saved::nothing(before)));
         }
-        self.advance_cached(&records);
+        self.advance_cached(&records, restores);
         self.snapshot_in_background(root, before);
         let publication = self.publisher.publish(self.store.as_port(), &records).await;
         Ok(Some(Saved::new(root.version(), records, publication)))
@@ -956,16 +959,16 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// Returns the aggregate in its kept state, which newer events may have left behind.
     fn create_from_cache(&self, id: &A::Id) -> Option<AggregateRoot<A>> {
         let cache = self.cache.as_ref()?;
-        let CachedState { state, version, .. } = cache.get(&self.stream(id))?;
+        let CachedState { state, version, .. } = cache.get(&self.stream(id), self.store.possible_restores())?;
         self.count_load(LoadSource::Cache);
         Some(self.create_new(id.clone()).with_state(cache.copy(&state), version))
     }
 
     /// Folds all events into a new root, or those after the kept state into it; keeps the result.
     async fn fold_to_head(&self, id: &A::Id) -> Result<AggregateRoot<A>, LoadError> {
-        let stream = self.stream(id);
+        let (stream, restores) = (self.stream(id), self.store.possible_restores());
         if let Some(cache) = &self.cache
-            && let Some(cached) = cache.get(&stream)
+            && let Some(cached) = cache.get(&stream, restores)
         {
             let (mut root, version) = (self.create_new(id.clone()), cached.version);
             // from the kept version on: another event there shows that the stream is not the same any more
@@ -979,7 +982,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
             if let Some(same) = same {
                 root = root.with_state(cache.copy(&cached.state), version);
                 let last = self.replay_all(&mut root, records).await?;
-                self.keep(&root, last.unwrap_or(same.metadata().event_id()));
+                self.keep(&root, last.unwrap_or(same.metadata().event_id()), restores);
                 self.count_load(LoadSource::Cache);
                 return Ok(root);
             }
@@ -989,7 +992,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         let begun_at = root.version();
         self.count_load(if begun_at == Version::NONE { LoadSource::Events } else { LoadSource::Snapshot });
         if let Some(last) = self.replay_rest(&mut root, rest).await? {
-            self.keep(&root, last);
+            self.keep(&root, last, restores);
         }
         self.snapshot_in_background(&root, begun_at);
         Ok(root)
@@ -1058,23 +1061,28 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         self.store.after_commit(move || tasks.spawn(fold, task_stream, boundary, task));
     }
 
-    /// Keeps the state of a root that holds the events up to `last` and no pending ones.
-    fn keep(&self, root: &AggregateRoot<A>, last: EventId) {
+    /// Keeps the state of a root that holds the events up to `last` and no pending ones, and that was read since the store
+    /// had `restores` possible restores.
+    fn keep(&self, root: &AggregateRoot<A>, last: EventId, restores: u64) {
         if let Some(cache) = &self.cache {
             let (state, version) = (Arc::new(cache.copy(root.state())), root.version());
-            cache.put(self.stream(root.id()), CachedState { state, version, event_id: last });
+            cache.put(self.stream(root.id()), CachedState { state, version, event_id: last, restores });
         }
     }
 
-    /// Applies saved events to the kept state of their aggregate, as the store returns them.
-    fn advance_cached(&self, records: &[RecordedEvent]) {
+    /// Applies saved events to the kept state of their aggregate, as the store returns them. The store had `restores`
+    /// possible restores before it was asked.
+    fn advance_cached(&self, records: &[RecordedEvent], restores: u64) {
         let (Some(cache), Some(first), Some(last)) = (&self.cache, records.first(), records.last()) else {
             return;
         };
+        if self.store.possible_restores() != restores {
+            return; // the events before these may be lost
+        }
         let stream = first.metadata().stream();
         let mut state = match first.version() {
             Version::FIRST => A::default(),
-            version => match cache.take_at(stream, Version::new(version.get() - 1)) {
+            version => match cache.take_at(stream, Version::new(version.get() - 1), restores) {
                 Some(before) => Arc::try_unwrap(before.state).unwrap_or_else(|shared| cache.copy(&shared)),
                 None => return,
             },
@@ -1086,7 +1094,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
             }
         }
         let (version, event_id) = (last.version(), last.metadata().event_id());
-        cache.put(stream.clone(), CachedState { state: Arc::new(state), version, event_id });
+        cache.put(stream.clone(), CachedState { state: Arc::new(state), version, event_id, restores });
     }
 
     /// Folds the events into a new root, up to the first one that is not included.

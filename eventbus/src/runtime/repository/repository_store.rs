@@ -48,6 +48,11 @@ impl RepositoryStore {
         &self.store
     }
 
+    /// Returns the number of moments so far at which an older copy may have replaced the store.
+    pub(super) fn possible_restores(&self) -> u64 {
+        self.store.appended().possible_restores()
+    }
+
     pub(super) async fn append(
         &self,
         stream: &StreamId,

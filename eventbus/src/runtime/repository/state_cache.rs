@@ -2,6 +2,9 @@
 //!
 //! Invariant: a kept state is the fold of the stored events, decoded as a load decodes them; never that of events as
 //! they were recorded, which may decode to other values.
+//!
+//! Invariant: a state that was kept before a [possible restore](crate::port::AppendSignal::possible_restores) of the store
+//! is not used after it: the store may have lost its last events, and have others of the same versions by now.
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -26,6 +29,8 @@ pub(super) struct CachedState<A> {
     pub(super) version: Version,
     /// The event of the version: a stream in which another event has it is not the same any more.
     pub(super) event_id: EventId,
+    /// The number of possible restores of the store before the state was read.
+    pub(super) restores: u64,
 }
 
 impl<A> StateCache<A> {
@@ -37,27 +42,29 @@ impl<A> StateCache<A> {
         Self { states: Mutex::new(LruCache::new(capacity)), clone: A::clone }
     }
 
-    /// Returns the state of an aggregate.
-    pub(super) fn get(&self, stream: &StreamId) -> Option<CachedState<A>> {
+    /// Returns the state of an aggregate, if it was kept since the store had `restores` possible restores.
+    pub(super) fn get(&self, stream: &StreamId, restores: u64) -> Option<CachedState<A>> {
         let mut states = self.states.lock();
-        let CachedState { state, version, event_id } = states.get(stream)?;
-        Some(CachedState { state: Arc::clone(state), version: *version, event_id: *event_id })
+        let kept = states.get(stream).filter(|kept| kept.restores == restores)?;
+        Some(CachedState { state: Arc::clone(&kept.state), ..*kept })
     }
 
     /// Keeps a state, unless that of a later version is there.
     pub(super) fn put(&self, stream: StreamId, state: CachedState<A>) {
         let mut states = self.states.lock();
-        let is_newer = states.peek(&stream).is_none_or(|kept| kept.version < state.version);
+        let age = |state: &CachedState<A>| (state.restores, state.version);
+        let is_newer = states.peek(&stream).is_none_or(|kept| age(kept) < age(&state));
         let dropped = if is_newer { states.push(stream, state) } else { Some((stream, state)) };
         // a state is dropped without the lock: it may be large
         drop(states);
         drop(dropped);
     }
 
-    /// Takes the state of an aggregate out, if it is that of a version.
-    pub(super) fn take_at(&self, stream: &StreamId, version: Version) -> Option<CachedState<A>> {
+    /// Takes the state of an aggregate out, if it is that of a version, and was kept since the store had `restores` possible
+    /// restores.
+    pub(super) fn take_at(&self, stream: &StreamId, version: Version, restores: u64) -> Option<CachedState<A>> {
         let mut states = self.states.lock();
-        states.peek(stream).filter(|kept| kept.version == version)?;
+        states.peek(stream).filter(|kept| kept.version == version && kept.restores == restores)?;
         states.pop(stream)
     }
 
