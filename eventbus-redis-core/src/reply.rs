@@ -99,10 +99,12 @@ pub fn is_not_executed(error: &RedisError) -> bool {
     error.code().is_some()
 }
 
-/// Returns `true` if an error shows that the connection is lost, or leads to a server that has become a replica.
+/// Returns `true` if an error shows that the connection is lost, or leads to a server that has become a replica, also of a
+/// cluster, whose replicas answer `MOVED`.
 pub fn is_connection_lost(error: &RedisError) -> bool {
     let error = first_error(error);
-    error.is_connection_dropped() || error.is_io_error() || error.code() == Some("READONLY")
+    let is_replica = error.code() == Some("READONLY") || error.kind() == ErrorKind::Server(ServerErrorKind::Moved);
+    error.is_connection_dropped() || error.is_io_error() || is_replica
 }
 
 /// Returns the error of the first refused command, if the error is that of a transaction, whose own code is `EXECABORT`,

@@ -150,6 +150,7 @@ async fn resolve(
         }
         ["known", positions @ ..] => {
             let positions: Vec<u64> = positions.iter().filter_map(|position| position.parse().ok()).collect();
+            inner.append_signal().notify();
             load_first_result(inner, &stream, &events, &positions).await
         }
         ["conflict", actual] if let Ok(actual) = actual.parse() => {
@@ -163,8 +164,8 @@ async fn resolve(
     }
 }
 
-/// Returns the result of the earlier append of these event ids. Stored events never change, so reading them after
-/// the script is safe.
+/// Returns the result of the earlier append of these event ids, which may be the caller's own, whose answer was lost.
+/// Stored events never change, so reading them after the script is safe.
 pub(crate) async fn load_first_result(
     inner: &StoreInner,
     stream: &StreamId,
@@ -172,7 +173,8 @@ pub(crate) async fn load_first_result(
     positions: &[u64],
 ) -> Result<Vec<RecordedEvent>, AppendError> {
     let found = events_at(inner, positions).await.map_err(|error| match error {
-        ReadError::Unavailable(source) => AppendError::Unavailable(source),
+        // they are stored: a caller that took them for lost would store them again, with other ids
+        ReadError::Unavailable(source) => AppendError::OutcomeUnknown(source),
         corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
     })?;
     let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();

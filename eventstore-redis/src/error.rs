@@ -66,6 +66,5 @@ pub(crate) fn corrupt_last_entry(key: &str, entry: &str) -> CorruptEntry {
 
 /// Returns `true` if the server refuses until its settings, rights or data change.
 pub(crate) fn is_refused(error: &RedisError) -> bool {
-    fault::fault_of_reply(error).is_none()
-        && (reply::is_refusal(error) || reply::is_wrong_server(error) || error.code() == Some("ERR"))
+    fault::fault_of_reply(error).is_none() && (reply::is_refusal(error) || error.code() == Some("ERR"))
 }

@@ -1,6 +1,8 @@
 //! Listings of streams, checkpoints and leases. The store keeps the names of checkpoints and leases; it keeps no list of
 //! streams, so each page of those scans keys of the server.
 
+use std::num::ParseIntError;
+
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, StreamId, Version,
@@ -26,11 +28,19 @@ use crate::{
     script::STREAM_ENDS,
 };
 
-/// Keys that one `SCAN` examines.
+/// Keys that one `SCAN` examines at most.
 const SCAN_BATCH_MAX: usize = 250;
 
-/// Scans keys from a cursor on, until `limit` of them name a stream that matches, or [`LISTING_ROWS_MAX`] keys are
-/// examined.
+/// Returns the cursor of `SCAN` at which a page begins.
+fn scan_cursor(after: &ListCursor) -> Result<u64, ReadError> {
+    let not_a_cursor =
+        |error: ParseIntError| ReadError::corrupt(format!("the cursor `{after}` of a listing of streams"), error);
+    after.as_str().parse().map_err(not_a_cursor)
+}
+
+/// Scans keys from a cursor on, until `limit` of them name a stream that matches, or about [`LISTING_ROWS_MAX`] keys are
+/// examined. The first `SCAN` examines `limit` keys, so that the page exceeds its limit by little, and each further one
+/// twice as many, so that a filter that few streams match costs few requests.
 async fn scan_streams(
     inner: &StoreInner,
     filter: &StreamFilter,
@@ -38,10 +48,10 @@ async fn scan_streams(
     limit: usize,
 ) -> Result<Listing<StreamId>, ReadError> {
     let matching = scan_pattern(inner.keys().prefix());
-    let mut cursor = after.map_or_else(|| "0".to_owned(), |after| after.as_str().to_owned());
-    let mut items = Vec::new();
-    for _ in 0..LISTING_ROWS_MAX / SCAN_BATCH_MAX {
-        let scan = reply::request("SCAN", (&cursor, "MATCH", &matching, "COUNT", SCAN_BATCH_MAX.min(limit.max(1))));
+    let mut cursor = after.map_or(Ok(0), scan_cursor)?.to_string();
+    let (mut items, mut batch, mut examined) = (Vec::new(), limit.clamp(1, SCAN_BATCH_MAX), 0);
+    while examined < LISTING_ROWS_MAX {
+        let scan = reply::request("SCAN", (&cursor, "MATCH", &matching, "COUNT", batch));
         let scanned: (String, Vec<String>) = query(inner, &scan).await?;
         let found = scanned.1.iter().filter_map(|key| inner.keys().parse_stream(key));
         items.extend(found.filter(|stream| filter.matches(stream)));
@@ -49,6 +59,8 @@ async fn scan_streams(
         if cursor == "0" || items.len() >= limit {
             break;
         }
+        examined += batch;
+        batch = SCAN_BATCH_MAX.min(2 * batch);
     }
     Ok(Listing { items, next: (cursor != "0").then(|| ListCursor::new(cursor)) })
 }

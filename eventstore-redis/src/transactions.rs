@@ -10,7 +10,9 @@ use eventbus::{
 
 use crate::{
     RedisEventStore, RedisTransaction, RedisTransactionError,
-    commit::{SHADOW_BATCH_MAX, list_shadow_copies, load_shadow_position, missing_shadow, parse_tables, unlink},
+    commit::{
+        SHADOW_BATCH_MAX, drop_copies, list_shadow_copies, load_shadow_position, missing_shadow, parse_tables, unlink,
+    },
     fault,
     script::MAKE_SHADOW,
 };
@@ -56,17 +58,18 @@ impl Transactions for RedisEventStore {
 
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
         let keys = self.inner().keys();
+        let note = keys.shadow(&shadow.name);
         // first the note, without which no transaction fills copies; last the names, by which a retry finds copies
-        unlink(self.inner(), &[keys.shadow(&shadow.name)]).await?;
+        unlink(self.inner(), std::slice::from_ref(&note)).await?;
         let copies: Vec<_> = list_shadow_copies(self.inner(), shadow)
             .await?
             .iter()
             .map(|key| keys.shadow_copy(&shadow.name, key))
             .collect();
         for together in copies.chunks(SHADOW_BATCH_MAX) {
-            unlink(self.inner(), together).await?;
+            drop_copies(self.inner(), &note, together).await?;
         }
-        Ok(unlink(self.inner(), &[keys.shadow_copies(&shadow.name)]).await?)
+        Ok(drop_copies(self.inner(), &note, &[keys.shadow_copies(&shadow.name)]).await?)
     }
 }
 
@@ -75,5 +78,43 @@ impl FromTransaction<RedisEventStore> for RedisTransaction {
 
     fn from_transaction(transaction: &mut Self) -> &mut Self {
         transaction
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventbus::{
+        Name,
+        port::{Shadow, Transactions as _},
+    };
+    use redis::cmd;
+
+    use crate::{
+        RedisEventStore, RedisEventStoreConfig,
+        commit::{drop_copies, unlink},
+    };
+
+    /// The server may run a removal after the client has sent it again over another connection.
+    #[tokio::test]
+    async fn a_late_removal_leaves_the_copies_of_the_next_rebuild() {
+        let config = RedisEventStoreConfig {
+            redis_url: eventbus_test::redis_url().into(),
+            key_prefix: eventbus_test::unique_name("store"),
+            ..Default::default()
+        };
+        let store = RedisEventStore::connect(config).await.unwrap();
+        let shadow = Shadow { name: Name::from_static("order-stats"), tables: vec!["stats:orders".into()] };
+        let keys = store.inner().keys();
+        let (note, copy) = (keys.shadow(&shadow.name), keys.shadow_copy(&shadow.name, "stats:orders"));
+        store.make_shadow(&shadow).await.unwrap();
+        let connection = store.inner().connection();
+        connection.query::<u64>(cmd("HSET").arg((&copy, "n", "1"))).await.unwrap();
+        let exists = async || connection.query::<bool>(cmd("EXISTS").arg(&copy)).await.unwrap();
+        let copies = [copy.clone()];
+        drop_copies(store.inner(), &note, &copies).await.unwrap();
+        assert!(exists().await, "a rebuild has its note");
+        unlink(store.inner(), &[note.clone()]).await.unwrap();
+        drop_copies(store.inner(), &note, &copies).await.unwrap();
+        assert!(!exists().await, "no rebuild has one");
     }
 }

@@ -24,7 +24,8 @@ pub(super) use locks::TransactionLocks;
 pub(super) use read_set::{ReadSet, refused_error};
 pub(super) use run::{run, timed_out_error};
 pub(super) use shadow::{
-    SHADOW_BATCH_MAX, ShadowSwap, list_shadow_copies, load_shadow_position, missing_shadow, plan_shadow_swap, unlink,
+    SHADOW_BATCH_MAX, ShadowSwap, drop_copies, list_shadow_copies, load_shadow_position, missing_shadow,
+    plan_shadow_swap, unlink,
 };
 pub(super) use tables::{Table, key_to_write, parse_tables, scan_pattern};
 pub(super) use unique_values::PlannedValues;

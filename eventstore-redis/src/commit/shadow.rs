@@ -11,6 +11,7 @@ use crate::{
     RedisTransactionError,
     inner::StoreInner,
     keys::{self, StoreKeys},
+    script::DROP_COPIES,
 };
 
 /// Most deliveries or keys that one command removes or scans.
@@ -120,6 +121,15 @@ async fn list_live_keys(inner: &StoreInner, stem: &str) -> Result<BTreeSet<Strin
 
 pub(crate) async fn unlink(inner: &StoreInner, keys: &[String]) -> Result<(), RedisTransactionError> {
     query_for_transaction::<u64>(inner, &request("UNLINK", keys)).await.map(drop)
+}
+
+/// Removes copies, or their names, unless a rebuild has made its note since.
+pub(crate) async fn drop_copies(inner: &StoreInner, note: &str, keys: &[String]) -> Result<(), RedisTransactionError> {
+    let mut script = DROP_COPIES.key(note);
+    for key in keys {
+        script.key(key);
+    }
+    inner.connection().run_idempotent::<u64>(&script).await.map(drop).map_err(RedisTransactionError::unavailable)
 }
 
 async fn query_for_transaction<T: FromRedisValue>(

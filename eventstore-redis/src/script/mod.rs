@@ -37,6 +37,7 @@ pub(crate) static READ_SNAPSHOT: Lua = lua(&[
 ]);
 pub(crate) static READ_TAGGED: Lua = lua(&["#!lua flags=no-writes\n", PROGRAM_ARGS, include_str!("read_tagged.lua")]);
 pub(crate) static MAKE_SHADOW: Lua = lua(&[include_str!("make_shadow.lua")]);
+pub(crate) static DROP_COPIES: Lua = lua(&[include_str!("drop_copies.lua")]);
 pub(crate) static FIND_STORE: Lua = lua(&["#!lua flags=no-writes\n", FORMAT, include_str!("find_store.lua")]);
 pub(crate) static OPEN_STORE: Lua = lua(&[FORMAT, include_str!("open_store.lua")]);
 pub(crate) static RENEW_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("renew_lease.lua")]);

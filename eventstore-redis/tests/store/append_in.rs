@@ -365,6 +365,16 @@ async fn limited(but: &str) -> (eventbus_test::PrivateRedis, RedisEventStore) {
     (server, store)
 }
 
+/// The first answer of their append may have been lost: a caller that repeats it with new ids stores them twice.
+#[tokio::test]
+async fn stored_events_that_cannot_be_read_have_an_unknown_outcome() {
+    let (_server, store) = limited("-xrange").await;
+    let events = vec![NewEvent::new(Name::from_static("Placed"), 1, "{}")];
+    store.append(&order("1"), NoStream, events.clone()).await.unwrap();
+    let error = store.append(&order("1"), NoStream, events).await.unwrap_err();
+    assert!(matches!(error, AppendError::OutcomeUnknown(_)), "{error:?}");
+}
+
 #[tokio::test]
 async fn event_types_are_listed_with_the_transaction_that_stores_them() {
     let (store, _) = fresh().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eventbus::{
     ExpectedVersion, Name, StreamId,
-    port::{AppendEvents as _, Checkpoints as _, ReadFeed as _},
+    port::{AppendError, AppendEvents as _, Checkpoints as _, ReadFeed as _},
 };
 use eventstore_redis::{RedisConnectError, RedisEventStore, RedisEventStoreConfig};
 
@@ -94,6 +94,55 @@ async fn on_a_cluster_a_prefix_without_a_hash_tag_is_refused_and_all_keys_share_
     tx.command("RPUSH", "log", ["a"]).unwrap();
     tx.commit().await.unwrap();
     assert_eq!(store.head().await.unwrap(), 1_u64);
+}
+
+/// After a failover of a cluster the node is a replica, and a name that leads to the master leads to another one.
+#[tokio::test]
+async fn a_node_that_has_lost_the_slot_is_unavailable_and_left() {
+    let nodes = [eventbus_test::internal::private_redis_cluster(), eventbus_test::internal::private_redis_cluster()];
+    let (mut one, mut other) = (client(nodes[0].url()).await, client(nodes[1].url()).await);
+    tell::<String>(&mut one, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+    let [own_id, other_id]: [String; 2] =
+        [tell(&mut one, &["CLUSTER", "MYID"]).await, tell(&mut other, &["CLUSTER", "MYID"]).await];
+    let told: String = tell(&mut other, &["CLUSTER", "NODES"]).await;
+    // `<id> <host>:<port>@<port among nodes> …`
+    let port_among_nodes = told.split(['@', ' ']).nth(2).unwrap();
+    let port = nodes[1].port().to_string();
+    tell::<String>(&mut one, &["CLUSTER", "MEET", "127.0.0.1", &port, port_among_nodes]).await;
+    let config = || RedisEventStoreConfig { key_prefix: "{shop}".into(), ..config_on(nodes[0].url()) };
+    until("the cluster is up", async || RedisEventStore::connect(config()).await.is_ok()).await;
+    let store = open(config()).await;
+    store.append(&order("1"), ExpectedVersion::Any, vec![event(1)]).await.unwrap();
+    let slot = tell::<u16>(&mut one, &["CLUSTER", "KEYSLOT", "{shop}"]).await.to_string();
+    // a node gives away no slot with keys
+    tell::<String>(&mut one, &["FLUSHALL"]).await;
+    let mut give_slot_to = async |id: &str| {
+        until("the nodes know each other", async || {
+            tell::<String>(&mut one.clone(), &["CLUSTER", "NODES"]).await.contains(&other_id)
+        })
+        .await;
+        tell::<String>(&mut one, &["CLUSTER", "SETSLOT", &slot, "NODE", id]).await;
+    };
+    give_slot_to(&other_id).await;
+    let mut connection = client(nodes[0].url()).await;
+    let mut stores = async || -> Vec<String> {
+        let own: u64 = tell(&mut connection, &["CLIENT", "ID"]).await;
+        let all: String = tell(&mut connection, &["CLIENT", "LIST", "TYPE", "normal"]).await;
+        let id = |line: &str| line.split(' ').next().unwrap().trim_start_matches("id=").to_owned();
+        all.lines().map(id).filter(|id| *id != own.to_string()).collect()
+    };
+    let before = stores().await;
+    assert!(!before.is_empty());
+    let error = store.append(&order("2"), ExpectedVersion::Any, vec![event(1)]).await.unwrap_err();
+    assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
+    let clients = before.len();
+    until("it leaves its connection", async || {
+        stores().await.iter().filter(|id| before.contains(id)).count() < clients
+    })
+    .await;
+    give_slot_to(&own_id).await;
+    let error = store.head().await.err();
+    assert!(error.is_none(), "{error:?}");
 }
 
 #[tokio::test]
