@@ -1,6 +1,7 @@
 //! Dead letters and their replays: a file each, with the event in it, named by the event and the group.
 //!
-//! Invariant: a replay begins by one rename, so that a dead letter is either stored or being replayed.
+//! Invariant: a replay begins by one rename, and one that fails for good ends by one, so that a dead letter is either
+//! stored or being replayed, whenever a process dies.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,7 +35,7 @@ use crate::{
 /// | in `dead_letters/` | an operator discards it | removed |
 /// | in `replays/` | a handler fails and has attempts left | in `replays/`, with `replay` set |
 /// | in `replays/` | its handlers succeed, or skip it | removed |
-/// | in `replays/` | it fails for good | in `dead_letters/`, then removed from `replays/` |
+/// | in `replays/` | it fails for good | in `dead_letters/`, by a rename |
 #[derive(Debug, Serialize, Deserialize)]
 struct DeadLetterFile {
     id: u64,
@@ -105,7 +106,10 @@ impl DeadLetterFiles {
         list_stems(&self.disk.root().join(names::DEAD_LETTERS))
     }
 
-    /// Makes a delivery a dead letter; replaces an existing one, which is of the same delivery.
+    /// Makes a delivery a dead letter; replaces an existing one, which is of the same delivery, and ends its replay.
+    ///
+    /// It writes the file of a replay anew, then moves it. If the process dies before the move, the next owner of the
+    /// group delivers the replay again, with fresh attempts; after the move, there is only the dead letter.
     pub(crate) fn write_dead_letter(
         &self,
         id: u64,
@@ -131,8 +135,14 @@ impl DeadLetterFiles {
             delivery_attempts: attempts,
             replay: None,
         };
-        let path = self.path(&dead_letter);
-        self.disk.replace(&path, &event::to_pretty_json("the dead letter", &file)?)?;
+        let (path, replay) = (self.path(&dead_letter), self.replay_path(&dead_letter));
+        let content = event::to_pretty_json("the dead letter", &file)?;
+        if disk::exists(&replay)? {
+            self.disk.replace(&replay, &content)?;
+            self.disk.rename(&replay, &path)?;
+        } else {
+            self.disk.replace(&path, &content)?;
+        }
         self.disk.sync_folder(&self.disk.root().join(names::DEAD_LETTERS))
     }
 

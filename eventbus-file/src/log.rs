@@ -327,11 +327,18 @@ impl EventLog {
     }
 
     /// Removes the files of events up to the removal mark; `remove_claim` removes the claim of each, after its payload
-    /// and before the event. Returns the number of removed events and gaps.
+    /// and before the event. Returns the number of removed events and gaps. Leaves out an event that is staged; a later
+    /// removal takes its file if that is still there.
     pub(crate) fn remove_files_through(&self, through: u64, remove_claim: impl Fn(u64) -> Result<()>) -> Result<u64> {
         let mut removed = 0;
         for id in self.list_files_through(through)? {
-            if let Some(name) = self.find_payload_file(id)? {
+            let payload_file = self.find_payload_file(id)?;
+            // a slow publisher links its event under a removed id, then publishes it under a later one with the same
+            // payload; checked after the name was read, as it may do both meanwhile
+            if self.is_staged(id)? || !disk::exists(&self.path(id))? {
+                continue;
+            }
+            if let Some(name) = payload_file {
                 self.payloads.remove(&name)?;
             }
             remove_claim(id)?;

@@ -238,7 +238,7 @@ impl FileQueue {
     }
 
     /// Removes events up to an id, as far as they meet a condition. Ids are never used again. Files that hold no event
-    /// stay. The last events of a publisher that died become removable after an hour.
+    /// stay, as do results and claims by name. The last events of a publisher that died become removable after an hour.
     ///
     /// # Errors
     /// [`FileQueueError::Io`]; events removed until then stay removed, and a repeated call

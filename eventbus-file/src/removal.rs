@@ -2,7 +2,8 @@
 //!
 //! Invariant: a worker writes the removal mark before it removes the first event, so that no id is used twice; and
 //! before the mark, the published position of each store, which only the events show. It removes an event together with
-//! its payload and its claim; the result stays.
+//! its payload and its claim; the result stays, and so do claims by other names. It leaves an event alone while it is
+//! staged, also below the mark: its publisher is about to move it to a later id, with the same payload.
 
 use crate::{claim_store::event_claim_id, error::Result, inner::QueueInner, log::LogEntry};
 
@@ -110,5 +111,25 @@ mod tests {
         drop(staged);
         std::fs::hard_link(path, root.path().join("somebody's copy")).unwrap();
         assert_eq!(queue.remove_through(1, RemovalCondition::Result).await.unwrap().through, 1);
+    }
+
+    /// Fails if a removal takes the payload of an event that a slow publisher has linked under a removed id: the
+    /// publisher takes the next id, with the same payload.
+    #[tokio::test]
+    async fn the_payload_of_an_event_that_is_linked_under_a_removed_id_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let config = FileQueueConfig { compress_from: Some(1), ..FileQueueConfig::at(root.path().join("queue")) };
+        let queue = FileQueue::open(config).await.unwrap();
+        let log = queue.inner().log();
+        let mut staged = log.stage(&[event::record_of_payload("slow").unwrap()], now(), None).unwrap();
+        queue.publish("quick").await.unwrap();
+        queue.claim_next().await.unwrap().succeed(&()).await.unwrap();
+        let remove = async || queue.remove_through(1, RemovalCondition::Result).await.unwrap();
+        assert_eq!(remove().await, RemovalReport { events: 1, through: 1 });
+        queue.inner().disk().link(staged.front().unwrap(), &log.path(1)).unwrap();
+        assert_eq!(remove().await, RemovalReport { events: 0, through: 1 }, "the publisher has yet to read the mark");
+        assert!(log.link_after(&mut staged, 0).unwrap().ids.is_empty(), "it reads the mark");
+        assert_eq!(log.link(&mut staged, None).unwrap().ids, [2]);
+        assert_eq!(queue.event(2).await.unwrap().unwrap().payload::<String>().unwrap(), "slow");
     }
 }

@@ -1,7 +1,8 @@
 //! The resync: one worker broadcasts the whole state, after Redis was away and when a worker asks.
 //!
 //! Invariant: one worker at a time resyncs, and only from the files. It deletes no data in Redis: it only raises the
-//! counter, and only sets claims that are missing. A message is small, however many files there are.
+//! counter, and only sets claims that are missing. A message is small, however many files there are. Results up to the
+//! removal mark stay in the folder, but are not sent.
 //!
 //! Real time, not the given clock: the replies of Redis.
 
@@ -68,7 +69,7 @@ async fn broadcast_state(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>
         (some, from) = queue.blocking(move |queue| state::ranges(queue.log().ids_from(first)?)).await?;
         broadcast_page(coordinator, &mut page, StateContent::Events(some)).await;
     }
-    from = Some(1);
+    from = Some(queue.blocking(|queue| queue.log().removed_through()).await? + 1);
     while let Some(first) = from {
         let some;
         (some, from) = queue.blocking(move |queue| state::ranges(queue.results().ids_from(first)?)).await?;

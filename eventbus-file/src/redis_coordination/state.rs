@@ -41,7 +41,7 @@ pub(super) enum StateContent {
     Claims(Vec<ClaimSummary>),
     /// The ids that have files, of gaps too.
     Events(Vec<IdRange>),
-    /// The events that have results.
+    /// The events that have results, without removed events.
     Results(Vec<IdRange>),
     /// The last page.
     End {

@@ -8,7 +8,7 @@ use eventbus::{
     event::EventFilter,
     port::{EventBus, Subscriber, Subscription},
 };
-use eventbus_file::{CoordinationStatus, FileQueue, FileQueueConfig, RedisCoordination};
+use eventbus_file::{CoordinationStatus, FileQueue, FileQueueConfig, RedisCoordination, RemovalCondition};
 use redis::AsyncTypedCommands as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -374,6 +374,22 @@ async fn the_whole_state_is_told_under_a_lock_when_a_worker_asks() {
     assert_eq!((&state["events"], &state["results"]), (&vec![json!([1, 3])], &vec![json!([1, 1])]));
     assert_eq!(state["end"], [json!({"next_event_id": 4})]);
     until("the lock is gone", async || !redis.exists(key(&queue, "resync_lock")).await.unwrap()).await;
+}
+
+/// Fails if a resync lists the results of all events that ever were.
+#[tokio::test(flavor = "multi_thread")]
+async fn results_of_removed_events_stay_and_are_not_told() {
+    let queue = fresh().await;
+    queue.publish_all(&[1, 2, 3]).await.unwrap();
+    for _ in 0..2 {
+        next_work(&queue).await.succeed(&()).await.unwrap();
+    }
+    assert_eq!(queue.remove_through(1, RemovalCondition::Result).await.unwrap().through, 1);
+    let mut hears = listen(eventbus_test::redis_url(), queue.name()).await;
+    let _asks = asking(&queue).await;
+    let state = heard_state(&mut hears).await;
+    assert_eq!((&state["events"], &state["results"]), (&vec![json!([2, 3])], &vec![json!([2, 2])]));
+    assert!(queue.result(1).await.unwrap().is_some(), "a caller may still ask for it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -510,11 +510,10 @@ impl<'a> Consumer<'a> {
     }
 
     async fn move_to_dead_letters(&mut self, id: u64, one: &DisposedEntry, attempts: DeliveryAttempts) -> Result<()> {
-        let (record, claim, is_replay) = (one.record.clone(), self.claim.clone(), self.replays.contains(&id));
+        let (record, claim) = (one.record.clone(), self.claim.clone());
         self.blocking(move |queue, group| {
             queue.groups().check_owned(&claim)?;
-            queue.dead_letters().write_dead_letter(id, group, record.as_ref(), attempts)?;
-            if is_replay { queue.dead_letters().remove_replay(id, group) } else { Ok(()) }
+            queue.dead_letters().write_dead_letter(id, group, record.as_ref(), attempts)
         })
         .await?;
         self.close(id);

@@ -108,6 +108,28 @@ async fn a_replay_counts_the_end_of_its_process_however_late_the_next_owner_rece
     assert_eq!(all, [(5, false), (9, false), (12, false)], "the owner before ended orderly");
 }
 
+/// Fails if a process that dies between two steps leaves a dead letter beside its replay: the replay may succeed, and
+/// the dead letter stays.
+#[tokio::test]
+async fn a_replay_that_fails_for_good_is_never_beside_its_dead_letter() {
+    let (root, queue) = fresh().await;
+    let letters = queue.inner().dead_letters();
+    let give_up = || letters.write_dead_letter(1, &GROUP, Some(&event(1)), DeliveryAttempts::default());
+    replay(&queue, 1);
+    let blocked = root.path().join("queue/dead_letters/000000000001-default.json");
+    std::fs::create_dir(&blocked).unwrap(); // the file cannot be moved there, as if the process died before
+    give_up().unwrap_err();
+    std::fs::remove_dir(&blocked).unwrap();
+    assert_eq!(letters.list_replays(&GROUP).unwrap(), [1]);
+    assert!(letters.load_replay(1, &GROUP).unwrap().is_some(), "the next owner delivers it again");
+    give_up().unwrap();
+    assert!(letters.has_dead_letter(1, &GROUP).unwrap());
+    assert!(letters.list_replays(&GROUP).unwrap().is_empty());
+    let mut outage = outage(&queue);
+    let mut consumer = acquire(&queue, &mut outage).await;
+    assert!(receive_all(&mut consumer).await.is_empty());
+}
+
 /// Fails if replays whose files cannot be read take the room of those that can.
 #[tokio::test]
 async fn replays_that_could_not_be_read_come_last() {
