@@ -7,7 +7,7 @@ use eventbus::{Error, app::AppBuilder};
 
 use crate::{
     app_source::AppSource,
-    cli::{Command, EXIT_CODES, GlobalOptions, run_in, show_usage},
+    cli::{Command, EXIT_CODES, GlobalOptions, run_in, show_usage, without_empty_variables},
     command::{CatalogArgs, RebuildArgs, ReplayArgs},
     error::{CommandError, ExitStatus},
     session::Session,
@@ -104,7 +104,8 @@ impl AppCommand {
     fn parse(arguments: Vec<OsString>) -> Self {
         let name = arguments.first().map(|path| Path::new(path).file_stem().unwrap_or_default().to_string_lossy());
         let name = name.filter(|name| !name.is_empty()).map_or_else(|| "app".to_owned(), |name| name.into_owned());
-        let parsed = AppCli::command().bin_name(&name).try_get_matches_from(arguments);
+        let command = without_empty_variables(AppCli::command()).bin_name(&name);
+        let parsed = command.try_get_matches_from(arguments);
         let parsed = parsed.and_then(|matches| AppCli::from_arg_matches(&matches));
         Self { name, parsed }
     }

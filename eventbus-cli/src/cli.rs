@@ -1,8 +1,8 @@
 //! The arguments of the command, and running it.
 
-use std::{ffi::OsString, io::Write as _, path::PathBuf, time::Duration};
+use std::{env, ffi::OsString, io::Write as _, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use eventbus::{clock::SharedClock, port::BoxFuture};
 
 #[cfg(feature = "dashboard")]
@@ -141,7 +141,7 @@ impl Command {
 impl GlobalOptions {
     /// Makes the session of a command; in the binary of an application with that application.
     pub(crate) fn into_session(self, app: Option<AppSource>) -> Session {
-        // an empty variable counts as none, as in applications
+        // an empty argument counts as none, as an empty variable does
         let file = |file: Option<PathBuf>| file.filter(|file| !file.as_os_str().is_empty());
         let settings = ConnectionSettings {
             store: self.store.filter(|url| !url.is_empty()),
@@ -162,10 +162,20 @@ impl GlobalOptions {
 
 /// Parses the arguments of a process, the first of which is its name, and runs the command.
 pub async fn run_from(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
-    match Cli::try_parse_from(arguments) {
+    let parsed = without_empty_variables(Cli::command()).try_get_matches_from(arguments);
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => run(cli).await,
         Err(error) => show_usage(&error),
     }
+}
+
+/// Makes variables of the environment that are set and empty count as unset, as in applications.
+pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let of_variable = |argument: clap::Arg| {
+        let value = argument.get_env().and_then(env::var_os);
+        if value.is_some_and(|value| value.is_empty()) { argument.env(None::<&str>) } else { argument }
+    };
+    command.mut_args(of_variable).mut_subcommands(without_empty_variables)
 }
 
 /// Shows the help, or what is wrong with the arguments.

@@ -188,6 +188,7 @@ fn wrong_arguments_are_usage() {
         (&["dead-letters", "list", "--older", "2w"], "`w` is no unit of time"),
         (&["unknown"], "unrecognized subcommand"),
         (&["--store", "sqlite:x", "streams", "list", "--limit", "0"], "0 is not in"),
+        (&["--store", "sqlite:x", "streams", "show", "Order", "o-1", "--limit", "0"], "0 is not in"),
     ] {
         let ran = eventbus(arguments);
         assert_eq!((ran.code, ran.out.as_str()), (64, ""), "{arguments:?} {ran:?}");
@@ -314,6 +315,26 @@ fn the_environment_names_the_store() {
 }
 
 #[test]
+fn an_empty_variable_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("bank.db").display());
+    assert_eq!(eventbus(&["--store", &url, "--yes", "migrate"]).code, 0);
+    let help = eventbus(&["--help"]).out;
+    let named = help.split("[env:").skip(1).filter_map(|rest| rest.split(['=', ']']).next());
+    let variables: Vec<_> = named.map(|name| (name.trim(), "")).collect();
+    assert!(variables.len() >= 10, "{help}");
+    for variable in &variables {
+        let ran = eventbus_with(&["--store", &url, "status"], &[*variable]);
+        assert_eq!(ran.code, 0, "{variable:?} {ran:?}");
+    }
+    let bus = format!("redis://127.0.0.1:{}", closed_port());
+    let ran = eventbus_with(&["--bus", &bus, "groups"], &variables);
+    assert_eq!(ran.code, 3, "the prefixes of the bus are the defaults: {ran:?}");
+    let missing = eventbus_with(&["--store", &url, "copy"], &[("EVENTBUS_TO", "")]);
+    assert!(missing.code == 64 && missing.err.contains("--to"), "{missing:?}");
+}
+
+#[test]
 fn shells_get_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = eventbus(&["completions", shell]);
@@ -407,6 +428,8 @@ fn the_doctor_ends_as_its_worst_finding_says() {
     // a caller that names a check relies on it
     let elsewhere = eventbus(&["--store", &store, "doctor", "--only", "pg-fsync"]);
     assert!(elsewhere.code == 1 && elsewhere.out.contains("NOT CHECKED pg-fsync"), "{elsewhere:?}");
+    let long = eventbus(&["--store", &store, "--timeout", "1e19", "doctor", "--only", "sqlite-journal"]);
+    assert!(long.code == 0 && long.out.contains("1 check healthy"), "{long:?}");
     let deep = eventbus(&["--store", &store, "doctor", "--only", "sqlite-integrity"]);
     assert!(deep.code == 0 && deep.out.contains("1 check healthy"), "{deep:?}");
 

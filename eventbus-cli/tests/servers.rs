@@ -526,6 +526,9 @@ async fn a_redis_store_is_read_as_the_others_are() {
     streams.sort_by_key(|row| row["aggregate_id"].to_string());
     let row = |id: &str| json!({ "aggregate_type": "Order", "aggregate_id": id, "tenant": null, "version": 1, "recorded_at": "TIME" });
     assert_eq!(streams, [row("o-1"), row("o-2")]);
+    let of_a_database = r#"["o-2","Order","00000000-0000-0000-0000-000000000000"]"#;
+    let refused = run(&["streams", "list", "--after", of_a_database]);
+    assert!(refused.code == 64 && refused.err.contains("is no place where a page of streams begins"), "{refused:?}");
     assert_eq!(run(&["follow", "--after", "1", "--until", "head"]).documents().len(), 2);
     assert_eq!(run(&["status"]).masked_json()["head"], "3");
     // the commands show a reader that waits at an event which the store cannot read
@@ -544,6 +547,27 @@ async fn a_redis_store_is_read_as_the_others_are() {
         "version": 1, "as_of": "TIME", "at": 1, "known": null, "min_reader": 1, "migrations": [],
     });
     assert_json(&schema, &wanted);
+}
+
+/// Fails if a page of few streams examines few keys with each request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_of_streams_that_matches_none_costs_few_requests_of_redis() {
+    let redis = eventbus_test::private_redis();
+    let config = RedisEventStoreConfig {
+        redis_url: redis.url().into(),
+        check_durability: false,
+        ..RedisEventStoreConfig::default()
+    };
+    RedisEventStore::connect(config).await.unwrap();
+    let mut connection = eventbus_test::internal::redis_connection(redis.url()).await;
+    let keys: Vec<String> = (0..3_000).flat_map(|number| [format!("key-{number}"), String::new()]).collect();
+    let _: () = redis::cmd("MSET").arg(&keys[..]).query_async(&mut connection).await.unwrap();
+    let found = eventbus(&["--json", "--store", redis.url(), "streams", "list", "--id-prefix", "none", "--limit", "1"]);
+    assert_eq!(found.masked_json()["streams"], json!([]));
+    let statistics: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+    let calls = statistics.lines().find_map(|line| line.strip_prefix("cmdstat_scan:calls=")?.split(',').next());
+    let calls: u64 = calls.unwrap().parse().unwrap();
+    assert!((3..100).contains(&calls), "{calls} requests");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,7 +116,12 @@ async fn streams_are_listed_and_shown() {
     let next = first.documents()[0]["next"].as_str().unwrap().to_owned();
     let second = app.run(&["--json", "streams", "list", "--limit", "2", "--after", &next]);
     assert_eq!(rows(&second), ["o-3"]);
-    assert_eq!(app.run(&["streams", "list", "--after", "x"]).code, 64);
+    // the second is a cursor of a Redis
+    for wrong in ["x", "5"] {
+        let refused = app.run(&["streams", "list", "--after", wrong]);
+        let says = refused.err.contains(&format!("`{wrong}` is no place where a page of streams begins"));
+        assert!(refused.code == 64 && says, "{refused:?}");
+    }
     assert_eq!(rows(&app.run(&["--json", "streams", "list", "--type", "Cart"])), [""; 0]);
     assert_eq!(rows(&app.run(&["--json", "streams", "list", "--type", "Order", "--id-prefix", "o-2"])), ["o-2"]);
     let tenant = Uuid::from_u128(7).to_string();

@@ -122,7 +122,7 @@ async fn an_interrupted_export_goes_on() {
         done(&eventbus(&["--store", &url, "export", &file]));
         let whole = fs::read(&file).unwrap();
         // a process that was killed has written any part of it
-        for part in [whole.len() - 1, whole.len() - 30, whole.len() / 2, 200] {
+        for part in [whole.len() - 1, whole.len() - 30, whole.len() / 2, 200, 20, 0] {
             fs::write(&file, &whole[..part]).unwrap();
             let target = migrated(&folder, &format!("{name}.{part}.db"));
             let refused = eventbus(&["--store", &target, "--yes", "import", &file]);
@@ -136,6 +136,13 @@ async fn an_interrupted_export_goes_on() {
         assert!(fs::read(&file).unwrap() == whole);
         let other = migrated(&folder, &format!("{name}.other.db"));
         assert_eq!(eventbus(&["--store", &other, "export", &file, "--resume"]).code, 2);
+        // a part of a header is that of an export, a different text is kept
+        fs::write(&file, &whole[..20]).unwrap();
+        assert_eq!(eventbus(&["--store", &url, "--dry-run", "export", &file, "--resume"]).code, 0);
+        assert!(fs::read(&file).unwrap() == whole[..20]);
+        fs::write(&file, "{\"note\":").unwrap();
+        assert_eq!(eventbus(&["--store", &url, "export", &file, "--resume"]).code, 2);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "{\"note\":");
     }
 }
 

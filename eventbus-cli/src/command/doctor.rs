@@ -19,6 +19,9 @@ use crate::{
     session::Session,
 };
 
+/// The longest wait for a connection to PostgreSQL: the driver adds it to the time.
+const ACQUIRE_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3_600);
+
 /// Check the servers and what is stored there: each finding with its consequence and repair
 ///
 /// In the binary of an application it also compares the stored event types with those that the application knows. It
@@ -175,7 +178,8 @@ fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSetti
         None => doctor,
         Some(StoreUrl::Postgres(url)) => {
             // two connections: one of the checks compares two sessions
-            let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(settings.timeout);
+            let acquire_timeout = settings.timeout.min(ACQUIRE_TIMEOUT_MAX);
+            let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(acquire_timeout);
             let pool =
                 pool.connect_lazy(&url).map_err(|error| CommandError::Usage(format!("{}: {error}", redacted(&url))))?;
             doctor.postgres(pool, &settings.schema)

@@ -157,10 +157,11 @@ impl ReplayArgs {
             },
         };
         running.end();
-        session.printer().show(&body, |body| {
+        let shown = session.printer().show(&body, |body| {
             let error = body.error.as_ref().map(|error| format!("{}\n", printable(error))).unwrap_or_default();
             format!("{error}{}\n", done_text(handler, (body.events, body.skipped), &body.position))
-        })?;
+        });
+        shown.or_else(CommandError::unless_reader_left)?;
         Ok(status)
     }
 }

@@ -41,7 +41,7 @@ enum StreamAction {
         /// Go on after a page: the text that the former page named
         #[arg(long, value_name = "CURSOR")]
         after: Option<String>,
-        /// The most streams to list
+        /// The most streams to list; of a store on Redis there may be more
         #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
     },
@@ -60,7 +60,7 @@ enum StreamAction {
         #[arg(long, value_name = "VERSION", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
         from: u64,
         /// The most events to show
-        #[arg(long, value_name = "NUMBER")]
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
         limit: Option<u64>,
         /// Also show what differs from the last event of the same type, among those that are shown; in the application's own
         /// binary also what changed in the state of the aggregate, if it implements `Serialize`

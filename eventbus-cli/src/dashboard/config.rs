@@ -30,7 +30,7 @@ pub struct DashboardConfig {
     /// `-` do not matter. So are those that an event of the program declares, as in `#[event(personal(email))]`.
     pub hidden_fields: Vec<String>,
     /// If set, only fields of payloads and attributes with one of these names are shown with their values, and what is below
-    /// them.
+    /// them. A nested object without one of these fields is shown without its keys.
     pub shown_fields: Option<Vec<String>>,
     /// The interval of the samples of throughput and lag, of which 720 are kept in memory; `None`, the default, for 5 s.
     pub sample_interval: Option<Duration>,

@@ -119,7 +119,7 @@ impl Check {
     pub fn timeout(&self, config: &DoctorConfig) -> Duration {
         match self.is_deep {
             true => DEEP_TIMEOUT,
-            false => (SLOW_STATEMENTS * config.statement_timeout).max(TIMEOUT_MIN),
+            false => config.statement_timeout.saturating_mul(SLOW_STATEMENTS).max(TIMEOUT_MIN),
         }
     }
 

@@ -1,12 +1,12 @@
 //! Checks of the consumer groups of a bus on Redis, and of its dead letters.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use eventbus_redis::{keys, redis::cmd};
 use serde_json::json;
 
 use super::{
-    bus_target::{BusTarget, GroupState, StreamState, entry_ms, is_absent},
+    bus_target::{BusTarget, ConsumerState, GroupState, StreamState, entry_ms, is_absent},
     check::{Check, Run},
     config::DoctorConfig,
     finding::Finding,
@@ -20,7 +20,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::new("redis-format", "keys of a newer release", Run::Bus(|target, _| Box::pin(check_format(target)))),
     Check::new(
         "redis-store-format",
-        "keys of a store of a newer release",
+        "a prefix without a store, or keys of a store of a newer release",
         Run::RedisStore(|target, _| Box::pin(check_store_format(target))),
     ),
     Check::new(
@@ -67,8 +67,17 @@ async fn check_format(target: &BusTarget) -> Result<Outcome, CheckError> {
 }
 
 async fn check_store_format(target: &RedisStoreTarget) -> Result<Outcome, CheckError> {
-    let format = eventstore_redis::keys::FORMAT;
-    compare_format(target.redis(), &target.keys().meta(), format.format, format.min_reader).await
+    let (format, meta) = (eventstore_redis::keys::FORMAT, target.keys().meta());
+    let mut outcome = compare_format(target.redis(), &meta, format.format, format.min_reader).await?;
+    let id: Option<String> = target.redis().query(cmd("HGET").arg((&meta, "id"))).await?;
+    if id.is_none() {
+        let found = format!("the server holds no store with the prefix `{}`", target.prefix());
+        let consequence = "the store cannot be read; an application with this prefix begins a new, empty one";
+        let repair = "give the `key_prefix` of the application by `--store-prefix`; if the store was there, restore it \
+                      from a backup";
+        outcome.add(Finding::fault(found, consequence, repair).observed(json!({ "key": meta })));
+    }
+    Ok(outcome)
 }
 
 /// Compares the format that the hash `meta` records with the one that this release writes, and the lowest one that it
@@ -145,7 +154,7 @@ fn unattended(stream: &StreamState, group: &GroupState, age: u64) -> Finding {
 
 async fn check_dead_consumers(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
     let now = target.redis().time().await?;
-    let idle_ms = milliseconds(config.idle_group);
+    let idle_max = milliseconds(config.idle_group);
     let mut outcome = Outcome::healthy();
     for stream in target.load().await? {
         // the owner of a partition has no name of its own there
@@ -154,28 +163,21 @@ async fn check_dead_consumers(target: &BusTarget, config: &DoctorConfig) -> Resu
         }
         for group in stream.groups.iter().filter(|group| group.pending > 0) {
             let members = target.members(&group.name).await?;
-            let command = cmd("XPENDING").arg((&stream.key, &group.name, "IDLE", idle_ms, "-", "+", 1_000)).to_owned();
-            let entries: Vec<(String, String, u64, u64)> = target.redis().query(&command).await?;
-            let mut held: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-            for (_, consumer, idle, _) in entries {
-                let is_live = members.get(&consumer).is_some_and(|member| member.is_live(now));
-                if !is_live && !is_absent(&consumer) {
-                    let (count, longest) = held.entry(consumer).or_default();
-                    *count += 1;
-                    *longest = idle.max(*longest);
+            for ConsumerState { name, pending, idle_ms } in target.consumers(&stream.key, &group.name).await? {
+                let is_live = members.get(&name).is_some_and(|member| member.is_live(now));
+                if pending == 0 || is_live || is_absent(&name) || idle_ms < idle_max {
+                    continue;
                 }
-            }
-            for (consumer, (count, idle)) in held {
                 let found = format!(
-                    "the consumer `{consumer}` of the group `{}` holds {count} entries, and has shown no life for {} s",
+                    "the consumer `{name}` of the group `{}` holds {pending} entries, and has shown no life for {} s",
                     group.name,
-                    idle / 1_000
+                    idle_ms / 1_000
                 );
                 let consequence = "these events are not handled, and no live consumer claims them";
                 let repair = "start the process again, or one more consumer of the group, which claims them";
                 let observed = json!({
-                    "stream": stream.key, "group": group.name, "consumer": consumer, "entries": count,
-                    "idle_ms": idle,
+                    "stream": stream.key, "group": group.name, "consumer": name, "entries": pending,
+                    "idle_ms": idle_ms,
                 });
                 outcome.add(Finding::warning(found, consequence, repair).observed(observed));
             }

@@ -8,16 +8,21 @@ use super::redis_target::RedisTarget;
 #[derive(Debug, Clone)]
 pub(crate) struct RedisStoreTarget {
     redis: RedisTarget,
+    prefix: String,
     keys: StoreKeys,
 }
 
 impl RedisStoreTarget {
     pub(crate) fn new(redis: RedisTarget, prefix: &str) -> Self {
-        Self { redis, keys: StoreKeys::new(prefix) }
+        Self { redis, prefix: prefix.into(), keys: StoreKeys::new(prefix) }
     }
 
     pub(crate) const fn redis(&self) -> &RedisTarget {
         &self.redis
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     pub(crate) const fn keys(&self) -> &StoreKeys {

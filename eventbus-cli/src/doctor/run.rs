@@ -224,7 +224,7 @@ async fn answer<T>(
     asking: impl Future<Output = Result<T, CheckError>>,
 ) -> Result<T, CheckError> {
     // real time: the answer of a server
-    let answered = timeout(2 * config.statement_timeout, asking).await;
+    let answered = timeout(config.statement_timeout.saturating_mul(2), asking).await;
     answered.unwrap_or_else(|_| Err(CheckError::Other(format!("{subject} gave no answer"))))
 }
 

@@ -2,6 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,6 +15,18 @@ use super::outcome::CheckError;
 
 /// The time for which a read waits for a process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The steps of a statement between two checks if its future was dropped.
+const STEPS_BETWEEN_CHECKS: i32 = 1_000;
+
+/// Interrupts the statements of a read when it is dropped: a runtime that ends waits for its blocking threads.
+struct InterruptOnDrop(Arc<AtomicBool>);
+
+impl Drop for InterruptOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// The file of a store on SQLite.
 #[derive(Debug, Clone)]
@@ -34,19 +50,52 @@ impl SqliteTarget {
         self.read(ask).await
     }
 
-    /// Opens the file for reading, and runs `read` in a thread that may block.
+    /// Opens the file for reading, and runs `read` in a thread that may block. Its statements end when the future is dropped.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T, CheckError> + Send + 'static,
     ) -> Result<T, CheckError> {
         let path = self.path.clone();
+        let is_dropped = Arc::new(AtomicBool::new(false));
+        let _interrupt = InterruptOnDrop(Arc::clone(&is_dropped));
         let read = move || {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(&path, flags)?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.progress_handler(STEPS_BETWEEN_CHECKS, Some(move || is_dropped.load(Ordering::Relaxed)))?;
             read(&connection)
         };
         let joined = tokio::task::spawn_blocking(read).await;
         joined.map_err(|error| CheckError::Other(format!("the check stopped: {error}")))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventstore_sqlite::rusqlite::ErrorCode;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_statement_ends_when_its_future_is_dropped() {
+        // it would take seconds
+        const LONG: &str = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT 50000000)
+            SELECT count(*) FROM numbers";
+        let folder = tempfile::tempdir().unwrap();
+        let target = SqliteTarget::new(folder.path().join("bank.db"));
+        Connection::open(target.path()).unwrap().execute_batch("CREATE TABLE notes (n)").unwrap();
+        let ((begin, begun), (end, ended)) = (oneshot::channel(), oneshot::channel());
+        let reading = target.read(move |connection| {
+            begin.send(()).unwrap();
+            let read = connection.query_row(LONG, [], |_| Ok(()));
+            end.send(read.err().and_then(|error| error.sqlite_error_code())).unwrap();
+            Ok(())
+        });
+        tokio::select! {
+            _ = reading => panic!("the read ended before it was dropped"),
+            _ = begun => {}
+        }
+        assert_eq!(ended.await.unwrap(), Some(ErrorCode::OperationInterrupted));
     }
 }

@@ -64,6 +64,15 @@ impl FieldChoice {
     fn lists(&self, name: &String) -> bool {
         self.shown.as_ref().is_none_or(|shown| shown.contains(name))
     }
+
+    /// Returns `true` if a field at any depth of a value is listed.
+    fn lists_below(&self, value: &Value) -> bool {
+        match value {
+            Value::Object(fields) => fields.iter().any(|(name, value)| self.lists(name) || self.lists_below(value)),
+            Value::Array(items) => items.iter().any(|item| self.lists_below(item)),
+            _ => false,
+        }
+    }
 }
 
 /// The payload of an event, or the state of an aggregate, as a person reads it.
@@ -72,7 +81,7 @@ pub(crate) struct Payload {
     fields: Vec<Field>,
     /// Set if there are more fields.
     pub(crate) is_cut: bool,
-    /// Set if there is a sealed field, or one that is named as hidden or personal.
+    /// Set if there is a sealed field, or one whose value is not shown.
     pub(crate) is_hiding: bool,
 }
 
@@ -120,7 +129,7 @@ impl Payload {
             payload.add_json("attributes", metadata.attributes().as_json(), is_sealed, choice);
         }
         // one of the fields that were not read may be hidden
-        payload.is_hiding |= payload.is_cut && !choice.hidden.is_empty();
+        payload.is_hiding |= payload.is_cut && (choice.shown.is_some() || !choice.hidden.is_empty());
         payload
     }
 
@@ -138,14 +147,19 @@ impl Payload {
                     self.add_text(&join(path, name), "(sealed)");
                 }
             }
+            // the names of its fields are those of the event, and not keys of a map
+            Ok(Value::Object(fields)) if path.is_empty() && !fields.is_empty() => {
+                self.add_fields(path, &fields, choice, choice.shown.is_none());
+            }
             Ok(value) if !is_sealed => self.add_value(path, &value, choice, choice.shown.is_none()),
             _ => self.add_text(path, "(not readable)"),
         }
     }
 
-    /// Adds a value; one that is not listed only by what is listed below it.
+    /// Adds a value; one that is not listed only if a field below it is. The keys of a map may be as personal as its values.
     fn add_value(&mut self, path: &str, value: &Value, choice: &FieldChoice, is_listed: bool) {
         match value {
+            Value::Object(_) | Value::Array(_) if !is_listed && !choice.lists_below(value) => self.hide(path),
             Value::Object(fields) if !fields.is_empty() => self.add_fields(path, fields, choice, is_listed),
             Value::Array(items) if !items.is_empty() => {
                 for (place, item) in items.iter().enumerate() {
@@ -155,7 +169,7 @@ impl Payload {
                     self.add_value(&format!("{path}[{place}]"), item, choice, is_listed);
                 }
             }
-            _ if !is_listed => self.add_text(path, HIDDEN),
+            _ if !is_listed => self.hide(path),
             Value::String(text) => self.add(path, shorten(text), value),
             value => self.add(path, shorten(&value.to_string()), value),
         }
@@ -168,13 +182,16 @@ impl Payload {
             }
             let path = join(path, name);
             match choice.hides(name) {
-                true => {
-                    self.is_hiding = true;
-                    self.add_text(&path, HIDDEN);
-                }
+                true => self.hide(&path),
                 false => self.add_value(&path, value, choice, is_listed || choice.lists(name)),
             }
         }
+    }
+
+    /// Adds a field that is not to be shown.
+    fn hide(&mut self, path: &str) {
+        self.is_hiding = true;
+        self.add_text(path, HIDDEN);
     }
 
     /// Adds a field whose value is not shown.
@@ -363,6 +380,21 @@ mod tests {
         ];
         assert_eq!(pairs(Payload::new(&event(payload, false), &choice)), wanted);
         assert_eq!(pairs(Payload::new(&event("7", false), &choice)), [pair("", "(hidden)")]);
+    }
+
+    #[test]
+    fn a_map_without_a_listed_field_shows_no_keys() {
+        let choice = |shown: &[&str]| {
+            let shown = Some(shown.iter().map(|name| (*name).to_owned()).collect());
+            FieldChoice { shown, ..FieldChoice::default() }
+        };
+        let record = event(r#"{"cents":{"ada":5},"notes":[[{"ada":1}],2],"votes":{"ada@example.org":1}}"#, false);
+        let read = Payload::new(&record, &choice(&["cents"]));
+        assert!(read.is_hiding, "a state may hold the values under other names");
+        assert_eq!(pairs(read), [pair("cents.ada", "5"), pair("notes", "(hidden)"), pair("votes", "(hidden)")]);
+        let read = Payload::new(&record, &choice(&[]));
+        assert_eq!(pairs(read), [pair("cents", "(hidden)"), pair("notes", "(hidden)"), pair("votes", "(hidden)")]);
+        assert!(!Payload::new(&record, &choice(&["cents", "notes", "votes"])).is_hiding);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The streams of a store.
 
 use eventbus::{
-    port::listings::{ListCursor, StoredStream, StreamFilter},
+    port::{
+        ReadError,
+        listings::{ListCursor, StoredStream, StreamFilter},
+    },
     store::EventStore,
-    support::StreamKey,
 };
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -49,8 +51,8 @@ impl From<StoredStream> for StreamRow {
     }
 }
 
-/// Lists up to `limit` streams that match, after the former page. Reads as many pages of the store as that takes, so a
-/// filter that few streams match reads the rows of all.
+/// Lists up to `limit` streams that match, after the former page; of a store on Redis there may be more. Reads as many
+/// pages of the store as that takes, so a filter that few streams match reads the rows of all.
 ///
 /// # Errors
 /// [`CommandError`] if the store cannot be reached, or `after` is no place where a page begins.
@@ -72,7 +74,7 @@ pub async fn list_streams(
 }
 
 /// Lists up to `limit` streams that match, after the former page, from one page of the store: there may be none although
-/// more follow.
+/// more follow, and more than `limit` of a store on Redis.
 ///
 /// # Errors
 /// [`CommandError`] if the store cannot be reached, or `after` is no place where a page begins.
@@ -82,15 +84,15 @@ pub async fn list_stream_page(
     after: Option<&str>,
     limit: usize,
 ) -> Result<StreamPage, CommandError> {
-    if let Some(after) = after {
-        // the key of a stream, or the cursor of a Redis
-        let is_place = serde_json::from_str::<StreamKey>(after).is_ok() || after.parse::<u64>().is_ok();
-        if !is_place {
-            return Err(CommandError::Usage(format!("`{after}` is no place where a page of streams begins")));
+    let cursor = after.map(ListCursor::new);
+    let page = listings(store)?.list_streams(filter, cursor.as_ref(), limit).await;
+    let page = page.map_err(|error| match (&error, after) {
+        // the store names the cursor as the place of the defect
+        (ReadError::Corrupt { place, .. }, Some(after)) if place.contains(&format!("the cursor `{after}`")) => {
+            CommandError::Usage(format!("`{after}` is no place where a page of streams begins"))
         }
-    }
-    let after = after.map(ListCursor::new);
-    let page = listings(store)?.list_streams(filter, after.as_ref(), limit).await?;
+        _ => error.into(),
+    })?;
     let streams = page.items.into_iter().map(StreamRow::from).collect();
     Ok(StreamPage { streams, next: page.next.map(|next| next.to_string()) })
 }

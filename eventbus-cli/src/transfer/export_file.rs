@@ -12,6 +12,7 @@
 //! run leaves behind is cut off after the last whole one.
 
 use std::{
+    borrow::Cow,
     fs::{File, OpenOptions, TryLockError},
     io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom, Write as _},
     path::Path,
@@ -300,6 +301,8 @@ enum Rest {
     End,
     /// What an interrupted export has left.
     Interrupted,
+    /// A part of the header, which is written anew for this store.
+    Header(Uuid),
 }
 
 impl std::fmt::Debug for ExportWriter {
@@ -324,7 +327,7 @@ impl ExportWriter {
             whole: WholeChunks::none(),
             rest: None,
         };
-        writer.write(&format!("{}\n", to_json(&Header { export: FORMAT, store })?))?;
+        writer.write(&header_line(store)?)?;
         Ok(writer)
     }
 
@@ -333,8 +336,12 @@ impl ExportWriter {
         let unreachable = |error| CommandError::unreachable(&format!("the file `{}`", path.display()), error);
         let file = OpenOptions::new().write(true).open(path).map_err(unreachable)?;
         lock(&file, path)?;
-        let mut reader = ExportReader::open(path)?;
         let id = store.store_id().await?;
+        if has_torn_header(path, id)? {
+            let (path, is_compressed) = (path.display().to_string(), is_compressed(path));
+            return Ok(Self { file, path, is_compressed, whole: WholeChunks::none(), rest: Some(Rest::Header(id)) });
+        }
+        let mut reader = ExportReader::open(path)?;
         if reader.store != id {
             return Err(reader.fault(format!("it is an export of store {}, not of {id}", reader.store)));
         }
@@ -385,20 +392,45 @@ impl ExportWriter {
     }
 
     fn write(&mut self, frame: &str) -> Result<(), CommandError> {
+        if let Some(Rest::Header(store)) = self.rest {
+            self.rest = Some(Rest::Interrupted);
+            self.write(&header_line(store)?)?;
+        }
         self.cut_and_write(frame).map_err(|error| cannot_write(&self.path, &error))
     }
 
     fn cut_and_write(&mut self, frame: &str) -> io::Result<()> {
-        let frame = match self.is_compressed {
-            true => &*zstd::bulk::compress(frame.as_bytes(), LEVEL)?,
-            false => frame.as_bytes(),
-        };
+        let frame = encode(frame, self.is_compressed)?;
         if self.rest.take().is_some() {
             self.file.set_len(self.whole.bytes)?;
             self.file.seek(SeekFrom::End(0))?;
         }
-        self.file.write_all(frame)
+        self.file.write_all(&frame)
     }
+}
+
+/// Returns the bytes of a frame.
+fn encode(frame: &str, is_compressed: bool) -> io::Result<Cow<'_, [u8]>> {
+    Ok(match is_compressed {
+        true => Cow::Owned(zstd::bulk::compress(frame.as_bytes(), LEVEL)?),
+        false => Cow::Borrowed(frame.as_bytes()),
+    })
+}
+
+fn header_line(store: Uuid) -> Result<String, CommandError> {
+    Ok(format!("{}\n", to_json(&Header { export: FORMAT, store })?))
+}
+
+/// Returns `true` if a file is empty, or holds a part of the header that an export of `store` has, and no more.
+fn has_torn_header(path: &Path, store: Uuid) -> Result<bool, CommandError> {
+    let line = header_line(store)?;
+    let mut begin = Vec::new();
+    let read = encode(&line, is_compressed(path)).and_then(|header| {
+        File::open(path)?.take(header.len() as u64).read_to_end(&mut begin)?;
+        Ok(header)
+    });
+    let header = read.map_err(|error| CommandError::unreachable(&format!("the file `{}`", path.display()), error))?;
+    Ok(begin.len() < header.len() && header.starts_with(&begin))
 }
 
 /// Fails if the file of a new export exists.

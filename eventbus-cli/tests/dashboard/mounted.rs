@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use axum::{Router, routing::get};
-use eventbus::{App, HandlerError, InMemoryEventBus, prelude::*};
+use eventbus::{App, HandlerError, InMemoryEventBus, Name, NewEvent, prelude::*};
 use eventbus_cli::dashboard::{DashboardConfig, DashboardToken, dashboard_with};
 use tokio::net::TcpListener;
 
 use crate::{
     common::OrderPlaced,
-    http::{Site, between},
+    http::{Site, between, link},
     pages::{PAGES, wait_for, wait_until},
     shop::{FileShop, ServerShop, placed, shipped},
 };
@@ -91,6 +91,25 @@ async fn a_stream_shows_what_each_event_changed_in_the_state() {
     assert!(changed(&long).is_empty() && long.contains("shown for the first 900 events"), "{long}");
     let older = changed(&site.get("/stream?type=Order&id=o-2&upto=61").await.ok());
     assert_eq!((older.len(), &older[..]), (50, &newest[..]));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_large_events_shows_few_and_no_state() {
+    let shop = FileShop::empty().await;
+    let large = format!(r#"{{"cents":1,"note":"{}"}}"#, "x".repeat(1 << 20));
+    for _ in 0..17 {
+        shop.append("o-1", vec![NewEvent::new(Name::from_static("OrderPlaced"), 1, large.clone())]).await;
+    }
+    let app = shop.start_app().await;
+    let site = mount(&app, DashboardConfig::default()).await;
+    let versions = |page: &str| between(page, "<span class=\"version\">v", "<").join(" ");
+    let page = site.get("/stream?type=Order&id=o-1").await.ok();
+    assert_eq!(versions(&page), "17 16 15");
+    assert!(page.contains("have more than 16 MiB") && !page.contains("<caption>State</caption>"), "{page}");
+    let older = site.get(&link(&page, "Older events")).await.ok();
+    assert_eq!(versions(&older), "14 13 12");
+    assert_eq!(between(&older, "<caption>State</caption>", "</table>").len(), 3, "{older}");
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 

@@ -118,6 +118,33 @@ async fn entries_of_a_dead_consumer_are_found() {
 }
 
 #[tokio::test]
+async fn a_dead_consumer_is_found_behind_the_many_entries_of_a_live_one() {
+    let bus = Bus::new().await;
+    for number in 1..=1_010 {
+        bus.send(&format!("xadd $S {number}-0 type A")).await;
+    }
+    bus.send("xgroup create $S mail 0").await;
+    let now = bus.now().await;
+    bus.send(&format!(r#"hset $H:members:mail busy {{"at":{now},"live_ms":600000}}"#)).await;
+    bus.send("xreadgroup GROUP mail busy COUNT 1005 STREAMS $S >").await;
+    bus.send("xreadgroup GROUP mail crashed COUNT 9 STREAMS $S >").await;
+    let strict = bus.doctor_with(DoctorConfig { idle_group: Duration::ZERO, ..config() });
+    let found = expect_finding(&strict, "group-dead-consumer", Warning, "`crashed` of the group `mail` holds 5").await;
+    assert_eq!(found.finding.observed["consumer"], "crashed");
+}
+
+/// A consumer of a different program may hold an entry for long, and ask for more meanwhile.
+#[tokio::test]
+async fn a_consumer_that_asks_for_entries_is_not_dead() {
+    let bus = Bus::new().await;
+    bus.send("xadd $S 1-0 type A").await;
+    bus.send("xgroup create $S mail 0").await;
+    bus.send("xreadgroup GROUP mail other COUNT 9 STREAMS $S >").await;
+    bus.send("xclaim $S mail other 0 1-0 IDLE 3600000").await;
+    expect_healthy(&bus.doctor(), "group-dead-consumer").await;
+}
+
+#[tokio::test]
 async fn entries_that_no_live_member_handles_are_found() {
     let bus = Bus::new().await;
     bus.send("xadd $S 1-0 type A").await;
@@ -222,8 +249,10 @@ async fn keys_of_a_store_of_a_newer_release_are_found() {
         key_prefix: server.prefix().into(),
         ..Default::default()
     };
-    let store = eventstore_redis::RedisEventStore::connect(config).await.unwrap();
     let doctor = Doctor::new().redis(admin.clone()).redis_store(server.prefix());
+    let without = format!("the server holds no store with the prefix `{}`", server.prefix());
+    expect_finding(&doctor, "redis-store-format", Fault, &without).await;
+    let store = eventstore_redis::RedisEventStore::connect(config).await.unwrap();
     expect_healthy(&doctor, "redis-store-format").await;
     send(&admin, &format!("HSET {}:eventstore:meta format 7 min_reader 7", server.prefix())).await;
     expect_finding(&doctor, "redis-store-format", Fault, "format 7").await;

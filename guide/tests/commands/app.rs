@@ -161,6 +161,11 @@ fn replay_runs_one_handler_and_ends_at_the_first_failure() {
     let error = shown["error"].as_str().unwrap();
     assert!(error.contains("at position 3: the form has no room for 5000 cents"), "{error}");
 
+    // the failure counts although no process reads of it
+    let mut unread = bank.start_read(&["replay", "thank", "--after", "2", "--yes"]);
+    drop(unread.stdout.take());
+    assert_eq!(unread.wait().unwrap().code(), Some(1));
+
     // the deposit before is not thanked for again
     let again = bank.shell("LONG_FORM=1 bank replay thank --after 2 --yes");
     assert_eq!(again, "thank you, ada, for 5000 cents\n`thank` handled 1 event, up to position 4\n");

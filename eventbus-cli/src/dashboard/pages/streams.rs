@@ -24,8 +24,12 @@ use crate::{
 const STREAMS: usize = 50;
 /// Events of one page.
 const EVENTS: usize = 50;
+/// Bytes of the events of one page; it shows one event at least.
+const EVENT_BYTES_MAX: usize = 4 << 20;
 /// The newest version of which a page makes a state.
 const STATE_VERSION_MAX: Version = Version::new(900);
+/// Bytes of the events of which a page makes a state.
+const STATE_BYTES_MAX: usize = 16 << 20;
 
 /// Which streams a page lists.
 #[derive(Debug, Default, Deserialize)]
@@ -124,17 +128,22 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     let newest = choice.upto.map_or(Version::MAX, Version::new).min(Version::MAX);
     let fields = visit.inner().fields();
     let state = StateComparison::begin(&stream, fields);
-    let mut events = read_events(store, &stream, newest, state.is_some()).await?;
+    let (mut events, are_too_large) = read_events(store, &stream, newest, state.is_some()).await?;
+    let count = count_shown(&events);
     events.reverse();
-    let states = state.map(|state| StateChanges::of(state, &events)).unwrap_or_default();
-    let shown = &events[events.len().saturating_sub(EVENTS + 1)..];
+    let states = match state {
+        Some(_) if are_too_large => StateChanges::of_too_large(),
+        Some(state) => StateChanges::of(state, &events),
+        None => StateChanges::default(),
+    };
+    let shown = &events[events.len().saturating_sub(count + 1)..];
     let mut comparison = PayloadComparison::default();
     let mut compare = |event| {
         let payload = Payload::new(event, fields);
         (event, payload.is_cut, comparison.compare(event.event_type().as_str(), &payload))
     };
     let mut compared: Vec<_> = shown.iter().map(&mut compare).collect();
-    let older = (compared.len() > EVENTS).then(|| compared.remove(0)).map(|(event, ..)| event.version().to_string());
+    let older = (compared.len() > count).then(|| compared.remove(0)).map(|(event, ..)| event.version().to_string());
     Ok(html! {
         @if let Some(tenant) = tenant { p { "Tenant " code { (tenant) } } }
         @if compared.is_empty() {
@@ -155,23 +164,40 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
 }
 
 /// Reads the events of a page, the newest first, and one more, with which the oldest one is compared. Reads on to the first
-/// event if the page shows states and the newest version is not above [`STATE_VERSION_MAX`].
+/// event if the page shows states and the newest version is not above [`STATE_VERSION_MAX`]; returns `true` if these events
+/// have more than [`STATE_BYTES_MAX`], of which it reads no more.
 async fn read_events(
     store: &dyn EventStore,
     stream: &StreamId,
     newest: Version,
     shows_states: bool,
-) -> Result<Vec<RecordedEvent>, CommandError> {
+) -> Result<(Vec<RecordedEvent>, bool), CommandError> {
     let mut read = store.read_stream(stream, newest, Direction::Backward);
-    let mut events: Vec<RecordedEvent> = Vec::new();
+    let (mut events, mut bytes): (Vec<RecordedEvent>, usize) = (Vec::new(), 0);
     while let Some(event) = read.try_next().await? {
+        bytes += size(&event);
         events.push(event);
         let reads_all = shows_states && events[0].version() <= STATE_VERSION_MAX;
-        if events.len() > EVENTS && !reads_all {
-            break;
+        if events.len() > count_shown(&events) && (!reads_all || bytes > STATE_BYTES_MAX) {
+            return Ok((events, reads_all));
         }
     }
-    Ok(events)
+    Ok((events, false))
+}
+
+/// Returns the number of events that a page shows, of its events with the newest first.
+fn count_shown(events: &[RecordedEvent]) -> usize {
+    let mut bytes = 0;
+    let fits = |event: &&RecordedEvent| {
+        bytes += size(event);
+        bytes <= EVENT_BYTES_MAX
+    };
+    events.iter().take(EVENTS).take_while(fits).count().max(1)
+}
+
+/// The bytes of an event that the application has given it.
+fn size(event: &RecordedEvent) -> usize {
+    event.payload().len() + event.metadata().attributes().as_json().len()
 }
 
 /// What events changed in the state of their aggregate.
@@ -184,6 +210,13 @@ struct StateChanges {
 }
 
 impl StateChanges {
+    /// Of events that are too large for a state.
+    fn of_too_large() -> Self {
+        let most = STATE_BYTES_MAX >> 20;
+        let unknown = format!("The state is unknown: the events up to here have more than {most} MiB.");
+        Self { of_version: BTreeMap::new(), unknown: Some(unknown) }
+    }
+
     /// Applies the events of a stream, the oldest first; none if the first one is not among them.
     fn of(mut state: StateComparison<'_>, events: &[RecordedEvent]) -> Self {
         if events.first().is_some_and(|event| event.version() != Version::FIRST) {
