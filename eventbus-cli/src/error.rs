@@ -71,10 +71,10 @@ pub enum CommandError {
         /// The error of the connection.
         source: BoxError,
     },
-    /// The store answers and refuses.
+    /// The store or the bus answers and refuses.
     #[error("{what} refuses")]
     Refused {
-        /// The store, without its password.
+        /// The store or the bus, without its password.
         what: String,
         /// The answer of the server.
         source: BoxError,
@@ -173,6 +173,15 @@ impl CommandError {
         }
     }
 
+    /// Returns the error of a bus that could not work: one in the process fails as the store does.
+    fn of_bus(source: BoxError) -> Self {
+        let what = "the bus";
+        match is_refusal(&*source) {
+            true => Self::Refused { what: what.to_owned(), source },
+            false => Self::unreachable(what, source),
+        }
+    }
+
     /// Returns the error of a step that asks both servers.
     pub(crate) fn of_servers(source: BoxError) -> Self {
         match source.downcast::<PublishError>() {
@@ -230,7 +239,7 @@ fn is_lasting(code: &str) -> bool {
 impl From<ConsumeError> for CommandError {
     fn from(error: ConsumeError) -> Self {
         match error {
-            ConsumeError::Unavailable { source, .. } => Self::unreachable("the bus", source),
+            ConsumeError::Unavailable { source, .. } => Self::of_bus(source),
             error => Self::fault(error),
         }
     }
@@ -239,7 +248,7 @@ impl From<ConsumeError> for CommandError {
 impl From<PublishError> for CommandError {
     fn from(error: PublishError) -> Self {
         match error {
-            PublishError::Unavailable { source, .. } => Self::unreachable("the bus", source),
+            PublishError::Unavailable { source, .. } => Self::of_bus(source),
             error => Self::fault(error),
         }
     }
@@ -248,7 +257,7 @@ impl From<PublishError> for CommandError {
 impl From<DeadLetterError> for CommandError {
     fn from(error: DeadLetterError) -> Self {
         match error {
-            DeadLetterError::Unavailable { source, .. } => Self::unreachable("the bus", source),
+            DeadLetterError::Unavailable { source, .. } => Self::of_bus(source),
             DeadLetterError::InvalidId { .. } => Self::Usage(error.to_string()),
             error => Self::fault(error),
         }
@@ -258,7 +267,7 @@ impl From<DeadLetterError> for CommandError {
 impl From<RedisCommandError> for CommandError {
     fn from(error: RedisCommandError) -> Self {
         match error {
-            RedisCommandError::Unavailable { source, .. } => Self::unreachable("the bus", source),
+            RedisCommandError::Unavailable { source, .. } => Self::of_bus(source),
             error => Self::fault(error),
         }
     }

@@ -246,6 +246,23 @@ impl RedisEventBus {
         group::lost_groups(&self.inner).await
     }
 
+    /// Loads the state of the stream and its groups, as [`stream_info`](EventBus::stream_info) does, which keeps quiet about
+    /// errors.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`] if the server cannot be reached, or refuses: the user may lack a right.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// println!("{} entries are pending", bus.load_stream_info().await?.pending_messages);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn load_stream_info(&self) -> Result<StreamInfo, RedisCommandError> {
+        info::load_stream_info(&self.inner).await.map_err(|error| self.inner.command_error(error))
+    }
+
     /// Returns the consumers of a group, by name, also those that have ended and left entries; none if there is no such
     /// group.
     ///

@@ -138,13 +138,19 @@ fn is_own_instance(bus: &BusInner, instance: &str) -> bool {
 }
 
 pub(crate) async fn stream_info(bus: &BusInner) -> StreamInfo {
-    let mut info = inspect_all(bus).await.unwrap_or_else(|error| {
+    load_stream_info(bus).await.unwrap_or_else(|error| {
         // metrics ask again and again; `connected` and the health tell of an outage
         tracing::debug!(stream = bus.stream(), %error, "cannot inspect the stream");
-        StreamInfo::default()
-    });
+        let mut info = StreamInfo::default();
+        info.stats = bus.counters().snapshot();
+        info
+    })
+}
+
+pub(crate) async fn load_stream_info(bus: &BusInner) -> Result<StreamInfo, CommandError> {
+    let mut info = inspect_all(bus).await?;
     info.stats = bus.counters().snapshot();
-    info
+    Ok(info)
 }
 
 pub(crate) async fn health(bus: &BusInner) -> Health {
@@ -186,7 +192,7 @@ async fn inspect_all(bus: &BusInner) -> Result<StreamInfo, CommandError> {
             merge_group(group, of_backlog);
         }
         if is_filling {
-            group.lag = None; // the store, or the stream, has more for it, which nobody has counted
+            group.lag = None; // the store, or the stream, has more for it, which is not counted
         }
     }
     all.stream.name = bus.stream().to_owned();

@@ -43,7 +43,8 @@ impl StoreKeys {
     }
 
     /// The stream with the events of an aggregate.
-    pub(crate) fn stream(&self, stream: &StreamId) -> String {
+    #[must_use]
+    pub fn stream(&self, stream: &StreamId) -> String {
         format!("{}{}", self.prefix, unprefixed_stream_key(stream))
     }
 

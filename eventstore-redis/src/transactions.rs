@@ -113,7 +113,7 @@ mod tests {
         let copies = [copy.clone()];
         drop_copies(store.inner(), &note, &copies).await.unwrap();
         assert!(exists().await, "a rebuild has its note");
-        unlink(store.inner(), &[note.clone()]).await.unwrap();
+        unlink(store.inner(), std::slice::from_ref(&note)).await.unwrap();
         drop_copies(store.inner(), &note, &copies).await.unwrap();
         assert!(!exists().await, "no rebuild has one");
     }

@@ -78,8 +78,11 @@ impl OpenBus {
     /// Returns the state of its stream and its groups.
     ///
     /// # Errors
-    /// [`CommandError::Unreachable`] if it does not say it.
+    /// [`CommandError::Unreachable`] if it does not say it, [`CommandError::Fault`] if the server refuses.
     pub async fn stream_info(&self) -> Result<StreamInfo, CommandError> {
+        if let Self::Redis(bus) = self {
+            return Ok(bus.load_stream_info().await?);
+        }
         let bus = self.as_bus();
         let info = bus.stream_info().await;
         match info.connected {

@@ -1,4 +1,4 @@
-//! Checks of a bus on Redis beside a store on PostgreSQL.
+//! Checks of a bus on Redis beside a store.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::{
     config::DoctorConfig,
     finding::Finding,
     outcome::{CheckError, Outcome},
-    postgres_target::PostgresTarget,
+    store_beside::StoreBeside,
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -31,16 +31,6 @@ pub(crate) const CHECKS: &[Check] = &[
         Run::BusAndStore(|bus, store, config| Box::pin(check_other_stores(bus, store, config))),
     ),
 ];
-
-/// Returns the id of a store, and its last position, 0 if it has no event.
-async fn load_store(store: &PostgresTarget, config: &DoctorConfig) -> Result<(String, u64), CheckError> {
-    let (id, head): (String, i64) = store
-        .session(config)
-        .await?
-        .row("SELECT id::text, coalesce((SELECT max(position) FROM {schema}.events), 0) FROM {schema}.store")
-        .await?;
-    Ok((id, u64::try_from(head).unwrap_or_default()))
-}
 
 /// Returns the position up to which each store's events are published: the lowest one over all partitions, and the
 /// highest.
@@ -72,12 +62,12 @@ fn is_store_id(field: &str) -> bool {
 
 async fn check_relay_ahead(
     bus: &BusTarget,
-    store: &PostgresTarget,
+    store: StoreBeside<'_>,
     config: &DoctorConfig,
 ) -> Result<Outcome, CheckError> {
     // first the bus: a position that it has was stored before
     let published = load_published(bus).await?;
-    let (id, head) = load_store(store, config).await?;
+    let (id, head) = store.load(config).await?;
     let Some((_, highest)) = published.get(&id).filter(|(_, highest)| *highest > head) else {
         return Ok(Outcome::healthy());
     };
@@ -93,23 +83,13 @@ async fn check_relay_ahead(
 
 async fn check_relay_stalled(
     bus: &BusTarget,
-    store: &PostgresTarget,
+    store: StoreBeside<'_>,
     config: &DoctorConfig,
 ) -> Result<Outcome, CheckError> {
-    let (id, head) = load_store(store, config).await?;
+    let (id, head) = store.load(config).await?;
     let published = load_published(bus).await?.get(&id).map_or(0, |(lowest, _)| *lowest);
-    let after = i64::try_from(published).unwrap_or(i64::MAX);
-    let first: Vec<(i64, f64)> = store
-        .session(config)
-        .await?
-        .rows_with(
-            "SELECT position, extract(epoch FROM clock_timestamp() - recorded_at)::float8
-             FROM {schema}.events WHERE position > $1 ORDER BY position LIMIT 1",
-            |statement| statement.bind(after),
-        )
-        .await?;
-    let Some((position, age)) = first.into_iter().next().filter(|(_, age)| *age > config.relay_lag.as_secs_f64())
-    else {
+    let first = store.first_after(published, config).await?;
+    let Some((position, age)) = first.filter(|(_, age)| *age > config.relay_lag.as_secs_f64()) else {
         return Ok(Outcome::healthy());
     };
     let found = format!("the event at position {position} has not been published for {age:.0} s (the head is {head})");
@@ -123,10 +103,10 @@ async fn check_relay_stalled(
 
 async fn check_other_stores(
     bus: &BusTarget,
-    store: &PostgresTarget,
+    store: StoreBeside<'_>,
     config: &DoctorConfig,
 ) -> Result<Outcome, CheckError> {
-    let (id, _) = load_store(store, config).await?;
+    let (id, _) = store.load(config).await?;
     let published = load_published(bus).await?;
     let mut foreign: Vec<_> = published.keys().filter(|other| **other != id).collect();
     foreign.sort();

@@ -14,6 +14,7 @@ use super::{
     redis_store_target::RedisStoreTarget,
     redis_target::RedisTarget,
     sqlite_target::SqliteTarget,
+    store_beside::StoreBeside,
 };
 
 /// The subject of a check: it can only be made if the doctor has got that.
@@ -33,7 +34,7 @@ pub enum Subject {
     Bus,
     /// The keys of a store on Redis.
     RedisStore,
-    /// A bus on Redis beside a store on PostgreSQL.
+    /// A bus on Redis beside a store.
     BusAndStore,
     /// The file of a store on SQLite.
     Sqlite,
@@ -52,7 +53,7 @@ pub(crate) enum Run {
     Redis(for<'a> fn(&'a RedisTarget, &'a DoctorConfig) -> Checking<'a>),
     Bus(for<'a> fn(&'a BusTarget, &'a DoctorConfig) -> Checking<'a>),
     RedisStore(for<'a> fn(&'a RedisStoreTarget, &'a DoctorConfig) -> Checking<'a>),
-    BusAndStore(for<'a> fn(&'a BusTarget, &'a PostgresTarget, &'a DoctorConfig) -> Checking<'a>),
+    BusAndStore(for<'a> fn(&'a BusTarget, StoreBeside<'a>, &'a DoctorConfig) -> Checking<'a>),
     Sqlite(for<'a> fn(&'a SqliteTarget, &'a DoctorConfig) -> Checking<'a>),
     SqliteTypes(for<'a> fn(&'a SqliteTarget, &'a KnownTypes) -> Checking<'a>),
 }

@@ -30,6 +30,7 @@ mod report;
 mod run;
 mod sqlite_file;
 mod sqlite_target;
+mod store_beside;
 mod store_contents;
 
 pub use catalog::{UnknownCheck, checks};

@@ -18,6 +18,7 @@ use super::{
     redis_target::RedisTarget,
     report::Report,
     sqlite_target::SqliteTarget,
+    store_beside::StoreBeside,
 };
 
 /// Examines servers, and what the project stores there; changes nothing.
@@ -295,7 +296,7 @@ impl<'a> Subjects<'a> {
                 let store = self.redis_store.as_ref();
                 run(store.ok_or(Missing::Subject("no event store on Redis was given"))?, config)
             }
-            Run::BusAndStore(run) => run(self.bus()?, self.postgres_store()?, config),
+            Run::BusAndStore(run) => run(self.bus()?, self.store_beside()?, config),
             Run::Sqlite(run) => run(self.sqlite()?, config),
             Run::SqliteTypes(run) => run(self.sqlite()?, self.known_types()?),
         })
@@ -323,6 +324,16 @@ impl<'a> Subjects<'a> {
     fn bus(&self) -> Result<&BusTarget, Missing<'_>> {
         self.redis()?;
         self.bus.as_ref().ok_or(Missing::Subject("no bus on Redis was given"))
+    }
+
+    fn store_beside(&self) -> Result<StoreBeside<'_>, Missing<'_>> {
+        if self.postgres.is_some() {
+            return self.postgres_store().map(StoreBeside::Postgres);
+        }
+        if self.sqlite.is_some() {
+            return self.sqlite().map(StoreBeside::Sqlite);
+        }
+        self.redis_store.as_ref().map(StoreBeside::Redis).ok_or(Missing::Subject("no store was given"))
     }
 
     fn sqlite(&self) -> Result<&'a SqliteTarget, Missing<'_>> {

@@ -626,12 +626,12 @@ async fn what_a_group_has_in_its_backlog_counts_as_its_own() {
     assert_eq!(group.lag.map(|lag| lag + group.pending), Some(3 * 400), "{group:?}");
     assert_eq!(group.active_consumers, 1, "{group:?}");
     assert!(group.oldest_pending_age_ms.is_some() && group.oldest_unfinished.is_some(), "{group:?}");
-    // a store that nobody serves any more has still some to add
+    // a store without a live process still has events to add
     let fills = format!("{{{}}}:fills", config.stream_name());
     let _: u64 = command(&bus, "HSET", &[&fills, "fill 00000000-0000-0000-0000-000000000009 second\n", "0 7"]).await;
     let info = bus.stream_info().await;
     let group = info.consumer_groups.iter().find(|group| group.name == "second").unwrap();
-    assert_eq!(group.lag, None, "nobody has counted what is to come: {group:?}");
+    assert_eq!(group.lag, None, "what is to come is not counted: {group:?}");
     new.shutdown(Duration::from_secs(10)).await.unwrap();
     app.shutdown(Duration::from_secs(10)).await.unwrap();
 }

@@ -86,7 +86,7 @@ async fn many_entries_are_removed_step_by_step() {
     assert_eq!(removed(&bus, NOTHING_STAYS).await, 400);
 }
 
-/// The server runs nothing else while a script looks through entries.
+/// The server executes no other command while a script looks through entries.
 #[tokio::test]
 async fn large_entries_are_looked_through_a_few_mib_at_a_time() {
     let server = eventbus_test::private_redis();

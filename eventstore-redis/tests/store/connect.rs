@@ -96,7 +96,7 @@ async fn on_a_cluster_a_prefix_without_a_hash_tag_is_refused_and_all_keys_share_
     assert_eq!(store.head().await.unwrap(), 1_u64);
 }
 
-/// After a failover of a cluster the node is a replica, and a name that leads to the master leads to another one.
+/// After a failover of a cluster the node is a replica, and the name of the master leads to a different node.
 #[tokio::test]
 async fn a_node_that_has_lost_the_slot_is_unavailable_and_left() {
     let nodes = [eventbus_test::internal::private_redis_cluster(), eventbus_test::internal::private_redis_cluster()];
