@@ -173,7 +173,7 @@ impl CommandError {
         }
     }
 
-    /// Returns the error of a bus that could not work: one in the process fails as the store does.
+    /// Returns [`Refused`](Self::Refused) if the server of the bus answered, else [`Unreachable`](Self::Unreachable).
     fn of_bus(source: BoxError) -> Self {
         let what = "the bus";
         match is_refusal(&*source) {
@@ -224,9 +224,8 @@ fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     });
     let of_redis = source_chain(error).find_map(|error| error.downcast_ref::<RedisError>()?.code());
     code.is_some_and(|code| is_lasting(&code))
-        || of_redis.is_some_and(|code| {
-            ["NOPERM", "NOAUTH", "WRONGPASS", "WRONGTYPE", "MOVED", "CROSSSLOT", "ERR"].contains(&code)
-        })
+        || of_redis
+            .is_some_and(|code| ["NOPERM", "NOAUTH", "WRONGPASS", "WRONGTYPE", "CROSSSLOT", "ERR"].contains(&code))
 }
 
 /// Returns `true` for a SQLSTATE that says what is wrong with the statement, the database or the rights; not that the server

@@ -267,7 +267,7 @@ impl RedisCommandError {
 
 /// Returns `true` if a retry would be refused too.
 fn is_refused(error: &RedisError) -> bool {
-    reply::is_refusal(error) || reply::is_wrong_server(error) || matches!(error.code(), Some("ERR" | "CROSSSLOT"))
+    reply::is_refusal(error) || matches!(error.code(), Some("ERR" | "CROSSSLOT"))
 }
 
 /// The reason why a command has no reply.

@@ -188,7 +188,10 @@ async fn inspect_all(bus: &BusInner) -> Result<StreamInfo, CommandError> {
         };
         let (backlog, _) = inspect_stream(&bus.for_backlog(&name)).await?;
         for mut of_backlog in backlog.consumer_groups {
+            // a consumer that reads the stream, too, reports its runs in both
+            of_backlog.in_flight.retain(|run| group.in_flight.iter().all(|known| known.consumer != run.consumer));
             group.in_flight.append(&mut of_backlog.in_flight);
+            of_backlog.last_delivered_id = None; // an id of another stream
             merge_group(group, of_backlog);
         }
         if is_filling {

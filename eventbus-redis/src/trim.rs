@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The number of entries that one script call removes: the server runs no other command meanwhile (about a
-/// millisecond).
+/// millisecond; longer for large entries, up to [`PASSED_BYTES_MAX`]).
 const TRIM_BATCH_MAX: u64 = 200;
 
 /// The limits of the stream: trimming may remove entries beyond either one. Without limits it removes none.

@@ -59,8 +59,8 @@ pub(crate) fn decode_stream_no(row: &PgRow) -> Result<i64, sqlx::Error> {
     row.try_get_unchecked(RECORD_COLUMNS)
 }
 
-/// Returns whether the store has the event before the one of a row in its stream; of a page of the whole feed the first
-/// row alone has that column.
+/// Returns whether the event before that of a row, in its stream, is there. In a page of the whole feed the column is null
+/// but in the first row.
 pub(crate) fn decode_has_former(row: &PgRow) -> Result<bool, sqlx::Error> {
     row.try_get::<Option<bool>, _>(RECORD_COLUMNS + 1).map(Option::unwrap_or_default)
 }

@@ -9,9 +9,9 @@ use redis::RedisError;
 use crate::RedisTransactionError;
 
 /// The error codes with which the server refuses every command for now: its memory or disk is full, it loads its data,
-/// is a replica, waits for replicas or a script, or its cluster is not complete.
-const SERVER_FAULT_CODES: [&str; 9] =
-    ["OOM", "READONLY", "LOADING", "BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
+/// is a replica, waits for replicas or a script, or its cluster is not complete or has moved the keys.
+const SERVER_FAULT_CODES: [&str; 10] =
+    ["OOM", "READONLY", "LOADING", "BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED"];
 
 /// Returns the server fault that an error or one of its sources reports, a broken connection included.
 pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault> {

@@ -154,12 +154,18 @@ impl BusTarget {
 
     /// Returns the members of a group, by the names of their consumers; also those that work through its backlog first.
     pub(crate) async fn members(&self, group: &str) -> Result<HashMap<String, MemberRecord>, CheckError> {
-        let (stream, mut all) = (self.stream(), HashMap::new());
+        let (stream, mut all) = (self.stream(), HashMap::<String, MemberRecord>::new());
         for stream in [stream.clone(), keys::backlog(&stream, group)] {
             let members = keys::members(&stream, group);
             let members: HashMap<String, String> = self.redis.query(cmd("HGETALL").arg(members)).await?;
-            let parsed = members.into_iter().filter_map(|(name, text)| Some((name, serde_json::from_str(&text).ok()?)));
-            all.extend(parsed);
+            for (name, text) in members {
+                // the newer record of the two
+                if let Ok(record) = serde_json::from_str::<MemberRecord>(&text)
+                    && all.get(&name).is_none_or(|known| known.at < record.at)
+                {
+                    all.insert(name, record);
+                }
+            }
         }
         Ok(all)
     }

@@ -112,13 +112,15 @@ pub struct GroupInfo {
     pub name: String,
     /// The consumers it knows, by name; on Redis also those that are gone.
     pub consumers: u64,
-    /// Pending entries: delivered and not acknowledged.
+    /// Pending entries: delivered and not acknowledged. With those of the group's backlog, as `lag` and the ages; an entry of
+    /// the backlog counts from when it was added to it.
     pub pending: u64,
     /// The consumers that send heartbeats.
     pub active_consumers: u64,
     /// The id of the newest delivered entry, if the bus knows it.
     pub last_delivered_id: Option<String>,
-    /// Entries not delivered yet, if the bus knows; a file queue counts gaps between its ids, too.
+    /// Entries not delivered yet, if the bus knows: it does not while it fills the group's backlog. A file queue counts gaps
+    /// between its ids, too.
     pub lag: Option<u64>,
     /// The time since the oldest of them was published, in milliseconds, if the bus knows; 0 if there is none.
     pub oldest_unread_age_ms: Option<u64>,

@@ -181,8 +181,8 @@ pub trait ReadFeed: Send + Sync {
     /// provided body reads the first one alone.
     ///
     /// # Errors
-    /// Each item may be a [`ReadError`], of that event alone: [`ReadError::Corrupt`] if it cannot be read, or if the event
-    /// before it in its stream is missing.
+    /// An item is [`ReadError::Corrupt`] if that event cannot be read, or if the event before it in its stream is missing.
+    /// After [`ReadError::Unavailable`], the last item then, the rest cannot be read either.
     async fn read_events_at(&self, positions: &[Position]) -> Vec<Result<Option<RecordedEvent>, ReadError>> {
         let Some(position) = positions.first() else {
             return Vec::new();

@@ -131,7 +131,7 @@ impl<'a> MultiStreamStatement<'a> {
                 break Err(retried);
             }
         };
-        if result.is_ok() {
+        if let Ok(MultiStreamOutcome::Appended(_)) = &result {
             self.store.listed_types().add_all(self.events());
         }
         if result.is_ok() || self.doubt.is_some() {

@@ -8,10 +8,9 @@
 -- $23 to $25 the changes of unique values: the stream, counted from 1, the scope, and the value to take; null gives back.
 -- $26 to $29 the command: tenant, key, fingerprint of the request, answer; null without one.
 --
--- Lines between `-- if values` and `-- end` are only in the statement of an append that changes unique values, those after
--- `-- if note` in that of one that notes a delivery or a command, those after `-- if types` in that of one whose types may
--- not be listed yet: a part without rows costs the server as much time as one with a row. Lines after `-- if tags` are only
--- in the statement of an append with tags or with a condition:
+-- A part, from `-- if <part>` to `-- end`, is only in the statement of an append that needs it, as a part without rows costs
+-- as much time as one with a row. `values`: it changes unique values. `note`: it notes a delivery or a command. `types`: its
+-- types may not be listed. `tags`: it has tags or a condition, with the parameters:
 -- $30 for each event its tags, as the text of an array; null if it has none.
 -- $31 to $34 the tags that are counted or compared, each once: tag, tenant, the numbers of further events by type, as JSON,
 -- and the number of events of the types $35 that the condition expects; null if it does not name the tag.

@@ -29,7 +29,7 @@ use crate::{
     support::PAGE_BYTES,
 };
 
-/// Rows of the store that are read at once, unless a caller wants more.
+/// Rows of the store that are read at once, at least so many with a filter.
 const PAGE_ROWS: usize = 100;
 /// The most rows of the store that are read at once.
 const PAGE_ROWS_MAX: usize = 1_000;
@@ -104,7 +104,7 @@ async fn list(
     let mut dead_letters = open_log(inner)?.list_dead_letters(after, filter, limit.saturating_add(1));
     if let Some(store) = inner.store() {
         let (mut budget, mut last) = (PageBudget::new(limit), after.map(DeadLetterId::as_delivery));
-        // one more than fits shows that there are more; of those that a filter passes over a few are read in vain
+        // one more than fits shows that there are more; with a filter it reads more, as some do not match
         let least = if *filter == DeadLetterFilter::default() { 1 } else { PAGE_ROWS };
         let page_rows = limit.saturating_add(1).clamp(least, PAGE_ROWS_MAX);
         'pages: loop {

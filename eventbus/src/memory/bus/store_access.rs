@@ -1,5 +1,7 @@
 //! Names of a group's checkpoints in the store, and reads of single events and of skips.
 
+use std::pin::pin;
+
 use futures_util::{Stream, StreamExt as _, stream};
 
 use super::settings::DESTINATION;
@@ -24,7 +26,8 @@ pub(super) async fn read_event_at(
     store: &dyn EventStore,
     position: Position,
 ) -> Result<Option<RecordedEvent>, ReadError> {
-    store.read_events_at(&[position]).await.pop().unwrap_or_else(|| Err(no_answer()))
+    let mut read = pin!(read_events_at(store, vec![position]));
+    read.next().await.map_or(Ok(None), |(_, event)| event)
 }
 
 /// Reads the events at positions of a store, in their order. Ends after an error that is not about one event.
@@ -32,22 +35,18 @@ pub(super) fn read_events_at(
     store: &dyn EventStore,
     positions: Vec<Position>,
 ) -> impl Stream<Item = (Position, Result<Option<RecordedEvent>, ReadError>)> + Send + '_ {
-    let pages = stream::unfold(positions, move |mut positions| async move {
-        let first = *positions.first()?;
-        let read = store.read_events_at(&positions).await;
-        let is_over = matches!(read.last(), None | Some(Err(ReadError::Unavailable(_))));
-        let rest = if is_over { Vec::new() } else { positions.split_off(read.len()) };
-        let page = match read.is_empty() {
-            true => vec![(first, Err(no_answer()))],
-            false => positions.into_iter().zip(read).collect(),
-        };
-        Some((stream::iter(page), rest))
+    let pages = stream::unfold((positions, 0), move |(positions, at)| async move {
+        let rest = positions.get(at..).filter(|rest| !rest.is_empty())?;
+        let mut read = store.read_events_at(rest).await;
+        if read.is_empty() {
+            read.push(Err(ReadError::Unavailable("the store answered without an event".into())));
+        }
+        let page: Vec<_> = rest.iter().copied().zip(read).collect();
+        let is_over = matches!(page.last(), Some((_, Err(ReadError::Unavailable(_)))));
+        let next = if is_over { positions.len() } else { at + page.len() };
+        Some((stream::iter(page), (positions, next)))
     });
     pages.flatten()
-}
-
-fn no_answer() -> ReadError {
-    ReadError::Unavailable("the store answered without an event".into())
 }
 
 /// Loads the positions that are neither published nor delivered, as an operator said so.

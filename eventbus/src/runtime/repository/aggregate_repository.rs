@@ -219,9 +219,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// update decides on the kept state at once, which takes one round trip to save; if another writer was first, or
     /// the decision refuses or has no events, it reads the newer events and decides again.
     ///
-    /// After a restart or failover of the store's server states are read anew, as it may have lost its last events: once the
-    /// store has connected again. An update that is the first call after it may still decide on a state that is lost. A
-    /// store that was restored from an older copy has other events under the same versions: restart the processes then.
+    /// A new connection may lead to a server that lacks the last events, so after each one states are read anew. An update
+    /// that is the first call after a failover may still decide on a lost state. A store that was restored from an older copy has other events under the same versions: restart the processes then.
     ///
     /// # Examples
     /// ```

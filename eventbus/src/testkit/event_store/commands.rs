@@ -8,7 +8,7 @@ use super::{
     unique_values::holding,
 };
 use crate::{
-    ExpectedVersion, StreamId, Uuid,
+    ExpectedVersion, Name, NewEvent, StreamId, Uuid,
     domain::idempotency_key::IdempotencyKey,
     port::{
         Append, AppendError, EventStore,
@@ -62,6 +62,20 @@ pub async fn command_takes_effect_once<S: EventStore>(store: S) {
     store.holds(&one, &records.concat()).await;
     store.holds(&other, &[]).await;
     store.same(find(&store, &first).await.as_ref(), Some(&first), "after the command");
+
+    // a repeat stores no event, and lists no type: the append that stores the first event of the type does
+    let renamed = || vec![NewEvent::new(Name::from_static("Renamed"), 1, "{}")];
+    let repeat = Append { stream: one.clone(), expected: ANY, events: renamed() };
+    let repeat = MultiStreamAppend { handled: Some(Handled::Command(first)), ..MultiStreamAppend::single(repeat) };
+    store.same(send(&store, repeat).await, MultiStreamOutcome::AlreadyHandled, "with an event of a new type");
+    let third = append(&other, ANY, 1, &command(&store, "third"));
+    let of_new_type = Append { stream: other.clone(), expected: ANY, events: renamed() };
+    send(&store, MultiStreamAppend { appends: vec![of_new_type], ..third }).await;
+    if let Some(types) = store.event_types() {
+        let listed = store.ok(types.stored_event_types().await, "asking for the event types");
+        let is_listed = listed.iter().any(|listed| *listed.event_type == *"Renamed");
+        store.check(is_listed, format_args!("the type is not listed: {listed:?}"));
+    }
 }
 
 /// A command without events takes effect once, too, and only if its stream is as expected.
