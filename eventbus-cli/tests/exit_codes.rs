@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -467,27 +467,6 @@ fn the_doctor_ends_as_its_worst_finding_says() {
     .unwrap();
     let damaged = eventbus(&["--store", &format!("sqlite:{}", no_database.display()), "doctor"]);
     assert!(damaged.code == 2 && damaged.out.contains("is damaged, or no database of SQLite"), "{damaged:?}");
-}
-
-/// A bus whose user lacks a right is there, and says which.
-#[test]
-fn a_bus_that_refuses_is_not_unreachable() {
-    let server = eventbus_test::private_redis();
-    let admin = |words: &[&str]| {
-        let mut client = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
-        let request: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
-        write!(client, "*{}\r\n{request}", words.len()).unwrap();
-        let mut answer = String::new();
-        BufReader::new(client).read_line(&mut answer).unwrap();
-        assert!(!answer.starts_with('-'), "{answer}");
-    };
-    admin(&["XADD", "orders:stream", "*", "event_type", "OrderPlaced"]);
-    admin(&["ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-xinfo"]);
-    let bus = format!("redis://app:pw@127.0.0.1:{}", server.port());
-    for command in [&["groups"][..], &["lag"]] {
-        let refused = eventbus(&[&["--bus", &bus, "--prefix", "orders"], command].concat());
-        assert!(refused.code == 2 && refused.err.contains("xinfo"), "{refused:?}");
-    }
 }
 
 /// Replies to each request of a connection after a delay that is longer than the driver waits by default.

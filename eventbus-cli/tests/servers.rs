@@ -570,6 +570,22 @@ async fn a_filter_of_streams_that_matches_none_costs_few_requests_of_redis() {
     assert!((3..100).contains(&calls), "{calls} requests");
 }
 
+/// A bus whose user lacks a right is there, and says which.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_that_refuses_is_not_unreachable() {
+    let redis = eventbus_test::private_redis();
+    let mut connection = eventbus_test::internal::redis_connection(redis.url()).await;
+    let entry = ["orders:stream", "*", "event_type", "OrderPlaced"];
+    let _: String = redis::cmd("XADD").arg(&entry[..]).query_async(&mut connection).await.unwrap();
+    let rights = ["SETUSER", "app", "on", ">pw", "~*", "+@all", "-xinfo"];
+    let _: String = redis::cmd("ACL").arg(&rights[..]).query_async(&mut connection).await.unwrap();
+    let bus = redis.url().replace("redis://", "redis://app:pw@");
+    for command in [&["groups"][..], &["lag"]] {
+        let refused = eventbus(&[&["--bus", &bus, "--prefix", "orders"], command].concat());
+        assert!(refused.code == 2 && refused.err.contains("xinfo"), "{refused:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bus_is_shown_without_a_store() {
     let redis = eventbus_test::redis();

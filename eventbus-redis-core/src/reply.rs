@@ -88,7 +88,7 @@ fn is_stream_closed(error: &RedisError) -> bool {
 }
 
 /// Returns `true` if this server cannot serve the configuration: it lacks the database, or a different one has the key.
-pub fn is_wrong_server(error: &RedisError) -> bool {
+pub(crate) fn is_wrong_server(error: &RedisError) -> bool {
     let error = first_error(error);
     error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
         || error.to_string().contains("refused to switch database")
@@ -103,8 +103,7 @@ pub fn is_not_executed(error: &RedisError) -> bool {
 /// cluster, whose replicas answer `MOVED`.
 pub fn is_connection_lost(error: &RedisError) -> bool {
     let error = first_error(error);
-    let is_replica = error.code() == Some("READONLY") || error.kind() == ErrorKind::Server(ServerErrorKind::Moved);
-    error.is_connection_dropped() || error.is_io_error() || is_replica
+    error.is_connection_dropped() || error.is_io_error() || matches!(error.code(), Some("READONLY" | "MOVED"))
 }
 
 /// Returns the error of the first refused command, if the error is that of a transaction, whose own code is `EXECABORT`,

@@ -147,15 +147,9 @@ pub(crate) async fn stream_info(bus: &BusInner) -> StreamInfo {
     })
 }
 
-pub(crate) async fn load_stream_info(bus: &BusInner) -> Result<StreamInfo, CommandError> {
-    let mut info = inspect_all(bus).await?;
-    info.stats = bus.counters().snapshot();
-    Ok(info)
-}
-
 pub(crate) async fn health(bus: &BusInner) -> Health {
     let consuming = bus.consuming().is_running();
-    bus.subscribers().report(match inspect_all(bus).await {
+    bus.subscribers().report(match load_stream_info(bus).await {
         Ok(info) => {
             let mut health = Health::connected(consuming, info.pending_messages, info.dlq_messages);
             for group in info.consumer_groups {
@@ -169,7 +163,7 @@ pub(crate) async fn health(bus: &BusInner) -> Health {
     })
 }
 
-async fn inspect_all(bus: &BusInner) -> Result<StreamInfo, CommandError> {
+pub(crate) async fn load_stream_info(bus: &BusInner) -> Result<StreamInfo, CommandError> {
     if bus.consuming().is_closed() {
         return Err(CommandError::NotSent("the bus was disconnected".into()));
     }
@@ -198,6 +192,7 @@ async fn inspect_all(bus: &BusInner) -> Result<StreamInfo, CommandError> {
             group.lag = None; // the store, or the stream, has more for it, which is not counted
         }
     }
+    all.stats = bus.counters().snapshot();
     all.stream.name = bus.stream().to_owned();
     all.consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
     all.pending_messages = all.consumer_groups.iter().map(|group| group.pending).sum();

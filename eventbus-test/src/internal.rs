@@ -51,3 +51,18 @@ pub fn private_redis_cluster() -> PrivateRedis {
     let bus_port = closed_port().to_string();
     private_redis_with(&["--cluster-enabled", "yes", "--cluster-port", &bus_port])
 }
+
+/// Makes two [nodes](private_redis_cluster) a cluster; each learns of the slots of the other a moment later.
+///
+/// # Panics
+/// If one of them refuses.
+pub async fn join_clusters(one: &PrivateRedis, other: &PrivateRedis) {
+    let mut nodes = ::redis::cmd("CLUSTER");
+    let told = nodes.arg("NODES").query_async::<String>(&mut redis_connection(other.url()).await).await;
+    // `<id> <host>:<port>@<port among nodes> …`
+    let told = told.expect("the nodes that it knows");
+    let port_among_nodes = told.split(['@', ' ']).nth(2).expect("its port among nodes");
+    let mut meet = ::redis::cmd("CLUSTER");
+    meet.arg("MEET").arg("127.0.0.1").arg(other.port()).arg(port_among_nodes);
+    meet.query_async::<()>(&mut redis_connection(one.url()).await).await.expect("it meets the other one");
+}

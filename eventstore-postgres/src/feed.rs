@@ -240,6 +240,17 @@ mod tests {
         connection.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await.unwrap();
     }
 
+    /// A page of dead letters, or the waiting deliveries of a group, costs a round trip and not one for each event.
+    #[tokio::test]
+    async fn events_at_many_positions_are_one_page() {
+        let (store, connection) = store_with_events(200).await;
+        let positions: Vec<_> = (1..=200).rev().map(Position::new).collect();
+        let read = store.read_events_at(&positions).await;
+        let found: Vec<_> = read.into_iter().map(|event| event.unwrap().unwrap().position().unwrap()).collect();
+        assert_eq!(found, positions);
+        drop_schema(&store, connection).await;
+    }
+
     /// A plan that sorts or scans all events would take longer the more events there are, also for few matches.
     #[tokio::test]
     async fn pages_are_walked_along_an_index() {

@@ -609,14 +609,7 @@ async fn what_a_consumer_left_of_a_finished_backlog_is_removed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_group_has_in_its_backlog_counts_as_its_own() {
     let config = RedisEventBusConfig { consumer_name: None, ..quick() };
-    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
-    let (app, _seen) = app_with(&bus, &store).await;
-    save_much(&app).await;
-    app.settled().await.unwrap();
-    bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
-    let told = Told::default();
-    let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(told.clone());
-    let new = builder.handler::<second_fails>().start().await.unwrap();
+    let (bus, [app, new], told) = much_with_a_failing_group(&config).await;
     until("all others are handled", async || numbers(&told.seen.0).len() >= without_failing(0..2_800)).await;
     let backlog = format!("{{{}}}:backlog:second", config.stream_name());
     let left = async || command::<u64>(&bus, "XLEN", &[&backlog]).await;
@@ -647,17 +640,24 @@ async fn save_much(app: &App) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_fails_holds_up_no_filling_and_what_is_finished_behind_it_is_removed() {
-    let config = RedisEventBusConfig { consumer_name: None, ..quick() };
-    let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
+/// Saves much, trims it from the stream, and starts a group that fails with the first event of three meters. Returns a bus,
+/// the app that saves, that of the group, and what its handler was told.
+async fn much_with_a_failing_group(config: &RedisEventBusConfig) -> (RedisEventBus, [App; 2], Told) {
+    let (bus, store) = (connect(config).await, InMemoryEventStore::new());
     let (app, _seen) = app_with(&bus, &store).await;
     save_much(&app).await;
     app.settled().await.unwrap();
     bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
     let told = Told::default();
-    let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(told.clone());
+    let builder = App::builder().store(store).bus(connect(config).await).state(told.clone());
     let new = builder.handler::<second_fails>().start().await.unwrap();
+    (bus, [app, new], told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_fails_holds_up_no_filling_and_what_is_finished_behind_it_is_removed() {
+    let config = RedisEventBusConfig { consumer_name: None, ..quick() };
+    let (bus, [app, new], told) = much_with_a_failing_group(&config).await;
     save(&app, 2_800..2_900).await;
     let others = without_failing(0..2_900);
     until("the stream is read", async || numbers(&told.seen.0).len() >= others).await;

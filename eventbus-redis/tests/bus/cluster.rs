@@ -39,13 +39,7 @@ async fn a_node_of_a_cluster_that_has_not_the_slot_refuses() {
         slots.arg("ADDSLOTSRANGE").arg(first).arg(last);
         slots.query_async::<()>(connection).await.unwrap();
     }
-    let mut whereabouts = redis::cmd("CLUSTER");
-    let told: String = whereabouts.arg("NODES").query_async(&mut connections[1]).await.unwrap();
-    // `<id> <host>:<port>@<port among nodes> …`
-    let port_among_nodes = told.split(['@', ' ']).nth(2).unwrap();
-    let mut meet = redis::cmd("CLUSTER");
-    meet.arg("MEET").arg("127.0.0.1").arg(nodes[1].port()).arg(port_among_nodes);
-    meet.query_async::<()>(&mut connections[0]).await.unwrap();
+    eventbus_test::internal::join_clusters(&nodes[0], &nodes[1]).await;
 
     let mut keyslot = redis::cmd("CLUSTER");
     let slot: u16 = keyslot.arg("KEYSLOT").arg("{orders}").query_async(&mut connections[0]).await.unwrap();

@@ -19,6 +19,9 @@ const STORED_SQL: &str = "
     SELECT e.position, e.version, e.event_id, s.aggregate_type || '/' || s.aggregate_id, (e.payload ->> 'amount')::bigint
     FROM events e JOIN streams s USING (stream_no) ORDER BY e.position";
 
+/// Reads the number of deadlocks that the server has ended in the database.
+pub(super) const DEADLOCKS_SQL: &str = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+
 /// Time limit for opening a session while the server refuses or terminates it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(10);
@@ -86,7 +89,6 @@ impl Database {
     /// # Errors
     /// If the server fails.
     pub async fn deadlocks(&self) -> Result<i64, HarnessError> {
-        const DEADLOCKS_SQL: &str = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
         let mut connection = self.connection("statistics").await?;
         Ok(sqlx::query_scalar(DEADLOCKS_SQL).fetch_one(&mut connection).await?)
     }

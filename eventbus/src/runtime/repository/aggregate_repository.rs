@@ -220,7 +220,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// the decision refuses or has no events, it reads the newer events and decides again.
     ///
     /// A new connection may lead to a server that lacks the last events, so after each one states are read anew. An update
-    /// that is the first call after a failover may still decide on a lost state. A store that was restored from an older copy has other events under the same versions: restart the processes then.
+    /// that is the first call after a failover may still decide on a lost state. A store that was restored from an older
+    /// copy has other events under the same versions: restart the processes then.
     ///
     /// # Examples
     /// ```

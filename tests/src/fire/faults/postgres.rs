@@ -9,10 +9,12 @@ use eventbus::{App, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
 
-use super::{DatabaseFault, Deposited, FaultDurations, FaultScenario, SHUTDOWN_TIMEOUT, disk::SmallDisk, run_faults};
+use super::{
+    DatabaseFault, Deposited, FaultDurations, FaultScenario, SHUTDOWN_TIMEOUT, disk::SmallDisk, run_faults, wait_until,
+};
 use crate::fire::{
     HarnessError,
-    database::{self, Database},
+    database::{self, DEADLOCKS_SQL, Database},
     run_summary::RunSummary,
 };
 
@@ -136,9 +138,7 @@ async fn run_in(
     let app = builder.handler::<note>().projection(PostgresRows).start().await?;
     let mut scenario = PostgresScenario { app, admin, deadlock_switch: crossing, has_disk: disk.is_some() };
     run_faults(&mut scenario, lasting, seed, figures).await?;
-    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
-    let deadlocks: i64 = sqlx::query_scalar(deadlocks).fetch_one(&mut scenario.admin).await?;
-    if deadlocks == 0 {
+    if scenario.count(DEADLOCKS_SQL).await? == 0 {
         figures.failures.push("there was no deadlock".into());
     }
     scenario.app.shutdown(SHUTDOWN_TIMEOUT).await?;
@@ -213,6 +213,8 @@ impl FaultScenario for PostgresScenario {
             DatabaseFault::Full if self.has_disk => self.execute("DROP TABLE public.filler").await,
             DatabaseFault::Full | DatabaseFault::Conflicts => self.execute("DELETE FROM public.fault").await,
             DatabaseFault::Deadlocks => {
+                // on a busy machine the transactions may not have met yet
+                wait_until(async || Ok(self.count(DEADLOCKS_SQL).await? > 0)).await?;
                 self.deadlock_switch.0.store(false, SeqCst);
                 Ok(())
             }
