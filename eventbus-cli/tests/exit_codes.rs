@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{OrderPlaced, Ran, Running, assert_json, eventbus, eventbus_with};
+use common::{OrderPlaced, Ran, Running, assert_json, eventbus, eventbus_unread, eventbus_with};
 use eventbus::{
     ExpectedVersion, Name, NewEvent, Position, StreamId,
     port::{AppendEvents as _, Checkpoints as _},
@@ -372,6 +372,20 @@ async fn a_reader_of_the_output_may_go_away() {
     drop(child.stdout.take()); // the pipe holds less than 5,000 events
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lag_over_the_limit_counts_although_no_process_reads_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = long_store(&folder).await;
+    let store = SqliteEventStore::open(folder.path().join("bank.db")).await.unwrap();
+    store.save_checkpoint(&Name::from_static("projection:rows"), Position::new(4_990)).await.unwrap();
+    for (over, code) in [("9", 1), ("10", 0)] {
+        for options in [&[][..], &["--json"]] {
+            let arguments = [&["--store", &url, "lag", "--over", over], options].concat();
+            assert_eq!(eventbus_unread(&arguments), Some(code), "{arguments:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

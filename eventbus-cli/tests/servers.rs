@@ -665,15 +665,21 @@ async fn doctor_makes_each_named_check_on_the_redis_that_it_is_about() {
         &bus.config().stream_prefix,
         "doctor",
         "--only",
-        "redis-store-format,group-missing,redis-tls",
+        "redis-store-format,redis-store-checkpoint-ahead,group-missing,redis-tls",
     ]);
     let of = |healthy: &[&str]| json!({ "healthy": healthy, "findings": [], "not_checked": [], "skipped": [] });
     let reports = ran.documents();
     let parts = ["healthy", "findings", "not_checked", "skipped"];
     let shown: Vec<_> =
         reports.iter().map(|report| Value::from_iter(parts.map(|part| (part, report[part].clone())))).collect();
-    assert_eq!(shown, [of(&["redis-tls", "redis-store-format"]), of(&["redis-tls", "group-missing"])]);
+    let of_store_healthy = ["redis-tls", "redis-store-format", "redis-store-checkpoint-ahead"];
+    assert_eq!(shown, [of(&of_store_healthy), of(&["redis-tls", "group-missing"])]);
     assert_eq!(ran.code, 0);
+
+    // both on one
+    let both = ["--store", of_store.url(), "--store-prefix", of_store.prefix(), "--bus", of_store.url()];
+    let ran = eventbus(&[&both[..], &["doctor", "--only", "redis-store-checkpoint-ahead"]].concat());
+    assert!(ran.code == 0 && ran.out.starts_with("1 check healthy"), "{ran:?}");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{OrderPlaced, OrderShipped, Ran, assert_json, eventbus, projections::Totals, send};
+use common::{OrderPlaced, OrderShipped, Ran, assert_json, eventbus, eventbus_unread, projections::Totals, send};
 use eventbus::{
     EventContext, EventId, ExpectedVersion, InMemoryEventBus, Name, NewEvent, StreamId, Uuid, app::SettleError,
     bus::EventBus, port::AppendEvents as _, prelude::*, store::EventStore,
@@ -519,19 +519,13 @@ async fn causes_and_effects_of_an_event_are_a_tree() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_of_the_output_that_goes_away_ends_no_change() {
     let app = DeadApp::new().await;
-    let unread = |url: &str, arguments: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_eventbus"));
-        command.args(["--store", url]).args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
-        let mut running = command.stdout(Stdio::piped()).spawn().unwrap();
-        drop(running.stdout.take());
-        running.wait().unwrap().code()
-    };
-    assert_eq!(unread(&app.url(), &["--yes", "dead-letters", "replay", "--all"]), Some(0));
+    let replayed = eventbus_unread(&["--store", &app.url(), "--yes", "dead-letters", "replay", "--all"]);
+    assert_eq!(replayed, Some(0));
     let left = app.run(&["--json", "dead-letters", "list"]).documents().remove(0);
     assert_eq!(left["dead_letters"], json!([]));
     let missing = format!("sqlite:{}", app.folder.path().join("none.db").display());
     let status = eventbus(&["--store", &missing, "doctor"]).code;
-    assert_eq!((unread(&missing, &["doctor"]), status > 0), (Some(status), true));
+    assert_eq!((eventbus_unread(&["--store", &missing, "doctor"]), status > 0), (Some(status), true));
 }
 
 /// Runs the command on a terminal at which a person types; `None` without the program of util-linux that makes terminals.

@@ -145,17 +145,22 @@ pub(super) async fn examine(
     let doctor = add_bus(doctor, settings).await?;
     Ok(match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
         Some(StoreUrl::Redis(url)) if settings.bus.as_ref() != Some(&url) => {
-            let of_store = add_redis(of_store, &url, settings).await?.redis_store(&settings.store_prefix);
+            let of_store = add_redis(of_store, &url, settings).await?;
+            let of_store = of_store.redis_store_with(settings.redis_store_config(url));
             if settings.bus.is_none() {
                 return Ok(vec![of_store.run_reporting(progress).await]);
             }
             // a doctor examines one Redis, and the store is on another one than the bus
-            let of_store = of_store.leave(|subject| !matches!(subject, Subject::Redis | Subject::RedisStore));
-            let of_bus = doctor.leave(|subject| subject == Subject::RedisStore);
+            let of_store = of_store.leave(|subject| subject != Subject::Redis && !is_of_redis_store(subject));
+            let of_bus = doctor.leave(is_of_redis_store);
             vec![of_store.run_reporting(&mut progress).await, of_bus.run_reporting(progress).await]
         }
         store => vec![add_store(doctor, store, settings)?.run_reporting(progress).await],
     })
+}
+
+fn is_of_redis_store(subject: Subject) -> bool {
+    matches!(subject, Subject::RedisStore | Subject::RedisTypes)
 }
 
 async fn add_bus(doctor: Doctor, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
@@ -189,7 +194,7 @@ fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSetti
             let in_memory = || CommandError::Usage("a database in memory ends with its process: pass a file".into());
             doctor.sqlite(file.ok_or_else(in_memory)?)
         }
-        Some(StoreUrl::Redis(_)) => doctor.redis_store(&settings.store_prefix),
+        Some(StoreUrl::Redis(url)) => doctor.redis_store_with(settings.redis_store_config(url)),
     })
 }
 

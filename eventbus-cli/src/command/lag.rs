@@ -46,7 +46,12 @@ impl LagArgs {
             let readers = Progress::while_reading(reading).await?;
             let over = readers.iter().filter(|row| self.is_over(row)).map(|row| row.name.clone());
             let body = Lags { over: over.collect(), readers };
-            session.printer_now().show_table(&body, |body| table(&body.readers))?;
+            let shown = session.printer_now().show_table(&body, |body| table(&body.readers));
+            match self.watch {
+                Some(_) => shown?,
+                // the exit code is an answer, too
+                None => shown.or_else(CommandError::unless_reader_left)?,
+            }
             if !body.over.is_empty() {
                 session.printer().note(&format!("behind: {}", body.over.join(", ")));
             }

@@ -2,7 +2,7 @@
 
 use super::{
     bus_and_store, check::Check, postgres_access, postgres_replicas, postgres_server, postgres_tables, redis_access,
-    redis_groups, redis_server, sqlite_file, store_contents,
+    redis_contents, redis_groups, redis_server, sqlite_file, store_contents,
 };
 
 /// Returns all checks, in the order in which they are made.
@@ -22,6 +22,7 @@ pub fn checks() -> impl Iterator<Item = &'static Check> {
         redis_server::CHECKS,
         redis_access::CHECKS,
         redis_groups::CHECKS,
+        redis_contents::CHECKS,
         bus_and_store::CHECKS,
         sqlite_file::CHECKS,
     ]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use eventstore_redis::RedisEventStore;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 
@@ -34,6 +35,8 @@ pub enum Subject {
     Bus,
     /// The keys of a store on Redis.
     RedisStore,
+    /// The event types stored on Redis, compared with a list of known ones.
+    RedisTypes,
     /// A bus on Redis beside a store.
     BusAndStore,
     /// The file of a store on SQLite.
@@ -53,6 +56,8 @@ pub(crate) enum Run {
     Redis(for<'a> fn(&'a RedisTarget, &'a DoctorConfig) -> Checking<'a>),
     Bus(for<'a> fn(&'a BusTarget, &'a DoctorConfig) -> Checking<'a>),
     RedisStore(for<'a> fn(&'a RedisStoreTarget, &'a DoctorConfig) -> Checking<'a>),
+    RedisContents(for<'a> fn(&'a RedisEventStore, &'a DoctorConfig) -> Checking<'a>),
+    RedisTypes(for<'a> fn(&'a RedisEventStore, &'a KnownTypes) -> Checking<'a>),
     BusAndStore(for<'a> fn(&'a BusTarget, StoreBeside<'a>, &'a DoctorConfig) -> Checking<'a>),
     Sqlite(for<'a> fn(&'a SqliteTarget, &'a DoctorConfig) -> Checking<'a>),
     SqliteTypes(for<'a> fn(&'a SqliteTarget, &'a KnownTypes) -> Checking<'a>),
@@ -108,7 +113,8 @@ impl Check {
             Run::PostgresTypes(_) => Subject::PostgresTypes,
             Run::Redis(_) => Subject::Redis,
             Run::Bus(_) => Subject::Bus,
-            Run::RedisStore(_) => Subject::RedisStore,
+            Run::RedisStore(_) | Run::RedisContents(_) => Subject::RedisStore,
+            Run::RedisTypes(_) => Subject::RedisTypes,
             Run::BusAndStore(_) => Subject::BusAndStore,
             Run::Sqlite(_) => Subject::Sqlite,
             Run::SqliteTypes(_) => Subject::SqliteTypes,

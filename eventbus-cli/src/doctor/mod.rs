@@ -22,6 +22,7 @@ mod postgres_session;
 mod postgres_tables;
 mod postgres_target;
 mod redis_access;
+mod redis_contents;
 mod redis_groups;
 mod redis_server;
 mod redis_store_target;

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use eventbus_redis::redis::aio::MultiplexedConnection;
 use eventstore_postgres::sqlx::PgPool;
+use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use tokio::time::timeout;
 
 use super::{
@@ -20,6 +21,7 @@ use super::{
     sqlite_target::SqliteTarget,
     store_beside::StoreBeside,
 };
+use crate::error::CommandError;
 
 /// Examines servers, and what the project stores there; changes nothing.
 ///
@@ -44,6 +46,7 @@ pub struct Doctor {
     redis: Option<Result<RedisTarget, Arc<CheckError>>>,
     bus: Option<(String, String)>,
     redis_store: Option<String>,
+    redis_contents: Option<RedisEventStoreConfig>,
     sqlite: Option<SqliteTarget>,
     known_types: Option<KnownTypes>,
     only: Vec<&'static str>,
@@ -100,10 +103,19 @@ impl Doctor {
         Self { bus: Some((stream_prefix.into(), dlq_stream_suffix.into())), ..self }
     }
 
-    /// Also examines the event store with that `key_prefix` on the [Redis server](Self::redis).
+    /// Also examines the keys of the event store with that `key_prefix` on the [Redis server](Self::redis).
     #[must_use]
     pub fn redis_store(self, key_prefix: &str) -> Self {
         Self { redis_store: Some(key_prefix.into()), ..self }
+    }
+
+    /// Like [`redis_store`](Self::redis_store), and examines what the store holds, too: the doctor connects to it, and creates
+    /// none.
+    #[must_use]
+    pub fn redis_store_with(self, config: RedisEventStoreConfig) -> Self {
+        let doctor = self.redis_store(&config.key_prefix);
+        // checks say how the server keeps its data
+        Self { redis_contents: Some(RedisEventStoreConfig { check_durability: false, ..config }), ..doctor }
     }
 
     /// Examines the file of a store on SQLite.
@@ -213,6 +225,8 @@ struct Subjects<'a> {
     has_silent_server: bool,
     bus: Option<BusTarget>,
     redis_store: Option<RedisStoreTarget>,
+    /// The store on Redis, or why it cannot be opened.
+    redis_contents: Option<Result<RedisEventStore, String>>,
     /// The file, or why it cannot be opened.
     sqlite: Option<Result<&'a SqliteTarget, String>>,
     known_types: Option<&'a KnownTypes>,
@@ -227,6 +241,15 @@ async fn answer<T>(
     // real time: the answer of a server
     let answered = timeout(config.statement_timeout.saturating_mul(2), asking).await;
     answered.unwrap_or_else(|_| Err(CheckError::Other(format!("{subject} gave no answer"))))
+}
+
+/// Opens a store on Redis that exists, or returns why that fails.
+async fn open_redis_store(config: &DoctorConfig, of_store: &RedisEventStoreConfig) -> Result<RedisEventStore, String> {
+    let opening = async {
+        let opened = RedisEventStore::attach(of_store.clone()).await;
+        opened.map_err(|error| CheckError::Other(CommandError::from(error).to_line()))
+    };
+    answer(config, "the store on Redis", opening).await.map_err(|error| error.to_string())
 }
 
 impl<'a> Subjects<'a> {
@@ -257,6 +280,12 @@ impl<'a> Subjects<'a> {
                 Some(found.map(|()| target).map_err(|error| error.to_string()))
             }
         };
+        let redis_contents = match &doctor.redis_contents {
+            Some(of_store) if redis.as_ref().is_some_and(Result::is_ok) => {
+                Some(open_redis_store(config, of_store).await)
+            }
+            _ => None,
+        };
         let sqlite = match &doctor.sqlite {
             None => None,
             Some(target) => Some(match answer(config, "the file", target.ping()).await {
@@ -275,6 +304,7 @@ impl<'a> Subjects<'a> {
             config,
             bus: bus.map(|(redis, (prefix, suffix))| BusTarget::new(redis.clone(), prefix, suffix)),
             redis_store: store.map(|(redis, prefix)| RedisStoreTarget::new(redis.clone(), prefix)),
+            redis_contents,
             postgres,
             redis,
             has_silent_server,
@@ -296,6 +326,8 @@ impl<'a> Subjects<'a> {
                 let store = self.redis_store.as_ref();
                 run(store.ok_or(Missing::Subject("no event store on Redis was given"))?, config)
             }
+            Run::RedisContents(run) => run(self.redis_contents()?, config),
+            Run::RedisTypes(run) => run(self.redis_contents()?, self.known_types()?),
             Run::BusAndStore(run) => run(self.bus()?, self.store_beside()?, config),
             Run::Sqlite(run) => run(self.sqlite()?, config),
             Run::SqliteTypes(run) => run(self.sqlite()?, self.known_types()?),
@@ -319,6 +351,15 @@ impl<'a> Subjects<'a> {
     fn redis(&self) -> Result<&RedisTarget, Missing<'_>> {
         let target = self.redis.as_ref().ok_or(Missing::Subject("no Redis server was given"))?;
         target.as_ref().map_err(|reason| Missing::Server(reason))
+    }
+
+    fn redis_contents(&self) -> Result<&RedisEventStore, Missing<'_>> {
+        self.redis()?;
+        match (&self.redis_contents, &self.redis_store) {
+            (Some(opened), _) => opened.as_ref().map_err(|reason| Missing::Server(reason)),
+            (None, Some(_)) => Err(Missing::Subject("of the event store on Redis only the prefix was given")),
+            (None, None) => Err(Missing::Subject("no event store on Redis was given")),
+        }
     }
 
     fn bus(&self) -> Result<&BusTarget, Missing<'_>> {

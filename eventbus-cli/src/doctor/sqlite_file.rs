@@ -1,10 +1,10 @@
 //! Checks of the file of a store on SQLite.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use eventstore_sqlite::{
     SqliteEventStore,
-    rusqlite::{self, Connection},
+    rusqlite::{self, Connection, Params},
 };
 use serde_json::json;
 
@@ -17,7 +17,10 @@ use super::{
     outcome::{CheckError, Outcome},
     postgres_tables::compare_migrations,
     sqlite_target::SqliteTarget,
-    store_contents::{compare_retention, missing_events, readers_ahead},
+    store_contents::{
+        DamagedStream, SAMPLED_VERSIONS_MAX, abandoned_roles, compare_retention, damaged_streams, orphaned_checkpoints,
+        readers_ahead,
+    },
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -47,9 +50,24 @@ pub(crate) const CHECKS: &[Check] = &[
         Run::Sqlite(|target, _| Box::pin(check_parts(target))),
     ),
     Check::new(
+        "sqlite-missing-events",
+        "missing events of the newest streams",
+        Run::Sqlite(|target, config| Box::pin(check_newest_streams(target, config))),
+    ),
+    Check::new(
         "sqlite-checkpoint-ahead",
         "readers that are ahead of the store",
         Run::Sqlite(|target, _| Box::pin(check_checkpoints_ahead(target))),
+    ),
+    Check::new(
+        "sqlite-orphaned-checkpoint",
+        "checkpoints that no process moves",
+        Run::Sqlite(|target, config| Box::pin(check_orphaned_checkpoints(target, config))),
+    ),
+    Check::new(
+        "sqlite-abandoned-role",
+        "roles without an owner: a relay or projection that does not run",
+        Run::Sqlite(|target, config| Box::pin(check_abandoned_roles(target, config))),
     ),
     Check::new(
         "sqlite-event-types",
@@ -65,7 +83,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check::deep(
         "sqlite-missing-events-all",
         "missing events of all streams",
-        Run::Sqlite(|target, _| Box::pin(check_streams(target))),
+        Run::Sqlite(|target, _| Box::pin(check_all_streams(target))),
     ),
 ];
 
@@ -73,9 +91,10 @@ pub(crate) const CHECKS: &[Check] = &[
 fn rows<T>(
     connection: &Connection,
     sql: &str,
+    params: impl Params,
     decode: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<Vec<T>> {
-    connection.prepare(sql)?.query_map([], decode)?.collect()
+    connection.prepare(sql)?.query_map(params, decode)?.collect()
 }
 
 /// Turns the error that a file is damaged into a finding.
@@ -109,7 +128,7 @@ async fn check_release(target: &SqliteTarget) -> Result<Outcome, CheckError> {
                 return Ok(Some(fault.observed(json!({ "path": path }))).into());
             }
             let sql = "SELECT version, name, kind FROM eventbus_migrations ORDER BY version";
-            let applied = rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            let applied = rows(connection, sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             Ok(compare_migrations(&applied, SqliteEventStore::NEWEST_MIGRATION))
         })
         .await;
@@ -161,7 +180,7 @@ async fn check_parts(target: &SqliteTarget) -> Result<Outcome, CheckError> {
     let found: Vec<String> = target
         .read(|connection| {
             let sql = "SELECT name FROM sqlite_schema WHERE type IN ('index', 'trigger') AND name LIKE 'eventbus%'";
-            Ok(rows(connection, sql, |row| row.get(0))?)
+            Ok(rows(connection, sql, [], |row| row.get(0))?)
         })
         .await?;
     let missing: Vec<_> = PARTS.into_iter().filter(|part| !found.iter().any(|found| found == part)).collect();
@@ -185,17 +204,64 @@ async fn check_checkpoints_ahead(target: &SqliteTarget) -> Result<Outcome, Check
                     SELECT 'floor of ' || consumer_group, position FROM eventbus_floors) c,
                     (SELECT coalesce(max(position), 0) AS position FROM eventbus_events) h
                 WHERE c.position > h.position ORDER BY 1";
-            Ok(rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
+            Ok(rows(connection, sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
         })
         .await?;
     Ok(readers_ahead(&ahead))
+}
+
+/// Returns the present time, and the time before which a reader that has not moved counts as abandoned, as the file has
+/// times: in microseconds.
+fn now_and_abandoned(config: &DoctorConfig) -> (i64, i64) {
+    let now = i64::try_from(config.clock.now().unix_timestamp_nanos() / 1_000).unwrap_or_default();
+    (now, now.saturating_sub(i64::try_from(config.abandoned.as_micros()).unwrap_or(i64::MAX)))
+}
+
+async fn check_orphaned_checkpoints(target: &SqliteTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let times = now_and_abandoned(config);
+    let orphaned: Vec<(String, i64, i64, f64)> = target
+        .read(move |connection| {
+            let sql = "SELECT c.name, c.position, h.position, (?1 - c.updated_at) / 1e6
+                FROM eventbus_checkpoints c, (SELECT coalesce(max(position), 0) AS position FROM eventbus_events) h
+                WHERE c.position < h.position
+                    AND (c.name GLOB 'projection:*' OR c.name GLOB 'group:*')
+                    AND c.updated_at < ?2
+                    AND NOT EXISTS (SELECT 1 FROM eventbus_leases l WHERE l.role = c.name AND l.expires_at > ?1)
+                    -- an event waits for the reader for as long
+                    AND ?2 > (
+                        SELECT e.recorded_at FROM eventbus_events e
+                        WHERE e.position > c.position ORDER BY e.position LIMIT 1)
+                ORDER BY c.updated_at LIMIT 20";
+            Ok(rows(connection, sql, times, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?)
+        })
+        .await?;
+    Ok(orphaned_checkpoints(orphaned))
+}
+
+async fn check_abandoned_roles(target: &SqliteTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    let times = now_and_abandoned(config);
+    let abandoned: Vec<(String, String, f64)> = target
+        .read(move |connection| {
+            // a lease that was released has no expiry: it ended when it was renewed last
+            let sql = "SELECT role, owner, (?1 - ended_at) / 1e6
+                FROM (SELECT role, owner, max(renewed_at, expires_at) AS ended_at FROM eventbus_leases)
+                -- other roles are those of single commands: they end with them
+                WHERE (role GLOB 'projection:*' OR role GLOB 'relay:*')
+                    AND ended_at < ?2
+                    -- without events since, the whole application may rest
+                    AND ended_at < (SELECT recorded_at FROM eventbus_events ORDER BY position DESC LIMIT 1)
+                ORDER BY ended_at LIMIT 20";
+            Ok(rows(connection, sql, times, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
+        })
+        .await?;
+    Ok(abandoned_roles(abandoned))
 }
 
 async fn check_event_types(target: &SqliteTarget, known: &KnownTypes) -> Result<Outcome, CheckError> {
     let stored: Vec<(String, i64)> = target
         .read(|connection| {
             let sql = "SELECT event_type, schema_version FROM eventbus_event_types ORDER BY 1";
-            Ok(rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?)))?)
+            Ok(rows(connection, sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?)
         })
         .await?;
     Ok(known.compare(&stored))
@@ -212,12 +278,12 @@ async fn check_dead_letters(target: &SqliteTarget, config: &DoctorConfig) -> Res
         return Ok(Outcome::healthy());
     };
     let age = config.clock.unix_millis().saturating_sub(oldest / 1_000);
-    Ok(compare_retention(std::time::Duration::from_millis(age), config).into())
+    Ok(compare_retention(Duration::from_millis(age), config).into())
 }
 
 async fn check_integrity(target: &SqliteTarget) -> Result<Outcome, CheckError> {
     let checked = target.read(|connection| {
-        let problems: Vec<String> = rows(connection, "PRAGMA integrity_check(20)", |row| row.get(0))?;
+        let problems: Vec<String> = rows(connection, "PRAGMA integrity_check(20)", [], |row| row.get(0))?;
         let problems: Vec<_> = problems.into_iter().filter(|problem| problem != "ok").collect();
         let Some(first) = problems.first() else { return Ok(Outcome::healthy()) };
         let found = format!("the file is damaged, {} problems: {first}", problems.len());
@@ -226,33 +292,33 @@ async fn check_integrity(target: &SqliteTarget) -> Result<Outcome, CheckError> {
     with_damage(checked.await, target)
 }
 
-async fn check_streams(target: &SqliteTarget) -> Result<Outcome, CheckError> {
-    let damaged: Vec<(String, String, i64, i64)> = target
-        .read(|connection| {
-            let sql = "SELECT s.aggregate_type, s.aggregate_id, s.version - s.archived_through, count(e.version)
-                FROM eventbus_streams s
+async fn check_newest_streams(target: &SqliteTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+    check_missing_events(target, (i64::from(config.sampled_streams), SAMPLED_VERSIONS_MAX)).await
+}
+
+async fn check_all_streams(target: &SqliteTarget) -> Result<Outcome, CheckError> {
+    // a negative limit is none
+    check_missing_events(target, (-1, i64::MAX)).await
+}
+
+/// Compares the versions of streams with their events; `limits` are the number of streams, and that of versions of one.
+async fn check_missing_events(target: &SqliteTarget, limits: (i64, i64)) -> Result<Outcome, CheckError> {
+    let damaged: Vec<DamagedStream> = target
+        .read(move |connection| {
+            let sql = "SELECT s.aggregate_type, s.aggregate_id, s.version,
+                    s.version - s.archived_through, count(e.version)
+                FROM (
+                    SELECT * FROM eventbus_streams WHERE kind = 0 AND version - archived_through <= ?2
+                    ORDER BY stream_no DESC LIMIT ?1) s
                 LEFT JOIN eventbus_events e ON e.stream_no = s.stream_no AND e.version > s.archived_through
-                WHERE s.kind = 0
                 GROUP BY s.stream_no
                 HAVING count(e.version) <> s.version - s.archived_through
                     OR coalesce(max(e.version), s.version) <> s.version
                 ORDER BY s.stream_no LIMIT 20";
-            Ok(rows(connection, sql, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?)
+            Ok(rows(connection, sql, limits, |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+            })?)
         })
         .await?;
-    if damaged.is_empty() {
-        return Ok(Outcome::healthy());
-    }
-    let streams: Vec<_> = damaged
-        .iter()
-        .map(|(kind, id, wanted, found)| {
-            json!({ "aggregate_type": kind, "aggregate_id": id, "wanted": wanted, "found": found })
-        })
-        .collect();
-    let (kind, id, wanted, found) = &damaged[0];
-    let text = format!(
-        "{} streams do not have the events of their version, the first: {kind} {id} ({found} of {wanted})",
-        damaged.len()
-    );
-    Ok(Some(missing_events(text).observed(json!({ "streams": streams }))).into())
+    Ok(damaged_streams(&damaged))
 }

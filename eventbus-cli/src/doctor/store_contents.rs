@@ -1,4 +1,5 @@
-//! Checks of what a store on PostgreSQL holds: events, checkpoints, leases, dead letters.
+//! Checks of what a store on PostgreSQL holds: events, checkpoints, leases, dead letters. The findings are those of all
+//! stores.
 
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ pub(crate) const CHECKS: &[Check] = &[
 const NAMED_MAX: usize = 5;
 
 /// Versions that a check of the newest streams counts in one stream.
-const SAMPLED_VERSIONS_MAX: i64 = 1_000;
+pub(crate) const SAMPLED_VERSIONS_MAX: i64 = 1_000;
 
 async fn check_newest_streams(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
     let limits = (i64::from(config.sampled_streams), SAMPLED_VERSIONS_MAX);
@@ -80,7 +81,7 @@ async fn check_missing_events(
     limits: Option<(i64, i64)>,
 ) -> Result<Outcome, CheckError> {
     let (streams, versions) = limits.unzip();
-    let damaged: Vec<(String, String, i64, i64, i64)> = target
+    let damaged: Vec<DamagedStream> = target
         .session_within(timeout)
         .await?
         .rows_with(
@@ -97,8 +98,17 @@ async fn check_missing_events(
             |statement| statement.bind(streams).bind(versions),
         )
         .await?;
+    Ok(damaged_streams(&damaged))
+}
+
+/// A stream that does not have the events of its version: aggregate type and id, the version, and how many events it should
+/// have and has.
+pub(crate) type DamagedStream = (String, String, i64, i64, i64);
+
+/// Reports damaged streams, of which a check loads 20 at most.
+pub(crate) fn damaged_streams(damaged: &[DamagedStream]) -> Outcome {
     if damaged.is_empty() {
-        return Ok(Outcome::healthy());
+        return Outcome::healthy();
     }
     let named: Vec<_> = damaged
         .iter()
@@ -114,7 +124,7 @@ async fn check_missing_events(
             json!({ "aggregate_type": kind, "aggregate_id": id, "version": version, "wanted": wanted, "found": found })
         })
         .collect();
-    Ok(Some(missing_events(found).observed(json!({ "streams": streams }))).into())
+    Some(missing_events(found).observed(json!({ "streams": streams }))).into()
 }
 
 pub(crate) fn missing_events(found: String) -> Finding {
@@ -142,7 +152,7 @@ async fn check_checkpoints_ahead(target: &PostgresTarget, config: &DoctorConfig)
 }
 
 /// The most readers of one report.
-const READERS_AHEAD_MAX: usize = 20;
+const READERS_MAX: usize = 20;
 
 /// Reports the readers among checkpoints that are ahead of the store: each with its name, its position and the store's head.
 pub(crate) fn readers_ahead(checkpoints: &[(String, i64, i64)]) -> Outcome {
@@ -150,7 +160,7 @@ pub(crate) fn readers_ahead(checkpoints: &[(String, i64, i64)]) -> Outcome {
     // reads, are ahead by their meaning
     let others = [MOVE_PREFIX, ReaderKind::HaltedRelay.prefix(), ReaderKind::GroupReadLimit.prefix()];
     let readers = checkpoints.iter().filter(|(name, ..)| !others.iter().any(|other| name.starts_with(other)));
-    readers.take(READERS_AHEAD_MAX).map(|(name, at, head)| reader_ahead(name, *at, *head)).collect()
+    readers.take(READERS_MAX).map(|(name, at, head)| reader_ahead(name, *at, *head)).collect()
 }
 
 fn reader_ahead(name: &str, at: i64, head: i64) -> Finding {
@@ -183,6 +193,12 @@ async fn check_orphaned_checkpoints(target: &PostgresTarget, config: &DoctorConf
             |statement| statement.bind(config.abandoned.as_secs_f64()),
         )
         .await?;
+    Ok(orphaned_checkpoints(orphaned))
+}
+
+/// Reports checkpoints that no process moves: each with its name, its position, the store's head, and the seconds since it
+/// was saved.
+pub(crate) fn orphaned_checkpoints(orphaned: Vec<(String, i64, i64, f64)>) -> Outcome {
     let finding = |(name, at, head, age): (String, i64, i64, f64)| {
         let found = format!("the checkpoint `{name}` is at {at} of {head}, and has not moved for {age:.0} s");
         let consequence = "its reader does not run, or has a different name now: its read model is out of date";
@@ -190,7 +206,7 @@ async fn check_orphaned_checkpoints(target: &PostgresTarget, config: &DoctorConf
         let observed = json!({ "name": name, "at": at.to_string(), "head": head.to_string(), "seconds": age });
         Finding::warning(found, consequence, repair).observed(observed)
     };
-    Ok(orphaned.into_iter().map(finding).collect())
+    orphaned.into_iter().map(finding).collect()
 }
 
 async fn check_abandoned_roles(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
@@ -210,13 +226,18 @@ async fn check_abandoned_roles(target: &PostgresTarget, config: &DoctorConfig) -
             |statement| statement.bind(config.abandoned.as_secs_f64()),
         )
         .await?;
+    Ok(abandoned_roles(abandoned))
+}
+
+/// Reports roles without an owner: each with the last one, and the seconds since then.
+pub(crate) fn abandoned_roles(abandoned: impl IntoIterator<Item = (String, String, f64)>) -> Outcome {
     let finding = |(role, owner, age): (String, String, f64)| {
         let found = format!("no process has had the role `{role}` for {age:.0} s (the last one: `{owner}`)");
         let consequence = "events are saved, and the relay or projection of that role does not run";
-        let repair = "start the process that has it; delete the row if the role is gone for good";
+        let repair = "start the process that has it; delete its lease if the role is gone for good";
         Finding::warning(found, consequence, repair).observed(json!({ "role": role, "owner": owner, "seconds": age }))
     };
-    Ok(abandoned.into_iter().map(finding).collect())
+    abandoned.into_iter().take(READERS_MAX).map(finding).collect()
 }
 
 async fn check_event_types(

@@ -36,6 +36,6 @@ pub use self::{
 pub(crate) use self::{
     dead_letters::aggregate_text,
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
-    position::ago,
+    position::{ago, all_checkpoints, all_leases},
     state::StateComparison,
 };

@@ -70,7 +70,7 @@ pub(super) fn listings(store: &dyn EventStore) -> Result<&dyn Listings, CommandE
 }
 
 /// Reads all checkpoints of a store whose names begin with `prefix`.
-pub(super) async fn all_checkpoints(
+pub(crate) async fn all_checkpoints(
     store: &dyn EventStore,
     prefix: &str,
 ) -> Result<Vec<StoredCheckpoint>, CommandError> {
@@ -86,7 +86,7 @@ pub(super) async fn all_checkpoints(
 }
 
 /// Reads all leases of a store whose roles begin with `prefix`.
-pub(super) async fn all_leases(store: &dyn EventStore, prefix: &str) -> Result<Vec<StoredLease>, CommandError> {
+pub(crate) async fn all_leases(store: &dyn EventStore, prefix: &str) -> Result<Vec<StoredLease>, CommandError> {
     let (listings, mut all, mut after) = (listings(store)?, Vec::new(), None);
     loop {
         let page = listings.list_leases(prefix, after.as_ref(), PAGE).await?;

@@ -90,6 +90,13 @@ pub(crate) fn eventbus_with(arguments: &[&str], variables: &[(&str, &str)]) -> R
     Ran { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
 }
 
+/// Runs the command to its end, with an output whose reader has gone away, and returns its exit code.
+pub(crate) fn eventbus_unread(arguments: &[&str]) -> Option<i32> {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command(arguments).stdout(writer).stderr(Stdio::null()).status().unwrap().code()
+}
+
 /// A command that runs on, and the lines that it shows.
 pub(crate) struct Running {
     pub(crate) child: Child,

@@ -125,7 +125,7 @@ fn only_calls_of_the_helpers_in_tests_that_run_count() {
 #[test]
 fn there_are_checks_of_every_subject() {
     let subjects: std::collections::HashSet<_> = checks().map(Check::subject).collect();
-    assert_eq!(subjects.len(), 9, "{subjects:?}");
+    assert_eq!(subjects.len(), 10, "{subjects:?}");
     assert!(checks().count() >= 25);
     assert!(checks().all(|check| !check.finds().is_empty() && !check.timeout(&DoctorConfig::default()).is_zero()));
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, store::AppendEvents as _};
+use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, store::AppendEvents};
 use eventbus_cli::doctor::{CheckFinding, Doctor, DoctorConfig, Report, Severity};
 use eventbus_redis::redis::{Cmd, FromRedisValue, Value, aio::MultiplexedConnection, cmd};
 use eventstore_postgres::{
@@ -36,7 +36,7 @@ pub(crate) async fn run_sql(url: &str, sql: &str) {
 }
 
 /// Appends events to a stream.
-pub(crate) async fn append(store: &PgEventStore, id: &str, count: usize) {
+pub(crate) async fn append(store: &impl AppendEvents, id: &str, count: usize) {
     let event = || NewEvent::new(Name::from_static("Deposited"), 1, r#"{"cents":120}"#);
     let events = std::iter::repeat_with(event).take(count).collect();
     let stream = StreamId::parse("Account", id).unwrap();

@@ -10,6 +10,7 @@ mod postgres_access;
 mod postgres_server;
 mod postgres_tables;
 mod redis_access;
+mod redis_contents;
 mod redis_groups;
 mod redis_server;
 mod run;

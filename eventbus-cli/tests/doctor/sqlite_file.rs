@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, store::AppendEvents as _};
 use eventbus_cli::doctor::{
     CheckFinding, Doctor, DoctorConfig,
     Severity::{self, *},
 };
 use eventstore_sqlite::{SqliteEventStore, rusqlite::Connection};
 
-use super::common::{config, expect_finding, expect_healthy, expect_only};
+use super::common::{append, config, expect_finding, expect_healthy, expect_only};
 
 /// A file with three events in two streams.
 struct File {
@@ -20,11 +19,8 @@ impl File {
     async fn new() -> Self {
         let file = Self { folder: tempfile::tempdir().unwrap() };
         let store = file.open().await;
-        let event = || NewEvent::new(Name::from_static("Deposited"), 1, r#"{"cents":120}"#);
-        for (id, events) in [("ada", vec![event(), event()]), ("bob", vec![event()])] {
-            let stream = StreamId::parse("Account", id).unwrap();
-            store.append(&stream, ExpectedVersion::Any, events).await.unwrap();
-        }
+        append(&store, "ada", 2).await;
+        append(&store, "bob", 1).await;
         file
     }
 
@@ -61,7 +57,7 @@ async fn a_used_file_is_healthy_while_a_store_has_it_open_and_afterwards() {
         let store = if is_open { Some(file.open().await) } else { None };
         let report = known().run().await;
         assert_eq!((report.findings(), report.not_checked()), (&[][..], &[][..]), "{report}");
-        assert_eq!(report.healthy().len(), 10, "{report}");
+        assert_eq!(report.healthy().len(), 13, "{report}");
         drop(store);
     }
 }
@@ -139,6 +135,59 @@ async fn a_reader_that_is_ahead_of_the_store_is_found() {
     expect_only(&file.doctor(), "sqlite-checkpoint-ahead", Fault, "`floor of mail` is at position 998").await;
 }
 
+/// The present time in the file, for SQL.
+const NOW: &str = "unixepoch() * 1000000";
+const DAY: u64 = 24 * 3_600 * 1_000_000;
+
+#[tokio::test]
+async fn a_checkpoint_that_no_process_moves_is_found() {
+    let file = File::new().await;
+    let save = |age: u64| format!("REPLACE INTO eventbus_checkpoints VALUES ('projection:rows', 1, {NOW} - {age})");
+    // the events are seconds old
+    file.run(&save(2 * DAY));
+    expect_healthy(&file.doctor(), "sqlite-orphaned-checkpoint").await;
+    file.run(&format!("UPDATE eventbus_events SET recorded_at = {NOW} - {}; {}", 3 * DAY, save(DAY / 2)));
+    let text = "`projection:rows` is at 1 of 3";
+    file.broken_by(&save(2 * DAY), "sqlite-orphaned-checkpoint", Warning, text).await;
+    // a process has the role
+    file.run(&format!("INSERT INTO eventbus_leases VALUES ('projection:rows', 'vm:1', 1, {NOW}, {NOW} + {DAY})"));
+    expect_healthy(&file.doctor(), "sqlite-orphaned-checkpoint").await;
+    // all events are handled
+    file.run("DELETE FROM eventbus_leases; UPDATE eventbus_checkpoints SET position = 3");
+    expect_healthy(&file.doctor(), "sqlite-orphaned-checkpoint").await;
+    // a relay is examined by its lease
+    file.run("UPDATE eventbus_checkpoints SET name = 'relay:memory', position = 1");
+    expect_healthy(&file.doctor(), "sqlite-orphaned-checkpoint").await;
+}
+
+#[tokio::test]
+async fn a_role_without_an_owner_is_found_while_events_are_added() {
+    let file = File::new().await;
+    let lease = |role: &str, expires_at: &str| {
+        let renewed_at = format!("{NOW} - {}", 2 * DAY);
+        file.run(&format!("REPLACE INTO eventbus_leases VALUES ('{role}', 'vm:1', 1, {renewed_at}, {expires_at})"));
+    };
+    // of a command that has ended
+    lease("rebuild:rows", "0");
+    expect_healthy(&file.doctor(), "sqlite-abandoned-role").await;
+    // its process has just died
+    lease("relay:memory", &format!("{NOW} - 1"));
+    expect_healthy(&file.doctor(), "sqlite-abandoned-role").await;
+    let expired = format!("{NOW} - {}", 2 * DAY);
+    for expires_at in [expired.as_str(), "0"] {
+        lease("relay:memory", expires_at);
+        let text = "no process has had the role `relay:memory` for 1728";
+        expect_only(&file.doctor(), "sqlite-abandoned-role", Warning, text).await;
+    }
+    // a lease that was released a moment ago
+    file.run(&format!("UPDATE eventbus_leases SET renewed_at = {NOW} WHERE role = 'relay:memory'"));
+    expect_healthy(&file.doctor(), "sqlite-abandoned-role").await;
+    // the whole application rests since
+    lease("relay:memory", &expired);
+    file.run(&format!("UPDATE eventbus_events SET recorded_at = {NOW} - {}", 3 * DAY));
+    expect_healthy(&file.doctor(), "sqlite-abandoned-role").await;
+}
+
 #[tokio::test]
 async fn event_types_that_the_program_does_not_know_are_found() {
     let file = File::new().await;
@@ -161,8 +210,15 @@ async fn a_dead_letter_that_the_inbox_has_forgotten_is_found() {
 #[tokio::test]
 async fn missing_events_are_found() {
     let file = File::new().await;
-    let deleted = "DELETE FROM eventbus_events WHERE position = 2";
-    file.broken_by(deleted, "sqlite-missing-events-all", Fault, "Account ada (1 of 2)").await;
+    expect_healthy(&file.doctor(), "sqlite-missing-events").await;
+    expect_healthy(&file.doctor(), "sqlite-missing-events-all").await;
+    file.run("DELETE FROM eventbus_events WHERE position = 2");
+    let missing = "Account ada (version 2: 1 of 2)";
+    expect_finding(&file.doctor(), "sqlite-missing-events", Fault, missing).await;
+    expect_finding(&file.doctor(), "sqlite-missing-events-all", Fault, missing).await;
+    // the newest stream is whole
+    let doctor = file.doctor().config(DoctorConfig { sampled_streams: 1, ..config() });
+    expect_healthy(&doctor, "sqlite-missing-events").await;
 }
 
 #[tokio::test]
