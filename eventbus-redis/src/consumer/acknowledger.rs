@@ -189,17 +189,24 @@ impl Acknowledger {
     }
 
     /// Writes the whole batch; what fails stays in it.
-    pub(super) async fn write_batch(&self, batch: &mut AckBatch) -> Result<AckBatchOutcome, CommandError> {
+    pub(super) async fn write_batch(
+        &self,
+        batch: &mut AckBatch,
+        written: &mut AckBatchOutcome,
+    ) -> Result<(), CommandError> {
         batch.gather_no_more();
-        self.write_ready(batch).await
+        self.write_ready(batch, written).await
     }
 
-    /// Writes the batch, except for updates that still gather.
+    /// Writes the batch, except for updates that still gather, and adds what was written, also before an error.
     ///
     /// Invariant: it writes the sections in this order, and clears each, and releases its entries, only after the reply:
     /// an error leaves the rest in the batch.
-    pub(super) async fn write_ready(&self, batch: &mut AckBatch) -> Result<AckBatchOutcome, CommandError> {
-        let mut written = AckBatchOutcome::default();
+    pub(super) async fn write_ready(
+        &self,
+        batch: &mut AckBatch,
+        written: &mut AckBatchOutcome,
+    ) -> Result<(), CommandError> {
         batch.discarded.append(&mut self.inner.entries().take_discarded());
         if !batch.discarded.is_empty() {
             self.acknowledge(&batch.discarded).await?;
@@ -222,7 +229,7 @@ impl Acknowledger {
         // an entry gets its next disposition only after the consumer read it again, and before that read the consumer
         // writes the attempts: so no entry below has an update that still gathers
         if !batch.attempt_updates.is_empty() && !batch.gathers() {
-            written.lost = self.save_attempts(&batch.attempt_updates).await?;
+            written.lost.extend(self.save_attempts(&batch.attempt_updates).await?);
             let (begun, failed): (Vec<&AttemptUpdate>, Vec<_>) =
                 batch.attempt_updates.iter().partition(|update| update.starts_run);
             self.inner.in_flight().begin(begun.into_iter().map(|update| &update.id));
@@ -254,7 +261,7 @@ impl Acknowledger {
             let write = batch.dead_letter_writes.pop_front();
             self.inner.in_flight().release(write.iter().map(|write| &write.id));
         }
-        Ok(written)
+        Ok(())
     }
 
     fn release_and_count(&self, ids: &mut Vec<MessageId>) -> u64 {
@@ -310,21 +317,26 @@ impl Acknowledger {
         &self,
         DeadLetterWrite { id, record, attempts }: &DeadLetterWrite,
     ) -> Result<bool, CommandError> {
-        let mut script = self.inner.fenced_script(&script::consumer::MOVE_TO_DEAD_LETTERS);
-        script.key(&self.inner.keys().retry).key(&self.inner.keys().dead_letters);
-        script.arg(id.as_str());
         let own = self.dead_letter_fields(id, attempts);
-        script.arg(own.len() * 2);
-        let in_memory = record.as_ref().and_then(|record| wire::encode(record).ok()).unwrap_or_default();
-        for (name, value) in &own {
-            script.arg(*name).arg(value);
-        }
-        for (name, value) in &in_memory {
-            script.arg(*name).arg(&**value);
-        }
+        let prepare = || {
+            let mut script = self.inner.fenced_script(&script::consumer::MOVE_TO_DEAD_LETTERS);
+            script.key(&self.inner.keys().retry).key(&self.inner.keys().dead_letters);
+            script.arg(id.as_str());
+            command::add_fields(&mut script, &own);
+            script
+        };
         // lock: a reader of the counters that sees the entry acknowledged also sees it counted
         let _counted = self.inner.bus().dead_letter_gate().begin_write().await;
-        let written: Option<String> = self.inner.run_idempotent(script).await?;
+        let mut written: Option<String> = self.inner.run_idempotent(prepare()).await?;
+        if written.as_deref() == Some("deleted") {
+            let mut script = prepare();
+            script.arg(1);
+            let in_memory = record.as_ref().and_then(|record| wire::encode(record).ok()).unwrap_or_default();
+            for (name, value) in &in_memory {
+                script.arg(*name).arg(&**value);
+            }
+            written = self.inner.run_idempotent(script).await?;
+        }
         let event = record.as_ref().map(RecordedEvent::metadata);
         match &written {
             Some(dead_letter) => {
@@ -404,6 +416,7 @@ impl Acknowledger {
     async fn skip_batch(&self, key: &str, skipped: &[&UnhandledEntry]) -> Result<(), CommandError> {
         let mut skip = self.inner.fenced_script(&script::consumer::SKIP_OR_HAND_OFF);
         skip.key(&self.inner.keys().members).key(&self.inner.keys().retry).key(&self.inner.keys().known_types).key(key);
+        skip.key(&self.inner.keys().relay);
         skip.arg(self.inner.member_name()).arg(self.inner.bus().config().pending_idle_ms);
         skip.arg(u8::from(self.inner.bus().is_backlog()));
         for UnhandledEntry { id, record, attempts: delivery_attempts } in skipped {

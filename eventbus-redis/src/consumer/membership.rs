@@ -121,7 +121,7 @@ impl Membership {
     pub(super) async fn deregister(&self, ids: &[MessageId], removes_name: bool) -> Result<(), CommandError> {
         for ids in ids.chunks(command::SCRIPT_BATCH_MAX).chain(ids.is_empty().then_some(ids)) {
             let mut deregister = self.inner.script(&script::consumer::DEREGISTER_CONSUMER);
-            deregister.key(&self.inner.keys().members);
+            deregister.key(&self.inner.keys().members).key(&self.inner.keys().relay);
             deregister.arg(self.inner.bus().config().pending_idle_ms);
             deregister.arg(u8::from(removes_name));
             add_ids(&mut deregister, ids);

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    acknowledger::AckBatch,
+    acknowledger::{AckBatch, AckBatchOutcome},
     backlog_gate::BacklogGate,
     inner::{MAINTENANCE_INTERVAL_MIN, RANGE_START},
     membership::MemberLog,
@@ -93,7 +93,7 @@ impl<'a> PlainTasks<'a> {
         if !self.has_unwritten() {
             return Ok(());
         }
-        self.parts.acknowledger.write_ready(&mut self.batch).await.map(drop)
+        self.parts.acknowledger.write_ready(&mut self.batch, &mut AckBatchOutcome::default()).await
     }
 
     /// Renews the claim on one batch of `claims_to_renew` and removes it from the list.
@@ -252,8 +252,8 @@ impl ConsumerTasks for PlainTasks<'_> {
     async fn shut_down(&mut self, nacked: &[MessageId]) -> Result<(), CommandError> {
         let ConsumerParts { inner, acknowledger, membership, .. } = self.parts;
         self.batch.add(inner.in_flight().take_disposed());
-        let ended = match acknowledger.write_batch(&mut self.batch).await {
-            Ok(_) => membership.deregister(nacked, inner.bus().has_temporary_name()).await,
+        let ended = match acknowledger.write_batch(&mut self.batch, &mut AckBatchOutcome::default()).await {
+            Ok(()) => membership.deregister(nacked, inner.bus().has_temporary_name()).await,
             Err(error) => Err(error),
         };
         // without a group no entry is pending

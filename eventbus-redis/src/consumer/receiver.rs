@@ -23,7 +23,8 @@ use crate::{
     error::CommandError,
     keys::field,
     reply::Entry,
-    script, trace, wire,
+    script::{self, PASSED_BYTES_MAX},
+    trace, wire,
 };
 
 /// Pending entries that one claim script searches for those of dead consumers.
@@ -292,22 +293,27 @@ impl Receiver {
 
     /// Reads due entries again.
     pub(super) async fn read_due(&self, due: Vec<DueEntry>) -> Result<(), CommandError> {
-        for (number, chunk) in due.chunks(command::SCRIPT_BATCH_MAX).enumerate() {
-            if let Err(error) = self.read_due_batch(chunk).await {
-                self.inner.in_flight().return_due(due[number * command::SCRIPT_BATCH_MAX..].iter().map(|due| &due.id));
-                return Err(error);
+        let mut rest = &due[..];
+        while !rest.is_empty() {
+            match self.read_due_batch(&rest[..rest.len().min(command::SCRIPT_BATCH_MAX)]).await {
+                Ok(reached) => rest = &rest[reached..],
+                Err(error) => {
+                    self.inner.in_flight().return_due(rest.iter().map(|due| &due.id));
+                    return Err(error);
+                }
             }
         }
         Ok(())
     }
 
-    async fn read_due_batch(&self, due: &[DueEntry]) -> Result<(), CommandError> {
+    /// Reads the first of some due entries again, up to the one that reaches [`PASSED_BYTES_MAX`]. Returns how many.
+    async fn read_due_batch(&self, due: &[DueEntry]) -> Result<usize, CommandError> {
         let mut reread = self.inner.fenced_script(&script::consumer::READ_DUE);
-        reread.key(&self.inner.keys().retry).key(&self.inner.keys().relay);
+        reread.key(&self.inner.keys().retry).key(&self.inner.keys().relay).arg(PASSED_BYTES_MAX);
         for due in due {
             reread.arg(due.id.as_str()).arg(u8::from(due.has_waited));
         }
-        let (entries, attempts, deleted, lost, unread): (_, _, _, Vec<String>, Vec<String>) =
+        let (entries, attempts, deleted, lost, unread, reached): (_, _, _, Vec<String>, Vec<String>, usize) =
             self.inner.run_idempotent(reread).await?;
         let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect::<Vec<_>>();
         self.resume(ReclaimedEntries::new(entries, attempts, deleted));
@@ -317,7 +323,7 @@ impl Receiver {
             true => self.inner.in_flight().release(&ids(unread)),
             false => self.inner.in_flight().postpone(&ids(unread), UNREAD_ENTRY_DELAY),
         }
-        Ok(())
+        Ok(reached.clamp(1, due.len()))
     }
 
     /// Reads entries again that are pending on this consumer, up to the one that reaches `max_bytes`. Returns for how many
@@ -383,6 +389,7 @@ impl Receiver {
             let mut claim = self.inner.fenced_script(&script::consumer::CLAIM_HANDED_OFF);
             claim.key(&self.inner.keys().retry).key(&self.inner.keys().relay);
             claim.arg(self.inner.announced_types()).arg(&*from).arg(command::SCRIPT_BATCH_MAX).arg(room);
+            claim.arg(PASSED_BYTES_MAX);
             let (last, entries, attempts, deleted, has_more): (String, _, _, _, bool) =
                 self.inner.run_idempotent(claim).await?;
             let claimed = ReclaimedEntries::new(entries, attempts, deleted);

@@ -25,11 +25,15 @@ use crate::{
     command,
     error::{CommandError, boxed},
     inner::BusInner,
-    keys, script, trace,
+    keys, reply, script, trace,
 };
 
 /// Time that a suspect, which may have ended its process, waits for the bus's running deliveries to end.
 const EXCLUSIVE_RUN_WAIT: Duration = Duration::from_secs(1);
+/// Time in which a recovery repeats a write that failed: a restart of the server, or a failover, takes less.
+const WRITE_RETRY_TIME: Duration = Duration::from_secs(10);
+/// Interval of these writes.
+const WRITE_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Limits of a recovery; each one left out comes from the configuration.
 ///
@@ -178,6 +182,24 @@ impl RecoveryRun {
         }
     }
 
+    /// Writes the batch, and repeats a write that failed for a while: a suspect whose handlers have ended, and whose
+    /// disposition is lost, counts as one that ended its process.
+    async fn write(&self, batch: &mut AckBatch) -> Result<AckBatchOutcome, CommandError> {
+        let bus = self.parts.inner.bus();
+        let clock = &bus.config().clock;
+        let (began, mut written) = (clock.instant(), AckBatchOutcome::default());
+        loop {
+            let is_last = clock.elapsed(began) >= WRITE_RETRY_TIME || bus.consuming().is_closed();
+            match self.parts.acknowledger.write_batch(batch, &mut written).await {
+                Err(error) if !is_last && is_temporary(&error) => {
+                    tracing::debug!(%error, "dispositions could not be written");
+                    clock.sleep(WRITE_RETRY_INTERVAL).await;
+                }
+                ended => return ended.map(|()| written),
+            }
+        }
+    }
+
     /// Handles entries once, without waiting for their retry times.
     async fn handle_batch(&self, reclaimed: ReclaimedEntries, stats: &mut RecoveryStats) -> Result<(), CommandError> {
         let entries = self.parts.receiver.prepare_reclaimed(reclaimed);
@@ -224,7 +246,7 @@ impl RecoveryRun {
                     begins = matches!(before, Disposition::Begin(_));
                     batch.add([DisposedEntry::new(id.clone(), Some(entry.record.clone()), before)]);
                 }
-                let written = self.parts.acknowledger.write_batch(&mut batch).await?;
+                let written = self.write(&mut batch).await?;
                 stats.add(&written);
                 if begins && !written.lost.contains(&id) {
                     let disposed = self.handle_once(entry).await;
@@ -232,11 +254,11 @@ impl RecoveryRun {
                         unfinished.insert(stream);
                     }
                     batch.add(disposed);
-                    stats.add(&self.parts.acknowledger.write_batch(&mut batch).await?);
+                    stats.add(&self.write(&mut batch).await?);
                 }
                 unfinished_ids.lock().remove(&id);
             }
-            stats.add(&self.parts.acknowledger.write_batch(&mut batch).await?);
+            stats.add(&self.write(&mut batch).await?);
             Ok(())
         };
         // the renewal has no end of its own: it stops with the handling
@@ -262,6 +284,16 @@ impl RecoveryRun {
         outcome.count_in(counters);
         let disposition = Disposition::from_outcome(outcome, &mut entry.attempts, &self.retry_policy, clock)?;
         Some(DisposedEntry::new(entry.id, Some(entry.record), disposition))
+    }
+}
+
+/// Returns `true` if a write that failed can succeed once the server is back.
+fn is_temporary(error: &CommandError) -> bool {
+    match error {
+        CommandError::NotSent(_) => true,
+        CommandError::Sent(refusal) => {
+            !command::is_fenced(error) && !command::is_group_missing(error) && !reply::is_refusal(refusal)
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::{
 
 use crate::common::{
     actor::never,
-    fresh_bus,
+    config_on, fresh_bus,
+    proxy::{Network, Proxy},
     seen::{Gate, Seen, command, event},
     until,
 };
@@ -22,11 +23,17 @@ use tokio::task::JoinHandle;
 /// A bus with events that a dead consumer has read, and their ids in the stream.
 async fn with_left(ids: &[&str]) -> (RedisEventBus, Vec<String>) {
     let bus = fresh_bus().await;
+    let ids = leave(&bus, ids).await;
+    (bus, ids)
+}
+
+/// Publishes events that a dead consumer has read; returns their ids in the stream.
+async fn leave(bus: &RedisEventBus, ids: &[&str]) -> Vec<String> {
     let events: Vec<_> = ids.iter().copied().map(event).collect();
     let ids = bus.publish(&events).await.unwrap();
     let read = ["GROUP", bus.default_group(), "dead", "STREAMS", &bus.config().stream_name(), ">"];
-    let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
-    (bus, ids.iter().map(ToString::to_string).collect())
+    let _: redis::Value = command(bus, "XREADGROUP", &read).await;
+    ids.iter().map(ToString::to_string).collect()
 }
 
 /// Recovers in the background.
@@ -53,6 +60,30 @@ async fn an_event_that_no_recovery_survives_becomes_a_dead_letter() {
     assert_eq!(seen.all().len(), 5);
     let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     assert_eq!(letters[0].error.as_deref(), Some("the process ended 5 times while this event alone was handled"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_when_the_handlers_have_ended_counts_as_no_end_of_the_process() {
+    let server = eventbus_test::private_redis();
+    let proxy = Proxy::before(server.port()).await;
+    let bus = RedisEventBus::connect(config_on(&proxy.url())).await.unwrap();
+    leave(&bus, &["one"]).await;
+    let (seen, gate) = (Seen::default(), Gate::default());
+    seen.join(&bus);
+    gate.join(&bus);
+    let recovering = recover(&bus);
+    until("it is begun", async || seen.all() == ["one"]).await;
+    proxy.set(Network::Cut);
+    let before = proxy.connections();
+    gate.open();
+    // the first attempt makes one connection
+    until("the write is repeated", async || proxy.connections() >= before + 2).await;
+    proxy.set(Network::Works);
+    let stats = recovering.await.unwrap();
+    assert_eq!((stats.claimed, stats.reprocessed, seen.all().len()), (1, 1, 1));
+    let pending: Vec<redis::Value> =
+        command(&bus, "XPENDING", &[&bus.config().stream_name(), bus.default_group(), "-", "+", "9"]).await;
+    assert!(pending.is_empty(), "{pending:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

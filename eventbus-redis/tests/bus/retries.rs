@@ -11,7 +11,7 @@ use std::{
 
 use crate::common::{
     actor::{
-        Act, Actor, connect, dead_letter_count, give, kill, named, never, notes, pending, publish_all,
+        Act, Actor, connect, dead_letter_count, give, kill, named, never, notes, numbered, pending, publish_all,
         publish_numbered, quick, read_as, retry_key, until_finished,
     },
     seen::{command, start},
@@ -70,6 +70,47 @@ async fn a_failing_handler_runs_once_and_as_often_again_as_it_may() {
     assert_eq!((letter.attempts, letter.retry_count), (Some(6), Some(5)));
     assert_eq!(bus.stats().messages_sent_to_dlq, 1);
     assert_eq!(notes(&bus).await.len(), 0);
+    bus.stop_consuming().await;
+}
+
+/// The server moves the entry itself: it breaks the connection of a client that sends more than it accepts.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_a_server_with_a_lower_limit_holds_becomes_a_dead_letter() {
+    let server = eventbus_test::private_redis();
+    let config = RedisEventBusConfig { redis_url: server.url().into(), max_retries: Some(0), ..quick() };
+    let bus = connect(&config).await;
+    let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(2 << 20));
+    let event = NewEvent::new(Name::from_static("OrderCreated"), 1, payload);
+    let event = event.recorded_as(StreamId::parse("Order", "bad").unwrap(), Version::FIRST, None);
+    bus.publish(&[event]).await.unwrap();
+    let _: String = command(&bus, "CONFIG", &["SET", "proto-max-bulk-len", "1mb"]).await;
+    Actor::failing().join(&bus);
+    start(&bus).await;
+    until_dead(&bus, 1).await;
+    until_finished(&bus).await;
+    bus.stop_consuming().await;
+}
+
+/// The bus reads them again in several steps, as they have more bytes than one step reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_events_that_failed_at_the_same_time_are_all_tried_again() {
+    let server = eventbus_test::private_redis();
+    let config = RedisEventBusConfig { redis_url: server.url().into(), max_in_flight_bytes: 64 << 20, ..quick() };
+    let bus = connect(&config).await;
+    let later = || HandlerError::retry_after(Duration::from_secs(1), "later");
+    let actor = Actor::new(move |_, attempt| if attempt == 1 { Act::Fail(later()) } else { Act::Succeed });
+    actor.join(&bus);
+    let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(512 * 1024));
+    for id in numbered(20) {
+        let event = NewEvent::new(Name::from_static("OrderCreated"), 1, payload.clone());
+        let event = event.recorded_as(StreamId::parse("Order", &id).unwrap(), Version::FIRST, None);
+        bus.publish(&[event]).await.unwrap();
+    }
+    start(&bus).await;
+    until_finished(&bus).await;
+    let mut done = actor.done();
+    done.sort();
+    assert_eq!(done, numbered(20));
     bus.stop_consuming().await;
 }
 
@@ -572,9 +613,10 @@ async fn move_to_dead_letters(bus: &RedisEventBus, entry: &str, at: &str, failed
     let mut script = script.key(bus.config().stream_name());
     script.key(retry_key(bus)).key(bus.config().dlq_stream_name());
     script.arg(bus.default_group().as_str()).arg("stable").arg(entry).arg(own.len() * 2);
-    for (name, value) in own.into_iter().chain([("event_type", "OrderCreated")]) {
+    for (name, value) in own {
         script.arg(name).arg(value);
     }
+    script.arg(1).arg("event_type").arg("OrderCreated");
     let mut connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
     script.invoke_async(&mut connection).await.unwrap()
 }

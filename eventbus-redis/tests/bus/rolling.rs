@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::{
     actor::{
-        Act, Actor, BOTH, ONLY_CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, give, named, never,
+        Act, Actor, BOTH, ONLY_CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, give, named, never, notes,
         numbered, pending, quick, read_as, until_finished,
     },
     log,
@@ -136,8 +136,26 @@ async fn an_event_that_one_cannot_decode_is_left_to_a_member_of_its_version() {
     start(&again).await;
     until_finished(&old).await;
     assert_eq!((can.runs_of("late"), dead_letter_count(&old).await), (1, 1));
+    assert_eq!(notes(&old).await.len(), 0, "no record of a handoff is left");
     old.stop_consuming().await;
     again.stop_consuming().await;
+}
+
+/// No member can read the entry any more; this one has the event in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_others_removed_while_it_failed_is_a_dead_letter_and_not_left_to_a_newer_release() {
+    let bus = connect(&RedisEventBusConfig { pending_idle_ms: 60_000, max_retries: Some(0), ..quick() }).await;
+    let cannot = Actor::new(|_, _| Act::WaitAndFail);
+    handles(&cannot, &bus, SHIPPED_1);
+    let _: u64 = command(&bus, "HSET", &[&key(&bus, "event_types"), "OrderShipped@2", "1"]).await;
+    start(&bus).await;
+    let ids = bus.publish(&[shipped("a", 2)]).await.unwrap();
+    until("the handler runs", async || cannot.begun().len() == 1).await;
+    let _: u64 = command(&bus, "XDEL", &[&bus.config().stream_name(), ids[0].as_str()]).await;
+    cannot.let_go(1);
+    until("it is a dead letter", async || dead_letter_count(&bus).await == 1).await;
+    assert_eq!(pending(&bus).await.len(), 0);
+    bus.stop_consuming().await;
 }
 
 /// Handlers of the older release know that a newer one wrote the events: these are retried until a member that

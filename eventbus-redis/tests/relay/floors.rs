@@ -53,6 +53,24 @@ async fn what_others_published_is_passed_over_as_far_as_it_is_quick() {
     assert_eq!(rig.floor("reports").await, GroupFloor::At(at(2)));
 }
 
+/// The server executes no other command while the script searches.
+#[tokio::test]
+async fn an_event_behind_many_bytes_of_others_is_far_away() {
+    let rig = Rig::adopted().await;
+    rig.make("reports").await;
+    rig.publish(0, 1).await;
+    let text = "x".repeat(512 * 1024);
+    for _ in 0..20 {
+        rig.run(&["XADD", &rig.stream, "*", "event_type", "Foreign", "text", &text]).await;
+    }
+    rig.publish(1, 2).await;
+    rig.handle("reports", 1).await;
+    assert_eq!(rig.floor("reports").await, GroupFloor::Unknown, "10 MiB of others come first");
+    rig.handle("reports", 15).await;
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(1)));
+    rig.run(&["DEL", &rig.stream]).await;
+}
+
 #[tokio::test]
 async fn groups_that_are_there_or_known_are_told() {
     let rig = Rig::adopted().await;

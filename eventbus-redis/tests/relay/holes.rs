@@ -3,10 +3,11 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use eventbus::{
-    HandlerError, Name,
+    HandlerError, Name, NewEvent, StreamId, Version,
     event::EventFilter,
+    handler::HandlerOptions,
     port::{EventBus, Subscriber},
-    relay::{GroupFloor, Publisher, ResyncOutcome},
+    relay::{GroupFloor, PublishRange, Publisher, ResyncOutcome},
 };
 use eventbus_redis::{GroupStart, Recovery, RedisEventBusConfig, Trim};
 use tokio::sync::Semaphore;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     common::{
+        actor::{Actor, CREATED, ONLY_CREATED, SHIPPED, pending, until_finished},
         config,
         seen::{Seen, settled, start},
         until,
@@ -265,6 +267,51 @@ async fn what_a_dead_consumer_had_in_hand_comes_back_though_its_successor_was_fi
         assert_eq!(rig.handle(&group, ALL).await, (11..=100).collect::<Vec<_>>());
         assert_eq!(rig.floor(&group).await, GroupFloor::At(at(100)));
     }
+}
+
+/// The server takes a removed entry from the pending ones when a consumer gives it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_removed_is_missed_though_its_consumer_gave_it_back_when_it_stopped() {
+    let rig = Rig::on(RedisEventBusConfig { pending_idle_ms: 60_000, concurrency: 1, ..config() }).await;
+    let group = rig.bus.default_group().clone();
+    rig.adopt(0, &[&group]).await;
+    rig.publish(0, 10).await;
+    let actor = Actor::waiting();
+    actor.join(&rig.bus);
+    start(&rig.bus).await;
+    until("one is handled, and one read ahead", async || pending(&rig.bus).await.len() == 2).await;
+    until("the first is handled", async || actor.begun().len() == 1).await;
+    assert_eq!(rig.floor(&group).await, GroupFloor::At(at(0)));
+    trim_plainly(&rig, 3).await;
+    tokio::join!(biased; rig.bus.stop_consuming(), async { actor.let_go(1) });
+    assert_eq!(rig.floor(&group).await, GroupFloor::Gap);
+}
+
+/// As above, when a consumer hands it off.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_removed_is_missed_though_its_consumer_left_it_to_a_member_that_handles_its_type() {
+    let rig = Rig::on(RedisEventBusConfig { pending_idle_ms: 60_000, ..config() }).await;
+    let group = rig.bus.default_group().clone();
+    rig.adopt(0, &[&group]).await;
+    rig.run(&["HSET", &rig.key(&format!("event_types:{group}")), "OrderShipped@1", "1"]).await;
+    let stream = StreamId::parse("Order", "1").unwrap();
+    let recorded = |(name, position)| {
+        let event = NewEvent::new(Name::from_static(name), 1, "{}");
+        event.recorded_as(stream.clone(), Version::FIRST, Some(at(position)))
+    };
+    let events: Vec<_> = [CREATED, SHIPPED, CREATED].into_iter().zip(1..).map(recorded).collect();
+    let range = PublishRange { after: at(0), through: at(3), events: &events };
+    rig.target().publish_range(rig.publisher, range).await.unwrap();
+    let actor = Actor::waiting();
+    actor.join_as(&rig.bus, "act", ONLY_CREATED, HandlerOptions::default());
+    start(&rig.bus).await;
+    until("all are in flight", async || pending(&rig.bus).await.len() == 3).await;
+    assert_eq!(rig.floor(&group).await, GroupFloor::At(at(0)));
+    trim_plainly(&rig, 1).await;
+    actor.let_go(2);
+    until_finished(&rig.bus).await;
+    assert_eq!(rig.floor(&group).await, GroupFloor::Gap);
+    rig.bus.stop_consuming().await;
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use tokio::{
 use super::consumer::PartitionedConsumer;
 use crate::{
     consumer::{
-        acknowledger::AckBatch,
+        acknowledger::{AckBatch, AckBatchOutcome},
         inner::{ConsumerInner, FencingToken},
         membership::MemberLog,
         parts::ConsumerParts,
@@ -136,7 +136,7 @@ impl<'a> PartitionTasks<'a> {
             if batch.is_empty() && !part.inner.entries().has_discarded() {
                 continue;
             }
-            if let Err(error) = part.acknowledger.write_ready(batch).await {
+            if let Err(error) = part.acknowledger.write_ready(batch, &mut AckBatchOutcome::default()).await {
                 // `Ok`: the partition is lost, or starts over because its group was created again
                 match self.consumer.handle_refusal(&part, error).await {
                     // only this partition: the server may write the others

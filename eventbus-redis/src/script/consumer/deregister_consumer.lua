@@ -1,14 +1,12 @@
 -- Ends a consumer: the given entries may be claimed at once, and its name goes if no entry is pending on it.
--- KEYS  stream, members   ARGV  group, consumer, idle time to set (ms), '1' if its name does not come back, id ...
+-- KEYS  stream, members, relay
+-- ARGV  group, consumer, idle time to set (ms), '1' if its name does not come back, id ...
 local stream, members, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local claim = { 'XCLAIM', stream, group, me, 0 }
+local own = {}
 for i = 5, #ARGV do
-  if #redis.call('XPENDING', stream, group, ARGV[i], ARGV[i], 1, me) == 1 then claim[#claim + 1] = ARGV[i] end
+  if #redis.call('XPENDING', stream, group, ARGV[i], ARGV[i], 1, me) == 1 then own[#own + 1] = ARGV[i] end
 end
-if #claim > 5 then
-  for _, option in ipairs({ 'IDLE', ARGV[3], 'JUSTID' }) do claim[#claim + 1] = option end
-  redis.call(unpack(claim))
-end
+claim(stream, group, me, own, { 'IDLE', ARGV[3] }, KEYS[3])
 -- its types stay announced for a while: it may be about to come back
 local announced = redis.call('HGET', members, me)
 if announced then
@@ -22,4 +20,4 @@ end
 if ARGV[4] == '1' and #redis.call('XPENDING', stream, group, '-', '+', 1, me) == 0 then
   redis.call('XGROUP', 'DELCONSUMER', stream, group, me)
 end
-return #claim - 5
+return #own

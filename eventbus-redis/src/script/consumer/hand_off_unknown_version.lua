@@ -6,8 +6,8 @@
 -- KEYS  stream, members, retry, known types
 -- ARGV  group, consumer, its name as a member (different in a partition), id, event type, schema version, '1' if only a
 --       live member may have it, the succeeded handlers as attempts in JSON or ''
--- Replies 'no' if there is no such member, 'left', 'stays', or 'lost' if the event is no longer pending on this
--- consumer.
+-- Replies 'no' if there is no such member, or the entry was removed from the stream, so that no member can read it;
+-- 'left', 'stays', or 'lost' if the event is no longer pending on this consumer.
 local stream, members, retry, known = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, me, my_name, id, name, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local attempts = ARGV[8] ~= '' and ARGV[8] or '{"attempts":0}'
@@ -30,6 +30,7 @@ local _, _, versions, newest = known_types(known)
 local is_awaited = ARGV[7] ~= '1' and decodes(versions, newest)
 if #candidates == 0 and not is_awaited then return 'no' end
 if #redis.call('XPENDING', stream, group, id, id, 1, me) == 0 then return 'lost' end
+if #redis.call('XRANGE', stream, id, id) == 0 then return 'no' end
 if me ~= my_name then
   redis.call('HSET', retry, id, with_field('stays', 'true', attempts))
   return 'stays'

@@ -1,9 +1,9 @@
 -- Moves an entry to the dead letters and acknowledges it, in one step.
 -- KEYS  stream, retry, dead letters
--- ARGV  group, consumer, id, number of own fields, own fields ..., the entry's fields as in memory ... (if it was
---       deleted)
--- Replies with the dead letter's id, also if an earlier run wrote it whose reply was lost; or false if the entry is no
--- longer pending on this consumer.
+-- ARGV  group, consumer, id, number of own fields, own fields ..., then if the entry was deleted '1', and its fields as
+--       in memory ...
+-- Replies with the dead letter's id, also if an earlier run wrote it whose reply was lost; false if the entry is no
+-- longer pending on this consumer; or 'deleted' if the script needs the fields, which may be large.
 -- Lua passes on fewer than 8000 values at once: of an entry with more names and values the dead letter keeps the first.
 local MOST = 7800
 -- The newest dead letters that are searched for that of an earlier run, which ended seconds ago: at most so many, and
@@ -36,11 +36,12 @@ if not pending then
   end
   if entry then return false end
 end
+if not entry and not ARGV[5 + own] then return 'deleted' end
 local fields = { 'XADD', dead, '*' }
 if entry then
   for i = 1, math.min(#entry[2], MOST) do fields[#fields + 1] = entry[2][i] end
 else
-  for i = 5 + own, #ARGV do fields[#fields + 1] = ARGV[i] end
+  for i = 6 + own, #ARGV do fields[#fields + 1] = ARGV[i] end
 end
 for i = 5, 4 + own do fields[#fields + 1] = ARGV[i] end
 local written = redis.call(unpack(fields))

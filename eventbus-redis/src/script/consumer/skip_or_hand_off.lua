@@ -2,15 +2,16 @@
 -- group never announced its type and no live member may handle it. It hands off entries of announced types to the
 -- consumer `absent`, from which the first member that handles them claims them, so that they wait for no dead member;
 -- those of other types to a live member that handles them, or to a silent one, which may handle them. In a partition an
--- entry stays until its owner changes. It ignores entries that are no longer pending on this consumer.
+-- entry stays until its owner changes. It ignores entries that are no longer pending on this consumer, and hands off none
+-- that was removed from the stream.
 --
--- KEYS  stream, members, retry, known types, skipped
+-- KEYS  stream, members, retry, known types, skipped, relay
 -- ARGV  group, consumer, its name as a member (different in a partition), time in which members count as alive (ms),
 --       '1' if this is the backlog of the group, whose ids have no meaning later, then id, event type, schema version,
 --       position or '', attempts as JSON or '', ...
 -- Replies {the number of acknowledged entries, the number of those handed off, the ids that stay, types skipped for the
 -- first time, types handed off to absent members}.
-local stream, members, retry, known, skipped = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local stream, members, retry, known, skipped, relay = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local group, me, my_name, live = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local now, is_owner, is_backlog = now_in_ms(), ARGV[2] ~= ARGV[3], ARGV[5] == '1'
 
@@ -65,24 +66,24 @@ for i = 6, #ARGV, 5 do
       redis.call('HDEL', retry, id)
       note_skipped(name, is_backlog and '0-0' or id, position)
     else
+      local to, options = ABSENT, {}
       if is_owner then
         stay[#stay + 1] = id
         -- so that the stream does not wait for the backlog because of it
         if is_backlog then attempts = with_field('stays', 'true', attempts ~= '' and attempts or '{"attempts":0}') end
-      elseif is_known then
-        redis.call('XCLAIM', stream, group, ABSENT, 0, id, 'JUSTID')
-      elseif #candidates > 0 then
-        redis.call('XCLAIM', stream, group, one_of(candidates, id, i), 0, id, 'JUSTID')
-      else
+      elseif not is_known and #candidates > 0 then
+        to = one_of(candidates, id, i)
+      elseif not is_known then
         -- it claims entries that were idle for long
-        local to = one_of(silent, id, i)
-        redis.call('XCLAIM', stream, group, to, 0, id, 'IDLE', live * 2, 'JUSTID')
+        to, options = one_of(silent, id, i), { 'IDLE', live * 2 }
         if attempts == '' then attempts = '{"attempts":0}' end
         attempts = with_field('left_to', cjson.encode(to), attempts)
       end
-      if #candidates == 0 and is_known then absent[name] = true end
-      if attempts == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, attempts) end
-      left = left + 1
+      if is_owner or claim(stream, group, to, { id }, options, relay)[id] then
+        if #candidates == 0 and is_known then absent[name] = true end
+        if attempts == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, attempts) end
+        left = left + 1
+      end
     end
   end
 end

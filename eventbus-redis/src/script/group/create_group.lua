@@ -12,6 +12,9 @@
 --       this release writes, the lowest format that its readers must know
 -- Replies 1 if it was created.
 
+-- Number of entries that are read at once to find one of a store, and of their bytes.
+local PAGE_LEN, PAGE_BYTES = 500, 4 * 1024 * 1024
+
 local stream, floors, relay, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local found, floor = groups_of(stream)[group], redis.call('HGET', floors, group)
 local notes, newest = by_name(redis.call('HGETALL', relay)), newest_of(stream)
@@ -22,15 +25,16 @@ local function missing_of(store, record)
   local first, began = first_of(stream), notes['began:' .. store]
   -- no entries were removed since
   if began and not notes.trimmed_below and notes.head == (first or '') then return began end
-  local from = '-'
+  -- mostly the first entry is one of the store
+  local from, count = '-', 1
   while from do
-    local entries = redis.call('XRANGE', stream, from, '+', 'COUNT', 500)
+    local entries, more = read_page('XRANGE', { stream }, from, '+', count, PAGE_BYTES)
     for _, entry in ipairs(entries) do
       local fields = by_name(entry[2])
       local position = fields.store == store and is_number(fields.position)
       if position then return position == '0' and position or minus_one(position) end
     end
-    from = #entries == 500 and '(' .. entries[500][1] or nil
+    from, count = more == 1 and '(' .. entries[#entries][1] or nil, PAGE_LEN
   end
   return record.position
 end

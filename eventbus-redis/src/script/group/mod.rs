@@ -2,7 +2,8 @@
 
 use super::{BACKLOG, ENTRY_BYTES, ENTRY_IDS, FORMAT, Lua, MEMBERS, PAGES, RELAY, TRIM_FLOOR, lua};
 
-pub(crate) static CREATE_GROUP: Lua = lua(&[ENTRY_IDS, BACKLOG, RELAY, FORMAT, include_str!("create_group.lua")]);
+pub(crate) static CREATE_GROUP: Lua =
+    lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, BACKLOG, RELAY, FORMAT, include_str!("create_group.lua")]);
 pub(crate) static FIND_POSITION: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("find_position.lua")]);
 pub(crate) static COUNT_AFTER: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("count_after.lua")]);
 pub(crate) static RETIRE_GROUP: Lua = lua(&[ENTRY_IDS, BACKLOG, include_str!("retire_group.lua")]);
@@ -12,3 +13,43 @@ pub(crate) static TRIM: Lua =
     lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, BACKLOG, RELAY, TRIM_FLOOR, include_str!("trim.lua")]);
 pub(crate) static TRIM_BLOCKER: Lua = lua(&[ENTRY_IDS, BACKLOG, RELAY, TRIM_FLOOR, include_str!("trim_blocker.lua")]);
 pub(crate) static COUNT_EXHAUSTED: Lua = lua(&[include_str!("count_exhausted.lua")]);
+
+#[cfg(test)]
+mod tests {
+    use redis::aio::MultiplexedConnection;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Returns the most memory that the server has used so far, with that of its scripts.
+    async fn memory(connection: &mut MultiplexedConnection) -> u64 {
+        let info: String = redis::cmd("INFO").arg("memory").query_async(connection).await.unwrap();
+        let field =
+            |name: &str| -> u64 { info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap() };
+        field("used_memory_peak:") + field("used_memory_vm_eval:")
+    }
+
+    #[tokio::test]
+    async fn the_first_entry_of_a_store_is_found_without_reading_many_large_ones() {
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+        let (store, text) = (Uuid::nil().to_string(), "x".repeat(512 * 1024));
+        for position in 8..48 {
+            let mut add = redis::cmd("XADD");
+            add.arg("stream").arg("*").arg("store").arg(&store).arg("position").arg(position).arg("text").arg(&text);
+            let _: String = add.query_async(&mut connection).await.unwrap();
+        }
+        let mut note = redis::cmd("HSET");
+        note.arg("relay").arg(&store).arg("1 47 - - - -").arg("trimmed_below").arg("0-1");
+        let _: u64 = note.query_async(&mut connection).await.unwrap();
+        let before = memory(&mut connection).await;
+        let mut create = CREATE_GROUP.key("stream");
+        create.key("floors").key("relay").key("meta").arg("group").arg("0-0").arg(2).arg(1).arg(1);
+        assert!(create.invoke_async::<bool>(&mut connection).await.unwrap());
+        let grown = memory(&mut connection).await.saturating_sub(before);
+        assert!(grown < 8 * 1024 * 1024, "{grown} bytes");
+        let mut missing = redis::cmd("HGET");
+        missing.arg("fills").arg(format!("fill {store} group\n"));
+        assert_eq!(missing.query_async::<String>(&mut connection).await.unwrap(), "0 7");
+    }
+}

@@ -11,8 +11,8 @@
 -- ARGV  store, epoch, groups that it knows ...
 -- Replies {'lost'}, or {'groups', group, 'at' 'unknown' 'missing' or 'hole', position or '', ...}.
 
--- Number of entries read to find one of the store, and to count the unread ones of a group.
-local MOST_READ, MOST_COUNTED = 500, 100
+-- Number of entries read to find one of the store, and to count the unread ones of a group, and their bytes.
+local MOST_READ, MOST_COUNTED, MOST_BYTES = 500, 100, 4 * 1024 * 1024
 
 local stream, relay, floors, store, epoch = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2]
 local notes, listed = by_name(redis.call('HGETALL', relay)), by_name(redis.call('HGETALL', floors))
@@ -31,24 +31,25 @@ local function unread_of(info, is_quick)
   if not first or not is_before(last, newest) then return 0 end
   if is_before(last, first) then return redis.call('XLEN', stream) end
   if is_quick then return nil end
-  local entries = redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', MOST_COUNTED + 1)
-  if #entries <= MOST_COUNTED then return #entries end
+  local entries, more = read_page('XRANGE', { stream }, '(' .. last, '+', MOST_COUNTED, MOST_BYTES)
+  if more == 0 then return #entries end
   return nil
 end
 
 -- Returns the position below that of the store's first entry from an id on; nil if that entry is far away.
 local function position_before(id)
   if record.sentinel == '-' or is_before(record.sentinel, id) then return record.position end
-  local from, count, read = id, 1, 0
-  while read < MOST_READ do
-    local entries = redis.call('XRANGE', stream, from, record.sentinel, 'COUNT', count)
+  local from, count, read, bytes = id, 1, 0, 0
+  while read < MOST_READ and bytes < MOST_BYTES do
+    local entries, more = read_page('XRANGE', { stream }, from, record.sentinel, count, MOST_BYTES - bytes)
     for _, entry in ipairs(entries) do
+      bytes = bytes + bytes_of(entry)
       local fields = by_name(entry[2])
       local position = fields.store == store and is_number(fields.position)
       if position then return position == '0' and position or minus_one(position) end
     end
-    if #entries < count then return record.position end
-    from, read = '(' .. entries[count][1], read + count
+    if more == 0 then return record.position end
+    from, read = '(' .. entries[#entries][1], read + #entries
     count = math.min(count * 4, MOST_READ - read)
   end
   return nil
