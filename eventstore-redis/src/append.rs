@@ -8,7 +8,7 @@ use eventbus::{
     port::{Append, AppendError, ReadError},
     support::{ListedEventTypes, check_events, check_ids, first_result},
 };
-use eventbus_redis_core::reply;
+use eventbus_redis_core::{error::CommandError, reply};
 use redis::{ScriptInvocation, Value};
 use time::OffsetDateTime;
 
@@ -88,21 +88,33 @@ async fn run_appends(inner: &StoreInner, appends: Vec<Append>) -> Vec<Result<Vec
         return Vec::new();
     }
     let acknowledged = inner.acknowledged().position();
-    // may run twice: the event ids identify an append that has run
-    let reply =
-        inner.connection().run_idempotent_or_unknown::<Vec<Value>>(&append_script(inner, &appends, acknowledged)).await;
-    let mut replies = match reply {
-        Ok(replies) => replies.into_iter(),
+    let (replies, may_run_late) = match run_script(inner, &append_script(inner, &appends, acknowledged)).await {
+        Ok(replied) => replied,
         Err(error) => {
             return appends.iter().map(|append| Err(append_error(&append.stream, error.clone()))).collect();
         }
     };
+    let mut replies = replies.into_iter();
     let mut results = Vec::with_capacity(appends.len());
     for append in appends {
         let reply = replies.next().unwrap_or(Value::Nil);
-        results.push(resolve(inner, append, reply, acknowledged).await);
+        results.push(resolve(inner, append, reply, acknowledged, may_run_late).await);
     }
     results
+}
+
+/// Runs a script of appends, and a second copy if its connection is lost: the event ids identify an append that has run.
+/// Returns the replies, and `true` if the first copy may still run.
+async fn run_script(inner: &StoreInner, script: &ScriptInvocation<'_>) -> Result<(Vec<Value>, bool), CommandError> {
+    let lost = match inner.connection().run_with_short_timeout(script).await {
+        Err(CommandError::Sent(error)) if reply::is_connection_lost(&error) => error,
+        replies => return Ok((replies?, false)),
+    };
+    let may_run_late = !reply::is_not_executed(&lost);
+    match inner.connection().run(script).await {
+        Err(_) if may_run_late => Err(CommandError::Sent(lost)),
+        replies => Ok((replies?, may_run_late)),
+    }
 }
 
 fn append_script(inner: &StoreInner, appends: &[Append], acknowledged: Position) -> ScriptInvocation<'static> {
@@ -126,12 +138,13 @@ fn append_script(inner: &StoreInner, appends: &[Append], acknowledged: Position)
     script
 }
 
-/// Returns the result of an append by the reply of the script to it.
+/// Returns the result of an append by the reply of the script to it; a first copy of the script `may_run_late`.
 async fn resolve(
     inner: &StoreInner,
     append: Append,
     reply: Value,
     acknowledged: Position,
+    may_run_late: bool,
 ) -> Result<Vec<RecordedEvent>, AppendError> {
     let Append { stream, expected, events } = append;
     let words: Vec<String> = reply::parse_value(reply).map_err(|error| AppendError::OutcomeUnknown(error.into()))?;
@@ -154,13 +167,29 @@ async fn resolve(
             load_first_result(inner, &stream, &events, &positions).await
         }
         ["conflict", actual] if let Ok(actual) = actual.parse() => {
-            Err(AppendError::Conflict { stream, expected, actual: Version::new(actual) })
+            let actual = Version::new(actual);
+            match may_run_late && may_match_later(expected, actual) {
+                true => {
+                    let source = format!("`{stream}` is at version {actual}, the first request may run at a later one");
+                    Err(AppendError::OutcomeUnknown(source.into()))
+                }
+                false => Err(AppendError::Conflict { stream, expected, actual }),
+            }
         }
         ["damaged", key, entry] => {
             Err(AppendError::Refused { stream, source: ReadError::from(corrupt_last_entry(key, entry)).into() })
         }
         ["failed", reason] => Err(AppendError::Refused { stream, source: (*reason).into() }),
         _ => Err(AppendError::OutcomeUnknown(format!("unexpected reply of the server: {words:?}").into())),
+    }
+}
+
+/// Returns `true` if other appends can bring a stream from this version to an expected one.
+fn may_match_later(expected: ExpectedVersion, actual: Version) -> bool {
+    match expected {
+        ExpectedVersion::Any | ExpectedVersion::StreamExists => true,
+        ExpectedVersion::NoStream => false,
+        ExpectedVersion::Exact(version) => version > actual,
     }
 }
 

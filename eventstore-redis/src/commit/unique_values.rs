@@ -107,9 +107,13 @@ impl PlannedValues {
         self.changed.insert((key, field), contents);
     }
 
-    /// Adds the steps that compare what was read.
+    /// Adds the steps that compare what was read, and check the right to give values back.
     pub(crate) fn add_checks(&self, program: &mut AtomicProgram) {
         self.reads.add_checks(program);
+        // the check of the stream has checked the right to take values, which is that to append
+        if let Some(((key, _), _)) = self.changed.iter().find(|(_, contents)| contents.is_none()) {
+            program.step("may").key(key).arg("HDEL");
+        }
     }
 
     /// Adds the steps that write the changes.

@@ -32,11 +32,13 @@ for _, list in ipairs({ own, added }) do
   end
 end
 if #others >= most then return 'full' end
--- before the first write: the keys are what they must be
+-- before the first write: the keys are what they must be, and the user has all rights
 local are_counts = read_count(KEYS[3], type_name)
 for _, key in ipairs(others) do are_counts = are_counts and read_count(key, '') end
 if not are_counts then return redis.error_reply('ERR the count of a tag is no number') end
 for i = 4, #KEYS do redis.call('ZSCORE', KEYS[i], position) end
+local refused = missing_right(KEYS[3], 'HSET', 'HINCRBY', 'ZADD')
+if refused then return redis.error_reply(refused) end
 added[#added + 1] = tag
 redis.call('HSET', KEYS[2], position, cjson.encode(added))
 redis.call('HINCRBY', KEYS[3], type_name, 1)

@@ -20,6 +20,8 @@ end
 local head, damage = head_of(feed, ids)
 note_lost_events(head, take())
 local now = take()
+-- the user may lack a right that an append needs behind its first entry
+local refused_right = missing_right(ids, 'HGET', 'HSET')
 
 local function append(key)
   local expected, stream = take(), { type = take(), id = take(), tenant = take() }
@@ -33,6 +35,7 @@ local function append(key)
     local _, foreign = checked_length_of(key)
     return foreign or { 'conflict', version }
   end
+  if refused_right then return { 'failed', refused_right } end
   local recorded_at = recorded_time(key, version, now)
   local refused = add_events(key, version, head, recorded_at, events)
   if refused then

@@ -2,6 +2,15 @@
 -- Steps of the store's commits. They reply `ok` and the last position, if events are appended; or further reasons why
 -- the script wrote no key: `changed` and the key, `damaged`, key and entry.
 
+-- Returns the script's reply if the user may not run the commands with which a later step writes a key.
+local function refuse_without(key, ...)
+  local refused, name = missing_right(key, ...)
+  if refused then return { 'failed', key, name, refused } end
+end
+
+-- Checks that the user may write a key by a command.
+function steps.may() return refuse_without(take_key(), take()) end
+
 -- The planned appends, and the last position before them.
 local appends, head = {}, nil
 
@@ -11,14 +20,18 @@ function steps.fence()
   if has[1] ~= owner or has[2] ~= epoch then return { 'lost' } end
 end
 
--- Checks that a delivery is not noted yet.
+-- Checks that a delivery is not noted yet, and that the user may note it.
 function steps.first()
-  if redis.call('ZSCORE', take_key(), take()) then return { 'lost' } end
+  local deliveries = take_key()
+  if redis.call('ZSCORE', deliveries, take()) then return { 'lost' } end
+  return refuse_without(deliveries, 'ZADD')
 end
 
--- Checks that no command with this key is noted yet.
+-- Checks that no command with this key is noted yet, and that the user may note it.
 function steps.new_command()
-  if redis.call('HEXISTS', take_key(), take()) == 1 then return { 'lost' } end
+  local commands = take_key()
+  if redis.call('HEXISTS', commands, take()) == 1 then return { 'lost' } end
+  return refuse_without(commands, 'HSET', 'ZADD')
 end
 
 -- Checks that the position of a rebuild's copies has not moved.
@@ -51,8 +64,8 @@ function steps.boundary()
   end
 end
 
--- Takes the events of an append for the steps below, after it has checked that their stream has the same version and
--- that the store does not know their ids.
+-- Takes the events of an append for the steps below, after it has checked that their stream has the same version, that
+-- the store does not know their ids, and that the user may add them to the index.
 function steps.events()
   local feed, ids, key, before, own = take_key(), take_key(), take_key(), tonumber(take()), tonumber(take())
   local acknowledged = take()
@@ -67,6 +80,7 @@ function steps.events()
   local version, refusal = length_of(key)
   if refusal then return { 'failed', key, 'XADD', refusal[2] } end
   if version ~= before or known_positions(ids, by_id) then return { 'changed', key } end
+  return refuse_without(ids, 'HGET', 'HSET')
 end
 
 -- Adds the planned events to their streams, which the checks have found unchanged.
@@ -131,8 +145,8 @@ end
 -- Moves the position of a rebuild's copies.
 function steps.fill() redis.call('HSET', take_key(), 'position', take()) end
 
--- Releases a lock.
-function steps.release() redis.call('DEL', take_key()) end
+-- Releases a lock; one that the user may not remove expires.
+function steps.release() redis.pcall('DEL', take_key()) end
 
 -- Notes a delivery.
 function steps.note() redis.call('ZADD', take_key(), whole(now_in_ms()), take()) end

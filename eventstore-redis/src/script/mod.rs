@@ -1,7 +1,8 @@
 //! The scripts of the event store.
 //!
 //! Invariant: changes that must not be seen half done are one script. A script reads all its keys before its first
-//! write: the server does not roll back a script that fails half way.
+//! write: the server does not roll back a script that fails half way. So one whose half would do harm also examines the
+//! rights of its later writes first.
 
 use eventbus_redis_core::script::{
     ENTRY_BYTES, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, PAGES, PROGRAM_ARGS, PROGRAM_RUN, PROGRAM_STEPS, lua,
@@ -9,14 +10,15 @@ use eventbus_redis_core::script::{
 
 const EVENTS: &str = include_str!("events.lua");
 const NOW: &str = include_str!("now.lua");
+const RIGHTS: &str = include_str!("rights.lua");
 const SNAPSHOT_VERSION: &str = include_str!("snapshot_version.lua");
 
-pub(crate) static ADD_TAG: Lua = lua(&[PROGRAM_ARGS, include_str!("add_tag.lua")]);
+pub(crate) static ADD_TAG: Lua = lua(&[PROGRAM_ARGS, RIGHTS, include_str!("add_tag.lua")]);
 pub(crate) static LOCK_CHECKPOINT: Lua = lua(&[include_str!("lock_checkpoint.lua")]);
-pub(crate) static APPEND: Lua = lua(&[PROGRAM_ARGS, EVENTS, include_str!("append.lua")]);
+pub(crate) static APPEND: Lua = lua(&[PROGRAM_ARGS, RIGHTS, EVENTS, include_str!("append.lua")]);
 pub(crate) static COMMIT: Lua =
-    lua(&[PROGRAM_ARGS, EVENTS, NOW, PROGRAM_STEPS, include_str!("commit_steps.lua"), PROGRAM_RUN]);
-pub(crate) static END_DEAD_LETTER: Lua = lua(&[include_str!("end_dead_letter.lua")]);
+    lua(&[PROGRAM_ARGS, RIGHTS, EVENTS, NOW, PROGRAM_STEPS, include_str!("commit_steps.lua"), PROGRAM_RUN]);
+pub(crate) static END_DEAD_LETTER: Lua = lua(&[RIGHTS, include_str!("end_dead_letter.lua")]);
 pub(crate) static FORGET_DELIVERIES: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("forget_deliveries.lua")]);
 pub(crate) static FORGET_COMMANDS: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("forget_commands.lua")]);
 pub(crate) static DELETE_NOTE: Lua = lua(&[include_str!("delete_note.lua")]);
@@ -44,7 +46,7 @@ pub(crate) static RENEW_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("ren
 pub(crate) static SAVE_CHECKPOINT: Lua = lua(&[include_str!("save_checkpoint.lua")]);
 pub(crate) static SAVE_NOTE: Lua = lua(&[include_str!("save_note.lua")]);
 pub(crate) static SAVE_SNAPSHOT: Lua = lua(&[PROGRAM_ARGS, SNAPSHOT_VERSION, include_str!("save_snapshot.lua")]);
-pub(crate) static SAVE_PROGRESS: Lua = lua(&[include_str!("save_progress.lua")]);
+pub(crate) static SAVE_PROGRESS: Lua = lua(&[RIGHTS, include_str!("save_progress.lua")]);
 pub(crate) static ACQUIRE_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("acquire_lease.lua")]);
 pub(crate) static STREAM_ENDS: Lua =
     lua(&["#!lua flags=no-writes\n", PROGRAM_ARGS, EVENTS, include_str!("stream_ends.lua")]);

@@ -8,6 +8,10 @@
 local waiting, dead, attempts, checkpoint, names = unpack(KEYS)
 local group, name, position, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
+local refused = #ARGV > 4 and missing_right(waiting, 'ZREM', 'HSET', 'ZADD')
+refused = refused or (#ARGV > 4 and checkpoint and missing_right(checkpoint, 'SET'))
+if refused then return redis.error_reply(refused) end
+
 local function remove(at)
   redis.call('HDEL', waiting, at)
   local member = at .. ':' .. group

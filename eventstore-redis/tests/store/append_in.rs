@@ -356,7 +356,7 @@ async fn an_append_whose_answer_is_lost_with_the_server_has_an_unknown_outcome()
 }
 
 /// A store whose user lacks one right.
-async fn limited(but: &str) -> (eventbus_test::PrivateRedis, RedisEventStore) {
+pub(crate) async fn limited(but: &str) -> (eventbus_test::PrivateRedis, RedisEventStore) {
     let server = eventbus_test::private_redis();
     let mut connection = crate::client(server.url()).await;
     tell::<String>(&mut connection, &["ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", but]).await;

@@ -19,6 +19,7 @@ mod lease;
 mod missing_events;
 mod pages;
 mod race;
+mod rights;
 mod shadow;
 mod snapshots;
 mod times;

@@ -1,13 +1,13 @@
-//! Multi-stream appends whose script got no answer: each later error leaves open whether the events were stored.
+//! Appends whose script got no answer: each later error leaves open whether the events were stored.
 
 use std::{sync::Arc, time::Duration};
 
 use eventbus::{
-    ExpectedVersion::Any,
+    ExpectedVersion::{self, Any, Exact, NoStream, StreamExists},
     Name, NewEvent,
     clock::{Clock, SharedClock, Sleep, SystemClock},
     event::Tag,
-    port::{Append, AppendError, MultiStreamAppends as _, ReadFeed as _},
+    port::{Append, AppendError, AppendEvents as _, MultiStreamAppends as _, ReadFeed as _},
     store::{Boundary, BoundaryCondition, MultiStreamAppend, MultiStreamOutcome},
 };
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
@@ -82,6 +82,22 @@ impl Unanswered {
     }
 
     async fn of(multi: MultiStreamAppend) -> Self {
+        Self::by(|store| async move { store.append_streams(multi).await }).await
+    }
+
+    /// The same with an append to one stream.
+    async fn plain(id: &'static str, expected: ExpectedVersion) -> Self {
+        let send = move |store: RedisEventStore| async move {
+            let appended = store.append(&order(id), expected, vec![NewEvent::new(PLACED, 1, "{}")]).await;
+            appended.map(|events| MultiStreamOutcome::Appended(vec![events]))
+        };
+        Self::by(send).await
+    }
+
+    async fn by<F>(send: impl FnOnce(RedisEventStore) -> F) -> Self
+    where
+        F: Future<Output = Result<MultiStreamOutcome, AppendError>> + Send + 'static,
+    {
         let server = eventbus_test::private_redis();
         let proxy = Proxy::before(server.port()).await;
         let (direct, contention) = (open(config_on(server.url())).await, Contention::default());
@@ -92,7 +108,7 @@ impl Unanswered {
         // the server knows the script
         store.append_streams(append()).await.unwrap();
         tell::<String>(&mut admin, &["CLIENT", "PAUSE", "60000", "WRITE"]).await;
-        let append = tokio::spawn(async move { store.append_streams(multi).await });
+        let append = tokio::spawn(send(store));
         until("the append is at the server", async || {
             tell::<String>(&mut admin, &["INFO", "clients"]).await.contains("blocked_clients:1")
         })
@@ -107,9 +123,14 @@ impl Unanswered {
     }
 
     async fn has_an_unknown_outcome(self) {
-        let outcome = tokio::time::timeout(Duration::from_secs(60), self.append).await.unwrap().unwrap();
+        let outcome = self.outcome().await;
         assert!(matches!(outcome, Err(AppendError::OutcomeUnknown(_))), "{outcome:?}");
+    }
+
+    async fn outcome(self) -> Result<MultiStreamOutcome, AppendError> {
+        let outcome = tokio::time::timeout(Duration::from_secs(60), self.append).await.unwrap().unwrap();
         drop(self.server);
+        outcome
     }
 }
 
@@ -154,4 +175,19 @@ async fn an_unanswered_append_that_runs_late_moves_no_boundary_of_its_own() {
     assert_eq!(outcome.into_records()[0].version(), 2_u64);
     assert_eq!(unanswered.direct.head().await.unwrap(), 2_u64);
     drop(unanswered.server);
+}
+
+/// A second writer may bring the stream to the expected version before the first script runs.
+#[tokio::test]
+async fn an_unanswered_append_whose_stream_may_get_the_expected_version_has_an_unknown_outcome() {
+    for expected in [StreamExists, Exact(7.into())] {
+        let unanswered = Unanswered::plain("2", expected).await;
+        unanswered.proxy.set(Network::Works);
+        unanswered.has_an_unknown_outcome().await;
+    }
+    // order 1 has an event: its version does not become a lower one
+    let unanswered = Unanswered::plain("1", NoStream).await;
+    unanswered.proxy.set(Network::Works);
+    let outcome = unanswered.outcome().await;
+    assert!(matches!(outcome, Err(AppendError::Conflict { .. })), "{outcome:?}");
 }
