@@ -50,6 +50,19 @@ async fn broadcast_state(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>
     for some in queue.blocking(state::list_subscribers).await?.chunks(PAGE_ITEMS_MAX) {
         broadcast_page(coordinator, &mut page, StateContent::Subscribers(some.to_vec())).await;
     }
+    let mut from = Some(1);
+    while let Some(first) = from {
+        let some;
+        (some, from) = queue.blocking(move |queue| state::ranges(queue.log().ids_from(first)?)).await?;
+        broadcast_page(coordinator, &mut page, StateContent::Events(some)).await;
+    }
+    from = Some(queue.blocking(|queue| queue.log().removed_through()).await? + 1);
+    while let Some(first) = from {
+        let some;
+        (some, from) = queue.blocking(move |queue| state::ranges(queue.results().ids_from(first)?)).await?;
+        broadcast_page(coordinator, &mut page, StateContent::Results(some)).await;
+    }
+    // last: each claim that was ever made is a file to read, and the lock bounds the time
     for ids in queue.blocking(|queue| queue.claims().list_ids()).await?.chunks(PAGE_ITEMS_MAX) {
         let ids = ids.to_vec();
         let claims = queue.blocking(move |queue| state::load_live_claims(queue, &ids)).await?;
@@ -62,18 +75,6 @@ async fn broadcast_state(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>
             )
             .await;
         }
-    }
-    let mut from = Some(1);
-    while let Some(first) = from {
-        let some;
-        (some, from) = queue.blocking(move |queue| state::ranges(queue.log().ids_from(first)?)).await?;
-        broadcast_page(coordinator, &mut page, StateContent::Events(some)).await;
-    }
-    from = Some(queue.blocking(|queue| queue.log().removed_through()).await? + 1);
-    while let Some(first) = from {
-        let some;
-        (some, from) = queue.blocking(move |queue| state::ranges(queue.results().ids_from(first)?)).await?;
-        broadcast_page(coordinator, &mut page, StateContent::Results(some)).await;
     }
     broadcast_page(coordinator, &mut page, StateContent::End { next_event_id: head + 1 }).await;
     Ok(())

@@ -376,6 +376,23 @@ async fn the_whole_state_is_told_under_a_lock_when_a_worker_asks() {
     until("the lock is gone", async || !redis.exists(key(&queue, "resync_lock")).await.unwrap()).await;
 }
 
+/// Fails if the claims, which take longest to read, keep a resync from telling the ids before its lock ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_claims_come_last_in_a_state() {
+    let queue = fresh().await;
+    queue.publish(&1).await.unwrap();
+    assert!(queue.create_claim("task_1", "data").await.unwrap());
+    let mut hears = listen(eventbus_test::redis_url(), queue.name()).await;
+    let _asks = asking(&queue).await;
+    let mut parts: Vec<String> = Vec::new();
+    while parts.last().is_none_or(|part| part != "end") {
+        let told = heard(&mut hears, "state").await;
+        let mut names = told.as_object().unwrap().keys().filter(|name| *name != "page" && *name != "worker_id");
+        parts.push(names.next().unwrap().clone());
+    }
+    assert_eq!(parts, ["events", "results", "claims", "end"]);
+}
+
 /// Fails if a resync lists the results of all events that ever were.
 #[tokio::test(flavor = "multi_thread")]
 async fn results_of_removed_events_stay_and_are_not_told() {
