@@ -97,9 +97,14 @@ async fn whole_page(
     mut versions: FeedVersions,
     end: i64,
 ) -> Result<Page<FeedCursor>, ReadError> {
-    let query = inner.statements().whole_feed_page(include_str!("sql/read_page.sql"), start.page_end);
-    let query = query.bind(start.after).bind(end).bind(PAGE_EVENTS_MAX);
-    let (rows, page_end) = fetch_rows(inner, query, PAYLOAD_COLUMN).await?;
+    let query = |through: i64| {
+        let query = inner.statements().whole_feed_page(include_str!("sql/read_page.sql"), start.page_end);
+        query.bind(start.after).bind(through).bind(PAGE_EVENTS_MAX)
+    };
+    let (rows, page_end) = match fetch_rows(inner, query(end), PAYLOAD_COLUMN).await {
+        Ok(fetched) => fetched,
+        Err(error) => return Err(name_damaged_row(inner, error, (start.after, end), query).await),
+    };
     let (mut events, mut has_more) = decode_rows(inner, &rows).await?;
     has_more |= page_end == PageEnd::AtBytes;
     note_archived(inner, &events, &mut versions).await?;
@@ -115,10 +120,21 @@ pub(crate) async fn read_events_at(
     inner: &StoreInner,
     positions: &[Position],
 ) -> Result<Vec<Result<Option<RecordedEvent>, ReadError>>, ReadError> {
-    let positions = &positions[..positions.len().min(PAGE_EVENTS_MAX as usize)];
-    let query = inner.statements().page_at_positions();
-    let query = query.bind(positions.iter().map(|position| position.as_i64()).collect::<Vec<_>>());
-    let (rows, page_end) = fetch_rows(inner, query, PAYLOAD_COLUMN).await?;
+    let mut positions = &positions[..positions.len().min(PAGE_EVENTS_MAX as usize)];
+    let query = |positions: &[Position]| {
+        let query = inner.statements().page_at_positions();
+        query.bind(positions.iter().map(|position| position.as_i64()).collect::<Vec<_>>())
+    };
+    let mut fetched = fetch_rows(inner, query(positions), PAYLOAD_COLUMN).await;
+    if matches!(&fetched, Err(error) if error.is_damage()) && positions.len() > 1 {
+        // the error does not tell which of the rows is damaged
+        positions = &positions[..1];
+        fetched = fetch_rows(inner, query(positions), PAYLOAD_COLUMN).await;
+    }
+    let (rows, page_end) = fetched.map_err(|error| match positions {
+        [position] if error.is_damage() => damaged_row(position.as_i64(), error),
+        _ => error.into(),
+    })?;
     let streams = load_page_streams(inner, &rows).await?;
     let (mut names, mut rows) = (EventTypeNames::default(), rows.iter().peekable());
     let mut events = Vec::with_capacity(positions.len());
@@ -180,12 +196,21 @@ pub(crate) async fn fetch_filtered(
         false => filter_window_end(inner, start.after, end).await?,
     };
     let (shape, statements) = (filter.shape(), inner.statements());
-    let (query, payload) = match columns {
-        FeedColumns::Record => (statements.filtered_page(shape, start.page_end), PAYLOAD_COLUMN),
-        FeedColumns::Visited => (statements.visited_page(shape, start.page_end), VISITED_PAYLOAD_COLUMN),
+    let query = |through: i64| {
+        let query = match columns {
+            FeedColumns::Record => statements.filtered_page(shape, start.page_end),
+            FeedColumns::Visited => statements.visited_page(shape, start.page_end),
+        };
+        filter.bind_to(query, start.after, through).bind(PAGE_EVENTS_MAX)
     };
-    let query = filter.bind_to(query, start.after, window_end).bind(PAGE_EVENTS_MAX);
-    let (rows, page_end) = fetch_rows(inner, query, payload).await?;
+    let payload = match columns {
+        FeedColumns::Record => PAYLOAD_COLUMN,
+        FeedColumns::Visited => VISITED_PAYLOAD_COLUMN,
+    };
+    let (rows, page_end) = match fetch_rows(inner, query(window_end), payload).await {
+        Ok(fetched) => fetched,
+        Err(error) => return Err(name_damaged_row(inner, error, (start.after, window_end), query).await),
+    };
     let page = PageStart { after: start.after, window_end, page_end };
     let last = rows.last().and_then(|row| read_position(row, 0).ok().flatten());
     let has_more = rows.len() as i64 >= PAGE_EVENTS_MAX || page_end == PageEnd::AtBytes;
@@ -226,6 +251,35 @@ async fn fetch_rows(
         Err(error) if rows.is_empty() => Err(error),
         Ok(()) | Err(_) => Ok((rows, PageEnd::AtBytes)),
     }
+}
+
+/// Turns the error of a page without rows into one that names the row which the server cannot read: a retry would fail
+/// there for ever, and only an operator can have readers skip its position. `query` reads the page up to a position.
+async fn name_damaged_row<'q>(
+    inner: &StoreInner,
+    error: StatementError,
+    (after, end): (i64, i64),
+    query: impl Fn(i64) -> Query<'q>,
+) -> ReadError {
+    if !error.is_damage() {
+        return error.into();
+    }
+    let (mut before, mut at) = (after, end);
+    while at - before > 1 {
+        let (middle, mut rows) = (before + (at - before) / 2, 0);
+        match inner.connections().fetch_each(query(middle), |_| rows += 1).await {
+            Ok(()) if rows == 0 => before = middle,
+            Err(again) if rows == 0 && again.is_damage() => at = middle,
+            // the row was repaired meanwhile, or this is a different error: the next read tells
+            _ => return error.into(),
+        }
+    }
+    damaged_row(at, error)
+}
+
+fn damaged_row(position: i64, error: StatementError) -> ReadError {
+    let (place, source) = (format!("position {position}"), error.into());
+    ReadError::Corrupt { place, position: u64::try_from(position).ok().map(Position::new), source }
 }
 
 /// Decodes the events of rows with the numbers of their streams; `true` if there may be more.

@@ -27,7 +27,8 @@ impl Leases for PgEventStore {
         let query = query
             .bind(lease.role.as_str())
             .bind(i64::try_from(lease.epoch).unwrap_or(i64::MAX))
-            .bind(microseconds(ttl));
+            .bind(microseconds(ttl))
+            .bind(lease.owner.as_str());
         let renewed = self.inner().fetch(query, |_| Ok(())).await;
         renewed.map(|rows| !rows.is_empty()).map_err(|error| LeaseError::new(&lease.role, error))
     }
@@ -41,7 +42,8 @@ impl Leases for PgEventStore {
         let query = query
             .bind(leases.iter().map(|lease| lease.role.as_str()).collect::<Vec<_>>())
             .bind(epochs.collect::<Vec<_>>())
-            .bind(microseconds(ttl));
+            .bind(microseconds(ttl))
+            .bind(leases.iter().map(|lease| lease.owner.as_str()).collect::<Vec<_>>());
         let renewed = self.inner().fetch(query, |row| Ok(row.try_get(0)?)).await;
         renewed.map_err(|error| LeaseError::new(&first.role, error))
     }

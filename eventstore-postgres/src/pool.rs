@@ -242,9 +242,10 @@ impl ConnectionPools {
                 }
             }
         };
-        let has_ended = match answer {
-            Ok(_) => true,
+        let has_ended = match &answer {
+            Ok(()) => true,
             Err(StatementError::NoAnswer(_)) => false,
+            Err(error) if error.is_of_prepared() => false,
             Err(_) if self.shared().is_some() => self.execute(&mut checked_out, ROLLBACK).await.is_ok(),
             // the server sends an error before it rolls back, and until then the locks of the statement bound the feed
             Err(_) => ping_within(checked_out.get(), self.answer_timeout).await.is_ok(),

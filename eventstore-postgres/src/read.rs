@@ -55,7 +55,10 @@ pub(crate) async fn stream_page(
         Direction::Backward => inner.statements().stream_page(include_str!("sql/read_backward.sql"), "version DESC"),
     };
     let query = bind_stream(query, stream).bind(cursor.start().as_i64()).bind(PAGE_EVENTS_MAX);
-    let rows = inner.connections().fetch_all(query).await?;
+    let rows = inner.connections().fetch_all(query).await.map_err(|error| match error.is_damage() {
+        true => ReadError::corrupt(format!("stream `{stream}`"), error),
+        false => error.into(),
+    })?;
     let (mut events, has_more) = decode_stream_page(&rows, stream)?;
     let next = cursor.after_page(direction, &mut events, has_more);
     Ok((events, next.map_err(|missing| missing_event_error(stream, missing))?))

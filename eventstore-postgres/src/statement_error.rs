@@ -1,6 +1,6 @@
 //! Errors of statements: classified by their effect on the data, and by whether the server caused them.
 
-use std::{error::Error, iter, sync::Arc, time::Duration};
+use std::{borrow::Cow, error::Error, iter, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError,
@@ -99,6 +99,23 @@ impl StatementError {
             Self::NoAnswer(source) => Self::NotSent(source),
             error => error,
         }
+    }
+
+    /// Returns `true` if the server cannot read a row that it has stored (SQLSTATE XX001). A damaged index (XX002) is no
+    /// fault of a row, and an internal error (XX000) may be one of a pooler.
+    pub(crate) fn is_damage(&self) -> bool {
+        self.failure_sqlstate().as_deref() == Some("XX001")
+    }
+
+    /// Returns `true` if the statement that the connection has prepared is not that of the server any more: a column has
+    /// a different type since (0A000), or the server does not know it (26000). On this connection it would fail again.
+    pub(crate) fn is_of_prepared(&self) -> bool {
+        matches!(self.failure_sqlstate().as_deref(), Some("0A000" | "26000"))
+    }
+
+    fn failure_sqlstate(&self) -> Option<Cow<'_, str>> {
+        let Self::ServerFailure(source) = self else { return None };
+        source.downcast_ref::<sqlx::Error>()?.as_database_error()?.code()
     }
 
     /// Classifies the driver's error of a statement that was sent.

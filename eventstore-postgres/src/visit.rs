@@ -150,7 +150,7 @@ enum Visited {
 /// Visits the rows of a statement as they arrive, until one fails.
 ///
 /// # Errors
-/// If there is no answer, or an error before the first row.
+/// If there is no answer, or an error before the first row; not if that row is damaged.
 async fn visit_rows(
     store: &PgEventStore,
     query: Query<'_>,
@@ -169,7 +169,7 @@ async fn visit_rows(
     match (store.inner().connections().fetch_each(query, take).await, end) {
         (_, Some(end)) => Ok(end),
         (Ok(()), None) => Ok(Visited::Rows(rows)),
-        (Err(error), None) if rows == 0 => Err(error.into()),
+        (Err(error), None) if rows == 0 && !error.is_damage() => Err(error.into()),
         // payloads of many bytes may take longer than a statement has: the pages are smaller
         (Err(_), None) => Ok(Visited::Unfinished),
     }

@@ -285,6 +285,10 @@ impl SkipEditor {
             let mut skips = skips(&**store, reader).await?;
             let has_changed = change(&mut skips);
             if has_changed {
+                // after a pause of this process a successor may have changed the list
+                if !held_lease.renew().await? {
+                    return Err(SkipError::Busy { reader: reader.clone() });
+                }
                 save_skips(notes, reader, &skips).await?;
             }
             Ok(has_changed)
@@ -292,5 +296,33 @@ impl SkipEditor {
         let changed = changed.await;
         held_lease.release().await;
         changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::{memory::InMemoryEventStore, port::Leases as _, support::skipped_positions};
+
+    #[tokio::test]
+    async fn an_editor_that_lost_its_lease_does_not_undo_what_its_successor_changed() {
+        let (store, reader) = (InMemoryEventStore::new(), Name::from_static("projection:rows"));
+        let skip = |position| Skip { position, reason: "torn".into(), by: "operator".into(), at: 0 };
+        let editor = SkipEditor::new(Arc::new(store.clone()));
+        let late = editor.update(&reader, |skips| {
+            let successor = async {
+                let (list, owner) = (skips_to_note(&reader), Name::from_static("successor"));
+                store.seize_lease(&list, &owner, SKIP_LEASE_TTL).await.unwrap();
+                save_skips(store.notes().unwrap(), &reader, &[skip(1)]).await.unwrap();
+            };
+            successor.now_or_never().unwrap();
+            skips.push(skip(2));
+            true
+        });
+        let late = late.await;
+        assert!(matches!(late, Err(SkipError::Busy { .. })), "{late:?}");
+        assert_eq!(skipped_positions(&store, &reader).await.unwrap(), [Position::new(1)]);
     }
 }

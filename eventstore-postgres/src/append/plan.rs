@@ -1,8 +1,10 @@
 //! The plan of a statement: which appends of a batch it holds.
 //!
 //! Invariant: the appends to one stream are sent in the order given, so one that cannot join the earlier ones defers
-//! the later ones too. A statement claims a stream once, with one expected version, and holds no event id of a stream
-//! twice.
+//! the later ones too. A statement claims a stream once, with one expected version.
+//!
+//! Invariant: a statement holds no event id twice, also not of two streams: its answer names stored events by their ids
+//! alone.
 
 use std::collections::{HashMap, HashSet};
 
@@ -147,8 +149,8 @@ struct StatementPlanner {
     one_per_stream: bool,
     /// The chain of each planned stream; `None` if further appends to the stream are deferred.
     open_chains: HashMap<StreamId, Option<usize>>,
-    /// The ids of the planned events, each with the number of its chain.
-    ids: HashSet<(usize, EventId)>,
+    /// The ids of the planned events.
+    ids: HashSet<EventId>,
 }
 
 impl StatementPlanner {
@@ -175,23 +177,19 @@ impl StatementPlanner {
             Some(chain) => chain.push(&entry.append),
             None => self.plan.chains.push(StreamChain::new(&entry.append, self.plan.entries.len())),
         }
-        self.ids.extend(entry.append.events.iter().map(|event| (chain, event.event_id())));
+        self.ids.extend(entry.append.events.iter().map(NewEvent::event_id));
         self.plan.chain_of_entry.push(chain);
         self.plan.entries.push(entry);
     }
 
-    /// Returns `true` if a chain has an event with one of the append's ids.
-    fn holds(&self, chain: usize, append: &Append) -> bool {
-        append.events.iter().any(|event| self.ids.contains(&(chain, event.event_id())))
-    }
-
     /// Returns the number of the append's chain, possibly a new one; `None` if the append is deferred.
     fn chain_for(&self, append: &Append) -> Option<usize> {
+        if append.events.iter().any(|event| self.ids.contains(&event.event_id())) {
+            return None;
+        }
         match self.open_chains.get(&append.stream) {
             None => Some(self.plan.chains.len()),
-            Some(chain) => {
-                chain.filter(|chain| self.plan.chains[*chain].accepts(append) && !self.holds(*chain, append))
-            }
+            Some(chain) => chain.filter(|chain| self.plan.chains[*chain].accepts(append)),
         }
     }
 }

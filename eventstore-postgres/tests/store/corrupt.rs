@@ -186,6 +186,39 @@ async fn the_feed_breaks_off_at_an_event_whose_stream_lost_its_row() {
     assert_eq!((sound.len(), &*place), (0, "position 1"));
 }
 
+/// A row that the server itself cannot read, as its block is damaged, fails each page that begins with it.
+#[tokio::test]
+async fn an_event_whose_row_the_server_cannot_read_is_named_and_may_be_skipped() {
+    let it = tampered("payload = '{}'").await;
+    let damage = "CREATE FUNCTION read_damaged(payload json) RETURNS json LANGUAGE plpgsql STABLE AS $$ BEGIN
+            RAISE 'invalid page in block 0' USING ERRCODE = 'data_corrupted';
+        END $$;
+        ALTER TABLE events RENAME TO sound_events;
+        CREATE VIEW events AS SELECT position, stream_no, version, occurred_at, recorded_at, event_id, correlation_id,
+            schema_version, has_sealed_fields, event_type, causation_id, actor_id, attributes, original_recorded_at, tags,
+            CASE position WHEN 2 THEN read_damaged(payload) ELSE payload END AS payload
+        FROM sound_events";
+    run(&mut it._schema.connection().await, damage).await;
+    for after in [0_usize, 1] {
+        let (sound, place) = broken_off(it.store.read_all(Position::new(after as u64))).await;
+        assert_eq!((&*sound, &*place), (&it.events[after..1], "position 2"));
+    }
+    let mut rest = it.store.read_all(Position::new(2));
+    assert_eq!(rest.next().await.unwrap().unwrap(), it.events[2], "a reader that skips it continues");
+    let (visited, error) = visit_feed(&it.store, &it.stream).await;
+    assert_eq!(visited, [1]);
+    assert!(matches!(error, Err(ReadError::Corrupt { position: Some(at), .. }) if at == Position::new(2)));
+    let stream = format!("stream `{}`", it.stream);
+    let forward = it.store.read_stream(&it.stream, Version::FIRST, Direction::Forward);
+    assert_eq!(broken_off(forward).await.1, stream);
+    assert_eq!(visit_breaks_off(&it.store, &it.stream).await.1, stream);
+    let positions = [2, 3].map(Position::new);
+    match &*it.store.read_events_at(&positions).await {
+        [Err(ReadError::Corrupt { position: Some(at), .. })] if *at == positions[0] => {}
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Visits a stream up to the error, and returns the number of events before it and the place that it names.
 async fn visit_breaks_off(store: &PgEventStore, stream: &StreamId) -> (u64, String) {
     let mut visited = 0_u64;

@@ -52,6 +52,18 @@ async fn callers_that_append_at_the_same_time_share_statements() {
     assert!(transactions < 64 * 20 / 8, "{transactions} transactions");
 }
 
+/// Events of two streams may have one id, by which the server names those that it has stored.
+#[tokio::test]
+async fn an_append_in_conflict_does_not_take_the_result_of_one_with_the_same_event_id() {
+    let schema = TestSchema::new();
+    let (store, stored, new, given) = (schema.store().await, stream(), stream(), events(1));
+    crate::common::add(&store, &stored, 1).await;
+    let both = [&stored, &new].map(|stream| append(stream, NoStream, given.clone()));
+    let [conflict, appended] = <[_; 2]>::try_from(store.append_many(both.into()).await).unwrap();
+    assert!(conflict.unwrap_err().is_conflict());
+    assert_eq!(read(&store, &new).await, appended.unwrap());
+}
+
 /// A server plans a statement once and keeps the plan as the tables grow: while they are empty or hold a few rows, a
 /// full scan looks cheapest.
 #[tokio::test]

@@ -16,7 +16,8 @@ use eventbus::{
     EventContext, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     event::Tag,
     port::{
-        Append, AppendError, AppendEvents as _, Checkpoints as _, FeedFilter, ReadError, ReadFeed as _, ReadStream as _,
+        Append, AppendError, AppendEvents as _, Checkpoints as _, FeedFilter, Leases as _, Notes as _, ReadError,
+        ReadFeed as _, ReadStream as _,
     },
     store::VisitedFeedEvent,
 };
@@ -109,6 +110,36 @@ async fn assert_each_event_is_of_its_own_stream(database: &TestDatabase, store: 
     let listed: i64 =
         sqlx::query_scalar("SELECT count(*) FROM eventbus.event_types").fetch_one(&mut admin).await.unwrap();
     assert_eq!(listed, 2);
+}
+
+/// The server that takes over may lack the last change of a lease: its next owner then gets the same epoch.
+#[tokio::test]
+async fn after_a_failover_that_lost_a_lease_its_owner_does_not_renew_that_of_the_next_owner() {
+    let schema = TestSchema::new();
+    let (store, ttl) = (open(schema.config()).await, Duration::from_secs(3_600));
+    let [role, former, next] = ["projection:rows", "former", "next"].map(Name::from_static);
+    let lost = store.acquire_lease(&role, &former, ttl).await.unwrap().unwrap();
+    run(&mut schema.connection().await, "DELETE FROM leases").await;
+    let held = store.acquire_lease(&role, &next, ttl).await.unwrap().unwrap();
+    assert_eq!(held.epoch, lost.epoch);
+    assert!(!store.renew_lease(&lost, ttl).await.unwrap());
+    let renewed = store.renew_leases(&[lost.clone(), held.clone()], ttl).await.unwrap();
+    assert_eq!(renewed, [false, true]);
+    store.release_lease(&lost).await.unwrap();
+    assert_eq!(store.lease_of(&role).await.unwrap(), Some(held));
+}
+
+/// The server refuses what a connection has prepared once a column has a different type.
+#[tokio::test]
+async fn a_connection_whose_prepared_statement_fits_no_more_is_replaced() {
+    let schema = TestSchema::new();
+    let store = open(PgEventStoreConfig { max_connections: 1, ..schema.config() }).await;
+    let name = Name::from_static("kept");
+    store.save_note(&name, "text").await.unwrap();
+    store.load_note(&name).await.unwrap();
+    run(&mut schema.connection().await, "ALTER TABLE notes ALTER note TYPE varchar").await;
+    store.load_note(&name).await.unwrap_err();
+    assert_eq!(store.load_note(&name).await.unwrap().as_deref(), Some("text"));
 }
 
 /// A statement without an answer may still run, and meet the version it expects once the stream gets there.

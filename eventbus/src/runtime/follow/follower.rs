@@ -147,7 +147,7 @@ impl Following {
 }
 
 impl Stream for Following {
-    /// [`ReadError::Corrupt`] is the only error, and the last item.
+    /// An error is the last item: [`ReadError::Corrupt`], or [`ReadError::NoStore`] from an app without a store.
     type Item = Result<RecordedEvent, ReadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
