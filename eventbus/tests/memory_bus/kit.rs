@@ -13,17 +13,20 @@ use async_trait::async_trait;
 use eventbus::{
     ExpectedVersion, HandlerError, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent,
     StreamId, Version,
-    delivery::RetryPolicy,
+    delivery::{DeliveryAttempts, RetryPolicy},
     event::EventFilter,
     handler::HandlerOptions,
     port::{
-        AppendEvents, CheckpointError, Checkpoints, EventBus, ProgressUpdate, ReadFeed, Subscriber, Subscription,
-        UnfinishedDeliveries, UnfinishedDelivery,
+        AppendEvents, CheckpointError, Checkpoints, DeadDelivery, EventBus, ProgressUpdate, ReadFeed, Subscriber,
+        Subscription, UnfinishedDeliveries, UnfinishedDelivery,
     },
     testkit::delegate,
 };
 use futures_util::TryStreamExt as _;
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
 
 /// A store whose saving of progress can break.
 #[derive(Debug, Default)]
@@ -31,8 +34,16 @@ pub struct Kept {
     store: InMemoryEventStore,
     positions: Mutex<HashMap<String, Position>>,
     pub broken: AtomicBool,
-    /// Set if it saves progress without an answer.
+    /// Set if it saves progress, and ends dead letters, without an answer.
     pub mute: AtomicBool,
+    /// Ends of dead letters wait while it is set.
+    pub holds_ends: watch::Sender<bool>,
+    /// The number of calls that end a dead letter.
+    pub ends: AtomicUsize,
+    /// Waiting deliveries that were read are not returned while it is set.
+    pub holds_loads: watch::Sender<bool>,
+    /// The number of times that waiting deliveries were read.
+    pub loads: AtomicUsize,
     pub unreadable: AtomicBool,
     pub refused: AtomicUsize,
     pub saved: AtomicUsize,
@@ -40,7 +51,10 @@ pub struct Kept {
     pub reaches: AtomicUsize,
 }
 
-delegate!(Kept, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, EventStore, UnfinishedDeliveries {
+delegate!(Kept, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, EventStore);
+
+#[async_trait]
+impl UnfinishedDeliveries for Kept {
     async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
         if self.broken.load(Ordering::SeqCst) {
             self.refused.fetch_add(1, Ordering::SeqCst);
@@ -56,7 +70,55 @@ delegate!(Kept, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, 
             false => Ok(()),
         }
     }
-});
+
+    async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
+        if self.unreadable.load(Ordering::SeqCst) {
+            return Err(CheckpointError::new(group, "unreadable"));
+        }
+        let waiting = self.store.waiting_deliveries(group).await;
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        self.holds_loads.subscribe().wait_for(|holds| !holds).await.expect("the sender is here");
+        waiting
+    }
+
+    async fn dead_positions(&self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> {
+        self.store.dead_positions(group, after).await
+    }
+
+    async fn dead_deliveries(
+        &self,
+        after: Option<&DeadDelivery>,
+        limit: usize,
+    ) -> Result<Vec<DeadDelivery>, CheckpointError> {
+        self.store.dead_deliveries(after, limit).await
+    }
+
+    async fn dead_delivery(&self, group: &Name, position: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
+        self.store.dead_delivery(group, position).await
+    }
+
+    async fn count_dead_deliveries(&self, at_most: u64) -> Result<u64, CheckpointError> {
+        self.store.count_dead_deliveries(at_most).await
+    }
+
+    async fn end_dead_delivery(
+        &self,
+        group: &Name,
+        position: Position,
+        attempts: Option<&DeliveryAttempts>,
+    ) -> Result<bool, CheckpointError> {
+        self.ends.fetch_add(1, Ordering::SeqCst);
+        self.holds_ends.subscribe().wait_for(|holds| !holds).await.expect("the sender is here");
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(CheckpointError::new(group, "broken"));
+        }
+        let is_ended = self.store.end_dead_delivery(group, position, attempts).await?;
+        match self.mute.load(Ordering::SeqCst) {
+            true => Err(CheckpointError::new(group, "no answer")),
+            false => Ok(is_ended),
+        }
+    }
+}
 
 #[async_trait]
 impl Checkpoints for Kept {

@@ -141,6 +141,88 @@ async fn a_dead_letter_that_is_not_saved_yet_is_ended_where_it_is() {
 }
 
 #[tokio::test]
+async fn a_replay_whose_answer_is_lost_is_delivered() {
+    let kept = three().await;
+    let (bus, worker, id) = with_dead_letter(&kept).await;
+    kept.mute.store(true, Ordering::SeqCst);
+    let unknown = bus.replay(&id).await.unwrap_err();
+    assert!(matches!(unknown, DeadLetterError::OutcomeUnknown { .. }), "{unknown:?}");
+    kept.mute.store(false, Ordering::SeqCst);
+    is_delivered_once_more(&kept, &bus, &worker).await;
+}
+
+#[tokio::test]
+async fn a_replay_whose_caller_is_gone_is_delivered() {
+    let kept = three().await;
+    let (bus, worker, id) = with_dead_letter(&kept).await;
+    kept.holds_ends.send_replace(true);
+    let caller = tokio::spawn({
+        let bus = bus.clone();
+        async move { bus.replay(&id).await }
+    });
+    until("the store is asked", async || kept.ends.load(Ordering::SeqCst) == 1).await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    kept.holds_ends.send_replace(false);
+    is_delivered_once_more(&kept, &bus, &worker).await;
+}
+
+async fn is_delivered_once_more(kept: &Kept, bus: &InMemoryEventBus, worker: &Worker) {
+    until("it is delivered again", async || worker.got().get(3) == Some(&2)).await;
+    settled(bus).await;
+    assert_eq!(worker.got().len(), 4);
+    assert_eq!(kept.rows("a").await, (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_discarded_after_a_replay_without_an_answer_is_not_delivered() {
+    let kept = three().await;
+    let (bus, worker, id) = with_dead_letter(&kept).await;
+    kept.broken.store(true, Ordering::SeqCst);
+    kept.unreadable.store(true, Ordering::SeqCst);
+    bus.replay(&id).await.unwrap_err();
+    kept.broken.store(false, Ordering::SeqCst);
+    assert!(bus.discard(&id).await.unwrap());
+    kept.unreadable.store(false, Ordering::SeqCst);
+    let loads = kept.loads.load(Ordering::SeqCst);
+    until("the rows are read", async || kept.loads.load(Ordering::SeqCst) > loads).await;
+    settled(&bus).await;
+    assert_eq!(worker.got().len(), 3);
+}
+
+#[tokio::test]
+async fn a_discard_whose_answer_is_lost_says_so() {
+    let kept = three().await;
+    let (bus, _, id) = with_dead_letter(&kept).await;
+    kept.mute.store(true, Ordering::SeqCst);
+    let unknown = bus.discard(&id).await.unwrap_err();
+    assert!(matches!(unknown, DeadLetterError::OutcomeUnknown { .. }), "{unknown:?}");
+    assert_eq!(kept.rows("a").await, (vec![], vec![]));
+}
+
+/// The load has read the rows before the replay, and takes them over after it.
+#[tokio::test]
+async fn a_dead_letter_that_is_replayed_while_its_group_loads_is_delivered() {
+    let kept = three().await;
+    kept.save_checkpoint_of("a", 3).await;
+    let dead_since = Some(OffsetDateTime::UNIX_EPOCH);
+    let dead = UnfinishedDelivery { position: Position::new(2), attempts: DeliveryAttempts::default(), dead_since };
+    kept.put(&Name::from_static("a"), vec![dead]).await;
+    let (bus, worker) = (bus(NEVER), Worker::new());
+    bus.resume_from(kept.clone()).await.unwrap();
+    kept.holds_loads.send_replace(true);
+    worker.join(&bus, "a");
+    start(&bus).await;
+    until("the group loads", async || kept.loads.load(Ordering::SeqCst) > 0).await;
+    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    assert!(bus.replay(&letters[0].id).await.unwrap());
+    kept.holds_loads.send_replace(false);
+    until("it is delivered", async || worker.got() == [2]).await;
+    settled(&bus).await;
+    assert_eq!(kept.rows("a").await, (vec![], vec![]));
+}
+
+#[tokio::test]
 async fn a_replayed_dead_letter_that_fails_is_one_again() {
     let kept = three().await;
     let (bus, worker, id) = with_dead_letter(&kept).await;

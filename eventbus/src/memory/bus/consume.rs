@@ -465,6 +465,7 @@ impl GroupConsumer {
         if inner.log().cursor(group).is_loaded() {
             return true;
         }
+        inner.log().cursor(group).begin_load();
         match StoredProgress::load(&*resume.store, group, inner.subscribers()).await {
             Ok(progress) => {
                 let mut log = inner.log();

@@ -3,14 +3,16 @@
 //! A dead letter is in the log until its row is written; for ever if there is no store to write it to, or the event is
 //! not of that store.
 //!
-//! Invariant: a dead letter has the same id in the log and in the store.
+//! Invariant: a dead letter has the same id in the log and in the store. A running group learns of each row that waits
+//! again, also if the caller of the replay is gone, or the store's answer was lost: it reads the rows only at its start.
 
-use std::pin::pin;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
 use parking_lot::MutexGuard;
 use time::OffsetDateTime;
+use tokio::sync::oneshot;
 
 use super::{
     InMemoryEventBus,
@@ -21,10 +23,10 @@ use super::{
     store_access::{read_event_at, read_events_at},
 };
 use crate::{
-    domain::{record::RecordedEvent, stream::Position},
+    domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::{
-        DeadDelivery, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, MessageId, ReadError,
-        attempts::DeliveryAttempts,
+        DeadDelivery, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, EventStore,
+        MessageId, ReadError, attempts::DeliveryAttempts,
     },
     support::PAGE_BYTES,
 };
@@ -33,6 +35,8 @@ use crate::{
 const PAGE_ROWS: usize = 100;
 /// The most rows of the store that are read at once.
 const PAGE_ROWS_MAX: usize = 1_000;
+/// The pause between two reads of a row whose replay had no answer.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts the dead letters in the store, up to `at_most`; 0 if it does not answer.
 pub(super) async fn count_stored(inner: &BusInner, at_most: u64) -> u64 {
@@ -43,8 +47,12 @@ pub(super) async fn count_stored(inner: &BusInner, at_most: u64) -> u64 {
     count.inspect_err(|error| tracing::debug!(%error, "dead letters not counted")).unwrap_or_default()
 }
 
-fn unavailable(source: impl Into<crate::domain::error::BoxError>) -> DeadLetterError {
+fn unavailable(source: impl Into<BoxError>) -> DeadLetterError {
     DeadLetterError::Unavailable { destination: DESTINATION.clone(), source: source.into() }
+}
+
+fn outcome_unknown(source: impl Into<BoxError>) -> DeadLetterError {
+    DeadLetterError::OutcomeUnknown { destination: DESTINATION.clone(), source: source.into() }
 }
 
 /// Returns the event of a dead letter; `None` if the store has lost it, or cannot read it any more.
@@ -136,7 +144,7 @@ async fn list(
 }
 
 /// Replays or discards a dead letter; returns `false` if it is gone.
-async fn end_dead_letter(inner: &BusInner, id: &DeadLetterId, is_replay: bool) -> Result<bool, DeadLetterError> {
+async fn end_dead_letter(inner: &Arc<BusInner>, id: &DeadLetterId, is_replay: bool) -> Result<bool, DeadLetterError> {
     if open_log(inner)?.end_dead_letter(id, is_replay) {
         // the group has an entry to take, or progress to save
         inner.notify_published();
@@ -145,25 +153,67 @@ async fn end_dead_letter(inner: &BusInner, id: &DeadLetterId, is_replay: bool) -
     let (Some(store), Some(position)) = (inner.store(), id.position()) else {
         return Ok(false);
     };
-    let group = id.group();
-    let dead = store.dead_delivery(group, position).await.map_err(unavailable)?;
-    let Some(dead) = dead.filter(|dead| DeadLetterId::from_dead_delivery(dead) == *id) else {
+    let Some(dead) = find_stored(&*store, id, position).await? else {
         return Ok(false);
     };
     if !is_replay {
-        return store.end_dead_delivery(group, position, None).await.map_err(unavailable);
+        return store.end_dead_delivery(id.group(), position, None).await.map_err(outcome_unknown);
     }
     if none_if_corrupt(read_event_at(&*store, position).await)?.is_none() {
         let id = MessageId::new(id.to_string());
         return Err(DeadLetterError::Empty { destination: DESTINATION.clone(), id });
     }
-    let delivery_attempts = DeliveryAttempts::replayed(dead.attempts.done);
-    if !store.end_dead_delivery(group, position, Some(&delivery_attempts)).await.map_err(unavailable)? {
-        return Ok(false);
+    let (answer, answered) = oneshot::channel();
+    let replay = replay_stored(Arc::clone(inner), store, id.clone(), position, dead.attempts.done, answer);
+    tokio::spawn(replay);
+    answered.await.unwrap_or_else(|error| Err(outcome_unknown(error)))
+}
+
+/// Returns the row of a dead letter; `None` if it is gone.
+async fn find_stored(
+    store: &dyn EventStore,
+    id: &DeadLetterId,
+    position: Position,
+) -> Result<Option<DeadDelivery>, DeadLetterError> {
+    let dead = store.dead_delivery(id.group(), position).await.map_err(unavailable)?;
+    Ok(dead.filter(|dead| DeadLetterId::from_dead_delivery(dead) == *id))
+}
+
+/// Replays a dead letter in the store, and then in its group. Without an answer of the store it reads the waiting rows until
+/// it knows the outcome, or the bus closes.
+async fn replay_stored(
+    inner: Arc<BusInner>,
+    store: Arc<dyn EventStore>,
+    id: DeadLetterId,
+    position: Position,
+    done: Vec<String>,
+    answer: oneshot::Sender<Result<bool, DeadLetterError>>,
+) {
+    let attempts = DeliveryAttempts::replayed(done);
+    let ended = store.end_dead_delivery(id.group(), position, Some(&attempts)).await;
+    let tell_group = || {
+        inner.log().cursor(id.group()).replay_stored(position, attempts);
+        inner.notify_published();
+    };
+    match ended {
+        Ok(is_replayed) => {
+            if is_replayed {
+                tell_group();
+            }
+            drop(answer.send(Ok(is_replayed))); // to no one, if the caller is gone
+        }
+        Err(error) => {
+            drop(answer.send(Err(outcome_unknown(error))));
+            while !inner.consuming().is_closed() {
+                match store.waiting_deliveries(id.group()).await {
+                    Ok(waiting) if waiting.iter().any(|row| row.position == position) => return tell_group(),
+                    // it is a dead letter still, or was discarded, or replayed and handled since
+                    Ok(_) => break,
+                    Err(_) => inner.settings().clock.sleep(DOUBT_INTERVAL).await,
+                }
+            }
+        }
     }
-    inner.log().cursor(group).replay_stored(position, delivery_attempts);
-    inner.notify_published();
-    Ok(true)
 }
 
 /// Returns the time of the newest dead letter; later ones are newer, also after the clock was set back.
@@ -182,7 +232,7 @@ async fn newest_dead_letter(inner: &BusInner) -> Result<OffsetDateTime, DeadLett
 }
 
 /// Replays or discards the matching dead letters that exist now; returns how many.
-async fn end_all(inner: &BusInner, filter: &DeadLetterFilter, is_replay: bool) -> Result<u64, DeadLetterError> {
+async fn end_all(inner: &Arc<BusInner>, filter: &DeadLetterFilter, is_replay: bool) -> Result<u64, DeadLetterError> {
     let last = newest_dead_letter(inner).await?;
     let (mut after, mut ended) = (None, 0);
     loop {
@@ -224,8 +274,7 @@ impl DeadLetters for InMemoryEventBus {
         let (Some(store), Some(position)) = (self.inner.store(), id.position()) else {
             return Ok(None);
         };
-        let dead = store.dead_delivery(id.group(), position).await.map_err(unavailable)?;
-        match dead.filter(|dead| DeadLetterId::from_dead_delivery(dead) == id) {
+        match find_stored(&*store, &id, position).await? {
             Some(dead) => to_dead_letter(&dead, read_event_at(&*store, dead.position).await).map(Some),
             None => Ok(None),
         }

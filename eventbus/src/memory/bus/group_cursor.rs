@@ -147,6 +147,8 @@ pub(super) struct GroupCursor {
     unreadable: UnreadableTracker,
     /// Events before the checkpoint to deliver again, in this order: the consumer reads them back page by page.
     replayed: VecDeque<(Position, DeliveryAttempts)>,
+    /// The dead letters that were replayed while the progress is loaded: the load may have read the rows before that.
+    replayed_during_load: Vec<(Position, DeliveryAttempts)>,
 }
 
 impl GroupCursor {
@@ -307,10 +309,10 @@ impl GroupCursor {
     }
 
     /// Queues a stored dead letter for redelivery with these attempts. The consumer reads its event back, unless the
-    /// event is pending, or the feed brings it once more, whose order it must keep. A group that is loaded later finds
-    /// the row.
+    /// event is pending, or the feed brings it once more, whose order it must keep.
     pub(super) fn replay_stored(&mut self, position: Position, attempts: DeliveryAttempts) {
         if !self.is_loaded {
+            self.replayed_during_load.push((position, attempts));
             return;
         }
         // the feed may not bring events that the group misses before the next start
@@ -319,8 +321,23 @@ impl GroupCursor {
         }
         let is_pending =
             |pending: &PendingEntry| pending.row_state != RowState::Missing && pending.position == Some(position);
-        if !self.rows_ahead.contains_key(&position) && !self.pending.values().any(is_pending) {
+        let is_queued = self.replayed.iter().any(|(queued, _)| *queued == position);
+        if !is_queued && !self.rows_ahead.contains_key(&position) && !self.pending.values().any(is_pending) {
             self.replayed.push_back((position, attempts));
+        }
+    }
+
+    /// Forgets the dead letters that were replayed until now: the load that begins finds their rows.
+    pub(super) fn begin_load(&mut self) {
+        self.replayed_during_load.clear();
+    }
+
+    /// Queues the dead letters that were replayed during the load, unless it has found their rows.
+    pub(super) fn end_load(&mut self) {
+        for (position, attempts) in std::mem::take(&mut self.replayed_during_load) {
+            if !self.has_row(position) {
+                self.replay_stored(position, attempts);
+            }
         }
     }
 

@@ -222,6 +222,7 @@ impl EventBus for InMemoryEventBus {
     async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
         let mut loaded = Vec::new();
         for group in self.inner.subscribers().groups() {
+            self.inner.log().cursor(&group).begin_load();
             loaded.push(StoredProgress::load(&*store, &group, self.inner.subscribers()).await?);
         }
         let fed_from = loaded.iter().map(|progress| progress.checkpoint.unwrap_or(Position::START)).min();

@@ -105,6 +105,7 @@ impl StoredProgress {
         for (event, attempts) in self.waiting_before {
             log.restore_loaded(&self.group, &event, attempts);
         }
+        log.cursor(&self.group).end_load();
     }
 }
 
