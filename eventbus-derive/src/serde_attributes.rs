@@ -14,6 +14,8 @@ pub(crate) struct SerdeAttributes {
     /// Set if serde does not write the field, or does not read it, or neither.
     pub(crate) skips_a_direction: bool,
     pub(crate) flatten: bool,
+    /// Set if serde writes a value of a different type in its place.
+    pub(crate) has_substitute: bool,
 }
 
 impl SerdeAttributes {
@@ -27,6 +29,7 @@ impl SerdeAttributes {
                 serde.skips_a_direction |=
                     ["skip", "skip_serializing", "skip_deserializing"].iter().any(|skip| meta.path.is_ident(skip));
                 serde.flatten |= meta.path.is_ident("flatten");
+                serde.has_substitute |= ["into", "transparent"].iter().any(|into| meta.path.is_ident(into));
                 if rename || rename_all {
                     let mut keep = |name: LitStr| {
                         if rename {

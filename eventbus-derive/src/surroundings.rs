@@ -95,7 +95,8 @@ impl Taken {
     }
 }
 
-/// Finds the struct or enum `name` in the module of the item `beside`, as far as their file shows.
+/// Finds the struct or enum `name` in the module of the item `beside`, as far as their file shows. `beside` derives
+/// `Aggregate` or `Decision`; types and modules that are compiled conditionally do not count, as they may be left out.
 pub(crate) fn type_beside(beside: &Ident, name: &Ident) -> Option<Taken> {
     if !proc_macro::is_available() {
         return None;
@@ -111,19 +112,25 @@ pub(crate) fn type_beside(beside: &Ident, name: &Ident) -> Option<Taken> {
 
 fn taken_in(items: &[Item], beside: &str, name: &str) -> Option<Taken> {
     let named = |name: &str| {
-        items.iter().find_map(|item| match item {
+        let attrs = items.iter().find_map(|item| match item {
             Item::Enum(item) if item.ident == name && item.generics.params.is_empty() => Some(&item.attrs),
             Item::Struct(item) if item.ident == name && item.generics.params.is_empty() => Some(&item.attrs),
             _ => None,
-        })
+        });
+        attrs.filter(|attrs| !is_conditional(attrs)).map(|attrs| Taken { derives: derives(attrs) })
     };
-    if let (Some(attrs), Some(_)) = (named(name), named(beside)) {
-        return Some(Taken { derives: derives(attrs) });
+    let has_owner = named(beside).is_some_and(|owner| owner.derives("Aggregate") || owner.derives("Decision"));
+    if let Some(taken) = named(name).filter(|_| has_owner) {
+        return Some(taken);
     }
     items.iter().find_map(|item| match item {
-        Item::Mod(module) => taken_in(&module.content.as_ref()?.1, beside, name),
+        Item::Mod(module) if !is_conditional(&module.attrs) => taken_in(&module.content.as_ref()?.1, beside, name),
         _ => None,
     })
+}
+
+fn is_conditional(attrs: &[Attribute]) -> bool {
+    attrs.iter().any(|attribute| attribute.path().is_ident("cfg"))
 }
 
 fn derives(attrs: &[Attribute]) -> Vec<String> {
@@ -319,10 +326,19 @@ mod tests {
     #[test]
     fn a_type_of_the_same_module_has_a_name() {
         let taken = |source: &str| taken_in(&syn::parse_file(source).unwrap().items, "Account", "AccountEvent");
-        let own =
-            taken("mod a { #[derive(Debug)] #[derive(eventbus::DomainEvent)] enum AccountEvent {} struct Account; }");
+        let owner = "#[derive(Debug, eventbus::Aggregate)] struct Account;";
+        let own = taken(&format!(
+            "mod a {{ #[derive(Debug)] #[derive(eventbus::DomainEvent)] enum AccountEvent {{}} {owner} }}"
+        ));
         assert!(own.is_some_and(|own| own.derives("DomainEvent") && own.derives("Debug") && !own.derives("Clone")));
-        assert!(taken("mod a { enum AccountEvent {} } struct Account;").is_none());
-        assert!(taken("struct Account; fn f() -> AccountEvent {}").is_none());
+        for free in [
+            "mod a { enum AccountEvent {} }",
+            "mod a { struct Account; enum AccountEvent {} }",
+            "#[cfg(feature = \"a\")] enum AccountEvent {}",
+            "fn f() -> AccountEvent {}",
+        ] {
+            assert!(taken(&format!("{free} {owner}")).is_none(), "{free}");
+        }
+        assert!(taken(&format!("#[cfg(test)] mod a {{ enum AccountEvent {{}} {owner} }}")).is_none());
     }
 }

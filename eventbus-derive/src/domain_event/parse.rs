@@ -68,7 +68,7 @@ fn event(input: &DeriveInput, data: &DataStruct, options: &Options, mistakes: &m
         upcasters: upcast::parse(schema_version, options, mistakes),
         unique: unique::parse(&data.fields, options, mistakes),
         tags: tags::parse(&data.fields, options, mistakes),
-        personal: personal::parse(&data.fields, options, mistakes),
+        personal: personal::parse(input, &data.fields, options, mistakes),
         event_type,
         schema_version,
         aggregate: aggregate(input, options, mistakes),

@@ -1,15 +1,25 @@
 //! The fields with data of a person: `personal(email, address)`.
 
-use syn::{Fields, Ident, parse2};
+use syn::{DeriveInput, Fields, Ident, parse2};
 
 use crate::{mistakes::Mistakes, options::Options, serde_attributes::SerdeAttributes, text};
 
 /// Parses the list; returns the names that the fields have or had in the stored JSON, but for the case and the separators
 /// that `rename_all` gives them.
-pub(super) fn parse(fields: &Fields, options: &Options, mistakes: &mut Mistakes) -> Vec<String> {
+pub(super) fn parse(input: &DeriveInput, fields: &Fields, options: &Options, mistakes: &mut Mistakes) -> Vec<String> {
     let mut found: Vec<Ident> = Vec::new();
     let mut names = Vec::new();
-    for member in options.list("personal", mistakes).map(|(_, members)| members).unwrap_or_default() {
+    let Some((span, members)) = options.list("personal", mistakes) else {
+        return names;
+    };
+    if SerdeAttributes::of(&input.attrs).has_substitute {
+        mistakes.at_span(
+            span,
+            "`personal` names fields of the stored JSON, and serde writes this event as a value of a different type: \
+             declare the fields of that type, or write the event itself",
+        );
+    }
+    for member in members {
         let Ok(field) = parse2::<Ident>(member.clone()) else {
             mistakes.at(member, "`personal` lists fields, as in `personal(email, address)`");
             continue;

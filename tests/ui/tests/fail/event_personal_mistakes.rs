@@ -13,6 +13,25 @@ struct Address {
     street: String,
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[serde(into = "Address", from = "Address")]
+#[event(aggregate_type = "User", personal(street))]
+struct Moved {
+    street: String,
+}
+
+impl From<Address> for Moved {
+    fn from(address: Address) -> Self {
+        Self { street: address.street }
+    }
+}
+
+impl From<Moved> for Address {
+    fn from(moved: Moved) -> Self {
+        Self { street: moved.street }
+    }
+}
+
 #[derive(Debug, DomainEvent)]
 #[event(personal(email))]
 enum Both {
