@@ -134,7 +134,7 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
     let bus = session.bus().await?;
     let OpenBus::Redis(redis) = bus else {
-        return Err(CommandError::Usage("groups of the in-process bus are not retired; pass `--bus URL`".into()));
+        return Err(CommandError::Usage("only groups on Redis are retired; pass `--bus URL`".into()));
     };
     let store = session.optional_store().await?;
     let groups = Progress::while_reading(read_groups(session)).await?;

@@ -282,7 +282,7 @@ async fn what_others_removed_is_missed_though_its_consumer_gave_it_back_when_it_
     until("one is handled, and one read ahead", async || pending(&rig.bus).await.len() == 2).await;
     until("the first is handled", async || actor.begun().len() == 1).await;
     assert_eq!(rig.floor(&group).await, GroupFloor::At(at(0)));
-    trim_plainly(&rig, 3).await;
+    trim_plainly(&rig, 8).await;
     tokio::join!(biased; rig.bus.stop_consuming(), async { actor.let_go(1) });
     assert_eq!(rig.floor(&group).await, GroupFloor::Gap);
 }
