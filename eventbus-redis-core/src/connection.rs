@@ -281,18 +281,22 @@ impl SharedConnection {
     }
 
     /// As [`run_idempotent`](Self::run_idempotent), for a caller that must know if the script ran: if the second run
-    /// fails, the outcome of the first one stays unknown.
+    /// fails, the outcome of the first one stays unknown. Returns the reply, and `true` if it is that of the second run and
+    /// the first one may still come.
     pub async fn run_idempotent_or_unknown<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
-    ) -> Result<T, CommandError> {
+    ) -> Result<(T, bool), CommandError> {
         let (mut connection, number) = self.get_with_short_timeout().await?;
         match script.invoke_async(&mut connection).await {
-            Err(error) if self.drop_if_lost(number, &error) => match self.run(script).await {
-                Err(_) if !reply::is_not_executed(&error) => Err(CommandError::Sent(error)),
-                reply => reply,
-            },
-            reply => Ok(reply?),
+            Err(error) if self.drop_if_lost(number, &error) => {
+                let may_run_late = !reply::is_not_executed(&error);
+                match self.run(script).await {
+                    Err(_) if may_run_late => Err(CommandError::Sent(error)),
+                    reply => Ok((reply?, may_run_late)),
+                }
+            }
+            reply => Ok((reply?, false)),
         }
     }
 

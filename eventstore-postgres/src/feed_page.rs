@@ -101,10 +101,7 @@ async fn whole_page(
         let query = inner.statements().whole_feed_page(include_str!("sql/read_page.sql"), start.page_end);
         query.bind(start.after).bind(through).bind(PAGE_EVENTS_MAX)
     };
-    let (rows, page_end) = match fetch_rows(inner, query(end), PAYLOAD_COLUMN).await {
-        Ok(fetched) => fetched,
-        Err(error) => return Err(name_damaged_row(inner, error, (start.after, end), query).await),
-    };
+    let (rows, page_end) = fetch_range(inner, (start.after, end), PAYLOAD_COLUMN, query).await?;
     let (mut events, mut has_more) = decode_rows(inner, &rows).await?;
     has_more |= page_end == PageEnd::AtBytes;
     note_archived(inner, &events, &mut versions).await?;
@@ -207,10 +204,7 @@ pub(crate) async fn fetch_filtered(
         FeedColumns::Record => PAYLOAD_COLUMN,
         FeedColumns::Visited => VISITED_PAYLOAD_COLUMN,
     };
-    let (rows, page_end) = match fetch_rows(inner, query(window_end), payload).await {
-        Ok(fetched) => fetched,
-        Err(error) => return Err(name_damaged_row(inner, error, (start.after, window_end), query).await),
-    };
+    let (rows, page_end) = fetch_range(inner, (start.after, window_end), payload, query).await?;
     let page = PageStart { after: start.after, window_end, page_end };
     let last = rows.last().and_then(|row| read_position(row, 0).ok().flatten());
     let has_more = rows.len() as i64 >= PAGE_EVENTS_MAX || page_end == PageEnd::AtBytes;
@@ -253,17 +247,21 @@ async fn fetch_rows(
     }
 }
 
-/// Turns the error of a page without rows into one that names the row which the server cannot read: a retry would fail
-/// there for ever, and only an operator can have readers skip its position. `query` reads the page up to a position.
-async fn name_damaged_row<'q>(
+/// Fetches the rows of a page behind one position and up to another one; `query` reads the page up to a position.
+///
+/// # Errors
+/// One that names the row, if that is one which the server cannot read: a retry would fail there for ever, and only an
+/// operator can have readers skip its position.
+async fn fetch_range<'q>(
     inner: &StoreInner,
-    error: StatementError,
     (after, end): (i64, i64),
+    payload_column: usize,
     query: impl Fn(i64) -> Query<'q>,
-) -> ReadError {
-    if !error.is_damage() {
-        return error.into();
-    }
+) -> Result<(Vec<PgRow>, PageEnd), ReadError> {
+    let error = match fetch_rows(inner, query(end), payload_column).await {
+        Err(error) if error.is_damage() => error,
+        fetched => return Ok(fetched?),
+    };
     let (mut before, mut at) = (after, end);
     while at - before > 1 {
         let (middle, mut rows) = (before + (at - before) / 2, 0);
@@ -271,10 +269,10 @@ async fn name_damaged_row<'q>(
             Ok(()) if rows == 0 => before = middle,
             Err(again) if rows == 0 && again.is_damage() => at = middle,
             // the row was repaired meanwhile, or this is a different error: the next read tells
-            _ => return error.into(),
+            _ => return Err(error.into()),
         }
     }
-    damaged_row(at, error)
+    Err(damaged_row(at, error))
 }
 
 fn damaged_row(position: i64, error: StatementError) -> ReadError {

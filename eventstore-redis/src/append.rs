@@ -8,7 +8,7 @@ use eventbus::{
     port::{Append, AppendError, ReadError},
     support::{ListedEventTypes, check_events, check_ids, first_result},
 };
-use eventbus_redis_core::{error::CommandError, reply};
+use eventbus_redis_core::reply;
 use redis::{ScriptInvocation, Value};
 use time::OffsetDateTime;
 
@@ -88,33 +88,21 @@ async fn run_appends(inner: &StoreInner, appends: Vec<Append>) -> Vec<Result<Vec
         return Vec::new();
     }
     let acknowledged = inner.acknowledged().position();
-    let (replies, may_run_late) = match run_script(inner, &append_script(inner, &appends, acknowledged)).await {
-        Ok(replied) => replied,
+    // may run twice: the event ids identify an append that has run
+    let replied =
+        inner.connection().run_idempotent_or_unknown::<Vec<Value>>(&append_script(inner, &appends, acknowledged)).await;
+    let (mut replies, may_run_late) = match replied {
+        Ok((replies, may_run_late)) => (replies.into_iter(), may_run_late),
         Err(error) => {
             return appends.iter().map(|append| Err(append_error(&append.stream, error.clone()))).collect();
         }
     };
-    let mut replies = replies.into_iter();
     let mut results = Vec::with_capacity(appends.len());
     for append in appends {
         let reply = replies.next().unwrap_or(Value::Nil);
         results.push(resolve(inner, append, reply, acknowledged, may_run_late).await);
     }
     results
-}
-
-/// Runs a script of appends, and a second copy if its connection is lost: the event ids identify an append that has run.
-/// Returns the replies, and `true` if the first copy may still run.
-async fn run_script(inner: &StoreInner, script: &ScriptInvocation<'_>) -> Result<(Vec<Value>, bool), CommandError> {
-    let lost = match inner.connection().run_with_short_timeout(script).await {
-        Err(CommandError::Sent(error)) if reply::is_connection_lost(&error) => error,
-        replies => return Ok((replies?, false)),
-    };
-    let may_run_late = !reply::is_not_executed(&lost);
-    match inner.connection().run(script).await {
-        Err(_) if may_run_late => Err(CommandError::Sent(lost)),
-        replies => Ok((replies?, may_run_late)),
-    }
 }
 
 fn append_script(inner: &StoreInner, appends: &[Append], acknowledged: Position) -> ScriptInvocation<'static> {

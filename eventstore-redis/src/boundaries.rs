@@ -53,7 +53,7 @@ impl Boundaries for RedisEventStore {
         script.arg(event.version().get()).arg(metadata.event_id().to_string()).arg(tag.as_str()).arg(TAGS_MAX);
         // may run twice: the second run finds the tag of the first
         let added = self.inner().connection().run_idempotent_or_unknown::<String>(&script).await;
-        match added.map_err(|error| append_error(stream, error))?.as_str() {
+        match added.map_err(|error| append_error(stream, error))?.0.as_str() {
             "missing" => Err(no_such_event(event)),
             "full" => Err(too_many_tags(event)),
             added => Ok(added == "added"),

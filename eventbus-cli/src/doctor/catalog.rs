@@ -1,8 +1,8 @@
 //! All checks.
 
 use super::{
-    bus_and_store, check::Check, postgres_access, postgres_replicas, postgres_server, postgres_tables, redis_access,
-    redis_contents, redis_groups, redis_server, sqlite_file, store_contents,
+    bus_and_store, check::Check, postgres_access, postgres_contents, postgres_replicas, postgres_server,
+    postgres_tables, redis_access, redis_contents, redis_groups, redis_server, sqlite_file,
 };
 
 /// Returns all checks, in the order in which they are made.
@@ -18,7 +18,7 @@ pub fn checks() -> impl Iterator<Item = &'static Check> {
         postgres_replicas::CHECKS,
         postgres_access::CHECKS,
         postgres_tables::CHECKS,
-        store_contents::CHECKS,
+        postgres_contents::CHECKS,
         redis_server::CHECKS,
         redis_access::CHECKS,
         redis_groups::CHECKS,

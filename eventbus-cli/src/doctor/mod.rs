@@ -16,6 +16,7 @@ mod finding;
 mod known_types;
 mod outcome;
 mod postgres_access;
+mod postgres_contents;
 mod postgres_replicas;
 mod postgres_server;
 mod postgres_session;

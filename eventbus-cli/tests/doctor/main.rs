@@ -7,6 +7,7 @@ mod common;
 mod healthy;
 mod pooler;
 mod postgres_access;
+mod postgres_contents;
 mod postgres_server;
 mod postgres_tables;
 mod redis_access;
@@ -15,6 +16,5 @@ mod redis_groups;
 mod redis_server;
 mod run;
 mod sqlite_file;
-mod store_contents;
 #[path = "../../../eventbus-redis/tests/common/tls_server.rs"]
 mod tls_server;

@@ -9,7 +9,7 @@ use eventbus::{
     InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     delivery::DeliveryAttempts,
     port::{
-        DeadLetterError, DeadLetterFilter, DeadLetters, EventBus, MessageId, UnfinishedDeliveries as _,
+        DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetters, EventBus, MessageId, UnfinishedDeliveries as _,
         UnfinishedDelivery,
     },
 };
@@ -31,9 +31,21 @@ async fn with_dead_letter(kept: &Arc<Kept>) -> (InMemoryEventBus, Worker, Messag
     let info = bus.stream_info().await;
     assert_eq!((info.dlq_messages, info.pending_messages), (1, 0));
     worker.failing.lock().unwrap().clear();
-    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = letters_of(&bus).await;
     let id = letters[0].id.clone();
     (bus, worker, id)
+}
+
+/// A dead letter of the group `a`, which a former process has left.
+async fn put_dead_letter(kept: &Kept, position: u64) {
+    let dead_since = Some(OffsetDateTime::UNIX_EPOCH);
+    let dead =
+        UnfinishedDelivery { position: Position::new(position), attempts: DeliveryAttempts::default(), dead_since };
+    kept.put(&Name::from_static("a"), vec![dead]).await;
+}
+
+async fn letters_of(bus: &InMemoryEventBus) -> Vec<DeadLetter> {
+    bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters
 }
 
 /// Three events of three aggregates.
@@ -64,7 +76,7 @@ async fn a_restart_delivers_no_dead_letter_and_nothing_that_came_after_it() {
     bus.stop_consuming().await;
     let (bus, worker) = restarted(&kept).await;
     assert_eq!(worker.got(), Vec::<u64>::new());
-    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = letters_of(&bus).await;
     let [letter] = &letters[..] else { panic!("{letters:#?}") };
     assert_eq!(letter.id, id, "another process calls it the same");
     assert_eq!(letter.record.as_ref().and_then(RecordedEvent::position), Some(Position::new(2)));
@@ -97,14 +109,12 @@ async fn a_dead_letter_that_is_ended_before_the_feed_brings_it_does_not_overtake
     for is_again in [true, false] {
         let kept = three().await;
         kept.save_checkpoint_of("a", 1).await;
-        let dead_since = Some(OffsetDateTime::UNIX_EPOCH);
-        let dead = UnfinishedDelivery { position: Position::new(3), attempts: DeliveryAttempts::default(), dead_since };
-        kept.put(&Name::from_static("a"), vec![dead]).await;
+        put_dead_letter(&kept, 3).await;
         let (bus, worker) = (bus(NEVER), Worker::new());
         worker.join(&bus, "a");
         let from = bus.resume_from(kept.clone()).await.unwrap().unwrap();
         start(&bus).await;
-        let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+        let letters = letters_of(&bus).await;
         let id = &letters[0].id;
         assert!(if is_again { bus.replay(id).await.unwrap() } else { bus.discard(id).await.unwrap() });
         settled(&bus).await;
@@ -128,7 +138,7 @@ async fn a_dead_letter_that_is_not_saved_yet_is_ended_where_it_is() {
         feed(&bus, &kept.after(Position::START).await).await;
         start(&bus).await;
         until("saving was refused", async || worker.got().len() == 3 && kept.refused.load(Ordering::SeqCst) > 0).await;
-        let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+        let letters = letters_of(&bus).await;
         assert_eq!(letters.len(), 1);
         worker.failing.lock().unwrap().clear();
         let id = &letters[0].id;
@@ -205,16 +215,14 @@ async fn a_discard_whose_answer_is_lost_says_so() {
 async fn a_dead_letter_that_is_replayed_while_its_group_loads_is_delivered() {
     let kept = three().await;
     kept.save_checkpoint_of("a", 3).await;
-    let dead_since = Some(OffsetDateTime::UNIX_EPOCH);
-    let dead = UnfinishedDelivery { position: Position::new(2), attempts: DeliveryAttempts::default(), dead_since };
-    kept.put(&Name::from_static("a"), vec![dead]).await;
+    put_dead_letter(&kept, 2).await;
     let (bus, worker) = (bus(NEVER), Worker::new());
     bus.resume_from(kept.clone()).await.unwrap();
     kept.holds_loads.send_replace(true);
     worker.join(&bus, "a");
     start(&bus).await;
     until("the group loads", async || kept.loads.load(Ordering::SeqCst) > 0).await;
-    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = letters_of(&bus).await;
     assert!(bus.replay(&letters[0].id).await.unwrap());
     kept.holds_loads.send_replace(false);
     until("it is delivered", async || worker.got() == [2]).await;
@@ -282,7 +290,7 @@ async fn a_dead_letter_whose_event_is_lost_keeps_no_other_from_being_replayed() 
         dead_since: Some(OffsetDateTime::UNIX_EPOCH),
     };
     kept.put(&Name::from_static("a"), vec![lost]).await;
-    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = letters_of(&bus).await;
     assert!(letters.len() == 2 && letters[0].record.is_none());
     let refused = bus.replay(&letters[0].id).await;
     assert!(matches!(refused, Err(DeadLetterError::Empty { .. })), "{refused:?}");

@@ -8,8 +8,8 @@
 local waiting, dead, attempts, checkpoint, names = unpack(KEYS)
 local group, name, position, count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-local refused = #ARGV > 4 and missing_right(waiting, 'ZREM', 'HSET', 'ZADD')
-refused = refused or (#ARGV > 4 and checkpoint and missing_right(checkpoint, 'SET'))
+local refused = #ARGV > 4
+  and (missing_right(waiting, 'ZREM', 'HSET', 'ZADD') or checkpoint and missing_right(checkpoint, 'SET'))
 if refused then return redis.error_reply(refused) end
 
 local function remove(at)

@@ -90,7 +90,7 @@ async fn a_transaction_whose_user_lacks_the_right_of_a_later_write_is_not_commit
     assert_eq!(store.stream_version(&order("1")).await.unwrap(), 1_u64);
 }
 
-/// Fails if a transaction that is committed is told as one that is not.
+/// Fails if the store reports a committed transaction as one that is not committed.
 #[tokio::test]
 async fn a_transaction_whose_user_may_not_remove_its_locks_is_committed() {
     let (_server, store) = limited("-del").await;
@@ -137,6 +137,11 @@ async fn an_unfinished_delivery_whose_user_lacks_a_right_stays() {
     store.save_progress(&group, &dead).await.unwrap_err();
     assert_eq!(rows().await, (1, 0));
     set_right(&mut admin, "+zadd").await;
+    set_right(&mut admin, "-set").await;
+    let checkpoint = Some((Name::from_static("group:mail"), 1.into()));
+    store.save_progress(&group, &ProgressUpdate { checkpoint, ..dead.clone() }).await.unwrap_err();
+    assert_eq!(rows().await, (1, 0));
+    set_right(&mut admin, "+set").await;
     store.save_progress(&group, &dead).await.unwrap();
     set_right(&mut admin, "-hset").await;
     store.end_dead_delivery(&group, 1.into(), Some(&attempts)).await.unwrap_err();

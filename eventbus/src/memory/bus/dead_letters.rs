@@ -200,7 +200,7 @@ async fn replay_stored(
             if is_replayed {
                 tell_group();
             }
-            drop(answer.send(Ok(is_replayed))); // to no one, if the caller is gone
+            drop(answer.send(Ok(is_replayed))); // the caller may be gone
         }
         Err(error) => {
             drop(answer.send(Err(outcome_unknown(error))));

@@ -1,4 +1,4 @@
-//! What a store holds.
+//! What a store on PostgreSQL holds.
 
 use std::time::Duration;
 
