@@ -82,17 +82,27 @@ fn copy_rows(connection: &Connection, from: &str, tables: &[String]) -> rusqlite
     for table in tables {
         connection.execute(&format!("DELETE FROM main.\"{table}\""), [])?;
         let columns = columns(connection, table)?;
-        let insert = format!("INSERT INTO main.\"{table}\" ({columns}) SELECT {columns} FROM {from}.\"{table}\"");
-        connection.execute(&insert, [])?;
+        // with the name of the copy, as SQLite reads a quoted name that no column has as a text
+        let copied: Vec<String> = columns.iter().map(|column| format!("copy.{column}")).collect();
+        let (columns, copied) = (columns.join(", "), copied.join(", "));
+        let sql = format!("INSERT INTO main.\"{table}\" ({columns}) SELECT {copied} FROM {from}.\"{table}\" AS copy");
+        connection.execute(&sql, [])?;
     }
     Ok(())
 }
 
-/// Returns the columns that are not computed.
-fn columns(connection: &Connection, table: &str) -> rusqlite::Result<String> {
+/// Returns the columns that are not computed, in quotes, after the rowid if the table has one: statements find the rows of
+/// a full-text table by it, and those of a table without a key.
+fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    let mut names = Vec::new();
+    let has_rowid = "SELECT NOT wr FROM pragma_table_list(?1) WHERE schema = 'main'";
+    if connection.query_row(has_rowid, [table], |row| row.get::<_, bool>(0))? {
+        names.push("rowid".to_owned());
+    }
     let mut given =
         connection.prepare("SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE hidden = 0 ORDER BY cid")?;
-    let names: Vec<String> = given.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    let quoted: Vec<String> = names.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
-    Ok(quoted.join(", "))
+    for name in given.query_map([table], |row| row.get::<_, String>(0))? {
+        names.push(format!("\"{}\"", name?.replace('"', "\"\"")));
+    }
+    Ok(names)
 }

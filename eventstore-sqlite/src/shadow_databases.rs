@@ -96,6 +96,7 @@ impl ShadowDatabases {
         let made = create_tables(&connection, shadow, tables);
         if let Ok(Some(_)) = made {
             connection.execute_batch("COMMIT")?;
+            set_foreign_keys(&connection)?;
             self.idle.lock().insert(shadow.clone(), IdleShadow { file, connection: Some(connection) });
         } else {
             roll_back(&connection);
@@ -113,7 +114,11 @@ impl ShadowDatabases {
             self.idle.lock().get_mut(shadow).filter(|idle| idle.file == file).and_then(|idle| idle.connection.take());
         let connection = match idle {
             Some(connection) => connection,
-            None => self.open(&file, false)?,
+            None => {
+                let connection = self.open(&file, false)?;
+                set_foreign_keys(&connection)?;
+                connection
+            }
         };
         let (databases, shadow) = (Arc::clone(self), shadow.clone());
         let shadow_connection = ShadowConnection { connection: Some(connection), databases, shadow, file };
@@ -150,8 +155,6 @@ impl ShadowDatabases {
         flags.set(OpenFlags::SQLITE_OPEN_CREATE, create || place.is_memory());
         let connection = Connection::open_with_flags(place.database(), flags)?;
         connection.busy_timeout(self.busy_timeout)?;
-        // a copy may refer to a table that has no copy
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
         if !self.live_location.is_memory() {
             // after a power failure, filling goes on from the position that the copies then have
             connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
@@ -212,6 +215,13 @@ fn create_tables(
     let position: Option<i64> = query_value(connection, include_str!("sql/shadow_position.sql"), [shadow.as_str()])?;
     let position = to_position(position.unwrap_or_default(), || format!("shadow `{shadow}`"))?;
     Ok(Some(position))
+}
+
+/// Enforces foreign keys as on the live tables, so that a `DELETE` cascades; not if a copy refers to a table that has no
+/// copy, as SQLite refuses the writes of such a copy then.
+fn set_foreign_keys(connection: &Connection) -> rusqlite::Result<()> {
+    let have_parents: Option<bool> = query_value(connection, include_str!("sql/copies_have_parents.sql"), [])?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, have_parents.unwrap_or(false)).map(drop)
 }
 
 /// A connection to copies in a transaction, until this is dropped.

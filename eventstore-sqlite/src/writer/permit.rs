@@ -157,3 +157,48 @@ impl Handoff {
         self.deadline.filter(|_| permit.is_some())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::{super::watchdog::Watchdog, *};
+    use crate::{config::SqliteEventStoreConfig, connection::open_writer, location::DatabaseLocation};
+
+    /// Asks the watchdog for an open transaction when the connection comes back, as each append does.
+    struct Owner {
+        watchdog: Arc<Watchdog>,
+        returned: mpsc::Sender<()>,
+    }
+
+    impl ConnectionOwner for Owner {
+        fn return_connection(self: Arc<Self>, _connection: GuardedConnection, _is_handed_off: bool) {
+            drop(self.watchdog.transaction());
+            let _ = self.returned.send(());
+        }
+    }
+
+    /// Fails if the watchdog has its lock while it drops an offer: all appends would wait for ever.
+    #[test]
+    fn an_offer_that_is_dropped_while_the_watchdog_reads_its_deadline_returns_the_connection() {
+        let limit = Duration::from_secs(30);
+        // several rounds, as in one the drop here may be the last
+        for _ in 0..8 {
+            let (watchdog, (sender, returned)) = (Arc::<Watchdog>::default(), mpsc::channel());
+            let owner = Arc::new(Owner { watchdog: Arc::clone(&watchdog), returned: sender });
+            let connection = open_writer(&DatabaseLocation::new_memory(), &SqliteEventStoreConfig::default()).unwrap();
+            let permit = WritePermit::new(GuardedConnection::new(connection).unwrap(), owner, Duration::ZERO);
+            let offer = Handoff::new(permit, limit);
+            let in_use = offer.permit.lock();
+            watchdog.watch_handoff(&offer);
+            let began = Instant::now();
+            while Arc::strong_count(&offer) < 2 {
+                assert!(began.elapsed() < limit, "the watchdog does not read the deadline");
+                thread::yield_now();
+            }
+            drop(in_use);
+            drop(offer);
+            returned.recv_timeout(limit).expect("the watchdog waits for itself");
+        }
+    }
+}

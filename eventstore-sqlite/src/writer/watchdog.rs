@@ -74,11 +74,14 @@ impl Watchdog {
     /// Returns the next deadline; `None` if there is none, and then the thread ends.
     fn next_deadline_or_stop(&self) -> Option<Instant> {
         let mut watched = self.0.lock();
-        let transaction_deadline = watched.transaction.upgrade().and_then(|checked_out| checked_out.deadline());
-        let handoff_deadline = watched.handoff.upgrade().and_then(|handoff| handoff.deadline());
+        let (transaction, handoff) = (watched.transaction.upgrade(), watched.handoff.upgrade());
+        let transaction_deadline = transaction.as_deref().and_then(CheckedOutConnection::deadline);
+        let handoff_deadline = handoff.as_deref().and_then(Handoff::deadline);
         let deadline = transaction_deadline.into_iter().chain(handoff_deadline).min();
         // under the lock, so that a transaction that comes now starts a new thread
         watched.is_running = deadline.is_some();
+        // before the drop of an offer whose waiter is gone: it returns the connection, whose next user needs the lock
+        drop(watched);
         deadline
     }
 

@@ -274,6 +274,69 @@ async fn copies_of_tables_that_have_changed_are_made_again() {
     }
 }
 
+/// SQLite reads a quoted name that no column has as a text: each row would get the name of the column.
+#[tokio::test]
+async fn copies_that_lack_a_column_of_the_live_table_replace_no_rows() {
+    for store in both().await {
+        let owner = lease(&store).await;
+        store.make_shadow(&shadow()).await.unwrap();
+        assert!(fill(&store, &owner, "new", 0, 1).await);
+        run(&store, "ALTER TABLE orders ADD COLUMN note TEXT").await;
+        let mut tx = store.begin().await.unwrap();
+        let error = reason(tx.replace_rows(&shadow()).await.unwrap_err());
+        assert!(matches!(error, SqliteTransactionError::Sqlite(_)), "{error:?}");
+        drop(tx);
+        assert_eq!(live(&store).await, ["old:1:2", "orders:1"]);
+        assert_eq!(store.make_shadow(&shadow()).await.unwrap(), Position::START, "the next attempt has new copies");
+    }
+}
+
+/// Statements find texts, and rows of a table without a key, by the rowid.
+#[tokio::test]
+async fn rows_keep_their_rowids_in_the_switch() {
+    for store in both().await {
+        run(&store, "CREATE VIRTUAL TABLE texts USING fts5 (body); CREATE TABLE keyless (name TEXT)").await;
+        let shadow = Shadow { tables: vec!["texts".into(), "keyless".into()], ..shadow() };
+        store.make_shadow(&shadow).await.unwrap();
+        let mut tx = store.begin_in(&shadow).await.unwrap();
+        let rows = "INSERT INTO texts (rowid, body) VALUES (7, 'red'), (9, 'blue');
+            INSERT INTO keyless (rowid, name) VALUES (8, 'red')";
+        sql(&mut *tx).connection().unwrap().execute_batch(rows).unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        tx.replace_rows(&shadow).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        let rowids = "SELECT (SELECT rowid FROM texts WHERE texts MATCH 'blue') || ' ' || (SELECT rowid FROM keyless)";
+        assert_eq!(text(&mut *tx, rowids), "9 8");
+    }
+}
+
+/// Live rows of an order go with it, so those in the copies do.
+#[tokio::test]
+async fn foreign_keys_cascade_in_copies_unless_a_parent_has_no_copy() {
+    let (path, memory) = (fresh_path(), SqliteEventStore::in_memory().await.unwrap());
+    let file = open(path.clone()).await;
+    let whole = Shadow { tables: ["orders", "counts", "Lines"].map(str::to_owned).into(), ..shadow() };
+    for store in [&file, &memory] {
+        run(store, TABLES).await;
+        store.make_shadow(&whole).await.unwrap();
+    }
+    // the second one opens copies that exist
+    for store in [&file, &open(path).await, &memory] {
+        let mut tx = store.begin_in(&whole).await.unwrap();
+        let statements = "INSERT INTO orders (id, total) VALUES ('new', 1);
+            INSERT INTO lines VALUES ('new');
+            DELETE FROM orders";
+        sql(&mut *tx).connection().unwrap().execute_batch(statements).unwrap();
+        assert_eq!(text(&mut *tx, "SELECT count(*) || '' FROM lines"), "0");
+    }
+    let child = Shadow { tables: vec!["lines".into()], ..shadow() };
+    file.make_shadow(&child).await.unwrap();
+    let mut tx = file.begin_in(&child).await.unwrap();
+    sql(&mut *tx).execute("INSERT INTO lines VALUES ('of a live order')", ()).unwrap();
+}
+
 #[tokio::test]
 async fn copies_can_be_made_of_plain_tables_only() {
     for store in both().await {
