@@ -52,10 +52,11 @@ async fn scan_streams(
     let (mut items, mut batch, mut examined) = (Vec::new(), limit.clamp(1, SCAN_BATCH_MAX), 0);
     while examined < LISTING_ROWS_MAX {
         let scan = reply::request("SCAN", (&cursor, "MATCH", &matching, "COUNT", batch));
-        let scanned: (String, Vec<String>) = query(inner, &scan).await?;
-        let found = scanned.1.iter().filter_map(|key| inner.keys().parse_stream(key));
+        // a foreign key need not be a text
+        let (next, keys): (String, Vec<Vec<u8>>) = query(inner, &scan).await?;
+        let found = keys.iter().filter_map(|key| inner.keys().parse_stream(str::from_utf8(key).ok()?));
         items.extend(found.filter(|stream| filter.matches(stream)));
-        cursor = scanned.0;
+        cursor = next;
         if cursor == "0" || items.len() >= limit {
             break;
         }

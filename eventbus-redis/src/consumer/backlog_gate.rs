@@ -21,6 +21,7 @@ use std::{
 use eventbus::{StreamId, delivery::StopSignal};
 use parking_lot::Mutex;
 use redis::ScriptInvocation;
+use uuid::Uuid;
 
 use super::inner::{ConsumerInner, PARTITION_OWNER, RANGE_START};
 use crate::{
@@ -133,9 +134,11 @@ impl BacklogGate {
             let entries = reply.split_off(1.min(reply.len()));
             from = parse_value::<Option<String>>(reply.pop().unwrap_or(redis::Value::Nil))?.unwrap_or_default();
             for entry in entries {
-                let (id, aggregate_type, aggregate_id): (String, String, String) = parse_value(entry)?;
+                let (id, aggregate_type, aggregate_id, tenant): (String, String, String, String) = parse_value(entry)?;
+                let stream = StreamId::parse(&aggregate_type, &aggregate_id);
+                let stream = stream.map(|stream| stream.with_tenant_id(Uuid::try_parse(&tenant).ok()));
                 // an entry that is no event has no aggregate
-                if let (Ok(id), Ok(stream)) = (id.parse(), StreamId::parse(&aggregate_type, &aggregate_id))
+                if let (Ok(id), Ok(stream)) = (id.parse(), stream)
                     && self.blocked.lock().add(id, stream.clone())
                 {
                     self.inner.in_flight().block_streams([&stream]);
@@ -198,7 +201,6 @@ mod tests {
         relay::{Publisher, ResyncRequest},
     };
     use futures_util::poll;
-    use uuid::Uuid;
 
     use super::*;
     use crate::{RedisEventBusConfig, consumer::new_in_flight, partition::layout, relay};

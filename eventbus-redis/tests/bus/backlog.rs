@@ -16,7 +16,7 @@ use crate::common::{
     until,
 };
 use eventbus::{
-    App, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    App, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
     handler::{HandlerOptions, HandlerStart},
     port::{Announced, BacklogFill, EventBus, FeedFilter, FillOutcome, ReadFeed},
     prelude::*,
@@ -84,9 +84,14 @@ async fn new_checks(event: &Checked, State(seen): State<Second>) {
 
 const ALL: std::ops::Range<u64> = 0..700;
 
+/// The repository of a meter: one of the seven is of a tenant.
+fn meters_of(app: &App, meter: u64) -> AggregateRepository<Meter> {
+    app.repository::<Meter>().for_tenant((meter == 1).then_some(Uuid::from_u128(7)))
+}
+
 async fn save(app: &App, numbers: std::ops::Range<u64>) {
-    let meters = app.repository::<Meter>();
     for number in numbers {
+        let meters = meters_of(app, number % 7);
         let id: AggregateId = format!("m{}", number % 7).parse().unwrap();
         let found = meters.find(&id).await.unwrap();
         let mut meter = found.unwrap_or_else(|| meters.create_new(id));
@@ -630,8 +635,8 @@ async fn what_a_group_has_in_its_backlog_counts_as_its_own() {
 
 /// Saves 400 events of each of the seven meters.
 async fn save_much(app: &App) {
-    let meters = app.repository::<Meter>();
     for first in 0..7 {
+        let meters = meters_of(app, first);
         let mut meter = meters.create_new(format!("m{first}").parse().unwrap());
         for n in 0..400 {
             meter.record(Counted { number: first + 7 * n });

@@ -1,8 +1,13 @@
 //! Foreign writes to the store's keys, and removals, are errors that name key and entry.
 
+use std::collections::BTreeSet;
+
 use eventbus::{
     ExpectedVersion, Position, RecordedEvent, Version,
-    port::{AppendError, AppendEvents as _, Checkpoints as _, Direction, ReadError, ReadFeed as _, ReadStream as _},
+    port::{
+        AppendError, AppendEvents as _, Checkpoints as _, Direction, ReadError, ReadFeed as _, ReadStream as _,
+        listings::{Listings as _, StreamFilter},
+    },
 };
 use eventstore_redis::RedisEventStore;
 use futures_util::TryStreamExt as _;
@@ -259,4 +264,22 @@ async fn a_server_that_is_a_replica_now_is_unavailable_and_left() {
     }
     tell::<String>(&mut connection, &["REPLICAOF", "NO", "ONE"]).await;
     store.append(&order("1"), ExpectedVersion::Exact(1.into()), events(1)).await.unwrap();
+}
+
+/// A foreign program in the same database may give its keys any bytes.
+#[tokio::test]
+async fn a_foreign_key_that_is_no_text_keeps_no_stream_from_the_list() {
+    let (store, mut connection, ..) = filled().await;
+    let foreign = [key(&store, "").as_bytes(), b"\xff"].concat();
+    redis::cmd("SET").arg(foreign).arg("1").exec_async(&mut connection).await.unwrap();
+    let (mut found, mut after) = (BTreeSet::new(), None);
+    loop {
+        let page = store.list_streams(&StreamFilter::default(), after.as_ref(), 10).await.unwrap();
+        found.extend(page.items.into_iter().map(|item| item.stream));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, BTreeSet::from([order("1"), order("2")]));
 }

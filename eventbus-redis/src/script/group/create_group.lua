@@ -25,10 +25,10 @@ local function missing_of(store, record)
   local first, began = first_of(stream), notes['began:' .. store]
   -- no entries were removed since
   if began and not notes.trimmed_below and notes.head == (first or '') then return began end
-  -- mostly the first entry is one of the store
-  local from, count = '-', 1
+  -- mostly the first entry is one of the store; the store has none after its sentinel
+  local from, count, last = '-', 1, record.sentinel == '-' and '+' or record.sentinel
   while from do
-    local entries, more = read_page('XRANGE', { stream }, from, '+', count, PAGE_BYTES)
+    local entries, more = read_page('XRANGE', { stream }, from, last, count, PAGE_BYTES)
     for _, entry in ipairs(entries) do
       local fields = by_name(entry[2])
       local position = fields.store == store and is_number(fields.position)

@@ -16,7 +16,7 @@ pub(crate) static COUNT_EXHAUSTED: Lua = lua(&[include_str!("count_exhausted.lua
 
 #[cfg(test)]
 mod tests {
-    use redis::aio::MultiplexedConnection;
+    use redis::{Value, aio::MultiplexedConnection};
     use uuid::Uuid;
 
     use super::*;
@@ -27,6 +27,20 @@ mod tests {
         let field =
             |name: &str| -> u64 { info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap() };
         field("used_memory_peak:") + field("used_memory_vm_eval:")
+    }
+
+    /// Creates a group for its consumers, which begins with the oldest event of each store.
+    async fn create_group(connection: &mut MultiplexedConnection) {
+        let mut create = CREATE_GROUP.key("stream");
+        create.key("floors").key("relay").key("meta").arg("group").arg("0-0").arg(2).arg(1).arg(1);
+        assert!(create.invoke_async::<bool>(connection).await.unwrap());
+    }
+
+    /// Returns the positions between which the group lacks the events of a store.
+    async fn missing_of(connection: &mut MultiplexedConnection, store: &str) -> String {
+        let mut missing = redis::cmd("HGET");
+        missing.arg("fills").arg(format!("fill {store} group\n"));
+        missing.query_async(connection).await.unwrap()
     }
 
     #[tokio::test]
@@ -43,13 +57,36 @@ mod tests {
         note.arg("relay").arg(&store).arg("1 47 - - - -").arg("trimmed_below").arg("0-1");
         let _: u64 = note.query_async(&mut connection).await.unwrap();
         let before = memory(&mut connection).await;
-        let mut create = CREATE_GROUP.key("stream");
-        create.key("floors").key("relay").key("meta").arg("group").arg("0-0").arg(2).arg(1).arg(1);
-        assert!(create.invoke_async::<bool>(&mut connection).await.unwrap());
+        create_group(&mut connection).await;
         let grown = memory(&mut connection).await.saturating_sub(before);
         assert!(grown < 8 * 1024 * 1024, "{grown} bytes");
-        let mut missing = redis::cmd("HGET");
-        missing.arg("fills").arg(format!("fill {store} group\n"));
-        assert_eq!(missing.query_async::<String>(&mut connection).await.unwrap(), "0 7");
+        assert_eq!(missing_of(&mut connection, &store).await, "0 7");
+    }
+
+    /// Fails if the script searches the whole stream for a store that has none of its entries any more.
+    #[tokio::test]
+    async fn entries_after_the_last_one_of_a_store_are_not_searched() {
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+        let [busy, quiet] = [1, 2].map(|number| Uuid::from_u128(number).to_string());
+        let mut add = redis::pipe();
+        for position in 8..3_008 {
+            add.cmd("XADD").arg("stream").arg(format!("{position}-0"));
+            add.arg("store").arg(&busy).arg("position").arg(position);
+        }
+        let _: Value = add.query_async(&mut connection).await.unwrap();
+        // trimming has made the oldest entry the sentinel of the quiet store
+        let mut note = redis::cmd("HSET");
+        note.arg("relay").arg("trimmed_below").arg("8-0");
+        note.arg(&busy).arg("1 3007 3007-0 - - -").arg(&quiet).arg("1 5 8-0 - - -");
+        let _: u64 = note.query_async(&mut connection).await.unwrap();
+        let _: Value = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut connection).await.unwrap();
+        create_group(&mut connection).await;
+        let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+        let reads = info.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=")?.split(',').next());
+        let reads: u64 = reads.unwrap().parse().unwrap();
+        assert!(reads < 20, "{reads} reads");
+        assert_eq!(missing_of(&mut connection, &busy).await, "0 7");
+        assert_eq!(missing_of(&mut connection, &quiet).await, "0 5");
     }
 }

@@ -1,6 +1,6 @@
 -- The heartbeat of a consumer with partitions: announces its types, renews its leases, and takes free partitions up to
--- its share: the partitions divided by the live members that know of them. Records the group's low-water mark in its
--- partitions.
+-- its share: the partitions divided by the live members that know of them, and one of the remainder if its name is among
+-- the first. Records the group's low-water mark in its partitions.
 --
 -- KEYS  members, layout, then for each partition: lease, stream, floors; then known types
 -- ARGV  group, consumer, its types as JSON, time in which it counts as alive (ms), its instance, duration of a lease
@@ -25,7 +25,7 @@ end
 -- A server out of memory refuses the first write of a script if its command may need memory. `HDEL` needs none, and this one
 -- changes nothing; after it the server accepts all writes. Leases must not end then: consumers are what frees memory.
 redis.call('HDEL', members, '')
-local others, is_duplicate, alive = {}, 0, 1
+local others, is_duplicate, alive, rank = {}, 0, 1, 0
 local announced = redis.call('HGETALL', members)
 for i = 1, #announced, 2 do
   local name, member = announced[i], live_member(announced[i + 1], now)
@@ -38,6 +38,7 @@ for i = 1, #announced, 2 do
     -- its leases end with the time of one lease: from then on its share is free, too
     local has_share = not member.left and member.layout == ARGV[7] and now - tonumber(member.at) < ttl
     if has_share then alive = alive + 1 end
+    if has_share and name < me then rank = rank + 1 end
   else
     redis.call('HDEL', members, name)
   end
@@ -46,7 +47,8 @@ local member = { at = now, live_ms = live, event_types = types, instance = insta
 if ARGV[9] ~= '' then member.busy = ARGV[9] end
 redis.call('HSET', members, me, cjson.encode(member))
 
-local share, owned = math.ceil(count / alive), 0
+-- with more members than partitions an owner keeps its partition
+local share, owned = math.max(1, math.floor(count / alive) + (rank < count % alive and 1 or 0)), 0
 local epochs, taken = {}, {}
 for p = 1, count do
   local epoch = ARGV[10 + p]
