@@ -36,6 +36,7 @@ use crate::{
 /// | in `replays/` | a handler fails and has attempts left | in `replays/`, with `replay` set |
 /// | in `replays/` | its handlers succeed, or skip it | removed |
 /// | in `replays/` | it fails for good | in `dead_letters/`, by a rename |
+/// | in `replays/` | an operator retires its group | in `dead_letters/`, by a rename |
 #[derive(Debug, Serialize, Deserialize)]
 struct DeadLetterFile {
     id: u64,
@@ -225,6 +226,16 @@ impl DeadLetterFiles {
         let stems = list_stems(&self.disk.root().join(names::REPLAYS))?;
         let of_group = stems.iter().filter_map(|stem| parse_stem(stem).filter(|(_, of)| of == group));
         Ok(of_group.map(|(id, _)| id).collect())
+    }
+
+    /// Makes the replays of a group dead letters again; returns their number.
+    pub(crate) fn return_replays(&self, group: &Name) -> Result<u64> {
+        let mut returned = 0;
+        for id in self.list_replays(group)? {
+            let stem = file_stem(id, group)?;
+            returned += u64::from(self.disk.rename(&self.replay_path(&stem), &self.path(&stem))?);
+        }
+        Ok(returned)
     }
 
     fn read_replay_file(&self, id: u64, group: &Name) -> Result<Option<DeadLetterFile>> {

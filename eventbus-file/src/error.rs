@@ -81,6 +81,12 @@ pub enum FileQueueError {
         /// The reason.
         reason: &'static str,
     },
+    /// There is no such group.
+    #[error("the queue has no consumer group `{group}`")]
+    GroupNotFound {
+        /// The group.
+        group: Name,
+    },
     /// A worker consumes for the group, and only that worker may change the group's progress.
     #[error("a worker consumes for group `{group}`: stop it first")]
     GroupInUse {

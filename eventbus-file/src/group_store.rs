@@ -1,4 +1,7 @@
 //! The progress of a group, and its consumer: a claim below `subscriptions/` whose data is the progress.
+//!
+//! Invariant: an operator retires a group by the claim of the next epoch. Its file stays, so that no write by a worker
+//! of an earlier epoch has an effect, as when a different worker takes the group over.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,11 +13,12 @@ use eventbus::{
     delivery::{DeliveryAttempts, GroupTypes, Subscribers},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
     claim_store::{Claim, ClaimStore, NewClaim},
+    dead_letter_files::DeadLetterFiles,
     error::{FileQueueError, Result},
     event,
     folder::QueueFolder,
@@ -24,6 +28,9 @@ use crate::{
 /// The most bytes of error texts that the file of a group holds: each save writes the file whole, and a file of more than
 /// 128 MiB cannot be read.
 const ERROR_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The only data in the claim of a retired group: `true`.
+const RETIRED: &str = "retired";
 
 /// Progress of a group.
 ///
@@ -69,6 +76,14 @@ impl Progress {
         self.open.len() as u64 + self.types.count_left_pending()
     }
 
+    /// Returns the number of unread events, computed from ids: gaps count, and so do ids that are not published yet, or
+    /// never will be, below the newest.
+    pub(crate) fn count_unread(&self, head: u64, removed_through: u64) -> u64 {
+        // a skipped range that is due is read again
+        let due = u64::from(self.types.due().is_some());
+        head.saturating_sub(self.read.max(removed_through)) + due
+    }
+
     pub(crate) fn to_value(&self) -> Result<Value> {
         let mut stored = Self { finished_through: self.finished_through(), ..self.clone() };
         stored.shorten_errors();
@@ -86,6 +101,16 @@ impl Progress {
             failure.error.truncate(failure.error.floor_char_boundary(ERROR_BYTES_MAX / count));
         }
     }
+}
+
+/// Unfinished events of a retired group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RetiredGroup {
+    /// Events that it had read and not finished, and replays that it had not finished.
+    pub pending: u64,
+    /// Events that it had not read; gaps count.
+    pub unread: u64,
 }
 
 /// A group that this worker consumes for.
@@ -115,9 +140,14 @@ impl GroupStore {
         &self.claims
     }
 
+    /// Loads the newest claim of a group; `None` if there is no such group, or if an operator retired it.
+    fn load_claim(&self, group: &Name) -> Result<Option<Claim>> {
+        Ok(self.claims.load_newest(group)?.filter(|claim| !is_retired(claim)))
+    }
+
     /// Loads the claim of the worker that consumes for a group, or did last, and the group's progress.
     pub(crate) fn load_group(&self, group: &Name) -> Result<(Option<Claim>, Progress)> {
-        match self.claims.load_newest(group)? {
+        match self.load_claim(group)? {
             Some(claim) => {
                 let progress = self.decode_progress(Some(&claim))?;
                 Ok((Some(claim), progress))
@@ -136,9 +166,11 @@ impl GroupStore {
         })
     }
 
+    /// Returns the groups, sorted, without those that an operator retired; one whose claim cannot be read counts.
     pub(crate) fn list_groups(&self) -> Result<Vec<Name>> {
-        let names = self.claims.list_ids()?.into_iter();
-        Ok(names.filter_map(|name| Name::new("group", name).ok()).collect())
+        let mut names = self.claims.list_ids()?;
+        names.retain(|name| !self.claims.load_newest(name).is_ok_and(|claim| claim.as_ref().is_some_and(is_retired)));
+        Ok(names.into_iter().filter_map(|name| Name::new("group", name).ok()).collect())
     }
 
     /// Removes a group without a claim, which never consumed: a worker died between making its folder and the claim.
@@ -150,7 +182,7 @@ impl GroupStore {
     /// Makes a group if it is missing: it begins after the id `read`, and no later event is removed before it has
     /// finished it.
     pub(crate) fn make_group(&self, group: &Name, read: u64) -> Result<()> {
-        if self.claims.load_newest(group)?.is_some() {
+        if self.load_claim(group)?.is_some() {
             return Ok(());
         }
         let progress = Progress { read, ..self.decode_progress(None)? };
@@ -163,16 +195,56 @@ impl GroupStore {
     /// Makes a group without a consumer skip a type from now on.
     pub(crate) fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
         let mut was_announced = false;
-        let forgotten = self.claims.create_with(group, false, |before| {
-            let mut progress = self.decode_progress(before)?;
+        let forgotten = self.change_group(group, |mut progress| {
             was_announced = progress.types.forget(event_type);
             progress.to_value()
+        });
+        match forgotten {
+            // a group that is made here would hold back the removal of events
+            Err(FileQueueError::GroupNotFound { .. }) => Ok(false),
+            forgotten => {
+                self.claims.release(&forgotten?)?;
+                Ok(was_announced)
+            }
+        }
+    }
+
+    /// Creates the next claim of a group without a consumer, with data that follow from its progress.
+    fn change_group(&self, group: &Name, data: impl FnOnce(Progress) -> Result<Value>) -> Result<Claim> {
+        let changed = self.claims.create_with(group, false, |before| {
+            let known = before.filter(|claim| !is_retired(claim));
+            let known = known.ok_or_else(|| FileQueueError::GroupNotFound { group: group.clone() })?;
+            data(self.decode_progress(Some(known))?)
         })?;
-        let Some(NewClaim { claim: now, .. }) = forgotten else {
-            return Err(FileQueueError::GroupInUse { group: group.clone() });
-        };
-        self.claims.release(&now)?;
-        Ok(was_announced)
+        let changed = changed.ok_or_else(|| FileQueueError::GroupInUse { group: group.clone() })?;
+        Ok(changed.claim)
+    }
+
+    /// Removes a group for good in one step, the claim of its next epoch, then makes its replays dead letters again. If
+    /// the process dies between the two, the next call completes the second.
+    pub(crate) fn retire_group(&self, group: &Name, dead_letters: &DeadLetterFiles) -> Result<RetiredGroup> {
+        let (head, removed_through) = (self.log.head()?, self.log.removed_through()?);
+        let mut retired = RetiredGroup { pending: 0, unread: 0 };
+        let is_known = self.load_claim(group)?.is_some();
+        if is_known {
+            let claim = self.change_group(group, |progress| {
+                retired.pending = progress.count_pending();
+                retired.unread = progress.count_unread(head, removed_through);
+                Ok(json!({ RETIRED: true }))
+            })?;
+            let released = self.claims.release(&claim);
+            if let Err(error) = released.and_then(|claim| self.claims.remove_epochs_before(&claim)) {
+                // the claim expires, and the next owner of a group of that name removes the files
+                tracing::debug!(%group, error = error.log(), "the claim of a retired group is not released");
+            }
+        }
+        let returned = dead_letters.return_replays(group)?;
+        if !is_known && returned == 0 {
+            self.folder.check_present()?; // else the group may exist
+            return Err(FileQueueError::GroupNotFound { group: group.clone() });
+        }
+        retired.pending += returned;
+        Ok(retired)
     }
 
     /// Acquires a group that no other worker consumes for; `None` if one does.
@@ -184,7 +256,7 @@ impl GroupStore {
         let of = |claim: Option<&Claim>| -> Result<Progress> {
             Ok(Progress { handlers: handlers(), ..self.decode_progress(claim)? })
         };
-        if subscribers.start_now(group) && self.claims.load_newest(group)?.is_none() {
+        if subscribers.start_now(group) && self.load_claim(group)?.is_none() {
             self.make_group(group, self.log.head()?)?;
         }
         let claimed = self.claims.create_with(group, true, |before| of(before)?.to_value())?;
@@ -193,6 +265,9 @@ impl GroupStore {
         };
         // read again: the previous owner may have saved progress until the new epoch began, and cannot any more
         let before = self.load_previous(&now)?;
+        if before.as_ref().is_some_and(is_retired) {
+            tracing::warn!(%group, "an operator retired the group, it begins anew: this worker has handlers of it");
+        }
         let was_abandoned = before.as_ref().is_some_and(|before| before.released_at.is_none());
         let progress = of(before.as_ref())?;
         self.claims.remove_epochs_before(&now)?;
@@ -221,6 +296,11 @@ impl GroupStore {
     }
 }
 
+/// Returns `true` if an operator retired the group of a claim, and no worker has consumed for it since.
+fn is_retired(claim: &Claim) -> bool {
+    claim.data[RETIRED] == true
+}
+
 #[cfg(test)]
 mod tests {
     use eventbus::clock::SharedClock;
@@ -244,6 +324,75 @@ mod tests {
         };
         assert_eq!(saved(4_000), (4_000, vec![3_999]));
         assert_eq!(saved(8_000), (8_000, vec![2_097]), "16 MiB of 8,000");
+    }
+
+    fn retire(queue: &FileQueue, group: &Name) -> Result<RetiredGroup> {
+        queue.inner().groups().retire_group(group, queue.inner().dead_letters())
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_was_slow_writes_no_progress_of_a_retired_group() {
+        let root = tempfile::tempdir().unwrap();
+        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
+        queue.publish_all(&[1, 2, 3]).await.unwrap();
+        let (groups, name) = (queue.inner().groups(), Name::from_static("default"));
+        let acquire = || groups.acquire_group(&name, queue.inner().subscribers()).unwrap().unwrap();
+        let owned = acquire();
+        let open = BTreeMap::from([(1, DeliveryAttempts::default())]);
+        let progress = Progress { read: 1, open, ..owned.progress }.to_value().unwrap();
+        assert!(matches!(retire(&queue, &name), Err(FileQueueError::GroupInUse { .. })));
+        let claim = groups.save_progress(&owned.claim, progress.clone(), true).unwrap();
+        assert_eq!(retire(&queue, &name).unwrap(), RetiredGroup { pending: 1, unread: 2 });
+        let late = groups.save_progress(&claim, progress, true);
+        assert!(matches!(late, Err(FileQueueError::ClaimLost { .. })), "{late:?}");
+        assert_eq!(groups.load_group(&name).unwrap(), (None, Progress::default()));
+        let anew = acquire();
+        assert_eq!((anew.progress.read, anew.progress.open.len(), anew.was_abandoned), (0, 0, false));
+        assert_eq!(groups.list_groups().unwrap(), [name.clone()]);
+    }
+
+    /// Fails if a process that dies between two steps leaves a replay that no worker receives and no operator sees.
+    #[tokio::test]
+    async fn a_retirement_that_was_interrupted_is_completed_by_the_next_call() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("queue");
+        let queue = FileQueue::open(FileQueueConfig::at(&folder)).await.unwrap();
+        let (groups, dead_letters) = (queue.inner().groups(), queue.inner().dead_letters());
+        let record = event::record_of_payload("one").unwrap();
+        for (group, dies_before_release) in [("a", true), ("b", false)] {
+            let (group, stem) = (Name::from_static(group), format!("000000000001-{group}"));
+            groups.make_group(&group, 0).unwrap();
+            dead_letters.write_dead_letter(1, &group, Some(&record), DeliveryAttempts::default()).unwrap();
+            assert!(dead_letters.start_replay(&stem).unwrap());
+            if dies_before_release {
+                groups.change_group(&group, |_| Ok(json!({ RETIRED: true }))).unwrap();
+            } else {
+                let blocked = folder.join("dead_letters").join(format!("{stem}.json"));
+                std::fs::create_dir(&blocked).unwrap(); // the file cannot be moved there, as if the process died before
+                retire(&queue, &group).unwrap_err();
+                std::fs::remove_dir(&blocked).unwrap();
+            }
+            assert!(groups.list_groups().unwrap().is_empty());
+            assert_eq!(retire(&queue, &group).unwrap(), RetiredGroup { pending: 1, unread: 0 });
+            assert!(dead_letters.has_dead_letter(1, &group).unwrap());
+            assert!(dead_letters.list_replays(&group).unwrap().is_empty());
+            let again = retire(&queue, &group);
+            assert!(matches!(again, Err(FileQueueError::GroupNotFound { .. })), "{again:?}");
+        }
+    }
+
+    /// Fails if a mistyped name makes a group, which holds back the removal of events.
+    #[tokio::test]
+    async fn a_type_of_a_group_that_does_not_exist_is_forgotten_without_making_it() {
+        let root = tempfile::tempdir().unwrap();
+        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
+        let name = Name::from_static("mistyped");
+        assert!(!queue.forget_event_type(&name, "OrderShipped").await.unwrap());
+        assert!(queue.inner().groups().list_groups().unwrap().is_empty());
+        queue.inner().groups().make_group(&name, 0).unwrap();
+        retire(&queue, &name).unwrap();
+        assert!(!queue.forget_event_type(&name, "OrderShipped").await.unwrap());
+        assert!(queue.inner().groups().list_groups().unwrap().is_empty());
     }
 
     /// Fails if a folder that goes away makes a group begin anew.

@@ -42,6 +42,7 @@ pub use coordination::CoordinationStatus;
 pub use error::FileQueueError;
 pub use event::QueueEvent;
 pub use folder_check::FolderProblem;
+pub use group_store::RetiredGroup;
 pub use metrics::FileQueueMetrics;
 pub use queue::FileQueue;
 #[cfg(feature = "redis")]

@@ -15,6 +15,7 @@ use crate::{
     error::{FileQueueError, Result},
     event::{self, QueueEvent},
     folder_check::{self, FolderProblem},
+    group_store::RetiredGroup,
     inner::QueueInner,
     publish,
     removal::{self, RemovalCondition, RemovalReport},
@@ -353,5 +354,32 @@ impl FileQueue {
     pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
         let (group, event_type) = (group.clone(), event_type.to_owned());
         self.inner.blocking(move |queue| queue.groups().forget_event_type(&group, &event_type)).await
+    }
+
+    /// Removes a consumer group for good, so that it no longer blocks the [removal](Self::remove_through) of events.
+    /// Returns the numbers of its unfinished events. A worker that consumes for a group of that name later begins with
+    /// the oldest event.
+    ///
+    /// Stop its workers first, also those that stand by: one that takes the group over later makes it anew. The dead
+    /// letters of the group stay, and replays that it has not finished are dead letters again. Call it again if it was
+    /// interrupted. Then call `App::forget_group`, so that the store forgets the group, too.
+    ///
+    /// # Errors
+    /// [`FileQueueError::GroupNotFound`]; [`FileQueueError::GroupInUse`] while a worker consumes for the group, or has
+    /// died within the last [`group_expiration`](crate::FileQueueConfig::group_expiration); [`FileQueueError::Torn`] if
+    /// its file is; [`FileQueueError::Io`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(queue: &eventbus_file::FileQueue) -> eventbus::Result<()> {
+    /// use eventbus::Name;
+    /// let retired = queue.retire_group(&Name::new("group", "old-reports")?).await?;
+    /// println!("{} events were pending, {} unread", retired.pending, retired.unread);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn retire_group(&self, group: &Name) -> Result<RetiredGroup> {
+        let group = group.clone();
+        self.inner.blocking(move |queue| queue.groups().retire_group(&group, queue.dead_letters())).await
     }
 }

@@ -10,7 +10,7 @@ use crate::{claim_store::event_claim_id, error::Result, inner::QueueInner, log::
 /// Condition under which an event may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemovalCondition {
-    /// Every consumer group that ever consumed has finished it.
+    /// Every consumer group that ever consumed, and is not [retired](crate::FileQueue::retire_group), has finished it.
     Groups,
     /// It has a result.
     Result,

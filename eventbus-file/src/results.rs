@@ -119,6 +119,9 @@ impl Results {
     /// A gap and a torn event count as finished; a missing id, and an event whose claim is torn, count as claimed.
     pub(crate) fn find_claimable(&self, log: &EventLog, after: u64) -> Result<Option<QueueEvent>> {
         let (head, mut id) = (log.head()?, after);
+        // results outlast their events: without this, a worker that starts looks for that of each event that ever was
+        let removed = log.removed_through()?;
+        self.finished.lock().insert_through(removed);
         loop {
             id = self.finished.lock().next_unfinished(id);
             if id > head {
@@ -148,5 +151,22 @@ impl Results {
                 },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{FileQueue, FileQueueConfig};
+
+    /// Fails if the first search of a worker takes a look at the file system for each event that ever was.
+    #[tokio::test]
+    async fn a_worker_that_starts_looks_for_no_results_of_removed_events() {
+        let root = tempfile::tempdir().unwrap();
+        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
+        queue.inner().log().write_removal_mark(1_500).unwrap();
+        assert_eq!(queue.publish("the first that is left").await.unwrap().id(), 1_501);
+        // a look for the result of an event up to 999 fails
+        std::fs::write(root.path().join("queue/results/000000000"), "").unwrap();
+        assert_eq!(queue.claim_next().await.unwrap().event().id(), 1_501);
     }
 }

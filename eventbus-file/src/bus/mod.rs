@@ -23,7 +23,6 @@ use crate::{
     FileQueue,
     error::{FileQueueError, Result},
     event::message_id,
-    group_store::Progress,
     inner::QueueInner,
     publish::{self, PublishFailure},
 };
@@ -165,17 +164,9 @@ pub(crate) fn publish_error(
 
 fn load_progress(queue: &QueueInner, group: &Name) -> Result<GroupProgress> {
     let (_, progress) = queue.groups().load_group(group)?;
-    let unread = count_unread(&progress, queue.log().head()?, queue.log().removed_through()?);
+    let unread = progress.count_unread(queue.log().head()?, queue.log().removed_through()?);
     let pending = progress.count_pending() + queue.dead_letters().list_replays(group)?.len() as u64;
     Ok(GroupProgress { unread, pending, exhausted: 0 })
-}
-
-/// Returns the number of unread events, computed from ids: gaps count, and so do ids that are not published yet, or
-/// never will be, below the newest.
-fn count_unread(progress: &Progress, head: u64, removed_through: u64) -> u64 {
-    // a skipped range that is due is read again
-    let due = u64::from(progress.types.due().is_some());
-    head.saturating_sub(progress.read.max(removed_through)) + due
 }
 
 /// Describes the queue from its oldest and newest ids and the files of its groups; gaps and missing ids between the two
@@ -217,7 +208,7 @@ fn describe_group(queue: &QueueInner, group: &Name, head: u64, removed_through: 
     let pending = progress.count_pending() + queue.dead_letters().list_replays(group)?.len() as u64;
     let mut described = GroupInfo::new(group.to_string(), consumers, pending);
     described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());
-    described.lag = Some(count_unread(&progress, head, removed_through));
+    described.lag = Some(progress.count_unread(head, removed_through));
     described.oldest_pending_id = progress.open.keys().next().map(ToString::to_string);
     Ok(described)
 }

@@ -20,12 +20,14 @@ use std::{
 
 use crate::common::{folder, until};
 use eventbus::{
-    Name, NewEvent, RecordedEvent, StreamId, Version,
+    HandlerError, Name, NewEvent, RecordedEvent, StreamId, Version,
     clock::SharedClock,
     event::EventFilter,
     port::{DeadLetterFilter, DeadLetters as _, EventBus, Subscriber},
 };
-use eventbus_file::{FileQueue, FileQueueConfig, FolderProblem, RedisCoordination, Search};
+use eventbus_file::{
+    FileQueue, FileQueueConfig, FileQueueError, FolderProblem, RedisCoordination, RemovalCondition, Search,
+};
 use eventbus_test::internal::Actor;
 use fast_clock::FastClock;
 
@@ -333,4 +335,70 @@ async fn an_event_that_ends_its_process_five_times_alone_becomes_a_dead_letter_a
         printed.iter().filter_map(|line| Some(line.split_once("handled ")?.1.to_owned())).collect();
     ids.remove(17);
     assert_eq!(handled, ids.into_iter().collect::<BTreeSet<_>>(), "the others are all handled");
+}
+
+/// The environment variable with the folder of a process that retires groups.
+const RETIRING_ROOT: &str = "FILE_QUEUE_RETIRING_ROOT";
+
+/// The role of the process that makes groups, each with a dead letter, replays that and retires the group; returns at
+/// once in an ordinary run.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_who_dies() {
+    let Ok(root) = env::var(RETIRING_ROOT) else {
+        return;
+    };
+    Actor::end_with_parent();
+    let queue = FileQueue::open(config(Path::new(&root))).await.unwrap();
+    loop {
+        let group = Name::new("group", eventbus_test::unique_name("group")).unwrap();
+        let fails = Subscriber::new(Name::from_static("fails"), EventFilter::All, |_| {
+            Box::pin(async { Err(HandlerError::permanent("no")) })
+        });
+        let subscription = queue.add_subscriber(group.clone(), fails);
+        let consuming = queue.clone();
+        let consumer = tokio::spawn(async move { consuming.start_consuming().await.unwrap() });
+        let of_group = DeadLetterFilter { group: Some(group.to_string()), ..DeadLetterFilter::default() };
+        let has_dead_letter = async || !queue.list_dead_letters(&of_group, None, 1).await.unwrap().letters.is_empty();
+        until("it is a dead letter", has_dead_letter).await;
+        queue.stop_consuming().await;
+        consumer.await.unwrap();
+        subscription.cancel();
+        println!("retires {group}");
+        assert_eq!(queue.replay_all(&of_group).await.unwrap(), 1);
+        queue.retire_group(&group).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_were_being_retired_when_the_process_died_hold_no_event_and_lose_no_dead_letter() {
+    let root = folder();
+    let queue = FileQueue::open(config(&root)).await.unwrap();
+    queue.publish(&"event").await.unwrap();
+    let mut retired = BTreeSet::new();
+    for _ in 0..kills(10) {
+        let operator = Actor::play("kills::the_operator_who_dies", &[(RETIRING_ROOT, root.to_str().unwrap())]);
+        retired.insert(operator.until(&["retires "]));
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(..3_000))).await;
+        let printed = operator.kill();
+        retired.extend(printed.iter().filter_map(|line| Some(line.split_once("retires ")?.1.to_owned())));
+    }
+    // also those of which a process died while it consumed
+    let listed: Vec<_> = queue.stream_info().await.consumer_groups.into_iter().map(|group| group.name).collect();
+    for group in retired.iter().chain(&listed) {
+        let group = Name::new("group", group.as_str()).unwrap();
+        until("it is retired", async || match queue.retire_group(&group).await {
+            Ok(_) | Err(FileQueueError::GroupNotFound { .. }) => true,
+            Err(FileQueueError::GroupInUse { .. }) => false, // the claim of a dead process
+            Err(error) => panic!("{error:?}"),
+        })
+        .await;
+    }
+    let removed = queue.remove_through(u64::MAX, RemovalCondition::Groups).await.unwrap();
+    assert_eq!((removed.events, removed.through), (1, 1));
+    assert_eq!(fs::read_dir(root.join("replays")).unwrap().count(), 0);
+    let letters = queue.list_dead_letters(&DeadLetterFilter::default(), None, usize::MAX).await.unwrap().letters;
+    let of_groups: BTreeSet<_> = letters.into_iter().filter_map(|letter| letter.group).collect();
+    assert!(retired.is_subset(&of_groups), "{:?}", retired.difference(&of_groups));
+    let problems = queue.check().await.unwrap();
+    assert!(problems.is_empty(), "{problems:?}");
 }

@@ -220,6 +220,28 @@ async fn of_a_folder_that_comes_back_as_another_queue_the_end_is_told_too() {
     assert_group_told_once("finds-another");
 }
 
+/// Consumes for a group until it has read all events, then stops.
+async fn consume_once(queue: &FileQueue, group: &'static str) {
+    let worker = another(queue).await;
+    consume(&worker, group);
+    let group = Name::from_static(group);
+    until("the group has read", async || worker.progress(&group).await.is_ok_and(|progress| progress.is_settled()))
+        .await;
+    worker.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+/// A worker that stood by when an operator retired its group makes the group anew, and delivers all events again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_makes_a_retired_group_anew_says_so() {
+    log::keep();
+    let queue = fresh().await;
+    queue.publish(&1).await.unwrap();
+    consume_once(&queue, "is-retired").await;
+    queue.retire_group(&Name::from_static("is-retired")).await.unwrap();
+    consume_once(&queue, "is-retired").await;
+    told(&["an operator retired the group, it begins anew", "group=is-retired"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_redis_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is_back() {
     log::keep();

@@ -9,6 +9,7 @@ mod tls_server;
 mod conformance;
 mod extremes;
 mod folder;
+mod groups;
 mod handlers;
 mod kills;
 mod logs;
