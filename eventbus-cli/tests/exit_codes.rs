@@ -182,6 +182,7 @@ fn wrong_arguments_are_usage() {
         (&["streams", "list"], "which store? pass `--store URL`"),
         (&["--store", "mysql://app:s3cret@db/orders", "status"], "`mysql://app@db/orders` names no store"),
         (&["--store", "postgres://app:s3cret@db/orders?ssl_mode=x", "status"], "`ssl_mode`"),
+        (&["--store", "postgres://app:s3cret@db/orders?ssl_mode=x", "doctor"], "`ssl_mode`"),
         (&["--store", "postgres://db/a", "--schema", "A b", "status"], "invalid schema name `A b`"),
         (&["--bus", "localhost", "status"], "redis_url"),
         (&["lag", "--over", "many"], "invalid value 'many'"),

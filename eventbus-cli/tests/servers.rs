@@ -12,12 +12,12 @@ use eventbus::{
     EventId, ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId,
     app::SettleError,
     bus::EventBus as _,
-    port::{AppendEvents as _, Checkpoints as _, Floor, Floors as _, MultiStreamAppends as _},
+    port::{AppendEvents as _, Checkpoints as _, Floor, Floors as _, MultiStreamAppends as _, ReadFeed as _},
     prelude::*,
     store::{Handled, HandledDelivery, MultiStreamAppend},
     support::ReaderKind,
 };
-use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig, keys};
 use eventbus_test::{Postgres, Redis};
 use eventstore_postgres::{
     PgConnection, PgEventStore,
@@ -650,23 +650,15 @@ async fn doctor_makes_each_named_check_on_the_redis_that_it_is_about() {
     let (of_store, of_bus) = (eventbus_test::redis(), eventbus_test::private_redis());
     let (key_prefix, stream_prefix) = (of_store.prefix().to_owned(), eventbus_test::unique_name("bus"));
     let config = RedisEventStoreConfig { redis_url: of_store.url().into(), key_prefix, ..Default::default() };
-    RedisEventStore::connect(config).await.unwrap();
+    let store = RedisEventStore::connect(config).await.unwrap();
     let config = RedisEventBusConfig { redis_url: of_bus.url().into(), stream_prefix, ..Default::default() };
     let bus = RedisEventBus::connect(config).await.unwrap();
-    let ran = eventbus(&[
-        "--json",
-        "--store",
-        of_store.url(),
-        "--store-prefix",
-        of_store.prefix(),
-        "--bus",
-        of_bus.url(),
-        "--prefix",
-        &bus.config().stream_prefix,
-        "doctor",
-        "--only",
-        "redis-store-format,redis-store-checkpoint-ahead,group-missing,redis-tls",
-    ]);
+    let stream_prefix = &*bus.config().stream_prefix;
+    let of_servers = ["--store", of_store.url(), "--store-prefix", of_store.prefix(), "--bus", of_bus.url()];
+    let doctor = |checks: &str| {
+        eventbus(&[&of_servers[..], &["--prefix", stream_prefix, "--json", "doctor", "--only", checks]].concat())
+    };
+    let ran = doctor("redis-store-format,redis-store-checkpoint-ahead,group-missing,redis-tls");
     let of = |healthy: &[&str]| json!({ "healthy": healthy, "findings": [], "not_checked": [], "skipped": [] });
     let reports = ran.documents();
     let parts = ["healthy", "findings", "not_checked", "skipped"];
@@ -675,6 +667,16 @@ async fn doctor_makes_each_named_check_on_the_redis_that_it_is_about() {
     let of_store_healthy = ["redis-tls", "redis-store-format", "redis-store-checkpoint-ahead"];
     assert_eq!(shown, [of(&of_store_healthy), of(&["redis-tls", "group-missing"])]);
     assert_eq!(ran.code, 0);
+
+    // the relay's record on the one server, the events on the other one
+    assert_eq!(doctor("relay-ahead").code, 0);
+    let key = keys::relay(&keys::stream(stream_prefix));
+    let mut record = redis::cmd("HSET");
+    record.arg((key, store.store_id().await.unwrap().to_string(), "1 9 - - - -"));
+    let mut connection = eventbus_test::internal::redis_connection(of_bus.url()).await;
+    let _: u64 = record.query_async(&mut connection).await.unwrap();
+    let ahead = doctor("relay-ahead");
+    assert!(ahead.code == 2 && ahead.out.contains("up to position 9, and the store ends at 0"), "{ahead:?}");
 
     // both on one
     let both = ["--store", of_store.url(), "--store-prefix", of_store.prefix(), "--bus", of_store.url()];

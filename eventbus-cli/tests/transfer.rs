@@ -5,7 +5,7 @@ mod common;
 
 use std::{fs, path::Path};
 
-use common::{Ran, Running, assert_json, eventbus};
+use common::{Ran, Running, assert_json, eventbus, eventbus_piped};
 use eventbus::{
     EventContext, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     event::Attributes,
@@ -191,6 +191,10 @@ async fn damage_is_found_before_an_event_is_imported() {
     let refused = eventbus(&["--store", &target, "--yes", "import", &anew]);
     assert_eq!(refused.code, 2, "{refused:?}");
     assert!(refused.err.contains("it was compressed anew: decompress it by `zstd -d`"), "{}", refused.err);
+    // a second reading of a pipe would find it empty
+    let header = fs::read_to_string(&whole).unwrap().split_inclusive('\n').take(1).collect::<String>();
+    let piped = eventbus_piped(&["--store", &target, "--yes", "import", "/dev/stdin"], &header);
+    assert!(piped.code == 64 && piped.err.contains("`/dev/stdin` is no regular file"), "{piped:?}");
     let text = file(&folder, "events.jsonl");
     let lines = fs::read_to_string(&text).unwrap();
     fs::write(&text, lines.lines().skip(1).map(|line| format!("{line}\n")).collect::<String>()).unwrap();

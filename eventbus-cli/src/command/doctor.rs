@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use eventbus::support::redacted;
 use eventbus_redis::redis::{AsyncConnectionConfig, RedisError, aio::MultiplexedConnection};
-use eventstore_postgres::sqlx::postgres::PgPoolOptions;
+use eventstore_postgres::{PgEventStore, sqlx::postgres::PgPoolOptions};
 use eventstore_sqlite::file_of_url;
 use serde::Serialize;
 
@@ -145,17 +145,22 @@ pub(super) async fn examine(
     let doctor = add_bus(doctor, settings).await?;
     Ok(match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
         Some(StoreUrl::Redis(url)) if settings.bus.as_ref() != Some(&url) => {
-            let of_store = add_redis(of_store, &url, settings).await?;
-            let of_store = of_store.redis_store_with(settings.redis_store_config(url));
+            let connected = connect_redis(&url, settings).await?;
+            let beside = connected.as_ref().ok().cloned();
+            let of_store = add_redis(of_store, connected).redis_store_with(settings.redis_store_config(url));
             if settings.bus.is_none() {
                 return Ok(vec![of_store.run_reporting(progress).await]);
             }
             // a doctor examines one Redis, and the store is on another one than the bus
             let of_store = of_store.leave(|subject| subject != Subject::Redis && !is_of_redis_store(subject));
             let of_bus = doctor.leave(is_of_redis_store);
+            let of_bus = match beside {
+                Some(connection) => of_bus.redis_store_beside(connection, &settings.store_prefix),
+                None => of_bus,
+            };
             vec![of_store.run_reporting(&mut progress).await, of_bus.run_reporting(progress).await]
         }
-        store => vec![add_store(doctor, store, settings)?.run_reporting(progress).await],
+        store => vec![add_store(doctor, store, settings).await?.run_reporting(progress).await],
     })
 }
 
@@ -166,22 +171,30 @@ fn is_of_redis_store(subject: Subject) -> bool {
 async fn add_bus(doctor: Doctor, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
     match &settings.bus {
         None => Ok(doctor),
-        Some(url) => Ok(add_redis(doctor, url, settings).await?.bus_with(&settings.prefix, &settings.dlq_suffix)),
+        Some(url) => {
+            let doctor = add_redis(doctor, connect_redis(url, settings).await?);
+            Ok(doctor.bus_with(&settings.prefix, &settings.dlq_suffix))
+        }
     }
 }
 
 /// Adds a Redis server; of one that gives no connection the report says why its checks were not made.
-async fn add_redis(doctor: Doctor, url: &str, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
-    Ok(match connect_redis(url, settings).await? {
+fn add_redis(doctor: Doctor, connected: Result<MultiplexedConnection, RedisError>) -> Doctor {
+    match connected {
         Ok(connection) => doctor.redis(connection),
         Err(error) => doctor.without_redis(error.into()),
-    })
+    }
 }
 
-fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
+async fn add_store(
+    doctor: Doctor,
+    store: Option<StoreUrl>,
+    settings: &ConnectionSettings,
+) -> Result<Doctor, CommandError> {
     Ok(match store {
         None => doctor,
         Some(StoreUrl::Postgres(url)) => {
+            check_parameters(&url, settings).await?;
             // two connections: one of the checks compares two sessions
             let acquire_timeout = settings.timeout.min(ACQUIRE_TIMEOUT_MAX);
             let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(acquire_timeout);
@@ -196,6 +209,19 @@ fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSetti
         }
         Some(StoreUrl::Redis(url)) => doctor.redis_store_with(settings.redis_store_config(url)),
     })
+}
+
+/// Refuses parameters of a URL that a store refuses: the driver would log an unknown one with its value, and ignore it, so
+/// that `?ssl_mode=verify-full` would connect without TLS.
+async fn check_parameters(url: &str, settings: &ConnectionSettings) -> Result<(), CommandError> {
+    if !url.contains('?') {
+        return Ok(());
+    }
+    // the store refuses them before it connects; the checks report all that the server answers
+    match PgEventStore::schema_state(&settings.postgres_config(url.to_owned())).await.map_err(CommandError::from) {
+        Err(error @ CommandError::Usage(_)) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 async fn connect_redis(

@@ -32,7 +32,8 @@ pub struct DashboardConfig {
     /// If set, only fields of payloads and attributes with one of these names are shown with their values, and what is below
     /// them. A nested object without one of these fields is shown without its keys.
     pub shown_fields: Option<Vec<String>>,
-    /// The interval of the samples of throughput and lag, of which 720 are kept in memory; `None`, the default, for 5 s.
+    /// The interval of the samples of throughput and lag, of which 720 are kept in memory; `None`, the default, for 5 s. It
+    /// is at least 100 ms and at most a day.
     pub sample_interval: Option<Duration>,
 }
 

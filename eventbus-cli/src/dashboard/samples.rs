@@ -17,6 +17,10 @@ use crate::{
 
 /// The samples that are kept: those of an hour, at one every five seconds.
 const SAMPLES_MAX: usize = 720;
+/// The shortest interval of samples: each one reads store and bus.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// The longest.
+const INTERVAL_MAX: Duration = Duration::from_hours(24);
 /// The readers of a sample; the rest is left out.
 const READERS_MAX: usize = 100;
 
@@ -40,11 +44,12 @@ struct Sample {
 }
 
 impl Samples {
-    pub(super) const fn new(interval: Duration) -> Self {
+    /// Prepares samples at this interval, or at the nearest one that is allowed.
+    pub(super) fn new(interval: Duration) -> Self {
         Self {
             ring: Mutex::new(VecDeque::new()),
             latest: Mutex::new(None),
-            interval,
+            interval: interval.clamp(INTERVAL_MIN, INTERVAL_MAX),
             has_begun: AtomicBool::new(false),
         }
     }
@@ -135,5 +140,11 @@ mod tests {
         let lag = samples.lag(ReaderSort::Relay, "bus", now);
         assert_eq!((lag.len(), lag[719]), (720, (0.0, 999.0)));
         assert_eq!(samples.lag(ReaderSort::Group, "bus", now), []);
+    }
+
+    #[test]
+    fn samples_are_at_least_a_tenth_of_a_second_apart_and_at_most_a_day() {
+        let intervals = [Duration::ZERO, Duration::from_secs(5), Duration::MAX].map(|of| Samples::new(of).interval());
+        assert_eq!(intervals, [INTERVAL_MIN, Duration::from_secs(5), INTERVAL_MAX]);
     }
 }

@@ -37,12 +37,28 @@ pub(crate) fn check_free_space(folder: &Path, config: &DoctorConfig) -> Result<O
 /// Returns the free bytes of a disk, as an unprivileged process may use them, and its size.
 #[cfg(unix)]
 fn free_space(folder: &Path) -> Result<(u64, u64), CheckError> {
-    let disk = rustix::fs::statvfs(folder)
-        .map_err(|error| CheckError::Other(format!("the disk of `{}` cannot be read: {error}", folder.display())))?;
+    let disk = rustix::fs::statvfs(folder).map_err(|error| match error == rustix::io::Errno::NOENT {
+        // behind a forwarded port a server seems to be on this machine
+        true => CheckError::NotHere("the server's folder is not on this machine, but in a container: monitor it there"),
+        false => CheckError::Other(format!("the disk of `{}` cannot be read: {error}", folder.display())),
+    })?;
     Ok((disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)))
 }
 
 #[cfg(not(unix))]
 fn free_space(_: &Path) -> Result<(u64, u64), CheckError> {
     Err(CheckError::Other("free space can only be read on Unix".into()))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    /// A check that cannot be made lets the doctor end with 1; one that belongs elsewhere does not.
+    #[test]
+    fn the_disk_of_a_server_in_a_container_is_checked_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let checked = check_free_space(&folder.path().join("missing"), &DoctorConfig::default());
+        assert!(matches!(checked, Err(CheckError::NotHere(_))), "{checked:?}");
+    }
 }

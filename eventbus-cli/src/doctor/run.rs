@@ -47,6 +47,8 @@ pub struct Doctor {
     bus: Option<(String, String)>,
     redis_store: Option<String>,
     redis_contents: Option<RedisEventStoreConfig>,
+    /// The store on Redis beside the bus, if a second doctor examines its server.
+    redis_store_beside: Option<RedisStoreTarget>,
     sqlite: Option<SqliteTarget>,
     known_types: Option<KnownTypes>,
     only: Vec<&'static str>,
@@ -116,6 +118,12 @@ impl Doctor {
         let doctor = self.redis_store(&config.key_prefix);
         // checks say how the server keeps its data
         Self { redis_contents: Some(RedisEventStoreConfig { check_durability: false, ..config }), ..doctor }
+    }
+
+    /// Compares the [bus](Self::bus) with a store on a different Redis server, which a second doctor examines.
+    pub(crate) fn redis_store_beside(self, connection: MultiplexedConnection, key_prefix: &str) -> Self {
+        let store = RedisStoreTarget::new(RedisTarget::new(connection), key_prefix);
+        Self { redis_store_beside: Some(store), ..self }
     }
 
     /// Examines the file of a store on SQLite.
@@ -227,6 +235,7 @@ struct Subjects<'a> {
     redis_store: Option<RedisStoreTarget>,
     /// The store on Redis, or why it cannot be opened.
     redis_contents: Option<Result<RedisEventStore, String>>,
+    redis_store_beside: Option<&'a RedisStoreTarget>,
     /// The file, or why it cannot be opened.
     sqlite: Option<Result<&'a SqliteTarget, String>>,
     known_types: Option<&'a KnownTypes>,
@@ -305,6 +314,7 @@ impl<'a> Subjects<'a> {
             bus: bus.map(|(redis, (prefix, suffix))| BusTarget::new(redis.clone(), prefix, suffix)),
             redis_store: store.map(|(redis, prefix)| RedisStoreTarget::new(redis.clone(), prefix)),
             redis_contents,
+            redis_store_beside: doctor.redis_store_beside.as_ref(),
             postgres,
             redis,
             has_silent_server,
@@ -374,7 +384,8 @@ impl<'a> Subjects<'a> {
         if self.sqlite.is_some() {
             return self.sqlite().map(StoreBeside::Sqlite);
         }
-        self.redis_store.as_ref().map(StoreBeside::Redis).ok_or(Missing::Subject("no store was given"))
+        let on_redis = self.redis_store.as_ref().or(self.redis_store_beside);
+        on_redis.map(StoreBeside::Redis).ok_or(Missing::Subject("no store was given"))
     }
 
     fn sqlite(&self) -> Result<&'a SqliteTarget, Missing<'_>> {

@@ -101,8 +101,12 @@ impl ExportReader {
     /// Opens a file, and reads its header.
     pub(crate) fn open(path: &Path) -> Result<Self, CommandError> {
         let shown = path.display().to_string();
-        let file =
-            File::open(path).map_err(|error| CommandError::unreachable(&format!("the file `{shown}`"), error))?;
+        let unreachable = |error| CommandError::unreachable(&format!("the file `{shown}`"), error);
+        if !path.metadata().map_err(unreachable)?.is_file() {
+            let text = format!("`{shown}` is no regular file: an export is read twice, first to compare its checksums");
+            return Err(CommandError::Usage(text));
+        }
+        let file = File::open(path).map_err(unreachable)?;
         let mut reader = Self {
             file: BufReader::new(file),
             is_compressed: is_compressed(path),

@@ -5,7 +5,7 @@
 pub(crate) mod projections;
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -85,9 +85,22 @@ pub(crate) fn eventbus(arguments: &[&str]) -> Ran {
 
 /// Runs the command to its end, with variables of the environment.
 pub(crate) fn eventbus_with(arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
-    let output = command(arguments).envs(variables.iter().copied()).output().unwrap();
+    run(command(arguments).envs(variables.iter().copied()))
+}
+
+fn run(command: &mut Command) -> Ran {
+    let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Runs the command to its end, with a text in a pipe as its standard input.
+pub(crate) fn eventbus_piped(arguments: &[&str], input: &str) -> Ran {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // the pipe has room for the text
+    writer.write_all(input.as_bytes()).unwrap();
+    drop(writer);
+    run(command(arguments).stdin(reader))
 }
 
 /// Runs the command to its end, with an output whose reader has gone away, and returns its exit code.
