@@ -3,8 +3,15 @@
 
 mod lines;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use axum::{
     Json, Router,
     body::{Body, to_bytes},
@@ -18,11 +25,14 @@ use eventbus::{
     Position, SaveError, StreamId,
     app::PublishedError,
     axum::{Mistake, Problem, health_routes, status_routes},
-    port::{AppendError, AppendEvents as _, DeadLetterFilter, EventBus, ReadError},
+    port::{
+        AppendError, AppendEvents as _, AppendSignal, DeadLetterFilter, EventBus, FeedFilter, MissingEvent, ReadError,
+        ReadFeed, RecordStream,
+    },
     prelude::*,
     projection::ProjectionError,
     repository::IdempotencyKey,
-    testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
+    testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock, delegate},
 };
 use lines::Lines;
 use serde_json::{Value, json};
@@ -395,6 +405,73 @@ async fn without_a_store_the_bus_says_whether_an_app_is_ready() {
     assert_eq!(ask(&app, "GET", "/health/ready", "").await, (503, not_ready));
 }
 
+/// A store that does not answer its readers while it is silent.
+struct SilentStore {
+    store: InMemoryEventStore,
+    is_silent: Arc<AtomicBool>,
+}
+
+impl SilentStore {
+    async fn answer(&self) {
+        if self.is_silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+delegate!(SilentStore, self => self.store; AppendEvents, ReadStream, Checkpoints, Leases, Floors, UnfinishedDeliveries, EventStore);
+
+#[async_trait]
+impl ReadFeed for SilentStore {
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        self.store.read_feed(after, through, filter)
+    }
+
+    async fn head(&self) -> Result<Position, ReadError> {
+        self.answer().await;
+        self.store.head().await
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        self.store.count_events(after, through, filter).await
+    }
+
+    async fn first_recorded_after(&self, after: Position) -> Result<Option<time::OffsetDateTime>, ReadError> {
+        self.answer().await;
+        self.store.first_recorded_after(after).await
+    }
+
+    async fn find_missing_event(&self, stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> {
+        self.store.find_missing_event(stream).await
+    }
+
+    async fn store_id(&self) -> Result<eventbus::Uuid, ReadError> {
+        self.store.store_id().await
+    }
+
+    fn appended(&self) -> &AppendSignal {
+        self.store.appended()
+    }
+}
+
+#[tokio::test]
+async fn operators_get_the_status_while_the_store_does_not_answer() {
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let store = SilentStore { store: InMemoryEventStore::new(), is_silent: Arc::clone(&is_silent) };
+    let app = App::builder().store(store).handler::<greet>().projection(Owners::default()).start().await.unwrap();
+    let status = async || {
+        let asked = ask(&app, "GET", "/status", "");
+        tokio::time::timeout(Duration::from_secs(30), asked).await.expect("it answers within seconds").1
+    };
+    let known = status().await;
+    assert_eq!((&known[0]["relay"]["position"], &known[0]["projections"][0]["name"]), (&json!(0), &json!("owners")));
+    is_silent.store(true, Ordering::SeqCst);
+    let silent = status().await;
+    let error = silent[0]["health"]["store"].to_string();
+    assert!(error.contains("does not answer"), "{silent}");
+    assert_eq!((&silent[0]["relay"], &silent[0]["projections"]), (&Value::Null, &json!([])));
+}
+
 #[tokio::test]
 async fn probes_are_told_how_the_app_is() {
     let app = App::builder().handler::<greet>().start().await.unwrap();
@@ -454,6 +531,21 @@ async fn what_a_request_saves_continues_the_conversation_of_its_caller() {
     assert_eq!(text, again, "one text is one conversation");
     let accounts = app.repository::<Account>();
     assert!(accounts.find(&"1".parse().unwrap()).await.unwrap().is_none(), "it belongs to the tenant");
+}
+
+#[tokio::test]
+async fn of_two_layers_the_inner_one_starts_from_the_context_of_the_outer_one() {
+    let tenant = eventbus::Uuid::from_u128(7);
+    let mut router: Router = Router::new()
+        .route("/accounts/{id}", put(open_account))
+        .layer(eventbus::axum::context(|_| EventContext::default().with_actor("ada")))
+        .layer(eventbus::axum::context(move |_| EventContext::default().with_tenant(tenant)))
+        .with_state(App::builder().start().await.unwrap());
+    let response = router.call(Request::put("/accounts/1").body(Body::empty()).unwrap()).await.unwrap();
+    let answered = response.headers()["x-correlation-id"].to_str().unwrap().to_owned();
+    let (status, body) = read(response).await;
+    assert_eq!((status, &body["correlation"]), (200, &json!(answered)), "{body}");
+    assert_eq!((&body["actor"], &body["tenant"]), (&json!("ada"), &json!(tenant)));
 }
 
 async fn rename(

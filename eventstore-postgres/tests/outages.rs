@@ -22,6 +22,7 @@ use eventbus::{
     App, ExpectedVersion, Never, NewEvent, Position, port::AppendEvents as _, prelude::*, projection::ProjectionError,
 };
 use eventstore_postgres::{PgConnection, PgEventStoreConfig};
+use tokio::runtime::Handle;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -130,6 +131,41 @@ async fn a_rebuild_waits_for_a_server_that_is_away_between_two_rounds() {
     assert_eq!((rebuilt.events, rebuilt.position), (300, Position::new(300)));
     back.await.unwrap();
     assert_told_once("projection=\"rebuilt\"", "rebuild cannot go on, trying again", "rebuild goes on");
+    within(app.shutdown(LONG)).await.unwrap();
+}
+
+/// Changes the table after the last look at its definition. Fails if the error of the switch counts as a success.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_whose_table_is_altered_before_the_switch_fills_new_copies() {
+    let database = common::TestDatabase::create("").await;
+    let (store, mut admin) = (common::open(database.config()).await, common::connect(&database.url()).await);
+    common::run(&mut admin, "CREATE TABLE rebuilt_rows (id serial)").await;
+    let append = async |events: usize| {
+        let counted = (0..events).map(|_| NewEvent::from_event(&Counted {}).unwrap()).collect();
+        within(store.append(&common::stream(), ExpectedVersion::NoStream, counted)).await.unwrap();
+    };
+    append(3).await;
+    let app = App::builder().store(store.clone()).projection(Rebuilt).start().await.unwrap();
+    drop(within(app.projected::<Rebuilt>(Position::new(3))).await.unwrap());
+    common::run(&mut admin, "INSERT INTO rebuilt_rows DEFAULT VALUES").await;
+    let (mut is_filling, mut altering) = (true, Some(common::connect(&database.url()).await));
+    let rebuild = app.rebuild::<Rebuilt>().on_progress(|now| {
+        let change = async {
+            if now.events == 3 && std::mem::take(&mut is_filling) {
+                // this one is copied under the lease of the live rows
+                append(1).await;
+                drop(within(app.projected::<Rebuilt>(Position::new(4))).await.unwrap());
+            } else if now.events == 4
+                && let Some(mut admin) = altering.take()
+            {
+                common::run(&mut admin, "ALTER TABLE rebuilt_rows ADD COLUMN note text").await;
+            }
+        };
+        tokio::task::block_in_place(|| Handle::current().block_on(within(change)));
+    });
+    within(rebuild.into_future()).await.unwrap();
+    let rows = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM rebuilt_rows").fetch_one(&mut admin).await.unwrap();
+    assert_eq!((rows, altering.is_none()), (4, true), "the rows are those of the events");
     within(app.shutdown(LONG)).await.unwrap();
 }
 

@@ -22,6 +22,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus-file/src/poll_backoff.rs", 1, "what other workers write into files"),
     ("eventbus-file/src/payload.rs", 1, "a name that no other worker has"),
     ("eventbus-file/src/claimed_event.rs", 2, "claims that other workers read in files"),
+    ("eventbus/src/axum/health.rs", 2, "the replies of a server"),
     ("eventbus-redis-core/src/connection.rs", 5, "connecting, and the replies of Redis"),
     (
         "eventbus-redis/src/consumer/acknowledger.rs",

@@ -37,7 +37,7 @@ const CORRELATION_NAMESPACE: Uuid = Uuid::from_u128(0x8a1f_4be5_7c0d_5d0e_9b57_3
 
 /// A layer that runs each request in a context: `traceparent` and `tracestate` of the request, the conversation of its
 /// header `x-correlation-id`, and what `fill` returns, such as the actor who is logged in and the tenant. What `fill`
-/// returns comes first.
+/// returns comes first. A layer within a layer starts from the context of the outer one.
 ///
 /// All that the request saves is stamped with it, by the extractor [`Repository<A>`](crate::Repository) and by any
 /// repository in the task of the request. The response has the header `x-correlation-id` with the id of the conversation:
@@ -129,7 +129,9 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        let mut context = (self.fill)(&parts).or(context_of(&parts.headers));
+        // of a layer around this one
+        let outer = parts.extensions.get::<EventContext>().cloned().unwrap_or_default();
+        let mut context = (self.fill)(&parts).or(outer).or(context_of(&parts.headers));
         let correlation = *context.correlation_id.get_or_insert_with(|| SharedClock::SYSTEM.new_id());
         parts.extensions.insert(context.clone());
         let response = context.scope(self.inner.call(Request::from_parts(parts, body)));

@@ -1,10 +1,11 @@
 //! Routes for health probes and operators.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ::axum::{Json, Router, http::StatusCode, routing::get};
 use futures_util::future::join_all;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::{
     port::{
@@ -13,6 +14,9 @@ use crate::{
     },
     runtime::{app::App, projection::ProjectionStatus, relay::RelayStatus},
 };
+
+/// Timeout of the store for the status of relay and projections. Real time: it is the reply of a server.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Serialize)]
 struct ProbeResponse {
@@ -49,7 +53,8 @@ struct AppStatus {
 }
 
 /// A route for operators: `GET /status` answers with a JSON array, which holds for each app the health of store and
-/// bus, the status of relay and projections, and the last failures of its handlers.
+/// bus, the status of relay and projections, and the last failures of its handlers. It answers within two seconds: while
+/// the store does not answer, `health` says so, and the status of relay and projections is left out.
 ///
 /// It repeats the error texts of handlers and projections, which may hold values of events: serve it to operators only.
 pub fn status_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<Item = App>) -> Router<S> {
@@ -58,11 +63,14 @@ pub fn status_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<I
 }
 
 async fn status(app: &App) -> AppStatus {
+    let relay = timeout(ANSWER_TIMEOUT, app.relay_status());
+    let projections = timeout(ANSWER_TIMEOUT, app.projections());
+    let (health, relay, projections) = tokio::join!(app.health(), relay, projections);
     AppStatus {
-        health: app.health().await,
-        relay: app.relay_status().await,
-        // `health` has the store's error, if it cannot be read
-        projections: app.projections().await.unwrap_or_default(),
+        health,
+        // `health` has the store's error, if it cannot be read or does not answer
+        relay: relay.ok().flatten(),
+        projections: projections.ok().and_then(Result::ok).unwrap_or_default(),
         failures: app.failures(),
         counted: app.bus().stats(),
     }

@@ -95,7 +95,7 @@ impl Attributes {
         Self(Some(format!("{own}{comma}{}:{}}}", Value::from(key), Value::from(text)).into()))
     }
 
-    /// Adds the keys of `other` that are missing here.
+    /// Adds the keys of `other` that are missing here. A trace is that of one side: `tracestate` belongs to `traceparent`.
     pub(crate) fn or(self, other: Self) -> Self {
         if other.is_empty() {
             return self;
@@ -103,8 +103,11 @@ impl Attributes {
         if self.is_empty() {
             return other;
         }
-        let mut map = other.to_map();
-        map.extend(self.to_map());
+        let (mut map, own) = (other.to_map(), self.to_map());
+        if own.contains_key(TRACEPARENT) {
+            map.remove(TRACESTATE);
+        }
+        map.extend(own);
         map.into()
     }
 

@@ -85,9 +85,9 @@ impl EventContext {
     pub fn with_trace(self, traceparent: impl Into<String>, tracestate: Option<String>) -> Self {
         let mut attributes = self.attributes.to_map();
         attributes.insert(TRACEPARENT.into(), traceparent.into().into());
-        if let Some(tracestate) = tracestate {
-            attributes.insert(TRACESTATE.into(), tracestate.into());
-        }
+        // not that of an earlier trace
+        attributes.remove(TRACESTATE);
+        attributes.extend(tracestate.map(|tracestate| (TRACESTATE.into(), tracestate.into())));
         Self { attributes: attributes.into(), ..self }
     }
 

@@ -74,7 +74,9 @@ impl Lock {
     /// # Ok::<(), eventbus::Error>(())
     /// ```
     pub fn sample<E: DomainEvent>(mut self, event: &E) -> Self {
-        let payload = event.encode().map(|event| event.payload().to_owned()).map_err(|error| error.to_string());
+        // a payload is one line of the file; JSON has line ends between values only, as a `RawValue` brings them
+        let in_one_line = event.encode().map(|event| event.payload().replace(['\n', '\r'], " "));
+        let payload = in_one_line.map_err(|error| error.to_string());
         self.samples.entry(E::EVENT_TYPE).or_default().push(payload);
         self
     }

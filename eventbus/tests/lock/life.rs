@@ -455,6 +455,21 @@ fn what_cannot_be_traced_needs_samples() {
     breaks(lock().compare(), "unknown variant");
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Order")]
+struct Imported {
+    original: Box<serde_json::value::RawValue>,
+}
+
+#[test]
+fn a_sample_with_line_ends_is_one_line_of_the_file() {
+    let place = Place::new();
+    let imported: Imported = serde_json::from_str("{\"original\":{\n  \"sku\": \"a\"\r\n}}").unwrap();
+    let lock = || place.lock().event::<Imported>().sample(&imported);
+    lock().write().unwrap();
+    lock().compare().unwrap();
+}
+
 #[test]
 fn a_file_that_is_none_is_named() {
     let place = Place::new();

@@ -276,6 +276,17 @@ async fn the_states_that_were_used_last_are_kept() {
 }
 
 #[tokio::test]
+async fn a_cache_takes_memory_for_the_states_that_it_keeps_only() {
+    let store = CountingStore::new();
+    let rooms = AggregateRepository::<Room>::new(store.clone()).with_cache(usize::MAX);
+    let id = "12".parse().unwrap();
+    for (guest, reads) in [("ada", 1), ("bob", 0)] {
+        rooms.upsert(&id, |_| Ok::<_, Never>(booked(guest))).await.unwrap();
+        assert_eq!(store.take().1, reads, "{guest}");
+    }
+}
+
+#[tokio::test]
 async fn states_of_tenants_are_kept_apart() {
     let world = world().await;
     let [one, other] = [1, 2].map(|tenant| world.rooms.for_tenant(Uuid::from_u128(tenant)));

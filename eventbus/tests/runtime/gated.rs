@@ -59,6 +59,8 @@ pub struct GatedStore {
     pub finds: Arc<AtomicUsize>,
     /// Number of reads that search at the moment.
     pub searching: Arc<AtomicUsize>,
+    /// Number of calls for the time of the next event that get an answer.
+    pub times: Arc<AtomicUsize>,
 }
 
 impl GatedStore {
@@ -89,6 +91,7 @@ impl GatedStore {
             panics: Arc::default(),
             finds: Arc::new(AtomicUsize::new(usize::MAX)),
             searching: Arc::default(),
+            times: Arc::new(AtomicUsize::new(usize::MAX)),
         }
     }
 
@@ -221,6 +224,9 @@ impl ReadFeed for GatedStore {
     }
 
     async fn first_recorded_after(&self, after: Position) -> Result<Option<time::OffsetDateTime>, ReadError> {
+        if self.times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err() {
+            std::future::pending::<()>().await;
+        }
         self.feed().first_recorded_after(after).await
     }
 

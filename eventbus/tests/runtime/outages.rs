@@ -8,7 +8,7 @@ use eventbus::{
     port::EventBus as _,
     prelude::*,
     relay::RelayError,
-    testkit::{Fault, FaultyBus, FaultyStore, LossyBus, TableStore, Tables},
+    testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock, TableStore, Tables},
 };
 use futures_util::TryStreamExt as _;
 
@@ -169,6 +169,23 @@ async fn health_says_since_when_store_and_bus_are_away() {
     assert_eq!(away().await, first, "it is still the same outage");
     store.is_away.store(false, Ordering::SeqCst);
     assert_eq!(away().await, "");
+}
+
+#[tokio::test]
+async fn health_keeps_the_lags_that_it_has_read_in_time() {
+    let clock = ManualClock::new();
+    let (store, bus) = (GatedStore::over(InMemoryEventStore::with_clock(clock.clone())), LossyBus::new());
+    let app = App::builder().clock(clock.clone()).bus(bus.clone()).store(store.clone());
+    let app = app.projection(OrderStatistics::default()).start().await.unwrap();
+    until("it relays", async || app.relay_status().await.unwrap().is_owner).await;
+    bus.pause(true);
+    save(&app).await;
+    drop(app.projected::<OrderStatistics>(Position::new(1)).await.unwrap());
+    clock.advance(Duration::from_secs(7_200));
+    // for the relay, which is behind, and not for the projection
+    store.times.store(1, Ordering::SeqCst);
+    assert_eq!(app.health().await.lag_seconds.into_iter().collect::<Vec<_>>(), [("relay".into(), 7_200)]);
+    bus.pause(false);
 }
 
 #[tokio::test]

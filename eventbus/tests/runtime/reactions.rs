@@ -5,14 +5,17 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
+use async_trait::async_trait;
 use eventbus::{
-    AggregateRepository, EventContext, InMemoryEventBus, InMemoryEventStore, Never, StartError, StreamId, Uuid,
+    AggregateRepository, EventContext, InMemoryEventBus, InMemoryEventStore, Never, StartError, StreamId, UpdateError,
+    Uuid, Version,
     app::StartMistake,
     event::Attributes,
-    port::{EventStore, FeedFilter, ReadFeed as _},
+    port::{Direction, EventStore, FeedFilter, ReadError, ReadFeed as _, ReadStream, RecordStream},
     prelude::*,
+    testkit::delegate,
 };
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::{Notify, watch};
 
 use crate::wait::until;
@@ -264,6 +267,81 @@ async fn snapshots_are_of_what_is_stored() {
     world.app.settled().await.unwrap();
     until("the snapshot is taken", async || version().await == Some(3)).await;
     assert_eq!(world.member("ada").await, (4, vec![4]));
+}
+
+/// Fines only members without an earlier event.
+#[handler(manual, retries = 0)]
+async fn fine_newcomer(
+    event: &ReturnedLate,
+    members: Repository<Member>,
+    State(plan): State<Plan>,
+) -> eventbus::Result<()> {
+    plan.runs.fetch_add(1, Ordering::SeqCst);
+    let fined = members.create(&event.member.parse()?, |_| Ok::<_, Never>(Fined { days: event.days })).await;
+    if !fined.as_ref().is_err_and(UpdateError::is_conflict) {
+        fined?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_handler_that_creates_an_aggregate_learns_at_once_that_it_exists() {
+    let (store, plan) = (InMemoryEventStore::new(), Plan::default());
+    let app = App::builder().store(store.clone()).state(plan.clone()).handler::<fine_newcomer>();
+    let app = app.start().await.unwrap();
+    let world = World { members: AggregateRepository::new(store.clone()), app, store, plan };
+    for days in [3, 4] {
+        world.return_late("ada", days).await;
+        world.app.settled().await.unwrap();
+    }
+    assert_eq!(world.member("ada").await, (3, vec![]));
+    let errors = world.app.bus().stats().handler_errors;
+    assert_eq!((world.plan.runs.load(Ordering::SeqCst), errors), (2, 0), "it runs once for each event");
+}
+
+/// Fines the member twice, and loads it between.
+#[handler(manual, retries = 0)]
+async fn fine_twice(event: &ReturnedLate, members: Repository<Member>) -> eventbus::Result<()> {
+    let member = event.member.parse()?;
+    for _ in 0..2 {
+        members.update(&member, |_| Ok::<_, Never>(Fined { days: event.days })).await?;
+    }
+    Ok(())
+}
+
+/// A store whose members lack their first events, as they are archived.
+#[derive(Debug, Clone)]
+struct ArchivedStore(InMemoryEventStore);
+
+delegate!(ArchivedStore, self => self.0; AppendEvents, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries, EventStore);
+
+#[async_trait]
+impl ReadStream for ArchivedStore {
+    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
+        if stream.aggregate_type() == "ReactionsMember" && from == Version::FIRST {
+            let missing = ReadError::corrupt("the first event of a member", "it is archived");
+            return futures_util::stream::once(std::future::ready(Err(missing))).boxed();
+        }
+        self.0.read_stream(stream, from, direction)
+    }
+
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        self.0.stream_version(stream).await
+    }
+}
+
+#[tokio::test]
+async fn after_a_save_too_a_handler_reads_from_the_snapshot() {
+    let store = InMemoryEventStore::new();
+    let members = AggregateRepository::<Member>::new(store.clone());
+    members.upsert(&"ada".parse().unwrap(), |_| Ok::<_, Never>([1, 1].map(|days| Fined { days }))).await.unwrap();
+    members.snapshot(&"ada".parse().unwrap()).await.unwrap();
+    let app = App::builder().store(ArchivedStore(store.clone())).handler::<fine_twice>().start().await.unwrap();
+    let world = World { members, app, store, plan: Plan::default() };
+    world.return_late("ada", 3).await;
+    world.app.settled().await.unwrap();
+    assert_eq!(world.member("ada").await, (8, vec![]));
+    assert_eq!(world.app.bus().stats().handler_errors, 0);
 }
 
 #[derive(Debug, Default)]

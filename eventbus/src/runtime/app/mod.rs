@@ -528,7 +528,7 @@ impl App {
     }
 
     /// Waits until all stored events are published, handled and projected, also those that handlers store meanwhile:
-    /// for tests.
+    /// for tests. Where only a different process relays, call it there first: an app waits for its own relay.
     ///
     /// # Errors
     /// [`SettleError::DeadLetters`] if deliveries became dead letters since the app started or since the last call

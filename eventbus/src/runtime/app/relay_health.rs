@@ -157,29 +157,30 @@ async fn store_problem(app: &AppInner) -> Option<String> {
 /// Returns for how many seconds the oldest event has waited for the relay and for each projection, as far as the
 /// store answers.
 async fn lags(app: &AppInner) -> BTreeMap<String, u64> {
-    if !app.has_store {
-        return BTreeMap::new();
+    let mut lags = BTreeMap::new();
+    if app.has_store {
+        // what was read in time is kept
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, read_lags(app, &mut lags)).await;
     }
-    let load_lags = async {
-        let mut places = Vec::new();
-        if let Some(relay) = relay_view(app) {
-            places.push(("relay".to_owned(), relay.position().await));
+    lags
+}
+
+async fn read_lags(app: &AppInner, lags: &mut BTreeMap<String, u64>) {
+    // most are at the end: one request for each position, the lowest first
+    let mut readers = BTreeMap::<_, Vec<_>>::new();
+    if let Some(relay) = relay_view(app) {
+        readers.entry(relay.position().await).or_default().push("relay".to_owned());
+    }
+    for projection in &app.projections {
+        let status = projection.erased().status(Position::START);
+        readers.entry(status.position).or_default().push(format!("projection `{}`", status.name));
+    }
+    for (position, names) in readers {
+        if let Ok(Some(since)) = app.store.first_recorded_after(position).await {
+            let lag = u64::try_from((app.clock().now() - since).whole_seconds()).unwrap_or_default();
+            lags.extend(names.into_iter().filter(|_| lag > 0).map(|name| (name, lag)));
         }
-        let projections = app.projections.iter().map(|projection| projection.erased().status(Position::START));
-        places.extend(projections.map(|status| (format!("projection `{}`", status.name), status.position)));
-        let mut lags = BTreeMap::new();
-        for (what, position) in places {
-            if let Ok(Some(since)) = app.store.first_recorded_after(position).await {
-                let lag = (app.clock().now() - since).whole_seconds();
-                let lag = u64::try_from(lag).unwrap_or_default();
-                if lag > 0 {
-                    lags.insert(what, lag);
-                }
-            }
-        }
-        lags
-    };
-    tokio::time::timeout(ANSWER_TIMEOUT, load_lags).await.unwrap_or_default()
+    }
 }
 
 pub(super) fn relay_view(app: &AppInner) -> Option<RelayView> {

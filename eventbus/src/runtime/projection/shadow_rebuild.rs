@@ -352,7 +352,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 }
             }
             // a switch with an unknown outcome has succeeded if the copies are new: it ends the old ones
-            if let Some(position) = tried {
+            if let Some(position) = tried.take() {
                 let find = || self.transactions.make_shadow(&self.shadow);
                 if self.call_with_retries(live_lease.ended(), outage, find).await? < position {
                     return Ok(position);
@@ -360,8 +360,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             }
             let mut fill_outage = Outage::new(self.context.clock.clone());
             let position = self.fill_copies(held_lease, checkpoint, meter, &mut fill_outage).await?;
-            tried = Some(position);
-            match self.try_switch_rows(live_lease, checkpoint, position).await {
+            match self.try_switch_rows(live_lease, checkpoint, position, &mut tried).await {
                 Ok(true) => return Ok(position),
                 Ok(false) => return Err(self.lost_error()),
                 Err(error) => {
@@ -372,13 +371,21 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
     }
 
-    async fn try_switch_rows(&self, live_lease: &HeldLease, from: Position, to: Position) -> Result<bool, BoxError> {
+    /// Replaces the rows; sets `tried` if an error leaves open whether it did.
+    async fn try_switch_rows(
+        &self,
+        live_lease: &HeldLease,
+        from: Position,
+        to: Position,
+        tried: &mut Option<Position>,
+    ) -> Result<bool, BoxError> {
         let mut transaction = self.transactions.begin().await?;
         // copies at a different position: a process that took over while this one was paused has filled them
         let filled = transaction.replace_rows(&self.shadow).await?;
         if filled != to || !transaction.advance(live_lease.lease(), from, to).await? {
             return Ok(false);
         }
+        *tried = Some(to);
         transaction.commit().await?;
         Ok(true)
     }

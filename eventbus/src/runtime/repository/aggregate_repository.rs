@@ -1003,16 +1003,22 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     async fn begin_fold(&self, id: &A::Id) -> Result<Beginning<'_, A>, ReadError> {
         let (stream, root) = (self.stream(id), self.create_new(id.clone()));
         let begin = |root, rest| Ok(Beginning { root, rest, is_unusable: false });
-        let (codec, snapshots, fold) = match self.snapshots() {
-            Ok(snapshots) if !self.store.has_saved(&stream) => snapshots,
-            _ => return begin(root, Rest::All),
+        let Ok((codec, snapshots, fold)) = self.snapshots() else {
+            return begin(root, Rest::All);
         };
         let SnapshotRead { snapshot, events } = snapshots.read_from_snapshot(&stream, &fold).await?;
         let Some(StoredSnapshot { version, data }) = snapshot else {
-            return begin(root, Rest::Records(events));
+            return begin(root, Rest::Records(self.store.with_own(&stream, Version::FIRST, events)));
         };
+        if self.store.version_before_saves(&stream).is_some_and(|before| before < version) {
+            // it holds events that other writers have stored since
+            return begin(root, Rest::All);
+        }
         match codec.decode(&stream, version, &data) {
-            Some(state) => begin(root.with_state(state, version), Rest::Records(events)),
+            Some(state) => {
+                let events = self.store.with_own(&stream, version.next(), events);
+                begin(root.with_state(state, version), Rest::Records(events))
+            }
             None => {
                 tracing::debug!(%stream, %version, "the snapshot is damaged, or of another release; reading all events");
                 Ok(Beginning { root, rest: Rest::All, is_unusable: true })
@@ -1387,7 +1393,12 @@ impl<A: Aggregate + Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O
                         continue;
                     }
                     *decided = Some(value.map_err(UpdateError::Refused)?);
-                    *state = UpdateState::Save(Box::pin(async move { repository.save(&mut root).await }));
+                    *state = UpdateState::Save(Box::pin(async move {
+                        if existence == AggregateExistence::Absent && !root.pending().is_empty() {
+                            repository.store.check_is_new(&repository.stream(id)).await?;
+                        }
+                        repository.save(&mut root).await
+                    }));
                 }
                 UpdateState::Save(save) => match ready!(save.as_mut().poll(context)) {
                     Err(error) if *is_from_cache && (error.is_conflict() || matches!(error, SaveError::Encode(_))) => {

@@ -70,6 +70,21 @@ impl RepositoryStore {
         }
     }
 
+    /// In a handler, fails if a stream that is to be created has events. Its own append is made, and would conflict, only once
+    /// the handler has returned, in each of its runs. If the read fails, that append decides.
+    pub(super) async fn check_is_new(&self, stream: &StreamId) -> Result<(), AppendError> {
+        // of what it has saved itself, the append knows
+        if !self.is_in_handler() || self.has_saved(stream) {
+            return Ok(());
+        }
+        match self.store.stream_version(stream).await {
+            Ok(actual) if actual > Version::NONE => {
+                Err(AppendError::Conflict { stream: stream.clone(), expected: ExpectedVersion::NoStream, actual })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Appends, and notes the command in the same commit; returns `None` if a command with its key took effect before.
     pub(super) async fn append_handling(
         &self,
@@ -92,7 +107,11 @@ impl RepositoryStore {
     }
 
     pub(super) fn read_stream(&self, stream: &StreamId, from: Version) -> RecordStream<'_> {
-        let stored = self.store.read_stream(stream, from, Direction::Forward);
+        self.with_own(stream, from, self.store.read_stream(stream, from, Direction::Forward))
+    }
+
+    /// Adds what the handler has saved to the stored events of a stream from version `from` on.
+    pub(super) fn with_own<'s>(&self, stream: &StreamId, from: Version, stored: RecordStream<'s>) -> RecordStream<'s> {
         let Some(own) = self.saves.as_ref().and_then(|saves| saves.of_stream(stream)) else {
             return stored;
         };
@@ -121,9 +140,14 @@ impl RepositoryStore {
         self.store.snapshots()
     }
 
+    /// Returns the version that the stream had before the handler saved to it; `None` if it has not.
+    pub(super) fn version_before_saves(&self, stream: &StreamId) -> Option<Version> {
+        Some(self.saves.as_ref()?.of_stream(stream)?.before)
+    }
+
     /// Returns `true` if the handler has saved to the stream.
-    pub(super) fn has_saved(&self, stream: &StreamId) -> bool {
-        self.saves.as_ref().is_some_and(|saves| saves.of_stream(stream).is_some())
+    fn has_saved(&self, stream: &StreamId) -> bool {
+        self.version_before_saves(stream).is_some()
     }
 
     /// Does `task` now; in a handler once its saves are stored.

@@ -39,7 +39,10 @@ impl<A> StateCache<A> {
     where
         A: Clone,
     {
-        Self { states: Mutex::new(LruCache::new(capacity)), clone: A::clone }
+        // `LruCache::new` would take the memory for all of them at once
+        let mut states = LruCache::unbounded();
+        states.resize(capacity);
+        Self { states: Mutex::new(states), clone: A::clone }
     }
 
     /// Returns the state of an aggregate, if it was kept since the store had `restores` possible restores.
