@@ -175,23 +175,25 @@ async fn run_faults(
         let silent = fault.missing_alerts(&alerts);
         figures.failures.extend(silent.map(|who| format!("{fault:?}: no alert of `{who}` says so in {alerts:?}")));
         let (healed, stored) = (Instant::now(), scenario.count_stored().await?);
-        let caught_up = async || {
-            load.pause(healed.elapsed() > PAUSE_LOAD_AFTER);
-            Ok(scenario.count_written().await? >= stored)
+        let pause_load = || load.pause(healed.elapsed() > PAUSE_LOAD_AFTER);
+        let has_caught_up = async |_: &_, written| {
+            pause_load();
+            written >= stored
         };
-        if !wait_until(caught_up).await? {
-            figures
-                .failures
-                .push(format!("{fault:?}: {} of {stored} rows are written", scenario.count_written().await?));
+        if let Some(written) = wait_while_writing(scenario, has_caught_up).await? {
+            figures.failures.push(format!("{fault:?}: {written} of {stored} rows are written"));
         }
-        load.pause(false);
         figures.slowest_recovery = figures.slowest_recovery.max(Some(healed.elapsed()));
         figures.faults += 1;
         // an alert may show this fault until its part of the app has retried; the next fault would be mistaken for it
-        let app = scenario.app();
-        if !wait_until(async || Ok(alerts_of(app).await.is_empty())).await? {
-            figures.failures.push(format!("{fault:?}: alerts do not end: {:?}", alerts_of(app).await));
+        let is_calm = async |app: &App, _| {
+            pause_load();
+            alerts_of(app).await.is_empty()
+        };
+        if wait_while_writing(scenario, is_calm).await?.is_some() {
+            figures.failures.push(format!("{fault:?}: alerts do not end: {:?}", alerts_of(scenario.app()).await));
         }
+        load.pause(false);
     }
     figures.failures.extend(load.stop().await);
     check_final_state(scenario, figures).await
@@ -228,8 +230,8 @@ async fn alerts_of(app: &App) -> Vec<String> {
 async fn check_final_state(scenario: &mut impl FaultScenario, figures: &mut RunSummary) -> Result<(), HarnessError> {
     let stored = scenario.count_stored().await?;
     figures.events += stored;
-    if !wait_until(async || Ok(scenario.count_written().await? >= stored)).await? {
-        figures.failures.push(format!("{} of {stored} rows are written", scenario.count_written().await?));
+    if let Some(written) = wait_while_writing(scenario, async |_: &_, written| written >= stored).await? {
+        figures.failures.push(format!("{written} of {stored} rows are written"));
     }
     let wrong = scenario.count_wrong().await?;
     if wrong > 0 {
@@ -251,6 +253,28 @@ async fn check_final_state(scenario: &mut impl FaultScenario, figures: &mut RunS
         figures.failures.push(format!("{:?} {:?}", app.health().await, app.projections().await?));
     }
     Ok(())
+}
+
+/// Waits until `is_done` returns `true` for the number of written rows; returns that number if no row was written for the
+/// time limit. A machine under load needs time for each row.
+async fn wait_while_writing(
+    scenario: &mut impl FaultScenario,
+    mut is_done: impl AsyncFnMut(&App, u64) -> bool,
+) -> Result<Option<u64>, HarnessError> {
+    let (mut last, mut grown_at) = (0, Instant::now());
+    loop {
+        let written = scenario.count_written().await?;
+        if is_done(scenario.app(), written).await {
+            return Ok(None);
+        }
+        if written > last {
+            (last, grown_at) = (written, Instant::now());
+        }
+        if grown_at.elapsed() > RECOVERY_TIMEOUT {
+            return Ok(Some(written));
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
 }
 
 /// Waits until `holds` returns `true`; returns `false` if it has not within the time limit.

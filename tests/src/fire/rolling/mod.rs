@@ -23,6 +23,8 @@ pub use versions::run_with_versions;
 pub use with_kills::run_with_kills;
 
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time in which a machine under load handles the events of a round.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The event that both releases handle.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -89,15 +91,21 @@ impl RollingRound {
         let config = RedisEventBusConfig { redis_url, stream_prefix, ..RedisEventBusConfig::default() };
         let store = InMemoryEventStore::new();
         let bus = RedisEventBus::connect(config.clone()).await?;
-        let writer = App::builder().store(store.clone()).bus(bus).start().await?;
+        let writer = App::builder().store(store.clone()).bus(bus).wait_timeout(WAIT_TIMEOUT).start().await?;
         Ok(Self { config, store, handled_counts: HandledCounts::default(), writer, written: 0, random })
     }
 
     async fn release(&self, is_new: bool) -> Result<App, HarnessError> {
         let bus = RedisEventBus::connect(self.config.clone()).await?;
         let app = App::builder().store(self.store.clone()).bus(bus).state(self.handled_counts.clone()).without_relay();
-        let app = app.handler::<sent>();
+        let app = app.wait_timeout(WAIT_TIMEOUT).handler::<sent>();
         Ok(if is_new { app.handler::<lost>() } else { app }.start().await?)
+    }
+
+    /// Waits until the writer has published all events, and the group of `consumer` has handled them.
+    async fn settle(&self, consumer: &App) -> Result<(), HarnessError> {
+        self.writer.settled().await?;
+        Ok(consumer.settled().await?)
     }
 
     /// Saves some events, of the newer type too with `with_new_type`.
@@ -122,7 +130,7 @@ impl RollingRound {
         let old = self.release(false).await?;
         self.write(false).await?;
         self.write(true).await?;
-        old.settled().await?;
+        self.settle(&old).await?;
         if self.random.bool() {
             let trim = Trim { max_length: Some(5), max_age: None };
             RedisEventBus::connect(self.config.clone()).await?.trim(trim).await?;
@@ -139,7 +147,7 @@ impl RollingRound {
         let old = self.release(false).await?;
         self.write(false).await?;
         let first = self.release(true).await?;
-        first.settled().await?;
+        self.settle(&first).await?;
         first.shutdown(SHUTDOWN_TIMEOUT).await?;
         self.write(true).await?;
         let new = self.release(true).await?;
@@ -165,7 +173,7 @@ pub async fn run(rounds: u64, seed: u64) -> Result<RunSummary, HarnessError> {
             0 => round.writers_first().await?,
             _ => round.consumers_first().await?,
         };
-        new.settled().await?;
+        round.settle(&new).await?;
         let (lost_here, repeated_here) = round.handled_counts.count_lost_and_repeated(round.written);
         lost += lost_here;
         repeated += repeated_here;
