@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(groups.load_group(&name).unwrap(), (None, Progress::default()));
         let anew = acquire();
         assert_eq!((anew.progress.read, anew.progress.open.len(), anew.was_abandoned), (0, 0, false));
-        assert_eq!(groups.list_groups().unwrap(), [name.clone()]);
+        assert_eq!(groups.list_groups().unwrap(), std::slice::from_ref(&name));
     }
 
     /// Fails if a process that dies between two steps leaves a replay that no worker receives and no operator sees.
