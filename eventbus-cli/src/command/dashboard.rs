@@ -18,8 +18,6 @@ use crate::{
     session::Session,
 };
 
-const SAMPLE_INTERVAL_MIN: Duration = Duration::from_millis(100);
-
 /// Serve pages that show the store and the bus to a browser
 ///
 /// The pages are read-only. `--allow-changes` lets operators who log in with the token replay and discard dead letters. On an
@@ -106,7 +104,7 @@ impl DashboardArgs {
             hosts: Some(self.hosts.clone()),
             hidden_fields: self.hidden_fields.clone(),
             shown_fields: Some(self.shown_fields.clone()).filter(|fields| !fields.is_empty()),
-            sample_interval: self.sample_every.map(|every| every.max(SAMPLE_INTERVAL_MIN)),
+            sample_interval: self.sample_every,
         };
         Ok((config, made))
     }

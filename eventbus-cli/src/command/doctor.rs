@@ -7,6 +7,7 @@ use eventbus::support::redacted;
 use eventbus_redis::redis::{AsyncConnectionConfig, RedisError, aio::MultiplexedConnection};
 use eventstore_postgres::{PgEventStore, sqlx::postgres::PgPoolOptions};
 use eventstore_sqlite::file_of_url;
+use futures_util::FutureExt as _;
 use serde::Serialize;
 
 use super::parse_duration;
@@ -160,7 +161,7 @@ pub(super) async fn examine(
             };
             vec![of_store.run_reporting(&mut progress).await, of_bus.run_reporting(progress).await]
         }
-        store => vec![add_store(doctor, store, settings).await?.run_reporting(progress).await],
+        store => vec![add_store(doctor, store, settings)?.run_reporting(progress).await],
     })
 }
 
@@ -186,15 +187,11 @@ fn add_redis(doctor: Doctor, connected: Result<MultiplexedConnection, RedisError
     }
 }
 
-async fn add_store(
-    doctor: Doctor,
-    store: Option<StoreUrl>,
-    settings: &ConnectionSettings,
-) -> Result<Doctor, CommandError> {
+fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
     Ok(match store {
         None => doctor,
         Some(StoreUrl::Postgres(url)) => {
-            check_parameters(&url, settings).await?;
+            check_parameters(&url, settings)?;
             // two connections: one of the checks compares two sessions
             let acquire_timeout = settings.timeout.min(ACQUIRE_TIMEOUT_MAX);
             let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(acquire_timeout);
@@ -213,12 +210,10 @@ async fn add_store(
 
 /// Refuses parameters of a URL that a store refuses: the driver would log an unknown one with its value, and ignore it, so
 /// that `?ssl_mode=verify-full` would connect without TLS.
-async fn check_parameters(url: &str, settings: &ConnectionSettings) -> Result<(), CommandError> {
-    if !url.contains('?') {
-        return Ok(());
-    }
-    // the store refuses them before it connects; the checks report all that the server answers
-    match PgEventStore::schema_state(&settings.postgres_config(url.to_owned())).await.map_err(CommandError::from) {
+fn check_parameters(url: &str, settings: &ConnectionSettings) -> Result<(), CommandError> {
+    let config = settings.postgres_config(url.to_owned());
+    // the first poll refuses them, before it connects; the checks report all that the server answers
+    match PgEventStore::schema_state(&config).now_or_never().transpose().map_err(CommandError::from) {
         Err(error @ CommandError::Usage(_)) => Err(error),
         _ => Ok(()),
     }

@@ -19,7 +19,7 @@ use crate::{
 const SAMPLES_MAX: usize = 720;
 /// The shortest interval of samples: each one reads store and bus.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// The longest.
+/// The longest interval of samples.
 const INTERVAL_MAX: Duration = Duration::from_hours(24);
 /// The readers of a sample; the rest is left out.
 const READERS_MAX: usize = 100;

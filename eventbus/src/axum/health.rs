@@ -53,8 +53,8 @@ struct AppStatus {
 }
 
 /// A route for operators: `GET /status` answers with a JSON array, which holds for each app the health of store and
-/// bus, the status of relay and projections, and the last failures of its handlers. It answers within two seconds: while
-/// the store does not answer, `health` says so, and the status of relay and projections is left out.
+/// bus, the status of relay and projections, and the last failures of its handlers. It answers within about two seconds: the
+/// status of the relay, or of the projections, is left out if the store has not answered all of its reads by then.
 ///
 /// It repeats the error texts of handlers and projections, which may hold values of events: serve it to operators only.
 pub fn status_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<Item = App>) -> Router<S> {
@@ -68,7 +68,7 @@ async fn status(app: &App) -> AppStatus {
     let (health, relay, projections) = tokio::join!(app.health(), relay, projections);
     AppStatus {
         health,
-        // `health` has the store's error, if it cannot be read or does not answer
+        // `health` has the error of a store that cannot be read, or does not answer at all
         relay: relay.ok().flatten(),
         projections: projections.ok().and_then(Result::ok).unwrap_or_default(),
         failures: app.failures(),

@@ -87,6 +87,11 @@ impl HandlerSaves {
         self.0.lock().by_stream.get(stream).cloned()
     }
 
+    /// Returns the version that a stream had before the handler saved to it; `None` if it has not.
+    pub(crate) fn version_before(&self, stream: &StreamId) -> Option<Version> {
+        self.0.lock().by_stream.get(stream).map(|saves| saves.before)
+    }
+
     /// Does `task` once the saves are stored, or never.
     pub(crate) fn after_commit(&self, task: impl FnOnce() + Send + 'static) {
         self.0.lock().after_commit.push(Box::new(task));

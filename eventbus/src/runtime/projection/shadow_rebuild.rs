@@ -351,7 +351,8 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                     return Err(self.lost_error());
                 }
             }
-            // a switch with an unknown outcome has succeeded if the copies are new: it ends the old ones
+            // after a commit with an unknown outcome, new copies mean that it succeeded, as a switch ends the old ones; unless
+            // the tables were altered in that moment, which also makes new ones
             if let Some(position) = tried.take() {
                 let find = || self.transactions.make_shadow(&self.shadow);
                 if self.call_with_retries(live_lease.ended(), outage, find).await? < position {

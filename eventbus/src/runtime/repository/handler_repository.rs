@@ -25,8 +25,8 @@ use crate::{
 /// trace are those of the event, and the event is its cause. Its saves take effect together, once the handler has
 /// returned `Ok`, in one commit with the note that it handled the event: so they happen once, also if the event is
 /// delivered again. The handler reads what it has saved itself; `position` of a [`Saved`](crate::Saved) is `None` there.
-/// If another writer was first, the handler runs again. That an aggregate to [create](AggregateRepository::create) exists
-/// is a conflict at once, for the handler to deal with.
+/// If another writer was first, the handler runs again. [`create`](AggregateRepository::create) fails at once
+/// with a conflict if the aggregate exists: a handler that returns this error runs again, up to ten times.
 ///
 /// It dereferences to the [`AggregateRepository`], and is made of one for a unit test: `fine(&event, members.into())`.
 ///

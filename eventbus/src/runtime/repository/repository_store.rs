@@ -70,10 +70,10 @@ impl RepositoryStore {
         }
     }
 
-    /// In a handler, fails if a stream that is to be created has events. Its own append is made, and would conflict, only once
-    /// the handler has returned, in each of its runs. If the read fails, that append decides.
+    /// In a handler, returns a conflict if a stream that is to be created has events. Otherwise only the append after the
+    /// handler's end would find them, where the handler cannot react. If the read fails, that append decides.
     pub(super) async fn check_is_new(&self, stream: &StreamId) -> Result<(), AppendError> {
-        // of what it has saved itself, the append knows
+        // `HandlerSaves::add` finds a conflict with the handler's own saves
         if !self.is_in_handler() || self.has_saved(stream) {
             return Ok(());
         }
@@ -142,7 +142,7 @@ impl RepositoryStore {
 
     /// Returns the version that the stream had before the handler saved to it; `None` if it has not.
     pub(super) fn version_before_saves(&self, stream: &StreamId) -> Option<Version> {
-        Some(self.saves.as_ref()?.of_stream(stream)?.before)
+        self.saves.as_ref()?.version_before(stream)
     }
 
     /// Returns `true` if the handler has saved to the stream.

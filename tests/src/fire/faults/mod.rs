@@ -19,7 +19,7 @@ pub use self::disk::SmallDisk;
 use self::load::WriteLoad;
 use super::{HarnessError, run_summary::RunSummary};
 
-/// Time limit, from the end of a fault, until all events are handled and no alert remains.
+/// The longest time without a new row while events or alerts are left, and the limit of each other wait.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time after which the load pauses until all events are handled: a machine may be slower than its load.
 const PAUSE_LOAD_AFTER: Duration = Duration::from_secs(15);
