@@ -113,6 +113,10 @@ pub struct RetiredGroup {
     pub unread: u64,
 }
 
+/// The claim of the worker that consumes for a group, or did last, and the group's progress; without a claim the group does
+/// not exist.
+pub(crate) type LoadedGroup = (Option<Claim>, Progress);
+
 /// A group that this worker consumes for.
 #[derive(Debug)]
 pub(crate) struct OwnedGroup {
@@ -146,14 +150,25 @@ impl GroupStore {
     }
 
     /// Loads the claim of the worker that consumes for a group, or did last, and the group's progress.
-    pub(crate) fn load_group(&self, group: &Name) -> Result<(Option<Claim>, Progress)> {
-        match self.load_claim(group)? {
-            Some(claim) => {
-                let progress = self.decode_progress(Some(&claim))?;
-                Ok((Some(claim), progress))
-            }
-            None => Ok((None, Progress::default())),
-        }
+    pub(crate) fn load_group(&self, group: &Name) -> Result<LoadedGroup> {
+        self.load_claim(group).and_then(|claim| self.with_progress(claim))
+    }
+
+    /// Loads the groups one by one, sorted by name, without those that an operator retired.
+    pub(crate) fn load_groups(&self) -> Result<impl Iterator<Item = (Name, Result<LoadedGroup>)>> {
+        let groups = self.claims.list_ids()?.into_iter().filter_map(|name| Name::new("group", name).ok());
+        Ok(groups.filter_map(|group| match self.claims.load_newest(&group) {
+            Ok(Some(claim)) if is_retired(&claim) => None,
+            claim => Some((group, claim.and_then(|claim| self.with_progress(claim)))),
+        }))
+    }
+
+    fn with_progress(&self, claim: Option<Claim>) -> Result<LoadedGroup> {
+        let progress = match &claim {
+            Some(claim) => self.decode_progress(Some(claim))?,
+            None => Progress::default(),
+        };
+        Ok((claim, progress))
     }
 
     /// Returns the progress in a claim; none yet if it is of a different queue than the folder holds.
@@ -164,13 +179,6 @@ impl GroupStore {
             true => Progress { queue_id, ..stored },
             false => Progress { queue_id, ..Progress::default() },
         })
-    }
-
-    /// Returns the groups, sorted, without those that an operator retired; one whose claim cannot be read counts.
-    pub(crate) fn list_groups(&self) -> Result<Vec<Name>> {
-        let mut names = self.claims.list_ids()?;
-        names.retain(|name| !self.claims.load_newest(name).is_ok_and(|claim| claim.as_ref().is_some_and(is_retired)));
-        Ok(names.into_iter().filter_map(|name| Name::new("group", name).ok()).collect())
     }
 
     /// Removes a group without a claim, which never consumed: a worker died between making its folder and the claim.
@@ -266,7 +274,7 @@ impl GroupStore {
         // read again: the previous owner may have saved progress until the new epoch began, and cannot any more
         let before = self.load_previous(&now)?;
         if before.as_ref().is_some_and(is_retired) {
-            tracing::warn!(%group, "an operator retired the group, it begins anew: this worker has handlers of it");
+            tracing::warn!(%group, "an operator retired the group, but this worker consumes for it: it begins with the oldest event");
         }
         let was_abandoned = before.as_ref().is_some_and(|before| before.released_at.is_none());
         let progress = of(before.as_ref())?;
@@ -326,6 +334,10 @@ mod tests {
         assert_eq!(saved(8_000), (8_000, vec![2_097]), "16 MiB of 8,000");
     }
 
+    fn names(queue: &FileQueue) -> Vec<Name> {
+        queue.inner().groups().load_groups().unwrap().map(|(group, _)| group).collect()
+    }
+
     fn retire(queue: &FileQueue, group: &Name) -> Result<RetiredGroup> {
         queue.inner().groups().retire_group(group, queue.inner().dead_letters())
     }
@@ -348,7 +360,7 @@ mod tests {
         assert_eq!(groups.load_group(&name).unwrap(), (None, Progress::default()));
         let anew = acquire();
         assert_eq!((anew.progress.read, anew.progress.open.len(), anew.was_abandoned), (0, 0, false));
-        assert_eq!(groups.list_groups().unwrap(), std::slice::from_ref(&name));
+        assert_eq!(names(&queue), std::slice::from_ref(&name));
     }
 
     /// Fails if a process that dies between two steps leaves a replay that no worker receives and no operator sees.
@@ -372,7 +384,7 @@ mod tests {
                 retire(&queue, &group).unwrap_err();
                 std::fs::remove_dir(&blocked).unwrap();
             }
-            assert!(groups.list_groups().unwrap().is_empty());
+            assert!(names(&queue).is_empty());
             assert_eq!(retire(&queue, &group).unwrap(), RetiredGroup { pending: 1, unread: 0 });
             assert!(dead_letters.has_dead_letter(1, &group).unwrap());
             assert!(dead_letters.list_replays(&group).unwrap().is_empty());
@@ -388,11 +400,11 @@ mod tests {
         let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
         let name = Name::from_static("mistyped");
         assert!(!queue.forget_event_type(&name, "OrderShipped").await.unwrap());
-        assert!(queue.inner().groups().list_groups().unwrap().is_empty());
+        assert!(names(&queue).is_empty());
         queue.inner().groups().make_group(&name, 0).unwrap();
         retire(&queue, &name).unwrap();
         assert!(!queue.forget_event_type(&name, "OrderShipped").await.unwrap());
-        assert!(queue.inner().groups().list_groups().unwrap().is_empty());
+        assert!(names(&queue).is_empty());
     }
 
     /// Fails if a folder that goes away makes a group begin anew.

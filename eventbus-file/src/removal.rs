@@ -44,8 +44,8 @@ pub(crate) fn remove_through(queue: &QueueInner, id: u64, when: RemovalCondition
 fn removable_through(queue: &QueueInner, id: u64, when: RemovalCondition) -> Result<u64> {
     let mut limit = id.min(queue.log().head()?);
     if when != RemovalCondition::Result {
-        for group in queue.groups().list_groups()? {
-            let (claim, progress) = queue.groups().load_group(&group)?;
+        for (group, loaded) in queue.groups().load_groups()? {
+            let (claim, progress) = loaded?;
             if claim.is_some() || !queue.groups().remove_unclaimed(&group)? {
                 limit = limit.min(progress.finished_through());
             }

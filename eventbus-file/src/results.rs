@@ -119,7 +119,7 @@ impl Results {
     /// A gap and a torn event count as finished; a missing id, and an event whose claim is torn, count as claimed.
     pub(crate) fn find_claimable(&self, log: &EventLog, after: u64) -> Result<Option<QueueEvent>> {
         let (head, mut id) = (log.head()?, after);
-        // results outlast their events: without this, a worker that starts looks for that of each event that ever was
+        // the removal mark first: otherwise a new worker checks the result file of every event ever published
         let removed = log.removed_through()?;
         self.finished.lock().insert_through(removed);
         loop {

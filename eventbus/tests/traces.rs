@@ -276,7 +276,7 @@ async fn a_trace_goes_from_a_save_over_relay_and_handler_to_the_next_save() {
 async fn the_trace_of_a_request_that_the_caller_attached_goes_on() {
     let app = start().await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let context = EventContext::default().with_trace(format!("00-{trace}-00f067aa0ba902b7-01"), Some("a=1".into()));
+    let context = EventContext::default().with_trace(&format!("00-{trace}-00f067aa0ba902b7-01"), Some("a=1"));
     let orders = app.repository::<Order>();
     let id = "o-2".parse().unwrap();
     context.scope(async { orders.upsert(&id, |_| Ok::<_, Never>(Placed { cents: 1 })).await }).await.unwrap();

@@ -5,7 +5,7 @@ use std::{str::FromStr, time::Duration};
 use eventbus::{clock::SharedClock, support::redacted};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use crate::{error::PgConnectError, url::check_parameters};
+use crate::{error::PgConnectError, schema::Schema, url::check_parameters};
 
 /// The configuration of a [`PgEventStore`](crate::PgEventStore): the database, the schema, limits and timeouts.
 ///
@@ -95,6 +95,23 @@ impl Default for PgEventStoreConfig {
 }
 
 impl PgEventStoreConfig {
+    /// Checks the fields, without connecting. A store does so before it connects.
+    ///
+    /// # Errors
+    /// [`PgConnectError::InvalidUrl`] or [`PgConnectError::InvalidConfig`]. They never show the password.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventstore_postgres::PgEventStoreConfig;
+    /// let database_url = "postgres://db/orders?ssl_mode=require".into();
+    /// let error = PgEventStoreConfig { database_url, ..Default::default() }.validate().unwrap_err();
+    /// assert!(error.to_string().contains("`ssl_mode`"));
+    /// ```
+    pub fn validate(&self) -> Result<(), PgConnectError> {
+        Schema::new(&self.schema)?;
+        self.connect_options().map(drop)
+    }
+
     /// Returns the time limit of waiting for the answer of a statement.
     ///
     /// A second more than the server's limit: an error of the server proves that it kept no change, a timeout here

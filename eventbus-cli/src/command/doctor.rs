@@ -5,9 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use eventbus::support::redacted;
 use eventbus_redis::redis::{AsyncConnectionConfig, RedisError, aio::MultiplexedConnection};
-use eventstore_postgres::{PgEventStore, sqlx::postgres::PgPoolOptions};
+use eventstore_postgres::sqlx::postgres::PgPoolOptions;
 use eventstore_sqlite::file_of_url;
-use futures_util::FutureExt as _;
 use serde::Serialize;
 
 use super::parse_duration;
@@ -191,7 +190,8 @@ fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSetti
     Ok(match store {
         None => doctor,
         Some(StoreUrl::Postgres(url)) => {
-            check_parameters(&url, settings)?;
+            // the driver logs a parameter that it does not know, and ignores it: `?ssl_mode=verify-full` would connect without TLS
+            settings.postgres_config(url.clone()).validate()?;
             // two connections: one of the checks compares two sessions
             let acquire_timeout = settings.timeout.min(ACQUIRE_TIMEOUT_MAX);
             let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(acquire_timeout);
@@ -206,17 +206,6 @@ fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSetti
         }
         Some(StoreUrl::Redis(url)) => doctor.redis_store_with(settings.redis_store_config(url)),
     })
-}
-
-/// Refuses parameters of a URL that a store refuses: the driver would log an unknown one with its value, and ignore it, so
-/// that `?ssl_mode=verify-full` would connect without TLS.
-fn check_parameters(url: &str, settings: &ConnectionSettings) -> Result<(), CommandError> {
-    let config = settings.postgres_config(url.to_owned());
-    // the first poll refuses them, before it connects; the checks report all that the server answers
-    match PgEventStore::schema_state(&config).now_or_never().transpose().map_err(CommandError::from) {
-        Err(error @ CommandError::Usage(_)) => Err(error),
-        _ => Ok(()),
-    }
 }
 
 async fn connect_redis(

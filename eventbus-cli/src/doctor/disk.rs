@@ -37,12 +37,12 @@ pub(crate) fn check_free_space(folder: &Path, config: &DoctorConfig) -> Result<O
 /// Returns the free bytes of a disk, as an unprivileged process may use them, and its size.
 #[cfg(unix)]
 fn free_space(folder: &Path) -> Result<(u64, u64), CheckError> {
-    let disk = rustix::fs::statvfs(folder).map_err(|error| match error == rustix::io::Errno::NOENT {
+    let disk = rustix::fs::statvfs(folder).map_err(|error| match error {
         // behind a forwarded port a server seems to be on this machine
-        true => CheckError::NotHere(
+        rustix::io::Errno::NOENT => CheckError::NotHere(
             "this machine has no such folder: if the server runs in a container, monitor its disk there",
         ),
-        false => CheckError::Other(format!("the disk of `{}` cannot be read: {error}", folder.display())),
+        error => CheckError::Other(format!("the disk of `{}` cannot be read: {error}", folder.display())),
     })?;
     Ok((disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)))
 }

@@ -21,8 +21,10 @@ use eventbus::{
 
 use crate::{
     FileQueue,
+    claim_store::Claim,
     error::{FileQueueError, Result},
     event::message_id,
+    group_store::LoadedGroup,
     inner::QueueInner,
     publish::{self, PublishFailure},
 };
@@ -182,19 +184,22 @@ fn load_stream_info(queue: &QueueInner) -> Result<StreamInfo> {
         info.stream.length = last - first + 1;
     }
     info.dlq_messages = queue.dead_letters().list_dead_letter_stems()?.len() as u64;
-    let mut groups = queue.groups().list_groups()?;
+    let describe = |group: &Name, loaded: Result<LoadedGroup>| {
+        let described = loaded.and_then(|loaded| describe_group(queue, group, &loaded, head, removed_through));
+        described.unwrap_or_else(|error| {
+            tracing::warn!(%group, error = error.log(), "the progress of a group cannot be read");
+            GroupInfo::new(group.to_string(), 0, 0) // how much is unread is unknown
+        })
+    };
+    let mut groups = BTreeMap::new();
+    for (group, loaded) in queue.groups().load_groups()? {
+        let described = describe(&group, loaded);
+        groups.insert(group, described);
+    }
     info.connected = true;
-    groups.push(queue.config().default_group.clone());
-    groups.sort();
-    groups.dedup();
-    for group in groups {
-        let described = match describe_group(queue, &group, head, removed_through) {
-            Ok(described) => described,
-            Err(error) => {
-                tracing::warn!(%group, error = error.log(), "the progress of a group cannot be read");
-                GroupInfo::new(group.to_string(), 0, 0) // how much is unread is unknown
-            }
-        };
+    let default = &queue.config().default_group;
+    groups.entry(default.clone()).or_insert_with(|| describe(default, queue.groups().load_group(default)));
+    for described in groups.into_values() {
         info.pending_messages += described.pending;
         info.active_consumers += described.active_consumers;
         info.consumer_groups.push(described);
@@ -202,9 +207,14 @@ fn load_stream_info(queue: &QueueInner) -> Result<StreamInfo> {
     Ok(info)
 }
 
-fn describe_group(queue: &QueueInner, group: &Name, head: u64, removed_through: u64) -> Result<GroupInfo> {
-    let (owner, progress) = queue.groups().load_group(group)?;
-    let consumers = u64::from(owner.is_some_and(|owner| owner.is_live()));
+fn describe_group(
+    queue: &QueueInner,
+    group: &Name,
+    (owner, progress): &LoadedGroup,
+    head: u64,
+    removed_through: u64,
+) -> Result<GroupInfo> {
+    let consumers = u64::from(owner.as_ref().is_some_and(Claim::is_live));
     let pending = progress.count_pending() + queue.dead_letters().list_replays(group)?.len() as u64;
     let mut described = GroupInfo::new(group.to_string(), consumers, pending);
     described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());

@@ -69,8 +69,8 @@ impl From<&Claim> for ClaimSummary {
 /// Returns the subscribers of this worker, and of the workers that consume for groups.
 pub(super) fn list_subscribers(queue: &QueueInner) -> Result<Vec<String>> {
     let mut subscribers = subscriber_ids(queue);
-    for group in queue.groups().list_groups()? {
-        let handlers = queue.groups().load_group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
+    for (group, loaded) in queue.groups().load_groups()? {
+        let handlers = loaded.map(|(_, progress)| progress.handlers).unwrap_or_default();
         subscribers.extend(handlers.into_iter().map(|handler| format!("{group}/{handler}")));
     }
     Ok(subscribers.into_iter().collect())

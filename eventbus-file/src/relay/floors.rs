@@ -1,6 +1,6 @@
 //! Low-water marks: how far consumer groups have finished the events of a store's relay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use eventbus::{
     Name,
@@ -9,6 +9,7 @@ use eventbus::{
 
 use crate::{
     error::{FileQueueError, Result},
+    group_store::LoadedGroup,
     inner::QueueInner,
     log::EventLog,
     relay_log::RelayState,
@@ -21,14 +22,23 @@ pub(super) fn group_floors(queue: &QueueInner, publisher: Publisher, known: Vec<
     let Some(relayed) = queue.relays().load_relay_state(publisher.store)? else {
         return Ok(GroupFloors::Lost);
     };
-    let groups: BTreeSet<Name> = known.into_iter().chain(queue.groups().list_groups()?).collect();
-    let seen = |group| Ok((load_group_floor(queue, &relayed, &group)?, group));
-    let seen = groups.into_iter().map(seen).map(|seen| seen.map(|(floor, group)| (group, floor)));
-    Ok(GroupFloors::Groups(seen.collect::<Result<_>>()?))
+    let mut floors = BTreeMap::new();
+    for (group, loaded) in queue.groups().load_groups()? {
+        let floor = floor_of(queue, &relayed, &group, loaded)?;
+        floors.insert(group, floor);
+    }
+    for group in known {
+        if let Entry::Vacant(missing) = floors.entry(group) {
+            let loaded = queue.groups().load_group(missing.key());
+            let floor = floor_of(queue, &relayed, missing.key(), loaded)?;
+            missing.insert(floor);
+        }
+    }
+    Ok(GroupFloors::Groups(floors.into_iter().collect()))
 }
 
-fn load_group_floor(queue: &QueueInner, relayed: &RelayState, group: &Name) -> Result<GroupFloor> {
-    let (owner, progress) = match queue.groups().load_group(group) {
+fn floor_of(queue: &QueueInner, relayed: &RelayState, group: &Name, loaded: Result<LoadedGroup>) -> Result<GroupFloor> {
+    let (owner, progress) = match loaded {
         Err(error @ FileQueueError::Torn { .. }) => {
             tracing::warn!(%group, error = error.log(), "the group's progress is torn, its low-water mark unknown");
             return Ok(GroupFloor::Unknown);

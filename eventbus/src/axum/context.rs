@@ -156,7 +156,7 @@ fn context_of(headers: &HeaderMap) -> EventContext {
     let states = headers.get_all("tracestate").iter().filter_map(|state| state.to_str().ok());
     let states = states.filter(|state| !state.is_empty()).collect::<Vec<_>>().join(",");
     match text("traceparent").and_then(|parent| TraceContext::parse(parent, Some(&states))) {
-        Some(trace) => context.with_trace(trace.parent(), trace.state().map(ToOwned::to_owned)),
+        Some(trace) => context.with_trace(trace.parent(), trace.state()),
         None => context,
     }
 }

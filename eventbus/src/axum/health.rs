@@ -1,6 +1,6 @@
 //! Routes for health probes and operators.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use ::axum::{Json, Router, http::StatusCode, routing::get};
 use futures_util::future::join_all;
@@ -12,11 +12,12 @@ use crate::{
         health::{Health, HealthThresholds},
         stats::BusStats,
     },
-    runtime::{app::App, projection::ProjectionStatus, relay::RelayStatus},
+    runtime::{
+        app::{ANSWER_TIMEOUT, App},
+        projection::ProjectionStatus,
+        relay::RelayStatus,
+    },
 };
-
-/// Timeout of the store for the status of relay and projections. Real time: it is the reply of a server.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Serialize)]
 struct ProbeResponse {

@@ -95,6 +95,15 @@ impl Attributes {
         Self(Some(format!("{own}{comma}{}:{}}}", Value::from(key), Value::from(text)).into()))
     }
 
+    /// Returns the object with a trace, instead of the one that it has.
+    pub(crate) fn with_trace(&self, parent: &str, state: Option<&str>) -> Self {
+        let attributes = self.without(&[TRACEPARENT, TRACESTATE]).with_text(TRACEPARENT, parent);
+        match state {
+            Some(state) => attributes.with_text(TRACESTATE, state),
+            None => attributes,
+        }
+    }
+
     /// Adds the keys of `other` that are missing here. A trace is that of one side: `tracestate` belongs to `traceparent`.
     pub(crate) fn or(self, other: Self) -> Self {
         if other.is_empty() {

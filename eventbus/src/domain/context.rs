@@ -82,13 +82,9 @@ impl EventContext {
     /// these names. Events that are saved because of these keep them.
     ///
     /// [W3C Trace Context]: https://www.w3.org/TR/trace-context/
-    pub fn with_trace(self, traceparent: impl Into<String>, tracestate: Option<String>) -> Self {
-        let mut attributes = self.attributes.to_map();
-        attributes.insert(TRACEPARENT.into(), traceparent.into().into());
-        // not that of an earlier trace
-        attributes.remove(TRACESTATE);
-        attributes.extend(tracestate.map(|tracestate| (TRACESTATE.into(), tracestate.into())));
-        Self { attributes: attributes.into(), ..self }
+    pub fn with_trace(self, traceparent: &str, tracestate: Option<&str>) -> Self {
+        let attributes = self.attributes.with_trace(traceparent, tracestate);
+        Self { attributes, ..self }
     }
 
     /// Runs `future` in this context: what repositories save in it is stamped with it. A context that a repository was

@@ -67,11 +67,7 @@ impl TraceContext {
     /// Returns the attributes with the context appended, instead of the one that they have.
     #[must_use]
     pub fn append_to_attributes(&self, attributes: &Attributes) -> Attributes {
-        let attributes = attributes.without(&[TRACEPARENT, TRACESTATE]).with_text(TRACEPARENT, &self.parent);
-        match &self.state {
-            Some(state) => attributes.with_text(TRACESTATE, state),
-            None => attributes,
-        }
+        attributes.with_trace(&self.parent, self.state())
     }
 }
 

@@ -133,9 +133,9 @@ async fn a_handler_runs_in_the_scope_of_its_event() {
 async fn a_trace_has_no_state_of_a_different_trace() {
     let doors = doors();
     let [one, two] = [1, 2].map(|trace| format!("00-{trace:032x}-00f067aa0ba902b7-01"));
-    let outer = EventContext::default().with_trace(&*one, Some("a=1".into()));
-    let replaced = outer.clone().with_trace(&*two, None);
-    let inner = EventContext::default().with_trace(&*two, None);
+    let outer = EventContext::default().with_trace(&one, Some("a=1"));
+    let replaced = outer.clone().with_trace(&two, None);
+    let inner = EventContext::default().with_trace(&two, None);
     let alone = json_of(&replaced.scope(open(&doors)).await);
     let within = json_of(&outer.clone().scope(inner.scope(open(&doors))).await);
     let kept = json_of(&outer.scope(open(&doors)).await);

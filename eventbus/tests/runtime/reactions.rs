@@ -218,7 +218,7 @@ async fn saves_continue_the_conversation_of_the_event() {
         .with_causation(Uuid::from_u128(9))
         .with_actor("clerk")
         .with_attributes(Attributes::parse(r#"{"channel":"web"}"#).unwrap())
-        .with_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Some("vendor=1".into()));
+        .with_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Some("vendor=1"));
     let loans = world.app.repository::<Loan>().for_tenant(tenant).with_context(context);
     let late = ReturnedLate { member: "ada".into(), days: 3 };
     let cause = loans.upsert(&AggregateId::new(), |_| Ok::<_, Never>(late.clone())).await.unwrap().events.remove(0);

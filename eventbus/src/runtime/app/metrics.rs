@@ -10,7 +10,10 @@ use std::{
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
-use super::{inner::AppInner, relay_health::relay_view};
+use super::{
+    inner::AppInner,
+    relay_health::{ANSWER_TIMEOUT, read_first_recorded, relay_view},
+};
 use crate::{
     domain::{name::Name, stream::Position},
     port::{
@@ -23,9 +26,6 @@ use crate::{
         projection::{ProjectionError, ProjectionOwner},
     },
 };
-
-/// Timeout of store and bus. Real time: it is the reply of a server.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What store and bus answered when they were last polled.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +68,8 @@ impl StoreStatus {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         let mut status = timeout_at(deadline, Self::poll_positions(app)).await.ok()??;
         // the store has answered: a slow search for an event makes the time of that event unknown, and no more
-        let _ = timeout_at(deadline, status.poll_first_recorded(app)).await;
+        let positions = status.projections.iter().copied().chain(status.relay);
+        let _ = timeout_at(deadline, read_first_recorded(app, positions, &mut status.first_recorded)).await;
         Some(status)
     }
 
@@ -82,15 +83,6 @@ impl StoreStatus {
         let head = app.store.head().await.ok()?;
         let held_for = app.store.held_for().await.ok()?.unwrap_or_default();
         Some(Self { head, held_for, relay, first_recorded: BTreeMap::new(), projections })
-    }
-
-    async fn poll_first_recorded(&mut self, app: &AppInner) {
-        // most readers are at the end: one request for each position, not for each reader
-        for position in self.projections.iter().copied().chain(self.relay).collect::<BTreeSet<_>>() {
-            if let Ok(recorded) = app.store.first_recorded_after(position).await {
-                self.first_recorded.insert(position, recorded);
-            }
-        }
     }
 
     /// Returns the age of the oldest event that a reader has not read, in seconds; the reader was at `polled`, and is at

@@ -26,6 +26,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use builder::AppBuilder;
 pub use error::{PublishedError, SettleError};
+#[cfg(feature = "axum")]
+pub(crate) use relay_health::ANSWER_TIMEOUT;
 pub use relay_health::Published;
 pub use replayed::{ReplayError, Replayed};
 pub use signal::shutdown_signal;

@@ -1,6 +1,9 @@
 //! The relay as an app shows it, and the app's health.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -14,8 +17,8 @@ use crate::{
     },
 };
 
-/// Timeout of store and bus in a health check. Real time: it is the reply of a server.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout of store and bus in a health check, a status or metrics. Real time: it is the reply of a server.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An event that the relay has published.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -157,28 +160,40 @@ async fn store_problem(app: &AppInner) -> Option<String> {
 /// Returns for how many seconds the oldest event has waited for the relay and for each projection, as far as the
 /// store answers.
 async fn lags(app: &AppInner) -> BTreeMap<String, u64> {
-    let mut lags = BTreeMap::new();
-    if app.has_store {
-        // what was read in time is kept
-        let _ = tokio::time::timeout(ANSWER_TIMEOUT, read_lags(app, &mut lags)).await;
+    if !app.has_store {
+        return BTreeMap::new();
     }
-    lags
+    let (mut readers, mut first_recorded) = (Vec::new(), BTreeMap::new());
+    let read = async {
+        if let Some(relay) = relay_view(app) {
+            readers.push(("relay".to_owned(), relay.position().await));
+        }
+        let projections = app.projections.iter().map(|projection| projection.erased().status(Position::START));
+        readers.extend(projections.map(|status| (format!("projection `{}`", status.name), status.position)));
+        read_first_recorded(app, readers.iter().map(|(_, position)| *position), &mut first_recorded).await;
+    };
+    // what was read in time is kept
+    let _ = tokio::time::timeout(ANSWER_TIMEOUT, read).await;
+    let now = app.clock().now();
+    let lag_of = |(reader, position)| {
+        let since = (*first_recorded.get(&position)?)?;
+        let lag = u64::try_from((now - since).whole_seconds()).ok()?;
+        (lag > 0).then_some((reader, lag))
+    };
+    readers.into_iter().filter_map(lag_of).collect()
 }
 
-async fn read_lags(app: &AppInner, lags: &mut BTreeMap<String, u64>) {
-    // most are at the end: one request for each position, the lowest first
-    let mut readers = BTreeMap::<_, Vec<_>>::new();
-    if let Some(relay) = relay_view(app) {
-        readers.entry(relay.position().await).or_default().push("relay".to_owned());
-    }
-    for projection in &app.projections {
-        let status = projection.erased().status(Position::START);
-        readers.entry(status.position).or_default().push(format!("projection `{}`", status.name));
-    }
-    for (position, names) in readers {
-        if let Ok(Some(since)) = app.store.first_recorded_after(position).await {
-            let lag = u64::try_from((app.clock().now() - since).whole_seconds()).unwrap_or_default();
-            lags.extend(names.into_iter().filter(|_| lag > 0).map(|name| (name, lag)));
+/// Reads when the first event after each position was recorded, the lowest position first; leaves out those that cannot be
+/// read.
+pub(super) async fn read_first_recorded(
+    app: &AppInner,
+    positions: impl Iterator<Item = Position>,
+    first_recorded: &mut BTreeMap<Position, Option<OffsetDateTime>>,
+) {
+    // most readers are at the end: one request for each position, not for each reader
+    for position in positions.collect::<BTreeSet<_>>() {
+        if let Ok(recorded) = app.store.first_recorded_after(position).await {
+            first_recorded.insert(position, recorded);
         }
     }
 }

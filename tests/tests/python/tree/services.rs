@@ -74,7 +74,7 @@ pub(super) fn root_context(number: u64) -> EventContext {
         .with_tenant(Uuid::from_u128(u128::from(number / 2 % 2) + 1))
         .with_actor(format!("clerk-{number}"))
         .with_attributes(Attributes::parse(r#"{"channel":"web"}"#).unwrap())
-        .with_trace(format!("00-{:032x}-{:016x}-01", number + 1, number + 1), Some(format!("shop={number}")))
+        .with_trace(&format!("00-{:032x}-{:016x}-01", number + 1, number + 1), Some(&format!("shop={number}")))
 }
 
 /// The list of Redis in which the handlers of a group record their runs.
