@@ -79,8 +79,11 @@ pub(crate) fn replace_rows(connection: &Connection, from: &str, tables: &[String
 }
 
 fn copy_rows(connection: &Connection, from: &str, tables: &[String]) -> rusqlite::Result<()> {
-    for table in tables {
+    // the last first: a full-text table of another table's texts finds the words that it removes in the rows of that table
+    for table in tables.iter().rev() {
         connection.execute(&format!("DELETE FROM main.\"{table}\""), [])?;
+    }
+    for table in tables {
         let columns = columns(connection, table)?;
         // with the name of the copy, as SQLite reads a quoted name that no column has as a text
         let copied: Vec<String> = columns.iter().map(|column| format!("copy.{column}")).collect();

@@ -37,6 +37,20 @@ async fn run(store: &SqliteEventStore, statements: &str) {
     tx.commit().await.unwrap();
 }
 
+/// Runs statements on the copies.
+async fn run_in(store: &SqliteEventStore, shadow: &Shadow, statements: &str) {
+    let mut tx = store.begin_in(shadow).await.unwrap();
+    sql(&mut *tx).connection().unwrap().execute_batch(statements).unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Replaces the live rows by those of the copies.
+async fn switch(store: &SqliteEventStore, shadow: &Shadow) {
+    let mut tx = store.begin().await.unwrap();
+    tx.replace_rows(shadow).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
 async fn both() -> [SqliteEventStore; 2] {
     let stores = [open(fresh_path()).await, SqliteEventStore::in_memory().await.unwrap()];
     for store in &stores {
@@ -221,9 +235,7 @@ async fn copies_outlive_the_process_and_go_with_their_files() {
     let mut tx = store.begin_in(&shadow()).await.unwrap();
     assert_eq!(text(&mut *tx, ORDERS), "one:7:14 two:7:14");
     drop(tx);
-    let mut tx = store.begin().await.unwrap();
-    tx.replace_rows(&shadow()).await.unwrap();
-    tx.commit().await.unwrap();
+    switch(&store, &shadow()).await;
     assert!(!files(&path).is_empty());
     store.drop_shadow(&shadow()).await.unwrap();
     assert_eq!(files(&path), Vec::<String>::new());
@@ -298,17 +310,35 @@ async fn rows_keep_their_rowids_in_the_switch() {
         run(&store, "CREATE VIRTUAL TABLE texts USING fts5 (body); CREATE TABLE keyless (name TEXT)").await;
         let shadow = Shadow { tables: vec!["texts".into(), "keyless".into()], ..shadow() };
         store.make_shadow(&shadow).await.unwrap();
-        let mut tx = store.begin_in(&shadow).await.unwrap();
         let rows = "INSERT INTO texts (rowid, body) VALUES (7, 'red'), (9, 'blue');
             INSERT INTO keyless (rowid, name) VALUES (8, 'red')";
-        sql(&mut *tx).connection().unwrap().execute_batch(rows).unwrap();
-        tx.commit().await.unwrap();
-        let mut tx = store.begin().await.unwrap();
-        tx.replace_rows(&shadow).await.unwrap();
-        tx.commit().await.unwrap();
+        run_in(&store, &shadow, rows).await;
+        switch(&store, &shadow).await;
         let mut tx = store.begin().await.unwrap();
         let rowids = "SELECT (SELECT rowid FROM texts WHERE texts MATCH 'blue') || ' ' || (SELECT rowid FROM keyless)";
         assert_eq!(text(&mut *tx, rowids), "9 8");
+    }
+}
+
+/// Fails if the switch removes the words of the new texts from the index, in place of those of the former ones.
+#[tokio::test]
+async fn the_index_of_a_full_text_table_is_that_of_the_new_texts() {
+    for store in both().await {
+        let tables = "CREATE TABLE docs (id INTEGER PRIMARY KEY, body TEXT);
+            CREATE VIRTUAL TABLE words USING fts5 (body, content = 'docs', content_rowid = 'id')";
+        let rows = |body| {
+            format!("INSERT INTO docs VALUES (1, '{body}'); INSERT INTO words (rowid, body) VALUES (1, '{body}')")
+        };
+        run(&store, &format!("{tables}; {}", rows("red"))).await;
+        let shadow = Shadow { tables: vec!["docs".into(), "words".into()], ..shadow() };
+        store.make_shadow(&shadow).await.unwrap();
+        run_in(&store, &shadow, &rows("blue")).await;
+        switch(&store, &shadow).await;
+        let mut tx = store.begin().await.unwrap();
+        let found = |word| format!("SELECT count(*) || '' FROM words WHERE words MATCH '{word}'");
+        assert_eq!(["red", "blue"].map(|word| text(&mut *tx, &found(word))), ["0", "1"]);
+        let check = "INSERT INTO words (words, rank) VALUES ('integrity-check', 1)";
+        sql(&mut *tx).execute(check, ()).unwrap();
     }
 }
 
