@@ -233,7 +233,17 @@ impl DeadLetterFiles {
         let mut returned = 0;
         for id in self.list_replays(group)? {
             let stem = file_stem(id, group)?;
+            // the next replay runs the other handlers, with fresh attempts; a torn file is moved as it is
+            if let Ok(Some(mut file)) = self.read_replay_file(id, group)
+                && let Some(attempts) = file.replay.take()
+            {
+                file.delivery_attempts.done = attempts.done;
+                self.disk.replace(&self.replay_path(&stem), &event::to_pretty_json("the dead letter", &file)?)?;
+            }
             returned += u64::from(self.disk.rename(&self.replay_path(&stem), &self.path(&stem))?);
+        }
+        if returned > 0 {
+            self.disk.sync_folder(&self.disk.root().join(names::DEAD_LETTERS))?;
         }
         Ok(returned)
     }

@@ -376,6 +376,8 @@ mod tests {
             groups.make_group(&group, 0).unwrap();
             dead_letters.write_dead_letter(1, &group, Some(&record), DeliveryAttempts::default()).unwrap();
             assert!(dead_letters.start_replay(&stem).unwrap());
+            let used = DeliveryAttempts::from_json(r#"{"attempts":3,"done":["mail"]}"#).unwrap();
+            dead_letters.save_replay_attempts(1, &group, used).unwrap();
             if dies_before_release {
                 groups.change_group(&group, |_| Ok(json!({ RETIRED: true }))).unwrap();
             } else {
@@ -390,6 +392,9 @@ mod tests {
             assert!(dead_letters.list_replays(&group).unwrap().is_empty());
             let again = retire(&queue, &group);
             assert!(matches!(again, Err(FileQueueError::GroupNotFound { .. })), "{again:?}");
+            assert!(dead_letters.start_replay(&stem).unwrap());
+            let anew = dead_letters.load_replay(1, &group).unwrap().unwrap();
+            assert_eq!(anew.attempts, DeliveryAttempts::replayed(vec!["mail".into()]));
         }
     }
 

@@ -357,8 +357,8 @@ impl FileQueue {
     }
 
     /// Removes a consumer group for good, so that it no longer blocks the [removal](Self::remove_through) of events.
-    /// Returns the numbers of its unfinished events. A worker that consumes for a group of that name later begins with
-    /// the oldest event.
+    /// Returns the numbers of its unfinished events. A worker that consumes for a group of that name later begins
+    /// with the oldest event, or with the next one if all its handlers start now.
     ///
     /// Stop its workers first, also those that stand by: one that takes the group over later makes it anew. The dead
     /// letters of the group stay, and replays that it has not finished are dead letters again. Call it again if it was
