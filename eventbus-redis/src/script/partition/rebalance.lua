@@ -1,6 +1,6 @@
 -- The heartbeat of a consumer with partitions: announces its types, renews its leases, and takes free partitions up to
--- its share: the partitions divided by the live members that know of them, and one of the remainder if its name is among
--- the first. Records the group's low-water mark in its partitions.
+-- its share: the partitions divided by the live members that know of them, rounded down; of the partitions that remain, the
+-- first members by name take one each. Records the group's low-water mark in its partitions.
 --
 -- KEYS  members, layout, then for each partition: lease, stream, floors; then known types
 -- ARGV  group, consumer, its types as JSON, time in which it counts as alive (ms), its instance, duration of a lease
@@ -47,7 +47,7 @@ local member = { at = now, live_ms = live, event_types = types, instance = insta
 if ARGV[9] ~= '' then member.busy = ARGV[9] end
 redis.call('HSET', members, me, cjson.encode(member))
 
--- with more members than partitions an owner keeps its partition
+-- at least 1: with more members than partitions, an owner gives its one to no member whose name comes first
 local share, owned = math.max(1, math.floor(count / alive) + (rank < count % alive and 1 or 0)), 0
 local epochs, taken = {}, {}
 for p = 1, count do
