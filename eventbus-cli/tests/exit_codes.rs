@@ -18,6 +18,7 @@ use eventbus::{
     ExpectedVersion, Name, NewEvent, Position, StreamId,
     port::{AppendEvents as _, Checkpoints as _},
 };
+use eventbus_test::internal::closed_port;
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
 use rusqlite::Connection;
@@ -37,11 +38,6 @@ const OF_STORE: &[&[&str]] = &[
     &["dead-letters", "list"],
 ];
 const OF_BUS: &[&[&str]] = &[&["status"], &["groups"], &["lag"], &["dead-letters", "list"]];
-
-/// Returns a port on which no server listens.
-fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 #[test]
 fn a_server_that_refuses_the_connection_is_unreachable_and_its_password_is_not_shown() {

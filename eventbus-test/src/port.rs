@@ -5,12 +5,17 @@
 //! Invariant: ports are outside the range that systems use for `bind(0)` and for outgoing connections (from 32768 on
 //! Linux, from 49152 elsewhere). Inside it, a second process soon gets a stopped server's port, and a client that dials
 //! a closed port can be connected to itself.
+//!
+//! Invariant: no reservation listens, not even while it looks whether the port is free. A child that is forked in that moment
+//! has a copy of the listener until its program begins, and the port then accepts connections.
 
 use std::{
     hash::{BuildHasher, RandomState},
-    net::{Ipv4Addr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, UdpSocket},
     sync::{Mutex, PoisonError},
 };
+
+use tokio::net::TcpSocket;
 
 use crate::error::Error;
 
@@ -39,7 +44,10 @@ impl Reservation {
 
     fn of(port: u16) -> Option<Self> {
         let twin = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+        let socket = TcpSocket::new_v4().ok()?;
+        // the last connections to a former server do not count
+        socket.set_reuseaddr(true).ok()?;
+        socket.bind((Ipv4Addr::LOCALHOST, port).into()).ok()?;
         Some(Self { port, _twin: twin })
     }
 }
@@ -55,7 +63,13 @@ pub(crate) fn closed() -> Result<u16, Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::ErrorKind, net::TcpStream};
+    use std::{
+        io::ErrorKind,
+        net::{TcpListener, TcpStream},
+        process::Command,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
 
     use super::*;
 
@@ -65,6 +79,24 @@ mod tests {
         let refused = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         assert!(Reservation::of(port).is_none());
+    }
+
+    #[test]
+    fn a_reserved_port_refuses_also_while_programs_are_started() {
+        let has_ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !has_ended.load(Ordering::Relaxed) {
+                    Command::new("true").status().unwrap();
+                }
+            });
+            let accepted = (0..2_000).find_map(|_| {
+                let reserved = Reservation::new().unwrap();
+                TcpStream::connect((Ipv4Addr::LOCALHOST, reserved.port())).ok()
+            });
+            has_ended.store(true, Ordering::Relaxed);
+            assert!(accepted.is_none(), "{accepted:?}");
+        });
     }
 
     #[test]
