@@ -98,7 +98,7 @@ const SOURCES: &[&str] = &[
     "now_v7",
     "now_v6",
     "now_v1",
-    "new_v4",
+    "Uuid::new_v4",
     "EventId::new()",
     ".elapsed()",
     "recv_timeout(",
