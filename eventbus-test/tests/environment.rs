@@ -111,6 +111,24 @@ fn a_link_in_place_of_the_users_folder_is_not_followed() {
     assert!(text.contains(&format!("eventbus-test-{user} is not a folder of this user")), "{text}");
 }
 
+#[test]
+fn postgres_reaches_its_data_also_where_new_folders_are_hidden_from_other_users() {
+    let temp = TempFolder::new();
+    let asking = command(&temp, &["postgres"]);
+    let mut hidden = Command::new("sh");
+    hidden.args(["-c", "umask 077 && exec \"$0\" \"$@\""]).arg(asking.get_program()).args(asking.get_args());
+    for (name, value) in asking.get_envs() {
+        match value {
+            Some(value) => hidden.env(name, value),
+            None => hidden.env_remove(name),
+        };
+    }
+    hidden.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut client = Client::spawn(hidden);
+    client.read_answers(1);
+    assert!(accepts(client.port(0)));
+}
+
 /// Writes a program for the shell into a folder.
 fn write_program(folder: &Path, name: &str, script: &str) {
     let path = folder.join(name);

@@ -60,7 +60,9 @@ const COMMAND_ARGUMENTS_MAX: usize = 1_000;
 /// [`begin_transaction`](crate::RedisEventStore::begin_transaction) begins one.
 ///
 /// One script writes the effects, and the checkpoint or the note that the event was handled: all of them or none. A
-/// crash neither repeats nor loses them, as long as Redis keeps what it acknowledged.
+/// crash neither repeats nor loses them, as long as Redis keeps what it acknowledged, and loads a transaction that the
+/// crash has cut off neither now nor after the next restart: have it write its file anew (`BGREWRITEAOF`) if its log
+/// says `Truncating the AOF`.
 ///
 /// # Keys
 /// Keys are given without the [`key_prefix`](crate::RedisEventStoreConfig::key_prefix); the store puts it before them,

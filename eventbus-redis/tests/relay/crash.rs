@@ -21,8 +21,11 @@ async fn wherever_the_log_of_the_server_is_cut_stream_and_record_agree() {
         }
     }
     let folder: (String, String) = rig.command(&["CONFIG", "GET", "dir"]).await;
-    let log = Path::new(&folder.1).join("appendonlydir").join("appendonly.aof.1.incr.aof");
+    let folder = Path::new(&folder.1).join("appendonlydir");
+    let log = folder.join("appendonly.aof.1.incr.aof");
     server.stop();
+    let paths = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
+    let files: Vec<_> = paths.map(|path| (fs::read(&path).unwrap(), path)).collect();
     let whole = fs::read(&log).unwrap();
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
@@ -30,6 +33,12 @@ async fn wherever_the_log_of_the_server_is_cut_stream_and_record_agree() {
     for _ in 0..CUTS {
         server.stop();
         let cut = random.usize(whole.len() / 50..whole.len());
+        // a start with a cut log may have replaced it
+        fs::remove_dir_all(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        for (content, path) in &files {
+            fs::write(path, content).unwrap();
+        }
         fs::write(&log, &whole[..cut]).unwrap();
         server.start();
         let rig = Rig { publisher, ..Rig::on(config.clone()).await };

@@ -20,6 +20,9 @@ use crate::{
 /// Time without its client after which the supervisor ends the server; the client never comes back.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// What a server writes that found its file cut off.
+const WAS_CUT: &str = "Truncating the AOF";
+
 /// Loading these takes minutes at 50 ms each, and is interrupted after each to answer clients.
 const FILL: &str = "for n = 1, 5000 do redis.call('SET', 'filler:' .. n, string.rep('x', 1100)) end";
 const LOAD_SLOWLY: [&str; 4] = ["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"];
@@ -112,11 +115,25 @@ impl PrivateRedis {
     pub fn finish_loading(&mut self) {
         expect(self.run_commands(&[&["CONFIG", "SET", "key-load-delay", "0"]]));
         assert!(process::wait_until(|| answers(self.port(), b"+PONG\r\n")), "Redis did not load its data");
+        expect(self.remove_cut_transaction());
     }
 
     /// Adds keys and has all data written in the form whose loading can be slowed down.
     fn fill(&self) -> Result<(), Error> {
-        self.run_commands(&[&["CONFIG", "SET", "rdbcompression", "no"], &["EVAL", FILL, "0"], &["BGREWRITEAOF"]])?;
+        self.run_commands(&[&["CONFIG", "SET", "rdbcompression", "no"], &["EVAL", FILL, "0"]])?;
+        self.rewrite_file()
+    }
+
+    /// Removes what a kill in the midst of a write has left of a transaction. The server loads none of it, but leaves its
+    /// whole commands in the file, and after the next restart runs them with those of the next transaction.
+    fn remove_cut_transaction(&self) -> Result<(), Error> {
+        let log = fs::read_to_string(self.run.log()).map_err(Error::io("read the output of a private Redis"))?;
+        if log.contains(WAS_CUT) { self.rewrite_file() } else { Ok(()) }
+    }
+
+    /// Has the server write its data anew, and waits until the file is there.
+    fn rewrite_file(&self) -> Result<(), Error> {
+        self.run_commands(&[&["BGREWRITEAOF"]])?;
         let is_written = || {
             let info: ::redis::RedisResult<String> =
                 self.connect().and_then(|mut server| ::redis::cmd("INFO").arg("persistence").query(&mut server));
@@ -160,7 +177,7 @@ impl PrivateRedis {
 
     fn spawn(&mut self) -> Result<(), Error> {
         self.server = Some(RedisServer::durable(&self.program, &self.run, &self.arguments).start(self.port())?);
-        Ok(())
+        self.remove_cut_transaction()
     }
 
     fn is_running(&mut self) -> bool {
@@ -192,5 +209,33 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+
+    use super::*;
+
+    /// Whether a kill cuts a write is chance, so the test cuts the file.
+    #[test]
+    fn nothing_is_left_of_a_transaction_that_a_kill_has_cut() {
+        let mut redis = PrivateRedis::launch_with(&[]).unwrap();
+        let transaction: &[&[&str]] = &[&["EVAL", "redis.call('INCR', 'a') redis.call('INCR', 'b')", "0"]];
+        redis.run_commands(transaction).unwrap();
+        redis.stop();
+        let files = fs::read_dir(redis.run.data().join("appendonlydir")).unwrap().map(|file| file.unwrap().path());
+        let file = files.into_iter().find(|path| path.to_string_lossy().ends_with(".incr.aof")).unwrap();
+        let file = OpenOptions::new().write(true).open(file).unwrap();
+        let without_exec = file.metadata().unwrap().len() - "*1\r\n$4\r\nEXEC\r\n".len() as u64;
+        file.set_len(without_exec - 1).unwrap();
+
+        redis.start();
+        redis.run_commands(transaction).unwrap();
+        redis.stop();
+        redis.start();
+        let both: (u64, u64) = ::redis::cmd("MGET").arg(&["a", "b"]).query(&mut redis.connect().unwrap()).unwrap();
+        assert_eq!(both, (1, 1));
     }
 }

@@ -18,6 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use super::workspace;
 use crate::{error::Error, name};
 
 /// A supervisor that was silent for this long is gone.
@@ -33,8 +34,8 @@ impl RunFolder {
     /// Makes a folder in `parent` with this process as its first client, watched by a supervisor that ends it once
     /// it had no client for `grace`.
     pub(crate) fn create(parent: &Path, key: &str, grace: Duration) -> Result<(Self, Child), Error> {
-        let run = Self { path: parent.join(name::unique(&format!("run_{key}"))) };
-        fs::create_dir_all(run.path.join("clients")).map_err(Error::io("make a server's folder"))?;
+        let run = Self { path: workspace::make(parent.join(name::unique(&format!("run_{key}"))))? };
+        fs::create_dir(run.path.join("clients")).map_err(Error::io("make a server's folder"))?;
         fs::create_dir(run.data()).map_err(Error::io("make a server's data folder"))?;
         run.write("beat", "")?;
         run.register()?;

@@ -53,7 +53,7 @@ pub(crate) fn lock(path: &Path) -> Result<File, Error> {
 }
 
 /// Other users may enter: PostgreSQL does not run as root, and gets a folder of its own inside.
-fn make(folder: PathBuf) -> Result<PathBuf, Error> {
+pub(super) fn make(folder: PathBuf) -> Result<PathBuf, Error> {
     let made = fs::create_dir_all(&folder).and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(0o755)));
     made.map_err(Error::io(format!("make {}", folder.display())))?;
     Ok(folder)
