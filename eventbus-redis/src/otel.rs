@@ -54,12 +54,9 @@ pub(crate) fn handle(bus: &BusInner, delivery: &Delivery, handler: &Name) -> Spa
     }
     spans::continue_trace_of(&span, delivery.record());
     start(&span, bus, "process", "process", || {
-        let mut attributes = vec![
-            KeyValue::new("messaging.consumer.group.name", delivery.group().to_string()),
-            conversation(delivery.record()),
-        ];
-        attributes.extend(delivery.message_id().map(|id| KeyValue::new("messaging.message.id", id.to_string())));
-        attributes
+        let group = KeyValue::new("messaging.consumer.group.name", delivery.group().as_str().to_owned());
+        let id = delivery.message_id().map(|id| KeyValue::new("messaging.message.id", id.as_str().to_owned()));
+        [group, conversation(delivery.record())].into_iter().chain(id)
     });
     span
 }
@@ -73,23 +70,21 @@ fn start<I: IntoIterator<Item = KeyValue>>(
     more: impl FnOnce() -> I,
 ) {
     let context = spans::start(span, || {
-        let mut attributes = Vec::with_capacity(10);
-        attributes.extend([
+        let attributes = [
             KeyValue::new("messaging.system", "redis"),
             KeyValue::new("messaging.operation.name", operation),
             KeyValue::new("messaging.operation.type", kind),
             KeyValue::new("messaging.destination.name", bus.stream().to_owned()),
             KeyValue::new("messaging.client.id", bus.consumer_name().to_owned()),
-        ]);
+        ];
         let (host, port) = bus.connection().endpoint();
-        attributes.extend(host.map(|host| KeyValue::new("server.address", host.to_owned())));
-        attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
-        attributes.extend(more());
-        attributes
+        let host = host.map(|host| KeyValue::new("server.address", host.to_owned()));
+        let port = port.map(|port| KeyValue::new("server.port", i64::from(port)));
+        attributes.into_iter().chain(host).chain(port).chain(more())
     });
     let started = context.span();
     if started.is_recording() {
-        started.update_name(format!("{operation} {}", bus.stream()));
+        started.update_name([operation, " ", bus.stream()].concat());
     }
 }
 

@@ -1,15 +1,17 @@
 //! The search for events that foreign clients removed.
 //!
 //! The feed has a pointer to each event, so it tells which streams there are and which versions they have reached; the
-//! server tells how many entries each stream has, and the last id that it gave one. No event is read.
+//! server tells how many entries each stream has, and the last id that it gave one. The search reads events of those
+//! streams alone that lack some.
 
 use std::collections::{BTreeMap, HashMap};
 
 use eventbus::{
     BoxError, Position, StreamId, Version,
     port::{MissingEvent, ReadError},
+    support::PAGE_BYTES,
 };
-use eventbus_redis_core::{entry_id::EntryId, error::CommandError, reply};
+use eventbus_redis_core::{entry_id::EntryId, error::CommandError, reply, script::READ_PAGE};
 use redis::{RedisResult, Value};
 
 use crate::{
@@ -18,7 +20,7 @@ use crate::{
     error::{corrupt_key, read_error},
     feed::{FEED_SCAN_PAGE, head, pointers},
     inner::StoreInner,
-    read::{PAGE_EVENTS_MAX, query_all, query_entries},
+    read::{PAGE_EVENTS_MAX, parse_entries, query_all},
 };
 
 /// Finds an event of any stream, or of one stream, that is missing. Of one stream it takes the last id from the
@@ -69,15 +71,17 @@ async fn search(inner: &StoreInner, reached: &BTreeMap<StreamId, u64>) -> Result
 async fn find_in(inner: &StoreInner, key: &str, through: u64) -> Result<Option<u64>, ReadError> {
     let mut wanted = 1;
     loop {
-        let page = query_entries(inner, key, &commands::range(key, wanted, through, PAGE_EVENTS_MAX)).await?;
-        let is_last = page.len() < PAGE_EVENTS_MAX;
-        for entry in page {
+        let mut page = READ_PAGE.key(key);
+        page.arg("XRANGE").arg(wanted).arg(through).arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
+        let (entries, has_more): (Value, bool) =
+            inner.connection().run_idempotent(&page).await.map_err(|error| read_error(key, error))?;
+        for entry in parse_entries(key, Ok(entries))? {
             if number_of(&entry.id).map_err(|source| corrupt_key(key, source))? != wanted {
                 return Ok(Some(wanted));
             }
             wanted += 1;
         }
-        if is_last {
+        if !has_more {
             return Ok((wanted <= through).then_some(wanted));
         }
     }

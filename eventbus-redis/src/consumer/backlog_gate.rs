@@ -129,7 +129,7 @@ impl BacklogGate {
         let mut from = RANGE_START.to_owned();
         while !from.is_empty() {
             let mut list = self.add_backlog_arguments(script::consumer::LIST_PENDING_IN_BACKLOG.prepare_invoke());
-            list.arg(&from).arg(command::SCRIPT_BATCH_MAX);
+            list.arg(&from).arg(command::SCRIPT_BATCH_MAX).arg(script::PASSED_BYTES_MAX);
             let mut reply: Vec<redis::Value> = self.inner.bus().connection().run_idempotent(&list).await?;
             let entries = reply.split_off(1.min(reply.len()));
             from = parse_value::<Option<String>>(reply.pop().unwrap_or(redis::Value::Nil))?.unwrap_or_default();

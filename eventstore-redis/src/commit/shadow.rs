@@ -97,8 +97,9 @@ async fn scan_all(
 ) -> Result<BTreeSet<String>, RedisTransactionError> {
     let (mut found, mut cursor) = (BTreeSet::new(), "0".to_owned());
     loop {
-        let (next, page): (String, Vec<String>) = query_for_transaction(inner, &scan(&cursor)).await?;
-        found.extend(page);
+        // a foreign key need not be a text: the projection has not written it
+        let (next, page): (String, Vec<Vec<u8>>) = query_for_transaction(inner, &scan(&cursor)).await?;
+        found.extend(page.into_iter().filter_map(|name| String::from_utf8(name).ok()));
         cursor = next;
         if cursor == "0" {
             return Ok(found);

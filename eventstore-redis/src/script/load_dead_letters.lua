@@ -4,6 +4,17 @@
 -- ARGV  time and member of the last one of the page before, or '' and ''; the size of the page
 -- Reply: for each member, time, delivery attempts
 local since, after, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+-- Returns true if a member is behind a different one of the same time: a sorted set compares bytes, and Lua compares
+-- texts by the server's locale.
+local function is_behind(one, other)
+  for i = 1, #one do
+    local a, b = string.byte(one, i), string.byte(other, i)
+    if a ~= b then return not b or a > b end
+  end
+  return false
+end
+
 local STEP = 100
 local found, skipped = {}, 0
 while #found < most * 3 do
@@ -11,7 +22,7 @@ while #found < most * 3 do
   local page = redis.call('ZRANGEBYSCORE', KEYS[1], from, '+inf', 'WITHSCORES', 'LIMIT', skipped, STEP)
   for i = 1, #page, 2 do
     local member, at = page[i], page[i + 1]
-    local is_seen = since ~= '' and tonumber(at) == tonumber(since) and member <= after
+    local is_seen = since ~= '' and tonumber(at) == tonumber(since) and not is_behind(member, after)
     if not is_seen and #found < most * 3 then
       found[#found + 1] = member
       found[#found + 1] = at

@@ -52,3 +52,33 @@ pub(crate) static STREAM_ENDS: Lua =
     lua(&["#!lua flags=no-writes\n", PROGRAM_ARGS, EVENTS, include_str!("stream_ends.lua")]);
 pub(crate) static STREAM_VERSION: Lua =
     lua(&["#!lua flags=no-writes\n", PROGRAM_ARGS, EVENTS, include_str!("stream_version.lua")]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The server takes its locale from its environment, where most tests have none: so this one reads the script, too.
+    #[tokio::test]
+    async fn dead_letters_of_one_time_follow_by_the_bytes_of_their_members_in_any_locale() {
+        assert!(!include_str!("load_dead_letters.lua").contains("member <"), "`<` compares texts by the locale");
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+        let mut members = ["9:é", "9:a", "9:B", "10:ab", "10:a.c", "10:a"];
+        let mut add = redis::cmd("ZADD");
+        add.arg("dead");
+        for member in members {
+            add.arg(7).arg(member);
+        }
+        let _: u64 = add.query_async(&mut connection).await.unwrap();
+        let mut found: Vec<String> = Vec::new();
+        for _ in members {
+            let mut load = LOAD_DEAD_LETTERS.key("dead");
+            let after = found.last().map_or("", String::as_str);
+            load.key("attempts").arg(if after.is_empty() { "" } else { "7" }).arg(after).arg(1);
+            let page: Vec<String> = load.invoke_async(&mut connection).await.unwrap();
+            found.extend(page.into_iter().next());
+        }
+        members.sort_unstable();
+        assert_eq!(found, members);
+    }
+}

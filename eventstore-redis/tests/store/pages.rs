@@ -9,7 +9,7 @@ use futures_util::TryStreamExt as _;
 use crate::{
     client,
     common::store::{config_on, open},
-    event, events, fresh, order, tell,
+    event, events, fresh, key, order, tell,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -49,6 +49,23 @@ async fn large_events_are_read_in_small_pages() {
     let again = store.append(&stream, ExpectedVersion::Any, last).await.unwrap();
     assert_eq!((again.len(), again[24].version().get()), (25, 100));
     assert_eq!(store.stream_version(&stream).await.unwrap(), 100_u64);
+}
+
+/// The search reads 22 events of 1 MiB, from a server that closes a connection that has to receive more than 12 MiB at
+/// once.
+#[tokio::test]
+async fn a_missing_event_among_large_ones_is_found_in_small_pages() {
+    let server = eventbus_test::private_redis();
+    let store = open(config_on(server.url())).await;
+    let mut connection = client(server.url()).await;
+    let limit = "normal 12582912 0 0";
+    tell::<String>(&mut connection, &["CONFIG", "SET", "client-output-buffer-limit", limit]).await;
+    let stream = order("1");
+    let large = (0..24).map(|_| of_bytes(MIB)).collect();
+    store.append(&stream, ExpectedVersion::Any, large).await.unwrap();
+    tell::<u64>(&mut connection, &["XDEL", &key(&store, "aggregate:Order:1"), "23-0"]).await;
+    let missing = store.find_missing_event(Some(&stream)).await.unwrap().unwrap();
+    assert_eq!((missing.stream, missing.version.get()), (stream, 23));
 }
 
 #[tokio::test]

@@ -7,7 +7,11 @@ use eventbus::{
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError as Error};
 use redis::aio::MultiplexedConnection;
 
-use crate::{common::store::open, fresh, key, seize, tell};
+use crate::{
+    client,
+    common::store::{config_on, open},
+    fresh, key, seize, tell,
+};
 
 const ROLE: &str = "rebuild:order-stats";
 const LIVE: &str = "projection:order-stats";
@@ -104,6 +108,27 @@ async fn copies_are_filled_beside_the_live_keys_until_the_switch() {
     store.drop_shadow(&shadow()).await.unwrap();
     assert_eq!(live(&mut connection, &store).await, after);
     assert_eq!(store.make_shadow(&shadow()).await.unwrap(), Position::START, "the next one begins anew");
+}
+
+#[tokio::test]
+async fn a_foreign_key_that_is_no_text_does_not_stop_a_switch_and_stays() {
+    let server = eventbus_test::private_redis();
+    let store = open(config_on(server.url())).await;
+    let mut connection = client(server.url()).await;
+    old(&store).await;
+    let foreign = [key(&store, "order:").as_bytes(), b"\xff"].concat();
+    let _: String = redis::cmd("SET").arg(&foreign).arg("1").query_async(&mut connection).await.unwrap();
+    let lease = seize(&store, ROLE, "one").await;
+    store.make_shadow(&shadow()).await.unwrap();
+    assert!(fill(&store, &lease, 0, 4).await);
+    let owner = seize(&store, LIVE, "one").await;
+    let mut switch = store.begin().await.unwrap();
+    switch.replace_rows(&shadow()).await.unwrap();
+    assert!(switch.advance(&owner, Position::START, 4.into()).await.unwrap());
+    switch.commit().await.unwrap();
+    let is_there: bool = redis::cmd("EXISTS").arg(&foreign).query_async(&mut connection).await.unwrap();
+    assert!(is_there, "the rebuild has not written it");
+    assert_eq!(count_keys(&mut connection, &store, "order:gone").await, 0);
 }
 
 #[tokio::test]

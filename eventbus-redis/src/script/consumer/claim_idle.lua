@@ -10,6 +10,10 @@
 -- Replies {next cursor, '-' at the end, entries, their attempts as JSON or false, ids of deleted entries, for each
 -- entry 1 if the process of its consumer counts as ended: the consumer is no member, or its heartbeat is late and it
 -- has not left}.
+
+-- Bytes of the entries that one call reads and leaves to a silent member.
+local PASSED_BYTES_MAX = 4 * 1024 * 1024
+
 local stream, retry, group, me, idle = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local page_len, most, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local is_live, announced = {}, nil
@@ -38,11 +42,11 @@ local deleted, refused = remove_gone(stream, group, me, ARGV[4], page_len)
 if refused then return refused end
 for _, id in ipairs(deleted) do redis.call('HDEL', retry, id) end
 
-local entries, attempts, ended, bytes, next = {}, {}, {}, 0, ARGV[4]
+local entries, attempts, ended, bytes, passed, next = {}, {}, {}, 0, 0, ARGV[4]
 local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', page_len)
 local is_end = #pending < page_len
 for _, found in ipairs(pending) do
-  if #entries >= most or bytes >= most_bytes then
+  if #entries >= most or bytes >= most_bytes or passed >= PASSED_BYTES_MAX then
     is_end = false
     break
   end
@@ -58,6 +62,7 @@ for _, found in ipairs(pending) do
       redis.call('HDEL', retry, id)
       deleted[#deleted + 1] = id
     elseif left_to and is_live[left_to] then
+      passed = passed + bytes_of(entry)
       if holder ~= left_to then
         redis.call('XCLAIM', stream, group, left_to, 0, id, 'IDLE', idle * 2, 'JUSTID')
       end

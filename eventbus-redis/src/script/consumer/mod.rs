@@ -28,7 +28,7 @@ pub(crate) static COLLECT_GARBAGE: Lua = lua(&[ENTRY_IDS, include_str!("collect_
 pub(crate) static DEREGISTER_CONSUMER: Lua = lua(&[ENTRY_IDS, RELAY, include_str!("deregister_consumer.lua")]);
 pub(crate) static FIND_DONE_IN_BACKLOG: Lua = lua(&[ENTRY_IDS, BACKLOG, include_str!("find_done_in_backlog.lua")]);
 pub(crate) static LIST_PENDING_IN_BACKLOG: Lua =
-    lua(&[ENTRY_IDS, BACKLOG, include_str!("list_pending_in_backlog.lua")]);
+    lua(&[ENTRY_IDS, ENTRY_BYTES, BACKLOG, include_str!("list_pending_in_backlog.lua")]);
 
 /// A consumer's script, in a text for whole streams, and one that the server refuses if the consumer no longer owns its
 /// partition.
@@ -57,7 +57,10 @@ mod tests {
     use redis::{Value, aio::MultiplexedConnection};
 
     use super::*;
-    use crate::{reply::Entry, script::PASSED_BYTES_MAX};
+    use crate::{
+        reply::Entry,
+        script::{PASSED_BYTES_MAX, group::FORGET_TYPE},
+    };
 
     /// Adds twenty entries of 512 KiB that are pending on a consumer; returns their ids.
     async fn add_large(connection: &mut MultiplexedConnection, consumer: &str) -> Vec<String> {
@@ -105,5 +108,60 @@ mod tests {
                 claim.invoke_async(&mut connection).await.unwrap();
             assert_eq!((last, entries.len(), has_more), (format!("({}", ids[read - 1]), claimed, true));
         }
+    }
+
+    /// Fails if the script limits the number alone of the entries that it reads, whose fields never leave the server.
+    #[tokio::test]
+    async fn large_pending_entries_of_a_backlog_are_listed_a_few_mib_at_a_time() {
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+        let ids = add_large(&mut connection, "one").await;
+        let (mut from, mut pages) = ("-".to_owned(), Vec::new());
+        while !from.is_empty() {
+            let mut list = LIST_PENDING_IN_BACKLOG.key("stream");
+            list.key("retry").arg("group").arg("one").arg(&from).arg(500).arg(PASSED_BYTES_MAX);
+            let reply: Vec<String> = list.invoke_async(&mut connection).await.unwrap();
+            from = reply.concat();
+            pages.push(from.clone());
+        }
+        assert_eq!(pages, [format!("({}", ids[7]), format!("({}", ids[15]), String::new()]);
+    }
+
+    /// Fails if entries of a live silent member, which the script reads and does not claim, do not count.
+    #[tokio::test]
+    async fn large_entries_of_a_silent_member_are_passed_a_few_mib_at_a_time() {
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+        let ids = add_large(&mut connection, "silent").await;
+        let (mut note, mut age) = (redis::cmd("HSET"), redis::cmd("XCLAIM"));
+        note.arg("retry");
+        for id in &ids {
+            note.arg(id).arg(r#"{"left_to":"silent","attempts":0}"#);
+        }
+        age.arg("stream").arg("group").arg("silent").arg(0).arg(&ids).arg("IDLE").arg(7_200_000).arg("JUSTID");
+        for command in [note, age] {
+            let _: Value = command.query_async(&mut connection).await.unwrap();
+        }
+        let mut claim = CLAIM_IDLE.select(false).key("stream");
+        claim.key("retry").key("relay").key("members").arg("group").arg("one").arg(3_600_000).arg("-");
+        claim.arg(1_000).arg(20).arg(4 * PASSED_BYTES_MAX).arg(0);
+        let (cursor, entries, _, _, _): (String, Vec<Entry>, Value, Value, Value) =
+            claim.invoke_async(&mut connection).await.unwrap();
+        assert_eq!((cursor, entries.len()), (format!("({}", ids[7]), 0));
+    }
+
+    #[tokio::test]
+    async fn large_handed_off_entries_of_a_forgotten_type_are_read_a_few_mib_at_a_time() {
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+        let ids = add_large(&mut connection, "absent").await;
+        let (mut from, mut starts) = ("-".to_owned(), Vec::new());
+        while !from.is_empty() {
+            let mut forget = FORGET_TYPE.key("known");
+            forget.key("stream").key("relay").arg("group").arg("Large").arg(&from);
+            (_, from) = forget.invoke_async::<(bool, String)>(&mut connection).await.unwrap();
+            starts.push(from.clone());
+        }
+        assert_eq!(starts, [format!("({}", ids[7]), format!("({}", ids[15]), String::new()]);
     }
 }

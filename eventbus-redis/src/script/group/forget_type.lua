@@ -4,8 +4,8 @@
 -- KEYS  known types, stream, relay   ARGV  group, event type or '*', the start of the handed-off entries to go through, '-' for all
 -- Replies {1 if it was known, the start for the next call or '' if all are done}.
 
--- Number of entries that one call goes through; it reads their fields.
-local ENTRIES_MAX = 200
+-- Number of entries that one call goes through, and of their bytes, as it reads their fields.
+local ENTRIES_MAX, BYTES_MAX = 200, 4 * 1024 * 1024
 
 local known, stream, group, from = KEYS[1], KEYS[2], ARGV[1], ARGV[3]
 local found = 0
@@ -18,13 +18,18 @@ local knows_all, names = known_types(known)
 -- the longest that the server accepts: a claim from before 1970 would count as one from now
 local idle = string.format('%.0f', now_in_ms() - 1000)
 local pending = redis.call('XPENDING', stream, group, from, '+', ENTRIES_MAX, ABSENT)
-for _, entry in ipairs(pending) do
+local next, bytes = '', 0
+for i, entry in ipairs(pending) do
+  if bytes >= BYTES_MAX then break end
   local id = entry[1]
+  local is_last = i == #pending and i < ENTRIES_MAX
+  next = is_last and '' or '(' .. id
   local there = redis.call('XRANGE', stream, id, id)[1]
+  if there then bytes = bytes + bytes_of(there) end
   local name = there and by_name(there[2]).event_type
   if not name or not (knows_all or names[name]) then
     -- a consumer without a heartbeat, used for this alone
     claim(stream, group, ABSENT .. '-given-up', { id }, { 'IDLE', idle }, KEYS[3])
   end
 end
-return { was_known, #pending == ENTRIES_MAX and '(' .. pending[#pending][1] or '' }
+return { was_known, next }

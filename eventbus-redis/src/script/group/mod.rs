@@ -8,7 +8,7 @@ pub(crate) static FIND_POSITION: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, incl
 pub(crate) static COUNT_AFTER: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("count_after.lua")]);
 pub(crate) static RETIRE_GROUP: Lua = lua(&[ENTRY_IDS, BACKLOG, include_str!("retire_group.lua")]);
 pub(crate) static RETIRE_STORE: Lua = lua(&[ENTRY_IDS, include_str!("retire_store.lua")]);
-pub(crate) static FORGET_TYPE: Lua = lua(&[ENTRY_IDS, MEMBERS, RELAY, include_str!("forget_type.lua")]);
+pub(crate) static FORGET_TYPE: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, MEMBERS, RELAY, include_str!("forget_type.lua")]);
 pub(crate) static TRIM: Lua =
     lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, BACKLOG, RELAY, TRIM_FLOOR, include_str!("trim.lua")]);
 pub(crate) static TRIM_BLOCKER: Lua = lua(&[ENTRY_IDS, BACKLOG, RELAY, TRIM_FLOOR, include_str!("trim_blocker.lua")]);
