@@ -10,10 +10,12 @@ use eventbus::{
     support::{NameScan, StreamKey, StreamScan},
 };
 use sqlx::{Row as _, postgres::PgRow};
-use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{record::decode_position, store::PgEventStore};
+use crate::{
+    record::{decode_position, decode_time},
+    store::PgEventStore,
+};
 
 #[async_trait]
 impl Listings for PgEventStore {
@@ -28,7 +30,7 @@ impl Listings for PgEventStore {
         let query = self.inner().statements().query(include_str!("sql/list_streams.sql"));
         let query = query.bind(id.clone()).bind(aggregate_type.clone()).bind(*tenant).bind(to_limit(scan.rows()));
         let rows = self.inner().connections().fetch_all(query).await?;
-        scan.to_page(decode_all(&rows, "the table of streams", decode_stream)?)
+        scan.to_page(decode_all(&rows, ("the row of stream", 1), decode_stream)?)
     }
 
     async fn list_checkpoints(
@@ -39,7 +41,7 @@ impl Listings for PgEventStore {
     ) -> Result<Listing<StoredCheckpoint>, ReadError> {
         let scan = NameScan::new(prefix, after, limit);
         let rows = list_names(self, &scan, include_str!("sql/list_checkpoints.sql")).await?;
-        let checkpoints = decode_all(&rows, "the table of checkpoints", decode_checkpoint)?;
+        let checkpoints = decode_all(&rows, ("checkpoint", 0), decode_checkpoint)?;
         Ok(scan.to_page(checkpoints, |checkpoint| &checkpoint.name))
     }
 
@@ -51,7 +53,7 @@ impl Listings for PgEventStore {
     ) -> Result<Listing<StoredLease>, ReadError> {
         let scan = NameScan::new(prefix, after, limit);
         let rows = list_names(self, &scan, include_str!("sql/list_leases.sql")).await?;
-        Ok(scan.to_page(decode_all(&rows, "the table of leases", decode_lease)?, |stored| &stored.lease.role))
+        Ok(scan.to_page(decode_all(&rows, ("the lease of", 0), decode_lease)?, |stored| &stored.lease.role))
     }
 }
 
@@ -65,27 +67,32 @@ fn to_limit(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }
 
+/// Decodes rows. An error names the row, by the text in column `key`.
 fn decode_all<T>(
     rows: &[PgRow],
-    place: &'static str,
+    (place, key): (&'static str, usize),
     decode: impl Fn(&PgRow) -> Result<T, BoxError>,
 ) -> Result<Vec<T>, ReadError> {
-    let decoded: Result<Vec<_>, BoxError> = rows.iter().map(decode).collect();
-    decoded.map_err(|source| ReadError::corrupt(place, source))
+    let corrupt = |row: &PgRow, source: BoxError| {
+        let key: &str = row.try_get(key).unwrap_or_default();
+        ReadError::corrupt(format!("{place} `{key}`"), source)
+    };
+    rows.iter().map(|row| decode(row).map_err(|source| corrupt(row, source))).collect()
 }
 
 fn decode_stream(row: &PgRow) -> Result<StoredStream, BoxError> {
     let tenant = Some(row.try_get::<Uuid, _>(2)?).filter(|tenant| !tenant.is_nil());
     let stream = StreamId::parse(row.try_get(0)?, row.try_get(1)?)?.with_tenant_id(tenant);
     let version = Version::new(u64::try_from(row.try_get::<i64, _>(3)?)?);
-    Ok(StoredStream { stream, version, recorded_at: Some(row.try_get(4)?) })
+    let recorded_at = Some(decode_time(row.try_get_unchecked(4)?)?);
+    Ok(StoredStream { stream, version, recorded_at })
 }
 
 fn decode_checkpoint(row: &PgRow) -> Result<StoredCheckpoint, BoxError> {
     Ok(StoredCheckpoint {
         name: Name::new("checkpoint", row.try_get::<&str, _>(0)?)?,
         position: decode_position(row, 1)?,
-        updated_at: Some(row.try_get(2)?),
+        updated_at: Some(decode_time(row.try_get_unchecked(2)?)?),
     })
 }
 
@@ -95,5 +102,7 @@ fn decode_lease(row: &PgRow) -> Result<StoredLease, BoxError> {
         owner: Name::new("owner", row.try_get::<&str, _>(1)?)?,
         epoch: u64::try_from(row.try_get::<i64, _>(2)?)?,
     };
-    Ok(StoredLease { lease, expires_at: Some(row.try_get::<OffsetDateTime, _>(3)?), is_held: row.try_get(4)? })
+    // a lease for ever ends after all times that can be told
+    let expires_at = decode_time(row.try_get_unchecked(3)?).ok();
+    Ok(StoredLease { lease, expires_at, is_held: row.try_get(4)? })
 }

@@ -28,7 +28,7 @@ pub struct SqliteEventStoreConfig {
     /// Time that a transaction of a handler or projection may be open, before the store rolls it back because all
     /// appends of this process wait for it; the `set_up` of a projection has no limit. Default: 5 seconds.
     pub transaction_timeout: Duration,
-    /// Set if the store makes a missing file. Default: true.
+    /// Set if the store makes a missing file, which it does only with [`migrate`](Self::migrate). Default: true.
     pub create_if_missing: bool,
     /// Set if opening also makes and upgrades the tables. Without it the store opens only a file with the tables of this
     /// release, and changes none. Default: true.

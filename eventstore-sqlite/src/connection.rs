@@ -60,7 +60,9 @@ pub(crate) fn open_writer_as(
     config.check()?;
     let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
     let mut flags = READ_WRITE;
-    flags.set(OpenFlags::SQLITE_OPEN_CREATE, config.create_if_missing || location.is_memory());
+    // a new file that gets no tables is refused, and would stay
+    let makes_file = config.create_if_missing && config.migrate;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, makes_file || location.is_memory());
     let mut connection = Connection::open_with_flags(location.database(), flags).map_err(fault)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
     connection.busy_timeout(config.busy_timeout).map_err(fault)?;

@@ -13,6 +13,7 @@ mod crash;
 mod gaps;
 mod grants;
 mod group;
+mod listings;
 mod metrics;
 mod missing_events;
 mod notify;

@@ -160,9 +160,14 @@ impl CheckedOutConnection {
         drop(DeferredEnd { checked_out: self, end });
     }
 
+    /// Returns `true` once the end of the transaction is decided.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
     /// Returns the deadline; `None` if the end of the transaction is decided, or it has none.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline.lock().filter(|_| !self.is_over.load(Ordering::Acquire))
+        self.deadline.lock().filter(|_| !self.is_over())
     }
 
     /// Returns the time limit if the deadline has passed.
@@ -185,7 +190,7 @@ impl CheckedOutConnection {
     }
 
     pub(crate) fn is_used_by_caller(&self) -> bool {
-        *self.last_user.lock() == ConnectionUser::current() && !self.is_over.load(Ordering::Acquire)
+        *self.last_user.lock() == ConnectionUser::current() && !self.is_over()
     }
 }
 

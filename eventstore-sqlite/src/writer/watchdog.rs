@@ -32,10 +32,14 @@ struct WatchdogState {
 }
 
 impl Watchdog {
-    /// Watches a transaction, and ends it at its deadline. If no thread can start, each use of the transaction checks
-    /// the deadline.
+    /// Watches a transaction unless it is over, and ends it at its deadline. If no thread can start, each use of the
+    /// transaction checks the deadline.
     pub(crate) fn watch_transaction(self: &Arc<Self>, checked_out: &Arc<CheckedOutConnection>) {
         let mut watched = self.0.lock();
+        // under the lock: the next transaction, which may be open by now, is watched before or after this
+        if checked_out.is_over() {
+            return;
+        }
         watched.transaction = Arc::downgrade(checked_out);
         self.ensure_running(&mut watched);
     }

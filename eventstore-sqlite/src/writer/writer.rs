@@ -656,6 +656,21 @@ mod tests {
         appending.await.unwrap();
     }
 
+    /// The thread of a rebuild's switch watches its transaction again, also if the caller has dropped that meanwhile.
+    #[tokio::test]
+    async fn a_transaction_that_is_over_is_not_watched_in_place_of_the_next_one() {
+        let writer = writer(10_000);
+        let begin = async || {
+            let permit = writer.begin_transaction().await.unwrap();
+            writer.check_out(HeldConnection::Live(Box::new(permit)))
+        };
+        let former = begin().await;
+        former.end(EndReason::RolledBack);
+        let _next = begin().await;
+        writer.watch_transaction(&former);
+        assert!(writer.own_transaction().is_some(), "an append of this task would wait for the transaction");
+    }
+
     #[tokio::test]
     async fn appends_of_one_call_are_queued_together() {
         let writer = writer(10_000);

@@ -270,9 +270,12 @@ async fn many_may_create_one_file_at_once() {
 async fn without_migrate_no_table_is_made_and_no_byte_changed() {
     let only_read = || SqliteEventStoreConfig { create_if_missing: false, migrate: false, ..Default::default() };
     let path = fresh_path();
-    let missing = SqliteEventStore::open_with(&path, only_read()).await.unwrap_err();
-    assert!(matches!(missing, SqliteConnectError::Unavailable { .. }), "{missing}");
-    assert!(!path.exists());
+    for create_if_missing in [false, true] {
+        let config = SqliteEventStoreConfig { create_if_missing, ..only_read() };
+        let missing = SqliteEventStore::open_with(&path, config).await.unwrap_err();
+        assert!(matches!(missing, SqliteConnectError::Unavailable { .. }), "{missing}");
+        assert!(!path.exists());
+    }
 
     Connection::open(&path).unwrap().execute_batch("VACUUM").unwrap(); // a database without tables
     let before = fs::read(&path).unwrap();
