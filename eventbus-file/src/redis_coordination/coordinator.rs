@@ -116,24 +116,29 @@ impl RedisCoordinator {
         what: &'static str,
         ask: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Option<T> {
-        let mut connection = self.state.read().connection.clone()?;
-        ask(&mut connection).await.inspect_err(|error| self.handle_failure(what, error)).ok()
+        let (mut connection, lost) = {
+            let slot = self.state.read();
+            (slot.connection.clone()?, slot.lost.clone())
+        };
+        ask(&mut connection).await.inspect_err(|error| self.handle_failure(what, error, &lost)).ok()
     }
 
-    fn handle_failure(&self, what: &'static str, error: &RedisError) {
+    fn handle_failure(&self, what: &'static str, error: &RedisError, lost: &CancellationToken) {
         self.metrics.redis_failures.add(1);
         let queue = self.keys.queue();
         if !is_connection_lost(error) {
             tracing::warn!(queue, what, %error, "Redis refuses a command, the files decide alone");
-        } else if self.disconnect(error.clone()) {
+        } else if self.disconnect(lost, error.clone()) {
             tracing::warn!(queue, what, %error, "Redis does not answer, the files decide alone");
         }
     }
 
-    /// Drops the connection, so that no command is sent before there is a new one. Returns `true` if an outage begins.
-    fn disconnect(&self, error: RedisError) -> bool {
+    /// Drops the connection that has this token, so that no command is sent before there is a new one. Returns `true` if an
+    /// outage begins.
+    fn disconnect(&self, lost: &CancellationToken, error: RedisError) -> bool {
         let mut slot = self.state.write();
-        if slot.connection.take().is_none() {
+        // a late error of an earlier connection does not end a newer one
+        if lost.is_cancelled() || slot.connection.take().is_none() {
             return false;
         }
         slot.error = Some(error);
@@ -144,7 +149,8 @@ impl RedisCoordinator {
     /// Drops the connection for commands after the one for messages was lost.
     pub(super) fn handle_lost_subscription(&self) {
         let error = "the connection for messages was lost";
-        if self.disconnect(io::Error::other(error).into()) {
+        let lost = self.lost();
+        if self.disconnect(&lost, io::Error::other(error).into()) {
             tracing::warn!(queue = self.keys.queue(), error, "no connection to Redis, the files decide alone");
         }
     }
@@ -256,5 +262,30 @@ impl Coordinator for RedisCoordinator {
             None if slot.error.as_ref().is_some_and(is_refusal) => CoordinationStatus::Refused { error },
             None => CoordinationStatus::Away { error },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_late_error_of_an_earlier_connection_does_not_end_the_newer_one() {
+        let redis = eventbus_test::redis();
+        let config = RedisCoordination {
+            redis_url: redis.url().into(),
+            redis_prefix: redis.prefix().into(),
+            response_timeout: Duration::from_secs(60),
+            ..RedisCoordination::default()
+        };
+        let coordinator = RedisCoordinator::new(config, "queue", "worker-1".into(), Arc::default()).unwrap();
+        let error = || RedisError::from(io::Error::from(ErrorKind::TimedOut));
+
+        let _first = coordinator.connect().await.unwrap();
+        let earlier = coordinator.lost();
+        assert!(coordinator.disconnect(&earlier, error()));
+        let _second = coordinator.connect().await.unwrap();
+        assert!(!coordinator.disconnect(&earlier, error()));
+        assert_eq!(coordinator.status(), CoordinationStatus::Connected);
     }
 }
