@@ -26,8 +26,8 @@ use eventbus::{
     app::PublishedError,
     axum::{Mistake, Problem, health_routes, status_routes},
     port::{
-        AppendError, AppendEvents as _, AppendSignal, DeadLetterFilter, EventBus, FeedFilter, MissingEvent, ReadError,
-        ReadFeed, RecordStream,
+        AppendError, AppendEvents as _, AppendSignal, DeadLetterError, DeadLetterFilter, EventBus, FeedFilter,
+        MissingEvent, ReadError, ReadFeed, RecordStream,
     },
     prelude::*,
     projection::ProjectionError,
@@ -100,6 +100,7 @@ async fn what_passes_is_to_be_tried_again_and_says_nothing_of_the_inside() {
         Problem::from(eventbus::SaveError::from(AppendError::Unavailable("secret".into()))),
         Problem::from(eventbus::SaveError::from(AppendError::OutcomeUnknown("secret".into()))),
         Problem::from(ProjectionError::Busy { name: "secret", timeout }),
+        Problem::from(DeadLetterError::ShutDown { destination: Name::from_static("secret") }),
         Problem::from(PublishedError::TimedOut { position, wanted, timeout, problem: "secret".into() }),
     ] {
         let response = problem.into_response();
@@ -216,6 +217,38 @@ async fn a_text_of_the_request_that_no_store_can_keep_is_named_to_the_client() {
         let problem = Problem::from(guests.upsert(&AggregateId::new(), check_in).await.unwrap_err());
         let (status, body) = read(problem.into_response()).await;
         assert_eq!((status, &body["detail"]), (400, &json!(detail)));
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Party, tags(guests))]
+struct Seated {
+    guests: Vec<String>,
+    wishes: Value,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Seated))]
+struct Party;
+
+impl Apply for Party {
+    fn apply(&mut self, _event: &PartyEvent) {}
+}
+
+#[tokio::test]
+async fn too_many_tags_and_too_deep_a_value_of_the_request_are_named_to_the_client() {
+    let parties = AggregateRepository::<Party>::new(InMemoryEventStore::new());
+    let many: Vec<_> = (0..65).map(|guest| guest.to_string()).collect();
+    let deep = (0..127).fold(Value::Null, |inner, _| json!([inner]));
+    for (guests, wishes, begin, end) in [
+        (many, Value::Null, "it has 65 tags", ", more than 64"),
+        (Vec::new(), deep, "field `wishes[0]", "more than 127 objects and arrays within each other"),
+    ] {
+        let seat = |_: &Party| Ok::<_, Never>(Seated { guests: guests.clone(), wishes: wishes.clone() });
+        let problem = Problem::from(parties.upsert(&AggregateId::new(), seat).await.unwrap_err());
+        let (status, body) = read(problem.into_response()).await;
+        let detail = body["detail"].as_str().unwrap();
+        assert!(status == 400 && detail.starts_with(begin) && detail.ends_with(end), "{status}: {detail}");
     }
 }
 

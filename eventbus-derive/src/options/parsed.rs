@@ -128,7 +128,7 @@ impl Options {
     }
 
     fn find(&self, key: &str) -> Option<&Found> {
-        self.found.iter().find(|found| found.key == key)
+        self.found.iter().find(|found| text::name_of(&found.key) == key)
     }
 
     /// Returns the key as written, if the option is given.
@@ -150,11 +150,12 @@ impl Options {
     }
 
     fn expected(&self, found: &Found, mistakes: &mut Mistakes) {
-        let Some(known) = self.known.iter().find(|known| found.key == known.key) else {
+        let key = text::name_of(&found.key);
+        let Some(known) = self.known.iter().find(|known| key == known.key) else {
             return;
         };
         let (expects, example) = (known.expects, known.example);
-        let message = format!("`{}` expects {expects}, as in {example}", text::name_of(&found.key));
+        let message = format!("`{key}` expects {expects}, as in {example}");
         match &found.value {
             Value::Equals(tokens) | Value::List(tokens) if !tokens.is_empty() => {
                 mistakes.at(tokens, message);

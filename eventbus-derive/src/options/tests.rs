@@ -79,6 +79,20 @@ fn all_mistakes_are_found_at_once() {
 }
 
 #[test]
+fn a_key_that_is_a_raw_identifier_is_that_key() {
+    let (options, mut mistakes) = read(quote!(r#type = "order.created", r#manual));
+    let text = options.text("type", &mut mistakes);
+    assert_eq!(text.map(|text| text.value()).as_deref(), Some("order.created"));
+    assert!(options.flag("manual", &mut mistakes) && mistakes.is_empty());
+    let (options, mut mistakes) = read(quote!(r#type = 7, type = "twice"));
+    options.text("type", &mut mistakes);
+    assert_eq!(
+        mistakes.texts(),
+        ["`type` is given twice", "`type` expects a string, as in `type = \"order.created\"`"]
+    );
+}
+
+#[test]
 fn numbers_have_limits() {
     let (options, mut mistakes) = read(quote!(version = 0));
     assert_eq!(options.number("version", 1..=u32::MAX, &mut mistakes), None);

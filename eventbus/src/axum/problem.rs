@@ -13,7 +13,7 @@ use crate::{
         codec::{EncodeError, EncodeFault},
         error::{Error, Never},
         stream::{ExpectedVersion, Version},
-        validity::{EventFault, NULL_CHARACTER},
+        validity::{EventFault, InvalidEvent, NULL_CHARACTER, TOO_DEEP},
     },
     port::{AppendError, DeadLetterError, ReadError},
     runtime::{
@@ -233,6 +233,17 @@ impl From<SaveError> for Problem {
             {
                 Self::new(StatusCode::BAD_REQUEST, format!("field `{}` holds a null character", field.path()))
             }
+            SaveError::Encode(EncodeError { reason: EncodeFault::Invalid(EventFault::Payload(field)), .. })
+                if field.reason() == TOO_DEEP =>
+            {
+                Self::new(StatusCode::BAD_REQUEST, field.to_string())
+            }
+            SaveError::Append(AppendError::Refused { source, .. })
+                if let Some(InvalidEvent { fault: fault @ EventFault::Tags { .. }, .. }) =
+                    source.downcast_ref::<InvalidEvent>() =>
+            {
+                Self::new(StatusCode::BAD_REQUEST, fault.to_string())
+            }
             SaveError::Append(append) if append.is_retryable() => Self::unavailable(error),
             SaveError::Append(_)
             | SaveError::Encode(_)
@@ -292,6 +303,7 @@ impl From<DeadLetterError> for Problem {
                 Self::new(StatusCode::CONFLICT, error.to_string())
             }
             DeadLetterError::Unsupported { .. } => Self::new(StatusCode::NOT_IMPLEMENTED, error.to_string()),
+            DeadLetterError::ShutDown { .. } => Self::unavailable(error),
             _ if error.is_retryable() => Self::unavailable(error),
             _ => Self::internal(error),
         }

@@ -9,7 +9,7 @@ use super::trace::{self, Traced, Untraceable};
 use super::{
     error::BoxError,
     field_error::FieldError,
-    json::to_json,
+    json::{Written, find_some_none, write_json},
     name::Name,
     tag::InvalidTag,
     unique::UniqueFault,
@@ -28,6 +28,7 @@ pub trait Payload: Sized + 'static {
     /// The fields as serde writes them, at schema version 1.
     const JSON: Codec<Self> = Codec {
         encode: Self::to_json,
+        find_some_none: Self::find_some_none,
         decode: Self::from_json,
         version: 1,
         upcasters: &[],
@@ -37,9 +38,14 @@ pub trait Payload: Sized + 'static {
         trace: Self::trace,
     };
     /// An event without fields: `{}` in the store, `null` to serde.
-    const UNIT: Codec<Self> = Codec { encode: |_| Ok("{}".into()), decode: |_| Self::from_json("null"), ..Self::JSON };
+    const UNIT: Codec<Self> = Codec {
+        encode: |_| Ok(Written { json: "{}".into(), some_nones: 0 }),
+        decode: |_| Self::from_json("null"),
+        ..Self::JSON
+    };
 
-    fn to_json(&self) -> Result<String, FieldError>;
+    fn to_json(&self) -> Result<Written, FieldError>;
+    fn find_some_none(&self) -> Option<FieldError>;
     fn from_json(json: &str) -> Result<Self, FieldError>;
     #[cfg(feature = "catalog")]
     fn trace() -> Result<Traced<Self>, Untraceable>;
@@ -47,8 +53,12 @@ pub trait Payload: Sized + 'static {
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + 'static> Payload for T {
-    fn to_json(&self) -> Result<String, FieldError> {
-        to_json(self)
+    fn to_json(&self) -> Result<Written, FieldError> {
+        write_json(self)
+    }
+
+    fn find_some_none(&self) -> Option<FieldError> {
+        find_some_none(self)
     }
 
     fn from_json(json: &str) -> Result<Self, FieldError> {
@@ -94,7 +104,9 @@ pub(crate) type TagReader<E> = fn(&E) -> Vec<String>;
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Codec<E: 'static> {
-    encode: fn(&E) -> Result<String, FieldError>,
+    encode: fn(&E) -> Result<Written, FieldError>,
+    /// Names the first `Some(None)` in the fields.
+    find_some_none: fn(&E) -> Option<FieldError>,
     decode: fn(&str) -> Result<E, FieldError>,
     /// The version of the shape that it writes, and the highest that it reads.
     version: u32,
@@ -141,12 +153,17 @@ impl<E> Codec<E> {
     /// Writes the fields, and reads them back: every appended event can be loaded again.
     pub(crate) fn encode(&self, event_type: &'static str, event: &E) -> Result<String, EncodeError> {
         let refuse = |reason| EncodeError { event_type, reason };
-        let json = (self.encode)(event).map_err(|error| refuse(EncodeFault::Unwritable(error)))?;
-        check_written(&json).map_err(|fault| refuse(EncodeFault::Invalid(fault)))?;
-        match (self.decode)(&json) {
-            Ok(_) => Ok(json),
-            Err(error) => Err(refuse(EncodeFault::Unreadable(error))),
+        let written = (self.encode)(event).map_err(|error| refuse(EncodeFault::Unwritable(error)))?;
+        check_written(&written.json).map_err(|fault| refuse(EncodeFault::Invalid(fault)))?;
+        let read = (self.decode)(&written.json).map_err(|error| refuse(EncodeFault::Unreadable(error)))?;
+        // hardly any event has one, so hardly any is written twice
+        if written.some_nones > 0
+            && (self.encode)(&read).map(|again| again.some_nones) != Ok(written.some_nones)
+            && let Some(error) = (self.find_some_none)(event)
+        {
+            return Err(refuse(EncodeFault::Unreadable(error)));
         }
+        Ok(written.json)
     }
 
     /// Reads the fields. Fails if a newer release wrote them: fields of a newer shape may fit and mean something else,
@@ -205,7 +222,7 @@ pub enum EncodeFault {
     #[error("{0}")]
     Unwritable(FieldError),
     /// They are written, but do not decode, for example by `skip_serializing` without a default, or a `rename` for one
-    /// direction only.
+    /// direction only; or a `Some(None)` in them would be read as `None`.
     #[error("it would not read back: {0}")]
     Unreadable(FieldError),
     /// They are no JSON object, one is named like a field of the wire's envelope, or not every store could keep them.
@@ -293,6 +310,8 @@ impl DecodeError {
 mod tests {
     use std::collections::{BTreeMap, HashMap};
 
+    use serde::{Deserialize, Deserializer};
+
     use super::*;
 
     fn encode<E: Payload>(event: &E) -> Result<String, EncodeError> {
@@ -313,5 +332,32 @@ mod tests {
         assert_eq!(encode(&serde_json::json!(among)).unwrap_err().reason, reserved);
         let error = encode(&5).unwrap_err().to_string();
         assert_eq!(error, "event `Test` cannot be encoded: its payload: not a JSON object");
+    }
+
+    /// A change of fields that may be cleared: `None` leaves one as it is.
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Renamed {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nickname: Option<Option<String>>,
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some")]
+        title: Option<Option<u8>>,
+    }
+
+    fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u8>>, D::Error> {
+        Option::deserialize(deserializer).map(Some)
+    }
+
+    #[test]
+    fn a_none_in_a_some_is_refused_unless_it_is_read_as_one() {
+        let renamed = |nickname, title| encode(&Renamed { nickname, title });
+        assert_eq!(renamed(None, None).unwrap(), "{}");
+        assert_eq!(renamed(Some(Some("a".into())), Some(Some(1))).unwrap(), r#"{"nickname":"a","title":1}"#);
+        assert_eq!(renamed(None, Some(None)).unwrap(), r#"{"title":null}"#);
+        for title in [None, Some(None)] {
+            let error = renamed(Some(None), title).unwrap_err();
+            let EncodeFault::Unreadable(field) = &error.reason else { panic!("{error}") };
+            assert_eq!(field.path(), "nickname", "{error}");
+            assert!(error.to_string().contains("it would not read back: field `nickname`: `Some(None)` is"), "{error}");
+        }
     }
 }

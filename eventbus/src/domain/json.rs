@@ -1,8 +1,8 @@
 //! Writing a value as JSON, without losing a number: JSON has no NaN and no infinity, and `serde_json` writes `null`;
 //! and reading one, with errors that quote no value.
 //!
-//! A serializer around that of `serde_json`, in the same pass: it checks each float, and on an error the calls on the
-//! way back record the path.
+//! A serializer around that of `serde_json`, in the same pass: it checks each float, counts each `Some(None)`, and on an
+//! error the calls on the way back record the path.
 
 use std::{borrow::Cow, cell::RefCell, fmt::Display};
 
@@ -22,6 +22,9 @@ const USUAL_BYTES: usize = 512;
 
 const NOT_FINITE: &str = "not a finite number (NaN or infinity), which JSON cannot hold";
 
+const SOME_NONE: &str = "`Some(None)` is written as `null`, which reads back as `None`; a `deserialize_with` that returns \
+                         `Some` of what is there keeps it";
+
 /// Writes a value as compact JSON, as `serde_json` does, except that a number which is not finite is an error.
 ///
 /// # Errors
@@ -37,9 +40,42 @@ const NOT_FINITE: &str = "not a finite number (NaN or infinity), which JSON cann
 /// # Ok::<(), eventbus::Error>(())
 /// ```
 pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, FieldError> {
-    let (mut json, trace) = (Vec::with_capacity(USUAL_BYTES), Trace::default());
-    match value.serialize(Finite { inner: &mut serde_json::Serializer::new(&mut json), trace: &trace }) {
-        Ok(()) => String::from_utf8(json).map_err(|_| FieldError::new([], "a `RawValue` in it is not UTF-8")),
+    write_json(value).map(|written| written.json)
+}
+
+/// A value as JSON.
+#[doc(hidden)]
+#[derive(derive_more::Debug)]
+#[debug("Written")]
+pub struct Written {
+    pub(crate) json: String,
+    /// The number of `Some(None)` in the value: each is a `null`, as a `None` is.
+    pub(crate) some_nones: usize,
+}
+
+/// Writes a value as [`to_json`] does.
+///
+/// # Errors
+/// As there.
+pub(crate) fn write_json<T: Serialize + ?Sized>(value: &T) -> Result<Written, FieldError> {
+    write(value, Trace::default())
+}
+
+/// Returns the error of the first `Some(None)` in a value; `None` if it holds none.
+#[cold]
+pub(crate) fn find_some_none<T: Serialize + ?Sized>(value: &T) -> Option<FieldError> {
+    let state = TraceState { refuses_some_none: true, ..TraceState::default() };
+    write(value, Trace(RefCell::new(state))).err()
+}
+
+fn write<T: Serialize + ?Sized>(value: &T, trace: Trace) -> Result<Written, FieldError> {
+    let mut json = Vec::with_capacity(USUAL_BYTES);
+    let mut inner = serde_json::Serializer::new(&mut json);
+    match value.serialize(Finite { inner: &mut inner, trace: &trace, is_in_some: false }) {
+        Ok(()) => {
+            let json = String::from_utf8(json).map_err(|_| FieldError::new([], "a `RawValue` in it is not UTF-8"))?;
+            Ok(Written { json, some_nones: trace.0.into_inner().some_nones })
+        }
         Err(error) => Err(trace.into_error(&error)),
     }
 }
@@ -67,15 +103,27 @@ struct Trace(RefCell<TraceState>);
 
 #[derive(Default)]
 struct TraceState {
-    is_not_finite: bool,
+    /// Why this serializer refused the value, if it did.
+    refused: Option<&'static str>,
     path: Vec<Step<'static>>,
+    some_nones: usize,
+    /// Set if a `Some(None)` is an error.
+    refuses_some_none: bool,
 }
 
 impl Trace {
     #[cold]
-    fn not_finite<E: serde::ser::Error>(&self) -> E {
-        self.0.borrow_mut().is_not_finite = true;
-        E::custom(NOT_FINITE)
+    fn refuse<E: serde::ser::Error>(&self, reason: &'static str) -> E {
+        self.0.borrow_mut().refused = Some(reason);
+        E::custom(reason)
+    }
+
+    /// Counts a `Some(None)`, or refuses it.
+    #[cold]
+    fn count_some_none<E: serde::ser::Error>(&self) -> Result<(), E> {
+        self.0.borrow_mut().some_nones += 1;
+        let refuses = self.0.borrow().refuses_some_none;
+        if refuses { Err(self.refuse(SOME_NONE)) } else { Ok(()) }
     }
 
     /// Records the step that led to an error.
@@ -88,28 +136,39 @@ impl Trace {
     }
 
     fn into_error(self, error: &serde_json::Error) -> FieldError {
-        let TraceState { is_not_finite, path } = self.0.into_inner();
-        let reason = if is_not_finite { NOT_FINITE.into() } else { Cow::Owned(reason_of(error)) };
+        let TraceState { refused, path, .. } = self.0.into_inner();
+        let reason: Cow<'static, str> = refused.map_or_else(|| Cow::Owned(reason_of(error)), Cow::Borrowed);
         FieldError::new(path.into_iter().rev(), reason)
     }
 }
 
-/// A serializer that refuses floats that are not finite, and forwards all other values.
+/// A serializer that refuses floats that are not finite, counts each `Some(None)`, and forwards all other values.
 struct Finite<'t, S> {
     inner: S,
     trace: &'t Trace,
+    /// Set if the value is that of a `Some`.
+    is_in_some: bool,
 }
 
 /// A value within a value.
 struct Value<'v, 't, T: ?Sized> {
     value: &'v T,
     trace: &'t Trace,
+    /// Set if it is that of a `Some`.
+    is_in_some: bool,
+}
+
+impl<'v, 't, T: ?Sized> Value<'v, 't, T> {
+    #[inline]
+    const fn new(value: &'v T, trace: &'t Trace) -> Self {
+        Self { value, trace, is_in_some: false }
+    }
 }
 
 impl<T: Serialize + ?Sized> Serialize for Value<'_, '_, T> {
     #[inline]
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.value.serialize(Finite { inner: serializer, trace: self.trace })
+        self.value.serialize(Finite { inner: serializer, trace: self.trace, is_in_some: self.is_in_some })
     }
 }
 
@@ -163,12 +222,12 @@ impl<'t, S: Serializer> Serializer for Finite<'t, S> {
 
     #[inline]
     fn serialize_f32(self, number: f32) -> Result<S::Ok, S::Error> {
-        if number.is_finite() { self.inner.serialize_f32(number) } else { Err(self.trace.not_finite()) }
+        if number.is_finite() { self.inner.serialize_f32(number) } else { Err(self.trace.refuse(NOT_FINITE)) }
     }
 
     #[inline]
     fn serialize_f64(self, number: f64) -> Result<S::Ok, S::Error> {
-        if number.is_finite() { self.inner.serialize_f64(number) } else { Err(self.trace.not_finite()) }
+        if number.is_finite() { self.inner.serialize_f64(number) } else { Err(self.trace.refuse(NOT_FINITE)) }
     }
 
     forward! {
@@ -186,7 +245,6 @@ impl<'t, S: Serializer> Serializer for Finite<'t, S> {
         serialize_char(value: char);
         serialize_str(value: &str);
         serialize_bytes(value: &[u8]);
-        serialize_none();
         serialize_unit();
         serialize_unit_struct(name: &'static str);
         serialize_unit_variant(name: &'static str, index: u32, variant: &'static str);
@@ -203,13 +261,22 @@ impl<'t, S: Serializer> Serializer for Finite<'t, S> {
     }
 
     #[inline]
+    fn serialize_none(self) -> Result<S::Ok, S::Error> {
+        if self.is_in_some {
+            self.trace.count_some_none::<S::Error>()?;
+        }
+        self.inner.serialize_none()
+    }
+
+    #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        self.inner.serialize_some(&Value { value, trace: self.trace })
+        self.inner.serialize_some(&Value { value, trace: self.trace, is_in_some: true })
     }
 
     #[inline]
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<S::Ok, S::Error> {
-        self.inner.serialize_newtype_struct(name, &Value { value, trace: self.trace })
+        // JSON has the value alone, so what is in a `Some` is this value
+        self.inner.serialize_newtype_struct(name, &Value { value, trace: self.trace, is_in_some: self.is_in_some })
     }
 
     #[inline]
@@ -221,7 +288,7 @@ impl<'t, S: Serializer> Serializer for Finite<'t, S> {
         value: &T,
     ) -> Result<S::Ok, S::Error> {
         let trace = self.trace;
-        let written = self.inner.serialize_newtype_variant(name, index, variant, &Value { value, trace });
+        let written = self.inner.serialize_newtype_variant(name, index, variant, &Value::new(value, trace));
         trace.step(written, || Step::Field(variant.into()))
     }
 
@@ -296,7 +363,7 @@ macro_rules! items {
 
                 #[inline]
                 fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
-                    let written = self.inner.$method(&Value { value, trace: self.trace });
+                    let written = self.inner.$method(&Value::new(value, self.trace));
                     self.step(written, Step::Item)
                 }
 
@@ -329,7 +396,7 @@ macro_rules! fields {
                     key: &'static str,
                     value: &T,
                 ) -> Result<(), C::Error> {
-                    let written = self.inner.serialize_field(key, &Value { value, trace: self.trace });
+                    let written = self.inner.serialize_field(key, &Value::new(value, self.trace));
                     self.step(written, |_| Step::Field(key.into()))
                 }
 
@@ -358,13 +425,13 @@ impl<C: SerializeMap> SerializeMap for Parts<'_, C> {
 
     #[inline]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), C::Error> {
-        self.inner.serialize_key(&Value { value: key, trace: self.trace })
+        self.inner.serialize_key(&Value::new(key, self.trace))
     }
 
     /// The key was written in a separate call, so the path names the entry by its number.
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
-        let written = self.inner.serialize_value(&Value { value, trace: self.trace });
+        let written = self.inner.serialize_value(&Value::new(value, self.trace));
         self.step(written, Step::Item)
     }
 
@@ -375,7 +442,7 @@ impl<C: SerializeMap> SerializeMap for Parts<'_, C> {
         value: &V,
     ) -> Result<(), C::Error> {
         let trace = self.trace;
-        let written = self.inner.serialize_entry(&Value { value: key, trace }, &Value { value, trace });
+        let written = self.inner.serialize_entry(&Value::new(key, trace), &Value::new(value, trace));
         self.step(written, |index| key_of(key).map_or(Step::Item(index), |key| Step::Field(key.into())))
     }
 

@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     field_error::FieldError,
-    json::{from_json, to_json},
+    json::{Written, from_json, write_json},
     stream::{StreamId, Version},
     trace,
 };
@@ -44,14 +44,14 @@ pub trait SnapshotState: Sized + 'static {
 #[diagnostic::do_not_recommend]
 impl<A: Serialize + DeserializeOwned + 'static> SnapshotState for A {
     const FORM: StateForm<Self> =
-        StateForm { encode: |state| to_json(state), decode: |json| from_json(json), shape: shape::<A> };
+        StateForm { encode: |state| write_json(state), decode: |json| from_json(json), shape: shape::<A> };
 }
 
 /// The functions of a state type.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct StateForm<A: 'static> {
-    encode: fn(&A) -> Result<String, FieldError>,
+    encode: fn(&A) -> Result<Written, FieldError>,
     decode: fn(&str) -> Result<A, FieldError>,
     shape: fn() -> String,
 }
@@ -108,9 +108,10 @@ impl<A> SnapshotCodec<A> {
 
     /// Encodes the state of a stream at a version.
     pub(crate) fn encode(&self, stream: &StreamId, version: Version, state: &A) -> Result<Vec<u8>, SnapshotFault> {
-        let json = (self.form.encode)(state)?;
-        let read_back = (self.form.decode)(&json)?;
-        if canonical(&json)? != canonical(&(self.form.encode)(&read_back)?)? {
+        let Written { json, some_nones } = (self.form.encode)(state)?;
+        let read_back = (self.form.encode)(&(self.form.decode)(&json)?)?;
+        // a `Some(None)` that is read as `None` is the same text
+        if some_nones != read_back.some_nones || canonical(&json)? != canonical(&read_back.json)? {
             return Err(SnapshotFault::Lossy);
         }
         let mut data = Vec::with_capacity(HEADER_BYTES + json.len());
@@ -330,6 +331,19 @@ mod tests {
 
     fn write_whole<S: serde::Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_f64(number / 2.0)
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Deadline {
+        due: Option<Option<u32>>,
+    }
+
+    #[test]
+    fn a_state_with_a_none_in_a_some_that_reads_back_as_none_is_refused() {
+        const DEADLINE: SnapshotCodec<Deadline> = SnapshotCodec::new("tests::Deadline", 1, 1, "", Deadline::FORM);
+        for (due, fault) in [(None, None), (Some(Some(1)), None), (Some(None), Some(SnapshotFault::Lossy))] {
+            assert_eq!(DEADLINE.encode(&stream("1"), 1.into(), &Deadline { due }).err(), fault, "{due:?}");
+        }
     }
 
     #[test]

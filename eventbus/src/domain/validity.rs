@@ -227,7 +227,7 @@ fn first_fault(json: &[u8], backend: BackendKind) -> Option<(usize, &'static str
             (false, b'{' | b'[') => {
                 depth += 1;
                 if depth > MAX_DEPTH {
-                    return Some((at, "more than 127 objects and arrays within each other"));
+                    return Some((at, TOO_DEEP));
                 }
             }
             (false, b'}' | b']') => depth = depth.saturating_sub(1),
@@ -256,6 +256,7 @@ fn first_fault(json: &[u8], backend: BackendKind) -> Option<(usize, &'static str
     None
 }
 
+pub(crate) const TOO_DEEP: &str = "more than 127 objects and arrays within each other";
 pub(crate) const NULL_CHARACTER: &str = "a null character (`\\u0000`), which no text of PostgreSQL can hold";
 const UNPAIRED_SURROGATE: &str = "half a surrogate pair, which is no text";
 
