@@ -1,8 +1,12 @@
 //! The free-form object that travels beside an event's own fields.
 
-use std::sync::Arc;
+use std::{borrow::Cow, fmt, sync::Arc};
 
-use serde_json::{Map, Value};
+use serde::{
+    Deserialize, Deserializer as _,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{field_error::FieldError, json::from_json};
 
@@ -67,12 +71,7 @@ impl Attributes {
 
     /// Returns the object with these keys only.
     pub(crate) fn retain_keys(&self, keys: &[&str]) -> Self {
-        if self.is_empty() {
-            return Self::EMPTY;
-        }
-        let mut map = self.to_map();
-        map.retain(|key, _| keys.contains(&key.as_str()));
-        map.into()
+        self.filtered(|key| keys.contains(&key))
     }
 
     /// Returns the object without these keys.
@@ -81,27 +80,71 @@ impl Attributes {
         if !keys.iter().any(|key| self.as_json().contains(key)) {
             return self.clone();
         }
-        let mut map = self.to_map();
-        let before = map.len();
-        map.retain(|key, _| !keys.contains(&key.as_str()));
-        if map.len() == before { self.clone() } else { map.into() }
+        self.filtered(|key| !keys.contains(&key))
     }
 
-    /// Returns the object with a text under a key that it does not have.
-    pub(crate) fn with_text(&self, key: &str, text: &str) -> Self {
-        let own = self.as_json().trim_end();
-        let own = own.strip_suffix('}').unwrap_or(own);
-        let comma = if self.is_empty() { "" } else { "," };
-        Self(Some(format!("{own}{comma}{}:{}}}", Value::from(key), Value::from(text)).into()))
+    /// Returns the object with the keys that `is_kept` chooses, and their values as written.
+    fn filtered(&self, is_kept: impl Fn(&str) -> bool) -> Self {
+        let (mut kept, mut keeps_all) = (String::new(), true);
+        self.visit(|key, value| {
+            if !text_of(key).is_some_and(|key| is_kept(&key)) {
+                keeps_all = false;
+                return;
+            }
+            if kept.is_empty() {
+                kept.reserve_exact(self.as_json().len());
+                kept.push('{');
+            } else {
+                kept.push(',');
+            }
+            kept.extend([key.get(), ":", value.get()]);
+        });
+        if keeps_all {
+            self.clone()
+        } else if kept.is_empty() {
+            Self::EMPTY
+        } else {
+            kept.push('}');
+            Self(Some(kept.into()))
+        }
+    }
+
+    /// Calls `each` with the keys and their values, as written.
+    fn visit<'a>(&'a self, each: impl FnMut(&'a RawValue, &'a RawValue)) {
+        let mut json = serde_json::Deserializer::from_str(self.as_json());
+        // it cannot fail: the text was decoded as an object before
+        let _ = json.deserialize_map(ObjectVisitor(each));
+    }
+
+    /// Returns the texts under `traceparent` and `tracestate`; `None` if the first one is missing.
+    pub(crate) fn trace(&self) -> Option<(Cow<'_, str>, Option<Cow<'_, str>>)> {
+        // spares most objects the decoding
+        if !self.as_json().contains(TRACEPARENT) {
+            return None;
+        }
+        let (mut parent, mut state) = (None, None);
+        self.visit(|key, value| match text_of(key).as_deref() {
+            Some(TRACEPARENT) => parent = Some(value),
+            Some(TRACESTATE) => state = Some(value),
+            _ => {}
+        });
+        Some((text_of(parent?)?, state.and_then(text_of)))
     }
 
     /// Returns the object with a trace, instead of the one that it has.
     pub(crate) fn with_trace(&self, parent: &str, state: Option<&str>) -> Self {
-        let attributes = self.without(&[TRACEPARENT, TRACESTATE]).with_text(TRACEPARENT, parent);
-        match state {
-            Some(state) => attributes.with_text(TRACESTATE, state),
-            None => attributes,
+        let rest = self.without(&[TRACEPARENT, TRACESTATE]);
+        let own = rest.as_json().trim_end();
+        let own = own.strip_suffix('}').unwrap_or(own);
+        // both keys and their punctuation have 34 bytes
+        let mut json = String::with_capacity(own.len() + parent.len() + state.map_or(0, str::len) + 34);
+        json.push_str(own);
+        push_text(&mut json, TRACEPARENT, parent);
+        if let Some(state) = state {
+            push_text(&mut json, TRACESTATE, state);
         }
+        json.push('}');
+        Self(Some(json.into()))
     }
 
     /// Adds the keys of `other` that are missing here. A trace is that of one side: `tracestate` belongs to `traceparent`.
@@ -136,5 +179,112 @@ impl AsRef<str> for Attributes {
 impl From<Map<String, Value>> for Attributes {
     fn from(map: Map<String, Value>) -> Self {
         if map.is_empty() { Self::EMPTY } else { Self(Some(Value::Object(map).to_string().into())) }
+    }
+}
+
+/// Calls a function with each key of an object and its value, as written.
+struct ObjectVisitor<F>(F);
+
+impl<'de, F: FnMut(&'de RawValue, &'de RawValue)> Visitor<'de> for ObjectVisitor<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            (self.0)(key, value);
+        }
+        Ok(())
+    }
+}
+
+/// Returns a text, borrowed where it has no escapes; `None` if the value is of a different type.
+fn text_of(value: &RawValue) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+    serde_json::from_str(value.get()).ok().map(|Text(text)| text)
+}
+
+/// Appends a key, which needs no escapes, and its text to an object without its last brace.
+fn push_text(json: &mut String, key: &str, text: &str) {
+    if json.as_str() != "{" {
+        json.push(',');
+    }
+    json.extend(["\"", key, "\":"]);
+    let is_plain = text.bytes().all(|byte| byte >= b' ' && !matches!(byte, b'"' | b'\\'));
+    if is_plain {
+        json.extend(["\"", text, "\""]);
+    } else {
+        json.push_str(&Value::from(text).to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_read_as_from_the_decoded_object() {
+        let long = "x".repeat(1 << 20);
+        let huge = format!(r#"{{"a":["{long}"],"traceparent":"{long}","tracestate":{{"{long}":["{long}"]}}}}"#);
+        for (json, expected) in [
+            ("{}", None),
+            (r#"{"tracestate":"b"}"#, None),
+            (r#"{"traceparent":1}"#, None),
+            (r#"{"traceparent":null,"tracestate":"b"}"#, None),
+            (r#"{"traceparent":true}"#, None),
+            (r#"{"traceparent":["a"]}"#, None),
+            (r#"{"traceparent":{"traceparent":"a"}}"#, None),
+            (r#"{"a":"traceparent","b":{"traceparent":"a"},"c":["traceparent"]}"#, None),
+            (r#"{"traceparent":"a"}"#, Some(("a", None))),
+            (r#"{"traceparent":"","tracestate":-1.5e3}"#, Some(("", None))),
+            (r#"{"n":12345678901234567890.5, "traceparent" : "a" ,"tracestate":"b"} "#, Some(("a", Some("b")))),
+            (r#"{"tracestate":"b","o":{"tracestate":"c"},"traceparent":"a"}"#, Some(("a", Some("b")))),
+            (r#"{"traceparent":"a","traceparent":"b","tracestate":"c","tracestate":2}"#, Some(("b", None))),
+            (r#"{"traceparent":"a","traceparent":1}"#, None),
+            (r#"{"traceparent":"\u0061\"\\é","tracestate":"\n"}"#, Some(("a\"\\é", Some("\n")))),
+            (r#"{"a":"traceparent","trace\u0070arent":"a"}"#, Some(("a", None))),
+            (huge.as_str(), Some((long.as_str(), None))),
+        ] {
+            let attributes = Attributes::parse(json).unwrap();
+            let map = attributes.to_map();
+            let text = |key| map.get(key).and_then(Value::as_str);
+            assert_eq!(text(TRACEPARENT).map(|parent| (parent, text(TRACESTATE))), expected);
+            let trace = attributes.trace();
+            assert_eq!(trace.as_ref().map(|(parent, state)| (&**parent, state.as_deref())), expected);
+        }
+        let plain = Attributes::parse(r#"{"traceparent":"a","tracestate":"b"}"#).unwrap();
+        assert!(matches!(plain.trace(), Some((Cow::Borrowed("a"), Some(Cow::Borrowed("b"))))), "read without a copy");
+    }
+
+    #[test]
+    fn keys_are_kept_and_removed_and_their_values_stay_as_written() {
+        for (json, retained, rest) in [
+            ("{}", "{}", "{}"),
+            (r#"{ "a":1 }"#, r#"{ "a":1 }"#, "{}"),
+            (r#"{ "x":1 }"#, "{}", r#"{ "x":1 }"#),
+            (r#"{"a" : 1e2,"x":{"a": 1},"b":[ 1 ]}"#, r#"{"a":1e2,"b":[ 1 ]}"#, r#"{"x":{"a": 1}}"#),
+            (
+                r#"{"x":12345678901234567890.5,"\u0061":"\u0062","y":"b"}"#,
+                r#"{"\u0061":"\u0062"}"#,
+                r#"{"x":12345678901234567890.5,"y":"b"}"#,
+            ),
+        ] {
+            let attributes = Attributes::parse(json).unwrap();
+            assert_eq!(attributes.retain_keys(&["a", "b"]).as_json(), retained);
+            assert_eq!(attributes.without(&["a", "b"]).as_json(), rest);
+        }
+    }
+
+    #[test]
+    fn a_trace_is_written_as_serde_json_does() {
+        for text in ["", "00-a-b-01", "é\u{7f}\u{2028}", "a\"b", "\\", "\u{0}\n\u{1f}"] {
+            let attributes = Attributes::EMPTY.with_trace(text, Some(text));
+            let text = Value::from(text);
+            assert_eq!(attributes.as_json(), format!(r#"{{"traceparent":{text},"tracestate":{text}}}"#));
+        }
     }
 }

@@ -2,10 +2,7 @@
 //!
 //! Invariant: an invalid context of a foreign publisher counts as none.
 
-use super::{
-    attributes::{Attributes, TRACEPARENT, TRACESTATE},
-    record::RecordedEvent,
-};
+use super::{attributes::Attributes, record::RecordedEvent};
 
 /// The size up to which, by the W3C's rules, every system passes a state on uncut.
 const MAX_STATE_BYTES: usize = 512;
@@ -24,8 +21,8 @@ impl TraceContext {
     /// invalid state is left out.
     #[must_use]
     pub fn parse(parent: impl Into<String> + AsRef<str>, state: Option<&str>) -> Option<Self> {
-        let state = state.filter(|state| is_state(state)).map(Into::into);
-        is_parent(parent.as_ref()).then(|| Self { parent: parent.into(), state })
+        ids_of(parent.as_ref())?;
+        Some(Self { parent: parent.into(), state: state.filter(|state| is_state(state)).map(Into::into) })
     }
 
     /// Returns the context among the attributes of an event.
@@ -37,13 +34,8 @@ impl TraceContext {
     /// Returns the context among attributes.
     #[must_use]
     pub fn from_attributes(attributes: &Attributes) -> Option<Self> {
-        // spares most events the decoding
-        if !attributes.as_json().contains(TRACEPARENT) {
-            return None;
-        }
-        let map = attributes.to_map();
-        let text = |name| map.get(name).and_then(serde_json::Value::as_str);
-        Self::parse(text(TRACEPARENT)?, text(TRACESTATE))
+        let (parent, state) = attributes.trace()?;
+        Self::parse(parent, state.as_deref())
     }
 
     /// The value of `traceparent`.
@@ -71,23 +63,24 @@ impl TraceContext {
     }
 }
 
-/// Returns `true` for a `traceparent`: version, trace, span and flags in lower-case hex, neither id of zeros only.
-fn is_parent(text: &str) -> bool {
-    let mut parts = text.split('-');
+/// Returns the ids of trace and span, and the flags, of a `traceparent`: version, trace, span and flags in lower-case hex,
+/// neither id of zeros only.
+pub(crate) fn ids_of(parent: &str) -> Option<(u128, u64, u8)> {
+    let mut parts = parent.split('-');
     let mut hex = |digits| {
         let part = parts.next().filter(|part| part.len() == digits)?;
-        part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).then_some(part)
+        let is_hex = part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if is_hex { u128::from_str_radix(part, 16).ok() } else { None }
     };
-    let (Some(version), Some(trace), Some(span), Some(_)) = (hex(2), hex(32), hex(16), hex(2)) else {
-        return false;
-    };
-    let is_zero = |id: &str| id.bytes().all(|byte| byte == b'0');
+    let (version, trace, span, flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
     // later versions may add parts
-    let is_known = version != "ff" && (version != "00" || parts.next().is_none());
-    is_known && !is_zero(trace) && !is_zero(span) && text.len() <= MAX_STATE_BYTES
+    let is_known = version != 0xff && (version != 0 || parts.next().is_none());
+    let is_valid = is_known && trace != 0 && span != 0 && parent.len() <= MAX_STATE_BYTES;
+    if is_valid { Some((trace, span.try_into().ok()?, flags.try_into().ok()?)) } else { None }
 }
 
-fn is_state(text: &str) -> bool {
+/// Returns `true` for a `tracestate` that can be passed on.
+pub(crate) fn is_state(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_STATE_BYTES && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
@@ -99,9 +92,10 @@ mod tests {
 
     #[test]
     fn what_is_no_traceparent_is_none() {
-        assert!(is_parent(PARENT));
-        assert!(is_parent(&PARENT.replacen("00", "01", 1)));
-        assert!(is_parent(&format!("{}-what-comes", PARENT.replacen("00", "cc", 1))), "of a later version");
+        let ids = Some((0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, 0xb7ad_6b71_6920_3331, 1));
+        assert_eq!(ids_of(PARENT), ids);
+        assert_eq!(ids_of(&PARENT.replacen("00", "01", 1)), ids);
+        assert_eq!(ids_of(&format!("{}-what-comes", PARENT.replacen("00", "cc", 1))), ids, "of a later version");
         for wrong in [
             String::new(),
             "00".into(),
@@ -111,10 +105,12 @@ mod tests {
             format!("{PARENT}-more"),
             format!("{PARENT} "),
             PARENT[..54].into(),
+            PARENT.replace("-0af7", "-+af7"),
+            format!("{}-{}", PARENT.replacen("00", "cc", 1), "a".repeat(MAX_STATE_BYTES)),
             PARENT.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
             PARENT.replace("b7ad6b7169203331", &"0".repeat(16)),
         ] {
-            assert!(!is_parent(&wrong), "{wrong}");
+            assert_eq!(ids_of(&wrong), None, "{wrong}");
         }
         assert!(is_state("rojo=00f067aa0ba902b7,congo=t61"));
         assert!(!is_state("") && !is_state("a=\n") && !is_state(&"a".repeat(513)));

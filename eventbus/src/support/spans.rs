@@ -7,7 +7,7 @@
 //! kind of a span cannot: OpenTelemetry takes it when the span is created. The attributes are made only for spans that the
 //! sampler has chosen, so a sampler sees the name, the kind and the parent of a span, and of its attributes those in the log.
 
-use std::time::SystemTime;
+use std::{io::Write as _, mem, time::SystemTime};
 
 use opentelemetry::{
     Context, KeyValue,
@@ -18,12 +18,22 @@ use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::{
-    domain::{context::EventContext, name::Name, record::RecordedEvent, stream::StreamId, trace_context::TraceContext},
+    domain::{
+        attributes::Attributes,
+        context::EventContext,
+        name::Name,
+        record::RecordedEvent,
+        stream::StreamId,
+        trace_context::{TraceContext, ids_of, is_state},
+    },
     port::{ReadError, delivery::Delivery},
 };
 
 /// The most links of one span.
 const LINKS_MAX: usize = 32;
+
+/// The bytes of a `traceparent`.
+const PARENT_BYTES: usize = 55;
 
 /// Creates the span of an append, and makes its events continue the trace: `context` gets that of the span.
 ///
@@ -34,18 +44,19 @@ pub(crate) fn append(stream: impl FnOnce() -> Option<StreamId>, context: &mut Ev
     if span.is_disabled() {
         return span;
     }
-    if let Some(given) = TraceContext::from_attributes(&context.attributes)
-        && context_of(&Span::current()).is_none_or(|current| current.trace_id() != given.trace_id())
-    {
-        set_parent(&span, &given);
+    let given =
+        span_in(&context.attributes, |trace, _| Span::current().context().span().span_context().trace_id() == trace);
+    if let Some(given) = given {
+        set_parent(&span, given);
     }
     let started = start(&span, || {
-        let mut attributes = vec![KeyValue::new("db.operation.name", "append")];
-        if let Some(stream) = stream() {
-            attributes.push(KeyValue::new("db.collection.name", stream.aggregate_type().to_string()));
-            attributes.push(KeyValue::new("eventbus.stream", stream.to_string()));
-        }
-        attributes
+        let stream = stream().map(|stream| {
+            [
+                KeyValue::new("db.collection.name", stream.aggregate_type().as_str().to_owned()),
+                KeyValue::new("eventbus.stream", stream.to_string()),
+            ]
+        });
+        [KeyValue::new("db.operation.name", "append")].into_iter().chain(stream.into_iter().flatten())
     });
     stamp(&started, context);
     span
@@ -58,8 +69,9 @@ pub(crate) fn continue_current(context: &mut EventContext) {
 
 /// Makes events continue the trace of a span: `context` gets that of the span, if it is part of one.
 fn stamp(span: &Context, context: &mut EventContext) {
-    if let Some(trace) = to_trace_context(span) {
-        context.attributes = trace.append_to_attributes(&context.attributes);
+    let stamped = headers_of(span, |parent, state| context.attributes.with_trace(parent, state));
+    if let Some(attributes) = stamped {
+        context.attributes = attributes;
     }
 }
 
@@ -71,12 +83,11 @@ pub(crate) fn relay(destination: &Name, events: &[RecordedEvent]) -> Span {
     }
     follow_traces(&span, events);
     start(&span, || {
-        let mut attributes = vec![
+        let attributes = [
             KeyValue::new("messaging.operation.name", "relay"),
-            KeyValue::new("messaging.destination.name", destination.to_string()),
+            KeyValue::new("messaging.destination.name", destination.as_str().to_owned()),
         ];
-        attributes.extend(batch_size(events.len()));
-        attributes
+        attributes.into_iter().chain(batch_size(events.len()))
     });
     span
 }
@@ -89,12 +100,11 @@ pub(crate) fn project(projection: &'static str, events: &[RecordedEvent]) -> Spa
     }
     follow_traces(&span, events);
     start(&span, || {
-        let mut attributes = vec![
+        let attributes = [
             KeyValue::new("messaging.operation.name", "project"),
             KeyValue::new("messaging.operation.type", "process"),
         ];
-        attributes.extend(batch_size(events.len()));
-        attributes
+        attributes.into_iter().chain(batch_size(events.len()))
     });
     span
 }
@@ -111,16 +121,16 @@ pub(crate) fn describe_handling(span: &Span, delivery: &Delivery, handler: &Name
     }
     continue_trace_of(span, delivery.record());
     start(span, || {
-        let mut attributes = vec![
+        let attributes = [
             KeyValue::new("messaging.system", "eventbus"),
             KeyValue::new("messaging.operation.name", "process"),
             KeyValue::new("messaging.operation.type", "process"),
-            KeyValue::new("messaging.consumer.group.name", delivery.group().to_string()),
+            KeyValue::new("messaging.consumer.group.name", delivery.group().as_str().to_owned()),
             KeyValue::new("messaging.message.conversation_id", delivery.metadata().correlation_id().to_string()),
-            KeyValue::new("eventbus.handler", handler.to_string()),
+            KeyValue::new("eventbus.handler", handler.as_str().to_owned()),
         ];
-        attributes.extend(delivery.message_id().map(|id| KeyValue::new("messaging.message.id", id.to_string())));
-        attributes
+        let id = delivery.message_id().map(|id| KeyValue::new("messaging.message.id", id.as_str().to_owned()));
+        attributes.into_iter().chain(id)
     });
 }
 
@@ -134,8 +144,8 @@ pub(crate) struct FeedRead {
     reader: Option<Name>,
     /// Set for a reader that begins with old events: the traces of those recorded before this time have ended.
     since: Option<OffsetDateTime>,
-    /// The traces of the events, at most [`LINKS_MAX`].
-    traces: Vec<TraceContext>,
+    /// The spans that the events continue, at most [`LINKS_MAX`].
+    traces: Vec<SpanContext>,
     events: usize,
     /// Set if the read leaves a span: it found an event that is not old, or failed.
     is_kept: bool,
@@ -220,12 +230,12 @@ impl Drop for FeedRead {
             let _ = self.span.set_parent(Context::new().with_telemetry_suppressed());
             return;
         };
-        follow(&self.span, &self.traces);
+        follow(&self.span, mem::take(&mut self.traces));
         let started = start(&self.span, || {
-            let mut attributes = vec![KeyValue::new("db.operation.name", "read_feed")];
-            attributes.extend(self.reader.take().map(|reader| KeyValue::new("eventbus.reader", reader.to_string())));
-            attributes.extend(batch_size(self.events));
-            attributes
+            let reader =
+                self.reader.as_ref().map(|reader| KeyValue::new("eventbus.reader", reader.as_str().to_owned()));
+            let operation = KeyValue::new("db.operation.name", "read_feed");
+            [operation].into_iter().chain(reader).chain(batch_size(self.events))
         });
         started.span().end_with_timestamp(ended_at);
     }
@@ -238,8 +248,8 @@ pub(crate) fn record_error(span: &Span, error_type: &str) {
 
 /// Makes a span continue the trace of an event, if the event is part of one. Call it before the span has started.
 pub fn continue_trace_of(span: &Span, event: &RecordedEvent) {
-    if let Some(context) = TraceContext::from_event(event) {
-        set_parent(span, &context);
+    if let Some(parent) = span_in(event.metadata().attributes(), |_, _| false) {
+        set_parent(span, parent);
     }
 }
 
@@ -247,17 +257,22 @@ pub fn continue_trace_of(span: &Span, event: &RecordedEvent) {
 /// the span.
 #[must_use]
 pub fn context_of(span: &Span) -> Option<TraceContext> {
-    to_trace_context(&span.context())
+    headers_of(&span.context(), |parent, state| TraceContext::parse(parent.to_owned(), state)).flatten()
 }
 
-fn to_trace_context(context: &Context) -> Option<TraceContext> {
+/// Calls `take` with the values of `traceparent` and `tracestate` that continue a span, if it is part of a trace.
+fn headers_of<T>(context: &Context, take: impl FnOnce(&str, Option<&str>) -> T) -> Option<T> {
     let span = context.span();
     let context = span.span_context();
     if !context.is_valid() {
         return None;
     }
-    let (trace, span, flags) = (context.trace_id(), context.span_id(), context.trace_flags().to_u8());
-    TraceContext::parse(format!("00-{trace}-{span}-{flags:02x}"), Some(&context.trace_state().header()))
+    let (trace, span, flags) = (context.trace_id(), context.span_id(), context.trace_flags());
+    let mut parent = [0_u8; PARENT_BYTES];
+    write!(&mut parent[..], "00-{trace}-{span}-{flags:02x}").ok()?;
+    let state = context.trace_state().header();
+    let state = Some(state.as_str()).filter(|state| is_state(state));
+    std::str::from_utf8(&parent).ok().map(|parent| take(parent, state))
 }
 
 /// Starts a span, whose parent is set, and returns its context; adds the attributes if the sampler has chosen the span.
@@ -272,48 +287,96 @@ pub fn start<I: IntoIterator<Item = KeyValue>>(span: &Span, attributes: impl FnO
 
 /// Makes a span a part of the traces of events.
 fn follow_traces(span: &Span, events: &[RecordedEvent]) {
+    if let [event] = events {
+        return continue_trace_of(span, event);
+    }
     let mut traces = Vec::new();
     events.iter().for_each(|event| add_trace(&mut traces, event));
-    follow(span, &traces);
+    follow(span, traces);
 }
 
 /// Adds the trace of an event to those that a span is to be a part of.
-fn add_trace(traces: &mut Vec<TraceContext>, event: &RecordedEvent) {
-    if traces.len() < LINKS_MAX
-        && let Some(context) = TraceContext::from_event(event)
-        && !traces.contains(&context)
-    {
-        traces.push(context);
+fn add_trace(traces: &mut Vec<SpanContext>, event: &RecordedEvent) {
+    if traces.len() < LINKS_MAX {
+        let added = span_in(event.metadata().attributes(), |trace, span| {
+            traces.iter().any(|known| known.trace_id() == trace && known.span_id() == span)
+        });
+        traces.extend(added);
     }
 }
 
 /// Makes a span a part of traces: a child if they are one trace, else it has links to them.
-fn follow(span: &Span, traces: &[TraceContext]) {
-    let Some((first, more)) = traces.split_first() else { return };
-    if more.iter().all(|context| context.trace_id() == first.trace_id()) {
-        return set_parent(span, first);
+fn follow(span: &Span, traces: Vec<SpanContext>) {
+    let is_one = traces.iter().all(|context| context.trace_id() == traces[0].trace_id());
+    for context in traces {
+        if is_one {
+            return set_parent(span, context);
+        }
+        span.add_link(context);
     }
-    traces.iter().filter_map(to_span_context).for_each(|context| span.add_link(context));
 }
 
-fn set_parent(span: &Span, parent: &TraceContext) {
-    if let Some(parent) = to_span_context(parent)
-        && let Err(error) = span.set_parent(Context::new().with_remote_span_context(parent))
-    {
+fn set_parent(span: &Span, parent: SpanContext) {
+    if let Err(error) = span.set_parent(Context::new().with_remote_span_context(parent)) {
         tracing::debug!(%error, "a span does not continue the trace of its event");
     }
 }
 
-fn to_span_context(context: &TraceContext) -> Option<SpanContext> {
-    let mut parts = context.parent().split('-').skip(1);
-    let trace = TraceId::from_hex(parts.next()?).ok()?;
-    let span = SpanId::from_hex(parts.next()?).ok()?;
-    let flags = TraceFlags::new(u8::from_str_radix(parts.next()?, 16).ok()?);
-    let state = context.state().and_then(|state| state.parse::<TraceState>().ok()).unwrap_or_default();
-    Some(SpanContext::new(trace, span, flags, true, state))
+/// Returns the span that events with these attributes continue; `None` if `is_known` returns `true` for the ids of its
+/// trace and its own.
+fn span_in(attributes: &Attributes, is_known: impl FnOnce(TraceId, SpanId) -> bool) -> Option<SpanContext> {
+    let (parent, state) = attributes.trace()?;
+    let (trace, span, flags) = ids_of(&parent)?;
+    let (trace, span) = (TraceId::from(trace), SpanId::from(span));
+    if is_known(trace, span) {
+        return None;
+    }
+    let state = state.filter(|state| is_state(state)).and_then(|state| state.parse::<TraceState>().ok());
+    Some(SpanContext::new(trace, span, TraceFlags::new(flags), true, state.unwrap_or_default()))
 }
 
 fn batch_size(events: usize) -> Option<KeyValue> {
     let size = i64::try_from(events).unwrap_or(i64::MAX);
     (events > 1).then(|| KeyValue::new("messaging.batch.message_count", size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::record::NewEvent;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn traced(parent: &str, state: Option<&str>) -> Attributes {
+        Attributes::EMPTY.with_trace(parent, state)
+    }
+
+    #[test]
+    fn what_continues_a_span_is_written_as_it_was_read() {
+        for (state, known) in [(None, None), (Some("a=1,b=2"), Some("a=1,b=2")), (Some("no list"), None)] {
+            let span = span_in(&traced(PARENT, state), |_, _| false).unwrap();
+            assert!(span.is_remote() && span.is_sampled());
+            let span = Context::new().with_remote_span_context(span);
+            let mut context = EventContext::default();
+            stamp(&span, &mut context);
+            assert_eq!(context.attributes, traced(PARENT, known));
+        }
+        assert_eq!(span_in(&traced("00-0-0-01", None), |_, _| false), None);
+        let mut untraced = EventContext::default();
+        stamp(&Context::new(), &mut untraced);
+        assert!(untraced.attributes.is_empty());
+    }
+
+    #[test]
+    fn events_of_one_span_count_once() {
+        let mut spans = Vec::new();
+        let of_a_different_span = PARENT.replace("902b7", "902b8");
+        for parent in [PARENT, PARENT, &of_a_different_span, "none"] {
+            let stream = StreamId::parse("Order", "1").unwrap();
+            let event = NewEvent::new(Name::from_static("Noted"), 1, "{}").recorded_as(stream, 1_u64.into(), None);
+            add_trace(&mut spans, &event.with_attributes(traced(parent, None)));
+        }
+        let ids: Vec<_> = spans.iter().map(|span| span.span_id().to_string()).collect();
+        assert_eq!(ids, ["00f067aa0ba902b7", "00f067aa0ba902b8"]);
+    }
 }
