@@ -103,9 +103,10 @@ impl AppendSignal {
     /// store.appended().note_possible_restore();
     /// ```
     pub fn note_possible_restore(&self) {
-        self.possible_restores.fetch_add(1, Ordering::AcqRel);
         self.unknown.fetch_add(1, Ordering::AcqRel);
         self.recent.clear();
+        // last: who sees the new number finds nothing of before any more
+        self.possible_restores.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Returns the number of moments so far at which an older copy may have replaced the store: a store compares it with

@@ -20,12 +20,20 @@ pub(super) const FAILURE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(5
 /// Time without an answer to a poll after which readers ask for themselves.
 const SLOW_POLL_AFTER: Duration = Duration::from_secs(1);
 
+/// A head of the feed, as the store returned it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LoadedHead {
+    pub(super) position: Position,
+    /// The number of [possible restores](crate::port::AppendSignal::possible_restores) before the request.
+    pub(super) possible_restores: u64,
+}
+
 /// What the task of a [`FeedHead`] has polled.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct PolledHead {
     /// The head at the last poll; `None` before the first poll, and while the last one fails or has no answer: readers
     /// then ask the store, and so meet its error.
-    pub(super) head: Option<Position>,
+    pub(super) head: Option<LoadedHead>,
     /// The number of failed polls, and of polls that found a lower head than the one before: a reader learns that the
     /// store may have been replaced by an older copy.
     pub(super) failures: u64,
@@ -89,7 +97,7 @@ impl FeedHead {
 /// | State | Event | Next state |
 /// |---|---|---|
 /// | idle | a reader that subscribed has asked the store, see [`FeedHead::begin_polls`] | polling |
-/// | polling | an answer | waiting; readers wake if the head has changed |
+/// | polling | an answer | waiting; readers wake if the head, or the number of possible restores, has changed |
 /// | polling | an error | failed; readers wake, and ask the store themselves |
 /// | polling | no answer for a second | polling; readers wake, and ask the store themselves, each second |
 /// | waiting | a signal of an append, or the pause of [`HeadPoll`] is over | polling; idle if no reader is left |
@@ -116,9 +124,11 @@ impl FeedHeadTask {
                 poll.reset();
                 continue;
             }
-            if let Ok(head) = self.answer_of(poll.poll()).await {
+            let possible_restores = store.appended().possible_restores();
+            if let Ok(position) = self.answer_of(poll.poll()).await {
+                let head = LoadedHead { position, possible_restores };
                 polled.send_if_modified(|last| {
-                    last.failures += u64::from(last.head.is_some_and(|former| head < former));
+                    last.failures += u64::from(last.head.is_some_and(|former| position < former.position));
                     last.head.replace(head) != Some(head)
                 });
                 failures.reset();

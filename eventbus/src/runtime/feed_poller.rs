@@ -6,13 +6,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    feed_head::{FAILURE_BACKOFF, FeedHead, PolledHead},
+    feed_head::{FAILURE_BACKOFF, FeedHead, LoadedHead, PolledHead},
     head_poll::{HeadPoll, PAUSE_MAX},
 };
 use crate::{
     domain::stream::Position,
     port::{
-        ReadError,
+        EventStore, ReadError,
         backoff::{Backoff, BackoffTimer},
     },
 };
@@ -36,7 +36,7 @@ enum Polls {
     Shared {
         polled: watch::Receiver<PolledHead>,
         /// The head that this reader knows: as polled, or as it has asked for itself since.
-        known: Option<Position>,
+        known: Option<LoadedHead>,
         /// The number of failed polls at the last [`FeedPoller::take_failure`].
         seen_failures: u64,
     },
@@ -64,7 +64,8 @@ impl FeedPoller {
         Self { feed_head: feed_head.clone(), polls, failures, has_failed: false }
     }
 
-    /// Returns the head of the feed, at most as old as the pause between two polls.
+    /// Returns the head of the feed, at most as old as the pause between two polls, and loaded after the last [possible
+    /// restore](crate::port::AppendSignal::possible_restores).
     pub(crate) async fn head(&mut self) -> Result<Position, ReadError> {
         let head = self.load_head().await;
         self.has_failed |= head.is_err();
@@ -90,18 +91,22 @@ impl FeedPoller {
         if polled.has_changed().unwrap_or_default() {
             *known = polled.borrow_and_update().head;
         }
-        if let Some(head) = *known {
-            return Ok(head);
+        let store = self.feed_head.store();
+        let possible_restores = store.appended().possible_restores();
+        // a head from before a possible restore may be that of a former server
+        let is_current = |head: &LoadedHead| head.possible_restores == possible_restores;
+        if let Some(head) = known.filter(is_current) {
+            return Ok(head.position);
         }
         // of two heads the higher one holds; after the lower one the reader would wait for a change from the higher one
-        let last = polled.borrow().head.unwrap_or_default();
-        let head = self.feed_head.store().head().await?.max(last);
-        *known = Some(head);
+        let last = polled.borrow().head.filter(is_current).map(|head| head.position).unwrap_or_default();
+        let position = store.head().await?.max(last);
+        *known = Some(LoadedHead { position, possible_restores });
         let is_unpolled = polled.borrow().head.is_none();
         if is_unpolled {
             self.feed_head.begin_polls();
         }
-        Ok(head)
+        Ok(position)
     }
 
     /// Resets the pauses, after the reader read events.
@@ -162,16 +167,143 @@ impl FeedPoller {
     }
 }
 
+/// Tells one reader, at the end of the feed up to a head, how far it has come: mostly to that head.
+///
+/// After a failover to a replica that lacks the last events, the head may be that of the former server, and the page
+/// that of the promoted one, which stores different events up to that head later. The reader then stays at the last
+/// event that it has read, and reads from there again.
+pub(crate) struct EndCheck {
+    /// The number of [possible restores](crate::port::AppendSignal::possible_restores) at the last end, or when the
+    /// check was made: before the head of the next end is loaded.
+    possible_restores: u64,
+    /// Where the reader stays to read the end again.
+    repeats_from: Option<Position>,
+}
+
+impl EndCheck {
+    /// Makes a check, before the reader loads its first head.
+    pub(crate) fn new(store: &dyn EventStore) -> Self {
+        Self { possible_restores: store.appended().possible_restores(), repeats_from: None }
+    }
+
+    /// Returns the position that the reader has passed, after it has found no event from `last` to `head`: `head`, or
+    /// `last` if it has to read from there again.
+    pub(crate) fn passed(&mut self, store: &dyn EventStore, last: Position, head: Position) -> Position {
+        let now = store.appended().possible_restores();
+        let may_be_restored = std::mem::replace(&mut self.possible_restores, now) != now;
+        // once: where connections are often made anew, a long search would never end
+        let repeats = may_be_restored && last < head && self.repeats_from != Some(last);
+        self.repeats_from = repeats.then_some(last);
+        self.repeats_from.unwrap_or(head)
+    }
+}
+
 #[cfg(test)]
-mod tests {
-    use tokio::time::Instant;
+pub(crate) mod tests {
+    use async_trait::async_trait;
+    use time::OffsetDateTime;
+    use tokio::time::{Instant, timeout};
+    use uuid::Uuid;
 
     use super::*;
     use crate::{
-        domain::clock::SharedClock,
+        App,
+        domain::{
+            clock::SharedClock,
+            name::Name,
+            record::NewEvent,
+            stream::{ExpectedVersion, StreamId},
+        },
         memory::InMemoryEventStore,
-        port::{EventStore, ReadFeed as _},
+        port::{AppendEvents as _, AppendSignal, FeedFilter, MissingEvent, ReadFeed, RecordStream},
+        runtime::definition::Projection,
+        testkit::delegate,
     };
+
+    pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A store with two events. At the first read of its feed, a replica with only the first one replaces the server.
+    #[derive(Clone)]
+    pub(crate) struct FailedOver {
+        promoted: Arc<dyn EventStore>,
+        is_promoted: Arc<watch::Sender<bool>>,
+    }
+
+    impl FailedOver {
+        pub(crate) async fn over(promoted: impl EventStore) -> Self {
+            let store = Self { promoted: Arc::new(promoted), is_promoted: Arc::default() };
+            store.append().await;
+            store
+        }
+
+        fn fail_over(&self) {
+            if !self.is_promoted.send_replace(true) {
+                self.appended().note_possible_restore();
+            }
+        }
+
+        async fn until_failed_over(&self) {
+            let mut is_promoted = self.is_promoted.subscribe();
+            timeout(MINUTE, is_promoted.wait_for(|is_promoted| *is_promoted)).await.unwrap().unwrap();
+        }
+
+        /// Feeds a projection over the failover, up to an event that the promoted server stores in place of the lost one.
+        pub(crate) async fn feed<P: Projection>(promoted: impl EventStore, projection: P) -> App {
+            let store = Self::over(promoted).await;
+            let app = App::builder().store(store.clone()).without_relay().projection(projection).start().await.unwrap();
+            store.until_failed_over().await;
+            drop(app.projected::<P>(store.append().await).await.unwrap());
+            app
+        }
+
+        /// Stores an event on the promoted server.
+        pub(crate) async fn append(&self) -> Position {
+            let stream = StreamId::parse("Order", "1").unwrap();
+            let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+            let stored = self.promoted.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+            stored[0].position().unwrap()
+        }
+    }
+
+    delegate!(FailedOver, self => self.promoted; AppendEvents, ReadStream, Checkpoints, Leases, Floors, UnfinishedDeliveries, EventStore);
+
+    #[async_trait]
+    impl ReadFeed for FailedOver {
+        fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+            self.fail_over();
+            self.promoted.read_feed(after, through, filter)
+        }
+
+        async fn head(&self) -> Result<Position, ReadError> {
+            let is_promoted = *self.is_promoted.borrow();
+            if is_promoted { self.promoted.head().await } else { Ok(Position::new(2)) }
+        }
+
+        async fn count_events(
+            &self,
+            after: Position,
+            through: Position,
+            filter: &FeedFilter,
+        ) -> Result<u64, ReadError> {
+            self.promoted.count_events(after, through, filter).await
+        }
+
+        async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
+            self.promoted.first_recorded_after(after).await
+        }
+
+        async fn find_missing_event(&self, stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> {
+            self.promoted.find_missing_event(stream).await
+        }
+
+        async fn store_id(&self) -> Result<Uuid, ReadError> {
+            self.promoted.store_id().await
+        }
+
+        fn appended(&self) -> &AppendSignal {
+            self.promoted.appended()
+        }
+    }
 
     fn poller() -> (Arc<dyn EventStore>, FeedPoller, CancellationToken) {
         let store: Arc<dyn EventStore> = Arc::new(InMemoryEventStore::new());
@@ -237,6 +369,37 @@ mod tests {
         }
         feed.reset();
         assert_eq!(feed.failures, BackoffTimer::new(FAILURE_BACKOFF));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_shares_polls_asks_again_after_a_possible_restore() {
+        let (store, cancel) = (FailedOver::over(InMemoryEventStore::new()).await, CancellationToken::new());
+        let head = FeedHead::new(Arc::new(store.clone()), SharedClock::SYSTEM);
+        tokio::spawn(head.share().run(cancel.clone()));
+        let mut feed = FeedPoller::new(&head);
+        assert_eq!(feed.head().await.unwrap(), 2);
+        assert!(timeout(MINUTE, feed.wait_idle(None, &cancel)).await.unwrap(), "the first poll of the task");
+        assert_eq!(feed.head().await.unwrap(), 2);
+        store.fail_over();
+        assert_eq!(feed.head().await.unwrap(), 1);
+        store.append().await;
+        // the next poll finds the head of the former server again
+        assert!(timeout(MINUTE, feed.wait_idle(None, &cancel)).await.unwrap());
+        assert_eq!(feed.head().await.unwrap(), 2);
+    }
+
+    #[test]
+    fn an_end_is_read_again_once_after_a_possible_restore() {
+        let store = InMemoryEventStore::new();
+        let mut end_check = EndCheck::new(&store);
+        let mut passed = |last, head| end_check.passed(&store, Position::new(last), Position::new(head));
+        assert_eq!(passed(1, 9), 9);
+        // the last event, the head, and the position that is passed, each after a possible restore
+        for (last, head, expected) in [(1, 9, 1), (1, 9, 9), (1, 9, 1), (3, 9, 3), (9, 9, 9), (9, 12, 9)] {
+            store.appended().note_possible_restore();
+            assert_eq!(passed(last, head), expected);
+        }
+        assert_eq!(passed(9, 12), 12);
     }
 
     #[tokio::test(start_paused = true)]

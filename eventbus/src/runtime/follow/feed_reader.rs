@@ -1,7 +1,7 @@
 //! The reader of a follower: reads stored events, then new ones, without a gap or a repetition between them.
 //!
 //! Invariant: past events that the filter leaves out, the cursor moves only to a head that the reader loaded *before*
-//! it read the page. A later head may lie beyond an event that this read did not see.
+//! it read the page, from the same server. A later head may lie beyond an event that this read did not see.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -12,7 +12,10 @@ use super::FollowControl;
 use crate::{
     domain::{error::ErrorLine, name::Name, record::RecordedEvent, stream::Position},
     port::{EventStore, FeedFilter, ReadError},
-    runtime::{feed_head::FeedHead, feed_poller::FeedPoller},
+    runtime::{
+        feed_head::FeedHead,
+        feed_poller::{EndCheck, FeedPoller},
+    },
     support::{Outage, spans::FeedRead},
 };
 
@@ -27,6 +30,7 @@ pub(super) struct FeedReader {
     cursor: Position,
     buffer: VecDeque<RecordedEvent>,
     poller: FeedPoller,
+    end_check: EndCheck,
     control: FollowControl,
     outage: Outage,
     /// When it was created: the traces of older events have ended.
@@ -37,6 +41,7 @@ impl FeedReader {
     pub(super) fn new(feed_head: &FeedHead, after: Position, filter: FeedFilter, control: FollowControl) -> Self {
         Self {
             poller: FeedPoller::new(feed_head),
+            end_check: EndCheck::new(&**feed_head.store()),
             store: Arc::clone(feed_head.store()),
             filter,
             cursor: after,
@@ -91,7 +96,7 @@ impl FeedReader {
             let read = self.store.read_feed(self.cursor, head, &self.filter).ready_chunks(PAGE_EVENTS_MAX).next().await;
             match read {
                 Some(chunk) => self.take_page(chunk, span)?,
-                None => self.cursor = head,
+                None => self.cursor = self.end_check.passed(&*self.store, self.cursor, head),
             }
         }
         let is_at_the_end = self.buffer.is_empty() && head <= self.cursor;
@@ -131,5 +136,32 @@ impl FeedReader {
             tracing::debug!(error, "store still cannot be followed");
         }
         self.control.update(|status| status.trouble = Some(error.to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::TryStreamExt as _;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{
+        memory::InMemoryEventStore,
+        runtime::{
+            feed_poller::tests::{FailedOver, MINUTE},
+            follow::Follow,
+        },
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_a_promoted_server_stores_before_the_head_of_the_former_one_is_read() {
+        let store = FailedOver::over(InMemoryEventStore::new()).await;
+        let mut following = Follow::new(store.clone()).after(Position::new(1)).start();
+        let control = following.control();
+        let next = tokio::spawn(async move { following.try_next().await });
+        assert!(control.wait_until_live(MINUTE).await);
+        let position = store.append().await;
+        let event = timeout(MINUTE, next).await.unwrap().unwrap().unwrap().unwrap();
+        assert_eq!((position, event.position()), (Position::new(2), Some(position)));
     }
 }

@@ -13,7 +13,11 @@ use super::{
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::delivery::HandlerError,
-    runtime::{definition::Projection, feed_poller::FeedPoller, held_lease::HeldLease},
+    runtime::{
+        definition::Projection,
+        feed_poller::{EndCheck, FeedPoller},
+        held_lease::HeldLease,
+    },
     support::{
         FeedReads, read_around,
         spans::{self, FeedRead},
@@ -31,6 +35,7 @@ pub(super) struct SequentialFeeder<'a, P> {
     held_lease: Option<&'a HeldLease>,
     /// The checkpoint in the store.
     saved_checkpoint: Position,
+    end_check: EndCheck,
     stop: &'a CancellationToken,
     /// The generation of the projection's progress when the last pass began.
     generation: u64,
@@ -47,7 +52,8 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
         saved_checkpoint: Position,
         stop: &'a CancellationToken,
     ) -> Self {
-        Self { inner, context, held_lease, saved_checkpoint, stop, generation: 0, created_at: context.clock.now() }
+        let (end_check, created_at) = (EndCheck::new(&*context.store), context.clock.now());
+        Self { inner, context, held_lease, saved_checkpoint, end_check, stop, generation: 0, created_at }
     }
 
     pub(super) const fn generation(&self) -> u64 {
@@ -110,7 +116,8 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
                 self.save_checkpoint().await?;
             }
         }
-        inner.progress().advance(0, head, self.generation);
+        let passed = self.end_check.passed(store, inner.progress().position(), head);
+        inner.progress().advance(0, passed, self.generation);
         Ok(())
     }
 
@@ -166,6 +173,8 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::{
         domain::{
@@ -176,7 +185,7 @@ mod tests {
         },
         memory::InMemoryEventStore,
         port::{AppendEvents as _, EventStore, state::StateMap},
-        runtime::{lease_renewer::LeaseOutage, projection::projection_role},
+        runtime::{feed_poller::tests::FailedOver, lease_renewer::LeaseOutage, projection::projection_role},
     };
 
     const TTL: Duration = Duration::from_secs(10);
@@ -187,6 +196,41 @@ mod tests {
     #[eventbus::projection(name = "rows")]
     impl Rows {
         fn any(&self, _event: &RecordedEvent) {}
+    }
+
+    struct Seen(Vec<Option<Position>>);
+
+    #[eventbus::projection(name = "seen_positions", manual)]
+    impl Seen {
+        fn any(&mut self, event: &RecordedEvent) {
+            self.0.push(event.position());
+        }
+    }
+
+    struct Sent(mpsc::UnboundedSender<Option<Position>>);
+
+    #[eventbus::projection(name = "sent_positions", manual)]
+    impl Sent {
+        fn any(&self, event: &RecordedEvent) {
+            self.0.send(event.position()).unwrap();
+        }
+    }
+
+    /// The positions of an event that both servers have, and of one that the promoted server stores.
+    const BOTH: [Option<Position>; 2] = [Some(Position::new(1)), Some(Position::new(2))];
+
+    #[tokio::test(start_paused = true)]
+    async fn state_in_memory_has_each_event_of_a_promoted_server_once() {
+        let app = FailedOver::feed(InMemoryEventStore::new(), Seen(Vec::new())).await;
+        assert_eq!(app.projected::<Seen>(Position::new(2)).await.unwrap().0, BOTH);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_projection_that_keeps_its_rows_itself_gets_each_event_of_a_promoted_server_once() {
+        let (sender, mut sent) = mpsc::unbounded_channel();
+        let _app = FailedOver::feed(InMemoryEventStore::new(), Sent(sender)).await;
+        assert_eq!([sent.try_recv(), sent.try_recv()], BOTH.map(Ok));
+        assert!(sent.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,6 +24,7 @@ use crate::{
     },
     runtime::{
         definition::{Projection, ProjectionDefinition},
+        feed_poller::EndCheck,
         handler_inbox::classify_error,
         held_lease::HeldLease,
     },
@@ -56,6 +57,7 @@ pub(super) struct TransactionalWriter<'a, P> {
     /// The checkpoint in the store; behind the position if the last events are of other types.
     saved_checkpoint: Position,
     saved_at: Instant,
+    end_check: EndCheck,
     /// Set once the tables were found. A rebuild begins with it set: the store made its copies from the tables.
     has_tables: bool,
 }
@@ -78,9 +80,18 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         context: &'a RunnerContext,
         saved: Position,
     ) -> Self {
-        let (position, saved_checkpoint, saved_at) = (saved, saved, context.clock.instant());
-        let has_tables = shadow.is_some();
-        Self { inner, transactions, shadow, held_lease, context, position, saved_checkpoint, saved_at, has_tables }
+        Self {
+            inner,
+            transactions,
+            shadow,
+            held_lease,
+            context,
+            position: saved,
+            saved_checkpoint: saved,
+            saved_at: context.clock.instant(),
+            end_check: EndCheck::new(&*context.store),
+            has_tables: shadow.is_some(),
+        }
     }
 
     /// Returns the position up to which the rows include all events.
@@ -105,6 +116,13 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         let mut next = ended.run_until_cancelled(next_batch(begin_read(), &mut feed, events_max)).await;
         loop {
             let batch = next.ok_or(FeedStop::Interrupted)??;
+            let through = match batch.end {
+                // a rebuild does not read the end again
+                BatchEnd::EndOfFeed if !is_rebuild => {
+                    self.end_check.passed(store, self.position.max(position_of(batch.events.last())), target)
+                }
+                _ => batch.through(target),
+            };
             // reads the next batch while it writes this one
             let ahead = async {
                 match batch.end {
@@ -112,7 +130,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
                     BatchEnd::EndOfFeed | BatchEnd::Failed(_) => None,
                 }
             };
-            let (written, ahead) = tokio::join!(self.write_batch(&batch, batch.through(target), report), ahead);
+            let (written, ahead) = tokio::join!(self.write_batch(&batch, through, report), ahead);
             written?;
             match batch.end {
                 BatchEnd::Full => next = ahead,
@@ -328,7 +346,28 @@ async fn next_batch(span: FeedRead, feed: &mut RecordStream<'_>, events_max: usi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{name::Name, record::NewEvent, stream::StreamId};
+    use crate::{
+        domain::{name::Name, record::NewEvent, stream::StreamId},
+        runtime::feed_poller::tests::FailedOver,
+        testkit::{TableStore, Tables},
+    };
+
+    struct Written;
+
+    #[eventbus::projection(name = "written", tables("written"), manual)]
+    impl Written {
+        fn any(&self, event: &RecordedEvent, tables: &mut Tables) {
+            tables.row("written", event.position().unwrap().to_string());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_are_those_of_the_events_of_a_promoted_server() {
+        let store = TableStore::new();
+        let _app = FailedOver::feed(store.clone(), Written).await;
+        let rows = store.tables().await.rows("written");
+        assert_eq!(rows.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+    }
 
     #[tokio::test]
     async fn what_was_read_before_an_error_is_written() {
