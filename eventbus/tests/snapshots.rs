@@ -79,6 +79,19 @@ impl Apply for Plain {
     }
 }
 
+/// A fold whose state JSON cannot hold while the last entry is 0.
+#[derive(Debug, Default, Serialize, Deserialize, Aggregate)]
+#[aggregate(fold_of = Ledger, events(Entered), snapshot(every = 10))]
+struct Share {
+    of_last: f64,
+}
+
+impl Apply for Share {
+    fn apply(&mut self, ShareEvent::Entered(event): &ShareEvent) {
+        self.of_last = 1.0 / event.cents as f64;
+    }
+}
+
 fn entered(cents: i64) -> Entered {
     Entered { cents, by: format!("clerk {}", cents % 3) }
 }
@@ -275,6 +288,32 @@ async fn a_snapshot_that_the_store_refuses_is_not_taken_again_at_each_load() {
     until("the next one was refused", async || refused() == 2).await;
     drop(captured);
     assert_eq!(held.saves.load(Ordering::SeqCst), 2, "one attempt for each that was due");
+}
+
+#[tokio::test]
+async fn a_state_that_json_cannot_hold_leaves_out_its_own_stream_with_one_warning() {
+    let store = InMemoryEventStore::new();
+    let ledgers = AggregateRepository::<Ledger>::new(store.clone());
+    let (log, shares) = (Lines::default(), AggregateRepository::<Share>::new(store.clone()));
+    let captured = log.capture("eventbus=warn");
+    let (bad, good): (AggregateId, AggregateId) = ("bad".parse().unwrap(), "good".parse().unwrap());
+    let stream = StreamId::parse("Ledger", "good").unwrap();
+    for due in [10_u64, 20] {
+        for (id, last) in [(&bad, 0), (&good, 1)] {
+            let entries = [batch(1..=9), vec![entered(last)]].concat();
+            ledgers.upsert(id, |_| Ok::<_, Never>(entries.clone())).await.unwrap();
+            let _ = shares.load(id).await.unwrap();
+        }
+        until("that of the other stream is taken", async || {
+            let read = store.read_from_snapshot(&stream, &fold("Share")).await.unwrap();
+            read.snapshot.is_some_and(|snapshot| snapshot.version == due)
+        })
+        .await;
+    }
+    drop(captured);
+    let text = log.text();
+    assert_eq!(text.matches("no further snapshots of this stream are taken").count(), 1, "{text}");
+    assert!(text.contains("Ledger/bad") && !text.contains("Ledger/good"), "{text}");
 }
 
 #[tokio::test]

@@ -37,13 +37,13 @@ use crate::{
         name::Name,
     },
     port::{
-        AppendError, EventStore, Transaction, Transactions,
+        Append, AppendError, EventStore, Transaction, Transactions,
         backoff::{Backoff, BackoffTimer},
         delivery::{Delivery, HandlerError},
         handler_saves::{AfterCommit, HandlerSaves},
         multi_stream_append::{Handled, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     },
-    support::{source_chain, spans},
+    support::{source_chain, spans, unique_changes},
 };
 
 /// Delays between attempts to begin a transaction while the store is away.
@@ -164,7 +164,9 @@ impl HandlerInbox {
             return Ok(Vec::new());
         };
         let handled = call(delivery, Some(transaction.as_any_mut())).await;
-        let (appends, after_commit) = saves.map(|saves| saves.end()).unwrap_or_default();
+        let (mut appends, after_commit) = saves.map(|saves| saves.end()).unwrap_or_default();
+        // they follow each other: a stream that gives its unique value back comes before one that takes it
+        appends.sort_by_key(takes_value);
         let events: usize = if handled.is_ok() { appends.iter().map(|append| append.events.len()).sum() } else { 0 };
         let began = (events > 0).then(|| self.clock.instant());
         let appended = async {
@@ -278,6 +280,11 @@ impl HandlerInbox {
         let mut transaction = transactions.begin().await?;
         Ok(transaction.is_first(&self.name, event.stream(), event.event_id()).await?.then_some(transaction))
     }
+}
+
+/// Returns `true` if the stream holds a unique value after the append that it may not have held before.
+fn takes_value(append: &Append) -> bool {
+    unique_changes(&append.events).iter().any(|change| change.value().is_some())
 }
 
 /// Returns `true` if another writer was first to a stream that the handler saved to.

@@ -1,13 +1,14 @@
 //! Unique values of aggregates: taken, given back, found, and taken for events that were stored before.
 
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, Never, NewEvent, StreamId, Uuid,
+    ExpectedVersion, InMemoryEventStore, Name, Never, NewEvent, Position, StreamId, Uuid,
     event::UniqueChange,
-    port::{AppendEvents as _, EventStore},
+    port::{AppendEvents as _, EventStore, FeedFilter, ReadFeed as _},
     prelude::*,
     repository::FindByError,
-    testkit::delegate,
+    testkit::{TableStore, Tables, delegate},
 };
+use futures_util::TryStreamExt as _;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = User, unique(email, normalize = str::to_lowercase, number))]
@@ -113,6 +114,81 @@ async fn aggregates_that_exchange_values_are_saved_together() {
     assert!(users.save(&mut ada).await.unwrap_err().is_taken("email"));
     app.together().save(&mut ada).save(&mut bob).commit().await.unwrap();
     assert_eq!(found(&users, "a@x").await.as_deref(), Some("bob"));
+    app.shutdown(std::time::Duration::from_secs(30)).await.unwrap();
+}
+
+/// A request to give users new addresses, or none any more.
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Request)]
+struct MovesRequested {
+    moves: Vec<(String, Option<String>)>,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(type = "UniqueRequest", events(MovesRequested))]
+struct Request;
+
+impl Apply for Request {
+    fn apply(&mut self, _event: &RequestEvent) {}
+}
+
+#[handler(manual, retries = 0)]
+async fn move_users(event: &MovesRequested, users: Repository<User>) -> eventbus::Result<()> {
+    for (user, address) in &event.moves {
+        match address {
+            Some(address) => users.update(&id(user), |_| Ok::<_, Never>(Moved { address: address.clone() })).await?,
+            None => users.update(&id(user), |_| Ok::<_, Never>(Left)).await?,
+        };
+    }
+    Ok(())
+}
+
+#[handler(manual, retries = 0)]
+async fn move_in_transaction(
+    event: &MovesRequested,
+    users: Repository<User>,
+    _tables: &mut Tables,
+) -> eventbus::Result<()> {
+    move_users(event, users).await
+}
+
+/// Requests moves, waits until they are handled, and returns the error if they failed.
+async fn request(app: &App, moves: &[(&str, Option<&str>)]) -> Option<String> {
+    let moves = moves.iter().map(|(user, address)| ((*user).to_owned(), address.map(str::to_owned))).collect();
+    let requested = MovesRequested { moves };
+    app.repository::<Request>().create(&AggregateId::new(), |_| Ok::<_, Never>(requested.clone())).await.unwrap();
+    app.settled().await.err().map(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_handler_may_exchange_values_and_fails_if_one_is_taken() {
+    let app = App::builder().handler::<move_users>().start().await.unwrap();
+    let users = app.repository::<User>();
+    for (name, email) in [("ada", "a@x"), ("bob", "b@x")] {
+        users.create(&id(name), registered(email, None)).await.unwrap();
+    }
+    assert_eq!(request(&app, &[("ada", Some("b@x")), ("bob", Some("a@x"))]).await, None);
+    assert_eq!(found(&users, "a@x").await.as_deref(), Some("bob"));
+    let error = request(&app, &[("ada", Some("a@x"))]).await.unwrap();
+    assert!(error.contains("`email` of `UniqueUser/ada` is taken"), "{error}");
+    assert_eq!(found(&users, "a@x").await.as_deref(), Some("bob"));
+    app.shutdown(std::time::Duration::from_secs(30)).await.unwrap();
+}
+
+/// Fails if the order is that of the names: then the value that `zoe` gives back is still taken when `ada` takes it.
+#[tokio::test]
+async fn a_transaction_gives_values_back_before_it_takes_any() {
+    let store = TableStore::new();
+    let app = App::builder().store(store.clone()).handler::<move_in_transaction>().start().await.unwrap();
+    let users = app.repository::<User>();
+    for (name, email) in [("ada", "a@x"), ("zoe", "z@x")] {
+        users.create(&id(name), registered(email, None)).await.unwrap();
+    }
+    assert_eq!(request(&app, &[("ada", Some("new@x")), ("zoe", None)]).await, None);
+    let head = store.head().await.unwrap();
+    let stored: Vec<_> = store.read_feed(Position::START, head, &FeedFilter::all()).try_collect().await.unwrap();
+    let types: Vec<_> = stored.iter().map(|event| event.event_type().as_str()).collect();
+    assert!(types.ends_with(&["Left", "Moved"]), "{types:?}");
     app.shutdown(std::time::Duration::from_secs(30)).await.unwrap();
 }
 

@@ -1044,9 +1044,12 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
             match repository.snapshot(&id).await {
                 Ok(_) => {}
                 Err(error @ TakeSnapshotError::State { .. }) => {
-                    // the next state is no better
-                    if repository.snapshot_tasks.stop(fold) {
-                        tracing::warn!(%stream, error = %ErrorLine(&error), "no further snapshots are taken");
+                    // once: each attempt reads all events, and a later state is rarely better
+                    let error = ErrorLine(&error);
+                    if repository.snapshot_tasks.leave_out(fold, stream.clone()) {
+                        tracing::warn!(%stream, %error, "no further snapshots of this state type are taken");
+                    } else {
+                        tracing::warn!(%stream, %error, "no further snapshots of this stream are taken");
                     }
                 }
                 Err(error) if error.is_cancelled() => {

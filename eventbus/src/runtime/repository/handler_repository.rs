@@ -28,6 +28,11 @@ use crate::{
 /// If another writer was first, the handler runs again. [`create`](AggregateRepository::create) fails at once
 /// with a conflict if the aggregate exists: a handler that returns this error runs again, up to ten times.
 ///
+/// A unique value that a different aggregate holds shows only once the handler has returned, as that aggregate may give it
+/// back in a later save: the handler then fails with [`AppendError::Taken`](crate::store::AppendError::Taken). One that is to
+/// react to it calls [`find_by`](AggregateRepository::find_by) first. Two aggregates may exchange values, except in a handler
+/// that takes the store's transaction: there one has to give its value back without taking a new one.
+///
 /// It dereferences to the [`AggregateRepository`], and is made of one for a unit test: `fine(&event, members.into())`.
 ///
 /// # Examples

@@ -15,6 +15,10 @@ const TASKS_MAX: usize = 4;
 /// Largest number of refusals that are remembered.
 const REFUSALS_MAX: usize = 1_000;
 
+/// Number of streams whose states no snapshot can hold after which their fold has no further snapshots: its type is at
+/// fault.
+const LEFT_OUT_MAX: usize = 100;
+
 /// The snapshots that are being taken.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SnapshotTasks(Arc<Mutex<Tasks>>);
@@ -22,8 +26,8 @@ pub(crate) struct SnapshotTasks(Arc<Mutex<Tasks>>);
 #[derive(Debug, Default)]
 struct Tasks {
     running: BTreeSet<SnapshotKey>,
-    /// The folds whose states no snapshot can hold.
-    stopped: BTreeSet<&'static str>,
+    /// The streams of each fold whose states no snapshot can hold.
+    left_out: BTreeMap<&'static str, BTreeSet<StreamId>>,
     /// The snapshots that the store refused, and the boundary at which that was.
     refused: BTreeMap<SnapshotKey, u64>,
 }
@@ -57,9 +61,12 @@ impl SnapshotTasks {
         });
     }
 
-    /// Takes no further snapshots of a fold; returns `true` at the first call.
-    pub(super) fn stop(&self, fold: &'static str) -> bool {
-        self.0.lock().stopped.insert(fold)
+    /// Takes no further snapshots of a stream until the process ends; returns `true` if its fold has none any more, either.
+    pub(super) fn leave_out(&self, fold: &'static str, stream: StreamId) -> bool {
+        let left_out = &mut self.0.lock().left_out;
+        let of_fold = left_out.entry(fold).or_default();
+        of_fold.insert(stream);
+        of_fold.len() >= LEFT_OUT_MAX
     }
 
     /// Notes that the store refused a snapshot.
@@ -71,13 +78,14 @@ impl SnapshotTasks {
         }
     }
 
-    /// Adds a snapshot; returns `false` if it is there, if there are enough, if its fold is stopped, or if the store has
-    /// refused it and no later one is due.
+    /// Adds a snapshot; returns `false` if it is there, if there are enough, if its stream or fold is left out, or if the
+    /// store has refused it and no later one is due.
     fn begin(&self, key: &SnapshotKey, boundary: u64) -> bool {
         // the lock makes the look at the number and the new entry one step
-        let Tasks { running, stopped, refused } = &mut *self.0.lock();
+        let Tasks { running, left_out, refused } = &mut *self.0.lock();
+        let is_left_out = |of_fold: &BTreeSet<StreamId>| of_fold.len() >= LEFT_OUT_MAX || of_fold.contains(&key.1);
         running.len() < TASKS_MAX
-            && !stopped.contains(key.0)
+            && !left_out.get(key.0).is_some_and(is_left_out)
             && refused.get(key).is_none_or(|before| *before < boundary)
             && running.insert(key.clone())
     }
@@ -126,13 +134,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stopped_fold_has_no_tasks_and_others_have() {
+    async fn a_stream_that_is_left_out_has_no_tasks_and_after_many_its_fold_has_none() {
         let tasks = SnapshotTasks::default();
-        assert!(tasks.stop("Ledger") && !tasks.stop("Ledger"));
-        for (fold, number) in [("Ledger", 1), ("Balance", 2)] {
+        assert!(!tasks.leave_out("Ledger", stream(1)));
+        for (fold, number) in [("Ledger", 1), ("Ledger", 2), ("Balance", 1)] {
             tasks.spawn(fold, stream(number), 1, std::future::pending());
         }
-        assert_eq!(tasks.0.lock().running, BTreeSet::from([("Balance", stream(2))]));
+        assert_eq!(tasks.0.lock().running, BTreeSet::from([("Ledger", stream(2)), ("Balance", stream(1))]));
+        let last = (1..=LEFT_OUT_MAX).map(|number| tasks.leave_out("Ledger", stream(number))).collect::<Vec<_>>();
+        assert_eq!(last.iter().position(|is_ended| *is_ended), Some(LEFT_OUT_MAX - 1));
+        for fold in ["Ledger", "Balance"] {
+            tasks.spawn(fold, stream(LEFT_OUT_MAX + 1), 1, std::future::pending());
+        }
+        let running = tasks.0.lock().running.clone();
+        assert!(running.len() == 3 && running.contains(&("Balance", stream(LEFT_OUT_MAX + 1))), "{running:?}");
     }
 
     #[tokio::test]
