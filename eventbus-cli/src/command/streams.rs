@@ -115,7 +115,9 @@ impl<'a> Comparison<'a> {
 
     /// Applies an event that is not shown.
     fn pass(&mut self, event: &RecordedEvent) {
-        self.state.as_mut().map(|state| state.advance(event));
+        if let Some(state) = &mut self.state {
+            state.pass(event);
+        }
     }
 
     fn compare(&mut self, event: &RecordedEvent) -> Changes {

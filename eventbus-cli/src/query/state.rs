@@ -2,7 +2,10 @@
 //!
 //! Invariant: a state may hold the values of hidden fields under other names. After an event with hidden fields it is unknown.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use eventbus::{
     RecordedEvent, StreamId,
@@ -16,6 +19,8 @@ use super::payload::{Change, Difference, FieldChoice, Payload, PayloadComparison
 pub(crate) struct StateComparison<'a> {
     state: AggregateState,
     comparison: PayloadComparison,
+    /// Set if events were applied since the last comparison.
+    is_behind: bool,
     choice: &'a FieldChoice,
     /// Why the state is unknown from an event on.
     fault: Option<String>,
@@ -34,6 +39,7 @@ impl<'a> StateComparison<'a> {
         let mut begun = Self {
             state: of_type.find(|linked| !linked.is_fold)?.state()?,
             comparison: PayloadComparison::default(),
+            is_behind: false,
             choice,
             fault: None,
         };
@@ -43,12 +49,37 @@ impl<'a> StateComparison<'a> {
 
     /// Applies the next event, and returns what it changed; nothing once the state is unknown.
     pub(crate) fn advance(&mut self, event: &RecordedEvent) -> Vec<Difference> {
+        self.advance_with(event, |states| {
+            if mem::take(&mut states.is_behind) {
+                states.compare()?;
+            }
+            states.apply(event)?;
+            states.compare()
+        })
+    }
+
+    /// Applies the next event, whose changes are not shown: a state may be large, and is not written.
+    pub(crate) fn pass(&mut self, event: &RecordedEvent) {
+        self.advance_with(event, |states| {
+            states.is_behind = true;
+            states.apply(event)?;
+            Ok(Vec::new())
+        });
+    }
+
+    /// Runs a step for the next event. It runs code of the application, which may panic; its state is used no more then.
+    fn advance_with(
+        &mut self,
+        event: &RecordedEvent,
+        step: impl FnOnce(&mut Self) -> Result<Vec<Difference>, String>,
+    ) -> Vec<Difference> {
         if self.fault.is_some() {
             return Vec::new();
         }
         let changed = match Payload::new(event, self.choice).is_hiding {
             true => Err("it has hidden fields, whose values the state may hold under other names".to_owned()),
-            false => self.apply(event),
+            false => catch_unwind(AssertUnwindSafe(|| step(self)))
+                .unwrap_or_else(|_| Err("the aggregate panicked".to_owned())),
         };
         changed.unwrap_or_else(|reason| {
             let version = event.version();
@@ -57,10 +88,8 @@ impl<'a> StateComparison<'a> {
         })
     }
 
-    /// Applies an event, and returns what it changed. The code of the application may panic; its state is used no more then.
-    fn apply(&mut self, event: &RecordedEvent) -> Result<Vec<Difference>, String> {
-        let apply = || self.state.apply(event).map_err(|error| error.to_string()).and_then(|()| self.compare());
-        catch_unwind(AssertUnwindSafe(apply)).unwrap_or_else(|_| Err("the aggregate panicked".to_owned()))
+    fn apply(&mut self, event: &RecordedEvent) -> Result<(), String> {
+        self.state.apply(event).map_err(|error| error.to_string())
     }
 
     pub(crate) fn fault(&self) -> Option<&str> {
@@ -78,6 +107,8 @@ impl<'a> StateComparison<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use eventbus::{NewEvent, Version, prelude::*};
 
     use super::*;
@@ -88,9 +119,20 @@ mod tests {
         amperes: u32,
     }
 
+    thread_local! {
+        /// The states that this thread has written.
+        static WRITTEN: Cell<u32> = const { Cell::new(0) };
+    }
+
+    fn write_counted<S: serde::Serializer>(amperes: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+        WRITTEN.set(WRITTEN.get() + 1);
+        serializer.serialize_u32(*amperes)
+    }
+
     #[derive(Debug, Default, Serialize, Aggregate)]
     #[aggregate(events(Loaded))]
     struct Fuse {
+        #[serde(serialize_with = "write_counted")]
         amperes: u32,
     }
 
@@ -115,5 +157,23 @@ mod tests {
         };
         assert_eq!([advance(1, 5), advance(2, 20), advance(3, 6)], [1, 0, 0]);
         assert_eq!(states.fault(), Some("the state is unknown from version 2 on: the aggregate panicked"));
+    }
+
+    #[test]
+    fn an_event_that_is_passed_writes_no_state_and_the_next_one_is_compared_with_it() {
+        let (stream, choice) = (StreamId::parse("Fuse", "f-1").unwrap(), FieldChoice::default());
+        let mut states = StateComparison::begin(&stream, &choice).unwrap();
+        let loaded = |version: u64, amperes: u32| {
+            let event = NewEvent::from_event(&Loaded { amperes }).unwrap();
+            event.recorded_as(stream.clone(), Version::new(version), None)
+        };
+        let before = WRITTEN.get();
+        for (version, amperes) in [(1, 5), (2, 6), (3, 7)] {
+            states.pass(&loaded(version, amperes));
+        }
+        assert_eq!(WRITTEN.get(), before);
+        let changed = states.advance(&loaded(4, 8));
+        assert_eq!((changed.len(), &changed[0].change), (1, &Change::From("7".into())));
+        assert_eq!(WRITTEN.get(), before + 2, "that before the event, and that after it");
     }
 }

@@ -1,9 +1,14 @@
 //! The dashboard in an application.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use axum::{Router, routing::get};
-use eventbus::{App, HandlerError, InMemoryEventBus, Name, NewEvent, prelude::*};
+use eventbus::{
+    App, ExpectedVersion, HandlerError, InMemoryEventBus, Name, NewEvent, StreamId, port::AppendEvents as _, prelude::*,
+};
 use eventbus_cli::dashboard::{DashboardConfig, DashboardToken, dashboard_with};
 use tokio::net::TcpListener;
 
@@ -91,6 +96,46 @@ async fn a_stream_shows_what_each_event_changed_in_the_state() {
     assert!(changed(&long).is_empty() && long.contains("shown for the first 900 events"), "{long}");
     let older = changed(&site.get("/stream?type=Order&id=o-2&upto=61").await.ok());
     assert_eq!((older.len(), &older[..]), (50, &newest[..]));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Meter)]
+struct Metered {
+    watts: u32,
+}
+
+#[derive(Debug, Default, Serialize, Aggregate)]
+#[aggregate(events(Metered))]
+struct Meter {
+    #[serde(serialize_with = "write_counted")]
+    watts: u32,
+}
+
+impl Apply for Meter {
+    fn apply(&mut self, MeterEvent::Metered(event): &MeterEvent) {
+        self.watts = event.watts;
+    }
+}
+
+/// The number of states of meters that were written.
+static WRITTEN: AtomicU32 = AtomicU32::new(0);
+
+fn write_counted<S: serde::Serializer>(watts: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+    WRITTEN.fetch_add(1, Ordering::SeqCst);
+    serializer.serialize_u32(*watts)
+}
+
+/// The states of a long stream may be large, and are written on the threads of the application.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_writes_only_the_states_that_it_shows() {
+    let shop = FileShop::empty().await;
+    let events = (1..=300).map(|watts| NewEvent::from_event(&Metered { watts }).unwrap()).collect();
+    shop.store.append(&StreamId::parse("Meter", "m-1").unwrap(), ExpectedVersion::NoStream, events).await.unwrap();
+    let app = shop.start_app().await;
+    let page = mount(&app, DashboardConfig::default()).await.get("/stream?type=Meter&id=m-1").await.ok();
+    assert_eq!(between(&page, "<caption>State</caption>", "</table>").len(), 50, "{page}");
+    assert_eq!(WRITTEN.load(Ordering::SeqCst), 52, "the first, the one before the events, and 50 after them");
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 

@@ -10,6 +10,7 @@ use eventbus::{
 use futures_util::TryStreamExt as _;
 use maud::{Markup, html};
 use serde::Deserialize;
+use tokio::task::yield_now;
 
 use crate::{
     dashboard::{
@@ -133,7 +134,7 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     events.reverse();
     let states = match state {
         Some(_) if are_too_large => StateChanges::of_too_large(),
-        Some(state) => StateChanges::of(state, &events),
+        Some(state) => StateChanges::of(state, &events, count).await,
         None => StateChanges::default(),
     };
     let shown = &events[events.len().saturating_sub(count + 1)..];
@@ -217,14 +218,25 @@ impl StateChanges {
         Self { of_version: BTreeMap::new(), unknown: Some(unknown) }
     }
 
-    /// Applies the events of a stream, the oldest first; none if the first one is not among them.
-    fn of(mut state: StateComparison<'_>, events: &[RecordedEvent]) -> Self {
+    /// Applies the events of a stream, the oldest first, of which the last `count` are shown; none if the first one is not
+    /// among them.
+    async fn of(mut state: StateComparison<'_>, events: &[RecordedEvent], count: usize) -> Self {
         if events.first().is_some_and(|event| event.version() != Version::FIRST) {
             let unknown =
                 format!("What an event changed in the state is shown for the first {STATE_VERSION_MAX} events.");
             return Self { of_version: BTreeMap::new(), unknown: Some(unknown) };
         }
-        let of_version = events.iter().map(|event| (event.version(), state.advance(event))).collect();
+        let (passed, shown) = events.split_at(events.len().saturating_sub(count));
+        for event in passed {
+            // a large state takes long: between two of them the application handles its own requests
+            yield_now().await;
+            state.pass(event);
+        }
+        let mut of_version = BTreeMap::new();
+        for event in shown {
+            yield_now().await;
+            of_version.insert(event.version(), state.advance(event));
+        }
         Self { of_version, unknown: state.fault().map(str::to_owned) }
     }
 }
