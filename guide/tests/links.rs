@@ -1,4 +1,5 @@
-//! The summary lists every chapter, each chapter is compiled, and every link within the guide leads somewhere.
+//! The summary lists every chapter, each chapter is compiled, and every link within the guide leads somewhere. So do the links
+//! of the repository's pages; the files and programs that they name exist.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
@@ -7,8 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
 fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+    workspace().join("guide/src")
 }
 
 /// Returns the files below a folder, by their paths in it, with `/` between folders.
@@ -124,8 +129,7 @@ fn resolve(folder: &str, file: &str) -> String {
 
 /// Returns the folders of the crates that are published, by the list in the manifest of the workspace and in each of them.
 fn published() -> Vec<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let folders = fs::read_dir(workspace).unwrap().map(|entry| entry.unwrap().path());
+    let folders = fs::read_dir(workspace()).unwrap().map(|entry| entry.unwrap().path());
     let is_published = |folder: &PathBuf| {
         let manifest = fs::read_to_string(folder.join("Cargo.toml"));
         manifest.is_ok_and(|manifest| !manifest.contains("publish = false") && manifest.contains("[package]"))
@@ -158,20 +162,81 @@ fn links_of_the_pages_of_crates_hold_outside_of_the_repository() {
     }
 }
 
-/// Links of the pages that visitors of the repository read first lead to files and headings that are there.
+/// Returns the pages of the repository, without those of the guide and of the crates, by their paths.
+fn pages() -> BTreeMap<String, String> {
+    let at_root =
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benches/README.md"];
+    let names = at_root.map(str::to_owned).into_iter().chain(files(&workspace().join("docs"), "docs/"));
+    let pages = names.filter(|name| name.ends_with(".md"));
+    pages.map(|name| (name.clone(), fs::read_to_string(workspace().join(name)).unwrap())).collect()
+}
+
 #[test]
 fn links_of_the_repositorys_pages_lead_somewhere() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"] {
-        let text = fs::read_to_string(workspace.join(name)).unwrap();
+    for (name, text) in pages() {
+        let page = workspace().join(&name);
         for target in prose(&text).into_iter().flat_map(targets).filter(|target| !target.starts_with("https://")) {
             let (file, heading) = target.split_once('#').unwrap_or((&target, ""));
-            let path = if file.is_empty() { workspace.join(name) } else { workspace.join(file) };
+            let path = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
             assert!(path.exists(), "{name}: {target}");
             let is_there = || anchors(&fs::read_to_string(&path).unwrap()).contains(heading);
             assert!(heading.is_empty() || is_there(), "{name}: {target}");
         }
     }
+}
+
+/// The two pages for developers name files by their paths, which may begin in any folder.
+#[test]
+fn the_files_that_the_pages_for_developers_name_exist() {
+    let mut there = Vec::new();
+    for entry in fs::read_dir(workspace()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        // hidden folders are named from the root on; `target` and `benches/target` hold millions of files
+        if workspace().join(&name).is_dir() && !["target", "benches", "."].iter().any(|begin| name.starts_with(begin)) {
+            there.extend(files(&workspace().join(&name), &format!("/{name}/")));
+        }
+    }
+    let (mut missing, mut seen) = (Vec::new(), 0);
+    for page in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = &pages()[page];
+        for span in prose(text).into_iter().flat_map(|line| line.split('`').skip(1).step_by(2)) {
+            let is_file = [".rs", ".lua", ".sh", ".md"].iter().any(|end| span.len() > end.len() && span.ends_with(end));
+            let is_plain = span.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+            if !is_plain || !(is_file || span.contains('/')) || span.starts_with("target/") {
+                continue;
+            }
+            seen += 1;
+            let (file, folder) = (format!("/{span}"), format!("/{}/", span.trim_end_matches('/')));
+            let is_there = |path: &String| path.ends_with(&file) || path.contains(&folder);
+            if !workspace().join(span).exists() && !there.iter().any(is_there) {
+                missing.push(format!("{page}: {span}"));
+            }
+        }
+    }
+    assert!(seen > 100, "{seen} paths were found");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Commands such as `cargo test -p guide --test links` name packages of this repository, and their programs.
+#[test]
+fn the_programs_that_pages_and_chapters_run_exist() {
+    let mut seen = 0;
+    for (name, text) in pages().into_iter().chain(chapters()) {
+        for command in text.split(['`', '\n']).filter_map(|code| Some(code.split_once("cargo ")?.1)) {
+            let words: Vec<_> = command.split_whitespace().collect();
+            let value = |option: &str| words.iter().skip_while(|word| **word != option).nth(1).copied();
+            let Some(package) = value("-p") else { continue };
+            let folder = workspace().join(if package == "workspace-tests" { "tests" } else { package });
+            assert!(folder.join("Cargo.toml").exists(), "{name}: {command}");
+            for (option, programs) in [("--test", "tests"), ("--bin", "src/bin")] {
+                let Some(program) = value(option).filter(|program| *program != "..") else { continue };
+                let path = folder.join(programs).join(program);
+                assert!(path.join("main.rs").exists() || path.with_extension("rs").exists(), "{name}: {command}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 8, "{seen} programs were found");
 }
 
 /// The blocks that rustdoc passes by are those of other frameworks, each with a note.

@@ -72,6 +72,15 @@ fn the_lowest_rust_is_that_of_the_manifests() {
     assert_eq!((expected, refused), (format!("{least}, and newer"), format!("older than {least}, by cargo")));
 }
 
+/// Of the servers in the compose file that `eventbus new` writes.
+#[test]
+fn a_new_crate_has_servers_of_the_major_versions_that_are_tested() {
+    let compose = text("eventbus-cli/template/compose.yaml");
+    let images: Vec<_> = compose.lines().filter_map(|line| line.trim().strip_prefix("image: ")).collect();
+    let image = |name: &str, server: &str| format!("{name}:{}", row(server)[0].split('.').next().unwrap());
+    assert_eq!(images, [image("postgres", "PostgreSQL"), image("redis", "Redis")]);
+}
+
 /// A pooler drops the settings of the store's connections, so the guide gives them to the role.
 #[test]
 fn the_role_behind_a_pooler_gets_all_settings_of_a_connection() {

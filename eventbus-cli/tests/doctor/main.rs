@@ -4,6 +4,7 @@
 mod bus_and_store;
 mod catalog;
 mod common;
+mod compose_file;
 mod healthy;
 mod pooler;
 mod postgres_access;
