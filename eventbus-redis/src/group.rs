@@ -140,7 +140,8 @@ pub(crate) async fn forget_event_type(
         let mut from = "-".to_owned();
         while !from.is_empty() {
             let mut forget = script::group::FORGET_TYPE.key(keys::known_types(bus.base_stream(), group));
-            forget.key(stream).key(keys::relay(stream)).arg(group.as_str()).arg(event_type).arg(from);
+            forget.key(stream).key(keys::relay(stream)).arg(group.as_str()).arg(event_type);
+            forget.arg(from).arg(PASSED_BYTES_MAX);
             let is_known: bool;
             (is_known, from) = bus.run(&forget).await?;
             was_known |= is_known;

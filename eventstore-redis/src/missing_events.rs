@@ -9,9 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use eventbus::{
     BoxError, Position, StreamId, Version,
     port::{MissingEvent, ReadError},
-    support::PAGE_BYTES,
 };
-use eventbus_redis_core::{entry_id::EntryId, error::CommandError, reply, script::READ_PAGE};
+use eventbus_redis_core::{entry_id::EntryId, error::CommandError, reply};
 use redis::{RedisResult, Value};
 
 use crate::{
@@ -20,7 +19,7 @@ use crate::{
     error::{corrupt_key, read_error},
     feed::{FEED_SCAN_PAGE, head, pointers},
     inner::StoreInner,
-    read::{PAGE_EVENTS_MAX, parse_entries, query_all},
+    read::{parse_entries, query_all, query_page},
 };
 
 /// Finds an event of any stream, or of one stream, that is missing. Of one stream it takes the last id from the
@@ -71,10 +70,7 @@ async fn search(inner: &StoreInner, reached: &BTreeMap<StreamId, u64>) -> Result
 async fn find_in(inner: &StoreInner, key: &str, through: u64) -> Result<Option<u64>, ReadError> {
     let mut wanted = 1;
     loop {
-        let mut page = READ_PAGE.key(key);
-        page.arg("XRANGE").arg(wanted).arg(through).arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
-        let (entries, has_more): (Value, bool) =
-            inner.connection().run_idempotent(&page).await.map_err(|error| read_error(key, error))?;
+        let (entries, has_more) = query_page(inner, key, "XRANGE", wanted, through).await?;
         for entry in parse_entries(key, Ok(entries))? {
             if number_of(&entry.id).map_err(|source| corrupt_key(key, source))? != wanted {
                 return Ok(Some(wanted));

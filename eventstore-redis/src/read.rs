@@ -10,7 +10,7 @@ use eventbus_redis_core::{
     reply::{self, Entry},
     script::READ_PAGE,
 };
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, RedisResult, ToRedisArgs, Value};
 use time::OffsetDateTime;
 
 use crate::{
@@ -88,16 +88,25 @@ async fn read_page(
     cursor: StreamCursor,
 ) -> Result<Page<StreamCursor>, ReadError> {
     let StreamRead { key, stream, direction } = reading;
-    let mut script = READ_PAGE.prepare_invoke();
-    script.key(key);
-    match direction {
-        Direction::Forward => script.arg("XRANGE").arg(cursor.start().get()).arg("+"),
-        Direction::Backward => script.arg("XREVRANGE").arg(cursor.start().get()).arg("-"),
+    let (command, to) = match direction {
+        Direction::Forward => ("XRANGE", "+"),
+        Direction::Backward => ("XREVRANGE", "-"),
     };
-    script.arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
-    let (reply, more): (Value, u8) =
-        inner.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))?;
-    decode_page(key, stream, *direction, cursor, reply, more != 0)
+    let (entries, has_more) = query_page(inner, key, command, cursor.start().get(), to).await?;
+    decode_page(key, stream, *direction, cursor, entries, has_more)
+}
+
+/// Reads a page of a stream by a command, `XRANGE` or `XREVRANGE`. Returns its entries, and whether there are more.
+pub(crate) async fn query_page(
+    inner: &StoreInner,
+    key: &str,
+    command: &'static str,
+    from: u64,
+    to: impl ToRedisArgs,
+) -> Result<(Value, bool), ReadError> {
+    let mut script = READ_PAGE.key(key);
+    script.arg(command).arg(from).arg(to).arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
+    inner.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))
 }
 
 /// Decodes the entries of the page at a cursor.

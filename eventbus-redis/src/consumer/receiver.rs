@@ -352,7 +352,7 @@ impl Receiver {
         let mut claim = self.inner.fenced_script(&script::consumer::CLAIM_IDLE);
         claim.key(&self.inner.keys().retry).key(&self.inner.keys().relay).key(&self.inner.keys().members);
         claim.arg(idle_ms).arg(cursor).arg(PENDING_PAGE_LEN).arg(count).arg(PAGE_BYTES);
-        claim.arg(u8::from(self.inner.fencing_token().is_some()));
+        claim.arg(PASSED_BYTES_MAX).arg(u8::from(self.inner.fencing_token().is_some()));
         let (cursor, entries, attempts, deleted, ended): (_, _, _, _, Vec<bool>) =
             self.inner.run_idempotent(claim).await?;
         Ok((cursor, ReclaimedEntries::new(entries, attempts, deleted).with_owner_ended(ended)))

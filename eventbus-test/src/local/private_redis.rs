@@ -225,8 +225,8 @@ mod tests {
         let transaction: &[&[&str]] = &[&["EVAL", "redis.call('INCR', 'a') redis.call('INCR', 'b')", "0"]];
         redis.run_commands(transaction).unwrap();
         redis.stop();
-        let files = fs::read_dir(redis.run.data().join("appendonlydir")).unwrap().map(|file| file.unwrap().path());
-        let file = files.into_iter().find(|path| path.to_string_lossy().ends_with(".incr.aof")).unwrap();
+        let mut files = fs::read_dir(redis.run.data().join("appendonlydir")).unwrap().map(|file| file.unwrap().path());
+        let file = files.find(|path| path.to_string_lossy().ends_with(".incr.aof")).unwrap();
         let file = OpenOptions::new().write(true).open(file).unwrap();
         let without_exec = file.metadata().unwrap().len() - "*1\r\n$4\r\nEXEC\r\n".len() as u64;
         file.set_len(without_exec - 1).unwrap();

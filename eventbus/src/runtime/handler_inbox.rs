@@ -166,7 +166,7 @@ impl HandlerInbox {
         let handled = call(delivery, Some(transaction.as_any_mut())).await;
         let (mut appends, after_commit) = saves.map(|saves| saves.end()).unwrap_or_default();
         // they follow each other: a stream that gives its unique value back comes before one that takes it
-        appends.sort_by_key(takes_value);
+        appends.sort_by_cached_key(takes_value);
         let events: usize = if handled.is_ok() { appends.iter().map(|append| append.events.len()).sum() } else { 0 };
         let began = (events > 0).then(|| self.clock.instant());
         let appended = async {

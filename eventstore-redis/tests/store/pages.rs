@@ -4,7 +4,10 @@ use eventbus::{
     ExpectedVersion, Name, NewEvent, Position, Version,
     port::{AppendEvents as _, Direction, FeedFilter, ReadFeed as _, ReadStream as _},
 };
+use eventbus_test::PrivateRedis;
+use eventstore_redis::RedisEventStore;
 use futures_util::TryStreamExt as _;
+use redis::aio::MultiplexedConnection;
 
 use crate::{
     client,
@@ -18,14 +21,19 @@ fn of_bytes(bytes: usize) -> NewEvent {
     NewEvent::new(Name::from_static("Paid"), 1, format!("{{{}}}", " ".repeat(bytes)))
 }
 
-/// The server closes a connection that has to receive more than 12 MiB at once.
-#[tokio::test]
-async fn large_events_are_read_in_small_pages() {
+/// Returns a store on a server that closes a connection that has to receive more than 12 MiB at once.
+async fn on_limited_server() -> (PrivateRedis, RedisEventStore, MultiplexedConnection) {
     let server = eventbus_test::private_redis();
     let store = open(config_on(server.url())).await;
     let mut connection = client(server.url()).await;
     let limit = "normal 12582912 0 0";
     tell::<String>(&mut connection, &["CONFIG", "SET", "client-output-buffer-limit", limit]).await;
+    (server, store, connection)
+}
+
+#[tokio::test]
+async fn large_events_are_read_in_small_pages() {
+    let (_server, store, _) = on_limited_server().await;
     let stream = order("1");
     let mut last = Vec::new();
     for bytes in [1, MIB, 8 * MIB, MIB] {
@@ -51,15 +59,10 @@ async fn large_events_are_read_in_small_pages() {
     assert_eq!(store.stream_version(&stream).await.unwrap(), 100_u64);
 }
 
-/// The search reads 22 events of 1 MiB, from a server that closes a connection that has to receive more than 12 MiB at
-/// once.
+/// The search reads 22 events of 1 MiB.
 #[tokio::test]
 async fn a_missing_event_among_large_ones_is_found_in_small_pages() {
-    let server = eventbus_test::private_redis();
-    let store = open(config_on(server.url())).await;
-    let mut connection = client(server.url()).await;
-    let limit = "normal 12582912 0 0";
-    tell::<String>(&mut connection, &["CONFIG", "SET", "client-output-buffer-limit", limit]).await;
+    let (_server, store, mut connection) = on_limited_server().await;
     let stream = order("1");
     let large = (0..24).map(|_| of_bytes(MIB)).collect();
     store.append(&stream, ExpectedVersion::Any, large).await.unwrap();

@@ -288,3 +288,43 @@ fn compared_fields(caption: &str, fields: &[Difference]) -> Markup {
     };
     field_table(caption, &rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
+    use eventbus::{NewEvent, prelude::*};
+
+    use super::*;
+    use crate::query::FieldChoice;
+
+    #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    #[event(aggregate = Tally)]
+    struct Tallied;
+
+    #[derive(Debug, Default, Serialize, Aggregate)]
+    #[aggregate(events(Tallied))]
+    struct Tally;
+
+    impl Apply for Tally {
+        fn apply(&mut self, _event: &TallyEvent) {}
+    }
+
+    #[test]
+    fn requests_of_the_application_run_between_two_events() {
+        let (stream, choice) = (StreamId::parse("Tally", "t-1").unwrap(), FieldChoice::default());
+        let tallied = |version| NewEvent::from_event(&Tallied).unwrap().recorded_as(stream.clone(), version, None);
+        let events: Vec<_> = (1..=5_u64).map(|version| tallied(version.into())).collect();
+        let state = StateComparison::begin(&stream, &choice).unwrap();
+        let (mut changes, mut context) =
+            (pin!(StateChanges::of(state, &events, 2)), Context::from_waker(Waker::noop()));
+        let mut waits = 0;
+        while changes.as_mut().poll(&mut context).is_pending() {
+            waits += 1;
+        }
+        assert_eq!(waits, events.len());
+    }
+}

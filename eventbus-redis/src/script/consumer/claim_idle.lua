@@ -6,18 +6,14 @@
 --
 -- KEYS  stream, retry, relay, members
 -- ARGV  group, consumer, idle time (ms), cursor, number of pending entries to check, maximum number of entries, maximum
---       number of bytes, '1' if the stream is a partition
+--       number of bytes, and of those of entries that silent members keep, '1' if the stream is a partition
 -- Replies {next cursor, '-' at the end, entries, their attempts as JSON or false, ids of deleted entries, for each
 -- entry 1 if the process of its consumer counts as ended: the consumer is no member, or its heartbeat is late and it
 -- has not left}.
-
--- Bytes of the entries that one call reads and leaves to a silent member.
-local PASSED_BYTES_MAX = 4 * 1024 * 1024
-
 local stream, retry, group, me, idle = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local page_len, most, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local page_len, most, most_bytes, most_passed = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local is_live, announced = {}, nil
-if ARGV[8] ~= '1' then
+if ARGV[9] ~= '1' then
   announced = by_name(redis.call('HGETALL', KEYS[4]))
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
     local info = by_name(consumer)
@@ -46,7 +42,7 @@ local entries, attempts, ended, bytes, passed, next = {}, {}, {}, 0, 0, ARGV[4]
 local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', page_len)
 local is_end = #pending < page_len
 for _, found in ipairs(pending) do
-  if #entries >= most or bytes >= most_bytes or passed >= PASSED_BYTES_MAX then
+  if #entries >= most or bytes >= most_bytes or passed >= most_passed then
     is_end = false
     break
   end

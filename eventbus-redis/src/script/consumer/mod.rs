@@ -144,7 +144,7 @@ mod tests {
         }
         let mut claim = CLAIM_IDLE.select(false).key("stream");
         claim.key("retry").key("relay").key("members").arg("group").arg("one").arg(3_600_000).arg("-");
-        claim.arg(1_000).arg(20).arg(4 * PASSED_BYTES_MAX).arg(0);
+        claim.arg(1_000).arg(20).arg(4 * PASSED_BYTES_MAX).arg(PASSED_BYTES_MAX).arg(0);
         let (cursor, entries, _, _, _): (String, Vec<Entry>, Value, Value, Value) =
             claim.invoke_async(&mut connection).await.unwrap();
         assert_eq!((cursor, entries.len()), (format!("({}", ids[7]), 0));
@@ -158,7 +158,7 @@ mod tests {
         let (mut from, mut starts) = ("-".to_owned(), Vec::new());
         while !from.is_empty() {
             let mut forget = FORGET_TYPE.key("known");
-            forget.key("stream").key("relay").arg("group").arg("Large").arg(&from);
+            forget.key("stream").key("relay").arg("group").arg("Large").arg(&from).arg(PASSED_BYTES_MAX);
             (_, from) = forget.invoke_async::<(bool, String)>(&mut connection).await.unwrap();
             starts.push(from.clone());
         }

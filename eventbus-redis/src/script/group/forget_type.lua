@@ -1,11 +1,12 @@
 -- Forgets that a group announced an event type, in all its versions, or `*` for all types. Entries handed off for a
 -- type that the group no longer knows can be reclaimed at once: this call goes through some of the handed-off entries, as
 -- there may be a million of them.
--- KEYS  known types, stream, relay   ARGV  group, event type or '*', the start of the handed-off entries to go through, '-' for all
+-- KEYS  known types, stream, relay
+-- ARGV  group, event type or '*', the start of the handed-off entries to go through, '-' for all, number of their bytes
 -- Replies {1 if it was known, the start for the next call or '' if all are done}.
 
--- Number of entries that one call goes through, and of their bytes, as it reads their fields.
-local ENTRIES_MAX, BYTES_MAX = 200, 4 * 1024 * 1024
+-- Number of entries that one call goes through; it reads their fields.
+local ENTRIES_MAX = 200
 
 local known, stream, group, from = KEYS[1], KEYS[2], ARGV[1], ARGV[3]
 local found = 0
@@ -20,7 +21,7 @@ local idle = string.format('%.0f', now_in_ms() - 1000)
 local pending = redis.call('XPENDING', stream, group, from, '+', ENTRIES_MAX, ABSENT)
 local next, bytes = '', 0
 for i, entry in ipairs(pending) do
-  if bytes >= BYTES_MAX then break end
+  if bytes >= tonumber(ARGV[4]) then break end
   local id = entry[1]
   local is_last = i == #pending and i < ENTRIES_MAX
   next = is_last and '' or '(' .. id
