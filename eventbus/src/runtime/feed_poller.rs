@@ -236,7 +236,7 @@ pub(crate) mod tests {
             store
         }
 
-        fn fail_over(&self) {
+        pub(crate) fn fail_over(&self) {
             if !self.is_promoted.send_replace(true) {
                 self.appended().note_possible_restore();
             }

@@ -20,7 +20,10 @@ use super::{
 use crate::{
     domain::stream::Position,
     port::{EventStore, delivery::HandlerError, state::StateMap, visited_event::VisitedFeedEvent},
-    runtime::definition::{Projection, ProjectionKind, VisitedFold},
+    runtime::{
+        definition::{Projection, ProjectionKind, VisitedFold},
+        feed_poller::EndCheck,
+    },
     support::{ranges_around, read_around},
 };
 
@@ -42,9 +45,11 @@ pub(super) async fn replay_in_memory<P: Projection>(
     }
     let mut fresh = inner.new_instance().ok_or(RebuildError::NoFactory { name })?;
     let skips = inner.reload_skips(store).await.map_err(|error| RebuildError::store(name, error))?;
+    let possible_restores = store.appended().possible_restores();
     let meter = ProgressMeter::begin(&definition, store, report, inner.progress()).await?;
     let target = meter.progress().target;
-    let mut replay = Replay { inner, skips, store, state: inner.app_state().await, meter };
+    let (state, end_check) = (inner.app_state().await, EndCheck::new(store));
+    let mut replay = Replay { inner, skips, store, state, possible_restores, end_check, meter };
     replay_checked(name, store, replay.replay_until(&mut fresh, target)).await?;
     let included = replay.meter.progress().position;
     let replaced = inner
@@ -53,6 +58,7 @@ pub(super) async fn replay_in_memory<P: Projection>(
             Ok::<_, RebuildError>(replay.meter.progress().position)
         })
         .await?;
+    replay.meter.end_at(replaced);
     replay.meter.advance(0, replaced);
     Ok(inner.summary(replay.meter.progress()))
 }
@@ -83,19 +89,35 @@ struct Replay<'a, P> {
     store: &'a dyn EventStore,
     skips: Arc<[Position]>,
     state: StateMap,
+    /// The number of [possible restores](crate::port::AppendSignal::possible_restores) when it began.
+    possible_restores: u64,
+    /// Made after the target was loaded: `possible_restores` covers the time before.
+    end_check: EndCheck,
     meter: ProgressMeter<'a>,
 }
 
 impl<P: Projection> Replay<'_, P> {
-    /// Replays all events up to `target`: without that limit, writers that do not pause would keep it from ever ending.
+    /// Replays all events up to `target`, or up to the end of a store that ends before it: without that limit, writers that
+    /// do not pause would keep it from ever ending.
     async fn replay_until(&mut self, fresh: &mut P, target: Position) -> Result<(), RebuildError> {
+        while self.meter.progress().position < target {
+            let is_current = self.store.appended().possible_restores() == self.possible_restores;
+            // a promoted server may lack the last events, and store different ones at their positions later
+            let end = if is_current { target } else { target.min(self.store.head().await?) };
+            if self.meter.progress().position >= end {
+                break;
+            }
+            match P::visited_fold() {
+                Some(fold) => self.fold_until(fresh, fold, end).await?,
+                None => self.project_until(fresh, end).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Replays the events up to `target` one by one.
+    async fn project_until(&mut self, fresh: &mut P, target: Position) -> Result<(), RebuildError> {
         let mut position = self.meter.progress().position;
-        if position >= target {
-            return Ok(());
-        }
-        if let Some(fold) = P::visited_fold() {
-            return self.fold_until(fresh, fold, target).await;
-        }
         let definition = P::definition();
         let mut feed = read_around(self.store, position, target, &definition.events.into(), &self.skips);
         let (mut runs, mut events) = (self.inner.run_series(), 0);
@@ -109,7 +131,7 @@ impl<P: Projection> Replay<'_, P> {
                 self.meter.advance(std::mem::take(&mut events), position);
             }
         }
-        self.meter.advance(events, target);
+        self.meter.advance(events, self.end_check.passed(self.store, position, target));
         Ok(())
     }
 
@@ -117,7 +139,7 @@ impl<P: Projection> Replay<'_, P> {
     async fn fold_until(&mut self, fresh: &mut P, fold: VisitedFold<P>, target: Position) -> Result<(), RebuildError> {
         let definition = P::definition();
         let (filter, position) = (definition.events.into(), self.meter.progress().position);
-        let (mut events, mut failed) = (0, None);
+        let (mut last, mut events, mut failed) = (position, 0, None);
         for (after, through) in ranges_around(position, target, &self.skips) {
             let mut visit = |event: VisitedFeedEvent<'_>| {
                 let folded = catch_unwind(AssertUnwindSafe(|| fold(fresh, event)));
@@ -125,9 +147,9 @@ impl<P: Projection> Replay<'_, P> {
                     failed = Some(RebuildError::failed(definition.name, Some(event.position), &error));
                     return ControlFlow::Break(());
                 }
-                events += 1;
+                (last, events) = (event.position, events + 1);
                 if events == REPORT_EVERY {
-                    self.meter.advance(std::mem::take(&mut events), event.position);
+                    self.meter.advance(std::mem::take(&mut events), last);
                 }
                 ControlFlow::Continue(())
             };
@@ -136,7 +158,62 @@ impl<P: Projection> Replay<'_, P> {
                 return Err(error);
             }
         }
-        self.meter.advance(events, target);
+        self.meter.advance(events, self.end_check.passed(self.store, last, target));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ProjectionHandle, domain::record::RecordedEvent, memory::InMemoryEventStore,
+        runtime::feed_poller::tests::FailedOver,
+    };
+
+    #[derive(Default)]
+    struct Replayed(u64);
+
+    #[eventbus::projection(name = "replayed", manual)]
+    impl Replayed {
+        fn any(&mut self, _event: &RecordedEvent) {
+            self.0 += 1;
+        }
+    }
+
+    #[derive(Debug, serde::Serialize, serde::Deserialize, eventbus::DomainEvent)]
+    #[event(aggregate_type = "Order")]
+    struct Noted {}
+
+    #[derive(Default)]
+    struct Folded(u64);
+
+    #[eventbus::projection(name = "folded", manual)]
+    impl Folded {
+        fn noted(&mut self, _event: &Noted) {
+            self.0 += 1;
+        }
+    }
+
+    /// Returns the position of a state that had passed `before`, once it is rebuilt while a replica with one event replaces
+    /// the server, which had two.
+    async fn position_after_failover<P: Projection + Default>(before: u64) -> Position {
+        let state = ProjectionHandle::with_factory(P::default);
+        state.inner().progress().raise_position(Position::new(before));
+        let store = FailedOver::over(InMemoryEventStore::new()).await;
+        let mut shown = String::new();
+        let rebuilt = state.rebuild(&store).on_progress(|progress| shown = progress.to_string()).await.unwrap();
+        assert!(shown.contains("100 %"), "{shown}");
+        assert_eq!((rebuilt.events, rebuilt.position), (1, state.position()));
+        state.position()
+    }
+
+    #[tokio::test]
+    async fn a_rebuild_over_a_failover_ends_with_the_last_event_of_the_promoted_server() {
+        assert!(Replayed::visited_fold().is_none() && Folded::visited_fold().is_some());
+        for before in [0, 5] {
+            assert_eq!(position_after_failover::<Replayed>(before).await, 1);
+            assert_eq!(position_after_failover::<Folded>(before).await, 1);
+        }
     }
 }

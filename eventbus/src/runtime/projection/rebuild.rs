@@ -107,14 +107,14 @@ async fn replay_through_runner<P: Projection>(
     let store = &*context.store;
     check_no_event_is_missing(definition.name, store, None).await?;
     inner.reload_skips(store).await.map_err(|error| RebuildError::store(definition.name, error))?;
+    let mut possible_restores = store.appended().possible_restores();
     let mut meter = ProgressMeter::begin(&definition, store, report, inner.progress()).await?;
-    let target = meter.progress().target;
     inner.progress().restart();
     let mut progress = inner.progress().subscribe();
     loop {
         let now = progress.borrow_and_update().clone();
         meter.advance(now.events.saturating_sub(meter.progress().events), now.position);
-        if now.position >= target {
+        if now.position >= meter.progress().target {
             return Ok(inner.summary(meter.progress()));
         }
         if let Some(error) = now.end_reason(definition.name) {
@@ -122,6 +122,14 @@ async fn replay_through_runner<P: Projection>(
         }
         // an error would mean a dropped sender, which `inner` owns
         let _ = context.clock.timeout(OWNER_CHECK_INTERVAL, progress.changed()).await;
+        let restores = store.appended().possible_restores();
+        // a promoted server may end before the former one
+        if restores != possible_restores
+            && let Ok(head) = store.head().await
+        {
+            possible_restores = restores;
+            meter.end_at(head);
+        }
         if !inner.progress().borrow().is_owner {
             // while the store cannot be reached nobody feeds it, and the restart stays due
             if let Err(elsewhere @ RebuildError::Elsewhere { .. }) = check_is_fed_here(definition.name, context).await {
@@ -173,5 +181,45 @@ pub(super) async fn rebuild_when_needed<P: Projection>(
         if inner.progress().borrow().is_owner {
             needed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{
+        domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
+        memory::InMemoryEventStore,
+        port::state::StateMap,
+        runtime::feed_poller::tests::{FailedOver, MINUTE},
+    };
+
+    struct Sent;
+
+    #[eventbus::projection(name = "sent", manual)]
+    impl Sent {
+        fn any(&self, _event: &RecordedEvent) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rebuild_by_the_runner_ends_with_the_last_event_of_a_promoted_server() {
+        let store = FailedOver::over(InMemoryEventStore::new()).await;
+        let (shared, owner) = (Arc::new(store.clone()), Name::from_static("a"));
+        let context = RunnerContext::new(shared, SharedClock::SYSTEM, StateMap::new(), owner, MINUTE);
+        let inner = ProjectionInner::new(Sent, None);
+        let mut shown = String::new();
+        let report = Box::new(|progress: RebuildProgress| shown = progress.to_string());
+        let mut rebuild = Box::pin(replay_through_runner(&inner, &context, report));
+        assert!(rebuild.as_mut().now_or_never().is_none(), "the former server has two events");
+        store.fail_over();
+        // as the runner does
+        inner.progress().raise_position(Position::new(1));
+        let rebuilt = timeout(MINUTE, rebuild).await.unwrap().unwrap();
+        assert_eq!(rebuilt.position.get(), 1);
+        assert!(shown.contains("100 %"), "{shown}");
     }
 }

@@ -50,7 +50,8 @@ pub struct RebuildProgress {
     pub events: u64,
     /// All events up to this position are handled.
     pub position: Position,
-    /// The end of the store when the rebuild began: `position` gets at least there.
+    /// The end of the store when the rebuild began, or an earlier one, if a server took over that lacks the last events:
+    /// `position` gets at least there.
     pub target: Position,
     /// Duration so far, the time before an interruption not included; in seconds where it is serialized.
     #[serde(serialize_with = "shown::duration")]
@@ -169,6 +170,11 @@ impl<'a> ProgressMeter<'a> {
     pub(super) fn resume_at(&mut self, events: u64, position: Position) {
         (self.progress.events, self.progress.resumed, self.progress.resumed_at) = (events, events, position);
         self.advance(0, position);
+    }
+
+    /// Ends the rebuild at `end` at the latest: the store may end before the head that it had.
+    pub(super) fn end_at(&mut self, end: Position) {
+        self.progress.target = self.progress.target.min(end);
     }
 
     /// Records `events` more as handled, and all events up to `position`.

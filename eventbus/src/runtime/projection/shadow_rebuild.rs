@@ -59,12 +59,14 @@ const STALLED: &str = "rebuild cannot go on";
 /// | waiting | acquires the rebuild lease | filling: from the copies' position, if a rebuild of this version with the same event types and skips was interrupted; from zero after a method failed in a different process |
 /// | waiting | a lease's duration has passed, or cancelled | failed: `Elsewhere` |
 /// | filling | the store misses an event | failed: `MissingEvent`, before the copies are made |
+/// | filling | the store ends before the head of the round, which a former server had | filling: the round ends there |
 /// | filling | a round handled more than 256 events | filling, for at most eight rounds |
 /// | filling | a round handled at most 256 events, or it was the eighth | switching: seizes the live lease |
 /// | filling, switching | the store fails | retries up to 5 times in a row, then failed: `Store` |
 /// | filling, switching | a method fails | failed: `Failed` |
 /// | filling, switching | the rebuild lease is lost, or cancelled | failed: `Lost`, `ShutDown` |
 /// | switching | the copies have caught up, one transaction replaces rows and checkpoint | done: drops the copies |
+/// | switching | the store ends before the live checkpoint, which a former server had | switching: loads the checkpoint again after a pause, up to 5 times in a row |
 /// | switching | the outcome of that transaction is unknown | done if the copies are at the start again, else switching |
 /// | switching | the live lease is lost, or a different process filled the copies | failed: `Lost` |
 ///
@@ -75,6 +77,14 @@ pub(super) struct ShadowRebuild<'a, P> {
     transactions: Arc<dyn Transactions>,
     stop: &'a CancellationToken,
     shadow: Shadow,
+}
+
+/// A position up to which the copies are filled: a head of the store, or the live checkpoint.
+#[derive(Clone, Copy)]
+struct FillTarget {
+    position: Position,
+    /// The number of [possible restores](crate::port::AppendSignal::possible_restores) before the store was asked for it.
+    possible_restores: u64,
 }
 
 impl<'a, P: Projection> ShadowRebuild<'a, P> {
@@ -158,8 +168,11 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let mut outage = Outage::new(self.context.clock.clone());
         for _ in 0..CATCH_UP_ROUNDS_MAX {
             let before = progress_meter.progress().events;
-            let head = self.call_with_retries(held_lease.ended(), &mut outage, || self.context.store.head()).await?;
-            self.fill_copies(held_lease, head, &mut progress_meter, &mut outage).await?;
+            let possible_restores = self.possible_restores();
+            let position =
+                self.call_with_retries(held_lease.ended(), &mut outage, || self.context.store.head()).await?;
+            let target = FillTarget { position, possible_restores };
+            self.fill_copies(held_lease, target, &mut progress_meter, &mut outage).await?;
             if progress_meter.progress().events - before <= SHORT_ROUND_EVENTS_MAX {
                 break;
             }
@@ -180,6 +193,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
         self.inner.progress().resume_past(position);
         self.drop_copies("rows are replaced, but their copies are left to the next rebuild").await;
+        progress_meter.end_at(position);
         progress_meter.advance(0, position);
         Ok(self.inner.summary(progress_meter.progress()))
     }
@@ -224,11 +238,12 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         Ok(progress_meter)
     }
 
-    /// Fills the copies with all events up to `target`, over outages of the store; returns their position.
+    /// Fills the copies with all events up to `target`, or up to the end of a store that ends before it, over outages of the
+    /// store; returns their position.
     async fn fill_copies(
         &self,
         held_lease: &HeldLease,
-        target: Position,
+        target: FillTarget,
         meter: &mut ProgressMeter<'_>,
         outage: &mut Outage,
     ) -> Result<Position, RebuildError> {
@@ -294,20 +309,32 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     async fn try_fill_copies(
         &self,
         held_lease: &HeldLease,
-        target: Position,
+        target: FillTarget,
         meter: &mut ProgressMeter<'_>,
     ) -> Result<Position, FeedStop> {
         let (store, saved) = (&*self.context.store, self.transactions.make_shadow(&self.shadow).await?);
         // also if the copies are complete: the report of the rebuild counts the skips
         self.inner.skips(store, &self.context.clock).await?;
-        if saved >= target {
+        if saved >= target.position {
             return Ok(saved);
         }
         let (transactions, shadow) = (&*self.transactions, Some(&self.shadow));
         let mut writer = TransactionalWriter::new(self.inner, transactions, shadow, held_lease, self.context, saved);
-        writer.write_up_to(target, store, &mut |events, position| meter.advance(events, position)).await?;
+        while writer.position() < target.position {
+            let is_current = self.possible_restores() == target.possible_restores;
+            // a promoted server may lack the last events, and store different ones at their positions later
+            let end = if is_current { target.position } else { target.position.min(store.head().await?) };
+            if writer.position() >= end {
+                break;
+            }
+            writer.write_up_to(end, store, &mut |events, position| meter.advance(events, position)).await?;
+        }
         writer.save_checkpoint(true).await?;
         Ok(writer.position())
+    }
+
+    fn possible_restores(&self) -> u64 {
+        self.context.store.appended().possible_restores()
     }
 
     /// Calls the store, over its outages, until it answers or the work is `over`. Leaves the end of the outage to the
@@ -342,6 +369,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     ) -> Result<Position, RebuildError> {
         let (mut failures, mut tried) = (0, None);
         loop {
+            let possible_restores = self.possible_restores();
             let load = || self.context.load_checkpoint(&live_lease.lease().role);
             let checkpoint = self.call_with_retries(live_lease.ended(), outage, load).await?;
             // a process that took over the rebuild writes to the same copies
@@ -360,7 +388,13 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 }
             }
             let mut fill_outage = Outage::new(self.context.clock.clone());
-            let position = self.fill_copies(held_lease, checkpoint, meter, &mut fill_outage).await?;
+            let target = FillTarget { position: checkpoint, possible_restores };
+            let position = self.fill_copies(held_lease, target, meter, &mut fill_outage).await?;
+            if position < checkpoint {
+                let error = "the store ends before the checkpoint".into();
+                self.pause_after(error, &mut failures, outage, live_lease.ended(), STALLED).await?;
+                continue;
+            }
             match self.try_switch_rows(live_lease, checkpoint, position, &mut tried).await {
                 Ok(true) => return Ok(position),
                 Ok(false) => return Err(self.lost_error()),
@@ -451,5 +485,39 @@ fn shadow_for(definition: &ProjectionDefinition, version: u32) -> Shadow {
     Shadow {
         name: if version == 1 { role } else { role.joined(":v", &version.to_string()) },
         tables: definition.tables.iter().map(|&table| table.to_owned()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        App,
+        domain::record::RecordedEvent,
+        runtime::feed_poller::tests::FailedOver,
+        testkit::{TableStore, Tables},
+    };
+
+    struct Refilled;
+
+    #[eventbus::projection(name = "refilled", tables("refilled"), manual)]
+    impl Refilled {
+        fn any(&self, event: &RecordedEvent, tables: &mut Tables) {
+            tables.row("refilled", event.position().unwrap().to_string());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rebuild_over_a_failover_misses_no_event_of_the_promoted_server() {
+        let tables = TableStore::new();
+        let store = FailedOver::over(tables.clone()).await;
+        let builder = || App::builder().store(store.clone()).without_relay().projection(Refilled);
+        let mut shown = String::new();
+        let rebuilt = builder().rebuild("refilled", |progress| shown = progress.to_string()).await.unwrap();
+        assert_eq!((rebuilt.events, rebuilt.position.get()), (1, 1));
+        assert!(shown.contains("100 %"), "{shown}");
+        let app = builder().start().await.unwrap();
+        drop(app.projected::<Refilled>(store.append().await).await.unwrap());
+        let rows = tables.tables().await.rows("refilled");
+        assert_eq!(rows.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["1", "2"]);
     }
 }

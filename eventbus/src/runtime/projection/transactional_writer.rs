@@ -117,8 +117,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         loop {
             let batch = next.ok_or(FeedStop::Interrupted)??;
             let through = match batch.end {
-                // a rebuild does not read the end again
-                BatchEnd::EndOfFeed if !is_rebuild => {
+                BatchEnd::EndOfFeed => {
                     self.end_check.passed(store, self.position.max(position_of(batch.events.last())), target)
                 }
                 _ => batch.through(target),
