@@ -146,3 +146,19 @@ async fn events_from_before_their_values_and_tags_were_declared_are_told_until_t
     store.notes().unwrap().save_note(&note, "email\n").await.unwrap();
     assert_eq!(outdated(&store).await, (true, false));
 }
+
+#[tokio::test]
+async fn the_note_of_a_type_that_declares_something_else_is_deleted_unless_the_program_lacks_its_aggregate() {
+    let store = InMemoryEventStore::new();
+    let notes = store.notes().unwrap();
+    let names = ["tags:LetterPosted", "unique-values:Posted", "tags:Joined", "tags:Sent"].map(Name::from_static);
+    for name in &names {
+        notes.save_note(name, "email\n").await.unwrap();
+    }
+    drop(App::builder().store(store.clone()).start().await.unwrap());
+    let mut kept = Vec::new();
+    for name in &names {
+        kept.push(notes.load_note(name).await.unwrap().is_some());
+    }
+    assert_eq!(kept, [false, false, true, true]);
+}

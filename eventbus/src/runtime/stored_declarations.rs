@@ -2,14 +2,18 @@
 //! start of an app finds events that were stored before.
 //!
 //! Invariant: the note of an event type is written while the store has no event of it, or after all that it has were
-//! processed. Its text is what each stored event was saved with, unless an older release saves beside.
+//! processed, and is deleted once a program that may save such events declares differently. Its text is what each stored
+//! event was saved with, unless an older release saves beside.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     domain::{event::EventDescriptor, name::Name, unique::UniqueName},
     port::{CheckpointError, EventStore, Notes},
 };
+
+/// The number of names of notes that one request lists.
+const NOTES_PER_PAGE: usize = 500;
 
 /// Something that an event type declares and that each of its events is stored with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +39,15 @@ impl Declaration {
         lines.into_iter().map(|line| line + "\n").collect()
     }
 
-    fn note_name(self, event_type: &'static str) -> Name {
-        let prefix = match self {
+    const fn note_prefix(self) -> &'static str {
+        match self {
             Self::UniqueValues => "unique-values:",
             Self::Tags => "tags:",
-        };
-        Name::prefixed(prefix, &Name::from_static(event_type))
+        }
+    }
+
+    fn note_name(self, event_type: &'static str) -> Name {
+        Name::prefixed(self.note_prefix(), &Name::from_static(event_type))
     }
 }
 
@@ -58,6 +65,36 @@ pub(super) async fn note_current(
         }
     }
     Ok(())
+}
+
+/// Deletes the note of each type, under any of its names, that differs from what the type declares now. This program saves
+/// events by its own declaration, so a later release with the former one must warn of them.
+pub(super) async fn forget_changed(
+    store: &dyn EventStore,
+    declaration: Declaration,
+    events: impl Iterator<Item = &EventDescriptor>,
+) -> Result<(), CheckpointError> {
+    let Some(notes) = store.notes() else { return Ok(()) };
+    let mut declared = BTreeMap::new();
+    for event in events {
+        let text = declaration.text(event);
+        declared.extend(event.event_types().map(|event_type| (declaration.note_name(event_type), text.clone())));
+    }
+    let (prefix, mut after) = (Name::from_static(declaration.note_prefix()), None);
+    loop {
+        let page = notes.list_note_names(&prefix, after.as_ref(), NOTES_PER_PAGE).await?;
+        for name in &page {
+            if let Some(text) = declared.get(name)
+                && notes.load_note(name).await?.is_some_and(|noted| noted != *text)
+            {
+                notes.delete_note(name).await?;
+            }
+        }
+        match page.into_iter().last() {
+            Some(last) => after = Some(last),
+            None => return Ok(()),
+        }
+    }
 }
 
 /// Returns `true` if the event was renamed, and the same is noted of each name that it had.
@@ -99,4 +136,30 @@ pub(super) async fn find_outdated(
         }
     }
     Ok(outdated)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{domain::event::Source, memory::InMemoryEventStore};
+
+    /// Returns `true` if the start of a release that declares these tags finds stored events from before they were declared.
+    async fn is_outdated(store: &InMemoryEventStore, tags: &'static [&'static str], is_stored: bool) -> bool {
+        let source = Source::new("courses.rs", 1, "courses");
+        let events = [EventDescriptor::new("Enrolled", "Course", 1, "Enrolled", source).with_tags(tags)];
+        forget_changed(store, Declaration::Tags, events.iter()).await.unwrap();
+        !find_outdated(store, Declaration::Tags, events.iter(), |_| is_stored).await.unwrap().is_empty()
+    }
+
+    #[tokio::test]
+    async fn stored_events_may_lack_tags_that_a_release_between_did_not_declare() {
+        let between: [&'static [&'static str]; 2] = [&[], &["teacher"]];
+        for tags in between {
+            let store = InMemoryEventStore::new();
+            assert!(!is_outdated(&store, &["student"], false).await);
+            assert!(!is_outdated(&store, &["student"], true).await, "all were saved with the tag");
+            is_outdated(&store, tags, true).await;
+            assert!(is_outdated(&store, &["student"], true).await, "after {tags:?}");
+        }
+    }
 }

@@ -409,7 +409,8 @@ impl AppBuilder {
     /// One warning in the log names the stored event types that no code here knows: they are neither linked into the
     /// program nor taken by a handler or projection of the app. It leaves out types whose events were stored before the
     /// store kept a list of types. Another one names the linked types with events that were stored before they declared their
-    /// `unique` values or a `normalize`, and a third one those with events from before their `tags`, until
+    /// `unique` values or a `normalize`, or by a release that declared something else, and a third one the same for their
+    /// `tags`, until
     /// [`take_unique_values`](crate::AggregateRepository::take_unique_values) and
     /// [`tag_stored_events`](crate::App::tag_stored_events) have run.
     ///

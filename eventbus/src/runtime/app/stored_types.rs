@@ -12,7 +12,7 @@ use crate::{
     runtime::{
         definition::AggregateRegistration,
         registry::EventRegistry,
-        stored_declarations::{Declaration, find_outdated},
+        stored_declarations::{Declaration, find_outdated, forget_changed},
     },
 };
 
@@ -36,6 +36,12 @@ async fn compare(store: &dyn EventStore, types: &dyn EventTypes, plan: &CheckedP
     let registry = EventRegistry::discover();
     let is_stored =
         |event: &EventDescriptor| event.event_types().any(|name| stored.iter().any(|stored| stored.event_type == name));
+    for declaration in [Declaration::UniqueValues, Declaration::Tags] {
+        // without the aggregate this program may only read the events
+        if let Err(error) = forget_changed(store, declaration, registry.iter().filter(has_aggregate)).await {
+            tracing::warn!(%error, "cannot delete the notes of what event types declared before");
+        }
+    }
     let outdated = find_outdated(store, Declaration::UniqueValues, registry.iter(), is_stored).await?;
     if !outdated.is_empty() {
         tracing::warn!(
@@ -53,6 +59,11 @@ async fn compare(store: &dyn EventStore, types: &dyn EventTypes, plan: &CheckedP
         );
     }
     Ok(())
+}
+
+/// Returns `true` if the aggregate of the event is linked.
+fn has_aggregate(event: &&EventDescriptor) -> bool {
+    inventory::iter::<AggregateRegistration>().any(|aggregate| aggregate.aggregate_type == event.aggregate_type)
 }
 
 fn log_unknown(unknown: &[String]) {
