@@ -5,7 +5,11 @@
 use std::fmt::Debug;
 
 use super::event_diff::{EventLines, diff};
-use crate::domain::{aggregate::IntoEvents, record::EncodeEvent};
+use crate::domain::{
+    aggregate::IntoEvents,
+    codec::EventFields,
+    record::{EncodeEvent, FoldedEvent},
+};
 
 /// What decides in a test, and goes on with the events that it recorded: an aggregate with its events, or a decision.
 #[doc(hidden)]
@@ -28,6 +32,32 @@ pub(super) fn collect<E>(events: impl IntoEvents<E>) -> Vec<E> {
     let mut collected = Vec::new();
     events.into_events(&mut collected);
     collected
+}
+
+/// Returns events as a load reads them once they are saved: without what their JSON does not keep.
+///
+/// # Panics
+/// If a save would refuse an event, or no load could read it.
+#[track_caller]
+pub(super) fn to_loaded<E: EncodeEvent + FoldedEvent>(events: &[E]) -> Vec<E> {
+    let mut loaded = Vec::with_capacity(events.len());
+    for event in events {
+        let saved = match event.encode() {
+            Ok(saved) => saved,
+            Err(error) => panic!("an event of the test cannot be saved: {error}"),
+        };
+        let fields = EventFields {
+            event_type: saved.event_type(),
+            schema_version: saved.schema_version(),
+            has_sealed_fields: false,
+            payload: saved.payload(),
+        };
+        match E::decode_fields(fields) {
+            Ok(event) => loaded.push(event),
+            Err(error) => panic!("an event of the test cannot be read: {error}"),
+        }
+    }
+    loaded
 }
 
 /// A decided command, whose outcome is yet to be compared.

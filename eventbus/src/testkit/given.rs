@@ -1,8 +1,8 @@
 //! Tests of the commands of an aggregate: given its events, when a command is decided, then these events, or an error.
 //!
-//! Invariant: the state is folded by the aggregate's own `Apply`.
+//! Invariant: the state is folded by the aggregate's own `Apply`, of events as a load reads them.
 
-use super::decided::{Decided, Decides, collect};
+use super::decided::{Decided, Decides, collect, to_loaded};
 use crate::domain::{
     aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
     stream::{AggregateId, Version},
@@ -10,8 +10,9 @@ use crate::domain::{
 
 /// Begins the test of a command: the aggregate has these events.
 ///
-/// The events are one event, or an array or a tuple of them, as in [`AggregateRoot::record`]; `()` is none. Neither
-/// store nor runtime is needed.
+/// The events are one event, or an array or a tuple of them, as in [`AggregateRoot::record`]; `()` is none. The state is
+/// that of a load: what a save does not keep, such as a field that serde skips, is not in it. Neither store nor runtime is
+/// needed.
 ///
 /// # Examples
 /// ```
@@ -52,8 +53,12 @@ use crate::domain::{
 ///     .when(|order| order.ship("T-2"))
 ///     .then([ParcelShipped { tracking_number: "T-2".into() }]);
 /// ```
+///
+/// # Panics
+/// If an event cannot be saved.
+#[track_caller]
 pub fn given<A: Aggregate + Apply>(events: impl IntoEvents<A::Event>) -> Given<A> {
-    Given { id: AggregateId::new().into(), history: collect(events) }
+    Given { id: AggregateId::new().into(), history: to_loaded(&collect::<A::Event>(events)) }
 }
 
 /// An aggregate with its events, see [`given`].
@@ -124,7 +129,8 @@ impl<A: Aggregate + Apply> Decides for Given<A> {
         A::AGGREGATE_TYPE
     }
 
+    #[track_caller]
     fn extend(&mut self, recorded: Vec<A::Event>) {
-        self.history.extend(recorded);
+        self.history.extend(to_loaded(&recorded));
     }
 }

@@ -1,9 +1,10 @@
 //! Tests of decisions on the events of several aggregates: given events, when it is decided, then these events, or an
 //! error.
 //!
-//! Invariant: the state is folded by the decision's own `Apply`, of events of the types that the decision lists.
+//! Invariant: the state is folded by the decision's own `Apply`, of events of the types that the decision lists, as a load
+//! reads them.
 
-use super::decided::{Decided, Decides, collect};
+use super::decided::{Decided, Decides, collect, to_loaded};
 use crate::{
     domain::{
         aggregate::{Apply, IntoEvents},
@@ -16,8 +17,9 @@ use crate::{
 
 /// Begins the test of a decision: it has read these events.
 ///
-/// The events are one event that the decision lists, its enum, or an array, a `Vec` or a tuple of them; `()` is none. What
-/// it decides are events with tags, of any aggregate. Neither store nor runtime is needed.
+/// The events are one event that the decision lists, its enum, or an array, a `Vec` or a tuple of them; `()` is none. The
+/// decision gets them as a load reads them. What it decides are events with tags, of any aggregate. Neither store nor runtime
+/// is needed.
 ///
 /// No tags are compared: the decision gets every given event, and then each decided event of a type that it lists. Which
 /// tags a decision reads is said by [`about`](crate::repository::Deciding::about), not by the decision: test that on a
@@ -59,8 +61,12 @@ use crate::{
 ///     .when(|seats| seats.enrol("rust", "cleo"))
 ///     .then_error(|error| matches!(error, SeatsError::Full));
 /// ```
+///
+/// # Panics
+/// If an event cannot be saved.
+#[track_caller]
 pub fn given_decision<D: Decision + Apply>(events: impl IntoEvents<D::Event>) -> GivenDecision<D> {
-    GivenDecision { read: collect(events) }
+    GivenDecision { read: to_loaded(&collect::<D::Event>(events)) }
 }
 
 /// A decision with the events that it has read, see [`given_decision`].

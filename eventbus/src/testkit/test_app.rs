@@ -39,8 +39,8 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 const STORE_WAIT: Duration = Duration::from_secs(1);
 /// Turns of the runtime in which every task that can go on does so, several times over.
 const QUIET_TURNS: usize = 32;
-/// Most dead letters that a test lists.
-const DEAD_LETTERS_MAX: usize = 10_000;
+/// Dead letters that are listed at once, at most: large ones fill a page sooner.
+const DEAD_LETTERS_PER_PAGE: usize = 100;
 
 /// An app in memory on a [`ManualClock`]: days of retries and leases pass in an instant.
 ///
@@ -256,9 +256,17 @@ impl TestApp {
             let Some(dead_letters) = self.app.bus().dead_letters() else {
                 return Vec::new();
             };
-            match dead_letters.list_dead_letters(&DeadLetterFilter::default(), None, DEAD_LETTERS_MAX).await {
-                Ok(page) => page.letters,
-                Err(error) => panic!("{caller}: {error}"),
+            let (filter, mut found, mut after) = (DeadLetterFilter::default(), Vec::new(), None);
+            loop {
+                let page = match dead_letters.list_dead_letters(&filter, after.as_ref(), DEAD_LETTERS_PER_PAGE).await {
+                    Ok(page) => page,
+                    Err(error) => panic!("{caller}: {error}"),
+                };
+                found.extend(page.letters);
+                after = page.next;
+                if after.is_none() {
+                    return found;
+                }
             }
         }
     }

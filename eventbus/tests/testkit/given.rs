@@ -1,6 +1,6 @@
 //! Commands of aggregates: given, when, then.
 
-use eventbus::{AggregateRoot, Never, testkit::given};
+use eventbus::{Never, prelude::*, testkit::given};
 
 use crate::{
     failure::failure_of,
@@ -163,4 +163,41 @@ fn an_event_that_no_store_takes_fails() {
     let text = failure_of(|| given::<Order>(()).when(weigh).then_nothing());
     assert!(text.starts_with("an event of the test cannot be saved: "), "{text}");
     assert!(text.contains("kilograms"), "{text}");
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Parcel)]
+struct Packed {
+    #[serde(skip)]
+    grams: u64,
+    items: u64,
+}
+
+#[derive(Debug, Default, PartialEq, Aggregate)]
+#[aggregate(events(Packed))]
+struct Parcel {
+    grams: u64,
+    items: u64,
+}
+
+impl Apply for Parcel {
+    fn apply(&mut self, ParcelEvent::Packed(packed): &ParcelEvent) {
+        self.grams += packed.grams;
+        self.items += packed.items;
+    }
+}
+
+#[test]
+fn the_state_has_what_a_load_reads() {
+    let packed = || Packed { grams: 200, items: 1 };
+    let given = given::<Parcel>(packed());
+    assert_eq!(given.state(), Parcel { grams: 0, items: 1 });
+    let decided = given.when(|_| Ok::<_, Never>(packed())).then(packed());
+    assert_eq!(decided.state(), Parcel { grams: 0, items: 2 });
+}
+
+#[test]
+fn a_given_event_that_no_store_takes_fails() {
+    let text = failure_of(|| given::<Order>(Weighed { kilograms: f64::NAN }));
+    assert!(text.starts_with("an event of the test cannot be saved: "), "{text}");
 }

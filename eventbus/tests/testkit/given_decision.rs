@@ -1,6 +1,6 @@
 //! Decisions on the events of several aggregates: given, when, then.
 
-use eventbus::{Never, testkit::given_decision};
+use eventbus::{Never, prelude::*, testkit::given_decision};
 
 use crate::{
     courses::{Invoiced, Seats, SeatsError, SeatsEvent, Waiting, defined, enrolled},
@@ -151,4 +151,30 @@ fn a_decided_event_that_the_decision_cannot_decode_fails() {
     let text = failure_of(|| given_decision::<Seats>(()).when(|_| Ok::<_, Never>(waiting())).then(waiting()));
     assert!(text.starts_with("an event of the test cannot be read by `Seats`: "), "{text}");
     assert!(text.contains("student"), "{text}");
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Seat", tags(course))]
+struct SeatAdded {
+    course: String,
+    #[serde(skip)]
+    price: u64,
+}
+
+#[derive(Debug, Default, Decision)]
+#[decision(events(SeatAdded))]
+struct Income {
+    expected: u64,
+}
+
+impl Apply for Income {
+    fn apply(&mut self, IncomeEvent::SeatAdded(added): &IncomeEvent) {
+        self.expected += added.price;
+    }
+}
+
+#[test]
+fn the_state_has_what_a_load_reads() {
+    let given = given_decision::<Income>(SeatAdded { course: "rust".into(), price: 5 });
+    assert_eq!(given.state().expected, 0);
 }

@@ -62,6 +62,11 @@ async fn hopeless(_event: &OrderCreated, State(times): State<Times>) -> Result<(
 }
 
 #[handler(manual)]
+async fn refuse(_event: &OrderCreated) -> Result<(), HandlerError> {
+    Err(HandlerError::permanent("out of paper"))
+}
+
+#[handler(manual)]
 async fn sleepy(_event: &OrderCreated, State(times): State<Times>, attempt: Attempt) {
     times.add();
     let sleep = if attempt.0 == 1 { 2 * Duration::from_mins(1) } else { Duration::from_secs(30) };
@@ -79,6 +84,19 @@ async fn a_day_passes_without_real_time_and_each_retry_is_made_at_its_time() {
     assert_eq!((app.handled::<patient>(), app.failures::<patient>()), (1, vec!["not yet".to_owned(); 2]));
     assert_eq!(times.0.now() - began, 25 * HOUR);
     assert_eq!(real.elapsed(), Duration::ZERO, "no task slept by the machine's clock");
+}
+
+#[tokio::test]
+async fn all_dead_letters_are_listed_however_large_they_are() {
+    let app = TestApp::start(|| App::builder().handler::<refuse>()).await;
+    let ids = ["o-1", "o-2", "o-3"];
+    for id in ids {
+        app.save(id, OrderCreated { customer: "a".repeat(600_000), ..created() }).await;
+    }
+    app.settle().await;
+    let dead_letters = app.dead_letters().await;
+    let found: Vec<_> = dead_letters.iter().filter_map(|dead_letter| dead_letter.aggregate_id.as_deref()).collect();
+    assert_eq!(found, ids);
 }
 
 #[tokio::test(start_paused = true)]
