@@ -35,7 +35,7 @@ use eventbus::{
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock, delegate},
 };
 use lines::Lines;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use tower_service::Service;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -250,6 +250,31 @@ async fn too_many_tags_and_too_deep_a_value_of_the_request_are_named_to_the_clie
         let detail = body["detail"].as_str().unwrap();
         assert!(status == 400 && detail.starts_with(begin) && detail.ends_with(end), "{status}: {detail}");
     }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Form)]
+struct Filled {
+    answers: Box<RawValue>,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Filled))]
+struct Form;
+
+impl Apply for Form {
+    fn apply(&mut self, _event: &FormEvent) {}
+}
+
+#[tokio::test]
+async fn half_a_surrogate_pair_of_the_request_is_named_to_the_client() {
+    let forms = AggregateRepository::<Form>::new(InMemoryEventStore::new());
+    let answers: Box<RawValue> = serde_json::from_str(r#"["\ud800"]"#).unwrap();
+    let fill = |_: &Form| Ok::<_, Never>(Filled { answers: answers.clone() });
+    let problem = Problem::from(forms.upsert(&AggregateId::new(), fill).await.unwrap_err());
+    let (status, body) = read(problem.into_response()).await;
+    let detail = "field `answers[0]`: half a surrogate pair, which is no text";
+    assert_eq!((status, &body["detail"]), (400, &json!(detail)));
 }
 
 #[tokio::test]

@@ -175,6 +175,26 @@ fn handler_errors_say_what_becomes_of_the_delivery() {
     assert_eq!((any.kind(), any.to_string().as_str()), (HandlerErrorKind::Retry, "event store unavailable: disk"));
 }
 
+#[test]
+fn a_handler_error_that_a_report_passes_on_says_the_same() {
+    fn parse(text: &str) -> Result<u16, HandlerError> {
+        text.parse().map_err(HandlerError::permanent)
+    }
+    fn report(text: &str) -> eventbus::Result<()> {
+        parse(text)?;
+        Ok(())
+    }
+    let reported = report("x").unwrap_err();
+    assert_eq!(format!("{reported:?}"), "invalid digit found in string", "said once");
+    let permanent = HandlerError::from(reported);
+    assert!(permanent.is_permanent() && permanent.get_ref().is::<std::num::ParseIntError>(), "{permanent:?}");
+    let later = Error::from(HandlerError::retry_after(Duration::from_secs(5), "rate limit"));
+    assert_eq!(later.to_string(), "rate limit");
+    assert_eq!(HandlerError::from(later).kind(), HandlerErrorKind::RetryAfter(Duration::from_secs(5)));
+    let plain = Error::from(HandlerError::from(std::fmt::Error));
+    assert!(plain.get_ref().is::<std::fmt::Error>(), "{plain:?}");
+}
+
 #[tokio::test]
 async fn a_panic_is_told_from_an_error_and_keeps_its_words() {
     async fn kind_and_text(panic: fn()) -> (HandlerErrorKind, String) {

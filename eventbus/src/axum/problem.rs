@@ -13,7 +13,7 @@ use crate::{
         codec::{EncodeError, EncodeFault},
         error::{Error, Never},
         stream::{ExpectedVersion, Version},
-        validity::{EventFault, InvalidEvent, NULL_CHARACTER, TOO_DEEP},
+        validity::{EventFault, InvalidEvent, NULL_CHARACTER, TOO_DEEP, UNPAIRED_SURROGATE},
     },
     port::{AppendError, DeadLetterError, ReadError},
     runtime::{
@@ -234,7 +234,7 @@ impl From<SaveError> for Problem {
                 Self::new(StatusCode::BAD_REQUEST, format!("field `{}` holds a null character", field.path()))
             }
             SaveError::Encode(EncodeError { reason: EncodeFault::Invalid(EventFault::Payload(field)), .. })
-                if field.reason() == TOO_DEEP =>
+                if [TOO_DEEP, UNPAIRED_SURROGATE].contains(&field.reason()) =>
             {
                 Self::new(StatusCode::BAD_REQUEST, field.to_string())
             }

@@ -258,7 +258,7 @@ fn first_fault(json: &[u8], backend: BackendKind) -> Option<(usize, &'static str
 
 pub(crate) const TOO_DEEP: &str = "more than 127 objects and arrays within each other";
 pub(crate) const NULL_CHARACTER: &str = "a null character (`\\u0000`), which no text of PostgreSQL can hold";
-const UNPAIRED_SURROGATE: &str = "half a surrogate pair, which is no text";
+pub(crate) const UNPAIRED_SURROGATE: &str = "half a surrogate pair, which is no text";
 
 /// Returns the number of an escape `uXXXX`, if it is one.
 fn code_unit(json: &[u8], at: usize) -> Option<u16> {

@@ -113,6 +113,8 @@ impl Delivery {
 /// the server among its sources, however the handler has wrapped it: see
 /// [`Transactions::server_fault`](crate::port::Transactions::server_fault).
 ///
+/// `?` converts it into [`eventbus::Error`](crate::Error) as well; the bus takes the same next step if a handler returns that.
+///
 /// # Examples
 /// ```
 /// use eventbus::HandlerError;
@@ -241,13 +243,30 @@ impl HandlerError {
 
 impl From<Error> for HandlerError {
     fn from(error: Error) -> Self {
-        Self::of(HandlerErrorKind::Retry, error.into_inner())
+        match error.into_inner().downcast::<ReportedHandlerError>() {
+            Ok(reported) => reported.0,
+            Err(source) => Self::of(HandlerErrorKind::Retry, source),
+        }
     }
 }
 
 impl From<HandlerError> for Error {
     fn from(error: HandlerError) -> Self {
-        error.source.into()
+        match error.kind {
+            HandlerErrorKind::Retry => error.source.into(),
+            _ => ReportedHandlerError(error).into(),
+        }
+    }
+}
+
+/// The error of a handler within a report, which has no place for its kind: a handler may return the report.
+#[derive(Debug, derive_more::Display)]
+#[display("{}", _0.source)]
+struct ReportedHandlerError(HandlerError);
+
+impl std::error::Error for ReportedHandlerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0.source)
     }
 }
 

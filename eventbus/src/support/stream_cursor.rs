@@ -35,7 +35,7 @@ impl StreamCursor {
     /// Returns the cursor of the page after `events`, the page of this cursor; `None` if it is the last page.
     ///
     /// Where an event is missing the page ends: removes the events behind the gap, and returns the cursor at which the
-    /// next page fails.
+    /// next page fails. Backward, a page of events is the last one only if it ends with version 1.
     ///
     /// # Errors
     /// The version of an event that is missing, if it is the first one of the page.
@@ -59,10 +59,11 @@ impl StreamCursor {
                 Direction::Backward => Version::new(event.version().get().saturating_sub(1)),
             });
         }
-        match wanted {
-            None | Some(Version::NONE) => Ok(None),
-            Some(missing) if direction == Direction::Backward && !has_more => Err(missing),
-            Some(from) => Ok(has_more.then_some(Self { from, is_continued: true })),
+        match (wanted, direction) {
+            (None | Some(Version::NONE), _) => Ok(None),
+            (Some(missing), Direction::Backward) if events.is_empty() => Err(missing),
+            (Some(_), Direction::Forward) if !has_more => Ok(None),
+            (Some(from), _) => Ok(Some(Self { from, is_continued: true })),
         }
     }
 }
@@ -82,4 +83,56 @@ pub fn missing_event_error(stream: &StreamId, version: Version) -> ReadError {
         MissingEvent { stream: stream.clone(), version }.to_string(),
         "the event is missing, and later ones are there: it was archived, or other software removed it",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{name::Name, record::NewEvent};
+
+    fn events(versions: &[u64]) -> Vec<RecordedEvent> {
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let recorded = |&version: &u64| {
+            let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+            event.recorded_as(stream.clone(), version.into(), Some(version.into()))
+        };
+        versions.iter().map(recorded).collect()
+    }
+
+    /// Reads a stream of events with `versions` in pages of `page_len`; returns the versions read, and the missing one.
+    fn read(direction: Direction, versions: &[u64], page_len: usize) -> (Vec<u64>, Option<u64>) {
+        let from = if direction == Direction::Forward { Version::FIRST } else { Version::MAX };
+        let (mut next, mut returned) = (Some(StreamCursor::new(from)), Vec::new());
+        while let Some(cursor) = next {
+            let mut page = events(versions);
+            if direction == Direction::Forward {
+                page.retain(|event| event.version() >= cursor.start());
+            } else {
+                page.retain(|event| event.version() <= cursor.start());
+                page.reverse();
+            }
+            page.truncate(page_len);
+            let has_more = page.len() == page_len;
+            next = match cursor.after_page(direction, &mut page, has_more) {
+                Ok(next) => next,
+                Err(missing) => return (returned, Some(missing.get())),
+            };
+            returned.extend(page.iter().map(|event| event.version().get()));
+        }
+        (returned, None)
+    }
+
+    #[test]
+    fn the_events_before_a_gap_are_returned_then_the_missing_version() {
+        for page_len in [1, 2, 3, 4, 5, 10] {
+            let both_ways = |versions: &[u64]| {
+                [Direction::Forward, Direction::Backward].map(|direction| read(direction, versions, page_len))
+            };
+            assert_eq!(both_ways(&[]), [(vec![], None), (vec![], None)]);
+            assert_eq!(both_ways(&[1, 2, 3, 4]), [(vec![1, 2, 3, 4], None), (vec![4, 3, 2, 1], None)]);
+            assert_eq!(both_ways(&[1, 3, 4]), [(vec![1], Some(2)), (vec![4, 3], Some(2))]);
+            assert_eq!(both_ways(&[2, 3, 4]), [(vec![], Some(1)), (vec![4, 3, 2], Some(1))]);
+            assert_eq!(both_ways(&[3, 4]), [(vec![], Some(1)), (vec![4, 3], Some(2))]);
+        }
+    }
 }

@@ -1,7 +1,5 @@
 //! The id of a dead letter of the in-process bus: the same in the log and in the store.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use time::OffsetDateTime;
 
 use super::settings::DESTINATION;
@@ -100,11 +98,34 @@ impl DeadLetterId {
         dead_letter.group = Some(self.group.to_string());
         dead_letter.attempts = Some(delivery_attempts.most_attempts());
         dead_letter.retry_count = Some(delivery_attempts.most_attempts().saturating_sub(1));
-        let at = |millis: u64| OffsetDateTime::from(UNIX_EPOCH + Duration::from_millis(millis));
-        dead_letter.first_failed_at = delivery_attempts.first_failed_at.map(at);
-        dead_letter.last_failed_at = delivery_attempts.last_failed_at.map(at);
+        // a row that other software wrote may have a time beyond the year 9999
+        let at = |millis: u64| OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok();
+        dead_letter.first_failed_at = delivery_attempts.first_failed_at.and_then(at);
+        dead_letter.last_failed_at = delivery_attempts.last_failed_at.and_then(at);
         dead_letter.dead_lettered_at = Some(self.since);
         dead_letter.done_handlers.clone_from(&delivery_attempts.done);
         dead_letter
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_no_calendar_has_is_left_out() {
+        let since = OffsetDateTime::UNIX_EPOCH;
+        let id = DeadLetterId::of_entry(&Name::from_static("mail"), since, 0, Some(Position::new(17)));
+        let times = |millis| {
+            let attempts = DeliveryAttempts {
+                first_failed_at: Some(0),
+                last_failed_at: Some(millis),
+                ..DeliveryAttempts::default()
+            };
+            let dead_letter = id.to_dead_letter(None, None, &attempts);
+            (dead_letter.first_failed_at, dead_letter.last_failed_at)
+        };
+        assert_eq!(times(2_000), (Some(since), Some(since + time::Duration::SECOND * 2)));
+        assert_eq!(times(u64::MAX), (Some(since), None));
     }
 }

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::domain::stream::StreamId;
@@ -23,13 +24,20 @@ const LEFT_OUT_MAX: usize = 100;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SnapshotTasks(Arc<Mutex<Tasks>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tasks {
     running: BTreeSet<SnapshotKey>,
     /// The streams of each fold whose states no snapshot can hold.
     left_out: BTreeMap<&'static str, BTreeSet<StreamId>>,
-    /// The snapshots that the store refused, and the boundary at which that was.
-    refused: BTreeMap<SnapshotKey, u64>,
+    /// The snapshots that the store refused last, and the boundary at which that was.
+    refused: LruCache<SnapshotKey, u64>,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        // with a capacity it would take the memory for all refusals at once
+        Self { running: BTreeSet::new(), left_out: BTreeMap::new(), refused: LruCache::unbounded() }
+    }
 }
 
 /// The fold of a snapshot and its stream.
@@ -72,9 +80,9 @@ impl SnapshotTasks {
     /// Notes that the store refused a snapshot.
     pub(super) fn refused(&self, fold: &'static str, stream: StreamId, boundary: u64) {
         let refused = &mut self.0.lock().refused;
-        refused.insert((fold, stream), boundary);
+        refused.put((fold, stream), boundary);
         if refused.len() > REFUSALS_MAX {
-            refused.pop_first();
+            refused.pop_lru();
         }
     }
 
@@ -86,7 +94,7 @@ impl SnapshotTasks {
         let is_left_out = |of_fold: &BTreeSet<StreamId>| of_fold.len() >= LEFT_OUT_MAX || of_fold.contains(&key.1);
         running.len() < TASKS_MAX
             && !left_out.get(key.0).is_some_and(is_left_out)
-            && refused.get(key).is_none_or(|before| *before < boundary)
+            && refused.peek(key).is_none_or(|before| *before < boundary)
             && running.insert(key.clone())
     }
 }
@@ -160,6 +168,17 @@ mod tests {
         assert_eq!(tasks.0.lock().running, BTreeSet::from([("Ledger", stream(2)), ("Balance", stream(1))]));
         tasks.spawn("Ledger", stream(1), 4, std::future::pending());
         assert_eq!(tasks.0.lock().running.len(), 3);
+    }
+
+    #[test]
+    fn of_too_many_refusals_the_oldest_is_forgotten() {
+        let tasks = SnapshotTasks::default();
+        let (oldest, newest) = (1_000 + REFUSALS_MAX, 1_000);
+        for number in (newest..=oldest).rev() {
+            tasks.refused("Ledger", stream(number), 1);
+        }
+        let begins = |number| tasks.begin(&("Ledger", stream(number)), 1);
+        assert_eq!([newest, oldest - 1, oldest].map(begins), [false, false, true]);
     }
 
     #[tokio::test]
