@@ -200,6 +200,12 @@ pub enum PgPrecondition {
         /// Set if the sequence starts again at its end; must be false.
         cycle: bool,
     },
+    /// The role may not read a sequence. Newer servers then return no last number, so that the store would seem empty.
+    #[error("the role may not read the sequence `{sequence}`")]
+    SequenceHidden {
+        /// The sequence.
+        sequence: String,
+    },
     /// A sequence is behind the events, streams or tags that it numbers, after a partial restore or a `setval`: appends
     /// would draw numbers that are in use.
     #[error("sequence `{sequence}` is at {drawn}, but {stored} is stored already")]
@@ -234,6 +240,7 @@ impl PgPrecondition {
             Self::SequenceSettings { sequence, .. } => {
                 format!("ALTER SEQUENCE {sequence} CACHE 1 INCREMENT 1 NO CYCLE")
             }
+            Self::SequenceHidden { sequence } => format!("GRANT SELECT, USAGE ON SEQUENCE {sequence} TO …"),
             Self::SequenceBehind { sequence, stored, .. } => {
                 format!("stop all writers, then SELECT setval('{sequence}', {stored})")
             }

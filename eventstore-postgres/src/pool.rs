@@ -176,8 +176,12 @@ impl ConnectionPools {
 
     /// Begins a transaction with `begin`. Keep the share until the transaction is dropped.
     ///
-    /// Runs `begin` in a task of its own that is never cancelled: a connection on which only half of it ran would
-    /// return to the pool within an open transaction.
+    /// Runs `begin` in a task of its own, which a caller that goes away does not cancel: a connection on which only half
+    /// of it ran would return to the pool within an open transaction.
+    ///
+    /// The task gives a connection of the store's own back if there is no answer. The pool closes it, unless the answer
+    /// comes late: then the next `begin` goes on in that transaction. No statement has run in it, but its `now()` is the
+    /// earlier time.
     pub(crate) async fn begin(
         &self,
         begin: String,
@@ -187,15 +191,20 @@ impl ConnectionPools {
             Some(shared) => Some(self.transaction_share(shared).await?),
         };
         let pool = self.transactions.clone();
+        // the pool itself limits the wait for a connection
+        let limit = self.connect_timeout.saturating_add(self.answer_timeout);
         // safe: this crate's own text and numbers
+        let begin = async move { pool.begin_with(AssertSqlSafe(begin)).await };
         let begun = tokio::spawn(async move {
-            let begun = pool.begin_with(AssertSqlSafe(begin)).await;
-            begun.map(|transaction| (transaction, share))
+            let begun = match share {
+                None => timeout(limit, begin).await.ok(),
+                // the application could get a connection within an open transaction
+                Some(_) => Some(begin.await),
+            };
+            begun.map(|begun| begun.map(|transaction| (transaction, share)))
         });
-        match timeout(self.answer_timeout, begun).await {
-            Ok(begun) => Ok(begun??),
-            Err(_) => Err(NoAnswerWithin(self.answer_timeout).into()),
-        }
+        let begun = timeout(limit, begun).await.ok().transpose()?.flatten();
+        Ok(begun.ok_or(NoAnswerWithin(limit))??)
     }
 
     async fn transaction_share(&self, shared: &SharedPool) -> Result<TransactionShare, StatementError> {

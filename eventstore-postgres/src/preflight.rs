@@ -143,7 +143,8 @@ struct SequenceState {
     cache: i64,
     increment: i64,
     cycle: bool,
-    drawn: i64,
+    /// `None` if this role may not read it.
+    drawn: Option<i64>,
     stored: i64,
 }
 
@@ -169,10 +170,13 @@ impl SequenceState {
                 cycle: self.cycle,
             });
         }
-        if self.drawn < self.stored {
-            return Err(PgPrecondition::SequenceBehind { sequence: self.name, drawn: self.drawn, stored: self.stored });
+        match self.drawn {
+            None => Err(PgPrecondition::SequenceHidden { sequence: self.name }),
+            Some(drawn) if drawn < self.stored => {
+                Err(PgPrecondition::SequenceBehind { sequence: self.name, drawn, stored: self.stored })
+            }
+            Some(_) => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -235,7 +235,8 @@ impl PgEventStore {
     /// `transaction_timeout` as its limit.
     ///
     /// # Errors
-    /// If the store gets no connection, for example because the server cannot be reached.
+    /// If the store gets no connection within `connect_timeout`, for example because `max_transactions` are open or the
+    /// server cannot be reached.
     ///
     /// # Examples
     /// ```no_run

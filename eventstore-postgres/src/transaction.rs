@@ -236,8 +236,11 @@ impl PgTransaction {
     }
 
     pub(crate) async fn append(&mut self, append: Append) -> Result<(), AppendError> {
-        let store = Arc::clone(&self.store);
-        append_in_transaction(&store, self.connection(), append).await.map(drop)
+        let (store, deadline, timed_out) = (Arc::clone(&self.store), self.deadline, self.timed_out());
+        match timeout_at(deadline, append_in_transaction(&store, self.connection(), append)).await {
+            Ok(appended) => appended.map(drop),
+            Err(_) => Err(AppendError::Unavailable(timed_out.into())),
+        }
     }
 
     pub(crate) fn is_in_shadow(&self) -> bool {

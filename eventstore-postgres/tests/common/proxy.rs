@@ -24,12 +24,16 @@ pub(crate) enum Answers {
     /// The next one and all later ones of its connection are lost, and that stays open; those of other connections
     /// arrive.
     SwallowOne,
+    /// As [`Answers::SwallowOne`], from the next `BEGIN` on.
+    SwallowBegin,
     /// Each arrives after [`LATE`].
     Delay,
 }
 
 /// The delay of answers that are [`Answers::Delay`]ed.
 const LATE: Duration = Duration::from_millis(100);
+
+const BEGIN: &[u8] = b"BEGIN";
 
 /// Forwards connections to a server.
 pub(crate) struct Proxy {
@@ -95,13 +99,23 @@ async fn accept(listener: TcpListener, server: String, answers: Arc<watch::Sende
         };
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        tokio::spawn(forward(from_client, to_server));
+        tokio::spawn(forward(from_client, to_server, Arc::clone(&answers)));
         tokio::spawn(answer(from_server, to_client, Arc::clone(&answers)));
     }
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let _ = tokio::io::copy(&mut from, &mut to).await;
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answers: Arc<watch::Sender<Answers>>) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        let sent = &buffer[..length];
+        let begins = sent.windows(BEGIN.len()).any(|part| part == BEGIN);
+        if begins && *answers.borrow() == Answers::SwallowBegin {
+            answers.send_replace(Answers::SwallowOne);
+        }
+        if to.write_all(sent).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answers: Arc<watch::Sender<Answers>>) {
@@ -109,7 +123,7 @@ async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answers: Arc<wa
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let now = *answers.borrow();
         match now {
-            Answers::Pass | Answers::Delay => {
+            Answers::Pass | Answers::Delay | Answers::SwallowBegin => {
                 if now == Answers::Delay {
                     tokio::time::sleep(LATE).await;
                 }

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use crate::common::{TestDatabase, add, connect, event, events, feed, open, run, stream, within};
 use eventbus::{ExpectedVersion, event::Tag, port::AppendEvents as _};
-use eventstore_postgres::{PgConnectError, PgEventStore, PgPrecondition};
+use eventstore_postgres::{PgConnectError, PgEventStore, PgEventStoreConfig, PgPrecondition};
 
 async fn fault(database: &TestDatabase) -> PgPrecondition {
-    match PgEventStore::connect_with(database.config()).await {
+    fault_with(database.config()).await
+}
+
+async fn fault_with(config: PgEventStoreConfig) -> PgPrecondition {
+    match PgEventStore::connect_with(config).await {
         Err(PgConnectError::Precondition { fault, server }) => {
             let error = PgConnectError::Precondition { fault: fault.clone(), server };
             assert!(error.to_string().contains(&fault.repair()), "{error}");
@@ -74,6 +78,33 @@ async fn sequences_behind_the_streams_or_the_tags_are_refused() {
         let PgPrecondition::SequenceBehind { sequence, drawn: 0, stored: 1 } = &fault else { panic!("{fault:?}") };
         assert_eq!(*sequence, format!("\"eventbus\".{name}"));
     }
+}
+
+/// Newer servers show the role no number, as if the sequence had drawn none.
+#[tokio::test]
+async fn a_role_that_may_not_read_a_sequence_is_refused() {
+    let database = TestDatabase::create("").await;
+    add_tagged(&open(database.config()).await, 1, 1).await;
+    let (mut admin, role) = (database.connection().await, database.name());
+    let grants = format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA eventbus TO {role};
+         GRANT SELECT ON ALL TABLES IN SCHEMA eventbus TO {role};
+         GRANT SELECT, USAGE ON ALL SEQUENCES IN SCHEMA eventbus TO {role}"
+    );
+    run(&mut admin, &grants).await;
+    // a start option sets the role, so that the login stays that of the tests
+    let database_url = format!("{}?options[role]={role}", database.url());
+    let config = PgEventStoreConfig { database_url, migrate: false, ..database.config() };
+    for name in ["events_position_seq", "streams_stream_no_seq", "tags_tag_no_seq"] {
+        run(&mut admin, &format!("REVOKE ALL ON SEQUENCE {name} FROM {role}")).await;
+        let fault = fault_with(config.clone()).await;
+        assert_eq!(fault, PgPrecondition::SequenceHidden { sequence: format!("\"eventbus\".{name}") });
+        run(&mut admin, &fault.repair().replace('…', role)).await;
+        let store = open(config.clone()).await;
+        assert_eq!(feed(&store).await.len(), 1);
+        store.close().await;
+    }
+    run(&mut admin, &format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 #[tokio::test]

@@ -16,13 +16,13 @@ use eventbus::{
     EventContext, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     event::Tag,
     port::{
-        Append, AppendError, AppendEvents as _, Checkpoints as _, FeedFilter, Leases as _, Notes as _, ReadError,
-        ReadFeed as _, ReadStream as _,
+        Append, AppendError, AppendEvents as _, Checkpoints as _, EventStore as _, FeedFilter, Leases as _, Notes as _,
+        ReadError, ReadFeed as _, ReadStream as _,
     },
     store::VisitedFeedEvent,
 };
 use eventstore_postgres::{
-    PgEventStore, PgEventStoreConfig, PgOnPoolConfig,
+    PgEventStore, PgEventStoreConfig, PgOnPoolConfig, PgTransactionError,
     sqlx::{PgPool, postgres::PgConnectOptions},
 };
 use futures_util::TryStreamExt as _;
@@ -194,6 +194,60 @@ async fn an_append_without_any_answer_is_unknown_in_time() {
     proxy.set(Answers::Pass);
     let appended = store.append(&stream, ExpectedVersion::Any, given.clone()).await.unwrap();
     held.is_stored_once(&given, &appended).await;
+}
+
+/// The server ends the transaction later: it waits for the row for half of the time, and then for the next statement.
+#[tokio::test]
+async fn an_append_in_a_transaction_waits_for_an_answer_as_long_as_the_transaction_may_take() {
+    let mut held = Held::new().await;
+    let proxy = Proxy::start().await;
+    let transaction_timeout = Duration::from_secs(10);
+    let config = PgEventStoreConfig { database_url: proxy.url(), transaction_timeout, ..held.schema.config() };
+    let store = open(config).await;
+    let mut transaction = within(store.transactions().unwrap().begin()).await.unwrap();
+    let append = Append { stream: held.stream.clone(), expected: ExpectedVersion::Any, events: events(1) };
+    let swallow = async {
+        held.blocked().await;
+        proxy.set(Answers::Swallow);
+    };
+    let (late, ()) = within(async { tokio::join!(transaction.append(append), swallow) }).await;
+    let AppendError::Unavailable(source) = late.unwrap_err() else { panic!("not unavailable") };
+    assert!(matches!(source.downcast_ref(), Some(PgTransactionError::TimedOut { .. })), "{source:?}");
+}
+
+/// The limit of connecting is above the time for which the store waits for the answer of a statement.
+#[tokio::test]
+async fn a_transaction_waits_for_a_connection_up_to_the_limit_of_connecting() {
+    let schema = TestSchema::new();
+    schema.store().await.close().await;
+    let config = PgEventStoreConfig { connect_timeout: Duration::from_secs(2), max_transactions: 1, ..schema.config() };
+    let store = open(PgEventStoreConfig { statement_timeout: SHORT, ..config }).await;
+    let first = store.begin_transaction().await.unwrap();
+    let error = within(store.begin_transaction()).await.unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(sqlx::Error::PoolTimedOut)), "{error:?}");
+    drop(first);
+    within(store.begin_transaction()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_begin_without_an_answer_keeps_no_connection() {
+    let schema = TestSchema::new();
+    schema.store().await.close().await;
+    let proxy = Proxy::start().await;
+    let config = PgEventStoreConfig {
+        database_url: proxy.url(),
+        notify: false,
+        max_transactions: 1,
+        connect_timeout: Duration::from_secs(2),
+        statement_timeout: SHORT,
+        // the server keeps the connection for longer than the test takes
+        transaction_timeout: Duration::from_secs(3_600),
+        ..schema.config()
+    };
+    let store = open(config).await;
+    proxy.set(Answers::SwallowBegin);
+    within(store.begin_transaction()).await.unwrap_err();
+    within(async { while store.begin_transaction().await.is_err() {} }).await;
 }
 
 #[tokio::test]
