@@ -90,8 +90,10 @@ fn is_stream_closed(error: &RedisError) -> bool {
 /// Returns `true` if this server cannot serve the configuration: it lacks the database, or a different one has the key.
 pub(crate) fn is_wrong_server(error: &RedisError) -> bool {
     let error = first_error(error);
+    // a server that is busy with a script switches no database for now; the client leaves the code out of its reply
+    let is_busy = error.detail().is_some_and(|detail| detail.starts_with("Redis is busy"));
     error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
-        || error.to_string().contains("refused to switch database")
+        || (error.to_string().contains("refused to switch database") && !is_busy)
 }
 
 /// Returns `true` if the error is a reply: then the server did not execute the command.
@@ -99,11 +101,12 @@ pub fn is_not_executed(error: &RedisError) -> bool {
     error.code().is_some()
 }
 
-/// Returns `true` if an error shows that the connection is lost, or leads to a server that has become a replica, also of a
-/// cluster, whose replicas answer `MOVED`.
+/// Returns `true` if an error shows that the connection is lost, or leads to a server that has become a replica. A replica
+/// of a cluster answers `MOVED`, and one that has yet to copy its master and serves no stale data `MASTERDOWN`.
 pub fn is_connection_lost(error: &RedisError) -> bool {
     let error = first_error(error);
-    error.is_connection_dropped() || error.is_io_error() || matches!(error.code(), Some("READONLY" | "MOVED"))
+    let is_of_replica = matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "MOVED"));
+    error.is_connection_dropped() || error.is_io_error() || is_of_replica
 }
 
 /// Returns the error of the first refused command, if the error is that of a transaction, whose own code is `EXECABORT`,

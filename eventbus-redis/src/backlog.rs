@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::{
     command,
     error::CommandError,
+    group,
     inner::BusInner,
     keys::{self, field},
     partition_hash::partition_of,
@@ -136,7 +137,7 @@ pub(crate) async fn inspect_backlog(bus: &BusInner, group: &Name) -> Result<Back
     inspect_backlog_as(bus, group, None).await
 }
 
-/// Loads the state for a consumer of the backlog, given how many of its entries wait for a retry or are parked.
+/// Loads the state for a consumer of the backlog, given how many of its entries wait for a retry or behind one that does.
 pub(crate) async fn inspect_backlog_as(
     bus: &BusInner,
     group: &Name,
@@ -155,15 +156,20 @@ pub(crate) async fn inspect_backlog_as(
         inspect.arg(name).arg(retried);
     }
     let mut reply: Vec<String> = bus.connection().run_idempotent(&inspect).await?;
-    let copies = reply.split_off(4.min(reply.len()));
+    let copies = reply.split_off(5.min(reply.len()));
     let copy = |text: String| {
         let (number, event_type) = text.split_once(' ')?;
         Some((number.parse().ok()?, event_type.to_owned()))
     };
     let copies = copies.into_iter().filter_map(copy).collect();
-    let is_first = reply.get(1).is_some_and(|flag| flag == "1");
+    let mut is_first = reply.get(1).is_some_and(|flag| flag == "1");
     let missing_stores = reply.get(2).cloned().unwrap_or_default();
-    let remaining = reply.get(3).and_then(|count| count.parse().ok()).unwrap_or_default();
+    let number = |at: usize| reply.get(at).and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
+    let (remaining, must_stay) = (number(3), number(4));
+    if is_first && must_stay > 0 {
+        // entries may use up their attempts meanwhile: the gate holds the aggregates of the rest back all the same
+        is_first = group::count_staying(bus, &backlog, group, false, must_stay).await? < must_stay;
+    }
     Ok(match reply.first().map(String::as_str) {
         Some("more") => BacklogState::Unfinished { is_first, missing_stores, remaining, pending_copies: copies },
         Some("finished") => BacklogState::Finished,
@@ -266,4 +272,62 @@ pub(crate) fn types_to_record(announced: &[Announced], undecided: &[SkippedBefor
         None => "*".to_owned(),
     };
     announced.iter().filter(is_decided).map(field).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{Value, aio::MultiplexedConnection};
+
+    use super::*;
+    use crate::{RedisEventBusConfig, partition::layout};
+
+    /// Returns the most memory that the server has used so far.
+    async fn peak_memory(connection: &mut MultiplexedConnection) -> u64 {
+        let info: String = redis::cmd("INFO").arg("memory").query_async(connection).await.unwrap();
+        info.lines().find_map(|line| line.strip_prefix("used_memory_peak:")?.trim().parse().ok()).unwrap()
+    }
+
+    /// Fails if a script reads the attempts of all entries at once.
+    #[tokio::test]
+    async fn a_backlog_of_which_all_entries_stay_pending_no_longer_comes_first() {
+        let server = eventbus_test::private_redis();
+        let config = RedisEventBusConfig { redis_url: server.url().into(), ..RedisEventBusConfig::default() };
+        let bus = BusInner::new(config).unwrap();
+        layout::join(&bus).await.unwrap();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+        let group = bus.default_group();
+        let backlog = keys::backlog(bus.base_stream(), group);
+        let retry = keys::retry(&backlog, &bus.config().retry_key_prefix, group);
+        let mut fill = redis::pipe();
+        fill.cmd("HSET").arg(keys::fills(bus.stream()));
+        fill.arg(format!("open {group}")).arg(1).arg(format!("first {group}")).arg(1);
+        fill.cmd("XGROUP").arg("CREATE").arg(&backlog).arg(group.as_str()).arg("0").arg("MKSTREAM");
+        for number in 1..=600 {
+            fill.cmd("XADD").arg(&backlog).arg(format!("{number}-0")).arg("number").arg(number);
+        }
+        fill.cmd("XREADGROUP").arg("GROUP").arg(group.as_str()).arg("one").arg("STREAMS").arg(&backlog).arg(">");
+        let _: Value = fill.query_async(&mut connection).await.unwrap();
+        let exhausted = format!(r#"{{"attempts":1,"error":"{}","is_exhausted":true}}"#, "x".repeat(32 * 1024));
+        for number in 1..=600 {
+            let mut note = redis::cmd("HSET");
+            note.arg(&retry).arg(format!("{number}-0")).arg(&exhausted);
+            let _: u64 = note.query_async(&mut connection).await.unwrap();
+        }
+        let expected = |is_first| BacklogState::Unfinished {
+            is_first,
+            missing_stores: String::new(),
+            remaining: 600,
+            pending_copies: Vec::new(),
+        };
+        let before = peak_memory(&mut connection).await;
+        assert_eq!(inspect_backlog(&bus, group).await.unwrap(), expected(false));
+        let grown = peak_memory(&mut connection).await - before;
+        assert!(grown < 4 * 1024 * 1024, "{grown} bytes");
+        for (command, attempts) in [("HSET", Some(r#"{"attempts":1,"next_at":1}"#)), ("HDEL", None)] {
+            let mut change = redis::cmd(command);
+            change.arg(&retry).arg("600-0").arg(attempts);
+            let _: u64 = change.query_async(&mut connection).await.unwrap();
+            assert_eq!(inspect_backlog(&bus, group).await.unwrap(), expected(true), "{command}");
+        }
+    }
 }

@@ -298,6 +298,27 @@ pub(crate) async fn count_after(bus: &BusInner, id: &str) -> Result<u64, Command
     }
 }
 
+/// Counts the entries of a group that stay pending, page by page on the server, until it has found `enough`; with
+/// `is_exhausted` those alone that used up their attempts.
+pub(crate) async fn count_staying(
+    bus: &BusInner,
+    stream: &str,
+    group: &Name,
+    is_exhausted: bool,
+    enough: u64,
+) -> Result<u64, CommandError> {
+    let retry = keys::retry(stream, &bus.config().retry_key_prefix, group);
+    let (mut staying, mut from) = (0, "-".to_owned());
+    while !from.is_empty() && staying < enough {
+        let mut count = script::group::COUNT_STAYING.key(stream);
+        count.key(&retry).arg(group.as_str()).arg(&from).arg(command::SCRIPT_BATCH_MAX).arg(u8::from(is_exhausted));
+        let found: u64;
+        (from, found) = bus.connection().run_idempotent(&count).await?;
+        staying += found;
+    }
+    Ok(staying)
+}
+
 /// Returns the highest id of an entry before a time.
 fn id_before_time(at: OffsetDateTime) -> EntryId {
     let ms = at.unix_timestamp_nanos().div_euclid(1_000_000);

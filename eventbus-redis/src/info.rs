@@ -26,7 +26,6 @@ use crate::{
     inner::BusInner,
     keys,
     reply::parse_value,
-    script,
 };
 
 /// The record that a member of a group writes about itself.
@@ -385,9 +384,7 @@ async fn count_exhausted(bus: &BusInner, group: &Name) -> Result<u64, CommandErr
     if bus.config().enable_dlq {
         return Ok(0);
     }
-    let mut count =
-        script::group::COUNT_EXHAUSTED.key(keys::retry(bus.stream(), &bus.config().retry_key_prefix, group));
-    bus.connection().run_idempotent(count.key(bus.stream()).arg(group.as_str())).await
+    group::count_staying(bus, bus.stream(), group, true, u64::MAX).await
 }
 
 /// Returns the progress of a group in its backlog.

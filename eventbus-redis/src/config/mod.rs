@@ -127,13 +127,13 @@ pub struct RedisEventBusConfig {
     /// its own. At most [`max_in_flight`](Self::max_in_flight), and 10,000. Default 1.
     pub concurrency: usize,
     /// The maximum number of in-flight entries of a consumer; at it the consumer reads no more. Entries that wait for a
-    /// retry, or are parked behind one that does, do not count, but are [bounded](Self::max_waiting) too. The consumer
+    /// retry, or behind one that does, do not count, but are [bounded](Self::max_waiting) too. The consumer
     /// reads ahead what its workers finish in about a tenth of a second, at the pace that it measures, so that the
     /// other consumers of the group get their share. Entries that it meanwhile takes over from a consumer that died may
     /// exceed the limit by one batch. Default: ten times [`batch_size`](Self::batch_size).
     #[serde(alias = "max_in_hand")]
     pub max_in_flight: Option<usize>,
-    /// The maximum number of entries of a consumer that wait for a retry, or are parked behind one that does: at it the
+    /// The maximum number of entries of a consumer that wait for a retry, or behind one that does: at it the
     /// consumer reads no more until a tenth of them is gone, and health has an alert. The consumer keeps their ids.
     /// Default 100000.
     pub max_waiting: usize,

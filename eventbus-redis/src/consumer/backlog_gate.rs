@@ -1,7 +1,7 @@
 //! The backlog gate: holds entries of a group's stream back that its backlog comes before, and the events of aggregates
 //! with earlier events there.
 //!
-//! A group reads its stream as soon as every entry left in its backlog has failed, or is parked behind one that has.
+//! A group reads its stream as soon as every entry left in its backlog has failed, or waits behind one that has.
 //! The stream's events of those aggregates follow when the backlog has no more events of them.
 //!
 //! Invariant: the consumer knows its pending entries in the backlog before it receives entries of the stream. With

@@ -63,6 +63,23 @@ async fn a_database_that_the_server_has_not_is_refused() {
     assert!(keyspace.get::<String>("db9").is_some() && keyspace.get::<String>("db0").is_none(), "{keyspace:?}");
 }
 
+/// Fails if the refusal to switch the database counts as final.
+#[tokio::test]
+async fn a_server_that_is_busy_with_a_script_is_tried_again_for_any_database() {
+    let server = eventbus_test::private_redis_with(&["--busy-reply-threshold", "1"]);
+    let mut running = eventbus_test::internal::redis_connection(server.url()).await;
+    let mut admin = eventbus_test::internal::redis_connection(server.url()).await;
+    let script =
+        tokio::spawn(async move { redis::cmd("EVAL").arg("while true do end").arg(0).exec_async(&mut running).await });
+    until("the server is busy", async || redis::cmd("PING").exec_async(&mut admin).await.is_err()).await;
+    let config = config_on(&format!("{}/9", server.url()));
+    let error = RedisEventBus::connect(config.clone()).await.unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+    redis::cmd("SCRIPT").arg("KILL").exec_async(&mut admin).await.unwrap();
+    assert!(script.await.unwrap().is_err());
+    RedisEventBus::connect(config).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_user_with_the_rights_that_the_bus_needs_can_do_everything() {
     let server = eventbus_test::private_redis();

@@ -58,6 +58,26 @@ async fn a_server_that_became_a_replica_gets_no_more_batches() {
     until("a batch is published", async || bus.publish(&batch).await.is_ok()).await;
 }
 
+/// Fails if the bus keeps its connection: such a server answers scripts with `MASTERDOWN` until it has copied its master.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_became_a_replica_and_serves_no_stale_data_is_left() {
+    let (demoted, promoted) = (eventbus_test::private_redis(), eventbus_test::private_redis());
+    let proxy = Proxy::before(demoted.port()).await;
+    // with partitions a script publishes
+    let config = RedisEventBusConfig { partitions: 2, ..config_on(&proxy.url()) };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    bus.publish(&[event("one")]).await.unwrap();
+    let mut admin = eventbus_test::internal::redis_connection(demoted.url()).await;
+    let stale = ["SET", "replica-serve-stale-data", "no"];
+    let _: () = redis::cmd("CONFIG").arg(&stale).query_async(&mut admin).await.unwrap();
+    let closed_port = eventbus_test::internal::closed_port();
+    let _: () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(closed_port).query_async(&mut admin).await.unwrap();
+    proxy.forward_new_to(promoted.port());
+    let refused = bus.publish(&[event("two")]).await.unwrap_err();
+    assert!(refused.is_retryable(), "{refused:?}");
+    until("an event is published", async || bus.publish(&[event("two")]).await.is_ok()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_changes() {
     let server = eventbus_test::private_redis();

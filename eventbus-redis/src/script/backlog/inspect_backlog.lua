@@ -6,7 +6,8 @@
 --       wait for a retry or are blocked behind one
 -- Replies {'none', 'more' or 'finished', '1' if it comes before the stream and has an entry that need not wait for a
 -- retry, an absent member or an operator, the stores with missing events and no live process, the number of entries
--- left, then for each type to copy the number of the stream and its name ...}.
+-- left, '0' if the second part is final, else a number: if so many entries stay pending, the second part is '0' instead,
+-- then for each type to copy the number of the stream and its name ...}.
 
 -- Times after which events of a store without a live process are missing: since the backlog was opened, and since such
 -- a process last filled it (ms).
@@ -68,7 +69,7 @@ local found = groups_of(backlog)[group]
 if not is_open and not found then
   -- a consumer that had not noticed the end has created them again
   if redis.call('EXISTS', unpack(KEYS, 2, 7)) > 0 then redis.call('DEL', unpack(KEYS, 2, 7)) end
-  return { 'none', '0', '', '0' }
+  return { 'none', '0', '', '0', '0' }
 end
 -- refused by a server out of memory
 if found and ARGV[2] then redis.pcall('HSET', KEYS[7], ARGV[2], string.format('%s %.0f', ARGV[3], now)) end
@@ -78,9 +79,10 @@ if left > 0 and found then
   redis.pcall('HSET', KEYS[7], FINISHED_CURSOR, remove_finished(backlog, group, from))
 end
 
--- Returns true if each entry left waits for a retry or an absent member, or stays pending with its attempts used up.
-local function is_put_off()
-  if not found or is_before(found['last-delivered-id'], newest_of(backlog)) then return false end
+-- Returns the number of entries left that wait for neither a retry nor an absent member: those that are handled now, and
+-- those that stay pending; nil if some are unread.
+local function count_in_work()
+  if not found or is_before(found['last-delivered-id'], newest_of(backlog)) then return nil end
   local in_work, counted = found.pending, by_name(redis.call('HGETALL', KEYS[7]))
   for _, entry in ipairs(redis.call('XINFO', 'CONSUMERS', backlog, group)) do
     local consumer = by_name(entry)
@@ -91,17 +93,16 @@ local function is_put_off()
       in_work = in_work - math.min(consumer.pending, tonumber(count))
     end
   end
-  if in_work <= 0 then return true end
-  for _, attempts in ipairs(redis.call('HVALS', KEYS[2])) do
-    if stays(attempts) then in_work = in_work - 1 end
-  end
-  return in_work <= 0
+  return math.max(in_work, 0)
 end
-if is_first == '1' and not waits and left > 0 and is_put_off() then is_first = '0' end
+local must_stay = is_first == '1' and not waits and left > 0 and count_in_work()
+if must_stay == 0 then is_first = '0' end
+-- each entry that stays pending has a record of its attempts
+if not must_stay or must_stay > redis.call('HLEN', KEYS[2]) then must_stay = 0 end
 if waits or left > 0 then local stores = {}
 for store in pairs(missing_stores) do stores[#stores + 1] = store end
 table.sort(stores)
-return { 'more', is_first, table.concat(stores, ' '), tostring(left), unpack(copies) } end
+return { 'more', is_first, table.concat(stores, ' '), tostring(left), tostring(must_stay), unpack(copies) } end
 redis.call('DEL', unpack(KEYS, 1, 7))
 for p = 8, #KEYS do redis.call('HDEL', KEYS[p], 'open ' .. group, 'first ' .. group) end
-return { 'finished', '0', '', '0' }
+return { 'finished', '0', '', '0', '0' }

@@ -12,7 +12,7 @@ pub(crate) static FORGET_TYPE: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, MEMBERS, RELA
 pub(crate) static TRIM: Lua =
     lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, BACKLOG, RELAY, TRIM_FLOOR, include_str!("trim.lua")]);
 pub(crate) static TRIM_BLOCKER: Lua = lua(&[ENTRY_IDS, BACKLOG, RELAY, TRIM_FLOOR, include_str!("trim_blocker.lua")]);
-pub(crate) static COUNT_EXHAUSTED: Lua = lua(&[include_str!("count_exhausted.lua")]);
+pub(crate) static COUNT_STAYING: Lua = lua(&[ENTRY_IDS, BACKLOG, include_str!("count_staying.lua")]);
 
 #[cfg(test)]
 mod tests {
@@ -61,6 +61,39 @@ mod tests {
         let grown = memory(&mut connection).await.saturating_sub(before);
         assert!(grown < 8 * 1024 * 1024, "{grown} bytes");
         assert_eq!(missing_of(&mut connection, &store).await, "0 7");
+    }
+
+    /// Fails if the script reads the attempts of all entries at once.
+    #[tokio::test]
+    async fn entries_that_stay_pending_are_counted_a_page_at_a_time() {
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+        let mut fill = redis::pipe();
+        fill.cmd("XGROUP").arg("CREATE").arg("stream").arg("group").arg("0").arg("MKSTREAM");
+        for number in 1..=25 {
+            let id = format!("{number}-0");
+            let attempts = match number % 5 {
+                0 => r#"{"attempts":1,"is_exhausted":true}"#,
+                1 => r#"{"stays":true,"attempts":0}"#,
+                _ => r#"{"attempts":1,"next_at":1}"#,
+            };
+            fill.cmd("XADD").arg("stream").arg(&id).arg("number").arg(number);
+            fill.cmd("HSET").arg("retry").arg(id).arg(attempts);
+        }
+        fill.cmd("XREADGROUP").arg("GROUP").arg("group").arg("one").arg("STREAMS").arg("stream").arg(">");
+        let _: Value = fill.query_async(&mut connection).await.unwrap();
+        for (is_exhausted, counts) in [(true, [2, 2, 1]), (false, [4, 4, 2])] {
+            let (mut from, mut pages) = ("-".to_owned(), Vec::new());
+            while !from.is_empty() {
+                let mut count = COUNT_STAYING.key("stream");
+                count.key("retry").arg("group").arg(&from).arg(10).arg(u8::from(is_exhausted));
+                let found: u64;
+                (from, found) = count.invoke_async::<(String, u64)>(&mut connection).await.unwrap();
+                pages.push((from.clone(), found));
+            }
+            let starts = ["(10-0", "(20-0", ""].map(str::to_owned);
+            assert_eq!(pages, starts.into_iter().zip(counts).collect::<Vec<(String, u64)>>());
+        }
     }
 
     /// Fails if the script searches the whole stream for a store that has none of its entries any more.

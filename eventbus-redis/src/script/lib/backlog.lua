@@ -10,10 +10,12 @@
 
 local function fills_key(floors) return (string.gsub(floors, 'floors$', 'fills')) end
 
+-- Returns true if an entry used up its attempts and stays pending, by its attempts as JSON.
+local function is_exhausted(attempts) return attempts and string.find(attempts, '"is_exhausted":true', 1, true) end
+
 -- Returns true if an entry stays pending on a consumer that will not handle it, by its attempts as JSON.
 local function stays(attempts)
-  return attempts
-    and (string.find(attempts, '"stays":true', 1, true) or string.find(attempts, '"is_exhausted":true', 1, true))
+  return attempts and (string.find(attempts, '"stays":true', 1, true) or is_exhausted(attempts))
 end
 
 local function add_to_backlog(backlog, group, ...)
