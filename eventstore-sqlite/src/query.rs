@@ -1,7 +1,12 @@
 //! Statements, which a connection keeps prepared, and the rows that they return.
 
+use std::path::Path;
+
 use eventbus::port::ReadError;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Params, Row, types::FromSql};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension as _, Params, Row,
+    types::{FromSql, Value},
+};
 
 /// A [`ReadError`] that `?` also makes of an error of SQLite.
 #[derive(Debug, derive_more::From)]
@@ -21,6 +26,15 @@ impl From<rusqlite::Error> for QueryError {
 impl From<QueryError> for ReadError {
     fn from(error: QueryError) -> Self {
         error.0
+    }
+}
+
+/// Returns the parameter of an `ATTACH` that names a database. SQLite takes a blob for the text of its bytes, and so opens
+/// a path that is no UTF-8.
+pub(crate) fn path_parameter(database: &Path) -> Value {
+    match database.to_str() {
+        Some(path) => Value::Text(path.to_owned()),
+        None => Value::Blob(database.as_os_str().as_encoded_bytes().to_vec()),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     connection::{GuardedConnection, READ_WRITE, roll_back},
     error::SqliteTransactionError,
     location::DatabaseLocation,
-    query::{query_rows, query_value},
+    query::{path_parameter, query_rows, query_value},
     row::to_position,
     schema::{TableDefinitions, check_table},
 };
@@ -156,13 +156,25 @@ impl ShadowDatabases {
         let connection = Connection::open_with_flags(place.database(), flags)?;
         connection.busy_timeout(self.busy_timeout)?;
         if !self.live_location.is_memory() {
+            if create {
+                // before the first page, and before SQLite makes the log, which gets the mode of this file
+                self.copy_mode_to(place.path());
+            }
             // after a power failure, filling goes on from the position that the copies then have
             connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE, false)?;
         }
         let live = self.live_location.database();
-        connection.execute("ATTACH ?1 AS eventbus_live", [live.to_string_lossy()])?;
+        connection.execute("ATTACH ?1 AS eventbus_live", [path_parameter(&live)])?;
         Ok(GuardedConnection::new(connection)?)
+    }
+
+    /// Gives a new file of copies, which hold the same data, the mode of the store's file, as SQLite gives it to its log. The
+    /// group is that of this process; if the mode cannot be set, that of the mask stays.
+    fn copy_mode_to(&self, file: &Path) {
+        if let Ok(live) = std::fs::metadata(self.live_location.path()) {
+            let _ = std::fs::set_permissions(file, live.permissions());
+        }
     }
 
     fn return_connection(&self, shadow: &Name, file: &str, connection: GuardedConnection) {

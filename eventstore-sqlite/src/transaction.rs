@@ -404,7 +404,7 @@ fn replace_live_rows(
     let file = found.ok_or_else(|| shadow_databases::missing_shadow(&shadow.name))?.file;
     let database = databases.database_path(&file)?;
     let copies = match guard.held_mut() {
-        HeldConnection::Live(permit) => permit.attach(&database.to_string_lossy())?,
+        HeldConnection::Live(permit) => permit.attach(&database)?,
         HeldConnection::Shadow { .. } => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
     };
     replace_rows(&guard, &copies, &shadow.tables)?;

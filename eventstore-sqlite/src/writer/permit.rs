@@ -6,6 +6,7 @@
 //! Real time, not the given clock: other threads wait for the connection.
 
 use std::{
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use rusqlite::config::DbConfig;
 
-use crate::connection::GuardedConnection;
+use crate::{connection::GuardedConnection, query::path_parameter};
 
 const ATTACH_WRITE: DbConfig = DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE;
 
@@ -38,7 +39,7 @@ pub(crate) struct WritePermit {
     busy_timeout: Duration,
     is_handed_off: bool,
     /// Databases that are attached until the permit ends.
-    attached: Vec<String>,
+    attached: Vec<PathBuf>,
     context: ExecutionContext,
 }
 
@@ -84,7 +85,7 @@ impl WritePermit {
     }
 
     /// Attaches a database read-only until the permit ends, and returns the name of its schema.
-    pub(crate) fn attach(&mut self, database: &str) -> rusqlite::Result<String> {
+    pub(crate) fn attach(&mut self, database: &Path) -> rusqlite::Result<String> {
         if let Some(known) = self.attached.iter().position(|known| known == database) {
             return Ok(attached_schema(known));
         }
@@ -92,7 +93,7 @@ impl WritePermit {
         let connection = self.connection();
         let could_write = connection.db_config(ATTACH_WRITE)?;
         connection.set_db_config(ATTACH_WRITE, false)?;
-        let result = connection.execute(&format!("ATTACH ?1 AS {schema}"), [database]);
+        let result = connection.execute(&format!("ATTACH ?1 AS {schema}"), [path_parameter(database)]);
         connection.set_db_config(ATTACH_WRITE, could_write)?;
         result?;
         self.attached.push(database.to_owned());

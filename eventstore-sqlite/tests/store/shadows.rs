@@ -242,6 +242,43 @@ async fn copies_outlive_the_process_and_go_with_their_files() {
     assert_eq!(live(&store).await[0], "one:7:14 two:7:14");
 }
 
+/// Fails if the mask of the process alone decides who may read the copies.
+#[cfg(unix)]
+#[tokio::test]
+async fn copies_have_the_mode_of_the_store() {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+    let path = fresh_path();
+    let store = open(path.clone()).await;
+    run(&store, TABLES).await;
+    for mode in [0o600, 0o640] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        store.make_shadow(&shadow()).await.unwrap();
+        let copies = files(&path);
+        assert!(!copies.is_empty());
+        for copy in copies {
+            let metadata = fs::metadata(path.with_file_name(&copy)).unwrap();
+            assert_eq!(metadata.permissions().mode() & 0o777, mode, "{copy}");
+        }
+        store.drop_shadow(&shadow()).await.unwrap();
+    }
+}
+
+/// Fails if the path of a database becomes a text on its way to SQLite.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_store_whose_path_is_no_utf_8_has_copies_too() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+    let directory = fresh_path();
+    std::fs::create_dir(&directory).unwrap();
+    let store = open(directory.join(OsStr::from_bytes(b"caf\xe9.db"))).await;
+    run(&store, TABLES).await;
+    let owner = lease(&store).await;
+    assert_eq!(store.make_shadow(&shadow()).await.unwrap(), Position::START);
+    assert!(fill(&store, &owner, "new", 0, 4).await);
+    switch(&store, &shadow()).await;
+    assert_eq!(live(&store).await[0], "new:7:14");
+}
+
 /// After the files of the copies are removed by hand, the store makes copies in new files.
 #[tokio::test]
 async fn lost_copies_are_made_again() {
