@@ -29,7 +29,8 @@ use crate::error::{FileQueueError, Result};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileQueueConfig {
-    /// Folder of the queue; the queue makes it if it is missing. Default `queue`.
+    /// Folder of the queue; the queue makes it if it is missing. A relative path is that of the working directory at
+    /// opening. Default `queue`.
     pub root_dir: PathBuf,
     /// Name of the queue, part of its Redis keys too; all its workers must use the same. Default: the last part of
     /// `root_dir`.
@@ -58,7 +59,7 @@ pub struct FileQueueConfig {
     /// Number of concurrent deliveries to a handler that sets none itself, in the one process that consumes for its
     /// group. Default 1.
     pub concurrency: usize,
-    /// Maximum number of in-flight deliveries of a group, not counting those that wait for a retry or are parked behind
+    /// Maximum number of in-flight deliveries of a group, not counting those that wait for a retry or behind
     /// one that does: of these the group keeps the ids of up to 10,000. Default 1,000.
     pub max_in_flight: usize,
     /// Maximum size in bytes of the in-flight events of a group; one event may exceed it. Default 16 MiB.

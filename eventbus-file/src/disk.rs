@@ -11,6 +11,7 @@ use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions},
     io::{self, ErrorKind, Read as _, Write as _},
     path::{Path, PathBuf},
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -88,8 +89,10 @@ impl Drop for StagedFile {
 impl Disk {
     /// Makes the folders of a queue, and removes the files of dead processes in `tmp/`.
     ///
-    /// A folder that it makes is its owner's alone; in a folder that existed, modes follow that folder.
+    /// A folder that it makes is its owner's alone; in a folder that existed, modes follow that folder. A relative path
+    /// is that of the present working directory, which the process may change later.
     pub(crate) fn open(root: PathBuf, sync: bool, folders: &'static [&'static str]) -> Result<Self> {
+        let root = std::path::absolute(&root).map_err(FileQueueError::io("resolve", root))?;
         let disk = Self { root, sync, folders };
         if !disk.root.is_dir() {
             modes::private(DirBuilder::new().recursive(true))
@@ -111,6 +114,14 @@ impl Disk {
             self.make_folder(&self.root.join(folder))?;
         }
         self.sync_folder(&self.root)
+    }
+
+    /// Makes the folders of the queue again if the folder of a path is missing, as after an operator removed it.
+    fn make_missing_folders(&self, path: &Path) -> Result<()> {
+        match path.parent() {
+            Some(folder) if !exists(folder)? => self.make_folders(),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the id of the queue in the folder, unless a newer release has written it in a format that this one does
@@ -180,15 +191,28 @@ impl Disk {
 
     /// Writes several contents to disk, synced at the same time; returns them in order.
     pub(crate) fn stage_all(&self, contents: &[Vec<u8>]) -> Result<Vec<StagedFile>> {
+        self.stage_on_threads(contents, thread::Builder::new)
+    }
+
+    /// Writes contents on the threads of these builders; if one cannot start, the caller's thread writes its part.
+    fn stage_on_threads(
+        &self,
+        contents: &[Vec<u8>],
+        new_thread: impl Fn() -> thread::Builder,
+    ) -> Result<Vec<StagedFile>> {
         let each = contents.len().div_ceil(SYNC_THREADS).max(1);
-        let parts = std::thread::scope(|scope| {
+        let parts = thread::scope(|scope| {
             let stage = |part: &[Vec<u8>]| part.iter().map(|content| self.stage(content)).collect::<Result<Vec<_>>>();
             let mut parts = contents.chunks(each);
             let first = parts.next();
-            let threads: Vec<_> = parts.map(|part| scope.spawn(move || stage(part))).collect();
+            let threads: Vec<_> =
+                parts.map(|part| (part, new_thread().spawn_scoped(scope, move || stage(part)))).collect();
             let first = first.map_or_else(|| Ok(Vec::new()), stage);
-            let joined = threads.into_iter().map(|thread| thread.join().unwrap_or(Err(FileQueueError::RuntimeEnded)));
-            std::iter::once(first).chain(joined).collect::<Result<Vec<_>>>()
+            let rest = threads.into_iter().map(|(part, started)| match started {
+                Ok(thread) => thread.join().unwrap_or(Err(FileQueueError::RuntimeEnded)),
+                Err(_) => stage(part),
+            });
+            std::iter::once(first).chain(rest).collect::<Result<Vec<_>>>()
         });
         Ok(parts?.into_iter().flatten().collect())
     }
@@ -258,7 +282,12 @@ impl Disk {
     /// Makes a file, or replaces it. After a power failure it may be the old version again, never a mixture.
     pub(crate) fn replace(&self, path: &Path, content: &[u8]) -> Result<()> {
         let staged = self.stage(content)?;
-        fs::rename(&staged.path, path).map_err(FileQueueError::io("replace", path))
+        let mut renamed = fs::rename(&staged.path, path);
+        if renamed.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            self.make_missing_folders(path)?;
+            renamed = fs::rename(&staged.path, path);
+        }
+        renamed.map_err(FileQueueError::io("replace", path))
     }
 
     /// Returns `true` if content is still staged: its writer has not finished, or died within the last hour.
@@ -285,8 +314,10 @@ impl Disk {
         default_if_missing(fs::remove_file(path).map(|()| true)).map_err(FileQueueError::io("remove", path))
     }
 
-    /// Moves a file to a name that no other writer uses. Returns `false` if it does not exist.
+    /// Moves a file to a name that no other writer uses; makes the folder of that name if it is missing. Returns `false` if
+    /// the file does not exist; fails if the queue's own folder does not.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<bool> {
+        self.make_missing_folders(to)?;
         default_if_missing(fs::rename(from, to).map(|()| true)).map_err(FileQueueError::io("rename", from))
     }
 }
@@ -526,6 +557,32 @@ mod tests {
         let staged = disk.stage_all(&contents).unwrap();
         let read: Vec<_> = staged.iter().map(|staged| fs::read(&staged.path).unwrap()).collect();
         assert_eq!(read, contents);
+    }
+
+    /// Fails if a system that starts no further thread ends a publisher by a panic.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    #[test]
+    fn content_is_staged_in_order_also_if_no_thread_can_start() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::open(root.path().into(), false, &[]).unwrap();
+        // no system has the memory for such a stack
+        let new_thread = || thread::Builder::new().stack_size(1 << 60);
+        assert!(new_thread().spawn(|| ()).is_err());
+        let contents: Vec<_> = (0..100).map(|number: u32| number.to_string().into_bytes()).collect();
+        let staged = disk.stage_on_threads(&contents, new_thread).unwrap();
+        let read: Vec<_> = staged.iter().map(|staged| fs::read(&staged.path).unwrap()).collect();
+        assert_eq!(read, contents);
+    }
+
+    /// Fails if a process that changes its working directory takes its queue for a missing one, or for a different one.
+    #[cfg(unix)]
+    #[test]
+    fn a_relative_path_is_resolved_on_opening() {
+        let root = tempfile::tempdir().unwrap();
+        let up: PathBuf = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect();
+        let disk = Disk::open(up.join(root.path().strip_prefix("/").unwrap()), false, &[]).unwrap();
+        assert!(disk.root().is_absolute(), "{}", disk.root().display());
+        assert!(root.path().join(names::QUEUE_FILE).exists());
     }
 
     #[test]

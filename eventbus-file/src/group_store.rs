@@ -157,6 +157,8 @@ impl GroupStore {
     /// Loads the groups one by one, sorted by name, without those that an operator retired.
     pub(crate) fn load_groups(&self) -> Result<impl Iterator<Item = (Name, Result<LoadedGroup>)>> {
         let groups = self.claims.list_ids()?.into_iter().filter_map(|name| Name::new("group", name).ok());
+        // a foreign file is no group; a path that cannot be inspected now may be one
+        let groups = groups.filter(|group| !self.claims.folder_of(group).is_ok_and(|folder| folder.is_file()));
         Ok(groups.filter_map(|group| match self.claims.load_newest(&group) {
             Ok(Some(claim)) if is_retired(&claim) => None,
             claim => Some((group, claim.and_then(|claim| self.with_progress(claim)))),

@@ -98,6 +98,19 @@ mod tests {
         assert!(!empty.exists());
     }
 
+    /// Fails if a file that a viewer of folders or an editor leaves beside the groups counts as a group.
+    #[tokio::test]
+    async fn a_foreign_file_is_no_group_and_keeps_no_event() {
+        let root = tempfile::tempdir().unwrap();
+        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
+        queue.publish_all(&["one", "two"]).await.unwrap();
+        let foreign = root.path().join("queue/subscriptions/Thumbs.db");
+        std::fs::write(&foreign, "").unwrap();
+        assert_eq!(queue.inner().groups().load_groups().unwrap().count(), 0);
+        assert_eq!(queue.remove_through(2, RemovalCondition::Groups).await.unwrap().through, 2);
+        assert!(foreign.exists());
+    }
+
     #[tokio::test]
     async fn an_event_stays_until_its_publisher_has_seen_that_it_had_the_id_first() {
         let root = tempfile::tempdir().unwrap();

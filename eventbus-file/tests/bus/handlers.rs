@@ -142,6 +142,32 @@ async fn a_torn_event_is_a_dead_letter_of_the_group_and_the_others_go_on() {
     assert_eq!(fs::read(event_path(&queue, 2)).unwrap(), b"{", "it is left alone");
 }
 
+/// Fails if the consumer waits for ever for a folder that an operator removed to discard all dead letters: the handler
+/// would run again whenever the group's claim expires.
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_written_and_replayed_although_their_folders_were_removed() {
+    let queue = fresh().await;
+    let is_well = Arc::new(AtomicBool::new(false));
+    let got_well = Arc::clone(&is_well);
+    let fails = Subscriber::new(Name::from_static("fails"), EventFilter::All, move |_| {
+        let is_well = got_well.load(Ordering::Relaxed);
+        Box::pin(async move { if is_well { Ok(()) } else { Err(HandlerError::permanent("not yet")) } })
+    });
+    queue.add_subscriber(queue.default_group().clone(), fails);
+    let remove = |folder: &str| fs::remove_dir(queue.config().root_dir.join(folder)).unwrap();
+    remove("dead_letters");
+    consume(&queue);
+    EventBus::publish(&queue, &[deposited("a", 1)]).await.unwrap();
+    settled(&queue).await;
+    let letters = queue.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let [letter] = &letters[..] else { panic!("{letters:?}") };
+    is_well.store(true, Ordering::Relaxed);
+    remove("replays");
+    assert!(queue.replay(&letter.id).await.unwrap());
+    settled(&queue).await;
+    assert!(queue.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters.is_empty());
+}
+
 /// A queue that published more could not write the dead letter, which has the errors, too: its group would never go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_event_can_become_a_dead_letter() {

@@ -38,7 +38,7 @@ use crate::{
 /// Delay before the retry after the file system refused.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Maximum number of open events, before which the consumer receives no new ones. They wait for a retry, are parked behind
+/// Maximum number of open events, before which the consumer receives no new ones. They wait for a retry, or behind
 /// one that does, or are left to a newer release: the file of the group has an entry for each, and is written as a whole.
 const OPEN_MAX: usize = 10_000;
 
