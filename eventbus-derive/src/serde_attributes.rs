@@ -9,6 +9,8 @@ pub(crate) struct SerdeAttributes {
     /// Further names under which serde reads the field.
     pub(crate) aliases: Vec<LitStr>,
     rename_all: Vec<String>,
+    /// The key under which serde adds the name of a struct.
+    pub(crate) tag: Option<LitStr>,
     /// Set if serde neither writes nor reads the field.
     pub(crate) skip: bool,
     /// Set if serde does not write the field, or does not read it, or neither.
@@ -46,6 +48,8 @@ impl SerdeAttributes {
                             Ok(())
                         })?;
                     }
+                } else if meta.path.is_ident("tag") {
+                    serde.tag = Some(meta.value()?.parse()?);
                 } else if meta.path.is_ident("alias") {
                     serde.aliases.push(meta.value()?.parse()?);
                 } else if meta.input.peek(Token![=]) {

@@ -20,11 +20,14 @@ const RESERVED: [&str; 12] = [
     "metadata",
 ];
 
-/// Reports every field whose key on the wire is reserved.
+/// Reports every field whose key on the wire is reserved, and such a key that serde adds.
 ///
 /// Reads serde's attributes; the encoder refuses reserved keys that serde makes at run time (`flatten`).
 pub(super) fn check(container: &[Attribute], fields: &Punctuated<Field, Token![,]>, mistakes: &mut Mistakes) {
     let container = SerdeAttributes::of(container);
+    if let Some(tag) = container.tag.as_ref().filter(|tag| RESERVED.contains(&tag.value().as_str())) {
+        mistakes.at(tag, message(&tag.value()));
+    }
     for field in fields {
         let Some(ident) = &field.ident else { continue };
         let serde = SerdeAttributes::of(&field.attrs);

@@ -34,4 +34,11 @@ struct Camel {
     metadata: String,
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+#[serde(tag = "event_type")]
+struct Tagged {
+    amount: u64,
+}
+
 fn main() {}
