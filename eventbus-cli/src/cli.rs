@@ -2,7 +2,7 @@
 
 use std::{env, ffi::OsString, io::Write as _, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use eventbus::{clock::SharedClock, port::BoxFuture};
 
 #[cfg(feature = "dashboard")]
@@ -39,8 +39,8 @@ pub(crate) const EXIT_CODES: &str =
 #[command(next_help_heading = "Options of all commands")]
 pub(crate) struct GlobalOptions {
     /// The store: postgres://…, sqlite:PATH or redis://…
-    // hidden, as a URL may hold a password
-    #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_STORE", hide_env_values = true)]
+    // hidden, as a URL may hold a password; refused if empty, as without it the store of an application would be meant
+    #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_STORE", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     #[debug(skip)]
     store: Option<String>,
     /// The schema of a PostgreSQL store
@@ -50,7 +50,7 @@ pub(crate) struct GlobalOptions {
     #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_KEY_PREFIX", default_value = "")]
     store_prefix: String,
     /// The Redis of the bus; without it, the in-process bus whose progress is in the store
-    #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_BUS", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_BUS", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     #[debug(skip)]
     bus: Option<String>,
     /// The stream prefix of the bus
@@ -141,13 +141,13 @@ impl Command {
 impl GlobalOptions {
     /// Makes the session of a command; in the binary of an application with that application.
     pub(crate) fn into_session(self, app: Option<AppSource>) -> Session {
-        // an empty argument counts as none, as an empty variable does
+        // an empty file counts as none, as an empty variable does
         let file = |file: Option<PathBuf>| file.filter(|file| !file.as_os_str().is_empty());
         let settings = ConnectionSettings {
-            store: self.store.filter(|url| !url.is_empty()),
+            store: self.store,
             schema: self.schema,
             store_prefix: self.store_prefix,
-            bus: self.bus.filter(|url| !url.is_empty()),
+            bus: self.bus,
             prefix: self.prefix,
             dlq_suffix: self.dlq_suffix,
             retry_prefix: self.retry_prefix,

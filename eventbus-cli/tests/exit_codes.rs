@@ -186,6 +186,10 @@ fn wrong_arguments_are_usage() {
         (&["unknown"], "unrecognized subcommand"),
         (&["--store", "sqlite:x", "streams", "list", "--limit", "0"], "0 is not in"),
         (&["--store", "sqlite:x", "streams", "show", "Order", "o-1", "--limit", "0"], "0 is not in"),
+        // what a script passes of a variable that is not set
+        (&["--store", "sqlite:x", "--yes", "dead-letters", "discard", "--error", ""], "required for '--error <TEXT>'"),
+        (&["--store", "", "--bus", "redis://127.0.0.1:1", "groups"], "a value is required for '--store <URL>'"),
+        (&["--store", "sqlite:x", "--bus", "", "groups"], "a value is required for '--bus <URL>'"),
     ] {
         let ran = eventbus(arguments);
         assert_eq!((ran.code, ran.out.as_str()), (64, ""), "{arguments:?} {ran:?}");

@@ -24,6 +24,7 @@ use eventstore_postgres::{
     sqlx::{self, Connection as _},
 };
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
+use eventstore_sqlite::SqliteEventStore;
 use serde_json::{Value, json};
 use tls_server::TlsServer;
 
@@ -150,6 +151,7 @@ async fn a_running_app_owns_its_roles() {
             "oldest_unread_ms": null, "dead_letters": 2,
             "lost": false, "holds_trim": false, "position": "4", "seconds": 0.0,
         }],
+        "more_dead_letters": false,
     });
     assert_json(&groups, &wanted);
     assert_eq!(live.run(&["lag", "--over", "0"]).code, 0);
@@ -603,6 +605,82 @@ async fn a_bus_is_shown_without_a_store() {
     let status = eventbus(&[&arguments[..], &["status"]].concat()).masked_json();
     assert_eq!((&status["store"], &status["head"]), (&Value::Null, &Value::Null));
     assert_eq!(eventbus(&[&arguments[..], &["projections"]].concat()).code, 64, "these are in a store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_say_that_not_all_dead_letters_are_counted() {
+    let redis = eventbus_test::redis();
+    let config = RedisEventBusConfig {
+        redis_url: redis.url().into(),
+        stream_prefix: redis.prefix().into(),
+        ..RedisEventBusConfig::default()
+    };
+    let _bus = RedisEventBus::connect(config).await.unwrap();
+    let mut connection = eventbus_test::internal::redis_connection(redis.url()).await;
+    let dead_letters = keys::dead_letters(redis.prefix(), "_dlq");
+    let mut add = redis::pipe();
+    for _ in 0..=1_000 {
+        add.cmd("XADD").arg(&dead_letters).arg("*").arg("group").arg("mail").ignore();
+    }
+    let _: () = add.query_async(&mut connection).await.unwrap();
+    let groups =
+        |options: &[&str]| eventbus(&[&["--bus", redis.url(), "--prefix", redis.prefix(), "groups"], options].concat());
+    assert_eq!(groups(&["--json"]).masked_json()["more_dead_letters"], true);
+    let shown = groups(&[]);
+    assert_eq!(shown.err, "of the dead letters the oldest 1,000 are counted; there are more\n", "{shown:?}");
+    let _: u64 =
+        redis::cmd("XTRIM").arg(&dead_letters).arg("MAXLEN").arg(1_000).query_async(&mut connection).await.unwrap();
+    assert_eq!(groups(&["--json"]).masked_json()["more_dead_letters"], false);
+    assert_eq!(groups(&[]).err, "");
+}
+
+/// A group may have any number of pending events, of any size.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_large_pending_events_few_are_searched() {
+    const EVENTS: usize = 40;
+    const EVENT_BYTES: usize = 1 << 20;
+    let (folder, redis) = (tempfile::tempdir().unwrap(), eventbus_test::private_redis());
+    let path = folder.path().join("bank.db");
+    let store = SqliteEventStore::open(&path).await.unwrap();
+    let config = RedisEventBusConfig {
+        redis_url: redis.url().into(),
+        stream_prefix: "orders".into(),
+        consumer_group: "mail".into(),
+        ..RedisEventBusConfig::default()
+    };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let mut ids = Vec::new();
+    for number in 0..EVENTS {
+        let shipped = NewEvent::from_event(&OrderShipped { parcel: "x".repeat(EVENT_BYTES) }).unwrap();
+        let stream = StreamId::parse("Order", &number.to_string()).unwrap();
+        let stored = store.append(&stream, ExpectedVersion::NoStream, vec![shipped]).await.unwrap();
+        bus.publish(&stored).await.unwrap();
+        ids.push(stored[0].metadata().event_id().to_string());
+    }
+    let mut connection = eventbus_test::internal::redis_connection(redis.url()).await;
+    let read = ["GROUP", "mail", "worker-7", "COUNT", "100", "STREAMS", "orders:stream", ">"];
+    let _: redis::Value = redis::cmd("XREADGROUP").arg(&read[..]).query_async(&mut connection).await.unwrap();
+
+    let url = format!("sqlite:{}", path.display());
+    let why = || eventbus(&["--store", &url, "--bus", redis.url(), "--prefix", "orders", "--json", "why", &ids[0]]);
+    let mut sent_bytes = async || {
+        let statistics: String = redis::cmd("INFO").arg("stats").query_async(&mut connection).await.unwrap();
+        let sent = statistics.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+        sent.unwrap().parse::<usize>().unwrap()
+    };
+    let before = sent_bytes().await;
+    let shown = why().documents().remove(0);
+    let sent = sent_bytes().await - before;
+    assert!(sent < EVENTS * EVENT_BYTES / 2, "the server sent {sent} bytes");
+    let waiting = &shown["events"][0]["waiting"][0];
+    assert_eq!((&waiting["group"], &waiting["consumer"]), (&json!("mail"), &json!("worker-7")));
+    assert_eq!(shown["may_have_more_deliveries"], true);
+
+    // a group of a foreign program has any name
+    let create = ["CREATE", "orders:stream", &"g".repeat(300), "0"];
+    let _: () = redis::cmd("XGROUP").arg(&create[..]).query_async(&mut connection).await.unwrap();
+    let beside = why();
+    assert_eq!(beside.code, 0, "{}", beside.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]

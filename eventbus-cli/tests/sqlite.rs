@@ -17,11 +17,11 @@ use std::{
 use common::{OrderPlaced, OrderShipped, Ran, assert_json, eventbus, eventbus_unread, projections::Totals, send};
 use eventbus::{
     EventContext, EventId, ExpectedVersion, InMemoryEventBus, Name, NewEvent, StreamId, Uuid, app::SettleError,
-    bus::EventBus, port::AppendEvents as _, prelude::*, store::EventStore,
+    bus::EventBus, event::Attributes, port::AppendEvents as _, prelude::*, store::EventStore,
 };
 use eventbus_cli::{
     connection::OpenBus,
-    query::{DeadLetterQuery, find_dead_letters},
+    query::{DeadLetterQuery, find_dead_letters, search_dead_letters},
 };
 use eventstore_sqlite::SqliteEventStore;
 use serde_json::json;
@@ -228,6 +228,7 @@ async fn a_dead_app_has_no_owners_and_keeps_its_positions() {
             "oldest_unread_ms": null, "dead_letters": 2,
             "lost": false, "holds_trim": false, "position": "5", "seconds": 0.0,
         }],
+        "more_dead_letters": false,
     });
     assert_json(&app.run(&["groups", "--json"]).masked_json(), &wanted);
     assert_eq!(app.run(&["groups", "retire", "mail", "--yes"]).code, 64);
@@ -441,8 +442,11 @@ async fn a_deep_or_large_conversation_is_shown_in_part() {
     let store = SqliteEventStore::open(folder.path().join("bank.db")).await.unwrap();
     let (mut context, mut ids) = (EventContext::default(), Vec::new());
     for number in 0..40 {
-        let parcel = if number < 33 { String::new() } else { "x".repeat(4 << 20) };
-        let event = NewEvent::from_event(&OrderShipped { parcel }).unwrap().with_context(context);
+        // half of the bytes are those of the attributes
+        let parcel = if number < 33 { String::new() } else { "x".repeat(2 << 20) };
+        let attributes = Attributes::parse(&format!("{{\"note\":\"{parcel}\"}}")).unwrap();
+        let context_with_note = context.with_attributes(attributes);
+        let event = NewEvent::from_event(&OrderShipped { parcel }).unwrap().with_context(context_with_note);
         let stream = StreamId::parse("Order", &format!("o-{number}")).unwrap();
         let stored = store.append(&stream, ExpectedVersion::NoStream, vec![event]).await.unwrap();
         context = EventContext::caused_by(stored[0].metadata());
@@ -630,6 +634,46 @@ async fn all_dead_letters_are_more_than_a_page() {
     assert_eq!((discarded.code, discarded.out.lines().count()), (0, 120), "{discarded:?}");
     let none = eventbus(&["--store", &url, "--json", "dead-letters", "list"]);
     assert_eq!(none.documents()[0]["dead_letters"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_large_dead_letters_few_are_held_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteEventStore::open(folder.path().join("bank.db")).await.unwrap();
+    let large = format!(r#"{{"parcel":"p","note":"{}"}}"#, "x".repeat(1 << 20));
+    for number in 0..12 {
+        let stream = StreamId::parse("Order", &number.to_string()).unwrap();
+        let shipped = NewEvent::new(Name::from_static("OrderShipped"), 1, large.clone());
+        store.append(&stream, ExpectedVersion::NoStream, vec![shipped]).await.unwrap();
+    }
+    let app = App::builder().store(store.clone()).handler::<send>().start().await.unwrap();
+    assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 12, .. })));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+
+    let store: Arc<dyn EventStore> = Arc::new(store);
+    let given: Arc<dyn EventBus> = Arc::new(InMemoryEventBus::new());
+    let attached = OpenBus::attach(&given, Some(&store)).await.unwrap();
+    let (dead_letters, all) = (attached.dead_letters().unwrap(), DeadLetterQuery::default());
+    let (mut numbers, mut after) = (Vec::new(), None);
+    loop {
+        let (found, next) = find_dead_letters(dead_letters, &all, after, 100).await.unwrap();
+        numbers.push(found.len());
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(numbers, [4, 4, 4]);
+    let (found, next) = search_dead_letters(dead_letters, &all, None, (50, 200)).await.unwrap();
+    assert_eq!((found.len(), next.is_some()), (4, true), "a page of the dashboard");
+    drop((attached, store));
+
+    // the commands take all the same
+    let url = format!("sqlite:{}", folder.path().join("bank.db").display());
+    let listed = eventbus(&["--store", &url, "--json", "dead-letters", "list"]).documents().remove(0);
+    assert_eq!((listed["dead_letters"].as_array().unwrap().len(), &listed["next"]), (12, &json!(null)));
+    let unchanged = eventbus(&["--store", &url, "--dry-run", "dead-letters", "discard", "--all"]);
+    assert_eq!((unchanged.code, unchanged.out.lines().count()), (0, 12), "{unchanged:?}");
 }
 
 /// The names of the files below a folder with their bytes.

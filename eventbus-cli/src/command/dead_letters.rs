@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use eventbus::{
     Uuid,
     bus::MessageId,
@@ -75,7 +75,8 @@ struct FilterArgs {
     #[arg(long, value_name = "UUID")]
     tenant: Option<Uuid>,
     /// Only those whose error holds this text
-    #[arg(long, value_name = "TEXT")]
+    // refused if empty, as each error holds that
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     error: Option<String>,
     /// Only those that were given up longer than this ago
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]

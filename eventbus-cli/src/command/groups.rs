@@ -11,7 +11,7 @@ use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table, age, optional},
-    query::{GroupRow, GroupView, list_groups, load_group},
+    query::{DeadLetterTally, GroupDetail, GroupRow, GroupView, list_groups_with, load_group},
     session::{Consent, Session},
 };
 
@@ -47,6 +47,8 @@ enum GroupAction {
 #[derive(Debug, Serialize)]
 struct Groups {
     groups: Vec<GroupRow>,
+    /// Set if there are more dead letters than were counted.
+    more_dead_letters: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,8 +64,11 @@ impl GroupArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         match &self.action {
             None => {
-                let groups = Progress::while_reading(read_groups(session)).await?;
-                session.printer().show_table(&Groups { groups }, |body| table(&body.groups))?;
+                let body = Progress::while_reading(read_groups(session)).await?;
+                session.printer().show_table(&body, |body| table(&body.groups))?;
+                if body.more_dead_letters {
+                    session.printer().note("of the dead letters the oldest 1,000 are counted; there are more");
+                }
                 Ok(ExitStatus::Done)
             }
             Some(GroupAction::Show { group, limit }) => show(session, group, *limit).await,
@@ -72,14 +77,18 @@ impl GroupArgs {
     }
 }
 
-async fn read_groups(session: &Session) -> Result<Vec<GroupRow>, CommandError> {
-    list_groups(session.bus().await?, session.optional_store().await?.as_deref(), session.clock()).await
+async fn read_groups(session: &Session) -> Result<Groups, CommandError> {
+    let (bus, store) = (session.bus().await?, session.optional_store().await?);
+    let tally = DeadLetterTally::load(bus, store.as_deref()).await?;
+    let counted = (&tally, GroupDetail::Waiting);
+    let groups = list_groups_with(bus, store.as_deref(), counted, session.clock()).await?;
+    Ok(Groups { groups, more_dead_letters: !tally.is_complete() })
 }
 
 async fn show(session: &Session, group: &str, limit: usize) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
     let reading = async {
-        if !read_groups(session).await?.iter().any(|row| row.group == group && !row.is_lost) {
+        if !read_groups(session).await?.groups.iter().any(|row| row.group == group && !row.is_lost) {
             return Ok(None);
         }
         let (bus, store) = (session.bus().await?, session.optional_store().await?);
@@ -137,7 +146,7 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
         return Err(CommandError::Usage("only groups on Redis are retired; pass `--bus URL`".into()));
     };
     let store = session.optional_store().await?;
-    let groups = Progress::while_reading(read_groups(session)).await?;
+    let Groups { groups, .. } = Progress::while_reading(read_groups(session)).await?;
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
         return forget(session, bus.as_bus().destination(), &name).await;
     };

@@ -21,6 +21,8 @@ const SAMPLES_MAX: usize = 720;
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// The longest interval of samples.
 const INTERVAL_MAX: Duration = Duration::from_hours(24);
+/// The age up to which a sample shows how far the readers are behind.
+const LATEST_AGE_MAX: Duration = Duration::from_secs(10);
 /// The readers of a sample; the rest is left out.
 const READERS_MAX: usize = 100;
 
@@ -84,7 +86,8 @@ impl Samples {
     ) -> Result<(OffsetDateTime, Vec<LagRow>), CommandError> {
         let now = source.clock().now();
         let latest = self.latest.lock().clone();
-        match latest.filter(|(at, _)| now - *at < 2 * self.interval) {
+        let age_max = (2 * self.interval).min(LATEST_AGE_MAX);
+        match latest.filter(|(at, _)| now - *at < age_max) {
             Some(latest) => Ok(latest),
             None => Ok((now, source.lags().await?)),
         }
@@ -124,7 +127,25 @@ impl Samples {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use eventbus::{InMemoryEventBus, InMemoryEventStore, Name, Position, port::Checkpoints as _};
+
     use super::*;
+    use crate::connection::OpenBus;
+
+    #[tokio::test]
+    async fn rare_samples_are_no_answer_for_long() {
+        let store = InMemoryEventStore::new();
+        store.save_checkpoint(&Name::from_static("projection:totals"), Position::START).await.unwrap();
+        let source = DashboardSource::new(Some(Arc::new(store)), OpenBus::InProcess(InMemoryEventBus::new()));
+        let samples = Samples::new(Duration::from_secs(3_600));
+        for (age, is_shown) in [(1, true), (60, false)] {
+            *samples.latest.lock() = Some((source.clock().now() - Duration::from_secs(age), Vec::new()));
+            let (_, lags) = samples.latest_lags(&source).await.unwrap();
+            assert_eq!(lags.is_empty(), is_shown, "a sample of {age} s ago");
+        }
+    }
 
     #[test]
     fn the_ring_is_bounded_and_rates_are_between_samples() {

@@ -75,8 +75,8 @@ async fn check_relay_ahead(
         format!("`{}` has events of this store up to position {highest}, and the store ends at {head}", bus.stream());
     let consequence = "the store came back from an older copy: the relay stops, and handlers have seen events that are \
                        gone";
-    let repair = "compare the last entries of the stream with the store; then `app.republish(from)` at the position \
-                  where both agree";
+    let repair = "compare the last entries of the stream with the store; then `eventbus relay republish --after \
+                  POSITION`, with the position up to which both agree";
     let observed = json!({ "store": id, "published": highest.to_string(), "head": head.to_string() });
     Ok(Some(Finding::fault(found, consequence, repair).observed(observed)).into())
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     deliveries::{Deliveries, EventDeliveries, find_deliveries},
-    events::EventView,
+    events::{EventView, event_bytes},
 };
 use crate::{connection::OpenBus, error::CommandError};
 
@@ -141,7 +141,7 @@ pub async fn find_causes(
             is_cut = true;
             continue;
         }
-        bytes += event.payload().len();
+        bytes += event_bytes(&event);
         events.push(event);
     }
     let Deliveries { of_events, may_have_more: may_have_more_deliveries } =

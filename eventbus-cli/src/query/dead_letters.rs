@@ -8,6 +8,7 @@ use eventbus::{
     clock::SharedClock,
     dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters},
     store::EventStore,
+    support::PAGE_BYTES,
 };
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -17,6 +18,9 @@ use crate::{connection::OpenBus, error::CommandError, output::serialize_option_t
 
 /// Dead letters of one page.
 const PAGE: usize = 100;
+
+/// The bytes of dead letters beyond which no more are found at once, whose events may be large.
+const FOUND_BYTES_MAX: usize = 4 * PAGE_BYTES;
 
 /// The most dead letters that are counted: a count of all would read them all.
 const COUNTED_MAX: u64 = 1_000;
@@ -215,8 +219,8 @@ impl DeadLetterTally {
     }
 }
 
-/// Finds the dead letters that match, oldest first, at most `limit`, after the one with an id. Returns also the id after
-/// which there may be more.
+/// Finds the dead letters that match, oldest first, at most `limit`, after the one with an id; fewer if they have 4 MiB.
+/// Returns also the id after which there may be more.
 ///
 /// # Errors
 /// [`CommandError`] if the bus cannot be reached, or `after` is no id of a dead letter.
@@ -232,7 +236,7 @@ pub async fn find_dead_letters(
     loop {
         let page = dead_letters.list_dead_letters(&query.filter, after.as_ref(), page_len).await?;
         after = add_matching(&mut found, page, limit, |dead_letter| query.matches(dead_letter));
-        if found.len() >= limit || after.is_none() {
+        if found.len() >= limit || after.is_none() || are_large(&found) {
             return Ok((found, after));
         }
     }
@@ -259,8 +263,14 @@ fn add_matching(
     page.next
 }
 
-/// Finds the dead letters that match, oldest first, at most `limit`, after the one with an id, and reads no more than
-/// about `read_max` of them. Returns also the id after which there may be more; there may be, although none was found.
+/// Returns `true` if dead letters are as large as those that are found at once.
+fn are_large(found: &[DeadLetter]) -> bool {
+    found.iter().map(DeadLetter::bytes).sum::<usize>() >= FOUND_BYTES_MAX
+}
+
+/// Finds the dead letters that match, oldest first, at most `limit`, after the one with an id, fewer if they have 4 MiB, and
+/// reads no more than about `read_max` of them. Returns also the id after which there may be more; there may be, although none
+/// was found.
 ///
 /// # Errors
 /// [`CommandError`] if the bus cannot be reached, or `after` is no id of a dead letter.
@@ -277,7 +287,7 @@ pub async fn search_dead_letters(
         read += page.letters.len();
         let matches = |dead_letter: &DeadLetter| query.filter.matches(dead_letter) && query.matches(dead_letter);
         after = add_matching(&mut found, page, limit, matches);
-        if found.len() >= limit || after.is_none() || read >= read_max {
+        if found.len() >= limit || after.is_none() || read >= read_max || are_large(&found) {
             return Ok((found, after));
         }
     }

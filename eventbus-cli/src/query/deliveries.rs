@@ -8,20 +8,24 @@ use eventbus::{
     delivery::DeliveryAttempts,
     health::GroupInfo,
     store::EventStore,
-    support::ReaderKind,
+    support::{PAGE_BYTES, ReaderKind},
 };
-use eventbus_redis::RedisEventBus;
+use eventbus_redis::{PendingDelivery, RedisEventBus};
 use serde::Serialize;
 
-use super::{group_view::AttemptsView, position::all_checkpoints};
+use super::{events::event_bytes, group_view::AttemptsView, position::all_checkpoints};
 use crate::{connection::OpenBus, error::CommandError};
 
 /// Dead letters of one page, and the most that are searched.
 const PAGE: usize = 500;
 const DEAD_LETTERS_MAX: usize = 100_000;
 
-/// The most pending entries of a group, in each partition, that are searched.
+/// The most pending entries of a group, in each partition, that are searched; fewer if they have 16 MiB.
 const PENDING_MAX: usize = 1_000;
+const PENDING_BYTES_MAX: usize = 16 * PAGE_BYTES;
+
+/// How many times as many pending entries each further read asks for.
+const PENDING_GROWTH: usize = 4;
 
 /// Events of one search for notes.
 const EVENTS_AT_ONCE: usize = 1_000;
@@ -138,10 +142,13 @@ impl Deliveries {
         indexes: &EventIndexes,
     ) -> Result<(), CommandError> {
         for group in groups {
-            let name = Name::new("group", &group.name).map_err(CommandError::fault)?;
-            let pending = bus.pending_deliveries(&name, PENDING_MAX).await?;
-            // one of the streams may have as many, and more behind them
-            self.may_have_more |= pending.len() >= PENDING_MAX;
+            let Ok(name) = Name::new("group", &group.name) else {
+                // a foreign group, whose entries the bus does not list
+                self.may_have_more |= group.pending > 0;
+                continue;
+            };
+            let (pending, may_have_more) = load_pending(bus, &name).await?;
+            self.may_have_more |= may_have_more;
             for delivery in pending {
                 if let Some(index) = index_of(indexes, delivery.record.as_ref()) {
                     let row = WaitingDeliveryRow::new(&group.name, Some(delivery.consumer), delivery.attempts);
@@ -191,6 +198,25 @@ impl Deliveries {
                 return Ok(());
             }
         }
+    }
+}
+
+/// Loads the oldest pending deliveries of a group. Returns also `true` if it may have more.
+///
+/// The size of an entry is known once it was read. So the first read takes one entry of each partition. Each further read asks
+/// for four times as many, if entries as large as the largest one so far would fit.
+async fn load_pending(bus: &RedisEventBus, group: &Name) -> Result<(Vec<PendingDelivery>, bool), CommandError> {
+    let mut limit = 1;
+    loop {
+        let pending = bus.pending_deliveries(group, limit).await?;
+        // one of the streams may have as many, and more behind them
+        let may_have_more = pending.len() >= limit;
+        let largest = pending.iter().filter_map(|delivery| delivery.record.as_ref()).map(event_bytes).max();
+        let fits = largest.unwrap_or_default().saturating_mul(PENDING_GROWTH * pending.len()) <= PENDING_BYTES_MAX;
+        if !may_have_more || !fits || limit >= PENDING_MAX {
+            return Ok((pending, may_have_more));
+        }
+        limit = PENDING_MAX.min(PENDING_GROWTH * limit);
     }
 }
 

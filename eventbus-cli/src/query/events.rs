@@ -8,6 +8,11 @@ use uuid::Uuid;
 
 use crate::output::{serialize_option_time, serialize_time};
 
+/// Returns the bytes of an event that the application has given it: those of its fields and attributes.
+pub(crate) fn event_bytes(event: &RecordedEvent) -> usize {
+    event.payload().len() + event.metadata().attributes().as_json().len()
+}
+
 /// An event with its metadata and its fields, which need no types of the application.
 #[derive(Debug, Serialize)]
 pub struct EventView {

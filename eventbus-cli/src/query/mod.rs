@@ -35,6 +35,7 @@ pub use self::{
 };
 pub(crate) use self::{
     dead_letters::aggregate_text,
+    events::event_bytes,
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
     position::{ago, all_checkpoints, all_leases},
     state::StateComparison,

@@ -173,6 +173,21 @@ async fn a_stream_shows_its_events_with_differences() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_stream_that_misses_an_event_the_later_ones_are_shown() {
+    let shop = FileShop::empty().await;
+    shop.append("o-1", (1..=5).map(placed).collect()).await;
+    let url = shop.url();
+    let rows = rusqlite::Connection::open(url.trim_start_matches("sqlite:")).unwrap();
+    assert_eq!(rows.execute("DELETE FROM eventbus_events WHERE version = 2", []).unwrap(), 1);
+    let served = Served::start(&["--store", &url]);
+    let page = served.site.get("/stream?type=Order&id=o-1").await.ok();
+    assert_eq!(between(&page, "<span class=\"version\">v", "<"), ["5", "4", "3"], "{page}");
+    let reason = "Earlier events cannot be read: event store holds corrupt data at event 2 of stream `Order/o-1`";
+    assert!(page.contains(reason), "{page}");
+    check_structure("a damaged stream", &page);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_found_shown_replayed_and_discarded() {
     let shop = FileShop::new().await;
     let url = shop.url();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use eventbus::{
     Name, RecordedEvent, StreamId, Uuid, Version,
-    port::{Direction, listings::StreamFilter},
+    port::{Direction, ReadError, listings::StreamFilter},
     store::EventStore,
 };
 use futures_util::TryStreamExt as _;
@@ -18,7 +18,7 @@ use crate::{
         visit::Visit,
     },
     error::CommandError,
-    query::{Change, Difference, Payload, PayloadComparison, StateComparison, list_stream_page},
+    query::{Change, Difference, Payload, PayloadComparison, StateComparison, event_bytes, list_stream_page},
 };
 
 /// Streams of one page.
@@ -129,13 +129,14 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     let newest = choice.upto.map_or(Version::MAX, Version::new).min(Version::MAX);
     let fields = visit.inner().fields();
     let state = StateComparison::begin(&stream, fields);
-    let (mut events, are_too_large) = read_events(store, &stream, newest, state.is_some()).await?;
+    let PageEvents { mut events, are_too_large, fault } = read_events(store, &stream, newest, state.is_some()).await?;
     let count = count_shown(&events);
     events.reverse();
     let states = match state {
         Some(_) if are_too_large => StateChanges::of_too_large(),
-        Some(state) => StateChanges::of(state, &events, count).await,
-        None => StateChanges::default(),
+        // the state before the first of the events is not known
+        Some(state) if fault.is_none() => StateChanges::of(state, &events, count).await,
+        _ => StateChanges::default(),
     };
     let shown = &events[events.len().saturating_sub(count + 1)..];
     let mut comparison = PayloadComparison::default();
@@ -150,6 +151,7 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
         @if compared.is_empty() {
             p { "The stream has no events." }
         }
+        @if let Some(reason) = &fault { p.problem role="alert" { "Earlier events cannot be read: " (reason) } }
         @if let Some(reason) = &states.unknown { p.hint { (reason) } }
         ol.timeline reversed aria-label="Events, the newest first" {
             @for (event, is_cut, fields) in compared.iter().rev() {
@@ -164,41 +166,54 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     })
 }
 
-/// Reads the events of a page, the newest first, and one more, with which the oldest one is compared. Reads on to the first
-/// event if the page shows states and the newest version is not above [`STATE_VERSION_MAX`]; returns `true` if these events
-/// have more than [`STATE_BYTES_MAX`], of which it reads no more.
+/// The events of a page, the newest first, and one more, with which the oldest one is compared.
+#[derive(Default)]
+struct PageEvents {
+    events: Vec<RecordedEvent>,
+    /// Set if the events up to the first one, of which the page makes states, have more than [`STATE_BYTES_MAX`].
+    are_too_large: bool,
+    /// Why the store cannot read the events before these.
+    fault: Option<String>,
+}
+
+/// Reads the events of a page. Reads on to the first event if the page shows states and the newest version is not above
+/// [`STATE_VERSION_MAX`]; but no more than [`STATE_BYTES_MAX`], and no further than to an event that the store cannot read.
 async fn read_events(
     store: &dyn EventStore,
     stream: &StreamId,
     newest: Version,
     shows_states: bool,
-) -> Result<(Vec<RecordedEvent>, bool), CommandError> {
+) -> Result<PageEvents, CommandError> {
     let mut read = store.read_stream(stream, newest, Direction::Backward);
-    let (mut events, mut bytes): (Vec<RecordedEvent>, usize) = (Vec::new(), 0);
-    while let Some(event) = read.try_next().await? {
-        bytes += size(&event);
-        events.push(event);
-        let reads_all = shows_states && events[0].version() <= STATE_VERSION_MAX;
-        if events.len() > count_shown(&events) && (!reads_all || bytes > STATE_BYTES_MAX) {
-            return Ok((events, reads_all));
+    let (mut page, mut bytes) = (PageEvents::default(), 0);
+    loop {
+        let event = match read.try_next().await {
+            Ok(Some(event)) => event,
+            Ok(None) => return Ok(page),
+            Err(error @ ReadError::Corrupt { .. }) if !page.events.is_empty() => {
+                page.fault = Some(CommandError::from(error).to_line());
+                return Ok(page);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        bytes += event_bytes(&event);
+        page.events.push(event);
+        let reads_all = shows_states && page.events[0].version() <= STATE_VERSION_MAX;
+        if page.events.len() > count_shown(&page.events) && (!reads_all || bytes > STATE_BYTES_MAX) {
+            page.are_too_large = reads_all;
+            return Ok(page);
         }
     }
-    Ok((events, false))
 }
 
 /// Returns the number of events that a page shows, of its events with the newest first.
 fn count_shown(events: &[RecordedEvent]) -> usize {
     let mut bytes = 0;
     let fits = |event: &&RecordedEvent| {
-        bytes += size(event);
+        bytes += event_bytes(event);
         bytes <= EVENT_BYTES_MAX
     };
     events.iter().take(EVENTS).take_while(fits).count().max(1)
-}
-
-/// The bytes of an event that the application has given it.
-fn size(event: &RecordedEvent) -> usize {
-    event.payload().len() + event.metadata().attributes().as_json().len()
 }
 
 /// What events changed in the state of their aggregate.
