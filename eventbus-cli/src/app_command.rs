@@ -156,3 +156,33 @@ impl AppSubcommand {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The README of the crate that `eventbus new` makes.
+    const README: &str = include_str!("../template/README.md");
+
+    #[test]
+    fn the_readme_of_a_new_crate_names_commands_that_exist() {
+        let mut commands = Vec::new();
+        for line in README.lines().filter_map(|line| line.strip_prefix("cargo run -- ")) {
+            let (command, comment) = line.split_once('#').unwrap_or((line, ""));
+            commands.push(command.to_owned());
+            if let Some(options) = comment.strip_prefix(" with servers: ") {
+                commands.push(format!("{} {options}", command.split(' ').next().unwrap()));
+            }
+        }
+        let in_text = README.split('`').filter(|span| span.starts_with("rebuild ") || span.starts_with("replay "));
+        commands.extend(in_text.map(|span| span.replace("POSITION", "0")));
+        assert_eq!(commands.len(), 8, "{commands:?}");
+        for command in commands {
+            let parsed = AppCli::try_parse_from(["my-app"].into_iter().chain(command.split_whitespace()));
+            if let Err(error) = parsed {
+                // the help is an error that goes to standard output
+                assert!(!error.use_stderr(), "`{command}`: {error}");
+            }
+        }
+    }
+}

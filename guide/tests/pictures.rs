@@ -56,16 +56,43 @@ fn words(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_picture_is_well_formed() {
+fn every_picture_is_well_formed_and_follows_the_colours_of_the_reader() {
     let mut count = 0;
     for folder in [DRAWINGS, "guide/src/images/plots", "docs/plots"] {
         for (name, svg) in texts(folder, ".svg") {
             let picture = parse(&name, &svg);
             assert!(picture.root_element().has_tag_name((SVG, "svg")), "{folder}/{name}");
+            assert!(svg.contains("@media (prefers-color-scheme: dark)"), "{folder}/{name} has light colours only");
             count += 1;
         }
     }
     assert!(count > 20, "{count}");
+}
+
+/// A test in a browser, which runs on request, makes the pictures of the dashboard.
+#[test]
+fn the_dashboard_has_a_picture_of_each_page_and_the_size_of_the_browser_test() {
+    let test = fs::read_to_string(workspace("eventbus-cli/tests/dashboard/browser/mod.rs")).unwrap();
+    let after = |begin: &str| test.split_once(begin).unwrap_or_else(|| panic!("no `{begin}`")).1;
+    let pages = after("const GUIDE_PAGES: ").split_once(" = [").unwrap().1.split("];").next().unwrap();
+    let names = pages.split("(\"").skip(1).map(|page| page.split('"').next().unwrap());
+    let made: BTreeSet<_> = names.map(|name| format!("dashboard-{name}.png")).collect();
+    let screen = after("fn the_guide_has_pictures_of_a_shop_at_work()").split_once("set_screen(").unwrap().1;
+    let mut sides = screen.split(", ").map(|side| side.replace('_', "").parse::<u32>());
+    let (width, height) = (sides.next().unwrap().unwrap(), sides.next().unwrap().unwrap());
+
+    let files = fs::read_dir(workspace(DRAWINGS)).unwrap().map(|entry| entry.unwrap().file_name());
+    let files = files.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".png"));
+    let shown: BTreeSet<_> = files.collect();
+    assert_eq!(shown, made);
+    for name in shown {
+        let picture = fs::read(workspace(DRAWINGS).join(&name)).unwrap();
+        let (begin, header) = picture.split_at(16);
+        assert!(begin.starts_with(b"\x89PNG") && begin.ends_with(b"IHDR"), "{name} is no PNG");
+        let side = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
+        // a page may be longer than the screen
+        assert!(side(0) == width && side(4) >= height, "{name}: {} x {}", side(0), side(4));
+    }
 }
 
 #[test]

@@ -357,6 +357,74 @@ mod tests {
         assert_eq!((files, FILES.len() + 1), (written.clone(), written.len()));
     }
 
+    /// Returns a file of the template.
+    fn template_file(path: &str) -> &'static str {
+        FILES.iter().find(|(written, _)| *written == path).unwrap().1
+    }
+
+    /// Returns the rows of a table with two columns in the README of a new crate.
+    fn readme_table(heading: &str) -> Vec<(&'static str, &'static str)> {
+        let (_, rows) = template_file("README.md").split_once(&format!("\n{heading}\n|---|---|\n")).unwrap();
+        let cells = |row: &'static str| row.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | ");
+        rows.lines().map_while(cells).collect()
+    }
+
+    #[test]
+    fn the_readme_lists_the_variables_that_the_program_reads() {
+        let sources = FILES.iter().filter(|(path, _)| path.starts_with("src/"));
+        let read = sources.flat_map(|(_, text)| text.split("env::var(\"").skip(1));
+        let read = read.map(|rest| rest.split('"').next().unwrap());
+        // the log reads its level
+        let due: BTreeSet<_> = read.chain(["RUST_LOG"]).collect();
+        let listed = readme_table("| variable | without it |");
+        assert_eq!(listed.iter().map(|(name, _)| name.trim_matches('`')).collect::<BTreeSet<_>>(), due);
+        let without = |name: &str| listed.iter().find(|(listed, _)| listed.trim_matches('`') == name).unwrap().1;
+        let main = template_file("src/main.rs");
+        let file = without("DATABASE_URL").split('`').nth(1).unwrap();
+        assert!(main.contains(&format!("Err(_) => app.store(SqliteEventStore::open(\"{file}\")")), "{file}");
+        let address = without("LISTEN").trim_matches('`');
+        assert!(main.contains(&format!("env::var(\"LISTEN\").unwrap_or_else(|_| \"{address}\".into())")), "{address}");
+        // with the feature `env-filter` the log would show errors alone
+        assert_eq!(without("RUST_LOG"), "`info`");
+        assert!(main.contains("tracing_subscriber::fmt::init()"));
+        assert!(MANIFEST.contains("\ntracing-subscriber = \"0.3\"\n"));
+    }
+
+    /// The library has the routes for probes and for Prometheus, the crate those for its clients.
+    #[test]
+    fn the_readme_lists_routes_that_the_service_has() {
+        let router = template_file("src/routes.rs");
+        let mut due = Vec::new();
+        for (file, function) in [("health", "health_routes"), ("health", "status_routes"), ("metrics", "metrics_route")]
+        {
+            let source = fs::read_to_string(format!("{CHECKOUT}/eventbus/src/axum/{file}.rs")).unwrap();
+            let body = source.split(&format!("\npub fn {function}<")).nth(1).unwrap().split("\n}\n").next().unwrap();
+            let routes: Vec<_> = body.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+            assert!(!routes.is_empty(), "{function}");
+            if router.contains(&format!(".merge({function}(")) {
+                due.extend(routes.into_iter().map(|route| format!("`{route}`")));
+            }
+        }
+        let listed = readme_table("| route | for |").into_iter().flat_map(|(routes, _)| routes.split(", "));
+        assert_eq!(listed.collect::<Vec<_>>(), due);
+        let asked = template_file("README.md").lines().filter_map(|line| line.strip_prefix("curl localhost:8000"));
+        let asked: Vec<_> = asked.map(|rest| rest.split(' ').next().unwrap().replace("/ada/", "/{id}/")).collect();
+        assert_eq!(asked.len(), 2, "{asked:?}");
+        for route in asked {
+            assert!(router.contains(&format!(".route(\"{route}\", ")), "{route}");
+        }
+    }
+
+    #[test]
+    fn the_readme_describes_each_source_of_the_crate() {
+        let listed: BTreeSet<_> =
+            readme_table("| file | what it holds |").into_iter().map(|(path, _)| path.trim_matches('`')).collect();
+        let is_described =
+            |path: &&str| *path != "src/lib.rs" && (path.starts_with("src/") || path.starts_with("tests/"));
+        let sources = FILES.iter().map(|(path, _)| *path).filter(is_described);
+        assert_eq!(listed, sources.chain(["events.lock"]).collect());
+    }
+
     #[test]
     fn mistakes_are_named_and_nothing_is_written() {
         let parent = tempfile::tempdir().unwrap();
