@@ -129,8 +129,9 @@ async fn a_running_app_owns_its_roles() {
             "rebuilt_by": null, "updated_at": "TIME", "skipped": [],
         }],
     });
-    assert_json(&live.document(&["projections"]), &wanted);
-    // the leader saves its checkpoint about once a second
+    // a projection and the leader save what they have passed about once a second
+    let projections = live.wait_for(&["projections"], |document| document["projections"][0]["position"] == "4").await;
+    assert_json(&projections, &wanted);
     let relays = live.wait_for(&["relay"], |document| document["relays"][0]["updated_at"] == "TIME").await;
     let wanted = json!({
         "version": 1,
