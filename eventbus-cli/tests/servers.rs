@@ -47,14 +47,18 @@ async fn take_back(_event: &OrderReturned) -> Result<(), HandlerError> {
     Err("the shelf is full".into())
 }
 
-async fn start_app(store: &PgEventStore, redis: &Redis) -> App {
+async fn connect_bus(url: &str, prefix: &str) -> RedisEventBus {
     let config = RedisEventBusConfig {
-        redis_url: redis.url().into(),
-        stream_prefix: redis.prefix().into(),
+        redis_url: url.into(),
+        stream_prefix: prefix.into(),
         consumer_group: "mail".into(),
         ..RedisEventBusConfig::default()
     };
-    let bus = RedisEventBus::connect(config).await.unwrap();
+    RedisEventBus::connect(config).await.unwrap()
+}
+
+async fn start_app(store: &PgEventStore, redis: &Redis) -> App {
+    let bus = connect_bus(redis.url(), redis.prefix()).await;
     let app =
         App::builder().store(store.clone()).bus(bus).handler::<send>().handler::<take_back>().projection(PgTotals);
     app.start().await.unwrap()
@@ -611,12 +615,7 @@ async fn a_bus_is_shown_without_a_store() {
 #[tokio::test(flavor = "multi_thread")]
 async fn groups_say_that_not_all_dead_letters_are_counted() {
     let redis = eventbus_test::redis();
-    let config = RedisEventBusConfig {
-        redis_url: redis.url().into(),
-        stream_prefix: redis.prefix().into(),
-        ..RedisEventBusConfig::default()
-    };
-    let _bus = RedisEventBus::connect(config).await.unwrap();
+    let _bus = connect_bus(redis.url(), redis.prefix()).await;
     let mut connection = eventbus_test::internal::redis_connection(redis.url()).await;
     let dead_letters = keys::dead_letters(redis.prefix(), "_dlq");
     let mut add = redis::pipe();
@@ -643,13 +642,7 @@ async fn of_large_pending_events_few_are_searched() {
     let (folder, redis) = (tempfile::tempdir().unwrap(), eventbus_test::private_redis());
     let path = folder.path().join("bank.db");
     let store = SqliteEventStore::open(&path).await.unwrap();
-    let config = RedisEventBusConfig {
-        redis_url: redis.url().into(),
-        stream_prefix: "orders".into(),
-        consumer_group: "mail".into(),
-        ..RedisEventBusConfig::default()
-    };
-    let bus = RedisEventBus::connect(config).await.unwrap();
+    let bus = connect_bus(redis.url(), "orders").await;
     let mut ids = Vec::new();
     for number in 0..EVENTS {
         let shipped = NewEvent::from_event(&OrderShipped { parcel: "x".repeat(EVENT_BYTES) }).unwrap();

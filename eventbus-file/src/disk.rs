@@ -116,14 +116,6 @@ impl Disk {
         self.sync_folder(&self.root)
     }
 
-    /// Makes the folders of the queue again if the folder of a path is missing, as after an operator removed it.
-    fn make_missing_folders(&self, path: &Path) -> Result<()> {
-        match path.parent() {
-            Some(folder) if !exists(folder)? => self.make_folders(),
-            _ => Ok(()),
-        }
-    }
-
     /// Returns the id of the queue in the folder, unless a newer release has written it in a format that this one does
     /// not know. A folder that was removed and exists again, empty, becomes a new queue.
     pub(crate) fn load_queue_id(&self) -> Result<Uuid> {
@@ -222,15 +214,7 @@ impl Disk {
     /// Makes the folder if it is missing; does not sync it.
     pub(crate) fn link(&self, staged: &StagedFile, path: &Path) -> Result<bool> {
         self.refuse_symlink_parent(path)?;
-        let mut linked = fs::hard_link(&staged.path, path);
-        if let Err(error) = &linked
-            && error.kind() == ErrorKind::NotFound
-            && let Some(folder) = path.parent()
-        {
-            self.make_folder(folder)?;
-            linked = fs::hard_link(&staged.path, path);
-        }
-        match linked {
+        match self.give_name(path, || fs::hard_link(&staged.path, path))? {
             Ok(()) => Ok(true),
             // a file server may have linked and lost the answer: then both names are of the same content
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -238,6 +222,18 @@ impl Disk {
                 Ok(content.is_some() && content_id(path) == content)
             }
             Err(source) => Err(FileQueueError::Io { what: "create", path: path.into(), source }),
+        }
+    }
+
+    /// Gives a file the name `path`; makes the folder first if it is missing, as after an operator removed it. Returns the
+    /// outcome of `name`.
+    fn give_name(&self, path: &Path, name: impl Fn() -> io::Result<()>) -> Result<io::Result<()>> {
+        match (name(), path.parent()) {
+            (Err(error), Some(folder)) if error.kind() == ErrorKind::NotFound => {
+                self.make_folder(folder)?;
+                Ok(name())
+            }
+            (named, _) => Ok(named),
         }
     }
 
@@ -282,12 +278,7 @@ impl Disk {
     /// Makes a file, or replaces it. After a power failure it may be the old version again, never a mixture.
     pub(crate) fn replace(&self, path: &Path, content: &[u8]) -> Result<()> {
         let staged = self.stage(content)?;
-        let mut renamed = fs::rename(&staged.path, path);
-        if renamed.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-            self.make_missing_folders(path)?;
-            renamed = fs::rename(&staged.path, path);
-        }
-        renamed.map_err(FileQueueError::io("replace", path))
+        self.give_name(path, || fs::rename(&staged.path, path))?.map_err(FileQueueError::io("replace", path))
     }
 
     /// Returns `true` if content is still staged: its writer has not finished, or died within the last hour.
@@ -317,8 +308,8 @@ impl Disk {
     /// Moves a file to a name that no other writer uses; makes the folder of that name if it is missing. Returns `false` if
     /// the file does not exist; fails if the queue's own folder does not.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<bool> {
-        self.make_missing_folders(to)?;
-        default_if_missing(fs::rename(from, to).map(|()| true)).map_err(FileQueueError::io("rename", from))
+        let renamed = self.give_name(to, || fs::rename(from, to))?;
+        default_if_missing(renamed.map(|()| true)).map_err(FileQueueError::io("rename", from))
     }
 }
 

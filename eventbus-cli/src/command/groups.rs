@@ -11,7 +11,7 @@ use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table, age, optional},
-    query::{DeadLetterTally, GroupDetail, GroupRow, GroupView, list_groups_with, load_group},
+    query::{DeadLetterTally, GroupDetail, GroupRow, GroupView, list_groups, load_group},
     session::{Consent, Session},
 };
 
@@ -81,7 +81,7 @@ async fn read_groups(session: &Session) -> Result<Groups, CommandError> {
     let (bus, store) = (session.bus().await?, session.optional_store().await?);
     let tally = DeadLetterTally::load(bus, store.as_deref()).await?;
     let counted = (&tally, GroupDetail::Waiting);
-    let groups = list_groups_with(bus, store.as_deref(), counted, session.clock()).await?;
+    let groups = list_groups(bus, store.as_deref(), counted, session.clock()).await?;
     Ok(Groups { groups, more_dead_letters: !tally.is_complete() })
 }
 

@@ -10,7 +10,7 @@ use crate::{
     doctor::Report,
     error::CommandError,
     query::{
-        DeadLetterTally, GroupDetail, GroupRow, GroupView, LagRow, ProjectionRow, RelayRow, list_groups_with,
+        DeadLetterTally, GroupDetail, GroupRow, GroupView, LagRow, ProjectionRow, RelayRow, list_groups,
         list_lags_with, list_projections, list_relays, load_group,
     },
 };
@@ -112,7 +112,7 @@ impl DashboardSource {
     pub(super) async fn groups(&self) -> Result<(Vec<GroupRow>, bool), CommandError> {
         let tally = self.tally().await?;
         let detail = (&tally, GroupDetail::Checkpoints);
-        let mut groups = list_groups_with(&self.bus, self.optional_store(), detail, &self.clock).await?;
+        let mut groups = list_groups(&self.bus, self.optional_store(), detail, &self.clock).await?;
         if self.bus.is_in_process() && self.app.is_some() {
             for (group, counts) in self.bus.as_bus().in_flight() {
                 match groups.iter_mut().find(|row| *row.group == *group) {

@@ -67,24 +67,11 @@ impl GroupRow {
     }
 }
 
-/// Lists the consumer groups of a bus, by name.
-///
-/// # Errors
-/// [`CommandError`] if the bus or the store cannot be reached.
-pub async fn list_groups(
-    bus: &OpenBus,
-    store: Option<&dyn EventStore>,
-    clock: &SharedClock,
-) -> Result<Vec<GroupRow>, CommandError> {
-    let tally = DeadLetterTally::load(bus, store).await?;
-    list_groups_with(bus, store, (&tally, GroupDetail::Waiting), clock).await
-}
-
 /// Lists the consumer groups of a bus whose dead letters are counted, by name.
 ///
 /// # Errors
 /// [`CommandError`] if the bus or the store cannot be reached.
-pub async fn list_groups_with(
+pub async fn list_groups(
     bus: &OpenBus,
     store: Option<&dyn EventStore>,
     (tally, detail): (&DeadLetterTally, GroupDetail),

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     dead_letters::DeadLetterTally,
-    groups::{GroupDetail, list_groups_with},
+    groups::{GroupDetail, list_groups},
     projections::list_projections,
     relays::list_relays,
 };
@@ -105,7 +105,7 @@ pub async fn list_lags_with(
         }
     }
     // the numbers of dead letters are not shown
-    for row in list_groups_with(bus, store, (&DeadLetterTally::default(), detail), clock).await? {
+    for row in list_groups(bus, store, (&DeadLetterTally::default(), detail), clock).await? {
         rows.push(LagRow {
             kind: ReaderSort::Group,
             events: row.unfinished(),

@@ -24,7 +24,7 @@ pub use self::{
     deliveries::{DeadDeliveryRow, EventDeliveries, WaitingDeliveryRow},
     events::EventView,
     group_view::{AttemptsView, GroupView, PendingRow, load_group},
-    groups::{GroupDetail, GroupRow, list_groups, list_groups_with},
+    groups::{GroupDetail, GroupRow, list_groups},
     lag::{LagRow, ReaderSort, list_lags, list_lags_with},
     position::Lag,
     projections::{ProjectionRow, list_projections},

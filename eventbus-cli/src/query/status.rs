@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     dead_letters::DeadLetterTally,
-    groups::{GroupDetail, GroupRow, list_groups_with},
+    groups::{GroupDetail, GroupRow, list_groups},
     projections::{ProjectionRow, list_projections},
     relays::{RelayRow, list_relays},
 };
@@ -54,7 +54,7 @@ pub async fn load_status(
         },
         relays: Vec::new(),
         projections: Vec::new(),
-        groups: list_groups_with(bus, store, (&tally, GroupDetail::Waiting), clock).await?,
+        groups: list_groups(bus, store, (&tally, GroupDetail::Waiting), clock).await?,
         dead_letters: tally.all(),
         more_dead_letters: !tally.is_complete(),
     };

@@ -9,7 +9,7 @@ use super::head_poll::HeadPoll;
 use crate::{
     domain::{clock::SharedClock, stream::Position},
     port::{
-        EventStore,
+        EventStore, ReadError,
         backoff::{Backoff, BackoffTimer},
     },
 };
@@ -20,12 +20,24 @@ pub(super) const FAILURE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(5
 /// Time without an answer to a poll after which readers ask for themselves.
 const SLOW_POLL_AFTER: Duration = Duration::from_secs(1);
 
-/// A head of the feed, as the store returned it.
+/// A head of the feed, or a checkpoint, as the store returned it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LoadedHead {
+pub(super) struct LoadedPosition {
     pub(super) position: Position,
     /// The number of [possible restores](crate::port::AppendSignal::possible_restores) before the request.
     pub(super) possible_restores: u64,
+}
+
+impl LoadedPosition {
+    /// Lowers the position to the head of a server that may have taken over since: such a server may lack the last events,
+    /// and store different ones at their positions later.
+    pub(super) async fn lower_after_restore(&mut self, store: &dyn EventStore) -> Result<(), ReadError> {
+        let possible_restores = store.appended().possible_restores();
+        if possible_restores != self.possible_restores {
+            *self = Self { position: self.position.min(store.head().await?), possible_restores };
+        }
+        Ok(())
+    }
 }
 
 /// What the task of a [`FeedHead`] has polled.
@@ -33,7 +45,7 @@ pub(super) struct LoadedHead {
 pub(super) struct PolledHead {
     /// The head at the last poll; `None` before the first poll, and while the last one fails or has no answer: readers
     /// then ask the store, and so meet its error.
-    pub(super) head: Option<LoadedHead>,
+    pub(super) head: Option<LoadedPosition>,
     /// The number of failed polls, and of polls that found a lower head than the one before: a reader learns that the
     /// store may have been replaced by an older copy.
     pub(super) failures: u64,
@@ -126,7 +138,7 @@ impl FeedHeadTask {
             }
             let possible_restores = store.appended().possible_restores();
             if let Ok(position) = self.answer_of(poll.poll()).await {
-                let head = LoadedHead { position, possible_restores };
+                let head = LoadedPosition { position, possible_restores };
                 polled.send_if_modified(|last| {
                     last.failures += u64::from(last.head.is_some_and(|former| position < former.position));
                     last.head.replace(head) != Some(head)

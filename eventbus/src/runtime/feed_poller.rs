@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    feed_head::{FAILURE_BACKOFF, FeedHead, LoadedHead, PolledHead},
+    feed_head::{FAILURE_BACKOFF, FeedHead, LoadedPosition, PolledHead},
     head_poll::{HeadPoll, PAUSE_MAX},
 };
 use crate::{
@@ -36,7 +36,7 @@ enum Polls {
     Shared {
         polled: watch::Receiver<PolledHead>,
         /// The head that this reader knows: as polled, or as it has asked for itself since.
-        known: Option<LoadedHead>,
+        known: Option<LoadedPosition>,
         /// The number of failed polls at the last [`FeedPoller::take_failure`].
         seen_failures: u64,
     },
@@ -94,14 +94,14 @@ impl FeedPoller {
         let store = self.feed_head.store();
         let possible_restores = store.appended().possible_restores();
         // a head from before a possible restore may be that of a former server
-        let is_current = |head: &LoadedHead| head.possible_restores == possible_restores;
+        let is_current = |head: &LoadedPosition| head.possible_restores == possible_restores;
         if let Some(head) = known.filter(is_current) {
             return Ok(head.position);
         }
         // of two heads the higher one holds; after the lower one the reader would wait for a change from the higher one
         let last = polled.borrow().head.filter(is_current).map(|head| head.position).unwrap_or_default();
         let position = store.head().await?.max(last);
-        *known = Some(LoadedHead { position, possible_restores });
+        *known = Some(LoadedPosition { position, possible_restores });
         let is_unpolled = polled.borrow().head.is_none();
         if is_unpolled {
             self.feed_head.begin_polls();

@@ -22,6 +22,7 @@ use crate::{
     port::{EventStore, delivery::HandlerError, state::StateMap, visited_event::VisitedFeedEvent},
     runtime::{
         definition::{Projection, ProjectionKind, VisitedFold},
+        feed_head::LoadedPosition,
         feed_poller::EndCheck,
     },
     support::{ranges_around, read_around},
@@ -100,19 +101,17 @@ impl<P: Projection> Replay<'_, P> {
     /// Replays all events up to `target`, or up to the end of a store that ends before it: without that limit, writers that
     /// do not pause would keep it from ever ending.
     async fn replay_until(&mut self, fresh: &mut P, target: Position) -> Result<(), RebuildError> {
-        while self.meter.progress().position < target {
-            let is_current = self.store.appended().possible_restores() == self.possible_restores;
-            // a promoted server may lack the last events, and store different ones at their positions later
-            let end = if is_current { target } else { target.min(self.store.head().await?) };
-            if self.meter.progress().position >= end {
-                break;
+        let mut target = LoadedPosition { position: target, possible_restores: self.possible_restores };
+        loop {
+            target.lower_after_restore(self.store).await?;
+            if self.meter.progress().position >= target.position {
+                return Ok(());
             }
             match P::visited_fold() {
-                Some(fold) => self.fold_until(fresh, fold, end).await?,
-                None => self.project_until(fresh, end).await?,
+                Some(fold) => self.fold_until(fresh, fold, target.position).await?,
+                None => self.project_until(fresh, target.position).await?,
             }
         }
-        Ok(())
     }
 
     /// Replays the events up to `target` one by one.

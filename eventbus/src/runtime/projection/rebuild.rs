@@ -21,7 +21,10 @@ use super::{
     store_check::check_no_event_is_missing,
 };
 use crate::{
-    runtime::definition::{Projection, ProjectionKind},
+    runtime::{
+        definition::{Projection, ProjectionKind},
+        feed_head::LoadedPosition,
+    },
     support::{Outage, spans},
 };
 
@@ -107,14 +110,15 @@ async fn replay_through_runner<P: Projection>(
     let store = &*context.store;
     check_no_event_is_missing(definition.name, store, None).await?;
     inner.reload_skips(store).await.map_err(|error| RebuildError::store(definition.name, error))?;
-    let mut possible_restores = store.appended().possible_restores();
+    let possible_restores = store.appended().possible_restores();
     let mut meter = ProgressMeter::begin(&definition, store, report, inner.progress()).await?;
+    let mut target = LoadedPosition { position: meter.progress().target, possible_restores };
     inner.progress().restart();
     let mut progress = inner.progress().subscribe();
     loop {
         let now = progress.borrow_and_update().clone();
         meter.advance(now.events.saturating_sub(meter.progress().events), now.position);
-        if now.position >= meter.progress().target {
+        if now.position >= target.position {
             return Ok(inner.summary(meter.progress()));
         }
         if let Some(error) = now.end_reason(definition.name) {
@@ -122,13 +126,9 @@ async fn replay_through_runner<P: Projection>(
         }
         // an error would mean a dropped sender, which `inner` owns
         let _ = context.clock.timeout(OWNER_CHECK_INTERVAL, progress.changed()).await;
-        let restores = store.appended().possible_restores();
-        // a promoted server may end before the former one
-        if restores != possible_restores
-            && let Ok(head) = store.head().await
-        {
-            possible_restores = restores;
-            meter.end_at(head);
+        // while the store cannot be reached the target stays
+        if target.lower_after_restore(store).await.is_ok() {
+            meter.end_at(target.position);
         }
         if !inner.progress().borrow().is_owner {
             // while the store cannot be reached nobody feeds it, and the restart stays due

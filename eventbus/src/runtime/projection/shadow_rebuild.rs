@@ -29,6 +29,7 @@ use crate::{
     port::{EventStore, ReadError, Shadow, Transactions, backoff::Backoff},
     runtime::{
         definition::{Projection, ProjectionDefinition},
+        feed_head::LoadedPosition,
         held_lease::{HeldLease, LeaseRequest},
     },
     support::{Outage, ReaderKind, count_around},
@@ -77,14 +78,6 @@ pub(super) struct ShadowRebuild<'a, P> {
     transactions: Arc<dyn Transactions>,
     stop: &'a CancellationToken,
     shadow: Shadow,
-}
-
-/// A position up to which the copies are filled: a head of the store, or the live checkpoint.
-#[derive(Clone, Copy)]
-struct FillTarget {
-    position: Position,
-    /// The number of [possible restores](crate::port::AppendSignal::possible_restores) before the store was asked for it.
-    possible_restores: u64,
 }
 
 impl<'a, P: Projection> ShadowRebuild<'a, P> {
@@ -171,7 +164,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             let possible_restores = self.possible_restores();
             let position =
                 self.call_with_retries(held_lease.ended(), &mut outage, || self.context.store.head()).await?;
-            let target = FillTarget { position, possible_restores };
+            let target = LoadedPosition { position, possible_restores };
             self.fill_copies(held_lease, target, &mut progress_meter, &mut outage).await?;
             if progress_meter.progress().events - before <= SHORT_ROUND_EVENTS_MAX {
                 break;
@@ -243,7 +236,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     async fn fill_copies(
         &self,
         held_lease: &HeldLease,
-        target: FillTarget,
+        target: LoadedPosition,
         meter: &mut ProgressMeter<'_>,
         outage: &mut Outage,
     ) -> Result<Position, RebuildError> {
@@ -309,7 +302,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     async fn try_fill_copies(
         &self,
         held_lease: &HeldLease,
-        target: FillTarget,
+        mut target: LoadedPosition,
         meter: &mut ProgressMeter<'_>,
     ) -> Result<Position, FeedStop> {
         let (store, saved) = (&*self.context.store, self.transactions.make_shadow(&self.shadow).await?);
@@ -320,14 +313,12 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
         let (transactions, shadow) = (&*self.transactions, Some(&self.shadow));
         let mut writer = TransactionalWriter::new(self.inner, transactions, shadow, held_lease, self.context, saved);
-        while writer.position() < target.position {
-            let is_current = self.possible_restores() == target.possible_restores;
-            // a promoted server may lack the last events, and store different ones at their positions later
-            let end = if is_current { target.position } else { target.position.min(store.head().await?) };
-            if writer.position() >= end {
+        loop {
+            target.lower_after_restore(store).await?;
+            if writer.position() >= target.position {
                 break;
             }
-            writer.write_up_to(end, store, &mut |events, position| meter.advance(events, position)).await?;
+            writer.write_up_to(target.position, store, &mut |events, position| meter.advance(events, position)).await?;
         }
         writer.save_checkpoint(true).await?;
         Ok(writer.position())
@@ -388,7 +379,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 }
             }
             let mut fill_outage = Outage::new(self.context.clock.clone());
-            let target = FillTarget { position: checkpoint, possible_restores };
+            let target = LoadedPosition { position: checkpoint, possible_restores };
             let position = self.fill_copies(held_lease, target, meter, &mut fill_outage).await?;
             if position < checkpoint {
                 let error = "the store ends before the checkpoint".into();
@@ -490,34 +481,72 @@ fn shadow_for(definition: &ProjectionDefinition, version: u32) -> Shadow {
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+    use parking_lot::Mutex;
+
+    use super::*;
     use crate::{
         App,
-        domain::record::RecordedEvent,
-        runtime::feed_poller::tests::FailedOver,
-        testkit::{TableStore, Tables},
+        domain::{
+            record::NewEvent,
+            stream::{ExpectedVersion, StreamId},
+        },
+        port::{AppendEvents as _, CheckpointError, Checkpoints, ReadFeed as _},
+        runtime::{
+            feed_poller::tests::FailedOver,
+            projection::transactional_writer::tests::{Written, written},
+        },
+        testkit::{TableStore, delegate},
     };
-
-    struct Refilled;
-
-    #[eventbus::projection(name = "refilled", tables("refilled"), manual)]
-    impl Refilled {
-        fn any(&self, event: &RecordedEvent, tables: &mut Tables) {
-            tables.row("refilled", event.position().unwrap().to_string());
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_rebuild_over_a_failover_misses_no_event_of_the_promoted_server() {
         let tables = TableStore::new();
         let store = FailedOver::over(tables.clone()).await;
-        let builder = || App::builder().store(store.clone()).without_relay().projection(Refilled);
+        let builder = || App::builder().store(store.clone()).without_relay().projection(Written);
         let mut shown = String::new();
-        let rebuilt = builder().rebuild("refilled", |progress| shown = progress.to_string()).await.unwrap();
+        let rebuilt = builder().rebuild("written", |progress| shown = progress.to_string()).await.unwrap();
         assert_eq!((rebuilt.events, rebuilt.position.get()), (1, 1));
         assert!(shown.contains("100 %"), "{shown}");
         let app = builder().start().await.unwrap();
-        drop(app.projected::<Refilled>(store.append().await).await.unwrap());
-        let rows = tables.tables().await.rows("refilled");
-        assert_eq!(rows.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+        drop(app.projected::<Written>(store.append().await).await.unwrap());
+        assert_eq!(written(&tables).await, ["1", "2"]);
+    }
+
+    /// A store whose server is replaced after it has returned the checkpoint of a projection; the next one lacks that.
+    #[derive(Clone)]
+    struct FormerCheckpoint {
+        store: TableStore,
+        former: Arc<Mutex<Option<Position>>>,
+    }
+
+    delegate!(FormerCheckpoint, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, UnfinishedDeliveries, EventStore);
+
+    #[async_trait]
+    impl Checkpoints for FormerCheckpoint {
+        async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+            let former = self.former.lock().take();
+            if former.is_some() {
+                self.store.appended().note_possible_restore();
+                return Ok(former);
+            }
+            self.store.load_checkpoint(name).await
+        }
+
+        async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
+            self.store.save_checkpoint(name, position).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_are_replaced_at_the_checkpoint_of_the_promoted_server() {
+        let (store, former) = (TableStore::new(), Arc::new(Mutex::new(Some(Position::new(5)))));
+        let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+        store.append(&StreamId::parse("Order", "1").unwrap(), ExpectedVersion::Any, vec![event]).await.unwrap();
+        let promoted = FormerCheckpoint { store: store.clone(), former: Arc::clone(&former) };
+        let rebuilt = App::builder().store(promoted).without_relay().projection(Written).rebuild("written", drop).await;
+        assert_eq!(rebuilt.unwrap().position.get(), 1);
+        assert_eq!(*former.lock(), None, "it was returned");
+        assert_eq!(written(&store).await, ["1"]);
     }
 }

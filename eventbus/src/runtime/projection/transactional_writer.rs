@@ -343,7 +343,7 @@ async fn next_batch(span: FeedRead, feed: &mut RecordStream<'_>, events_max: usi
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         domain::{name::Name, record::NewEvent, stream::StreamId},
@@ -351,7 +351,8 @@ mod tests {
         testkit::{TableStore, Tables},
     };
 
-    struct Written;
+    /// Writes a row for each event: its position.
+    pub(in super::super) struct Written;
 
     #[eventbus::projection(name = "written", tables("written"), manual)]
     impl Written {
@@ -360,12 +361,16 @@ mod tests {
         }
     }
 
+    /// Returns the positions of the events that have a row.
+    pub(in super::super) async fn written(store: &TableStore) -> Vec<String> {
+        store.tables().await.rows("written").into_iter().map(|(key, _)| key).collect()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn rows_are_those_of_the_events_of_a_promoted_server() {
         let store = TableStore::new();
         let _app = FailedOver::feed(store.clone(), Written).await;
-        let rows = store.tables().await.rows("written");
-        assert_eq!(rows.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!(written(&store).await, ["1", "2"]);
     }
 
     #[tokio::test]
