@@ -297,6 +297,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 "eventbus/tests/runtime/relay_stopped.rs",
                 &[
                     "a_store_that_goes_back_and_comes_further_while_the_relay_runs_stops_it",
+                    "a_store_that_lost_events_stops_the_relay_to_a_bus_without_positions",
                     "what_was_read_before_the_store_went_back_is_not_published",
                 ],
             ),

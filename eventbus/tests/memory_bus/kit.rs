@@ -144,11 +144,24 @@ impl Kept {
     pub async fn with(aggregates: &[&str]) -> Arc<Self> {
         let kept = Self::default();
         for aggregate in aggregates {
-            let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}");
-            let stream = StreamId::parse("Order", aggregate).unwrap();
-            kept.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+            kept.add(aggregate).await;
         }
         Arc::new(kept)
+    }
+
+    /// A store whose feed holds as many events, of an aggregate each.
+    pub async fn with_events(count: u64) -> Arc<Self> {
+        let kept = Self::default();
+        for number in 1..=count {
+            kept.add(&number.to_string()).await;
+        }
+        Arc::new(kept)
+    }
+
+    pub async fn add(&self, aggregate: &str) {
+        let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}");
+        let stream = StreamId::parse("Order", aggregate).unwrap();
+        self.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
     }
 
     pub fn get(&self, name: &str) -> Option<Position> {

@@ -23,7 +23,7 @@ use self::kit::{Kept, NEVER, SOON, Worker, bus, event, events, feed, start, unti
 
 #[tokio::test]
 async fn a_restart_resumes_after_the_checkpoint() {
-    let kept = Arc::new(Kept::default());
+    let kept = Kept::with_events(100).await;
     let (bus, worker) = (InMemoryEventBus::new(), Worker::new());
     worker.join(&bus, "a");
     assert_eq!(bus.resume_from(kept.clone()).await.unwrap(), Some(Position::START));
@@ -53,7 +53,7 @@ async fn a_restart_resumes_after_the_checkpoint() {
 
 #[tokio::test]
 async fn the_lowest_checkpoint_decides_from_where_the_feed_is_published() {
-    let kept = Arc::new(Kept::default());
+    let kept = Kept::with_events(7).await;
     let bus = InMemoryEventBus::new();
     assert_eq!(bus.resume_from(kept.clone()).await.unwrap(), None, "no groups");
     let [a, b] = ["group:a", "group:b"].map(Name::from_static);
@@ -221,7 +221,7 @@ async fn a_group_that_comes_back_saves_no_checkpoint_past_what_it_missed() {
 
 #[tokio::test]
 async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
-    let (former, kept) = (Arc::new(Kept::default()), Arc::new(Kept::default()));
+    let (former, kept) = (Arc::new(Kept::default()), Kept::with_events(1).await);
     let bus = InMemoryEventBus::builder().capacity(4).retry(NEVER).build();
     let failing = Worker::new().failing(&[2]);
     let [late, back, again] = [Worker::new(), Worker::new(), Worker::new()];

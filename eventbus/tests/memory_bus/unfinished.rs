@@ -114,6 +114,19 @@ async fn the_checkpoint_passes_an_event_that_runs_for_long() {
     assert_eq!(kept.rows("a").await, (vec![], vec![]));
 }
 
+/// The process before it ran on over a failover to a replica that lacked the last events.
+#[tokio::test]
+async fn a_group_whose_checkpoint_is_beyond_the_end_of_the_store_begins_at_that_end() {
+    let kept = Kept::with_events(2).await;
+    kept.save_checkpoint_of("a", 10).await;
+    let worker = Worker::new();
+    let (bus, _) = process(&kept, SOON, &worker).await;
+    assert_eq!(kept.get("group:a"), Some(Position::new(2)));
+    kept.add("3").await;
+    feed(&bus, &kept.after(Position::new(2)).await).await;
+    until("the next event is handled", async || worker.got() == [3]).await;
+}
+
 /// The store may have saved a row without an answer.
 #[tokio::test]
 async fn a_row_that_was_saved_without_an_answer_goes_with_its_event() {

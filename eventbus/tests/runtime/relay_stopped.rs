@@ -112,37 +112,64 @@ async fn a_store_that_went_back_is_known_by_its_events_however_far_it_has_come_s
     assert_eq!(bus.history(), (1..=10).chain(8..=20).collect::<Vec<_>>());
 }
 
-/// An operator restores the store of a running app from an older copy, and events are appended to it before the relay
-/// reaches it again.
-#[tokio::test(start_paused = true)]
-async fn a_store_that_goes_back_and_comes_further_while_the_relay_runs_stops_it() {
-    // it notices by an outage, a failed poll, a lower head, or a new connection
-    for (copied, failed_polls, is_away, has_reconnected) in
-        [(20, 0, true, false), (20, 1, false, false), (5, 0, false, false), (20, 0, false, true)]
-    {
-        let (store, copy, bus) = (GatedStore::open(), InMemoryEventStore::new(), LossyBus::new());
-        let app = App::builder().store(store.clone()).bus(bus.clone()).relay_lease(LEASE).start().await.unwrap();
+/// By what the relay notices that an older copy replaced the store.
+#[derive(Debug, Clone, Copy)]
+enum NoticedBy {
+    Outage,
+    FailedPoll,
+    LowerHead,
+    NewConnection,
+}
+
+impl NoticedBy {
+    const ALL: [Self; 4] = [Self::Outage, Self::FailedPoll, Self::LowerHead, Self::NewConnection];
+
+    /// Publishes ten events. Then an operator restores the store of the running app from an older copy, and events are
+    /// appended to it before the relay reaches it again. Returns why the relay stopped.
+    async fn stop_of_relay_to(self, bus: impl EventBus) -> Option<RelayError> {
+        let (store, copy) = (GatedStore::open(), InMemoryEventStore::new());
+        let app = App::builder().store(store.clone()).bus(bus).relay_lease(LEASE).start().await.unwrap();
         let orders = app.repository::<Order>();
         let mut order = orders.create_new(AggregateId::new());
         order.record(vec![created("ada", 1.0); 10]);
         let last = orders.save(&mut order).await.unwrap().position.unwrap();
         app.published(last).await.unwrap();
-        append(&copy, copied).await;
-        store.is_away.store(is_away, Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_secs(if is_away { 6 } else { 0 })).await;
-        store.failures.store(failed_polls, Ordering::SeqCst);
+        append(&copy, if matches!(self, Self::LowerHead) { 5 } else { 20 }).await;
+        if matches!(self, Self::Outage) {
+            store.is_away.store(true, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_secs(6)).await;
+        }
+        store.failures.store(usize::from(matches!(self, Self::FailedPoll)), Ordering::SeqCst);
         store.restored.set(copy.clone()).unwrap();
         store.is_away.store(false, Ordering::SeqCst);
-        if has_reconnected {
+        if matches!(self, Self::NewConnection) {
             store.appended().note_possible_restore();
         }
         // the next poll
         tokio::time::sleep(Duration::from_millis(300)).await;
         append(&copy, 15).await;
         tokio::time::sleep(Duration::from_secs(10)).await;
+        app.relay_status().await.unwrap().stopped
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_goes_back_and_comes_further_while_the_relay_runs_stops_it() {
+    for noticed_by in NoticedBy::ALL {
+        let bus = LossyBus::new();
+        let stopped = noticed_by.stop_of_relay_to(bus.clone()).await;
         assert_eq!(bus.history(), all(10));
-        let stopped = app.relay_status().await.unwrap().stopped;
-        assert!(matches!(stopped, Some(RelayError::StoreBehindBus { .. })), "{copied} {stopped:?}");
+        assert!(matches!(stopped, Some(RelayError::StoreBehindBus { .. })), "{noticed_by:?} {stopped:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_lost_events_stops_the_relay_to_a_bus_without_positions() {
+    for noticed_by in NoticedBy::ALL {
+        let bus = InMemoryEventBus::new();
+        let stopped = noticed_by.stop_of_relay_to(bus.clone()).await;
+        assert_eq!(bus.stats().events_published, 10);
+        assert!(matches!(stopped, Some(RelayError::StoreLostEvents { .. })), "{noticed_by:?} {stopped:?}");
     }
 }
 
@@ -183,6 +210,18 @@ async fn what_was_read_before_the_store_went_back_is_not_published() {
     let (_store, bus, app) = replaced_at(5, noted(10), &copy).await;
     assert_eq!(published_ids(&bus), ids(&copy).await);
     assert_eq!(app.relay_status().await.unwrap().stopped, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_before_the_store_went_back_is_not_published_to_a_bus_without_positions() {
+    let (store, copy) = (GatedStore::open().silent(), InMemoryEventStore::new());
+    let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
+    append(&copy, 20).await;
+    *store.restored_at.lock().unwrap() = Some((5.into(), copy.clone()));
+    add(&store, noted(10)).await;
+    let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
+    until("the copy is published", async || bus.stats().events_published >= 20).await;
+    assert_eq!((bus.stats().events_published, app.relay_status().await.unwrap().stopped), (20, None));
 }
 
 #[tokio::test(start_paused = true)]

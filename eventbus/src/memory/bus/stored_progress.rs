@@ -36,7 +36,8 @@ pub(super) struct StoredProgress {
 
 impl StoredProgress {
     /// Loads the progress, and the waiting events up to the checkpoint. A group without a checkpoint begins with the
-    /// oldest event, or with the next one if its handlers say so.
+    /// oldest event, or with the next one if its handlers say so. One whose checkpoint is beyond the end of the store, which was
+    /// restored from an older copy or failed over, begins at that end.
     pub(super) async fn load(
         store: &dyn EventStore,
         group: &Name,
@@ -51,6 +52,14 @@ impl StoredProgress {
             checkpoint = Some(head);
         } else if checkpoint.is_none() {
             tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
+        }
+        if let Some(lost) = checkpoint.filter(|checkpoint| *checkpoint > Position::START) {
+            let head = head().await?;
+            if lost > head {
+                tracing::warn!(%group, checkpoint = %lost, %head, "the store lost events: the group begins at its end");
+                store.save_checkpoint(&checkpoint_name(group), head).await?;
+                checkpoint = Some(head);
+            }
         }
         let types = announced_types::load(store, group, checkpoint).await?;
         let read_limit = store.load_checkpoint(&read_limit_name(group)).await?;

@@ -12,10 +12,11 @@ use super::{
     error::relay_error_of_publish,
     leadership::{FeedPublisher, LEASE_CHECK_INTERVAL, PublishEnd, PublishStep, STOPPED_RETRY_INTERVAL, publish_until},
     range::{FeedRange, RangeReader},
+    restore_watch::{RestoreWatch, holds_event, is_beyond_end},
     status::RelayStatusCell,
 };
 use crate::{
-    domain::{error::BoxError, name::Name, stream::Position},
+    domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
     port::{CheckpointError, EventBus, EventStore, MessageId},
     runtime::feed_head::FeedHead,
     support::{relay_to, spans},
@@ -31,6 +32,9 @@ pub(super) struct AtLeastOncePublisher<'a> {
     /// The checkpoint in the store, for a durable bus.
     checkpoint: Option<Name>,
     is_position_loaded: bool,
+    /// The last event that it published.
+    last_event: Option<(Position, EventId)>,
+    restore_watch: RestoreWatch,
     /// The range that is published, with its messages, and whose position is not saved yet.
     unsaved: Option<(FeedRange, Vec<MessageId>)>,
 }
@@ -39,7 +43,17 @@ impl<'a> AtLeastOncePublisher<'a> {
     pub(super) fn new(store: &'a dyn EventStore, bus: &'a dyn EventBus, status: &'a RelayStatusCell) -> Self {
         let checkpoint = bus.is_durable().then(|| relay_to(bus.destination()));
         let reader = RangeReader::new(store, bus.destination(), status.clock());
-        Self { store, bus, status, reader, checkpoint, is_position_loaded: false, unsaved: None }
+        Self {
+            store,
+            bus,
+            status,
+            reader,
+            checkpoint,
+            is_position_loaded: false,
+            last_event: None,
+            restore_watch: RestoreWatch::new(store),
+            unsaved: None,
+        }
     }
 
     /// Publishes without a lease, until cancelled.
@@ -66,8 +80,13 @@ impl<'a> AtLeastOncePublisher<'a> {
     }
 
     /// Publishes the next range; its position is still [unsaved](Self::unsaved).
-    async fn publish_next_range(&mut self, head: Position) -> Result<PublishStep, BoxError> {
-        let mut range = self.reader.read_next(self.status.position(), head).await?;
+    async fn publish_next_range(&mut self) -> Result<PublishStep, BoxError> {
+        let mut range = self.reader.read_next(self.status.position(), self.restore_watch.head()).await?;
+        self.restore_watch.note_restores(self.store);
+        if self.restore_watch.is_check_due() {
+            // the range may be from the older copy: the next step checks the store, and reads again
+            return Ok(PublishStep::Published);
+        }
         if range.events.is_empty() && !range.moves_position() {
             return Ok(PublishStep::CaughtUp);
         }
@@ -76,6 +95,8 @@ impl<'a> AtLeastOncePublisher<'a> {
             let published = self.bus.publish_feed(&range.events).instrument(span.clone()).await;
             let error = match published.inspect_err(|_| spans::record_error(&span, "publish_failed")) {
                 Ok(ids) => {
+                    self.last_event =
+                        range.events.last().and_then(|last| Some((last.position()?, last.metadata().event_id())));
                     self.unsaved = Some((range, ids));
                     return Ok(PublishStep::Published);
                 }
@@ -88,6 +109,23 @@ impl<'a> AtLeastOncePublisher<'a> {
         // a range of skipped events only moves the position
         self.unsaved = Some((range, Vec::new()));
         Ok(PublishStep::Published)
+    }
+
+    /// Returns the error that stops the relay if the store lacks the event that was published last.
+    async fn check_store(&mut self) -> Result<Option<RelayError>, BoxError> {
+        let (published, newest) = (self.status.position(), self.store.head().await?);
+        let has_lost = match self.last_event {
+            Some((position, event_id)) => !holds_event(self.store, position, event_id).await?,
+            None => published > newest && is_beyond_end(self.store, published).await?,
+        };
+        // what was read before the check may be of the copy before
+        self.reader.close_feed();
+        if has_lost {
+            let destination = self.bus.destination().clone();
+            return Ok(Some(RelayError::StoreLostEvents { destination, published, newest }));
+        }
+        self.restore_watch.mark_checked();
+        Ok(None)
     }
 
     /// Saves the position of the range that was published last.
@@ -106,20 +144,35 @@ impl FeedPublisher for AtLeastOncePublisher<'_> {
     const SAVES_CHECKPOINT: bool = true;
     const IDLE_INTERVAL: Option<Duration> = None;
 
+    fn note_failure(&mut self) {
+        self.restore_watch.note_failure();
+    }
+
     async fn step(&mut self, head: Position) -> Result<PublishStep, BoxError> {
+        self.restore_watch.note_head(head);
+        self.restore_watch.note_restores(self.store);
         if let Some(checkpoint) = &self.checkpoint
             && !self.is_position_loaded
         {
             self.status.set_position(self.store.load_checkpoint(checkpoint).await?.unwrap_or_default());
             self.is_position_loaded = true;
         }
+        if self.restore_watch.is_check_due()
+            && let Some(error) = self.check_store().await?
+        {
+            return Ok(PublishStep::Stopped(error));
+        }
         if self.unsaved.is_none() {
-            match self.publish_next_range(head).await? {
+            match self.publish_next_range().await? {
                 PublishStep::Published => {}
                 step => return Ok(step),
             }
         }
-        self.save_position().await?;
+        self.restore_watch.note_restores(self.store);
+        // the next step checks the store: an older copy must not take the position of the lost events
+        if !self.restore_watch.is_check_due() {
+            self.save_position().await?;
+        }
         Ok(PublishStep::Published)
     }
 }

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
@@ -16,12 +15,13 @@ use super::{
     group_floors::{GroupCheck, GroupFloorTracker, ResyncPlan, plan_resync},
     leadership::{FeedPublisher, PublishStep},
     range::{FeedRange, RangeReader},
+    restore_watch::{RestoreWatch, holds_event, is_beyond_end},
     status::RelayStatusCell,
 };
 use crate::{
-    domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
+    domain::{error::BoxError, name::Name, stream::Position},
     port::{
-        EventBus, EventStore, FeedFilter, PublishError, ReadError, RelayTarget,
+        EventBus, EventStore, PublishError, RelayTarget,
         relay::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
     },
     support::spans,
@@ -30,9 +30,6 @@ use crate::{
 /// Interval of the group checks. An idle relay asks the bus for its position as often, to notice that the bus lost
 /// data. That the store lost data it notices at the next poll of the head.
 const GROUP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The highest position that any store assigns.
-const POSITION_MAX: u64 = i64::MAX as u64;
 
 /// Publishes ranges, each from the position that the bus keeps; its states:
 ///
@@ -63,18 +60,13 @@ pub(super) struct AtomicPublisher<'a> {
     /// Set once the bus has answered for the first time.
     publisher: Option<Publisher>,
     reader: RangeReader<'a>,
-    /// The head of the feed at the last step.
-    head: Position,
     /// The range to publish next, if it was read already.
     next_range: Option<FeedRange>,
     last_bus_answer: Instant,
     groups_checked_at: Instant,
     group_tracker: GroupFloorTracker,
-    /// Set before the first check of the store, and from each failure, lower head or possible restore to the next check:
-    /// the store may be a restored copy, which lacks published events.
-    may_be_other_copy: bool,
-    /// The number of [possible restores](crate::port::AppendSignal::note_possible_restore) when it was compared last.
-    possible_restores: u64,
+    /// A check is due first, too: the store may be a restored copy, which lacks published events.
+    restore_watch: RestoreWatch,
 }
 
 impl FeedPublisher for AtomicPublisher<'_> {
@@ -83,18 +75,19 @@ impl FeedPublisher for AtomicPublisher<'_> {
     const IDLE_INTERVAL: Option<Duration> = Some(GROUP_CHECK_INTERVAL);
 
     fn note_failure(&mut self) {
-        self.may_be_other_copy = true;
+        self.restore_watch.note_failure();
     }
 
     async fn step(&mut self, head: Position) -> Result<PublishStep, BoxError> {
-        self.may_be_other_copy |= head < self.head;
-        self.head = head;
-        self.note_restores();
+        self.restore_watch.note_head(head);
+        self.restore_watch.note_restores(self.store);
         let step = match self.publisher {
             Some(publisher) => self.publish_next(publisher).await,
             None => self.start().await,
         };
-        self.may_be_other_copy |= step.is_err();
+        if step.is_err() {
+            self.restore_watch.note_failure();
+        }
         step
     }
 }
@@ -108,7 +101,8 @@ impl<'a> AtomicPublisher<'a> {
         epoch: u64,
         is_stream_shared: bool,
     ) -> Self {
-        let now = status.clock().instant();
+        let (now, mut restore_watch) = (status.clock().instant(), RestoreWatch::new(store));
+        restore_watch.note_failure();
         Self {
             store,
             bus,
@@ -118,18 +112,16 @@ impl<'a> AtomicPublisher<'a> {
             is_stream_shared,
             publisher: None,
             reader: RangeReader::new(store, bus.destination(), status.clock()),
-            head: Position::START,
             next_range: None,
             last_bus_answer: now,
             groups_checked_at: now,
             group_tracker: GroupFloorTracker::new(status.clock().clone()),
-            may_be_other_copy: true,
-            possible_restores: 0,
+            restore_watch,
         }
     }
 
     async fn publish_next(&mut self, publisher: Publisher) -> Result<PublishStep, BoxError> {
-        if self.may_be_other_copy
+        if self.restore_watch.is_check_due()
             && let Some(stopped) = self.check_store_behind(publisher, self.status.position()).await?
         {
             return Ok(stopped);
@@ -140,10 +132,10 @@ impl<'a> AtomicPublisher<'a> {
         let position = self.status.position();
         let range = match self.next_range.take() {
             Some(range) => range,
-            None => self.reader.read_next(position, self.head).await?,
+            None => self.reader.read_next(position, self.restore_watch.head()).await?,
         };
-        self.note_restores();
-        if self.may_be_other_copy {
+        self.restore_watch.note_restores(self.store);
+        if self.restore_watch.is_check_due() {
             // the range may be from the older copy: the next step checks the store, and reads again
             return Ok(PublishStep::Published);
         }
@@ -153,18 +145,12 @@ impl<'a> AtomicPublisher<'a> {
         if self.status.clock().elapsed(self.last_bus_answer) < GROUP_CHECK_INTERVAL {
             return Ok(PublishStep::CaughtUp);
         }
-        if self.head < position
+        if self.restore_watch.head() < position
             && let Some(stopped) = self.check_store_behind(publisher, position).await?
         {
             return Ok(stopped);
         }
         self.publish_range(publisher, range).await
-    }
-
-    fn note_restores(&mut self) {
-        let possible_restores = self.store.appended().possible_restores();
-        self.may_be_other_copy |=
-            std::mem::replace(&mut self.possible_restores, possible_restores) != possible_restores;
     }
 
     /// Asks the bus for its position, unless an operator has to decide first.
@@ -182,7 +168,7 @@ impl<'a> AtomicPublisher<'a> {
 
     /// Publishes a range, and reads the next one at the same time.
     async fn publish_range(&mut self, publisher: Publisher, range: FeedRange) -> Result<PublishStep, BoxError> {
-        let (ranges, head) = (&mut self.reader, self.head);
+        let (ranges, head) = (&mut self.reader, self.restore_watch.head());
         let read_ahead = async {
             if !range.is_full {
                 return None;
@@ -313,7 +299,7 @@ impl<'a> AtomicPublisher<'a> {
                 ahead_position = ahead_position.max(Some(position));
             }
         }
-        self.may_be_other_copy = false;
+        self.restore_watch.mark_checked();
         // what was read before the check may be of the copy before
         self.next_range = None;
         self.reader.close_feed();
@@ -335,25 +321,4 @@ impl<'a> AtomicPublisher<'a> {
     fn destination(&self) -> &'a Name {
         self.status.destination()
     }
-}
-
-/// Returns `true` if a store holds this event at this position, or cannot tell yet.
-async fn holds_event(store: &dyn EventStore, position: Position, event_id: EventId) -> Result<bool, ReadError> {
-    match store.read_all(position_before(position)).try_next().await {
-        // it is there, though it cannot be read: an operator who skips it wants the relay to go on
-        Err(ReadError::Corrupt { position: Some(damaged), .. }) if damaged == position => Ok(true),
-        Err(error) => Err(error),
-        Ok(Some(event)) => Ok(event.position() == Some(position) && event.metadata().event_id() == event_id),
-        // the readable end of the feed may be behind the last event for a moment
-        Ok(None) => Ok(!is_beyond_end(store, position).await?),
-    }
-}
-
-/// Returns `true` if a store holds no event at or after a position.
-async fn is_beyond_end(store: &dyn EventStore, position: Position) -> Result<bool, ReadError> {
-    Ok(store.count_events(position_before(position), Position::new(POSITION_MAX), &FeedFilter::all()).await? == 0)
-}
-
-fn position_before(position: Position) -> Position {
-    Position::new(position.get().saturating_sub(1))
 }

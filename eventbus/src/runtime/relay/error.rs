@@ -32,6 +32,23 @@ pub enum RelayError {
         /// The end of the store.
         newest: Position,
     },
+    /// The store lacks the event that this process published last, to a bus that keeps no position: the store was
+    /// restored from an older copy, or failed over to a replica without the last events. Events that it appends now
+    /// would get published positions, and never reach the bus. Resolved by starting the app again, and by
+    /// [`AppBuilder::replay`](crate::app::AppBuilder::replay) of the events after the position at which the copy ended.
+    #[error(
+        "the store lacks the event at position {published}, which this process published to `{destination}`, and ends \
+         at {newest} now: it was restored, or failed over; start the app again, and run its handlers on the events after \
+         the position at which the copy ended"
+    )]
+    StoreLostEvents {
+        /// The bus.
+        destination: Name,
+        /// Position up to which this process has published.
+        published: Position,
+        /// The end of the store.
+        newest: Position,
+    },
     /// The stream carries the events of a different store, and the app does not share it. The relay retries every
     /// minute, and at once in a process that starts.
     #[error(

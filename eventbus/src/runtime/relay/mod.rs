@@ -16,6 +16,7 @@ mod group_floors;
 mod leadership;
 mod range;
 mod republish;
+mod restore_watch;
 mod status;
 mod task;
 
