@@ -255,7 +255,8 @@ pub enum PgTransactionError {
     /// The transaction took too long; the server rolls it back, unless it was being committed.
     #[error("the transaction took longer than {limit:?}")]
     TimedOut {
-        /// [`transaction_timeout`](crate::PgEventStoreConfig::transaction_timeout).
+        /// [`transaction_timeout`](crate::PgEventStoreConfig::transaction_timeout), and the further time of a transaction that
+        /// sets up tables or replaces their rows.
         limit: Duration,
     },
     /// The store has no transactions: [`max_transactions`](crate::PgOnPoolConfig::max_transactions) is `Some(0)`.

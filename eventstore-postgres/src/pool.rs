@@ -20,7 +20,7 @@ use sqlx::{
 };
 use tokio::{
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -50,6 +50,29 @@ const KNOWN_BACKENDS_MAX: usize = 1_024;
 const COMMIT: SqlStr = SqlStr::from_static("COMMIT");
 const ROLLBACK: SqlStr = SqlStr::from_static("ROLLBACK");
 
+/// Makes the commit of a transaction wait for the disk, if an earlier user of the connection has switched that off; other
+/// values of the setting are fine.
+pub(crate) const WAIT_FOR_DISK: &str =
+    "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END";
+
+/// The last time at which a prepared statement of a transaction was outdated: connections that are older may have prepared
+/// it, too.
+///
+/// Locked to note or to compare the time.
+#[derive(Debug, Default)]
+struct LastOutdated(Mutex<Option<Instant>>);
+
+impl LastOutdated {
+    fn note(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    /// Returns `true` if a connection of this age was opened before.
+    fn is_after_opening(&self, age: Duration) -> bool {
+        self.0.lock().is_some_and(|noted| noted.elapsed() < age)
+    }
+}
+
 /// The connection pools of a store, and the permits of its appends.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionPools {
@@ -58,6 +81,8 @@ pub(crate) struct ConnectionPools {
     /// pool handlers could wait for each other's connections. Without [`PLANNER_SETTINGS`]: the statements are theirs.
     /// The same pool if it is the application's: its permits keep a connection free.
     transactions: PgPool,
+    /// For `transactions`, if they are the store's own.
+    last_outdated: Arc<LastOutdated>,
     /// For appends that give up soon if another transaction holds a row. Together with `long_wait_permits` half of the
     /// connections: the other half serves all other statements.
     short_wait_permits: Arc<Semaphore>,
@@ -147,9 +172,10 @@ impl ConnectionPools {
     pub(crate) fn new(config: &PgEventStoreConfig, connector: Connector, on_connect: &OnConnect) -> Self {
         let half = config.max_connections.div_ceil(2) as usize;
         let long_wait = (half / 2).max(1);
+        let last_outdated = Arc::<LastOutdated>::default();
         let (statements, transactions) = match connector {
             Connector::Own(options) => {
-                let (statements, transactions) = own_pools(config, &options, on_connect);
+                let (statements, transactions) = own_pools(config, &options, on_connect, &last_outdated);
                 let statements = StatementPool::new(statements, config.connect_timeout);
                 (StatementConnections::Own(Arc::new(statements)), transactions)
             }
@@ -158,6 +184,7 @@ impl ConnectionPools {
         Self {
             statements,
             transactions,
+            last_outdated,
             short_wait_permits: Arc::new(Semaphore::new((half - long_wait).max(1))),
             long_wait_permits: Arc::new(Semaphore::new(long_wait)),
             read_permits: Arc::new(Semaphore::new((config.max_transactions as usize / 2).max(1))),
@@ -165,6 +192,11 @@ impl ConnectionPools {
             answer_timeout: config.answer_timeout(),
             transaction_timeout: config.transaction_timeout,
         }
+    }
+
+    /// Returns `true` if the connections are those of the application's pool.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared().is_some()
     }
 
     fn shared(&self) -> Option<&SharedPool> {
@@ -320,6 +352,12 @@ impl ConnectionPools {
         permits.map_err(|error| StatementError::NotSent(error.into()))
     }
 
+    /// Replaces the connections of transactions that are open now, each before its next use; those of the application's pool
+    /// stay until that closes them.
+    pub(crate) fn replace_transaction_connections(&self) {
+        self.last_outdated.note();
+    }
+
     /// Returns `true` once [`close`](Self::close) was called.
     pub(crate) fn is_closed(&self) -> bool {
         self.read_permits.is_closed()
@@ -367,16 +405,23 @@ async fn take_rows(
 
 /// Returns the pool of the statements and the pool of the transactions, on connections of the store's own. A new connection
 /// may lead to a server that has taken over and lacks commits.
-fn own_pools(config: &PgEventStoreConfig, options: &PgConnectOptions, on_connect: &OnConnect) -> (PgPool, PgPool) {
+fn own_pools(
+    config: &PgEventStoreConfig,
+    options: &PgConnectOptions,
+    on_connect: &OnConnect,
+    last_outdated: &Arc<LastOutdated>,
+) -> (PgPool, PgPool) {
     let answer_timeout = config.answer_timeout();
-    let pool = |connections| {
+    let pool = |connections, last_outdated: Arc<LastOutdated>| {
         PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(config.connect_timeout)
             .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
+            .before_acquire(move |connection, meta| {
+                let is_outdated = last_outdated.is_after_opening(meta.age);
                 Box::pin(async move {
                     match meta.idle_for > PING_AFTER_IDLE {
+                        _ if is_outdated => Ok(false),
                         true => ping_within(connection, PING_TIMEOUT).await,
                         false => Ok(true),
                     }
@@ -391,10 +436,11 @@ fn own_pools(config: &PgEventStoreConfig, options: &PgConnectOptions, on_connect
             })
     };
     // before the driver's own ping, which has no limit; after a transaction, the rollback may take as long as a statement
-    let transactions = pool(config.max_transactions)
+    let transactions = pool(config.max_transactions, Arc::clone(last_outdated))
         .after_release(move |connection, _| Box::pin(ping_within(connection, answer_timeout)));
-    let statements =
-        pool(config.max_connections).after_release(|connection, _| Box::pin(ping_within(connection, PING_TIMEOUT)));
+    // its connections are closed after such an error
+    let statements = pool(config.max_connections, Arc::default())
+        .after_release(|connection, _| Box::pin(ping_within(connection, PING_TIMEOUT)));
     let options_of_statements = options.clone().options(PLANNER_SETTINGS);
     (statements.connect_lazy_with(options_of_statements), transactions.connect_lazy_with(options.clone()))
 }
@@ -414,8 +460,7 @@ fn shared_pool(config: &PgEventStoreConfig, on_connect: &OnConnect) -> SharedPoo
 
 /// Returns the begin of the transaction of one statement, with the settings that connections of the store's own have.
 ///
-/// `READ WRITE` is what a standby refuses, see [`refuse_standby`]. An earlier user of the connection may have switched
-/// `synchronous_commit` off. The row tells which process of which server answers.
+/// `READ WRITE` is what a standby refuses, see [`refuse_standby`]. The row tells which process of which server answers.
 fn begin_statement(config: &PgEventStoreConfig) -> SqlStr {
     let limit = milliseconds(config.statement_timeout);
     let mut sql = format!(
@@ -425,8 +470,9 @@ fn begin_statement(config: &PgEventStoreConfig) -> SqlStr {
     for (name, value) in PLANNER_SETTINGS {
         sql += &format!("SET LOCAL {name} = {value}; ");
     }
-    sql += "SELECT pg_backend_pid(), (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
-            CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END";
+    sql += &format!(
+        "SELECT pg_backend_pid(), (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, {WAIT_FOR_DISK}"
+    );
     // safe: this crate's own text and numbers
     AssertSqlSafe(sql).into_sql_str()
 }

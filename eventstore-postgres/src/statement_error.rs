@@ -28,6 +28,13 @@ pub(crate) enum StatementError {
     NoAnswer(BoxError),
 }
 
+/// The fault of a statement that the connection has prepared, and whose columns have changed since: it would fail again on
+/// this connection, and not on a new one.
+const OUTDATED_STATEMENT: &str = "SQLSTATE 0A000";
+
+/// The routine of the server that finds such a statement; 0A000 alone is also the state of what no server can do.
+const PLAN_CHECK: &str = "RevalidateCachedQuery";
+
 /// The answer of a statement did not arrive in time.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within {0:?}")]
@@ -51,7 +58,7 @@ pub(crate) fn error_per_append(source: BoxError, appends: usize) -> Box<dyn Iter
 }
 
 /// Returns the fault of the server that an error or one of its sources reports: of the disk or the machine, a conflict
-/// with another transaction, a shutdown, or a broken connection.
+/// with another transaction, a shutdown, a broken connection, or one whose prepared statement is outdated.
 pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault> {
     source_chain(error).find_map(|error| {
         if let Some(error) = error.downcast_ref::<sqlx::Error>() {
@@ -61,7 +68,7 @@ pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault>
             return driver_fault(error);
         }
         if let Some(answer) = error.downcast_ref::<PgDatabaseError>() {
-            return sqlstate_fault(answer.code());
+            return answer_fault(answer);
         }
         error.is::<NoAnswerWithin>().then(|| ServerFault::new("no answer in time"))
     })
@@ -69,7 +76,7 @@ pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault>
 
 fn driver_fault(error: &sqlx::Error) -> Option<ServerFault> {
     match error {
-        sqlx::Error::Database(answer) => sqlstate_fault(answer.try_downcast_ref::<PgDatabaseError>()?.code()),
+        sqlx::Error::Database(answer) => answer_fault(answer.try_downcast_ref()?),
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => {
             Some(ServerFault::new("connection broken"))
         }
@@ -80,8 +87,17 @@ fn driver_fault(error: &sqlx::Error) -> Option<ServerFault> {
     }
 }
 
-fn sqlstate_fault(code: &str) -> Option<ServerFault> {
+fn answer_fault(answer: &PgDatabaseError) -> Option<ServerFault> {
+    let code = answer.code();
+    if code == "0A000" && answer.routine() == Some(PLAN_CHECK) {
+        return Some(ServerFault::new(OUTDATED_STATEMENT));
+    }
     is_server_sqlstate(code).then(|| ServerFault::new(format!("SQLSTATE {code}")))
+}
+
+/// Returns `true` for the fault of a connection whose prepared statement is outdated.
+pub(crate) fn is_outdated_statement(fault: &ServerFault) -> bool {
+    *fault == ServerFault::new(OUTDATED_STATEMENT)
 }
 
 /// Returns `true` if a SQLSTATE reports a fault of the server, not of the statement: resources (53), the system (58),
@@ -107,10 +123,11 @@ impl StatementError {
         self.failure_sqlstate().as_deref() == Some("XX001")
     }
 
-    /// Returns `true` if the statement that the connection has prepared is not that of the server any more: a column has
-    /// a different type since (0A000), or the server does not know it (26000). On this connection it would fail again.
+    /// Returns `true` if the statements that the connection has prepared are not those of the server any more: a column has
+    /// a different type since (0A000), the server does not know one (26000), or has one of the same name (42P05). On this
+    /// connection it would fail again.
     pub(crate) fn is_of_prepared(&self) -> bool {
-        matches!(self.failure_sqlstate().as_deref(), Some("0A000" | "26000"))
+        matches!(self.failure_sqlstate().as_deref(), Some("0A000" | "26000" | "42P05"))
     }
 
     fn failure_sqlstate(&self) -> Option<Cow<'_, str>> {
@@ -142,6 +159,7 @@ impl StatementError {
             // the key of a partition has another name in front
             "23505" if answer.constraint().is_some_and(|key| key.ends_with("_event_id_key")) => Self::DuplicateEventId,
             "57014" => Self::ServerFailure, // the server's time limit, which the batch may have used up
+            "42P05" => Self::ServerFailure, // the name of a prepared statement is taken: a fault of the connection
             code if is_server_sqlstate(code) => Self::ServerFailure,
             code => match code.get(..2) {
                 // data, integrity, names and rights, limits of the server

@@ -23,10 +23,12 @@ use crate::{
     config::milliseconds,
     error::PgTransactionError,
     identifier::Identifier,
-    pool::{Query, TransactionShare},
+    pool::{Query, TransactionShare, WAIT_FOR_DISK},
     statements::Statements,
     store_inner::StoreInner,
 };
+
+const READ_WRITE: &str = "READ COMMITTED READ WRITE";
 
 const HAS_APPENDED: &str = "SELECT {appended_in}";
 
@@ -52,6 +54,8 @@ pub struct PgTransaction {
     inner: sqlx::Transaction<'static, Postgres>,
     store: Arc<StoreInner>,
     deadline: Instant,
+    /// The time up to the deadline.
+    limit: Duration,
     /// `Some(true)` if events were appended; `None` if the caller had the connection since the last check.
     has_appended: Option<bool>,
     /// Set if a statement may have failed: the caller had the connection, or a statement of the store did not end.
@@ -66,14 +70,24 @@ pub struct PgTransaction {
 
 impl PgTransaction {
     pub(crate) async fn begin(store: &Arc<StoreInner>) -> Result<Self, BoxError> {
-        Self::begin_as(store, "READ COMMITTED READ WRITE", None).await
+        Self::begin_as(store, READ_WRITE, "", None).await
+    }
+
+    /// Begins the transaction of a handler or projection: a crash must not undo it once the bus knows that the event is
+    /// handled.
+    pub(crate) async fn begin_for_handler(store: &Arc<StoreInner>) -> Result<Self, BoxError> {
+        let more_settings = match store.connections().is_shared() {
+            true => format!("; SELECT {WAIT_FOR_DISK}"),
+            false => String::new(),
+        };
+        Self::begin_as(store, READ_WRITE, &more_settings, None).await
     }
 
     /// Begins a transaction that only reads, on one snapshot.
     pub(crate) async fn begin_read(store: &Arc<StoreInner>) -> Result<Self, BoxError> {
         let begin = async {
             let permit = store.connections().read_permit().await?;
-            let mut read = Self::begin_as(store, "REPEATABLE READ READ ONLY", Some(permit)).await?;
+            let mut read = Self::begin_as(store, "REPEATABLE READ READ ONLY", "", Some(permit)).await?;
             read.limit_total().await?;
             Ok(read)
         };
@@ -87,6 +101,7 @@ impl PgTransaction {
     async fn begin_as(
         store: &Arc<StoreInner>,
         mode: &'static str,
+        more_settings: &str,
         read_permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Self, BoxError> {
         if !store.has_transactions() {
@@ -95,7 +110,7 @@ impl PgTransaction {
         // the server ends the transaction at these limits: a paused process cannot
         let limit = store.config().transaction_timeout;
         let begin = format!(
-            "BEGIN ISOLATION LEVEL {mode}; SET LOCAL idle_in_transaction_session_timeout = {}; {}",
+            "BEGIN ISOLATION LEVEL {mode}; SET LOCAL idle_in_transaction_session_timeout = {}; {}{more_settings}",
             milliseconds(limit),
             statement_limits(limit)
         );
@@ -104,6 +119,7 @@ impl PgTransaction {
             inner,
             store: Arc::clone(store),
             deadline: Instant::now() + limit,
+            limit,
             has_appended: Some(false),
             is_unchecked: false,
             is_in_shadow: false,
@@ -157,12 +173,13 @@ impl PgTransaction {
     }
 
     fn timed_out(&self) -> PgTransactionError {
-        PgTransactionError::TimedOut { limit: self.store.config().transaction_timeout }
+        PgTransactionError::TimedOut { limit: self.limit }
     }
 
     /// Moves the deadline to `by` from now plus the usual limit: `by` for the next step, the limit for the rest.
     pub(crate) fn extend_deadline(&mut self, by: Duration) {
-        self.deadline = Instant::now() + by + self.store.config().transaction_timeout;
+        self.limit = by + self.store.config().transaction_timeout;
+        self.deadline = Instant::now() + self.limit;
     }
 
     pub(crate) async fn fetch_all(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, BoxError> {

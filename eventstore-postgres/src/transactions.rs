@@ -21,7 +21,12 @@ impl Transactions for PgEventStore {
     }
 
     fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault> {
-        statement_error::server_fault(error)
+        let fault = statement_error::server_fault(error);
+        if fault.as_ref().is_some_and(statement_error::is_outdated_statement) {
+            // the handler runs again, on a connection that has not prepared the statement
+            self.inner().connections().replace_transaction_connections();
+        }
+        fault
     }
 
     async fn set_up_tables(&self, statements: &str) -> Result<(), BoxError> {
@@ -31,7 +36,7 @@ impl Transactions for PgEventStore {
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
-        Ok(Box::new(self.begin_transaction().await?))
+        Ok(Box::new(PgTransaction::begin_for_handler(self.inner()).await?))
     }
 
     async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
@@ -42,7 +47,7 @@ impl Transactions for PgEventStore {
     }
 
     async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
-        let mut transaction = self.begin_transaction().await?;
+        let mut transaction = PgTransaction::begin_for_handler(self.inner()).await?;
         ShadowTables::new(&mut transaction, shadow).switch_to_copies().await?;
         Ok(Box::new(transaction))
     }

@@ -16,8 +16,8 @@ use counter::{Counted, Counter};
 use eventbus::{
     App, ExpectedVersion, Name, Never, Position, StreamId, Version,
     port::{
-        AppendError, AppendEvents as _, Checkpoints as _, Direction, EventStore as _, Leases as _, ReadFeed as _,
-        ReadStream as _,
+        Append, AppendError, AppendEvents as _, Checkpoints as _, Direction, EventStore as _, FromTransaction as _,
+        Leases as _, ReadFeed as _, ReadStream as _,
     },
     prelude::*,
 };
@@ -25,7 +25,7 @@ use eventstore_postgres::{
     PgAppendInError, PgConnectError, PgConnection, PgEventStore, PgOnPoolConfig, PgTransactionError,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use sqlx::{Executor as _, PgPool, postgres::PgPoolOptions};
+use sqlx::{AssertSqlSafe, Executor as _, PgPool, postgres::PgPoolOptions};
 use tokio::task::JoinSet;
 
 /// Well below the time limits of statements and transactions: a wait in a circle fails.
@@ -351,6 +351,48 @@ async fn transactions_leave_the_settings_of_the_application() {
     assert_eq!(feed(&store).await.len(), 1);
     let notes: i64 = sqlx::query_scalar("SELECT count(*) FROM notes").fetch_one(&place.pool).await.unwrap();
     assert_eq!(notes, 1);
+}
+
+/// An earlier user of the connections has switched the wait for the disk off, and did not clean up.
+#[tokio::test]
+async fn the_commit_of_a_handler_waits_for_the_disk() {
+    let place = Place::new(2).await;
+    let store = place.store(PgOnPoolConfig { notify: false, ..PgOnPoolConfig::default() }).await;
+    let mut taken = [place.pool.acquire().await.unwrap(), place.pool.acquire().await.unwrap()];
+    for connection in &mut taken {
+        run(connection, "SET synchronous_commit = off").await;
+    }
+    drop(taken);
+    let mut transaction = within(store.transactions().unwrap().begin()).await.unwrap();
+    let append = Append { stream: stream(), expected: ExpectedVersion::NoStream, events: events(1) };
+    transaction.append(append).await.unwrap();
+    let connection = PgConnection::take(Some(transaction.as_any_mut())).unwrap();
+    let setting = "SHOW synchronous_commit";
+    let inside: String = sqlx::query_scalar(setting).fetch_one(&mut *connection).await.unwrap();
+    assert_eq!(inside, "on");
+    transaction.commit().await.unwrap();
+    let after: String = sqlx::query_scalar(setting).fetch_one(&place.pool).await.unwrap();
+    assert_eq!(after, "off", "the session keeps what the application has set");
+}
+
+/// As behind a pooler that shares connections, and does not keep track of prepared statements.
+#[tokio::test]
+async fn an_append_is_not_refused_for_the_name_of_a_prepared_statement() {
+    let (connections, config) = smallest().into_iter().next_back().unwrap();
+    let place = Place::new(connections).await;
+    let store = place.store(config).await;
+    let mut connection = place.pool.acquire().await.unwrap();
+    for number in 1..200 {
+        // names that the driver will give; it has given the first ones already
+        let prepare = AssertSqlSafe(format!("PREPARE sqlx_s_{number} AS SELECT 1"));
+        drop(connection.execute(sqlx::raw_sql(prepare)).await);
+    }
+    drop(connection);
+    let known = stream();
+    let error = store.append(&known, ExpectedVersion::Any, events(1)).await.unwrap_err();
+    assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
+    // the connection was replaced
+    add(&store, &known, 1).await;
 }
 
 /// The texts of appends at an exact version that the sessions of the pool have prepared.

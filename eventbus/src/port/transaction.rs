@@ -24,9 +24,9 @@ pub trait Transactions: Send + Sync {
     /// Returns the fault of the server that `error`, or one of its [sources](crate::support::source_chain), reports;
     /// `None` if the error is the event's own.
     ///
-    /// A full disk, a held lock, a conflict of transactions, a shutdown and a broken connection are not the fault of
-    /// the event: the handler or projection runs again without limit. A statement's time limit, a constraint, a type
-    /// and all other errors mean that the event cannot be handled as it is.
+    /// A full disk, a held lock, a conflict of transactions, a shutdown, a broken connection and one whose prepared
+    /// statement is outdated are not the fault of the event: the handler or projection runs again without limit. A
+    /// statement's time limit, a constraint, a type and all other errors mean that the event cannot be handled as it is.
     fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault>;
 
     /// Runs the statements that create the tables of a projection, in one transaction on the live tables.

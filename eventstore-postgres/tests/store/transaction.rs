@@ -297,6 +297,44 @@ async fn a_set_up_may_take_longer_than_other_transactions() {
     within(place.store.set_up_tables("INSERT INTO order_rows VALUES (1)")).await.unwrap();
 }
 
+/// Each statement stays within its limit.
+#[tokio::test]
+async fn a_set_up_that_takes_too_long_names_its_own_limit() {
+    let limit = Duration::from_secs(2);
+    let database = TestDatabase::create("").await;
+    let config = PgEventStoreConfig { migration_timeout: limit, transaction_timeout: limit, ..database.config() };
+    let store = open(config).await;
+    let error = within(store.set_up_tables(&"SELECT pg_sleep(1); ".repeat(6))).await.unwrap_err();
+    let Some(PgTransactionError::TimedOut { limit: named }) = error.downcast_ref() else { panic!("{error}") };
+    assert_eq!(*named, limit + limit);
+}
+
+/// A connection has prepared a statement whose columns have changed since: the event is sound, and its handler runs again.
+#[tokio::test]
+async fn an_outdated_statement_is_no_fault_of_the_event_and_its_connection_is_replaced() {
+    const READ: &str = "SELECT * FROM rows";
+    let mut place = Place::new(HOUR).await;
+    let mut transaction = place.begin().await;
+    sqlx::query(READ).execute(take(&mut *transaction)).await.unwrap();
+    transaction.commit().await.unwrap();
+    run(&mut place.admin, "ALTER TABLE public.rows ADD name text").await;
+    let mut transaction = place.begin().await;
+    let error = sqlx::query(READ).execute(take(&mut *transaction)).await.unwrap_err();
+    drop(transaction);
+    let fault = place.transactions.server_fault(&error).expect("it is a fault of the connection");
+    assert_eq!(fault.to_string(), "SQLSTATE 0A000", "{error}");
+    let mut again = place.begin().await;
+    sqlx::query(READ).execute(take(&mut *again)).await.unwrap();
+    again.commit().await.unwrap();
+
+    // what no server can do is the fault of the handler
+    let mut transaction = place.begin().await;
+    let unsupported = "SELECT number FROM rows GROUP BY number FOR UPDATE";
+    let error = sqlx::query(unsupported).execute(take(&mut *transaction)).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("0A000"), "{error}");
+    assert_eq!(place.transactions.server_fault(&error), None);
+}
+
 /// Waits until a session has waited for a lock of this kind for so long.
 async fn wait_for_lock(admin: &mut PgConnection, kind: &str, age: Duration) {
     let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
