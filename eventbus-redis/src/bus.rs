@@ -373,7 +373,7 @@ impl RedisEventBus {
     /// read**: those groups lose them. Returns the number of removed entries. [`trim`](Self::trim) loses none.
     ///
     /// # Errors
-    /// [`RedisCommandError`].
+    /// [`RedisCommandError`]; entries removed until then stay removed.
     pub async fn trim_may_lose(&self, max_length: u64) -> Result<u64, RedisCommandError> {
         trim::trim_may_lose(&self.inner, max_length).await
     }

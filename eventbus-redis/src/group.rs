@@ -287,15 +287,25 @@ async fn id_before_position(bus: &BusInner, position: Position) -> Result<String
 pub(crate) async fn count_after(bus: &BusInner, id: &str) -> Result<u64, CommandError> {
     let (mut unread, mut after) = (0, id.to_owned());
     loop {
-        let mut count = script::group::COUNT_AFTER.key(bus.stream());
-        count.arg(&after).arg(COUNT_PAGE).arg(PASSED_BYTES_MAX);
-        let (found, last): (u64, String) = bus.connection().run_idempotent(&count).await?;
+        let (found, last) = count_page(bus, &after, COUNT_PAGE).await?;
         unread += found;
         if found == 0 {
             return Ok(unread);
         }
         after = last;
     }
+}
+
+/// Returns `true` if there is an entry after an id; the server sends none.
+pub(crate) async fn has_after(bus: &BusInner, id: &str) -> Result<bool, CommandError> {
+    Ok(count_page(bus, id, 1).await?.0 > 0)
+}
+
+/// Counts up to `most` entries after an id, and returns the id of the last one.
+async fn count_page(bus: &BusInner, after: &str, most: usize) -> Result<(u64, String), CommandError> {
+    let mut count = script::group::COUNT_AFTER.key(bus.stream());
+    count.arg(after).arg(most).arg(PASSED_BYTES_MAX);
+    bus.connection().run_idempotent(&count).await
 }
 
 /// Counts the entries of a group that stay pending, page by page on the server, until it has found `enough`; with

@@ -274,7 +274,8 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
         }
         info.active_consumers = count_active_consumers(&consumers, &members, now, idle);
         info.last_delivered_id = Some(group.last_delivered);
-        info.lag = group.lag;
+        // the server counts entries that were removed before the group read them
+        info.lag = if unread.is_none() { Some(0) } else { group.lag };
         info.oldest_unread_age_ms = Some(unread.map_or(0, |id| now.saturating_sub(id.ms)));
         let oldest: Option<EntryId> = pending.first().and_then(|(id, ..)| id.parse().ok());
         info.oldest_pending_id = oldest.map(|id| id.to_string());
@@ -284,8 +285,11 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
             members.iter().filter(|(_, member)| member.is_live(now) && !is_own_instance(bus, &member.instance));
         info.in_flight = others.filter_map(|(name, member)| member.to_running_handler(name, now)).collect();
         info.in_flight.sort_by(|a, b| a.consumer.cmp(&b.consumer));
-        // the owner of a partition shows life by its lease, and entries left for absent members are meant to wait
-        let mut silent = silent.into_iter().filter(|(_, consumer, _)| !consumer.starts_with(keys::ABSENT_CONSUMER));
+        // the owner of a partition shows life by its lease, and entries left for absent members are meant to wait; a member
+        // may be configured to renew its claims less often than this bus
+        let is_live = |consumer: &str| members.get(consumer).is_some_and(|member| member.is_live(now));
+        let is_silent = |consumer: &str| !consumer.starts_with(keys::ABSENT_CONSUMER) && !is_live(consumer);
+        let mut silent = silent.into_iter().filter(|(_, consumer, _)| is_silent(consumer));
         let silent = silent.next().filter(|_| !bus.is_partition());
         info.silent = silent.map(|(entry_id, consumer, idle)| SilentConsumer {
             consumer,
@@ -368,7 +372,9 @@ pub(crate) async fn load_progress(bus: &BusInner, group: &Name) -> Result<GroupP
         return Ok(GroupProgress { unread: length, ..GroupProgress::default() });
     };
     let unread = match found.lag {
-        Some(lag) => lag,
+        // the server counts entries that were removed before the group read them
+        Some(lag) if lag > 0 && group::has_after(bus, &found.last_delivered).await? => lag,
+        Some(_) => 0,
         // the server has lost count
         None => group::count_after(bus, &found.last_delivered).await?,
     };

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     RedisCommandError,
-    command::admin,
+    command::{admin, streams},
     entry_id::EntryId,
     inner::BusInner,
     keys,
@@ -104,7 +104,18 @@ pub(crate) async fn trim_may_lose(bus: &BusInner, max_length: u64) -> Result<u64
     let mut removed = 0;
     for part in bus.partitions_or_self() {
         let keep = even_share(part, max_length);
-        removed += part.query_idempotent::<u64>(&admin::trim(part.stream(), keep)).await?;
+        let length: u64 = part.query_idempotent(&streams::length(part.stream())).await?;
+        // entries published meanwhile are left to the next trim
+        let mut beyond = length.saturating_sub(keep);
+        while beyond > 0 {
+            // a call removes some thousand entries at most, and none once the rest is a part of one of the server's blocks
+            let step: u64 = part.query_idempotent(&admin::trim(part.stream(), keep)).await?;
+            if step == 0 {
+                break;
+            }
+            removed += step;
+            beyond = beyond.saturating_sub(step);
+        }
     }
     Ok(removed)
 }

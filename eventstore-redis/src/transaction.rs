@@ -66,7 +66,7 @@ const COMMAND_ARGUMENTS_MAX: usize = 1_000;
 ///
 /// # Keys
 /// Keys are given without the [`key_prefix`](crate::RedisEventStoreConfig::key_prefix); the store puts it before them,
-/// as before all its keys. Without a prefix `stats:orders` is `stats:orders`. Keys that begin with `aggregate:`,
+/// as before all its keys. Without a prefix `stats:orders` is `stats:orders`. Keys that begin with `aggregate:`, `tenant:`,
 /// `projection:`, `checkpoint:` or `eventstore:` are the store's own, and refused.
 ///
 /// In a rebuild of a projection, a key of its `tables(..)` stands for the copy of that key, and the transaction can

@@ -25,7 +25,8 @@ pub(crate) fn delete(stream: &str, ids: &[String]) -> Cmd {
     request("XDEL", (stream, ids))
 }
 
-/// Trims a stream to about `max_length` entries, but not below, even if groups have not read the removed ones.
+/// Trims a stream towards `max_length` entries, but not below, even if groups have not read the removed ones. The server
+/// removes whole blocks of entries only, and some thousand entries at most.
 pub(crate) fn trim(stream: &str, max_length: u64) -> Cmd {
     request("XTRIM", (stream, "MAXLEN", "~", max_length))
 }

@@ -104,7 +104,7 @@ pub struct RedisEventBusConfig {
     /// as there is time for.
     pub max_retries: Option<u32>,
     /// The time without a sign of life after which other consumers claim a consumer's entries, in milliseconds. A
-    /// consumer that is slow and alive keeps its entries. Default 60000.
+    /// consumer that is slow and alive keeps its entries: its own time counts if that is longer. Default 60000.
     pub pending_idle_ms: u64,
     /// Set if deliveries that used up their attempts become dead letters. Otherwise they stay pending and are not
     /// handled again; they count as exhausted, and trimming stops before them. Default true.

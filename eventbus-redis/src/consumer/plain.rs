@@ -180,7 +180,8 @@ impl<'a> PlainTasks<'a> {
             if count == 0 {
                 return Ok(());
             }
-            let (cursor, reclaimed) = receiver.claim_page(&self.claim_cursor, config.pending_idle_ms, count).await?;
+            let (cursor, reclaimed) =
+                receiver.claim_page(&self.claim_cursor, config.pending_idle_ms, true, count).await?;
             self.claim_cursor = cursor;
             pages_in_vain += usize::from(reclaimed.entries.is_empty());
             receiver.log_recovered(receiver.receive_reclaimed(reclaimed));

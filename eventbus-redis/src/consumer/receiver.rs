@@ -342,17 +342,20 @@ impl Receiver {
         Ok((reached.clamp(1, ids.len()), ReclaimedEntries::new(entries, attempts, deleted)))
     }
 
-    /// Reclaims up to `count` entries of one page of pending ones. Returns the next cursor, [`RANGE_START`] at the end.
+    /// Reclaims up to `count` entries of one page of pending ones, from those of a live member only after the time that it
+    /// announces if `respects_members`. Returns the next cursor, [`RANGE_START`] at the end.
     pub(super) async fn claim_page(
         &self,
         cursor: &str,
         idle_ms: u64,
+        respects_members: bool,
         count: usize,
     ) -> Result<(String, ReclaimedEntries), CommandError> {
         let mut claim = self.inner.fenced_script(&script::consumer::CLAIM_IDLE);
         claim.key(&self.inner.keys().retry).key(&self.inner.keys().relay).key(&self.inner.keys().members);
         claim.arg(idle_ms).arg(cursor).arg(PENDING_PAGE_LEN).arg(count).arg(PAGE_BYTES);
         claim.arg(PASSED_BYTES_MAX).arg(u8::from(self.inner.fencing_token().is_some()));
+        claim.arg(u8::from(respects_members));
         let (cursor, entries, attempts, deleted, ended): (_, _, _, _, Vec<bool>) =
             self.inner.run_idempotent(claim).await?;
         Ok((cursor, ReclaimedEntries::new(entries, attempts, deleted).with_owner_ended(ended)))

@@ -146,7 +146,8 @@ impl RecoveryRun {
 
     async fn recover(&self, recovery: Recovery, stats: &mut RecoveryStats) -> Result<(), CommandError> {
         let config = self.parts.inner.bus().config();
-        let idle_ms = recovery.min_idle_time_ms.unwrap_or(config.pending_idle_ms);
+        let (idle_ms, is_default) =
+            (recovery.min_idle_time_ms.unwrap_or(config.pending_idle_ms), recovery.min_idle_time_ms.is_none());
         let mut left = recovery.batch_size.unwrap_or(config.batch_size);
         let pending = command::count_pending(self.parts.inner.bus().stream(), self.parts.inner.group());
         stats.checked +=
@@ -157,7 +158,7 @@ impl RecoveryRun {
         let mut cursor = RANGE_START.to_owned();
         while left > 0 {
             let count = left.min(config.batch_size).min(command::SCRIPT_BATCH_MAX);
-            let (next, reclaimed) = self.parts.receiver.claim_page(&cursor, idle_ms, count).await?;
+            let (next, reclaimed) = self.parts.receiver.claim_page(&cursor, idle_ms, is_default, count).await?;
             let claimed = reclaimed.entries.len();
             stats.claimed += claimed as u64;
             left = left.saturating_sub(claimed);

@@ -88,8 +88,8 @@ fn parse_health(replies: Vec<RedisResult<Value>>) -> Result<StreamHealth, RedisE
     let (first_entry, last_entry) = (one(next()?)?, one(next()?)?);
     let groups = command::parse_groups(next())?;
     let projections: BTreeMap<String, String> = reply::parse_value(next()?)?;
-    let mut consumer_groups: Vec<_> =
-        groups.into_iter().map(|group| group_health(group, length, first_entry.as_ref())).collect();
+    let ends = [first_entry.as_ref(), last_entry.as_ref()];
+    let mut consumer_groups: Vec<_> = groups.into_iter().map(|group| group_health(group, length, ends)).collect();
     consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
     // a note is an id, a count and a hash, see `StreamPosition`
     let id = |note: String| MessageId::new(note.split(' ').next().unwrap_or_default());
@@ -97,17 +97,24 @@ fn parse_health(replies: Vec<RedisResult<Value>>) -> Result<StreamHealth, RedisE
     Ok(StreamHealth { length, first_entry, last_entry, consumer_groups, projections })
 }
 
-/// Corrects the server's lag, which counts trimmed entries as unread: if a group is before the first entry, its lag is
-/// the length of the stream.
-fn group_health(group: GroupState, length: u64, first: Option<&StreamEntry>) -> GroupHealth {
+/// Corrects the server's lag, which counts entries that were removed before the group read them: the lag of a group that is
+/// before the first entry is the length of the stream, that of one which has read the last entry is 0.
+fn group_health(group: GroupState, length: u64, ends: [Option<&StreamEntry>; 2]) -> GroupHealth {
     let id = |text: &str| text.parse::<EntryId>().ok();
-    let first = first.and_then(|first| id(first.id.as_str()));
-    let is_before_all = first.is_none_or(|first| id(&group.last_delivered).is_some_and(|last| last < first));
+    let [first, last] = ends.map(|entry| entry.and_then(|entry| id(entry.id.as_str())));
+    let delivered = id(&group.last_delivered);
+    let is_before_all = first.is_none_or(|first| delivered.is_some_and(|delivered| delivered < first));
+    let has_read_all = last.is_some_and(|last| delivered.is_some_and(|delivered| delivered >= last));
+    let lag = match (is_before_all, has_read_all) {
+        (true, _) => Some(length),
+        (false, true) => Some(0),
+        (false, false) => group.lag,
+    };
     GroupHealth {
         name: group.name,
         consumers: group.consumers,
         pending: group.pending,
         last_delivered_id: MessageId::new(group.last_delivered),
-        lag: if is_before_all { Some(length) } else { group.lag },
+        lag,
     }
 }

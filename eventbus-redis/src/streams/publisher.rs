@@ -66,8 +66,8 @@ impl EventPublisher {
     }
 
     /// Publishes one event, and has the server keep about `max_length` entries of the stream, some dozens more may
-    /// stay. **This also removes entries that groups and projections have not read**: a projection then
-    /// [stops](super::StreamProjectionError::Missing). [`RedisStreams::trim`] removes no unread entries.
+    /// stay; a call removes 10,000 at most. **This also removes entries that groups and projections have not read**: a
+    /// projection then [stops](super::StreamProjectionError::Missing). [`RedisStreams::trim`] removes no unread entries.
     ///
     /// # Errors
     /// [`EventPublishError`].

@@ -139,6 +139,20 @@ async fn a_consumer_that_has_an_entry_and_shows_no_life_is_an_alert() {
     until("the alert ends", async || alerts(&bus, &thresholds).await.is_empty()).await;
 }
 
+/// Fails if the claims alone tell: a member renews them at the interval of its own configuration.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_renews_its_claims_seldom_and_sends_heartbeats_is_not_silent() {
+    let bus = RedisEventBus::connect(RedisEventBusConfig { pending_idle_ms: 2, ..config() }).await.unwrap();
+    bus.publish(&[event("a"), event("b")]).await.unwrap();
+    announce(&bus, "seldom", &format!(r#"{{"at":{},"live_ms":600000}}"#, now_in_ms())).await;
+    read(&bus, "seldom").await;
+    read(&bus, "python").await;
+    until("the one of the other program is silent", async || {
+        bus.health().await.silent.iter().any(|silent| silent.consumer == "python")
+    })
+    .await;
+}
+
 /// A handler that fails until the test sets the flag.
 fn failing(bus: &RedisEventBus) -> Arc<AtomicBool> {
     let is_mended = Arc::new(AtomicBool::new(false));

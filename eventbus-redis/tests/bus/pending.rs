@@ -235,6 +235,58 @@ async fn unread_entries_are_counted_where_the_server_does_not_know() {
     assert_eq!(progress.unread, 2_499);
 }
 
+/// Fails if the time of the consumer that reclaims counts alone: the first one renews its claims every 200 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_consumer_keeps_its_entries_from_one_with_a_shorter_idle_time() {
+    let config = RedisEventBusConfig { pending_idle_ms: 600_000, max_in_flight: Some(1), ..config() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let gate = Gate::default();
+    gate.join(&bus);
+    start(&bus).await;
+    publish(&bus, "held").await;
+    let group = bus.default_group();
+    until("it is in hand", async || bus.progress(group).await.unwrap().pending == 1).await;
+    publish(&bus, "left").await;
+    let read = ["GROUP", group.as_str(), "gone", "STREAMS", &bus.config().stream_name(), ">"];
+    let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
+
+    let config = RedisEventBusConfig { pending_idle_ms: 60, max_in_flight: None, ..bus.config().clone() };
+    let hasty = RedisEventBus::connect(RedisEventBusConfig { consumer_name: None, ..config }).await.unwrap();
+    let seen = Seen::default();
+    seen.join(&hasty);
+    start(&hasty).await;
+    until("the entry of the dead one is taken over", async || seen.all().contains(&"left".to_owned())).await;
+    assert_eq!(seen.all(), ["left"]);
+    gate.open();
+    assert_eq!(settled(&bus).await, 0);
+    assert_eq!(seen.all(), ["left"]);
+    bus.stop_consuming().await;
+    hasty.stop_consuming().await;
+}
+
+/// Fails with the count of the server, in which an entry that was deleted before it was read stays unread for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_has_read_all_is_settled_also_if_an_unread_entry_was_deleted() {
+    let bus = fresh_bus().await;
+    let seen = Seen::default();
+    seen.join(&bus);
+    publish(&bus, "one").await;
+    start(&bus).await;
+    until("the first one arrived", async || seen.all() == ["one"]).await;
+    bus.stop_consuming().await;
+
+    let ids = bus.publish(&[event("two"), event("three")]).await.unwrap();
+    let _: i64 = command(&bus, "XDEL", &[&bus.config().stream_name(), ids[0].as_str()]).await;
+    start(&bus).await;
+    until("the last one arrived", async || seen.all() == ["one", "three"]).await;
+    assert_eq!(settled(&bus).await, 0);
+    let group = bus.stream_info().await.consumer_groups.remove(0);
+    assert_eq!((group.lag, group.pending), (Some(0), 0));
+    bus.stop_consuming().await;
+    let retired = bus.retire_group(bus.default_group()).await.unwrap();
+    assert_eq!((retired.pending, retired.unread), (0, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_left_pending_on_purpose_is_not_handled_again_when_its_group_is_made_anew() {
     let config = RedisEventBusConfig { enable_dlq: false, max_retries: Some(0), ..config() };

@@ -304,6 +304,15 @@ async fn the_plain_trim_keeps_nothing_back() {
     assert_eq!(left(&bus).await.len() as u64, 1_000 - removed);
 }
 
+/// Fails if one command trims the stream: the server removes 10,000 entries at most for it.
+#[tokio::test]
+async fn the_plain_trim_removes_all_that_is_beyond_the_limit_however_much_that_is() {
+    let bus = fresh_bus().await;
+    publish(&bus, 12_000).await;
+    let removed = bus.trim_may_lose(100).await.unwrap();
+    assert!((11_700..=11_900).contains(&removed), "{removed}");
+}
+
 #[tokio::test]
 async fn what_is_wrong_is_said() {
     let taken = config();

@@ -115,6 +115,8 @@ async fn lag_counts_nothing_that_was_trimmed_away_and_says_when_it_cannot_be_kno
     let lag = async || streams.health(&key).await.unwrap().consumer_groups[0].lag;
     streams.trim_may_lose(&key, Trim { max_length: Some(5), max_age: None }).await.unwrap();
     assert_eq!(lag().await, Some(5), "15 unread ones are gone");
+    billing.consume(ALL).await.unwrap();
+    assert_eq!(lag().await, Some(0), "the other five are read");
     publish_orders(&streams, 5).await;
     billing.consume(Consume { count: 3, ..ALL }).await.unwrap();
     let last = streams.reader(&key).last(2).await.unwrap();

@@ -6,7 +6,8 @@
 --
 -- KEYS  stream, retry, relay, members
 -- ARGV  group, consumer, idle time (ms), cursor, number of pending entries to check, maximum number of entries, maximum
---       number of bytes, and of those of entries that silent members keep, '1' if the stream is a partition
+--       number of bytes, and of those of entries that silent members keep, '1' if the stream is a partition, '1' to leave
+--       the entries of a live member alone while it may have yet to renew its claims
 -- Replies {next cursor, '-' at the end, entries, their attempts as JSON or false, ids of deleted entries, for each
 -- entry 1 if the process of its consumer counts as ended: the consumer is no member, or its heartbeat is late and it
 -- has not left}.
@@ -34,6 +35,17 @@ local function has_ended(name)
   return members[name]
 end
 
+-- Returns the idle time after which the entries of a consumer are reclaimed. A live member renews its claims within the time
+-- that its record states, which may be longer than that of this consumer.
+local idle_times = {}
+local function idle_time_of(name)
+  if not idle_times[name] then
+    local member = ARGV[10] == '1' and announced and live_member(announced[name] or '', now)
+    idle_times[name] = member and not member.left and math.max(idle, tonumber(member.live_ms)) or idle
+  end
+  return idle_times[name]
+end
+
 local deleted, refused = remove_gone(stream, group, me, ARGV[4], page_len)
 if refused then return refused end
 for _, id in ipairs(deleted) do redis.call('HDEL', retry, id) end
@@ -48,7 +60,7 @@ for _, found in ipairs(pending) do
   end
   local id, holder, delivered = found[1], found[2], found[4]
   next = '(' .. id
-  if found[3] >= idle then
+  if found[3] >= idle_time_of(holder) then
     local entry = redis.call('XRANGE', stream, id, id)[1]
     local noted = redis.call('HGET', retry, id)
     local is_json, read = pcall(cjson.decode, noted or '')

@@ -38,5 +38,7 @@ redis.call('HDEL', unjoined_key(floors), group)
 if not found then return {'retired', 0, before(floor), -1} end
 redis.call('XGROUP', 'DESTROY', stream, group)
 -- the lag still counts entries that were removed before the group read them
+local last = found['last-delivered-id']
 local unread = found.lag and math.min(found.lag, redis.call('XLEN', stream)) or -1
-return {'retired', found.pending, found['last-delivered-id'], unread}
+if last == CLOSED_ID or #redis.call('XRANGE', stream, after(last), '+', 'COUNT', 1) == 0 then unread = 0 end
+return {'retired', found.pending, last, unread}
