@@ -39,7 +39,7 @@ use crate::{
     port::{
         Append, AppendError, EventStore, Transaction, Transactions,
         backoff::{Backoff, BackoffTimer},
-        delivery::{Delivery, HandlerError},
+        delivery::{Delivery, HandlerError, HandlerErrorKind},
         handler_saves::{AfterCommit, HandlerSaves},
         multi_stream_append::{Handled, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     },
@@ -287,9 +287,10 @@ fn takes_value(append: &Append) -> bool {
     unique_changes(&append.events).iter().any(|change| change.value().is_some())
 }
 
-/// Returns `true` if another writer was first to a stream that the handler saved to.
+/// Returns `true` if another writer was first to a stream that the handler saved to, and the handler leaves the next step to
+/// the inbox.
 fn is_conflict(error: &HandlerError) -> bool {
-    find_append_error(error).is_some_and(AppendError::is_conflict)
+    error.kind() == HandlerErrorKind::Retry && find_append_error(error).is_some_and(AppendError::is_conflict)
 }
 
 /// Returns the error of an append among the sources of a handler's error.

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Position,
+    InMemoryEventBus, InMemoryEventStore, Never, Position,
     health::HealthThresholds,
     port::EventBus as _,
     prelude::*,
@@ -169,6 +169,21 @@ async fn health_says_since_when_store_and_bus_are_away() {
     assert_eq!(away().await, first, "it is still the same outage");
     store.is_away.store(false, Ordering::SeqCst);
     assert_eq!(away().await, "");
+}
+
+#[tokio::test]
+async fn an_outage_does_not_begin_with_an_earlier_stop_of_the_relay() {
+    let clock = ManualClock::at(time::macros::datetime!(2026-05-05 10:00 UTC));
+    let store = GatedStore::over(InMemoryEventStore::with_clock(clock.clone()));
+    let orders = AggregateRepository::<Order>::new(store.clone());
+    orders.create(&AggregateId::new(), |_| Ok::<_, Never>(created("ada", 1.0))).await.unwrap();
+    store.damaged_at.store(1, Ordering::SeqCst);
+    let app = App::builder().clock(clock.clone()).store(store.clone()).handler::<handled>().start().await.unwrap();
+    until("the relay stopped", async || app.relay_status().await.unwrap().stopped.is_some()).await;
+    store.is_away.store(true, Ordering::SeqCst);
+    clock.advance(Duration::from_secs(7_200));
+    let problem = app.health().await.store.unwrap_or_default();
+    assert!(problem.ends_with("(since 2026-05-05T12:00:00Z)"), "{problem}");
 }
 
 #[tokio::test]

@@ -299,6 +299,68 @@ async fn a_handler_that_creates_an_aggregate_learns_at_once_that_it_exists() {
     assert_eq!((world.plan.runs.load(Ordering::SeqCst), errors), (2, 0), "it runs once for each event");
 }
 
+/// Fines only members that do not exist, and checks that before it creates them.
+#[handler(manual, retries = 0)]
+async fn fine_if_absent(
+    event: &ReturnedLate,
+    members: Repository<Member>,
+    State(plan): State<Plan>,
+) -> eventbus::Result<()> {
+    plan.runs.fetch_add(1, Ordering::SeqCst);
+    let member: AggregateId = event.member.parse()?;
+    if members.exists(&member).await? {
+        return Ok(());
+    }
+    if let Some(gate) = &plan.gate {
+        gate.pass().await;
+    }
+    members.create(&member, |_| Ok::<_, Never>(Fined { days: event.days })).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_handler_that_returns_the_conflict_of_a_create_runs_again() {
+    let gate = Arc::new(Gate::default());
+    let (store, plan) = (InMemoryEventStore::new(), Plan { gate: Some(Arc::clone(&gate)), ..Plan::default() });
+    let app = App::builder().store(store.clone()).state(plan.clone()).handler::<fine_if_absent>();
+    let app = app.start().await.unwrap();
+    let world = World { members: AggregateRepository::new(store.clone()), app, store, plan };
+    world.return_late("ada", 3).await;
+    gate.arrived.notified().await;
+    world.members.upsert(&"ada".parse().unwrap(), |_| Ok::<_, Never>(Fined { days: 10 })).await.unwrap();
+    gate.open();
+    world.app.settled().await.unwrap();
+    assert_eq!(world.member("ada").await, (10, vec![]));
+    let errors = world.app.bus().stats().handler_errors;
+    assert_eq!((world.plan.runs.load(Ordering::SeqCst), errors), (2, 0), "a conflict is no failure of the handler");
+}
+
+/// Fines only members that do not exist; that one exists is final.
+#[handler(manual)]
+async fn fine_or_give_up(
+    event: &ReturnedLate,
+    members: Repository<Member>,
+    State(plan): State<Plan>,
+) -> Result<(), HandlerError> {
+    plan.runs.fetch_add(1, Ordering::SeqCst);
+    let member: AggregateId = event.member.parse()?;
+    let fined = members.create(&member, |_| Ok::<_, Never>(Fined { days: event.days })).await;
+    fined.map(drop).map_err(HandlerError::permanent)
+}
+
+#[tokio::test]
+async fn a_conflict_that_a_handler_returns_as_permanent_is_final() {
+    let (store, plan) = (InMemoryEventStore::new(), Plan::default());
+    let members = AggregateRepository::<Member>::new(store.clone());
+    members.upsert(&"ada".parse().unwrap(), |_| Ok::<_, Never>(Fined { days: 10 })).await.unwrap();
+    let app = App::builder().store(store.clone()).state(plan.clone()).handler::<fine_or_give_up>();
+    let world = World { members, app: app.start().await.unwrap(), store, plan };
+    world.return_late("ada", 3).await;
+    world.app.settled().await.unwrap_err();
+    assert_eq!(world.plan.runs.load(Ordering::SeqCst), 1);
+    assert_eq!(world.member("ada").await, (10, vec![]));
+}
+
 /// Fines the member twice, and loads it between.
 #[handler(manual, retries = 0)]
 async fn fine_twice(event: &ReturnedLate, members: Repository<Member>) -> eventbus::Result<()> {

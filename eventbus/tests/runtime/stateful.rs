@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventStore, Name,
+    InMemoryEventStore, Name, Never,
     port::{Checkpoints, Leases},
     prelude::*,
     projection::RebuildError,
@@ -124,6 +124,15 @@ async fn a_rebuild_has_the_state_of_the_app() {
     assert_eq!(app.projected::<Invoices>(position).await.unwrap().0, ["9 EUR"]);
     app.rebuild::<Invoices>().await.unwrap();
     assert_eq!(app.projected::<Invoices>(position).await.unwrap().0, ["9 EUR"]);
+}
+
+#[tokio::test]
+async fn a_rebuild_without_a_running_app_has_the_state_of_its_builder() {
+    let store = InMemoryEventStore::new();
+    let orders = AggregateRepository::<Order>::new(store.clone());
+    orders.create(&AggregateId::new(), |_| Ok::<_, Never>(created("ada", 9.0))).await.unwrap();
+    let builder = App::builder().store(store).state(Currency("EUR")).projection_with(Invoices::default);
+    assert_eq!(builder.rebuild("invoices", drop).await.unwrap().events, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -130,8 +130,8 @@ fn with_bus_outage_start(app: &AppInner, mut health: Health) -> Health {
     if health.connected {
         app.outage_starts.record(Dependency::Bus, None);
     } else {
-        let since = relay_view(app).and_then(|relay| relay.since());
-        let since = app.outage_starts.record(Dependency::Bus, Some(since.unwrap_or_else(|| app.clock().now())));
+        let since = relay_outage_start(app).unwrap_or_else(|| app.clock().now());
+        let since = app.outage_starts.record(Dependency::Bus, Some(since));
         health.error = health.error.map(|error| with_since(error, since));
     }
     health
@@ -139,11 +139,16 @@ fn with_bus_outage_start(app: &AppInner, mut health: Health) -> Health {
 
 /// Returns the start of the store's outage: when this check, the relay or a projection first noticed.
 fn store_outage_start(app: &AppInner) -> Option<OffsetDateTime> {
-    let relay = relay_view(app).and_then(|relay| relay.since());
     let projections =
         app.projections.iter().filter_map(|projection| projection.erased().status(Position::START).trouble_since);
-    let since = projections.chain(relay).min().unwrap_or_else(|| app.clock().now());
+    let since = projections.chain(relay_outage_start(app)).min().unwrap_or_else(|| app.clock().now());
     app.outage_starts.record(Dependency::Store, Some(since))
+}
+
+/// Returns when the relay first noticed that it cannot use store or bus. A relay that has stopped did so for an earlier
+/// reason.
+fn relay_outage_start(app: &AppInner) -> Option<OffsetDateTime> {
+    relay_view(app).filter(|relay| relay.stopped().is_none())?.since()
 }
 
 /// Returns the error of the store, if the app has one and it cannot be read.

@@ -79,6 +79,8 @@ pub(crate) async fn rebuild_in_app<P: Projection>(
     let rebuilding = async {
         match P::definition().kind {
             ProjectionKind::InMemory => {
+                // the runner may not have set it yet, or there is none: the app is not started
+                inner.set_app_state(context.state.clone()).await;
                 let replay = replay_in_memory(inner, &*context.store, report, Some(guard_timeout));
                 let shut_down =
                     || ProjectionError::ShutDown { name: P::definition().name, position: inner.progress().position() };

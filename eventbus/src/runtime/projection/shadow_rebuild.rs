@@ -129,7 +129,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     /// Acquires a lease of rebuilding this projection; waits as long as a lease lasts, since its owner may be dead.
     async fn acquire_lease(&self, role: &Name) -> Result<HeldLease, RebuildError> {
         let lease_request = self.lease_request(role.clone());
-        let lease_timeout = self.context.lease_ttl + self.context.lease_ttl / 10;
+        let lease_timeout = self.context.lease_ttl.saturating_add(self.context.lease_ttl / 10);
         let clock = &self.context.clock;
         let began = clock.instant();
         loop {
@@ -511,6 +511,12 @@ mod tests {
         let app = builder().start().await.unwrap();
         drop(app.projected::<Written>(store.append().await).await.unwrap());
         assert_eq!(written(&tables).await, ["1", "2"]);
+    }
+
+    #[tokio::test]
+    async fn rows_are_rebuilt_under_leases_that_never_expire() {
+        let builder = App::builder().store(TableStore::new()).without_relay().projection_lease(Duration::MAX);
+        assert_eq!(builder.projection(Written).rebuild("written", drop).await.unwrap().events, 0);
     }
 
     /// A store whose server is replaced after it has returned the checkpoint of a projection; the next one lacks that.

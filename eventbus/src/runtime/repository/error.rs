@@ -199,7 +199,8 @@ impl From<LoadError> for BoundaryError {
 #[non_exhaustive]
 pub enum SaveError {
     /// The append failed, or its outcome is unknown.
-    #[error(transparent)]
+    // not transparent: the inbox of a handler finds a conflict among the sources of the handler's error
+    #[error("{0}")]
     Append(#[from] AppendError),
     /// An event cannot be written.
     #[error(transparent)]
