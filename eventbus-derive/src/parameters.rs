@@ -241,25 +241,29 @@ fn check_borrow(who: &str, ty: &Type, mistakes: &mut Mistakes) {
         Type::Reference(reference) => (strip_groups(&reference.elem), Some("&")),
         ty => (ty, None),
     };
-    let Type::Path(path) = inner else {
+    let Some(name) = last_name(inner) else {
         return;
     };
-    let Some(last) = path.path.segments.last() else {
-        return;
-    };
-    let name = last.ident.to_string();
     let (wanted, why) = match name.as_str() {
         "Metadata" | "RecordedEvent" | "StreamId" | "AggregateId" => (Some("&"), "borrowed from the delivery"),
         "PgConnection" | "PgTransaction" | "SqliteTransaction" | "RedisTransaction" => {
             (Some("&mut "), "lent by the store for one call")
         }
-        "State" | "Attempt" => (None, "taken by value"),
+        "State" | "Attempt" | "EffectKey" | "Repository" => (None, "taken by value"),
         _ => return,
     };
     if borrow != wanted {
         let code = text::code_of(inner);
         let wanted = wanted.unwrap_or_default();
         mistakes.at(ty, format!("{who} takes `{wanted}{code}`: it is {why}"));
+    }
+}
+
+/// Returns the last name in the path of a type: `EffectKey` of `eventbus::handler::EffectKey`.
+fn last_name(ty: &Type) -> Option<String> {
+    match ty {
+        Type::Path(path) => path.path.segments.last().map(|last| last.ident.to_string()),
+        _ => None,
     }
 }
 
@@ -276,7 +280,7 @@ fn check_values_of_one_event(rest: &[Parameter], batch: &Event, mistakes: &mut M
                 };
                 mistakes.at(ty, format!("`&{code}` belongs to one event, and a batch has several: take {wanted}"));
             }
-            Parameter::Value(ty) if text::code_of(ty) == "EffectKey" => {
+            Parameter::Value(ty) if last_name(ty).is_some_and(|name| name == "EffectKey") => {
                 mistakes.at(ty, "`EffectKey` belongs to one event, and a batch has several: take one event");
             }
             Parameter::Value(_) | Parameter::Transaction(_) => {}

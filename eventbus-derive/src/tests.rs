@@ -74,6 +74,20 @@ fn the_library_is_named_by_the_given_path_only() {
 }
 
 #[test]
+fn a_key_of_one_event_beside_a_batch_is_refused_by_any_path() {
+    for key in [quote!(EffectKey), quote!(handler::EffectKey), quote!(::eventbus::handler::EffectKey)] {
+        let rows = quote! {
+            impl Rows {
+                async fn paid(&self, events: &[OrderPaid], key: #key, tx: &mut Connection) {}
+            }
+        };
+        let mut mistakes = Mistakes::default();
+        projection::attribute(quote!(name = "rows"), &rows, &mut mistakes);
+        assert_eq!(mistakes.texts(), ["`EffectKey` belongs to one event, and a batch has several: take one event"]);
+    }
+}
+
+#[test]
 fn names_of_the_standard_library_are_never_looked_up_in_scope() {
     const STANDARD: &[&str] = &[
         "Box",

@@ -44,7 +44,7 @@ struct Opened {
     owner: String,
 }
 
-#[derive(Debug, Default, Aggregate)]
+#[derive(Debug, Default, Serialize, Aggregate)]
 #[aggregate(events(Opened))]
 struct Account {
     owner: String,
@@ -275,6 +275,57 @@ async fn half_a_surrogate_pair_of_the_request_is_named_to_the_client() {
     let (status, body) = read(problem.into_response()).await;
     let detail = "field `answers[0]`: half a surrogate pair, which is no text";
     assert_eq!((status, &body["detail"]), (400, &json!(detail)));
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Survey)]
+struct Answered {
+    #[serde(flatten)]
+    answers: serde_json::Map<String, Value>,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Answered))]
+struct Survey;
+
+impl Apply for Survey {
+    fn apply(&mut self, _event: &SurveyEvent) {}
+}
+
+#[tokio::test]
+async fn a_reserved_name_in_a_map_of_the_request_is_named_to_the_client() {
+    let surveys = AggregateRepository::<Survey>::new(InMemoryEventStore::new());
+    let answers: serde_json::Map<_, _> = [("metadata".to_owned(), json!("secret"))].into_iter().collect();
+    let answer = |_: &Survey| Ok::<_, Never>(Answered { answers: answers.clone() });
+    let problem = Problem::from(surveys.upsert(&AggregateId::new(), answer).await.unwrap_err());
+    let (status, body) = read(problem.into_response()).await;
+    assert_eq!((status, &body["detail"]), (400, &json!("field `metadata` has a name that is reserved")));
+}
+
+/// Counts the events of an account, as a route does whose ids are texts.
+async fn count_events(accounts: &AggregateRepository<Account>, id: &str) -> Result<usize, Problem> {
+    Ok(accounts.history(&id.parse()?).await?.len())
+}
+
+/// Makes the key of a command that is of one user.
+fn key_of(user: &str, key: &str) -> Result<IdempotencyKey, Problem> {
+    Ok(format!("{user}:{key}").parse()?)
+}
+
+#[tokio::test]
+async fn a_text_that_is_no_id_and_the_history_of_nothing_are_told_to_the_client() {
+    let accounts = AggregateRepository::<Account>::new(InMemoryEventStore::new());
+    let too_long = key_of("ada", &"k".repeat(252)).unwrap_err();
+    for (problem, status, detail) in [
+        (count_events(&accounts, "").await.unwrap_err(), 400, "invalid aggregate id ``: it is empty"),
+        (too_long, 400, "it has 256 bytes, at most 255 are allowed"),
+        (count_events(&accounts, "1").await.unwrap_err(), 404, "there is nothing with this id"),
+    ] {
+        let (found, body) = read(problem.into_response()).await;
+        let shown = body["detail"].as_str().unwrap();
+        assert!(found == status && shown.ends_with(detail), "{found}: {shown}");
+    }
+    assert_eq!(key_of("ada", "k").unwrap().as_str(), "ada:k");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::{
     domain::{
         codec::{EncodeError, EncodeFault},
         error::{Error, Never},
+        name::InvalidName,
         stream::{ExpectedVersion, Version},
         validity::{EventFault, InvalidEvent, NULL_CHARACTER, TOO_DEEP, UNPAIRED_SURROGATE},
     },
@@ -19,7 +20,7 @@ use crate::{
     runtime::{
         app::PublishedError,
         projection::ProjectionError,
-        repository::{BoundaryError, FindByError, LoadError, OnceError, SaveError, UpdateError},
+        repository::{BoundaryError, FindByError, HistoryError, LoadError, OnceError, SaveError, UpdateError},
     },
 };
 
@@ -189,6 +190,22 @@ impl From<LoadError> for Problem {
     }
 }
 
+impl From<HistoryError> for Problem {
+    fn from(error: HistoryError) -> Self {
+        match error {
+            HistoryError::Load(error) => error.into(),
+            HistoryError::State { .. } => Self::internal(error),
+        }
+    }
+}
+
+/// An id, or an idempotency key, that the request has as a text.
+impl From<InvalidName> for Problem {
+    fn from(error: InvalidName) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error.to_string())
+    }
+}
+
 impl From<FindByError> for Problem {
     fn from(error: FindByError) -> Self {
         match error {
@@ -238,6 +255,10 @@ impl From<SaveError> for Problem {
             {
                 Self::new(StatusCode::BAD_REQUEST, field.to_string())
             }
+            // the macro refuses such a field: it is flattened into the event, mostly of a map of the request
+            SaveError::Encode(EncodeError {
+                reason: EncodeFault::Invalid(EventFault::ReservedField(field)), ..
+            }) => Self::new(StatusCode::BAD_REQUEST, format!("field `{field}` has a name that is reserved")),
             SaveError::Append(AppendError::Refused { source, .. })
                 if let Some(InvalidEvent { fault: fault @ EventFault::Tags { .. }, .. }) =
                     source.downcast_ref::<InvalidEvent>() =>

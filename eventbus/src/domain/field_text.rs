@@ -59,7 +59,10 @@ macro_rules! field_texts {
     };
 }
 
-field_texts!(String, Box<str>, Arc<str>, Cow<'_, str>; AggregateId, Uuid, u8, u16, u32, u64, u128, i8, i16, i32, i64, i128);
+field_texts!(
+    String, Box<str>, Arc<str>, Cow<'_, str>;
+    AggregateId, Uuid, u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize
+);
 
 /// A field that `#[event(tags(..))]` can name: a [`FieldText`], or a `Vec` or `BTreeSet` of them, each a tag.
 #[diagnostic::on_unimplemented(
@@ -88,5 +91,17 @@ impl<T: FieldText> FieldTexts for Vec<T> {
 impl<T: FieldText> FieldTexts for BTreeSet<T> {
     fn field_texts(&self) -> Vec<Cow<'_, str>> {
         self.iter().filter_map(FieldText::field_text).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_of_each_type_are_texts() {
+        let numbers: [&dyn FieldText; 12] =
+            [&1_u8, &1_u16, &1_u32, &1_u64, &1_u128, &1_usize, &1_i8, &1_i16, &1_i32, &1_i64, &1_i128, &1_isize];
+        assert!(numbers.iter().all(|number| number.field_text().as_deref() == Some("1")));
     }
 }

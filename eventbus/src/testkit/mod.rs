@@ -19,6 +19,7 @@ mod lossy_bus;
 mod lossy_bus_data;
 mod new_events;
 mod recording_bus;
+mod save_clock;
 mod schedule;
 mod tables;
 mod test_app;

@@ -1,7 +1,7 @@
 //! An app in memory on a clock that the test moves.
 //!
 //! Invariant: time on the clock of the test passes only by `advance`. Real time is waited for only where a store of the
-//! builder works in other threads, and where a limit fails a test that would never end.
+//! builder works in other threads, before a save is made again, and where a limit fails a test that would never end.
 
 use std::{
     collections::HashSet,
@@ -20,6 +20,7 @@ use super::{
     clock::ManualClock,
     new_events::{IntoNewEvents, NewEvents},
     recording_bus::{RecordedRun, RecordedRuns, RecordingBus},
+    save_clock::SaveClock,
     schedule::Schedule,
 };
 use crate::{
@@ -51,7 +52,8 @@ const DEAD_LETTERS_PER_PAGE: usize = 100;
 /// A store of the builder's own lends its connection to handlers and projections, as `SqliteEventStore::in_memory()` does.
 /// What it does in other threads takes real time, and its leases may expire by the clock of the machine.
 ///
-/// Time stands still until [`advance`](Self::advance). It needs the runtime that `#[tokio::test]` makes, with one thread:
+/// Time stands still until [`advance`](Self::advance); only the short delay before a save is made again, after a conflict or a
+/// lost reply, is real. It needs the runtime that `#[tokio::test]` makes, with one thread:
 /// only there a test can see that no task has anything left to do.
 ///
 /// # Examples
@@ -460,7 +462,8 @@ async fn start_app(
     bus: RecordingBus,
     caller: &Location<'_>,
 ) -> App {
-    match builder.in_test(store, bus, SharedClock::new(clock.clone())).start().await {
+    let save_clock = SharedClock::new(SaveClock::new(clock.clone()));
+    match builder.in_test(store, bus, SharedClock::new(clock.clone()), save_clock).start().await {
         Ok(app) => app,
         Err(error) => panic!("{caller}: {error}"),
     }

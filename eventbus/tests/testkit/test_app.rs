@@ -7,10 +7,10 @@ use std::{
 };
 
 use eventbus::{
-    HandlerError,
+    HandlerError, InMemoryEventStore, Never,
     clock::{Clock, SharedClock},
     prelude::*,
-    testkit::{ManualClock, TestApp},
+    testkit::{Fault, FaultyStore, ManualClock, TestApp},
 };
 use time::OffsetDateTime;
 use tokio::sync::{AcquireError, Notify, Semaphore};
@@ -294,6 +294,19 @@ async fn a_restart_delivers_nothing_twice_and_makes_new_states() {
     assert_eq!(app.handled::<mail>(), 1);
     assert!(app.state::<Outbox>().sent.lock().unwrap().is_empty(), "the builder made a new one");
     assert_eq!(app.projection::<Count>().unwrap().read().await.0, 1);
+}
+
+#[tokio::test]
+async fn a_save_whose_reply_is_lost_is_made_again_while_the_test_awaits_it() {
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let of_app = store.clone();
+    let app = TestApp::start(move || App::builder().store(of_app.clone())).await;
+    let (orders, id, began) = (app.repository::<Order>(), "o-1".parse().unwrap(), app.clock().now());
+    store.appends.fail_next(Fault::LostReply, 1);
+    let save = orders.upsert(&id, |_| Ok::<_, Never>(created()));
+    let saved = tokio::time::timeout(Duration::from_secs(60), save).await.expect("it does not wait for `advance`");
+    assert_eq!(saved.unwrap().version, 1);
+    assert_eq!(app.clock().now(), began);
 }
 
 #[tokio::test]

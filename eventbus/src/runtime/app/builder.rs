@@ -73,6 +73,8 @@ pub struct AppBuilder {
     projection_lease: Duration,
     retention: Retention,
     clock: SharedClock,
+    /// The clock of its repositories, if it is not that of the app.
+    save_clock: Option<SharedClock>,
     exporter: Exporter,
 }
 
@@ -93,6 +95,7 @@ impl AppBuilder {
             projection_lease: PROJECTION_LEASE,
             retention: Retention { deliveries: DELIVERY_RETENTION, commands: COMMAND_RETENTION },
             clock: SharedClock::SYSTEM,
+            save_clock: None,
             exporter: Exporter::default(),
         }
     }
@@ -272,11 +275,17 @@ impl AppBuilder {
         self.store.is_some()
     }
 
-    /// Runs on this bus and clock, and on `store` if the builder has none: for tests.
+    /// Runs on this bus and these clocks, and on `store` if the builder has none: for tests.
     #[cfg(feature = "testkit")]
-    pub(crate) fn in_test(self, store: &InMemoryEventStore, bus: impl EventBus, clock: SharedClock) -> Self {
+    pub(crate) fn in_test(
+        self,
+        store: &InMemoryEventStore,
+        bus: impl EventBus,
+        clock: SharedClock,
+        save_clock: SharedClock,
+    ) -> Self {
         let store = self.store.unwrap_or_else(|| Arc::new(store.clone()));
-        Self { store: Some(store), bus: Some(Arc::new(bus)), clock, ..self }
+        Self { store: Some(store), bus: Some(Arc::new(bus)), clock, save_clock: Some(save_clock), ..self }
     }
 
     /// Returns the store that the builder was given.
@@ -381,7 +390,7 @@ impl AppBuilder {
         let repositories = RepositorySource {
             store: Arc::clone(&store),
             has_relay: self.relay && !consumes_only,
-            clock: clock.clone(),
+            clock: self.save_clock.take().unwrap_or_else(|| clock.clone()),
             snapshot_tasks: SnapshotTasks::default(),
             first_command: Arc::default(),
             tag_queues: Arc::default(),
