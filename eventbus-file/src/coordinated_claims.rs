@@ -64,7 +64,7 @@ async fn claim_with_coordination(queue: &Arc<QueueInner>, claim_id: &str, data: 
     let Ok(Some(NewClaim { claim: now, previous: before })) = claiming else {
         // the files decide: withdraw what the coordinator granted
         queue.coordination().release(claim_id).await;
-        queue.metrics().claims_refused.add(1);
+        queue.metrics().claims_refused.add(u64::from(claiming.is_ok()));
         return claiming.map(|_| None);
     };
     queue.metrics().claims_created.add(1);

@@ -144,6 +144,13 @@ impl Disk {
         }
     }
 
+    /// Returns an error if the folder is missing, or its record of the identity is torn or of an unknown format; makes no
+    /// file.
+    pub(crate) fn check_identity(&self) -> Result<()> {
+        fs::metadata(&self.root).map_err(FileQueueError::io(FIND_FOLDER, &self.root))?;
+        self.load_identity().map(drop)
+    }
+
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }

@@ -8,7 +8,8 @@ use eventbus::{BoxError, EventId, Name, event::FieldError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileQueueError {
-    /// The file system refused; the operation had no effect, or one in part where the caller asked for several.
+    /// The file system refused. The operation had no effect, one in part where the caller asked for several, or all of it if
+    /// the file system refused only to sync a folder.
     #[error("cannot {what} `{path}`")]
     Io {
         /// The refused step, a verb phrase.

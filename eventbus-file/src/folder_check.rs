@@ -112,7 +112,7 @@ fn check_folder(queue: &QueueInner) -> Result<Vec<FolderProblem>> {
     let mut found = FolderScan::default();
     let is_known = |name: &str| names::FOLDERS.contains(&name) || name == TMP_FOLDER || name == names::QUEUE_FILE;
     found.list_known(queue.disk().root(), |name| is_known(name).then_some(()))?;
-    found.add_torn(queue.disk().root().join(names::QUEUE_FILE), queue.disk().load_queue_id().map(drop))?;
+    found.add_torn(queue.disk().root().join(names::QUEUE_FILE), queue.disk().check_identity())?;
     check_events(queue, &mut found)?;
     check_results(queue, &mut found)?;
     for claims in [queue.claims(), queue.groups().claims()] {

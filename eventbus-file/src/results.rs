@@ -1,6 +1,6 @@
 //! Results: one for each event, by the first worker that writes one.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use eventbus::support::from_json;
 use parking_lot::Mutex;
@@ -58,16 +58,20 @@ pub(crate) struct Results {
     claims: ClaimStore,
     /// Locked to read or add ids, never while a file is read.
     finished: Mutex<FinishedEvents>,
+    /// Events whose torn claims are logged, as each search finds them again. Locked to add an id.
+    logged_torn_claims: Mutex<BTreeSet<u64>>,
 }
 
 impl Results {
     pub(crate) fn new(disk: Arc<Disk>, claims: ClaimStore) -> Self {
-        Self { folder: disk.root().join(names::RESULTS), disk, claims, finished: Mutex::default() }
+        let folder = disk.root().join(names::RESULTS);
+        Self { folder, disk, claims, finished: Mutex::default(), logged_torn_claims: Mutex::default() }
     }
 
     /// Forgets the events of a queue that was in the folder before.
     pub(crate) fn forget(&self) {
         *self.finished.lock() = FinishedEvents::default();
+        self.logged_torn_claims.lock().clear();
     }
 
     pub(crate) fn path(&self, event_id: u64) -> PathBuf {
@@ -145,7 +149,9 @@ impl Results {
                     Ok(Some(claim)) if claim.is_live() => {}
                     Ok(_) => return Ok(Some(event)),
                     Err(error @ FileQueueError::Torn { .. }) => {
-                        tracing::error!(id, error = error.log(), "event with a torn claim passed over");
+                        if self.logged_torn_claims.lock().insert(id) {
+                            tracing::error!(id, error = error.log(), "event with a torn claim passed over");
+                        }
                     }
                     Err(error) => return Err(error),
                 },

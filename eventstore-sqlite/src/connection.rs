@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, Row, ffi};
 
 use crate::{
     config::SqliteEventStoreConfig,
@@ -64,6 +64,10 @@ pub(crate) fn open_writer_as(
     let makes_file = config.create_if_missing && config.migrate;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, makes_file || location.is_memory());
     let mut connection = Connection::open_with_flags(location.database(), flags).map_err(fault)?;
+    // SQLite opens a file that cannot be written for reading; each append would fail
+    if config.migrate && connection.is_readonly(MAIN_DB).map_err(fault)? {
+        return Err(fault(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None)));
+    }
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
     connection.busy_timeout(config.busy_timeout).map_err(fault)?;
     let prepare = |connection: &Connection| prepare_journal(connection, location, config);

@@ -100,7 +100,8 @@ pub enum SqliteConnectError {
         /// The error of SQLite.
         source: BoxError,
     },
-    /// The file cannot be written; SQLite also needs to make files beside it.
+    /// The file cannot be written; SQLite also needs to make files beside it. Without
+    /// [`migrate`](crate::SqliteEventStoreConfig::migrate) a store opens a file that it can only read, and its writes fail.
     #[error("`{}` or its directory is read-only", path.display())]
     ReadOnly {
         /// The file.

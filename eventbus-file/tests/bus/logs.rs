@@ -120,6 +120,22 @@ async fn what_a_damaged_file_holds_is_in_no_error_and_no_log() {
     assert_eq!(log::lines(&[SECRET]), [""; 0]);
 }
 
+/// Fails if each search of a waiting worker logs the claim again.
+#[tokio::test]
+async fn an_event_with_a_torn_claim_is_logged_once() {
+    log::keep();
+    let queue = fresh().await;
+    queue.publish(&1).await.unwrap();
+    let claim = queue.config().root_dir.join("claims/event-1/000000000001.json");
+    fs::create_dir_all(claim.parent().unwrap()).unwrap();
+    fs::write(&claim, "").unwrap();
+    for _ in 0..3 {
+        assert!(queue.try_claim_next().await.unwrap().is_none());
+    }
+    let lines = log::lines(&["torn claim passed over", claim.to_str().unwrap()]);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
 /// Waits until the log has a line with these texts.
 async fn told(texts: &[&str]) {
     until(texts[0], async || !log::lines(texts).is_empty()).await;

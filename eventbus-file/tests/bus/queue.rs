@@ -242,6 +242,19 @@ async fn torn_and_foreign_files_are_told_and_left_alone() {
     }
 }
 
+/// Fails if a check gives a folder that has lost its identity a new one: then all groups begin anew.
+#[tokio::test]
+async fn a_check_writes_no_file() {
+    let queue = fresh().await;
+    queue.publish(&1).await.unwrap();
+    let identity = queue.config().root_dir.join("queue.json");
+    fs::remove_file(&identity).unwrap();
+    assert!(queue.check().await.unwrap().is_empty());
+    assert!(!identity.exists());
+    fs::remove_dir_all(&queue.config().root_dir).unwrap();
+    assert!(matches!(queue.check().await, Err(FileQueueError::Io { .. })), "the folder is missing");
+}
+
 #[tokio::test]
 async fn events_are_found_by_time_by_id_and_in_pages() {
     let queue = fresh().await;
@@ -398,6 +411,17 @@ async fn what_is_removed_while_it_is_published_is_not_published_twice() {
     assert_eq!(working.await.unwrap(), payloads, "in order, each once");
     removing.abort();
     assert_eq!(queue.publish(&0).await.unwrap().id(), 301);
+}
+
+#[tokio::test]
+async fn a_claim_that_the_file_system_refuses_does_not_count_as_owned_by_a_worker() {
+    let queue = fresh().await;
+    fs::write(queue.config().root_dir.join("claims/task"), "").unwrap(); // instead of a folder
+    assert!(matches!(queue.create_claim("task", &()).await, Err(FileQueueError::Io { .. })));
+    assert_eq!(queue.metrics().claims_refused, 0);
+    assert!(queue.create_claim("other", &()).await.unwrap());
+    assert!(!queue.create_claim("other", &()).await.unwrap());
+    assert_eq!(queue.metrics().claims_refused, 1);
 }
 
 #[cfg(unix)]

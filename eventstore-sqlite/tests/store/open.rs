@@ -170,6 +170,23 @@ async fn a_read_only_directory_or_file_is_named() {
     assert!(matches!(error, SqliteConnectError::ReadOnly { .. }), "{error:?}");
 }
 
+/// Fails if such a file is opened as a file that can be written: each append would fail, and callers would repeat it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_file_that_can_only_be_read_is_refused_by_a_store_that_migrates() {
+    // that of a running program, which even root cannot write
+    let path = std::env::current_exe().unwrap();
+    if fs::OpenOptions::new().write(true).open(&path).is_ok() {
+        eprintln!("this system writes the file of a running program: nothing to refuse");
+        return;
+    }
+    let error = refusal(&path).await;
+    assert!(matches!(&error, SqliteConnectError::ReadOnly { path: named, .. } if *named == path), "{error:?}");
+    let only_reads = SqliteEventStoreConfig { migrate: false, ..Default::default() };
+    let error = SqliteEventStore::open_with(&path, only_reads).await.unwrap_err();
+    assert!(matches!(error, SqliteConnectError::NotADatabase { .. }), "it is read: {error:?}");
+}
+
 #[tokio::test]
 async fn configurations_without_sense_are_refused() {
     for (config, field) in [
