@@ -190,6 +190,8 @@ fn wrong_arguments_are_usage() {
         (&["--store", "sqlite:x", "--yes", "dead-letters", "discard", "--error", ""], "required for '--error <TEXT>'"),
         (&["--store", "", "--bus", "redis://127.0.0.1:1", "groups"], "a value is required for '--store <URL>'"),
         (&["--store", "sqlite:x", "--bus", "", "groups"], "a value is required for '--bus <URL>'"),
+        (&["--store", "sqlite:x", "dashboard", "--token", ""], "a value is required for '--token <TOKEN>'"),
+        (&["--store", "sqlite:x", "dashboard", "--hide", ""], "a value is required for '--hide <FIELD>'"),
     ] {
         let ran = eventbus(arguments);
         assert_eq!((ran.code, ran.out.as_str()), (64, ""), "{arguments:?} {ran:?}");

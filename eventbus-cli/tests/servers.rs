@@ -289,6 +289,8 @@ async fn a_group_that_redis_has_lost_is_shown_and_retired() {
     assert_eq!((&group["group"], &group["lost"], &group["unread"]), (&json!("mail"), &json!(true), &json!(0)));
     let shown = live.run(&["groups"]).masked();
     assert!(shown.contains("mail  lost  "), "{shown}");
+    let one = live.run(&["groups", "show", "mail"]);
+    assert!(one.code == 1 && one.err.starts_with("the server has lost group `mail`: start a consumer"), "{one:?}");
     let without_store = ["--bus", live.redis.url(), "--prefix", live.redis.prefix(), "lag", "--over", "1000"];
     assert_eq!(eventbus(&without_store).code, 1, "neither the bus nor the command knows how far it is behind");
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use serde::Serialize;
 use tokio::net::TcpListener;
 
@@ -31,14 +31,16 @@ pub(crate) struct DashboardArgs {
     #[arg(long)]
     allow_changes: bool,
     /// The token to log in with, of at least 16 characters; without it a token is made and shown, if one is needed
-    #[arg(long, value_name = "TOKEN", env = "EVENTBUS_DASHBOARD_TOKEN", hide_env_values = true)]
+    // refused if empty, as without it pages on an address of this machine alone would need no login
+    #[arg(long, value_name = "TOKEN", env = "EVENTBUS_DASHBOARD_TOKEN", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     #[debug(skip)]
     token: Option<String>,
     /// A name of this server that browsers may use, beside its addresses and `localhost`
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
     /// Show fields with this name without their values
-    #[arg(long = "hide", value_name = "FIELD")]
+    // refused if empty, as no field has that name, and all would be shown
+    #[arg(long = "hide", value_name = "FIELD", value_parser = NonEmptyStringValueParser::new())]
     hidden_fields: Vec<String>,
     /// Show the values of fields with this name only, and of what is below them
     #[arg(long = "show", value_name = "FIELD")]
@@ -92,7 +94,7 @@ impl DashboardArgs {
     fn config(&self) -> Result<(DashboardConfig, Option<DashboardToken>), CommandError> {
         // a host of its own is that of a server before it, which lets other machines in
         let is_public = !self.listen.ip().is_loopback() || !self.hosts.is_empty();
-        let given = self.token.as_deref().filter(|token| !token.is_empty()).map(DashboardToken::new).transpose()?;
+        let given = self.token.as_deref().map(DashboardToken::new).transpose()?;
         let made = match given {
             None if is_public || self.allow_changes => Some(DashboardToken::generate()?),
             _ => None,

@@ -88,15 +88,23 @@ async fn read_groups(session: &Session) -> Result<Groups, CommandError> {
 async fn show(session: &Session, group: &str, limit: usize) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
     let reading = async {
-        if !read_groups(session).await?.groups.iter().any(|row| row.group == group && !row.is_lost) {
-            return Ok(None);
+        match read_groups(session).await?.groups.iter().find(|row| row.group == group) {
+            None => return Ok(Err(format!("there is no group `{group}`"))),
+            Some(row) if row.is_lost => {
+                let text = format!("the server has lost group `{group}`: start a consumer of it, or retire it");
+                return Ok(Err(text));
+            }
+            Some(_) => {}
         }
         let (bus, store) = (session.bus().await?, session.optional_store().await?);
-        load_group(bus, store.as_deref(), &name, limit).await.map(Some)
+        load_group(bus, store.as_deref(), &name, limit).await.map(Ok)
     };
-    let Some(view) = Progress::while_reading(reading).await? else {
-        session.printer().note(&format!("there is no group `{group}`"));
-        return Ok(ExitStatus::Finding);
+    let view = match Progress::while_reading(reading).await? {
+        Ok(view) => view,
+        Err(reason) => {
+            session.printer().note(&reason);
+            return Ok(ExitStatus::Finding);
+        }
     };
     session.printer().show(&view, |view| format!("{}\n{}", consumers(view).to_text(), pending(view).to_text()))?;
     Ok(ExitStatus::Done)

@@ -70,12 +70,13 @@ pub(crate) const CHECKS: &[Check] = &[
 const VERSION_MIN: i32 = 130_000;
 
 async fn check_server(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let (version, encoding, standby, read_only): (i32, String, bool, bool) = target
+    let (version, encoding, standby, read_only, database): (i32, String, bool, bool, String) = target
         .session(config)
         .await?
         .row(
             "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'),
-             pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'",
+             pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on',
+             quote_ident(current_database())",
         )
         .await?;
     let observed = json!({ "version": version, "encoding": encoding, "standby": standby, "read_only": read_only });
@@ -95,8 +96,11 @@ async fn check_server(target: &PostgresTarget, config: &DoctorConfig) -> Result<
         let fault = Finding::fault("the server is a standby", refused, "connect to the primary");
         outcome.add(fault.observed(observed));
     } else if read_only {
-        let repair = "find out where `default_transaction_read_only` is set, and remove it: \
-                      ALTER DATABASE … RESET default_transaction_read_only";
+        // without the first statement a session may not make the second one
+        let repair = format!(
+            "find out where `default_transaction_read_only` is set, and remove it; for the database by SET \
+             default_transaction_read_only = off; ALTER DATABASE {database} RESET default_transaction_read_only"
+        );
         let fault = Finding::fault("transactions are read-only by default", refused, repair);
         outcome.add(fault.observed(observed));
     }
@@ -121,6 +125,7 @@ async fn check_synchronous_commit(target: &PostgresTarget, config: &DoctorConfig
         .into_iter()
         .map(|(role, database)| {
             let (of, alter) = match (role.as_str(), database.as_str()) {
+                ("", "") => ("all roles".to_owned(), "ALTER ROLE ALL".to_owned()),
                 ("", database) => (format!("database `{database}`"), format!("ALTER DATABASE \"{database}\"")),
                 (role, "") => (format!("role `{role}`"), format!("ALTER ROLE \"{role}\"")),
                 (role, database) => (
@@ -136,28 +141,38 @@ async fn check_synchronous_commit(target: &PostgresTarget, config: &DoctorConfig
     let of_session: Vec<(String,)> = session
         .rows(
             "SELECT source FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'off'
-             AND source NOT IN ('database', 'user', 'database user')",
+             AND source NOT IN ('global', 'database', 'user', 'database user')",
         )
         .await?;
     for (source,) in of_session {
-        let repair = match source.as_str() {
-            "client" => "remove it from the options of the connection".to_owned(),
-            _ => "ALTER SYSTEM SET synchronous_commit = 'on'; SELECT pg_reload_conf()".to_owned(),
-        };
+        let repair = repair_of_setting("synchronous_commit", &source);
         let fault = Finding::fault(format!("`synchronous_commit` is off (source: {source})"), CONSEQUENCE, repair);
         outcome.add(fault.observed(json!({ "source": source })));
     }
     Ok(outcome)
 }
 
+/// Returns the repair of a setting that is off, by the source of its value.
+pub(crate) fn repair_of_setting(name: &str, source: &str) -> String {
+    match source {
+        // it wins over the files of the server
+        "command line" => format!("remove `{name}` from the command line of the server, and restart the server"),
+        "client" => "remove it from the options of the connection".to_owned(),
+        _ => format!("ALTER SYSTEM SET {name} = 'on'; SELECT pg_reload_conf()"),
+    }
+}
+
 async fn check_fsync(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let off: Vec<(String,)> = target
+    let off: Vec<(String, String)> = target
         .session(config)
         .await?
-        .rows("SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY 1")
+        .rows(
+            "SELECT name, source FROM pg_settings
+             WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY 1",
+        )
         .await?;
-    let finding = |(name,): (String,)| {
-        let repair = format!("ALTER SYSTEM SET {name} = 'on'; SELECT pg_reload_conf()");
+    let finding = |(name, source): (String, String)| {
+        let repair = repair_of_setting(&name, &source);
         let consequence = "a power failure damages the database, all of it";
         Finding::fault(format!("`{name}` is off"), consequence, repair).observed(json!({ "setting": name }))
     };

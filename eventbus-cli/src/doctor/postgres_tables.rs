@@ -9,6 +9,7 @@ use super::{
     config::DoctorConfig,
     finding::{Finding, Severity},
     outcome::{CheckError, Outcome},
+    postgres_server::repair_of_setting,
     postgres_target::PostgresTarget,
 };
 
@@ -337,9 +338,10 @@ async fn check_dead_rows(target: &PostgresTarget, config: &DoctorConfig) -> Resu
 async fn check_autovacuum(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
     const CONSEQUENCE: &str = "dead rows stay for ever: the tables grow, and at last the server refuses writes";
     let mut session = target.session(config).await?;
-    let settings: Vec<(String,)> = session
+    let settings: Vec<(String, String)> = session
         .rows(
-            "SELECT name FROM pg_settings WHERE name IN ('autovacuum', 'track_counts') AND setting = 'off' ORDER BY 1",
+            "SELECT name, source FROM pg_settings
+             WHERE name IN ('autovacuum', 'track_counts') AND setting = 'off' ORDER BY 1",
         )
         .await?;
     let tables: Vec<(String,)> = session
@@ -349,8 +351,8 @@ async fn check_autovacuum(target: &PostgresTarget, config: &DoctorConfig) -> Res
              WHERE n.nspname = {schema_text} AND o ~* '^autovacuum_enabled=(off|false|no|0)$' ORDER BY 1",
         )
         .await?;
-    let of_server = settings.into_iter().map(|(name,)| {
-        let repair = format!("ALTER SYSTEM SET {name} = 'on'; SELECT pg_reload_conf()");
+    let of_server = settings.into_iter().map(|(name, source)| {
+        let repair = repair_of_setting(&name, &source);
         Finding::warning(format!("`{name}` is off"), CONSEQUENCE, repair).observed(json!({ "setting": name }))
     });
     let of_tables = tables.into_iter().map(|(table,)| {

@@ -149,11 +149,22 @@ async fn check_missing_rights(target: &BusTarget) -> Result<Outcome, CheckError>
     let commands: Vec<_> = missing.iter().map(|(command, _)| command.as_str()).collect();
     let found = format!("the user lacks rights for {}: {detail}", commands.join(", "));
     let consequence = "the bus fails later, in the one operation that needs the right";
+    let (user, prefix) = (user_name(target.redis()).await?, target.prefix());
     let repair = format!(
-        "ACL SETUSER … ~{prefix}* ~{{{prefix}* +@stream +@hash +@connection +@transaction +@scripting +exists +del +time",
-        prefix = target.prefix()
+        "ACL SETUSER {user} ~{prefix}:* ~{{{prefix}:* +@stream +@hash +@connection +@transaction +@scripting +exists +del \
+         +time"
     );
     Ok(Some(Finding::fault(found, consequence, repair).observed(json!({ "missing": commands }))).into())
+}
+
+/// Returns the user of the connection; `…` if it may not ask for its name.
+async fn user_name(target: &RedisTarget) -> RedisResult<String> {
+    let client = match target.try_query::<String>(cmd("CLIENT").arg("INFO")).await {
+        Err(error) if is_forbidden(&error) => String::new(),
+        client => client?,
+    };
+    let name = client.split_whitespace().find_map(|field| field.strip_prefix("user="));
+    Ok(name.unwrap_or("…").to_owned())
 }
 
 fn name_of(argument: &Arg<&[u8]>) -> String {

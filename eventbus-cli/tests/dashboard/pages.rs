@@ -289,7 +289,7 @@ async fn servers_are_shown_beside_a_dead_application() {
         "<code>pg-fsync</code></th><td>fault</td>",
         "`fsync` is off",
         "a power failure damages the database, all of it",
-        "ALTER SYSTEM SET fsync = ",
+        "remove `fsync` from the command line of the server",
     ];
     for part in finding {
         assert!(health.contains(part), "{part} in\n{health}");

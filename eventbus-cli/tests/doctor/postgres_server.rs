@@ -84,7 +84,15 @@ async fn a_server_that_the_store_refuses_is_found() {
     run_sql(server.url, "ALTER DATABASE frozen SET default_transaction_read_only = on").await;
     let url = server.database("frozen");
     let of_database = Doctor::new().config(config()).postgres(pool(&url), "eventbus");
-    expect_finding(&of_database, "pg-server", Fault, "read-only by default").await;
+    let found = expect_finding(&of_database, "pg-server", Fault, "read-only by default").await;
+    // a shell sends one statement after the other
+    let (_, statements) = found.finding.repair.split_once(" by ").unwrap();
+    let mut shell = PgConnection::connect(&url).await.unwrap();
+    for statement in statements.split("; ") {
+        let ran = shell.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned()))).await;
+        ran.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    expect_healthy(&Doctor::new().config(config()).postgres(pool(&url), "eventbus"), "pg-server").await;
 }
 
 #[tokio::test]
@@ -98,6 +106,10 @@ async fn commits_that_do_not_wait_are_found() {
     let found = expect_finding(&server.doctor(), "pg-sync-commit", Fault, "role `hasty` in database `postgres`").await;
     run_sql(server.url, &found.finding.repair).await;
     expect_healthy(&server.doctor(), "pg-sync-commit").await;
+    run_sql(server.url, "ALTER ROLE ALL SET synchronous_commit = off").await;
+    let found = expect_finding(&server.doctor(), "pg-sync-commit", Fault, "is off for all roles").await;
+    run_sql(server.url, &found.finding.repair).await;
+    expect_healthy(&server.doctor(), "pg-sync-commit").await;
 }
 
 #[tokio::test]
@@ -109,6 +121,11 @@ async fn a_server_that_does_not_sync_is_found() {
     let report = expect_findings(&shared.doctor(), "pg-fsync").await;
     let settings: Vec<_> = report.findings().iter().map(|found| &found.finding.observed["setting"]).collect();
     assert_eq!(settings, ["fsync", "full_page_writes"], "{report}");
+    for found in report.findings() {
+        let setting = found.finding.observed["setting"].as_str().unwrap();
+        let repair = format!("remove `{setting}` from the command line of the server");
+        assert!(found.finding.repair.starts_with(&repair), "{report}");
+    }
 }
 
 #[tokio::test]

@@ -73,6 +73,15 @@ async fn rights_that_the_bus_lacks_are_found_and_no_key_is_changed() {
     assert_eq!(found.finding.observed["missing"], serde_json::json!(missing));
     let found = expect_finding(&of("narrow").await, "redis-rights-few", Fault, "HGETALL").await;
     assert_eq!(found.finding.observed["missing"], serde_json::json!(["HGETALL", "HSET", "HDEL", "EXISTS", "DEL"]));
+    // the repair gives the rights to the keys of this bus, and to those of no other
+    send(&admin, "ACL SETUSER new on >secret +@connection").await;
+    let found = expect_finding(&of("new").await, "redis-rights-few", Fault, "XADD").await;
+    send(&admin, &found.finding.repair).await;
+    expect_healthy(&of("new").await, "redis-rights-few").await;
+    for (key, is_allowed) in [("orders:stream", true), ("{orders:stream}:floors", true), ("orders2:stream", false)] {
+        let answer: String = command(&admin, &format!("ACL DRYRUN new DEL {key}")).await;
+        assert_eq!(answer == "OK", is_allowed, "{key}: {answer}");
+    }
     assert_eq!(command::<u64>(&admin, "DBSIZE").await, 0);
 }
 
