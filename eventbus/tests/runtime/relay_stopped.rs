@@ -1,17 +1,22 @@
 //! Stops of a relay that an operator has to resolve, and the operator's calls.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use eventbus::{
     EventId, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position, StreamId,
     app::PublishedError,
+    event::EventFilter,
     health::HealthThresholds,
-    port::{AppendEvents as _, Checkpoints, EventBus, Leases, ReadFeed, RelayTarget},
+    port::{AppendEvents as _, Checkpoints, EventBus, Leases, ReadFeed, RelayTarget, Subscriber},
     prelude::*,
     relay::{PublishRange, Publisher, RelayError, RepublishError},
     testkit::{FaultyBus, LossyBus},
 };
 use futures_util::TryStreamExt;
+use tokio::sync::Semaphore;
 
 use crate::{
     gated::GatedStore,
@@ -222,6 +227,42 @@ async fn what_was_read_before_the_store_went_back_is_not_published_to_a_bus_with
     let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
     until("the copy is published", async || bus.stats().events_published >= 20).await;
     assert_eq!((bus.stats().events_published, app.relay_status().await.unwrap().stopped), (20, None));
+}
+
+/// The store fails over while the bus has no room for the second range: the first one has 256 events.
+#[tokio::test(start_paused = true)]
+async fn an_older_copy_does_not_take_the_position_of_lost_events() {
+    let (store, copy, permits) = (GatedStore::open(), InMemoryEventStore::new(), Arc::new(Semaphore::new(0)));
+    let bus = FaultyBus::new(InMemoryEventBus::builder().capacity(1).build()).durable();
+    let of_handler = Arc::clone(&permits);
+    let slow = Subscriber::new(Name::from_static("slow"), EventFilter::All, move |_| {
+        let permits = Arc::clone(&of_handler);
+        Box::pin(async move {
+            permits.acquire().await.unwrap().forget();
+            Ok(())
+        })
+    });
+    bus.add_subscriber(AUDIT.clone(), slow);
+    let consumer = bus.clone();
+    tokio::spawn(async move { consumer.start_consuming().await });
+    until("the bus consumes", async || bus.is_consuming()).await;
+    let app = App::builder().store(store.clone()).bus(bus.clone()).relay_lease(LEASE).start().await.unwrap();
+    let saved = async || store.load_checkpoint(&ROLE).await.unwrap().unwrap_or_default();
+    add(&store, noted(300)).await;
+    until("the first range is published", async || saved().await == 256).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bus.stats().events_published, 256, "the bus has no room");
+    append(&copy, 400).await;
+    store.restored.set(copy).unwrap();
+    store.appended().note_possible_restore();
+    permits.add_permits(1_000);
+    let stopped = async || app.relay_status().await.unwrap().stopped;
+    until("the relay stops", async || stopped().await.is_some()).await;
+    let error = stopped().await;
+    assert!(matches!(&error, Some(RelayError::StoreLostEvents { published, .. }) if *published == 300), "{error:?}");
+    assert_eq!((bus.stats().events_published, saved().await.get()), (300, 256));
+    until("the relay goes on from the position in the store", async || saved().await == 400).await;
+    assert_eq!(bus.stats().events_published, 300 + 144);
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,31 +43,26 @@ impl StoredProgress {
         group: &Name,
         subscribers: &Subscribers,
     ) -> Result<Self, CheckpointError> {
-        let head = async || store.head().await.map_err(|error| CheckpointError::new(group, error));
         let mut checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
+        // after the checkpoint: a different app may move that meanwhile
+        let head = store.head().await.map_err(|error| CheckpointError::new(group, error))?;
         if checkpoint.is_none() && subscribers.start_now(group) {
-            let head = head().await?;
             store.save_checkpoint(&checkpoint_name(group), head).await?;
             tracing::info!(%group, position = %head, "no checkpoint yet: the group begins with the next event");
             checkpoint = Some(head);
         } else if checkpoint.is_none() {
             tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
         }
-        if let Some(lost) = checkpoint.filter(|checkpoint| *checkpoint > Position::START) {
-            let head = head().await?;
-            if lost > head {
-                tracing::warn!(%group, checkpoint = %lost, %head, "the store lost events: the group begins at its end");
-                store.save_checkpoint(&checkpoint_name(group), head).await?;
-                checkpoint = Some(head);
-            }
+        if let Some(lost) = checkpoint.filter(|checkpoint| *checkpoint > head) {
+            tracing::warn!(%group, checkpoint = %lost, %head, "the store lost events: the group begins at its end");
+            store.save_checkpoint(&checkpoint_name(group), head).await?;
+            checkpoint = Some(head);
         }
         let types = announced_types::load(store, group, checkpoint).await?;
         let read_limit = store.load_checkpoint(&read_limit_name(group)).await?;
-        let in_flight_through = match read_limit.filter(|read_limit| *read_limit > Position::START) {
-            // the limit is ahead of the events: those appended from now on were not in flight
-            Some(read_limit) => Some(read_limit.min(head().await?)),
-            None => None,
-        };
+        // the limit is ahead of the events: those appended from now on were not in flight
+        let in_flight_through =
+            read_limit.filter(|read_limit| *read_limit > Position::START).map(|read_limit| read_limit.min(head));
         let end = checkpoint.unwrap_or(Position::START);
         let dead_ahead = store.dead_positions(group, end).await?;
         let waiting = store.waiting_deliveries(group).await?;

@@ -113,9 +113,10 @@ impl<'a> AtLeastOncePublisher<'a> {
 
     /// Returns the error that stops the relay if the store lacks the event that was published last.
     async fn check_store(&mut self) -> Result<Option<RelayError>, BoxError> {
-        let (published, newest) = (self.status.position(), self.store.head().await?);
+        let newest = self.restore_watch.head();
+        let published = self.last_event.map_or_else(|| self.status.position(), |(position, _)| position);
         let has_lost = match self.last_event {
-            Some((position, event_id)) => !holds_event(self.store, position, event_id).await?,
+            Some((_, event_id)) => !holds_event(self.store, published, event_id).await?,
             None => published > newest && is_beyond_end(self.store, published).await?,
         };
         // what was read before the check may be of the copy before
