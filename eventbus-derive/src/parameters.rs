@@ -2,7 +2,7 @@
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{FnArg, Ident, Path, ReturnType, Signature, Type, spanned::Spanned};
+use syn::{Attribute, FnArg, Ident, Path, ReturnType, Signature, Type, spanned::Spanned};
 
 use crate::{mistakes::Mistakes, text};
 
@@ -45,6 +45,12 @@ enum Parameter {
 impl Parameters {
     /// Parses the parameters after `self`; `who` takes them (`a handler`).
     pub(crate) fn parse(who: &str, signature: &Signature, mistakes: &mut Mistakes) -> Option<Self> {
+        for attribute in signature.inputs.iter().flat_map(attributes) {
+            // the macro sees the parameter whether or not the compiler leaves it out
+            if attribute.path().is_ident("cfg") {
+                mistakes.at(attribute, format!("{who} takes each parameter always: put `#[cfg]` on two functions"));
+            }
+        }
         let mut types = signature.inputs.iter().filter_map(|input| match input {
             FnArg::Typed(typed) => Some(strip_groups(&typed.ty)),
             FnArg::Receiver(_) => None,
@@ -139,6 +145,13 @@ impl Parameters {
             },
         });
         quote!(#event #(, #rest)*)
+    }
+}
+
+fn attributes(input: &FnArg) -> &[Attribute] {
+    match input {
+        FnArg::Typed(typed) => &typed.attrs,
+        FnArg::Receiver(receiver) => &receiver.attrs,
     }
 }
 

@@ -88,6 +88,24 @@ fn a_key_of_one_event_beside_a_batch_is_refused_by_any_path() {
 }
 
 #[test]
+fn a_parameter_that_may_be_left_out_is_refused() {
+    let handler = quote! {
+        async fn send(event: &OrderPaid, #[cfg(feature = "mail")] mailer: State<Mailer>) {}
+    };
+    let mut mistakes = Mistakes::default();
+    handler::attribute(quote!(group = "mail"), &handler, &mut mistakes);
+    assert_eq!(mistakes.texts(), ["a handler takes each parameter always: put `#[cfg]` on two functions"]);
+    let rows = quote! {
+        impl Rows {
+            async fn paid(&self, event: &OrderPaid, #[cfg(test)] meta: &Metadata, tx: &mut Connection) {}
+        }
+    };
+    let mut mistakes = Mistakes::default();
+    projection::attribute(quote!(name = "rows"), &rows, &mut mistakes);
+    assert_eq!(mistakes.texts(), ["an event method takes each parameter always: put `#[cfg]` on two functions"]);
+}
+
+#[test]
 fn names_of_the_standard_library_are_never_looked_up_in_scope() {
     const STANDARD: &[&str] = &[
         "Box",
