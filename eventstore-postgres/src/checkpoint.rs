@@ -34,6 +34,11 @@ impl Checkpoints for PgEventStore {
         let query = query.bind(name.as_str()).bind(position.as_i64());
         self.inner().fetch_progress(name, query, |_| Ok(())).await.map(drop)
     }
+
+    async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
+        let query = self.inner().statements().query(include_str!("sql/take_checkpoint.sql")).bind(name.as_str());
+        self.inner().fetch_progress(name, query, |_| Ok(())).await.map(drop)
+    }
 }
 
 #[async_trait]

@@ -14,7 +14,7 @@ use redis::{Cmd, FromRedisValue, ScriptInvocation};
 use crate::{
     RedisEventStore, commands,
     inner::StoreInner,
-    script::{DELETE_NOTE, SAVE_CHECKPOINT, SAVE_NOTE},
+    script::{DELETE_CHECKPOINT, DELETE_NOTE, SAVE_CHECKPOINT, SAVE_NOTE},
 };
 
 #[async_trait]
@@ -30,6 +30,13 @@ impl Checkpoints for RedisEventStore {
         save.key(self.inner().keys().checkpoint(name)).key(self.inner().keys().reader_names());
         save.arg(name.as_str()).arg(position.get());
         run_script_for::<()>(self.inner(), name, &save).await
+    }
+
+    async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
+        let keys = self.inner().keys();
+        let mut delete = DELETE_CHECKPOINT.prepare_invoke();
+        delete.key(keys.checkpoint(name)).key(keys.lease(name)).key(keys.reader_names()).arg(name.as_str());
+        run_script_for::<()>(self.inner(), name, &delete).await
     }
 }
 

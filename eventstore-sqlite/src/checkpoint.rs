@@ -29,6 +29,13 @@ impl Checkpoints for SqliteEventStore {
         };
         self.inner().write_progress(name, save).await.map(drop)
     }
+
+    async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
+        let delete = |connection: &Connection, name: &Name| {
+            execute(connection, include_str!("sql/delete_checkpoint.sql"), [name.as_str()])
+        };
+        self.inner().write_progress(name, delete).await.map(drop)
+    }
 }
 
 #[async_trait]

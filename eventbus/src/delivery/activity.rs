@@ -193,8 +193,20 @@ impl RunSeries {
     }
 
     /// Runs `handling` and watches it: ends it after the time limit, not counting the time in
-    /// [`without_timeout`]. The run holds `permit` until it ends or is long.
+    /// [`without_timeout`]. The run holds `permit` until it ends or is long. A panic is a failure of the event.
     pub(crate) async fn watch(
+        &mut self,
+        record: &RecordedEvent,
+        permit: Option<HandlerPermit>,
+        handling: impl Future<Output = Result<(), HandlerError>>,
+    ) -> Result<(), HandlerError> {
+        // the text of an error, and the drop of a run at its time limit, are code of the user, too
+        let handling = handling.map(|handled| handled.inspect_err(HandlerError::check_text));
+        let watched = AssertUnwindSafe(self.watch_unguarded(record, permit, handling)).catch_unwind();
+        watched.await.unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)))
+    }
+
+    async fn watch_unguarded(
         &mut self,
         record: &RecordedEvent,
         permit: Option<HandlerPermit>,
@@ -203,25 +215,22 @@ impl RunSeries {
         let run = self.begin(record.clone(), permit);
         let Self { activity, timeout, clock, .. } = &*self;
         let _running = activity.register(Arc::clone(&run));
-        let handling = AssertUnwindSafe(handling).catch_unwind();
         let current = CurrentRun { run: Arc::clone(&run), activity: Arc::clone(activity) };
         let mut handling = pin!(CURRENT_RUN.scope(current, handling));
         let mut polled = pin!(poll_fn(|context| {
             let _in_poll = run.begin_poll();
             handling.as_mut().poll(context)
         }));
-        let to_result =
-            |output: std::thread::Result<_>| output.unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)));
         // most runs end at their first poll, and need no timer
-        if let Poll::Ready(output) = poll_fn(|context| Poll::Ready(polled.as_mut().poll(context))).await {
-            return to_result(output);
+        if let Poll::Ready(result) = poll_fn(|context| Poll::Ready(polled.as_mut().poll(context))).await {
+            return result;
         }
         let mut log_at = LONG_RUN_AFTER;
         loop {
             let left = |limit: Duration| limit.saturating_sub(run.took());
             tokio::select! {
                 biased; // a run that ends at its time limit has ended
-                output = &mut polled => return to_result(output),
+                result = &mut polled => return result,
                 () = clock.sleep(left(timeout.unwrap_or(Duration::MAX))) => {}
                 () = clock.sleep(left(log_at)) => {}
             }
@@ -288,22 +297,73 @@ impl Drop for RunningGuard<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::domain::{
         record::NewEvent,
         stream::{StreamId, Version},
     };
 
+    /// An error whose text panics.
+    #[derive(Debug)]
+    pub(crate) struct WithoutText;
+
+    impl std::fmt::Display for WithoutText {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("no text")
+        }
+    }
+
+    impl std::error::Error for WithoutText {}
+
+    fn event() -> NewEvent {
+        NewEvent::new(Name::from_static("OrderCreated"), 1, "{}")
+    }
+
+    fn of_order(id: &str, event: NewEvent) -> RecordedEvent {
+        event.recorded_as(StreamId::parse("Order", id).unwrap(), Version::FIRST, None)
+    }
+
+    /// Returns the error of a run with a time limit of a second.
+    async fn error_of(handling: impl Future<Output = Result<(), HandlerError>>) -> HandlerError {
+        let (activity, handler) = (Arc::<Activity>::default(), Name::from_static("mail"));
+        let delivery = Delivery::new(of_order("1", event()), Name::from_static("default"));
+        let timeout = Some(Duration::from_secs(1));
+        let watched = activity.watch(&handler, &delivery, timeout, None, handling, &SharedClock::SYSTEM).await;
+        assert!(activity.handling().is_none(), "the run is over");
+        watched.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn an_error_whose_text_panics_is_a_failure_of_its_event() {
+        let error = error_of(async { Err(WithoutText.into()) }).await;
+        assert_eq!((error.kind(), &*error.to_string()), (HandlerErrorKind::Panicked, "handler panicked: no text"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_panics_when_its_time_limit_drops_it_is_a_failure_of_its_event() {
+        struct Unfinished;
+
+        impl Drop for Unfinished {
+            fn drop(&mut self) {
+                panic!("not finished")
+            }
+        }
+
+        let error = error_of(async {
+            let _unfinished = Unfinished;
+            std::future::pending().await
+        });
+        let error = error.await;
+        assert_eq!((error.kind(), &*error.to_string()), (HandlerErrorKind::Panicked, "handler panicked: not finished"));
+    }
+
     /// An id is unique within its stream only.
     #[test]
     fn a_failure_is_over_when_the_same_event_succeeds_and_not_one_of_another_stream() {
         let (activity, handler, clock) = (Activity::default(), Name::from_static("mail"), SharedClock::SYSTEM);
-        let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}");
-        let of_order = |id: &str| {
-            let stream = StreamId::parse("Order", id).unwrap();
-            event.clone().recorded_as(stream, Version::FIRST, None)
-        };
+        let event = event();
+        let of_order = |id: &str| of_order(id, event.clone());
         activity.ended(&handler, &of_order("1"), &Err(HandlerError::from("no such mailbox")), &clock);
         activity.ended(&handler, &of_order("2"), &Ok(()), &clock);
         assert!(activity.failure(&handler).is_some_and(|failure| failure.ends_with("no such mailbox")));

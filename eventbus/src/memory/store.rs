@@ -492,6 +492,11 @@ impl Checkpoints for InMemoryEventStore {
         self.0.checkpoints.write().insert(name.clone(), position);
         Ok(())
     }
+
+    async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
+        self.0.checkpoints.write().remove(name);
+        Ok(())
+    }
 }
 
 #[async_trait]

@@ -36,6 +36,15 @@ pub trait Checkpoints: Send + Sync {
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached; the former checkpoint may still stand.
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError>;
+
+    /// Deletes the checkpoint of `name`, a reader that no release has any more; a missing checkpoint is no error.
+    /// The lease and the note of that name stay.
+    ///
+    /// A reader that still runs may save its checkpoint again: hold its lease meanwhile.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if the store cannot be reached; the checkpoint may be deleted all the same.
+    async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError>;
 }
 
 /// The error of reading or writing a checkpoint, or other progress of a reader.

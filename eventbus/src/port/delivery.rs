@@ -218,6 +218,11 @@ impl HandlerError {
         Self::of(HandlerErrorKind::Permanent, format!("the application provides no `{}`", key.name()).into())
     }
 
+    /// Writes the text once and drops it: a `Display` that panics does so here, not where the error is logged.
+    pub(crate) fn check_text(&self) {
+        drop(self.to_string());
+    }
+
     pub(crate) fn into_source(self) -> BoxError {
         self.source
     }

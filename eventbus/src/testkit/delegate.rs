@@ -31,6 +31,10 @@
 ///         self.saved.fetch_add(1, Ordering::SeqCst);
 ///         self.store.save_checkpoint(name, position).await
 ///     }
+///
+///     async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
+///         self.store.delete_checkpoint(name).await
+///     }
 /// }
 /// ```
 #[doc(hidden)]
@@ -175,6 +179,10 @@ macro_rules! __delegate {
 
                 async fn save_checkpoint(&$self, name: &Name, position: Position) -> Result<(), CheckpointError> {
                     $inner.save_checkpoint(name, position).await
+                }
+
+                async fn delete_checkpoint(&$self, name: &Name) -> Result<(), CheckpointError> {
+                    $inner.delete_checkpoint(name).await
                 }
             }
         };

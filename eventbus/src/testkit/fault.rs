@@ -202,6 +202,10 @@ impl Checkpoints for FaultyStore {
         }
         fault.map_or(Ok(()), |_| Err(CheckpointError::new(name, "fault made by the test")))
     }
+
+    async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
+        self.store.delete_checkpoint(name).await
+    }
 }
 
 /// A bus whose publishing fails on demand, and that a test can declare durable.

@@ -137,6 +137,11 @@ impl Checkpoints for Kept {
         self.positions.lock().unwrap().insert(name.to_string(), p);
         Ok(())
     }
+
+    async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
+        self.positions.lock().unwrap().remove(name.as_str());
+        Ok(())
+    }
 }
 
 impl Kept {

@@ -59,6 +59,8 @@ pub struct GatedStore {
     pub finds: Arc<AtomicUsize>,
     /// Number of reads that search at the moment.
     pub searching: Arc<AtomicUsize>,
+    /// Set if the search for a missing event does not end.
+    pub searches_missing: Arc<AtomicBool>,
     /// Number of calls for the time of the next event that get an answer.
     pub times: Arc<AtomicUsize>,
 }
@@ -91,6 +93,7 @@ impl GatedStore {
             panics: Arc::default(),
             finds: Arc::new(AtomicUsize::new(usize::MAX)),
             searching: Arc::default(),
+            searches_missing: Arc::default(),
             times: Arc::new(AtomicUsize::new(usize::MAX)),
         }
     }
@@ -231,6 +234,10 @@ impl ReadFeed for GatedStore {
     }
 
     async fn find_missing_event(&self, stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> {
+        if self.searches_missing.load(Ordering::SeqCst) {
+            let _searching = Searching::begin(Arc::clone(&self.searching));
+            std::future::pending::<()>().await;
+        }
         self.store.find_missing_event(stream).await
     }
 
@@ -257,5 +264,9 @@ impl Checkpoints for GatedStore {
     async fn save_checkpoint(&self, name: &Name, p: Position) -> Result<(), CheckpointError> {
         self.pass(&self.saves).await;
         self.store.save_checkpoint(name, p).await
+    }
+
+    async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
+        self.store.delete_checkpoint(name).await
     }
 }

@@ -111,6 +111,10 @@ impl Checkpoints for CountingStore {
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         self.store.save_checkpoint(name, position).await
     }
+
+    async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
+        self.store.delete_checkpoint(name).await
+    }
 }
 
 #[async_trait]

@@ -309,6 +309,40 @@ async fn a_state_that_may_be_half_changed_is_not_tried_again() {
     assert_eq!(app.projection::<Shaky>().unwrap().read().await.0, 1);
 }
 
+/// Panics at its first event, whose first half it has counted.
+struct Fragile {
+    halves: u32,
+    runs: Arc<AtomicU32>,
+}
+
+#[projection(name = "fragile", manual)]
+impl Fragile {
+    fn created(&mut self, _event: &OrderCreated) {
+        self.halves += 1;
+        assert!(self.runs.fetch_add(1, Ordering::SeqCst) > 0, "made by the test");
+        self.halves += 1;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_that_may_be_half_changed_is_not_tried_again_after_its_factory_panicked() {
+    let (runs, instances) = (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
+    let (runs_of_all, made) = (Arc::clone(&runs), Arc::clone(&instances));
+    let make = move || {
+        assert!(made.fetch_add(1, Ordering::SeqCst) != 1, "made by the test");
+        Fragile { halves: 0, runs: Arc::clone(&runs_of_all) }
+    };
+    let app = App::builder().projection_with(make).start().await.unwrap();
+    let position = save(app.store(), 1).await;
+    let stopped = app.projected::<Fragile>(position).await.map(drop);
+    assert!(matches!(stopped, Err(ProjectionError::Stopped { .. })));
+    // the factory panics at the first retry, and not at the second one
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    until("it goes on", async || app.projections().await.unwrap()[0].position == position).await;
+    assert_eq!(app.projected::<Fragile>(position).await.unwrap().halves, 2);
+    assert_eq!((runs.load(Ordering::SeqCst), instances.load(Ordering::SeqCst)), (2, 3));
+}
+
 #[derive(Default)]
 struct Patient(AtomicU64);
 

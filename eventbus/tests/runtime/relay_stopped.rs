@@ -13,7 +13,7 @@ use eventbus::{
     port::{AppendEvents as _, Checkpoints, EventBus, Leases, ReadFeed, RelayTarget, Subscriber},
     prelude::*,
     relay::{PublishRange, Publisher, RelayError, RepublishError},
-    testkit::{FaultyBus, LossyBus},
+    testkit::{Fault, FaultyBus, LossyBus},
 };
 use futures_util::TryStreamExt;
 use tokio::sync::Semaphore;
@@ -351,6 +351,19 @@ async fn an_event_that_the_bus_refuses_stops_the_relay_before_it_until_the_bus_t
     assert_eq!(bus.history(), all(5));
     app.published(last).await.unwrap();
     assert_eq!(app.relay_status().await.unwrap().stopped, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_is_over_is_not_shown_beside_the_event_that_stops_the_relay() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let app = app(&store, &bus).await;
+    app.published(append(&store, 1).await).await.unwrap();
+    bus.refused.set(Some(Position::new(2)));
+    bus.ranges.fail_next(Fault::Unavailable, 1);
+    append(&store, 1).await;
+    until("the relay stops", async || app.relay_status().await.unwrap().stopped.is_some()).await;
+    assert_eq!(bus.ranges.remaining(), 0, "the outage was met");
+    assert_eq!(app.relay_status().await.unwrap().trouble, None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,14 +1,14 @@
 //! The leader among relays, and its status in the remaining processes.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use eventbus::{
-    InMemoryEventStore, Name, Position,
+    App, InMemoryEventStore, Name, Position,
     port::{Checkpoints, Leases, ReadFeed},
-    testkit::LossyBus,
+    testkit::{Fault, LossyBus},
 };
 
-use crate::{relay_kit::*, wait::until};
+use crate::{gated::GatedStore, relay_kit::*, wait::until};
 
 #[tokio::test(start_paused = true)]
 async fn another_process_takes_over_at_once_after_a_shutdown_and_later_after_a_crash() {
@@ -72,6 +72,48 @@ async fn a_relay_that_was_paused_beyond_its_lease_steps_down_and_stands_by() {
     store.release_lease(&lease).await.unwrap();
     until_at(&store, &bus, 3).await;
     assert_eq!(bus.history(), all(3));
+}
+
+/// The leader goes back to publish again, as after a loss of the bus: what this process had published counts no longer.
+#[tokio::test(start_paused = true)]
+async fn a_standby_follows_a_leader_that_publishes_again() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let app = app(&store, &bus).await;
+    let last = append(&store, 5).await;
+    app.published(last).await.unwrap();
+    bus.ranges.fail_next(Fault::Unavailable, 1_000);
+    append(&store, 1).await;
+    until("the bus is away", async || app.relay_status().await.unwrap().trouble.is_some()).await;
+    let leader = Name::from_static("other");
+    store.seize_lease(&ROLE, &leader, Duration::from_secs(3_600)).await.unwrap();
+    until("it stands by without an error", async || {
+        let status = app.relay_status().await.unwrap();
+        !status.is_owner && status.trouble.is_none() && status.since.is_none()
+    })
+    .await;
+
+    for position in [2, 3, 6].map(Position::new) {
+        store.save_checkpoint(&ROLE, position).await.unwrap();
+        assert_eq!(app.relay_status().await.unwrap().position, position);
+        assert_eq!(app.published(position).await.unwrap().position, position);
+    }
+    store.save_checkpoint(&ROLE, Position::new(2)).await.unwrap();
+    let error = app.published(last).await.unwrap_err().to_string();
+    assert!(error.contains("the relay is at position 2, 5 was not reached"), "{error}");
+}
+
+/// As by a bug of a driver, while a different process takes the lease.
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_panicked_and_stands_by_is_not_the_owner() {
+    let feed = InMemoryEventStore::new();
+    let store = GatedStore::over(feed.clone()).silent();
+    let app = App::builder().store(store.clone()).bus(LossyBus::new()).relay_lease(LEASE).start().await.unwrap();
+    until("it relays", async || app.relay_status().await.unwrap().is_owner).await;
+    store.panics.store(1, Ordering::SeqCst);
+    append(&feed, 1).await;
+    until("it panicked", async || store.panics.load(Ordering::SeqCst) == 0).await;
+    store.seize_lease(&ROLE, &Name::from_static("other"), Duration::from_secs(3_600)).await.unwrap();
+    until("it stands by", async || !app.relay_status().await.unwrap().is_owner).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use eventbus::{
 };
 
 use crate::{
+    gated::GatedStore,
     lines::Lines,
     rows::{Mood, OrderRows, ROLE, append},
     wait::until,
@@ -380,4 +381,22 @@ async fn a_projection_that_stops_while_it_is_rebuilt_releases_its_lease_and_goes
     until("nothing is missing", async || counted(&store).await == 16).await;
     new.projected::<OrderRows>(position).await.unwrap();
     stop(new).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_beside_a_rebuild_is_no_failure_of_it() {
+    let tables = TableStore::new();
+    let old = run(&tables, old::Rows).await;
+    old.projected::<old::Rows>(save(&tables, 1).await).await.unwrap();
+    stop(old).await;
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let store = GatedStore::over(tables);
+    store.searches_missing.store(true, Ordering::SeqCst);
+    let new = App::builder().store(store.clone()).state(Mood::default()).projection(OrderRows).without_relay();
+    let new = new.start().await.unwrap();
+    store.until_searching().await;
+    stop(new).await;
+    let log = lines.text();
+    assert!(!log.contains("could not be rebuilt"), "{log}");
 }

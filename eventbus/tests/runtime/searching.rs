@@ -12,6 +12,7 @@ use eventbus::{
 
 use crate::{
     gated::GatedStore,
+    lines::Lines,
     orders::{OrderCreated, OrderStatistics},
     rows::{Mood, OrderRows, ROLE, save},
     wait::until,
@@ -82,12 +83,13 @@ async fn what_was_handled_before_a_long_search_is_kept() {
     assert_eq!(kept, Some(Position::new(3)));
 }
 
-async fn rebuild_ends<P: Projection + Default>() {
+/// Expects that a shutdown ends a rebuild, for which the store searches as `begin_search` has told it.
+async fn rebuild_ends<P: Projection + Default>(begin_search: impl FnOnce(&GatedStore)) {
     let store = GatedStore::over(many().await);
     let app = App::builder().store(store.clone()).state(Mood::default()).projection_with(P::default);
     let app = app.without_relay().start().await.unwrap();
     drop(app.projected::<P>(Position::new(257)).await.unwrap());
-    store.finds.store(0, Ordering::SeqCst);
+    begin_search(&store);
     let rebuild = tokio::spawn({
         let app = app.clone();
         async move { app.rebuild::<P>().await }
@@ -100,6 +102,58 @@ async fn rebuild_ends<P: Projection + Default>() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_ends_a_rebuild_that_waits_for_the_next_event() {
-    rebuild_ends::<OrderRows>().await;
-    rebuild_ends::<OrderStatistics>().await;
+    let finds_none = |store: &GatedStore| store.finds.store(0, Ordering::SeqCst);
+    rebuild_ends::<OrderRows>(finds_none).await;
+    rebuild_ends::<OrderStatistics>(finds_none).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_a_rebuild_that_searches_for_a_missing_event() {
+    let searches_missing = |store: &GatedStore| store.searches_missing.store(true, Ordering::SeqCst);
+    rebuild_ends::<OrderRows>(searches_missing).await;
+    rebuild_ends::<Mails>(searches_missing).await;
+    rebuild_ends::<OrderStatistics>(searches_missing).await;
+}
+
+#[derive(Default)]
+struct Refusing;
+
+#[projection(name = "refusing", manual)]
+impl Refusing {
+    fn created(&mut self, _event: &OrderCreated) -> Result<(), &'static str> {
+        Err("refused")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_beside_a_retry_of_a_state_in_memory_is_no_failure_of_it() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let tables = TableStore::new();
+    let last = save(&tables, "ada", 0).await;
+    let store = GatedStore::over(tables);
+    let app = App::builder().store(store.clone()).projection_with(Refusing::default).without_relay();
+    let app = app.start().await.unwrap();
+    app.projected::<Refusing>(last).await.map(drop).unwrap_err();
+    store.searches_missing.store(true, Ordering::SeqCst);
+    store.until_searching().await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    let log = lines.text();
+    assert!(!log.contains("still cannot be rebuilt"), "{log}");
+}
+
+/// As by a bug of a driver, while a different process takes the lease.
+#[tokio::test(start_paused = true)]
+async fn a_projection_that_panicked_and_stands_by_is_not_the_owner() {
+    let tables = TableStore::new();
+    let store = GatedStore::over(tables.clone()).silent();
+    let app = App::builder().store(store.clone()).projection(Mails).without_relay().start().await.unwrap();
+    let owner = async || app.projections().await.unwrap()[0].owner;
+    until("it is fed here", async || owner().await == ProjectionOwner::Here).await;
+    store.panics.store(1, Ordering::SeqCst);
+    save(&tables, "ada", 0).await;
+    until("it panicked", async || store.panics.load(Ordering::SeqCst) == 0).await;
+    let role = Name::from_static("projection:mails");
+    store.seize_lease(&role, &Name::from_static("other"), Duration::from_secs(3_600)).await.unwrap();
+    until("it stands by", async || owner().await == ProjectionOwner::Elsewhere).await;
 }

@@ -50,6 +50,7 @@ async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed
     for position in [1, 2] {
         within(store.save_checkpoint(&reader, Position::new(position))).await.unwrap();
     }
+    within(store.delete_checkpoint(&reader)).await.unwrap();
     let lease = within(store.acquire_lease(&reader, &owner, Duration::from_secs(60))).await.unwrap().unwrap();
     within(store.release_lease(&lease)).await.unwrap();
     let waiting =

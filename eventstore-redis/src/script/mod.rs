@@ -21,6 +21,7 @@ pub(crate) static COMMIT: Lua =
 pub(crate) static END_DEAD_LETTER: Lua = lua(&[RIGHTS, include_str!("end_dead_letter.lua")]);
 pub(crate) static FORGET_DELIVERIES: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("forget_deliveries.lua")]);
 pub(crate) static FORGET_COMMANDS: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("forget_commands.lua")]);
+pub(crate) static DELETE_CHECKPOINT: Lua = lua(&[include_str!("delete_checkpoint.lua")]);
 pub(crate) static DELETE_NOTE: Lua = lua(&[include_str!("delete_note.lua")]);
 pub(crate) static LOCK_DELIVERY: Lua = lua(&[include_str!("lock_delivery.lua")]);
 pub(crate) static RENEW_LOCKS: Lua = lua(&[include_str!("renew_locks.lua")]);

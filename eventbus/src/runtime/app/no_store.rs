@@ -84,6 +84,7 @@ refuse! {
     Checkpoints {}
     load_checkpoint(name: &Name) -> Result<Option<Position>, CheckpointError> = no_checkpoint(name);
     save_checkpoint(name: &Name, position: Position) -> Result<(), CheckpointError> = no_checkpoint(name);
+    delete_checkpoint(name: &Name) -> Result<(), CheckpointError> = no_checkpoint(name);
 }
 
 refuse! {

@@ -141,7 +141,8 @@ impl<P: Projection> Replay<'_, P> {
         let (mut last, mut events, mut failed) = (position, 0, None);
         for (after, through) in ranges_around(position, target, &self.skips) {
             let mut visit = |event: VisitedFeedEvent<'_>| {
-                let folded = catch_unwind(AssertUnwindSafe(|| fold(fresh, event)));
+                let folded =
+                    catch_unwind(AssertUnwindSafe(|| fold(fresh, event).inspect_err(HandlerError::check_text)));
                 if let Err(error) = folded.unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic))) {
                     failed = Some(RebuildError::failed(definition.name, Some(event.position), &error));
                     return ControlFlow::Break(());
@@ -166,7 +167,14 @@ impl<P: Projection> Replay<'_, P> {
 mod tests {
     use super::*;
     use crate::{
-        ProjectionHandle, domain::record::RecordedEvent, memory::InMemoryEventStore,
+        ProjectionHandle,
+        delivery::activity::tests::WithoutText,
+        domain::{
+            record::{NewEvent, RecordedEvent},
+            stream::{ExpectedVersion, StreamId},
+        },
+        memory::InMemoryEventStore,
+        port::AppendEvents as _,
         runtime::feed_poller::tests::FailedOver,
     };
 
@@ -214,5 +222,26 @@ mod tests {
             assert_eq!(position_after_failover::<Replayed>(before).await, 1);
             assert_eq!(position_after_failover::<Folded>(before).await, 1);
         }
+    }
+
+    #[derive(Default)]
+    struct Refusing;
+
+    #[eventbus::projection(name = "refusing", manual)]
+    impl Refusing {
+        fn noted(&mut self, _event: &Noted) -> Result<(), WithoutText> {
+            Err(WithoutText)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rebuild_fails_at_an_event_for_which_the_text_of_the_error_panics() {
+        assert!(Refusing::visited_fold().is_some());
+        let store = InMemoryEventStore::new();
+        let event = NewEvent::from_event(&Noted {}).unwrap();
+        store.append(&StreamId::parse("Order", "1").unwrap(), ExpectedVersion::Any, vec![event]).await.unwrap();
+        let error = ProjectionHandle::with_factory(Refusing::default).rebuild(&store).await.unwrap_err();
+        assert!(matches!(&error, RebuildError::Failed { position, .. } if *position == 1), "{error}");
+        assert!(error.to_string().ends_with("handler panicked: no text"), "{error}");
     }
 }

@@ -65,9 +65,9 @@ pub(super) struct FeedGuard<'a>(&'a watch::Sender<ProjectionProgress>);
 
 impl Drop for FeedGuard<'_> {
     fn drop(&mut self) {
-        // after a panic the app begins it anew
+        // after a panic the app begins it anew, and a different process may feed it by then
         let is_app_stopped = !std::thread::panicking();
-        self.0.send_modify(|progress| progress.is_app_stopped = is_app_stopped);
+        self.0.send_modify(|progress| (progress.is_app_stopped, progress.is_owner) = (is_app_stopped, false));
     }
 }
 

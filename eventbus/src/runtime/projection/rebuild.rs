@@ -77,18 +77,21 @@ pub(crate) async fn rebuild_in_app<P: Projection>(
 ) -> Result<Rebuilt, RebuildError> {
     let span = spans::rebuild(P::definition().name);
     let rebuilding = async {
-        match P::definition().kind {
+        let rebuilt = match P::definition().kind {
             ProjectionKind::InMemory => {
                 // the runner may not have set it yet, or there is none: the app is not started
                 inner.set_app_state(context.state.clone()).await;
                 let replay = replay_in_memory(inner, &*context.store, report, Some(guard_timeout));
-                let shut_down =
-                    || ProjectionError::ShutDown { name: P::definition().name, position: inner.progress().position() };
-                stop.run_until_cancelled(replay).await.unwrap_or_else(|| Err(shut_down().into()))
+                stop.run_until_cancelled(replay).await
             }
-            ProjectionKind::Transactional => ShadowRebuild::new(inner, context, stop)?.run(report).await,
-            ProjectionKind::AtLeastOnce => replay_through_runner(inner, context, report).await,
-        }
+            // ends by itself, so that it releases its leases
+            ProjectionKind::Transactional => Some(ShadowRebuild::new(inner, context, stop)?.run(report).await),
+            ProjectionKind::AtLeastOnce => {
+                stop.run_until_cancelled(replay_through_runner(inner, context, report)).await
+            }
+        };
+        let (name, position) = (P::definition().name, inner.progress().position());
+        rebuilt.unwrap_or_else(|| Err(ProjectionError::ShutDown { name, position }.into()))
     };
     let rebuilt = rebuilding.instrument(span.clone()).await;
     if rebuilt.is_err() {
@@ -174,6 +177,7 @@ pub(super) async fn rebuild_when_needed<P: Projection>(
                 let _ = needed.notified().now_or_never();
                 continue;
             }
+            Err(_) if cancel.is_cancelled() => return,
             Err(error) if outage.begins() => {
                 tracing::error!(projection, %error, "the projection could not be rebuilt, trying again");
             }

@@ -55,7 +55,8 @@ const FINAL_SAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// | any | cancelled | ended; an owner releases the lease |
 ///
 /// State in memory is live at once. A minute after a stop at a damaged event, the runner reads that event again; a
-/// minute after a stop at a failed event, it rebuilds the state in a new instance, or stays stopped without a factory.
+/// minute after a stop at a failed event, it rebuilds the state in a new instance, or stays stopped without a factory,
+/// also if it panics meanwhile and begins anew.
 pub(super) struct ProjectionRunner<P> {
     inner: Arc<ProjectionInner<P>>,
     context: RunnerContext,
@@ -83,8 +84,9 @@ impl<P: Projection> ProjectionRunner<P> {
         let mut feed = FeedPoller::new(&self.context.feed_head);
         if P::definition().kind == ProjectionKind::InMemory {
             self.inner.progress().set_owner(true);
-            while let FeedingEnd::Stopped = self.feed_sequentially(None, Position::START, &mut feed, &cancel).await {
-                if !wait_for_retry_in_memory(&self.inner, &self.context, &cancel).await {
+            // waits first: begun anew after a panic of its factory it has stopped, and its state may hold half an event
+            while wait_for_retry_in_memory(&self.inner, &self.context, &cancel).await {
+                if let FeedingEnd::Ended = self.feed_sequentially(None, Position::START, &mut feed, &cancel).await {
                     return;
                 }
             }

@@ -156,8 +156,13 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         any: Option<&HeldLease>,
         report: ProgressCallback<'_>,
     ) -> Result<Rebuilt, RebuildError> {
-        check_no_event_is_missing(P::definition().name, &*self.context.store, None).await?;
-        let mut progress_meter = self.prepare_copies(report).await?;
+        let preparing = async {
+            check_no_event_is_missing(P::definition().name, &*self.context.store, None).await?;
+            self.prepare_copies(report).await
+        };
+        // the search for a missing event, and the count of the events to handle, take long in a large store
+        let prepared = held_lease.ended().run_until_cancelled(preparing).await;
+        let mut progress_meter = prepared.unwrap_or_else(|| Err(self.interrupted_error(Position::START)))?;
         let mut outage = Outage::new(self.context.clock.clone());
         for _ in 0..CATCH_UP_ROUNDS_MAX {
             let before = progress_meter.progress().events;
@@ -253,11 +258,8 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             }
             let error = match filled {
                 Ok(position) => return Ok(position),
-                Err(FeedStop::Interrupted) if self.stop.is_cancelled() => {
-                    let position = meter.progress().position;
-                    return Err(RebuildError::NotRunning(ProjectionError::ShutDown { name, position }));
-                }
-                Err(FeedStop::Interrupted | FeedStop::LeaseLost) => return Err(RebuildError::Lost { name }),
+                Err(FeedStop::Interrupted) => return Err(self.interrupted_error(meter.progress().position)),
+                Err(FeedStop::LeaseLost) => return Err(self.lost_error()),
                 Err(FeedStop::MissingTable(error)) => return Err(error.into()),
                 Err(FeedStop::EventFailed(record, error)) => {
                     let at = record.position().unwrap_or_default();
@@ -433,6 +435,14 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         RebuildError::store(P::definition().name, error)
     }
 
+    /// Returns the error of a rebuild at `position` whose lease has ended.
+    fn interrupted_error(&self, position: Position) -> RebuildError {
+        match self.stop.is_cancelled() {
+            true => RebuildError::NotRunning(ProjectionError::ShutDown { name: P::definition().name, position }),
+            false => self.lost_error(),
+        }
+    }
+
     fn lost_error(&self) -> RebuildError {
         RebuildError::Lost { name: P::definition().name }
     }
@@ -541,6 +551,10 @@ mod tests {
 
         async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
             self.store.save_checkpoint(name, position).await
+        }
+
+        async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
+            self.store.delete_checkpoint(name).await
         }
     }
 

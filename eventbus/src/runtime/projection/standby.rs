@@ -197,7 +197,7 @@ pub(super) async fn wait_for_retry<P: Projection>(
 
 /// Waits until state in memory is resumed, or until a retry is due and has rebuilt it in a new instance: a failed
 /// event may be half handled, so without a factory it stays stopped. An event that cannot be read has changed no
-/// state, so the feed just reads it again. Returns `false` if cancelled meanwhile.
+/// state, so the feed just reads it again. Returns at once if it has not stopped, and `false` if cancelled meanwhile.
 pub(super) async fn wait_for_retry_in_memory<P: Projection>(
     inner: &ProjectionInner<P>,
     context: &RunnerContext,
@@ -227,6 +227,7 @@ pub(super) async fn wait_for_retry_in_memory<P: Projection>(
                 return true;
             }
             Err(RebuildError::NoFactory { .. }) => return wait_until_resumed(inner.progress(), cancel).await,
+            Err(_) if cancel.is_cancelled() => return false,
             Err(error) => {
                 tracing::warn!(projection = name, %error, "projection still cannot be rebuilt in a new instance")
             }

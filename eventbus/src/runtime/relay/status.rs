@@ -73,6 +73,9 @@ struct RelayProgress {
     published: u64,
     /// Set while this process relays.
     is_owner: bool,
+    /// Set once a different process holds the lease: only its checkpoint counts then, as the leader may have gone back
+    /// behind `position` to publish again.
+    is_standby: bool,
     /// The error that keeps the relay from publishing for now.
     problem: Option<String>,
     /// The error that keeps the relay from publishing until an operator resolves it.
@@ -82,6 +85,11 @@ struct RelayProgress {
 }
 
 impl RelayProgress {
+    /// Returns the position up to which all events are published; `None` if only a different process knows it.
+    fn known_position(&self) -> Option<Position> {
+        (!self.is_standby).then_some(self.position)
+    }
+
     /// Returns the message id of the event at `position`, if it was published lately.
     fn message_id(&self, position: Position) -> Option<MessageId> {
         let index = self.recent.binary_search_by_key(&position, |(position, _)| *position).ok()?;
@@ -139,7 +147,7 @@ impl RelayStatusCell {
     }
 
     pub(super) fn set_owner(&self, is_owner: bool) {
-        self.progress.send_modify(|progress| progress.is_owner = is_owner);
+        self.progress.send_modify(|progress| (progress.is_owner, progress.is_standby) = (is_owner, false));
     }
 
     /// Records that a range was published.
@@ -185,7 +193,10 @@ impl RelayStatusCell {
     pub(super) fn set_standby(&self, times: u32) {
         self.update_and_log_recovery("another process relays", |progress| {
             let was_stopped = times > 2 && progress.stopped.take().is_some();
-            progress.problem.take().is_some() || was_stopped
+            // a leadership that panicked has left it set
+            let was_owner = std::mem::take(&mut progress.is_owner);
+            progress.is_standby = true;
+            progress.problem.take().is_some() || was_stopped || was_owner
         });
     }
 
@@ -215,7 +226,7 @@ impl RelayStatusCell {
         matches!(self.progress.borrow().stopped, Some(RelayError::StoreBehindBus { .. }))
     }
 
-    /// Records an error that only an operator can resolve.
+    /// Records an error that only an operator can resolve. An outage before it is over: the relay got that far.
     pub(super) fn set_stopped(&self, error: RelayError) {
         self.progress.send_if_modified(|progress| {
             let is_news = progress.stopped.as_ref() != Some(&error);
@@ -223,6 +234,7 @@ impl RelayStatusCell {
                 tracing::error!(destination = %self.destination, %error, "relay stopped");
             }
             progress.stopped = Some(error);
+            progress.problem = None;
             progress.since.get_or_insert_with(|| self.clock.now());
             is_news
         });
@@ -298,9 +310,9 @@ impl RelayView {
 
     /// Loads the position up to which all events are published.
     pub(crate) async fn load_position(&self) -> Result<Position, CheckpointError> {
-        let (position, is_owner) = self.read(|now| (now.position, now.is_owner));
+        let (known, is_owner) = self.read(|now| (now.known_position(), now.is_owner));
         let saved = if is_owner { None } else { self.load_saved_position().await? };
-        Ok(position.max(saved.unwrap_or_default()))
+        Ok(known.max(saved).unwrap_or_else(|| self.own_position()))
     }
 
     async fn load_saved_position(&self) -> Result<Option<Position>, CheckpointError> {
@@ -314,9 +326,10 @@ impl RelayView {
     /// operator resolves the error.
     pub(crate) async fn wait_for_position(&mut self, wanted: Position, clock: &SharedClock) -> bool {
         loop {
-            let (position, is_owner, is_stopped) = self.read(|now| (now.position, now.is_owner, now.stopped.is_some()));
+            let (known, is_owner, is_stopped) =
+                self.read(|now| (now.known_position(), now.is_owner, now.stopped.is_some()));
             let has_saved = async || matches!(self.load_saved_position().await, Ok(Some(saved)) if saved >= wanted);
-            if position >= wanted || !is_owner && has_saved().await {
+            if known.unwrap_or_default() >= wanted || !is_owner && has_saved().await {
                 return true;
             }
             if is_stopped {
@@ -329,7 +342,7 @@ impl RelayView {
             // the relay of this process wakes the caller, that of a different one only saves its checkpoint
             tokio::select! {
                 changed = progress.changed() => if changed.is_err() {
-                    return progress.borrow().position >= wanted;
+                    return progress.borrow().known_position().unwrap_or_default() >= wanted;
                 },
                 () = clock.sleep(POSITION_POLL_INTERVAL), if self.checkpoint.is_some() && !is_owner => {}
             }

@@ -1,6 +1,11 @@
 //! Rules of checkpoints and notes.
 
-use super::store_under_test::{StoreUnderTest, events, stream};
+use std::time::Duration;
+
+use super::{
+    listings::all,
+    store_under_test::{StoreUnderTest, events, stream},
+};
 use crate::{ExpectedVersion, Name, Position, port::EventStore};
 
 async fn save<S: EventStore>(store: &StoreUnderTest<S>, name: &Name, position: u64) {
@@ -33,6 +38,48 @@ pub async fn checkpoint_is_what_was_saved_last<S: EventStore>(store: S) {
         save(&store, &name, position).await;
         expect(&store, &name, Some(position)).await;
     }
+}
+
+/// A deleted checkpoint is none and is not listed, until it is saved again. A missing one is deleted without an error;
+/// the lease of its name and other checkpoints stay.
+pub async fn a_deleted_checkpoint_is_none<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("a_deleted_checkpoint_is_none", store);
+    let [kept, with_lease, without_lease] =
+        ["projection:orders-2", "projection:orders", "relay:redis:orders"].map(Name::from_static);
+    let delete = async |name: &Name| {
+        store.ok(store.delete_checkpoint(name).await, format_args!("deleting checkpoint {name}"));
+    };
+    let is_listed = async |name: &Name, wanted: bool| {
+        let Some(listings) = store.listings() else { return };
+        let listed = all(&store, async |after| listings.list_checkpoints("", after, 10).await).await;
+        let is_listed = listed.iter().any(|checkpoint| checkpoint.name == *name);
+        store.same(is_listed, wanted, format_args!("checkpoint {name} is listed"));
+    };
+    save(&store, &kept, 5).await;
+    let (owner, long) = (Name::from_static("host:1:abc"), Duration::from_secs(600));
+    let lease = store.ok(store.acquire_lease(&with_lease, &owner, long).await, "acquiring a lease");
+    store.check(lease.is_some(), "a free lease was not acquired");
+    for name in [&with_lease, &without_lease] {
+        delete(name).await;
+        for position in [7, 3] {
+            save(&store, name, position).await;
+            expect(&store, name, Some(position)).await;
+            is_listed(name, true).await;
+            for _ in 0..2 {
+                delete(name).await;
+                expect(&store, name, None).await;
+                is_listed(name, false).await;
+            }
+        }
+    }
+    expect(&store, &kept, Some(5)).await;
+    is_listed(&kept, true).await;
+    let held = store.ok(store.lease_of(&with_lease).await, "asking for the owner of a lease");
+    store.same(held, lease.clone(), "the lease of a deleted checkpoint");
+    let Some(listings) = store.listings() else { return };
+    let listed = all(&store, async |after| listings.list_leases("", after, 10).await).await;
+    let listed = listed.into_iter().map(|row| row.lease).next();
+    store.same(listed, lease, "the listed lease of a deleted checkpoint");
 }
 
 /// Each name has its own checkpoint; names are compared byte for byte.

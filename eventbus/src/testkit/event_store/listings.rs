@@ -17,7 +17,7 @@ fn listings<S: EventStore>(store: &StoreUnderTest<S>) -> &dyn Listings {
 }
 
 /// Reads all pages of a listing.
-async fn all<S: EventStore, T>(
+pub(super) async fn all<S: EventStore, T>(
     store: &StoreUnderTest<S>,
     mut page: impl AsyncFnMut(Option<&ListCursor>) -> Result<Listing<T>, ReadError>,
 ) -> Vec<T> {

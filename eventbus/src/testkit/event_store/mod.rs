@@ -144,6 +144,7 @@ macro_rules! event_store_conformance {
                 following_pauses_resumes_and_stops,
                 unsaved_checkpoint_is_none,
                 checkpoint_is_what_was_saved_last,
+                a_deleted_checkpoint_is_none,
                 checkpoint_names_are_independent,
                 checkpoints_are_saved_beside_appends,
                 a_note_is_what_was_saved_last,
@@ -370,6 +371,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 167);
+        assert_eq!(rules, 168);
     }
 }

@@ -75,6 +75,10 @@ impl Checkpoints for FailPointStore {
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         self.fail_points.around("checkpoint", self.store.save_checkpoint(name, position)).await
     }
+
+    async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
+        self.store.delete_checkpoint(name).await
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]

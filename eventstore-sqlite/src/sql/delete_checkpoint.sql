@@ -1,0 +1,1 @@
+DELETE FROM eventbus_checkpoints WHERE name = ?1
