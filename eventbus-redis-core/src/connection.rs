@@ -254,6 +254,16 @@ impl SharedConnection {
         self.check_reply(number, reply)
     }
 
+    /// Sends commands that only read, in one round trip; if the connection turns out to be lost, sends all of them once
+    /// more over a new one.
+    pub async fn query_all_idempotent<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, CommandError> {
+        let (mut connection, number) = self.get_with_short_timeout().await?;
+        match commands.query_async(&mut connection).await {
+            Err(error) if self.drop_if_lost(number, &error) => self.query_all(commands).await,
+            reply => Ok(reply?),
+        }
+    }
+
     /// Runs a script once, on a connection that soon counts as lost if it does not reply.
     pub async fn run_with_short_timeout<T: FromRedisValue>(
         &self,

@@ -180,7 +180,7 @@ pub(crate) async fn lost_groups(bus: &BusInner) -> Result<Vec<Name>, RedisComman
 
 async fn load_groups(bus: &BusInner) -> Result<Vec<GroupState>, CommandError> {
     let commands = command::inspect_groups(bus.stream());
-    let replies: Vec<RedisResult<Value>> = bus.connection().query_all(&commands).await?;
+    let replies: Vec<RedisResult<Value>> = bus.connection().query_all_idempotent(&commands).await?;
     Ok(command::parse_groups(replies.into_iter().next().unwrap_or(Ok(Value::Nil)))?)
 }
 

@@ -227,7 +227,7 @@ impl OpenBacklogs {
 async fn inspect_stream(bus: &BusInner) -> Result<(StreamInfo, HashMap<String, String>), CommandError> {
     let dead_letters = bus.config().dlq_stream_name();
     let commands = command::inspect(bus.stream(), &dead_letters);
-    let replies: Vec<RedisResult<Value>> = bus.connection().query_all(&commands).await?;
+    let replies: Vec<RedisResult<Value>> = bus.connection().query_all_idempotent(&commands).await?;
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
     let stream = command::parse_stream(next())?;
@@ -252,7 +252,7 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
         admin::inspect_group(&mut commands, bus.stream(), bus.base_stream(), &group.name, silent_ms);
         admin::find_unread(&mut commands, bus.stream(), group);
     }
-    let replies: Vec<RedisResult<Value>> = bus.connection().query_all(&commands).await?;
+    let replies: Vec<RedisResult<Value>> = bus.connection().query_all_idempotent(&commands).await?;
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
     let now = admin::to_milliseconds(parse_value(next()?)?);
@@ -362,7 +362,7 @@ pub(crate) async fn progress(bus: &BusInner, group: &Name) -> Result<GroupProgre
 
 pub(crate) async fn load_progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, CommandError> {
     let commands = command::inspect_groups(bus.stream());
-    let replies: Vec<RedisResult<Value>> = bus.connection().query_all(&commands).await?;
+    let replies: Vec<RedisResult<Value>> = bus.connection().query_all_idempotent(&commands).await?;
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
     let groups = command::parse_groups(next())?;

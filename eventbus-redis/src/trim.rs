@@ -76,7 +76,8 @@ pub enum TrimBlockReason {
     /// The group has read them and not acknowledged them.
     Pending,
     /// The server has lost the group; a consumer of the group creates it again, and it goes on where it was. If the
-    /// group has no consumer any more, [retire](crate::RedisEventBus::retire_group) it.
+    /// group has no consumer any more, retire it: that of [a bus](crate::RedisEventBus::retire_group), or of
+    /// [a plain stream](crate::streams::RedisStreams::retire_group).
     Missing,
     /// A projection over the stream has not come so far; see
     /// [`EventProjection`](crate::streams::EventProjection::retire).

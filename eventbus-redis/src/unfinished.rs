@@ -81,7 +81,7 @@ async fn reply_of(part: &BusInner, command: Cmd) -> Result<RedisResult<Value>, R
     commands.add_command(command);
     commands.ignore_errors();
     let replies: Vec<RedisResult<Value>> =
-        part.connection().query_all(&commands).await.map_err(|error| part.command_error(error))?;
+        part.connection().query_all_idempotent(&commands).await.map_err(|error| part.command_error(error))?;
     Ok(replies.into_iter().next().unwrap_or(Ok(Value::Nil)))
 }
 
@@ -100,7 +100,7 @@ async fn pending_of(part: &BusInner, group: &Name, limit: usize) -> Result<Vec<P
     }
     ranges.ignore_errors();
     let entries: Vec<RedisResult<Value>> =
-        part.connection().query_all(&ranges).await.map_err(|error| part.command_error(error))?;
+        part.connection().query_all_idempotent(&ranges).await.map_err(|error| part.command_error(error))?;
     let mut deliveries = Vec::with_capacity(pending.len());
     for (((id, consumer, idle_ms), attempts), entry) in pending.into_iter().zip(attempts).zip(entries) {
         let attempts = attempts.and_then(|json| DeliveryAttempts::from_json(&json).ok()).unwrap_or_default();

@@ -100,7 +100,7 @@ pub(crate) async fn load(
     }
     pipeline.ignore_errors();
     let replies: Vec<RedisResult<Value>> =
-        connection.query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        connection.query_all_idempotent(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
     let info: Option<String> = next().and_then(reply::parse_value).ok();

@@ -51,7 +51,8 @@ async fn scan_streams(
     let mut cursor = after.map_or(Ok(0), scan_cursor)?.to_string();
     let (mut items, mut batch, mut examined) = (Vec::new(), limit.clamp(1, SCAN_BATCH_MAX), 0);
     while examined < LISTING_ROWS_MAX {
-        let scan = reply::request("SCAN", (&cursor, "MATCH", &matching, "COUNT", batch));
+        // a foreign key with the name of a stream may be of a different type
+        let scan = reply::request("SCAN", (&cursor, "MATCH", &matching, "COUNT", batch, "TYPE", "stream"));
         // a foreign key need not be a text
         let (next, keys): (String, Vec<Vec<u8>>) = query(inner, &scan).await?;
         let found = keys.iter().filter_map(|key| inner.keys().parse_stream(str::from_utf8(key).ok()?));

@@ -135,7 +135,7 @@ pub(crate) async fn query_entries(inner: &StoreInner, key: &str, command: &Cmd) 
     parse_entries(key, Ok(reply))
 }
 
-/// Sends commands in one round trip.
+/// Sends commands that only read, in one round trip.
 pub(crate) async fn query_all(
     inner: &StoreInner,
     commands: impl Iterator<Item = Cmd>,
@@ -145,7 +145,7 @@ pub(crate) async fn query_all(
     for command in commands {
         pipeline.add_command(command);
     }
-    inner.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))
+    inner.connection().query_all_idempotent(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))
 }
 
 /// Parses the entries of a stream.

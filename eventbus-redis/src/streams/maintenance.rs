@@ -1,4 +1,4 @@
-//! Trims streams, and shows their health.
+//! Trims streams, retires their groups, and shows their health.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ use crate::{
     error::CommandError,
     keys,
     reply::{self, Entry},
+    script,
     trim::{TrimProgress, TrimReply, trim_script},
 };
 
@@ -71,11 +72,21 @@ pub(super) async fn trim(
     Ok(steps.total)
 }
 
+/// Removes a group of the stream of a key; returns `true` if it was there, or listed among the groups of the stream.
+pub(super) async fn retire_group(streams: &RedisStreams, key: &str, group: &str) -> Result<bool, RedisCommandError> {
+    let mut retire = script::streams::RETIRE_GROUP.key(key);
+    retire.key(keys::floors(key)).arg(group);
+    // never sent twice: a second run would find that the first has removed it
+    let removed: Result<bool, _> = streams.connection().run(&retire).await;
+    removed.map_err(|error| RedisCommandError::from_command_error(key, error))
+}
+
 /// Loads the state of the stream of a key.
 pub(super) async fn health(streams: &RedisStreams, key: &str) -> Result<StreamHealth, RedisCommandError> {
     let pipeline = commands::health(key, &keys::projections(key));
     let failed = |error| RedisCommandError::from_command_error(key, error);
-    let replies: Vec<RedisResult<Value>> = streams.connection().query_all(&pipeline).await.map_err(failed)?;
+    let replies: Vec<RedisResult<Value>> =
+        streams.connection().query_all_idempotent(&pipeline).await.map_err(failed)?;
     parse_health(replies).map_err(|error| failed(CommandError::Sent(error)))
 }
 

@@ -152,9 +152,9 @@ impl RedisStreams {
     /// every [projection](EventProjection) over it has finished them. [`held_by`](Trimmed::held_by) names what
     /// holds the rest.
     ///
-    /// Groups count as they do for [`RedisEventBus::trim`](crate::RedisEventBus::trim); a projection counts from its
-    /// first run until it is [retired](EventProjection::retire). A later rebuild begins with the entries that
-    /// remain.
+    /// Groups count as they do for [`RedisEventBus::trim`](crate::RedisEventBus::trim), until they are
+    /// [retired](Self::retire_group); a projection counts from its first run until it is
+    /// [retired](EventProjection::retire). A later rebuild begins with the entries that remain.
     ///
     /// # Errors
     /// [`RedisCommandError`]; entries removed until then stay removed, and calling again continues with the rest.
@@ -181,6 +181,33 @@ impl RedisStreams {
     /// [`RedisCommandError`].
     pub async fn trim_may_lose(&self, key: &str, limits: Trim) -> Result<Trimmed, RedisCommandError> {
         maintenance::trim(self, key, limits, true).await
+    }
+
+    /// Removes a consumer group of the stream of a key for good, with its pending entries and its low-water mark, so that
+    /// it holds no [trimming](Self::trim) any more. Returns `true` if there was such a group, also if it was one that the
+    /// server has lost, as after `XGROUP DESTROY`; calling again returns `false`.
+    ///
+    /// Stop its consumers first: one that reads on makes the group anew, and begins with the oldest entry. A group of a
+    /// bus has further keys, which [`RedisEventBus::retire_group`](crate::RedisEventBus::retire_group) removes.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; calling again is safe.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(streams: eventbus_redis::streams::RedisStreams) -> eventbus::Result<()> {
+    /// use eventbus_redis::TrimBlockReason;
+    /// let trimmed = streams.trim("events:orders", Default::default()).await?;
+    /// if let Some(held_by) = trimmed.held_by.filter(|held_by| held_by.group == "old-reports") {
+    ///     println!("`old-reports` holds entries since {:?}", held_by.age);
+    ///     streams.retire_group("events:orders", "old-reports").await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "xgroup destroy")]
+    pub async fn retire_group(&self, key: &str, group: &str) -> Result<bool, RedisCommandError> {
+        maintenance::retire_group(self, key, group).await
     }
 
     /// Returns the state of the stream of a key. A missing stream is empty.

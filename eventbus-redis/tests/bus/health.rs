@@ -73,6 +73,31 @@ async fn a_bus_is_healthy_while_it_is_connected_and_consumes() {
     assert!(!bus.health().await.is_healthy());
 }
 
+/// Fails if the commands of a report are sent once only: the kept connection is cut before each of them.
+#[tokio::test]
+async fn reports_are_read_over_a_new_connection() {
+    let server = eventbus_test::private_redis();
+    let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
+    let group = bus.default_group();
+    publish(&bus, "one").await;
+    read(&bus, "python").await;
+    let cut = async || {
+        let cut: i64 = command(&bus, "CLIENT", &["KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        assert!(cut > 0, "the kept connection was open");
+    };
+    cut().await;
+    let health = bus.health().await;
+    assert_eq!((health.connected, health.pending_messages), (true, 1));
+    cut().await;
+    assert_eq!(bus.stream_info().await.pending_messages, 1);
+    cut().await;
+    assert_eq!(bus.progress(group).await.unwrap().pending, 1);
+    cut().await;
+    assert_eq!(bus.group_consumers(group).await.unwrap()[0].pending, 1);
+    cut().await;
+    assert_eq!(bus.pending_deliveries(group, 10).await.unwrap().len(), 1);
+}
+
 /// A bus of a second process with the same group, which does not consume.
 async fn watcher_of(bus: &RedisEventBus) -> RedisEventBus {
     let config = RedisEventBusConfig { consumer_name: None, clock: SharedClock::SYSTEM, ..bus.config().clone() };

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use eventbus_redis::{
     Trim, TrimBlockReason,
-    streams::{Claim, Consume},
+    streams::{Claim, Consume, RedisStreams},
 };
 
-use crate::rig::{order_stats, orders, publish_orders, streams, typed};
+use crate::rig::{config_on, order_stats, orders, publish_orders, streams, typed};
 
 const NOTHING: Trim = Trim { max_length: Some(0), max_age: None };
 const ALL: Consume = Consume { count: 1_000, block: Duration::ZERO };
@@ -53,6 +53,34 @@ async fn a_projection_holds_what_it_needs_from_its_first_run_until_it_is_retired
     assert_eq!(by.reason, TrimBlockReason::Projection);
     stats.retire().await.unwrap();
     assert_eq!(streams.trim(&key, NOTHING).await.unwrap().removed, 20);
+}
+
+/// Fails if the low-water mark stays: then the group counts as one that the server has lost.
+#[tokio::test]
+async fn a_group_holds_what_it_needs_until_it_is_retired_also_one_that_was_destroyed() {
+    let streams = streams().await;
+    let key = orders(&streams);
+    assert!(!streams.retire_group(&key, "billing").await.unwrap(), "there is no stream");
+    for is_destroyed in [false, true] {
+        let mut billing = streams.consumer(&key, "billing", "billing-1").await.unwrap();
+        streams.consumer(&key, "audit", "audit-1").await.unwrap();
+        publish_orders(&streams, 20).await;
+        billing.consume(Consume { count: 5, ..ALL }).await.unwrap();
+        let reason = if is_destroyed { TrimBlockReason::Missing } else { TrimBlockReason::Pending };
+        if is_destroyed {
+            assert_eq!(typed::<u64>(&streams, &format!("XGROUP DESTROY {key} billing")).await, 1);
+        }
+        assert!(streams.retire_group(&key, "audit").await.unwrap());
+        let by = streams.trim(&key, NOTHING).await.unwrap().held_by.unwrap();
+        assert_eq!((by.group.as_str(), by.reason), ("billing", reason), "it is not the retired one");
+
+        assert!(streams.retire_group(&key, "billing").await.unwrap());
+        assert!(!streams.retire_group(&key, "billing").await.unwrap(), "it is gone");
+        assert!(streams.health(&key).await.unwrap().consumer_groups.is_empty());
+        assert_eq!(typed::<u64>(&streams, &format!("EXISTS {{{key}}}:floors")).await, 0);
+        let trimmed = streams.trim(&key, NOTHING).await.unwrap();
+        assert_eq!((trimmed.removed, trimmed.held_by), (20, None));
+    }
 }
 
 #[tokio::test]
@@ -102,6 +130,17 @@ async fn health_tells_what_is_pending_and_how_far_groups_are_behind() {
     assert_eq!((billing.name.as_str(), billing.consumers, billing.pending, billing.lag), ("billing", 1, 9, Some(20)));
     assert_eq!((audit.last_delivered_id.as_str(), &billing.last_delivered_id), ("0-0", &given[9].id));
     assert_eq!(health.projections[&format!("{0}:{0}", streams.config().stream_prefix)], all[29].id);
+}
+
+/// Fails if the commands of the read are sent once only.
+#[tokio::test]
+async fn the_state_of_the_stream_is_read_over_a_new_connection() {
+    let server = eventbus_test::private_redis();
+    let streams = RedisStreams::connect(config_on(server.url())).await.unwrap();
+    publish_orders(&streams, 3).await;
+    let cut: u64 = typed(&streams, "CLIENT KILL TYPE normal SKIPME yes").await;
+    assert!(cut > 0, "the kept connection was open");
+    assert_eq!(streams.health(&orders(&streams)).await.unwrap().length, 3);
 }
 
 /// Fails with the lag that the server reports.

@@ -188,6 +188,7 @@ async fn a_user_with_the_rights_that_are_named_can_do_it_all() {
     assert_eq!(streams.health(&key).await.unwrap().length, 3);
     assert_eq!(streams.trim(&key, Trim { max_length: Some(1), max_age: None }).await.unwrap().removed, 2);
     stats.retire().await.unwrap();
+    assert!(streams.retire_group(&key, "billing").await.unwrap());
 }
 
 /// Numbers that no counter can take.

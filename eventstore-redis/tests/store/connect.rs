@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use eventbus::{
     ExpectedVersion, Name, StreamId,
+    event::Tag,
     port::{AppendError, AppendEvents as _, Checkpoints as _, ReadFeed as _},
+    store::{Boundaries as _, Boundary},
 };
 use eventstore_redis::{RedisConnectError, RedisEventStore, RedisEventStoreConfig};
 
@@ -203,4 +205,27 @@ async fn a_tool_attaches_to_a_store_and_creates_none() {
     let store = open(config.clone()).await;
     let tool = RedisEventStore::attach(config).await.unwrap();
     assert_eq!(tool.store_id().await.unwrap(), store.store_id().await.unwrap());
+}
+
+/// Fails if the commands of a read are sent once only: the kept connection is cut before each of them.
+#[tokio::test]
+async fn reads_of_several_keys_at_once_go_on_over_a_new_connection() {
+    let server = eventbus_test::private_redis();
+    let store = open(config_on(server.url())).await;
+    let tag = Tag::from_stored("course:1").unwrap();
+    let tagged = event(1).with_tags([tag.clone()]);
+    store.append(&order("1"), ExpectedVersion::NoStream, vec![tagged]).await.unwrap();
+    let event_types = [Name::from_static("Paid")].into();
+    let boundary = Boundary { tenant_id: None, event_types, items: [[tag].into()].into() };
+    let mut admin = client(server.url()).await;
+    let mut cut = async || {
+        let cut: u64 = tell(&mut admin, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        assert!(cut > 0, "the kept connection was open");
+    };
+    cut().await;
+    assert_eq!(store.count_tagged(&boundary).await.unwrap().counts, [1]);
+    cut().await;
+    assert!(store.find_missing_event(Some(&order("1"))).await.unwrap().is_none());
+    cut().await;
+    store.durability().await.unwrap();
 }

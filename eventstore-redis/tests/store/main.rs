@@ -16,6 +16,7 @@ mod durability;
 mod figures;
 mod kills;
 mod lease;
+mod least_rights;
 mod missing_events;
 mod pages;
 mod race;

@@ -13,10 +13,10 @@ use crate::{
     fresh, key, seize, tell,
 };
 
-const ROLE: &str = "rebuild:order-stats";
-const LIVE: &str = "projection:order-stats";
+pub(crate) const ROLE: &str = "rebuild:order-stats";
+pub(crate) const LIVE: &str = "projection:order-stats";
 
-fn shadow() -> Shadow {
+pub(crate) fn shadow() -> Shadow {
     Shadow { name: Name::from_static(ROLE), tables: vec!["stats:orders".into(), "order:*".into()] }
 }
 
@@ -48,7 +48,7 @@ async fn count_keys(connection: &mut MultiplexedConnection, store: &RedisEventSt
 }
 
 /// Live keys as they were written before.
-async fn old(store: &RedisEventStore) {
+pub(crate) async fn old(store: &RedisEventStore) {
     let mut tx = store.begin_transaction();
     for (key, number) in [("stats:orders", 100), ("order:gone", 1), ("order:kept", 2), ("orders", 3), ("order*", 4)] {
         tx.hset(key, "n", number).unwrap();
@@ -60,7 +60,7 @@ fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
     all.iter().map(|(key, number)| ((*key).to_owned(), (*number).to_owned())).collect()
 }
 
-async fn fill(store: &RedisEventStore, lease: &Lease, from: u64, to: u64) -> bool {
+pub(crate) async fn fill(store: &RedisEventStore, lease: &Lease, from: u64, to: u64) -> bool {
     let mut tx = store.begin_in(&shadow()).await.unwrap();
     redis(&mut *tx).hincrby("stats:orders", "n", 1).unwrap();
     redis(&mut *tx).hincrby("order:kept", "n", 10).unwrap();
