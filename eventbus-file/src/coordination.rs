@@ -17,8 +17,8 @@ use serde_json::{Map, Value};
 /// | `Connected` | a command loses the connection, times out or meets a read-only replica | `Away` |
 /// | `Connected` | the connection for messages ends | `Away` |
 /// | `Connected` | Redis refuses a command, as a right is missing | `Connected`; the files decide for that call |
-/// | `Away`, `Refused` | Redis accepts both connections | `Connected`; the worker resyncs |
-/// | `Away`, `Refused` | connecting fails or takes too long | `Away` |
+/// | `Away`, `Refused` | Redis accepts both connections and takes writes | `Connected`; the worker resyncs |
+/// | `Away`, `Refused` | connecting fails, takes too long or leads to a read-only replica | `Away` |
 /// | `Away`, `Refused` | Redis answers, but refuses the password or a right | `Refused` |
 #[derive(Debug, Clone, PartialEq, Eq, derive_more::Display, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -30,7 +30,8 @@ pub enum CoordinationStatus {
     /// Redis answers.
     #[display("connected")]
     Connected,
-    /// Redis does not answer; the files decide alone, and the worker keeps trying to connect.
+    /// Redis does not answer, or is a replica, which takes no writes; the files decide alone, and the worker keeps trying
+    /// to connect.
     #[display("away: {error}")]
     Away {
         /// The last error.

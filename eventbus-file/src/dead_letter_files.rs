@@ -118,12 +118,7 @@ impl DeadLetterFiles {
         record: Option<&RecordedEvent>,
         attempts: DeliveryAttempts,
     ) -> Result<()> {
-        let event_type = record.map(|record| record.event_type().to_string());
         let dead_letter = file_stem(id, group)?;
-        tracing::error!(
-            %group, id, dead_letter, handler = attempts.handlers(), error = attempts.errors(),
-            attempts = attempts.most_attempts(), event_type, "delivery given up: it is a dead letter now"
-        );
         let file = DeadLetterFile {
             id,
             group: group.to_string(),
@@ -144,7 +139,14 @@ impl DeadLetterFiles {
         } else {
             self.disk.replace(&path, &content)?;
         }
-        self.disk.sync_folder(&self.disk.root().join(names::DEAD_LETTERS))
+        self.disk.sync_folder(&self.disk.root().join(names::DEAD_LETTERS))?;
+        let DeadLetterFile { handler, error, attempts, .. } = file;
+        let event_type = record.map(|record| record.event_type().as_str());
+        tracing::error!(
+            %group, id, dead_letter, handler, error, attempts, event_type,
+            "delivery given up: it is a dead letter now"
+        );
+        Ok(())
     }
 
     pub(crate) fn load_dead_letter(&self, stem: &str) -> Result<Option<DeadLetter>> {
@@ -266,9 +268,14 @@ impl DeadLetterFiles {
         Ok(record.map(|record| InFlightEntry::new(message_id(id), record).with_attempts(attempts)))
     }
 
-    /// Saves the attempts of a replay that goes on.
+    /// Saves the attempts of a replay that goes on; leaves a torn file as it is, which the consumer passes over when it
+    /// reads the replay again.
     pub(crate) fn save_replay_attempts(&self, id: u64, group: &Name, attempts: DeliveryAttempts) -> Result<()> {
-        if let Some(mut file) = self.read_replay_file(id, group)? {
+        let file = match self.read_replay_file(id, group) {
+            Err(FileQueueError::Torn { .. }) => None,
+            file => file?,
+        };
+        if let Some(mut file) = file {
             file.replay = Some(attempts);
             self.disk
                 .replace(&self.replay_path(&file_stem(id, group)?), &event::to_pretty_json("the replay", &file)?)?;

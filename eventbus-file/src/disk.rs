@@ -95,9 +95,12 @@ impl Disk {
         let root = std::path::absolute(&root).map_err(FileQueueError::io("resolve", root))?;
         let disk = Self { root, sync, folders };
         if !disk.root.is_dir() {
+            let above = folders_with_new_name(&disk.root);
             modes::private(DirBuilder::new().recursive(true))
                 .create(&disk.root)
                 .map_err(FileQueueError::io("create folder", &disk.root))?;
+            // else a power failure may take the whole folder away, with synced events in it
+            above.into_iter().try_for_each(|folder| disk.sync_folder(folder))?;
         }
         // before the first change: a newer release may not have these folders
         disk.load_identity()?;
@@ -256,7 +259,8 @@ impl Disk {
             Err(error) if error.kind() == ErrorKind::NotFound => match folder.parent() {
                 Some(parent) if parent != self.root && parent.starts_with(&self.root) => {
                     self.make_folder(parent)?;
-                    modes::create_folder(folder, &self.root).or_else(ok_if_exists).map_err(failed)
+                    modes::create_folder(folder, &self.root).or_else(ok_if_exists).map_err(failed)?;
+                    self.sync_folder(parent)
                 }
                 _ => Err(failed(error)),
             },
@@ -379,6 +383,18 @@ fn refuse_symlink(folder: &Path) -> Result<()> {
         false => Ok(()),
         true => Err(FileQueueError::io("use folder", folder)(io::Error::other(SYMLINK_REFUSED))),
     }
+}
+
+/// Returns the folders that hold a new name once `folder` is made with the missing ones above it, the nearest first.
+fn folders_with_new_name(folder: &Path) -> Vec<&Path> {
+    let mut above = Vec::new();
+    for parent in folder.ancestors().skip(1) {
+        above.push(parent);
+        if parent.is_dir() {
+            break;
+        }
+    }
+    above
 }
 
 fn ok_if_exists(error: io::Error) -> io::Result<()> {
@@ -534,6 +550,16 @@ mod tests {
         disk.replace(&path, b"three").unwrap();
         assert_eq!(read(&path).unwrap().as_deref(), Some(&b"three"[..]));
         assert!(list_names(&root.path().join(TMP_FOLDER)).unwrap().is_empty());
+    }
+
+    /// These are synced when a queue is made.
+    #[test]
+    fn the_folders_above_a_new_one_hold_a_new_name_up_to_one_that_existed() {
+        let root = tempfile::tempdir().unwrap();
+        let (queue, between) = (root.path().join("a/b/queue"), [root.path().join("a/b"), root.path().join("a")]);
+        assert_eq!(folders_with_new_name(&queue), [&*between[0], &*between[1], root.path()]);
+        Disk::open(queue.clone(), true, &["c"]).unwrap();
+        assert_eq!(folders_with_new_name(&queue), [&*between[0]]);
     }
 
     #[cfg(target_os = "linux")]

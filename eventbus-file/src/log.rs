@@ -61,6 +61,16 @@ pub(crate) enum LogEntry {
     Torn(FileQueueError),
 }
 
+impl LogEntry {
+    /// Returns the size of the event's payload in bytes; 0 if there is no event.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Event(event) => event.record().payload().len(),
+            _ => 0,
+        }
+    }
+}
+
 /// Some entries of the log.
 #[derive(Debug)]
 pub(crate) struct LogPage {
@@ -417,9 +427,7 @@ impl EventLog {
             };
             page.through = id;
             if is_wanted(&entry) {
-                if let LogEntry::Event(event) = &entry {
-                    bytes += event.record().payload().len();
-                }
+                bytes += entry.payload_bytes();
                 page.entries.push((id, entry));
             }
         }

@@ -6,6 +6,7 @@
 //! Real time, not the given clock: timeouts of a connection to Redis.
 
 use std::{
+    collections::BTreeMap,
     io::{self, ErrorKind},
     sync::Arc,
     time::Duration,
@@ -58,6 +59,9 @@ struct ConnectionState {
     error: Option<RedisError>,
     /// The time without a connection; the coordinator logs its begin and its end.
     outage: Outage,
+    /// The commands that the server refuses, by their purpose: it may accept the rest. The coordinator logs the first
+    /// refusal of each, and when the server accepts it again.
+    refused: BTreeMap<&'static str, Outage>,
 }
 
 impl RedisCoordinator {
@@ -120,14 +124,33 @@ impl RedisCoordinator {
             let slot = self.state.read();
             (slot.connection.clone()?, slot.lost.clone())
         };
-        ask(&mut connection).await.inspect_err(|error| self.handle_failure(what, error, &lost)).ok()
+        let reply = ask(&mut connection).await;
+        match &reply {
+            Ok(_) => self.end_refusal(what),
+            Err(error) => self.handle_failure(what, error, &lost),
+        }
+        reply.ok()
+    }
+
+    /// Logs that the server accepts a command that it refused.
+    fn end_refusal(&self, what: &'static str) {
+        // a command that was not refused needs no exclusive lock
+        if !self.state.read().refused.contains_key(what) {
+            return;
+        }
+        let refused = self.state.write().refused.remove(what);
+        if let Some(lasted) = refused.and_then(|mut refused| refused.ends()) {
+            tracing::info!(queue = self.keys.queue(), what, ?lasted, "Redis accepts the command again");
+        }
     }
 
     fn handle_failure(&self, what: &'static str, error: &RedisError, lost: &CancellationToken) {
         self.metrics.redis_failures.add(1);
         let queue = self.keys.queue();
         if !is_connection_lost(error) {
-            tracing::warn!(queue, what, %error, "Redis refuses a command, the files decide alone");
+            if self.state.write().refused.entry(what).or_default().begins() {
+                tracing::warn!(queue, what, %error, "Redis refuses a command, the files decide alone");
+            }
         } else if self.disconnect(lost, error.clone()) {
             tracing::warn!(queue, what, %error, "Redis does not answer, the files decide alone");
         }
@@ -192,9 +215,20 @@ impl RedisCoordinator {
         let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         redis::cmd("PING").query_async::<()>(&mut connection).await?;
+        self.check_writable(&mut connection).await?;
         let mut messages = self.client.get_async_pubsub().await?;
         messages.subscribe(self.keys.events()).await?;
         Ok((connection, messages))
+    }
+
+    /// Returns the error of a server that answers and takes no writes, as a replica does: then the outage lasts, and the
+    /// worker connects again until it reaches the primary. Deletes nothing, as no claim has an empty name.
+    async fn check_writable(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        match redis::cmd("DEL").arg(self.keys.claim("")).query_async::<()>(connection).await {
+            Err(error) if is_connection_lost(&error) => Err(error),
+            // the user may lack the right to this command
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn message(&self, kind: &str, mut data: Map<String, Value>) -> String {

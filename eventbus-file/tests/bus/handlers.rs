@@ -168,6 +168,44 @@ async fn dead_letters_are_written_and_replayed_although_their_folders_were_remov
     assert!(queue.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters.is_empty());
 }
 
+/// Fails if the group stops until its claim expires, because the file of a replay was damaged before its retry.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_whose_file_is_damaged_before_its_retry_holds_up_no_event() {
+    let hour = Duration::from_secs(3_600);
+    let queue = FileQueue::open(FileQueueConfig { group_expiration: hour, ..config(folder()) }).await.unwrap();
+    let replay = queue.config().root_dir.join("replays/000000000001-default.json");
+    let (handled, file) = (Arc::<AtomicUsize>::default(), replay.clone());
+    let counted = Arc::clone(&handled);
+    let damages = Subscriber::new(Name::from_static("damages"), EventFilter::All, move |delivery| {
+        let outcome = match delivery.message_id().unwrap().as_str() {
+            "1" if file.exists() => {
+                fs::write(&file, "{").unwrap();
+                Err(HandlerError::from("not yet"))
+            }
+            "1" => Err(HandlerError::permanent("never")),
+            _ => {
+                counted.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+        };
+        Box::pin(async move { outcome })
+    });
+    queue.add_subscriber(queue.default_group().clone(), damages);
+    consume(&queue);
+    EventBus::publish(&queue, &[deposited("a", 1)]).await.unwrap();
+    settled(&queue).await;
+    let letters = queue.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    assert!(queue.replay(&letters[0].id).await.unwrap());
+    until("the damaged replay is passed over", async || {
+        let has_none = || queue.in_flight().get(queue.default_group()).is_some_and(|counts| counts.entries == 0);
+        fs::read(&replay).unwrap() == b"{" && has_none()
+    })
+    .await;
+    EventBus::publish(&queue, &[deposited("b", 2)]).await.unwrap();
+    until("the next event is handled", async || handled.load(Ordering::Relaxed) == 1).await;
+    assert_eq!(fs::read(&replay).unwrap(), b"{", "the file is left alone");
+}
+
 /// A queue that published more could not write the dead letter, which has the errors, too: its group would never go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_event_can_become_a_dead_letter() {

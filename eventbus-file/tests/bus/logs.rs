@@ -120,6 +120,29 @@ async fn what_a_damaged_file_holds_is_in_no_error_and_no_log() {
     assert_eq!(log::lines(&[SECRET]), [""; 0]);
 }
 
+/// Fails if a delivery whose dead letter the file system refuses is logged as given up, again at each try.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_is_logged_as_given_up_once_its_dead_letter_is_written() {
+    log::keep();
+    let queue = fresh().await;
+    let fails = Subscriber::new(Name::from_static("fails"), EventFilter::All, |_| {
+        Box::pin(async { Err(HandlerError::permanent("never")) })
+    });
+    queue.add_subscriber(Name::from_static("gives-up"), fails);
+    let blocked = queue.config().root_dir.join("dead_letters/000000000001-gives-up.json");
+    fs::create_dir(&blocked).unwrap(); // the dead letter cannot replace a folder
+    queue.publish(&1).await.unwrap();
+    let consuming = queue.clone();
+    tokio::spawn(async move { consuming.start_consuming().await });
+    let given_up = || log::lines(&["delivery given up", "group=gives-up"]);
+    told_of_group("gives-up", INTERRUPTED).await;
+    assert_eq!(given_up(), [""; 0]);
+    fs::remove_dir(&blocked).unwrap();
+    told_of_group("gives-up", CONSUMES_AGAIN).await;
+    assert_eq!(given_up().len(), 1, "{:?}", given_up());
+    assert!(blocked.is_file());
+}
+
 /// Fails if each search of a waiting worker logs the claim again.
 #[tokio::test]
 async fn an_event_with_a_torn_claim_is_logged_once() {
@@ -256,16 +279,21 @@ async fn a_worker_that_makes_a_retired_group_anew_says_so() {
     told(&["an operator retired the group, but this worker consumes for it", "group=is-retired"]).await;
 }
 
+/// A queue of a folder of its own on this Redis.
+async fn coordinated(url: &str) -> FileQueue {
+    let coordination = RedisCoordination {
+        redis_url: url.into(),
+        reconnect_interval: Duration::from_millis(50),
+        ..RedisCoordination::default()
+    };
+    FileQueue::open_with_redis(config(folder()), coordination).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_redis_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is_back() {
     log::keep();
     let mut server = eventbus_test::private_redis();
-    let coordination = RedisCoordination {
-        redis_url: server.url().into(),
-        reconnect_interval: Duration::from_millis(50),
-        ..RedisCoordination::default()
-    };
-    let queue = FileQueue::open_with_redis(config(folder()), coordination).await.unwrap();
+    let queue = coordinated(server.url()).await;
     queue.publish(&1).await.unwrap();
     server.stop();
     // of several concurrent publishers and the connection for messages, one logs the outage
@@ -277,6 +305,57 @@ async fn of_a_redis_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is_
     let name = &*format!("queue=\"{}\"", queue.name());
     told(&["the files decide alone", name]).await;
     server.start();
+    told(&["Redis is back", name]).await;
+    queue.publish(&2).await.unwrap();
+    assert_told_once(name, "the files decide alone", "Redis is back");
+}
+
+/// Fails if each refusal is logged, or if a command that Redis accepts ends the refusal of a different one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_redis_refuses_is_logged_once_and_when_it_is_accepted_again() {
+    log::keep();
+    let server = eventbus_test::private_redis();
+    let queue = coordinated(server.url()).await;
+    let admin = eventbus_test::internal::redis_connection(server.url()).await;
+    let set_right = async |right: &str| {
+        redis::cmd("ACL").arg(&["SETUSER", "default", right]).exec_async(&mut admin.clone()).await.unwrap();
+    };
+    set_right("-publish").await;
+    queue.publish(&1).await.unwrap();
+    let name = &*format!("queue=\"{}\"", queue.name());
+    told(&["Redis refuses a command", name, "what=\"publishing messages\""]).await;
+    for number in 2..=4 {
+        queue.publish(&number).await.unwrap(); // Redis reserves the ids
+    }
+    assert_eq!(queue.metrics().redis_failures, 4);
+    set_right("+publish").await;
+    queue.publish(&5).await.unwrap();
+    assert_told_once(name, "Redis refuses a command", "Redis accepts the command again");
+}
+
+/// Fails if the worker takes a connection to a server that refuses all writes for the end of the outage: then it logs
+/// both again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_redis_that_became_a_replica_it_is_told_once_that_it_is_away_and_once_that_it_is_back() {
+    log::keep();
+    let server = eventbus_test::private_redis();
+    let queue = coordinated(server.url()).await;
+    let admin = eventbus_test::internal::redis_connection(server.url()).await;
+    let replicate = async |host: &str, port: &str| {
+        redis::cmd("REPLICAOF").arg(&[host, port]).exec_async(&mut admin.clone()).await.unwrap();
+    };
+    let connections = async || {
+        let stats: String = redis::cmd("INFO").arg("stats").query_async(&mut admin.clone()).await.unwrap();
+        let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        count.unwrap().trim().parse::<u64>().unwrap()
+    };
+    replicate("127.0.0.1", &eventbus_test::internal::closed_port().to_string()).await;
+    queue.publish(&1).await.unwrap();
+    let name = &*format!("queue=\"{}\"", queue.name());
+    told(&["the files decide alone", name]).await;
+    let before = connections().await;
+    until("the worker has connected again and again", async || connections().await >= before + 6).await;
+    replicate("NO", "ONE").await;
     told(&["Redis is back", name]).await;
     queue.publish(&2).await.unwrap();
     assert_told_once(name, "the files decide alone", "Redis is back");

@@ -42,7 +42,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// one that does, or are left to a newer release: the file of the group has an entry for each, and is written as a whole.
 const OPEN_MAX: usize = 10_000;
 
-/// Maximum number of events received at once; fewer if they have more than [`PAGE_BYTES`].
+/// Maximum number of events received at once; fewer if they reach [`PAGE_BYTES`].
 const RECEIVE_BATCH_MAX: usize = 100;
 
 /// An in-flight entry that was read again.
@@ -211,11 +211,12 @@ impl<'a> Consumer<'a> {
         self.announce_event_types();
         self.read_due().await?;
         self.receive_open().await?;
-        self.receive_replays().await?;
+        let has_more_replays = self.receive_replays().await?;
         match self.unread.is_empty() {
             true => self.receive_new().await?,
             false => self.has_more = true,
         }
+        self.has_more |= has_more_replays;
         if self.progress.is_dirty() || self.renew_at <= Instant::now() {
             self.save_progress(false).await?;
         }
@@ -247,7 +248,7 @@ impl<'a> Consumer<'a> {
         Ok(())
     }
 
-    /// Receives open events that are not in flight, as many as there is room for.
+    /// Receives a page of open events that are not in flight, at most as many as there is room for.
     async fn receive_open(&mut self) -> Result<()> {
         let room = self.in_flight.room_beside(self.update.added.len()).min(RECEIVE_BATCH_MAX);
         let wanted: Vec<_> = self.unread.iter().take(room).map(|(id, _)| *id).collect();
@@ -255,18 +256,11 @@ impl<'a> Consumer<'a> {
             return Ok(());
         }
         let read = move |queue: &QueueInner, group: &Name| {
-            let (mut read, mut bytes) = (Vec::with_capacity(wanted.len()), 0);
-            for id in wanted {
+            read_page(wanted, |id| {
                 let entry = queue.log().read(id)?;
-                if let LogEntry::Event(event) = &entry {
-                    bytes += event.record().payload().len();
-                }
-                read.push((entry, queue.dead_letters().has_dead_letter(id, group)?));
-                if bytes >= PAGE_BYTES {
-                    break;
-                }
-            }
-            Ok(read)
+                let bytes = entry.payload_bytes();
+                Ok(((entry, queue.dead_letters().has_dead_letter(id, group)?), bytes))
+            })
         };
         let read = self.blocking(read).await?;
         let ids: Vec<_> = self.unread.drain(..read.len()).collect();
@@ -298,20 +292,29 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Reads the waiting events again that are due. One that is read no longer waits for its retry.
+    /// Reads a page of the waiting events again that are due. One that is read no longer waits for its retry.
     async fn read_due(&mut self) -> Result<()> {
-        let due = self.in_flight.take_due();
+        let mut due = self.in_flight.take_due();
         if due.is_empty() {
             return Ok(());
         }
         let wanted: Vec<_> = due.iter().filter_map(|due| due.id.as_str().parse::<u64>().ok()).collect();
         let replays = self.replays.clone();
         let read = move |queue: &QueueInner, group: &Name| {
-            let read = |id: u64| match replays.contains(&id) {
-                true => Ok(RereadEvent::Replay(queue.dead_letters().load_replay(id, group)?)),
-                false => Ok(RereadEvent::Log(queue.log().read(id)?)),
-            };
-            wanted.into_iter().map(read).collect::<Result<Vec<_>>>()
+            read_page(wanted, |id| {
+                if !replays.contains(&id) {
+                    let entry = queue.log().read(id)?;
+                    let bytes = entry.payload_bytes();
+                    return Ok((RereadEvent::Log(entry), bytes));
+                }
+                let replay = match queue.dead_letters().load_replay(id, group) {
+                    // it was damaged since it was received: `receive_replays` logs it, and passes it over
+                    Err(FileQueueError::Torn { .. }) => None,
+                    replay => replay?,
+                };
+                let bytes = payload_bytes(replay.as_ref());
+                Ok((RereadEvent::Replay(replay), bytes))
+            })
         };
         let read = match self.blocking(read).await {
             Ok(read) => read,
@@ -320,6 +323,8 @@ impl<'a> Consumer<'a> {
                 return Err(error);
             }
         };
+        // they are still due, and wake the consumer
+        self.in_flight.return_due(due.split_off(read.len()).iter().map(|due| &due.id));
         for (due, reread) in due.into_iter().zip(read) {
             let id = due.id.as_str().parse().unwrap_or_default();
             match reread {
@@ -343,18 +348,28 @@ impl<'a> Consumer<'a> {
         Ok(())
     }
 
-    /// Receives new replays, as many as there is room for.
-    async fn receive_replays(&mut self) -> Result<()> {
-        let room = self.in_flight.room_beside(self.update.added.len());
+    /// Receives a page of new replays, at most as many as there is room for. Returns `true` if more of them can be
+    /// received.
+    async fn receive_replays(&mut self) -> Result<bool> {
+        let room = self.in_flight.room_beside(self.update.added.len()).min(RECEIVE_BATCH_MAX);
         let (known, failed) = (self.replays.clone(), self.failed_replays.clone());
         let load = move |queue: &QueueInner, group: &Name| {
             let mut ids = queue.dead_letters().list_replays(group)?;
             ids.retain(|id| !known.contains(id));
             ids.sort_by_key(|id| failed.contains(id)); // those that can be read have the room
+            let count = ids.len();
             ids.truncate(room);
-            Ok(ids.into_iter().map(|id| (id, queue.dead_letters().load_replay(id, group))).collect::<Vec<_>>())
+            let page = read_page(ids, |id| {
+                let entry = queue.dead_letters().load_replay(id, group);
+                let bytes = payload_bytes(entry.as_ref().ok().and_then(Option::as_ref));
+                Ok(((id, entry), bytes))
+            })?;
+            let has_more = page.len() < count;
+            Ok((page, has_more))
         };
-        for (id, entry) in self.blocking(load).await? {
+        let (page, has_more) = self.blocking(load).await?;
+        let added_before = self.update.added.len();
+        for (id, entry) in page {
             if self.progress.open.contains_key(&id) {
                 continue; // the dead letter was replayed before a progress without the event was saved
             }
@@ -379,7 +394,8 @@ impl<'a> Consumer<'a> {
                 }
             }
         }
-        Ok(())
+        // a page of which no replay can be received now is tried again after a pause
+        Ok(has_more && self.update.added.len() > added_before)
     }
 
     /// Receives new events, as many as there is room for.
@@ -590,6 +606,25 @@ impl<'a> Consumer<'a> {
         };
         self.progress.types.leave_to_newer_release(self.queue.subscribers(), self.group, record)
     }
+}
+
+/// Reads items by their ids, in order, up to the one that reaches [`PAGE_BYTES`]; `read` returns an item and its size.
+fn read_page<T>(ids: Vec<u64>, mut read: impl FnMut(u64) -> Result<(T, usize)>) -> Result<Vec<T>> {
+    let (mut page, mut bytes) = (Vec::with_capacity(ids.len()), 0);
+    for id in ids {
+        let (item, size) = read(id)?;
+        page.push(item);
+        bytes += size;
+        if bytes >= PAGE_BYTES {
+            break;
+        }
+    }
+    Ok(page)
+}
+
+/// Returns the size of a replay's payload in bytes; 0 if there is no replay.
+fn payload_bytes(replay: Option<&InFlightEntry>) -> usize {
+    replay.map_or(0, |entry| entry.record.payload().len())
 }
 
 /// Waits until there is room for an entry, and there may be a new event.

@@ -1,6 +1,9 @@
-//! Replays that an owner of a group receives.
+//! Replays and retries that an owner of a group receives.
 
-use eventbus::{NewEvent, RecordedEvent, StreamId, Version};
+use eventbus::{
+    HandlerError, NewEvent, RecordedEvent, StreamId, Version, clock::SharedClock, event::EventFilter, port::Subscriber,
+    testkit::ManualClock,
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -27,14 +30,22 @@ async fn acquire<'a>(queue: &'a FileQueue, outage: &'a mut Outage) -> Consumer<'
 
 /// An event of the aggregate with this id.
 fn event(id: u64) -> RecordedEvent {
-    let event = NewEvent::new(Name::from_static("Deposited"), 1, "{}");
+    event_with(id, "{}")
+}
+
+fn event_with(id: u64, payload: &str) -> RecordedEvent {
+    let event = NewEvent::new(Name::from_static("Deposited"), 1, payload);
     event.recorded_as(StreamId::parse("Account", &id.to_string()).unwrap(), Version::FIRST, None)
 }
 
 /// Makes a dead letter of the group, and begins its replay.
 fn replay(queue: &FileQueue, id: u64) {
+    replay_of(queue, id, &event(id));
+}
+
+fn replay_of(queue: &FileQueue, id: u64, event: &RecordedEvent) {
     let letters = queue.inner().dead_letters();
-    letters.write_dead_letter(id, &GROUP, Some(&event(id)), DeliveryAttempts::default()).unwrap();
+    letters.write_dead_letter(id, &GROUP, Some(event), DeliveryAttempts::default()).unwrap();
     assert!(letters.start_replay(&format!("{id:012}-default")).unwrap());
 }
 
@@ -147,4 +158,73 @@ async fn replays_that_could_not_be_read_come_last() {
     consumer.receive_replays().await.unwrap();
     let replays: Vec<_> = received(&consumer).into_iter().filter(|(id, _)| *id < 100).collect();
     assert_eq!(replays, [(2, false)]);
+}
+
+/// Fails if a consumer holds as many replays as a count allows, whatever their size, or waits for a poll before it
+/// receives the next page.
+#[tokio::test]
+async fn replays_of_large_events_are_received_page_by_page() {
+    let (_root, queue) = fresh().await;
+    let mut outage = outage(&queue);
+    let mut consumer = acquire(&queue, &mut outage).await;
+    let large = format!("\"{}\"", "x".repeat(PAGE_BYTES));
+    for id in [1, 2] {
+        replay_of(&queue, id, &event_with(id, &large));
+    }
+    assert!(consumer.in_flight.room_beside(0) >= 2);
+    assert!(consumer.receive_replays().await.unwrap(), "there is one more");
+    assert_eq!(received(&consumer), [(1, false)]);
+    consumer.run_cycle().await.unwrap();
+    assert_eq!(consumer.in_flight.len(), 2);
+    for id in [3, 4] {
+        replay_of(&queue, id, &event_with(id, &large));
+    }
+    consumer.in_flight.release([&message_id(1), &message_id(2)]);
+    consumer.run_cycle().await.unwrap();
+    assert_eq!(consumer.in_flight.len(), 1);
+    assert!(consumer.has_more, "the next page is received as soon as there is room");
+}
+
+/// Fails if a consumer reads as many due events again as a count allows, whatever their size.
+#[tokio::test]
+async fn large_events_that_are_due_are_read_again_page_by_page() {
+    const EVENTS: usize = 8;
+    const RETRY_AFTER: Duration = Duration::from_secs(3_600);
+    let (root, clock) = (tempfile::tempdir().unwrap(), ManualClock::new());
+    let config = FileQueueConfig {
+        sync: false,
+        concurrency: EVENTS,
+        clock: SharedClock::new(clock.clone()),
+        ..FileQueueConfig::at(root.path().join("queue"))
+    };
+    let queue = FileQueue::open(config).await.unwrap();
+    let fails = Subscriber::new(Name::from_static("fails"), EventFilter::All, |_| {
+        Box::pin(async { Err(HandlerError::retry_after(RETRY_AFTER, "later")) })
+    });
+    let _subscription = queue.inner().subscribers().add(GROUP.clone(), fails);
+    queue.publish_all(&vec!["x".repeat(PAGE_BYTES / 3); EVENTS]).await.unwrap();
+    let mut outage = outage(&queue);
+    let mut consumer = acquire(&queue, &mut outage).await;
+    let (in_flight, context, inner) =
+        (Arc::clone(&consumer.in_flight), consumer.group_context(), Arc::clone(queue.inner()));
+    let work = move |_: Name, stop: StopSignal| {
+        let (in_flight, context) = (Arc::clone(&in_flight), context.clone());
+        async move { run_workers(&in_flight, &context, &stop).await }
+    };
+    let working = tokio::spawn(async move { inner.consuming().run(inner.name(), inner.subscribers(), work).await });
+    let all_wait = async {
+        while consumer.progress.open.values().filter(|attempts| attempts.next_at.is_some()).count() < EVENTS {
+            consumer.run_cycle().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all_wait).await.expect("each has failed");
+
+    clock.advance(2 * RETRY_AFTER);
+    for read in [3, 6] {
+        consumer.read_due().await.unwrap();
+        assert_eq!(consumer.update.resumed.len(), read);
+    }
+    queue.inner().consuming().stop().await;
+    working.await.unwrap().unwrap();
 }
