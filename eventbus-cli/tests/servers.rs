@@ -276,6 +276,30 @@ async fn a_group_whose_entries_redis_has_lost_count_of_is_behind_by_its_position
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn watching_goes_on_after_an_outage() {
+    let mut server = eventbus_test::private_postgres();
+    let arguments = ["--store", server.url(), "--timeout", "2", "--json", "lag", "--watch", "100ms"].map(str::to_owned);
+    let arguments = arguments.each_ref().map(String::as_str);
+    let rows = Name::from_static("projection:rows");
+    PgEventStore::connect(server.url()).await.unwrap().save_checkpoint(&rows, Position::START).await.unwrap();
+    let watching = Running::start(&arguments);
+    watching.line();
+    server.stop();
+    let note = watching.note();
+    assert!(note.starts_with("error: ") && note.contains("cannot be reached"), "{note}");
+    server.start();
+    PgEventStore::connect(server.url()).await.unwrap().delete_checkpoint(&rows).await.unwrap();
+    let goes_on = (0..600).any(|_| {
+        let document: Value = serde_json::from_str(&watching.line()).unwrap();
+        document["readers"] == json!([])
+    });
+    assert!(goes_on, "it shows what was before the outage");
+    // at first it must be reachable
+    server.stop();
+    assert_eq!(eventbus(&arguments).code, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_redis_has_lost_is_shown_and_retired() {
     let live = LiveApp::start().await;
     live.wait_for(&["groups"], |document| document["groups"][0]["position"] == "4").await;

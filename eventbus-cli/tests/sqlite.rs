@@ -16,8 +16,14 @@ use std::{
 
 use common::{OrderPlaced, OrderShipped, Ran, assert_json, eventbus, eventbus_unread, projections::Totals, send};
 use eventbus::{
-    EventContext, EventId, ExpectedVersion, InMemoryEventBus, Name, NewEvent, StreamId, Uuid, app::SettleError,
-    bus::EventBus, event::Attributes, port::AppendEvents as _, prelude::*, store::EventStore,
+    EventContext, EventId, ExpectedVersion, InMemoryEventBus, Name, NewEvent, Position, StreamId, Uuid,
+    app::SettleError,
+    bus::EventBus,
+    event::Attributes,
+    port::{AppendEvents as _, Checkpoints as _, Floor, Floors as _, Leases as _, UnfinishedDeliveries as _},
+    prelude::*,
+    store::EventStore,
+    support::ReaderKind,
 };
 use eventbus_cli::{
     connection::OpenBus,
@@ -231,8 +237,6 @@ async fn a_dead_app_has_no_owners_and_keeps_its_positions() {
         "more_dead_letters": false,
     });
     assert_json(&app.run(&["groups", "--json"]).masked_json(), &wanted);
-    assert_eq!(app.run(&["groups", "retire", "mail", "--yes"]).code, 64);
-
     let table = "DESTINATION  PUBLISHED  HEAD  EVENTS  SECONDS  LEADER  SKIPS  SAVED\n";
     assert_eq!(app.run(&["relay"]).masked(), table);
     assert_json(&app.run(&["relay", "--json"]).masked_json(), &json!({ "version": 1, "as_of": "TIME", "relays": [] }));
@@ -676,6 +680,144 @@ async fn of_large_dead_letters_few_are_held_at_once() {
     assert_eq!((unchanged.code, unchanged.out.lines().count()), (0, 12), "{unchanged:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_no_release_has_any_more_are_retired() {
+    let app = DeadApp::new().await;
+    let store = SqliteEventStore::connect(&app.url()).await.unwrap();
+    let (totals, former) = (Name::from_static("projection:totals"), Name::from_static("redis:former:stream"));
+    // the relay to a bus of a former release
+    let of_former = ReaderKind::Relay.name_of(&former);
+    let vm = Name::from_static("vm:1");
+    store.acquire_lease(&of_former, &vm, Duration::ZERO).await.unwrap();
+    store.save_checkpoint(&of_former, Position::new(2)).await.unwrap();
+    store.save_checkpoint(&ReaderKind::HaltedRelay.name_of(&former), Position::new(3)).await.unwrap();
+    let floor = Floor { group: Name::from_static("mail"), position: Position::new(2) };
+    store.save_floors(&former, slice::from_ref(&floor)).await.unwrap();
+    // one event waits for a retry, and the other one stays a dead letter
+    let replayed = app.run(&["--yes", "dead-letters", "replay", "--aggregate", "o-1"]);
+    assert_eq!(replayed.code, 0, "{replayed:?}");
+    assert_eq!(app.run(&["projections", "skip", "totals", "9", "--reason", "lost", "--yes"]).code, 64);
+    assert_eq!(app.run(&["projections", "skip", "totals", "5", "--reason", "lost", "--yes"]).code, 0);
+
+    for (retire, question) in [
+        (
+            ["projections", "retire", "totals"],
+            "retire projection `totals`, which is at position 5; its tables stay, and a projection of that name begins anew",
+        ),
+        (
+            ["relay", "retire", "redis:former:stream"],
+            "retire the relay to redis:former:stream, which is at position 2; the store forgets the positions of its groups too",
+        ),
+        (["groups", "retire", "mail"], "retire group `mail`, with 1 pending and 0 unread entries"),
+    ] {
+        let refused = app.run(&retire);
+        assert_eq!((refused.code, refused.out.as_str()), (4, ""), "{refused:?}");
+        assert!(
+            refused.err.starts_with(&format!(
+                "{question}?
+"
+            )),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(store.floors(&former).await.unwrap(), [floor], "it is asked first");
+
+    let no_such = |kind: &str| app.run(&[kind, "retire", "other", "--yes"]);
+    for (kind, says) in [
+        (
+            "projections",
+            "there is no projection `other` in this store
+",
+        ),
+        (
+            "relay",
+            "this store has no relay to `other`
+",
+        ),
+        (
+            "groups",
+            "there is no group `other`
+",
+        ),
+    ] {
+        let none = no_such(kind);
+        assert_eq!((none.code, none.err.as_str()), (1, says));
+    }
+
+    // a process has the role
+    let minute = Duration::from_secs(60);
+    for (role, retire) in [
+        ("projection:totals", ["projections", "retire", "totals"]),
+        ("relay:redis:former:stream", ["relay", "retire", "redis:former:stream"]),
+        // the process that delivers has this role
+        ("relay:memory", ["groups", "retire", "mail"]),
+    ] {
+        let lease = store.acquire_lease(&Name::from_static(role), &vm, minute).await.unwrap().unwrap();
+        let in_use = app.run(&[&retire[..], &["--yes"]].concat());
+        let text = format!(
+            "error: `vm:1` has the role `{role}`: stop it first
+"
+        );
+        assert_eq!((in_use.code, in_use.err), (2, text));
+        store.release_lease(&lease).await.unwrap();
+    }
+    let rebuild = store.acquire_lease(&Name::from_static("rebuild:totals"), &vm, minute).await.unwrap().unwrap();
+    let rebuilt = app.run(&["--yes", "projections", "retire", "totals"]);
+    assert_eq!(
+        (rebuilt.code, rebuilt.err.as_str()),
+        (
+            2,
+            "error: `vm:1` rebuilds projection `totals`: stop it first
+"
+        )
+    );
+    store.release_lease(&rebuild).await.unwrap();
+
+    let epoch = store.acquire_lease(&totals, &vm, Duration::ZERO).await.unwrap().unwrap().epoch;
+    let retired = app.run(&["--json", "--yes", "projections", "retire", "totals"]).masked_json();
+    let wanted =
+        json!({ "version": 1, "as_of": "TIME", "reader": "projection:totals", "retired": true, "position": "5" });
+    assert_json(&retired, &wanted);
+    let projections = app.run(&["--json", "projections"]).masked_json();
+    assert_json(&projections, &json!({ "version": 1, "as_of": "TIME", "projections": [] }));
+    assert_eq!(store.load_checkpoint(&totals).await.unwrap(), None);
+    assert_eq!(store.notes().unwrap().load_note(&totals).await.unwrap(), None, "the event types that it handled");
+    let lease = store.acquire_lease(&totals, &vm, Duration::ZERO).await.unwrap().unwrap();
+    assert!(lease.epoch > epoch, "a process of before may still write");
+
+    let retired = app.run(&["--yes", "relay", "retire", "redis:former:stream"]);
+    assert_eq!(
+        retired.masked(),
+        "retired the relay to redis:former:stream, which was at position 2
+"
+    );
+    let relays = app.run(&["--json", "relay"]).masked_json()["relays"].clone();
+    assert!(relays.as_array().unwrap().iter().all(|relay| relay["destination"] != "redis:former:stream"), "{relays}");
+    assert_eq!(store.floors(&former).await.unwrap(), []);
+    assert_eq!(store.load_checkpoint(&ReaderKind::HaltedRelay.name_of(&former)).await.unwrap(), None);
+
+    let retired = app.run(&["--yes", "groups", "retire", "mail"]);
+    assert_eq!(
+        retired.masked(),
+        "retired group `mail`: 1 pending and 0 unread entries
+"
+    );
+    assert_json(&app.run(&["--json", "groups"]).masked_json()["groups"], &json!([]));
+    let mail = Name::from_static("mail");
+    assert_eq!(store.waiting_deliveries(&mail).await.unwrap(), []);
+    assert_eq!(store.load_checkpoint(&ReaderKind::GroupReadLimit.name_of(&mail)).await.unwrap(), None);
+    assert_eq!(store.dead_positions(&mail, Position::START).await.unwrap().len(), 1, "dead letters stay");
+    let again = app.run(&["--yes", "groups", "retire", "mail"]);
+    assert_eq!(
+        (again.code, again.err.as_str()),
+        (
+            1,
+            "there is no group `mail`
+"
+        )
+    );
+}
+
 /// The names of the files below a folder with their bytes.
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -685,6 +827,10 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_command_has_json_and_a_dry_run_changes_nothing() {
     let app = DeadApp::new().await;
+    let store = SqliteEventStore::connect(&app.url()).await.unwrap();
+    store.save_checkpoint(&Name::from_static("relay:memory"), Position::new(2)).await.unwrap();
+    drop(store);
+    without_log(&app.folder.path().join("bank.db")).await;
     let dead = app.run(&["--json", "dead-letters", "list"]).documents().remove(0)["dead_letters"][0].clone();
     let (dead, event) = (dead["id"].as_str().unwrap(), dead["event_id"].as_str().unwrap());
     let path_of = |name: &str| app.folder.path().join(name).display().to_string();
@@ -714,6 +860,9 @@ async fn each_command_has_json_and_a_dry_run_changes_nothing() {
         (&url, "relay skip 2 --reason lost"),
         (&url, "relay unskip 2"),
         (&url, "relay republish --after 0"),
+        (&url, "projections retire totals"),
+        (&url, "relay retire memory"),
+        (&url, "groups retire mail"),
         (&url, "dead-letters replay --all"),
         (&url, "dead-letters discard --all"),
         (&url, &format!("new {} --path {}/..", path_of("my-app"), env!("CARGO_MANIFEST_DIR"))),
@@ -740,7 +889,7 @@ async fn each_command_has_json_and_a_dry_run_changes_nothing() {
     assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
     assert!(after == before, "a dry run or a command that reads changed a file");
 
-    // what has no JSON: a server and a script; `groups retire` needs a Redis and is tested there
+    // what has no JSON: a server and a script
     let help = eventbus(&["--help"]).out;
     let listed = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
     let listed =

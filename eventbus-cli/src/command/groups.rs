@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use eventbus::Name;
+use eventbus::{Name, store::EventStore};
 use eventbus_redis::RetiredGroup;
 use serde::Serialize;
 
+use super::retirement::forget_group;
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
@@ -35,8 +36,8 @@ enum GroupAction {
     },
     /// Remove a group for good, so that it holds trimming no more; its unfinished entries are not delivered
     ///
-    /// Pass `--store URL` too, so that the store forgets the group: else the relay publishes again for it if the bus loses
-    /// its data. Call it again if it was interrupted.
+    /// With a bus on Redis pass `--store URL` too, so that the store forgets the group: else the relay publishes again for
+    /// it if the bus loses its data. Its dead letters stay, until they are discarded. Call it again if it was interrupted.
     Retire {
         /// The group
         #[arg(value_name = "GROUP")]
@@ -150,9 +151,10 @@ fn pending(view: &GroupView) -> Table {
 async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
     let bus = session.bus().await?;
-    let OpenBus::Redis(redis) = bus else {
-        return Err(CommandError::Usage("only groups on Redis are retired; pass `--bus URL`".into()));
-    };
+    if !matches!(bus, OpenBus::Redis(_)) && !bus.is_in_process() {
+        let text = "only groups on Redis and of the in-process bus are retired; pass `--bus URL`";
+        return Err(CommandError::Usage(text.into()));
+    }
     let store = session.optional_store().await?;
     let Groups { groups, .. } = Progress::while_reading(read_groups(session)).await?;
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
@@ -164,19 +166,39 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     let question = format!("retire group `{group}`{lost} with {pending} pending and {unread_text} unread entries");
     let retired = match session.confirm(&question).await? {
         Consent::DryRun => None,
-        Consent::Given => {
-            let RetiredGroup { pending, unread, .. } = redis.retire_group(&name).await?;
-            // the relay would otherwise publish again for it when the bus loses its data
-            if let Some(store) = store {
-                store.forget_floor(bus.as_bus().destination(), &name).await?;
-            }
-            Some((pending, Some(unread)))
-        }
+        Consent::Given => Some(retire_from(bus, store.as_deref(), &name).await?),
     };
+    // the in-process bus keeps no entries: the store knows how many the group has not read
+    let retired = retired.map(|(pending, counted)| (pending, counted.or(unread)));
     let (pending, unread) = retired.unwrap_or((pending, unread));
     let body = Retired { group: group.to_owned(), retired: retired.is_some(), pending, unread };
     session.printer().show(&body, retired_text)?;
     Ok(ExitStatus::Done)
+}
+
+/// Retires a group. Returns the numbers of its pending and of its unread entries, if the bus counts them.
+async fn retire_from(
+    bus: &OpenBus,
+    store: Option<&dyn EventStore>,
+    group: &Name,
+) -> Result<(u64, Option<u64>), CommandError> {
+    let destination = bus.as_bus().destination();
+    let retired = match bus {
+        OpenBus::Redis(redis) => Some(redis.retire_group(group).await?),
+        _ => None,
+    };
+    match (retired, store) {
+        (Some(RetiredGroup { pending, unread, .. }), store) => {
+            // the relay would otherwise publish again for it when the bus loses its data
+            if let Some(store) = store {
+                store.forget_floor(destination, group).await?;
+            }
+            Ok((pending, Some(unread)))
+        }
+        (None, Some(store)) => Ok((forget_group(store, destination, group).await?, None)),
+        // without a store the in-process bus has no group
+        (None, None) => Ok((0, None)),
+    }
 }
 
 /// Forgets a group that the bus does not know, if the store does: its retirement was interrupted, or the bus lost its data.

@@ -16,7 +16,7 @@ use crate::{
 /// Show how far projections, relay and groups are behind
 #[derive(Debug, Args)]
 pub(crate) struct LagArgs {
-    /// Show it again and again, every 2 seconds or as often as this says
+    /// Show it again and again, every 2 seconds or as often as this says; once it was shown, an outage does not end it
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s", value_parser = parse_interval)]
     watch: Option<Duration>,
     /// End with exit code 1 if a reader is more than so many events behind, or their number is unknown
@@ -38,12 +38,22 @@ struct Lags {
 
 impl LagArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let mut was_shown = false;
         loop {
             let reading = async {
                 let (bus, store) = (session.bus().await?, session.optional_store().await?);
                 list_lags(store.as_deref(), bus, session.clock()).await
             };
-            let readers = Progress::while_reading(reading).await?;
+            let readers = match (Progress::while_reading(reading).await, self.watch) {
+                // an operator watches how an outage ends
+                (Err(error @ CommandError::Unreachable { .. }), Some(interval)) if was_shown => {
+                    session.printer().note(&format!("error: {}", error.to_line()));
+                    session.clock().sleep(interval).await;
+                    continue;
+                }
+                (readers, _) => readers?,
+            };
+            was_shown = true;
             let over = readers.iter().filter(|row| self.is_over(row)).map(|row| row.name.clone());
             let body = Lags { over: over.collect(), readers };
             let shown = session.printer_now().show_table(&body, |body| table(&body.readers));

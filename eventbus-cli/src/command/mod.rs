@@ -21,6 +21,7 @@ mod projections;
 mod rebuild;
 mod relay;
 mod replay;
+mod retirement;
 mod schema;
 mod skips;
 mod status;

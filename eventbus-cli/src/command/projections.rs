@@ -4,7 +4,10 @@ use clap::{Args, Subcommand};
 use eventbus::{Name, support::ReaderKind};
 use serde::Serialize;
 
-use super::skips::{Reader, SkipArgs, UnskipArgs, note_other_skips};
+use super::{
+    retirement::Retirement,
+    skips::{Reader, SkipArgs, UnskipArgs, note_other_skips},
+};
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table, optional, time_text},
@@ -12,7 +15,7 @@ use crate::{
     session::Session,
 };
 
-/// Show the projections: position, lag, owner, skipped events; skip an event
+/// Show the projections: position, lag, owner, skipped events; skip an event, retire a projection
 ///
 /// A projection whose state is in memory keeps no progress in the store, and is not shown.
 #[derive(Debug, Args)]
@@ -42,6 +45,15 @@ enum ProjectionAction {
         #[command(flatten)]
         order: UnskipArgs,
     },
+    /// Have the store forget a projection that no release has any more: its position, and the events that it skips
+    ///
+    /// Its tables stay: drop them when nothing reads them. A projection of that name begins anew. Call it again if it was
+    /// interrupted.
+    Retire {
+        /// The name of the projection
+        #[arg(value_name = "PROJECTION")]
+        projection: String,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -70,6 +82,25 @@ impl ProjectionArgs {
             }
             Some(ProjectionAction::Unskip { projection, order }) => {
                 order.run(session, store, &reader(projection, &projections)?).await
+            }
+            Some(ProjectionAction::Retire { projection }) => {
+                let Some(row) = projections.iter().find(|row| row.name == *projection) else {
+                    session.printer().note(&format!("there is no projection `{projection}` in this store"));
+                    return Ok(ExitStatus::Finding);
+                };
+                if let Some(rebuilt_by) = &row.rebuilt_by {
+                    let text = format!("`{rebuilt_by}` rebuilds projection `{projection}`: stop it first");
+                    return Err(CommandError::fault(text));
+                }
+                let retirement = Retirement {
+                    kind: ReaderKind::Projection,
+                    name: projection,
+                    shown: format!("projection `{projection}`"),
+                    position: row.position,
+                    skipped: &row.skipped,
+                    consequence: "its tables stay, and a projection of that name begins anew",
+                };
+                retirement.run(session, &store).await
             }
         }
     }

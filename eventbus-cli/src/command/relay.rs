@@ -1,5 +1,7 @@
 //! `relay`: who publishes the events of a store, and how far; publishing again, and skipping an event.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
 use eventbus::{
     Name, Position,
@@ -10,7 +12,10 @@ use eventbus::{
 };
 use serde::Serialize;
 
-use super::skips::{Reader, SkipArgs, UnskipArgs, note_other_skips};
+use super::{
+    retirement::Retirement,
+    skips::{Reader, SkipArgs, UnskipArgs, note_other_skips},
+};
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table, optional, serialize_position, time_text},
@@ -18,7 +23,7 @@ use crate::{
     session::Session,
 };
 
-/// Show the relay: leader, published position, lag; publish again, skip an event
+/// Show the relay: leader, published position, lag; publish again, skip an event, retire the relay to a former bus
 #[derive(Debug, Args)]
 pub(crate) struct RelayArgs {
     #[command(subcommand)]
@@ -40,6 +45,14 @@ enum RelayAction {
     Skip(SkipArgs),
     /// Publish an event that was skipped, if the relay is not past it
     Unskip(UnskipArgs),
+    /// Have the store forget the relay to a bus that no release publishes to any more, and the positions of its groups
+    ///
+    /// The bus is not asked, and keeps what it has. Call it again if it was interrupted.
+    Retire {
+        /// The bus, as `eventbus relay` shows it
+        #[arg(value_name = "DESTINATION")]
+        destination: String,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -61,6 +74,9 @@ struct Republished<'d> {
 impl RelayArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let store = session.store().await?;
+        if let Some(RelayAction::Retire { destination }) = &self.action {
+            return retire(session, &store, destination).await;
+        }
         let bus = session.bus().await?;
         let redis: Option<&dyn EventBus> = Some(bus.as_bus()).filter(|_| !bus.is_in_process());
         let relays = Progress::while_reading(list_relays(&*store, redis, session.clock())).await?;
@@ -81,8 +97,27 @@ impl RelayArgs {
                 let published = reader.position.unwrap_or_default();
                 republish_after(session, &*store, bus, (Position::new(*after), published)).await
             }
+            RelayAction::Retire { destination } => retire(session, &store, destination).await,
         }
     }
+}
+
+async fn retire(session: &Session, store: &Arc<dyn EventStore>, destination: &str) -> Result<ExitStatus, CommandError> {
+    // the bus may be gone
+    let relays = Progress::while_reading(list_relays(&**store, None, session.clock())).await?;
+    let Some(row) = relays.iter().find(|row| row.destination == destination) else {
+        session.printer().note(&format!("this store has no relay to `{destination}`"));
+        return Ok(ExitStatus::Finding);
+    };
+    let retirement = Retirement {
+        kind: ReaderKind::Relay,
+        name: destination,
+        shown: format!("the relay to {destination}"),
+        position: row.position,
+        skipped: &row.skipped,
+        consequence: "the store forgets the positions of its groups too",
+    };
+    retirement.run(session, store).await
 }
 
 /// Returns the relay to a bus as a reader of the feed. Refuses a bus to which none has published, where others have.

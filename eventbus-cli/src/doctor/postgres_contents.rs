@@ -16,6 +16,7 @@ use super::{
         readers_ahead,
     },
 };
+use crate::query::RETIRED;
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::new(
@@ -145,12 +146,13 @@ async fn check_abandoned_roles(target: &PostgresTarget, config: &DoctorConfig) -
              FROM {schema}.leases l
              -- other roles are those of single commands: they end with them
              WHERE (l.role LIKE 'projection:%' OR l.role LIKE 'relay:%')
+               AND l.owner <> $2
                AND extract(epoch FROM clock_timestamp() - l.expires_at) > $1
                -- without events since, the whole application may rest
                AND l.expires_at < (
                    SELECT e.recorded_at FROM {schema}.events e ORDER BY e.position DESC LIMIT 1)
              ORDER BY l.expires_at LIMIT 20",
-            |statement| statement.bind(config.abandoned.as_secs_f64()),
+            |statement| statement.bind(config.abandoned.as_secs_f64()).bind(RETIRED),
         )
         .await?;
     Ok(abandoned_roles(abandoned))

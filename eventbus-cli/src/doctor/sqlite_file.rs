@@ -22,6 +22,7 @@ use super::{
         readers_ahead,
     },
 };
+use crate::query::RETIRED;
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::new(
@@ -239,7 +240,7 @@ async fn check_orphaned_checkpoints(target: &SqliteTarget, config: &DoctorConfig
 }
 
 async fn check_abandoned_roles(target: &SqliteTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let times = now_and_abandoned(config);
+    let (now, abandoned_before) = now_and_abandoned(config);
     let abandoned: Vec<(String, String, f64)> = target
         .read(move |connection| {
             // a lease that was released has no expiry: it ended when it was renewed last
@@ -247,11 +248,14 @@ async fn check_abandoned_roles(target: &SqliteTarget, config: &DoctorConfig) -> 
                 FROM (SELECT role, owner, max(renewed_at, expires_at) AS ended_at FROM eventbus_leases)
                 -- other roles are those of single commands: they end with them
                 WHERE (role GLOB 'projection:*' OR role GLOB 'relay:*')
+                    AND owner <> ?3
                     AND ended_at < ?2
                     -- without events since, the whole application may rest
                     AND ended_at < (SELECT recorded_at FROM eventbus_events ORDER BY position DESC LIMIT 1)
                 ORDER BY ended_at LIMIT 20";
-            Ok(rows(connection, sql, times, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
+            Ok(rows(connection, sql, (now, abandoned_before, RETIRED), |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?)
         })
         .await?;
     Ok(abandoned_roles(abandoned))

@@ -79,7 +79,11 @@ pub(crate) fn orphaned_checkpoints(orphaned: Vec<(String, i64, i64, f64)>) -> Ou
     let finding = |(name, at, head, age): (String, i64, i64, f64)| {
         let found = format!("the checkpoint `{name}` is at {at} of {head}, and has not moved for {age:.0} s");
         let consequence = "its reader does not run, or has a different name now: its read model is out of date";
-        let repair = "start the process with that reader; delete the row if the reader is gone for good";
+        let retire = match name.starts_with(ReaderKind::Group.prefix()) {
+            true => "eventbus groups retire",
+            false => "eventbus projections retire",
+        };
+        let repair = format!("start the process with that reader; if it is gone for good: `{retire}`");
         let observed = json!({ "name": name, "at": at.to_string(), "head": head.to_string(), "seconds": age });
         Finding::warning(found, consequence, repair).observed(observed)
     };
@@ -91,7 +95,11 @@ pub(crate) fn abandoned_roles(abandoned: impl IntoIterator<Item = (String, Strin
     let finding = |(role, owner, age): (String, String, f64)| {
         let found = format!("no process has had the role `{role}` for {age:.0} s (the last one: `{owner}`)");
         let consequence = "events are saved, and the relay or projection of that role does not run";
-        let repair = "start the process that has it; delete its lease if the role is gone for good";
+        let retire = match role.starts_with(ReaderKind::Relay.prefix()) {
+            true => "eventbus relay retire",
+            false => "eventbus projections retire",
+        };
+        let repair = format!("start the process that has it; if the role is gone for good: `{retire}`");
         Finding::warning(found, consequence, repair).observed(json!({ "role": role, "owner": owner, "seconds": age }))
     };
     abandoned.into_iter().take(READERS_MAX).map(finding).collect()

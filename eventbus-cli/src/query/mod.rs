@@ -37,6 +37,6 @@ pub(crate) use self::{
     dead_letters::aggregate_text,
     events::event_bytes,
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
-    position::{ago, all_checkpoints, all_leases},
+    position::{RETIRED, ago, all_checkpoints, all_leases},
     state::StateComparison,
 };

@@ -16,6 +16,9 @@ use time::OffsetDateTime;
 
 use crate::error::CommandError;
 
+/// The owner of the lease of a reader that was retired: the lease outlives it, as its epochs must grow.
+pub(crate) const RETIRED: &str = "retired";
+
 /// Items of one page of a listing that is read to its end.
 const PAGE: usize = 500;
 
@@ -85,12 +88,12 @@ pub(crate) async fn all_checkpoints(
     }
 }
 
-/// Reads all leases of a store whose roles begin with `prefix`.
+/// Reads all leases of a store whose roles begin with `prefix`, without those of retired readers.
 pub(crate) async fn all_leases(store: &dyn EventStore, prefix: &str) -> Result<Vec<StoredLease>, CommandError> {
     let (listings, mut all, mut after) = (listings(store)?, Vec::new(), None);
     loop {
         let page = listings.list_leases(prefix, after.as_ref(), PAGE).await?;
-        all.extend(page.items);
+        all.extend(page.items.into_iter().filter(|stored| stored.is_held || stored.lease.owner != RETIRED));
         after = page.next;
         if after.is_none() {
             return Ok(all);

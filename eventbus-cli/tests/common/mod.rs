@@ -5,7 +5,7 @@
 pub(crate) mod projections;
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read, Write as _},
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -110,24 +110,31 @@ pub(crate) fn eventbus_unread(arguments: &[&str]) -> Option<i32> {
     command(arguments).stdout(writer).stderr(Stdio::null()).status().unwrap().code()
 }
 
-/// A command that runs on, and the lines that it shows.
+/// A command that runs on, the lines that it shows, and its notes.
 pub(crate) struct Running {
     pub(crate) child: Child,
     lines: mpsc::Receiver<String>,
+    notes: mpsc::Receiver<String>,
+}
+
+/// Returns the lines of an output as they are written.
+fn lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (send, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
 }
 
 impl Running {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut child = command(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let (output, (send, lines)) = (child.stdout.take().unwrap(), mpsc::channel());
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Self { child, lines }
+        let mut child = command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (lines, notes) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
+        Self { child, lines, notes }
     }
 
     /// Sends the signal of Ctrl-C.
@@ -141,6 +148,12 @@ impl Running {
     #[track_caller]
     pub(crate) fn line(&self) -> String {
         self.lines.recv_timeout(LINE_TIMEOUT).expect("the command shows a line")
+    }
+
+    /// Waits for the next line of standard error.
+    #[track_caller]
+    pub(crate) fn note(&self) -> String {
+        self.notes.recv_timeout(LINE_TIMEOUT).expect("the command says something")
     }
 }
 

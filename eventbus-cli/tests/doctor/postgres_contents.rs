@@ -71,6 +71,10 @@ async fn a_role_without_an_owner_is_found_while_events_are_added() {
     store.run(rebuilt).await;
     expect_healthy(&store.doctor(), "pg-abandoned-role").await;
     store.broken_by(lost, "pg-abandoned-role", Warning, "no process has had the role `relay:memory`").await;
+    // `relay retire` had it last
+    store.run("UPDATE leases SET owner = 'retired' WHERE role = 'relay:memory'").await;
+    expect_healthy(&store.doctor(), "pg-abandoned-role").await;
+    store.run("UPDATE leases SET owner = 'vm:1'").await;
     // the whole application rests since
     store
         .run("UPDATE events SET recorded_at = now() - interval '3 days', occurred_at = now() - interval '3 days'")

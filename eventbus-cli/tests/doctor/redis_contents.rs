@@ -127,7 +127,11 @@ async fn a_role_without_an_owner_is_found_while_events_are_added() {
     store.lease("relay:memory", true).await;
     expect_healthy(&store.doctor(), "redis-store-abandoned-role").await;
     store.lease("projection:rows", false).await;
-    expect_finding(&store.doctor(), "redis-store-abandoned-role", Warning, "`projection:rows`").await;
+    let found = expect_finding(&store.doctor(), "redis-store-abandoned-role", Warning, "`projection:rows`").await;
+    assert!(found.finding.repair.ends_with("`eventbus projections retire`"), "{found:?}");
+    // the command had it last
+    store.send("HSET $:eventstore:lease:projection:rows owner retired").await;
+    expect_healthy(&store.doctor(), "redis-store-abandoned-role").await;
 }
 
 #[tokio::test]

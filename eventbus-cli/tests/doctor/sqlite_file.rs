@@ -179,6 +179,10 @@ async fn a_role_without_an_owner_is_found_while_events_are_added() {
         let text = "no process has had the role `relay:memory` for 1728";
         expect_only(&file.doctor(), "sqlite-abandoned-role", Warning, text).await;
     }
+    // `relay retire` had it last
+    file.run("UPDATE eventbus_leases SET owner = 'retired' WHERE role = 'relay:memory'");
+    expect_healthy(&file.doctor(), "sqlite-abandoned-role").await;
+    file.run("UPDATE eventbus_leases SET owner = 'vm:1'");
     // a lease that was released a moment ago
     file.run(&format!("UPDATE eventbus_leases SET renewed_at = {NOW} WHERE role = 'relay:memory'"));
     expect_healthy(&file.doctor(), "sqlite-abandoned-role").await;

@@ -118,6 +118,7 @@ impl Bank {
     /// Runs a line as a shell does, and returns all that it shows, with the names that the guide has for the servers.
     pub(crate) fn shell(&self, line: &str) -> String {
         let mut shell = Command::new("sh");
+        let line = &line.replace("redis:bank:stream", &format!("redis:{}:stream", self.redis.prefix()));
         let event = self.dead_event();
         let path = format!("{}:{}", self.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
         shell.args(["-c", &format!("{line} 2>&1")]).env("PATH", path).env("EVENT", event);
