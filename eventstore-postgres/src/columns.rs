@@ -7,16 +7,30 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use crate::{pool::Query, statements::Claim};
+use crate::{
+    pool::Query,
+    statements::{Claim, EventParameters, Statements},
+};
 
-/// Binds the parameters of an append to one stream, in the order of `append.sql`.
-pub(crate) fn bind_claim<'q>(
-    query: Query<'q>,
+/// Returns the statement that appends to one stream, with its parameters in the order of `append.sql`.
+pub(crate) fn single_stream_append<'q>(
+    statements: &Statements,
     stream: &'q StreamId,
     claim: Claim,
     events: &(impl Iterator<Item = &'q NewEvent> + Clone),
+    lists_types: bool,
 ) -> Query<'q> {
-    let query = bind_events(bind_stream(query, stream), events);
+    let mut all = events.clone();
+    let query = match (all.next(), all.next()) {
+        (Some(event), None) => {
+            let query = statements.single_stream_append(claim, EventParameters::One, lists_types);
+            bind_event(bind_stream(query, stream), event)
+        }
+        _ => {
+            let query = statements.single_stream_append(claim, EventParameters::Arrays, lists_types);
+            bind_events(bind_stream(query, stream), events)
+        }
+    };
     match claim {
         Claim::Exact(version) => query.bind(version.as_i64()),
         Claim::Any | Claim::Existing | Claim::New => query,
@@ -28,22 +42,44 @@ pub(crate) fn bind_stream<'q>(query: Query<'q>, stream: &'q StreamId) -> Query<'
     query.bind(stream.aggregate_id().as_str()).bind(stream.aggregate_type().as_str()).bind(stream.tenant_or_nil())
 }
 
+/// Binds the ten columns of an event, which `check_append` has passed.
+fn bind_event<'q>(query: Query<'q>, event: &'q NewEvent) -> Query<'q> {
+    query
+        .bind(event.event_id().as_uuid())
+        .bind(event.event_type().as_str())
+        .bind(schema_version(event))
+        .bind(event.occurred_at())
+        .bind(event.payload())
+        .bind(event.correlation_id())
+        .bind(event.context().causation_id)
+        .bind(event.context().actor_id.as_deref())
+        .bind(attributes(event))
+        .bind(event.original_recorded_at())
+}
+
 /// Binds the ten arrays of events, which `check_append` has passed.
 pub(crate) fn bind_events<'q>(query: Query<'q>, events: &(impl Iterator<Item = &'q NewEvent> + Clone)) -> Query<'q> {
     query
         .bind(column(events, |event| event.event_id().as_uuid()))
         .bind(column(events, |event| event.event_type().as_str()))
-        .bind(column(events, |event| i32::try_from(event.schema_version()).unwrap_or(i32::MAX)))
+        .bind(column(events, schema_version))
         .bind(column(events, NewEvent::occurred_at))
         .bind(column(events, NewEvent::payload))
         .bind(column(events, NewEvent::correlation_id))
         .bind(column(events, |event| event.context().causation_id))
         .bind(column(events, |event| event.context().actor_id.as_deref()))
-        .bind(column(events, |event| {
-            let attributes = &event.context().attributes;
-            (!attributes.is_empty()).then(|| attributes.as_json())
-        }))
+        .bind(column(events, attributes))
         .bind(column(events, NewEvent::original_recorded_at))
+}
+
+fn schema_version(event: &NewEvent) -> i32 {
+    i32::try_from(event.schema_version()).unwrap_or(i32::MAX)
+}
+
+/// Returns the attributes of an event as JSON; `None` if it has none.
+fn attributes(event: &NewEvent) -> Option<&str> {
+    let attributes = &event.context().attributes;
+    (!attributes.is_empty()).then(|| attributes.as_json())
 }
 
 /// A tag with its tenant, and how an append uses it.

@@ -1,4 +1,5 @@
-//! The plans of the hot statements, kept beside their texts: `sql/read_page.plan` is that of `sql/read_page.sql`.
+//! The plans of the hot statements, kept beside their texts: `sql/read_page.plan` is that of `sql/read_page.sql`. A text with
+//! parts that not all calls need has several: `sql/append_decision.plan` is that of `sql/append_streams.sql` with its tags.
 //!
 //! A file has the plan that the server keeps for a connection, as it ran in a store of 1,000,000 events, and with statistics.
 //! The test compares its steps, which table each reads and along which index, with those of a smaller store, without
@@ -13,7 +14,7 @@ use crate::{
     PgEventStore,
     pool::{PLANNER_SETTINGS, Query},
     schema::Schema,
-    statements::{AppendParts, Claim, FilterShape, PageEnd, Statements, StreamClaims},
+    statements::{AppendParts, Claim, EventParameters, FilterShape, PageEnd, Statements, StreamClaims},
 };
 
 /// The events of the store whose plans are kept, and of the store of `cargo test`.
@@ -23,11 +24,17 @@ const TESTED_AT: usize = 100_000;
 const ORDERS: usize = 10_000;
 const NO_TENANT: &str = "00000000-0000-0000-0000-000000000000";
 
+/// The types of the parameters of an append with tags, also of those that it does not use: of values, delivery and command.
+const TYPES_WITH_TAGS: &str = "(text[], text[], uuid[], bigint[], bigint[], bigint[], bigint[], \
+    uuid[], text[], integer[], timestamptz[], text[], uuid[], uuid[], text[], text[], timestamptz[], \
+    text, uuid, text, text, uuid, bigint[], text[], text[], uuid, text, uuid, text, \
+    text[], text[], uuid[], text[], bigint[], text[], bigint[], bigint[])";
+
 /// `EVENTBUS_BLESS=1` writes the files, `EVENTBUS_PLAN_EVENTS` sets the number of events.
 const COMMAND: &str = "EVENTBUS_BLESS=1 cargo test -p eventstore-postgres --lib query_plans";
 
 /// Events of all orders, in turn, of which one of a hundred is `Rare`, and one of ten has two tags. Each order has a unique
-/// number.
+/// number. There are more leases than a store has, so that statistics do not change how they are found.
 const FILL: &str = "
     ALTER TABLE {schema}.events SET (autovacuum_enabled = off);
     ALTER TABLE {schema}.streams SET (autovacuum_enabled = off);
@@ -35,6 +42,7 @@ const FILL: &str = "
     ALTER TABLE {schema}.tagged_events SET (autovacuum_enabled = off);
     ALTER TABLE {schema}.snapshots SET (autovacuum_enabled = off);
     ALTER TABLE {schema}.unique_values SET (autovacuum_enabled = off);
+    ALTER TABLE {schema}.leases SET (autovacuum_enabled = off);
     INSERT INTO {schema}.streams (aggregate_id, aggregate_type, tenant_id, version, recorded_at)
     SELECT 'order-' || i, 'Order', '{no_tenant}', {events} / {orders}, now()
     FROM generate_series(1, {orders}) i;
@@ -57,13 +65,15 @@ const FILL: &str = "
     INSERT INTO {schema}.unique_values (value, scope, tenant_id, stream_no)
     SELECT 'number-' || i, 'Order.number', '{no_tenant}', i FROM generate_series(1, {orders}) i;
     INSERT INTO {schema}.checkpoints VALUES ('orders', 1, now());
-    INSERT INTO {schema}.leases VALUES ('orders', 'owner', 1, now(), now() + interval '1 hour');
+    INSERT INTO {schema}.leases
+    SELECT CASE i WHEN 1 THEN 'orders' ELSE 'role-' || i END, 'owner', 1, now(), now() + interval '1 hour'
+    FROM generate_series(1, 1000) i;
     INSERT INTO {schema}.snapshots
     SELECT s.stream_no, 5, now(), 'Order', 'state' FROM {schema}.streams s";
 
 /// A statement whose plan is kept.
 struct HotStatement {
-    /// The name of its file in `sql/`.
+    /// The name of its plan in `sql/`.
     name: &'static str,
     sql: SqlStr,
     /// The types of its parameters, in parentheses, where it does not use all of them; else empty.
@@ -87,11 +97,12 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
         let (nulls, no_times) = (column("NULL", "uuid"), column("NULL", "timestamptz"));
         format!("{ids}, {types}, {versions}, {times}, {payloads}, {ids}, {nulls}, {texts}, {texts}, {no_times}")
     };
+    let new_event = "gen_random_uuid(), 'Added', 1, now(), '{}', gen_random_uuid(), NULL, NULL, NULL, NULL";
     let streams =
         format!("'{{order-7,new}}', '{{Order,Order}}', '{{{NO_TENANT},{NO_TENANT}}}', '{{{version},0}}', '{{1,1}}'");
     let new_streams =
         format!("'{{new-1,new-2}}', '{{Order,Order}}', '{{{NO_TENANT},{NO_TENANT}}}', '{{0,0}}', '{{1,1}}'");
-    let one_tag = format!("0, {events}, NULL, '{{Added}}', NULL, '{{1}}', '{{1}}', '{{course:105}}', 5000, 1000");
+    let one_tag = format!("0, {events}, NULL, '{{Added}}', NULL, '{{1}}', '{{1}}', '{{course:105}}', 5000");
     let both_tags = format!(
         "0, {events}, NULL, '{{Added}}', '{NO_TENANT}', '{{1,1}}', '{{2,2}}', '{{course:105,student:3}}', 5000, 1000"
     );
@@ -102,7 +113,8 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
         parameters,
         may_sort,
     };
-    let append = statements.single_stream_append(Claim::Exact(Version::FIRST), false);
+    let append_of = |events| statements.single_stream_append(Claim::Exact(Version::FIRST), events, false);
+    let (append_one, append) = (append_of(EventParameters::One), append_of(EventParameters::Arrays));
     let append_many = statements.multi_stream_append(StreamClaims::Any, false, 0);
     let claims_of_new = statements.multi_stream_append(StreamClaims::New, false, 0);
     let read_page = statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtEvents);
@@ -116,6 +128,24 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     let without_tags = AppendParts { has_tags: false, has_values: true, has_note: true, lists_types: true };
     let append_streams = statements.append_streams(without_tags);
     let new_value = "NULL, NULL, NULL, NULL, NULL, '{1}', '{Order.number}', '{new}', NULL, NULL, NULL, NULL";
+    // a decision about a course and a student, whose event has both tags
+    let decided = AppendParts { has_tags: true, has_values: false, has_note: false, lists_types: false };
+    let append_decision = HotStatement {
+        types: TYPES_WITH_TAGS,
+        ..hot(
+            "append_decision",
+            statements.append_streams(decided),
+            format!(
+                "'{{new}}', '{{Order}}', '{{{NO_TENANT}}}', '{{-1}}', '{{1}}', '{{1}}', '{{1}}', {}, \
+                 NULL, NULL, NULL, NULL, NULL, '{{}}', '{{}}', '{{}}', NULL, NULL, NULL, NULL, \
+                 ARRAY['{{course:105,student:3}}'], '{{course:105,student:3}}', '{{{NO_TENANT},{NO_TENANT}}}', \
+                 ARRAY['{{\"Added\":1}}', '{{\"Added\":1}}'], '{{{},3}}', '{{Added}}', '{{1,1}}', '{{1,2}}'",
+                new_events(1),
+                events / 1_000
+            ),
+            true,
+        )
+    };
     let read_forward = statements.stream_page(include_str!("sql/read_forward.sql"), "version");
     let read_backward = statements.stream_page(include_str!("sql/read_backward.sql"), "version DESC");
     let missing_version = statements.query(include_str!("sql/missing_version.sql"));
@@ -128,7 +158,10 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     let count_versions = statements.query(include_str!("sql/count_versions.sql"));
     let note_delivery = statements.query(include_str!("sql/note_delivery.sql"));
     let advance = statements.query(include_str!("sql/advance.sql"));
+    let renew_leases = statements.query(include_str!("sql/renew_leases.sql"));
+    let count_tagged_events = statements.query(include_str!("sql/count_tagged_events.sql"));
     vec![
+        hot("append_one", append_one, format!("{order}, {new_event}, {version}"), false),
         hot("append", append, format!("{order}, {}, {version}", new_events(1)), true),
         hot("append_many", append_many, format!("{streams}, '{{1,2}}', '{{1,1}}', {}", new_events(2)), true),
         hot(
@@ -137,6 +170,7 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
             format!("{streams}, '{{1,2}}', '{{1,1}}', {}, {new_value}", new_events(2)),
             true,
         ),
+        append_decision,
         hot("claims_of_new", claims_of_new, format!("{new_streams}, '{{1,2}}', '{{1,1}}', {}", new_events(2)), true),
         hot("read_page", read_page, format!("{middle}, {events}, 1000"), false),
         filtered("read_filtered", read_filtered, "Rare"),
@@ -151,10 +185,17 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
         hot("count_versions", count_versions, format!("1, 1, {ORDERS}, 1000, 1000"), false),
         hot("note_delivery", note_delivery, format!("'mail/send', gen_random_uuid(), {order}"), false),
         hot("advance", advance, "'orders', 1, 1, 2".into(), false),
+        hot(
+            "renew_leases",
+            renew_leases,
+            "'{orders,role-2,role-3}', '{1,1,1}', 10000000, '{owner,owner,owner}'".into(),
+            true,
+        ),
         hot("head", head, String::new(), false),
         hot("save_checkpoint", save_checkpoint, "'orders', 2".into(), false),
         hot("list_streams", list_streams, format!("'order-5', '', '{NO_TENANT}', 1000"), false),
-        hot("read_tagged", statements.tagged_page(), one_tag, true),
+        hot("count_tagged_events", count_tagged_events, one_tag.clone(), true),
+        hot("read_tagged", statements.tagged_page(), format!("{one_tag}, 1000"), true),
         hot(
             "read_boundary",
             statements.boundary_page(),
@@ -231,7 +272,7 @@ fn assert_along_keys(statement: &HotStatement, plan: &[String], case: &str) {
     let unwanted = ["Seq Scan", "Bitmap", "Sort"];
     let unwanted = &unwanted[..if statement.may_sort { 2 } else { 3 }];
     let found = steps(plan).into_iter().find(|step| unwanted.iter().any(|node| step.contains(node)));
-    assert_eq!(found, None, "{}.sql, {case}:\n{}", statement.name, plan.join("\n"));
+    assert_eq!(found, None, "{}, {case}:\n{}", statement.name, plan.join("\n"));
 }
 
 fn kept_file(name: &str) -> PathBuf {
@@ -240,7 +281,7 @@ fn kept_file(name: &str) -> PathBuf {
 
 /// Writes the plan of a statement.
 fn write_plan(name: &str, events: usize, plan: &[String]) {
-    let header = format!("-- {name}.sql in a store of {events} events, written by: {COMMAND}");
+    let header = format!("-- {name} in a store of {events} events, written by: {COMMAND}");
     fs::write(kept_file(name), format!("{header}\n{}\n", plan.join("\n"))).unwrap();
 }
 

@@ -122,6 +122,15 @@ impl Claim {
     }
 }
 
+/// The events of an append to one stream, as its statement takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EventParameters {
+    /// One event, a parameter per column.
+    One,
+    /// Any number of events, one array per column.
+    Arrays,
+}
+
 /// How an append to several streams claims their rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StreamClaims {
@@ -271,14 +280,30 @@ impl Statements {
     }
 
     /// Returns the statement that claims one stream at the expected version, and appends.
-    pub(crate) fn single_stream_append(&self, claim: Claim, lists_types: bool) -> Query<'static> {
+    pub(crate) fn single_stream_append(
+        &self,
+        claim: Claim,
+        events: EventParameters,
+        lists_types: bool,
+    ) -> Query<'static> {
         let claim = match claim {
             Claim::Any => include_str!("sql/claim_any.sql"),
             Claim::Existing => include_str!("sql/claim_existing.sql"),
             Claim::Exact(_) => include_str!("sql/claim_exact.sql"),
             Claim::New => include_str!("sql/claim_new.sql"),
         };
-        sqlx::query(self.append_text(include_str!("sql/append.sql"), claim, lists_types))
+        // a plain table has one key over all event ids; with a look-up, the server would plan each append anew
+        let repeat = if self.is_partitioned { include_str!("sql/is_repeat.sql").trim() } else { "false" };
+        let (events, count, ids) = match events {
+            EventParameters::One => (include_str!("sql/append_one.sql"), "1", "ARRAY[$4::uuid]"),
+            EventParameters::Arrays => (include_str!("sql/append_array.sql"), "cardinality($4::uuid[])", "$4::uuid[]"),
+        };
+        sqlx::query(self.get_or_fill(template(events, claim, Variant::DoesMore(lists_types)), || {
+            let sql = append_text(include_str!("sql/append.sql"), claim, lists_types);
+            sql.replace("{events}", &without_comments(events))
+                .replace("{count}", count)
+                .replace("{is_repeat}", &repeat.replace("{ids}", ids))
+        }))
     }
 
     /// Returns the statement that appends to any number of streams, with room for parameters of `bytes`.
@@ -289,25 +314,16 @@ impl Statements {
         };
         let mut parameters = PgArguments::default();
         parameters.reserve(APPEND_MANY_PARAMETERS, bytes);
-        sqlx::query_with(self.append_text(include_str!("sql/append_many.sql"), claims, lists_types), parameters)
-    }
-
-    fn append_text(&self, sql: &'static str, claim: &'static str, lists_types: bool) -> SqlStr {
-        self.get_or_fill(template(sql, claim, Variant::DoesMore(lists_types)), || {
-            let list =
-                format!(", event_type, schema_version\n{}", without_comments(include_str!("sql/list_types.sql")));
-            let (stored, listed) = if lists_types { (",\nstored AS (", &*list) } else { ("", "") };
-            let sql = without_comments(sql).replace("{claim}", &without_comments(claim));
-            sql.replace("{stored}", stored).replace("{listed}", listed)
-        })
+        let sql = include_str!("sql/append_many.sql");
+        let fill = || append_text(sql, claims, lists_types);
+        sqlx::query_with(self.get_or_fill(template(sql, claims, Variant::DoesMore(lists_types)), fill), parameters)
     }
 
     fn get_or_fill(&self, template: Template, fill: impl FnOnce() -> String) -> SqlStr {
         if let Some(filled) = self.filled.read().get(&template) {
             return filled.clone();
         }
-        // a plain table has one key over all event ids; with a look-up, the server would plan each append anew
-        let is_repeat = if self.is_partitioned { include_str!("sql/is_repeat.sql").trim() } else { "false" };
+        // as in an append to a single stream
         let is_stored = if self.is_partitioned { include_str!("sql/is_stored.sql").trim() } else { "false" };
         // a transaction of the caller keeps its own limit
         let patience = match self.suffix {
@@ -324,7 +340,6 @@ impl Statements {
             .replace("{matching_positions}", &without_comments(include_str!("sql/matching_positions.sql")))
             .replace("{counts}", &without_comments(include_str!("sql/count_tags.sql")))
             .replace("{insert_types}", include_str!("sql/insert_types.sql").trim())
-            .replace("{is_repeat}", is_repeat)
             .replace("{is_stored}", is_stored)
             .replace("{appended_in}", &without_comments(include_str!("sql/appended_in.sql")));
         let sql = match sql.contains(PLANNED_ONCE) {
@@ -384,6 +399,14 @@ fn with_parts(sql: &str, parts: AppendParts) -> String {
         are_needed.iter().all(|is_needed| *is_needed)
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Returns the text of an append: claims its streams, and may list the types of its events.
+fn append_text(sql: &str, claim: &str, lists_types: bool) -> String {
+    let list = format!(", event_type, schema_version\n{}", without_comments(include_str!("sql/list_types.sql")));
+    let (stored, listed) = if lists_types { (",\nstored AS (", &*list) } else { ("", "") };
+    let sql = without_comments(sql).replace("{claim}", &without_comments(claim));
+    sql.replace("{stored}", stored).replace("{listed}", listed)
 }
 
 /// Removes the comments: the text is the key of the statement cache, and the server shows it as running.

@@ -18,7 +18,7 @@ use super::{
     stored_at::StoredAt,
 };
 use crate::{
-    columns::bind_claim,
+    columns::single_stream_append,
     resolve::{self, AppendResolution},
     statement_error::StatementError,
     statements::Claim,
@@ -117,8 +117,8 @@ impl TransactionalAppend<'_> {
             let Append { stream, expected, events } = &self.append;
             // a stream without events may have a row, which `append_streams.sql` made
             let claim = if attempt % 2 == 1 { Claim::of_row(*expected) } else { Claim::new(*expected) };
-            let query = self.store.transaction_statements().single_stream_append(claim, lists_types);
-            let query = bind_claim(query, stream, claim, &events.iter());
+            let statements = self.store.transaction_statements();
+            let query = single_stream_append(statements, stream, claim, &events.iter(), lists_types);
             match self.connection.fetch_all(query).await.map_err(StatementError::from_driver) {
                 Ok(rows) if !rows.is_empty() => {
                     let records = self.decode_records(&rows)?;

@@ -13,7 +13,7 @@ use sqlx::postgres::PgBindIterExt as _;
 
 use super::entry::{CommitEntry, approximate_bytes};
 use crate::{
-    columns::{bind_claim, bind_events},
+    columns::{bind_events, single_stream_append},
     pool::Query,
     statements::{Claim, Statements, StreamClaims},
 };
@@ -86,8 +86,7 @@ impl StatementPlan {
     /// Returns the statement for a single stream: cheaper than that for several, and it waits for the stream's row.
     pub(super) fn single_stream_query(&self, statements: &Statements, lists_types: bool) -> Query<'_> {
         let Append { stream, expected, .. } = &self.entries[0].append;
-        let claim = Claim::new(*expected);
-        bind_claim(statements.single_stream_append(claim, lists_types), stream, claim, &self.new_events())
+        single_stream_append(statements, stream, Claim::new(*expected), &self.new_events(), lists_types)
     }
 
     /// Returns how a statement for several streams claims them, where a stream without events has no row.

@@ -1,8 +1,8 @@
 -- Appends events to one stream; returns no rows and stores no events if the stream is not at the expected version.
 --
--- $1 aggregate id, $2 aggregate type, $3 tenant, $4 to $13 the events, one array per column, $14 the version for
--- `claim_exact.sql`.
+-- $1 aggregate id, $2 aggregate type, $3 tenant, $4 to $13 the events, $14 the version for `claim_exact.sql`.
 --
+-- `{events}` is `append_one.sql` or `append_array.sql`.
 -- `{stored}` and `{listed}` are empty, or make `list_types.sql` of what the insert returns.
 --
 -- An event id that the stream has makes the statement fail, by the key of the ids. If the table is partitioned, each
@@ -26,11 +26,5 @@ SELECT
     nextval('{schema}.events_position_seq'), bound.stream_no, bound.base + e.ordinal, e.occurred_at, bound.recorded_at,
     e.event_id, e.correlation_id, e.schema_version, e.event_type, e.payload::json, e.causation_id, e.actor_id,
     e.attributes::json, e.original_recorded_at
-FROM bound, unnest(
-        $4::uuid[], $5::text[], $6::integer[], $7::timestamptz[], $8::text[], $9::uuid[], $10::uuid[], $11::text[],
-        $12::text[], $13::timestamptz[])
-    WITH ORDINALITY e(
-        event_id, event_type, schema_version, occurred_at, payload, correlation_id, causation_id, actor_id,
-        attributes, original_recorded_at, ordinal)
-ORDER BY e.ordinal
+FROM bound, {events}
 RETURNING event_id, version, position, recorded_at{listed}

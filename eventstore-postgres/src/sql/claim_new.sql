@@ -1,5 +1,5 @@
 -- The stream has no events yet.
     INSERT INTO {schema}.streams AS s (aggregate_id, aggregate_type, tenant_id, version, recorded_at)
-    VALUES ($1::text, $2::text, $3::uuid, cardinality($4::uuid[]), clock_timestamp())
+    VALUES ($1::text, $2::text, $3::uuid, {count}, clock_timestamp())
     ON CONFLICT DO NOTHING
     RETURNING s.stream_no, 0::bigint AS base, s.recorded_at
