@@ -7,6 +7,7 @@ use eventbus::{
     ExpectedVersion, InMemoryEventStore, Name, NewEvent, StreamId,
     port::{AppendEvents, EventStore},
     prelude::*,
+    support::PersonalFields,
 };
 use lines::Lines;
 
@@ -161,4 +162,25 @@ async fn the_note_of_a_type_that_declares_something_else_is_deleted_unless_the_p
         kept.push(notes.load_note(name).await.unwrap().is_some());
     }
     assert_eq!(kept, [false, false, true, true]);
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Parcel", was("Labelled"), personal(street, name))]
+struct Addressed {
+    street: String,
+    #[serde(alias = "recipient")]
+    name: String,
+}
+
+#[tokio::test]
+async fn the_names_of_personal_fields_are_noted_at_the_start() {
+    let store = InMemoryEventStore::new();
+    for _ in 0..2 {
+        drop(App::builder().store(store.clone()).start().await.unwrap());
+        let noted = PersonalFields::load(&store).await.unwrap();
+        for event_type in ["Addressed", "Labelled"] {
+            assert!(noted.of_type(event_type).eq(["name", "recipient", "street"]), "{event_type}: {noted:?}");
+        }
+        assert!(noted.of_type("Sent").next().is_none(), "{noted:?}");
+    }
 }

@@ -14,7 +14,6 @@ use crate::{
     dashboard::{DashboardConfig, DashboardInner, DashboardSource, DashboardToken, Examine, routes},
     doctor::DoctorConfig,
     error::{CommandError, ExitStatus},
-    query::FieldChoice,
     session::Session,
 };
 
@@ -38,11 +37,11 @@ pub(crate) struct DashboardArgs {
     /// A name of this server that browsers may use, beside its addresses and `localhost`
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
-    /// Show fields with this name without their values
+    /// Show fields with this name without their values; `actor` is the actor of events, too
     // refused if empty, as no field has that name, and all would be shown
     #[arg(long = "hide", value_name = "FIELD", value_parser = NonEmptyStringValueParser::new())]
     hidden_fields: Vec<String>,
-    /// Show the values of fields with this name only, and of what is below them
+    /// Show the values of fields with this name only, and of what is below them; `actor` is the actor of events, too
     #[arg(long = "show", value_name = "FIELD")]
     shown_fields: Vec<String>,
     /// The interval of the samples of throughput and lag; by default 5 seconds
@@ -76,12 +75,13 @@ impl DashboardArgs {
             let token = body.token.as_ref().map(|token| format!("token      {token}\n")).unwrap_or_default();
             format!("dashboard  {}\n{token}", body.url)
         })?;
-        if self.names_no_field() && FieldChoice::hiding_personal().known.is_empty() {
+        let inner = DashboardInner::new(source, config);
+        if self.names_no_field() && !inner.fields().await?.hides_personal() {
             let text = "the pages show all fields of events, personal data too: hide some with `--hide FIELD`, or show only \
                         some with `--show FIELD`";
             session.printer().note(text);
         }
-        axum::serve(listener, routes(DashboardInner::new(source, config))).await?;
+        axum::serve(listener, routes(inner)).await?;
         Ok(ExitStatus::Done)
     }
 

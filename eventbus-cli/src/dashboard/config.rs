@@ -27,10 +27,11 @@ pub struct DashboardConfig {
     /// (DNS rebinding). Addresses and `localhost` are allowed in any case, as no such name is one.
     pub hosts: Option<Vec<String>>,
     /// Fields of payloads and attributes with one of these names are shown without their values, at any depth; case, `_` and
-    /// `-` do not matter. So are those that an event of the program declares, as in `#[event(personal(email))]`.
+    /// `-` do not matter. So are those that an event of the program declares, as in `#[event(personal(email))]`, and those that
+    /// applications have noted in the store. `actor` names the actor of events, too.
     pub hidden_fields: Vec<String>,
     /// If set, only fields of payloads and attributes with one of these names are shown with their values, and what is below
-    /// them. A nested object without one of these fields is shown without its keys.
+    /// them. A nested object without one of these fields is shown without its keys. `actor` names the actor of events, too.
     pub shown_fields: Option<Vec<String>>,
     /// The interval of the samples of throughput and lag, of which 720 are kept in memory; `None`, the default, for 5 s. It
     /// is at least 100 ms and at most a day.

@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use eventbus::support::PersonalFields;
+
 use super::{access::Access, config::DashboardConfig, rebuilds::Rebuilds, samples::Samples, source::DashboardSource};
-use crate::query::FieldChoice;
+use crate::{error::CommandError, query::FieldChoice};
 
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -11,6 +13,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct DashboardInner {
     source: DashboardSource,
     access: Access,
+    /// Without those that are noted in the store.
     fields: FieldChoice,
     samples: Samples,
     rebuilds: Arc<Rebuilds>,
@@ -39,9 +42,14 @@ impl DashboardInner {
         &self.access
     }
 
-    /// Returns the fields of events whose values are shown.
-    pub(super) const fn fields(&self) -> &FieldChoice {
-        &self.fields
+    /// Returns the fields of events whose values are shown. Loads those that are noted in the store as personal, as an
+    /// application may have noted one since the last page.
+    pub(crate) async fn fields(&self) -> Result<FieldChoice, CommandError> {
+        let noted = match self.source.optional_store() {
+            Some(store) => PersonalFields::load(store).await?,
+            None => PersonalFields::default(),
+        };
+        Ok(FieldChoice { noted, ..self.fields.clone() })
     }
 
     pub(super) const fn samples(&self) -> &Samples {

@@ -5,8 +5,8 @@
 //!
 //! Invariant: a page reads a bounded number of rows and scans no table, and changes are made by `POST` only, with the
 //! token and from a page of the same origin. No page shows a password of a URL, the payload of an event with sealed
-//! fields, or of a field that [`DashboardConfig::hidden_fields`] names or
-//! [`shown_fields`](DashboardConfig::shown_fields) does not.
+//! fields, or of a field that an application on the store declares as personal, that [`DashboardConfig::hidden_fields`] names
+//! or [`shown_fields`](DashboardConfig::shown_fields) does not.
 
 mod access;
 mod chart;

@@ -1,8 +1,9 @@
 //! The payload of an event as a person reads it: its fields, without those that are hidden, and what has changed.
 //!
 //! Invariant: the values of an event with sealed fields, and those of fields that are not to be shown, get into no [`Payload`].
-//! Such fields are those that an operator names, and those that the event's type declares as personal. In a program that
-//! declares any, the events that it does not know, or not in that version, may have more: all their fields are such.
+//! Such fields are those that an operator names, those that the event's type declares as personal, and those that applications
+//! have noted as personal in the store. In a program that declares any, the events that it does not know, or not in that
+//! version, may have more: all their fields are such.
 
 use std::{
     borrow::Cow,
@@ -10,7 +11,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use eventbus::{Metadata, RecordedEvent, catalog::Catalog, event::EventDescriptor};
+use eventbus::{Metadata, RecordedEvent, catalog::Catalog, event::EventDescriptor, support::PersonalFields};
 use serde_json::{Map, Value};
 
 /// The fields of one event that are shown.
@@ -29,29 +30,47 @@ pub(crate) struct FieldChoice {
     pub(crate) shown: Option<Vec<String>>,
     /// The events that the program knows, if one of them has personal fields.
     pub(crate) known: Vec<EventDescriptor>,
+    /// The personal fields that applications have noted in the store.
+    pub(crate) noted: PersonalFields,
 }
 
 impl FieldChoice {
-    /// Hides the personal fields of the events that are linked into this program; the command `eventbus` knows none.
+    /// Hides the personal fields of the events that are linked into this program; into the command `eventbus` none are.
     pub(crate) fn hiding_personal() -> Self {
         let events: Vec<_> = Catalog::linked().events.into_iter().map(|event| event.descriptor).collect();
         let has_personal = events.iter().any(|event| !event.personal.is_empty());
         Self { known: if has_personal { events } else { Vec::new() }, ..Self::default() }
     }
 
-    /// Returns the choice for one event, which hides its personal fields, too; all of them if the program does not know the
-    /// event in this version.
+    /// Returns `true` if personal fields of an event are known, which it hides.
+    pub(crate) fn hides_personal(&self) -> bool {
+        !self.known.is_empty() || !self.noted.is_empty()
+    }
+
+    /// Returns the choice for one event, which hides its personal fields, too; all of them if the program knows events with
+    /// personal fields, and not this one in this version.
     fn of_event(&self, metadata: &Metadata) -> Cow<'_, Self> {
-        if self.known.is_empty() {
+        if !self.hides_personal() {
             return Cow::Borrowed(self);
         }
-        let declared = self.known.iter().filter(|event| {
-            event.is_named(metadata.event_type().as_str()) && event.schema_version == metadata.schema_version()
-        });
-        let mut declared = declared.peekable();
-        let shown = if declared.peek().is_some() { self.shown.clone() } else { Some(Vec::new()) };
+        let event_type = metadata.event_type().as_str();
+        let is_declared =
+            |event: &&EventDescriptor| event.is_named(event_type) && event.schema_version == metadata.schema_version();
+        let mut declared = self.known.iter().filter(is_declared).peekable();
+        let is_known = self.known.is_empty() || declared.peek().is_some();
+        let shown = if is_known { self.shown.clone() } else { Some(Vec::new()) };
         let personal = declared.flat_map(|event| event.personal).map(|&name| name.to_owned());
-        Cow::Owned(Self { hidden: self.hidden.iter().cloned().chain(personal).collect(), shown, known: Vec::new() })
+        let noted = self.noted.of_type(event_type).map(str::to_owned);
+        let hidden = self.hidden.iter().cloned().chain(personal).chain(noted).collect();
+        Cow::Owned(Self { hidden, shown, ..Self::default() })
+    }
+
+    /// Returns the actor of an event as it is shown: its value is hidden as that of a field `actor` or `actor_id` would be.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn actor<'m>(&self, metadata: &'m Metadata) -> Option<&'m str> {
+        let names = ["actor", "actor_id"];
+        let is_shown = names.iter().any(|name| self.lists(name)) && !names.iter().any(|name| self.hides(name));
+        metadata.actor_id().map(|actor| if is_shown { actor } else { HIDDEN })
     }
 
     fn hides(&self, name: &str) -> bool {
@@ -61,8 +80,8 @@ impl FieldChoice {
         self.hidden.iter().any(|hidden| letters(hidden) == wanted)
     }
 
-    fn lists(&self, name: &String) -> bool {
-        self.shown.as_ref().is_none_or(|shown| shown.contains(name))
+    fn lists(&self, name: &str) -> bool {
+        self.shown.as_ref().is_none_or(|shown| shown.iter().any(|listed| listed == name))
     }
 
     /// Returns `true` if a field at any depth of a value is listed.

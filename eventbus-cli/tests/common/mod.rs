@@ -155,6 +155,12 @@ impl Running {
     pub(crate) fn note(&self) -> String {
         self.notes.recv_timeout(LINE_TIMEOUT).expect("the command says something")
     }
+
+    /// Ends the command, and returns the lines of standard error that [`note`](Self::note) did not.
+    pub(crate) fn end(mut self) -> Vec<String> {
+        self.child.kill().unwrap();
+        self.notes.iter().collect()
+    }
 }
 
 impl Drop for Running {

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use eventbus::{ExpectedVersion, NewEvent, StreamId, port::AppendEvents as _, prelude::*};
+use eventbus::{
+    EventContext, ExpectedVersion, Name, NewEvent, StreamId,
+    app::SettleError,
+    port::{AppendEvents as _, EventStore as _},
+    prelude::*,
+};
 use eventbus_cli::dashboard::DashboardConfig;
 
 use crate::{
@@ -11,7 +16,7 @@ use crate::{
     mounted::mount,
     pages::PAGES,
     served::Served,
-    shop::{FileShop, ServerShop, shipped},
+    shop::{FileShop, ServerShop, placed, shipped},
 };
 
 #[track_caller]
@@ -158,8 +163,7 @@ async fn an_address_of_other_machines_needs_the_token_for_every_page() {
 async fn hidden_and_sealed_fields_are_on_no_page() {
     let shop = FileShop::new().await;
     shop.append("o-5", vec![shipped("hush-hidden")]).await;
-    let sealed =
-        NewEvent::new(eventbus::Name::new("event type", "OrderShipped").unwrap(), 1, r#"{"parcel":"hush-sealed"}"#);
+    let sealed = NewEvent::new(Name::from_static("OrderShipped"), 1, r#"{"parcel":"hush-sealed"}"#);
     let stream = StreamId::parse("Order", "o-6").unwrap();
     shop.store.append(&stream, ExpectedVersion::NoStream, vec![sealed]).await.unwrap();
     let connection = rusqlite::Connection::open(shop.url().trim_start_matches("sqlite:")).unwrap();
@@ -187,15 +191,94 @@ struct OrderAddressed {
     street: String,
 }
 
+fn addressed(street: &str) -> NewEvent {
+    NewEvent::from_event(&OrderAddressed { street: street.into() }).unwrap()
+}
+
+/// Gives each address up at once.
+#[handler(group = "post", manual)]
+async fn deliver(_event: &OrderAddressed) -> Result<(), HandlerError> {
+    Err(HandlerError::permanent("no such house"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_hides_what_its_events_declare_as_personal() {
     let shop = FileShop::new().await;
-    let addressed = OrderAddressed { street: "hush-street".into() };
-    shop.append("o-2", vec![NewEvent::from_event(&addressed).unwrap()]).await;
+    shop.append("o-2", vec![addressed("hush-street")]).await;
     let app = shop.start_app().await;
-    let page = mount(&app, DashboardConfig::default()).await.get("/stream?type=Order&id=o-2").await.ok();
+    let site = mount(&app, DashboardConfig::default()).await;
+    let page = site.get("/stream?type=Order&id=o-2").await.ok();
     assert!(page.contains("street") && page.contains("(hidden)") && !page.contains("hush"), "{page}");
+    assert!(site.get("/stream?type=Order&id=o-1").await.ok().contains("p-1"));
+    // by an application with a release of the event that declares it
+    let note = Name::from_static("personal:OrderShipped:parcel");
+    shop.store.notes().unwrap().save_note(&note, "parcel").await.unwrap();
+    let page = site.get("/stream?type=Order&id=o-1").await.ok();
+    assert!(page.contains("(hidden)") && !page.contains("p-1") && page.contains("<td>120</td>"), "{page}");
     app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_hides_what_applications_have_noted_as_personal() {
+    let shop = FileShop::empty().await;
+    let url = shop.url();
+    shop.append("o-1", vec![addressed("hush-old"), addressed("hush-new")]).await;
+    let stream = "/stream?type=Order&id=o-1";
+    let earlier = Served::start(&["--store", &url]);
+    let page = earlier.site.get(stream).await.ok();
+    assert!(page.contains("<del>hush-old</del>"), "no application has started on the store: {page}");
+
+    let app = shop.app().handler::<deliver>().start().await.unwrap();
+    assert!(matches!(app.settled().await, Err(SettleError::DeadLetters { dead: 2, .. })));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+    let of_next_release = NewEvent::new(Name::from_static("OrderAddressed"), 2, r#"{"street":"hush-next","floor":3}"#);
+    shop.append("o-1", vec![of_next_release]).await;
+    let listing = Served::start(&["--store", &url, "--show", "street", "--show", "floor"]);
+    let later = Served::start(&["--store", &url]);
+    let list = later.site.get("/dead-letters").await.ok();
+    let dead_letter = format!("/dead-letter?id={}", between(&list, "href=\"./dead-letter?id=", "\"")[0]);
+    for served in [&earlier, &listing, &later] {
+        for path in [stream, &dead_letter] {
+            let page = served.site.get(path).await.ok();
+            assert!(page.contains("street") && page.contains("(hidden)") && !page.contains("hush"), "{path}: {page}");
+        }
+        assert!(served.site.get(stream).await.ok().contains("<ins>3</ins>"), "the other fields of all versions");
+    }
+    shop.store.notes().unwrap().delete_note(&Name::from_static("personal:OrderAddressed:street")).await.unwrap();
+    let page = later.site.get(stream).await.ok();
+    assert!(page.contains("<del>hush-old</del>") && page.contains("hush-next"), "{page}");
+    let page = later.site.get(&dead_letter).await.ok();
+    assert!(page.contains("hush-"), "{page}");
+    let connection = rusqlite::Connection::open(url.trim_start_matches("sqlite:")).unwrap();
+    connection.execute_batch("ALTER TABLE eventbus_notes RENAME TO notes_of_before").unwrap();
+    for path in [stream, &dead_letter] {
+        let answer = later.site.get(path).await;
+        assert!(answer.status != 200 && !answer.body.contains("hush"), "the notes cannot be read: {path}: {answer:?}");
+    }
+    let warns = |notes: &[String]| notes.iter().any(|note| note.contains("the pages show all fields"));
+    assert_eq!((warns(&earlier.end()), warns(&later.end())), (true, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_actor_of_events_is_hidden_as_a_field_of_this_name() {
+    let shop = FileShop::empty().await;
+    let context = EventContext::default().with_actor("hush-actor");
+    shop.append("o-1", vec![placed(120).with_context(context)]).await;
+    let url = shop.url();
+    let cases: [(&[&str], bool); 6] = [
+        (&[], true),
+        (&["--hide", "cents"], true),
+        (&["--show", "cents", "--show", "actor"], true),
+        (&["--show", "cents"], false),
+        (&["--hide", "actor"], false),
+        (&["--show", "actor_id", "--hide", "Actor-Id"], false),
+    ];
+    for (choice, is_shown) in cases {
+        let served = Served::start(&[&["--store", &*url], choice].concat());
+        let page = served.site.get("/stream?type=Order&id=o-1").await.ok();
+        let found = (page.contains("· by hush-actor"), page.contains("hush"), page.contains("· by (hidden)"));
+        assert_eq!(found, (is_shown, is_shown, !is_shown), "{choice:?} {page}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use crate::{
 
 /// A dashboard that the command serves; it ends with the value.
 pub(crate) struct Served {
-    _running: Running,
+    running: Running,
     pub(crate) site: Site,
     /// The token, if the command made one.
     pub(crate) token: Option<String>,
@@ -23,7 +23,12 @@ impl Served {
         let makes_token = ["--allow-changes", "--host", "0.0.0.0:0"].iter().any(|cause| arguments.contains(cause));
         let token = (makes_token && !arguments.contains(&"--token"))
             .then(|| running.line().trim_start_matches("token").trim().to_owned());
-        Self { _running: running, site, token }
+        Self { running, site, token }
+    }
+
+    /// Ends it, and returns the lines of standard error.
+    pub(crate) fn end(self) -> Vec<String> {
+        self.running.end()
     }
 
     /// Starts it with `--allow-changes`, and logs in.

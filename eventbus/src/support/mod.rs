@@ -1,4 +1,5 @@
-//! Parts that several backends share: pages, checks of events, addresses, outages, lists of types, kinds of migrations.
+//! Parts that several backends share: pages, checks of events, addresses, outages, lists of types, notes of
+//! personal fields, kinds of migrations.
 //!
 //! An application has no use for this module.
 
@@ -13,6 +14,7 @@ mod listing_scan;
 mod migration_kind;
 mod outage;
 mod page;
+mod personal_fields;
 mod reader_kind;
 mod schema_state;
 mod skip;
@@ -42,6 +44,7 @@ pub use migration_kind::MigrationKind;
 pub use outage::Outage;
 pub(crate) use page::{BatchEnd, FeedBatch};
 pub use page::{PAGE_BYTES, Page, collect_page, fetched_ahead, paged, paged_after, paged_ahead};
+pub use personal_fields::PersonalFields;
 pub use reader_kind::ReaderKind;
 pub use schema_state::{Migration, SchemaState};
 pub(crate) use skip::{

@@ -202,6 +202,7 @@ pub(in crate::dashboard) async fn dead_letter(
     let Some(found) = bus.dead_letters()?.find_dead_letter(&MessageId::new(choice.id.as_str())).await? else {
         return Ok(None);
     };
+    let shown_fields = visit.inner().fields().await?;
     Ok(Some(html! {
         section aria-labelledby="error" {
             h2 #error { "Error" }
@@ -212,7 +213,7 @@ pub(in crate::dashboard) async fn dead_letter(
             h2 #payload { "Payload" }
             @match &found.record {
                 Some(record) => {
-                    @let payload = Payload::new(record, visit.inner().fields());
+                    @let payload = Payload::new(record, &shown_fields);
                     (payload_table(&payload))
                 },
                 None => p { "The event cannot be decoded." },

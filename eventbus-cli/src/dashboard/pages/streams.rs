@@ -127,8 +127,8 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     let stream = StreamId::parse(&choice.r#type, &choice.id).map_err(|error| CommandError::Usage(error.to_string()))?;
     let stream = stream.with_tenant_id(tenant);
     let newest = choice.upto.map_or(Version::MAX, Version::new).min(Version::MAX);
-    let fields = visit.inner().fields();
-    let state = StateComparison::begin(&stream, fields);
+    let shown_fields = visit.inner().fields().await?;
+    let state = StateComparison::begin(&stream, &shown_fields);
     let PageEvents { mut events, are_too_large, fault } = read_events(store, &stream, newest, state.is_some()).await?;
     let count = count_shown(&events);
     events.reverse();
@@ -141,7 +141,7 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     let shown = &events[events.len().saturating_sub(count + 1)..];
     let mut comparison = PayloadComparison::default();
     let mut compare = |event| {
-        let payload = Payload::new(event, fields);
+        let payload = Payload::new(event, &shown_fields);
         (event, payload.is_cut, comparison.compare(event.event_type().as_str(), &payload))
     };
     let mut compared: Vec<_> = shown.iter().map(&mut compare).collect();
@@ -155,7 +155,8 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
         @if let Some(reason) = &states.unknown { p.hint { (reason) } }
         ol.timeline reversed aria-label="Events, the newest first" {
             @for (event, is_cut, fields) in compared.iter().rev() {
-                li { (event_entry(event, *is_cut, fields, states.of_version.get(&event.version()))) }
+                @let actor = shown_fields.actor(event.metadata());
+                li { (event_entry(event, actor, fields, *is_cut, states.of_version.get(&event.version()))) }
             }
         }
         @if let Some(upto) = older {
@@ -256,7 +257,13 @@ impl StateChanges {
     }
 }
 
-fn event_entry(event: &RecordedEvent, is_cut: bool, fields: &[Difference], state: Option<&Vec<Difference>>) -> Markup {
+fn event_entry(
+    event: &RecordedEvent,
+    actor: Option<&str>,
+    fields: &[Difference],
+    is_cut: bool,
+    state: Option<&Vec<Difference>>,
+) -> Markup {
     let metadata = event.metadata();
     let at = event.position().map(|position| position.to_string());
     html! {
@@ -264,7 +271,7 @@ fn event_entry(event: &RecordedEvent, is_cut: bool, fields: &[Difference], state
             h2 { (event.event_type()) " " span.version { "v" (event.version()) } }
             p.facts-line {
                 (time(Some(metadata.recorded_at().unwrap_or(metadata.occurred_at()))))
-                @if let Some(actor) = metadata.actor_id() { " · by " (actor) }
+                @if let Some(actor) = actor { " · by " (actor) }
             }
             @if !fields.is_empty() { (compared_fields("Fields", fields)) }
             @if is_cut { p.hint { "More fields than are shown." } }

@@ -423,6 +423,9 @@ impl AppBuilder {
     /// [`take_unique_values`](crate::AggregateRepository::take_unique_values) and
     /// [`tag_stored_events`](crate::App::tag_stored_events) have run.
     ///
+    /// The names of the fields that linked events declare as `personal` are noted in the store, by which the command
+    /// `eventbus dashboard` hides their values.
+    ///
     /// # Errors
     /// [`StartError`] with every mistake there is, each with its place in the source.
     pub async fn start(mut self) -> Result<App, StartError> {
@@ -435,6 +438,7 @@ impl AppBuilder {
             tracing::info!("the app has no handlers and no projections; `.discover()` adds those that are linked");
         }
         stored_types::warn_of_differences(&*store, &plan).await;
+        stored_types::note_personal_fields(&*store).await;
         let is_connected = try_connect(&*bus).await?;
         let dead_letters_at_start = bus.stats().messages_sent_to_dlq;
         // before other processes learn of the groups and types of an app that may not start

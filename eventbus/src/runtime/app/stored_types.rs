@@ -14,6 +14,7 @@ use crate::{
         registry::EventRegistry,
         stored_declarations::{Declaration, find_outdated, forget_changed},
     },
+    support::PersonalFields,
 };
 
 /// Largest number of event types in one log line.
@@ -59,6 +60,17 @@ async fn compare(store: &dyn EventStore, types: &dyn EventTypes, plan: &CheckedP
         );
     }
     Ok(())
+}
+
+/// Notes the personal fields of the linked event types in the store, for tools without the types.
+pub(super) async fn note_personal_fields(store: &dyn EventStore) {
+    let registry = EventRegistry::discover();
+    if let Err(error) = PersonalFields::note(store, registry.iter()).await {
+        tracing::warn!(
+            error = %ErrorLine(&*error),
+            "a personal field of an event is not noted in the store: the command `eventbus dashboard` may show its values"
+        );
+    }
 }
 
 /// Returns `true` if the aggregate of the event is linked.
