@@ -12,8 +12,9 @@ use super::{
     bus_target::BusTarget,
     check::{Check, Run},
     config::DoctorConfig,
-    finding::Finding,
+    finding::{Finding, Severity},
     outcome::{CheckError, Outcome},
+    redis_store_target::RedisStoreTarget,
     redis_target::{RedisTarget, is_forbidden},
 };
 
@@ -32,6 +33,11 @@ pub(crate) const CHECKS: &[Check] = &[
         "redis-rights-few",
         "rights that the bus lacks",
         Run::Bus(|target, _| Box::pin(check_missing_rights(target))),
+    ),
+    Check::new(
+        "redis-store-rights-few",
+        "rights that a store on Redis lacks",
+        Run::RedisStore(|target, _| Box::pin(check_missing_store_rights(target))),
     ),
     Check::new(
         "redis-rights-many",
@@ -157,12 +163,85 @@ async fn check_missing_rights(target: &BusTarget) -> Result<Outcome, CheckError>
     Ok(Some(Finding::fault(found, consequence, repair).observed(json!({ "missing": commands }))).into())
 }
 
+/// The rights of a store, in the order of the line in its README.
+const STORE_RIGHTS: &str = "+evalsha +script|load +xadd +xdel +xinfo|stream +xlen +xrange +xrevrange +xsetid +hdel \
+    +hexists +hget +hgetall +hincrby +hincrbyfloat +hlen +hmget +hset +hsetnx +get +incrby +set +sadd +sismember +srem \
+    +sscan +zadd +zcard +zincrby +zmscore +zrangebylex +zrangebyscore +zrem +zscan +zscore +copy +del +exists +pexpire \
+    +rename +scan +type +unlink +time +command|info +config|get +info";
+
+/// Those of them for the check of durability alone, without which a store works.
+const DURABILITY_RIGHTS: [&str; 2] = ["config|get", "info"];
+
+/// Returns 1 if the user may run a command with arguments, nil if not. It does not run the command: no argument keeps
+/// `SADD` from adding a key. A command that the server has renamed or removed is not a right that the user lacks.
+const MAY_RUN: &str = "
+    local may_run = redis.acl_check_cmd or error('the server does not show which commands a user may run')
+    local is_known, is_allowed = pcall(may_run, unpack(ARGV))
+    return not is_known or is_allowed";
+
+async fn check_missing_store_rights(target: &RedisStoreTarget) -> Result<Outcome, CheckError> {
+    let (redis, mut outcome, mut missing) = (target.redis(), Outcome::healthy(), Vec::new());
+    // no script has this hash: a refusal comes before the server looks for one
+    let unknown = redis.try_query::<Value>(cmd("EVALSHA").arg("doctor").arg(0)).await;
+    if unknown.is_err_and(|error| is_forbidden(&error)) {
+        missing.push("evalsha");
+    }
+    let script = unless_forbidden(redis.try_query::<String>(cmd("SCRIPT").arg("LOAD").arg(MAY_RUN)).await)?;
+    if script.is_none() {
+        missing.push("script|load");
+    }
+    match script.filter(|_| missing.is_empty()) {
+        Some(script) => missing = missing_commands(target, &script).await?,
+        None => outcome.not_checked("a user that may run no script does not see which other rights it lacks"),
+    }
+    if missing.is_empty() {
+        return Ok(outcome);
+    }
+    let (severity, consequence) = match missing.iter().all(|right| DURABILITY_RIGHTS.contains(right)) {
+        true => (Severity::Note, "the store cannot check which settings of the server lose data in a crash"),
+        false => {
+            (Severity::Fault, "the store does not open, or fails later, in the one operation that needs the right")
+        }
+    };
+    let keys = match target.prefix() {
+        "" => "*".to_owned(),
+        prefix => format!("{prefix}:*"),
+    };
+    let commands: Vec<_> = missing.iter().map(|right| right.to_uppercase().replace('|', " ")).collect();
+    let found = format!("the user lacks rights for {} on the keys `{keys}`", commands.join(", "));
+    // adds to the rights of the user, who may have those of a bus
+    let repair = format!("ACL SETUSER {} ~{keys} {STORE_RIGHTS}", user_name(redis).await?);
+    outcome.add(Finding::new(severity, found, consequence, repair).observed(json!({ "missing": commands })));
+    Ok(outcome)
+}
+
+/// Returns those of [`STORE_RIGHTS`] that the user lacks on the keys of a store; `script` is the hash of [`MAY_RUN`].
+async fn missing_commands(target: &RedisStoreTarget, script: &str) -> RedisResult<Vec<&'static str>> {
+    let key = format!("{}:doctor", target.keys().meta());
+    let mut missing = Vec::new();
+    for right in STORE_RIGHTS.split_whitespace().map(|rule| rule.trim_start_matches('+')) {
+        let mut may_run = cmd("EVALSHA");
+        // the second key is that of `COPY` and `RENAME`
+        may_run.arg((script, 0)).arg(right.split('|').collect::<Vec<_>>()).arg((&key, &key));
+        if !target.redis().try_query::<bool>(&may_run).await? {
+            missing.push(right);
+        }
+    }
+    Ok(missing)
+}
+
+/// Returns `None` for the reply to a command that the user may not run.
+fn unless_forbidden<T>(reply: RedisResult<T>) -> RedisResult<Option<T>> {
+    match reply {
+        Err(error) if is_forbidden(&error) => Ok(None),
+        reply => reply.map(Some),
+    }
+}
+
 /// Returns the user of the connection; `…` if it may not ask for its name.
 async fn user_name(target: &RedisTarget) -> RedisResult<String> {
-    let client = match target.try_query::<String>(cmd("CLIENT").arg("INFO")).await {
-        Err(error) if is_forbidden(&error) => String::new(),
-        client => client?,
-    };
+    let client = target.try_query::<String>(cmd("CLIENT").arg("INFO")).await;
+    let client = unless_forbidden(client)?.unwrap_or_default();
     let name = client.split_whitespace().find_map(|field| field.strip_prefix("user="));
     Ok(name.unwrap_or("…").to_owned())
 }
@@ -176,16 +255,9 @@ fn name_of(argument: &Arg<&[u8]>) -> String {
 
 async fn check_excess_rights(target: &RedisTarget) -> Result<Outcome, CheckError> {
     // a user that may not ask is limited
-    let name: String = match target.try_query(cmd("ACL").arg("WHOAMI")).await {
-        Ok(name) => name,
-        Err(error) if is_forbidden(&error) => return Ok(Outcome::healthy()),
-        Err(error) => return Err(error.into()),
-    };
-    let user = match user(target, &name).await {
-        Ok(user) => user,
-        Err(error) if is_forbidden(&error) => return Ok(Outcome::healthy()),
-        Err(error) => return Err(error.into()),
-    };
+    let name = unless_forbidden(target.try_query::<String>(cmd("ACL").arg("WHOAMI")).await)?;
+    let Some(name) = name else { return Ok(Outcome::healthy()) };
+    let Some(user) = unless_forbidden(user(target, &name).await)? else { return Ok(Outcome::healthy()) };
     let commands: String = field(&user, "commands");
     if !commands.split_whitespace().any(|rule| rule == "+@all") {
         return Ok(Outcome::healthy());

@@ -126,7 +126,7 @@ async fn a_used_store_on_redis_is_healthy_too() {
     let assert_healthy = |when, report: &Report| {
         assert_healthy_but(when, report, &["no PostgreSQL server was given", "no SQLite file was given"]);
         let of_store = report.healthy().iter().filter(|check| check.starts_with("redis-store-"));
-        assert_eq!(of_store.count(), 6, "{when}: {report}");
+        assert_eq!(of_store.count(), 7, "{when}: {report}");
         assert!(report.healthy().len() > 20, "{when}: {report}");
     };
     assert_healthy("just created", &doctor.run().await);

@@ -4,9 +4,10 @@ use std::fs;
 
 use eventbus_cli::doctor::{Doctor, DoctorConfig, Severity::*};
 use eventbus_redis::redis::{Client, TlsCertificates};
+use serde_json::json;
 
 use super::{
-    common::{command, config, expect_finding, expect_healthy, redis, send},
+    common::{command, config, expect_finding, expect_findings, expect_healthy, redis, send},
     tls_server::TlsServer,
 };
 
@@ -70,9 +71,9 @@ async fn rights_that_the_bus_lacks_are_found_and_no_key_is_changed() {
     expect_healthy(&of("app").await, "redis-rights-few").await;
     let found = expect_finding(&of("weak").await, "redis-rights-few", Fault, "HGETALL").await;
     let missing = ["XTRIM", "HGETALL", "HSET", "HDEL", "EXISTS", "DEL", "TIME", "EVAL", "SCRIPT", "UNWATCH"];
-    assert_eq!(found.finding.observed["missing"], serde_json::json!(missing));
+    assert_eq!(found.finding.observed["missing"], json!(missing));
     let found = expect_finding(&of("narrow").await, "redis-rights-few", Fault, "HGETALL").await;
-    assert_eq!(found.finding.observed["missing"], serde_json::json!(["HGETALL", "HSET", "HDEL", "EXISTS", "DEL"]));
+    assert_eq!(found.finding.observed["missing"], json!(["HGETALL", "HSET", "HDEL", "EXISTS", "DEL"]));
     // the repair gives the rights to the keys of this bus, and to those of no other
     send(&admin, "ACL SETUSER new on >secret +@connection").await;
     let found = expect_finding(&of("new").await, "redis-rights-few", Fault, "XADD").await;
@@ -83,6 +84,78 @@ async fn rights_that_the_bus_lacks_are_found_and_no_key_is_changed() {
         assert_eq!(answer == "OK", is_allowed, "{key}: {answer}");
     }
     assert_eq!(command::<u64>(&admin, "DBSIZE").await, 0);
+}
+
+/// The rights of a line for `redis-cli`.
+fn rights(line: &str) -> Vec<&str> {
+    line.split(' ').filter_map(|rule| rule.strip_prefix('+')).collect()
+}
+
+/// The names of the commands that need these rights.
+fn command_names<'r>(rights: impl IntoIterator<Item = &'r str>) -> Vec<String> {
+    rights.into_iter().map(|right| right.to_uppercase().replace('|', " ")).collect()
+}
+
+#[tokio::test]
+async fn rights_that_a_store_on_redis_lacks_are_found_and_no_key_is_changed() {
+    let page = include_str!("../../../eventstore-redis/README.md");
+    let line = page.lines().find(|line| line.starts_with("ACL SETUSER")).expect("the README has the line");
+    let rights_of_the_readme = rights(line);
+    let server = eventbus_test::private_redis();
+    let admin = redis(server.url()).await;
+    send(&admin, line).await;
+    send(&admin, &line.replace("app", "narrow").replace("~shop:*", "~shops:*")).await;
+    send(&admin, "ACL SETUSER new on >password +client|info").await;
+    let of = async |user: &str, prefix: &str| {
+        let url = server.url().replace("redis://", &format!("redis://{user}:password@"));
+        Doctor::new().config(config()).redis(redis(&url).await).redis_store(prefix)
+    };
+    let app = of("app", "shop").await;
+    expect_healthy(&app, "redis-store-rights-few").await;
+    for right in &rights_of_the_readme {
+        // without these two a store works
+        let severity = if ["config|get", "info"].contains(right) { Note } else { Fault };
+        let name = command_names([*right]);
+        let text = format!("lacks rights for {} on the keys `shop:*`", name[0]);
+        send(&admin, &format!("ACL SETUSER app -{right}")).await;
+        let found = expect_finding(&app, "redis-store-rights-few", severity, &text).await;
+        assert_eq!(found.finding.observed["missing"], json!(name));
+        send(&admin, &format!("ACL SETUSER app +{right}")).await;
+    }
+    expect_healthy(&app, "redis-store-rights-few").await;
+
+    // rights for keys that begin alike
+    let found = expect_finding(&of("narrow", "shop").await, "redis-store-rights-few", Fault, "XADD").await;
+    let without_keys = ["evalsha", "script|load", "scan", "time", "command|info", "config|get", "info"];
+    let on_keys = rights_of_the_readme.iter().copied().filter(|right| !without_keys.contains(right));
+    assert_eq!(found.finding.observed["missing"], json!(command_names(on_keys)));
+    // a store without a prefix has keys of many beginnings
+    let found = expect_finding(&of("app", "").await, "redis-store-rights-few", Fault, "on the keys `*`").await;
+    assert!(found.finding.repair.contains(" ~* "), "{found:?}");
+
+    // the user may run no script that says which rights it has
+    let new = of("new", "shop").await;
+    let report = expect_findings(&new, "redis-store-rights-few").await;
+    assert_eq!(report.findings()[0].finding.observed["missing"], json!(["EVALSHA", "SCRIPT LOAD"]));
+    assert!(report.not_checked()[0].reason.contains("may run no script"), "{report}");
+    // the repair is the line, and leaves the user what it has
+    let repair = &report.findings()[0].finding.repair;
+    assert_eq!(rights(repair), rights_of_the_readme);
+    send(&admin, repair).await;
+    expect_healthy(&new, "redis-store-rights-few").await;
+    for (text, is_allowed) in [("DEL shop:a", true), ("DEL shops:a", false), ("CLIENT INFO", true), ("FLUSHALL", false)]
+    {
+        let answer: String = command(&admin, &format!("ACL DRYRUN new {text}")).await;
+        assert_eq!(answer == "OK", is_allowed, "{text}: {answer}");
+    }
+    assert_eq!(command::<u64>(&admin, "DBSIZE").await, 0);
+}
+
+#[tokio::test]
+async fn a_command_that_the_server_has_renamed_is_no_right_that_a_store_lacks() {
+    let server = eventbus_test::private_redis_with(&["--rename-command", "CONFIG", "SETTINGS"]);
+    let doctor = Doctor::new().config(config()).redis(redis(server.url()).await).redis_store("shop");
+    expect_healthy(&doctor, "redis-store-rights-few").await;
 }
 
 #[tokio::test]
