@@ -231,7 +231,19 @@ fn commands_in(text: &str) -> Vec<String> {
         let found = text.split(before).skip(1).filter_map(|rest| rest.split(after).next());
         commands.extend(found.map(str::to_owned));
     }
+    // in these blocks a command has no prompt
+    for block in text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        let found = block.lines().filter_map(|line| line.strip_prefix("eventbus ").or(line.strip_prefix("bank ")));
+        commands.extend(found.map(str::to_owned));
+    }
     commands
+}
+
+#[test]
+fn commands_are_found_in_text_and_in_blocks_of_a_shell() {
+    let text = "`eventbus lag` or\n\n```sh\ncargo run\neventbus dashboard --token x\nbank status\n```\n\n\
+                ```console\n$ eventbus relay\neventbus is no command here\n```\n";
+    assert_eq!(commands_in(text), ["lag", "relay", "dashboard --token x", "status"]);
 }
 
 /// README and guide name commands and options that exist.
@@ -531,6 +543,49 @@ fn a_new_crate_is_made_once() {
     assert_eq!((made.code, made.err.as_str()), (0, ""), "CI has what it needs");
 }
 
+/// The target folder of new crates, which stays for the next run.
+const NEW_CRATE_TARGET: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/new-crate");
+
+/// Runs cargo in a new crate, as its user does.
+fn cargo_in(new: &Path, arguments: &[&str]) -> Ran {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(arguments).current_dir(new).env("CARGO_TARGET_DIR", NEW_CRATE_TARGET).stdin(Stdio::null());
+    for variable in ["RUSTFLAGS", "DATABASE_URL", "REDIS_URL", "EVENTBUS_STORE", "EVENTBUS_BUS"] {
+        cargo.env_remove(variable);
+    }
+    // a service that starts in place of a command ends at once
+    cargo.env("LISTEN", "no address");
+    let output = cargo.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// The last commit of this checkout, as a repository that a new crate takes eventbus from.
+#[test]
+#[ignore = "downloads all dependencies: `cargo test -p eventbus-cli --test exit_codes -- --ignored`"]
+fn a_new_crate_takes_eventbus_from_a_repository() {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
+    if !checkout.join(".git").exists() {
+        // past the captured output of the test
+        let _ = writeln!(std::io::stderr(), "skipped, not run: `new --git`, because the checkout is no git repository");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let new = folder.path().join("of-git");
+    let url = format!("file://{}", checkout.display());
+    let made = eventbus(&["new", new.to_str().unwrap(), "--git", &url]);
+    assert_eq!(made.code, 0, "{made:?}");
+    let resolved = cargo_in(&new, &["metadata", "--format-version", "1"]);
+    assert_eq!(resolved.code, 0, "{}", resolved.err);
+    let metadata: Value = serde_json::from_str(&resolved.out).unwrap();
+    for name in ["eventbus", "eventbus-cli", "eventbus-redis", "eventstore-postgres", "eventstore-sqlite"] {
+        let of_name = |package: &&Value| package["name"] == name;
+        let package = metadata["packages"].as_array().unwrap().iter().find(of_name);
+        let source = package.unwrap_or_else(|| panic!("no {name}"))["source"].as_str();
+        assert!(source.is_some_and(|source| source.starts_with(&format!("git+{url}"))), "{name}: {source:?}");
+    }
+}
+
 /// A new crate, as its user has it: outside of this workspace, with the newest dependencies that fit.
 #[test]
 #[ignore = "compiles all dependencies: `cargo test -p eventbus-cli --test exit_codes -- --ignored`"]
@@ -540,20 +595,7 @@ fn a_new_crate_compiles_and_its_tests_pass() {
     let checkout = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let made = eventbus(&["new", new.to_str().unwrap(), "--path", checkout]);
     assert_eq!(made.code, 0, "{made:?}");
-    // the target folder stays for the next run
-    let target = concat!(env!("CARGO_TARGET_TMPDIR"), "/new-crate");
-    let run = |arguments: &[&str]| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(arguments).current_dir(&new).env("CARGO_TARGET_DIR", target).stdin(Stdio::null());
-        for variable in ["RUSTFLAGS", "DATABASE_URL", "REDIS_URL", "EVENTBUS_STORE", "EVENTBUS_BUS"] {
-            cargo.env_remove(variable);
-        }
-        // a service that starts in place of a command ends at once
-        cargo.env("LISTEN", "no address");
-        let output = cargo.output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
-    };
+    let run = |arguments: &[&str]| cargo_in(&new, arguments);
     let cargo = |arguments: &[&str]| {
         let ran = run(arguments);
         assert_eq!(ran.code, 0, "{arguments:?} {ran:?}");
@@ -597,7 +639,7 @@ fn a_new_crate_compiles_and_its_tests_pass() {
     assert!(in_memory.code == 64 && in_memory.err.contains("each start of the program folds it anew"), "{in_memory:?}");
     let mistyped = command(&["statos"]);
     assert!(mistyped.code == 64 && mistyped.err.contains("'status'"), "it does not start the service: {mistyped:?}");
-    let program = Path::new(target).join("debug/my_app2-order-service");
+    let program = Path::new(NEW_CRATE_TARGET).join("debug/my_app2-order-service");
     ask_service(Command::new(&program).current_dir(&new), &readme);
     let (database, redis) = (eventbus_test::postgres(), eventbus_test::private_redis());
     let mut on_servers = Command::new(&program);

@@ -13,5 +13,5 @@ pub use self::{
     json_schema::event_schema,
     mermaid::mermaid,
     schema_document::event_schemas,
-    view::{AggregateRow, CatalogView, EventRow, HandlerRow, ProjectionReaderRow},
+    view::{AggregateRow, CatalogView, EventRow, HandlerGroupRow, HandlerRow, ProjectionReaderRow},
 };

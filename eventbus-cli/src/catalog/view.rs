@@ -1,5 +1,7 @@
 //! The catalog as rows.
 
+use std::collections::BTreeMap;
+
 use eventbus::{
     catalog::{Catalog, LinkedEvent},
     event::{EventFilter, Source},
@@ -11,7 +13,7 @@ use serde_json::Value;
 
 use super::json_schema::event_schema;
 
-/// The events, aggregates, handlers and projections that are linked into a binary.
+/// The events, aggregates, handlers with their groups, and projections that are linked into a binary.
 #[derive(Debug, Clone, Serialize)]
 pub struct CatalogView {
     /// The aggregates, by type.
@@ -20,6 +22,8 @@ pub struct CatalogView {
     pub events: Vec<EventRow>,
     /// The handlers, by name.
     pub handlers: Vec<HandlerRow>,
+    /// The consumer groups of the handlers, by name; the default group of the bus comes first.
+    pub groups: Vec<HandlerGroupRow>,
     /// The projections, by name.
     pub projections: Vec<ProjectionReaderRow>,
 }
@@ -79,6 +83,15 @@ pub struct HandlerRow {
     pub source: String,
 }
 
+/// A consumer group of handlers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HandlerGroupRow {
+    /// Its name; `None` for the default group of the bus.
+    pub name: Option<&'static str>,
+    /// The names of its handlers, in their order.
+    pub handlers: Vec<&'static str>,
+}
+
 /// A projection.
 #[derive(Debug, Clone, Serialize)]
 pub struct ProjectionReaderRow {
@@ -101,6 +114,7 @@ impl CatalogView {
     #[must_use]
     pub fn linked() -> Self {
         let linked = Catalog::linked();
+        let handlers: Vec<_> = linked.handlers.iter().map(handler_row).collect();
         Self {
             aggregates: linked
                 .aggregates
@@ -114,7 +128,8 @@ impl CatalogView {
                 })
                 .collect(),
             events: linked.events.iter().map(event_row).collect(),
-            handlers: linked.handlers.iter().map(handler_row).collect(),
+            groups: groups_of(&handlers),
+            handlers,
             projections: linked.projections.iter().map(projection_row).collect(),
         }
     }
@@ -133,15 +148,6 @@ impl CatalogView {
         // a retired event is never decoded, so no version of it is too new
         let retired = retired.map(|name| ((*name).to_owned(), u32::MAX));
         retired.chain(self.events.iter().flat_map(of_event)).collect()
-    }
-
-    /// Returns the consumer groups of the handlers, sorted; `None` is the default group of the bus.
-    #[must_use]
-    pub fn groups(&self) -> Vec<Option<&'static str>> {
-        let mut groups: Vec<_> = self.handlers.iter().map(|handler| handler.group).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        groups
     }
 }
 
@@ -178,6 +184,15 @@ fn handler_row(handler: &HandlerDefinition) -> HandlerRow {
     }
 }
 
+/// Returns the groups of handlers, sorted.
+fn groups_of(handlers: &[HandlerRow]) -> Vec<HandlerGroupRow> {
+    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for handler in handlers {
+        groups.entry(handler.group).or_default().push(handler.name);
+    }
+    groups.into_iter().map(|(name, handlers)| HandlerGroupRow { name, handlers }).collect()
+}
+
 fn projection_row(projection: &ProjectionDefinition) -> ProjectionReaderRow {
     ProjectionReaderRow {
         name: projection.name,
@@ -193,5 +208,18 @@ fn types_of(events: EventFilter) -> Option<Vec<&'static str>> {
     match events {
         EventFilter::All => None,
         EventFilter::Only(_) => Some(events.event_types()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_group_lists_its_handlers() {
+        let row = |name, group| HandlerRow { name, group, events: None, source: String::new() };
+        let handlers = [row("charge", Some("billing")), row("log", None), row("refund", Some("billing"))];
+        let group = |name, handlers: &[&'static str]| HandlerGroupRow { name, handlers: handlers.to_vec() };
+        assert_eq!(groups_of(&handlers), [group(None, &["log"]), group(Some("billing"), &["charge", "refund"])]);
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     session::Session,
 };
 
-/// Show the events, aggregates, handlers and projections of this program
+/// Show the events, aggregates, handlers, consumer groups and projections of this program
 ///
 /// It needs no store, no bus and no server. Code of a crate that the program never names is not linked, and not shown.
 #[derive(Debug, Args)]
@@ -24,6 +24,9 @@ pub(crate) struct CatalogArgs {
     #[arg(long, value_name = "VERSION", default_value = "1.0.0")]
     document_version: String,
 }
+
+/// What tables show for the default group of the bus, of which the catalog knows no name.
+const DEFAULT_GROUP: &str = "(of the bus)";
 
 /// A form of the catalog.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -99,10 +102,14 @@ fn text(catalog: &CatalogView) -> String {
     for handler in &catalog.handlers {
         handlers.add([
             handler.name.to_owned(),
-            handler.group.unwrap_or("(of the bus)").to_owned(),
+            handler.group.unwrap_or(DEFAULT_GROUP).to_owned(),
             handler.events.as_deref().map_or_else(|| "all".into(), listed),
             handler.source.clone(),
         ]);
+    }
+    let mut groups = Table::new([("GROUP", Align::Left), ("HANDLERS", Align::Left)]);
+    for group in &catalog.groups {
+        groups.add([group.name.unwrap_or(DEFAULT_GROUP).to_owned(), listed(&group.handlers)]);
     }
     let mut projections = Table::new([
         ("PROJECTION", Align::Left),
@@ -120,7 +127,7 @@ fn text(catalog: &CatalogView) -> String {
             projection.source.clone(),
         ]);
     }
-    [events, aggregates, handlers, projections].map(|table| table.to_text()).join("\n")
+    [events, aggregates, handlers, groups, projections].map(|table| table.to_text()).join("\n")
 }
 
 /// Returns names in one cell.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use eventbus::{Name, store::EventStore};
+use eventbus::{Name, clock::SharedClock, store::EventStore};
 use eventbus_redis::RetiredGroup;
 use serde::Serialize;
 
@@ -166,7 +166,10 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     let question = format!("retire group `{group}`{lost} with {pending} pending and {unread_text} unread entries");
     let retired = match session.confirm(&question).await? {
         Consent::DryRun => None,
-        Consent::Given => Some(retire_from(bus, store.as_deref(), &name).await?),
+        Consent::Given => {
+            let retiring = retire_from(bus, store.as_deref(), session.clock(), &name);
+            Some(Progress::during("retiring", retiring).await?)
+        }
     };
     // the in-process bus keeps no entries: the store knows how many the group has not read
     let retired = retired.map(|(pending, counted)| (pending, counted.or(unread)));
@@ -180,6 +183,7 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
 async fn retire_from(
     bus: &OpenBus,
     store: Option<&dyn EventStore>,
+    clock: &SharedClock,
     group: &Name,
 ) -> Result<(u64, Option<u64>), CommandError> {
     let destination = bus.as_bus().destination();
@@ -195,7 +199,7 @@ async fn retire_from(
             }
             Ok((pending, Some(unread)))
         }
-        (None, Some(store)) => Ok((forget_group(store, destination, group).await?, None)),
+        (None, Some(store)) => Ok((forget_group(store, clock, destination, group).await?, None)),
         // without a store the in-process bus has no group
         (None, None) => Ok((0, None)),
     }

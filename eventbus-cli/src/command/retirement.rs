@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 use eventbus::{
     Name, Position,
     app::SkipEditor,
+    clock::SharedClock,
     port::{Lease, ProgressUpdate},
     store::EventStore,
     support::ReaderKind,
@@ -15,13 +16,13 @@ use serde::Serialize;
 
 use crate::{
     error::{CommandError, ExitStatus},
-    output::serialize_position,
+    output::{Progress, serialize_position},
     query::{RETIRED, SkippedRow},
     session::Session,
 };
 
-/// The time for which the command holds the lease: much longer than its few statements take.
-const LEASE_TTL: Duration = Duration::from_secs(60);
+/// How long the role stays taken after a command that was killed or interrupted: its lease ends by itself.
+const LEASE_TTL: Duration = Duration::from_secs(10);
 
 /// A projection, or the relay to a bus, that is to be retired.
 pub(super) struct Retirement<'r> {
@@ -50,7 +51,7 @@ impl Retirement<'_> {
     ///
     /// # Errors
     /// [`CommandError`] if a process runs the reader, it was not confirmed, or the store cannot be reached: then a further
-    /// call goes on.
+    /// call goes on. So it does after an interrupted one, whose lease ends by itself within 10 seconds.
     pub(super) async fn run(&self, session: &Session, store: &Arc<dyn EventStore>) -> Result<ExitStatus, CommandError> {
         let Self { shown, position, consequence, .. } = self;
         if !session.may_change(&format!("retire {shown}, which is at position {position}; {consequence}")).await? {
@@ -58,10 +59,8 @@ impl Retirement<'_> {
         }
         let name = Name::new("reader", self.name).map_err(|error| CommandError::Usage(error.to_string()))?;
         let role = self.kind.name_of(&name);
-        let lease = hold(&**store, &role, RETIRED).await?;
-        let forgotten = self.forget(store, (&name, &role)).await;
-        store.release_lease(&lease).await?;
-        forgotten?;
+        let forgetting = with_lease(&**store, session.clock(), (&role, RETIRED), self.forget(store, (&name, &role)));
+        Progress::during("retiring", forgetting).await?;
         let body = Retired { reader: role.as_str(), retired: true, position: *position };
         session.printer().show(&body, |_| format!("retired {shown}, which was at position {position}\n"))?;
         Ok(ExitStatus::Done)
@@ -90,17 +89,17 @@ impl Retirement<'_> {
 /// deliveries that waited.
 ///
 /// # Errors
-/// [`CommandError`] if a process runs the bus, or the store cannot be reached: then a further call goes on.
+/// [`CommandError`] if a process runs the bus, or the store cannot be reached: then a further call goes on. So it does after
+/// an interrupted one, whose lease ends by itself within 10 seconds.
 pub(super) async fn forget_group(
     store: &dyn EventStore,
+    clock: &SharedClock,
     destination: &Name,
     group: &Name,
 ) -> Result<u64, CommandError> {
     // the bus delivers in the process that has the relay to it
-    let lease = hold(store, &ReaderKind::Relay.name_of(destination), "eventbus").await?;
-    let forgotten = forget_progress(store, group).await;
-    store.release_lease(&lease).await?;
-    forgotten
+    let role = ReaderKind::Relay.name_of(destination);
+    with_lease(store, clock, (&role, "eventbus"), forget_progress(store, group)).await
 }
 
 async fn forget_progress(store: &dyn EventStore, group: &Name) -> Result<u64, CommandError> {
@@ -113,13 +112,113 @@ async fn forget_progress(store: &dyn EventStore, group: &Name) -> Result<u64, Co
     Ok(waiting.len() as u64)
 }
 
-/// Takes the lease of a role.
-async fn hold(store: &dyn EventStore, role: &Name, owner: &'static str) -> Result<Lease, CommandError> {
-    let owner = Name::from_static(owner);
-    if let Some(lease) = store.acquire_lease(role, &owner, LEASE_TTL).await? {
-        return Ok(lease);
+/// Does `work` under the lease of a role. The lease is renewed meanwhile, however long a list of skips or of deliveries is.
+///
+/// # Errors
+/// The error of `work`; [`CommandError`] if a different process has the role, or takes it before `work` ends.
+async fn with_lease<T>(
+    store: &dyn EventStore,
+    clock: &SharedClock,
+    (role, owner): (&Name, &'static str),
+    work: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
+    let Some(lease) = store.acquire_lease(role, &Name::from_static(owner), LEASE_TTL).await? else {
+        return Err(role_taken(store, role).await);
+    };
+    let done = tokio::select! {
+        done = work => done,
+        // the process that has the role now may save what `work` would delete
+        error = renew(store, clock, &lease) => Err(error),
+    };
+    // the work matters: a lease that is not released ends by itself
+    let _ = store.release_lease(&lease).await;
+    done
+}
+
+/// Renews a lease until the store does not, and returns the reason.
+async fn renew(store: &dyn EventStore, clock: &SharedClock, lease: &Lease) -> CommandError {
+    loop {
+        clock.sleep(LEASE_TTL / 3).await;
+        match store.renew_lease(lease, LEASE_TTL).await {
+            Ok(true) => {}
+            Ok(false) => return role_taken(store, &lease.role).await,
+            Err(error) => return error.into(),
+        }
     }
-    let holder =
-        store.lease_of(role).await?.map_or_else(|| "a process".to_owned(), |lease| format!("`{}`", lease.owner));
-    Err(CommandError::fault(format!("{holder} has the role `{role}`: stop it first")))
+}
+
+/// Returns the error of a role that a different process has.
+async fn role_taken(store: &dyn EventStore, role: &Name) -> CommandError {
+    let holder = match store.lease_of(role).await {
+        Ok(lease) => lease.map_or_else(|| "a process".to_owned(), |lease| format!("`{}`", lease.owner)),
+        Err(error) => return error.into(),
+    };
+    CommandError::fault(format!("{holder} has the role `{role}`: stop it first"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use eventbus::{InMemoryEventStore, port::Leases as _, testkit::ManualClock};
+
+    use super::*;
+
+    const ROLE: Name = Name::from_static("projection:totals");
+    /// Each sleeper of the clock sleeps longer.
+    const AN_INSTANT: Duration = Duration::from_millis(1);
+
+    /// Returns a clock that the test moves, and a store whose leases end by it.
+    fn store() -> (ManualClock, SharedClock, InMemoryEventStore) {
+        let manual = ManualClock::new();
+        let clock = SharedClock::new(manual.clone());
+        let store = InMemoryEventStore::with_clock(clock.clone());
+        (manual, clock, store)
+    }
+
+    #[tokio::test]
+    async fn a_long_retirement_keeps_its_lease() {
+        let (manual, clock, store) = store();
+        let work = async {
+            let mut is_held = true;
+            // three times as long as a lease that is not renewed
+            for _ in 0..9 {
+                manual.advance(manual.wait_for_sleeper(AN_INSTANT).await);
+                is_held &= store.lease_of(&ROLE).await?.is_some();
+            }
+            Ok::<_, CommandError>(is_held)
+        };
+        assert!(with_lease(&store, &clock, (&ROLE, RETIRED), work).await.unwrap(), "the lease ended before the work");
+        assert_eq!(store.lease_of(&ROLE).await.unwrap(), None, "it is released");
+    }
+
+    #[tokio::test]
+    async fn a_retirement_ends_when_a_process_has_taken_the_role() {
+        let (manual, clock, store) = store();
+        let vm = Name::from_static("vm:1");
+        let work = async {
+            let until_renewal = manual.wait_for_sleeper(AN_INSTANT).await;
+            store.seize_lease(&ROLE, &vm, LEASE_TTL).await?;
+            manual.advance(until_renewal);
+            pending::<Result<(), CommandError>>().await
+        };
+        let error = with_lease(&store, &clock, (&ROLE, RETIRED), work).await.unwrap_err();
+        assert_eq!(error.to_line(), "`vm:1` has the role `projection:totals`: stop it first");
+        assert_eq!(store.lease_of(&ROLE).await.unwrap().unwrap().owner, vm, "it stays with the process");
+    }
+
+    #[tokio::test]
+    async fn the_lease_of_an_interrupted_retirement_ends_within_ten_seconds() {
+        let (manual, clock, store) = store();
+        let role = ROLE;
+        let work = pending::<Result<(), CommandError>>();
+        // as Ctrl-C ends a command
+        tokio::select! {
+            ended = with_lease(&store, &clock, (&role, RETIRED), work) => panic!("{ended:?}"),
+            _ = manual.wait_for_sleeper(AN_INSTANT) => {}
+        }
+        assert!(store.lease_of(&ROLE).await.unwrap().is_some());
+        manual.advance(Duration::from_secs(10));
+        assert_eq!(store.lease_of(&ROLE).await.unwrap(), None);
+    }
 }

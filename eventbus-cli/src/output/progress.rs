@@ -39,8 +39,16 @@ impl Progress {
     pub(crate) async fn while_reading<T>(
         reading: impl Future<Output = Result<T, CommandError>>,
     ) -> Result<T, CommandError> {
-        let _line = Self::of_unknown_size("reading")?;
-        Box::pin(reading).await
+        Self::during("reading", reading).await
+    }
+
+    /// Shows that the command does this work until `doing` ends.
+    pub(crate) async fn during<T>(
+        work: &'static str,
+        doing: impl Future<Output = Result<T, CommandError>>,
+    ) -> Result<T, CommandError> {
+        let _line = Self::of_unknown_size(work)?;
+        Box::pin(doing).await
     }
 
     /// Shows what the work is at.

@@ -244,7 +244,10 @@ fn the_catalog_needs_no_server_and_a_mistake_does_not_start_the_application() {
     assert_eq!(names("events", "event_type"), ["Deposited", "Opened", "Withdrawn"]);
     assert_eq!(names("aggregates", "aggregate_type"), ["Account"]);
     assert_eq!(names("handlers", "name"), ["thank"]);
+    assert_eq!(catalog["groups"], json!([{ "name": "mail", "handlers": ["thank"] }]));
     assert_eq!(names("projections", "name"), ["balances"]);
+    let tables = run(&["catalog"]);
+    assert!(tables.out.contains("\n\nGROUP  HANDLERS\nmail   thank\n\n"), "{tables:?}");
     let deposited = &catalog["events"][0];
     let schema = json!({
         "type": "object", "properties": { "cents": { "type": "integer" } }, "required": ["cents"],
