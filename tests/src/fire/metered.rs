@@ -1,8 +1,11 @@
 //! Metrics of processes that are killed: each counts its saves and handler runs by itself too, and compares. Gauges are
-//! compared with the tables of the store and the keys of Redis.
+//! compared with the tables of the store and the keys of Redis, as are the events that the last processes have appended,
+//! published and projected: those are not killed, so that no part of their counts is lost.
 
 use std::{
+    collections::HashMap,
     io::Write as _,
+    ops::AddAssign,
     process::Stdio,
     sync::{
         Arc,
@@ -13,9 +16,9 @@ use std::{
 
 use eventbus::{metrics::Metrics, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
-use eventstore_postgres::{PgConnection, PgEventStore};
+use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
 use fastrand::Rng;
-use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue as _, aio::MultiplexedConnection};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout},
@@ -36,6 +39,8 @@ const SAVE_INTERVAL: Duration = Duration::from_millis(5);
 /// Time limit of each wait.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const REPORT: &str = "metered ";
+/// The name of the processes' sessions in PostgreSQL.
+const SESSIONS: &str = "metered";
 
 /// How the handler treats an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +74,7 @@ struct Counters {
     succeeded: AtomicU64,
     failed: AtomicU64,
     permanent: AtomicU64,
+    retried: AtomicU64,
 }
 
 /// Counts of saves and runs.
@@ -79,34 +85,72 @@ struct Counts {
     succeeded: u64,
     failed: u64,
     permanent: u64,
+    /// Runs that were not the first attempt of their delivery, however they ended.
+    retried: u64,
 }
 
 impl Counts {
     fn read(counters: &Counters) -> Self {
-        let [appended, conflicts, succeeded, failed, permanent] =
-            [&counters.appended, &counters.conflicts, &counters.succeeded, &counters.failed, &counters.permanent]
-                .map(|counter| counter.load(SeqCst));
-        Self { appended, conflicts, succeeded, failed, permanent }
+        let Counters { appended, conflicts, succeeded, failed, permanent, retried } = counters;
+        let [appended, conflicts, succeeded, failed, permanent, retried] =
+            [appended, conflicts, succeeded, failed, permanent, retried].map(|counter| counter.load(SeqCst));
+        Self { appended, conflicts, succeeded, failed, permanent, retried }
     }
 
     const fn saves(self) -> [u64; 2] {
         [self.appended, self.conflicts]
     }
 
-    const fn runs(self) -> [u64; 3] {
-        [self.succeeded, self.failed, self.permanent]
+    const fn runs(self) -> [u64; 4] {
+        [self.succeeded, self.failed, self.permanent, self.retried]
     }
 }
 
-/// What store and bus hold, as metrics show it.
+/// What store and bus hold, as metrics show it; `None` has no sample, as the store or the bus did not answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct Gauges {
     head: u64,
     dead_letters: u64,
     pending: u64,
+    unread: Option<u64>,
     consumers: u64,
-    relay_lag: [f64; 2],
-    projection_lag: [f64; 2],
+    relay_lag: [Option<f64>; 2],
+    projection_lag: [Option<f64>; 2],
+}
+
+/// Numbers of events that were appended, published and projected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Progress {
+    appended: u64,
+    published: u64,
+    projected: u64,
+}
+
+impl Progress {
+    fn since(self, start: Self) -> Self {
+        Self {
+            appended: self.appended - start.appended,
+            published: self.published - start.published,
+            projected: self.projected - start.projected,
+        }
+    }
+
+    const fn is_at_most(self, other: Self) -> bool {
+        self.appended <= other.appended && self.published <= other.published && self.projected <= other.projected
+    }
+
+    /// Returns `true` if each appended event is published and projected, and none twice.
+    const fn is_complete(self) -> bool {
+        self.appended == self.published && self.appended == self.projected
+    }
+}
+
+impl AddAssign for Progress {
+    fn add_assign(&mut self, other: Self) {
+        self.appended += other.appended;
+        self.published += other.published;
+        self.projected += other.projected;
+    }
 }
 
 /// What a process prints.
@@ -126,15 +170,16 @@ struct Report {
 
 impl Report {
     fn new(before: Counts, metrics: &Metrics, after: Counts, has_saved_all: bool) -> Self {
-        let number = |name: &str, labels: &[(&str, &str)]| metrics.number(name, labels).unwrap_or(f64::NAN);
         let (group, projection) = ([("group", "work")], [("projection", "entries")]);
-        let count = |name: &str, labels: &[(&str, &str)]| number(name, labels) as u64;
+        let count = |name: &str, labels: &[(&str, &str)]| metrics.number(name, labels).unwrap_or_default() as u64;
         let lag = |of: &str, labels: &[(&str, &str)]| {
-            ["events", "seconds"].map(|unit| number(&format!("eventbus_{of}_lag_{unit}"), labels))
+            ["events", "seconds"].map(|unit| metrics.number(&format!("eventbus_{of}_lag_{unit}"), labels))
         };
         let values = |name: &str, labels: &[(&str, &str)]| metrics.distribution(name, labels).map_or(0, |of| of.count);
+        let handler = [("group", "work"), ("handler", "work")];
         let runs = |outcome| {
-            values("eventbus_handler_seconds", &[("group", "work"), ("handler", "work"), ("outcome", outcome)])
+            let [group, handler] = handler;
+            values("eventbus_handler_seconds", &[group, handler, ("outcome", outcome)])
         };
         let appends = |outcome| values("eventbus_append_seconds", &[("outcome", outcome)]);
         Self {
@@ -146,11 +191,13 @@ impl Report {
                 succeeded: runs("succeeded"),
                 failed: runs("failed"),
                 permanent: runs("permanent"),
+                retried: count("eventbus_handler_retries_total", &handler),
             },
             gauges: Gauges {
                 head: count("eventbus_feed_head", &[]),
                 dead_letters: count("eventbus_dead_letters", &[]),
                 pending: count("eventbus_group_pending", &group),
+                unread: metrics.number("eventbus_group_unread", &group).map(|unread| unread as u64),
                 consumers: count("eventbus_group_consumers", &group),
                 relay_lag: lag("relay", &[]),
                 projection_lag: lag("projection", &projection),
@@ -163,6 +210,10 @@ impl Report {
         }
     }
 
+    const fn progress(&self) -> Progress {
+        Progress { appended: self.metered.appended, published: self.published, projected: self.projected }
+    }
+
     /// Returns `true` if the metrics count what the process has: a save is counted before the process itself counts it, a
     /// run after it.
     fn is_right(&self) -> bool {
@@ -171,7 +222,7 @@ impl Report {
         let saves = (0..2).all(|of| (counted[0][of]..=counted[2][of] + 1).contains(&counted[1][of]));
         let counted = [before, metered, after].map(|counts| counts.runs());
         let least = |runs: u64| runs.saturating_sub(CONCURRENCY as u64);
-        saves && (0..3).all(|of| (least(counted[0][of])..=counted[2][of]).contains(&counted[1][of]))
+        saves && (0..4).all(|of| (least(counted[0][of])..=counted[2][of]).contains(&counted[1][of]))
     }
 }
 
@@ -183,6 +234,9 @@ async fn work(event: &Entered, attempt: Attempt, State(counters): State<Arc<Coun
         Handling::FailsOnce | Handling::Succeeds => (&counters.succeeded, Ok(())),
     };
     counter.fetch_add(1, SeqCst);
+    if attempt.0 > 1 {
+        counters.retried.fetch_add(1, SeqCst);
+    }
     result
 }
 
@@ -208,6 +262,7 @@ impl Entries {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Member {
     store: String,
+    redis: String,
     prefix: String,
     name: String,
     saves: u64,
@@ -219,9 +274,16 @@ impl Role for Member {
 
     async fn play(self) -> Result<(), HarnessError> {
         let counters = Arc::new(Counters::default());
-        let store = PgEventStore::connect(&self.store).await?;
+        // no server dies: a reply that is late still comes, and what it says is done is counted
+        let config = PgEventStoreConfig {
+            database_url: self.store.clone(),
+            transaction_timeout: WAIT_TIMEOUT,
+            ..PgEventStoreConfig::default()
+        };
+        let store = PgEventStore::connect_with(config).await?;
         let bus = RedisEventBus::connect(RedisEventBusConfig {
-            redis_url: eventbus_test::redis_url().into(),
+            redis_url: self.redis.clone(),
+            socket_timeout: WAIT_TIMEOUT,
             stream_prefix: self.prefix.clone(),
             consumer_name: Some(self.name.clone()),
             concurrency: CONCURRENCY,
@@ -316,48 +378,58 @@ impl MemberProcess {
     }
 }
 
-/// What the processes have done up to their last reports.
+/// The processes that were killed, and what they had counted up to their last reports.
 #[derive(Debug, Default)]
-struct Totals {
+struct Killed {
     kills: u64,
-    appended: u64,
-    published: u64,
-    projected: u64,
+    counted: Progress,
     failures: Vec<String>,
 }
 
-impl Totals {
-    fn add(&mut self, report: Option<Report>) {
-        let Some(Report { metered, published, projected, .. }) = report else { return };
-        self.appended += metered.appended;
-        self.published += published;
-        self.projected += projected;
-    }
-}
-
 /// Starts a process `kills` times, and kills it while it works.
-async fn kill(program: &Program, member: Member, kills: u64) -> Result<Totals, HarnessError> {
-    let (mut totals, mut random) = (Totals::default(), Rng::with_seed(member.seed));
+async fn kill(program: &Program, member: Member, kills: u64) -> Result<Killed, HarnessError> {
+    let (mut killed, mut random) = (Killed::default(), Rng::with_seed(member.seed));
     for _ in 0..kills {
         let member = Member { saves: u64::MAX, seed: random.u64(..), ..member.clone() };
         let mut process = MemberProcess::start(program, &member)?;
-        process.next(&mut totals.failures).await?;
+        process.next(&mut killed.failures).await?;
         let end = tokio::time::Instant::now() + Duration::from_millis(random.u64(100..600));
-        while let Ok(report) = tokio::time::timeout_at(end, process.next(&mut totals.failures)).await {
+        while let Ok(report) = tokio::time::timeout_at(end, process.next(&mut killed.failures)).await {
             report?;
         }
         process.child.kill().await?;
-        totals.kills += 1;
-        totals.add(process.last);
+        killed.kills += 1;
+        killed.counted += process.last.map(|last| last.progress()).unwrap_or_default();
     }
-    Ok(totals)
+    Ok(killed)
+}
+
+/// Waits until the servers have ended the sessions of killed processes: they still do what such a process had sent.
+async fn wait_for_ended_sessions(
+    database: &mut PgConnection,
+    redis: &mut MultiplexedConnection,
+) -> Result<(), HarnessError> {
+    const COUNT: &str =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1";
+    let ended = async {
+        loop {
+            let sessions: i64 = sqlx::query_scalar(COUNT).bind(SESSIONS).fetch_one(&mut *database).await?;
+            let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(redis).await?;
+            // one of Redis is that of this process
+            if sessions == 0 && clients.lines().count() == 1 {
+                return Ok::<_, HarnessError>(());
+            }
+            tokio::time::sleep(REPORT_INTERVAL).await;
+        }
+    };
+    tokio::time::timeout(WAIT_TIMEOUT, ended).await.map_err(|_| "sessions of killed processes do not end")?
 }
 
 /// The contents of store and bus, read without them.
 #[derive(Debug, Default, PartialEq)]
 struct Truth {
-    events: u64,
-    rows: u64,
+    /// The events, the entries that Redis ever added to the stream, and the events that the rows count.
+    progress: Progress,
     gauges: Gauges,
 }
 
@@ -373,17 +445,26 @@ impl Truth {
         let rows: i64 = sqlx::query_scalar(ROWS).fetch_one(&mut *database).await?;
         let dead_letters = redis::cmd("XLEN").arg(format!("{prefix}:stream_dlq")).query_async(redis).await?;
         let stream = format!("{prefix}:stream");
+        let info: HashMap<String, redis::Value> =
+            redis::cmd("XINFO").arg("STREAM").arg(&stream).query_async(redis).await?;
+        let added = info.get("entries-added").ok_or("Redis does not count the entries of a stream")?;
         let (pending, ..): (u64, redis::Value, redis::Value, redis::Value) =
             redis::cmd("XPENDING").arg(&stream).arg("work").query_async(redis).await?;
         let gauges = Gauges {
             head: head.try_into()?,
             dead_letters,
             pending,
+            unread: Some(0),
             consumers: MEMBERS,
-            relay_lag: [0.0; 2],
-            projection_lag: [0.0; 2],
+            relay_lag: [Some(0.0); 2],
+            projection_lag: [Some(0.0); 2],
         };
-        Ok(Self { events: events.try_into()?, rows: rows.try_into()?, gauges })
+        let progress = Progress {
+            appended: events.try_into()?,
+            published: u64::from_redis_value_ref(added)?,
+            projected: rows.try_into()?,
+        };
+        Ok(Self { progress, gauges })
     }
 }
 
@@ -393,10 +474,11 @@ impl Truth {
 /// If the run itself fails; wrong metrics are in the summary.
 pub async fn run(program: &Program, kills: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
-    let database = Database::create().await?;
+    let (database, server) = (Database::create().await?, eventbus_test::private_redis());
     let prefix = eventbus_test::unique_name("metered");
     let member = |number: u64| Member {
-        store: database.url().into(),
+        store: format!("{}?application_name={SESSIONS}", database.url()),
+        redis: server.url().into(),
         prefix: prefix.clone(),
         name: format!("member-{number}"),
         saves: LAST_SAVES,
@@ -405,60 +487,71 @@ pub async fn run(program: &Program, kills: u64, seed: u64) -> Result<RunSummary,
     // the first one creates the tables
     drop(PgEventStore::connect(database.url()).await?);
     let killing = (0..MEMBERS).map(|number| kill(program, member(number), kills / MEMBERS));
-    let mut totals = Totals::default();
-    for killed in futures_util::future::try_join_all(killing).await? {
-        totals.kills += killed.kills;
-        totals.appended += killed.appended;
-        totals.published += killed.published;
-        totals.projected += killed.projected;
-        totals.failures.extend(killed.failures);
+    let (mut faults, mut killed, mut failures) = (0, Progress::default(), Vec::new());
+    for one in futures_util::future::try_join_all(killing).await? {
+        faults += one.kills;
+        killed += one.counted;
+        failures.extend(one.failures);
+    }
+    let mut store = database.connection("auditor").await?;
+    let mut redis = eventbus_test::internal::redis_connection(server.url()).await;
+    wait_for_ended_sessions(&mut store, &mut redis).await?;
+    // no process has set up the rows if none was started
+    let start = match faults {
+        0 => Progress::default(),
+        _ => Truth::read(&mut store, &mut redis, &prefix).await?.progress,
+    };
+    // a process that is killed takes along what it did since its last report
+    if !killed.is_at_most(start) {
+        failures.push(format!("killed processes have counted {killed:?}, and done {start:?}"));
     }
     let last: Result<Vec<_>, _> = (0..MEMBERS).map(|number| MemberProcess::start(program, &member(number))).collect();
-    let (mut last, mut store) = (last?, database.connection("auditor").await?);
-    let mut redis = eventbus_test::internal::redis_connection(eventbus_test::redis_url()).await;
-    let settling = Instant::now();
-    let truth = loop {
-        let mut reports = Vec::new();
+    let (mut last, settling) = (last?, Instant::now());
+    let (truth, counted) = loop {
+        let (mut reports, mut counted) = (Vec::new(), Progress::default());
         for process in &mut last {
-            reports.push(process.next(&mut totals.failures).await?);
+            let report = process.next(&mut failures).await?;
+            counted += report.progress();
+            reports.push(report);
         }
         let truth = Truth::read(&mut store, &mut redis, &prefix).await?;
         let is_done = |report: &Report| report.has_saved_all && report.metered == report.after;
         let leaders = reports.iter().filter(|report| report.is_leader).count();
         let owners = reports.iter().filter(|report| report.is_owner).count();
         let agree = reports.iter().all(|report| is_done(report) && report.gauges == truth.gauges);
-        if agree && (leaders, owners) == (1, 1) && truth.gauges.pending == 0 && truth.rows == truth.events {
-            break truth;
+        let done = truth.progress.since(start);
+        let is_complete = truth.progress.is_complete() && truth.gauges.pending == 0;
+        if agree && counted == done && (leaders, owners) == (1, 1) && is_complete {
+            break (truth, counted);
         }
         if settling.elapsed() > WAIT_TIMEOUT {
-            totals.failures.push(format!("metrics differ from store and bus: {truth:?}, {reports:?}"));
-            break truth;
+            failures.push(format!(
+                "metrics differ from store and bus: {truth:?}; the last processes have done {done:?} and reported \
+                 {reports:?}"
+            ));
+            break (truth, counted);
         }
     };
-    for process in &last {
-        totals.add(process.last);
-    }
-    for (what, counted) in
-        [("appended", totals.appended), ("published", totals.published), ("projected", totals.projected)]
-    {
-        // a process that is killed takes along what it did since its last report
-        if counted > truth.events || counted == 0 {
-            totals.failures.push(format!("{counted} events {what} of {}", truth.events));
-        }
-    }
     let description = format!(
-        "counted until the last reports: {} appended, {} published, {} projected; {} dead letters",
-        totals.appended, totals.published, totals.projected, truth.gauges.dead_letters
+        "counted until the last reports: {} appended, {} published, {} projected before the last kill, {}, {}, {} after it; \
+         {} dead letters",
+        killed.appended,
+        killed.published,
+        killed.projected,
+        counted.appended,
+        counted.published,
+        counted.projected,
+        truth.gauges.dead_letters
     );
     drop((last, store));
     database.remove().await?;
     Ok(RunSummary {
-        events: truth.events,
-        faults: totals.kills,
+        events: truth.progress.appended,
+        faults,
         description,
         slowest_recovery: Some(settling.elapsed()),
         took: begin.elapsed(),
-        failures: totals.failures,
+        failures,
         ..RunSummary::new("metrics")
     })
 }
