@@ -23,6 +23,7 @@ use crate::{
 
 const ROUNDS: usize = 15;
 const QUICK_ROUNDS: usize = 5;
+const OTHER_BUILD: &str = "other build";
 
 pub fn run(args: &TableArgs) -> Result<()> {
     for name in &args.only {
@@ -50,7 +51,20 @@ pub fn run(args: &TableArgs) -> Result<()> {
         plot::write_tables(&tables, folder)?;
     }
     println!("\nall rounds: {}", json.display());
-    Ok(())
+    args.cpu_at_most.map_or(Ok(()), |limit| check_cpu(&tables, limit))
+}
+
+/// Fails if our processor time is more than `limit` times that of the other build, in the median of a line.
+fn check_cpu(tables: &[RoundTable], limit: f64) -> Result<()> {
+    let above = tables.iter().filter_map(|table| {
+        let ratio = table.cpu_ratio(OTHER_BUILD)?.median;
+        (ratio > limit).then(|| format!("{}, callers: {}: {ratio:.3}", table.workload, table.callers))
+    });
+    let above: Vec<_> = above.collect();
+    if above.is_empty() {
+        return Ok(());
+    }
+    Err(format!("`ours ÷ this`, CPU, of the {OTHER_BUILD} is above {limit} in {}", above.join("; ")).into())
 }
 
 pub fn target_folder() -> PathBuf {
@@ -115,7 +129,7 @@ fn contenders(args: &TableArgs) -> Result<Vec<Contender>> {
         Contender::of_ours("ours, not analyzed", program, Implementation::NotAnalyzed),
     ];
     if let Some(other) = &args.against {
-        contenders.insert(1, Contender::of_ours("other build", other.clone(), Implementation::Ours));
+        contenders.insert(1, Contender::of_ours(OTHER_BUILD, other.clone(), Implementation::Ours));
     }
     contenders.extend(peers::build(&args.peers, &args.only)?);
     Ok(contenders)
@@ -250,5 +264,41 @@ impl Worker {
         drop(input);
         let status = process.wait()?;
         if status.success() { Ok(()) } else { Err(format!("the worker ended with {status}").into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(workload: &str, columns: &[(&str, [f64; 3])]) -> RoundTable {
+        let round = |cpu: f64| Measured {
+            operations: 1,
+            seconds: 1.0,
+            client_cpu: cpu / 2.0,
+            server_cpu: cpu / 2.0,
+            p50: None,
+            p99: None,
+        };
+        let column = |&(label, cpu): &(&str, [f64; 3])| Column {
+            label: label.into(),
+            rounds: cpu.map(round).into(),
+            allocations: None,
+        };
+        let columns = columns.iter().map(column).collect();
+        RoundTable { workload: workload.into(), operation: "a save".into(), is_paced: false, callers: 8, columns }
+    }
+
+    #[test]
+    fn lines_of_the_other_build_above_the_limit_are_named() {
+        let slower = [104.0, 90.0, 105.0];
+        let tables = [
+            table("same", &[("ours", [103.0, 90.0, 120.0]), (OTHER_BUILD, [100.0; 3])]),
+            table("slower", &[("ours", slower), (OTHER_BUILD, [100.0; 3])]),
+            table("by-hand", &[("ours", slower), ("by hand", [1.0; 3])]),
+        ];
+        assert!(check_cpu(&tables, 1.04).is_ok());
+        let error = check_cpu(&tables, 1.03).unwrap_err().to_string();
+        assert!(error.ends_with("is above 1.03 in slower, callers: 8: 1.040"), "{error}");
     }
 }

@@ -27,7 +27,7 @@ impl Implementation {
             Self::Ours | Self::ByHand => None,
             Self::GroupedByHand => Some(&["save-1", "save-10", "sqlite-save-1"]),
             Self::CompactByHand => Some(&["publish-1", "publish-100", "consume"]),
-            Self::NotAnalyzed => Some(&["load-10000", "rebuild-memory", "rebuild-batches"]),
+            Self::NotAnalyzed => Some(&["load-10000", "rebuild-memory", "rebuild-rows", "rebuild-batches"]),
         }
     }
 }

@@ -71,6 +71,9 @@ struct TableArgs {
     /// Measures another build of this program, too, in the same rounds.
     #[arg(long)]
     against: Option<PathBuf>,
+    /// Fails if the median of `ours ÷ this`, CPU, is higher in a line of the other build; names these lines.
+    #[arg(long, requires = "against")]
+    cpu_at_most: Option<f64>,
     /// Builds and measures the peers, or some: other frameworks, each a line in the workloads that it has.
     #[arg(long, value_delimiter = ',', num_args = 0..=1, default_missing_value = peers::ALL_NAMES)]
     peers: Vec<String>,

@@ -31,9 +31,21 @@ impl RoundTable {
     pub const HEADER: &str = "\
 | workload | callers | | operations/s | p50 µs | p99 µs | CPU µs, client + server | allocations | ours ÷ this: operations/s | p50 | CPU |
 |---|---|---|---|---|---|---|---|---|---|---|";
+
+    /// Returns the ratio of our processor time to that of the line `label`, if there is such a line.
+    pub fn cpu_ratio(&self, label: &str) -> Option<Spread> {
+        let column = self.columns.iter().find(|column| column.label == label)?;
+        self.ratio(column, |round| Some(round.cpu()))
+    }
+
+    /// Returns the ratio of a value of ours to that of a line, which is computed for each round.
+    fn ratio(&self, column: &Column, value: fn(&Measured) -> Option<f64>) -> Option<Spread> {
+        let pairs = self.columns[0].rounds.iter().zip(&column.rounds);
+        Spread::of(pairs.filter_map(|(ours, other)| Some(value(ours)? / value(other)?)))
+    }
 }
 
-/// Writes a line for each implementation. A ratio is computed for each round; the table has their median.
+/// Writes a line for each implementation.
 impl fmt::Display for RoundTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, column) in self.columns.iter().enumerate() {
@@ -47,10 +59,8 @@ impl fmt::Display for RoundTable {
             let (client, server) = (median(|round| Some(round.client_cpu)), median(|round| Some(round.server_cpu)));
             let allocations = column.allocations.map_or_else(String::new, |allocations| format!("{allocations:.1} "));
             write!(f, "| {client:.1} + {server:.1} | {allocations}")?;
-            let others = if index == 0 { &[][..] } else { &column.rounds };
             let ratio = |value: fn(&Measured) -> Option<f64>| {
-                let pairs = self.columns[0].rounds.iter().zip(others);
-                Spread::of(pairs.filter_map(|(ours, other)| Some(value(ours)? / value(other)?)))
+                if index == 0 { None } else { self.ratio(column, value) }
             };
             write_cell(f, ratio(|round| Some(round.rate())), 2)?;
             write_cell(f, ratio(|round| round.p50), 2)?;
