@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    slice,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -123,10 +124,14 @@ async fn a_partitioned_table_holds_the_same_events() {
     filled.assert_unchanged(&filled.store).await;
     filled.assert_unchanged(&reopened).await;
 
-    // a repeat is found in every partition, alone and among other appends
+    // a repeat is found in every partition, of one event or several, alone and among other appends
     for number in 0..10 {
         let stream = account(&format!("long-{number}"));
         let stored = filled.of_stream(&stream);
+        for event in &stored {
+            let one = slice::from_ref(event);
+            assert_eq!(reopened.append(&stream, Any, vec![again(event)]).await.unwrap(), one);
+        }
         for part in stored.chunks(5) {
             let given: Vec<_> = part.iter().map(again).collect();
             for expected in [Any, NoStream, StreamExists] {
