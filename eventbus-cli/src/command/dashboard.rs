@@ -76,7 +76,7 @@ impl DashboardArgs {
             format!("dashboard  {}\n{token}", body.url)
         })?;
         let inner = DashboardInner::new(source, config);
-        if self.names_no_field() && !inner.fields().await?.hides_personal() {
+        if self.names_no_field() && inner.fields().await.is_ok_and(|fields| !fields.hides_personal()) {
             let text = "the pages show all fields of events, personal data too: hide some with `--hide FIELD`, or show only \
                         some with `--show FIELD`";
             session.printer().note(text);

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use eventbus::{Name, clock::SharedClock, store::EventStore};
+use eventbus::{Name, store::EventStore};
 use eventbus_redis::RetiredGroup;
 use serde::Serialize;
 
-use super::retirement::forget_group;
+use super::retirement::forget_progress;
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
@@ -37,7 +37,8 @@ enum GroupAction {
     /// Remove a group for good, so that it holds trimming no more; its unfinished entries are not delivered
     ///
     /// With a bus on Redis pass `--store URL` too, so that the store forgets the group: else the relay publishes again for
-    /// it if the bus loses its data. Its dead letters stay, until they are discarded. Call it again if it was interrupted.
+    /// it if the bus loses its data. Of the in-process bus stop the application first: the store does not know whether a
+    /// process runs. Dead letters stay, until they are discarded. Call it again if it was interrupted.
     Retire {
         /// The group
         #[arg(value_name = "GROUP")]
@@ -163,13 +164,13 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     let (pending, unread) = (found.pending.unwrap_or_default(), found.unread);
     let lost = if found.is_lost { ", which the server has lost," } else { "," };
     let unread_text = unread_text(unread);
-    let question = format!("retire group `{group}`{lost} with {pending} pending and {unread_text} unread entries");
+    // the store does not know whether a process runs
+    let stopped = if bus.is_in_process() { "; the application must be stopped" } else { "" };
+    let question =
+        format!("retire group `{group}`{lost} with {pending} pending and {unread_text} unread entries{stopped}");
     let retired = match session.confirm(&question).await? {
         Consent::DryRun => None,
-        Consent::Given => {
-            let retiring = retire_from(bus, store.as_deref(), session.clock(), &name);
-            Some(Progress::during("retiring", retiring).await?)
-        }
+        Consent::Given => Some(Progress::during("retiring", retire_from(bus, store.as_deref(), &name)).await?),
     };
     // the in-process bus keeps no entries: the store knows how many the group has not read
     let retired = retired.map(|(pending, counted)| (pending, counted.or(unread)));
@@ -183,7 +184,6 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
 async fn retire_from(
     bus: &OpenBus,
     store: Option<&dyn EventStore>,
-    clock: &SharedClock,
     group: &Name,
 ) -> Result<(u64, Option<u64>), CommandError> {
     let destination = bus.as_bus().destination();
@@ -199,7 +199,7 @@ async fn retire_from(
             }
             Ok((pending, Some(unread)))
         }
-        (None, Some(store)) => Ok((forget_group(store, clock, destination, group).await?, None)),
+        (None, Some(store)) => Ok((forget_progress(store, group).await?, None)),
         // without a store the in-process bus has no group
         (None, None) => Ok((0, None)),
     }

@@ -47,8 +47,8 @@ enum ProjectionAction {
     },
     /// Have the store forget a projection that no release has any more: its position, and the events that it skips
     ///
-    /// Its tables stay: drop them when nothing reads them. A projection of that name begins anew. Call it again if it was
-    /// interrupted.
+    /// A projection that a process feeds is refused. Of one that has stopped before an event, stop the processes first: else it
+    /// begins at zero, on the old rows. Its tables stay: drop them when nothing reads them. Call it again if it was interrupted.
     Retire {
         /// The name of the projection
         #[arg(value_name = "PROJECTION")]

@@ -47,7 +47,8 @@ enum RelayAction {
     Unskip(UnskipArgs),
     /// Have the store forget the relay to a bus that no release publishes to any more, and the positions of its groups
     ///
-    /// The bus is not asked, and keeps what it has. Call it again if it was interrupted.
+    /// The bus is not asked, and keeps what it has. A relay that a process runs is refused; of one that has stopped before an
+    /// event, stop the processes first. Call it again if it was interrupted.
     Retire {
         /// The bus, as `eventbus relay` shows it
         #[arg(value_name = "DESTINATION")]

@@ -1,6 +1,8 @@
 //! Readers that no release has any more: the store forgets how far they got.
 //!
-//! The command holds the lease of the reader meanwhile, so a reader that a process runs is never retired.
+//! The command holds the lease of a projection or a relay meanwhile, so one that a process feeds is never retired. One that
+//! stopped before an event holds no lease between its retries, and a group of the in-process bus has none at all: the operator
+//! stops their processes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -85,28 +87,19 @@ impl Retirement<'_> {
     }
 }
 
-/// Has a store forget a group of the in-process bus to `destination`, apart from its dead letters. Returns the number of
-/// deliveries that waited.
+/// Has a store forget a group of the in-process bus, apart from its dead letters. Returns the number of deliveries that waited.
 ///
 /// # Errors
-/// [`CommandError`] if a process runs the bus, or the store cannot be reached: then a further call goes on. So it does after
-/// an interrupted one, whose lease ends by itself within 10 seconds.
-pub(super) async fn forget_group(
-    store: &dyn EventStore,
-    clock: &SharedClock,
-    destination: &Name,
-    group: &Name,
-) -> Result<u64, CommandError> {
-    // the bus delivers in the process that has the relay to it
-    let role = ReaderKind::Relay.name_of(destination);
-    with_lease(store, clock, (&role, "eventbus"), forget_progress(store, group)).await
-}
-
-async fn forget_progress(store: &dyn EventStore, group: &Name) -> Result<u64, CommandError> {
+/// [`CommandError`] if the store cannot be reached: then a further call goes on.
+pub(super) async fn forget_progress(store: &dyn EventStore, group: &Name) -> Result<u64, CommandError> {
     let waiting = store.waiting_deliveries(group).await?;
     let finished = waiting.iter().map(|delivery| delivery.position).collect();
     store.save_progress(group, &ProgressUpdate { finished, ..Default::default() }).await?;
     store.delete_checkpoint(&ReaderKind::GroupReadLimit.name_of(group)).await?;
+    if let Some(notes) = store.notes() {
+        // the event types that it has announced and skipped
+        notes.delete_note(&Name::prefixed("types:", group)).await?;
+    }
     // last: by its checkpoint a group is found again after an interruption
     store.delete_checkpoint(&ReaderKind::Group.name_of(group)).await?;
     Ok(waiting.len() as u64)

@@ -80,7 +80,8 @@ pub(crate) fn orphaned_checkpoints(orphaned: Vec<(String, i64, i64, f64)>) -> Ou
         let found = format!("the checkpoint `{name}` is at {at} of {head}, and has not moved for {age:.0} s");
         let consequence = "its reader does not run, or has a different name now: its read model is out of date";
         let retire = match name.starts_with(ReaderKind::Group.prefix()) {
-            true => "eventbus groups retire",
+            // with a bus it would retire the group of that bus
+            true => "eventbus groups retire --store URL",
             false => "eventbus projections retire",
         };
         let repair = format!("start the process with that reader; if it is gone for good: `{retire}`");

@@ -73,8 +73,8 @@ struct RelayProgress {
     published: u64,
     /// Set while this process relays.
     is_owner: bool,
-    /// Set once a different process holds the lease: only its checkpoint counts then, as the leader may have gone back
-    /// behind `position` to publish again.
+    /// Set once a different process holds the lease, until this one learns a position from the bus: only the checkpoint
+    /// counts then, as the leader may have gone back behind `position` to publish again.
     is_standby: bool,
     /// The error that keeps the relay from publishing for now.
     problem: Option<String>,
@@ -85,13 +85,16 @@ struct RelayProgress {
 }
 
 impl RelayProgress {
-    /// Returns the position up to which all events are published; `None` if only a different process knows it.
+    /// Returns the position up to which all events are published; `None` if only a different process knows it, or knew it.
     fn known_position(&self) -> Option<Position> {
         (!self.is_standby).then_some(self.position)
     }
 
     /// Returns the message id of the event at `position`, if it was published lately.
     fn message_id(&self, position: Position) -> Option<MessageId> {
+        if self.is_standby {
+            return None;
+        }
         let index = self.recent.binary_search_by_key(&position, |(position, _)| *position).ok()?;
         Some(self.recent[index].1.clone())
     }
@@ -101,7 +104,7 @@ impl RelayProgress {
         self.recent.retain(|(published, _)| *published <= position);
         // the next event may stop a relay again that has not moved: it stays stopped, and the log says it once
         self.stopped.take_if(|_| position != self.position);
-        self.position = position;
+        (self.position, self.is_standby) = (position, false);
         self.problem = None;
     }
 
@@ -147,7 +150,7 @@ impl RelayStatusCell {
     }
 
     pub(super) fn set_owner(&self, is_owner: bool) {
-        self.progress.send_modify(|progress| (progress.is_owner, progress.is_standby) = (is_owner, false));
+        self.progress.send_modify(|progress| progress.is_owner = is_owner);
     }
 
     /// Records that a range was published.
@@ -169,7 +172,12 @@ impl RelayStatusCell {
     /// Records an error that the relay retries; logs the first one until the relay publishes again.
     pub(super) fn set_problem(&self, error: &BoxError) {
         let (destination, error) = (&self.destination, ErrorLine(&**error).to_string());
-        if self.progress.borrow().problem.is_some() {
+        // a stopped relay is in the log already
+        let is_known = {
+            let now = self.progress.borrow();
+            now.problem.is_some() || now.stopped.is_some()
+        };
+        if is_known {
             tracing::debug!(%destination, %error, "relay still cannot publish");
         } else {
             tracing::warn!(%destination, %error, "relay cannot publish, trying again");
@@ -311,7 +319,8 @@ impl RelayView {
     /// Loads the position up to which all events are published.
     pub(crate) async fn load_position(&self) -> Result<Position, CheckpointError> {
         let (known, is_owner) = self.read(|now| (now.known_position(), now.is_owner));
-        let saved = if is_owner { None } else { self.load_saved_position().await? };
+        let is_leader = is_owner && known.is_some();
+        let saved = if is_leader { None } else { self.load_saved_position().await? };
         Ok(known.max(saved).unwrap_or_else(|| self.own_position()))
     }
 
@@ -328,8 +337,9 @@ impl RelayView {
         loop {
             let (known, is_owner, is_stopped) =
                 self.read(|now| (now.known_position(), now.is_owner, now.stopped.is_some()));
+            let is_leader = is_owner && known.is_some();
             let has_saved = async || matches!(self.load_saved_position().await, Ok(Some(saved)) if saved >= wanted);
-            if known.unwrap_or_default() >= wanted || !is_owner && has_saved().await {
+            if known.unwrap_or_default() >= wanted || !is_leader && has_saved().await {
                 return true;
             }
             if is_stopped {
@@ -344,7 +354,7 @@ impl RelayView {
                 changed = progress.changed() => if changed.is_err() {
                     return progress.borrow().known_position().unwrap_or_default() >= wanted;
                 },
-                () = clock.sleep(POSITION_POLL_INTERVAL), if self.checkpoint.is_some() && !is_owner => {}
+                () = clock.sleep(POSITION_POLL_INTERVAL), if self.checkpoint.is_some() && !is_leader => {}
             }
         }
     }
@@ -387,7 +397,11 @@ pub(crate) async fn is_published_on_bus(store: &dyn EventStore, bus: &dyn EventB
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{record::NewEvent, stream::StreamId};
+    use crate::{
+        domain::{record::NewEvent, stream::StreamId},
+        memory::InMemoryEventStore,
+        testkit::LossyBus,
+    };
 
     fn publish(progress: &mut RelayProgress, number: u64, id: &str) {
         let stream = StreamId::parse("Order", "1").unwrap();
@@ -420,6 +434,27 @@ mod tests {
         publish(&mut progress, 3, "new");
         let id = |number: u64| progress.message_id(number.into());
         assert_eq!((id(2), id(3)), (Some(MessageId::new("old")), Some(MessageId::new("new"))));
+    }
+
+    /// The other leader may have gone back to publish again, and the bus may be away when this process follows it.
+    #[tokio::test]
+    async fn a_process_that_stood_by_knows_no_position_until_it_asked_the_bus() {
+        let (store, bus): (Arc<dyn EventStore>, _) = (Arc::new(InMemoryEventStore::new()), LossyBus::new());
+        let status = RelayStatusCell::new(bus.destination().clone(), 4.into(), SharedClock::SYSTEM);
+        let view = status.view(&store, &bus);
+        status.set_owner(true);
+        status.progress.send_modify(|progress| publish(progress, 5, "old"));
+        assert_eq!(view.load_position().await.unwrap(), 5);
+        assert_eq!(view.message_id(5.into()), Some(MessageId::new("old")));
+
+        status.set_owner(false);
+        status.set_standby(1);
+        store.save_checkpoint(&relay_to(bus.destination()), 2.into()).await.unwrap();
+        status.set_owner(true);
+        assert_eq!(view.load_position().await.unwrap(), 2);
+        assert_eq!(view.message_id(5.into()), None, "the other leader has published the event again");
+        status.set_position(3.into());
+        assert_eq!(view.load_position().await.unwrap(), 3);
     }
 
     #[test]
