@@ -99,6 +99,7 @@ fn the_quick_start_runs_in_a_crate_of_its_own() {
 }
 
 #[test]
+#[ignore = "compiles the crates with other features, which takes long; `.ci/full` runs it"]
 fn the_tests_of_the_crate_page_pass_in_a_crate_of_their_own() {
     let folder = temporary().join("newcomer-tests");
     make_crate(&folder, &(quick_start() + &first_block_below(CRATE_PAGE, "Testing")));
@@ -107,6 +108,7 @@ fn the_tests_of_the_crate_page_pass_in_a_crate_of_their_own() {
 }
 
 #[test]
+#[ignore = "compiles five crates, which takes long; `.ci/full` runs it"]
 fn a_crate_that_the_binary_does_not_name_is_missed_at_the_start() {
     const EVENT: &str = r#"
         use eventbus::prelude::*;
