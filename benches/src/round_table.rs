@@ -38,10 +38,9 @@ impl RoundTable {
         self.ratio(column, |round| Some(round.cpu()))
     }
 
-    /// Returns the ratio of a value of ours to that of a line, which is computed for each round.
+    /// Returns the ratio of a value of ours to that of a line.
     fn ratio(&self, column: &Column, value: fn(&Measured) -> Option<f64>) -> Option<Spread> {
-        let pairs = self.columns[0].rounds.iter().zip(&column.rounds);
-        Spread::of(pairs.filter_map(|(ours, other)| Some(value(ours)? / value(other)?)))
+        Spread::of_ratios(&self.columns[0].rounds, &column.rounds, value)
     }
 }
 

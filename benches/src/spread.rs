@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::meter::Measured;
+
 /// The median of the rounds, the least and the most.
 #[derive(Debug, Clone, Copy)]
 pub struct Spread {
@@ -17,6 +19,11 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         Some(Self { min, median: values[values.len() / 2], max })
+    }
+
+    /// Returns the ratio of a value to that of `others`, which is computed for each round.
+    pub fn of_ratios(rounds: &[Measured], others: &[Measured], value: fn(&Measured) -> Option<f64>) -> Option<Self> {
+        Self::of(rounds.iter().zip(others).filter_map(|(round, other)| Some(value(round)? / value(other)?)))
     }
 }
 

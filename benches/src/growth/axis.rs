@@ -21,6 +21,12 @@ impl Axis {
     pub fn is_paced(&self) -> bool {
         self.grows == Grows::Projections
     }
+
+    /// Returns `true` if the stores of all sizes stay side by side, and each round of a line measures every size;
+    /// otherwise each round of a size measures every line.
+    pub fn sizes_take_turns(&self) -> bool {
+        matches!(self.grows, Grows::Streams { .. } | Grows::Events { .. })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,13 +7,12 @@ use tokio::runtime::Runtime;
 
 use super::{
     axis::{Axis, Grows, Line},
-    curve::{AxisCurves, Point},
+    curve::{AxisCurves, Curve, Point},
     filled_store::FilledStore,
     processes::Processes,
 };
 use crate::{
     driver::{Servers, turns},
-    meter::Measured,
     own_worker::OwnWorkerArgs,
     scale::Scale,
     workload,
@@ -23,6 +22,12 @@ use crate::{
 const SLOW_FLUSH: [&str; 2] = ["commit_delay=2000", "commit_siblings=0"];
 /// In a quick run a store is so many times smaller.
 const QUICK_DIVISOR: usize = 10;
+
+/// A size of an axis, with the store that its lines share, if they do.
+struct Step {
+    size: usize,
+    store: Option<FilledStore>,
+}
 
 /// The servers, and how to measure.
 pub struct Measuring {
@@ -43,13 +48,17 @@ impl Measuring {
 
     pub fn measure(&mut self, axis: &Axis) -> Result<AxisCurves> {
         let mut curves = AxisCurves::new(axis);
-        for &size in if self.quick { axis.quick_sizes } else { axis.sizes } {
-            let measured = match self.store_of(axis.grows, size)? {
-                Some(store) => self.measure_on(store, axis, size)?,
-                None => self.measure_lines(axis.lines, axis.grows, size, None)?,
-            };
-            for (curve, rounds) in curves.curves.iter_mut().zip(measured) {
-                curve.points.push(Point { size, rounds });
+        let sizes = if self.quick { axis.quick_sizes } else { axis.sizes };
+        let (sizes_at_once, lines_at_once) =
+            if axis.sizes_take_turns() { (sizes.len(), 1) } else { (1, axis.lines.len()) };
+        for sizes in sizes.chunks(sizes_at_once) {
+            let step = |&size: &usize| Ok(Step { size, store: self.store_of(axis.grows, size)? });
+            let mut steps = sizes.iter().map(step).collect::<Result<Vec<_>>>()?;
+            for (lines, curves) in axis.lines.chunks(lines_at_once).zip(curves.curves.chunks_mut(lines_at_once)) {
+                self.measure_lines(lines, axis.grows, &mut steps, curves)?;
+            }
+            for store in steps.into_iter().filter_map(|step| step.store) {
+                self.runtime.block_on(store.check())?;
             }
         }
         Ok(curves)
@@ -68,43 +77,35 @@ impl Measuring {
         })
     }
 
-    /// Measures one line after the other on a store.
-    fn measure_on(&mut self, mut store: FilledStore, axis: &Axis, size: usize) -> Result<Vec<Vec<Measured>>> {
-        let mut measured = Vec::new();
-        for line in axis.lines {
-            let rounds = self.measure_lines(std::slice::from_ref(line), axis.grows, size, Some(&store))?.concat();
-            if line.workload == "save-1" {
-                // the round that warms up is like the others
-                let warm_up = rounds.first().map_or(0, |round| round.operations);
-                store.add_saved(warm_up + rounds.iter().map(|round| round.operations).sum::<u64>());
-            }
-            measured.push(rounds);
-        }
-        self.runtime.block_on(store.check())?;
-        Ok(measured)
-    }
-
-    /// Measures lines, whose rounds alternate.
-    fn measure_lines(
-        &mut self,
-        lines: &[Line],
-        grows: Grows,
-        size: usize,
-        store: Option<&FilledStore>,
-    ) -> Result<Vec<Vec<Measured>>> {
+    /// Measures lines at some sizes, all of which take turns, and adds the points to their curves.
+    fn measure_lines(&mut self, lines: &[Line], grows: Grows, steps: &mut [Step], curves: &mut [Curve]) -> Result<()> {
         let mut contenders = Vec::new();
         for line in lines {
-            contenders.push(self.start_line(line, grows, size, store)?);
+            for step in &*steps {
+                contenders.push(self.start_line(line, grows, step)?);
+            }
         }
         let mut measured = vec![Vec::new(); contenders.len()];
         for index in turns(self.rounds, contenders.len()) {
             measured[index].push(contenders[index].run_round()?);
         }
         contenders.into_iter().try_for_each(Processes::finish)?;
-        Ok(measured)
+        let mut measured = measured.into_iter();
+        for (line, curve) in lines.iter().zip(curves) {
+            for (step, rounds) in steps.iter_mut().zip(measured.by_ref()) {
+                if let (Some(store), "save-1") = (&mut step.store, line.workload) {
+                    // the round that warms up is like the others
+                    let warm_up = rounds.first().map_or(0, |round| round.operations);
+                    store.add_saved(warm_up + rounds.iter().map(|round| round.operations).sum::<u64>());
+                }
+                curve.points.push(Point { size: step.size, rounds });
+            }
+        }
+        Ok(())
     }
 
-    fn start_line(&mut self, line: &Line, grows: Grows, size: usize, store: Option<&FilledStore>) -> Result<Processes> {
+    fn start_line(&mut self, line: &Line, grows: Grows, step: &Step) -> Result<Processes> {
+        let size = step.size;
         let servers = match line.has_slow_flush {
             true => self.slow_flush.get_or_insert_with(|| Servers::start_with(&SLOW_FLUSH)),
             false => &self.servers,
@@ -120,7 +121,7 @@ impl Measuring {
             Grows::Projections => scale.projections = size,
             Grows::Callers => common.callers = size,
         }
-        if let Some(store) = store {
+        if let Some(store) = &step.store {
             scale.database = Some(store.database.clone());
             scale.orders.clone_from(&store.loaded);
         }
