@@ -7,7 +7,6 @@ use eventbus::{Name, store::EventStore};
 use eventbus_redis::RetiredGroup;
 use serde::Serialize;
 
-use super::retirement::forget_progress;
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
@@ -152,9 +151,8 @@ fn pending(view: &GroupView) -> Table {
 async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
     let bus = session.bus().await?;
-    if !matches!(bus, OpenBus::Redis(_)) && !bus.is_in_process() {
-        let text = "only groups on Redis and of the in-process bus are retired; pass `--bus URL`";
-        return Err(CommandError::Usage(text.into()));
+    if matches!(bus, OpenBus::Other(_)) && !bus.is_in_process() {
+        return Err(not_retired());
     }
     let store = session.optional_store().await?;
     let Groups { groups, .. } = Progress::while_reading(read_groups(session)).await?;
@@ -186,22 +184,17 @@ async fn retire_from(
     store: Option<&dyn EventStore>,
     group: &Name,
 ) -> Result<(u64, Option<u64>), CommandError> {
-    let destination = bus.as_bus().destination();
-    let retired = match bus {
-        OpenBus::Redis(redis) => Some(redis.retire_group(group).await?),
-        _ => None,
-    };
-    match (retired, store) {
-        (Some(RetiredGroup { pending, unread, .. }), store) => {
+    match bus {
+        OpenBus::Redis(redis) => {
+            let RetiredGroup { pending, unread, .. } = redis.retire_group(group).await?;
             // the relay would otherwise publish again for it when the bus loses its data
             if let Some(store) = store {
-                store.forget_floor(destination, group).await?;
+                store.forget_floor(bus.as_bus().destination(), group).await?;
             }
             Ok((pending, Some(unread)))
         }
-        (None, Some(store)) => Ok((forget_progress(store, group).await?, None)),
-        // without a store the in-process bus has no group
-        (None, None) => Ok((0, None)),
+        OpenBus::InProcess(bus) => Ok((bus.retire_group(group).await?, None)),
+        OpenBus::Other(_) => Err(not_retired()),
     }
 }
 
@@ -226,6 +219,10 @@ async fn forget(session: &Session, destination: &Name, group: &Name) -> Result<E
     let body = Retired { group: group.to_string(), retired: consent == Consent::Given, pending: 0, unread: Some(0) };
     session.printer().show(&body, retired_text)?;
     Ok(ExitStatus::Done)
+}
+
+fn not_retired() -> CommandError {
+    CommandError::Usage("only groups on Redis and of the in-process bus are retired; pass `--bus URL`".into())
 }
 
 fn retired_text(body: &Retired) -> String {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use eventbus::{
-    Name, Position,
+    Position,
     bus::EventBus,
     relay::{RepublishError, republish},
     store::EventStore,
@@ -75,32 +75,41 @@ struct Republished<'d> {
 impl RelayArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let store = session.store().await?;
-        if let Some(RelayAction::Retire { destination }) = &self.action {
-            return retire(session, &store, destination).await;
-        }
-        let bus = session.bus().await?;
-        let redis: Option<&dyn EventBus> = Some(bus.as_bus()).filter(|_| !bus.is_in_process());
-        let relays = Progress::while_reading(list_relays(&*store, redis, session.clock())).await?;
-        let Some(action) = &self.action else {
-            let known: Vec<_> = relays.iter().map(|row| &*row.destination).collect();
-            let other_skips = list_other_skips(&*store, ReaderKind::Relay, &known).await?;
-            let body = Relays { relays, other_skips };
-            session.printer().show_table(&body, |body| table(&body.relays))?;
-            note_other_skips(session.printer(), "the relay to", &body.other_skips);
-            return Ok(ExitStatus::Done);
-        };
-        let bus = bus.as_bus();
-        let reader = reader(&*store, bus.destination(), relays).await?;
+        let Some(action) = &self.action else { return show(session, &*store).await };
         match action {
-            RelayAction::Skip(order) => order.run(session, store, &reader).await,
-            RelayAction::Unskip(order) => order.run(session, store, &reader).await,
+            RelayAction::Skip(order) => {
+                let reader = reader(session, &*store).await?;
+                order.run(session, store, &reader).await
+            }
+            RelayAction::Unskip(order) => {
+                let reader = reader(session, &*store).await?;
+                order.run(session, store, &reader).await
+            }
             RelayAction::Republish { after } => {
-                let published = reader.position.unwrap_or_default();
+                let published = reader(session, &*store).await?.position.unwrap_or_default();
+                let bus = session.bus().await?.as_bus();
                 republish_after(session, &*store, bus, (Position::new(*after), published)).await
             }
             RelayAction::Retire { destination } => retire(session, &store, destination).await,
         }
     }
+}
+
+async fn show(session: &Session, store: &dyn EventStore) -> Result<ExitStatus, CommandError> {
+    let relays = load_relays(session, store).await?;
+    let known: Vec<_> = relays.iter().map(|row| &*row.destination).collect();
+    let other_skips = list_other_skips(store, ReaderKind::Relay, &known).await?;
+    let body = Relays { relays, other_skips };
+    session.printer().show_table(&body, |body| table(&body.relays))?;
+    note_other_skips(session.printer(), "the relay to", &body.other_skips);
+    Ok(ExitStatus::Done)
+}
+
+/// Loads the relays of a store; that to the bus with the position that the bus tells.
+async fn load_relays(session: &Session, store: &dyn EventStore) -> Result<Vec<RelayRow>, CommandError> {
+    let bus = session.bus().await?;
+    let redis: Option<&dyn EventBus> = Some(bus.as_bus()).filter(|_| !bus.is_in_process());
+    Progress::while_reading(list_relays(store, redis, session.clock())).await
 }
 
 async fn retire(session: &Session, store: &Arc<dyn EventStore>, destination: &str) -> Result<ExitStatus, CommandError> {
@@ -121,8 +130,10 @@ async fn retire(session: &Session, store: &Arc<dyn EventStore>, destination: &st
     retirement.run(session, store).await
 }
 
-/// Returns the relay to a bus as a reader of the feed. Refuses a bus to which none has published, where others have.
-async fn reader(store: &dyn EventStore, destination: &Name, relays: Vec<RelayRow>) -> Result<Reader, CommandError> {
+/// Returns the relay to the bus as a reader of the feed. Refuses a bus to which none has published, where others have.
+async fn reader(session: &Session, store: &dyn EventStore) -> Result<Reader, CommandError> {
+    let relays = load_relays(session, store).await?;
+    let destination = session.bus().await?.as_bus().destination();
     let role = ReaderKind::Relay.name_of(destination);
     let (own, others): (Vec<_>, Vec<_>) = relays.into_iter().partition(|row| **destination == row.destination);
     // the store would list a relay to this bus

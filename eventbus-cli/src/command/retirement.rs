@@ -7,12 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use eventbus::{
-    Name, Position,
-    app::SkipEditor,
-    clock::SharedClock,
-    port::{Lease, ProgressUpdate},
-    store::EventStore,
-    support::ReaderKind,
+    Name, Position, app::SkipEditor, clock::SharedClock, port::Lease, store::EventStore, support::ReaderKind,
 };
 use serde::Serialize;
 
@@ -61,7 +56,7 @@ impl Retirement<'_> {
         }
         let name = Name::new("reader", self.name).map_err(|error| CommandError::Usage(error.to_string()))?;
         let role = self.kind.name_of(&name);
-        let forgetting = with_lease(&**store, session.clock(), (&role, RETIRED), self.forget(store, (&name, &role)));
+        let forgetting = with_lease(&**store, session.clock(), &role, self.forget(store, (&name, &role)));
         Progress::during("retiring", forgetting).await?;
         let body = Retired { reader: role.as_str(), retired: true, position: *position };
         session.printer().show(&body, |_| format!("retired {shown}, which was at position {position}\n"))?;
@@ -87,24 +82,6 @@ impl Retirement<'_> {
     }
 }
 
-/// Has a store forget a group of the in-process bus, apart from its dead letters. Returns the number of deliveries that waited.
-///
-/// # Errors
-/// [`CommandError`] if the store cannot be reached: then a further call goes on.
-pub(super) async fn forget_progress(store: &dyn EventStore, group: &Name) -> Result<u64, CommandError> {
-    let waiting = store.waiting_deliveries(group).await?;
-    let finished = waiting.iter().map(|delivery| delivery.position).collect();
-    store.save_progress(group, &ProgressUpdate { finished, ..Default::default() }).await?;
-    store.delete_checkpoint(&ReaderKind::GroupReadLimit.name_of(group)).await?;
-    if let Some(notes) = store.notes() {
-        // the event types that it has announced and skipped
-        notes.delete_note(&Name::prefixed("types:", group)).await?;
-    }
-    // last: by its checkpoint a group is found again after an interruption
-    store.delete_checkpoint(&ReaderKind::Group.name_of(group)).await?;
-    Ok(waiting.len() as u64)
-}
-
 /// Does `work` under the lease of a role. The lease is renewed meanwhile, however long a list of skips or of deliveries is.
 ///
 /// # Errors
@@ -112,10 +89,10 @@ pub(super) async fn forget_progress(store: &dyn EventStore, group: &Name) -> Res
 async fn with_lease<T>(
     store: &dyn EventStore,
     clock: &SharedClock,
-    (role, owner): (&Name, &'static str),
+    role: &Name,
     work: impl Future<Output = Result<T, CommandError>>,
 ) -> Result<T, CommandError> {
-    let Some(lease) = store.acquire_lease(role, &Name::from_static(owner), LEASE_TTL).await? else {
+    let Some(lease) = store.acquire_lease(role, &Name::from_static(RETIRED), LEASE_TTL).await? else {
         return Err(role_taken(store, role).await);
     };
     let done = tokio::select! {
@@ -181,7 +158,7 @@ mod tests {
             }
             Ok::<_, CommandError>(is_held)
         };
-        assert!(with_lease(&store, &clock, (&ROLE, RETIRED), work).await.unwrap(), "the lease ended before the work");
+        assert!(with_lease(&store, &clock, &ROLE, work).await.unwrap(), "the lease ended before the work");
         assert_eq!(store.lease_of(&ROLE).await.unwrap(), None, "it is released");
     }
 
@@ -195,7 +172,7 @@ mod tests {
             manual.advance(until_renewal);
             pending::<Result<(), CommandError>>().await
         };
-        let error = with_lease(&store, &clock, (&ROLE, RETIRED), work).await.unwrap_err();
+        let error = with_lease(&store, &clock, &ROLE, work).await.unwrap_err();
         assert_eq!(error.to_line(), "`vm:1` has the role `projection:totals`: stop it first");
         assert_eq!(store.lease_of(&ROLE).await.unwrap().unwrap().owner, vm, "it stays with the process");
     }
@@ -207,7 +184,7 @@ mod tests {
         let work = pending::<Result<(), CommandError>>();
         // as Ctrl-C ends a command
         tokio::select! {
-            ended = with_lease(&store, &clock, (&role, RETIRED), work) => panic!("{ended:?}"),
+            ended = with_lease(&store, &clock, &role, work) => panic!("{ended:?}"),
             _ = manual.wait_for_sleeper(AN_INSTANT) => {}
         }
         assert!(store.lease_of(&ROLE).await.unwrap().is_some());

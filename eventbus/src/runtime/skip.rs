@@ -16,12 +16,11 @@ use super::{
 use crate::{
     domain::{clock::SharedClock, error::BoxError, name::Name, shown, stream::Position},
     port::{CheckpointError, EventStore, LeaseError, ReadError},
-    support::{ReaderKind, Skip, SkipsError, reader_of_note, save_skips, skips, skips_to_note},
+    support::{ReaderKind, Skip, SkipsError, note_names, reader_of_note, save_skips, skips, skips_to_note},
 };
 
 /// Lease of an editor, which bounds the wait for one that crashed.
 const SKIP_LEASE_TTL: Duration = Duration::from_secs(10);
-const NOTES_PER_PAGE: usize = 500;
 const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An event that a reader of the feed skips by order of an operator: it cannot be decoded, or always fails.
@@ -131,16 +130,8 @@ impl SkippedEvent {
     /// ```
     pub async fn load_readers(store: &dyn EventStore, kind: ReaderKind) -> Result<Vec<Name>, SkipError> {
         let Some(notes) = store.notes() else { return Ok(Vec::new()) };
-        let (prefix, mut readers) = (skips_to_note(&Name::from_static(kind.prefix())), Vec::new());
-        let mut after = None;
-        loop {
-            let page = notes.list_note_names(&prefix, after.as_ref(), NOTES_PER_PAGE).await?;
-            readers.extend(page.iter().filter_map(reader_of_note));
-            match page.into_iter().last() {
-                Some(last) => after = Some(last),
-                None => return Ok(readers),
-            }
-        }
+        let names = note_names(notes, &skips_to_note(&Name::from_static(kind.prefix()))).await?;
+        Ok(names.iter().filter_map(reader_of_note).collect())
     }
 
     fn from_skip(skip: Skip, reader: &Name) -> Result<Self, BoxError> {

@@ -10,10 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     domain::{event::EventDescriptor, name::Name, unique::UniqueName},
     port::{CheckpointError, EventStore, Notes},
+    support::note_names,
 };
-
-/// The number of names of notes that one request lists.
-const NOTES_PER_PAGE: usize = 500;
 
 /// Something that an event type declares and that each of its events is stored with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,21 +78,14 @@ pub(super) async fn forget_changed(
         let text = declaration.text(event);
         declared.extend(event.event_types().map(|event_type| (declaration.note_name(event_type), text.clone())));
     }
-    let (prefix, mut after) = (Name::from_static(declaration.note_prefix()), None);
-    loop {
-        let page = notes.list_note_names(&prefix, after.as_ref(), NOTES_PER_PAGE).await?;
-        for name in &page {
-            if let Some(text) = declared.get(name)
-                && notes.load_note(name).await?.is_some_and(|noted| noted != *text)
-            {
-                notes.delete_note(name).await?;
-            }
-        }
-        match page.into_iter().last() {
-            Some(last) => after = Some(last),
-            None => return Ok(()),
+    for name in note_names(notes, &Name::from_static(declaration.note_prefix())).await? {
+        if let Some(text) = declared.get(&name)
+            && notes.load_note(&name).await?.is_some_and(|noted| noted != *text)
+        {
+            notes.delete_note(&name).await?;
         }
     }
+    Ok(())
 }
 
 /// Returns `true` if the event was renamed, and the same is noted of each name that it had.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use super::note_names;
 use crate::{
     domain::{
         error::BoxError,
@@ -16,8 +17,6 @@ use crate::{
 
 /// The names of the notes begin with it; event type and field follow, as in `personal:Joined:email`.
 const NOTE_PREFIX: &str = "personal:";
-/// The number of names of notes that one request lists.
-const NOTES_PER_PAGE: usize = 500;
 
 /// The fields that applications on a store have declared as personal, in whichever version of an event type, as in
 /// `#[event(personal(email))]`.
@@ -49,17 +48,9 @@ impl PersonalFields {
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached.
     pub async fn load(store: &dyn EventStore) -> Result<Self, CheckpointError> {
-        let mut found = Self::default();
-        let Some(notes) = store.notes() else { return Ok(found) };
-        let prefix = Name::from_static(NOTE_PREFIX);
-        loop {
-            let page = notes.list_note_names(&prefix, found.notes.last(), NOTES_PER_PAGE).await?;
-            let is_last = page.len() < NOTES_PER_PAGE;
-            found.notes.extend(page);
-            if is_last {
-                return Ok(found);
-            }
-        }
+        let Some(notes) = store.notes() else { return Ok(Self::default()) };
+        let names = note_names(notes, &Name::from_static(NOTE_PREFIX)).await?;
+        Ok(Self { notes: names.into_iter().collect() })
     }
 
     /// Notes in a store those personal fields of these events that it lacks, under each name of an event type.
@@ -112,7 +103,9 @@ fn note_name(event_type: &str, field: &str) -> Result<Name, InvalidName> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{domain::event::Source, memory::InMemoryEventStore, port::Notes as _};
+    use crate::{
+        domain::event::Source, memory::InMemoryEventStore, port::Notes as _, support::note_names::NOTES_PER_PAGE,
+    };
 
     /// Notes what a release declares of an event that has also a former name.
     async fn start(store: &InMemoryEventStore, personal: &'static [&'static str]) -> Result<(), BoxError> {

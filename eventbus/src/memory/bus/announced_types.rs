@@ -128,6 +128,14 @@ fn note_name(group: &Name) -> Name {
     Name::prefixed("types:", group)
 }
 
+/// Deletes the types that a store kept of a group.
+pub(super) async fn forget_all(store: &dyn EventStore, group: &Name) -> Result<(), CheckpointError> {
+    match store.notes() {
+        Some(notes) => notes.delete_note(&note_name(group)).await,
+        None => Ok(()),
+    }
+}
+
 /// Loads the types that a store kept of a group with this checkpoint.
 pub(super) async fn load(
     store: &dyn EventStore,

@@ -29,7 +29,7 @@ pub use self::builder::InMemoryEventBusBuilder;
 use self::{
     inner::{BusInner, NotifyPublishersGuard, ResumePoint},
     settings::{BusSettings, DEFAULT_GROUP, DESTINATION},
-    stored_progress::{StoredProgress, save_types},
+    stored_progress::{StoredProgress, forget, save_types},
 };
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
@@ -133,6 +133,34 @@ impl InMemoryEventBus {
         self.inner.log().describe(&mut info, &consumed);
         info.dlq_messages += dead_letters::count_stored(&self.inner, dead_letters_max).await;
         info
+    }
+
+    /// Has the store forget a group that no release has any more: its position, the deliveries that wait, and the event types
+    /// that it announced. Dead letters stay until they are discarded. Returns the number of deliveries that waited; 0 without
+    /// a store.
+    ///
+    /// Stop the processes that consume for the group first: the store does not know whether one runs, and one that does makes
+    /// the group anew. Call it on the bus that the app was given, or on one that [resumed](EventBus::resume_from) from its store.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if the store does not answer; calling again goes on.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// use std::sync::Arc;
+    /// use eventbus::{InMemoryEventBus, InMemoryEventStore, Name, bus::EventBus};
+    ///
+    /// let bus = InMemoryEventBus::new();
+    /// bus.resume_from(Arc::new(InMemoryEventStore::new())).await?;
+    /// assert_eq!(bus.retire_group(&Name::from_static("old-reports")).await?, 0);
+    /// # Ok(()) }
+    /// ```
+    pub async fn retire_group(&self, group: &Name) -> Result<u64, CheckpointError> {
+        match self.inner.store() {
+            Some(store) => forget(&*store, group).await,
+            None => Ok(0),
+        }
     }
 
     /// Makes a group forget that it ever announced an event type, in any version; returns `true` if it had. For

@@ -17,6 +17,18 @@ use crate::{
     port::{CheckpointError, EventStore, ProgressUpdate, ReadError, UnfinishedDelivery, attempts::DeliveryAttempts},
 };
 
+/// Deletes what a store kept of a group, apart from its dead letters. Returns the number of deliveries that waited.
+pub(super) async fn forget(store: &dyn EventStore, group: &Name) -> Result<u64, CheckpointError> {
+    let waiting = store.waiting_deliveries(group).await?;
+    let finished = waiting.iter().map(|delivery| delivery.position).collect();
+    store.save_progress(group, &ProgressUpdate { finished, ..ProgressUpdate::default() }).await?;
+    announced_types::forget_all(store, group).await?;
+    store.delete_checkpoint(&read_limit_name(group)).await?;
+    // last: by its checkpoint a group is found again after an interruption
+    store.delete_checkpoint(&checkpoint_name(group)).await?;
+    Ok(waiting.len() as u64)
+}
+
 /// The progress of a group, as a store kept it.
 pub(super) struct StoredProgress {
     group: Name,

@@ -90,11 +90,14 @@ impl RelayProgress {
         (!self.is_standby).then_some(self.position)
     }
 
+    /// Returns `true` if this process relays and knows the position: the checkpoint says no more.
+    const fn is_leading(&self) -> bool {
+        self.is_owner && !self.is_standby
+    }
+
     /// Returns the message id of the event at `position`, if it was published lately.
     fn message_id(&self, position: Position) -> Option<MessageId> {
-        if self.is_standby {
-            return None;
-        }
+        self.known_position()?;
         let index = self.recent.binary_search_by_key(&position, |(position, _)| *position).ok()?;
         Some(self.recent[index].1.clone())
     }
@@ -318,9 +321,8 @@ impl RelayView {
 
     /// Loads the position up to which all events are published.
     pub(crate) async fn load_position(&self) -> Result<Position, CheckpointError> {
-        let (known, is_owner) = self.read(|now| (now.known_position(), now.is_owner));
-        let is_leader = is_owner && known.is_some();
-        let saved = if is_leader { None } else { self.load_saved_position().await? };
+        let (known, is_leading) = self.read(|now| (now.known_position(), now.is_leading()));
+        let saved = if is_leading { None } else { self.load_saved_position().await? };
         Ok(known.max(saved).unwrap_or_else(|| self.own_position()))
     }
 
@@ -335,11 +337,10 @@ impl RelayView {
     /// operator resolves the error.
     pub(crate) async fn wait_for_position(&mut self, wanted: Position, clock: &SharedClock) -> bool {
         loop {
-            let (known, is_owner, is_stopped) =
-                self.read(|now| (now.known_position(), now.is_owner, now.stopped.is_some()));
-            let is_leader = is_owner && known.is_some();
+            let (known, is_leading, is_stopped) =
+                self.read(|now| (now.known_position(), now.is_leading(), now.stopped.is_some()));
             let has_saved = async || matches!(self.load_saved_position().await, Ok(Some(saved)) if saved >= wanted);
-            if known.unwrap_or_default() >= wanted || !is_leader && has_saved().await {
+            if known.unwrap_or_default() >= wanted || !is_leading && has_saved().await {
                 return true;
             }
             if is_stopped {
@@ -354,7 +355,7 @@ impl RelayView {
                 changed = progress.changed() => if changed.is_err() {
                     return progress.borrow().known_position().unwrap_or_default() >= wanted;
                 },
-                () = clock.sleep(POSITION_POLL_INTERVAL), if self.checkpoint.is_some() && !is_leader => {}
+                () = clock.sleep(POSITION_POLL_INTERVAL), if self.checkpoint.is_some() && !is_leading => {}
             }
         }
     }
