@@ -162,8 +162,8 @@ impl StatementError {
             "42P05" => Self::ServerFailure, // the name of a prepared statement is taken: a fault of the connection
             code if is_server_sqlstate(code) => Self::ServerFailure,
             code => match code.get(..2) {
-                // data, integrity, names and rights, limits of the server
-                Some("22" | "23" | "42" | "54") => Self::Refused,
+                // data, integrity, names and rights, limits of the server, `RAISE` in a trigger of the user
+                Some("22" | "23" | "42" | "54" | "P0") => Self::Refused,
                 _ => Self::ServerFailure,
             },
         };

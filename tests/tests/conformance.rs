@@ -38,8 +38,12 @@ const STORES: &[Backend] = &[
     ),
     (
         "`SqliteEventStore`, in memory",
-        &[Some(("eventstore-sqlite/tests/store/conformance.rs", "memory")), None, None],
-        "to outlive the process; transactions",
+        &[
+            Some(("eventstore-sqlite/tests/store/conformance.rs", "memory")),
+            None,
+            Some(("eventstore-sqlite/tests/store/conformance.rs", "transactions_in_memory")),
+        ],
+        "to outlive the process",
     ),
     (
         "`PgEventStore`",

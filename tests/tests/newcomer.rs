@@ -80,6 +80,7 @@ fn temporary() -> &'static Path {
 }
 
 #[test]
+#[ignore = "compiles the crates anew, which takes long; `.ci/full` runs it"]
 fn the_quick_start_runs_in_a_crate_of_its_own() {
     let folder = temporary().join("newcomer");
     make_crate(&folder, &quick_start());

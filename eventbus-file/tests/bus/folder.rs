@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{another, config, folder, fresh, next_work, until};
+use crate::common::{another, config, folder, fresh, next_work, text_of_bytes, until};
 use eventbus::{
     Name,
     event::EventFilter,
@@ -104,7 +104,7 @@ async fn a_file_that_is_too_large_is_not_read() {
 /// The queue writes no event that it could not read.
 #[tokio::test]
 async fn an_event_that_would_be_too_large_is_refused_by_name_and_nothing_is_left() {
-    let large = "x".repeat((128 << 20) + 1);
+    let large = text_of_bytes((128 << 20) + 1);
     for compress_from in [None, Some(10)] {
         let queue = FileQueue::open(FileQueueConfig { compress_from, ..config(folder()) }).await.unwrap();
         let refused = queue.publish(&large).await.unwrap_err();

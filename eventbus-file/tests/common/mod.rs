@@ -6,6 +6,7 @@ use std::{path::PathBuf, time::Duration};
 
 use eventbus::testkit::event_bus::SHORT_DELAYS;
 use eventbus_file::{ClaimedEvent, FileQueue, FileQueueConfig};
+use serde_json::value::RawValue;
 
 /// A folder that is removed when the test's runtime ends.
 pub(crate) fn folder() -> PathBuf {
@@ -53,4 +54,9 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     };
     let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
     assert!(waited.is_ok(), "waited in vain until {what}");
+}
+
+/// Returns a text of this many bytes, as JSON: to escape a large one takes long in a build that is not optimized.
+pub(crate) fn text_of_bytes(count: usize) -> Box<RawValue> {
+    RawValue::from_string(format!("\"{}\"", "x".repeat(count))).unwrap()
 }

@@ -377,6 +377,28 @@ async fn an_append_that_ran_into_another_is_made_again() {
     }
 }
 
+#[tokio::test]
+async fn what_a_trigger_refuses_is_refused_and_nothing_beside_it() {
+    let schema = TestSchema::new();
+    let store = schema.store().await;
+    let sql = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.event_type = 'Forbidden' THEN RAISE EXCEPTION 'not on a Sunday'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse();";
+    run(&mut schema.connection().await, sql).await;
+    let append = async |event_type| {
+        let event = NewEvent::new(Name::from_static(event_type), 1, "{}");
+        store.append(&stream(), ExpectedVersion::NoStream, vec![event]).await
+    };
+    let allowed = futures_util::future::join_all((0..8).map(|_| append("Allowed")));
+    let (refused, allowed) = within(async { tokio::join!(append("Forbidden"), allowed) }).await;
+    let is_named =
+        matches!(&refused, Err(AppendError::Refused { source, .. }) if source.to_string().contains("a Sunday"));
+    assert!(is_named, "{refused:?}");
+    assert!(allowed.iter().all(Result::is_ok), "{allowed:?}");
+}
+
 /// The first stored event from now on makes its transaction use a second server, which the rollback notifies
 /// before it releases its locks.
 const SLOW_ROLLBACK: &str = "CREATE EXTENSION postgres_fdw; CREATE TABLE near (id int); CREATE SEQUENCE stored;
