@@ -5,8 +5,8 @@ use std::sync::Arc;
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, ReadError, Snapshots,
-        Transactions, listings::Listings,
+        Append, AppendError, BoxFuture, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, ReadError,
+        Snapshots, Transactions, listings::Listings,
     },
     store::{AppendBatches, Boundaries, UniqueValues},
     support::SchemaState,
@@ -67,7 +67,12 @@ impl PgEventStore {
     /// # Errors
     /// [`PgConnectError`]; those about the set-up say how to repair it.
     pub async fn connect_with(config: PgEventStoreConfig) -> Result<Self, PgConnectError> {
-        Self::connect_as(config, migrate::STEPS).await
+        Self::connect_boxed(config).await
+    }
+
+    /// Returns a box, so that its code is compiled with this crate, not again with each program that connects.
+    fn connect_boxed(config: PgEventStoreConfig) -> BoxFuture<'static, Result<Self, PgConnectError>> {
+        Box::pin(Self::connect_as(config, migrate::STEPS))
     }
 
     /// Opens a store on `pool`, which is the application's: one pool for its own queries and the store.

@@ -24,7 +24,7 @@ use crate::{
         stream::Position,
     },
     memory::{InMemoryEventBus, InMemoryEventStore},
-    port::{Announced, ConnectError, EventBus, EventStore, state::StateMap},
+    port::{Announced, BoxFuture, ConnectError, EventBus, EventStore, state::StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
         held_lease::{LEASE_TTL_MIN, new_owner},
@@ -428,7 +428,17 @@ impl AppBuilder {
     ///
     /// # Errors
     /// [`StartError`] with every mistake there is, each with its place in the source.
-    pub async fn start(mut self) -> Result<App, StartError> {
+    pub async fn start(self) -> Result<App, StartError> {
+        self.start_boxed().await
+    }
+
+    /// Returns a box, so that the code of the app is compiled with this crate, once. That of a future is otherwise compiled
+    /// again with each program that awaits it.
+    fn start_boxed(self) -> BoxFuture<'static, Result<App, StartError>> {
+        Box::pin(self.start_parts())
+    }
+
+    async fn start_parts(mut self) -> Result<App, StartError> {
         let consumes_only = self.store.is_none() && self.bus.is_some();
         #[cfg(feature = "opentelemetry")]
         let exporter = self.exporter.clone();

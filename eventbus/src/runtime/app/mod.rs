@@ -304,7 +304,8 @@ impl App {
         Rebuild::new(move |report| {
             Box::pin(async move {
                 let (handle, tasks) = (self.0.handle::<P>()?, &self.0.tasks);
-                rebuild_in_app(handle.inner(), tasks.runner_context(), tasks.stop(), report, self.0.wait_timeout).await
+                rebuild_in_app(&**handle.inner(), tasks.runner_context(), tasks.stop(), report, self.0.wait_timeout)
+                    .await
             })
         })
     }
@@ -343,7 +344,7 @@ impl App {
     /// of the aggregate.
     pub async fn rebuild_aggregate<P: Projection>(&self, stream: &StreamId) -> Result<Rebuilt, RebuildError> {
         let tasks = &self.0.tasks;
-        rebuild_aggregate(self.0.handle::<P>()?.inner(), tasks.runner_context(), tasks.stop(), stream).await
+        rebuild_aggregate(&**self.0.handle::<P>()?.inner(), tasks.runner_context(), tasks.stop(), stream).await
     }
 
     /// Has a projection that stopped at an event retry it, once its cause is repaired. Returns `false` if it had not
@@ -372,7 +373,8 @@ impl App {
     /// reached.
     pub async fn accept_missed_events<P: Projection>(&self, reason: &str) -> Result<bool, RebuildError> {
         let tasks = &self.0.tasks;
-        let is_news = accept_missed_events(self.0.handle::<P>()?.inner(), tasks.runner_context(), tasks.stop()).await?;
+        let is_news =
+            accept_missed_events(&**self.0.handle::<P>()?.inner(), tasks.runner_context(), tasks.stop()).await?;
         if is_news {
             tracing::warn!(
                 projection = P::definition().name,

@@ -7,7 +7,7 @@ use super::{
     RebuildError,
     context::{RunnerContext, projection_role},
     event_handling::{BATCH_EVENTS_MAX, count_of_next_call, feed_delivery},
-    inner::ProjectionInner,
+    inner::FedProjection,
     rebuild_progress::Rebuilt,
     shadow_rebuild::transactions_for_rows,
     store_check::check_no_event_is_missing,
@@ -19,31 +19,28 @@ use crate::{
         stream::{Position, StreamId, Version},
     },
     port::{Direction, FeedFilter, ReadError, Transaction, Transactions},
-    runtime::{
-        definition::{Projection, ProjectionKind},
-        held_lease::HeldLease,
-    },
+    runtime::{definition::ProjectionKind, held_lease::HeldLease},
     support::PAGE_BYTES,
 };
 
 /// Writes the rows of one aggregate anew, as they are at the live checkpoint.
-pub(crate) async fn rebuild_aggregate<P: Projection>(
-    inner: &ProjectionInner<P>,
+pub(crate) async fn rebuild_aggregate(
+    inner: &dyn FedProjection,
     context: &RunnerContext,
     stop: &CancellationToken,
     stream: &StreamId,
 ) -> Result<Rebuilt, RebuildError> {
-    let definition = P::definition();
+    let definition = inner.definition();
     let name = definition.name;
     if definition.kind != ProjectionKind::Transactional {
         return Err(RebuildError::NoKey { name });
     }
-    let transactions = transactions_for_rows::<P>(context)?;
+    let transactions = transactions_for_rows(&definition, context)?;
     let key = definition.key.ok_or(RebuildError::NoKey { name })?;
     check_no_event_is_missing(name, &*context.store, Some(stream)).await?;
     // fences the process that writes the live rows: they stand still
     let lease_request = context.command_lease_request(projection_role(name), "rebuild");
-    let live_lease = lease_request.seize(stop).await.map_err(store_error::<P>)?;
+    let live_lease = lease_request.seize(stop).await.map_err(|error| RebuildError::store(name, error))?;
     let events_max = if definition.has_batch_methods() { BATCH_EVENTS_MAX } else { 1 };
     let mut rebuild = AggregateRebuild { inner, context, stream, events_max, has_failed_batch: false };
     let rebuilt = rebuild.replace_rows(&*transactions, key, &live_lease).await;
@@ -51,13 +48,9 @@ pub(crate) async fn rebuild_aggregate<P: Projection>(
     rebuilt
 }
 
-fn store_error<P: Projection>(error: impl Into<BoxError>) -> RebuildError {
-    RebuildError::store(P::definition().name, error)
-}
-
 /// Rebuild of the rows of one aggregate, while the live rows stand still.
-struct AggregateRebuild<'a, P> {
-    inner: &'a ProjectionInner<P>,
+struct AggregateRebuild<'a> {
+    inner: &'a dyn FedProjection,
     context: &'a RunnerContext,
     stream: &'a StreamId,
     /// Most events of a call.
@@ -66,7 +59,7 @@ struct AggregateRebuild<'a, P> {
     has_failed_batch: bool,
 }
 
-impl<P: Projection> AggregateRebuild<'_, P> {
+impl AggregateRebuild<'_> {
     async fn replace_rows(
         &mut self,
         transactions: &dyn Transactions,
@@ -89,19 +82,20 @@ impl<P: Projection> AggregateRebuild<'_, P> {
         live_lease: &HeldLease,
     ) -> Result<Rebuilt, RebuildError> {
         let began = self.context.clock.instant();
-        let position = self.context.load_checkpoint(&live_lease.lease().role).await.map_err(store_error::<P>)?;
-        let mut transaction = transactions.begin().await.map_err(store_error::<P>)?;
-        for table in P::definition().tables {
+        let position =
+            self.context.load_checkpoint(&live_lease.lease().role).await.map_err(|error| self.store_error(error))?;
+        let mut transaction = transactions.begin().await.map_err(|error| self.store_error(error))?;
+        for table in self.inner.definition().tables {
             let deleted = transaction.delete_rows(table, key, self.stream.aggregate_id().as_str()).await;
-            deleted.map_err(store_error::<P>)?;
+            deleted.map_err(|error| self.store_error(error))?;
         }
         let (events, skipped) = self.replay(position, &mut *transaction).await?;
         // moves no checkpoint: fails if the lease was lost, or a different process moved the checkpoint
         let advanced = transaction.advance(live_lease.lease(), position, position).await;
-        if !advanced.map_err(store_error::<P>)? {
-            return Err(RebuildError::Lost { name: P::definition().name });
+        if !advanced.map_err(|error| self.store_error(error))? {
+            return Err(RebuildError::Lost { name: self.inner.definition().name });
         }
-        transaction.commit().await.map_err(store_error::<P>)?;
+        transaction.commit().await.map_err(|error| self.store_error(error))?;
         Ok(Rebuilt { events, skipped, position, took: self.context.clock.elapsed(began) })
     }
 
@@ -111,9 +105,13 @@ impl<P: Projection> AggregateRebuild<'_, P> {
         through: Position,
         transaction: &mut dyn Transaction,
     ) -> Result<(u64, u64), RebuildError> {
-        let definition = P::definition();
+        let definition = self.inner.definition();
         let filter = FeedFilter::from(definition.events);
-        let skips = self.inner.skips(&*self.context.store, &self.context.clock).await.map_err(store_error::<P>)?;
+        let skips = self
+            .inner
+            .skips(&*self.context.store, &self.context.clock)
+            .await
+            .map_err(|error| self.store_error(error))?;
         let mut records = self.context.store.read_stream(self.stream, Version::FIRST, Direction::Forward);
         let (mut events, mut skipped) = (0, 0);
         let (mut version, mut last) = (Version::FIRST, Position::START);
@@ -156,12 +154,17 @@ impl<P: Projection> AggregateRebuild<'_, P> {
         self.write_rows(&page, transaction).await?;
         Ok((events, skipped))
     }
+
+    fn store_error(&self, error: impl Into<BoxError>) -> RebuildError {
+        RebuildError::store(self.inner.definition().name, error)
+    }
+
     async fn write_rows(
         &mut self,
         events: &[RecordedEvent],
         transaction: &mut dyn Transaction,
     ) -> Result<(), RebuildError> {
-        let definition = P::definition();
+        let definition = self.inner.definition();
         let mut rest = events;
         while let Some(first) = rest.first() {
             let (call, later) = rest.split_at(count_of_next_call(&definition, rest));

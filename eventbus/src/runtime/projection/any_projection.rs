@@ -8,6 +8,7 @@ use super::{
     ProjectionError, ProjectionStatus,
     context::RunnerContext,
     handle::ProjectionHandle,
+    inner::ProjectionInner,
     meter::ProjectionMeter,
     rebuild::{RebuildFuture, rebuild_in_app},
     rebuild_progress::{ProgressCallback, Rebuilt},
@@ -65,7 +66,7 @@ pub(crate) trait ErasedProjection: Any + Send + Sync {
 impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
     fn run(&self, context: RunnerContext, cancel: CancellationToken) -> BoxFuture<'static, ()> {
         self.inner().progress().set_clock(context.clock.clone());
-        Box::pin(ProjectionRunner::new(Arc::clone(self.inner()), context).run(cancel))
+        ProjectionRunner::new(Arc::<ProjectionInner<P>>::clone(self.inner()), context).run(cancel)
     }
 
     fn wait_for_position(
@@ -106,7 +107,7 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
         report: ProgressCallback<'a>,
         guard_timeout: Duration,
     ) -> RebuildFuture<'a, Rebuilt> {
-        Box::pin(rebuild_in_app(self.inner(), context, stop, report, guard_timeout))
+        rebuild_in_app(&**self.inner(), context, stop, report, guard_timeout)
     }
 
     fn add_to_health(&self, health: &mut Health) {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ProjectionError, RebuildError,
     context::{RunnerContext, projection_role},
-    inner::ProjectionInner,
+    inner::FedProjection,
 };
 use crate::{
     domain::{
@@ -26,7 +26,7 @@ use crate::{
     },
     port::{EventStore, FeedFilter},
     runtime::{
-        definition::{Projection, ProjectionKind},
+        definition::{ProjectionDefinition, ProjectionKind},
         held_lease::HeldLease,
     },
     support::from_json,
@@ -148,12 +148,13 @@ async fn check_held(held_lease: &HeldLease) -> Result<(), BoxError> {
 ///
 /// # Errors
 /// If a different process holds the lease, or the store cannot be reached; the former note may stand then.
-pub(super) async fn record_rebuild<P: Projection>(
+pub(super) async fn record_rebuild(
+    definition: &ProjectionDefinition,
     context: &RunnerContext,
     held_lease: &HeldLease,
 ) -> Result<(), BoxError> {
     check_held(held_lease).await?;
-    let (role, mut fed_types) = (projection_role(P::definition().name), FedTypes::from_filter(P::definition().events));
+    let (role, mut fed_types) = (projection_role(definition.name), FedTypes::from_filter(definition.events));
     if let Some(former) = load_fed_types(context, &role).await? {
         fed_types = former.after_rebuild(&fed_types);
     }
@@ -162,12 +163,12 @@ pub(super) async fn record_rebuild<P: Projection>(
 
 /// Notes that the rows are right although events were missed, and resumes the projection. Returns `true` if that
 /// changed the note.
-pub(crate) async fn accept_missed_events<P: Projection>(
-    inner: &ProjectionInner<P>,
+pub(crate) async fn accept_missed_events(
+    inner: &dyn FedProjection,
     context: &RunnerContext,
     stop: &CancellationToken,
 ) -> Result<bool, RebuildError> {
-    let definition = P::definition();
+    let definition = inner.definition();
     let name = definition.name;
     if definition.kind == ProjectionKind::InMemory {
         return Ok(false); // each start replays it from the first event
@@ -205,9 +206,12 @@ pub(super) enum TypeComparison {
 }
 
 /// Compares the types that this process knows with those of the last owner.
-pub(super) async fn compare_types<P: Projection>(context: &RunnerContext) -> Result<TypeComparison, BoxError> {
-    let own = FedTypes::from_filter(P::definition().events);
-    Ok(match load_fed_types(context, &projection_role(P::definition().name)).await? {
+pub(super) async fn compare_types(
+    definition: &ProjectionDefinition,
+    context: &RunnerContext,
+) -> Result<TypeComparison, BoxError> {
+    let own = FedTypes::from_filter(definition.events);
+    Ok(match load_fed_types(context, &projection_role(definition.name)).await? {
         None => TypeComparison::Same,
         Some(fed_types) if !own.covers(&fed_types) => TypeComparison::KnowsLess,
         Some(fed_types) if !fed_types.covers(&own) => TypeComparison::KnowsMore,
@@ -216,19 +220,19 @@ pub(super) async fn compare_types<P: Projection>(context: &RunnerContext) -> Res
 }
 
 /// Checks, once this process holds the lease, whether events of its types were missed.
-pub(super) async fn check_types<P: Projection>(
-    inner: &ProjectionInner<P>,
+pub(super) async fn check_types(
+    inner: &dyn FedProjection,
     context: &RunnerContext,
     held_lease: &HeldLease,
 ) -> Result<TypeCheck, BoxError> {
-    let (definition, role) = (P::definition(), &held_lease.lease().role);
+    let (definition, role) = (inner.definition(), &held_lease.lease().role);
     let own = FedTypes::from_filter(definition.events);
     let must_reset_checkpoint = inner.progress().borrow().must_reset_checkpoint;
     if must_reset_checkpoint {
         check_held(held_lease).await?;
         // a restart: the feed begins at the first event anyway
         context.store.save_checkpoint(role, Position::START).await?;
-        record_rebuild::<P>(context, held_lease).await?;
+        record_rebuild(&definition, context, held_lease).await?;
         return Ok(TypeCheck::Complete);
     }
     let Some(former) = load_fed_types(context, role).await? else {

@@ -160,7 +160,7 @@ impl<P> fmt::Debug for ProjectionHandle<P> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::inner::FedProjection as _, *};
     use crate::{
         domain::{
             name::Name,

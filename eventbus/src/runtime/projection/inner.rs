@@ -1,6 +1,6 @@
 //! Insides of a projection's handle: the state, which events and rebuilds change, and its progress.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, ops::Deref, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{sync::RwLock, time::Instant};
@@ -9,33 +9,72 @@ use super::{
     ProjectionError, RebuildProgress, Rebuilt,
     context::projection_role,
     guard::ProjectionGuard,
+    memory_rebuild::replay_in_memory,
     progress::{ProgressCell, ProjectionProgress},
+    rebuild::RebuildFuture,
+    rebuild_progress::ProgressCallback,
 };
 use crate::{
     delivery::activity::{Activity, RunSeries},
     domain::{clock::SharedClock, error::BoxError, name::Name, stream::Position},
     port::{
-        EventStore, Transaction,
+        BoxFuture, EventStore, Transaction,
         delivery::{Delivery, HandlerError},
         state::StateMap,
     },
-    runtime::definition::{Projection, ProjectionKind},
+    runtime::definition::{Projection, ProjectionDefinition, ProjectionKind},
     support::{SKIPS_REFRESH_INTERVAL, skipped_positions},
 };
 
 /// A projection: its state, and all that the feeder and the readers share.
 #[derive(derive_more::Debug)]
-#[debug("ProjectionHandle {{ progress: {:?}, .. }}", *progress.borrow())]
+#[debug("ProjectionHandle {{ progress: {:?}, .. }}", *core.progress.borrow())]
 pub(crate) struct ProjectionInner<P> {
     /// `&mut self` methods lock it, so that an event and a reader exclude each other; `&self` methods only read it.
     state: RwLock<P>,
     factory: Option<Box<dyn Fn() -> P + Send + Sync>>,
+    core: ProjectionCore,
+}
+
+/// The part of a projection that is the same for all types of projections.
+pub(crate) struct ProjectionCore {
+    definition: ProjectionDefinition,
     /// The shared state of the app that feeds it; behind a lock, as the app starts after the handle is made.
     app_state: RwLock<StateMap>,
     progress: ProgressCell,
     activity: Arc<Activity>,
     /// Locked, as the feeder loads them and an app clears them when an operator changes them.
     skips: Mutex<LoadedSkips>,
+}
+
+/// A projection of any type, as its feeder and its rebuilds see it.
+///
+/// They take this trait object instead of a type parameter: so their code is compiled once, with this crate, and not again for
+/// each projection of a program.
+pub(crate) trait FedProjection: Deref<Target = ProjectionCore> + Send + Sync {
+    /// Handles an event from a feed, if it is the next one of `generation`. Returns `false` if the position was set
+    /// back.
+    fn handle_from_feed<'a>(
+        &'a self,
+        delivery: &'a Delivery,
+        generation: u64,
+    ) -> BoxFuture<'a, Result<bool, HandlerError>>;
+
+    /// Runs the method for one event, or for events that all go to one batch method, which writes rows in a transaction.
+    fn write_rows<'a>(
+        &'a self,
+        deliveries: &'a [Delivery],
+        transaction: &'a mut dyn Transaction,
+    ) -> BoxFuture<'a, Result<(), HandlerError>>;
+
+    /// Replays the store's feed into a new instance, then replaces the state by it; waits at most `guard_timeout` for
+    /// guards to be dropped.
+    fn rebuild_in_memory<'a>(
+        &'a self,
+        store: &'a dyn EventStore,
+        report: ProgressCallback<'a>,
+        guard_timeout: Duration,
+    ) -> RebuildFuture<'a, Rebuilt>;
 }
 
 /// The positions that a projection skips, as they were loaded last.
@@ -49,11 +88,14 @@ struct LoadedSkips {
     cleared: u64,
 }
 
-impl<P: Projection> ProjectionInner<P> {
-    pub(super) fn new(projection: P, factory: Option<Box<dyn Fn() -> P + Send + Sync>>) -> Self {
+impl ProjectionCore {
+    fn new(definition: ProjectionDefinition) -> Self {
         let (app_state, activity, skips) = Default::default();
-        let progress = ProgressCell::new(P::definition().name);
-        Self { state: RwLock::new(projection), factory, app_state, progress, activity, skips }
+        Self { definition, app_state, progress: ProgressCell::new(definition.name), activity, skips }
+    }
+
+    pub(crate) const fn definition(&self) -> ProjectionDefinition {
+        self.definition
     }
 
     pub(crate) const fn progress(&self) -> &ProgressCell {
@@ -65,22 +107,9 @@ impl<P: Projection> ProjectionInner<P> {
         &self.activity
     }
 
-    pub(super) async fn read(&self) -> ProjectionGuard<'_, P> {
-        ProjectionGuard::new(self.state.read().await, self.progress.position())
-    }
-
-    pub(super) fn new_instance(&self) -> Option<P> {
-        self.factory.as_ref().map(|factory| factory())
-    }
-
     /// Returns the result of a rebuild with this last progress.
     pub(super) fn summary(&self, end: &RebuildProgress) -> Rebuilt {
         Rebuilt::from_progress(end, self.count_skipped(end.position))
-    }
-
-    #[cfg(feature = "testkit")]
-    pub(super) fn into_projection(self) -> P {
-        self.state.into_inner()
     }
 
     /// Gives the methods the app's shared state.
@@ -113,7 +142,7 @@ impl<P: Projection> ProjectionInner<P> {
         loaded_at: Option<Instant>,
     ) -> Result<Arc<[Position]>, BoxError> {
         let cleared = self.skips.lock().cleared;
-        let positions: Arc<[Position]> = skipped_positions(store, &projection_role(P::definition().name)).await?.into();
+        let positions: Arc<[Position]> = skipped_positions(store, &projection_role(self.definition.name)).await?.into();
         let mut skips = self.skips.lock();
         let loaded_at = loaded_at.filter(|_| skips.cleared == cleared);
         *skips = LoadedSkips { positions: Arc::clone(&positions), loaded_at, cleared: skips.cleared };
@@ -141,6 +170,43 @@ impl<P: Projection> ProjectionInner<P> {
         }
     }
 
+    /// Returns the runs of the method for many events, on a new instance.
+    pub(super) fn run_series(&self) -> RunSeries {
+        let (definition, clock) = (self.definition, self.progress.clock());
+        let name = Name::from_static(definition.name);
+        RunSeries::new(&self.activity, &name, &name, definition.time_limit(), &clock)
+    }
+
+    /// Runs the projection's method under its time limit; a panic counts as an error of the event.
+    async fn run_method(
+        &self,
+        delivery: &Delivery,
+        handled: impl Future<Output = Result<(), HandlerError>>,
+    ) -> Result<(), HandlerError> {
+        let (definition, clock) = (self.definition, self.progress.clock());
+        let name = Name::from_static(definition.name);
+        self.activity.watch(&name, delivery, definition.time_limit(), None, handled, &clock).await
+    }
+}
+
+impl<P: Projection> ProjectionInner<P> {
+    pub(super) fn new(projection: P, factory: Option<Box<dyn Fn() -> P + Send + Sync>>) -> Self {
+        Self { state: RwLock::new(projection), factory, core: ProjectionCore::new(P::definition()) }
+    }
+
+    pub(super) async fn read(&self) -> ProjectionGuard<'_, P> {
+        ProjectionGuard::new(self.state.read().await, self.progress.position())
+    }
+
+    pub(super) fn new_instance(&self) -> Option<P> {
+        self.factory.as_ref().map(|factory| factory())
+    }
+
+    #[cfg(feature = "testkit")]
+    pub(super) fn into_projection(self) -> P {
+        self.state.into_inner()
+    }
+
     /// Waits until every event up to `position` is handled.
     pub(super) fn wait_for_position(
         self: &Arc<Self>,
@@ -150,7 +216,7 @@ impl<P: Projection> ProjectionInner<P> {
         let (inner, clock) = (Arc::clone(self), self.progress.clock());
         let mut progress = self.progress.subscribe();
         async move {
-            let name = P::definition().name;
+            let name = inner.definition.name;
             let arrived = progress.wait_for(|now| now.position >= position || now.end_reason(name).is_some());
             let in_time = clock.timeout(timeout, arrived).await.is_ok();
             let now = progress.borrow();
@@ -183,26 +249,13 @@ impl<P: Projection> ProjectionInner<P> {
         Ok(())
     }
 
-    /// Handles an event from a feed, if it is the next one of `generation`. Returns `false` if the position was set
-    /// back.
-    pub(super) async fn handle_from_feed(&self, delivery: &Delivery, generation: u64) -> Result<bool, HandlerError> {
-        let Some(position) = delivery.record().position() else {
-            return Ok(true);
-        };
-        let is_next = |progress: &ProjectionProgress| progress.generation == generation && progress.position < position;
-        if P::definition().events.matches(delivery.record().event_type()) {
-            self.handle_if(delivery, is_next).await?;
-        }
-        Ok(self.progress.advance(1, position, generation))
-    }
-
     /// Runs the method for an event, if `accepts` still holds once the state is free.
     async fn handle_if(
         &self,
         delivery: &Delivery,
         accepts: impl Fn(&ProjectionProgress) -> bool,
     ) -> Result<(), HandlerError> {
-        if P::definition().kind != ProjectionKind::InMemory {
+        if self.definition.kind != ProjectionKind::InMemory {
             if !accepts(&self.progress.borrow()) {
                 return Ok(());
             }
@@ -223,39 +276,6 @@ impl<P: Projection> ProjectionInner<P> {
         handled
     }
 
-    /// Runs the method for one event, or for events that all go to one batch method, which writes rows in a transaction.
-    pub(super) async fn write_rows(
-        &self,
-        deliveries: &[Delivery],
-        transaction: &mut dyn Transaction,
-    ) -> Result<(), HandlerError> {
-        let Some(first) = deliveries.first() else { return Ok(()) };
-        let (state, transaction) = (self.state.read().await, Some(transaction.as_any_mut()));
-        let handled = match deliveries {
-            [delivery] => state.project(delivery, transaction),
-            _ => state.project_batch(deliveries, transaction),
-        };
-        self.run_method(first, handled).await
-    }
-
-    /// Returns the runs of the method for many events, on a new instance.
-    pub(super) fn run_series(&self) -> RunSeries {
-        let (definition, clock) = (P::definition(), self.progress.clock());
-        let name = Name::from_static(definition.name);
-        RunSeries::new(&self.activity, &name, &name, definition.time_limit(), &clock)
-    }
-
-    /// Runs the projection's method under its time limit; a panic counts as an error of the event.
-    async fn run_method(
-        &self,
-        delivery: &Delivery,
-        handled: impl Future<Output = Result<(), HandlerError>>,
-    ) -> Result<(), HandlerError> {
-        let (definition, clock) = (P::definition(), self.progress.clock());
-        let name = Name::from_static(definition.name);
-        self.activity.watch(&name, delivery, definition.time_limit(), None, handled, &clock).await
-    }
-
     /// Replaces the state by `fresh`, which `catch_up` brings up to date while events wait; waits at most
     /// `guard_timeout` for guards to be dropped.
     pub(super) async fn replace_state<E: From<ProjectionError>>(
@@ -269,7 +289,7 @@ impl<P: Projection> ProjectionInner<P> {
             None => self.state.write().await,
             Some(timeout) => {
                 let locked = self.progress.clock().timeout(timeout, self.state.write()).await;
-                locked.map_err(|_| ProjectionError::Busy { name: P::definition().name, timeout })?
+                locked.map_err(|_| ProjectionError::Busy { name: self.definition.name, timeout })?
             }
         };
         // the lock keeps events out, so `target` covers every event that the old state has handled
@@ -278,5 +298,58 @@ impl<P: Projection> ProjectionInner<P> {
         *state = fresh;
         self.progress.record_replacement(position);
         Ok(position)
+    }
+}
+
+impl<P> Deref for ProjectionInner<P> {
+    type Target = ProjectionCore;
+
+    fn deref(&self) -> &ProjectionCore {
+        &self.core
+    }
+}
+
+impl<P: Projection> FedProjection for ProjectionInner<P> {
+    fn handle_from_feed<'a>(
+        &'a self,
+        delivery: &'a Delivery,
+        generation: u64,
+    ) -> BoxFuture<'a, Result<bool, HandlerError>> {
+        Box::pin(async move {
+            let Some(position) = delivery.record().position() else {
+                return Ok(true);
+            };
+            let is_next =
+                |progress: &ProjectionProgress| progress.generation == generation && progress.position < position;
+            if self.definition.events.matches(delivery.record().event_type()) {
+                self.handle_if(delivery, is_next).await?;
+            }
+            Ok(self.progress.advance(1, position, generation))
+        })
+    }
+
+    fn write_rows<'a>(
+        &'a self,
+        deliveries: &'a [Delivery],
+        transaction: &'a mut dyn Transaction,
+    ) -> BoxFuture<'a, Result<(), HandlerError>> {
+        Box::pin(async move {
+            let Some(first) = deliveries.first() else { return Ok(()) };
+            let (state, transaction) = (self.state.read().await, Some(transaction.as_any_mut()));
+            let handled = match deliveries {
+                [delivery] => state.project(delivery, transaction),
+                _ => state.project_batch(deliveries, transaction),
+            };
+            self.run_method(first, handled).await
+        })
+    }
+
+    fn rebuild_in_memory<'a>(
+        &'a self,
+        store: &'a dyn EventStore,
+        report: ProgressCallback<'a>,
+        guard_timeout: Duration,
+    ) -> RebuildFuture<'a, Rebuilt> {
+        Box::pin(replay_in_memory(self, store, report, Some(guard_timeout)))
     }
 }

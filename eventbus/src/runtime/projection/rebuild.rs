@@ -14,17 +14,13 @@ use tracing::Instrument as _;
 use super::{
     ProjectionError, RebuildError, RebuildProgress,
     context::{RunnerContext, projection_role},
-    inner::ProjectionInner,
-    memory_rebuild::replay_in_memory,
+    inner::FedProjection,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     shadow_rebuild::ShadowRebuild,
     store_check::check_no_event_is_missing,
 };
 use crate::{
-    runtime::{
-        definition::{Projection, ProjectionKind},
-        feed_head::LoadedPosition,
-    },
+    runtime::{definition::ProjectionKind, feed_head::LoadedPosition},
     support::{Outage, spans},
 };
 
@@ -68,20 +64,30 @@ impl<'a, T> IntoFuture for Rebuild<'a, T> {
 
 /// Rebuilds a projection as its kind demands, while an app feeds it; waits at most `guard_timeout` for guards to be
 /// dropped.
-pub(crate) async fn rebuild_in_app<P: Projection>(
-    inner: &ProjectionInner<P>,
+pub(crate) fn rebuild_in_app<'a>(
+    inner: &'a dyn FedProjection,
+    context: &'a RunnerContext,
+    stop: &'a CancellationToken,
+    report: ProgressCallback<'a>,
+    guard_timeout: Duration,
+) -> RebuildFuture<'a, Rebuilt> {
+    Box::pin(rebuild_as_its_kind(inner, context, stop, report, guard_timeout))
+}
+
+async fn rebuild_as_its_kind(
+    inner: &dyn FedProjection,
     context: &RunnerContext,
     stop: &CancellationToken,
     report: ProgressCallback<'_>,
     guard_timeout: Duration,
 ) -> Result<Rebuilt, RebuildError> {
-    let span = spans::rebuild(P::definition().name);
+    let span = spans::rebuild(inner.definition().name);
     let rebuilding = async {
-        let rebuilt = match P::definition().kind {
+        let rebuilt = match inner.definition().kind {
             ProjectionKind::InMemory => {
                 // the runner may not have set it yet, or there is none: the app is not started
                 inner.set_app_state(context.state.clone()).await;
-                let replay = replay_in_memory(inner, &*context.store, report, Some(guard_timeout));
+                let replay = inner.rebuild_in_memory(&*context.store, report, guard_timeout);
                 stop.run_until_cancelled(replay).await
             }
             // ends by itself, so that it releases its leases
@@ -90,7 +96,7 @@ pub(crate) async fn rebuild_in_app<P: Projection>(
                 stop.run_until_cancelled(replay_through_runner(inner, context, report)).await
             }
         };
-        let (name, position) = (P::definition().name, inner.progress().position());
+        let (name, position) = (inner.definition().name, inner.progress().position());
         rebuilt.unwrap_or_else(|| Err(ProjectionError::ShutDown { name, position }.into()))
     };
     let rebuilt = rebuilding.instrument(span.clone()).await;
@@ -105,12 +111,12 @@ pub(crate) async fn rebuild_in_app<P: Projection>(
 }
 
 /// Restarts the runner of a running app at the first event, with its existing instance, and waits for it.
-async fn replay_through_runner<P: Projection>(
-    inner: &ProjectionInner<P>,
+async fn replay_through_runner(
+    inner: &dyn FedProjection,
     context: &RunnerContext,
     report: ProgressCallback<'_>,
 ) -> Result<Rebuilt, RebuildError> {
-    let definition = P::definition();
+    let definition = inner.definition();
     check_is_fed_here(definition.name, context).await?;
     let store = &*context.store;
     check_no_event_is_missing(definition.name, store, None).await?;
@@ -157,13 +163,13 @@ async fn check_is_fed_here(name: &'static str, context: &RunnerContext) -> Resul
 
 /// Rebuilds the rows beside the live ones whenever `needed` is notified: events were missed. Retries while this process
 /// feeds the projection; each owner checks anew whether a rebuild is needed.
-pub(super) async fn rebuild_when_needed<P: Projection>(
-    inner: &ProjectionInner<P>,
+pub(super) async fn rebuild_when_needed(
+    inner: &dyn FedProjection,
     context: &RunnerContext,
     needed: &Notify,
     cancel: &CancellationToken,
 ) {
-    let projection = P::definition().name;
+    let projection = inner.definition().name;
     let mut outage = Outage::new(context.clock.clone());
     while cancel.run_until_cancelled(needed.notified()).await.is_some() {
         match rebuild_in_app(inner, context, cancel, Box::new(drop), Duration::ZERO).await {
@@ -196,7 +202,7 @@ mod tests {
 
     use tokio::time::timeout;
 
-    use super::*;
+    use super::{super::inner::ProjectionInner, *};
     use crate::{
         domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
         memory::InMemoryEventStore,

@@ -15,7 +15,7 @@ use super::{
     context::{RunnerContext, projection_role},
     event_handling::FeedStop,
     fed_types::{TypeCheck, check_types},
-    inner::ProjectionInner,
+    inner::FedProjection,
     rebuild::rebuild_when_needed,
     sequential_feeder::SequentialFeeder,
     standby::{wait_for_lease, wait_for_retry, wait_for_retry_in_memory},
@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, stream::Position},
-    port::ReadError,
+    port::{BoxFuture, ReadError},
     runtime::{
-        definition::{Projection, ProjectionKind},
+        definition::ProjectionKind,
         feed_poller::FeedPoller,
         held_lease::{HeldLease, LeaseRequest},
         lease_renewer::LeaseOutage,
@@ -57,8 +57,8 @@ const FINAL_SAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// State in memory is live at once. A minute after a stop at a damaged event, the runner reads that event again; a
 /// minute after a stop at a failed event, it rebuilds the state in a new instance, or stays stopped without a factory,
 /// also if it panics meanwhile and begins anew.
-pub(super) struct ProjectionRunner<P> {
-    inner: Arc<ProjectionInner<P>>,
+pub(super) struct ProjectionRunner {
+    inner: Arc<dyn FedProjection>,
     context: RunnerContext,
     lease_request: LeaseRequest,
 }
@@ -70,22 +70,26 @@ enum FeedingEnd {
     Ended,
 }
 
-impl<P: Projection> ProjectionRunner<P> {
-    pub(super) fn new(inner: Arc<ProjectionInner<P>>, context: RunnerContext) -> Self {
-        let role = projection_role(P::definition().name);
+impl ProjectionRunner {
+    pub(super) fn new(inner: Arc<dyn FedProjection>, context: RunnerContext) -> Self {
+        let role = projection_role(inner.definition().name);
         let lease_request = context.lease_request(role, context.owner.clone(), LeaseOutage::new(&context.clock));
         Self { inner, context, lease_request }
     }
 
     /// Feeds a projection until cancelled.
-    pub(super) async fn run(self, cancel: CancellationToken) {
+    pub(super) fn run(self, cancel: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(self.feed(cancel))
+    }
+
+    async fn feed(self, cancel: CancellationToken) {
         let _fed = self.inner.progress().feed_guard();
         self.inner.set_app_state(self.context.state.clone()).await;
         let mut feed = FeedPoller::new(&self.context.feed_head);
-        if P::definition().kind == ProjectionKind::InMemory {
+        if self.inner.definition().kind == ProjectionKind::InMemory {
             self.inner.progress().set_owner(true);
             // waits first: begun anew after a panic of its factory it has stopped, and its state may hold half an event
-            while wait_for_retry_in_memory(&self.inner, &self.context, &cancel).await {
+            while wait_for_retry_in_memory(&*self.inner, &self.context, &cancel).await {
                 if let FeedingEnd::Ended = self.feed_sequentially(None, Position::START, &mut feed, &cancel).await {
                     return;
                 }
@@ -98,7 +102,7 @@ impl<P: Projection> ProjectionRunner<P> {
         let rebuild = AbortOnDropHandle::new(tokio::spawn({
             let (inner, context) = (Arc::clone(&self.inner), self.context.clone());
             let (needs_rebuild, cancel) = (Arc::clone(&needs_rebuild), cancel.clone());
-            async move { rebuild_when_needed(&inner, &context, &needs_rebuild, &cancel).await }
+            async move { rebuild_when_needed(&*inner, &context, &needs_rebuild, &cancel).await }
         }));
         let rebuilt = async {
             if let Err(ended) = rebuild.await
@@ -112,12 +116,13 @@ impl<P: Projection> ProjectionRunner<P> {
 
     /// Feeds a projection that keeps rows, whenever this process holds the lease; notifies of a rebuild that it needs.
     async fn feed_rows(&self, feed: &mut FeedPoller, needs_rebuild: &Notify, cancel: &CancellationToken) {
-        while let Some(held_lease) = wait_for_lease(&self.inner, &self.context, &self.lease_request, feed, cancel).await
+        while let Some(held_lease) =
+            wait_for_lease(&*self.inner, &self.context, &self.lease_request, feed, cancel).await
         {
             self.inner.progress().set_owner(true);
             // it may count the events of the whole feed
             let type_check = tokio::select! {
-                type_check = check_types(&self.inner, &self.context, &held_lease) => type_check,
+                type_check = check_types(&*self.inner, &self.context, &held_lease) => type_check,
                 () = held_lease.ended().cancelled() => Ok(TypeCheck::Interrupted),
                 () = cancel.cancelled() => Ok(TypeCheck::Interrupted),
             };
@@ -141,7 +146,7 @@ impl<P: Projection> ProjectionRunner<P> {
             held_lease.release().await;
             let more = match feeding_end {
                 // a standby may be able to handle the event
-                FeedingEnd::Stopped => wait_for_retry(&self.inner, &self.context, cancel).await,
+                FeedingEnd::Stopped => wait_for_retry(&*self.inner, &self.context, cancel).await,
                 FeedingEnd::Ended => feed.wait_after_failure(cancel).await,
             };
             if !more {
@@ -159,7 +164,7 @@ impl<P: Projection> ProjectionRunner<P> {
                 Ok(saved) => {
                     self.inner.progress().follow_checkpoint(saved);
                     match store.transactions() {
-                        Some(transactions) if P::definition().kind == ProjectionKind::Transactional => {
+                        Some(transactions) if self.inner.definition().kind == ProjectionKind::Transactional => {
                             let (inner, context) = (&*self.inner, &self.context);
                             let writer =
                                 TransactionalWriter::new(inner, &*transactions, None, held_lease, context, saved);
@@ -184,7 +189,7 @@ impl<P: Projection> ProjectionRunner<P> {
         feed: &mut FeedPoller,
         stop: &CancellationToken,
     ) -> FeedingEnd {
-        let mut feeder = SequentialFeeder::new(&self.inner, &self.context, held_lease, saved, stop);
+        let mut feeder = SequentialFeeder::new(&*self.inner, &self.context, held_lease, saved, stop);
         loop {
             let step = feeder.feed_available(feed).await;
             if let Some(feeding_end) = self.after_step(step, feeder.generation(), None, feed, stop).await {
@@ -198,7 +203,7 @@ impl<P: Projection> ProjectionRunner<P> {
     /// Returns `None` after a failure: the outcome of a commit may be unknown, the caller loads the checkpoint again.
     async fn feed_in_transactions(
         &self,
-        mut writer: TransactionalWriter<'_, P>,
+        mut writer: TransactionalWriter<'_>,
         feed: &mut FeedPoller,
         stop: &CancellationToken,
     ) -> Option<FeedingEnd> {
@@ -220,7 +225,7 @@ impl<P: Projection> ProjectionRunner<P> {
     /// Writes the rows of the events that the feed holds now. Returns `true` if there were any.
     async fn write_available(
         &self,
-        writer: &mut TransactionalWriter<'_, P>,
+        writer: &mut TransactionalWriter<'_>,
         feed: &mut FeedPoller,
     ) -> Result<bool, FeedStop> {
         let head = feed.head().await?;

@@ -8,13 +8,12 @@ use super::{
     context::{RunnerContext, projection_role},
     event_handling::{EventRetry, FeedStop, feed_delivery},
     fed_types,
-    inner::ProjectionInner,
+    inner::FedProjection,
 };
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::delivery::HandlerError,
     runtime::{
-        definition::Projection,
         feed_poller::{EndCheck, FeedPoller},
         held_lease::HeldLease,
     },
@@ -28,8 +27,8 @@ use crate::{
 const CHECKPOINT_EVENTS_MAX: u64 = 256;
 
 /// Feeds a projection event by event.
-pub(super) struct SequentialFeeder<'a, P> {
-    inner: &'a ProjectionInner<P>,
+pub(super) struct SequentialFeeder<'a> {
+    inner: &'a dyn FedProjection,
     context: &'a RunnerContext,
     /// `None` for state in memory, which every process feeds from the first event.
     held_lease: Option<&'a HeldLease>,
@@ -43,10 +42,10 @@ pub(super) struct SequentialFeeder<'a, P> {
     created_at: OffsetDateTime,
 }
 
-impl<'a, P: Projection> SequentialFeeder<'a, P> {
+impl<'a> SequentialFeeder<'a> {
     /// Creates a feeder that begins at the projection's position; `saved_checkpoint` is the one in the store.
     pub(super) fn new(
-        inner: &'a ProjectionInner<P>,
+        inner: &'a dyn FedProjection,
         context: &'a RunnerContext,
         held_lease: Option<&'a HeldLease>,
         saved_checkpoint: Position,
@@ -77,7 +76,7 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
         if let Some(held_lease) = self.held_lease
             && is_set_back
         {
-            fed_types::record_rebuild::<P>(context, held_lease).await?;
+            fed_types::record_rebuild(&inner.definition(), context, held_lease).await?;
         }
         self.generation = generation;
         inner.progress().confirm_checkpoint_reset(generation);
@@ -96,10 +95,10 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
     async fn handle_events(&mut self, after: Position, head: Position) -> Result<(), FeedStop> {
         let (inner, store) = (self.inner, &*self.context.store);
         let skips = inner.skips(store, &self.context.clock).await?;
-        let records = read_around(store, after, head, &P::definition().events.into(), &skips);
+        let records = read_around(store, after, head, &self.inner.definition().events.into(), &skips);
         let since = self.held_lease.is_none().then_some(self.created_at);
         let mut reads =
-            FeedReads::new(records, || FeedRead::begin(|| projection_role(P::definition().name)).since(since));
+            FeedReads::new(records, || FeedRead::begin(|| projection_role(self.inner.definition().name)).since(since));
         let mut handled = 0_u64;
         // the search for a rare event type takes long
         while let Some(record) = self.stop.run_until_cancelled(reads.next()).await.ok_or(FeedStop::Interrupted)?? {
@@ -126,7 +125,7 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
     ///
     /// Returns `false` if the position was set back, or the feed was cancelled between two attempts.
     async fn handle_with_retries(&self, record: &RecordedEvent) -> Result<bool, HandlerError> {
-        let definition = P::definition();
+        let definition = self.inner.definition();
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -175,7 +174,7 @@ mod tests {
 
     use tokio::sync::mpsc;
 
-    use super::*;
+    use super::{super::inner::ProjectionInner, *};
     use crate::{
         domain::{
             clock::SharedClock,

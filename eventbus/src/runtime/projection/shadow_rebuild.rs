@@ -18,7 +18,7 @@ use super::{
     error::ProjectionError,
     event_handling::FeedStop,
     fed_types::{self, FedTypes},
-    inner::ProjectionInner,
+    inner::FedProjection,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     status::RebuildOwner,
     store_check::check_no_event_is_missing,
@@ -28,7 +28,7 @@ use crate::{
     domain::{error::BoxError, name::Name, shown::rfc3339, stream::Position},
     port::{EventStore, ReadError, Shadow, Transactions, backoff::Backoff},
     runtime::{
-        definition::{Projection, ProjectionDefinition},
+        definition::ProjectionDefinition,
         feed_head::LoadedPosition,
         held_lease::{HeldLease, LeaseRequest},
     },
@@ -72,29 +72,29 @@ const STALLED: &str = "rebuild cannot go on";
 /// | switching | the live lease is lost, or a different process filled the copies | failed: `Lost` |
 ///
 /// A failed rebuild leaves the live rows unchanged, and the copies for the next one.
-pub(super) struct ShadowRebuild<'a, P> {
-    inner: &'a ProjectionInner<P>,
+pub(super) struct ShadowRebuild<'a> {
+    inner: &'a dyn FedProjection,
     context: &'a RunnerContext,
     transactions: Arc<dyn Transactions>,
     stop: &'a CancellationToken,
     shadow: Shadow,
 }
 
-impl<'a, P: Projection> ShadowRebuild<'a, P> {
+impl<'a> ShadowRebuild<'a> {
     pub(super) fn new(
-        inner: &'a ProjectionInner<P>,
+        inner: &'a dyn FedProjection,
         context: &'a RunnerContext,
         stop: &'a CancellationToken,
     ) -> Result<Self, RebuildError> {
-        let transactions = transactions_for_rows::<P>(context)?;
-        let definition = P::definition();
+        let definition = inner.definition();
+        let transactions = transactions_for_rows(&definition, context)?;
         let shadow = shadow_for(&definition, definition.version);
         Ok(Self { inner, context, transactions, stop, shadow })
     }
 
     pub(super) async fn run(self, report: ProgressCallback<'_>) -> Result<Rebuilt, RebuildError> {
         // version 1's lease covers all versions: two at a time would replace each other's rows
-        let first = shadow_for(&P::definition(), 1).name;
+        let first = shadow_for(&self.inner.definition(), 1).name;
         if first == self.shadow.name {
             return self.run_with_lease(None, report).await;
         }
@@ -120,9 +120,9 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     async fn save_start_note(&self) {
         let since = rfc3339(self.context.clock.now());
         if let Some(notes) = self.context.store.notes()
-            && let Err(error) = notes.save_note(&shadow_for(&P::definition(), 1).name, &since).await
+            && let Err(error) = notes.save_note(&shadow_for(&self.inner.definition(), 1).name, &since).await
         {
-            tracing::debug!(projection = P::definition().name, %error, "the start of the rebuild was not noted");
+            tracing::debug!(projection = self.inner.definition().name, %error, "the start of the rebuild was not noted");
         }
     }
 
@@ -139,7 +139,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             if self.stop.is_cancelled() || clock.elapsed(began) > lease_timeout {
                 let lease = self.context.store.lease_of(role).await.ok().flatten();
                 let owner = lease.map(|lease| lease.owner);
-                return Err(RebuildError::Elsewhere { name: P::definition().name, owner });
+                return Err(RebuildError::Elsewhere { name: self.inner.definition().name, owner });
             }
             let retry_pause = clock.sleep(LEASE_RETRY_INTERVAL.min(lease_timeout / 20));
             self.stop.run_until_cancelled(retry_pause).await;
@@ -157,7 +157,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         report: ProgressCallback<'_>,
     ) -> Result<Rebuilt, RebuildError> {
         let preparing = async {
-            check_no_event_is_missing(P::definition().name, &*self.context.store, None).await?;
+            check_no_event_is_missing(self.inner.definition().name, &*self.context.store, None).await?;
             self.prepare_copies(report).await
         };
         // the search for a missing event, and the count of the events to handle, take long in a large store
@@ -175,19 +175,19 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 break;
             }
         }
-        let lease_request = self.lease_request(projection_role(P::definition().name));
+        let lease_request = self.lease_request(projection_role(self.inner.definition().name));
         let live_lease =
             self.call_with_retries(held_lease.ended(), &mut outage, || lease_request.seize(self.stop)).await?;
         let switched = self.switch_rows(held_lease, any, &live_lease, &mut progress_meter, &mut outage).await;
         if switched.is_ok()
-            && let Err(error) = fed_types::record_rebuild::<P>(self.context, &live_lease).await
+            && let Err(error) = fed_types::record_rebuild(&self.inner.definition(), self.context, &live_lease).await
         {
-            tracing::warn!(projection = P::definition().name, %error, "the event types of the rebuild were not noted");
+            tracing::warn!(projection = self.inner.definition().name, %error, "the event types of the rebuild were not noted");
         }
         live_lease.release().await;
         let position = switched?;
         if let Some(lasted) = outage.ends() {
-            tracing::info!(projection = P::definition().name, ?lasted, "rows were replaced");
+            tracing::info!(projection = self.inner.definition().name, ?lasted, "rows were replaced");
         }
         self.inner.progress().resume_past(position);
         self.drop_copies("rows are replaced, but their copies are left to the next rebuild").await;
@@ -198,7 +198,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
 
     /// Makes the copies, or finds those of an interrupted rebuild.
     async fn prepare_copies<'r>(&self, report: ProgressCallback<'r>) -> Result<ProgressMeter<'r>, RebuildError> {
-        let definition = P::definition();
+        let definition = self.inner.definition();
         for version in definition.version.saturating_sub(FORMER_VERSIONS_DROPPED).max(1)..definition.version {
             let former = shadow_for(&definition, version);
             self.transactions.drop_shadow(&former).await.map_err(|error| self.store_error(error))?;
@@ -245,7 +245,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         meter: &mut ProgressMeter<'_>,
         outage: &mut Outage,
     ) -> Result<Position, RebuildError> {
-        let name = P::definition().name;
+        let name = self.inner.definition().name;
         let mut failures = 0;
         loop {
             let before = meter.progress().position;
@@ -294,7 +294,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             return Err(self.store_error(error));
         }
         if outage.begins() {
-            tracing::warn!(projection = P::definition().name, %error, "{what}, trying again");
+            tracing::warn!(projection = self.inner.definition().name, %error, "{what}, trying again");
         }
         over.run_until_cancelled(self.context.clock.sleep(STORE_BACKOFF.jittered(*failures))).await;
         Ok(())
@@ -432,28 +432,31 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 
     fn store_error(&self, error: impl Into<BoxError>) -> RebuildError {
-        RebuildError::store(P::definition().name, error)
+        RebuildError::store(self.inner.definition().name, error)
     }
 
     /// Returns the error of a rebuild at `position` whose lease has ended.
     fn interrupted_error(&self, position: Position) -> RebuildError {
         match self.stop.is_cancelled() {
-            true => RebuildError::NotRunning(ProjectionError::ShutDown { name: P::definition().name, position }),
+            true => {
+                RebuildError::NotRunning(ProjectionError::ShutDown { name: self.inner.definition().name, position })
+            }
             false => self.lost_error(),
         }
     }
 
     fn lost_error(&self) -> RebuildError {
-        RebuildError::Lost { name: P::definition().name }
+        RebuildError::Lost { name: self.inner.definition().name }
     }
 }
 
 /// Returns the transactions in which a projection writes rows; fails if a rebuild cannot replace them.
-pub(super) fn transactions_for_rows<P: Projection>(
+pub(super) fn transactions_for_rows(
+    definition: &ProjectionDefinition,
     context: &RunnerContext,
 ) -> Result<Arc<dyn Transactions>, RebuildError> {
-    let ProjectionDefinition { name, tables, .. } = P::definition();
-    if tables.is_empty() {
+    let name = definition.name;
+    if definition.tables.is_empty() {
         return Err(RebuildError::NoTables { name });
     }
     context.store.transactions().ok_or_else(|| RebuildError::store(name, "the store has no transactions"))

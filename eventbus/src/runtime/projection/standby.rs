@@ -9,7 +9,7 @@ use super::{
     ProjectionError, RebuildError,
     context::{RunnerContext, projection_role},
     fed_types::{TypeComparison, compare_types},
-    inner::ProjectionInner,
+    inner::FedProjection,
     progress::ProgressCell,
     rebuild::rebuild_in_app,
 };
@@ -17,7 +17,7 @@ use crate::{
     domain::error::BoxError,
     port::backoff::{Backoff, BackoffTimer},
     runtime::{
-        definition::Projection,
+        definition::ProjectionDefinition,
         feed_poller::{FOLLOW_BACKOFF, FeedPoller},
         held_lease::{HeldLease, LeaseRequest},
     },
@@ -45,8 +45,8 @@ const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 const GUARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Waits for the lease, and follows its owner's checkpoint meanwhile. Returns `None` if cancelled.
-pub(super) async fn wait_for_lease<P: Projection>(
-    inner: &ProjectionInner<P>,
+pub(super) async fn wait_for_lease(
+    inner: &dyn FedProjection,
     context: &RunnerContext,
     lease_request: &LeaseRequest,
     feed: &mut FeedPoller,
@@ -66,7 +66,7 @@ pub(super) async fn wait_for_lease<P: Projection>(
             return None;
         }
         if next_request_at <= clock.instant() {
-            match try_acquire_lease::<P>(context, lease_request, &mut free_since, cancel).await {
+            match try_acquire_lease(&inner.definition(), context, lease_request, &mut free_since, cancel).await {
                 Ok(Some(held_lease)) => return Some(held_lease),
                 Ok(None) => {}
                 Err(error) => {
@@ -119,13 +119,14 @@ pub(super) async fn wait_for_lease<P: Projection>(
 }
 
 /// Acquires the lease if it is free, or seizes it from an owner that knows fewer event types.
-async fn try_acquire_lease<P: Projection>(
+async fn try_acquire_lease(
+    definition: &ProjectionDefinition,
     context: &RunnerContext,
     lease_request: &LeaseRequest,
     free_since: &mut Option<Instant>,
     cancel: &CancellationToken,
 ) -> Result<Option<HeldLease>, BoxError> {
-    let (projection, comparison) = (P::definition().name, compare_types::<P>(context).await?);
+    let (projection, comparison) = (definition.name, compare_types(definition, context).await?);
     if comparison == TypeComparison::KnowsLess && !is_free_for_long(projection, lease_request, free_since).await? {
         return Ok(None);
     }
@@ -172,12 +173,12 @@ async fn wait_until_resumed(progress: &ProgressCell, cancel: &CancellationToken)
 
 /// Waits until the projection is resumed, also because a different process has passed the event or an operator has
 /// skipped it, or until a retry is due. Returns `false` if cancelled meanwhile.
-pub(super) async fn wait_for_retry<P: Projection>(
-    inner: &ProjectionInner<P>,
+pub(super) async fn wait_for_retry(
+    inner: &dyn FedProjection,
     context: &RunnerContext,
     cancel: &CancellationToken,
 ) -> bool {
-    let role = projection_role(P::definition().name);
+    let role = projection_role(inner.definition().name);
     let other_owner_progress = async {
         loop {
             context.clock.sleep(LEASE_REQUEST_INTERVAL_MAX).await;
@@ -198,12 +199,12 @@ pub(super) async fn wait_for_retry<P: Projection>(
 /// Waits until state in memory is resumed, or until a retry is due and has rebuilt it in a new instance: a failed
 /// event may be half handled, so without a factory it stays stopped. An event that cannot be read has changed no
 /// state, so the feed just reads it again. Returns at once if it has not stopped, and `false` if cancelled meanwhile.
-pub(super) async fn wait_for_retry_in_memory<P: Projection>(
-    inner: &ProjectionInner<P>,
+pub(super) async fn wait_for_retry_in_memory(
+    inner: &dyn FedProjection,
     context: &RunnerContext,
     cancel: &CancellationToken,
 ) -> bool {
-    let (clock, name) = (&context.clock, P::definition().name);
+    let (clock, name) = (&context.clock, inner.definition().name);
     let mut pause = STOPPED_RETRY_INTERVAL;
     loop {
         // a rebuild or an operator need not wait for the next retry

@@ -14,7 +14,7 @@ use super::{
     context::{RunnerContext, projection_role},
     event_handling::{BATCH_EVENTS_MAX, FeedStop, count_of_next_call, feed_delivery},
     failure::{Failure, position_of},
-    inner::ProjectionInner,
+    inner::FedProjection,
 };
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
@@ -23,10 +23,7 @@ use crate::{
         delivery::{Delivery, HandlerError},
     },
     runtime::{
-        definition::{Projection, ProjectionDefinition},
-        feed_poller::EndCheck,
-        handler_inbox::classify_error,
-        held_lease::HeldLease,
+        definition::ProjectionDefinition, feed_poller::EndCheck, handler_inbox::classify_error, held_lease::HeldLease,
     },
     support::{
         BatchEnd, FeedBatch, PAGE_BYTES, read_around,
@@ -45,8 +42,8 @@ const TRANSACTIONS_PER_LEASE: u32 = 8;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes rows of a projection, live or to copies of its tables.
-pub(super) struct TransactionalWriter<'a, P> {
-    inner: &'a ProjectionInner<P>,
+pub(super) struct TransactionalWriter<'a> {
+    inner: &'a dyn FedProjection,
     transactions: &'a dyn Transactions,
     /// `None`: the live tables.
     shadow: Option<&'a Shadow>,
@@ -70,10 +67,10 @@ enum TransactionOutcome {
     Failed(Range<usize>, HandlerError),
 }
 
-impl<'a, P: Projection> TransactionalWriter<'a, P> {
+impl<'a> TransactionalWriter<'a> {
     /// Makes a writer that begins at the checkpoint `saved`.
     pub(super) fn new(
-        inner: &'a ProjectionInner<P>,
+        inner: &'a dyn FedProjection,
         transactions: &'a dyn Transactions,
         shadow: Option<&'a Shadow>,
         held_lease: &'a HeldLease,
@@ -106,7 +103,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         store: &dyn EventStore,
         report: &mut (dyn FnMut(u64, Position) + Send),
     ) -> Result<(), FeedStop> {
-        let (ended, definition) = (self.held_lease.ended(), P::definition());
+        let (ended, definition) = (self.held_lease.ended(), self.inner.definition());
         let events_max = if definition.has_batch_methods() { BATCH_EVENTS_MAX } else { TRANSACTION_EVENTS_MAX };
         let skips = self.inner.skips(store, &self.context.clock).await?;
         let mut feed = read_around(store, self.position, target, &definition.events.into(), &skips);
@@ -162,8 +159,11 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
             };
             let through = if count == rest.len() { batch_end } else { position_of(rest[..count].last()) };
             // the events of a rebuild are of traces that ended long ago
-            let span =
-                if self.shadow.is_some() { Span::none() } else { spans::project(P::definition().name, &rest[..count]) };
+            let span = if self.shadow.is_some() {
+                Span::none()
+            } else {
+                spans::project(self.inner.definition().name, &rest[..count])
+            };
             let written = self.try_transaction(&rest[..count], through, attempts + 1).instrument(span.clone()).await;
             if matches!(written, Err(_) | Ok(TransactionOutcome::Failed(..))) {
                 spans::record_error(&span, "projection_failed");
@@ -175,7 +175,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
                 }
                 TransactionOutcome::Failed(failed, error) => {
                     let attempts = if failed.start == 0 { attempts + 1 } else { 1 };
-                    failure = Some(Failure::of(&rest[failed], attempts, error, P::definition().name));
+                    failure = Some(Failure::of(&rest[failed], attempts, error, self.inner.definition().name));
                 }
             }
         }
@@ -198,7 +198,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
             }
             return Err(FeedStop::EventFailed(event.clone(), retry.error));
         }
-        retry.log_retry(P::definition().name);
+        retry.log_retry(self.inner.definition().name);
         let pause = self.context.clock.sleep(retry.delay());
         match self.held_lease.ended().run_until_cancelled(pause).await {
             Some(()) => Ok(retry.attempts),
@@ -213,7 +213,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         through: Position,
         attempt: u32,
     ) -> Result<TransactionOutcome, FeedStop> {
-        let definition = P::definition();
+        let definition = self.inner.definition();
         let mut transaction = self.begin_transaction().await?;
         let longest = TRANSACTION_TIME_MAX.min(self.held_lease.ttl() / TRANSACTIONS_PER_LEASE);
         let began = self.context.clock.instant();
@@ -259,7 +259,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         if self.has_tables {
             return Ok(());
         }
-        let ProjectionDefinition { name, tables, key, .. } = P::definition();
+        let ProjectionDefinition { name, tables, key, .. } = self.inner.definition();
         for &table in tables {
             if !transaction.has_table(table, None).await? {
                 return Err(FeedStop::MissingTable(ProjectionError::NoTable { name, table }));
