@@ -41,7 +41,7 @@ const SLOW_DOWN: &str = "
     CREATE TRIGGER slow_claim BEFORE INSERT OR UPDATE ON streams FOR EACH ROW EXECUTE FUNCTION dawdle();
     CREATE FUNCTION commit_late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF random() < 0.3 THEN PERFORM pg_sleep(random() * 0.03); END IF;
-        IF random() < 0.03 THEN RAISE EXCEPTION 'rolled back at commit'; END IF;
+        IF random() < 0.03 THEN RAISE 'rolled back at commit' USING ERRCODE = 'system_error'; END IF;
         RETURN NULL;
     END $$;
     CREATE CONSTRAINT TRIGGER slow_commit AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED

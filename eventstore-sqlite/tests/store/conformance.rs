@@ -12,7 +12,4 @@ eventbus::event_store_conformance!(fast_file_with_one_reader, async {
     SqliteEventStore::open_with(fresh_path(), config).await.unwrap()
 });
 eventbus::event_store_transactions_conformance!(transactions, open(fresh_path()));
-eventbus::event_store_transactions_conformance!(transactions_in_memory, async {
-    SqliteEventStore::in_memory().await.unwrap()
-});
 eventbus::event_store_reopen_conformance!(reopened, async { fresh_path() }, async |path: PathBuf| open(path).await);
