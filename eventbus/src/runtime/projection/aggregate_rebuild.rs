@@ -7,7 +7,7 @@ use super::{
     RebuildError,
     context::{RunnerContext, projection_role},
     event_handling::{BATCH_EVENTS_MAX, count_of_next_call, feed_delivery},
-    inner::FedProjection,
+    fed_projection::FedProjection,
     rebuild_progress::Rebuilt,
     shadow_rebuild::transactions_for_rows,
     store_check::check_no_event_is_missing,

@@ -7,8 +7,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ProjectionError, ProjectionStatus,
     context::RunnerContext,
+    fed_projection::FedProjection,
     handle::ProjectionHandle,
     inner::ProjectionInner,
+    memory_rebuild::replay_in_memory,
     meter::ProjectionMeter,
     rebuild::{RebuildFuture, rebuild_in_app},
     rebuild_progress::{ProgressCallback, Rebuilt},
@@ -18,7 +20,11 @@ use super::{
 use crate::{
     delivery::activity::Activity,
     domain::stream::Position,
-    port::{BoxFuture, EventStore, ReadError, health::Health},
+    port::{
+        BoxFuture, EventStore, ReadError, Transaction,
+        delivery::{Delivery, HandlerError},
+        health::Health,
+    },
     runtime::definition::{Projection, ProjectionDefinition},
 };
 
@@ -121,6 +127,33 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
 
     fn meter(&self) -> Arc<ProjectionMeter> {
         Arc::clone(self.inner().progress().meter())
+    }
+}
+
+impl<P: Projection> FedProjection for ProjectionInner<P> {
+    fn handle_from_feed<'a>(
+        &'a self,
+        delivery: &'a Delivery,
+        generation: u64,
+    ) -> BoxFuture<'a, Result<bool, HandlerError>> {
+        Box::pin(self.handle_from_feed(delivery, generation))
+    }
+
+    fn write_rows<'a>(
+        &'a self,
+        deliveries: &'a [Delivery],
+        transaction: &'a mut dyn Transaction,
+    ) -> BoxFuture<'a, Result<(), HandlerError>> {
+        Box::pin(self.write_rows(deliveries, transaction))
+    }
+
+    fn rebuild_in_memory<'a>(
+        &'a self,
+        store: &'a dyn EventStore,
+        report: ProgressCallback<'a>,
+        guard_timeout: Duration,
+    ) -> RebuildFuture<'a, Rebuilt> {
+        Box::pin(replay_in_memory(self, store, report, Some(guard_timeout)))
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ProjectionError, RebuildError,
     context::{RunnerContext, projection_role},
-    inner::FedProjection,
+    fed_projection::FedProjection,
 };
 use crate::{
     domain::{

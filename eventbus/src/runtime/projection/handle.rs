@@ -160,7 +160,7 @@ impl<P> fmt::Debug for ProjectionHandle<P> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::inner::FedProjection as _, *};
+    use super::*;
     use crate::{
         domain::{
             name::Name,

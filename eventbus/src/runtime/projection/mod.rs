@@ -7,6 +7,7 @@ mod copies_basis;
 mod error;
 mod event_handling;
 mod failure;
+mod fed_projection;
 mod fed_types;
 mod guard;
 mod handle;

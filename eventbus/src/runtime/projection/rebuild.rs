@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 use super::{
     ProjectionError, RebuildError, RebuildProgress,
     context::{RunnerContext, projection_role},
-    inner::FedProjection,
+    fed_projection::FedProjection,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     shadow_rebuild::ShadowRebuild,
     store_check::check_no_event_is_missing,

@@ -7,8 +7,8 @@ use tracing::{Instrument as _, Span};
 use super::{
     context::{RunnerContext, projection_role},
     event_handling::{EventRetry, FeedStop, feed_delivery},
+    fed_projection::FedProjection,
     fed_types,
-    inner::FedProjection,
 };
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ProjectionError, RebuildError,
     context::{RunnerContext, projection_role},
+    fed_projection::FedProjection,
     fed_types::{TypeComparison, compare_types},
-    inner::FedProjection,
     progress::ProgressCell,
     rebuild::rebuild_in_app,
 };

@@ -14,7 +14,7 @@ use super::{
     context::{RunnerContext, projection_role},
     event_handling::{BATCH_EVENTS_MAX, FeedStop, count_of_next_call, feed_delivery},
     failure::{Failure, position_of},
-    inner::FedProjection,
+    fed_projection::FedProjection,
 };
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
