@@ -97,7 +97,7 @@ impl ModuleGraph {
     /// Returns the module that defines the item with this path from the root of the crate.
     #[must_use]
     pub fn defining_module(&self, path: &[String]) -> Option<Module> {
-        self.modules.defining_module(path, 0).map(|(module, _)| module)
+        self.modules.defining_module(path).map(|(module, _)| module)
     }
 
     /// Returns each circle of modules as a chain, with the path by which each module uses the next. Seen from outside,
@@ -196,7 +196,7 @@ struct CrateModules {
 impl CrateModules {
     /// Resolves a path as written in `module` to the module that defines its item.
     fn resolve(&self, module: &str, path: &[String]) -> Option<(Module, Option<String>)> {
-        self.absolute(module, path).and_then(|path| self.defining_module(&path, 0))
+        self.absolute(module, path).and_then(|path| self.defining_module(&path))
     }
 
     /// Returns the path from the root of the crate, unless it leads out of it.
@@ -228,7 +228,17 @@ impl CrateModules {
         }
     }
 
-    fn defining_module(&self, path: &[String], depth: usize) -> Option<(Module, Option<String>)> {
+    /// Returns the module that defines the item with this path from the root of the crate, and the item's name there.
+    fn defining_module(&self, path: &[String]) -> Option<(Module, Option<String>)> {
+        self.follow_imports(path, &mut BTreeSet::new())
+    }
+
+    /// Follows imports to the definition, but not those of a name in `followed` again: modules import all of each other.
+    fn follow_imports(
+        &self,
+        path: &[String],
+        followed: &mut BTreeSet<(Module, String)>,
+    ) -> Option<(Module, Option<String>)> {
         let length = (0..=path.len()).rev().find(|length| self.sources.contains_key(&path[..*length].join("/")))?;
         let module = path[..length].join("/");
         let Some(name) = path.get(length) else {
@@ -236,15 +246,15 @@ impl CrateModules {
         };
         let source = &self.sources[&module];
         if path.len() > length + 1 && source.inline_modules.contains(name) {
-            return self.defining_module(&[&path[..length], &path[length + 1..]].concat(), depth);
+            return self.follow_imports(&[&path[..length], &path[length + 1..]].concat(), followed);
         }
-        if depth < 8 && !source.types.contains_key(name) {
+        if !source.types.contains_key(name) && followed.insert((module.clone(), name.clone())) {
             let exact = source.imports.iter().find(|(imported, _)| imported == name);
             if let Some((_, target)) = exact {
-                return self.defining_module(&[target, &path[length + 1..]].concat(), depth + 1);
+                return self.follow_imports(&[target, &path[length + 1..]].concat(), followed);
             }
             for (_, target) in source.imports.iter().filter(|(imported, _)| imported == "*") {
-                let found = self.defining_module(&[target, &path[length..]].concat(), depth + 1);
+                let found = self.follow_imports(&[target, &path[length..]].concat(), followed);
                 if let Some((module, Some(name))) = found
                     && self.sources[&module].types.contains_key(&name)
                 {
@@ -259,7 +269,7 @@ impl CrateModules {
         let uses_of = |(module, source): (&Module, &Source)| {
             let mut uses = BTreeMap::new();
             let imported = source.imports.iter().map(|(_, path)| path.clone());
-            let targets = imported.map(|path| (self.defining_module(&path, 0), path));
+            let targets = imported.map(|path| (self.defining_module(&path), path));
             let named = source.paths.iter().map(|path| (self.resolve(module, path), path.clone()));
             for (target, path) in targets.chain(named) {
                 let Some((target, _)) = target else { continue };

@@ -32,6 +32,7 @@ impl Statistics {
     }
 }
 
-fn main() {
+#[test]
+fn runs() {
     assert_eq!(Statistics::definition().events.event_types(), ["Closed", "Opened"]);
 }

@@ -60,6 +60,7 @@ async fn decide(app: &App, student: AggregateId) -> eventbus::Result<()> {
     Ok(())
 }
 
-fn main() {
+#[test]
+fn runs() {
     let _ = decide;
 }

@@ -36,7 +36,7 @@ mod value {
 use eventbus::prelude::*;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-#[event(aggregate = Account, version = 5, upcast(old::DepositedV1, old::add_cents, _, crate::old::check,))]
+#[event(aggregate = Account, version = 5, upcast(old::DepositedV1, old::add_cents, _, crate::event_versions::old::check,))]
 struct Deposited {
     cents: u64,
 }
@@ -49,6 +49,7 @@ impl Apply for Account {
     fn apply(&mut self, _event: &AccountEvent) {}
 }
 
-fn main() {
+#[test]
+fn runs() {
     let _ = (Deposited { cents: 1 }, value::Value { json: 1, value: 2 });
 }

@@ -25,7 +25,8 @@ mod handlers {
     }
 }
 
-fn main() {
+#[test]
+fn runs() {
     let event = Opened { owner: "Ada".into() };
     let mut greeting = pin!(handlers::greet(&event, State("Hello")));
     let Poll::Ready(greeting) = greeting.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {

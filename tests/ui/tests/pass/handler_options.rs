@@ -21,7 +21,8 @@ async fn defaults(_event: &RecordedEvent) {}
 #[handler(manual)]
 async fn never_named(_event: &RecordedEvent) {}
 
-fn main() {
+#[test]
+fn runs() {
     let definition = audit::definition();
     assert_eq!(definition.name, "accounts.audit");
     assert_eq!(definition.group, Some("audit"));

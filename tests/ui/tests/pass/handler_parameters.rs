@@ -69,7 +69,8 @@ async fn hidden_error(_event: (Opened)) -> Result<(), impl std::error::Error + S
     Err::<(), _>(std::io::Error::other("no"))
 }
 
-fn main() {
+#[test]
+fn runs() {
     assert_eq!(by_value::definition().events.event_types(), ["Opened"]);
     assert_eq!(every_event::definition().events.event_types(), [""; 0]);
     assert!(every_event::definition().events.matches("Anything"));

@@ -3,7 +3,8 @@
 
 use eventbus::{handler::Handler, prelude::*, projection::Projection};
 
-fn main() {
+#[test]
+fn runs() {
     #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
     #[event(aggregate = Account)]
     struct Opened {}

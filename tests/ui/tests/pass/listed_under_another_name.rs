@@ -31,7 +31,8 @@ impl Apply for Account {
     }
 }
 
-fn main() {
+#[test]
+fn runs() {
     assert_eq!(AccountEvent::EVENTS.event_types(), ["Closed", "account.closed"]);
     let mut account = AggregateRoot::<Account>::new(AggregateId::new());
     account.record(legacy::Closed { reason: "fraud".into() });

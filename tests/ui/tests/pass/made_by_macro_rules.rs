@@ -49,7 +49,8 @@ struct Made;
 
 projection!(Made, "made", opened, &Opened);
 
-fn main() {
+#[test]
+fn runs() {
     assert_eq!(AccountFact::EVENTS.event_types(), ["opened"]);
     assert_eq!(on_opened::definition().options.retries, Some(2));
     assert_eq!(Made::definition().name, "made");

@@ -30,7 +30,8 @@ async fn audit(event: &Audited, meta: &Metadata) {
     }
 }
 
-fn main() {
+#[test]
+fn runs() {
     assert_eq!(Audited::EVENTS.event_types(), ["OrderCreated", "account.opened"]);
     let event = Audited::from(AccountOpened).encode().unwrap();
     assert_eq!((event.event_type().as_str(), event.schema_version()), ("account.opened", 3));

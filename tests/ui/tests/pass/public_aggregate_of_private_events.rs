@@ -13,7 +13,7 @@ pub mod account {
 
         #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
         #[event(aggregate = super::Account)]
-        pub(in crate::account) struct Closed {}
+        pub(in crate::public_aggregate_of_private_events::account) struct Closed {}
     }
 
     #[derive(Debug, Default, Aggregate)]
@@ -35,7 +35,8 @@ pub mod account {
     }
 }
 
-fn main() {
+#[test]
+fn runs() {
     let mut root = eventbus::AggregateRoot::<account::Account>::new(eventbus::AggregateId::new());
     account::Account::open_and_close(&mut root);
     assert!(!root.is_open);

@@ -30,7 +30,8 @@ impl Counts {
     fn r#yield(&mut self, _event: &r#move) {}
 }
 
-fn main() {
+#[test]
+fn runs() {
     let event = NewEvent::from_event(&r#move { r#type: "x".into() }).unwrap();
     assert_eq!(event.event_type().as_str(), "move");
     assert_eq!(event.payload(), r#"{"type":"x"}"#);

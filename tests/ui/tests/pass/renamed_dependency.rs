@@ -15,7 +15,7 @@ use framework::events::{
 struct Opened {}
 
 #[derive(Debug, Clone, DomainEvent)]
-#[event(crate = crate::framework::events)]
+#[event(crate = crate::renamed_dependency::framework::events)]
 enum Audited {
     Opened(Opened),
 }
@@ -50,7 +50,8 @@ impl Statistics {
     fn opened(&mut self, _event: &Opened) {}
 }
 
-fn main() {
+#[test]
+fn runs() {
     let mut account = AggregateRoot::<Account>::new(AggregateId::new());
     account.record(Opened {});
     assert!(account.is_open);

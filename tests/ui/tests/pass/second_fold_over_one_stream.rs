@@ -38,8 +38,8 @@ impl Apply for Summary {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> eventbus::Result<()> {
+#[tokio::test]
+async fn runs() -> eventbus::Result<()> {
     assert_eq!(Summary::AGGREGATE_TYPE, "PlacedOrder");
     let app = App::builder().start().await?;
     let id: Id<orders::Order> = "1".parse()?;

@@ -40,7 +40,8 @@ mod as_text {
     }
 }
 
-fn main() {
+#[test]
+fn runs() {
     let opened = Opened { account_owner: "Ada".into(), limit: None, actor_id: 1 };
     assert_eq!(NewEvent::from_event(&opened).unwrap().payload(), r#"{"accountOwner":"Ada","limit":null,"actorId":1}"#);
     let record = RecordedEvent::from_event(&opened, AggregateId::new(), Version::FIRST).unwrap();

@@ -90,5 +90,3 @@ impl Rows {
         ::std::result::Result::Ok(())
     }
 }
-
-fn main() {}

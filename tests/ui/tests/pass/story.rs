@@ -88,7 +88,7 @@ mod orders {
 mod mail {
     use eventbus::prelude::*;
 
-    use crate::orders::OrderCreated;
+    use super::orders::OrderCreated;
 
     #[derive(Clone)]
     pub struct Mailer;
@@ -130,7 +130,7 @@ mod mail {
 mod statistics {
     use eventbus::prelude::*;
 
-    use crate::orders::{OrderCreated, OrderShipped};
+    use super::orders::{OrderCreated, OrderShipped};
 
     #[derive(Debug, Default)]
     pub struct OrderStatistics {
@@ -159,7 +159,8 @@ use eventbus::{
 };
 use orders::{Order, OrderError, Status};
 
-fn main() -> eventbus::Result<()> {
+#[test]
+fn runs() -> eventbus::Result<()> {
     let mut order = AggregateRoot::<Order>::new(AggregateId::new());
     order.record(order.create("cust-123", 99.99)?);
     order.record(order.ship("TRACK-1")?);

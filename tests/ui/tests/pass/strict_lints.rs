@@ -60,5 +60,3 @@ impl Statistics {
         self.open -= 1;
     }
 }
-
-fn main() {}

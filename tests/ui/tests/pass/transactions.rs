@@ -117,7 +117,8 @@ impl Elsewhere {
     fn created(&self, _event: &OrderCreated, State(_url): State<String>) {}
 }
 
-fn main() {
+#[test]
+fn runs() {
     let _ = reserve_stock::definition();
     assert_eq!(OrderRows::definition().kind, ProjectionKind::Transactional);
     let rows = OrderRows::definition();

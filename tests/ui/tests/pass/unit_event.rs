@@ -10,7 +10,8 @@ struct Emptied;
 #[event(aggregate_type = "Cart", type = "cart.emptied")]
 struct EmptiedToo {}
 
-fn main() {
+#[test]
+fn runs() {
     assert_eq!(NewEvent::from_event(&Emptied).unwrap().payload(), "{}");
     assert_eq!(NewEvent::from_event(&EmptiedToo {}).unwrap().payload(), "{}");
     let record = RecordedEvent::from_event(&Emptied, AggregateId::new(), Version::FIRST).unwrap();
