@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventbus::support::is_this_machine;
-use eventstore_postgres::sqlx::PgPool;
+use eventstore_postgres::sqlx::{self, Connection as _, PgConnection, PgPool};
 
 use super::{config::DoctorConfig, outcome::CheckError, postgres_session::PgSession};
 
@@ -32,6 +32,16 @@ impl PostgresTarget {
         let options = self.pool.connect_options();
         let host = options.get_host();
         options.get_socket().is_some() || host.starts_with('/') || is_this_machine(host)
+    }
+
+    /// Fails at once if nothing listens at the address. The pool would try to connect until its timeout.
+    pub(crate) async fn connect_once(&self) -> Result<(), CheckError> {
+        match PgConnection::connect_with(&self.pool.connect_options()).await {
+            Ok(connection) => Ok(connection.close().await?),
+            Err(error @ sqlx::Error::Io(_)) => Err(error.into()),
+            // a pool may have a connection where the server grants no further one
+            Err(_) => Ok(()),
+        }
     }
 
     /// Begins a read-only transaction with the usual time limit.

@@ -23,10 +23,9 @@ use super::{
 };
 use crate::error::CommandError;
 
-/// Examines servers, and what the project stores there; changes nothing.
+/// Examines servers, and the data that the project stores there; changes no data.
 ///
-/// It asks each server that it gets. On PostgreSQL every statement runs in a read-only transaction with a time limit; on
-/// Redis no command changes a key.
+/// On PostgreSQL every statement runs in a read-only transaction with a time limit; on Redis no command changes a key.
 ///
 /// # Examples
 /// ```no_run
@@ -42,7 +41,7 @@ use crate::error::CommandError;
 pub struct Doctor {
     config: DoctorConfig,
     postgres: Option<PostgresTarget>,
-    /// The server, or why it gave no connection.
+    /// The server, or the reason why it gave no connection.
     redis: Option<Result<RedisTarget, Arc<CheckError>>>,
     bus: Option<(String, String)>,
     redis_store: Option<String>,
@@ -53,16 +52,16 @@ pub struct Doctor {
     known_types: Option<KnownTypes>,
     only: Vec<&'static str>,
     skip: Vec<&'static str>,
-    /// Whether a second doctor makes the checks of a subject.
+    /// Returns `true` for a subject whose checks a second doctor makes.
     is_left: Option<fn(Subject) -> bool>,
     is_deep: bool,
 }
 
-/// The suffix of the stream of dead letters unless the bus is configured otherwise.
+/// The default suffix of the stream of dead letters.
 const DEAD_LETTER_SUFFIX: &str = "_dlq";
 
 impl Doctor {
-    /// Makes a doctor without a server to ask.
+    /// Makes a doctor without a server.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -74,7 +73,7 @@ impl Doctor {
         Self { config, ..self }
     }
 
-    /// Examines a PostgreSQL server, and the store in that schema. The pool needs two connections for one of the checks.
+    /// Examines a PostgreSQL server, and the store in this schema. One of the checks needs two connections of the pool.
     #[must_use]
     pub fn postgres(self, pool: PgPool, schema: &str) -> Self {
         Self { postgres: Some(PostgresTarget::new(pool, schema.into())), ..self }
@@ -88,35 +87,35 @@ impl Doctor {
         Self { redis: Some(Ok(RedisTarget::new(connection))), ..self }
     }
 
-    /// Reports the checks of a Redis server as not made: it gave no connection, and `error` says if it gave an answer.
+    /// Reports the checks of a Redis server as not made: connecting failed with `error`.
     pub(crate) fn without_redis(self, error: CheckError) -> Self {
         Self { redis: Some(Err(Arc::new(error))), ..self }
     }
 
-    /// Also examines the bus with that `stream_prefix` on the [Redis server](Self::redis).
+    /// Also examines the bus with this `stream_prefix` on the [Redis server](Self::redis).
     #[must_use]
     pub fn bus(self, stream_prefix: &str) -> Self {
         self.bus_with(stream_prefix, DEAD_LETTER_SUFFIX)
     }
 
-    /// Like [`bus`](Self::bus), for a bus with a `dlq_stream_suffix` of its own.
+    /// Like [`bus`](Self::bus), for a bus with a different `dlq_stream_suffix`.
     #[must_use]
     pub fn bus_with(self, stream_prefix: &str, dlq_stream_suffix: &str) -> Self {
         Self { bus: Some((stream_prefix.into(), dlq_stream_suffix.into())), ..self }
     }
 
-    /// Also examines the keys of the event store with that `key_prefix` on the [Redis server](Self::redis).
+    /// Also examines the keys of the event store with this `key_prefix` on the [Redis server](Self::redis).
     #[must_use]
     pub fn redis_store(self, key_prefix: &str) -> Self {
         Self { redis_store: Some(key_prefix.into()), ..self }
     }
 
-    /// Like [`redis_store`](Self::redis_store), and examines what the store holds, too: the doctor connects to it, and creates
-    /// none.
+    /// Like [`redis_store`](Self::redis_store), and also examines the contents of the store: the doctor connects to it,
+    /// and creates no store.
     #[must_use]
     pub fn redis_store_with(self, config: RedisEventStoreConfig) -> Self {
         let doctor = self.redis_store(&config.key_prefix);
-        // checks say how the server keeps its data
+        // checks of their own report the durability of the server
         Self { redis_contents: Some(RedisEventStoreConfig { check_durability: false, ..config }), ..doctor }
     }
 
@@ -138,15 +137,15 @@ impl Doctor {
         Self { known_types: Some(KnownTypes::new(types)), ..self }
     }
 
-    /// Sets if checks that read whole tables or files are made, too. By default such a check runs only if
+    /// Sets whether to make checks that read whole tables or files too. By default such a check runs only if
     /// [`only`](Self::only) names it.
     #[must_use]
     pub fn deep(self, is_deep: bool) -> Self {
         Self { is_deep, ..self }
     }
 
-    /// Makes these checks only; all of them if there is no name. A check that is named and cannot be made is reported as not
-    /// checked, and never as skipped.
+    /// Makes only these checks; without names, all of them. A named check that cannot be made is reported as not
+    /// checked, never as skipped.
     ///
     /// # Errors
     /// [`UnknownCheck`] for a name that no check has.
@@ -217,26 +216,26 @@ fn find_all<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Result<Vec<&'s
 
 /// Reasons why a check is not made.
 enum Missing<'a> {
-    /// The doctor has not got its subject.
+    /// The doctor does not have its subject.
     Subject(&'static str),
     /// The server gave no answer.
     Server(&'a str),
 }
 
-/// The subjects that a doctor has, after it asked each server once: one that is away is reported for each check without
-/// waiting for it again.
+/// The subjects of a doctor, after it asked each server once: it does not wait for an absent server again at each
+/// check.
 struct Subjects<'a> {
     config: &'a DoctorConfig,
-    /// The database, and whether it has a store, or why that is unknown.
+    /// The database, and whether it has a store, or the reason why that is unknown.
     postgres: Option<(&'a PostgresTarget, Result<bool, String>)>,
     redis: Option<Result<RedisTarget, String>>,
     has_silent_server: bool,
     bus: Option<BusTarget>,
     redis_store: Option<RedisStoreTarget>,
-    /// The store on Redis, or why it cannot be opened.
+    /// The store on Redis, or the reason why it cannot be opened.
     redis_contents: Option<Result<RedisEventStore, String>>,
     redis_store_beside: Option<&'a RedisStoreTarget>,
-    /// The file, or why it cannot be opened.
+    /// The file, or the reason why it cannot be opened.
     sqlite: Option<Result<&'a SqliteTarget, String>>,
     known_types: Option<&'a KnownTypes>,
 }
@@ -252,7 +251,7 @@ async fn answer<T>(
     answered.unwrap_or_else(|_| Err(CheckError::Other(format!("{subject} gave no answer"))))
 }
 
-/// Opens a store on Redis that exists, or returns why that fails.
+/// Opens an existing store on Redis, or returns the reason why that fails.
 async fn open_redis_store(config: &DoctorConfig, of_store: &RedisEventStoreConfig) -> Result<RedisEventStore, String> {
     let opening = async {
         let opened = RedisEventStore::attach(of_store.clone()).await;
@@ -268,7 +267,11 @@ impl<'a> Subjects<'a> {
         let postgres = match &doctor.postgres {
             None => None,
             Some(target) => {
-                let found = answer(config, "PostgreSQL", target.has_store(config)).await;
+                let asking = async {
+                    target.connect_once().await?;
+                    target.has_store(config).await
+                };
+                let found = answer(config, "PostgreSQL", asking).await;
                 has_silent_server |= found.as_ref().is_err_and(CheckError::is_silence);
                 Some((target, found.map_err(|error| error.to_string())))
             }
@@ -302,7 +305,7 @@ impl<'a> Subjects<'a> {
                     has_silent_server = true;
                     Err(error.to_string())
                 }
-                // of other faults each check says its part
+                // each check reports the other faults in its own words
                 _ => Ok(target),
             }),
         };
