@@ -32,7 +32,7 @@ use crate::{
     transaction::PgTransaction,
 };
 
-/// An event store in a PostgreSQL database. Cloning shares it.
+/// An event store in a PostgreSQL database. Clones share its connections.
 ///
 /// Several stores, in this or other processes, may use one schema at once. Stores of different schemas share only the
 /// server.
@@ -67,28 +67,22 @@ impl PgEventStore {
     /// # Errors
     /// [`PgConnectError`]; those about the set-up say how to repair it.
     pub async fn connect_with(config: PgEventStoreConfig) -> Result<Self, PgConnectError> {
-        Self::connect_boxed(config).await
-    }
-
-    /// Returns a box, so that its code is compiled with this crate, not again with each program that connects.
-    fn connect_boxed(config: PgEventStoreConfig) -> BoxFuture<'static, Result<Self, PgConnectError>> {
-        Box::pin(Self::connect_as(config, migrate::STEPS))
+        Self::connect_as(config, migrate::STEPS).await
     }
 
     /// Opens a store on `pool`, which is the application's: one pool for its own queries and the store.
     ///
-    /// All connections of the store are those of the pool; it opens none. Its rows and those of the application are in
-    /// one database; a transaction of the pool can hold both, see [`append_in`](Self::append_in).
+    /// The store uses only the pool's connections; it opens none. Its rows and those of the application are in one
+    /// database; one transaction can write both, see [`append_in`](Self::append_in).
     ///
     /// The store leaves no setting on a connection: each of its statements is a transaction that sets the limits, the
     /// isolation and the planner's settings for itself. So a statement, such as an append, takes three round trips
-    /// (`BEGIN` with the settings, the statement, `COMMIT`) and the pool's own pings, where a store with connections of
-    /// its own takes one. `application_name`, TLS, the role and what `after_connect` sets are the pool's.
+    /// (`BEGIN` with the settings, the statement, `COMMIT`) and the pool's own pings; a store with connections of its
+    /// own needs one. `application_name`, TLS, the role and what `after_connect` sets are the pool's.
     ///
-    /// The pool needs three connections, or fewer without notifications or transactions: see [`PgOnPoolConfig`]. Beside
-    /// them, leave connections for the application: a task that holds one, and waits for the store, needs a second one
-    /// (`append_in` needs none, it takes the connection). Each of several stores on one pool counts for itself: the pool
-    /// needs the sum.
+    /// The pool needs three connections, or fewer without notifications or transactions: see [`PgOnPoolConfig`]. Leave
+    /// further connections for the application: a task that holds one while it waits for the store needs a second one
+    /// (not for `append_in`, which takes the task's connection). If several stores share one pool, it needs the sum.
     ///
     /// [`close`](Self::close) leaves the pool open. Closing the pool first ends the store's statements with errors.
     ///
@@ -143,7 +137,16 @@ impl PgEventStore {
         Self::open(config, Connector::Shared(pool), steps).await
     }
 
-    async fn open(
+    /// Returns a box, so that its code is compiled once, with this crate, not again with each program that connects.
+    fn open(
+        config: PgEventStoreConfig,
+        connector: Connector,
+        steps: &[MigrationStep],
+    ) -> BoxFuture<'_, Result<Self, PgConnectError>> {
+        Box::pin(Self::set_up(config, connector, steps))
+    }
+
+    async fn set_up(
         config: PgEventStoreConfig,
         connector: Connector,
         steps: &[MigrationStep],
@@ -174,10 +177,10 @@ impl PgEventStore {
     /// The number of the newest migration that this release knows, in the table `migrations`.
     pub const NEWEST_MIGRATION: u32 = migrate::NEWEST;
 
-    /// Creates or upgrades the tables, also if `config.migrate` is false: for deployments with a migration step.
+    /// Creates or upgrades the tables, even if `config.migrate` is false: for deployments with a migration step.
     ///
-    /// Each step is all or nothing and recorded in the table `migrations`. Steps of a kind that the running processes
-    /// of an older release can live with (`additive`) may run beside them.
+    /// Each step is all or nothing and recorded in the table `migrations`. Steps of the kind `additive` may run while
+    /// processes of an older release are running.
     ///
     /// # Errors
     /// [`PgConnectError`]; the steps before the one that failed stay.
@@ -194,7 +197,7 @@ impl PgEventStore {
     /// Returns the migrations that the database has and those of this release, and changes nothing.
     ///
     /// # Errors
-    /// [`PgConnectError`], also if a later release made changes that this one cannot live with.
+    /// [`PgConnectError`], also if a later release made changes that this one cannot work with.
     pub async fn schema_state(config: &PgEventStoreConfig) -> Result<SchemaState, PgConnectError> {
         let schema = Schema::new(&config.schema)?;
         let connector = Connector::Own(config.connect_options()?.into());
@@ -204,8 +207,8 @@ impl PgEventStore {
         Ok(state)
     }
 
-    /// The SQL that [`migrate`](Self::migrate) runs, for an administrator, who may run it again:
-    /// `psql -v ON_ERROR_STOP=1`.
+    /// Returns the SQL that [`migrate`](Self::migrate) runs, for an administrator: `psql -v ON_ERROR_STOP=1`. It can
+    /// run again.
     ///
     /// # Errors
     /// [`PgConnectError::InvalidSchema`] if `schema` is not a name for a schema.
@@ -224,10 +227,9 @@ impl PgEventStore {
     /// Closes the connections once their statements have ended; statements not sent by then fail as unavailable. A pool
     /// of the application stays open, with all its connections.
     ///
-    /// Waits for statements until their [`statement_timeout`](PgEventStoreConfig::statement_timeout) and a second more,
-    /// for transactions of handlers and projections one
-    /// [`transaction_timeout`](PgEventStoreConfig::transaction_timeout). The connection of a longer one closes when its
-    /// owner drops it.
+    /// Waits for statements at most one [`statement_timeout`](PgEventStoreConfig::statement_timeout) and a second, for
+    /// transactions at most one [`transaction_timeout`](PgEventStoreConfig::transaction_timeout). The connection of a
+    /// longer one closes when its owner drops it.
     pub async fn close(&self) {
         self.inner.append_notifier().close().await;
         self.group_commit.close();
@@ -236,8 +238,8 @@ impl PgEventStore {
 
     /// Begins a transaction of the caller's own, outside of handlers and projections. Dropped, it is rolled back.
     ///
-    /// It begins like those of handlers: on a connection of the store, one of at most `max_transactions` at once, with
-    /// `transaction_timeout` as its limit.
+    /// Like the transactions of handlers, it has a connection of the store, counts toward `max_transactions`, and may
+    /// take at most `transaction_timeout`.
     ///
     /// # Errors
     /// If the store gets no connection within `connect_timeout`, for example because `max_transactions` are open or the
@@ -269,9 +271,9 @@ impl PgEventStore {
     /// statements in time: the server removes no old rows that its snapshot may see.
     ///
     /// Reads take at most half of the `max_transactions`, so that handlers and projections keep the other half; with
-    /// `max_transactions: 1` they share the one. Appends have connections apart. A further read waits for an earlier one
-    /// to end, up to `connect_timeout`. A handler or projection reads on the connection that it takes: a read of its own
-    /// would need a second one.
+    /// `max_transactions: 1` they share the one. Appends do not use these. A further read waits for an earlier one to
+    /// end, up to `connect_timeout`. In a handler or projection, read on the connection that it takes as a parameter:
+    /// `begin_read` would need a second one.
     ///
     /// # Errors
     /// If the store gets no connection within `connect_timeout`, for example because earlier reads have not ended or
@@ -297,11 +299,12 @@ impl PgEventStore {
     /// or never. Otherwise like [`append`](eventbus::port::AppendEvents::append).
     ///
     /// `connection` must be in a transaction of the database that holds this store. After an error the transaction is
-    /// as it was before, and can go on; it is lost only if the connection itself broke.
+    /// unchanged, and can go on; it is lost only if the connection itself broke.
     ///
-    /// Keep the transaction short: until it ends, the stream takes no other append, no stream takes an event with one of
-    /// their tags, and no reader of the feed gets past the events. Two transactions that append with the same tags, or to
-    /// the same streams, in a different order wait for each other, until the server ends one or a lock timeout is over.
+    /// Keep the transaction short: until it ends, further appends to the stream and appends of events with any of the
+    /// tags wait, and no reader of the feed gets past the events. Two transactions that append with the same tags, or
+    /// to the same streams, in a different order wait for each other, until the server ends one or a lock timeout is
+    /// over.
     ///
     /// The store wakes readers after the commit of a transaction of a handler or projection, or of one that
     /// [`begin_transaction`](Self::begin_transaction) began; after the commit of your own, call
@@ -346,7 +349,7 @@ impl PgEventStore {
 
     /// Returns the append of any process that has been open the longest; `None` if no append is open.
     ///
-    /// Readers of the feed do not get past it. An append of [`append`](eventbus::port::AppendEvents::append) is open
+    /// Readers of the feed do not get past it. [`append`](eventbus::port::AppendEvents::append) keeps an append open
     /// for milliseconds; one that stays open is in a transaction of the application, see
     /// [`append_in`](Self::append_in).
     ///

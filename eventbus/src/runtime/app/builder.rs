@@ -51,8 +51,8 @@ const COMMAND_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Builds an app; [`start`](Self::start) checks all parts and starts them.
 ///
-/// Without `.store(..)` and `.bus(..)` both are in memory: that is the app for tests. With a bus and no store it only
-/// consumes; with a store and no handlers it only publishes.
+/// Without `.store(..)` and `.bus(..)` both are in memory, as in tests. With a bus and no store, the app only consumes;
+/// with a store and no handlers, it only publishes.
 #[derive(derive_more::Debug)]
 #[debug(
     "AppBuilder {{ state: {state:?}, discovery: {discovery:?}, handlers: {handlers:?}, projections: {projections:?}, .. }}"
@@ -73,7 +73,7 @@ pub struct AppBuilder {
     projection_lease: Duration,
     retention: Retention,
     clock: SharedClock,
-    /// The clock of its repositories, if it is not that of the app.
+    /// The clock of the repositories, if it differs from the app's.
     save_clock: Option<SharedClock>,
     exporter: Exporter,
 }
@@ -125,8 +125,8 @@ impl AppBuilder {
         Self { discovery: Discovery::All, ..self }
     }
 
-    /// Refuses to start unless each of these crates is linked: has an event, an aggregate, a handler or a projection in
-    /// this program. Without it, an app that lacks one of several crates starts without that crate's handlers.
+    /// Refuses to start unless each of these crates is linked, that is, has an event, an aggregate, a handler or a
+    /// projection in this program. Without this check, an app that lacks a crate starts without the crate's handlers.
     ///
     /// # Examples
     /// ```
@@ -148,44 +148,45 @@ impl AppBuilder {
         Self { discovery: Discovery::Groups(groups.into_iter().map(Into::into).collect::<BTreeSet<_>>()), ..self }
     }
 
-    /// Runs this handler, discovered or not. Its name is a type: `.handler::<send_receipt>()`, for the function
-    /// `send_receipt` with `#[handler]`; no value is given.
+    /// Runs this handler, discovered or not. `#[handler]` makes the name of the function a type: for the function
+    /// `send_receipt`, call `.handler::<send_receipt>()`, without a value.
     pub fn handler<H: Handler>(mut self) -> Self {
         self.handlers.push(H::definition());
         self
     }
 
-    /// Feeds this projection. It cannot be rebuilt while running: [`projection_with`](Self::projection_with) can.
+    /// Feeds this projection. To rebuild state in memory, the app must make a new instance: use
+    /// [`projection_with`](Self::projection_with) for that.
     pub fn projection<P: Projection>(mut self, projection: P) -> Self {
         self.projections.push(AnyProjection::new(ProjectionHandle::new(projection)));
         self
     }
 
-    /// Feeds a projection made by `make`, which also makes the new one of each rebuild.
+    /// Feeds a projection that `make` makes. A rebuild of state in memory calls `make` again.
     pub fn projection_with<P: Projection>(mut self, make: impl Fn() -> P + Send + Sync + 'static) -> Self {
         self.projections.push(AnyProjection::new(ProjectionHandle::with_factory(make)));
         self
     }
 
-    /// Leaves publishing to other processes: this one saves, consumes and projects only.
+    /// Leaves publishing to other processes: this one only saves, consumes and projects.
     ///
-    /// It is never needed: of all processes on a store one relays to a stream, and a standby takes over when it dies.
+    /// No app needs it: of all processes on a store, one relays to a stream, and a standby takes over if that one dies.
     pub fn without_relay(self) -> Self {
         Self { relay: false, ..self }
     }
 
-    /// Sets the duration of the relay's lease: a standby takes over that long after the last renewal by the process
-    /// that relays; at once after a shutdown. 10 s by default, at least 100 ms.
+    /// Sets the duration of the relay's lease: if the process that relays dies, a standby takes over that long after
+    /// the last renewal; after a shutdown, at once. 10 s by default, at least 100 ms.
     pub fn relay_lease(mut self, lease: Duration) -> Self {
         self.relay_options.lease = lease.max(LEASE_TTL_MIN);
         self
     }
 
-    /// Sets the shortest time between two publications of the relay: 0 by default, at most 1 s. What is saved within
-    /// `gather` after a publication is published together.
+    /// Sets the shortest time between two publications of the relay: 0 by default, at most 1 s. The relay publishes
+    /// together all events that are saved within `gather` after a publication.
     ///
-    /// At most that much later an event gets to its handlers; the first one after a pause gets there at once. Relay, bus
-    /// and consumer have less work, since each of them takes as long for a few events as for one. A relay that has fallen
+    /// Handlers get an event later by `gather` at most; the first event after a pause reaches them at once. Relay, bus
+    /// and consumer have less work, since a few events take each of them no longer than one. A relay that has fallen
     /// behind does not wait.
     ///
     /// # Examples
@@ -199,14 +200,15 @@ impl AppBuilder {
         self
     }
 
-    /// Publishes to a stream that may carry the events of other stores too. Otherwise the relay refuses such a stream,
-    /// since a new database beside the stream of a former one is usually a mistake.
+    /// Lets the relay publish to a stream that carries the events of other stores too. By default it refuses such a
+    /// stream, since a new database with the stream of a former one is usually a mistake.
     pub fn share_stream(mut self) -> Self {
         self.relay_options.is_stream_shared = true;
         self
     }
 
-    /// Sets the timeout of `projected`, `published` and `settled`, and of `rebuild` for guards; 30 s by default.
+    /// Sets the timeout of `projected`, `published` and `settled`, and how long `rebuild` waits for guards; 30 s by
+    /// default.
     pub fn wait_timeout(self, timeout: Duration) -> Self {
         Self { wait_timeout: timeout, ..self }
     }
@@ -216,16 +218,18 @@ impl AppBuilder {
         Self { shutdown_timeout: timeout, ..self }
     }
 
-    /// Sets the duration of a projection's lease: a standby feeds the projection that long after the last renewal by
-    /// its owner; 10 s by default, at least 100 ms. Every process feeds state in memory.
+    /// Sets the duration of a projection's lease: if the process that feeds the projection dies, a standby takes over
+    /// that long after the last renewal; 10 s by default, at least 100 ms. State in memory needs no lease: every
+    /// process feeds its own.
     pub fn projection_lease(self, lease: Duration) -> Self {
         Self { projection_lease: lease.max(LEASE_TTL_MIN), ..self }
     }
 
-    /// Sets how long the store remembers events that took effect in handlers with its transaction; 30 days by default.
+    /// Sets how long the store remembers which events took effect in handlers that use its transaction; 30 days by
+    /// default.
     ///
-    /// An event that is redelivered later than that takes effect again. So it must be longer than an event can wait:
-    /// for a group that does not consume meanwhile, for a retry, or as a dead letter that an operator replays.
+    /// An event that is redelivered later than that takes effect again. So set more than the longest time that an event
+    /// can wait: for a group that does not consume, for a retry, or as a dead letter that an operator replays.
     pub fn inbox_retention(self, retention: Duration) -> Self {
         Self { retention: Retention { deliveries: retention, ..self.retention }, ..self }
     }
@@ -233,25 +237,26 @@ impl AppBuilder {
     /// Sets how long the store remembers commands that took effect [once](crate::AggregateRepository::once), and their
     /// answers; 7 days by default.
     ///
-    /// A command that a client sends again later than that takes effect again.
+    /// If a client sends a command again later than that, it takes effect again.
     pub fn command_retention(self, retention: Duration) -> Self {
         Self { retention: Retention { commands: retention, ..self.retention }, ..self }
     }
 
-    /// Sets the clock of the app: ids of events and when they occurred, retries, leases, timeouts; the machine's by
-    /// default. Store and bus in memory use it too; other stores and buses take a clock from their own builders.
+    /// Sets the clock of the app, for ids and times of events, retries, leases and timeouts; the machine's by default.
+    /// The store and the bus in memory use it too; other stores and buses get a clock from their own builders.
     ///
     /// With a manual clock (`testkit::ManualClock`) a test lets hours pass in an instant.
     pub fn clock(self, clock: impl Into<SharedClock>) -> Self {
         Self { clock: clock.into(), ..self }
     }
 
-    /// Exports the [metrics](crate::metrics) of the app to this meter of OpenTelemetry, until the app is dropped or shut
-    /// down. Numbers are read from the app whenever the meter's provider collects, from the app's first poll of store and
-    /// bus on; what these say is at most 7 seconds old, and the age of events is right at any time.
+    /// Exports the [metrics](crate::metrics) of the app to this meter of OpenTelemetry, until the app is dropped or
+    /// shut down. The meter's provider reads the numbers from the app whenever it collects, once the app has polled
+    /// store and bus. Numbers from store and bus are at most 7 seconds old; the ages of events are always exact.
     ///
-    /// One app at a time exports the histograms of a bus or store that several apps of a process share. Apps of a process
-    /// need meters of different names: their series have the same names and labels, and a provider would merge them.
+    /// If several apps of a process share a bus or store, one app at a time exports its histograms. Give each app of a
+    /// process a meter with a different name: their series have the same names and labels, and a provider would merge
+    /// them.
     ///
     /// # Examples
     /// ```standalone_crate
@@ -302,12 +307,12 @@ impl AppBuilder {
 
     /// Rebuilds one projection from zero, without starting the app: for commands of operators.
     ///
-    /// Differs from [`App::rebuild`]: this process runs no handler and publishes nothing. The app may run elsewhere. Rows
-    /// outside of the store's transaction can be rebuilt only while no process feeds the projection. A new
-    /// state in memory is dropped at the end, so it shows only that the methods take all events.
+    /// Unlike with [`App::rebuild`], this process runs no handler and publishes no event. The app may run in other
+    /// processes. Rows outside of the store's transaction can be rebuilt only while no process feeds the projection.
+    /// New state in memory is dropped at the end: such a rebuild only shows that the methods handle all events.
     ///
-    /// If the future is dropped, or the process ends, the next rebuild of rows with `tables(..)` goes on where this one
-    /// was; at most a [`projection_lease`](Self::projection_lease) later.
+    /// If the future is dropped, or the process ends, the next rebuild of rows with `tables(..)` continues where this
+    /// one stopped. It can begin a [`projection_lease`](Self::projection_lease) later at the latest.
     ///
     /// # Examples
     /// ```standalone_crate
@@ -332,17 +337,17 @@ impl AppBuilder {
     /// ```
     ///
     /// # Errors
-    /// [`StartError`] if the app could not start or has no such projection, otherwise that of [`App::rebuild`].
+    /// [`StartError`] if the app could not start or has no such projection, otherwise the errors of [`App::rebuild`].
     pub async fn rebuild(self, projection: &str, report: impl FnMut(RebuildProgress) + Send) -> Result<Rebuilt> {
         self.standalone()?.rebuild(projection, report).await
     }
 
-    /// Runs one handler on stored events, without starting the app: those that it takes after position `after`, up to
-    /// `through` or the end of the store. For commands of operators.
+    /// Runs one handler on the stored events of its types, after position `after` and up to `through` or the end of the
+    /// store, without starting the app: for commands of operators.
     ///
-    /// Each event is handled once, in the order of the store, and the replay ends at the first one that fails. A handler
-    /// that takes the store's connection, or a repository, runs only for events that it has no note of having handled.
-    /// No other handler runs, and no consumer group moves.
+    /// The handler gets each event once, in the order of the store, and the replay ends at the first event that fails.
+    /// If the handler takes the store's connection, or a repository, the replay leaves out events that the store notes
+    /// as handled by it. No other handler runs, and no consumer group moves.
     ///
     /// # Errors
     /// [`StartError`] if the app could not start or has no such handler; [`ReplayError`](super::ReplayError) with the position of the event
@@ -358,7 +363,7 @@ impl AppBuilder {
     }
 
     /// Checks the parts of the app without starting it. The [`StandaloneApp`] rebuilds and replays as this builder does, and
-    /// also checks the name of a projection or handler: a command does so before it asks whether to go on.
+    /// also checks the name of a projection or handler, so that a command can do this before it asks for confirmation.
     ///
     /// # Examples
     /// ```standalone_crate
@@ -370,7 +375,7 @@ impl AppBuilder {
     /// ```
     ///
     /// # Errors
-    /// [`StartError`] with every mistake there is, as [`start`](Self::start) finds them before it connects.
+    /// [`StartError`] with every mistake that [`start`](Self::start) finds before it connects.
     pub fn standalone(mut self) -> Result<StandaloneApp, StartError> {
         let Self { projection_lease, wait_timeout: guard_timeout, .. } = self;
         Ok(StandaloneApp { parts: self.check()?, projection_lease, guard_timeout })
@@ -412,28 +417,28 @@ impl AppBuilder {
         Ok(Parts { store, bus, clock, repositories, state, plan })
     }
 
-    /// Checks all parts and connects the bus, then runs the `set_up` of each projection, and last starts relay, consumers
-    /// and projections.
+    /// Checks all parts, connects the bus, runs the `set_up` of each projection, and then starts relay, consumers and
+    /// projections.
     ///
-    /// One warning in the log names the stored event types that no code here knows: they are neither linked into the
-    /// program nor taken by a handler or projection of the app. It leaves out types whose events were stored before the
-    /// store kept a list of types. Another one names the linked types with events that were stored before they declared their
-    /// `unique` values or a `normalize`, or by a release that declared something else, and a third one the same for their
-    /// `tags`, until
-    /// [`take_unique_values`](crate::AggregateRepository::take_unique_values) and
-    /// [`tag_stored_events`](crate::App::tag_stored_events) have run.
+    /// The log gets up to three warnings about stored events:
+    /// - Types that no code here knows: they are neither linked into the program nor taken by a handler or projection
+    ///   of the app. It leaves out types that were stored before the store kept a list of types.
+    /// - Linked types with events that were stored before the type declared its `unique` values or a `normalize`, or by
+    ///   a release that declared them differently: until
+    ///   [`take_unique_values`](crate::AggregateRepository::take_unique_values) has run.
+    /// - The same for `tags`, until [`tag_stored_events`](crate::App::tag_stored_events) has run.
     ///
-    /// The names of the fields that linked events declare as `personal` are noted in the store, by which the command
+    /// The app notes in the store which fields linked events declare as `personal`, so that the command
     /// `eventbus dashboard` hides their values.
     ///
     /// # Errors
-    /// [`StartError`] with every mistake there is, each with its place in the source.
+    /// [`StartError`] with all mistakes, each with its place in the source.
     pub async fn start(self) -> Result<App, StartError> {
         self.start_boxed().await
     }
 
-    /// Returns a box, so that the code of the app is compiled with this crate, once. That of a future is otherwise compiled
-    /// again with each program that awaits it.
+    /// Returns a box, so that the code of the app is compiled once, with this crate. The code of an `async fn` is
+    /// otherwise compiled again with each program that awaits it.
     fn start_boxed(self) -> BoxFuture<'static, Result<App, StartError>> {
         Box::pin(self.start_parts())
     }
@@ -488,10 +493,10 @@ impl AppBuilder {
 /// Timeout of the announcement at start, as the bus may be away. Real time: it is the reply of a server.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Announces to the bus which types the groups of the app handle. Types that a group skipped long ago, and whose
-/// handler does not say whether to deliver them, are mistakes.
+/// Announces to the bus which types the groups of the app handle. Reports a mistake for each type that a group skipped
+/// long ago, if the handler does not say whether to deliver it.
 ///
-/// A bus that is away gets the announcement when the app consumes.
+/// If the bus is away, the app announces the types when it begins to consume.
 async fn announce_types(
     plan: &CheckedPlan,
     bus: &dyn EventBus,

@@ -19,7 +19,7 @@ pub enum PublishedError {
     /// The relay has stopped until an operator decides.
     #[error(transparent)]
     Relay(#[from] RelayError),
-    /// The relay ended before it got that far.
+    /// The relay ended before it reached the position.
     #[error("the relay stopped at position {position}, before {wanted}: {reason}")]
     Stopped {
         /// The position where it stopped.
@@ -29,7 +29,7 @@ pub enum PublishedError {
         /// The reason.
         reason: String,
     },
-    /// The relay did not get that far in time.
+    /// The relay did not reach the position in time.
     #[error("the relay is at position {position}, {wanted} was not reached within {timeout:?}: {problem}")]
     TimedOut {
         /// The position of the relay.

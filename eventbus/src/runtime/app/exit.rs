@@ -1,4 +1,4 @@
-//! The exit guard: ends a process although a handler blocks its thread, where no cancellation reaches it.
+//! The exit guard: ends the process even if a handler blocks its thread, where no cancellation reaches it.
 //!
 //! Invariant: it is a thread with its own runtime, as the app's may have no free thread to notice a signal.
 

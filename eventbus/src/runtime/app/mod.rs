@@ -63,10 +63,10 @@ use crate::{
     support::relay_to,
 };
 
-/// A running app: a store, a bus, and the handlers and projections on them. Cloning shares it.
+/// A running app: a store, a bus, and the handlers and projections on them. Clones share it.
 ///
-/// Its tasks stop when the last clone is dropped, or by [`shutdown`](Self::shutdown), which waits for deliveries in
-/// flight.
+/// Its tasks stop when the last clone is dropped, or when [`shutdown`](Self::shutdown) is called, which waits for
+/// deliveries in flight.
 ///
 /// # Examples
 /// ```standalone_crate
@@ -119,22 +119,23 @@ impl App {
         Together::new(self.0.repositories.clone())
     }
 
-    /// Decides on all events that have some tags, whatever their aggregates.
+    /// Begins a decision about all events with certain tags, whichever aggregates they belong to.
     pub fn decision<D: Decision + Apply>(&self) -> Deciding<D> {
         Deciding::new(self.0.repositories.clone())
     }
 
-    /// Gives the stored events of the types of `E`, of all tenants, the tags that the types declare now: once after an event
-    /// has got `tags(..)`, when no process of the release before runs any more. Decisions find no event without its tags.
-    /// `E` is an event, or an enum of events, such as that of an aggregate. Reports its progress after each event, and at
-    /// the end.
+    /// Adds to the stored events of the types of `E`, in all tenants, the tags that the types declare now. `E` is an
+    /// event, or an enum of events, such as an aggregate's. Reports the progress after each event, and at the end.
     ///
-    /// Saves may run beside it, and it can be repeated. Decisions about the new tags miss events until it has ended: first
-    /// release the tags, then call it, then release the decisions. Decisions about tags that the events have already are
-    /// made again when it adds one. Tags that an event no longer declares stay.
+    /// Call it once after you have added `tags(..)` to an event, when no process of the former release runs any more:
+    /// decisions do not find events without their tags. Saves may run meanwhile, and you may call it again. Decisions
+    /// about the new tags miss events until it has ended: first release the tags, then call it, then release the
+    /// decisions. Decisions about tags that the events have already are made again when it adds one. Tags that a type
+    /// no longer declares stay.
     ///
     /// # Errors
-    /// The error of an event that cannot be decoded, or of the store; what is tagged then stays tagged.
+    /// The error of an event that cannot be decoded, or of the store; events that have got their tags by then keep
+    /// them.
     ///
     /// # Examples
     /// ```standalone_crate
@@ -163,14 +164,14 @@ impl App {
         self.0.has_store
     }
 
-    /// Returns the store. If the app [has none](Self::has_store), each call of it fails.
+    /// Returns the store. If the app [has none](Self::has_store), each call to it fails.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.0.store
     }
 
-    /// Follows the store's feed: stored events, then new ones. The result is a `Stream`: `try_next` below is of the crate
-    /// `futures-util`.
+    /// Follows the store's feed: stored events, then new ones. [`Follow::start`] returns a `Stream`, whose `try_next`
+    /// in the example comes from the crate `futures-util`.
     ///
     /// # Examples
     /// ```standalone_crate
@@ -208,7 +209,7 @@ impl App {
         &self.0.bus
     }
 
-    /// Returns a projection of the app: a cheap handle to read it by.
+    /// Returns the handle by which to read a projection of the app.
     ///
     /// # Errors
     /// [`ProjectionError::NotRunning`] if the app has no such projection.
@@ -218,11 +219,11 @@ impl App {
 
     /// Waits until a projection includes all events up to `position`, then reads it: read your own writes.
     ///
-    /// `None` does not wait, so that [`Saved::position`](crate::Saved) fits as it is.
+    /// With `None` it does not wait, so you can pass [`Saved::position`](crate::Saved) as it is.
     ///
     /// # Errors
-    /// [`ProjectionError`] if the app has no such projection or was shut down, if it stopped at an event, or if it did
-    /// not get there, or could not be read, within the builder's `wait_timeout`.
+    /// [`ProjectionError`] if the app has no such projection or was shut down, if the projection stopped at an event,
+    /// or if it did not reach the position, or could not be read, within the builder's `wait_timeout`.
     pub async fn projected<P: Projection>(
         &self,
         position: impl Into<Option<Position>>,
@@ -239,9 +240,9 @@ impl App {
         read
     }
 
-    /// Returns the [metrics](crate::metrics) of the app: what it has counted since its start, and the status of store,
-    /// relay, projections and bus at the moment. It waits for the replies of store and bus, 2 seconds at most; what they do
-    /// not answer is left out.
+    /// Returns the [metrics](crate::metrics) of the app: what it has counted since its start, and the present status of
+    /// store, relay, projections and bus. It waits 2 seconds at most for store and bus, and leaves out what they have
+    /// not answered by then.
     ///
     /// # Examples
     /// ```standalone_crate
@@ -256,8 +257,8 @@ impl App {
         metrics::collect(&self.0, &polled)
     }
 
-    /// Returns the status of each projection of the app, sorted by name. For a projection with tables it shows a
-    /// rebuild in any process; only their callers know of other rebuilds.
+    /// Returns the status of each projection of the app, sorted by name. It shows a rebuild of rows with `tables(..)`
+    /// in any process; only the callers of other rebuilds know of them.
     ///
     /// # Errors
     /// [`ReadError`] if the store cannot be read.
@@ -271,15 +272,16 @@ impl App {
         Ok(statuses)
     }
 
-    /// Rebuilds a projection from zero while the app runs, see [`RebuildProgress`](crate::projection::RebuildProgress) for a bar.
+    /// Rebuilds a projection from zero while the app runs. Its [progress](crate::projection::RebuildProgress) can be
+    /// shown as a bar.
     ///
     /// - State in memory: the rebuild folds a new instance beside the old one, which serves reads until it is replaced.
-    ///   Drop the projection's guards before: the new state waits for them, at most for the builder's `wait_timeout`.
-    /// - Rows in the store's transaction: the rebuild fills copies of the projection's `tables(..)` while the live ones
-    ///   serve and go on; when the copies have caught up, it replaces the rows in one transaction. A rebuild that ends
-    ///   early leaves the live rows as they were; calling this again goes on where it was, but for a method that failed
-    ///   in a different process. Methods that changed since then need a new `version = ..` in the attribute, which
-    ///   begins at zero.
+    ///   Drop the projection's guards first: the rebuild waits for them, at most for the builder's `wait_timeout`.
+    /// - Rows in the store's transaction: the rebuild fills copies of the projection's `tables(..)`, while the live
+    ///   tables serve reads and get new events. When the copies have caught up, it replaces the rows in one
+    ///   transaction. A rebuild that ends early leaves the live rows as they were, and the next call continues it.
+    ///   After a method failed in a different process, the next call begins at zero. If a method was changed in
+    ///   between, set a new `version = ..` in the attribute: then the rebuild begins at zero, too.
     /// - Rows elsewhere: the app's own instance handles every event again, also after the caller has dropped the
     ///   future. Only the process that feeds the projection can do that.
     ///
@@ -298,20 +300,20 @@ impl App {
     /// ```
     ///
     /// # Errors
-    /// [`RebuildError`]; reads still see the former state. [`RebuildError::MissingEvent`] if the store misses an event
-    /// of any stream, which the rebuild searches for at its start.
+    /// [`RebuildError`]; reads still see the former state, unless the rows are elsewhere.
+    /// [`RebuildError::MissingEvent`] if an event of any stream is missing in the store: each rebuild searches for
+    /// missing events.
     pub fn rebuild<P: Projection>(&self) -> Rebuild<'_, Rebuilt> {
         Rebuild::new(move |report| {
             Box::pin(async move {
                 let (handle, tasks) = (self.0.handle::<P>()?, &self.0.tasks);
-                rebuild_in_app(&**handle.inner(), tasks.runner_context(), tasks.stop(), report, self.0.wait_timeout)
-                    .await
+                rebuild_in_app(handle.fed(), tasks.runner_context(), tasks.stop(), report, self.0.wait_timeout).await
             })
         })
     }
 
-    /// Rebuilds the projection with that name as [`rebuild`](Self::rebuild) does, for tools of operators; `None` if the
-    /// app has no projection of that name.
+    /// Rebuilds the projection with this name, as [`rebuild`](Self::rebuild) does; `None` if the app has none. For
+    /// tools of operators.
     ///
     /// # Examples
     /// ```no_run
@@ -330,25 +332,25 @@ impl App {
         }))
     }
 
-    /// Writes the rows of one aggregate anew, for projections whose attribute has `tables(..)` and `key = ".."`.
+    /// Rebuilds the rows of one aggregate, for projections whose attribute has `tables(..)` and `key = ".."`.
     ///
-    /// One transaction deletes its rows from every table and handles its events again up to the projection's position,
-    /// so no reader sees it without rows. The projection pauses meanwhile. Events that an operator had skipped are left
-    /// out and counted, also those that cannot be read.
+    /// One transaction deletes the aggregate's rows from every table and handles its events again, up to the
+    /// projection's position, so no reader sees the aggregate without rows. The projection pauses meanwhile. The
+    /// rebuild leaves out, and counts, events that an operator has skipped, also those that cannot be read.
     ///
-    /// The rebuild finds the rows by the id alone: where the tables hold aggregates of several types or tenants, no two
-    /// of them may have the same id, or it deletes the rows of the other aggregate and does not write them again.
+    /// The rebuild finds the rows by the id alone. If the tables hold aggregates of several types or tenants, no two of
+    /// them may have the same id: otherwise it deletes the rows of the other aggregate and does not write them again.
     ///
     /// # Errors
-    /// [`RebuildError`]; the rows then stay as they were. [`RebuildError::MissingEvent`] if the store misses an event
-    /// of the aggregate.
+    /// [`RebuildError`]; the rows then stay as they were. [`RebuildError::MissingEvent`] if an event of the aggregate
+    /// is missing in the store.
     pub async fn rebuild_aggregate<P: Projection>(&self, stream: &StreamId) -> Result<Rebuilt, RebuildError> {
         let tasks = &self.0.tasks;
-        rebuild_aggregate(&**self.0.handle::<P>()?.inner(), tasks.runner_context(), tasks.stop(), stream).await
+        rebuild_aggregate(self.0.handle::<P>()?.fed(), tasks.runner_context(), tasks.stop(), stream).await
     }
 
-    /// Has a projection that stopped at an event retry it, once its cause is repaired. Returns `false` if it had not
-    /// stopped.
+    /// Makes a projection that stopped at an event retry it: call it once the cause is repaired. Returns `false` if the
+    /// projection had not stopped.
     ///
     /// # Errors
     /// [`ProjectionError::NotRunning`] if the app has no such projection; [`ProjectionError::InMemory`] for state in
@@ -362,8 +364,8 @@ impl App {
         Ok(handle.inner().progress().resume())
     }
 
-    /// Has a projection go on that stopped with [`ProjectionError::MissedEvents`], because its rows are right: no row
-    /// depends on the missed events, or an operator has corrected the rows by hand. For operators; the log gets
+    /// Makes a projection that stopped with [`ProjectionError::MissedEvents`] continue, because its rows are right: no
+    /// row depends on the missed events, or an operator has corrected the rows by hand. For operators; the log gets
     /// `reason`. Returns `false` if the store has no note of missed events.
     ///
     /// The store keeps the decision: no process stops for these events any more, and none rebuilds the rows for them.
@@ -373,8 +375,7 @@ impl App {
     /// reached.
     pub async fn accept_missed_events<P: Projection>(&self, reason: &str) -> Result<bool, RebuildError> {
         let tasks = &self.0.tasks;
-        let is_news =
-            accept_missed_events(&**self.0.handle::<P>()?.inner(), tasks.runner_context(), tasks.stop()).await?;
+        let is_news = accept_missed_events(self.0.handle::<P>()?.fed(), tasks.runner_context(), tasks.stop()).await?;
         if is_news {
             tracing::warn!(
                 projection = P::definition().name,
@@ -385,20 +386,21 @@ impl App {
         Ok(is_news)
     }
 
-    /// Has a projection skip one event for good, which it cannot decode or handle, and go on behind it: for operators.
+    /// Makes a projection skip for good an event that it cannot decode or handle, and continue after it: for operators.
     /// Returns `false` if it skips the event already; the former reason stays then.
     ///
-    /// The store keeps the order with the reason: every process that feeds the projection skips the event, and so do
-    /// rebuilds, which [count](crate::projection::Rebuilt::skipped) it. A projection that stopped there goes on within seconds, in
-    /// any process; state in memory is folded anew in this process at once, and within minutes in other processes where
-    /// it stopped. An event that the projection has handled already stays handled until a rebuild. Handlers and other
-    /// projections get the event as before.
+    /// The store keeps the skip with its reason: every process that feeds the projection skips the event, and so do
+    /// rebuilds, which [count](crate::projection::Rebuilt::skipped) it. If the projection stopped at the event, it
+    /// continues within seconds, in any process. State in memory is folded anew: in this process at once, in other
+    /// processes where it stopped within minutes. An event that the projection has handled already stays handled until
+    /// a rebuild. Handlers and other projections get the event as before.
     ///
-    /// A row that cannot even be read stops a projection with
-    /// [`ProjectionError::Damaged`](crate::projection::ProjectionError::Damaged): its text says where the row is.
+    /// An event that the store cannot even read stops a projection with
+    /// [`ProjectionError::Damaged`](crate::projection::ProjectionError::Damaged): its text says where the event is
+    /// stored.
     ///
     /// # Errors
-    /// [`SkipError`]; the projection does not skip the event then, unless it is [`SkipError::Rebuild`].
+    /// [`SkipError`]; the projection does not skip the event then, except after [`SkipError::Rebuild`].
     ///
     /// # Examples
     /// ```no_run
@@ -433,8 +435,8 @@ impl App {
         Ok(is_new)
     }
 
-    /// Has a projection take an event again that it [skipped](Self::skip_event): rebuild the projection then, if it is
-    /// past the event. Returns `false` if it does not skip the event.
+    /// Ends the [skip](Self::skip_event) of an event by a projection. If the projection is past the event, rebuild it
+    /// then. Returns `false` if it does not skip the event.
     ///
     /// # Errors
     /// [`SkipError`]; the skip stays then.
@@ -461,16 +463,17 @@ impl App {
         relay_health::relay_status(&self.0).await
     }
 
-    /// Has the relay publish all events after `from` again, with the same event ids and positions, in whichever process
-    /// it runs: for operators. Returns the position after which it publishes: `from`, or lower if the relay is not that
-    /// far.
+    /// Makes the relay, in whichever process it runs, publish all events after `from` again, with the same event ids
+    /// and positions: for operators. Returns the position after which the relay publishes: `from`, or a lower one if
+    /// the relay or the store has not got that far.
     ///
-    /// It resolves [`RelayError::StoreBehindBus`](crate::relay::RelayError::StoreBehindBus): give the position where the
-    /// backup ended from which the store was restored, or any position before it; [`Position::START`] is always right.
-    /// Handlers get the republished events again.
+    /// It resolves [`RelayError::StoreBehindBus`](crate::relay::RelayError::StoreBehindBus): pass the position at which
+    /// the restored backup ended, or any position before it; [`Position::START`] is always right. Handlers get the
+    /// republished events again.
     ///
-    /// It returns before the relay publishes: the relay notices within a second, and until then
-    /// [`published`](Self::published) does not wait for it; [`settled`](Self::settled) does.
+    /// The call returns before the relay publishes. The relay notices within a second; until then
+    /// [`published`](Self::published) does not wait for the events to be published again, but
+    /// [`settled`](Self::settled) does.
     ///
     /// # Errors
     /// [`RepublishError`]; a bus in the process keeps no position to set back.
@@ -478,12 +481,12 @@ impl App {
         relay_health::republish(&self.0, from).await
     }
 
-    /// Has the relay skip one event for good, which it cannot read or the bus refuses: for operators. Handlers do not
+    /// Makes the relay skip for good an event that it cannot read or the bus refuses: for operators. Handlers do not
     /// get the event. Returns `false` if the relay skips it already.
     ///
-    /// The relay goes on behind it within a minute, in whichever process it runs, and to a bus in the process within
-    /// seconds; its [status](crate::relay::RelayStatus::skipped) counts it. A group of a bus in the process that waits for the
-    /// event, as the store cannot read it any more, releases it within seconds.
+    /// The relay, in whichever process it runs, continues after the event within a minute, or within seconds if the bus
+    /// is in the process; its [status](crate::relay::RelayStatus::skipped) counts the event. If a group of a bus in the
+    /// process waits for the event because the store can no longer read it, the group releases it within seconds.
     ///
     /// # Errors
     /// [`SkipError`]; the relay does not skip the event then.
@@ -491,8 +494,8 @@ impl App {
         self.skip_editor().skip(&relay_to(self.0.bus.destination()), position, reason).await
     }
 
-    /// Has the relay publish an event that it skipped, if it is not past it; [`republish`](Self::republish) sets the
-    /// relay back. Returns `false` if the relay does not skip the event.
+    /// Ends the skip of an event by the relay. If the relay is past the event, [`republish`](Self::republish) sets it
+    /// back. Returns `false` if the relay does not skip the event.
     ///
     /// # Errors
     /// [`SkipError`]; the skip stays then.
@@ -501,7 +504,7 @@ impl App {
     }
 
     /// Returns the events that projections of this app and the relay to its bus skip, with process, time and reason of
-    /// each order.
+    /// each skip.
     ///
     /// # Errors
     /// [`SkipError`] if the store cannot be read.
@@ -517,7 +520,7 @@ impl App {
     }
 
     /// Deletes the floor of a consumer group of the bus, so that events are neither kept nor republished for it: for
-    /// operators. The relay soon adds a group again that is still on the bus, so retire it there first.
+    /// operators. Retire the group on the bus first: the relay soon adds a group again that is still there.
     ///
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached.
@@ -526,17 +529,17 @@ impl App {
     }
 
     /// Returns the health of store, bus, relay and projections of this process, for a health endpoint. It never fails,
-    /// and takes two seconds at most: a store or a bus that does not answer by then is not well.
+    /// and takes two seconds at most: a store or a bus that does not answer by then counts as away.
     pub async fn health(&self) -> Health {
         relay_health::health(&self.0).await
     }
 
     /// Waits until all stored events are published, handled and projected, also those that handlers store meanwhile:
-    /// for tests. Where only a different process relays, call it there first: an app waits for its own relay.
+    /// for tests. If only a different process relays, call it there first: an app waits for its own relay alone.
     ///
     /// # Errors
     /// [`SettleError::DeadLetters`] if deliveries became dead letters since the app started or since the last call
-    /// reported them; [`SettleError::TimedOut`] with the part that is still busy, also with retries; an error of a
+    /// reported them; [`SettleError::TimedOut`] with the part that is still busy, such as with retries; the error of a
     /// relay or projection that stopped, or of a store or bus that does not answer.
     pub async fn settled(&self) -> Result<(), SettleError> {
         wait_idle::settled(&self.0).await
@@ -564,7 +567,7 @@ impl App {
         Ok(relay || projections.any(|status| status.stopped.is_none() && status.position < head))
     }
 
-    /// Ends all tasks where they await, as the end of the process does.
+    /// Ends all tasks at their next `.await`, as the end of the process would.
     #[cfg(feature = "testkit")]
     pub(crate) async fn abort(&self) {
         self.0.tasks.abort().await;
@@ -577,12 +580,12 @@ impl App {
     }
 
     /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within the builder's `shutdown_timeout`, 30 s by default;
-    /// deliveries in flight finish. A program with more to stop waits for [`shutdown_signal`](crate::shutdown_signal)
-    /// itself.
+    /// deliveries in flight finish. A program that has more to stop waits for
+    /// [`shutdown_signal`](crate::shutdown_signal) instead.
     ///
-    /// The app can neither end nor await a handler that blocks its thread, and the runtime could not be dropped either.
-    /// If one still blocks 5 s after that time, the process exits with status 70; log and standard error name handler
-    /// and event.
+    /// The app can neither end nor await a handler that blocks its thread, and the drop of the runtime would wait for
+    /// it for ever. If a handler still blocks 5 s after the `shutdown_timeout`, the process exits with status 70; the
+    /// log names handler and event, or standard error if no log subscriber is set.
     ///
     /// # Errors
     /// If the process cannot listen for signals, or a task was still busy at the timeout.
@@ -618,12 +621,12 @@ impl App {
     /// Stops all tasks of the app; deliveries in flight have until `timeout`, or until the future is dropped. A second call
     /// returns `Ok` at once if the first one succeeded.
     ///
-    /// It cannot end a handler that blocks its thread, and a Tokio runtime waits forever for that thread when `main`
-    /// returns. A program that does not use [`run_until_signal`](Self::run_until_signal), which exits then, calls
+    /// It cannot end a handler that blocks its thread, and when `main` returns, a Tokio runtime waits for that thread
+    /// for ever. [`run_until_signal`](Self::run_until_signal) exits then; a program that does not use it calls
     /// [`std::process::exit`] after an error.
     ///
     /// # Errors
-    /// [`ShutdownError`] if a task was still busy then; its events are redelivered after the next start.
+    /// [`ShutdownError`] if a task was still busy at `timeout`; its events are redelivered after the next start.
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
         self.0.tasks.shutdown(&*self.0.bus, timeout).await
     }

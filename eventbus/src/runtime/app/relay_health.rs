@@ -60,7 +60,7 @@ pub(super) async fn published(app: &AppInner, wanted: Position) -> Result<Publis
     }
 }
 
-/// Describes why this process does not hold the relay's lease: it asks for it only once the bus has answered.
+/// Describes why this process does not hold the relay's lease: the relay requests it only once the bus has answered.
 async fn describe_missing_lease(app: &AppInner) -> String {
     match bus_health(app).await.error {
         Some(error) => format!("the bus is away: {error}"),

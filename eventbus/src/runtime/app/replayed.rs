@@ -13,8 +13,8 @@ use crate::{
 pub struct Replayed {
     /// Events handled so far.
     pub events: u64,
-    /// Events that the handler has handled before, by its notes in the store: one that takes the store's connection leaves a
-    /// note for each event, one that takes repositories for each event for which it saved something.
+    /// Events that the handler has handled before, by its notes in the store. A handler that takes the store's
+    /// connection leaves a note for each event; one that takes repositories, for each event for which it saved events.
     pub skipped: u64,
     /// All events up to this position are handled.
     pub position: Position,
@@ -26,7 +26,7 @@ pub struct Replayed {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// The handler failed; the events before that one are handled.
+    /// The handler failed at an event; the events before it are handled.
     #[error(
         "`{handler}` failed with the event {event_id} at position {position}: {reason}; the events up to position {after} are handled"
     )]

@@ -7,17 +7,17 @@ pub(super) use self::elsewhere::Signals;
 #[cfg(unix)]
 pub(super) use self::unix::Signals;
 
-/// Waits for SIGTERM or SIGINT (Ctrl-C), which from the call on no longer end the process by themselves.
+/// Waits for SIGTERM or SIGINT (Ctrl-C), which from this call on no longer end the process by themselves.
 ///
-/// That stays so after the wait: call it again, if a second signal is to end the process at once.
-/// [`App::run_until_signal`](crate::App::run_until_signal) waits for it; this is for programs that have more to stop,
-/// as a web service (feature `axum`) has.
+/// That stays so after the wait: if a second signal is to end the process at once, call it again and exit.
+/// [`App::run_until_signal`](crate::App::run_until_signal) waits by itself; this function is for programs that have
+/// more to stop, such as a web service (feature `axum`).
 ///
 /// # Errors
 /// If the process cannot listen for signals.
 ///
 /// # Panics
-/// Outside of a Tokio runtime with I/O enabled, as under `#[tokio::main]` it is.
+/// Outside of a Tokio runtime with I/O enabled, such as that of `#[tokio::main]`.
 ///
 /// # Examples
 /// ```no_run

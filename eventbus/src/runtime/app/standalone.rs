@@ -1,4 +1,4 @@
-//! What an operator's command does with the parts of an app that it does not start: rebuilds, and replays to a handler.
+//! Commands of operators on the parts of an app that does not start: rebuilds, and replays to a handler.
 //!
 //! Invariant: no handler consumes and no event is published, so it may run beside the app.
 
@@ -64,7 +64,8 @@ impl StandaloneApp {
     /// Rebuilds one projection, as [`AppBuilder::rebuild`](super::AppBuilder::rebuild) does.
     ///
     /// # Errors
-    /// [`StartError`] if the app has no such projection or its `set_up` fails, otherwise that of [`App::rebuild`](super::App::rebuild).
+    /// [`StartError`] if the app has no such projection or its `set_up` fails, otherwise the errors of
+    /// [`App::rebuild`](super::App::rebuild).
     pub async fn rebuild(self, name: &str, report: impl FnMut(RebuildProgress) + Send) -> Result<Rebuilt> {
         let Parts { store, clock, state, plan, .. } = self.parts;
         let projection = plan.projection(name)?;

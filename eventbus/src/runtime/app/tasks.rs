@@ -78,7 +78,7 @@ impl AppTasks {
             relay: None,
             unfilled: Unfilled::default(),
         };
-        // not begun anew: without it each reader polls by itself
+        // not restarted: without it each reader polls by itself
         tasks.spawn_store_task(feed_head.share().run(tasks.cancel.clone()));
         let connected = watch::Sender::new(is_connected);
         let is_connected = connected.subscribe();
@@ -164,7 +164,7 @@ impl AppTasks {
         self.tracker.spawn(async move { abort.run_until_cancelled(task).await });
     }
 
-    /// Spawns a task that uses the store, and begins it anew after a panic.
+    /// Spawns a task that uses the store, and restarts it after a panic.
     fn spawn_restarted<F: Future<Output = ()> + Send + 'static>(
         &self,
         task: &'static str,
@@ -271,10 +271,10 @@ impl Drop for Subscriptions {
     }
 }
 
-/// The delays before a task that panicked begins anew.
+/// The delays before a task that panicked is restarted.
 const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
-/// Runs a task to its end; begins it anew after a panic, which only a bug causes, of this crate or of a driver.
+/// Runs a task to its end; restarts it after a panic, which only a bug of this crate or of a driver causes.
 async fn restart_after_panics<F: Future<Output = ()>>(
     task: &'static str,
     clock: &SharedClock,

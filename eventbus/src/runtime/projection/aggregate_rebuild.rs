@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     domain::{
-        error::BoxError,
         record::RecordedEvent,
         stream::{Position, StreamId, Version},
     },
@@ -82,20 +81,23 @@ impl AggregateRebuild<'_> {
         live_lease: &HeldLease,
     ) -> Result<Rebuilt, RebuildError> {
         let began = self.context.clock.instant();
-        let position =
-            self.context.load_checkpoint(&live_lease.lease().role).await.map_err(|error| self.store_error(error))?;
-        let mut transaction = transactions.begin().await.map_err(|error| self.store_error(error))?;
+        let position = self
+            .context
+            .load_checkpoint(&live_lease.lease().role)
+            .await
+            .map_err(|error| self.inner.store_error(error))?;
+        let mut transaction = transactions.begin().await.map_err(|error| self.inner.store_error(error))?;
         for table in self.inner.definition().tables {
             let deleted = transaction.delete_rows(table, key, self.stream.aggregate_id().as_str()).await;
-            deleted.map_err(|error| self.store_error(error))?;
+            deleted.map_err(|error| self.inner.store_error(error))?;
         }
         let (events, skipped) = self.replay(position, &mut *transaction).await?;
         // moves no checkpoint: fails if the lease was lost, or a different process moved the checkpoint
         let advanced = transaction.advance(live_lease.lease(), position, position).await;
-        if !advanced.map_err(|error| self.store_error(error))? {
-            return Err(RebuildError::Lost { name: self.inner.definition().name });
+        if !advanced.map_err(|error| self.inner.store_error(error))? {
+            return Err(RebuildError::Lost { name: self.inner.name() });
         }
-        transaction.commit().await.map_err(|error| self.store_error(error))?;
+        transaction.commit().await.map_err(|error| self.inner.store_error(error))?;
         Ok(Rebuilt { events, skipped, position, took: self.context.clock.elapsed(began) })
     }
 
@@ -111,7 +113,7 @@ impl AggregateRebuild<'_> {
             .inner
             .skips(&*self.context.store, &self.context.clock)
             .await
-            .map_err(|error| self.store_error(error))?;
+            .map_err(|error| self.inner.store_error(error))?;
         let mut records = self.context.store.read_stream(self.stream, Version::FIRST, Direction::Forward);
         let (mut events, mut skipped) = (0, 0);
         let (mut version, mut last) = (Version::FIRST, Position::START);
@@ -153,10 +155,6 @@ impl AggregateRebuild<'_> {
         }
         self.write_rows(&page, transaction).await?;
         Ok((events, skipped))
-    }
-
-    fn store_error(&self, error: impl Into<BoxError>) -> RebuildError {
-        RebuildError::store(self.inner.definition().name, error)
     }
 
     async fn write_rows(

@@ -113,7 +113,7 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
         report: ProgressCallback<'a>,
         guard_timeout: Duration,
     ) -> RebuildFuture<'a, Rebuilt> {
-        rebuild_in_app(&**self.inner(), context, stop, report, guard_timeout)
+        rebuild_in_app(self.fed(), context, stop, report, guard_timeout)
     }
 
     fn add_to_health(&self, health: &mut Health) {

@@ -1,4 +1,4 @@
-//! What the copies of a rebuild are made by: a note beside them, so that a rebuild continues only copies that it would have
+//! The basis of a rebuild's copies: a note beside them, so that a rebuild continues only copies that it would have
 //! filled in the same way.
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::{
     support::from_json,
 };
 
-/// What the copies of a rebuild are made by.
+/// The basis of a rebuild's copies: all that decides their rows, apart from the events.
 ///
 /// Invariant: the note is saved before a rebuild fills copies by it.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub(super) struct CopiesBasis {
     types: FedTypes,
     /// The positions of skipped events.
     skips: Vec<Position>,
-    /// Set once a method has failed: where, and in which process. In a different one the method may be mended.
+    /// Set once a method has failed: at which position, and in which process. A different one may have a mended method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failed: Option<(Position, String)>,
 }
@@ -29,16 +29,16 @@ impl CopiesBasis {
         Self { types, skips: skips.to_vec(), failed: None }
     }
 
-    /// Returns `true` if a rebuild by `next` makes the same rows of the events up to `position`, in the process `owner`. After
-    /// a method has failed in a different one, only if the event is skipped now: else the method was mended, and may make
-    /// other rows of earlier events, too.
+    /// Returns `true` if a rebuild on the basis `next`, in the process `owner`, makes the same rows of the events up to
+    /// `position`. If a method failed in a different process, that holds only if the event is skipped now: otherwise
+    /// the method may have been mended, and may make other rows of earlier events, too.
     pub(super) fn is_same_up_to(&self, position: Position, next: &Self, owner: &Name) -> bool {
         let skips = |basis: &Self| basis.skips.iter().filter(|skip| **skip <= position).copied().collect::<Vec<_>>();
         let is_mended = self.failed.as_ref().is_some_and(|(at, of)| **owner != **of && !next.skips.contains(at));
         !is_mended && self.types == next.types && skips(self) == skips(next)
     }
 
-    /// Takes over that a method has failed at an event behind `position`, which this rebuild has still to pass.
+    /// Takes over the failure of a method at an event after `position`, which this rebuild has yet to pass.
     pub(super) fn with_failure_of(self, noted: &Self, position: Position) -> Self {
         let failed = noted.failed.clone().filter(|(at, _)| *at > position && !self.skips.contains(at));
         Self { failed, ..self }

@@ -11,7 +11,7 @@ use crate::{
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProjectionError {
-    /// The app has no such projection, or one of another type by this name.
+    /// The app has no such projection, or a projection of a different type has this name.
     #[error("{}", describe_not_running(name, known))]
     NotRunning {
         /// The requested projection.
@@ -19,8 +19,8 @@ pub enum ProjectionError {
         /// The projections that the app has, sorted.
         known: Vec<&'static str>,
     },
-    /// An event could not be handled: the projection stays before it and retries it every minute, and when it is
-    /// rebuilt or resumed. State in memory is rebuilt for that, if the app can make a new instance.
+    /// An event could not be handled. The projection stays before it, and retries it every minute and when it is
+    /// rebuilt or resumed. For a retry, state in memory is rebuilt, if the app can make a new instance.
     #[error("projection `{name}` stopped at position {position}: {error}")]
     Stopped {
         /// The projection.
@@ -30,8 +30,8 @@ pub enum ProjectionError {
         /// The error of its method.
         error: String,
     },
-    /// The store cannot read an event at this position or after it: the projection stays before it and retries every
-    /// minute, and when it is rebuilt or resumed.
+    /// The store cannot read an event at this position or after it. The projection stays before it, and retries every
+    /// minute and when it is rebuilt or resumed.
     #[error("projection `{name}` stopped before position {position}: {error}")]
     Damaged {
         /// The projection.
@@ -41,11 +41,12 @@ pub enum ProjectionError {
         /// The event that cannot be read, and why.
         error: String,
     },
-    /// An older release fed the projection and did not know these types: it misses their events up to this position.
+    /// An older release that did not know these types fed the projection, which misses their events up to this
+    /// position.
     ///
     /// [`App::rebuild`](crate::App::rebuild) brings rows elsewhere up to date. The app rebuilds rows in the store as
-    /// soon as the attribute names their tables; without the names it cannot replace them. Rows that are right all the
-    /// same, or that an operator corrected, are accepted with
+    /// soon as the attribute names their tables; without the names it cannot replace them. If the rows are right all
+    /// the same, or an operator has corrected them, accept them with
     /// [`App::accept_missed_events`](crate::App::accept_missed_events).
     #[error(
         "projection `{name}` misses events of type `{types}` up to position {position}, as an older release did not know \
@@ -95,7 +96,7 @@ pub enum ProjectionError {
         /// The projection.
         name: &'static str,
     },
-    /// Its app was shut down before it got that far.
+    /// The app was shut down before the projection reached the position.
     #[error("projection `{name}` is at position {position} and not fed any more: its app was shut down")]
     ShutDown {
         /// The projection.
@@ -111,7 +112,7 @@ pub enum ProjectionError {
         /// The time limit.
         timeout: Duration,
     },
-    /// It did not get that far in time.
+    /// The projection did not reach the position in time.
     #[error("projection `{name}` is at position {position}, {wanted} was not reached within {timeout:?}: {problem}")]
     TimedOut {
         /// The projection.
@@ -128,7 +129,7 @@ pub enum ProjectionError {
 }
 
 impl ProjectionError {
-    /// Returns the message without that of the projection's method or the store, which may hold values of events.
+    /// Returns the message without the text of the projection's method or the store, which may hold values of events.
     pub(crate) fn to_redacted_string(&self) -> String {
         match self {
             Self::Stopped { name, position, .. } => {
@@ -181,7 +182,7 @@ pub enum RebuildError {
         /// The time limit.
         timeout: Duration,
     },
-    /// Its rows are its own, so only a running app can replay events into them.
+    /// The projection keeps its rows itself, so only a running app can replay events into them.
     #[error("projection `{name}` keeps its rows itself; an app rebuilds it: `app.rebuild::<..>()`")]
     NotInMemory {
         /// The projection.
@@ -197,10 +198,10 @@ pub enum RebuildError {
         /// The error of its method.
         error: String,
     },
-    /// The store misses an event that it had: other software removed it. The former state or rows stay as they were.
+    /// An event is missing that the store had: other software removed it. The former state or rows stay as they were.
     ///
-    /// The event is to be restored from a copy of the store, with its version and position. The projection may not
-    /// handle its type: rebuilds of it fail all the same, since the event may have been of any type.
+    /// Restore the event from a copy of the store, with its version and position. Until then, rebuilds of all
+    /// projections fail, since the missing event may have been of any type.
     #[error(
         "projection `{name}` is not rebuilt, as {missing} is missing: other software removed it; restore it from a copy \
          of the store, then rebuild again"
@@ -220,7 +221,7 @@ pub enum RebuildError {
         /// The projection.
         name: &'static str,
     },
-    /// The attribute does not name the column by which rows belong to an aggregate.
+    /// The attribute does not name the column that says to which aggregate a row belongs.
     #[error(
         "projection `{name}` does not say which rows belong to an aggregate: write \
          `#[projection(name = \"{name}\", tables(\"..\"), key = \"..\")]` with the column of the aggregate id, on methods that \
@@ -230,7 +231,8 @@ pub enum RebuildError {
         /// The projection.
         name: &'static str,
     },
-    /// A different process rebuilds the projection, or feeds it and its rows are its own: only one process can.
+    /// A different process rebuilds the projection. Or it feeds a projection that keeps its rows itself: then only that
+    /// process can rebuild it.
     #[error("projection `{name}` is rebuilt or fed by {}", owner.as_deref().unwrap_or("another process"))]
     Elsewhere {
         /// The projection.

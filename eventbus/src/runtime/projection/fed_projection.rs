@@ -33,33 +33,6 @@ pub(crate) struct ProjectionCore {
     skips: Mutex<LoadedSkips>,
 }
 
-/// A projection of any type, as its feeder and its rebuilds see it.
-pub(crate) trait FedProjection: Deref<Target = ProjectionCore> + Send + Sync {
-    /// Handles an event from a feed, if it is the next one of `generation`. Returns `false` if the position was set
-    /// back.
-    fn handle_from_feed<'a>(
-        &'a self,
-        delivery: &'a Delivery,
-        generation: u64,
-    ) -> BoxFuture<'a, Result<bool, HandlerError>>;
-
-    /// Runs the method for one event, or for events that all go to one batch method, which writes rows in a transaction.
-    fn write_rows<'a>(
-        &'a self,
-        deliveries: &'a [Delivery],
-        transaction: &'a mut dyn Transaction,
-    ) -> BoxFuture<'a, Result<(), HandlerError>>;
-
-    /// Replays the store's feed into a new instance, then replaces the state by it; waits at most `guard_timeout` for
-    /// guards to be dropped.
-    fn rebuild_in_memory<'a>(
-        &'a self,
-        store: &'a dyn EventStore,
-        report: ProgressCallback<'a>,
-        guard_timeout: Duration,
-    ) -> BoxFuture<'a, Result<Rebuilt, RebuildError>>;
-}
-
 /// The positions that a projection skips, as they were loaded last.
 #[derive(Default, Clone)]
 struct LoadedSkips {
@@ -67,7 +40,7 @@ struct LoadedSkips {
     positions: Arc<[Position]>,
     /// `None` if the next reader is to load them.
     loaded_at: Option<Instant>,
-    /// How often they were cleared: what was read before is loaded again.
+    /// How often they were cleared: positions that were read before the last time are loaded again.
     cleared: u64,
 }
 
@@ -79,6 +52,10 @@ impl ProjectionCore {
 
     pub(crate) const fn definition(&self) -> ProjectionDefinition {
         self.definition
+    }
+
+    pub(crate) const fn name(&self) -> &'static str {
+        self.definition.name
     }
 
     pub(crate) const fn progress(&self) -> &ProgressCell {
@@ -93,6 +70,11 @@ impl ProjectionCore {
     /// Returns the result of a rebuild with this last progress.
     pub(super) fn summary(&self, end: &RebuildProgress) -> Rebuilt {
         Rebuilt::from_progress(end, self.count_skipped(end.position))
+    }
+
+    /// Returns the error of a rebuild that the store ended by `error`.
+    pub(super) fn store_error(&self, error: impl Into<BoxError>) -> RebuildError {
+        RebuildError::store(self.name(), error)
     }
 
     /// Gives the methods the app's shared state.
@@ -125,7 +107,7 @@ impl ProjectionCore {
         loaded_at: Option<Instant>,
     ) -> Result<Arc<[Position]>, BoxError> {
         let cleared = self.skips.lock().cleared;
-        let positions: Arc<[Position]> = skipped_positions(store, &projection_role(self.definition.name)).await?.into();
+        let positions: Arc<[Position]> = skipped_positions(store, &projection_role(self.name())).await?.into();
         let mut skips = self.skips.lock();
         let loaded_at = loaded_at.filter(|_| skips.cleared == cleared);
         *skips = LoadedSkips { positions: Arc::clone(&positions), loaded_at, cleared: skips.cleared };
@@ -156,7 +138,7 @@ impl ProjectionCore {
     /// Returns the runs of the method for many events, on a new instance.
     pub(super) fn run_series(&self) -> RunSeries {
         let (definition, clock) = (self.definition, self.progress.clock());
-        let name = Name::from_static(definition.name);
+        let name = Name::from_static(self.name());
         RunSeries::new(&self.activity, &name, &name, definition.time_limit(), &clock)
     }
 
@@ -167,7 +149,35 @@ impl ProjectionCore {
         handled: impl Future<Output = Result<(), HandlerError>>,
     ) -> Result<(), HandlerError> {
         let (definition, clock) = (self.definition, self.progress.clock());
-        let name = Name::from_static(definition.name);
+        let name = Name::from_static(self.name());
         self.activity.watch(&name, delivery, definition.time_limit(), None, handled, &clock).await
     }
+}
+
+/// A projection of any type, as its feeder and its rebuilds see it.
+pub(crate) trait FedProjection: Deref<Target = ProjectionCore> + Send + Sync {
+    /// Handles an event from a feed, if it is the next one of `generation`. Returns `false` if the position was set
+    /// back.
+    fn handle_from_feed<'a>(
+        &'a self,
+        delivery: &'a Delivery,
+        generation: u64,
+    ) -> BoxFuture<'a, Result<bool, HandlerError>>;
+
+    /// Runs the method for one event, or for events that all go to one batch method, which writes rows in a
+    /// transaction.
+    fn write_rows<'a>(
+        &'a self,
+        deliveries: &'a [Delivery],
+        transaction: &'a mut dyn Transaction,
+    ) -> BoxFuture<'a, Result<(), HandlerError>>;
+
+    /// Replays the store's feed into a new instance, then replaces the state by it; waits at most `guard_timeout` for
+    /// guards to be dropped.
+    fn rebuild_in_memory<'a>(
+        &'a self,
+        store: &'a dyn EventStore,
+        report: ProgressCallback<'a>,
+        guard_timeout: Duration,
+    ) -> BoxFuture<'a, Result<Rebuilt, RebuildError>>;
 }

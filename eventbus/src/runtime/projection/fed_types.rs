@@ -41,7 +41,7 @@ const ALL_TYPES: &str = "*";
 pub(super) struct FedTypes {
     /// The event types that the last owner knew, also by their former names, each with its highest schema version.
     types: BTreeMap<String, u32>,
-    /// The types of which events up to the checkpoint may be missing, each with the position after which owners missed
+    /// The types whose events up to the checkpoint may be missing, each with the position after which owners missed
     /// them.
     unfed: BTreeMap<String, u64>,
 }
@@ -194,7 +194,7 @@ pub(crate) async fn accept_missed_events(
     Ok(accepted)
 }
 
-/// Comparison of the types that this process knows with those of the last owner; decides how it gets the lease.
+/// Comparison of the types that this process knows with the last owner's; decides how this process gets the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TypeComparison {
     /// Acquires the lease when it is free.
@@ -205,7 +205,7 @@ pub(super) enum TypeComparison {
     KnowsLess,
 }
 
-/// Compares the types that this process knows with those of the last owner.
+/// Compares the types that this process knows with the last owner's.
 pub(super) async fn compare_types(
     definition: &ProjectionDefinition,
     context: &RunnerContext,

@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    ProjectionError, ProjectionGuard, event_handling::feed_delivery, inner::ProjectionInner,
-    memory_rebuild::replay_in_memory, rebuild::Rebuild, rebuild_progress::Rebuilt,
+    ProjectionError, ProjectionGuard, event_handling::feed_delivery, fed_projection::FedProjection,
+    inner::ProjectionInner, memory_rebuild::replay_in_memory, rebuild::Rebuild, rebuild_progress::Rebuilt,
 };
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
@@ -44,20 +44,21 @@ use crate::{
 pub struct ProjectionHandle<P>(Arc<ProjectionInner<P>>);
 
 impl<P: Projection> ProjectionHandle<P> {
-    /// Takes an instance. It cannot be rebuilt: [`with_factory`](Self::with_factory) can.
+    /// Creates a handle of this instance, which cannot be rebuilt; [`with_factory`](Self::with_factory) creates one
+    /// that can.
     #[must_use]
     pub fn new(projection: P) -> Self {
         Self(Arc::new(ProjectionInner::new(projection, None)))
     }
 
-    /// Makes an instance, and a new one for each rebuild.
+    /// Creates a handle of an instance that `factory` makes; each rebuild calls `factory` again.
     #[must_use]
     pub fn with_factory(factory: impl Fn() -> P + Send + Sync + 'static) -> Self {
         Self(Arc::new(ProjectionInner::new(factory(), Some(Box::new(factory)))))
     }
 
-    /// Handles one event, as when the caller replays the history of a stream to a new projection; skips an event of a
-    /// type that the projection does not handle. An event that is given twice is counted twice.
+    /// Handles one event, for example to replay the history of a stream to a new projection. Skips events of types that
+    /// the projection does not handle. An event that is passed twice counts twice.
     ///
     /// # Errors
     /// If the projection's method fails, or the event cannot be decoded; the state stays as the method left it.
@@ -93,13 +94,14 @@ impl<P: Projection> ProjectionHandle<P> {
 
     /// Reads the state as it is now; waits while an event is being handled.
     ///
-    /// A task that holds a guard and requests a second one may wait for ever: an event that came in between waits for
-    /// the first, and the second for that event.
+    /// A task that holds a guard and requests a second one may wait for ever: an event that arrives in between waits
+    /// for the first guard, and the second guard waits for that event.
     pub async fn read(&self) -> ProjectionGuard<'_, P> {
         self.0.read().await
     }
 
-    /// Returns the position up to which all events are included; fed from a bus, the highest position of those handled.
+    /// Returns the position up to which all events are included; if a bus feeds the projection, the highest position of
+    /// the handled events.
     #[must_use]
     pub fn position(&self) -> Position {
         self.0.progress().position()
@@ -124,13 +126,13 @@ impl<P: Projection> ProjectionHandle<P> {
             .map_err(|_| ProjectionError::Busy { name: P::definition().name, timeout })
     }
 
-    /// Folds the whole store into a new instance, then replaces the state by it; until then the old one is read.
+    /// Folds the whole store into a new instance, then replaces the state by it; until then readers see the old state.
     ///
-    /// Events that an app feeds meanwhile are neither missing nor counted twice; those that a bus delivers afterwards
-    /// are counted again.
+    /// Events that an app feeds meanwhile are neither missing nor counted twice. Events of the store that a bus
+    /// delivers afterwards are counted again.
     ///
     /// # Errors
-    /// [`RebuildError`](crate::projection::RebuildError); the former state still stands.
+    /// [`RebuildError`](crate::projection::RebuildError); the former state stays.
     pub fn rebuild<'a>(&'a self, store: &'a dyn EventStore) -> Rebuild<'a, Rebuilt> {
         Rebuild::new(move |report| Box::pin(replay_in_memory(&self.0, store, report, None)))
     }
@@ -143,6 +145,10 @@ impl<P: Projection> ProjectionHandle<P> {
 
     pub(crate) const fn inner(&self) -> &Arc<ProjectionInner<P>> {
         &self.0
+    }
+
+    pub(crate) fn fed(&self) -> &dyn FedProjection {
+        &*self.0
     }
 }
 

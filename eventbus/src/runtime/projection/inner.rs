@@ -51,7 +51,7 @@ impl<P: Projection> ProjectionInner<P> {
         let (inner, clock) = (Arc::clone(self), self.progress().clock());
         let mut progress = self.progress().subscribe();
         async move {
-            let name = inner.definition().name;
+            let name = inner.name();
             let arrived = progress.wait_for(|now| now.position >= position || now.end_reason(name).is_some());
             let in_time = clock.timeout(timeout, arrived).await.is_ok();
             let now = progress.borrow();
@@ -152,7 +152,7 @@ impl<P: Projection> ProjectionInner<P> {
             None => self.state.write().await,
             Some(timeout) => {
                 let locked = self.progress().clock().timeout(timeout, self.state.write()).await;
-                locked.map_err(|_| ProjectionError::Busy { name: self.definition().name, timeout })?
+                locked.map_err(|_| ProjectionError::Busy { name: self.name(), timeout })?
             }
         };
         // the lock keeps events out, so `target` covers every event that the old state has handled

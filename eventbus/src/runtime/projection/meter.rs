@@ -46,7 +46,7 @@ impl ProjectionMeter {
         self.rebuilt_share.store(share.to_bits(), Ordering::Relaxed);
     }
 
-    /// Returns the number of events that the projection has handled, those of rebuilds beside it not included.
+    /// Returns the number of events that the projection has handled, without the events of rebuilds beside it.
     pub(crate) fn events(&self) -> u64 {
         self.events.load(Ordering::Relaxed)
     }

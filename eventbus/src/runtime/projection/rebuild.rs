@@ -81,7 +81,7 @@ async fn rebuild_as_its_kind(
     report: ProgressCallback<'_>,
     guard_timeout: Duration,
 ) -> Result<Rebuilt, RebuildError> {
-    let span = spans::rebuild(inner.definition().name);
+    let span = spans::rebuild(inner.name());
     let rebuilding = async {
         let rebuilt = match inner.definition().kind {
             ProjectionKind::InMemory => {
@@ -96,14 +96,14 @@ async fn rebuild_as_its_kind(
                 stop.run_until_cancelled(replay_through_runner(inner, context, report)).await
             }
         };
-        let (name, position) = (inner.definition().name, inner.progress().position());
+        let (name, position) = (inner.name(), inner.progress().position());
         rebuilt.unwrap_or_else(|| Err(ProjectionError::ShutDown { name, position }.into()))
     };
     let rebuilt = rebuilding.instrument(span.clone()).await;
     if rebuilt.is_err() {
         spans::record_error(&span, "rebuild_failed");
     }
-    // one that a different process does has neither failed nor begun here
+    // a rebuild by a different process has neither failed nor begun here
     if !matches!(rebuilt, Err(RebuildError::Elsewhere { .. })) {
         inner.progress().meter().count_rebuild(rebuilt.is_ok());
     }
@@ -142,7 +142,7 @@ async fn replay_through_runner(
             meter.end_at(target.position);
         }
         if !inner.progress().borrow().is_owner {
-            // while the store cannot be reached nobody feeds it, and the restart stays due
+            // while the store cannot be reached no process feeds it, and the restart stays due
             if let Err(elsewhere @ RebuildError::Elsewhere { .. }) = check_is_fed_here(definition.name, context).await {
                 inner.progress().undo_restart();
                 return Err(elsewhere);
@@ -169,7 +169,7 @@ pub(super) async fn rebuild_when_needed(
     needed: &Notify,
     cancel: &CancellationToken,
 ) {
-    let projection = inner.definition().name;
+    let projection = inner.name();
     let mut outage = Outage::new(context.clock.clone());
     while cancel.run_until_cancelled(needed.notified()).await.is_some() {
         match rebuild_in_app(inner, context, cancel, Box::new(drop), Duration::ZERO).await {
@@ -179,7 +179,7 @@ pub(super) async fn rebuild_when_needed(
                     projection, events = rebuilt.events, took = ?rebuilt.took,
                     "the projection was rebuilt with the missed events"
                 );
-                // what an owner found during the rebuild is done
+                // the rebuild covers what an owner found meanwhile
                 let _ = needed.notified().now_or_never();
                 continue;
             }

@@ -19,13 +19,13 @@ pub(crate) type ProgressCallback<'a> = Box<dyn FnMut(RebuildProgress) + Send + '
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Rebuilt {
-    /// Events handled, those before an interruption included.
+    /// Events handled, also those before an interruption.
     pub events: u64,
     /// Events left out because an operator [skipped them](crate::App::skip_event).
     pub skipped: u64,
     /// The position up to which the new state includes all events.
     pub position: Position,
-    /// Duration, the time before an interruption not included; in seconds where it is serialized.
+    /// Duration, without the time before an interruption; in seconds where it is serialized.
     #[serde(serialize_with = "shown::duration")]
     pub took: Duration,
 }
@@ -46,20 +46,20 @@ impl Rebuilt {
 pub struct RebuildProgress {
     /// The projection.
     pub name: &'static str,
-    /// Events handled so far, those before an interruption included.
+    /// Events handled so far, also those before an interruption.
     pub events: u64,
     /// All events up to this position are handled.
     pub position: Position,
-    /// The end of the store when the rebuild began, or an earlier one, if a server took over that lacks the last events:
-    /// `position` gets at least there.
+    /// The position that the rebuild has to reach: the end of the store when it began, or an earlier one if a server
+    /// took over that lacks the last events.
     pub target: Position,
-    /// Duration so far, the time before an interruption not included; in seconds where it is serialized.
+    /// Duration so far, without the time before an interruption; in seconds where it is serialized.
     #[serde(serialize_with = "shown::duration")]
     pub took: Duration,
     /// Events that were handled before an interruption.
     #[serde(skip)]
     pub(crate) resumed: u64,
-    /// The position at which it was interrupted.
+    /// The position at which the rebuild was interrupted.
     #[serde(skip)]
     pub(crate) resumed_at: Position,
 }

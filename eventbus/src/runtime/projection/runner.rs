@@ -56,7 +56,7 @@ const FINAL_SAVE_TIMEOUT: Duration = Duration::from_secs(1);
 ///
 /// State in memory is live at once. A minute after a stop at a damaged event, the runner reads that event again; a
 /// minute after a stop at a failed event, it rebuilds the state in a new instance, or stays stopped without a factory,
-/// also if it panics meanwhile and begins anew.
+/// also if it panics meanwhile and is restarted.
 pub(super) struct ProjectionRunner {
     inner: Arc<dyn FedProjection>,
     context: RunnerContext,
@@ -72,7 +72,7 @@ enum FeedingEnd {
 
 impl ProjectionRunner {
     pub(super) fn new(inner: Arc<dyn FedProjection>, context: RunnerContext) -> Self {
-        let role = projection_role(inner.definition().name);
+        let role = projection_role(inner.name());
         let lease_request = context.lease_request(role, context.owner.clone(), LeaseOutage::new(&context.clock));
         Self { inner, context, lease_request }
     }
@@ -88,7 +88,8 @@ impl ProjectionRunner {
         let mut feed = FeedPoller::new(&self.context.feed_head);
         if self.inner.definition().kind == ProjectionKind::InMemory {
             self.inner.progress().set_owner(true);
-            // waits first: begun anew after a panic of its factory it has stopped, and its state may hold half an event
+            // waits first: if it was restarted after a panic of its factory, it has stopped, and its state may hold
+            // half an event
             while wait_for_retry_in_memory(&*self.inner, &self.context, &cancel).await {
                 if let FeedingEnd::Ended = self.feed_sequentially(None, Position::START, &mut feed, &cancel).await {
                     return;
@@ -97,8 +98,8 @@ impl ProjectionRunner {
             return;
         }
         let needs_rebuild = Arc::<Notify>::default();
-        // beside each other: the live rows serve and advance while a rebuild fills its copies. In a task of its own, as a
-        // store refuses statements of a task that has a transaction open
+        // at the same time: the live rows serve and advance while a rebuild fills its copies. In a task of its own, as
+        // a store refuses statements of a task that has a transaction open
         let rebuild = AbortOnDropHandle::new(tokio::spawn({
             let (inner, context) = (Arc::clone(&self.inner), self.context.clone());
             let (needs_rebuild, cancel) = (Arc::clone(&needs_rebuild), cancel.clone());

@@ -95,10 +95,9 @@ impl<'a> SequentialFeeder<'a> {
     async fn handle_events(&mut self, after: Position, head: Position) -> Result<(), FeedStop> {
         let (inner, store) = (self.inner, &*self.context.store);
         let skips = inner.skips(store, &self.context.clock).await?;
-        let records = read_around(store, after, head, &self.inner.definition().events.into(), &skips);
+        let records = read_around(store, after, head, &inner.definition().events.into(), &skips);
         let since = self.held_lease.is_none().then_some(self.created_at);
-        let mut reads =
-            FeedReads::new(records, || FeedRead::begin(|| projection_role(self.inner.definition().name)).since(since));
+        let mut reads = FeedReads::new(records, || FeedRead::begin(|| projection_role(inner.name())).since(since));
         let mut handled = 0_u64;
         // the search for a rare event type takes long
         while let Some(record) = self.stop.run_until_cancelled(reads.next()).await.ok_or(FeedStop::Interrupted)?? {

@@ -1,5 +1,5 @@
 //! Rebuilding rows that are written in the store's transaction: fills copies of the tables beside the live ones, then
-//! replaces the live rows by theirs.
+//! replaces the live rows by the rows of the copies.
 //!
 //! Invariant: one transaction replaces the live rows and moves the live checkpoint to the position of the copies, under
 //! a lease that was seized before the copies caught up. So the live rows serve until then, the new ones miss no event,
@@ -122,7 +122,7 @@ impl<'a> ShadowRebuild<'a> {
         if let Some(notes) = self.context.store.notes()
             && let Err(error) = notes.save_note(&shadow_for(&self.inner.definition(), 1).name, &since).await
         {
-            tracing::debug!(projection = self.inner.definition().name, %error, "the start of the rebuild was not noted");
+            tracing::debug!(projection = self.inner.name(), %error, "the start of the rebuild was not noted");
         }
     }
 
@@ -133,13 +133,15 @@ impl<'a> ShadowRebuild<'a> {
         let clock = &self.context.clock;
         let began = clock.instant();
         loop {
-            if let Some(held_lease) = lease_request.acquire(self.stop).await.map_err(|error| self.store_error(error))? {
+            if let Some(held_lease) =
+                lease_request.acquire(self.stop).await.map_err(|error| self.inner.store_error(error))?
+            {
                 return Ok(held_lease);
             }
             if self.stop.is_cancelled() || clock.elapsed(began) > lease_timeout {
                 let lease = self.context.store.lease_of(role).await.ok().flatten();
                 let owner = lease.map(|lease| lease.owner);
-                return Err(RebuildError::Elsewhere { name: self.inner.definition().name, owner });
+                return Err(RebuildError::Elsewhere { name: self.inner.name(), owner });
             }
             let retry_pause = clock.sleep(LEASE_RETRY_INTERVAL.min(lease_timeout / 20));
             self.stop.run_until_cancelled(retry_pause).await;
@@ -157,7 +159,7 @@ impl<'a> ShadowRebuild<'a> {
         report: ProgressCallback<'_>,
     ) -> Result<Rebuilt, RebuildError> {
         let preparing = async {
-            check_no_event_is_missing(self.inner.definition().name, &*self.context.store, None).await?;
+            check_no_event_is_missing(self.inner.name(), &*self.context.store, None).await?;
             self.prepare_copies(report).await
         };
         // the search for a missing event, and the count of the events to handle, take long in a large store
@@ -175,19 +177,19 @@ impl<'a> ShadowRebuild<'a> {
                 break;
             }
         }
-        let lease_request = self.lease_request(projection_role(self.inner.definition().name));
+        let lease_request = self.lease_request(projection_role(self.inner.name()));
         let live_lease =
             self.call_with_retries(held_lease.ended(), &mut outage, || lease_request.seize(self.stop)).await?;
         let switched = self.switch_rows(held_lease, any, &live_lease, &mut progress_meter, &mut outage).await;
         if switched.is_ok()
             && let Err(error) = fed_types::record_rebuild(&self.inner.definition(), self.context, &live_lease).await
         {
-            tracing::warn!(projection = self.inner.definition().name, %error, "the event types of the rebuild were not noted");
+            tracing::warn!(projection = self.inner.name(), %error, "the event types of the rebuild were not noted");
         }
         live_lease.release().await;
         let position = switched?;
         if let Some(lasted) = outage.ends() {
-            tracing::info!(projection = self.inner.definition().name, ?lasted, "rows were replaced");
+            tracing::info!(projection = self.inner.name(), ?lasted, "rows were replaced");
         }
         self.inner.progress().resume_past(position);
         self.drop_copies("rows are replaced, but their copies are left to the next rebuild").await;
@@ -201,14 +203,15 @@ impl<'a> ShadowRebuild<'a> {
         let definition = self.inner.definition();
         for version in definition.version.saturating_sub(FORMER_VERSIONS_DROPPED).max(1)..definition.version {
             let former = shadow_for(&definition, version);
-            self.transactions.drop_shadow(&former).await.map_err(|error| self.store_error(error))?;
+            self.transactions.drop_shadow(&former).await.map_err(|error| self.inner.store_error(error))?;
         }
         let store = &*self.context.store;
-        let skips = self.inner.reload_skips(store).await.map_err(|error| self.store_error(error))?;
-        let make = async || self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.store_error(error));
+        let skips = self.inner.reload_skips(store).await.map_err(|error| self.inner.store_error(error))?;
+        let make =
+            async || self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.inner.store_error(error));
         let mut position = make().await?;
         let mut basis = CopiesBasis::new(FedTypes::from_filter(definition.events), &skips);
-        let noted = CopiesBasis::load(store, &self.shadow).await.map_err(|error| self.store_error(error))?;
+        let noted = CopiesBasis::load(store, &self.shadow).await.map_err(|error| self.inner.store_error(error))?;
         let continued = noted.filter(|noted| noted.is_same_up_to(position, &basis, &self.context.owner));
         if let Some(noted) = &continued {
             basis = basis.with_failure_of(noted, position);
@@ -218,10 +221,10 @@ impl<'a> ShadowRebuild<'a> {
                 "rebuild begins anew: an interrupted one knew other event types, skipped other events, or failed in a \
                  method that may be mended"
             );
-            self.transactions.drop_shadow(&self.shadow).await.map_err(|error| self.store_error(error))?;
+            self.transactions.drop_shadow(&self.shadow).await.map_err(|error| self.inner.store_error(error))?;
             position = make().await?;
         }
-        basis.save(store, &self.shadow).await.map_err(|error| self.store_error(error))?;
+        basis.save(store, &self.shadow).await.map_err(|error| self.inner.store_error(error))?;
         let mut progress_meter = ProgressMeter::begin(&definition, store, report, self.inner.progress()).await?;
         if position > Position::START {
             tracing::warn!(
@@ -245,7 +248,7 @@ impl<'a> ShadowRebuild<'a> {
         meter: &mut ProgressMeter<'_>,
         outage: &mut Outage,
     ) -> Result<Position, RebuildError> {
-        let name = self.inner.definition().name;
+        let name = self.inner.name();
         let mut failures = 0;
         loop {
             let before = meter.progress().position;
@@ -291,10 +294,10 @@ impl<'a> ShadowRebuild<'a> {
     ) -> Result<(), RebuildError> {
         *failures += 1;
         if *failures > STORE_RETRIES_MAX {
-            return Err(self.store_error(error));
+            return Err(self.inner.store_error(error));
         }
         if outage.begins() {
-            tracing::warn!(projection = self.inner.definition().name, %error, "{what}, trying again");
+            tracing::warn!(projection = self.inner.name(), %error, "{what}, trying again");
         }
         over.run_until_cancelled(self.context.clock.sleep(STORE_BACKOFF.jittered(*failures))).await;
         Ok(())
@@ -345,7 +348,7 @@ impl<'a> ShadowRebuild<'a> {
                 Err(error) => error.into(),
             };
             if over.is_cancelled() {
-                return Err(self.store_error(error));
+                return Err(self.inner.store_error(error));
             }
             self.pause_after(error, &mut failures, outage, over, STALLED).await?;
         }
@@ -431,22 +434,16 @@ impl<'a> ShadowRebuild<'a> {
         }
     }
 
-    fn store_error(&self, error: impl Into<BoxError>) -> RebuildError {
-        RebuildError::store(self.inner.definition().name, error)
-    }
-
     /// Returns the error of a rebuild at `position` whose lease has ended.
     fn interrupted_error(&self, position: Position) -> RebuildError {
         match self.stop.is_cancelled() {
-            true => {
-                RebuildError::NotRunning(ProjectionError::ShutDown { name: self.inner.definition().name, position })
-            }
+            true => RebuildError::NotRunning(ProjectionError::ShutDown { name: self.inner.name(), position }),
             false => self.lost_error(),
         }
     }
 
     fn lost_error(&self) -> RebuildError {
-        RebuildError::Lost { name: self.inner.definition().name }
+        RebuildError::Lost { name: self.inner.name() }
     }
 }
 

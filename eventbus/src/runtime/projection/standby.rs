@@ -26,8 +26,8 @@ use crate::{
 /// Shortest interval at which a standby polls lease and checkpoint, however fast events come.
 const STANDBY_POLL_INTERVAL_MIN: Duration = Duration::from_millis(20);
 
-/// Limits of the interval at which a standby tries to acquire a lease that is free, or has a new owner; the longer one
-/// is also that of its polls at the end of the feed.
+/// Limits of the interval at which a standby tries to acquire a lease that is free, or has a new owner. A standby at
+/// the end of the feed polls at the longer one.
 const LEASE_REQUEST_INTERVAL_MIN: Duration = Duration::from_millis(20);
 const LEASE_REQUEST_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
@@ -35,7 +35,7 @@ const LEASE_REQUEST_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// of its event types after it acquired the lease.
 const HELD_LEASE_REQUEST_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Time for which the lease must be free before a process acquires it that knows fewer types than the last owner, which
+/// How long the lease must be free before a process that knows fewer types than the last owner acquires it: that owner
 /// may only be restarting.
 const FREE_LEASE_WAIT: Duration = Duration::from_secs(60);
 
@@ -83,7 +83,7 @@ pub(super) async fn wait_for_lease(
             }
         }
         let loaded = async { Ok::<_, BoxError>((role.load(age_max).await?, feed.head().await?)) };
-        // one of another standby may take long
+        // a joint request of another standby may take long
         match cancel.run_until_cancelled(loaded).await {
             None => return None,
             Some(Ok((state, head))) => {
@@ -141,8 +141,8 @@ async fn try_acquire_lease(
     Ok(Some(lease_request.seize(cancel).await?))
 }
 
-/// Returns `true` if the lease was free for so long that a process may acquire it that knows fewer types than the
-/// last owner. Logs that it waits.
+/// Returns `true` if the lease was free for so long that a process with fewer types than the last owner may acquire
+/// it. Logs that it waits.
 async fn is_free_for_long(
     projection: &str,
     lease_request: &LeaseRequest,
@@ -178,7 +178,7 @@ pub(super) async fn wait_for_retry(
     context: &RunnerContext,
     cancel: &CancellationToken,
 ) -> bool {
-    let role = projection_role(inner.definition().name);
+    let role = projection_role(inner.name());
     let other_owner_progress = async {
         loop {
             context.clock.sleep(LEASE_REQUEST_INTERVAL_MAX).await;
@@ -204,7 +204,7 @@ pub(super) async fn wait_for_retry_in_memory(
     context: &RunnerContext,
     cancel: &CancellationToken,
 ) -> bool {
-    let (clock, name) = (&context.clock, inner.definition().name);
+    let (clock, name) = (&context.clock, inner.name());
     let mut pause = STOPPED_RETRY_INTERVAL;
     loop {
         // a rebuild or an operator need not wait for the next retry

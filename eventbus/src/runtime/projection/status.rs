@@ -19,7 +19,7 @@ pub struct ProjectionStatus {
     pub kind: ProjectionKind,
     /// All events up to this position are included.
     pub position: Position,
-    /// Number of positions between it and the end of the store: at most so many events are not included yet.
+    /// Number of positions between `position` and the end of the store: at most so many events are not included yet.
     pub lag: u64,
     /// The process that feeds it.
     pub owner: ProjectionOwner,
@@ -36,7 +36,7 @@ pub struct ProjectionStatus {
     /// Time of the first such error.
     #[serde(serialize_with = "shown::time")]
     pub trouble_since: Option<OffsetDateTime>,
-    /// Time of the stop, also while it retries, as it does every minute.
+    /// Time of the stop, which the retries of every minute do not change.
     #[serde(serialize_with = "shown::time")]
     pub stopped_since: Option<OffsetDateTime>,
 }

@@ -35,7 +35,7 @@ use crate::{
 const TRANSACTION_EVENTS_MAX: usize = 256;
 /// The time after which a transaction takes no further event.
 const TRANSACTION_TIME_MAX: Duration = Duration::from_secs(1);
-/// Transactions that fit into a lease: rows that are not committed when the lease is lost were written in vain.
+/// Transactions that fit into a lease. They are short, as the loss of the lease wastes the rows of an open one.
 const TRANSACTIONS_PER_LEASE: u32 = 8;
 
 /// Interval at which the writer saves a checkpoint past events that wrote no rows.
@@ -159,11 +159,8 @@ impl<'a> TransactionalWriter<'a> {
             };
             let through = if count == rest.len() { batch_end } else { position_of(rest[..count].last()) };
             // the events of a rebuild are of traces that ended long ago
-            let span = if self.shadow.is_some() {
-                Span::none()
-            } else {
-                spans::project(self.inner.definition().name, &rest[..count])
-            };
+            let span =
+                if self.shadow.is_some() { Span::none() } else { spans::project(self.inner.name(), &rest[..count]) };
             let written = self.try_transaction(&rest[..count], through, attempts + 1).instrument(span.clone()).await;
             if matches!(written, Err(_) | Ok(TransactionOutcome::Failed(..))) {
                 spans::record_error(&span, "projection_failed");
@@ -175,7 +172,7 @@ impl<'a> TransactionalWriter<'a> {
                 }
                 TransactionOutcome::Failed(failed, error) => {
                     let attempts = if failed.start == 0 { attempts + 1 } else { 1 };
-                    failure = Some(Failure::of(&rest[failed], attempts, error, self.inner.definition().name));
+                    failure = Some(Failure::of(&rest[failed], attempts, error, self.inner.name()));
                 }
             }
         }
@@ -198,7 +195,7 @@ impl<'a> TransactionalWriter<'a> {
             }
             return Err(FeedStop::EventFailed(event.clone(), retry.error));
         }
-        retry.log_retry(self.inner.definition().name);
+        retry.log_retry(self.inner.name());
         let pause = self.context.clock.sleep(retry.delay());
         match self.held_lease.ended().run_until_cancelled(pause).await {
             Some(()) => Ok(retry.attempts),
@@ -284,8 +281,8 @@ impl<'a> TransactionalWriter<'a> {
         self.check_tables(&mut *transaction).await
     }
 
-    /// Decides whether a failure is that of these events: a fault of the server, or one after the lease was lost, is not.
-    /// Checks the lease by a move of the checkpoint to where it is, in a transaction that it drops.
+    /// Decides whether these events caused a failure, and not a fault of the server or the loss of the lease. To check
+    /// the lease, it moves the checkpoint to where it is, in a transaction that it drops.
     async fn confirm_ownership(
         &self,
         failed: Range<usize>,
