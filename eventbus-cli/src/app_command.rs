@@ -1,4 +1,4 @@
-//! The command within the binary of an application, which knows the application's types.
+//! The command in the binary of an application, where it knows the application's types.
 
 use std::{ffi::OsString, future::Future, path::Path, process::ExitCode};
 
@@ -13,7 +13,7 @@ use crate::{
     session::Session,
 };
 
-/// A command for the binary of an application: those of `eventbus`, and those that need the application's types.
+/// A command in the binary of an application: a command of `eventbus`, or one that needs the application's types.
 ///
 /// Made by [`from_args`].
 #[derive(Debug)]
@@ -46,11 +46,11 @@ enum AppSubcommand {
     Common(Command),
 }
 
-/// Returns the command that the arguments of this process name; `None` without arguments, as in a process that is to run
-/// the application.
+/// Returns the command that the arguments of this process name; `None` without arguments: the process then runs the
+/// application.
 ///
-/// Arguments that name no command are a mistake: the command shows what is wrong and ends with exit code 64. `--help` shows
-/// the commands. A binary with arguments of its own calls [`AppCommand::parse_from`] instead.
+/// Arguments that name no command are a mistake: the returned command reports it and ends with exit code 64. `--help`
+/// shows the commands. A binary with arguments of its own calls [`AppCommand::parse_from`] instead.
 ///
 /// # Examples
 /// ```no_run
@@ -79,8 +79,8 @@ pub fn from_args() -> Option<AppCommand> {
 }
 
 impl AppCommand {
-    /// Returns the command that arguments name, the first of which is the name of the binary; `None` if the next one, after
-    /// options that all commands have, names none: it is the application's own.
+    /// Returns the command that `arguments` name; the first argument is the name of the binary. Returns `None` if the
+    /// next one, after options that all commands have, is not a command: the arguments are then the application's own.
     ///
     /// # Examples
     /// ```
@@ -110,11 +110,11 @@ impl AppCommand {
         Self { name, parsed }
     }
 
-    /// Runs the command until it ends or Ctrl-C is pressed, reports its error on standard error, and returns the exit code
-    /// of the process.
+    /// Runs the command until it ends or Ctrl-C is pressed, reports its error on standard error, and returns the exit
+    /// code of the process.
     ///
-    /// `app` makes the application, which is not started. Only commands that need its store, bus, handlers or projections
-    /// call it, and at most once: `catalog` and `help` need no server.
+    /// `app` makes the application, which is not started. Only commands that need its store, bus, handlers or
+    /// projections call it, and at most once: `catalog` and `help` need no server.
     pub async fn run<F, R, E>(self, app: F) -> ExitCode
     where
         F: FnOnce() -> R + Send + 'static,

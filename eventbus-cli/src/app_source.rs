@@ -11,7 +11,7 @@ use crate::error::CommandError;
 /// Makes the application.
 type MakeApp = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<AppBuilder, BoxError>> + Send>> + Send>;
 
-/// The application in whose binary the command runs; made when it is first needed.
+/// The application in whose binary the command runs; it is made when a command first needs it.
 #[derive(derive_more::Debug)]
 #[debug("AppSource")]
 pub(crate) struct AppSource {

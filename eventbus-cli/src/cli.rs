@@ -139,7 +139,7 @@ impl Command {
 }
 
 impl GlobalOptions {
-    /// Makes the session of a command; in the binary of an application with that application.
+    /// Makes the session of a command; in the binary of an application, `app` is that application.
     pub(crate) fn into_session(self, app: Option<AppSource>) -> Session {
         // an empty file counts as none, as an empty variable does
         let file = |file: Option<PathBuf>| file.filter(|file| !file.as_os_str().is_empty());
@@ -169,7 +169,7 @@ pub async fn run_from(arguments: impl IntoIterator<Item = OsString>) -> ExitStat
     }
 }
 
-/// Makes variables of the environment that are set and empty count as unset, as in applications.
+/// Makes empty environment variables count as unset, as applications do.
 pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
     let of_variable = |argument: clap::Arg| {
         let value = argument.get_env().and_then(env::var_os);
@@ -178,7 +178,7 @@ pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
     command.mut_args(of_variable).mut_subcommands(without_empty_variables)
 }
 
-/// Shows the help, or what is wrong with the arguments.
+/// Shows the help, or the mistake in the arguments.
 pub(crate) fn show_usage(error: &clap::Error) -> ExitStatus {
     // a terminal that is gone reads no help
     let _ = error.print();
@@ -196,7 +196,7 @@ pub(crate) async fn run_in(
     session: Session,
     command: impl AsyncFnOnce(&Session) -> Result<ExitStatus, CommandError>,
 ) -> ExitStatus {
-    // what a command has done is done: each of its changes is made as a whole or not at all, so it may end at any await
+    // each change of a command is made as a whole or not at all, so the command may end at any await
     let ended = tokio::select! {
         ended = command(&session) => ended,
         _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),

@@ -1,10 +1,10 @@
-//! What operators do with dead letters.
+//! The actions of operators on dead letters.
 
 use eventbus::{bus::MessageId, dead_letter::DeadLetters};
 
 use crate::error::CommandError;
 
-/// What to do with dead letters.
+/// An action on dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeadLetterAction {
     Replay,

@@ -1,4 +1,4 @@
-//! How a command ends: its status, and the errors that it reports.
+//! The end of a command: its status, and the errors that it reports.
 
 use std::{error::Error, fmt::Write as _, io, process::ExitCode};
 
@@ -15,7 +15,7 @@ use eventstore_sqlite::SqliteConnectError;
 
 pub(crate) const THE_STORE: &str = "the store";
 
-/// How a command ends, as its exit code says.
+/// The end of a command, with its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
     /// 0: done.
@@ -94,7 +94,7 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// Returns how a command ends that fails with this error.
+    /// Returns the status of a command that fails with this error.
     #[must_use]
     pub fn status(&self) -> ExitStatus {
         match self {
@@ -109,7 +109,7 @@ impl CommandError {
         }
     }
 
-    /// Returns `Ok` if the reader of the output went away: for commands whose work matters beyond what they show.
+    /// Returns `Ok` if the reader of the output went away: for commands whose work goes on without their output.
     pub(crate) fn unless_reader_left(self) -> Result<(), Self> {
         match &self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -123,7 +123,7 @@ impl CommandError {
         let (mut line, mut last) = (String::new(), String::new());
         for error in source_chain(self) {
             let text = error.to_string();
-            // a transparent error says what its source says
+            // a transparent error has the text of its source
             if text == last {
                 continue;
             }
@@ -135,7 +135,7 @@ impl CommandError {
         line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
 
-    /// Returns the error of making the application: of what it connects to, if it is the error of that.
+    /// Returns the error of making the application; if connecting to its store or bus failed, the error of that.
     pub(crate) fn of_app(error: BoxError) -> Self {
         let error = match error.downcast::<PgConnectError>() {
             Ok(error) => return (*error).into(),
@@ -151,12 +151,12 @@ impl CommandError {
         }
     }
 
-    /// Returns the error of data that is there and cannot be used.
+    /// Returns the error for data that exists but cannot be used.
     pub(crate) fn fault(error: impl Into<BoxError>) -> Self {
         Self::Fault(error.into())
     }
 
-    /// Names the store that cannot be reached, where a command works with two.
+    /// Names the store that cannot be reached, for commands that work with two stores.
     pub(crate) fn of_store(self, store: &str) -> Self {
         match self {
             Self::Unreachable { what, source } if what == THE_STORE => Self::unreachable(store, source),
@@ -182,7 +182,7 @@ impl CommandError {
         }
     }
 
-    /// Returns the error of a step that asks both servers.
+    /// Returns the error of a step that uses both servers.
     pub(crate) fn of_servers(source: BoxError) -> Self {
         match source.downcast::<PublishError>() {
             Ok(error) => (*error).into(),
@@ -216,7 +216,7 @@ impl From<LeaseError> for CommandError {
     }
 }
 
-/// Returns `true` if the server answered that it refuses, for a reason that stays: a right or a table that is missing.
+/// Returns `true` if the server refused for a reason that stays, such as a missing right or table.
 fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     let code = source_chain(error).find_map(|error| match error.downcast_ref::<sqlx::Error>() {
         Some(error) => error.as_database_error()?.code(),
@@ -228,8 +228,8 @@ fn is_refusal(error: &(dyn Error + 'static)) -> bool {
             .is_some_and(|code| ["NOPERM", "NOAUTH", "WRONGPASS", "WRONGTYPE", "CROSSSLOT", "ERR"].contains(&code))
 }
 
-/// Returns `true` for a SQLSTATE that says what is wrong with the statement, the database or the rights; not that the server
-/// is busy, starts, stops, or is a standby now.
+/// Returns `true` for a SQLSTATE about the statement, the database or the rights; `false` if the server is busy,
+/// starts, stops, or is a standby now.
 fn is_lasting(code: &str) -> bool {
     // features, data, keys, authorization, names of databases and schemas, names and rights
     ["0A", "22", "23", "28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class))

@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 //!
 //! # As a library
-//! [`run_from`] is the command, [`from_args`] the same one within the binary of an application. [`connection`] turns URLs into stores and buses without creating any, and [`query`] reads
-//! what the commands show, apart from printing.
+//! [`run_from`] is the command, [`from_args`] is the same command in the binary of an application. [`connection`] opens
+//! existing stores and buses by URL, and [`query`] reads what the commands show, without printing.
 //!
 //! A subcommand is a variant of `Command` in `cli.rs` with its arguments, and a file in `command/` that runs it.
 

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         }
     };
     let status = runtime.block_on(eventbus_cli::run_from(std::env::args_os()));
-    // a question that was interrupted still waits for its answer on a thread
+    // after Ctrl-C at a question, a thread still waits for the answer
     runtime.shutdown_background();
     status.into()
 }

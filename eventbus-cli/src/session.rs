@@ -1,4 +1,4 @@
-//! A session: what one run of a command works with.
+//! A session: the connections and the printer of one run of a command.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -16,7 +16,7 @@ use crate::{
     output::Printer,
 };
 
-/// What one run of a command works with: connections, which it opens when first needed, the printer, and whether it may
+/// The state of one run of a command: connections, which are opened when first needed, the printer, and whether it may
 /// change data.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -30,16 +30,16 @@ pub(crate) struct Session {
     bus: OnceCell<OpenBus>,
 }
 
-/// Whether a change is to be made.
+/// The decision about a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Consent {
     /// Make the change.
     Given,
-    /// Only say what would be changed.
+    /// Only report what would be changed.
     DryRun,
 }
 
-/// What a dry run shows.
+/// The output of a dry run.
 #[derive(Debug, Serialize)]
 struct DryRun<'w> {
     dry_run: bool,
@@ -70,12 +70,12 @@ impl Session {
         self.printer
     }
 
-    /// Returns a printer whose documents say the present time.
+    /// Returns a printer whose documents have the present time.
     pub(crate) fn printer_now(&self) -> Printer {
         Printer::new(self.printer.is_json(), self.clock.now())
     }
 
-    /// Returns `true` if the command is to say what it would change, and to change nothing.
+    /// Returns `true` if the command only reports what it would change.
     pub(crate) const fn is_dry_run(&self) -> bool {
         self.is_dry_run
     }
@@ -85,8 +85,8 @@ impl Session {
         self.app.is_some()
     }
 
-    /// Returns the application, whose store and bus the command works with; `None` outside of its binary, and if the
-    /// settings name a store or a bus.
+    /// Returns the application if the command uses its store and bus; `None` outside of its binary, or if the settings
+    /// name a store or a bus.
     async fn app(&self) -> Result<Option<&MadeApp>, CommandError> {
         match &self.app {
             Some(app) if self.settings.store.is_none() && self.settings.bus.is_none() => app.made().await.map(Some),
@@ -94,7 +94,7 @@ impl Session {
         }
     }
 
-    /// Takes the application, to do something with its handlers or projections; whatever store the settings name.
+    /// Takes the application, to use its handlers or projections, regardless of the store in the settings.
     ///
     /// # Errors
     /// [`CommandError::Fault`] if it cannot be made, or the command is not in its binary.
@@ -133,7 +133,7 @@ impl Session {
         self.bus.get_or_try_init(|| open).await
     }
 
-    /// Closes what was opened.
+    /// Closes the connections that were opened.
     pub(crate) async fn close(self) {
         drop(self.bus);
         if let Some(store) = self.store.into_inner() {
@@ -141,7 +141,7 @@ impl Session {
         }
     }
 
-    /// Says what a dry run would do, with `--json` as a document too.
+    /// Reports what a dry run would do; with `--json`, also as a document.
     ///
     /// # Errors
     /// [`CommandError::Output`] if standard output cannot be written.
@@ -154,8 +154,8 @@ impl Session {
         self.printer.note(&format!("dry run: {would}; nothing is changed"));
     }
 
-    /// Asks whether to make the change that `question` describes, and returns `true` if it is to be made. A dry run
-    /// [says](Self::show_dry_run) what it would do.
+    /// Asks whether to make the change that `question` describes, and returns `true` if the answer is yes. A dry run
+    /// [reports](Self::show_dry_run) what it would do.
     ///
     /// # Errors
     /// As for [`confirm`](Self::confirm).
@@ -170,7 +170,7 @@ impl Session {
     /// Asks whether to make the change that `question` describes, unless `--yes` or `--dry-run` answers.
     ///
     /// # Errors
-    /// [`CommandError::NotConfirmed`] if the answer is no, or there is no terminal to ask on.
+    /// [`CommandError::NotConfirmed`] if the answer is no, or there is no terminal for the question.
     pub(crate) async fn confirm(&self, question: &str) -> Result<Consent, CommandError> {
         if self.is_dry_run {
             self.note_dry_run(question);
@@ -184,7 +184,7 @@ impl Session {
             return Err(CommandError::NotConfirmed);
         }
         write!(io::stderr(), "{question}? [y/N] ")?;
-        // on a thread of its own, for which no runtime waits: Ctrl-C ends the command meanwhile
+        // on its own thread, for which no runtime waits: so Ctrl-C can end the command
         let (answered, answer) = oneshot::channel();
         std::thread::spawn(move || {
             let mut line = String::new();

@@ -5,8 +5,8 @@ use syn::DeriveInput;
 
 use crate::{mistakes::Mistakes, shared};
 
-/// Returns the code of a derive. `parse` returns a model of the item, also of one with mistakes where it can; `expand`
-/// returns the model's code, and is told whether the item is without mistakes.
+/// Returns the code of a derive. `parse` returns a model of the item, if it can also of one with mistakes; `expand`
+/// returns the model's code, and gets `true` if the item has no mistakes.
 pub(crate) fn derive<M>(
     item: TokenStream,
     mistakes: &mut Mistakes,

@@ -15,22 +15,22 @@ use crate::{
     text,
 };
 
-/// What has the enum, in messages.
+/// The kind of item that has the enum, in the words of messages.
 #[derive(Clone, Copy)]
 pub(crate) struct Kind {
     /// The name of the attribute: `aggregate`.
     pub(crate) attribute: &'static str,
     /// `an aggregate`.
     pub(crate) noun: &'static str,
-    /// What it does with its events: `have`.
+    /// The verb for its events: `have`.
     pub(crate) verb: &'static str,
-    /// The same of one: `has`.
+    /// The verb in the third person: `has`.
     pub(crate) third: &'static str,
 }
 
 /// The generated enum.
 pub(crate) struct EventEnum {
-    /// The visibility of its owner, and its own.
+    /// The visibility of the owner, which the enum has too.
     pub(crate) vis: Visibility,
     /// The aggregate or decision.
     pub(crate) owner: Ident,
@@ -88,7 +88,7 @@ impl EventEnum {
         }
     }
 
-    /// Writes the conversions of its events and of itself, for `root.record(OrderCreated { .. })` and for tests.
+    /// Writes the conversions of the enum and of its events, for `root.record(OrderCreated { .. })` and for tests.
     pub(crate) fn expand_recording(&self, krate: &Path) -> TokenStream {
         let Self { ident: event, listed, .. } = self;
         let out = Ident::new("out", Span::mixed_site());

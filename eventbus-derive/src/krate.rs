@@ -31,7 +31,7 @@ pub(crate) fn path(options: &Options, mistakes: &mut Mistakes) -> Path {
     path
 }
 
-/// Writes the source place of the code at `span`, for start-up messages.
+/// Writes the place of `span` in the source, for start-up messages.
 pub(crate) fn source(krate: &Path, span: Span) -> TokenStream {
     quote_spanned! {span=>
         #krate::__private::Source::new(::core::file!(), ::core::line!(), ::core::module_path!())

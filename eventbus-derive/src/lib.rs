@@ -1,4 +1,4 @@
-//! The macros of `eventbus`; use them through that crate, where their documentation is.
+//! The macros of `eventbus`; use them through that crate, which documents them.
 //!
 //! Every macro reads its input into a model and collects all mistakes on the way (`parse`), then writes code from the
 //! model alone (`expand`). Generated code names only `eventbus`, the standard library by absolute paths, and the types
@@ -35,15 +35,15 @@ use mistakes::Mistakes;
 ///
 /// | option | meaning |
 /// |---|---|
-/// | `aggregate = Order` | the aggregate it belongs to, which lists it |
-/// | `aggregate_type = "Order"` | the same by name, when the aggregate is in another crate |
+/// | `aggregate = Order` | the aggregate that the event belongs to; its `events(..)` lists the event |
+/// | `aggregate_type = "Order"` | the same by name, for an aggregate in a different crate |
 /// | `type = "order.created"` | the durable name; the struct's name if left out |
 /// | `version = 2` | the version of the payload's shape; 1 if left out |
-/// | `was("OrderPlaced")` | the durable names that it had before: stored events of these names are read as this one |
-/// | `unique(email, normalize = str::to_lowercase)` | the unique values that it takes for its stream |
-/// | `releases(email)` | those that it gives back |
-/// | `tags(course, student = pupil, event_type)` | what it is about, for decisions: fields, a field under another name, its own type |
-/// | `personal(email, address)` | its fields with data of a person, which the dashboard does not show |
+/// | `was("OrderPlaced")` | earlier durable names of the event: stored events with these names are read as this event |
+/// | `unique(email, normalize = str::to_lowercase)` | the unique values that the event takes for its stream |
+/// | `releases(email)` | the unique values that the event gives back |
+/// | `tags(course, student = pupil, event_type)` | the event's tags, for decisions: a field, a field under a different name, the event's own type |
+/// | `personal(email, address)` | the fields with personal data, which the dashboard does not show |
 /// | `upcast(OrderCreatedV1, add_currency)` | the upcasters, one for each earlier version from 1: a struct with `#[derive(OldEvent)]`, a function, or `_` |
 /// | `crate = path` | where `eventbus` is re-exported; the only option of an enum |
 #[proc_macro_derive(DomainEvent, attributes(event))]
@@ -53,11 +53,11 @@ pub fn domain_event(item: TokenStream) -> TokenStream {
 
 /// # Options
 ///
-/// The options in `#[event(..)]`, the first two never left out:
+/// The options in `#[event(..)]`; the first two are required:
 ///
 /// | option | meaning |
 /// |---|---|
-/// | `of = OrderCreated` | the event, which lists the struct in its `upcast(..)` |
+/// | `of = OrderCreated` | the event; its `upcast(..)` lists the struct |
 /// | `version = 1` | the version of the event that has these fields |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_derive(OldEvent, attributes(event))]
@@ -71,13 +71,13 @@ pub fn old_event(item: TokenStream) -> TokenStream {
 ///
 /// | option | meaning |
 /// |---|---|
-/// | `events(OrderCreated, legacy::Closed as LegacyClosed)` | all its events; a name after `as` is that of the variant |
+/// | `events(OrderCreated, legacy::Closed as LegacyClosed)` | all events of the aggregate; a name after `as` is the name of the variant |
 /// | `type = "Order"` | the durable name; the type's name if left out |
-/// | `fold_of = Order` | a second state of the streams of that aggregate, with its durable name and ids |
-/// | `event = OrderEvent` | the name of the enum; the type's name and `Event` if left out |
-/// | `snapshot(every = 100, version = 2)` | keeps the state of every 100 events, so that a load reads only the events after it; a new `version` whenever `apply` changes, 1 if left out |
+/// | `fold_of = Order` | makes this a second state, folded from the streams of `Order`, with the durable name and ids of `Order` |
+/// | `event = OrderEvent` | the name of the generated enum; the type's name and `Event` if left out |
+/// | `snapshot(every = 100, version = 2)` | keeps the state after about every 100 events, so that a load reads only the events after it; give a new `version` whenever `apply` changes; 1 if left out |
 /// | `typed_id` | its ids are of the type `Id<Order>` instead of `AggregateId` |
-/// | `retired("OrderViewed")` | the durable names of stored events that it no longer knows: loading passes them by |
+/// | `retired("OrderViewed")` | the durable names of stored events that the aggregate no longer knows: a load passes them by |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_derive(Aggregate, attributes(aggregate))]
 pub fn aggregate(item: TokenStream) -> TokenStream {
@@ -90,8 +90,8 @@ pub fn aggregate(item: TokenStream) -> TokenStream {
 ///
 /// | option | meaning |
 /// |---|---|
-/// | `events(CourseDefined, Enrolled)` | all events that it reads, each with tags; a name after `as` is that of the variant |
-/// | `event = SeatsEvent` | the name of the enum; the type's name and `Event` if left out |
+/// | `events(CourseDefined, Enrolled)` | all events that the decision reads, each with tags; a name after `as` is the name of the variant |
+/// | `event = SeatsEvent` | the name of the generated enum; the type's name and `Event` if left out |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_derive(Decision, attributes(decision))]
 pub fn decision(item: TokenStream) -> TokenStream {
@@ -105,12 +105,12 @@ pub fn decision(item: TokenStream) -> TokenStream {
 /// | option | meaning |
 /// |---|---|
 /// | `name = "send-receipt"` | the durable name; the function's name if left out |
-/// | `group = "mail"` | the consumer group; the bus's own if left out |
-/// | `retries = 5` | how often the bus retries a failed delivery, after growing delays, before it is a dead letter; the bus decides if left out |
-/// | `timeout_ms = 30_000` | the time limit of one attempt, which then fails; 60 s if left out. The wait for a store that is away does not count |
-/// | `concurrency = 4` | how many deliveries run at once, each of a different aggregate, however long they take; if left out the bus decides, and one that awaits for 10 s lets a second one begin beside it |
-/// | `start = "oldest"` | where the handler begins if its group is new, or skipped its events longer ago than a day: with the oldest event, or with `"now"`; if left out, a new group begins with the oldest, and events that were skipped long ago are an error at the start |
-/// | `manual` | not found by `discover()`: give it to the builder, by `.handler::<..>()` |
+/// | `group = "mail"` | the consumer group; the bus's default group if left out |
+/// | `retries = 5` | how often the bus retries a failed delivery, after growing delays, before it becomes a dead letter; the bus decides if left out |
+/// | `timeout_ms = 30_000` | the time limit of one attempt, which fails when it exceeds that; 60 s if left out. The wait for a store that does not answer does not count |
+/// | `concurrency = 4` | how many deliveries run at once, each of a different aggregate, however long they take; if left out, the bus decides, and a delivery that has awaited for 10 s lets the next one begin beside it |
+/// | `start = "oldest"` | where the handler begins if its group is new, or skipped its events more than a day ago: with the oldest event, or, for `"now"`, with the next one; if left out, a new group begins with the oldest event, and events skipped more than a day ago are an error at the start |
+/// | `manual` | `discover()` does not find the handler: give it to the builder, by `.handler::<..>()` |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_attribute]
 pub fn handler(arguments: TokenStream, item: TokenStream) -> TokenStream {
@@ -123,13 +123,13 @@ pub fn handler(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// | option | meaning |
 /// |---|---|
-/// | `name = "order-statistics"` | the durable name of the projection and its checkpoint; never left out |
-/// | `tables("order_rows", "order_lines")` | the tables of its rows, which a rebuild replaces; needed for rows in the store |
-/// | `key = "order_id"` | the column of each table that holds the aggregate's id, to rebuild one aggregate; with `tables` |
-/// | `set_up = "CREATE TABLE IF NOT EXISTS .."` | the SQL that creates its tables, run at each start; for rows in the store |
-/// | `version = 2` | the version of its methods: an interrupted rebuild goes on only in the same one; with `tables` |
-/// | `timeout_ms = 30_000` | the time limit of a method that writes rows, which then fails; 60 s if left out |
-/// | `manual` | not found by `discover()`: give it to the builder, by `.projection(..)` or `.projection_with(..)` |
+/// | `name = "order-statistics"` | the durable name of the projection and its checkpoint; required |
+/// | `tables("order_rows", "order_lines")` | the tables with the projection's rows, which a rebuild replaces; needed for rows in the store |
+/// | `key = "order_id"` | the column of each table that holds the aggregate's id, for rebuilds of one aggregate; with `tables` |
+/// | `set_up = "CREATE TABLE IF NOT EXISTS .."` | the SQL that creates the tables, which runs at each start; for rows in the store |
+/// | `version = 2` | the version of the methods: an interrupted rebuild continues only with the same version; with `tables` |
+/// | `timeout_ms = 30_000` | the time limit of a method that writes rows, which fails when it exceeds that; 60 s if left out |
+/// | `manual` | `discover()` does not find the projection: give it to the builder, by `.projection(..)` or `.projection_with(..)` |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_attribute]
 pub fn projection(arguments: TokenStream, item: TokenStream) -> TokenStream {

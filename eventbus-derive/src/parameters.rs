@@ -21,7 +21,7 @@ pub(crate) struct Event {
     written: Type,
 }
 
-/// How the first parameter is taken.
+/// The form of the first parameter.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum EventForm {
     /// `OrderCreated`.
@@ -91,12 +91,13 @@ impl Parameters {
         self.rest.iter().any(|parameter| !matches!(parameter, Parameter::Borrowed(_)))
     }
 
-    /// Returns `true` if a store may visit events with all that they take: one event, and what is borrowed from it.
+    /// Returns `true` if a visit of a store's events may give them all: one event, and values borrowed from it.
     pub(crate) fn may_be_visited(&self) -> bool {
         !self.event.is_batch() && self.rest.iter().all(|parameter| matches!(parameter, Parameter::Borrowed(_)))
     }
 
-    /// Writes how each is made of a visited event, as an `Option`: the event of its fields, the rest of its stream.
+    /// Writes the functions that make them from a visited event, each as an `Option`: the event from its fields, the
+    /// rest from its stream.
     pub(crate) fn of_visited(&self, krate: &Path) -> Vec<TokenStream> {
         let event = &self.event.ty;
         let decode = quote_spanned!(event.span()=> <#event as #krate::EventSet>::DECODE_FIELDS);
@@ -247,7 +248,7 @@ fn check_type(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     }
 }
 
-/// Reports a known parameter that is taken in the wrong way: by value, by `&` or by `&mut`.
+/// Reports a known parameter of the wrong form: by value, by `&` or by `&mut`.
 fn check_borrow(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     let (inner, borrow) = match ty {
         Type::Reference(reference) if reference.mutability.is_some() => (strip_groups(&reference.elem), Some("&mut ")),

@@ -13,7 +13,8 @@ pub(crate) fn check(what: &str, data: &Data, mistakes: &mut Mistakes) {
     }
 }
 
-/// Declares a type with such a field as shareable, so that rustc does not repeat the mistake; the code never compiles.
+/// Declares a type with such a field as `Send` and `Sync`, so that rustc does not repeat the mistake. The code never
+/// compiles.
 pub(crate) fn fallback(input: &DeriveInput) -> TokenStream {
     let ident = &input.ident;
     if with_rc(&input.data).is_empty() || !input.generics.params.is_empty() {

@@ -49,7 +49,7 @@ fn all() -> [TokenStream; 5] {
     ]
 }
 
-/// Returns the words of the code, each with whether it comes right after `::`.
+/// Returns the words of the code, each with `true` if it comes right after `::`.
 fn words(code: TokenStream) -> Vec<(String, bool)> {
     let mut words = Vec::new();
     let mut after_colons = false;

@@ -29,8 +29,8 @@ pub(crate) fn check_name(what: &str, name: &LitStr, mistakes: &mut Mistakes) {
     mistakes.at(name, format!("{what} has 1 to {MAX_NAME_BYTES} bytes and no control characters: {problem}"));
 }
 
-/// Returns the tokens of code with a space between two, whatever a compiler's way to print them: as a part of a stored
-/// format it stays the same.
+/// Returns the tokens of code, separated by spaces, however a compiler prints them: the text is part of a stored
+/// format, and must not change.
 pub(crate) fn tokens_of(code: impl ToTokens) -> String {
     fn write(tokens: TokenStream, text: &mut String) {
         for token in tokens {

@@ -45,7 +45,7 @@ use crate::{
 pub struct Claim {
     /// The claimed name.
     pub claim_id: String,
-    /// Number of times that the name was claimed so far: once there is a later epoch, the queue refuses writes of this
+    /// Number of times that the name was claimed so far. Once there is a later epoch, the queue refuses writes of this
     /// one.
     pub epoch: u64,
     /// The worker that owns it.
@@ -194,8 +194,8 @@ impl ClaimStore {
         if !self.disk.create(&path, &event::to_pretty_json("the claim", &claim)?)? {
             return Ok(None);
         }
-        // this worker may have been slow: if later owners had the claim meanwhile and removed the file of this epoch,
-        // it made the file anew
+        // this worker may have been slow: later owners may have had the claim and removed the file of this epoch, and
+        // then it made that file anew
         if self.check_owned(&claim).is_err() {
             self.disk.remove(&path)?;
             return Ok(None);
@@ -239,7 +239,7 @@ impl ClaimStore {
         Ok(claim)
     }
 
-    /// Removes the files of earlier epochs, except for the one just before this.
+    /// Removes the files of earlier epochs, except for that of the previous epoch.
     pub(crate) fn remove_epochs_before(&self, claim: &Claim) -> Result<()> {
         let folder = self.folder_of(&claim.claim_id)?;
         for epoch in disk::list_numbers(&folder)? {
@@ -265,7 +265,7 @@ pub(crate) fn event_claim_id(event_id: u64) -> String {
     format!("event-{event_id}")
 }
 
-/// Returns the event of an event's claim; `None` for other claims.
+/// Returns the id of the event that a claim is for; `None` for other claims.
 #[cfg(feature = "redis")]
 pub(crate) fn event_of_claim(claim: &str) -> Option<u64> {
     claim.strip_prefix("event-")?.parse().ok()

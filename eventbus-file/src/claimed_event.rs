@@ -1,7 +1,7 @@
 //! Claimed events: one worker processes each until it writes the result.
 //!
-//! Invariant: an event has one result. A worker that lost its claim writes none; of two workers that believe to own it,
-//! one does.
+//! Invariant: an event has one result. A worker that lost its claim writes none; of two workers that both believe they
+//! own it, one writes the result.
 //!
 //! Real time, not the given clock: other workers read the claims in files.
 
@@ -158,7 +158,7 @@ async fn renew_until_stopped(
     let (mut wait, mut outage) = (third, Outage::new(queue.config().clock.clone()));
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         let now = claim.lock().clone();
-        // the owner learns of the expiry although the file system does not answer
+        // so that the owner learns of the expiry even if the file system does not answer
         wait = match tokio::time::timeout(now.remaining(), coordinated_claims::renew(&queue, &now)).await {
             Ok(Ok(renewed)) => {
                 *claim.lock() = renewed;
@@ -201,7 +201,7 @@ async fn claim_first(queue: &Arc<QueueInner>) -> Result<Option<ClaimedEvent>> {
         let Some(claim) = coordinated_claims::claim(queue, &event_claim_id(id), Value::Null).await? else {
             continue;
         };
-        // the owner before may have written the result since the search
+        // the previous owner may have written the result since the search
         if queue.blocking(move |queue| queue.results().has_result(id)).await? {
             match coordinated_claims::release(queue, claim).await {
                 Ok(_) | Err(FileQueueError::ClaimLost { .. }) => continue,

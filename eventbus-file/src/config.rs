@@ -1,4 +1,4 @@
-//! The configuration of a queue, which checks it on opening.
+//! The configuration of a queue; opening the queue checks it.
 //!
 //! Real time, not the given clock: a generated worker id is unique among processes.
 
@@ -29,10 +29,10 @@ use crate::error::{FileQueueError, Result};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileQueueConfig {
-    /// Folder of the queue; the queue makes it if it is missing. A relative path is that of the working directory at
-    /// opening. Default `queue`.
+    /// Folder of the queue; the queue makes it if it is missing. A relative path is resolved against the working
+    /// directory when the queue is opened. Default `queue`.
     pub root_dir: PathBuf,
-    /// Name of the queue, part of its Redis keys too; all its workers must use the same. Default: the last part of
+    /// Name of the queue, also in its Redis keys; all its workers must use the same name. Default: the last part of
     /// `root_dir`.
     pub queue_name: Option<String>,
     /// Name of this worker, unique among the live workers of the queue. A worker that keeps its name over a restart
@@ -41,14 +41,14 @@ pub struct FileQueueConfig {
     /// TTL of a claim that its owner does not renew. Default 300 s.
     #[doc(alias = "claim_expiration_seconds")]
     pub claim_expiration: Duration,
-    /// Time after which a group passes from a worker that died to one that waits. Default 10 s.
+    /// Time after which a group passes from a worker that died to a standby. Default 10 s.
     pub group_expiration: Duration,
-    /// Time that readers wait for a missing id below an existing one. Its publisher may be slow; if it is slower, it
-    /// publishes under a later id. Default 2 s.
+    /// Time that readers wait for the event of an id that is missing below an existing one. A publisher that takes
+    /// longer publishes its event under a later id. Default 2 s.
     pub gap_timeout: Duration,
     /// Longest interval at which a waiting worker polls the folder. Default 250 ms.
     pub poll_interval: Duration,
-    /// Smallest payload in bytes that the queue compresses, into a file of its own: `zcat` shows it. Default: none.
+    /// Size in bytes from which the queue compresses a payload, into a file of its own; `zcat` shows it. Default: none.
     pub compress_from: Option<usize>,
     /// Set if the queue syncs files to disk, so that they outlast a power failure. Default true.
     pub sync: bool,
@@ -59,17 +59,17 @@ pub struct FileQueueConfig {
     /// Number of concurrent deliveries to a handler that sets none itself, in the one process that consumes for its
     /// group. Default 1.
     pub concurrency: usize,
-    /// Maximum number of in-flight deliveries of a group, not counting those that wait for a retry or behind
-    /// one that does: of these the group keeps the ids of up to 10,000. Default 1,000.
+    /// Maximum number of in-flight deliveries of a group. Those that wait for a retry, or behind one that does, do not
+    /// count; the group keeps the ids of up to 10,000 of them. Default 1,000.
     pub max_in_flight: usize,
     /// Maximum size in bytes of the in-flight events of a group; one event may exceed it. Default 16 MiB.
     pub max_in_flight_bytes: usize,
-    /// Age up to which a group gets the events of a type that it skipped, once it has its first handler of that type.
-    /// The age counts from the first skipped event. The group gets those that the folder still holds; if the first is
-    /// older, it gets them if the handler says `start = "oldest"`, and not if it says `start = "now"`. Default 24 h.
+    /// Maximum age of skipped events of a type that a group gets once it has its first handler of that type: the age of
+    /// the first skipped event. The group gets those that the folder still holds. If the first one is older, the group
+    /// gets them only if the handler says `start = "oldest"`, and not if it says `start = "now"`. Default 24 h.
     pub deliver_skipped_within: Duration,
-    /// Clock of retries, timeouts and the times of dead letters. Times that workers compare through files, as the ends
-    /// of claims, are of the machine's clock. Default: the machine's.
+    /// Clock of retries, timeouts and the times of dead letters. Times that workers compare through files, such as the
+    /// ends of claims, come from the machine's clock. Default: the machine's clock.
     pub clock: SharedClock,
 }
 
@@ -111,7 +111,7 @@ impl FileQueueConfig {
         Name::new("queue name", name).map_err(invalid)
     }
 
-    /// Returns the last part of the folder's path, also where that is `.` or a link.
+    /// Returns the last part of the folder's path; if that has no name, such as `.`, of the absolute path.
     fn name_of_folder(&self) -> String {
         let absolute = self.root_dir.canonicalize().unwrap_or_else(|_| self.root_dir.clone());
         let named = if self.root_dir.file_name().is_some() { &self.root_dir } else { &absolute };

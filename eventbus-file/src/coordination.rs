@@ -1,4 +1,4 @@
-//! Coordination of workers beside the files: it makes them fast, the files decide.
+//! Coordination of workers beside the files: it makes the workers fast, but the files decide.
 //!
 //! Invariant: the queue depends on no answer of the coordinator, which may be away at any time, and may have lost all
 //! its data.
@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 /// | `Alone` | none: the queue was opened without Redis | `Alone` |
 /// | `Connected` | a command loses the connection, times out or meets a read-only replica | `Away` |
 /// | `Connected` | the connection for messages ends | `Away` |
-/// | `Connected` | Redis refuses a command, as a right is missing | `Connected`; the files decide for that call |
+/// | `Connected` | Redis refuses a command, because a right is missing | `Connected`; the files decide for that call |
 /// | `Away`, `Refused` | Redis accepts both connections and takes writes | `Connected`; the worker resyncs |
 /// | `Away`, `Refused` | connecting fails, takes too long or leads to a read-only replica | `Away` |
 /// | `Away`, `Refused` | Redis answers, but refuses the password or a right | `Refused` |
@@ -74,7 +74,7 @@ pub(crate) enum IdReservation {
 /// Coordinates the workers of a queue beside the files.
 #[async_trait]
 pub(crate) trait Coordinator: Send + Sync + fmt::Debug {
-    /// Reserves ids, all above `floor` if that is given.
+    /// Reserves ids; all are above `floor` if that is given.
     async fn reserve_ids(&self, count: u64, floor: Option<u64>) -> IdReservation {
         let _ = (count, floor);
         IdReservation::Away

@@ -1,6 +1,7 @@
-//! Dead letters and their replays: a file each, with the event in it, named by the event and the group.
+//! Dead letters and their replays: each is a file that holds the event, and whose name has the event's id and the
+//! group.
 //!
-//! Invariant: a replay begins by one rename, and one that fails for good ends by one, so that a dead letter is either
+//! Invariant: one rename begins a replay, and one rename ends a replay that fails for good. So a dead letter is either
 //! stored or being replayed, whenever a process dies.
 
 use std::{
@@ -107,10 +108,11 @@ impl DeadLetterFiles {
         list_stems(&self.disk.root().join(names::DEAD_LETTERS))
     }
 
-    /// Makes a delivery a dead letter; replaces an existing one, which is of the same delivery, and ends its replay.
+    /// Makes a delivery a dead letter; replaces an existing dead letter of the same delivery, and ends its replay.
     ///
-    /// It writes the file of a replay anew, then moves it. If the process dies before the move, the next owner of the
-    /// group delivers the replay again, with fresh attempts; after the move, there is only the dead letter.
+    /// If there is a replay, it writes the replay's file anew, then moves it. If the process dies before the move, the
+    /// next owner of the group delivers the replay again, with fresh attempts; after the move, there is only the dead
+    /// letter.
     pub(crate) fn write_dead_letter(
         &self,
         id: u64,
@@ -156,7 +158,7 @@ impl DeadLetterFiles {
         dead_letter.map_err(|error| FileQueueError::torn("dead letter", path, error))
     }
 
-    /// Loads a page of dead letters after one; passes torn ones over.
+    /// Loads the page of dead letters that follow a given one; passes torn ones over.
     pub(crate) fn load_dead_letter_page(
         &self,
         filter: &DeadLetterFilter,
@@ -293,7 +295,7 @@ fn file_stem(id: u64, group: &Name) -> Result<String> {
     Ok(format!("{id:012}-{}", names::encode("group", group)?))
 }
 
-/// Returns the event and the group in the name of a dead letter.
+/// Returns the event's id and the group in the name of a dead letter.
 pub(crate) fn parse_stem(stem: &str) -> Option<(u64, Name)> {
     let (id, group) = stem.split_once('-')?;
     let id = names::parse_file_name(&format!("{id}.json"))?;

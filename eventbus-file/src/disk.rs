@@ -1,8 +1,9 @@
 //! Files that appear whole or not at all.
 //!
-//! Invariant: a writer writes content under a name in `tmp/` and syncs it before it gives it its own name, by a hard
-//! link that fails if the name exists, or by a rename over an older version. So a reader never sees a part of a file. A
-//! reader opens only regular files of bounded size: a pipe cannot block it, and a link cannot lead it elsewhere.
+//! Invariant: a writer first writes content to a file in `tmp/`, and syncs that file. Then it gives the content its own
+//! name: by a hard link, which fails if the name exists, or by a rename over an older version. So a reader never sees a
+//! part of a file. A reader opens only regular files of bounded size: a pipe cannot block it, and a link cannot lead it
+//! elsewhere.
 //!
 //! Real time, not the given clock: the file system's times, and names that no other worker has.
 
@@ -27,8 +28,8 @@ use crate::{
 
 /// Maximum size of a file in bytes; a larger file is neither written nor read.
 pub(crate) const FILE_BYTES_MAX: u64 = 128 << 20;
-/// Maximum size of an event in bytes as JSON, uncompressed: its dead letter, which is the event with the errors of all
-/// handlers, is a file, too.
+/// Maximum size of an event in bytes as uncompressed JSON. Less than [`FILE_BYTES_MAX`], because a dead letter is one
+/// file with the event and the errors of all handlers.
 const EVENT_BYTES_MAX: u64 = 96 << 20;
 
 /// Folder of files that have no name of their own yet.
@@ -50,8 +51,8 @@ pub(crate) struct Disk {
 
 /// The format of the files that this release writes.
 const FORMAT: u32 = 1;
-/// The lowest format that a release must know to work in a folder of this one: the number of the last change that was
-/// no addition.
+/// The lowest format that a release must know to work in a folder that this release wrote: that of the last change that
+/// was no mere addition.
 const MIN_READER: u32 = 1;
 
 /// Identity of the queue in the folder: a folder that was removed and made anew holds a new queue.
@@ -89,8 +90,8 @@ impl Drop for StagedFile {
 impl Disk {
     /// Makes the folders of a queue, and removes the files of dead processes in `tmp/`.
     ///
-    /// A folder that it makes is its owner's alone; in a folder that existed, modes follow that folder. A relative path
-    /// is that of the present working directory, which the process may change later.
+    /// It makes a folder for its owner alone; in a folder that existed, new files and folders get the mode of that
+    /// folder. It resolves a relative path now, because the process may change its working directory later.
     pub(crate) fn open(root: PathBuf, sync: bool, folders: &'static [&'static str]) -> Result<Self> {
         let root = std::path::absolute(&root).map_err(FileQueueError::io("resolve", root))?;
         let disk = Self { root, sync, folders };
@@ -99,7 +100,7 @@ impl Disk {
             modes::private(DirBuilder::new().recursive(true))
                 .create(&disk.root)
                 .map_err(FileQueueError::io("create folder", &disk.root))?;
-            // else a power failure may take the whole folder away, with synced events in it
+            // otherwise a power failure may take the whole folder away, with synced events in it
             above.into_iter().try_for_each(|folder| disk.sync_folder(folder))?;
         }
         // before the first change: a newer release may not have these folders
@@ -226,7 +227,7 @@ impl Disk {
         self.refuse_symlink_parent(path)?;
         match self.give_name(path, || fs::hard_link(&staged.path, path))? {
             Ok(()) => Ok(true),
-            // a file server may have linked and lost the answer: then both names are of the same content
+            // a file server may have made the link and lost the answer: then both names have the same content
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 let content = content_id(&staged.path);
                 Ok(content.is_some() && content_id(path) == content)
@@ -377,7 +378,7 @@ fn is_symlink(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
 }
 
-/// Refuses a folder that is a symbolic link, by `Io`: that does not show that its files are torn.
+/// Refuses a folder that is a symbolic link, with `Io` instead of `Torn`: the link does not show that files are torn.
 fn refuse_symlink(folder: &Path) -> Result<()> {
     match is_symlink(folder) {
         false => Ok(()),
@@ -385,7 +386,7 @@ fn refuse_symlink(folder: &Path) -> Result<()> {
     }
 }
 
-/// Returns the folders that hold a new name once `folder` is made with the missing ones above it, the nearest first.
+/// Returns the folders that get a new name when `folder` and the missing folders above it are made, the nearest first.
 fn folders_with_new_name(folder: &Path) -> Vec<&Path> {
     let mut above = Vec::new();
     for parent in folder.ancestors().skip(1) {
@@ -407,7 +408,7 @@ pub(crate) fn check_size(bytes: u64, event_id: Option<EventId>) -> Result<()> {
     if bytes > most { Err(FileQueueError::TooLarge { event_id, bytes, most }) } else { Ok(()) }
 }
 
-/// Reads a file as JSON; `None` if it does not exist. The error of other content says that the file holds no `what`.
+/// Reads a file as JSON; `None` if it does not exist. The error for other content says that the file holds no `what`.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<Option<T>> {
     let value = read(path)?.map(from_json).transpose();
     value.map_err(|error| FileQueueError::torn(what, path, error))
@@ -423,7 +424,7 @@ pub(crate) fn list_names(folder: &Path) -> Result<Vec<String>> {
     Ok(list_all_names(folder)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
-/// Returns the numbers of the files in a folder that have one, unsorted; none if the folder does not exist.
+/// Returns the numbers of the numbered files in a folder, unsorted; none if the folder does not exist.
 pub(crate) fn list_numbers(folder: &Path) -> Result<Vec<u64>> {
     Ok(list_names(folder)?.iter().filter_map(|name| names::parse_file_name(name)).collect())
 }
@@ -598,7 +599,7 @@ mod tests {
         assert_eq!(read, contents);
     }
 
-    /// Fails if a process that changes its working directory takes its queue for a missing one, or for a different one.
+    /// Fails if a process that changes its working directory mistakes its queue for a missing or a different one.
     #[cfg(unix)]
     #[test]
     fn a_relative_path_is_resolved_on_opening() {

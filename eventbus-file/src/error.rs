@@ -8,8 +8,8 @@ use eventbus::{BoxError, EventId, Name, event::FieldError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileQueueError {
-    /// The file system refused. The operation had no effect, one in part where the caller asked for several, or all of it if
-    /// the file system refused only to sync a folder.
+    /// The file system refused a step. The operation had no effect; or, if the caller asked for several items, a part
+    /// of it; or, if the file system refused only to sync a folder, its whole effect.
     #[error("cannot {what} `{path}`")]
     Io {
         /// The refused step, a verb phrase.
@@ -30,7 +30,8 @@ pub enum FileQueueError {
         /// The reason.
         source: BoxError,
     },
-    /// A newer release wrote the folder in a format that this release does not know; it leaves all files as they are.
+    /// A newer release wrote the folder in a format that this release does not know; this release leaves all files as
+    /// they are.
     #[error(
         "`{path}` records format {format}, which takes a release that knows format {min_reader}; this one knows format \
          {known}: use a newer release"
@@ -45,7 +46,7 @@ pub enum FileQueueError {
         /// The highest format that this release knows.
         known: u32,
     },
-    /// A value cannot be written as JSON, for example as a number is NaN, or is not JSON of the requested type.
+    /// A value cannot be written as JSON, for example because a number is NaN, or is not JSON of the requested type.
     #[error("{what} is not JSON of that type")]
     Json {
         /// The value, with the id of the event or claim that has it.
@@ -61,8 +62,8 @@ pub enum FileQueueError {
         /// The field and what is wrong with it.
         source: FieldError,
     },
-    /// An event has more than 96 MiB as JSON, uncompressed, or another file more than the 128 MiB that are read; the queue
-    /// did not write it. Store large data elsewhere and publish its name.
+    /// An event has more than 96 MiB as uncompressed JSON, or a different file more than 128 MiB, the most that is
+    /// read; the queue did not write it. Store large data elsewhere and publish its name.
     #[error("{} would have {bytes} bytes as JSON, at most {most} are written", too_large_subject(.event_id))]
     TooLarge {
         /// The event; `None` if it is a claim, a result or the like.
@@ -72,7 +73,7 @@ pub enum FileQueueError {
         /// The largest allowed size in bytes.
         most: u64,
     },
-    /// An id or a name is no valid name of a file.
+    /// An id or a name cannot be the name of a file.
     #[error("invalid {what} `{value}`: {reason}")]
     InvalidName {
         /// The kind of name.
@@ -108,7 +109,7 @@ pub enum FileQueueError {
         /// The event.
         event_id: u64,
     },
-    /// A payload cannot be written as JSON, for example as a number is NaN.
+    /// A payload cannot be written as JSON, for example because a number is NaN.
     #[error("the payload cannot be encoded: {0}")]
     Payload(#[source] FieldError),
     /// A setting is invalid.

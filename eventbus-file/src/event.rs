@@ -1,4 +1,4 @@
-//! Events and their files: pretty JSON, except for the payload, which stays as it is, byte for byte.
+//! Events and their files: indented JSON, except for the payload, which stays byte for byte as it is.
 //!
 //! Real time, not the given clock: the times that workers compare through files.
 
@@ -30,7 +30,7 @@ pub struct QueueEvent {
 }
 
 impl QueueEvent {
-    /// Returns its id: from 1, increasing, never used twice.
+    /// Returns its id: ids begin with 1, increase, and are never used twice.
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
@@ -48,8 +48,8 @@ impl QueueEvent {
         &self.worker_id
     }
 
-    /// Returns the event as handlers get it; one that was published as a plain payload is a `message` of an aggregate
-    /// of its own.
+    /// Returns the event as handlers get it; a plain payload is an event of the type `message`, of an aggregate of its
+    /// own.
     #[must_use]
     pub const fn record(&self) -> &RecordedEvent {
         &self.record
@@ -77,7 +77,7 @@ pub(crate) fn message_id(id: u64) -> MessageId {
     MessageId::new(id.to_string())
 }
 
-/// Returns a payload as an event of its own.
+/// Returns an event with a plain payload, of an aggregate of its own.
 pub(crate) fn record_of_payload<T: Serialize + ?Sized>(payload: &T) -> Result<RecordedEvent> {
     let json = to_json(payload).map_err(FileQueueError::Payload)?;
     let event = NewEvent::new(MESSAGE_EVENT_TYPE, 1, json);
@@ -111,7 +111,7 @@ pub(crate) struct EventFile {
     pub(crate) event: Option<WrittenRecord>,
 }
 
-/// The order to a relay to publish again.
+/// Tells a relay where to publish again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RepublishFrom {
     /// The position of the store after which it begins.
@@ -163,7 +163,7 @@ pub(crate) struct WrittenRecord {
 }
 
 impl WrittenRecord {
-    /// Converts an event; if its payload is in a file, only with the name of that file.
+    /// Converts an event; if its payload is in a file, the result has only the name of that file.
     pub(crate) fn new(record: &RecordedEvent, payload_file: Option<String>) -> Result<Self> {
         let metadata = record.metadata();
         let attributes = metadata.attributes();

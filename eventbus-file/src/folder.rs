@@ -35,8 +35,8 @@ impl QueueFolder {
         *self.queue_id.lock()
     }
 
-    /// Returns an error unless the folder still holds the queue that all state in memory is about: a file that is missing
-    /// in a folder that is away is not gone.
+    /// Returns an error unless the folder still holds the queue that all state in memory is about: if the folder is
+    /// away, a missing file is not gone.
     pub(crate) fn check_present(&self) -> Result<()> {
         match self.disk.load_identity()? == Some(self.queue_id()) {
             true => Ok(()),

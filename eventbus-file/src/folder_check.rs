@@ -26,13 +26,13 @@ use crate::{
 #[serde(tag = "problem", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FolderProblem {
-    /// No file of a queue has such a name there.
+    /// A queue has no file or folder of this name there.
     Foreign {
         /// The file or folder.
         #[serde(serialize_with = "path_text")]
         path: PathBuf,
     },
-    /// Its name is that of a file of a queue, but its content is not.
+    /// A file that is named like a file of a queue, but does not hold what such a file holds.
     Torn {
         /// The file.
         #[serde(serialize_with = "path_text")]
@@ -41,7 +41,7 @@ pub enum FolderProblem {
         #[serde(serialize_with = "error_text")]
         error: FileQueueError,
     },
-    /// A payload that no event names; its publisher died, or is about to publish.
+    /// A payload that no event names: its publisher died, or is about to publish.
     UnusedPayload {
         /// The file.
         #[serde(serialize_with = "path_text")]

@@ -1,7 +1,7 @@
 //! The progress of a group, and its consumer: a claim below `subscriptions/` whose data is the progress.
 //!
-//! Invariant: an operator retires a group by the claim of the next epoch. Its file stays, so that no write by a worker
-//! of an earlier epoch has an effect, as when a different worker takes the group over.
+//! Invariant: an operator retires a group by the claim of the next epoch. The file of that claim stays, so that writes
+//! by a worker of an earlier epoch have no effect, as after a takeover by a different worker.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ use crate::{
 /// 128 MiB cannot be read.
 const ERROR_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The only data in the claim of a retired group: `true`.
+/// The only field in the data of a retired group's claim: `true`.
 const RETIRED: &str = "retired";
 
 /// Progress of a group.
@@ -103,18 +103,18 @@ impl Progress {
     }
 }
 
-/// Unfinished events of a retired group.
+/// Numbers of the unfinished events of a retired group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RetiredGroup {
-    /// Events that it had read and not finished, and replays that it had not finished.
+    /// Events that the group had read and not finished, and replays that it had not finished.
     pub pending: u64,
-    /// Events that it had not read; gaps count.
+    /// Events that the group had not read; gaps count.
     pub unread: u64,
 }
 
-/// The claim of the worker that consumes for a group, or did last, and the group's progress; without a claim the group does
-/// not exist.
+/// The claim of the worker that consumes for a group, or was the last to do so, and the group's progress. Without a
+/// claim the group does not exist.
 pub(crate) type LoadedGroup = (Option<Claim>, Progress);
 
 /// A group that this worker consumes for.
@@ -149,7 +149,7 @@ impl GroupStore {
         Ok(self.claims.load_newest(group)?.filter(|claim| !is_retired(claim)))
     }
 
-    /// Loads the claim of the worker that consumes for a group, or did last, and the group's progress.
+    /// Loads the claim of the worker that consumes for a group, or was the last to do so, and the group's progress.
     pub(crate) fn load_group(&self, group: &Name) -> Result<LoadedGroup> {
         self.load_claim(group).and_then(|claim| self.with_progress(claim))
     }
@@ -157,7 +157,7 @@ impl GroupStore {
     /// Loads the groups one by one, sorted by name, without those that an operator retired.
     pub(crate) fn load_groups(&self) -> Result<impl Iterator<Item = (Name, Result<LoadedGroup>)>> {
         let groups = self.claims.list_ids()?.into_iter().filter_map(|name| Name::new("group", name).ok());
-        // a foreign file is no group; a path that cannot be inspected now may be one
+        // a foreign file is no group; a path that cannot be inspected now may be a group
         let groups = groups.filter(|group| !self.claims.folder_of(group).is_ok_and(|folder| folder.is_file()));
         Ok(groups.filter_map(|group| match self.claims.load_newest(&group) {
             Ok(Some(claim)) if is_retired(&claim) => None,
@@ -189,8 +189,8 @@ impl GroupStore {
         Ok(std::fs::remove_dir(self.claims.folder_of(group)?).is_ok())
     }
 
-    /// Makes a group if it is missing: it begins after the id `read`, and no later event is removed before it has
-    /// finished it.
+    /// Makes a group if it is missing. The group begins after the id `read`, and no later event is removed before the
+    /// group has finished it.
     pub(crate) fn make_group(&self, group: &Name, read: u64) -> Result<()> {
         if self.load_claim(group)?.is_some() {
             return Ok(());
@@ -230,8 +230,8 @@ impl GroupStore {
         Ok(changed.claim)
     }
 
-    /// Removes a group for good in one step, the claim of its next epoch, then makes its replays dead letters again. If
-    /// the process dies between the two, the next call completes the second.
+    /// Removes a group for good in one step, by the claim of its next epoch, then makes its replays dead letters again.
+    /// If the process dies between the two steps, the next call completes the second.
     pub(crate) fn retire_group(&self, group: &Name, dead_letters: &DeadLetterFiles) -> Result<RetiredGroup> {
         let (head, removed_through) = (self.log.head()?, self.log.removed_through()?);
         let mut retired = RetiredGroup { pending: 0, unread: 0 };
@@ -273,7 +273,7 @@ impl GroupStore {
         let Some(NewClaim { claim: now, .. }) = claimed else {
             return Ok(None);
         };
-        // read again: the previous owner may have saved progress until the new epoch began, and cannot any more
+        // read again: the previous owner may have saved progress until the new epoch began, and can no longer do so
         let before = self.load_previous(&now)?;
         if before.as_ref().is_some_and(is_retired) {
             tracing::warn!(%group, "an operator retired the group, but this worker consumes for it: it begins with the oldest event");
@@ -284,7 +284,7 @@ impl GroupStore {
         Ok(Some(OwnedGroup { claim: now, progress, was_abandoned }))
     }
 
-    /// Loads the claim of the owner before; `None` if a claim is the group's first.
+    /// Loads the claim of the previous owner; `None` if a claim is the group's first.
     fn load_previous(&self, claim: &Claim) -> Result<Option<Claim>> {
         let before = self.claims.load_epoch(&claim.claim_id, claim.epoch - 1)?;
         if before.is_none() {

@@ -45,7 +45,7 @@ pub(crate) struct QueueInner {
     subscribers: Subscribers,
     counters: Arc<BusCounters>,
     consuming: Consuming,
-    /// Lets deliveries run beside each other, or one of them alone.
+    /// Lets deliveries run concurrently, or one of them alone.
     run_lock: RunLock,
 }
 

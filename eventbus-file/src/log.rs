@@ -40,7 +40,8 @@ use crate::{
 
 /// Maximum number of missing ids that a worker waits for, and fills, at once.
 const MISSING_IDS_MAX: u64 = 10_000;
-/// Age after which a worker forgets an overdue id that it has not filled: it has a file, or no reader needs it.
+/// Age after which a worker forgets an overdue id that it has not filled: by then the id has a file, or no reader needs
+/// it.
 const MISSING_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// Maximum number of events read at once to find those of a range.
@@ -93,7 +94,7 @@ enum OnTakenId {
 #[derive(Debug, Default)]
 pub(crate) struct LinkOutcome {
     pub(crate) ids: Vec<u64>,
-    /// The error that ended it early.
+    /// The error that ended the linking early.
     pub(crate) error: Option<FileQueueError>,
 }
 
@@ -272,11 +273,11 @@ impl EventLog {
         }
     }
 
-    /// Fills an id that has been missing for too long, and those directly after it that have, too. Returns `false` if
-    /// its publisher still has time.
+    /// Fills an id that has been missing for too long, and the ids directly after it that have been, too. Returns
+    /// `false` if its publisher still has time.
     pub(crate) fn fill_overdue_gap(&self, id: u64) -> Result<bool> {
         if !self.missing_since.lock().contains_key(&id) {
-            // a publisher that died may have reserved many ids: their times all begin now
+            // a publisher that died may have reserved many ids: the timeouts of all begin now
             let next = self.ids_from(id)?.next().transpose()?.unwrap_or_default();
             let run = (id..next.min(id.saturating_add(MISSING_IDS_MAX))).map(|id| (id, Instant::now()));
             let mut missing = self.missing_since.lock();
@@ -387,8 +388,8 @@ impl EventLog {
         Ok(page)
     }
 
-    /// Returns the id after which a group goes on that has read up to an id: a lower one if the events up to there are
-    /// gone.
+    /// Returns the id after which a group that has read up to `read` continues: a lower id if the events up to `read`
+    /// are gone.
     fn resume_after(&self, read: u64) -> Result<u64> {
         let head = self.head()?;
         if head >= read {
@@ -407,7 +408,8 @@ impl EventLog {
         Ok(if page.has_more { page } else { LogPage { through: due.through, ..page } })
     }
 
-    /// Reads at most `scan_max` entries after an id, up to `last`, until it has `count` wanted ones or many bytes.
+    /// Reads at most `scan_max` entries after an id, up to `last`, until it has `count` wanted entries or
+    /// [`PAGE_BYTES`].
     fn read_page(
         &self,
         after: u64,
@@ -570,7 +572,8 @@ mod tests {
         EventLog::new(folder, "worker".into(), payloads, gap_timeout, Arc::default())
     }
 
-    /// Fails if what is missing in a folder that is away counts as gone: then groups close events that they have open.
+    /// Fails if a file that is missing in a folder that is away counts as gone: then groups close events that they have
+    /// open.
     #[test]
     fn nothing_is_missing_in_a_folder_that_is_away_or_holds_a_different_queue() {
         let root = tempfile::tempdir().unwrap();

@@ -31,13 +31,13 @@ counters! {
     events_published,
     /// Ids that a different worker linked first.
     id_collisions,
-    /// Ids without an event that this worker filled by a gap, so that readers go on.
+    /// Ids without an event that this worker filled by a gap, so that readers continue.
     gaps_filled,
     /// Payloads written compressed.
     payloads_compressed,
     /// Claims acquired.
     claims_created,
-    /// Claims refused, as a worker owned them.
+    /// Claims refused, because a worker owned them.
     claims_refused,
     /// Claims renewed.
     claims_renewed,
@@ -47,7 +47,7 @@ counters! {
     claims_taken_over,
     /// Results written.
     results_written,
-    /// Results refused, as the claim was lost or the event had a result.
+    /// Results refused, because the claim was lost or the event had a result.
     results_refused,
     /// Messages sent to the other workers.
     broadcasts_sent,

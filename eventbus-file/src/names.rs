@@ -1,6 +1,6 @@
 //! Conversion of ids and names to names of files, and back.
 //!
-//! Invariant: one id has one spelling, as exclusive creation decides by the name of a file.
+//! Invariant: one id has one spelling, because the file name decides which worker creates a file first.
 
 use std::path::{Path, PathBuf};
 
@@ -84,7 +84,7 @@ pub(crate) fn encode(what: &'static str, name: &str) -> Result<String> {
     }
 }
 
-/// Returns the name that [`encode`] made this from; `None` if there is none.
+/// Returns the name that [`encode`] made this text from; `None` if it made it from no name.
 pub(crate) fn decode(name: &str) -> Option<String> {
     let text = percent_decode_str(name).decode_utf8().ok()?.into_owned();
     (encode("name", &text).ok()? == name).then_some(text)

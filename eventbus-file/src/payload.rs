@@ -73,7 +73,7 @@ impl PayloadFiles {
         self.disk.remove(&self.path(name)?)
     }
 
-    /// Returns the path of a payload; refuses a name that is not one of a payload, as an event may come from a foreign
+    /// Returns the path of a payload; refuses a name that no payload has, because an event may come from a foreign
     /// program.
     fn path(&self, name: &str) -> Result<PathBuf> {
         match is_payload_name(name) {

@@ -30,11 +30,12 @@ use crate::{
     redis_coordination::{self, RedisCoordination, RedisCoordinator},
 };
 
-/// A queue in a folder: its files are the truth. Cloning shares it.
+/// A queue in a folder, whose files are the source of truth. Clones share one queue.
 ///
-/// As a work queue: [`publish`](Self::publish), [`claim_next`](Self::claim_next), [`ClaimedEvent::succeed`](crate::ClaimedEvent::succeed).
-/// As a bus it is given to an `App`, or subscribed to by `eventbus::EventBusExt`. Every process that opens the folder is
-/// a worker of the queue; the crate's page lists its guarantees.
+/// As a work queue: [`publish`](Self::publish), [`claim_next`](Self::claim_next),
+/// [`ClaimedEvent::succeed`](crate::ClaimedEvent::succeed). As a bus: give it to an `App`, or subscribe to it by
+/// `eventbus::EventBusExt`. Every process that opens the folder is a worker of the queue; the crate's page lists the
+/// guarantees.
 ///
 /// # Examples
 /// ```
@@ -71,7 +72,7 @@ impl FileQueue {
 
     /// Opens the queue in a folder that workers on several machines share, coordinated through Redis.
     ///
-    /// If Redis is away, the queue works all the same, by its files alone, and keeps trying to connect.
+    /// If Redis is away, the queue still works, by its files alone, and keeps trying to connect.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -204,7 +205,8 @@ impl FileQueue {
         Ok(self.try_claim(claim_id, data).await?.is_some())
     }
 
-    /// Acquires a claim as [`create_claim`](Self::create_claim) does, and returns it, to be renewed and released.
+    /// Acquires a claim as [`create_claim`](Self::create_claim) does, and returns it, so that the caller can renew and
+    /// release it.
     ///
     /// # Errors
     /// As [`create_claim`](Self::create_claim).
@@ -238,8 +240,9 @@ impl FileQueue {
         coordinated_claims::release(&self.inner, claim).await.map(drop)
     }
 
-    /// Removes events up to an id, as far as they meet a condition. Ids are never used again. Files that hold no event
-    /// stay, as do results and claims by name. The last events of a publisher that died become removable after an hour.
+    /// Removes events in order, up to an id, and stops at the first event that does not meet a condition. Ids are never
+    /// used again. Files that hold no event stay, as do results and claims by name. The last events of a publisher that
+    /// died become removable after an hour.
     ///
     /// # Errors
     /// [`FileQueueError::Io`]; events removed until then stay removed, and a repeated call
@@ -262,10 +265,10 @@ impl FileQueue {
         self.inner.blocking(move |queue| removal::remove_through(queue, id, when)).await
     }
 
-    /// Returns an event by its id; `None` if there is none, or no longer.
+    /// Returns an event by its id; `None` if there is no such event, or it was removed.
     ///
     /// # Errors
-    /// [`FileQueueError::Torn`] if the file holds none; [`FileQueueError::Io`].
+    /// [`FileQueueError::Torn`] if the file holds no event; [`FileQueueError::Io`].
     pub async fn event(&self, id: u64) -> Result<Option<QueueEvent>> {
         self.inner.blocking(move |queue| queue.log().load_event(id)).await
     }
@@ -282,12 +285,12 @@ impl FileQueue {
     /// Returns a page of events, by id. Logs torn files and passes them over.
     ///
     /// # Errors
-    /// [`FileQueueError::InvalidName`] if the page token is none; [`FileQueueError::Io`].
+    /// [`FileQueueError::InvalidName`] if the page token is invalid; [`FileQueueError::Io`].
     pub async fn events(&self, search: &Search) -> Result<SearchPage<QueueEvent>> {
         search::load_page(&self.inner, search, search::find_events).await
     }
 
-    /// Returns the number of matching events from the page on.
+    /// Returns the number of matching events from the start of the page on.
     ///
     /// # Errors
     /// As [`events`](Self::events).
@@ -303,7 +306,7 @@ impl FileQueue {
         search::load_page(&self.inner, search, search::find_results).await
     }
 
-    /// Returns the number of matching results from the page on.
+    /// Returns the number of matching results from the start of the page on.
     ///
     /// # Errors
     /// As [`events`](Self::events).
@@ -319,7 +322,7 @@ impl FileQueue {
         search::load_page(&self.inner, search, search::find_claims).await
     }
 
-    /// Returns the number of matching claims from the page on.
+    /// Returns the number of matching claims from the start of the page on.
     ///
     /// # Errors
     /// [`FileQueueError::Io`].
@@ -360,14 +363,14 @@ impl FileQueue {
     /// Returns the numbers of its unfinished events. A worker that consumes for a group of that name later begins
     /// with the oldest event, or with the next one if all its handlers start now.
     ///
-    /// Stop its workers first, also those that stand by: one that takes the group over later makes it anew. The dead
-    /// letters of the group stay, and replays that it has not finished are dead letters again. Call it again if it was
-    /// interrupted. Then call `App::forget_group`, so that the store forgets the group, too.
+    /// Stop its workers first, also the standbys: one that takes the group over later makes it anew. The dead letters
+    /// of the group stay, and replays that it has not finished are dead letters again. If the call was interrupted,
+    /// repeat it. Then call `App::forget_group`, so that the store forgets the group, too.
     ///
     /// # Errors
     /// [`FileQueueError::GroupNotFound`]; [`FileQueueError::GroupInUse`] while a worker consumes for the group, or has
     /// died within the last [`group_expiration`](crate::FileQueueConfig::group_expiration); [`FileQueueError::Torn`] if
-    /// its file is; [`FileQueueError::Io`].
+    /// its file is torn; [`FileQueueError::Io`].
     ///
     /// # Examples
     /// ```no_run

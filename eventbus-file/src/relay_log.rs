@@ -53,7 +53,7 @@ pub(crate) struct RelayRecord {
     pub(crate) worker_id: String,
 }
 
-/// A start of publishing: behind `id` in the log, the store's first event is the next one behind the position `after`.
+/// A start of publishing: behind `id` in the log, the store's first event is the first one after the position `after`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PublishingStart {
     pub(crate) id: u64,
@@ -291,7 +291,7 @@ impl RelayLog {
         Ok(())
     }
 
-    /// Returns the refusal of a range if it is certain already, so that the relay stages no events in vain.
+    /// Returns the refusal of a range if that is certain already, so that the relay stages no events in vain.
     pub(crate) fn early_refusal(&self, publisher: Publisher, position: u64) -> Result<Option<RangeOutcome>> {
         Ok(match self.load_relay_state(publisher.store)? {
             Some(relayed) if relayed.has_missing_id => None,
@@ -406,7 +406,7 @@ impl RelayLog {
     }
 }
 
-/// Returns the refusal of a relay that would publish after a position; `None` if it may.
+/// Returns the refusal of a relay that would publish after a position; `None` if the relay may publish.
 fn refusal(relayed: &RelayState, publisher: Publisher, position: u64) -> Option<RangeOutcome> {
     let record = &relayed.record;
     if publisher.epoch < record.epoch {

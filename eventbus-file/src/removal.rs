@@ -10,11 +10,12 @@ use crate::{claim_store::event_claim_id, error::Result, inner::QueueInner, log::
 /// Condition under which an event may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemovalCondition {
-    /// Every consumer group that ever consumed, and is not [retired](crate::FileQueue::retire_group), has finished it.
+    /// Every consumer group that ever consumed, and is not [retired](crate::FileQueue::retire_group), has finished the
+    /// event.
     Groups,
-    /// It has a result.
+    /// The event has a result.
     Result,
-    /// Both.
+    /// Both of these.
     GroupsAndResult,
 }
 

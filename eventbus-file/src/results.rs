@@ -1,4 +1,4 @@
-//! Results: one for each event, by the first worker that writes one.
+//! Results: one for each event, by the first worker that writes it.
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
@@ -164,14 +164,14 @@ impl Results {
 mod tests {
     use crate::{FileQueue, FileQueueConfig};
 
-    /// Fails if the first search of a worker takes a look at the file system for each event that ever was.
+    /// Fails if the first search of a worker asks the file system about each event ever published.
     #[tokio::test]
     async fn a_worker_that_starts_looks_for_no_results_of_removed_events() {
         let root = tempfile::tempdir().unwrap();
         let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
         queue.inner().log().write_removal_mark(1_500).unwrap();
         assert_eq!(queue.publish("the first that is left").await.unwrap().id(), 1_501);
-        // a look for the result of an event up to 999 fails
+        // a search for the result of an event up to 999 fails
         std::fs::write(root.path().join("queue/results/000000000"), "").unwrap();
         assert_eq!(queue.claim_next().await.unwrap().event().id(), 1_501);
     }

@@ -57,8 +57,8 @@ impl Search {
         Ok(after.parse::<u64>().map_err(invalid)?.saturating_add(1))
     }
 
-    /// Returns an item that was read, with the text of the page token after it, if the item matches; logs a torn file
-    /// and passes it over. `about` returns that text and the time of creation.
+    /// Returns a matching item, with the text of the page token after it; logs a torn file and passes it over. `about`
+    /// returns that text and the item's time of creation.
     fn check<T>(
         &self,
         read: Result<Option<T>>,
@@ -89,7 +89,7 @@ pub struct SearchPage<T> {
     pub next: Option<PageToken>,
 }
 
-/// Start of a page. It converts to text and back, for use in an API; the search refuses a text that is no token.
+/// Start of a page. It converts to text and back, for use in an API; the search refuses a text that is not a token.
 #[derive(Debug, Clone, PartialEq, Eq, derive_more::Display, derive_more::FromStr)]
 pub struct PageToken(String);
 

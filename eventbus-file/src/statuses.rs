@@ -1,6 +1,6 @@
 //! The JSON of every status of this crate: operators and dashboards read it, so each name in it is deliberate.
 //!
-//! Each is built field by field: one that is added does not compile before this file has its JSON.
+//! Each status is built field by field, so a new field does not compile before this file has its JSON.
 
 use std::borrow::Borrow;
 

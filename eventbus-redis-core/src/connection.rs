@@ -30,8 +30,8 @@ use crate::{
 const PARALLEL_CONNECT_DELAY: Duration = Duration::from_secs(1);
 /// The number of connect attempts that run at once.
 const PARALLEL_CONNECTS_MAX: usize = 8;
-/// The reply timeout after which the client repeats an idempotent command over a second connection, as the first may be
-/// dead.
+/// The reply timeout after which the client repeats an idempotent command over a second connection, because the first
+/// one may be dead.
 pub const IDEMPOTENT_REPLY_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// The connection that all non-blocking commands share: opened on first use, reopened after a loss.
@@ -40,14 +40,14 @@ pub const IDEMPOTENT_REPLY_TIMEOUT: Duration = Duration::from_millis(1_500);
 pub struct SharedConnection {
     client: Client,
     address: String,
-    /// The prefix of the keys, with the configuration field that holds it, if it has no hash tag: then they may be on
-    /// several nodes of a cluster.
+    /// The prefix of the keys, with the configuration field that holds it, if it has no hash tag: the keys may then be
+    /// on several nodes of a cluster.
     untagged_prefix: Option<(&'static str, String)>,
     connect_timeout: Duration,
     response_timeout: Duration,
     /// Locked for moments only, never across an await.
     state: RwLock<ConnectionState>,
-    /// The last failed attempt. The lock lets one command at a time open the shared connection again;
+    /// The last failed attempt. Its lock lets one command at a time open the shared connection again;
     /// [`connect`](SharedConnection::connect) and [`open`](SharedConnection::open) do not take it.
     last_failure: Mutex<Option<ConnectFailure>>,
     on_reconnect: Box<dyn Fn() + Send + Sync>,
@@ -57,7 +57,7 @@ pub struct SharedConnection {
 ///
 /// | From | Event | To |
 /// |---|---|---|
-/// | none | a command | open; or none, with a failure that the callers share who waited meanwhile |
+/// | none | a command | open; or none, with a failure that all callers share which waited meanwhile |
 /// | none, open | `connect` | open, with a new connection |
 /// | open | an error shows its loss | none |
 /// | open | a late error of an earlier connection | open |
@@ -123,7 +123,7 @@ impl SharedConnection {
     }
 
     /// Opens a new connection within the connect timeout. An attempt may be stuck although the server is back: each
-    /// second a further one starts beside it, and the first to end decides, also by its error.
+    /// second a further attempt starts, and the first one to end decides, also with an error.
     pub async fn open(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         self.open_within_timeout(response_timeout, false).await
     }
@@ -202,7 +202,7 @@ impl SharedConnection {
     }
 
     fn connect_error(&self, error: RedisError) -> RedisConnectError {
-        // the caller limits the connect time, so this timeout is that of a reply
+        // the caller limits the connect time, so this is the timeout of a reply
         let (address, timeout) = (self.address.clone(), self.response_timeout);
         match error {
             error if error.is_timeout() => RedisConnectError::TimedOut { address, timeout },
@@ -264,7 +264,7 @@ impl SharedConnection {
         }
     }
 
-    /// Runs a script once, on a connection that soon counts as lost if it does not reply.
+    /// Runs a script once, on a connection that counts as lost if the reply is not there soon.
     pub async fn run_with_short_timeout<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -291,8 +291,8 @@ impl SharedConnection {
     }
 
     /// As [`run_idempotent`](Self::run_idempotent), for a caller that must know if the script ran: if the second run
-    /// fails, the outcome of the first one stays unknown. Returns the reply, and `true` if it is that of the second run and
-    /// the first one may still come.
+    /// fails, the outcome of the first one stays unknown. Returns the reply, and `true` if it is the reply of the
+    /// second run, while the first run may still come.
     pub async fn run_idempotent_or_unknown<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -438,7 +438,7 @@ async fn connect_tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
     Err(failure)
 }
 
-/// Prepares a client; sends no command. Warns of a connection that machines on the way can read.
+/// Prepares a client; sends no command. Warns of a connection that machines in between can read.
 ///
 /// # Errors
 /// The configuration field from which no client can be built.

@@ -6,11 +6,10 @@ use crate::error::{ConfigMistake, InvalidConfig};
 
 /// The prefix of our variables.
 const VARIABLE_PREFIX: &str = "EVENTBUS_";
-/// A mistaken name of the server's variable.
+/// A wrong name of the server's variable.
 const MISNAMED_URL_VARIABLE: &str = "EVENTBUS_REDIS_URL";
 
-/// The variables that the configuration of a bus knows. It refuses `EVENTBUS_REDIS_URL`, a mistaken name of
-/// `REDIS_URL`.
+/// The variables that the configuration of a bus knows. It refuses `EVENTBUS_REDIS_URL`, a wrong name of `REDIS_URL`.
 pub const BUS_VARIABLES: &str = "
     REDIS_URL EVENTBUS_REDIS_URL EVENTBUS_STREAM_PREFIX EVENTBUS_CONSUMER_GROUP EVENTBUS_CONSUMER_NAME
     EVENTBUS_CONSUMERS EVENTBUS_BATCH_SIZE EVENTBUS_BLOCK_MS EVENTBUS_RETRY_FOR_SECONDS EVENTBUS_MAX_RETRIES
@@ -27,7 +26,8 @@ pub const STORE_VARIABLES: &str = "
     REDIS_URL EVENTBUS_REDIS_URL EVENTBUS_KEY_PREFIX EVENTBUS_SOCKET_TIMEOUT EVENTBUS_SOCKET_CONNECT_TIMEOUT
     EVENTBUS_TRANSACTION_TIMEOUT EVENTBUS_CHECK_DURABILITY EVENTBUS_TLS_CA_FILE EVENTBUS_TLS_CERT_FILE
     EVENTBUS_TLS_KEY_FILE";
-/// The variables that only the command `eventbus` reads: an application that runs in an operator's shell has them too.
+/// The variables that only the command `eventbus` reads: an application that an operator starts in a shell may have
+/// them too.
 const COMMAND_VARIABLES: &str =
     "EVENTBUS_STORE EVENTBUS_SCHEMA EVENTBUS_BUS EVENTBUS_TO EVENTBUS_TIMEOUT EVENTBUS_DASHBOARD_TOKEN";
 
@@ -40,7 +40,7 @@ pub fn process_variable(name: &str) -> Option<Result<String, NotUtf8>> {
 #[derive(Debug)]
 pub struct NotUtf8;
 
-/// Logs one warning for each variable of this process that begins like ours and that no configuration reads; once.
+/// Logs, once in a process, a warning for each variable that begins like ours and that no configuration reads.
 pub fn warn_unknown_variables() {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
@@ -82,7 +82,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
         InvalidConfig::unless(of, self.mistakes, config)
     }
 
-    /// Reads the server's URL, which has the same variable in every configuration.
+    /// Reads the server's URL, whose variable is the same in every configuration.
     pub fn redis_url(&mut self, field: &mut String) {
         self.text("REDIS_URL", field);
         if self.value(MISNAMED_URL_VARIABLE).is_some() {
@@ -119,7 +119,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
         }
     }
 
-    /// Reads a number into a field that may have none.
+    /// Reads a number into an optional field.
     pub fn optional_number<T: FromStr>(&mut self, name: &'static str, field: &mut Option<T>) {
         if let Some(number) = self.read(name, "a whole number", |text| text.parse().ok()) {
             *field = Some(number);
@@ -133,7 +133,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
         }
     }
 
-    /// Returns a value; none if the variable is not set, or has a mistake.
+    /// Returns a value; `None` if the variable is not set, or has a mistake.
     fn read<T>(&mut self, name: &'static str, kind: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         let value = self.value(name)?;
         let parsed = parse(value.trim());

@@ -13,7 +13,7 @@ use crate::{
     validate::{FieldMistake, FieldProblem},
 };
 
-/// A configuration with mistakes; all of them.
+/// All mistakes of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid configuration of the Redis {of}: {}", list(.mistakes))]
 #[non_exhaustive]
@@ -67,7 +67,7 @@ fn list(mistakes: &[ConfigMistake]) -> String {
     mistakes.join("; ")
 }
 
-/// The configured number of partitions differs from that of the stream.
+/// The configured number of partitions differs from the stream's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{stream}` has {recorded} partition(s) and not {configured}: set `partitions` to {recorded}, or have a bus that is \
@@ -126,7 +126,7 @@ pub enum RedisConnectError {
         /// The reply that the client could not parse.
         source: BoxError,
     },
-    /// The server does not speak TLS, which the URL asks for (`rediss://`); perhaps the port is the plaintext one. The
+    /// The server does not speak TLS, but the URL asks for it (`rediss://`); perhaps it is the plaintext port. The
     /// client sent no command.
     #[error("the server at {address} does not speak TLS, which `rediss://` asks for")]
     NoTls {
@@ -135,7 +135,7 @@ pub enum RedisConnectError {
         /// The reply that the client could not parse.
         source: BoxError,
     },
-    /// The client does not trust the server's certificate: its authority is known neither to the platform nor to
+    /// The client does not trust the server's certificate: its authority is neither trusted by the platform nor in
     /// `tls_ca_file`, it is for a different host, or it has expired. The client sent no command.
     #[error("the certificate of Redis at {address} is not trusted")]
     Untrusted {
@@ -144,7 +144,7 @@ pub enum RedisConnectError {
         /// The problem with the certificate.
         source: BoxError,
     },
-    /// The server is a node of a cluster, and the keys share no hash tag, so they would be on several nodes; connecting
+    /// The server is a node of a cluster, and the keys share no hash tag: they would be on several nodes. Connecting
     /// wrote no key.
     #[error(
         "Redis at {address} is a node of a cluster, where the keys must share a hash tag: set `{field}` to \
@@ -162,14 +162,14 @@ pub enum RedisConnectError {
     /// The stream has a different number of partitions; connecting wrote no key.
     #[error(transparent)]
     PartitionCountMismatch(#[from] PartitionCountMismatch),
-    /// The server holds no such store or bus, and the caller wanted an existing one; connecting wrote no key.
+    /// The server holds no such store or bus, and the caller asked for an existing one; connecting wrote no key.
     #[error("Redis at {address} holds no {of} with that prefix: there is no key `{key}`")]
     NotFound {
         /// The address, without the password.
         address: String,
         /// The subject: the `bus` or the `event store`.
         of: &'static str,
-        /// The key that it would have.
+        /// The key that the store or bus would have.
         key: String,
     },
     /// A newer release wrote the keys in a format that this release does not know; connecting wrote no key.
@@ -212,7 +212,7 @@ impl RedisConnectError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisCommandError {
-    /// A call disconnected the bus or shut it down.
+    /// The application disconnected the bus or shut it down.
     #[error("the bus on `{stream}` is shut down")]
     ShutDown {
         /// The stream of the bus.
@@ -234,7 +234,7 @@ pub enum RedisCommandError {
         /// The transport's error.
         source: BoxError,
     },
-    /// The server refuses; a retry fails too until an operator changes the server or the configuration.
+    /// The server refuses; retries fail until an operator changes the server or the configuration.
     #[error("the Redis of `{stream}` refuses")]
     Refused {
         /// The stream of the bus.

@@ -10,15 +10,15 @@ use crate::error::RedisConnectError;
 /// The format of keys and entries that a release writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyFormat {
-    /// Its number; a release knows this format and all below it.
+    /// Its number; a release knows this format and all lower ones.
     pub format: u32,
-    /// The lowest format that a release must know to read and write beside it: the number of the last change that was
-    /// no addition.
+    /// The lowest format that a release must know to read and write beside it: the number of the last incompatible
+    /// change.
     pub min_reader: u32,
 }
 
 impl KeyFormat {
-    /// Adds the format to the arguments of a script: the number, then the lowest one that a reader must know.
+    /// Adds the format to the arguments of a script: its number, then the lowest format that a reader must know.
     pub fn add_arguments(self, script: &mut ScriptInvocation<'_>) {
         script.arg(self.format).arg(self.min_reader);
     }

@@ -1,4 +1,4 @@
-//! The stand-in for `tls` in builds without that feature: validation refuses a configuration with TLS before it gets
+//! The replacement of `tls` in builds without that feature: validation refuses a configuration with TLS before it gets
 //! here.
 
 use redis::{Client, RedisError};

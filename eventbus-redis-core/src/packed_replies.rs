@@ -1,7 +1,7 @@
 //! A connection that passes a reply with entries of one stream to the client as a single text.
 //!
-//! By itself the client makes a value of each name and each text in a reply: sixteen for an event. The task of the
-//! connection allocates them and the reader frees them, so that the two wait for each other in the allocator.
+//! By default the client makes a value of each name and each text in a reply: sixteen for an event. The task of the
+//! connection allocates them and the reader frees them, so the two wait for each other in the allocator.
 //! [`PackedEntries`] finds the parts in the text.
 
 use std::{
@@ -17,8 +17,8 @@ use crate::reply::FieldRefs;
 
 /// The most bytes that one read takes from the server.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// What a reply with entries of one stream begins with, that of `XREAD` and of `XREADGROUP`: a list of one pair, whose first
-/// part is a text. Without entries they reply nil, which is no list.
+/// The first bytes of a reply of `XREAD` or `XREADGROUP` with entries of one stream: a list of one pair, whose first
+/// part is a text. A reply without entries is nil, which is no list.
 const ENTRIES_BEGIN: &[u8] = b"*1\r\n*2\r\n$";
 
 /// A stream to the server that [packs](self) replies with entries, and passes everything else on unchanged.
@@ -28,10 +28,10 @@ pub(crate) struct PackedReplies<S> {
     /// The beginning of the next reply.
     received: Vec<u8>,
     scanner: ReplyScanner,
-    /// What the client gets next, from `passed` on.
+    /// The bytes that the client gets next, from `passed` on.
     ready: Vec<u8>,
     passed: usize,
-    /// Set once the bytes were no reply: the client reads the rest as it is, and reports the fault.
+    /// Set once the bytes were no reply: the client then reads the rest unchanged, and reports the fault.
     is_transparent: bool,
 }
 
@@ -48,7 +48,7 @@ impl<S> PackedReplies<S> {
         }
     }
 
-    /// Passes the first reply of `received` on, if it is there as a whole. Returns `false` if it is not.
+    /// Passes the first reply of `received` on, if it is complete; otherwise returns `false`.
     fn take_reply(&mut self) -> bool {
         let end = match self.scanner.find_end(&self.received) {
             Ok(Some(end)) => end,
@@ -124,12 +124,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PackedReplies<S> {
 #[derive(Debug)]
 struct NoReply;
 
-/// Finds the end of a reply that arrives in parts; what it has passed it does not read again.
+/// Finds the end of a reply that arrives in parts, without reading a part twice.
 #[derive(Debug)]
 struct ReplyScanner {
     /// Where the next value begins.
     at: usize,
-    /// The values that are still to come, with those in lists.
+    /// The number of values still to come, including those in lists.
     missing: usize,
 }
 
@@ -172,7 +172,7 @@ impl ReplyScanner {
 struct Line<'a> {
     kind: u8,
     rest: &'a [u8],
-    /// Where the bytes behind it begin.
+    /// Where the bytes after it begin.
     end: usize,
 }
 
@@ -181,7 +181,7 @@ impl Line<'_> {
         std::str::from_utf8(self.rest).ok().and_then(|number| number.parse().ok()).ok_or(NoReply)
     }
 
-    /// Returns where the bytes behind a text of this length begin; `None` if they are not there yet.
+    /// Returns where the bytes after a text of this length begin; `None` if the text is not complete.
     fn text_end(&self, bytes: &[u8]) -> Result<Option<usize>, NoReply> {
         let Ok(length) = usize::try_from(self.number()?) else {
             return Ok(Some(self.end)); // no text
@@ -191,7 +191,7 @@ impl Line<'_> {
     }
 }
 
-/// Reads the line that begins at `at`; `None` if it is not there as a whole.
+/// Reads the line that begins at `at`; `None` if it is not complete.
 fn read_line(bytes: &[u8], at: usize) -> Result<Option<Line<'_>>, NoReply> {
     let rest = bytes.get(at..).unwrap_or_default();
     let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
@@ -207,7 +207,7 @@ fn read_line(bytes: &[u8], at: usize) -> Result<Option<Line<'_>>, NoReply> {
 #[derive(Debug)]
 struct PackedEntry {
     id: Range<usize>,
-    /// Its names and values among the texts, in turns; `None` if it was deleted.
+    /// Its names and values among the texts, alternating; `None` if it was deleted.
     fields: Option<Range<usize>>,
 }
 
@@ -228,7 +228,7 @@ impl PackedEntries {
         }
         parts.text()?;
         let count = parts.list()?;
-        // not as many as `count` says: only the bytes show that they are there
+        // no capacity for `count`: only the bytes prove that so many entries are there
         let (mut entries, mut texts) = (Vec::new(), Vec::new());
         for _ in 0..count {
             if parts.list()? != 2 {
@@ -286,7 +286,7 @@ impl<'r> ReplyParts<'r> {
         Some(line)
     }
 
-    /// Reads the length of a list; the inner `None` is no list.
+    /// Reads the length of a list; the inner `None` means nil.
     fn optional_list(&mut self) -> Option<Option<usize>> {
         Some(usize::try_from(self.line(b'*')?.number().ok()?).ok())
     }

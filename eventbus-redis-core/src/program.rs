@@ -1,4 +1,4 @@
-//! Programs: checks and writes that one script makes in one step, all of them or none.
+//! Programs: checks and writes of one script, which makes all writes or none.
 //!
 //! Invariant: a program has first its checks, then the writes that may fail, which the script undoes if a later one
 //! fails, then the writes that cannot fail. The builder keeps the order in which its caller adds the steps.
@@ -14,7 +14,7 @@ pub struct Effect {
     pub key: String,
     pub undo: Undo,
     pub command: String,
-    /// Arguments behind the key.
+    /// Arguments after the key.
     pub args: Vec<Vec<u8>>,
 }
 
@@ -74,7 +74,7 @@ impl AtomicProgram {
     /// of this effect alone.
     pub fn effect(&mut self, stored_key: &str, backup_key: &str, effect: &Effect) {
         let Effect { undo, command, args, .. } = effect;
-        // effects on parts only try their undo there: one key serves them all
+        // an effect on a part only tests its undo there, so one key serves all of them
         let backup_key = match undo.needs_backup() {
             true => backup_key.to_owned(),
             false => self.part_backup_key.get_or_insert_with(|| backup_key.to_owned()).clone(),
@@ -143,7 +143,7 @@ impl AtomicProgram {
 /// Reply of the script to a program. Unless it is `Done`, the script wrote no key.
 #[derive(Debug)]
 pub enum ProgramReply {
-    /// All steps are made; with the words that they add to the reply.
+    /// All steps are made; holds the words that they add to the reply.
     Done(Vec<String>),
     /// A key no longer holds the value that the program requires.
     Moved,
@@ -151,7 +151,7 @@ pub enum ProgramReply {
     TokenTaken,
     /// The server refused a write.
     Refused { key: String, command: String, reason: String },
-    /// A step of the caller's own refused.
+    /// A step that the caller added refused.
     Other(Vec<String>),
 }
 

@@ -71,13 +71,14 @@ pub fn is_refusal(error: &RedisError) -> bool {
 }
 
 /// Returns `true` if the command was too long for a client that sent no password: the server refuses more than ten
-/// words from it, or long ones, before it says that it wants a password.
+/// words from such a client, or long ones, before it asks for a password.
 fn is_unauthenticated(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("unauthenticated multibulk length"))
         || error.detail().is_some_and(|detail| detail.contains("unauthenticated bulk length"))
 }
 
-/// Returns `true` if a script called what its user may not: Redis 7.0 replies with `ERR` then, later ones with `NOPERM`.
+/// Returns `true` if a script called a command that its user may not run: Redis 7.0 replies with `ERR`, later versions
+/// with `NOPERM`.
 fn is_missing_right_of_script(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("The user executing the script can't"))
 }
@@ -90,7 +91,7 @@ fn is_stream_closed(error: &RedisError) -> bool {
 /// Returns `true` if this server cannot serve the configuration: it lacks the database, or a different one has the key.
 pub(crate) fn is_wrong_server(error: &RedisError) -> bool {
     let error = first_error(error);
-    // a server that is busy with a script switches no database for now; the client leaves the code out of its reply
+    // a server that is busy with a script cannot switch the database now; the client drops the code from its reply
     let is_busy = error.detail().is_some_and(|detail| detail.starts_with("Redis is busy"));
     error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
         || (error.to_string().contains("refused to switch database") && !is_busy)
@@ -101,16 +102,17 @@ pub fn is_not_executed(error: &RedisError) -> bool {
     error.code().is_some()
 }
 
-/// Returns `true` if an error shows that the connection is lost, or leads to a server that has become a replica. A replica
-/// of a cluster answers `MOVED`, and one that has yet to copy its master and serves no stale data `MASTERDOWN`.
+/// Returns `true` if an error shows that the connection is lost, or leads to a server that has become a replica. A
+/// replica of a cluster answers `MOVED`; a replica that has no copy of its master yet, and serves no stale data,
+/// answers `MASTERDOWN`.
 pub fn is_connection_lost(error: &RedisError) -> bool {
     let error = first_error(error);
     let is_of_replica = matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "MOVED"));
     error.is_connection_dropped() || error.is_io_error() || is_of_replica
 }
 
-/// Returns the error of the first refused command, if the error is that of a transaction, whose own code is `EXECABORT`,
-/// or of a pipeline; otherwise the error itself.
+/// Returns the error of the first refused command, if the error comes from a transaction, whose own code is
+/// `EXECABORT`, or from a pipeline; otherwise the error itself.
 fn first_error(error: &RedisError) -> RedisError {
     let refused = error.clone().into_server_errors();
     let first = refused.and_then(|refused| refused.first().map(|(_, first)| first.clone().into()));

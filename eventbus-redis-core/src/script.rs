@@ -1,4 +1,4 @@
-//! The scripts, and the parts of scripts, that run on the server for the bus and for the store.
+//! The scripts, and parts of scripts, that the server runs for the bus and for the store.
 
 use std::{ops::Deref, sync::OnceLock};
 
@@ -9,7 +9,7 @@ pub const ENTRY_IDS: &str = include_str!("lua/entry_ids.lua");
 pub const FORMAT: &str = include_str!("lua/format.lua");
 pub const LEASE_IS_LIVE: &str = include_str!("lua/lease_is_live.lua");
 pub const PAGES: &str = include_str!("lua/pages.lua");
-/// Begins a script of programs: reads the steps. The script goes on with the steps of its own, if any.
+/// Begins a script of programs: reads the steps. The script goes on with its own kinds of steps, if it has any.
 pub const PROGRAM_ARGS: &str = include_str!("lua/program_args.lua");
 pub const PROGRAM_STEPS: &str = include_str!("lua/program.lua");
 /// Ends a script of programs: runs the steps.
@@ -20,7 +20,7 @@ pub static CHECK_SCRIPTING: Lua = lua(&[include_str!("lua/check_scripting.lua")]
 pub static PROGRAM: Lua = lua(&[PROGRAM_ARGS, PROGRAM_STEPS, PROGRAM_RUN]);
 pub static READ_PAGE: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("lua/read_page.lua")]);
 
-/// A script whose text is some parts, one after the other.
+/// A script whose text is a sequence of parts.
 #[derive(Debug)]
 pub struct Lua {
     parts: &'static [&'static str],

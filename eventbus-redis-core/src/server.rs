@@ -9,7 +9,7 @@ use crate::{
     validate::{FieldProblem, time_problem},
 };
 
-/// A server, and what a client shows and trusts there.
+/// A server, with the certificates that a client shows and trusts there.
 #[derive(derive_more::Debug, Clone, Copy)]
 pub struct Server<'c> {
     #[debug("{:?}", address(url))]
@@ -89,7 +89,7 @@ impl Server<'_> {
         ]
     }
 
-    /// Warns, once for each server, if machines on the way can read what the client sends.
+    /// Warns, once for each server, if machines in between can read what the client sends.
     pub fn warn_plaintext(&self) {
         static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
         if is_plaintext_remote(self.url) {

@@ -1,7 +1,7 @@
 //! Connections with TLS: the authorities to trust, and the client's certificate.
 //!
 //! Invariant: an application's choice of a cryptography provider for rustls stands. If it made none, this module
-//! installs ring: where several are linked and none is chosen, connecting would panic.
+//! installs ring: connecting would panic if several providers are linked and none is chosen.
 
 use std::{error::Error, fs, io, path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{server::Server, validate::FieldMistake};
 /// Prepares a client that trusts the authorities of the configuration.
 pub(crate) fn client(server: &Server<'_>) -> Result<Client, FieldMistake> {
     if CryptoProvider::get_default().is_none() {
-        // fails if a concurrent caller has installed a provider, which serves as well
+        // fails if a concurrent caller has installed a provider, which is as good
         let _ = ring::default_provider().install_default();
     }
     let root_cert = pem("tls_ca_file", server.tls_ca_file, "CERTIFICATE")?;

@@ -1,6 +1,6 @@
 //! URLs of servers.
 //!
-//! Invariant: no text shows a password, nor what may be one.
+//! Invariant: no text shows a password, nor a part of a URL that may be one.
 
 use eventbus::support::{is_this_machine, redacted};
 use redis::IntoConnectionInfo;

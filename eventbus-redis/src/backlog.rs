@@ -1,7 +1,7 @@
-//! The backlog of a group: a stream with events that this group alone is to handle.
+//! The backlog of a group: a stream of events that only this group handles.
 //!
 //! A new group begins with the oldest event of each store that publishes here. If the stream was trimmed or lost, a
-//! process with the store copies the missing events to the backlog. So do events that the group skipped get there, once
+//! process with the store copies the missing events to the backlog. Events that the group skipped get there too, once
 //! it announces their type for the first time: from the stream or, if that was trimmed, from the store.
 //!
 //! Invariant: the script that fills a backlog moves the fill's position, so any number of processes may fill one.
@@ -48,10 +48,10 @@ pub(crate) enum BacklogState {
     None,
     /// Fills or copies are under way, or the group has unfinished entries in the backlog.
     Unfinished {
-        /// Set while the backlog comes before the group's streams: the group is new, and not all that remains waits for
-        /// a retry, an absent member or an operator.
+        /// Set while the backlog comes before the group's streams: the group is new, and some remaining entry waits
+        /// neither for a retry, nor for an absent member or an operator.
         is_first: bool,
-        /// The stores of which events are missing and no process shows life, separated by spaces.
+        /// The stores with missing events that have no live process, separated by spaces.
         missing_stores: String,
         /// The number of unfinished entries, without those that are not filled in yet.
         remaining: u64,
@@ -132,12 +132,13 @@ fn parse_fill(
     Some(BacklogFill { store, group: Name::new("group", group).ok()?, event_type, after, through, part })
 }
 
-/// Loads the state of a group's backlog, and tidies it on the server.
+/// Loads the state of a group's backlog; the server removes a backlog that is finished.
 pub(crate) async fn inspect_backlog(bus: &BusInner, group: &Name) -> Result<BacklogState, CommandError> {
     inspect_backlog_as(bus, group, None).await
 }
 
-/// Loads the state for a consumer of the backlog, given how many of its entries wait for a retry or behind one that does.
+/// Loads the state for a consumer of the backlog. The caller passes how many of its entries wait for a retry, or behind
+/// one that does.
 pub(crate) async fn inspect_backlog_as(
     bus: &BusInner,
     group: &Name,
@@ -167,7 +168,7 @@ pub(crate) async fn inspect_backlog_as(
     let number = |at: usize| reply.get(at).and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
     let (remaining, must_stay) = (number(3), number(4));
     if is_first && must_stay > 0 {
-        // entries may use up their attempts meanwhile: the gate holds the aggregates of the rest back all the same
+        // entries may use up their attempts meanwhile: the gate still holds back the aggregates of the rest
         is_first = group::count_staying(bus, &backlog, group, false, must_stay).await? < must_stay;
     }
     Ok(match reply.first().map(String::as_str) {

@@ -21,13 +21,13 @@ use crate::{
     reply::{Entry, is_connection_lost},
 };
 
-/// The maximum time that one blocking read waits, so the time that a stop or a deadline may go unnoticed.
+/// The maximum time that one blocking read waits, and so the longest time until it notices a stop or a deadline.
 pub(crate) const READ_BLOCK_MAX: Duration = Duration::from_secs(1);
 
 /// The backoff of a reader that reconnects by itself.
 pub(crate) const RECONNECT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
-/// The end of a wait; `None` if it is beyond what the clock can represent, so never.
+/// The end of a wait; `None`, which means never, if it is beyond the range of the clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(Option<Instant>);
 
@@ -128,15 +128,15 @@ impl BlockingEntryReader {
 /// Blocking reads of pages of streams.
 pub(crate) type BlockingPageReader = BlockingReader<RequestedPage>;
 
-/// A page, and the request that it answers: the entry after which it begins, and the number of entries.
+/// A page with its request: the entry after which it begins, and the number of entries.
 pub(crate) struct RequestedPage {
     request: (Option<String>, usize),
     page: EntryPage,
 }
 
 impl BlockingPageReader {
-    /// Reads a page of the entries after an id; waits for the first one if `block` is given. Discards a page that a
-    /// pending read brings for an earlier request.
+    /// Reads a page of the entries after an id; waits for the first one if `block` is given. Discards a page of a
+    /// pending read with a different request.
     pub(crate) async fn read_page<S: AsRef<str>>(
         &mut self,
         link: &SharedConnection,

@@ -1,4 +1,4 @@
-//! The bus, and the port that it implements. Each method calls the function of the module that does it.
+//! The bus, and the port that it implements. Each method calls a function of the module for its subject.
 
 use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -28,19 +28,19 @@ use crate::{
 
 /// A bus on Redis Streams. Cloning shares it.
 ///
-/// Each consumer keeps the order of an aggregate; with [`partitions`](RedisEventBusConfig::partitions) all consumers of
-/// a group together keep it.
+/// Each consumer keeps the order of an aggregate's events; with [`partitions`](RedisEventBusConfig::partitions) the
+/// order also holds across all consumers of a group.
 ///
 /// Events published by one process reach the handlers of all other processes. Each consumer group gets every event at
 /// least once; the consumers of a group, one per bus object that consumes or [several](RedisEventBusConfig::consumers),
-/// share its events. The consumer retries a delivery with a failed handler while other aggregates flow on, and finally
-/// moves it to the dead letters. The in-flight entries of a consumer that dies go to the next one of its
-/// [name](RedisEventBusConfig::consumer_name), or later to any other consumer.
+/// share its events. The consumer retries a failed delivery while events of other aggregates go on, and finally moves
+/// it to the dead letters. If a consumer dies, the next consumer of its [name](RedisEventBusConfig::consumer_name) gets
+/// its in-flight entries, or later any other consumer.
 ///
 /// # Connections
-/// A bus holds one connection, which all commands but blocking reads share, and for each group one more per consumer,
-/// which only its reads use; with [`single_connection_client`](RedisEventBusConfig::single_connection_client) one in
-/// all. Each [`follow`](History::follow) has its own besides.
+/// A bus has one connection for all commands except blocking reads, and one more for the reads of each consumer in each
+/// group. With [`single_connection_client`](RedisEventBusConfig::single_connection_client) it has a single one. Each
+/// [`follow`](History::follow) opens its own connection.
 ///
 /// # Examples
 /// ```no_run
@@ -72,7 +72,7 @@ impl RedisEventBus {
     ///
     /// # Errors
     /// [`RedisConnectError`] if the configuration has mistakes, or the server is unreachable, does not reply in time or
-    /// refuses. It names the address, never the password.
+    /// refuses. The error names the address, never the password.
     ///
     /// # Examples
     /// ```
@@ -89,8 +89,8 @@ impl RedisEventBus {
         Ok(bus)
     }
 
-    /// Connects to a bus that exists, with the number of partitions that it has, and creates neither the stream nor a
-    /// group: for tools that read. Its other settings are those of the configuration.
+    /// Connects to a bus that exists, and creates neither the stream nor a group: for tools that read. The number of
+    /// partitions comes from the server, the other settings from the configuration.
     ///
     /// # Errors
     /// [`RedisConnectError::NotFound`] if the server holds no such bus; else as [`connect`](Self::connect).
@@ -107,11 +107,11 @@ impl RedisEventBus {
         Ok(Self { inner: Arc::new(layout::attach(config).await?) })
     }
 
-    /// Creates a bus that is not connected yet: checks the configuration, and asks no server.
+    /// Creates a bus that is not connected yet: checks the configuration, and sends no command.
     ///
-    /// An app connects the bus when it starts. While the server is away, the app retries in the background, saves, and
-    /// reports that the bus is away; if the server refuses, as with a wrong password, a different number of partitions
-    /// or a certificate that the client does not trust, the start fails. Without an app
+    /// An app connects the bus when it starts. While the server is away, the app retries in the background, still
+    /// saves, and reports that the bus is away. The start fails if the server refuses, for example because of a wrong
+    /// password, a different number of partitions or an untrusted certificate. Without an app
     /// [`ensure_connected`](EventBus::ensure_connected) connects; before that the bus publishes and consumes no event.
     ///
     /// # Errors
@@ -143,16 +143,16 @@ impl RedisEventBus {
         !self.inner.consuming().is_closed() && self.inner.connection().is_up()
     }
 
-    /// Takes over entries of the bus's own group that have been pending without a sign of life, whichever consumer had
-    /// them, and handles each once with the subscribers of this bus. A consumer does that by itself while it consumes;
-    /// call this in a process that does not consume, or to do it now.
+    /// Claims entries of the bus's own group that have been pending, on any consumer, for long without a sign of life,
+    /// and handles each once with the subscribers of this bus. A consumer does so by itself while it consumes; call
+    /// this in a process that does not consume, or to do it at once.
     ///
-    /// Without subscribers it takes over no entry. A failed entry stays pending for the next recovery or consumer.
-    /// Several calls on one bus run one after the other, so a handler must not wait for one.
+    /// Without subscribers it claims no entry. A failed entry stays pending for the next recovery or consumer. Several
+    /// calls on one bus run one after the other, so a handler must not wait for one.
     ///
     /// # Errors
     /// [`ConsumeError::Unavailable`] if the server cannot be reached; entries whose outcome was not written are
-    /// delivered again. [`ConsumeError::ShutDown`] after a shutdown.
+    /// redelivered. [`ConsumeError::ShutDown`] after a shutdown.
     ///
     /// # Examples
     /// ```no_run
@@ -173,11 +173,11 @@ impl RedisEventBus {
         History::new(Arc::clone(&self.inner))
     }
 
-    /// Creates a consumer group that begins at `start`, and returns `true` if it did: an existing group continues where
-    /// it is. From then on [`trim`](Self::trim) keeps the entries that the group has yet to handle.
+    /// Creates a consumer group that begins at `start`, and returns `true`; an existing group stays where it is, and
+    /// the result is `false`. From then on [`trim`](Self::trim) keeps the entries that the group has yet to handle.
     ///
-    /// A known group that the server has lost continues where it was, regardless of `start`; to begin elsewhere,
-    /// [retire](Self::retire_group) it first.
+    /// A known group that the server has lost continues at its low-water mark, regardless of `start`; to begin
+    /// elsewhere, [retire](Self::retire_group) it first.
     ///
     /// # Errors
     /// [`GroupError::InvalidStart`], or [`GroupError::Command`].
@@ -196,10 +196,10 @@ impl RedisEventBus {
         group::create_group(&self.inner, group, start).await
     }
 
-    /// Forgets that a group ever announced an event type, in all its versions, and returns `true` if it had. For
-    /// operators, when the group's last handler of that type was removed for good; `"*"` if that was a handler of all
-    /// types. Running consumers then skip entries that were pending for a member with such a handler, in a partition at
-    /// the owner's next heartbeat. A consumer that handles the type announces it again.
+    /// Forgets that a group ever announced an event type, in all versions, and returns `true` if it had. For operators,
+    /// after the group's last handler of that type was removed for good; pass `"*"` if that was a handler of all types.
+    /// Running consumers then skip entries that were pending for a member with such a handler, in a partition at the
+    /// owner's next heartbeat. A consumer that handles the type announces it again.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -227,8 +227,9 @@ impl RedisEventBus {
     }
 
     /// Returns the consumer groups that the server has lost, by name: a program ran `XGROUP DESTROY`, or deleted the
-    /// stream. A consumer of such a group creates it again, and it goes on where it was. Until then, or until it is
-    /// [retired](Self::retire_group), nothing is trimmed. A group that is retired meanwhile may be listed once more.
+    /// stream. A consumer of such a group creates it again, and the group continues at its low-water mark. Until then,
+    /// or until it is [retired](Self::retire_group), trimming stops. A group that is retired meanwhile may be listed
+    /// once more.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -246,8 +247,7 @@ impl RedisEventBus {
         group::lost_groups(&self.inner).await
     }
 
-    /// Loads the state of the stream and its groups, as [`stream_info`](EventBus::stream_info) does, which keeps quiet about
-    /// errors.
+    /// Loads the state of the stream and its groups, like [`stream_info`](EventBus::stream_info), but returns errors.
     ///
     /// # Errors
     /// [`RedisCommandError`] if the server cannot be reached, or refuses: the user may lack a right.
@@ -263,7 +263,7 @@ impl RedisEventBus {
         info::load_stream_info(&self.inner).await.map_err(|error| self.inner.command_error(error))
     }
 
-    /// Returns the consumers of a group, by name, also those that have ended and left entries; none if there is no such
+    /// Returns the consumers of a group, by name, including ended ones with pending entries; none if there is no such
     /// group.
     ///
     /// # Errors
@@ -283,8 +283,9 @@ impl RedisEventBus {
         unfinished::group_consumers(&self.inner, group).await
     }
 
-    /// Returns the entries that a group has read and not finished, with the attempts of its handlers: the oldest `limit`
-    /// of each partition, and of the group's backlog; none if there is no such group. It reads each entry, and moves none.
+    /// Returns the entries that a group has read and not finished, with the attempts of its handlers: the oldest
+    /// `limit` of each partition, and of the group's backlog; none if there is no such group. The entries stay with
+    /// their consumers.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -307,9 +308,9 @@ impl RedisEventBus {
         unfinished::pending_deliveries(&self.inner, group, limit).await
     }
 
-    /// Forgets a store that is gone for good and published here, and returns `true` if it was known: new groups no
-    /// longer wait for its events. Its events in the stream stay there. If a process with the store starts after all,
-    /// its relay publishes again the events that groups had not finished.
+    /// Forgets a store that published here and is gone for good, and returns `true` if it was known: new groups no
+    /// longer wait for its events. Its events stay in the stream. If a process with the store starts after all, its
+    /// relay publishes again the events that groups had not finished.
     ///
     /// # Errors
     /// [`RetireStoreError`].
@@ -325,15 +326,15 @@ impl RedisEventBus {
         group::retire_store(&self.inner, store).await
     }
 
-    /// Removes the oldest entries beyond the limits that every consumer group has finished.
+    /// Removes the oldest entries that are beyond the limits and that every consumer group has finished.
     ///
-    /// Every group of the stream counts, also one of a foreign program that has never read, until it is
-    /// [retired](Self::retire_group); only a bus's own group counts from when a consumer has joined it. A group without
-    /// consumers holds its entries for ever; [`held_by`](Trimmed::held_by) names it. Where a relay publishes, the
+    /// Every group of the stream counts until it is [retired](Self::retire_group), also a group of another program that
+    /// has never read. Only the default group of a bus does not count before a consumer has joined it. A group without
+    /// consumers holds its entries for ever; [`held_by`](Trimmed::held_by) names it. If a relay publishes here, the
     /// newest entry stays. Each step keeps the server busy for about a millisecond. Several callers may trim at once.
     ///
     /// # Errors
-    /// [`RedisCommandError`]; entries removed until then stay removed, and a further call goes on with the rest.
+    /// [`RedisCommandError`]; entries that were already removed stay removed, and a further call goes on with the rest.
     ///
     /// # Examples
     /// ```no_run
@@ -350,8 +351,8 @@ impl RedisEventBus {
         trim::trim(&self.inner, limits).await
     }
 
-    /// Returns the group, or the projection, that [`trim`](Self::trim) would stop at: of those that have entries to finish,
-    /// the one that is furthest behind. Removes and writes nothing.
+    /// Returns the group, or the projection, at which [`trim`](Self::trim) would stop: the one with unfinished entries
+    /// that is furthest behind. Removes no entry, and writes no key.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -369,21 +370,22 @@ impl RedisEventBus {
         trim::find_blocker(&self.inner).await
     }
 
-    /// Removes the oldest entries beyond `max_length`, some dozens more may stay, **also entries that groups have not
-    /// read**: those groups lose them. Returns the number of removed entries. [`trim`](Self::trim) loses none.
+    /// Removes the oldest entries beyond `max_length`, though some dozens of these may stay, **also entries that groups
+    /// have not read**: those groups lose them. Returns the number of removed entries. With [`trim`](Self::trim),
+    /// groups lose no entries.
     ///
     /// # Errors
-    /// [`RedisCommandError`]; entries removed until then stay removed.
+    /// [`RedisCommandError`]; entries that were already removed stay removed.
     pub async fn trim_may_lose(&self, max_length: u64) -> Result<u64, RedisCommandError> {
         trim::trim_may_lose(&self.inner, max_length).await
     }
 
-    /// Changes the number of partitions, as soon as every known consumer group has read and acknowledged all entries.
-    /// Until then the groups' consumers continue, and the server refuses to publish to partitions. After the change
-    /// every connected bus, this one too, is unusable: publishing fails, consumers stop reading. Set `partitions` and
+    /// Changes the number of partitions, once every known consumer group has read and acknowledged all entries. Until
+    /// then the groups' consumers continue, and the server refuses to publish to partitions. After the change no
+    /// connected bus, including this one, is usable: publishing fails, and consumers stop reading. Set `partitions` and
     /// connect again.
     ///
-    /// The server accepts publishers to a stream without partitions until the change, so stop them first. The entries
+    /// If the stream has no partitions yet, the server accepts publishers until the change, so stop them first. Entries
     /// of streams that are no longer used stay there; no group reads them.
     ///
     /// # Errors
@@ -405,7 +407,7 @@ impl RedisEventBus {
         &self.inner
     }
 
-    /// Asks the server for a sign of life.
+    /// Checks that the server answers.
     ///
     /// # Errors
     /// The transport's error, or the server's.
@@ -415,7 +417,8 @@ impl RedisEventBus {
         reply.map(drop).map_err(boxed)
     }
 
-    /// Stops consuming after the running deliveries, and closes the connections. The bus cannot be used any more.
+    /// Stops consuming once the running deliveries have ended, and closes the connections. The bus cannot be used
+    /// afterwards.
     pub async fn disconnect(&self) {
         self.inner.consuming().close();
         self.inner.consuming().stop().await;

@@ -1,4 +1,5 @@
-//! The commands that go to Redis, and the parsers of their replies; but for `reply`, no other module builds a command.
+//! The commands that go to Redis, and the parsers of their replies; apart from `reply`, no other module builds a
+//! command.
 
 pub(crate) mod admin;
 pub(crate) mod pages;
@@ -49,7 +50,7 @@ impl GroupRead<'_> {
     }
 }
 
-/// Returns the time that a read may block; 0 would block for ever.
+/// Returns the time that a read may block, above 0, which would block for ever.
 fn block_ms(block: Duration) -> u64 {
     u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1)
 }
@@ -68,7 +69,7 @@ pub(crate) fn client_id() -> Cmd {
     request("CLIENT", "ID")
 }
 
-/// Ends the blocking read of a connection as if its time were up; it loses no entry.
+/// Ends the blocking read of a connection as if its time were over; no entry is lost.
 pub(crate) fn unblock(client: i64) -> Cmd {
     request("CLIENT", ("UNBLOCK", client))
 }
@@ -152,8 +153,8 @@ pub(crate) fn add_fields(script: &mut ScriptInvocation<'_>, fields: &[(impl AsRe
     }
 }
 
-/// Adds entries in one round trip, as one transaction: the server takes all of them, or for want of memory none. If it
-/// refuses a single one, as when the stream's ids have run out, that one's reply is the error.
+/// Adds entries in one round trip, as one transaction: the server takes all of them, or none if it is out of memory. If
+/// it refuses a single entry, for example because the stream's ids have run out, the reply to that entry is the error.
 pub(crate) fn add_all(stream: &str, entries: &[EntryFields<'_>]) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(entries.len());
     pipeline.atomic().ignore_errors();

@@ -1,12 +1,13 @@
-//! Copies of the dead letters in a store, from which the copier puts back those that Redis has lost.
+//! Copies of the dead letters in a store, from which the copier restores dead letters that Redis has lost.
 //!
 //! Applications and tools list, replay and discard dead letters in Redis. The store keeps a note with a copy of each
-//! dead letter of its own events; only the copier reads the notes. It notes a dead letter that has no note, and deletes
-//! the note of one that Redis no longer has, because an application or a tool has replayed or discarded it.
+//! dead letter of its own events; only the copier reads the notes. It writes a note for each dead letter that has none,
+//! and deletes the note of a dead letter that Redis no longer has, because an application or a tool has replayed or
+//! discarded it.
 //!
 //! If Redis was emptied, or is an older copy of itself, the copier puts back each dead letter that only has a note. A
-//! [record](CopyRecord) in Redis, one for each store, shows the case: a generation, and a revision that grows before
-//! notes change. The store saves both after its notes have changed.
+//! [record](CopyRecord) in Redis, one for each store, detects this: it has a generation, and a revision that grows
+//! before notes change. The store saves both after its notes have changed.
 //!
 //! Invariant: each step replaces the record only if it is still the one that the process has read, so of two processes
 //! one continues. The copier repeats an interrupted step, but puts back no dead letter whose [key](DeadLetterKey) is in
@@ -46,7 +47,7 @@ const COPY_LEASE_TTL: Duration = Duration::from_secs(10);
 const COPY_BATCH_MAX: usize = 100;
 /// The number of note names that one read returns.
 const NOTE_NAMES_PAGE: usize = 1_000;
-/// The longest stream name that is part of the names of notes; of a longer one its hash is.
+/// The longest stream name that is part of the names of notes; for a longer one, its hash is.
 const PLAIN_STREAM_NAME_MAX: usize = 180;
 
 /// Copies the dead letters of a bus to a store, until the future is dropped or the bus is shut down.
@@ -83,7 +84,7 @@ pub(crate) async fn run_copier(bus: Arc<BusInner>, store: Arc<dyn EventStore>) {
                 COPY_RETRY_DELAY
             }
         };
-        // a new dead letter of this process ends the pause: until it is copied, Redis alone has it
+        // a new dead letter of this process ends the pause: until it is copied, only Redis has it
         tokio::select! {
             () = bus.dead_letter_gate().written() => {}
             () = clock.sleep(pause) => {}
@@ -419,7 +420,7 @@ impl DeadLetterCopier {
         }
     }
 
-    /// Fails with [`CopyError::Busy`] if a different process copies by now, or Redis has lost the record.
+    /// Fails with [`CopyError::Busy`] if a different process copies now, or Redis has lost the record.
     async fn ensure_own_record(&self, own_record: &CopyRecord, lease: &Lease) -> Result<(), CopyError> {
         let is_leased = self.store.renew_lease(lease, COPY_LEASE_TTL).await?;
         let (text, _) = self.load_record().await?;

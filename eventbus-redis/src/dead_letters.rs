@@ -1,7 +1,7 @@
 //! The dead letters of the stream: entries with the delivered fields, then `original_message_id` and the other fields
 //! about the failure.
 //!
-//! Invariant: a replay is one script that never reads a value, so it can neither lose nor change one.
+//! Invariant: a replay is one script that never reads a value, so it can neither lose nor change a value.
 
 use eventbus::{
     port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, MessageId},
@@ -100,14 +100,14 @@ pub(crate) async fn replay(bus: &BusInner, id: &MessageId) -> Result<bool, DeadL
     }
 }
 
-/// What the replay script replies for a dead letter.
+/// The reply of the replay script for a dead letter.
 #[derive(Debug, PartialEq)]
 enum ReplayReply {
     Replayed,
     Missing,
     /// It has no fields to replay.
     Empty,
-    /// Its group, which does not exist.
+    /// Its group does not exist; holds the group's name.
     NoGroup(String),
 }
 
@@ -128,7 +128,7 @@ pub(crate) async fn discard(bus: &BusInner, id: &MessageId) -> Result<bool, Dead
     Ok(discard_ids(bus, &[id]).await? > 0)
 }
 
-/// What happens to the dead letters that match a filter.
+/// The action on the dead letters that match a filter.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum DeadLetterAction {
     Replay,

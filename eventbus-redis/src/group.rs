@@ -46,7 +46,7 @@ pub enum GroupStart {
     /// The first entry published at this time or later, by the server's clock, to the millisecond.
     AtTime(OffsetDateTime),
     /// The first entry whose event has a higher position in its store; if there is none, the next entry that is
-    /// published. The group passes over entries without a position, of other publishers, until then.
+    /// published. Until then the group passes over entries without a position, which other publishers added.
     Position(Position),
 }
 
@@ -99,7 +99,7 @@ pub enum GroupError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetireStoreError {
-    /// A process with the store has filled backlogs within the last 30 s. Stop it first.
+    /// A process with the store has filled backlogs within the last 30 s. Stop that process first.
     #[error("store {store} is in use: a process with it brings events to `{stream}`")]
     InUse {
         /// The stream.
@@ -309,7 +309,7 @@ async fn count_page(bus: &BusInner, after: &str, most: usize) -> Result<(u64, St
 }
 
 /// Counts the entries of a group that stay pending, page by page on the server, until it has found `enough`; with
-/// `is_exhausted` those alone that used up their attempts.
+/// `is_exhausted`, only those that used up their attempts.
 pub(crate) async fn count_staying(
     bus: &BusInner,
     stream: &str,
@@ -332,6 +332,6 @@ pub(crate) async fn count_staying(
 /// Returns the highest id of an entry before a time.
 fn id_before_time(at: OffsetDateTime) -> EntryId {
     let ms = at.unix_timestamp_nanos().div_euclid(1_000_000);
-    // an entry is as old as its millisecond: one of the millisecond that has begun counts as later
+    // ids are in milliseconds: an entry of the same millisecond counts as later
     EntryId { ms: u64::try_from(ms).unwrap_or_default(), number: 0 }.previous()
 }

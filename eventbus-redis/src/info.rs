@@ -95,7 +95,8 @@ fn merge_partition(all: &mut StreamInfo, part: StreamInfo) {
     }
 }
 
-/// Adds the state of a group in a partition, or in its backlog, to that in the others, but for the handlers that run.
+/// Adds the state of a group in a partition, or in its backlog, to its state in the others, without the running
+/// handlers.
 fn merge_group(group: &mut GroupInfo, other: GroupInfo) {
     group.consumers = group.consumers.max(other.consumers);
     group.active_consumers = group.active_consumers.max(other.active_consumers);
@@ -130,7 +131,7 @@ fn newer(a: Option<String>, b: Option<String>) -> Option<String> {
     if parse_id(&b) > parse_id(&a) { b } else { a }
 }
 
-/// Returns `true` if a consumer is of this bus: of several, each has a number behind the bus's id.
+/// Returns `true` if a consumer is of this bus: if it has several, a number follows the bus's id.
 fn is_own_instance(bus: &BusInner, instance: &str) -> bool {
     let rest = instance.strip_prefix(bus.instance());
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
@@ -138,7 +139,7 @@ fn is_own_instance(bus: &BusInner, instance: &str) -> bool {
 
 pub(crate) async fn stream_info(bus: &BusInner) -> StreamInfo {
     load_stream_info(bus).await.unwrap_or_else(|error| {
-        // metrics ask again and again; `connected` and the health tell of an outage
+        // metrics call this often; `connected` and the health report an outage
         tracing::debug!(stream = bus.stream(), %error, "cannot inspect the stream");
         let mut info = StreamInfo::default();
         info.stats = bus.counters().snapshot();
@@ -177,18 +178,18 @@ pub(crate) async fn load_stream_info(bus: &BusInner) -> Result<StreamInfo, Comma
             continue;
         };
         let Ok(name) = Name::new("group", name) else {
-            continue; // a foreign group: it has no backlog
+            continue; // a group of another program: it has no backlog
         };
         let (backlog, _) = inspect_stream(&bus.for_backlog(&name)).await?;
         for mut of_backlog in backlog.consumer_groups {
-            // a consumer that reads the stream, too, reports its runs in both
+            // a consumer that also reads the stream reports its runs in both
             of_backlog.in_flight.retain(|run| group.in_flight.iter().all(|known| known.consumer != run.consumer));
             group.in_flight.append(&mut of_backlog.in_flight);
             of_backlog.last_delivered_id = None; // an id of another stream
             merge_group(group, of_backlog);
         }
         if is_filling {
-            group.lag = None; // the store, or the stream, has more for it, which is not counted
+            group.lag = None; // the store, or the stream, has further events for it, which are not counted
         }
     }
     all.stats = bus.counters().snapshot();
@@ -199,7 +200,7 @@ pub(crate) async fn load_stream_info(bus: &BusInner) -> Result<StreamInfo, Comma
     Ok(all)
 }
 
-/// The groups with an unfinished backlog; set for those that still wait for events of it.
+/// The groups with an unfinished backlog; `true` for a group whose backlog is still being filled.
 #[derive(Debug, Default)]
 struct OpenBacklogs(BTreeMap<String, bool>);
 
@@ -268,7 +269,7 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
         let unread = admin::parse_unread(next())?;
         let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
         if bus.is_partition() {
-            // all owners of a partition have one consumer name there
+            // all owners of a partition have the same consumer name
             consumers.clear();
             info.consumers = members.len() as u64;
         }
@@ -285,8 +286,8 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
             members.iter().filter(|(_, member)| member.is_live(now) && !is_own_instance(bus, &member.instance));
         info.in_flight = others.filter_map(|(name, member)| member.to_running_handler(name, now)).collect();
         info.in_flight.sort_by(|a, b| a.consumer.cmp(&b.consumer));
-        // the owner of a partition shows life by its lease, and entries left for absent members are meant to wait; a member
-        // may be configured to renew its claims less often than this bus
+        // the lease of a partition shows that its owner is alive, and entries for absent members wait on purpose; a
+        // member may be configured to renew its claims less often than this bus
         let is_live = |consumer: &str| members.get(consumer).is_some_and(|member| member.is_live(now));
         let is_silent = |consumer: &str| !consumer.starts_with(keys::ABSENT_CONSUMER) && !is_live(consumer);
         let mut silent = silent.into_iter().filter(|(_, consumer, _)| is_silent(consumer));
@@ -302,8 +303,8 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
     Ok(described)
 }
 
-/// Returns, of the oldest pending entries of a group, the one unfinished for longest since a handler failed. An
-/// entry without a failure counts from its publishing, unless a live consumer of ours is about to handle it.
+/// Returns the entry, among the oldest pending ones of a group, whose first failure is the longest ago. An entry
+/// without a failure counts from its publishing, unless a live consumer of ours is about to handle it.
 async fn find_oldest_unfinished(
     bus: &BusInner,
     group: &GroupInfo,
@@ -355,7 +356,7 @@ pub(crate) async fn progress(bus: &BusInner, group: &Name) -> Result<GroupProgre
         Ok(all)
     };
     let progress = asking.await;
-    // dead letters that are no longer pending are counted by now
+    // waits until dead letters that are no longer pending are counted
     bus.dead_letter_gate().wait_for_writers().await;
     progress.map_err(|error| bus.unavailable(boxed(error)))
 }

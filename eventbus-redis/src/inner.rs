@@ -31,7 +31,7 @@ pub(crate) struct BusInner {
     destination: Name,
     default_group: Name,
     consumer_name: String,
-    /// A random id: tells this bus object from those of the same consumer name.
+    /// A random id: distinguishes this bus object from others with the same consumer name.
     instance: String,
     /// Set if the consumer name is random: then no later start recovers the entries that this bus leaves pending.
     has_temporary_name: bool,
@@ -51,7 +51,7 @@ pub(crate) struct BusInner {
     /// Lets deliveries run side by side, or one suspected poison message alone.
     run_lock: RunLock,
     dead_letter_gate: Arc<DeadLetterGate>,
-    /// Admits one manual recovery at a time: all have one consumer name, so it does not tell whose an entry is.
+    /// Admits one manual recovery at a time: all use the same consumer name, so entries of two could not be told apart.
     recovery_lock: Arc<Mutex<()>>,
 }
 
@@ -197,8 +197,8 @@ impl BusInner {
         self.partitions.get(number as usize).map_or(self, |part| part)
     }
 
-    /// Returns the bus state for reading the backlog of a group. With partitions one consumer at a time owns all of it,
-    /// so that its order holds; else the consumers of the group share it.
+    /// Returns the bus state for reading the backlog of a group. With partitions one consumer at a time owns the whole
+    /// backlog, so that its order holds; else the consumers of the group share it.
     pub(crate) fn for_backlog(&self, group: &Name) -> Self {
         let stream = keys::backlog(&self.base_stream, group);
         let mut backlog = Self {
@@ -231,7 +231,7 @@ impl BusInner {
         }
     }
 
-    /// Returns the error of consuming for an error of the server.
+    /// Converts an error of the server to an error of consuming.
     pub(crate) fn unavailable(&self, source: impl Into<BoxError>) -> ConsumeError {
         ConsumeError::Unavailable { destination: self.destination.clone(), source: source.into() }
     }

@@ -130,7 +130,7 @@ fn escape_part(text: &str) -> String {
     }
 }
 
-/// Names a key in the slot of the stream, as scripts need it on a cluster.
+/// Names a key in the slot of the stream, because scripts on a cluster need that.
 fn same_slot_key(stream: &str, name: &str) -> String {
     if has_hash_tag(stream) { format!("{stream}:{name}") } else { format!("{{{stream}}}:{name}") }
 }
@@ -155,13 +155,13 @@ pub(crate) mod field {
     pub(crate) const STORE: &str = "store";
     /// The position in the store's total order; ours.
     pub(crate) const POSITION: &str = "position";
-    /// The time at which the store recorded it; ours, absent if none did.
+    /// The time at which a store recorded it; ours, absent if no store did.
     pub(crate) const RECORDED_AT: &str = "recorded_at";
-    /// The time at which another store recorded it, if it was imported from there; ours.
+    /// For an imported event, the time at which its first store recorded it; ours.
     pub(crate) const ORIGINAL_RECORDED_AT: &str = "original_recorded_at";
     /// `1` if some fields of the payload are sealed; ours, absent otherwise.
     pub(crate) const HAS_SEALED_FIELDS: &str = "has_sealed_fields";
-    /// The trace that the event is part of, in the W3C's format; ours.
+    /// The trace context of the event, in the W3C's format; ours.
     pub(crate) const TRACEPARENT: &str = "traceparent";
     /// The additions of tracing systems to the trace; ours.
     pub(crate) const TRACESTATE: &str = "tracestate";

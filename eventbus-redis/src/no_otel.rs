@@ -1,4 +1,5 @@
-//! Spans without the feature `opentelemetry`: only `tracing` sees them, and events keep the trace they came with.
+//! Spans without the feature `opentelemetry`: only `tracing` sees them, and events keep the trace context that they
+//! have.
 
 use eventbus::{Name, RecordedEvent, delivery::handler_span, handler::Delivery, support::TraceContext};
 use tracing::Span;

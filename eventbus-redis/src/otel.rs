@@ -1,8 +1,9 @@
-//! The spans of the Redis bus in OpenTelemetry's words for messaging, and traces that continue from process to process.
+//! The spans of the Redis bus, by OpenTelemetry's conventions for messaging, and traces that continue from process to
+//! process.
 //!
 //! Invariant: attributes that only OpenTelemetry reads bypass `tracing`, whose fields precede each line of the log. The
-//! kind of a span cannot: OpenTelemetry takes it when the span is created. The attributes are made only for spans that the
-//! sampler has chosen.
+//! kind of a span cannot: OpenTelemetry reads it when the span is created. The attributes are computed only for spans
+//! that the sampler has chosen.
 
 pub(crate) use eventbus::support::spans::context_of as context;
 use eventbus::{Name, RecordedEvent, handler::Delivery, support::spans};
@@ -61,7 +62,8 @@ pub(crate) fn handle(bus: &BusInner, delivery: &Delivery, handler: &Name) -> Spa
     span
 }
 
-/// Starts a span, whose parent is set; describes it and sets the name that traces show, if the sampler has chosen the span.
+/// Starts a span, whose parent is set; describes it and sets the name that traces show, if the sampler has chosen the
+/// span.
 fn start<I: IntoIterator<Item = KeyValue>>(
     span: &Span,
     bus: &BusInner,

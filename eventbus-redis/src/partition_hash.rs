@@ -1,7 +1,6 @@
 //! The partition of an aggregate.
 //!
-//! Invariant: it depends on the tenant and the id of the aggregate, and the number of partitions, alone, in every
-//! version.
+//! Invariant: it depends only on the tenant, the id of the aggregate and the number of partitions, in every release.
 
 use eventbus::{StreamId, Uuid};
 use xxhash_rust::xxh3::xxh3_64;
@@ -11,7 +10,7 @@ pub(crate) fn partition_of(aggregate: &StreamId, partitions: u32) -> u32 {
     partition_of_parts(aggregate.tenant_id(), aggregate.aggregate_id().as_str(), partitions)
 }
 
-/// Returns the partition of an aggregate by its tenant and id, which may be no valid id.
+/// Returns the partition of an aggregate by its tenant and id; the id need not be valid.
 pub(crate) fn partition_of_parts(tenant_id: Option<Uuid>, aggregate_id: &str, partitions: u32) -> u32 {
     let id = aggregate_id.as_bytes();
     let hash = match tenant_id {

@@ -1,4 +1,4 @@
-//! The optional ports of the bus: each method calls the function of the module that does it.
+//! The optional ports of the bus: each method calls a function of the module for its subject.
 
 use std::sync::Arc;
 
@@ -33,8 +33,8 @@ impl RelayTarget for RedisEventBus {
         relay::published_positions(self.inner(), publisher).await
     }
 
-    /// Beyond the `known` groups, returns those that are listed, have a consumer or have read an entry; one that no
-    /// consumer ever joined has no progress. Leaves out a group whose name is no valid [`Name`].
+    /// Beyond the `known` groups, returns groups that are listed, have a consumer or have read an entry; a group that
+    /// no consumer ever joined has no progress. Leaves out a group whose name is no valid [`Name`].
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
         relay::group_floors(self.inner(), publisher, known).await
     }

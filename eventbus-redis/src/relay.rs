@@ -38,7 +38,7 @@ struct Unpublishable {
     source: BoxError,
 }
 
-/// Index of the field with the store: behind those of the shared wire format.
+/// Index of the field with the store: after the fields of the shared wire format.
 pub(crate) const STORE_FIELD_INDEX: usize = 7;
 
 /// Publishes a range of a store to the stream, or to the partitions.
@@ -78,7 +78,7 @@ pub(crate) async fn published_positions(
     Ok(published_positions)
 }
 
-/// Returns the low-water marks of the groups, of several partitions the lowest one of each group.
+/// Returns the low-water marks of the groups; with several partitions, the lowest one of each group.
 pub(crate) async fn group_floors(
     bus: &BusInner,
     publisher: Publisher,

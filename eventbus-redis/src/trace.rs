@@ -1,7 +1,7 @@
 //! The trace context of an event, and the spans of publishing and handling.
 //!
 //! Invariant: with `enable_tracing = false` entries carry no context, and only `tracing` sees the spans. An invalid
-//! context of a foreign publisher counts as none.
+//! context of another publisher counts as none.
 
 use eventbus::{Name, RecordedEvent, delivery::handler_span, handler::Delivery, support::TraceContext};
 use tracing::Span;
@@ -34,7 +34,7 @@ impl TraceCarrier {
         Self { current: bus.config().enable_tracing.then(|| otel::context(span)) }
     }
 
-    /// Adds the context attached to the event to its entry, else that of the span.
+    /// Adds a context to the entry of an event: the one attached to the event, else the span's.
     pub(crate) fn inject(&self, event: &RecordedEvent, fields: &mut wire::EntryFields<'_>) {
         if let Some(current) = &self.current
             && let Some(context) = TraceContext::from_event(event).or_else(|| current.clone())

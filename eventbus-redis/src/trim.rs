@@ -34,7 +34,7 @@ const TRIM_BATCH_MAX: u64 = 200;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Trim {
-    /// The number of entries that may stay; 0 removes all that every group has finished. Of several partitions each
+    /// The number of entries that may stay; 0 removes all that every group has finished. With several partitions, each
     /// keeps an even share.
     pub max_length: Option<u64>,
     /// The maximum age of an entry, by the server's clock, to the millisecond.
@@ -55,7 +55,7 @@ pub struct Trimmed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TrimBlocker {
-    /// The group, or the projection; of several the one that is furthest behind.
+    /// The group, or the projection, that is furthest behind.
     pub group: String,
     /// The reason why it holds entries.
     pub reason: TrimBlockReason,
@@ -75,11 +75,11 @@ pub enum TrimBlockReason {
     Unread,
     /// The group has read them and not acknowledged them.
     Pending,
-    /// The server has lost the group; a consumer of the group creates it again, and it goes on where it was. If the
-    /// group has no consumer any more, retire it: that of [a bus](crate::RedisEventBus::retire_group), or of
-    /// [a plain stream](crate::streams::RedisStreams::retire_group).
+    /// The server has lost the group; a consumer of the group creates it again, and the group continues at its
+    /// low-water mark. If the group no longer has consumers, retire it: for [a
+    /// bus](crate::RedisEventBus::retire_group), or for [a plain stream](crate::streams::RedisStreams::retire_group).
     Missing,
-    /// A projection over the stream has not come so far; see
+    /// A projection over the stream has not processed them; see
     /// [`EventProjection`](crate::streams::EventProjection::retire).
     Projection,
 }
@@ -89,7 +89,7 @@ pub(crate) fn in_seconds<S: Serializer>(time: &Duration, serializer: S) -> Resul
     serializer.serialize_f64(time.as_secs_f64())
 }
 
-/// Removes the oldest entries of each partition beyond the limits that every group has finished.
+/// Removes the oldest entries of each partition that are beyond the limits and that every group has finished.
 pub(crate) async fn trim(bus: &BusInner, limits: Trim) -> Result<Trimmed, RedisCommandError> {
     let mut all = Trimmed::default();
     for part in bus.partitions_or_self() {
@@ -109,7 +109,8 @@ pub(crate) async fn trim_may_lose(bus: &BusInner, max_length: u64) -> Result<u64
         // entries published meanwhile are left to the next trim
         let mut beyond = length.saturating_sub(keep);
         while beyond > 0 {
-            // a call removes some thousand entries at most, and none once the rest is a part of one of the server's blocks
+            // a call removes at most some thousand entries, and none once the rest is a part of one of the server's
+            // blocks
             let step: u64 = part.query_idempotent(&admin::trim(part.stream(), keep)).await?;
             if step == 0 {
                 break;
@@ -207,7 +208,7 @@ fn even_share(bus: &BusInner, length: u64) -> u64 {
     length.div_ceil(bus.config().partitions.max(1).into())
 }
 
-/// Removes some of the oldest entries beyond the limits that every group has finished.
+/// Removes some of the oldest entries that are beyond the limits and that every group has finished.
 pub(crate) async fn trim_step(bus: &BusInner, limits: Trim) -> Result<TrimStep, RedisCommandError> {
     let limits = Trim { max_length: limits.max_length.map(|length| even_share(bus, length)), ..limits };
     bus.run::<TrimReply>(&trim_script(bus.stream(), limits, false)).await.map(TrimStep::from)

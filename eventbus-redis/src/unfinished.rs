@@ -1,4 +1,4 @@
-//! What consumers of a group have read and not finished, for operators.
+//! Entries that consumers of a group have read and not finished, for operators.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +14,16 @@ use crate::{
     wire,
 };
 
-/// A consumer of a group, as the server has it; also one that has ended.
+/// A consumer of a group, as the server knows it; also one that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct GroupConsumer {
-    /// Its name. All owners of a partition have one name there; `absent` has what waits for a member that handles its type.
+    /// Its name. All owners of a partition share one name; `absent` has the entries that wait for a member that handles
+    /// their type.
     pub name: String,
     /// The entries that it has read and not finished, in all partitions and in the group's backlog.
     pub pending: u64,
-    /// The milliseconds since it last asked the server for entries, or renewed the claims on those it has.
+    /// The milliseconds since it last asked the server for entries, or renewed the claims on its entries.
     pub idle_ms: u64,
 }
 
@@ -42,7 +43,7 @@ pub struct PendingDelivery {
     pub record: Option<RecordedEvent>,
 }
 
-/// Lists the consumers of a group by name, with what they have of its backlog; none of a group that is not there.
+/// Lists the consumers of a group by name, with their entries of its backlog; none if there is no such group.
 pub(crate) async fn group_consumers(bus: &BusInner, group: &Name) -> Result<Vec<GroupConsumer>, RedisCommandError> {
     let (backlog, mut states) = (bus.for_backlog(group), Vec::new());
     for part in bus.partitions_or_self().into_iter().chain(backlog.partitions_or_self()) {
@@ -60,8 +61,8 @@ pub(crate) async fn group_consumers(bus: &BusInner, group: &Name) -> Result<Vec<
     Ok(consumers.into_values().collect())
 }
 
-/// Lists the oldest `limit` pending entries of a group in each partition, and in its backlog; none of a group that is not
-/// there.
+/// Lists the oldest `limit` pending entries of a group in each partition, and in its backlog; none if there is no such
+/// group.
 pub(crate) async fn pending_deliveries(
     bus: &BusInner,
     group: &Name,
@@ -74,7 +75,7 @@ pub(crate) async fn pending_deliveries(
     Ok(deliveries)
 }
 
-/// Sends a command, and returns its reply, which may be that there is no such stream or group.
+/// Sends a command, and returns its reply, which may be an error about a missing stream or group.
 async fn reply_of(part: &BusInner, command: Cmd) -> Result<RedisResult<Value>, RedisCommandError> {
     part.ensure_open()?;
     let mut commands = redis::pipe();

@@ -1,4 +1,4 @@
-//! Processes that are killed in tests: the running test binary again, in which one of its tests plays a role.
+//! Processes that tests kill: the running test binary once more, in which one of its tests plays a role.
 
 use std::{
     env,
@@ -10,13 +10,13 @@ use std::{
 
 /// Longest silence of a process while a test reads its output.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
-/// Longest time that a process may print only unexpected output.
+/// Longest time until a process has printed all awaited output, or has ended.
 const LONGEST: Duration = Duration::from_secs(180);
 
-/// A process of the running test binary, in which one of its tests plays a role: to die, or to sleep.
+/// A second process of the running test binary, in which one of its tests plays a role, such as a process that dies.
 ///
-/// The test finds its role in the environment, and returns at once without one. Dropping the value kills the process as
-/// by `kill -9`. The value buffers the output until a test reads it.
+/// That test finds its role in the environment, and returns at once without one. Dropping this value kills the process
+/// with SIGKILL. The value buffers the output until a test reads it.
 #[derive(Debug)]
 pub struct Actor {
     child: Child,
@@ -24,7 +24,7 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// Starts the process: the test of this name, as `--exact` takes it, with further variables in its environment.
+    /// Starts the process, which runs the test of this name (as for `--exact`) with these variables in its environment.
     ///
     /// # Panics
     /// If the system does not start it.
@@ -41,10 +41,10 @@ impl Actor {
         Self { child, lines }
     }
 
-    /// Reads until each of `texts` was printed, in any order; returns the rest of the last one's line.
+    /// Reads the output until it has each of `texts`, in any order; returns the rest of the line after the last one.
     ///
     /// # Panics
-    /// If the process ends before, prints no line for a minute, or none of `texts` for three.
+    /// If the process ends before, prints no line for a minute, or has not printed all of `texts` after three minutes.
     pub fn until(&self, texts: &[&str]) -> String {
         let (mut awaited, mut rest) = (texts.to_vec(), String::new());
         let began = Instant::now();
@@ -56,7 +56,7 @@ impl Actor {
         rest
     }
 
-    /// Returns the output so far, without the part already read.
+    /// Returns the lines that the process has printed and no call has read.
     #[must_use]
     pub fn printed(&self) -> Vec<String> {
         self.lines.try_iter().collect()
@@ -77,10 +77,10 @@ impl Actor {
         self.child.id()
     }
 
-    /// Sends it a signal by its name, as `STOP`.
+    /// Sends the process a signal by its name, such as `STOP`.
     ///
     /// # Panics
-    /// If it has ended.
+    /// If the signal cannot be sent.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "the process takes no signal {name}");
@@ -94,17 +94,17 @@ impl Actor {
         self.child.try_wait().expect("it is a child of this process").is_some()
     }
 
-    /// Kills the process, and waits until it has ended; returns the output, without the part already read.
+    /// Kills the process and waits until it has ended; returns the output that no call has read.
     ///
     /// # Panics
-    /// If it ended before by itself.
+    /// If it has ended by itself.
     pub fn kill(mut self) -> Vec<String> {
         assert!(!self.has_ended(), "it ended by itself");
         self.child.kill().expect("it is not gone before it is waited for");
         self.wait().1
     }
 
-    /// Waits until the process has ended; returns its status, and the output, without the part already read.
+    /// Waits until the process has ended; returns its status, and the output that no call has read.
     ///
     /// # Panics
     /// If the process prints no line for a minute without ending, or runs for three.
@@ -123,16 +123,15 @@ impl Actor {
         line.ok()
     }
 
-    /// For the process itself: waits for [`resume`](Self::resume). Ends the process when its parent ends, also if the
-    /// parent is killed.
+    /// For the process itself: waits until its parent calls [`resume`](Self::resume). Ends the process if the parent
+    /// ends meanwhile, also by a kill.
     pub fn hear() {
         if !std::io::stdin().read(&mut [0]).is_ok_and(|bytes| bytes > 0) {
             std::process::exit(1);
         }
     }
 
-    /// For a process that does not call [`hear`](Self::hear): ends it when its parent ends, also if the parent is
-    /// killed.
+    /// For a process that does not call [`hear`](Self::hear): ends the process when its parent ends, also by a kill.
     pub fn end_with_parent() {
         std::thread::spawn(|| {
             loop {

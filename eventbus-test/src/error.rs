@@ -21,7 +21,7 @@ pub(crate) enum Error {
     Failed { program: String, output: String },
     /// A server ended or did not answer in time.
     NotReady { server: Server, log: PathBuf, end: String },
-    /// A server did not do what was asked of it.
+    /// A server refused a request.
     Refused { server: Server, doing: String, source: Box<dyn std::error::Error + Send + Sync> },
     /// Every port tried was taken.
     NoFreePort,

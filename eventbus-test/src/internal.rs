@@ -1,4 +1,4 @@
-//! For the tests of the repository of eventbus only: no part of the API, and changed without notice.
+//! For the tests in eventbus's own repository: no part of the API, and may change without notice.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use crate::{
 
 pub use crate::actor::Actor;
 
-/// Connects to a Redis, to look at it or to change it.
+/// Connects to a Redis server, so that a test can read or change its data.
 ///
-/// It has no time limit, neither for connecting nor for answers: if many tests run at once, or this process was paused,
-/// a late answer is no failure. redis-rs by itself gives up after a second, and after half a second.
+/// The connection has no time limits: if many tests run at once, or this process was paused, a late answer is no
+/// failure. By default redis-rs gives up connecting after a second, and waiting for an answer after half a second.
 ///
 /// # Panics
 /// If no server answers there.
@@ -23,7 +23,8 @@ pub async fn redis_connection(url: &str) -> ::redis::aio::MultiplexedConnection 
     client.get_multiplexed_async_connection_with_config(&patient).await.expect("a Redis that answers")
 }
 
-/// Returns a port of 127.0.0.1 without a listener, which this crate gives to no second caller while this process lives.
+/// Returns a port of 127.0.0.1 on which no process listens. This crate gives it to no other caller while this process
+/// lives.
 ///
 /// # Panics
 /// If there is no free port.
@@ -32,7 +33,7 @@ pub fn closed_port() -> u16 {
     expect(port::closed())
 }
 
-/// Returns the browser Chromium, for tests of pages; installs it where tests install servers.
+/// Returns the path of the browser Chromium, for tests of pages; installs it if tests may install servers.
 ///
 /// # Panics
 /// If it is neither found nor installed.
@@ -52,7 +53,7 @@ pub fn private_redis_cluster() -> PrivateRedis {
     private_redis_with(&["--cluster-enabled", "yes", "--cluster-port", &bus_port])
 }
 
-/// Makes two [nodes](private_redis_cluster) a cluster; each learns of the slots of the other a moment later.
+/// Joins two [nodes](private_redis_cluster) to one cluster; each learns the slots of the other a moment later.
 ///
 /// # Panics
 /// If one of them refuses.

@@ -1,7 +1,8 @@
 #![doc = include_str!("../README.md")]
 //!
-//! Invariant: a client registers first, then reads the notice; the supervisor removes the notice first, then looks for
-//! clients. In any other order a test can join a server that is about to stop.
+//! Invariant: a test process registers as a client of a server before it reads the notice of that server; the
+//! supervisor, which stops unused servers, removes the notice before it looks for clients. In any other order a test
+//! can join a server that is about to stop.
 
 mod actor;
 mod error;
@@ -32,13 +33,14 @@ pub use crate::{
     redis::Redis,
 };
 
-/// Creates an empty database of the test's own, on the server of [`postgres_url`].
+/// Creates an empty database for one test, on the server of [`postgres_url`].
 ///
-/// It blocks the thread for some tens of milliseconds; the first call of a workspace's tests also starts the server,
+/// The call blocks the thread for some tens of milliseconds. The first call in a workspace also starts the server,
 /// which takes about two seconds.
 ///
 /// # Panics
-/// If no server can be had, or the server creates no database: the user of `DATABASE_URL` needs the right `CREATEDB`.
+/// If no server is available, or it does not create the database: the user of `DATABASE_URL` needs the right
+/// `CREATEDB`.
 ///
 /// # Examples
 /// ```
@@ -59,10 +61,10 @@ pub fn postgres() -> Postgres {
     expect(Postgres::create(postgres_url()))
 }
 
-/// Makes up a key prefix of the test's own, for the server of [`redis_url`].
+/// Makes up a key prefix for one test, on the server of [`redis_url`].
 ///
 /// # Panics
-/// If no server can be had.
+/// If no server is available.
 ///
 /// # Examples
 /// ```
@@ -87,13 +89,13 @@ pub fn redis() -> Redis {
     Redis::new(redis_url(), name::unique("test"))
 }
 
-/// Returns the URL of a PostgreSQL server, starting one if there is none yet.
+/// Returns the URL of a PostgreSQL server; starts one if none runs yet.
 ///
-/// It is `DATABASE_URL` if that is set. Otherwise it names a superuser and the database `postgres` of a server that is
-/// tuned for tests: the server syncs no writes, though `synchronous_commit` is on.
+/// The URL is `DATABASE_URL` if that is set. Otherwise it names a superuser and the database `postgres` of a server
+/// that all tests share. That server syncs no writes to disk, although `synchronous_commit` is on.
 ///
 /// # Panics
-/// If no server can be had; the message says what to set or to install.
+/// If no server is available; the message says what to set or to install.
 #[must_use]
 #[track_caller]
 pub fn postgres_url() -> &'static str {
@@ -101,12 +103,12 @@ pub fn postgres_url() -> &'static str {
     open(URL.get_or_init(|| url_of(Server::Postgres)))
 }
 
-/// Returns the URL of a Redis server, starting one if there is none yet.
+/// Returns the URL of a Redis server; starts one if none runs yet.
 ///
-/// It is `REDIS_URL` if that is set.
+/// The URL is `REDIS_URL` if that is set.
 ///
 /// # Panics
-/// If no server can be had; the message says what to set or to install.
+/// If no server is available; the message says what to set or to install.
 #[must_use]
 #[track_caller]
 pub fn redis_url() -> &'static str {
@@ -134,8 +136,8 @@ pub fn database_url_for(name: &str) -> String {
 
 /// Returns a name that no other call returns, in any process, now or later, and that no other name begins with.
 ///
-/// It is `prefix` made lower case and safe, an underscore and sixteen letters and digits: at most 63 bytes, valid without
-/// quotes as a database or schema name, and usable as a stream or key prefix.
+/// The name is `prefix` turned into a lower-case identifier, an underscore and sixteen letters and digits. It has at
+/// most 63 bytes, is valid without quotes as a database or schema name, and can be a stream or key prefix.
 ///
 /// # Examples
 /// ```
@@ -148,10 +150,10 @@ pub fn unique_name(prefix: &str) -> String {
     name::unique(prefix)
 }
 
-/// Starts a PostgreSQL server of the caller's own, for tests that crash it.
+/// Starts a PostgreSQL server for the caller alone, for tests that crash it.
 ///
-/// It syncs like a real one, unlike the shared one. It needs the installed binaries even if `DATABASE_URL` is set. It
-/// takes about two seconds.
+/// Unlike the shared server, it syncs its writes, as in production. It needs the installed binaries even if
+/// `DATABASE_URL` is set. The start takes about two seconds.
 ///
 /// # Panics
 /// If PostgreSQL is not installed or does not start.
@@ -178,9 +180,9 @@ pub fn private_postgres_with(arguments: &[&str]) -> PrivatePostgres {
     expect(PrivatePostgres::launch_with(arguments))
 }
 
-/// Starts a Redis server of the caller's own, for tests that kill, pause or empty it.
+/// Starts a Redis server for the caller alone, for tests that kill, pause or empty it.
 ///
-/// It needs the installed binary even if `REDIS_URL` is set. It takes about 20 ms.
+/// It needs the installed binary even if `REDIS_URL` is set. The start takes about 20 ms.
 ///
 /// # Panics
 /// If Redis is not installed or does not start.
@@ -200,7 +202,7 @@ pub fn private_redis() -> PrivateRedis {
 
 /// Starts a [`private_redis`] with further arguments, such as `["--unixsocket", path]`.
 ///
-/// It must answer `PING` without a password and without TLS on its port.
+/// With these arguments the server must still answer `PING` on its port, without a password and without TLS.
 ///
 /// # Panics
 /// Like [`private_redis`].
@@ -210,7 +212,7 @@ pub fn private_redis_with(arguments: &[&str]) -> PrivateRedis {
     expect(PrivateRedis::launch_with(arguments))
 }
 
-/// Returns the URL of a server: from the environment, else of the workspace's own, started on demand.
+/// Returns the URL of a server: from the environment, else that of the workspace's server, which it starts on demand.
 fn url_of(server: Server) -> Result<String, Error> {
     match server.given_url() {
         Some(url) => url.into_string().map_err(|_| Error::NotAUrl { variable: server.variable() }),

@@ -20,8 +20,8 @@ const SEED_DIGITS: u32 = 10;
 /// For two billion calls, more than a process makes.
 const CALL_DIGITS: u32 = 6;
 
-/// Returns a name that no other call returns, and that no other name begins with: the process has a random seed of 51
-/// bits, the call a number, both of a fixed width.
+/// Returns a name that no other call returns, and that no other name begins with: it ends with a random seed of the
+/// process, of 51 bits, and the number of the call, both of a fixed width.
 pub(crate) fn unique(prefix: &str) -> String {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);

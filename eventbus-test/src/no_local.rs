@@ -2,21 +2,21 @@
 
 use crate::{error::Error, server::Server};
 
-/// Refuses: on this system the server's variable is needed.
+/// Always fails: on this system tests need the server's variable.
 pub(crate) fn shared_url(server: Server) -> Result<String, Error> {
     Err(Error::Unsupported { server })
 }
 
-/// Refuses: on this system no browser is looked for.
+/// Always fails: on this system tests search for no browser.
 pub(crate) fn find_chromium() -> Result<std::path::PathBuf, Error> {
     Err(Error::NoBrowser { because: "tests find it on Unix only".to_owned() })
 }
 
-/// A Redis server of the caller's own; never to be had on this system.
+/// A Redis server for one test; not available on this system.
 #[derive(Debug)]
 pub struct PrivateRedis(std::convert::Infallible);
 
-/// The same methods as elsewhere, so that tests compile; none can be reached.
+/// The same methods as on Unix, so that tests compile; no value exists to call them on.
 #[allow(missing_docs)]
 impl PrivateRedis {
     pub(crate) fn launch_with(_arguments: &[&str]) -> Result<Self, Error> {
@@ -62,11 +62,11 @@ impl PrivateRedis {
     }
 }
 
-/// A PostgreSQL server of the caller's own; never to be had on this system.
+/// A PostgreSQL server for one test; not available on this system.
 #[derive(Debug)]
 pub struct PrivatePostgres(std::convert::Infallible);
 
-/// The same methods as elsewhere, so that tests compile; none can be reached.
+/// The same methods as on Unix, so that tests compile; no value exists to call them on.
 #[allow(missing_docs)]
 impl PrivatePostgres {
     pub(crate) fn launch_with(_arguments: &[&str]) -> Result<Self, Error> {

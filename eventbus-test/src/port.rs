@@ -1,13 +1,14 @@
 //! Free ports, given out once among all processes that use this crate.
 //!
-//! A port is reserved by holding its UDP twin: the system frees it when its process dies, and no file remains.
+//! A process reserves a port by holding the UDP port of the same number: the system frees that when the process dies,
+//! and no file remains.
 //!
 //! Invariant: ports are outside the range that systems use for `bind(0)` and for outgoing connections (from 32768 on
-//! Linux, from 49152 elsewhere). Inside it, a second process soon gets a stopped server's port, and a client that dials
-//! a closed port can be connected to itself.
+//! Linux, from 49152 elsewhere). Inside it, the system may soon give a stopped server's port to a second process, and a
+//! client that connects to a closed port can be connected to itself.
 //!
-//! Invariant: no reservation listens, not even while it looks whether the port is free. A child that is forked in that moment
-//! has a copy of the listener until its program begins, and the port then accepts connections.
+//! Invariant: no reservation listens, not even while it checks that the port is free. A child forked at that moment
+//! would have a copy of the listener until its program begins, and the port would accept connections.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -45,7 +46,7 @@ impl Reservation {
     fn of(port: u16) -> Option<Self> {
         let twin = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
         let socket = TcpSocket::new_v4().ok()?;
-        // the last connections to a former server do not count
+        // connections of a former server that are still closing do not matter
         socket.set_reuseaddr(true).ok()?;
         socket.bind((Ipv4Addr::LOCALHOST, port).into()).ok()?;
         Some(Self { port, _twin: twin })

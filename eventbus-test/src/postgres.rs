@@ -1,4 +1,4 @@
-//! A database of one test's own.
+//! The database of one test.
 
 use std::{fmt, thread};
 
@@ -11,11 +11,10 @@ use crate::{
     url,
 };
 
-/// A database of one test's own, dropped with this value: also if the test panics, and although connections to it are
-/// open.
+/// The database of one test. Dropping this value drops the database, also if the test panics or connections are open.
 ///
-/// If the test process is killed, the database stays: on a server that this crate started until that stops, on the one
-/// of `DATABASE_URL` until it is dropped; its name begins with `test_`.
+/// If the test process is killed, the database stays: on a server that this crate started, until the server stops; on
+/// the server of `DATABASE_URL`, until you drop it. Its name begins with `test_`.
 ///
 /// Dropping the value panics if the database cannot be dropped, unless the test has panicked already.
 ///
@@ -27,7 +26,7 @@ use crate::{
 pub struct Postgres {
     name: String,
     url: String,
-    /// Names the database from which this one is created and dropped.
+    /// The URL of the database from which this one is created and dropped.
     admin_url: String,
 }
 
@@ -64,8 +63,8 @@ impl fmt::Debug for Postgres {
     }
 }
 
-/// Runs a statement in a thread with a runtime of its own: `drop` cannot wait, and the test's runtime may have one
-/// thread or be going down.
+/// Runs a statement in a thread with a runtime of its own: `drop` cannot await, and the test's runtime may have one
+/// thread or be shutting down.
 fn run(url: &str, sql: &str) -> Result<(), Error> {
     let run = || -> Result<(), sqlx::Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,4 +1,4 @@
-//! A key prefix of one test's own.
+//! The key prefix of one test.
 
 use std::{fmt, thread};
 
@@ -9,15 +9,15 @@ use crate::{
     server::Server,
 };
 
-/// Keys that one reply of `SCAN` covers, about.
+/// About how many keys one reply of `SCAN` covers.
 const SCANNED: usize = 1_000;
 
-/// A server that tests share, and a key prefix of one test's own, whose keys are removed with this value: also if the
-/// test panics.
+/// The key prefix of one test, on a server that tests share. Dropping this value removes its keys, also if the test
+/// panics.
 ///
-/// They are all keys of the URL's database that contain the prefix, as in `{test_x:stream}:relay`. An app that still
-/// runs may write new ones: shut it down before. If the test process is killed, the keys stay: on a server that this crate
-/// started until that stops.
+/// Its keys are all keys of the URL's database that contain the prefix, such as `{test_x:stream}:relay`. An app that
+/// still runs may write new ones: shut it down before. If the test process is killed, the keys stay; those on a server
+/// that this crate started go when the server stops.
 ///
 /// Dropping the value panics if the keys cannot be removed, unless the test has panicked already.
 ///

@@ -1,4 +1,4 @@
-//! The two kinds of servers and what distinguishes them in words.
+//! The two kinds of servers, with the names of their variables, files and packages.
 
 use std::{env, ffi::OsString, fmt};
 

@@ -4,7 +4,7 @@ use crate::error::Error;
 
 /// Returns `url` with its path replaced by `database`; user, host and options stay.
 ///
-/// The option `dbname`, which clients prefer to the path, is dropped.
+/// The option `dbname` is removed, because clients prefer it to the path.
 pub(crate) fn with_database(url: &str, database: &str) -> Result<String, Error> {
     let (scheme, rest) = url.split_once("://").ok_or(Error::NotAUrl { variable: "DATABASE_URL" })?;
     let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));

@@ -42,17 +42,17 @@
 //! - Testing: the module `testkit`, with the feature of that name: tests of commands, decisions, projections and handlers,
 //!   an app on a clock that a test moves, and stores and buses that fail on demand.
 //! - Answering HTTP requests: the module `axum`, with the feature of that name.
-//! - What fewer applications need, by subject: [`app`], [`bus`], [`clock`], [`dead_letter`], [`event`], [`follow`],
+//! - Less common items, by subject: [`app`], [`bus`], [`clock`], [`dead_letter`], [`event`], [`follow`],
 //!   [`handler`](mod@handler), [`health`], [`projection`](mod@projection), [`relay`], [`repository`], [`store`].
 //! - Backends: crates `eventstore-sqlite`, `eventstore-postgres`, `eventstore-redis`, `eventbus-redis` and
 //!   `eventbus-file`; to write one, [`port`], [`delivery`], [`support`] and the suites of `testkit`.
 //!
 //! # Guarantees
-//! A save that returned is durable; a conflict stores no event. The feed of a store skips, repeats and reorders no
-//! event. The relay publishes the stored events in order, at least once; every consumer group gets every event at least
-//! once. Projections whose state is in memory are exact, and writes of a handler through the store's connection are
-//! made once. Other effects of handlers may be repeated after a crash: deduplicate by [`Metadata::event_id`] where that
-//! would hurt.
+//! A save that returned is durable; a conflict stores no event. The feed of a store neither skips nor repeats nor
+//! reorders events. The relay publishes the stored events in order, at least once; every consumer group gets every
+//! event at least once. Projections whose state is in memory are exact, and writes of a handler through the store's
+//! connection take effect once. Other effects of handlers may be repeated after a crash: deduplicate by
+//! [`Metadata::stream`] and [`Metadata::event_id`] where a repetition would hurt.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate self as eventbus;
@@ -118,8 +118,8 @@ pub use runtime::{
 };
 pub use uuid::Uuid;
 
-/// An application: its builder and that of its bus in memory, the publishing of its events, skipped events and mistakes
-/// at the start.
+/// An application: its builder, the builder of its in-memory bus, the publishing of its events, skipped events, and
+/// mistakes at the start.
 pub mod app {
     #[doc(inline)]
     pub use crate::{
@@ -152,7 +152,7 @@ pub mod catalog {
     };
 }
 
-/// The time that the framework reads, and that tests replace.
+/// The clock that the framework reads, and that tests replace.
 pub mod clock {
     #[doc(inline)]
     pub use crate::domain::clock::{Clock, SharedClock, Sleep, SystemClock, TimedOut};
@@ -243,7 +243,8 @@ pub mod projection {
     };
 }
 
-/// The relay, which publishes the stored events: its status and errors, and what its targets exchange with it.
+/// The relay, which publishes the stored events: its status and errors, and the values that its targets exchange with
+/// it.
 pub mod relay {
     #[doc(inline)]
     pub use crate::{
@@ -255,7 +256,7 @@ pub mod relay {
     };
 }
 
-/// What [`AggregateRepository`] returns.
+/// What the calls of [`AggregateRepository`], and of [`App::together`] and [`App::decision`], take and return.
 pub mod repository {
     #[doc(inline)]
     pub use crate::{

@@ -57,7 +57,7 @@ impl MultiStreamAppends for PgEventStore {
     }
 }
 
-/// Deletes the rows of a table of notes by a text of `sql/`, and returns their number.
+/// Deletes old deliveries or commands with the statement `sql`, and returns their number.
 async fn forget(store: &PgEventStore, sql: &'static str, older_than: Duration) -> Result<u64, BoxError> {
     let microseconds = microseconds(older_than);
     let mut forgotten = 0;
@@ -95,7 +95,7 @@ impl UniqueValues for PgEventStore {
 /// Appends events that take or give back unique values, or have tags.
 async fn append_with_indexes(store: &PgEventStore, append: Append) -> AppendResult {
     let statement = MultiStreamStatement::new(store.inner(), MultiStreamAppend::single(append));
-    // boxed: most appends do not come here, and each of their futures would hold this one, 5 kB
+    // boxed: most appends do not come here, and the future of each would hold this one, 5 kB
     let outcome = Box::pin(statement.run()).await?;
     Ok(outcome.into_records())
 }

@@ -117,7 +117,7 @@ pub(crate) fn bind_tags<'q>(
         .bind(tags)
 }
 
-/// Returns a count as the server compares it: one beyond its range is higher than any that it has.
+/// Returns a count as the server compares it; a count beyond the server's range becomes its highest number.
 fn as_count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -139,7 +139,7 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""))
 }
 
-/// Returns the array of a value of each event, which is encoded without a copy.
+/// Returns an array with one value of each event, encoded without a copy.
 fn column<'e, T>(
     events: &(impl Iterator<Item = &'e NewEvent> + Clone),
     value: impl Fn(&'e NewEvent) -> T,

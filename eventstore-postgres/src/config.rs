@@ -32,17 +32,17 @@ pub struct PgEventStoreConfig {
     /// `statement-cache-capacity`; unknown ones are refused.
     ///
     /// A pooler in between must pool sessions, or keep track of prepared statements as PgBouncer does from 1.21 on with
-    /// `max_prepared_statements`. PgBouncer also needs `ignore_startup_parameters = extra_float_digits, options`; the
-    /// settings it ignores then, such as [`statement_timeout`](Self::statement_timeout) and `enable_seqscan = off`, are
-    /// to be made on the role.
+    /// `max_prepared_statements`. PgBouncer also needs `ignore_startup_parameters = extra_float_digits, options`; make
+    /// the settings that it then ignores, such as [`statement_timeout`](Self::statement_timeout) and
+    /// `enable_seqscan = off`, on the role.
     #[debug("{:?}", redacted(database_url))]
     pub database_url: String,
     /// The schema that holds the tables: lower-case letters, digits and underscores; default `eventbus`.
     pub schema: String,
     /// Set if connecting also creates and upgrades the tables; default true.
     pub migrate: bool,
-    /// The most open connections; default 10. Appends use half of them; appends that wait for a stream which a
-    /// transaction has locked use a quarter. With a single connection, every statement waits for such an append.
+    /// The most open connections; default 10. Appends use half of them; of these, half may wait for a stream that a
+    /// transaction has locked. With a single connection, every statement waits for such an append.
     pub max_connections: u32,
     /// The most appends of this process that are queued or executed at once; further callers wait for a permit. Default
     /// 4,096.
@@ -57,16 +57,16 @@ pub struct PgEventStoreConfig {
     pub max_transactions: u32,
     /// Set if the store notifies stores in other processes of its appends, and listens to theirs, so that readers need
     /// not wait for their next poll; takes one more connection, which a pooler in between must not share (`LISTEN`).
-    /// Stores that listen poll every 5 seconds at rest, others every 250 ms: if one store of a database does not
-    /// notify, the others may see its events that much later. Default true.
+    /// Idle stores that listen poll every 5 seconds, others every 250 ms: if one store of a database does not notify,
+    /// the others see its events only at their next poll. Default true.
     pub notify: bool,
-    /// The time limit of waiting for a different process that migrates the tables or sets up those of a projection, of
-    /// waiting for a table that a step of the migration changes, and of the statements that set up tables of a projection;
-    /// default 5 min.
+    /// The time limit of waiting for a different process that migrates the tables or sets up tables of a projection, of
+    /// waiting for a table that a step of the migration changes, and of the statements that set up such tables; default
+    /// 5 min.
     pub migration_timeout: Duration,
     /// The time limit of a transaction of handlers, projections and the application; the server ends one whose owner is
-    /// paused. For a [read](crate::PgEventStore::begin_read) on a server before PostgreSQL 17, the limit of each statement
-    /// and of each pause between two. Default 10 s.
+    /// paused. For a [read](crate::PgEventStore::begin_read) on a server before PostgreSQL 17, the limit of each
+    /// statement and of each pause between two. Default 10 s.
     pub transaction_timeout: Duration,
     /// The clock of this process's own delays; the server's clock decides about leases. Default: the machine's.
     pub clock: SharedClock,
@@ -148,7 +148,7 @@ impl PgEventStoreConfig {
         let limit = format!("{}ms", milliseconds(self.statement_timeout));
         Ok(options.options([
             ("statement_timeout", limit.as_str()),
-            // the limit of a statement is enough; those that give way to a lock earlier set a limit of their own
+            // the limit of a statement is enough; statements that give up earlier at a lock set a limit of their own
             ("lock_timeout", "0"),
             ("idle_in_transaction_session_timeout", limit.as_str()),
             ("default_transaction_isolation", "read committed"),

@@ -45,7 +45,7 @@ impl Connector {
     }
 }
 
-/// Refuses a standby, to which the address may lead after a failover: it does not show the locks behind the feed.
+/// Refuses a standby, to which the address may lead after a failover: it does not have the locks behind the feed.
 pub(crate) async fn refuse_standby(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     if sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await? {
         return Err(sqlx::Error::Protocol("the server is a standby".into()));

@@ -52,9 +52,9 @@ pub enum PgConnectError {
         connections: u32,
         /// The connections that the store needs at least.
         needed: u32,
-        /// Those of them for transactions; none with `max_transactions: Some(0)`.
+        /// The number of these for transactions; 0 with `max_transactions: Some(0)`.
         transactions: u32,
-        /// Set if one of them is for notifications; not with `notify: false`.
+        /// Set if one of these is for notifications; not with `notify: false`.
         notify: bool,
     },
     /// The application has closed the pool.
@@ -98,7 +98,7 @@ pub enum PgConnectError {
         /// The newest migration of this release.
         needed: u32,
     },
-    /// A newer release changed the tables in a way that this release cannot live with.
+    /// A newer release changed the tables in a way that this release cannot work with.
     #[error(
         "schema `{schema}` has the breaking migration {breaking} `{name}`, this release knows migrations up to {known}: \
          upgrade eventstore-postgres"
@@ -106,14 +106,14 @@ pub enum PgConnectError {
     SchemaTooNew {
         /// The schema.
         schema: String,
-        /// The first migration in the database that this release does not know and cannot live with.
+        /// The first migration in the database that this release does not know and cannot work with.
         breaking: u32,
         /// Its name.
         name: String,
         /// The newest migration of this release.
         known: u32,
     },
-    /// The tables are those of a program before the first release, or of a different application.
+    /// A program from before the first release, or a different application, made the tables.
     #[error(
         "schema `{schema}` has tables that were made before the first release, or by a different application: {found}; \
          export the events with the program that stored them, or start with a new schema or database"
@@ -126,8 +126,8 @@ pub enum PgConnectError {
     },
     /// A step of the migration failed; it has changed nothing, and the steps before it stay.
     ///
-    /// Only a step outside of a transaction, such as an index made beside writers, may have an effect; it is done again
-    /// when a process connects or migrates the next time.
+    /// Only a step outside of a transaction, such as building an index while writers go on, may have had an effect; it
+    /// runs again when a process connects or migrates the next time.
     #[error("migration {version} `{name}` of schema `{schema}` failed")]
     MigrationFailed {
         /// The schema.
@@ -163,7 +163,7 @@ impl PgConnectError {
     }
 }
 
-/// A precondition of the store's promises that the server or the database does not meet.
+/// A precondition of the store's promises, which the server or the database does not meet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PgPrecondition {
@@ -255,14 +255,14 @@ pub enum PgTransactionError {
     /// The transaction took too long; the server rolls it back, unless it was being committed.
     #[error("the transaction took longer than {limit:?}")]
     TimedOut {
-        /// [`transaction_timeout`](crate::PgEventStoreConfig::transaction_timeout), and the further time of a transaction that
-        /// sets up tables or replaces their rows.
+        /// [`transaction_timeout`](crate::PgEventStoreConfig::transaction_timeout), plus the extra time of a
+        /// transaction that sets up tables or replaces their rows.
         limit: Duration,
     },
     /// The store has no transactions: [`max_transactions`](crate::PgOnPoolConfig::max_transactions) is `Some(0)`.
     #[error("the store has no transactions: its `max_transactions` is 0")]
     NoTransactions,
-    /// The `set_up` of a projection ended its transaction. What it did before is kept if it committed.
+    /// The `set_up` of a projection ended its transaction. If it committed, its earlier changes are kept.
     #[error("the statements ended their transaction; leave begin, commit and rollback to the store")]
     EndedBySetUp,
     /// The name of a table or a column is invalid.
@@ -287,8 +287,8 @@ pub enum PgTransactionError {
         /// The column.
         column: String,
     },
-    /// A table outside of the shadow would lose or change rows if the rows that they refer to are replaced, or would make the
-    /// server refuse the replacement.
+    /// A table outside of the shadow refers to the rows: replacing them would delete or change rows there, or the
+    /// server would refuse it.
     #[error(
         "rows of `{table}` cannot be replaced: `{by}` refers to them by a foreign key; name it among the tables of the \
          projection too, or make the key `ON DELETE NO ACTION DEFERRABLE`"

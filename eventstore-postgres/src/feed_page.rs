@@ -42,7 +42,7 @@ impl PageStart {
         Self { after, window_end: after, page_end: PageEnd::AtEvents }
     }
 
-    /// Returns the start of the page after one that ends with the event at `last`; `has_more` tells whether the window
+    /// Returns the start of the page after one that ends with the event at `last`; `has_more` is `true` if the window
     /// may have more events.
     fn following(self, last: Option<i64>, has_more: bool, end: i64) -> Option<Self> {
         let after = last.filter(|_| has_more).unwrap_or(self.window_end);
@@ -223,10 +223,11 @@ pub(crate) async fn decode_filtered(
     Ok((events, next))
 }
 
-/// Fetches the rows of a page up to the one with which their payloads reach [`PAGE_BYTES`], and how to end the next page.
+/// Fetches the rows of a page up to the one with which their payloads reach [`PAGE_BYTES`], and how to end the next
+/// page.
 ///
-/// Events are mostly small, so the server ends a page at its bytes only after one that reached them; of that one it has
-/// sent the rows behind them for nothing. If the statement fails meanwhile, since they are too many for its time, the rows
+/// Events are mostly small, so the server counts bytes only for a page after one that was too large; of that one, the
+/// rows beyond the limit are dropped here. If the statement fails meanwhile, because all rows take too long, the rows
 /// before the failure are the page.
 async fn fetch_rows(
     inner: &StoreInner,
@@ -247,11 +248,11 @@ async fn fetch_rows(
     }
 }
 
-/// Fetches the rows of a page behind one position and up to another one; `query` reads the page up to a position.
+/// Fetches the rows of a page after one position and up to a second one; `query` reads the page up to a position.
 ///
 /// # Errors
-/// One that names the row, if that is one which the server cannot read: a retry would fail there for ever, and only an
-/// operator can have readers skip its position.
+/// If the server cannot read a row, the error names that row: a retry would always fail there, and only an operator can
+/// have readers skip its position.
 async fn fetch_range<'q>(
     inner: &StoreInner,
     (after, end): (i64, i64),
@@ -310,7 +311,8 @@ async fn tagged_page(
     Ok((events, next))
 }
 
-/// Returns the rows of an answer that have an event, and the position up to which the statement searched for tagged events.
+/// Returns the rows of an answer that have an event, and the position up to which the statement searched for tagged
+/// events.
 fn decode_tagged_rows(rows: &[PgRow]) -> Result<(&[PgRow], i64), ReadError> {
     let first = rows.first().ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
     let reach = decode_reach(first).map_err(unreadable_answer)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::{sync::watch, time::timeout};
 
-/// Counts what uses connections of the pool, lets no more in once it is closed, and waits for those inside.
+/// Counts the uses of the pool's connections, lets no more in once it is closed, and waits for those inside.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gate(watch::Sender<GateState>);
 
@@ -23,7 +23,7 @@ impl Gate {
     /// [`sqlx::Error::PoolClosed`] once the gate is closed: to callers the store's connections are gone.
     pub(crate) fn enter(&self) -> Result<GatePass, sqlx::Error> {
         let mut has_entered = false;
-        // changes the count only: those that wait for the end see each pass that leaves
+        // changes the count and wakes no waiter: only a dropped pass can end a wait
         self.0.send_if_modified(|state| {
             has_entered = !state.is_closed;
             state.inside += usize::from(has_entered);
@@ -40,7 +40,7 @@ impl Gate {
     }
 }
 
-/// A use of the pool that a store which closes waits for.
+/// A use of the pool; closing the store waits for it.
 #[derive(Debug)]
 pub(crate) struct GatePass(watch::Sender<GateState>);
 

@@ -102,7 +102,7 @@ fn decode_lease(row: &PgRow) -> Result<StoredLease, BoxError> {
         owner: Name::new("owner", row.try_get::<&str, _>(1)?)?,
         epoch: u64::try_from(row.try_get::<i64, _>(2)?)?,
     };
-    // a lease for ever ends after all times that can be told
+    // a lease for ever ends later than any time in the range of `time`
     let expires_at = decode_time(row.try_get_unchecked(3)?).ok();
     Ok(StoredLease { lease, expires_at, is_held: row.try_get(4)? })
 }

@@ -24,7 +24,7 @@ use crate::{
     setup_session::{LockTimeout, SetupSession},
 };
 
-/// The steps of this release, oldest first. The first is breaking: without it no release can work.
+/// The steps of this release, oldest first. The first is breaking: no release works without it.
 pub(crate) const STEPS: &[MigrationStep] = &[
     MigrationStep::inside(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql")),
     MigrationStep::inside(2, "snapshots", MigrationKind::Additive, include_str!("../migrations/0002_snapshots.sql")),
@@ -43,7 +43,7 @@ pub(crate) const NEWEST: u32 = STEPS[STEPS.len() - 1].version();
 
 const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS {schema}";
 const CREATE_TABLE: &str = include_str!("sql/migrations_table.sql");
-/// A step that waits for a table also holds up the writers behind it, so that it soon gives way and tries again.
+/// A step that waits for a table also blocks the writers behind it, so it soon gives up and tries again.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 /// The time limit of one statement outside of a transaction: an index of a large table takes long.
@@ -54,8 +54,8 @@ fn record_sql(step: &MigrationStep) -> String {
     format!("INSERT INTO {{schema}}.migrations (version, name, kind) VALUES ({version}, '{name}', '{kind}')")
 }
 
-/// Returns the statement that ends a script if a different session migrates; waiting for that session could be in a
-/// circle, see [`MigrationLock`].
+/// Returns the statement that ends a script if a different session migrates; waiting for that session could deadlock,
+/// see [`MigrationLock`].
 fn lock_guard(lock: &str) -> String {
     format!(
         "DO $$\nBEGIN\n    IF NOT pg_try_advisory_{lock}({MIGRATION_LOCK_CLASS}, {{namespace}}) THEN\n        \
@@ -104,7 +104,7 @@ pub(crate) fn script(schema: &Schema, steps: &[MigrationStep]) -> String {
     schema.fill_placeholders(&script)
 }
 
-/// What the database says about its tables.
+/// The tables of the schema, and the steps that the database has recorded.
 struct FoundTables {
     has_schema: bool,
     has_migrations: bool,
@@ -145,7 +145,7 @@ impl<'a> Migrator<'a> {
         migrated
     }
 
-    /// Checks that the tables are those of this release, or of a later one beside which it can go on.
+    /// Checks that the tables are those of this release, or of a later one that this release can work with.
     pub(crate) async fn check(&self, session: &mut SetupSession) -> Result<(), PgConnectError> {
         let tables = self.find_tables(session).await?;
         match self.missing(&tables).next() {
@@ -216,8 +216,8 @@ impl<'a> Migrator<'a> {
         Ok(())
     }
 
-    /// Runs a step in a transaction; tries again while sessions hold locks on the tables, or the lock of the migrations.
-    /// Without `tables`, the lock is not held yet.
+    /// Runs a step in a transaction; tries again while sessions hold locks on the tables, or the lock of the
+    /// migrations. Without `tables`, the lock is not held yet.
     async fn run_inside(
         &self,
         session: &mut SetupSession,

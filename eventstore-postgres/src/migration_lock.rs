@@ -1,8 +1,9 @@
 //! The lock of the process that migrates.
 //!
 //! Invariant: no session waits for the lock in a statement, and the holder's transaction has no snapshot between its
-//! statements. `CREATE INDEX CONCURRENTLY` waits for all transactions with an older snapshot: one that waited for the
-//! lock would wait for the holder, and the holder for it, without an end, since the server cannot see the circle.
+//! statements. `CREATE INDEX CONCURRENTLY` waits for all transactions with an older snapshot: a session that waited for
+//! the lock would wait for the holder, and the holder for that session, without an end, since the server does not see
+//! this deadlock.
 //!
 //! Real time, not the given clock: locks of other processes.
 
@@ -27,7 +28,7 @@ const KEEP_ALIVE: &str = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
 
 /// The lock of the migrations of one schema, held by a transaction on a connection of its own.
 ///
-/// Not by the session: a pooler that shares connections between transactions would pass the lock on with the
+/// The session does not hold it: a pooler that shares connections between transactions would pass the lock on with the
 /// connection.
 pub(crate) struct MigrationLock {
     session: SetupSession,
@@ -86,7 +87,7 @@ pub(crate) async fn try_lock(session: &mut SetupSession, schema: &Schema) -> Res
     session.fetch_one(attempt, |row| row.try_get(0)).await
 }
 
-/// Describes the session that a text of `sql/` finds to hold a lock.
+/// Describes the session that holds a lock, which a text of `sql/` finds.
 pub(crate) async fn find_blocker(
     session: &mut SetupSession,
     schema: &Schema,

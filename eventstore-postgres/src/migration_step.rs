@@ -1,4 +1,4 @@
-//! A step of the tables: what one migration changes, and which releases can go on beside it.
+//! A step of the migrations: what it changes, and whether older releases can go on beside it.
 
 use eventbus::support::MigrationKind;
 
@@ -20,11 +20,11 @@ pub(crate) enum MigrationBody {
 ///
 /// Rules for a new step:
 /// - A change is a new step: no commit edits a released one.
-/// - A step that an older release cannot live with is breaking. Give the two releases of a rolling deployment an
-///   additive step first, and the breaking one when no process of the older release is left.
+/// - A step that an older release cannot work with is breaking. In a rolling deployment, release an additive step
+///   first, and the breaking one when no process of the older release is left.
 /// - **Each step can run again.** The script of an administrator runs all of them again, and a step outside of a
 ///   transaction may be interrupted anywhere. `CREATE INDEX CONCURRENTLY` then leaves an invalid index, which `IF NOT
-///   EXISTS` would keep: so such a step begins with `DROP INDEX CONCURRENTLY IF EXISTS`, and `is_done` asks for
+///   EXISTS` would keep: so such a step begins with `DROP INDEX CONCURRENTLY IF EXISTS`, and `is_done` checks
 ///   `indisvalid`.
 /// - A step inside a transaction is short: writers wait while it changes a table.
 #[derive(Debug, Clone, Copy)]

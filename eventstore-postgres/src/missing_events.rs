@@ -66,7 +66,7 @@ fn decode(row: &PgRow) -> Result<CountedVersions, sqlx::Error> {
     })
 }
 
-/// Finds which of the versions has no event; `None` if each has one by now.
+/// Finds the version without an event; `None` if each has one by now.
 async fn find_in(store: &StoreInner, counted: &CountedVersions) -> Result<Option<MissingEvent>, ReadError> {
     let query = store.statements().query(include_str!("sql/missing_version.sql")).bind(counted.stream_no);
     let rows = store.connections().fetch_all(query.bind(counted.first).bind(counted.last)).await?;

@@ -43,7 +43,7 @@ pub(crate) struct AppendNotifier {
     pub(crate) signal: AppendSignal,
     /// Changes with each append of this store.
     local_appends: watch::Sender<()>,
-    /// `true` once the store is closed. A channel of its own: what waits for the end sleeps through all appends.
+    /// `true` once the store is closed. A channel of its own: a task that waits for the end is not woken by appends.
     is_closed: watch::Sender<bool>,
 }
 
@@ -60,15 +60,14 @@ impl AppendNotifier {
         self.local_appends.send_modify(|_| {});
     }
 
-    /// Lets readers poll, here and in other processes: a transaction of the application has appended, and only its
+    /// Makes readers poll, here and in other processes: a transaction of the application has appended, and only its
     /// owner sees it commit.
     pub(crate) fn notify_begun(&self) {
         self.signal.notify_begun();
         self.local_appends.send_modify(|_| {});
     }
 
-    /// Returns a guard for a statement that may store events: if its caller goes away before the answer, no one else
-    /// notifies of them.
+    /// Returns a guard for a statement that may store events: it notifies if the caller goes away before the answer.
     pub(crate) const fn sent(&self) -> SentAppend<'_> {
         SentAppend(Some(self))
     }
@@ -85,8 +84,8 @@ impl AppendNotifier {
 pub(crate) struct SentAppend<'a>(Option<&'a AppendNotifier>);
 
 impl SentAppend<'_> {
-    /// Ends the guard: the answer shows whether to notify. Without an answer the statement may still store events,
-    /// after its append has failed: this notifies.
+    /// Ends the guard. It notifies only if there is no answer: the statement may still store events after its append
+    /// has failed.
     pub(crate) fn end<T>(mut self, answer: &Result<T, StatementError>) {
         if !matches!(answer, Err(StatementError::NoAnswer(_))) {
             self.0 = None;
@@ -125,7 +124,8 @@ pub(crate) struct NotifyTask {
     append_notifier: Weak<AppendNotifier>,
 }
 
-/// The time in which the task listens. Ends also if the task is aborted or panics: readers would poll too seldom.
+/// The time in which the task listens. It also ends if the task is aborted or panics: readers would otherwise poll too
+/// seldom.
 struct Listening<'a>(&'a NotifyTask);
 
 impl<'a> Listening<'a> {
@@ -187,7 +187,7 @@ impl NotifyTask {
                 backoff.reset();
             }
             let retry = backoff.next_delay();
-            // a connection that is lost and made again at once is no news
+            // no log line for a connection that is lost and made again at once
             if !is_connected && outage.begins() {
                 tracing::warn!(
                     channel = self.channel, %error,
@@ -261,7 +261,7 @@ impl NotifyTask {
         timeout(self.answer_timeout, answer).await.map_err(late)?
     }
 
-    /// Tells the readers in this process whether it listens to other stores, and wakes them.
+    /// Sets for the readers in this process whether the task listens to other stores, and wakes them.
     fn set_listening(&self, is_listening: bool) {
         if let Some(append_notifier) = self.append_notifier.upgrade() {
             append_notifier.signal.set_hears_all(is_listening);

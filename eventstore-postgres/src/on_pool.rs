@@ -10,14 +10,14 @@ use crate::{
     error::PgConnectError,
 };
 
-/// A longer time limit is as good as none, and may be beyond the range of the clock.
+/// A longer time limit has the same effect as none, and may be beyond the range of the clock.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 24 * 3_600);
 
 /// The configuration of a [`PgEventStore`](crate::PgEventStore) on a pool of the application; see
 /// [`on`](crate::PgEventStore::on).
 ///
-/// What only the maker of a pool can decide is not here: the database, TLS and `application_name` are those of the
-/// pool's connections, the time limit of waiting for a connection is the pool's `acquire_timeout`.
+/// The pool itself decides the rest: the database, TLS and `application_name` are those of its connections, and its
+/// `acquire_timeout` limits the wait for a connection.
 ///
 /// The pool needs a connection for [`notify`](Self::notify), one for each of
 /// [`max_transactions`](Self::max_transactions), and one for all other statements; a smaller pool is refused
@@ -40,19 +40,19 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 24 * 3_600);
 pub struct PgOnPoolConfig {
     /// As [`PgEventStoreConfig::schema`]; default `eventbus`.
     pub schema: String,
-    /// As [`PgEventStoreConfig::migrate`]; default true. A step that runs outside of a transaction is refused as
-    /// [`NotMigrated`](PgConnectError::NotMigrated): it needs connections with other settings, those of
-    /// [`PgEventStore::migrate`](crate::PgEventStore::migrate).
+    /// As [`PgEventStoreConfig::migrate`]; default true. A step that must run outside of a transaction fails with
+    /// [`NotMigrated`](PgConnectError::NotMigrated): it needs the connections of
+    /// [`PgEventStore::migrate`](crate::PgEventStore::migrate), which have other settings.
     pub migrate: bool,
     /// As [`PgEventStoreConfig::append_queue`]; default 4,096.
     pub append_queue: u32,
     /// As [`PgEventStoreConfig::statement_timeout`], for the store's statements only; default 30 s.
     pub statement_timeout: Duration,
-    /// The most transactions of handlers, projections and the application open at once, each on a connection of the pool;
-    /// at most half of them, and at least one, are [reads](crate::PgEventStore::begin_read). Default `None`: half of the
-    /// pool, at least one. `Some(0)` is a store without transactions: it lends no connection to handlers and projections,
-    /// so that an app with such ones does not start, and
-    /// [`begin_transaction`](crate::PgEventStore::begin_transaction) and `begin_read` fail.
+    /// The most transactions of handlers, projections and the application open at once, each on a connection of the
+    /// pool; at most half of them, and at least one, are [reads](crate::PgEventStore::begin_read). Default `None`: half
+    /// of the pool, at least one. `Some(0)` is a store without transactions: an app whose handlers or projections take
+    /// a connection does not start, and [`begin_transaction`](crate::PgEventStore::begin_transaction) and `begin_read`
+    /// fail.
     pub max_transactions: Option<u32>,
     /// As [`PgEventStoreConfig::notify`]; keeps one connection of the pool while the store is open. Default true.
     pub notify: bool,

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Row as _, postgres::PgRow};
 
 use crate::{error::PgConnectError, schema::Schema, setup_session::SetupSession, store_inner::StoreInner};
 
-/// Connecting warns of an append open for longer: its transaction was left open, or does too much.
+/// Connecting warns of an append that is open for longer: its transaction was left open, or does too much.
 const OPEN_APPEND_WARN_AGE: Duration = Duration::from_secs(30);
 
 /// An append whose transaction is still open.
@@ -16,11 +16,11 @@ const OPEN_APPEND_WARN_AGE: Duration = Duration::from_secs(30);
 pub struct PgOpenAppend {
     /// The age of its transaction; `None` if this role may not see it.
     pub age: Option<Duration>,
-    /// The server process, for `pg_terminate_backend`; none for a prepared transaction, see `pg_prepared_xacts`.
+    /// The server process, for `pg_terminate_backend`; `None` for a prepared transaction, see `pg_prepared_xacts`.
     pub pid: Option<i32>,
     /// The `application_name` of its connection.
     pub application_name: String,
-    /// Set if this role may not see the age of some open append, so that one of those may be older.
+    /// Set if this role may not see the age of some open appends: one of them may be older.
     pub has_hidden: bool,
 }
 
@@ -55,7 +55,7 @@ impl PgOpenAppend {
         })
     }
 
-    /// Returns the age if it is one to warn of.
+    /// Returns the age if it is worth a warning.
     fn overdue_age(&self) -> Option<Duration> {
         self.age.filter(|age| *age > OPEN_APPEND_WARN_AGE)
     }

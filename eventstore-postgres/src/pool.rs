@@ -31,7 +31,7 @@ use crate::{
     statement_pool::{CheckedOutConnection, PING_AFTER_IDLE, PING_TIMEOUT, StatementPool},
 };
 
-/// What a new connection is reported to.
+/// The function that is called for each new connection.
 pub(crate) type OnConnect = Arc<dyn Fn() + Send + Sync>;
 
 /// A statement with its parameters.
@@ -50,13 +50,13 @@ const KNOWN_BACKENDS_MAX: usize = 1_024;
 const COMMIT: SqlStr = SqlStr::from_static("COMMIT");
 const ROLLBACK: SqlStr = SqlStr::from_static("ROLLBACK");
 
-/// Makes the commit of a transaction wait for the disk, if an earlier user of the connection has switched that off; other
-/// values of the setting are fine.
+/// Makes the commit of a transaction wait for the disk, if an earlier user of the connection has switched that off;
+/// other values of the setting are fine.
 pub(crate) const WAIT_FOR_DISK: &str =
     "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END";
 
-/// The last time at which a prepared statement of a transaction was outdated: connections that are older may have prepared
-/// it, too.
+/// The last time at which a prepared statement of a transaction was outdated: connections that are older may have
+/// prepared it, too.
 ///
 /// Locked to note or to compare the time.
 #[derive(Debug, Default)]
@@ -77,9 +77,9 @@ impl LastOutdated {
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionPools {
     statements: StatementConnections,
-    /// A pool apart: a handler that holds a transaction may append and renew its lease by statements, so that with one
-    /// pool handlers could wait for each other's connections. Without [`PLANNER_SETTINGS`]: the statements are theirs.
-    /// The same pool if it is the application's: its permits keep a connection free.
+    /// A separate pool: a handler that holds a transaction may append and renew its lease by statements, so that with
+    /// one pool handlers could wait for each other's connections. Without [`PLANNER_SETTINGS`], since the handlers
+    /// write the statements. On a pool of the application it is the same pool, where permits keep a connection free.
     transactions: PgPool,
     /// For `transactions`, if they are the store's own.
     last_outdated: Arc<LastOutdated>,
@@ -95,7 +95,7 @@ pub(crate) struct ConnectionPools {
     transaction_timeout: Duration,
 }
 
-/// Where the connections of statements come from.
+/// The source of the connections of statements.
 #[derive(Debug, Clone)]
 enum StatementConnections {
     Own(Arc<StatementPool>),
@@ -105,11 +105,11 @@ enum StatementConnections {
 
 /// How a store uses a pool of the application.
 ///
-/// A statement is a transaction there: `BEGIN` with the store's settings, the statement, `COMMIT`. The settings end with
-/// it, also behind a pooler that shares connections between transactions.
+/// A statement is a transaction there: `BEGIN` with the store's settings, the statement, `COMMIT`. The settings end
+/// with it, also behind a pooler that shares connections between transactions.
 ///
 /// Transactions of handlers and appends that wait for a row keep their connections for long. Together they hold one
-/// connection less than the pool has for the store, so that the statements that such a transaction waits for find one.
+/// connection less than the pool has for the store: that one serves the statements that such a transaction waits for.
 #[derive(Debug)]
 struct SharedPool {
     begin: SqlStr,
@@ -122,8 +122,8 @@ struct SharedPool {
     holder_permits: Arc<Semaphore>,
 }
 
-/// The processes of the server that have answered on a pool of the application, which does not tell of its new connections,
-/// nor of the server that a pooler has chosen.
+/// The processes of the server that have answered on a pool of the application. Such a pool does not report new
+/// connections, nor which server a pooler has chosen.
 struct KnownBackends {
     on_connect: OnConnect,
     /// The id of each process, and when its server was started, in microseconds since 1970.
@@ -167,8 +167,9 @@ pub(crate) struct LongWaitPermit<'s> {
 }
 
 impl ConnectionPools {
-    /// Creates the pools; a pool opens each connection when it is first needed. Calls `on_connect` for each new connection of
-    /// the store's own, and when a process of the server answers a statement on the application's pool for the first time.
+    /// Creates the pools; a pool opens each connection when it is first needed. Calls `on_connect` for each new
+    /// connection of the store's own, and when a process of the server answers a statement on the application's pool
+    /// for the first time.
     pub(crate) fn new(config: &PgEventStoreConfig, connector: Connector, on_connect: &OnConnect) -> Self {
         let half = config.max_connections.div_ceil(2) as usize;
         let long_wait = (half / 2).max(1);
@@ -208,12 +209,12 @@ impl ConnectionPools {
 
     /// Begins a transaction with `begin`. Keep the share until the transaction is dropped.
     ///
-    /// Runs `begin` in a task of its own, which a caller that goes away does not cancel: a connection on which only half
-    /// of it ran would return to the pool within an open transaction.
+    /// Runs `begin` in a task of its own, which a caller that goes away does not cancel: a connection on which only
+    /// half of it ran would return to the pool within an open transaction.
     ///
     /// The task gives a connection of the store's own back if there is no answer. The pool closes it, unless the answer
-    /// comes late: then the next `begin` goes on in that transaction. No statement has run in it, but its `now()` is the
-    /// earlier time.
+    /// comes late: then the next `begin` goes on in that transaction. No statement has run in it, but its `now()` is
+    /// the earlier time.
     pub(crate) async fn begin(
         &self,
         begin: String,
@@ -273,7 +274,7 @@ impl ConnectionPools {
         let answer = match self.shared() {
             None => self.await_answer(take_rows(checked_out.get(), query, &mut take)).await,
             Some(shared) => {
-                // without an answer to it no statement was sent
+                // if `BEGIN` gets no answer, the statement was not sent
                 let begin = checked_out.get().fetch_all(sqlx::raw_sql(shared.begin.clone()));
                 let begun = self.await_answer(begin).await.map_err(StatementError::into_not_sent)?;
                 shared.known.note(begun.last());
@@ -352,8 +353,8 @@ impl ConnectionPools {
         permits.map_err(|error| StatementError::NotSent(error.into()))
     }
 
-    /// Replaces the connections of transactions that are open now, each before its next use; those of the application's pool
-    /// stay until that closes them.
+    /// Replaces the connections of transactions that are open now, each before its next use; the application's pool
+    /// keeps its own until it closes them.
     pub(crate) fn replace_transaction_connections(&self) {
         self.last_outdated.note();
     }
@@ -363,8 +364,9 @@ impl ConnectionPools {
         self.read_permits.is_closed()
     }
 
-    /// Closes all connections once their statements have ended, or lets go of those of the application. Waits for
-    /// transactions up to their time limit; the connection of a later one closes when its owner drops it.
+    /// Closes all connections once their statements have ended; on a pool of the application, stops using its
+    /// connections. Waits for transactions up to their time limit; the connection of a later one closes when its owner
+    /// drops it.
     pub(crate) async fn close(&self) {
         self.read_permits.close();
         self.short_wait_permits.close();
@@ -403,8 +405,8 @@ async fn take_rows(
     Ok(())
 }
 
-/// Returns the pool of the statements and the pool of the transactions, on connections of the store's own. A new connection
-/// may lead to a server that has taken over and lacks commits.
+/// Returns the pool of the statements and the pool of the transactions, on connections of the store's own. A new
+/// connection may lead to a server that has taken over and lacks commits.
 fn own_pools(
     config: &PgEventStoreConfig,
     options: &PgConnectOptions,
@@ -435,7 +437,8 @@ fn own_pools(
                 }
             })
     };
-    // before the driver's own ping, which has no limit; after a transaction, the rollback may take as long as a statement
+    // before the driver's own ping, which has no limit; after a transaction, the rollback may take as long as a
+    // statement
     let transactions = pool(config.max_transactions, Arc::clone(last_outdated))
         .after_release(move |connection, _| Box::pin(ping_within(connection, answer_timeout)));
     // its connections are closed after such an error
@@ -446,7 +449,7 @@ fn own_pools(
 }
 
 fn shared_pool(config: &PgEventStoreConfig, on_connect: &OnConnect) -> SharedPool {
-    // a store without transactions may have a single connection, for which an append that waits needs a permit too
+    // a store without transactions may have a single connection: an append that waits may hold it
     let holders = (config.max_connections as usize).saturating_sub(1).max(1);
     SharedPool {
         begin: begin_statement(config),
@@ -460,7 +463,7 @@ fn shared_pool(config: &PgEventStoreConfig, on_connect: &OnConnect) -> SharedPoo
 
 /// Returns the begin of the transaction of one statement, with the settings that connections of the store's own have.
 ///
-/// `READ WRITE` is what a standby refuses, see [`refuse_standby`]. The row tells which process of which server answers.
+/// A standby refuses `READ WRITE`, see [`refuse_standby`]. The row names the process and the server that answer.
 fn begin_statement(config: &PgEventStoreConfig) -> SqlStr {
     let limit = milliseconds(config.statement_timeout);
     let mut sql = format!(
@@ -477,8 +480,8 @@ fn begin_statement(config: &PgEventStoreConfig) -> SqlStr {
     AssertSqlSafe(sql).into_sql_str()
 }
 
-/// Waits for the answer to a ping for at most `limit`: the server is there, and has rolled back a dropped transaction or a
-/// failed statement. After an error the pool closes the connection.
+/// Waits for the answer to a ping for at most `limit`: the server is there, and has rolled back a dropped transaction
+/// or a failed statement. After an error the pool closes the connection.
 async fn ping_within(connection: &mut PgConnection, limit: Duration) -> Result<bool, sqlx::Error> {
     match timeout(limit, connection.ping()).await {
         Ok(answer) => answer.map(|()| true),

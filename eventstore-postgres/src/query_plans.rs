@@ -1,9 +1,9 @@
-//! The plans of the hot statements, kept beside their texts: `sql/read_page.plan` is that of `sql/read_page.sql`. A text with
-//! parts that not all calls need has several: `sql/append_decision.plan` is that of `sql/append_streams.sql` with its tags.
+//! The plans of the hot statements, kept beside their texts: `sql/read_page.plan` is the plan of `sql/read_page.sql`. A
+//! text with optional parts has several: `sql/append_decision.plan` is the plan of `sql/append_streams.sql` with tags.
 //!
-//! A file has the plan that the server keeps for a connection, as it ran in a store of 1,000,000 events, and with statistics.
-//! The test compares its steps, which table each reads and along which index, with those of a smaller store, without
-//! statistics and with them. Numbers of rows and pages are for the reader alone.
+//! A file has the plan that the server keeps for a connection, as it ran in a store of 1,000,000 events, and with
+//! statistics. The test compares its steps, which table each reads and along which index, with those of a smaller
+//! store, without statistics and with them. Numbers of rows and pages are for the reader alone.
 
 use std::{env, fs, path::PathBuf};
 
@@ -24,7 +24,8 @@ const TESTED_AT: usize = 100_000;
 const ORDERS: usize = 10_000;
 const NO_TENANT: &str = "00000000-0000-0000-0000-000000000000";
 
-/// The types of the parameters of an append with tags, also of those that it does not use: of values, delivery and command.
+/// The types of the parameters of an append with tags, also of those that it does not use: of values, delivery and
+/// command.
 const TYPES_WITH_TAGS: &str = "(text[], text[], uuid[], bigint[], bigint[], bigint[], bigint[], \
     uuid[], text[], integer[], timestamptz[], text[], uuid[], uuid[], text[], text[], timestamptz[], \
     text, uuid, text, text, uuid, bigint[], text[], text[], uuid, text, uuid, text, \
@@ -33,8 +34,8 @@ const TYPES_WITH_TAGS: &str = "(text[], text[], uuid[], bigint[], bigint[], bigi
 /// `EVENTBUS_BLESS=1` writes the files, `EVENTBUS_PLAN_EVENTS` sets the number of events.
 const COMMAND: &str = "EVENTBUS_BLESS=1 cargo test -p eventstore-postgres --lib query_plans";
 
-/// Events of all orders, in turn, of which one of a hundred is `Rare`, and one of ten has two tags. Each order has a unique
-/// number. There are more leases than a store has, so that statistics do not change how they are found.
+/// Events of all orders, in turn, of which one of a hundred is `Rare`, and one of ten has two tags. Each order has a
+/// unique number. There are more leases than a store has, so that statistics do not change how they are found.
 const FILL: &str = "
     ALTER TABLE {schema}.events SET (autovacuum_enabled = off);
     ALTER TABLE {schema}.streams SET (autovacuum_enabled = off);

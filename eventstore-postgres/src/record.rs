@@ -1,6 +1,6 @@
 //! Decoding rows into recorded events.
 //!
-//! Decoding checks each column, since not only this crate can write rows; the error of an invalid row names its place.
+//! Decoding checks each column, since other programs can write rows too; the error of an invalid row names its place.
 
 use eventbus::{
     BoxError, EventId, Metadata, Position, RecordedEvent, StreamId, Version,
@@ -59,8 +59,8 @@ pub(crate) fn decode_stream_no(row: &PgRow) -> Result<i64, sqlx::Error> {
     row.try_get_unchecked(RECORD_COLUMNS)
 }
 
-/// Returns whether the event before that of a row, in its stream, is there. In a page of the whole feed the column is null
-/// but in the first row.
+/// Returns `true` if the former event of the row's stream is stored. In a page of the whole feed only the first row has
+/// this column, in the others it is null.
 pub(crate) fn decode_has_former(row: &PgRow) -> Result<bool, sqlx::Error> {
     row.try_get::<Option<bool>, _>(RECORD_COLUMNS + 1).map(Option::unwrap_or_default)
 }
@@ -114,7 +114,7 @@ pub(crate) fn decode_feed_page(rows: &[PgRow], streams: &PageStreams) -> Result<
 
 /// The columns of a row, taken one after the other in the order of `record.sql`, as the server sends them.
 ///
-/// [`Row::try_get`] would check the type of each column in each row, which takes longer than to decode it.
+/// [`Row::try_get`] would check the type of each column in each row, which takes longer than decoding it.
 pub(crate) struct RowColumns<'r> {
     row: &'r PgRow,
     next: usize,

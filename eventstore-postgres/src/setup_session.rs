@@ -25,8 +25,8 @@ use crate::{
 #[error("{0}")]
 pub(crate) struct LockTimeout(String);
 
-/// The connection of a session, which ends with it; one of the application's pool returns there if the session is closed
-/// in order.
+/// The connection of a session, which ends with the session; a connection of the application's pool returns there if
+/// the session is closed in order.
 enum SessionConnection {
     Own(PgConnection),
     Shared(CheckedOutConnection),

@@ -1,7 +1,7 @@
 //! Shadows: copies of tables in a schema of their own, which a rebuild fills while the live tables serve.
 //!
 //! Invariant: a transaction that works in a shadow locks its copies, so that none is dropped meanwhile: the name of a
-//! dropped copy would mean the live table.
+//! dropped copy would refer to the live table.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl<'a> ShadowTables<'a> {
     pub(crate) async fn make(&mut self) -> Result<Position, BoxError> {
         self.lock_shadow().await?;
         let pairs = self.find_pairs().await?;
-        // before the work, which may take hours, and again before rows are replaced
+        // checked before the work, which may take hours, and again before rows are replaced
         self.check_references(&pairs).await?;
         let mut is_there = true;
         for pair in &pairs {
@@ -60,7 +60,7 @@ impl<'a> ShadowTables<'a> {
         Ok(Position::START)
     }
 
-    /// Locks the copies and makes the names of the tables mean them, until the transaction ends.
+    /// Locks the copies and makes the names of the tables refer to them, until the transaction ends.
     pub(crate) async fn switch_to_copies(&mut self) -> Result<(), BoxError> {
         for table in self.tables()? {
             self.transaction.run(format!("LOCK TABLE {}.{table} IN ROW EXCLUSIVE MODE", self.schema)).await?;

@@ -87,7 +87,7 @@ async fn read_with_snapshot(
     let rows = match inner.connections().fetch_all(query).await {
         Ok(rows) => rows,
         Err(error @ (StatementError::NotSent(_) | StatementError::NoAnswer(_))) => return Err(error.into()),
-        // the table may be missing, locked or damaged, or a right to read it
+        // the table may be missing, locked or damaged, or the role may not read it
         Err(error) => {
             without(&BoxError::from(error));
             return Ok(None);

@@ -28,11 +28,12 @@ pub(crate) enum StatementError {
     NoAnswer(BoxError),
 }
 
-/// The fault of a statement that the connection has prepared, and whose columns have changed since: it would fail again on
-/// this connection, and not on a new one.
+/// The fault of a statement whose columns have changed since the connection prepared it: it would fail again on this
+/// connection, but not on a new one.
 const OUTDATED_STATEMENT: &str = "SQLSTATE 0A000";
 
-/// The routine of the server that finds such a statement; 0A000 alone is also the state of what no server can do.
+/// The routine of the server that finds such a statement; 0A000 alone also reports features that the server does not
+/// have.
 const PLAN_CHECK: &str = "RevalidateCachedQuery";
 
 /// The answer of a statement did not arrive in time.
@@ -109,7 +110,7 @@ fn is_server_sqlstate(code: &str) -> bool {
 }
 
 impl StatementError {
-    /// Turns no answer to the begin of a transaction into its meaning for the statement: it was not sent.
+    /// Turns `NoAnswer` of a `BEGIN` into what it means for the statement: it was not sent.
     pub(crate) fn into_not_sent(self) -> Self {
         match self {
             Self::NoAnswer(source) => Self::NotSent(source),
@@ -117,15 +118,15 @@ impl StatementError {
         }
     }
 
-    /// Returns `true` if the server cannot read a row that it has stored (SQLSTATE XX001). A damaged index (XX002) is no
-    /// fault of a row, and an internal error (XX000) may be one of a pooler.
+    /// Returns `true` if the server cannot read a row that it has stored (SQLSTATE XX001). A damaged index (XX002) is
+    /// no fault of a row, and an internal error (XX000) may be one of a pooler.
     pub(crate) fn is_damage(&self) -> bool {
         self.failure_sqlstate().as_deref() == Some("XX001")
     }
 
-    /// Returns `true` if the statements that the connection has prepared are not those of the server any more: a column has
-    /// a different type since (0A000), the server does not know one (26000), or has one of the same name (42P05). On this
-    /// connection it would fail again.
+    /// Returns `true` if the statements that the connection has prepared no longer fit those of the server: a column
+    /// has a different type since (0A000), the server does not know one (26000), or has one of the same name (42P05).
+    /// The statement would fail again on this connection.
     pub(crate) fn is_of_prepared(&self) -> bool {
         matches!(self.failure_sqlstate().as_deref(), Some("0A000" | "26000" | "42P05"))
     }
@@ -149,7 +150,7 @@ impl StatementError {
             return Self::NoAnswer(error.into());
         };
         if !matches!(answer.severity(), PgSeverity::Error) {
-            // a backend that shuts down sends this at any moment, also during a commit
+            // a backend that shuts down may send this at any moment, also during a commit
             return Self::NoAnswer(error.into());
         }
         let sort = match answer.code() {

@@ -1,12 +1,12 @@
 //! The connections of a store's statements.
 //!
-//! The driver's pool sends a ping over each connection that it takes back. A small statement costs a tenth more with it, so
-//! that a connection of the store's own pool stays out of the driver's between two statements, for a time.
+//! The driver's pool sends a ping over each connection that it takes back, which makes a small statement a tenth more
+//! expensive. So a connection of the store's own pool stays out of the driver's pool between statements, for a time.
 //!
 //! Invariant: a connection that is dropped in the middle of a statement is closed.
 //!
-//! Invariant: no statement waits for a connection that is unused: at most as many are out of the driver's pool as it may
-//! open, and a statement that finds an unused one takes that.
+//! Invariant: no statement waits while a connection is unused: at most as many are out of the driver's pool as it may
+//! open, and a statement that finds an unused one takes it.
 //!
 //! Real time, not the given clock: connections to PostgreSQL.
 
@@ -25,7 +25,8 @@ pub(crate) const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// The time limit of the answer to a ping over a connection without a statement; the connection is closed after it.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The time that a connection stays out of the driver's pool, which closes those that have reached their age.
+/// The longest time that a connection stays out of the driver's pool, which closes connections that reach their maximal
+/// age.
 const OUT_OF_POOL_MAX: Duration = Duration::from_secs(10);
 
 /// A pool of connections for statements.

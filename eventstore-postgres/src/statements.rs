@@ -8,11 +8,11 @@ use sqlx::{Arguments as _, SqlStr, postgres::PgArguments};
 
 use crate::{pool::Query, record::PAGE_EVENTS_MAX, schema::Schema};
 
-/// Addresses and lengths of a text of `sql/` and of the text that fills its gap, and what the statement does that not all
-/// calls need. Addresses, as to hash the texts at each append costs a microsecond.
+/// Addresses and lengths of a text of `sql/` and of the text that fills its gap, and the statement's optional parts.
+/// Addresses, because hashing the texts at each append costs a microsecond.
 type Template = (Place, Place, Variant);
 
-/// What a statement does that not all calls need.
+/// The optional parts of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Variant {
     /// It lists the types of its events, or ends a page at its bytes.
@@ -30,8 +30,8 @@ fn template(sql: &'static str, gap: &'static str, variant: Variant) -> Template 
     (place(sql), place(gap), variant)
 }
 
-/// The parts of a filter that are given: a statement has no others, as the server would plan it anew at each call to find
-/// that they are null.
+/// The parts of a filter that are given. A statement has only these: with null parameters for the rest, the server
+/// would plan it anew at each call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct FilterShape {
     pub(crate) has_aggregate_types: bool,
@@ -54,8 +54,7 @@ impl FilterShape {
     }
 }
 
-/// The parts of `append_streams.sql` that an append needs: to begin and to end a part costs the server time, also if it finds
-/// no rows.
+/// The parts of `append_streams.sql` that an append needs: each part costs the server time, even if it finds no rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct AppendParts {
     /// It has tags, or a condition.
@@ -81,8 +80,8 @@ impl AppendParts {
     }
 }
 
-/// Marks a text that the server is to plan once for a connection, and not at each call: where that takes as long as to run
-/// it, and the plan does not depend on the parameters.
+/// Marks a text that the server plans once for a connection, not at each call: planning it takes as long as running it,
+/// and the plan does not depend on the parameters.
 const PLANNED_ONCE: &str = "{planned_once}";
 
 /// The parameters of `append_many.sql`: seven of streams, and the ten columns of events.
@@ -140,11 +139,11 @@ pub(crate) enum StreamClaims {
     New,
 }
 
-/// Where the server ends a page, beside at a number of events.
+/// Where the server ends a page, beside its most events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PageEnd {
     AtEvents,
-    /// At [`PAGE_BYTES`] of payloads: to sum up their sizes costs the server twice as much as the page without it.
+    /// At [`PAGE_BYTES`] of payloads: summing up their sizes costs the server twice as much as the page without it.
     AtBytes,
 }
 
@@ -224,14 +223,14 @@ impl Statements {
         }))
     }
 
-    /// Returns the statement that reads a page of the feed without a filter, with the number of each event's stream; it
-    /// also tells of the first event whether the one before it in its stream is there.
+    /// Returns the statement that reads a page of the feed without a filter, with the number of each event's stream,
+    /// and for the first event whether the event before it in its stream is there.
     pub(crate) fn whole_feed_page(&self, rows: &'static str, end: PageEnd) -> Query<'static> {
         self.page(rows, "position", include_str!("sql/first_has_former.sql"), end)
     }
 
-    /// Returns the statement that reads the events at positions, with the number of each event's stream, and whether the
-    /// event before it in its stream is there.
+    /// Returns the statement that reads the events at positions, with the number of each event's stream, and whether
+    /// the event before it in its stream is there.
     pub(crate) fn page_at_positions(&self) -> Query<'static> {
         self.page(include_str!("sql/read_at.sql"), "place", ", e.stream_no, {has_former}", PageEnd::AtBytes)
     }
@@ -351,8 +350,8 @@ impl Statements {
     }
 }
 
-/// Hides the parameters from the planner, as `(SELECT $1::text[])::text[]`: so the plan for given ones, made at each call,
-/// seems no cheaper than the one for any.
+/// Hides the parameters from the planner, as `(SELECT $1::text[])::text[]`: so a plan for the given values, made at
+/// each call, seems no cheaper than the generic one.
 fn hide_parameters(sql: &str) -> String {
     let mut parts = sql.split('$');
     let mut hidden = parts.next().unwrap_or_default().to_owned();

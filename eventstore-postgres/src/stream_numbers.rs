@@ -1,10 +1,10 @@
 //! The streams behind the numbers that events name them by.
 //!
-//! A page of the feed has numbers only: looking up each row's stream in the server's page costs half as much again as
-//! the page.
+//! A page of the feed has numbers only: looking up the stream of each row in the same statement would make a page half
+//! as expensive again.
 //!
-//! Invariant: the number of a stream never changes, so a remembered stream is right until an older copy of the database
-//! may have replaced it: that gives the numbers of lost streams to others.
+//! Invariant: the number of a stream never changes, so a remembered stream is right until an older copy may have
+//! replaced the database: that copy gives the numbers of lost streams to new ones.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -23,7 +23,7 @@ pub(crate) struct StreamNumbers(Mutex<Remembered>);
 #[derive(Debug, Default)]
 struct Remembered {
     streams: HashMap<i64, StreamId>,
-    /// The number of possible restores when it began to remember them.
+    /// The number of possible restores when the store began to remember these streams.
     possible_restores: u64,
 }
 

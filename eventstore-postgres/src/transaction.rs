@@ -1,4 +1,4 @@
-//! An open transaction of handlers, projections or the caller.
+//! An open transaction of a handler, a projection or the caller.
 //!
 //! Invariant: `commit` never reports success for a transaction that the server rolled back. The server answers a commit
 //! of a failed transaction as if it had succeeded, so `commit` checks the transaction first, unless the last statement
@@ -34,7 +34,8 @@ const HAS_APPENDED: &str = "SELECT {appended_in}";
 
 /// Returns the settings for the statements of a transaction.
 ///
-/// The limit of a lock is below that of a statement: so that a held lock and a slow statement give different errors.
+/// The limit of a lock is below the limit of a statement, so that a held lock and a slow statement give different
+/// errors.
 fn statement_limits(limit: Duration) -> String {
     let milliseconds = milliseconds(limit);
     format!("SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {}", (milliseconds / 2).max(1))
@@ -60,7 +61,7 @@ pub struct PgTransaction {
     has_appended: Option<bool>,
     /// Set if a statement may have failed: the caller had the connection, or a statement of the store did not end.
     is_unchecked: bool,
-    /// Set if the names of tables mean the copies of a shadow.
+    /// Set if the names of tables refer to the copies of a shadow.
     is_in_shadow: bool,
     /// After the transaction: dropped when its connection is on the way back to the pool.
     _share: Option<TransactionShare>,
@@ -128,8 +129,8 @@ impl PgTransaction {
         })
     }
 
-    /// Limits the time of the whole transaction, if the server can. For a read: its owner commits nothing, so that no step
-    /// of the store finds out that it takes too long.
+    /// Limits the time of a whole read, if the server can. A read does not commit, so no step of the store would notice
+    /// that it takes too long.
     async fn limit_total(&mut self) -> Result<(), BoxError> {
         if self.inner.server_version_num().is_none_or(|version| version < HAS_TRANSACTION_TIMEOUT) {
             return Ok(());
@@ -206,9 +207,10 @@ impl PgTransaction {
 
     /// Waits until no other transaction of the database sets up tables, and keeps others from it until this one ends.
     ///
-    /// Waits up to the limit of a migration, which then holds for the statements, too: an index of a large table takes
-    /// longer than other transactions may. For locks they wait no longer than those, since others wait behind them. One
-    /// lock for all stores of the database: tables of projections are outside of the stores' schemas.
+    /// Waits up to the limit of a migration, which then is also the limit of the statements: an index of a large table
+    /// takes longer than other transactions may. For locks they wait only as long as other transactions, since further
+    /// statements wait behind them. One lock for all stores of the database: tables of projections are outside of the
+    /// stores' schemas.
     async fn lock_set_up(&mut self) -> Result<(), BoxError> {
         let limit = self.store.config().migration_timeout;
         let limits_of_others = statement_limits(self.store.config().transaction_timeout);
@@ -278,7 +280,7 @@ impl PgTransaction {
         Ok(self.fetch_all(query).await?.first().map(|row| row.try_get(0)).transpose()?)
     }
 
-    /// Returns the table that a statement would mean, with its schema.
+    /// Returns the table that the name means in a statement, with its schema.
     pub(crate) async fn find_table(&mut self, table: &Identifier) -> Result<Option<String>, BoxError> {
         let query = sqlx::query(include_str!("sql/live_table.sql")).bind(table.to_string());
         Ok(self.fetch_all(query).await?.first().map(|row| row.try_get(0)).transpose()?)

@@ -101,7 +101,7 @@ impl Transaction for PgTransaction {
         let of_type = self.find_column_type(&table, &column).await?;
         let of_type = of_type
             .ok_or_else(|| PgTransactionError::NoColumn { table: table.name().into(), column: column.name().into() })?;
-        // cast to the column's own type: so that the comparison uses the column's index
+        // cast to the column's own type, so that the comparison uses the column's index
         let sql = format!("DELETE FROM {table} WHERE {column} = CAST($1::text AS {of_type})");
         self.fetch_all(sqlx::query(AssertSqlSafe(sql).into_sql_str()).bind(value)).await.map(drop)
     }

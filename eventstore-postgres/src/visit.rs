@@ -1,7 +1,7 @@
 //! Visiting the events of one stream, as their rows arrive, or of the feed: only the columns that a fold needs.
 //!
-//! Invariant: a row that cannot be visited, as it is damaged or an earlier one is missing, is left to the pages of
-//! [`read`](crate::read) and [`feed`](crate::feed), which name what is wrong.
+//! Invariant: a row that is damaged, or before which an event is missing, is not visited: the pages of
+//! [`read`](crate::read) and [`feed`](crate::feed) reach it and name the fault.
 
 use std::{ops::ControlFlow, sync::Arc};
 
@@ -96,7 +96,7 @@ struct VisitedPage {
     is_last: bool,
 }
 
-/// Fetches pages in a task, which is at most two pages ahead; it ends after the last page, or an error.
+/// Fetches pages in a task, at most two pages ahead; the task ends after the last page, or an error.
 fn fetch_ahead(
     inner: Arc<StoreInner>,
     wanted: FilterParameters,
@@ -137,20 +137,20 @@ fn visited_event<'e>(
     Ok(VisitedFeedEvent { position, stream, fields: columns.fields(names)? })
 }
 
-/// What was visited of the rows of a statement.
+/// The part of a statement's rows that was visited.
 enum Visited {
     /// All, so many.
     Rows(i64),
     /// Those before the visitor broke off.
     BrokenOff,
-    /// Those before one that cannot be visited, or before the end of the connection.
+    /// Those before one that cannot be visited, or before the connection broke.
     Unfinished,
 }
 
 /// Visits the rows of a statement as they arrive, until one fails.
 ///
 /// # Errors
-/// If there is no answer, or an error before the first row; not if that row is damaged.
+/// If there is no answer, or an error before the first row, unless that row is damaged.
 async fn visit_rows(
     store: &PgEventStore,
     query: Query<'_>,

@@ -41,7 +41,7 @@ pub(crate) async fn append_many(
     for append in appends {
         let checked = check_append(&append);
         let (more, more_bytes) = (append.events.len(), events_bytes(&append.events));
-        // an append without a part in a batch ends it, so that the results keep their order
+        // an append that the script does not run ends the batch, so that the results keep their order
         let is_full = count + more > APPEND_BATCH_EVENTS_MAX || bytes + more_bytes > APPEND_BATCH_BYTES_MAX;
         if is_full || !matches!(checked, Ok(true)) {
             results.extend(run_appends(inner, std::mem::take(&mut batch)).await);
@@ -126,7 +126,8 @@ fn append_script(inner: &StoreInner, appends: &[Append], acknowledged: Position)
     script
 }
 
-/// Returns the result of an append by the reply of the script to it; a first copy of the script `may_run_late`.
+/// Returns the result of an append from the script's reply to it. If `may_run_late`, a first copy of the script may
+/// still run.
 async fn resolve(
     inner: &StoreInner,
     append: Append,
@@ -190,7 +191,7 @@ pub(crate) async fn load_first_result(
     positions: &[u64],
 ) -> Result<Vec<RecordedEvent>, AppendError> {
     let found = events_at(inner, positions).await.map_err(|error| match error {
-        // they are stored: a caller that took them for lost would store them again, with other ids
+        // they are stored: a caller that believed them lost would store them again, with new ids
         ReadError::Unavailable(source) => AppendError::OutcomeUnknown(source),
         corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
     })?;

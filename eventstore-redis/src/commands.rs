@@ -1,4 +1,4 @@
-//! The commands of the event store, and times as the server counts them.
+//! The commands of the event store, and times in the unit of the server.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ pub(crate) fn last(key: &str) -> Cmd {
     request("XREVRANGE", (key, "+", "-", "COUNT", 1))
 }
 
-/// Asks for the number of entries of a stream, and for the last id that the server gave one.
+/// Asks for the number of entries of a stream, and for the last id that the server assigned.
 pub(crate) fn stream_info(key: &str) -> Cmd {
     request("XINFO", ("STREAM", key))
 }
 
-/// Reads the members of a sorted set of names that begin with `prefix`, behind `after`, at most `limit`.
+/// Reads at most `limit` members of a sorted set of names that begin with `prefix` and follow `after`.
 pub(crate) fn names(key: &str, prefix: &str, after: Option<&str>, limit: usize) -> Cmd {
     let from = match after {
         Some(after) if after >= prefix => format!("({after}"),
@@ -35,7 +35,7 @@ pub(crate) fn hash(key: &str) -> Cmd {
     request("HGETALL", key)
 }
 
-/// Converts a time to milliseconds, at most a thousand years: the server can add it to its clock.
+/// Converts a time to milliseconds, at most a thousand years, so that the server can add it to its clock.
 pub(crate) fn millis(time: Duration) -> u64 {
     const LEASE_MS_MAX: u64 = 1_000 * 366 * 86_400 * 1_000;
     u64::try_from(time.as_millis()).unwrap_or(LEASE_MS_MAX).min(LEASE_MS_MAX)

@@ -16,13 +16,13 @@ use serde::Deserialize;
 /// The configuration of a Redis event store: a plain struct with defaults.
 ///
 /// It deserializes from any format; absent fields take their defaults, unknown ones are refused, times are numbers of
-/// seconds. [`from_env`](Self::from_env) reads it from the environment. For TLS and for secrets the same holds as for
+/// seconds. [`from_env`](Self::from_env) reads it from the environment. TLS and secrets work as in
 /// `RedisEventBusConfig` of `eventbus-redis`.
 ///
 /// # Redis Cluster
-/// The store has one order of all events, so all its keys are on one node: give it a prefix with a hash tag, as
-/// `{shop}`. [`connect`](crate::RedisEventStore::connect) refuses a prefix without one there. The URL names the master
-/// that has the slot (`CLUSTER KEYSLOT {shop}`); a store does not grow beyond that one node.
+/// The store has one order of all events, so all its keys are on one node: give it a prefix with a hash tag, such as
+/// `{shop}`. On a cluster, [`connect`](crate::RedisEventStore::connect) refuses a prefix without one. The URL names the
+/// master that has the slot (`CLUSTER KEYSLOT {shop}`); a store does not grow beyond that one node.
 ///
 /// # Examples
 /// ```
@@ -53,17 +53,19 @@ pub struct RedisEventStoreConfig {
     pub tls_cert_file: Option<PathBuf>,
     /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
     pub tls_key_file: Option<PathBuf>,
-    /// Prefix of all keys, with a colon behind it; on a cluster with a hash tag, as `{shop}`. Keys that handlers and
-    /// projections write in the store's transactions have it too. Default: empty.
+    /// Prefix of all keys; the store adds a colon after it. On a cluster it needs a hash tag, such as `{shop}`. Keys
+    /// that handlers and projections write in the store's transactions have the prefix too. Default: empty.
     pub key_prefix: String,
     /// Time limit of a transaction, from its first request for a lock (of a checkpoint or a delivery) to its commit.
-    /// After it the transactions that wait for the lock go on, and this one does not commit. For a transaction whose
-    /// process died they wait one second at most. Default 30 s.
+    /// After that, transactions that wait for the lock go on, and this one cannot commit. If the process of a
+    /// transaction dies, they wait at most one second. Default 30 s.
     #[serde(deserialize_with = "seconds")]
     pub transaction_timeout: Duration,
-    /// Set if connecting asks the server how it keeps its data, and logs a warning of what may be lost. Default true.
+    /// Set if connecting checks how the server persists its data, and logs a warning for each way to lose events.
+    /// Default true.
     pub check_durability: bool,
-    /// Clock that dates recorded events and makes ids; the server's clock judges leases. Default: the machine's.
+    /// Clock for the recording times of events and for the store's own ids; leases use the server's clock. Default: the
+    /// machine's.
     #[serde(skip)]
     pub clock: SharedClock,
 }
@@ -108,7 +110,7 @@ impl RedisEventStoreConfig {
     }
 
     /// Reads the configuration from the environment: `REDIS_URL`, and for every other field `EVENTBUS_` and
-    /// its name (`EVENTBUS_KEY_PREFIX`). Fields that a bus has too share its variables, see
+    /// its name (`EVENTBUS_KEY_PREFIX`). Fields that the configuration of a bus also has share its variables, see
     /// `RedisEventBusConfig::from_env` of `eventbus-redis`.
     ///
     /// # Errors
@@ -141,8 +143,8 @@ impl RedisEventStoreConfig {
         vars.finish("event store", config)
     }
 
-    /// Returns the key of the stream that holds the events of an aggregate: behind the prefix `aggregate:{type}:{id}`,
-    /// for an aggregate of a tenant `tenant:{tenant}:aggregate:{type}:{id}`. In the type `:` and `%` are written as
+    /// Returns the key of the stream that holds the events of an aggregate: after the prefix `aggregate:{type}:{id}`,
+    /// or for an aggregate of a tenant `tenant:{tenant}:aggregate:{type}:{id}`. In the type `:` and `%` are written as
     /// `%3A` and `%25`, so that two aggregates never share a key.
     #[must_use]
     pub fn stream_key(&self, stream: &StreamId) -> String {

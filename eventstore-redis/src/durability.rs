@@ -18,13 +18,13 @@ pub struct Durability {
     pub warnings: Vec<DurabilityWarning>,
 }
 
-/// A way in which acknowledged events may be lost; its text says when.
+/// A way in which acknowledged events may be lost; the displayed text says when.
 #[derive(Debug, derive_more::Display, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "warning", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DurabilityWarning {
     /// Events that the server acknowledged to this process are gone: the server was restored from an older copy, or
-    /// crashed before it had written them. The store gives their positions to other events.
+    /// crashed before it had written them. The store gives their positions to new events.
     #[display(
         "the server lost acknowledged events: it had acknowledged {told}, then the store ended at {found}, and new events \
          get the positions between; compare the store with what other systems have read from it"
@@ -53,7 +53,7 @@ pub enum DurabilityWarning {
         "`no-appendfsync-on-rewrite yes`: a crash of the machine during a rewrite of the file loses events since"
     )]
     NotSyncedInRewrites,
-    /// A server whose memory is full removes keys of its own choice: events, also old ones.
+    /// When its memory is full, the server removes keys of its own choice: events, also old ones.
     #[display("`maxmemory-policy {policy}`: when memory is full the server removes events, also old ones")]
     Evicts {
         /// The policy.
@@ -88,7 +88,7 @@ impl DurabilityWarning {
     }
 }
 
-/// Asks the server how it keeps its data, and returns how it may lose events.
+/// Asks the server how it persists its data, and returns how it may lose events.
 pub(crate) async fn load(
     connection: &SharedConnection,
     acknowledged: &AcknowledgedPosition,
@@ -202,7 +202,7 @@ impl AcknowledgedPosition {
             return false;
         }
         let (acknowledged, found) = (acknowledged.get(), found.get());
-        // of tasks that find the loss at once, one logs it
+        // if several tasks find the loss at once, one of them logs it
         if self.position.compare_exchange(acknowledged, found, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             self.lost_from.store(acknowledged, Ordering::Release);
             self.lost_to.store(found, Ordering::Release);

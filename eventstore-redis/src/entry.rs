@@ -26,7 +26,7 @@ mod field {
     pub(crate) const EVENT_ID: &str = "event_id";
     /// The microseconds within the millisecond of `timestamp`.
     pub(crate) const MICROS: &str = "micros";
-    /// Time at which another store recorded the event, which was imported from there, in microseconds since 1970.
+    /// For an imported event, the time at which its first store recorded it, in microseconds since 1970.
     pub(crate) const ORIGINAL_RECORDED_AT: &str = "original_recorded_at";
     /// `1` if some fields of the payload are sealed; reserved for a newer release.
     pub(crate) const HAS_SEALED_FIELDS: &str = "has_sealed_fields";
@@ -37,7 +37,7 @@ mod field {
     pub(crate) const ATTRIBUTES: &str = "attributes";
     /// The tags that the event was stored with, a JSON array.
     pub(crate) const TAGS: &str = "tags";
-    /// Time of the append in microseconds since 1970; the script that judges it adds this field.
+    /// Time of the append in microseconds since 1970; the script that appends the event adds this field.
     pub(crate) const RECORDED_AT: &str = "recorded_at";
     /// The script that assigns the position adds this field.
     pub(crate) const POSITION: &str = "position";
@@ -170,7 +170,7 @@ impl FeedPointer {
         })
     }
 
-    /// Returns `true` if the filter selects the event, but for its tags, which the pointer does not have.
+    /// Returns `true` if the filter selects the event. Ignores tags, which the pointer does not have.
     pub(crate) fn matches(&self, filter: &FeedFilter) -> bool {
         let types = filter.wanted_aggregate_types();
         types.is_none_or(|types| types.contains(self.stream.aggregate_type()))

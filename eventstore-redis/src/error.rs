@@ -9,7 +9,7 @@ use redis::RedisError;
 
 use crate::fault;
 
-/// An entry of the store's keys that the store has not written, or not in this form.
+/// An entry under the store's keys that the store did not write, or not in this form.
 #[derive(Debug, thiserror::Error)]
 #[error("key `{key}`, entry {entry}")]
 pub(crate) struct CorruptEntry {
@@ -30,7 +30,7 @@ impl From<CorruptEntry> for ReadError {
     }
 }
 
-/// Returns the error for a key that does not hold what the store keeps there.
+/// Returns the error for a key whose contents the store did not write.
 pub(crate) fn corrupt_key(key: &str, source: impl Into<BoxError>) -> ReadError {
     ReadError::corrupt(format!("key `{key}`"), source)
 }

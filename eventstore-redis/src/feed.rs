@@ -1,5 +1,5 @@
-//! Reads events in the order of their positions, which have no gaps: all, or those with some tags, which the sets of the
-//! tags name.
+//! Reads events in the order of their positions, which have no gaps: all events, or events with wanted tags, which the
+//! sets of these tags list.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,13 +25,13 @@ use crate::{
 /// Pointers that one command scans for events that match a filter, or for missing events.
 pub(crate) const FEED_SCAN_PAGE: usize = 2_048;
 
-/// Positions that one script reads of the sets of tags, all sets together.
+/// Positions that one script reads from all sets of tags together.
 const TAGGED_SCAN_PAGE: usize = 512;
 
-/// Positions that it reads of each set, if there are many.
+/// The least positions that it reads from each set, if there are many sets.
 const TAGGED_SCAN_MIN: usize = 8;
 
-/// Returns the events of the feed after a position, up to another.
+/// Returns the events of the feed after a position and up to `through`.
 pub(crate) fn read_feed<'s>(
     inner: &'s StoreInner,
     after: Position,
@@ -56,7 +56,7 @@ pub(crate) async fn head(inner: &StoreInner) -> Result<Position, ReadError> {
     Ok(head)
 }
 
-/// Returns the number of events after a position, up to another.
+/// Returns the number of events after a position and up to `through`.
 pub(crate) async fn count_events(
     inner: &StoreInner,
     after: Position,
@@ -137,7 +137,7 @@ async fn feed_page(
 /// Pointers of a feed that match its filter.
 struct Scanned {
     pointers: Vec<FeedPointer>,
-    /// Up to where there are no others.
+    /// The position up to which there are no further ones.
     after: Position,
     /// Set if the feed has ended.
     is_last: bool,

@@ -25,7 +25,7 @@ pub(crate) struct StoreInner {
     id: Uuid,
     append_signal: Arc<AppendSignal>,
     known_event_types: ListedEventTypes,
-    /// Commands of which the server has confirmed that they write to one key.
+    /// Commands that write to one key, as the server has confirmed.
     checked_commands: RwLock<HashSet<String>>,
     acknowledged: AcknowledgedPosition,
 }

@@ -1,7 +1,7 @@
 //! The names of the store's keys. No other module builds one.
 //!
-//! Invariant: no two items share a key, for all names of aggregates, projections and roles. So each name that a second
-//! name follows has its colons escaped.
+//! Invariant: no two items share a key, for all names of aggregates, projections and roles. So the colons of each name
+//! that is followed by a second name are escaped.
 
 use eventbus::{EventId, Name, StreamId, event::Tag};
 use eventbus_redis_core::format::KeyFormat;
@@ -29,7 +29,8 @@ impl StoreKeys {
         Self { prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}:") } }
     }
 
-    /// Returns a key for an error: that of a tag without its value, which may be personal, as the pattern `..:course:*`.
+    /// Returns a key as errors show it. The key of a tag is shown without the tag's value, which may be personal, as
+    /// the pattern `..:course:*`.
     pub(crate) fn shown(&self, key: &str) -> String {
         let own = key.strip_prefix(&self.own_key("")).unwrap_or_default();
         let of_tag = ["tags:", "tagged_events:"].iter().find_map(|name| match own.strip_prefix("tenant:") {
@@ -66,7 +67,7 @@ impl StoreKeys {
         &self.prefix
     }
 
-    /// The stream that orders all events. The key of an aggregate's stream has one colon more.
+    /// The stream that orders all events. The key of an aggregate's stream has a further colon.
     #[must_use]
     pub fn feed(&self) -> String {
         format!("{}aggregate:feed", self.prefix)
@@ -103,12 +104,13 @@ impl StoreKeys {
         self.own_key(&format!("{name}:{}{}", of_tenant(tenant), escape(scope)))
     }
 
-    /// Hash: how many events of each type have a tag, of a tenant or of none. `add_tag.lua` relies on the tag at its end.
+    /// Hash: how many events of each type have a tag, of a tenant or of none. `add_tag.lua` relies on the tag at its
+    /// end.
     pub(crate) fn tags(&self, tenant: Option<Uuid>, tag: &Tag) -> String {
         self.own_key(&format!("{}tags:{}", of_tenant(tenant), tag.as_str()))
     }
 
-    /// Sorted set: the positions of the events with a tag, of a tenant or, without one, of the whole store.
+    /// Sorted set: the positions of the events with a tag, of one tenant or, without a tenant, of the whole store.
     pub(crate) fn tagged_events(&self, tenant: Option<Uuid>, tag: &Tag) -> String {
         self.own_key(&format!("{}tagged_events:{}", of_tenant(tenant), tag.as_str()))
     }
@@ -263,7 +265,7 @@ fn escape(text: &str) -> String {
     text.replace('%', "%25").replace(':', "%3A")
 }
 
-/// Returns the text that [`escape`] made this one of.
+/// Returns the text from which [`escape`] made this one.
 fn unescape(text: &str) -> String {
     text.replace("%3A", ":").replace("%25", "%")
 }

@@ -1,7 +1,7 @@
 //! The leases of roles, by the clock of the server.
 //!
-//! Invariant: the epochs of a role only grow. Each is at least the server's time, so a crash that lost the last of them
-//! does no harm; and no script removes the key of a role, so a clock that is set back does none.
+//! Invariant: the epochs of a role only grow. Each is at least the server's time, so a crash that loses the last of
+//! them does no harm. No script removes the key of a role, so setting the clock back does no harm either.
 
 use std::time::Duration;
 

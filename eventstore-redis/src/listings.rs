@@ -1,5 +1,5 @@
-//! Listings of streams, checkpoints and leases. The store keeps the names of checkpoints and leases; it keeps no list of
-//! streams, so each page of those scans keys of the server.
+//! Listings of streams, checkpoints and leases. The store keeps the names of checkpoints and leases; it keeps no list
+//! of streams, so each page of those scans keys of the server.
 
 use std::num::ParseIntError;
 
@@ -38,9 +38,9 @@ fn scan_cursor(after: &ListCursor) -> Result<u64, ReadError> {
     after.as_str().parse().map_err(not_a_cursor)
 }
 
-/// Scans keys from a cursor on, until `limit` of them name a stream that matches, or about [`LISTING_ROWS_MAX`] keys are
-/// examined. The first `SCAN` examines `limit` keys, so that the page exceeds its limit by little, and each further one
-/// twice as many, so that a filter that few streams match costs few requests.
+/// Scans keys from a cursor on, until `limit` of them name a matching stream, or about [`LISTING_ROWS_MAX`] keys are
+/// examined. The first `SCAN` examines `limit` keys, so that the page exceeds its limit only slightly. Each further one
+/// examines twice as many, so that a filter with few matches costs few requests.
 async fn scan_streams(
     inner: &StoreInner,
     filter: &StreamFilter,
@@ -51,9 +51,9 @@ async fn scan_streams(
     let mut cursor = after.map_or(Ok(0), scan_cursor)?.to_string();
     let (mut items, mut batch, mut examined) = (Vec::new(), limit.clamp(1, SCAN_BATCH_MAX), 0);
     while examined < LISTING_ROWS_MAX {
-        // a foreign key with the name of a stream may be of a different type
+        // a key of another client with the name of a stream may be of a different type
         let scan = reply::request("SCAN", (&cursor, "MATCH", &matching, "COUNT", batch, "TYPE", "stream"));
-        // a foreign key need not be a text
+        // a key of another client may not be UTF-8
         let (next, keys): (String, Vec<Vec<u8>>) = query(inner, &scan).await?;
         let found = keys.iter().filter_map(|key| inner.keys().parse_stream(str::from_utf8(key).ok()?));
         items.extend(found.filter(|stream| filter.matches(stream)));

@@ -1,8 +1,8 @@
-//! The search for events that foreign clients removed.
+//! The search for events that other clients removed.
 //!
-//! The feed has a pointer to each event, so it tells which streams there are and which versions they have reached; the
-//! server tells how many entries each stream has, and the last id that it gave one. The search reads events of those
-//! streams alone that lack some.
+//! The feed has a pointer to each event, so it shows which streams exist and which versions they have reached. The
+//! server returns the number of entries of each stream, and the last id that it assigned there. The search reads events
+//! only of streams that lack some.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,8 +22,8 @@ use crate::{
     read::{parse_entries, query_all, query_page},
 };
 
-/// Finds an event of any stream, or of one stream, that is missing. Of one stream it takes the last id from the
-/// stream's key: that the whole key is gone shows only in the feed, to a search of all streams.
+/// Finds a missing event of any stream, or of one stream. For one stream it reads the last id from the stream's key:
+/// only a search of all streams, which reads the feed, notices that a whole key is gone.
 pub(crate) async fn find_missing_event(
     inner: &StoreInner,
     stream: Option<&StreamId>,
@@ -66,7 +66,7 @@ async fn search(inner: &StoreInner, reached: &BTreeMap<StreamId, u64>) -> Result
     Ok(None)
 }
 
-/// Finds the lowest version up to `through` of which a stream has no entry.
+/// Finds the lowest version up to `through` for which a stream has no entry.
 async fn find_in(inner: &StoreInner, key: &str, through: u64) -> Result<Option<u64>, ReadError> {
     let mut wanted = 1;
     loop {
@@ -83,7 +83,7 @@ async fn find_in(inner: &StoreInner, key: &str, through: u64) -> Result<Option<u
     }
 }
 
-/// The number of entries of a stream, and the number in the last id that the server gave one.
+/// The number of entries of a stream, and the number in the last id that the server assigned there.
 struct EntryCount {
     length: u64,
     last: u64,

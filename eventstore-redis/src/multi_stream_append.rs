@@ -1,7 +1,8 @@
 //! Appending to several streams by one script, all or none.
 //!
-//! Invariant: the script adds events only if each stream still has the version that was read before, and no event has one
-//! of the ids. So it may be sent again after a script that got no answer: if that one runs late, it changes nothing.
+//! Invariant: the script adds events only if each stream still has the version that was read before, and no stored
+//! event has one of the ids. So the store may send it again if it gets no answer: a first copy that runs late changes
+//! nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,7 +39,7 @@ use crate::{
     script::{FORGET_COMMANDS, FORGET_DELIVERIES},
 };
 
-/// The most attempts of a multi-stream append whose streams other writers change meanwhile.
+/// The most attempts of a multi-stream append while other writers change its streams.
 const ATTEMPTS_MAX: u32 = 50;
 /// Notes that one `ZSCAN` reads.
 const SCAN_BATCH_MAX: usize = 1_000;
@@ -156,7 +157,7 @@ impl UniqueValues for RedisEventStore {
     }
 }
 
-/// What one script commits.
+/// The work that one script commits.
 #[derive(Clone, Copy)]
 enum Work<'a> {
     Append(&'a MultiStreamAppend),
@@ -171,10 +172,10 @@ impl Work<'_> {
         for _ in 0..ATTEMPTS_MAX {
             match self.attempt(store).await {
                 Ok(Ok(outcome)) => return Ok(outcome),
-                // its own effect may be the reason
+                // an earlier effect of the same command may be the reason
                 Err(_) if self.is_handled_command(store).await => return Ok(MultiStreamOutcome::AlreadyHandled),
-                // a stream whose version was read before is at another one for good, also for a script that runs late;
-                // and a boundary that has further events keeps them: not its own, as a script looks for its events first
+                // final, also for a script that runs late: the stream never has the version again that was read before,
+                // and the boundary keeps its further events, which are not its own, as a script first checks for these
                 Err(error) if error.is_conflict() => return Err(error),
                 Err(error) => {
                     let unknown =
@@ -220,7 +221,7 @@ impl Work<'_> {
         store.find_command(command.tenant_id, &command.key).await.is_ok_and(|found| found.is_some())
     }
 
-    /// The inner error is that of the script; the outer one is about an append.
+    /// The inner error comes from the script; the outer one is about an append.
     async fn attempt(
         self,
         store: &RedisEventStore,
@@ -238,7 +239,7 @@ impl Work<'_> {
     }
 }
 
-/// Reads the streams, and sends the script. The inner error is that of the script; the outer one is about an append.
+/// Reads the streams, and sends the script. The inner error comes from the script; the outer one is about an append.
 async fn try_append_streams(
     store: &RedisEventStore,
     multi: &MultiStreamAppend,
@@ -259,7 +260,7 @@ async fn try_append_streams(
         }
         None => {}
     }
-    // first: another append of them may take what one gives back
+    // first: a value that one append gives back may be taken by another one
     for Append { stream, events, .. } in &multi.appends {
         transaction.give_back_values(stream, &unique_changes(events)).await?;
     }
@@ -307,7 +308,7 @@ fn with_positions(planned: Vec<Vec<RecordedEvent>>, last: Option<u64>) -> Vec<Ve
     planned.into_iter().map(|events| events.into_iter().map(&mut place).collect()).collect()
 }
 
-/// Returns `true` if another commit was first.
+/// Returns `true` if a different commit was first.
 fn is_contention(error: &RedisTransactionError) -> bool {
     matches!(error, RedisTransactionError::Changed { .. } | RedisTransactionError::Superseded)
 }

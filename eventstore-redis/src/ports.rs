@@ -1,4 +1,4 @@
-//! The traits of the core to append and read events, for the store on Redis.
+//! The core's traits for appending and reading events, implemented by the store on Redis.
 
 use async_trait::async_trait;
 use eventbus::{

@@ -21,7 +21,7 @@ use crate::{
     script::{READ_SNAPSHOT, SAVE_SNAPSHOT},
 };
 
-/// Keys that one step of [`Snapshots::remove_snapshots`] looks at.
+/// Keys that one step of [`Snapshots::remove_snapshots`] examines.
 const SCAN_BATCH_MAX: usize = 1_000;
 
 #[async_trait]
@@ -49,7 +49,7 @@ impl Snapshots for RedisEventStore {
         let mut script = SAVE_SNAPSHOT.prepare_invoke();
         script.key(keys.snapshot(fold, stream)).key(keys.stream(stream));
         script.arg(snapshot.version.get()).arg(&*snapshot.data);
-        // once: the reply of a second run would be about the snapshot of the first
+        // once: a second run would reply about the snapshot that the first run saved
         let saved = self.inner().connection().run::<u8>(&script).await;
         saved.map(|saved| saved > 0).map_err(|error| snapshot_error(fold, error))
     }

@@ -1,11 +1,12 @@
 //! The event store on Redis Streams.
 //!
 //! A stream per aggregate holds its events, under ids that are their versions; one stream, the feed, holds a pointer to
-//! each event, under ids that are the positions; a hash maps the id of each event to its position. A hash and a sorted set
-//! per tag hold how many events have it, and their positions.
+//! each event, under ids that are the positions; a hash maps the id of each event to its position. A hash per tag
+//! counts the events with the tag, and a sorted set holds their positions.
 //!
-//! Invariant: one script writes all of them, and no other code does, except for a tag that a stored event is given later. Reads check entries against the ids: a gap, or an
-//! entry of a foreign client, is an error that names key and entry.
+//! Invariant: one script writes all of them, and no other code does, except for a tag that is added to a stored event
+//! later. Reads check entries against the ids: a gap, or an entry of another client, is an error that names key and
+//! entry.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use crate::{
     inner::StoreInner,
 };
 
-/// An event store on Redis Streams alone, for applications with a Redis and no database. Clones share one store.
+/// An event store on Redis Streams alone, for applications that have Redis and no database. Clones share one store.
 ///
 /// # Examples
 /// ```no_run
@@ -47,9 +48,9 @@ impl RedisEventStore {
     /// Connects, and creates the store if there is none with this prefix yet.
     ///
     /// # Errors
-    /// [`RedisConnectError`] if the configuration has mistakes, the server is not there, does not answer in time or
-    /// refuses, is a node of a cluster and the prefix has no hash tag, or holds keys of other types under the names of
-    /// the store's keys. It names the address, never the password.
+    /// [`RedisConnectError`] if the configuration has mistakes, the server cannot be reached, does not answer in time
+    /// or refuses, is a node of a cluster and the prefix has no hash tag, or holds keys of other types under the names
+    /// of the store's keys. The error names the address, never the password.
     ///
     /// # Examples
     /// ```
@@ -104,11 +105,11 @@ impl RedisEventStore {
         self.inner.config()
     }
 
-    /// Asks the server how it keeps its data, and returns how it may lose events. Connecting does it too, and logs each
-    /// warning, unless [`check_durability`](crate::RedisEventStoreConfig::check_durability) is off.
+    /// Asks the server how it persists its data, and returns how it may lose events. Connecting does so too, and logs
+    /// each warning, unless [`check_durability`](crate::RedisEventStoreConfig::check_durability) is off.
     ///
-    /// No warnings are no proof: replication is asynchronous, and a failover may still lose the last acknowledged
-    /// events.
+    /// Without warnings, events can still be lost: replication is asynchronous, and a failover may lose the last
+    /// acknowledged events.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the server cannot be asked.
@@ -126,8 +127,8 @@ impl RedisEventStore {
         durability::load(self.inner.connection(), self.inner.acknowledged()).await
     }
 
-    /// Returns the number of the format that the newest release has written here, and the lowest one that a release must
-    /// know to read it.
+    /// Returns the number of the newest format that a release has written here, and the lowest format that a release
+    /// must know to read it.
     ///
     /// # Errors
     /// [`ReadError`] if the server cannot be asked, or the numbers cannot be read.
@@ -141,8 +142,7 @@ impl RedisEventStore {
         }
     }
 
-    /// Begins a transaction that the caller commits, outside of handlers and projections. If dropped, it writes
-    /// nothing.
+    /// Begins a transaction of the caller's own, outside of handlers and projections. If dropped, it writes nothing.
     ///
     /// [`append_in`](Self::append_in) appends events in it.
     ///
@@ -163,16 +163,17 @@ impl RedisEventStore {
         RedisTransaction::new(&self.inner, None)
     }
 
-    /// Appends in an open transaction of this store, a handler's or one of
-    /// [`begin_transaction`](Self::begin_transaction): its commit stores the events.
+    /// Appends in an open transaction of this store: the transaction of a handler, or one from
+    /// [`begin_transaction`](Self::begin_transaction). Its commit stores the events.
     ///
     /// The returned events have no positions: the commit assigns them. If a concurrent writer appends to the stream
-    /// before the commit, the commit fails with [`RedisTransactionError::Changed`](crate::RedisTransactionError::Changed), and a handler runs again. Appending
+    /// before the commit, the commit fails with
+    /// [`RedisTransactionError::Changed`](crate::RedisTransactionError::Changed), and a handler runs again. Appending
     /// event ids that are stored returns their records and adds no event.
     ///
     /// # Errors
     /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction
-    /// belongs to a different store or to a rebuild. An error leaves the transaction as it was.
+    /// belongs to a different store or to a rebuild. An error leaves the transaction unchanged.
     ///
     /// # Examples
     /// ```no_run

@@ -56,22 +56,22 @@ const COMMAND_ARGUMENTS_MAX: usize = 1_000;
 // | timed out | `commit` | ended: `TimedOut`, no write |
 // | unlocked, locked, timed out | dropped | ended: no write; `Drop` releases the locks |
 
-/// An open transaction of a [`RedisEventStore`](crate::RedisEventStore): handlers and projections take it by `&mut`, and
-/// [`begin_transaction`](crate::RedisEventStore::begin_transaction) begins one.
+/// An open transaction of a [`RedisEventStore`](crate::RedisEventStore): handlers and projections take it by `&mut`,
+/// and [`begin_transaction`](crate::RedisEventStore::begin_transaction) begins one.
 ///
 /// One script writes the effects, and the checkpoint or the note that the event was handled: all of them or none. A
-/// crash neither repeats nor loses them, as long as Redis keeps what it acknowledged, and loads a transaction that the
-/// crash has cut off neither now nor after the next restart: have it write its file anew (`BGREWRITEAOF`) if its log
-/// says `Truncating the AOF`.
+/// crash neither repeats nor loses them, as long as Redis keeps what it acknowledged. If its log says
+/// `Truncating the AOF` after a crash, have it rewrite the file (`BGREWRITEAOF`): the next restart may otherwise run a
+/// part of the last transaction.
 ///
 /// # Keys
-/// Keys are given without the [`key_prefix`](crate::RedisEventStoreConfig::key_prefix); the store puts it before them,
-/// as before all its keys. Without a prefix `stats:orders` is `stats:orders`. Keys that begin with `aggregate:`, `tenant:`,
-/// `projection:`, `checkpoint:` or `eventstore:` are the store's own, and refused.
+/// Give keys without the [`key_prefix`](crate::RedisEventStoreConfig::key_prefix); the store puts it before them, as
+/// before all its keys. With an empty prefix, `stats:orders` stays `stats:orders`. Keys that begin with `aggregate:`,
+/// `tenant:`, `projection:`, `checkpoint:` or `eventstore:` are the store's own, and refused.
 ///
-/// In a rebuild of a projection, a key of its `tables(..)` stands for the copy of that key, and the transaction can
-/// write no other keys. A table is a key, or all keys with one prefix, as `order:*`. The step that moves the checkpoint
-/// renames the copies over the keys, and removes keys of such a table that the rebuild did not write.
+/// In a rebuild of a projection, a key of its `tables(..)` refers to the copy of that key, and the transaction can
+/// write no other keys. A table is a key, or all keys with one prefix, such as `order:*`. The step that moves the
+/// checkpoint renames the copies over the keys, and removes keys of such a table that the rebuild did not write.
 ///
 /// # Examples
 /// ```
@@ -115,15 +115,15 @@ pub struct RedisTransaction {
 }
 
 /// # Writes
-/// The transaction sends writes with the commit, so only then does the server refuse one, as `HINCRBY` on a text; the
-/// commit then fails as a whole.
+/// The transaction sends its writes with the commit. If the server refuses one of them, for example `HINCRBY` on a
+/// text, the whole commit fails.
 ///
-/// The methods fail at once only if the key is not allowed: it is empty, longer than 1,024 bytes, the store's own, or, in
-/// a rebuild, in none of the projection's `tables(..)`.
+/// The methods fail at once only if the key is not allowed: it is empty, longer than 1,024 bytes, the store's own, or,
+/// in a rebuild, in none of the projection's `tables(..)`.
 ///
 /// # Reads
-/// They return committed values, with this transaction's own writes applied. If a concurrent writer changes one before
-/// the commit, the commit fails with [`RedisTransactionError::Changed`], and a handler or projection runs again.
+/// Reads return committed values, with this transaction's own writes applied. If a concurrent writer changes a value
+/// that was read, the commit fails with [`RedisTransactionError::Changed`], and a handler or projection runs again.
 impl RedisTransaction {
     pub(crate) fn new(inner: &Arc<StoreInner>, shadow: Option<Shadow>) -> Self {
         Self {
@@ -185,7 +185,7 @@ impl RedisTransaction {
         Ok(())
     }
 
-    /// Sets a text, and replaces a value of any kind.
+    /// Sets a key to a text, and replaces a value of any kind.
     ///
     /// # Errors
     /// [`RedisTransactionError`] if the key is not allowed.
@@ -258,9 +258,8 @@ impl RedisTransaction {
 
     /// Adds any other command that writes to one key, its first argument: `command("RPUSH", "log", ["a"])`.
     ///
-    /// The commit copies the key first, to be able to undo the command. That takes as long as the key is large: use it
-    /// for small keys. The commit fails with [`RedisTransactionError::InvalidCommand`] if the command is not of that
-    /// form.
+    /// The commit first copies the key, to be able to undo the command. A large key takes long to copy: use this for
+    /// small keys. The commit fails with [`RedisTransactionError::InvalidCommand`] if the command is not of that form.
     ///
     /// # Errors
     /// [`RedisTransactionError`] if the key is not allowed, or there are more than 1,000 arguments.
@@ -334,8 +333,8 @@ impl RedisTransaction {
     ///
     /// # Errors
     /// [`RedisTransactionError::ReadAfterBlindWrite`] if this transaction has written the key;
-    /// [`EffectRefused`](RedisTransactionError::EffectRefused) if the server refuses the command, as it does if it
-    /// writes.
+    /// [`EffectRefused`](RedisTransactionError::EffectRefused) if the server refuses the command, for example because
+    /// it writes.
     pub async fn query<T: FromRedisValue, A: ToSingleRedisArg>(
         &mut self,
         name: &str,
@@ -384,10 +383,10 @@ impl RedisTransaction {
     }
 
     /// Commits a transaction of [`begin_transaction`](crate::RedisEventStore::begin_transaction). The runtime commits
-    /// those of handlers and projections.
+    /// the transactions of handlers and projections itself.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the transaction is not committed; after
+    /// [`RedisTransactionError`]: the transaction is not committed. Only after
     /// [`OutcomeUnknown`](RedisTransactionError::OutcomeUnknown) it may be.
     pub async fn commit(self) -> Result<(), RedisTransactionError> {
         self.commit_at().await.map(drop)
@@ -426,7 +425,7 @@ impl RedisTransaction {
         self.condition = Some(condition);
     }
 
-    /// Plans one append among several; one without events plans the check of its stream.
+    /// Plans one of several appends; for an append without events, plans the check of its stream.
     pub(crate) async fn try_append(&mut self, append: Append) -> Result<StreamAttempt, AppendError> {
         check_append(&append)?;
         let (events, is_new) = self.plan(append).await?;
@@ -471,7 +470,7 @@ impl RedisTransaction {
             stream: append.stream.clone(),
             source: source.into(),
         };
-        // by id: two connects to one store are the same store
+        // by id: two connections to one store are the same store
         if self.inner.id() != store_id {
             return Err(refused(RedisTransactionError::OtherStore));
         }
@@ -500,7 +499,8 @@ impl RedisTransaction {
         }
     }
 
-    /// Plans to give back the values of a stream that the changes are about, so that another append can take them.
+    /// Plans to give back the values that the stream holds in the scopes of the changes, so that another append can
+    /// take them.
     pub(crate) async fn give_back_values(
         &mut self,
         stream: &StreamId,

@@ -16,7 +16,7 @@ pub enum RedisTransactionError {
         /// The rule that it breaks.
         reason: &'static str,
     },
-    /// A rebuild writes only copies of the tables: a key beside them would be the live projection's too.
+    /// A rebuild writes only copies of the tables: any other key would be shared with the live projection.
     #[error("key `{key}` is in none of the tables that `{shadow}` fills: name it in `tables(..)`")]
     NotInTables {
         /// The key, without the store's prefix.
@@ -24,13 +24,14 @@ pub enum RedisTransactionError {
         /// The name of the rebuild.
         shadow: String,
     },
-    /// The transaction has written the key by a command whose result only the server knows: read the key before.
+    /// The transaction has written the key by a command whose result only the server knows: read the key before you
+    /// write it.
     #[error("this transaction has written key `{key}`, its value is not known before the commit")]
     ReadAfterBlindWrite {
         /// The key, without the store's prefix.
         key: String,
     },
-    /// The command is not one that writes to the one key right behind its name.
+    /// The command does not write to exactly one key, its first argument.
     #[error("`{command}` cannot be an effect: {reason}")]
     InvalidCommand {
         /// The command.
@@ -60,13 +61,13 @@ pub enum RedisTransactionError {
     #[error("the lease has a new owner, or a concurrent commit was first: the transaction is not committed")]
     Superseded,
     /// The transaction no longer has its locks: it took longer than `transaction_timeout`, or its process could not
-    /// renew them for a second. A transaction that waited for one goes on.
+    /// renew them for a second. A transaction that waited for a lock goes on.
     #[error("the transaction lost its locks, which it holds for {limit:?} at most: it is not committed")]
     TimedOut {
         /// The `transaction_timeout`.
         limit: Duration,
     },
-    /// A rebuild cannot do this in its copies.
+    /// The operation is not possible on the copies of a rebuild.
     #[error("`{what}` is not possible in a rebuild")]
     InShadow {
         /// The operation.
@@ -95,7 +96,7 @@ pub enum RedisTransactionError {
     /// The server could not be reached, or cannot run commands now; the transaction is not committed.
     #[error("the Redis of the store is unavailable")]
     Unavailable(#[source] BoxError),
-    /// The connection broke after sending: the transaction may be committed or not.
+    /// The connection broke after the commit was sent: the transaction may be committed or not.
     #[error("the connection broke: the transaction may be committed or not")]
     OutcomeUnknown(#[source] BoxError),
 }

@@ -35,7 +35,7 @@ impl Transactions for RedisEventStore {
         parse_tables(shadow)?;
         let keys = self.inner().keys();
         let mut make = MAKE_SHADOW.prepare_invoke();
-        // a user's key may hold any character: the lengths tell lists apart
+        // a user's key may hold any character: the lengths keep different lists distinct
         let text: String = shadow.tables.iter().map(|table| format!("{}:{table} ", table.len())).collect();
         make.key(keys.shadow(&shadow.name)).key(keys.shadow_copies(&shadow.name)).arg(text);
         for _ in 0..2 {
@@ -59,7 +59,7 @@ impl Transactions for RedisEventStore {
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
         let keys = self.inner().keys();
         let note = keys.shadow(&shadow.name);
-        // first the note, without which no transaction fills copies; last the names, by which a retry finds copies
+        // the note first: without it no transaction fills copies. The names last: a retry finds the copies by them
         unlink(self.inner(), std::slice::from_ref(&note)).await?;
         let copies: Vec<_> = list_shadow_copies(self.inner(), shadow)
             .await?

@@ -129,7 +129,7 @@ impl UnfinishedDeliveries for RedisEventStore {
         script.key(keys.waiting(group)).key(keys.dead_letters()).key(keys.dead_letter_attempts());
         let attempts = again.map(DeliveryAttempts::to_json).unwrap_or_default();
         script.arg((dead_letter_member(group, position), position.get(), attempts));
-        // never sent twice: a second run would find that the first has ended it
+        // never sent twice: a second run would find that the first run has ended it
         let ended: Result<u64, _> = self.inner().connection().run(&script).await;
         ended.map(|ended| ended > 0).map_err(|error| CheckpointError::new(group, boxed(error)))
     }

@@ -1,4 +1,4 @@
-//! Boundaries: counting events by their tags, and tagging those that are stored.
+//! Boundaries: counting events by their tags, and adding tags to stored events.
 
 use async_trait::async_trait;
 use eventbus::{

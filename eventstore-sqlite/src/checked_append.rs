@@ -1,7 +1,7 @@
 //! Appending to one stream, inside the transaction of a batch.
 //!
 //! The hot path reads the stream's row, inserts and updates the row. Only a refused append looks its event ids up, to
-//! find out whether it repeats a stored append.
+//! see whether it repeats a stored append.
 
 use std::sync::Arc;
 
@@ -114,8 +114,8 @@ impl CheckedAppend {
         }
     }
 
-    /// Inserts all events and the row of the stream, or nothing: the events come first, so that a single one that fails
-    /// leaves no trace; several need a savepoint.
+    /// Inserts all events and the row of the stream, or none of them. The events come first, so that a single event
+    /// that fails leaves no trace; several need a savepoint.
     fn insert_atomically(
         &self,
         connection: &Connection,
@@ -185,7 +185,8 @@ impl CheckedAppend {
         Ok(first.unwrap_or_default())
     }
 
-    /// Decides about an append that cannot be stored: a repeat, a use of known event ids, or else `otherwise`.
+    /// Decides about an append that cannot be stored: it is a repeat, it uses stored event ids, or else the result is
+    /// `otherwise`.
     fn resolve(
         &self,
         connection: &Connection,

@@ -16,28 +16,29 @@ use crate::error::SqliteConnectError;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqliteEventStoreConfig {
-    /// Failures that an append that returned `Ok` survives. Default: [`Synchronous::Full`].
+    /// The failures that an append survives once it has returned `Ok`. Default: [`Synchronous::Full`].
     pub synchronous: Synchronous,
     /// Time that a call waits while a different process writes, before it fails as unavailable. Default: 5 seconds.
     pub busy_timeout: Duration,
-    /// Maximum number of concurrent page reads, each on a connection of its own; from 1. Default: 4. At most half of them,
-    /// and at least one, are [queries](crate::SqliteEventStore::read) of the application.
+    /// Maximum number of concurrent page reads, each on a connection of its own; from 1. Default: 4. At most half of
+    /// them, and at least one, are [queries](crate::SqliteEventStore::read) of the application.
     pub readers: usize,
     /// Maximum number of queued appends, from 1; further ones wait until there is room. Default: 4,096.
     pub queued_appends: usize,
-    /// Time that a transaction of a handler or projection may be open, before the store rolls it back because all
-    /// appends of this process wait for it; the `set_up` of a projection has no limit. Default: 5 seconds.
+    /// Time after which the store rolls back an open transaction of a handler or projection, because all appends of
+    /// this process wait for it; the `set_up` of a projection has no limit. Default: 5 seconds.
     pub transaction_timeout: Duration,
-    /// Set if the store makes a missing file, which it does only with [`migrate`](Self::migrate). Default: true.
+    /// Set if the store creates a missing file; it does so only if [`migrate`](Self::migrate) is set too. Default:
+    /// true.
     pub create_if_missing: bool,
-    /// Set if opening also makes and upgrades the tables. Without it the store opens only a file with the tables of this
-    /// release, and changes none. Default: true.
+    /// Set if opening also creates and upgrades the tables. If not, the store opens only a file with the tables of this
+    /// release, and changes none of them. Default: true.
     pub migrate: bool,
-    /// Set if the store may make its tables in a database that already holds foreign tables. Default: false, so that a
-    /// wrong path does no harm. Tables that are added after those of the store need no permission.
+    /// Set if the store may create its tables in a database that already holds tables of a different application.
+    /// Default: false, so that a wrong path does no harm. Tables that are added after the store's need no permission.
     pub share_database: bool,
-    /// Clock of the recording times of events. Waits for other processes, and leases, use the clock of the machine,
-    /// which all processes that share a file have. Default: the machine's.
+    /// Clock of the recording times of events. Leases, and waits for other processes, use the clock of the machine,
+    /// which all processes that share a file have in common. Default: the machine's.
     pub clock: SharedClock,
 }
 
@@ -57,14 +58,14 @@ impl Default for SqliteEventStoreConfig {
     }
 }
 
-/// Failures that an append that returned `Ok` survives.
+/// The failures that an append survives once it has returned `Ok`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Synchronous {
-    /// A power failure, and all lesser ones: each commit waits for the disk.
+    /// A power failure, and the death of the process: each commit waits for the disk.
     #[default]
     Full,
-    /// The death of the process, but not a power failure, which may take the last appends back. About five times
-    /// faster for a lone caller.
+    /// The death of the process. A power failure may lose the last appends. About five times faster for a single
+    /// caller.
     Normal,
 }
 

@@ -24,13 +24,13 @@ use crate::{
 /// Capacity of the statement cache: above the number of statements, so that none is prepared twice.
 const STATEMENT_CACHE_CAPACITY: usize = 96;
 
-/// Length of the write-ahead log, in pages (4 KiB by SQLite's default), from which on a commit copies it into the database: four times
-/// SQLite's default. Each commit writes the last page of the same few trees again, and a longer log has more versions of
-/// one page, of which only the last is copied.
+/// Length of the write-ahead log, in pages (4 KiB by SQLite's default), from which on a commit copies it into the
+/// database: four times SQLite's default. Each commit writes the same few pages again; a longer log has more versions
+/// of a page, of which only the last is copied.
 const AUTOCHECKPOINT_PAGES: i64 = 4_000;
 
-/// Length in bytes to which the first commit that begins the write-ahead log anew truncates its file, which a large
-/// transaction or a long query made longer.
+/// Length in bytes to which SQLite truncates the file of the write-ahead log, after a large transaction or a long query
+/// made it longer: the first commit that begins the log anew does so.
 const LOG_BYTES_MAX: i64 = 64 << 20;
 
 /// Pause between two attempts while a different connection writes.
@@ -60,11 +60,11 @@ pub(crate) fn open_writer_as(
     config.check()?;
     let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
     let mut flags = READ_WRITE;
-    // a new file that gets no tables is refused, and would stay
+    // without tables the store would refuse the new file, and leave it behind
     let makes_file = config.create_if_missing && config.migrate;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, makes_file || location.is_memory());
     let mut connection = Connection::open_with_flags(location.database(), flags).map_err(fault)?;
-    // SQLite opens a file that cannot be written for reading; each append would fail
+    // SQLite opens a file that cannot be written as read-only; each append would fail
     if config.migrate && connection.is_readonly(MAIN_DB).map_err(fault)? {
         return Err(fault(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None)));
     }
@@ -102,8 +102,8 @@ fn prepare_journal(
 
 /// Begins a transaction that writes; waits for at most `timeout` while a different connection writes.
 ///
-/// SQLite's own wait pauses for up to 100 ms between two attempts. Between two transactions of a process that writes all
-/// the time there is far less than that, and a second process would hardly ever get its turn.
+/// SQLite's own wait pauses for up to 100 ms between two attempts. A process that writes all the time leaves far less
+/// time between two transactions, so a second process would hardly ever write.
 ///
 /// # Errors
 /// If SQLite refuses, as after `timeout`.

@@ -15,7 +15,7 @@ use crate::files::SqliteFileError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SqliteConnectError {
-    /// The URL is not one of this store, or is in place of a path.
+    /// The URL does not name a SQLite store, or is given where a path is expected.
     #[error("`{url}` opens no SQLite event store: {reason}; write `sqlite:path/to/file` or `sqlite::memory:`")]
     InvalidUrl {
         /// The URL, without secrets.
@@ -37,7 +37,7 @@ pub enum SqliteConnectError {
         /// The error of SQLite.
         source: BoxError,
     },
-    /// The file is a foreign database.
+    /// The file is the database of a different application.
     #[error(
         "`{}` is a database without an event store and with a table `{table}`; if it is the right one, set `share_database`",
         path.display()
@@ -48,7 +48,7 @@ pub enum SqliteConnectError {
         /// One of the tables it holds.
         table: String,
     },
-    /// The file lacks tables of this release, and the configuration forbids to make them.
+    /// The file lacks tables of this release, and the configuration does not let the store create them.
     #[error(
         "`{}` is at migration {found}, this release needs {needed}: an application creates the \
          tables when it opens the file with `migrate`, and so does the command `eventbus migrate`",
@@ -62,7 +62,7 @@ pub enum SqliteConnectError {
         /// The newest migration of this release.
         needed: u32,
     },
-    /// A newer release of this crate changed the tables in a way that this release cannot live with.
+    /// A newer release of this crate changed the tables in a way that this release cannot work with.
     #[error(
         "`{}` has the breaking migration {breaking} `{name}`, this release knows migrations up to {known}: upgrade \
          eventstore-sqlite",
@@ -71,14 +71,14 @@ pub enum SqliteConnectError {
     SchemaTooNew {
         /// The file.
         path: PathBuf,
-        /// The first migration in the file that this release does not know and cannot live with.
+        /// The first migration in the file that this release does not know and cannot work with.
         breaking: i64,
         /// Its name.
         name: String,
         /// The newest migration of this release.
         known: u32,
     },
-    /// The tables are those of a program before the first release, or of a different application.
+    /// A program from before the first release, or a different application, made the tables.
     #[error(
         "`{}` has tables that were made before the first release, or by a different application: {found}; export the \
          events with the program that stored them, or start with a new file",
@@ -90,7 +90,7 @@ pub enum SqliteConnectError {
         /// What shows it.
         found: String,
     },
-    /// The store could not make or migrate its tables; they are as they were.
+    /// The store could not create or migrate its tables; they are unchanged.
     #[error("migration `{migration}` of `{}` failed", path.display())]
     Migration {
         /// The file.
@@ -100,8 +100,9 @@ pub enum SqliteConnectError {
         /// The error of SQLite.
         source: BoxError,
     },
-    /// The file cannot be written; SQLite also needs to make files beside it. Without
-    /// [`migrate`](crate::SqliteEventStoreConfig::migrate) a store opens a file that it can only read, and its writes fail.
+    /// The file cannot be written, or SQLite cannot create files beside it. Without
+    /// [`migrate`](crate::SqliteEventStoreConfig::migrate) a store opens a file that it can only read, and its writes
+    /// fail.
     #[error("`{}` or its directory is read-only", path.display())]
     ReadOnly {
         /// The file.
@@ -131,19 +132,20 @@ pub enum SqliteConnectError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SqliteTransactionError {
-    /// The operation would wait for the transaction of its own task.
+    /// The operation would wait for a transaction that its own task has open.
     #[error(
         "this task has a transaction of the store open, for which the call would wait: use `append_in` with the \
          transaction, and make other writes after it"
     )]
     InsideTransaction,
-    /// The transaction was open for too long: all appends of the process wait for it.
+    /// The transaction was open for too long, while all appends of the process waited for it.
     #[error("the transaction is rolled back: it was open for longer than {limit:?}, the `transaction_timeout`")]
     TimedOut {
         /// The longest time that it may be open.
         limit: Duration,
     },
-    /// A statement of the user ended the transaction, or SQLite did, as with `ON CONFLICT ROLLBACK` or a full disk.
+    /// A statement of the user ended the transaction, or SQLite did, for example after `ON CONFLICT ROLLBACK` or on a
+    /// full disk.
     #[error("the transaction is rolled back already; leave begin, commit and rollback to the store")]
     RolledBack,
     /// A different store began the transaction.
@@ -163,13 +165,13 @@ pub enum SqliteTransactionError {
         /// Its name.
         table: String,
     },
-    /// The copies of a rebuild do not exist, or no longer.
+    /// The copies of a rebuild do not exist, or no longer exist.
     #[error("there are no copies of the tables of `{name}`")]
     NoShadow {
         /// The name of the shadow.
         name: String,
     },
-    /// The operation is not available in a rebuild, which only fills copies.
+    /// The operation is not available in a rebuild, which fills only copies.
     #[error("`{what}` needs a transaction on the live tables, this one is on copies")]
     InShadow {
         /// The operation.
@@ -183,7 +185,7 @@ pub enum SqliteTransactionError {
         /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The file of the copies holds foreign data.
+    /// The file of the copies holds data that the store did not write.
     #[error("the copies are damaged")]
     Damaged(#[from] ReadError),
     /// SQLite refuses a statement.
@@ -208,8 +210,8 @@ impl SqliteConnectError {
     }
 }
 
-/// Maps the error of a transaction to that of the append to `stream` which needed it. Before `COMMIT` was sent no outcome
-/// is unknown.
+/// Maps the error of a transaction to the error of its append to `stream`. The outcome is never unknown, as `COMMIT`
+/// was not sent yet.
 pub(crate) fn append_error(stream: Option<&StreamId>, source: impl Into<BoxError>) -> AppendError {
     let source = source.into();
     let is_wrong_call = matches!(

@@ -73,7 +73,7 @@ impl ReadFeed for SqliteEventStore {
     }
 }
 
-/// Reads pages, one ahead if another connection than the one that writes reads them: a task that reads on that one would
+/// Reads pages, one ahead if the store has connections for reads: a task that read ahead on the write connection would
 /// wait for the transaction of its reader.
 fn read_pages<C: Send + 'static>(
     store: &SqliteEventStore,
@@ -112,7 +112,7 @@ fn load_page(
     Ok((events, last.filter(|_| more).map(|last| (last, versions))))
 }
 
-/// Loads the matching events among the next positions up to `end`, and the position to search on from.
+/// Loads the matching events among the next positions up to `end`, and the position from which to search on.
 fn load_filtered_page(
     connection: &Connection,
     after: Position,
@@ -135,7 +135,7 @@ fn load_filtered_page(
     Ok((events, next))
 }
 
-/// Loads the matching events among the next ones that have wanted tags, and the position to search on from.
+/// Loads the matching events among the next ones that have wanted tags, and the position from which to search on.
 fn load_tagged_page(
     connection: &Connection,
     after: Position,

@@ -16,11 +16,11 @@ use std::{
     },
 };
 
-/// Error of a store that acknowledges no more writes, as one of its files is no longer the one that it opened.
+/// Error of a store that acknowledges no more writes, because a path names a different file than when the store opened
+/// it, or none.
 ///
-/// It is the source of the errors of appends, reads, checkpoints and leases. Writes that the store acknowledged before
-/// are in the file that it opened. The store goes on if that file comes back to its place; otherwise open the store
-/// again.
+/// It is the source of the errors of appends, reads, checkpoints and leases. Earlier acknowledged writes are in the
+/// file that the store opened. The store goes on if that file comes back to its place; otherwise open the store again.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SqliteFileError {
@@ -96,8 +96,8 @@ impl OpenFiles {
         compared
     }
 
-    /// Checks before a transaction begins, if the last check failed: no write is needed to find out that it would be
-    /// lost.
+    /// Checks before a transaction begins, if the last check failed: so the store need not write to find out that the
+    /// write would be lost.
     pub(crate) fn check_if_lost(&self) -> Result<(), SqliteFileError> {
         if self.is_lost.load(Relaxed) { self.check() } else { Ok(()) }
     }

@@ -1,11 +1,12 @@
 //! The SQLite event store of [`eventbus`], its embedded default: events in one file, no server.
 //!
-//! [`SqliteEventStore::open`] takes a path, [`SqliteEventStore::connect`] a URL, [`SqliteEventStore::in_memory`]
-//! neither. An append that returned `Ok` survives a power failure, see [`Synchronous`]. Appends that run at the same
-//! time share one commit. Several processes may use one file, which must not be on a network file system.
+//! [`SqliteEventStore::open`] takes a path, [`SqliteEventStore::connect`] takes a URL, [`SqliteEventStore::in_memory`]
+//! needs neither. An append that returned `Ok` survives a power failure, see [`Synchronous`]. Concurrent appends share
+//! one commit. Several processes may use one file, which must not be on a network file system.
 //!
 //! If a file is removed or replaced while the store has it open, the store notices before it acknowledges a write, see
-//! [`SqliteFileError`]. It does not notice a file that is overwritten in place: stop the application to restore a copy.
+//! [`SqliteFileError`]. It does not notice a file that is overwritten in place: stop the application before you restore
+//! a copy.
 //!
 //! The tables have names that begin with `eventbus_`, so that an application may keep its read models in the same file.
 //!

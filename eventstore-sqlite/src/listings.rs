@@ -105,6 +105,6 @@ fn read_lease(row: &Row<'_>) -> Result<StoredLease, QueryError> {
         owner: Name::new("owner", owner).map_err(|error| corrupt(place(), error))?,
         epoch: row.get::<_, i64>(2)?.cast_unsigned(),
     };
-    // a lease for ever ends after all times that can be told
+    // a lease for ever ends later than any time in the range of `time`
     Ok(StoredLease { lease, is_held: row.get(4)?, expires_at: from_micros(row.get(3)?).ok() })
 }

@@ -19,8 +19,8 @@ pub(crate) enum DatabaseLocation {
     File(PathBuf),
 }
 
-/// Returns the file that a URL of a store names, as [`SqliteEventStore::connect`](crate::SqliteEventStore::connect) reads
-/// it; `None` for a database in memory. The file need not exist.
+/// Returns the file that a URL of a store names, as [`SqliteEventStore::connect`](crate::SqliteEventStore::connect)
+/// reads it; `None` for a database in memory. The file need not exist.
 ///
 /// # Errors
 /// [`SqliteConnectError::InvalidUrl`] if the URL names no store.
@@ -46,9 +46,9 @@ impl DatabaseLocation {
         Self::Memory(Uuid::now_v7())
     }
 
-    /// Returns the location of a file. Makes the path absolute: SQLite gives a meaning of its own to `:memory:` and to
-    /// the empty path, and readers open it later, perhaps in a different working directory. Refuses a URL: it would
-    /// name a file.
+    /// Returns the location of a file. Makes the path absolute: SQLite gives a special meaning to `:memory:` and to the
+    /// empty path, and readers open the path later, perhaps in a different working directory. Refuses a URL, which
+    /// SQLite would take as the name of a file.
     pub(crate) fn from_path(path: &Path) -> Result<Self, SqliteConnectError> {
         if let Some(url) = path.to_str().filter(|path| path.starts_with("sqlite:") || path.contains("://")) {
             let reason = "`open` takes a path, `connect` a URL";
@@ -97,7 +97,7 @@ impl DatabaseLocation {
     }
 }
 
-/// Redacts a URL of a foreign kind, which may hold a password.
+/// Redacts a URL of another kind, which may hold a password.
 fn redacted_url(url: &str) -> String {
     if url.starts_with("sqlite:") { url.into() } else { redacted(url) }
 }

@@ -9,7 +9,7 @@ use crate::{
     config::SqliteEventStoreConfig, error::SqliteConnectError, migration_step::MigrationStep, query::query_rows,
 };
 
-/// The steps of this release, oldest first. The first is breaking: without it no release can work.
+/// The steps of this release, oldest first. The first is breaking: no release works without it.
 pub(crate) const STEPS: &[MigrationStep] = &[
     MigrationStep::new(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql")),
     MigrationStep::new(2, "snapshots", MigrationKind::Additive, include_str!("../migrations/0002_snapshots.sql")),
@@ -63,7 +63,7 @@ pub(crate) fn migrate(
 
 fn not_migrated(connection: &Connection, path: &Path, steps: &[MigrationStep]) -> SqliteConnectError {
     let newest = "SELECT coalesce(max(version), 0) FROM eventbus_migrations";
-    // without the table there is no migration
+    // without the table no migration has run
     let found = connection.query_row(newest, [], |row| row.get(0)).unwrap_or(0);
     SqliteConnectError::NotMigrated {
         path: path.to_owned(),

@@ -1,11 +1,11 @@
-//! A step of the tables: what one migration changes, and which releases can go on beside it.
+//! A step of the migrations: what it changes, and whether older releases can go on beside it.
 
 use eventbus::support::MigrationKind;
 
 /// One migration, which runs in one transaction with its record.
 ///
-/// A change is a new step: no commit edits a released one. A step that an older release cannot live with is breaking:
-/// processes of the older release, if they share the file, must end before.
+/// A change is a new step: no commit edits a released one. A step that an older release cannot work with is breaking:
+/// processes of the older release that share the file must end before it runs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MigrationStep {
     version: u32,

@@ -13,7 +13,7 @@ use crate::{
     row::{get_stream, stream_columns},
 };
 
-/// The most streams and the most versions that are counted on a connection, which also serves other reads, at once.
+/// The most streams and the most versions that are counted in one read: the connection also serves other reads.
 const WINDOW_STREAMS: i64 = 1_024;
 const WINDOW_VERSIONS: i64 = 8_192;
 
@@ -41,9 +41,9 @@ pub(crate) async fn find_missing_event(
     }
 }
 
-/// Some streams, searched.
+/// The result of searching some streams.
 enum Window {
-    /// No event is missing; with the stream and version at which the next window begins, if there is one.
+    /// No event is missing. Holds the stream and version at which the next window begins, if there is one.
     Whole(Option<(i64, i64)>),
     Missing(MissingEvent),
 }
@@ -74,7 +74,7 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<CountedVersions> {
     })
 }
 
-/// Finds which of the versions has no event; `None` if each has one by now.
+/// Finds the version without an event; `None` if each has one by now.
 fn find_in(connection: &Connection, counted: &CountedVersions) -> Result<Option<MissingEvent>, QueryError> {
     let parameters = (counted.stream_no, counted.first, counted.last);
     let versions: Vec<i64> =

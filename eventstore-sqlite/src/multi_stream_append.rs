@@ -50,7 +50,7 @@ impl MultiStreamAppends for SqliteEventStore {
             Some(condition) => transaction.is_moved(condition, &appends)?.then(|| boundary_moved(condition)),
             None => None,
         };
-        // first: another append of them may take what one gives back
+        // first: a value that one append gives back may be taken by another one
         for Append { stream, events, .. } in &appends {
             transaction.give_back_values(stream, &unique_changes(events))?;
         }
@@ -133,7 +133,7 @@ impl MultiStreamAppends for SqliteEventStore {
     }
 }
 
-/// Deletes the rows of a table of notes by a text of `sql/`, and returns their number.
+/// Deletes old deliveries or commands with the statement `sql`, and returns their number.
 async fn forget(store: &SqliteEventStore, sql: &'static str, older_than: Duration) -> Result<u64, BoxError> {
     let older_than = ttl_micros(older_than);
     let delete = move |connection: &Connection| execute(connection, sql, (older_than, FORGET_BATCH_MAX));

@@ -8,7 +8,7 @@ use rusqlite::{
     types::{FromSql, Value},
 };
 
-/// A [`ReadError`] that `?` also makes of an error of SQLite.
+/// A [`ReadError`] to which `?` also converts an error of SQLite.
 #[derive(Debug, derive_more::From)]
 pub(crate) struct QueryError(ReadError);
 
@@ -29,8 +29,8 @@ impl From<QueryError> for ReadError {
     }
 }
 
-/// Returns the parameter of an `ATTACH` that names a database. SQLite takes a blob for the text of its bytes, and so opens
-/// a path that is no UTF-8.
+/// Returns the parameter of an `ATTACH` that names a database. SQLite reads a blob as the text of its bytes, and so
+/// opens a path that is not UTF-8.
 pub(crate) fn path_parameter(database: &Path) -> Value {
     match database.to_str() {
         Some(path) => Value::Text(path.to_owned()),

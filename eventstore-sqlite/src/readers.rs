@@ -24,7 +24,7 @@ use crate::{
 pub(crate) enum Readers {
     /// Read-only connections, opened when first needed.
     Pooled(Arc<ReaderPool>),
-    /// The write connection, between two transactions: a database in memory belongs to one connection.
+    /// The write connection, between two transactions: a database in memory has only this connection.
     OnWriter(Arc<Writer>),
 }
 
@@ -60,7 +60,7 @@ impl ReaderPool {
             let connection = match kept {
                 Some(connection) => connection,
                 None => {
-                    // before opening: SQLite would make a missing write-ahead log
+                    // before opening: SQLite would create a missing write-ahead log
                     check()?;
                     open_reader(&self.path, self.busy_timeout)?
                 }
@@ -106,8 +106,8 @@ impl Drop for ReadOnlySnapshot<'_> {
 }
 
 impl Readers {
-    /// Runs a query of the application on one snapshot, on a thread that may block. A panic of it goes on in the caller:
-    /// where it runs, it would end work of other callers.
+    /// Runs a query of the application on one snapshot, on a thread that may block. A panic of the query is resumed in
+    /// the caller: on the thread, it would end work of other callers.
     pub(crate) async fn query<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, BoxError> + Send + 'static,

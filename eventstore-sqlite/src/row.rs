@@ -93,7 +93,7 @@ pub(crate) fn query_page(
     parameters: impl Params,
 ) -> Result<(Vec<RecordedEvent>, bool), QueryError> {
     let mut statement = connection.prepare_cached(sql)?;
-    // a damaged row ends the page behind the events before it; a failed statement fails the page
+    // a damaged row ends the page after the events before it; a failed statement fails the page
     let (mut failure, mut decoder) = (None, EventDecoder::default());
     let rows = statement.query_and_then(parameters, |row| Ok::<_, rusqlite::Error>(decoder.read(row)))?;
     let rows = rows.map_while(|row| row.map_err(|error| failure = Some(error)).ok());
@@ -106,7 +106,7 @@ pub(crate) fn read_event(row: &Row<'_>) -> Result<RecordedEvent, QueryError> {
     EventDecoder::default().read(row)
 }
 
-/// Decodes the rows of a page, and each name and each stream that follows itself once.
+/// Decodes the rows of a page; a name or a stream that repeats in consecutive rows is decoded once.
 #[derive(Default)]
 struct EventDecoder {
     event_types: EventTypeNames,

@@ -62,7 +62,7 @@ impl TableDefinitions {
 
 /// Replaces the rows of live tables by those of the tables of that name in schema `from`.
 ///
-/// Neither triggers nor foreign keys take part: they did their work when the copies were filled.
+/// Triggers and foreign keys are off: they already took effect when the copies were filled.
 pub(crate) fn replace_rows(connection: &Connection, from: &str, tables: &[String]) -> rusqlite::Result<()> {
     const TRIGGERS_AND_FOREIGN_KEYS: [DbConfig; 2] =
         [DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY];
@@ -79,13 +79,13 @@ pub(crate) fn replace_rows(connection: &Connection, from: &str, tables: &[String
 }
 
 fn copy_rows(connection: &Connection, from: &str, tables: &[String]) -> rusqlite::Result<()> {
-    // the last first: a full-text table of another table's texts finds the words that it removes in the rows of that table
+    // the last first: a full-text table looks up the words that it removes in the rows of the table with the texts
     for table in tables.iter().rev() {
         connection.execute(&format!("DELETE FROM main.\"{table}\""), [])?;
     }
     for table in tables {
         let columns = columns(connection, table)?;
-        // with the name of the copy, as SQLite reads a quoted name that no column has as a text
+        // with the name of the copy: SQLite reads a quoted name that is no column as a string
         let copied: Vec<String> = columns.iter().map(|column| format!("copy.{column}")).collect();
         let (columns, copied) = (columns.join(", "), copied.join(", "));
         let sql = format!("INSERT INTO main.\"{table}\" ({columns}) SELECT {copied} FROM {from}.\"{table}\" AS copy");
@@ -94,8 +94,8 @@ fn copy_rows(connection: &Connection, from: &str, tables: &[String]) -> rusqlite
     Ok(())
 }
 
-/// Returns the columns that are not computed, in quotes, after the rowid if the table has one: statements find the rows of
-/// a full-text table by it, and those of a table without a key.
+/// Returns the columns that are not computed, in quotes, after the rowid if the table has one: statements find the rows
+/// of a full-text table, or of a table without a key, by the rowid.
 fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
     let mut names = Vec::new();
     let has_rowid = "SELECT NOT wr FROM pragma_table_list(?1) WHERE schema = 'main'";

@@ -1,4 +1,4 @@
-//! How far a search in the feed goes.
+//! The limits of a search in the feed.
 
 use eventbus::Position;
 use rusqlite::Connection;
@@ -8,8 +8,8 @@ use crate::{
     row::to_position,
 };
 
-/// Maximum number of positions that one page searches, among tagged events of those that have the rarest tag of a set: a
-/// search for rare events must not keep a connection for long.
+/// Maximum number of positions that one page searches; with tags, only events with the rarest tag of a set count. So a
+/// search for rare events does not keep a connection for long.
 pub(crate) const SEARCH_POSITIONS_MAX: i64 = 8_192;
 
 /// Returns the position of the last event: there is nothing to search for beyond it.

@@ -1,9 +1,10 @@
 //! The file with the copies of a shadow, beside the store's own, and the row that registers it.
 //!
-//! Its database is `main` on its connections, and the store is attached to them for reading: so a name means the copy
-//! if there is one, and the live table otherwise.
+//! On its connections, its database is `main`, and the store is attached for reading: so a table name refers to the
+//! copy if there is one, else to the live table.
 //!
-//! Invariant: no name of a file is used twice. A former owner may still have it open, and SQLite deletes logs by name.
+//! Invariant: no name of a file is used twice. A former owner may still have the file open, and SQLite deletes logs by
+//! name.
 //!
 //! Real time, not the given clock: the name of a file is unique among processes.
 
@@ -81,7 +82,7 @@ impl ShadowDatabases {
         }
     }
 
-    /// Makes the copies, or opens existing ones, and returns the position up to which they are filled. `None` if the
+    /// Creates the copies, or opens existing ones, and returns the position up to which they are filled. `None` if the
     /// live tables have changed since the copies were made.
     pub(crate) fn open_or_create(
         &self,
@@ -157,7 +158,7 @@ impl ShadowDatabases {
         connection.busy_timeout(self.busy_timeout)?;
         if !self.live_location.is_memory() {
             if create {
-                // before the first page, and before SQLite makes the log, which gets the mode of this file
+                // before the first page, and before SQLite creates the log, which gets the mode of this file
                 self.copy_mode_to(place.path());
             }
             // after a power failure, filling goes on from the position that the copies then have
@@ -169,8 +170,8 @@ impl ShadowDatabases {
         Ok(GuardedConnection::new(connection)?)
     }
 
-    /// Gives a new file of copies, which hold the same data, the mode of the store's file, as SQLite gives it to its log. The
-    /// group is that of this process; if the mode cannot be set, that of the mask stays.
+    /// Gives a new file of copies the mode of the store's file, as SQLite does for its log: both hold the same data.
+    /// The group is the group of this process; if the mode cannot be set, the default mode stays.
     fn copy_mode_to(&self, file: &Path) {
         if let Ok(live) = std::fs::metadata(self.live_location.path()) {
             let _ = std::fs::set_permissions(file, live.permissions());
@@ -206,7 +207,7 @@ pub(crate) fn check_tables(shadow: &Shadow) -> Result<(), SqliteTransactionError
     shadow.tables.iter().try_for_each(|table| check_table(table))
 }
 
-/// Makes the tables and stores their definition, unless they exist; `None` if they exist with a different definition.
+/// Creates the tables and stores their definition, unless they exist; `None` if they exist with a different definition.
 fn create_tables(
     connection: &Connection,
     shadow: &Name,
@@ -229,8 +230,8 @@ fn create_tables(
     Ok(Some(position))
 }
 
-/// Enforces foreign keys as on the live tables, so that a `DELETE` cascades; not if a copy refers to a table that has no
-/// copy, as SQLite refuses the writes of such a copy then.
+/// Enforces foreign keys as on the live tables, so that a `DELETE` cascades; but not if a copy refers to a table
+/// without a copy, because SQLite would then refuse the writes to it.
 fn set_foreign_keys(connection: &Connection) -> rusqlite::Result<()> {
     let have_parents: Option<bool> = query_value(connection, include_str!("sql/copies_have_parents.sql"), [])?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, have_parents.unwrap_or(false)).map(drop)

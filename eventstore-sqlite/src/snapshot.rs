@@ -16,10 +16,10 @@ use crate::{
     store::SqliteEventStore,
 };
 
-/// Snapshots of all folds that one batch of [`Snapshots::remove_snapshots`] looks at: their data may be large.
+/// The most snapshots, of any fold, that one batch of [`Snapshots::remove_snapshots`] reads: their data may be large.
 const REMOVAL_BATCH_MAX: i64 = 100;
 
-/// Bytes that a caller's task writes by itself.
+/// The most bytes that a caller's task writes by itself.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
 
 #[async_trait]
@@ -28,7 +28,7 @@ impl Snapshots for SqliteEventStore {
         let (stream, fold) = (stream.clone(), fold.clone());
         let of_stream = stream.clone();
         let read = self.readers().read(move |connection| {
-            // before the events: those after the snapshot are in the store with it
+            // before the events: all events up to the snapshot are stored, and the read begins after them
             let snapshot = load_snapshot(connection, &of_stream, &fold).unwrap_or_else(|error| {
                 tracing::debug!(stream = %of_stream, %fold, %error, "a snapshot cannot be read: reading all events");
                 None
@@ -102,8 +102,8 @@ fn load_snapshot(connection: &Connection, stream: &StreamId, fold: &Name) -> rus
     Ok(found.map(|(version, data)| StoredSnapshot { version: Version::new(version.cast_unsigned()), data }))
 }
 
-/// Removes the snapshots of `fold` among the next ones behind stream number `after`; returns the last stream number and
-/// the number of removed snapshots, `None` if there are none behind `after`.
+/// Removes the snapshots of `fold` among the next snapshots after stream number `after`; returns the last stream number
+/// and the number of removed snapshots, `None` if there are none after `after`.
 fn remove_batch(connection: &Connection, after: i64, fold: &Name) -> rusqlite::Result<Option<(i64, usize)>> {
     let last: Option<Option<i64>> =
         query_value(connection, include_str!("sql/snapshot_batch.sql"), (after, REMOVAL_BATCH_MAX))?;
@@ -114,7 +114,7 @@ fn remove_batch(connection: &Connection, after: i64, fold: &Name) -> rusqlite::R
     Ok(Some((last, removed)))
 }
 
-/// Converts the error of a write: calling again does not help if the call itself is at fault.
+/// Converts the error of a write; a retry does not help if the call itself is at fault.
 fn snapshot_error(fold: &Name, error: BoxError) -> SnapshotError {
     let is_refusal = source_chain(&*error).any(|error| {
         let shared = error.downcast_ref::<std::sync::Arc<rusqlite::Error>>().map(|error| &**error);

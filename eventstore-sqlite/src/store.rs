@@ -49,10 +49,11 @@ impl SqliteEventStore {
     /// The number of the newest migration that this release knows, in the table `eventbus_migrations`.
     pub const NEWEST_MIGRATION: u32 = migrate::NEWEST;
 
-    /// Opens the store in a file, and makes a missing one. A URL is for [`connect`](Self::connect).
+    /// Opens the store in a file, and creates a missing file. For a URL, call [`connect`](Self::connect).
     ///
     /// # Errors
-    /// [`SqliteConnectError`] names the file and what is wrong with it; [`SqliteConnectError::InvalidUrl`] if it is a URL.
+    /// [`SqliteConnectError`] names the file and what is wrong with it; [`SqliteConnectError::InvalidUrl`] if it is a
+    /// URL.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, SqliteConnectError> {
         Self::open_with(path, SqliteEventStoreConfig::default()).await
     }
@@ -65,13 +66,13 @@ impl SqliteEventStore {
         Self::open_as(DatabaseLocation::from_path(path.as_ref())?, config, STEPS).await
     }
 
-    /// Makes an empty store that ends with its last clone.
+    /// Creates an empty store in memory. Its events are lost with its last clone.
     ///
-    /// It has one connection in all: readers wait for an open transaction, and readers in the transaction's own task
-    /// see its writes.
+    /// It has a single connection: readers wait for an open transaction, and readers in the transaction's own task see
+    /// its writes.
     ///
     /// # Errors
-    /// [`SqliteConnectError`] if there is no memory left for it.
+    /// [`SqliteConnectError`] if there is not enough memory.
     pub async fn in_memory() -> Result<Self, SqliteConnectError> {
         Self::open_as(DatabaseLocation::new_memory(), SqliteEventStoreConfig::default(), STEPS).await
     }
@@ -95,8 +96,8 @@ impl SqliteEventStore {
     /// Returns the migrations that the file of a URL has and those of this release, and changes nothing.
     ///
     /// # Errors
-    /// [`SqliteConnectError`] names the URL or the file, and what is wrong with it; also if a later release made changes
-    /// that this one cannot live with.
+    /// [`SqliteConnectError`] names the URL or the file, and what is wrong with it; also if a later release made
+    /// changes that this one cannot work with.
     pub async fn schema_state(url: &str, config: SqliteEventStoreConfig) -> Result<SchemaState, SqliteConnectError> {
         let location = DatabaseLocation::from_url(url)?;
         let ended = location.clone();
@@ -151,26 +152,27 @@ impl SqliteEventStore {
         SqliteTransaction::begin(&self.0).await
     }
 
-    /// Runs a query on the application's own tables, for example on the rows of a projection, without a second connection
-    /// to the file.
+    /// Runs a query on the application's own tables, for example on the rows of a projection, without a second
+    /// connection to the file.
     ///
-    /// It runs on a connection that only reads, on a thread that may block: all its statements see the file as it was at
-    /// the first one, and a statement that writes fails. Queries take at most half of the
-    /// [`readers`](SqliteEventStoreConfig::readers), so that loads and projections keep the other half; with `readers: 1`
-    /// they share the one. A further query waits for an earlier one to end. A panic of the query goes on in the caller.
+    /// The query runs on a read-only connection, on a thread that may block: all its statements see the file as it was
+    /// at the first one, and a statement that writes fails. Queries take at most half of the
+    /// [`readers`](SqliteEventStoreConfig::readers), so that loads and projections keep the other half; with
+    /// `readers: 1` they share the one. A further query waits for an earlier one to end. A panic of the query continues
+    /// in the caller.
     ///
     /// SQLite has no time limit for a query. While one runs, the write-ahead log cannot begin anew, and grows with each
     /// append: keep queries short. Appends do not wait for queries of a file.
     ///
-    /// A store in memory has one connection in all: there queries and all other work run one after the other. In a task
-    /// with an open transaction, a query runs on the connection of that transaction, in the task itself, and sees what the
-    /// transaction has written; on a file it sees committed rows only.
+    /// A store in memory has a single connection: queries and all other work run one after the other. In a task with an
+    /// open transaction, the query runs on the connection of that transaction, in the task itself, and sees what the
+    /// transaction has written. On a file, a query sees only committed rows.
     ///
-    /// Do not change state of the connection (pragmas, temporary tables, attached databases): the store goes on with
-    /// it.
+    /// Do not change the state of the connection (pragmas, temporary tables, attached databases): the store goes on
+    /// using it.
     ///
     /// # Errors
-    /// The error of `query`, as it is; or the store's, if the file cannot be read.
+    /// The error of `query`, unchanged; or an error of the store, if the file cannot be read.
     ///
     /// # Examples
     /// ```
@@ -195,14 +197,14 @@ impl SqliteEventStore {
         self.readers().query(query).await
     }
 
-    /// Appends inside an open transaction of this store, that of a handler or one that
-    /// [`begin_transaction`](Self::begin_transaction) began: the commit stores the events, a rollback does not.
+    /// Appends inside an open transaction of this store: the transaction of a handler, or one from
+    /// [`begin_transaction`](Self::begin_transaction). The commit stores the events, a rollback does not.
     ///
-    /// A conflict leaves the transaction as it was.
+    /// A conflict leaves the transaction unchanged.
     ///
     /// # Errors
-    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction belongs
-    /// to a different store or to a rebuild, [`AppendError::Unavailable`] if it is over: append in a new one.
+    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction
+    /// belongs to a different store or to a rebuild, [`AppendError::Unavailable`] if it has ended: append in a new one.
     pub async fn append_in(
         &self,
         transaction: &mut SqliteTransaction,

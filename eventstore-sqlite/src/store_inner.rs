@@ -38,7 +38,7 @@ impl StoreInner {
     ) -> Result<Self, SqliteConnectError> {
         let connection = open_writer_as(&location, config, steps)?;
         let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
-        // a writer first tries in a caller's task, which must not wait
+        // the first attempt of a write runs in a caller's task, which must not wait
         connection.busy_timeout(Duration::ZERO).map_err(fault)?;
         let files = Arc::new(open_files(&location)?);
         let writer =

@@ -1,7 +1,7 @@
 //! The rows of tags: how many events of each type have a tag, and which events.
 //!
-//! Invariant: the transaction that stores an event counts its tags. SQLite has one writer at a time, so counts that a
-//! transaction compares once it has begun to write are still those at its commit, also of a tag that has no row.
+//! Invariant: the transaction that stores an event counts its tags. SQLite has one writer at a time, so the counts that
+//! a transaction compares after it began to write stay the same until its commit, even for a tag without a row.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -85,7 +85,7 @@ impl TagRow {
         }
     }
 
-    /// Writes the row, and the events of these positions, which have the tag from now on.
+    /// Writes the row, and notes that the events at these positions now have the tag.
     fn save(
         &self,
         connection: &Connection,

@@ -29,16 +29,17 @@ use crate::{
     writer::{CheckedOutConnection, ConnectionGuard, EndReason, HeldConnection, INLINE_EVENTS_MAX, Writer},
 };
 
-/// An open transaction of a [`SqliteEventStore`](crate::SqliteEventStore): what handlers and projections take by `&mut`, or
-/// [`begin_transaction`](crate::SqliteEventStore::begin_transaction) begins.
+/// An open transaction of a [`SqliteEventStore`](crate::SqliteEventStore): handlers and projections take it by `&mut`,
+/// and [`begin_transaction`](crate::SqliteEventStore::begin_transaction) begins one for other code.
 ///
-/// Its writes commit together with the record that the event was handled, or not at all. It holds the one connection
-/// that writes, so all appends of the process wait for it: keep it short, and do not wait for a network in it. After
-/// [`transaction_timeout`](crate::SqliteEventStoreConfig::transaction_timeout) the store rolls it back.
+/// The writes of a handler commit together with the record that the event was handled, or not at all. The transaction
+/// holds the only connection that writes, so all appends of the process wait for it: keep it short, and do not wait for
+/// a network in it. After [`transaction_timeout`](crate::SqliteEventStoreConfig::transaction_timeout) the store rolls
+/// it back.
 ///
-/// Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the store: as statements they spoil the transaction, which then cannot
-/// commit. Append with [`append_in`](crate::SqliteEventStore::append_in): the store refuses an append beside it, which would
-/// wait for the transaction.
+/// Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the store: a `COMMIT` or `ROLLBACK` statement rolls the transaction back.
+/// Append with [`append_in`](crate::SqliteEventStore::append_in): the store refuses other appends of the same task,
+/// which would wait for the transaction.
 ///
 /// # Examples
 /// ```
@@ -73,7 +74,7 @@ pub struct SqliteTransaction {
     new_event_types: Vec<(Name, u32)>,
 }
 
-/// The connection of a transaction, borrowed for some statements; not over an `await`.
+/// The connection of a transaction, borrowed for some statements. It cannot be kept across an `await`.
 ///
 /// Do not change state that outlives a transaction (pragmas, hooks, temporary tables, attached databases): the store
 /// goes on with the same connection.
@@ -103,7 +104,7 @@ impl SqliteTransaction {
     /// Returns the connection, for work that [`execute`](Self::execute) does not cover.
     ///
     /// # Errors
-    /// [`SqliteTransactionError`] if the transaction is over: its deadline passed, or it was rolled back.
+    /// [`SqliteTransactionError`] if the transaction has ended: its deadline passed, or it was rolled back.
     pub fn connection(&mut self) -> Result<SqliteTransactionConnection<'_>, SqliteTransactionError> {
         self.checked_out.set_user();
         self.checked_out.lock_connection().map(SqliteTransactionConnection)
@@ -112,7 +113,7 @@ impl SqliteTransaction {
     /// Runs one statement, keeps it prepared, and returns the number of changed rows.
     ///
     /// # Errors
-    /// [`SqliteTransactionError`] if SQLite refuses it, or the transaction is over.
+    /// [`SqliteTransactionError`] if SQLite refuses it, or the transaction has ended.
     pub fn execute(&mut self, sql: &str, parameters: impl Params) -> Result<usize, SqliteTransactionError> {
         let connection = self.connection()?;
         Ok(execute(&connection, sql, parameters)?)
@@ -125,7 +126,7 @@ impl SqliteTransaction {
         self.checked_out.stop_deadline();
         let (checked_out, statements) = (Arc::clone(&self.checked_out), statements.to_owned());
         let writer = Arc::clone(self.store.writer());
-        // the commit too, as a task that is not polled any more would keep the connection
+        // the commit too: in a task that is no longer polled, the transaction would keep the connection
         let run = move || {
             let connection = checked_out.lock_connection()?;
             connection.execute_batch(&statements).map_err(|error| match error.sqlite_error() {
@@ -141,11 +142,12 @@ impl SqliteTransaction {
         blocking(run).await?
     }
 
-    /// Commits a transaction of the caller's own. The store commits one that a handler or projection takes.
+    /// Commits a transaction of the caller's own. The store commits the transactions of handlers and projections
+    /// itself.
     ///
     /// # Errors
-    /// If the transaction is over, with no change stored; if `COMMIT` fails or the file is lost, with an unknown
-    /// outcome.
+    /// If the transaction has ended before: no change is stored. If `COMMIT` fails or the file is lost: the outcome is
+    /// unknown.
     pub async fn commit(self) -> Result<(), BoxError> {
         let held = self.checked_out.take()?;
         let appended = self.has_appended;
@@ -233,8 +235,8 @@ impl SqliteTransaction {
         value_rows::make_changes(&connection, stream, found.number, changes).map_err(unavailable)
     }
 
-    /// Gives back the values of the stream that the changes are about, so that another append of the transaction can take
-    /// them.
+    /// Gives back the values of the stream that the changes are about, so that another append of the transaction can
+    /// take them.
     pub(crate) fn give_back_values(&mut self, stream: &StreamId, changes: &[UniqueChange]) -> Result<(), AppendError> {
         if changes.is_empty() {
             return Ok(());
@@ -369,8 +371,8 @@ impl Transaction for SqliteTransaction {
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         check_table(table)?;
         check_name(column)?;
-        // with the table, as SQLite reads a quoted name that no column has as a text; no text equals a BLOB, which holds an id
-        // as its letters, or as the bytes of a UUID
+        // with the table: SQLite reads a quoted name that is no column as a string. No text equals a BLOB, which holds
+        // an id as its letters, or as the bytes of a UUID
         let sql = format!("DELETE FROM \"{table}\" WHERE \"{table}\".\"{column}\" IN (?1, CAST(?1 AS BLOB), ?2)");
         let uuid = Uuid::try_parse(value).ok().map(Uuid::into_bytes);
         self.execute(&sql, (value, uuid))?;

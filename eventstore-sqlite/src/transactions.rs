@@ -30,7 +30,7 @@ impl Transactions for SqliteEventStore {
         error::server_fault(error)
     }
 
-    /// The lock of the file's one writer, which the transaction holds, keeps other processes from their set-up.
+    /// The transaction holds the lock of the file's only writer, so other processes wait with their set-up.
     async fn set_up_tables(&self, statements: &str) -> Result<(), BoxError> {
         self.begin_transaction().await?.set_up(statements).await
     }
@@ -70,7 +70,7 @@ impl Transactions for SqliteEventStore {
         };
         let live_permit = acquire_if_in_memory(self.inner()).await?.map(Box::new);
         let (copies, name) = (Arc::clone(self.inner().shadow_databases()), shadow.name.clone());
-        // with the permit, so that no append runs meanwhile, also if this future is dropped
+        // takes the permit along, so that no append runs meanwhile, also if this future is dropped
         let begin = move || {
             let connection = Box::new(copies.begin(&name, file)?);
             Ok::<_, SqliteTransactionError>(HeldConnection::Shadow { connection, live_permit })
@@ -101,7 +101,7 @@ async fn acquire_if_in_memory(store: &StoreInner) -> Result<Option<WritePermit>,
     }
 }
 
-/// Returns the file of a shadow; registers a new one if there is none, or it is gone.
+/// Returns the file of a shadow; registers a new one if none is registered, or the file is gone.
 async fn register_shadow(store: &StoreInner, shadow: &Name) -> Result<String, BoxError> {
     let (copies, name) = (Arc::clone(store.shadow_databases()), shadow.clone());
     let note = move |connection: &Connection| {

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 use crate::query::{execute, query_value};
 
-/// Returns the first change that takes a value of another stream than the one of this number.
+/// Returns the first change that takes a value which a different stream than this one holds.
 pub(crate) fn find_taken<'a>(
     connection: &Connection,
     stream: &StreamId,

@@ -1,7 +1,7 @@
 //! Visiting the events of one stream, or of the feed: only the columns that a fold needs, read ahead by one chunk.
 //!
-//! Invariant: a row that cannot be visited, as it is damaged or an earlier one is missing, is left to the pages of
-//! [`read`](crate::read) and [`feed`](crate::feed), which name what is wrong.
+//! Invariant: a row that is damaged, or before which an event is missing, is not visited: the pages of
+//! [`read`](crate::read) and [`feed`](crate::feed) reach it and name the fault.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -85,8 +85,7 @@ pub(crate) async fn visit_feed(
     }
 }
 
-/// Visits chunks, while another thread loads the next one, up to the last one, which it returns; `None` if the visitor
-/// broke off.
+/// Visits chunks, while another thread loads the next one. Returns the last chunk; `None` if the visitor broke off.
 async fn visit_chunks<C, F: Future<Output = Result<C, ReadError>>>(
     mut chunk: C,
     load_next: impl Fn(&mut C) -> Option<F>,
@@ -113,11 +112,11 @@ enum ChunkEnd {
     Full,
     /// No event follows.
     Last,
-    /// The next row is damaged, or not that of the next version.
+    /// The next row is damaged, or does not have the next version.
     AtFault,
 }
 
-/// Adds rows to a chunk by `push`, which returns `true` if no further one belongs to it, or fails if the row cannot be visited.
+/// Adds rows to a chunk with `push`, which returns `true` if the chunk is full, or fails if the row cannot be visited.
 fn push_rows(
     mut rows: Rows<'_>,
     mut push: impl FnMut(&Row<'_>) -> Result<bool, BoxError>,
@@ -228,7 +227,7 @@ impl FeedChunk {
     }
 }
 
-/// The streams that a visit has met, by number: no number ever gets another stream.
+/// The streams that a visit has met, by number: the stream of a number never changes.
 #[derive(Default)]
 struct Streams(HashMap<i64, StreamId>);
 

@@ -12,8 +12,8 @@ const VERSION: &str = "3.0.0";
 /// The one channel: the stream of the bus.
 const CHANNEL: &str = "events";
 
-/// Returns the catalog as an AsyncAPI 3 document: the stream of events as a channel, each event as a message, saving as
-/// what sends them, and each handler as what receives some of them.
+/// Returns the catalog as an AsyncAPI 3 document: the stream of events is a channel, each event is a message, saving
+/// sends the messages, and each handler receives some of them.
 ///
 /// `address` is the name of the stream, if the bus has one.
 #[must_use]
@@ -81,7 +81,7 @@ impl Keys {
     }
 }
 
-/// Returns a key for a name, of the characters that AsyncAPI allows; one that `taken` does not have.
+/// Returns a key for a name, with characters that AsyncAPI allows, which `taken` does not have.
 fn free_key(taken: &Map<String, Value>, name: &str) -> String {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let key: String = name.chars().map(|c| if is_allowed(c) { c } else { '_' }).collect();

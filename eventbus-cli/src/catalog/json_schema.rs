@@ -1,7 +1,7 @@
 //! JSON Schema (draft 7) of events, made of sample payloads and the kinds of their fields.
 //!
-//! Invariant: each sample payload is valid by the schema. A sample has what this program writes, so a field that older
-//! versions did not write is required nevertheless: their payloads are other versions, with upcasters.
+//! Invariant: each sample payload is valid by the schema. A sample has the fields that this program writes. A field
+//! that older versions did not write is still required: their payloads have other schema versions, with upcasters.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ pub fn event_schema(samples: &EventSamples) -> Value {
     schema_of(&payloads.iter().collect::<Vec<_>>(), "", &Known { shape: &samples.shape, enums: Vec::new() })
 }
 
-/// What is known beside the values.
+/// Facts about the values beyond the samples.
 struct Known<'a> {
     /// The kinds of the fields, by their paths.
     shape: &'a BTreeMap<String, String>,
@@ -101,8 +101,8 @@ fn list_schema(lists: &[&Vec<Value>], path: &str, known: &Known<'_>) -> Value {
 
 /// Returns the schema of an enum in serde's default form: the name of a variant, or an object with that one field.
 ///
-/// Samples of an enum that holds itself end at some depth, where only the variants without it are left: such a value may be
-/// anything. It is known by its variants, which are a part of those of an enum around it.
+/// Samples of a recursive enum end at some depth, with only its non-recursive variants: such a value may be anything.
+/// It is recognized by its variants, which are a subset of the variants of an enum around it.
 fn enum_schema(values: &[&Value], path: &str, known: &Known<'_>) -> Value {
     let names: BTreeSet<_> = values.iter().filter_map(|value| value.as_str()).collect();
     let mut variants: BTreeMap<&String, Vec<&Value>> = BTreeMap::new();
@@ -152,7 +152,7 @@ fn number_schema(kind: &str, is_whole: bool) -> Value {
     }
 }
 
-/// Returns the schema of a value that has one of some forms; any value without a form.
+/// Returns the schema of a value that has one of the forms; without forms, of any value.
 fn one_of(mut forms: Vec<Value>) -> Value {
     match forms.len() {
         0 => json!({}),
@@ -215,7 +215,7 @@ mod tests {
 
     use eventbus::Uuid;
 
-    /// Returns `true` if a value is valid by those parts of a schema that this file writes.
+    /// Returns `true` if a value is valid by the parts of a schema that this file writes.
     fn accepts(schema: &Value, value: &Value) -> bool {
         if schema.as_object().is_some_and(Map::is_empty) {
             return true;

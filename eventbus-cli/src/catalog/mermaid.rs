@@ -7,8 +7,8 @@ use super::view::{CatalogView, EventRow};
 /// The node of readers that take every event.
 const ALL: &str = "all([\"all events\"])";
 
-/// Returns a flowchart in the language of Mermaid: the events of each aggregate, and which handlers of which group, and
-/// which projections, take them.
+/// Returns a flowchart in the language of Mermaid: the events of each aggregate, with the handlers, by group, and the
+/// projections that take them.
 #[must_use]
 pub fn mermaid(catalog: &CatalogView) -> String {
     let mut chart = String::from("flowchart LR\n");
@@ -53,7 +53,7 @@ pub fn mermaid(catalog: &CatalogView) -> String {
     chart
 }
 
-/// Returns a name as a label may have it.
+/// Returns a name escaped for a label.
 fn escaped(name: &str) -> String {
     name.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
 }

@@ -1,6 +1,7 @@
-//! The catalog of an application: what is linked into its binary, as values, JSON Schema, AsyncAPI and a picture.
+//! The catalog of an application: the events, handlers and projections that are linked into its binary, as values, JSON
+//! Schema, AsyncAPI and a picture.
 //!
-//! It is made without a store, a bus or a running app.
+//! It needs no store, no bus and no running app.
 
 mod async_api;
 mod json_schema;

@@ -4,11 +4,11 @@ use serde_json::{Map, Value, json};
 
 use super::view::CatalogView;
 
-/// The identifier of the draft: that of AsyncAPI's schemas.
+/// The identifier of the draft, which AsyncAPI's schemas use too.
 const DRAFT: &str = "http://json-schema.org/draft-07/schema#";
 
-/// Returns one document with the schemas of all events, each under `definitions`; of an event whose fields are not known,
-/// that of any object.
+/// Returns one document with the schemas of all events, each under `definitions`; an event whose fields are unknown has
+/// the schema of any object.
 #[must_use]
 pub fn event_schemas(catalog: &CatalogView) -> Value {
     let definitions: Map<_, _> = catalog

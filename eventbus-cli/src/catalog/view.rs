@@ -37,9 +37,9 @@ pub struct AggregateRow {
     pub rust_type: &'static str,
     /// Where it is declared.
     pub source: String,
-    /// Set if it is a further state of the streams of a different aggregate.
+    /// Set if it is a second state type, for the streams of a different aggregate.
     pub is_fold: bool,
-    /// Event types that are stored, and not saved any more.
+    /// Event types that are stored, and no longer saved.
     pub retired: &'static [&'static str],
 }
 
@@ -60,8 +60,8 @@ pub struct EventRow {
     pub rust_type: &'static str,
     /// Where it is declared.
     pub source: String,
-    /// The JSON Schema of its own fields, or `None` if its fields are unknown. An enum whose variants are some of those of an
-    /// enum around it may be anything there, as samples of an enum that holds itself end so.
+    /// The JSON Schema of its own fields, or `None` if its fields are unknown. An enum whose variants are a subset of
+    /// an enum around it may be anything there, because samples of a recursive enum end like this.
     pub schema: Option<Value>,
     /// The reason why its fields are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +97,8 @@ pub struct HandlerGroupRow {
 pub struct ProjectionReaderRow {
     /// Its name.
     pub name: &'static str,
-    /// Where its state or its rows are, and how often they take effect: `in_memory`, `transactional` or `at_least_once`.
+    /// Where its state or its rows are, and the delivery guarantee of their changes: `in_memory`, `transactional` or
+    /// `at_least_once`.
     pub kind: eventbus::projection::ProjectionKind,
     /// The version of its methods.
     pub version: u32,
@@ -110,7 +111,7 @@ pub struct ProjectionReaderRow {
 }
 
 impl CatalogView {
-    /// Describes what is linked into this program.
+    /// Describes the parts that are linked into this program.
     #[must_use]
     pub fn linked() -> Self {
         let linked = Catalog::linked();
@@ -134,8 +135,8 @@ impl CatalogView {
         }
     }
 
-    /// Returns the event types that the program knows, each with the highest schema version that it reads: today's,
-    /// those from before a renaming, and retired ones.
+    /// Returns the event types that the program knows, each with the highest schema version that it reads: current
+    /// names, names from before a renaming, and retired ones.
     #[must_use]
     pub fn known_types(&self) -> Vec<(String, u32)> {
         let of_event = |event: &EventRow| {
@@ -143,7 +144,7 @@ impl CatalogView {
             let version = event.schema_version;
             names.map(move |name| (name.to_owned(), version)).collect::<Vec<_>>()
         };
-        // what a fold passes by may be an event of the aggregate
+        // a type that a fold ignores may be an event of the aggregate
         let retired = self.aggregates.iter().filter(|aggregate| !aggregate.is_fold).flat_map(|main| main.retired);
         // a retired event is never decoded, so no version of it is too new
         let retired = retired.map(|name| ((*name).to_owned(), u32::MAX));

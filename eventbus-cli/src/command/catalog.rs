@@ -25,7 +25,7 @@ pub(crate) struct CatalogArgs {
     document_version: String,
 }
 
-/// What tables show for the default group of the bus, of which the catalog knows no name.
+/// The text in tables for the default group of the bus, whose name the catalog does not know.
 const DEFAULT_GROUP: &str = "(of the bus)";
 
 /// A form of the catalog.

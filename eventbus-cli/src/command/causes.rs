@@ -1,4 +1,4 @@
-//! `why`: what led to an event, and what it led to.
+//! `why`: the causes of an event, and the events that it caused.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ impl CauseArgs {
     }
 }
 
-/// The most causes above an event that its line shows by its indent; with more, the line begins with their number.
+/// The most causes above an event that the indent of its line shows; with more, the line begins with their number.
 const INDENT_MAX: usize = 30;
 
 fn text(tree: &CauseTree) -> String {
@@ -93,7 +93,7 @@ fn text(tree: &CauseTree) -> String {
     text
 }
 
-/// Returns a line for each delivery of an event of which something is known.
+/// Returns a line for each known delivery of an event.
 fn delivery_lines(deliveries: &EventDeliveries) -> Vec<String> {
     let EventDeliveries { handled_by, waiting, dead_letters } = deliveries;
     let mut lines: Vec<_> = handled_by.iter().map(|handler| format!("handled by {handler}")).collect();

@@ -1,4 +1,4 @@
-//! `copy`: the events of a store into another one.
+//! `copy`: copies the events of a store into a second one.
 
 use clap::Args;
 use eventbus::store::FeedFilter;

@@ -19,7 +19,7 @@ use crate::{
     session::{Consent, Session},
 };
 
-/// Dead letters that are found at once, with their events.
+/// The most dead letters that are held at once, with their events.
 const FOUND_AT_ONCE: usize = 100;
 
 /// List, show, replay or discard the dead letters of the bus
@@ -178,7 +178,7 @@ async fn list(
     Ok(ExitStatus::Done)
 }
 
-/// Finds the rows of up to `limit` dead letters: of the events, which may be large, it holds some at once.
+/// Finds the rows of up to `limit` dead letters; holds only some of the events at once, because they may be large.
 async fn list_rows(
     dead_letters: &dyn DeadLetters,
     query: &DeadLetterQuery,
@@ -260,8 +260,8 @@ fn one_text(row: &DeadLetterRow) -> String {
     table.to_text()
 }
 
-/// Finds all that match now, so that the question says how many they are. Those given up meanwhile are left alone. Returns
-/// also how many aggregates have the wanted id; 1 if no id is wanted.
+/// Finds all dead letters that match now, so that the question can state their number; later ones are not touched. Also
+/// returns how many aggregates have the wanted id; 1 if no id is wanted.
 async fn find_ids(
     dead_letters: &dyn DeadLetters,
     query: &DeadLetterQuery,
@@ -283,7 +283,7 @@ async fn find_ids(
     }
 }
 
-/// Finds what to end, says how many that are, asks, and reports the outcome of each.
+/// Finds the dead letters to end, states their number, asks, and reports the outcome of each.
 async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Result<ExitStatus, CommandError> {
     if args.ids.is_empty() && args.filter.is_empty() && !args.all {
         let text =
@@ -318,12 +318,12 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
             Consent::Given => match action.end(dead_letters, &id).await {
                 Ok(true) => (action.done(), None),
                 Ok(false) => ("gone", None),
-                // the rest would fail as well
+                // the rest would fail too
                 Err(error @ CommandError::Unreachable { .. }) => return Err(error),
                 Err(error) => ("failed", Some(error.to_line())),
             },
         };
-        // an id that was given by hand is of a dead letter that the operator expected
+        // the operator expects a dead letter for each id that was passed
         is_complete &= error.is_none() && (outcome != "gone" || args.ids.is_empty());
         ended += usize::from(outcome == action.done());
         let body = Outcome { id: id.to_string(), outcome, error };

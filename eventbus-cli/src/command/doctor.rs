@@ -1,4 +1,4 @@
-//! `doctor`: checks the servers, and what eventbus keeps there.
+//! `doctor`: checks the servers, and the data that eventbus keeps there.
 
 use std::time::Duration;
 
@@ -73,8 +73,8 @@ impl ListedChecks {
 }
 
 impl DoctorArgs {
-    /// Exits with 2 if a check found a fault, with 3 if a server gave no answer, and with 1 if a check found less, or a server
-    /// did not let it be made.
+    /// Exits with 2 if a check found a fault, with 3 if a server gave no answer, and with 1 if there were only lesser
+    /// findings, or a server did not allow a check.
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         if self.list {
             let listed = |check: &Check| ListedCheck {
@@ -123,8 +123,8 @@ impl DoctorArgs {
     }
 }
 
-/// Makes a doctor with the clock and the time limit of the session, who in the binary of an application knows its event
-/// types.
+/// Makes a doctor with the clock and the time limit of the session; in the binary of an application it knows the
+/// application's event types.
 pub(super) fn new_doctor(session: &Session, config: DoctorConfig) -> Doctor {
     let (clock, statement_timeout) = (session.clock().clone(), session.settings().timeout);
     let doctor = Doctor::new().config(DoctorConfig { clock, statement_timeout, ..config });
@@ -134,8 +134,8 @@ pub(super) fn new_doctor(session: &Session, config: DoctorConfig) -> Doctor {
     }
 }
 
-/// Lets a doctor without servers examine the store and the bus of the settings, and calls `progress` with the name of each
-/// check that it begins.
+/// Gives a doctor the store and the bus of the settings and lets it examine them; calls `progress` with the name of
+/// each check that begins.
 pub(super) async fn examine(
     settings: &ConnectionSettings,
     doctor: Doctor,
@@ -151,7 +151,7 @@ pub(super) async fn examine(
             if settings.bus.is_none() {
                 return Ok(vec![of_store.run_reporting(progress).await]);
             }
-            // a doctor examines one Redis, and the store is on another one than the bus
+            // a doctor examines one Redis, and store and bus are on two
             let of_store = of_store.leave(|subject| subject != Subject::Redis && !is_of_redis_store(subject));
             let of_bus = doctor.leave(is_of_redis_store);
             let of_bus = match beside {
@@ -178,7 +178,7 @@ async fn add_bus(doctor: Doctor, settings: &ConnectionSettings) -> Result<Doctor
     }
 }
 
-/// Adds a Redis server; of one that gives no connection the report says why its checks were not made.
+/// Adds a Redis server. If connecting failed, the report says why its checks were not made.
 fn add_redis(doctor: Doctor, connected: Result<MultiplexedConnection, RedisError>) -> Doctor {
     match connected {
         Ok(connection) => doctor.redis(connection),
@@ -190,7 +190,7 @@ fn add_store(doctor: Doctor, store: Option<StoreUrl>, settings: &ConnectionSetti
     Ok(match store {
         None => doctor,
         Some(StoreUrl::Postgres(url)) => {
-            // the driver logs a parameter that it does not know, and ignores it: `?ssl_mode=verify-full` would connect without TLS
+            // the driver only logs a parameter that it does not know: `?ssl_mode=verify-full` would connect without TLS
             settings.postgres_config(url.clone()).validate()?;
             // two connections: one of the checks compares two sessions
             let acquire_timeout = settings.timeout.min(ACQUIRE_TIMEOUT_MAX);

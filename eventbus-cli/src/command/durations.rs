@@ -20,7 +20,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|error| format!("`{text}`: {error}"))
 }
 
-/// Parses how often something is repeated: a duration of a tenth of a second or more.
+/// Parses an interval: a duration of at least a tenth of a second.
 pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = parse_duration(text)?;
     if interval < INTERVAL_MIN { Err(format!("`{text}` is too short; the least is 100ms")) } else { Ok(interval) }

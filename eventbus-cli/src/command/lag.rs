@@ -59,7 +59,7 @@ impl LagArgs {
             let shown = session.printer_now().show_table(&body, |body| table(&body.readers));
             match self.watch {
                 Some(_) => shown?,
-                // the exit code is an answer, too
+                // the exit code is an answer too
                 None => shown.or_else(CommandError::unless_reader_left)?,
             }
             if !body.over.is_empty() {
@@ -77,7 +77,7 @@ impl LagArgs {
         // an unknown number may be too high
         let is_late = |most: Duration| match row.seconds {
             Some(seconds) => row.events != Some(0) && seconds > most.as_secs_f64(),
-            // with a position, the store was asked and cannot read the event at which it waits
+            // a position without seconds: the store cannot read the event at which the reader waits
             None => row.events.is_none() || (row.position.is_some() && row.events != Some(0)),
         };
         self.over.is_some_and(|most| row.events.is_none_or(|events| events > most))

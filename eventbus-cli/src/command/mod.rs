@@ -1,6 +1,6 @@
-//! The subcommands: each file holds the arguments of one, and runs it.
+//! The subcommands: each file holds the arguments of one and runs it.
 //!
-//! A subcommand reads by a function of [`query`](crate::query), and shows what that returns.
+//! A subcommand reads with a function of [`query`](crate::query), and shows the result.
 
 mod catalog;
 mod causes;

@@ -1,6 +1,6 @@
 //! `new`: makes a crate from the template.
 //!
-//! Invariant: it writes into a folder that it has made; what exists is never changed.
+//! Invariant: it writes only into a folder that it has made, and never changes existing files.
 
 use std::{
     fs, io,
@@ -15,7 +15,7 @@ use crate::{
     session::Session,
 };
 
-/// The files of the template, by their paths in the new crate; the manifest is made apart.
+/// The files of the template, by their paths in the new crate; the manifest is made separately.
 const FILES: &[(&str, &str)] = &[
     (".github/workflows/ci.yml", include_str!("../../template/.github/workflows/ci.yml")),
     (".gitignore", include_str!("../../template/gitignore")),
@@ -32,16 +32,16 @@ const FILES: &[(&str, &str)] = &[
     ("tests/service.rs", include_str!("../../template/tests/service.rs")),
 ];
 
-/// The manifest of a new crate: `source = "x"` stands for where the crate `x` is.
+/// The manifest of a new crate: `source = "x"` stands for the source of the crate `x`.
 const MANIFEST: &str = include_str!("../../template/manifest.toml");
 
-/// What a manifest says of its paths.
+/// The comment in a manifest about its paths.
 const PATHS_ARE_LOCAL: &str = "\
 # The crates of eventbus come from a folder that CI does not have: before you push, write `git = \"URL\"` in place of each
 # `path = \"..\"`, with the URL of a repository of eventbus.
 ";
 
-/// The name that the template's files have for the crate.
+/// The name of the crate in the template's files.
 const TEMPLATE_NAME: &str = "my-app";
 
 /// Names that Rust or cargo uses.
@@ -121,7 +121,7 @@ impl From<NewCrateError> for CommandError {
     }
 }
 
-/// Where a new crate takes the crates of eventbus from.
+/// The source from which a new crate takes the crates of eventbus.
 #[derive(Debug)]
 enum CrateSource {
     /// A checkout, by its path from the new crate.
@@ -131,7 +131,7 @@ enum CrateSource {
 }
 
 impl CrateSource {
-    /// Returns the place of the crate of this name, as a manifest has it.
+    /// Returns the source of the crate of this name, in the form of a manifest.
     fn of(&self, name: &str) -> String {
         match self {
             Self::Checkout(path) => format!("path = {:?}", format!("{path}/{name}")),
@@ -168,7 +168,7 @@ impl NewArgs {
         Ok(ExitStatus::Done)
     }
 
-    /// Returns the name of the crate, and where it takes eventbus from.
+    /// Returns the name of the crate, and its source of eventbus.
     fn check(&self) -> Result<(String, CrateSource), NewCrateError> {
         let made = (self.crate_name()?, self.crate_source()?);
         match self.folder.exists() {
@@ -177,7 +177,7 @@ impl NewArgs {
         }
     }
 
-    /// Makes the crate, and returns where it takes eventbus from. Files that were written before an error stay.
+    /// Makes the crate, and returns its source of eventbus. Files that were written before an error stay.
     fn make(&self) -> Result<CrateSource, NewCrateError> {
         let (name, source) = self.check()?;
         let exists = |error: io::Error| match error.kind() {
@@ -237,8 +237,8 @@ fn named(text: &str, name: &str) -> String {
     text.replace(&TEMPLATE_NAME.replace('-', "_"), &name.replace('-', "_")).replace(TEMPLATE_NAME, name)
 }
 
-/// Returns the path from the folder `from` to the folder `to`, as `cargo add --path` writes it: with `/`, and valid on each
-/// machine that has the two side by side. If they are on different drives, it is the whole path.
+/// Returns the path from the folder `from` to the folder `to`, as `cargo add --path` writes it: with `/`, and valid on
+/// each machine with the same relative locations. If they are on different drives, returns the whole path.
 fn path_between(from: &Path, to: &Path) -> String {
     let shared = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
     if shared == 0 {

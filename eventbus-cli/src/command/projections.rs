@@ -59,7 +59,7 @@ enum ProjectionAction {
 #[derive(Debug, Serialize)]
 struct Projections {
     projections: Vec<ProjectionRow>,
-    /// Of projections that are not among these.
+    /// The skips of projections that are not among these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     other_skips: Vec<ReaderSkips>,
 }
@@ -106,7 +106,7 @@ impl ProjectionArgs {
     }
 }
 
-/// Returns a projection as a reader of the feed. The store knows only those with progress.
+/// Returns a projection as a reader of the feed. The store knows only projections with progress.
 fn reader(name: &str, known: &[ProjectionRow]) -> Result<Reader, CommandError> {
     let role = Name::new("projection", name).map_err(|error| CommandError::Usage(error.to_string()))?;
     let row = known.iter().find(|row| row.name == name);

@@ -1,4 +1,4 @@
-//! `rebuild`: the rows of a projection, from zero.
+//! `rebuild`: rebuilds the rows of a projection from zero.
 
 use clap::Args;
 use eventbus::{
@@ -74,7 +74,7 @@ impl RebuildArgs {
     }
 }
 
-/// Returns the error of a command for that of parts of an app.
+/// Converts an error of parts of an app to an error of a command.
 pub(super) fn to_command_error(error: BoxError) -> CommandError {
     let error = match error.downcast::<RebuildError>() {
         Ok(error) => {
@@ -97,7 +97,7 @@ pub(super) fn to_command_error(error: BoxError) -> CommandError {
     }
 }
 
-/// Returns `true` if an error of a store comes from its connection, and is no answer of it.
+/// Returns `true` if an error of a store comes from its connection, and not from an answer of the store.
 fn is_unreachable(error: &(dyn std::error::Error + 'static)) -> bool {
     use sqlx::Error::{PoolClosed, PoolTimedOut, WorkerCrashed};
     let is_silence = |error: &(dyn std::error::Error + 'static)| {

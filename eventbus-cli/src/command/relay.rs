@@ -59,7 +59,7 @@ enum RelayAction {
 #[derive(Debug, Serialize)]
 struct Relays {
     relays: Vec<RelayRow>,
-    /// Of relays that are not among these.
+    /// The skips of relays that are not among these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     other_skips: Vec<ReaderSkips>,
 }
@@ -105,7 +105,7 @@ async fn show(session: &Session, store: &dyn EventStore) -> Result<ExitStatus, C
     Ok(ExitStatus::Done)
 }
 
-/// Loads the relays of a store; that to the bus with the position that the bus tells.
+/// Loads the relays of a store; for the relay to `bus`, the position comes from the bus.
 async fn load_relays(session: &Session, store: &dyn EventStore) -> Result<Vec<RelayRow>, CommandError> {
     let bus = session.bus().await?;
     let redis: Option<&dyn EventBus> = Some(bus.as_bus()).filter(|_| !bus.is_in_process());
@@ -130,7 +130,8 @@ async fn retire(session: &Session, store: &Arc<dyn EventStore>, destination: &st
     retirement.run(session, store).await
 }
 
-/// Returns the relay to the bus as a reader of the feed. Refuses a bus to which none has published, where others have.
+/// Returns the relay to the bus as a reader of the feed. Refuses a bus to which no relay has published, if the store
+/// has relays to different buses.
 async fn reader(session: &Session, store: &dyn EventStore) -> Result<Reader, CommandError> {
     let relays = load_relays(session, store).await?;
     let destination = session.bus().await?.as_bus().destination();

@@ -1,4 +1,4 @@
-//! `replay`: stored events once more to one handler.
+//! `replay`: runs one handler on stored events once more.
 
 use std::{fmt, time::Duration};
 
@@ -50,7 +50,7 @@ struct FromArgs {
 struct Replay<'n> {
     handler: &'n str,
     events: u64,
-    /// Events that it had handled before, and did not handle again.
+    /// The events that the handler had handled before, and did not handle again.
     skipped: u64,
     /// All events up to this position are handled.
     position: String,
@@ -58,7 +58,7 @@ struct Replay<'n> {
     error: Option<String>,
 }
 
-/// A replay that has not ended. Dropped, also by Ctrl-C, it says where to go on.
+/// A replay that has not ended. When it is dropped, also by Ctrl-C, it says where to go on.
 struct RunningReplay<'a> {
     handler: &'a str,
     after: Position,
@@ -70,7 +70,7 @@ struct RunningReplay<'a> {
     position: Position,
 }
 
-/// Says what a replay has done.
+/// Returns the sentence about the result of a replay.
 fn done_text(handler: &str, (events, skipped): (u64, u64), position: &impl fmt::Display) -> String {
     let noun = if events == 1 { "event" } else { "events" };
     let skipped = match skipped {

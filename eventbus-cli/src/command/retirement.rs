@@ -1,8 +1,8 @@
-//! Readers that no release has any more: the store forgets how far they got.
+//! Retiring readers that no release has any more: the store forgets their progress.
 //!
-//! The command holds the lease of a projection or a relay meanwhile, so one that a process feeds is never retired. One that
-//! stopped before an event holds no lease between its retries, and a group of the in-process bus has none at all: the operator
-//! stops their processes.
+//! The command holds the lease of a projection or a relay meanwhile, so a reader that a process runs is never retired.
+//! A reader that stopped before an event holds no lease between its retries, and a group of the in-process bus has no
+//! lease: the operator must stop their processes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,19 +18,19 @@ use crate::{
     session::Session,
 };
 
-/// How long the role stays taken after a command that was killed or interrupted: its lease ends by itself.
+/// The time for which the role stays taken after a command was killed or interrupted: its lease ends by itself.
 const LEASE_TTL: Duration = Duration::from_secs(10);
 
 /// A projection, or the relay to a bus, that is to be retired.
 pub(super) struct Retirement<'r> {
     pub(super) kind: ReaderKind,
     pub(super) name: &'r str,
-    /// What it is for an operator: "projection `balances`".
+    /// Its name for an operator: "projection `balances`".
     pub(super) shown: String,
     pub(super) position: Position,
     /// The events that it skips by order of an operator.
     pub(super) skipped: &'r [SkippedRow],
-    /// What becomes of it, for the question.
+    /// The consequence of retiring it, for the question.
     pub(super) consequence: &'static str,
 }
 
@@ -38,17 +38,18 @@ pub(super) struct Retirement<'r> {
 struct Retired<'r> {
     reader: &'r str,
     retired: bool,
-    /// Where it was.
+    /// The position at which it was.
     #[serde(serialize_with = "serialize_position")]
     position: Position,
 }
 
 impl Retirement<'_> {
-    /// Asks, and has the store forget the reader.
+    /// Asks the operator, and makes the store forget the reader.
     ///
     /// # Errors
-    /// [`CommandError`] if a process runs the reader, it was not confirmed, or the store cannot be reached: then a further
-    /// call goes on. So it does after an interrupted one, whose lease ends by itself within 10 seconds.
+    /// [`CommandError`] if a process runs the reader, the operator did not confirm, or the store cannot be reached: a
+    /// further call then goes on. It also goes on after an interrupted call, once that call's lease has ended, within
+    /// 10 seconds.
     pub(super) async fn run(&self, session: &Session, store: &Arc<dyn EventStore>) -> Result<ExitStatus, CommandError> {
         let Self { shown, position, consequence, .. } = self;
         if !session.may_change(&format!("retire {shown}, which is at position {position}; {consequence}")).await? {
@@ -77,12 +78,13 @@ impl Retirement<'_> {
             // the event types that it has handled
             notes.delete_note(role).await?;
         }
-        // last: by its checkpoint a reader is found again after an interruption
+        // last: after an interruption the checkpoint shows that there is a reader to retire
         Ok(store.delete_checkpoint(role).await?)
     }
 }
 
-/// Does `work` under the lease of a role. The lease is renewed meanwhile, however long a list of skips or of deliveries is.
+/// Does `work` under the lease of a role. Renews the lease meanwhile, because a list of skips or deliveries may be
+/// long.
 ///
 /// # Errors
 /// The error of `work`; [`CommandError`] if a different process has the role, or takes it before `work` ends.
@@ -100,12 +102,12 @@ async fn with_lease<T>(
         // the process that has the role now may save what `work` would delete
         error = renew(store, clock, &lease) => Err(error),
     };
-    // the work matters: a lease that is not released ends by itself
+    // only the work matters: a lease that is not released ends by itself
     let _ = store.release_lease(&lease).await;
     done
 }
 
-/// Renews a lease until the store does not, and returns the reason.
+/// Renews a lease until that fails, and returns the reason.
 async fn renew(store: &dyn EventStore, clock: &SharedClock, lease: &Lease) -> CommandError {
     loop {
         clock.sleep(LEASE_TTL / 3).await;
@@ -117,7 +119,7 @@ async fn renew(store: &dyn EventStore, clock: &SharedClock, lease: &Lease) -> Co
     }
 }
 
-/// Returns the error of a role that a different process has.
+/// Returns the error about a role that a different process has.
 async fn role_taken(store: &dyn EventStore, role: &Name) -> CommandError {
     let holder = match store.lease_of(role).await {
         Ok(lease) => lease.map_or_else(|| "a process".to_owned(), |lease| format!("`{}`", lease.owner)),

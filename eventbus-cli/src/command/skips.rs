@@ -1,4 +1,4 @@
-//! Orders that have a reader of a store's feed skip an event, or take it again.
+//! Orders that make a reader of a store's feed skip an event, or take it again.
 
 use std::sync::Arc;
 
@@ -37,22 +37,22 @@ pub(super) struct UnskipArgs {
     position: u64,
 }
 
-/// A reader of the feed, as an order names it.
+/// A reader of the feed, which an order names.
 pub(super) struct Reader {
-    /// The name of its list.
+    /// The role under which the store keeps its list of skips.
     pub(super) role: Name,
-    /// What it is for an operator.
+    /// Its name for an operator.
     pub(super) shown: String,
     /// It has read up to here; `None` if the store does not keep that.
     pub(super) position: Option<Position>,
-    /// What it has done with the events up to there: "handled".
+    /// The verb for the events up to there: "handled".
     pub(super) done: &'static str,
-    /// What has it take an event up to there.
+    /// The action by which it takes an event up to there.
     pub(super) again: &'static str,
 }
 
 impl Reader {
-    /// Asks whether to have it do this with the event at a position.
+    /// Asks whether to make it do this with the event at a position.
     async fn may_change(
         &self,
         session: &Session,
@@ -63,7 +63,7 @@ impl Reader {
         session.may_change(&format!("have {} {what} {event}", self.shown)).await
     }
 
-    /// Says which event is at a position, and whether the reader is past it.
+    /// Describes the event at a position, and whether the reader is past it.
     async fn describe(&self, store: &dyn EventStore, position: Position) -> String {
         let before = Position::new(position.get().saturating_sub(1));
         let event = match store.read_feed(before, position, &FeedFilter::all()).try_next().await {
@@ -140,7 +140,7 @@ impl UnskipArgs {
     }
 }
 
-/// Says which events readers skip that a table of readers does not have.
+/// Reports the events that readers outside of a table of readers skip.
 pub(super) fn note_other_skips(printer: Printer, kind: &str, others: &[ReaderSkips]) {
     for ReaderSkips { reader, skipped } in others {
         let positions: Vec<_> = skipped.iter().map(|skip| skip.position.to_string()).collect();

@@ -81,7 +81,7 @@ impl From<EventView> for EventDocument {
     }
 }
 
-/// An event of a stream, perhaps with what differs from the last event of its type.
+/// An event of a stream, perhaps with the differences from the last event of its type.
 #[derive(Debug, Serialize)]
 struct ComparedEventDocument {
     event: EventView,
@@ -94,12 +94,12 @@ struct Changes {
     changes: Vec<FieldChange>,
     /// Set if the event has more fields than are compared.
     is_cut: bool,
-    /// What the event changed in the state of its aggregate; `None` if that is unknown.
+    /// The changes of the event in the state of its aggregate; `None` if they are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     state_changes: Option<Vec<FieldChange>>,
 }
 
-/// What an event is compared with.
+/// The earlier events and the state with which an event is compared.
 struct Comparison<'a> {
     choice: &'a FieldChoice,
     payloads: PayloadComparison,
@@ -107,7 +107,7 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    /// Begins before the first event of a stream; with its state, in the binary of its application.
+    /// Begins before the first event of a stream; in the binary of its application also compares the state.
     fn begin(stream: &StreamId, choice: &'a FieldChoice, is_in_app: bool) -> Self {
         let state = if is_in_app { StateComparison::begin(stream, choice) } else { None };
         Self { choice, payloads: PayloadComparison::default(), state }
@@ -148,7 +148,7 @@ struct FieldChange {
 }
 
 impl FieldChange {
-    /// Returns `None` of a field that does not differ.
+    /// Returns `None` for a field that does not differ.
     fn of(Difference { path, value, change }: Difference) -> Option<Self> {
         let (before, after) = match change {
             Change::None => return None,

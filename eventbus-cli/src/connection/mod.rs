@@ -1,4 +1,4 @@
-//! From URLs to stores and buses that exist: connecting creates no table, key or group.
+//! Opens existing stores and buses by URL: connecting creates no table, key or group.
 
 mod open_bus;
 mod open_store;

@@ -16,7 +16,7 @@ pub enum OpenBus {
     Redis(RedisEventBus),
     /// In the process of the application, with the progress of its groups in the store.
     InProcess(InMemoryEventBus),
-    /// Of any kind: the bus of an application that runs in this process.
+    /// The bus, of any kind, of an application that runs in this process.
     #[debug("{}", _0.describe())]
     Other(Arc<dyn EventBus>),
 }
@@ -38,8 +38,8 @@ impl OpenBus {
         Self::in_process(store.ok_or_else(missing)?).await
     }
 
-    /// Opens the bus of an application once more, so that nothing is created. If its groups are in the process of the
-    /// application, their progress and dead letters are read from `store`.
+    /// Opens the bus of an application a second time, in a way that creates no keys. If its groups are in the process
+    /// of the application, their progress and dead letters are read from `store`.
     ///
     /// # Errors
     /// [`CommandError::Unreachable`] if it cannot be reached, [`CommandError::Fault`] if there is none.
@@ -78,7 +78,7 @@ impl OpenBus {
     /// Returns the state of its stream and its groups.
     ///
     /// # Errors
-    /// [`CommandError::Unreachable`] if it does not say it, [`CommandError::Fault`] if the server refuses.
+    /// [`CommandError::Unreachable`] if the bus does not answer, [`CommandError::Fault`] if the server refuses.
     pub async fn stream_info(&self) -> Result<StreamInfo, CommandError> {
         if let Self::Redis(bus) = self {
             return Ok(bus.load_stream_info().await?);
@@ -94,7 +94,7 @@ impl OpenBus {
     /// Returns its dead letters.
     ///
     /// # Errors
-    /// [`CommandError::Fault`] if it keeps none.
+    /// [`CommandError::Fault`] if the bus keeps no dead letters.
     pub fn dead_letters(&self) -> Result<&dyn DeadLetters, CommandError> {
         let none = || CommandError::fault(format!("{} keeps no dead letters", self.as_bus().describe()));
         self.as_bus().dead_letters().ok_or_else(none)

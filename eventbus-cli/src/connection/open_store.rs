@@ -57,7 +57,7 @@ impl OpenStore {
     }
 }
 
-/// Returns the error of opening a file; of one that is missing in its folder, with the command that makes it.
+/// Returns the error of opening a file; if only the file is missing, the error names the command that creates it.
 fn of_file(error: SqliteConnectError) -> CommandError {
     let is_missing = |path: &Path| {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -1,4 +1,4 @@
-//! Where the store and the bus are.
+//! The settings for reaching the store and the bus.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::error::CommandError;
 /// The most connections to PostgreSQL that a command has open, beside one for its set-up.
 const CONNECTIONS_MAX: u32 = 2;
 
-/// Where the store and the bus are, and how long a command waits for them.
+/// The settings for reaching the store and the bus, and the time limit.
 #[derive(Clone, derive_more::Debug)]
 pub struct ConnectionSettings {
     /// The URL of the store.
@@ -78,7 +78,7 @@ impl StoreUrl {
     /// Parses the URL of a store.
     ///
     /// # Errors
-    /// [`CommandError::Usage`] if no store has such URLs. It never shows the password.
+    /// [`CommandError::Usage`] if no kind of store has such URLs. The error never shows the password.
     ///
     /// # Examples
     /// ```
@@ -102,7 +102,7 @@ impl StoreUrl {
 }
 
 impl ConnectionSettings {
-    /// Returns `true` if there is a URL of a store or of a bus.
+    /// Returns `true` if the settings have a URL of a store or of a bus.
     pub(crate) const fn names_a_server(&self) -> bool {
         self.store.is_some() || self.bus.is_some()
     }
@@ -132,7 +132,7 @@ impl ConnectionSettings {
         }
     }
 
-    /// Returns the configuration of an SQLite store that makes neither a file nor tables.
+    /// Returns the configuration of an SQLite store that creates neither a file nor tables.
     #[must_use]
     pub fn sqlite_config(&self) -> SqliteEventStoreConfig {
         SqliteEventStoreConfig {
@@ -159,7 +159,7 @@ impl ConnectionSettings {
         }
     }
 
-    /// Returns the configuration of the bus; `None` without a URL of it.
+    /// Returns the configuration of the bus; `None` if the settings have no URL of a bus.
     #[must_use]
     pub fn bus_config(&self) -> Option<RedisEventBusConfig> {
         Some(self.bus_config_at(self.bus.clone()?))
@@ -168,7 +168,7 @@ impl ConnectionSettings {
     /// Returns a client of the driver for a Redis.
     ///
     /// # Errors
-    /// [`CommandError::Usage`] if the URL is none of a Redis, or a TLS file cannot be read.
+    /// [`CommandError::Usage`] if the URL is not for Redis, or a TLS file cannot be read.
     pub(crate) fn redis_client(&self, url: &str) -> Result<Client, CommandError> {
         let client = self.bus_config_at(url.to_owned()).client();
         client.map_err(|error| {

@@ -10,7 +10,7 @@ use axum::http::{
 
 use super::config::DashboardConfig;
 
-/// What the name of the cookie that holds the token begins with.
+/// The prefix of the name of the cookie that holds the token.
 const TOKEN_COOKIE: &str = "eventbus_dashboard";
 
 /// Who may read a dashboard and change data through it.
@@ -57,7 +57,7 @@ impl Access {
         self.allows_changes() && self.is_logged_in(headers, uri)
     }
 
-    /// Returns `true` if the server may have the name by which the browser has reached it.
+    /// Returns `true` if the browser reached the server by a name that is allowed.
     pub(super) fn allows_host(&self, headers: &HeaderMap, uri: &Uri) -> bool {
         let Some(allowed) = &self.config.hosts else { return true };
         let Some(authority) = authority_of(headers, uri) else { return false };
@@ -68,10 +68,11 @@ impl Access {
             || allowed.iter().any(|name| host.eq_ignore_ascii_case(name))
     }
 
-    /// Returns the value of the header that logs a browser in, as long as it runs; without a token it logs it out.
+    /// Returns the value of the header that logs a browser in until the browser ends; without a token, the header logs
+    /// it out.
     ///
-    /// Without a path the cookie is for the folder of the login page, wherever the dashboard is mounted. A browser that came
-    /// by HTTPS sends it by HTTPS only.
+    /// The cookie has no path, so it is for the folder of the login page, wherever the dashboard is mounted. A browser
+    /// that came by HTTPS sends it only by HTTPS.
     pub(super) fn cookie(headers: &HeaderMap, uri: &Uri, token: Option<&str>) -> Option<HeaderValue> {
         let (value, end) = match token {
             Some(token) => (token.trim(), ""),
@@ -100,7 +101,8 @@ fn authority_of(headers: &HeaderMap, uri: &Uri) -> Option<Authority> {
     host.or_else(|| uri.authority().cloned())
 }
 
-/// Returns `true` if a browser sent a request from a page of this server: a page of a different site can send forms, too.
+/// Returns `true` if a browser sent a request from a page of this server: a page of a different site can send forms
+/// too.
 ///
 /// A request without any sign of its origin is refused.
 pub(super) fn is_same_origin(headers: &HeaderMap, uri: &Uri) -> bool {

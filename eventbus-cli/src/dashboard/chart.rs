@@ -5,9 +5,9 @@ use maud::{Markup, html};
 /// Width and height of the drawing, in its own units.
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 100.0;
-/// The value that reaches the top of a chart at least: smaller ones lie below it.
+/// The lowest value at the top of a chart, even if all values are smaller.
 const TOP_MIN: f64 = 1.0;
-/// The seconds that a chart shows at least.
+/// The shortest time that a chart shows, in seconds.
 const SPAN_MIN: f64 = 60.0;
 
 /// Draws a line through points (seconds before now, value), with its last and highest value in words.

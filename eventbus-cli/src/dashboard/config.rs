@@ -6,48 +6,51 @@ use subtle::ConstantTimeEq as _;
 
 use crate::error::CommandError;
 
-/// The fewest characters of a token that is given.
+/// The fewest characters of a token that an operator chooses.
 const TOKEN_MIN: usize = 16;
-/// The most, as it is in a cookie.
+/// The most characters, because the token is in a cookie.
 const TOKEN_MAX: usize = 512;
 
-/// What a dashboard shows and allows; the default is read-only.
+/// The configuration of a dashboard: what it shows and allows. The default is read-only.
 #[derive(Debug, Clone, Default)]
 pub struct DashboardConfig {
     /// The token by which operators log in.
     pub token: Option<DashboardToken>,
-    /// Operators who have logged in may replay and discard dead letters, and rebuild projections of the app. Without a
-    /// token there is no login, and no change.
+    /// Set if operators who have logged in may replay and discard dead letters, and rebuild projections of the app.
+    /// Without a token there is no login, and so no change.
     pub allow_changes: bool,
-    /// All pages need a login. Without a token no page is shown then.
+    /// Set if all pages need a login. Without a token, no page is then shown.
     pub login_to_read: bool,
     /// The names of this server that a browser may use, such as `ops.example.org`; `None` allows all.
     ///
-    /// A list keeps pages of other sites from reading the dashboard through a name of theirs that resolves to this server
-    /// (DNS rebinding). Addresses and `localhost` are allowed in any case, as no such name is one.
+    /// A list keeps pages of other sites from reading the dashboard through a domain of theirs that resolves to this
+    /// server (DNS rebinding). Addresses and `localhost` are always allowed, because no other site can have them.
     pub hosts: Option<Vec<String>>,
-    /// Fields of payloads and attributes with one of these names are shown without their values, at any depth; case, `_` and
-    /// `-` do not matter. So are those that an event of the program declares, as in `#[event(personal(email))]`, and those that
-    /// applications have noted in the store. `actor` names the actor of events, too.
+    /// Fields of payloads and attributes with one of these names are shown without their values, at any depth; case,
+    /// `_` and `-` do not matter. The same holds for personal fields that an event of the program declares, as in
+    /// `#[event(personal(email))]`, or that applications have noted in the store. `actor` also names the actor of
+    /// events.
     pub hidden_fields: Vec<String>,
-    /// If set, only fields of payloads and attributes with one of these names are shown with their values, and what is below
-    /// them. A nested object without one of these fields is shown without its keys. `actor` names the actor of events, too.
+    /// If set, only fields of payloads and attributes with one of these names, and all fields below them, are shown
+    /// with their values. A nested object without one of these fields is shown without its keys. `actor` also names the
+    /// actor of events.
     pub shown_fields: Option<Vec<String>>,
-    /// The interval of the samples of throughput and lag, of which 720 are kept in memory; `None`, the default, for 5 s. It
-    /// is at least 100 ms and at most a day.
+    /// The interval of the samples of throughput and lag, from 100 ms to a day; memory holds 720 samples. `None`, the
+    /// default, means 5 s.
     pub sample_interval: Option<Duration>,
 }
 
-/// The token of a dashboard: a secret, which operators enter to log in. `Debug` does not show it.
+/// The token of a dashboard: a secret that operators enter to log in. `Debug` does not show it.
 #[derive(Clone, derive_more::Debug)]
 #[debug("DashboardToken")]
 pub struct DashboardToken(String);
 
 impl DashboardToken {
-    /// Takes a token.
+    /// Makes a token of a text.
     ///
     /// # Errors
-    /// [`CommandError::Usage`] if it has less than 16 characters or more than 512, or one beside letters, digits and `-._~`.
+    /// [`CommandError::Usage`] if it has less than 16 or more than 512 characters, or others than letters, digits and
+    /// `-._~`.
     pub fn new(token: impl Into<String>) -> Result<Self, CommandError> {
         let token = token.into();
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
@@ -74,7 +77,7 @@ impl DashboardToken {
         &self.0
     }
 
-    /// Compares the token in a time that does not depend on where `given` differs from it.
+    /// Compares the token with `given`, in a time that does not depend on where they differ.
     pub(super) fn matches(&self, given: &str) -> bool {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
     }

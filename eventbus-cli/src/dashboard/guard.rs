@@ -1,4 +1,4 @@
-//! What holds for every request and every answer: names of the server, same origin, login, headers.
+//! The rules for every request and every answer: names of the server, same origin, login, headers.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::{access::is_same_origin, inner::DashboardInner, visit::base_of};
 /// The paths that need no login.
 const OPEN_PATHS: [&str; 4] = ["/login", "/dashboard.css", "/dashboard.js", "/dashboard.svg"];
 
-/// Scripts, styles and pictures come from this server alone, and no page is shown within a different one.
+/// Scripts, styles and pictures may come only from this server, and no page of another site may embed these pages.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -35,7 +35,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
     (CACHE_CONTROL, "no-store"),
 ];
 
-/// Lets a request pass that may, and adds the headers of every answer.
+/// Passes a request on if the rules allow it, and adds the headers of every answer.
 pub(super) async fn guard(State(inner): State<Arc<DashboardInner>>, request: Request, next: Next) -> Response {
     let mut response = match refusal(&inner, &request) {
         Some(refused) => refused,
@@ -51,7 +51,7 @@ fn add_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Returns the answer to a request that may not pass.
+/// Returns the answer to a request that the rules refuse.
 fn refusal(inner: &DashboardInner, request: &Request) -> Option<Response> {
     let (access, headers, uri) = (inner.access(), request.headers(), request.uri());
     if !access.allows_host(headers, uri) {

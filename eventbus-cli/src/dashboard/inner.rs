@@ -13,7 +13,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct DashboardInner {
     source: DashboardSource,
     access: Access,
-    /// Without those that are noted in the store.
+    /// Without the personal fields that are noted in the store.
     fields: FieldChoice,
     samples: Samples,
     rebuilds: Arc<Rebuilds>,
@@ -42,8 +42,8 @@ impl DashboardInner {
         &self.access
     }
 
-    /// Returns the fields of events whose values are shown. Loads those that are noted in the store as personal, as an
-    /// application may have noted one since the last page.
+    /// Returns the fields of events whose values are shown. Loads the personal fields that are noted in the store,
+    /// because an application may have noted one since the last page.
     pub(crate) async fn fields(&self) -> Result<FieldChoice, CommandError> {
         let noted = match self.source.optional_store() {
             Some(store) => PersonalFields::load(store).await?,
@@ -60,7 +60,7 @@ impl DashboardInner {
         &self.rebuilds
     }
 
-    /// Starts the task that takes samples, once, if there is a runtime; it ends with the last holder of `self`.
+    /// Starts the task that takes samples, once, if there is a runtime; the task ends with the last holder of `self`.
     pub(super) fn start_samples(self: &Arc<Self>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if !self.samples.begin() {

@@ -1,12 +1,14 @@
 //! The dashboard: pages for operators, rendered on the server (feature `dashboard`).
 //!
 //! [`dashboard`] returns the routes for an application, whose stores, buses and projections it shows; the command
-//! `eventbus dashboard` serves them for any store and bus. The pages read by [`query`](crate::query), as the commands do.
+//! `eventbus dashboard` serves them for any store and bus. The pages read with [`query`](crate::query), like the
+//! commands.
 //!
 //! Invariant: a page reads a bounded number of rows and scans no table, and changes are made by `POST` only, with the
-//! token and from a page of the same origin. No page shows a password of a URL, the payload of an event with sealed
-//! fields, or of a field that an application on the store declares as personal, that [`DashboardConfig::hidden_fields`] names
-//! or [`shown_fields`](DashboardConfig::shown_fields) does not.
+//! token and from a page of the same origin. No page shows the password of a URL, or the payload of an event with
+//! sealed fields. Nor does it show the value of a field that an application on the store declares as personal, that
+//! [`DashboardConfig::hidden_fields`] names, or that [`shown_fields`](DashboardConfig::shown_fields), if set, does not
+//! name.
 
 mod access;
 mod chart;
@@ -33,11 +35,11 @@ pub(crate) use source::{DashboardSource, Examine};
 
 use crate::connection::OpenBus;
 
-/// Returns the pages that show an app: store and bus, streams, projections, groups, dead letters, relay, health. They are
-/// read-only: [`dashboard_with`] allows changes.
+/// Returns the pages that show an app: store and bus, streams, projections, groups, dead letters, relay, health. They
+/// are read-only: [`dashboard_with`] allows changes.
 ///
-/// Mount it with `nest`, below an authentication of your own: it shows the payloads of events and the errors of handlers.
-/// It is one of the holders of the app, as a route for probes is.
+/// Mount it with `nest`, behind your own authentication: it shows the payloads of events and the errors of handlers.
+/// Like a route for probes, it holds a clone of the app.
 ///
 /// # Examples
 /// ```
@@ -52,7 +54,8 @@ pub fn dashboard<S: Clone + Send + Sync + 'static>(app: &App) -> Router<S> {
     dashboard_with(app, DashboardConfig::default())
 }
 
-/// Returns the pages that show an app, see [`dashboard`], with a configuration: who may change data, and what is hidden.
+/// Returns the pages that show an app, like [`dashboard`], with a configuration of who may change data, and which
+/// fields are hidden.
 ///
 /// # Examples
 /// ```

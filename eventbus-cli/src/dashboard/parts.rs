@@ -35,7 +35,7 @@ pub(super) fn position(text: Option<&str>) -> String {
     text.map_or_else(|| "–".into(), |text| text.parse().map_or_else(|_| text.to_owned(), number))
 }
 
-/// Seconds, as a person reads them.
+/// Seconds, in a readable unit.
 pub(super) fn seconds(seconds: Option<f64>) -> String {
     match seconds {
         None => "–".into(),
@@ -54,7 +54,7 @@ pub(super) fn optional(value: Option<impl ToString>) -> String {
 /// A column: its name, and `true` if it holds numbers.
 pub(super) type Column = (&'static str, bool);
 
-/// A table, which scrolls sideways where the screen is narrow, also by the keyboard.
+/// A table, which scrolls sideways on a narrow screen, also with the keyboard.
 pub(super) fn table(caption: &str, columns: &[Column], rows: &Markup) -> Markup {
     html! {
         div.scroll role="region" aria-label=(caption) tabindex="0" {

@@ -10,7 +10,7 @@ use crate::error::CommandError;
 /// The state of the last rebuild of a projection.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum RebuildState {
-    /// It runs; with its share, from 0 to 1, and its progress as text.
+    /// It runs; holds its share, from 0 to 1, and its progress as text.
     Running(f64, String),
     /// It has ended.
     Done(String),
@@ -27,7 +27,7 @@ impl Rebuilds {
         self.0.lock().get(name).cloned()
     }
 
-    /// Begins a rebuild on a task of its own, unless one runs. Returns `false` if the app has no such projection.
+    /// Begins a rebuild in its own task, unless one runs. Returns `false` if the app has no such projection.
     pub(super) fn begin(self: &Arc<Self>, app: &App, name: &str) -> bool {
         if app.rebuild_by_name(name).is_none() {
             return false;
@@ -47,7 +47,7 @@ impl Rebuilds {
         true
     }
 
-    /// Rebuilds a projection, and returns how that ended.
+    /// Rebuilds a projection, and returns the final state.
     async fn run(&self, app: &App, name: &str) -> RebuildState {
         let Some(rebuild) = app.rebuild_by_name(name) else {
             return RebuildState::Failed("the app has no such projection".into());

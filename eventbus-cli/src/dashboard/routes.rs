@@ -28,7 +28,7 @@ use super::{
 };
 use crate::dead_letter_action::DeadLetterAction;
 
-/// The bytes of a form.
+/// The most bytes of a form.
 const FORM_MAX: usize = 64 * 1024;
 
 /// Returns the routes of a dashboard.
@@ -87,7 +87,7 @@ fn asset(content_type: &'static str, text: &'static str) -> Response {
     ([(CONTENT_TYPE, content_type)], text).into_response()
 }
 
-/// Returns the parameters of a link, or the page that refuses them.
+/// Returns the parameters of a link, or the page that reports their mistake.
 fn parameters<T>(visit: &Visit, given: Parameters<T>) -> Result<T, Box<Response>> {
     given.map(|Query(parameters)| parameters).map_err(|rejection| {
         let text = maud::html! { p { (rejection.body_text()) } };

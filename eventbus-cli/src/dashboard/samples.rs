@@ -15,15 +15,15 @@ use crate::{
     query::{LagRow, ReaderSort},
 };
 
-/// The samples that are kept: those of an hour, at one every five seconds.
+/// The number of samples that are kept: an hour, at one every five seconds.
 const SAMPLES_MAX: usize = 720;
 /// The shortest interval of samples: each one reads store and bus.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// The longest interval of samples.
 const INTERVAL_MAX: Duration = Duration::from_hours(24);
-/// The age up to which a sample shows how far the readers are behind.
+/// The longest age of a sample from which pages show the lag of the readers.
 const LATEST_AGE_MAX: Duration = Duration::from_secs(10);
-/// The readers of a sample; the rest is left out.
+/// The most readers in a sample; the rest is left out.
 const READERS_MAX: usize = 100;
 
 /// The most recent samples.
@@ -31,7 +31,7 @@ const READERS_MAX: usize = 100;
 pub(super) struct Samples {
     /// Locked to add a sample, or to copy all for a page.
     ring: Mutex<VecDeque<Sample>>,
-    /// How far all readers were behind at the last sample, which serves all pages until the next.
+    /// The lags of all readers at the last sample, which all pages show until the next one.
     latest: Mutex<Option<(OffsetDateTime, Vec<LagRow>)>>,
     interval: Duration,
     has_begun: AtomicBool,
@@ -65,7 +65,7 @@ impl Samples {
         !self.has_begun.swap(true, Ordering::Relaxed)
     }
 
-    /// Takes a sample; while a server is away, there are none.
+    /// Takes a sample; while a server is away, takes none.
     pub(super) async fn take(&self, source: &DashboardSource) {
         let Ok(mut lags) = source.lags().await else { return };
         let head = match source.optional_store() {
@@ -78,8 +78,7 @@ impl Samples {
         self.add(Sample { at: source.clock().now(), head, readers: readers.collect() });
     }
 
-    /// Returns how far the readers are behind, with the time of that: from the last sample, or read now if there is none of
-    /// late.
+    /// Returns the lags of the readers with their time: from the last sample, or read now if that is too old.
     pub(super) async fn latest_lags(
         &self,
         source: &DashboardSource,
@@ -101,8 +100,8 @@ impl Samples {
         ring.push_back(sample);
     }
 
-    /// Returns events per second between each two samples, with the seconds before `now`; at most so many events, as
-    /// positions have gaps.
+    /// Returns events per second between each two samples, with the seconds before `now`. The real rate may be lower,
+    /// because positions have gaps.
     pub(super) fn throughput(&self, now: OffsetDateTime) -> Vec<(f64, f64)> {
         let ring = self.ring.lock();
         let pairs = ring.iter().zip(ring.iter().skip(1));

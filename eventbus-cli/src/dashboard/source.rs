@@ -1,4 +1,4 @@
-//! What the pages read: a store, a bus, and the app that they are of.
+//! The source of the pages: a store, a bus, and the app to which these belong.
 
 use std::{fmt, sync::Arc};
 
@@ -29,7 +29,7 @@ fn pending_of_each(partitions: u32) -> usize {
 /// Examines the servers as the doctor does, and returns its reports.
 pub(crate) type Examine = Box<dyn Fn() -> BoxFuture<'static, Result<Vec<Report>, CommandError>> + Send + Sync>;
 
-/// What the pages read.
+/// The source of the pages.
 pub(crate) struct DashboardSource {
     store: Option<Arc<dyn EventStore>>,
     bus: OpenBus,
@@ -93,7 +93,8 @@ impl DashboardSource {
         self.optional_store().ok_or_else(missing)
     }
 
-    /// Reads how far the readers are behind: of a group in the process its checkpoint, since samples are taken all the time.
+    /// Reads the lags of the readers: for a group of the in-process bus only its checkpoint, because samples are
+    /// frequent.
     pub(super) async fn lags(&self) -> Result<Vec<LagRow>, CommandError> {
         list_lags_with(self.optional_store(), &self.bus, GroupDetail::Checkpoints, &self.clock).await
     }
@@ -107,8 +108,8 @@ impl DashboardSource {
         list_relays(self.store()?, bus, &self.clock).await
     }
 
-    /// Lists the groups, without a read of each pending delivery: those of an application in this process it counts.
-    /// Returns also `false` if there are more dead letters than were counted.
+    /// Lists the groups without reading each pending delivery; counts the deliveries of an application in this process.
+    /// Also returns `false` if there are more dead letters than were counted.
     pub(super) async fn groups(&self) -> Result<(Vec<GroupRow>, bool), CommandError> {
         let tally = self.tally().await?;
         let detail = (&tally, GroupDetail::Checkpoints);
@@ -117,7 +118,7 @@ impl DashboardSource {
             for (group, counts) in self.bus.as_bus().in_flight() {
                 match groups.iter_mut().find(|row| *row.group == *group) {
                     Some(row) => row.pending = Some(counts.entries),
-                    // it has finished nothing yet, so that the store does not know it
+                    // the group has finished no event yet, so the store does not know it
                     None => groups.push(GroupRow {
                         group: group.to_string(),
                         pending: Some(counts.entries),
@@ -131,12 +132,12 @@ impl DashboardSource {
         Ok((groups, tally.is_complete()))
     }
 
-    /// Returns `true` if a group of the bus has a page: only Redis lists its deliveries without a read of each.
+    /// Returns `true` if a group of the bus has a page: only Redis lists deliveries without reading each.
     pub(super) const fn has_group_pages(&self) -> bool {
         matches!(self.bus, OpenBus::Redis(_))
     }
 
-    /// Loads a group of a Redis; `None` if the bus is not one, or does not know it.
+    /// Loads a group of a bus on Redis; `None` for a different bus, or if the bus does not know the group.
     pub(super) async fn group(&self, name: &Name) -> Result<Option<GroupView>, CommandError> {
         let OpenBus::Redis(bus) = &self.bus else { return Ok(None) };
         let info = self.bus.stream_info().await?;
@@ -151,7 +152,7 @@ impl DashboardSource {
         DeadLetterTally::load_at_most(&self.bus, self.optional_store(), DEAD_LETTERS_READ_MAX).await
     }
 
-    /// Counts the dead letters; of those of the in-process bus, which are rows of the store, a few hundred.
+    /// Counts the dead letters; on the in-process bus, where they are rows of the store, at most a few hundred.
     ///
     /// # Errors
     /// [`CommandError`] if the bus cannot be reached.

@@ -27,7 +27,7 @@ const TABS: [(&str, &str); 7] = [
 /// One request to a page.
 pub(super) struct Visit {
     inner: Arc<DashboardInner>,
-    /// What stands before the path of a link: all links are relative, so that the pages may lie at any path.
+    /// The text before the path of a link: all links are relative, so that the pages may lie at any path.
     base: String,
     /// The link to the overview.
     home: String,
@@ -37,8 +37,8 @@ pub(super) struct Visit {
     may_change: bool,
 }
 
-/// Returns what stands before the path of a link on a page: pages lie in one folder, but the first may lie at the name
-/// of the folder.
+/// Returns the text before the path of a link on a page: pages lie in one folder, but the first may lie at the name of
+/// the folder.
 pub(super) fn base_of(uri: &Uri, extensions: &Extensions) -> String {
     let original = extensions.get::<OriginalUri>().map_or(uri, |original| &original.0);
     match original.path().rsplit_once('/') {
@@ -47,7 +47,7 @@ pub(super) fn base_of(uri: &Uri, extensions: &Extensions) -> String {
     }
 }
 
-/// Returns the link to the overview, which lies at the name of the folder of the pages, without a slash behind it.
+/// Returns the link to the overview, which lies at the name of the folder of the pages, without a slash after it.
 fn home_of(uri: &Uri, extensions: &Extensions) -> String {
     let original = extensions.get::<OriginalUri>().map_or(uri, |original| &original.0);
     let is_overview = uri.path() == "/";
@@ -94,7 +94,7 @@ impl Visit {
         link
     }
 
-    /// Returns the answer that leads the browser to a page.
+    /// Returns the answer that redirects the browser to a page.
     pub(super) fn lead_to(&self, path: &str, parameters: &[(&str, &str)]) -> Response {
         (StatusCode::SEE_OTHER, [(LOCATION, self.link(path, parameters))]).into_response()
     }
@@ -125,7 +125,7 @@ impl Visit {
         }
     }
 
-    /// Returns the answer for an item that is not there.
+    /// Returns the answer for an item that does not exist.
     pub(super) fn show_missing(&self, text: &str) -> Response {
         self.show_with(StatusCode::NOT_FOUND, "Not found", &html! { p { (text) } })
     }

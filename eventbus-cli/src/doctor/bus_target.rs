@@ -21,7 +21,7 @@ pub(crate) struct BusTarget {
     dead_letter_suffix: String,
 }
 
-/// The state of a stream, as the server has it.
+/// The state of a stream, as the server reports it.
 #[derive(Debug)]
 pub(crate) struct StreamState {
     pub(crate) key: String,
@@ -33,7 +33,7 @@ pub(crate) struct StreamState {
     pub(crate) groups: Vec<GroupState>,
 }
 
-/// The state of a consumer group of a stream, as the server has it.
+/// The state of a consumer group of a stream, as the server reports it.
 #[derive(Debug)]
 pub(crate) struct GroupState {
     pub(crate) name: String,
@@ -45,7 +45,7 @@ pub(crate) struct GroupState {
     pub(crate) lag: Option<u64>,
 }
 
-/// A consumer of a group, as the server has it.
+/// A consumer of a group, as the server reports it.
 #[derive(Debug)]
 pub(crate) struct ConsumerState {
     pub(crate) name: String,
@@ -84,7 +84,7 @@ impl BusTarget {
         &self.prefix
     }
 
-    /// Returns the stream that the bus is named by; with partitions it holds no entries.
+    /// Returns the stream that names the bus; with partitions it holds no entries.
     pub(crate) fn stream(&self) -> String {
         keys::stream(&self.prefix)
     }
@@ -152,7 +152,8 @@ impl BusTarget {
         Ok(consumers.iter().map(read).collect::<RedisResult<_>>()?)
     }
 
-    /// Returns the members of a group, by the names of their consumers; also those that work through its backlog first.
+    /// Returns the members of a group, by the names of their consumers, including members that handle its backlog
+    /// first.
     pub(crate) async fn members(&self, group: &str) -> Result<HashMap<String, MemberRecord>, CheckError> {
         let (stream, mut all) = (self.stream(), HashMap::<String, MemberRecord>::new());
         for stream in [stream.clone(), keys::backlog(&stream, group)] {
@@ -184,15 +185,15 @@ impl BusTarget {
         let consumers = self.consumers(stream, group).await?;
         let is_partition = stream != self.stream();
         let is_foreign = |consumer: &&ConsumerState| {
-            // all owners of a partition have one consumer name there
+            // all owners of a partition have the same consumer name
             !is_partition && !members.contains_key(&consumer.name) && !is_absent(&consumer.name)
         };
         let busy = consumers.iter().filter(is_foreign).filter(|consumer| consumer.idle_ms < idle_ms).count();
         Ok(live + busy)
     }
 
-    /// Returns the groups that count, of those that a stream has: all but those that a bus created while it connected,
-    /// and that no consumer has joined.
+    /// Returns the groups of a stream that count: all except groups that a bus created while it connected, and that no
+    /// consumer has joined.
     pub(crate) async fn joined<'s>(&self, stream: &'s StreamState) -> Result<Vec<&'s GroupState>, CheckError> {
         let unjoined: HashMap<String, String> =
             self.redis.query(cmd("HGETALL").arg(keys::unjoined(&stream.key))).await?;

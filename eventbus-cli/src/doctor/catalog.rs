@@ -5,7 +5,7 @@ use super::{
     postgres_tables, redis_access, redis_contents, redis_groups, redis_server, sqlite_file,
 };
 
-/// Returns all checks, in the order in which they are made.
+/// Returns all checks, in the order in which the doctor makes them.
 ///
 /// # Examples
 /// ```
@@ -36,7 +36,7 @@ pub fn checks() -> impl Iterator<Item = &'static Check> {
 pub struct UnknownCheck {
     /// The name.
     pub name: String,
-    /// The name of the check that is spelled most like it.
+    /// The name of the check with the most similar spelling.
     pub nearest: &'static str,
 }
 

@@ -18,7 +18,7 @@ use super::{
     store_beside::StoreBeside,
 };
 
-/// The subject of a check: it can only be made if the doctor has got that.
+/// The subject of a check: the doctor can make the check only if it has that subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -63,7 +63,7 @@ pub(crate) enum Run {
     SqliteTypes(for<'a> fn(&'a SqliteTarget, &'a KnownTypes) -> Checking<'a>),
 }
 
-/// A check of a server, or of what the project stores there.
+/// A check of a server, or of the data that the project stores there.
 ///
 /// Its name is stable: scripts select and skip checks by it.
 #[derive(derive_more::Debug, Clone, Copy)]
@@ -77,9 +77,9 @@ pub struct Check {
 
 /// The shortest time limit of a check.
 const TIMEOUT_MIN: Duration = Duration::from_secs(15);
-/// The statements with the longest answers that a check has time for.
+/// The number of statements with the longest answers for which a check has time.
 const SLOW_STATEMENTS: u32 = 3;
-/// The time limit of a check that reads whole tables, beyond which even its statements have ended.
+/// The time limit of a check that reads whole tables; by then even its statements have ended.
 const DEEP_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 impl Check {
@@ -98,7 +98,7 @@ impl Check {
         self.name
     }
 
-    /// Returns what it finds, in a few words for lists.
+    /// Returns a few words about what it finds, for lists.
     #[must_use]
     pub const fn finds(&self) -> &'static str {
         self.finds
@@ -130,7 +130,7 @@ impl Check {
         }
     }
 
-    /// Returns `true` if it reads whole tables or files, so that it is made on request only.
+    /// Returns `true` if it reads whole tables or files; the doctor makes such a check only on request.
     #[must_use]
     pub const fn is_deep(&self) -> bool {
         self.is_deep

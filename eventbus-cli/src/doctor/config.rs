@@ -18,8 +18,8 @@ use ipnet::IpNet;
 pub struct DoctorConfig {
     /// The time limit of each statement on PostgreSQL. Default 5 s.
     pub statement_timeout: Duration,
-    /// The time limit of each statement of a check that reads whole tables, which are made with
-    /// [`deep`](super::Doctor::deep) only. Default 10 min.
+    /// The time limit of each statement of a check that reads whole tables, see [`deep`](super::Doctor::deep). Default
+    /// 10 min.
     pub deep_timeout: Duration,
     /// The age from which on an open transaction is a finding. Default 5 min.
     pub long_transaction: Duration,
@@ -27,26 +27,27 @@ pub struct DoctorConfig {
     pub open_append: Duration,
     /// The age from which on a prepared transaction is a finding. Default 5 min.
     pub prepared_transaction: Duration,
-    /// The number of dead rows from which on a table is a finding, if they are also more than
+    /// The number of dead rows from which on a table is a finding, if their share is also above
     /// [`dead_rows_share`](Self::dead_rows_share). Default 10,000.
     pub dead_rows: u32,
-    /// The share of dead rows, in relation to live ones, above which a table is a finding. Default 0.2.
+    /// The ratio of dead rows to live ones above which a table is a finding. Default 0.2.
     pub dead_rows_share: f64,
-    /// The share of a server's connections in use above which it is a finding, for PostgreSQL and Redis. Default 0.8.
+    /// The share of a server's connections that may be in use without a finding, for PostgreSQL and Redis. Default 0.8.
     pub connections_share: f64,
-    /// The number of transactions that a database's oldest unfrozen row may be old. The server refuses all writes at
-    /// about 2,100,000,000. Default 1,000,000,000.
+    /// The age, in transactions, that a database's oldest unfrozen row may have. The server refuses all writes at about
+    /// 2,100,000,000. Default 1,000,000,000.
     pub transaction_id_age: u32,
-    /// The maximum difference between two clocks, and by which events may have occurred after they were recorded.
-    /// Default 2 s.
+    /// The maximum difference between two clocks, and the maximum time by which an event may have occurred after it was
+    /// recorded. Default 2 s.
     pub clock_skew: Duration,
-    /// The share of free disk space below which it is a warning; below a quarter of it a fault. Default 0.1.
+    /// The share of free disk space below which the doctor warns; below a quarter of it, it reports a fault. Default
+    /// 0.1.
     pub free_disk_share: f64,
     /// The networks over which a connection without TLS is no finding. Default: loopback and private ones.
     pub trusted_networks: Vec<IpNet>,
-    /// The role whose rights on PostgreSQL are checked: that of the application. Default: the role of the connection.
+    /// The application's role on PostgreSQL, whose rights are checked. Default: the role of the connection.
     pub app_role: Option<String>,
-    /// The retention of the inbox, as `inbox_retention` of the app. Default 30 days.
+    /// The retention of the inbox: the `inbox_retention` of the app. Default 30 days.
     pub inbox_retention: Duration,
     /// The time for which a checkpoint or a lease of a reader may stand still while events are added. Default 1 day.
     pub abandoned: Duration,
@@ -58,15 +59,16 @@ pub struct DoctorConfig {
     pub absent_member: Duration,
     /// The time for which a group may leave its oldest entry unfinished, so that trimming stops there. Default 1 day.
     pub held_trim: Duration,
-    /// The share of Redis's `maxmemory` in use above which it is a finding. Default 0.8.
+    /// The share of Redis's `maxmemory` that may be in use without a finding. Default 0.8.
     pub redis_memory_share: f64,
-    /// The size of SQLite's write-ahead log above which it is a finding. It has about 16 MiB; a large transaction or a
-    /// long query makes it longer, and one of the next appends truncates it to 64 MiB. Default 256 MiB.
+    /// The size of SQLite's write-ahead log above which it is a finding. Usually the log has about 16 MiB; a large
+    /// transaction or a long query makes it longer, and one of the next appends truncates it to 64 MiB. Default 256
+    /// MiB.
     pub sqlite_wal_bytes: u64,
-    /// The number of newest streams in which missing events are searched without [`deep`](super::Doctor::deep).
+    /// The number of newest streams in which the doctor searches missing events without [`deep`](super::Doctor::deep).
     /// Default 200.
     pub sampled_streams: u32,
-    /// The clock of this process, with which those of the servers are compared. Default: the machine's.
+    /// The clock of this process, with which the doctor compares the servers' clocks. Default: the machine's.
     pub clock: SharedClock,
 }
 

@@ -1,4 +1,4 @@
-//! Findings: what a check reports, and how bad it is.
+//! Findings: the reports of a check, with their severity.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 pub enum Severity {
     /// A promise is broken, or will be by the next crash: events are lost, hidden or not handled.
     Fault,
-    /// No promise is broken yet, but an operator has to act.
+    /// No promise is broken yet, but an operator must act.
     Warning,
     /// A fact that an operator should know, and may have chosen.
     Note,

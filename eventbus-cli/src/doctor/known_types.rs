@@ -15,7 +15,7 @@ impl KnownTypes {
         Self(types.into_iter().collect())
     }
 
-    /// Compares stored types, each with its highest schema version, with these.
+    /// Compares stored types, each with its highest schema version, with the known ones.
     pub(crate) fn compare(&self, stored: &[(String, i64)]) -> Outcome {
         let unknown: Vec<_> = stored.iter().filter(|(name, _)| !self.0.contains_key(name)).collect();
         let newer: Vec<_> = stored

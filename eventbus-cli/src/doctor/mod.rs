@@ -1,10 +1,10 @@
-//! The doctor: checks of PostgreSQL, Redis, SQLite, and of what the project stores there.
+//! The doctor: checks of PostgreSQL, Redis, SQLite, and of the data that the project stores there.
 //!
-//! A [`Check`] has a stable name and reports [findings](Finding): each with its consequence and its repair. A check that
-//! a server does not allow, or does not answer, is reported as not made; it never passes in silence. No check changes a
-//! server or its data.
+//! A [`Check`] has a stable name and reports [findings](Finding): each with its consequence and its repair. If a server
+//! does not allow a check, or does not answer, the check is reported as not made; it never passes silently. No check
+//! changes a server or its data.
 //!
-//! A [`Doctor`] makes them and returns a [`Report`].
+//! A [`Doctor`] makes the checks and returns a [`Report`].
 
 mod bus_and_store;
 mod bus_target;

@@ -6,7 +6,7 @@ use eventstore_sqlite::rusqlite::{self, ErrorCode as SqliteErrorCode};
 
 use super::finding::Finding;
 
-/// The findings of a check, and the parts of it that the server did not let it check. Without either, all is well.
+/// The findings of a check, and its parts that the server did not allow. Without either, all is well.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     findings: Vec<Finding>,
@@ -82,7 +82,7 @@ impl CheckError {
     }
 }
 
-/// Why the free space of the disk of a server on a different machine is not checked.
+/// The reason why the disk of a server on a different machine is not checked.
 pub(crate) const DISK_ELSEWHERE: CheckError =
     CheckError::NotHere("the server is on a different machine, and shows no free disk space: monitor it there");
 

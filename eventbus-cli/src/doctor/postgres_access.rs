@@ -1,4 +1,4 @@
-//! Checks of how clients reach a PostgreSQL server, and of their rights.
+//! Checks of the connections of clients to a PostgreSQL server, and of their rights.
 
 use std::net::IpAddr;
 
@@ -113,7 +113,7 @@ async fn check_host_rules(target: &PostgresTarget, config: &DoctorConfig) -> Res
     Ok(rules.into_iter().map(finding).collect())
 }
 
-/// Rounds in which two sessions are compared: a busy pooler does not share at each turn.
+/// Rounds in which two sessions are compared: a busy pooler does not share a backend in each round.
 const POOLER_ROUNDS: usize = 3;
 
 async fn check_pooler(target: &PostgresTarget) -> Result<Outcome, CheckError> {
@@ -126,8 +126,8 @@ async fn check_pooler(target: &PostgresTarget) -> Result<Outcome, CheckError> {
     Ok(shared.map(describe_pooler).into())
 }
 
-/// Returns the backend that two sessions share, or that one of them was moved to: a pooler gives each transaction a
-/// backend that is free.
+/// Returns the backend that two sessions share, or to which one of them was moved: a pooler gives each transaction a
+/// free backend.
 async fn find_shared_backend(first: &mut PgConnection, second: &mut PgConnection) -> Result<Option<i32>, sqlx::Error> {
     let own = backend(first).await?;
     for _ in 0..POOLER_ROUNDS {

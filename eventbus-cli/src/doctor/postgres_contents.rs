@@ -1,4 +1,4 @@
-//! Checks of what a store on PostgreSQL holds: events, checkpoints, leases, dead letters.
+//! Checks of the contents of a store on PostgreSQL: events, checkpoints, leases, dead letters.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ async fn check_all_streams(target: &PostgresTarget, config: &DoctorConfig) -> Re
     check_missing_events(target, config.deep_timeout, None).await
 }
 
-/// Compares the versions of streams with their events; `limits` are the number of streams, and that of versions of one.
+/// Compares the versions of streams with their events; `limits` are the number of streams, and of versions per stream.
 async fn check_missing_events(
     target: &PostgresTarget,
     timeout: Duration,

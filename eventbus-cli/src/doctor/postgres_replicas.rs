@@ -58,8 +58,8 @@ async fn check_synchronous_standby(target: &PostgresTarget, config: &DoctorConfi
         .into())
 }
 
-/// Returns the number of standbys that a commit waits for: `ANY 2 (a, b, c)`, `FIRST 2 (a, b)`, `2 (a, b)`; a list alone
-/// means the first of it.
+/// Returns the number of standbys for which a commit waits: `ANY 2 (a, b, c)`, `FIRST 2 (a, b)`, `2 (a, b)`; a list
+/// alone means its first one.
 fn synchronous_standbys(names: &str) -> i64 {
     if names.trim().is_empty() {
         return 0;

@@ -155,7 +155,7 @@ async fn check_synchronous_commit(target: &PostgresTarget, config: &DoctorConfig
 /// Returns the repair of a setting that is off, by the source of its value.
 pub(crate) fn repair_of_setting(name: &str, source: &str) -> String {
     match source {
-        // it wins over the files of the server
+        // it takes precedence over the files of the server
         "command line" => format!("remove `{name}` from the command line of the server, and restart the server"),
         "client" => "remove it from the options of the connection".to_owned(),
         _ => format!("ALTER SYSTEM SET {name} = 'on'; SELECT pg_reload_conf()"),
@@ -179,7 +179,7 @@ async fn check_fsync(target: &PostgresTarget, config: &DoctorConfig) -> Result<O
     Ok(off.into_iter().map(finding).collect())
 }
 
-/// Returns seconds as PostgreSQL takes them.
+/// Returns a duration in seconds, as PostgreSQL expects it.
 fn seconds(time: Duration) -> f64 {
     time.as_secs_f64()
 }

@@ -1,7 +1,7 @@
 //! A read-only transaction of one check.
 //!
-//! Invariant: each statement of a check runs in such a transaction, unnamed: a pooler between may give each transaction
-//! a different session of the server.
+//! Invariant: each statement of a check runs in such a transaction, unnamed: a pooler in between may give each
+//! transaction a different session of the server.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl PgSession {
 
     /// Runs a statement without parameters, and returns its rows.
     ///
-    /// `{schema}` stands for the schema as an identifier, `{schema_text}` for it as a text.
+    /// `{schema}` stands for the schema as an identifier, `{schema_text}` for the schema as a text.
     pub(crate) async fn rows<T>(&mut self, sql: &str) -> Result<Vec<T>, CheckError>
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,

@@ -196,7 +196,7 @@ async fn check_sequences_behind(target: &PostgresTarget, config: &DoctorConfig) 
         .await?;
     let mut outcome = Outcome::healthy();
     for (name, table, column) in has {
-        // newer servers show a role without the right no value, instead of an error
+        // newer servers return no value to a role without the right, instead of an error
         let (drawn, stored): (Option<i64>, i64) = session
             .row(&format!(
                 "SELECT CASE WHEN has_sequence_privilege('{{schema}}.{name}', 'USAGE, SELECT')
@@ -226,8 +226,8 @@ async fn check_sequences_behind(target: &PostgresTarget, config: &DoctorConfig) 
     Ok(outcome)
 }
 
-/// An index that is wanted and not found: table, name, columns and whether it is unique; and an index on these columns,
-/// with `true` if it is sound and has a wrong name.
+/// A missing index: table, name, columns and whether it is unique; and an index on these columns, with `true` if only
+/// its name is wrong.
 type WantedIndex = (String, String, String, bool, Option<String>, Option<bool>);
 
 async fn check_indexes(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {

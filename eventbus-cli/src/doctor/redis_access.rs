@@ -1,4 +1,4 @@
-//! Checks of how clients reach a Redis server, and of their rights.
+//! Checks of the connections of clients to a Redis server, and of their rights.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -133,7 +133,7 @@ fn probes(prefix: &str) -> Vec<Cmd> {
         command("TIME", &[]),
         command("EVAL", &["return 1", "0"]),
         command("SCRIPT", &["EXISTS", "doctor"]),
-        // of the transactions the one without an effect
+        // the command of transactions that has no effect
         command("UNWATCH", &[]),
     ]
 }
@@ -147,7 +147,7 @@ async fn check_missing_rights(target: &BusTarget) -> Result<Outcome, CheckError>
                 missing.push((command, error.detail().unwrap_or_default().to_owned()));
             }
             Err(error) if error.is_unrecoverable_error() || error.is_io_error() => return Err(error.into()),
-            // each other error comes after the check of rights
+            // any other error comes after the check of rights
             _ => {}
         }
     }
@@ -169,11 +169,11 @@ const STORE_RIGHTS: &str = "+evalsha +script|load +xadd +xdel +xinfo|stream +xle
     +sscan +zadd +zcard +zincrby +zmscore +zrangebylex +zrangebyscore +zrem +zscan +zscore +copy +del +exists +pexpire \
     +rename +scan +type +unlink +time +command|info +config|get +info";
 
-/// Those of them for the check of durability alone, without which a store works.
+/// The rights of these that only the check of durability needs; a store works without them.
 const DURABILITY_RIGHTS: [&str; 2] = ["config|get", "info"];
 
 /// Returns 1 if the user may run a command with arguments, nil if not. It does not run the command: no argument keeps
-/// `SADD` from adding a key. A command that the server has renamed or removed is not a right that the user lacks.
+/// `SADD` from adding a key. If the server has renamed or removed a command, the user does not lack a right.
 const MAY_RUN: &str = "
     local may_run = redis.acl_check_cmd or error('the server does not show which commands a user may run')
     local is_known, is_allowed = pcall(may_run, unpack(ARGV))
@@ -209,19 +209,19 @@ async fn check_missing_store_rights(target: &RedisStoreTarget) -> Result<Outcome
     };
     let commands: Vec<_> = missing.iter().map(|right| right.to_uppercase().replace('|', " ")).collect();
     let found = format!("the user lacks rights for {} on the keys `{keys}`", commands.join(", "));
-    // adds to the rights of the user, who may have those of a bus
+    // adds to the rights of the user, who may also have the rights of a bus
     let repair = format!("ACL SETUSER {} ~{keys} {STORE_RIGHTS}", user_name(redis).await?);
     outcome.add(Finding::new(severity, found, consequence, repair).observed(json!({ "missing": commands })));
     Ok(outcome)
 }
 
-/// Returns those of [`STORE_RIGHTS`] that the user lacks on the keys of a store; `script` is the hash of [`MAY_RUN`].
+/// Returns the [`STORE_RIGHTS`] that the user lacks on the keys of a store; `script` is the hash of [`MAY_RUN`].
 async fn missing_commands(target: &RedisStoreTarget, script: &str) -> RedisResult<Vec<&'static str>> {
     let key = format!("{}:doctor", target.keys().meta());
     let mut missing = Vec::new();
     for right in STORE_RIGHTS.split_whitespace().map(|rule| rule.trim_start_matches('+')) {
         let mut may_run = cmd("EVALSHA");
-        // the second key is that of `COPY` and `RENAME`
+        // the second key is for `COPY` and `RENAME`
         may_run.arg((script, 0)).arg(right.split('|').collect::<Vec<_>>()).arg((&key, &key));
         if !target.redis().try_query::<bool>(&may_run).await? {
             missing.push(right);

@@ -1,7 +1,7 @@
-//! Checks of what a store on Redis holds, read through its ports.
+//! Checks of the contents of a store on Redis, read through its ports.
 //!
-//! The store keeps no time of its checkpoints, so no check finds an orphaned one: the lease of a projection shows that it
-//! does not run.
+//! The store keeps no times of its checkpoints, so no check finds an orphaned checkpoint; but the lease of a projection
+//! shows whether it runs.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
 ];
 
-/// Returns why a check was not made.
+/// Returns the reason why a check was not made.
 fn unread(error: impl Into<CommandError>) -> CheckError {
     CheckError::Other(error.into().to_line())
 }
@@ -95,7 +95,7 @@ async fn check_checkpoints_ahead(store: &RedisEventStore) -> Result<Outcome, Che
 
 async fn check_abandoned_roles(store: &RedisEventStore, config: &DoctorConfig) -> Result<Outcome, CheckError> {
     let mut leases = Vec::new();
-    // other roles are those of single commands: they end with them
+    // other roles belong to single commands, and end with them
     for kind in [ReaderKind::Projection, ReaderKind::Relay] {
         leases.extend(all_leases(store, kind.prefix()).await.map_err(unread)?);
     }
@@ -106,7 +106,7 @@ async fn check_abandoned_roles(store: &RedisEventStore, config: &DoctorConfig) -
     };
     let now = config.clock.now();
     let abandoned = leases.into_iter().filter_map(|stored| {
-        // without events since, the whole application may rest
+        // without events since then, the whole application may be idle
         let ended = stored.expires_at.filter(|ended| !stored.is_held && *ended < last)?;
         let age = (now - ended).as_seconds_f64();
         let is_abandoned = age > config.abandoned.as_secs_f64();

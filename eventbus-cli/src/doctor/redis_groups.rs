@@ -80,7 +80,7 @@ async fn check_store_format(target: &RedisStoreTarget) -> Result<Outcome, CheckE
     Ok(outcome)
 }
 
-/// Compares the format that the hash `meta` records with the one that this release writes, and the lowest one that it
+/// Compares the format in the hash `meta` with the one that this release writes, and the lowest one that this release
 /// needs.
 async fn compare_format(redis: &RedisTarget, meta: &str, known: u32, lowest: u32) -> Result<Outcome, CheckError> {
     let command = cmd("HMGET").arg((meta, "format", "min_reader")).to_owned();
@@ -157,7 +157,7 @@ async fn check_dead_consumers(target: &BusTarget, config: &DoctorConfig) -> Resu
     let idle_max = milliseconds(config.idle_group);
     let mut outcome = Outcome::healthy();
     for stream in target.load().await? {
-        // the owner of a partition has no name of its own there
+        // the owners of a partition share one name
         if stream.key != target.stream() {
             continue;
         }
@@ -250,7 +250,7 @@ async fn check_held_trimming(target: &BusTarget, config: &DoctorConfig) -> Resul
     Ok(outcome)
 }
 
-/// Returns what orders the ids of entries.
+/// Returns the sort key of an entry's id.
 fn sort_key(id: &str) -> (u64, u64) {
     let number = id.split_once('-').and_then(|(_, number)| number.parse().ok());
     (entry_ms(id), number.unwrap_or_default())

@@ -96,7 +96,7 @@ async fn check_eviction(target: &RedisTarget) -> Result<Outcome, CheckError> {
         None => target.setting("maxmemory-policy", &mut outcome).await?,
     };
     if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
-        // only keys with an expiry: no stream has one
+        // evicts only keys with an expiry: no stream has one
         let severity = if policy.starts_with("volatile") { Severity::Note } else { Severity::Fault };
         let found = format!("`maxmemory-policy` is `{policy}`");
         let consequence = match severity {
@@ -137,7 +137,7 @@ async fn check_memory(target: &RedisTarget, config: &DoctorConfig) -> Result<Out
 async fn check_append_only_file(target: &RedisTarget) -> Result<Outcome, CheckError> {
     let info = target.info("persistence").await?;
     let mut outcome = Outcome::healthy();
-    // of a store nothing else has the events; a bus gets them again from its relay
+    // only the store has its events; a bus gets them again from its relay
     let severity = if target.keeps_events() { Severity::Fault } else { Severity::Warning };
     match info.get("aof_enabled").map(String::as_str) {
         None => return Err(CheckError::Other("the server does not show whether it has an append-only file".into())),

@@ -13,7 +13,7 @@ use super::outcome::{CheckError, Outcome};
 pub(crate) struct RedisTarget {
     #[debug(skip)]
     connection: MultiplexedConnection,
-    /// Set if the server also keeps events, which no store publishes again.
+    /// Set if the server also holds an event store: no relay can publish its lost events again.
     keeps_events: bool,
 }
 
@@ -54,7 +54,7 @@ impl RedisTarget {
         Ok(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
-    /// Returns a setting of the server; notes in the outcome if the server does not show it, as managed ones do not.
+    /// Returns a setting of the server; notes in the outcome if the server does not show it, like many managed servers.
     pub(crate) async fn setting(&self, name: &str, outcome: &mut Outcome) -> Result<Option<String>, CheckError> {
         let found: Result<HashMap<String, String>, _> = self.try_query(cmd("CONFIG").arg("GET").arg(name)).await;
         let value = match found {
@@ -90,7 +90,7 @@ pub(crate) fn number(info: &HashMap<String, String>, name: &str) -> Option<u64> 
     info.get(name)?.parse().ok()
 }
 
-/// Returns a share, also of an empty whole.
+/// Returns the share of `part` in `whole`, which may be 0.
 pub(crate) fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }

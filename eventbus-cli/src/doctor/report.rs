@@ -12,10 +12,10 @@ use super::{
 };
 use crate::output::printable;
 
-/// The version of the report's JSON: a field that changes its meaning raises it.
+/// The version of the report's JSON: it rises when the meaning of a field changes.
 const VERSION: u32 = 1;
 
-/// A report of all checks: as JSON by serde, as text by `Display`.
+/// A report of all checks: serde writes it as JSON, `Display` as text.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     version: u32,
@@ -34,7 +34,7 @@ pub struct Report {
 pub struct CheckFinding {
     /// The name of the check.
     pub check: &'static str,
-    /// What it found.
+    /// Its finding.
     #[serde(flatten)]
     pub finding: Finding,
 }
@@ -95,8 +95,8 @@ impl Report {
         &self.findings
     }
 
-    /// Returns the checks, or parts of them, that the servers did not let the doctor make, and those that
-    /// [`only`](super::Doctor::only) names and that have to run elsewhere.
+    /// Returns the checks, or parts of them, that the servers did not let the doctor make, and checks that
+    /// [`only`](super::Doctor::only) names but that must run elsewhere.
     #[must_use]
     pub fn not_checked(&self) -> &[NotChecked] {
         &self.not_checked
@@ -108,7 +108,7 @@ impl Report {
         &self.healthy
     }
 
-    /// Returns the checks that were not asked for, whose subject the doctor has not got, or that have to run elsewhere.
+    /// Returns the checks that were not requested, whose subject the doctor does not have, or that must run elsewhere.
     #[must_use]
     pub fn skipped(&self) -> &[NotChecked] {
         &self.skipped

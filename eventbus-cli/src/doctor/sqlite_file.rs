@@ -98,7 +98,7 @@ fn rows<T>(
     connection.prepare(sql)?.query_map(params, decode)?.collect()
 }
 
-/// Turns the error that a file is damaged into a finding.
+/// Converts an error about a damaged file to a finding.
 fn with_damage(checked: Result<Outcome, CheckError>, target: &SqliteTarget) -> Result<Outcome, CheckError> {
     let error = match checked {
         Err(error) if error.is_damage() => error,
@@ -211,8 +211,8 @@ async fn check_checkpoints_ahead(target: &SqliteTarget) -> Result<Outcome, Check
     Ok(readers_ahead(&ahead))
 }
 
-/// Returns the present time, and the time before which a reader that has not moved counts as abandoned, as the file has
-/// times: in microseconds.
+/// Returns the present time, and the time before which a reader that has not moved counts as abandoned, in
+/// microseconds, the unit of the file.
 fn now_and_abandoned(config: &DoctorConfig) -> (i64, i64) {
     let now = i64::try_from(config.clock.now().unix_timestamp_nanos() / 1_000).unwrap_or_default();
     (now, now.saturating_sub(i64::try_from(config.abandoned.as_micros()).unwrap_or(i64::MAX)))
@@ -301,11 +301,11 @@ async fn check_newest_streams(target: &SqliteTarget, config: &DoctorConfig) -> R
 }
 
 async fn check_all_streams(target: &SqliteTarget) -> Result<Outcome, CheckError> {
-    // a negative limit is none
+    // a negative limit means no limit
     check_missing_events(target, (-1, i64::MAX)).await
 }
 
-/// Compares the versions of streams with their events; `limits` are the number of streams, and that of versions of one.
+/// Compares the versions of streams with their events; `limits` are the number of streams, and of versions per stream.
 async fn check_missing_events(target: &SqliteTarget, limits: (i64, i64)) -> Result<Outcome, CheckError> {
     let damaged: Vec<DamagedStream> = target
         .read(move |connection| {

@@ -1,4 +1,4 @@
-//! The findings about what a store holds, whatever the store: each backend has checks of its own that collect what is wrong.
+//! The findings about the contents of a store of any kind: each backend has its own checks, which collect the facts.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use super::{
 };
 use crate::transfer::MOVE_PREFIX;
 
-/// Streams with missing events that a finding names.
+/// The most streams with missing events that a finding names.
 const NAMED_MAX: usize = 5;
 
-/// Versions that a check of the newest streams counts in one stream.
+/// The most versions that a check of the newest streams counts in one stream.
 pub(crate) const SAMPLED_VERSIONS_MAX: i64 = 1_000;
 
-/// A stream that does not have the events of its version: aggregate type and id, the version, and how many events it should
-/// have and has.
+/// A stream that lacks events below its version: aggregate type and id, the version, and how many events it should have
+/// and has.
 pub(crate) type DamagedStream = (String, String, i64, i64, i64);
 
 /// Reports damaged streams, of which a check loads 20 at most.
@@ -55,10 +55,11 @@ pub(crate) fn missing_events(found: String) -> Finding {
 /// The most readers of one report.
 const READERS_MAX: usize = 20;
 
-/// Reports the readers among checkpoints that are ahead of the store: each with its name, its position and the store's head.
+/// Reports the readers among checkpoints that are ahead of the store: each with its name, its position and the store's
+/// head.
 pub(crate) fn readers_ahead(checkpoints: &[(String, i64, i64)]) -> Outcome {
-    // the checkpoint of a move is a position of the other store; that of a halted relay, and the limit up to which a group
-    // reads, are ahead by their meaning
+    // the checkpoint of a move is a position of the other store; the checkpoint of a halted relay, and the limit up to
+    // which a group reads, may be ahead
     let others = [MOVE_PREFIX, ReaderKind::HaltedRelay.prefix(), ReaderKind::GroupReadLimit.prefix()];
     let readers = checkpoints.iter().filter(|(name, ..)| !others.iter().any(|other| name.starts_with(other)));
     readers.take(READERS_MAX).map(|(name, at, head)| reader_ahead(name, *at, *head)).collect()
@@ -73,8 +74,8 @@ fn reader_ahead(name: &str, at: i64, head: i64) -> Finding {
     .observed(json!({ "name": name, "at": at.to_string(), "head": head.to_string() }))
 }
 
-/// Reports checkpoints that no process moves: each with its name, its position, the store's head, and the seconds since it
-/// was saved.
+/// Reports checkpoints that no process moves: each with its name, its position, the store's head, and the seconds since
+/// it was saved.
 pub(crate) fn orphaned_checkpoints(orphaned: Vec<(String, i64, i64, f64)>) -> Outcome {
     let finding = |(name, at, head, age): (String, i64, i64, f64)| {
         let found = format!("the checkpoint `{name}` is at {at} of {head}, and has not moved for {age:.0} s");

@@ -1,4 +1,4 @@
-//! Values as documents and tables show them: times, positions, durations.
+//! The forms of values in documents and tables: times, positions, durations.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 /// The version of the documents: a later one may remove or rename fields.
 const VERSION: u32 = 1;
 
-/// One JSON document: what a command shows, with the version of its format and the time at which it began to read.
+/// The JSON document that a command shows, with the version of its format and the time at which the command began to
+/// read.
 #[derive(Debug, Serialize)]
 pub(super) struct Document<'b, T> {
     version: u32,
@@ -44,7 +45,7 @@ pub(crate) fn serialize_option_time<S: Serializer>(
     time.map(time_text).serialize(serializer)
 }
 
-/// Serializes a position as text: numbers of JavaScript are exact up to 2^53 only.
+/// Serializes a position as text: numbers of JavaScript are exact only up to 2^53.
 pub(crate) fn serialize_position<S: Serializer>(position: &Position, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(position)
 }
@@ -54,7 +55,7 @@ pub(crate) fn optional<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }
 
-/// Returns a duration as a person reads it: in its largest unit.
+/// Returns a duration in its largest unit.
 pub(crate) fn age(time: Duration) -> String {
     match time.as_secs() {
         0 => format!("{:.1}s", time.as_secs_f64()),

@@ -1,4 +1,4 @@
-//! The printer: what a command shows, as JSON or as text.
+//! The printer: writes the output of a command, as JSON or as text.
 
 use std::io::{self, Write as _};
 
@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::{Table, document::Document, printable};
 use crate::error::CommandError;
 
-/// Writes what a command shows to standard output.
+/// Writes the output of a command to standard output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Printer {
     is_json: bool,
@@ -43,7 +43,7 @@ impl Printer {
         Ok(out.flush()?)
     }
 
-    /// Shows a document that has its own text, and its own version and time as JSON.
+    /// Shows a document with its own text, and with its own version and time in JSON.
     pub(crate) fn show_whole<T: Serialize + std::fmt::Display>(self, document: &T) -> Result<(), CommandError> {
         let mut out = io::stdout().lock();
         if self.is_json {
@@ -55,7 +55,7 @@ impl Printer {
         Ok(out.flush()?)
     }
 
-    /// Shows a document in a format of its own, which has neither version nor time of ours.
+    /// Shows a document in a foreign format, without our version and time.
     pub(crate) fn show_value(self, document: &serde_json::Value) -> Result<(), CommandError> {
         let mut out = io::stdout().lock();
         serde_json::to_writer_pretty(&mut out, document).map_err(io::Error::from)?;
@@ -63,7 +63,7 @@ impl Printer {
         Ok(out.flush()?)
     }
 
-    /// Shows a text, with `--json` too.
+    /// Shows a text, also with `--json`.
     pub(crate) fn show_text(self, text: &str) -> Result<(), CommandError> {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;

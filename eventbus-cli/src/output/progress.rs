@@ -6,12 +6,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::CommandError;
 
-/// A bar of progress. It is drawn only if standard error is a terminal, and gone when it is dropped.
+/// A progress bar. It is drawn only if standard error is a terminal, and disappears when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// Begins a bar: what is done, and in what it is counted.
+    /// Begins a bar with the name of the work and the unit in which it is counted.
     pub(crate) fn new(work: &'static str, unit: &'static str) -> Result<Self, CommandError> {
         let template =
             format!("{work} {{percent:>3}} %  {{human_pos}}/{{human_len}} {unit}  {{per_sec}}, {{eta}} left");
@@ -24,7 +24,7 @@ impl Progress {
         Self(ProgressBar::hidden())
     }
 
-    /// Begins a line for work whose size is unknown: what is done, and for how long already.
+    /// Begins a line for work of unknown size, with the name of the work and the time since it began.
     pub(crate) fn of_unknown_size(work: &'static str) -> Result<Self, CommandError> {
         let template = format!("{{spinner}} {work} {{msg}}  {{elapsed}}");
         let style = ProgressStyle::with_template(&template).map_err(CommandError::fault)?;
@@ -42,7 +42,7 @@ impl Progress {
         Self::during("reading", reading).await
     }
 
-    /// Shows that the command does this work until `doing` ends.
+    /// Shows the name of the work until `doing` ends.
     pub(crate) async fn during<T>(
         work: &'static str,
         doing: impl Future<Output = Result<T, CommandError>>,
@@ -51,17 +51,18 @@ impl Progress {
         Box::pin(doing).await
     }
 
-    /// Shows what the work is at.
+    /// Shows the present subject of the work.
     pub(crate) fn set_subject(&self, subject: impl Into<Cow<'static, str>>) {
         self.0.set_message(subject);
     }
 
-    /// Begins a line for a command that writes while it works: none if it writes into a program, which may have the terminal.
+    /// Begins a line for a command that writes while it works; no line if it writes into a program, which may use the
+    /// terminal.
     pub(crate) fn beside_output(work: &'static str) -> Result<Self, CommandError> {
         if std::io::stdout().is_terminal() { Self::of_unknown_size(work) } else { Ok(Self::hidden()) }
     }
 
-    /// Runs `write`, which may write to the terminal, while the bar is not there.
+    /// Hides the bar while `write` runs, which may write to the terminal.
     pub(crate) fn hide_while<T>(&self, write: impl FnOnce() -> T) -> T {
         self.0.suspend(write)
     }

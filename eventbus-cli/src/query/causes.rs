@@ -24,7 +24,7 @@ const BYTES_MAX: usize = 16 * PAGE_BYTES;
 /// Events between two reports of progress.
 const REPORT_EVERY: u64 = 1_000;
 
-/// How far a search of the feed has come.
+/// The progress of a search of the feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SearchProgress {
     /// The position that was read last.
@@ -40,7 +40,7 @@ pub struct CauseTree {
     pub event_id: String,
     /// The conversation.
     pub correlation_id: Uuid,
-    /// The events, each after the one that caused it and before the next one that this caused.
+    /// The events as a tree in depth-first order: each comes after its cause, followed by the events that it caused.
     pub events: Vec<CauseRow>,
     /// Set if the conversation has more events than are shown.
     pub is_cut: bool,
@@ -57,10 +57,10 @@ pub struct CauseRow {
     pub is_wanted: bool,
     /// The event.
     pub event: EventView,
-    /// Set if nothing is known of its deliveries.
+    /// Set if its deliveries are unknown.
     #[serde(rename = "handlers_unknown")]
     pub is_unknown: bool,
-    /// What became of its deliveries.
+    /// The known outcomes of its deliveries.
     #[serde(flatten)]
     pub deliveries: EventDeliveries,
 }
@@ -90,9 +90,9 @@ impl<'s, P: FnMut(SearchProgress)> Search<'s, P> {
     }
 }
 
-/// Finds the position after which events were recorded at `time` or later, by halving the feed.
+/// Finds the position after which events were recorded at `time` or later, by a binary search of the feed.
 ///
-/// Recorded times follow the clocks of writers, so an event near that time may be on the wrong side.
+/// Recorded times come from the clocks of writers, so an event near that time may be on the wrong side.
 ///
 /// # Errors
 /// [`ReadError`] if the store cannot be reached.
@@ -153,7 +153,7 @@ pub async fn find_causes(
 
 /// Orders events so that each comes after its cause, with the number of causes above it.
 fn to_tree(events: &[RecordedEvent], wanted: EventId, mut deliveries: Vec<EventDeliveries>) -> Vec<CauseRow> {
-    // an id is unique within its stream only: of several events with one id, the first is the cause
+    // an id is unique only within its stream: of several events with one id, the first is the cause
     let mut places: HashMap<Uuid, usize> = HashMap::new();
     for (place, event) in events.iter().enumerate() {
         places.entry(event.metadata().event_id().as_uuid()).or_insert(place);

@@ -16,37 +16,37 @@ use time::OffsetDateTime;
 use super::{events::EventView, position::ago};
 use crate::{connection::OpenBus, error::CommandError, output::serialize_option_time};
 
-/// Dead letters of one page.
+/// The number of dead letters on a page.
 const PAGE: usize = 100;
 
-/// The bytes of dead letters beyond which no more are found at once, whose events may be large.
+/// The bytes of dead letters at which a search ends, because their events may be large.
 const FOUND_BYTES_MAX: usize = 4 * PAGE_BYTES;
 
 /// The most dead letters that are counted: a count of all would read them all.
 const COUNTED_MAX: u64 = 1_000;
 
-/// Which dead letters are wanted: those that match every field that is set.
+/// A search of dead letters: they must match every field that is set.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterQuery {
-    /// By group, handler, event type and aggregate id.
+    /// The group, handler, event type and aggregate id.
     pub filter: DeadLetterFilter,
-    /// Of aggregates of this type.
+    /// The type of their aggregates.
     pub aggregate_type: Option<String>,
-    /// Of this tenant; the nil UUID stands for none.
+    /// Their tenant; the nil UUID means no tenant.
     pub tenant: Option<Uuid>,
-    /// Whose error holds this text, in lower or upper case.
+    /// A text in their error; upper and lower case do not matter.
     pub error: Option<String>,
 }
 
 impl DeadLetterQuery {
-    /// Wants only dead letters that groups gave up longer than `age` ago.
+    /// Limits the search to dead letters that groups gave up longer than `age` ago.
     #[must_use]
     pub fn older_than(mut self, age: Option<Duration>, clock: &SharedClock) -> Self {
         self.filter.before = age.map(|age| ago(clock, age));
         self
     }
 
-    /// Returns `true` if a dead letter matches what the bus does not filter by.
+    /// Returns `true` if a dead letter matches the fields by which the bus does not filter.
     fn matches(&self, dead_letter: &DeadLetter) -> bool {
         let holds = |wanted: &String| {
             dead_letter.error.as_ref().is_some_and(|error| error.to_lowercase().contains(&wanted.to_lowercase()))
@@ -59,7 +59,7 @@ impl DeadLetterQuery {
             && self.tenant.is_none_or(is_of_tenant)
     }
 
-    /// Returns `true` if the bus does not filter by all that is wanted.
+    /// Returns `true` if a field is set by which the bus does not filter.
     const fn is_beyond_filter(&self) -> bool {
         self.error.is_some() || self.aggregate_type.is_some() || self.tenant.is_some()
     }
@@ -105,7 +105,7 @@ pub struct DeadLetterRow {
     pub dead_since: Option<OffsetDateTime>,
     /// The error of the last run.
     pub error: Option<String>,
-    /// The event, where it is shown whole.
+    /// The event, if the whole event is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<EventView>,
 }
@@ -147,7 +147,7 @@ pub struct DeadLetterTally {
 }
 
 impl DeadLetterTally {
-    /// Counts the dead letters of a bus by group, the oldest 1,000 of them; `store` holds those of an in-process bus.
+    /// Counts the oldest 1,000 dead letters of a bus by group; for an in-process bus, `store` holds them.
     ///
     /// # Errors
     /// [`CommandError`] if the bus or the store cannot be reached.
@@ -155,7 +155,7 @@ impl DeadLetterTally {
         Self::load_at_most(bus, store, COUNTED_MAX).await
     }
 
-    /// Counts the dead letters of a bus as [`load`](Self::load) does, about the oldest `counted_max` of them.
+    /// Counts dead letters like [`load`](Self::load), about the oldest `counted_max` of them.
     ///
     /// # Errors
     /// [`CommandError`] if the bus or the store cannot be reached.
@@ -219,8 +219,8 @@ impl DeadLetterTally {
     }
 }
 
-/// Finds the dead letters that match, oldest first, at most `limit`, after the one with an id; fewer if they have 4 MiB.
-/// Returns also the id after which there may be more.
+/// Finds the dead letters that match, oldest first, after the one with an id: at most `limit`, fewer if they have 4
+/// MiB. Also returns the id after which there may be more.
 ///
 /// # Errors
 /// [`CommandError`] if the bus cannot be reached, or `after` is no id of a dead letter.
@@ -263,13 +263,13 @@ fn add_matching(
     page.next
 }
 
-/// Returns `true` if dead letters are as large as those that are found at once.
+/// Returns `true` if the dead letters have reached the size at which a search ends.
 fn are_large(found: &[DeadLetter]) -> bool {
     found.iter().map(DeadLetter::bytes).sum::<usize>() >= FOUND_BYTES_MAX
 }
 
-/// Finds the dead letters that match, oldest first, at most `limit`, after the one with an id, fewer if they have 4 MiB, and
-/// reads no more than about `read_max` of them. Returns also the id after which there may be more; there may be, although none
+/// Finds the dead letters that match, oldest first, after the one with an id: at most `limit`, fewer if they have 4
+/// MiB. Reads at most about `read_max` dead letters. Also returns the id after which there may be more, even if none
 /// was found.
 ///
 /// # Errors

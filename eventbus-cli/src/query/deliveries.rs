@@ -1,4 +1,4 @@
-//! What became of the deliveries of events: notes of handlers, attempts that wait, dead letters.
+//! The known outcomes of the deliveries of events: notes of handlers, waiting attempts, dead letters.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{events::event_bytes, group_view::AttemptsView, position::all_checkpoints};
 use crate::{connection::OpenBus, error::CommandError};
 
-/// Dead letters of one page, and the most that are searched.
+/// The number of dead letters on a page, and the most that are searched.
 const PAGE: usize = 500;
 const DEAD_LETTERS_MAX: usize = 100_000;
 
@@ -24,21 +24,21 @@ const DEAD_LETTERS_MAX: usize = 100_000;
 const PENDING_MAX: usize = 1_000;
 const PENDING_BYTES_MAX: usize = 16 * PAGE_BYTES;
 
-/// How many times as many pending entries each further read asks for.
+/// The factor by which each further read asks for more pending entries.
 const PENDING_GROWTH: usize = 4;
 
-/// Events of one search for notes.
+/// The number of events in one search for notes.
 const EVENTS_AT_ONCE: usize = 1_000;
 
-/// What is known of the deliveries of an event. A handler that takes neither the store's connection nor a repository leaves
-/// no note, so whether it has run is unknown.
+/// The known outcomes of the deliveries of an event. A handler that takes neither the store's connection nor a
+/// repository leaves no note, so it is unknown whether it has run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct EventDeliveries {
     /// The handlers that have left a note, by group and name: `mail/send`.
     pub handled_by: Vec<String>,
     /// The groups that have read it and not finished it.
     pub waiting: Vec<WaitingDeliveryRow>,
-    /// The groups that gave its delivery up.
+    /// The groups that gave up its delivery.
     pub dead_letters: Vec<DeadDeliveryRow>,
 }
 
@@ -49,7 +49,8 @@ impl EventDeliveries {
     }
 }
 
-/// A delivery of an event that a group has read and not finished: a handler runs, or it waits for a retry or behind one.
+/// A delivery of an event that a group has read and not finished: a handler runs, or it waits for a retry or behind
+/// one.
 #[derive(Debug, Clone, Serialize)]
 pub struct WaitingDeliveryRow {
     /// The group.
@@ -76,13 +77,13 @@ pub struct DeadDeliveryRow {
 
 /// The deliveries of some events.
 pub(super) struct Deliveries {
-    /// Of each event, in their order.
+    /// The deliveries of each event, in the order of the events.
     pub(super) of_events: Vec<EventDeliveries>,
     /// Set if the bus may have more dead letters or pending entries than were searched.
     pub(super) may_have_more: bool,
 }
 
-/// Finds what became of the deliveries of events.
+/// Finds the known outcomes of the deliveries of events.
 ///
 /// # Errors
 /// [`CommandError`] if the store or the bus cannot be reached.
@@ -91,7 +92,7 @@ pub(super) async fn find_deliveries(
     bus: &OpenBus,
     events: &[RecordedEvent],
 ) -> Result<Deliveries, CommandError> {
-    // an id is unique within its stream only
+    // an id is unique only within its stream
     let keys: Vec<(StreamId, EventId)> =
         events.iter().map(|event| (event.metadata().stream().clone(), event.metadata().event_id())).collect();
     let indexes: HashMap<_, _> = keys.iter().enumerate().map(|(index, key)| (key.clone(), index)).collect();
@@ -134,7 +135,7 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Adds what groups of a Redis have read and not finished.
+    /// Adds the entries that groups on Redis have read and not finished.
     async fn add_pending(
         &mut self,
         bus: &RedisEventBus,
@@ -143,7 +144,7 @@ impl Deliveries {
     ) -> Result<(), CommandError> {
         for group in groups {
             let Ok(name) = Name::new("group", &group.name) else {
-                // a foreign group, whose entries the bus does not list
+                // a group of another program, whose entries the bus does not list
                 self.may_have_more |= group.pending > 0;
                 continue;
             };
@@ -159,7 +160,7 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Adds what groups of the in-process bus have not finished.
+    /// Adds the deliveries that groups of the in-process bus have not finished.
     async fn add_waiting(&mut self, store: &dyn EventStore, events: &[RecordedEvent]) -> Result<(), CommandError> {
         for checkpoint in all_checkpoints(store, ReaderKind::Group.prefix()).await? {
             let group = ReaderKind::parse(&checkpoint.name).and_then(|(_, name)| Name::new("group", name).ok());
@@ -201,15 +202,15 @@ impl Deliveries {
     }
 }
 
-/// Loads the oldest pending deliveries of a group. Returns also `true` if it may have more.
+/// Loads the oldest pending deliveries of a group. Also returns `true` if it may have more.
 ///
-/// The size of an entry is known once it was read. So the first read takes one entry of each partition. Each further read asks
-/// for four times as many, if entries as large as the largest one so far would fit.
+/// The size of an entry is unknown until it is read, so the first read takes one entry of each partition. Each further
+/// read asks for four times as many, if so many entries of the largest size so far would fit.
 async fn load_pending(bus: &RedisEventBus, group: &Name) -> Result<(Vec<PendingDelivery>, bool), CommandError> {
     let mut limit = 1;
     loop {
         let pending = bus.pending_deliveries(group, limit).await?;
-        // one of the streams may have as many, and more behind them
+        // one of the streams may have this many, and further ones after them
         let may_have_more = pending.len() >= limit;
         let largest = pending.iter().filter_map(|delivery| delivery.record.as_ref()).map(event_bytes).max();
         let fits = largest.unwrap_or_default().saturating_mul(PENDING_GROWTH * pending.len()) <= PENDING_BYTES_MAX;

@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use crate::output::{serialize_option_time, serialize_time};
 
-/// Returns the bytes of an event that the application has given it: those of its fields and attributes.
+/// Returns the bytes of an event's fields and attributes, which the application chooses.
 pub(crate) fn event_bytes(event: &RecordedEvent) -> usize {
     event.payload().len() + event.metadata().attributes().as_json().len()
 }
 
-/// An event with its metadata and its fields, which need no types of the application.
+/// An event with its metadata and its fields, readable without the application's types.
 #[derive(Debug, Serialize)]
 pub struct EventView {
     /// The id.
@@ -42,7 +42,7 @@ pub struct EventView {
     pub correlation_id: Uuid,
     /// The id of the event or command that caused it.
     pub causation_id: Option<Uuid>,
-    /// On whose behalf it was saved.
+    /// The actor on whose behalf it was saved.
     pub actor_id: Option<String>,
     /// The attributes of the application.
     pub attributes: Option<Box<RawValue>>,

@@ -1,4 +1,4 @@
-//! One consumer group: its consumers, and what they have read and not finished.
+//! One consumer group: its consumers, and the entries that they have read and not finished.
 
 use eventbus::{Name, delivery::DeliveryAttempts, store::EventStore};
 use eventbus_redis::{GroupConsumer, PendingDelivery};
@@ -11,9 +11,9 @@ use crate::{connection::OpenBus, error::CommandError};
 pub struct GroupView {
     /// Its name.
     pub group: String,
-    /// Its consumers, also those that have ended and left entries; none for a group of the in-process bus.
+    /// Its consumers, including ended ones with pending entries; none for a group of the in-process bus.
     pub consumers: Vec<GroupConsumer>,
-    /// The oldest deliveries that it has read and not finished; of each partition, where the bus has several.
+    /// The oldest deliveries that it has read and not finished; if the bus has partitions, of each partition.
     pub pending: Vec<PendingRow>,
 }
 
@@ -30,7 +30,7 @@ pub struct PendingRow {
     pub event_type: Option<String>,
     /// The stream of the event.
     pub stream: Option<String>,
-    /// The consumer that has it.
+    /// The consumer on which it is pending.
     pub consumer: Option<String>,
     /// The milliseconds since the consumer read it, or renewed its claim.
     pub idle_ms: Option<u64>,
@@ -71,8 +71,8 @@ impl PendingRow {
     }
 }
 
-/// Loads a consumer group with its oldest `limit` pending deliveries, in each partition. A group of the in-process bus has no
-/// consumers, and deliveries only by their positions.
+/// Loads a consumer group with its oldest `limit` pending deliveries in each partition. A group of the in-process bus
+/// has no consumers, and its deliveries have only positions.
 ///
 /// # Errors
 /// [`CommandError`] if the bus or the store cannot be reached, or the bus does not list its deliveries.

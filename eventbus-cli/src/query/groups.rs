@@ -14,47 +14,49 @@ use crate::{connection::OpenBus, error::CommandError};
 pub struct GroupRow {
     /// Its name.
     pub group: String,
-    /// The consumers that show life; `None` for a group of the in-process bus, which the process of the application is.
+    /// The number of live consumers; `None` for a group of the in-process bus, whose only consumer is the application's
+    /// process.
     pub consumers: Option<u64>,
-    /// The entries that consumers have read and not acknowledged, or that wait for a retry; `None` if they were not counted.
+    /// The entries that consumers have read and not acknowledged, or that wait for a retry; `None` if they were not
+    /// counted.
     pub pending: Option<u64>,
     /// The time since the oldest of them was published, in milliseconds, if the bus knows.
     pub oldest_ms: Option<u64>,
-    /// The entries that no consumer has read; `None` if neither the bus nor the store knows. At most so many for a group of
-    /// the in-process bus, and where Redis has lost count.
+    /// The entries that no consumer has read; `None` if neither the bus nor the store knows. An upper bound for a group
+    /// of the in-process bus, and if Redis has lost count.
     pub unread: Option<u64>,
     /// The time since the oldest of them was published, in milliseconds, if the bus knows.
     pub oldest_unread_ms: Option<u64>,
-    /// Its dead letters, of the oldest 1,000 of the bus.
+    /// Its dead letters, among the oldest 1,000 of the bus.
     pub dead_letters: u64,
-    /// Set if the server has lost the group: nothing is trimmed until a consumer makes it again, or it is retired.
+    /// Set if the server has lost the group: trimming stops until a consumer creates it again, or it is retired.
     #[serde(rename = "lost")]
     pub is_lost: bool,
-    /// Set if entries stay on the bus because it has not finished them, and no other group is further behind.
+    /// Set if it holds up trimming: it has unfinished entries, and no other group is further behind.
     pub holds_trim: bool,
     /// The position up to which it has finished all events of the store, if the store keeps it.
     pub position: Option<String>,
-    /// The time since the first event after that position was recorded, and 0 if the group has no entries left. Without a
-    /// position the time since its oldest unfinished entry was published; `None` if neither is known.
+    /// The time since the first event after that position was recorded; 0 if the group has no entries left. Without a
+    /// position, the time since its oldest unfinished entry was published; `None` if neither is known.
     pub seconds: Option<f64>,
-    /// What the bus knows of its consumers: long runs, one without heartbeats, and the delivery that has been unfinished
-    /// for longest.
+    /// Remarks of the bus on its consumers: long runs, a consumer without heartbeats, and the delivery that has been
+    /// unfinished for longest.
     #[serde(skip)]
     pub remarks: Vec<String>,
 }
 
-/// What is read of the groups of the in-process bus.
+/// The data that is read about the groups of the in-process bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupDetail {
-    /// Also the deliveries that wait for a retry: the store reads a row for each delivery that a group has not finished, its
-    /// dead letters included.
+    /// Also the deliveries that wait for a retry: the store reads a row for each unfinished delivery of a group,
+    /// including its dead letters.
     Waiting,
-    /// Their checkpoints only: pending deliveries are not counted, and the lag is that of the checkpoint.
+    /// Only their checkpoints: pending deliveries are not counted, and the lag is the checkpoint's.
     Checkpoints,
 }
 
 impl GroupRow {
-    /// Returns the number of entries that it has not finished; `None` if neither the bus nor the store knows it.
+    /// Returns the number of its unfinished entries; `None` if neither the bus nor the store knows it.
     #[must_use]
     pub fn unfinished(&self) -> Option<u64> {
         Some(self.unread?.saturating_add(self.pending.unwrap_or_default()))
@@ -67,7 +69,7 @@ impl GroupRow {
     }
 }
 
-/// Lists the consumer groups of a bus whose dead letters are counted, by name.
+/// Lists the consumer groups of a bus, by name, with the counts of their dead letters from `tally`.
 ///
 /// # Errors
 /// [`CommandError`] if the bus or the store cannot be reached.
@@ -102,7 +104,7 @@ async fn groups_of_stream(
     };
     let mut groups = info.consumer_groups;
     for name in &lost {
-        // one partition may have lost it, and another one not
+        // one partition may have lost it, while a different one has it
         if groups.iter().all(|group| *group.name != **name) {
             groups.push(GroupInfo::new(name.as_str(), 0, 0));
         }

@@ -1,4 +1,4 @@
-//! How far all readers are behind.
+//! The lags of all readers.
 
 use eventbus::{bus::EventBus, clock::SharedClock, store::EventStore};
 use serde::Serialize;
@@ -35,26 +35,27 @@ impl ReaderSort {
     }
 }
 
-/// How far a reader is behind.
+/// The lag of a reader.
 #[derive(Debug, Clone, Serialize)]
 pub struct LagRow {
     /// The sort of the reader.
     pub kind: ReaderSort,
     /// Its name.
     pub name: String,
-    /// Its position in the feed, where it has one.
+    /// Its position in the feed, if it has one.
     pub position: Option<String>,
-    /// The end of the feed, where the reader has a position.
+    /// The end of the feed, if the reader has a position.
     pub head: Option<String>,
-    /// The events that it has not handled; of a feed at most so many, as positions have gaps. `None` if that is unknown.
+    /// The number of events that it has not handled; for a feed an upper bound, because positions have gaps. `None` if
+    /// unknown.
     pub events: Option<u64>,
-    /// The time since the first of them was recorded or published, if that is known.
+    /// The time since the first of them was recorded or published, if known.
     pub seconds: Option<f64>,
     /// The process that has the reader's role.
     pub owner: Option<String>,
 }
 
-/// Lists how far all readers of a store and a bus are behind: projections, relays, groups.
+/// Lists the lags of all readers of a store and a bus: projections, relays, groups.
 ///
 /// # Errors
 /// [`CommandError`] if the store or the bus cannot be reached.
@@ -66,7 +67,7 @@ pub async fn list_lags(
     list_lags_with(store, bus, GroupDetail::Waiting, clock).await
 }
 
-/// Lists how far all readers are behind as [`list_lags`] does, with more or less of the groups.
+/// Lists the lags of all readers like [`list_lags`], with more or less data about the groups.
 ///
 /// # Errors
 /// [`CommandError`] if the store or the bus cannot be reached.

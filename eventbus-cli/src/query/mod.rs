@@ -1,6 +1,6 @@
-//! What a store and a bus hold, apart from printing: each function reads, and changes nothing.
+//! Reads the contents of a store and a bus, without printing. No function changes data.
 //!
-//! As JSON, ids and positions are strings, and times are in the format of RFC 3339.
+//! In JSON, ids and positions are strings, and times are in the format of RFC 3339.
 
 mod causes;
 mod dead_letters;

@@ -1,9 +1,9 @@
-//! The payload of an event as a person reads it: its fields, without those that are hidden, and what has changed.
+//! The payload of an event for people: its fields, without the hidden ones, and their changes.
 //!
-//! Invariant: the values of an event with sealed fields, and those of fields that are not to be shown, get into no [`Payload`].
-//! Such fields are those that an operator names, those that the event's type declares as personal, and those that applications
-//! have noted as personal in the store. In a program that declares any, the events that it does not know, or not in that
-//! version, may have more: all their fields are such.
+//! Invariant: a [`Payload`] has no values of an event with sealed fields, and none of hidden fields. A field is hidden
+//! if an operator names it, if the event's type declares it as personal, or if applications have noted it as personal
+//! in the store. If the program declares any, it hides all fields of events whose type or version it does not know,
+//! because more of them may be personal.
 
 use std::{
     borrow::Cow,
@@ -14,19 +14,19 @@ use std::{
 use eventbus::{Metadata, RecordedEvent, catalog::Catalog, event::EventDescriptor, support::PersonalFields};
 use serde_json::{Map, Value};
 
-/// The fields of one event that are shown.
+/// The most fields of one event that are shown.
 const FIELDS_MAX: usize = 200;
-/// The characters of one value that are shown.
+/// The most characters of one value that are shown.
 const VALUE_MAX: usize = 500;
-/// The value of a field that is not to be shown.
+/// The text in place of the value of a hidden field.
 const HIDDEN: &str = "(hidden)";
 
 /// The fields whose values are shown, by their names; by default all.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FieldChoice {
-    /// Those that are not, at any depth; case, `_` and `-` do not matter.
+    /// Fields that are hidden, at any depth; case, `_` and `-` do not matter.
     pub(crate) hidden: Vec<String>,
-    /// If set, only those and what is below them.
+    /// If set, only these fields, and all below them, are shown.
     pub(crate) shown: Option<Vec<String>>,
     /// The events that the program knows, if one of them has personal fields.
     pub(crate) known: Vec<EventDescriptor>,
@@ -35,20 +35,21 @@ pub(crate) struct FieldChoice {
 }
 
 impl FieldChoice {
-    /// Hides the personal fields of the events that are linked into this program; into the command `eventbus` none are.
+    /// Hides the personal fields of the events that are linked into this program; the command `eventbus` has no linked
+    /// events.
     pub(crate) fn hiding_personal() -> Self {
         let events: Vec<_> = Catalog::linked().events.into_iter().map(|event| event.descriptor).collect();
         let has_personal = events.iter().any(|event| !event.personal.is_empty());
         Self { known: if has_personal { events } else { Vec::new() }, ..Self::default() }
     }
 
-    /// Returns `true` if personal fields of an event are known, which it hides.
+    /// Returns `true` if it hides known personal fields of events.
     pub(crate) fn hides_personal(&self) -> bool {
         !self.known.is_empty() || !self.noted.is_empty()
     }
 
-    /// Returns the choice for one event, which hides its personal fields, too; all of them if the program knows events with
-    /// personal fields, and not this one in this version.
+    /// Returns the choice for one event, which also hides its personal fields. If the program knows events with
+    /// personal fields, but not this event in this version, hides all fields.
     fn of_event(&self, metadata: &Metadata) -> Cow<'_, Self> {
         if !self.hides_personal() {
             return Cow::Borrowed(self);
@@ -65,7 +66,7 @@ impl FieldChoice {
         Cow::Owned(Self { hidden, shown, ..Self::default() })
     }
 
-    /// Returns the actor of an event as it is shown: its value is hidden as that of a field `actor` or `actor_id` would be.
+    /// Returns the actor of an event as it is shown: hidden if a field `actor` or `actor_id` would be.
     #[cfg(feature = "dashboard")]
     pub(crate) fn actor<'m>(&self, metadata: &'m Metadata) -> Option<&'m str> {
         let names = ["actor", "actor_id"];
@@ -94,13 +95,13 @@ impl FieldChoice {
     }
 }
 
-/// The payload of an event, or the state of an aggregate, as a person reads it.
+/// The payload of an event, or the state of an aggregate, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Payload {
     fields: Vec<Field>,
     /// Set if there are more fields.
     pub(crate) is_cut: bool,
-    /// Set if there is a sealed field, or one whose value is not shown.
+    /// Set if it has a sealed or a hidden field.
     pub(crate) is_hiding: bool,
 }
 
@@ -108,13 +109,13 @@ pub(crate) struct Payload {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Field {
     pub(crate) path: String,
-    /// The value, of a long one the beginning.
+    /// The value; of a long value, the beginning.
     pub(crate) value: String,
-    /// Of the whole value: two that begin alike may differ, and a text from a number.
+    /// The hash of the whole value: two values with the same beginning may differ, and so may a text and a number.
     hash: u64,
 }
 
-/// One field beside that of the last event of the same type.
+/// A field compared with the last event of the same type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Difference {
     pub(crate) path: String,
@@ -122,10 +123,10 @@ pub(crate) struct Difference {
     pub(crate) change: Change,
 }
 
-/// How a field differs from that of the last event of the same type.
+/// The difference between a field and the same field of the last event of the same type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It does not, or no earlier event of this type is known.
+    /// There is none, or no earlier event of this type is known.
     None,
     /// That event lacks it.
     New,
@@ -166,7 +167,7 @@ impl Payload {
                     self.add_text(&join(path, name), "(sealed)");
                 }
             }
-            // the names of its fields are those of the event, and not keys of a map
+            // its names are field names of the event, not keys of a map
             Ok(Value::Object(fields)) if path.is_empty() && !fields.is_empty() => {
                 self.add_fields(path, &fields, choice, choice.shown.is_none());
             }
@@ -175,7 +176,8 @@ impl Payload {
         }
     }
 
-    /// Adds a value; one that is not listed only if a field below it is. The keys of a map may be as personal as its values.
+    /// Adds a value; an unlisted one only if a field below it is listed. The keys of a map may be as personal as its
+    /// values.
     fn add_value(&mut self, path: &str, value: &Value, choice: &FieldChoice, is_listed: bool) {
         match value {
             Value::Object(_) | Value::Array(_) if !is_listed && !choice.lists_below(value) => self.hide(path),
@@ -207,7 +209,7 @@ impl Payload {
         }
     }
 
-    /// Adds a field that is not to be shown.
+    /// Adds a hidden field.
     fn hide(&mut self, path: &str) {
         self.is_hiding = true;
         self.add_text(path, HIDDEN);
@@ -228,7 +230,7 @@ impl Payload {
         self.fields.push(Field { path: path.to_owned(), value: shown, hash: hasher.finish() });
     }
 
-    /// Returns the fields, none of which is compared.
+    /// Returns the fields, without a comparison.
     #[cfg(feature = "dashboard")]
     pub(crate) fn fields(&self) -> &[Field] {
         &self.fields
@@ -239,16 +241,16 @@ impl Payload {
     }
 }
 
-/// Compares the events of a stream, the oldest first, each with the last earlier one of its type: fields of one name in
-/// events of two types need not mean the same.
+/// Compares the events of a stream, the oldest first, each with the last earlier event of its type: in events of two
+/// types, fields of the same name may have different meanings.
 #[derive(Debug, Default)]
 pub(crate) struct PayloadComparison {
     last_of_type: BTreeMap<String, Payload>,
 }
 
 impl PayloadComparison {
-    /// Returns the fields of the next event, and those that it lacks. Of an event that has more fields than are compared, the
-    /// others are neither new nor gone.
+    /// Returns the fields of the next event, and the fields that it lacks. If an event has more fields than are
+    /// compared, the rest counts as neither new nor gone.
     pub(crate) fn compare(&mut self, event_type: &str, payload: &Payload) -> Vec<Difference> {
         let Some(last) = self.last_of_type.insert(event_type.to_owned(), payload.clone()) else {
             return payload.fields.iter().map(|field| field.with(Change::None)).collect();

@@ -1,4 +1,4 @@
-//! How far a reader of the feed is behind, and the pages of listings.
+//! The lag of a reader of the feed, and the pages of listings.
 
 use std::time::Duration;
 
@@ -16,26 +16,26 @@ use time::OffsetDateTime;
 
 use crate::error::CommandError;
 
-/// The owner of the lease of a reader that was retired: the lease outlives it, as its epochs must grow.
+/// The owner of the lease of a retired reader: the lease stays, because its epochs must grow.
 pub(crate) const RETIRED: &str = "retired";
 
-/// Items of one page of a listing that is read to its end.
+/// The number of items on a page of a listing that is read to its end.
 const PAGE: usize = 500;
 
-/// How far a reader of a feed is behind its end.
+/// The lag of a reader behind the end of a feed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Lag {
-    /// The highest possible number of events that it has not handled: positions have gaps.
+    /// An upper bound of the number of events that it has not handled: positions have gaps.
     pub events: u64,
     /// The time since the first of them was recorded; 0 if there is none, `None` if the store cannot read it.
     pub seconds: Option<f64>,
 }
 
 impl Lag {
-    /// That of a reader that is not behind.
+    /// The lag of a reader that is not behind.
     pub const NONE: Self = Self { events: 0, seconds: Some(0.0) };
 
-    /// Loads how far a reader at `position` is behind `head`.
+    /// Loads the lag of a reader at `position` behind `head`.
     ///
     /// # Errors
     /// [`ReadError`] if the store cannot be reached.
@@ -50,13 +50,13 @@ impl Lag {
             return Ok(Self::NONE);
         }
         let since = match store.first_recorded_after(position).await {
-            // a reader that stopped there is just what an operator looks for
+            // an operator looks for just such a reader, which stopped there
             Err(ReadError::Corrupt { .. }) => return Ok(Self { events, seconds: None }),
             since => since?,
         };
         // the clock of the process that recorded it may be ahead
         let seconds = since.map_or(0.0, |since| (clock.now() - since).as_seconds_f64().max(0.0));
-        // a tenth says all that a reader of the number can use
+        // a tenth of a second is precise enough
         Ok(Self { events, seconds: Some((seconds * 10.0).round() / 10.0) })
     }
 }

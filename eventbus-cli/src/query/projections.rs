@@ -21,7 +21,7 @@ use crate::{
     output::{serialize_option_time, serialize_position},
 };
 
-/// A projection whose progress a store keeps. One whose state is in memory has none there.
+/// A projection whose progress a store keeps. A projection whose state is in memory has no progress there.
 #[derive(Debug, Clone, Serialize)]
 pub struct ProjectionRow {
     /// Its name.
@@ -32,14 +32,14 @@ pub struct ProjectionRow {
     /// The end of the feed.
     #[serde(serialize_with = "serialize_position")]
     pub head: Position,
-    /// How far it is behind.
+    /// Its lag.
     #[serde(flatten)]
     pub lag: Lag,
     /// The process that feeds it; `None` if there is none now.
     pub owner: Option<String>,
     /// The process that rebuilds it beside the live rows.
     pub rebuilt_by: Option<String>,
-    /// When its checkpoint was saved last, where the store keeps that.
+    /// When its checkpoint was saved last, if the store keeps that.
     #[serde(serialize_with = "serialize_option_time")]
     pub updated_at: Option<OffsetDateTime>,
     /// The events that it skips by order of an operator.

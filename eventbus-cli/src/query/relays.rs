@@ -24,25 +24,27 @@ pub struct RelayRow {
     pub destination: String,
     /// The process that publishes; `None` if there is none now.
     pub leader: Option<String>,
-    /// The position up to which events are published: on the bus if that was asked, else as the leader saved it last.
+    /// The position up to which events are published: from the bus if that was asked, else the last one that the leader
+    /// saved.
     #[serde(serialize_with = "serialize_position")]
     pub position: Position,
     /// The end of the feed.
     #[serde(serialize_with = "serialize_position")]
     pub head: Position,
-    /// How far it is behind.
+    /// Its lag.
     #[serde(flatten)]
     pub lag: Lag,
-    /// Set if the relay stopped as the store went back behind this published position, until an operator decides.
+    /// The published position at which the relay stopped, because the store went back behind it; an operator must
+    /// decide.
     pub halted_at: Option<String>,
-    /// When the leader saved its checkpoint last, where the store keeps that.
+    /// When the leader saved its checkpoint last, if the store keeps that.
     #[serde(serialize_with = "serialize_option_time")]
     pub updated_at: Option<OffsetDateTime>,
     /// The events that it skips by order of an operator.
     pub skipped: Vec<SkippedRow>,
 }
 
-/// What a store keeps of a relay.
+/// The data that a store keeps about a relay.
 #[derive(Default)]
 struct StoredRelay {
     leader: Option<String>,
@@ -50,7 +52,7 @@ struct StoredRelay {
     updated_at: Option<OffsetDateTime>,
 }
 
-/// Lists the relays of a store, by destination; asks `bus` for the position of the one to it.
+/// Lists the relays of a store, by destination; asks `bus` for the position of the relay to it.
 ///
 /// # Errors
 /// [`CommandError`] if the store or the bus cannot be reached, or the store lists no checkpoints.
@@ -99,8 +101,8 @@ pub async fn list_relays(
     Ok(rows)
 }
 
-/// Asks a bus up to which position it holds the events of a store; the lowest of several parts. Returns also the role of
-/// the relay.
+/// Asks a bus for the published position of a store; with partitions, the lowest one. Also returns the role of the
+/// relay.
 async fn published_position(
     store: &dyn EventStore,
     bus: &dyn EventBus,

@@ -17,14 +17,14 @@ pub struct SkippedRow {
     pub position: Position,
     /// The reason that the operator gave.
     pub reason: String,
-    /// The process that took the order.
+    /// The process that stored the order.
     pub by: String,
     /// The time of the order.
     #[serde(serialize_with = "serialize_time")]
     pub at: OffsetDateTime,
 }
 
-/// The events that a reader skips which keeps no progress in the store.
+/// The skipped events of a reader that keeps no progress in the store.
 #[derive(Debug, Clone, Serialize)]
 pub struct ReaderSkips {
     /// The projection, or the bus of the relay.
@@ -33,8 +33,8 @@ pub struct ReaderSkips {
     pub skipped: Vec<SkippedRow>,
 }
 
-/// Lists the events that readers of one kind skip which are not among the `known` ones: a projection whose state is in
-/// memory, the relay to a bus in the process, and names that are mistyped.
+/// Lists the skipped events of readers of one kind that are not `known`: a projection whose state is in memory, the
+/// relay to a bus in the process, and mistyped names.
 ///
 /// # Errors
 /// [`CommandError`] if the store cannot be reached, or a list cannot be read.

@@ -1,6 +1,7 @@
-//! What each event changes in the state of its aggregate, in a program that has the aggregate's type.
+//! The changes of each event in the state of its aggregate, in a program that has the aggregate's type.
 //!
-//! Invariant: a state may hold the values of hidden fields under other names. After an event with hidden fields it is unknown.
+//! Invariant: a state may hold the values of hidden fields under other names, so it counts as unknown after an event
+//! with hidden fields.
 
 use std::{
     mem,
@@ -14,7 +15,7 @@ use eventbus::{
 
 use super::payload::{Change, Difference, FieldChoice, Payload, PayloadComparison};
 
-/// The state of an aggregate, and what its events change in it.
+/// The state of an aggregate, and the changes of its events in it.
 #[derive(Debug)]
 pub(crate) struct StateComparison<'a> {
     state: AggregateState,
@@ -22,13 +23,13 @@ pub(crate) struct StateComparison<'a> {
     /// Set if events were applied since the last comparison.
     is_behind: bool,
     choice: &'a FieldChoice,
-    /// Why the state is unknown from an event on.
+    /// The reason why the state is unknown from an event on.
     fault: Option<String>,
 }
 
 impl<'a> StateComparison<'a> {
-    /// Begins before the first event of a stream; `None` if no struct of this program that implements `Serialize` is the
-    /// aggregate, or its first state cannot be made or written.
+    /// Begins before the first event of a stream; `None` if this program has no struct for the aggregate that
+    /// implements `Serialize`, or its first state cannot be made or written.
     pub(crate) fn begin(stream: &StreamId, choice: &'a FieldChoice) -> Option<Self> {
         catch_unwind(AssertUnwindSafe(|| Self::begin_unchecked(stream, choice))).ok().flatten()
     }
@@ -47,7 +48,7 @@ impl<'a> StateComparison<'a> {
         Some(begun)
     }
 
-    /// Applies the next event, and returns what it changed; nothing once the state is unknown.
+    /// Applies the next event, and returns its changes; none once the state is unknown.
     pub(crate) fn advance(&mut self, event: &RecordedEvent) -> Vec<Difference> {
         self.advance_with(event, |states| {
             if mem::take(&mut states.is_behind) {
@@ -58,7 +59,7 @@ impl<'a> StateComparison<'a> {
         })
     }
 
-    /// Applies the next event, whose changes are not shown: a state may be large, and is not written.
+    /// Applies the next event, whose changes are not shown: the state, which may be large, is not written.
     pub(crate) fn pass(&mut self, event: &RecordedEvent) {
         self.advance_with(event, |states| {
             states.is_behind = true;
@@ -67,7 +68,8 @@ impl<'a> StateComparison<'a> {
         });
     }
 
-    /// Runs a step for the next event. It runs code of the application, which may panic; its state is used no more then.
+    /// Runs a step for the next event. It runs code of the application, which may panic; after a panic the state is no
+    /// longer used.
     fn advance_with(
         &mut self,
         event: &RecordedEvent,
@@ -96,7 +98,7 @@ impl<'a> StateComparison<'a> {
         self.fault.as_deref()
     }
 
-    /// Returns what differs from the last state; at the first call all fields of the state.
+    /// Returns the differences from the last state; at the first call, all fields of the state.
     fn compare(&mut self) -> Result<Vec<Difference>, String> {
         let json = self.state.to_json().map_err(|error| format!("it cannot be written as JSON: {error}"))?;
         let mut fields = self.comparison.compare("state", &Payload::of_json(&json, self.choice));

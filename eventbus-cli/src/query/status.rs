@@ -34,7 +34,7 @@ pub struct StatusView {
     pub more_dead_letters: bool,
 }
 
-/// Loads what a store and its bus hold.
+/// Loads the status of a store and its bus.
 ///
 /// # Errors
 /// [`CommandError`] if the store or the bus cannot be reached.

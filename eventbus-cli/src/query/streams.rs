@@ -51,8 +51,8 @@ impl From<StoredStream> for StreamRow {
     }
 }
 
-/// Lists up to `limit` streams that match, after the former page; of a store on Redis there may be more. Reads as many
-/// pages of the store as that takes, so a filter that few streams match reads the rows of all.
+/// Lists up to `limit` streams that match, after the former page; on Redis there may be more. Reads as many pages of
+/// the store as needed, so a filter with few matches reads the rows of all streams.
 ///
 /// # Errors
 /// [`CommandError`] if the store cannot be reached, or `after` is no place where a page begins.
@@ -73,8 +73,8 @@ pub async fn list_streams(
     }
 }
 
-/// Lists up to `limit` streams that match, after the former page, from one page of the store: there may be none although
-/// more follow, and more than `limit` of a store on Redis.
+/// Lists up to `limit` streams that match, after the former page, from one page of the store: there may be none
+/// although more follow, and on Redis more than `limit`.
 ///
 /// # Errors
 /// [`CommandError`] if the store cannot be reached, or `after` is no place where a page begins.

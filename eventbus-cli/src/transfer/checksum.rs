@@ -1,4 +1,4 @@
-//! The checksum of what a move keeps of events, in their order.
+//! The checksum of the parts of events that a move keeps, in the order of the events.
 
 use eventbus::{
     Position,
@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::chunk::read_chunk;
 use crate::{error::CommandError, output::Progress};
 
-/// The number of events, and a checksum of what a move keeps of them.
+/// The number of events, and a checksum of the parts that a move keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Checksum {
     pub(crate) events: u64,
@@ -32,7 +32,7 @@ pub(crate) async fn checksum(
     Ok(Checksum { events, xxh3: hash.digest128() })
 }
 
-/// Compares the events of a store with those that were moved into it.
+/// Compares the events of a store with the events that were moved into it.
 ///
 /// # Errors
 /// [`CommandError::Fault`] if they differ.

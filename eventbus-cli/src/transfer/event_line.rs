@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use crate::error::CommandError;
 
-/// An event with all that a store keeps of it, but for its position.
+/// An event with all its stored data, except its position.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct EventLine {
     event_id: Uuid,
@@ -22,7 +22,7 @@ pub(super) struct EventLine {
     schema_version: u32,
     #[serde(with = "time::serde::rfc3339")]
     occurred_at: OffsetDateTime,
-    /// When the store that it was first appended to recorded it.
+    /// When its first store recorded it.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none", default)]
     recorded_at: Option<OffsetDateTime>,
     correlation_id: Uuid,
@@ -44,7 +44,7 @@ fn in_one_line(json: &str) -> Result<Box<RawValue>, serde_json::Error> {
     }
 }
 
-/// Returns the JSON text that [`in_one_line`] was given.
+/// Returns the JSON text that was passed to [`in_one_line`].
 fn as_it_was(raw: &RawValue) -> Result<Cow<'_, str>, serde_json::Error> {
     match raw.get().starts_with('"') {
         true => serde_json::from_str::<String>(raw.get()).map(Cow::Owned),
@@ -60,8 +60,8 @@ impl EventLine {
     /// Makes the line of an event.
     ///
     /// # Errors
-    /// [`CommandError::Fault`] if its fields or attributes are no JSON, or if it has sealed fields: of those this release
-    /// can only carry the event, not append it.
+    /// [`CommandError::Fault`] if its fields or attributes are no JSON, or if it has sealed fields: this release cannot
+    /// append such an event.
     pub(super) fn from_record(event: &RecordedEvent) -> Result<Self, CommandError> {
         let metadata = event.metadata();
         let refuse = |problem: String| {
@@ -94,7 +94,7 @@ impl EventLine {
         })
     }
 
-    /// Returns the event as a store appends it, with its stream and version.
+    /// Returns the event to append, with its stream and version.
     pub(super) fn to_event(&self) -> Result<(StreamId, Version, NewEvent), CommandError> {
         let stream = StreamId::parse(&self.aggregate_type, &self.aggregate_id).map_err(CommandError::fault)?;
         let attributes = match &self.attributes {

@@ -8,8 +8,8 @@
 //! {"end":true,"events":4711,"xxh3":"…"}                           the end
 //! ```
 //!
-//! Invariant: the header, each chunk with the line behind it, and the end are a frame each, written by one call. What a
-//! run leaves behind is cut off after the last whole one.
+//! Invariant: the header, each chunk with the line after it, and the end are each a frame, written by one call. A later
+//! run cuts the file off after the last whole frame.
 
 use std::{
     borrow::Cow,
@@ -36,7 +36,7 @@ const FORMAT: u32 = 1;
 /// The level of compression: a higher one takes longer than reading the store.
 const LEVEL: i32 = 3;
 
-/// The most bytes of the first frame, decompressed, which holds the header alone.
+/// The most bytes of the first frame, decompressed; it holds only the header.
 const FIRST_FRAME_BYTES_MAX: u64 = 4_096;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ struct Header {
     store: Uuid,
 }
 
-/// The line behind a chunk.
+/// The line after a chunk.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChunkEnd {
@@ -63,7 +63,7 @@ struct FileEnd {
     xxh3: String,
 }
 
-/// The whole chunks of a file, up to one of them.
+/// The whole chunks of a file, up to a certain one.
 #[derive(Clone)]
 struct WholeChunks {
     /// The length of the file up to their end.
@@ -86,7 +86,7 @@ pub(crate) struct ExportReader {
     is_compressed: bool,
     path: String,
     store: Uuid,
-    /// What was read; without the end, which later events take the place of.
+    /// The part that was read, without the end, which later events replace.
     whole: WholeChunks,
     has_ended: bool,
 }
@@ -128,7 +128,7 @@ impl ExportReader {
         Ok(reader)
     }
 
-    /// The store that the events are of.
+    /// The store from which the events are.
     pub(crate) const fn store(&self) -> Uuid {
         self.store
     }
@@ -143,7 +143,7 @@ impl ExportReader {
         Checksum { events: self.whole.events, xxh3: self.whole.hash.digest128() }
     }
 
-    /// The bytes that were read, and those of the file.
+    /// The number of bytes that were read, and the size of the file.
     pub(crate) fn progress(&self) -> (u64, u64) {
         (self.whole.bytes, self.file.get_ref().metadata().map_or(0, |file| file.len()))
     }
@@ -205,8 +205,8 @@ impl ExportReader {
         }
     }
 
-    /// Fails unless the store has the last event of the file, which is that of `last`, where the file has it. A store that was
-    /// restored from a backup has the same id, and may have different events at the same positions.
+    /// Fails unless the store has the last event of `last`, which is the last one of the file, at the same position. A
+    /// store that was restored from a backup has the same id, but may have different events at the same positions.
     async fn check_history(&self, last: &Chunk, store: &dyn EventStore) -> Result<(), CommandError> {
         let Some(last_event) = last.parse()?.last().map(EventLine::event_id) else { return Ok(()) };
         let position = last.position;
@@ -222,8 +222,8 @@ impl ExportReader {
         )))
     }
 
-    /// Returns `false` if the first frame of zstd is too long for one of an export. A file that was compressed anew may be one
-    /// frame of any length, which must not be read into memory.
+    /// Returns `false` if the first frame of zstd is too long for an export. A file that was compressed again may be
+    /// one frame of any length, which must not be read into memory.
     fn begins_with_short_frame(&mut self) -> Result<bool, CommandError> {
         let mut begin = Vec::new();
         let read = zstd::Decoder::with_buffer(&mut self.file)
@@ -243,7 +243,7 @@ impl ExportReader {
         Ok(Some(text))
     }
 
-    /// Reads lines up to one that is no event.
+    /// Reads lines up to the first one that is no event.
     fn read_plain(&mut self) -> io::Result<Option<String>> {
         let mut text = String::new();
         loop {
@@ -276,7 +276,7 @@ impl WholeChunks {
         Self { bytes: 0, events: 0, hash: Xxh3::new(), position: Position::START }
     }
 
-    /// Adds a chunk, but for its bytes.
+    /// Adds a chunk, except its bytes.
     fn add(&mut self, chunk: &Chunk) {
         self.hash.update(chunk.lines.as_bytes());
         self.events += chunk.events;
@@ -288,24 +288,24 @@ impl WholeChunks {
     }
 }
 
-/// Writes a file, whole frames only. Another export cannot write it meanwhile.
+/// Writes a file, only whole frames. A lock keeps other exports from writing it meanwhile.
 pub(crate) struct ExportWriter {
     file: File,
     path: String,
     is_compressed: bool,
     whole: WholeChunks,
-    /// Set until the first frame is written: the rest of the file, from its last whole frame on, is cut off before that.
+    /// Set until the first frame is written: before that, the rest of the file after its last whole chunk is cut off.
     rest: Option<Rest>,
 }
 
-/// What a file has behind its last whole chunk.
+/// The rest of a file after its last whole chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rest {
     /// The end of a complete export.
     End,
-    /// What an interrupted export has left.
+    /// The incomplete rest of an interrupted export.
     Interrupted,
-    /// A part of the header, which is written anew for this store.
+    /// A part of the header, which is written again for this store.
     Header(Uuid),
 }
 
@@ -335,7 +335,7 @@ impl ExportWriter {
         Ok(writer)
     }
 
-    /// Opens the file of an earlier export of `store`. It is changed once there is something to add.
+    /// Opens the file of an earlier export of `store`. The file is not changed before there are events to add.
     pub(crate) async fn resume(path: &Path, store: &dyn EventStore) -> Result<Self, CommandError> {
         let unreachable = |error| CommandError::unreachable(&format!("the file `{}`", path.display()), error);
         let file = OpenOptions::new().write(true).open(path).map_err(unreachable)?;
@@ -357,7 +357,7 @@ impl ExportWriter {
                 Ok(Some(Frame::End) | None) => break,
                 // the last frame was not written to its end
                 Err(_) if reader.is_at_end()? => break,
-                // damage before the end: what follows it may be nowhere else
+                // damage before the end: only this file may have the events after it
                 Err(error) => return Err(error),
             }
             let (done, of) = reader.progress();
@@ -386,7 +386,7 @@ impl ExportWriter {
         self.write(&format!("{}{}\n", chunk.lines, to_json(&end)?))
     }
 
-    /// Writes the end, unless the file has it, and waits until the disk has all.
+    /// Writes the end, unless the file has it, and waits until the disk has the whole file.
     pub(crate) fn finish(mut self) -> Result<(), CommandError> {
         if self.rest != Some(Rest::End) {
             let end = FileEnd { end: true, events: self.whole.events, xxh3: self.whole.digest() };
@@ -425,7 +425,7 @@ fn header_line(store: Uuid) -> Result<String, CommandError> {
     Ok(format!("{}\n", to_json(&Header { export: FORMAT, store })?))
 }
 
-/// Returns `true` if a file is empty, or holds a part of the header that an export of `store` has, and no more.
+/// Returns `true` if a file is empty, or holds only a part of the header of an export of `store`.
 fn has_torn_header(path: &Path, store: Uuid) -> Result<bool, CommandError> {
     let line = header_line(store)?;
     let mut begin = Vec::new();

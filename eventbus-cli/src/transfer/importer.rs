@@ -12,7 +12,7 @@ use futures_util::TryStreamExt as _;
 use super::chunk::Chunk;
 use crate::error::{CommandError, THE_STORE};
 
-/// What the names of the checkpoints of moves begin with, before the id of the store that the events are of.
+/// The prefix of the names of the checkpoints of moves, before the id of the store from which the events are.
 pub(crate) const MOVE_PREFIX: &str = "import:";
 
 /// The most streams of one append.
@@ -20,18 +20,18 @@ const STREAMS_MAX: usize = 200;
 
 /// Appends moved events to a store.
 ///
-/// The store keeps a checkpoint of the move, so that it goes on where it was. What an interrupted move has appended after
-/// its checkpoint is not appended again.
+/// The store keeps a checkpoint of the move, so that the move can go on after an interruption. Events that an
+/// interrupted move appended after its checkpoint are not appended again.
 ///
-/// Invariant: before a move goes on to append, the last event of the store was found among those that are moved. Events of an
-/// application that has begun to use the store come last.
+/// Invariant: before a resumed move appends, it has found the last event of the store among the moved events. If an
+/// application has begun to use the store, its events come last.
 pub(crate) struct Importer {
     store: Arc<dyn EventStore>,
     checkpoint: Name,
     position: Position,
-    /// Set until the end of the chunk of which an interrupted move may have stored a part.
+    /// Set until the end of the chunk that an interrupted move may have stored in part.
     may_be_stored: bool,
-    /// The last event of the store when the move went on, until it was found among the moved ones.
+    /// The last event of the store when the move resumed, until it is found among the moved events.
     unfound: Option<RecordedEvent>,
 }
 
@@ -47,7 +47,7 @@ impl Importer {
         find_move(store, &checkpoint_of(from)?, from).await.map(drop)
     }
 
-    /// Begins or continues to move the events of store `from` into a store that is as [`check`](Self::check) wants it.
+    /// Begins or continues to move the events of store `from` into a store that passes [`check`](Self::check).
     pub(crate) async fn begin(store: Arc<dyn EventStore>, from: Uuid) -> Result<Self, CommandError> {
         let checkpoint = checkpoint_of(from)?;
         let begun = find_move(&*store, &checkpoint, from).await?;
@@ -62,13 +62,13 @@ impl Importer {
         Ok(Self { store, checkpoint, position, may_be_stored: begun.is_some(), unfound })
     }
 
-    /// The position, in the store that the events are of, after which the move goes on: before the last moved event, which
-    /// may be the last one of the store.
+    /// The position in the source store after which the move goes on: before the last moved event, which may be the
+    /// last one of the store.
     pub(crate) const fn begins_after(&self) -> Position {
         Position::new(self.position.get().saturating_sub(1))
     }
 
-    /// Appends the events of a chunk, unless they are appended.
+    /// Appends the events of a chunk, unless they are stored already.
     pub(crate) async fn add(&mut self, chunk: &Chunk) -> Result<(), CommandError> {
         if chunk.position <= self.begins_after() {
             return Ok(());
@@ -93,7 +93,7 @@ impl Importer {
             match batch.last_mut() {
                 Some(last) if last.stream == stream => last.events.push(event),
                 _ => {
-                    // a batch holds each stream once, so that its events are in their order
+                    // a batch holds each stream once, which keeps the order of its events
                     if streams.len() >= STREAMS_MAX || streams.contains(&stream) {
                         streams.clear();
                         self.append(std::mem::take(&mut batch)).await?;
@@ -113,8 +113,8 @@ impl Importer {
         Ok(())
     }
 
-    /// Returns `true` if the store holds an event at its version. Fails if it holds a different one there, so that other
-    /// software has appended to it meanwhile.
+    /// Returns `true` if the store holds an event at its version. Fails if it holds a different event there: other
+    /// software has then appended to it.
     async fn is_stored(&self, stream: &StreamId, version: Version, id: EventId) -> Result<bool, CommandError> {
         let stored = self.store.read_stream(stream, version, Direction::Forward).try_next().await?;
         match stored.map(|stored| stored.metadata().event_id()) {

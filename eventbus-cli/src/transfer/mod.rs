@@ -1,10 +1,11 @@
-//! Moving events between stores: files of events, and appending them to a store as they were.
+//! Moving events between stores: writing them to files, and appending them unchanged to a store.
 //!
-//! Events keep their ids, versions, times and fields, and their order. Moved are events alone: checkpoints, floors,
+//! Events keep their ids, versions, times and fields, and their order. Only events are moved: checkpoints, floors,
 //! deliveries, dead letters, snapshots, and the indexes of tags and unique values stay behind.
 //!
-//! Invariant: a move that ended anywhere goes on after its last whole chunk. A file holds each chunk with the position after
-//! it; a store saves that position after it has appended the chunk, and what it holds of the next one is not appended again.
+//! Invariant: an interrupted move goes on after its last whole chunk. A file holds each chunk with the position after
+//! it. A store saves that position after the chunk is appended; events of the next chunk that it already holds are not
+//! appended again.
 
 mod checksum;
 mod chunk;

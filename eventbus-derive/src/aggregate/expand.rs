@@ -57,8 +57,8 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
 /// Writes impls for the user's own type in place of the enum, so that rustc reports no further errors at uses of the
 /// aggregate.
 ///
-/// The impl of a missing trait keeps rustc from checking function bodies, which may use the enum's variants. Beside our
-/// `compile_error!` rustc does not report the missing trait itself.
+/// The impl of a missing trait keeps rustc from checking function bodies, which may use the enum's variants. Because of
+/// our `compile_error!`, rustc does not report the missing trait itself.
 fn fallback(model: &Model, taken: &Taken) -> TokenStream {
     let Model { krate, ident, events: EventEnum { ident: event, listed, .. }, aggregate_type, id_type, .. } = model;
     let unless = |derived: &str, code: TokenStream| (!taken.derives(derived)).then_some(code);

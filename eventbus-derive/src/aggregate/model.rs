@@ -12,12 +12,12 @@ pub(super) struct Model {
     /// The durable name of its type: a constant expression.
     pub(super) aggregate_type: TokenStream,
     pub(super) id_type: TokenStream,
-    /// Set if it is a further fold of the streams of another aggregate.
+    /// Set if the item is a further fold of the streams of a different aggregate.
     pub(super) is_fold: bool,
     pub(super) events: EventEnum,
-    /// The wire names of events that it no longer knows.
+    /// The wire names of events that the aggregate no longer knows.
     pub(super) retired: Vec<LitStr>,
-    /// Set if states are kept in snapshots.
+    /// Set if the repository keeps states in snapshots.
     pub(super) snapshot: Option<Snapshot>,
 }
 
@@ -25,6 +25,6 @@ pub(super) struct Model {
 pub(super) struct Snapshot {
     pub(super) every: u32,
     pub(super) version: u32,
-    /// The text of the item, whose changes make snapshots of before useless.
+    /// The text of the item; a change of it invalidates earlier snapshots.
     pub(super) source: String,
 }

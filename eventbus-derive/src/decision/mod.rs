@@ -1,4 +1,4 @@
-//! `#[derive(Decision)]`: a struct becomes what a decision knows, folded from events of any streams.
+//! `#[derive(Decision)]`: a struct becomes the state of a decision, folded from events of any streams.
 
 mod expand;
 mod parse;

@@ -20,17 +20,17 @@ pub(super) enum Kind {
 /// One event.
 pub(super) struct Event {
     pub(super) event_type: String,
-    /// The wire names that it had before.
+    /// Its earlier wire names.
     pub(super) former_types: Vec<String>,
-    /// One for each earlier version, from 1; empty if stored fields of all versions fit the struct.
+    /// One upcaster for each earlier version, from 1; empty if stored fields of all versions fit the struct.
     pub(super) upcasters: Vec<Upcaster>,
     pub(super) schema_version: u32,
     pub(super) aggregate: Aggregate,
-    /// What it takes and gives back.
+    /// The unique values that it takes and gives back.
     pub(super) unique: Vec<Unique>,
-    /// What it is about.
+    /// Its tags.
     pub(super) tags: Vec<Tag>,
-    /// The names of its fields with data of a person.
+    /// The names of its fields with personal data.
     pub(super) personal: Vec<String>,
     /// `struct Emptied;`, whose payload is an empty object.
     pub(super) is_unit: bool,
@@ -50,7 +50,7 @@ pub(super) enum Aggregate {
 pub(super) struct Unique {
     /// Its name within the aggregate type.
     pub(super) name: Ident,
-    /// The function that makes two values equal that count as one.
+    /// The function that turns values which count as one into equal values.
     pub(super) normalize: Option<Path>,
     pub(super) source: UniqueSource,
 }
@@ -58,21 +58,21 @@ pub(super) struct Unique {
 /// A tag.
 pub(super) struct Tag {
     pub(super) name: Ident,
-    /// The field that has its value, or `event_type`.
+    /// The field with the tag's value, or `event_type`.
     pub(super) field: Ident,
 }
 
-/// Where a unique value comes from.
+/// The source of a unique value.
 pub(super) enum UniqueSource {
     /// A field of the event.
     Field(Ident),
-    /// Nowhere: the event gives the value back.
+    /// None: the event gives the value back.
     Nothing,
 }
 
 /// The step from one version to the next.
 pub(super) enum Upcaster {
-    /// A struct with the fields of the version, which converts into what the next version takes.
+    /// A struct with the fields of the version, which converts into the input of the next version.
     Struct(Path),
     /// A function that changes the fields.
     Function(Path),

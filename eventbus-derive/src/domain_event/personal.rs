@@ -1,11 +1,11 @@
-//! The fields with data of a person: `personal(email, address)`.
+//! The fields with personal data: `personal(email, address)`.
 
 use syn::{DeriveInput, Fields, Ident, parse2};
 
 use crate::{mistakes::Mistakes, options::Options, serde_attributes::SerdeAttributes, text};
 
-/// Parses the list; returns the names that the fields have or had in the stored JSON, but for the case and the separators
-/// that `rename_all` gives them.
+/// Parses the list; returns the present and earlier names of the fields in the stored JSON, without the case and the
+/// separators that `rename_all` gives them.
 pub(super) fn parse(input: &DeriveInput, fields: &Fields, options: &Options, mistakes: &mut Mistakes) -> Vec<String> {
     let mut found: Vec<Ident> = Vec::new();
     let mut names = Vec::new();

@@ -20,7 +20,7 @@ const RESERVED: [&str; 12] = [
     "metadata",
 ];
 
-/// Reports every field whose key on the wire is reserved, and such a key that serde adds.
+/// Reports every field whose key on the wire is reserved, and every reserved key that serde adds.
 ///
 /// Reads serde's attributes; the encoder refuses reserved keys that serde makes at run time (`flatten`).
 pub(super) fn check(container: &[Attribute], fields: &Punctuated<Field, Token![,]>, mistakes: &mut Mistakes) {

@@ -7,7 +7,8 @@ use syn::{Fields, Ident, Path, Token, parse::Parser};
 use super::model::Tag;
 use crate::{mistakes::Mistakes, options::Options, text};
 
-/// The tag that is the event's own type; the envelope of the wire keeps events from having a field of this name.
+/// The tag with the event's own type as its value. No event has a field of this name: the envelope of the wire reserves
+/// it.
 const EVENT_TYPE: &str = "event_type";
 
 /// Parses the list.
@@ -52,7 +53,7 @@ fn parse_member(member: &TokenStream) -> Option<(Ident, Ident)> {
     parser.parse2(member.clone()).ok()
 }
 
-/// Writes the list of names for the descriptor, and of readers for the codec.
+/// Writes the list of names for the descriptor, and the list of readers for the codec.
 pub(super) fn expand(krate: &Path, ident: &Ident, event_type: &str, tags: &[Tag]) -> (TokenStream, TokenStream) {
     let names = tags.iter().map(|tag| text::name_of(&tag.name));
     let readers = tags.iter().map(|Tag { field, .. }| {

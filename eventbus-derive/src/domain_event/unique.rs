@@ -71,7 +71,7 @@ fn taken(member: &TokenStream) -> Option<Member> {
     parser.parse2(member.clone()).ok()
 }
 
-/// Writes the list of names for the descriptor, and of readers for the codec.
+/// Writes the list of names for the descriptor, and the list of readers for the codec.
 pub(super) fn expand(krate: &Path, ident: &Ident, unique: &[Unique]) -> (TokenStream, TokenStream) {
     let private = quote!(#krate::__private);
     let names = unique.iter().map(|Unique { name, normalize, source }| {

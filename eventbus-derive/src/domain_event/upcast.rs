@@ -48,7 +48,7 @@ fn upcaster(member: &TokenStream) -> Option<Upcaster> {
     }
 }
 
-/// Returns the code of a struct that is listed before.
+/// Returns the code of a struct if `other`, an earlier item of the list, is the same struct.
 fn repeated(other: &Upcaster, path: &Path) -> Option<String> {
     let code = text::code_of(path);
     matches!(other, Upcaster::Struct(other) if text::code_of(other) == code).then_some(code)
@@ -82,10 +82,10 @@ pub(super) struct Chain {
 
 /// Writes the chain of the event `ident`; without the checks if the model is not `complete`.
 ///
-/// The function of a version takes what its upcaster takes, and calls the function of the next version with the result.
+/// The function of a version has the input of its upcaster, and calls the function of the next version with the result.
 pub(super) fn expand(krate: &Path, ident: &Ident, upcasters: &[Upcaster], complete: bool) -> Chain {
     let private = quote!(#krate::__private);
-    // functions are seen by the paths of the user, which may name one `upcast_from_1`
+    // the user's paths can see these functions, and may mean a function `upcast_from_1` of the user
     let function = |index: usize| format_ident!("__eventbus_upcast_from_{}", index + 1, span = Span::mixed_site());
     let (mut functions, mut decoders, mut checks) = (TokenStream::new(), TokenStream::new(), TokenStream::new());
     let (value, json) = (Ident::new("value", Span::mixed_site()), Ident::new("json", Span::mixed_site()));
@@ -137,9 +137,10 @@ fn input_of(private: &TokenStream, upcaster: &Upcaster) -> TokenStream {
     }
 }
 
-/// Writes the conversion of a struct into what the next version takes.
+/// Writes the conversion of a struct into the input of the next version.
 ///
-/// A struct of another event has no type `Old`, so that the compiler does not ask whether it converts: it is one error.
+/// For a struct of a different event there is no type `Old`, so the compiler does not check the conversion, and reports
+/// one error only.
 fn convert(
     private: &TokenStream,
     ident: &Ident,
@@ -152,7 +153,7 @@ fn convert(
     quote_spanned!(old.span()=> <#of_event::Old as #private::ConvertTo<#next>>::convert(#of_event::into_old(#value), #version))
 }
 
-/// Writes the check that a struct holds the version at whose place it is listed.
+/// Writes the check that the version of a struct is that of its place in the list.
 fn check(private: &TokenStream, ident: &Ident, old: &Path, version: u32) -> TokenStream {
     let code = text::code_of(old);
     let message = format!(

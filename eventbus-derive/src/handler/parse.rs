@@ -34,7 +34,7 @@ pub(super) enum Parsed {
     Handler(Box<Model>),
     /// A function whose parameters have a mistake.
     Function(Twin),
-    /// No function, or one where no type can stand beside it.
+    /// No function, or a function beside which no type can stand.
     Nothing,
 }
 

@@ -211,8 +211,8 @@ fn expand_project(model: &Model) -> TokenStream {
     }
 }
 
-/// Writes the fold of visited events; `None` if a method takes more than a store may visit, or awaits. Whether each parameter
-/// can be made of a visited event is known only when the code is compiled.
+/// Writes the fold of visited events; `None` if a method awaits, or takes more than a visit may give. Only the compiler
+/// finds out whether each parameter can be made from a visited event.
 fn expand_visited_fold(model: &Model) -> Option<TokenStream> {
     let Model { krate, methods, .. } = model;
     if methods.iter().any(|method| method.is_async || !method.parameters.may_be_visited()) {

@@ -11,7 +11,8 @@ pub(super) struct Model {
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) manual: bool,
-    /// The tables that a rebuild replaces; only for rows in the store's transaction, as `key`, `set_up` and `version`.
+    /// The tables that a rebuild replaces; only for rows in the store's transaction, like `key`, `set_up` and
+    /// `version`.
     pub(super) tables: Vec<String>,
     pub(super) key: Option<String>,
     /// The SQL that creates the tables.

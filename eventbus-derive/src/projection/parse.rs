@@ -185,7 +185,7 @@ fn check_rebuild(options: &Options, kind: Kind, mistakes: &mut Mistakes) {
     }
 }
 
-/// Reports batches of events where no transaction undoes one that fails.
+/// Reports slices of events if no transaction would undo a failed batch.
 fn check_batches(methods: &[Method], kind: Kind, mistakes: &mut Mistakes) {
     let why = match kind {
         Kind::Transactional => return,

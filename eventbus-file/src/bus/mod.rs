@@ -60,7 +60,7 @@ impl EventBus for FileQueue {
     }
 
     /// Returns the event types that are undecided, and writes none: only the worker that consumes for a group writes
-    /// its progress, so this one records the types of its handlers when it consumes.
+    /// its progress, so this worker records the types of its handlers once it consumes.
     async fn announce(
         &self,
         announced: &[Announced],
@@ -188,7 +188,7 @@ fn load_stream_info(queue: &QueueInner) -> Result<StreamInfo> {
         let described = loaded.and_then(|loaded| describe_group(queue, group, &loaded, head, removed_through));
         described.unwrap_or_else(|error| {
             tracing::warn!(%group, error = error.log(), "the progress of a group cannot be read");
-            GroupInfo::new(group.to_string(), 0, 0) // how much is unread is unknown
+            GroupInfo::new(group.to_string(), 0, 0) // the number of unread events is unknown
         })
     };
     let mut groups = BTreeMap::new();

@@ -30,8 +30,8 @@ pub struct RedisCoordination {
     /// The server. Default `redis://localhost:6379`; `rediss://` needs the cargo feature `tls`.
     #[debug("{:?}", address(redis_url))]
     pub redis_url: String,
-    /// Several servers, in place of the one: a queue uses one of them, which follows from its name. All workers must
-    /// list the same. Default: none.
+    /// Several servers instead of `redis_url`: the name of a queue determines which one it uses. All workers must list
+    /// the same servers. Default: none.
     #[debug("{:?}", redis_urls.iter().map(|url| address(url)).collect::<Vec<_>>())]
     pub redis_urls: Vec<String>,
     /// The database. Default: that of the URL, or 0 if the URL names none.
@@ -46,7 +46,7 @@ pub struct RedisCoordination {
     pub tls_key_file: Option<PathBuf>,
     /// Prefix of all keys. Default `eventy`.
     pub redis_prefix: String,
-    /// Time that one worker has to broadcast the whole state, before a second one may. Default 30 s.
+    /// Time that one worker has to broadcast the whole state before a second worker may do so. Default 30 s.
     #[doc(alias = "resync_lock_timeout_seconds")]
     pub resync_lock_timeout: Duration,
     /// Set if this worker asks the other workers for the whole state when it opens the queue. Default false.
@@ -76,7 +76,8 @@ impl Default for RedisCoordination {
 }
 
 impl RedisCoordination {
-    /// Returns the server of a queue. One more server takes over its share of the queues; the rest stay where they are.
+    /// Returns the server of a queue. An additional server takes over its share of the queues; the rest stay where they
+    /// are.
     #[must_use]
     pub fn url_for(&self, queue_name: &str) -> &str {
         let score = |url: &&String| xxh3_64(format!("{url}\n{queue_name}").as_bytes());
@@ -106,7 +107,7 @@ impl RedisCoordination {
         };
         match parsed.has_host() {
             true => parsed.set_path(&db.to_string()),
-            // of a socket; the last `db` counts
+            // the URL of a socket; its last `db` counts
             false => drop(parsed.query_pairs_mut().append_pair("db", &db.to_string())),
         }
         parsed.into()

@@ -57,7 +57,7 @@ struct ConnectionState {
     lost: CancellationToken,
     /// The error that ended the last connection, or the last attempt to connect.
     error: Option<RedisError>,
-    /// The time without a connection; the coordinator logs its begin and its end.
+    /// The time without a connection; the coordinator logs its start and its end.
     outage: Outage,
     /// The commands that the server refuses, by their purpose: it may accept the rest. The coordinator logs the first
     /// refusal of each, and when the server accepts it again.
@@ -169,7 +169,7 @@ impl RedisCoordinator {
         slot.outage.begins()
     }
 
-    /// Drops the connection for commands after the one for messages was lost.
+    /// Drops the connection for commands after the connection for messages was lost.
     pub(super) fn handle_lost_subscription(&self) {
         let error = "the connection for messages was lost";
         let lost = self.lost();
@@ -221,8 +221,9 @@ impl RedisCoordinator {
         Ok((connection, messages))
     }
 
-    /// Returns the error of a server that answers and takes no writes, as a replica does: then the outage lasts, and the
-    /// worker connects again until it reaches the primary. Deletes nothing, as no claim has an empty name.
+    /// Returns the error of a server that answers but takes no writes, such as a replica: then the outage lasts, and
+    /// the worker connects again until it reaches the primary. The deleted key is that of a claim with an empty name,
+    /// which does not exist.
     async fn check_writable(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         match redis::cmd("DEL").arg(self.keys.claim("")).query_async::<()>(connection).await {
             Err(error) if is_connection_lost(&error) => Err(error),

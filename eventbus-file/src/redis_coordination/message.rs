@@ -29,7 +29,7 @@ pub(super) fn set_if_missing(key: &str, value: &str, lasting: Duration) -> Cmd {
 }
 
 pub(super) fn timestamp(time: OffsetDateTime) -> String {
-    // only a year of more than four digits has no such text, and no claim was read with one
+    // only a year of more than four digits has no such text, and no claim has such a year
     time.format(&Rfc3339).unwrap_or_default()
 }
 

@@ -62,7 +62,7 @@ async fn broadcast_state(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>
         (some, from) = queue.blocking(move |queue| state::ranges(queue.results().ids_from(first)?)).await?;
         broadcast_page(coordinator, &mut page, StateContent::Results(some)).await;
     }
-    // last: each claim that was ever made is a file to read, and the lock bounds the time
+    // claims come last: each claim that was ever made is a file to read, and the lock bounds the time
     for ids in queue.blocking(|queue| queue.claims().list_ids()).await?.chunks(PAGE_ITEMS_MAX) {
         let ids = ids.to_vec();
         let claims = queue.blocking(move |queue| state::load_live_claims(queue, &ids)).await?;

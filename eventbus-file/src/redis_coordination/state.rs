@@ -1,7 +1,8 @@
 //! The whole state as a worker broadcasts it, page by page, and the check of a received page against the files.
 //!
-//! Invariant: the files are the truth, so a worker that hears of a file checks that its folder has the file. A file
-//! that is missing there, and was not removed, shows that the workers do not share a folder, or see new files late.
+//! Invariant: the files decide, so a worker that receives the name of a file checks that its folder has the file. A
+//! file that is missing there, and was not removed, shows that the workers do not share a folder, or see new files
+//! late.
 
 use std::sync::Arc;
 
@@ -76,7 +77,7 @@ pub(super) fn list_subscribers(queue: &QueueInner) -> Result<Vec<String>> {
     Ok(subscribers.into_iter().collect())
 }
 
-/// Returns the live claims among these; that of an event with a result is not.
+/// Returns the live claims among these; the claim of an event with a result is not live.
 pub(super) fn load_live_claims(queue: &QueueInner, ids: &[String]) -> Result<Vec<Claim>> {
     let mut live = Vec::new();
     for id in ids {

@@ -15,7 +15,7 @@ use crate::{
     relay_log::RelayState,
 };
 
-/// Maximum number of events read to find one of a store.
+/// Maximum number of events that are read to find an event of a store.
 const FLOOR_SCAN_MAX: u64 = 500;
 
 pub(super) fn group_floors(queue: &QueueInner, publisher: Publisher, known: Vec<Name>) -> Result<GroupFloors> {

@@ -64,7 +64,7 @@ impl RelayTarget for FileQueue {
         Ok(relayed.map(|relayed| relayed.record.published_position()).into_iter().collect())
     }
 
-    /// Reports no gaps: an event that is removed before a group has finished it was removed on purpose, by
+    /// Reports no gaps: if an event is removed before a group has finished it, that was on purpose, by
     /// [`RemovalCondition::Result`].
     ///
     /// [`RemovalCondition::Result`]: crate::RemovalCondition::Result
@@ -104,7 +104,7 @@ async fn publish_pending(queue: &Arc<QueueInner>, mut pending: PendingRange) -> 
     loop {
         let send = move |queue: &QueueInner| {
             let sent = queue.relays().try_publish(&mut pending);
-            // no further step links what is staged
+            // no further step links the staged events
             if !matches!(sent, Ok(RelayStep::Retry | RelayStep::WaitForGap)) {
                 queue.log().discard_staged(&mut pending.staged);
             }

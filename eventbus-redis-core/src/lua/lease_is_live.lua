@@ -1,5 +1,5 @@
--- Returns true if a lease has not expired. One renewed in the future dates from before the clock was set back, and is
--- free.
+-- Returns true if a lease has not expired. A renewal time in the future means that the clock was set back since: such a
+-- lease is free.
 local function is_live(ends, renewed, now)
   return tonumber(ends) > now and (tonumber(renewed) or 0) <= now
 end

@@ -2,7 +2,7 @@
 --
 -- Redis does not tell the size of an entry before it is read. So each read takes few: one entry of each stream first,
 -- then twice as many each time, if that many of the largest size so far would fit. At most STEP entries of each stream
--- are read in vain; these never leave the server.
+-- are read and not returned; these never leave the server.
 
 local STEP = 16
 

@@ -16,7 +16,7 @@ end
 -- If an effect fails, the script undoes the effects before it, the last one first.
 local undo, kept, backups = {}, {}, {}
 
--- Per kind of part of a key: the commands that read it, write it back and remove it, and a part to try them with.
+-- For each kind of part of a key: the commands that read, restore and remove it, and a part to test them with.
 local PARTS = {
   field = { read = 'HGET', write = 'HSET', remove = 'HDEL', trial = { 'part', '' } },
   member = { read = 'SISMEMBER', write = 'SADD', remove = 'SREM', trial = { 'part' } },
@@ -31,8 +31,8 @@ local function try_undo(commands, backup)
   -- left by a program whose user may not remove it
   if redis.pcall('EXISTS', backup) == 1 then redis.pcall('DEL', backup) end
   local refused = error_of(redis.pcall(commands.write, backup, unpack(commands.trial)))
-  -- The user has the right, but the server has no memory, and the script has made no write. An effect that adds fails as
-  -- well. After one that removes, the server takes every write of the script.
+  -- The user has the right, but the server has no memory, and the script has made no write. An effect that adds fails
+  -- too. After an effect that removes, the server takes every write of the script.
   if refused and is_of_server(refused) then return end
   refused = refused or error_of(redis.pcall(commands.remove, backup, 'part'))
   commands.is_tried = not refused
@@ -85,7 +85,7 @@ local function keep_key(kind, key, backup)
   end
 end
 
--- Saves what an effect changes, once: the length keeps key and part apart.
+-- Saves the part that an effect changes, once: the length separates key and part.
 local function keep(kind, key, backup, part)
   local place = (part and kind or 'key') .. ' ' .. #key .. ' ' .. key .. (part or '')
   if kept[place] then return end

@@ -25,8 +25,8 @@ pub(crate) fn delete(stream: &str, ids: &[String]) -> Cmd {
     request("XDEL", (stream, ids))
 }
 
-/// Trims a stream towards `max_length` entries, but not below, even if groups have not read the removed ones. The server
-/// removes whole blocks of entries only, and some thousand entries at most.
+/// Trims a stream towards `max_length` entries, but not below, even if groups have not read the removed ones. The
+/// server removes only whole blocks of entries, and at most some thousand entries.
 pub(crate) fn trim(stream: &str, max_length: u64) -> Cmd {
     request("XTRIM", (stream, "MAXLEN", "~", max_length))
 }
@@ -69,7 +69,7 @@ pub(crate) fn parse_unread(reply: RedisResult<Value>) -> RedisResult<Option<Entr
     Ok(entries.first().and_then(|(id, _)| id.parse().ok()))
 }
 
-/// The number of oldest pending entries of which health reads the delivery attempts. Most old ones have failed.
+/// The number of oldest pending entries whose delivery attempts health reads. Most old ones have failed.
 const OLDEST_PENDING_MAX: usize = 10;
 
 /// The number of entries with unrenewed claims that health reads: those that wait for absent members are among them.

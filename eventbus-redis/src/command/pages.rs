@@ -23,8 +23,8 @@ impl FromRedisValue for EntryPage {
 }
 
 /// Reads entries after `after`, or from the oldest one on, up to `through` or the newest one: at most `count`, and none
-/// after the one that reaches [`PAGE_BYTES`]. Of several streams it reads the oldest entries of all, all streams at the
-/// same instant: otherwise an entry added between two reads could have a lower id than one already read.
+/// after the one that reaches [`PAGE_BYTES`]. From several streams it reads the oldest entries of all, at the same
+/// instant: otherwise an entry that is added between two reads could have a lower id than one already read.
 pub(crate) fn page<S: AsRef<str>>(
     streams: &[S],
     after: Option<&str>,

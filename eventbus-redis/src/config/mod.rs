@@ -33,17 +33,18 @@ use crate::{
 ///
 /// # TLS
 /// `rediss://` needs the cargo feature `tls`. The server's certificate must be for the host of the URL and signed by an
-/// authority that the platform trusts, or by one of [`tls_ca_file`](Self::tls_ca_file). TLS is rustls with the
-/// cryptography provider that the application has installed, else ring, which connecting installs for the process.
+/// authority that the platform trusts, or by one of [`tls_ca_file`](Self::tls_ca_file). TLS uses rustls with the
+/// cryptography provider that the application has installed; if there is none, connecting installs ring for the
+/// process.
 ///
 /// # Secrets
-/// No output shows the password: neither `Debug`, nor errors, nor the log. Nor do they show a user without a password,
-/// which mostly is a password that lacks its colon.
+/// Neither `Debug`, nor errors, nor the log show the password. They also hide a user without a password: mostly it is a
+/// password without its colon.
 ///
 /// # Redis Cluster
-/// The bus uses several keys together, so on a cluster they must be on one node: use a prefix with a hash tag, as
-/// `{orders}`. [`connect`](crate::RedisEventBus::connect) refuses any other prefix there, because `orders:stream` and
-/// `orders:stream_dlq` would be on different nodes. The URL names the master that has the slot
+/// The bus uses several keys in one step, so on a cluster they must be on one node: use a prefix with a hash tag, such
+/// as `{orders}`. [`connect`](crate::RedisEventBus::connect) refuses any other prefix there, because `orders:stream`
+/// and `orders:stream_dlq` would be on different nodes. The URL names the master that has the slot
 /// (`CLUSTER KEYSLOT {orders}`); the bus does not follow a slot that moves to a different node.
 ///
 /// # Examples
@@ -75,22 +76,22 @@ pub struct RedisEventBusConfig {
     pub tls_cert_file: Option<PathBuf>,
     /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
     pub tls_key_file: Option<PathBuf>,
-    /// The prefix of all keys; on a cluster with a hash tag, as `{orders}`. Default `events`.
+    /// The prefix of all keys; on a cluster it needs a hash tag, such as `{orders}`. Default `events`.
     pub stream_prefix: String,
-    /// The group of subscribers that name none. Connecting creates it, even if every subscriber names its own group or
-    /// there is no subscriber: then it stays unread, and holds no trimming. Default `default`.
+    /// The group of subscribers that do not name one. Connecting creates it, even if every subscriber names its own
+    /// group or there is no subscriber: it then reads no entries, and does not hold up trimming. Default `default`.
     pub consumer_group: String,
     /// The name of this consumer within its groups; unique among running consumers. If it is the same after a restart,
-    /// the consumer recovers its in-flight entries at once, in order within each aggregate. Other consumers claim the
-    /// entries of one that does not come back after [`pending_idle_ms`](Self::pending_idle_ms). Default: the host's
-    /// name and eight random hex digits, so a name that never comes back. Names that begin with `absent` or end with
+    /// the consumer recovers its in-flight entries at once, in order within each aggregate. If a consumer does not come
+    /// back, other consumers claim its entries after [`pending_idle_ms`](Self::pending_idle_ms). Default: the host's
+    /// name and eight random hex digits, a new name at each start. Names that begin with `absent` or end with
     /// `-recovery` are the bus's own.
     pub consumer_name: Option<String>,
     /// The number of consumers that this bus runs in each of its groups, at most 1024. Several are called
-    /// `<consumer_name>-0`, `-1` and so on, and each reads, holds and handles as much as this configuration and the
-    /// handlers say. They share the events of a group as consumers in several processes do: the order of an aggregate
-    /// holds across them with [`partitions`](Self::partitions) only. To handle more events at once in order, raise
-    /// [`concurrency`](Self::concurrency). Default 1.
+    /// `<consumer_name>-0`, `-1` and so on, and the limits of this configuration and of the handlers apply to each of
+    /// them. They share the events of a group like consumers in several processes: only with
+    /// [`partitions`](Self::partitions) the order of an aggregate holds across them. To handle more events at once in
+    /// order, raise [`concurrency`](Self::concurrency). Default 1.
     pub consumers: usize,
     /// The maximum number of entries that one read returns, at most 1,000,000. Default 100.
     pub batch_size: usize,
@@ -104,41 +105,43 @@ pub struct RedisEventBusConfig {
     /// as there is time for.
     pub max_retries: Option<u32>,
     /// The time without a sign of life after which other consumers claim a consumer's entries, in milliseconds. A
-    /// consumer that is slow and alive keeps its entries: its own time counts if that is longer. Default 60000.
+    /// consumer that is slow but alive keeps its entries: if the time that it announces is longer, that time counts.
+    /// Default 60000.
     pub pending_idle_ms: u64,
     /// Set if deliveries that used up their attempts become dead letters. Otherwise they stay pending and are not
     /// handled again; they count as exhausted, and trimming stops before them. Default true.
     pub enable_dlq: bool,
     /// The suffix that makes the name of the dead letters' stream from the stream's. Default `_dlq`.
     pub dlq_stream_suffix: String,
-    /// Set if entries carry the trace that an event is part of; with the cargo feature `opentelemetry` publishing and
-    /// handling are then also spans in OpenTelemetry's words. Default true.
+    /// Set if entries carry the trace context of their events; with the cargo feature `opentelemetry`, publishing and
+    /// handling are then also spans that follow OpenTelemetry's conventions. Default true.
     pub enable_tracing: bool,
-    /// A part of the name of the key that stores the attempts of a group, `{<stream>}:<retry_key_prefix>:<group>`.
-    /// Default `retry`.
+    /// A part of the name of the key with the attempts of a group, `{<stream>}:<retry_key_prefix>:<group>`. Default
+    /// `retry`.
     pub retry_key_prefix: String,
-    /// The number of seconds after which a consumer deletes attempts that no consumer has updated meanwhile, and whose
-    /// entries are no longer pending. Default 86400.
+    /// The number of seconds after which a consumer deletes records of attempts that no consumer has updated meanwhile,
+    /// and whose entries are no longer pending. Default 86400.
     pub retry_key_expiry_seconds: u64,
     /// Set to use one connection for all commands, with short reads that do not block. Default false.
     pub single_connection_client: bool,
-    /// The number of events that a consumer handles at once; those of one aggregate always run one after the other. An
-    /// event whose handler awaits for 10 s lets the next one begin beside it, unless its handler has a `concurrency` of
-    /// its own. At most [`max_in_flight`](Self::max_in_flight), and 10,000. Default 1.
+    /// The number of events that a consumer handles at once; events of one aggregate always run one after the other.
+    /// After a handler has awaited for 10 s, a further event may begin beside it, unless the handler has its own
+    /// `concurrency`. At most [`max_in_flight`](Self::max_in_flight), and 10,000. Default 1.
     pub concurrency: usize,
-    /// The maximum number of in-flight entries of a consumer; at it the consumer reads no more. Entries that wait for a
-    /// retry, or behind one that does, do not count, but are [bounded](Self::max_waiting) too. The consumer
-    /// reads ahead what its workers finish in about a tenth of a second, at the pace that it measures, so that the
-    /// other consumers of the group get their share. Entries that it meanwhile takes over from a consumer that died may
-    /// exceed the limit by one batch. Default: ten times [`batch_size`](Self::batch_size).
+    /// The maximum number of in-flight entries of a consumer; at this number it reads no more. Entries that wait for a
+    /// retry, or behind one that does, do not count here: [`max_waiting`](Self::max_waiting) limits them. The consumer
+    /// reads ahead only what its workers finish in about a tenth of a second, as it measures, so that the other
+    /// consumers of the group get their share. Entries that it claims from a dead consumer may exceed the limit by one
+    /// batch. Default: ten times [`batch_size`](Self::batch_size).
     #[serde(alias = "max_in_hand")]
     pub max_in_flight: Option<usize>,
-    /// The maximum number of entries of a consumer that wait for a retry, or behind one that does: at it the
+    /// The maximum number of entries of a consumer that wait for a retry, or behind one that does. At this number the
     /// consumer reads no more until a tenth of them is gone, and health has an alert. The consumer keeps their ids.
     /// Default 100000.
     pub max_waiting: usize,
-    /// The maximum number of bytes of a consumer's in-flight events, as for [`max_in_flight`](Self::max_in_flight); one
-    /// event may be larger. The consumer estimates the size of the next read from earlier reads. Default 16 MiB.
+    /// The maximum number of bytes of a consumer's in-flight events, with the rules of
+    /// [`max_in_flight`](Self::max_in_flight); a single event may be larger. The consumer estimates the size of the
+    /// next read from earlier reads. Default 16 MiB.
     #[serde(alias = "max_in_hand_bytes")]
     pub max_in_flight_bytes: usize,
     /// The delay of the first retry, in milliseconds; each further retry waits twice as long. Each delay is shortened
@@ -146,34 +149,34 @@ pub struct RedisEventBusConfig {
     pub retry_delay_ms: u64,
     /// The maximum delay of a retry, in milliseconds. Default 300000.
     pub retry_max_delay_ms: u64,
-    /// The maximum time since a group began to skip a type: if a member announces the type for the first time within
-    /// it, the group gets the skipped events. Later the handler's `start` decides. Default 24 hours.
+    /// A new handler of a type that the group skips gets the skipped events if a member announces the type within this
+    /// time of the first skip. Later the handler must have a `start`; if it has one, that decides at any time. Default
+    /// 24 hours.
     #[serde(deserialize_with = "seconds")]
     pub deliver_skipped_within: Duration,
-    /// The run time, in milliseconds, from which on the log calls a handler slow. Default 1000.
+    /// The run time, in milliseconds, from which on the log reports a handler as slow. Default 1000.
     pub slow_handler_ms: u64,
-    /// The number of entries that the stream keeps of those that every group has finished; while this bus consumes, it
-    /// removes older ones within about a second, see [`trim`](crate::RedisEventBus::trim). Default: all of them.
+    /// The number of entries that the stream keeps. While this bus consumes, it removes older ones within about a
+    /// second, once every group has finished them; see [`trim`](crate::RedisEventBus::trim). Default: all of them.
     pub trim_max_length: Option<u64>,
     /// The number of seconds for which the stream keeps entries that every group has finished, as for
     /// [`trim_max_length`](Self::trim_max_length). Default: for ever.
     pub trim_max_age_seconds: Option<u64>,
-    /// Set to refuse events that the Python library eventsource-py does not read: those of aggregates whose ids are no
-    /// UUIDs (lower case, with hyphens), or whose types have other characters than letters, digits, `_`, `.` and `-`,
-    /// and those of version 0. Set it where Python services read the stream. It cannot refuse fields that a Python
-    /// service does not know: from release 0.9 on the library refuses those, so a new field must come to the Python
+    /// Set to refuse events that the Python library eventsource-py cannot read: events of version 0, and events of
+    /// aggregates whose ids are no UUIDs (lower case, with hyphens), or whose types have other characters than letters,
+    /// digits, `_`, `.` and `-`. Set it if Python services read the stream. It cannot refuse fields that a Python
+    /// service does not know: from release 0.9 on the library refuses these, so release a new field to the Python
     /// services first. Default false.
     pub readable_by_python: bool,
-    /// The number of streams into which the events are split by aggregate, at most 1024; with more than one, each is
-    /// consumed by one consumer of a group at a time, so that the order within an aggregate holds across consumers. The
-    /// first connection records the number; only [`repartition`](crate::RedisEventBus::repartition) changes it. The
-    /// Python library reads no such streams. Default 1: one stream.
+    /// The number of streams into which the events are split by aggregate, at most 1024. With more than one, one
+    /// consumer of a group at a time reads each stream, so that the order within an aggregate holds across consumers.
+    /// The first connection records the number; only [`repartition`](crate::RedisEventBus::repartition) changes it. The
+    /// Python library cannot read several streams. Default 1: one stream.
     pub partitions: u32,
     /// The time without a sign of life after which other consumers take over a consumer's partitions, in milliseconds.
     /// Default 10000.
     pub partition_lease_ms: u64,
-    /// The clock for this process's delays and times; the server's clock judges claims and leases. Default: the
-    /// machine's.
+    /// The clock for this process's delays and times; claims and leases use the server's clock. Default: the machine's.
     #[serde(skip)]
     pub clock: SharedClock,
 }
@@ -222,15 +225,15 @@ impl Default for RedisEventBusConfig {
 
 impl RedisEventBusConfig {
     /// Reads the configuration from the environment: `REDIS_URL`, and for every other field `EVENTBUS_` and its name
-    /// (`EVENTBUS_STREAM_PREFIX`). Absent and empty variables leave the default. A variable that begins with
-    /// `EVENTBUS_` and is read by neither this nor `RedisEventStoreConfig` of `eventstore-redis` is logged
-    /// once as a warning, with the nearest known name.
+    /// (`EVENTBUS_STREAM_PREFIX`). Absent and empty variables leave the default. If a variable begins with `EVENTBUS_`
+    /// and neither this function nor `RedisEventStoreConfig` of `eventstore-redis` reads it, a warning is logged once,
+    /// with the nearest known name.
     ///
     /// Timeouts are numbers of seconds, switches are `true` or `false`.
     ///
     /// # Errors
-    /// [`InvalidConfig`] with all mistakes of reading, a word where a number is expected for example. What the values
-    /// mean together is checked by connecting, or by [`validate`](Self::validate): some fields may be set afterwards.
+    /// [`InvalidConfig`] with all mistakes of reading, for example a word where a number is expected. Connecting, or
+    /// [`validate`](Self::validate), checks whether the values fit together, because some fields may be set afterwards.
     ///
     /// # Examples
     /// ```
@@ -262,16 +265,16 @@ impl RedisEventBusConfig {
         InvalidConfig::check("bus", validate::problems(self))
     }
 
-    /// Returns the name of the stream that carries all events; with several partitions the prefix of their streams'
-    /// names.
+    /// Returns the name of the stream that carries all events; with several partitions, the prefix of the names of
+    /// their streams.
     #[must_use]
     pub fn stream_name(&self) -> String {
         keys::stream(&self.stream_prefix)
     }
 
-    /// Returns the name of the stream that carries the events of an aggregate: with several partitions its number is
-    /// the XXH3 hash (64 bits, seed 0) of the 16 bytes of the tenant, if there is one, and the id's text, modulo the
-    /// number of partitions.
+    /// Returns the name of the stream that carries the events of an aggregate. With several partitions, the number of
+    /// the stream is an XXH3 hash (64 bits, seed 0) modulo the number of partitions; the hash is over the 16 bytes of
+    /// the tenant, if there is one, and the text of the id.
     ///
     /// # Examples
     /// ```
@@ -299,7 +302,7 @@ impl RedisEventBusConfig {
     /// Returns a client of the driver for this server, with its TLS files; connects nowhere.
     ///
     /// # Errors
-    /// [`InvalidConfig`] with the field from which no client can be made: the URL, or a TLS file that cannot be read.
+    /// [`InvalidConfig`] with the field that is at fault: the URL, or a TLS file that cannot be read.
     ///
     /// # Examples
     /// ```

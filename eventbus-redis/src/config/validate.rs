@@ -15,7 +15,7 @@ const MAX_CONCURRENCY: usize = 10_001;
 /// Words that follow the name of the stream in the names of other keys.
 const RESERVED_KEY_NAMES: [&str; 11] =
     ["members", "floors", "relay", "layout", "lease", "event_types", "skipped", "backlog", "fills", "unjoined", "meta"];
-/// More streams than any number of consumers needs; some scripts visit all of them.
+/// More partitions than any number of consumers needs; some scripts visit all of them.
 pub(crate) const MAX_PARTITIONS: u64 = 1_024;
 
 /// Returns the problem of each field.
@@ -49,7 +49,7 @@ pub(super) fn problems(config: &RedisEventBusConfig) -> impl Iterator<Item = Fie
     config.server().problems().chain(of_bus)
 }
 
-/// Returns the problem of a consumer's name; those that the bus gives to consumers without a process are reserved.
+/// Returns the problem of a consumer's name; the names that the bus gives to consumers without a process are reserved.
 fn consumer_name_problem(name: &str) -> Option<String> {
     let is_reserved = name.starts_with(ABSENT_CONSUMER) || name.ends_with("-recovery");
     name_problem(name).or_else(|| is_reserved.then(|| "begins with `absent` or ends with `-recovery`".to_owned()))

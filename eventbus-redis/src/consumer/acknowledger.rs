@@ -2,14 +2,14 @@
 //!
 //! Invariant: an entry leaves the in-flight entries only after its disposition is on the server; a disposition that
 //! could not be written stays in the batch for the next write. The server refuses the failure of an entry that a
-//! different consumer has reclaimed or acknowledged. It accepts each acknowledgement, because the handlers have succeeded,
-//! except from a consumer that no longer owns the partition.
+//! different consumer has reclaimed or acknowledged. It accepts each acknowledgement, because the handlers have
+//! succeeded, except from a consumer that no longer owns the partition.
 //!
 //! Invariant: only a member that handles an event acknowledges it, if the group ever announced its type. The script
 //! that acknowledges an event of any other type records it as skipped, so that a member that announces the type later
 //! can get it.
 //!
-//! Real time, not the given clock: how long failures gather, so that one script writes many.
+//! Real time, not the given clock: the time for which failures gather, so that one script writes many.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -40,8 +40,8 @@ use crate::{
 const ACK_BATCH_MAX: usize = 10_000;
 
 /// Minimum time between two writes of failures, so that many failures share one script; a single failure is written at
-/// once. If the process ends before the write, this attempt is lost, and the entry is redelivered as a suspect: as if
-/// its handlers had been running.
+/// once. If the process ends before the write, this attempt is lost, and the entry is redelivered as a suspect, as if
+/// its handlers had still been running.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Dispositions that are not on the server yet, by how they are written.
@@ -200,8 +200,8 @@ impl Acknowledger {
 
     /// Writes the batch, except for updates that still gather, and adds what was written, also before an error.
     ///
-    /// Invariant: it writes the sections in this order, and clears each, and releases its entries, only after the reply:
-    /// an error leaves the rest in the batch.
+    /// Invariant: it writes the sections in this order, and clears each, and releases its entries, only after the
+    /// reply: an error leaves the rest in the batch.
     pub(super) async fn write_ready(
         &self,
         batch: &mut AckBatch,
@@ -464,10 +464,10 @@ impl Acknowledger {
     }
 
     /// Leaves an event that cannot be decoded here to a member that announced its schema version; handlers that have
-    /// succeeded do not run there again. Returns `true` if this consumer must release it.
+    /// succeeded do not run again there. Returns `true` if this consumer must release it.
     ///
-    /// An event of an older version than that of the handlers here goes to a live member only: no release to come knows
-    /// that version better than this one.
+    /// An event of an older version than the handlers here know goes only to a live member: no later release knows that
+    /// version better than this one.
     async fn hand_off_unknown_version(
         &self,
         id: &MessageId,

@@ -1,8 +1,8 @@
-//! The backlog gate: holds entries of a group's stream back that its backlog comes before, and the events of aggregates
-//! with earlier events there.
+//! The backlog gate: holds back entries of a group's stream while its backlog comes first, and events of aggregates
+//! that have earlier events in the backlog.
 //!
 //! A group reads its stream as soon as every entry left in its backlog has failed, or waits behind one that has.
-//! The stream's events of those aggregates follow when the backlog has no more events of them.
+//! The stream's events of the aggregates in the backlog follow when the backlog has no more of their events.
 //!
 //! Invariant: the consumer knows its pending entries in the backlog before it receives entries of the stream. With
 //! partitions it lists the entries pending on the owner of the backlog, so that the order also holds if a different
@@ -64,12 +64,12 @@ impl BlockedStreams {
     }
 }
 
-/// Holds entries of the stream back that the group's backlog comes before.
+/// Holds back entries of the stream while the group's backlog comes first.
 pub(super) struct BacklogGate {
     inner: Arc<ConsumerInner>,
     /// Counts the resets: of this consumer's sessions, and of groups that were created meanwhile.
     resets: AtomicU64,
-    /// The number of resets at the last check that found no backlog that comes first.
+    /// The number of resets at the last check without a backlog that comes first.
     passed_at: AtomicU64,
     /// Aggregates whose events wait for the group's backlog.
     blocked: Mutex<BlockedStreams>,
@@ -88,8 +88,8 @@ impl BacklogGate {
         Ok(())
     }
 
-    /// Looks for a backlog again before the next entries: the group of a stream was created, perhaps again, by this
-    /// consumer if `is_new`, else by a different member.
+    /// Checks for a backlog again before the next entries, because the group of a stream was created, perhaps again: by
+    /// this consumer if `is_new`, else by a different member.
     pub(super) fn reset(&self, stream: &BusInner, is_new: bool) {
         if is_new {
             tracing::info!(group = %self.inner.group(), stream = stream.stream(), "group created");
@@ -97,10 +97,11 @@ impl BacklogGate {
         self.resets.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Returns `true` if the entries just read must wait for a backlog of the group. A group created before a store's
-    /// relay has resynced the stream, as after the server lost it, may get a backlog together with the first entries.
+    /// Returns `true` if the entries just read must wait for a backlog of the group. If the group was created before a
+    /// store's relay resynced the stream, for example after the server lost it, a backlog may come together with the
+    /// first entries.
     pub(super) async fn must_wait(&self) -> Result<bool, CommandError> {
-        // read before the check: a reset during the check asks for another one
+        // read before the check: a reset during the check requires a new one
         let resets = self.resets.load(Ordering::Acquire);
         if self.inner.bus().is_backlog() || self.passed_at.load(Ordering::Acquire) == resets {
             return Ok(false);

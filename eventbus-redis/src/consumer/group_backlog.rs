@@ -43,9 +43,9 @@ pub(super) struct GroupBacklog {
     worker_slots: WorkerSlots,
     /// Cancelled once the stream may be read: the backlog has no entry that comes first and can be handled now.
     stream_ready: CancellationToken,
-    /// Last announcement, to announce again when it changes.
+    /// The last announcement; the consumer announces again when it changes.
     last_announced: Vec<eventbus::port::Announced>,
-    /// Types that the server recorded for it, to announce again when the server loses them.
+    /// Types that the server recorded for it; the consumer announces again when the server loses them.
     recorded_types: Vec<String>,
     /// Stores, separated by spaces, last logged as having no live process.
     absent_stores: String,
@@ -69,8 +69,8 @@ impl GroupBacklog {
         &self.stream_ready
     }
 
-    /// Announces the group's types, creates the group, and handles its backlogs until `stop`: the one of a new group,
-    /// and those of skipped events whose types it handles now.
+    /// Announces the group's types, creates the group, and handles its backlogs until `stop`: the backlog of a new
+    /// group, and of skipped events whose types the group handles now.
     pub(super) async fn consume(&mut self, stop: &StopSignal) {
         let mut outage_log = OutageLog::new("reading", self.group.clone());
         while !stop.is_stopped() && !self.stream_ready.is_cancelled() {
@@ -158,7 +158,7 @@ impl GroupBacklog {
             ended
         };
         let (ended, ()) = tokio::join!(watch, consume);
-        // removes what a consumer that had not noticed the end has created again
+        // removes keys that a consumer has created again, because it had not noticed the end
         backlog::inspect_backlog(&self.bus, &self.group).await?;
         ended
     }
@@ -209,8 +209,8 @@ impl GroupBacklog {
         stores.clone_into(&mut self.absent_stores);
     }
 
-    /// Returns the name that the backlog's entries are pending on, and how many of them wait for a retry. `None` if
-    /// none are in flight here, as a different process may own the backlog then.
+    /// Returns the consumer name on which the backlog's entries are pending, and how many of them wait for a retry.
+    /// `None` if none are in flight here: a different process may then own the backlog.
     fn count_retried(&self, in_flight: &InFlight) -> Option<(&str, usize)> {
         let name = if self.bus.partitions().is_empty() { self.bus.consumer_name() } else { PARTITION_OWNER };
         (!in_flight.is_empty()).then(|| (name, in_flight.count_retried()))

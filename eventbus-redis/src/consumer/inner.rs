@@ -13,7 +13,7 @@ use redis::{FromRedisValue, Script, ScriptInvocation};
 use super::pending_entries::PendingEntries;
 use crate::{error::CommandError, inner::BusInner, keys, script::consumer::ConsumerScript, trace};
 
-/// The name on the server of every owner of a partition.
+/// The consumer name that all owners of a partition have on the server.
 pub(super) const PARTITION_OWNER: &str = "owner";
 
 /// Start of a range before the first entry.
@@ -181,7 +181,7 @@ impl ConsumerInner {
         }
     }
 
-    /// Returns when, and how often, a failed delivery is retried.
+    /// Returns the policy for retries of failed deliveries.
     pub(super) fn retry_policy(&self) -> RetryPolicy {
         let config = self.bus.config();
         RetryPolicy {

@@ -1,6 +1,6 @@
 //! Membership: heartbeats and claims of a consumer, and the other members of its group.
 //!
-//! Invariant: no fence refuses these scripts, so that a consumer that lost its partition can still end.
+//! Invariant: the server does not fence these scripts, so that a consumer that lost its partition can still end.
 //!
 //! Membership of a consumer, as the hash `members` records it:
 //!
@@ -51,8 +51,8 @@ impl Membership {
         Self { inner, is_announced: AtomicBool::new(false) }
     }
 
-    /// Returns `true` if the previous consumer of this name left when it ended. One that the group no longer knows counts
-    /// as crashed.
+    /// Returns `true` if the previous consumer of this name left when it ended. A consumer that the group no longer
+    /// knows counts as crashed.
     ///
     /// Invariant: the reader asks before the first heartbeat, which overwrites the record.
     pub(super) async fn has_predecessor_left(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
@@ -99,7 +99,8 @@ impl Membership {
         (self.inner.pending_idle() / 6).clamp(MAINTENANCE_INTERVAL_MIN, HEARTBEAT_INTERVAL_MAX)
     }
 
-    /// Renews the claim on entries. Returns those that other consumers have by now, and those that no consumer has.
+    /// Renews the claim on entries. Returns the entries that other consumers have by now, and the entries that no
+    /// consumer has.
     pub(super) async fn renew_claims(
         &self,
         ids: &[MessageId],

@@ -1,7 +1,7 @@
 //! Several consumers of each group in one bus.
 //!
-//! Invariant: to the server they are consumers like those of several processes. They share what a bus shares with its
-//! clones, and differ in their names, by which the server records pending entries.
+//! Invariant: for the server they are like consumers of several processes. They share the state that a bus shares with
+//! its clones, and differ in their names, under which the server records pending entries.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::inner::BusInner;
 
-/// Delivers events to the group until `stop`, by as many consumers as the configuration says, each in a task of its
-/// own. If one of them panics, all of them restart.
+/// Delivers events to the group until `stop`, with the configured number of consumers, each in a task of its own. If
+/// one of them panics, all of them restart.
 pub(crate) async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
     let several = bus.config().consumers;
     if several == 1 {

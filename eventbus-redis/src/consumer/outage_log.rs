@@ -7,7 +7,7 @@ use std::time::Duration;
 use eventbus::{Name, support::Backoff};
 use tokio::time::Instant;
 
-/// Backoff between two attempts: short enough to be back within two seconds of the server.
+/// Backoff between two attempts: short enough to reconnect within two seconds after the server is back.
 const OUTAGE_RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
 
 /// Interval of the lines while an outage lasts.

@@ -1,4 +1,4 @@
-//! Pending entries: those of a stream that the server has assigned to this consumer.
+//! Pending entries: entries of a stream that the server has assigned to this consumer.
 //!
 //! Invariant: lock order `kept` or `discarded`, then the lock of the in-flight entries; no task holds two of its own
 //! locks, or one of them across an await.
@@ -8,8 +8,8 @@ use std::{collections::HashSet, sync::Arc};
 use eventbus::{delivery::InFlight, port::MessageId};
 use parking_lot::Mutex;
 
-/// The entries that are pending on a consumer, by what becomes of them. A consumer of partitions shares the in-flight
-/// ones among all its partitions.
+/// The entries that are pending on a consumer, by their next step. A consumer of partitions shares the in-flight ones
+/// among all its partitions.
 pub(super) struct PendingEntries {
     in_flight: Arc<InFlight>,
     /// Entries that stay pending: they used up their attempts, or no member here handles them.

@@ -1,5 +1,5 @@
-//! The tasks of a consumer of a whole stream: writes dispositions, sends heartbeats, renews claims, and reclaims entries
-//! of dead consumers.
+//! The tasks of a consumer of a whole stream: they write dispositions, send heartbeats, renew claims, and reclaim
+//! entries of dead consumers.
 //!
 //! Invariant: the consumer reads no entry a second time that may still be on its way to it, and reclaims no entries of
 //! dead consumers before its own pending entries are in flight.
@@ -46,7 +46,7 @@ pub(super) struct PlainTasks<'a> {
     gate: &'a BacklogGate,
     caught_up: &'a CaughtUp,
     batch: AckBatch,
-    /// Entries whose claim is still to be renewed: some at a time, so that no acknowledgement waits for all.
+    /// Entries whose claim is still to be renewed, some at a time, so that no acknowledgement waits for all of them.
     claims_to_renew: Vec<MessageId>,
     /// Cursor of the search for entries of dead consumers.
     claim_cursor: String,

@@ -94,8 +94,8 @@ impl<'a> StreamReader<'a> {
     /// Reads over one connection until `stop`, a restart, or an error.
     ///
     /// Invariant: the group exists before the first heartbeat, and the reader asks for the predecessor before this
-    /// heartbeat overwrites its record. The reader blocks aggregates before it receives an entry. The consumer has caught up
-    /// only after all entries pending on it are in flight, and reads new entries after that.
+    /// heartbeat overwrites its record. The reader blocks aggregates before it receives an entry. The consumer has
+    /// caught up only after all entries pending on it are in flight, and reads new entries after that.
     async fn run_session(&mut self) -> RedisResult<()> {
         let (gate, caught_up, stop) = (self.gate, self.caught_up, self.stop);
         let ConsumerParts { inner, receiver, membership, .. } = self.parts;
@@ -127,7 +127,7 @@ impl<'a> StreamReader<'a> {
                 gate.wait(stop).await.map_err(to_redis_error)?;
                 return Ok(());
             }
-            // if there was more to read, the next read is under way while this one is received
+            // if there is more to read, the next read is under way while these entries are received
             while entries.len() >= requested && !stop.is_stopped() {
                 let room = inner.in_flight().room_beside(entries.len());
                 if room == 0 {
@@ -166,8 +166,8 @@ impl<'a> StreamReader<'a> {
         }
     }
 
-    /// Returns how many new entries one read asks for: on a slow line the reply to more than a page would come too late,
-    /// after the server has assigned its entries.
+    /// Returns how many new entries one read asks for: on a slow line, a reply with more than a page would come too
+    /// late, although the server has assigned its entries.
     fn read_len(&self, room: usize) -> usize {
         let inner = &self.parts.inner;
         room.min(inner.bus().config().batch_size).min(inner.in_flight().fitting_into(PAGE_BYTES))

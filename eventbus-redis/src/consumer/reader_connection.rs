@@ -13,8 +13,8 @@ use redis::{Cmd, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 use super::outage_log::OutageLog;
 use crate::{command, error::CommandError, inner::BusInner, reply::is_connection_lost};
 
-/// Longest wait of one read. A stop takes this long if the server does not allow the bus to end the read, and so does
-/// noticing a dead connection.
+/// Longest wait of one read. A stop takes this long if the server does not let the bus end the read; noticing a dead
+/// connection takes as long.
 pub(super) const READ_BLOCK_MAX: Duration = Duration::from_secs(1);
 /// Time that a reply may take beyond that.
 const READ_REPLY_MARGIN: Duration = Duration::from_millis(500);
@@ -23,7 +23,7 @@ pub(super) const SINGLE_CONNECTION_POLL_INTERVAL: Duration = Duration::from_mill
 /// Delay before a command that ends a read is sent again.
 const UNBLOCK_RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// Connects a reader, again and again.
+/// Connects a reader, again after each loss.
 pub(super) struct Connector {
     bus: Arc<BusInner>,
     outage_log: OutageLog,
@@ -107,7 +107,7 @@ impl ReaderConnection {
         }
         let ending = async {
             loop {
-                // biased for the same reason; repeated, as a command that arrives before the read ends none
+                // biased for the same reason; repeated, because a command that arrives before the read has no effect
                 tokio::select! {
                     biased;
                     reply = &mut reading => return reply,
@@ -183,8 +183,8 @@ mod tests {
         assert!(none.is_empty());
     }
 
-    /// Fails if the connection outlives its reader until the server ends the read: the server would assign entries to the
-    /// consumer that no reader gets.
+    /// Fails if the connection outlives its reader until the server ends the read: the server would assign entries to
+    /// the consumer that no reader gets.
     #[tokio::test]
     async fn a_reader_that_is_dropped_during_a_read_has_no_connection_any_more() {
         let bus = bus("dropped");

@@ -31,7 +31,7 @@ use crate::{
 const PENDING_PAGE_LEN: usize = 1_000;
 /// Pages of handed-off entries that one run reads without finding one to claim.
 const EMPTY_HANDOFF_PAGES_MAX: usize = 4;
-/// Delay before a due entry is read again that a recreated group has yet to read: its reader may get it first.
+/// Delay before rereading a due entry that a recreated group has yet to read: its reader may get the entry first.
 const UNREAD_ENTRY_DELAY: Duration = Duration::from_secs(1);
 
 /// An entry that a consumer of the group had before.
@@ -222,7 +222,7 @@ impl Receiver {
         }
     }
 
-    /// Logs the first time without a zone: it may not be in UTC, as it is read.
+    /// Logs the first time without a zone: it is read as UTC, but may be a local time.
     fn log_naive_time(&self, record: &RecordedEvent) {
         let written = record.metadata().occurred_at_as_written();
         if let Some(occurred_at) = written.filter(|text| wire::timestamp::zone(text) == wire::timestamp::Zone::None)
@@ -255,8 +255,8 @@ impl Receiver {
         self.inner.bus().counters().messages_deleted(count as u64);
     }
 
-    /// Reads entries from `from` on that are pending on this consumer and not in flight: at most `count` of one page, up to
-    /// the one that reaches `max_bytes`. Returns the start of the next page.
+    /// Reads entries from `from` on that are pending on this consumer and not in flight: at most `count` of one page,
+    /// up to the one that reaches `max_bytes`. Returns the start of the next page.
     pub(super) async fn reclaim_own_page(
         &self,
         from: &str,
@@ -265,7 +265,8 @@ impl Receiver {
     ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
         let (mut last, mut missing) = (None, Vec::new());
         let (mut from, mut listed) = (from.to_owned(), count);
-        // those in flight may be many, as an entry that waits for a retry takes no room: they are passed in ever longer steps
+        // entries in flight may be many, because an entry that waits for a retry takes no room: passed in ever longer
+        // steps
         while missing.is_empty() {
             let ids = self.list_own_pending(&from, listed).await?;
             last = ids.last().cloned();
@@ -306,7 +307,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Reads the first of some due entries again, up to the one that reaches [`PASSED_BYTES_MAX`]. Returns how many.
+    /// Rereads the first due entries, up to the one that reaches [`PASSED_BYTES_MAX`]. Returns their number.
     async fn read_due_batch(&self, due: &[DueEntry]) -> Result<usize, CommandError> {
         let mut reread = self.inner.fenced_script(&script::consumer::READ_DUE);
         reread.key(&self.inner.keys().retry).key(&self.inner.keys().relay).arg(PASSED_BYTES_MAX);
@@ -319,15 +320,15 @@ impl Receiver {
         self.resume(ReclaimedEntries::new(entries, attempts, deleted));
         self.inner.release_lost(&ids(lost));
         match self.inner.in_flight().is_crowded() {
-            // while crowded the reader reads no entries, so postponing these until it has would never end
+            // while crowded the reader reads no entries, so postponed entries would wait for ever
             true => self.inner.in_flight().release(&ids(unread)),
             false => self.inner.in_flight().postpone(&ids(unread), UNREAD_ENTRY_DELAY),
         }
         Ok(reached.clamp(1, due.len()))
     }
 
-    /// Reads entries again that are pending on this consumer, up to the one that reaches `max_bytes`. Returns for how many
-    /// of `ids` it has done so, at least for one.
+    /// Reads entries again that are pending on this consumer, up to the one that reaches `max_bytes`. Returns how many
+    /// of `ids` it has covered, at least one.
     pub(super) async fn reclaim_own(
         &self,
         ids: &[String],
@@ -342,8 +343,8 @@ impl Receiver {
         Ok((reached.clamp(1, ids.len()), ReclaimedEntries::new(entries, attempts, deleted)))
     }
 
-    /// Reclaims up to `count` entries of one page of pending ones, from those of a live member only after the time that it
-    /// announces if `respects_members`. Returns the next cursor, [`RANGE_START`] at the end.
+    /// Reclaims up to `count` entries of one page of pending ones. If `respects_members`, reclaims entries of a live
+    /// member only after the time that it announces. Returns the next cursor, [`RANGE_START`] at the end.
     pub(super) async fn claim_page(
         &self,
         cursor: &str,
@@ -380,7 +381,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Claims entries after an id, which it advances, until it has read [`EMPTY_HANDOFF_PAGES_MAX`] pages in vain: the
+    /// Claims entries after an id, which it advances, until [`EMPTY_HANDOFF_PAGES_MAX`] pages had none to claim: the
     /// next run continues there. Returns `true` if there may be more.
     async fn claim_handed_off_after(&self, from: &mut String) -> Result<bool, CommandError> {
         let mut pages_in_vain = 0;

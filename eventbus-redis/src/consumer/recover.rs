@@ -1,4 +1,4 @@
-//! Recovery on request. A consumer recovers entries by itself while it consumes.
+//! Recovery on request. While it consumes, a consumer also recovers entries by itself.
 //!
 //! Real time, not the given clock: claims, by the clock of Redis.
 
@@ -28,14 +28,14 @@ use crate::{
     keys, reply, script, trace,
 };
 
-/// Time that a suspect, which may have ended its process, waits for the bus's running deliveries to end.
+/// Time that a suspect waits for the bus's running deliveries to end, because it may end the process.
 const EXCLUSIVE_RUN_WAIT: Duration = Duration::from_secs(1);
-/// Time in which a recovery repeats a write that failed: a restart of the server, or a failover, takes less.
+/// Time for which a recovery repeats a write that failed: a restart of the server, or a failover, takes less.
 const WRITE_RETRY_TIME: Duration = Duration::from_secs(10);
 /// Interval of these writes.
 const WRITE_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Limits of a recovery; each one left out comes from the configuration.
+/// Limits of a recovery; a field that is `None` comes from the configuration.
 ///
 /// # Examples
 /// ```
@@ -79,7 +79,7 @@ impl RecoveryStats {
 /// Recovers entries of the bus's own group, under a consumer name of its own.
 pub(crate) async fn recover(bus: &Arc<BusInner>, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
     bus.ensure_consuming()?;
-    // recoveries share a consumer name, under which two would count each other's entries as their own
+    // recoveries share a consumer name: two at once would take each other's entries as their own
     let _alone = bus.recovery_lock().lock().await;
     let recovered = match bus.partitions().is_empty() {
         true => recover_stream(bus, recovery).await,
@@ -98,7 +98,7 @@ async fn recover_stream(bus: &Arc<BusInner>, recovery: Recovery) -> Result<Recov
     Ok(stats)
 }
 
-/// Recovers the partitions without an owner: where there is one, the owner handles the pending entries.
+/// Recovers the partitions without an owner; an owner handles the pending entries itself.
 async fn recover_partitions(bus: &BusInner, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
     let mut stats = RecoveryStats::default();
     let owner = format!("{}-recovery", bus.instance());
@@ -183,8 +183,8 @@ impl RecoveryRun {
         }
     }
 
-    /// Writes the batch, and repeats a write that failed for a while: a suspect whose handlers have ended, and whose
-    /// disposition is lost, counts as one that ended its process.
+    /// Writes the batch, and repeats a failed write for a while: if the disposition of a suspect were lost after its
+    /// handlers ended, the suspect would count as having ended its process.
     async fn write(&self, batch: &mut AckBatch) -> Result<AckBatchOutcome, CommandError> {
         let bus = self.parts.inner.bus();
         let clock = &bus.config().clock;
@@ -228,8 +228,8 @@ impl RecoveryRun {
                     stats.failed += 1; // must not overtake the unfinished one before it
                     continue;
                 }
-                // records its start before it runs, so that an event that kills the process does not return for ever;
-                // runs it alone, so that no other event can be the cause
+                // records the start before the run, so that an event that kills the process does not return for ever;
+                // runs the suspect alone, so that no other event can be the cause
                 let clock = &self.parts.inner.bus().config().clock;
                 let is_suspect = entry.is_suspect(clock);
                 let exclusive = match is_suspect {

@@ -1,5 +1,5 @@
 //! The task loop of a consumer: runs the tasks that write dispositions and keep entries or partitions, one at a time,
-//! and retries those that failed.
+//! and retries failed ones.
 //!
 //! Real time, not the given clock: claims and leases, by the clock of Redis, and its replies.
 
@@ -50,10 +50,10 @@ pub(super) trait ConsumerTasks {
     fn log_unfinished(&self, nacked: usize);
 }
 
-/// Runs tasks until workers and reader have ended, then shuts down: within [`STOP_GRACE_PERIOD`], or until the deadline of
-/// a shutdown aborts it, if there is something to write.
+/// Runs tasks until workers and reader have ended, then shuts down: within [`STOP_GRACE_PERIOD`], or until the deadline
+/// of a shutdown aborts it, if there is something to write.
 ///
-/// Invariant: it ends last, because it writes the last dispositions of the workers.
+/// Invariant: the loop ends last, because it writes the last dispositions of the workers.
 pub(super) async fn run_tasks<T: ConsumerTasks>(
     tasks: &mut T,
     mut failed: FailedTasks<T::Task>,

@@ -21,8 +21,8 @@ const TRIM_STEP_PAUSE: Duration = Duration::from_millis(1);
 /// Minimum time before the same blocking group is logged again.
 const BLOCKER_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Trims the streams that it reads while consuming, if there is a limit. Only the consumers of the bus's first
-/// group do so; several may at once.
+/// Trims the streams of a consumer while it consumes, if there is a limit. Only consumers of the bus's first group do
+/// so; several may trim at once.
 pub(super) async fn trim(consumer: &ConsumerInner, stop: &StopSignal, streams: impl Fn() -> Vec<Arc<BusInner>>) {
     let (bus, group) = (consumer.bus(), consumer.group());
     let config = bus.config();

@@ -8,7 +8,7 @@ use redis::ScriptInvocation;
 use super::{HistoryEntry, HistoryError};
 use crate::{command::pages::EntryPage, entry_id::EntryId, inner::BusInner};
 
-/// A place in the stream of a bus; at first before the oldest entry.
+/// A place in the stream of a bus; it starts before the oldest entry.
 #[derive(derive_more::Debug, Clone)]
 pub(super) struct Cursor {
     #[debug("{}", bus.stream())]

@@ -22,7 +22,7 @@ pub struct NotAnEvent {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HistoryError {
-    /// The id to read after is not that of an entry, which is `<milliseconds>-<number>`.
+    /// The id after which to read is not an id of an entry: `<milliseconds>-<number>`.
     #[error("`{id}` is no id of an entry of a stream")]
     InvalidId {
         /// The id.
@@ -34,7 +34,7 @@ pub enum HistoryError {
         /// The bus.
         destination: Name,
     },
-    /// The server refused the command: missing rights, a key of another type.
+    /// The server refused the command: rights are missing, or the key has a different type.
     #[error("event bus `{destination}` refuses to be read")]
     Refused {
         /// The bus.

@@ -1,7 +1,7 @@
 //! Following a stream: reads without an end.
 //!
-//! Invariant: the cursor is behind the entries that were read, and each call returns the next of them, even if one
-//! fails or is dropped in between.
+//! Invariant: the cursor is after the entries that were read, and each call returns the next of them, even if a call in
+//! between fails or is dropped.
 //!
 //! Real time, not the given clock: connecting to Redis again.
 
@@ -22,7 +22,7 @@ use crate::{
 #[derive(derive_more::Debug)]
 #[debug("Follow {{ history: {cursor:?}, read: {}, .. }}", buffered.len())]
 pub struct Follow {
-    /// Behind the entries that were read, not behind those returned.
+    /// After the entries that were read, not after those returned.
     cursor: Cursor,
     page_reader: BlockingPageReader,
     /// Entries that were read and not returned: at most those of one page.
@@ -49,7 +49,7 @@ impl Follow {
     ///
     /// # Errors
     /// [`HistoryError::ShutDown`] after a shutdown of the bus, within about a second; [`HistoryError::InvalidId`];
-    /// [`HistoryError::Refused`], after which the caller may call it again.
+    /// [`HistoryError::Refused`], after which the caller may try again.
     pub async fn next(&mut self) -> Result<HistoryEntry, HistoryError> {
         loop {
             if let Some(entry) = self.buffered.pop_front() {

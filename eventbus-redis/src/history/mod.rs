@@ -1,6 +1,6 @@
 //! Reading the stream without a group; acknowledges no entry.
 //!
-//! Invariant: the cursor moves only with entries that were returned to the caller, so that a failed or abandoned read
+//! Invariant: the cursor moves only past entries that were returned to the caller, so that a failed or dropped read
 //! loses none.
 
 mod cursor;
@@ -21,8 +21,8 @@ use crate::{command::pages, inner::BusInner, reply::Entry, wire};
 /// A cursor in the stream of a bus, to read it without a consumer group; made by
 /// [`RedisEventBus::history`](crate::RedisEventBus::history).
 ///
-/// It begins before the oldest entry of the stream, and moves with the entries that it has read. It acknowledges no
-/// entry and takes none away from a group. Of several partitions it reads the entries of all, in the order of their
+/// It begins before the oldest entry of the stream, and moves past the entries that it has read. It acknowledges no
+/// entry, and groups still get every entry. With several partitions it reads the entries of all, in the order of their
 /// publication.
 ///
 /// # Examples
@@ -55,7 +55,7 @@ pub struct History(Cursor);
 pub struct HistoryEntry {
     /// The id of the entry in Redis.
     pub id: MessageId,
-    /// The event, not decoded, or the reason why the entry is none.
+    /// The event, not decoded, or the reason why the entry is no event.
     pub event: Result<RecordedEvent, NotAnEvent>,
 }
 
@@ -64,7 +64,7 @@ impl History {
         Self(Cursor::new(bus))
     }
 
-    /// Moves the cursor behind an entry, which need not exist.
+    /// Moves the cursor to after an entry, which need not exist.
     ///
     /// # Examples
     /// ```no_run
@@ -81,12 +81,12 @@ impl History {
         self
     }
 
-    /// Reads at most `count` entries, the oldest first, and moves behind them. A page ends earlier with the entry that
-    /// reaches [`PAGE_BYTES`](eventbus::support::PAGE_BYTES), so it exceeds that by one entry at most. At the end of the
-    /// stream it is empty.
+    /// Reads at most `count` entries, the oldest first, and moves past them. A page also ends with the entry that
+    /// reaches [`PAGE_BYTES`](eventbus::support::PAGE_BYTES), so it exceeds this size by at most one entry. At the end
+    /// of the stream it is empty.
     ///
     /// # Errors
-    /// [`HistoryError`]; the cursor stays, so that reading again repeats and misses no entry.
+    /// [`HistoryError`]; the cursor stays, so that a further read neither repeats nor misses an entry.
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         let after = self.0.id()?;
@@ -97,8 +97,8 @@ impl History {
         Ok(entries)
     }
 
-    /// Reads the last `count` entries of the stream behind the cursor, the oldest of them first, and moves to the end
-    /// of the stream; with 0 it only moves. They are fewer if the newest of them reach
+    /// Reads the last `count` entries of the stream after the cursor, the oldest of them first, and moves to the end of
+    /// the stream; with 0 it only moves. Returns fewer if the newest of them reach
     /// [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The layout of the partitions, which the first bus on a stream records and all later ones must match.
 //!
-//! Invariant: a bus sends no other command before it has joined. Order of the join: JOIN_LAYOUT, comparing the number of
-//! partitions, recording the generation, allowing commands, creating the default group.
+//! Invariant: a bus sends no other command before it has joined. Order of the join: JOIN_LAYOUT, comparing the number
+//! of partitions, recording the generation, allowing commands, creating the default group.
 
 use std::error::Error as _;
 
@@ -44,7 +44,7 @@ async fn try_join(bus: &BusInner) -> Result<(), RedisConnectError> {
     bus.layout().set_generation(generation);
     bus.connection().allow_commands();
     for part in bus.partitions_or_self() {
-        // the group holds no trimming until a consumer joins it
+        // the group does not hold up trimming until a consumer joins it
         let create = group::create_group_script(part, bus.default_group(), "0-0", GroupCreation::Unjoined);
         bus.connection()
             .run_idempotent::<redis::Value>(&create)
@@ -54,8 +54,8 @@ async fn try_join(bus: &BusInner) -> Result<(), RedisConnectError> {
     Ok(())
 }
 
-/// Connects to the bus that a configuration names, which must exist, with the number of partitions that it has. Writes
-/// no key.
+/// Connects to the bus that a configuration names, which must exist, and takes over its number of partitions. Writes no
+/// key.
 pub(crate) async fn attach(config: RedisEventBusConfig) -> Result<BusInner, RedisConnectError> {
     let found = BusInner::new(config.clone())?;
     let mut find = script::partition::FIND_LAYOUT.key(keys::meta(found.bus_stream()));
@@ -109,7 +109,7 @@ pub(crate) async fn add_to_partitions<T: redis::FromRedisValue>(
 ) -> Result<T, CommandError> {
     match bus.connection().run(script).await {
         Err(CommandError::Sent(error)) if error.code() == Some("NOLAYOUT") => {
-            // if a newer format is recorded, no layout is, and the script fails again
+            // if a newer format is recorded, this records no layout, and the script fails again
             let _: Vec<String> = bus.connection().run_idempotent(&join_layout_script(bus)).await?;
             tracing::warn!(
                 stream = bus.base_stream(),

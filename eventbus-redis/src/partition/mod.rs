@@ -1,8 +1,8 @@
-//! Partitions: several streams instead of one. Each aggregate has its partition, so that its events keep their order
-//! with any number of consumers in a group.
+//! Partitions: several streams instead of one. Each aggregate belongs to one partition, so that its events keep their
+//! order with any number of consumers in a group.
 //!
-//! Invariant: the partition of an aggregate depends on its id and the number of partitions alone, and the script that
-//! publishes checks that number. Two publishers that disagree would break the order.
+//! Invariant: the partition of an aggregate depends only on its tenant, its id and the number of partitions, and the
+//! script that publishes checks that number. Two publishers that disagree would break the order.
 
 pub(crate) mod layout;
 pub(crate) mod repartition;

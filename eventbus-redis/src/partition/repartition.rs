@@ -17,7 +17,7 @@ use crate::{
 
 /// Interval between two checks whether the groups have finished.
 const REPARTITION_POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Time after a check in which no bus may publish; it ends by itself, as the process that checks may die.
+/// Time after a check in which no bus may publish; the pause ends by itself, because the process that checks may die.
 const REPARTITION_PUBLISH_PAUSE: Duration = Duration::from_secs(2);
 
 /// Unfinished entries of a group that prevent changing the number of partitions.
@@ -32,7 +32,7 @@ pub struct UnfinishedGroup {
     pub stream: String,
     /// The group with unfinished entries.
     pub group: String,
-    /// Entries that it has not read, if the server knows.
+    /// Entries that it has not read; `None` if the server does not know.
     pub unread: Option<u64>,
     /// Entries that it has read and not acknowledged.
     pub pending: u64,
@@ -45,9 +45,9 @@ pub enum RepartitionError {
     /// Groups did not finish in time; the number is unchanged.
     #[error("groups have unfinished entries after {timeout:?}: {}", list(.waits))]
     Unfinished {
-        /// Time that the call waited for them.
+        /// The time for which the call waited.
         timeout: Duration,
-        /// Entries that they have yet to finish.
+        /// The groups that have yet to finish, with their entries.
         waits: Vec<UnfinishedGroup>,
     },
     /// A different process is changing the number.

@@ -1,6 +1,6 @@
-//! Publishing for relays to several partitions, each of which has a record of its own.
+//! Publishing for relays to several partitions, each with its own record.
 //!
-//! Invariant: a partition without events moves its position too; else the lowest position of all, from which the relay
+//! Invariant: a partition without events moves its position too; else the lowest position, from which the relay
 //! continues, would never move.
 
 use std::collections::BTreeMap;
@@ -14,8 +14,8 @@ use eventbus::{
 use super::{group_floors_of_stream, last_event_id, publish_to_stream};
 use crate::inner::BusInner;
 
-/// Merges the outcomes of a resync or a rewind: a refusal by one partition is one for all; else the relay continues
-/// from the lowest position, and partitions that are ahead pass over the events that they have.
+/// Merges the outcomes of a resync or a rewind: if one partition refuses, the outcome is a refusal. Else the relay
+/// continues from the lowest position, and partitions that are ahead pass over the events that they have.
 pub(super) fn merge_outcomes(all: Option<ResyncOutcome>, part: ResyncOutcome) -> ResyncOutcome {
     match (all, part) {
         (None, part) => part,
@@ -29,7 +29,7 @@ pub(super) fn merge_outcomes(all: Option<ResyncOutcome>, part: ResyncOutcome) ->
     }
 }
 
-/// Returns the low-water mark of a group that has these two in two partitions.
+/// Returns the lower one of a group's low-water marks in two partitions.
 fn lower_floor(one: GroupFloor, other: GroupFloor) -> GroupFloor {
     let rank = |floor: GroupFloor| match floor {
         GroupFloor::Gap => 0,

@@ -1,6 +1,6 @@
 //! The scripts that run on the server.
 //!
-//! Invariant: changes that must not be seen half done are one script. A script reads all its keys before its first
+//! Invariant: changes that no client may see half done are one script. A script reads all its keys before its first
 //! write: the server does not roll back a script that fails half way.
 
 pub(crate) mod backlog;
@@ -13,8 +13,8 @@ pub(crate) mod streams;
 
 use eventbus_redis_core::script::{ENTRY_BYTES, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, PAGES, lua};
 
-/// Bytes of the entries that one script call looks through without returning them: the server runs no other command
-/// meanwhile, and holds them twice.
+/// Bytes of the entries that one script call reads without returning them: the server runs no other command meanwhile,
+/// and holds these entries twice.
 pub(crate) const PASSED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 const BACKLOG: &str = include_str!("lib/backlog.lua");

@@ -16,12 +16,13 @@ use crate::{
 /// The configuration of [`RedisStreams`](super::RedisStreams): a plain struct with defaults.
 ///
 /// It deserializes from any format; absent fields take their defaults, unknown ones are refused, times are numbers of
-/// seconds. For TLS and for secrets the same holds as for [`RedisEventBusConfig`](crate::RedisEventBusConfig).
+/// seconds. TLS and secrets work as in [`RedisEventBusConfig`](crate::RedisEventBusConfig).
 ///
 /// # Redis Cluster
 /// A projection changes its checkpoint, its keys and its note beside the stream in one step, so these keys must be in
-/// one slot. So there the prefix must have a hash tag, as `{shop}`, which [`connect`](super::RedisStreams::connect)
-/// demands; a projection reads `{shop}:orders` and writes `{shop}:stats:orders`, or it is refused with
+/// one slot. On a cluster the prefix must therefore have a hash tag, such as `{shop}`;
+/// [`connect`](super::RedisStreams::connect) refuses any other. A projection then reads `{shop}:orders` and writes
+/// `{shop}:stats:orders`; with keys in other slots it fails with
 /// [`StreamProjectionError::OtherSlot`](super::StreamProjectionError::OtherSlot). The URL names the master that has the
 /// slot.
 ///
@@ -51,9 +52,9 @@ pub struct RedisStreamsConfig {
     pub tls_cert_file: Option<PathBuf>,
     /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
     pub tls_key_file: Option<PathBuf>,
-    /// Prefix of the keys of published streams, with a colon behind it. Default `events`.
+    /// Prefix of the keys of published streams, without the colon that follows it. Default `events`.
     pub stream_prefix: String,
-    /// Clock that dates published events. Default: the machine's.
+    /// Clock for the timestamps of published events. Default: the machine's.
     #[serde(skip)]
     pub clock: SharedClock,
 }

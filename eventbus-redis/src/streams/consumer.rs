@@ -1,6 +1,6 @@
 //! Consumes plain events in a consumer group.
 //!
-//! Invariant: a blocked read is never dropped with entries that the server may have given it, and a claim reports
+//! Invariant: a blocking read is never dropped, because the server may have assigned entries to it; a claim reports
 //! entries that were deleted while they were pending.
 
 use std::time::Duration;
@@ -29,9 +29,10 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Consume {
-    /// Most entries, at least one. Default 10. Fewer if they reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
+    /// The maximum number of entries, at least one; fewer if they reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
+    /// Default 10.
     pub count: usize,
-    /// Time to wait if there are none; 0 does not wait. Default 5,000 ms.
+    /// The time to wait if there are none; with 0 the call does not wait. Default 5,000 ms.
     pub block: Duration,
 }
 
@@ -51,10 +52,10 @@ impl Default for Consume {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
-    /// Least time since the last delivery of an entry. Default 60,000 ms. With 0 a consumer reclaims its entries from
-    /// before a crash, and all entries that are in flight at other consumers.
+    /// The minimum time since the last delivery of an entry. With 0 a consumer claims its entries from before a crash,
+    /// and also all entries that are in flight at other consumers. Default 60,000 ms.
     pub min_idle: Duration,
-    /// Most entries. Default 10. Fewer if they reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
+    /// The maximum number of entries; fewer if they reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES). Default 10.
     pub count: usize,
 }
 
@@ -70,8 +71,7 @@ impl Default for Claim {
 pub struct Claimed {
     /// The entries, the oldest first.
     pub entries: Vec<ClaimedEntry>,
-    /// Entries that were deleted while they were pending, by trimming or by hand: they cannot be handled, and are no
-    /// longer pending.
+    /// Entries that were trimmed or deleted while they were pending: they cannot be handled, and are no longer pending.
     pub deleted: Vec<MessageId>,
 }
 
@@ -81,7 +81,7 @@ pub struct Claimed {
 pub struct ClaimedEntry {
     /// The entry.
     pub entry: StreamEntry,
-    /// Number of deliveries, this one included; a high one shows a poison message.
+    /// Number of deliveries, including this one; a high number suggests a poison message.
     pub deliveries: u64,
 }
 
@@ -134,19 +134,19 @@ impl EventConsumer {
         Ok(joined)
     }
 
-    /// Reads entries that the group has not delivered yet, and waits for them if there are none; returns none if none
-    /// arrive. They end with the entry with which they reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
+    /// Reads entries that the group has not delivered yet. If there are none, waits for some, and returns an empty list
+    /// if none arrive. The list ends with the entry that reaches [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     ///
-    /// An entry of a foreign program, or one that is damaged, arrives like any entry: only the methods that read its
-    /// fields [fail](super::EntryError), and it can be acknowledged.
+    /// An entry of another program, or a damaged one, arrives like any entry: only the methods that read its fields
+    /// [fail](super::EntryError), and it can be acknowledged.
     ///
-    /// If the server has lost the group, this makes it anew: it continues where it was if that is known, else with the
-    /// oldest entry. Dropping the future, as `select!` and timeouts do, loses no entry: the next call continues the
-    /// same read, also if its options differ.
+    /// If the server has lost the group, this call creates it again: the group continues at its low-water mark if that
+    /// is known, else with the oldest entry. Dropping the future, as `select!` and timeouts do, loses no entry: the
+    /// next call continues the same read, even if its options differ.
     ///
     /// # Errors
-    /// [`RedisCommandError`]. Entries whose reply was lost are pending, and can be [claimed](Self::claim_pending); so
-    /// are entries that arrived for a consumer that was dropped, or died, while it waited.
+    /// [`RedisCommandError`]. If a reply was lost, or a consumer was dropped or died while it waited, its entries are
+    /// pending, and can be [claimed](Self::claim_pending).
     #[doc(alias = "xreadgroup")]
     pub async fn consume(&mut self, options: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
         let until = Deadline::after(options.block);
@@ -182,11 +182,11 @@ impl EventConsumer {
         self.streams.query_idempotent(&self.key, &command::acknowledge(&self.key, &self.group, &ids)).await
     }
 
-    /// Claims entries that have been pending for long, of all consumers, this one included. It scans all pending
-    /// entries until it has `count` of them, or [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
+    /// Claims entries of all consumers, including this one, that have been pending for long. Scans the pending entries
+    /// until it has `count` of them, or [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     ///
     /// # Errors
-    /// [`RedisCommandError`]. Entries that it has claimed by then are pending on this consumer.
+    /// [`RedisCommandError`]. Entries that were already claimed are pending on this consumer.
     #[doc(alias = "xautoclaim")]
     pub async fn claim_pending(&self, options: Claim) -> Result<Claimed, RedisCommandError> {
         let (mut all, mut bytes, mut from) = (Claimed::default(), 0, "-".to_owned());
@@ -194,7 +194,7 @@ impl EventConsumer {
             let count = (options.count - all.entries.len()).min(i32::MAX as usize);
             let reader = GroupRead { stream: &self.key, group: &self.group, consumer: &self.consumer, count };
             let claim = streams::claim_page(reader, options.min_idle, &from, PAGE_BYTES - bytes);
-            // never sent twice: the entries that a first run claimed are not idle any more
+            // never sent twice: the entries that a first run claimed are no longer idle
             let claimed: Result<ClaimPageReply, _> = self.streams.connection().run(&claim).await;
             let (next, entries, deliveries, deleted, more) = match claimed {
                 Err(error) if command::is_group_missing(&error) => {
@@ -215,7 +215,7 @@ impl EventConsumer {
         Ok(all)
     }
 
-    /// Makes the group if it is missing, and lists it among the groups that trimming waits for.
+    /// Creates the group if it is missing, and lists it among the groups for which trimming waits.
     async fn ensure_group(&self) -> Result<(), RedisCommandError> {
         let mut create = script::group::CREATE_GROUP.key(&self.key);
         create.key(keys::floors(&self.key)).key(keys::relay(&self.key)).arg(&self.group).arg("0-0").arg(1);

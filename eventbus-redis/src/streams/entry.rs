@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{keys::plain_field as field, reply::Entry};
 
-/// An entry of a stream with its fields, of any program: a field is decoded only when a method reads it.
+/// An entry of a stream, written by any program. A field is decoded only when a method reads it.
 ///
 /// # Examples
 /// ```no_run
@@ -36,7 +36,7 @@ pub enum EntryError {
         /// The entry.
         entry: MessageId,
     },
-    /// The entry has no such field: a foreign program wrote it.
+    /// The entry has no such field: another program wrote it.
     #[error("entry {entry} has no field `{field}`")]
     Missing {
         /// The entry.
@@ -67,7 +67,7 @@ impl EntryError {
 }
 
 impl StreamEntry {
-    /// Returns the type of the event, as `order.created`.
+    /// Returns the type of the event, such as `order.created`.
     ///
     /// # Errors
     /// [`EntryError`] names the entry and the field `type`.
@@ -92,7 +92,7 @@ impl StreamEntry {
         from_json(self.bytes(field::DATA)?).map_err(|error| self.invalid(field::DATA, error))
     }
 
-    /// Returns the bytes of a field of any name; the last one of several of that name.
+    /// Returns the bytes of a field of any name; if several fields have that name, of the last one.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&[u8]> {
         let mut fields = self.fields().iter().rev();

@@ -18,7 +18,7 @@ use crate::{
     trim::{TrimProgress, TrimReply, trim_script},
 };
 
-/// State of a stream in one instant. As JSON it names entries by their ids, without their fields.
+/// State of a stream in one instant. Its JSON names entries by their ids, without their fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StreamHealth {
@@ -32,8 +32,8 @@ pub struct StreamHealth {
     pub last_entry: Option<StreamEntry>,
     /// The groups, by name.
     pub consumer_groups: Vec<GroupHealth>,
-    /// Checkpoint of each projection over the stream, by the prefix of its program and its name, `events:order-stats`.
-    /// A rebuild has its own, `events:order-stats:rebuild`. Colons within prefix and name are shown as `%3A`.
+    /// Checkpoint of each projection over the stream, by the prefix of its program and its name: `events:order-stats`.
+    /// A rebuild has its own: `events:order-stats:rebuild`. Colons within prefix and name are shown as `%3A`.
     pub projections: BTreeMap<String, MessageId>,
 }
 
@@ -43,7 +43,7 @@ pub struct StreamHealth {
 pub struct GroupHealth {
     /// Name of the group.
     pub name: String,
-    /// Number of consumers that it has ever had, without removed ones.
+    /// Number of consumers that it ever had, except removed ones.
     pub consumers: u64,
     /// Number of entries that were delivered to consumers and not acknowledged.
     pub pending: u64,
@@ -59,7 +59,7 @@ fn by_id<S: Serializer>(entry: &Option<StreamEntry>, serializer: S) -> Result<S:
     entry.as_ref().map(|entry| &entry.id).serialize(serializer)
 }
 
-/// Trims the stream of a key, in as many steps as it takes; if forced, also entries that were not read.
+/// Trims the stream of a key, in as many steps as needed; if forced, also removes entries that were not read.
 pub(super) async fn trim(
     streams: &RedisStreams,
     key: &str,
@@ -76,7 +76,7 @@ pub(super) async fn trim(
 pub(super) async fn retire_group(streams: &RedisStreams, key: &str, group: &str) -> Result<bool, RedisCommandError> {
     let mut retire = script::streams::RETIRE_GROUP.key(key);
     retire.key(keys::floors(key)).arg(group);
-    // never sent twice: a second run would find that the first has removed it
+    // never sent twice: a second run would find that the first run has removed it
     let removed: Result<bool, _> = streams.connection().run(&retire).await;
     removed.map_err(|error| RedisCommandError::from_command_error(key, error))
 }
@@ -108,8 +108,8 @@ fn parse_health(replies: Vec<RedisResult<Value>>) -> Result<StreamHealth, RedisE
     Ok(StreamHealth { length, first_entry, last_entry, consumer_groups, projections })
 }
 
-/// Corrects the server's lag, which counts entries that were removed before the group read them: the lag of a group that is
-/// before the first entry is the length of the stream, that of one which has read the last entry is 0.
+/// Corrects the server's lag, which counts entries that were removed before the group read them: the lag of a group
+/// before the first entry is the length of the stream, the lag of a group that has read the last entry is 0.
 fn group_health(group: GroupState, length: u64, ends: [Option<&StreamEntry>; 2]) -> GroupHealth {
     let id = |text: &str| text.parse::<EntryId>().ok();
     let [first, last] = ends.map(|entry| entry.and_then(|entry| id(entry.id.as_str())));

@@ -1,4 +1,4 @@
-//! Streams of plain events, each with its type, its time and its data: publishing, consuming, projecting.
+//! Streams of plain events, each with a type, a time and data: publishing, consuming, projecting.
 //!
 //! Invariant: these types add little to the commands of the server. A script replaces commands only if two of them
 //! could leave a state half done; one script makes all writes of a projection.
@@ -34,9 +34,8 @@ use crate::{
 /// Streams of plain events on a Redis server. Cloning shares the connection.
 ///
 /// An entry has the fields `type`, `timestamp` (milliseconds since 1970) and `data` (JSON), so programs in any language
-/// can write it. Streams need no store: for aggregates with versions there is
-/// `RedisEventStore` of `eventstore-redis`, for handlers with retries and dead letters
-/// [`RedisEventBus`](crate::RedisEventBus).
+/// can write it. Streams need no store. For aggregates with versions, use `RedisEventStore` of `eventstore-redis`; for
+/// handlers with retries and dead letters, use [`RedisEventBus`](crate::RedisEventBus).
 ///
 /// # Examples
 /// ```no_run
@@ -73,8 +72,9 @@ impl RedisStreams {
     /// Connects.
     ///
     /// # Errors
-    /// [`RedisConnectError`] if the configuration has mistakes, the server is not there, does not answer in time or
-    /// refuses, or is a node of a cluster and the prefix has no hash tag. It names the address, never the password.
+    /// [`RedisConnectError`] if the configuration has mistakes, the server cannot be reached, does not answer in time
+    /// or refuses, or is a node of a cluster and the prefix has no hash tag. The error names the address, never the
+    /// password.
     pub async fn connect(config: RedisStreamsConfig) -> Result<Self, RedisConnectError> {
         config.validate()?;
         let link = SharedConnection::new(config.server(), || {})?;
@@ -97,8 +97,8 @@ impl RedisStreams {
         EventPublisher::new(self)
     }
 
-    /// Joins a consumer group of the stream of a key, as `events:orders`. Makes a missing group, which begins with the
-    /// oldest entry, and a missing stream.
+    /// Joins a consumer group of the stream of a key, such as `events:orders`. Creates the stream if it is missing, and
+    /// the group too, which then begins with the oldest entry.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -112,7 +112,7 @@ impl RedisStreams {
         StreamReader::new(self, key)
     }
 
-    /// Returns a projection of the stream of a key, as `events:orders`, without handlers.
+    /// Returns a projection without handlers over the stream of a key, such as `events:orders`.
     #[must_use]
     pub fn projection(&self, name: &str, key: &str) -> EventProjection {
         EventProjection::new(self, name, key)
@@ -134,7 +134,7 @@ impl RedisStreams {
         publisher::add_entry(self, key, fields, None).await
     }
 
-    /// Adds an entry as [`add`](Self::add) does, and has the server keep about `max_length` of them. **This also
+    /// Adds an entry like [`add`](Self::add), and makes the server keep only about `max_length` entries. **This also
     /// removes entries that groups and projections have not read.**
     ///
     /// # Errors
@@ -149,15 +149,15 @@ impl RedisStreams {
     }
 
     /// Removes the oldest entries of the stream of a key that are beyond the limits, as far as every consumer group and
-    /// every [projection](EventProjection) over it has finished them. [`held_by`](Trimmed::held_by) names what
-    /// holds the rest.
+    /// every [projection](EventProjection) over it has finished them. [`held_by`](Trimmed::held_by) names the group or
+    /// projection that holds the rest.
     ///
     /// Groups count as they do for [`RedisEventBus::trim`](crate::RedisEventBus::trim), until they are
     /// [retired](Self::retire_group); a projection counts from its first run until it is
     /// [retired](EventProjection::retire). A later rebuild begins with the entries that remain.
     ///
     /// # Errors
-    /// [`RedisCommandError`]; entries removed until then stay removed, and calling again continues with the rest.
+    /// [`RedisCommandError`]; entries that were already removed stay removed, and a further call goes on with the rest.
     ///
     /// # Examples
     /// ```no_run
@@ -175,7 +175,7 @@ impl RedisStreams {
     }
 
     /// Removes the oldest entries that are beyond the limits, **also those that groups and projections have not read**:
-    /// these lose them. A projection [stops](StreamProjectionError::Missing) when it runs.
+    /// groups lose them, and a projection [stops](StreamProjectionError::Missing) at its next run.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -183,12 +183,13 @@ impl RedisStreams {
         maintenance::trim(self, key, limits, true).await
     }
 
-    /// Removes a consumer group of the stream of a key for good, with its pending entries and its low-water mark, so that
-    /// it holds no [trimming](Self::trim) any more. Returns `true` if there was such a group, also if it was one that the
-    /// server has lost, as after `XGROUP DESTROY`; calling again returns `false`.
+    /// Removes a consumer group of the stream of a key for good, with its pending entries and its low-water mark, so
+    /// that it no longer holds up [trimming](Self::trim). Returns `true` if there was such a group, even if the server
+    /// has lost it, for example after `XGROUP DESTROY`; a second call returns `false`.
     ///
-    /// Stop its consumers first: one that reads on makes the group anew, and begins with the oldest entry. A group of a
-    /// bus has further keys, which [`RedisEventBus::retire_group`](crate::RedisEventBus::retire_group) removes.
+    /// Stop its consumers first: a consumer that reads on creates the group again, which begins with the oldest entry.
+    /// For a group of a bus, call [`RedisEventBus::retire_group`](crate::RedisEventBus::retire_group), which also
+    /// removes its further keys.
     ///
     /// # Errors
     /// [`RedisCommandError`]; calling again is safe.
@@ -245,7 +246,7 @@ impl RedisStreams {
         self.config().socket_timeout.saturating_add(READ_BLOCK_MAX)
     }
 
-    /// Sends a command about a key that may be sent twice.
+    /// Sends a command about a key; it may be sent twice.
     async fn query_idempotent<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, RedisCommandError> {
         self.connection()
             .query_idempotent(command)

@@ -41,8 +41,8 @@ pub enum EventPublishError {
         /// The reason.
         source: FieldError,
     },
-    /// The server did not publish. After [`RedisCommandError::OutcomeUnknown`] it may have: publishing again may then
-    /// publish twice.
+    /// The server did not publish the event; only after [`RedisCommandError::OutcomeUnknown`] it may have: a retry may
+    /// then publish twice.
     #[error(transparent)]
     Command(#[from] RedisCommandError),
 }
@@ -65,9 +65,10 @@ impl EventPublisher {
         self.add(stream, event_type, data, None).await
     }
 
-    /// Publishes one event, and has the server keep about `max_length` entries of the stream, some dozens more may
-    /// stay; a call removes 10,000 at most. **This also removes entries that groups and projections have not read**: a
-    /// projection then [stops](super::StreamProjectionError::Missing). [`RedisStreams::trim`] removes no unread entries.
+    /// Publishes one event, and makes the server keep about `max_length` entries of the stream; some dozens more may
+    /// stay, and a call removes at most 10,000. **This also removes entries that groups and projections have not
+    /// read**: a projection then [stops](super::StreamProjectionError::Missing). [`RedisStreams::trim`] removes no
+    /// unread entries.
     ///
     /// # Errors
     /// [`EventPublishError`].

@@ -1,4 +1,4 @@
-//! Reads a stream without a consumer group, and so without acknowledgements.
+//! Reads a stream without a consumer group and without acknowledgements.
 //!
 //! Invariant: the position moves only past entries that were returned to the caller, so a failed or dropped read loses
 //! none.
@@ -53,32 +53,32 @@ impl StreamReader {
         Self { streams, key: key.into(), after: None, through: None, page_reader }
     }
 
-    /// Moves behind an entry, which need not exist: reads return entries after it.
+    /// Moves past an entry, which need not exist: reads return entries after it.
     #[must_use]
     pub fn after(mut self, id: &MessageId) -> Self {
         self.after = Some(id.clone());
         self
     }
 
-    /// Ends [`page`](Self::page) with an entry, this one included.
+    /// Makes [`page`](Self::page) end with an entry, including this entry.
     #[must_use]
     pub fn through(mut self, id: &MessageId) -> Self {
         self.through = Some(id.clone());
         self
     }
 
-    /// Returns the last entry that was read, or that [`after`](Self::after) moved behind.
+    /// Returns the last entry that was read, or the one passed to [`after`](Self::after).
     #[must_use]
     pub const fn position(&self) -> Option<&MessageId> {
         self.after.as_ref()
     }
 
-    /// Reads at most `count` entries, the oldest first, and moves behind them. A page ends before with the entry that
-    /// reaches [`PAGE_BYTES`](eventbus::support::PAGE_BYTES), so it is at most this and one entry large. At the end of the
-    /// stream it is empty.
+    /// Reads at most `count` entries, the oldest first, and moves past them. A page also ends with the entry that
+    /// reaches [`PAGE_BYTES`](eventbus::support::PAGE_BYTES), so it exceeds this size by at most one entry. At the end
+    /// of the stream it is empty.
     ///
     /// # Errors
-    /// [`RedisCommandError`]; refused too if the id to begin or end with is not an id. The position stays.
+    /// [`RedisCommandError`], also if the id at which to begin or end is not an id. The position stays.
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<StreamEntry>, RedisCommandError> {
         let (after, through) = (check_id(&self.key, self.after.as_ref())?, check_id(&self.key, self.through.as_ref())?);
@@ -86,8 +86,8 @@ impl StreamReader {
         Ok(self.advance_past(entries))
     }
 
-    /// Reads the last `count` entries after the position, the oldest of them first, and moves to the end. They are
-    /// fewer if the newest of them reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
+    /// Reads the last `count` entries after the position, the oldest of them first, and moves to the end. Returns fewer
+    /// if the newest of them reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     ///
     /// # Errors
     /// [`RedisCommandError`]; the position stays.
@@ -152,7 +152,7 @@ impl StreamReader {
     }
 }
 
-/// Returns the text of an id, and an error for a text that is not one: the server gives words such as `$` a meaning.
+/// Returns the text of an id, and an error for any other text: words such as `$` have a special meaning for the server.
 fn check_id<'i>(stream: &str, id: Option<&'i MessageId>) -> Result<Option<&'i str>, RedisCommandError> {
     let Some(text) = id.map(MessageId::as_str) else {
         return Ok(None);

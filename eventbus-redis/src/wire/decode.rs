@@ -1,4 +1,4 @@
-//! Decodes the fields of an entry, as tolerant of foreign publishers as the Python library.
+//! Decodes the fields of an entry, as tolerant of other publishers as the Python library.
 
 use std::{borrow::Cow, fmt};
 
@@ -34,8 +34,8 @@ pub(crate) fn flat_field<'a>(fields: &[(&[u8], &'a [u8])], name: &str) -> Option
     std::str::from_utf8(value).ok()
 }
 
-/// Decodes an entry. The payload counts, except for the type of the event and the fields of this crate; the other
-/// fields only replace values that the payload lacks. The event's own fields are not decoded.
+/// Decodes an entry. The values come from the payload, except for the type of the event and the fields of this crate;
+/// other fields only replace values that the payload lacks. The event's own fields are not decoded.
 pub(crate) fn decode(fields: &[(&[u8], &[u8])]) -> Result<RecordedEvent, Undecodable> {
     let flat = FlatFields(fields);
     let payload = flat.text(field::PAYLOAD)?.ok_or_else(|| Undecodable::field(field::PAYLOAD, "is missing"))?;
@@ -96,13 +96,13 @@ impl<'a> FlatFields<'a> {
         Ok(self.text(name)?.filter(|text| !text.is_empty()))
     }
 
-    /// Returns the position. A foreign field of the same name that holds none is ignored.
+    /// Returns the position. Ignores a field of another publisher with this name that holds no position.
     fn position(&self) -> Option<Position> {
         let position = self.text(field::POSITION).ok()??;
         position.parse().ok().map(Position::new)
     }
 
-    /// Returns a time of ours. A foreign field of the same name that holds none is ignored.
+    /// Returns a time of ours. Ignores a field of another publisher with this name that holds no time.
     fn time(&self, name: &str) -> Option<OffsetDateTime> {
         let time = timestamp::parse(self.text(name).ok()??)?;
         (1..=9999).contains(&time.year()).then_some(time)
@@ -111,7 +111,7 @@ impl<'a> FlatFields<'a> {
 
 /// The base fields of an event.
 struct BaseFieldReader<'a> {
-    /// As they were written; none is there twice.
+    /// As they were written, each at most once.
     payload: Vec<(&'static str, &'a str)>,
     flat: FlatFields<'a>,
 }
@@ -237,7 +237,7 @@ impl<'de> Visitor<'de> for SplitVisitor {
         let mut rest = self.length;
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             if let Some(name) = base_field(key.get()) {
-                // readers differ in which of two counts, so one of them would decode a different event
+                // readers differ in which of two values they take, so one of them would decode a different event
                 if base.iter().any(|(field, _)| *field == name) {
                     return Err(A::Error::custom(format_args!("`{name}` is there twice")));
                 }

@@ -13,7 +13,7 @@ use crate::keys::field;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unencodable {
-    /// Its own fields are no JSON object, or take the place of base fields, or some reader could not decode them.
+    /// Its own fields are no JSON object, have the name of a base field, or cannot be decoded by some reader.
     #[error(transparent)]
     Invalid(#[from] InvalidEvent),
     /// The base fields that the bus adds cannot be written as JSON.
@@ -86,7 +86,7 @@ pub(crate) fn encode(event: &RecordedEvent) -> Result<EntryFields<'_>, Unencodab
     Ok(fields)
 }
 
-/// Formats the time of an event with this spelling of UTC; keeps the spelling of a foreign publisher.
+/// Formats the time of an event with this spelling of UTC; keeps the spelling of another publisher.
 fn occurred_at(metadata: &Metadata, utc: &str) -> String {
     match metadata.occurred_at_as_written() {
         Some(text) => text.to_owned(),
@@ -118,11 +118,11 @@ struct BaseFields<'a> {
     causation_id: Option<Uuid>,
 }
 
-/// Returns the payload of an event as in the stream: one compact JSON object, first the base fields in their order,
+/// Returns the payload of an event as it is in the stream: one compact JSON object with the base fields in their order,
 /// then the event's own fields as they were written.
 ///
-/// For an event that was read from a stream, it equals byte for byte the text that a publisher of this crate or of
-/// `eventsource-py` wrote there.
+/// For an event that was read from a stream, the payload equals byte for byte the text that a publisher of this crate
+/// or of `eventsource-py` wrote.
 ///
 /// # Errors
 /// [`Unencodable`] if the event [cannot be kept](RecordedEvent::check).

@@ -2,8 +2,8 @@
 
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
-/// Writes a time in UTC with no fraction, or with one of six digits. The caller appends the spelling of UTC, in which
-/// the two places of an entry differ.
+/// Writes a time in UTC without a fraction, or with one of six digits. The caller appends the spelling of UTC: the two
+/// times in an entry differ in it.
 pub(crate) fn write(at: OffsetDateTime) -> String {
     const LONGEST: &str = "2026-11-20T06:57:24.243021+00:00";
     let at = at.to_offset(UtcOffset::UTC);
@@ -31,7 +31,7 @@ fn push(text: &mut String, number: u32, digits: u32) {
 }
 
 /// Reads a time as tolerantly as the Python library: any number of fraction digits, of which six count; `Z`, an offset,
-/// or none, which counts as UTC; a date alone is its midnight, a number alone counts from 1970.
+/// or none, which means UTC; a date alone means its midnight, a number alone counts from 1970.
 pub(super) fn parse(text: &str) -> Option<OffsetDateTime> {
     let bytes = text.as_bytes();
     let date = match bytes.get(..10).and_then(parse_date) {

@@ -1,4 +1,4 @@
-//! The user who runs the servers: ours, except that PostgreSQL refuses to run as root.
+//! The user who runs the servers: that of this process, or a second one for PostgreSQL, which refuses to run as root.
 
 use std::{
     os::unix::{fs::chown, process::CommandExt},
@@ -17,7 +17,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Returns who has to run a server that refuses root; `None` means we can do it ourselves.
+    /// Returns the account for a server that refuses root; `None` if this process does not run as root.
     pub(crate) fn instead_of_root() -> Result<Option<Self>, Error> {
         if current_user()? != 0 {
             return Ok(None);

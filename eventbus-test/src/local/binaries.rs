@@ -1,4 +1,4 @@
-//! The places of the installed servers.
+//! Finds the programs of installed servers.
 
 use std::{
     env, fs,
@@ -8,7 +8,7 @@ use std::{
 use super::{install, process::on_path};
 use crate::{error::Error, server::Server};
 
-/// Folders with one folder per PostgreSQL version, and what precedes the version in its name.
+/// Folders with one folder per PostgreSQL version, each with the text before the version in those folders' names.
 const VERSIONED: [(&str, &str); 4] = [
     ("/usr/lib/postgresql", ""),
     ("/usr", "pgsql-"),
@@ -16,7 +16,7 @@ const VERSIONED: [(&str, &str); 4] = [
     ("/usr/local/opt", "postgresql@"),
 ];
 
-/// Returns PostgreSQL's folder of programs, or the Redis program; installs the server if it is missing and can be.
+/// Returns PostgreSQL's folder of programs, or the Redis program; installs a missing server if this process may.
 pub(crate) fn find(server: Server) -> Result<PathBuf, Error> {
     match find_installed(server) {
         Found::Here(path) => Ok(path),
@@ -51,7 +51,7 @@ fn find_installed(server: Server) -> Found {
     }
 }
 
-/// Returns the browser; installs it if it is missing and can be.
+/// Returns the browser; installs a missing one if this process may.
 pub(crate) fn find_chromium() -> Result<PathBuf, Error> {
     const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
     let find = || NAMES.iter().find_map(|name| on_path(name));
@@ -71,7 +71,7 @@ fn in_named_folder(folder: PathBuf) -> Found {
 }
 
 fn postgres_on_path() -> Option<PathBuf> {
-    // often a link to one program of many that belong together
+    // often a link: the other programs are beside its target
     let initdb = fs::canonicalize(on_path("initdb")?).ok()?;
     initdb.parent().filter(|folder| has_postgres(folder)).map(Path::to_owned)
 }

@@ -9,11 +9,11 @@ use std::{
 use super::{account, process, workspace};
 use crate::error::Error;
 
-/// A program installs nothing unasked.
+/// If this is not set, tests install no program.
 const VARIABLE: &str = "TEST_SERVERS_INSTALL";
 
-/// Installs a Debian package unless `is_found` returns `true` once this process has the lock; the inner error is the reason
-/// why not.
+/// Installs a Debian package, unless `is_found` returns `true` after this process has taken the lock. The inner error
+/// says why the package is not installed.
 pub(crate) fn unless_found(package: &str, is_found: impl Fn() -> bool) -> Result<Result<(), String>, Error> {
     if let Some(because) = obstacle()? {
         return Ok(Err(because.to_owned()));

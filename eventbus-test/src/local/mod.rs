@@ -1,10 +1,9 @@
 //! Servers on this machine, from installed binaries.
 //!
-//! Files on disk, all below `<temp>/eventbus-test-<uid>/`, which the account that runs PostgreSQL must be able to walk
-//! to (so not below `target/` or a home folder):
-//! `install.lock`, and per workspace a folder with, per server, `<server>.lock`, `<server>.current` (the name of the
-//! folder to join), `<server>.failed.log` (of the last server that did not start) and the folders themselves, see
-//! [`run_folder`].
+//! All files are below `<temp>/eventbus-test-<uid>/`, not below `target/` or a home folder: the account that runs
+//! PostgreSQL must be able to enter it. They are `install.lock` and one folder per workspace. That folder has, per kind
+//! of server, `<server>.lock`, `<server>.current` (the name of the run folder to join), `<server>.failed.log` (of the
+//! last server that did not start) and the run folders, see [`run_folder`].
 
 mod account;
 mod binaries;

@@ -2,7 +2,8 @@
 //!
 //! The shared server syncs no writes.
 //!
-//! Invariant: `synchronous_commit` stays on, because the store refuses to run without; with `fsync` off it is free.
+//! Invariant: `synchronous_commit` stays on, because the store refuses to run without it; with `fsync` off it costs no
+//! time.
 
 use std::{
     fs,
@@ -28,7 +29,7 @@ pub(crate) struct PostgresServer<'a> {
 }
 
 impl<'a> PostgresServer<'a> {
-    /// Makes a cluster in the data folder, with the programs in that folder.
+    /// Makes a cluster in the run's data folder, with the programs in the folder `programs`.
     pub(crate) fn prepare(programs: &'a Path, run: &'a RunFolder) -> Result<Self, Error> {
         let postgres = Self { programs, run, account: Account::instead_of_root()?, settings: SETTINGS, further: &[] };
         if let Some(account) = postgres.account {
@@ -38,7 +39,7 @@ impl<'a> PostgresServer<'a> {
         Ok(postgres)
     }
 
-    /// Names a cluster that was made before, as a server that syncs like a real one.
+    /// Describes a server on an existing cluster that syncs its writes, as in production.
     pub(crate) fn durable(programs: &'a Path, run: &'a RunFolder, further: &'a [String]) -> Result<Self, Error> {
         Ok(Self { programs, run, account: Account::instead_of_root()?, settings: DURABLE_SETTINGS, further })
     }
@@ -64,7 +65,7 @@ impl<'a> PostgresServer<'a> {
         process::start(Server::Postgres, &mut command, self.run, |pid| self.is_in(state, pid))
     }
 
-    /// Makes or removes the file that makes a standby of a server when it starts.
+    /// Makes or removes the file with which the server starts as a standby.
     fn set_standby(&self, is_standby: bool) -> Result<(), Error> {
         let file = self.run.data().join("standby.signal");
         let result = match is_standby {
@@ -86,7 +87,8 @@ impl<'a> PostgresServer<'a> {
         Err(Error::Failed { program: "initdb".to_owned(), output })
     }
 
-    /// The server writes its process id into the first line of this file, and its state into the eighth.
+    /// Returns `true` if the server with this process id is in `state`: it writes its id into the first line of the
+    /// file, and its state into the eighth.
     fn is_in(&self, state: &str, pid: u32) -> bool {
         let text = fs::read_to_string(self.run.data().join("postmaster.pid")).unwrap_or_default();
         let line = |number: usize| text.lines().nth(number - 1).unwrap_or_default().trim();

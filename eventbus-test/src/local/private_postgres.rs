@@ -1,6 +1,6 @@
-//! A PostgreSQL server of one test's own.
+//! The PostgreSQL server of one test.
 //!
-//! Invariant: the server syncs as in production, because the tests are about data that a crash may lose.
+//! Invariant: the server syncs as in production, because its tests check what a crash may lose.
 
 use std::{fs, path::PathBuf, process::Child, time::Duration};
 
@@ -14,10 +14,10 @@ use crate::{
 /// Time without its client after which the supervisor ends the server; the client never comes back.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A PostgreSQL server of the caller's own, to crash at will; gone when dropped.
+/// A PostgreSQL server that one test may crash; dropping this value ends the server.
 ///
-/// It keeps its port and its data for its whole life, also while it is stopped. If the test process is killed, a
-/// supervisor ends the server some seconds later. Methods panic with the reason if they fail.
+/// Port and data stay until the drop, also while the server is stopped. If the test process is killed, a supervisor
+/// ends the server some seconds later. A method that fails panics with the reason.
 #[derive(Debug)]
 pub struct PrivatePostgres {
     programs: PathBuf,
@@ -63,7 +63,7 @@ impl PrivatePostgres {
 
     /// Crashes the server (an immediate stop) and waits until it has ended; returns at once if it is stopped already.
     ///
-    /// Every backend ends at once, and what was not written for a commit is lost.
+    /// Every backend ends at once, and the server loses what it had not yet written for a commit.
     pub fn stop(&mut self) {
         let Some(mut server) = self.server.take() else { return };
         // both can only fail because it is gone already
@@ -82,10 +82,10 @@ impl PrivatePostgres {
         }
     }
 
-    /// Crashes the server and starts it anew as one that refuses every connection with SQLSTATE 57P03, until it is
-    /// [stopped](Self::stop) and [started](Self::start); waits until it does.
+    /// Crashes the server and starts it so that it refuses every connection with SQLSTATE 57P03, until the test
+    /// [stops](Self::stop) and [starts](Self::start) it. Returns once the server refuses connections.
     ///
-    /// It is in recovery for ever, without a hot standby.
+    /// The server stays in recovery, with `hot_standby` off.
     pub fn restart_refusing(&mut self) {
         self.stop();
         let postgres = PostgresServer::durable(&self.programs, &self.run, &self.arguments);
@@ -103,12 +103,12 @@ impl PrivatePostgres {
 impl Drop for PrivatePostgres {
     fn drop(&mut self) {
         if let Some(server) = &mut self.server {
-            // its backends would outlive it if it were killed
+            // not a kill: its backends would outlive it
             let _ = process::signal(server, "QUIT");
             process::wait_until(|| process::has_ended(server));
             process::end(server);
         }
-        // the supervisor, last, does what this could not
+        // the supervisor ends last: it does what failed here
         if self.run.remove().is_ok() {
             process::end(&mut self.supervisor);
         }

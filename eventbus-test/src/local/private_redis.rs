@@ -1,4 +1,4 @@
-//! A Redis server of one test's own.
+//! The Redis server of one test.
 //!
 //! Invariant: `stop` removes the file with the process id, so that the supervisor never signals a later process with
 //! that id.
@@ -20,17 +20,17 @@ use crate::{
 /// Time without its client after which the supervisor ends the server; the client never comes back.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What a server writes that found its file cut off.
+/// The server logs this if it found its file cut off.
 const WAS_CUT: &str = "Truncating the AOF";
 
-/// Loading these takes minutes at 50 ms each, and is interrupted after each to answer clients.
+/// Keys that take minutes to load, at 50 ms each; after each key the server answers clients.
 const FILL: &str = "for n = 1, 5000 do redis.call('SET', 'filler:' .. n, string.rep('x', 1100)) end";
 const LOAD_SLOWLY: [&str; 4] = ["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"];
 
-/// A Redis server of the caller's own, to kill, pause and empty at will; gone when dropped.
+/// A Redis server that one test may kill, pause and empty; dropping this value ends the server.
 ///
-/// It keeps its port for its whole life, also while it is stopped. If the test process is killed, a supervisor ends
-/// the server some seconds later. Methods panic with the reason if they fail.
+/// The port stays until the drop, also while the server is stopped. If the test process is killed, a supervisor ends
+/// the server some seconds later. A method that fails panics with the reason.
 #[derive(Debug)]
 pub struct PrivateRedis {
     program: PathBuf,
@@ -92,8 +92,8 @@ impl PrivateRedis {
         expect(self.spawn());
     }
 
-    /// Kills the server and starts it anew, with so much to load that it answers every command with `LOADING` until
-    /// [`finish_loading`](Self::finish_loading); waits until it does.
+    /// Kills the server and starts it with so much data to load that it answers every command with `LOADING` until
+    /// [`finish_loading`](Self::finish_loading). Returns once the server answers so.
     ///
     /// It has all data that it acknowledged before, and 5,000 keys `filler:<n>`.
     ///
@@ -118,20 +118,21 @@ impl PrivateRedis {
         expect(self.remove_cut_transaction());
     }
 
-    /// Adds keys and has all data written in the form whose loading can be slowed down.
+    /// Adds keys and makes the server write all data in the form whose loading can be slowed down.
     fn fill(&self) -> Result<(), Error> {
         self.run_commands(&[&["CONFIG", "SET", "rdbcompression", "no"], &["EVAL", FILL, "0"]])?;
         self.rewrite_file()
     }
 
-    /// Removes what a kill in the midst of a write has left of a transaction. The server loads none of it, but leaves its
-    /// whole commands in the file, and after the next restart runs them with those of the next transaction.
+    /// Removes the part of a transaction that a kill in the middle of a write has left in the file. The server does not
+    /// run that part, but keeps its complete commands in the file: after the next restart it would run them together
+    /// with those of the next transaction.
     fn remove_cut_transaction(&self) -> Result<(), Error> {
         let log = fs::read_to_string(self.run.log()).map_err(Error::io("read the output of a private Redis"))?;
         if log.contains(WAS_CUT) { self.rewrite_file() } else { Ok(()) }
     }
 
-    /// Has the server write its data anew, and waits until the file is there.
+    /// Makes the server rewrite its file, and waits until the new file is there.
     fn rewrite_file(&self) -> Result<(), Error> {
         self.run_commands(&[&["BGREWRITEAOF"]])?;
         let is_written = || {
@@ -198,7 +199,7 @@ impl Drop for PrivateRedis {
         if let Some(server) = &mut self.server {
             process::end(server);
         }
-        // the supervisor, last, does what this could not
+        // the supervisor ends last: it does what failed here
         if self.run.remove().is_ok() {
             process::end(&mut self.supervisor);
         }
@@ -218,7 +219,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether a kill cuts a write is chance, so the test cuts the file.
+    /// A kill cuts a write only by chance, so the test cuts the file itself.
     #[test]
     fn nothing_is_left_of_a_transaction_that_a_kill_has_cut() {
         let mut redis = PrivateRedis::launch_with(&[]).unwrap();

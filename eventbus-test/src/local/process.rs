@@ -13,12 +13,13 @@ use std::{
 use super::run_folder::RunFolder;
 use crate::{error::Error, server::Server};
 
-/// Long enough for a machine that does much else.
+/// Long enough for a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const SHOWN_LINES: usize = 20;
 
-/// Starts a server and waits until `is_ready` says so of its process id; its output goes to the log of its folder.
+/// Starts a server and waits until `is_ready` returns `true` for its process id. Its output goes to the log in its
+/// folder.
 pub(crate) fn start(
     server: Server,
     command: &mut Command,

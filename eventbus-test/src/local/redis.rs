@@ -25,12 +25,12 @@ pub(crate) struct RedisServer<'a> {
 }
 
 impl<'a> RedisServer<'a> {
-    /// Names a server that keeps its data in memory only.
+    /// Describes a server that keeps its data in memory only.
     pub(crate) fn new(program: &'a Path, run: &'a RunFolder) -> Self {
         Self { program, run, arguments: &[], further: &[] }
     }
 
-    /// Names a server that finds its data again when it is killed and started anew.
+    /// Describes a server that keeps its data when it is killed and started again.
     pub(crate) fn durable(program: &'a Path, run: &'a RunFolder, further: &'a [String]) -> Self {
         Self { program, run, arguments: &DURABLE, further }
     }

@@ -1,11 +1,12 @@
 //! The folder of one running server, and the supervisor that ends both.
 //!
-//! - `clients/<pid>`: one empty file per process that uses the server; the supervisor removes those of dead ones
+//! - `clients/<pid>`: one empty file per process that uses the server; the supervisor removes those of dead processes
 //! - `beat`: touched by the supervisor every second
-//! - `port`: written before the server starts; what makes a process id in a stale file recognisable as not ours
-//! - `ready`: the notice, holding the port, there only while the server can be joined
-//! - `data/`, `log`: the server's own
-//! - `data/server.pid`: the server's process id, written by the server's process before it becomes the server
+//! - `port`: written before the server starts; the server alone has it in its command line, so the supervisor never
+//!   signals a process that has got the id in a stale `server.pid`
+//! - `ready`: the notice; holds the port, and exists only while processes may join the server
+//! - `data/`, `log`: the data and the output of the server
+//! - `data/server.pid`: the server's process id, written by its process before that executes the server's program
 //!
 //! Invariant: [`register`](RunFolder::register) precedes [`ready_port`](RunFolder::ready_port), and the supervisor
 //! starts before any other process, so that a kill at any moment leaves no process or folder behind.
@@ -21,7 +22,7 @@ use std::{
 use super::workspace;
 use crate::{error::Error, name};
 
-/// A supervisor that was silent for this long is gone.
+/// A supervisor that has not touched `beat` for this long is gone.
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// The folder of one server.
@@ -31,8 +32,8 @@ pub(crate) struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes a folder in `parent` with this process as its first client, watched by a supervisor that ends it once
-    /// it had no client for `grace`.
+    /// Makes a folder in `parent` with this process as its first client, and starts its supervisor, which ends the
+    /// server once it had no client for `grace`.
     pub(crate) fn create(parent: &Path, key: &str, grace: Duration) -> Result<(Self, Child), Error> {
         let run = Self { path: workspace::make(parent.join(name::unique(&format!("run_{key}"))))? };
         fs::create_dir(run.path.join("clients")).map_err(Error::io("make a server's folder"))?;
@@ -60,7 +61,7 @@ impl RunFolder {
         let mut command = Command::new("sh");
         command.args(["-c", include_str!("supervisor.sh"), "eventbus-test-supervisor"]);
         command.arg(&self.path).arg(grace.as_secs().to_string()).current_dir("/");
-        // of its own: neither Ctrl-C nor a runner that waits for open pipes may meet it
+        // its own process group and no pipes: Ctrl-C must not end it, and a test runner must not wait for its pipes
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         command.spawn().map_err(Error::io("start the supervisor (sh)"))
     }
@@ -73,30 +74,30 @@ impl RunFolder {
         beat.is_ok_and(|beat| SystemTime::now().duration_since(beat).unwrap_or_default() < SILENCE)
     }
 
-    /// Enters this process as a client.
+    /// Registers this process as a client.
     pub(crate) fn register(&self) -> Result<(), Error> {
         self.write(&client_file(), "")
     }
 
-    /// Takes this process off the clients.
+    /// Removes this process from the clients.
     pub(crate) fn unregister(&self) {
-        // already gone is as good
+        // it may be gone already
         let _ = fs::remove_file(self.path.join(client_file()));
     }
 
-    /// Writes down the port that the server is about to be started on.
+    /// Writes down the port on which the server is about to start.
     pub(crate) fn note_port(&self, port: u16) -> Result<(), Error> {
         self.write("port", &format!("{port}\n"))
     }
 
-    /// Puts up the notice that the server on `port` can be joined.
+    /// Writes the notice: processes may join the server on `port`.
     pub(crate) fn announce(&self, port: u16) -> Result<(), Error> {
         self.write("ready.new", &format!("{port}\n"))?;
         let (new, ready) = (self.path.join("ready.new"), self.path.join("ready"));
         fs::rename(new, ready).map_err(Error::io("announce a server"))
     }
 
-    /// Returns the port on the notice, if it is up.
+    /// Returns the port in the notice, if there is a notice.
     pub(crate) fn ready_port(&self) -> Option<u16> {
         fs::read_to_string(self.path.join("ready")).ok()?.trim().parse().ok()
     }
@@ -124,9 +125,10 @@ impl RunFolder {
         }
     }
 
-    /// Returns a command that becomes the server `program`, arguments to be added.
+    /// Returns a command that becomes the server `program`; the caller adds the arguments.
     ///
-    /// It leaves its process id, and ends instead if the supervisor began to clear away: see `supervisor.sh`.
+    /// It first writes its process id, and ends instead if the supervisor has begun to remove the folder: see
+    /// `supervisor.sh`.
     pub(crate) fn server_command(&self, program: &Path) -> Command {
         let script = r#"echo $$ >"$0/data/server.pid" && [ -d "$0/clients" ] && exec "$@""#;
         let mut command = Command::new("sh");
@@ -139,8 +141,9 @@ impl RunFolder {
         self.path.join("log")
     }
 
-    /// Copies the server's output to a place where it stays when the folder is removed; returns that place. If it cannot
-    /// be written, for example on a full disk, returns the path of the output: the end of the log matters more.
+    /// Copies the server's output to a path at which it stays when the folder is removed, and returns that path. If the
+    /// copy fails, for example on a full disk, returns the path of the output itself: the test shows the end of the log
+    /// either way.
     pub(crate) fn keep_log(&self, key: &str) -> PathBuf {
         let kept = self.path.with_file_name(format!("{key}.failed.log"));
         match fs::copy(self.log(), &kept) {
@@ -178,7 +181,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&kept).unwrap(), "the cause\n");
         assert_eq!(kept, parent.join("redis.failed.log"));
         fs::remove_file(&kept).unwrap();
-        // in the way of the copy
+        // a folder in the way of the copy
         fs::create_dir(&kept).unwrap();
         assert_eq!(run.keep_log("redis"), run.log());
         fs::remove_dir_all(parent).unwrap();

@@ -54,7 +54,7 @@ fn accepts(port: u16) -> bool {
 fn start(workspace: &Path, server: Server) -> Result<u16, Error> {
     let programs = binaries::find(server)?;
     supervise_abandoned(workspace)?;
-    // the supervisor outlives this process: it is not waited for
+    // the supervisor outlives this process, which does not wait for it
     let (run, _supervisor) = RunFolder::create(workspace, server.key(), grace())?;
     let started = match server {
         Server::Postgres => {
@@ -64,7 +64,7 @@ fn start(workspace: &Path, server: Server) -> Result<u16, Error> {
     };
     let announced = started.and_then(|port| announce(workspace, server, &run, port).map(|()| port));
     if announced.is_err() {
-        // the supervisor does it if we cannot
+        // if this fails, the supervisor does it once this process has ended
         run.unregister();
     }
     announced
@@ -99,7 +99,8 @@ fn grace() -> Duration {
     seconds.map_or(GRACE, |seconds: u64| Duration::from_secs(seconds.max(1)))
 }
 
-/// Gives folders whose supervisor is gone (a reboot, a killed container) a new one, which clears them away.
+/// Starts a new supervisor for each folder whose supervisor is gone (a reboot, a killed container); it removes the
+/// folder.
 fn supervise_abandoned(workspace: &Path) -> Result<(), Error> {
     for run in RunFolder::all_in(workspace)?.iter().filter(|run| !run.is_supervised()) {
         run.supervise(grace())?;

@@ -1,12 +1,12 @@
 # Ends the server of a run folder once none of its clients is alive. Arguments: FOLDER GRACE_SECONDS.
-# Keep: the notice is moved away first, then clients are looked for; clients register first, then look for the notice.
-# The same once more with the server: the clients' folder goes first, then the server is looked for; a server leaves
-# its process id first, then looks for the clients' folder.
+# Invariant: this script moves the notice away before it looks for clients; a client registers before it reads that.
+# Invariant: this script removes the folder of clients before it looks for the server; a server writes its process id
+# before it looks for the folder of clients.
 
 folder=$1 grace=$2
 trap '' INT HUP TERM
 
-# A zombie counts as dead: whoever should reap it may take long, or never do it.
+# A zombie counts as dead: its parent may reap it late, or never.
 alive() {
   kill -0 "$1" || return 1
   if [ -r "/proc/$1/stat" ]; then
@@ -27,7 +27,7 @@ any_client() {
   return $found
 }
 
-# Returns once nobody was there for the time of grace; a folder that is gone needs no supervisor.
+# Returns once no client was alive for GRACE_SECONDS. Ends the script if the folder is gone.
 wait_until_unused() {
   idle=0
   while [ "$idle" -lt "$grace" ]; do
@@ -38,7 +38,7 @@ wait_until_unused() {
   done
 }
 
-# Sets $pid. The number may be left from before a reboot and be anybody's now: a server shows its port.
+# Sets $pid. After a reboot a different process may have the number: the server alone has the port in its command line.
 find_server() {
   read -r port <"$folder/port" || return 1
   read -r pid <"$folder/data/server.pid" && alive "$pid" || return 1
@@ -63,7 +63,7 @@ stop_server() {
   done
 }
 
-# Looks again: an initdb whose starter was killed goes on writing until it misses its files.
+# Tries again: an initdb whose starter was killed writes files until it misses some.
 remove_folder() {
   tries=0
   while [ -d "$folder" ] && [ "$tries" -lt 30 ]; do

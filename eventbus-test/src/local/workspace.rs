@@ -1,6 +1,6 @@
-//! The folder that all test processes of one workspace (and one user) meet in.
+//! The folder that all test processes of one user and one workspace share.
 //!
-//! Each version of this crate has folders of its own: a later one may lay them out in a different way.
+//! Each version of this crate has its own folder: a later version may have a different layout.
 
 use std::{
     env,
@@ -18,7 +18,7 @@ pub(crate) fn user_folder() -> Result<PathBuf, Error> {
     let user = account::current_user()?;
     let folder = env::temp_dir().join(format!("eventbus-test-{user}"));
     fs::create_dir_all(&folder).map_err(Error::io(format!("make {}", folder.display())))?;
-    // of the link itself, if any user has made one there
+    // does not follow a link, which a different user may have made
     let metadata = fs::symlink_metadata(&folder).map_err(Error::io(format!("read {}", folder.display())))?;
     if !metadata.is_dir() || metadata.uid() != user {
         return Err(Error::ForeignFolder { folder: folder.display().to_string() });
@@ -35,7 +35,7 @@ pub(crate) fn folder() -> Result<PathBuf, Error> {
 
 /// Returns the root of the workspace, which has the lock file of cargo.
 ///
-/// Cargo names the package to a process that it runs; one that was started by hand begins at its current folder.
+/// The search begins at the package that cargo names to a process which it runs, or else at the current folder.
 fn root() -> Result<PathBuf, Error> {
     let start = match env::var_os("CARGO_MANIFEST_DIR") {
         Some(package) => PathBuf::from(package),
@@ -46,13 +46,13 @@ fn root() -> Result<PathBuf, Error> {
     Ok(root.unwrap_or(start))
 }
 
-/// Takes the lock of that path, waiting for it; the system frees it when the file or the process is gone.
+/// Locks the file at `path`, and waits for the lock; the system frees it when the file is closed or the process ends.
 pub(crate) fn lock(path: &Path) -> Result<File, Error> {
     let doing = format!("lock {}", path.display());
     File::create(path).and_then(|file| file.lock().map(|()| file)).map_err(Error::io(doing))
 }
 
-/// Other users may enter: PostgreSQL does not run as root, and gets a folder of its own inside.
+/// Makes a folder that other users may enter: PostgreSQL does not run as root, and its data folder is inside.
 pub(super) fn make(folder: PathBuf) -> Result<PathBuf, Error> {
     let made = fs::create_dir_all(&folder).and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(0o755)));
     made.map_err(Error::io(format!("make {}", folder.display())))?;

@@ -32,17 +32,17 @@ use crate::{
 /// The header with the id of the conversation, in requests and responses.
 const CORRELATION_ID: &str = "x-correlation-id";
 
-/// The namespace of the ids that texts of `x-correlation-id` are turned into.
+/// The namespace of the UUIDs that stand for other texts in `x-correlation-id`.
 const CORRELATION_NAMESPACE: Uuid = Uuid::from_u128(0x8a1f_4be5_7c0d_5d0e_9b57_3f0a_62c4_19e7);
 
-/// A layer that runs each request in a context: `traceparent` and `tracestate` of the request, the conversation of its
-/// header `x-correlation-id`, and what `fill` returns, such as the actor who is logged in and the tenant. What `fill`
-/// returns comes first. A layer within a layer starts from the context of the outer one.
+/// A layer that runs each request in a context: the trace of the request's headers `traceparent` and `tracestate`, the
+/// conversation of its header `x-correlation-id`, and what `fill` returns, such as the logged-in actor and the tenant.
+/// What `fill` returns has precedence. A layer within a layer starts from the context of the outer one.
 ///
-/// All that the request saves is stamped with it, by the extractor [`Repository<A>`](crate::Repository) and by any
-/// repository in the task of the request. The response has the header `x-correlation-id` with the id of the conversation:
-/// that of the request if it is a UUID; if it is another text, a UUID that is the same for the same text; without one, a
-/// new UUID. A `traceparent` that is not one by the [specification] is passed over.
+/// All that the request saves is stamped with the context, by the extractor [`Repository<A>`](crate::Repository) and by
+/// any repository in the task of the request. The response has the id of the conversation in its header
+/// `x-correlation-id`: the id of the request if that is a UUID; for a different text, a UUID that is the same for the
+/// same text; without a text, a new UUID. A `traceparent` that is invalid by the [specification] is ignored.
 ///
 /// [specification]: https://www.w3.org/TR/trace-context/#traceparent-header
 ///
@@ -162,7 +162,7 @@ fn context_of(headers: &HeaderMap) -> EventContext {
 }
 
 /// The repository of a request: its saves have the context that the layer [`context`] gave the request, and its
-/// aggregates are those of the context's tenant.
+/// aggregates belong to the context's tenant.
 impl<A: Aggregate + Apply, S: Send + Sync> FromRequestParts<S> for Repository<A>
 where
     App: FromRef<S>,

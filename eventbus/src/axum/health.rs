@@ -32,9 +32,9 @@ struct ProbeResponse {
 /// With a store, a bus that is away is an alert only: saves still work. Both answer with JSON, as
 /// `{"status":"ready","alerts":[]}`, where `alerts` lists current and likely problems.
 ///
-/// A projection that stopped at an event is an alert only: it stops there in every process, and if none of them were
-/// ready, the whole service would be away for it. Alerts name servers, types and positions, and hold no fields of
-/// events: the log and [`status_routes`] have the errors of handlers and projections.
+/// A projection that stopped at an event is an alert only: it stops there in every process, and if that made the
+/// processes unready, the whole service would be away for it. Alerts name servers, types and positions, and hold no
+/// fields of events: the log and [`status_routes`] have the errors of handlers and projections.
 pub fn health_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<Item = App>) -> Router<S> {
     let apps: Arc<[App]> = apps.into_iter().collect();
     Router::new()

@@ -57,7 +57,7 @@
 //!
 //! A refusal that a different crate declares needs a wrapper type for its `From`: see [`Problem`].
 //!
-//! Two types are called `State`: axum's, in handlers of requests, and that of `eventbus::prelude`, in handlers of
+//! Two types are called `State`: axum's, in handlers of requests, and the one of `eventbus::prelude`, in handlers of
 //! events. A file with both kinds imports axum's under a new name: `use axum::extract::State as Shared;`.
 //!
 //! A signal ends requests first, then the app that answers them:

@@ -26,8 +26,8 @@ use crate::{
 
 /// A refused request: problem details as in RFC 9457, `application/problem+json`.
 ///
-/// Implement `From` for the refusals of an aggregate's decisions. Where they are of a different crate, such as that of
-/// the domain, Rust allows this for a wrapper type only (E0117), which the decision puts around the refusal:
+/// Implement `From` for the refusals of an aggregate's decisions. If a different crate declares them, such as the
+/// domain's, Rust allows this for a wrapper type only (E0117), which the decision puts around the refusal:
 ///
 /// ```
 /// # mod bank {

@@ -63,7 +63,7 @@ pub struct Limits {
     /// The number of deliveries that a handler without its own limit runs at once; a run that awaits for 10 s does not
     /// count any more.
     pub concurrency: usize,
-    /// The number of consumers of its group that a handler serves: each may deliver as many at once.
+    /// The number of consumers of the group that share a handler: each may run as many deliveries at once.
     pub consumers: usize,
     /// The time after which a run is logged as slow.
     pub slow: Duration,

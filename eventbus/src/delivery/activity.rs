@@ -1,8 +1,8 @@
 //! The current runs of each handler and projection, and its last failure: for time limits, logs, health, and callers
 //! that time out waiting for it.
 //!
-//! The task of a run that awaits ends it at its time limit, and logs it. It can do neither while the run blocks its
-//! thread: the [`watchdog`](super::watchdog), a thread of its own, logs such a run.
+//! While a run awaits, its task logs it, and ends it at its time limit. While the run blocks its thread, the task can
+//! do neither: the [`watchdog`](super::watchdog), a thread of its own, logs such a run.
 //!
 //! Invariant: no lock of this module is held while a handler runs; a run is over when its guard is dropped, however it
 //! ended.
@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// Default time limit for one run of a handler, or of a method of a projection that can be run again.
+/// The default time limit for one run of a handler, or of a method of a projection that can be run again.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 tokio::task_local! {
@@ -200,7 +200,7 @@ impl RunSeries {
         permit: Option<HandlerPermit>,
         handling: impl Future<Output = Result<(), HandlerError>>,
     ) -> Result<(), HandlerError> {
-        // the text of an error, and the drop of a run at its time limit, are code of the user, too
+        // code of the user also writes the text of an error, and drops a run at its time limit
         let handling = handling.map(|handled| handled.inspect_err(HandlerError::check_text));
         let watched = AssertUnwindSafe(self.watch_unguarded(record, permit, handling)).catch_unwind();
         watched.await.unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)))

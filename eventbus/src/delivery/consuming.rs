@@ -20,7 +20,7 @@ use crate::{
 
 /// The delays before a consumer that died is replaced.
 const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-/// The lifetime after which a consumer that dies counts as the first: it did not die of its predecessor's cause.
+/// After this lifetime, the death of a consumer has a cause of its own: the count of deaths in a row begins again.
 const RESTART_BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 
 /// The running consumers of a bus, if any, and their stop tokens; a bus shares one with its clones.
@@ -88,7 +88,7 @@ impl StopSignal {
         self.0.run_until_cancelled(future).await
     }
 
-    /// Awaits `last`, but only a second more once the consumer must stop. `None`: the second is over.
+    /// Awaits `last`, but only for one more second once the consumer must stop; then returns `None`.
     pub(crate) async fn within_grace_period<F: Future>(&self, last: F) -> Option<F::Output> {
         within_grace_period(&self.0, last).await
     }
@@ -98,7 +98,7 @@ impl StopSignal {
 /// waits for the reply of a server.
 const STOP_GRACE_PERIOD: Duration = Duration::from_secs(1);
 
-/// Awaits `last`, but only a second more once `stop` is cancelled. `None`: the second is over.
+/// Awaits `last`, but only for one more second once `stop` is cancelled; then returns `None`.
 pub(crate) async fn within_grace_period<F: Future>(stop: &CancellationToken, last: F) -> Option<F::Output> {
     let over = async {
         stop.cancelled().await;
@@ -118,9 +118,9 @@ impl Consuming {
         Self { clock, ..Self::default() }
     }
 
-    /// Runs `consume` in a task of its own for every group that has subscribers, also for those that get their first
-    /// one later, until [`stop`](Self::stop); stops the task of a group that loses its last subscriber. Replaces a task
-    /// that panics, after a delay that grows up to five seconds.
+    /// Runs `consume` in a task of its own for every group that has subscribers, also for groups whose first subscriber
+    /// is added later, until [`stop`](Self::stop); stops the task of a group that loses its last subscriber. Replaces a
+    /// task that panics, after a delay that grows up to five seconds.
     ///
     /// # Errors
     /// [`ConsumeError::AlreadyConsuming`] while another call runs, [`ConsumeError::ShutDown`] after
@@ -193,8 +193,8 @@ impl Consuming {
         self.state.lock().closed
     }
 
-    /// Returns `true` once a [`shutdown`](Self::shutdown) aborts the consumers that do not stop in time: until then they
-    /// may wait for a server that is away.
+    /// Returns `true` once [`shutdown`](Self::shutdown) is called, which aborts the consumers that do not stop in time.
+    /// Before that they may wait for a server that is away.
     #[must_use]
     pub fn has_deadline(&self) -> bool {
         self.state.lock().has_deadline

@@ -38,8 +38,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Counts the outcome of a delivery. The bus counts an event that no handler here wants: a different consumer of
-    /// the group may want it.
+    /// Counts the outcome of a delivery. The bus itself counts an event that no handler here wants: a different
+    /// consumer of the group may want it.
     pub fn count_in(&self, counters: &BusCounters) {
         match self {
             Self::Handled { .. } => counters.events_processed_success(1),
@@ -83,7 +83,7 @@ pub async fn dispatch(
             }
         }
     }
-    // a failed handler that only other consumers of the group have: they retry it, unless it has given up
+    // only other consumers of the group have a failed handler: they retry it, unless it has given up
     match (is_wanted || attempts.has_given_up(), failures.is_empty()) {
         (false, _) => Outcome::Skipped,
         (true, true) => Outcome::Handled { succeeded },

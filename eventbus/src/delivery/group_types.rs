@@ -30,7 +30,7 @@ use crate::{
     port::{Announced, SkippedBefore, subscriber::HandlerStart},
 };
 
-/// Default age of a skipped range up to which the bus delivers it once the group announces its event type: 24 h.
+/// The default limit for the age of a skipped range that is delivered once the group announces its event type: 24 h.
 pub const DELIVER_SKIPPED_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Stands for every type.
@@ -77,7 +77,7 @@ pub struct UnhandledRange {
     pub last: u64,
     /// The number of events.
     pub count: u64,
-    /// The time when the group left the first event.
+    /// The time when the group left the first event unhandled.
     pub since: u64,
 }
 
@@ -110,7 +110,7 @@ pub enum Unhandled {
 }
 
 impl UnhandledRange {
-    /// Reports it as skipped by a group before the group had a handler.
+    /// Reports the range as skipped by a group before the group had a handler.
     #[must_use]
     pub fn skipped_before(&self, group: &Name, event_type: String, clock: &SharedClock) -> SkippedBefore {
         let age = Duration::from_millis(clock.unix_millis().saturating_sub(self.since));
@@ -232,7 +232,7 @@ impl GroupTypes {
     }
 
     /// Forgets a type: the group skips its events from now on, as if it had never announced it. Returns `true` if it
-    /// had. With `*` it forgets the announcement of all types, and no type that the group announced by name.
+    /// had. With `*` it forgets only the announcement of all types, not the types that the group announced by name.
     pub fn forget(&mut self, event_type: &str) -> bool {
         if event_type == ANY_TYPE {
             return self.announced.remove(ANY_TYPE).is_some();

@@ -1,7 +1,7 @@
 //! The delivery engine that all buses share: subscribers, in-flight entries, workers and consumers' lifecycle.
 //!
-//! A bus keeps an [`InFlight`] for each consumer, adds the entries that it reads, runs [`run_workers`], and persists the
-//! dispositions. An application has no use for this module.
+//! A bus keeps an [`InFlight`] for each consumer, adds the entries that it reads, runs [`run_workers`], and persists
+//! the dispositions. Applications do not need this module.
 
 mod active_subscriber;
 pub(crate) mod activity;

@@ -22,7 +22,7 @@ pub(super) const LONG_RUN_AFTER: Duration = Duration::from_secs(10);
 const BLOCKS: &str =
     "blocks its thread, where no time limit can end it: what does not await belongs in `tokio::task::spawn_blocking`";
 
-/// A run: an event and its handler. The next run of its series takes its place.
+/// A run: an event and its handler. The next run of its series reuses the value.
 #[derive(Debug)]
 pub(super) struct Run {
     handler: Name,
@@ -167,7 +167,7 @@ impl Run {
         }
     }
 
-    /// Logs the run if it blocks its thread, and takes its slot; returns `true` if that became free.
+    /// Logs the run if it blocks its thread, and takes its slot away; returns `true` if the slot became free.
     pub(super) fn check_blocked(&self) -> bool {
         let blocked = self.blocked_for();
         let mut state = self.state.lock();

@@ -28,7 +28,7 @@ use crate::{
 #[derive(Clone, Default, derive_more::Debug)]
 #[debug("Subscribers({:?})", self.groups())]
 pub struct Subscribers {
-    /// Each consumer reads them; to subscribe and to unsubscribe writes them.
+    /// Each consumer reads them; subscribing and unsubscribing writes them.
     entries: Arc<RwLock<NumberedSubscribers>>,
     next_id: Arc<AtomicU64>,
     changed: watch::Sender<()>,
@@ -55,8 +55,8 @@ pub trait ConsumerReport: Send + Sync {
 type GroupInFlight = (Name, Weak<dyn ConsumerReport>);
 
 impl Subscribers {
-    /// Adds a subscriber to a group, from the next delivery on. If the group has one of that name, the new one gets a
-    /// number behind it (`name#2`), as attempts record successes and failures by name.
+    /// Adds a subscriber to a group, from the next delivery on. If the group has a subscriber of that name, the new one
+    /// gets a number behind its name (`name#2`), as attempts record successes and failures by name.
     pub fn add(&self, group: Name, subscriber: Subscriber) -> Subscription {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut entries = self.entries.write();
@@ -110,8 +110,8 @@ impl Subscribers {
         self.entries.read().iter().map(|(_, subscriber)| Arc::clone(subscriber) as _).collect()
     }
 
-    /// Returns the types that the subscribers of a group handle, each type and version once; if several differ in where
-    /// they begin, the one that wants more counts.
+    /// Returns the types that the subscribers of a group handle, each type and version once; if their starts differ,
+    /// the one that skips fewer events counts.
     #[must_use]
     pub fn announced(&self, group: &Name) -> Vec<Announced> {
         Announced::by_subscribers(group, &self.list())
@@ -168,7 +168,7 @@ impl Subscribers {
         groups
     }
 
-    /// Reports from now on the unfinished entries of a consumer, and if too many of them wait.
+    /// Includes in reports from now on the unfinished entries of a consumer, and whether too many of them wait.
     pub(super) fn add_in_flight(&self, group: &Name, in_flight: Weak<dyn ConsumerReport>) {
         let mut all_in_flight = self.in_flight.write();
         all_in_flight.retain(|(_, weak)| weak.strong_count() > 0);

@@ -1,5 +1,5 @@
-//! The watchdog: a thread that reports handlers that block their threads. No task can, as it may wait for such a
-//! thread.
+//! The watchdog: a thread that reports handlers that block their threads. A task cannot do so: it may wait for such a
+//! thread itself.
 //!
 //! Invariant: the watchdog keeps no activity alive, and ends when none is left.
 

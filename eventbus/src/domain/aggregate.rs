@@ -34,8 +34,8 @@ pub trait Fold: Default + Send + Sync + 'static {
 pub trait Aggregate: Fold {
     /// The durable name of the type: the struct's name unless `#[aggregate(type = "..")]` says otherwise.
     const AGGREGATE_TYPE: &'static str;
-    /// The wire names of events that its streams may hold and it no longer knows, as in
-    /// `#[aggregate(.., retired("OrderViewed"))]`: loading passes them by.
+    /// The wire names of events that its streams may hold but it no longer knows, as in
+    /// `#[aggregate(.., retired("OrderViewed"))]`: loading skips them.
     const RETIRED: &'static [&'static str] = &[];
     #[doc(hidden)]
     const SNAPSHOT: Option<SnapshotCodec<Self>> = None;
@@ -62,7 +62,7 @@ pub trait Apply: Fold {
     fn apply(&mut self, event: &Self::Event);
 }
 
-/// Marks an event that an aggregate lists; the derive implements it for each one.
+/// Marks an event that an aggregate lists; the derive implements it for each listed event.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "aggregate `{Self}` does not list event `{E}`",
@@ -70,7 +70,7 @@ pub trait Apply: Fold {
     note = "add `{E}` to `#[aggregate(events(..))]` on `{Self}`, or name another aggregate in `#[event(aggregate = ..)]`"
 )]
 pub trait Lists<E> {
-    /// The name of the aggregate's type, as the event takes it over.
+    /// The name of the aggregate's type, which the event takes over.
     const AGGREGATE_TYPE: &'static str;
 }
 
@@ -196,7 +196,7 @@ impl<A: Aggregate> AggregateRoot<A> {
         Self { clock, ..self }
     }
 
-    /// Begins with the state that the events up to `version` make.
+    /// Begins with a state that was folded from the events up to `version`.
     pub(crate) fn with_state(self, state: A, version: Version) -> Self {
         Self { state, version, ..self }
     }
@@ -255,7 +255,7 @@ impl<A: Aggregate + Apply> AggregateRoot<A> {
         self
     }
 
-    /// Passes a stored event by that the aggregate no longer knows.
+    /// Skips a stored event that the aggregate no longer knows.
     pub(crate) const fn pass(&mut self, version: Version) {
         self.version = version;
     }

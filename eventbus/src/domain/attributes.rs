@@ -131,7 +131,7 @@ impl Attributes {
         Some((text_of(parent?)?, state.and_then(text_of)))
     }
 
-    /// Returns the object with a trace, instead of the one that it has.
+    /// Returns the object with this trace, which replaces the one that it has.
     pub(crate) fn with_trace(&self, parent: &str, state: Option<&str>) -> Self {
         let rest = self.without(&[TRACEPARENT, TRACESTATE]);
         let own = rest.as_json().trim_end();
@@ -147,7 +147,8 @@ impl Attributes {
         Self(Some(json.into()))
     }
 
-    /// Adds the keys of `other` that are missing here. A trace is that of one side: `tracestate` belongs to `traceparent`.
+    /// Adds the keys of `other` that are missing here. `traceparent` and `tracestate` belong together: beside a
+    /// `traceparent` of this object, the `tracestate` of `other` is left out.
     pub(crate) fn or(self, other: Self) -> Self {
         if other.is_empty() {
             return self;

@@ -132,7 +132,7 @@ impl SharedClock {
         self.inner().instant()
     }
 
-    /// The instant `time` from now; 30 years from now if it is longer.
+    /// The instant that is `time` from now, at most 30 years.
     #[must_use]
     pub fn after(&self, time: Duration) -> Instant {
         self.instant() + time.min(WAIT_MAX)
@@ -152,7 +152,7 @@ impl SharedClock {
         }
     }
 
-    /// Waits for `time`; for 30 years if it is longer.
+    /// Waits for `time`, at most for 30 years.
     pub async fn sleep(&self, time: Duration) {
         self.sleep_until(self.after(time)).await;
     }
@@ -160,7 +160,7 @@ impl SharedClock {
     /// Waits for `future`, at most for `time`.
     ///
     /// # Errors
-    /// [`TimedOut`] if it had not ended by then; it is dropped.
+    /// [`TimedOut`] if the future has not ended by then; it is dropped.
     pub async fn timeout<F: Future>(&self, time: Duration, future: F) -> Result<F::Output, TimedOut> {
         self.timeout_at(self.after(time), future).await
     }
@@ -168,7 +168,7 @@ impl SharedClock {
     /// Waits for `future`, at most until `deadline`.
     ///
     /// # Errors
-    /// [`TimedOut`] if it had not ended by then; it is dropped.
+    /// [`TimedOut`] if the future has not ended by then; it is dropped.
     pub async fn timeout_at<F: Future>(&self, deadline: Instant, future: F) -> Result<F::Output, TimedOut> {
         let future = pin!(future);
         tokio::select! {
@@ -204,7 +204,7 @@ impl PartialEq for SharedClock {
 
 impl Eq for SharedClock {}
 
-/// Error of a future that did not end in time.
+/// The error of a future that did not end in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the future did not end in time")]
 pub struct TimedOut;

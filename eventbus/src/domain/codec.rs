@@ -71,20 +71,20 @@ impl<T: Serialize + DeserializeOwned + 'static> Payload for T {
     }
 }
 
-/// What decoding needs of a stored event: its own fields, and how to read them.
+/// The parts of a stored event that decoding needs: its own fields, and how to read them.
 #[derive(Clone, Copy)]
 pub struct EventFields<'e> {
     /// The wire name.
     pub event_type: &'e Name,
     /// The version of the shape of the fields.
     pub schema_version: u32,
-    /// Set if some of the fields are sealed: no text may be taken for their value.
+    /// Set if some of the fields are sealed: their texts are not their values.
     pub has_sealed_fields: bool,
     /// The fields: a JSON object.
     pub payload: &'e str,
 }
 
-/// Without the fields, which may be personal.
+/// Leaves out the fields, which may be personal.
 impl fmt::Debug for EventFields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventFields")
@@ -94,7 +94,7 @@ impl fmt::Debug for EventFields<'_> {
     }
 }
 
-/// Returns a unique value of an event, as it is; `None` if it holds none.
+/// Returns a unique value of an event, not normalized; `None` if it holds none.
 pub(crate) type UniqueReader<E> = fn(&E) -> Option<String>;
 
 /// Returns the values of a tag of an event.
@@ -110,7 +110,8 @@ pub struct Codec<E: 'static> {
     decode: fn(&str) -> Result<E, FieldError>,
     /// The version of the shape that it writes, and the highest that it reads.
     version: u32,
-    /// The decoders of the earlier versions, from 1; without any, they decode as the version that it writes.
+    /// The decoders of the earlier versions, from 1. If there are none, earlier versions are decoded like the version
+    /// that it writes.
     upcasters: &'static [Upcaster<E>],
     /// The values of the unique fields, as the descriptor of the event lists them.
     unique: &'static [UniqueReader<E>],
@@ -145,7 +146,7 @@ impl<E> Codec<E> {
         self.tags.iter().map(move |read| read(event))
     }
 
-    /// Returns the values of the unique fields, as they are.
+    /// Returns the values of the unique fields, not normalized.
     pub(crate) fn unique_values(&self, event: &E) -> impl Iterator<Item = Option<String>> {
         self.unique.iter().map(move |read| read(event))
     }
@@ -221,8 +222,8 @@ pub enum EncodeFault {
     /// refuses.
     #[error("{0}")]
     Unwritable(FieldError),
-    /// They are written, but do not decode, for example by `skip_serializing` without a default, or a `rename` for one
-    /// direction only; or a `Some(None)` in them would be read as `None`.
+    /// They can be written, but do not decode: for example because of `skip_serializing` without a default, or of a
+    /// `rename` for one direction only. Or a `Some(None)` in them would be read as `None`.
     #[error("it would not read back: {0}")]
     Unreadable(FieldError),
     /// They are no JSON object, one is named like a field of the wire's envelope, or not every store could keep them.
@@ -240,7 +241,7 @@ pub enum EncodeFault {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The event is none of the requested types.
+    /// The event has none of the requested types.
     #[error("unknown event type `{event_type}` (known: {})", known.join(", "))]
     UnknownType {
         /// The wire name of the event.

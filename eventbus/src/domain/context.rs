@@ -1,4 +1,4 @@
-//! On whose behalf, and because of what, events are saved.
+//! The context in which events are saved: on whose behalf, and because of what.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{
     metadata::Metadata,
 };
 
-/// On whose behalf, and because of what, events are saved; stamped on every event of a save.
+/// The context in which events are saved: on whose behalf, and because of what. A save stamps it on each of its events.
 ///
 /// # Examples
 /// ```
@@ -30,7 +30,8 @@ pub struct EventContext {
     pub correlation_id: Option<Uuid>,
     /// The event that directly caused these.
     pub causation_id: Option<Uuid>,
-    /// The tenant they belong to; a save into a stream of a different tenant is refused. `None` says nothing about it.
+    /// The tenant that the events belong to; a save into a stream of a different tenant is refused. `None` fits every
+    /// stream.
     pub tenant_id: Option<Uuid>,
     /// The actor that caused them: a user, a service.
     pub actor_id: Option<String>,
@@ -39,8 +40,8 @@ pub struct EventContext {
 }
 
 impl EventContext {
-    /// Continues the conversation of an event: same correlation, tenant, actor and [trace](Self::with_trace), caused by
-    /// it.
+    /// Returns a context that continues the conversation of `cause`: its correlation, tenant, actor and
+    /// [trace](Self::with_trace), and `cause` itself as the direct cause.
     ///
     /// A [`Repository`](crate::Repository) of a handler does so by itself.
     pub fn caused_by(cause: &Metadata) -> Self {
@@ -78,8 +79,8 @@ impl EventContext {
         Self { attributes, ..self }
     }
 
-    /// Adds the values of the HTTP headers `traceparent` and `tracestate` ([W3C Trace Context]) to the further data, under
-    /// these names. Events that are saved because of these keep them.
+    /// Adds the values of the HTTP headers `traceparent` and `tracestate` ([W3C Trace Context]) to the further data,
+    /// under these names. Events that these events cause keep them.
     ///
     /// [W3C Trace Context]: https://www.w3.org/TR/trace-context/
     pub fn with_trace(self, traceparent: &str, tracestate: Option<&str>) -> Self {
@@ -87,8 +88,9 @@ impl EventContext {
         Self { attributes, ..self }
     }
 
-    /// Runs `future` in this context: what repositories save in it is stamped with it. A context that a repository was
-    /// [given](crate::AggregateRepository::with_context) comes first; this one fills what that one leaves open.
+    /// Runs `future` in this context: repositories stamp it on what they save while the future runs. If a repository
+    /// was [given](crate::AggregateRepository::with_context) a context, that one comes first, and this one fills what
+    /// it leaves open.
     ///
     /// A scope within a scope starts from the outer one. A task that the future spawns is outside of the scope: write
     /// `tokio::spawn(EventContext::current().scope(task))`.
@@ -117,13 +119,13 @@ impl EventContext {
         Scope::Given(self.or(Self::current())).run(future)
     }
 
-    /// Returns the context of the current scope; an empty one outside of every scope. In a handler it is that of the event,
-    /// without the tenant.
+    /// Returns the context of the current scope; an empty one outside of every scope. In a handler it is the context
+    /// [caused by](Self::caused_by) the event, without the tenant.
     pub fn current() -> Self {
         Scope::current()
     }
 
-    /// Fills what this context leaves open from `outer`; of further data each key.
+    /// Fills what this context leaves open from `outer`; in the further data, key by key.
     pub(crate) fn or(self, outer: Self) -> Self {
         Self {
             correlation_id: self.correlation_id.or(outer.correlation_id),
@@ -141,13 +143,13 @@ tokio::task_local! {
 
 /// The context in which a future runs.
 pub(crate) enum Scope {
-    /// That of [`EventContext::scope`].
+    /// The context of [`EventContext::scope`].
     Given(EventContext),
-    /// That of a handler: the event that it handles.
+    /// The context of a handler, by the event that it handles.
     Delivery(Arc<dyn Cause>),
 }
 
-/// An event because of which further ones are saved.
+/// An event that causes further events.
 pub(crate) trait Cause: Send + Sync {
     fn metadata(&self) -> &Metadata;
 }

@@ -10,8 +10,7 @@ use super::{
     record::{DomainEvent, EncodeEvent, NewEvent},
 };
 
-/// What a decision knows: state that is folded from all events about some things, whatever their streams; made by
-/// `#[derive(Decision)]`.
+/// The state of a decision, folded from all events with certain tags, from any streams; made by `#[derive(Decision)]`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a decision",
     label = "not a decision",

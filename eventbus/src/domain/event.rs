@@ -24,8 +24,8 @@ pub struct EventDescriptor {
     pub unique: &'static [UniqueName],
     /// The names of the tags of the event, as in `#[event(tags(course, student))]`.
     pub tags: &'static [&'static str],
-    /// The names of its fields with data of a person, as in `#[event(personal(email))]`: those of the struct, or as
-    /// `#[serde(rename = "..")]` says, and those of `#[serde(alias = "..")]`.
+    /// The names of its fields with personal data, as in `#[event(personal(email))]`: the names in the payload, which
+    /// `#[serde(rename = "..")]` may set, and those of `#[serde(alias = "..")]`.
     pub personal: &'static [&'static str],
 }
 
@@ -99,7 +99,7 @@ impl EventDescriptor {
         [self.event_type].into_iter().chain(self.former_types.iter().copied())
     }
 
-    /// Returns `true` if one wire name may stand for both events.
+    /// Returns `true` if the two events have a present or former wire name in common.
     const fn shares_a_name(&self, other: &Self) -> bool {
         let mut i = 0;
         while i < other.former_types.len() {
@@ -111,7 +111,7 @@ impl EventDescriptor {
         self.has_name(other.event_type)
     }
 
-    /// Returns what [`is_named`](Self::is_named) does, in constants.
+    /// As [`is_named`](Self::is_named), for use in constants.
     const fn has_name(&self, event_type: &str) -> bool {
         let mut i = 0;
         while i < self.former_types.len() {
@@ -251,8 +251,8 @@ impl EventFilter {
         false
     }
 
-    /// Returns `true` if the event at `index` normalizes its unique values as those before it; used while compiling
-    /// aggregates.
+    /// Returns `true` if the event at `index` normalizes its unique values as the events before it do; used while
+    /// compiling aggregates.
     #[doc(hidden)]
     #[must_use]
     pub const fn normalizes_alike(&self, index: usize) -> bool {

@@ -34,7 +34,7 @@ impl FieldError {
         Self { path: format_path(path), reason: reason.into() }
     }
 
-    /// Returns what to do if a field of an event that was stored is missing; begins with a blank. Empty for other errors.
+    /// Returns advice for a stored event that lacks a field, with a leading blank; empty for other errors.
     pub(crate) fn remedy(&self) -> &'static str {
         match self.reason.starts_with(MISSING_FIELD) {
             true => " (a new field needs `#[serde(default)]`, a renamed one `#[serde(alias = \"..\")]`)",
@@ -54,7 +54,7 @@ impl FieldError {
         Self::at(json, start + column, reason_of(error))
     }
 
-    /// Returns the same error of the value that holds this one as its field `name`.
+    /// Returns the error with `name`, the field that holds the value, in front of its path.
     pub(crate) fn within(self, name: &str) -> Self {
         let mut path = format_path([Step::Field(name.into())]);
         if !self.path.is_empty() && !self.path.starts_with('[') {
@@ -77,7 +77,7 @@ impl FieldError {
     }
 }
 
-/// Keeps the reason of `serde_json`, without values, and without the field: only the text tells that.
+/// Keeps the reason of `serde_json`, without values, and without the field, which only the JSON text shows.
 impl From<serde_json::Error> for FieldError {
     fn from(error: serde_json::Error) -> Self {
         Self::new([], reason_of(&error))

@@ -1,4 +1,4 @@
-//! The text of a field: what makes two values one, as a unique value or as a tag.
+//! The text of a field, by which unique values and tags are compared.
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::stream::AggregateId;
 
-/// A field that `#[event(unique(..))]` or `#[event(tags(..))]` can name: its value as a text, or none if it holds none.
+/// A field that `#[event(unique(..))]` or `#[event(tags(..))]` can name: it has one text, or none.
 ///
 /// # Examples
 /// ```

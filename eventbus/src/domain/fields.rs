@@ -12,7 +12,7 @@ use super::{
 
 /// The fields of a stored event, by name. An upcaster changes them from one version of the event to the next.
 ///
-/// A field that nobody changes keeps its text: a number of any size and precision stays as it was stored.
+/// A field that no upcaster changes keeps its text: a number of any size and precision stays as it was stored.
 ///
 /// # Examples
 /// ```
@@ -36,7 +36,7 @@ use super::{
 pub struct Fields(BTreeMap<String, Box<RawValue>>);
 
 impl Fields {
-    /// Creates fields without any.
+    /// Creates an empty set of fields.
     pub fn new() -> Self {
         Self::default()
     }
@@ -102,7 +102,7 @@ impl Fields {
         Ok(())
     }
 
-    /// Gives a field another name, and returns `true` if it is there. It takes the place of a field of the new name.
+    /// Renames a field, and returns `true` if it is there. It replaces a field that has the new name.
     pub fn rename(&mut self, name: &str, new_name: impl Into<String>) -> bool {
         let value = self.0.remove(name);
         let is_there = value.is_some();

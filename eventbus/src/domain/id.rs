@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use super::{field_text::FieldText, name::InvalidName, stream::AggregateId};
 
-/// The id of an aggregate of type `A`: an [`AggregateId`] that no repository of another type takes.
+/// The id of an aggregate of type `A`: an [`AggregateId`] that no repository of a different aggregate accepts.
 ///
 /// An aggregate has such ids with `#[aggregate(.., typed_id)]`; without it, its ids are [`AggregateId`]s. Stored events
-/// and texts are the same for both. Where a typed id is due and you have an `AggregateId`, say that it is of this type:
-/// `Id::from(id)`, or `&id.into()` in a call; [`untyped`](Id::untyped) and `AggregateId::from` lead back.
+/// and texts are the same for both. `Id::from(id)`, or `&id.into()` in a call, turns an `AggregateId` into a typed id;
+/// [`untyped`](Id::untyped) and `AggregateId::from` convert it back.
 ///
 /// # Examples
 /// ```

@@ -7,7 +7,7 @@ use super::name::{InvalidName, Name};
 /// The key of a command that may be sent twice: text of 1 to 255 bytes without control characters, such as a UUID that the
 /// client makes for each command.
 ///
-/// In HTTP it is the header `Idempotency-Key`, whose value may stand in quotes, as the [draft] of the IETF has it.
+/// In HTTP it is the header `Idempotency-Key`, whose value may be in quotes, as in the [draft] of the IETF.
 ///
 /// [draft]: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 ///

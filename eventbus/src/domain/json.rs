@@ -1,8 +1,8 @@
-//! Writing a value as JSON, without losing a number: JSON has no NaN and no infinity, and `serde_json` writes `null`;
-//! and reading one, with errors that quote no value.
+//! Writes a value as JSON, but refuses NaN and infinity, which JSON does not have and `serde_json` writes as `null`;
+//! and reads a value, with errors that quote no value.
 //!
-//! A serializer around that of `serde_json`, in the same pass: it checks each float, counts each `Some(None)`, and on an
-//! error the calls on the way back record the path.
+//! A serializer wraps the one of `serde_json`, in the same pass. It checks each float and counts each `Some(None)`; on
+//! an error the calls record the path as they return.
 
 use std::{borrow::Cow, cell::RefCell, fmt::Display};
 
@@ -17,7 +17,7 @@ use serde::{
 
 use super::field_error::{FieldError, Step, reason_of};
 
-/// Bytes of a JSON text that is written in one piece: those of most events.
+/// The initial capacity for a JSON text, in bytes: most events fit.
 const USUAL_BYTES: usize = 512;
 
 const NOT_FINITE: &str = "not a finite number (NaN or infinity), which JSON cannot hold";
@@ -56,7 +56,7 @@ pub struct Written {
 /// Writes a value as [`to_json`] does.
 ///
 /// # Errors
-/// As there.
+/// As for [`to_json`].
 pub(crate) fn write_json<T: Serialize + ?Sized>(value: &T) -> Result<Written, FieldError> {
     write(value, Trace::default())
 }
@@ -146,7 +146,7 @@ impl Trace {
 struct Finite<'t, S> {
     inner: S,
     trace: &'t Trace,
-    /// Set if the value is that of a `Some`.
+    /// Set if the value is inside a `Some`.
     is_in_some: bool,
 }
 
@@ -154,7 +154,7 @@ struct Finite<'t, S> {
 struct Value<'v, 't, T: ?Sized> {
     value: &'v T,
     trace: &'t Trace,
-    /// Set if it is that of a `Some`.
+    /// Set if the value is inside a `Some`.
     is_in_some: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The metadata of an event: all of it but its own fields.
+//! The metadata of an event: all of it but its own fields, the payload.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -12,9 +12,10 @@ use super::{
     stream::{AggregateId, Position, StreamId, Version},
 };
 
-/// The identity of one event: made once, the same in every retry; consumers deduplicate by it.
+/// The identity of one event within its stream: made once, the same in every retry. Consumers deduplicate by stream and
+/// id.
 ///
-/// A UUIDv7 unless one is given: an import does well with ids that follow from the imported data (UUIDv5).
+/// A UUIDv7 unless the caller gives one. An import should derive its ids from the imported data (UUIDv5).
 #[derive(
     Debug,
     Clone,
@@ -75,7 +76,7 @@ pub fn parse_uuid(what: &'static str, text: &str) -> Result<Uuid, InvalidUuid> {
         .map_err(|_| InvalidUuid { what, value: text.chars().take(40).flat_map(char::escape_debug).collect() })
 }
 
-/// The metadata of an event: all of it but its own fields.
+/// The metadata of an event: all of it but its own fields, the payload.
 ///
 /// Handlers and projections take it as `&Metadata`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -106,7 +107,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Describes an event as a backend reads it: schema version 1, no position, its own conversation.
+    /// Creates the metadata of an event that a backend reads: schema version 1, no position, a conversation of its own.
     pub fn new(
         event_id: EventId,
         event_type: Name,
@@ -262,7 +263,7 @@ impl Metadata {
         self.original_recorded_at
     }
 
-    /// Returns `true` if some fields of the payload are sealed: encrypted, as they are about a person.
+    /// Returns `true` if some fields of the payload are sealed: encrypted, because they are personal.
     ///
     /// Reserved: this release seals no fields and opens none. It stores and carries such events of a newer release
     /// unchanged, and [does not decode](crate::event::DecodeError::SealedFields) them.

@@ -48,7 +48,7 @@ impl Name {
     /// Keeps a literal without copying it; the macros check their literals while compiling.
     ///
     /// # Panics
-    /// While compiling, if `value` is not a valid name: it is a bug in the program, never in its data.
+    /// If `value` is not a valid name: a bug in the program. In a constant it fails while compiling.
     #[must_use]
     pub const fn from_static(value: &'static str) -> Self {
         assert!(is_valid(value), "a name has 1 to 255 bytes and no control characters");

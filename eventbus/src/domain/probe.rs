@@ -1,4 +1,5 @@
-//! What a tool or a test can do with an event type that it knows only from the registry: make samples, and read payloads.
+//! The functions of an event type that a tool or a test knows only from the registry: they make samples, and read
+//! payloads.
 
 #[cfg(feature = "testkit")]
 use super::{
@@ -41,7 +42,7 @@ pub(crate) enum RereadError {
     /// The decoded event cannot be encoded.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// The name of the event or of its stream is none.
+    /// The name of the event or of its stream is not valid.
     #[error(transparent)]
     Name(#[from] InvalidName),
 }

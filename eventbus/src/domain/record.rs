@@ -103,8 +103,8 @@ impl NewEvent {
         Self { occurred_at: to_kept_time(occurred_at), ..self }
     }
 
-    /// Sets when another store recorded the event, which is imported from there; kept to the microsecond, within the
-    /// years 1 to 9999. The [recorded time](Metadata::recorded_at) is then that of the import.
+    /// Sets when another store recorded an event that is imported from there; kept to the microsecond, within the years
+    /// 1 to 9999. The [recorded time](Metadata::recorded_at) is then the time of the import.
     ///
     /// # Examples
     /// ```
@@ -130,25 +130,27 @@ impl NewEvent {
         Self { context, ..self }
     }
 
-    /// Sets what the event does to the unique values of its stream: the store that appends it takes and gives them back in
-    /// the same commit. A typed event brings what its attribute says, `#[event(unique(email))]`.
+    /// Sets the changes that the event makes to the unique values of its stream: the store takes the values, and gives
+    /// them back, in the commit that appends the event. [`from_event`](Self::from_event) sets them by the event's
+    /// attribute, `#[event(unique(email))]`.
     pub fn with_unique(self, unique: Vec<UniqueChange>) -> Self {
         Self { unique, ..self }
     }
 
-    /// What the event does to the unique values of its stream.
+    /// The changes that the event makes to the unique values of its stream.
     #[must_use]
     pub fn unique(&self) -> &[UniqueChange] {
         &self.unique
     }
 
-    /// Sets what the event is about, so that a decision about it finds the event, and no other one misses it. A typed event
-    /// brings what its attribute says, `#[event(tags(course, student))]`.
+    /// Sets the tags: what the event is about. A decision about such a tag reads the event, and decides again if the
+    /// event is appended meanwhile. [`from_event`](Self::from_event) sets them by the event's attribute,
+    /// `#[event(tags(course, student))]`.
     pub fn with_tags(self, tags: impl IntoIterator<Item = Tag>) -> Self {
         Self { tags: tag::sorted(tags), ..self }
     }
 
-    /// What the event is about, sorted.
+    /// The tags of the event, sorted.
     #[must_use]
     pub fn tags(&self) -> &[Tag] {
         &self.tags
@@ -194,7 +196,7 @@ impl NewEvent {
         &self.context
     }
 
-    /// The conversation: the one given, else one that begins with this event.
+    /// The conversation: the given one, or else one that begins with this event.
     #[must_use]
     pub fn correlation_id(&self) -> Uuid {
         self.context.correlation_id.unwrap_or(self.event_id.as_uuid())
@@ -217,8 +219,8 @@ impl NewEvent {
         self.invalid_unless(self.check_parts())
     }
 
-    /// Checks the event as [`check`](Self::check) does, and that its context names no tenant but that of `stream`;
-    /// stores call it before they append.
+    /// Checks the event as [`check`](Self::check) does, and that its context names no tenant but the tenant of
+    /// `stream`; stores call it before they append.
     ///
     /// # Errors
     /// [`InvalidEvent`] with the first fault.
@@ -253,7 +255,8 @@ impl NewEvent {
 
     /// Gives the event its place in a stream; stores call it when they append.
     ///
-    /// Without a position it makes an event to publish without a store. A stream of no tenant gets that of the context.
+    /// Without a position it returns an event to publish without a store. A stream of no tenant gets the tenant of the
+    /// context.
     #[must_use]
     pub fn recorded_as(self, stream: StreamId, version: Version, position: Option<Position>) -> RecordedEvent {
         let correlation_id = self.correlation_id();
@@ -312,8 +315,8 @@ impl RecordedEvent {
         Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: false }))
     }
 
-    /// Makes the record of an event that a bus read, and [checks](Self::check) it. Its `payload` is known to be the
-    /// object of the event's own fields: valid JSON without a [reserved field](crate::event::RESERVED_FIELDS).
+    /// Makes the record of an event that a bus read, and [checks](Self::check) it. The caller knows that `payload` is
+    /// the object of the event's own fields: valid JSON without a [reserved field](crate::event::RESERVED_FIELDS).
     ///
     /// # Errors
     /// As [`check`](Self::check).
@@ -382,7 +385,7 @@ impl RecordedEvent {
         &self.0.payload
     }
 
-    /// What decoding needs of the event.
+    /// The parts of the event that decoding needs.
     #[must_use]
     pub fn fields(&self) -> EventFields<'_> {
         let metadata = self.metadata();
@@ -412,8 +415,8 @@ impl RecordedEvent {
         self.metadata().version()
     }
 
-    /// Checks that every bus can carry the event; buses call it before they publish, and when they read. Other than for
-    /// a [store](NewEvent::check), its payload and attributes may hold null characters: those of Python do.
+    /// Checks that every bus can carry the event; buses call it before they publish, and when they read. Unlike for a
+    /// [store](NewEvent::check), payload and attributes may hold null characters, as events from Python do.
     ///
     /// # Errors
     /// [`InvalidEvent`] with the first fault, see [`EventFault`](crate::event::EventFault).
@@ -500,9 +503,9 @@ impl<E> Envelope<E> {
 
 /// Events that a handler, a projection method or a subscriber can request.
 ///
-/// An event struct requests itself; an enum of events (an aggregate's `OrderEvent`, or your own with
-/// `#[derive(DomainEvent)]`) any of them; [`Envelope<E>`] `E` with its metadata; [`RecordedEvent`] every event of every
-/// type.
+/// An event struct requests itself. An enum of events (an aggregate's `OrderEvent`, or your own with
+/// `#[derive(DomainEvent)]`) requests each of them, [`Envelope<E>`] requests `E` with its metadata, and
+/// [`RecordedEvent`] every event of every type.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "not an event",
@@ -537,7 +540,7 @@ pub trait FoldedEvent: EventSet {
     /// As [`EventSet::decode`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`EventSet::decode`].
     fn decode_fields(event: EventFields<'_>) -> Result<Self, DecodeError>;
 }
 
@@ -573,7 +576,7 @@ pub trait EncodeEvent {
         self.encode_as(SharedClock::SYSTEM.new_id().into(), SharedClock::SYSTEM.now())
     }
 
-    /// Encodes the event under an id, as one that occurred at a time.
+    /// Encodes the event with this id and this time of occurrence.
     ///
     /// # Errors
     /// As for [`encode`](Self::encode).

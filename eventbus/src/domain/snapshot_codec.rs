@@ -1,7 +1,7 @@
 //! Encoding and decoding of snapshots: the state of an aggregate, guarded by a checksum.
 //!
-//! Invariant: a snapshot that differs in one bit from what was encoded, or that another program, stream, fold or version
-//! has, is not decoded. What is decoded is the state that a fold of the events up to its version makes.
+//! Invariant: a snapshot is not decoded if it differs in one bit from what was encoded, or is of a different program,
+//! stream, fold or version. A decoded state is what folding the events up to its version gives.
 //!
 //! | bytes | contents |
 //! |---|---|
@@ -56,8 +56,8 @@ pub struct StateForm<A: 'static> {
     shape: fn() -> String,
 }
 
-/// Returns the fields of a type and of all types within it, with their kinds; up to the first one whose `Deserialize` does
-/// not say them. Empty if a `Deserialize` panics at values that no event has.
+/// Returns the fields of a type and of all types within it, with their kinds; up to the first one whose `Deserialize`
+/// does not reveal them. Empty if a `Deserialize` panics at the sample values.
 fn shape<A: DeserializeOwned>() -> String {
     let traced = std::panic::catch_unwind(trace::shape_of::<A>).unwrap_or_default();
     traced.iter().map(|(path, kind)| format!("{path}: {kind}\n")).collect()
@@ -71,7 +71,7 @@ pub struct SnapshotCodec<A: 'static> {
     fold: &'static str,
     /// The number of events between two snapshots.
     every: u32,
-    /// The version of the state, raised where `apply` changes.
+    /// The version of the state, raised when `apply` changes.
     version: u32,
     /// The source text of the state type.
     source: &'static str,
@@ -126,7 +126,7 @@ impl<A> SnapshotCodec<A> {
         Ok(data)
     }
 
-    /// Decodes the state of a stream at a version; `None` if the data is not just that.
+    /// Decodes the state of a stream at a version; `None` if the data does not hold exactly that.
     pub(crate) fn decode(&self, stream: &StreamId, version: Version, data: &[u8]) -> Option<A> {
         let (format, rest) = data.split_first_chunk::<4>()?;
         let (checksum, guarded) = rest.split_first_chunk::<8>()?;
@@ -156,7 +156,8 @@ impl<A> SnapshotCodec<A> {
         hash.digest()
     }
 
-    /// Returns the fingerprint of the state's shape: another one if a field of it, or of a type within it, is another.
+    /// Returns the fingerprint of the state's shape: it differs if a field of the state, or of a type within it,
+    /// differs.
     fn fingerprint(&self) -> u64 {
         // one for each state type: tracing costs up to milliseconds
         static FINGERPRINTS: OnceLock<Mutex<HashMap<TypeId, u64>>> = OnceLock::new();

@@ -83,7 +83,7 @@ impl From<AggregateId> for String {
 
 /// One aggregate's sequence of events: the unit of consistency and order.
 ///
-/// Aggregates of two tenants have two streams, also if type and id are the same.
+/// Aggregates of different tenants have different streams, even if type and id are the same.
 ///
 /// # Examples
 /// ```
@@ -248,7 +248,7 @@ impl Position {
     }
 }
 
-/// The condition of an append on the stream before it.
+/// The condition of an append: the version that its stream must have before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Display)]
 pub enum ExpectedVersion {
     /// No condition; never conflicts.

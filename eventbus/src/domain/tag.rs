@@ -7,10 +7,10 @@ use super::{
     name::{InvalidName, Name},
 };
 
-/// Largest tag, in bytes of UTF-8, its name included: a key of an index holds it.
+/// The largest tag, in bytes of UTF-8, including its name: it is a key of an index.
 pub const TAG_BYTES_MAX: usize = 1_000;
 
-/// Most tags of an event.
+/// The most tags of an event.
 pub const TAGS_MAX: usize = 64;
 
 /// The tag whose value is the type of the event, as in `#[event(tags(event_type))]`. No field of an event has this name.
@@ -48,7 +48,7 @@ impl Tag {
     /// Reads a tag that a store has kept.
     ///
     /// # Errors
-    /// [`InvalidTag`] if it is none.
+    /// [`InvalidTag`] if it is not a tag.
     pub fn from_stored(text: &str) -> Result<Self, InvalidTag> {
         Self::parse(text, text.split(':').next().unwrap_or_default())
     }
@@ -81,7 +81,7 @@ impl Tag {
     }
 }
 
-/// Without the value, which may be personal.
+/// Leaves out the value, which may be personal.
 impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tag({})", self.name())
@@ -92,7 +92,7 @@ impl fmt::Debug for Tag {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidTag {
-    /// Its name is none that every store can keep.
+    /// Its name is not valid.
     #[error(transparent)]
     UnusableName(InvalidName),
     /// Its name has a colon, or the text has none after the name.
@@ -123,7 +123,7 @@ pub enum InvalidTag {
     },
 }
 
-/// Sorts tags, each once.
+/// Sorts tags, and keeps each once.
 pub(crate) fn sorted(tags: impl IntoIterator<Item = Tag>) -> Vec<Tag> {
     tags.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }

@@ -4,7 +4,7 @@
 
 use super::{attributes::Attributes, record::RecordedEvent};
 
-/// The size up to which, by the W3C's rules, every system passes a state on uncut.
+/// By the W3C's rules, every system passes on a state of up to this many bytes uncut.
 const MAX_STATE_BYTES: usize = 512;
 
 /// The place of an event or a span in a trace, as [W3C Trace Context] writes it.
@@ -56,15 +56,15 @@ impl TraceContext {
         self.parent.split('-').nth(1).unwrap_or_default()
     }
 
-    /// Returns the attributes with the context appended, instead of the one that they have.
+    /// Returns the attributes with this context, which replaces the one that they have.
     #[must_use]
     pub fn append_to_attributes(&self, attributes: &Attributes) -> Attributes {
         attributes.with_trace(&self.parent, self.state())
     }
 }
 
-/// Returns the ids of trace and span, and the flags, of a `traceparent`: version, trace, span and flags in lower-case hex,
-/// neither id of zeros only.
+/// Returns the trace id, the span id and the flags of a `traceparent`; `None` unless it consists of version, trace,
+/// span and flags in lower-case hex, neither id of zeros only.
 pub(crate) fn ids_of(parent: &str) -> Option<(u128, u64, u8)> {
     let mut parts = parent.split('-');
     let mut hex = |digits| {

@@ -1,4 +1,5 @@
-//! Unique values: of all streams of an aggregate type and a tenant, one at a time holds a value, such as an email address.
+//! Unique values: among the streams of an aggregate type and a tenant, one at a time holds a value, such as an email
+//! address.
 //!
 //! The save that appends an event takes its value for the stream and gives back the one that the stream held before.
 
@@ -6,7 +7,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use super::{field_text::FieldText, name::Name};
 
-/// Largest unique value, in bytes of UTF-8: a key of an index holds it.
+/// The largest unique value, in bytes of UTF-8: it is a key of an index.
 pub const UNIQUE_VALUE_BYTES_MAX: usize = 1_000;
 
 /// A unique value of an event type, as `#[event(unique(email))]` declares it.
@@ -15,9 +16,9 @@ pub const UNIQUE_VALUE_BYTES_MAX: usize = 1_000;
 pub struct UniqueName {
     /// Its name within the aggregate type: `email`.
     pub name: &'static str,
-    /// Makes two values equal that count as one.
+    /// Normalizes a value: two values that count as one become equal.
     pub normalize: fn(&str) -> String,
-    /// The function, as the attribute names it; empty if values stay as they are.
+    /// The name of this function in the attribute; empty if values are not normalized.
     pub normalized_by: &'static str,
     /// Unset if the event only gives the value back.
     pub takes: bool,
@@ -37,7 +38,7 @@ impl PartialEq for UniqueName {
 
 impl Eq for UniqueName {}
 
-/// What an event does to a unique value of its stream.
+/// The change that an event makes to a unique value of its stream.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UniqueChange {
     name: Name,
@@ -45,7 +46,8 @@ pub struct UniqueChange {
 }
 
 impl UniqueChange {
-    /// Takes `value`, and gives back the one that the stream held before; without a value it only gives that back.
+    /// Creates a change that takes `value` and gives back the one that the stream held before; without a value it only
+    /// gives that back.
     ///
     /// # Errors
     /// [`UniqueFault`] if no store can keep the value.
@@ -72,7 +74,7 @@ impl UniqueChange {
     }
 }
 
-/// Without the value, which may be personal.
+/// Leaves out the value, which may be personal.
 impl fmt::Debug for UniqueChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let change = if self.value.is_some() { "taken" } else { "given back" };
@@ -106,7 +108,7 @@ pub fn unique_value(field: &(impl FieldText + ?Sized)) -> Option<String> {
     field.field_text().map(Cow::into_owned)
 }
 
-/// Two values count as one only if they are equal.
+/// Returns the value unchanged: two values count as one only if they are equal.
 #[doc(hidden)]
 pub fn as_it_is(value: &str) -> String {
     value.to_owned()

@@ -1,7 +1,7 @@
 //! Upcasting: a stored event of an earlier version becomes one of today's, version by version.
 //!
 //! The derive writes a chain of the functions below, one link for each earlier version. A link takes the fields as a
-//! struct of that version or as [`Fields`], and hands the next one what that takes.
+//! struct of that version or as [`Fields`], and passes on what the next one takes.
 
 use serde::de::DeserializeOwned;
 
@@ -17,7 +17,7 @@ use super::{error::BoxError, field_error::FieldError, fields::Fields, json::from
 pub trait OldEventOf<E> {
     /// The version whose fields it has.
     const VERSION: u32;
-    /// The struct itself; without one that is of the event, the chain has no type to convert.
+    /// The struct itself; if the struct is not of the event, the chain has no type to convert.
     #[doc(hidden)]
     type Old;
 
@@ -104,7 +104,7 @@ impl<V, W: TryFrom<V, Error: Into<BoxError>>> ConvertTo<W> for V {
     }
 }
 
-/// Has the upcaster of `version` change the fields.
+/// Lets the upcaster of `version` change the fields.
 #[doc(hidden)]
 pub fn change<O: UpcastOutcome>(
     version: u32,

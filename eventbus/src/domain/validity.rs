@@ -1,7 +1,7 @@
 //! Validity of events: one check for what every store and every bus can keep, and every reader can read.
 //!
-//! Invariant: a backend refuses an invalid event also if it could keep it. A stored event is published, copied to other
-//! stores and read by tools of the database; if one of them cannot take it, it stops there for ever.
+//! Invariant: a backend refuses an invalid event even if it could keep it. A stored event is published, copied to other
+//! stores and read by tools of the database; a reader that cannot take it stops there for ever.
 
 use std::{borrow::Cow, fmt};
 
@@ -30,10 +30,10 @@ pub const RESERVED_FIELDS: [&str; 12] = [
     "metadata",
 ];
 
-/// The limit of objects and arrays within each other: that of `serde_json`.
+/// The nesting limit of objects and arrays, as in `serde_json`.
 const MAX_DEPTH: usize = 127;
 
-/// The largest version of a payload's shape: that of a column of signed 32 bits.
+/// The largest version of a payload's shape: it fits a column of signed 32 bits.
 const MAX_SCHEMA_VERSION: u32 = i32::MAX as u32;
 
 /// An event that no store takes and no bus publishes.
@@ -147,8 +147,8 @@ pub(crate) fn check_version(version: Version) -> Result<(), EventFault> {
     if (Version::FIRST..=Version::MAX).contains(&version) { Ok(()) } else { Err(EventFault::Version) }
 }
 
-/// Checks, for a store, a payload that `serde_json` has just written and that the caller reads back: it is valid JSON, so
-/// that most payloads need no parser here.
+/// Checks, for a store, a payload that `serde_json` has just written and that the caller reads back: it is valid JSON,
+/// so most payloads need no parser here.
 pub(crate) fn check_written(json: &str) -> Result<(), EventFault> {
     let has_reserved_name = || RESERVED_FIELDS.iter().any(|field| json.contains(field));
     if json.starts_with('{') && is_plain(json) && !has_reserved_name() {
@@ -201,7 +201,7 @@ impl<'de> Visitor<'de> for KeysVisitor {
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Checks valid JSON for parts that cannot be kept all the same.
+/// Checks that valid JSON has no part that some store, bus or reader cannot take.
 pub(crate) fn check_texts(json: &str, backend: BackendKind) -> Result<(), FieldError> {
     if is_plain(json) {
         return Ok(());

@@ -98,7 +98,7 @@ impl Comparison {
             .extend(faults.into_iter().map(|(Fault { text, repair }, versions)| finding(versions, text, &repair)));
     }
 
-    /// Adds how today's version reads a payload, if that is not what the payload says.
+    /// Adds how today's version reads a payload, if that differs from the payload.
     fn note_reading(&mut self, name: &str, version: u32, index: usize, read: (u32, String)) {
         let event = self.updated.events.get_mut(name);
         let stored = event.and_then(|event| event.versions.get_mut(&version));
@@ -133,7 +133,7 @@ impl Comparison {
             Err(error) => return self.findings.push(refuse(format!("no sample of it can be made: {error}"))),
         };
         let known = self.updated.events.get(event_type).and_then(|event| event.versions.get(&schema_version));
-        // payloads that show a fault of the field have told of it
+        // a payload that shows a fault of the field has reported it already
         if !self.findings.iter().any(|finding| finding.event_type == event_type)
             && let Some((path, kind)) = known.and_then(|known| no_longer_optional(known, &shape))
         {
@@ -167,7 +167,7 @@ impl Comparison {
     }
 }
 
-/// Returns a field that was an `Option` and is none any more, with its former kind.
+/// Returns a field that was an `Option` and no longer is one, with its former kind.
 fn no_longer_optional<'a>(known: &'a LockedVersion, shape: &Shape) -> Option<(&'a String, &'a String)> {
     known.shape.iter().find(|(path, before)| {
         shape.get(*path).is_some_and(|now| before.strip_suffix('?').is_some_and(|required| required == now))

@@ -37,7 +37,7 @@ pub enum LockError {
         /// The lock file.
         path: PathBuf,
     },
-    /// The lock file is none.
+    /// The file is not a lock file.
     #[error("{}, line {line}: {reason}", path.display())]
     Malformed {
         /// The lock file.

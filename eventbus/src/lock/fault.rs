@@ -209,7 +209,7 @@ impl<'a> Reader<'a> {
         )
     }
 
-    /// Adds the repair that is always possible to another one.
+    /// Adds the repair that is always possible, a new version.
     fn another_version(&self, or: &str) -> String {
         format!("{or}, else `version = {}` and an upcaster from {}", self.today + 1, self.today)
     }

@@ -1,4 +1,4 @@
-//! The text of a lock file. Lines of one meaning each, sorted, so that two branches can be merged.
+//! The text of a lock file: sorted lines of one meaning each, so that branches can be merged.
 //!
 //! | line | meaning |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The values in a payload, and those that another one lacks.
+//! The values in a payload, and those that a second payload lacks.
 
 use std::collections::BTreeMap;
 

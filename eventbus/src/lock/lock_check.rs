@@ -38,7 +38,7 @@ impl Lock {
         Self { path: path.as_ref().into(), chosen: Vec::new(), crates: None, samples: BTreeMap::new() }
     }
 
-    /// Checks this event, and of the others only those that are chosen in the same way.
+    /// Checks this event, and of the linked events only those that are chosen in the same way.
     pub fn event<E: DomainEvent>(mut self) -> Self {
         self.chosen.push(KnownEvent { descriptor: E::DESCRIPTOR, probe: EventProbe::of::<E>() });
         self
@@ -50,8 +50,8 @@ impl Lock {
     }
 
     /// Adds a sample of an event, for what tracing cannot make: a variant of an enum that is untagged or internally
-    /// tagged, flattened fields, a value that a type validates. Texts are tried as words, UUIDs, times, dates, decimals,
-    /// mail addresses, URLs, IP addresses and currency codes without one.
+    /// tagged, flattened fields, a value that a type validates. Without a sample, texts are tried as words, UUIDs,
+    /// times, dates, decimals, mail addresses, URLs, IP addresses and currency codes.
     ///
     /// # Examples
     /// ```
@@ -95,9 +95,9 @@ impl Lock {
     /// Compares the events with the file.
     ///
     /// # Errors
-    /// [`LockError::Unreadable`] if stored events would not be read, or not as before; [`LockError::OutOfDate`] if all
-    /// would be, and the file lacks something; [`LockError::Missing`], [`LockError::Malformed`] or [`LockError::Io`] for
-    /// the file itself.
+    /// [`LockError::Unreadable`] if the code would not read stored events, or not as before; [`LockError::OutOfDate`]
+    /// if it reads them all, but the file lacks some lines; [`LockError::Missing`], [`LockError::Malformed`] or
+    /// [`LockError::Io`] for the file itself.
     pub fn compare(&self) -> Result<(), LockError> {
         let Some(file) = self.read()? else {
             return Err(LockError::Missing { path: self.path.clone() });
@@ -112,10 +112,10 @@ impl Lock {
         }
     }
 
-    /// Adds to the file what it lacks; writes nothing if nothing is lacking.
+    /// Adds to the file what it lacks; does not write a complete file.
     ///
     /// # Errors
-    /// As [`compare`](Self::compare), apart from a file that is missing or lacks something.
+    /// As for [`compare`](Self::compare), but a file may be missing or incomplete.
     pub fn write(&self) -> Result<(), LockError> {
         let file = self.read()?.unwrap_or_default();
         let Comparison { findings, news, updated } = self.code().compare(&file);

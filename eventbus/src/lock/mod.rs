@@ -22,20 +22,20 @@
 //! # }
 //! ```
 //!
-//! For each event and version the file holds the shape of the fields, nested types included, and payloads as a program of
-//! that time stored them. The shape is traced through `Deserialize`, so that nested types need no attribute. The check
-//! decodes every payload as today's event, by the same codec and upcasters as everything else, and compares:
+//! For each event and version the file holds the shape of the fields, nested types included, and payloads as a program
+//! of that time stored them. The shape is traced through `Deserialize`, so that nested types need no attribute. The
+//! check decodes every payload as today's event, by the program's own codec and upcasters, and compares:
 //!
 //! | change of an event | the check |
 //! |---|---|
-//! | a stored payload is not decoded any more, of any version | fails with the field, the versions and the repair |
-//! | a value of a stored payload is lost or another one, with the same `version` | fails likewise |
-//! | an upcaster makes another value of a payload than before | fails |
+//! | a stored payload of any version no longer decodes | fails with the field, the versions and the repair |
+//! | a value of a stored payload is lost or changed, with the same `version` | fails likewise |
+//! | an upcaster makes a different value of a payload than before | fails |
 //! | the event is gone, and neither `was` nor `retired` names it; its aggregate type or its version went back | fails |
 //! | a new field with a default, a new variant, a wider type, a new version, a new event | asks to write the file again |
 //!
-//! Writing adds to the file and takes nothing away, and refuses as the check does. If a version was never stored outside
-//! of a developer's machine, delete its lines by hand.
+//! Writing only adds to the file, and refuses what the check refuses. If a version was never stored outside of a
+//! developer's machine, delete its lines by hand.
 //!
 //! # What it cannot see
 //! - The fields of a struct with `#[serde(flatten)]`, the variants of an enum that is untagged or internally tagged, and

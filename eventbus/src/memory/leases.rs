@@ -12,7 +12,8 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(super) struct LeaseTable {
-    /// Each change is made as a whole or not at all, so a panic leaves a sound value; also in the locks of the store.
+    /// Each change is made as a whole or not at all, so a panic leaves a sound value. The same holds for the locks of
+    /// the store.
     rows: Mutex<HashMap<Name, LeaseRow>>,
     clock: SharedClock,
 }

@@ -46,10 +46,10 @@ use crate::{
     },
 };
 
-/// Most events that a reader copies out of the log while it holds the lock.
+/// The most events that a reader copies out of the log while it holds the lock.
 const PAGE_EVENTS: usize = 256;
 
-/// An event store that lives and dies with the process; clones share one store.
+/// An event store in the memory of the process; clones share one store.
 ///
 /// # Examples
 /// ```
@@ -198,7 +198,7 @@ impl StoreLog {
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
         let ids: Vec<_> = events.iter().map(NewEvent::event_id).collect();
-        // before the version: the expected one of a repeat is that before its first try
+        // before the version check: a repeat expects the version before its first try
         if let Some(first) = first_result(stream, &ids, self.with_ids(stream, &ids))? {
             return Ok(first);
         }

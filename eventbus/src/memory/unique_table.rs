@@ -20,7 +20,7 @@ impl UniqueTable {
         self.holders.get(key)
     }
 
-    /// Makes the changes of several streams together, of each name the last one, or none of them.
+    /// Makes the changes of several streams, all of them or none; each stream has at most one change for a name.
     pub(super) fn change(&mut self, changes: &[(&StreamId, Vec<UniqueChange>)]) -> Result<(), AppendError> {
         let each = || changes.iter().flat_map(|(stream, changes)| changes.iter().map(move |change| (*stream, change)));
         if each().next().is_none() {

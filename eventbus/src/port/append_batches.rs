@@ -13,7 +13,7 @@ impl Default for AppendBatches {
 }
 
 impl AppendBatches {
-    /// Records a commit of so many appends.
+    /// Records a commit that joined this number of appends.
     pub fn record(&self, appends: usize) {
         self.0.record(appends as u64);
     }

@@ -24,10 +24,10 @@ use crate::domain::{clock::SharedClock, error::BoxError, json::from_json, name::
 pub struct DeliveryAttempts {
     /// The number of runs in which a handler failed.
     pub attempts: u32,
-    /// The number of consecutive process ends while the entry was in flight.
+    /// How many times in a row the process ended while the entry was in flight.
     #[serde(skip_serializing_if = "is_zero")]
     pub process_ends: u32,
-    /// The number of consecutive process ends while this event alone was handled; incremented before such a run, and
+    /// How many times in a row the process ended while this event alone was handled; incremented before such a run, and
     /// reset after it.
     #[serde(skip_serializing_if = "is_zero")]
     pub ended_alone: u32,
@@ -76,8 +76,8 @@ pub struct HandlerFailure {
     pub attempts: u32,
     /// The error of the last attempt.
     pub error: String,
-    /// Since when the handler fails, by the clock of the consumer that ran it then. Time in which its database had a
-    /// fault does not count: `since` moves on by it.
+    /// Since when the handler fails, by the clock of the consumer that ran it then. While its database has a fault this
+    /// time moves forward, so that the fault uses up none of [`RetryPolicy::retry_for`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
     /// Set if the handler is not retried.
@@ -89,7 +89,8 @@ pub struct HandlerFailure {
 }
 
 impl HandlerFailure {
-    /// Returns `true` if no retry is left, by the handler's own limit or else by the policy's, or if the time is over.
+    /// Returns `true` if no retry is left, by the handler's own limit or else by the policy's, or if the time for
+    /// retries is over.
     fn has_used_up(&mut self, retries: Option<u32>, policy: &RetryPolicy, now: u64) -> bool {
         let since = *self.since.get_or_insert(now);
         let most = retries.or(policy.max_retries);
@@ -127,7 +128,7 @@ fn millis(time: Duration) -> u64 {
 }
 
 impl DeliveryAttempts {
-    /// Creates the attempts of an entry that did not get as far as a handler: it can never be handled.
+    /// Creates the attempts of an entry that cannot be decoded: no handler ever gets it.
     pub fn undecodable(error: String, clock: &SharedClock) -> Self {
         let now = Some(clock.unix_millis());
         let failed = HandlerFailure { error: truncate_error(error), gave_up: true, ..HandlerFailure::default() };
@@ -178,8 +179,7 @@ impl DeliveryAttempts {
         self.failed.values().any(|failed| failed.gave_up)
     }
 
-    /// Returns the handlers that failed, sorted and separated by commas; empty if the entry did not get as far as a
-    /// handler.
+    /// Returns the handlers that failed, sorted and separated by commas; empty if the entry never reached a handler.
     #[must_use]
     pub fn handlers(&self) -> String {
         let names: Vec<&str> = self.failed.keys().map(String::as_str).filter(|name| !name.is_empty()).collect();
@@ -220,7 +220,7 @@ impl DeliveryAttempts {
         self.done.sort();
     }
 
-    /// Records a run in which handlers failed. Returns the delay of the next attempt; `None` if all are used up.
+    /// Records a run in which handlers failed. Returns the delay before the next attempt; `None` if no attempt is left.
     pub(crate) fn fail(
         &mut self,
         failures: &[Failure],
@@ -240,7 +240,7 @@ impl DeliveryAttempts {
     }
 
     /// Records the failure of one handler. Returns its delay; `None` if it gives up. `passed` is the time since the
-    /// failure before.
+    /// previous failure.
     fn fail_one(&mut self, failure: &Failure, policy: &RetryPolicy, now: u64, passed: u64) -> Option<Duration> {
         let before = self.elsewhere;
         let fresh = || HandlerFailure { attempts: before, ..HandlerFailure::default() };
@@ -270,7 +270,8 @@ impl DeliveryAttempts {
         self.process_ends > 0
     }
 
-    /// Returns `true` if the entry waits, as persisted last: then it was not in flight when its process ended.
+    /// Returns `true` if the entry waited when its attempts were last persisted: it was not in flight when its process
+    /// ended.
     pub(crate) fn is_waiting(&self, clock: &SharedClock) -> bool {
         // `begin` removes the time of a suspect before it runs; a retry whose time has passed may have run
         self.next_at.is_some_and(|next| self.is_suspect() || next > clock.unix_millis())
@@ -287,12 +288,13 @@ impl DeliveryAttempts {
         true
     }
 
-    /// Returns the delay of a suspect before it runs, which is also its time limit for other deliveries to end.
+    /// Returns the delay before a suspect runs. The suspect then waits as long again, at most, for other deliveries to
+    /// end.
     pub(crate) fn suspect_delay(&self) -> Duration {
         SUSPECT_BACKOFF.delay(self.process_ends)
     }
 
-    /// Takes one end alone back: the process lives and was slow, so the run there has not ended it.
+    /// Takes back one count of `ended_alone`: the process was only slow, so the event has not ended it.
     pub(crate) const fn note_slow_consumer(&mut self) {
         self.ended_alone = self.ended_alone.saturating_sub(1);
     }

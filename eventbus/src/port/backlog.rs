@@ -1,4 +1,4 @@
-//! Backlogs: events of a store that a bus delivers to one group only, as it does not hold them for that group any more.
+//! Backlogs: events that a bus no longer holds for one group; a process with the store adds them for that group only.
 
 use std::sync::Arc;
 
@@ -16,20 +16,20 @@ use crate::domain::{
 
 /// A bus that can deliver events of a store to one group only.
 ///
-/// A new group begins with the oldest event of the store, also where the bus has trimmed or lost it; a group that
-/// announces an event type for the first time gets the events of the type that it skipped. The bus lists the missing
-/// events, and a process with the store fills them in.
+/// A new group begins with the oldest event of the store, even if the bus has trimmed or lost that event. A group that
+/// announces an event type for the first time gets the events of the type that it skipped before. The bus lists the
+/// missing events, and a process with the store adds them.
 #[async_trait]
 pub trait Backlogs: Send + Sync {
-    /// Lists the missing ranges of a store, for all groups of the bus. The bus expects the caller to fill them in soon.
+    /// Lists the missing ranges of a store, for all groups of the bus. The bus expects the caller to fill them soon.
     ///
     /// # Errors
     /// [`PublishError`] if the bus cannot be reached.
     async fn fills(&self, store: Uuid) -> Result<Vec<BacklogFill>, PublishError>;
 
-    /// Gives the group of `fill` all events that it misses after [`BacklogFill::after`] up to `through`: `events`, in
-    /// position order. With no events and `through` equal to [`BacklogFill::after`] adds none, and the outcome says if
-    /// there is room.
+    /// Adds `events` to the backlog of the fill's group: all events that the group misses after [`BacklogFill::after`]
+    /// up to `through`, in position order. With no events and `through` equal to [`BacklogFill::after`] it adds none;
+    /// the outcome says whether there is room.
     ///
     /// # Errors
     /// [`PublishError`]; after an unknown outcome the caller lists the [missing ranges](Self::fills) again.
@@ -62,7 +62,7 @@ pub struct BacklogFill {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FillOutcome {
-    /// The bus added the events, or has room for some.
+    /// The bus added the events; if there were none, it has room for some.
     Done,
     /// The backlog of the group is full; try again later.
     Full,
@@ -86,7 +86,8 @@ pub struct SkippedBefore {
 }
 
 impl SkippedBefore {
-    /// Logs that no handler says if the bus delivers these events; for handlers that subscribe while the bus consumes.
+    /// Logs an error: no handler says whether the bus delivers these events. For handlers that subscribe while the bus
+    /// consumes.
     pub fn log(&self) {
         let Self { group, event_type, count, age } = self;
         tracing::error!(
@@ -118,8 +119,8 @@ impl Announced {
         Self::all(of_group.map(|subscriber| (group, subscriber.events(), subscriber.options().start)))
     }
 
-    /// Returns the announcements of groups with these filters, each type and version once; of different starts, the one
-    /// that skips less counts.
+    /// Returns the announcements for these groups and filters, each type and version once. If starts differ, the one
+    /// that skips fewer events counts.
     pub fn all<'a>(handled: impl IntoIterator<Item = (&'a Name, EventFilter, Option<HandlerStart>)>) -> Vec<Self> {
         let mut all: Vec<Self> = Vec::new();
         for (group, events, start) in handled {

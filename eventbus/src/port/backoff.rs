@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The delays between attempts: each is twice as long as the one before, up to a longest.
+/// The delays between attempts: each is twice as long as the one before, up to a maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,

@@ -1,8 +1,9 @@
-//! Boundaries: all events about some things, whatever their streams, and appends that need that none was added since.
+//! Boundaries: the events with certain tags, from any streams, and appends that require that no such event was added
+//! since.
 //!
-//! Invariant: an append with a condition takes effect only if no event that its caller has not read has the tags and types of
-//! the condition. The commit that stores an event counts it under each of its tags; the store judges a condition by these
-//! counts, which it has locked. A position would not do: an event at a lower one may be committed later.
+//! Invariant: an append with a condition takes effect only if its caller has read every event with the tags and types
+//! of the condition. The commit that stores an event also counts it under each of its tags; the store locks these
+//! counts to check a condition. A position would not suffice: an event at a lower position may be committed later.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -13,10 +14,10 @@ use uuid::Uuid;
 use super::{AppendError, FeedFilter, ReadError, RecordStream};
 use crate::domain::{name::Name, record::RecordedEvent, tag::Tag};
 
-/// The events that a decision depends on: those of a tenant, of some types, with all tags of at least one item.
+/// The events that a decision depends on: of one tenant and these types, with all tags of at least one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Boundary {
-    /// The tenant of the events.
+    /// The tenant of the events; `None` for the events of no tenant.
     pub tenant_id: Option<Uuid>,
     /// The types of the events.
     pub event_types: BTreeSet<Name>,
@@ -24,8 +25,9 @@ pub struct Boundary {
     pub items: BTreeSet<BTreeSet<Tag>>,
 }
 
-/// The name in a tag's counts for further tags. When a stored event is given another tag, each tag that it had already
-/// counts one here, as the event may now belong to a boundary of several tags. No event type is empty.
+/// The name under which a tag counts further tags. When a stored event gets a further tag, each tag that it had before
+/// counts one under this name, as the event may now belong to a boundary of several tags. No event type has an empty
+/// name.
 pub const FURTHER_TAGS: &str = "";
 
 impl Boundary {
@@ -49,15 +51,16 @@ impl Boundary {
     }
 }
 
-/// That no event was added to a boundary: for each of its [tags](Boundary::tags), in order, how many events have the tag
-/// and one of the types, and how often an event with the tag was given a further tag.
+/// The condition that no event was added to a boundary. For each of its [tags](Boundary::tags), in order, it holds a
+/// count: the number of events with the tag and one of the types, plus the number of times that an event with the tag
+/// got a further tag.
 ///
-/// An item has a further event only if the count of each of its tags has grown.
+/// If an item has a further event, the counts of all its tags have grown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoundaryCondition {
-    /// What must not have further events.
+    /// The boundary that must have no further events.
     pub boundary: Boundary,
-    /// The counts.
+    /// The count of each tag.
     pub counts: Vec<u64>,
 }
 
@@ -67,7 +70,7 @@ impl BoundaryCondition {
         self.boundary.tags().into_iter().zip(self.counts.iter().copied())
     }
 
-    /// Returns `true` if the counts that `actual` tells show that an item may have a further event.
+    /// Returns `true` if an item may have a further event, by the present counts, which `actual` returns.
     pub fn is_moved(&self, actual: impl Fn(&Tag) -> u64) -> bool {
         let moved: BTreeSet<&Tag> =
             self.tag_counts().filter(|(tag, count)| actual(tag) != *count).map(|(tag, _)| tag).collect();
@@ -77,7 +80,7 @@ impl BoundaryCondition {
 
 /// A boundary, as a decision reads it.
 pub struct BoundaryRead<'s> {
-    /// That no event is added that `events` does not have.
+    /// The condition that no event is added to those in `events`.
     pub condition: BoundaryCondition,
     /// The events of the boundary, in the order of their positions.
     pub events: RecordStream<'s>,
@@ -89,14 +92,14 @@ impl fmt::Debug for BoundaryRead<'_> {
     }
 }
 
-/// The tags of the events of a store.
+/// The tags of the events of a store, which counts the events of each tag.
 ///
 /// | the append | effect |
 /// |---|---|
-/// | has an event with tags | counts it under each, also if it has no condition |
+/// | has an event with tags | counts the event under each tag, also without a condition |
 /// | has a condition, and no further event is in the boundary | as without the condition |
 /// | has a condition, and the boundary has a further event | none; [`AppendError::BoundaryMoved`] |
-/// | is a repeat | none; the first result, whatever the boundary holds since |
+/// | is a repeat | none; returns the first result, whatever was added to the boundary since |
 ///
 /// # Examples
 /// ```
@@ -128,16 +131,16 @@ pub trait Boundaries: Send + Sync {
     /// Reads the events of `boundary`, and the condition that no event is added to them.
     ///
     /// A store reads both in one snapshot and one round trip, or counts first and reads afterwards, as
-    /// [`count_then_read`](crate::support::count_then_read) does: an event that is committed in between is read and not
-    /// counted, so that the condition fails and the caller reads again. The other way round it would be counted and not
-    /// read. Further pages of events are read as the caller consumes them.
+    /// [`count_then_read`](crate::support::count_then_read) does. Then an event that is committed in between is read
+    /// but not counted, so the condition fails and the caller reads again. In the other order it would be counted but
+    /// not read. Further pages of events are read as the caller consumes them.
     ///
     /// # Errors
     /// [`ReadError`] if the store cannot be read; each event may be one too, and is the last one then.
     async fn read_boundary<'s>(&'s self, boundary: &Boundary) -> Result<BoundaryRead<'s>, ReadError>;
 
-    /// Adds a tag to an event that is stored already, and counts it: under the tag as an event of its type, and under each
-    /// tag that the event has already as a [further tag](FURTHER_TAGS). Returns `false` if the event has the tag.
+    /// Adds a tag to a stored event and counts it: under the new tag by the event's type, and under each tag that the
+    /// event had before as a [further tag](FURTHER_TAGS). Returns `false` if the event has the tag already.
     ///
     /// # Errors
     /// [`AppendError::Refused`] if the store does not have the event, or if it would have more than

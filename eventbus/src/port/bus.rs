@@ -2,8 +2,8 @@
 //!
 //! Guarantees: events published by one call keep their order; every consumer group gets every event at least once, in
 //! that order within one aggregate and consumer, also over retries; an event is acknowledged only after every handler
-//! of the group succeeded, and one that used up its attempts is a dead letter. Not guaranteed: delivery exactly once,
-//! or order across consumers of one group, unless the bus says so.
+//! of the group succeeded, and an event that used up its attempts becomes a dead letter. Not guaranteed: delivery
+//! exactly once, or order across consumers of one group, unless the bus says so.
 
 use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ pub struct GroupProgress {
     pub unread: u64,
     /// Entries that a consumer of the group has read and not acknowledged.
     pub pending: u64,
-    /// Pending entries whose attempts are used up, and that are no dead letters because the bus keeps none.
+    /// Pending entries that have used up their attempts and are no dead letters, because the bus keeps none.
     pub exhausted: u64,
 }
 
@@ -38,8 +38,8 @@ impl GroupProgress {
     }
 }
 
-/// Transports published events to consumer groups; a bus only delivers, [`dispatch`](crate::delivery::dispatch) runs
-/// handlers.
+/// Transports published events to consumer groups. A bus only delivers; [`dispatch`](crate::delivery::dispatch) runs
+/// the handlers.
 ///
 /// Implementations are shared between tasks and must pass the event-bus suite of `eventbus::testkit`.
 #[async_trait]
@@ -50,7 +50,8 @@ impl GroupProgress {
     note = "buses are `InMemoryEventBus`, `RedisEventBus`, `FileQueue`, or an `Arc` of one; did you forget to `.await?` its constructor?"
 )]
 pub trait EventBus: Send + Sync + 'static {
-    /// Returns the name of the events' destination; durable, part of the relay's checkpoint name.
+    /// Returns the name of the destination of the events. It must not change: it is part of the relay's checkpoint
+    /// name.
     fn destination(&self) -> &Name;
 
     /// Describes the bus for the log, without credentials: its type, and the address of its server.
@@ -58,12 +59,12 @@ pub trait EventBus: Send + Sync + 'static {
         type_name::<Self>()
     }
 
-    /// Returns the bus itself, for tools that do more with a bus of a type that they know.
+    /// Returns the bus itself, for tools that know its type and use more of it.
     fn as_any(&self) -> Option<&dyn Any> {
         None
     }
 
-    /// Returns the group of subscribers that name none.
+    /// Returns the group of subscribers that name no group.
     fn default_group(&self) -> &Name;
 
     /// Publishes events, in order, in one round trip, and returns the id of each. Publishing no events is no error.
@@ -83,25 +84,25 @@ pub trait EventBus: Send + Sync + 'static {
 
     /// Returns the atomic target for relays, if the bus keeps the position of a store beside its events.
     ///
-    /// Without it a relay publishes at least once: after a crash between publishing and its checkpoint it repeats
-    /// events.
+    /// Without it a relay publishes at least once: after a crash between publishing and saving its checkpoint it
+    /// publishes events again.
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         None
     }
 
-    /// Returns the backlogs, if the bus can deliver to one group events that it does not hold for that group any more.
+    /// Returns the backlogs, if the bus can deliver events to one group that it no longer holds for that group.
     fn backlogs(&self) -> Option<&dyn Backlogs> {
         None
     }
 
-    /// Returns the dead letters, if the bus keeps any; also where its configuration makes none any more, since it may
-    /// hold older ones.
+    /// Returns the dead letters, if the bus keeps any; also if its configuration now disables them, since it may hold
+    /// older ones.
     fn dead_letters(&self) -> Option<&dyn DeadLetters>;
 
-    /// Records for good which event types groups handle: the groups skip none of them from now on, and the bus delivers
-    /// the events of these types that they skipped recently. Types that a group began to skip long ago are returned and
-    /// not announced, unless the handler's [start](Announced::start) says whether the bus delivers these events. A bus
-    /// that keeps no progress of its own records the types in `store`.
+    /// Records for good which event types groups handle. From now on the groups skip none of these types, and the bus
+    /// delivers the events of these types that they skipped recently. If a group began to skip a type long ago, and the
+    /// handler's [start](Announced::start) does not say whether the bus delivers these events, the type is returned and
+    /// not announced. A bus that keeps no progress of its own records the types in `store`.
     ///
     /// # Errors
     /// [`ConsumeError`] if the bus, or that store, cannot be reached.
@@ -119,7 +120,7 @@ pub trait EventBus: Send + Sync + 'static {
         true
     }
 
-    /// Gives a bus that keeps no progress of its own the store whose feed it transports, as the place for the
+    /// Gives a bus that keeps no progress of its own the store whose feed it transports: there the bus keeps the
     /// checkpoints and [unfinished deliveries](super::UnfinishedDeliveries) of its groups. Returns the position after
     /// which the bus needs the feed again; `None` if it is durable or has no subscribers.
     ///
@@ -130,27 +131,27 @@ pub trait EventBus: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Connects a bus that was made without connecting; has no effect if the bus is, or once was, connected. An app
+    /// Connects a bus that was created without connecting; has no effect if the bus is, or once was, connected. An app
     /// calls it when it starts, and again until it succeeds.
     ///
     /// # Errors
-    /// [`ConnectError`], whose variant says whether trying again can succeed by itself.
+    /// [`ConnectError`], whose variant says whether a later try can succeed.
     async fn ensure_connected(&self) -> Result<(), ConnectError> {
         Ok(())
     }
 
-    /// Adds a subscriber to a consumer group, from the next delivery on. If the group has one of that name, the new one
-    /// gets a number behind it (`name#2`).
+    /// Adds a subscriber to a consumer group, from the next delivery on. If the group has a subscriber of that name,
+    /// the new one gets a number behind its name (`name#2`).
     fn add_subscriber(&self, group: Name, subscriber: Subscriber) -> Subscription;
 
-    /// Returns the subscribers with the state of their runs, in the order they were added.
+    /// Returns the subscribers with the state of their runs, in the order in which they were added.
     fn subscribers(&self) -> Vec<Arc<dyn SubscriberStatus>>;
 
-    /// Adds to a report of health what the consumers of this process know without asking the bus: long runs, faults
-    /// that handlers wait for, unfinished deliveries.
+    /// Adds to a health report what the consumers of this process know without asking the bus: long runs, faults that
+    /// handlers wait for, unfinished deliveries.
     fn report(&self, health: Health) -> Health;
 
-    /// Counts the entries that the consumers of this process have in flight, by group. The provided body knows none.
+    /// Counts the entries that the consumers of this process have in flight, by group. The provided body returns none.
     fn in_flight(&self) -> BTreeMap<Name, InFlightCounts> {
         BTreeMap::new()
     }
@@ -162,28 +163,28 @@ pub trait EventBus: Send + Sync + 'static {
     /// [`ConsumeError`] if the bus cannot begin to consume; it retries and counts later failures.
     async fn start_consuming(&self) -> Result<(), ConsumeError>;
 
-    /// Stops the consumers after their current deliveries; returns once they have stopped. A handler that awaits this
-    /// call waits for itself, for ever: let it spawn a task that does. The same holds for [`shutdown`](Self::shutdown),
-    /// until its timeout.
+    /// Stops the consumers after their current deliveries, and returns once they have stopped. A handler that awaits
+    /// this call waits for itself, for ever: it must spawn a task for the call. In [`shutdown`](Self::shutdown) it
+    /// waits until the timeout.
     async fn stop_consuming(&self);
 
     /// Returns `true` while [`start_consuming`](Self::start_consuming) runs.
     fn is_consuming(&self) -> bool;
 
-    /// Stops consuming, waits up to `timeout` for the entries in flight, and closes the bus. Dropping the future ends the
-    /// wait as the timeout does.
+    /// Stops consuming, waits up to `timeout` for the entries in flight, and closes the bus. Dropping the future ends
+    /// the wait early, like the timeout.
     ///
     /// # Errors
     /// [`ShutdownError`] if the timeout passed first; entries in flight stay pending and are redelivered.
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError>;
 
-    /// Returns the counts since the bus was made.
+    /// Returns the counts since the bus was created.
     fn stats(&self) -> BusStats;
 
     /// Describes the stream and its consumer groups; `connected` is `false` if the bus cannot be reached.
     async fn stream_info(&self) -> StreamInfo;
 
-    /// Reports for a health endpoint if the bus is connected and consumes, and its backlogs. Never fails.
+    /// Reports, for a health endpoint, whether the bus is connected and consumes, and how much is pending. Never fails.
     async fn health(&self) -> Health {
         health_of(self, self.stream_info().await)
     }
@@ -195,7 +196,7 @@ pub trait EventBus: Send + Sync + 'static {
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError>;
 }
 
-/// Returns the health of a bus whose stream is as described.
+/// Returns the health of a bus with this description of its stream.
 pub(crate) fn health_of(bus: &(impl EventBus + ?Sized), info: StreamInfo) -> Health {
     let consuming = bus.is_consuming();
     bus.report(match info.connected {

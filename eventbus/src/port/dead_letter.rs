@@ -1,7 +1,7 @@
 //! Dead letters: deliveries that used up their attempts, and the calls that list, replay and discard them.
 //!
-//! Invariant: a dead letter of any writer is listed, shown and can be replayed. Fields that its writer left out are
-//! `None`.
+//! Invariant: a dead letter can be listed, shown and replayed whichever program wrote it. Fields that the writer left
+//! out are `None`.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, shown};
 
 /// A delivery that a group gave up.
 ///
-/// As JSON it holds the whole event, the delivered fields and the error text of the handler: show it to operators, and
-/// in no health route.
+/// As JSON it holds the whole event, the delivered fields and the error text of the handler: show it to operators only,
+/// and in no health route.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
@@ -26,7 +26,7 @@ pub struct DeadLetter {
     pub original_message_id: Option<MessageId>,
     /// The event; `None` if it cannot be decoded.
     pub record: Option<RecordedEvent>,
-    /// The delivered fields, where the bus has fields. Bytes that are no UTF-8 are replaced here only.
+    /// The delivered fields, where the bus has fields. Bytes that are not UTF-8 are replaced in this copy only.
     pub fields: Vec<(String, String)>,
     /// The type of the event, also where it cannot be decoded.
     pub event_type: Option<String>,
@@ -38,7 +38,7 @@ pub struct DeadLetter {
     pub handler: Option<String>,
     /// The group that gave it up.
     pub group: Option<String>,
-    /// The number of runs of the handler; of several handlers the highest number.
+    /// The number of runs of the handler; the highest one if there are several handlers.
     pub attempts: Option<u32>,
     /// The number of retries.
     pub retry_count: Option<u32>,
@@ -78,7 +78,7 @@ impl DeadLetter {
         }
     }
 
-    /// Returns the approximate size in memory, in bytes: its event, its fields and its error. Buses end pages by it.
+    /// Returns the approximate size in memory, in bytes: its event, its fields and its error. Buses limit pages by it.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let record = self
@@ -95,7 +95,7 @@ impl DeadLetter {
     }
 }
 
-/// Filter of dead letters: matches those that match every field that is set. The default matches all.
+/// A filter for dead letters: a dead letter must match every field that is set. The default matches all.
 ///
 /// A dead letter that lacks a field which the filter sets does not match.
 ///
@@ -200,18 +200,18 @@ pub trait DeadLetters: Send + Sync {
     /// [`DeadLetterError`].
     async fn find_dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError>;
 
-    /// Delivers a dead letter again to the group that gave it up, without the handlers that had succeeded, and removes
-    /// it from the dead letters, both or neither. If the dead letter names no group, every group gets it. Its order among
-    /// the events of its aggregate is lost. Returns `false` if the dead letter is gone.
+    /// Delivers a dead letter again to the group that gave it up, but not to handlers that had succeeded, and removes
+    /// it from the dead letters, both or neither. If the dead letter names no group, every group gets it. It is no
+    /// longer in order among the events of its aggregate. Returns `false` if the dead letter is gone.
     ///
     /// # Errors
     /// [`DeadLetterError`]; [`DeadLetterError::NoGroup`] if its group does not exist on the bus.
     #[doc(alias = "replay_dlq_message")]
     async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError>;
 
-    /// Replays the matching dead letters that exist at the time of the call, each once, also if it becomes a dead
-    /// letter again. Returns how many; those without an event, or whose group does not exist, stay and do not count.
-    ///
+    /// Replays the matching dead letters that exist at the time of the call, each once, even if it becomes a dead
+    /// letter again. Returns the number of replayed ones; those without an event, or whose group does not exist, stay
+    /// and do not count.
     /// # Errors
     /// [`DeadLetterError`]; those replayed until then stay replayed, and a second call goes on with the rest.
     async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError>;
@@ -222,14 +222,14 @@ pub trait DeadLetters: Send + Sync {
     /// [`DeadLetterError`].
     async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError>;
 
-    /// Deletes the matching dead letters that exist at the time of the call. Returns how many.
+    /// Deletes the matching dead letters that exist at the time of the call. Returns their number.
     ///
     /// # Errors
     /// [`DeadLetterError`]; those deleted until then stay deleted.
     async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError>;
 
-    /// Copies the dead letters to the store that holds their events, and restores those that the bus has lost. Never
-    /// completes on a bus that does so; an app runs it, and drops it when the app stops.
+    /// Copies the dead letters to the store that holds their events, and restores those that the bus has lost. On a bus
+    /// that makes such copies it never completes: an app runs it, and drops it when the app stops.
     ///
     /// A bus that keeps its dead letters only in the store, or in files, makes no copies.
     async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
@@ -263,8 +263,9 @@ pub enum DeadLetterError {
         /// The dead letter.
         id: MessageId,
     },
-    /// The consumer group of the dead letter does not exist, so no consumer would get it; it stays a dead letter. On a bus
-    /// of Redis: the others keep a replay until its group consumes. If the group was renamed, discard the dead letter.
+    /// The consumer group of the dead letter does not exist, so no consumer would get it; it stays a dead letter. Of
+    /// our buses only the one on Redis returns this: the others keep a replay until its group consumes. If the group
+    /// was renamed, discard the dead letter.
     #[error(
         "dead letter `{id}` of `{destination}` is of consumer group `{group}`, which does not exist: start its consumers \
          first, or discard it"
@@ -291,7 +292,7 @@ pub enum DeadLetterError {
         /// The error of the transport.
         source: BoxError,
     },
-    /// The connection broke after sending; the bus may have done it or not. List the dead letters again.
+    /// The connection broke after sending; the call may have taken effect or not. List the dead letters again.
     #[error("outcome of working on the dead letters of `{destination}` unknown")]
     OutcomeUnknown {
         /// The bus.

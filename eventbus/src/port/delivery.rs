@@ -22,7 +22,7 @@ pub struct Delivery {
     state: StateMap,
     /// The name of the handler that it is for; `None` for a projection or a closure.
     handler: Option<&'static str>,
-    /// What the handler saves by its repositories; `None` if it takes none.
+    /// The saves that the handler makes through its repositories; `None` if it takes none.
     saves: Option<Arc<HandlerSaves>>,
 }
 
@@ -102,18 +102,19 @@ impl Delivery {
 
 /// The error of a handler for an event, and the next step for the delivery.
 ///
-/// Every error converts into it with `?`, and the bus retries it, after a delay that grows, as often as the handler's
-/// `retries` or else the bus's policy say; [`permanent`](Self::permanent) and [`retry_after`](Self::retry_after) change
-/// that. Only handlers that have not succeeded run again, those of a group together, after the longest of their delays;
-/// later events of the same aggregate wait meanwhile. A delivery whose attempts are used up is a
-/// [dead letter](crate::port::DeadLetters). A panic, and a handler that takes longer than its `timeout_ms`, count as
-/// errors.
+/// Every error converts into it with `?`. The bus then retries the delivery after growing delays, as often as the
+/// handler's `retries`, or else the bus's policy, allows; [`permanent`](Self::permanent) and
+/// [`retry_after`](Self::retry_after) change that. Only handlers that have not succeeded run again: those of a group
+/// together, after the longest of their delays. Later events of the same aggregate wait meanwhile. A delivery that has
+/// used up its attempts becomes a [dead letter](crate::port::DeadLetters). A panic counts as an error, and so does a
+/// run that takes longer than the handler's `timeout_ms`.
 ///
-/// An error of a handler that takes the store's connection uses up no attempt if the store's driver finds a fault of
-/// the server among its sources, however the handler has wrapped it: see
+/// An error of a handler that takes the store's connection uses up no attempt if the store's driver finds a server
+/// fault among the error's sources, however the handler has wrapped it: see
 /// [`Transactions::server_fault`](crate::port::Transactions::server_fault).
 ///
-/// `?` converts it into [`eventbus::Error`](crate::Error) as well; the bus takes the same next step if a handler returns that.
+/// `?` converts it into [`eventbus::Error`](crate::Error) as well; if a handler returns that, the bus treats it the
+/// same way.
 ///
 /// # Examples
 /// ```
@@ -145,7 +146,7 @@ pub enum HandlerErrorKind {
     /// The event cannot be decoded, so a retry cannot help: straight to the dead letters.
     Undecodable,
     /// A newer release wrote the event, in a shape that this one does not know: the bus leaves it to a member of the
-    /// group that announced this version of the type, else as [`Retry`](Self::Retry).
+    /// group that announced this version of the type; if there is none, as [`Retry`](Self::Retry).
     NewerVersion,
     /// The handler panicked: as [`Retry`](Self::Retry).
     Panicked,
@@ -168,7 +169,8 @@ impl HandlerError {
         Self::of(HandlerErrorKind::Permanent, error.into())
     }
 
-    /// Creates an error that may be gone after `delay`. It uses up an attempt and its time, as any error.
+    /// Creates an error that may be gone when the bus retries after `delay`. It uses up an attempt, and time for
+    /// retries, like any error.
     pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {
         Self::of(HandlerErrorKind::RetryAfter(delay), error.into())
     }
@@ -264,7 +266,7 @@ impl From<HandlerError> for Error {
     }
 }
 
-/// The error of a handler within a report, which has no place for its kind: a handler may return the report.
+/// Carries a handler's error in an [`Error`], which has no place for its kind: a handler may return that.
 #[derive(Debug, derive_more::Display)]
 #[display("{}", _0.source)]
 struct ReportedHandlerError(HandlerError);

@@ -1,7 +1,7 @@
 //! The event types that a store holds, listed by the appends that stored them.
 //!
-//! Invariant: an append lists a type in the step that stores its event, so that no type is missing; a process does not
-//! list a type again that it knows to be listed, so that appends cost what they did.
+//! Invariant: an append lists a type in the step that stores its event, so no type is missing. A process does not list
+//! a type again that it knows to be listed, so these appends cost no more.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -25,8 +25,8 @@ pub struct StoredEventType {
 /// The list of the event types that a store holds, for callers that do not read its events.
 ///
 /// An append lists the types of its events, in the transaction or script that stores them: once for each type and
-/// process, and again for a higher schema version. Types of which a release before this table stored the last event are
-/// not listed: no scan fills the table.
+/// process, and again for a higher schema version. A type is not listed if all its events were stored by a release
+/// before this table: no scan fills the table.
 ///
 /// Implementations must pass the event-store suite of `eventbus::testkit`.
 #[async_trait]

@@ -1,4 +1,4 @@
-//! The end of a feed: its head, and whether that may rise by itself.
+//! The end of a feed: its head, and whether the head may rise by itself.
 
 use crate::domain::stream::Position;
 
@@ -7,7 +7,7 @@ use crate::domain::stream::Position;
 pub struct FeedEnd {
     /// The position of the last event that is safe to read, see [`ReadFeed::head`](super::ReadFeed::head).
     pub head: Position,
-    /// `true` if an append may be open: begun, and neither committed nor rolled back. Its end may let readers see
+    /// `true` if an append may be open: begun, and neither committed nor rolled back. When it ends, readers may see
     /// later events that were stored before, and a roll-back is not [signalled](super::ReadFeed::appended).
     pub has_open_appends: bool,
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::{event::EventFilter, name::Name, record::RecordedEvent, tag::Tag};
 
-/// Filter for the events of a feed; the default matches all. Stores apply it where the events are.
+/// A filter for the events of a feed; the default matches all. Stores apply it where they keep the events.
 ///
 /// # Examples
 /// ```
@@ -42,12 +42,12 @@ impl FeedFilter {
         Self::default()
     }
 
-    /// Matches only events of aggregates of these types; none if there are none.
+    /// Matches only events of aggregates of these types; no event if `types` is empty.
     pub fn aggregate_types(self, types: impl IntoIterator<Item = Name>) -> Self {
         Self { aggregate_types: Some(types.into_iter().collect()), ..self }
     }
 
-    /// Matches only events of these types; none if there are none.
+    /// Matches only events of these types; no event if `types` is empty.
     pub fn event_types(self, types: impl IntoIterator<Item = Name>) -> Self {
         Self { event_types: Some(types.into_iter().collect()), ..self }
     }
@@ -58,7 +58,7 @@ impl FeedFilter {
         self
     }
 
-    /// Matches only events that have all these tags; replaces tags that were wanted before. For a store that keeps
+    /// Matches only events that have all these tags; replaces the tags that were set before. The store must keep
     /// [tags](crate::port::EventStore::boundaries).
     ///
     /// # Examples
@@ -115,8 +115,8 @@ impl FeedFilter {
         aggregate_types.is_none() && event_types.is_none() && tenant.is_none() && tags.is_none()
     }
 
-    /// Returns `true` if `event` matches, but for its tags, which it does not carry; for stores that cannot filter in their
-    /// queries. [`matches_tags`](Self::matches_tags) does the rest.
+    /// Returns `true` if `event` matches, whatever its tags, which a recorded event does not carry:
+    /// [`matches_tags`](Self::matches_tags) checks these. For stores that cannot filter in their queries.
     #[must_use]
     pub fn matches(&self, event: &RecordedEvent) -> bool {
         let is_among =

@@ -1,7 +1,7 @@
-//! What a handler saves while it handles a delivery: nothing is stored before the handler has ended, then all of it.
+//! The saves of a handler during a delivery: they are stored together when the handler has ended, none before.
 //!
-//! Invariant: of a stream that it has saved to, the handler reads the stored events up to the version of its first save,
-//! and then its own events. Events that other writers store meanwhile show as a conflict at its end.
+//! Invariant: of a stream that it has saved to, the handler reads the stored events up to the version before its first
+//! save, then its own events. If other writers store events meanwhile, the handler's end is a conflict.
 
 use std::{collections::BTreeMap, fmt, mem};
 
@@ -24,17 +24,17 @@ struct Saves {
     has_ended: bool,
 }
 
-/// What a handler saved to one stream.
+/// The saves of a handler to one stream.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamSaves {
-    /// The version of the stream before.
+    /// The version of the stream before these saves.
     pub(crate) before: Version,
     events: Vec<NewEvent>,
     /// The events as they are recorded, without positions.
     pub(crate) records: Vec<RecordedEvent>,
 }
 
-/// What is to be done once the saves are stored.
+/// A task to run once the saves are stored.
 pub(crate) type AfterCommit = Box<dyn FnOnce() + Send>;
 
 /// The handler has ended, and its saves are stored or dropped.
@@ -92,12 +92,12 @@ impl HandlerSaves {
         self.0.lock().by_stream.get(stream).map(|saves| saves.before)
     }
 
-    /// Does `task` once the saves are stored, or never.
+    /// Runs `task` once the saves are stored; never if they are not.
     pub(crate) fn after_commit(&self, task: impl FnOnce() + Send + 'static) {
         self.0.lock().after_commit.push(Box::new(task));
     }
 
-    /// Refuses further saves; returns those that were made, by stream, and what is to be done after them.
+    /// Refuses further saves. Returns the saves so far, by stream, and the tasks to run once they are stored.
     pub(crate) fn end(&self) -> (Vec<Append>, Vec<AfterCommit>) {
         let mut saves = self.0.lock();
         saves.has_ended = true;

@@ -8,8 +8,8 @@ use crate::domain::{clock::SharedClock, shown::rfc3339, stream::Position};
 
 /// The health of a bus; as JSON, the body for a health endpoint.
 ///
-/// A process that only publishes does not consume, so the `status` of its bus is never healthy: it checks `connected`.
-/// An [`App`](crate::App) without handlers takes care of that.
+/// A process that only publishes does not consume, so the `status` of its bus is never healthy: check `connected`
+/// there. An [`App`](crate::App) without handlers does not have to consume to be healthy.
 ///
 /// # Examples
 /// ```
@@ -24,8 +24,8 @@ use crate::domain::{clock::SharedClock, shown::rfc3339, stream::Position};
 #[non_exhaustive]
 #[must_use]
 pub struct Health {
-    /// Healthy: connected and consuming, the store can be read, and the relay has not stopped. A projection that stopped
-    /// at an event changes no status: it is in `projections` and the [alerts](Self::alerts) only.
+    /// Healthy: connected and consuming, the store can be read, and the relay has not stopped. A projection that
+    /// stopped at an event does not change the status: it is in `projections` and the [alerts](Self::alerts) only.
     pub status: HealthStatus,
     /// Set if the bus answered.
     pub connected: bool,
@@ -47,8 +47,8 @@ pub struct Health {
     /// The projections of this process that stopped at an event, each with the event and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub projections: Vec<String>,
-    /// Handlers and projections that have been busy with one event for long: the longest run of each; of other
-    /// processes the longest of each group, if the bus knows.
+    /// Handlers and projections that have been busy with one event for long: the longest run of each. Of other
+    /// processes the longest run of each group, if the bus knows it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub in_flight: Vec<RunningHandler>,
     /// Consumers with a pending entry that send no heartbeat: in each group the one with the oldest entry, if the bus
@@ -71,7 +71,8 @@ pub struct Health {
     /// no live consumer has in flight.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unfinished: Vec<OldestUnfinished>,
-    /// The wait of the oldest event that is not published (`relay`), or not included in a projection, in seconds.
+    /// For how long the oldest event has waited to be published (`relay`) or to be included in a projection, in
+    /// seconds.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub lag_seconds: BTreeMap<String, u64>,
     #[serde(skip)]
@@ -142,8 +143,9 @@ pub struct UnreadableEvents {
     pub since: String,
 }
 
-/// A group that misses events which only the store holds, and cannot receive one: the store cannot read it, or the bus
-/// refuses it. The process retries twice a second; the group receives no event behind that one, and other groups go on.
+/// A group that misses events which only the store holds, and cannot receive one of them: the store cannot read it, or
+/// the bus refuses it. The process retries twice a second. The group receives no event behind that one; other groups go
+/// on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
 #[display(
     "`{group}` does not receive the events that it misses after position {after} since {since}: {error}; see the log. Mend \
@@ -258,7 +260,7 @@ pub struct HealthThresholds {
     /// More dead letters than this are too many. Default 10.
     pub dlq_messages: u64,
     /// A handler that is busy with one event for longer than this takes too long, and a consumer with a pending entry
-    /// must not be silent for longer. Health does not see runs of less than 10 s. Default 30 s.
+    /// must not be silent for longer. Health reports no runs of less than 10 s. Default 30 s.
     pub in_flight_age: Duration,
     /// A delivery that has been unfinished for longer than this since a handler failed is an alert, however many
     /// retries are left. Default 5 min.
@@ -302,18 +304,18 @@ impl Health {
         Self { has_store: true, ..self }
     }
 
-    /// Adds why the store cannot be read: unhealthy.
+    /// Adds the reason why the store cannot be read, which makes the report unhealthy.
     pub fn with_store_problem(self, problem: String) -> Self {
         Self { status: HealthStatus::Unhealthy, store: Some(problem), has_store: true, ..self }
     }
 
-    /// Adds the reason why the relay does not publish until an operator decides: unhealthy.
+    /// Adds the reason why the relay does not publish until an operator decides, which makes the report unhealthy.
     pub fn with_relay_stopped(self, reason: String) -> Self {
         Self { status: HealthStatus::Unhealthy, relay: Some(reason), ..self }
     }
 
-    /// Adds the oldest unfinished deliveries of groups: for each group the oldest one counts, and is an alert if it is
-    /// old.
+    /// Adds the oldest unfinished deliveries of groups. For each group the oldest one counts; it is an alert if it is
+    /// too old.
     pub fn with_oldest_unfinished(mut self, oldest: impl IntoIterator<Item = OldestUnfinished>) -> Self {
         for other in oldest {
             match self.unfinished.iter_mut().find(|known| known.group == other.group) {
@@ -330,8 +332,8 @@ impl Health {
         self.status == HealthStatus::Healthy
     }
 
-    /// Returns `true` if the process can serve requests: its store can be read; without a store, its bus is connected
-    /// and consumed. During an outage of only the bus, saves work, and the relay publishes their events afterwards.
+    /// Returns `true` if the process can serve requests: its store can be read or, without a store, its bus is
+    /// connected and consumed. While only the bus is down, saves work, and the relay publishes their events afterwards.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         match self.has_store {

@@ -1,6 +1,7 @@
 //! Counters of a value's distribution, for metrics.
 //!
-//! Invariant: recording a value takes no lock and allocates no memory, as each append and each run of a handler does it.
+//! Invariant: recording a value takes no lock and allocates no memory, since each append and each run of a handler does
+//! it.
 
 use std::sync::{
     OnceLock,
@@ -75,7 +76,7 @@ impl Histogram {
         }
     }
 
-    /// Passes each value from now on to `forward` too; has no effect if the values are passed on already.
+    /// Passes each value from now on to `forward` too; has no effect if `forward` was set before.
     #[cfg_attr(not(feature = "opentelemetry"), allow(dead_code, reason = "the exporter calls it"))]
     pub(crate) fn forward_to(&self, forward: impl Fn(u64) + Send + Sync + 'static) {
         let _ = self.forward.set(Box::new(forward));

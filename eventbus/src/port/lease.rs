@@ -9,12 +9,12 @@ use crate::domain::{error::BoxError, name::Name};
 
 /// The leases of roles, kept where the events are.
 ///
-/// A lease alone keeps no process from writing: its owner may have been paused and not know that it ended. Data that a
-/// former owner must not write is fenced by the [epoch](Lease::epoch), in the same transaction or script that writes
-/// it.
+/// A lease alone keeps no process from writing: its owner may have been paused and not know that the lease has ended.
+/// Data that a former owner must not write is fenced by the [epoch](Lease::epoch), in the same transaction or script
+/// that writes it.
 ///
-/// Time is the store's own, so clocks of processes do not matter. A lease that was acquired or renewed in the future,
-/// so that it would end later than its `ttl` from now on, is free: the store's clock was set back.
+/// Leases use the store's clock, so the clocks of processes do not matter. A lease that would end later than its `ttl`
+/// from now on is free: it was acquired or renewed before the store's clock was set back.
 ///
 /// | lease of the role | event | effect |
 /// |---|---|---|
@@ -31,8 +31,8 @@ use crate::domain::{error::BoxError, name::Name};
 pub trait Leases: Send + Sync {
     /// Acquires the lease of `role` for `ttl` if it is free, has expired, or is `owner`'s already.
     ///
-    /// Each acquired lease has a higher epoch than all before it of the same role, so an owner that acquires it again
-    /// fences its former self too. Returns `None` if a different owner holds it.
+    /// Each acquired lease has a higher epoch than all earlier ones of the same role, so an owner that acquires it
+    /// again fences its former self too. Returns `None` if a different owner holds it.
     ///
     /// # Errors
     /// [`LeaseError`] if the store cannot be reached; the lease may have been acquired all the same.
@@ -45,16 +45,16 @@ pub trait Leases: Send + Sync {
     /// [`LeaseError`] if the store cannot be reached; the lease may have been acquired all the same.
     async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError>;
 
-    /// Renews a lease for `ttl` from now on. Returns `false` if it is not the newest of its role; one that only expired
-    /// is renewed.
+    /// Renews a lease for `ttl` from now on, also one that has expired. Returns `false` if it is not the newest of its
+    /// role.
     ///
     /// # Errors
     /// [`LeaseError`] if the store cannot be reached; the lease may be renewed all the same.
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError>;
 
     /// Renews many leases for `ttl` from now on, in one request, as far as that needs no waiting. Returns for each, in
-    /// order, whether it was renewed; [`renew_lease`](Self::renew_lease) tells about the others: a lease may have
-    /// passed on, or a transaction may hold its row. The provided body renews none.
+    /// order, whether it was renewed. For the rest call [`renew_lease`](Self::renew_lease): a lease may have passed to
+    /// a new owner, or a transaction may hold its row. The provided body renews none.
     ///
     /// # Errors
     /// [`LeaseError`], with the role of one of them, if the store cannot be reached; the leases may be renewed all the
@@ -63,7 +63,7 @@ pub trait Leases: Send + Sync {
         Ok(vec![false; leases.len()])
     }
 
-    /// Releases a lease, so that the next owner need not wait; has no effect on one that was acquired again since.
+    /// Releases a lease, so that the next owner need not wait; has no effect if it was acquired again since.
     ///
     /// # Errors
     /// [`LeaseError`] if the store cannot be reached; then the lease expires by itself.
@@ -96,7 +96,7 @@ pub struct Lease {
     pub role: Name,
     /// The owner; differs between processes, also between two starts of one program.
     pub owner: Name,
-    /// The fencing token: grows with each acquisition, so an owner with a lower one is an owner no more.
+    /// The fencing token: grows with each acquisition, so a process with a lower epoch is no longer the owner.
     pub epoch: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Listings: the streams, checkpoints and leases that a store holds, page by page, for operators and their tools.
 //!
 //! Invariant: a page costs about the same at any place of any store. It begins at a key and counts no rows, so that a
-//! tool may list a store of millions of streams beside its application.
+//! tool may list a store with millions of streams while its application runs.
 
 use async_trait::async_trait;
 use time::OffsetDateTime;
@@ -13,7 +13,7 @@ use crate::domain::{
     stream::{Position, StreamId, Version},
 };
 
-/// Filter of streams; the default matches all.
+/// A filter for streams; the default matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamFilter {
     /// Of aggregates of this type.
@@ -67,7 +67,7 @@ pub struct StoredLease {
     pub expires_at: Option<OffsetDateTime>,
 }
 
-/// The place where a listing goes on: a text of the store's own.
+/// The place where a listing continues, as a text that only the store interprets.
 #[derive(Debug, Clone, PartialEq, Eq, derive_more::Display)]
 pub struct ListCursor(String);
 
@@ -88,7 +88,7 @@ impl ListCursor {
 /// A page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing<T> {
-    /// The items; there may be none although more follow.
+    /// The items; may be empty although more items follow.
     pub items: Vec<T>,
     /// The place where the next page begins; `None` on the last page.
     pub next: Option<ListCursor>,
@@ -96,16 +96,17 @@ pub struct Listing<T> {
 
 /// Lists what a store holds, page by page.
 ///
-/// For a page a store examines about 1,000 rows or keys at most, so a page may hold fewer items than the limit, also none,
-/// although more follow: the listing ends with the page without a `next`. The SQL stores and the one in memory list in the
-/// order of the bytes of the aggregate id, then the type, then the tenant. The store on Redis searches the keys of its server
-/// for streams, in no order; a page may exceed the limit, and a stream can be listed twice if keys of the server come or go
-/// meanwhile. Checkpoints and leases are listed in the order of the bytes of their names.
+/// A store examines about 1,000 rows or keys at most for a page. So a page may hold fewer items than the limit, even
+/// none, although more follow: only a page without a `next` is the last one. The SQL stores and the one in memory list
+/// in the order of the bytes of the aggregate id, then the type, then the tenant. The store on Redis searches the keys
+/// of its server for streams, in no order: a page may exceed the limit, and a stream can be listed twice if keys come
+/// or go meanwhile. Checkpoints and leases are listed in the order of the bytes of their names.
 ///
 /// Implementations must pass the event-store suite of `eventbus::testkit`.
 #[async_trait]
 pub trait Listings: Send + Sync {
-    /// Lists the streams that match `filter`, about `limit` of them, after the former page.
+    /// Lists the streams that match `filter`, about `limit` of them. `after` is the former page's
+    /// [`next`](Listing::next), or `None` to begin.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached, [`ReadError::Corrupt`] if a row cannot be read or
@@ -128,8 +129,7 @@ pub trait Listings: Send + Sync {
         limit: usize,
     ) -> Result<Listing<StoredCheckpoint>, ReadError>;
 
-    /// Lists the leases whose roles begin with `prefix`, held ones and others, about `limit` of them, after the former
-    /// page.
+    /// Lists the leases whose roles begin with `prefix`, held or not, about `limit` of them, after the former page.
     ///
     /// # Errors
     /// As for [`list_streams`](Self::list_streams).

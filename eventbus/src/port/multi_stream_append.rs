@@ -36,22 +36,23 @@ impl Append {
     }
 }
 
-/// Most streams of a multi-stream append, those without events included.
+/// The most streams of a multi-stream append, including those without events.
 pub const MULTI_STREAM_APPENDS_MAX: usize = 1_000;
 
-/// Appends that take effect together, the delivery or the command that they handle, and what they depend on.
+/// Appends that take effect together, with the delivery or command that they handle and the condition that they need.
 #[derive(Debug, Clone, Default)]
 pub struct MultiStreamAppend {
     /// The appends, each to a stream of its own. One without events only checks that its stream is at the expected
     /// version.
     pub appends: Vec<Append>,
-    /// What is handled with them: the store notes it in the same commit, and does nothing if it was noted before.
+    /// The delivery or command that the appends handle. The store notes it in the same commit; if it was noted before,
+    /// the append has no effect.
     pub handled: Option<Handled>,
-    /// That no event was added to what the appends depend on.
+    /// The condition that no event was added to the boundary that the appends depend on.
     pub condition: Option<BoundaryCondition>,
 }
 
-/// What a multi-stream append handles, once.
+/// The delivery or command that a multi-stream append handles, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Handled {
     /// An event that was delivered to a handler.
@@ -61,7 +62,7 @@ pub enum Handled {
 }
 
 impl MultiStreamAppend {
-    /// Makes one of a single append, without a delivery or a command.
+    /// Creates a multi-stream append of one append, without a delivery or a command.
     pub fn single(append: Append) -> Self {
         Self { appends: vec![append], ..Self::default() }
     }
@@ -92,13 +93,13 @@ pub struct HandledCommand {
     pub tenant_id: Option<Uuid>,
     /// The key that the client gave it.
     pub key: IdempotencyKey,
-    /// A fingerprint of the command: another command under the same key is a mistake of the client.
+    /// A fingerprint of the command: a different command under the same key is a mistake of the client.
     pub request: Uuid,
-    /// The answer, in a form that the store does not read.
+    /// The answer, which the store does not interpret.
     pub answer: String,
 }
 
-/// What became of a multi-stream append.
+/// The outcome of a multi-stream append.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MultiStreamOutcome {
     /// It took effect, now or by an earlier call with the same event ids: the records of each append, in order.
@@ -123,13 +124,13 @@ impl MultiStreamOutcome {
 /// |---|---|
 /// | all streams are as expected, delivery or command is not noted | all events stored, delivery or command noted |
 /// | a stream is not as expected | none; the conflict names the first such stream |
-/// | all event ids are stored in their streams already | none; the first result |
-/// | some of them are | none; [`AppendError::EventIdTaken`] |
+/// | all event ids are stored in their streams already | none; returns the first result |
+/// | some event ids are stored in their streams already | none; [`AppendError::EventIdTaken`] |
 /// | an event was added to the boundary of the condition | none; [`AppendError::BoundaryMoved`] |
 /// | the delivery is noted, or a command with this key and tenant | none; [`MultiStreamOutcome::AlreadyHandled`] |
 /// | an event takes a unique value that a different stream holds | none; [`AppendError::Taken`] |
 ///
-/// Of several errors a conflict comes first, then a moved boundary, then a taken value.
+/// If several errors apply, a conflict comes first, then a moved boundary, then a taken value.
 ///
 /// Implementations must pass the event-store suite of `eventbus::testkit`.
 ///
@@ -155,24 +156,26 @@ impl MultiStreamOutcome {
 pub trait MultiStreamAppends: Send + Sync {
     /// Appends to all streams, or to none.
     ///
-    /// Without events and without a delivery or a command it only checks; what it found may have changed when it returns.
+    /// Without events and without a delivery or a command it only checks the streams and the condition, and these may
+    /// have changed when it returns.
     ///
     /// # Errors
     /// [`AppendError::Conflict`] if a stream is not as expected; [`AppendError::Refused`] if two appends are to one
     /// stream, or if there are more than [`MULTI_STREAM_APPENDS_MAX`]; else as for
-    /// [`append`](super::AppendEvents::append). After [`AppendError::OutcomeUnknown`] the same can be sent again if it has
-    /// events or a delivery.
+    /// [`append`](super::AppendEvents::append). After [`AppendError::OutcomeUnknown`] the caller can send the same
+    /// again if it has events or a delivery.
     async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError>;
 
-    /// Returns `true` if a multi-stream append that handled this delivery took effect, or a transaction that
-    /// [noted](super::Transaction::is_first) it, and its note was not [forgotten](Self::forget_deliveries) since.
+    /// Returns `true` if the store has a note of this delivery: a multi-stream append that handled it took effect, or a
+    /// transaction that [noted](super::Transaction::is_first) it, and the note was not
+    /// [forgotten](Self::forget_deliveries) since.
     ///
     /// # Errors
     /// [`ReadError`] if the store cannot be read.
     async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError>;
 
-    /// Returns the noted deliveries of these events, to any handler, in no order: for operators. SQL stores look up each
-    /// handler; the others read all notes.
+    /// Returns the noted deliveries of these events, to any handler, in no order: for operators. SQL stores look up
+    /// each handler; other stores read all notes.
     ///
     /// # Errors
     /// [`ReadError`] if the store cannot be read.

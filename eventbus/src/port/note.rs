@@ -27,8 +27,8 @@ pub trait Notes: Send + Sync {
     /// [`CheckpointError`] if the store cannot be reached; the text may be deleted all the same.
     async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError>;
 
-    /// Returns up to `limit` names under which a text is saved and that begin with `prefix`, in the order of their
-    /// bytes. `after` is the last name of the former page.
+    /// Returns up to `limit` names that begin with `prefix` and have a text, in the order of their bytes. `after` is
+    /// the last name of the former page.
     ///
     /// # Errors
     /// [`CheckpointError`], named after the prefix, if the store cannot be reached.

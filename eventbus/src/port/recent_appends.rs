@@ -1,7 +1,7 @@
-//! The events that this process appended last, for readers that are just before them.
+//! The events that this process appended last, for readers whose position is directly before them.
 //!
-//! Invariant: positions that follow each other without a gap have no other event between them. So a reader at a position
-//! may take the events from the next one on, up to a gap, and then knows as much as the store.
+//! Invariant: between positions without a gap there is no other event. So a reader may take the events directly after
+//! its position, up to a gap, instead of asking the store.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ const EVENTS_MAX: usize = 512;
 /// The most bytes of payloads that are kept.
 const BYTES_MAX: usize = 512 * 1024;
 
-/// The latest events that this process appended, as long as an app [keeps](Self::keep) them.
+/// The latest events that this process appended, while an app [keeps](Self::keep) them.
 #[derive(Debug, Default)]
 pub(crate) struct RecentAppends(Mutex<Recent>);
 
@@ -61,7 +61,7 @@ impl RecentAppends {
         self.0.lock().clear();
     }
 
-    /// Returns the position of the last event if all positions from `head` on up to it hold events of this process.
+    /// Returns the position of the last event if every position after `head` up to it holds an event of this process.
     pub(crate) fn end_after(&self, head: Position) -> Option<Position> {
         let recent = self.0.lock();
         let (last, _) = recent.events.last_key_value()?;
@@ -69,8 +69,8 @@ impl RecentAppends {
         (following > 0 && last.get() == head.get() + following).then_some(*last)
     }
 
-    /// Returns the events from directly after `after` on, up to a gap, `through`, or one of the bounds; the first one
-    /// however large.
+    /// Returns the events directly after `after`, up to a gap, `through`, or one of the bounds; the first one however
+    /// large it is.
     pub(crate) fn read(
         &self,
         after: Position,
@@ -92,7 +92,7 @@ impl RecentAppends {
     }
 }
 
-/// Has [`RecentAppends`] keep events until it is dropped.
+/// Makes [`RecentAppends`] keep events until it is dropped.
 #[derive(Debug)]
 pub(crate) struct KeptAppends<'a>(&'a RecentAppends);
 

@@ -20,8 +20,8 @@ pub trait RelayTarget: Send + Sync {
     /// only queries the outcome.
     ///
     /// # Errors
-    /// [`PublishError`]; after an unknown outcome the relay sends the same range again, whose outcome settles the
-    /// first.
+    /// [`PublishError`]; after an unknown outcome the relay sends the same range again, and the answer covers both
+    /// calls.
     async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError>;
 
     /// Begins to publish a store, or begins again after [`RangeOutcome::Lost`]: creates the missing groups, so that
@@ -47,7 +47,8 @@ pub trait RelayTarget: Send + Sync {
     /// [`PublishError`] if the bus cannot be reached.
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError>;
 
-    /// Sets the position back to publish again from there, while the stream is intact; never forward.
+    /// Sets the published position back, so that the relay publishes again from there, while the stream is intact;
+    /// never forward.
     ///
     /// # Errors
     /// [`PublishError`]; the relay calls it again.
@@ -68,7 +69,7 @@ pub struct Publisher {
 pub struct PublishedPosition {
     /// All events up to here are published.
     pub position: Position,
-    /// The last event of the range that ended here, in whichever part of the bus it is: the store must hold it at this
+    /// The last event of the range that ended here, whichever part of the bus holds it: the store must hold it at this
     /// position, unless the store was restored from an older copy. `None` if a resync or rewind set the position, or if
     /// it is the position of an event that the relay skips.
     pub event_id: Option<EventId>,
@@ -77,7 +78,7 @@ pub struct PublishedPosition {
 /// All events of a store's feed after one position up to a later one.
 #[derive(Debug, Clone, Copy)]
 pub struct PublishRange<'a> {
-    /// The position after which the range begins; published before.
+    /// The position after which the range begins; all events up to it are published.
     pub after: Position,
     /// The position of the last event, or of a later one that the relay skips; `after` if there is neither.
     pub through: Position,

@@ -22,7 +22,7 @@ use crate::domain::clock::SharedClock;
 pub struct RetryPolicy {
     /// For how long to retry, from the first failure on.
     pub retry_for: Duration,
-    /// The number of retries, at most; as many as there is time for if `None`.
+    /// The most retries; if `None`, only the time limits them.
     pub max_retries: Option<u32>,
     /// The delay before the first retry.
     pub first_delay: Duration,
@@ -31,7 +31,7 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// For four hours, after delays from 100 ms to 5 min: longer than most outages take.
+    /// Retries for four hours, which is longer than most outages, after delays from 100 ms to 5 min.
     fn default() -> Self {
         Self {
             retry_for: Duration::from_secs(4 * 3_600),
@@ -43,13 +43,13 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Returns `true` if [`max_retries`](Self::max_retries) lets the retry of this number run; the first is 1.
+    /// Returns `true` if [`max_retries`](Self::max_retries) allows retry number `retry`; the first is 1.
     #[must_use]
     pub fn allows(&self, retry: u32) -> bool {
         self.max_retries.is_none_or(|most| retry <= most)
     }
 
-    /// Returns the delay before retry `attempt` (the first is 1), without jitter: doubles from the first to the
+    /// Returns the delay before retry `attempt` (the first is 1), without jitter: it doubles from the first to the
     /// longest.
     #[must_use]
     pub fn delay(&self, attempt: u32) -> Duration {

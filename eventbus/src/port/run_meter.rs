@@ -104,13 +104,13 @@ impl RunMeter {
         self.retries.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of runs at the moment.
+    /// Returns the number of current runs.
     pub(crate) fn running(&self) -> u64 {
         self.running.load(Ordering::Relaxed)
     }
 }
 
-/// A run at the moment.
+/// A current run.
 pub(crate) struct RunningRun<'a>(&'a RunMeter);
 
 impl Drop for RunningRun<'_> {

@@ -16,7 +16,7 @@ pub struct AppendSignal {
     /// Set while it hears all processes.
     appended: watch::Sender<bool>,
     begun: watch::Sender<()>,
-    /// The number of signals without their events.
+    /// The number of signals that came without their events.
     unknown: AtomicU64,
     /// The number of moments at which the store may have been replaced by an older copy.
     possible_restores: AtomicU64,
@@ -30,8 +30,8 @@ impl AppendSignal {
         self.appended.send_modify(|_| {});
     }
 
-    /// Wakes all readers that watch, as [`notify`](Self::notify) does, and gives them the events: where these directly
-    /// follow the last known one, an app publishes them without a query.
+    /// Wakes all readers that watch, as [`notify`](Self::notify) does, and passes them the events: if these directly
+    /// follow the last known event, an app publishes them without a query.
     ///
     /// A store calls it after it has committed the events, with the records that it also returns to its caller.
     ///
@@ -60,8 +60,8 @@ impl AppendSignal {
         self.unknown.load(Ordering::Acquire)
     }
 
-    /// Lets readers poll, because a transaction has appended that is still
-    /// [open](super::feed_end::FeedEnd::has_open_appends), and whose commit may not be signalled. They poll often until
+    /// Tells readers to poll: a transaction that has appended is still
+    /// [open](super::feed_end::FeedEnd::has_open_appends), and its commit may not be signalled. They poll often until
     /// it ends.
     pub fn notify_begun(&self) {
         self.unknown.fetch_add(1, Ordering::AcqRel);
@@ -69,8 +69,8 @@ impl AppendSignal {
     }
 
     /// Sets whether the store learns of appends by other processes, and calls [`notify`](Self::notify) for them too;
-    /// `false` at first. Wakes all readers that watch: they may have missed an append, or the connection that was lost
-    /// may lead to an [older copy](Self::note_possible_restore).
+    /// `false` at first. Wakes all readers that watch: they may have missed an append, or a new connection may lead to
+    /// an [older copy](Self::note_possible_restore).
     ///
     /// Readers poll every 250 ms. While the signal hears all processes and no append is
     /// [open](super::feed_end::FeedEnd::has_open_appends), they poll ever more slowly, down to every 5 seconds.
@@ -89,12 +89,12 @@ impl AppendSignal {
         self.appended.send_replace(hears_all);
     }
 
-    /// Notes that an older copy may have replaced the store: it is reached over a new connection, or lacks events that it
-    /// had acknowledged. The relay then checks whether the store has the last published events before it publishes
-    /// others, and the store forgets what it remembers of its data. Wakes no reader.
+    /// Notes that an older copy may have replaced the store: it is reached over a new connection, or lacks events that
+    /// it had acknowledged. The relay then checks that the store has the last published events before it publishes
+    /// more, and the store drops what it has cached of its data. Wakes no reader.
     ///
-    /// A store whose calls connect again by themselves calls it before the first answer over the new connection. After
-    /// a failed call, or an answer with a lower head, the relay checks without it.
+    /// A store that reconnects within its calls must call it before it returns the first answer over the new
+    /// connection. After a failed call, or an answer with a lower head, the relay checks by itself.
     ///
     /// # Examples
     /// ```
@@ -105,12 +105,12 @@ impl AppendSignal {
     pub fn note_possible_restore(&self) {
         self.unknown.fetch_add(1, Ordering::AcqRel);
         self.recent.clear();
-        // last: who sees the new number finds nothing of before any more
+        // last: a reader that sees the new number finds no event from before
         self.possible_restores.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Returns the number of moments so far at which an older copy may have replaced the store: a store compares it with
-    /// the one at which it began to remember something.
+    /// Returns the number of moments so far at which an older copy may have replaced the store. A store compares it
+    /// with the number at which it cached data.
     ///
     /// # Examples
     /// ```

@@ -26,7 +26,7 @@ use crate::domain::{
 /// | any | `remove_snapshot`, `remove_snapshots` | removed |
 /// | any | the store loses it | none; the next load reads all events |
 ///
-/// A snapshot is damaged if its version is no number, or none of the stream.
+/// A snapshot is damaged if its version is not a number, or not a version of the stream.
 ///
 /// Implementations must pass the event-store suite of `eventbus::testkit`.
 ///
@@ -53,8 +53,8 @@ use crate::domain::{
 #[async_trait]
 #[auto_impl(Arc)]
 pub trait Snapshots: Send + Sync {
-    /// Reads the snapshot of `stream` for `fold` and the first page of the events after its version, on a server in one
-    /// round trip. Further pages are read as the caller consumes them, as by
+    /// Reads the snapshot of `stream` for `fold` and the first page of the events after its version; from a server in
+    /// one round trip. Further pages are read as the caller consumes them, as by
     /// [`read_stream`](super::ReadStream::read_stream).
     ///
     /// Without a snapshot the events are all events of the stream. With one, the first event has the version after the
@@ -64,10 +64,10 @@ pub trait Snapshots: Send + Sync {
     /// [`ReadError`], as reading the events without a snapshot: the snapshot itself causes none.
     async fn read_from_snapshot<'s>(&'s self, stream: &StreamId, fold: &Name) -> Result<SnapshotRead<'s>, ReadError>;
 
-    /// Keeps `snapshot`, and forgets the former one of `stream` for `fold`.
+    /// Saves `snapshot`, which replaces the former one of `stream` for `fold`.
     ///
     /// Returns `false` and changes nothing if the store has a snapshot of the same or a later version, if the stream
-    /// does not have that version, or if the version is [`Version::NONE`]. Waits for no append.
+    /// does not have that version, or if the version is [`Version::NONE`]. Does not wait for appends.
     ///
     /// # Errors
     /// [`SnapshotError`]; the snapshot may be kept all the same if it [is retryable](SnapshotError::is_retryable).
@@ -85,9 +85,10 @@ pub trait Snapshots: Send + Sync {
     /// [`SnapshotError`]; the snapshot may be removed all the same if it [is retryable](SnapshotError::is_retryable).
     async fn remove_snapshot(&self, stream: &StreamId, fold: &Name) -> Result<bool, SnapshotError>;
 
-    /// Removes the snapshots of `fold` of all streams, and returns their number.
+    /// Removes the snapshots of all streams for `fold`, and returns their number.
     ///
-    /// Removes them in batches, so that no lock or script is held for long; one that is saved meanwhile may stay.
+    /// Removes them in batches, so that no lock or script is held for long; a snapshot that is saved meanwhile may
+    /// stay.
     ///
     /// # Errors
     /// [`SnapshotError`]; some of the snapshots may be removed.

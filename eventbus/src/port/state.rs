@@ -1,4 +1,4 @@
-//! The values that handlers share with the application, and the requirements they have of it.
+//! The values that handlers share with the application, and what handlers require of it.
 
 use std::{
     any::{Any, TypeId},
@@ -37,7 +37,7 @@ impl PartialEq for TypeKey {
 
 impl Eq for TypeKey {}
 
-/// The values that handlers take as `State<T>`, one per type. Cloning is cheap, and so is an empty one.
+/// The values that handlers take as `State<T>`, one per type. Cloning is cheap; an empty one allocates no memory.
 ///
 /// # Examples
 /// ```
@@ -112,19 +112,19 @@ impl Requirements {
         demand(&mut self.aggregates, TypeKey::of::<A>());
     }
 
-    /// The aggregates of the repositories required.
+    /// The aggregate types of the required repositories.
     #[must_use]
     pub fn aggregates(&self) -> &[TypeKey] {
         &self.aggregates
     }
 
-    /// The state types required.
+    /// The required state types.
     #[must_use]
     pub fn states(&self) -> &[TypeKey] {
         &self.states
     }
 
-    /// The transaction types required.
+    /// The required transaction types.
     #[must_use]
     pub fn transactions(&self) -> &[TypeKey] {
         &self.transactions

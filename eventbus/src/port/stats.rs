@@ -19,7 +19,7 @@ macro_rules! counters {
         }
 
         impl BusStats {
-            /// The counters by name: first the tutorial's, in its order, then ours.
+            /// The counters by name: first those that the tutorial of eventsource-py shows, in its order, then ours.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($field), self.$field)),+].into_iter()
             }
@@ -50,7 +50,7 @@ counters! {
     events_published,
     /// Events delivered to the handlers of this bus, retries included.
     events_consumed,
-    /// Deliveries all of whose handlers succeeded.
+    /// Deliveries whose handlers all succeeded.
     events_processed_success,
     /// Deliveries with a failed handler.
     events_processed_failed,
@@ -110,10 +110,10 @@ pub struct StreamSummary {
 pub struct GroupInfo {
     /// Its name.
     pub name: String,
-    /// The consumers it knows, by name; on Redis also those that are gone.
+    /// The number of consumers that the bus knows by name; on Redis also those that are gone.
     pub consumers: u64,
-    /// Pending entries: delivered and not acknowledged. With those of the group's backlog, as `lag` and the ages; an entry of
-    /// the backlog counts from when it was added to it.
+    /// The number of pending entries: delivered and not acknowledged. Like `lag` and the ages, it includes the group's
+    /// backlog; the age of a backlog entry counts from when it was added there.
     pub pending: u64,
     /// The consumers that send heartbeats.
     pub active_consumers: u64,
@@ -142,7 +142,7 @@ pub struct GroupInfo {
 }
 
 impl GroupInfo {
-    /// Describes a group all of whose consumers send heartbeats; the rest is unknown.
+    /// Describes a group whose consumers all send heartbeats; the rest is unknown.
     pub fn new(name: impl Into<String>, consumers: u64, pending: u64) -> Self {
         Self { name: name.into(), consumers, pending, active_consumers: consumers, ..Self::default() }
     }
@@ -161,7 +161,7 @@ pub struct InFlightCounts {
 }
 
 impl InFlightCounts {
-    /// Makes the counts of one consumer.
+    /// Creates the counts of one consumer.
     #[must_use]
     pub const fn new(entries: u64, waiting: u64, blocked_streams: u64) -> Self {
         Self { entries, waiting, blocked_streams }

@@ -39,8 +39,8 @@ pub trait AppendEvents: Send + Sync {
     /// Appending event ids that are already in the stream returns their existing records and writes no event, so an
     /// unknown outcome is resolved by appending again. An append of no events has no effect.
     ///
-    /// The store records all events of a call at one time: the later one of its clock and the
-    /// [recorded time](crate::Metadata::recorded_at) of the stream's previous event.
+    /// All events of a call get the same recorded time: the time of the store's clock, or the [recorded
+    /// time](crate::Metadata::recorded_at) of the stream's previous event if that is later.
     ///
     /// # Errors
     /// [`AppendError::Conflict`] if the stream is at another version; see [`AppendError::is_retryable`] for the rest.
@@ -115,8 +115,8 @@ pub trait ReadStream: Send + Sync {
 
     /// Calls `visit` with each event of `stream` from version `from` on, inclusive, older events first, until it breaks off.
     ///
-    /// For folds: a store can read less of an event than for a record, and hand over the fields as it has received them.
-    /// Pages are as for [`read_stream`](Self::read_stream), and by default the records that it returns are visited.
+    /// For folds: a store can read less than a whole record, and pass on the fields as it received them. Pages are as
+    /// for [`read_stream`](Self::read_stream), whose records the provided body visits.
     ///
     /// # Errors
     /// [`ReadError`], after the events before the place where reading failed were visited.
@@ -146,12 +146,12 @@ pub trait ReadFeed: Send + Sync {
     /// `through` must be a position that [`head`](Self::head) returned before, or a lower one: up to there the feed is
     /// complete. Beyond it, an event may still appear at a lower position than one that was read.
     ///
-    /// A read without a filter fails where other software removed an event: at the next event of the stream, if that is
-    /// the first event of the read, or if the read remembers the stream. On PostgreSQL and SQLite it remembers up to
-    /// 16,384 streams, then forgets them. A reader that stopped there and reads again after its last event fails again.
-    /// A filtered read cannot know, and returns the other events that match; on Redis, whose feed is a list of its
-    /// events, it fails where a missing event matches. [`find_missing_event`](Self::find_missing_event) searches for
-    /// such an event.
+    /// If other software removed an event, a read without a filter fails at the next event of the same stream, if that
+    /// event is the first one of the read, or if the read remembers the stream. On PostgreSQL and SQLite it remembers
+    /// up to 16,384 streams, then forgets them. A reader that stopped there and reads again after its last event fails
+    /// again. A filtered read cannot detect the missing event, and returns the other events that match; but on Redis,
+    /// whose feed is a list of its events, it fails where a missing event matches.
+    /// [`find_missing_event`](Self::find_missing_event) searches for such an event.
     ///
     /// # Errors
     /// Each item may be a [`ReadError`]; the stream ends after it. [`ReadError::Corrupt`] at a missing event names its
@@ -160,8 +160,8 @@ pub trait ReadFeed: Send + Sync {
 
     /// Calls `visit` with each event that [`read_feed`](Self::read_feed) returns, until it breaks off.
     ///
-    /// For folds: a store can read less of an event than for a record, and hand over the fields as it has received them. By
-    /// default the records that `read_feed` returns are visited.
+    /// For folds: a store can read less than a whole record, and pass on the fields as it received them. The provided
+    /// body visits the records that `read_feed` returns.
     ///
     /// # Errors
     /// [`ReadError`], after the events before the place where reading failed were visited.
@@ -181,8 +181,8 @@ pub trait ReadFeed: Send + Sync {
     /// provided body reads the first one alone.
     ///
     /// # Errors
-    /// An item is [`ReadError::Corrupt`] if that event cannot be read, or if the event before it in its stream is missing.
-    /// After [`ReadError::Unavailable`], the last item then, the rest cannot be read either.
+    /// An item is [`ReadError::Corrupt`] if that event cannot be read, or if the event before it in its stream is
+    /// missing. An item that is [`ReadError::Unavailable`] is the last one: the rest cannot be read either.
     async fn read_events_at(&self, positions: &[Position]) -> Vec<Result<Option<RecordedEvent>, ReadError>> {
         let Some(position) = positions.first() else {
             return Vec::new();
@@ -208,7 +208,7 @@ pub trait ReadFeed: Send + Sync {
     /// Returns the position of the last event that is safe to read, [`Position::START`] if there is none. No event will
     /// appear at or before it any more, not even after a crash of the store.
     ///
-    /// A later call may return a lower position, while a slow append is under way; the higher one holds nevertheless.
+    /// A later call may return a lower position while a slow append is under way; the higher one stays valid.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached.
@@ -223,7 +223,7 @@ pub trait ReadFeed: Send + Sync {
         Ok(FeedEnd { head: self.head().await?, has_open_appends: true })
     }
 
-    /// Returns for how long the oldest open append has kept readers from events behind the [head](Self::head); `None` if
+    /// Returns for how long the oldest open append has kept readers from events after the [head](Self::head); `None` if
     /// none does. The provided body is for stores whose appends never do.
     ///
     /// # Errors
@@ -248,8 +248,8 @@ pub trait ReadFeed: Send + Sync {
     /// [`ReadError::Unavailable`] if the store cannot be reached, [`ReadError::Corrupt`] if the time cannot be read.
     async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError>;
 
-    /// Finds an event of any stream, or of `stream` alone, that is missing: was stored, and other software removed it.
-    /// Returns `None` if there is none.
+    /// Finds a missing event of any stream, or of `stream` alone: an event that was stored, and that other software
+    /// removed. Returns `None` if no event is missing.
     ///
     /// The versions of each stream must be contiguous from 1 up to the version that the store keeps for the stream, so
     /// that a missing last event is found too. Reads no payloads on PostgreSQL and SQLite, in many short statements;
@@ -302,8 +302,8 @@ pub trait EventStore:
         type_name::<Self>()
     }
 
-    /// Returns the notes beside the checkpoints. A projection of a store without notes does not detect events that an
-    /// owner passed by because it did not know their type.
+    /// Returns the notes beside the checkpoints. On a store without notes, a projection does not detect that an earlier
+    /// owner passed over events because it did not know their types.
     fn notes(&self) -> Option<&dyn Notes> {
         None
     }
@@ -313,8 +313,8 @@ pub trait EventStore:
         None
     }
 
-    /// Returns the listings of what the store holds. Tools show only what they are given the name of on a store without
-    /// them.
+    /// Returns the listings of what the store holds. On a store without them, tools show only the items whose names
+    /// they are given.
     fn listings(&self) -> Option<&dyn Listings> {
         None
     }
@@ -324,8 +324,8 @@ pub trait EventStore:
         None
     }
 
-    /// Returns the appends to several streams at once. A store without them refuses [`App::together`](crate::App::together),
-    /// and an app on it refuses handlers that take a [`Repository`](crate::Repository).
+    /// Returns the multi-stream appends. A store without them refuses [`App::together`](crate::App::together), and an
+    /// app on it refuses handlers that take a [`Repository`](crate::Repository).
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         None
     }
@@ -336,7 +336,7 @@ pub trait EventStore:
         None
     }
 
-    /// Returns the sizes of its batches. A store without them joins no appends, or does not count them.
+    /// Returns the sizes of its commit batches. A store without them joins no appends, or does not count them.
     fn append_batches(&self) -> Option<&AppendBatches> {
         None
     }

@@ -46,7 +46,8 @@ pub enum AppendError {
         /// The name of the value within the aggregate type: `email`.
         name: Name,
     },
-    /// An event was added to what the append depends on; read it and decide again. No event was stored.
+    /// An event was added to the boundary that the append depends on; read that again and decide again. No event was
+    /// stored.
     #[error("events were added to what the decision is about: {}", names.join(", "))]
     BoundaryMoved {
         /// The names of the tags of the boundary, each once.

@@ -21,10 +21,10 @@ pub struct HandlerOptions {
     pub retries: Option<u32>,
     /// The time limit for one attempt; 60 s if `None`. The wait for an unreachable store does not count.
     pub timeout: Option<Duration>,
-    /// The number of deliveries that run at once, each of its own aggregate, however long they take. If `None` the bus
-    /// decides, and a run that awaits for 10 s lets the next one begin beside it.
+    /// The number of deliveries that run at once, each of a different aggregate, however long they take. If `None`, the
+    /// bus decides, and once a run has awaited for 10 s, the next one begins beside it.
     pub concurrency: Option<u32>,
-    /// The start of the handler when its group is new, or skipped its events long ago; the bus decides if `None`.
+    /// Where the handler begins if its group is new, or skipped its events long ago; the bus decides if `None`.
     pub start: Option<HandlerStart>,
 }
 
@@ -45,7 +45,7 @@ impl HandlerOptions {
     }
 }
 
-/// The start of a handler: the earlier events that its group gets.
+/// Where a handler begins: which earlier events its group gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HandlerStart {
@@ -94,7 +94,7 @@ impl Subscriber {
         Self { options, ..self }
     }
 
-    /// Returns the subscriber as it joins a bus: under this name, if there is one, and with no run counted yet.
+    /// Returns the subscriber for a bus that it joins: with this name, if there is one, and with no run counted yet.
     pub(crate) fn joining(self, name: Option<Name>) -> Self {
         Self { name: name.unwrap_or(self.name), meter: Arc::default(), ..self }
     }
@@ -159,8 +159,8 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Makes the subscription of a subscriber of `group`, which `cancel` ends. `cancel` returns `true` if the subscriber
-    /// was still there.
+    /// Creates the subscription of a subscriber of `group`. `cancel` ends it, and returns `true` if the subscriber was
+    /// still there.
     pub fn new(group: Name, cancel: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { group, cancel: Box::new(cancel) }
     }

@@ -31,8 +31,9 @@ pub trait Transactions: Send + Sync {
 
     /// Runs the statements that create the tables of a projection, in one transaction on the live tables.
     ///
-    /// Two calls, also of different processes, never run at once: of two `CREATE TABLE IF NOT EXISTS` that do, one may
-    /// fail. A store whose rows need no set-up keeps this default, which refuses the statements.
+    /// Two calls, also of different processes, never run at once, since one of two concurrent
+    /// `CREATE TABLE IF NOT EXISTS` may fail. A store whose rows need no set-up keeps this default, which refuses the
+    /// statements.
     ///
     /// # Errors
     /// The store's error; then nothing is changed, unless the connection broke during the commit, or the statements
@@ -43,7 +44,8 @@ pub trait Transactions: Send + Sync {
         Err("this store runs no SQL, and its rows need no tables: remove `set_up`".into())
     }
 
-    /// Begins a transaction. The store ends a transaction that takes too long, since further ones may wait for it.
+    /// Begins a transaction. The store ends a transaction that takes too long, since other transactions may wait for
+    /// it.
     ///
     /// # Errors
     /// The store's error if it cannot begin.
@@ -85,7 +87,7 @@ pub trait Transaction: Send {
     /// Returns the store's own transaction, for [`FromTransaction`].
     fn as_any_mut(&mut self) -> &mut (dyn Any + Send);
 
-    /// Returns `true` if it is open for longer than the store allows: a statement that fails then fails for that
+    /// Returns `true` if it has been open for longer than the store allows: a statement that fails then fails for that
     /// reason.
     fn is_late(&self) -> bool;
 
@@ -117,9 +119,9 @@ pub trait Transaction: Send {
     /// Replaces the rows of the live tables by the rows of the shadow's copies, and returns the position up to which
     /// the copies were filled.
     ///
-    /// Reads that position together with the rows: a process that fills the copies does not come in between. Once this
-    /// is committed the copies are used up: [`make_shadow`](Transactions::make_shadow) makes new ones, also if no
-    /// process dropped them.
+    /// Reads that position together with the rows, so that no process fills the copies in between. After the commit the
+    /// copies are used up: [`make_shadow`](Transactions::make_shadow) makes new ones, even if no process has dropped
+    /// them.
     ///
     /// # Errors
     /// The store's error if it cannot replace them.

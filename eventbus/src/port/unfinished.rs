@@ -1,7 +1,7 @@
 //! Deliveries that a group has not finished, kept in the store for a bus that keeps no progress of its own.
 //!
-//! A delivery with a row does not hold the group's checkpoint back: after a restart the feed goes on after the
-//! checkpoint, and of the events up to it only those with a row are delivered again.
+//! A delivery with a row does not hold back the group's checkpoint. After a restart the bus reads the feed from the
+//! checkpoint on. Of the events up to the checkpoint, it delivers again only those with a row.
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
@@ -10,8 +10,8 @@ use time::OffsetDateTime;
 use super::{CheckpointError, attempts::DeliveryAttempts};
 use crate::domain::{name::Name, stream::Position};
 
-/// A delivery of an event of the store that a consumer group has not finished: it waits for a retry, is parked behind
-/// one that does, is far behind the others, or is a dead letter.
+/// A delivery of an event of the store that a consumer group has not finished: it waits for a retry, waits behind a
+/// delivery that does, is far behind the rest, or is a dead letter.
 ///
 /// | row of the event | call | next |
 /// |---|---|---|
@@ -24,7 +24,8 @@ use crate::domain::{name::Name, stream::Position};
 pub struct UnfinishedDelivery {
     /// The event.
     pub position: Position,
-    /// The attempts of its handlers so far; empty where no run has ended, as behind an earlier event of its aggregate.
+    /// The attempts of its handlers so far; empty if no run has ended, as while it waits behind an earlier event of its
+    /// aggregate.
     pub attempts: DeliveryAttempts,
     /// The time when it became a dead letter, in whole microseconds; `None` while it waits.
     pub dead_since: Option<OffsetDateTime>,
@@ -48,7 +49,7 @@ pub struct DeadDelivery {
 pub struct ProgressUpdate {
     /// The checkpoint to move, and its new position: all events up to there are finished or have a row.
     pub checkpoint: Option<(Name, Position)>,
-    /// The rows to write, over those that these events have; each position once.
+    /// The rows to write, which replace those that these events have; each position once.
     pub unfinished: Vec<UnfinishedDelivery>,
     /// The events whose rows to remove; an event without a row is no error.
     pub finished: Vec<Position>,
@@ -87,8 +88,8 @@ pub trait UnfinishedDeliveries: Send + Sync {
     /// [`CheckpointError`], named after the group, if the store cannot be reached.
     async fn dead_positions(&self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError>;
 
-    /// Loads up to `limit` dead letters of all groups, oldest first, and in an order of the store's own where several
-    /// are of one microsecond. `after` is the last one of the former page.
+    /// Loads up to `limit` dead letters of all groups, oldest first; the store chooses the order within one
+    /// microsecond. `after` is the last one of the former page.
     ///
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached or a row cannot be read.

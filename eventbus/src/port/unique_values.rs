@@ -1,7 +1,7 @@
 //! Unique values: which stream holds an email address, a name, a number.
 //!
-//! Invariant: of the streams of an aggregate type and a tenant, at most one holds a value of a name, and it has the event
-//! that took it. The commit that stores an event takes and gives back what the event says.
+//! Invariant: among the streams of an aggregate type and a tenant, at most one holds a value of a name, and that stream
+//! has the event that took it. The commit that stores an event takes and gives back the values that the event says.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::domain::{
 };
 use uuid::Uuid;
 
-/// A unique value, as it is compared: of a tenant, an aggregate type and a name.
+/// A unique value with the scope in which it is compared: a tenant, an aggregate type and a name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, derive_more::Debug)]
 #[debug("UniqueKey({aggregate_type}.{name})")]
 pub struct UniqueKey {
@@ -27,12 +27,12 @@ pub struct UniqueKey {
 }
 
 impl UniqueKey {
-    /// Names a value, which is normalized already.
+    /// Creates the key of a value that is normalized already.
     pub fn new(tenant_id: Option<Uuid>, aggregate_type: Name, name: Name, value: impl Into<Arc<str>>) -> Self {
         Self { tenant_id: known_tenant(tenant_id), aggregate_type, name, value: value.into() }
     }
 
-    /// Names the value that a change takes for a stream; `None` if it takes none.
+    /// Returns the key of the value that a change takes for a stream; `None` if it takes none.
     pub fn taken_by(stream: &StreamId, change: &UniqueChange) -> Option<Self> {
         let value = change.value()?;
         Some(Self::new(stream.tenant_id(), stream.aggregate_type().clone(), change.name().clone(), value))
@@ -56,7 +56,7 @@ impl UniqueKey {
         self.tenant_id.unwrap_or(Uuid::nil())
     }
 
-    /// What the value is unique within, as stores name it: `User.email`.
+    /// The scope within which the value is unique, as stores name it: `User.email`.
     #[must_use]
     pub fn scope(&self) -> String {
         unique_scope(&self.aggregate_type, &self.name)
@@ -69,7 +69,7 @@ impl UniqueKey {
     }
 }
 
-/// Returns what values of a name are unique within, as stores name it: `User.email`.
+/// Returns the scope within which the values of a name are unique, as stores name it: `User.email`.
 #[must_use]
 pub fn unique_scope(aggregate_type: &Name, name: &Name) -> String {
     format!("{aggregate_type}.{name}")
@@ -79,13 +79,13 @@ pub fn unique_scope(aggregate_type: &Name, name: &Name) -> String {
 ///
 /// | the append | effect |
 /// |---|---|
-/// | takes a value that no stream holds, or its own | the stream holds it, and no longer the one before |
-/// | takes a value of another stream | none; [`AppendError::Taken`] |
-/// | gives back | the stream holds none |
+/// | takes a value that no stream, or its own one, holds | the stream holds it, and no longer its former one |
+/// | takes a value that a different stream holds | none; [`AppendError::Taken`] |
+/// | gives a value back | the stream holds none |
 /// | is a repeat | none, whatever the streams hold since |
-/// | several streams: one gives back what the other takes | both |
+/// | is to several streams, and one gives back what a second one takes | both |
 ///
-/// Of several changes of one name in an append the last one counts.
+/// If an append changes one name several times, the last change counts.
 #[async_trait]
 #[auto_impl(Arc)]
 pub trait UniqueValues: Send + Sync {

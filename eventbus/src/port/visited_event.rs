@@ -11,7 +11,7 @@ use crate::domain::{
     stream::{Position, StreamId, Version},
 };
 
-/// An event of a stream, without what a fold does not need.
+/// An event of a stream, with only what a fold needs.
 #[derive(Debug, Clone, Copy)]
 pub struct VisitedEvent<'e> {
     /// Its place in the stream.
@@ -22,13 +22,13 @@ pub struct VisitedEvent<'e> {
     pub fields: EventFields<'e>,
 }
 
-/// What is done with each event of a stream; `Break` ends the visit.
+/// The function that a visit calls with each event of a stream; `Break` ends the visit.
 pub type VisitEvent<'v> = dyn FnMut(VisitedEvent<'_>) -> ControlFlow<()> + Send + 'v;
 
 /// Visits records, until `visit` breaks off.
 ///
 /// # Errors
-/// That of the records.
+/// The first error of the records.
 pub async fn visit_records(mut records: RecordStream<'_>, visit: &mut VisitEvent<'_>) -> Result<(), ReadError> {
     while let Some(record) = records.try_next().await? {
         let event_id = record.metadata().event_id();
@@ -39,7 +39,7 @@ pub async fn visit_records(mut records: RecordStream<'_>, visit: &mut VisitEvent
     Ok(())
 }
 
-/// An event of the feed, without what a fold does not need.
+/// An event of the feed, with only what a fold needs.
 #[derive(Debug, Clone, Copy)]
 pub struct VisitedFeedEvent<'e> {
     /// Its place in the feed.
@@ -50,13 +50,13 @@ pub struct VisitedFeedEvent<'e> {
     pub fields: EventFields<'e>,
 }
 
-/// What is done with each event of the feed; `Break` ends the visit.
+/// The function that a visit calls with each event of the feed; `Break` ends the visit.
 pub type VisitFeedEvent<'v> = dyn FnMut(VisitedFeedEvent<'_>) -> ControlFlow<()> + Send + 'v;
 
 /// Visits records of the feed, until `visit` breaks off.
 ///
 /// # Errors
-/// That of the records.
+/// The first error of the records.
 pub async fn visit_feed_records(
     mut records: RecordStream<'_>,
     visit: &mut VisitFeedEvent<'_>,

@@ -55,8 +55,8 @@ impl<A: Aggregate + Apply + Serialize> State for A {
     }
 }
 
-/// Makes the state of a new aggregate; `None` if the type has no `Serialize`. Without the feature `catalog` nobody asks, and
-/// the program has no code for it.
+/// Makes the state of a new aggregate; `None` if the type has no `Serialize`. Without the feature `catalog` no tool
+/// asks for it, and the program has no code for it.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy)]
 pub struct MakeState(#[cfg(feature = "catalog")] Option<fn() -> AggregateState>);

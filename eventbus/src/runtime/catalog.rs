@@ -116,7 +116,7 @@ pub struct EventSamples {
     pub shape: BTreeMap<String, String>,
 }
 
-/// The error of an event of which no sample can be made: its `Deserialize` does not say which fields or values it takes.
+/// No sample of an event can be made: its `Deserialize` does not say which fields or values it takes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no sample of `{event_type}` can be made: {reason}")]
 #[non_exhaustive]
@@ -142,7 +142,7 @@ impl LinkedEvent {
 }
 
 impl Catalog {
-    /// Lists what is linked into this program. Code of a crate that the binary never names is not.
+    /// Lists what is linked into this program. A crate that the binary never names is not linked.
     #[must_use]
     pub fn linked() -> Self {
         let mut events: Vec<_> = inventory::iter::<EventRegistration>()

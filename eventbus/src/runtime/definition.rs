@@ -139,8 +139,8 @@ pub trait Projection: Sized + Send + Sync + 'static {
         self.project(delivery, None)
     }
 
-    /// Returns what handles one event as [`project_mut`](Self::project_mut) does, from what a store visits of it; `None` if a
-    /// method takes more, or awaits.
+    /// Returns the function that handles one event as [`project_mut`](Self::project_mut) does, from the parts that a
+    /// store visits; `None` if a method takes more, or awaits.
     #[doc(hidden)]
     fn visited_fold() -> Option<VisitedFold<Self>> {
         None
@@ -311,8 +311,8 @@ pub struct AggregateRegistration {
 }
 
 impl AggregateRegistration {
-    /// Returns the events that aggregates have retired: the type of each aggregate, and the wire name. Not what a fold passes
-    /// by: it may be an event of the aggregate.
+    /// Returns the events that aggregates have retired: the type of each aggregate, and the wire name. Leaves out the
+    /// events that a fold ignores: they may be events of the aggregate.
     pub(crate) fn all_retired() -> impl Iterator<Item = (&'static str, &'static str)> {
         let aggregates = inventory::iter::<Self>().filter(|aggregate| !aggregate.is_fold);
         aggregates.flat_map(|aggregate| aggregate.retired.iter().map(|&name| (aggregate.aggregate_type, name)))

@@ -38,8 +38,8 @@ pub trait FromDelivery: Sized + Send {
 
 /// A parameter that is borrowed: `&Metadata`, `&RecordedEvent`, `&StreamId`, `&AggregateId`.
 ///
-/// A projection in memory whose methods take no more than the event and the last two is rebuilt fastest: the store need not
-/// read the metadata.
+/// A projection in memory whose methods take only the event and `&StreamId` or `&AggregateId` is rebuilt fastest: the
+/// store need not read the metadata.
 #[diagnostic::on_unimplemented(
     message = "`&{Self}` cannot be a handler parameter",
     label = "not a borrowed handler parameter",
@@ -82,7 +82,7 @@ impl FromDeliveryRef for AggregateId {
     }
 }
 
-/// A value shared with the application: what `.state(value)` gave the builder, cloned for each delivery.
+/// A value shared with the application: the builder got it by `.state(value)`, and each delivery gets a clone.
 ///
 /// # Examples
 /// ```
@@ -121,8 +121,9 @@ impl FromDelivery for Attempt {
     }
 }
 
-/// A key for one effect of a handler in another system, as the `Idempotency-Key` of a payment: the same text for each
-/// delivery of this event to this handler, also after a crash, and another one for every other event and handler.
+/// A key for one effect of a handler in another system, such as the `Idempotency-Key` of a payment. The text is the
+/// same for each delivery of this event to this handler, also after a crash, and differs for every other event and
+/// handler.
 ///
 /// The text is a UUID, of version 5. A handler that has several effects adds something to it: `format!("{key}-refund")`.
 ///

@@ -40,13 +40,13 @@ impl LoadedPosition {
     }
 }
 
-/// What the task of a [`FeedHead`] has polled.
+/// The result of the last polls by the task of a [`FeedHead`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct PolledHead {
     /// The head at the last poll; `None` before the first poll, and while the last one fails or has no answer: readers
     /// then ask the store, and so meet its error.
     pub(super) head: Option<LoadedPosition>,
-    /// The number of failed polls, and of polls that found a lower head than the one before: a reader learns that the
+    /// The number of failed polls, and of polls that found a lower head than the poll before: a reader learns that the
     /// store may have been replaced by an older copy.
     pub(super) failures: u64,
 }

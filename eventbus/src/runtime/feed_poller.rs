@@ -32,7 +32,7 @@ pub(crate) struct FeedPoller {
 }
 
 enum Polls {
-    /// Those of the app.
+    /// The polls of the app.
     Shared {
         polled: watch::Receiver<PolledHead>,
         /// The head that this reader knows: as polled, or as it has asked for itself since.
@@ -40,7 +40,7 @@ enum Polls {
         /// The number of failed polls at the last [`FeedPoller::take_failure`].
         seen_failures: u64,
     },
-    /// This reader's.
+    /// The polls of this reader.
     Own(HeadPoll),
 }
 
@@ -93,7 +93,7 @@ impl FeedPoller {
         }
         let store = self.feed_head.store();
         let possible_restores = store.appended().possible_restores();
-        // a head from before a possible restore may be that of a former server
+        // a head from before a possible restore may come from a former server
         let is_current = |head: &LoadedPosition| head.possible_restores == possible_restores;
         if let Some(head) = known.filter(is_current) {
             return Ok(head.position);
@@ -167,10 +167,10 @@ impl FeedPoller {
     }
 }
 
-/// Tells one reader, at the end of the feed up to a head, how far it has come: mostly to that head.
+/// Tells one reader, when it has read the feed up to a head, how far it has come: usually to that head.
 ///
-/// After a failover to a replica that lacks the last events, the head may be that of the former server, and the page
-/// that of the promoted one, which stores different events up to that head later. The reader then stays at the last
+/// After a failover to a replica that lacks the last events, the head may come from the former server, and the page
+/// from the promoted one, which later stores different events up to that head. The reader then stays at the last
 /// event that it has read, and reads from there again.
 pub(crate) struct EndCheck {
     /// The number of [possible restores](crate::port::AppendSignal::possible_restores) at the last end, or when the

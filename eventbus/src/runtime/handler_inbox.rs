@@ -65,8 +65,8 @@ pub(crate) struct HandlerInbox {
     meters: Meters,
 }
 
-/// Ends the saves of a run when it is over, also if the handler failed or its future was dropped: a task that it left
-/// behind is refused, in place of an answer about events that are never stored.
+/// Ends the saves of a run when it is over, also if the handler failed or its future was dropped. A task that the
+/// handler left behind then gets an error, and no answer about events that are never stored.
 struct EndSaves(Option<Arc<HandlerSaves>>);
 
 impl Drop for EndSaves {
@@ -205,7 +205,7 @@ impl HandlerInbox {
             return Err(HandlerError::permanent("the store appends to one stream at a time only"));
         };
         let handled = HandledDelivery::new(self.name.clone(), delivery.metadata());
-        // its own effects might make it fail: it may have decided for good
+        // not run again on its own effects, which might make it fail
         if multi_stream.is_handled(&handled).await? {
             self.note_skipped(delivery);
             return Ok(Vec::new());

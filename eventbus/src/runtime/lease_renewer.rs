@@ -4,7 +4,8 @@
 //! for another one, nor ends because of it.
 //!
 //! Invariant: a request runs until the store has answered it, in a task of its own, also past its timeout; a release
-//! waits for it, for up to a second. Otherwise the store could renew a lease after its release. A panic of the store ends only the request.
+//! waits for it, for up to a second. Otherwise the store could renew a lease after its release. A panic of the store
+//! ends only the request.
 //!
 //! Real time, not the given clock: the timeouts of a renewal, which wait for the reply of a store.
 

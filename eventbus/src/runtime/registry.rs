@@ -109,7 +109,7 @@ impl EventRegistry {
 )]
 #[non_exhaustive]
 pub struct UnknownEventType {
-    /// The wire name asked for.
+    /// The requested wire name.
     pub event_type: String,
     /// The wire names of all linked types, sorted.
     pub known: Vec<&'static str>,

@@ -34,7 +34,7 @@ pub(crate) enum Notes {
 impl Retention {
     /// Deletes older notes of one kind, soon after the start and then about once an hour, until cancelled.
     ///
-    /// Only an app that makes such notes deletes them: its retention is the one that its author has chosen.
+    /// Only an app that makes such notes deletes them: its author has chosen the retention.
     pub(crate) async fn purge(
         self,
         notes: Notes,

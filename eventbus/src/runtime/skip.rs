@@ -1,4 +1,4 @@
-//! Events that operators have projections and the relay skip, and the editor of these lists.
+//! Events that projections and the relay skip because an operator wants it, and the editor of these lists.
 //!
 //! Invariant: the event stays in the store, and other readers read it. A reader's list changes only under its lease.
 
@@ -23,7 +23,7 @@ use crate::{
 const SKIP_LEASE_TTL: Duration = Duration::from_secs(10);
 const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// An event that a reader of the feed skips by order of an operator: it cannot be decoded, or always fails.
+/// An event that a reader of the feed skips because an operator wants it: it cannot be decoded, or always fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SkippedEvent {
@@ -34,14 +34,14 @@ pub struct SkippedEvent {
     pub position: Position,
     /// The operator's reason.
     pub reason: String,
-    /// The process that took the order: host, process id, and digits that no other start has.
+    /// The process that recorded the skip: host, process id, and digits that no other start has.
     pub by: String,
-    /// The time of the order, in whole microseconds.
+    /// The time when it did, in whole microseconds.
     #[serde(serialize_with = "shown::moment")]
     pub at: OffsetDateTime,
 }
 
-/// An order to skip an event, or to skip it no longer, that failed.
+/// A failure to record the skip of an event, or to end it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SkipError {
@@ -56,7 +56,7 @@ pub enum SkipError {
         /// The last position of the store.
         head: Position,
     },
-    /// The name is that of no reader, so that no reader would follow its list.
+    /// No reader can have this name, so no reader would follow its list.
     #[error("`{reader}` is neither `projection:<name>` nor `relay:<destination>`")]
     NoReader {
         /// The name.
@@ -97,8 +97,8 @@ pub enum SkipError {
 }
 
 impl SkippedEvent {
-    /// Loads the events that a reader skips, sorted by position: `projection:{name}` or `relay:{destination}`. For tools
-    /// that have a store and no app, which has [`App::skipped_events`](crate::App::skipped_events).
+    /// Loads the events that a reader, `projection:{name}` or `relay:{destination}`, skips, sorted by position. For
+    /// tools that have a store and no app; an app has [`App::skipped_events`](crate::App::skipped_events).
     ///
     /// # Errors
     /// [`SkipError::Damaged`] if the reader's list is no valid list, [`SkipError::Note`] if it cannot be read.
@@ -115,8 +115,8 @@ impl SkippedEvent {
         load_skipped_events(store, reader).await
     }
 
-    /// Loads the names of the readers of one kind that have a list of skipped events, in the order of their bytes; the list
-    /// of one may be empty again.
+    /// Loads the names of the readers of one kind that have a list of skipped events, in the order of their bytes. A
+    /// list may be empty again.
     ///
     /// # Errors
     /// [`SkipError::Note`] if the names cannot be read.
@@ -184,8 +184,8 @@ impl SkipEditor {
         Self { store: Arc::clone(store), clock: clock.clone(), owner: owner.clone() }
     }
 
-    /// Has `reader` skip an event: `projection:{name}` or `relay:{destination}`. Returns `false` if it skips the event
-    /// already; the former reason stays then.
+    /// Makes `reader`, `projection:{name}` or `relay:{destination}`, skip an event. Returns `false` if it skips the
+    /// event already; the former reason stays then.
     ///
     /// # Errors
     /// [`SkipError`]; the reader does not skip the event then.
@@ -231,7 +231,7 @@ impl SkipEditor {
         Ok(is_new)
     }
 
-    /// Has `reader` take an event again. Returns `false` if it does not skip it.
+    /// Ends the skip of an event by `reader`. Returns `false` if it does not skip the event.
     ///
     /// # Errors
     /// [`SkipError`]; the skip stays then.

@@ -76,7 +76,7 @@ pub enum StartMistake {
     /// `discover_groups` names a group without handlers and projections.
     #[error("no handler belongs to group `{group}` (groups: {})", known.join(", "))]
     UnknownGroup {
-        /// The group asked for.
+        /// The requested group.
         group: String,
         /// The groups there are, sorted.
         known: Vec<String>,

@@ -1,4 +1,4 @@
-//! What event types declared, unique values and tags, when their events were stored: notes in the store, by which the
+//! The unique values and tags that event types declared when their events were stored: notes in the store, by which the
 //! start of an app finds events that were stored before.
 //!
 //! Invariant: the note of an event type is written while the store has no event of it, or after all that it has were
@@ -103,7 +103,7 @@ async fn is_noted_by_former_names(
     Ok(!event.former_types.is_empty())
 }
 
-/// Returns the types that have events from before they declared what they declare now; notes it of those that have none.
+/// Returns the types that have events from before their present declaration; notes the declaration of all other types.
 pub(super) async fn find_outdated(
     store: &dyn EventStore,
     declaration: Declaration,

@@ -85,18 +85,18 @@ pub trait EventBusExt: EventBus {
     ///
     /// The context is the states, `&state`, or `(&state, &store)`: then a handler that takes the connection of the
     /// store runs in a transaction of its own. The store notes each delivery that took effect. Delete old notes now and
-    /// then with [`MultiStreamAppends::forget_deliveries`](crate::port::MultiStreamAppends::forget_deliveries); an app does so by
-    /// itself.
+    /// then with [`MultiStreamAppends::forget_deliveries`](crate::port::MultiStreamAppends::forget_deliveries); an app
+    /// deletes them itself.
     ///
     /// # Errors
-    /// [`StartError`] if the handler takes a state that the context does not hold, a transaction without a store, or
-    /// that of a different store.
+    /// [`StartError`] if the handler takes a state that the context does not hold, or a transaction and the context has
+    /// no store, or a different one.
     fn subscribe_handler<H: Handler>(&self, context: impl Into<HandlerContext>) -> Result<Subscription, StartError> {
         let mut subscriptions = subscribe_handlers(self, &[H::definition()], &context.into())?;
         subscriptions.pop().ok_or_else(|| StartMistake::NothingDiscovered.into())
     }
 
-    /// Subscribes every annotated handler that is linked into the program; the context is that of
+    /// Subscribes every annotated handler that is linked into the program; the context is as for
     /// [`subscribe_handler`](Self::subscribe_handler).
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Checks of events that all stores and buses make alike.
+//! Checks of events that are the same for all stores and buses.
 
 use std::collections::HashSet;
 
@@ -27,11 +27,11 @@ enum InvalidMultiStreamAppend {
     TooLarge,
 }
 
-/// Finds a multi-stream append that no store takes; stores refuse it before sending.
+/// Checks that every store can take a multi-stream append; stores call it before sending.
 ///
 /// # Errors
-/// [`AppendError::Refused`] if it has two appends to one stream or too many appends; else as [`check_ids`] and
-/// [`check_events`] for one of them.
+/// [`AppendError::Refused`] if it has two appends to one stream or too many appends; else as for [`check_ids`] and
+/// [`check_events`].
 pub fn check_multi_stream(multi: &MultiStreamAppend) -> Result<(), AppendError> {
     let refused = |append: &Append, fault: InvalidMultiStreamAppend| {
         Err(AppendError::Refused { stream: append.stream.clone(), source: fault.into() })
@@ -50,7 +50,7 @@ pub fn check_multi_stream(multi: &MultiStreamAppend) -> Result<(), AppendError> 
     Ok(())
 }
 
-/// Finds an event id that an append contains twice; stores refuse it before sending.
+/// Checks that an append contains no event id twice; stores call it before sending.
 ///
 /// # Errors
 /// [`AppendError::EventIdTaken`] with the first such id.
@@ -66,7 +66,7 @@ pub fn check_ids(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendErr
     }
 }
 
-/// Finds an event that [cannot be kept](NewEvent::check_for) in `stream`; stores refuse it before sending, so that the
+/// Checks that each event [can be kept](NewEvent::check_for) in `stream`; stores call it before sending, so that the
 /// same append is good on every store or on none.
 ///
 /// # Errors
@@ -76,7 +76,7 @@ pub fn check_events(stream: &StreamId, events: &[NewEvent]) -> Result<(), Append
     events.iter().try_for_each(|event| event.check_for(stream)).map_err(refused)
 }
 
-/// Finds an event that [cannot be kept](RecordedEvent::check); buses refuse it before they publish any event.
+/// Checks that each event [can be kept](RecordedEvent::check); buses call it before they publish any event.
 ///
 /// # Errors
 /// [`PublishError::Refused`] with an [`InvalidEvent`](crate::event::InvalidEvent) and the id of the first such event.
@@ -89,7 +89,7 @@ pub fn check_records(destination: &Name, events: &[RecordedEvent]) -> Result<(),
     events.iter().try_for_each(RecordedEvent::check).map_err(refused)
 }
 
-/// Checks that a range does not end before its start, and that its events lie between, in position order; buses refuse it
+/// Checks that a range does not end before its start, and that its events lie between, in position order; buses call it
 /// before they publish any event.
 ///
 /// # Errors
@@ -122,8 +122,7 @@ pub fn check_range(destination: &Name, range: PublishRange<'_>) -> Result<(), Pu
 /// Decides whether an append of `ids` to `stream` is a repeat; `found` are the events of the stream that have
 /// one of these ids.
 ///
-/// Returns `None` if no id is stored, so that the append is not a repeat; returns the result of the first append if it
-/// is.
+/// Returns the result of the first append if it is a repeat; `None` if no id is stored.
 ///
 /// # Errors
 /// [`AppendError::EventIdTaken`] if only some are stored, or not one after the other.
@@ -143,7 +142,7 @@ pub fn first_result(
     if same_ids && contiguous { Ok(Some(found)) } else { Err(taken(stream, culprit)) }
 }
 
-/// What became of one append among several, before they are committed.
+/// The outcome of one append among several, before they are committed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StreamAttempt {
     /// Its events, which the commit stores.
@@ -152,16 +151,16 @@ pub enum StreamAttempt {
     Before(Vec<RecordedEvent>),
 }
 
-/// What a store does with a multi-stream append.
+/// The decision of a store about a multi-stream append.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MultiStreamDecision {
-    /// It was made before: nothing to commit, the first result.
+    /// It was made before, and there is no event to commit: the records of the first call.
     Repeated(Vec<Vec<RecordedEvent>>),
-    /// All appends can be made.
+    /// All appends can be committed: their records.
     Commit(Vec<Vec<RecordedEvent>>),
 }
 
-/// Decides about a multi-stream append, from what became of each of its appends.
+/// Decides about a multi-stream append, from the attempts of its appends.
 ///
 /// # Errors
 /// The first error that is neither a conflict nor a taken value; [`AppendError::EventIdTaken`] if some appends were made
@@ -202,8 +201,8 @@ pub fn decide_multi_stream(
 
 /// Decides whether a multi-stream append is a repeat, from the [first result](first_result) of each append with events.
 ///
-/// Returns `None` if no append was made, so that it is no repeat; returns the records of each append, none for
-/// one without events, if it is.
+/// Returns the records of each append if it is a repeat, none for an append without events; `None` if no append was
+/// made.
 ///
 /// # Errors
 /// [`AppendError::EventIdTaken`] if only some were made.

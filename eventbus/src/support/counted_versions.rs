@@ -2,7 +2,7 @@
 
 /// Versions of one stream, and the number of their events.
 ///
-/// A search reads them window by window; only the last of a window may end before the version of its stream.
+/// A search counts them window by window; only the last stream of a window may end before its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CountedVersions {
     /// The number of the stream.

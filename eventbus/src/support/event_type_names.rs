@@ -2,7 +2,8 @@
 
 use crate::domain::name::{InvalidName, Name};
 
-/// The names of the event types that a reader meets, each checked and made once. They are few: a search passes all of them.
+/// The names of the event types that a reader meets, each checked and made once. There are few: a look-up scans all of
+/// them.
 ///
 /// # Examples
 /// ```

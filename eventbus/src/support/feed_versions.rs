@@ -33,8 +33,8 @@ impl FeedVersions {
         Self { last: HashMap::new(), is_complete: after == Position::START }
     }
 
-    /// Returns the streams of a page that a read from the start first meets behind version 1: unless their earlier
-    /// events were archived, these are missing.
+    /// Returns the streams of a page whose first event in a read from the start has a version above 1: their earlier
+    /// events are missing, unless they were archived.
     #[must_use]
     pub fn late_starts(&self, events: &[RecordedEvent]) -> Vec<StreamId> {
         let mut met = HashSet::new();
@@ -55,14 +55,14 @@ impl FeedVersions {
         }
     }
 
-    /// Remembers the versions of a page; `true` if the page has a gap, and so ends there.
+    /// Remembers the versions of a page. Returns `true` if the page has a gap, and so ends there.
     ///
-    /// `has_former` says whether the store has the event before the first one, in the stream of the first one; ignored
-    /// if that has version 1. Where an event is missing the page ends: removes the events behind the gap, at which the
-    /// next page fails.
+    /// `has_former` says whether the store has the event directly before the page's first one, in the stream of the
+    /// first one; ignored if the first one has version 1. If an event is missing, the page ends: removes the events
+    /// behind the gap, and the next page fails there.
     ///
     /// # Errors
-    /// The [`missing_event_error`] of an event that is missing before the first one of the page.
+    /// The [`missing_event_error`] if an event is missing before the first one of the page.
     pub fn end_before_gap(&mut self, events: &mut Vec<RecordedEvent>, has_former: bool) -> Result<bool, ReadError> {
         for place in 0..events.len() {
             let event = &events[place];

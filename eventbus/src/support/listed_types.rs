@@ -37,7 +37,7 @@ impl ListedEventTypes {
         self.has_all([event])
     }
 
-    /// Returns `true` if [`has`](Self::has) does for each of `events`.
+    /// Returns `true` if [`has`](Self::has) returns `true` for each of `events`.
     #[must_use]
     pub fn has_all<'e>(&self, events: impl IntoIterator<Item = &'e NewEvent>) -> bool {
         let listed = self.types.read();
@@ -62,8 +62,8 @@ impl ListedEventTypes {
         }
     }
 
-    /// Forgets all types if the number of [possible restores](crate::port::AppendSignal::possible_restores) is another one
-    /// than at the last call: an older copy may not list them.
+    /// Forgets all types if the number of [possible restores](crate::port::AppendSignal::possible_restores) has changed
+    /// since the last call: an older copy may not list them.
     pub fn forget_after(&self, possible_restores: u64) {
         if self.possible_restores.load(Ordering::Acquire) != possible_restores {
             self.types.write().clear();

@@ -1,4 +1,4 @@
-//! Pages of listings by key: from where a store reads, and what of its rows makes a page.
+//! Pages of listings by key: where a store begins to read, and which of its rows make a page.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -12,12 +12,12 @@ use crate::{
     },
 };
 
-/// Most rows that a store examines for one page of a listing.
+/// The most rows that a store examines for one page of a listing.
 pub const LISTING_ROWS_MAX: usize = 1_000;
 
 /// The key after which a page of streams begins: aggregate id, aggregate type and tenant, the nil UUID for none.
 ///
-/// Its order is that of the listing: text by its bytes, and tenants by theirs.
+/// Keys are in the order of the listing: by the bytes of the texts, then of the tenant.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StreamKey(pub String, pub String, pub Uuid);
 

@@ -1,6 +1,6 @@
-//! What a step of a store's tables means for an older release.
+//! The kinds of migrations: whether an older release can go on using the tables.
 
-/// What a step means for a release that does not know it.
+/// The effect of a migration on a release that does not know it.
 ///
 /// # Examples
 /// ```
@@ -11,7 +11,8 @@
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MigrationKind {
-    /// An older release reads and writes on, for example beside a new table, a new index, or a column that may be null.
+    /// An older release can still read and write, for example with a new table, a new index, or a column that may be
+    /// null.
     Additive,
     /// An older release would fail or do damage; it refuses the database.
     Breaking,

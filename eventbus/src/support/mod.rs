@@ -1,7 +1,7 @@
 //! Parts that several backends share: pages, checks of events, addresses, outages, lists of types, notes of
 //! personal fields, kinds of migrations.
 //!
-//! An application has no use for this module.
+//! Applications do not need this module.
 
 mod address;
 mod check;

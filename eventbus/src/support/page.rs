@@ -10,9 +10,9 @@ use crate::{
     port::{BoxFuture, ReadError, RecordStream},
 };
 
-/// Most bytes that a reader reads ahead: 1 MiB. A page of a store, of a bus's history or of dead letters, and a batch
-/// of a projection, end with the event that reaches this size. So a reader holds at most this and one event more,
-/// however large events are; twice as much with [`paged_ahead`], three times as much with [`fetched_ahead`].
+/// The most bytes that a reader reads ahead: 1 MiB. A page of a store, of a bus's history or of dead letters, and a
+/// batch of a projection, end with the event that reaches this size. So a reader holds at most this size and one more
+/// event, however large events are; twice as much with [`paged_ahead`], three times as much with [`fetched_ahead`].
 pub const PAGE_BYTES: usize = 1024 * 1024;
 
 /// A page of events, and the cursor of the next page; `None` on the last page.
@@ -35,7 +35,7 @@ pub(crate) enum BatchEnd {
 
 impl FeedBatch {
     /// Reads the next events of a feed, at most `events_max`; ends with the event that reaches `bytes_max`. May search
-    /// for long until it finds one.
+    /// for long before it finds one.
     ///
     /// # Errors
     /// The error of the feed, if there is no event before it.
@@ -75,7 +75,7 @@ impl FeedBatch {
         read
     }
 
-    /// Returns the position up to which the feed, which ends at `target`, has no more events before the next batch.
+    /// Returns the position up to which this batch covers the feed, which ends at `target`.
     pub(crate) fn through(&self, target: Position) -> Position {
         match self.end {
             BatchEnd::EndOfFeed => target,
@@ -224,7 +224,7 @@ where
 /// begins with that row, and fails.
 ///
 /// # Errors
-/// That of the first row.
+/// The error of the first row.
 pub fn collect_page<E>(
     rows: impl IntoIterator<Item = Result<RecordedEvent, E>>,
     events_max: usize,

@@ -43,7 +43,7 @@ pub struct PersonalFields {
 }
 
 impl PersonalFields {
-    /// Loads the fields that applications have noted in a store so far; none of a store without notes.
+    /// Loads the fields that applications have noted in a store so far; a store without notes has none.
     ///
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached.
@@ -53,7 +53,8 @@ impl PersonalFields {
         Ok(Self { notes: names.into_iter().collect() })
     }
 
-    /// Notes in a store those personal fields of these events that it lacks, under each name of an event type.
+    /// Adds to the notes of a store the personal fields of these events that it lacks, under each name of an event
+    /// type.
     ///
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached; [`InvalidName`], once all other fields are noted, if an event type

@@ -2,7 +2,7 @@
 
 use crate::domain::name::Name;
 
-/// A kind of reader of a feed, by the beginning of the names of its checkpoints and roles.
+/// A kind of reader of a feed, by the prefix of the names of its checkpoints and roles.
 ///
 /// # Examples
 /// ```
@@ -21,7 +21,7 @@ pub enum ReaderKind {
     Rebuild,
     /// The relay, by its destination: checkpoint, and lease of the leader.
     Relay,
-    /// A relay that stopped as the store went back, by its destination: a checkpoint at the published position.
+    /// A relay that stopped because the store went back, by its destination: a checkpoint at the published position.
     HaltedRelay,
     /// A group of the in-process bus, by its name: checkpoint.
     Group,

@@ -18,7 +18,7 @@ pub struct Migration {
     pub version: u32,
     /// Its name.
     pub name: String,
-    /// What it means for a release that does not know it.
+    /// Its effect on a release that does not know it.
     pub kind: MigrationKind,
 }
 

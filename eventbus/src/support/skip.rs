@@ -1,4 +1,4 @@
-//! Events of a store that a reader, a projection or the relay to a bus, skips because an operator said so.
+//! Events of a store that a reader (a projection, or the relay to a bus) skips because an operator said so.
 //!
 //! Invariant: a reader reads around skipped events: it never queries their rows, which may be unreadable.
 
@@ -13,7 +13,7 @@ use crate::{
     port::{CheckpointError, EventStore, FeedFilter, Notes, ReadError, RecordStream},
 };
 
-/// Shortest interval between two loads of the skipped positions of a reader that goes on reading.
+/// The shortest interval between two loads of the skipped positions of a reader that goes on reading.
 pub(crate) const SKIPS_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The names of the notes begin with it.
@@ -56,8 +56,8 @@ pub(crate) fn reader_of_note(note: &Name) -> Option<Name> {
     Name::new("reader", note.strip_prefix(NOTE_PREFIX)?).ok()
 }
 
-/// Returns the name of the relay to a bus: of its checkpoint, of the role of its lease, and as a reader that skips
-/// events.
+/// Returns the name of the relay to a bus: the name of its checkpoint, of the role of its lease, and of the reader that
+/// skips events.
 pub(crate) fn relay_to(destination: &Name) -> Name {
     ReaderKind::Relay.name_of(destination)
 }

@@ -1,11 +1,12 @@
-//! Spans of the runtime in OpenTelemetry's words, and traces that go on from an append over the relay and a handler to the
-//! next append, also in other processes: the feature `opentelemetry`.
+//! Spans of the runtime in OpenTelemetry's words, and traces that continue from an append through the relay and a
+//! handler to the next append, also in other processes: the feature `opentelemetry`.
 //!
 //! Events carry the context of the append that stored them among their attributes.
 //!
 //! Invariant: attributes that only OpenTelemetry reads bypass `tracing`, whose fields precede each line of the log. The
-//! kind of a span cannot: OpenTelemetry takes it when the span is created. The attributes are made only for spans that the
-//! sampler has chosen, so a sampler sees the name, the kind and the parent of a span, and of its attributes those in the log.
+//! kind of a span cannot: OpenTelemetry takes it when the span is created. The attributes are made only for spans that
+//! the sampler has chosen. So a sampler sees the name, the kind and the parent of a span, but only those attributes
+//! that are in the log.
 
 use std::{io::Write as _, mem, time::SystemTime};
 
@@ -35,7 +36,7 @@ const LINKS_MAX: usize = 32;
 /// The bytes of a `traceparent`.
 const PARENT_BYTES: usize = 55;
 
-/// Creates the span of an append, and makes its events continue the trace: `context` gets that of the span.
+/// Creates the span of an append, and makes its events continue the trace: `context` gets the trace of the span.
 ///
 /// The span is a child of the current one. If the caller has attached a different trace to the events, such as that of
 /// a request, the span is a part of that trace.
@@ -67,7 +68,7 @@ pub(crate) fn continue_current(context: &mut EventContext) {
     stamp(&Span::current().context(), context);
 }
 
-/// Makes events continue the trace of a span: `context` gets that of the span, if it is part of one.
+/// Makes events continue the trace of a span, if it is part of one: `context` gets it.
 fn stamp(span: &Context, context: &mut EventContext) {
     let stamped = headers_of(span, |parent, state| context.attributes.with_trace(parent, state));
     if let Some(attributes) = stamped {
@@ -136,8 +137,8 @@ pub(crate) fn describe_handling(span: &Span, delivery: &Delivery, handler: &Name
 
 /// The span of a read of the feed, by the relay, a projection or a follower. It ends when the value is dropped.
 ///
-/// The events that were read determine its parent, so it is not entered before they are known. A read without events leaves
-/// no span: each append makes readers read whose filters leave its events out.
+/// The events that were read determine its parent, so it is not entered before they are known. A read without events
+/// leaves no span: each append also makes readers read whose filters exclude its events.
 pub(crate) struct FeedRead {
     span: Span,
     /// Set if there is a span.

@@ -10,7 +10,7 @@ use crate::{
 
 /// The place in a stream where its next page begins.
 ///
-/// Invariant: versions have no gaps, so that a missing event is an error: without it, an aggregate would be one that
+/// Invariant: versions have no gaps, so a missing event is an error: a fold without it would make an aggregate that
 /// never existed.
 #[derive(Debug, Clone, Copy)]
 pub struct StreamCursor {
@@ -34,7 +34,7 @@ impl StreamCursor {
 
     /// Returns the cursor of the page after `events`, the page of this cursor; `None` if it is the last page.
     ///
-    /// Where an event is missing the page ends: removes the events behind the gap, and returns the cursor at which the
+    /// If an event is missing, the page ends: removes the events behind the gap, and returns the cursor at which the
     /// next page fails. Backward, a page of events is the last one only if it ends with version 1.
     ///
     /// # Errors
@@ -68,7 +68,7 @@ impl StreamCursor {
     }
 }
 
-/// Returns the error of a store that misses an event of a stream which has later ones.
+/// Returns the error of a store that lacks an event of a stream but has later ones.
 ///
 /// # Examples
 /// ```

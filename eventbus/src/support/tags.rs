@@ -34,12 +34,12 @@ pub async fn count_then_read<'s, S: Boundaries + ReadFeed>(
     Ok(BoundaryRead { condition, events: store.read_feed(Position::START, END, &boundary.filter()) })
 }
 
-/// What a multi-stream append needs of a tag, and what it adds to it.
+/// The use of a tag by a multi-stream append: the events that it adds, and the count that it expects.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TagUse {
-    /// How many further events of each type have the tag; empty if it is only compared.
+    /// How many events of each type it adds to the tag; empty if the tag is only compared.
     pub added: BTreeMap<Name, u64>,
-    /// How many events of the condition's types must have the tag now, if the condition names it.
+    /// The count that the tag must have now, if the condition names the tag.
     pub expected: Option<u64>,
 }
 

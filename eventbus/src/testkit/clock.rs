@@ -25,7 +25,7 @@ const SLEEPER_WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A clock that stands still until a test moves it. Clones share one clock.
 ///
-/// Give one to store, bus and app; then let hours pass in an instant:
+/// Give one to the store, the bus and the app; then let hours pass in an instant:
 ///
 /// ```
 /// use eventbus::{clock::{Clock, SharedClock}, testkit::ManualClock};
@@ -47,7 +47,7 @@ pub struct ManualClock(Arc<ManualClockInner>);
 struct ManualClockInner {
     base: Instant,
     state: Mutex<ManualClockState>,
-    /// Notifies tasks that wait for sleepers of each new sleeper.
+    /// Signals each new sleeper to the tasks that wait for one.
     sleeper_added: watch::Sender<()>,
 }
 
@@ -72,7 +72,7 @@ impl ManualClockState {
 }
 
 tokio::task_local! {
-    /// The run of a handler that the current task makes.
+    /// The run of a handler that the current task is in.
     static RUN: usize;
 }
 
@@ -191,7 +191,7 @@ impl ManualClock {
                 let _ = slept.changed().await;
             }
         };
-        // a limit in real time: only this test moves the clock, so a missing sleeper would wait for ever
+        // a limit in real time: only this test moves the clock, so it would wait for a missing sleeper for ever
         let slept_in_time = tokio::time::timeout(SLEEPER_WAIT_TIMEOUT, waiting).await;
         assert!(
             slept_in_time.is_ok(),

@@ -11,18 +11,19 @@ use crate::domain::{
     record::{EncodeEvent, FoldedEvent},
 };
 
-/// What decides in a test, and goes on with the events that it recorded: an aggregate with its events, or a decision.
+/// The subject of a test, which decides commands and then has the events that it recorded: an aggregate with its
+/// events, or a decision.
 #[doc(hidden)]
 pub trait Decides {
     type Recorded: EncodeEvent;
 
-    /// Returns its name for the texts of failures.
+    /// Returns the name of the subject for the texts of failures.
     fn name(&self) -> &'static str;
 
     /// Adds recorded events to the given ones.
     ///
     /// # Panics
-    /// If an event that it would read cannot be decoded.
+    /// If the subject cannot decode an event that it reads.
     #[track_caller]
     fn extend(&mut self, recorded: Vec<Self::Recorded>);
 }
@@ -34,7 +35,7 @@ pub(super) fn collect<E>(events: impl IntoEvents<E>) -> Vec<E> {
     collected
 }
 
-/// Returns events as a load reads them once they are saved: without what their JSON does not keep.
+/// Returns events as a load reads them after a save: without the fields that their JSON does not keep.
 ///
 /// # Panics
 /// If a save would refuse an event, or no load could read it.
@@ -60,7 +61,7 @@ pub(super) fn to_loaded<E: EncodeEvent + FoldedEvent>(events: &[E]) -> Vec<E> {
     loaded
 }
 
-/// A decided command, whose outcome is yet to be compared.
+/// A decided command; the test compares its outcome.
 #[derive(derive_more::Debug)]
 #[must_use = "the outcome is compared by `then`, `then_nothing` or `then_error`"]
 pub struct Decided<G: Decides, X> {
@@ -73,10 +74,10 @@ impl<G: Decides, X> Decided<G, X> {
         Self { given, outcome }
     }
 
-    /// Expects these events, in this order, and goes on with the given ones and these.
+    /// Expects exactly these events, in this order, and adds them to the given ones for the next command.
     ///
     /// # Panics
-    /// If the command was refused, or recorded other events, with the differences, field by field:
+    /// If the command was refused or recorded other events; the message shows the differences, field by field:
     ///
     /// ```text
     /// `Order` recorded other events than expected (- expected, + recorded, > first difference):
@@ -86,7 +87,7 @@ impl<G: Decides, X> Decided<G, X> {
     ///   +   tracking_number: "T-2"
     /// ```
     ///
-    /// Also if a decision lists an event that it has decided, and cannot decode it.
+    /// Also if a decision cannot decode a recorded event of a type that it lists.
     #[track_caller]
     pub fn then(self, expected: impl IntoEvents<G::Recorded>) -> G
     where
@@ -123,11 +124,12 @@ impl<G: Decides, X> Decided<G, X> {
         self.then(())
     }
 
-    /// Expects that the command was refused with an error for which `is_expected` returns `true`, and goes on with the
-    /// given events.
+    /// Expects that the command was refused with an error for which `is_expected` returns `true`; the given events stay
+    /// as they are for the next command.
     ///
     /// # Panics
-    /// If the command was accepted, with the events that it recorded; if the error is a different one, with the error.
+    /// If the command was accepted: the message shows the events that it recorded. If the error is a different one: the
+    /// message shows the error.
     #[track_caller]
     pub fn then_error(self, is_expected: impl FnOnce(&X) -> bool) -> G
     where

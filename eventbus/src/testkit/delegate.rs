@@ -1,14 +1,13 @@
-//! Delegation of the ports of a double to the value that it wraps: each is written out here once.
+//! Delegation of the ports of a test double to the value that it wraps; each port is written out here once.
 //!
-//! Invariant: a delegate passes on every method of a port, also one with a provided body; the wrapped value may have a
-//! body of its own.
+//! Invariant: a delegate passes on every method of a port, also one with a provided body: the wrapped value may have
+//! its own.
 
-/// Implements ports of a double by passing each call on to the value that it wraps.
+/// Implements ports of a test double by passing each call on to the value that it wraps.
 ///
-/// The arguments are the type, the wrapped value, and the ports. For an event bus, write what it offers and the methods
-/// for publishers by hand, all of them and in this order, so that none falls back to the body that the port provides:
-/// `publish`, `publish_feed`, `relay_target`, `backlogs`, `dead_letters`, `announce`, `is_durable`, `resume_from`. The
-/// macro passes on the rest.
+/// The arguments are the type, the wrapped value, and the ports. For an event bus, write these methods by hand, all of
+/// them and in this order, so that none falls back to the body that the port provides: `publish`, `publish_feed`,
+/// `relay_target`, `backlogs`, `dead_letters`, `announce`, `is_durable`, `resume_from`. The macro passes on the rest.
 ///
 /// # Examples
 /// ```

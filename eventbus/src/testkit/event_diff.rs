@@ -1,7 +1,7 @@
 //! Differences between the events that a test expects and those that were recorded, field by field.
 //!
 //! Events are compared by what a save would write: their types, and the JSON of their fields. So an event needs no
-//! `PartialEq`, and one that no store would take fails the test too.
+//! `PartialEq`, and an event that no store would take also fails the test.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,8 +48,8 @@ impl EventLines {
     }
 }
 
-/// Adds the values within a value by their paths: `lines[0].count`. Numbers stay as they are written: parsed, two that
-/// differ could become one.
+/// Adds each value within a value under its path: `lines[0].count`. Numbers keep their text: parsed, two different ones
+/// could become equal.
 fn add_fields(path: &mut String, value: &RawValue, fields: &mut Vec<(String, String)>) {
     let length = path.len();
     if let Ok(object) = serde_json::from_str::<BTreeMap<String, &RawValue>>(value.get())
@@ -76,8 +76,8 @@ fn add_fields(path: &mut String, value: &RawValue, fields: &mut Vec<(String, Str
     }
 }
 
-/// Returns a line for each field of the events: `-` if only expected, `+` if only recorded, `>` at the first difference.
-/// `None` if the events are equal.
+/// Returns a line for each field of the events, or `None` if they are equal. A line has `-` if its field was only
+/// expected, `+` if it was only recorded, and `>` at the first difference.
 pub(super) fn diff(expected: &[EventLines], recorded: &[EventLines]) -> Option<String> {
     if expected == recorded {
         return None;
@@ -118,7 +118,7 @@ impl DiffText {
         }
     }
 
-    /// Adds two events of one title.
+    /// Adds the fields of two events with the same title.
     fn add_fields(&mut self, expected: &EventLines, recorded: &EventLines) {
         self.add(' ', &expected.title);
         let (of_expected, of_recorded): (BTreeMap<_, _>, BTreeMap<_, _>) =

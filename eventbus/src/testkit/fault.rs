@@ -1,4 +1,4 @@
-//! Backends that fail on demand: for tests of error handling.
+//! Backends that fail on demand, for tests of error handling.
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
@@ -63,7 +63,7 @@ impl Faults {
     }
 }
 
-/// The event that a bus refuses each time. Clones share it.
+/// The event that a bus refuses at each attempt to publish it. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Refusal(Arc<Mutex<Option<Position>>>);
 
@@ -87,15 +87,15 @@ impl Refusal {
     }
 }
 
-/// A store whose appends and checkpoints fail on demand. What a transaction of the store appends does not: for its
-/// commits, see [`TableStore::commits`](super::TableStore).
+/// A store whose appends and saves of checkpoints fail on demand. Appends in a transaction of the store do not fail: to
+/// fail its commit, see [`TableStore::commits`](super::TableStore).
 #[derive(Clone)]
 pub struct FaultyStore {
     store: Arc<dyn EventStore>,
-    /// Failures of the next appends, to one stream or to several: of saves, commands with a key, decisions, and what
-    /// handlers save.
+    /// Failures of the next appends, to one stream or to several: those of saves, commands with a key, decisions and
+    /// handlers.
     pub appends: Faults,
-    /// Failures of the next saves of checkpoints.
+    /// Failures of the next saves of checkpoints and of unfinished deliveries.
     pub checkpoints: Faults,
 }
 
@@ -208,14 +208,14 @@ impl Checkpoints for FaultyStore {
     }
 }
 
-/// A bus whose publishing fails on demand, and that a test can declare durable.
+/// A bus that fails to publish on demand, and that a test can declare durable.
 #[derive(Clone)]
 pub struct FaultyBus {
     bus: Arc<dyn EventBus>,
     durable: bool,
     /// Failures of the next publish calls, the relay's included.
     pub publishes: Faults,
-    /// The event that this bus refuses, the relay's publishing included.
+    /// The event that this bus refuses, also from the relay.
     pub refused: Refusal,
 }
 

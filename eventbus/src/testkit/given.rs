@@ -10,9 +10,9 @@ use crate::domain::{
 
 /// Begins the test of a command: the aggregate has these events.
 ///
-/// The events are one event, or an array or a tuple of them, as in [`AggregateRoot::record`]; `()` is none. The state is
-/// that of a load: what a save does not keep, such as a field that serde skips, is not in it. Neither store nor runtime is
-/// needed.
+/// The events are one event, or an array or a tuple of them, as in [`AggregateRoot::record`]; `()` is none. The state
+/// is as after a load: it lacks what a save does not keep, such as a field that serde skips. The test needs neither
+/// store nor runtime.
 ///
 /// # Examples
 /// ```
@@ -69,14 +69,14 @@ pub struct Given<A: Aggregate + Apply> {
 }
 
 impl<A: Aggregate + Apply> Given<A> {
-    /// Decides a command: a method of the state that returns the events to record, as for
+    /// Decides a command by a method of the state that returns the events to record, as for
     /// [`AggregateRepository::update`](crate::AggregateRepository::update).
     pub fn when<T: IntoEvents<A::Event>, X>(self, decide: impl FnOnce(&A) -> Result<T, X>) -> Decided<Self, X> {
         let outcome = decide(&self.state()).map(collect);
         Decided::new(self, outcome)
     }
 
-    /// Decides a command by a method that takes it, as for
+    /// Decides a command by a method that takes it as an argument, as for
     /// [`AggregateRepository::update_with`](crate::AggregateRepository::update_with).
     ///
     /// # Examples
@@ -106,7 +106,8 @@ impl<A: Aggregate + Apply> Given<A> {
     }
 
     /// Runs a command that records its events itself, as for
-    /// [`AggregateRepository::update_root`](crate::AggregateRepository::update_root). If it fails, it has recorded none.
+    /// [`AggregateRepository::update_root`](crate::AggregateRepository::update_root). If the command fails, it records
+    /// no events.
     pub fn when_root<T, X>(self, decide: impl FnOnce(&mut AggregateRoot<A>) -> Result<T, X>) -> Decided<Self, X> {
         let version = Version::NONE.plus(self.history.len());
         let mut root = AggregateRoot::<A>::new(self.id.clone()).with_state(self.state(), version);
@@ -114,7 +115,7 @@ impl<A: Aggregate + Apply> Given<A> {
         Decided::new(self, outcome)
     }
 
-    /// Returns the state that the events make.
+    /// Returns the state that is folded from the events.
     pub fn state(&self) -> A {
         let mut state = A::default();
         self.history.iter().for_each(|event| state.apply(event));

@@ -1,5 +1,5 @@
-//! Tests of decisions on the events of several aggregates: given events, when it is decided, then these events, or an
-//! error.
+//! Tests of decisions on the events of several aggregates: given events, when a command is decided, then these events,
+//! or an error.
 //!
 //! Invariant: the state is folded by the decision's own `Apply`, of events of the types that the decision lists, as a load
 //! reads them.
@@ -17,13 +17,13 @@ use crate::{
 
 /// Begins the test of a decision: it has read these events.
 ///
-/// The events are one event that the decision lists, its enum, or an array, a `Vec` or a tuple of them; `()` is none. The
-/// decision gets them as a load reads them. What it decides are events with tags, of any aggregate. Neither store nor runtime
-/// is needed.
+/// The events are one event that the decision lists, its enum, or an array, a `Vec` or a tuple of them; `()` is none.
+/// The decision gets them as a load reads them. It decides events with tags, of any aggregate. The test needs neither
+/// store nor runtime.
 ///
-/// No tags are compared: the decision gets every given event, and then each decided event of a type that it lists. Which
-/// tags a decision reads is said by [`about`](crate::repository::Deciding::about), not by the decision: test that on a
-/// store, by a [`TestApp`](super::TestApp) and [`App::decision`](crate::App::decision).
+/// The test compares no tags: the decision gets every given event, and then each decided event of a type that it lists.
+/// The call of [`about`](crate::repository::Deciding::about) chooses the tags that a decision reads, not the decision:
+/// test that on a store, by a [`TestApp`](super::TestApp) and [`App::decision`](crate::App::decision).
 ///
 /// # Examples
 /// ```
@@ -76,15 +76,16 @@ pub struct GivenDecision<D: Decision + Apply> {
 }
 
 impl<D: Decision + Apply> GivenDecision<D> {
-    /// Decides: a method of the state that returns the events to append, as for
+    /// Decides by a method of the state that returns the events to append, as for
     /// [`Deciding::decide`](crate::repository::Deciding::decide).
     pub fn when<T: IntoEvents<DecidedEvent>, X>(self, decide: impl FnOnce(&D) -> Result<T, X>) -> Decided<Self, X> {
         let outcome = decide(&self.state()).map(collect);
         Decided::new(self, outcome)
     }
 
-    /// Decides a command by a method that takes it, as for
-    /// [`Deciding::decide_with`](crate::repository::Deciding::decide_with) and [`Given::when_with`](super::Given::when_with).
+    /// Decides a command by a method that takes it as an argument, as for
+    /// [`Deciding::decide_with`](crate::repository::Deciding::decide_with) and
+    /// [`Given::when_with`](super::Given::when_with).
     pub fn when_with<C, T: IntoEvents<DecidedEvent>, X>(
         self,
         command: C,
@@ -93,7 +94,7 @@ impl<D: Decision + Apply> GivenDecision<D> {
         self.when(|state| decide(state, command))
     }
 
-    /// Returns the state that the events make.
+    /// Returns the state that is folded from the events.
     pub fn state(&self) -> D {
         let mut state = D::default();
         self.read.iter().for_each(|event| state.apply(event));

@@ -1,4 +1,4 @@
-//! Tests of projections and handlers: given events, then the state that a projection makes of them, or the effects of a
+//! Tests of projections and handlers: given events, then the state of a projection of them, or the effects of a
 //! handler.
 //!
 //! Invariant: a projection runs as an app's [`ProjectionHandle`] runs it, a handler as every bus dispatches to it.
@@ -26,8 +26,8 @@ use crate::{
 
 /// Begins the test of a projection or a handler: the aggregate with this id has these events.
 ///
-/// The events are one event, or a tuple, array or `Vec` of them; each belongs to the aggregate that its
-/// `#[event(aggregate = ..)]` names.
+/// The events are one event, or a tuple, array or `Vec` of them; each belongs to an aggregate of the type that its
+/// `#[event(..)]` names.
 ///
 /// # Examples
 /// ```
@@ -73,7 +73,7 @@ use crate::{
 /// ```
 ///
 /// # Panics
-/// If the id is empty, or an event cannot be saved.
+/// If the id is no valid [`AggregateId`](crate::AggregateId), or an event cannot be saved.
 #[track_caller]
 pub fn given_events(id: impl AsRef<str>, events: impl IntoNewEvents) -> GivenEvents {
     GivenEvents { events: NewEvents::new(id.as_ref(), events), state: StateMap::new() }
@@ -91,7 +91,7 @@ impl GivenEvents {
     /// Adds events of another aggregate.
     ///
     /// # Panics
-    /// If the id is empty, or an event cannot be saved.
+    /// If the id is no valid [`AggregateId`](crate::AggregateId), or an event cannot be saved.
     #[track_caller]
     pub fn and(mut self, id: impl AsRef<str>, events: impl IntoNewEvents) -> Self {
         self.events.extend(NewEvents::new(id.as_ref(), events));
@@ -106,7 +106,8 @@ impl GivenEvents {
     /// Feeds the events to a projection, and returns it.
     ///
     /// # Panics
-    /// If a method of the projection fails, or if it writes rows in a transaction of a store: start a [`TestApp`](super::TestApp) on that store.
+    /// If a method of the projection fails. Also if the projection writes rows in a transaction of a store: start a
+    /// [`TestApp`](super::TestApp) on that store.
     #[track_caller]
     pub fn project<P: Projection>(self, projection: P) -> impl Future<Output = P> {
         let caller = Location::caller();
@@ -132,11 +133,11 @@ impl GivenEvents {
         }
     }
 
-    /// Delivers to a handler each of the events that it takes, until it fails. Repositories that it takes find all given
-    /// events.
+    /// Delivers to a handler, in order, the given events of the types that it takes, until it fails. The handler's
+    /// repositories find all given events from the first delivery on.
     ///
     /// # Panics
-    /// If the handler takes none of the events, or takes a state that the test does not give, or a store's connection.
+    /// If the handler takes no given event, or needs a state that the test does not give, or the connection of a store.
     #[track_caller]
     pub fn handle<H: Handler>(self) -> impl Future<Output = HandlerRun> {
         let caller = Location::caller();

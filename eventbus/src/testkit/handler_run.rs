@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{domain::record::RecordedEvent, port::delivery::HandlerError};
 
-/// How a handler ended, and what it saved; see [`GivenEvents::handle`](super::GivenEvents::handle).
+/// The outcome of a handler and the events that it saved; see [`GivenEvents::handle`](super::GivenEvents::handle).
 #[derive(Debug)]
 #[must_use = "the outcome is compared by `then_ok`, `then_saved` or `then_error`"]
 pub struct HandlerRun {
@@ -25,7 +25,7 @@ impl HandlerRun {
         Self { handler, failure, saved }
     }
 
-    /// The events that it saved by its repositories.
+    /// Returns the events that the handler saved by its repositories.
     #[must_use]
     pub fn saved(&self) -> &[RecordedEvent] {
         &self.saved
@@ -42,11 +42,11 @@ impl HandlerRun {
         }
     }
 
-    /// Expects that the handler succeeded and saved these events of the aggregate with this id, in this order, and no
-    /// other ones; `()` is none.
+    /// Expects that the handler succeeded and saved exactly these events of the aggregate with this id, in this order;
+    /// `()` is none.
     ///
     /// # Panics
-    /// If it failed, or saved other events: with the differences, field by field.
+    /// If it failed, or saved other events; the message shows the differences, field by field.
     #[track_caller]
     pub fn then_saved(self, id: impl AsRef<str>, expected: impl IntoNewEvents) {
         let expected = NewEvents::new(id.as_ref(), expected).into_records();

@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct LossyBusData {
     pub(super) losable: LosableData,
-    /// Never goes back, not even when a test loses or restores data, as the server's clock does not.
+    /// Never goes back, not even when a test loses or restores data: a server's clock does not go back either.
     pub(super) last_id: u64,
     /// The positions of all events ever published, in order.
     pub(super) history: Vec<Position>,

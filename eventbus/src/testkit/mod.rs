@@ -1,6 +1,6 @@
-//! For tests of applications: [`given`] tests the commands of aggregates, [`given_decision`] decisions, [`given_events`]
-//! projections and handlers, [`TestApp`] a whole application, whose days pass in an instant; [`FaultyStore`] and
-//! [`FaultyBus`] fail on demand. For authors of backends: conformance suites, one per port.
+//! For tests of applications: [`given`] tests the commands of aggregates, [`given_decision`] decisions,
+//! [`given_events`] projections and handlers, [`TestApp`] a whole application, for which days pass in an instant;
+//! [`FaultyStore`] and [`FaultyBus`] fail on demand. For authors of backends: conformance suites, one per port.
 //!
 #![doc = include_str!("../docs/testing.md")]
 

@@ -1,4 +1,4 @@
-//! Events of any types, as a test gives them to a store.
+//! Events of any types that a test gives to a store.
 
 use crate::domain::{
     clock::SharedClock,
@@ -70,7 +70,7 @@ tuple_of_events!(A B C D F G);
 tuple_of_events!(A B C D F G H);
 tuple_of_events!(A B C D F G H I);
 
-/// Events of one id, each with the stream of its aggregate.
+/// Events with the streams of their aggregates.
 #[derive(Debug, Clone)]
 pub(super) struct NewEvents(Vec<(StreamId, NewEvent)>);
 
@@ -78,7 +78,7 @@ impl NewEvents {
     /// Encodes events of the aggregates with this id.
     ///
     /// # Panics
-    /// If the id is none, or an event cannot be saved.
+    /// If the id is not valid, or an event cannot be saved.
     #[track_caller]
     pub(super) fn new(id: &str, events: impl IntoNewEvents) -> Self {
         let id: AggregateId = match id.parse() {

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// The error of a run that returned nothing.
+/// The error of a run that ended without a result.
 const NO_OUTCOME: &str = "the run ended without an outcome: a panic, the time limit, or a crash";
 
 /// One run of a handler.
@@ -80,11 +80,11 @@ impl RecordedRuns {
     }
 }
 
-/// Records a run when it is dropped: at its end, or when it is ended.
+/// Records a run when this guard is dropped: when the run returns, panics or is cancelled.
 struct RunGuard<'a> {
     runs: &'a RecordedRuns,
     run: Option<(Name, Delivery)>,
-    /// The error of a run that has returned.
+    /// `None` until the run returns; then its error, if it failed.
     outcome: Option<Option<String>>,
 }
 
@@ -105,7 +105,7 @@ impl RecordingBus {
     }
 }
 
-/// The wrapped bus. Its own `add_subscriber` comes before that of the bus.
+/// The wrapped bus, with an `add_subscriber` that precedes the bus's own.
 struct Recorder {
     bus: InMemoryEventBus,
     runs: RecordedRuns,

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::clock::ManualClock;
 use crate::domain::clock::{Clock, Sleep, SystemClock};
 
-/// The clock of a test, but for waiting: the delay before a save is made again, after a conflict or a lost reply, is one of real
-/// time. The test awaits the save, and cannot move its clock meanwhile.
+/// The clock of a test, except that its sleeps take real time: the delay before a retry of a save, after a conflict or
+/// a lost reply. The test awaits the save, and cannot move its clock meanwhile.
 #[derive(Debug, Clone)]
 pub(super) struct SaveClock(ManualClock);
 

@@ -1,11 +1,10 @@
-//! When a test's clock must stop on its way.
+//! The deadlines at which a test's clock stops while `advance` moves it.
 //!
-//! Pollers sleep and wake, find nothing and sleep again, four times a second: a day has 350,000 of these. So sleeps that
-//! begin while nothing changes are polls, at whose deadlines the clock need not stop one by one; all other deadlines are
-//! scheduled.
+//! A poller that finds no work sleeps and wakes again four times a second: 350,000 times a day. So a sleep that begins
+//! while no effect changes is a poll, and the clock need not stop at each of its deadlines. All other deadlines are
+//! scheduled: the clock stops at each.
 //!
-//! Invariant: a deadline that was scheduled once stays scheduled until the clock has reached it, also if its sleep ends
-//! before.
+//! Invariant: once scheduled, a deadline stays scheduled until the clock has reached it, also if its sleep ends early.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,14 +13,14 @@ use tokio::time::Instant;
 use super::clock::ManualClock;
 use crate::domain::clock::Clock as _;
 
-/// Least number of steps in which polls are repeated on the way of one call.
+/// Most steps of one call of `advance` that are for polls alone.
 const POLL_STEPS: u32 = 200;
 
-/// The deadlines at which a clock stops. `E` is all that events change in an app.
+/// The scheduled deadlines of a clock. `E` holds the changes that events make in an app.
 #[derive(Debug)]
 pub(super) struct Schedule<E> {
     deadlines: BTreeSet<Instant>,
-    /// The sleeps up to this number are known.
+    /// Number of the last sleep that `note` has seen.
     sleeps: u64,
     effects: Option<E>,
 }
@@ -33,7 +32,8 @@ impl<E> Default for Schedule<E> {
 }
 
 impl<E: PartialEq> Schedule<E> {
-    /// Notes the sleeps that have begun since the last call, which led to `effects`.
+    /// Schedules the sleeps that have begun since the last call, unless `effects` are still the same: then they are
+    /// polls.
     pub(super) fn note(&mut self, clock: &ManualClock, effects: E) {
         if self.effects.as_ref() != Some(&effects) {
             self.deadlines.extend(clock.deadlines_after(self.sleeps));
@@ -44,7 +44,7 @@ impl<E: PartialEq> Schedule<E> {
         self.deadlines.retain(|deadline| *deadline > now);
     }
 
-    /// Returns the time until the next stop on a way of this length.
+    /// Returns the time until the next stop of the clock, in a call of `advance` by `way`.
     pub(super) fn next_step(&self, clock: &ManualClock, way: Duration) -> Duration {
         let now = clock.instant();
         let until = |deadline: Instant| deadline.saturating_duration_since(now);

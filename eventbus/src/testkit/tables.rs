@@ -37,13 +37,13 @@ use crate::{
 /// A row: its columns by name.
 pub type Row = BTreeMap<String, String>;
 
-/// A server error of a [`TableStore`]: its transactions fail with it on demand, and a handler of a test may return one.
+/// The error with which transactions of a [`TableStore`] fail on demand; a handler of a test may return one too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct TableFault(pub &'static str);
 
-/// Tables of rows, each row under its key; a handler or projection takes them as `&mut Tables`. The first row of a table
-/// makes it, or [`TableStore::create_table`].
+/// Tables of rows, each row under its key; a handler or projection takes them as `&mut Tables`. The first row of a
+/// table creates the table, as does [`TableStore::create_table`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables(BTreeMap<String, BTreeMap<String, Row>>);
 
@@ -85,11 +85,11 @@ pub struct TableStore {
     /// Read-locked by a transaction from its lease check until it ends, so that the lease cannot change owner in
     /// between.
     lease_lock: Arc<RwLock<()>>,
-    /// Failures of the next transactions to begin.
+    /// Failures of the next calls that begin a transaction.
     pub begins: Faults,
     /// Failures of the next commits.
     pub commits: Faults,
-    /// Failures of the next shadows to be dropped.
+    /// Failures of the next calls that drop a shadow.
     pub drops: Faults,
 }
 

@@ -1,7 +1,8 @@
 //! An app in memory on a clock that the test moves.
 //!
-//! Invariant: time on the clock of the test passes only by `advance`. Real time is waited for only where a store of the
-//! builder works in other threads, before a save is made again, and where a limit fails a test that would never end.
+//! Invariant: time on the clock of the test passes only by `advance`. Real time passes in three waits only: for a store
+//! of the builder that works in other threads, before a retry of a save, and until a limit fails a test that would
+//! never end.
 
 use std::{
     collections::HashSet,
@@ -34,27 +35,27 @@ use crate::{
     },
 };
 
-/// Default real time after which a test fails that waits for a handler, or for a shutdown.
+/// Default real time that a test waits for a handler, or for a shutdown, before it fails.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Real time in which the threads of a store do something, if they have anything to do.
+/// Real time without a change after which the threads of a store count as idle.
 const STORE_WAIT: Duration = Duration::from_secs(1);
-/// Turns of the runtime in which every task that can go on does so, several times over.
+/// Turns of the runtime in which every task that can run does so, several times over.
 const QUIET_TURNS: usize = 32;
-/// Dead letters that are listed at once, at most: large ones fill a page sooner.
+/// Most dead letters in a page; large ones fill a page sooner.
 const DEAD_LETTERS_PER_PAGE: usize = 100;
 
 /// An app in memory on a [`ManualClock`]: days of retries and leases pass in an instant.
 ///
-/// It is made by a function that returns the builder of the application, so that the application and its tests share one:
-/// the test replaces bus and clock, and the store unless the builder has one. It derefs to the [`App`], whose
-/// repositories and projections it has.
+/// It takes the function that returns the builder of the application, so that the application and its tests share one
+/// builder. It replaces the builder's bus and clock, and adds a store in memory unless the builder has a store. It
+/// derefs to the [`App`], for its repositories and projections.
 ///
-/// A store of the builder's own lends its connection to handlers and projections, as `SqliteEventStore::in_memory()` does.
-/// What it does in other threads takes real time, and its leases may expire by the clock of the machine.
+/// With a store in the builder, such as `SqliteEventStore::in_memory()`, handlers and projections can take its
+/// connection. Its work in other threads takes real time, and its leases may expire by the clock of the machine.
 ///
-/// Time stands still until [`advance`](Self::advance); only the short delay before a save is made again, after a conflict or a
-/// lost reply, is real. It needs the runtime that `#[tokio::test]` makes, with one thread:
-/// only there a test can see that no task has anything left to do.
+/// Time stands still until [`advance`](Self::advance); only the short delay before a retry of a save, after a conflict
+/// or a lost reply, is real. A test app needs a runtime with one thread, as `#[tokio::test]` makes it: only there a
+/// test can see that no task has work left.
 ///
 /// # Examples
 /// ```standalone_crate
@@ -105,36 +106,38 @@ pub struct TestApp {
     bus: InMemoryEventBus,
     /// Set if the builder has a store, whose work other threads may do.
     has_own_store: bool,
-    /// The effects at which a projection stayed behind.
+    /// The effects when the last wait ended with a projection or the relay behind.
     behind: Mutex<Option<Effects>>,
     runs: RecordedRuns,
     schedule: Mutex<Schedule<Effects>>,
-    /// Real time after which a test fails that waits for a handler, or for a shutdown.
+    /// Real time that a test waits for a handler, or for a shutdown, before it fails.
     timeout: Duration,
 }
 
-/// Everything that events change in an app, as far as a test sees it.
+/// The changes that events make in an app, as far as a test sees them.
 #[derive(Debug, Clone, PartialEq)]
 struct Effects {
     head: Position,
     bus: BusStats,
-    /// Position of each projection, and whether it stopped.
+    /// Position of each projection, and `true` if it has stopped.
     projections: Vec<(Position, bool)>,
     runs_begun: usize,
     running: usize,
 }
 
 impl TestApp {
-    /// Starts the app that `build` describes, and again at each [restart](Self::restart), on a clock of its own.
+    /// Starts the app from the builder that `build` returns, on a new clock. Each [restart](Self::restart) calls
+    /// `build` again.
     ///
     /// # Panics
-    /// If the app does not start, with every mistake; or in a runtime with several threads.
+    /// If the app does not start: the message lists every mistake. Also in a runtime with several threads.
     #[track_caller]
     pub fn start(build: impl Fn() -> AppBuilder + Send + Sync + 'static) -> impl Future<Output = Self> {
         Self::start_on(ManualClock::new(), build)
     }
 
-    /// Does the same on this clock, which the test can give to the app's handlers too.
+    /// Starts the app as [`start`](Self::start) does, but on this clock, which the test can give to the app's handlers
+    /// too.
     ///
     /// # Panics
     /// As [`start`](Self::start).
@@ -159,7 +162,7 @@ impl TestApp {
         }
     }
 
-    /// The clock of the app, its bus and its store. [`advance`](Self::advance) moves it and settles.
+    /// The clock of the app, its bus and its store in memory. [`advance`](Self::advance) moves it and settles.
     #[must_use]
     pub const fn clock(&self) -> &ManualClock {
         &self.clock
@@ -168,11 +171,11 @@ impl TestApp {
     /// Stores events of the aggregate with this id, after those that it has. The app handles them when the test awaits
     /// [`settle`](Self::settle) or [`advance`](Self::advance).
     ///
-    /// The events are one event, or a tuple, array or `Vec` of them; each belongs to the aggregate that its
-    /// `#[event(aggregate = ..)]` names.
+    /// The events are one event, or a tuple, array or `Vec` of them; each belongs to an aggregate of the type that its
+    /// `#[event(..)]` names.
     ///
     /// # Panics
-    /// If the id is empty, or an event cannot be saved.
+    /// If the id is no valid [`AggregateId`](crate::AggregateId), or an event cannot be saved.
     #[track_caller]
     pub fn save(&self, id: impl AsRef<str>, events: impl IntoNewEvents) -> impl Future<Output = Vec<RecordedEvent>> {
         let (caller, events) = (Location::caller(), NewEvents::new(id.as_ref(), events));
@@ -184,23 +187,23 @@ impl TestApp {
         }
     }
 
-    /// Waits until all that can be done without moving the clock is done: events are published, handled and projected,
-    /// or wait for a retry, or are dead letters.
+    /// Waits until the app has done all work that needs no move of the clock: each event is published, handled and
+    /// projected, or waits for a retry, or is a dead letter.
     ///
     /// A handler may sleep on this clock: it then waits for [`advance`](Self::advance). A projection may not.
     ///
     /// # Panics
-    /// If a handler or projection still runs after a minute of real time: a handler that does not sleep on this clock itself,
-    /// such as one that waits for a task that does.
+    /// If a handler or projection still runs after a minute of real time, such as a handler that awaits a task which
+    /// sleeps on this clock, instead of sleeping itself.
     #[track_caller]
     pub fn settle(&self) -> impl Future<Output = ()> {
         self.settle_for(Location::caller())
     }
 
-    /// Moves the clock by `by`, and settles: first, then wherever something is due on the way, and at the end.
+    /// Settles, then moves the clock by `by`, in steps that stop wherever work is due, and settles after each step.
     ///
-    /// So each retry, timeout and lease has its effect at its own time, also where one follows from another. Polls that
-    /// found nothing are repeated about 200 times in a call, however long.
+    /// So each retry, timeout and lease takes effect at its own time, also if it follows from an earlier one. Polls
+    /// that find no work run at most about 200 times in a call, however far it moves the clock.
     ///
     /// # Panics
     /// As [`settle`](Self::settle).
@@ -219,20 +222,20 @@ impl TestApp {
         }
     }
 
-    /// Returns how many deliveries a handler has handled without error, since the first start: also repeated ones, and those
-    /// that the store's note of an earlier one ended without a run.
+    /// Returns how many deliveries a handler has handled without error since the first start. Repeated deliveries
+    /// count, also those at which the handler did not run because the store had noted an earlier one.
     #[must_use]
     pub fn handled<H: Handler>(&self) -> usize {
         self.runs_of::<H>().filter(|run| run.error.is_none()).count()
     }
 
-    /// Returns the errors of a handler's runs since the first start, in their order, also where a retry succeeded.
+    /// Returns the errors of a handler's runs since the first start, in order, also those before a successful retry.
     #[must_use]
     pub fn failures<H: Handler>(&self) -> Vec<String> {
         self.runs_of::<H>().filter_map(|run| run.error).collect()
     }
 
-    /// Returns the value that the builder got by `.state(value)`.
+    /// Returns the value of this type that the builder got by `.state(value)`.
     ///
     /// # Panics
     /// If the builder got none of this type.
@@ -273,13 +276,13 @@ impl TestApp {
         }
     }
 
-    /// Settles, and delivers each event once more to each handler that has handled it, as a bus may do after a crash.
-    /// Then settles again.
+    /// Settles, delivers each event once more to each handler that has handled it, as a bus may do after a crash, and
+    /// settles again.
     ///
-    /// What a test checks must be as before: a handler is idempotent, or its effects are part of the store's transaction,
-    /// so that the second delivery does not even run it.
+    /// The effects that a test checks must stay the same: either the handler is idempotent, or its effects are part of
+    /// the store's transaction, and then the second delivery does not run it.
     ///
-    /// The clock stands still meanwhile: a handler that sleeps on it is not delivered to in time.
+    /// The clock stands still meanwhile: a handler that sleeps on it fails the test after a minute of real time.
     ///
     /// # Panics
     /// If a handler fails at the second delivery; or as [`settle`](Self::settle).
@@ -292,7 +295,7 @@ impl TestApp {
             for run in self.runs.ended().into_iter().filter(|run| run.error.is_none()) {
                 let (delivery, metadata) = (&run.delivery, run.delivery.metadata());
                 let (stream, event) = (metadata.stream().clone(), metadata.event_id());
-                // a run that was a second delivery itself is not one more
+                // each event once: earlier second deliveries are runs too
                 if delivered.insert((delivery.group().clone(), run.handler.clone(), stream, event)) {
                     self.deliver(&run, caller).await;
                 }
@@ -301,11 +304,11 @@ impl TestApp {
         }
     }
 
-    /// Ends the app as a crash of its process does: each task at the point where it waits, with nothing saved or released.
-    /// The store stays, also for [`save`](Self::save); [`restart`](Self::restart) starts the app again.
+    /// Ends the app as a crash of its process does: each task ends where it waits, and saves and releases no more. The
+    /// store stays, also for [`save`](Self::save); [`restart`](Self::restart) starts the app again.
     ///
     /// # Panics
-    /// If a handler blocks the thread's other tasks, for a minute of real time.
+    /// If a handler blocks the thread for a minute of real time.
     #[track_caller]
     pub fn crash(&mut self) -> impl Future<Output = ()> {
         let caller = Location::caller();
@@ -321,11 +324,12 @@ impl TestApp {
         }
     }
 
-    /// Shuts the app down, unless it has crashed, and starts it again on the same store, with a new bus and the states and
-    /// projections of a new builder. A function that gives the builder a store makes the store outside, and clones it.
+    /// Shuts the app down, unless it has crashed, and starts it again on the same store, with a new bus and the states
+    /// and projections of a new builder. If `build` gives the builder a store, make that store outside of `build`, and
+    /// clone it there.
     ///
-    /// After a crash an event that was in flight waits for a second, as it may be what ended the process, and a projection
-    /// with rows until the former lease has expired: [advance](Self::advance) the clock past that.
+    /// After a crash, an event that was in flight waits for a second, because it may be the cause, and a projection
+    /// with rows waits until the former lease has expired: [advance](Self::advance) the clock past both.
     ///
     /// # Panics
     /// If the app does not shut down within a minute of real time, or does not start.
@@ -355,7 +359,7 @@ impl TestApp {
             subscriber.group() == run.delivery.group() && *subscriber.subscriber().name() == run.handler
         };
         let Some(subscriber) = subscribers.iter().find(is_its) else {
-            return; // of a former start, whose builder had more handlers
+            return; // of an earlier start, whose builder had more handlers
         };
         let active = ActiveSubscriber::new(subscriber.group().clone(), subscriber.subscriber().clone());
         let (attempts, clock) = (DeliveryAttempts::default(), SharedClock::new(self.clock.clone()));
@@ -394,8 +398,9 @@ impl TestApp {
         self.schedule.lock().note(&self.clock, effects);
     }
 
-    /// Returns `true` if an app whose store works in other threads has no work left, or waits for more than those threads:
-    /// nothing has changed for a second. A projection that is behind, as it waits for a lease, is waited for only once.
+    /// For an app whose store works in other threads: returns `true` if no work is left, or if the effects have not
+    /// changed for a second and so the rest waits for more than those threads. If a projection stays behind, because it
+    /// waits for a lease, only the first call waits that second.
     async fn has_ended(&self, effects: &Effects, unchanged_since: Instant) -> bool {
         let waited = unchanged_since.elapsed() >= STORE_WAIT;
         if self.bus.has_work() {
@@ -424,8 +429,8 @@ impl TestApp {
         }
     }
 
-    /// Awaits `ended`, and fails the test at the time limit. Real time, also where the test has paused that of tokio: only
-    /// this test moves the clock.
+    /// Awaits `ended`, and fails the test at the time limit. The limit is real time, also if the test has paused
+    /// tokio's clock: only the test moves its own clock.
     async fn in_time<F: Future>(&self, caller: &'static Location<'static>, ended: F) -> F::Output {
         let (began, mut ended) = (Instant::now(), pin!(ended));
         loop {

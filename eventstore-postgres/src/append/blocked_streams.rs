@@ -16,7 +16,7 @@ pub(super) const STREAM_LOCK_WAIT: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Default)]
 pub(super) struct BlockedStreams(Arc<Mutex<HashMap<StreamId, BlockedStream>>>);
 
-/// The number of statements that block a stream, and the sender that goes with the last of them.
+/// The number of statements that block a stream, and the sender that is dropped with the last of them.
 #[derive(Debug, Default)]
 struct BlockedStream {
     statements: usize,

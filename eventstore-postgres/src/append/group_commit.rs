@@ -1,13 +1,13 @@
 //! Group commit: concurrent appends share statements.
 //!
 //! A caller that finds no leader becomes a leader and sends at once, in its own task, without a timer. Requests that
-//! arrive meanwhile queue up; the next statement takes them all. It is sent when the former one ends. It is sent beside it
-//! if many events wait: so this process prepares one statement while the server executes the other. And it is sent beside
-//! it if both are small: an append then waits for no other one's commit.
+//! arrive meanwhile queue up; the next statement takes them all. Usually that one is sent when the running one ends. If
+//! many events wait, it is sent at once: this process then prepares one statement while the server executes the other.
+//! It is also sent at once if both are small: an append then does not wait for the commit of other appends.
 //!
-//! Invariant: while the queue is not empty, some task is a leader or is about to become one; a leader that is dropped, for
-//! any reason, hands leadership to a task that it spawns for the waiting requests, unless there is another leader. A
-//! caller that goes away gives up only its own appends, which may still be stored if they were sent.
+//! Invariant: while the queue is not empty, some task is a leader or is about to become one; a leader that is dropped,
+//! for any reason, hands leadership to a task that it spawns for the waiting requests, unless there is another leader.
+//! A caller that goes away gives up only its own appends, which may still be stored if they were sent.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
@@ -32,10 +32,10 @@ use crate::store_inner::StoreInner;
 
 /// The most statements that run at a time: two keep both this process and the server busy, and more would be smaller.
 const LEADERS_MAX: usize = 2;
-/// The number of waiting events that are always enough for a second statement: each bears a small part of its cost. Two
-/// statements of 16 events cost both sides a fifth more than one of 32, which is as fast.
+/// The number of waiting events that always justifies a second statement, as they share its cost. Two statements of 16
+/// events cost both sides a fifth more than one of 32, and are no faster.
 const ENOUGH_EVENTS: usize = 64;
-/// The most appends in a small statement, beside which one of as many is sent.
+/// The most appends in a small statement, during which a second one is sent once as many appends wait.
 const SMALL_STATEMENT_APPENDS: usize = 4;
 /// The most appends in a statement.
 const BATCH_APPENDS_MAX: usize = 1_000;
@@ -45,7 +45,7 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 /// The receiver of each result, with the number of the result in the call.
 type PendingResults = Vec<(usize, oneshot::Receiver<AppendResult>)>;
 
-/// The queue of appends of one store, and the executor that its leader sends them with.
+/// The queue of appends of one store, and the executor with which its leaders send them.
 #[derive(Debug)]
 pub(crate) struct GroupCommit {
     executor: AppendExecutor,
@@ -73,7 +73,7 @@ pub(crate) struct GroupCommit {
 struct CommitQueue {
     /// Number of leaders, at most [`LEADERS_MAX`]; if there is none, the queue is empty.
     leaders: usize,
-    /// Number of leaders that fill their batches, which take what arrives.
+    /// Number of leaders that fill their batches with the requests that arrive.
     filling: usize,
     /// Number of appends in the batches of the leaders.
     executing: usize,
@@ -148,7 +148,7 @@ impl GroupCommit {
 
     async fn enqueue(self: &Arc<Self>, queued: Batch) {
         if let Some((leader, entries)) = self.enqueue_or_lead(queued) {
-            // boxed: most callers do not lead, and each of their futures would hold that of the statement, 20 kB
+            // boxed: most callers do not lead, and the future of each would hold the statement's future, 20 kB
             Box::pin(leader.execute(entries)).await;
         }
     }

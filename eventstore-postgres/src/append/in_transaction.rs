@@ -25,7 +25,7 @@ use crate::{
     store_inner::StoreInner,
 };
 
-/// A standby refuses every write: that is a fault of the server, and no choice of the transaction.
+/// On a standby every transaction is read-only: that is a fault of the server, not a choice of the transaction.
 const SET_SAVEPOINT: &str = "SAVEPOINT eventbus_append; SELECT current_setting('synchronous_commit'), \
     current_setting('transaction_read_only')::boolean AND NOT pg_is_in_recovery()";
 const ROLL_BACK_AND_RELEASE: SqlStr =
@@ -43,7 +43,7 @@ pub enum PgAppendInError {
     /// The connection is not in a transaction.
     #[error("the connection is not in a transaction; to repair: begin one, for example with `Connection::begin`")]
     NoTransaction,
-    /// An earlier statement of the transaction failed, so that it can only be rolled back.
+    /// An earlier statement of the transaction failed: the transaction can only be rolled back.
     #[error("the transaction has failed before; to repair: roll it back, and make it again")]
     Failed,
     /// The transaction only reads.
@@ -142,7 +142,7 @@ impl TransactionalAppend<'_> {
         Err(AppendError::Unavailable(StreamContention.into()))
     }
 
-    /// As [`append`](Self::append), of events that take or give back unique values, or have tags.
+    /// As [`append`](Self::append), for events that take or give back unique values, or have tags.
     async fn append_with_indexes(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
         let statement = MultiStreamStatement::new(self.store, MultiStreamAppend::single(self.append.clone()));
         for attempt in 0..APPEND_ATTEMPTS_MAX {

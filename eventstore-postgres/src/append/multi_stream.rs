@@ -1,8 +1,8 @@
 //! Appending to several streams in one statement, all or none.
 //!
-//! Invariant: a statement that got no answer may still take effect. It is sent again only with the same event ids and the
-//! same note of its delivery, of which the server accepts one; a conflict is final only if the expected version can never
-//! come again, a moved boundary only if the expected counts can never come again.
+//! Invariant: a statement that got no answer may still take effect. It is sent again only with the same event ids and
+//! the same note of its delivery, of which the server accepts one; a conflict is final only if the expected version can
+//! never come again, a moved boundary only if the expected counts can never come again.
 
 use eventbus::{
     BoxError, EventId, ExpectedVersion, Name, NewEvent, StreamId, Version,
@@ -31,7 +31,7 @@ use crate::{
     store_inner::StoreInner,
 };
 
-/// What a row of `append_streams.sql` says.
+/// The results in the rows of `append_streams.sql`.
 const TOOK_EFFECT: i32 = 0;
 const STORED_EVENT: i32 = 1;
 const FAILED_CHECK: i32 = 2;
@@ -55,13 +55,14 @@ pub(super) enum Sent {
     Done(MultiStreamOutcome),
     /// The first append whose stream is not at its expected version, with the version that it has.
     Failed(usize, AppendError),
-    /// The boundary of the condition has a further event, perhaps one of its own: an earlier statement may have stored it.
+    /// The boundary of the condition has a further event, perhaps one of its own: an earlier statement may have stored
+    /// it.
     BoundaryMoved {
         error: AppendError,
         /// Set if the expected counts can never come again.
         is_final: bool,
     },
-    /// A value is taken, perhaps by the stream itself, which the statement did not see: another one tells.
+    /// A value is taken, perhaps by the stream itself, which the statement did not see: a second statement finds out.
     TakenFromNew(AppendError),
     /// Nothing was written: the delivery or the command is noted, or an event id is stored.
     Repeated,
@@ -200,7 +201,7 @@ impl<'a> MultiStreamStatement<'a> {
         self.multi.appends.iter().flat_map(|append| &append.events)
     }
 
-    /// Returns what the value of a change is unique within.
+    /// Returns the scope in which the value of a change is unique.
     fn scope(&self, number: usize, change: &UniqueChange) -> String {
         let append = self.multi.appends.get(number);
         append.map(|append| unique_scope(append.stream.aggregate_type(), change.name())).unwrap_or_default()

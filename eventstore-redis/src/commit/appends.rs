@@ -21,7 +21,8 @@ use crate::{
 #[derive(Debug)]
 struct PlannedAppend {
     stream: StreamId,
-    /// Version of the stream in the store, and the number of events that this transaction planned for it before these.
+    /// Version of the stream in the store, and the number of events that this transaction planned for the stream
+    /// before.
     stored_version: Version,
     already_planned: usize,
     events: Vec<NewEvent>,
@@ -34,8 +35,8 @@ struct PlannedAppend {
 pub(crate) struct PlannedAppends(Vec<PlannedAppend>);
 
 impl PlannedAppends {
-    /// Plans an append, and returns `true` with its events, without positions; `false` with the records if it was made
-    /// before. One without events plans a check of its stream.
+    /// Plans an append, and returns `true` with its events, without positions; or `false` with the records if it was
+    /// made before. For an append without events, plans a check of its stream.
     pub(crate) async fn try_plan(
         &mut self,
         inner: &StoreInner,
@@ -89,7 +90,7 @@ impl PlannedAppends {
         self.0.len()
     }
 
-    /// Forgets the appends after the first `len`.
+    /// Drops the appends after the first `len`.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.0.truncate(len);
     }

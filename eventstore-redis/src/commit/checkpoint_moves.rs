@@ -21,8 +21,8 @@ struct CheckpointMove {
 pub(crate) struct CheckpointMoves(Vec<CheckpointMove>);
 
 impl CheckpointMoves {
-    /// Plans a move from `from` to `to`, or extends one that ends at `from`. Returns `false` if the checkpoint is not
-    /// there, or not for this lease to move.
+    /// Plans a move from `from` to `to`, or extends one that ends at `from`. Returns `false` if the checkpoint is
+    /// elsewhere, or this lease may not move it.
     pub(crate) async fn advance(
         &mut self,
         inner: &StoreInner,
@@ -45,7 +45,7 @@ impl CheckpointMoves {
             Some(shadow) => (keys.shadow(&shadow.name), "hash"),
             None => (keys.checkpoint(&lease.role), "text"),
         };
-        // the lock's name has the epoch: an owner need not wait for a former one, whose commit is fenced
+        // the lock's name has the epoch: an owner need not wait for a former owner, whose commit is fenced
         let lock = keys.transaction_lock("checkpoint", &format!("{}:{}", lease.epoch, lease.role));
         let mut script = LOCK_CHECKPOINT.prepare_invoke();
         script.key(keys.lease(&lease.role)).key(checkpoint).key(&lock);

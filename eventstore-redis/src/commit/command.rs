@@ -6,12 +6,12 @@ use uuid::Uuid;
 
 use crate::keys::StoreKeys;
 
-/// Returns the field of a command in the hash of commands: a tenant has no colon.
+/// Returns the field of a command in the hash of commands; the tenant comes first, as it has no colon.
 pub(crate) fn command_field(tenant_id: Option<Uuid>, key: &IdempotencyKey) -> String {
     format!("{}:{key}", tenant_id.map(|id| id.to_string()).unwrap_or_default())
 }
 
-/// Reads what [`note`] has written.
+/// Parses a text of [`note`].
 pub(crate) fn parse_command(tenant_id: Option<Uuid>, key: &IdempotencyKey, note: &str) -> Option<HandledCommand> {
     let (request, answer) = note.split_once(' ')?;
     let request = Uuid::try_parse(request).ok()?;

@@ -14,7 +14,7 @@ use crate::{RedisTransactionError, inner::StoreInner, keys::StoreKeys};
 /// Effects, in the order in which the commit makes them.
 #[derive(Debug, Default)]
 pub(crate) struct EffectList {
-    /// Each with the key that it writes: the key with prefix, or the copy of a rebuild.
+    /// Each effect with the key that it writes: the key with prefix, or the copy of a rebuild.
     effects: Vec<(String, Effect)>,
     /// Commands that the user named, so that the store must check them with the server.
     named_commands: BTreeSet<String>,
@@ -30,7 +30,7 @@ impl EffectList {
         self.named_commands.insert(command);
     }
 
-    /// Checks with the server that each new command writes to one key, right behind its name.
+    /// Checks with the server that each new command writes to one key, its first argument.
     pub(crate) async fn check_commands(&self, inner: &StoreInner) -> Result<(), RedisTransactionError> {
         let unknown: Vec<&String> = self.named_commands.iter().filter(|name| !inner.is_command_checked(name)).collect();
         if unknown.is_empty() {

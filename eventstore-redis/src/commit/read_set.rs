@@ -1,4 +1,4 @@
-//! Reads of a transaction whose replies must be the same when it commits.
+//! The reads of a transaction, whose replies must be the same when it commits.
 
 use eventbus::{BoxError, port::Shadow};
 use eventbus_redis_core::{error::CommandError, program::AtomicProgram};

@@ -11,7 +11,7 @@ use crate::{RedisTransactionError, error::corrupt_last_entry, inner::StoreInner,
 
 /// Runs the program of a commit, and returns the position of its last event; empty if it appends none.
 pub(crate) async fn run(inner: &StoreInner, program: &AtomicProgram) -> Result<String, RedisTransactionError> {
-    // never sent twice: a second run would take the writes of the first for a conflict, or repeat effects
+    // never sent twice: a second run would see the first run's writes as a conflict, or repeat effects
     let reply: Result<Vec<String>, _> = inner.connection().run(&program.invocation(&COMMIT)).await;
     let reply = reply.map_err(|error| match error {
         CommandError::NotSent(text) => RedisTransactionError::Unavailable(text.into()),
@@ -22,7 +22,7 @@ pub(crate) async fn run(inner: &StoreInner, program: &AtomicProgram) -> Result<S
         ProgramReply::Done(words) => Ok(words.into_iter().next().unwrap_or_default()),
         ProgramReply::Moved => Err(RedisTransactionError::Superseded),
         ProgramReply::TokenTaken => Err(timed_out_error(inner)),
-        // never a fault of the server, as full memory: the script replies with such an error itself
+        // never a fault of the server, such as full memory: the script returns such an error as its own reply
         ProgramReply::Refused { key, command, reason } => {
             let key = inner.keys().shown(&key);
             Err(RedisTransactionError::EffectRefused { key, command, source: reason.into() })

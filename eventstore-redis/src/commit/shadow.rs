@@ -97,7 +97,7 @@ async fn scan_all(
 ) -> Result<BTreeSet<String>, RedisTransactionError> {
     let (mut found, mut cursor) = (BTreeSet::new(), "0".to_owned());
     loop {
-        // a foreign key need not be a text: the projection has not written it
+        // a key of another client may not be UTF-8: the projection has not written it
         let (next, page): (String, Vec<Vec<u8>>) = query_for_transaction(inner, &scan(&cursor)).await?;
         found.extend(page.into_iter().filter_map(|name| String::from_utf8(name).ok()));
         cursor = next;
@@ -124,7 +124,7 @@ pub(crate) async fn unlink(inner: &StoreInner, keys: &[String]) -> Result<(), Re
     query_for_transaction::<u64>(inner, &request("UNLINK", keys)).await.map(drop)
 }
 
-/// Removes copies, or their names, unless a rebuild has made its note since.
+/// Removes copies, or their names, unless a new rebuild has written its note since.
 pub(crate) async fn drop_copies(inner: &StoreInner, note: &str, keys: &[String]) -> Result<(), RedisTransactionError> {
     let mut script = DROP_COPIES.key(note);
     for key in keys {

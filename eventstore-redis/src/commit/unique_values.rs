@@ -23,14 +23,14 @@ pub(crate) type Fields = BTreeMap<(String, String), Option<String>>;
 #[derive(Debug, Default)]
 pub(crate) struct PlannedValues {
     reads: ReadSet,
-    /// What is in the hashes, with the changes of this transaction.
+    /// The contents of the hashes, with the changes of this transaction.
     fields: Fields,
-    /// Whether a field is another one than it was.
+    /// The fields that this transaction changes, with their new contents.
     changed: Fields,
 }
 
 impl PlannedValues {
-    /// Plans to give back the values of a stream that the changes are about.
+    /// Plans to give back the values that the stream holds in the scopes of the changes.
     pub(crate) async fn give_back(
         &mut self,
         inner: &StoreInner,
@@ -76,12 +76,12 @@ impl PlannedValues {
         Ok(Ok(()))
     }
 
-    /// Returns what the hashes would hold, and which of it is changed, for [`restore`](Self::restore).
+    /// Returns the planned contents of the hashes, and the changed fields, for [`restore`](Self::restore).
     pub(crate) fn fields(&self) -> (Fields, Fields) {
         (self.fields.clone(), self.changed.clone())
     }
 
-    /// Forgets later changes; what was read stays checked.
+    /// Drops later changes; the commit still checks what was read.
     pub(crate) fn restore(&mut self, (fields, changed): (Fields, Fields)) {
         (self.fields, self.changed) = (fields, changed);
     }
@@ -110,7 +110,7 @@ impl PlannedValues {
     /// Adds the steps that compare what was read, and check the right to give values back.
     pub(crate) fn add_checks(&self, program: &mut AtomicProgram) {
         self.reads.add_checks(program);
-        // the check of the stream has checked the right to take values, which is that to append
+        // the check of the stream also covers the right to take values: it is the right to append
         if let Some(((key, _), _)) = self.changed.iter().find(|(_, contents)| contents.is_none()) {
             program.step("may").key(key).arg("HDEL");
         }

@@ -46,7 +46,8 @@ function steps.same()
   if error_of(reply) or redis.sha1hex(cmsgpack.pack(reply)) ~= seen then return { 'changed', key } end
 end
 
--- Checks that no item of a boundary can have further events: it has one only if the count of each of its tags differs.
+-- Checks that no item of a boundary can have further events: an item has a further event only if the counts of all its
+-- tags differ.
 function steps.boundary()
   local names, is_moved, changed = take_list(), {}, nil
   for i = 1, tonumber(take()) do
@@ -136,7 +137,7 @@ function steps.place()
   done[2] = tostring(head)
 end
 
--- Removes a key that looks like a row, unless it is a stream: rows are no streams, but events are.
+-- Removes a key that looks like a row, unless it is a stream: events are streams, rows are not.
 function steps.clear()
   local key = take_key()
   if redis.call('TYPE', key).ok ~= 'stream' then redis.call('UNLINK', key) end
@@ -161,5 +162,5 @@ end
 -- Notes that a stream holds a unique value, or that a value is one of a stream.
 function steps.hold() redis.call('HSET', take_key(), take(), take()) end
 
--- Removes such a note.
+-- Removes a note of a unique value.
 function steps.give_back() redis.call('HDEL', take_key(), take()) end

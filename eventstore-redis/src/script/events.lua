@@ -1,6 +1,6 @@
 
--- Returns the number of entries, or nil and the script's reply. An entry that a foreign writer added shows when the
--- store adds the next one: the server refuses its id. `checked_length_of` then finds the reason.
+-- Returns the number of entries, or nil and the script's reply. If another client added an entry, the server refuses
+-- the id of the store's next one. `checked_length_of` then finds the reason.
 local function length_of(key)
   local length = redis.pcall('XLEN', key)
   if error_of(length) then return nil, { 'failed', length.err } end
@@ -73,7 +73,7 @@ end
 -- event before it.
 local function recorded_time(key, version, now)
   local last = version > 0 and last_recorded_time(key)
-  -- a foreign client wrote it
+  -- another client wrote it
   if not last or not string.match(last, '^%-?%d+$') or #last > 18 then return now end
   -- as texts: numbers of Lua do not hold all microseconds of the years after 2255
   local is_later
@@ -85,8 +85,8 @@ local function recorded_time(key, version, now)
   return is_later and last or now
 end
 
--- Adds events behind a version; returns the error if the server refuses. It can refuse only the first: if the stream
--- has had a later entry, or if the server refuses all writes.
+-- Adds events after a version; returns the error if the server refuses. It can refuse only the first event: if the
+-- stream ever had a later entry, or if the server refuses all writes.
 local function add_events(key, version, head, recorded_at, events)
   for i, event in ipairs(events) do
     local fields = event.fields
@@ -99,8 +99,8 @@ local function add_events(key, version, head, recorded_at, events)
   end
 end
 
--- Removes events that were just added. Servers newer than Redis 7.0 do not lower the last id: there the script makes
--- the stream anew.
+-- Removes events that were just added. Servers newer than Redis 7.0 do not lower the last id: there the script creates
+-- the stream again.
 local function remove_events(key, version, events)
   for i = 1, #events do redis.call('XDEL', key, version + i .. '-0') end
   if version > 0 and not error_of(redis.pcall('XSETID', key, version .. '-0')) then return end

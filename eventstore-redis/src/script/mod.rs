@@ -1,8 +1,8 @@
 //! The scripts of the event store.
 //!
-//! Invariant: changes that must not be seen half done are one script. A script reads all its keys before its first
-//! write: the server does not roll back a script that fails half way. So one whose half would do harm also examines the
-//! rights of its later writes first.
+//! Invariant: changes that no client may see half done are one script. A script reads all its keys before its first
+//! write: the server does not roll back a script that fails half way. If half of its writes would do harm, it also
+//! checks first that it may make the later ones.
 
 use eventbus_redis_core::script::{
     ENTRY_BYTES, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, PAGES, PROGRAM_ARGS, PROGRAM_RUN, PROGRAM_STEPS, lua,

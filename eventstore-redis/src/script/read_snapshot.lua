@@ -5,7 +5,7 @@
 -- Reply: the version of the snapshot, 0 for none; its data; the events; 1 if there are more
 local length, snapshot = redis.pcall('XLEN', KEYS[2]), redis.pcall('HMGET', KEYS[1], 'version', 'data')
 local version, data = 0, ''
--- a key that is no stream fails below, as a read without a snapshot does
+-- a key that is no stream fails below, like a read without a snapshot
 if not error_of(length) and not error_of(snapshot) and snapshot[2] then
   version = snapshot_version(snapshot[1], length) or 0
   if version > 0 then data = snapshot[2] end

@@ -23,7 +23,7 @@ local function take_keys()
   return keys
 end
 
--- Returns those of the positions that a further tag has, too.
+-- Returns the positions that a further tag also has.
 local function common(positions, key)
   if #positions == 0 then return positions end
   local scores, found = redis.call('ZMSCORE', key, unpack(positions)), {}
@@ -36,7 +36,7 @@ end
 while at < #ARGV do
   local keys, damage = take_keys()
   if damage then return damage end
-  -- up to where the sets before this one have been read
+  -- the position up to which the sets before this one have been read
   local found = redis.call('ZRANGEBYSCORE', keys[1], '(' .. after, reached, 'LIMIT', 0, most)
   if #found == most then reached, is_whole = found[most], false end
   for _, position in ipairs(found) do

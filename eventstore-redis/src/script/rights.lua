@@ -1,6 +1,6 @@
 -- Returns the text of an error, and the command, if the user may not run one of these commands with a key. The server
--- does not roll back a script that it refuses half way: so a script examines the rights of its later writes before the
--- first one.
+-- does not roll back a script that it refuses half way: so a script checks the rights of its later writes before its
+-- first write.
 local function missing_right(key, ...)
   for _, name in ipairs({ ... }) do
     -- servers that only resemble Redis may lack this function

@@ -7,7 +7,7 @@ local version = snapshot_version(ARGV[1], length)
 if not version then return 0 end
 local kept = redis.pcall('HGET', KEYS[1], 'version')
 if error_of(kept) then
-  -- a foreign client put a value of a different type there
+  -- another client put a value of a different type there
   redis.call('UNLINK', KEYS[1])
 elseif (snapshot_version(kept, length) or 0) >= version then
   return 0

@@ -1,5 +1,5 @@
 -- Replies for each stream with the number of its entries, and with the time at which the last event was recorded or ''; with
--- 0 for a key that has gone.
+-- 0 for a key that no longer exists.
 -- KEYS  the streams
 local ends = {}
 for _, key in ipairs(KEYS) do

@@ -57,8 +57,8 @@ impl Batch {
         self.0.into_iter()
     }
 
-    /// Runs all jobs in one transaction, and sends their results once it has committed. Waits for at most `busy_timeout`
-    /// while a different connection writes.
+    /// Runs all jobs in one transaction, and sends their results once it has committed. Waits for at most
+    /// `busy_timeout` while a different connection writes.
     pub(crate) fn run(mut self, connection: &Connection, files: &OpenFiles, busy_timeout: Duration) -> BatchReport {
         roll_back(connection); // a panic may have left a transaction open
         if let Err(lost) = files.check_if_lost() {
@@ -87,7 +87,7 @@ impl Batch {
         let started = Instant::now();
         if let Err(error) = execute(connection, "COMMIT", []) {
             roll_back(connection);
-            // the write-ahead log may hold the transaction all the same, and a crash now would bring it back
+            // the write-ahead log may still hold the transaction, and a crash now would bring it back
             self.fail_with(AppendError::OutcomeUnknown, Arc::new(error));
             return BatchReport::default();
         }

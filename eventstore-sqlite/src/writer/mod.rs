@@ -1,8 +1,10 @@
-//! The writes of a store. It has one connection for them: jobs wait in a queue and share the commits of batches; a
-//! transaction of a handler or caller gets a permit to have the connection alone, and a watchdog ends it in time.
+//! The writes of a store, which has one connection for them: jobs wait in a queue and share the commits of batches; a
+//! transaction of a handler or caller gets a permit for exclusive use of the connection, and a watchdog ends it in
+//! time.
 //!
-//! A lone caller runs its write in its own task. A thread that receives commands, as sqlx-sqlite has it, costs one caller
-//! 1.2 to 1.6 times the processor time of an append, since each command wakes the thread and each reply the caller.
+//! A single caller runs its write in its own task. With a thread that receives commands, as in sqlx-sqlite, an append
+//! of a single caller takes 1.2 to 1.6 times the processor time, since each command wakes the thread and each reply
+//! wakes the caller.
 
 mod batch;
 mod permit;

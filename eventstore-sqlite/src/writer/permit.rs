@@ -18,7 +18,7 @@ use crate::{connection::GuardedConnection, query::path_parameter};
 
 const ATTACH_WRITE: DbConfig = DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE;
 
-/// Where the connection is used: in a caller's task, which must not block for long, or on a thread that may.
+/// Where the connection is used: in a caller's task, which must not block for long, or on a thread that may block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExecutionContext {
     Task,
@@ -27,7 +27,8 @@ pub(crate) enum ExecutionContext {
 
 /// Owner of the write connection: permits return the connection to it.
 pub(crate) trait ConnectionOwner: Send + Sync {
-    /// Puts the connection back, and then checks the queue if a waiter had it, and not the drainer of the queue.
+    /// Puts the connection back. Then checks the queue if a waiter had the connection; the drainer of the queue checks
+    /// it itself.
     fn return_connection(self: Arc<Self>, connection: GuardedConnection, is_handed_off: bool);
 }
 

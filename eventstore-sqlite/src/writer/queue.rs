@@ -35,7 +35,7 @@ impl WriterQueue {
         self.jobs.extend(jobs);
     }
 
-    /// Adds a task that runs where `context` says: one for a task's context may run on a thread too.
+    /// Adds a task for `context`; a task for [`ExecutionContext::Task`] may also run on a thread.
     pub(crate) fn add_task(&mut self, task: ConnectionTask, context: ExecutionContext) {
         match context {
             ExecutionContext::Task => self.tasks.push(task),
@@ -51,7 +51,7 @@ impl WriterQueue {
         self.waiters.pop_front()
     }
 
-    /// Takes what a drainer runs next in `context`.
+    /// Takes the work that a drainer in `context` runs next.
     pub(crate) fn take_batch(&mut self, context: ExecutionContext) -> (Vec<ConnectionTask>, Vec<Job>) {
         let jobs = self.jobs.len().min(BATCH_JOBS_MAX);
         let mut tasks = std::mem::take(&mut self.tasks);

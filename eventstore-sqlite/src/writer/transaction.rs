@@ -58,13 +58,13 @@ pub(crate) struct CheckedOutConnection {
     /// Locked by its user during each use of the connection; the end of the transaction waits for that. A user that
     /// panics leaves a transaction, which the end rolls back.
     state: Mutex<CheckoutState>,
-    /// Task or thread that used it last: an append of that user would wait for its own transaction. A lock of its own,
-    /// as other callers read it while the user has `state` locked.
+    /// Task or thread that used it last: an append of that user would wait for its own transaction. Has its own lock,
+    /// because other callers read it while the user has `state` locked.
     last_user: Mutex<ConnectionUser>,
-    /// Time at which the watchdog ends it. A lock of its own for the same reason.
+    /// Time at which the watchdog ends it. Has its own lock for the same reason.
     deadline: Mutex<Option<Instant>>,
-    /// Set once its end is decided; a statement may still run then. Not read from `state`: a look of the watchdog would
-    /// keep the user from ending the transaction at once.
+    /// Set once its end is decided; a statement may still run then. Not part of `state`: while the watchdog reads
+    /// `state`, the user could not end the transaction at once.
     is_over: AtomicBool,
     /// Longest time that it may be open; `None` if no append waits for it.
     limit: Option<Duration>,

@@ -1,7 +1,7 @@
 //! The watchdog: ends a transaction at its deadline, and takes back a permit that no task takes.
 //!
-//! It runs on a thread of its own while there is a deadline: a user that keeps a task busy would keep a timer of the
-//! runtime from ever running.
+//! It runs on a thread of its own while there is a deadline: a user that never yields would keep a timer of the runtime
+//! from running.
 //!
 //! Real time, not the given clock: other threads wait for the connection.
 
@@ -17,7 +17,7 @@ use super::{
     transaction::{CheckedOutConnection, EndReason},
 };
 
-/// Longest sleep of the thread, which ends after a sleep if there is no deadline any more.
+/// Longest sleep of the thread, which ends after a sleep if no deadline is left.
 const WATCHDOG_SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// Watches the transaction that appends wait for, and the permit that is offered, if there are any.
@@ -84,7 +84,8 @@ impl Watchdog {
         let deadline = transaction_deadline.into_iter().chain(handoff_deadline).min();
         // under the lock, so that a transaction that comes now starts a new thread
         watched.is_running = deadline.is_some();
-        // before the drop of an offer whose waiter is gone: it returns the connection, whose next user needs the lock
+        // before the drop of an offer whose waiter is gone: the drop returns the connection, whose next user needs the
+        // lock
         drop(watched);
         deadline
     }

@@ -1,9 +1,9 @@
 //! The write connection: the caller or thread that has it commits the jobs of all callers that wait.
 //!
-//! A caller queues its job. If the connection is free, the caller drains the queue in its own task; if the last batch had
-//! several appends, the work is large or commits are slow, a thread does. The drainer runs all queued jobs in one
-//! transaction, again and again until the queue is empty; the callers only wait for their results. So a lone caller commits
-//! in its own task without any hand-over, and many callers share commits without a timer.
+//! A caller queues its job. If the connection is free, the caller drains the queue in its own task; if the last batch
+//! had several appends, the work is large or commits are slow, a thread does. The drainer runs all queued jobs in one
+//! transaction, again and again until the queue is empty; the callers only wait for their results. So a single caller
+//! commits in its own task without a hand-over, and many callers share commits without a timer.
 //!
 //! Invariant: a caller queues its job before it tries to take the connection, and a drainer checks the queue once more
 //! after it returned the connection. With either order reversed, a job can stay in the queue without a drainer.
@@ -76,12 +76,12 @@ const BURST_PAUSE: Duration = Duration::from_millis(2);
 /// | handed off | the waiter is dropped later, or its deadline passes | idle; then draining |
 /// | checked out | commit, rollback, drop of the transaction or its deadline | idle; then draining |
 pub(crate) struct Writer {
-    /// A panic of a job leaves the queue as it was, and a transaction that the next batch rolls back.
+    /// A panic of a job leaves the queue unchanged, and an open transaction, which the next batch rolls back.
     queue: Mutex<WriterQueue>,
     /// `None` while a [`WritePermit`] has it.
     connection: Mutex<Option<GuardedConnection>>,
     files: Arc<OpenFiles>,
-    /// Watches the transaction that has the connection, if there is one; `own_transaction` gets it from here.
+    /// Watches the transaction that has the connection, if there is one; `own_transaction` reads it from here.
     watchdog: Arc<Watchdog>,
     /// One permit for each append that may still be queued.
     queue_permits: Arc<Semaphore>,
@@ -90,8 +90,8 @@ pub(crate) struct Writer {
     transaction_timeout: Duration,
     /// Moving average of the duration of a commit: on a slow disk no task should wait for it.
     commit_micros: AtomicU64,
-    /// Set if the last batch had several appends: then a thread drains the queue, while the tasks of the callers prepare
-    /// the next appends.
+    /// Set if the last batch had several appends: then a thread drains the queue, while the tasks of the callers
+    /// prepare the next appends.
     last_batch_was_shared: AtomicBool,
     /// Set from when a thread is asked to drain the queue until it begins.
     is_thread_coming: AtomicBool,
@@ -223,7 +223,7 @@ impl Writer {
     /// Makes a small change in the transaction of the next batch.
     ///
     /// # Errors
-    /// If the calling task uses the open transaction, SQLite refuses the change, or a panic lost the result.
+    /// If the calling task has the open transaction, if SQLite refuses the change, or if a panic lost the result.
     pub(crate) async fn write<T: Send + 'static>(
         self: &Arc<Self>,
         change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -253,8 +253,9 @@ impl Writer {
         answer.await?
     }
 
-    /// Runs `f` on the connection between two transactions, in any task or on a thread that may block, as `context` says.
-    /// Inside a transaction of the calling task, `f` gets the transaction's connection, as the task would wait for itself.
+    /// Runs `f` on the connection between two transactions, in any task or on a thread that may block, as `context`
+    /// says. Inside a transaction of the calling task, `f` gets the transaction's connection, as the task would wait
+    /// for itself.
     ///
     /// # Errors
     /// If `f` panicked.
@@ -353,7 +354,7 @@ impl Writer {
             return;
         }
         if self.is_thread_coming.swap(true, Ordering::AcqRel) {
-            return; // it sees what was queued before this
+            return; // the thread sees what was queued before this
         }
         let rest = BlockingDrain(Arc::clone(self));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -407,7 +408,8 @@ impl Writer {
             let context = permit.context();
             permit.set_context(ExecutionContext::Task);
             permit.set_handed_off(true);
-            // `err()` is `None` if the waiter got the offer, `take()` if the watchdog has the permit: this drainer has none
+            // `err()` is `None` if the waiter got the offer, `take()` if the watchdog has the permit: this drainer has
+            // none
             permit = waiter.send(self.new_handoff(permit)).err()?.take()?;
             permit.set_handed_off(false);
             permit.set_context(context);

@@ -20,10 +20,10 @@ use crate::{
     query::{DeadLetterQuery, Payload, aggregate_text, search_dead_letters},
 };
 
-/// Dead letters of one page.
+/// The number of dead letters on a page.
 const DEAD_LETTERS: usize = 50;
 
-/// Which dead letters an operator searches for: those that match every field that is not empty.
+/// A search of dead letters: they must match every field that is not empty.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Wanted {
@@ -34,7 +34,7 @@ struct Wanted {
     error: String,
 }
 
-/// Which dead letters a page lists.
+/// The dead letters that a page lists.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::dashboard) struct DeadLetterSearch {
@@ -58,7 +58,7 @@ pub(in crate::dashboard) struct DeadLetterForm {
     wanted: Wanted,
 }
 
-/// Which dead letter a page shows.
+/// The dead letter that a page shows.
 #[derive(Debug, Deserialize)]
 pub(in crate::dashboard) struct DeadLetterChoice {
     id: String,
@@ -270,7 +270,7 @@ fn payload_table(payload: &Payload) -> Markup {
     }
 }
 
-/// Replays or discards dead letters, and leads to the list; an error is shown with what was done before it.
+/// Replays or discards dead letters, and redirects to the list; an error is shown with the result up to it.
 pub(in crate::dashboard) async fn end_dead_letters(
     visit: &Visit,
     form: &DeadLetterForm,
@@ -288,7 +288,7 @@ pub(in crate::dashboard) async fn end_dead_letters(
             Err(error) => {
                 let is_away = matches!(error, CommandError::Unreachable { .. });
                 failed.push((id, error.to_line()));
-                // the rest would fail as well
+                // the rest would fail too
                 if is_away {
                     break;
                 }

@@ -1,4 +1,4 @@
-//! Health: the alerts of the app, what store and bus show of readers and groups, and the doctor's findings.
+//! Health: the alerts of the app, findings about readers and groups from store and bus, and the doctor's findings.
 
 use eventbus::health::HealthThresholds;
 use maud::{Markup, html};
@@ -72,14 +72,14 @@ async fn content(visit: &Visit, reports: &[Report]) -> Result<Markup, CommandErr
     })
 }
 
-/// What store and bus show, with or without the application.
+/// A finding from store and bus, with or without the application.
 struct Finding {
     text: String,
-    /// Parts of alerts of the application that say the same.
+    /// Parts of alerts of the application that report the same.
     replaced_by: Vec<String>,
 }
 
-/// Finds readers that are behind or halted, groups that nothing consumes, and dead letters.
+/// Finds readers that are behind or halted, groups without a consumer, and dead letters.
 async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError> {
     const RELAY_STOPPED: &str = "the relay does not publish: ";
     let own_relay = source.bus().as_bus().destination();
@@ -100,7 +100,7 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
                 format!("the store cannot read the next event of {kind} `{name}`: how far it is behind is unknown")
             }
             Some(seconds) if seconds > lag_max() => {
-                // the role of a reader is one process's; a group has none
+                // one process has the role of a reader; a group has no role
                 let lacks_owner = row.kind != ReaderSort::Group && row.owner.is_none() && row.position.is_some();
                 let owner = if lacks_owner { "; no process has its role" } else { "" };
                 format!("{kind} `{name}` is behind by {seconds:.0} s{owner}")

@@ -21,18 +21,18 @@ use crate::{
     query::{Change, Difference, Payload, PayloadComparison, StateComparison, event_bytes, list_stream_page},
 };
 
-/// Streams of one page.
+/// The number of streams on a page.
 const STREAMS: usize = 50;
-/// Events of one page.
+/// The number of events on a page.
 const EVENTS: usize = 50;
-/// Bytes of the events of one page; it shows one event at least.
+/// The most bytes of the events on a page, which shows at least one event.
 const EVENT_BYTES_MAX: usize = 4 << 20;
-/// The newest version of which a page makes a state.
+/// The newest version up to which a page computes states.
 const STATE_VERSION_MAX: Version = Version::new(900);
-/// Bytes of the events of which a page makes a state.
+/// The most bytes of the events from which a page computes states.
 const STATE_BYTES_MAX: usize = 16 << 20;
 
-/// Which streams a page lists.
+/// The streams that a page lists.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::dashboard) struct StreamSearch {
@@ -43,7 +43,7 @@ pub(in crate::dashboard) struct StreamSearch {
     after: String,
 }
 
-/// Which events of a stream a page shows.
+/// The events of a stream that a page shows.
 #[derive(Debug, Deserialize)]
 pub(in crate::dashboard) struct StreamChoice {
     pub(in crate::dashboard) r#type: String,
@@ -167,18 +167,19 @@ pub(in crate::dashboard) async fn stream(visit: &Visit, choice: &StreamChoice) -
     })
 }
 
-/// The events of a page, the newest first, and one more, with which the oldest one is compared.
+/// The events of a page, the newest first, and one more, to compare the oldest one with.
 #[derive(Default)]
 struct PageEvents {
     events: Vec<RecordedEvent>,
-    /// Set if the events up to the first one, of which the page makes states, have more than [`STATE_BYTES_MAX`].
+    /// Set if the events back to the first one, from which the page computes states, have more than
+    /// [`STATE_BYTES_MAX`].
     are_too_large: bool,
-    /// Why the store cannot read the events before these.
+    /// The reason why the store cannot read the events before these.
     fault: Option<String>,
 }
 
-/// Reads the events of a page. Reads on to the first event if the page shows states and the newest version is not above
-/// [`STATE_VERSION_MAX`]; but no more than [`STATE_BYTES_MAX`], and no further than to an event that the store cannot read.
+/// Reads the events of a page. If the page shows states, and the newest version is not above [`STATE_VERSION_MAX`],
+/// reads back to the first event, but at most [`STATE_BYTES_MAX`], and not past an event that the store cannot read.
 async fn read_events(
     store: &dyn EventStore,
     stream: &StreamId,
@@ -207,7 +208,7 @@ async fn read_events(
     }
 }
 
-/// Returns the number of events that a page shows, of its events with the newest first.
+/// Returns the number of `events`, the newest first, that a page shows.
 fn count_shown(events: &[RecordedEvent]) -> usize {
     let mut bytes = 0;
     let fits = |event: &&RecordedEvent| {
@@ -217,25 +218,25 @@ fn count_shown(events: &[RecordedEvent]) -> usize {
     events.iter().take(EVENTS).take_while(fits).count().max(1)
 }
 
-/// What events changed in the state of their aggregate.
+/// The changes of events in the state of their aggregate.
 #[derive(Default)]
 struct StateChanges {
     /// The changes of an event, by its version.
     of_version: BTreeMap<Version, Vec<Difference>>,
-    /// Why some are unknown.
+    /// The reason why some are unknown.
     unknown: Option<String>,
 }
 
 impl StateChanges {
-    /// Of events that are too large for a state.
+    /// The unknown changes of events that are too large to compute states.
     fn of_too_large() -> Self {
         let most = STATE_BYTES_MAX >> 20;
         let unknown = format!("The state is unknown: the events up to here have more than {most} MiB.");
         Self { of_version: BTreeMap::new(), unknown: Some(unknown) }
     }
 
-    /// Applies the events of a stream, the oldest first, of which the last `count` are shown; none if the first one is not
-    /// among them.
+    /// Applies the events of a stream, the oldest first; the last `count` of them are shown. Knows no changes if the
+    /// first event of the stream is missing.
     async fn of(mut state: StateComparison<'_>, events: &[RecordedEvent], count: usize) -> Self {
         if events.first().is_some_and(|event| event.version() != Version::FIRST) {
             let unknown =
@@ -244,7 +245,7 @@ impl StateChanges {
         }
         let (passed, shown) = events.split_at(events.len().saturating_sub(count));
         for event in passed {
-            // a large state takes long: between two of them the application handles its own requests
+            // a large state takes long: in between, the application handles its own requests
             yield_now().await;
             state.pass(event);
         }

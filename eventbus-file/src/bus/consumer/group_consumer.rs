@@ -38,8 +38,9 @@ use crate::{
 /// Delay before the retry after the file system refused.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Maximum number of open events, before which the consumer receives no new ones. They wait for a retry, or behind
-/// one that does, or are left to a newer release: the file of the group has an entry for each, and is written as a whole.
+/// Maximum number of open events: with so many, the consumer receives no new ones. They wait for a retry, behind an
+/// event that does, or for a newer release. The file of the group has an entry for each, and each save writes the whole
+/// file.
 const OPEN_MAX: usize = 10_000;
 
 /// Maximum number of events received at once; fewer if they reach [`PAGE_BYTES`].
@@ -63,8 +64,8 @@ pub(super) struct Consumer<'a> {
     failed_replays: HashSet<u64>,
     /// Open events and replays that wait for a handler that is not here.
     without_handler: BTreeSet<u64>,
-    /// Open events that are not in flight yet, before which the consumer receives no new ones: those of the previous
-    /// owner, and those that waited for a handler; each with `true` if its process may have died in it.
+    /// Open events that are not in flight yet: those of the previous owner, and those that waited for a handler. Each
+    /// has `true` if a process may have died in it. The consumer receives them before any new event.
     unread: VecDeque<(u64, bool)>,
     in_flight: Arc<InFlight>,
     poll_backoff: PollBackoff,
@@ -83,7 +84,7 @@ pub(super) struct Consumer<'a> {
     disposed: VecDeque<DisposedEntry>,
     /// Changes of the in-flight entries that wait until the progress is saved.
     update: InFlightUpdate,
-    /// Signals that a handler came or went.
+    /// Signals that a handler was added or removed.
     subscriber_changes: watch::Receiver<()>,
     /// The types that the handlers here announced last; `progress.types` has those of the group.
     announced: Vec<Announced>,
@@ -168,8 +169,8 @@ impl<'a> Consumer<'a> {
                 }
             }
             let wake_at = self.retry_at.unwrap_or(self.renew_at).min(self.expires_at);
-            // biased: first `working`, which runs the handlers, and whose end ends the loop; then outcomes, as they
-            // make room for new events
+            // biased: first `working`, which runs the handlers, and whose end ends the loop; then outcomes, because
+            // they make room for new events
             tokio::select! {
                 biased;
                 () = &mut working => break,
@@ -206,8 +207,8 @@ impl<'a> Consumer<'a> {
     async fn run_cycle(&mut self) -> Result<()> {
         self.check_same_queue().await?;
         self.record_outcomes().await?;
-        // after the outcomes: one that `record_outcomes` left afterwards for a handler would wait for the next change of
-        // the handlers
+        // after the outcomes: an event that `record_outcomes` left for a handler later would wait for the next change
+        // of the handlers
         self.announce_event_types();
         self.read_due().await?;
         self.receive_open().await?;
@@ -274,7 +275,7 @@ impl<'a> Consumer<'a> {
         Ok(())
     }
 
-    /// Adds an event that was read to the in-flight entries; closes it if it exists no more.
+    /// Adds an event that was read to the in-flight entries; closes it if it no longer exists.
     fn add_received(&mut self, id: u64, entry: LogEntry, is_redelivered: bool) {
         match entry {
             LogEntry::Event(event) => {
@@ -292,7 +293,7 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Reads a page of the waiting events again that are due. One that is read no longer waits for its retry.
+    /// Reads a page of the due waiting events again. An event that was read no longer waits for its retry.
     async fn read_due(&mut self) -> Result<()> {
         let mut due = self.in_flight.take_due();
         if due.is_empty() {
@@ -308,7 +309,7 @@ impl<'a> Consumer<'a> {
                     return Ok((RereadEvent::Log(entry), bytes));
                 }
                 let replay = match queue.dead_letters().load_replay(id, group) {
-                    // it was damaged since it was received: `receive_replays` logs it, and passes it over
+                    // the file was damaged since the replay was received: `receive_replays` logs it, and passes it over
                     Err(FileQueueError::Torn { .. }) => None,
                     replay => replay?,
                 };
@@ -356,7 +357,7 @@ impl<'a> Consumer<'a> {
         let load = move |queue: &QueueInner, group: &Name| {
             let mut ids = queue.dead_letters().list_replays(group)?;
             ids.retain(|id| !known.contains(id));
-            ids.sort_by_key(|id| failed.contains(id)); // those that can be read have the room
+            ids.sort_by_key(|id| failed.contains(id)); // readable ones first: they get the room
             let count = ids.len();
             ids.truncate(room);
             let page = read_page(ids, |id| {
@@ -375,7 +376,7 @@ impl<'a> Consumer<'a> {
             }
             match entry {
                 Ok(Some(entry)) => {
-                    // in the progress from before: its process may have died in it
+                    // in the progress already: a process may have died in it
                     let is_redelivered = !self.progress.replays.insert(id);
                     self.update.added.push(if is_redelivered { entry.redelivered() } else { entry });
                     self.replays.insert(id);
@@ -404,7 +405,7 @@ impl<'a> Consumer<'a> {
         if room == 0 {
             return Ok(());
         }
-        // not a retry: `due` is a range of events that no handler wanted when the group received them
+        // not retries: `due` is a range of events that no handler wanted when the group received them
         if let Some(due) = self.progress.types.due().cloned() {
             return self.receive_skipped(due, room).await;
         }
@@ -427,7 +428,7 @@ impl<'a> Consumer<'a> {
         let room = OPEN_MAX.saturating_sub(self.progress.open.len());
         let was_full = mem::replace(&mut self.is_full, room == 0);
         if self.is_full {
-            self.has_more = false; // looks again after a pause
+            self.has_more = false; // it tries again after a pause
         }
         if self.is_full && !was_full {
             tracing::warn!(
@@ -450,7 +451,7 @@ impl<'a> Consumer<'a> {
         Ok(())
     }
 
-    /// Records the dispositions of events, in order; after an error, the next call goes on with the rest.
+    /// Records the dispositions of events, in order; after an error, the next call continues with the rest.
     async fn record_outcomes(&mut self) -> Result<()> {
         self.disposed.extend(self.in_flight.take_disposed());
         while let Some(one) = self.disposed.pop_front() {
@@ -505,7 +506,7 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Makes a replay one that this worker has not received. Returns `false` if the event is none.
+    /// Makes a replay count as not received by this worker. Returns `false` if the event is not a replay.
     fn forget_replay(&mut self, id: u64) -> bool {
         let is_replay = self.replays.remove(&id);
         if is_replay {
@@ -548,7 +549,7 @@ impl<'a> Consumer<'a> {
             return;
         }
         for id in mem::take(&mut self.without_handler) {
-            // a replay is received again as one
+            // a replay is received again as a replay
             if !self.forget_replay(id) {
                 self.unread.push_back((id, false));
             }

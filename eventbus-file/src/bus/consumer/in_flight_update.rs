@@ -7,7 +7,7 @@ use eventbus::{
 
 /// Changes that one cycle makes to the in-flight entries.
 ///
-/// Invariant: the consumer applies them only after it saved the progress: a handler gets no event that is not open.
+/// Invariant: the consumer applies them only after it has saved the progress, so that handlers get only open events.
 #[derive(Debug, Default)]
 pub(super) struct InFlightUpdate {
     pub(super) released: Vec<MessageId>,

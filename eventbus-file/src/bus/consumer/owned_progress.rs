@@ -6,8 +6,8 @@ use eventbus::delivery::DeliveryAttempts;
 
 use crate::group_store::Progress;
 
-/// The progress of a group that this worker owns, and whether it has changes that are not saved: each mutable access
-/// counts as a change.
+/// The progress of a group that this worker owns. It is dirty while it has unsaved changes; each mutable access counts
+/// as a change.
 #[derive(Debug, derive_more::Deref)]
 pub(super) struct OwnedProgress {
     #[deref]
@@ -35,8 +35,8 @@ impl OwnedProgress {
         self.is_dirty = is_dirty;
     }
 
-    /// Returns the attempts of an event that is in flight again; one that has waited for its retry waits no longer. A
-    /// suspect keeps its retry time until the consumer has saved its start: queued, it is not in flight.
+    /// Returns the attempts of an event that is in flight again, and ends its wait for a retry. A suspect keeps its
+    /// retry time until the consumer has saved its start: while it is queued, it is not in flight.
     pub(super) fn resume(&mut self, id: u64, has_waited: bool) -> DeliveryAttempts {
         let attempts = self.progress.open.entry(id).or_default();
         self.is_dirty |= has_waited && attempts.process_ends == 0 && attempts.next_at.take().is_some();

@@ -1,4 +1,4 @@
-//! What reader and coordinator of a partitioned stream share.
+//! The state that reader and coordinator of a partitioned stream share.
 
 use std::{sync::Arc, time::Duration};
 
@@ -56,7 +56,7 @@ impl PartitionedConsumer {
         Duration::from_millis(self.bus().config().partition_lease_ms)
     }
 
-    /// Leaves a partition with a new owner to the coordinator, which drops it.
+    /// Marks a partition that has a new owner; the coordinator drops it.
     pub(super) fn lose_partition(&self, part: &Arc<ConsumerParts>) {
         self.owned().mark_lost(part);
         self.partition_lost.notify_one();

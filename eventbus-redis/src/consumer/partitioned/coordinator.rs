@@ -1,5 +1,5 @@
-//! The coordinator: writes dispositions, and rebalances the partitions: each consumer takes its share, the number of
-//! partitions divided by that of live members. No member assigns them.
+//! The coordinator: writes dispositions, and rebalances the partitions. Each consumer takes its share, the number of
+//! partitions divided by the number of live members; no member assigns partitions to others.
 //!
 //! Invariant: a consumer releases a partition only when none of its entries is being handled and all dispositions are
 //! on the server; then no entry is handled twice.
@@ -114,8 +114,8 @@ impl<'a> PartitionTasks<'a> {
         self.consumer.inner.in_flight().release(&lost_entries);
     }
 
-    /// Sorts dispositions into the batches of their partitions; drops those of a partition that this consumer no longer
-    /// owns: its next owner handles the entry again.
+    /// Sorts dispositions into the batches of their partitions. Drops the dispositions of a partition that this
+    /// consumer no longer owns: its next owner handles the entries again.
     fn assign_to_batches(&mut self) {
         let owned = self.consumer.owned();
         for disposed in self.consumer.inner.in_flight().take_disposed() {
@@ -321,8 +321,8 @@ impl<'a> PartitionTasks<'a> {
         }
     }
 
-    /// Reads entries again that were handed off to other members: these may have left, a handler may have been added
-    /// here, or an operator may have made the group forget their type.
+    /// Rereads entries that were handed off to other members: these members may have left, a handler may have been
+    /// added here, or an operator may have made the group forget the type.
     fn restart_with_kept_pending(&self) {
         let mut owned = self.consumer.owned();
         for (_, part) in owned.consumers() {
@@ -332,7 +332,7 @@ impl<'a> PartitionTasks<'a> {
         }
     }
 
-    /// Releases partitions that are to be released and have no entry that is being handled.
+    /// Releases the partitions in stage `Releasing` none of whose entries is being handled.
     async fn release_idle_partitions(&mut self) -> Result<(), CommandError> {
         let leaving = self.consumer.owned().list_releasing();
         if leaving.is_empty() {

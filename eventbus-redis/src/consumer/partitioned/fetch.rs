@@ -94,8 +94,8 @@ impl<'a> PartitionReader<'a> {
         }
     }
 
-    /// Adds pending entries to the in-flight ones, as far as there is room; the partitions share it. Returns `false` if no
-    /// partition has more of them.
+    /// Adds pending entries to the in-flight ones, as far as there is room; the partitions share it. Returns `false` if
+    /// no partition has more of them.
     async fn catch_up(&self, mut room: usize) -> Result<bool, CommandError> {
         let behind = self.consumer.owned().list_catching_up();
         if behind.is_empty() {
@@ -153,9 +153,9 @@ impl<'a> PartitionReader<'a> {
         part.receiver.reclaim_own_page(&catch_up.from, count, max_bytes).await
     }
 
-    /// Reads the partitions without buffered entries: `room` entries of each at most, and in all what the buffered
-    /// entries of the others leave of the limits. Many partitions that shared `room` itself would each get so few that
-    /// a read adds hardly any: none is received after the last one of a partition that may have more.
+    /// Reads the partitions without buffered entries: at most `room` entries of each, and in total what the buffered
+    /// entries leave of the limits. If many partitions shared `room`, each would get so few that a read adds hardly
+    /// any: no entry is received after the last one of a partition that may have more.
     async fn read_partitions(&self, room: usize) -> Result<(), CommandError> {
         let (readable, (count, bytes)) = {
             let mut owned = self.consumer.owned();
@@ -175,7 +175,7 @@ impl<'a> PartitionReader<'a> {
                 read.key(consumer.inner.bus().stream()).key(&fence.lease_key).arg(&fence.epoch).arg(*reader);
             }
         }
-        // not repeated: new entries would overtake those of a lost first reply
+        // not repeated: new entries would overtake the entries of a lost first reply
         let replies: Vec<Value> = self.consumer.bus().connection().run_with_short_timeout(&read).await?;
         for (of, reply) in readable.into_iter().zip(replies) {
             match reply {

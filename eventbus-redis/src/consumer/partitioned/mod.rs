@@ -2,8 +2,8 @@
 //! entries among them.
 //!
 //! Invariant: only the owner of a partition reads it, and the script that reads checks the ownership. A new owner
-//! receives all pending entries, in order, before new ones. A consumer that loses a partition drops all its entries of
-//! it.
+//! receives all pending entries, in order, before new ones. A consumer that loses a partition drops all entries of that
+//! partition.
 
 mod consumer;
 mod coordinator;

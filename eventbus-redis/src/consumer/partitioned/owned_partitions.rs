@@ -29,7 +29,7 @@ struct OwnedPartition {
     read_generation: u64,
     /// Entries that were read and are not in flight yet.
     buffered: VecDeque<(EntryId, Entry)>,
-    /// Set if there may be more entries behind the buffered ones.
+    /// Set if there may be more entries after the buffered ones.
     has_more: bool,
     /// Id after which to wait for entries.
     last_id: String,
@@ -82,7 +82,7 @@ pub(super) struct ReadablePartition {
 }
 
 impl OwnedPartition {
-    /// Returns `true` if the consumer is to go on with the partition.
+    /// Returns `true` if the consumer keeps the partition.
     fn is_staying(&self) -> bool {
         !matches!(self.stage, PartitionStage::Releasing | PartitionStage::Lost)
     }
@@ -192,7 +192,7 @@ impl OwnedPartitions {
     }
 
     /// Lists partitions without buffered entries, which may be read. Marks the others as having more: they are not read
-    /// now, so entries behind their buffered ones may be older than those that this read returns.
+    /// now, so the entries after their buffered ones may be older than the entries of this read.
     pub(super) fn list_readable(&mut self) -> Vec<ReadablePartition> {
         for part in self.partitions.values_mut().filter(|part| !part.buffered.is_empty()) {
             part.has_more = true;

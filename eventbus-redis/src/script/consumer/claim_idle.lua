@@ -1,6 +1,6 @@
 -- Reclaims entries of dead consumers, from one page of the pending ones. This does not count as a delivery: consumers
--- that keep no attempts decide by that number what becomes a dead letter. An entry that was handed off to a silent
--- member, one that announces no types, stays its own while it lives.
+-- that keep no attempts decide by that number what becomes a dead letter. A silent member is one that announces no
+-- types; an entry that was handed off to it stays with it while it lives.
 --
 -- An entry of a silent member begins with one attempt less than the server counted deliveries of it.
 --

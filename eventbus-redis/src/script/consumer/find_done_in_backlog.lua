@@ -1,6 +1,6 @@
 -- Finds entries that no longer block a consumer in the backlog of its group.
 -- KEYS  backlog, its retry records   ARGV  group, consumer, id ...
--- Replies with those that are not pending on it, or stay pending without being handled.
+-- Replies with the ids that are not pending on it, or that stay pending without being handled.
 local backlog, retry, group, done = KEYS[1], KEYS[2], ARGV[1], {}
 local is_there = groups_of(backlog)[group]
 for i = 3, #ARGV do

@@ -1,8 +1,8 @@
 -- Hands off an event that this consumer cannot decode to members that announced its schema version or a later one, which
--- upcasts it: to the consumer `absent`, from which the first such member claims it, so that it waits for no dead one. A
--- live member gets it directly if the group never announced such a version, or if only a live one may have it: then one
--- that announced just this version. In a partition the event stays until its owner changes. The handlers that have
--- succeeded stay on record.
+-- upcasts it: to the consumer `absent`, from which the first such member claims it, so that it never waits for a dead
+-- member. A live member gets it directly if the group never announced such a version, or if only a live one may have
+-- it: then a member that announced just this version. In a partition the event stays until its owner changes. The
+-- handlers that have succeeded stay on record.
 -- KEYS  stream, members, retry, known types
 -- ARGV  group, consumer, its name as a member (different in a partition), id, event type, schema version, '1' if only a
 --       live member may have it, the succeeded handlers as attempts in JSON or ''

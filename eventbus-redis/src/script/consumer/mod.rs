@@ -30,8 +30,8 @@ pub(crate) static FIND_DONE_IN_BACKLOG: Lua = lua(&[ENTRY_IDS, BACKLOG, include_
 pub(crate) static LIST_PENDING_IN_BACKLOG: Lua =
     lua(&[ENTRY_IDS, ENTRY_BYTES, BACKLOG, include_str!("list_pending_in_backlog.lua")]);
 
-/// A consumer's script, in a text for whole streams, and one that the server refuses if the consumer no longer owns its
-/// partition.
+/// A consumer's script in two texts: one for whole streams, and a fenced one, which the server refuses if the consumer
+/// no longer owns its partition.
 pub(crate) struct ConsumerScript {
     parts: &'static [&'static str],
     plain: Lua,

@@ -6,8 +6,8 @@
 -- longer pending on this consumer; or 'deleted' if the script needs the fields, which may be large.
 -- Lua passes on fewer than 8000 values at once: of an entry with more names and values the dead letter keeps the first.
 local MOST = 7800
--- The newest dead letters that are searched for that of an earlier run, which ended seconds ago: at most so many, and
--- none after the one that reaches so many bytes, as the server runs no other command meanwhile.
+-- The newest dead letters in which the script searches the one of an earlier run, which ended seconds ago: their number
+-- and bytes are limited, because the server runs no other command meanwhile.
 local MOST_SINCE, MOST_BYTES = 1000, 16 * 1024 * 1024
 local stream, retry, dead, group, me, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3]
 local entry = redis.call('XRANGE', stream, id, id)[1]

@@ -1,4 +1,5 @@
--- Finds what trimming would stop at: the reader that is furthest behind, if it has entries to finish. Writes no key.
+-- Finds the reader at which trimming would stop: the one that is furthest behind, if it has entries to finish. Writes
+-- no key.
 --
 -- KEYS  stream, floors, projections
 -- Replies {0, 0, the length, the time in ms, and what blocks, as `trim.lua` does}.

@@ -1,8 +1,8 @@
--- Whether a backlog has room for more. Needs backlog.lua and pages.lua.
+-- Decides if a backlog has room for more entries. Needs backlog.lua and pages.lua.
 
 -- Maximum number of unread entries of a backlog, and of their bytes; then filling waits for its consumers.
 local MOST_AHEAD, MOST_BYTES_AHEAD = 2000, 16 * 1024 * 1024
--- Number and bytes of the entries whose size stands for that of all.
+-- Number and bytes of the entries from whose size the script estimates the size of all.
 local SAMPLE_LEN, SAMPLE_BYTES = 32, 256 * 1024
 
 -- Returns true if the consumers have about as much to read as the backlog may hold.

@@ -78,8 +78,9 @@ local function note_removed(stream, relay, group, ids)
   end
 end
 
--- Claims pending entries for a consumer, with further options of `XCLAIM`; returns those that it claimed, as keys. The server
--- takes those that were removed from the stream from the pending ones, and does not claim them: they are noted.
+-- Claims pending entries for a consumer, with further options of `XCLAIM`; returns those that it claimed, as keys. If
+-- entries were removed from the stream, the server drops them from the pending ones instead of claiming them: they are
+-- noted.
 local function claim(stream, group, consumer, ids, options, relay)
   if #ids == 0 then return {} end
   local command = { 'XCLAIM', stream, group, consumer, 0 }

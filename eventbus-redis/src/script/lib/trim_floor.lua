@@ -1,5 +1,6 @@
--- Returns the low-water mark of the slowest reader of a stream, why it is no higher, and that reader; and the mark of the
--- lost group that is furthest behind, and that group. `save` is called with each listed group whose mark has moved.
+-- Returns the low-water mark of the slowest reader of a stream, the reason why it is no higher, and that reader; also
+-- the mark of the lost group that is furthest behind, and that group. `save` is called with each listed group whose
+-- mark has moved.
 local function trim_floor(stream, floors, projections, first, save)
   local missing = by_name(redis.call('HGETALL', floors))
   local floor, reason, holder

@@ -1,8 +1,8 @@
--- Reads new entries from partitions that the consumer owns: at least one of each that has some, and beyond that no more
--- in all than a number of entries and a number of bytes.
+-- Reads new entries from partitions that the consumer owns: at least one of each that has some, and further ones up
+-- to a number of entries and of bytes in total.
 --
--- The server does not tell the size of an entry before the consumer has it. So the partitions share the room that is
--- left, and each further entry counts as large as the largest so far. Before the first, they share what one may get.
+-- The size of an entry is unknown before the consumer has it. So the partitions share the remaining room, and each
+-- further entry counts as large as the largest so far. Before the first entry, they share the maximum of one partition.
 --
 -- KEYS  stream, lease, ...
 -- ARGV  group, maximum number of entries of one partition, of all, maximum number of bytes, then epoch and reader of

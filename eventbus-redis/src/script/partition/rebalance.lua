@@ -47,7 +47,7 @@ local member = { at = now, live_ms = live, event_types = types, instance = insta
 if ARGV[9] ~= '' then member.busy = ARGV[9] end
 redis.call('HSET', members, me, cjson.encode(member))
 
--- at least 1: with more members than partitions, an owner gives its one to no member whose name comes first
+-- at least 1: with more members than partitions, an owner keeps its partition, even if other names come first
 local share, owned = math.max(1, math.floor(count / alive) + (rank < count % alive and 1 or 0)), 0
 local epochs, taken = {}, {}
 for p = 1, count do

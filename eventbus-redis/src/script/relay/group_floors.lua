@@ -1,11 +1,11 @@
 -- Returns the low-water mark of each known group in what a store's relay published.
 --
--- A gap is a range at the start of the stream that a foreign client removed before a group had finished it;
--- deleting entries further behind makes no gap. The script searches for one only if the oldest entry is not the
--- recorded head, and only in groups whose recorded low-water mark is below the oldest entry. Such a group has no gap if
--- none of its pending entries is gone, and the server's count of its unread entries differs from the real number as it
--- did before. The notes keep each gap for all stores until it is repaired, and the epoch of the relay that was
--- informed: that one repairs it.
+-- A gap is a range at the start of the stream that another client removed before a group had finished it; deleting
+-- entries further on makes no gap. The script searches for one only if the oldest entry is not the recorded head, and
+-- only in groups whose recorded low-water mark is below the oldest entry. Such a group has no gap if none of its
+-- pending entries is gone, and the server's count of its unread entries differs from the real number as it did before.
+-- The notes keep each gap for all stores until it is repaired, and the epoch of the relay that was informed: that one
+-- repairs it.
 --
 -- KEYS  stream, relay, floors
 -- ARGV  store, epoch, groups that it knows ...

@@ -1,7 +1,8 @@
 //! Loads the next entries of a projection, and detects entries that are gone before they were processed.
 //!
-//! Invariant: a note beside the checkpoint holds how many of the entries ever added to the stream are not after it; the
-//! rest must exist. One script reads checkpoint, note and stream in one instant, else they would not fit each other.
+//! Invariant: a note beside the checkpoint holds how many of all entries ever added to the stream are not after the
+//! checkpoint; the rest must exist. One script reads checkpoint, note and stream at the same instant, so that they fit
+//! each other.
 
 use eventbus::{port::MessageId, support::PAGE_BYTES};
 
@@ -37,7 +38,7 @@ pub(super) struct ProjectionBatch {
 }
 
 impl ProjectionBatch {
-    /// Returns the position behind the first `count` entries.
+    /// Returns the position after the first `count` entries.
     pub(super) fn position_after(&self, count: usize) -> StreamPosition {
         match count.checked_sub(1).and_then(|last| self.entries.get(last)) {
             None => self.position,
@@ -88,7 +89,7 @@ pub(super) async fn next_batch(
     }
 }
 
-/// Sets the checkpoint by hand, behind an entry or before the oldest one.
+/// Sets the checkpoint on request, after an entry or before the oldest one.
 pub(super) async fn set_checkpoint_after(
     runner: &StepRunner,
     entry: Option<&MessageId>,

@@ -7,27 +7,27 @@ use crate::program::{Effect, Undo, to_bytes};
 /// The commands that handlers of an [`EventProjection`](super::EventProjection) write, each to one key.
 ///
 /// The projection sends the commands after the handler has returned, and writes all of them together with the
-/// checkpoint, or none. In a rebuild of the projection, a key means its copy.
+/// checkpoint, or none. In a rebuild of the projection, a key refers to its copy.
 ///
-/// There are no other commands: each writes to one key, so that a rebuild can write a copy, and the step can undo it if
-/// the server refuses a later one. For that a step copies texts and lists, once each: keep lists short, with
-/// [`ltrim`](Self::ltrim).
+/// Only these commands exist: each writes to one key, so that a rebuild can write to a copy, and a step can undo it if
+/// the server refuses a later command. To undo commands, a step first copies each text and list once: keep lists short,
+/// with [`ltrim`](Self::ltrim).
 ///
-/// A command that the server refuses, as `hincrby` on a text, stops the projection, which then writes no command of the
-/// event. Keys that begin with `projection:` are the projections' own, and refused too.
+/// If the server refuses a command, for example `hincrby` on a text, the projection stops, and writes no command of the
+/// event. Keys that begin with `projection:` belong to the projections themselves, and are refused too.
 #[derive(Debug, Default)]
 pub struct Effects {
     list: Vec<Effect>,
 }
 
 impl Effects {
-    /// Adds to a number in a field of a hash, which counts from 0.
+    /// Adds to a number in a field of a hash; a missing one counts as 0.
     pub fn hincrby(&mut self, key: &str, field: &str, by: i64) {
         self.push(key, Undo::Field, "HINCRBY", vec![field.into(), to_bytes(by)]);
     }
 
-    /// Adds to a number with a fraction in a field of a hash, which counts from 0. The server calculates: sums of many
-    /// such numbers are not exact, so count money in its smallest unit.
+    /// Adds to a number with a fraction in a field of a hash; a missing one counts as 0. The server calculates: sums of
+    /// many such numbers are not exact, so count money in its smallest unit.
     pub fn hincrbyfloat(&mut self, key: &str, field: &str, by: f64) {
         self.push(key, Undo::Field, "HINCRBYFLOAT", vec![field.into(), to_bytes(by)]);
     }
@@ -42,12 +42,12 @@ impl Effects {
         self.push(key, Undo::Field, "HDEL", vec![field.into()]);
     }
 
-    /// Sets a text, and replaces a value of any kind.
+    /// Sets a key to a text, and replaces a value of any kind.
     pub fn set(&mut self, key: &str, value: impl ToSingleRedisArg) {
         self.push(key, Undo::Key, "SET", vec![to_bytes(value)]);
     }
 
-    /// Adds to a number in a text, which counts from 0.
+    /// Adds to a number in a text; a missing one counts as 0.
     pub fn incrby(&mut self, key: &str, by: i64) {
         self.push(key, Undo::Key, "INCRBY", vec![to_bytes(by)]);
     }
@@ -72,7 +72,7 @@ impl Effects {
         self.push(key, Undo::Score, "ZADD", vec![to_bytes(score), to_bytes(member)]);
     }
 
-    /// Adds to the score of a member of a sorted set, which counts from 0.
+    /// Adds to the score of a member of a sorted set; a missing one counts as 0.
     pub fn zincrby(&mut self, key: &str, member: impl ToSingleRedisArg, by: f64) {
         self.push(key, Undo::Score, "ZINCRBY", vec![to_bytes(by), to_bytes(member)]);
     }
@@ -82,17 +82,17 @@ impl Effects {
         self.push(key, Undo::Score, "ZREM", vec![to_bytes(member)]);
     }
 
-    /// Puts a value before the first one of a list.
+    /// Adds a value at the front of a list.
     pub fn lpush(&mut self, key: &str, value: impl ToSingleRedisArg) {
         self.push(key, Undo::Key, "LPUSH", vec![to_bytes(value)]);
     }
 
-    /// Puts a value behind the last one of a list.
+    /// Adds a value at the end of a list.
     pub fn rpush(&mut self, key: &str, value: impl ToSingleRedisArg) {
         self.push(key, Undo::Key, "RPUSH", vec![to_bytes(value)]);
     }
 
-    /// Keeps the values of a list from one place up to another, both among them: the first is 0, the last −1.
+    /// Keeps only the values of a list from index `from` to `through`, both included: 0 is the first, −1 the last.
     pub fn ltrim(&mut self, key: &str, from: i64, through: i64) {
         self.push(key, Undo::Key, "LTRIM", vec![to_bytes(from), to_bytes(through)]);
     }

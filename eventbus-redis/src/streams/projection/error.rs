@@ -7,8 +7,8 @@ use crate::{
     streams::{EntryError, StreamEntry},
 };
 
-/// Reason why a projection over a stream stops. The entries before the one that it names are written, and the
-/// checkpoint is behind them; that entry is not written.
+/// Reason why a projection over a stream stops. If it names an entry, the entries before it are written, and the
+/// checkpoint is after them; that entry is not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamProjectionError {
@@ -45,7 +45,7 @@ pub enum StreamProjectionError {
         /// The handler's error.
         source: BoxError,
     },
-    /// The server refuses a command of a handler, or the key is one of the projections' own.
+    /// The server refuses a command of a handler, or the key is reserved for projections.
     #[error("projection `{projection}` cannot write `{command}` to `{key}` for entry {entry}")]
     Effect {
         /// The projection.
@@ -69,8 +69,8 @@ pub enum StreamProjectionError {
         /// The key of the checkpoint.
         checkpoint: String,
     },
-    /// Entries that the projection had not processed are gone: trimmed by a foreign program, by a publisher with a
-    /// maximum length, or by [`trim_may_lose`](crate::streams::RedisStreams::trim_may_lose).
+    /// Entries that the projection had not processed are gone: another program, a publisher with a maximum length, or
+    /// [`trim_may_lose`](crate::streams::RedisStreams::trim_may_lose) trimmed them.
     /// [`rebuild`](super::EventProjection::rebuild) begins with the entries that remain,
     /// [`set_checkpoint_after`](super::EventProjection::set_checkpoint_after) continues without them.
     #[error(
@@ -82,13 +82,13 @@ pub enum StreamProjectionError {
         projection: String,
         /// The key of the stream.
         stream: String,
-        /// The checkpoint, behind which they were; `0-0` before the first entry.
+        /// The checkpoint, after which they were; `0-0` before the first entry.
         after: MessageId,
-        /// Their number; `None` if it is not known, and may be zero: the projection was
-        /// [retired](super::EventProjection::retire), or a foreign program set its checkpoint.
+        /// Their number; `None` if it is unknown, and may be zero: the projection was
+        /// [retired](super::EventProjection::retire), or another program set its checkpoint.
         entries: Option<u64>,
     },
-    /// The stream is a different one: it was deleted and made anew, or has lost its last entries.
+    /// The stream is a different one: it was deleted and created again, or has lost its last entries.
     /// [`rebuild`](super::EventProjection::rebuild) begins from zero,
     /// [`set_checkpoint_after`](super::EventProjection::set_checkpoint_after) keeps the numbers.
     #[error("projection `{projection}`: `{stream}` is not the stream of which it has processed {checkpoint}")]
@@ -100,8 +100,8 @@ pub enum StreamProjectionError {
         /// The checkpoint.
         checkpoint: MessageId,
     },
-    /// A later rebuild of the same projection has taken over, or a foreign program removed the copies; the live keys
-    /// are unchanged.
+    /// A later rebuild of the same projection has taken over, or another program removed the copies; the live keys are
+    /// unchanged.
     #[error(
         "this rebuild of projection `{projection}` has lost its copies: a later rebuild began, or they were removed"
     )]
@@ -109,21 +109,21 @@ pub enum StreamProjectionError {
         /// The projection.
         projection: String,
     },
-    /// The server did not run the step, or its reply was lost: the step is written as a whole or not at all, and the
+    /// The server did not run the step, or its reply was lost: all writes of the step were made, or none. The
     /// checkpoint shows which.
     #[error(transparent)]
     Command(#[from] RedisCommandError),
 }
 
 impl StreamProjectionError {
-    /// Returns `true` if a retry can succeed although no operator changes the system.
+    /// Returns `true` if a retry can succeed without an operator's action.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Command(error) if error.is_retryable())
     }
 
-    /// Returns `true` if one entry stopped the projection: it cannot be read, its handler failed, or the server refuses
-    /// what the handler writes. The projection continues once the entry, or the key, is repaired or deleted.
+    /// Returns `true` if a single entry stopped the projection: it cannot be read, its handler failed, or the server
+    /// refuses the handler's writes. The projection continues once the entry, or the key, is repaired or deleted.
     #[must_use]
     pub const fn is_entry_error(&self) -> bool {
         matches!(self, Self::Entry { .. } | Self::Handler { .. } | Self::Effect { .. })

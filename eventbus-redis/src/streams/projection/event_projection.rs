@@ -29,20 +29,21 @@ use crate::{
 
 /// A projection of the plain events of one stream into keys of the same Redis; made by [`RedisStreams::projection`].
 ///
-/// One step writes the effects of the handlers and moves the checkpoint, unless it has moved: a crash neither repeats
-/// nor loses an entry, and any number of processes may run the projection at once, as long as Redis keeps what it
-/// acknowledged. A handler may be called for an entry more than once, so it only writes [`Effects`].
+/// One step writes the effects of the handlers and moves the checkpoint, unless the checkpoint has moved already. So a
+/// crash neither repeats nor loses an entry, and any number of processes may run the projection at once, as long as
+/// Redis keeps what it acknowledged. A handler may be called for an entry more than once, so it only writes
+/// [`Effects`].
 ///
-/// A projection is identified by its name, its stream and the
-/// [`stream_prefix`](crate::streams::RedisStreamsConfig::stream_prefix) of the configuration: one with the same name
-/// over a different stream, or of a program with a different prefix, has its own checkpoint. Programs must keep the keys
-/// of their handlers apart.
+/// Its name, its stream and the [`stream_prefix`](crate::streams::RedisStreamsConfig::stream_prefix) of the
+/// configuration identify a projection: with the same name over a different stream, or in a program with a different
+/// prefix, it has its own checkpoint. The handlers of different programs must write different keys.
 ///
-/// Entries that are gone before they were processed stop it with [`Missing`](StreamProjectionError::Missing), and a
-/// stream that was made anew with [`Replaced`](StreamProjectionError::Replaced): no entry is missed in silence.
-/// [`RedisStreams::trim`] removes no such entry; a publisher's maximum length does.
+/// If entries are gone before they were processed, the projection stops with
+/// [`Missing`](StreamProjectionError::Missing); if the stream was created anew, with
+/// [`Replaced`](StreamProjectionError::Replaced): it misses no entry silently. [`RedisStreams::trim`] removes no
+/// unprocessed entry; a publisher's maximum length does.
 ///
-/// [`catch_up`](Self::catch_up) processes the entries of the stream, [`run`](Self::run) also new ones,
+/// [`catch_up`](Self::catch_up) processes the entries that the stream has, [`run`](Self::run) also waits for new ones,
 /// [`rebuild`](Self::rebuild) starts from the oldest entry while the old numbers are served.
 ///
 /// # Examples
@@ -81,7 +82,7 @@ impl EventProjection {
         Self { runner: StepRunner::new(streams, name, stream), handlers: EventHandlers::default() }
     }
 
-    /// Sets the handler of a type of events, and replaces an earlier one. Their data is decoded into `T`.
+    /// Sets the handler of an event type, and replaces an earlier one. The data of the events is decoded into `T`.
     #[must_use]
     pub fn on<T, F>(self, event_type: &str, handler: F) -> Self
     where
@@ -110,9 +111,9 @@ impl EventProjection {
         self
     }
 
-    /// Skips entries of any type before their fields are read: a damaged one, or those of a foreign program. The
-    /// checkpoint moves past them, [`Applied::skipped`] counts them, and a rebuild skips them too. Without this an
-    /// entry that cannot be read [stops](StreamProjectionError::Entry) the projection.
+    /// Skips entries of any type before their fields are read, for example a damaged entry, or entries of another
+    /// program. The checkpoint moves past them, [`Applied::skipped`] counts them, and a rebuild skips them too. Without
+    /// this, an entry that cannot be read [stops](StreamProjectionError::Entry) the projection.
     ///
     /// # Examples
     /// ```no_run
@@ -136,8 +137,8 @@ impl EventProjection {
         Ok(Some(self.runner.live_checkpoint().await?).filter(|at| at != CHECKPOINT_START).map(MessageId::new))
     }
 
-    /// Processes the entries after the checkpoint, and returns the result. Entries of types without a handler are
-    /// skipped and counted.
+    /// Processes the entries after the checkpoint, and returns the result. Skips and counts entries of types without a
+    /// handler.
     ///
     /// Dropping the future, or the end of the process, at any moment neither repeats nor loses an entry.
     ///
@@ -157,14 +158,14 @@ impl EventProjection {
             if batch.entries.is_empty() {
                 return Ok(());
             }
-            // if a concurrent runner was first, the loop continues behind it
+            // if a concurrent runner was first, the loop continues after its entries
             apply_batch(&self.runner, &self.handlers, &ProjectionTarget::Live, &batch, applied).await?;
         }
     }
 
-    /// Processes the entries of the stream and new ones until `stop` completes; returns the result by then, without a
-    /// step under way. It retries with backoff in an outage, and every minute after an
-    /// [entry error](StreamProjectionError::is_entry_error). Logs the first entry of each type without a handler.
+    /// Processes the entries of the stream and new ones until `stop` completes; then returns the result, without a step
+    /// that is under way. Retries with backoff in an outage, and every minute after an [entry
+    /// error](StreamProjectionError::is_entry_error). Logs the first entry of each type without a handler.
     ///
     /// # Errors
     /// [`StreamProjectionError`] of any other kind.
@@ -227,14 +228,14 @@ impl EventProjection {
         }
     }
 
-    /// Processes the stream from its oldest entry on, into copies of the keys, then renames the copies over the keys
-    /// together with the checkpoint. Until then the old numbers are served, and a running projection updates them.
-    /// Returns how many entries were [processed](Applied::processed).
+    /// Processes the stream from its oldest entry on, and writes to copies of the keys; then renames the copies over
+    /// the keys, together with the checkpoint. Until then the old numbers are served, and a running projection updates
+    /// them. The result counts the [processed](Applied::processed) entries.
     ///
-    /// The last step removes keys that the projection wrote before and that the rebuild does not write. `on_progress`
-    /// is called after each hundred entries. The next rebuild removes the copies of one that was dropped or killed; of
-    /// several at once the one that began last wins. The last step names all keys at once: it takes about a millisecond
-    /// for a thousand of them.
+    /// The last step removes keys that the projection wrote before and the rebuild did not write. `on_progress` is
+    /// called after each hundred entries. If a rebuild is dropped or killed, the next one removes its copies; if
+    /// several run at once, the one that began last wins. The last step names all keys at once: it takes about a
+    /// millisecond for a thousand of them.
     ///
     /// # Errors
     /// [`StreamProjectionError`]; the live keys are then unchanged, and if the server is available, the copies are
@@ -243,16 +244,16 @@ impl EventProjection {
         rebuild::rebuild(&self.runner, &self.handlers, on_progress).await
     }
 
-    /// Sets the checkpoint by hand, behind an entry or before the oldest one: the projection continues there, with the
-    /// entries that the stream has now.
+    /// Sets the checkpoint to after an entry, or with `None` before the oldest one: the projection continues there,
+    /// with the entries that the stream has now.
     ///
-    /// It is for what a run cannot decide: after [`Missing`](StreamProjectionError::Missing) with the id that it names,
-    /// if the missing entries may stay missing; after [`Replaced`](StreamProjectionError::Replaced) with `None`, if all
-    /// entries in the stream are new. The projection processes the entries after the checkpoint, **once more if it had
-    /// processed them**; [`rebuild`](Self::rebuild) begins from zero instead.
+    /// Call it where a run cannot decide: after [`Missing`](StreamProjectionError::Missing) with the id that the error
+    /// names, if the projection can do without the missing entries; after [`Replaced`](StreamProjectionError::Replaced)
+    /// with `None`, if all entries in the stream are new. The projection processes the entries after the checkpoint,
+    /// **once more if it had processed them**; [`rebuild`](Self::rebuild) begins from zero instead.
     ///
     /// # Errors
-    /// [`StreamProjectionError::Command`]; refused too if `entry` is not an id of an entry.
+    /// [`StreamProjectionError::Command`], also if `entry` is not an id of an entry.
     ///
     /// # Examples
     /// ```no_run
@@ -270,9 +271,9 @@ impl EventProjection {
         batch::set_checkpoint_after(&self.runner, entry).await
     }
 
-    /// Removes the projection's note from the stream, so that it holds no [trimming](RedisStreams::trim) any more. The
-    /// keys that it wrote, and its checkpoint, stay. The next run notes it again, or fails because entries may be
-    /// [missing](StreamProjectionError::Missing).
+    /// Removes the projection's note from the stream, so that it no longer holds up [trimming](RedisStreams::trim). The
+    /// keys that it wrote, and its checkpoint, stay. The next run writes the note again, or fails because entries may
+    /// be [missing](StreamProjectionError::Missing).
     ///
     /// # Errors
     /// [`RedisCommandError`].

@@ -1,8 +1,8 @@
 //! Projections of a stream into keys of the same Redis.
 //!
-//! Invariant: one step writes the effects of entries and moves the checkpoint, only if the checkpoint is still where
-//! the entries were read after. So any number of runners may run, and die at any moment. A projection stops if entries
-//! are gone that it had not processed.
+//! Invariant: one step writes the effects of entries and moves the checkpoint, only if no other step has moved it since
+//! the entries were read. So any number of runners may run, and die at any moment. A projection stops if entries that
+//! it had not processed are gone.
 
 mod apply;
 mod batch;

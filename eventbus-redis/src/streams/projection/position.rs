@@ -1,6 +1,6 @@
 //! Positions in a stream, and the detection of entries that are gone before they were processed.
 //!
-//! Invariant: a position holds how many of the entries ever added to the stream are not after it; the rest must exist.
+//! Invariant: a position holds how many of all entries ever added to the stream are not after it; the rest must exist.
 
 use std::{fmt, str::FromStr};
 
@@ -23,7 +23,7 @@ impl StreamPosition {
         Self { id, ..Self::default() }
     }
 
-    /// Returns the position `count` entries later, behind `last`.
+    /// Returns the position `count` entries later, after `last`.
     pub(super) fn behind(self, count: usize, last: &StreamEntry) -> Self {
         Self {
             id: last.id.as_str().parse().unwrap_or(EntryId::ZERO),
@@ -104,7 +104,7 @@ impl StreamSnapshot {
         };
         match (self.entries_after.map(|_| missing), self.starts_after(position.id)) {
             (None | Some(0), _) => Loss::None,
-            // only `XDEL` leaves a gap behind existing entries, perhaps of an id that steps have passed since
+            // only `XDEL` leaves a gap after existing entries, perhaps of an id that steps have passed since
             (Some(missing), false) if self.highest_deleted > EntryId::ZERO => Loss::Deleted(missing),
             (Some(_), false) => Loss::Replaced,
             (Some(1), true) if self.highest_deleted > position.id => Loss::Deleted(1),
@@ -112,7 +112,7 @@ impl StreamSnapshot {
         }
     }
 
-    /// Returns a position with the numbers of this snapshot: entries that are gone count as behind it.
+    /// Returns a position with the numbers of this snapshot: entries that are gone count as before it.
     pub(super) fn position_at(&self, at: EntryId, noted: Option<StreamPosition>) -> StreamPosition {
         let counted = self.entries_after.and_then(|after| self.added?.checked_sub(after));
         let noted = noted.unwrap_or_default();

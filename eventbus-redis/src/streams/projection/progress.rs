@@ -11,11 +11,11 @@ use crate::trim::in_seconds;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Applied {
-    /// Number of processed entries, those of unknown types included, without those that a concurrent runner processed.
+    /// Number of processed entries, including those of unknown types, without those that a concurrent runner processed.
     pub processed: u64,
-    /// Number of them without a handler for their type, by type. They were skipped.
+    /// Number of processed entries without a handler for their type, by type. They were skipped.
     pub unknown: BTreeMap<String, u64>,
-    /// Number of them that [`skip_if`](super::EventProjection::skip_if) skipped.
+    /// Number of processed entries that [`skip_if`](super::EventProjection::skip_if) skipped.
     pub skipped: u64,
     /// Number of entries that were deleted by name, as `XDEL` does, before they were processed. The projection
     /// continued without them, as a rebuild would.
@@ -37,7 +37,8 @@ pub struct Applied {
 pub struct ProjectionProgress {
     /// Number of processed entries.
     pub done: u64,
-    /// Number of entries in total: those of the stream when the rebuild began, and those added and processed since.
+    /// Number of entries in total: the entries in the stream when the rebuild began, and entries added and processed
+    /// since.
     pub of: u64,
     /// Time since the rebuild began.
     #[serde(serialize_with = "in_seconds")]

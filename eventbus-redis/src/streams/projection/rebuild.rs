@@ -63,7 +63,7 @@ async fn rebuild_with_token(
         |done: u64| on_progress(ProjectionProgress { done, of: length.max(done), took: clock.elapsed(began) });
     let mut applied = Applied::default();
     loop {
-        // read before the entries: if there are none and the swap finds it unchanged, the copies lack no entry that
+        // read before the entries: if there are none and the swap finds it unchanged, the copies have every entry that
         // the live projection has processed
         let live = runner.live_checkpoint().await?;
         let (batch, deleted) = next_batch(runner, &target).await?;

@@ -47,7 +47,8 @@ impl StepRunner {
         program.require_value(&self.keys.progress_keys(target).0, from);
     }
 
-    /// Adds a write of the projection's note: trimming respects its id, and the next batch detects a loss by it.
+    /// Adds a write of the projection's note: trimming respects its id, and the next batch detects lost entries with
+    /// it.
     pub(super) fn add_position_note(
         &self,
         program: &mut AtomicProgram,

@@ -35,8 +35,8 @@ pub struct InFlight {
     state: Mutex<InFlightState>,
     bounds: Bounds,
     clock: SharedClock,
-    /// Wakes all idle workers together. So a worker that leaves work for later wakes none: each has seen the same
-    /// state.
+    /// Wakes all idle workers together. So a worker that leaves work for later wakes no further one: each has seen the
+    /// same state.
     work: Notify,
     /// Wakes the bus if dispositions are ready to persist.
     outbox: BusSignal,
@@ -77,8 +77,8 @@ impl InFlight {
     /// Creates an empty set of in-flight entries, limited to `entries` entries of `bytes` bytes together; it holds at
     /// least one entry, however large.
     ///
-    /// A consumer reads ahead what its workers finish in about a tenth of a second, at the pace that was measured last,
-    /// and two entries for each worker at first.
+    /// A consumer reads ahead as many entries as its workers finish in about a tenth of a second, at the latest
+    /// measured pace; at first two for each worker.
     pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
         let (work, outbox, room, due) = Default::default();
         let state = Mutex::new(InFlightState::new(clock.clone(), DEFAULT_MAX_WAITING));
@@ -176,7 +176,7 @@ impl InFlight {
     }
 
     /// Sets whether more new entries can be read at once. As long as they can, workers run retries only now and then,
-    /// and an idle worker waits for a new entry instead. A bus that never sets it has retries run by any idle worker.
+    /// and an idle worker waits for a new entry instead. If a bus never sets it, any idle worker runs retries.
     pub fn set_has_more(&self, has_more: bool) {
         let mut state = self.state.lock();
         if state.set_has_more(has_more) {
@@ -192,9 +192,9 @@ impl InFlight {
         }
     }
 
-    /// Returns the entries that the bus must read again now, each once. Before it calls this, the bus must persist all
-    /// dispositions that [`take_disposed`](Self::take_disposed) returned; an entry that got one since is not returned.
-    /// Then the bus [resumes](Self::resume) each entry, [returns](Self::return_due) it unread,
+    /// Returns the entries that the bus must read again now, each once. Before this call, the bus must persist all
+    /// dispositions that [`take_disposed`](Self::take_disposed) returned; an entry with a later disposition is not
+    /// returned. Then the bus [resumes](Self::resume) each entry, [returns](Self::return_due) it unread,
     /// [postpones](Self::postpone) or [releases](Self::release) it.
     pub fn take_due(&self) -> Vec<DueEntry> {
         self.state.lock().take_due(self.clock.instant(), self.bounds)
@@ -228,7 +228,7 @@ impl InFlight {
         self.state.lock().crowded().is_some()
     }
 
-    /// Adds an entry that becomes a dead letter at once: it is no event, or it used up its attempts before.
+    /// Adds an entry that becomes a dead letter at once: it is no event, or has used up its attempts.
     pub fn add_dead_letter(&self, id: MessageId, attempts: DeliveryAttempts) {
         if self.state.lock().add_dead_letter(id, attempts) {
             self.outbox.notify();
@@ -452,7 +452,7 @@ impl InFlight {
         self.update(|state, now| state.next_suspect(now, self.bounds))
     }
 
-    /// Has the bus persist that a suspect begins. Returns `false` if it is not in flight any more.
+    /// Makes the bus persist that a suspect begins. Returns `false` if it is not in flight any more.
     pub(super) fn note_start(&self, number: u64, is_alone: bool) -> bool {
         let is_noted = self.state.lock().note_start(number, is_alone);
         if is_noted {

@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-/// Default limit for the events that a consumer holds, in bytes: 16 MiB.
+/// The default limit for the events that a consumer holds, in bytes: 16 MiB.
 pub const DEFAULT_IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 
-/// Default limit for the entries of a consumer that wait for a retry, or are blocked behind one that does.
+/// The default limit for the entries of a consumer that wait for a retry, or are blocked behind one that does.
 pub const DEFAULT_MAX_WAITING: usize = 100_000;
 
 /// An entry that is due: the bus must read it again.
@@ -40,9 +40,9 @@ pub struct InFlightEntry {
     pub id: MessageId,
     /// The event.
     pub record: RecordedEvent,
-    /// The attempts before, as persisted.
+    /// The earlier attempts, as persisted.
     pub attempts: DeliveryAttempts,
-    /// Set if the entry was pending on a process that has ended: it may be the cause.
+    /// Set if the entry was pending at a process that has ended: the entry may be the cause.
     pub is_redelivered: bool,
 }
 
@@ -71,7 +71,7 @@ impl InFlightEntry {
         Self { id, record, attempts: DeliveryAttempts::default(), is_redelivered: false }
     }
 
-    /// Sets the attempts before, as persisted.
+    /// Sets the earlier attempts, as persisted.
     pub fn with_attempts(self, attempts: DeliveryAttempts) -> Self {
         Self { attempts, ..self }
     }
@@ -122,7 +122,7 @@ pub enum Disposition {
         /// The delay before the retry.
         after: Duration,
         /// Set if a newer release wrote the event, in a shape that a handler here does not know: if the group announced
-        /// its schema version, the bus leaves it to that release instead of the retry.
+        /// its schema version, the bus leaves it to that release instead of retrying.
         of_newer_release: bool,
     },
     /// The entry is about to be handled, and may have ended the process that had it before: the bus persists its
@@ -134,8 +134,8 @@ pub enum Disposition {
 }
 
 impl Disposition {
-    /// Records the outcome of a run in the attempts, and returns the action that follows. `None`: the group has no
-    /// handlers, so the entry is still undecided.
+    /// Records the outcome of a run in the attempts, and returns the action that follows; `None` if the group has no
+    /// handlers, so that the entry is still undecided.
     #[must_use]
     pub fn from_outcome(
         outcome: Outcome,

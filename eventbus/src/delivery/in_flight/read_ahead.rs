@@ -1,7 +1,7 @@
 //! The read-ahead window of a consumer: the entries that its workers finish in [`READ_AHEAD_TIME`].
 //!
-//! Invariant: the window is no larger than that, as an entry once read is not available to the other consumers of the
-//! group, and is redelivered if the process ends.
+//! Invariant: the window is no larger than that, since an entry that was read is not available to the other consumers
+//! of the group, and is redelivered if the process ends.
 
 use std::time::Duration;
 

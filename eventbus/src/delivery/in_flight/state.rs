@@ -99,7 +99,7 @@ impl StoredEntry {
         DisposedEntry { id: self.id.clone(), record, disposition }
     }
 
-    /// Reverts that a suspect begins, and returns the attempts for the bus to persist.
+    /// Undoes the begin of a suspect, and returns the attempts for the bus to persist.
     fn undo_begin(&mut self, is_alone: bool, clock: &SharedClock) -> Option<DisposedEntry> {
         let body = self.body.as_mut()?;
         body.attempts.undo_begin(is_alone, clock);
@@ -342,8 +342,8 @@ impl InFlightState {
 
     /// Moves an entry to another stage, and from the index of the former one to that of the new one.
     ///
-    /// No other place may change the stage. The index of `Suspect` goes by `ended_alone`, those of `Ready` and `Running` by
-    /// `is_retry`: both stay the same in such a stage.
+    /// No other place may change the stage. The index of `Suspect` depends on `ended_alone`, the indexes of `Ready` and
+    /// `Running` on `is_retry`: neither changes in such a stage.
     fn set_stage(&mut self, number: u64, stage: Stage) {
         self.index(number, false);
         if let Some(item) = self.items.get_mut(&number) {
@@ -629,8 +629,8 @@ impl InFlightState {
         Some(Disposition::DeadLetter(delivery_attempts.clone()))
     }
 
-    /// Adds an entry that becomes a dead letter at once: it is no event, or it used up its attempts before. Returns
-    /// `false` if it is there already.
+    /// Adds an entry that becomes a dead letter at once: it is no event, or has used up its attempts. Returns `false`
+    /// if it is there already.
     pub(super) fn add_dead_letter(&mut self, id: MessageId, delivery_attempts: DeliveryAttempts) -> bool {
         let body =
             Some(Box::new(EntryBody { record: None, attempts: delivery_attempts.clone(), bytes: 0, is_retry: false }));
@@ -824,9 +824,9 @@ impl InFlightState {
         Some(Job { number, id, record, attempts })
     }
 
-    /// Returns the suspect to run next: the one with the fewest process ends alone. One with such an end waits until
-    /// the bus has read all due entries that fit: one with fewer ends may be among them, and the likely cause would end
-    /// the process, each time, before that one runs.
+    /// Returns the suspect to run next: the one with the fewest process ends alone. A suspect with such an end waits
+    /// until the bus has read all due entries that fit: one with fewer ends may be among them, and the likely cause
+    /// would end the process, each time, before that one runs.
     pub(super) fn next_suspect(&mut self, now: Instant, bounds: Bounds) -> NextSuspect {
         self.expire_waits(now);
         let is_read = self.reading == 0 && self.due_room(bounds) == 0;
@@ -838,7 +838,7 @@ impl InFlightState {
         }
     }
 
-    /// Queues for the bus to persist that a suspect begins. Returns `false` if the entry is not in flight any more.
+    /// Queues the begin of a suspect for the bus to persist. Returns `false` if the entry is not in flight any more.
     pub(super) fn note_start(&mut self, number: u64, is_alone: bool) -> bool {
         if !self.items.get(&number).is_some_and(|item| matches!(item.stage, Stage::Suspect)) {
             return false;
@@ -1047,7 +1047,7 @@ impl InFlightState {
     fn block_unstarted(&mut self, first: u64) -> bool {
         let is_unstarted = |item: &StoredEntry| match item.stage {
             Stage::Ready | Stage::Suspect | Stage::Blocked => true,
-            // the bus reads one that is being read once more when it is the first again
+            // an entry that is being read now is read once more when it is the first again
             Stage::Due { has_waited, .. } | Stage::Reading { has_waited, .. } | Stage::Waiting { has_waited, .. } => {
                 !has_waited
             }

@@ -5,8 +5,8 @@
 //! becomes a dead letter. An entry that only waited for a retry, or was blocked behind an earlier one of its aggregate, is no
 //! suspect.
 //!
-//! Invariant: the bus persists that a suspect begins before the handlers run. In the other order the end that it causes
-//! would not count.
+//! Invariant: the bus persists that a suspect begins before the handlers run. In the other order, a process end that it
+//! causes would not count.
 //!
 //! This table shows the attempts that the bus persists at each step; [`state`](super::state) has all transitions.
 //!
@@ -41,8 +41,8 @@ use crate::{
     domain::clock::SharedClock,
 };
 
-/// The lone run of a suspect: it ends when this is dropped, and after [`LONG_RUN_AFTER`] at the latest, as the handler may
-/// never end, and may block its thread.
+/// Keeps a suspect alone until this is dropped, for [`LONG_RUN_AFTER`] at most: the handler may never end, and may
+/// block its thread.
 struct RunAlone {
     /// Locked: the run and the task that releases it both drop it.
     guard: Arc<Mutex<Option<RunGuard>>>,

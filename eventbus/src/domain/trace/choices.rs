@@ -10,8 +10,8 @@ use super::{
 /// How often a type may hold itself within one value.
 const NESTED_MAX: usize = 2;
 
-/// How many optional values, lists, maps and variants may hold each other: a type without a name, such as one that serde
-/// reads as another, is known to hold itself by this alone.
+/// How deep optional values, lists, maps and variants may nest. Only this limit ends a type that holds itself and has
+/// no name, such as one that serde reads as a different type.
 const DEPTH_MAX: usize = 24;
 
 /// How much of what is optional a pass puts into the value.
@@ -24,7 +24,7 @@ pub(super) enum Amount {
     Least,
 }
 
-/// A value that a pass offers: the number makes it differ from other fields, the attempt from what was refused.
+/// A value that a pass offers: the number makes it differ from other fields, the attempt from refused values.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offer {
     pub(super) amount: Amount,
@@ -74,7 +74,7 @@ pub(super) struct Choices {
     /// The aliases of a struct's fields, and the fields to offer before them.
     aliases: BTreeSet<(&'static str, &'static str)>,
     first_fields: BTreeSet<(&'static str, &'static str)>,
-    /// Of the passes that made a value, and of the present one.
+    /// The shape from the passes that made a value, and from the present one.
     shape: Shape,
     pass_shape: Shape,
     path: String,
@@ -123,7 +123,7 @@ impl Choices {
         Untraceable { path: self.last.clone(), reason: reason.into() }
     }
 
-    /// Has the next pass offer another value for the field that was offered one last.
+    /// Makes the next pass offer a different value for the field that was offered one last.
     pub(super) fn offer_next(&mut self, reason: &str) -> Result<(), Untraceable> {
         const ATTEMPTS_MAX: usize = 24;
         let attempt = self.attempts.entry((self.amount, self.last.clone())).or_default();
@@ -236,13 +236,13 @@ impl Choices {
         result
     }
 
-    /// Has later passes leave out the innermost part around the present path that can be left out.
+    /// Makes later passes leave out the innermost part around the present path that can be left out.
     fn leave_out(&mut self) -> TraceError {
         let innermost = self.within.iter().rev().find(|part| !matches!(part, Part::Type(..)));
         match innermost {
             Some(Part::Optional(path)) => {
                 self.left_empty.insert(path.clone());
-                // what is within it has no turn any more
+                // the variants within it have no turn any more
                 self.variants.retain(|other, _| !is_below(other, path));
             }
             Some(Part::Variant(path, variant)) => {
@@ -286,7 +286,7 @@ impl Choices {
     }
 }
 
-/// Returns `true` if a path is that of a part of the value at `parent`, or of that value.
+/// Returns `true` if `path` is `parent`, or the path of a part of the value there.
 fn is_below(path: &str, parent: &str) -> bool {
     let rest = path.strip_prefix(parent);
     rest.is_some_and(|rest| parent.is_empty() || rest.is_empty() || rest.starts_with(['.', '[', '{']))

@@ -40,7 +40,7 @@ pub(super) enum Any {
     Null,
 }
 
-/// The values that a type may accept which asks for one of any kind.
+/// The values for a type that asks for one of any kind and may refuse some.
 pub(super) fn any(number: u64, attempt: usize) -> Option<Any> {
     Some(match attempt {
         0 => Any::Text(format!("text {number}")),

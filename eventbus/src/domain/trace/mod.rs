@@ -1,11 +1,11 @@
 //! Tracing: makes sample values of a type through its `Deserialize`, and notes the shape of its fields on the way.
 //!
-//! A pass offers the type one value for each field that it asks for. What the type refuses is offered in another form in
-//! the next pass, and every variant of an enum has its turn. Two kinds of passes make values that differ in every
+//! A pass offers the type one value for each field that it asks for. If the type refuses a value, the next pass offers
+//! a different one, and every variant of an enum has its turn. Two kinds of passes make values that differ in every
 //! optional part: one with as much as possible, one with as little.
 //!
-//! What a `Deserialize` does not say, cannot be traced: the fields of a struct with `flatten`, the variants of an enum
-//! that is untagged or internally tagged, and which values a validating type accepts.
+//! Tracing cannot find what a `Deserialize` does not reveal: the fields of a struct with `flatten`, the variants of an
+//! enum that is untagged or internally tagged, and which values a validating type accepts.
 
 mod choices;
 mod error;

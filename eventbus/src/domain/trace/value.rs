@@ -11,7 +11,7 @@ use super::{
     leaf::{self, Any},
 };
 
-/// Begins the names by which `serde_json` asks for values of its own.
+/// The prefix of the names by which `serde_json` asks for values of its own types.
 const OWN_TYPE_PREFIX: &str = "$serde_json::private::";
 
 /// The value at the present path.

@@ -18,7 +18,7 @@ use crate::{
     support::{BatchEnd, FeedBatch, PAGE_BYTES, from_json, read_around},
 };
 
-/// Most events of a range that are restored at once.
+/// The most events of a range that are restored at once.
 const PAGE_EVENTS: usize = 64;
 
 /// The location of an event that no handler wants.
@@ -233,7 +233,7 @@ pub(super) async fn next_page(
     }
 }
 
-/// Finds the position of the first event of a feed that cannot read it, by bisection: the error may lack the position.
+/// Finds the position of the first event that a feed cannot read, by bisection: the error may lack the position.
 async fn first_unreadable<'s>(
     read: impl Fn(Position) -> RecordStream<'s>,
     after: Position,

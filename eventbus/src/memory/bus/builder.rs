@@ -27,21 +27,22 @@ impl InMemoryEventBusBuilder {
     ///
     /// The bus holds the newest events for groups that come later. While a group lags by the capacity, publishing waits
     /// if the bus consumes, and is refused if it does not; an accepted call publishes all its events, also beyond the
-    /// capacity. Dead letters hold up no publisher; without a store the bus keeps them, and fewer old events beside them.
+    /// capacity. Dead letters do not hold up publishers; without a store they take the place of old events.
     pub const fn capacity(mut self, events: usize) -> Self {
         self.0.capacity = events;
         self
     }
 
     /// Sets about how many bytes of events the bus holds, in the same way as [`capacity`](Self::capacity); 64 MiB by
-    /// default. One event may be larger. The bytes are estimated: those of payload and attributes, and 500 for each event.
+    /// default. One event may be larger. The bytes are estimated: payload, attributes and aggregate id, and 500 for
+    /// each event.
     pub const fn capacity_bytes(mut self, bytes: usize) -> Self {
         self.0.capacity_bytes = bytes;
         self
     }
 
-    /// Sets how often and when the bus retries a failed delivery, where the handler has no `retries` of its own; for
-    /// four hours by default.
+    /// Sets how often and when the bus retries a failed delivery if the handler has no `retries` of its own; for four
+    /// hours by default.
     pub const fn retry(mut self, policy: RetryPolicy) -> Self {
         self.0.retry = policy;
         self
@@ -54,15 +55,15 @@ impl InMemoryEventBusBuilder {
         self
     }
 
-    /// Sets how many deliveries a group has in flight at most; 1,000 by default. Those that wait for a retry, or are
-    /// parked behind one that does, do not count.
+    /// Sets how many deliveries a group has in flight at most; 1,000 by default. Deliveries that wait for a retry, or
+    /// are blocked behind one that does, do not count.
     pub const fn max_in_flight(mut self, deliveries: usize) -> Self {
         self.0.max_in_flight = deliveries;
         self
     }
 
-    /// Sets how many deliveries of a group may wait for a retry, or be parked behind one that does; 100,000 by default.
-    /// At this limit the group reads no more entries until a tenth of them is gone, and health has an alert.
+    /// Sets how many deliveries of a group may wait for a retry, or be blocked behind one that does; 100,000 by
+    /// default. At this limit the group reads no more entries until a tenth of them is gone, and health has an alert.
     pub const fn max_waiting(mut self, deliveries: usize) -> Self {
         self.0.max_waiting = deliveries;
         self
@@ -74,9 +75,9 @@ impl InMemoryEventBusBuilder {
         self
     }
 
-    /// Sets how long ago a group may have begun to skip an event type so that the bus delivers the skipped events once
-    /// the group gets its first handler of the type; 24 h by default. Events skipped for longer are delivered if the
-    /// handler says `start = "oldest"`, and not if it says `start = "now"`.
+    /// Sets for how long a group may have skipped an event type so that the bus still delivers the skipped events once
+    /// the group gets its first handler of the type; 24 h by default. If it has skipped them for longer, they are
+    /// delivered if the handler says `start = "oldest"`, and not if it says `start = "now"`.
     pub const fn deliver_skipped_within(mut self, time: Duration) -> Self {
         self.0.deliver_skipped_within = time;
         self

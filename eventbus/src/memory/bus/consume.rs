@@ -32,11 +32,11 @@ use crate::{
     support::{Outage, PAGE_BYTES},
 };
 
-/// Most events that a group handles between two checkpoints.
+/// The most events that a group handles between two checkpoints.
 const CHECKPOINT_EVENTS_MAX: usize = 64;
-/// Least number of events by which a read limit is ahead: enough to make its saves few.
+/// The least number of events by which a read limit is ahead: enough to save it seldom.
 const READ_LIMIT_AHEAD_MIN: usize = 8;
-/// Delay of a save while little happens, or after a failed save.
+/// The delay of a save while little happens, or after a failed save.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Consumes for a group until it is stopped.

@@ -1,7 +1,7 @@
 //! The dead letters of the in-process bus: entries of the log that a group gave up, and rows of the store.
 //!
 //! A dead letter is in the log until its row is written; for ever if there is no store to write it to, or the event is
-//! not of that store.
+//! not from that store.
 //!
 //! Invariant: a dead letter has the same id in the log and in the store. A running group learns of each row that waits
 //! again, also if the caller of the replay is gone, or the store's answer was lost: it reads the rows only at its start.
@@ -31,7 +31,7 @@ use crate::{
     support::PAGE_BYTES,
 };
 
-/// Rows of the store that are read at once, at least so many with a filter.
+/// The number of rows of the store that are read at once; the least number with a filter.
 const PAGE_ROWS: usize = 100;
 /// The most rows of the store that are read at once.
 const PAGE_ROWS_MAX: usize = 1_000;

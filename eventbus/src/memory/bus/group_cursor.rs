@@ -44,8 +44,8 @@ use crate::{
     port::{UnfinishedDelivery, attempts::DeliveryAttempts},
 };
 
-/// The checkpoint passes an unfinished event, and writes its row, once its position is this far below the highest finished one:
-/// an event that runs for long would else have all later ones delivered again after a crash.
+/// Once an unfinished event is this far below the highest finished one, its row is written and the checkpoint passes
+/// it. Otherwise an event that runs for long would have all later ones delivered again after a crash.
 const HELD_BACK_MAX: u64 = 256;
 
 /// An entry that the group has read and not acknowledged.
@@ -122,7 +122,7 @@ pub(super) struct GroupCursor {
     highest_finished: Option<Position>,
     /// The checkpoint that was loaded or saved last.
     saved_checkpoint: Option<Position>,
-    /// The checkpoint of the last save: the store may have it though the answer was lost.
+    /// The checkpoint of the last save: the store may have it even if the answer was lost.
     attempted_checkpoint: Option<Position>,
     /// Set once a different writer has moved the checkpoint.
     has_other_writer: bool,
@@ -220,8 +220,8 @@ impl GroupCursor {
         Some((attempts, was_in_flight))
     }
 
-    /// Returns `true` if an event may have been in flight when the former process ended. One that waited was not, nor
-    /// was one behind an event of its aggregate that has a row.
+    /// Returns `true` if an event may have been in flight when the former process ended. An event that waited was not,
+    /// nor was one behind an event of its aggregate that has a row.
     fn was_in_flight(&self, record: &RecordedEvent, position: Option<Position>, attempts: &DeliveryAttempts) -> bool {
         position.is_some()
             && position <= self.in_flight_through
@@ -309,7 +309,7 @@ impl GroupCursor {
     }
 
     /// Queues a stored dead letter for redelivery with these attempts. The consumer reads its event back, unless the
-    /// event is pending, or the feed brings it once more, whose order it must keep.
+    /// event is pending, or the feed brings it once more: then the feed's order is kept.
     pub(super) fn replay_stored(&mut self, position: Position, attempts: DeliveryAttempts) {
         if !self.is_loaded {
             self.replayed_during_load.push((position, attempts));
@@ -357,7 +357,7 @@ impl GroupCursor {
         !self.replayed.is_empty() || self.types.due().is_some()
     }
 
-    /// Skips an unreadable event. Returns `true` if it is one.
+    /// Skips an event if it is unreadable. Returns `true` if it was.
     pub(super) fn skip_unreadable(&mut self, position: Position) -> bool {
         let is_unreadable = self.unreadable.remove(position).is_some();
         self.rows_to_remove.extend(is_unreadable.then_some(position));
@@ -516,8 +516,8 @@ impl GroupCursor {
         self.without_handler.clear();
     }
 
-    /// Counts the pending entries, and the unreadable and replayed events; without dead letters and entries left for a
-    /// handler, as that handler may not come before the next start.
+    /// Counts the pending entries, and the unreadable and replayed events; leaves out dead letters, and entries left
+    /// for a handler, which may not come before the next start.
     pub(super) fn pending(&self) -> u64 {
         let is_pending = |(number, pending): &(&u64, &PendingEntry)| {
             pending.dead_letter_time.is_none() && !self.without_handler.contains(number)
@@ -598,8 +598,8 @@ impl GroupCursor {
 
     /// Takes over the checkpoint that a store kept; `saved` is `None` before the first event.
     ///
-    /// The log gets all events after `fed_from`; `None`: the position is unknown. A group that was further behind, or
-    /// may have been, misses events until the next start.
+    /// The log gets all events after `fed_from`; `None` if that position is unknown. A group that was further behind,
+    /// or may have been, misses events until the next start.
     ///
     /// Events up to `in_flight_through` may have been in flight when the former process ended.
     pub(super) fn load_checkpoint(

@@ -134,7 +134,7 @@ impl BusInner {
         }
     }
 
-    /// Appends events if there is room, refuses them if there will be none, else `None`: the publisher waits.
+    /// Appends events if there is room, and refuses them if there will be none; otherwise `None`: the publisher waits.
     fn try_publish(&self, events: &[RecordedEvent]) -> Option<Result<Vec<MessageId>, PublishError>> {
         let destination = DESTINATION.clone();
         if self.consuming.is_closed() {

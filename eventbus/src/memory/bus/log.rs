@@ -155,7 +155,7 @@ impl EntryLog {
         self.cursor(group).restore(number, record, attempts);
     }
 
-    /// Does the same when the progress of a group is loaded: the event may have been in flight.
+    /// As [`restore`](Self::restore), when the progress of a group is loaded: the event may have been in flight.
     pub(super) fn restore_loaded(&mut self, group: &Name, record: &RecordedEvent, attempts: DeliveryAttempts) {
         let number = self.insert_restored(record);
         self.cursor(group).restore_loaded(number, record, attempts);
@@ -270,7 +270,7 @@ impl EntryLog {
         }
     }
 
-    /// Returns the highest position that a group which comes now cannot get any more.
+    /// Returns the highest position that a group which begins now can no longer get.
     pub(super) const fn highest_dropped(&self) -> Option<Position> {
         self.highest_dropped
     }

@@ -48,31 +48,31 @@ const DEAD_LETTERS_OF_HEALTH_MAX: u64 = 500;
 /// A bus within one process. Cloning shares it.
 ///
 /// Each consumer group with subscribers gets every event while [`start_consuming`](EventBus::start_consuming) runs:
-/// events of one aggregate in order, one after the other; the [builder](InMemoryEventBusBuilder) sets how many at once.
-/// A group that comes later starts at the oldest event still held. The bus retries a delivery with a failed handler
-/// after a growing delay, for the handlers that have not succeeded; meanwhile later events of its aggregate wait and
-/// all other events flow. A delivery whose attempts are used up is a dead letter.
+/// events of one aggregate in order, one after the other; the [builder](InMemoryEventBusBuilder) sets how many
+/// deliveries run at once. A group that comes later starts at the oldest event still held. The bus retries a delivery
+/// after growing delays, for the handlers that have not succeeded; meanwhile later events of its aggregate wait, and
+/// all other events flow. A delivery that has used up its attempts becomes a dead letter.
 ///
-/// The bus lives in memory. With a store, given by [`resume_from`](EventBus::resume_from) as an app does, each group
+/// The bus lives in memory. With a store, which an app gives it by [`resume_from`](EventBus::resume_from), each group
 /// resumes after a restart where it was: the store's feed has the events, and the store keeps which of them wait for a
-/// retry, with their attempts, and which are dead letters. After a restart the bus delivers the unfinished events, and
-/// of the finished ones a few hundred at most, whose progress it had no time to save.
+/// retry, with their attempts, and which are dead letters. After a restart the bus delivers the unfinished events
+/// again, and a few hundred finished ones at most, whose progress it had no time to save.
 ///
 /// A process that ends without stopping the bus may have been ended by an event that it had in flight. So after such an
 /// end, the events that may have been in flight run alone, one at a time, each after a delay that doubles from a second
-/// to a minute with each end; an event that ended its process five times in a row while no other event ran is a dead
-/// letter. Without a store the bus knows none of this after a restart.
+/// to a minute with each end. An event that ended its process five times in a row while no other event ran becomes a
+/// dead letter. Without a store the bus knows none of this after a restart.
 ///
-/// The store also keeps which event types a group ever announced, and from where on the group skipped a type. So a
-/// release without a handler of a type that an earlier one handled leaves its events to a later one, and events that no
-/// release handled are delivered when one announces their type for the first time, if the group began to skip it [not
-/// too long ago](InMemoryEventBusBuilder::deliver_skipped_within). One process handles a group: events that are left
-/// wait for the next start, and do not count as pending. Of events that no store holds, the bus delivers those that its
-/// log still has.
+/// The store also keeps which event types a group ever announced, and from where on the group skipped a type. So if a
+/// release has no handler of a type that an earlier release handled, it leaves the events of the type to a later
+/// release. Events that no release handled are delivered once a release announces their type for the first time, if the
+/// group began to skip it [not too long ago](InMemoryEventBusBuilder::deliver_skipped_within). Only one process handles
+/// a group: events that are left wait for the next start, and do not count as pending. Of events that no store holds,
+/// the bus delivers those that its log still has.
 ///
-/// If the store cannot read an event that the bus is to deliver, as its row was damaged, only this event stands still:
-/// the group handles all other events, in order. The bus reads it again every minute, and health has an alert until its
-/// row is repaired or an operator [skips](crate::App::skip_published_event) it.
+/// If the store cannot read an event that the bus is to deliver, because its row was damaged, only this event is
+/// delayed: the group handles all other events, in order. The bus reads it again every minute, and health has an alert
+/// until its row is repaired or an operator [skips](crate::App::skip_published_event) it.
 ///
 /// # Examples
 /// ```
@@ -135,15 +135,16 @@ impl InMemoryEventBus {
         info
     }
 
-    /// Has the store forget a group that no release has any more: its position, the deliveries that wait, and the event types
-    /// that it announced. Dead letters stay until they are discarded. Returns the number of deliveries that waited; 0 without
-    /// a store.
+    /// Deletes from the store what it keeps of a group that no release has any more: its position, the deliveries that
+    /// wait, and the event types that it announced. Dead letters stay until they are discarded. Returns the number of
+    /// deliveries that waited; 0 without a store.
     ///
-    /// Stop the processes that consume for the group first: the store does not know whether one runs, and one that does makes
-    /// the group anew. Call it on the bus that the app was given, or on one that [resumed](EventBus::resume_from) from its store.
+    /// Stop the processes that consume for the group first: the store does not know whether one runs, and a running one
+    /// creates the group again. Call it on the bus that the app was given, or on one that
+    /// [resumed](EventBus::resume_from) from its store.
     ///
     /// # Errors
-    /// [`CheckpointError`] if the store does not answer; calling again goes on.
+    /// [`CheckpointError`] if the store does not answer; a second call goes on.
     ///
     /// # Examples
     /// ```
@@ -221,8 +222,8 @@ impl EventBus for InMemoryEventBus {
         &DEFAULT_GROUP
     }
 
-    /// Waits while a group lags by the bus's capacity. A handler that publishes to its own bus must not let it get
-    /// that far: it would wait for itself.
+    /// Waits while a group lags by the bus's capacity. A handler that publishes to its own bus must not fill it so far:
+    /// it would wait for itself.
     ///
     /// Once the bus has resumed, it gets stored events from the feed only and refuses them here, because an event that
     /// overtook the feed would move checkpoints past events that are still to come.

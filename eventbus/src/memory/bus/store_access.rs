@@ -49,7 +49,7 @@ pub(super) fn read_events_at(
     pages.flatten()
 }
 
-/// Loads the positions that are neither published nor delivered, as an operator said so.
+/// Loads the positions that are neither published nor delivered, because an operator said so.
 pub(super) async fn skipped_by_operators(store: &dyn EventStore) -> Result<Vec<Position>, SkipsError> {
     skipped_positions(store, &relay_to(&DESTINATION)).await
 }

@@ -24,7 +24,7 @@ pub(super) async fn forget(store: &dyn EventStore, group: &Name) -> Result<u64, 
     store.save_progress(group, &ProgressUpdate { finished, ..ProgressUpdate::default() }).await?;
     announced_types::forget_all(store, group).await?;
     store.delete_checkpoint(&read_limit_name(group)).await?;
-    // last: by its checkpoint a group is found again after an interruption
+    // last: after an interruption the group is found again by its checkpoint
     store.delete_checkpoint(&checkpoint_name(group)).await?;
     Ok(waiting.len() as u64)
 }
@@ -48,8 +48,8 @@ pub(super) struct StoredProgress {
 
 impl StoredProgress {
     /// Loads the progress, and the waiting events up to the checkpoint. A group without a checkpoint begins with the
-    /// oldest event, or with the next one if its handlers say so. One whose checkpoint is beyond the end of the store, which was
-    /// restored from an older copy or failed over, begins at that end.
+    /// oldest event, or with the next one if its handlers say so. If the checkpoint is beyond the end of the store,
+    /// which was restored from an older copy or failed over, the group begins at that end.
     pub(super) async fn load(
         store: &dyn EventStore,
         group: &Name,

@@ -1,8 +1,8 @@
 //! Events to deliver to a group that the store cannot read: other software wrote or damaged their rows.
 //!
 //! Such an event is before the group's checkpoint and has a row among the unfinished deliveries, so a restart finds it
-//! again. Only the event itself stands still: its aggregate is unknown, so the group handles all other events, in
-//! order. The consumer reads it again every minute, and at each start; an operator ends it with
+//! again. Only the event itself is delayed: its aggregate is unknown, so the group handles all other events, in order.
+//! The consumer reads it again every minute, and at each start; an operator gives it up with
 //! [`App::skip_published_event`](crate::App::skip_published_event).
 
 use std::collections::BTreeMap;

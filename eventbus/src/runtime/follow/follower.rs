@@ -76,14 +76,14 @@ impl Follow {
         Self { store, feed_head, after: Position::START, filter: FeedFilter::all(), clock }
     }
 
-    /// Begins after this position, for example a checkpoint; for new events only, after the store's `head`.
+    /// Begins after this position, for example a checkpoint. To get only new events, pass the store's `head`.
     pub const fn after(mut self, position: Position) -> Self {
         self.after = position;
         self
     }
 
-    /// Yields only the events that `filter` selects. It replaces an earlier filter, but for the [tags](Self::tagged) of a
-    /// filter if it has none of its own.
+    /// Yields only the events that `filter` selects. It replaces an earlier filter, but keeps the earlier
+    /// [tags](Self::tagged) if it has none of its own.
     pub fn filter(self, filter: FeedFilter) -> Self {
         let filter = match (self.filter.wanted_tags(), filter.wanted_tags()) {
             (Some(tags), None) => filter.tagged_any(tags.clone()),

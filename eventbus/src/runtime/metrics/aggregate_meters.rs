@@ -95,7 +95,7 @@ impl AggregateMeters {
         Self { declared: types.map(|name| (name, Arc::default())).collect(), other: Arc::default() }
     }
 
-    /// Returns the counters of a type; those of all other types if no linked code declares it.
+    /// Returns the counters of a type; the counters of all other types if no linked code declares it.
     pub(super) fn of_type(&self, aggregate_type: &str) -> &Arc<AggregateMeter> {
         self.declared.get(aggregate_type).unwrap_or(&self.other)
     }

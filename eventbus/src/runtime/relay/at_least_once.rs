@@ -119,7 +119,7 @@ impl<'a> AtLeastOncePublisher<'a> {
             Some((_, event_id)) => !holds_event(self.store, published, event_id).await?,
             None => published > newest && is_beyond_end(self.store, published).await?,
         };
-        // what was read before the check may be of the copy before
+        // events that were read before the check may be of the former copy
         self.reader.close_feed();
         if has_lost {
             let destination = self.bus.destination().clone();

@@ -300,7 +300,7 @@ impl<'a> AtomicPublisher<'a> {
             }
         }
         self.restore_watch.mark_checked();
-        // what was read before the check may be of the copy before
+        // events that were read before the check may be of the former copy
         self.next_range = None;
         self.reader.close_feed();
         let Some(published) = ahead_position else {

@@ -6,8 +6,8 @@ use crate::{
     support::ReaderKind,
 };
 
-/// Returns the name of the checkpoint by which the store remembers, until an operator decides, that it went back behind
-/// its published position.
+/// Returns the name of the checkpoint by which the store remembers that it fell behind its published position, until an
+/// operator decides.
 pub(super) fn halt_checkpoint_name(destination: &Name) -> Name {
     ReaderKind::HaltedRelay.name_of(destination)
 }

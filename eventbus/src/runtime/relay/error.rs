@@ -67,7 +67,7 @@ pub enum RelayError {
     ///
     /// The relay retries every minute, and at once in a process that starts. It continues when the bus accepts the
     /// event: raise the limit or change the option that the reason names, on the server, or in the app and start it
-    /// again. An event that no bus of yours can carry has to go from the store, whose positions may have gaps.
+    /// again. Or skip the event by [`App::skip_published_event`](crate::App::skip_published_event).
     #[error("`{destination}` refuses event {event_id} of type `{event_type}` at position {position}: {reason}")]
     EventRefused {
         /// The bus.
@@ -106,7 +106,7 @@ pub enum RelayError {
 }
 
 impl RelayError {
-    /// Returns the message without those of bus and store, which may hold values of events: for public reports.
+    /// Returns the message without the texts of bus and store, which may hold values of events: for public reports.
     pub(crate) fn to_redacted_string(&self) -> String {
         match self {
             Self::EventRefused { destination, position, event_type, event_id, .. } => format!(

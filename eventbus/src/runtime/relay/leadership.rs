@@ -31,7 +31,7 @@ pub(super) trait FeedPublisher: Send {
     /// `true` if the leadership saves no checkpoint: the publisher does, or the bus needs none.
     const SAVES_CHECKPOINT: bool;
 
-    /// The longest time between two steps, `None` if there is no work but that of new events.
+    /// The longest time between two steps; `None` if only new events make work.
     const IDLE_INTERVAL: Option<Duration>;
 
     /// Notes that the store could not be reached: meanwhile it may have been restored from an older copy.

@@ -22,9 +22,9 @@ const REPUBLISH_LEASE_TTL: Duration = Duration::from_secs(5);
 /// Limit of seizing the lease: a restored store may have to make up for as many forgotten epochs.
 const LEASE_ATTEMPTS_MAX: usize = 10_000;
 
-/// Has the relay of a store publish all events after `from` again, with the same event ids and positions, in whichever
-/// process it runs: for tools that have no app, which has [`App::republish`](crate::App::republish). Returns the position
-/// after which it publishes: `from`, or lower if the relay is not that far.
+/// Makes the relay of a store, in whichever process it runs, publish all events after `from` again, with the same event
+/// ids and positions: for tools without an app; an app has [`App::republish`](crate::App::republish). Returns the
+/// position after which the relay publishes: `from`, or a lower one if the relay or the store has not got that far.
 ///
 /// # Errors
 /// [`RepublishError`]; a bus in the process keeps no position to set back.

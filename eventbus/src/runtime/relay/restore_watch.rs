@@ -1,5 +1,5 @@
-//! Whether the store may have become an older copy: after a restore, or a failover to a replica that lacked the last
-//! events.
+//! Finds out whether the store may have become an older copy: after a restore, or a failover to a replica that lacked
+//! the last events.
 
 use futures_util::TryStreamExt as _;
 

@@ -30,11 +30,12 @@ const POSITION_POLL_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RelayStatus {
-    /// All events up to this position are published. If a different process relays, it saves this about once a second.
+    /// All events up to this position are published. If a different process relays, it saves the position about once a
+    /// second.
     pub position: Position,
     /// The end of the store; `None` if it cannot be reached.
     pub head: Option<Position>,
-    /// Set if this process relays; the rest stand by.
+    /// Set if this process relays; all other processes stand by.
     pub is_owner: bool,
     /// Time since the oldest unpublished event was stored, whichever process relays; zero if all are published, `None`
     /// if the store cannot be reached.
@@ -54,8 +55,8 @@ pub struct RelayStatus {
 }
 
 impl RelayStatus {
-    /// Returns the highest possible number of unpublished events: positions have gaps. `None` if the store cannot be
-    /// reached.
+    /// Returns the number of unpublished events at most; since positions have gaps, there may be fewer. `None` if the
+    /// store cannot be reached.
     #[must_use]
     pub fn lag_events(&self) -> Option<u64> {
         self.head.map(|head| head.get().saturating_sub(self.position.get()))
@@ -164,7 +165,7 @@ impl RelayStatusCell {
         });
     }
 
-    /// Sets the position to that of the bus, whichever process has moved it.
+    /// Sets the position to the bus's, whichever process has moved it.
     pub(super) fn set_position(&self, position: Position) {
         self.update_and_log_recovery("relay publishes again", |progress| {
             progress.move_to(position);
@@ -350,7 +351,7 @@ impl RelayView {
                 clock.sleep(POSITION_POLL_INTERVAL).await;
                 continue;
             };
-            // the relay of this process wakes the caller, that of a different one only saves its checkpoint
+            // the relay of this process wakes the caller; the relay of a different one only saves its checkpoint
             tokio::select! {
                 changed = progress.changed() => if changed.is_err() {
                     return progress.borrow().known_position().unwrap_or_default() >= wanted;

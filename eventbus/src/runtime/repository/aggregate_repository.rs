@@ -1,4 +1,4 @@
-//! The repository and its updates: it loads and saves aggregates; an update loads, decides and saves, and begins anew
+//! The repository and its updates: it loads and saves aggregates; an update loads, decides and saves, and begins again
 //! after a conflict.
 
 use std::{
@@ -68,9 +68,9 @@ pub(crate) const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
 
 /// Loads aggregates of one type from a store, and saves the events that they recorded. Cloning is cheap.
 ///
-/// It works alone with any store. The relay of an app publishes all events of its store, also those that a repository
-/// outside of the app saved: before the app starts, in a handler that takes it as [`State`](crate::State), or in a
-/// different process.
+/// It works with any store, also without an app. The relay of an app publishes all events of its store, also those that
+/// a repository outside of the app saved: before the app started, in a handler that takes it as
+/// [`State`](crate::State), or in a different process.
 ///
 /// # Examples
 /// ```
@@ -110,9 +110,9 @@ pub struct AggregateRepository<A: Aggregate> {
     clock: SharedClock,
     cache: Option<Arc<StateCache<A>>>,
     snapshot_tasks: SnapshotTasks,
-    /// Told of each command with a key.
+    /// Notified by each command with a key.
     first_command: Arc<Notify>,
-    /// The counters of its app; those of no app count nothing.
+    /// The counters of its app; without an app they do not count.
     meters: Meters,
     aggregate_meter: Option<Arc<AggregateMeter>>,
     aggregate: PhantomData<fn() -> A>,
@@ -155,7 +155,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         }
     }
 
-    /// Publishes to `bus` after each save: the plain form, for programs without a relay.
+    /// Publishes to `bus` after each save: for programs without a relay.
     ///
     /// A crash between saving and publishing leaves events unpublished. [`Saved::publication`] reports a failed
     /// publish, which is never a failed save. If a relay publishes the store to the same destination, the
@@ -164,10 +164,10 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Self { publisher: SavePublisher::to_bus(Arc::new(bus)), ..self }
     }
 
-    /// Returns a clone for the aggregates of one tenant: it loads no others, and all its saves belong to the tenant.
-    /// `None` and the nil UUID are the aggregates of no tenant, which a new repository is for.
+    /// Returns a clone for the aggregates of one tenant: it loads only these, and all its saves belong to the tenant.
+    /// `None` and the nil UUID mean no tenant, as in a new repository.
     ///
-    /// Aggregates of two tenants are two aggregates, also if they have one id.
+    /// Aggregates of different tenants are different aggregates, even if they have the same id.
     ///
     /// # Examples
     /// ```
@@ -195,8 +195,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Self { tenant_id: known_tenant(tenant_id.into()), ..self.clone() }
     }
 
-    /// Returns a clone that stamps its saves with `context`. A save is refused if the context names a tenant but that
-    /// of the [repository](Self::for_tenant).
+    /// Returns a clone that stamps its saves with `context`. It refuses to save if the context names a different tenant
+    /// than the [repository's](Self::for_tenant).
     pub fn with_context(&self, context: EventContext) -> Self {
         Self { context, ..self.clone() }
     }
@@ -206,22 +206,22 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Self { conflict_retry: policy, ..self }
     }
 
-    /// Takes the ids of events, the time at which they occurred, and the delays between retries from this clock; by
-    /// default from the machine's. A repository of an app has the app's clock.
+    /// Uses this clock for the ids of events, the time at which they occurred, and the delays between retries; by
+    /// default the machine's. A repository of an app has the app's clock.
     pub fn with_clock(self, clock: impl Into<SharedClock>) -> Self {
         Self { clock: clock.into(), ..self }
     }
 
-    /// Keeps the states of up to `capacity` aggregates, those that were used last; 0 keeps none. The clones of the
-    /// repository share them, also those for a tenant. Keep the repository: one that is made anew begins without any.
+    /// Caches the states of the `capacity` aggregates that were used last; 0 caches none. The clones of the repository
+    /// share the cache, also those for a tenant. Keep the repository: a new one begins with an empty cache.
     ///
-    /// A load of a kept state reads only the events after it, and no kept state is returned without asking the store. An
-    /// update decides on the kept state at once, which takes one round trip to save; if another writer was first, or
-    /// the decision refuses or has no events, it reads the newer events and decides again.
+    /// A load always asks the store, but reads only the events from the cached version on. An update decides on the
+    /// cached state without a read, so it takes one round trip: the save. If another writer was first, or the decision
+    /// refuses or returns no events, the update reads the newer events and decides again.
     ///
-    /// A new connection may lead to a server that lacks the last events, so after each one states are read anew. An update
-    /// that is the first call after a failover may still decide on a lost state. A store that was restored from an older
-    /// copy has other events under the same versions: restart the processes then.
+    /// After each new connection the repository reads states anew, since the server may lack the last events. But an
+    /// update that is the first call after a failover may still decide on a state that the server has lost. If the
+    /// store was restored from an older copy, restart the processes: it has other events under the same versions.
     ///
     /// # Examples
     /// ```
@@ -265,8 +265,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Self { store: self.store.outside_of_handler(), ..self.clone() }
     }
 
-    /// Creates a new aggregate to record events on and to [`save`](Self::save); the store has no event of it before.
-    /// [`create`](Self::create) decides and saves its first events at once.
+    /// Creates a new aggregate in memory, to record events on and then [`save`](Self::save) it.
+    /// [`create`](Self::create) decides and saves the first events in one call.
     pub fn create_new(&self, id: A::Id) -> AggregateRoot<A> {
         AggregateRoot::<A>::new(id).with_tenant_id(self.tenant_id).with_clock(self.clock.clone())
     }
@@ -294,10 +294,10 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Ok((root.version() > Version::NONE).then_some(root))
     }
 
-    /// Loads the aggregate that holds a unique value, as `#[event(unique(email))]` declares it. The value is normalized as
-    /// that of an event.
+    /// Loads the aggregate that holds a unique value, which an event declares by `#[event(unique(email))]`. `value` is
+    /// normalized like the values of events.
     ///
-    /// In a handler it finds what is stored: not what the handler itself saves.
+    /// In a handler it finds what is stored, but not what the handler itself saves.
     ///
     /// # Errors
     /// As for [`load`](Self::load); [`FindByError::UnknownName`] if no event of the aggregate has a unique value of this
@@ -340,27 +340,28 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Ok(self.find(&holder.aggregate_id().clone().into()).await?)
     }
 
-    /// Takes the unique values of the events that are stored already, of all tenants: once after an event has got a
-    /// `unique` value, or another `normalize`, when no process of the release before runs any more. Reports its progress
-    /// after each aggregate, and at the end.
+    /// Takes the unique values of the stored events of this aggregate type, in all tenants. Reports the progress after
+    /// each aggregate, and at the end.
     ///
-    /// Saves may run beside it; a value that a save takes first is a duplicate. It can be repeated. Of two aggregates that
-    /// have one value, the one whose first event with unique values comes first in the feed holds it, and the other one is
-    /// in [`duplicates`](TakenValues::duplicates): it keeps its events, and holds no value until one of them changes.
+    /// Call it once after you have added a `unique` value to an event or changed its `normalize`, when no process of
+    /// the former release runs any more. Saves may run meanwhile: if a save takes a value first, the value is a
+    /// duplicate. You may call it again. If two aggregates have the same value, the one whose first event with unique
+    /// values comes first in the feed holds it. The other one is in [`duplicates`](TakenValues::duplicates): it keeps
+    /// its events, and holds no value until one of them changes.
     ///
     /// # Errors
-    /// The error of an event that cannot be decoded, or of the store; what is taken then stays taken.
+    /// The error of an event that cannot be decoded, or of the store; values that were taken by then stay taken.
     pub async fn take_unique_values(&self, progress: impl FnMut(&TakenValues)) -> Result<TakenValues, Error> {
         unique::take_unique_values::<A>(&**self.store.as_port(), progress).await
     }
 
     /// Loads an aggregate as it was at `version`.
     ///
-    /// Saving it conflicts if it has newer events.
+    /// Saving it conflicts if the aggregate has newer events.
     ///
     /// # Errors
-    /// As for [`load`](Self::load), and [`LoadError::VersionNotReached`] if it has fewer events. At version 0, before its
-    /// first event, it is not found.
+    /// As for [`load`](Self::load), and [`LoadError::VersionNotReached`] if it has fewer events. At version 0, before
+    /// the first event, the aggregate is not found.
     pub async fn load_at(&self, id: &A::Id, version: Version) -> Result<AggregateRoot<A>, LoadError> {
         let root = self.fold(id, |record| record.version() <= version).await?;
         match root.version() {
@@ -374,9 +375,9 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
 
     /// Loads an aggregate as it was at a time: with the events that the store had recorded until then.
     ///
-    /// The type of the time is that of the crate `time`, which a `std::time::SystemTime` converts `.into()`. It is the time
-    /// of the store, not that at which an event [occurred](crate::Metadata::occurred_at): it never decreases
-    /// along a stream. An imported event counts from its import.
+    /// The type of `time` comes from the crate `time`; a `std::time::SystemTime` converts to it with `.into()`. What
+    /// counts is when the store recorded an event, not when the event [occurred](crate::Metadata::occurred_at): the
+    /// recorded time never decreases along a stream. An imported event counts from its import.
     ///
     /// # Examples
     /// ```
@@ -415,8 +416,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         }
     }
 
-    /// Loads all events of an aggregate, each with what it changed in the state: the paths of the state's JSON form, with
-    /// the values before and after.
+    /// Loads all events of an aggregate, each with the changes that it made to the state: paths in the state's JSON
+    /// form, with the values before and after.
     ///
     /// # Examples
     /// ```
@@ -467,8 +468,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         })
     }
 
-    /// Takes a snapshot of an aggregate now, and returns its version. A repository takes one in the background after every
-    /// so many events, as `#[aggregate(.., snapshot(every = 100))]` says.
+    /// Takes a snapshot of an aggregate now, and returns its version. With `#[aggregate(.., snapshot(every = 100))]`, a
+    /// repository also takes one in the background after every 100 events.
     ///
     /// # Examples
     /// ```
@@ -500,9 +501,9 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// [`TakeSnapshotError::Load`] as for [`load`](Self::load); [`TakeSnapshotError::State`] if the state cannot be
     /// written and read back; [`TakeSnapshotError::Store`] if the store fails.
     pub async fn snapshot(&self, id: &A::Id) -> Result<Version, TakeSnapshotError> {
-        // of what is stored: what a handler saves may never be
+        // of what is stored: the saves of a handler may never be
         let taken = self.outside_of_handler().take_snapshot(id).await;
-        // without a new snapshot to take there is no attempt
+        // no attempt if there is no new snapshot to take
         let is_taken = match &taken {
             Ok((_, is_new)) => is_new.then_some(true),
             Err(TakeSnapshotError::Unsupported { .. } | TakeSnapshotError::Load(LoadError::NotFound { .. })) => None,
@@ -550,7 +551,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Ok(snapshots.remove_snapshots(&fold).await?)
     }
 
-    /// Returns how snapshots are taken, where they are kept, and by which name; or what is missing for that.
+    /// Returns the codec, the store and the name of the snapshots; or what is missing to take any.
     fn snapshots(&self) -> Result<(SnapshotCodec<A>, &dyn Snapshots, Name), &'static str> {
         let codec =
             A::SNAPSHOT.ok_or("the aggregate has no snapshots: add `#[aggregate(.., snapshot(every = 100))]`")?;
@@ -582,14 +583,14 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// ([`AppendError::EventIdTaken`]): load the aggregate anew. Without pending events it returns at once.
     ///
     /// # Errors
-    /// [`SaveError::Append`] with a conflict if a concurrent writer was first, or because the store could not be
+    /// [`SaveError::Append`] if a concurrent writer was first, which is a conflict, or if the store could not be
     /// reached; [`SaveError::Encode`] if an event cannot be written; [`SaveError::OtherTenant`] if the aggregate or the
-    /// context belongs to a tenant but the repository's. No event is stored unless the outcome is unknown.
+    /// context belongs to a different tenant than the repository. No event is stored, unless the outcome is unknown.
     pub async fn save(&self, root: &mut AggregateRoot<A>) -> Result<Saved, SaveError> {
         if root.pending().is_empty() {
             return Ok(Saved::nothing(root.version()));
         }
-        // only that of a command may have no effect
+        // only the save of a command may have no effect
         Ok(self.save_handling(root, None).await?.unwrap_or_else(|| Saved::nothing(root.version())))
     }
 
@@ -622,25 +623,25 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Ok(Some(Saved::new(root.version(), records, publication)))
     }
 
-    /// Makes a command take effect once, however often a client sends it: of all calls under one `key`, the first one that
-    /// succeeds decides, and each other one returns its result.
+    /// Makes a command take effect once, however often a client sends it: of all calls under one `key`, the first one
+    /// that succeeds decides, and every other call returns its result.
     ///
-    /// `command` is what the client asks for: another command under the same key is refused. It holds all that tells it from
-    /// others: `("cancel", &body)` if two operations may have the same body. It is compared by its JSON, so its maps must be
-    /// ordered, and a repeat across a release that has added a field is refused. A decision may take it, as
-    /// [`Once::update_with`] shows; one without a body is `()`.
+    /// `command` is what the client asks for; a different command under the same key is refused. Put into it all that
+    /// distinguishes it: `("cancel", &body)` if two operations may have the same body. Commands are compared by their
+    /// JSON: their maps must be ordered, and a repeat after a release that has added a field is refused. A decision may
+    /// take the command, see [`Once::update_with`]; a command without a body is `()`.
     ///
-    /// A key is one of all clients of a tenant. Where they must not see each other's answers, put the user into the key:
+    /// All clients of a tenant share the keys. If they must not see each other's answers, put the user into the key:
     /// `format!("{user}:{key}").parse()?`.
     pub fn once<C: Serialize>(&self, key: IdempotencyKey, command: C) -> Once<A, C> {
         Once { repository: self.clone(), keyed: KeyedCommand::new(key, &command), command }
     }
 
-    /// Loads, decides, saves; after a conflict loads and decides anew, with jittered delays, up to a bound.
+    /// Loads, decides, saves; after a conflict loads and decides again, with jittered delays, up to a limit.
     ///
-    /// The decision is a pure, plain method or closure, not an `async` one: load the values it needs before. It may run
-    /// several times. It returns an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; one that never
-    /// refuses says so: `Ok::<_, eventbus::Never>(event)`, as for [`upsert`](Self::upsert).
+    /// The decision is a pure method or closure, not an `async` one: load the values that it needs first. It may run
+    /// several times. It returns an event of the aggregate, or a tuple, array, `Vec` or `Option` of them. A decision
+    /// that never refuses returns `Ok::<_, eventbus::Never>(event)`, as for [`upsert`](Self::upsert).
     ///
     /// ```ignore
     /// let rate = rates.load().await?; // and not in the decision
@@ -712,8 +713,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         self.decide(id, AggregateExistence::Required, decision, record_with::<A, C, D, T, X>)
     }
 
-    /// As [`update`](Self::update), for decisions that depend on events they have just recorded: `decide` records by
-    /// itself, and may return a value.
+    /// As [`update`](Self::update), for decisions that depend on events they have just recorded: `decide` records the
+    /// events itself, and may return a value.
     ///
     /// # Examples
     /// ```
@@ -956,7 +957,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         }
     }
 
-    /// Returns the aggregate in its kept state, which newer events may have left behind.
+    /// Returns the aggregate in its cached state; the store may have newer events.
     fn create_from_cache(&self, id: &A::Id) -> Option<AggregateRoot<A>> {
         let cache = self.cache.as_ref()?;
         let CachedState { state, version, .. } = cache.get(&self.stream(id), self.store.possible_restores())?;
@@ -964,17 +965,17 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Some(self.create_new(id.clone()).with_state(cache.copy(&state), version))
     }
 
-    /// Folds all events into a new root, or those after the kept state into it; keeps the result.
+    /// Folds all events into a new root, or the newer ones into the cached state; caches the result.
     async fn fold_to_head(&self, id: &A::Id) -> Result<AggregateRoot<A>, LoadError> {
         let (stream, restores) = (self.stream(id), self.store.possible_restores());
         if let Some(cache) = &self.cache
             && let Some(cached) = cache.get(&stream, restores)
         {
             let (mut root, version) = (self.create_new(id.clone()), cached.version);
-            // from the kept version on: another event there shows that the stream is not the same any more
+            // from the cached version on: another event there shows that the stream is not the same any more
             let mut records = self.store.read_stream(&stream, version);
             let first = match records.try_next().await {
-                // the store has archived that event, or lost it: a fold of what there is tells
+                // the store has archived that event, or lost it: a fold of all that is there shows which
                 Err(ReadError::Corrupt { .. }) => None,
                 first => first?,
             };
@@ -1070,8 +1071,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         self.store.after_commit(move || tasks.spawn(fold, task_stream, boundary, task));
     }
 
-    /// Keeps the state of a root that holds the events up to `last` and no pending ones, and that was read since the store
-    /// had `restores` possible restores.
+    /// Caches the state of a root without pending events, whose last event is `last`. It was read after the store had
+    /// counted `restores` possible restores.
     fn keep(&self, root: &AggregateRoot<A>, last: EventId, restores: u64) {
         if let Some(cache) = &self.cache {
             let (state, version) = (Arc::new(cache.copy(root.state())), root.version());
@@ -1079,8 +1080,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         }
     }
 
-    /// Applies saved events to the kept state of their aggregate, as the store returns them. The store had `restores`
-    /// possible restores before it was asked.
+    /// Applies saved events, as the store returned them, to the cached state of their aggregate. The store had counted
+    /// `restores` possible restores before the save.
     fn advance_cached(&self, records: &[RecordedEvent], restores: u64) {
         let (Some(cache), Some(first), Some(last)) = (&self.cache, records.first(), records.last()) else {
             return;
@@ -1184,9 +1185,9 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         Ok(Some(event))
     }
 
-    /// Refuses an aggregate, or a context, of a tenant but the repository's.
+    /// Refuses an aggregate, or a context, of a different tenant than the repository's.
     fn check_tenant(&self, root: &AggregateRoot<A>, context: &EventContext) -> Result<(), SaveError> {
-        // a context that names no tenant takes that of the repository
+        // a context that names no tenant takes the repository's
         let of_context = known_tenant(context.tenant_id).or(self.tenant_id);
         match [root.tenant_id(), of_context].into_iter().find(|found| *found != self.tenant_id) {
             Some(found) => Err(SaveError::OtherTenant { stream: self.stream(root.id()), found }),
@@ -1194,7 +1195,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         }
     }
 
-    /// Encodes the events of one save. They share one correlation id: that of the context, else a new one.
+    /// Encodes the events of one save. They share one correlation id: the context's, or else a new one.
     fn encode(&self, root: &AggregateRoot<A>, mut context: EventContext) -> Result<Vec<NewEvent>, SaveError> {
         context.correlation_id.get_or_insert_with(|| self.clock.new_id());
         Ok(encode_pending(root, &context, &self.clock)?)
@@ -1219,8 +1220,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         if self.store.is_in_handler() { append.await } else { self.meters.measure_append(&self.clock, append).await }
     }
 
-    /// Begins the span of an append, whose trace the events continue. What a handler saves is appended once it has
-    /// returned: it continues the trace of the handler.
+    /// Begins the span of an append, whose trace the events continue. The saves of a handler are appended once it has
+    /// returned: they continue the trace of the handler.
     fn begin_span(&self, root: &AggregateRoot<A>, context: &mut EventContext) -> Span {
         if self.store.is_in_handler() {
             spans::continue_current(context);
@@ -1259,15 +1260,15 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
 struct Beginning<'a, A: Aggregate> {
     root: AggregateRoot<A>,
     rest: Rest<'a>,
-    /// Set if there is a snapshot that is damaged, or of another release.
+    /// Set if there is a snapshot that is damaged, or that a different release wrote.
     is_unusable: bool,
 }
 
 /// The events that a fold applies.
 enum Rest<'a> {
-    /// All of the stream, which are not read yet.
+    /// All events of the stream, not read yet.
     All,
-    /// Those behind a snapshot.
+    /// The events after a snapshot.
     Records(RecordStream<'a>),
 }
 
@@ -1282,7 +1283,7 @@ where
     Ok(())
 }
 
-/// Records the events of a decision on a command: on a clone, as it may be made again.
+/// Records the events of a decision on a command. The decision gets a clone, as it may run again.
 fn record_with<A, C, D, T, X>((command, decide): &(C, D), root: &mut AggregateRoot<A>) -> Result<(), X>
 where
     A: Aggregate + Apply,
@@ -1306,11 +1307,11 @@ pub struct UpdateFuture<'a, A: Aggregate + Apply, D, V, X, O> {
     existence: AggregateExistence,
     decision: D,
     decide: DecideFn<A, D, V, X>,
-    /// Makes the caller's result of the save and the decision's value.
+    /// Makes the caller's result from the save and the decision's value.
     output: fn(Saved, V) -> O,
     retries: Retries,
     decided: Option<V>,
-    /// Set while the state in use is a kept one that no read has confirmed.
+    /// Set while the state in use comes from the cache and no read has confirmed it.
     is_from_cache: bool,
     state: UpdateState<'a, A>,
 }
@@ -1430,12 +1431,12 @@ impl<A: Aggregate + Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O
 
 /// A repository for one command: made by [`AggregateRepository::once`].
 ///
-/// The first call under a key that succeeds notes the key in the commit of its events, also if the decision has none.
-/// Each other call with the same key and command returns the same [`Saved`], and decides nothing; also of many at once,
-/// and after a crash between the commit and the answer. A refusal and an error are not noted: the same command may
-/// succeed later. A key is one of its repository's tenant. An app that takes commands forgets them after
-/// [`command_retention`](crate::app::AppBuilder::command_retention); then the key is a new one. Without an app, call
-/// [`forget_commands`](crate::store::MultiStreamAppends::forget_commands).
+/// The first call that succeeds under a key notes the key in the commit of its events, also if the decision has none.
+/// Every other call with the same key and command stores no event and returns the same [`Saved`], also if many calls
+/// run at once, and after a crash between the commit and the answer. A refusal or an error is not noted: the same
+/// command may succeed later. Keys belong to the tenant of the repository. An app that takes commands forgets a key
+/// after [`command_retention`](crate::app::AppBuilder::command_retention); the key can then be used anew. Without an
+/// app, call [`forget_commands`](crate::store::MultiStreamAppends::forget_commands).
 ///
 /// # Examples
 /// ```standalone_crate
@@ -1485,8 +1486,8 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
     /// As [`AggregateRepository::update`], once.
     ///
     /// # Errors
-    /// As there; [`UpdateError::Once`] if the key was used for another command, if the command cannot be written as JSON,
-    /// or if the repository is that of a handler, whose saves take effect once by themselves.
+    /// The errors of that method; [`UpdateError::Once`] if the key was used for another command, if the command cannot
+    /// be written as JSON, or if the repository belongs to a handler, whose saves take effect once anyway.
     pub async fn update<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
     where
         D: Fn(&A) -> Result<T, X>,
@@ -1495,8 +1496,8 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
         self.run(id, AggregateExistence::Required, decide).await
     }
 
-    /// As [`AggregateRepository::update_with`], once. The decision takes the command that the key was given for; it may run
-    /// several times, each time with a clone.
+    /// As [`AggregateRepository::update_with`], once. The decision takes the command of
+    /// [`once`](AggregateRepository::once); it may run several times, each time with a clone.
     ///
     /// # Errors
     /// As for [`update`](Self::update).
@@ -1509,11 +1510,11 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
         self.run(id, AggregateExistence::Required, |state| decide(state, self.command.clone())).await
     }
 
-    /// As [`AggregateRepository::create`], once. The id is no part of the command: each call may draw a new one, and the
-    /// events of the answer name that of the first. Put an id that the client chooses into the command.
+    /// As [`AggregateRepository::create`], once. The id is not part of the command: each call may draw a new one, and
+    /// the events of the answer name the id of the first call. If the client chooses the id, put it into the command.
     ///
     /// # Errors
-    /// As there, and for [`update`](Self::update).
+    /// The errors of that method and of [`update`](Self::update).
     pub async fn create<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
     where
         D: Fn(&A) -> Result<T, X>,
@@ -1538,7 +1539,7 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
     /// As [`AggregateRepository::upsert`], once.
     ///
     /// # Errors
-    /// As there, and for [`update`](Self::update).
+    /// The errors of that method and of [`update`](Self::update).
     pub async fn upsert<D, T, X>(&self, id: &A::Id, decide: D) -> Result<Saved, UpdateError<X>>
     where
         D: Fn(&A) -> Result<T, X>,
@@ -1607,7 +1608,7 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
         }
     }
 
-    /// Publishes the events of an answer if this call has sent them: it did not learn that they were stored.
+    /// Publishes the events of an answer if this call has sent them: it had not learned that they were stored.
     async fn publish_if_own(&self, saved: Saved, sent: &[EventId]) -> Saved {
         let is_own = saved.events.iter().map(|event| event.metadata().event_id()).eq(sent.iter().copied());
         if saved.events.is_empty() || !is_own {

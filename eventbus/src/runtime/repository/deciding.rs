@@ -1,7 +1,7 @@
-//! Decisions about everything that has some tags.
+//! Decisions about all events that have certain tags.
 //!
-//! Invariant: the condition of an append is counted before the events are read that the decision is folded from, so an event
-//! that was not read makes the condition fail.
+//! Invariant: the condition of an append is counted before the events of the decision are read, so an event that was
+//! not read makes the condition fail.
 
 use std::{collections::BTreeSet, fmt, marker::PhantomData};
 
@@ -39,12 +39,12 @@ use crate::{
     support::spans,
 };
 
-/// A decision before it is made: what it is about, made by [`App::decision`](crate::App::decision).
+/// A decision that is yet to be made, and what it is about. [`App::decision`](crate::App::decision) begins one.
 ///
-/// It reads all events of the types in `events(..)` of `D` that have one of the tags, whatever their aggregates, and applies
-/// them to `D`. The events that it decides are appended if no such event was added since; else it reads and decides again.
-/// So what a decision has read cannot have changed when its events take effect. Decisions of one process about one tag wait for
-/// each other.
+/// It reads all events of the types in `events(..)` of `D` that have one of the tags, of whichever aggregates, and
+/// applies them to `D`. It appends the decided events if no such event was added since; otherwise it reads and decides
+/// again. So what a decision has read cannot have changed when its events take effect. Decisions of one process about
+/// the same tag wait for each other.
 ///
 /// Each event is appended to a new aggregate of its type, unless [`append_to`](Self::append_to) names one.
 ///
@@ -127,7 +127,7 @@ impl<D: Decision + Apply> Deciding<D> {
         }
     }
 
-    /// Decides for a tenant: reads its events alone, and appends to aggregates of it.
+    /// Decides for a tenant: reads only its events, and appends to its aggregates.
     pub fn for_tenant(self, tenant_id: impl Into<Option<Uuid>>) -> Self {
         Self { tenant_id: known_tenant(tenant_id.into()), ..self }
     }
@@ -137,12 +137,13 @@ impl<D: Decision + Apply> Deciding<D> {
         Self { context, ..self }
     }
 
-    /// Reads the events with this tag, besides those of other calls.
+    /// Reads the events with this tag, in addition to those of other calls.
     pub fn about(self, name: &str, value: &(impl FieldText + ?Sized)) -> Self {
         self.with_item([tag_of::<D>(name, value)])
     }
 
-    /// Reads the events that have all these tags, besides those of other calls; events with only some of them are not read.
+    /// Reads the events that have all these tags, in addition to those of other calls; not events with only some of
+    /// them.
     pub fn about_all<const N: usize>(self, tags: [(&str, &dyn FieldText); N]) -> Self {
         let names = tags.map(|(name, _)| name);
         let has_all =
@@ -153,9 +154,9 @@ impl<D: Decision + Apply> Deciding<D> {
         self.with_item(tags.into_iter().chain(unknown))
     }
 
-    /// Reads all events of its types, whatever they are about: each of them has `#[event(tags(event_type))]`.
+    /// Reads all events of its types, whatever their tags: each type needs `#[event(tags(event_type))]`.
     ///
-    /// All such decisions wait for each other: for numbers without gaps, not for what many do at once.
+    /// All such decisions wait for each other: use it for numbers without gaps, not where many callers decide at once.
     pub fn about_types(mut self) -> Self {
         self.is_about_types = true;
         for event in D::Event::EVENTS.descriptors() {
@@ -179,7 +180,7 @@ impl<D: Decision + Apply> Deciding<D> {
         self
     }
 
-    /// Appends the events of aggregate `A` to the one with this id, after the events that it has, and not to new ones.
+    /// Appends events of the type of `A` to the aggregate with this id, after its events, and not to new aggregates.
     pub fn append_to<A: Aggregate>(mut self, id: &A::Id) -> Self {
         let stream = A::stream(id);
         self.targets.retain(|(of_type, _)| of_type != stream.aggregate_type());
@@ -197,19 +198,19 @@ impl<D: Decision + Apply> Deciding<D> {
         Self { command: Some(command), ..self }
     }
 
-    /// Reads the events, and returns what the decision knows, for a query. It may have changed when it is returned.
+    /// Reads the events, and returns the state of the decision, for a query. Newer events may exist by then.
     ///
     /// # Errors
-    /// [`BoundaryError`] if it names no tag, or one that none of its events has; if the store has no tags, cannot be read,
-    /// or has an event that cannot be decoded.
+    /// [`BoundaryError`] if it names no tag, or a tag that none of its events has; if the store has no tags, cannot be
+    /// read, or has an event that cannot be decoded.
     pub async fn load(self) -> Result<D, BoundaryError> {
         let boundary = self.boundary()?;
         let (_, state) = read(boundaries(&*self.source.store)?, &boundary).await?;
         Ok(state)
     }
 
-    /// Reads the events, decides, and appends; again if an event was added to what it has read, with jittered delays, up to
-    /// a bound.
+    /// Reads the events, decides, and appends; if an event was added to those that it read, begins again, with jittered
+    /// delays, up to a limit.
     ///
     /// `decide` is a plain closure, which may run several times. It returns events with tags, of any aggregates: one, or a
     /// tuple, array, `Vec` or `Option` of them. Without events nothing is stored.
@@ -217,9 +218,9 @@ impl<D: Decision + Apply> Deciding<D> {
     /// Await it at once: decisions of this process about the same tags wait until it has ended or is dropped.
     ///
     /// # Errors
-    /// [`UpdateError::Refused`] with the decision's refusal; [`UpdateError::Boundary`] if what it is about is not said, or
-    /// not possible; [`UpdateError::Load`] if its events cannot be read; [`UpdateError::Save`] if its events cannot be
-    /// stored, also if every retry conflicted; [`UpdateError::Once`] as for a command.
+    /// [`UpdateError::Refused`] with the decision's refusal; [`UpdateError::Boundary`] if it names no tags, or tags
+    /// that do not fit; [`UpdateError::Load`] if its events cannot be read; [`UpdateError::Save`] if its events cannot
+    /// be stored, also if every retry conflicted; [`UpdateError::Once`] as for a command.
     // no `async fn`: its future would repeat the bounds, and the compiler its error at each use of the future
     pub fn decide<'a, F, T, X>(self, decide: F) -> BoxFuture<'a, Result<SavedTogether, UpdateError<X>>>
     where
@@ -484,7 +485,8 @@ impl<D: Decision + Apply, C: Serialize> DecidingOnce<D, C> {
     /// As [`Deciding::decide`], once.
     ///
     /// # Errors
-    /// As there; [`UpdateError::Once`] if the key was used for another command, or if the command cannot be written as JSON.
+    /// The errors of that method; [`UpdateError::Once`] if the key was used for another command, or if the command
+    /// cannot be written as JSON.
     pub fn decide<'a, F, T, X>(self, decide: F) -> BoxFuture<'a, Result<SavedTogether, UpdateError<X>>>
     where
         D: 'a,
@@ -495,7 +497,7 @@ impl<D: Decision + Apply, C: Serialize> DecidingOnce<D, C> {
         self.deciding.decide(decide)
     }
 
-    /// As [`Deciding::decide_with`], once: the decision takes the command that the key was given for.
+    /// As [`Deciding::decide_with`], once: the decision takes the command of [`Deciding::once`].
     ///
     /// # Errors
     /// As for [`decide`](Self::decide).

@@ -37,7 +37,7 @@ pub enum LoadError {
         /// The version it has.
         actual: Version,
     },
-    /// One of its events is of a type the aggregate does not list, or does not fit.
+    /// One of its events has a type that the aggregate does not list, or fields that do not fit.
     #[error("event {version} of aggregate `{stream}` cannot be decoded{}", remedy(source))]
     Decode {
         /// Its stream.
@@ -91,7 +91,7 @@ pub enum HistoryError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TakeSnapshotError {
-    /// The aggregate has none, or the store keeps none.
+    /// The aggregate has no `snapshot(..)`, or the store keeps no snapshots.
     #[error("{reason}")]
     Unsupported {
         /// What is missing.
@@ -147,11 +147,11 @@ pub enum FindByError {
     Load(#[from] LoadError),
 }
 
-/// A decision that cannot read what it is about.
+/// A decision whose tags do not fit, or whose events cannot be read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BoundaryError {
-    /// It names no tag: a decision about everything would make all writers wait for each other.
+    /// It names no tag: a decision about all events would make all writers wait for each other.
     #[error("a decision is about something: name a tag, `.about(\"course\", &course)`")]
     Everything,
     /// None of its events has a tag of this name.
@@ -168,7 +168,7 @@ pub enum BoundaryError {
         /// The names of the tags.
         names: Vec<String>,
     },
-    /// It is about all events of its types, and one of them does not declare that.
+    /// It is about all events of its types, and one of these types does not declare `tags(event_type)`.
     #[error("a decision about all events of type `{event_type}` needs `#[event(.., tags(event_type))]` on the event")]
     UndeclaredType {
         /// The wire name of the event.
@@ -205,7 +205,7 @@ pub enum SaveError {
     /// An event cannot be written.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// The aggregate, or the context of the save, belongs to a tenant but the repository's.
+    /// The aggregate, or the context of the save, belongs to a different tenant than the repository.
     #[error(
         "a repository of {} does not save what belongs to {} (aggregate `{stream}`); to repair: \
          `repository.for_tenant(..)`",
@@ -256,7 +256,7 @@ pub enum UpdateError<X> {
     /// The command cannot take effect [once](crate::AggregateRepository::once).
     #[error(transparent)]
     Once(#[from] OnceError),
-    /// The [decision](crate::App::decision) cannot read what it is about.
+    /// The tags of the [decision](crate::App::decision) do not fit, or its events cannot be read.
     #[error(transparent)]
     Boundary(#[from] BoundaryError),
 }
@@ -277,12 +277,12 @@ pub enum OnceError {
         /// The message of the serializer.
         reason: String,
     },
-    /// The answer cannot be made again.
+    /// The answer of the first call cannot be made again.
     #[error("the answer of the command with the idempotency key `{key}` cannot be made again: {reason}")]
     Answer {
         /// The key.
         key: IdempotencyKey,
-        /// What is wrong with what the store has kept.
+        /// What is wrong with the stored note or events.
         reason: String,
     },
     /// The store notes no commands.
@@ -291,7 +291,7 @@ pub enum OnceError {
         /// The store.
         store: String,
     },
-    /// The repository is that of a handler.
+    /// The repository belongs to a handler.
     #[error("the saves of a handler take effect once by themselves, without an idempotency key")]
     InHandler,
 }

@@ -19,21 +19,22 @@ use crate::{
     runtime::{extract::FromDelivery, metrics::Meters},
 };
 
-/// A repository whose saves continue a conversation: that of the event that a handler handles, or of a request.
+/// A repository whose saves continue the conversation of the event that a handler handles, or of a request.
 ///
-/// In a handler it loads and saves aggregates of the event's tenant, and stamps what it saves: correlation, actor and
-/// trace are those of the event, and the event is its cause. Its saves take effect together, once the handler has
-/// returned `Ok`, in one commit with the note that it handled the event: so they happen once, also if the event is
-/// delivered again. The handler reads what it has saved itself; `position` of a [`Saved`](crate::Saved) is `None` there.
-/// If another writer was first, the handler runs again. [`create`](AggregateRepository::create) fails at once
-/// with a conflict if the aggregate exists: a handler that returns this error runs again, up to ten times.
+/// In a handler it loads and saves aggregates of the event's tenant. Its saves take correlation, actor and trace from
+/// the event, and name the event as their cause. They take effect together, once the handler has returned `Ok`, in one
+/// commit with the note that it handled the event: so they take effect once, even if the event is delivered again. The
+/// handler can read its own saves; `position` of a [`Saved`](crate::Saved) is `None` there. If another writer was
+/// first, the handler runs again. [`create`](AggregateRepository::create) fails at once with a conflict if the
+/// aggregate exists: a handler that returns this error runs again, up to ten times.
 ///
-/// A unique value that a different aggregate holds shows only once the handler has returned, as that aggregate may give it
-/// back in a later save: the handler then fails with [`AppendError::Taken`](crate::store::AppendError::Taken). One that is to
-/// react to it calls [`find_by`](AggregateRepository::find_by) first. Two aggregates may exchange values, except in a handler
-/// that takes the store's transaction: there one has to give its value back without taking a new one.
+/// If a different aggregate holds a unique value, the save succeeds at first, since that aggregate may give the value
+/// back in a later save; when the handler has returned, it fails with
+/// [`AppendError::Taken`](crate::store::AppendError::Taken). A handler that is to react to it calls
+/// [`find_by`](AggregateRepository::find_by) first. Two aggregates may exchange values, except in a handler that takes
+/// the store's transaction: there one of them has to give its value back without taking a new one.
 ///
-/// It dereferences to the [`AggregateRepository`], and is made of one for a unit test: `fine(&event, members.into())`.
+/// It dereferences to [`AggregateRepository`]. For a unit test, make it from one: `fine(&event, members.into())`.
 ///
 /// # Examples
 /// ```standalone_crate
@@ -93,14 +94,14 @@ impl<A: Aggregate + Apply> FromDelivery for Repository<A> {
     }
 }
 
-/// What repositories of handlers are made of: the store of the app, and what its repositories share.
+/// The parts from which repositories are made: the store of the app, and what its repositories share.
 #[derive(Clone)]
 pub(crate) struct RepositorySource {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) has_relay: bool,
     pub(crate) clock: SharedClock,
     pub(crate) snapshot_tasks: SnapshotTasks,
-    /// Told of the first command with a key, which the app will have to forget.
+    /// Notified by the first command with a key, which the app will have to forget.
     pub(crate) first_command: Arc<Notify>,
     /// The decisions that wait for each other.
     pub(crate) tag_queues: Arc<TagQueues>,

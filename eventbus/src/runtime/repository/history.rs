@@ -11,7 +11,7 @@ use crate::domain::{
     metadata::Metadata,
 };
 
-/// An event of an aggregate, and what it changed in the state; see
+/// An event of an aggregate, and its changes to the state; see
 /// [`AggregateRepository::history`](crate::AggregateRepository::history).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -20,7 +20,7 @@ pub struct HistoryStep<E> {
     pub event: Option<E>,
     /// Its metadata: version, times, actor.
     pub metadata: Metadata,
-    /// What it changed, sorted by path.
+    /// Its changes, sorted by path.
     pub changes: Vec<Change>,
 }
 

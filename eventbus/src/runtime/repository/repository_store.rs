@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct RepositoryStore {
     store: Arc<dyn EventStore>,
-    /// What the handler saves, if the repository is that of a handler.
+    /// The saves of the handler, if the repository belongs to a handler.
     saves: Option<Arc<HandlerSaves>>,
 }
 

@@ -25,7 +25,7 @@ impl SavePublisher {
         Self::Bus { bus, is_relay_checked: Arc::default() }
     }
 
-    /// Returns what is known of events that were stored before.
+    /// Returns the publication of events that were stored before.
     pub(super) const fn of_stored(&self) -> Publication {
         if matches!(self, Self::Relay) { Publication::ByRelay } else { Publication::None }
     }

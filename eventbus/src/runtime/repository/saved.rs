@@ -11,7 +11,7 @@ use crate::{
     port::{MessageId, PublishError},
 };
 
-/// The stored events of a save, and whether they are published. Its JSON holds the events whole.
+/// The stored events of a save, and whether they are published. Its JSON holds the complete events.
 #[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Saved {

@@ -69,7 +69,8 @@ impl SnapshotTasks {
         });
     }
 
-    /// Takes no further snapshots of a stream until the process ends; returns `true` if its fold has none any more, either.
+    /// Takes no further snapshots of a stream until the process ends; returns `true` if its fold has no more snapshots
+    /// now.
     pub(super) fn leave_out(&self, fold: &'static str, stream: StreamId) -> bool {
         let left_out = &mut self.0.lock().left_out;
         let of_fold = left_out.entry(fold).or_default();

@@ -1,7 +1,7 @@
 //! The states of aggregates that a repository keeps between its loads.
 //!
-//! Invariant: a kept state is the fold of the stored events, decoded as a load decodes them; never that of events as
-//! they were recorded, which may decode to other values.
+//! Invariant: a kept state is the fold of the stored events, decoded as a load decodes them. It is never folded from
+//! events as they were recorded, which may decode to other values.
 //!
 //! Invariant: a state that was kept before a [possible restore](crate::port::AppendSignal::possible_restores) of the store
 //! is not used after it: the store may have lost its last events, and have others of the same versions by now.
@@ -27,7 +27,7 @@ pub(super) struct StateCache<A> {
 pub(super) struct CachedState<A> {
     pub(super) state: Arc<A>,
     pub(super) version: Version,
-    /// The event of the version: a stream in which another event has it is not the same any more.
+    /// The event of the version: if another event has the version, the stream is not the same any more.
     pub(super) event_id: EventId,
     /// The number of possible restores of the store before the state was read.
     pub(super) restores: u64,
@@ -45,14 +45,14 @@ impl<A> StateCache<A> {
         Self { states: Mutex::new(states), clone: A::clone }
     }
 
-    /// Returns the state of an aggregate, if it was kept since the store had `restores` possible restores.
+    /// Returns the state of an aggregate, if it was kept when the store had counted `restores` possible restores.
     pub(super) fn get(&self, stream: &StreamId, restores: u64) -> Option<CachedState<A>> {
         let mut states = self.states.lock();
         let kept = states.get(stream).filter(|kept| kept.restores == restores)?;
         Some(CachedState { state: Arc::clone(&kept.state), ..*kept })
     }
 
-    /// Keeps a state, unless that of a later version is there.
+    /// Keeps a state, unless the state of a later version is there.
     pub(super) fn put(&self, stream: StreamId, state: CachedState<A>) {
         let mut states = self.states.lock();
         let age = |state: &CachedState<A>| (state.restores, state.version);
@@ -63,8 +63,8 @@ impl<A> StateCache<A> {
         drop(dropped);
     }
 
-    /// Takes the state of an aggregate out, if it is that of a version, and was kept since the store had `restores` possible
-    /// restores.
+    /// Takes the state of an aggregate out, if it has this version and was kept when the store had counted `restores`
+    /// possible restores.
     pub(super) fn take_at(&self, stream: &StreamId, version: Version, restores: u64) -> Option<CachedState<A>> {
         let mut states = self.states.lock();
         states.peek(stream).filter(|kept| kept.version == version && kept.restores == restores)?;

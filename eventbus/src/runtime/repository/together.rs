@@ -31,13 +31,13 @@ use crate::{
 
 /// Several aggregates that are saved at once, all or none: made by [`App::together`](crate::App::together).
 ///
-/// Each is saved if it has no newer events than it was loaded with, as by
-/// [`save`](crate::AggregateRepository::save); so is each that is only [checked](Self::unchanged). They may be of several
-/// types and tenants, and each appears once.
+/// They are saved if none has newer events than it was loaded with, as for [`save`](crate::AggregateRepository::save);
+/// aggregates that are only [checked](Self::unchanged) count, too. They may be of several types and tenants; add each
+/// only once.
 ///
-/// A save has no [key](crate::repository::IdempotencyKey): a command about several aggregates that a client may send twice is a
-/// [decision](crate::App::decision) with [`once`](crate::repository::Deciding::once), which returns the first answer before
-/// it decides.
+/// A save has no [key](crate::repository::IdempotencyKey). For a command about several aggregates that a client may
+/// send twice, use a [decision](crate::App::decision) with [`once`](crate::repository::Deciding::once), which returns
+/// the first answer instead of deciding again.
 ///
 /// # Examples
 /// ```standalone_crate
@@ -100,8 +100,8 @@ impl<'a> Together<'a> {
         self
     }
 
-    /// Adds an aggregate that must be as it was loaded, for example because the decision depends on it. Its pending events
-    /// are not saved.
+    /// Adds an aggregate that must not have changed since it was loaded, for example because the decision depends on
+    /// it. Its pending events are not saved.
     pub fn unchanged<A: Aggregate>(mut self, root: &'a AggregateRoot<A>) -> Self {
         self.parts.push(Box::new(Check { stream: stream_of(root), version: root.version() }));
         self

@@ -31,7 +31,7 @@ const ATTEMPTS_MAX: u32 = 20;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TakenValues {
-    /// Events read, of those that take or give back a value.
+    /// Events read: those that take or give back a value.
     pub events: u64,
     /// Aggregates whose values are taken.
     pub aggregates: u64,
@@ -66,7 +66,7 @@ pub(super) async fn find_holder<A: Aggregate>(
     Ok(unique_values(store)?.find_holder(&UniqueKey::new(tenant_id, of_type, name, value)).await?)
 }
 
-/// Takes the values that the stored events of all aggregates of a type say.
+/// Takes the values that the stored events of all aggregates of a type declare.
 pub(super) async fn take_unique_values<A: Aggregate>(
     store: &dyn EventStore,
     mut progress: impl FnMut(&TakenValues),
@@ -125,7 +125,7 @@ async fn take_values<A: Aggregate>(
                 changes.extend_from_slice(read.encode().map_err(|error| at(error.into()))?.unique());
             }
         }
-        // one by one: a duplicate keeps none of the others from being taken
+        // one by one: a duplicate does not keep other values from being taken
         let (mut duplicates, mut is_current) = (Vec::new(), true);
         for change in last_of_each_name(&changes) {
             let mut assigned = values.assign(stream, version, std::slice::from_ref(&change)).await;

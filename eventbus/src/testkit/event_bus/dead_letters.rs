@@ -67,8 +67,8 @@ pub async fn a_dead_letter_tells_what_happened(bus: Bus, _: Bus) {
     assert_eq!((&shown.id, &shown.error), (&dead_letter.id, &dead_letter.error), "the requested one");
 }
 
-/// A replay delivers to the failed handlers of the group only: not to handlers that had succeeded, not to other groups.
-/// The dead letter is removed.
+/// A replay delivers only to the failed handlers of the group: not to handlers that had succeeded, not to other groups.
+/// It removes the dead letter.
 pub async fn a_replay_reaches_only_who_failed(bus: Bus, _: Bus) {
     let (good, bad, foreign) =
         (RecordingHandler::new(), RecordingHandler::new().with_retries(1), RecordingHandler::new());
@@ -101,8 +101,8 @@ pub async fn a_replay_reaches_only_who_failed(bus: Bus, _: Bus) {
     assert!(!require(&bus).replay(id).await.expect("the bus looks the dead letter up"), "it is replayed once");
 }
 
-/// A dead letter keeps the times at which its event was recorded, here and in a store that it was imported from, and
-/// the mark of sealed fields; its replay delivers them.
+/// A dead letter keeps the recorded time of its event, the original recorded time of an imported event, and the mark of
+/// sealed fields; its replay delivers them.
 pub async fn recorded_times_survive_a_dead_letter_and_its_replay(bus: Bus, _: Bus) {
     let handler = RecordingHandler::new().with_retries(1);
     handler.fail_on(&[1]);
@@ -130,7 +130,7 @@ pub async fn recorded_times_survive_a_dead_letter_and_its_replay(bus: Bus, _: Bu
     }
 }
 
-/// A replayed delivery has all its attempts again; if they all fail it becomes a dead letter again.
+/// A replayed delivery gets all its attempts anew; if they all fail, it becomes a dead letter again.
 pub async fn a_replay_that_fails_is_a_dead_letter_again(bus: Bus, _: Bus) {
     let handler = RecordingHandler::new().with_retries(1);
     handler.fail_on(&[1, 2]);

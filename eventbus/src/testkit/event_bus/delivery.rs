@@ -83,7 +83,7 @@ pub async fn order_is_kept_within_a_group(bus: Bus, _: Bus) {
     assert_eq!(handler.started(), expected, "order of deliveries");
 }
 
-/// Returns an event of a newer release, which has sealed some of its fields.
+/// Returns an event with sealed fields, as a newer release publishes it.
 fn event_with_sealed_fields(stream: StreamId) -> RecordedEvent {
     let event = NewEvent::new(Name::from_static(CREATED), 1, r#"{"name":"sealed:1:key:c2VhbGVk"}"#);
     let event = event.recorded_as(stream, Version::new(3), Some(Position::new(2)));
@@ -135,8 +135,8 @@ pub async fn all_metadata_and_the_payload_survive(bus: Bus, _: Bus) {
     }
 }
 
-/// An event id is unique within its stream only: events of several streams with one id are all delivered, and each
-/// becomes a dead letter or is replayed by itself.
+/// An event id is unique within its stream only: events of different streams with the same id are all delivered, and
+/// each becomes a dead letter, or is replayed, by itself.
 pub async fn events_with_one_id_in_different_streams_are_all_delivered(bus: Bus, _: Bus) {
     let (first, tenant) = (event_of("1", CREATED, 1), Uuid::from_u128(7));
     let of_stream = |stream: StreamId, number| {
@@ -200,7 +200,8 @@ pub async fn typed_subscribers_get_their_types_and_wildcards_everything(bus: Bus
     assert_eq!(of_all.started(), [1, 2, 3, 4], "the subscriber of all types");
 }
 
-/// Of one delivery, subscribers of the type run first and wildcards after them, each in the order they subscribed.
+/// At each delivery, subscribers of the type run first and wildcards after them, both in the order in which they
+/// subscribed.
 pub async fn typed_subscribers_run_before_wildcards(bus: Bus, _: Bus) {
     let notes = Arc::new(Mutex::default());
     let group = bus.default_group();
@@ -243,7 +244,7 @@ pub async fn a_large_payload_is_delivered(bus: Bus, _: Bus) {
     assert!(whole, "the large payload changed");
 }
 
-/// One process consumes the events that a second one publishes.
+/// One process consumes the events that a second process publishes.
 pub async fn publisher_and_consumer_may_be_apart(bus: Bus, other: Bus) {
     let handler = RecordingHandler::new();
     handler.subscribe(&bus, bus.default_group(), EventFilter::All);

@@ -46,7 +46,7 @@ pub async fn the_other_handlers_of_a_failed_delivery_still_run(bus: Bus, _: Bus)
     consumer.stop().await;
 }
 
-/// A handler that panics fails this attempt only: the consumer and the next delivery go on.
+/// A panic fails only that attempt of its delivery: the consumer continues with the next delivery.
 pub async fn a_panic_is_a_failure_of_that_delivery_only(bus: Bus, _: Bus) {
     let handler = RecordingHandler::new();
     handler.panic_on(&[1]);

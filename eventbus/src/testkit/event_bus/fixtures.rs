@@ -106,7 +106,7 @@ fn number(delivery: &Delivery) -> u64 {
     payload["number"].as_u64().unwrap_or_default()
 }
 
-/// Returns the error of a handler that is given what [`newer_event_of`] returns, and knows schema version 1.
+/// Returns the error of a handler that knows schema version 1 and gets the event of [`newer_event_of`].
 pub(super) fn of_newer_release() -> HandlerError {
     let event_type = Name::from_static(SHIPPED);
     HandlerError::undecodable(DecodeError::NewerVersion { event_type, found: 2, known: 1 })
@@ -147,7 +147,7 @@ impl RecordingHandler {
         Self::with_permits("held", 0, Arc::default())
     }
 
-    /// Appends its name to `notes` at each delivery.
+    /// Handles every delivery at once, and appends its name to `notes`.
     pub(super) fn logging(name: &'static str, notes: &Arc<Mutex<Vec<&'static str>>>) -> Self {
         Self::with_permits(name, Semaphore::MAX_PERMITS, Arc::clone(notes))
     }
@@ -219,7 +219,7 @@ impl RecordingHandler {
         *self.state.hanging.lock() = numbers.iter().copied().collect();
     }
 
-    /// Holds deliveries of exactly these numbers from now on, and lets all others go.
+    /// Holds deliveries of exactly these numbers from now on, and releases all other ones.
     pub(super) fn hold(&self, numbers: &[u64]) {
         self.state.held.send_replace(numbers.iter().copied().collect());
     }

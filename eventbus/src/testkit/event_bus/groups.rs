@@ -26,7 +26,7 @@ pub async fn every_group_gets_every_event(bus: Bus, _: Bus) {
     assert_eq!(theirs.started(), expected, "the other group");
 }
 
-/// Two consumers of one group share its events: the bus delivers each event to exactly one of them.
+/// Two consumers of a group share its events: the bus delivers each event to exactly one of them.
 pub async fn two_consumers_of_a_group_share_without_repeats(bus: Bus, other: Bus) {
     let (one, two) = (RecordingHandler::new(), RecordingHandler::new());
     one.subscribe(&bus, bus.default_group(), EventFilter::All);
@@ -86,7 +86,7 @@ pub async fn a_group_added_while_consuming_gets_what_is_held(bus: Bus, _: Bus) {
     assert_eq!(late.started(), [1, 2, 3, 4, 5, 6], "the late group");
 }
 
-/// After `cancel` the subscriber receives no further delivery; other subscribers of the group are not disturbed.
+/// After `cancel` the subscriber receives no further delivery; other subscribers of the group still receive theirs.
 pub async fn a_cancelled_subscription_gets_nothing_more(bus: Bus, _: Bus) {
     let (leaves, stays) = (RecordingHandler::new(), RecordingHandler::new());
     let leaving = leaves.subscribe(&bus, bus.default_group(), EventFilter::All);

@@ -61,7 +61,7 @@ async fn within_ten_seconds<T>(call: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(Duration::from_secs(10), call).await.ok()
 }
 
-/// A second `start_consuming` of one bus is refused, and the first is not disturbed.
+/// A second `start_consuming` of one bus is refused, and the first continues.
 pub async fn starting_twice_is_refused(bus: Bus, _: Bus) {
     let handler = RecordingHandler::new();
     handler.subscribe(&bus, bus.default_group(), EventFilter::All);

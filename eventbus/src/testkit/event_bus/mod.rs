@@ -51,9 +51,9 @@ pub async fn within_a_minute(rule: &str, test: impl Future<Output = ()>) {
 
 /// Makes a module with one test per rule of the event-bus suite.
 ///
-/// `$fresh_bus` is a future of a bus on a stream of its own with [short delays](SHORT_DELAYS), evaluated once per test.
-/// `$another` makes, from a reference to it, a second bus object on the same stream, as in a second process; omit it
-/// for a bus that exists in one object only: the suite then uses a clone.
+/// `$fresh_bus` is a future that makes a bus with [short delays](SHORT_DELAYS) on a new stream; each test evaluates it
+/// once. `$another` takes a reference to that bus, and makes a second bus object on the same stream, as a second
+/// process would. Omit it for a bus that exists in one object only: the suite then uses a clone.
 ///
 /// `event_bus_conformance!(long_ago ..)` adds the rule for events that were skipped long ago: its buses treat all
 /// skipped events as such (`deliver_skipped_within` is zero).

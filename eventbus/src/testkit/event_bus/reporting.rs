@@ -41,8 +41,8 @@ pub async fn subscribers_are_counted(bus: Bus, _: Bus) {
     assert_eq!(counts(), (2, 1, 1, 0), "after two were cancelled");
 }
 
-/// The counters are right after two handled events, one that two handlers gave up and one that no handler subscribes
-/// to.
+/// The counters are right after four events: two handled ones, one that two handlers gave up, and one that no handler
+/// subscribes to.
 pub async fn stats_tell_the_story(bus: Bus, _: Bus) {
     let (one, two) = (RecordingHandler::new(), RecordingHandler::new());
     one.fail_on(&[2]);

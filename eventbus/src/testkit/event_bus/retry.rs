@@ -24,7 +24,7 @@ fn retry_later() -> HandlerError {
     HandlerError::retry_after(RETRY_DELAY, "failure on demand")
 }
 
-/// A failing delivery runs once and then as many times as the handler's `retries` allow; then it is a dead letter, and
+/// A failing delivery runs once and is retried as often as the handler's `retries` allow; then it is a dead letter, and
 /// no longer pending.
 pub async fn a_failed_delivery_is_tried_again_and_then_a_dead_letter(bus: Bus, _: Bus) {
     let handler = RecordingHandler::new().with_retries(2);
@@ -94,8 +94,8 @@ pub async fn a_permanent_error_is_not_tried_again(bus: Bus, _: Bus) {
     consumer.stop().await;
 }
 
-/// An event that a newer release wrote, in a shape that no handler here knows, is retried: it is no dead letter at
-/// once.
+/// An event that a newer release wrote in a shape that no handler here knows is retried, and does not become a dead
+/// letter at once.
 pub async fn an_event_of_a_newer_release_is_tried_again(bus: Bus, _: Bus) {
     let handler = RecordingHandler::new().with_retries(2).with_error(of_newer_release);
     handler.fail_times(2, &[1]);
@@ -109,7 +109,7 @@ pub async fn an_event_of_a_newer_release_is_tried_again(bus: Bus, _: Bus) {
     consumer.stop().await;
 }
 
-/// A handler that requests a delay is not retried before it has passed.
+/// A handler that requests a delay is not retried before that delay has passed.
 pub async fn a_handler_that_asks_for_a_delay_gets_it(bus: Bus, _: Bus) {
     let handler = RecordingHandler::new().with_retries(1).with_error(retry_later);
     handler.fail_times(1, &[1]);
@@ -169,8 +169,8 @@ pub async fn a_retry_holds_up_its_own_aggregate_only(bus: Bus, _: Bus) {
     consumer.stop().await;
 }
 
-/// Deliveries that wait for a retry, and those blocked behind them, do not block other aggregates, also if more of them
-/// wait than a consumer holds in flight.
+/// Deliveries that wait for a retry, and those blocked behind them, do not block other aggregates, even if they are
+/// more than a consumer holds in flight.
 pub async fn what_waits_for_a_retry_keeps_others_from_nothing(bus: Bus, _: Bus) {
     const WAITING: u64 = 1_100;
     let handler = RecordingHandler::new().with_retries(1).with_error(|| {
@@ -209,9 +209,9 @@ pub async fn a_dead_letter_holds_up_nothing(bus: Bus, _: Bus) {
     consumer.stop().await;
 }
 
-/// An event that keeps failing raises an alert once it is old. The alert names group and handler, since when the event
-/// fails, and how many deliveries are unfinished; the bus stays healthy. The alert ends when the event is finished; a
-/// dead letter raises none.
+/// An event that keeps failing raises an alert once it is old. The alert names the group, the handler, the time of the
+/// first failure and the number of unfinished deliveries; the bus stays healthy. The alert ends when the event is
+/// finished; a dead letter raises none.
 pub async fn an_event_that_fails_for_long_is_an_alert_until_it_is_finished(bus: Bus, _: Bus) {
     let soon = || HandlerError::retry_after(Duration::from_millis(100), "failure on demand");
     let handler = RecordingHandler::new().with_retries(u32::MAX).with_error(soon);
@@ -275,9 +275,9 @@ pub async fn concurrency_is_for_different_aggregates(bus: Bus, _: Bus) {
     consumer.stop().await;
 }
 
-/// Streams of one type and id, but of different tenants, do not block each other: while a handler is held inside the
-/// delivery of one tenant's event, and while that event waits for its retry, the events of the others are handled. The
-/// later events of its own stream wait.
+/// Streams of the same type and id, but of different tenants, do not block each other: while a handler runs for one
+/// tenant's event, and while that event waits for its retry, handlers run for the events of other tenants. The later
+/// events of its own stream wait.
 pub async fn a_delivery_of_one_tenant_blocks_no_stream_of_another(bus: Bus, _: Bus) {
     let hours = || HandlerError::retry_after(Duration::from_secs(3 * 3_600), "failure on demand");
     let handler = RecordingHandler::new().with_concurrency(3).with_retries(1).with_error(hours);

@@ -27,15 +27,15 @@ async fn skip_two_events(bus: &Bus) {
     consumer.stop().await;
 }
 
-/// Returns the numbers of the events that a handler received, sorted: they belong to different aggregates, which have
-/// no order among each other.
+/// Returns the numbers of the events that a handler received, sorted: the events of different aggregates come in any
+/// order.
 fn sorted_started(handler: &RecordingHandler) -> Vec<u64> {
     let mut started = handler.started();
     started.sort_unstable();
     started
 }
 
-/// Skipped events of a type are delivered, once, if a handler of the type joins soon after.
+/// Skipped events of a type are delivered once, if a handler of the type joins soon after.
 pub async fn what_was_skipped_is_delivered_when_its_type_is_first_announced(bus: Bus, other: Bus) {
     skip_two_events(&bus).await;
     let new = RecordingHandler::new();
@@ -73,8 +73,8 @@ pub async fn what_was_announced_before_waits_for_a_handler(bus: Bus, other: Bus)
     assert_eq!((new.started(), bus.stats().events_skipped), (vec![2], 0), "what waited, and what was skipped");
 }
 
-/// An event of a newer schema version, which the group announced before, or a later one, is left to the newer release at
-/// its first failure, however often a handler of the older one would retry it.
+/// If a member of the group has announced a newer schema version, an event of that or a later version that fails at an
+/// older release is left to the newer release at once: the handler of the older release does not use its retries.
 pub async fn what_only_a_newer_release_can_decode_is_left_to_it(bus: Bus, other: Bus) {
     let newer = RecordingHandler::new();
     let subscription = newer.subscribe(&bus, bus.default_group(), newer_shipped());
@@ -89,7 +89,7 @@ pub async fn what_only_a_newer_release_can_decode_is_left_to_it(bus: Bus, other:
     let subscription = older.subscribe(&bus, bus.default_group(), shipped());
     let consumer = consume(&bus).await;
     publish(&bus, &[newer_event_of("order", 2), event_of("order", SHIPPED, 3)]).await;
-    // a retry would hold up the next event of the aggregate
+    // a retry would block the next event of the aggregate
     wait_until("the next event is handled", async || older.completed() == [3]).await;
     consumer.stop().await;
     subscription.cancel();
@@ -125,8 +125,8 @@ pub async fn a_new_group_whose_handlers_start_now_gets_what_comes(bus: Bus, _: B
     assert_eq!(sorted_started(&late), (first..=last).collect::<Vec<_>>(), "what came from then on");
 }
 
-/// Events that were skipped too long ago are not delivered until the handler says where it starts. For a bus that
-/// treats all skipped events as such.
+/// Events that were skipped too long ago are not delivered until the handler declares where it starts. For a bus that
+/// treats all skipped events so.
 pub async fn what_was_skipped_long_ago_is_to_be_decided_once(bus: Bus, other: Bus) {
     skip_two_events(&bus).await;
     let new = RecordingHandler::new().with_start(HandlerStart::Oldest);

@@ -93,7 +93,8 @@ pub async fn what_not_every_bus_can_carry_is_refused(bus: Bus, _: Bus) {
     assert_nothing_published(&bus).await;
 }
 
-/// Events just within those bounds are delivered as they were published, also null characters as Python writes them.
+/// Events just within those bounds are delivered as they were published, also with null characters as Python writes
+/// them.
 pub async fn what_every_bus_can_carry_is_delivered(bus: Bus, _: Bus) {
     let deep = format!("{}1{}", r#"{"a":"#.repeat(127), "}".repeat(127));
     let null = Attributes::from(serde_json::Map::from_iter([("a".to_owned(), "\0".into())]));

@@ -123,7 +123,8 @@ pub async fn times_are_kept_to_the_microsecond<S: EventStore>(store: S) {
     store.holds(&stream, &recorded).await;
 }
 
-/// Each event has the time when the store recorded it, and the store finds that of the first event after a position.
+/// Each event has the time at which the store recorded it, and the store finds the recorded time of the first event
+/// after a position.
 pub async fn recorded_times_are_kept_and_found<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("recorded_times_are_kept_and_found", store);
     let store = &store;
@@ -153,7 +154,8 @@ pub async fn recorded_times_are_kept_and_found<S: EventStore>(store: S) {
     store.holds(&stream, &all).await;
 }
 
-/// An imported event keeps the time when another store recorded it, to the microsecond, beside that of the import.
+/// An imported event keeps the time at which its original store recorded it, to the microsecond, beside the time of the
+/// import.
 pub async fn original_recorded_times_are_kept<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("original_recorded_times_are_kept", store);
     let stream = stream();
@@ -219,7 +221,7 @@ pub async fn recorded_times_never_decrease<S: EventStore>(store: S, set_clock_ba
     }
 }
 
-/// An append without events has no effect, at any expectation.
+/// An append without events has no effect, whichever version it expects.
 pub async fn empty_append_does_nothing<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("empty_append_does_nothing", store);
     let stream = stream();

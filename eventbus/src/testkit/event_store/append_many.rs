@@ -21,7 +21,7 @@ async fn add_many<S: EventStore>(store: &StoreUnderTest<S>, appends: Vec<Append>
     numbered.map(|(number, result)| store.ok(result, format_args!("append {number} of {given}"))).collect()
 }
 
-/// Each append has its own result, in the order given, at any expectation.
+/// Each append has its own result, in the order given, whichever version it expects.
 pub async fn each_of_many_appends_has_its_result<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("each_of_many_appends_has_its_result", store);
     let (new, other, there, old) = (stream(), stream(), stream(), stream());

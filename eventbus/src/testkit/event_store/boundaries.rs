@@ -71,7 +71,7 @@ async fn takes_effect<S: EventStore>(store: &StoreUnderTest<S>, condition: &Boun
     store.ok(append_if(store, condition, events).await, "an append whose boundary has no further events");
 }
 
-/// Checks that the store refuses the condition, and stores nothing.
+/// Checks that the store refuses an append under the condition, and does not store it.
 async fn is_moved<S: EventStore>(store: &StoreUnderTest<S>, condition: &BoundaryCondition) {
     let before = store.head_position().await;
     match append_if(store, condition, vec![tagged(&ENROLLED, &["course:refused"])]).await {
@@ -105,7 +105,8 @@ async fn read_boundary<S: EventStore>(
     (condition, store.collect("reading the events of a boundary", events).await)
 }
 
-/// A feed is filtered by tags: all of one set, or of one of several; beside types and tenants.
+/// A feed is filtered by tags, beside types and tenants: an event matches if it has all tags of the set, or of one of
+/// several sets.
 pub async fn events_are_found_by_their_tags<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("events_are_found_by_their_tags", store);
     let of_tenant = stream().with_tenant_id(Some(Uuid::from_u128(7)));
@@ -134,7 +135,7 @@ pub async fn events_are_found_by_their_tags<S: EventStore>(store: S) {
     found(feed(), &[0, 1, 2, 3, 4, 5]).await;
 }
 
-/// Many tagged events among others are read whole, in order, each once.
+/// A long feed filtered by tags returns each tagged event once, in order, although events without tags are among them.
 pub async fn long_feeds_of_tagged_events_are_read_whole<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("long_feeds_of_tagged_events_are_read_whole", store);
     let payload = format!(r#"{{"filler":"{}"}}"#, "x".repeat(2_000));
@@ -163,7 +164,7 @@ pub async fn long_feeds_of_tagged_events_are_read_whole<S: EventStore>(store: S)
     store.same(rest, wanted[100..].to_vec(), "the rest of the tagged events");
 }
 
-/// A boundary is read with the condition that no event is added to it, also if it has many events.
+/// A read of a boundary returns its events and the condition that no event is added to it, also if it has many events.
 pub async fn boundary_is_read_with_its_condition<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("boundary_is_read_with_its_condition", store);
     let of_tenant = stream().with_tenant_id(Some(Uuid::from_u128(7)));
@@ -192,7 +193,7 @@ pub async fn boundary_is_read_with_its_condition<S: EventStore>(store: S) {
     is_moved(&store, &read.condition).await;
 }
 
-/// An append with a condition takes effect if no event was added to the boundary, and else stores nothing.
+/// An append with a condition takes effect if no event was added to the boundary; otherwise it stores no event.
 pub async fn condition_holds_until_its_boundary_moves<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("condition_holds_until_its_boundary_moves", store);
     let of_course = boundary(&[&["course:1"]]);
@@ -202,7 +203,7 @@ pub async fn condition_holds_until_its_boundary_moves<S: EventStore>(store: S) {
     is_moved(&store, &none).await;
     let one = count(&store, &of_course).await;
     store.same(one.counts.clone(), vec![1], "the counts of an event");
-    // what is not in the boundary: other values, types, tenants, and events without tags
+    // events outside of the boundary: other values, types and tenants, and no tags
     takes_effect(&store, &count(&store, &boundary(&[&["course:2"]])).await, vec![tagged(&ENROLLED, &["course:2"])])
         .await;
     store.add(&stream(), ANY, &[tagged(&VIEWED, &["course:1"]), event()]).await;
@@ -210,13 +211,14 @@ pub async fn condition_holds_until_its_boundary_moves<S: EventStore>(store: S) {
     store.add(&of_tenant, ANY, &[tagged(&ENROLLED, &["course:1"])]).await;
     takes_effect(&store, &one, vec![tagged(&ENROLLED, &["student:b"])]).await;
     takes_effect(&store, &one, vec![event()]).await;
-    // its own event moves it too
+    // an append's own event moves the boundary too
     takes_effect(&store, &one, vec![tagged(&ENROLLED, &["course:1"]), tagged(&ENROLLED, &["course:1"])]).await;
     is_moved(&store, &one).await;
     store.same(counts(&store, &[&["course:1"], &["student:a"], &["student:b"]]).await, vec![3, 1, 1], "the counts");
 }
 
-/// Of several items one that moves is enough; an item of several tags moves only if each of its tags does.
+/// A boundary of several items moves if one of them does; an item of several tags moves only if each of its tags has
+/// moved.
 pub async fn item_moves_if_all_its_tags_do<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("item_moves_if_all_its_tags_do", store);
     let either = count(&store, &boundary(&[&["course:1"], &["student:a"]])).await;
@@ -230,7 +232,7 @@ pub async fn item_moves_if_all_its_tags_do<S: EventStore>(store: S) {
     takes_effect(&store, &none, vec![event()]).await;
 }
 
-/// Every path of an append counts the tags of its events, and a repeat counts none.
+/// Every kind of append counts the tags of its events, and a repeat counts none.
 pub async fn every_append_counts_its_tags<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("every_append_counts_its_tags", store);
     let items: &[&[&str]] = &[&["course:1"]];
@@ -281,7 +283,7 @@ pub async fn committed_transaction_counts_its_tags<S: EventStore>(store: S) {
             continue;
         }
         store.ok(transaction.commit().await, "committing");
-        // the dropped transaction may hold back the head for as long as the store takes to roll it back
+        // the dropped transaction may hold back the head until the store has rolled it back
         let last = store.read(&two).await.last().and_then(RecordedEvent::position);
         let caught_up = async { while Some(store.head_position().await) < last {} };
         store.within("the head of the feed", caught_up).await;
@@ -293,7 +295,7 @@ pub async fn committed_transaction_counts_its_tags<S: EventStore>(store: S) {
     store.same(found.len(), 3, "events of the course");
 }
 
-/// A repeat returns the first result, whatever its boundary holds since.
+/// A repeat returns the first result, also if its boundary has moved since.
 pub async fn repeat_is_known_after_its_boundary_moved<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("repeat_is_known_after_its_boundary_moved", store);
     let condition = Some(count(&store, &boundary(&[&["course:1"]])).await);
@@ -306,7 +308,8 @@ pub async fn repeat_is_known_after_its_boundary_moved<S: EventStore>(store: S) {
     store.same(counts(&store, &[&["course:1"]]).await, vec![1], "the count");
 }
 
-/// A command whose boundary moved is not noted; the first error of several is that of the stream, then that of the boundary.
+/// A command whose boundary moved is not noted. If several checks fail, the error is that of the stream first, then
+/// that of the boundary.
 pub async fn moved_boundary_notes_no_command<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("moved_boundary_notes_no_command", store);
     let key: IdempotencyKey = "k1".parse().expect("a valid key");
@@ -331,8 +334,8 @@ pub async fn moved_boundary_notes_no_command<S: EventStore>(store: S) {
     store.check(find().await.is_some(), "the command is not noted");
 }
 
-/// An append whose boundary moved, and that takes a value of another stream, is refused for its boundary: the decision is
-/// made again, and may choose another value.
+/// An append whose boundary moved, and that also takes a value held by another stream, is refused for its boundary: the
+/// application decides again, and may choose a free value.
 pub async fn moved_boundary_comes_before_a_taken_value<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("moved_boundary_comes_before_a_taken_value", store);
     let stale = count(&store, &boundary(&[&["course:1"]])).await;
@@ -358,7 +361,7 @@ pub async fn moved_boundary_comes_before_a_taken_value<S: EventStore>(store: S) 
     store.same(counts(&store, &[&["course:1"]]).await, vec![1], "refused appends counted their tags");
 }
 
-/// Concurrent decisions about one tag are serial: none sees fewer events than there are.
+/// Concurrent decisions about one tag take effect one after the other: each has seen all events before its own.
 pub async fn concurrent_decisions_about_a_tag_are_serial<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("concurrent_decisions_about_a_tag_are_serial", store);
     store
@@ -385,7 +388,8 @@ pub async fn concurrent_decisions_about_a_tag_are_serial<S: EventStore>(store: S
     store.same(counts(&store, &[&["term:1"]]).await, vec![CAPACITY as u64], "the count");
 }
 
-/// Of two appends that each need that the other's tag has no event, one takes effect, also if neither tag is known yet.
+/// Of two appends, each under the condition that the other one's tag has no event, one takes effect, also if neither
+/// tag is known yet.
 pub async fn condition_on_an_unknown_tag_is_kept<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("condition_on_an_unknown_tag_is_kept", store);
     for round in 0..20 {
@@ -429,7 +433,7 @@ pub async fn tags_are_compared_byte_by_byte<S: EventStore>(store: S) {
     store.check(matches!(refused, AppendError::Refused { .. }), format_args!("{refused:?}"));
 }
 
-/// A tag can be added to a stored event: once, and it moves the conditions about it.
+/// A tag is added to a stored event once, and moves the boundaries of that tag.
 pub async fn tag_is_added_to_a_stored_event<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("tag_is_added_to_a_stored_event", store);
     let to = stream();

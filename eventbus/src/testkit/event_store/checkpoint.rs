@@ -40,8 +40,8 @@ pub async fn checkpoint_is_what_was_saved_last<S: EventStore>(store: S) {
     }
 }
 
-/// A deleted checkpoint is none and is not listed, until it is saved again. A missing one is deleted without an error;
-/// the lease of its name and other checkpoints stay.
+/// A deleted checkpoint is gone, also from the list, until it is saved again. The lease of its name and other
+/// checkpoints stay. Deleting a missing checkpoint is no error.
 pub async fn a_deleted_checkpoint_is_none<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("a_deleted_checkpoint_is_none", store);
     let [kept, with_lease, without_lease] =

@@ -44,7 +44,7 @@ async fn find<S: EventStore>(store: &StoreUnderTest<S>, command: &HandledCommand
     store.ok(found, "looking for a command")
 }
 
-/// A command takes effect once, whatever the version of its stream; the store returns the request and answer of the first.
+/// A command takes effect once, whatever the version of its stream; then the store finds its request and answer.
 pub async fn command_takes_effect_once<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("command_takes_effect_once", store);
     let (one, other) = (stream(), stream());
@@ -63,7 +63,7 @@ pub async fn command_takes_effect_once<S: EventStore>(store: S) {
     store.holds(&other, &[]).await;
     store.same(find(&store, &first).await.as_ref(), Some(&first), "after the command");
 
-    // a repeat stores no event, and lists no type: the append that stores the first event of the type does
+    // a repeat stores no event, and so lists no type: only the append that stores the first event of the type lists it
     let renamed = || vec![NewEvent::new(Name::from_static("Renamed"), 1, "{}")];
     let repeat = Append { stream: one.clone(), expected: ANY, events: renamed() };
     let repeat = MultiStreamAppend { handled: Some(Handled::Command(first)), ..MultiStreamAppend::single(repeat) };
@@ -78,7 +78,7 @@ pub async fn command_takes_effect_once<S: EventStore>(store: S) {
     }
 }
 
-/// A command without events takes effect once, too, and only if its stream is as expected.
+/// A command without events also takes effect once, and only if its stream is as expected.
 pub async fn command_without_events_takes_effect_once<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("command_without_events_takes_effect_once", store);
     let (known, given) = (stream(), command(&store, "nothing to do"));
@@ -111,8 +111,8 @@ pub async fn refused_command_is_not_noted<S: EventStore>(store: S) {
     store.check(matches!(again, MultiStreamOutcome::Appended(_)), "the same key after the errors");
 }
 
-/// Of many commands with one key at once that take one value for streams of their own, one takes effect, and the others
-/// are told that it did, not that the value is taken.
+/// Of many concurrent commands with one key, each of which takes the same value for a stream of its own, one takes
+/// effect; for the rest the store reports that the command took effect, not that the value is taken.
 pub async fn concurrent_commands_of_one_key_and_value_are_one<S: EventStore>(store: S) {
     const ROUNDS: usize = 20;
     let store = StoreUnderTest::new("concurrent_commands_of_one_key_and_value_are_one", store);
@@ -128,7 +128,7 @@ pub async fn concurrent_commands_of_one_key_and_value_are_one<S: EventStore>(sto
     }
 }
 
-/// Keys of two tenants are two keys.
+/// The same key of two tenants is two keys.
 pub async fn command_keys_are_those_of_a_tenant<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("command_keys_are_those_of_a_tenant", store);
     let of_none = command(&store, "none");
@@ -145,7 +145,7 @@ pub async fn command_keys_are_those_of_a_tenant<S: EventStore>(store: S) {
     }
 }
 
-/// Of many commands with one key at once, one takes effect, on new and known streams.
+/// Of many concurrent commands with one key, one takes effect, on new and known streams.
 pub async fn concurrent_commands_of_one_key_are_one<S: EventStore>(store: S) {
     const ROUNDS: usize = 20;
     let store = StoreUnderTest::new("concurrent_commands_of_one_key_are_one", store);
@@ -164,7 +164,7 @@ pub async fn concurrent_commands_of_one_key_are_one<S: EventStore>(store: S) {
     }
 }
 
-/// Commands of at least an age are forgotten, and their keys are new ones then.
+/// The store forgets commands of at least a given age; a command with the same key then takes effect again.
 pub async fn commands_are_forgotten<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("commands_are_forgotten", store);
     let (target, given) = (stream(), command(&store, "done"));
@@ -172,7 +172,7 @@ pub async fn commands_are_forgotten<S: EventStore>(store: S) {
     let notes = multi_stream(&store);
     store.same(store.ok(notes.forget_commands(Duration::from_secs(3_600)).await, "forgetting"), 0, "young commands");
     store.same(find(&store, &given).await.as_ref(), Some(&given), "after an hour's retention");
-    // those of other tests may be there
+    // commands of other tests may be there
     let forgotten = store.ok(notes.forget_commands(Duration::ZERO).await, "forgetting");
     store.check(forgotten >= 1, "no command was forgotten");
     store.same(find(&store, &given).await, None, "a forgotten command");
@@ -180,7 +180,7 @@ pub async fn commands_are_forgotten<S: EventStore>(store: S) {
     store.check(matches!(again, MultiStreamOutcome::Appended(_)), "the key is new again");
 }
 
-/// A key may have 255 bytes, and any characters but those of control.
+/// A key may have 255 bytes, and any characters except control characters.
 pub async fn command_keys_and_answers_are_texts<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("command_keys_and_answers_are_texts", store);
     let texts = ["x".repeat(255), "a:b%3A c".into(), "Schlüssel 🔑".into(), "{tag}'\"\\".into()];

@@ -6,7 +6,7 @@ use crate::{
     port::{AppendError, EventStore},
 };
 
-/// `Any` never conflicts, with any number of writers on a stream; each append keeps its events together.
+/// `Any` never conflicts, however many writers a stream has; each append keeps its events together.
 pub async fn any_never_conflicts<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("any_never_conflicts", store);
     let stream = stream();
@@ -35,7 +35,7 @@ pub async fn any_never_conflicts<S: EventStore>(store: S) {
     store.holds(&stream, &all).await;
 }
 
-/// Of many writers that create one stream at once, one succeeds; the rest get a conflict and store no event.
+/// Of many writers that create one stream concurrently, one succeeds; the rest get a conflict and store no event.
 pub async fn one_writer_creates_the_stream<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("one_writer_creates_the_stream", store);
     for expected in [ExpectedVersion::NoStream, ExpectedVersion::Exact(Version::NONE)] {
@@ -43,7 +43,7 @@ pub async fn one_writer_creates_the_stream<S: EventStore>(store: S) {
     }
 }
 
-/// Of many writers that append at one version at once, one succeeds; the rest get a conflict and store no event.
+/// Of many writers that append at one version concurrently, one succeeds; the rest get a conflict and store no event.
 pub async fn one_writer_appends_at_a_version<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("one_writer_appends_at_a_version", store);
     for before in [1, 5] {

@@ -54,8 +54,8 @@ pub async fn long_feeds_are_read_whole<S: EventStore>(store: S) {
     store.same(&*few, &all[1_233..1_236], "three events from the middle");
 }
 
-/// Events are read at positions in any order, also one that is asked for twice; where there is no event, none is returned.
-/// What a store does not read at once, it reads when it is asked for the rest.
+/// A read at positions, in any order and with repeats, returns the event at each position, or none where there is no
+/// event. A store may read the first ones only; asked for the rest, it reads on.
 pub async fn events_are_read_at_positions<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("events_are_read_at_positions", store);
     let (one, two) = (stream(), stream());

@@ -57,7 +57,7 @@ async fn read<S: EventStore>(store: &StoreUnderTest<S>, after: Position, filter:
     read_between(store, after, head, filter).await
 }
 
-/// Reads a part of the feed, and checks that a visit of it shows the same, and ends where the visitor breaks off.
+/// Reads a part of the feed, and checks that a visit shows the same events, and ends where the visitor breaks off.
 async fn read_between<S: EventStore>(
     store: &StoreUnderTest<S>,
     after: Position,
@@ -145,7 +145,7 @@ pub async fn long_filtered_feeds_are_read_whole<S: EventStore>(store: S) {
     }
 }
 
-/// A read of the feed returns the events after one position, through a second one, and none behind it.
+/// A read of the feed returns the events after one position, up to and including a second one, and no later ones.
 pub async fn feeds_end_at_a_position<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("feeds_end_at_a_position", store);
     let stream = stream();
@@ -163,7 +163,7 @@ pub async fn feeds_end_at_a_position<S: EventStore>(store: S) {
     }
 }
 
-/// For every filter and range, as many events are counted as are read.
+/// For every filter and range, the count of events is the number of events that are read.
 pub async fn as_many_events_are_counted_as_are_read<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("as_many_events_are_counted_as_are_read", store);
     store.same(count(&store, Position::START, Position::new(u64::MAX), &FeedFilter::all()).await, 0, "an empty store");

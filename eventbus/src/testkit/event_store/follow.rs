@@ -27,8 +27,8 @@ async fn take<S: EventStore>(store: &StoreUnderTest<S>, following: &mut Followin
     events
 }
 
-/// A follower receives the stored events and then those appended, each once and in order, also events appended while it
-/// reaches the end of the stored ones.
+/// A follower receives the stored events and then the appended ones, each once and in order, also those appended while
+/// it reaches the end of the stored events.
 pub async fn following_has_no_seam<S: EventStore>(store: S) {
     const BEFORE: usize = 2_500;
     const WRITERS: usize = 4;
@@ -86,8 +86,8 @@ pub async fn following_a_part_keeps_up_with_the_rest<S: EventStore>(store: S) {
     }
 }
 
-/// A pause holds back all events, also those already read; after it the follower continues where it was. A stop ends
-/// it.
+/// A pause holds back all events, also those already read; after the pause the follower continues where it was. A stop
+/// ends it.
 pub async fn following_pauses_resumes_and_stops<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("following_pauses_resumes_and_stops", store);
     let recorded = store.add(&stream(), ExpectedVersion::NoStream, &events(5)).await;

@@ -27,7 +27,7 @@ pub async fn repeat_returns_the_first_result<S: EventStore>(store: S) {
     }
 }
 
-/// A repeat is recognised at every expectation: a caller that repeats cannot know the current version.
+/// A repeat is recognised whichever version it expects: a caller that repeats cannot know the current version.
 pub async fn repeat_is_known_at_every_expectation<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("repeat_is_known_at_every_expectation", store);
     let (stream, given) = (stream(), events(2));

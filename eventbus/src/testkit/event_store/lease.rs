@@ -75,7 +75,7 @@ pub async fn lease_has_one_owner<S: EventStore>(store: S) {
     assert_taken(&store).await;
 }
 
-/// A lease that expired goes to the next owner that asks, with a higher epoch each time.
+/// An expired lease goes to the next owner that acquires it, with a higher epoch each time.
 pub async fn lease_runs_out_and_epochs_grow<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("lease_runs_out_and_epochs_grow", store);
     let mut former = acquired(&store, &ONE, Duration::from_millis(50)).await;
@@ -95,7 +95,7 @@ pub async fn lease_runs_out_and_epochs_grow<S: EventStore>(store: S) {
     }
 }
 
-/// An owner keeps a lease that it renews, also one that has only expired; it cannot renew one that passed to another
+/// An owner keeps a lease that it renews, also after the lease has expired; it cannot renew a lease that has a new
 /// owner.
 pub async fn renewed_lease_is_kept_and_a_passed_one_is_not<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("renewed_lease_is_kept_and_a_passed_one_is_not", store);

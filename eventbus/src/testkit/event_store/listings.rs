@@ -33,7 +33,8 @@ pub(super) async fn all<S: EventStore, T>(
     }
 }
 
-/// Every stream is listed, with its version and the recorded time of its last event; a filter finds those that it matches.
+/// Every stream is listed, with its version and the recorded time of its last event; a filter lists only the streams
+/// that match.
 pub async fn streams_are_listed_page_by_page<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("streams_are_listed_page_by_page", store);
     let tenant = Uuid::from_u128(7);

@@ -8,8 +8,8 @@ use crate::{
     port::{EventStore, FeedFilter, MissingEvent, ReadError, RecordStream},
 };
 
-/// A store finds a removed event wherever it was in its stream, in a search of all streams and of its own stream, and
-/// finds none where none is missing.
+/// A search of all streams, and one of a single stream, finds a removed event wherever it was in its stream, and finds
+/// none where none is missing.
 ///
 /// `remove_event` deletes an event as other software would. No macro lists this rule; a backend whose events other
 /// software can remove calls it.
@@ -48,7 +48,7 @@ pub async fn missing_events_are_found<S: EventStore>(store: S, remove_event: imp
     }
 }
 
-/// A store that lost all events of a stream, or the last ones of one, finds that in a search of all streams.
+/// A search of all streams finds that a stream has lost all its events, or its last ones.
 ///
 /// `remove_event` deletes an event as other software would. No macro lists this rule; a backend whose events other
 /// software can remove calls it.
@@ -84,7 +84,7 @@ pub async fn feed_stops_at_a_missing_event<S: EventStore>(store: S, remove_event
         let (place, next) = ((version - 1) * 50, version * 50);
         remove_event(&all[place]).await;
         let (returned, error) = read_until_error(&store, store.read_all(Position::START)).await;
-        // a store with a list of its events stops where the event was, others at the next event of the stream
+        // a store with a list of its events stops where the event was, other stores at the next event of the stream
         let wanted = if returned.len() == place { &all[..place] } else { &all[..next] };
         let wanted: Vec<_> = wanted.iter().filter(|event| **event != all[place]).cloned().collect();
         store.same(&returned, &wanted, format_args!("events before the gap at version {version}"));
@@ -96,9 +96,9 @@ pub async fn feed_stops_at_a_missing_event<S: EventStore>(store: S, remove_event
     }
 }
 
-/// A filtered read of the feed returns every stored event that matches, although one of these streams misses an event:
-/// it does not know the versions between its events. A store with a list of its events stops where the missing event
-/// was, if that matches. Either way a search finds the event.
+/// A filtered read of the feed returns every stored event that matches, although an event of their stream is missing:
+/// it cannot tell a missing version from one that does not match. Only a store with a list of its events stops where
+/// the missing event was, if that event matches. Either way a search finds the missing event.
 ///
 /// `remove_event` deletes an event as other software would. No macro lists this rule; a backend whose events other
 /// software can remove calls it.
@@ -137,7 +137,7 @@ pub async fn filtered_feed_omits_a_missing_event<S: EventStore>(store: S, remove
     store.same(found, Some(MissingEvent { stream, version: Version::new(3) }), "by a search of all streams");
 }
 
-/// A read of events at positions fails at a missing event or at the next one of its stream, and returns all others.
+/// A read at positions fails at a missing event, or at the next event of its stream, and returns all other events.
 ///
 /// `remove_event` deletes an event as other software would. No macro lists this rule; a backend whose events other
 /// software can remove calls it.

@@ -1,12 +1,13 @@
 //! The conformance suite of event stores: one rule per function, each one `#[tokio::test]` of the backend.
 //!
 //! A backend calls [`event_store_conformance!`](crate::event_store_conformance) with an expression that makes a fresh,
-//! empty store; if what it stores outlives the process,
-//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance) too; if it has transactions,
-//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance) as well. Its tests need
-//! `tokio` with `macros` and `rt-multi-thread`. A failure names the rule that is broken.
+//! empty store; if its data outlives the process, also
+//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance); if it has transactions, also
+//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance). Its tests need `tokio` with
+//! `macros` and `rt-multi-thread`. A failure names the rule that is broken.
 //!
-//! Invariant: a new rule goes into the list of its macro below, and is proved by breaking a store on purpose.
+//! Invariant: a new rule goes into the list of its macro below, and its author has seen it fail on a store broken on
+//! purpose.
 
 mod append;
 mod append_many;
@@ -63,8 +64,8 @@ pub use validity::*;
 
 /// Makes a module of tests, one per rule, that a store must pass.
 ///
-/// The first argument is the module's name, the second a future of a fresh, empty store; it is evaluated once per
-/// rule, where the macro is called.
+/// The first argument is the module's name, the second a future that makes a fresh, empty store. Each rule evaluates it
+/// once, in the scope of the macro call.
 ///
 /// # Examples
 /// ```
@@ -251,8 +252,8 @@ macro_rules! event_store_conformance {
 
 /// Makes a module of tests, one per rule, that a store must pass if its events outlive the process.
 ///
-/// The second argument is a future of a place without a store (a path, an address), the third an async closure
-/// that opens the store there; the rules close and open it several times.
+/// The second argument is a future of a place without a store (a path, an address), the third an async closure that
+/// opens a store there. The rules close and reopen that store several times.
 ///
 /// # Examples
 /// ```ignore

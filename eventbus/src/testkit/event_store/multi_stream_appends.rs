@@ -21,7 +21,7 @@ fn append(stream: &StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) -
     Append { stream: stream.clone(), expected, events }
 }
 
-/// Returns the check of a stream.
+/// Returns an append without events, which only checks the version of a stream.
 fn check(stream: &StreamId, expected: ExpectedVersion) -> Append {
     append(stream, expected, Vec::new())
 }
@@ -92,7 +92,7 @@ pub async fn multi_stream_append_stores_the_events_of_all_streams<S: EventStore>
     store.holds(&one, &records[3]).await;
 }
 
-/// One stream that is not at its expected version keeps all others as they are, also one that is only checked.
+/// If one stream is not at its expected version, even one that is only checked, all streams stay as they are.
 pub async fn multi_stream_append_takes_effect_whole_or_not_at_all<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("multi_stream_append_takes_effect_whole_or_not_at_all", store);
     let (filled, new, absent) = (stream(), stream(), stream());
@@ -125,7 +125,7 @@ pub async fn multi_stream_append_takes_effect_whole_or_not_at_all<S: EventStore>
     store.same(add(&store, all_of([])).await, vec![], "an empty multi-stream append");
 }
 
-/// The first stream that is not at its expected version is the one that the conflict names.
+/// A conflict names the first stream that is not at its expected version.
 pub async fn conflict_of_a_group_names_its_first_stream<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("conflict_of_a_group_names_its_first_stream", store);
     let mut streams: Vec<StreamId> = (0..4).map(|_| stream()).collect();
@@ -159,7 +159,7 @@ pub async fn stream_that_was_checked_to_be_absent_can_be_created<S: EventStore>(
     }
 }
 
-/// A multi-stream append that is sent again returns the first result, whatever its streams hold since.
+/// A repeated multi-stream append returns the first result, whatever its streams hold since.
 pub async fn repeat_of_a_group_returns_the_first_result<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("repeat_of_a_group_returns_the_first_result", store);
     let (one, two, checked) = (stream(), stream(), stream());
@@ -189,7 +189,7 @@ pub async fn repeat_of_a_group_returns_the_first_result<S: EventStore>(store: S)
     }
 }
 
-/// A multi-stream append of which an earlier call stored only some events is refused, and stores none.
+/// A multi-stream append is refused, and stores no event, if an earlier call has stored only some of its events.
 pub async fn partly_stored_group_is_refused<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("partly_stored_group_is_refused", store);
     let (one, two) = (stream(), stream());
@@ -231,7 +231,7 @@ pub async fn multi_stream_append_that_no_store_takes_is_refused<S: EventStore>(s
     store.holds(&two, &[]).await;
 }
 
-/// A multi-stream append as large as may be is stored.
+/// A multi-stream append of the largest allowed size is stored.
 pub async fn large_groups_are_stored_whole<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("large_groups_are_stored_whole", store);
     let streams: Vec<_> = (0..MULTI_STREAM_APPENDS_MAX).map(|_| stream()).collect();
@@ -240,8 +240,8 @@ pub async fn large_groups_are_stored_whole<S: EventStore>(store: S) {
     store.same(store.feed(Position::START).await, records.into_iter().flatten().collect(), "the feed");
 }
 
-/// Of the multi-stream appends that handle one delivery, one takes effect, also of many at once; one that failed notes
-/// nothing.
+/// Of the multi-stream appends that handle one delivery, one takes effect, also if many run concurrently; a failed one
+/// does not note the delivery.
 pub async fn delivery_takes_effect_once<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("delivery_takes_effect_once", store);
     let (cause, effect) = (stream(), stream());
@@ -300,7 +300,7 @@ pub async fn delivery_takes_effect_once<S: EventStore>(store: S) {
     store.same(again, MultiStreamOutcome::AlreadyHandled, "a second multi-stream append without events");
 }
 
-/// Events of two streams, and of two tenants, may have one id: each is a delivery of its own.
+/// Events of two streams, or of two tenants, may have the same id: each is a delivery of its own.
 pub async fn deliveries_of_two_streams_are_two<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("deliveries_of_two_streams_are_two", store);
     let given = event();
@@ -322,8 +322,8 @@ pub async fn deliveries_of_two_streams_are_two<S: EventStore>(store: S) {
     store.same(store.read(&effect).await.len(), 3, "effects");
 }
 
-/// Concurrent multi-stream appends over the same streams, in any order, are made one by one: what each one saw is what it
-/// follows. Single appends come between them.
+/// Concurrent multi-stream appends to the same streams, in any order, take effect one by one: each follows the versions
+/// that it saw. Single appends take effect between them.
 pub async fn concurrent_groups_are_serial<S: EventStore>(store: S) {
     const ROUNDS: usize = 15;
     let store = StoreUnderTest::new("concurrent_groups_are_serial", store);
@@ -360,7 +360,7 @@ pub async fn concurrent_groups_are_serial<S: EventStore>(store: S) {
     store.check(transfers.iter().flatten().all(stored), "the feed misses events of a multi-stream append");
 }
 
-/// Appends an event to two streams that names the version seen before, until there is no conflict.
+/// Appends to two streams an event that names the version seen before; repeats this until there is no conflict.
 async fn transfer<S: EventStore>(store: &StoreUnderTest<S>, from: &StreamId, to: &StreamId) -> Vec<Vec<RecordedEvent>> {
     loop {
         let mut appends = Vec::new();
@@ -377,7 +377,7 @@ async fn transfer<S: EventStore>(store: &StoreUnderTest<S>, from: &StreamId, to:
     }
 }
 
-/// A stream that a multi-stream append only checks, absent or not, does not change before it takes effect.
+/// A stream that a multi-stream append only checks does not change between the check and the append's effect.
 pub async fn checked_stream_is_as_it_was_seen<S: EventStore>(store: S) {
     const ROUNDS: u64 = 20;
     let store = StoreUnderTest::new("checked_stream_is_as_it_was_seen", store);

@@ -21,7 +21,7 @@ fn snapshots<S: EventStore>(store: &StoreUnderTest<S>) -> &dyn Snapshots {
     store.snapshots().unwrap_or_else(|| store.fail("the store has no snapshots"))
 }
 
-/// Saves a snapshot, and returns whether it was kept.
+/// Saves a snapshot; returns `true` if the store kept it.
 async fn save<S: EventStore>(
     store: &StoreUnderTest<S>,
     stream: &StreamId,
@@ -63,7 +63,7 @@ async fn reads<S: EventStore>(
     store.same(&*events, &all[after..], format_args!("the events of {stream} after version {after}"));
 }
 
-/// A snapshot is read back byte for byte, at whichever version it was taken, with exactly the events after it.
+/// A read returns the snapshot byte for byte, whichever version it is of, and exactly the events after it.
 pub async fn snapshot_is_read_back_with_the_events_after_it<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("snapshot_is_read_back_with_the_events_after_it", store);
     store.add(&stream(), ExpectedVersion::NoStream, &events(9)).await;
@@ -132,7 +132,7 @@ pub async fn snapshots_of_folds_streams_and_tenants_are_independent<S: EventStor
         one.clone().with_tenant_id(Some(Uuid::from_u128(2))),
         stream(),
         parse("Order", one.aggregate_id().as_str()),
-        // names that a key of joined parts would not tell apart
+        // names that are equal once their parts are joined to a key
         parse("Account", "a:b"),
         parse("Account:a", "b"),
         parse("Account", "a"),
@@ -181,7 +181,7 @@ pub async fn snapshot_beyond_its_stream_is_refused<S: EventStore>(store: S) {
     reads(&store, &stream, &FOLD, Some(&snapshot(4, "four")), &all).await;
 }
 
-/// A snapshot that was removed is gone, and no other one; then one of any version is kept.
+/// A removed snapshot is gone, and no other snapshot; after that the store keeps a snapshot of any version.
 pub async fn removed_snapshot_is_gone<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("removed_snapshot_is_gone", store);
     let (one, other) = (stream(), stream());
@@ -205,7 +205,7 @@ pub async fn removed_snapshot_is_gone<S: EventStore>(store: S) {
     reads(&store, &one, &FOLD, Some(&older), &all).await;
 }
 
-/// The snapshots of one fold are removed together, of every stream and tenant, and are counted; those of no other fold.
+/// The snapshots of one fold, of every stream and tenant, are removed together and counted; those of other folds stay.
 pub async fn snapshots_of_a_fold_are_removed_together<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("snapshots_of_a_fold_are_removed_together", store);
     // more than one batch of any store
@@ -376,7 +376,7 @@ mod tests {
         testkit::{FaultyStore, TableStore, delegate},
     };
 
-    /// A store that takes no part in snapshots: it has the body that the port provides.
+    /// A store without snapshots: its `snapshots` has the body that the port provides.
     struct WithoutSnapshots(InMemoryEventStore);
 
     delegate!(WithoutSnapshots, self => self.0; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);

@@ -133,13 +133,13 @@ impl<S: EventStore> StoreUnderTest<S> {
         self.collect("reading the feed", read).await
     }
 
-    /// Reads all events after one position, through a second one that is at or before the head.
+    /// Reads all events after one position, up to and including a second one that is at or before the head.
     pub(super) async fn between(&self, after: Position, through: Position) -> Vec<RecordedEvent> {
         let read = self.read_feed(after, through, &FeedFilter::all());
         self.collect("reading a part of the feed", read).await
     }
 
-    /// Reads the events at positions; asks again for those that the store left for later.
+    /// Reads the events at positions; asks again for those that a call has not read.
     pub(super) async fn at_positions(&self, positions: &[Position]) -> Vec<Result<Option<RecordedEvent>, ReadError>> {
         let mut read = Vec::new();
         while read.len() < positions.len() {

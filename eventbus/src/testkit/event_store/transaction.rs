@@ -16,7 +16,7 @@ const OWNER: Name = Name::from_static("one");
 const OTHER: Name = Name::from_static("two");
 const HANDLER: Name = Name::from_static("mail");
 
-/// Time to observe that an event does not happen. A slower store may pass unnoticed, but no correct store fails.
+/// Time to observe that a call does not return. A slow store that is wrong may pass, but no correct store fails.
 const OBSERVATION_TIME: Duration = Duration::from_millis(200);
 
 /// The stream of the events that most rules deliver.
@@ -242,8 +242,8 @@ pub async fn deliveries_are_first_once_per_stream<S: EventStore>(store: S) {
     store.same(forgotten, streams.len() as u64, "forgotten deliveries");
 }
 
-/// A transaction that records a delivery waits for another one that is recording the same: it is first only if that one
-/// is dropped.
+/// A transaction that records a delivery waits for an earlier one that has recorded the same: it is first only if the
+/// earlier one is dropped.
 pub async fn same_delivery_waits_for_the_other_one<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("same_delivery_waits_for_the_other_one", store);
     for is_committed in [true, false] {

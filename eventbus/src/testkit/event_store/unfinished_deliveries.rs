@@ -74,7 +74,8 @@ pub async fn progress_moves_the_checkpoint_with_its_rows<S: EventStore>(store: S
     assert_waiting(&store, &MAIL, vec![waiting(3)]).await;
 }
 
-/// A dead letter does not wait: the store lists it among the dead letters of all groups, oldest first, page by page.
+/// A dead letter is not among the waiting deliveries: the store lists the dead letters of all groups, oldest first,
+/// page by page.
 pub async fn dead_deliveries_are_listed_oldest_first<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("dead_deliveries_are_listed_oldest_first", store);
     let (first, second) = (datetime!(2026-07-01 12:00:00.000_001 UTC), datetime!(2026-07-01 12:00:00.000_002 UTC));

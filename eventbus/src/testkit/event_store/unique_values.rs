@@ -36,7 +36,7 @@ async fn take<S: EventStore>(store: &StoreUnderTest<S>, stream: &StreamId, value
     store.add(stream, ANY, &[holding(value)]).await;
 }
 
-/// Checks that the store refuses events for a stream, as another one holds the address, and stores none of them.
+/// Checks that the store refuses events of a stream because another stream holds the address, and stores none of them.
 async fn is_refused<S: EventStore>(store: &StoreUnderTest<S>, to: &StreamId, events: Vec<NewEvent>) {
     let before = store.ok(store.stream_version(to).await, "asking for the version");
     is_taken(store, to, store.append(to, ANY, events).await);
@@ -88,7 +88,7 @@ pub async fn unique_value_is_held_by_one_stream<S: EventStore>(store: S) {
     holds(&store, &ada, "b@x", None).await;
 }
 
-/// Values of another tenant, aggregate type or name are others.
+/// The same value of a different tenant, aggregate type or name is a different value.
 pub async fn unique_values_are_of_a_tenant_a_type_and_a_name<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("unique_values_are_of_a_tenant_a_type_and_a_name", store);
     let ada = stream();
@@ -107,7 +107,7 @@ pub async fn unique_values_are_of_a_tenant_a_type_and_a_name<S: EventStore>(stor
     is_refused(&store, &bob, vec![holding(Some("a@x"))]).await;
 }
 
-/// The next value of a stream gives the last one back, and so does an event that releases it.
+/// A stream that takes its next value gives the last one back; an event can also release it.
 pub async fn unique_value_is_given_back<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("unique_value_is_given_back", store);
     let (ada, bob) = (stream(), stream());
@@ -129,7 +129,7 @@ pub async fn unique_value_is_given_back<S: EventStore>(store: S) {
     }
 }
 
-/// An append that is sent again returns the first result, and changes no value.
+/// A repeated append returns the first result, and changes no value.
 pub async fn repeated_append_changes_no_unique_value<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("repeated_append_changes_no_unique_value", store);
     let (ada, bob) = (stream(), stream());
@@ -193,7 +193,8 @@ pub async fn multi_stream_append_changes_unique_values_together<S: EventStore>(s
     holds(&store, &ada, "a@x", Some(&new)).await;
 }
 
-/// Of many streams that take one value at once, one holds it; the holder of a value has the event that took it last.
+/// Of many streams that take one value concurrently, one holds it; the holder of a value has the event that took it
+/// last.
 pub async fn concurrent_takers_of_a_unique_value_are_one<S: EventStore>(store: S) {
     const ROUNDS: usize = 25;
     let store = StoreUnderTest::new("concurrent_takers_of_a_unique_value_are_one", store);
@@ -258,7 +259,7 @@ pub async fn unique_value_is_assigned_to_a_stored_stream<S: EventStore>(store: S
     store.same(store.feed(Position::START).await.len(), 3, "assigning stores no event");
 }
 
-/// A stream holds one value of a name, also if a value is assigned to it beside saves.
+/// A stream holds one value of a name, also if a value is assigned to it while saves run.
 pub async fn assigning_beside_saves_leaves_one_value<S: EventStore>(store: S) {
     const ROUNDS: usize = 30;
     let store = StoreUnderTest::new("assigning_beside_saves_leaves_one_value", store);
@@ -315,7 +316,7 @@ pub async fn taken_value_leaves_the_transaction_as_it_was<S: EventStore>(store: 
     holds(&store, &ada, "c@x", None).await;
 }
 
-/// The longest value is kept, whatever its characters, and equal values only are the same.
+/// The longest value is kept, whatever its characters; two values are the same only if all their bytes are.
 pub async fn unique_values_are_compared_byte_by_byte<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("unique_values_are_compared_byte_by_byte", store);
     let longest = "é".repeat(UNIQUE_VALUE_BYTES_MAX / 2);

@@ -1,5 +1,5 @@
-//! Rules of events that every store refuses, because some store could not keep them, or a reader or the wire not carry
-//! them.
+//! Rules of events that every store refuses, because some store cannot keep them, some reader cannot decode them or the
+//! wire cannot carry them.
 
 use time::macros::datetime;
 

@@ -89,8 +89,8 @@ async fn a_replay_that_cannot_be_read_now_is_received_later() {
     assert_eq!(received(&consumer), [(1, false), (2, false)]);
 }
 
-/// Fails if only the replays that the next owner receives first count: then an event that ends its process whenever it
-/// is replayed does so for ever.
+/// Fails if a process end counts only for the replays that the next owner receives first: then an event that ends its
+/// process at each replay does so for ever.
 #[tokio::test]
 async fn a_replay_counts_the_end_of_its_process_however_late_the_next_owner_receives_it() {
     let (_root, queue) = fresh().await;
@@ -141,7 +141,7 @@ async fn a_replay_that_fails_for_good_is_never_beside_its_dead_letter() {
     assert!(receive_all(&mut consumer).await.is_empty());
 }
 
-/// Fails if replays whose files cannot be read take the room of those that can.
+/// Fails if replays whose files cannot be read take the room of readable ones.
 #[tokio::test]
 async fn replays_that_could_not_be_read_come_last() {
     let (_root, queue) = fresh().await;

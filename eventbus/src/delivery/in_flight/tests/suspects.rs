@@ -6,18 +6,18 @@ use super::{
 };
 use crate::domain::clock::SharedClock;
 
-/// The attempts of a suspect that may begin, and that its process ended with `alone` times while it ran alone.
+/// The attempts of a suspect that may begin; its process ended `alone` times while it ran alone.
 fn ended(alone: u32) -> DeliveryAttempts {
     DeliveryAttempts { process_ends: alone + 1, ended_alone: alone, ..DeliveryAttempts::default() }
 }
 
-/// The same of a suspect that has waited since its process ended.
+/// The same, of a suspect that has waited since its process ended.
 fn waiting(alone: u32) -> DeliveryAttempts {
     let now = Some(SharedClock::SYSTEM.unix_millis());
     DeliveryAttempts { next_at: now, last_failed_at: now, ..ended(alone) }
 }
 
-/// The same of a suspect that is due a second before that of the next number, however long the test takes to add both.
+/// The same, of a suspect that is due a second before the one with the next number, however long adding both takes.
 fn due_in_turn(number: u64, alone: u32) -> DeliveryAttempts {
     let next_at = SharedClock::SYSTEM.unix_millis() + 60_000 + 1_000 * number;
     DeliveryAttempts { next_at: Some(next_at), ..waiting(alone) }
