@@ -126,7 +126,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
     (
         "A handler that does not return times out",
         &[(
-            "tests/tests/stuck_handlers.rs",
+            "tests/tests/backends/stuck_handlers.rs",
             &[
                 "a_handler_that_awaits_for_ever_is_shown_then_ended_after_a_minute_and_others_go_on",
                 "a_handler_that_blocks_its_thread_is_named_others_go_on_and_the_process_ends_with_70",

@@ -9,7 +9,12 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{AggregateId, App, InMemoryEventStore, Never, Version, metrics::Metrics, prelude::*, testkit::TestApp};
+use eventbus::{
+    AggregateId, App, InMemoryEventStore, Never, Version,
+    metrics::Metrics,
+    prelude::*,
+    testkit::{ManualClock, TestApp},
+};
 use tokio::sync::Semaphore;
 
 use crate::shop::{self, Booked, Order, Paid, Receipt, Sales, Seat, SharedCounts, get};
@@ -265,22 +270,29 @@ async fn pack(_: &Paid, State(may_end): State<Arc<Semaphore>>) {
 
 #[tokio::test]
 async fn handlers_that_run_are_counted_until_they_end() {
-    let may_end = Arc::new(Semaphore::new(0));
-    let builder = App::builder().store(InMemoryEventStore::new()).state(Arc::clone(&may_end)).handler::<pack>();
-    let app = builder.start().await.unwrap();
+    let (clock, may_end) = (ManualClock::new(), Arc::new(Semaphore::new(0)));
+    let builder = App::builder().clock(clock.clone()).store(InMemoryEventStore::new());
+    let app = builder.state(Arc::clone(&may_end)).handler::<pack>().start().await.unwrap();
     for id in ["o-1", "o-2"] {
         let paid = |_: &Order| Ok::<_, Never>(Paid { cents: 1 });
         app.repository::<Order>().upsert(&id.parse().unwrap(), paid).await.unwrap();
     }
     let labels = [("group", "packing"), ("handler", "pack")];
-    for (runs, ended) in [(2.0, 1), (1.0, 1), (0.0, 0)] {
+    let running = async |runs: f64| {
         let waiting = async {
             while app.metrics().await.number("eventbus_handler_running", &labels) != Some(runs) {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("{runs} never run"));
-        may_end.add_permits(ended);
+    };
+    running(1.0).await;
+    // the handler gets the other aggregate's event once it has run for ten seconds
+    clock.advance(Duration::from_secs(11));
+    running(2.0).await;
+    for runs in [1.0, 0.0] {
+        may_end.add_permits(1);
+        running(runs).await;
     }
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }

@@ -10,6 +10,7 @@ mod decisions;
 mod kill;
 mod reserved_columns;
 mod snapshots;
+mod stuck_handlers;
 mod time_travel;
 mod unfinished;
 mod versions;

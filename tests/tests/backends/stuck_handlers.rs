@@ -1,11 +1,6 @@
 //! Handlers that never return: one awaits, and one blocks its thread.
 //!
 //! The process with the blocked thread is a second run of this test binary, with its role in an environment variable.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "helpers of tests; the process that is stopped reports by printing"
-)]
 
 use std::{
     env,
@@ -192,7 +187,7 @@ fn the_process_with_a_blocked_thread() {
 
 #[test]
 fn a_handler_that_blocks_its_thread_is_named_others_go_on_and_the_process_ends_with_70() {
-    let stuck = Actor::play("the_process_with_a_blocked_thread", &[("STUCK_ROLE", "several threads")]);
+    let stuck = Actor::play("stuck_handlers::the_process_with_a_blocked_thread", &[("STUCK_ROLE", "several threads")]);
     // the events handled before are saved too, although the task that saves them last woke on the thread that is now
     // blocked
     stuck.until(&["hangs", "handled after-1", "handled after-20", "saved up to 20."]);
@@ -212,7 +207,7 @@ fn a_handler_that_blocks_its_thread_is_named_others_go_on_and_the_process_ends_w
 
 #[test]
 fn a_process_whose_only_thread_is_blocked_ends_with_70() {
-    let stuck = Actor::play("the_process_with_a_blocked_thread", &[("STUCK_ROLE", "one thread")]);
+    let stuck = Actor::play("stuck_handlers::the_process_with_a_blocked_thread", &[("STUCK_ROLE", "one thread")]);
     stuck.until(&["hangs"]);
     stuck.signal("TERM");
     stuck.until(&["not stopped 6s after the signal, ", "`blocks` with `Lit` of `Lamp/hangs`"]);
