@@ -41,7 +41,7 @@ pub(super) struct AppendExecutor {
 
 impl AppendExecutor {
     /// Sends the appends, with retries, until each has a certain outcome or the retry time is over: the time to connect,
-    /// from the first retry. A batch that is split before that has one for each half.
+    /// from the first retry or read of an outcome. A batch that is split before that has one for each half.
     pub(super) async fn execute(&self, entries: Vec<CommitEntry>) {
         let retry_budget = RetryBudget::new(self.store.config().connect_timeout);
         let (one_per_stream, is_contended, had_lock_timeout, blocked) = (false, false, false, None);
@@ -219,6 +219,8 @@ impl AppendExecutor {
         if open.is_empty() {
             return;
         }
+        // before the read, which itself waits for a connection as long as the time limit
+        execution.retry_budget.start();
         let resolutions = loop {
             match self.load_resolutions(&open).await {
                 Ok(resolutions) => break resolutions,

@@ -23,11 +23,15 @@ impl RetryBudget {
         Self { timeout, deadline: None, backoff: BackoffTimer::new(Self::BACKOFF) }
     }
 
+    /// Starts the time limit, unless it runs already, and returns its end.
+    pub(super) fn start(&mut self) -> Instant {
+        *self.deadline.get_or_insert_with(|| Instant::now() + self.timeout)
+    }
+
     /// Waits before the next attempt, each time longer, and returns `true`; `false` at once if the store is closed or
-    /// the time limit, which runs from the first call, is over.
+    /// the time limit is over. Starts the time limit.
     pub(super) async fn wait_before_retry(&mut self, connections: &ConnectionPools) -> bool {
-        let now = Instant::now();
-        if connections.is_closed() || now >= *self.deadline.get_or_insert(now + self.timeout) {
+        if self.start() <= Instant::now() || connections.is_closed() {
             return false;
         }
         sleep(self.backoff.next_delay()).await;

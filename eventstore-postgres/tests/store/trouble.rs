@@ -14,7 +14,7 @@ use crate::common::{
 };
 use eventbus::{
     EventContext, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    event::Tag,
+    event::{Tag, UniqueChange},
     port::{
         Append, AppendError, AppendEvents as _, Checkpoints as _, EventStore as _, FeedFilter, Leases as _, Notes as _,
         ReadError, ReadFeed as _, ReadStream as _,
@@ -526,4 +526,32 @@ async fn what_the_server_cannot_keep_is_refused() {
         assert!(matches!(error, AppendError::Refused { .. }) && !error.is_retryable(), "{error:?}");
     }
     assert_eq!(feed(&store).await, []);
+}
+
+/// While the server is away, an append waits for a connection once, whatever it holds; also one whose statement had been
+/// sent when the connection broke.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_to_a_server_that_is_away_ends_after_the_time_to_connect() {
+    let connect_timeout = Duration::from_secs(4);
+    let mut server = eventbus_test::private_postgres();
+    let config = PgEventStoreConfig { database_url: server.url().into(), connect_timeout, ..Default::default() };
+    let change = UniqueChange::new(Name::from_static("email"), Some("ada@example.org".into())).unwrap();
+    let forms = [event(), event().with_unique(vec![change])];
+    let mut stores = Vec::new();
+    for form in forms {
+        let store = open(config.clone()).await;
+        add(&store, &stream(), 1).await;
+        stores.push((store, form));
+    }
+    server.stop();
+    let appends = stores.iter().map(async |(store, form)| {
+        for attempt in 1..=2 {
+            let stream = stream();
+            let append = store.append(&stream, ExpectedVersion::Any, vec![form.clone()]);
+            let error = tokio::time::timeout(connect_timeout * 7 / 4, append).await;
+            let error = error.unwrap_or_else(|_| panic!("attempt {attempt} waits twice: {form:?}")).unwrap_err();
+            assert!(attempt == 1 || matches!(error, AppendError::Unavailable(_)), "{error:?}");
+        }
+    });
+    futures_util::future::join_all(appends).await;
 }
