@@ -212,7 +212,7 @@ async fn what_a_process_appends_is_published_without_a_read_of_the_feed() {
     let (mut statements, _) = app.statements(&mut server).await;
     statements.retain(|text, _| text.contains(".events") && !text.contains("INSERT"));
     let reads = statements.values().sum::<i64>().cast_unsigned();
-    // the polls of an app at rest go on
-    let polls = app.clock.elapsed(app.since).as_secs() + 10;
-    assert!(reads <= polls, "{reads} reads for {EVENTS} events, {polls} were allowed: {statements:#?}");
+    // the polls of an app at rest go on, and a busy machine lets some of them find events
+    let most = app.clock.elapsed(app.since).as_secs() + EVENTS / 4;
+    assert!(reads <= most, "{reads} reads for {EVENTS} events, {most} were allowed: {statements:#?}");
 }
