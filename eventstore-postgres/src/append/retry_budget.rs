@@ -23,15 +23,16 @@ impl RetryBudget {
         Self { timeout, deadline: None, backoff: BackoffTimer::new(Self::BACKOFF) }
     }
 
-    /// Starts the time limit, unless it runs already, and returns its end.
-    pub(super) fn start(&mut self) -> Instant {
-        *self.deadline.get_or_insert_with(|| Instant::now() + self.timeout)
+    /// Starts the time limit, unless it runs already. Returns `false` if it is over.
+    pub(super) fn start(&mut self) -> bool {
+        let now = Instant::now();
+        now < *self.deadline.get_or_insert(now + self.timeout)
     }
 
     /// Waits before the next attempt, each time longer, and returns `true`; `false` at once if the store is closed or
     /// the time limit is over. Starts the time limit.
     pub(super) async fn wait_before_retry(&mut self, connections: &ConnectionPools) -> bool {
-        if self.start() <= Instant::now() || connections.is_closed() {
+        if connections.is_closed() || !self.start() {
             return false;
         }
         sleep(self.backoff.next_delay()).await;

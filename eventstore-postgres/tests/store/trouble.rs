@@ -528,8 +528,8 @@ async fn what_the_server_cannot_keep_is_refused() {
     assert_eq!(feed(&store).await, []);
 }
 
-/// While the server is away, an append waits for a connection once, whatever it holds; also one whose statement had been
-/// sent when the connection broke.
+/// While the server is away, an append waits for a connection once, with and without unique values; also one whose
+/// statement had been sent when the connection broke.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_to_a_server_that_is_away_ends_after_the_time_to_connect() {
     let connect_timeout = Duration::from_secs(4);
