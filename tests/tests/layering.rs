@@ -390,9 +390,17 @@ fn the_check_itself_sees_every_form_of_circle() {
 #[test]
 fn the_check_itself_sees_uses_of_a_higher_layer() {
     let layers: &[&[&str]] = &[&["a"], &["b", "c"]];
-    for upward in ["use crate::b::B;", "use crate::shown::B;", "use super::super::b;", "fn f() { m!(crate::b::f()) }"] {
-        let shown = ("shown", "pub use crate::b::B;");
-        let modules = parse([("", ""), ("a", ""), ("a/d", upward), ("b", "pub struct B;"), ("c", ""), shown]);
+    // `shown` and `shown/x` import all of each other; `C` comes from a third module
+    let shown = [("shown", "pub use crate::b::B; pub use x::*; pub use crate::c::*;"), ("shown/x", "use super::*;")];
+    let texts = [("", ""), ("a", ""), ("b", "pub struct B;"), ("c", "pub struct C;")];
+    for upward in [
+        "use crate::b::B;",
+        "use crate::shown::B;",
+        "use crate::shown::C;",
+        "use super::super::b;",
+        "fn f() { m!(crate::b::f()) }",
+    ] {
+        let modules = parse(texts.into_iter().chain(shown).chain([("a/d", upward)]));
         let [upward, no_layer] = &against_layers(&modules, layers)[..] else { panic!("{upward}: {modules:?}") };
         assert!(upward.ends_with("of a higher layer") && no_layer == "`shown` has no layer", "{upward}, {no_layer}");
     }

@@ -37,9 +37,9 @@ impl PostgresTarget {
     /// Fails at once if nothing listens at the address. The pool would try to connect until its timeout.
     pub(crate) async fn connect_once(&self) -> Result<(), CheckError> {
         match PgConnection::connect_with(&self.pool.connect_options()).await {
-            Ok(connection) => Ok(connection.close().await?),
             Err(error @ sqlx::Error::Io(_)) => Err(error.into()),
-            // a pool may have a connection where the server grants no further one
+            Ok(connection) => Ok(connection.close().await?),
+            // the pool may have a connection, though the server grants no further one
             Err(_) => Ok(()),
         }
     }

@@ -18,7 +18,9 @@ pub(crate) async fn add_tag(store: &StoreInner, event: &RecordedEvent, tag: &Tag
     let mut budget = RetryBudget::new(store.config().connect_timeout);
     let mut doubt: Option<BoxError> = None;
     loop {
-        let source = match send(store, event, tag).await {
+        let sent = send(store, event, tag).await;
+        let may_retry = !matches!(sent, Err(StatementError::NotSent(_)));
+        let source = match sent {
             Ok(rows) => return decode(rows.first(), event),
             Err(StatementError::Refused(source)) => {
                 let stream = event.metadata().stream().clone();
@@ -30,7 +32,7 @@ pub(crate) async fn add_tag(store: &StoreInner, event: &RecordedEvent, tag: &Tag
             }
             Err(fault) => fault.into(),
         };
-        if !budget.wait_before_retry(store.connections()).await {
+        if !may_retry || !budget.wait_before_retry(store.connections()).await {
             return Err(doubt.map_or(AppendError::Unavailable(source), AppendError::OutcomeUnknown));
         }
     }

@@ -219,7 +219,7 @@ impl AppendExecutor {
         if open.is_empty() {
             return;
         }
-        // before the read, which itself waits for a connection as long as the time limit
+        // so that the wait of the read for a connection counts
         execution.retry_budget.start();
         let resolutions = loop {
             match self.load_resolutions(&open).await {

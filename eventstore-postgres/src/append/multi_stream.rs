@@ -124,7 +124,6 @@ impl<'a> MultiStreamStatement<'a> {
                     AppendError::Unavailable("the statement got no answer".into())
                 }
                 Err(StatementError::Refused(source)) => break Err(self.refused(source)),
-                // it has waited for a connection as long as it may
                 Err(fault @ StatementError::NotSent(_)) => break Err(AppendError::Unavailable(fault.into())),
                 Err(fault) => AppendError::Unavailable(fault.into()),
             };

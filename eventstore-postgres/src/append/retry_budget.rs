@@ -1,5 +1,7 @@
 //! The time limit and the delays of retried appends.
 //!
+//! A statement waits for a connection as long as the time limit is, so one that got none is not retried.
+//!
 //! Real time, not the given clock: connecting to PostgreSQL again.
 
 use std::time::Duration;

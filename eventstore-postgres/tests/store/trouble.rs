@@ -528,30 +528,35 @@ async fn what_the_server_cannot_keep_is_refused() {
     assert_eq!(feed(&store).await, []);
 }
 
-/// While the server is away, an append waits for a connection once, with and without unique values; also one whose
-/// statement had been sent when the connection broke.
+/// While the server is away, an append waits for a connection once, with and without unique values; a tag that is added
+/// likewise; also one whose statement had been sent when the connection broke.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_to_a_server_that_is_away_ends_after_the_time_to_connect() {
     let connect_timeout = Duration::from_secs(4);
     let mut server = eventbus_test::private_postgres();
     let config = PgEventStoreConfig { database_url: server.url().into(), connect_timeout, ..Default::default() };
     let change = UniqueChange::new(Name::from_static("email"), Some("ada@example.org".into())).unwrap();
-    let forms = [event(), event().with_unique(vec![change])];
     let mut stores = Vec::new();
-    for form in forms {
+    // an event to append, or none: a tag
+    for appended in [Some(event()), Some(event().with_unique(vec![change])), None] {
         let store = open(config.clone()).await;
-        add(&store, &stream(), 1).await;
-        stores.push((store, form));
+        let stored = add(&store, &stream(), 1).await.remove(0);
+        stores.push((store, stored, appended));
     }
     server.stop();
-    let appends = stores.iter().map(async |(store, form)| {
+    let tag = Tag::from_stored("course:1").unwrap();
+    let attempts = stores.iter().map(async |(store, stored, appended)| {
         for attempt in 1..=2 {
-            let stream = stream();
-            let append = store.append(&stream, ExpectedVersion::Any, vec![form.clone()]);
-            let error = tokio::time::timeout(connect_timeout * 7 / 4, append).await;
-            let error = error.unwrap_or_else(|_| panic!("attempt {attempt} waits twice: {form:?}")).unwrap_err();
+            let appending = async {
+                match appended {
+                    Some(event) => store.append(&stream(), ExpectedVersion::Any, vec![event.clone()]).await.map(drop),
+                    None => store.boundaries().unwrap().add_tag(stored, &tag).await.map(drop),
+                }
+            };
+            let ended = tokio::time::timeout(connect_timeout * 7 / 4, appending).await;
+            let error = ended.unwrap_or_else(|_| panic!("attempt {attempt} waits twice: {appended:?}")).unwrap_err();
             assert!(attempt == 1 || matches!(error, AppendError::Unavailable(_)), "{error:?}");
         }
     });
-    futures_util::future::join_all(appends).await;
+    futures_util::future::join_all(attempts).await;
 }
