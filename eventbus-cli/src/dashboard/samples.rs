@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 
-use super::source::DashboardSource;
+use super::source::{DashboardSource, KnownRows};
 use crate::{
     error::CommandError,
     query::{LagRow, ReaderSort},
@@ -32,7 +32,7 @@ pub(super) struct Samples {
     /// Locked to add a sample, or to copy all for a page.
     ring: Mutex<VecDeque<Sample>>,
     /// The lags of all readers at the last sample, which all pages show until the next one.
-    latest: Mutex<Option<(OffsetDateTime, Vec<LagRow>)>>,
+    latest: Mutex<Option<(OffsetDateTime, KnownRows<LagRow>)>>,
     interval: Duration,
     has_begun: AtomicBool,
 }
@@ -65,24 +65,25 @@ impl Samples {
         !self.has_begun.swap(true, Ordering::Relaxed)
     }
 
-    /// Takes a sample; while a server is away, takes none.
+    /// Takes a sample; while the store is away, takes none. The head is read first: a bus that is away delays the lags.
     pub(super) async fn take(&self, source: &DashboardSource) {
-        let Ok(mut lags) = source.lags().await else { return };
+        let at = source.clock().now();
         let head = match source.optional_store() {
             Some(store) => store.head().await.ok().map(|head| head.get()),
             None => None,
         };
+        let Ok(mut lags) = source.lags().await else { return };
         *self.latest.lock() = Some((source.clock().now(), lags.clone()));
-        lags.truncate(READERS_MAX);
-        let readers = lags.into_iter().filter_map(|row: LagRow| Some((row.kind, row.name, row.seconds?)));
-        self.add(Sample { at: source.clock().now(), head, readers: readers.collect() });
+        lags.rows.truncate(READERS_MAX);
+        let readers = lags.rows.into_iter().filter_map(|row: LagRow| Some((row.kind, row.name, row.seconds?)));
+        self.add(Sample { at, head, readers: readers.collect() });
     }
 
     /// Returns the lags of the readers with their time: from the last sample, or read now if that is too old.
     pub(super) async fn latest_lags(
         &self,
         source: &DashboardSource,
-    ) -> Result<(OffsetDateTime, Vec<LagRow>), CommandError> {
+    ) -> Result<(OffsetDateTime, KnownRows<LagRow>), CommandError> {
         let now = source.clock().now();
         let latest = self.latest.lock().clone();
         let age_max = (2 * self.interval).min(LATEST_AGE_MAX);
@@ -140,9 +141,10 @@ mod tests {
         let source = DashboardSource::new(Some(Arc::new(store)), OpenBus::InProcess(InMemoryEventBus::new()));
         let samples = Samples::new(Duration::from_secs(3_600));
         for (age, is_shown) in [(1, true), (60, false)] {
-            *samples.latest.lock() = Some((source.clock().now() - Duration::from_secs(age), Vec::new()));
+            let sampled = KnownRows { rows: Vec::new(), bus_problem: None };
+            *samples.latest.lock() = Some((source.clock().now() - Duration::from_secs(age), sampled));
             let (_, lags) = samples.latest_lags(&source).await.unwrap();
-            assert_eq!(lags.is_empty(), is_shown, "a sample of {age} s ago");
+            assert_eq!(lags.rows.is_empty(), is_shown, "a sample of {age} s ago");
         }
     }
 

@@ -10,8 +10,8 @@ use crate::{
     doctor::Report,
     error::CommandError,
     query::{
-        DeadLetterTally, GroupDetail, GroupRow, GroupView, LagRow, ProjectionRow, RelayRow, list_groups,
-        list_lags_with, list_projections, list_relays, load_group,
+        DeadLetterTally, GroupDetail, GroupRow, GroupView, LagRow, ProjectionRow, RelayRow, list_feed_lags,
+        list_groups, list_lags_with, list_projections, list_relays, load_group,
     },
 };
 
@@ -44,6 +44,14 @@ pub(super) struct DeadCount {
     pub(super) number: u64,
     /// Set if there are more.
     pub(super) is_cut: bool,
+}
+
+/// The rows that store and bus know, or the store alone.
+#[derive(Debug, Clone)]
+pub(super) struct KnownRows<T> {
+    pub(super) rows: Vec<T>,
+    /// The error of the bus, if it did not answer.
+    pub(super) bus_problem: Option<String>,
 }
 
 impl fmt::Display for DeadCount {
@@ -94,18 +102,53 @@ impl DashboardSource {
     }
 
     /// Reads the lags of the readers: for a group of the in-process bus only its checkpoint, because samples are
-    /// frequent.
-    pub(super) async fn lags(&self) -> Result<Vec<LagRow>, CommandError> {
-        list_lags_with(self.optional_store(), &self.bus, GroupDetail::Checkpoints, &self.clock).await
+    /// frequent. While the bus does not answer, reads those that the store knows.
+    ///
+    /// # Errors
+    /// [`CommandError`] if the store cannot be reached.
+    pub(super) async fn lags(&self) -> Result<KnownRows<LagRow>, CommandError> {
+        let all = list_lags_with(self.optional_store(), &self.bus, GroupDetail::Checkpoints, &self.clock).await;
+        self.unless_bus_fails(all, async || match self.optional_store() {
+            Some(store) => list_feed_lags(store, None, &self.clock).await,
+            None => Ok(Vec::new()),
+        })
+        .await
     }
 
     pub(super) async fn projections(&self) -> Result<Vec<ProjectionRow>, CommandError> {
         list_projections(self.store()?, &self.clock).await
     }
 
-    pub(super) async fn relays(&self) -> Result<Vec<RelayRow>, CommandError> {
+    /// Lists the relays; while the bus does not answer, with the positions that the leaders saved.
+    ///
+    /// # Errors
+    /// [`CommandError`] if there is no store, or it cannot be reached.
+    pub(super) async fn relays(&self) -> Result<KnownRows<RelayRow>, CommandError> {
         let bus = Some(self.bus.as_bus()).filter(|_| !self.bus.is_in_process());
-        list_relays(self.store()?, bus, &self.clock).await
+        let all = list_relays(self.store()?, bus, &self.clock).await;
+        self.unless_bus_fails(all, async || self.stored_relays().await).await
+    }
+
+    /// Lists the relays with the positions that the leaders saved, without asking the bus.
+    ///
+    /// # Errors
+    /// [`CommandError`] if there is no store, or it cannot be reached.
+    pub(super) async fn stored_relays(&self) -> Result<Vec<RelayRow>, CommandError> {
+        list_relays(self.store()?, None, &self.clock).await
+    }
+
+    /// Returns all rows, or, if the bus has failed, those that `of_store` reads without it.
+    async fn unless_bus_fails<T>(
+        &self,
+        all: Result<Vec<T>, CommandError>,
+        of_store: impl AsyncFnOnce() -> Result<Vec<T>, CommandError>,
+    ) -> Result<KnownRows<T>, CommandError> {
+        match all {
+            Ok(rows) => Ok(KnownRows { rows, bus_problem: None }),
+            Err(error) if self.bus.is_in_process() => Err(error),
+            // if the store has failed, it fails here, too
+            Err(error) => Ok(KnownRows { rows: of_store().await?, bus_problem: Some(error.to_line()) }),
+        }
     }
 
     /// Lists the groups without reading each pending delivery; counts the deliveries of an application in this process.

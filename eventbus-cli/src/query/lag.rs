@@ -81,29 +81,8 @@ pub async fn list_lags_with(
     let mut head = None;
     if let Some(store) = store {
         head = Some(store.head().await?.to_string());
-        for row in list_projections(store, clock).await? {
-            rows.push(LagRow {
-                kind: ReaderSort::Projection,
-                name: row.name,
-                position: Some(row.position.to_string()),
-                head: Some(row.head.to_string()),
-                events: Some(row.lag.events),
-                seconds: row.lag.seconds,
-                owner: row.owner,
-            });
-        }
         let redis: Option<&dyn EventBus> = Some(bus.as_bus()).filter(|_| !bus.is_in_process());
-        for row in list_relays(store, redis, clock).await? {
-            rows.push(LagRow {
-                kind: ReaderSort::Relay,
-                name: row.destination,
-                position: Some(row.position.to_string()),
-                head: Some(row.head.to_string()),
-                events: Some(row.lag.events),
-                seconds: row.lag.seconds,
-                owner: row.leader,
-            });
-        }
+        rows = list_feed_lags(store, redis, clock).await?;
     }
     // the numbers of dead letters are not shown
     for row in list_groups(bus, store, (&DeadLetterTally::default(), detail), clock).await? {
@@ -115,6 +94,42 @@ pub async fn list_lags_with(
             name: row.group,
             seconds: row.seconds,
             owner: None,
+        });
+    }
+    Ok(rows)
+}
+
+/// Lists the lags of the readers of a store's feed: projections and relays. Asks `bus` for the position of the relay to
+/// it.
+///
+/// # Errors
+/// [`CommandError`] if the store or the bus cannot be reached.
+pub(crate) async fn list_feed_lags(
+    store: &dyn EventStore,
+    bus: Option<&dyn EventBus>,
+    clock: &SharedClock,
+) -> Result<Vec<LagRow>, CommandError> {
+    let mut rows = Vec::new();
+    for row in list_projections(store, clock).await? {
+        rows.push(LagRow {
+            kind: ReaderSort::Projection,
+            name: row.name,
+            position: Some(row.position.to_string()),
+            head: Some(row.head.to_string()),
+            events: Some(row.lag.events),
+            seconds: row.lag.seconds,
+            owner: row.owner,
+        });
+    }
+    for row in list_relays(store, bus, clock).await? {
+        rows.push(LagRow {
+            kind: ReaderSort::Relay,
+            name: row.destination,
+            position: Some(row.position.to_string()),
+            head: Some(row.head.to_string()),
+            events: Some(row.lag.events),
+            seconds: row.lag.seconds,
+            owner: row.leader,
         });
     }
     Ok(rows)

@@ -36,6 +36,7 @@ pub use self::{
 pub(crate) use self::{
     dead_letters::aggregate_text,
     events::event_bytes,
+    lag::list_feed_lags,
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
     position::{RETIRED, ago, all_checkpoints, all_leases},
     state::StateComparison,

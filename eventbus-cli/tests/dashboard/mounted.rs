@@ -10,6 +10,7 @@ use eventbus::{
     App, ExpectedVersion, HandlerError, InMemoryEventBus, Name, NewEvent, StreamId, port::AppendEvents as _, prelude::*,
 };
 use eventbus_cli::dashboard::{DashboardConfig, DashboardToken, dashboard_with};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -189,6 +190,28 @@ async fn an_alert_of_the_application_replaces_what_the_store_shows_of_the_same()
     shop.append("o-2", (0..9).map(|number| shipped(&format!("p-{number}"))).collect()).await;
     let health = wait_for(&site, "/health", "11 dead letters, more than 10").await;
     assert!(!health.contains("wait for an operator"), "{health}");
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_whose_bus_is_away_shows_its_alerts_and_the_error_of_its_relay() {
+    let (shop, mut redis) = (FileShop::empty().await, eventbus_test::private_redis());
+    let config = RedisEventBusConfig { redis_url: redis.url().into(), ..RedisEventBusConfig::default() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let app = App::builder().store(shop.store.clone()).bus(bus).start().await.unwrap();
+    let site = mount(&app, changing()).await;
+    shop.append("o-1", vec![placed(1)]).await;
+    wait_for(&site, "/relay", "<td class=\"number\">1</td><td class=\"number\">1</td>").await;
+    redis.stop();
+    shop.append("o-1", vec![placed(2)]).await;
+    let relay = wait_for(&site, "/relay", "The relay of this process does not publish: ").await;
+    assert!(relay.contains("The positions are those that the leader saved last: "), "{relay}");
+    let overview = site.send("GET", "", &[], "").await.ok();
+    let alerts = between(&overview, "<ul class=\"problems\">", "</ul>").concat();
+    assert!(alerts.contains("not connected") && overview.contains("<dt>Last position</dt><dd>2</dd>"), "{overview}");
+    assert!(site.get("/health").await.ok().contains("not connected"));
+    redis.start();
+    wait_for(&site, "/relay", "<td class=\"number\">2</td><td class=\"number\">2</td>").await;
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 

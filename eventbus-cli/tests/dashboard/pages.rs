@@ -99,6 +99,12 @@ async fn every_page_has_landmarks_headers_and_labels() {
     }
 }
 
+/// Returns the highest throughput that the overview shows.
+fn highest_rate(page: &str) -> f64 {
+    let label = between(page, "Stored over the last ", "\"").first().copied();
+    label.and_then(|label| label.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_overview_shows_throughput_and_lag_over_time() {
     let shop = FileShop::new().await;
@@ -114,12 +120,7 @@ async fn the_overview_shows_throughput_and_lag_over_time() {
     // the application is down, so that no process feeds the projection
     wait_for(&served.site, "/", "<dt>Last position</dt><dd>35</dd>").await;
     wait_for(&served.site, "/", "<td class=\"number\">30</td>").await;
-    let rate = |page: &str| -> f64 {
-        let label = between(page, "Stored over the last ", "\"").first().map(|label| (*label).to_owned());
-        let highest = label.and_then(|label| label.rsplit(' ').next().map(str::to_owned));
-        highest.and_then(|highest| highest.parse().ok()).unwrap_or_default()
-    };
-    wait_until(&served.site, "/", |page| rate(page) > 0.0).await;
+    wait_until(&served.site, "/", |page| highest_rate(page) > 0.0).await;
     assert!(between(&served.site.get("/").await.ok(), "<polyline points=\"", "\"").len() >= 3);
     assert!(served.site.get("/health").await.ok().contains("2 dead letters wait for an operator"));
 }
@@ -367,14 +368,33 @@ async fn a_server_that_is_away_is_an_error_on_the_pages_that_need_it() {
     let mut redis = eventbus_test::private_redis();
     let config = RedisEventBusConfig { redis_url: redis.url().into(), ..RedisEventBusConfig::default() };
     drop(RedisEventBus::connect(config).await.unwrap());
+    for (name, position) in [("relay:bus", 5), ("relay-halted:bus", 3)] {
+        shop.store.save_checkpoint(&Name::new("checkpoint", name).unwrap(), Position::new(position)).await.unwrap();
+    }
     let url = shop.url();
-    let served = Served::start(&["--store", &url, "--bus", redis.url(), "--timeout", "1s"]);
+    let served = Served::start(&["--store", &url, "--bus", redis.url(), "--timeout", "1s", "--sample-every", "100ms"]);
     assert_eq!(served.site.get("/groups").await.status, 200);
     redis.stop();
     let away = served.site.get("/groups").await;
     assert_eq!((away.status, away.body.contains("cannot be reached")), (503, true), "{}", away.body);
     check_structure("an error", &away.body);
     assert_eq!(served.site.get("/streams").await.status, 200);
+    // what the store knows is shown beside the error of the bus
+    shop.append("o-9", vec![placed(5)]).await;
+    for (path, part) in [
+        ("/", "<dt>Last position</dt><dd>6</dd>"),
+        ("/", "totals</a></th><td>projection</td>"),
+        ("/", "Groups, and what the bus holds, are not shown: "),
+        ("/relay", "The positions are those that the leader saved last: "),
+        ("/relay", "<th scope=\"row\">bus</th>"),
+        ("/health", "the relay to `bus` has stopped until an operator decides"),
+        ("/health", "groups and dead letters are not shown: "),
+    ] {
+        let page = served.site.get(path).await.ok();
+        assert!(page.contains(part) && page.contains("cannot be reached"), "{path}: {part} in\n{page}");
+        check_structure(path, &page);
+    }
+    wait_until(&served.site, "/", |page| highest_rate(page) > 0.0).await;
     redis.start();
     assert_eq!(served.site.get("/groups").await.status, 200);
 }

@@ -79,12 +79,14 @@ struct Finding {
     replaced_by: Vec<String>,
 }
 
-/// Finds readers that are behind or halted, groups without a consumer, and dead letters.
+/// Finds readers that are behind or halted, groups without a consumer, and dead letters; while the bus does not answer,
+/// what the store knows of them.
 async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError> {
     const RELAY_STOPPED: &str = "the relay does not publish: ";
     let own_relay = source.bus().as_bus().destination();
     let mut found = Vec::new();
-    for row in source.lags().await? {
+    let lags = source.lags().await?;
+    for row in lags.rows {
         if row.events == Some(0) || row.position.is_none() && row.seconds.is_none() {
             continue;
         }
@@ -110,11 +112,20 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
         found.push(Finding { text, replaced_by });
     }
     if source.optional_store().is_some() {
-        for row in source.relays().await?.into_iter().filter(|row| row.halted_at.is_some()) {
+        let relays = match lags.bus_problem {
+            Some(_) => source.stored_relays().await?,
+            None => source.relays().await?.rows,
+        };
+        for row in relays.into_iter().filter(|row| row.halted_at.is_some()) {
             let text = format!("the relay to `{}` has stopped until an operator decides", row.destination);
             let is_own = *row.destination == **own_relay;
             found.push(Finding { text, replaced_by: is_own.then(|| RELAY_STOPPED.to_owned()).into_iter().collect() });
         }
+    }
+    if let Some(problem) = lags.bus_problem {
+        let text = format!("groups and dead letters are not shown: {problem}");
+        found.push(Finding { text, replaced_by: Vec::new() });
+        return Ok(found);
     }
     for row in source.groups().await?.0 {
         let text = match row.is_lost {

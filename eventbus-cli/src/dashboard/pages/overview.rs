@@ -19,7 +19,10 @@ const CHARTS_MAX: usize = 12;
 pub(in crate::dashboard) async fn overview(visit: &Visit) -> Result<Markup, CommandError> {
     let source = visit.inner().source();
     let (read_at, lags) = visit.inner().samples().latest_lags(source).await?;
-    let dead = source.count_dead().await.ok();
+    let dead = match lags.bus_problem {
+        Some(_) => None,
+        None => source.count_dead().await.ok(),
+    };
     let head = match source.optional_store() {
         Some(store) => Some((store.describe(), store.head().await?.to_string())),
         None => None,
@@ -60,12 +63,15 @@ pub(in crate::dashboard) async fn overview(visit: &Visit) -> Result<Markup, Comm
             }
             section aria-labelledby="lag" {
                 h2 #lag { "Lag" }
-                @if lags.is_empty() { p { "No projection, relay or group is known." } } @else {
-                    (lag_table(visit, &lags))
+                @if let Some(problem) = &lags.bus_problem {
+                    p.problem role="alert" { "Groups, and what the bus holds, are not shown: " (problem) }
+                }
+                @if lags.rows.is_empty() { p { "No projection, relay or group is known." } } @else {
+                    (lag_table(visit, &lags.rows))
                     p.hint { "Read at " (time(Some(read_at))) }
                 }
             }
-            @for row in lags.iter().take(CHARTS_MAX) {
+            @for row in lags.rows.iter().take(CHARTS_MAX) {
                 section aria-label=(format!("Lag of {} {}", row.kind.as_str(), row.name)) {
                     h3 { (row.kind.as_str()) " " code { (row.name) } }
                     (line_chart("Lag", "s", &samples.lag(row.kind, &row.name, now)))

@@ -6,6 +6,7 @@ use super::projections::skipped_events;
 use crate::{
     dashboard::{
         parts::{number, optional, seconds, table, time},
+        source::KnownRows,
         visit::Visit,
     },
     error::CommandError,
@@ -13,7 +14,7 @@ use crate::{
 
 pub(in crate::dashboard) async fn relay(visit: &Visit) -> Result<Markup, CommandError> {
     let source = visit.inner().source();
-    let relays = source.relays().await?;
+    let KnownRows { rows: relays, bus_problem } = source.relays().await?;
     let status = match source.app() {
         Some(app) => app.relay_status().await,
         None => None,
@@ -50,6 +51,9 @@ pub(in crate::dashboard) async fn relay(visit: &Visit) -> Result<Markup, Command
         div data-live {
             @if let Some((text, since)) = &problem {
                 p.problem role="alert" { "The relay of this process does not publish: " (text) " (since " (time(*since)) ")" }
+            }
+            @if let Some(problem) = &bus_problem {
+                p.problem role="alert" { "The positions are those that the leader saved last: " (problem) }
             }
             @for row in relays.iter().filter(|row| row.halted_at.is_some()) {
                 p.problem role="alert" {
