@@ -216,6 +216,7 @@ fn what_a_bus_counts_and_knows() {
         consumer_groups: vec![group],
         pending_messages: 3,
         dlq_messages: 1,
+        is_dlq_unknown: false,
         active_consumers: 1,
         stats: BusStats::default(),
     };

@@ -84,6 +84,9 @@ pub struct StreamInfo {
     pub pending_messages: u64,
     /// Dead letters.
     pub dlq_messages: u64,
+    /// Set if the store that holds dead letters did not answer: `dlq_messages` lacks those.
+    #[serde(rename = "dlq_unknown", skip_serializing_if = "std::ops::Not::not")]
+    pub is_dlq_unknown: bool,
     /// Consumers that send heartbeats, over all groups.
     pub active_consumers: u64,
     /// The counters of this bus.

@@ -5,6 +5,7 @@ mod counts;
 mod export;
 mod files;
 mod lag;
+mod outages;
 mod page;
 mod route;
 mod series;

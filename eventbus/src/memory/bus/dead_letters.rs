@@ -37,14 +37,18 @@ const PAGE_ROWS: usize = 100;
 const PAGE_ROWS_MAX: usize = 1_000;
 /// The pause between two reads of a row whose replay had no answer.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
+/// The real time for which a description of the bus waits for the store's reply with the number of dead letters: less
+/// than metrics and health wait for the description.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Counts the dead letters in the store, up to `at_most`; 0 if it does not answer.
-pub(super) async fn count_stored(inner: &BusInner, at_most: u64) -> u64 {
+/// Counts the dead letters in the store, up to `at_most`; `None` if it does not answer within [`COUNT_TIMEOUT`].
+pub(super) async fn count_stored(inner: &BusInner, at_most: u64) -> Option<u64> {
     let Some(store) = inner.store() else {
-        return 0;
+        return Some(0);
     };
-    let count = store.count_dead_deliveries(at_most).await;
-    count.inspect_err(|error| tracing::debug!(%error, "dead letters not counted")).unwrap_or_default()
+    let count = tokio::time::timeout(COUNT_TIMEOUT, store.count_dead_deliveries(at_most)).await;
+    let count = count.inspect_err(|_| tracing::debug!("dead letters not counted within {COUNT_TIMEOUT:?}")).ok()?;
+    count.inspect_err(|error| tracing::debug!(%error, "dead letters not counted")).ok()
 }
 
 fn unavailable(source: impl Into<BoxError>) -> DeadLetterError {

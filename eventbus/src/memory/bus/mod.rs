@@ -131,7 +131,10 @@ impl InMemoryEventBus {
             false => Vec::new(),
         };
         self.inner.log().describe(&mut info, &consumed);
-        info.dlq_messages += dead_letters::count_stored(&self.inner, dead_letters_max).await;
+        match dead_letters::count_stored(&self.inner, dead_letters_max).await {
+            Some(stored) => info.dlq_messages += stored,
+            None => info.is_dlq_unknown = true,
+        }
         info
     }
 

@@ -216,7 +216,7 @@ fn add_bus(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatus) 
     families.count(&catalog::RECONNECTIONS, &[], stats.reconnections);
     families.count(&catalog::DEAD_LETTERS_TOTAL, &[], stats.messages_sent_to_dlq);
     families.flag(&catalog::BUS_UP, &[], polled.stream.connected);
-    if polled.stream.connected {
+    if polled.stream.connected && !polled.stream.is_dlq_unknown {
         families.count(&catalog::DEAD_LETTERS, &[], polled.stream.dlq_messages);
     }
 }
