@@ -152,20 +152,20 @@ async fn what_a_group_has_not_read_is_counted_and_grows_older_by_a_second_each_s
         App::builder().bus(bus.clone()).clock(clock.clone()).handler::<wait_for_the_gate>().start().await.unwrap();
     let unread = async || {
         let metrics = app.metrics().await;
-        ["pending", "unread", "unread_seconds"]
+        ["pending", "unread", "unread_seconds", "pending_seconds"]
             .map(|name| metrics.number(&format!("eventbus_group_{name}"), &[("group", "slow")]).unwrap())
     };
     let paid = |cents| RecordedEvent::from_event(&Paid { cents }, AggregateId::new(), Version::FIRST).unwrap();
     bus.publish(&[1, 2, 3].map(paid)).await.unwrap();
-    while unread().await != [1.0, 2.0, 0.0] {
+    while unread().await != [1.0, 2.0, 0.0, 0.0] {
         tokio::task::yield_now().await;
     }
     for second in [1.5, 3.0, 4.5] {
         clock.advance(Duration::from_millis(1_500));
-        assert_eq!(unread().await, [1.0, 2.0, second]);
+        assert_eq!(unread().await, [1.0, 2.0, second, second]);
     }
     GATE.add_permits(3);
-    while unread().await != [0.0, 0.0, 0.0] {
+    while unread().await != [0.0; 4] {
         tokio::task::yield_now().await;
     }
 }

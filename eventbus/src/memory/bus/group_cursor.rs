@@ -516,25 +516,30 @@ impl GroupCursor {
         self.without_handler.clear();
     }
 
-    /// Counts the pending entries, and the unreadable and replayed events; leaves out dead letters, and entries left
-    /// for a handler, which may not come before the next start.
-    pub(super) fn pending(&self) -> u64 {
-        let is_pending = |(number, pending): &(&u64, &PendingEntry)| {
+    /// Returns the pending entries without dead letters, and without entries left for a handler, which may not come
+    /// before the next start.
+    fn alive(&self) -> impl Iterator<Item = (u64, &PendingEntry)> {
+        let is_alive = |(number, pending): &(u64, &PendingEntry)| {
             pending.dead_letter_time.is_none() && !self.without_handler.contains(number)
         };
-        self.pending.iter().filter(is_pending).count() as u64 + self.unreadable.count() + self.replayed.len() as u64
+        self.pending.iter().map(|(number, pending)| (*number, pending)).filter(is_alive)
+    }
+
+    /// Counts the pending entries that are [alive](Self::alive), and the unreadable and replayed events.
+    pub(super) fn pending(&self) -> u64 {
+        self.alive().count() as u64 + self.unreadable.count() + self.replayed.len() as u64
+    }
+
+    /// Returns the number of the oldest pending entry that is [alive](Self::alive).
+    pub(super) fn oldest_pending(&self) -> Option<u64> {
+        self.alive().next().map(|(number, _)| number)
     }
 
     /// Returns `true` if there is work at this time, in milliseconds since 1970: progress to save, or an entry that neither
     /// waits for a retry nor stands behind one of its aggregate that does.
     #[cfg(feature = "testkit")]
     pub(super) fn has_work(&self, now: u64) -> bool {
-        let alive = || {
-            let alive = |(number, pending): &(&u64, &PendingEntry)| {
-                pending.dead_letter_time.is_none() && !self.without_handler.contains(number)
-            };
-            self.pending.iter().filter(alive).map(|(_, pending)| pending)
-        };
+        let alive = || self.alive().map(|(_, pending)| pending);
         // a millisecond later, as a wait ends between two of them
         let waits = |pending: &&PendingEntry| pending.attempts.next_at.is_some_and(|at| at + 1 >= now);
         let waiting: HashSet<_> = alive().filter(waits).map(|pending| pending.record.metadata().stream()).collect();

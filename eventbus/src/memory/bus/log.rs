@@ -292,7 +292,12 @@ impl EntryLog {
     fn oldest_unread_age(&self, group: &Name) -> u64 {
         let next = self.groups.get(group).map_or(0, |cursor| cursor.next_unread());
         let oldest = self.entries.range(next..).find(|(_, entry)| !entry.is_restored);
-        let published = oldest.and_then(|(_, entry)| entry.id.as_str().split('-').next()?.parse::<u64>().ok());
+        oldest.map_or(0, |(_, entry)| self.age(entry))
+    }
+
+    /// Returns the time since an entry was published, in milliseconds.
+    fn age(&self, entry: &LogEntry) -> u64 {
+        let published = entry.id.as_str().split('-').next().and_then(|published| published.parse::<u64>().ok());
         published.map_or(0, |published| self.clock.unix_millis().saturating_sub(published))
     }
 
@@ -328,6 +333,9 @@ impl EntryLog {
             if consumers > 0 {
                 group.lag = Some(self.unread(name) as u64);
                 group.oldest_unread_age_ms = Some(self.oldest_unread_age(name));
+                let oldest = cursor.oldest_pending().and_then(|number| self.entries.get(&number));
+                group.oldest_pending_id = oldest.map(|entry| entry.id.to_string());
+                group.oldest_pending_age_ms = oldest.map(|entry| self.age(entry));
             }
             group.unreadable = cursor.unreadable().report(name);
             info.consumer_groups.push(group);

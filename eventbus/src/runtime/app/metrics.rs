@@ -241,6 +241,9 @@ fn add_groups(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatu
             let none = GroupInfo::default();
             let info = infos.iter().find(|info| info.name == labels[0]).unwrap_or(&none);
             families.count(&catalog::GROUP_PENDING, &labels, info.pending);
+            if let Some(age) = info.oldest_pending_age_ms.or((info.pending == 0).then_some(0)) {
+                families.number(&catalog::GROUP_PENDING_SECONDS, &labels, age as f64 / 1_000.0);
+            }
             families.count(&catalog::GROUP_CONSUMERS, &labels, info.active_consumers);
             if let Some(unread) = info.lag {
                 families.count(&catalog::GROUP_UNREAD, &labels, unread);

@@ -112,6 +112,8 @@ catalog! {
         "Time for which a delivery has been unfinished since a handler failed: the longest one; 0 if none has failed.";
     GROUP_PENDING: Gauge "eventbus_group_pending" ["group"] "{delivery}"
         "Deliveries of the group in all processes: read, and not acknowledged yet.";
+    GROUP_PENDING_SECONDS: Gauge "eventbus_group_pending_seconds" ["group"] "s"
+        "Time since the oldest delivery that the group has read and not acknowledged was published, if the bus knows; 0 if there is none.";
     GROUP_UNREAD: Gauge "eventbus_group_unread" ["group"] "{event}"
         "Events that no consumer of the group has read yet, if the bus knows; of a file queue at most so many.";
     GROUP_UNREAD_SECONDS: Gauge "eventbus_group_unread_seconds" ["group"] "s"
