@@ -149,7 +149,7 @@ async fn what_failed_is_said_in_the_span() {
     bus.publish(&[event("6f1cb6c5-6b9e-4b8a-9a53-0d0f7f0a5a11")]).await.unwrap();
     settled(&bus).await;
     let failed = only(&bus, "process");
-    assert_eq!((&*failed["error.type"], &*failed["status"]), ("handler_failed", "ERROR"));
+    assert_eq!((&*failed["error.type"], &*failed["status"]), ("failed", "ERROR"));
     bus.shutdown(Duration::from_secs(5)).await.unwrap();
 }
 

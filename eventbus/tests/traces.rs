@@ -11,11 +11,12 @@ use std::{
 
 use async_trait::async_trait;
 use eventbus::{
-    EventContext, Follow, InMemoryEventStore, Never, Position, StreamId, Uuid,
+    EventContext, Follow, InMemoryEventBus, InMemoryEventStore, Never, Position, StreamId, Uuid,
+    clock::SharedClock,
     port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
     prelude::*,
     support::TraceContext,
-    testkit::{ManualClock, TableStore, Tables, TestApp, delegate},
+    testkit::{Fault, FaultyBus, ManualClock, TableStore, Tables, TestApp, delegate},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use opentelemetry::{
@@ -65,6 +66,37 @@ async fn invoice(placed: &Placed, id: &AggregateId, invoices: Repository<Invoice
     }
     invoices.upsert(id, |_| Ok::<_, Never>(Sent { cents })).await?;
     Ok(())
+}
+
+/// Saves the invoice, and a row, in a transaction of the store.
+#[handler(manual)]
+async fn invoice_with_row(
+    placed: &Placed,
+    id: &AggregateId,
+    tables: &mut Tables,
+    invoices: Repository<Invoice>,
+) -> eventbus::Result<()> {
+    let cents = placed.cents;
+    tables.row("invoices", id.to_string());
+    invoices.upsert(id, |_| Ok::<_, Never>(Sent { cents })).await?;
+    Ok(())
+}
+
+/// Panics once, then reaches its time limit.
+#[handler(manual, timeout_ms = 1000, retries = 1)]
+async fn hang(_placed: &Placed, attempt: Attempt, State(clock): State<ManualClock>) {
+    assert_ne!(attempt.0, 1, "on purpose");
+    SharedClock::new(clock).sleep(Duration::from_hours(1)).await;
+}
+
+#[derive(Debug, Default)]
+struct Refusing;
+
+#[projection(name = "refusing", manual)]
+impl Refusing {
+    fn placed(&mut self, placed: &Placed) -> Result<(), HandlerError> {
+        if placed.cents == 13 { Err(HandlerError::permanent("unlucky")) } else { Ok(()) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -419,6 +451,68 @@ async fn each_wait_for_the_store_is_a_read_and_a_failed_one_says_why() {
 }
 
 #[tokio::test]
+async fn what_a_handler_saves_in_a_transaction_has_an_append_in_the_trace() {
+    LazyLock::force(&SPANS);
+    let store = TableStore::new();
+    store.create_table("invoices").await;
+    let shared = store.clone();
+    let build = move || App::builder().store(shared.clone()).handler::<invoice_with_row>();
+    let app = TestApp::start_on(ManualClock::new(), build).await;
+    // the first commit fails, so that the handler runs twice
+    store.commits.fail_next(Fault::Unavailable, 1);
+    let trace = place(&app, "o-17", 120).await;
+    app.advance(Duration::from_secs(60)).await;
+    let spans = spans_of(trace);
+    let appends: Vec<_> = spans.iter().filter(|span| span.name == "append").collect();
+    let paths = paths(&spans);
+    assert_eq!(paths.iter().filter(|path| *path == "request/append/handle/append").count(), 2, "{paths:?}");
+    let errors: Vec<_> = appends.iter().filter_map(|append| attribute(append, "error.type")).collect();
+    assert_eq!(errors, ["unknown"], "the store does not say how the commit ended");
+    assert_eq!(store.tables().await.rows("invoices").len(), 1);
+}
+
+#[tokio::test]
+async fn failures_of_relay_projection_and_rebuild_are_shown() {
+    LazyLock::force(&SPANS);
+    let bus = FaultyBus::new(InMemoryEventBus::new());
+    bus.publishes.fail_next(Fault::Unavailable, 1);
+    let builder = App::builder().store(InMemoryEventStore::new()).bus(bus).handler::<invoice>();
+    let app = builder.projection_with(Refusing::default).start().await.unwrap();
+    let errors = |name: &str, trace: Option<TraceId>| {
+        let spans = SPANS.get_finished_spans().unwrap();
+        let is_of = |span: &&SpanData| {
+            let is_of_trace = trace.is_none_or(|trace| span.span_context.trace_id() == trace);
+            span.name == name && is_of_trace && matches!(span.status, Status::Error { .. })
+        };
+        spans.iter().filter(is_of).filter_map(|span| attribute(span, "error.type")).collect::<Vec<_>>()
+    };
+    let trace = place_in(&app.repository::<Order>(), "o-18", 1).await;
+    app.settled().await.unwrap();
+    assert_eq!(errors("relay", Some(trace)), ["publish_failed"]);
+    let trace = place_in(&app.repository::<Order>(), "o-19", 13).await;
+    app.settled().await.unwrap_err();
+    assert_eq!(errors("project", Some(trace)), ["projection_failed"]);
+    app.rebuild::<Refusing>().await.unwrap_err();
+    assert_eq!(errors("rebuild", None), ["rebuild_failed"]);
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_run_that_failed_has_the_outcome_of_the_metrics() {
+    LazyLock::force(&SPANS);
+    let clock = ManualClock::new();
+    let of_handlers = clock.clone();
+    let build = move || App::builder().state(of_handlers.clone()).handler::<hang>();
+    let app = TestApp::start_on(clock, build).await;
+    let trace = place(&app, "o-20", 1).await;
+    app.advance(Duration::from_hours(1)).await;
+    let spans = spans_of(trace);
+    let runs: Vec<_> = spans.iter().filter(|span| span.name == "handle").collect();
+    let errors: Vec<_> = runs.iter().filter_map(|run| attribute(run, "error.type")).collect();
+    assert_eq!(errors, ["panicked", "timed_out"]);
+}
+
+#[tokio::test]
 async fn failures_are_shown() {
     let app = start().await;
     let trace = place(&app, "o-5", 13).await;
@@ -426,7 +520,7 @@ async fn failures_are_shown() {
     let spans = spans_of(trace);
     let handle = find(&spans, "handle");
     assert!(matches!(handle.status, Status::Error { .. }), "{:?}", handle.status);
-    assert_eq!(attribute(handle, "error.type").as_deref(), Some("handler_failed"));
+    assert_eq!(attribute(handle, "error.type").as_deref(), Some("permanent"));
 
     let orders = app.repository::<Order>();
     let mut late = orders.create_new("o-5".parse().unwrap());

@@ -18,6 +18,7 @@ use crate::{
         Subscriber, SubscriberStatus,
         delivery::{Delivery, HandlerError},
         health::{RunningHandler, WaitingForServer},
+        run_meter::RunOutcome,
     },
     support::spans,
 };
@@ -129,13 +130,14 @@ impl ActiveSubscriber {
             let result = self.run_now(delivery, handler_permit, clock).await;
             let (took, event_id) = (clock.elapsed(began), delivery.metadata().event_id());
             drop(running);
-            meter.record(took, delivery.attempt(), &result);
+            let outcome = RunOutcome::of(&result);
+            meter.record(took, delivery.attempt(), outcome);
             if took >= limits.slow {
                 tracing::warn!(target: LOG_TARGET, %event_id, ?took, "handler is slow");
             }
             if let Err(error) = &result {
                 tracing::warn!(target: LOG_TARGET, attempt = delivery.attempt(), %error, %event_id, "handler failed");
-                Span::current().record("otel.status_code", "ERROR").record("error.type", "handler_failed");
+                Span::current().record("otel.status_code", "ERROR").record("error.type", outcome.label());
             }
             result
         };

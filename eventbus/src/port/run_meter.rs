@@ -32,7 +32,8 @@ impl RunOutcome {
     pub(crate) const ALL: [Self; 6] =
         [Self::Succeeded, Self::Failed, Self::Permanent, Self::TimedOut, Self::Panicked, Self::Postponed];
 
-    fn of(result: &Result<(), HandlerError>) -> Self {
+    /// Returns the outcome of a run that returned `result`.
+    pub(crate) fn of(result: &Result<(), HandlerError>) -> Self {
         let Err(error) = result else { return Self::Succeeded };
         match error.kind() {
             HandlerErrorKind::Retry | HandlerErrorKind::RetryAfter(_) | HandlerErrorKind::NewerVersion => Self::Failed,
@@ -80,12 +81,12 @@ impl RunMeter {
     }
 
     /// Records a run that ended; `attempt` is 1 for the first one of its delivery.
-    pub(crate) fn record(&self, took: Duration, attempt: u32, result: &Result<(), HandlerError>) {
+    pub(crate) fn record(&self, took: Duration, attempt: u32, outcome: RunOutcome) {
         if attempt > 1 {
             self.retries.fetch_add(1, Ordering::Relaxed);
         }
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.durations[RunOutcome::of(result) as usize].record(took);
+        self.durations[outcome as usize].record(took);
     }
 
     /// Returns the durations of the runs with an outcome, in nanoseconds.
@@ -134,9 +135,9 @@ mod tests {
             ("postponed", HandlerError::not_begun()),
         ];
         let meter = RunMeter::default();
-        meter.record(Duration::from_secs(1), 1, &Ok(()));
+        meter.record(Duration::from_secs(1), 1, RunOutcome::of(&Ok(())));
         for (_, error) in errors {
-            meter.record(Duration::from_secs(2), 2, &Err(error));
+            meter.record(Duration::from_secs(2), 2, RunOutcome::of(&Err(error)));
         }
         let counts = RunOutcome::ALL.map(|outcome| (outcome.label(), meter.durations(outcome).count()));
         let expected =

@@ -16,7 +16,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::{
     definition::{HandlerCall, HandlerDefinition},
@@ -169,24 +169,33 @@ impl HandlerInbox {
         appends.sort_by_cached_key(takes_value);
         let events: usize = if handled.is_ok() { appends.iter().map(|append| append.events.len()).sum() } else { 0 };
         let began = (events > 0).then(|| self.clock.instant());
-        let appended = async {
-            handled?;
-            for append in appends {
-                transaction.append(append).await?;
-            }
-            Ok(())
+        let span = if events > 0 { spans::append(|| None, &mut EventContext::default()) } else { Span::none() };
+        let committing = async {
+            let appended = async {
+                handled?;
+                for append in appends {
+                    transaction.append(append).await?;
+                }
+                Ok(())
+            };
+            let appended: Result<(), HandlerError> = appended.await;
+            let is_late = transaction.is_late();
+            let committed = match appended {
+                Ok(()) => transaction.commit().await.map_err(HandlerError::from),
+                Err(error) => {
+                    drop(transaction);
+                    Err(error)
+                }
+            };
+            (committed, is_late)
         };
-        let appended: Result<(), HandlerError> = appended.await;
-        let is_late = transaction.is_late();
-        let committed = match appended {
-            Ok(()) => transaction.commit().await.map_err(HandlerError::from),
-            Err(error) => {
-                drop(transaction);
-                Err(error)
-            }
-        };
+        let (committed, is_late) = committing.instrument(span.clone()).await;
         if let Some(began) = began {
             let stored = committed.as_ref().map(|()| events).map_err(find_append_error);
+            if let Err(error) = &stored {
+                let outcome = error.map_or(AppendOutcome::Unknown, AppendOutcome::of_error);
+                spans::record_error(&span, outcome.label());
+            }
             self.meters.record_append(self.clock.elapsed(began), stored);
         }
         // the store ended a late transaction for its age: no fault of the server
