@@ -39,20 +39,23 @@ impl Rebuilds {
             }
             states.insert(name.to_owned(), RebuildState::Running(0.0, "begins".into()));
         }
-        let (app, name, rebuilds) = (app.clone(), name.to_owned(), Arc::clone(self));
+        let running = tokio::spawn(Arc::clone(self).run(app.clone(), name.to_owned()));
+        let (name, rebuilds) = (name.to_owned(), Arc::clone(self));
         tokio::spawn(async move {
-            let ended = rebuilds.run(&app, &name).await;
+            // code of the projection may panic, such as its factory
+            let panicked = |error| RebuildState::Failed(format!("the rebuild has ended: {error}"));
+            let ended = running.await.unwrap_or_else(panicked);
             rebuilds.set(&name, ended);
         });
         true
     }
 
     /// Rebuilds a projection, and returns the final state.
-    async fn run(&self, app: &App, name: &str) -> RebuildState {
-        let Some(rebuild) = app.rebuild_by_name(name) else {
+    async fn run(self: Arc<Self>, app: App, name: String) -> RebuildState {
+        let Some(rebuild) = app.rebuild_by_name(&name) else {
             return RebuildState::Failed("the app has no such projection".into());
         };
-        let report = |now: RebuildProgress| self.set(name, RebuildState::Running(now.share(), now.to_string()));
+        let report = |now: RebuildProgress| self.set(&name, RebuildState::Running(now.share(), now.to_string()));
         match rebuild.on_progress(report).await {
             Ok(rebuilt) => RebuildState::Done(format!(
                 "rebuilt up to position {} from {} events in {:.1} s, {} skipped",

@@ -1,7 +1,10 @@
 //! The dashboard in an application.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -260,6 +263,37 @@ async fn projections_are_rebuilt_with_the_token() {
     let failed = site.post("/rebuild", "projection=totals").await;
     assert_eq!(failed.status, 303);
     wait_for(&site, "/projections", "role=\"alert\"").await;
+}
+
+#[derive(Debug)]
+struct Fragile;
+
+#[projection(name = "fragile", manual)]
+impl Fragile {
+    fn placed(&mut self, _event: &OrderPlaced) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_panics_has_failed_and_may_begin_again() {
+    let shop = FileShop::new().await;
+    let may_make = Arc::new(AtomicBool::new(true));
+    let is_allowed = Arc::clone(&may_make);
+    let make = move || {
+        assert!(is_allowed.load(Ordering::SeqCst), "the factory has no more parts");
+        Fragile
+    };
+    let app = shop.app().projection_with(make).start().await.unwrap();
+    let mut site = mount(&app, changing()).await;
+    site.log_in(TOKEN).await;
+    let rebuild = async |text: &str| {
+        assert_eq!(site.post("/rebuild", "projection=fragile").await.status, 303);
+        wait_until(&site, "/projections", |page| rebuild_of("fragile", page).contains(text)).await
+    };
+    may_make.store(false, Ordering::SeqCst);
+    rebuild("the factory has no more parts").await;
+    may_make.store(true, Ordering::SeqCst);
+    rebuild("rebuilt up to position 5").await;
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
