@@ -38,8 +38,9 @@ use crate::connection::OpenBus;
 /// Returns the pages that show an app: store and bus, streams, projections, groups, dead letters, relay, health. They
 /// are read-only: [`dashboard_with`] allows changes.
 ///
-/// Mount it with `nest`, behind your own authentication: it shows the payloads of events and the errors of handlers.
-/// Like a route for probes, it holds a clone of the app.
+/// Mount it behind your own authentication: it shows the payloads of events and the errors of handlers. With
+/// `nest_service` the overview also answers at the path with a slash after it, which `nest` does not pass on. Like a route
+/// for probes, it holds a clone of the app.
 ///
 /// # Examples
 /// ```
@@ -47,7 +48,7 @@ use crate::connection::OpenBus;
 /// use eventbus::App;
 ///
 /// fn router(app: &App) -> Router {
-///     Router::new().nest("/operate", eventbus_cli::dashboard(app))
+///     Router::new().nest_service("/operate", eventbus_cli::dashboard(app))
 /// }
 /// ```
 pub fn dashboard<S: Clone + Send + Sync + 'static>(app: &App) -> Router<S> {
@@ -70,7 +71,7 @@ pub fn dashboard<S: Clone + Send + Sync + 'static>(app: &App) -> Router<S> {
 ///         hidden_fields: vec!["email".into()],
 ///         ..DashboardConfig::default()
 ///     };
-///     Router::new().nest("/operate", dashboard_with(app, config))
+///     Router::new().nest_service("/operate", dashboard_with(app, config))
 /// }
 /// ```
 pub fn dashboard_with<S: Clone + Send + Sync + 'static>(app: &App, config: DashboardConfig) -> Router<S> {

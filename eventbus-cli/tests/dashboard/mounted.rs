@@ -43,7 +43,8 @@ pub(crate) fn changing() -> DashboardConfig {
 }
 
 pub(crate) async fn mount(app: &App, config: DashboardConfig) -> Site {
-    let router = Router::new().route("/", get(async || "the shop")).nest("/a/operate", dashboard_with(app, config));
+    let router = Router::new().route("/", get(async || "the shop"));
+    let router = router.nest_service("/a/operate", dashboard_with(app, config));
     Site::new(&format!("http://{}/a/operate", serve(router).await))
 }
 
@@ -66,6 +67,20 @@ async fn links_of_a_mounted_dashboard_stay_below_its_path() {
     }
     let health = site.get("/health").await.ok();
     assert!(health.contains("href=\"../operate\">Overview</a>") && health.contains("<dd>healthy</dd>"), "{health}");
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_lies_at_the_path_of_a_service_with_and_without_a_slash_after_it() {
+    let shop = FileShop::new().await;
+    let app = shop.start_app().await;
+    let site = mount(&app, DashboardConfig::default()).await;
+    for (path, base) in [("", "./operate/"), ("/", "./")] {
+        let overview = site.send("GET", path, &[], "").await.ok();
+        let link = format!("href=\"{base}streams\"");
+        assert!(overview.contains("<h1>Overview</h1>") && overview.contains(&link), "{path}: {overview}");
+    }
+    assert_eq!(site.get("/none").await.status, 404);
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 

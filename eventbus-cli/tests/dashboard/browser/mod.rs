@@ -34,7 +34,7 @@ impl Open {
             shop.append("o-2", vec![placed(number * number)]).await;
         }
         let app = shop.start_app().await;
-        let address = serve(Router::new().nest("/operate", dashboard_with(&app, changing()))).await;
+        let address = serve(Router::new().nest_service("/operate", dashboard_with(&app, changing()))).await;
         Self { shop, app, url: format!("http://{address}/operate") }
     }
 
