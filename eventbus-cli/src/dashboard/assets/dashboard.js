@@ -4,7 +4,9 @@
 const INTERVAL = 5000;
 
 function isInUse(part) {
-  const focused = part.contains(document.activeElement) && document.activeElement !== part;
+  const active = document.activeElement;
+  // a table has the focus to be scrolled: its contents may change meanwhile
+  const focused = part.contains(active) && active !== part && !active.classList.contains("scroll");
   return document.hidden || focused || part.querySelector("details[open]") !== null || !document.getSelection().isCollapsed;
 }
 
@@ -32,10 +34,14 @@ async function refresh(part) {
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const next = page.querySelector("[data-live]");
   if (next && !isInUse(part)) {
-    const scrolled = Array.from(part.querySelectorAll(".scroll"), (table) => table.scrollLeft);
+    const tables = Array.from(part.querySelectorAll(".scroll"));
+    const [scrolled, focused] = [tables.map((table) => table.scrollLeft), tables.indexOf(document.activeElement)];
     part.replaceChildren(...next.childNodes);
     part.querySelectorAll(".scroll").forEach((table, index) => {
       table.scrollLeft = scrolled[index] ?? 0;
+      if (index === focused) {
+        table.focus({ preventScroll: true });
+      }
     });
     const [now, shown] = [page, document].map((from) => from.querySelector("footer time"));
     if (now && shown) {

@@ -257,6 +257,11 @@ async fn the_overview_is_refreshed_by_its_script() {
     browser.wait_until(&shows(head));
     open.shop.append("o-8", vec![placed(1)]).await;
     browser.wait_until(&shows(head + 1));
+    // a table that has the focus to be scrolled keeps it, and is refreshed
+    browser.evaluate("document.querySelector('.scroll').focus()");
+    open.shop.append("o-8", vec![placed(1)]).await;
+    browser.wait_until(&shows(head + 2));
+    assert_eq!(browser.evaluate("document.activeElement === document.querySelector('.scroll')"), true);
     assert_eq!(browser.evaluate("document.querySelectorAll('[data-live]').length"), 1);
     open.close().await;
 }
