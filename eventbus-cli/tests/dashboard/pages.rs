@@ -143,6 +143,7 @@ async fn streams_are_listed_page_by_page() {
             None => break,
         }
     }
+    assert!(!served.site.get("/streams").await.ok().contains("A page searches"), "it is full");
     assert_eq!((pages, ids), (3, (0..120).map(|number| format!("{number:03}")).collect()));
     let found = served.site.get("/streams?type=Order&prefix=o-11&tenant=").await.ok();
     assert_eq!(between(&found, "id=o%2D", "\"").len(), 10);
@@ -331,6 +332,7 @@ async fn a_page_of_the_streams_on_redis_scans_a_part_of_its_keys_even_if_none_ma
             break;
         };
         assert!(page.contains("No stream of this part of the store matches."), "{page}");
+        assert!(page.contains("A page searches about 1,000 streams"), "{page}");
         path = next;
     }
     assert_eq!(pages, 3);

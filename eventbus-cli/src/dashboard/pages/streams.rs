@@ -6,6 +6,7 @@ use eventbus::{
     Name, RecordedEvent, StreamId, Uuid, Version,
     port::{Direction, ReadError, listings::StreamFilter},
     store::EventStore,
+    support::LISTING_ROWS_MAX,
 };
 use futures_util::TryStreamExt as _;
 use maud::{Markup, html};
@@ -116,6 +117,9 @@ pub(in crate::dashboard) async fn streams(visit: &Visit, search: &StreamSearch) 
             p { "No further stream matches." }
         }
         @if let Some(next) = &next {
+            @if page.streams.len() < STREAMS {
+                p.hint { "A page searches about " (number(LISTING_ROWS_MAX as u64)) " streams; the next page goes on after them." }
+            }
             p { a.next href=(next) rel="next" { "Next page" } }
         }
     })
