@@ -23,7 +23,10 @@ use crate::{
 fn check_headers(path: &str, answer: &Answer) {
     let policy = answer.header("content-security-policy");
     assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{path}: {policy}");
-    assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{path}: {policy}");
+    let directives: Vec<_> = policy.split("; ").collect();
+    for directive in ["form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'"] {
+        assert!(directives.contains(&directive) && !policy.contains("unsafe"), "{path}: {directive} in {policy}");
+    }
     for (name, value) in [
         ("x-frame-options", "DENY"),
         ("x-content-type-options", "nosniff"),

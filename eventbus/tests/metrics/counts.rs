@@ -13,7 +13,7 @@ use eventbus::{
     AggregateId, App, InMemoryEventStore, Never, Version,
     metrics::Metrics,
     prelude::*,
-    testkit::{ManualClock, TestApp},
+    testkit::{Fault, FaultyStore, ManualClock, TestApp},
 };
 use tokio::sync::Semaphore;
 
@@ -260,6 +260,86 @@ async fn failed_snapshots_and_rebuilds_are_counted() {
     let snapshots = ["taken", "failed"].map(|outcome| of("eventbus_snapshots_total", ("aggregate", "Vault"), outcome));
     let rebuilds = ["done", "failed"].map(|outcome| of("eventbus_rebuilds_total", ("projection", "refusing"), outcome));
     assert_eq!((snapshots, rebuilds), ([0, 1], [0, 1]));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+/// Waits at each event for a permit.
+#[derive(Debug, Default)]
+struct Audit;
+
+#[projection(name = "audit")]
+impl Audit {
+    async fn opened(&mut self, _event: &Opened, State(may_go_on): State<Arc<Semaphore>>) {
+        may_go_on.acquire().await.unwrap().forget();
+    }
+}
+
+#[tokio::test]
+async fn the_share_of_a_rebuild_is_shown_while_it_runs() {
+    let may_go_on = Arc::new(Semaphore::new(1));
+    let builder = App::builder().store(InMemoryEventStore::new()).state(Arc::clone(&may_go_on));
+    let app = builder.projection_with(Audit::default).start().await.unwrap();
+    let opened = |_: &Vault| Ok::<_, Never>(Opened {});
+    app.repository::<Vault>().upsert(&"v-1".parse().unwrap(), opened).await.unwrap();
+    app.settled().await.unwrap();
+    let share = async || number(&app.metrics().await, "eventbus_rebuild_done_ratio", &[("projection", "audit")]);
+    assert_eq!(share().await, 1.0, "none runs");
+    let waiting = async {
+        while share().await != 0.0 {
+            tokio::task::yield_now().await;
+        }
+        may_go_on.add_permits(1);
+    };
+    let (rebuilt, waited) =
+        tokio::join!(app.rebuild::<Audit>(), tokio::time::timeout(Duration::from_secs(60), waiting));
+    waited.expect("a running rebuild has done less than all");
+    assert_eq!((rebuilt.unwrap().events, share().await), (1, 1.0));
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = Badge, unique(number))]
+struct Issued {
+    number: u32,
+}
+
+#[derive(Debug, Default, Aggregate)]
+#[aggregate(events(Issued))]
+struct Badge;
+
+impl Apply for Badge {
+    fn apply(&mut self, _event: &BadgeEvent) {}
+}
+
+#[tokio::test]
+async fn appends_are_counted_by_their_outcome() {
+    let store = FaultyStore::new(InMemoryEventStore::new());
+    let app = App::builder().store(store.clone()).start().await.unwrap();
+    let (orders, id) = (app.repository::<Order>(), "o-1".parse().unwrap());
+    let pay = || orders.once("k".parse().unwrap(), "pay");
+    let is_first = AtomicBool::new(true);
+    let decide = |_: &Order| {
+        if is_first.swap(false, Ordering::Relaxed) {
+            // a second client sends the same command, which takes effect while this one is decided
+            let paid = pay();
+            let paid = paid.upsert(&id, |_| Ok::<_, Never>(Paid { cents: 1 }));
+            futures_util::FutureExt::now_or_never(paid).unwrap().unwrap();
+        }
+        Ok::<_, Never>(Paid { cents: 1 })
+    };
+    pay().upsert(&id, decide).await.unwrap();
+    store.appends.fail_next(Fault::Unavailable, 1);
+    let mut order = orders.load(&id).await.unwrap();
+    order.record(Paid { cents: 2 });
+    orders.save(&mut order).await.unwrap_err();
+    let badges = app.repository::<Badge>();
+    let issued = |_: &Badge| Ok::<_, Never>(Issued { number: 7 });
+    badges.create(&"ada".parse().unwrap(), issued).await.unwrap();
+    assert!(badges.create(&"bob".parse().unwrap(), issued).await.unwrap_err().is_taken("number"));
+    let metrics = app.metrics().await;
+    let outcomes = ["appended", "repeated", "conflict", "refused", "unavailable", "unknown"]
+        .map(|outcome| count(&metrics, "eventbus_append_seconds", &[("outcome", outcome)]));
+    assert_eq!(outcomes, [2, 1, 0, 1, 1, 0]);
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 

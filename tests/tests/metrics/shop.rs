@@ -69,6 +69,12 @@ pub(crate) async fn start(database: &eventbus_test::Postgres, config: RedisEvent
     builder.handler::<mail>().handler::<audit>().projection(Sales).start().await.unwrap()
 }
 
+/// Starts a process of the shop that only saves: it has no handlers.
+pub(crate) async fn start_saving(database: &eventbus_test::Postgres, config: RedisEventBusConfig) -> App {
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    App::builder().store(PgEventStore::connect(database.url()).await.unwrap()).bus(bus).start().await.unwrap()
+}
+
 /// Pays orders, each several times; every third one meets a writer that was first.
 pub(crate) async fn save_orders(app: &App, orders: Range<u64>) {
     let repository = app.repository::<Order>();
