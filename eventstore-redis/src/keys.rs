@@ -131,7 +131,8 @@ impl StoreKeys {
     }
 
     /// The checkpoint of a reader. The role of a projection is `projection:` and its name.
-    pub(crate) fn checkpoint(&self, name: &Name) -> String {
+    #[must_use]
+    pub fn checkpoint(&self, name: &Name) -> String {
         match name.strip_prefix(PROJECTION_ROLE_PREFIX).filter(|name| !name.is_empty()) {
             Some(projection) => format!("{}projection:{projection}:checkpoint", self.prefix),
             None => format!("{}checkpoint:{name}", self.prefix),
@@ -139,7 +140,8 @@ impl StoreKeys {
     }
 
     /// Hash: the owner, epoch and expiry of the lease of a role.
-    pub(crate) fn lease(&self, role: &Name) -> String {
+    #[must_use]
+    pub fn lease(&self, role: &Name) -> String {
         self.own_key(&format!("lease:{role}"))
     }
 

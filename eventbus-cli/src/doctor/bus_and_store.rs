@@ -87,16 +87,23 @@ async fn check_relay_stalled(
     config: &DoctorConfig,
 ) -> Result<Outcome, CheckError> {
     let (id, head) = store.load(config).await?;
-    let published = load_published(bus).await?.get(&id).map_or(0, |(lowest, _)| *lowest);
-    let first = store.first_after(published, config).await?;
+    let published = load_published(bus).await?.get(&id).map(|(lowest, _)| *lowest);
+    let first = store.first_after(published.unwrap_or_default(), config).await?;
     let Some((position, age)) = first.filter(|(_, age)| *age > config.relay_lag.as_secs_f64()) else {
         return Ok(Outcome::healthy());
     };
+    if published.is_none() && !store.has_relay(&bus.relay()?, config).await? {
+        let found = format!("no relay has published events of this store to `{}`", bus.stream());
+        let consequence = "unless the programs publish by `publish_to`, no handler gets an event";
+        let repair = "start a process with the relay; programs that publish by `publish_to` have none";
+        let observed = json!({ "store": id, "head": head.to_string() });
+        return Ok(Some(Finding::note(found, consequence, repair).observed(observed)).into());
+    }
     let found = format!("the event at position {position} has not been published for {age:.0} s (the head is {head})");
     let consequence = "no relay runs, or it stops there: no handler gets this event and the later ones";
     let repair = "start a process with the relay; if one runs, its status and log name the error";
     let observed = json!({
-        "store": id, "published": published.to_string(), "head": head.to_string(), "seconds": age,
+        "store": id, "published": published.unwrap_or_default().to_string(), "head": head.to_string(), "seconds": age,
     });
     Ok(Some(Finding::fault(found, consequence, repair).observed(observed)).into())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use eventbus::{Name, support::ReaderKind};
 use eventbus_redis::{
     keys,
     redis::{FromRedisValue, RedisResult, Value, cmd, from_redis_value},
@@ -87,6 +88,12 @@ impl BusTarget {
     /// Returns the stream that names the bus; with partitions it holds no entries.
     pub(crate) fn stream(&self) -> String {
         keys::stream(&self.prefix)
+    }
+
+    /// Returns the role of the relay to this bus: a store keeps its checkpoint and its lease by that name.
+    pub(crate) fn relay(&self) -> Result<Name, CheckError> {
+        let destination = Name::new("destination", format!("redis:{}", self.stream()));
+        Ok(ReaderKind::Relay.name_of(&destination.map_err(|error| CheckError::Other(error.to_string()))?))
     }
 
     pub(crate) fn dead_letters(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use eventbus::{StreamId, Uuid};
+use eventbus::{Name, StreamId, Uuid};
 use eventbus_redis::redis::cmd;
 use eventstore_sqlite::rusqlite::{OptionalExtension as _, params};
 
@@ -10,6 +10,7 @@ use super::{
     config::DoctorConfig, outcome::CheckError, postgres_target::PostgresTarget, redis_store_target::RedisStoreTarget,
     sqlite_target::SqliteTarget,
 };
+use crate::query::RETIRED;
 
 /// The entries of a stream on Redis, each with its fields.
 type Entries = Vec<(String, HashMap<String, String>)>;
@@ -58,6 +59,39 @@ impl StoreBeside<'_> {
                 }
             };
         Ok((id, u64::try_from(head).unwrap_or_default()))
+    }
+
+    /// Returns `true` if the store has a checkpoint or a lease of a relay, which is not retired.
+    pub(crate) async fn has_relay(self, relay: &Name, config: &DoctorConfig) -> Result<bool, CheckError> {
+        match self {
+            Self::Postgres(store) => {
+                let relay = relay.to_string();
+                let rows: Vec<(bool,)> = store
+                    .session(config)
+                    .await?
+                    .rows_with(
+                        "SELECT EXISTS (SELECT FROM {schema}.checkpoints WHERE name = $1)
+                             OR EXISTS (SELECT FROM {schema}.leases WHERE role = $1 AND owner <> $2)",
+                        |statement| statement.bind(relay).bind(RETIRED),
+                    )
+                    .await?;
+                Ok(rows.first().is_some_and(|(has,)| *has))
+            }
+            Self::Sqlite(store) => {
+                let query = "SELECT EXISTS (SELECT 1 FROM eventbus_checkpoints WHERE name = ?1)
+                    OR EXISTS (SELECT 1 FROM eventbus_leases WHERE role = ?1 AND owner <> ?2)";
+                let relay = relay.to_string();
+                store
+                    .read(move |connection| Ok(connection.query_row(query, params![relay, RETIRED], |row| row.get(0))?))
+                    .await
+            }
+            Self::Redis(store) => {
+                let (redis, keys) = (store.redis(), store.keys());
+                let owner: Option<String> = redis.query(cmd("HGET").arg((keys.lease(relay), "owner"))).await?;
+                let has_checkpoint: bool = redis.query(cmd("EXISTS").arg(keys.checkpoint(relay))).await?;
+                Ok(has_checkpoint || owner.is_some_and(|owner| owner != RETIRED))
+            }
+        }
     }
 
     /// Returns the position of the first event after a position, and its age in seconds; `None` if there is none.
