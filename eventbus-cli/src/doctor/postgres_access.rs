@@ -225,39 +225,43 @@ async fn exists(session: &mut PgSession, role: &str) -> Result<bool, CheckError>
 }
 
 async fn check_excess_rights(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let excess: Vec<(String, String, String)> = target
+    let excess: Vec<(String, String, String, String)> = target
         .session(config)
         .await?
         .rows(
-            "WITH granted AS (
-                 SELECT c.relname, a.grantee, a.privilege_type
-                 FROM pg_class c
-                 JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = {schema_text}
-                 CROSS JOIN aclexplode(c.relacl) a
-                 WHERE a.grantee <> c.relowner AND c.relkind IN ('r', 'p')
-                   AND (c.relname = 'events' AND a.privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE')
-                     OR c.relname IN ('streams', 'event_types', 'tagged_events', 'store')
+            "WITH tables AS (
+                 SELECT p.relname AS name, c.oid, c.relname, c.relowner, c.relacl
+                 FROM pg_class p
+                 JOIN pg_namespace n ON n.oid = p.relnamespace AND n.nspname = {schema_text}
+                 -- each partition has rights of its own
+                 JOIN pg_class c ON c.oid = p.oid
+                     OR p.relkind = 'p' AND c.oid IN (SELECT l.relid FROM pg_partition_tree(p.oid) l)
+                 WHERE p.relkind IN ('r', 'p') AND NOT p.relispartition),
+             granted AS (
+                 SELECT t.oid, t.relname, a.grantee, a.privilege_type
+                 FROM tables t CROSS JOIN aclexplode(t.relacl) a
+                 WHERE a.grantee <> t.relowner
+                   AND (t.name = 'events' AND a.privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE')
+                     OR t.name IN ('streams', 'event_types', 'tagged_events', 'store')
                         AND a.privilege_type IN ('DELETE', 'TRUNCATE')
                      OR a.grantee = 0 AND a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'))
                  UNION
-                 SELECT c.relname, a.grantee, a.privilege_type || ' (' || t.attname || ')'
-                 FROM pg_class c
-                 JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = {schema_text}
-                 JOIN pg_attribute t ON t.attrelid = c.oid AND t.attname <> 'tags'
-                 CROSS JOIN aclexplode(t.attacl) a
-                 WHERE c.relname = 'events' AND a.grantee <> c.relowner AND a.privilege_type = 'UPDATE')
-             SELECT coalesce(r.rolname::text, 'PUBLIC'), g.relname::text,
+                 SELECT t.oid, t.relname, a.grantee, a.privilege_type || ' (' || c.attname || ')'
+                 FROM tables t
+                 JOIN pg_attribute c ON c.attrelid = t.oid AND c.attname <> 'tags'
+                 CROSS JOIN aclexplode(c.attacl) a
+                 WHERE t.name = 'events' AND a.grantee <> t.relowner AND a.privilege_type = 'UPDATE')
+             SELECT coalesce(r.rolname::text, 'PUBLIC'), g.relname::text, g.oid::regclass::text,
                  string_agg(g.privilege_type, ', ' ORDER BY g.privilege_type)
              FROM granted g LEFT JOIN pg_roles r ON r.oid = g.grantee
-             GROUP BY 1, 2 ORDER BY 1, 2 LIMIT 20",
+             GROUP BY 1, 2, 3 ORDER BY 1, 2 LIMIT 20",
         )
         .await?;
-    let schema = target.schema();
-    let finding = |(role, table, rights): (String, String, String)| {
+    let finding = |(role, table, full_name, rights): (String, String, String, String)| {
         let grantee = if role == "PUBLIC" { role.clone() } else { format!("\"{role}\"") };
         let found = format!("`{role}` has {rights} on `{table}`");
         let consequence = "software that is not the store can change what has happened, and no reader notices";
-        let repair = format!("REVOKE {rights} ON \"{schema}\".{table} FROM {grantee}");
+        let repair = format!("REVOKE {rights} ON {full_name} FROM {grantee}");
         Finding::warning(found, consequence, repair).observed(json!({ "role": role, "table": table, "rights": rights }))
     };
     Ok(excess.into_iter().map(finding).collect())

@@ -126,6 +126,25 @@ async fn rights_to_change_events_are_found() {
         .await;
     store.run(&found.finding.repair).await;
     expect_healthy(&store.doctor(), "pg-rights-many").await;
+
+    // a partition, which lies in a schema of its own
+    run_sql(
+        store.url(),
+        "CREATE SCHEMA \"old Parts\";
+         CREATE TABLE eventbus.parts (LIKE eventbus.events INCLUDING ALL EXCLUDING INDEXES) PARTITION BY RANGE (position);
+         CREATE TABLE \"old Parts\".events_1 PARTITION OF eventbus.parts FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+         ALTER SEQUENCE eventbus.events_position_seq OWNED BY NONE;
+         DROP TABLE eventbus.events;
+         ALTER TABLE eventbus.parts RENAME TO events",
+    )
+    .await;
+    expect_healthy(&store.doctor(), "pg-rights-many").await;
+    let partition = "\"old Parts\".events_1";
+    run_sql(store.url(), &format!("GRANT DELETE, UPDATE (payload) ON {partition} TO {role}")).await;
+    let text = format!("`{role}` has DELETE, UPDATE (payload) on `events_1`");
+    let found = expect_finding(&store.doctor(), "pg-rights-many", Warning, &text).await;
+    store.run(&found.finding.repair).await;
+    expect_healthy(&store.doctor(), "pg-rights-many").await;
     store.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
