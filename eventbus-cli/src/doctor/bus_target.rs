@@ -29,8 +29,10 @@ pub(crate) struct StreamState {
     pub(crate) length: u64,
     /// The number of entries ever added.
     pub(crate) added: u64,
-    /// Set if entries were deleted by their ids, so that counts are no longer exact.
-    pub(crate) has_deleted: bool,
+    /// The id of the last entry ever added.
+    pub(crate) last_added: String,
+    /// The highest id of an entry that was deleted by its id; `None` if none was. With one, counts are no longer exact.
+    pub(crate) deleted: Option<String>,
     pub(crate) groups: Vec<GroupState>,
 }
 
@@ -126,7 +128,7 @@ impl BusTarget {
     async fn load_stream(&self, key: String) -> Result<StreamState, CheckError> {
         let info: HashMap<String, Value> = self.redis.query(cmd("XINFO").arg("STREAM").arg(&key)).await?;
         let groups: Vec<HashMap<String, Value>> = self.redis.query(cmd("XINFO").arg("GROUPS").arg(&key)).await?;
-        let max_deleted: Option<String> = field(&info, "max-deleted-entry-id")?;
+        let deleted: String = field(&info, "max-deleted-entry-id")?;
         let groups = groups.iter().map(|group| {
             Ok(GroupState {
                 name: field(group, "name")?,
@@ -140,7 +142,8 @@ impl BusTarget {
         Ok(StreamState {
             length: field(&info, "length")?,
             added: field::<Option<u64>>(&info, "entries-added")?.unwrap_or_default(),
-            has_deleted: max_deleted.is_none_or(|id| id != "0-0"),
+            last_added: field(&info, "last-generated-id")?,
+            deleted: Some(deleted).filter(|id| id != "0-0"),
             groups: groups.collect::<RedisResult<_>>()?,
             key,
         })

@@ -259,41 +259,56 @@ fn sort_key(id: &str) -> (u64, u64) {
 async fn check_lost_entries(target: &BusTarget) -> Result<Outcome, CheckError> {
     let mut outcome = Outcome::healthy();
     for stream in target.load().await? {
-        let removed = stream.added.saturating_sub(stream.length);
-        if removed == 0 {
+        if stream.added <= stream.length {
             continue;
         }
-        if stream.has_deleted {
-            let reason =
-                format!("entries of `{}` were deleted by id, so that the server's counts are not exact", stream.key);
-            outcome.not_checked(reason);
-            continue;
-        }
+        let first = target.first_entry(&stream.key, "-").await?;
         for group in target.joined(&stream).await? {
-            match group.read {
-                Some(read) if removed > read => {
+            match count_lost(&stream, first.as_deref(), group) {
+                Ok(0) => {}
+                Ok(lost) => {
                     let found = format!(
-                        "{} entries of `{}` were removed before the group `{}` had read them",
-                        removed - read,
-                        stream.key,
-                        group.name
+                        "{lost} entries of `{}` were removed before the group `{}` had read them",
+                        stream.key, group.name
                     );
                     let consequence = "the group has not handled these events; a relay publishes those of its store \
                                        again, those of different publishers are lost";
                     let repair = "find what trims the stream (XTRIM, XADD with MAXLEN) and stop it; `bus.trim` waits \
                                   for the groups";
-                    let observed = json!({ "stream": stream.key, "group": group.name, "lost": removed - read });
+                    let observed = json!({ "stream": stream.key, "group": group.name, "lost": lost });
                     outcome.add(Finding::fault(found, consequence, repair).observed(observed));
                 }
-                Some(_) => {}
-                None => outcome.not_checked(format!(
-                    "the server does not know how many entries of `{}` the group `{}` has read",
-                    stream.key, group.name
-                )),
+                Err(reason) => outcome.not_checked(reason),
             }
         }
     }
     Ok(outcome)
+}
+
+/// Returns the number of entries that were removed before a group read them, or the reason why that is unknown; `first`
+/// is the oldest entry that is left.
+fn count_lost(stream: &StreamState, first: Option<&str>, group: &GroupState) -> Result<u64, String> {
+    let read_to = sort_key(&group.last_delivered);
+    if let Some(deleted) = stream.deleted.as_ref().filter(|id| sort_key(id) > read_to) {
+        return Err(format!(
+            "the entry {deleted} of `{}` was deleted by its id, and the group `{}` has not read up to there",
+            stream.key, group.name
+        ));
+    }
+    // a trim removes the oldest entries
+    let has_read_removed =
+        first.is_some_and(|first| sort_key(first) <= read_to) || sort_key(&stream.last_added) <= read_to;
+    match group.read {
+        // no entry that is left was read, so that the entries that were read are among the removed ones
+        Some(read) if stream.deleted.is_none() || !has_read_removed => {
+            Ok(stream.added.saturating_sub(stream.length).saturating_sub(read))
+        }
+        _ if has_read_removed => Ok(0),
+        _ => Err(format!(
+            "the server does not know how many entries of `{}` the group `{}` has read",
+            stream.key, group.name
+        )),
+    }
 }
 
 async fn check_missing_groups(target: &BusTarget) -> Result<Outcome, CheckError> {
