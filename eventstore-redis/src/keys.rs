@@ -151,7 +151,8 @@ impl StoreKeys {
     }
 
     /// Hash: the low-water marks of the groups of a bus.
-    pub(crate) fn floors(&self, destination: &Name) -> String {
+    #[must_use]
+    pub fn floors(&self, destination: &Name) -> String {
         self.own_key(&format!("floors:{destination}"))
     }
 

@@ -13,7 +13,7 @@ use super::{
     postgres_target::PostgresTarget,
     store_contents::{
         DamagedStream, SAMPLED_VERSIONS_MAX, abandoned_roles, compare_retention, damaged_streams, orphaned_checkpoints,
-        readers_ahead,
+        readers_ahead, readers_in_sql,
     },
 };
 use crate::query::RETIRED;
@@ -110,7 +110,8 @@ async fn check_checkpoints_ahead(target: &PostgresTarget, config: &DoctorConfig)
              ORDER BY 1",
         )
         .await?;
-    Ok(readers_ahead(&ahead))
+    let [checkpoints, floors] = ["checkpoints", "floors"].map(|table| format!("\"{}\".{table}", target.schema()));
+    Ok(readers_ahead(readers_in_sql((&checkpoints, &floors), ahead)))
 }
 
 async fn check_orphaned_checkpoints(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {

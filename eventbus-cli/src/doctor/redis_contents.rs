@@ -10,7 +10,7 @@ use eventbus::{
     port::{EventTypes as _, Floors as _, ReadError, ReadFeed as _, UnfinishedDeliveries as _},
     support::ReaderKind,
 };
-use eventstore_redis::RedisEventStore;
+use eventstore_redis::{RedisEventStore, keys::StoreKeys};
 use serde_json::{Value, json};
 
 use super::{
@@ -75,22 +75,28 @@ async fn check_all_streams(store: &RedisEventStore) -> Result<Outcome, CheckErro
 }
 
 async fn check_checkpoints_ahead(store: &RedisEventStore) -> Result<Outcome, CheckError> {
-    let mut readers = Vec::new();
+    let (keys, mut readers) = (StoreKeys::new(&store.config().key_prefix), Vec::new());
     for checkpoint in all_checkpoints(store, "").await.map_err(unread)? {
         // a relay saves the floors of the groups of its bus
         if let Some((ReaderKind::Relay, destination)) = ReaderKind::parse(&checkpoint.name)
             && let Ok(destination) = Name::new("destination", destination)
         {
             let floors = store.floors(&destination).await.map_err(unread)?.into_iter();
-            readers.extend(floors.map(|floor| (format!("floor of {}", floor.group), floor.position)));
+            let set = format!("HSET {}", keys.floors(&destination));
+            readers.extend(
+                floors.map(|floor| {
+                    (format!("floor of {}", floor.group), floor.position, format!("{set} {}", floor.group))
+                }),
+            );
         }
-        readers.push((checkpoint.name.to_string(), checkpoint.position));
+        let set = format!("SET {}", keys.checkpoint(&checkpoint.name));
+        readers.push((checkpoint.name.to_string(), checkpoint.position, set));
     }
     // read last: a position that a reader has was stored before
     let head = store.head().await.map_err(unread)?;
-    let ahead = readers.into_iter().filter(|(_, position)| *position > head);
-    let ahead: Vec<_> = ahead.map(|(name, position)| (name, position.as_i64(), head.as_i64())).collect();
-    Ok(readers_ahead(&ahead))
+    let ahead = readers.into_iter().filter(|(_, position, _)| *position > head);
+    let ahead = ahead.map(|(name, position, set)| (name, position.as_i64(), head.as_i64(), format!("{set} {head}")));
+    Ok(readers_ahead(ahead))
 }
 
 async fn check_abandoned_roles(store: &RedisEventStore, config: &DoctorConfig) -> Result<Outcome, CheckError> {

@@ -19,7 +19,7 @@ use super::{
     sqlite_target::SqliteTarget,
     store_contents::{
         DamagedStream, SAMPLED_VERSIONS_MAX, abandoned_roles, compare_retention, damaged_streams, orphaned_checkpoints,
-        readers_ahead,
+        readers_ahead, readers_in_sql,
     },
 };
 use crate::query::RETIRED;
@@ -208,7 +208,7 @@ async fn check_checkpoints_ahead(target: &SqliteTarget) -> Result<Outcome, Check
             Ok(rows(connection, sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
         })
         .await?;
-    Ok(readers_ahead(&ahead))
+    Ok(readers_ahead(readers_in_sql(("eventbus_checkpoints", "eventbus_floors"), ahead)))
 }
 
 /// Returns the present time, and the time before which a reader that has not moved counts as abandoned, in

@@ -55,21 +55,44 @@ pub(crate) fn missing_events(found: String) -> Finding {
 /// The most readers of one report.
 const READERS_MAX: usize = 20;
 
-/// Reports the readers among checkpoints that are ahead of the store: each with its name, its position and the store's
-/// head.
-pub(crate) fn readers_ahead(checkpoints: &[(String, i64, i64)]) -> Outcome {
+/// A checkpoint, or the low-water mark of a group: its name, its position, the store's head, and the command that sets it
+/// to the head.
+pub(crate) type ReaderPosition = (String, i64, i64, String);
+
+/// Reports the readers among checkpoints that are ahead of the store.
+pub(crate) fn readers_ahead(checkpoints: impl IntoIterator<Item = ReaderPosition>) -> Outcome {
     // the checkpoint of a move is a position of the other store; the checkpoint of a halted relay, and the limit up to
     // which a group reads, may be ahead
     let others = [MOVE_PREFIX, ReaderKind::HaltedRelay.prefix(), ReaderKind::GroupReadLimit.prefix()];
-    let readers = checkpoints.iter().filter(|(name, ..)| !others.iter().any(|other| name.starts_with(other)));
-    readers.take(READERS_MAX).map(|(name, at, head)| reader_ahead(name, *at, *head)).collect()
+    let readers = checkpoints.into_iter().filter(|(name, ..)| !others.iter().any(|other| name.starts_with(other)));
+    readers.take(READERS_MAX).map(|(name, at, head, set_back)| reader_ahead(&name, at, head, &set_back)).collect()
 }
 
-fn reader_ahead(name: &str, at: i64, head: i64) -> Finding {
+/// Adds the statements for two SQL tables, of checkpoints and of low-water marks; their list names the latter `floor of`
+/// and the group.
+pub(crate) fn readers_in_sql(
+    (checkpoints, floors): (&str, &str),
+    positions: Vec<(String, i64, i64)>,
+) -> impl Iterator<Item = ReaderPosition> {
+    positions.into_iter().map(move |(name, at, head)| {
+        let (table, column, value) = match name.strip_prefix("floor of ") {
+            Some(group) => (floors, "consumer_group", group),
+            None => (checkpoints, "name", name.as_str()),
+        };
+        let value = value.replace('\'', "''");
+        let set_back = format!("UPDATE {table} SET position = {head} WHERE {column} = '{value}' AND position > {head}");
+        (name, at, head, set_back)
+    })
+}
+
+fn reader_ahead(name: &str, at: i64, head: i64, set_back: &str) -> Finding {
     Finding::fault(
         format!("the checkpoint `{name}` is at position {at}, and the store ends at {head}"),
         "the store came back from an older copy: the reader skips the next events, which take these positions",
-        "compare with what the reader has written; rebuild the projection, or set the checkpoint to the head",
+        format!(
+            "stop the reader, and compare with what it has written; rebuild the projection, or set the checkpoint to the \
+             head: {set_back}"
+        ),
     )
     .observed(json!({ "name": name, "at": at.to_string(), "head": head.to_string() }))
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use eventbus_cli::doctor::{DoctorConfig, Severity::*};
+use eventbus_cli::doctor::{CheckFinding, DoctorConfig, Severity::*};
 
-use super::common::{Store, config, expect_finding, expect_healthy, expect_only};
+use super::common::{Store, config, expect_finding, expect_healthy, expect_only, run_sql};
 
 #[tokio::test]
 async fn missing_events_are_found() {
@@ -41,8 +41,17 @@ async fn a_reader_that_is_ahead_of_the_store_is_found() {
     let ahead = "INSERT INTO checkpoints VALUES ('projection:rows', 999, now())";
     let found = store.broken_by(ahead, "pg-checkpoint-ahead", Fault, "`projection:rows` is at position 999").await;
     assert_eq!(found.finding.observed["head"], "3");
-    store.run("DELETE FROM checkpoints; INSERT INTO floors VALUES ('redis:orders:stream', 'mail', 4)").await;
-    expect_only(&store.doctor(), "pg-checkpoint-ahead", Fault, "floor of mail").await;
+    run_repair(&store, &found).await;
+    store.run("INSERT INTO floors VALUES ('redis:orders:stream', 'bob''s mail', 4)").await;
+    let found = expect_only(&store.doctor(), "pg-checkpoint-ahead", Fault, "floor of bob's mail").await;
+    run_repair(&store, &found).await;
+    expect_healthy(&store.doctor(), "pg-checkpoint-ahead").await;
+}
+
+/// Runs the statement of a repair.
+async fn run_repair(store: &Store, found: &CheckFinding) {
+    let (_, statement) = found.finding.repair.split_once("to the head: ").unwrap();
+    run_sql(store.url(), statement).await;
 }
 
 #[tokio::test]

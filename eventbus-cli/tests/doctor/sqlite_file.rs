@@ -130,9 +130,13 @@ async fn a_reader_that_is_ahead_of_the_store_is_found() {
     }
     expect_healthy(&file.doctor(), "sqlite-checkpoint-ahead").await;
     file.run("INSERT INTO eventbus_checkpoints VALUES ('projection:rows', 999, 0)");
-    expect_only(&file.doctor(), "sqlite-checkpoint-ahead", Fault, "`projection:rows` is at position 999").await;
-    file.run("DELETE FROM eventbus_checkpoints; INSERT INTO eventbus_floors VALUES ('redis:orders', 'mail', 998)");
-    expect_only(&file.doctor(), "sqlite-checkpoint-ahead", Fault, "`floor of mail` is at position 998").await;
+    let repair = |found: &CheckFinding| file.run(found.finding.repair.split_once("to the head: ").unwrap().1);
+    let text = "`projection:rows` is at position 999";
+    repair(&expect_only(&file.doctor(), "sqlite-checkpoint-ahead", Fault, text).await);
+    file.run("INSERT INTO eventbus_floors VALUES ('redis:orders', 'mail', 998)");
+    let text = "`floor of mail` is at position 998";
+    repair(&expect_only(&file.doctor(), "sqlite-checkpoint-ahead", Fault, text).await);
+    expect_healthy(&file.doctor(), "sqlite-checkpoint-ahead").await;
 }
 
 /// The present time in the file, for SQL.
