@@ -106,10 +106,16 @@ async fn commits_that_do_not_wait_are_found() {
     let found = expect_finding(&server.doctor(), "pg-sync-commit", Fault, "role `hasty` in database `postgres`").await;
     run_sql(server.url, &found.finding.repair).await;
     expect_healthy(&server.doctor(), "pg-sync-commit").await;
-    run_sql(server.url, "ALTER ROLE ALL SET synchronous_commit = off").await;
-    let found = expect_finding(&server.doctor(), "pg-sync-commit", Fault, "is off for all roles").await;
-    run_sql(server.url, &found.finding.repair).await;
-    expect_healthy(&server.doctor(), "pg-sync-commit").await;
+    for (of, text) in [
+        ("ROLE ALL", "is off for all roles"),
+        ("ROLE hasty", "is off for role `hasty`"),
+        ("DATABASE postgres", "is off for database `postgres`"),
+    ] {
+        run_sql(server.url, &format!("ALTER {of} SET synchronous_commit = off")).await;
+        let found = expect_finding(&server.doctor(), "pg-sync-commit", Fault, text).await;
+        run_sql(server.url, &found.finding.repair).await;
+        expect_healthy(&server.doctor(), "pg-sync-commit").await;
+    }
 }
 
 #[tokio::test]

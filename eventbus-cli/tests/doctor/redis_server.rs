@@ -10,27 +10,37 @@ use eventbus_redis::redis::{Client, RedisResult, Value, cmd};
 use eventbus_test::PrivateRedis;
 use tokio::net::TcpStream;
 
-use super::common::{config, expect_finding, expect_healthy, redis, send, until};
+use super::common::{assert_finding, config, expect_finding, expect_findings, expect_healthy, redis, send, until};
 
 async fn doctor(server: &PrivateRedis) -> Doctor {
     Doctor::new().config(config()).redis(redis(server.url()).await)
 }
 
 #[tokio::test]
-async fn a_replica_and_one_that_lags_are_found() {
+async fn a_replica_one_that_loads_its_data_and_one_that_lags_are_found() {
     let (primary, server) = (eventbus_test::private_redis(), eventbus_test::private_redis());
     let (of_primary, of_server) = (doctor(&primary).await, doctor(&server).await);
     expect_healthy(&of_server, "redis-server").await;
     expect_finding(&of_primary, "redis-replica", Note, "no replica").await;
+    let admin = redis(primary.url()).await;
+    let until_replica = async |state: &str| {
+        until("the primary knows that state of its replica", async || {
+            let info: String = super::common::command(&admin, "INFO replication").await;
+            info.contains(&format!("state={state}"))
+        })
+        .await;
+    };
+    // the primary waits for more replicas before it sends its data
+    send(&admin, "CONFIG SET repl-diskless-sync-delay 3600").await;
     send(&redis(server.url()).await, &format!("REPLICAOF 127.0.0.1 {}", primary.port())).await;
     expect_finding(&of_server, "redis-server", Fault, "is a replica of 127.0.0.1").await;
     expect_healthy(&of_server, "redis-replica").await;
-    let admin = redis(primary.url()).await;
-    until("the replica is up to date", async || {
-        let info: String = super::common::command(&admin, "INFO replication").await;
-        info.contains("state=online")
-    })
-    .await;
+    until_replica("wait_bgsave").await;
+    let report = expect_findings(&of_primary, "redis-replica").await;
+    let loading = report.findings().iter().find(|found| found.finding.severity == Warning).unwrap();
+    assert_finding(loading, "redis-replica", Warning, "a replica is not up to date: `ip=127.0.0.1");
+    send(&admin, "CONFIG SET repl-diskless-sync-delay 0").await;
+    until_replica("online").await;
     expect_finding(&of_primary, "redis-replica", Note, "before a replica has them").await;
     send(&admin, "CONFIG SET min-replicas-to-write 1").await;
     until("the replica counts", async || {
@@ -40,6 +50,15 @@ async fn a_replica_and_one_that_lags_are_found() {
     .await;
     send(&admin, "CONFIG SET min-replicas-to-write 2").await;
     expect_finding(&of_primary, "redis-replica", Fault, "`min-replicas-to-write` is 2, and 1").await;
+    send(&admin, "CONFIG SET min-replicas-to-write 1").await;
+    expect_healthy(&of_primary, "redis-replica").await;
+    // it still has its connection
+    send(&admin, "CONFIG SET min-replicas-max-lag 1").await;
+    server.pause();
+    let only = of_primary.clone().only(["redis-replica"]).unwrap();
+    until("it lags", async || only.run().await.worst() == Some(Fault)).await;
+    expect_finding(&of_primary, "redis-replica", Fault, "`min-replicas-to-write` is 1, and 0").await;
+    server.resume();
 }
 
 #[tokio::test]
