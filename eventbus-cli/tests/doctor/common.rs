@@ -21,6 +21,19 @@ pub(crate) fn config() -> DoctorConfig {
     DoctorConfig { free_disk_share: 0.0, ..Default::default() }
 }
 
+/// Returns the block of SECURITY.md in a language whose first line begins with a text.
+pub(crate) fn of_security_page(language: &str, begin: &str) -> &'static str {
+    let blocks = include_str!("../../../SECURITY.md").split("```");
+    let mut blocks = blocks.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n'));
+    blocks.find(|block| block.starts_with(begin)).unwrap_or_else(|| panic!("the page has no `{begin}`"))
+}
+
+/// Creates the Redis user of an operator with the rights of SECURITY.md for a prefix, and returns the URL with it.
+pub(crate) async fn redis_operator(admin: &MultiplexedConnection, url: &str, prefix: &str) -> String {
+    send(admin, &of_security_page("text", "ACL SETUSER operator").replace("bank", prefix)).await;
+    url.replace("redis://", "redis://operator:password@")
+}
+
 /// A pool as a tool has it.
 pub(crate) fn pool(url: &str) -> PgPool {
     let options: PgConnectOptions = url.parse().unwrap();

@@ -1,5 +1,7 @@
 //! How clients reach a PostgreSQL server, and their rights.
 
+use std::time::Duration;
+
 use eventbus::{ExpectedVersion, Name, NewEvent, StreamId};
 use eventbus_cli::doctor::{Doctor, DoctorConfig, Severity::*};
 use eventstore_postgres::{
@@ -9,7 +11,10 @@ use eventstore_postgres::{
 use rcgen::{CertificateParams, KeyPair};
 
 use super::{
-    common::{Store, config, expect_finding, expect_findings, expect_healthy, expect_only, pool, run_sql, until},
+    common::{
+        Store, config, expect_finding, expect_findings, expect_healthy, expect_only, of_security_page, pool, run_sql,
+        serious, until,
+    },
     postgres_server::Server,
 };
 
@@ -78,9 +83,13 @@ async fn role(store: &Store, options: &str) -> (String, String) {
 
 /// The statements of SECURITY.md.
 fn grants(role: &str) -> String {
-    let page = include_str!("../../../SECURITY.md");
-    let (_, rest) = page.split_once("```sql\n").unwrap();
-    rest.split_once("```").unwrap().0.replace(" app;", &format!(" {role};"))
+    of_security_page("sql", "GRANT USAGE").replace(" app;", &format!(" {role};"))
+}
+
+/// The statement of SECURITY.md for the role of an operator.
+fn grants_to_operator(role: &str, operator: &str) -> String {
+    let grants = of_security_page("sql", "GRANT app");
+    grants.replace("GRANT app", &format!("GRANT {role}")).replace("TO operator", &format!("TO {operator}"))
 }
 
 #[tokio::test]
@@ -184,7 +193,20 @@ async fn what_a_role_may_not_see_is_not_healthy() {
     assert!(reason("pg-long-transaction").contains("sessions of different roles are hidden"), "{report}");
     assert!(reason("pg-open-append").contains("of a different role is hidden"), "{report}");
     assert!(report.to_string().contains("NOT CHECKED pg-disk "), "{report}");
+
+    // an operator sees these sessions
+    run_sql(store.url(), &format!("GRANT SELECT ON eventbus.unfinished_deliveries TO {role}")).await;
+    let operator = eventbus_test::unique_name("operator");
+    run_sql(store.url(), &format!("CREATE ROLE {operator} LOGIN; {}", grants_to_operator(&role, &operator))).await;
+    let of_operator = pool(&url.replace(&role, &operator));
+    let of_operator = store.doctor().postgres(of_operator, "eventbus");
+    let report = of_operator.run().await;
+    assert_eq!((report.not_checked(), serious(&report)), (&[][..], vec![]), "{report}");
+    let strict = DoctorConfig { long_transaction: Duration::ZERO, app_role: Some(role.clone()), ..config() };
+    let strict = of_operator.config(strict);
+    expect_findings(&strict, "pg-long-transaction").await;
+    expect_healthy(&strict, "pg-rights-few").await;
     left.close().await.unwrap();
     events.close().await;
-    store.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    store.run(&format!("DROP ROLE {operator}; DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }

@@ -7,7 +7,7 @@ use eventbus_redis::redis::{Client, TlsCertificates};
 use serde_json::json;
 
 use super::{
-    common::{command, config, expect_finding, expect_findings, expect_healthy, redis, send},
+    common::{command, config, expect_finding, expect_findings, expect_healthy, redis, redis_operator, send},
     tls_server::TlsServer,
 };
 
@@ -167,4 +167,30 @@ async fn a_user_that_may_run_every_command_is_noted() {
     send(&admin, &format!("ACL SETUSER app on >secret ~orders* {RIGHTS}")).await;
     let url = server.url().replace("redis://", "redis://app:secret@");
     expect_healthy(&doctor.redis(redis(&url).await), "redis-rights-many").await;
+}
+
+/// On a server that listens to a network, where one more check asks for rights.
+#[tokio::test]
+async fn an_operator_with_the_rights_of_the_security_page_can_make_each_check() {
+    let server = eventbus_test::private_redis();
+    let admin = redis(server.url()).await;
+    let url = redis_operator(&admin, server.url(), "orders").await;
+    send(&admin, "XADD orders:stream 1-0 type A").await;
+    // an address for documentation, which no machine has: the server listens on loopback only
+    let mut bind = eventbus_redis::redis::cmd("CONFIG");
+    bind.arg(("SET", "bind", "127.0.0.1 -192.0.2.1", "protected-mode", "no", "requirepass", "secret"));
+    let _: () = super::common::query(&admin, &bind).await;
+    let doctor = Doctor::new().config(config()).redis(redis(&url).await).bus("orders");
+    let not_checked = async || {
+        let report = doctor.run().await;
+        assert!(report.worst().is_none_or(|worst| worst == Note), "{report}");
+        report.not_checked().iter().map(|not_checked| not_checked.check).collect::<Vec<_>>()
+    };
+    assert_eq!(not_checked().await, [""; 0]);
+    for right in ["info", "config|get", "acl|getuser"] {
+        send(&admin, &format!("ACL SETUSER operator -{right}")).await;
+        assert!(not_checked().await.contains(&if right == "info" { "redis-server" } else { "redis-exposed" }));
+        send(&admin, &format!("ACL SETUSER operator +{right}")).await;
+    }
+    assert_eq!(not_checked().await, [""; 0]);
 }
