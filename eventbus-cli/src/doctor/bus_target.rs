@@ -170,10 +170,13 @@ impl BusTarget {
             let members = keys::members(&stream, group);
             let members: HashMap<String, String> = self.redis.query(cmd("HGETALL").arg(members)).await?;
             for (name, text) in members {
+                let record: MemberRecord = serde_json::from_str(&text).map_err(|error| {
+                    CheckError::Other(format!(
+                        "the record of member `{name}` of the group `{group}` cannot be read: {error}: `{text}`"
+                    ))
+                })?;
                 // the newer record of the two
-                if let Ok(record) = serde_json::from_str::<MemberRecord>(&text)
-                    && all.get(&name).is_none_or(|known| known.at < record.at)
-                {
+                if all.get(&name).is_none_or(|known| known.at < record.at) {
                     all.insert(name, record);
                 }
             }

@@ -65,6 +65,11 @@ async fn a_group_with_waiting_entries_and_no_consumer_is_found() {
     expect_healthy(&bus.doctor(), "group-unattended").await;
     bus.send(&format!(r#"hset $H:members:mail one {{"at":{now},"live_ms":60000,"left":true}}"#)).await;
     expect_finding(&bus.doctor(), "group-unattended", Warning, "`mail`").await;
+    // of a release that the doctor does not know
+    bus.send(&format!(r#"hset $H:members:mail one {{"at":{now},"lives":60000}}"#)).await;
+    let report = bus.doctor().only(["group-unattended"]).unwrap().run().await;
+    assert!(report.not_checked()[0].reason.contains("`one` of the group `mail` cannot be read"), "{report}");
+    bus.send("hdel $H:members:mail one").await;
     // the old entry is finished, and the new one waits for a moment only
     bus.send("xgroup setid $S mail 1-0").await;
     expect_healthy(&bus.doctor(), "group-unattended").await;
