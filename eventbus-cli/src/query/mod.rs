@@ -33,10 +33,9 @@ pub use self::{
     status::{StatusView, load_status},
     streams::{StreamPage, StreamRow, list_stream_page, list_streams},
 };
+#[cfg(feature = "dashboard")]
+pub(crate) use self::{dead_letters::aggregate_text, events::event_bytes, lag::list_feed_lags};
 pub(crate) use self::{
-    dead_letters::aggregate_text,
-    events::event_bytes,
-    lag::list_feed_lags,
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
     position::{RETIRED, ago, all_checkpoints, all_leases},
     state::StateComparison,

@@ -11,7 +11,9 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
 };
 
-use eventbus::{Metadata, RecordedEvent, catalog::Catalog, event::EventDescriptor, support::PersonalFields};
+#[cfg(feature = "dashboard")]
+use eventbus::catalog::Catalog;
+use eventbus::{Metadata, RecordedEvent, event::EventDescriptor, support::PersonalFields};
 use serde_json::{Map, Value};
 
 /// The most fields of one event that are shown.
@@ -37,6 +39,7 @@ pub(crate) struct FieldChoice {
 impl FieldChoice {
     /// Hides the personal fields of the events that are linked into this program; the command `eventbus` has no linked
     /// events.
+    #[cfg(feature = "dashboard")]
     pub(crate) fn hiding_personal() -> Self {
         let events: Vec<_> = Catalog::linked().events.into_iter().map(|event| event.descriptor).collect();
         let has_personal = events.iter().any(|event| !event.personal.is_empty());
