@@ -255,6 +255,46 @@ fn only_code_of_other_frameworks_is_not_compiled() {
     }
 }
 
+/// Returns the heads of the blocks that hold a test without being compiled as one: the compiler then removes the test
+/// unchecked.
+fn unchecked_tests(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut head: Option<&str> = None;
+    for line in text.lines().map(str::trim_start) {
+        if line.starts_with("```") {
+            head = head.is_none().then_some(line);
+        } else if let Some(head) = head.filter(|head| head.starts_with("```rust") && !head.contains("test_harness"))
+            && ["#[test]", "#[tokio::test"].iter().any(|test| line.starts_with(test))
+        {
+            found.push(format!("{head}: {line}"));
+        }
+    }
+    found
+}
+
+#[test]
+fn tests_in_the_chapters_are_compiled_as_tests() {
+    let mut seen = 0;
+    for (name, text) in chapters() {
+        assert_eq!(
+            unchecked_tests(&text),
+            Vec::<String>::new(),
+            "{name}: write `test_harness` at the head of the block"
+        );
+        seen += text.matches("test_harness").count();
+    }
+    assert!(seen > 3, "{seen} blocks");
+}
+
+#[test]
+fn the_check_itself_sees_tests_that_are_not_compiled() {
+    let block = |head: &str| format!("a\n```{head}\nlet a = 1;\n#[tokio::test]\nasync fn b() {{}}\n```\n#[test]\n");
+    assert_eq!(unchecked_tests(&block("rust,no_run")), ["```rust,no_run: #[tokio::test]"]);
+    for head in ["rust,test_harness", "text"] {
+        assert_eq!(unchecked_tests(&block(head)), Vec::<String>::new(), "{head}");
+    }
+}
+
 #[test]
 fn the_check_itself_reads_links_and_headings() {
     assert_eq!(targets("see [a](b.md#c) and ![d](e.svg), not `[f](g)`"), ["b.md#c", "e.svg"]);
