@@ -157,6 +157,55 @@ fn readme_and_sizing_have_the_figures_of_the_faster_day() {
 }
 
 #[test]
+fn sizing_says_where_the_two_days_differ() {
+    let (bench, sizing) = (text("benches/README.md"), in_one_line(&text("guide/src/sizing.md")));
+    let (run, day) = (table(&bench, RUN), table(&bench, FASTER_DAY));
+    let of_day = row(&day, &["react", "1"]);
+    assert!(sizing.contains(&format!("An event takes {:.2} ms from its save", number(&of_day[3]) / 1_000.0)));
+    let ratio = median(&row(&run, &["consume", "1", "by hand"])[8]);
+    let ratio_of_day = &row(&day, &["consume", "1"])[4];
+    let said = format!("`consume` made {ratio} times as many events as by hand, not {ratio_of_day}");
+    assert!(sizing.contains(&said), "{said}");
+    assert!(number(ratio) > 1.0 && number(ratio_of_day) < 1.0, "the order turns round");
+    let [ms, ms_by_hand] = ["ours", "by hand"].map(|of| number(median(&row(&run, &["react", "1", of])[4])) / 1_000.0);
+    let said = format!("an event then took {ms:.2} ms, by hand {ms_by_hand:.2} ms");
+    assert!(sizing.contains(&said), "{said}");
+}
+
+#[test]
+fn readme_and_operating_have_the_cost_of_spans() {
+    let (bench, operating) = (text("benches/README.md"), in_one_line(&text("guide/src/operating.md")));
+    let spans = table(&bench, "| | `save-1`, 1, 8, 32 and 256 callers | `consume` | `react-steady` |");
+    let range = |cell: &str| {
+        let mut ratios: Vec<_> = cell.split(", ").map(number).collect();
+        ratios.sort_by(f64::total_cmp);
+        (ratios[0], ratios[ratios.len() - 1])
+    };
+    let percent = |ratio: f64| ((ratio - 1.0) * 100.0).round();
+    let in_percent = |cell: &str| format!("{} %", percent(number(cell)));
+    let [cpu, rate, cpu_of_tenth] =
+        ["all spans: CPU", "all spans: operations/s", "one trace in ten (`TRACES_RATIO=0.1`): CPU"]
+            .map(|label| row(&spans, &[label]));
+    let (least, most) = range(&cpu[1]);
+    let [save, consumer, steady] =
+        [format!("{} to {} %", percent(least), percent(most)), in_percent(&cpu[2]), in_percent(&cpu[3])];
+    let (slowest, fastest) = range(&rate[1]);
+    let consumer_of_tenth = in_percent(&cpu_of_tenth[2]);
+    for said in [
+        format!(
+            "if all are exported, {save} more for saves, by the number of callers, {steady} more for a steady stream"
+        ),
+        format!("and {consumer} more for a consumer whose handler does nothing"),
+        format!("Saves then reach {slowest} to {fastest} of their rate, the consumer {}.", rate[2]),
+        format!("With one trace in ten the consumer needs {consumer_of_tenth} more"),
+    ] {
+        assert!(operating.contains(&said), "{said}");
+    }
+    let said = format!("with all spans a save takes {save} more processor time, a consumer {consumer} |");
+    assert!(text("README.md").contains(&said), "{said}");
+}
+
+#[test]
 fn sizing_has_the_memory_that_was_measured() {
     let (bench, sizing) = (text("benches/README.md"), text("guide/src/sizing.md"));
     let goals = table(&bench, "| workload | goal | reached |");
