@@ -149,6 +149,11 @@ fn links_of_the_pages_of_crates_hold_outside_of_the_repository() {
         for wanted in ["description = ", "documentation = ", "license.workspace = true", "[package.metadata.docs.rs]"] {
             assert!(manifest.contains(wanted), "{}: {wanted}", folder.display());
         }
+        for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
+            // a package holds files of this folder only; cargo packs the file that a link leads to
+            let of_crate = fs::read_to_string(folder.join(licence)).unwrap_or_default();
+            assert_eq!(of_crate, fs::read_to_string(workspace().join(licence)).unwrap(), "{}", folder.display());
+        }
         let page = folder.join("README.md");
         assert_eq!(manifest.contains("readme = \"README.md\""), page.exists(), "{}", folder.display());
         let Ok(text) = fs::read_to_string(&page) else { continue };
@@ -237,6 +242,21 @@ fn the_programs_that_pages_and_chapters_run_exist() {
         }
     }
     assert!(seen > 8, "{seen} programs were found");
+}
+
+#[test]
+fn the_command_is_installed_with_the_versions_that_were_tested() {
+    let crates = published().into_iter().map(|folder| folder.join("README.md")).filter(|page| page.exists());
+    let crates = crates.map(|page| (page.display().to_string(), fs::read_to_string(page).unwrap()));
+    let mut seen = 0;
+    for (name, text) in pages().into_iter().chain(chapters()).chain(crates) {
+        for arguments in text.split("cargo install --path ").skip(1) {
+            let arguments = arguments.split(['`', '\n']).next().unwrap();
+            assert!(arguments.contains(" --locked"), "{name}: cargo install --path {arguments}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 4, "{seen}");
 }
 
 /// The blocks that rustdoc passes by are those of other frameworks, each with a note.
