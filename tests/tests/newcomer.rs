@@ -15,17 +15,39 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Returns the first block of Rust below a heading of a file.
-fn first_block_below(file: &str, heading: &str) -> String {
+/// Returns the first block of a language below a heading of a file.
+fn first_block_below(file: &str, heading: &str, language: &str) -> String {
     let text = fs::read_to_string(workspace().join(file)).unwrap();
     let section = text.split(&format!("\n## {heading}\n")).nth(1).unwrap();
-    let block = section.split("```rust").nth(1).unwrap();
+    let block = section.split(&format!("```{language}")).nth(1).unwrap();
     let code = block.split_once('\n').unwrap().1.split("```").next().unwrap();
     code.to_owned()
 }
 
 fn quick_start() -> String {
-    first_block_below("README.md", "Quick start")
+    first_block_below("README.md", "Quick start", "rust")
+}
+
+/// Returns the lines of a manifest for the crates that a block of `cargo add` adds.
+fn dependencies(commands: &str) -> String {
+    let mut lines = String::new();
+    for command in commands.lines().map(|line| line.strip_prefix("cargo add ").unwrap()) {
+        let (mut source, mut features) = (String::new(), Vec::new());
+        let mut words = command.split('#').next().unwrap().split_whitespace();
+        while let Some(word) = words.next() {
+            match word {
+                "--dev" => {}
+                "--path" => {
+                    let name = words.next().unwrap().strip_prefix("../eventbus/").unwrap();
+                    source = format!("{name} = {{ path = {:?}", workspace().join(name));
+                }
+                "--features" => features.extend(words.next().unwrap().split(',')),
+                name => source = format!("{name} = {{ version = \"1\""),
+            }
+        }
+        lines += &format!("{source}, features = {features:?} }}\n");
+    }
+    lines
 }
 
 /// Makes a program with this code and the dependencies that the README names.
@@ -37,18 +59,13 @@ fn make_crate(folder: &Path, code: &str) {
 fn make_crate_beside(folder: &Path, name: &str, file: &str, code: &str, neighbours: &[&str]) {
     fs::create_dir_all(folder.join("src")).unwrap();
     fs::write(folder.join("src").join(file), code).unwrap();
-    let path = |name: &str| workspace().join(name).display().to_string();
     let neighbours: String = neighbours.iter().map(|name| format!("{name} = {{ path = \"../{name}\" }}\n")).collect();
+    let dependencies_of_all = dependencies(&first_block_below("README.md", "Quick start", "sh"));
+    let of_tests = dependencies(&first_block_below(CRATE_PAGE, "Testing", "sh"));
     let manifest = format!(
         "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n\
-         eventbus = {{ path = {:?} }}\neventstore-sqlite = {{ path = {:?} }}\n\
-         serde = {{ version = \"1\", features = [\"derive\"] }}\n\
-         tokio = {{ version = \"1\", features = [\"macros\", \"rt-multi-thread\"] }}\n{neighbours}\n\
-         [dev-dependencies]\neventbus = {{ path = {:?}, features = [\"testkit\"] }}\n\n[workspace]\n\n\
-         [profile.dev]\ndebug = false\n",
-        path("eventbus"),
-        path("eventstore-sqlite"),
-        path("eventbus"),
+         {dependencies_of_all}{neighbours}\n[dev-dependencies]\n{of_tests}\n[workspace]\n\n\
+         [profile.dev]\ndebug = false\n"
     );
     fs::write(folder.join("Cargo.toml"), manifest).unwrap();
     // the versions that this machine has already
@@ -91,7 +108,7 @@ fn the_quick_start_runs_in_a_crate_of_its_own() {
         assert!(text.contains(&format!("ada has {balance} cents")), "{text}");
         assert_eq!(text.matches("thank you, ada, for 120 cents").count(), 1, "{text}");
     }
-    make_crate(&folder, &first_block_below(CRATE_PAGE, "Effects that happen once"));
+    make_crate(&folder, &first_block_below(CRATE_PAGE, "Effects that happen once", "rust"));
     for _run in 0..2 {
         let text = output_of(cargo("run", &folder).current_dir(&elsewhere));
         assert_eq!(text, "ada has 240 cents\n");
@@ -103,7 +120,7 @@ fn the_quick_start_runs_in_a_crate_of_its_own() {
 #[ignore = "compiles the crates with other features, which takes long; `.ci/full` runs it"]
 fn the_tests_of_the_crate_page_pass_in_a_crate_of_their_own() {
     let folder = temporary().join("newcomer-tests");
-    make_crate(&folder, &(quick_start() + &first_block_below(CRATE_PAGE, "Testing")));
+    make_crate(&folder, &(quick_start() + &first_block_below(CRATE_PAGE, "Testing", "rust")));
     let text = output_of(&mut cargo("test", &folder));
     assert!(text.contains("4 passed"), "{text}");
 }
@@ -149,7 +166,10 @@ fn a_crate_that_the_binary_does_not_name_is_missed_at_the_start() {
 
 #[test]
 fn the_crate_page_begins_with_the_same_program() {
-    assert_eq!(first_block_below(CRATE_PAGE, "Quick start"), quick_start());
+    for language in ["sh", "rust"] {
+        let due = first_block_below("README.md", "Quick start", language);
+        assert_eq!(first_block_below(CRATE_PAGE, "Quick start", language), due);
+    }
 }
 
 #[test]
