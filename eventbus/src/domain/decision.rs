@@ -19,22 +19,23 @@ use super::{
 pub trait Decision: Fold {}
 
 /// An event that a decision appends: of any aggregate, with at least one tag.
-#[derive(Debug)]
+#[derive(derive_more::Debug)]
 pub struct DecidedEvent {
     aggregate_type: Name,
-    event: Result<NewEvent, EncodeError>,
+    #[debug(skip)]
+    event: Box<dyn EncodeEvent + Send + Sync>,
 }
 
 impl DecidedEvent {
-    /// Returns the type of the aggregate that the event belongs to, and the encoded event.
-    pub(crate) fn into_parts(self) -> (Name, Result<NewEvent, EncodeError>) {
-        (self.aggregate_type, self.event)
+    /// Returns the type of the aggregate that the event belongs to.
+    pub(crate) const fn aggregate_type(&self) -> &Name {
+        &self.aggregate_type
     }
 }
 
 impl EncodeEvent for DecidedEvent {
     fn encode_as(&self, event_id: EventId, occurred_at: OffsetDateTime) -> Result<NewEvent, EncodeError> {
-        self.event.clone().map(|event| event.with_event_id(event_id).with_occurred_at(occurred_at))
+        self.event.encode_as(event_id, occurred_at)
     }
 }
 
@@ -48,6 +49,6 @@ impl<E: DomainEvent> IntoEvents<DecidedEvent> for E {
             );
         }
         let aggregate_type = Name::from_static(E::AGGREGATE_TYPE);
-        out.push(DecidedEvent { aggregate_type, event: NewEvent::from_event(&self) });
+        out.push(DecidedEvent { aggregate_type, event: Box::new(self) });
     }
 }

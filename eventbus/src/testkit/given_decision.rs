@@ -9,7 +9,7 @@ use crate::{
     domain::{
         aggregate::{Apply, IntoEvents},
         decision::{DecidedEvent, Decision},
-        record::EventSet as _,
+        record::{EncodeEvent as _, EventSet as _},
         stream::{AggregateId, StreamId, Version},
     },
     runtime::start::short_type_name,
@@ -112,9 +112,8 @@ impl<D: Decision + Apply> Decides for GivenDecision<D> {
     #[track_caller]
     fn extend(&mut self, recorded: Vec<DecidedEvent>) {
         for decided in recorded {
-            let (aggregate_type, event) = decided.into_parts();
-            let Ok(event) = event else { continue }; // no store takes it: the comparison has failed
-            let stream = StreamId::new(aggregate_type, AggregateId::new());
+            let Ok(event) = decided.encode() else { continue }; // no store takes it: the comparison has failed
+            let stream = StreamId::new(decided.aggregate_type().clone(), AggregateId::new());
             let record = event.recorded_as(stream, Version::FIRST, None);
             if !D::Event::EVENTS.matches(record.event_type()) {
                 continue;

@@ -26,7 +26,7 @@ use crate::{
         field_text::FieldText,
         idempotency_key::IdempotencyKey,
         name::Name,
-        record::{EventSet as _, RecordedEvent},
+        record::{EncodeEvent as _, EventSet as _, RecordedEvent},
         stream::{AggregateId, ExpectedVersion, StreamId, Version, known_tenant},
         tag::{EVENT_TYPE_TAG, Tag},
     },
@@ -347,10 +347,8 @@ impl<D: Decision + Apply> Deciding<D> {
         let of_context = known_tenant(context.tenant_id);
         let mut appends: Vec<Append> = Vec::new();
         for decided in decided {
-            let (aggregate_type, event) = decided.into_parts();
-            let event = event.map_err(SaveError::from)?;
-            let event =
-                event.with_event_id(clock.new_id().into()).with_occurred_at(clock.now()).with_context(context.clone());
+            let event = decided.encode_as(clock.new_id().into(), clock.now()).map_err(SaveError::from)?;
+            let (event, aggregate_type) = (event.with_context(context.clone()), decided.aggregate_type().clone());
             let target = self.targets.iter().find(|(of_type, _)| *of_type == aggregate_type);
             let id = target.map_or_else(|| AggregateId::from(clock.new_id()), |(_, id)| id.clone());
             let stream = StreamId::new(aggregate_type, id).with_tenant_id(self.tenant_id);
