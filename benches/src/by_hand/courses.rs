@@ -4,7 +4,7 @@ use sqlx::{PgConnection, PgPool, Row as _, query, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::postgres::pool;
+use super::postgres::{decode_json, pool};
 use crate::{
     course::{AGGREGATE_TYPE, EVENT_TYPE, Enrolled, Enrolments},
     workload::Courses,
@@ -35,7 +35,7 @@ const LOCK: &str = "SELECT id FROM subjects WHERE id = ANY ($1) ORDER BY id FOR 
 const INSERT_SUBJECTS: &str = "
     INSERT INTO subjects SELECT id FROM unnest($1::uuid[]) AS subject (id) ORDER BY id ON CONFLICT DO NOTHING";
 
-const READ: &str = "SELECT data::text FROM events WHERE course = $1 OR student = $2 ORDER BY position";
+const READ: &str = "SELECT data FROM events WHERE course = $1 OR student = $2 ORDER BY position";
 
 const INSERT: &str = "
     INSERT INTO events
@@ -69,7 +69,7 @@ impl Courses for PgCourses {
         let mut enrolments = Enrolments::default();
         let mut rows = query(READ).bind(course).bind(student).fetch(&mut *tx);
         while let Some(row) = rows.try_next().await? {
-            enrolments.add(&serde_json::from_str(row.try_get(0)?)?);
+            enrolments.add(&decode_json(&row, 0)?);
         }
         drop(rows);
         let event = enrolments.enrol(course, student)?;

@@ -33,7 +33,7 @@ impl GroupedSqliteOrders {
     pub fn open(path: &Path) -> Result<Self> {
         let orders = SqliteOrders::open(path)?;
         let mut connection = Connection::open(path)?;
-        connection.execute_batch("PRAGMA synchronous = FULL")?;
+        connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000")?;
         let (writer, saves) = mpsc::channel();
         // it ends when the last caller has dropped its sender
         thread::spawn(move || write(&mut connection, &saves));

@@ -1,6 +1,11 @@
 use eventbus::Result;
 use futures_util::TryStreamExt as _;
-use sqlx::{PgExecutor, PgPool, Row as _, postgres::PgPoolOptions, query, query_as, query_scalar, raw_sql};
+use serde::de::DeserializeOwned;
+use sqlx::{
+    PgExecutor, PgPool, Row as _,
+    postgres::{PgPoolOptions, PgRow},
+    query, query_as, query_scalar, raw_sql,
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -65,7 +70,7 @@ const INSERT_MANY: &str = "
     FROM stream, unnest($1::uuid[], $4::bigint[], $8::text[]) AS event (event_id, version, data) ORDER BY event.version";
 
 const LOAD: &str = "
-    SELECT event_type, data::text FROM events
+    SELECT event_type, data FROM events
     WHERE aggregate_type = $1 AND aggregate_id = $2 AND version > $3 ORDER BY version";
 
 const SNAPSHOTS: &str = "
@@ -81,7 +86,7 @@ const SAVE_SNAPSHOT: &str = "
     ON CONFLICT (aggregate_type, aggregate_id) DO UPDATE SET version = excluded.version, data = excluded.data";
 
 const LOAD_SNAPSHOT: &str = "
-    SELECT version, data::text FROM snapshots WHERE aggregate_type = $1 AND aggregate_id = $2";
+    SELECT version, data FROM snapshots WHERE aggregate_type = $1 AND aggregate_id = $2";
 
 /// A table of the total of each order.
 pub const ORDER_TOTALS: &str = "
@@ -104,6 +109,11 @@ const SUM_TOTALS: &str = "
 pub async fn sum_totals(executor: impl PgExecutor<'_>) -> Result<(u64, Order)> {
     let (orders, items, cents): (i64, i64, i64) = query_as(SUM_TOTALS).fetch_one(executor).await?;
     Ok((orders.cast_unsigned(), Order { items: items.cast_unsigned(), cents: cents.cast_unsigned() }))
+}
+
+/// Decodes a `json` column from its bytes, which the server sends as they were written.
+pub fn decode_json<T: DeserializeOwned>(row: &PgRow, column: usize) -> Result<T> {
+    Ok(serde_json::from_slice(row.try_get_raw(column)?.as_bytes()?)?)
 }
 
 /// Orders as rows of one table.
@@ -141,7 +151,7 @@ impl PgOrders {
         let mut rows = load.fetch(&self.pool);
         while let Some(row) = rows.try_next().await? {
             if row.try_get::<&str, _>(0)? == EVENT_TYPE {
-                held.order.add(&serde_json::from_str(row.try_get(1)?)?);
+                held.order.add(&decode_json(&row, 1)?);
             }
             held.version += 1;
         }
@@ -196,10 +206,10 @@ impl Orders for PgSnapshotOrders {
     }
 
     async fn load(&self, id: Uuid) -> Result<StoredOrder> {
-        let snapshot = query_as(LOAD_SNAPSHOT).bind(AGGREGATE_TYPE).bind(id.to_string());
+        let snapshot = query(LOAD_SNAPSHOT).bind(AGGREGATE_TYPE).bind(id.to_string());
         let (version, order) = match snapshot.fetch_optional(&self.0.pool).await? {
-            Some((version, data)) => (version, serde_json::from_str(&data)?),
-            None::<(i64, String)> => (0, Order::default()),
+            Some(row) => (row.try_get(0)?, decode_json(&row, 1)?),
+            None => (0, Order::default()),
         };
         self.0.load_after(StoredOrder { id, version, order }).await
     }

@@ -5,7 +5,7 @@ use eventbus::Result;
 use futures_util::TryStreamExt as _;
 use sqlx::{Executor as _, PgConnection, PgPool, Row as _, postgres::PgRow, query};
 
-use super::{ORDER_TOTALS, PgOrders, UPSERT_TOTAL, UPSERT_TOTALS, sum_totals};
+use super::{ORDER_TOTALS, PgOrders, UPSERT_TOTAL, UPSERT_TOTALS, postgres::decode_json, sum_totals};
 use crate::{
     order::{EVENT_TYPE, ItemAdded, Order},
     workload::Rebuilds,
@@ -13,11 +13,11 @@ use crate::{
 
 const PAGE: i64 = 1_000;
 const READ_PAGE: &str = "
-    SELECT position, aggregate_id, data::text FROM events
+    SELECT position, aggregate_id, data FROM events
     WHERE position > $1 AND event_type = $2 ORDER BY position LIMIT $3";
 
 const READ_ALL: &str = "
-    SELECT aggregate_id, data::text FROM events WHERE event_type = $1 ORDER BY position";
+    SELECT aggregate_id, data FROM events WHERE event_type = $1 ORDER BY position";
 
 async fn read_page(pool: &PgPool, after: i64) -> Result<Vec<PgRow>> {
     Ok(query(READ_PAGE).bind(after).bind(EVENT_TYPE).bind(PAGE).fetch_all(pool).await?)
@@ -48,7 +48,7 @@ impl Rebuilds for MemoryRebuilds {
         let mut totals = HashMap::<String, Order>::new();
         let mut rows = query(READ_ALL).bind(EVENT_TYPE).fetch(&self.orders.pool);
         while let Some(row) = rows.try_next().await? {
-            let item: ItemAdded = serde_json::from_str(row.try_get(1)?)?;
+            let item: ItemAdded = decode_json(&row, 1)?;
             totals.entry(row.try_get(0)?).or_default().add(&item);
         }
         self.totals = totals;
@@ -122,7 +122,7 @@ impl Rebuilds for RowRebuilds {
 }
 
 async fn add(conn: &mut PgConnection, upsert: &str, row: &PgRow) -> Result<()> {
-    let item: ItemAdded = serde_json::from_str(row.try_get(2)?)?;
+    let item: ItemAdded = decode_json(row, 2)?;
     let upsert = query(sqlx::AssertSqlSafe(upsert)).bind(row.try_get::<&str, _>(1)?);
     upsert.bind(item.cents().cast_signed()).execute(conn).await?;
     Ok(())
@@ -131,7 +131,7 @@ async fn add(conn: &mut PgConnection, upsert: &str, row: &PgRow) -> Result<()> {
 async fn add_page(conn: &mut PgConnection, upsert: &str, page: &[PgRow]) -> Result<()> {
     let mut totals = HashMap::<&str, Order>::new();
     for row in page {
-        let item: ItemAdded = serde_json::from_str(row.try_get(2)?)?;
+        let item: ItemAdded = decode_json(row, 2)?;
         totals.entry(row.try_get(1)?).or_default().add(&item);
     }
     let (ids, totals): (Vec<_>, Vec<_>) = totals.into_iter().unzip();

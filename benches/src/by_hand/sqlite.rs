@@ -13,10 +13,12 @@ use crate::{
     workload::{Orders, Rebuilds},
 };
 
-/// The unique key of the events refuses a save to an order that has newer ones. Commits wait for the disk.
+/// The unique key of the events refuses a save to an order that has newer ones. Commits wait for the disk; the log
+/// is as long as ours.
 const OPEN: &str = "
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
+    PRAGMA wal_autocheckpoint = 4000;
     CREATE TABLE streams (
         aggregate_type TEXT NOT NULL,
         aggregate_id TEXT NOT NULL,
