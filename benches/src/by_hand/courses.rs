@@ -1,6 +1,6 @@
 use eventbus::Result;
 use futures_util::TryStreamExt as _;
-use sqlx::{PgConnection, PgPool, Row as _, query, query_scalar};
+use sqlx::{PgConnection, PgPool, query, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
