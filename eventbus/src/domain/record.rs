@@ -32,7 +32,7 @@ pub struct NewEvent {
     schema_version: u32,
     occurred_at: OffsetDateTime,
     original_recorded_at: Option<OffsetDateTime>,
-    payload: String,
+    payload: Arc<str>,
     /// Set if the encoder has checked the payload.
     is_checked: bool,
     context: EventContext,
@@ -46,7 +46,7 @@ impl NewEvent {
     ///
     /// For code that has only the wire form; [`NewEvent::from_event`] encodes typed events. Every store
     /// [checks](Self::check) the event before it appends.
-    pub fn new(event_type: Name, schema_version: u32, payload: impl Into<String>) -> Self {
+    pub fn new(event_type: Name, schema_version: u32, payload: impl Into<Arc<str>>) -> Self {
         let (event_id, now) = (SharedClock::SYSTEM.new_id().into(), SharedClock::SYSTEM.now());
         Self::at(event_type, schema_version, payload.into(), event_id, now)
     }
@@ -54,7 +54,7 @@ impl NewEvent {
     fn at(
         event_type: Name,
         schema_version: u32,
-        payload: String,
+        payload: Arc<str>,
         event_id: EventId,
         occurred_at: OffsetDateTime,
     ) -> Self {
@@ -271,7 +271,7 @@ impl NewEvent {
             .with_causation_id(context.causation_id)
             .with_actor_id(context.actor_id)
             .with_attributes(context.attributes);
-        RecordedEvent(Arc::new(Recorded { metadata, payload: self.payload.into(), is_checked: self.is_checked }))
+        RecordedEvent(Arc::new(Recorded { metadata, payload: self.payload, is_checked: self.is_checked }))
     }
 }
 
@@ -291,7 +291,7 @@ struct Recorded {
     #[serde(flatten)]
     metadata: Metadata,
     #[serde(serialize_with = "shown::json")]
-    payload: Box<str>,
+    payload: Arc<str>,
     /// Set if the payload has been checked in this process: when it was encoded, or read by a bus.
     #[serde(skip)]
     is_checked: bool,
@@ -311,7 +311,7 @@ impl RecordedEvent {
 
     /// Makes the record of an event that a backend read; `payload` is the JSON object of the event's own fields.
     #[must_use]
-    pub fn new(metadata: Metadata, payload: impl Into<Box<str>>) -> Self {
+    pub fn new(metadata: Metadata, payload: impl Into<Arc<str>>) -> Self {
         Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: false }))
     }
 
@@ -321,7 +321,7 @@ impl RecordedEvent {
     /// # Errors
     /// As [`check`](Self::check).
     #[doc(hidden)]
-    pub fn from_parsed(metadata: Metadata, payload: impl Into<Box<str>>) -> Result<Self, InvalidEvent> {
+    pub fn from_parsed(metadata: Metadata, payload: impl Into<Arc<str>>) -> Result<Self, InvalidEvent> {
         let event = Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: true }));
         event.check_with(|payload| check_texts(payload, BackendKind::Bus).map_err(EventFault::Payload))?;
         Ok(event)
@@ -643,7 +643,7 @@ pub fn encode_with<E>(
     let payload = codec.encode(event_type, event)?;
     let encoded = NewEvent {
         is_checked: true,
-        ..NewEvent::at(Name::from_static(event_type), descriptor.schema_version, payload, event_id, occurred_at)
+        ..NewEvent::at(Name::from_static(event_type), descriptor.schema_version, payload.into(), event_id, occurred_at)
     };
     if descriptor.unique.is_empty() && descriptor.tags.is_empty() {
         return Ok(encoded);

@@ -1,5 +1,7 @@
 //! Rules of events that every bus refuses to publish, because a reader could not decode them unambiguously.
 
+use std::sync::Arc;
+
 use time::{OffsetDateTime, macros::datetime};
 
 use super::{
@@ -16,7 +18,7 @@ fn recorded(event: NewEvent) -> RecordedEvent {
     event.recorded_as(StreamId::parse("Order", "given").expect("a valid stream"), Version::FIRST, None)
 }
 
-fn with_payload(payload: impl Into<String>) -> NewEvent {
+fn with_payload(payload: impl Into<Arc<str>>) -> NewEvent {
     NewEvent::new(Name::from_static(CREATED), 1, payload)
 }
 

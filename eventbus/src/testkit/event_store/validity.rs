@@ -1,6 +1,8 @@
 //! Rules of events that every store refuses, because some store cannot keep them, some reader cannot decode them or the
 //! wire cannot carry them.
 
+use std::sync::Arc;
+
 use time::macros::datetime;
 
 use super::store_under_test::{StoreUnderTest, event, stream};
@@ -11,7 +13,7 @@ use crate::{
 };
 
 /// Returns an event with this payload.
-fn with_payload(payload: impl Into<String>) -> NewEvent {
+fn with_payload(payload: impl Into<Arc<str>>) -> NewEvent {
     NewEvent::new(Name::from_static("Given"), 1, payload)
 }
 
