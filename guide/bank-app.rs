@@ -8,7 +8,7 @@ use std::{env, path::Path, process::ExitCode, time::Duration};
 
 use eventbus::{App, HandlerError, Result, app::AppBuilder, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
-use eventstore_postgres::{PgConnection, PgEventStore, sqlx};
+use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig, sqlx};
 use guide::bank::{Account, Deposited};
 
 /// Thanks for a deposit.
@@ -41,7 +41,7 @@ impl Balances {
 }
 
 async fn app() -> Result<AppBuilder> {
-    let store = PgEventStore::connect(env::var("DATABASE_URL")?).await?;
+    let store = PgEventStore::connect_with(PgEventStoreConfig::from_env()?).await?;
     let bus = RedisEventBus::lazy(RedisEventBusConfig {
         redis_url: env::var("REDIS_URL")?,
         stream_prefix: env::var("STREAM_PREFIX")?,

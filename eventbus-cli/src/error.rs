@@ -303,7 +303,8 @@ impl From<PgConnectError> for CommandError {
             PgConnectError::InvalidUrl { .. }
             | PgConnectError::UnknownParameter { .. }
             | PgConnectError::InvalidSchema { .. }
-            | PgConnectError::InvalidConfig { .. } => Self::Usage(error.to_string()),
+            | PgConnectError::InvalidConfig { .. }
+            | PgConnectError::InvalidVariable { .. } => Self::Usage(error.to_string()),
             error => Self::fault(error),
         }
     }

@@ -1,6 +1,6 @@
 //! The configuration of a store.
 
-use std::{str::FromStr, time::Duration};
+use std::{env, ffi::OsString, str::FromStr, time::Duration};
 
 use eventbus::{clock::SharedClock, support::redacted};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -94,7 +94,35 @@ impl Default for PgEventStoreConfig {
     }
 }
 
+/// The environment variable with the URL of the database.
+const URL_VARIABLE: &str = "DATABASE_URL";
+
 impl PgEventStoreConfig {
+    /// Reads the URL of the database from the environment variable `DATABASE_URL`; the other fields have their
+    /// defaults.
+    ///
+    /// # Errors
+    /// [`PgConnectError::InvalidVariable`] if the variable is not set, is empty, or is not UTF-8. Connecting, or
+    /// [`validate`](Self::validate), checks the URL.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventstore_postgres::PgEventStoreConfig;
+    /// let config = PgEventStoreConfig { max_connections: 4, ..PgEventStoreConfig::from_env()? };
+    /// # Ok::<(), eventstore_postgres::PgConnectError>(())
+    /// ```
+    pub fn from_env() -> Result<Self, PgConnectError> {
+        Self::from_url_variable(env::var_os(URL_VARIABLE))
+    }
+
+    fn from_url_variable(value: Option<OsString>) -> Result<Self, PgConnectError> {
+        let mistake = |problem| PgConnectError::InvalidVariable { variable: URL_VARIABLE, problem };
+        let value = value.filter(|value| !value.is_empty());
+        let value = value.ok_or_else(|| mistake("is not set; it names the database"))?;
+        let database_url = value.into_string().map_err(|_| mistake("is not valid UTF-8"))?;
+        Ok(Self { database_url, ..Self::default() })
+    }
+
     /// Checks the fields, without connecting. A store does so before it connects.
     ///
     /// # Errors
@@ -202,4 +230,32 @@ const LEASE_MICROSECONDS_MAX: i64 = 1_000 * 365 * 24 * 3_600 * 1_000_000;
 /// Returns a duration in the unit and range that the server can add to a time.
 pub(crate) fn microseconds(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).map_or(LEASE_MICROSECONDS_MAX, |time| time.min(LEASE_MICROSECONDS_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_names_the_database_and_an_error_the_variable() {
+        let read = |value: &str| PgEventStoreConfig::from_url_variable(Some(value.into()));
+        let database_url = "postgres://app:secret@db/orders";
+        let expected = PgEventStoreConfig { database_url: database_url.into(), ..Default::default() };
+        assert_eq!(read(database_url).unwrap(), expected);
+        for error in [PgEventStoreConfig::from_url_variable(None).unwrap_err(), read("").unwrap_err()] {
+            assert!(!error.is_retryable());
+            assert_eq!(error.to_string(), "the environment variable `DATABASE_URL` is not set; it names the database");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_url_that_is_not_utf_8_is_refused_and_not_shown() {
+        use std::os::unix::ffi::OsStringExt as _;
+
+        let value = OsString::from_vec(b"postgres://app:secret@db/\xff".to_vec());
+        let error = PgEventStoreConfig::from_url_variable(Some(value)).unwrap_err();
+        assert_eq!(error.to_string(), "the environment variable `DATABASE_URL` is not valid UTF-8");
+        assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+    }
 }

@@ -40,6 +40,15 @@ pub enum PgConnectError {
         /// The rule that it breaks.
         reason: &'static str,
     },
+    /// An environment variable that [`from_env`](crate::PgEventStoreConfig::from_env) reads is missing or invalid. The
+    /// error does not show its value.
+    #[error("the environment variable `{variable}` {problem}")]
+    InvalidVariable {
+        /// The variable.
+        variable: &'static str,
+        /// The problem: a verb phrase that follows the variable.
+        problem: &'static str,
+    },
     /// The pool of the application has fewer connections than the store needs at once: with fewer, statements and
     /// transactions would wait for each other's connections.
     #[error(

@@ -284,5 +284,6 @@ fn the_catalog_needs_no_server_and_a_mistake_does_not_start_the_application() {
     assert_eq!((started.code, started.out.as_str()), (1, ""), "{started:?}");
     // a command that needs the application reports why it cannot be made
     let status = run(&["status"]);
-    assert_eq!((status.code, status.err.as_str()), (2, "error: environment variable not found\n"), "{status:?}");
+    let named = "error: the environment variable `DATABASE_URL` is not set; it names the database\n";
+    assert_eq!((status.code, status.err.as_str()), (64, named), "{status:?}");
 }
