@@ -9,6 +9,7 @@ use std::{
     process::Command,
 };
 
+use guide::CHAPTERS;
 use serde_json::Value;
 
 fn workspace() -> PathBuf {
@@ -275,5 +276,15 @@ fn the_first_chapters_run_in_a_crate_of_their_own() {
     let text = bank.cargo("test", &[], folder.path());
     for passed in ["3 passed", "1 passed"] {
         assert_eq!(text.matches(passed).count(), 1, "{passed} in {text}");
+    }
+}
+
+/// `fmt::init()` writes to standard output, where a command in the same binary writes its JSON.
+#[test]
+fn no_page_lets_the_log_write_to_standard_output() {
+    let readmes = ["README.md", "eventbus/README.md", "eventbus-cli/README.md"].map(str::to_owned);
+    for page in CHAPTERS.iter().map(|name| format!("guide/src/{name}")).chain(readmes) {
+        let text = fs::read_to_string(workspace().join(&page)).unwrap();
+        assert!(!text.contains("tracing_subscriber::fmt::init()"), "{page}");
     }
 }
