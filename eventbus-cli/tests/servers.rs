@@ -18,7 +18,7 @@ use eventbus::{
     support::ReaderKind,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig, keys};
-use eventbus_test::{Postgres, Redis};
+use eventbus_test::{Postgres, Redis, internal::closed_port};
 use eventstore_postgres::{
     PgConnection, PgEventStore,
     sqlx::{self, Connection as _},
@@ -636,6 +636,38 @@ async fn a_bus_is_shown_without_a_store() {
     let status = eventbus(&[&arguments[..], &["status"]].concat()).masked_json();
     assert_eq!((&status["store"], &status["head"]), (&Value::Null, &Value::Null));
     assert_eq!(eventbus(&[&arguments[..], &["projections"]].concat()).code, 64, "these are in a store");
+}
+
+/// `status` shows the server that answers, then the error of the other one.
+#[tokio::test(flavor = "multi_thread")]
+async fn status_shows_the_server_that_answers() {
+    let (database, redis) = (eventbus_test::postgres(), eventbus_test::redis());
+    drop(PgEventStore::connect(database.url()).await.unwrap());
+    let _bus = connect_bus(redis.url(), redis.prefix()).await;
+    let port = closed_port();
+    let absent_store = format!("postgres://app:s3cret@127.0.0.1:{port}/orders");
+    let absent_bus = format!("redis://app:s3cret@127.0.0.1:{port}");
+    let status = |store: &str, bus: &str, more: &[&str]| {
+        let ran =
+            eventbus(&[&["--store", store, "--bus", bus, "--prefix", redis.prefix(), "status"][..], more].concat());
+        assert!(ran.code == 3 && ran.err.starts_with("error: ") && ran.err.lines().count() == 1, "{ran:?}");
+        assert!(!format!("{ran:?}").contains("s3cret"), "{ran:?}");
+        ran
+    };
+    let shown = status(database.url(), &absent_bus, &[]);
+    assert!(shown.out.starts_with("store         PgEventStore "), "{shown:?}");
+    assert!(shown.out.contains("\nbus           -\ndead letters  -\n"), "{shown:?}");
+    let document = status(database.url(), &absent_bus, &["--json"]).documents().remove(0);
+    assert!(document["head"].is_string() && document["bus_error"].as_str().unwrap().starts_with("Redis at "));
+    let absent = [&document["bus"], &document["dead_letters"], &document["store_error"]];
+    assert_eq!(absent, [&Value::Null; 3], "{document}");
+
+    let shown = status(&absent_store, redis.url(), &[]);
+    assert!(shown.out.starts_with("store         -\n") && shown.out.contains("\ndead letters  0\n"), "{shown:?}");
+    let document = status(&absent_store, redis.url(), &["--json"]).documents().remove(0);
+    assert!(document["store_error"].as_str().unwrap().starts_with("PostgreSQL at "), "{document}");
+    assert!(document["bus"].as_str().unwrap().contains(redis.prefix()), "{document}");
+    assert_eq!((&document["store"], &document["bus_error"]), (&Value::Null, &Value::Null), "{document}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
