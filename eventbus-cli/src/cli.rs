@@ -208,7 +208,8 @@ pub(crate) async fn run_in(
         Ok(status) => status,
         Err(error) => {
             let status = error.status();
-            if status != ExitStatus::Done {
+            // the user who pressed Ctrl-C needs no message
+            if !matches!(status, ExitStatus::Done | ExitStatus::Interrupted) {
                 let _ = writeln!(std::io::stderr(), "error: {}", error.to_line());
             }
             status

@@ -413,6 +413,7 @@ async fn ctrl_c_ends_following_and_the_next_run_goes_on() {
     following.line();
     following.interrupt();
     assert_eq!(following.child.wait().unwrap().code(), Some(130));
+    assert_eq!(following.end(), [""; 0], "it ends without an error");
     let rest = eventbus(&["--store", &url, "--json", "follow", "--after", "4999", "--until", "head"]);
     assert_eq!(rest.documents()[0]["event"]["position"], "5000");
 }

@@ -400,3 +400,12 @@ async fn a_server_that_is_away_is_an_error_on_the_pages_that_need_it() {
     redis.start();
     assert_eq!(served.site.get("/groups").await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_the_dashboard_without_an_error() {
+    let shop = FileShop::new().await;
+    let url = shop.url();
+    // without a field the command would note that personal data is shown
+    let served = Served::start(&["--store", &url, "--show", "cents"]);
+    assert_eq!(served.interrupt(), (Some(130), Vec::new()));
+}

@@ -31,6 +31,13 @@ impl Served {
         self.running.end()
     }
 
+    /// Sends the signal of Ctrl-C, and returns the exit code and the lines of standard error.
+    pub(crate) fn interrupt(mut self) -> (Option<i32>, Vec<String>) {
+        self.running.interrupt();
+        let code = self.running.child.wait().unwrap().code();
+        (code, self.end())
+    }
+
     /// Starts it with `--allow-changes`, and logs in.
     pub(crate) async fn start_logged_in(arguments: &[&str]) -> Self {
         let mut served = Self::start(&[arguments, &["--allow-changes"]].concat());
