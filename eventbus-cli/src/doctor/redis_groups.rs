@@ -344,8 +344,11 @@ async fn check_dead_letters(target: &BusTarget) -> Result<Outcome, CheckError> {
         let consequence =
             "their events are not handled, and later events of their aggregates were handled without them";
         let repair = "`eventbus dead-letters list`, repair the cause, then replay or discard them";
-        Finding::note(format!("there are {count} dead letters"), consequence, repair)
-            .observed(json!({ "count": count }))
+        let found = match count {
+            1 => "there is 1 dead letter".to_owned(),
+            _ => format!("there are {count} dead letters"),
+        };
+        Finding::note(found, consequence, repair).observed(json!({ "count": count }))
     };
     Ok((count > 0).then(finding).into())
 }

@@ -270,7 +270,9 @@ async fn dead_letters_are_noted_and_old_ones_found() {
     let bus = Bus::new().await;
     expect_healthy(&bus.doctor(), "redis-dead-letters").await;
     bus.send("xadd $S_dlq * type A").await;
-    expect_finding(&bus.doctor(), "redis-dead-letters", Note, "there are 1 dead letters").await;
+    expect_finding(&bus.doctor(), "redis-dead-letters", Note, "there is 1 dead letter").await;
+    bus.send("xadd $S_dlq * type A").await;
+    expect_finding(&bus.doctor(), "redis-dead-letters", Note, "there are 2 dead letters").await;
     expect_healthy(&bus.doctor(), "redis-dead-letter-age").await;
     let strict = bus.doctor_with(DoctorConfig { inbox_retention: Duration::ZERO, ..config() });
     bus.send("del $S_dlq").await;
