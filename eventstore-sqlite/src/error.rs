@@ -200,6 +200,7 @@ impl SqliteConnectError {
         let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
         let source = match directory.map(std::path::Path::try_exists) {
             Some(Ok(false)) => "its directory does not exist".into(),
+            _ if path.is_dir() => "it is a directory".into(),
             _ => error.into(),
         };
         match code {

@@ -132,6 +132,9 @@ async fn missing_files_and_directories_are_named() {
     assert_eq!(error.to_string(), format!("`{}` cannot be opened", path.display()));
     let source = std::error::Error::source(&error).unwrap();
     assert_eq!(source.to_string(), "its directory does not exist");
+    let error = refusal(&std::env::temp_dir()).await;
+    assert!(matches!(error, SqliteConnectError::Unavailable { .. }), "{error:?}");
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "it is a directory");
     assert!(matches!(refusal(Path::new("")).await, SqliteConnectError::Unavailable { .. }));
 }
 
