@@ -381,13 +381,25 @@ mod tests {
         let without = |name: &str| listed.iter().find(|(listed, _)| listed.trim_matches('`') == name).unwrap().1;
         let main = template_file("src/main.rs");
         let file = without("DATABASE_URL").split('`').nth(1).unwrap();
-        assert!(main.contains(&format!("Err(_) => app.store(SqliteEventStore::open(\"{file}\")")), "{file}");
+        assert!(main.contains(&format!("app.store(SqliteEventStore::open(\"{file}\")")), "{file}");
+        assert!(
+            main.contains(&format!("warn!(\"DATABASE_URL is not set: the events are in the file {file}\")")),
+            "{file}"
+        );
+        assert!(main.contains("consumer_name: env::var(\"EVENTBUS_CONSUMER_NAME\").ok()"));
         let address = without("LISTEN").trim_matches('`');
         assert!(main.contains(&format!("env::var(\"LISTEN\").unwrap_or_else(|_| \"{address}\".into())")), "{address}");
         // with the feature `env-filter` the log would show errors alone
         assert_eq!(without("RUST_LOG"), "`info`");
         assert!(main.contains("tracing_subscriber::fmt::init()"));
         assert!(MANIFEST.contains("\ntracing-subscriber = \"0.3\"\n"));
+    }
+
+    /// A process whose port is taken must not handle events.
+    #[test]
+    fn the_service_has_its_port_before_the_app_starts() {
+        let (before, _) = template_file("src/main.rs").split_once(".start().await").unwrap();
+        assert!(before.contains("TcpListener::bind(&address).await"), "{before}");
     }
 
     /// The library has the routes for probes and for Prometheus, the crate those for its clients.

@@ -19,9 +19,10 @@ async fn main() -> Result<ExitCode> {
         return Ok(command.run(|| on_servers(app())).await);
     }
     tracing_subscriber::fmt::init();
-    let app = on_servers(app()).await?.start().await?;
     let address = env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8000".into());
+    // before the app starts, so that a process whose port is taken handles no event
     let listener = TcpListener::bind(&address).await.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let app = on_servers(app()).await?.start().await?;
     println!("listening on http://{}", listener.local_addr()?);
     let stop = shutdown_signal()?; // SIGTERM or Ctrl-C
     axum::serve(listener, router(&app)).with_graceful_shutdown(stop).await?;
@@ -36,12 +37,16 @@ async fn main() -> Result<ExitCode> {
 async fn on_servers(app: AppBuilder) -> Result<AppBuilder> {
     let app = match env::var("DATABASE_URL") {
         Ok(url) => app.store(PgEventStore::connect(&url).await?),
-        Err(_) => app.store(SqliteEventStore::open("my-app.db").await?),
+        Err(_) => {
+            tracing::warn!("DATABASE_URL is not set: the events are in the file my-app.db");
+            app.store(SqliteEventStore::open("my-app.db").await?)
+        }
     };
     let Ok(redis_url) = env::var("REDIS_URL") else { return Ok(app) };
     let config = RedisEventBusConfig {
         redis_url,
         stream_prefix: env!("CARGO_PKG_NAME").into(),
+        consumer_name: env::var("EVENTBUS_CONSUMER_NAME").ok(), // unique, and the same after a restart
         trim_max_length: Some(1_000_000), // removes only what every group has finished; the store keeps all events
         ..RedisEventBusConfig::default()
     };
