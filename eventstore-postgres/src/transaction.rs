@@ -197,6 +197,8 @@ impl PgTransaction {
     /// Runs the statements of a set-up, while no other transaction of the database sets up tables.
     pub(crate) async fn set_up(&mut self, statements: &str) -> Result<(), BoxError> {
         self.lock_set_up().await?;
+        // at each start but the first, the tables of a `CREATE TABLE IF NOT EXISTS` exist
+        self.run("SET LOCAL client_min_messages = warning".into()).await?;
         let begun = self.load_number("SELECT txid_current()").await?;
         self.run(statements.into()).await?;
         match self.load_number("SELECT txid_current()").await? == begun {

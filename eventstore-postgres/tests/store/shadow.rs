@@ -169,7 +169,7 @@ impl std::io::Write for Notices {
 
 /// Those of a user's statements reach the log as before, on the same connection.
 #[tokio::test]
-async fn copies_are_dropped_without_a_notice_in_the_log() {
+async fn tables_are_set_up_and_copies_dropped_without_a_notice_in_the_log() {
     let notices = Notices::default();
     // while there is only one subscriber, threads without one may switch a log line off for it, too
     static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::fmt().finish()));
@@ -182,6 +182,7 @@ async fn copies_are_dropped_without_a_notice_in_the_log() {
     place.fill(0, 7, 500).await;
     place.transactions.drop_shadow(&place.shadow).await.unwrap();
     place.make().await;
+    place.transactions.set_up_tables("CREATE TABLE IF NOT EXISTS app.orders ()").await.unwrap();
     let mut transaction = place.transactions.begin().await.unwrap();
     let connection = PgConnection::take(Some(transaction.as_any_mut())).unwrap();
     sqlx::raw_sql("DO $$ BEGIN RAISE NOTICE 'of the user'; END $$").execute(connection).await.unwrap();
