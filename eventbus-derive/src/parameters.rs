@@ -274,7 +274,7 @@ fn check_borrow(who: &str, ty: &Type, mistakes: &mut Mistakes) {
 }
 
 /// Returns the last name in the path of a type: `EffectKey` of `eventbus::handler::EffectKey`.
-fn last_name(ty: &Type) -> Option<String> {
+pub(crate) fn last_name(ty: &Type) -> Option<String> {
     match ty {
         Type::Path(path) => path.path.segments.last().map(|last| last.ident.to_string()),
         _ => None,

@@ -124,5 +124,5 @@ fn skipped_fields(data: &Data) -> Vec<&Field> {
         Data::Enum(data) => data.variants.iter().flat_map(|variant| &variant.fields).collect(),
         Data::Union(_) => Vec::new(),
     };
-    fields.into_iter().filter(|field| SerdeAttributes::of(&field.attrs).skips_a_direction).collect()
+    fields.into_iter().filter(|field| !SerdeAttributes::of(&field.attrs).skips.is_empty()).collect()
 }

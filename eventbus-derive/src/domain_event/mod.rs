@@ -1,6 +1,7 @@
 //! `#[derive(DomainEvent)]`: a struct becomes an event, an enum becomes a set of events.
 
 mod expand;
+mod lost;
 mod model;
 mod parse;
 mod personal;

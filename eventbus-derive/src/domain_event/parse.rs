@@ -5,6 +5,7 @@ use quote::quote;
 use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields, Variant};
 
 use super::{
+    lost,
     model::{Aggregate, Event, Kind, Member, Model},
     personal, reserved, tags, unique, upcast,
 };
@@ -53,7 +54,10 @@ pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Mode
 
 fn event(input: &DeriveInput, data: &DataStruct, options: &Options, mistakes: &mut Mistakes) -> Event {
     match &data.fields {
-        Fields::Named(fields) => reserved::check(&input.attrs, &fields.named, mistakes),
+        Fields::Named(fields) => {
+            reserved::check(&input.attrs, &fields.named, mistakes);
+            lost::check(&input.attrs, &fields.named, mistakes);
+        }
         Fields::Unnamed(fields) => {
             mistakes.at(fields, "an event has named fields: they are the keys of the stored JSON object")
         }

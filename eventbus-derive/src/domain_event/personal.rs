@@ -36,10 +36,11 @@ pub(super) fn parse(input: &DeriveInput, fields: &Fields, options: &Options, mis
         if serde.flatten {
             mistakes.at(&field, format!("`{field}` is flattened: stored events have its fields, and no `{field}`"));
         }
-        if serde.renames.is_empty() {
+        let renames = serde.rename.names();
+        if renames.is_empty() {
             names.push(text::name_of(&field));
         }
-        names.extend(serde.renames.iter().chain(&serde.aliases).map(syn::LitStr::value));
+        names.extend(renames.into_iter().chain(&serde.aliases).map(syn::LitStr::value));
         found.push(field);
     }
     names

@@ -31,15 +31,16 @@ pub(super) fn check(container: &[Attribute], fields: &Punctuated<Field, Token![,
     for field in fields {
         let Some(ident) = &field.ident else { continue };
         let serde = SerdeAttributes::of(&field.attrs);
-        if serde.skip || serde.flatten {
+        if !serde.skips.is_empty() || serde.flatten {
             continue;
         }
-        if serde.renames.is_empty() {
+        let renames = serde.rename.names();
+        if renames.is_empty() {
             let name = ident.unraw().to_string();
             if container.keeps(&name) && RESERVED.contains(&name.as_str()) {
                 mistakes.at(ident, message(&name));
             }
-        } else if let Some(name) = serde.renames.iter().find(|name| RESERVED.contains(&name.value().as_str())) {
+        } else if let Some(name) = renames.into_iter().find(|name| RESERVED.contains(&name.value().as_str())) {
             mistakes.at(name, message(&name.value()));
         }
     }

@@ -222,9 +222,9 @@ pub enum EncodeFault {
     /// refuses.
     #[error("{0}")]
     Unwritable(FieldError),
-    /// They can be written, but do not decode: for example because of `skip_serializing` without a default, or of a
-    /// `rename` for one direction only. Or a `Some(None)` in them would be read as `None`.
-    #[error("it would not read back: {0}")]
+    /// They can be written, but do not decode: for example because a type in them has `skip_serializing_if` without a
+    /// default, or a `rename` for one direction only. Or a `Some(None)` in them would be read as `None`.
+    #[error("it would not read back: {}{}", .0, FieldError::unread_remedy(.0))]
     Unreadable(FieldError),
     /// They are no JSON object, one is named like a field of the wire's envelope, or not every store could keep them.
     #[error("{0}")]

@@ -42,6 +42,14 @@ impl FieldError {
         }
     }
 
+    /// Returns advice for an event whose stored form would lack a field, with a leading blank; empty for other errors.
+    pub(crate) fn unread_remedy(&self) -> &'static str {
+        match self.reason.starts_with(MISSING_FIELD) {
+            true => " (`skip_serializing_if` needs `#[serde(default)]` beside it)",
+            false => "",
+        }
+    }
+
     /// Makes the error at an offset of a JSON text, in bytes.
     pub(crate) fn at(json: &str, offset: usize, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(path_at(json, offset), reason)

@@ -176,15 +176,15 @@ breaks! {
 }
 
 breaks! {
-    a_field_is_skipped, "field `note: string` is lost",
-    { note: String }
-    => { #[serde(skip)] note: String }
+    a_nested_field_is_skipped, "field `line.note: string` is lost",
+    { line: Line } { pub(crate) struct Line { note: String, count: u8 } }
+    => { line: Line } { pub(crate) struct Line { #[serde(skip)] note: String, count: u8 } }
 }
 
 breaks! {
-    a_field_is_written_and_not_read, r#"field `note: string` changes from "text 1" to """#,
-    { note: String }
-    => { #[serde(default, skip_deserializing)] note: String }
+    a_nested_field_is_written_and_not_read, r#"field `line.note: string` changes from "text"#,
+    { line: Line } { pub(crate) struct Line { note: String, count: u8 } }
+    => { line: Line } { pub(crate) struct Line { #[serde(default, skip_deserializing)] note: String, count: u8 } }
 }
 
 breaks! {

@@ -22,8 +22,12 @@ struct Booked {
     #[serde(serialize_with = "write_known")]
     guest: String,
     /// Not stored: what is read back has none.
-    #[serde(skip)]
+    #[serde(serialize_with = "write_none")]
     note: Option<String>,
+}
+
+fn write_none<S: serde::Serializer>(_note: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_none()
 }
 
 /// Refuses a guest without a name of their own.

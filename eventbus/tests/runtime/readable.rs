@@ -32,22 +32,32 @@ struct Measured {
     more: BTreeMap<String, f64>,
 }
 
-/// Its field is written and not read.
+/// The name of its owner is written and not read.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Sensor)]
 struct Renamed {
+    owner: Owner,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Owner {
     #[serde(rename(serialize = "newName", deserialize = "oldName"))]
     name: String,
 }
 
-/// Its field is read and not written.
+/// A part of its key is read and not written.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Sensor)]
 struct Skipped {
+    key: Key,
+    seen: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Key {
     #[serde(skip_serializing)]
     #[allow(dead_code, reason = "never read back")]
     secret: String,
-    seen: u32,
 }
 
 /// Its field is written in a different form than it is read.
@@ -119,8 +129,12 @@ fn unreadable() -> Vec<(SensorEvent, &'static str, &'static str)> {
             "`depth`",
             FINITE,
         ),
-        (Renamed { name: "s3cret".into() }.into(), "`oldName`", "missing field"),
-        (Skipped { secret: "s3cret".into(), seen: 1 }.into(), "`secret`", "missing field"),
+        (Renamed { owner: Owner { name: "s3cret".into() } }.into(), "`oldName`", "missing field"),
+        (
+            Skipped { key: Key { secret: "s3cret".into() }, seen: 1 }.into(),
+            "`key`",
+            "missing field `secret` (`skip_serializing_if` needs `#[serde(default)]` beside it)",
+        ),
         (Spelled { of: number() }.into(), "`of.number`", "invalid type: string, expected u32"),
         (
             Spelled { of: Words { number: 1, state: State::Known } }.into(),

@@ -157,8 +157,12 @@ fn a_decided_event_that_the_decision_cannot_decode_fails() {
 #[event(aggregate_type = "Seat", tags(course))]
 struct SeatAdded {
     course: String,
-    #[serde(skip)]
+    #[serde(serialize_with = "write_zero")]
     price: u64,
+}
+
+fn write_zero<S: serde::Serializer>(_price: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(0)
 }
 
 #[derive(Debug, Default, Decision)]

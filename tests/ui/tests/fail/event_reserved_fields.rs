@@ -22,7 +22,7 @@ struct Everything {
 struct Renamed {
     #[serde(default, rename = "metadata")]
     notes: String,
-    #[serde(rename(serialize = "tenant_id", deserialize = "tenant"))]
+    #[serde(rename(serialize = "tenant_id", deserialize = "tenant_id"))]
     tenant: String,
 }
 

@@ -20,12 +20,32 @@ struct Opened {
 struct Annotated {
     #[serde(rename = "note", alias = "metadata")]
     metadata: String,
-    #[serde(skip)]
-    tenant_id: u8,
     #[serde(with = "as_text", rename(serialize = "count", deserialize = "count"))]
     event_version: u64,
     #[serde(flatten)]
     others: BTreeMap<String, u64>,
+}
+
+/// Each field is read under the name that is written, or without a value where it may be left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+struct Sparse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    owners: Vec<String>,
+    #[serde(rename(serialize = "memo"), alias = "memo")]
+    note: String,
+    #[serde(rename(deserialize = "amount"), alias = "cents")]
+    cents: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "Account")]
+#[serde(default, rename_all(serialize = "camelCase", deserialize = "camelCase"))]
+struct Noted {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    first_note: String,
 }
 
 mod as_text {
@@ -46,13 +66,16 @@ fn runs() {
     assert_eq!(NewEvent::from_event(&opened).unwrap().payload(), r#"{"accountOwner":"Ada","limit":null,"actorId":1}"#);
     let record = RecordedEvent::from_event(&opened, AggregateId::new(), Version::FIRST).unwrap();
     assert_eq!(record.decode::<Opened>().unwrap(), opened);
-    let annotated = Annotated {
-        metadata: "paid".into(),
-        tenant_id: 0,
-        event_version: 5,
-        others: BTreeMap::from([("a".to_owned(), 1)]),
-    };
+    let annotated =
+        Annotated { metadata: "paid".into(), event_version: 5, others: BTreeMap::from([("a".to_owned(), 1)]) };
     let record = RecordedEvent::from_event(&annotated, AggregateId::new(), Version::FIRST).unwrap();
     assert_eq!(record.payload(), r#"{"note":"paid","count":"5","a":1}"#);
     assert_eq!(record.decode::<Annotated>().unwrap(), annotated);
+    let sparse = Sparse { limit: None, owners: Vec::new(), note: "paid".into(), cents: 5 };
+    let record = RecordedEvent::from_event(&sparse, AggregateId::new(), Version::FIRST).unwrap();
+    assert_eq!(record.payload(), r#"{"memo":"paid","cents":5}"#);
+    assert_eq!(record.decode::<Sparse>().unwrap(), sparse);
+    let record = RecordedEvent::from_event(&Noted::default(), AggregateId::new(), Version::FIRST).unwrap();
+    assert_eq!(record.payload(), "{}");
+    assert_eq!(record.decode::<Noted>().unwrap(), Noted::default());
 }
