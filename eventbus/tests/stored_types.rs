@@ -46,6 +46,8 @@ async fn stored_event_types_that_no_code_knows_are_named_in_one_warning() {
     let named = "`Burnt` (version 7, first at position 4), `Eaten` (version 1, first at position 8), \
                  `Lost` (version 4, first at position 3), here version 3;";
     assert!(line.contains(named), "{line}");
+    let repair = r#"here version 3; an event that was renamed names its former type, `#[event(was("..")"#;
+    assert!(line.contains(repair) && line.contains("their effect on the state is lost"), "{line}");
     assert!(!line.contains("`Sent`"), "{line}");
 }
 

@@ -31,7 +31,9 @@ impl KnownTypes {
             Finding::warning(
                 format!("events of types that this program does not know are stored: `{list}`"),
                 "a load of their aggregates fails, and no handler of this program gets them",
-                "deploy the release that declares them, or declare them as retired events of their aggregate",
+                "if an event was renamed, add `#[event(was(\"..\"))]` with the stored type to it; else deploy the release \
+                 that declares the event; `retired(\"..\")` on its aggregate skips stored events, and their effect on the \
+                 state is lost",
             )
             .observed(json!({ "types": unknown.iter().map(|(name, _)| name).collect::<Vec<_>>() }))
         });

@@ -201,7 +201,11 @@ async fn event_types_that_the_program_does_not_know_are_found() {
     let file = File::new().await;
     let knowing = |name: &str| file.doctor().known_types([(name.to_owned(), 1)]);
     expect_healthy(&knowing("Deposited"), "sqlite-event-types").await;
-    expect_only(&knowing("Closed"), "sqlite-event-types", Warning, "does not know are stored: `Deposited`").await;
+    let text = "does not know are stored: `Deposited`";
+    let found = expect_only(&knowing("Closed"), "sqlite-event-types", Warning, text).await;
+    let repair = &found.finding.repair;
+    assert!(repair.starts_with(r#"if an event was renamed, add `#[event(was("..")"#), "{repair}");
+    assert!(repair.ends_with("their effect on the state is lost"), "{repair}");
 }
 
 #[tokio::test]

@@ -284,7 +284,11 @@ async fn events_that_do_not_fit_are_named_with_their_place() {
     let stream = StreamId::new(Name::from_static("Order"), other.clone());
     let event = NewEvent::new(Name::from_static("OrderLost"), 1, "{}");
     store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
-    let report = format!("{:?}", eventbus::Error::from(orders.load(&other).await.unwrap_err()));
+    let error = orders.load(&other).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("cannot be decoded: if the event was renamed, add `#[event(was(\"OrderLost\"))]`"), "{text}");
+    assert!(text.ends_with("`retired(\"OrderLost\")` skips it, and its effect on the state is lost"), "{text}");
+    let report = format!("{:?}", eventbus::Error::from(error));
     assert!(report.contains("unknown event type `OrderLost` (known: OrderCreated, OrderShipped)"), "{report}");
 }
 

@@ -83,8 +83,10 @@ fn log_unknown(unknown: &[String]) {
         return;
     }
     tracing::warn!(
-        "the store holds event types that no code here knows, or in a higher schema version: {}; a crate that the binary \
-         never names is not linked (`use my_crate as _;`); if they belong to another program, all is well",
+        "the store holds event types that no code here knows, or in a higher schema version: {}; an event that was \
+         renamed names its former type, `#[event(was(\"..\"))]`; a crate that the binary never names is not linked \
+         (`use my_crate as _;`); `retired(\"..\")` on the aggregate skips events, and their effect on the state is \
+         lost; if they belong to another program, all is well",
         listed(unknown)
     );
 }

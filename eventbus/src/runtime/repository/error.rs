@@ -53,10 +53,13 @@ pub enum LoadError {
 }
 
 /// Returns what to do about an event that an aggregate does not know; empty for other errors.
-fn remedy(error: &DecodeError) -> &'static str {
+fn remedy(error: &DecodeError) -> String {
     match error {
-        DecodeError::UnknownType { .. } => ": list it in `events(..)` of the aggregate, or its name in `retired(..)`",
-        _ => "",
+        DecodeError::UnknownType { event_type, .. } => format!(
+            ": if the event was renamed, add `#[event(was(\"{event_type}\"))]` to it; else list it in `events(..)` of the \
+             aggregate; `retired(\"{event_type}\")` skips it, and its effect on the state is lost"
+        ),
+        _ => String::new(),
     }
 }
 
