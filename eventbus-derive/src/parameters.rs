@@ -248,7 +248,7 @@ fn check_type(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     }
 }
 
-/// Reports a known parameter of the wrong form: by value, by `&` or by `&mut`.
+/// Reports a known parameter of the wrong form: by value, by `&` or by `&mut`; or the repository of an application.
 fn check_borrow(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     let (inner, borrow) = match ty {
         Type::Reference(reference) if reference.mutability.is_some() => (strip_groups(&reference.elem), Some("&mut ")),
@@ -258,6 +258,12 @@ fn check_borrow(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     let Some(name) = last_name(inner) else {
         return;
     };
+    if name == "AggregateRepository" {
+        let code = text::code_of(inner).replace("AggregateRepository", "Repository");
+        let why = "an `AggregateRepository` would save again when the event is delivered again";
+        mistakes.at(ty, format!("{who} takes `{code}`, to load and save aggregates: {why}"));
+        return;
+    }
     let (wanted, why) = match name.as_str() {
         "Metadata" | "RecordedEvent" | "StreamId" | "AggregateId" => (Some("&"), "borrowed from the delivery"),
         "PgConnection" | "PgTransaction" | "SqliteTransaction" | "RedisTransaction" => {

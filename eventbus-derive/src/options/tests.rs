@@ -79,6 +79,16 @@ fn all_mistakes_are_found_at_once() {
 }
 
 #[test]
+fn an_option_of_the_other_derive_names_that_derive() {
+    let (_, mistakes) = read(quote!(of = OrderCreated));
+    let texts = mistakes.texts();
+    assert!(
+        texts[0].ends_with("`of` belongs to `OldEvent`: `DomainEvent` and `OldEvent` are not both on one struct"),
+        "{texts:?}"
+    );
+}
+
+#[test]
 fn a_key_that_is_a_raw_identifier_is_that_key() {
     let (options, mut mistakes) = read(quote!(r#type = "order.created", r#manual));
     let text = options.text("type", &mut mistakes);

@@ -169,7 +169,7 @@ impl FromDelivery for EffectKey {
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "expected `()` or `Result<(), E>` where `E` is an error",
-    note = "return `()`, or `Result<(), E>` with an error: an `Error + Send + Sync`, a text, or `eventbus::Error`"
+    note = "return `()`, or `Result<(), E>` with an error: an `Error + Send + Sync`, a `Box<dyn Error + Send + Sync>`, a text, or `eventbus::Error`"
 )]
 pub trait HandlerOutcome {
     /// Converts the value into the outcome that the bus records.
