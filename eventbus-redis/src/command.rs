@@ -171,6 +171,7 @@ pub(crate) fn inspect(stream: &str, dead_letters: &str) -> Pipeline {
     pipeline.cmd("XINFO").arg("GROUPS").arg(stream);
     pipeline.cmd("XLEN").arg(dead_letters);
     pipeline.cmd("HGETALL").arg(keys::fills(stream));
+    pipeline.cmd("HGETALL").arg(keys::unjoined(stream));
     pipeline.ignore_errors();
     pipeline
 }

@@ -1,7 +1,7 @@
 //! The state of the stream and its groups, as the server reports it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -167,11 +167,16 @@ pub(crate) async fn load_stream_info(bus: &BusInner) -> Result<StreamInfo, Comma
     if bus.consuming().is_closed() {
         return Err(CommandError::NotSent("the bus was disconnected".into()));
     }
-    let (mut all, mut backlogs) = (StreamInfo::default(), OpenBacklogs::default());
+    let (mut all, mut backlogs, mut joined) = (StreamInfo::default(), OpenBacklogs::default(), BTreeSet::new());
     for part in bus.partitions_or_self() {
-        let (info, fills) = inspect_stream(part).await?;
-        merge_partition(&mut all, info);
-        backlogs.add(&fills);
+        let inspected = inspect_stream(part).await?;
+        merge_partition(&mut all, inspected.info);
+        backlogs.add(&inspected.fills);
+        joined.extend(inspected.joined);
+    }
+    if !joined.is_empty() {
+        // all handlers may name a different group: then the default group of the bus would be behind for ever
+        all.consumer_groups.retain(|group| joined.contains(&group.name));
     }
     for (name, is_filling) in backlogs.0 {
         let Some(group) = all.consumer_groups.iter_mut().find(|group| group.name == name) else {
@@ -180,8 +185,8 @@ pub(crate) async fn load_stream_info(bus: &BusInner) -> Result<StreamInfo, Comma
         let Ok(name) = Name::new("group", name) else {
             continue; // a group of another program: it has no backlog
         };
-        let (backlog, _) = inspect_stream(&bus.for_backlog(&name)).await?;
-        for mut of_backlog in backlog.consumer_groups {
+        let backlog = inspect_stream(&bus.for_backlog(&name)).await?;
+        for mut of_backlog in backlog.info.consumer_groups {
             // a consumer that also reads the stream reports its runs in both
             of_backlog.in_flight.retain(|run| group.in_flight.iter().all(|known| known.consumer != run.consumer));
             group.in_flight.append(&mut of_backlog.in_flight);
@@ -224,8 +229,22 @@ impl OpenBacklogs {
     }
 }
 
-/// Inspects a stream; returns also the fields of its fills.
-async fn inspect_stream(bus: &BusInner) -> Result<(StreamInfo, HashMap<String, String>), CommandError> {
+/// The state of the stream, of a partition or of a backlog.
+struct InspectedStream {
+    info: StreamInfo,
+    /// The fields of its fills.
+    fills: HashMap<String, String>,
+    /// The groups that count, see [`is_joined`].
+    joined: Vec<String>,
+}
+
+/// Returns `true` if a group counts: every one does, unless a bus created it while it connected and no consumer joined
+/// it. The scripts of trimming have the same rule.
+fn is_joined(group: &GroupState, unjoined: &HashMap<String, String>) -> bool {
+    group.consumers > 0 || group.last_delivered != "0-0" || !unjoined.contains_key(&group.name)
+}
+
+async fn inspect_stream(bus: &BusInner) -> Result<InspectedStream, CommandError> {
     let dead_letters = bus.config().dlq_stream_name();
     let commands = command::inspect(bus.stream(), &dead_letters);
     let replies: Vec<RedisResult<Value>> = bus.connection().query_all_idempotent(&commands).await?;
@@ -241,8 +260,10 @@ async fn inspect_stream(bus: &BusInner) -> Result<(StreamInfo, HashMap<String, S
     info.stream.last_entry_id = stream.last_id;
     info.dlq_messages = parse_value(next()?)?;
     let fills = parse_value(next()?)?;
+    let unjoined: HashMap<String, String> = parse_value(next()?)?;
+    let joined = groups.iter().filter(|group| is_joined(group, &unjoined)).map(|group| group.name.clone()).collect();
     info.consumer_groups = inspect_groups(bus, groups).await?;
-    Ok((info, fills))
+    Ok(InspectedStream { info, fills, joined })
 }
 
 async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<GroupInfo>, CommandError> {

@@ -98,6 +98,29 @@ async fn reports_are_read_over_a_new_connection() {
     assert_eq!(bus.pending_deliveries(group, 10).await.unwrap().len(), 1);
 }
 
+/// Fails if a group that no handler is in counts beside a group with one: it would be behind for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_group_is_listed_beside_others_once_a_handler_has_joined_it() {
+    for partitions in [1, 2] {
+        let bus = RedisEventBus::connect(RedisEventBusConfig { partitions, ..config() }).await.unwrap();
+        let default = bus.default_group().as_str();
+        let names = async || groups(&bus).await.into_iter().map(|group| group.name).collect::<Vec<_>>();
+        assert_eq!(names().await, [default], "there is no other");
+        let seen = Seen::default();
+        seen.join_as(&bus, Name::from_static("mail"));
+        start(&bus).await;
+        bus.publish(&[event("a"), event("b")]).await.unwrap();
+        until("they are handled", async || seen.all().len() == 2).await;
+        assert_eq!(names().await, ["mail"], "{partitions} partitions");
+        bus.stop_consuming().await;
+        seen.join(&bus);
+        start(&bus).await;
+        until("the other group handles them too", async || seen.all().len() == 4).await;
+        assert_eq!(names().await, [default, "mail"], "{partitions} partitions");
+        bus.stop_consuming().await;
+    }
+}
+
 /// A bus of a second process with the same group, which does not consume.
 async fn watcher_of(bus: &RedisEventBus) -> RedisEventBus {
     let config = RedisEventBusConfig { consumer_name: None, clock: SharedClock::SYSTEM, ..bus.config().clone() };

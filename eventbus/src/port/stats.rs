@@ -78,7 +78,8 @@ pub struct StreamInfo {
     pub connected: bool,
     /// The stream itself.
     pub stream: StreamSummary,
-    /// The consumer groups, sorted by name.
+    /// The consumer groups, sorted by name. On Redis, the default group of a bus is left out until a consumer joins it,
+    /// unless it is the only group.
     pub consumer_groups: Vec<GroupInfo>,
     /// Pending entries, delivered and not acknowledged, over all groups.
     pub pending_messages: u64,
