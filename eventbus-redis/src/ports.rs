@@ -33,6 +33,10 @@ impl RelayTarget for RedisEventBus {
         relay::published_positions(self.inner(), publisher).await
     }
 
+    async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {
+        relay::other_store(self.inner(), own).await
+    }
+
     /// Beyond the `known` groups, returns groups that are listed, have a consumer or have read an entry; a group that
     /// no consumer ever joined has no progress. Leaves out a group whose name is no valid [`Name`].
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {

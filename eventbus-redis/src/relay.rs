@@ -25,6 +25,7 @@ use crate::{
     otel,
     partition::layout,
     publish::{self, error_type},
+    reply::request,
     script,
     trace::{self, TraceCarrier},
 };
@@ -76,6 +77,22 @@ pub(crate) async fn published_positions(
         published_positions.extend(published_position(part, publisher).await?);
     }
     Ok(published_positions)
+}
+
+/// Returns a store that has a record in a partition, unless `own` has one too.
+pub(crate) async fn other_store(bus: &BusInner, own: Uuid) -> Result<Option<Uuid>, PublishError> {
+    publish::ensure_publishing(bus)?;
+    let mut other = None;
+    for part in bus.partitions_or_self() {
+        let fields = bus.connection().query_idempotent(&request("HKEYS", keys::relay(part.stream()))).await;
+        let fields: Vec<String> = fields.map_err(|error| publish::publish_error(bus, error))?;
+        let stores: Vec<Uuid> = fields.iter().filter_map(|field| Uuid::try_parse(field).ok()).collect();
+        if stores.contains(&own) {
+            return Ok(None);
+        }
+        other = other.or(stores.first().copied());
+    }
+    Ok(other)
 }
 
 /// Returns the low-water marks of the groups; with several partitions, the lowest one of each group.

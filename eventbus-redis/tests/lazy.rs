@@ -14,9 +14,11 @@ use std::{
 use common::{config, config_on, log, said, seen::event, until};
 use eventbus::{
     App, InMemoryEventStore, Never, StartError,
+    app::{AppBuilder, StartMistake},
     health::HealthThresholds,
     port::{EventBus, PublishError},
     prelude::*,
+    relay::RelayError,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
@@ -37,10 +39,14 @@ async fn count(_event: &Opened, State(opened): State<Arc<AtomicU32>>) {
     opened.fetch_add(1, Ordering::SeqCst);
 }
 
-async fn start(config: RedisEventBusConfig, opened: &Arc<AtomicU32>) -> Result<App, StartError> {
+fn builder(config: RedisEventBusConfig, opened: &Arc<AtomicU32>) -> AppBuilder {
     let bus = RedisEventBus::lazy(config).unwrap();
     let app = App::builder().store(InMemoryEventStore::new()).bus(bus).state(Arc::clone(opened)).handler::<count>();
-    app.wait_timeout(Duration::from_millis(100)).start().await
+    app.wait_timeout(Duration::from_millis(100))
+}
+
+async fn start(config: RedisEventBusConfig, opened: &Arc<AtomicU32>) -> Result<App, StartError> {
+    builder(config, opened).start().await
 }
 
 #[tokio::test]
@@ -91,6 +97,38 @@ async fn a_server_that_refuses_is_an_error_of_the_start() {
     };
     let error = said(&start(refuses, &opened).await.unwrap_err());
     assert!(error.contains("refuses") && !error.contains("wrong@"), "{error}");
+}
+
+/// Fails if the handlers of an app with the wrong store take the events of a different application.
+#[tokio::test]
+async fn an_app_with_a_store_of_which_the_stream_has_no_event_does_not_start_beside_those_of_another() {
+    for partitions in [1, 4] {
+        let (config, opened) = (RedisEventBusConfig { partitions, ..config() }, Arc::default());
+        let app = start(config.clone(), &opened).await.unwrap();
+        let account = "1".parse().unwrap();
+        app.repository::<Account>().upsert(&account, |_| Ok::<_, Never>(Opened {})).await.unwrap();
+        until("the event is handled", async || opened.load(Ordering::SeqCst) == 1).await;
+        let own = app.store().store_id().await.unwrap();
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+
+        let observer = RedisEventBus::connect(config.clone()).await.unwrap();
+        observer.publish(&[event("1")]).await.unwrap();
+        let consumers = observer.group_consumers(observer.default_group()).await.unwrap().len();
+        let wrong = Arc::default();
+        let error = start(config.clone(), &wrong).await.unwrap_err();
+        let [StartMistake::OtherStore(RelayError::OtherStore { other, .. })] = error.mistakes() else {
+            panic!("{error}")
+        };
+        assert_eq!(*other, own);
+        assert!(error.to_string().contains("check the address of the store"), "{error}");
+        let joined = observer.group_consumers(observer.default_group()).await.unwrap().len();
+        assert_eq!((joined, wrong.load(Ordering::SeqCst)), (consumers, 0), "no consumer has joined the group");
+
+        // on purpose
+        for builder in [builder(config.clone(), &opened).without_relay(), builder(config, &opened).share_stream()] {
+            builder.start().await.unwrap().shutdown(Duration::from_secs(10)).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

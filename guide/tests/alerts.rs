@@ -174,7 +174,7 @@ fn texts_that_tables_quote_stand_in_the_library() {
     let (operating, troubleshooting, library) = (text("src/operating.md"), text("src/troubleshooting.md"), library());
     for (chapter, heading, count) in [
         (&operating, "## The relay does not publish", 6),
-        (&troubleshooting, "## The app does not start", 9),
+        (&troubleshooting, "## The app does not start", 10),
         (&troubleshooting, "## A save fails", 1),
         (&troubleshooting, "## A load fails", 3),
     ] {

@@ -40,6 +40,16 @@ pub trait RelayTarget: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Returns a store whose events the bus carries, unless it carries those of the store `own` too. The default is
+    /// `None`: [`resync`](Self::resync) refuses such a bus all the same.
+    ///
+    /// # Errors
+    /// [`PublishError`] if the bus cannot be reached.
+    async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {
+        let _ = own;
+        Ok(None)
+    }
+
     /// Returns the floor of each group, and the `known` groups that are missing. A caller without the lease passes
     /// epoch 0: a gap that the bus reports to it does not count as reported to the relay.
     ///

@@ -8,6 +8,7 @@ use crate::{
         event::{EventDescriptor, Source},
     },
     port::{ConnectError, SkippedBefore},
+    runtime::relay::RelayError,
 };
 
 /// The mistakes that keep an app from starting.
@@ -244,6 +245,11 @@ pub enum StartMistake {
     /// The bus refuses its configuration.
     #[error("the event bus cannot be used")]
     BusRefused(#[source] ConnectError),
+    /// The stream carries the events of a different store and none of this one: [`RelayError::OtherStore`]. The app's
+    /// handlers would take the events of a different application. An app
+    /// [without a relay](crate::app::AppBuilder::without_relay) starts.
+    #[error(transparent)]
+    OtherStore(RelayError),
     /// The `set_up` of a projection failed: its tables are as they were, unless its text has a `COMMIT`.
     #[error("the set-up of the tables of projection `{name}` ({source_place}) failed")]
     SetUp {

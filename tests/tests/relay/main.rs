@@ -25,7 +25,7 @@ use std::{
 };
 
 use eventbus::{
-    app::PublishedError,
+    app::{PublishedError, StartMistake},
     port::{EventBus, Floors, ReadFeed},
     prelude::*,
     relay::RelayError,
@@ -333,12 +333,10 @@ async fn a_new_database_beside_the_stream_of_a_former_one_is_refused_and_may_sha
     let (_, new) = database().await;
     let store = PgEventStore::connect(&new).await.unwrap();
     append(&store, 3).await;
-    let app = builder(&new, world.redis.url()).await.start().await.unwrap();
     let head = store.head().await.unwrap();
-    let error = app.published(head).await.unwrap_err();
-    assert!(matches!(error, PublishedError::Relay(RelayError::OtherStore { .. })), "{error}");
+    let error = builder(&new, world.redis.url()).await.start().await.unwrap_err();
+    assert!(matches!(error.mistakes(), [StartMistake::OtherStore(RelayError::OtherStore { .. })]), "{error}");
     assert_eq!(world.published().await, before);
-    app.shutdown(Duration::from_secs(10)).await.unwrap();
 
     let app = builder(&new, world.redis.url()).await.share_stream().start().await.unwrap();
     app.published(head).await.unwrap();

@@ -201,7 +201,8 @@ impl AppBuilder {
     }
 
     /// Lets the relay publish to a stream that carries the events of other stores too. By default it refuses such a
-    /// stream, since a new database with the stream of a former one is usually a mistake.
+    /// stream, since a wrong database, or a new one with the stream of a former one, is usually a mistake. On Redis the
+    /// app does not start if the stream carries the events of a different store only.
     pub fn share_stream(mut self) -> Self {
         self.relay_options.is_stream_shared = true;
         self
@@ -454,7 +455,11 @@ impl AppBuilder {
         }
         stored_types::warn_of_differences(&*store, &plan).await;
         stored_types::note_personal_fields(&*store).await;
+        let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
         let is_connected = try_connect(&*bus).await?;
+        if is_connected && relay_options.is_some_and(|options| !options.is_stream_shared) {
+            relay::refuse_other_store(&*store, &*bus).await.map_err(StartMistake::OtherStore)?;
+        }
         let dead_letters_at_start = bus.stats().messages_sent_to_dlq;
         // before other processes learn of the groups and types of an app that may not start
         set_up_tables(&*store, &plan.projections).await?;
@@ -466,7 +471,6 @@ impl AppBuilder {
         if is_connected {
             announce_types(&plan, &*bus, (!consumes_only).then_some(&*store)).await?;
         }
-        let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
         let context = RunnerContext::new(Arc::clone(&store), clock, state, new_owner(), self.projection_lease);
         let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.retention, &repositories);
         let tasks = tasks.await.map_err(unavailable)?;

@@ -49,11 +49,13 @@ pub enum RelayError {
         /// The end of the store.
         newest: Position,
     },
-    /// The stream carries the events of a different store, and the app does not share it. The relay retries every
-    /// minute, and at once in a process that starts.
+    /// The stream carries the events of a different store, and the app does not share it: the address of the store or
+    /// the prefix of the stream may be wrong, or the database is new. The app does not start; if it runs already, its
+    /// relay retries every minute.
     #[error(
-        "`{destination}` carries the events of store {other}, and this is store {own}: to share it, call \
-         `.share_stream()` in both apps; if the other store is gone, remove its events"
+        "`{destination}` carries the events of store {other}, and this is store {own}: check the address of the store \
+         and the prefix of the stream; to share it, call `.share_stream()` in both apps; only if the other store is gone \
+         for good, remove its events"
     )]
     OtherStore {
         /// The bus.

@@ -14,6 +14,7 @@ mod checkpoint_names;
 mod error;
 mod group_floors;
 mod leadership;
+mod other_store;
 mod range;
 mod republish;
 mod restore_watch;
@@ -23,6 +24,7 @@ mod task;
 pub(crate) use self::{
     backlog_filler::{Unfilled, fill_backlogs},
     group_floors::register_groups,
+    other_store::refuse_other_store,
     status::{RelayView, is_published_on_bus},
     task::{Relay, RelayOptions},
 };

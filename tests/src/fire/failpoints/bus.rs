@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
-    Name, Position,
+    Name, Position, Uuid,
     port::{EventBus, PublishError, RelayTarget},
     relay::{GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
     testkit::delegate,
@@ -51,6 +51,10 @@ impl RelayTarget for FailPointBus {
 
     async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
         self.target()?.published_positions(publisher).await
+    }
+
+    async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {
+        self.target()?.other_store(own).await
     }
 
     async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
