@@ -88,6 +88,12 @@ fn is_stream_closed(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("exhausted the last possible ID"))
 }
 
+/// Returns `true` if an argument is longer than the server accepts, its `proto-max-bulk-len`; the server then closes
+/// the connection.
+pub fn is_argument_too_long(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("Protocol error: invalid bulk length"))
+}
+
 /// Returns `true` if this server cannot serve the configuration: it lacks the database, or a different one has the key.
 pub(crate) fn is_wrong_server(error: &RedisError) -> bool {
     let error = first_error(error);
@@ -104,11 +110,11 @@ pub fn is_not_executed(error: &RedisError) -> bool {
 
 /// Returns `true` if an error shows that the connection is lost, or leads to a server that has become a replica. A
 /// replica of a cluster answers `MOVED`; a replica that has no copy of its master yet, and serves no stale data,
-/// answers `MASTERDOWN`.
+/// answers `MASTERDOWN`. A server closes the connection over which an argument came that is too long.
 pub fn is_connection_lost(error: &RedisError) -> bool {
     let error = first_error(error);
     let is_of_replica = matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "MOVED"));
-    error.is_connection_dropped() || error.is_io_error() || is_of_replica
+    error.is_connection_dropped() || error.is_io_error() || is_of_replica || is_argument_too_long(&error)
 }
 
 /// Returns the error of the first refused command, if the error comes from a transaction, whose own code is

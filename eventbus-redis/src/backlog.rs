@@ -100,7 +100,8 @@ pub(crate) async fn fill(
     add.arg(format!("fill {store} {}\n{event_type}", fill.group)).arg(fill.group.as_str());
     add.arg(fill.after.get()).arg(through.get());
     let carrier = TraceCarrier::for_span(part, &Span::none());
-    for event in events.iter().filter(is_here) {
+    let events: Vec<RecordedEvent> = events.iter().filter(is_here).cloned().collect();
+    for event in &events {
         let refused = |source| PublishError::Refused {
             destination: part.destination().clone(),
             event_id: Some(event.metadata().event_id()),
@@ -110,7 +111,8 @@ pub(crate) async fn fill(
         fields.insert(STORE_FIELD_INDEX, (field::STORE, store.as_bytes().into()));
         command::add_fields(&mut add, &fields);
     }
-    let outcome: String = bus.connection().run(&add).await.map_err(|error| publish::publish_error(part, error))?;
+    let outcome: String =
+        bus.connection().run(&add).await.map_err(|error| publish::publish_error_of(part, error, &events))?;
     Ok(match outcome.as_str() {
         "filled" => FillOutcome::Done,
         "full" => FillOutcome::Full,

@@ -25,6 +25,13 @@ use crate::{
 /// The number of entries that one round trip adds: the server runs no other command meanwhile.
 const PUBLISH_BATCH_MAX: usize = 10_000;
 
+/// The server refuses an event for the length of a field.
+#[derive(Debug, thiserror::Error)]
+#[error("a field of the event is longer than the `proto-max-bulk-len` of the server")]
+struct FieldTooLong {
+    source: RedisError,
+}
+
 pub(crate) async fn publish(bus: &BusInner, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
     if events.is_empty() {
         return Ok(Vec::new());
@@ -52,7 +59,7 @@ async fn publish_in_span(
     };
     let entries = events.iter().map(|event| encode(bus, event, &carrier).map_err(|source| refused(event, source)));
     let entries: Vec<_> = entries.collect::<Result<_, _>>()?;
-    add_entries(bus, events, &entries).await.map_err(|error| publish_error(bus, error))
+    add_entries(bus, events, &entries).await.map_err(|error| publish_error_of(bus, error, events))
 }
 
 pub(crate) fn ensure_publishing(bus: &BusInner) -> Result<(), PublishError> {
@@ -145,6 +152,25 @@ fn collect_ids(bus: &BusInner, replies: Vec<RedisResult<String>>, ids: &mut Vec<
     }
     bus.counters().events_published((ids.len() - before) as u64);
     refusal.map_or(Ok(()), Err)
+}
+
+/// As [`publish_error`], for a command with events: if an argument is longer than the server accepts, the event with
+/// the longest field is refused.
+pub(crate) fn publish_error_of(bus: &BusInner, error: CommandError, events: &[RecordedEvent]) -> PublishError {
+    match error {
+        CommandError::Sent(source) if reply::is_argument_too_long(&source) => PublishError::Refused {
+            destination: bus.destination().clone(),
+            event_id: events.iter().max_by_key(|event| longest_field(event)).map(|event| event.metadata().event_id()),
+            source: FieldTooLong { source }.into(),
+        },
+        error => publish_error(bus, error),
+    }
+}
+
+/// Returns the number of bytes of the longest field of an event's entry.
+fn longest_field(event: &RecordedEvent) -> usize {
+    let fields = wire::encode(event).unwrap_or_default();
+    fields.iter().map(|(_, value)| value.len()).max().unwrap_or_default()
 }
 
 pub(crate) fn publish_error(bus: &BusInner, error: CommandError) -> PublishError {

@@ -255,7 +255,7 @@ async fn publish_range_in_span(
         }
         false => bus.connection().run::<Vec<String>>(&publish).await,
     };
-    let reply = reply.map_err(|error| publish::publish_error(bus, error))?;
+    let reply = reply.map_err(|error| publish::publish_error_of(bus, error, range.events))?;
     match split_reply(&reply) {
         ("published", ids) => Ok(RangeOutcome::Published(ids.iter().map(|id| MessageId::new(&**id)).collect())),
         ("moved", [at]) if let Some(at) = parse_position(at.as_bytes()) => Ok(RangeOutcome::Moved(at)),

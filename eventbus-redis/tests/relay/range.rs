@@ -103,6 +103,27 @@ async fn entries_are_those_of_a_plain_publish_with_the_store() {
     );
 }
 
+/// Fails if the relay takes the reply for an outage, or keeps the connection, which the server closes.
+#[tokio::test]
+async fn an_event_that_is_too_long_for_the_server_is_refused_by_name_and_those_before_it_are_published() {
+    let server = eventbus_test::private_redis_with(&["--proto-max-bulk-len", "1mb"]);
+    let rig = Rig::on(config_on(server.url())).await;
+    rig.adopt(0, &[]).await;
+    let long = format!(r#"{{"text":"{}"}}"#, "x".repeat(1_200_000));
+    let long = RecordedEvent::new(event(2).metadata().clone(), long);
+    let id = long.metadata().event_id();
+    let events = [event(1), long, event(3)];
+    let range = PublishRange { after: at(0), through: at(3), events: &events };
+    let error = rig.target().publish_range(rig.publisher, range).await.unwrap_err();
+    assert!(matches!(error, PublishError::Refused { event_id: Some(refused), .. } if refused == id), "{error:?}");
+    assert!(said(&error).contains("longer than the `proto-max-bulk-len` of the server"), "{}", said(&error));
+    assert_eq!(rig.publish(0, 1).await, "published");
+    assert_eq!(rig.positions().await, [1]);
+
+    let alone = rig.bus.publish(&events[1..2]).await.unwrap_err();
+    assert!(matches!(alone, PublishError::Refused { event_id: Some(refused), .. } if refused == id), "{alone:?}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_published_is_refused_by_name_and_nothing_is_sent() {
     let rig = Rig::adopted().await;
