@@ -16,7 +16,7 @@ use redis::{
 use tokio::{net::TcpStream, sync::Mutex, task::JoinSet};
 
 use crate::{
-    error::{CommandError, InvalidConfig, RedisConnectError},
+    error::{CommandError, InvalidConfig, PasswordMissing, RedisConnectError},
     hash_tag::has_hash_tag,
     packed_replies::PackedReplies,
     reply,
@@ -209,11 +209,18 @@ impl SharedConnection {
             error if tls::is_no_tls(&error) => RedisConnectError::NoTls { address, source: error.into() },
             error if error.kind() == ErrorKind::Parse => RedisConnectError::NotRedis { address, source: error.into() },
             error if tls::is_untrusted(&error) => RedisConnectError::Untrusted { address, source: error.into() },
+            error if !self.has_password() && reply::asks_for_password(&error) => {
+                RedisConnectError::Refused { address, source: PasswordMissing { source: error }.into() }
+            }
             error if reply::is_refusal(&error) || reply::is_wrong_server(&error) => {
                 RedisConnectError::Refused { address, source: error.into() }
             }
             error => RedisConnectError::Unavailable { address, source: error.into() },
         }
+    }
+
+    fn has_password(&self) -> bool {
+        self.client.get_connection_info().redis_settings().password().is_some()
     }
 
     /// Refuses an untagged prefix if the server is a node of a cluster, which would spread its keys over nodes.

@@ -200,6 +200,13 @@ pub enum RedisConnectError {
     },
 }
 
+/// The server asks for a password that the configuration lacks.
+#[derive(Debug, thiserror::Error)]
+#[error("the server asks for a password, and the URL has none")]
+pub(crate) struct PasswordMissing {
+    pub(crate) source: RedisError,
+}
+
 impl RedisConnectError {
     /// Returns `true` if a later attempt can succeed with the same configuration and server.
     #[must_use]

@@ -70,6 +70,14 @@ pub fn is_refusal(error: &RedisError) -> bool {
         || is_stream_closed(error)
 }
 
+/// Returns `true` if the server asks for a password that the client did not send.
+pub(crate) fn asks_for_password(error: &RedisError) -> bool {
+    let error = &first_error(error);
+    // the client drops the code from the reply to its `SELECT`
+    let is_select = error.detail().is_some_and(|detail| detail.starts_with("Authentication required"));
+    error.code() == Some("NOAUTH") || is_select || is_unauthenticated(error)
+}
+
 /// Returns `true` if the command was too long for a client that sent no password: the server refuses more than ten
 /// words from such a client, or long ones, before it asks for a password.
 fn is_unauthenticated(error: &RedisError) -> bool {

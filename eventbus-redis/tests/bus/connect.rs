@@ -127,6 +127,27 @@ async fn a_key_of_another_kind_is_refused() {
     assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
 }
 
+/// Fails if the error has only the words of the protocol, which name no password.
+#[tokio::test]
+async fn a_password_that_the_url_lacks_is_named() {
+    let server = eventbus_test::private_redis();
+    let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+    let mut set = redis::cmd("CONFIG");
+    set.arg("SET").arg("requirepass").arg("secret");
+    set.query_async::<()>(&mut connection).await.unwrap();
+    let missing = "the server asks for a password, and the URL has none";
+    let port = server.port();
+    for (url, is_missing) in [
+        (format!("redis://127.0.0.1:{port}"), true),
+        (format!("redis://127.0.0.1:{port}/1"), true),
+        (format!("redis://:wrong@127.0.0.1:{port}"), false),
+    ] {
+        let error = RedisEventBus::connect(config_on(&url)).await.unwrap_err();
+        assert!(matches!(error, RedisConnectError::Refused { .. }), "{url}: {error:?}");
+        assert_eq!(said(&error).contains(missing), is_missing, "{url}: {}", said(&error));
+    }
+}
+
 #[tokio::test]
 async fn a_disconnected_bus_says_so() {
     let bus = fresh_bus().await;
