@@ -27,7 +27,7 @@ use crate::{
     config::{PgEventStoreConfig, milliseconds},
     connector::{Connector, refuse_standby},
     gate::{Gate, GatePass},
-    statement_error::{NoAnswerWithin, StatementError},
+    statement_error::{NoAnswerWithin, NoConnection, StatementError},
     statement_pool::{CheckedOutConnection, PING_AFTER_IDLE, PING_TIMEOUT, StatementPool},
 };
 
@@ -43,6 +43,9 @@ pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 /// a whole table is not compiled for that.
 pub(crate) const PLANNER_SETTINGS: [(&str, &str); 3] =
     [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("jit", "off")];
+
+/// The time limit for the error of a new connection, after a pool gave none in time.
+const CONNECT_ERROR_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The most processes of servers that are remembered.
 const KNOWN_BACKENDS_MAX: usize = 1_024;
@@ -90,6 +93,8 @@ pub(crate) struct ConnectionPools {
     long_wait_permits: Arc<Semaphore>,
     /// For reads of the application, half of the transactions: handlers and projections keep the other half.
     read_permits: Arc<Semaphore>,
+    /// For a connection beside those of the pools, which is closed at once.
+    connect_permit: Arc<Semaphore>,
     connect_timeout: Duration,
     answer_timeout: Duration,
     transaction_timeout: Duration,
@@ -189,6 +194,7 @@ impl ConnectionPools {
             short_wait_permits: Arc::new(Semaphore::new((half - long_wait).max(1))),
             long_wait_permits: Arc::new(Semaphore::new(long_wait)),
             read_permits: Arc::new(Semaphore::new((config.max_transactions as usize / 2).max(1))),
+            connect_permit: Arc::new(Semaphore::new(1)),
             connect_timeout: config.connect_timeout,
             answer_timeout: config.answer_timeout(),
             transaction_timeout: config.transaction_timeout,
@@ -237,7 +243,35 @@ impl ConnectionPools {
             begun.map(|begun| begun.map(|transaction| (transaction, share)))
         });
         let begun = timeout(limit, begun).await.ok().transpose()?.flatten();
-        Ok(begun.ok_or(NoAnswerWithin(limit))??)
+        match begun.ok_or(NoAnswerWithin(limit))? {
+            Ok(begun) => Ok(begun),
+            Err(error) => Err(self.explain(error).await),
+        }
+    }
+
+    /// Returns an error of a pool. If a pool of the store's own gave no connection in time, and a new one cannot be
+    /// opened, it is the error of that one: the driver's pool retries it in silence until its time is over.
+    pub(crate) async fn explain(&self, error: sqlx::Error) -> BoxError {
+        if !matches!(error, sqlx::Error::PoolTimedOut) || self.is_shared() {
+            return error.into();
+        }
+        let options = self.transactions.connect_options();
+        let connect = async {
+            // one at a time: a pool that is in use must not open a connection for each caller that waits
+            let _permit = self.connect_permit.acquire().await.ok()?;
+            match PgConnection::connect_with(&options).await {
+                Ok(connection) => {
+                    // the answer is known, so an error of closing tells no more
+                    let _ = connection.close().await;
+                    None
+                }
+                Err(error) => Some(error),
+            }
+        };
+        match timeout(CONNECT_ERROR_TIMEOUT, connect).await {
+            Ok(Some(source)) => NoConnection { source }.into(),
+            Ok(None) | Err(_) => error.into(),
+        }
     }
 
     async fn transaction_share(&self, shared: &SharedPool) -> Result<TransactionShare, StatementError> {
@@ -270,7 +304,10 @@ impl ConnectionPools {
             StatementConnections::Own(pool) => pool.check_out().await,
             StatementConnections::Shared(_) => self.transactions.acquire().await.map(CheckedOutConnection::new),
         };
-        let mut checked_out = checked_out.map_err(not_sent)?;
+        let mut checked_out = match checked_out {
+            Ok(checked_out) => checked_out,
+            Err(error) => return Err(StatementError::NotSent(self.explain(error).await)),
+        };
         let answer = match self.shared() {
             None => self.await_answer(take_rows(checked_out.get(), query, &mut take)).await,
             Some(shared) => {
@@ -346,11 +383,12 @@ impl ConnectionPools {
         &self,
         permits: impl Future<Output = Result<T, AcquireError>>,
     ) -> Result<T, StatementError> {
-        let permits = match timeout(self.connect_timeout, permits).await {
-            Ok(permits) => permits.map_err(|_| sqlx::Error::PoolClosed),
-            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        let error = match timeout(self.connect_timeout, permits).await {
+            Ok(Ok(permits)) => return Ok(permits),
+            Ok(Err(_)) => sqlx::Error::PoolClosed,
+            Err(_) => sqlx::Error::PoolTimedOut,
         };
-        permits.map_err(|error| StatementError::NotSent(error.into()))
+        Err(StatementError::NotSent(self.explain(error).await))
     }
 
     /// Replaces the connections of transactions that are open now, each before its next use; the application's pool

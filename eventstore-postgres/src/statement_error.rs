@@ -41,6 +41,13 @@ const PLAN_CHECK: &str = "RevalidateCachedQuery";
 #[error("no answer within {0:?}")]
 pub(crate) struct NoAnswerWithin(pub(crate) Duration);
 
+/// The pool gave no connection in time, and a new one cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection to PostgreSQL")]
+pub(crate) struct NoConnection {
+    pub(crate) source: sqlx::Error,
+}
+
 /// The failure of a statement that held several appends.
 #[derive(Debug, thiserror::Error)]
 #[error("a statement that held {appends} appends failed")]
@@ -62,6 +69,9 @@ pub(crate) fn error_per_append(source: BoxError, appends: usize) -> Box<dyn Iter
 /// with another transaction, a shutdown, a broken connection, or one whose prepared statement is outdated.
 pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault> {
     source_chain(error).find_map(|error| {
+        if error.is::<NoConnection>() {
+            return Some(no_connection());
+        }
         if let Some(error) = error.downcast_ref::<sqlx::Error>() {
             return driver_fault(error);
         }
@@ -81,11 +91,13 @@ fn driver_fault(error: &sqlx::Error) -> Option<ServerFault> {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => {
             Some(ServerFault::new("connection broken"))
         }
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed => {
-            Some(ServerFault::new("no connection"))
-        }
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed => Some(no_connection()),
         _ => None,
     }
+}
+
+fn no_connection() -> ServerFault {
+    ServerFault::new("no connection")
 }
 
 fn answer_fault(answer: &PgDatabaseError) -> Option<ServerFault> {
@@ -217,6 +229,10 @@ mod tests {
         let wrapped = AppendError::OutcomeUnknown(BatchFailure { appends: 2, source: Arc::new(broken()) }.into());
         for error in [BoxError::from(broken()), Box::new(Arc::new(broken())), wrapped.into()] {
             assert_eq!(server_fault(&*error), Some(ServerFault::new("connection broken")), "{error}");
+        }
+        // handlers wait for either, with one name
+        for error in [BoxError::from(NoConnection { source: broken() }), sqlx::Error::PoolTimedOut.into()] {
+            assert_eq!(server_fault(&*error), Some(ServerFault::new("no connection")), "{error}");
         }
         for error in [BoxError::from(sqlx::Error::RowNotFound), "disk full".into()] {
             assert_eq!(server_fault(&*error), None, "{error}");

@@ -95,7 +95,7 @@ impl PgTransaction {
         // one limit for all waits: for the permit, for the share in a pool of the application, for the connection
         match timeout(store.config().connect_timeout, begin).await {
             Ok(begun) => begun,
-            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+            Err(_) => Err(store.connections().explain(sqlx::Error::PoolTimedOut).await),
         }
     }
 

@@ -13,13 +13,14 @@ use crate::common::{
     read, run, stream, within,
 };
 use eventbus::{
-    EventContext, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    BoxError, EventContext, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     event::{Tag, UniqueChange},
     port::{
         Append, AppendError, AppendEvents as _, Checkpoints as _, EventStore as _, FeedFilter, Leases as _, Notes as _,
         ReadError, ReadFeed as _, ReadStream as _,
     },
     store::VisitedFeedEvent,
+    support::source_chain,
 };
 use eventstore_postgres::{
     PgEventStore, PgEventStoreConfig, PgOnPoolConfig, PgTransactionError,
@@ -526,6 +527,37 @@ async fn what_the_server_cannot_keep_is_refused() {
         assert!(matches!(error, AppendError::Refused { .. }) && !error.is_retryable(), "{error:?}");
     }
     assert_eq!(feed(&store).await, []);
+}
+
+/// Fails if the error names only the pool that has waited: the cause is not its size.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_error_of_a_server_that_is_away_says_that_it_refuses_connections() {
+    let mut server = eventbus_test::private_postgres();
+    let connect_timeout = Duration::from_secs(1);
+    let config = PgEventStoreConfig { database_url: server.url().into(), connect_timeout, ..Default::default() };
+    let store = open(config).await;
+    server.stop();
+    let chain = |error: BoxError| source_chain(&*error).map(|error| error.to_string()).collect::<Vec<_>>().join(": ");
+    // a connection that was open fails with an error of its own
+    let is_of_pool = |line: &str| line.contains("no connection") || line.contains("pool timed out");
+    let wanted = "no connection to PostgreSQL: error communicating with database: Connection refused";
+    within(async {
+        let of_statement = loop {
+            let line = chain(store.head().await.unwrap_err().into());
+            if is_of_pool(&line) {
+                break line;
+            }
+        };
+        assert!(of_statement.contains(wanted), "{of_statement}");
+        let of_transaction = loop {
+            let line = chain(store.begin_transaction().await.unwrap_err());
+            if is_of_pool(&line) {
+                break line;
+            }
+        };
+        assert!(of_transaction.contains(wanted), "{of_transaction}");
+    })
+    .await;
 }
 
 /// While the server is away, an append waits for a connection once, with and without unique values; a tag that is added
