@@ -247,6 +247,26 @@ impl RedisEventBus {
         group::lost_groups(&self.inner).await
     }
 
+    /// Returns the consumer groups that a bus created while it connected and that no consumer has joined yet, by name:
+    /// most often its [`consumer_group`](RedisEventBusConfig::consumer_group), if each handler names a group. Such a group
+    /// does not hold trimming, though no consumer has read its entries.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// for group in bus.unjoined_groups().await? {
+    ///     println!("the group {group} has had no consumer");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn unjoined_groups(&self) -> Result<Vec<Name>, RedisCommandError> {
+        group::unjoined_groups(&self.inner).await
+    }
+
     /// Loads the state of the stream and its groups, like [`stream_info`](EventBus::stream_info), but returns errors.
     ///
     /// # Errors

@@ -178,6 +178,28 @@ pub(crate) async fn lost_groups(bus: &BusInner) -> Result<Vec<Name>, RedisComman
     Ok(lost.into_iter().filter_map(|name| Name::new("consumer group", name).ok()).collect())
 }
 
+/// Returns the groups that count in no partition, by name: a bus created each while it connected, and no consumer has
+/// joined it.
+pub(crate) async fn unjoined_groups(bus: &BusInner) -> Result<Vec<Name>, RedisCommandError> {
+    let (mut unjoined, mut joined) = (BTreeSet::new(), BTreeSet::new());
+    for part in bus.partitions_or_self() {
+        let names = |key| request("HKEYS", key);
+        let created: Vec<String> = bus.query_idempotent(&names(keys::unjoined(part.stream()))).await?;
+        let listed: Vec<String> = bus.query_idempotent(&names(keys::floors(part.stream()))).await?;
+        for group in load_groups(part).await.map_err(|error| bus.command_error(error))? {
+            // as `is_known` of the scripts
+            let has_read = group.consumers > 0 || group.last_delivered != "0-0";
+            let counts = has_read || listed.contains(&group.name) || !created.contains(&group.name);
+            if counts {
+                joined.insert(group.name)
+            } else {
+                unjoined.insert(group.name)
+            };
+        }
+    }
+    Ok(unjoined.difference(&joined).filter_map(|name| Name::new("consumer group", name.as_str()).ok()).collect())
+}
+
 async fn load_groups(bus: &BusInner) -> Result<Vec<GroupState>, CommandError> {
     let commands = command::inspect_groups(bus.stream());
     let replies: Vec<RedisResult<Value>> = bus.connection().query_all_idempotent(&commands).await?;

@@ -1,5 +1,7 @@
 //! The start of groups that are made by hand, and the retiring of groups.
 
+use std::slice;
+
 use crate::common::{
     config, fresh_bus,
     seen::{command, event},
@@ -206,6 +208,23 @@ async fn a_group_that_one_partition_has_lost_is_lost() {
     assert_eq!(bus.lost_groups().await.unwrap(), [GROUP]);
     bus.retire_group(&GROUP).await.unwrap();
     assert!(bus.lost_groups().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_group_is_unjoined_until_it_counts_in_a_partition() {
+    for partitions in [1, 2] {
+        let bus = RedisEventBus::connect(RedisEventBusConfig { partitions, ..config() }).await.unwrap();
+        let default = Name::new("group", bus.config().consumer_group.clone()).unwrap();
+        assert_eq!(bus.unjoined_groups().await.unwrap(), slice::from_ref(&default));
+        // one that an operator makes, and one of a program that is no bus
+        bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();
+        let last = if partitions == 1 { String::new() } else { ":1".to_owned() };
+        let stream = bus.config().stream_name() + &last;
+        let _: String = command(&bus, "XGROUP", &["CREATE", &stream, "other", "0"]).await;
+        assert_eq!(bus.unjoined_groups().await.unwrap(), slice::from_ref(&default));
+        let _: u64 = command(&bus, "XGROUP", &["CREATECONSUMER", &stream, &default, "reader"]).await;
+        assert!(bus.unjoined_groups().await.unwrap().is_empty());
+    }
 }
 
 #[tokio::test]
