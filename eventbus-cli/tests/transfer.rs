@@ -323,6 +323,37 @@ async fn a_move_does_not_go_on_in_a_store_that_an_application_has_begun_to_use()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_finished_move_is_compared_with_its_source_and_a_difference_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, target, exported) =
+        (source(&folder, 120).await, migrated(&folder, "target.db"), file(&folder, "events.jsonl"));
+    done(&eventbus(&["--store", &url, "export", &exported]));
+    let move_again = || {
+        [
+            eventbus(&["--store", &url, "--yes", "copy", "--to", &target]),
+            eventbus(&["--store", &target, "--yes", "import", &exported]),
+        ]
+    };
+    move_again().iter().for_each(done);
+    let rows = rusqlite::Connection::open(target.trim_start_matches("sqlite:")).unwrap();
+    let payload: String =
+        rows.query_row("SELECT payload FROM eventbus_events WHERE position = 60", [], |row| row.get(0)).unwrap();
+    let change = "UPDATE eventbus_events SET payload = ?1 WHERE position = 60";
+    assert_eq!(rows.execute(change, [r#"{"cents":-1}"#]).unwrap(), 1);
+    for refused in move_again() {
+        assert!(refused.code == 2 && refused.out.is_empty(), "{refused:?}");
+        assert!(refused.err.contains("target.db holds as many events as were moved, but they differ"), "{refused:?}");
+    }
+    assert_eq!(rows.execute(change, [payload]).unwrap(), 1);
+    move_again().iter().for_each(done);
+    add_one(&SqliteEventStore::connect(&target).await.unwrap(), "additional").await;
+    for refused in move_again() {
+        assert!(refused.code == 2 && refused.out.is_empty(), "{refused:?}");
+        assert!(refused.err.contains("target.db holds 121 events, moved were 120"), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_cannot_be_moved_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let url = source(&folder, 120).await;
