@@ -357,6 +357,14 @@ async fn dead_letters_are_listed_replayed_and_discarded() {
     assert_eq!((&pending[0]["position"], &pending[0]["consumer"]), (&json!("2"), &json!(null)), "{group}");
     let causes = app.run(&["--json", "why", &event_id]).documents().remove(0);
     let row = &causes["events"][0];
+    for (action, id) in [("replay", &*all[0]), ("discard", &all[0]), ("replay", "no-id"), ("discard", "no-id")] {
+        let [dry, made] = ["--dry-run", "--yes"].map(|consent| app.run(&[consent, "dead-letters", action, id]));
+        assert_eq!((dry.code, dry.out), (1, made.out), "a dry run finds the dead letter as the command does");
+    }
+    for consent in ["--dry-run", "--yes"] {
+        let none = app.run(&[consent, "--json", "dead-letters", "discard", "--group", "other"]);
+        assert_json(&none.masked_json(), &json!({ "version": 1, "as_of": "TIME", "found": 0 }));
+    }
     assert_eq!((&row["waiting"][0]["group"], &row["waiting"][0]["consumer"]), (&json!("mail"), &json!(null)), "{row}");
     assert_eq!((row["waiting"].as_array().unwrap().len(), &row["dead_letters"]), (1, &json!([])), "{row}");
     let causes = app.run(&["why", &event_id]).out;

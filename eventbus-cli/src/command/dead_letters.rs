@@ -119,6 +119,12 @@ struct Outcome {
     error: Option<String>,
 }
 
+/// The output if no dead letter matches.
+#[derive(Debug, Serialize)]
+struct NoneFound {
+    found: u64,
+}
+
 impl FilterArgs {
     fn to_query(&self, session: &Session) -> DeadLetterQuery {
         let filter = DeadLetterFilter {
@@ -305,23 +311,30 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
     }
     let of_many = if aggregates > 1 { format!(" of {aggregates} aggregates with this id") } else { String::new() };
     let consent = session.confirm(&format!("{} {} dead letters{of_many}", action.verb(), ids.len())).await?;
+        let shown = session.printer().show(&NoneFound { found: 0 }, |_| String::new());
+        shown.or_else(CommandError::unless_reader_left)?;
     let (mut is_complete, mut ended) = (true, 0_usize);
     let count = u64::try_from(ids.len()).unwrap_or(u64::MAX);
-    let bar = match consent {
-        Consent::DryRun => Progress::hidden(),
-        Consent::Given => Progress::new(action.doing(), "dead letters")?,
+    let (done, bar) = match consent {
+        Consent::DryRun => ("unchanged", Progress::hidden()),
+        Consent::Given => (action.done(), Progress::new(action.doing(), "dead letters")?),
     };
     bar.set(0, count);
     for (id, number) in ids.into_iter().zip(1..) {
-        let (outcome, error) = match consent {
-            Consent::DryRun => ("unchanged", None),
-            Consent::Given => match action.end(dead_letters, &id).await {
-                Ok(true) => (action.done(), None),
-                Ok(false) => ("gone", None),
-                // the rest would fail too
-                Err(error @ CommandError::Unreachable { .. }) => return Err(error),
-                Err(error) => ("failed", Some(error.to_line())),
-            },
+        let is_there = match consent {
+            // a filter has just found it
+            Consent::DryRun if args.ids.is_empty() => Ok(true),
+            Consent::DryRun => {
+                dead_letters.find_dead_letter(&id).await.map(|found| found.is_some()).map_err(Into::into)
+            }
+            Consent::Given => action.end(dead_letters, &id).await,
+        };
+        let (outcome, error) = match is_there {
+            Ok(true) => (done, None),
+            Ok(false) => ("gone", None),
+            // the rest would fail too
+            Err(error @ CommandError::Unreachable { .. }) => return Err(error),
+            Err(error) => ("failed", Some(error.to_line())),
         };
         // the operator expects a dead letter for each id that was passed
         is_complete &= error.is_none() && (outcome != "gone" || args.ids.is_empty());
