@@ -26,7 +26,8 @@ pub struct AppCommand {
 
 /// Shows and operates what this application keeps in its store and on its bus.
 ///
-/// Without `--store` and `--bus` these are the application's own. Without a command, the application runs.
+/// The store and the bus are the application's own, except one that `--store` or `--bus` names. Without a command, the
+/// application runs.
 #[derive(Debug, Parser)]
 #[command(about, max_term_width = 100, after_help = EXIT_CODES)]
 struct AppCli {

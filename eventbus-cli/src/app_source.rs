@@ -6,7 +6,7 @@ use eventbus::{BoxError, Error, app::AppBuilder, bus::EventBus, store::EventStor
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use crate::error::CommandError;
+use crate::{error::CommandError, output::Progress};
 
 /// Makes the application.
 type MakeApp = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<AppBuilder, BoxError>> + Send>> + Send>;
@@ -51,6 +51,6 @@ impl AppSource {
             let (store, bus) = (builder.given_store().cloned(), builder.given_bus().cloned());
             Ok(MadeApp { store, bus, builder: Mutex::new(Some(builder)) })
         };
-        self.made.get_or_try_init(|| make).await
+        self.made.get_or_try_init(|| Progress::while_connecting(make)).await
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     app_source::{AppSource, MadeApp},
     connection::{ConnectionSettings, OpenBus, OpenStore},
     error::CommandError,
-    output::Printer,
+    output::{Printer, Progress},
 };
 
 /// The state of one run of a command: connections, which are opened when first needed, the printer, and whether it may
@@ -85,11 +85,10 @@ impl Session {
         self.app.is_some()
     }
 
-    /// Returns the application if the command uses its store and bus; `None` outside of its binary, or if the settings
-    /// name a store or a bus.
-    async fn app(&self) -> Result<Option<&MadeApp>, CommandError> {
+    /// Returns the application if it stands for what the settings do not name; `None` outside of its binary.
+    async fn app_instead_of(&self, named: Option<&String>) -> Result<Option<&MadeApp>, CommandError> {
         match &self.app {
-            Some(app) if self.settings.store.is_none() && self.settings.bus.is_none() => app.made().await.map(Some),
+            Some(app) if named.is_none() => app.made().await.map(Some),
             _ => Ok(None),
         }
     }
@@ -104,31 +103,42 @@ impl Session {
         made.builder.lock().take().ok_or_else(none)
     }
 
+    /// Returns the store of the application, unless the settings name one.
+    async fn app_store(&self) -> Result<Option<Arc<dyn EventStore>>, CommandError> {
+        let app = self.app_instead_of(self.settings.store.as_ref()).await?;
+        Ok(app.and_then(|app| app.store.clone()))
+    }
+
     /// Opens the store.
     pub(crate) async fn store(&self) -> Result<Arc<dyn EventStore>, CommandError> {
-        if let Some(store) = self.app().await?.and_then(|app| app.store.as_ref()) {
-            return Ok(Arc::clone(store));
+        if let Some(store) = self.app_store().await? {
+            return Ok(store);
         }
-        let open = self.store.get_or_try_init(|| OpenStore::open(&self.settings));
-        Ok(open.await?.shared())
+        let open = || Progress::while_connecting(OpenStore::open(&self.settings));
+        Ok(self.store.get_or_try_init(open).await?.shared())
     }
 
     /// Opens the store, if the settings name one, or the application has one.
     pub(crate) async fn optional_store(&self) -> Result<Option<Arc<dyn EventStore>>, CommandError> {
         match self.settings.store {
             Some(_) => self.store().await.map(Some),
-            None => Ok(self.app().await?.and_then(|app| app.store.clone())),
+            None => self.app_store().await,
         }
     }
 
     /// Opens the bus, or the in-process bus of the store.
     pub(crate) async fn bus(&self) -> Result<&OpenBus, CommandError> {
         let open = async {
-            let store = self.optional_store().await?;
-            match self.app().await?.and_then(|app| app.bus.as_ref()) {
-                Some(bus) => OpenBus::attach(bus, store.as_ref()).await,
-                None => OpenBus::open(&self.settings, store.as_ref()).await,
-            }
+            let app = self.app_instead_of(self.settings.bus.as_ref()).await?;
+            // a bus on Redis is shown while the store is away
+            let store = if self.settings.bus.is_some() { None } else { self.optional_store().await? };
+            let open = async {
+                match app.and_then(|app| app.bus.as_ref()) {
+                    Some(bus) => OpenBus::attach(bus, store.as_ref()).await,
+                    None => OpenBus::open(&self.settings, store.as_ref()).await,
+                }
+            };
+            Progress::while_connecting(open).await
         };
         self.bus.get_or_try_init(|| open).await
     }

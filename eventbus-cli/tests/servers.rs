@@ -17,7 +17,7 @@ use eventbus::{
     store::{Handled, HandledDelivery, MultiStreamAppend},
     support::ReaderKind,
 };
-use eventbus_redis::{RedisEventBus, RedisEventBusConfig, keys};
+use eventbus_redis::{GroupStart, RedisEventBus, RedisEventBusConfig, keys};
 use eventbus_test::{Postgres, Redis, internal::closed_port};
 use eventstore_postgres::{
     PgConnection, PgEventStore,
@@ -154,7 +154,7 @@ async fn a_running_app_owns_its_roles() {
         "groups": [{
             "group": "mail", "consumers": 1, "pending": 0, "oldest_ms": null, "unread": 0,
             "oldest_unread_ms": null, "dead_letters": 2,
-            "lost": false, "holds_trim": false, "position": "4", "seconds": 0.0,
+            "lost": false, "unjoined": false, "holds_trim": false, "position": "4", "seconds": 0.0,
         }],
         "more_dead_letters": false,
     });
@@ -273,6 +273,38 @@ async fn a_group_whose_entries_redis_has_lost_count_of_is_behind_by_its_position
     }
     let dry = of_bus(&["--dry-run", "groups", "retire", "mail"]);
     assert!(dry.err.contains("with 0 pending and an unknown number of unread entries;"), "{dry:?}");
+}
+
+/// The default group of a bus whose handlers all name their groups.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_no_consumer_has_joined_is_not_behind() {
+    let live = LiveApp::start().await;
+    let config = RedisEventBusConfig {
+        redis_url: live.redis.url().into(),
+        stream_prefix: live.redis.prefix().into(),
+        consumer_group: "default".into(),
+        ..RedisEventBusConfig::default()
+    };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let is_saved = |document: &Value| document["groups"][1]["position"] == "4";
+    let groups = live.wait_for(&["groups"], is_saved).await["groups"].clone();
+    live.wait_for(&["projections"], |document| document["projections"][0]["position"] == "4").await;
+    assert_eq!((&groups[0]["group"], &groups[0]["unread"]), (&json!("default"), &json!(4)), "{groups}");
+    assert_eq!((&groups[0]["unjoined"], &groups[1]["unjoined"]), (&json!(true), &json!(false)), "{groups}");
+    assert!(live.run(&["groups"]).masked().contains("default  none yet  0  "));
+    let behind = || {
+        let lag = live.run(&["--json", "lag", "--over", "0", "--over-time", "0s"]);
+        let group = lag.documents()[0]["readers"].as_array().unwrap()[2].clone();
+        (lag.code, group["name"].clone(), group["events"].clone(), group["unjoined"].clone())
+    };
+    assert_eq!(behind(), (0, json!("default"), json!(4), json!(true)));
+    let shown = live.run(&["lag"]).masked();
+    let of_group = shown.lines().find(|line| line.starts_with("group  default  "));
+    assert!(of_group.is_some_and(|line| line.ends_with("  none yet")), "{shown}");
+    // an operator wants its events kept
+    assert!(!bus.create_group(&Name::from_static("default"), GroupStart::Beginning).await.unwrap());
+    assert_eq!(behind(), (1, json!("default"), json!(4), Value::Null));
+    live.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{OrderPlaced, OrderShipped, Ran, assert_json, eventbus, eventbus_unread, projections::Totals, send};
+use common::{
+    OrderPlaced, OrderShipped, Ran, Running, assert_json, eventbus, eventbus_unread, projections::Totals, send,
+};
 use eventbus::{
     EventContext, EventId, ExpectedVersion, InMemoryEventBus, Name, NewEvent, Position, StreamId, Uuid,
     app::SettleError,
@@ -232,7 +234,7 @@ async fn a_dead_app_has_no_owners_and_keeps_its_positions() {
         "groups": [{
             "group": "mail", "consumers": null, "pending": 0, "oldest_ms": null, "unread": 0,
             "oldest_unread_ms": null, "dead_letters": 2,
-            "lost": false, "holds_trim": false, "position": "5", "seconds": 0.0,
+            "lost": false, "unjoined": false, "holds_trim": false, "position": "5", "seconds": 0.0,
         }],
         "more_dead_letters": false,
     });
@@ -251,9 +253,14 @@ async fn lag_finds_the_readers_that_are_behind() {
         group  mail  5  5  0  0.0  -";
     assert_eq!(app.run(&["lag"]).masked(), head(table));
     assert_eq!(app.run(&["lag", "--over", "0"]).code, 0);
+    let url = app.url();
+    let watching = Running::start(&["--store", &url, "--json", "lag", "--watch", "100ms", "--over", "0"]);
+    assert!(watching.line().contains(r#""over":[]"#), "no reader is behind yet");
     let store = SqliteEventStore::connect(&app.url()).await.unwrap();
     let placed = vec![NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap()];
     store.append(&StreamId::parse("Order", "o-4").unwrap(), ExpectedVersion::NoStream, placed).await.unwrap();
+    assert!((0..600).any(|_| !watching.line().contains(r#""over":[]"#)), "a reader is behind");
+    assert_eq!(watching.exit_code(), Some(1), "a watch ends, too, when a reader is behind");
     let late = app.run(&["--json", "lag", "--over", "0"]);
     assert_eq!((late.code, late.err.as_str()), (1, "behind: totals, mail\n"));
     let mut document = late.documents().remove(0);
@@ -350,13 +357,6 @@ async fn dead_letters_are_listed_replayed_and_discarded() {
     assert!(replayed.err.contains("when it starts next"), "{}", replayed.err);
     let gone = app.run(&["--yes", "dead-letters", "replay", &all[0]]);
     assert_eq!((gone.code, gone.out), (1, format!("{} gone\n", all[0])));
-    assert_eq!(app.run(&["--json", "groups"]).documents()[0]["groups"][0]["pending"], 1);
-    let group = app.run(&["--json", "groups", "show", "mail"]).documents().remove(0);
-    let (consumers, pending) = (&group["consumers"], group["pending"].as_array().unwrap());
-    assert_eq!((consumers, pending.len()), (&json!([]), 1), "{group}");
-    assert_eq!((&pending[0]["position"], &pending[0]["consumer"]), (&json!("2"), &json!(null)), "{group}");
-    let causes = app.run(&["--json", "why", &event_id]).documents().remove(0);
-    let row = &causes["events"][0];
     for (action, id) in [("replay", &*all[0]), ("discard", &all[0]), ("replay", "no-id"), ("discard", "no-id")] {
         let [dry, made] = ["--dry-run", "--yes"].map(|consent| app.run(&[consent, "dead-letters", action, id]));
         assert_eq!((dry.code, dry.out), (1, made.out), "a dry run finds the dead letter as the command does");
@@ -365,6 +365,13 @@ async fn dead_letters_are_listed_replayed_and_discarded() {
         let none = app.run(&[consent, "--json", "dead-letters", "discard", "--group", "other"]);
         assert_json(&none.masked_json(), &json!({ "version": 1, "as_of": "TIME", "found": 0 }));
     }
+    assert_eq!(app.run(&["--json", "groups"]).documents()[0]["groups"][0]["pending"], 1);
+    let group = app.run(&["--json", "groups", "show", "mail"]).documents().remove(0);
+    let (consumers, pending) = (&group["consumers"], group["pending"].as_array().unwrap());
+    assert_eq!((consumers, pending.len()), (&json!([]), 1), "{group}");
+    assert_eq!((&pending[0]["position"], &pending[0]["consumer"]), (&json!("2"), &json!(null)), "{group}");
+    let causes = app.run(&["--json", "why", &event_id]).documents().remove(0);
+    let row = &causes["events"][0];
     assert_eq!((&row["waiting"][0]["group"], &row["waiting"][0]["consumer"]), (&json!("mail"), &json!(null)), "{row}");
     assert_eq!((row["waiting"].as_array().unwrap().len(), &row["dead_letters"]), (1, &json!([])), "{row}");
     let causes = app.run(&["why", &event_id]).out;
@@ -398,6 +405,29 @@ mail  -  0  -  0  2  no  5\n",
     let document = app.run(&["status", "--json"]).masked_json();
     assert_eq!((&document["head"], &document["dead_letters"]), (&json!("5"), &json!(2)));
     assert_eq!((&document["bus"], &document["more_dead_letters"]), (&json!("in process"), &json!(false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_buses_beside_the_one_in_process_are_named() {
+    let app = DeadApp::new().await;
+    let store = SqliteEventStore::connect(&app.url()).await.unwrap();
+    store.save_checkpoint(&Name::from_static("relay:redis:orders:stream"), Position::new(2)).await.unwrap();
+    let dead = app.run(&["--json", "dead-letters", "list"]).documents().remove(0)["dead_letters"][0]["id"].clone();
+    let gone = dead.as_str().unwrap();
+    assert_eq!(app.run(&["--yes", "dead-letters", "discard", gone]).code, 0);
+    for command in [
+        "status",
+        "groups",
+        "groups show other",
+        "lag",
+        "dead-letters list",
+        &format!("dead-letters show {gone}"),
+        "dead-letters discard --group other",
+    ] {
+        let ran = app.run(&command.split(' ').collect::<Vec<_>>());
+        let note = "events go to redis:orders:stream, too: `--bus` and `--prefix` show its groups and dead letters\n";
+        assert_eq!(ran.err.matches(note).count(), 1, "{command}: {ran:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -626,6 +656,7 @@ async fn at_a_terminal_progress_is_shown_and_a_change_is_asked_for() {
         (&url, "dead-letters list", "reading "),
         (&url, "streams list", "reading "),
         (&url, "streams show Order o-1 --diff --from 2", "reading "),
+        (&url, "status", "connecting "),
         (&url, "status", "reading "),
         (&url, "projections", "reading "),
         (&url, "relay", "reading "),

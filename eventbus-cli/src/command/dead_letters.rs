@@ -10,7 +10,7 @@ use eventbus::{
 };
 use serde::Serialize;
 
-use super::parse_duration;
+use super::{other_buses::note_other_buses, parse_duration};
 use crate::{
     dead_letter_action::DeadLetterAction,
     error::{CommandError, ExitStatus},
@@ -177,8 +177,9 @@ async fn list(
     after: Option<MessageId>,
     limit: usize,
 ) -> Result<ExitStatus, CommandError> {
-    let reading = async { list_rows(session.bus().await?.dead_letters()?, query, after, limit).await };
+    let reading = list_rows(session.bus().await?.dead_letters()?, query, after, limit);
     let (dead_letters, next) = Progress::while_reading(reading).await?;
+    note_other_buses(session).await?;
     let body = DeadLetterList { dead_letters, next: next.map(|next| next.to_string()) };
     session.printer().show(&body, |body| list_text(body, session))?;
     Ok(ExitStatus::Done)
@@ -233,8 +234,10 @@ fn list_text(body: &DeadLetterList, session: &Session) -> String {
 
 async fn show(session: &Session, id: &str) -> Result<ExitStatus, CommandError> {
     let id = MessageId::new(id);
-    let reading = async { Ok(session.bus().await?.dead_letters()?.find_dead_letter(&id).await?) };
+    let dead_letters = session.bus().await?.dead_letters()?;
+    let reading = async { Ok(dead_letters.find_dead_letter(&id).await?) };
     let Some(found) = Progress::while_reading(reading).await? else {
+        note_other_buses(session).await?;
         session.printer().note(&format!("there is no dead letter `{id}`"));
         return Ok(ExitStatus::Finding);
     };
@@ -305,14 +308,15 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
         false => (args.ids.iter().map(|id| MessageId::new(id.as_str())).collect(), 1),
         true => find_ids(dead_letters, &args.filter.to_query(session)).await?,
     };
+    note_other_buses(session).await?;
     if ids.is_empty() {
         session.printer().note("no dead letter matches");
+        let shown = session.printer().show(&NoneFound { found: 0 }, |_| String::new());
+        shown.or_else(CommandError::unless_reader_left)?;
         return Ok(ExitStatus::Done);
     }
     let of_many = if aggregates > 1 { format!(" of {aggregates} aggregates with this id") } else { String::new() };
     let consent = session.confirm(&format!("{} {} dead letters{of_many}", action.verb(), ids.len())).await?;
-        let shown = session.printer().show(&NoneFound { found: 0 }, |_| String::new());
-        shown.or_else(CommandError::unless_reader_left)?;
     let (mut is_complete, mut ended) = (true, 0_usize);
     let count = u64::try_from(ids.len()).unwrap_or(u64::MAX);
     let (done, bar) = match consent {

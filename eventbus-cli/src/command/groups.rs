@@ -7,6 +7,7 @@ use eventbus::{Name, store::EventStore};
 use eventbus_redis::RetiredGroup;
 use serde::Serialize;
 
+use super::other_buses::note_other_buses;
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
@@ -14,6 +15,9 @@ use crate::{
     query::{DeadLetterTally, GroupDetail, GroupRow, GroupView, list_groups, load_group},
     session::{Consent, Session},
 };
+
+/// The text in tables for the consumers of a group that no consumer has joined yet.
+pub(super) const UNJOINED: &str = "none yet";
 
 /// Show the consumer groups: consumers, pending and unread entries, dead letters, which one holds trimming
 #[derive(Debug, Args)]
@@ -65,7 +69,8 @@ impl GroupArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         match &self.action {
             None => {
-                let body = Progress::while_reading(read_groups(session)).await?;
+                let body = read_groups(session).await?;
+                note_other_buses(session).await?;
                 session.printer().show_table(&body, |body| table(&body.groups))?;
                 if body.more_dead_letters {
                     session.printer().note("of the dead letters the oldest 1,000 are counted; there are more");
@@ -80,33 +85,31 @@ impl GroupArgs {
 
 async fn read_groups(session: &Session) -> Result<Groups, CommandError> {
     let (bus, store) = (session.bus().await?, session.optional_store().await?);
-    let tally = DeadLetterTally::load(bus, store.as_deref()).await?;
-    let counted = (&tally, GroupDetail::Waiting);
-    let groups = list_groups(bus, store.as_deref(), counted, session.clock()).await?;
-    Ok(Groups { groups, more_dead_letters: !tally.is_complete() })
+    let reading = async {
+        let tally = DeadLetterTally::load(bus, store.as_deref()).await?;
+        let counted = (&tally, GroupDetail::Waiting);
+        let groups = list_groups(bus, store.as_deref(), counted, session.clock()).await?;
+        Ok(Groups { groups, more_dead_letters: !tally.is_complete() })
+    };
+    Progress::while_reading(reading).await
 }
 
 async fn show(session: &Session, group: &str, limit: usize) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
-    let reading = async {
-        match read_groups(session).await?.groups.iter().find(|row| row.group == group) {
-            None => return Ok(Err(format!("there is no group `{group}`"))),
-            Some(row) if row.is_lost => {
-                let text = format!("the server has lost group `{group}`: start a consumer of it, or retire it");
-                return Ok(Err(text));
-            }
-            Some(_) => {}
+    let missing = match read_groups(session).await?.groups.iter().find(|row| row.group == group) {
+        None => Some(format!("there is no group `{group}`")),
+        Some(row) if row.is_lost => {
+            Some(format!("the server has lost group `{group}`: start a consumer of it, or retire it"))
         }
-        let (bus, store) = (session.bus().await?, session.optional_store().await?);
-        load_group(bus, store.as_deref(), &name, limit).await.map(Ok)
+        Some(_) => None,
     };
-    let view = match Progress::while_reading(reading).await? {
-        Ok(view) => view,
-        Err(reason) => {
-            session.printer().note(&reason);
-            return Ok(ExitStatus::Finding);
-        }
-    };
+    if let Some(missing) = missing {
+        note_other_buses(session).await?;
+        session.printer().note(&missing);
+        return Ok(ExitStatus::Finding);
+    }
+    let (bus, store) = (session.bus().await?, session.optional_store().await?);
+    let view = Progress::while_reading(load_group(bus, store.as_deref(), &name, limit)).await?;
     session.printer().show(&view, |view| format!("{}\n{}", consumers(view).to_text(), pending(view).to_text()))?;
     Ok(ExitStatus::Done)
 }
@@ -154,8 +157,15 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     if matches!(bus, OpenBus::Other(_)) && !bus.is_in_process() {
         return Err(not_retired());
     }
+    let settings = session.settings();
+    if session.is_in_app() && settings.store.is_some() && settings.bus.is_none() && !bus.is_in_process() {
+        // the operator may mean the in-process bus of that store
+        let text =
+            "the group of which bus? pass `--bus URL`, too; `eventbus groups retire` retires one of the in-process bus";
+        return Err(CommandError::Usage(text.into()));
+    }
     let store = session.optional_store().await?;
-    let Groups { groups, .. } = Progress::while_reading(read_groups(session)).await?;
+    let Groups { groups, .. } = read_groups(session).await?;
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
         return forget(session, bus.as_bus().destination(), &name).await;
     };
@@ -254,7 +264,11 @@ pub(super) fn table(groups: &[GroupRow]) -> Table {
     for row in groups {
         table.add([
             row.group.clone(),
-            if row.is_lost { "lost".into() } else { optional(row.consumers) },
+            match row {
+                GroupRow { is_lost: true, .. } => "lost".into(),
+                GroupRow { is_unjoined: true, .. } => UNJOINED.into(),
+                _ => optional(row.consumers),
+            },
             optional(row.pending),
             optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest)))),
             optional(row.unread),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{parse_duration, parse_interval};
+use super::{groups::UNJOINED, other_buses::note_other_buses, parse_duration, parse_interval};
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table, optional},
@@ -17,9 +17,13 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct LagArgs {
     /// Show it again and again, every 2 seconds or as often as this says; once it was shown, an outage does not end it
+    ///
+    /// With `--over` or `--over-time` it ends as soon as a reader is beyond that.
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s", value_parser = parse_interval)]
     watch: Option<Duration>,
     /// End with exit code 1 if a reader is more than so many events behind, or their number is unknown
+    ///
+    /// A group that no consumer has joined yet does not count.
     #[arg(long, value_name = "EVENTS")]
     over: Option<u64>,
     /// End with exit code 1 if a reader is behind for longer than this, or its lag is unknown
@@ -38,12 +42,10 @@ struct Lags {
 
 impl LagArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let (bus, store) = (session.bus().await?, session.optional_store().await?);
         let mut was_shown = false;
         loop {
-            let reading = async {
-                let (bus, store) = (session.bus().await?, session.optional_store().await?);
-                list_lags(store.as_deref(), bus, session.clock()).await
-            };
+            let reading = list_lags(store.as_deref(), bus, session.clock());
             let readers = match (Progress::while_reading(reading).await, self.watch) {
                 // an operator watches how an outage ends
                 (Err(error @ CommandError::Unreachable { .. }), Some(interval)) if was_shown => {
@@ -53,22 +55,25 @@ impl LagArgs {
                 }
                 (readers, _) => readers?,
             };
+            if !was_shown {
+                note_other_buses(session).await?;
+            }
             was_shown = true;
             let over = readers.iter().filter(|row| self.is_over(row)).map(|row| row.name.clone());
             let body = Lags { over: over.collect(), readers };
             let shown = session.printer_now().show_table(&body, |body| table(&body.readers));
             match self.watch {
-                Some(_) => shown?,
+                Some(_) if body.over.is_empty() => shown?,
                 // the exit code is an answer too
-                None => shown.or_else(CommandError::unless_reader_left)?,
+                _ => shown.or_else(CommandError::unless_reader_left)?,
             }
             if !body.over.is_empty() {
                 session.printer().note(&format!("behind: {}", body.over.join(", ")));
+                return Ok(ExitStatus::Finding);
             }
             match self.watch {
                 Some(interval) => session.clock().sleep(interval).await,
-                None if body.over.is_empty() => return Ok(ExitStatus::Done),
-                None => return Ok(ExitStatus::Finding),
+                None => return Ok(ExitStatus::Done),
             }
         }
     }
@@ -80,8 +85,8 @@ impl LagArgs {
             // a position without seconds: the store cannot read the event at which the reader waits
             None => row.events.is_none() || (row.position.is_some() && row.events != Some(0)),
         };
-        self.over.is_some_and(|most| row.events.is_none_or(|events| events > most))
-            || self.over_time.is_some_and(is_late)
+        let is_over = self.over.is_some_and(|most| row.events.is_none_or(|events| events > most));
+        !row.is_unjoined && (is_over || self.over_time.is_some_and(is_late))
     }
 }
 
@@ -103,7 +108,7 @@ fn table(readers: &[LagRow]) -> Table {
             optional(row.head.as_ref()),
             optional(row.events),
             optional(row.seconds.map(|seconds| format!("{seconds:.1}"))),
-            optional(row.owner.as_ref()),
+            if row.is_unjoined { UNJOINED.into() } else { optional(row.owner.as_ref()) },
         ]);
     }
     table

@@ -17,6 +17,7 @@ mod groups;
 mod import;
 mod lag;
 mod new;
+mod other_buses;
 mod projections;
 mod rebuild;
 mod relay;

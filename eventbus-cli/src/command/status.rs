@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{groups, projections, relay};
+use super::{groups, other_buses::note_other_buses, projections, relay};
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
@@ -18,11 +18,8 @@ pub(crate) struct StatusArgs {}
 impl StatusArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let (view, error) = Progress::while_reading(load_answering(session)).await?;
-        if error.is_none() && session.bus().await?.is_in_process() {
-            for relay in &view.relays {
-                let text = format!("events go to {}, too: `--bus` and `--prefix` show its groups", relay.destination);
-                session.printer().note(&text);
-            }
+        if error.is_none() {
+            note_other_buses(session).await?;
         }
         session.printer().show(&view, text)?;
         error.map_or(Ok(ExitStatus::Done), Err)

@@ -187,8 +187,8 @@ impl StreamArgs {
                     tenant: *tenant,
                 };
                 let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
-                let reading = async { list_streams(&*session.store().await?, &filter, after.as_deref(), limit).await };
-                let page = Progress::while_reading(reading).await?;
+                let store = session.store().await?;
+                let page = Progress::while_reading(list_streams(&*store, &filter, after.as_deref(), limit)).await?;
                 session.printer().show(&page, page_text)?;
                 Ok(ExitStatus::Done)
             }

@@ -42,6 +42,15 @@ impl Progress {
         Self::during("reading", reading).await
     }
 
+    /// Shows that the command connects until `connecting` ends, as [`beside_output`](Self::beside_output) does: the command
+    /// may be one that writes while it works.
+    pub(crate) async fn while_connecting<T>(
+        connecting: impl Future<Output = Result<T, CommandError>>,
+    ) -> Result<T, CommandError> {
+        let _line = Self::beside_output("connecting")?;
+        Box::pin(connecting).await
+    }
+
     /// Shows the name of the work until `doing` ends.
     pub(crate) async fn during<T>(
         work: &'static str,

@@ -32,6 +32,10 @@ pub struct GroupRow {
     /// Set if the server has lost the group: trimming stops until a consumer creates it again, or it is retired.
     #[serde(rename = "lost")]
     pub is_lost: bool,
+    /// Set if a bus created it while it connected, and no consumer has joined it yet: it is not behind, and does not hold
+    /// trimming.
+    #[serde(rename = "unjoined")]
+    pub is_unjoined: bool,
     /// Set if it holds up trimming: it has unfinished entries, and no other group is further behind.
     pub holds_trim: bool,
     /// The position up to which it has finished all events of the store, if the store keeps it.
@@ -65,7 +69,7 @@ impl GroupRow {
     /// Returns `true` if entries wait, or may wait, and no consumer is alive.
     #[must_use]
     pub fn lacks_consumer(&self) -> bool {
-        self.consumers == Some(0) && !self.is_lost && self.unfinished() != Some(0)
+        self.consumers == Some(0) && !self.is_lost && !self.is_unjoined && self.unfinished() != Some(0)
     }
 }
 
@@ -94,9 +98,12 @@ async fn groups_of_stream(
     clock: &SharedClock,
 ) -> Result<Vec<GroupRow>, CommandError> {
     let (port, info) = (bus.as_bus(), bus.stream_info().await?);
-    let (holder, lost) = match bus {
-        OpenBus::Redis(redis) => (redis.trim_blocker().await?.map(|blocker| blocker.group), redis.lost_groups().await?),
-        _ => (None, Vec::new()),
+    let (holder, lost, unjoined) = match bus {
+        OpenBus::Redis(redis) => {
+            let holder = redis.trim_blocker().await?.map(|blocker| blocker.group);
+            (holder, redis.lost_groups().await?, redis.unjoined_groups().await?)
+        }
+        _ => Default::default(),
     };
     let (floors, head) = match store {
         Some(store) => (store.floors(port.destination()).await?, store.head().await?),
@@ -114,6 +121,7 @@ async fn groups_of_stream(
     for group in groups {
         let floor = floors.iter().find(|floor| *floor.group == *group.name).map(|floor| floor.position);
         let mut row = row_of(group, tally, holder.as_deref());
+        row.is_unjoined = unjoined.iter().any(|name| **name == *row.group);
         if lost.iter().any(|name| **name == *row.group) {
             row.is_lost = true;
             row.unread = None;

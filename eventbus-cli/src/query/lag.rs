@@ -53,6 +53,9 @@ pub struct LagRow {
     pub seconds: Option<f64>,
     /// The process that has the reader's role.
     pub owner: Option<String>,
+    /// Set for a group that no consumer has joined yet: it is not behind.
+    #[serde(rename = "unjoined", skip_serializing_if = "std::ops::Not::not")]
+    pub is_unjoined: bool,
 }
 
 /// Lists the lags of all readers of a store and a bus: projections, relays, groups.
@@ -94,6 +97,7 @@ pub async fn list_lags_with(
             name: row.group,
             seconds: row.seconds,
             owner: None,
+            is_unjoined: row.is_unjoined,
         });
     }
     Ok(rows)
@@ -119,6 +123,7 @@ pub(crate) async fn list_feed_lags(
             events: Some(row.lag.events),
             seconds: row.lag.seconds,
             owner: row.owner,
+            is_unjoined: false,
         });
     }
     for row in list_relays(store, bus, clock).await? {
@@ -130,6 +135,7 @@ pub(crate) async fn list_feed_lags(
             events: Some(row.lag.events),
             seconds: row.lag.seconds,
             owner: row.leader,
+            is_unjoined: false,
         });
     }
     Ok(rows)

@@ -38,5 +38,6 @@ pub(crate) use self::{dead_letters::aggregate_text, events::event_bytes, lag::li
 pub(crate) use self::{
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
     position::{RETIRED, ago, all_checkpoints, all_leases},
+    relays::list_destinations,
     state::StateComparison,
 };

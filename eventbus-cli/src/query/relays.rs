@@ -1,6 +1,6 @@
 //! The relays of a store, which publish its events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use eventbus::{
     Name, Position, bus::EventBus, clock::SharedClock, relay::Publisher, store::EventStore, support::ReaderKind,
@@ -52,6 +52,17 @@ struct StoredRelay {
     updated_at: Option<OffsetDateTime>,
 }
 
+/// Lists the buses to which the relays of a store publish.
+///
+/// # Errors
+/// [`CommandError`] if the store cannot be reached, or lists no checkpoints.
+pub(crate) async fn list_destinations(store: &dyn EventStore) -> Result<BTreeSet<Name>, CommandError> {
+    let prefix = ReaderKind::Relay.prefix();
+    let checkpoints = all_checkpoints(store, prefix).await?.into_iter().map(|checkpoint| checkpoint.name);
+    let leases = all_leases(store, prefix).await?.into_iter().map(|stored| stored.lease.role);
+    Ok(checkpoints.chain(leases).filter_map(|role| destination_of(&role)).collect())
+}
+
 /// Lists the relays of a store, by destination; asks `bus` for the position of the relay to it.
 ///
 /// # Errors
@@ -80,10 +91,7 @@ pub async fn list_relays(
     let head = store.head().await?;
     let mut rows = Vec::with_capacity(relays.len());
     for (role, relay) in relays {
-        let Some(destination) = ReaderKind::parse(&role).and_then(|(_, name)| Name::new("destination", name).ok())
-        else {
-            continue;
-        };
+        let Some(destination) = destination_of(&role) else { continue };
         let of_bus = asked.as_ref().filter(|(asked, _)| *asked == role).map(|(_, position)| *position);
         let position = of_bus.or(relay.position).unwrap_or_default();
         let halted = store.load_checkpoint(&ReaderKind::HaltedRelay.name_of(&destination)).await?;
@@ -99,6 +107,12 @@ pub async fn list_relays(
         });
     }
     Ok(rows)
+}
+
+/// Returns the bus to which the relay with a role publishes.
+fn destination_of(role: &Name) -> Option<Name> {
+    let (_, name) = ReaderKind::parse(role)?;
+    Name::new("destination", name).ok()
 }
 
 /// Asks a bus for the published position of a store; with partitions, the lowest one. Also returns the role of the

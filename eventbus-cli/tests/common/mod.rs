@@ -156,6 +156,13 @@ impl Running {
         self.notes.recv_timeout(LINE_TIMEOUT).expect("the command says something")
     }
 
+    /// Waits for the end of the command, which shows no further line, and returns its exit code.
+    #[track_caller]
+    pub(crate) fn exit_code(mut self) -> Option<i32> {
+        assert_eq!(self.lines.recv_timeout(LINE_TIMEOUT), Err(mpsc::RecvTimeoutError::Disconnected), "it goes on");
+        self.child.wait().unwrap().code()
+    }
+
     /// Ends the command, and returns the lines of standard error that [`note`](Self::note) did not.
     pub(crate) fn end(mut self) -> Vec<String> {
         self.child.kill().unwrap();

@@ -187,20 +187,27 @@ fn replay_runs_one_handler_and_ends_at_the_first_failure() {
     }
 }
 
+/// Returns the one document of a command without times: how long an event has waited is a different time later.
+fn without_times(ran: &Ran) -> String {
+    let fields = document(ran).to_string();
+    fields.split(',').filter(|field| !field.contains("seconds") && !field.contains("_ms")).collect()
+}
+
 #[test]
 fn other_commands_work_with_the_store_and_the_bus_of_the_application() {
     let bank = Bank::after_a_day();
     for command in [&["status"][..], &["groups"], &["projections"], &["relay"], &["dead-letters", "list"], &["lag"]] {
         let arguments = [command, &["--json"]].concat();
-        let own = document(&bank.bank(&arguments));
-        let by_urls = document(&bank.eventbus(&arguments));
-        // how long something has waited is another time later
-        let without_times = |document: &Value| {
-            let fields = document.to_string();
-            fields.split(',').filter(|field| !field.contains("seconds") && !field.contains("_ms")).collect::<String>()
-        };
-        assert_eq!(without_times(&own), without_times(&by_urls), "{command:?}");
+        let by_urls = without_times(&bank.eventbus(&arguments));
+        assert_eq!(without_times(&bank.bank(&arguments)), by_urls, "{command:?}");
+        // a half that is named goes with the other half of the application
+        let of_store = [("EVENTBUS_STORE", bank.database_url())];
+        for named in [&of_store[..], &bank.bus_variables()] {
+            assert_eq!(without_times(&bank.bank_with(&arguments, named)), by_urls, "{command:?} {named:?}");
+        }
     }
+    let refused = bank.bank_with(&["groups", "retire", "mail", "--yes"], &[("EVENTBUS_STORE", bank.database_url())]);
+    assert!(refused.code == 64 && refused.err.contains("the group of which bus?"), "{refused:?}");
 }
 
 /// The doctor of the command alone knows no types, and says so.

@@ -137,11 +137,13 @@ impl Bank {
         deposit.unwrap_or_else(|| panic!("{shown:?}"))["event"]["event_id"].as_str().unwrap().to_owned()
     }
 
+    /// Returns the variables that name the bus.
+    pub(crate) fn bus_variables(&self) -> [(&str, &str); 2] {
+        [("EVENTBUS_BUS", self.redis.url()), ("EVENTBUS_STREAM_PREFIX", self.redis.prefix())]
+    }
+
     fn with_servers<'c>(&self, command: &'c mut Command) -> &'c mut Command {
-        command
-            .env("EVENTBUS_STORE", self.database.url())
-            .env("EVENTBUS_BUS", self.redis.url())
-            .env("EVENTBUS_STREAM_PREFIX", self.redis.prefix())
+        command.env("EVENTBUS_STORE", self.database.url()).envs(self.bus_variables())
     }
 
     /// Sets what the application reads from its environment.
