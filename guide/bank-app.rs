@@ -40,6 +40,23 @@ impl Balances {
     }
 }
 
+/// Takes each deposit, if the builder has it.
+#[handler(manual)]
+async fn audit(_event: &Deposited) -> std::result::Result<(), HandlerError> {
+    Ok(())
+}
+
+/// The number of deposits, if the builder has it.
+#[derive(Debug, Default)]
+struct Counted(u64);
+
+#[projection(name = "counted", manual)]
+impl Counted {
+    fn deposited(&mut self, _event: &Deposited) {
+        self.0 += 1;
+    }
+}
+
 async fn app() -> Result<AppBuilder> {
     let store = PgEventStore::connect_with(PgEventStoreConfig::from_env()?).await?;
     let bus = RedisEventBus::lazy(RedisEventBusConfig {
@@ -48,7 +65,11 @@ async fn app() -> Result<AppBuilder> {
         consumer_group: "mail".into(),
         ..Default::default()
     })?;
-    Ok(App::builder().store(store).bus(bus).discover().projection_lease(Duration::from_secs(1)))
+    let app = App::builder().store(store).bus(bus).discover().projection_lease(Duration::from_secs(1));
+    Ok(match env::var_os("BANK_MANUAL") {
+        Some(_) => app.handler::<audit>().projection_with(Counted::default),
+        None => app,
+    })
 }
 
 #[tokio::main]

@@ -115,7 +115,7 @@ impl AppCommand {
     /// code of the process.
     ///
     /// `app` makes the application, which is not started. Only commands that need its store, bus, handlers or
-    /// projections call it, and at most once: `catalog` and `help` need no server.
+    /// projections call it, and at most once: `help`, and `catalog` without `--app`, need no server.
     pub async fn run<F, R, E>(self, app: F) -> ExitCode
     where
         F: FnOnce() -> R + Send + 'static,
@@ -149,7 +149,7 @@ fn after_options<'a>(command: &clap::Command, arguments: &'a [OsString]) -> Opti
 impl AppSubcommand {
     async fn run(&self, session: &Session, binary: &str) -> Result<ExitStatus, CommandError> {
         match self {
-            Self::Catalog(args) => args.run(session),
+            Self::Catalog(args) => Box::pin(args.run(session)).await,
             Self::Rebuild(args) => Box::pin(args.run(session)).await,
             Self::Replay(args) => Box::pin(args.run(session)).await,
             Self::Common(Command::Completions(args)) => args.run(AppCli::command(), binary).map(|()| ExitStatus::Done),

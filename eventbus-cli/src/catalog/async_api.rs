@@ -98,7 +98,7 @@ fn receiving(handler: &HandlerRow, catalog: &CatalogView, keys: &Keys) -> Value 
         None => true,
         Some(types) => types.contains(&event.event_type),
     };
-    let group = handler.group.unwrap_or("the default group of the bus");
+    let group = handler.group.as_deref().unwrap_or("the default group of the bus");
     json!({
         "action": "receive",
         "channel": reference(&format!("#/channels/{CHANNEL}")),

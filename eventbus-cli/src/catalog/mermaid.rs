@@ -25,7 +25,11 @@ pub fn mermaid(catalog: &CatalogView) -> String {
         chart.push_str("  end\n");
     }
     for (number, group) in catalog.groups.iter().enumerate() {
-        let _ = writeln!(chart, "  subgraph g{number}[\"group {}\"]", escaped(group.name.unwrap_or("of the bus")));
+        let _ = writeln!(
+            chart,
+            "  subgraph g{number}[\"group {}\"]",
+            escaped(group.name.as_deref().unwrap_or("of the bus"))
+        );
         for (index, handler) in catalog.handlers.iter().enumerate().filter(|(_, handler)| handler.group == group.name) {
             let _ = writeln!(chart, "    h{index}(\"{}\")", escaped(handler.name));
         }

@@ -1,7 +1,7 @@
-//! The catalog of an application: the events, handlers and projections that are linked into its binary, as values, JSON
-//! Schema, AsyncAPI and a picture.
+//! The catalog of an application: the events, handlers and projections that are linked into its binary, or that it runs,
+//! as values, JSON Schema, AsyncAPI and a picture.
 //!
-//! It needs no store, no bus and no running app.
+//! It needs no running app; for what is linked, also no store and no bus.
 
 mod async_api;
 mod json_schema;

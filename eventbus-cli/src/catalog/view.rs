@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use eventbus::{
+    app::StandaloneApp,
     catalog::{Catalog, LinkedEvent},
     event::{EventFilter, Source},
     handler::HandlerDefinition,
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use super::json_schema::event_schema;
 
-/// The events, aggregates, handlers with their groups, and projections that are linked into a binary.
+/// The events, aggregates, handlers with their groups, and projections of a program.
 #[derive(Debug, Clone, Serialize)]
 pub struct CatalogView {
     /// The aggregates, by type.
@@ -75,8 +76,8 @@ pub struct EventRow {
 pub struct HandlerRow {
     /// Its name.
     pub name: &'static str,
-    /// Its consumer group; `None` for the default group of the bus.
-    pub group: Option<&'static str>,
+    /// Its consumer group; `None` for the default group of the bus, if the bus is unknown.
+    pub group: Option<String>,
     /// The event types that it takes, those from before a renaming included; `None` for all.
     pub events: Option<Vec<&'static str>>,
     /// Where it is declared.
@@ -86,8 +87,8 @@ pub struct HandlerRow {
 /// A consumer group of handlers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HandlerGroupRow {
-    /// Its name; `None` for the default group of the bus.
-    pub name: Option<&'static str>,
+    /// Its name; `None` for the default group of the bus, if the bus is unknown.
+    pub name: Option<String>,
     /// The names of its handlers, in their order.
     pub handlers: Vec<&'static str>,
 }
@@ -111,11 +112,30 @@ pub struct ProjectionReaderRow {
 }
 
 impl CatalogView {
-    /// Describes the parts that are linked into this program.
+    /// Describes the parts that are linked into this program, whether an application runs them or not. Handlers and
+    /// projections that are declared `manual` are not among them.
     #[must_use]
     pub fn linked() -> Self {
         let linked = Catalog::linked();
-        let handlers: Vec<_> = linked.handlers.iter().map(handler_row).collect();
+        let handlers = linked.handlers.iter().map(handler_row).collect();
+        let projections = linked.projections.iter().map(projection_row).collect();
+        Self::new(&linked, handlers, projections)
+    }
+
+    /// Describes the handlers and projections that an application runs, and the events and aggregates that are linked
+    /// into this program.
+    #[must_use]
+    pub fn of_app(app: &StandaloneApp) -> Self {
+        let default_group = app.bus().default_group().as_str();
+        let in_group = |handler: &HandlerDefinition| {
+            let group = Some(handler.group.unwrap_or(default_group).to_owned());
+            HandlerRow { group, ..handler_row(handler) }
+        };
+        let handlers = app.handlers().iter().map(in_group).collect();
+        Self::new(&Catalog::linked(), handlers, app.projections().map(projection_row).collect())
+    }
+
+    fn new(linked: &Catalog, handlers: Vec<HandlerRow>, projections: Vec<ProjectionReaderRow>) -> Self {
         Self {
             aggregates: linked
                 .aggregates
@@ -131,7 +151,7 @@ impl CatalogView {
             events: linked.events.iter().map(event_row).collect(),
             groups: groups_of(&handlers),
             handlers,
-            projections: linked.projections.iter().map(projection_row).collect(),
+            projections,
         }
     }
 
@@ -179,7 +199,7 @@ fn event_row(event: &LinkedEvent) -> EventRow {
 fn handler_row(handler: &HandlerDefinition) -> HandlerRow {
     HandlerRow {
         name: handler.name,
-        group: handler.group,
+        group: handler.group.map(str::to_owned),
         events: types_of(handler.events),
         source: place(handler.source),
     }
@@ -189,7 +209,7 @@ fn handler_row(handler: &HandlerDefinition) -> HandlerRow {
 fn groups_of(handlers: &[HandlerRow]) -> Vec<HandlerGroupRow> {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for handler in handlers {
-        groups.entry(handler.group).or_default().push(handler.name);
+        groups.entry(handler.group.clone()).or_default().push(handler.name);
     }
     groups.into_iter().map(|(name, handlers)| HandlerGroupRow { name, handlers }).collect()
 }
@@ -218,9 +238,11 @@ mod tests {
 
     #[test]
     fn each_group_lists_its_handlers() {
-        let row = |name, group| HandlerRow { name, group, events: None, source: String::new() };
+        let named = |group: Option<&str>| group.map(str::to_owned);
+        let row = |name, group| HandlerRow { name, group: named(group), events: None, source: String::new() };
         let handlers = [row("charge", Some("billing")), row("log", None), row("refund", Some("billing"))];
-        let group = |name, handlers: &[&'static str]| HandlerGroupRow { name, handlers: handlers.to_vec() };
+        let group =
+            |name, handlers: &[&'static str]| HandlerGroupRow { name: named(name), handlers: handlers.to_vec() };
         assert_eq!(groups_of(&handlers), [group(None, &["log"]), group(Some("billing"), &["charge", "refund"])]);
     }
 }

@@ -1,9 +1,11 @@
-//! `catalog`: what is linked into the binary of an application.
+//! `catalog`: what is linked into the binary of an application, or what the application runs.
 
 use clap::{Args, ValueEnum};
 
+use super::rebuild::to_command_error;
 use crate::{
     catalog::{CatalogView, async_api, event_schemas, mermaid},
+    connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::{Align, Table},
     session::Session,
@@ -11,9 +13,16 @@ use crate::{
 
 /// Show the events, aggregates, handlers, consumer groups and projections of this program
 ///
-/// It needs no store, no bus and no server. Code of a crate that the program never names is not linked, and not shown.
+/// Without `--app` it shows what is linked into the program, and needs no store, no bus and no server. Code of a crate that the
+/// program never names is not linked, and not shown. Nor are handlers and projections that are declared `manual`; those that
+/// the application does not run are shown.
 #[derive(Debug, Args)]
 pub(crate) struct CatalogArgs {
+    /// Show the handlers and projections that the application runs, and the names of its default group and of its stream
+    ///
+    /// The application is made for this, and not started: it opens its store and its bus.
+    #[arg(long)]
+    app: bool,
     /// The form of the output
     #[arg(long, value_enum, default_value_t)]
     format: CatalogFormat,
@@ -25,7 +34,7 @@ pub(crate) struct CatalogArgs {
     document_version: String,
 }
 
-/// The text in tables for the default group of the bus, whose name the catalog does not know.
+/// The text in tables for the default group of the bus, whose name the catalog knows only from the application.
 const DEFAULT_GROUP: &str = "(of the bus)";
 
 /// A form of the catalog.
@@ -43,13 +52,22 @@ enum CatalogFormat {
 }
 
 impl CatalogArgs {
-    pub(crate) fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
-        let (catalog, printer) = (CatalogView::linked(), session.printer());
+    pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
+        let (printer, named) = (session.printer(), session.settings().bus_config().map(|config| config.stream_name()));
+        let (catalog, stream) = if self.app {
+            let app = session.take_app().await?.standalone().map_err(|error| to_command_error(error.into()))?;
+            let of_app = match OpenBus::of_app(app.bus()) {
+                OpenBus::Redis(bus) => Some(bus.config().stream_name()),
+                _ => None,
+            };
+            (CatalogView::of_app(&app), named.or(of_app))
+        } else {
+            (CatalogView::linked(), named)
+        };
         match self.format {
             CatalogFormat::Text => printer.show(&catalog, text)?,
             CatalogFormat::JsonSchema => printer.show_value(&event_schemas(&catalog))?,
             CatalogFormat::Asyncapi => {
-                let stream = session.settings().bus_config().map(|config| config.stream_name());
                 let document = async_api(&catalog, &self.title, &self.document_version, stream.as_deref());
                 printer.show_value(&document)?;
             }
@@ -102,14 +120,14 @@ fn text(catalog: &CatalogView) -> String {
     for handler in &catalog.handlers {
         handlers.add([
             handler.name.to_owned(),
-            handler.group.unwrap_or(DEFAULT_GROUP).to_owned(),
+            handler.group.as_deref().unwrap_or(DEFAULT_GROUP).to_owned(),
             handler.events.as_deref().map_or_else(|| "all".into(), listed),
             handler.source.clone(),
         ]);
     }
     let mut groups = Table::new([("GROUP", Align::Left), ("HANDLERS", Align::Left)]);
     for group in &catalog.groups {
-        groups.add([group.name.unwrap_or(DEFAULT_GROUP).to_owned(), listed(&group.handlers)]);
+        groups.add([group.name.as_deref().unwrap_or(DEFAULT_GROUP).to_owned(), listed(&group.handlers)]);
     }
     let mut projections = Table::new([
         ("PROJECTION", Align::Left),

@@ -4,9 +4,8 @@ use clap::Args;
 use eventbus::{
     BoxError, Position, StartError,
     app::StartMistake,
-    catalog::Catalog,
     port::{CheckpointError, LeaseError},
-    projection::{ProjectionKind, RebuildError, RebuildProgress, Rebuilt},
+    projection::{ProjectionDefinition, ProjectionKind, RebuildError, RebuildProgress, Rebuilt},
     support::source_chain,
 };
 use eventstore_postgres::sqlx;
@@ -18,10 +17,12 @@ use crate::{
     session::Session,
 };
 
-/// Rebuild the rows of a projection from zero, while the old ones serve
+/// Rebuild the rows of a projection from zero
 ///
-/// The application may run or be down: no handler runs here, and no event is published. After Ctrl-C a second call goes on
-/// where the first one was, if the projection names its tables. The store is that of the application.
+/// Rows with `tables(..)` serve until the new ones replace them, and the application may run or be down. After Ctrl-C a second
+/// call goes on where the first one was. Rows outside of the store's transaction are overwritten one by one, and refused while
+/// a process feeds the projection; a second call begins anew. No handler runs here, and no event is published. The store is that
+/// of the application.
 #[derive(Debug, Args)]
 pub(crate) struct RebuildArgs {
     /// The name of the projection
@@ -43,16 +44,16 @@ struct Rebuild<'n> {
 impl RebuildArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let projection = &*self.projection;
-        let linked = Catalog::linked().projections.into_iter().find(|linked| linked.name == projection);
-        if linked.is_some_and(|linked| linked.kind == ProjectionKind::InMemory) {
-            let text =
-                format!("projection `{projection}` keeps its state in memory: each start of the program folds it anew");
-            return Err(CommandError::Usage(text));
-        }
         let app = session.take_app().await?;
         let store = app.given_store().map_or_else(|| "a store in memory".into(), |store| store.describe());
         let app = app.standalone().map_err(|error| to_command_error(error.into()))?;
         app.check_projection(projection).map_err(|error| to_command_error(error.into()))?;
+        let is_in_memory = |of_app: &ProjectionDefinition| of_app.kind == ProjectionKind::InMemory;
+        if app.projections().any(|of_app| of_app.name == projection && is_in_memory(of_app)) {
+            let text =
+                format!("projection `{projection}` keeps its state in memory: each start of the program folds it anew");
+            return Err(CommandError::Usage(text));
+        }
         if !session.may_change(&format!("rebuild projection `{projection}` of {store}")).await? {
             return Ok(ExitStatus::Done);
         }

@@ -210,6 +210,36 @@ fn other_commands_work_with_the_store_and_the_bus_of_the_application() {
     assert!(refused.code == 64 && refused.err.contains("the group of which bus?"), "{refused:?}");
 }
 
+/// The handlers and projections that only the builder names.
+#[test]
+fn manual_parts_of_the_application_are_in_its_catalog_and_are_not_rebuilt_in_memory() {
+    let bank = Bank::after_a_day();
+    let manual = [("BANK_MANUAL", "1")];
+    let catalog = document(&bank.bank_with(&["catalog", "--app", "--json"], &manual));
+    let names = |list: &str| {
+        let rows = catalog[list].as_array().unwrap().iter();
+        rows.map(|row| row["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("handlers"), ["audit", "thank"]);
+    assert_eq!(names("projections"), ["balances", "counted"]);
+    assert_eq!(catalog["groups"], json!([{ "name": "mail", "handlers": ["audit", "thank"] }]), "the bus has a group");
+    let described = bank.bank_with(&["catalog", "--app", "--format", "asyncapi"], &manual);
+    let described: Value = serde_json::from_str(&described.out).unwrap();
+    let [_, (_, prefix)] = bank.bus_variables();
+    assert_eq!(described["channels"]["events"]["address"], format!("{prefix}:stream"));
+    let linked = document(&bank.bank_with(&["catalog", "--json"], &manual));
+    assert_eq!(linked["handlers"].as_array().unwrap().len(), 1, "{linked}");
+
+    for consent in ["--yes", "--dry-run"] {
+        let refused = bank.bank_with(&["rebuild", "counted", consent], &manual);
+        assert_eq!((refused.code, refused.out.as_str()), (64, ""), "{refused:?}");
+        assert!(
+            refused.err.contains("keeps its state in memory: each start of the program folds it anew"),
+            "{refused:?}"
+        );
+    }
+}
+
 /// The doctor of the command alone knows no types, and says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_knows_the_types_of_the_application() {

@@ -18,12 +18,12 @@ use super::{
 use crate::{
     delivery::{ActiveSubscriber, Limits, Outcome, dispatch, handler_span},
     domain::{error::Result, stream::Position},
-    port::{FeedFilter, attempts::DeliveryAttempts, delivery::Delivery},
+    port::{EventBus, FeedFilter, attempts::DeliveryAttempts, delivery::Delivery},
     runtime::{
-        definition::ProjectionKind,
+        definition::{HandlerDefinition, ProjectionDefinition, ProjectionKind},
         handler_context::HandlerContext,
         held_lease::new_owner,
-        projection::{RebuildProgress, Rebuilt, RunnerContext},
+        projection::{AnyProjection, RebuildProgress, Rebuilt, RunnerContext},
         start::StartError,
         subscription::{checked_subscriber, group_of},
     },
@@ -45,6 +45,22 @@ pub struct StandaloneApp {
 }
 
 impl StandaloneApp {
+    /// Returns the handlers that the app runs, by name.
+    pub fn handlers(&self) -> &[HandlerDefinition] {
+        &self.parts.plan.handlers
+    }
+
+    /// Returns the projections that the app runs, by name.
+    pub fn projections(&self) -> impl Iterator<Item = &ProjectionDefinition> {
+        self.parts.plan.projections.iter().map(AnyProjection::definition)
+    }
+
+    /// Returns the bus, whose [`default_group`](EventBus::default_group) has the handlers that name no group.
+    #[must_use]
+    pub fn bus(&self) -> &Arc<dyn EventBus> {
+        &self.parts.bus
+    }
+
     /// Checks that [`rebuild`](Self::rebuild) knows the projection.
     ///
     /// # Errors
