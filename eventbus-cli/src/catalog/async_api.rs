@@ -12,6 +12,8 @@ const VERSION: &str = "3.0.0";
 /// The one channel: the stream of the bus.
 const CHANNEL: &str = "events";
 
+const CHANNEL_DESCRIPTION: &str = "All events, in the order of the store. An entry is a flat map of texts; its field `payload` holds the event as JSON.";
+
 /// Returns the catalog as an AsyncAPI 3 document: the stream of events is a channel, each event is a message, saving
 /// sends the messages, and each handler receives some of them.
 ///
@@ -48,7 +50,7 @@ pub fn async_api(catalog: &CatalogView, title: &str, version: &str, address: Opt
         "channels": {
             CHANNEL: {
                 "address": address,
-                "description": "All events, in the order of the store.",
+                "description": CHANNEL_DESCRIPTION,
                 "messages": messages,
             },
         },
@@ -113,11 +115,96 @@ fn message(event: &EventRow) -> Value {
         "title": event.event_type,
         "summary": format!("Version {} of an event of {}.", event.schema_version, event.aggregate_type),
         "tags": [{ "name": event.aggregate_type }],
-        "payload": event.schema.clone().unwrap_or_else(|| json!({ "type": "object" })),
-        "examples": event.examples.iter().map(|payload| json!({ "payload": payload })).collect::<Vec<_>>(),
+        "payload": entry_schema(event),
+        "examples": event.examples.iter().map(|fields| json!({ "payload": entry_example(event, fields) })).collect::<Vec<_>>(),
     });
     if let (Some(reason), Value::Object(fields)) = (&event.no_schema, &mut message) {
         fields.insert("description".into(), format!("Its fields are not known: {reason}.").into());
     }
     message
+}
+
+/// Returns the schema of an event's entry in the stream of a bus on Redis: a flat map of texts. A bus adds further
+/// fields, for itself and for tracing.
+fn entry_schema(event: &EventRow) -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "event_id": text("uuid"),
+            "event_type": { "enum": names(event) },
+            "aggregate_id": { "type": "string" },
+            "aggregate_type": { "const": event.aggregate_type },
+            "tenant_id": { "type": "string", "description": "A UUID; empty without a tenant." },
+            "occurred_at": text("date-time"),
+            "payload": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": payload_schema(event),
+            },
+            "position": { "type": "string", "description": "The position in the store, if a relay published it." },
+            "has_sealed_fields": { "const": "1", "description": "Set if values of the payload are encrypted texts." },
+        },
+        "required": [
+            "event_id", "event_type", "aggregate_id", "aggregate_type", "tenant_id", "occurred_at", "payload",
+        ],
+    })
+}
+
+/// Returns the schema of the JSON in the field `payload` of an entry: the base fields, and beside them the event's own.
+fn payload_schema(event: &EventRow) -> Value {
+    let base = json!({
+        "type": "object",
+        "properties": {
+            "event_id": text("uuid"),
+            "event_type": { "enum": names(event) },
+            "event_version": { "const": event.schema_version },
+            "occurred_at": text("date-time"),
+            "aggregate_id": { "type": "string" },
+            "aggregate_type": { "const": event.aggregate_type },
+            "aggregate_version": { "type": "integer", "minimum": 1 },
+            "tenant_id": text_or_null("uuid"),
+            "actor_id": { "type": ["string", "null"] },
+            "correlation_id": text("uuid"),
+            "causation_id": text_or_null("uuid"),
+            "metadata": { "type": "object" },
+        },
+        "required": [
+            "event_id", "event_type", "event_version", "occurred_at", "aggregate_id", "aggregate_type",
+            "aggregate_version", "tenant_id", "actor_id", "correlation_id", "causation_id", "metadata",
+        ],
+    });
+    let own = event.schema.clone().unwrap_or_else(|| json!({ "type": "object" }));
+    json!({ "allOf": [base, own] })
+}
+
+/// Returns an entry as an example, with an event's own fields.
+fn entry_example(event: &EventRow, own: &Value) -> Value {
+    const EVENT_ID: &str = "0195f0a2-0000-4000-8000-000000000001";
+    let mut payload = json!({
+        "event_id": EVENT_ID, "event_type": event.event_type, "event_version": event.schema_version,
+        "occurred_at": "2026-01-02T03:04:05Z", "aggregate_id": "1", "aggregate_type": event.aggregate_type,
+        "aggregate_version": 1, "tenant_id": null, "actor_id": null,
+        "correlation_id": "0195f0a2-0000-4000-8000-000000000002", "causation_id": null, "metadata": {},
+    });
+    if let (Value::Object(payload), Value::Object(own)) = (&mut payload, own) {
+        payload.extend(own.clone());
+    }
+    json!({
+        "event_id": EVENT_ID, "event_type": event.event_type, "aggregate_id": "1",
+        "aggregate_type": event.aggregate_type, "tenant_id": "", "occurred_at": "2026-01-02T03:04:05+00:00",
+        "payload": payload.to_string(), "position": "1",
+    })
+}
+
+/// Returns the names that an event has on the stream: entries from before a renaming have the former ones.
+fn names(event: &EventRow) -> Vec<&'static str> {
+    [event.event_type].into_iter().chain(event.former_types.iter().copied()).collect()
+}
+
+fn text(format: &str) -> Value {
+    json!({ "type": "string", "format": format })
+}
+
+fn text_or_null(format: &str) -> Value {
+    json!({ "type": ["string", "null"], "format": format })
 }

@@ -1,13 +1,16 @@
 //! The AsyncAPI document of the bank: its structure, and what the validator of AsyncAPI says.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
+use eventbus_redis::redis;
 use serde_json::{Map, Value};
+
+use super::bank::Bank;
 
 fn document_text() -> String {
     let mut bank = Command::new(env!("CARGO_BIN_EXE_bank"));
@@ -69,6 +72,68 @@ fn the_document_has_the_structure_of_version_3() {
         assert_eq!(message["name"], name.as_str());
         assert_eq!(message["payload"]["type"], "object", "{name}");
         assert!(message["examples"].as_array().unwrap().iter().all(|example| example["payload"].is_object()), "{name}");
+    }
+}
+
+/// Asserts that a value fits a schema, which has only keywords that are checked here, and some that change no value.
+#[track_caller]
+fn assert_fits(value: &Value, schema: &Value) {
+    for (keyword, rule) in object(schema) {
+        let is_type = |name: &Value| match name.as_str().unwrap() {
+            "object" => value.is_object(),
+            "string" => value.is_string(),
+            "integer" => value.is_i64() || value.is_u64(),
+            "null" => value.is_null(),
+            name => panic!("type {name}"),
+        };
+        let fits = match keyword.as_str() {
+            "type" => rule.as_array().map_or_else(|| is_type(rule), |names| names.iter().any(is_type)),
+            "const" => value == rule,
+            "enum" => rule.as_array().unwrap().contains(value),
+            "minimum" => value.as_i64() >= rule.as_i64(),
+            "required" => rule.as_array().unwrap().iter().all(|name| value.get(name.as_str().unwrap()).is_some()),
+            "properties" => {
+                let found = object(rule).iter().filter_map(|(name, schema)| Some((value.get(name)?, schema)));
+                found.for_each(|(value, schema)| assert_fits(value, schema));
+                true
+            }
+            "allOf" => {
+                rule.as_array().unwrap().iter().for_each(|schema| assert_fits(value, schema));
+                true
+            }
+            "contentSchema" => {
+                assert_fits(&serde_json::from_str(value.as_str().unwrap()).unwrap(), rule);
+                true
+            }
+            "format" | "description" | "contentMediaType" => true,
+            keyword => panic!("keyword {keyword}"),
+        };
+        assert!(fits, "{value} does not fit {keyword}: {rule}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_entry_of_the_stream_and_each_example_fits_its_schema() {
+    let document: Value = serde_json::from_str(&document_text()).unwrap();
+    let messages = object(&document["components"]["messages"]);
+    let bank = Bank::after_a_day();
+    let [(_, url), (_, prefix)] = bank.bus_variables();
+    let mut redis = eventbus_test::internal::redis_connection(url).await;
+    let mut read = redis::cmd("XRANGE");
+    read.arg(format!("{prefix}:stream")).arg("-").arg("+");
+    let entries: Vec<(String, BTreeMap<String, String>)> = read.query_async(&mut redis).await.unwrap();
+    assert_eq!(entries.len(), 4);
+    for (_, entry) in entries {
+        let entry = serde_json::to_value(entry).unwrap();
+        let message = &messages[entry["event_type"].as_str().unwrap()];
+        assert_fits(&entry, &message["payload"]);
+        // all that an entry must have is described
+        assert_eq!(message["payload"]["required"].as_array().unwrap().len(), 7);
+    }
+    for message in messages.values() {
+        let examples = message["examples"].as_array().unwrap();
+        assert!(!examples.is_empty());
+        examples.iter().for_each(|example| assert_fits(&example["payload"], &message["payload"]));
     }
 }
 
