@@ -123,8 +123,9 @@ impl CommandError {
         let (mut line, mut last) = (String::new(), String::new());
         for error in source_chain(self) {
             let text = error.to_string();
-            // a transparent error has the text of its source
-            if text == last {
+            // a transparent error has the text of its source, and some texts end with that
+            if last.ends_with(&text) {
+                last = text;
                 continue;
             }
             let separator = if line.is_empty() { "" } else { ": " };
@@ -334,6 +335,9 @@ mod tests {
         let error = CommandError::from(ReadError::corrupt("position 3", inner));
         assert_eq!(error.to_line(), "event store holds corrupt data at position 3: first second");
         assert_eq!(error.status(), ExitStatus::Fault);
+        let refused = sqlx::Error::Io(io::Error::from(io::ErrorKind::ConnectionRefused));
+        let line = CommandError::unreachable(THE_STORE, refused).to_line();
+        assert_eq!(line.matches("connection refused").count(), 1, "{line}");
     }
 
     #[test]
