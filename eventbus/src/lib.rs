@@ -218,8 +218,8 @@ pub mod health {
     #[doc(inline)]
     pub use crate::port::{
         health::{
-            CrowdedGroup, Health, HealthStatus, HealthThresholds, OldestUnfinished, RunningHandler, SilentConsumer,
-            UnfilledGroup, UnreadableEvents, WaitingForServer,
+            CatchingUp, CrowdedGroup, Health, HealthStatus, HealthThresholds, OldestUnfinished, RunningHandler,
+            SilentConsumer, UnfilledGroup, UnreadableEvents, WaitingForServer,
         },
         stats::{BusStats, GroupInfo, InFlightCounts, StreamInfo, StreamSummary},
     };

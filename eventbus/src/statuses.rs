@@ -14,8 +14,8 @@ use crate::{
     port::{
         DeadLetter, DeadLetterPage, Floor, GroupProgress, MessageId, PublishError, SkippedBefore, StoredEventType,
         health::{
-            CrowdedGroup, Health, HealthStatus, OldestUnfinished, RunningHandler, SilentConsumer, UnfilledGroup,
-            UnreadableEvents, WaitingForServer,
+            CatchingUp, CrowdedGroup, Health, HealthStatus, OldestUnfinished, RunningHandler, SilentConsumer,
+            UnfilledGroup, UnreadableEvents, WaitingForServer,
         },
         stats::{BusStats, GroupInfo, StreamInfo, StreamSummary},
     },
@@ -155,6 +155,7 @@ fn health_of_an_app() {
         .with_oldest_unfinished([unfinished()]);
     health.relay = Some("no connection".into());
     health.lag_seconds = BTreeMap::from([("relay".into(), 40)]);
+    health.catching_up = vec![CatchingUp { name: "totals".into(), position: Position::new(3) }];
     health.projections = vec!["stopped".into()];
     health.in_flight = vec![in_flight()];
     health.silent = vec![silent()];
@@ -165,6 +166,7 @@ fn health_of_an_app() {
     let expected = json!({
         "status": "unhealthy", "connected": false, "consuming": false, "pending_messages": 0, "dlq_messages": 0,
         "error": "cannot connect", "store": "no connection", "relay": "no connection", "projections": ["stopped"],
+        "catching_up": [{ "name": "totals", "position": 3 }],
         "in_flight": [in_flight_json()], "silent": [silent_json()], "unreadable": [unreadable_json()],
         "unfilled": [{ "group": "billing", "after": 3, "error": "damaged", "since": "2026-11-21T09:30:00Z" }],
         "waiting": [{ "name": "book", "fault": "SQLSTATE 53100", "since": "2026-11-21T09:30:00Z" }],

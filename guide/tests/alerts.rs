@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use eventbus::{
     Name, Position,
     clock::SharedClock,
-    health::{Health, HealthThresholds, OldestUnfinished, SilentConsumer, UnreadableEvents},
+    health::{CatchingUp, Health, HealthThresholds, OldestUnfinished, SilentConsumer, UnreadableEvents},
     projection::ProjectionError,
     relay::RelayError,
 };
@@ -19,6 +19,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("consuming", "Not consuming"),
     ("store", "The store cannot be read"),
     ("relay", "The relay does not publish"),
+    ("catching_up", "A projection catches up"),
     ("projections", "A projection stopped"),
     ("waiting", "Waits for its database"),
     ("unfinished", "A handler fails"),
@@ -98,6 +99,7 @@ fn alerts() -> Vec<String> {
         .with_oldest_unfinished([oldest("mail", "thank"), oldest("audit", "")]);
     health.pending_messages = 1_001;
     health.dlq_messages = 11;
+    health.catching_up = vec![CatchingUp { name: name.into(), position }];
     health.projections = stops.iter().map(|stop| format!("{stop} (since {})", since())).collect();
     health.unreadable = vec![UnreadableEvents { group: group(), count: 2, first: position, since: since() }];
     health.in_flight = [false, true].map(|blocks| run(blocks).unwrap()).into();

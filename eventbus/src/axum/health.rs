@@ -28,7 +28,8 @@ struct ProbeResponse {
 /// Routes for probes: `GET /health/live` and `GET /health/ready`.
 ///
 /// `/health/live` answers 200 as long as the process responds. `/health/ready` answers 200 while the store of every app
-/// can be read ([`Health::is_ready`]), else 503, within two seconds; an app without a store is ready while its bus is.
+/// can be read and its projections in memory include the events that were stored when the app started
+/// ([`Health::is_ready`]), else 503, within two seconds; an app without a store is ready while its bus is.
 /// With a store, a bus that is away is an alert only: saves still work. Both answer with JSON, as
 /// `{"status":"ready","alerts":[]}`, where `alerts` lists current and likely problems.
 ///

@@ -44,6 +44,10 @@ pub struct Health {
     /// Why the relay of this process does not publish.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay: Option<String>,
+    /// The projections in memory that have yet to include the events that were stored when this process started: until
+    /// then the process is not ready.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub catching_up: Vec<CatchingUp>,
     /// The projections of this process that stopped at an event, each with the event and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub projections: Vec<String>,
@@ -79,6 +83,19 @@ pub struct Health {
     has_nothing_to_consume: bool,
     #[serde(skip)]
     has_store: bool,
+}
+
+/// A projection in memory that has yet to include the events that were stored when its process started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
+#[display(
+    "projection `{name}` has yet to include the events that were stored when this process started: it is at position \
+     {position}"
+)]
+pub struct CatchingUp {
+    /// The projection.
+    pub name: String,
+    /// The position up to which it includes all events.
+    pub position: Position,
 }
 
 /// A handler or projection that has been busy with one event for at least 10 seconds.
@@ -299,7 +316,8 @@ impl Health {
         Self { status, has_nothing_to_consume: true, ..self }
     }
 
-    /// Adapts the report to a process with a store: it is ready while the store can be read.
+    /// Adapts the report to a process with a store: it is ready while the store can be read, once its projections in
+    /// memory have caught up.
     pub fn with_store(self) -> Self {
         Self { has_store: true, ..self }
     }
@@ -332,12 +350,13 @@ impl Health {
         self.status == HealthStatus::Healthy
     }
 
-    /// Returns `true` if the process can serve requests: its store can be read or, without a store, its bus is
-    /// connected and consumed. While only the bus is down, saves work, and the relay publishes their events afterwards.
+    /// Returns `true` if the process can serve requests: its store can be read, and its projections in memory have caught
+    /// up since the start; or, without a store, its bus is connected and consumed. While only the bus is down, saves work,
+    /// and the relay publishes their events afterwards.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         match self.has_store {
-            true => self.store.is_none(),
+            true => self.store.is_none() && self.catching_up.is_empty(),
             false => self.connected && (self.consuming || self.has_nothing_to_consume),
         }
     }
@@ -357,6 +376,7 @@ impl Health {
         }
         alerts.extend(self.store.iter().map(|why| format!("the store cannot be read: {why}")));
         alerts.extend(self.relay.iter().map(|why| format!("the relay does not publish: {why}")));
+        alerts.extend(self.catching_up.iter().map(ToString::to_string));
         alerts.extend(self.projections.iter().cloned());
         alerts.extend(self.unreadable.iter().map(ToString::to_string));
         alerts.extend(self.unfilled.iter().map(ToString::to_string));

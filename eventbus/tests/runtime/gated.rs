@@ -55,6 +55,8 @@ pub struct GatedStore {
     pub gap: Arc<AtomicU64>,
     /// Number of reads of the feed that panic from now on.
     pub panics: Arc<AtomicUsize>,
+    /// One permit for each event that reads of the feed return.
+    pub events: Arc<Semaphore>,
     /// Number of events that a read of the feed finds before it searches for ever.
     pub finds: Arc<AtomicUsize>,
     /// Number of reads that search at the moment.
@@ -91,6 +93,7 @@ impl GatedStore {
             has_no_open_append: Arc::default(),
             gap: Arc::default(),
             panics: Arc::default(),
+            events: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             finds: Arc::new(AtomicUsize::new(usize::MAX)),
             searching: Arc::default(),
             searches_missing: Arc::default(),
@@ -187,6 +190,14 @@ impl ReadFeed for GatedStore {
                 Err(ReadError::Corrupt { place, position: None, source })
             }
             event => event.inspect(|event| self.restore_at(event)),
+        });
+        let permits = Arc::clone(&self.events);
+        let events = events.then(move |event| {
+            let permits = Arc::clone(&permits);
+            async move {
+                permits.acquire().await.unwrap().forget();
+                event
+            }
         });
         let events = events.boxed();
         match self.finds.load(Ordering::SeqCst) {

@@ -1,6 +1,7 @@
 //! Projections: live, rebuilt, stopped.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -16,7 +17,9 @@ use eventbus::{
     projection::{ProjectionError, RebuildError},
     testkit::ManualClock,
 };
+use futures_util::poll;
 use time::macros::datetime;
+use tokio::sync::Semaphore;
 
 use crate::{
     gated::GatedStore,
@@ -91,6 +94,44 @@ async fn begins_at_zero_in_each_process() {
     }
     let checkpoint = Name::from_static("projection:order-statistics");
     assert_eq!(store.load_checkpoint(&checkpoint).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_app_is_ready_once_its_state_in_memory_includes_what_was_stored_at_its_start() {
+    let store = GatedStore::open();
+    save(&store, 3).await;
+    store.events.forget_permits(Semaphore::MAX_PERMITS);
+    store.events.add_permits(2);
+    let app = App::builder().store(store.clone()).without_relay().projection_with(OrderStatistics::default);
+    let app = app.start().await.unwrap();
+    assert!(!app.health().await.is_ready(), "it has read no event");
+    let statistics = app.projection::<OrderStatistics>().unwrap();
+    until("two of three events are handled", async || statistics.position() == 2).await;
+    let health = app.health().await;
+    assert!(!health.is_ready());
+    let expected = "projection `order-statistics` has yet to include the events that were stored when this process \
+                    started: it is at position 2";
+    assert_eq!(health.alerts(&HealthThresholds::default()), [expected]);
+    let mut read = pin!(app.projected::<OrderStatistics>(None));
+    assert!(poll!(&mut read).is_pending(), "its state is not complete");
+    // later events do not count: a busy store has always more
+    save(&store, 2).await;
+    store.events.add_permits(1);
+    assert_eq!(read.await.unwrap().shipped, 2);
+    assert_eq!(statistics.position(), 3);
+    assert!(app.health().await.is_ready());
+}
+
+#[tokio::test]
+async fn a_projection_that_stops_while_it_catches_up_leaves_the_app_ready_and_is_not_read() {
+    let store = GatedStore::open();
+    save(&store, 3).await;
+    store.damaged_at.store(2, Ordering::SeqCst);
+    let app = app(store).await;
+    until("it stopped", async || !app.health().await.projections.is_empty()).await;
+    assert!(app.health().await.is_ready());
+    let error = app.projected::<OrderStatistics>(None).await.map(drop).unwrap_err();
+    assert!(matches!(error, ProjectionError::Damaged { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::{
     memory::{InMemoryEventBus, InMemoryEventStore},
     port::{Announced, BoxFuture, ConnectError, EventBus, EventStore, state::StateMap},
     runtime::{
-        definition::{Handler, HandlerDefinition, Projection},
+        definition::{Handler, HandlerDefinition, Projection, ProjectionKind},
         held_lease::{LEASE_TTL_MIN, new_owner},
         metrics::{Exporter, Meters},
         projection::{AnyProjection, ProjectionHandle, RebuildProgress, Rebuilt, RunnerContext},
@@ -471,6 +471,7 @@ impl AppBuilder {
         if is_connected {
             announce_types(&plan, &*bus, (!consumes_only).then_some(&*store)).await?;
         }
+        note_first_head(&*store, &plan.projections).await;
         let context = RunnerContext::new(Arc::clone(&store), clock, state, new_owner(), self.projection_lease);
         let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.retention, &repositories);
         let tasks = tasks.await.map_err(unavailable)?;
@@ -491,6 +492,18 @@ impl AppBuilder {
         #[cfg(feature = "opentelemetry")]
         metrics_export::export(&app, &exporter);
         Ok(App(app))
+    }
+}
+
+/// Notes how far state in memory has to read the feed before the app is ready. If the store does not answer, the feeders
+/// note it with their first head.
+async fn note_first_head(store: &dyn EventStore, projections: &[AnyProjection]) {
+    let in_memory = projections.iter().filter(|projection| projection.definition().kind == ProjectionKind::InMemory);
+    let in_memory: Vec<_> = in_memory.collect();
+    if !in_memory.is_empty()
+        && let Ok(head) = store.head().await
+    {
+        in_memory.iter().for_each(|projection| projection.erased().note_head(head));
     }
 }
 

@@ -219,18 +219,20 @@ impl App {
 
     /// Waits until a projection includes all events up to `position`, then reads it: read your own writes.
     ///
-    /// With `None` it does not wait, so you can pass [`Saved::position`](crate::Saved) as it is.
+    /// You can pass [`Saved::position`](crate::Saved) as it is. With `None` it waits until state in memory includes the
+    /// events that were stored when the app started, and reads rows at once.
     ///
     /// # Errors
-    /// [`ProjectionError`] if the app has no such projection or was shut down, if the projection stopped at an event,
-    /// or if it did not reach the position, or could not be read, within the builder's `wait_timeout`.
+    /// [`ProjectionError`] if the app has no such projection or was shut down, if the projection stopped at an event
+    /// before it had reached the position, or if it did not reach the position, or could not be read, within the
+    /// builder's `wait_timeout`.
     pub async fn projected<P: Projection>(
         &self,
         position: impl Into<Option<Position>>,
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
-        let position = position.into().unwrap_or(Position::START);
+        let position = position.into();
         let projection = self.0.handle::<P>()?;
-        let mut read = projection.read_at(position, self.0.wait_timeout).await;
+        let mut read = projection.read_when_included(position, self.0.wait_timeout).await;
         if let Err(ProjectionError::TimedOut { wanted, problem, .. }) = &mut read
             && projection.status(Position::START).trouble.is_none()
             && let Some(end) = self.0.describe_missing_position(*wanted).await

@@ -61,7 +61,9 @@ pub(crate) trait ErasedProjection: Any + Send + Sync {
         report: ProgressCallback<'a>,
         guard_timeout: Duration,
     ) -> RebuildFuture<'a, Rebuilt>;
-    /// Adds to a report its run of a method that takes long, and that it waits for its store.
+    /// Notes the head of the feed at the start of the app: state in memory has caught up once it has reached it.
+    fn note_head(&self, head: Position);
+    /// Adds to a report its run of a method that takes long, and that it waits for its store or has yet to catch up.
     fn add_to_health(&self, health: &mut Health);
     /// Returns the runs of its methods at the moment.
     fn activity(&self) -> Arc<Activity>;
@@ -80,7 +82,7 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
         position: Position,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<(), ProjectionError>> {
-        Box::pin(self.inner().wait_for_position(position, timeout))
+        Box::pin(self.inner().wait_for_position(Some(position), timeout))
     }
 
     fn status(&self, head: Position) -> ProjectionStatus {
@@ -116,8 +118,16 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
         rebuild_in_app(self.fed(), context, stop, report, guard_timeout)
     }
 
+    fn note_head(&self, head: Position) {
+        self.inner().progress().note_head(head);
+    }
+
     fn add_to_health(&self, health: &mut Health) {
-        health.waiting.extend(self.inner().progress().borrow().waiting(P::definition().name));
+        let definition = P::definition();
+        let progress = self.inner().progress().borrow();
+        health.waiting.extend(progress.waiting(definition.name));
+        health.catching_up.extend(progress.catching_up(&definition));
+        drop(progress);
         health.in_flight.extend(self.inner().activity().long_run());
     }
 

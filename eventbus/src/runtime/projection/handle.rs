@@ -117,6 +117,16 @@ impl<P: Projection> ProjectionHandle<P> {
         position: Position,
         timeout: Duration,
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
+        self.read_when_included(Some(position), timeout).await
+    }
+
+    /// Waits until every event up to `position` is included, then reads the state. Without a position, state in memory is
+    /// read once it includes the events that were stored when its app started.
+    pub(crate) async fn read_when_included(
+        &self,
+        position: Option<Position>,
+        timeout: Duration,
+    ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
         let clock = self.0.progress().clock();
         let began = clock.instant();
         self.0.wait_for_position(position, timeout).await?;

@@ -42,20 +42,24 @@ impl<P: Projection> ProjectionInner<P> {
         self.state.into_inner()
     }
 
-    /// Waits until every event up to `position` is handled.
+    /// Waits until every event up to `position` is handled; without a position, until state in memory has caught up.
     pub(super) fn wait_for_position(
         self: &Arc<Self>,
-        position: Position,
+        position: Option<Position>,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), ProjectionError>> + Send + 'static {
         let (inner, clock) = (Arc::clone(self), self.progress().clock());
         let mut progress = self.progress().subscribe();
         async move {
-            let name = inner.name();
-            let arrived = progress.wait_for(|now| now.position >= position || now.end_reason(name).is_some());
+            let (name, kind) = (inner.name(), inner.definition().kind);
+            let has_arrived = |now: &ProjectionProgress| match position {
+                Some(position) => now.position >= position,
+                None => now.has_caught_up || kind != ProjectionKind::InMemory,
+            };
+            let arrived = progress.wait_for(|now| has_arrived(now) || now.end_reason(name).is_some());
             let in_time = clock.timeout(timeout, arrived).await.is_ok();
             let now = progress.borrow();
-            if now.position >= position {
+            if has_arrived(&now) {
                 return Ok(());
             }
             let why = now.end_reason(name).filter(|_| in_time);
@@ -67,7 +71,7 @@ impl<P: Projection> ProjectionInner<P> {
             Err(why.unwrap_or_else(|| ProjectionError::TimedOut {
                 name,
                 position: now.position,
-                wanted: position,
+                wanted: position.or(now.first_head).unwrap_or_default(),
                 timeout,
                 problem: now.problem.clone().unwrap_or_else(busy),
             }))

@@ -15,7 +15,12 @@ use crate::{
         shown::{lasted, rfc3339},
         stream::Position,
     },
-    port::{EventStore, ServerFault, delivery::HandlerError, health::WaitingForServer},
+    port::{
+        EventStore, ServerFault,
+        delivery::HandlerError,
+        health::{CatchingUp, WaitingForServer},
+    },
+    runtime::definition::{ProjectionDefinition, ProjectionKind},
 };
 
 /// Progress of a projection in this process.
@@ -43,6 +48,11 @@ pub(super) struct ProjectionProgress {
     pub(super) is_owner: bool,
     /// Set once the app that fed it was shut down.
     pub(super) is_app_stopped: bool,
+    /// The lowest head of the feed since the app started: the head at the start, or a lower one of a server that took
+    /// over. `None` until the store has answered.
+    pub(super) first_head: Option<Position>,
+    /// Set once the position has reached `first_head`.
+    pub(super) has_caught_up: bool,
 }
 
 impl ProjectionProgress {
@@ -51,6 +61,13 @@ impl ProjectionProgress {
         let since = self.problem_since?;
         let fault = self.server_fault.as_ref().map_or_else(|| "it cannot be used".into(), ToString::to_string);
         Some(WaitingForServer { name: name.into(), fault, since: rfc3339(since) })
+    }
+
+    /// Returns its progress if its process is not ready before it includes more events: its state is in memory, and has yet
+    /// to reach the first head. A stop ends this: it would keep all processes unready.
+    pub(super) fn catching_up(&self, definition: &ProjectionDefinition) -> Option<CatchingUp> {
+        let is_behind = definition.kind == ProjectionKind::InMemory && !self.has_caught_up && self.stopped.is_none();
+        is_behind.then(|| CatchingUp { name: definition.name.into(), position: self.position })
     }
 
     /// Returns why the position will not grow any more; `None` if it may.
@@ -121,6 +138,17 @@ impl ProgressCell {
         });
     }
 
+    /// Notes a head of the feed: state in memory has caught up once its position has reached the lowest one.
+    pub(super) fn note_head(&self, head: Position) {
+        self.update(|progress| {
+            let is_lowest = progress.first_head.is_none_or(|first| head < first);
+            if is_lowest {
+                progress.first_head = Some(head);
+            }
+            is_lowest
+        });
+    }
+
     /// Records that the state is replaced by one that includes all events up to `position`: the feed is read anew.
     pub(super) fn record_replacement(&self, position: Position) {
         self.update(|progress| {
@@ -166,6 +194,7 @@ impl ProgressCell {
             if changed && progress.position > progress.stopped_at {
                 progress.stopped = None;
             }
+            progress.has_caught_up |= progress.first_head.is_some_and(|head| progress.position >= head);
             ended_since = since.filter(|_| progress.stopped.is_none());
             changed
         });

@@ -81,6 +81,7 @@ impl<'a> SequentialFeeder<'a> {
         self.generation = generation;
         inner.progress().confirm_checkpoint_reset(generation);
         let head = feed.head().await?;
+        inner.progress().note_head(head);
         if head <= after {
             return Ok(false);
         }
