@@ -177,7 +177,8 @@ pub struct ProjectionDefinition {
     pub events: EventFilter,
     /// Where the `impl` block stands.
     pub source: Source,
-    /// The version of its methods, from 1: an interrupted rebuild goes on only in the same version.
+    /// The version of its methods, from 1: an interrupted rebuild goes on only in the same version, and an app warns of rows
+    /// of a different one.
     pub version: u32,
     /// The tables that hold only its rows, if the annotation names them: a rebuild replaces these.
     pub tables: &'static [&'static str],

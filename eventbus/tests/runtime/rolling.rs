@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use eventbus::{
     Name, NewEvent, Position,
-    port::Leases,
+    port::{EventStore as _, Leases},
     prelude::*,
     projection::ProjectionError,
     testkit::{Fault, TableStore},
@@ -34,6 +34,23 @@ mod old {
             row.insert("order_id".into(), id);
             row.insert("customer".into(), event.customer_id.clone());
             row.insert("events".into(), "1".into());
+        }
+    }
+}
+
+/// The same projection after a change of its method.
+mod changed {
+    use eventbus::{prelude::*, testkit::Tables};
+
+    use crate::orders::OrderCreated;
+
+    #[derive(Default)]
+    pub struct Rows;
+
+    #[projection(name = "order-rows", tables("order_rows"), version = 2)]
+    impl Rows {
+        fn created(&self, _event: &OrderCreated, meta: &Metadata, tables: &mut Tables) {
+            tables.row("order_rows", meta.aggregate_id().as_str()).insert("version".into(), "2".into());
         }
     }
 }
@@ -141,6 +158,40 @@ async fn counted(store: &TableStore) -> u64 {
 
 async fn stop(app: App) {
     app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_a_former_version_made_are_a_warning_at_each_start_until_they_are_rebuilt() {
+    let (lines, store) = (Lines::default(), TableStore::new());
+    let _here = lines.capture("eventbus=warn");
+    let warnings = || {
+        let warning = "rows of `order-rows` were made by version 1, this release has 2: `rebuild order-rows` makes them \
+                       anew";
+        lines.text().matches(warning).count()
+    };
+    let old = run(&store, old::Rows).await;
+    until("its version is noted", async || store.notes().unwrap().load_note(&ROLE).await.unwrap().is_some()).await;
+    stop(old).await;
+    stop(run(&store, changed::Rows).await).await;
+    let old = run(&store, old::Rows).await;
+    old.projected::<old::Rows>(save(&store, 2).await).await.unwrap();
+    stop(old).await;
+    assert_eq!(warnings(), 0, "there were no rows: {}", lines.text());
+    for start in 1..=2 {
+        let new = run(&store, changed::Rows).await;
+        new.projected::<changed::Rows>(save(&store, 1).await).await.unwrap();
+        stop(new).await;
+        assert_eq!(warnings(), start, "{}", lines.text());
+    }
+    let new = run(&store, changed::Rows).await;
+    new.rebuild::<changed::Rows>().await.unwrap();
+    new.projected::<changed::Rows>(save(&store, 1).await).await.unwrap();
+    stop(new).await;
+    let rebuilt = warnings();
+    let new = run(&store, changed::Rows).await;
+    new.projected::<changed::Rows>(save(&store, 1).await).await.unwrap();
+    stop(new).await;
+    assert_eq!(warnings(), rebuilt, "{}", lines.text());
 }
 
 #[tokio::test(start_paused = true)]

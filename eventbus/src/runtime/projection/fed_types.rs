@@ -1,4 +1,5 @@
-//! Fed types of a projection: the event types that its owners knew, noted beside its checkpoint.
+//! Fed types of a projection: the event types that its owners knew, and the version of the methods that made its rows, noted
+//! beside its checkpoint.
 //!
 //! Two releases of a projection share its rows while one is rolled out over the other, and the older one misses events
 //! of types that only the newer one knows. So a process that knows more types seizes the lease from an owner that knows
@@ -44,6 +45,10 @@ pub(super) struct FedTypes {
     /// The types whose events up to the checkpoint may be missing, each with the position after which owners missed
     /// them.
     unfed: BTreeMap<String, u64>,
+    /// The version of the methods that made the first rows, or rebuilt all; `None` in notes from before it was noted. It says
+    /// nothing about which events are missed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
 }
 
 /// Outcome of the check for missed events, before a projection is fed.
@@ -71,7 +76,11 @@ impl FedTypes {
                 }
             }
         }
-        Self { types, unfed: BTreeMap::new() }
+        Self { types, ..Self::default() }
+    }
+
+    fn of(definition: &ProjectionDefinition) -> Self {
+        Self { version: Some(definition.version), ..Self::from_filter(definition.events) }
     }
 
     /// Returns `true` if it knows every type of `other`, in its version or a higher one.
@@ -93,7 +102,9 @@ impl FedTypes {
         for added in own.types.keys().filter(|name| !self.knows(name)) {
             unfed.entry(added.clone()).or_insert(0);
         }
-        Self { types: own.types.clone(), unfed }
+        // without a checkpoint there are no rows of an earlier version
+        let former_version = self.version.filter(|_| checkpoint > Position::START);
+        Self { types: own.types.clone(), unfed, version: former_version.or(own.version) }
     }
 
     /// Returns the note for rows that an operator accepts as they are.
@@ -107,7 +118,8 @@ impl FedTypes {
     /// does not know are missing from the first one on.
     fn after_rebuild(&self, own: &Self) -> Self {
         let missed = self.unfed.keys().filter(|name| !own.knows(name));
-        Self { types: own.types.clone(), unfed: missed.map(|name| (name.clone(), 0)).collect() }
+        let unfed = missed.map(|name| (name.clone(), 0)).collect();
+        Self { types: own.types.clone(), unfed, version: own.version }
     }
 }
 
@@ -154,7 +166,7 @@ pub(super) async fn record_rebuild(
     held_lease: &HeldLease,
 ) -> Result<(), BoxError> {
     check_held(held_lease).await?;
-    let (role, mut fed_types) = (projection_role(definition.name), FedTypes::from_filter(definition.events));
+    let (role, mut fed_types) = (projection_role(definition.name), FedTypes::of(definition));
     if let Some(former) = load_fed_types(context, &role).await? {
         fed_types = former.after_rebuild(&fed_types);
     }
@@ -180,7 +192,7 @@ pub(crate) async fn accept_missed_events(
             return Ok(false);
         };
         let checkpoint = context.load_checkpoint(&held_lease.lease().role).await?;
-        let fed_types = former.after_acceptance(&FedTypes::from_filter(definition.events), checkpoint);
+        let fed_types = former.after_acceptance(&FedTypes::of(&definition), checkpoint);
         let is_news = fed_types != former;
         if is_news {
             save_fed_types(context, &held_lease.lease().role, &fed_types).await?;
@@ -226,7 +238,7 @@ pub(super) async fn check_types(
     held_lease: &HeldLease,
 ) -> Result<TypeCheck, BoxError> {
     let (definition, role) = (inner.definition(), &held_lease.lease().role);
-    let own = FedTypes::from_filter(definition.events);
+    let own = FedTypes::of(&definition);
     let must_reset_checkpoint = inner.progress().borrow().must_reset_checkpoint;
     if must_reset_checkpoint {
         check_held(held_lease).await?;
@@ -257,6 +269,9 @@ pub(super) async fn check_types(
         save_fed_types(context, role, &fed_types).await?;
     }
     if missing.is_empty() {
+        if let Some(version) = fed_types.version.filter(|version| *version != definition.version) {
+            inner.progress().warn_of_other_version(version, &definition);
+        }
         return Ok(TypeCheck::Complete);
     }
     let types = missing.join("`, `");
@@ -303,6 +318,7 @@ mod tests {
         FedTypes {
             types: types.iter().map(|(name, version)| ((*name).to_owned(), *version)).collect(),
             unfed: unfed.iter().map(|(name, after)| ((*name).to_owned(), *after)).collect(),
+            version: None,
         }
     }
 
@@ -325,6 +341,17 @@ mod tests {
         assert_eq!(after_old.after_owner_change(&old, Position::new(9)), fed(&[("A", 1)], &[("B", 7)]));
         assert_eq!(after_old.after_owner_change(&new, Position::new(9)), fed(&[("A", 1), ("B", 1)], &[("B", 7)]));
         assert_eq!(old.after_owner_change(&new, Position::new(9)), fed(&[("A", 1), ("B", 1)], &[("B", 0)]));
+    }
+
+    #[test]
+    fn the_version_of_the_rows_is_that_of_the_last_rebuild() {
+        let of = |version| FedTypes { version, ..fed(&[("A", 1)], &[]) };
+        let (unknown, first, second) = (of(None), of(Some(1)), of(Some(2)));
+        assert_eq!(first.after_owner_change(&second, Position::new(7)), first);
+        assert_eq!(first.after_owner_change(&second, Position::START), second, "there are no rows");
+        assert_eq!(first.after_rebuild(&second), second);
+        assert_eq!(unknown.after_owner_change(&second, Position::new(7)), second, "no later change is missed");
+        assert_eq!(from_json::<FedTypes>(r#"{"types":{"A":1},"unfed":{}}"#).unwrap(), unknown);
     }
 
     #[test]

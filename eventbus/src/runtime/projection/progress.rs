@@ -1,6 +1,6 @@
 //! Progress of a projection: its position, its stops and its problems.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use parking_lot::Mutex;
 use time::OffsetDateTime;
@@ -96,12 +96,15 @@ pub(crate) struct ProgressCell {
     /// The clock of the app that feeds it; behind a lock, as the app starts after the handle is made.
     clock: Mutex<SharedClock>,
     meter: Arc<ProjectionMeter>,
+    /// Done once the log has that a different version of the methods made the rows.
+    version_warning: Once,
 }
 
 // lock order: methods read the clock before they change the watch, and log after that
 impl ProgressCell {
     pub(super) fn new(projection: &'static str) -> Self {
-        Self { projection, progress: watch::Sender::default(), clock: Mutex::default(), meter: Arc::default() }
+        let (progress, clock, meter) = Default::default();
+        Self { projection, progress, clock, meter, version_warning: Once::new() }
     }
 
     pub(super) fn borrow(&self) -> watch::Ref<'_, ProjectionProgress> {
@@ -324,6 +327,22 @@ impl ProgressCell {
             self.log_recovery(since);
         }
         began
+    }
+
+    /// Logs, once, that a different version of the methods made the rows.
+    pub(super) fn warn_of_other_version(&self, version: u32, definition: &ProjectionDefinition) {
+        let (name, own) = (definition.name, definition.version);
+        let rebuild = match definition.kind {
+            ProjectionKind::Transactional => format!("`rebuild {name}`"),
+            // only the app that feeds it can
+            _ => "`app.rebuild`".to_owned(),
+        };
+        self.version_warning.call_once(|| {
+            tracing::warn!(
+                projection = name,
+                "rows of `{name}` were made by version {version}, this release has {own}: {rebuild} makes them anew"
+            );
+        });
     }
 
     /// Logs the end of a stop or an outage.
