@@ -486,7 +486,12 @@ impl EventBus for RedisEventBus {
         announced: &[Announced],
         _store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        backlog::announce(&self.inner, announced).await.map_err(|error| self.inner.unavailable(boxed(error)))
+        let undecided = backlog::announce(&self.inner, announced).await;
+        let undecided = undecided.map_err(|error| self.inner.unavailable(boxed(error)))?;
+        if let Err(error) = group::warn_of_new_groups(&self.inner, announced).await {
+            tracing::debug!(%error, "whether groups are new could not be checked");
+        }
+        Ok(undecided)
     }
 
     async fn ensure_connected(&self) -> Result<(), ConnectError> {

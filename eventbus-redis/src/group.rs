@@ -10,7 +10,11 @@
 
 use std::collections::BTreeSet;
 
-use eventbus::{Name, Position, port::MessageId};
+use eventbus::{
+    Name, Position,
+    handler::HandlerStart,
+    port::{Announced, MessageId},
+};
 use redis::{RedisResult, ScriptInvocation, Value};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -303,6 +307,47 @@ async fn id_before_position(bus: &BusInner, position: Position) -> Result<String
         }
         after = id;
     }
+}
+
+/// Warns of groups that no consumer has joined yet, if their streams have entries already: a group with a new name handles
+/// again what it has handled under the former one. Call it before this process publishes.
+pub(crate) async fn warn_of_new_groups(bus: &BusInner, announced: &[Announced]) -> Result<(), CommandError> {
+    let groups: BTreeSet<&Name> = announced.iter().map(|announced| &announced.group).collect();
+    for group in groups {
+        let mut of_group = announced.iter().filter(|announced| announced.group == *group);
+        if of_group.all(|announced| announced.start == Some(HandlerStart::Now)) {
+            continue;
+        }
+        let mut entries = 0;
+        for part in bus.partitions_or_self() {
+            let Some(more) = count_for_new_group(part, group).await? else { break };
+            entries += more;
+        }
+        if entries > 0 {
+            tracing::warn!(
+                %group, entries,
+                "the group is new: it begins with the oldest event and gets the stored ones, also if it only has a new \
+                 name; `start = \"now\"` on all its handlers leaves them"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Counts the entries of a stream for a group that no consumer has joined; `None` if one has.
+async fn count_for_new_group(part: &BusInner, group: &Name) -> Result<Option<u64>, CommandError> {
+    let (connection, stream) = (part.connection(), part.stream());
+    let floor = request("HGET", (keys::floors(stream), group.as_str()));
+    if connection.query_idempotent::<Option<String>>(&floor).await?.is_some() {
+        return Ok(None);
+    }
+    let oldest = EntryId::ZERO.to_string();
+    let has_begun =
+        |known: &GroupState| known.name == group.as_str() && (known.consumers > 0 || known.last_delivered != oldest);
+    if load_groups(part).await?.iter().any(has_begun) {
+        return Ok(None);
+    }
+    Ok(Some(connection.query_idempotent(&request("XLEN", stream)).await?))
 }
 
 /// Counts the entries after an id, page by page on the server.

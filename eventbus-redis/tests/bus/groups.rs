@@ -2,13 +2,17 @@
 
 use std::slice;
 
-use crate::common::{
-    config, fresh_bus,
-    seen::{command, event},
+use crate::{
+    common::{
+        config, fresh_bus,
+        seen::{Seen, command, event, start},
+        until,
+    },
+    lines::Lines,
 };
 use eventbus::{
     Name, Position, RecordedEvent,
-    port::{EventBus, MessageId},
+    port::{Announced, EventBus, MessageId},
 };
 use eventbus_redis::{GroupError, GroupStart, RedisCommandError, RedisEventBus, RedisEventBusConfig};
 use time::OffsetDateTime;
@@ -63,6 +67,39 @@ async fn a_group_begins_where_it_is_told() {
     bus.create_group(&GROUP, GroupStart::Now).await.unwrap();
     let published = bus.publish(&[event("order-1")]).await.unwrap();
     assert_eq!(read(&bus, &GROUP).await, [published[0].as_str()]);
+}
+
+#[tokio::test] // on one thread, for the log
+async fn a_new_group_that_gets_earlier_entries_is_a_warning_with_their_number() {
+    let log = Lines::default();
+    let _logging = log.capture("eventbus_redis=info");
+    let warnings = |group: &Name| {
+        let text = format!("`start = \"now\"` on all its handlers leaves them group={group} entries=3");
+        log.text().matches(&text).count()
+    };
+    // as an app does at its start
+    let announce = async |bus: &RedisEventBus, group: &Name| {
+        bus.announce(&Announced::by_subscribers(group, &bus.subscribers()), None).await.unwrap();
+    };
+    let (bus, seen) = (fresh_bus().await, Seen::default());
+    let default = bus.default_group().clone();
+    Seen::default().join(&bus);
+    seen.join_as(&bus, GROUP);
+    announce(&bus, &default).await;
+    announce(&bus, &GROUP).await;
+    assert!(!log.text().contains("the group is new"), "the stream is empty: {}", log.text());
+    bus.publish(&[event("1"), event("2"), event("3")]).await.unwrap();
+    // the bus made the default group when it connected, but no consumer has joined it
+    for group in [&default, &GROUP] {
+        announce(&bus, group).await;
+        assert_eq!(warnings(group), 1, "{}", log.text());
+    }
+    let consumer = start(&bus).await;
+    until("the group has got the entries", async || seen.all().len() == 3).await;
+    bus.stop_consuming().await;
+    consumer.await.unwrap();
+    announce(&bus, &GROUP).await;
+    assert_eq!(warnings(&GROUP), 1, "it is not new any more: {}", log.text());
 }
 
 #[tokio::test]

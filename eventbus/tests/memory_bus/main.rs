@@ -52,6 +52,28 @@ async fn a_restart_resumes_after_the_checkpoint() {
 }
 
 #[tokio::test]
+async fn a_new_group_that_gets_stored_events_is_a_warning_with_their_number() {
+    let text = "the group begins with the oldest event and gets the stored ones, also if it only has a new name; \
+                `start = \"now\"` on all its handlers leaves them group=a events=7";
+    for (stored, count) in [(0, 0), (7, 1)] {
+        let lines = lines::Lines::default();
+        let _here = lines.capture("eventbus=info");
+        let kept = Kept::with_events(stored).await;
+        let (bus, worker) = (InMemoryEventBus::new(), Worker::new());
+        worker.join(&bus, "a");
+        bus.resume_from(kept.clone()).await.unwrap();
+        let log = lines.text();
+        let warnings = log.lines().filter(|line| line.contains("WARN") && line.contains(text));
+        assert_eq!(warnings.count(), count, "{log}");
+        assert_eq!(log.matches("the group begins with the oldest event").count(), 1, "{log}");
+        // not once it has a checkpoint
+        kept.save_checkpoint(&Name::from_static("group:a"), Position::START).await.unwrap();
+        bus.resume_from(kept).await.unwrap();
+        assert_eq!(lines.text().matches("the group begins with the oldest event").count(), 1, "{}", lines.text());
+    }
+}
+
+#[tokio::test]
 async fn the_lowest_checkpoint_decides_from_where_the_feed_is_published() {
     let kept = Kept::with_events(7).await;
     let bus = InMemoryEventBus::new();

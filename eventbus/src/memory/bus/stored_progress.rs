@@ -14,7 +14,10 @@ use super::{
 use crate::{
     delivery::{GroupTypes, Subscribers},
     domain::{error::ErrorLine, name::Name, record::RecordedEvent, stream::Position},
-    port::{CheckpointError, EventStore, ProgressUpdate, ReadError, UnfinishedDelivery, attempts::DeliveryAttempts},
+    port::{
+        CheckpointError, EventStore, FeedFilter, ProgressUpdate, ReadError, UnfinishedDelivery,
+        attempts::DeliveryAttempts,
+    },
 };
 
 /// Deletes what a store kept of a group, apart from its dead letters. Returns the number of deliveries that waited.
@@ -63,7 +66,8 @@ impl StoredProgress {
             tracing::info!(%group, position = %head, "no checkpoint yet: the group begins with the next event");
             checkpoint = Some(head);
         } else if checkpoint.is_none() {
-            tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
+            let events = count_stored_events(store, group, subscribers, head).await;
+            log_oldest_start(group, events.map_err(|error| CheckpointError::new(group, error))?);
         }
         if let Some(lost) = checkpoint.filter(|checkpoint| *checkpoint > head) {
             tracing::warn!(%group, checkpoint = %lost, %head, "the store lost events: the group begins at its end");
@@ -122,6 +126,38 @@ impl StoredProgress {
             log.restore_loaded(&self.group, &event, attempts);
         }
         log.cursor(&self.group).end_load();
+    }
+}
+
+/// Counts the events up to `head` that the handlers of a group take.
+async fn count_stored_events(
+    store: &dyn EventStore,
+    group: &Name,
+    subscribers: &Subscribers,
+    head: Position,
+) -> Result<u64, ReadError> {
+    if head == Position::START {
+        return Ok(0);
+    }
+    let types: Option<Vec<_>> = subscribers.announced(group).into_iter().map(|handled| handled.event_type).collect();
+    let filter = match types {
+        Some(types) => FeedFilter::all().event_types(types),
+        None => FeedFilter::all(),
+    };
+    store.count_events(Position::START, head, &filter).await
+}
+
+/// Logs that a group without a checkpoint begins with the oldest event: as a warning if the store has events for it, since a
+/// group with a new name handles again what it has handled under the former one.
+fn log_oldest_start(group: &Name, events: u64) {
+    if events == 0 {
+        tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
+    } else {
+        tracing::warn!(
+            %group, events,
+            "no checkpoint yet: the group begins with the oldest event and gets the stored ones, also if it only has a new \
+             name; `start = \"now\"` on all its handlers leaves them"
+        );
     }
 }
 
