@@ -177,10 +177,24 @@ async fn an_app_without_handlers_says_so() {
 }
 
 #[tokio::test]
+async fn a_forgotten_store_is_a_warning_at_the_start() {
+    let given = App::builder().store(InMemoryEventStore::new());
+    let consumes_only = App::builder().bus(InMemoryEventBus::new());
+    for (builder, count) in [(App::builder(), 1), (given, 0), (consumes_only, 0)] {
+        let lines = Lines::default();
+        let _here = lines.capture("eventbus=warn");
+        let _app = builder.start().await.unwrap();
+        let warning = "no store was given: events are lost when the process ends; give one by `.store(..)`";
+        assert_eq!(lines.text().matches(warning).count(), count, "{}", lines.text());
+    }
+}
+
+#[tokio::test]
 async fn start_shows_the_routes() {
     let lines = Lines::default();
     let _here = lines.capture("eventbus=debug");
-    let app = App::builder().handler::<patient>().handler::<audit>().projection(OrderStatistics::default());
+    let app = App::builder().store(InMemoryEventStore::new());
+    let app = app.handler::<patient>().handler::<audit>().projection(OrderStatistics::default());
     let _app = app.start().await.unwrap();
     let text = lines.text();
     let line = |parts: &[&str]| {

@@ -51,8 +51,8 @@ const COMMAND_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Builds an app; [`start`](Self::start) checks all parts and starts them.
 ///
-/// Without `.store(..)` and `.bus(..)` both are in memory, as in tests. With a bus and no store, the app only consumes;
-/// with a store and no handlers, it only publishes.
+/// Without `.store(..)` and `.bus(..)` both are in memory, as in tests, and the start logs a warning. With a bus and no store,
+/// the app only consumes; with a store and no handlers, it only publishes.
 #[derive(derive_more::Debug)]
 #[debug(
     "AppBuilder {{ state: {state:?}, discovery: {discovery:?}, handlers: {handlers:?}, projections: {projections:?}, .. }}"
@@ -446,10 +446,14 @@ impl AppBuilder {
 
     async fn start_parts(mut self) -> Result<App, StartError> {
         let consumes_only = self.store.is_none() && self.bus.is_some();
+        let has_no_backend = self.store.is_none() && self.bus.is_none();
         #[cfg(feature = "opentelemetry")]
         let exporter = self.exporter.clone();
         let Parts { store, bus, clock, repositories, state, plan } = self.check()?;
         plan.log_routes();
+        if has_no_backend {
+            tracing::warn!("no store was given: events are lost when the process ends; give one by `.store(..)`");
+        }
         if plan.handlers.is_empty() && plan.projections.is_empty() {
             tracing::info!("the app has no handlers and no projections; `.discover()` adds those that are linked");
         }
