@@ -61,6 +61,11 @@ impl RecordedRuns {
         self.0.ended.lock().clone()
     }
 
+    /// Returns the runs that have ended, without the first `count`.
+    pub(super) fn ended_after(&self, count: usize) -> Vec<RecordedRun> {
+        self.0.ended.lock().iter().skip(count).cloned().collect()
+    }
+
     /// Returns a subscriber that runs `subscriber` and records it.
     fn record(&self, subscriber: Subscriber) -> Subscriber {
         let (runs, options) = (self.clone(), subscriber.options());

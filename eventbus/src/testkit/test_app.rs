@@ -9,7 +9,10 @@ use std::{
     ops::Deref,
     panic::Location,
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::{Duration, Instant},
 };
@@ -109,6 +112,8 @@ pub struct TestApp {
     /// The effects when the last wait ended with a projection or the relay behind.
     behind: Mutex<Option<Effects>>,
     runs: RecordedRuns,
+    /// The number of ended runs of which the test's output has the failures.
+    shown_runs: AtomicUsize,
     schedule: Mutex<Schedule<Effects>>,
     /// Real time that a test waits for a handler, or for a shutdown, before it fails.
     timeout: Duration,
@@ -156,9 +161,20 @@ impl TestApp {
             let (builder, bus) = (build(), InMemoryEventBus::builder().clock(clock.clone()).build());
             let has_own_store = builder.has_store();
             let app = start_app(builder, &store, &clock, RecordingBus::new(bus.clone(), runs.clone()), caller).await;
-            let (build, behind, schedule, timeout) =
-                (Box::new(build), Mutex::default(), Mutex::default(), TEST_TIMEOUT);
-            Self { app, is_crashed: false, build, clock, store, bus, has_own_store, behind, runs, schedule, timeout }
+            Self {
+                app,
+                is_crashed: false,
+                build: Box::new(build),
+                clock,
+                store,
+                bus,
+                has_own_store,
+                behind: Mutex::default(),
+                runs,
+                shown_runs: AtomicUsize::default(),
+                schedule: Mutex::default(),
+                timeout: TEST_TIMEOUT,
+            }
         }
     }
 
@@ -190,7 +206,8 @@ impl TestApp {
     /// Waits until the app has done all work that needs no move of the clock: each event is published, handled and
     /// projected, or waits for a retry, or is a dead letter.
     ///
-    /// A handler may sleep on this clock: it then waits for [`advance`](Self::advance). A projection may not.
+    /// A handler may sleep on this clock: it then waits for [`advance`](Self::advance). A projection may not. The output of
+    /// the test names each failed run of a handler.
     ///
     /// # Panics
     /// If a handler or projection still runs after a minute of real time, such as a handler that awaits a task which
@@ -396,6 +413,25 @@ impl TestApp {
         };
         let effects = self.in_time(caller, settled).await;
         self.schedule.lock().note(&self.clock, effects);
+        for failure in self.describe_new_failures() {
+            eprintln!("{caller}: {failure}");
+        }
+    }
+
+    /// Describes the runs that have failed since the last call.
+    fn describe_new_failures(&self) -> Vec<String> {
+        let ended = self.runs.ended_after(self.shown_runs.load(Ordering::Relaxed));
+        self.shown_runs.fetch_add(ended.len(), Ordering::Relaxed);
+        let describe = |run: RecordedRun| {
+            let (error, metadata) = (run.error?, run.delivery.metadata());
+            Some(format!(
+                "`{}` failed with {} of {}: {error}; unless this made a dead letter, the retry waits for `advance`",
+                run.handler,
+                metadata.event_type(),
+                metadata.stream()
+            ))
+        };
+        ended.into_iter().filter_map(describe).collect()
     }
 
     /// For an app whose store works in other threads: returns `true` if no work is left, or if the effects have not
@@ -488,6 +524,23 @@ mod tests {
     #[handler(manual)]
     async fn hang(_event: &Placed) {
         std::future::pending::<()>().await;
+    }
+
+    #[handler(manual)]
+    async fn refuse(_event: &Placed) -> Result<(), &'static str> {
+        Err("not yet")
+    }
+
+    #[tokio::test]
+    async fn the_output_names_each_failed_run_once_and_what_its_retry_waits_for() {
+        let app = TestApp::start(|| App::builder().handler::<refuse>()).await;
+        app.save("o-1", Placed {}).await;
+        app.settle().await;
+        assert!(app.describe_new_failures().is_empty(), "the output has it");
+        app.shown_runs.store(0, Ordering::Relaxed);
+        let expected = "`refuse` failed with Placed of Order/o-1: not yet; unless this made a dead letter, the retry \
+                        waits for `advance`";
+        assert_eq!(app.describe_new_failures(), [expected]);
     }
 
     #[tokio::test]
