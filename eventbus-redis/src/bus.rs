@@ -484,11 +484,11 @@ impl EventBus for RedisEventBus {
     async fn announce(
         &self,
         announced: &[Announced],
-        _store: Option<&dyn EventStore>,
+        store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
         let undecided = backlog::announce(&self.inner, announced).await;
         let undecided = undecided.map_err(|error| self.inner.unavailable(boxed(error)))?;
-        if let Err(error) = group::warn_of_new_groups(&self.inner, announced).await {
+        if let Err(error) = group::warn_of_new_groups(&self.inner, announced, store).await {
             tracing::debug!(%error, "whether groups are new could not be checked");
         }
         Ok(undecided)

@@ -11,9 +11,9 @@
 use std::collections::BTreeSet;
 
 use eventbus::{
-    Name, Position,
+    BoxError, Name, Position,
     handler::HandlerStart,
-    port::{Announced, MessageId},
+    port::{Announced, EventStore, MessageId},
 };
 use redis::{RedisResult, ScriptInvocation, Value};
 use time::OffsetDateTime;
@@ -309,45 +309,44 @@ async fn id_before_position(bus: &BusInner, position: Position) -> Result<String
     }
 }
 
-/// Warns of groups that no consumer has joined yet, if their streams have entries already: a group with a new name handles
-/// again what it has handled under the former one. Call it before this process publishes.
-pub(crate) async fn warn_of_new_groups(bus: &BusInner, announced: &[Announced]) -> Result<(), CommandError> {
+/// Warns of groups that no consumer has joined yet, if the store, or without one the stream, has events for them: a group
+/// with a new name handles again what it has handled under the former one. Call it before this process publishes.
+pub(crate) async fn warn_of_new_groups(
+    bus: &BusInner,
+    announced: &[Announced],
+    store: Option<&dyn EventStore>,
+) -> Result<(), BoxError> {
+    let (stream, connection) = (bus.stream(), bus.connection());
+    // a group begins on all partitions
+    let Some(part) = bus.partitions_or_self().into_iter().next() else { return Ok(()) };
+    let listed: Vec<String> =
+        part.connection().query_idempotent(&request("HKEYS", keys::floors(part.stream()))).await?;
+    let known = load_groups(part).await?;
+    let oldest = EntryId::ZERO.to_string();
+    let has_begun = |group: &Name| {
+        let is_joined = |known: &GroupState| known.consumers > 0 || known.last_delivered != oldest;
+        listed.iter().any(|name| name == group.as_str())
+            || known.iter().any(|known| known.name == group.as_str() && is_joined(known))
+    };
     let groups: BTreeSet<&Name> = announced.iter().map(|announced| &announced.group).collect();
-    for group in groups {
-        let mut of_group = announced.iter().filter(|announced| announced.group == *group);
-        if of_group.all(|announced| announced.start == Some(HandlerStart::Now)) {
+    for group in groups.into_iter().filter(|group| !has_begun(group)) {
+        let of_group: Vec<_> = announced.iter().filter(|announced| announced.group == *group).cloned().collect();
+        if of_group.iter().all(|announced| announced.start == Some(HandlerStart::Now)) {
             continue;
         }
-        let mut entries = 0;
-        for part in bus.partitions_or_self() {
-            let Some(more) = count_for_new_group(part, group).await? else { break };
-            entries += more;
-        }
-        if entries > 0 {
+        let has_events = match store {
+            Some(store) => Announced::match_stored(&of_group, store).await?,
+            None => connection.query_idempotent::<u64>(&request("XLEN", stream)).await? > 0,
+        };
+        if has_events {
             tracing::warn!(
-                %group, entries,
-                "the group is new: it begins with the oldest event and gets the stored ones, also if it only has a new \
-                 name; `start = \"now\"` on all its handlers leaves them"
+                %group,
+                "the group is new, so its handlers run for the stored events; if it was renamed, stop the process and give \
+                 it the former name; `start = \"now\"` on all its handlers skips them"
             );
         }
     }
     Ok(())
-}
-
-/// Counts the entries of a stream for a group that no consumer has joined; `None` if one has.
-async fn count_for_new_group(part: &BusInner, group: &Name) -> Result<Option<u64>, CommandError> {
-    let (connection, stream) = (part.connection(), part.stream());
-    let floor = request("HGET", (keys::floors(stream), group.as_str()));
-    if connection.query_idempotent::<Option<String>>(&floor).await?.is_some() {
-        return Ok(None);
-    }
-    let oldest = EntryId::ZERO.to_string();
-    let has_begun =
-        |known: &GroupState| known.name == group.as_str() && (known.consumers > 0 || known.last_delivered != oldest);
-    if load_groups(part).await?.iter().any(has_begun) {
-        return Ok(None);
-    }
-    Ok(Some(connection.query_idempotent(&request("XLEN", stream)).await?))
 }
 
 /// Counts the entries after an id, page by page on the server.

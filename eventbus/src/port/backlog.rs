@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{PublishError, SubscriberStatus, subscriber::HandlerStart};
+use super::{EventStore, PublishError, ReadError, StoredEventType, SubscriberStatus, subscriber::HandlerStart};
 use crate::domain::{
     event::{EventDescriptor, EventFilter},
     name::Name,
@@ -117,6 +117,22 @@ impl Announced {
     pub fn by_subscribers(group: &Name, subscribers: &[Arc<dyn SubscriberStatus>]) -> Vec<Self> {
         let of_group = subscribers.iter().filter(|other| other.group() == group).map(|other| other.subscriber());
         Self::all(of_group.map(|subscriber| (group, subscriber.events(), subscriber.options().start)))
+    }
+
+    /// Returns `true` if a store has events that the announced handlers of one group take: events of their types, or any
+    /// event if the store has no list of types.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the store cannot be read.
+    #[doc(hidden)]
+    pub async fn match_stored(announced: &[Self], store: &dyn EventStore) -> Result<bool, ReadError> {
+        let Some(types) = store.event_types() else { return Ok(store.head().await? > Position::START) };
+        let takes = |stored: &StoredEventType| {
+            announced
+                .iter()
+                .any(|handled| handled.event_type.as_ref().is_none_or(|wanted| *wanted == stored.event_type))
+        };
+        Ok(types.stored_event_types().await?.iter().any(takes))
     }
 
     /// Returns the announcements for these groups and filters, each type and version once. If starts differ, the one

@@ -52,9 +52,9 @@ async fn a_restart_resumes_after_the_checkpoint() {
 }
 
 #[tokio::test]
-async fn a_new_group_that_gets_stored_events_is_a_warning_with_their_number() {
-    let text = "the group begins with the oldest event and gets the stored ones, also if it only has a new name; \
-                `start = \"now\"` on all its handlers leaves them group=a events=7";
+async fn a_new_group_that_gets_stored_events_is_a_warning() {
+    let text = "the group begins with the oldest event, so its handlers run for the stored events; if it was renamed, stop \
+                the process and give it the former name; `start = \"now\"` on all its handlers skips them group=a";
     for (stored, count) in [(0, 0), (7, 1)] {
         let lines = lines::Lines::default();
         let _here = lines.capture("eventbus=info");

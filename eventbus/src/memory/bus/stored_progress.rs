@@ -15,7 +15,7 @@ use crate::{
     delivery::{GroupTypes, Subscribers},
     domain::{error::ErrorLine, name::Name, record::RecordedEvent, stream::Position},
     port::{
-        CheckpointError, EventStore, FeedFilter, ProgressUpdate, ReadError, UnfinishedDelivery,
+        Announced, CheckpointError, EventStore, ProgressUpdate, ReadError, UnfinishedDelivery,
         attempts::DeliveryAttempts,
     },
 };
@@ -66,8 +66,8 @@ impl StoredProgress {
             tracing::info!(%group, position = %head, "no checkpoint yet: the group begins with the next event");
             checkpoint = Some(head);
         } else if checkpoint.is_none() {
-            let events = count_stored_events(store, group, subscribers, head).await;
-            log_oldest_start(group, events.map_err(|error| CheckpointError::new(group, error))?);
+            let has_events = Announced::match_stored(&subscribers.announced(group), store).await;
+            log_oldest_start(group, has_events.unwrap_or_default());
         }
         if let Some(lost) = checkpoint.filter(|checkpoint| *checkpoint > head) {
             tracing::warn!(%group, checkpoint = %lost, %head, "the store lost events: the group begins at its end");
@@ -129,35 +129,16 @@ impl StoredProgress {
     }
 }
 
-/// Counts the events up to `head` that the handlers of a group take.
-async fn count_stored_events(
-    store: &dyn EventStore,
-    group: &Name,
-    subscribers: &Subscribers,
-    head: Position,
-) -> Result<u64, ReadError> {
-    if head == Position::START {
-        return Ok(0);
-    }
-    let types: Option<Vec<_>> = subscribers.announced(group).into_iter().map(|handled| handled.event_type).collect();
-    let filter = match types {
-        Some(types) => FeedFilter::all().event_types(types),
-        None => FeedFilter::all(),
-    };
-    store.count_events(Position::START, head, &filter).await
-}
-
 /// Logs that a group without a checkpoint begins with the oldest event: as a warning if the store has events for it, since a
 /// group with a new name handles again what it has handled under the former one.
-fn log_oldest_start(group: &Name, events: u64) {
-    if events == 0 {
-        tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
-    } else {
-        tracing::warn!(
-            %group, events,
-            "no checkpoint yet: the group begins with the oldest event and gets the stored ones, also if it only has a new \
-             name; `start = \"now\"` on all its handlers leaves them"
-        );
+fn log_oldest_start(group: &Name, has_events: bool) {
+    match has_events {
+        true => tracing::warn!(
+            %group,
+            "no checkpoint yet: the group begins with the oldest event, so its handlers run for the stored events; if it \
+             was renamed, stop the process and give it the former name; `start = \"now\"` on all its handlers skips them"
+        ),
+        false => tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event"),
     }
 }
 
