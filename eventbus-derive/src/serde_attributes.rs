@@ -23,6 +23,8 @@ pub(crate) struct SerdeAttributes {
     pub(crate) flatten: bool,
     /// Set if serde writes a value of a different type in its place.
     pub(crate) has_substitute: bool,
+    /// Set if a value of a different type is read in place of it.
+    pub(crate) has_read_substitute: bool,
 }
 
 impl SerdeAttributes {
@@ -40,6 +42,7 @@ impl SerdeAttributes {
                 serde.has_reader |= ["with", "deserialize_with"].iter().any(|reader| meta.path.is_ident(reader));
                 serde.flatten |= meta.path.is_ident("flatten");
                 serde.has_substitute |= ["into", "transparent"].iter().any(|into| meta.path.is_ident(into));
+                serde.has_read_substitute |= ["from", "try_from"].iter().any(|from| meta.path.is_ident(from));
                 if meta.path.is_ident("rename") {
                     serde.rename.add(&meta)?;
                 } else if meta.path.is_ident("rename_all") {

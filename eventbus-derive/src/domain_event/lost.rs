@@ -9,6 +9,12 @@ use crate::{
     text::code_of,
 };
 
+/// Types that serde cannot read if their field is missing.
+const NEEDED: [&str; 23] = [
+    "bool", "char", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize", "f32",
+    "f64", "String", "Vec", "VecDeque", "HashMap", "BTreeMap", "HashSet", "BTreeSet",
+];
+
 /// Reports every attribute by which serde does not write a field, does not read it, or reads it under a different name
 /// than it writes. It does not see the attributes within the types of fields.
 pub(super) fn check(container: &[Attribute], fields: &Punctuated<Field, Token![,]>, mistakes: &mut Mistakes) {
@@ -18,6 +24,7 @@ pub(super) fn check(container: &[Attribute], fields: &Punctuated<Field, Token![,
     }
     let rules = &container.rename_all;
     if let Some(key) = &rules.key
+        && !container.has_read_substitute
         && rules.written.as_ref().map(LitStr::value) != rules.read.as_ref().map(LitStr::value)
     {
         let message = "`rename_all` would lose fields: they are stored under one name and read under another. Write \
@@ -32,8 +39,8 @@ pub(super) fn check(container: &[Attribute], fields: &Punctuated<Field, Token![,
                 format!("`{skipped}` would lose this field when the event is {when}: remove the field, or `{skipped}`");
             mistakes.at(skip, message);
         }
-        // the fields of a flattened one have attributes of their own
-        if serde.flatten {
+        // the fields of a flattened one, and of the type that is read, have attributes of their own
+        if serde.flatten || container.has_read_substitute {
             continue;
         }
         if let Some(key) = &serde.rename.key
@@ -43,11 +50,13 @@ pub(super) fn check(container: &[Attribute], fields: &Punctuated<Field, Token![,
                            `rename = \"..\"` for both, and `alias = \"..\"` for a name that older events have";
             mistakes.at(key, message);
         }
-        let is_option = last_name(strip_groups(&field.ty)).is_some_and(|name| name == "Option");
+        // serde reads a missing field of other types by `default` alone; an alias may name an `Option`
+        let is_needed =
+            last_name(strip_groups(&field.ty)).is_some_and(|name| NEEDED.iter().any(|known| name == *known));
         if let Some(key) = &serde.skip_if
             && !serde.default
             && !container.default
-            && (serde.has_reader || !is_option)
+            && (serde.has_reader || is_needed)
         {
             let message = "`skip_serializing_if` would leave this field out, and the event could not be read without \
                            it: add `default`";
