@@ -41,7 +41,7 @@ pub(super) fn feed_delivery(definition: &ProjectionDefinition, record: RecordedE
 
 /// Most events of a call of a batch method, and of a transaction of a projection that has one; fewer if they have
 /// [`PAGE_BYTES`](crate::support::PAGE_BYTES).
-pub(super) const BATCH_EVENTS_MAX: usize = 4_000;
+pub(super) const BATCH_EVENTS_MAX: usize = 2_000;
 
 /// Returns how many of the events, from the first, go to one call of a method: those up to the next event of a different
 /// method for a batch method, one event for each other method.

@@ -111,7 +111,7 @@ impl FedTypes {
     fn after_acceptance(&self, own: &Self, checkpoint: Position) -> Self {
         let mut fed_types = self.after_owner_change(own, checkpoint);
         fed_types.unfed.retain(|name, _| !own.knows(name));
-        fed_types
+        Self { version: own.version, ..fed_types }
     }
 
     /// Returns the note after a rebuild from the first event by a process that knows `own`: events of types that it
@@ -269,8 +269,8 @@ pub(super) async fn check_types(
         save_fed_types(context, role, &fed_types).await?;
     }
     if missing.is_empty() {
-        if let Some(version) = fed_types.version.filter(|version| *version != definition.version) {
-            inner.progress().warn_of_other_version(version, &definition);
+        if let Some(version) = fed_types.version.filter(|version| *version < definition.version) {
+            inner.progress().warn_of_former_version(version, &definition);
         }
         return Ok(TypeCheck::Complete);
     }

@@ -40,7 +40,7 @@ pub(super) struct ProjectionProgress {
     pub(super) problem_since: Option<OffsetDateTime>,
     /// The database's own report of the problem, if it has one.
     pub(super) server_fault: Option<ServerFault>,
-    /// Time of the stop.
+    /// Time of the last stop, also of one that has ended.
     pub(super) stopped_since: Option<OffsetDateTime>,
     /// Position of the stop: a later one ends it.
     pub(super) stopped_at: Position,
@@ -64,9 +64,10 @@ impl ProjectionProgress {
     }
 
     /// Returns its progress if its process is not ready before it includes more events: its state is in memory, and has yet
-    /// to reach the first head. A stop ends this: it would keep all processes unready.
+    /// to reach the first head. A stop ends this for good: all processes would be unready, or become so when they go on.
     pub(super) fn catching_up(&self, definition: &ProjectionDefinition) -> Option<CatchingUp> {
-        let is_behind = definition.kind == ProjectionKind::InMemory && !self.has_caught_up && self.stopped.is_none();
+        let is_behind =
+            definition.kind == ProjectionKind::InMemory && !self.has_caught_up && self.stopped_since.is_none();
         is_behind.then(|| CatchingUp { name: definition.name.into(), position: self.position })
     }
 
@@ -329,10 +330,13 @@ impl ProgressCell {
         began
     }
 
-    /// Logs, once, that a different version of the methods made the rows.
-    pub(super) fn warn_of_other_version(&self, version: u32, definition: &ProjectionDefinition) {
+    /// Logs, once, that a former version of the methods made the rows.
+    pub(super) fn warn_of_former_version(&self, version: u32, definition: &ProjectionDefinition) {
         let (name, own) = (definition.name, definition.version);
         let rebuild = match definition.kind {
+            ProjectionKind::Transactional if definition.tables.is_empty() => {
+                format!("`rebuild {name}`, with `tables(..)`")
+            }
             ProjectionKind::Transactional => format!("`rebuild {name}`"),
             // only the app that feeds it can
             _ => "`app.rebuild`".to_owned(),
