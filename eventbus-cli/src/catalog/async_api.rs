@@ -157,7 +157,7 @@ fn payload_schema(event: &EventRow) -> Value {
         "properties": {
             "event_id": text("uuid"),
             "event_type": { "enum": names(event) },
-            "event_version": { "const": event.schema_version },
+            "event_version": { "type": "integer", "minimum": 1, "maximum": event.schema_version },
             "occurred_at": text("date-time"),
             "aggregate_id": { "type": "string" },
             "aggregate_type": { "const": event.aggregate_type },

@@ -160,8 +160,8 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     let settings = session.settings();
     if session.is_in_app() && settings.store.is_some() && settings.bus.is_none() && !bus.is_in_process() {
         // the operator may mean the in-process bus of that store
-        let text =
-            "the group of which bus? pass `--bus URL`, too; `eventbus groups retire` retires one of the in-process bus";
+        let text = "`--store` may not be the store of the application: name the bus by `--bus URL`, too, or retire a group of the \
+             in-process bus by `eventbus groups retire`";
         return Err(CommandError::Usage(text.into()));
     }
     let store = session.optional_store().await?;

@@ -55,7 +55,6 @@ impl OpenBus {
     }
 
     /// Returns the bus of an application that runs in this process.
-    #[cfg(feature = "dashboard")]
     pub(crate) fn of_app(bus: &Arc<dyn EventBus>) -> Self {
         as_redis(bus).map_or_else(|| Self::Other(Arc::clone(bus)), |redis| Self::Redis(redis.clone()))
     }

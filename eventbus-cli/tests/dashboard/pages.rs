@@ -383,6 +383,8 @@ async fn a_server_that_is_away_is_an_error_on_the_pages_that_need_it() {
     assert_eq!(served.site.get("/streams").await.status, 200);
     // what the store knows is shown beside the error of the bus
     shop.append("o-9", vec![placed(5)]).await;
+    // at first the overview has a sample from before
+    wait_until(&served.site, "/", |page| page.contains("cannot be reached")).await;
     for (path, part) in [
         ("/", "<dt>Last position</dt><dd>6</dd>"),
         ("/", "totals</a></th><td>projection</td>"),

@@ -538,24 +538,11 @@ async fn the_error_of_a_server_that_is_away_says_that_it_refuses_connections() {
     let store = open(config).await;
     server.stop();
     let chain = |error: BoxError| source_chain(&*error).map(|error| error.to_string()).collect::<Vec<_>>().join(": ");
-    // a connection that was open fails with an error of its own
-    let is_of_pool = |line: &str| line.contains("no connection") || line.contains("pool timed out");
     let wanted = "no connection to PostgreSQL: error communicating with database: Connection refused";
+    // a connection that was open fails with an error of its own, and a busy machine may find no cause in time
     within(async {
-        let of_statement = loop {
-            let line = chain(store.head().await.unwrap_err().into());
-            if is_of_pool(&line) {
-                break line;
-            }
-        };
-        assert!(of_statement.contains(wanted), "{of_statement}");
-        let of_transaction = loop {
-            let line = chain(store.begin_transaction().await.unwrap_err());
-            if is_of_pool(&line) {
-                break line;
-            }
-        };
-        assert!(of_transaction.contains(wanted), "{of_transaction}");
+        while !chain(store.head().await.unwrap_err().into()).contains(wanted) {}
+        while !chain(store.begin_transaction().await.unwrap_err()).contains(wanted) {}
     })
     .await;
 }

@@ -207,7 +207,7 @@ fn other_commands_work_with_the_store_and_the_bus_of_the_application() {
         }
     }
     let refused = bank.bank_with(&["groups", "retire", "mail", "--yes"], &[("EVENTBUS_STORE", bank.database_url())]);
-    assert!(refused.code == 64 && refused.err.contains("the group of which bus?"), "{refused:?}");
+    assert!(refused.code == 64 && refused.err.contains("name the bus by `--bus URL`"), "{refused:?}");
 }
 
 /// The handlers and projections that only the builder names.

@@ -91,6 +91,7 @@ fn assert_fits(value: &Value, schema: &Value) {
             "const" => value == rule,
             "enum" => rule.as_array().unwrap().contains(value),
             "minimum" => value.as_i64() >= rule.as_i64(),
+            "maximum" => value.as_i64() <= rule.as_i64(),
             "required" => rule.as_array().unwrap().iter().all(|name| value.get(name.as_str().unwrap()).is_some()),
             "properties" => {
                 let found = object(rule).iter().filter_map(|(name, schema)| Some((value.get(name)?, schema)));

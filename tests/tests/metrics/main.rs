@@ -185,7 +185,7 @@ async fn a_process_without_handlers_shows_the_groups_that_no_process_serves() {
     };
     let waiting = async {
         while shown("eventbus_group_consumers").await != [Some(0.0); 2] {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the store knows the groups");
