@@ -480,6 +480,15 @@ async fn a_projection_that_stopped_at_an_event_skips_it() {
     tokio::time::timeout(Duration::from_secs(60), stopped).await.expect("it stops");
     let shown = totals(&live.document(&["projections"]));
     assert_eq!((&shown["position"], &shown["head"]), (&json!("4"), &json!("5")));
+    let stop = &shown["stopped"];
+    let event = [&stop["position"], &stop["event_type"], &stop["event_id"], &stop["owner"], &stop["since"]];
+    assert_eq!(event, ["5", "OrderPlaced", "UUID", "OWNER", "TIME"], "{shown}");
+    assert!(stop["error"].as_str().unwrap().contains("violates check constraint"), "{shown}");
+    for command in ["projections", "status"] {
+        let text = live.run(&[command]).out;
+        assert!(text.contains("\ntotals stopped at position 5 (OrderPlaced): "), "{text}");
+        assert!(text.contains("; since 20") && text.contains("Z, in process "), "{text}");
+    }
 
     let skip = ["--yes", "projections", "skip", "totals", "5", "--reason", "imported without an owner"];
     let asked = live.run(&skip[1..]);
@@ -489,6 +498,7 @@ async fn a_projection_that_stopped_at_an_event_skips_it() {
         "version": 1, "as_of": "TIME", "reader": "projection:totals", "position": "5", "skipped": true, "changed": true,
     });
     assert_json(&live.document(&skip), &wanted);
+    assert_eq!(totals(&live.document(&["projections"]))["stopped"], Value::Null, "it skips the event");
     let passed = live.wait_for(&["projections"], |document| totals(document)["position"] == "5").await;
     assert_eq!(totals(&passed)["skipped"][0]["reason"], "imported without an owner");
     assert_eq!(live.document(&skip)["changed"], false, "the list has it already");

@@ -237,8 +237,8 @@ pub mod projection {
     pub use crate::runtime::{
         definition::{Projection, ProjectionDefinition, ProjectionKind},
         projection::{
-            ProjectionError, ProjectionGuard, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError, RebuildOwner,
-            RebuildProgress, Rebuilt,
+            NotedStop, ProjectionError, ProjectionGuard, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError,
+            RebuildOwner, RebuildProgress, Rebuilt,
         },
     };
 }

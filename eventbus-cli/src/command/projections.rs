@@ -10,12 +10,12 @@ use super::{
 };
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional, time_text},
+    output::{Align, Progress, Table, optional, printable, time_text},
     query::{ProjectionRow, ReaderSkips, list_other_skips, list_projections},
     session::Session,
 };
 
-/// Show the projections: position, lag, owner, skipped events; skip an event, retire a projection
+/// Show the projections: position, lag, owner, stops, skipped events; skip an event, retire a projection
 ///
 /// A projection whose state is in memory keeps no progress in the store, and is not shown.
 #[derive(Debug, Args)]
@@ -73,7 +73,7 @@ impl ProjectionArgs {
                 let known: Vec<_> = projections.iter().map(|row| &*row.name).collect();
                 let other_skips = list_other_skips(&*store, ReaderKind::Projection, &known).await?;
                 let body = Projections { projections, other_skips };
-                session.printer().show_table(&body, |body| table(&body.projections))?;
+                session.printer().show(&body, |body| text(&body.projections))?;
                 note_other_skips(session.printer(), "projection", &body.other_skips);
                 Ok(ExitStatus::Done)
             }
@@ -119,8 +119,20 @@ fn reader(name: &str, known: &[ProjectionRow]) -> Result<Reader, CommandError> {
     Ok(Reader { role: ReaderKind::Projection.name_of(&role), shown, position, done, again })
 }
 
-/// Returns the table of projections.
-pub(super) fn table(projections: &[ProjectionRow]) -> Table {
+/// Returns the table of projections, and a line for each that stopped before an event.
+pub(super) fn text(projections: &[ProjectionRow]) -> String {
+    let mut text = table(projections).to_text();
+    for row in projections {
+        let Some(stop) = &row.stopped else { continue };
+        let (position, since) = (stop.position, time_text(stop.since));
+        let at = format!("{} stopped at position {position} ({})", row.name, stop.event_type);
+        text.push_str(&printable(&format!("{at}: {}; since {since}, in process {}", stop.error, stop.owner)));
+        text.push('\n');
+    }
+    text
+}
+
+fn table(projections: &[ProjectionRow]) -> Table {
     let mut table = Table::new([
         ("PROJECTION", Align::Left),
         ("POSITION", Align::Right),

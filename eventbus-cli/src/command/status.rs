@@ -66,14 +66,14 @@ fn text(view: &StatusView) -> String {
         optional(view.dead_letters),
     );
     let tables = [
-        (view.relays.is_empty(), relay::table(&view.relays)),
-        (view.projections.is_empty(), projections::table(&view.projections)),
-        (view.groups.is_empty(), groups::table(&view.groups)),
+        (view.relays.is_empty(), relay::table(&view.relays).to_text()),
+        (view.projections.is_empty(), projections::text(&view.projections)),
+        (view.groups.is_empty(), groups::table(&view.groups).to_text()),
     ];
     for (is_empty, table) in tables {
         if !is_empty {
             text.push('\n');
-            text.push_str(&table.to_text());
+            text.push_str(&table);
         }
     }
     text

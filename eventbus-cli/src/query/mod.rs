@@ -27,7 +27,7 @@ pub use self::{
     groups::{GroupDetail, GroupRow, list_groups},
     lag::{LagRow, ReaderSort, list_lags, list_lags_with},
     position::Lag,
-    projections::{ProjectionRow, list_projections},
+    projections::{ProjectionRow, StoppedRow, list_projections},
     relays::{RelayRow, list_relays},
     skips::{ReaderSkips, SkippedRow, list_other_skips},
     status::{StatusView, load_status},

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use eventbus::{
-    Name, Position,
+    EventId, Name, Position,
     clock::SharedClock,
     port::listings::{StoredCheckpoint, StoredLease},
+    projection::NotedStop,
     store::EventStore,
     support::ReaderKind,
 };
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     error::CommandError,
-    output::{serialize_option_time, serialize_position},
+    output::{serialize_option_time, serialize_position, serialize_time},
 };
 
 /// A projection whose progress a store keeps. A projection whose state is in memory has no progress there.
@@ -44,6 +45,28 @@ pub struct ProjectionRow {
     pub updated_at: Option<OffsetDateTime>,
     /// The events that it skips by order of an operator.
     pub skipped: Vec<SkippedRow>,
+    /// Its stop before an event, as the process that stopped has noted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<StoppedRow>,
+}
+
+/// The stop of a projection before an event that it cannot handle.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoppedRow {
+    /// The position of the event.
+    #[serde(serialize_with = "serialize_position")]
+    pub position: Position,
+    /// The type of the event.
+    pub event_type: String,
+    /// The id of the event.
+    pub event_id: EventId,
+    /// The error of the projection's method.
+    pub error: String,
+    /// The process that stopped there last.
+    pub owner: String,
+    /// The time of the stop.
+    #[serde(serialize_with = "serialize_time")]
+    pub since: OffsetDateTime,
 }
 
 /// Lists the projections that have a checkpoint or an owner, by name.
@@ -68,6 +91,8 @@ pub async fn list_projections(store: &dyn EventStore, clock: &SharedClock) -> Re
         let Some((_, name)) = ReaderKind::parse(role) else { continue };
         let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.name == *role);
         let position = checkpoint.map_or(Position::START, |checkpoint: &StoredCheckpoint| checkpoint.position);
+        let skipped = skipped_by(store, role).await?;
+        let stopped = load_stop(store, role, position, &skipped).await?;
         let rebuild = Name::new("projection", name).map(|name| ReaderKind::Rebuild.name_of(&name));
         rows.push(ProjectionRow {
             name: name.to_owned(),
@@ -77,8 +102,29 @@ pub async fn list_projections(store: &dyn EventStore, clock: &SharedClock) -> Re
             owner: owner_of(&leases, role),
             rebuilt_by: rebuild.ok().and_then(|role| owner_of(&rebuilds, &role)),
             updated_at: checkpoint.and_then(|checkpoint| checkpoint.updated_at),
-            skipped: skipped_by(store, role).await?,
+            skipped,
+            stopped,
         });
     }
     Ok(rows)
+}
+
+/// Loads the noted stop of a projection, unless the projection has passed the event or skips it.
+async fn load_stop(
+    store: &dyn EventStore,
+    role: &Name,
+    position: Position,
+    skipped: &[SkippedRow],
+) -> Result<Option<StoppedRow>, CommandError> {
+    let stands =
+        |stop: &NotedStop| stop.position > position && skipped.iter().all(|skipped| skipped.position != stop.position);
+    let noted = NotedStop::load(store, role).await?.filter(stands);
+    Ok(noted.map(|stop| StoppedRow {
+        position: stop.position,
+        event_type: stop.event_type,
+        event_id: stop.event_id,
+        error: stop.error,
+        owner: stop.owner,
+        since: stop.since,
+    }))
 }

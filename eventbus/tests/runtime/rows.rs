@@ -14,7 +14,7 @@ use eventbus::{
     health::HealthThresholds,
     port::{AppendEvents, Checkpoints, Leases, ReadFeed},
     prelude::*,
-    projection::{Projection, ProjectionError, ProjectionOwner},
+    projection::{NotedStop, Projection, ProjectionError, ProjectionOwner},
     testkit::{Fault, ManualClock, TableStore, Tables},
 };
 use tokio::sync::Semaphore;
@@ -268,6 +268,47 @@ async fn a_projection_that_stopped_tries_again_every_minute_and_says_since_when(
     let status = app.projections().await.unwrap().remove(0);
     assert_eq!((status.owner, status.stopped_since), (ProjectionOwner::Here, None));
     assert!(app.health().await.projections.is_empty());
+}
+
+async fn noted_stop(store: &TableStore) -> Option<NotedStop> {
+    NotedStop::load(store, &ROLE).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_noted_in_the_store_until_the_projection_passes_the_event() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(u32::MAX));
+    store.create_table("order_rows").await;
+    let bad = save(&store, "bad", 0).await;
+    let last = save(&store, "bob", 0).await;
+    let strict = app(&store, &mood).await;
+    stopped(&strict, last).await;
+    let stop = noted_stop(&store).await.unwrap();
+    let event = (stop.position, &*stop.event_type, &*stop.error);
+    assert_eq!(event, (bad, "OrderCreated", "no such customer"));
+    assert!(stop.owner.contains(&std::process::id().to_string()), "{stop:?}");
+    tokio::time::sleep(Duration::from_secs(122)).await;
+    assert!(mood.tries.load(Ordering::SeqCst) >= 8, "it was tried again, and stopped again");
+    assert_eq!(noted_stop(&store).await, Some(stop), "since the first time");
+
+    // a different process passes the event
+    let mild = app(&store, &Mood::default()).await;
+    mild.projected::<OrderRows>(last).await.unwrap();
+    until("the note is deleted", async || noted_stop(&store).await.is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuild_ends_the_noted_stop() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(u32::MAX));
+    store.create_table("order_rows").await;
+    let bad = save(&store, "bad", 0).await;
+    let strict = app(&store, &mood).await;
+    stopped(&strict, bad).await;
+    strict.shutdown(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(noted_stop(&store).await.unwrap().position, bad, "the process has ended, and the reason stays");
+
+    let builder = App::builder().store(store.clone()).state(Mood::default()).projection(OrderRows).without_relay();
+    assert_eq!(builder.rebuild("order-rows", drop).await.unwrap().position, bad);
+    assert_eq!(noted_stop(&store).await, None);
 }
 
 #[tokio::test(start_paused = true)]

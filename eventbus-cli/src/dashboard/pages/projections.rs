@@ -12,7 +12,7 @@ use crate::{
         visit::Visit,
     },
     error::CommandError,
-    query::{ProjectionRow, SkippedRow},
+    query::{ProjectionRow, SkippedRow, StoppedRow},
 };
 
 pub(in crate::dashboard) async fn projections(visit: &Visit) -> Result<Markup, CommandError> {
@@ -78,11 +78,23 @@ pub(in crate::dashboard) async fn projections(visit: &Visit) -> Result<Markup, C
 fn state(row: &ProjectionRow, status: Option<&ProjectionStatus>) -> Markup {
     html! {
         @if let Some(by) = &row.rebuilt_by { "rebuilt by " (by) " " }
-        @match status {
-            Some(status) => (problems(status)),
-            None if row.owner.is_none() && row.lag.events > 0 => span.problem { "no process feeds it" },
-            None => "",
+        @if let Some(status) = status { (problems(status)) }
+        @match &row.stopped {
+            // the status of this process has its own stop
+            Some(stop) if status.is_none_or(|status| status.stopped.is_none()) => (noted_stop(stop)),
+            None if status.is_none() && row.owner.is_none() && row.lag.events > 0 => {
+                span.problem { "no process feeds it" }
+            },
+            _ => "",
         }
+    }
+}
+
+fn noted_stop(stop: &StoppedRow) -> Markup {
+    let position = number(stop.position.get());
+    html! {
+        span.problem { "stopped at position " (position) " (" (stop.event_type) "): " (stop.error) }
+        " since " (time(Some(stop.since))) " in " (stop.owner)
     }
 }
 

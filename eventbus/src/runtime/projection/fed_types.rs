@@ -17,6 +17,7 @@ use super::{
     ProjectionError, RebuildError,
     context::{RunnerContext, projection_role},
     fed_projection::FedProjection,
+    noted_stop::NotedStop,
 };
 use crate::{
     domain::{
@@ -156,7 +157,7 @@ async fn check_held(held_lease: &HeldLease) -> Result<(), BoxError> {
 }
 
 /// Notes that this process, which holds the lease, has rebuilt a projection, or begins to, from the first event with
-/// all types that it knows.
+/// all types that it knows; deletes the note of a stop.
 ///
 /// # Errors
 /// If a different process holds the lease, or the store cannot be reached; the former note may stand then.
@@ -170,7 +171,8 @@ pub(super) async fn record_rebuild(
     if let Some(former) = load_fed_types(context, &role).await? {
         fed_types = former.after_rebuild(&fed_types);
     }
-    save_fed_types(context, &role, &fed_types).await
+    save_fed_types(context, &role, &fed_types).await?;
+    Ok(NotedStop::forget(&*context.store, &role).await?)
 }
 
 /// Notes that the rows are right although events were missed, and resumes the projection. Returns `true` if that

@@ -5,7 +5,14 @@
 //!
 //! Invariant: the owner loads the checkpoint after it has acquired the lease, never before.
 
-use std::{panic::resume_unwind, sync::Arc, time::Duration};
+use std::{
+    panic::resume_unwind,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -16,14 +23,15 @@ use super::{
     event_handling::FeedStop,
     fed_projection::FedProjection,
     fed_types::{TypeCheck, check_types},
+    noted_stop::NotedStop,
     rebuild::rebuild_when_needed,
     sequential_feeder::SequentialFeeder,
     standby::{wait_for_lease, wait_for_retry, wait_for_retry_in_memory},
     transactional_writer::TransactionalWriter,
 };
 use crate::{
-    domain::{error::BoxError, stream::Position},
-    port::{BoxFuture, ReadError},
+    domain::{error::BoxError, record::RecordedEvent, stream::Position},
+    port::{BoxFuture, ReadError, delivery::HandlerError},
     runtime::{
         definition::ProjectionKind,
         feed_poller::FeedPoller,
@@ -61,6 +69,9 @@ pub(super) struct ProjectionRunner {
     inner: Arc<dyn FedProjection>,
     context: RunnerContext,
     lease_request: LeaseRequest,
+    /// Set from when this process acquires the lease until it has passed the events of the feed: a stop may be noted, also
+    /// by a former owner.
+    may_have_noted_stop: AtomicBool,
 }
 
 /// Reason why a projection is not fed any more.
@@ -74,7 +85,7 @@ impl ProjectionRunner {
     pub(super) fn new(inner: Arc<dyn FedProjection>, context: RunnerContext) -> Self {
         let role = projection_role(inner.name());
         let lease_request = context.lease_request(role, context.owner.clone(), LeaseOutage::new(&context.clock));
-        Self { inner, context, lease_request }
+        Self { inner, context, lease_request, may_have_noted_stop: AtomicBool::new(false) }
     }
 
     /// Feeds a projection until cancelled.
@@ -121,6 +132,7 @@ impl ProjectionRunner {
             wait_for_lease(&*self.inner, &self.context, &self.lease_request, feed, cancel).await
         {
             self.inner.progress().set_owner(true);
+            self.may_have_noted_stop.store(true, Ordering::Relaxed);
             // it may count the events of the whole feed
             let type_check = tokio::select! {
                 type_check = check_types(&*self.inner, &self.context, &held_lease) => type_check,
@@ -250,6 +262,9 @@ impl ProjectionRunner {
         stop: &CancellationToken,
     ) -> Option<FeedingEnd> {
         let progress = self.inner.progress();
+        if step.is_ok() {
+            stop.run_until_cancelled(self.end_noted_stop()).await;
+        }
         let more = match step {
             // after an interruption, too: `stop` tells whether it was the end
             Ok(true) | Err(FeedStop::Interrupted) => {
@@ -268,6 +283,8 @@ impl ProjectionRunner {
             }
             Err(FeedStop::LeaseLost) => false,
             Err(FeedStop::EventFailed(record, error)) => {
+                // before the stop is seen here, so that other processes see it, too
+                stop.run_until_cancelled(self.note_stop(&record, &error)).await;
                 progress.stop_at(&record, &error, generation);
                 return Some(FeedingEnd::Stopped);
             }
@@ -279,6 +296,27 @@ impl ProjectionRunner {
             Err(FeedStop::Store(error)) => return self.after_failure(&error, feed, stop).await,
         };
         (!more).then_some(FeedingEnd::Ended)
+    }
+
+    /// Notes a stop for other processes. Of state in memory each process has its own.
+    async fn note_stop(&self, record: &RecordedEvent, error: &HandlerError) {
+        if self.inner.definition().kind == ProjectionKind::InMemory {
+            return;
+        }
+        if let Err(error) = NotedStop::save(&self.context, &self.lease_request.role, record, error).await {
+            tracing::debug!(projection = self.inner.name(), %error, "the stop was not noted in the store");
+        }
+    }
+
+    /// Deletes the note of a stop: this process, the owner, has passed the event.
+    async fn end_noted_stop(&self) {
+        if !self.may_have_noted_stop.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = NotedStop::forget(&*self.context.store, &self.lease_request.role).await {
+            tracing::debug!(projection = self.inner.name(), %error, "the note of a stop was not deleted");
+            self.may_have_noted_stop.store(true, Ordering::Relaxed);
+        }
     }
 
     async fn after_failure(
