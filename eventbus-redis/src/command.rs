@@ -204,6 +204,13 @@ pub(crate) struct GroupState {
     pub(crate) lag: Option<u64>,
 }
 
+impl GroupState {
+    /// Returns `true` if the group has a consumer or has read an entry, as `is_known` of the scripts.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.consumers > 0 || self.last_delivered != "0-0"
+    }
+}
+
 /// Parses the reply of `XINFO STREAM`; a stream that is missing is empty.
 pub(crate) fn parse_stream(reply: RedisResult<Value>) -> RedisResult<StreamState> {
     let reply = match reply {

@@ -191,9 +191,7 @@ pub(crate) async fn unjoined_groups(bus: &BusInner) -> Result<Vec<Name>, RedisCo
         let created: Vec<String> = bus.query_idempotent(&names(keys::unjoined(part.stream()))).await?;
         let listed: Vec<String> = bus.query_idempotent(&names(keys::floors(part.stream()))).await?;
         for group in load_groups(part).await.map_err(|error| bus.command_error(error))? {
-            // as `is_known` of the scripts
-            let has_read = group.consumers > 0 || group.last_delivered != "0-0";
-            let counts = has_read || listed.contains(&group.name) || !created.contains(&group.name);
+            let counts = group.has_begun() || listed.contains(&group.name) || !created.contains(&group.name);
             if counts {
                 joined.insert(group.name)
             } else {
@@ -322,11 +320,9 @@ pub(crate) async fn warn_of_new_groups(
     let listed: Vec<String> =
         part.connection().query_idempotent(&request("HKEYS", keys::floors(part.stream()))).await?;
     let known = load_groups(part).await?;
-    let oldest = EntryId::ZERO.to_string();
     let has_begun = |group: &Name| {
-        let is_joined = |known: &GroupState| known.consumers > 0 || known.last_delivered != oldest;
         listed.iter().any(|name| name == group.as_str())
-            || known.iter().any(|known| known.name == group.as_str() && is_joined(known))
+            || known.iter().any(|known| known.name == group.as_str() && known.has_begun())
     };
     let groups: BTreeSet<&Name> = announced.iter().map(|announced| &announced.group).collect();
     for group in groups.into_iter().filter(|group| !has_begun(group)) {

@@ -241,7 +241,7 @@ struct InspectedStream {
 /// Returns `true` if a group counts: every one does, unless a bus created it while it connected and no consumer joined
 /// it. The scripts of trimming have the same rule.
 fn is_joined(group: &GroupState, unjoined: &HashMap<String, String>) -> bool {
-    group.consumers > 0 || group.last_delivered != "0-0" || !unjoined.contains_key(&group.name)
+    group.has_begun() || !unjoined.contains_key(&group.name)
 }
 
 async fn inspect_stream(bus: &BusInner) -> Result<InspectedStream, CommandError> {

@@ -178,7 +178,7 @@ pub struct ProjectionDefinition {
     /// Where the `impl` block stands.
     pub source: Source,
     /// The version of its methods, from 1: an interrupted rebuild goes on only in the same version, and an app warns of rows
-    /// of a different one.
+    /// of a former one.
     pub version: u32,
     /// The tables that hold only its rows, if the annotation names them: a rebuild replaces these.
     pub tables: &'static [&'static str],

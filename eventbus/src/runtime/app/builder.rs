@@ -502,12 +502,11 @@ impl AppBuilder {
 /// Notes how far state in memory has to read the feed before the app is ready. If the store does not answer, the feeders
 /// note it with their first head.
 async fn note_first_head(store: &dyn EventStore, projections: &[AnyProjection]) {
-    let in_memory = projections.iter().filter(|projection| projection.definition().kind == ProjectionKind::InMemory);
-    let in_memory: Vec<_> = in_memory.collect();
-    if !in_memory.is_empty()
+    let is_in_memory = |projection: &&AnyProjection| projection.definition().kind == ProjectionKind::InMemory;
+    if projections.iter().any(|projection| is_in_memory(&projection))
         && let Ok(head) = store.head().await
     {
-        in_memory.iter().for_each(|projection| projection.erased().note_head(head));
+        projections.iter().filter(is_in_memory).for_each(|projection| projection.erased().note_head(head));
     }
 }
 
