@@ -1,11 +1,12 @@
 //! The lags of all readers.
 
-use eventbus::{bus::EventBus, clock::SharedClock, store::EventStore};
+use eventbus::{Position, bus::EventBus, clock::SharedClock, store::EventStore};
 use serde::Serialize;
 
 use super::{
     dead_letters::DeadLetterTally,
     groups::{GroupDetail, list_groups},
+    position::Lag,
     projections::list_projections,
     relays::list_relays,
 };
@@ -113,30 +114,31 @@ pub(crate) async fn list_feed_lags(
     bus: Option<&dyn EventBus>,
     clock: &SharedClock,
 ) -> Result<Vec<LagRow>, CommandError> {
-    let mut rows = Vec::new();
-    for row in list_projections(store, clock).await? {
-        rows.push(LagRow {
-            kind: ReaderSort::Projection,
-            name: row.name,
-            position: Some(row.position.to_string()),
-            head: Some(row.head.to_string()),
-            events: Some(row.lag.events),
-            seconds: row.lag.seconds,
-            owner: row.owner,
-            is_unjoined: false,
-        });
+    let projections = list_projections(store, clock).await?.into_iter();
+    let projections =
+        projections.map(|row| feed_row(ReaderSort::Projection, row.name, [row.position, row.head], row.lag, row.owner));
+    let relays = list_relays(store, bus, clock).await?.into_iter();
+    let relays =
+        relays.map(|row| feed_row(ReaderSort::Relay, row.destination, [row.position, row.head], row.lag, row.leader));
+    Ok(projections.chain(relays).collect())
+}
+
+/// Returns the row of a reader of the feed.
+fn feed_row(
+    kind: ReaderSort,
+    name: String,
+    [position, head]: [Position; 2],
+    lag: Lag,
+    owner: Option<String>,
+) -> LagRow {
+    LagRow {
+        kind,
+        name,
+        position: Some(position.to_string()),
+        head: Some(head.to_string()),
+        events: Some(lag.events),
+        seconds: lag.seconds,
+        owner,
+        is_unjoined: false,
     }
-    for row in list_relays(store, bus, clock).await? {
-        rows.push(LagRow {
-            kind: ReaderSort::Relay,
-            name: row.destination,
-            position: Some(row.position.to_string()),
-            head: Some(row.head.to_string()),
-            events: Some(row.lag.events),
-            seconds: row.lag.seconds,
-            owner: row.leader,
-            is_unjoined: false,
-        });
-    }
-    Ok(rows)
 }
