@@ -9,7 +9,7 @@ use crate::{
     text::code_of,
 };
 
-/// Types that serde cannot read if their field is missing.
+/// Types that serde cannot read if their field is missing: texts, numbers, `bool` and collections.
 const NEEDED: [&str; 23] = [
     "bool", "char", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize", "f32",
     "f64", "String", "Vec", "VecDeque", "HashMap", "BTreeMap", "HashSet", "BTreeSet",
