@@ -113,7 +113,7 @@ pub async fn sum_totals(executor: impl PgExecutor<'_>) -> Result<(u64, Order)> {
 
 /// Decodes a `json` column from its bytes, which the server sends as they were written.
 pub fn decode_json<T: DeserializeOwned>(row: &PgRow, column: usize) -> Result<T> {
-    Ok(serde_json::from_slice(row.try_get_raw(column)?.as_bytes()?)?)
+    Ok(serde_json::from_str(std::str::from_utf8(row.try_get_raw(column)?.as_bytes()?)?)?)
 }
 
 /// Orders as rows of one table.
