@@ -9,7 +9,7 @@ use common::{Ran, Running, assert_json, eventbus, eventbus_piped};
 use eventbus::{
     EventContext, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     event::Attributes,
-    store::{EventStore, FeedFilter},
+    store::{EventStore, FeedFilter, ReadFeed as _},
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use eventstore_sqlite::SqliteEventStore;
@@ -479,4 +479,112 @@ async fn a_file_has_one_export_at_a_time() {
     assert!(refused.code == 64 && refused.err.contains("another export writes"), "{refused:?}");
     drop(writes);
     done(&eventbus(&["--store", &url, "export", &export, "--resume"]));
+}
+
+/// An event as another program writes it, with spaces and nulls as PostgreSQL makes them.
+fn foreign(id: &str, version: u64, fields: &str) -> String {
+    format!(
+        r#"{{"aggregate_type" : "Account", "aggregate_id" : "{id}", "version" : {version}, "event_type" : "Deposited", "occurred_at" : "2019-05-17T10:30:00.123456+02:00", "actor_id" : null, "fields" : {fields}}}"#
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_another_program_are_imported_once_and_later_ones_are_added() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = migrated(&folder, "target.db");
+    let lines: Vec<_> = (1..=700).flat_map(|version| [("ada", version), ("bob", version)]).collect();
+    let text = |lines: &[(&str, u64)]| {
+        let line = |&(id, version): &(_, u64)| foreign(id, version, &format!("{{\"cents\": {version}.50}}")) + "\n";
+        lines.iter().map(line).collect::<String>()
+    };
+    let file = file(&folder, "foreign.jsonl");
+    fs::write(&file, text(&lines[..1_000])).unwrap();
+    let would = eventbus(&["--store", &target, "--dry-run", "--json", "import", "--foreign", &file]).masked_json();
+    assert!(would["would"].as_str().unwrap().starts_with("append 1000 events to "), "{would}");
+    assert_eq!(feed_of(&target).await, [""; 0]);
+    let imported = eventbus(&["--store", &target, "--yes", "import", "--foreign", &file]);
+    assert_eq!((imported.code, imported.out.as_str()), (0, "imported 1000 events, verified\n"), "{imported:?}");
+    let first = feed_of(&target).await;
+
+    // the rest, in an order in which no line has the number that it had
+    let mut sorted = lines.clone();
+    sorted.sort_unstable();
+    let packed = folder.path().join("foreign.jsonl.zst");
+    fs::write(&packed, zstd::encode_all(text(&sorted).as_bytes(), 1).unwrap()).unwrap();
+    done(&eventbus(&["--store", &target, "--yes", "import", "--foreign", &packed.display().to_string()]));
+    let all = feed_of(&target).await;
+    assert_eq!(all.len(), lines.len());
+    assert!(all.starts_with(&first));
+
+    let store = SqliteEventStore::connect(&target).await.unwrap();
+    let event =
+        store.read_feed(Position::START, Position::new(1), &FeedFilter::all()).try_next().await.unwrap().unwrap();
+    let metadata = event.metadata();
+    let at = time::macros::datetime!(2019-05-17 08:30:00.123456 UTC);
+    assert_eq!((event.payload(), metadata.occurred_at()), ("{\"cents\": 1.50}", at));
+    assert_eq!(metadata.original_recorded_at(), Some(at), "the mark of an imported event");
+    assert_eq!(metadata.correlation_id(), metadata.event_id().as_uuid());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_another_program_keeps_its_id_tenant_and_context() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = migrated(&folder, "target.db");
+    let file = file(&folder, "foreign.jsonl");
+    let uuid = |number| Uuid::from_u128(number).to_string();
+    let line = json!({
+        "event_id": uuid(1), "aggregate_type": "Account", "aggregate_id": "ada", "tenant": uuid(2), "version": 1,
+        "event_type": "Opened", "schema_version": 3, "occurred_at": "2019-05-17T08:30:00Z",
+        "recorded_at": "2019-05-17T08:31:00Z", "correlation_id": uuid(4), "causation_id": uuid(5), "actor_id": "zoë",
+        "attributes": { "ip": "::1" }, "fields": { "owner": "Ada" },
+    });
+    fs::write(&file, format!("{line}\n\n")).unwrap();
+    done(&eventbus(&["--store", &target, "--yes", "import", "--foreign", &file]));
+    let exported = folder.path().join("exported.jsonl");
+    done(&eventbus(&["--store", &target, "export", &exported.display().to_string()]));
+    let exported = fs::read_to_string(exported).unwrap();
+    let event: serde_json::Value = serde_json::from_str(exported.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(event, line);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_in_a_file_of_another_program_is_named_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder, "foreign.jsonl");
+    let fields = "{\"cents\":1}";
+    let good = foreign("ada", 1, fields);
+    let mistakes = [
+        ("no event", "expected ident (column 2)"),
+        (&good.replace("\"actor_id\"", "\"actor\""), "unknown field `actor`"),
+        (&good.replace("\"fields\"", "\"attributes\""), "missing field `fields`"),
+        (&foreign("ada", 0, fields), "the versions of a stream begin with 1"),
+        (&foreign("bob", 1, "[1]"), "JSON object"),
+        (&foreign("bob", 1, "{\"tenant_id\":1}"), "`tenant_id`"),
+    ];
+    for (mistake, said) in mistakes {
+        fs::write(&path, format!("{good}\n{mistake}\n")).unwrap();
+        let target = migrated(&folder, "mistakes.db");
+        let refused = eventbus(&["--store", &target, "--yes", "import", "--foreign", &path]);
+        assert_eq!(refused.code, 2, "{refused:?}");
+        assert!(refused.err.contains("foreign.jsonl`, line 2: ") && refused.err.contains(said), "{refused:?}");
+        assert_eq!(feed_of(&target).await, [""; 0], "nothing is stored");
+    }
+
+    // what only the store finds
+    let target = migrated(&folder, "target.db");
+    fs::write(&path, format!("{good}\n")).unwrap();
+    done(&eventbus(&["--store", &target, "--yes", "import", "--foreign", &path]));
+    let changed = foreign("ada", 1, "{\"cents\":2}");
+    for (mistake, said) in
+        [(&changed, "the store has this event with other data"), (&foreign("ada", 3, fields), "version")]
+    {
+        fs::write(&path, format!("\n{mistake}\n")).unwrap();
+        let refused = eventbus(&["--store", &target, "--yes", "import", "--foreign", &path]);
+        assert!(refused.code == 2 && refused.err.contains("foreign.jsonl`, line 2: "), "{refused:?}");
+        assert!(refused.err.contains(said), "{refused:?}");
+    }
+    assert_eq!(feed_of(&target).await.len(), 1);
+    assert_eq!(eventbus(&["--store", &target, "--yes", "import", "--foreign", "/no/such/file"]).code, 3);
+    let folder = folder.path().display().to_string();
+    assert_eq!(eventbus(&["--store", &target, "--yes", "import", "--foreign", &folder]).code, 64);
 }

@@ -1,8 +1,9 @@
-//! `import`: the events of a file into a store.
+//! `import`: the events of a file into a store; the file is an export, or another program wrote it.
 
 use std::path::PathBuf;
 
 use clap::Args;
+use eventbus::store::EventStore;
 use serde::Serialize;
 
 use super::export::verify;
@@ -10,7 +11,7 @@ use crate::{
     error::{CommandError, ExitStatus},
     output::Progress,
     session::Session,
-    transfer::{ExportReader, Importer, compare},
+    transfer::{ExportReader, ForeignReader, Importer, compare},
 };
 
 /// Append the events of a file that `export` wrote to the store, which must be empty
@@ -19,11 +20,19 @@ use crate::{
 /// the import all checksums of the file are compared, after it the events of the store with those of the file. Create the
 /// tables with `migrate` before, and start the application after it: it stores tags and unique values anew, by
 /// `tag_stored_events` and `take_unique_values`.
+///
+/// With `--foreign` the file is of another program: one JSON object per line, with `aggregate_type`, `aggregate_id`,
+/// `version` (from 1), `event_type`, `occurred_at` (RFC 3339) and `fields`, and perhaps `schema_version` (1 otherwise),
+/// `event_id`, `recorded_at`, `tenant`, `correlation_id`, `causation_id`, `actor_id` and `attributes`. Later files, with
+/// more events, are imported into the same store: events that it has are compared, and not stored again.
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     /// The file
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// The file is of another program: JSON lines without the header and the checksums of an export
+    #[arg(long)]
+    foreign: bool,
 }
 
 /// What an operator has to know before the application starts on the moved events.
@@ -40,6 +49,9 @@ pub(super) struct Imported {
 impl ImportArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let store = session.store().await?;
+        if self.foreign {
+            return self.run_foreign(session, &*store).await;
+        }
         let count = verify(&self.file).await?;
         let mut reader = ExportReader::open(&self.file)?;
         Importer::check(&*store, reader.store()).await?;
@@ -60,6 +72,41 @@ impl ImportArgs {
         compare(&*store, reader.checksum(), Progress::new("verifying the store", "positions")?).await?;
         session.printer().note(BEGIN_ANEW);
         let body = Imported { events: count, verified: true };
+        session.printer().show(&body, |body| format!("imported {} events, verified\n", body.events))?;
+        Ok(ExitStatus::Done)
+    }
+
+    /// Imports the events of another program.
+    async fn run_foreign(&self, session: &Session, store: &dyn EventStore) -> Result<ExitStatus, CommandError> {
+        let (mut reader, mut events) = (ForeignReader::open(&self.file)?, 0);
+        {
+            let _line = Progress::of_unknown_size("reading the file")?;
+            loop {
+                match reader.next_chunk()?.len() {
+                    0 => break,
+                    read => events += read as u64,
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        let question = format!("append {events} events to {}, unless it has them", store.describe());
+        if !session.may_change(&question).await? {
+            return Ok(ExitStatus::Done);
+        }
+        let (lines, mut reader) = (reader.lines(), ForeignReader::open(&self.file)?);
+        {
+            let progress = Progress::new("importing", "lines")?;
+            loop {
+                let chunk = reader.next_chunk()?;
+                if chunk.is_empty() {
+                    break;
+                }
+                reader.append(store, &chunk).await?;
+                progress.set(reader.lines(), lines);
+            }
+        }
+        session.printer().note(BEGIN_ANEW);
+        let body = Imported { events, verified: true };
         session.printer().show(&body, |body| format!("imported {} events, verified\n", body.events))?;
         Ok(ExitStatus::Done)
     }

@@ -7,8 +7,8 @@ use super::event_line::EventLine;
 use crate::error::CommandError;
 
 /// The most events of a chunk; fewer if they have 4 MiB.
-const EVENTS_MAX: usize = 1_000;
-const BYTES_MAX: usize = 4 * PAGE_BYTES;
+pub(super) const EVENTS_MAX: usize = 1_000;
+pub(super) const BYTES_MAX: usize = 4 * PAGE_BYTES;
 
 /// Consecutive events of a feed.
 #[derive(Debug, Default)]
@@ -22,8 +22,7 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     fn push(&mut self, event: &RecordedEvent) -> Result<(), CommandError> {
-        let line = EventLine::from_record(event)?;
-        self.lines.push_str(&serde_json::to_string(&line).map_err(CommandError::fault)?);
+        self.lines.push_str(&EventLine::from_record(event)?.to_text()?);
         self.lines.push('\n');
         self.events += 1;
         self.position = event.position().unwrap_or(self.position);

@@ -94,6 +94,11 @@ impl EventLine {
         })
     }
 
+    /// Returns the line, without its end.
+    pub(super) fn to_text(&self) -> Result<String, CommandError> {
+        serde_json::to_string(self).map_err(CommandError::fault)
+    }
+
     /// Returns the event to append, with its stream and version.
     pub(super) fn to_event(&self) -> Result<(StreamId, Version, NewEvent), CommandError> {
         let stream = StreamId::parse(&self.aggregate_type, &self.aggregate_id).map_err(CommandError::fault)?;

@@ -465,7 +465,7 @@ fn lock(file: &File, path: &Path) -> Result<(), CommandError> {
     }
 }
 
-fn is_compressed(path: &Path) -> bool {
+pub(super) fn is_compressed(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "zst")
 }
 

@@ -184,7 +184,7 @@ fn append_at(stream: StreamId, version: Version, event: NewEvent) -> Append {
     Append { stream, expected, events: vec![event] }
 }
 
-fn append_error(error: AppendError) -> CommandError {
+pub(super) fn append_error(error: AppendError) -> CommandError {
     match error {
         AppendError::Unavailable(source) | AppendError::OutcomeUnknown(source) => {
             CommandError::unreachable(THE_STORE, source)

@@ -6,16 +6,20 @@
 //! Invariant: an interrupted move goes on after its last whole chunk. A file holds each chunk with the position after
 //! it. A store saves that position after the chunk is appended; events of the next chunk that it already holds are not
 //! appended again.
+//!
+//! The events of another program are the exception: a [file of lines](foreign_file) has neither a header nor positions.
 
 mod checksum;
 mod chunk;
 mod event_line;
 mod export_file;
+mod foreign_file;
 mod importer;
 
 pub(crate) use self::{
     checksum::{checksum, compare},
     chunk::read_chunk,
     export_file::{ExportReader, ExportWriter, check_new},
+    foreign_file::ForeignReader,
     importer::{Importer, MOVE_PREFIX},
 };

@@ -1,0 +1,198 @@
+//! A file of events that another program wrote: a JSON object per line, in zstd if its name ends with `.zst`.
+//!
+//! Unlike an export it has no header and no checksums. An event without an id gets one that is made of its stream and
+//! version, so that a later file of the same events has the same ids.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+};
+
+use eventbus::{
+    EventContext, EventId, ExpectedVersion, Name, NewEvent, StreamId, Uuid, Version,
+    event::Attributes,
+    port::{Append, AppendError},
+    store::EventStore,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+use super::{chunk, event_line::EventLine, export_file::is_compressed, importer::append_error};
+use crate::error::CommandError;
+
+/// An event as another program wrote it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForeignLine {
+    #[serde(default)]
+    event_id: Option<Uuid>,
+    aggregate_type: String,
+    aggregate_id: String,
+    #[serde(default)]
+    tenant: Option<Uuid>,
+    version: u64,
+    event_type: String,
+    #[serde(default)]
+    schema_version: Option<u32>,
+    #[serde(with = "time::serde::rfc3339")]
+    occurred_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option", default)]
+    recorded_at: Option<OffsetDateTime>,
+    #[serde(default)]
+    correlation_id: Option<Uuid>,
+    #[serde(default)]
+    causation_id: Option<Uuid>,
+    #[serde(default)]
+    actor_id: Option<String>,
+    #[serde(default)]
+    attributes: Option<Box<RawValue>>,
+    fields: Box<RawValue>,
+}
+
+/// An event of the file, and where it is to be stored.
+#[derive(Debug)]
+pub(crate) struct ForeignEvent {
+    /// The number of its line, from 1.
+    line: u64,
+    stream: StreamId,
+    /// The version before it.
+    before: Version,
+    event: NewEvent,
+}
+
+/// Reads the events of a file.
+pub(crate) struct ForeignReader {
+    lines: Box<dyn BufRead + Send + Sync>,
+    path: String,
+    line: u64,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for ForeignReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ForeignReader({}, line {})", self.path, self.line)
+    }
+}
+
+impl ForeignReader {
+    pub(crate) fn open(path: &Path) -> Result<Self, CommandError> {
+        let shown = path.display().to_string();
+        let unreachable = |error| CommandError::unreachable(&format!("the file `{shown}`"), error);
+        if !path.metadata().map_err(unreachable)?.is_file() {
+            let text = format!("`{shown}` is no regular file: it is read twice, first to find mistakes");
+            return Err(CommandError::Usage(text));
+        }
+        let file = File::open(path).map_err(unreachable)?;
+        let lines: Box<dyn BufRead + Send + Sync> = match is_compressed(path) {
+            true => Box::new(BufReader::new(zstd::Decoder::new(file).map_err(unreachable)?)),
+            false => Box::new(BufReader::new(file)),
+        };
+        Ok(Self { lines, path: shown, line: 0, bytes: 0 })
+    }
+
+    /// The number of lines that were read: events, and empty lines.
+    pub(crate) const fn lines(&self) -> u64 {
+        self.line
+    }
+
+    /// Reads the next events, as many as an export has in a chunk; none at the end of the file.
+    ///
+    /// # Errors
+    /// [`CommandError::Fault`] that names the line, if it holds no event.
+    pub(crate) fn next_chunk(&mut self) -> Result<Vec<ForeignEvent>, CommandError> {
+        let (mut events, mut text, begin) = (Vec::new(), String::new(), self.bytes);
+        while events.len() < chunk::EVENTS_MAX && self.bytes - begin < chunk::BYTES_MAX as u64 {
+            text.clear();
+            let read = self.lines.read_line(&mut text).map_err(|error| self.fault(self.line + 1, error))?;
+            if read == 0 {
+                break;
+            }
+            self.bytes += read as u64;
+            self.line += 1;
+            if !text.trim().is_empty() {
+                events.push(parse(&text, self.line).map_err(|error| self.fault(self.line, error))?);
+            }
+        }
+        Ok(events)
+    }
+
+    /// Appends events to a store, and compares what the store then has with them. Events that are stored already are
+    /// not stored again.
+    ///
+    /// # Errors
+    /// Names the line of the first event that the store refuses, or has with other data.
+    pub(crate) async fn append(&self, store: &dyn EventStore, events: &[ForeignEvent]) -> Result<(), CommandError> {
+        let results = store.append_many(events.iter().map(ForeignEvent::to_append).collect()).await;
+        for (foreign, result) in events.iter().zip(results) {
+            let stored = result.map_err(|error| match error {
+                error @ (AppendError::Unavailable(_) | AppendError::OutcomeUnknown(_)) => append_error(error),
+                error => self.fault(foreign.line, error),
+            })?;
+            let wanted = foreign.event.clone().recorded_as(foreign.stream.clone(), foreign.before.next(), None);
+            let wanted = EventLine::from_record(&wanted)?.to_text()?;
+            let found = stored.first().map(EventLine::from_record).transpose()?;
+            let found = found.as_ref().map(EventLine::to_text).transpose()?;
+            if found.as_ref() != Some(&wanted) {
+                let text = format!(
+                    "the store has this event with other data; import a changed file into an empty store: {}",
+                    found.unwrap_or_default()
+                );
+                return Err(self.fault(foreign.line, text));
+            }
+        }
+        Ok(())
+    }
+
+    fn fault(&self, line: u64, reason: impl std::fmt::Display) -> CommandError {
+        CommandError::fault(format!("`{}`, line {line}: {reason}", self.path))
+    }
+}
+
+impl ForeignEvent {
+    fn to_append(&self) -> Append {
+        Append {
+            stream: self.stream.clone(),
+            expected: ExpectedVersion::Exact(self.before),
+            events: vec![self.event.clone()],
+        }
+    }
+}
+
+fn parse(text: &str, line: u64) -> eventbus::Result<ForeignEvent> {
+    let foreign: ForeignLine = serde_json::from_str(text).map_err(|error| in_column(&error))?;
+    let stream = StreamId::parse(&foreign.aggregate_type, &foreign.aggregate_id)?;
+    let before = foreign.version.checked_sub(1).ok_or("the versions of a stream begin with 1")?;
+    let event_id = foreign.event_id.unwrap_or_else(|| id_of(&foreign));
+    let attributes = foreign.attributes.map(|attributes| Attributes::parse(attributes.get())).transpose()?;
+    let context = EventContext {
+        correlation_id: foreign.correlation_id,
+        causation_id: foreign.causation_id,
+        tenant_id: foreign.tenant,
+        actor_id: foreign.actor_id,
+        attributes: attributes.unwrap_or_default(),
+    };
+    let event_type = Name::new("event type", foreign.event_type)?;
+    let event = NewEvent::new(event_type, foreign.schema_version.unwrap_or(1), foreign.fields.get())
+        .with_event_id(EventId::from(event_id))
+        .with_occurred_at(foreign.occurred_at)
+        .with_original_recorded_at(foreign.recorded_at.unwrap_or(foreign.occurred_at))
+        .with_context(context);
+    event.check()?;
+    Ok(ForeignEvent { line, stream: stream.with_tenant_id(foreign.tenant), before: Version::new(before), event })
+}
+
+/// Describes an error in a line of its own, of which serde says that it is the first line.
+fn in_column(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    let problem = said.split(" at line ").next().unwrap_or_default();
+    format!("{problem} (column {})", error.column())
+}
+
+/// Returns an id that every file gives to the event.
+fn id_of(event: &ForeignLine) -> Uuid {
+    let ForeignLine { aggregate_type, aggregate_id, version, tenant, .. } = event;
+    let tenant = tenant.map(|tenant| tenant.to_string()).unwrap_or_default();
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("{tenant}/{aggregate_type}/{aggregate_id}#{version}").as_bytes())
+}
