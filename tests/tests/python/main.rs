@@ -13,6 +13,7 @@ mod dead_letters;
 #[path = "../exported_spans/mod.rs"]
 mod exported_spans;
 mod fallible;
+mod moving;
 mod samples;
 mod script;
 mod sharing;
