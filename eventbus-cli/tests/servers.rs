@@ -592,6 +592,12 @@ async fn following_shows_events_as_they_are_stored() {
         let line: Value = serde_json::from_str(&following.line()).unwrap();
         assert_eq!(line["event"]["aggregate_id"], id);
     }
+    // a replica without the last event takes over
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    sqlx::query("DELETE FROM eventbus.events WHERE position = 3").execute(&mut connection).await.unwrap();
+    let said = following.note();
+    assert!(said.contains("ends at position 2, and ended at 3 before"), "{said}");
+    assert_eq!(following.exit_code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

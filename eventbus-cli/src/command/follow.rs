@@ -80,8 +80,19 @@ impl FollowArgs {
             FollowEnd::At(position) => position,
         });
         let line = Progress::beside_output("following")?;
+        let mut last_head = head;
         loop {
             let head = store.head().await?;
+            if head < last_head {
+                let text = format!(
+                    "{} ends at position {head}, and ended at {last_head} before: it was restored from a backup, or a \
+                     server that lacks the last events took over. Events after position {head} are not the ones that were \
+                     shown: follow again `--after {head}`",
+                    store.describe()
+                );
+                return Err(CommandError::fault(text));
+            }
+            last_head = head;
             let through = until.map_or(head, |until| until.min(head));
             let mut events = store.read_feed(after, through, &filter);
             while let Some(event) = events.try_next().await? {
