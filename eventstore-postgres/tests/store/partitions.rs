@@ -23,16 +23,16 @@ use futures_util::TryStreamExt as _;
 
 const GUIDE: &str = include_str!("../../../docs/partition-events.md");
 
-/// The positions at which the second and the third partition begin.
-const BOUNDARIES: [usize; 2] = [101, 201];
+/// The positions of the guide at which partitions begin, and those of these tests.
+const BOUNDARIES: [(&str, &str); 3] = [("1000", "101"), ("2000", "201"), ("3000", "401")];
 
 /// Runs an example of the guide, with the boundaries of this test.
 async fn follow_guide(connection: &mut PgConnection, chapter: &str) {
     let (_, text) = GUIDE.split_once(&format!("## {chapter}\n")).unwrap();
     let (_, sql) = text.split_once("```sql\n").unwrap();
     let (sql, _) = sql.split_once("```").unwrap();
-    let [second, third] = BOUNDARIES.map(|position| format!("({position})"));
-    run(connection, &sql.replace("(1000)", &second).replace("(2000)", &third)).await;
+    let sql = BOUNDARIES.iter().fold(sql.to_owned(), |sql, (shown, here)| sql.replace(shown, here));
+    run(connection, &sql).await;
 }
 
 /// A store with 300 events: 10 streams have events in all partitions, 10 others in each partition alone.
@@ -114,6 +114,24 @@ async fn handled_by_projection(store: &PgEventStore) -> Vec<RecordedEvent> {
 
 fn again(event: &RecordedEvent) -> NewEvent {
     crate::common::event().with_event_id(event.metadata().event_id())
+}
+
+#[tokio::test]
+async fn an_added_partition_takes_the_later_events() {
+    let mut filled = Filled::new().await;
+    follow_guide(&mut filled.connection, "Splitting the table").await;
+    follow_guide(&mut filled.connection, "Adding a partition").await;
+    let reopened = filled.reopen().await;
+    filled.assert_unchanged(&reopened).await;
+    for number in 0..30 {
+        let stream = account(&format!("later-{number}"));
+        let stored = reopened.append(&stream, NoStream, events(5)).await.unwrap();
+        assert_eq!(reopened.append(&stream, Any, stored.iter().map(again).collect()).await.unwrap(), stored);
+    }
+    let positions = "SELECT min(position), max(position) FROM events_4";
+    let later: (i64, i64) = sqlx::query_as(positions).fetch_one(&mut filled.connection).await.unwrap();
+    assert_eq!(later, (401, 450));
+    assert_eq!(feed(&reopened).await.len(), 450);
 }
 
 #[tokio::test]
