@@ -203,6 +203,35 @@ async fn damage_is_found_before_an_event_is_imported() {
     assert_eq!(feed_of(&target).await, [""; 0]);
 }
 
+/// The store may lack the events by now. Some damage makes the last chunk reach beyond the end of the file, as one that was
+/// not written to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_complete_file_whose_last_chunk_is_damaged_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = source(&folder, 1_200).await;
+    let (plain, packed) = (file(&folder, "events.jsonl"), file(&folder, "events.jsonl.zst"));
+    for file in [&plain, &packed] {
+        done(&eventbus(&["--store", &url, "export", file]));
+    }
+    let find_last = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).rposition(|at| at == text).unwrap();
+    let refuse = |file: &str, mut bytes: Vec<u8>, at: usize, to: u8| {
+        bytes[at] = to;
+        fs::write(file, &bytes).unwrap();
+        let refused = eventbus(&["--store", &url, "export", file, "--resume"]);
+        assert_eq!(refused.code, 2, "byte {at}: {refused:?}");
+        assert!(fs::read(file).unwrap() == bytes, "byte {at}");
+    };
+    let bytes = fs::read(&plain).unwrap();
+    let line = find_last(&bytes, b"{\"position\"");
+    refuse(&plain, bytes, line - 1, b' ');
+    let bytes = fs::read(&packed).unwrap();
+    let magic = 0xFD2F_B528_u32.to_le_bytes();
+    let chunk = find_last(&bytes[..find_last(&bytes, &magic)], &magic);
+    for at in chunk..chunk + 16 {
+        refuse(&packed, bytes.clone(), at, bytes[at] ^ 0x40);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_is_copied_to_any_other() {
     let folder = tempfile::tempdir().unwrap();

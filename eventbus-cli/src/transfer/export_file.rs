@@ -39,6 +39,12 @@ const LEVEL: i32 = 3;
 /// The most bytes of the first frame, decompressed; it holds only the header.
 const FIRST_FRAME_BYTES_MAX: u64 = 4_096;
 
+/// The most bytes of the end of a file.
+const END_BYTES_MAX: u64 = 512;
+
+/// The bytes with which a frame of zstd begins.
+const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     export: u32,
@@ -355,8 +361,8 @@ impl ExportWriter {
                 Ok(Some(Frame::Header(_))) => {}
                 Ok(Some(Frame::Chunk(chunk))) => last = Some(chunk),
                 Ok(Some(Frame::End) | None) => break,
-                // the last frame was not written to its end
-                Err(_) if reader.is_at_end()? => break,
+                // the last frame was not written to its end, so no end of an export follows it
+                Err(_) if reader.is_at_end()? && !has_end(path)? => break,
                 // damage before the end: only this file may have the events after it
                 Err(error) => return Err(error),
             }
@@ -411,6 +417,25 @@ impl ExportWriter {
         }
         self.file.write_all(&frame)
     }
+}
+
+/// Returns `true` if the last bytes of a file are the end of an export.
+fn has_end(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(END_BYTES_MAX)))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    let is_end = |text: &[u8]| serde_json::from_slice::<FileEnd>(text).is_ok();
+    Ok(match is_compressed(path) {
+        true => {
+            let frames = tail.windows(ZSTD_MAGIC.len()).enumerate().filter(|(_, bytes)| *bytes == ZSTD_MAGIC);
+            frames.filter_map(|(at, _)| zstd::decode_all(&tail[at..]).ok()).any(|text| is_end(&text))
+        }
+        false => {
+            tail.strip_suffix(b"\n").and_then(|tail| tail.rsplit(|byte| *byte == b'\n').next()).is_some_and(is_end)
+        }
+    })
 }
 
 /// Returns the bytes of a frame.
