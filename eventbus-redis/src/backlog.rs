@@ -207,8 +207,42 @@ pub(crate) async fn copy_to_backlog(
     }
 }
 
-/// Announces the types that groups handle; returns those with skipped events that need a decision.
-pub(crate) async fn announce(bus: &BusInner, announced: &[Announced]) -> Result<Vec<SkippedBefore>, CommandError> {
+/// What an announcement records while some of its types are undecided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AnnounceMode {
+    /// Nothing, also if no type is undecided.
+    Check,
+    /// Nothing.
+    AllOrNone,
+    /// The other types.
+    Each,
+}
+
+/// Announces the types that groups handle, unless some have skipped events that need a decision: then it announces none
+/// of all groups, and returns those.
+pub(crate) async fn announce_all(bus: &BusInner, announced: &[Announced]) -> Result<Vec<SkippedBefore>, CommandError> {
+    let has_groups = announced.iter().any(|one| one.group != announced[0].group);
+    // a script changes one group
+    if has_groups {
+        let undecided = announce(bus, announced, AnnounceMode::Check).await?;
+        if !undecided.is_empty() {
+            return Ok(undecided);
+        }
+    }
+    announce(bus, announced, AnnounceMode::AllOrNone).await
+}
+
+/// Announces the types that groups handle, and returns those with skipped events that need a decision: it announces the
+/// others.
+pub(crate) async fn announce_each(bus: &BusInner, announced: &[Announced]) -> Result<Vec<SkippedBefore>, CommandError> {
+    announce(bus, announced, AnnounceMode::Each).await
+}
+
+async fn announce(
+    bus: &BusInner,
+    announced: &[Announced],
+    mode: AnnounceMode,
+) -> Result<Vec<SkippedBefore>, CommandError> {
     let mut older = Vec::new();
     let mut groups: Vec<&Name> = announced.iter().map(|announced| &announced.group).collect();
     groups.sort();
@@ -216,7 +250,7 @@ pub(crate) async fn announce(bus: &BusInner, announced: &[Announced]) -> Result<
     for group in groups {
         let of_group = announced.iter().filter(|announced| announced.group == *group);
         let undecided: Vec<(String, u64, u64)> =
-            bus.connection().run_idempotent(&announce_script(bus, group, of_group)).await?;
+            bus.connection().run_idempotent(&announce_script(bus, group, of_group, mode)).await?;
         older.extend(undecided.into_iter().map(|(event_type, count, age)| SkippedBefore {
             group: group.clone(),
             event_type,
@@ -231,6 +265,7 @@ fn announce_script<'a>(
     bus: &BusInner,
     group: &Name,
     announced: impl Iterator<Item = &'a Announced>,
+    mode: AnnounceMode,
 ) -> ScriptInvocation<'static> {
     let mut announce = script::backlog::ANNOUNCE.key(keys::known_types(bus.base_stream(), group));
     for part in bus.partitions_or_self() {
@@ -239,6 +274,11 @@ fn announce_script<'a>(
     }
     let within = bus.config().deliver_skipped_within.as_millis();
     announce.arg(group.as_str()).arg(u64::try_from(within).unwrap_or(u64::MAX));
+    announce.arg(match mode {
+        AnnounceMode::Check => "check",
+        AnnounceMode::AllOrNone => "all",
+        AnnounceMode::Each => "each",
+    });
     for Announced { event_type, schema_version, start, .. } in announced {
         announce.arg(event_type.as_ref().map_or("*", Name::as_str)).arg(schema_version);
         announce.arg(match start {

@@ -486,7 +486,7 @@ impl EventBus for RedisEventBus {
         announced: &[Announced],
         store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        let undecided = backlog::announce(&self.inner, announced).await;
+        let undecided = backlog::announce_all(&self.inner, announced).await;
         let undecided = undecided.map_err(|error| self.inner.unavailable(boxed(error)))?;
         if let Err(error) = group::warn_of_new_groups(&self.inner, announced, store).await {
             tracing::debug!(%error, "whether groups are new could not be checked");

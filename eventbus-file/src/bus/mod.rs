@@ -73,9 +73,10 @@ impl EventBus for FileQueue {
             let key = group.clone();
             let found = self.inner().blocking(move |queue| queue.groups().load_group(&key)).await;
             let destination = self.inner().name().clone();
-            let (_, mut progress) =
+            let (_, progress) =
                 found.map_err(|error| ConsumeError::Unavailable { destination, source: error.into() })?;
-            let undecided = progress.types.announce(of_group, within, clock.unix_millis());
+            // the consumer records the types once it owns the group
+            let undecided = progress.types.undecided(of_group, within, clock.unix_millis());
             older.extend(undecided.into_iter().map(|(name, range)| range.skipped_before(&group, name, clock)));
         }
         Ok(older)

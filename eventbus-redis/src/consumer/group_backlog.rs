@@ -139,7 +139,7 @@ impl GroupBacklog {
         {
             return Ok(());
         }
-        let undecided = backlog::announce(&self.bus, &announced).await?;
+        let undecided = backlog::announce_each(&self.bus, &announced).await?;
         undecided.iter().for_each(SkippedBefore::log);
         self.recorded_types = types_to_record(&announced, &undecided);
         self.last_announced = announced;

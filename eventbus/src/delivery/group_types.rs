@@ -18,6 +18,8 @@
 //! | is new | any | `oldest` | delivered | from now on |
 //! | is new | any | `now` | forgotten | from now on |
 //!
+//! An app that starts asks first: if one type is undecided, it does not start, and announces none.
+//!
 //! Invariant: a range is saved no later than the progress that passes its events.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -207,6 +209,12 @@ impl GroupTypes {
             }
         }
         undecided
+    }
+
+    /// Returns what [`announce`](Self::announce) would return, and announces nothing.
+    #[must_use]
+    pub fn undecided(&self, announced: &[Announced], within: Duration, now: u64) -> Vec<(String, UnhandledRange)> {
+        self.clone().announce(announced, within, now)
     }
 
     fn deliver(&mut self, event_type: String) {

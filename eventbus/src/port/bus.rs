@@ -101,8 +101,10 @@ pub trait EventBus: Send + Sync + 'static {
 
     /// Records for good which event types groups handle. From now on the groups skip none of these types, and the bus
     /// delivers the events of these types that they skipped recently. If a group began to skip a type long ago, and the
-    /// handler's [start](Announced::start) does not say whether the bus delivers these events, the type is returned and
-    /// not announced. A bus that keeps no progress of its own records the types in `store`.
+    /// handler's [start](Announced::start) does not say whether the bus delivers these events, the type is returned, and
+    /// the bus records nothing: no type of any group is announced, and no skipped event is delivered or given up. A bus
+    /// that keeps no progress of its own records the types in `store`. A bus may leave the record to its consumers, which
+    /// announce the types of their handlers when they begin.
     ///
     /// # Errors
     /// [`ConsumeError`] if the bus, or that store, cannot be reached.

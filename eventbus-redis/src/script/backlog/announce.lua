@@ -2,11 +2,12 @@
 -- that it skipped, if it began to skip them a short time ago or a handler requests them; otherwise the operator
 -- decides.
 -- KEYS  known types, then for each stream of events: stream, relay, skipped, fills
--- ARGV  group, the time in which skipped entries are delivered without a request (ms), then for each type: its name, or
---       '*' for all, its version, and 'oldest', 'now' or '' as the handler's choice for older entries
--- Replies for each type with undecided older entries, which is not announced then: {type, their number, since when
--- (ms)}.
-local known, group, within = KEYS[1], ARGV[1], tonumber(ARGV[2])
+-- ARGV  group, the time in which skipped entries are delivered without a request (ms), 'check', 'all' or 'each', then for
+--       each type: its name, or '*' for all, its version, and 'oldest', 'now' or '' as the handler's choice for older
+--       entries
+-- Replies for each type with undecided older entries: {type, their number, since when (ms)}. With 'each' the script
+-- announces the other types, with 'all' it changes nothing then, with 'check' it never does.
+local known, group, within, mode = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local parts_count, now = (#KEYS - 1) / 4, now_in_ms()
 local knows_all, names, versions = known_types(known)
 
@@ -37,8 +38,11 @@ local function deliver(p, name, range)
   end
 end
 
--- Delivers or drops the skipped entries of a type. Returns nil, or the entry of the reply if the choice is open.
-local function take_up(name, choice)
+local taken, undecided = {}, {}
+
+-- Decides about the skipped entries of a type. Returns false if the choice is open.
+local function decide(name, choice)
+  if taken[name] then return true end
   local ranges, count, since = {}, 0, now
   for p = 0, parts_count - 1 do
     local range = redis.call('HGET', KEYS[4 + 4 * p], name)
@@ -47,31 +51,40 @@ local function take_up(name, choice)
       ranges[p], count, since = range, count + tonumber(number), math.min(since, tonumber(at))
     end
   end
-  if not next(ranges) then return nil end
-  if choice == '' and now - since >= within then return { name, count, now - since } end
-  for p, range in pairs(ranges) do
-    if choice ~= 'now' then deliver(p, name, range) end
-    redis.call('HDEL', KEYS[4 + 4 * p], name)
+  if not next(ranges) then return true end
+  if choice == '' and now - since >= within then
+    undecided[#undecided + 1] = { name, count, now - since }
+    return false
   end
-  return nil
+  taken[name] = { ranges = ranges, choice = choice }
+  return true
 end
 
-local undecided = {}
-for i = 3, #ARGV, 3 do
+local fields = {}
+for i = 4, #ARGV, 3 do
   local name, version, choice = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local open = false
   if name == '*' then
     if not knows_all then
       for skipped in pairs(skipped_names) do
-        local older = take_up(skipped, choice)
-        if older then undecided[#undecided + 1], open = older, true end
+        if not decide(skipped, choice) then open = true end
       end
     end
   elseif not knows_all and not names[name] then
-    local older = take_up(name, choice)
-    if older then undecided[#undecided + 1], open = older, true end
+    open = not decide(name, choice)
   end
   local field = name == '*' and '*' or name .. '@' .. version
-  if not open and not versions[field] then redis.call('HSETNX', known, field, string.format('%.0f', now) .. (choice == '' and '' or ' ' .. choice)) end
+  if not open and not versions[field] then
+    fields[#fields + 1] = { field, string.format('%.0f', now) .. (choice == '' and '' or ' ' .. choice) }
+  end
 end
+if mode == 'check' or (mode == 'all' and #undecided > 0) then return undecided end
+
+for name, decided in pairs(taken) do
+  for p, range in pairs(decided.ranges) do
+    if decided.choice ~= 'now' then deliver(p, name, range) end
+    redis.call('HDEL', KEYS[4 + 4 * p], name)
+  end
+end
+for _, field in ipairs(fields) do redis.call('HSETNX', known, field[1], field[2]) end
 return undecided

@@ -84,6 +84,18 @@ impl AnnouncedTypes {
         undecided
     }
 
+    /// Returns the ranges for which [`announce`](Self::announce) would need a decision.
+    pub(super) fn undecided(
+        &self,
+        announced: &[Announced],
+        within: Duration,
+        now: u64,
+    ) -> Vec<(String, UnhandledRange)> {
+        let mut undecided = self.in_store.undecided(announced, within, now);
+        undecided.extend(self.in_log.undecided(announced, within, now));
+        undecided
+    }
+
     /// Forgets that a type was announced; returns `true` if it was.
     pub(super) fn forget(&mut self, event_type: &str) -> bool {
         self.changes += 1;
@@ -162,28 +174,40 @@ pub(super) async fn save(store: &dyn EventStore, group: &Name, types: &GroupType
     notes.save_note(&note_name(group), &text).await
 }
 
-/// Announces in the store the types of a group that does not run yet; returns the undecided ones.
-pub(super) async fn announce(
+/// Returns the undecided types of a group that does not run yet; its other types are not announced.
+pub(super) async fn undecided(
     store: &dyn EventStore,
     group: &Name,
     announced: &[Announced],
     (within, now): (Duration, u64),
 ) -> Result<Vec<SkippedBefore>, BoxError> {
     let checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
-    let mut types = load(store, group, checkpoint).await?;
-    let before = types.clone();
-    let undecided = types.announce(announced, within, now);
-    if types != before {
-        save(store, group, &types).await?;
-    }
+    let types = load(store, group, checkpoint).await?;
     let mut skipped = Vec::new();
-    for (event_type, range) in undecided {
+    for (event_type, range) in types.undecided(announced, within, now) {
         let (after, through) = (Position::new(range.first.saturating_sub(1)), Position::new(range.last));
         let count = store.count_events(after, through, &of_type(&event_type)?).await?;
         let age = Duration::from_millis(now.saturating_sub(range.since));
         skipped.push(SkippedBefore { group: group.clone(), event_type, count, age });
     }
     Ok(skipped)
+}
+
+/// Announces in the store the types of a group that does not run yet; call it if none is [`undecided`].
+pub(super) async fn announce(
+    store: &dyn EventStore,
+    group: &Name,
+    announced: &[Announced],
+    (within, now): (Duration, u64),
+) -> Result<(), BoxError> {
+    let checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
+    let mut types = load(store, group, checkpoint).await?;
+    let before = types.clone();
+    types.announce(announced, within, now);
+    if types != before {
+        save(store, group, &types).await?;
+    }
+    Ok(())
 }
 
 /// A page of a range to deliver.

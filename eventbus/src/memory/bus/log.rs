@@ -218,6 +218,17 @@ impl EntryLog {
         undecided
     }
 
+    /// Returns the ranges for which [`announce`](Self::announce) would need a decision.
+    pub(super) fn undecided(
+        &self,
+        group: &Name,
+        announced: &[Announced],
+        within: Duration,
+    ) -> Vec<(String, UnhandledRange)> {
+        let now = self.clock.unix_millis();
+        self.groups.get(group).map(|cursor| cursor.types().undecided(announced, within, now)).unwrap_or_default()
+    }
+
     /// Drops the oldest entries beyond the capacity that none of `groups` needs any more.
     pub(super) fn trim(&mut self, groups: &[Name]) {
         let Capacity { entries: most, bytes: most_bytes } = self.capacity;

@@ -274,22 +274,32 @@ impl EventBus for InMemoryEventBus {
         store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
         let (clock, within) = (&self.inner.settings().clock, self.inner.settings().deliver_skipped_within);
+        let unavailable = |source| ConsumeError::Unavailable { destination: DESTINATION.clone(), source };
+        let (store, now) = (store.filter(|store| store.notes().is_some()), clock.unix_millis());
+        let by_group = || announced.chunk_by(|one, next| one.group == next.group);
         let mut skipped = Vec::new();
-        for of_group in announced.chunk_by(|one, next| one.group == next.group) {
+        for of_group in by_group() {
             let group = &of_group[0].group;
-            match store.filter(|store| store.notes().is_some()) {
-                Some(store) => {
-                    let (destination, now) = (DESTINATION.clone(), clock.unix_millis());
-                    let undecided = announced_types::announce(store, group, of_group, (within, now)).await;
-                    skipped.extend(undecided.map_err(|source| ConsumeError::Unavailable { destination, source })?);
-                }
-                None => {
-                    let undecided = self.inner.log().announce(group, of_group, within);
-                    skipped.extend(undecided.into_iter().map(|(name, range)| range.skipped_before(group, name, clock)));
-                }
+            if let Some(store) = store {
+                let undecided = announced_types::undecided(store, group, of_group, (within, now)).await;
+                skipped.extend(undecided.map_err(unavailable)?);
+            } else {
+                let undecided = self.inner.log().undecided(group, of_group, within);
+                skipped.extend(undecided.into_iter().map(|(name, range)| range.skipped_before(group, name, clock)));
             }
         }
-        Ok(skipped)
+        if !skipped.is_empty() {
+            return Ok(skipped);
+        }
+        for of_group in by_group() {
+            let group = &of_group[0].group;
+            if let Some(store) = store {
+                announced_types::announce(store, group, of_group, (within, now)).await.map_err(unavailable)?;
+            } else {
+                self.inner.log().announce(group, of_group, within);
+            }
+        }
+        Ok(Vec::new())
     }
 
     fn add_subscriber(&self, group: Name, subscriber: Subscriber) -> Subscription {

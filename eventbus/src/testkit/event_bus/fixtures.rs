@@ -36,6 +36,9 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) const CREATED: &str = "OrderCreated";
 /// A second event type.
 pub(super) const SHIPPED: &str = "OrderShipped";
+/// Event types that no recording handler handles.
+pub(super) const CANCELLED: &str = "OrderCancelled";
+pub(super) const ARCHIVED: &str = "OrderArchived";
 
 static ONLY_CREATED: [EventDescriptor; 1] = [descriptor(CREATED, 1)];
 static ONLY_SHIPPED: [EventDescriptor; 1] = [descriptor(SHIPPED, 1)];

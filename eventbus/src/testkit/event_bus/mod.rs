@@ -55,7 +55,7 @@ pub async fn within_a_minute(rule: &str, test: impl Future<Output = ()>) {
 /// once. `$another` takes a reference to that bus, and makes a second bus object on the same stream, as a second
 /// process would. Omit it for a bus that exists in one object only: the suite then uses a clone.
 ///
-/// `event_bus_conformance!(long_ago ..)` adds the rule for events that were skipped long ago: its buses treat all
+/// `event_bus_conformance!(long_ago ..)` adds the rules for events that were skipped long ago: its buses treat all
 /// skipped events as such (`deliver_skipped_within` is zero).
 ///
 /// # Examples
@@ -143,13 +143,14 @@ macro_rules! event_bus_conformance {
             );
         }
     };
-    // for a bus with `deliver_skipped_within: Duration::ZERO`: the rule for events that were skipped long ago
+    // for a bus with `deliver_skipped_within: Duration::ZERO`: the rules for events that were skipped long ago
     (long_ago $name:ident, $fresh_bus:expr, $another:expr $(,)?) => {
         mod $name {
             #[allow(unused_imports)]
             use super::*;
             $crate::event_bus_conformance!(@each $fresh_bus, $another;
                 what_was_skipped_long_ago_is_to_be_decided_once,
+                an_announcement_with_an_undecided_type_records_nothing,
             );
         }
     };

@@ -2,14 +2,14 @@
 
 use super::{
     Bus,
-    fixtures::{CREATED, SHIPPED},
+    fixtures::{ARCHIVED, CANCELLED, CREATED, SHIPPED},
     fixtures::{
         RecordingHandler, consume, created, event, event_of, events, newer_event_of, newer_shipped, of_newer_release,
         publish, shipped, wait_until, wait_until_idle, wait_until_started,
     },
 };
 use crate::{
-    domain::{event::EventFilter, name::Name},
+    domain::{event::EventFilter, name::Name, record::RecordedEvent},
     port::{Announced, SkippedBefore, subscriber::HandlerStart},
 };
 
@@ -150,4 +150,50 @@ pub async fn what_was_skipped_long_ago_is_to_be_decided_once(bus: Bus, other: Bu
     assert_eq!(sorted_started(&new), [1, 2], "what was skipped");
     let older = other.announce(&undecided, None).await.expect("the bus accepts the announcement");
     assert!(older.is_empty(), "the choice was recorded: {older:?}");
+}
+
+/// While one type is undecided, an announcement records nothing: no other type, in no group, and no choice about other
+/// skipped events. For a bus that treats all skipped events as skipped long ago.
+pub async fn an_announcement_with_an_undecided_type_records_nothing(bus: Bus, other: Bus) {
+    let groups = [bus.default_group().clone(), NEW_GROUP];
+    let handlers = [RecordingHandler::new(), RecordingHandler::new()];
+    for (handler, group) in handlers.iter().zip(&groups) {
+        handler.subscribe(&bus, group, created());
+    }
+    let handle_and_skip = async |events: &[RecordedEvent], started: usize, skipped: u64| {
+        let consumer = consume(&bus).await;
+        publish(&bus, events).await;
+        for handler in &handlers {
+            wait_until_started(handler, started).await;
+        }
+        wait_until("the other events are skipped", async || bus.stats().events_skipped == skipped).await;
+        for group in &groups {
+            wait_until_idle(&bus, group).await;
+        }
+        consumer.stop().await;
+    };
+    // each group handles one event and skips three
+    let events = [event(SHIPPED, 1), event(SHIPPED, 2), event(CANCELLED, 3), event(CREATED, 4)];
+    handle_and_skip(&events, 1, 6).await;
+    let announced = |group: &Name, event_type: &'static str, start| Announced {
+        group: group.clone(),
+        event_type: Some(Name::from_static(event_type)),
+        schema_version: 1,
+        start,
+    };
+    let release = [
+        announced(&NEW_GROUP, ARCHIVED, None),
+        announced(&groups[0], ARCHIVED, None),
+        announced(&groups[0], SHIPPED, None),
+        announced(&groups[0], CANCELLED, Some(HandlerStart::Now)),
+    ];
+    let undecided = async |announced: &[Announced]| {
+        let older = other.announce(announced, None).await.expect("the bus accepts the announcement");
+        older.into_iter().map(|skipped| (skipped.event_type, skipped.count)).collect::<Vec<_>>()
+    };
+    assert_eq!(undecided(&release).await, [(SHIPPED.to_owned(), 2)], "what is undecided");
+    let cancelled = [announced(&groups[0], CANCELLED, None)];
+    assert_eq!(undecided(&cancelled).await, [(CANCELLED.to_owned(), 1)], "the choice was not recorded");
+    // events of announced types would be left for a handler
+    handle_and_skip(&[event(ARCHIVED, 5), event(CREATED, 6)], 2, 8).await;
 }
